@@ -1,0 +1,287 @@
+"""Arrays to and from PNG, JPEG, WebP, base64 and npy: the one place for pixel ranges, fitting, and the limits on what is decoded.
+
+Outside, pixels are uint8 (n, C, H, W), 0 black to 255 white. At the graph's edge they are float32 in the data spec's range. The only
+importer of PIL.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import io
+import json
+import math
+import struct
+import warnings
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageFile, ImageOps, PngImagePlugin
+
+from runtime.errors import InvalidValue, Malformed, TooLarge, UnsupportedMedia
+from runtime.manifest import ImageSpec
+
+Float32 = NDArray[np.float32]
+Pixels = NDArray[np.uint8]
+
+FORMATS = ("PNG", "JPEG", "WEBP")
+MEDIA_TYPES = {"image/png": "PNG", "image/jpeg": "JPEG", "image/webp": "WEBP"}
+NPY = "application/x-npy"
+MAX_PIXELS = 16_000_000
+RECIPE = "manifold"  # keyword of the PNG text chunk
+
+# what PIL raises on damaged files, beside its own UnidentifiedImageError (an OSError)
+_DAMAGE = (OSError, ValueError, SyntaxError, EOFError, struct.error, zlib.error, IndexError, KeyError, TypeError, OverflowError)
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What was done to an image to fit it to the model, in order; empty where it fitted as it was."""
+
+    size: tuple[int, int]  # width, height as it came
+    mode: str
+    steps: tuple[str, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """For the answer's `fitted`."""
+        return {"width": self.size[0], "height": self.size[1], "mode": self.mode, "steps": list(self.steps)}
+
+
+# --- ranges -------------------------------------------------------------------------------------------------------------------
+
+
+def from_uint8(pixels: Pixels, spec: ImageSpec) -> Float32:
+    """uint8 to float32 in the spec's range."""
+    low, high = spec.range
+    return (pixels.astype(np.float32) * np.float32((high - low) / 255) + np.float32(low)).clip(low, high)
+
+
+def to_uint8(values: NDArray[Any], spec: ImageSpec) -> Pixels:
+    """Float in the spec's range (values beyond it are clipped) to uint8."""
+    low, high = spec.range
+    pixels: Pixels = np.rint((np.asarray(values, np.float64) - low) * (255 / (high - low))).clip(0, 255).astype(np.uint8)
+    return pixels
+
+
+def to_unit(values: NDArray[Any], spec: ImageSpec) -> NDArray[np.float64]:
+    """Float in the spec's range to [0, 1], float64."""
+    low, high = spec.range
+    return (np.asarray(values, np.float64) - low) / (high - low)
+
+
+# --- reading ------------------------------------------------------------------------------------------------------------------
+
+
+def from_base64(text: str, field: str) -> bytes:
+    """Bytes of standard base64 (a data: URL's prefix is allowed). Raises Malformed."""
+    if text.startswith("data:"):
+        text = text.partition(",")[2]
+    try:
+        return base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError):
+        raise Malformed(f"{field}: not base64; send the file's bytes in standard base64", field=field) from None
+
+
+def read_pixels(content: bytes, mode: str, *, field: str = "image", max_pixels: int = MAX_PIXELS) -> Pixels:
+    """Pixels of an image file in PIL mode `mode`, uint8 (height, width[, 3])."""
+    return np.asarray(_open(content, field, max_pixels).convert(mode))
+
+
+def read_image(content: bytes, spec: ImageSpec, *, fit: str = "contain", field: str = "image", max_pixels: int = MAX_PIXELS) -> tuple[Pixels, Fitted]:
+    """An image file to pixels uint8 (C, H, W) of the model's size, and what was done.
+
+    The rule of `contain`: upright by its EXIF tag; alpha laid over the background; grey or RGB as the model has it (grey by ITU-R 601);
+    scaled as large as fits without distortion (Lanczos) and centred on the background; inverted where the spec says so and the border is
+    nearer to the opposite of the background. `strict` refuses whatever would need any of this.
+
+    Raises Malformed (not an image), UnsupportedMedia (another format), TooLarge (by its header, before decoding), InvalidValue (strict).
+    """
+    image = _open(content, field, max_pixels)
+    size, mode, steps = image.size, image.mode, []
+    image, upright = _upright(image)
+    steps += upright
+    pixels, recoloured = _recolour(image, spec)
+    steps += recoloured
+    if (image.width, image.height) != (spec.width, spec.height):
+        pixels = _contain(pixels, spec)
+        steps.append(f"scaled and centred to {spec.width}x{spec.height}")
+    if spec.invert and spec.background is not None and _border_is_opposite(pixels, spec.background):
+        pixels = 255 - pixels
+        steps.append("inverted: its border was nearer to the opposite of the background")
+    if steps and fit == "strict":
+        want = f"{spec.width}x{spec.height} {'grey' if spec.channels == 1 else 'RGB'}"
+        raise InvalidValue(f"{field}: {size[0]}x{size[1]} {mode} does not fit the model's {want} (would be {'; '.join(steps)}); send it so, or use fit: \"contain\"", field=field)
+    return pixels.transpose(2, 0, 1), Fitted(size, mode, tuple(steps))
+
+
+def _open(content: bytes, field: str, max_pixels: int) -> Image.Image:
+    """Checks format and size by the header alone, then decodes."""
+    if not content:
+        raise Malformed(f"{field}: empty; send the bytes of a PNG, JPEG or WebP file", field=field)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit below is ours, and lower
+            image = Image.open(io.BytesIO(content))
+    except Image.DecompressionBombError:
+        raise TooLarge(f"{field}: over {max_pixels} pixels", field=field) from None
+    except _DAMAGE:
+        raise Malformed(f"{field}: not an image; send the bytes of a PNG, JPEG or WebP file", field=field) from None
+    if image.format not in FORMATS:
+        raise UnsupportedMedia(f"{field}: {image.format} images are not read", field=field, valid=FORMATS)
+    if image.width * image.height > max_pixels:
+        raise TooLarge(f"{field}: {image.width}x{image.height} is over the limit of {max_pixels} pixels", field=field)
+    try:
+        image.load()
+    except _DAMAGE:
+        raise Malformed(f"{field}: the {image.format} file is damaged or cut short", field=field) from None
+    return image
+
+
+def _upright(image: Image.Image) -> tuple[Image.Image, list[str]]:
+    try:
+        turned = image.getexif().get(0x0112, 1) != 1
+        return (ImageOps.exif_transpose(image), ["turned upright by its EXIF tag"]) if turned else (image, [])
+    except _DAMAGE:  # a broken EXIF block says nothing about the pixels
+        return image, []
+
+
+def _recolour(image: Image.Image, spec: ImageSpec) -> tuple[Pixels, list[str]]:
+    """Pixels (h, w, channels), and what was done."""
+    want, steps = ("L" if spec.channels == 1 else "RGB"), []
+    if image.mode.startswith(("I", "F")):  # 16-bit grey: PIL's own conversion would clip it
+        image = Image.fromarray((np.asarray(image, np.float64) / 257).clip(0, 255).astype(np.uint8))
+        steps.append("16 bits to 8")
+    if image.has_transparency_data:
+        background = round(255 * (spec.background or 0.0))
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, (background,) * 3 + (255,)), image).convert("RGB")
+        steps.append("laid over the background")
+        if want == "L":
+            image = image.convert("L")
+    if image.mode != want:
+        steps.append(f"{image.mode} to {'grey' if want == 'L' else 'RGB'}")
+        image = image.convert(want)
+    pixels = np.asarray(image, np.uint8)
+    return pixels.reshape(image.height, image.width, spec.channels), steps
+
+
+def _contain(pixels: Pixels, spec: ImageSpec) -> Pixels:
+    height, width, _ = pixels.shape
+    scale = min(spec.width / width, spec.height / height)
+    new = max(1, round(width * scale)), max(1, round(height * scale))
+    image = Image.fromarray(pixels[:, :, 0] if spec.channels == 1 else pixels).resize(new, Image.Resampling.LANCZOS)
+    canvas = np.full((spec.height, spec.width, spec.channels), _empty(pixels, spec), np.uint8)
+    top, left = (spec.height - new[1]) // 2, (spec.width - new[0]) // 2
+    canvas[top : top + new[1], left : left + new[0]] = np.asarray(image).reshape(new[1], new[0], spec.channels)
+    return canvas
+
+
+def _empty(pixels: Pixels, spec: ImageSpec) -> int:
+    """What the margins are filled with: the background, or its opposite where the image is about to be inverted."""
+    background = spec.background or 0.0
+    opposite = spec.invert and _border_is_opposite(pixels, background)
+    return round(255 * (1 - background if opposite else background))
+
+
+def _border_is_opposite(pixels: Pixels, background: float) -> bool:
+    border = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
+    return abs(float(np.median(border)) / 255 - background) > 0.5
+
+
+# --- writing ------------------------------------------------------------------------------------------------------------------
+
+
+def to_png(pixels: Pixels, recipe: Mapping[str, Any] | None = None) -> bytes:
+    """A PNG of pixels (C, H, W), C 1 or 3, that carries its recipe as text. The same arguments give the same bytes."""
+    info = None
+    if recipe is not None:
+        info = PngImagePlugin.PngInfo()
+        info.add_text(RECIPE, json.dumps(recipe, separators=(",", ":"), sort_keys=True))
+    return _save(pixels, "PNG", pnginfo=info, compress_level=6)
+
+
+def to_webp(pixels: Pixels) -> bytes:
+    """A lossless WebP of pixels (C, H, W)."""
+    return _save(pixels, "WEBP", lossless=True)
+
+
+def _save(pixels: Pixels, kind: str, **options: Any) -> bytes:
+    image = Image.fromarray(pixels[0] if len(pixels) == 1 else np.ascontiguousarray(pixels.transpose(1, 2, 0)))
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def to_base64(content: bytes) -> str:
+    """Standard base64."""
+    return base64.b64encode(content).decode("ascii")
+
+
+def read_recipe(content: bytes) -> dict[str, Any]:
+    """The recipe in a PNG. Raises InvalidValue where there is none."""
+    image = _open(content, "image", MAX_PIXELS)
+    text = getattr(image, "text", {}).get(RECIPE)
+    if text is None:
+        raise InvalidValue("the image carries no recipe: it is not a PNG made by this project, or a program has rewritten it")
+    try:
+        recipe: dict[str, Any] = json.loads(text)
+    except json.JSONDecodeError:
+        raise InvalidValue("the image's recipe is damaged") from None
+    return recipe
+
+
+def grid(images: Pixels, *, columns: int | None = None, scale: int = 1, gap: int = 2) -> Pixels:
+    """Images (n, C, H, W) side by side, left to right and down, as one (C, H', W'); as square as it goes where columns is None."""
+    n, channels, height, width = images.shape
+    columns = min(n, columns or math.ceil(math.sqrt(n)))
+    lines = -(-n // columns)
+    images = images.repeat(scale, axis=2).repeat(scale, axis=3)
+    height, width = height * scale + gap, width * scale + gap
+    canvas = np.full((channels, lines * height - gap, columns * width - gap), 64, np.uint8)
+    for index, image in enumerate(images):
+        top, left = index // columns * height, index % columns * width
+        canvas[:, top : top + height - gap, left : left + width - gap] = image
+    return canvas
+
+
+# --- npy ----------------------------------------------------------------------------------------------------------------------
+
+
+def to_npy(array: NDArray[Any]) -> bytes:
+    """The array in numpy's own format."""
+    buffer = io.BytesIO()
+    np.save(buffer, array, allow_pickle=False)
+    return buffer.getvalue()
+
+
+def from_npy(content: bytes, field: str) -> NDArray[Any]:
+    """An array in numpy's own format; never a pickle. Raises Malformed, or InvalidValue for other than numbers."""
+    try:
+        array: NDArray[Any] = np.load(io.BytesIO(content), allow_pickle=False)
+    except _DAMAGE:
+        raise Malformed(f"{field}: not a readable .npy body (numpy.save without objects)", field=field) from None
+    if not isinstance(array, np.ndarray) or array.dtype.kind not in "fiub":
+        raise InvalidValue(f"{field}: an array of numbers is needed", field=field)
+    return array
+
+
+def floats(values: Sequence[Any] | NDArray[Any], shape: tuple[int, ...], field: str, *, limit: float = 1e6) -> Float32:
+    """Nested lists or an array to float32 (n, *shape), finite and at most `limit` in size. Raises InvalidValue naming the item."""
+    try:
+        array = np.asarray(values, dtype=np.float64)
+    except (ValueError, TypeError, OverflowError):
+        raise InvalidValue(f"{field}: a rectangular array of numbers of shape [n, {', '.join(map(str, shape))}] is needed", field=field) from None
+    if array.ndim != len(shape) + 1 or array.shape[1:] != shape:
+        raise InvalidValue(f"{field}: shape {list(array.shape)}, but [n, {', '.join(map(str, shape))}] is needed", field=field)
+    bad = ~np.isfinite(array) | (np.abs(array) > limit)
+    if bad.any():
+        item = int(np.argwhere(bad.reshape(len(array), -1).any(axis=1))[0, 0])
+        raise InvalidValue(f"{field}[{item}]: holds a value that is not finite or beyond {limit:g}", field=f"{field}[{item}]")
+    return array.astype(np.float32)
+
+
+ImageFile.LOAD_TRUNCATED_IMAGES = False  # PIL's default, stated: half an image is an error

@@ -1,0 +1,157 @@
+"""Load an artifact, check it against its manifest, warm it up, run it. Thread-safe; the same for the service and a notebook."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from runtime import golden, manifest as manifests, operations, repository
+from runtime.backends import DEVICES, Graph, open_backend
+from runtime.errors import ArtifactError, InvalidValue, UnsupportedTask
+from runtime.manifest import InputSpec, Manifest, TaskSpec
+from runtime.operations import Run
+from runtime.scoring import Calibrated
+
+Array = NDArray[Any]
+T = TypeVar("T")
+
+
+class Model:
+    """A loaded artifact. `run` is the engine; the other methods are the use cases of runtime.operations, run at once."""
+
+    def __init__(self, folder: Path, manifest: Manifest, device: str, threads: int) -> None:
+        self.folder, self.manifest = folder, manifest
+        backend = open_backend(folder, manifest, device, threads)
+        self.device, self.note = backend.device, backend.note
+        self.graphs: dict[str, Graph] = {name: backend.open(task) for name, task in manifest.tasks.items()}
+        self.calibrated = Calibrated.read(folder, manifest.scoring)
+        self.checksum = repository.checksum(manifest.files or repository.records(folder))  # for recipes: which bits made this picture
+
+    def run(self, task: str, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """One task on arrays by role, (B, *shape) each; outputs by role.
+
+        Rows are padded to the task's `min_rows` and run in pieces of `max_rows`, which nobody can see in the results. Raises
+        UnsupportedTask, InvalidValue for inputs that are not as the manifest says, ArtifactError for outputs that are not.
+        """
+        spec = self.manifest.task(task)
+        if spec is None:
+            raise UnsupportedTask(f"{self.manifest.name} cannot {task}; it can {', '.join(self.manifest.tasks)}", field="model", valid=list(self.manifest.tasks))
+        rows = check_inputs(spec, inputs)
+        pieces = [self._run_piece(task, spec, inputs, start, min(start + spec.max_rows, rows)) for start in range(0, rows, spec.max_rows)]
+        return pieces[0] if len(pieces) == 1 else {role: np.concatenate([piece[role] for piece in pieces]) for role in pieces[0]}
+
+    def _run_piece(self, task: str, spec: TaskSpec, inputs: Mapping[str, Array], start: int, stop: int) -> dict[str, Array]:
+        rows = stop - start
+        padding = -rows % spec.min_rows
+        given = {tensor.graph_name: _padded(inputs[tensor.role][start:stop], padding) for tensor in spec.inputs}
+        outputs = self.graphs[task](given)
+        results = {}
+        for tensor in spec.outputs:
+            array = outputs[tensor.graph_name]
+            if array.shape != (rows + padding, *tensor.shape) or array.dtype != tensor.dtype:
+                raise ArtifactError(f"{spec.graph}: output {tensor.role!r} is {array.dtype}{list(array.shape)}, the manifest says {tensor.dtype}{[rows + padding, *tensor.shape]}")
+            if array.dtype.kind == "f" and not np.isfinite(array).all():
+                raise InvalidValue(f"{self.manifest.name}: the model's {tensor.role} is not finite for this input; it lies too far from what the model knows")
+            results[tensor.role] = array[:rows]
+        return results
+
+    def drive(self, steps: Generator[Run, dict[str, Array], T]) -> T:
+        """Runs a use case to its end, here and now."""
+        try:
+            run = next(steps)
+            while True:
+                run = steps.send(self.run(run.task, run.inputs))
+        except StopIteration as finished:
+            result: T = finished.value
+            return result
+
+    # --- the use cases; arguments as in runtime.operations ---
+
+    def sample(self, n: int = 1, **options: Any) -> operations.Samples:
+        """n items from the prior: `seed`, `first`, `latents`, `codes`, `classes`, `prior`, `temperature`."""
+        return self.drive(operations.sample(self.manifest, n, **options))
+
+    def encode(self, data: Array, **options: Any) -> operations.Encoded:
+        """data (B, *shape) at the graph's edge to its posterior or codes: `seed`, `first`, `classes`."""
+        return self.drive(operations.encode(self.manifest, data, **options))
+
+    def reconstruct(self, data: Array, **options: Any) -> operations.Reconstructed:
+        """data to itself through the latent: `seed`, `first`, `classes`."""
+        return self.drive(operations.reconstruct(self.manifest, data, **options))
+
+    def interpolate(self, start: operations.End, stop: operations.End, **options: Any) -> operations.Path:
+        """A path in latent space, decoded: `steps`, `method`, `seed`."""
+        return self.drive(operations.interpolate(self.manifest, start, stop, **options))
+
+    def score(self, data: Array, **options: Any) -> operations.Scores:
+        """Terms of the anomaly score: `classes`."""
+        return self.drive(operations.score(self.manifest, data, **options))
+
+
+def check_inputs(spec: TaskSpec, inputs: Mapping[str, Array]) -> int:
+    """Rows of the inputs; raises InvalidValue where they are not as the task says."""
+    rows = {len(array) for array in inputs.values() if array.ndim}
+    if set(inputs) != {tensor.role for tensor in spec.inputs} or len(rows) != 1 or 0 in rows:
+        raise InvalidValue(f"needs the inputs {', '.join(tensor.role for tensor in spec.inputs)}, with the same number of rows, at least one each")
+    for tensor in spec.inputs:
+        array = inputs[tensor.role]
+        if array.dtype != tensor.dtype or array.shape[1:] != tensor.shape:
+            raise InvalidValue(f"input {tensor.role!r} is {array.dtype}{list(array.shape)}, it must be {tensor.dtype}[rows, {', '.join(map(str, tensor.shape))}]", field=tensor.role)
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            raise InvalidValue(f"input {tensor.role!r} is not finite", field=tensor.role)
+    return rows.pop()
+
+
+def _padded(array: Array, padding: int) -> Array:
+    """Rows repeated at the end: zeros could be slower (denormals) or not finite."""
+    return np.concatenate([array, array[-1:].repeat(padding, axis=0)]) if padding else array
+
+
+def load(path: str | Path, *, device: str = "auto", threads: int = 1, verify: bool = True) -> Model:
+    """A model from `models/NAME` (its latest version) or `models/NAME/VERSION`.
+
+    Verifies checksums, opens every graph, replays golden vectors and runs each task once. Raises ArtifactError with everything that is
+    wrong, Unavailable where an extra or the device is missing, UnknownModel where nothing is there.
+    """
+    if device not in DEVICES:
+        raise InvalidValue(f"device: unknown {device!r}", field="device", valid=DEVICES)
+    folder = repository.locate(Path(path))
+    manifest = manifests.read(folder)
+    if verify and (problems := repository.verify(folder, manifest)):
+        raise ArtifactError("\n".join([f"{folder}:", *(f"  {problem}" for problem in problems)]))
+    model = Model(folder, manifest, device, threads)
+    if verify and manifest.golden is not None:
+        if problems := golden.replay(model.run, folder, manifest, model.device):
+            raise ArtifactError("\n".join([f"{folder}: does not give what it gave in training:", *(f"  {problem}" for problem in problems)]))
+    for name, task in manifest.tasks.items():
+        model.run(name, example_inputs(task, manifest, task.min_rows))
+    return model
+
+
+def example_inputs(task: TaskSpec, manifest: Manifest, rows: int, seed: int = 0) -> dict[str, Array]:
+    """Legal inputs for a task, drawn from a seed: for warm-ups and checks."""
+    generator = np.random.Generator(np.random.Philox(seed))
+    return {tensor.role: _example(tensor, manifest, rows, generator) for tensor in task.inputs}
+
+
+def _example(tensor: InputSpec, manifest: Manifest, rows: int, generator: np.random.Generator) -> Array:
+    shape = (rows, *tensor.shape)
+    match tensor.source:
+        case "normal" | "latent":
+            values: Array = generator.standard_normal(shape)
+        case "codes":
+            values = generator.integers(0, manifest.codes.levels if manifest.codes else 2, shape)
+        case "temperature":
+            values = np.ones(shape)
+        case "condition":
+            values = np.eye(tensor.shape[0])[generator.integers(0, tensor.shape[0], rows)]
+        case "data" if isinstance(manifest.data, manifests.ImageSpec):
+            low, high = manifest.data.range
+            values = generator.uniform(low, high, shape)
+        case _:
+            values = np.minimum(generator.random(shape, np.float32), np.float32(1 - 2**-24))
+    return values.astype(tensor.dtype)

@@ -1,0 +1,105 @@
+"""What can go wrong, as a small tree. No status codes here: each transport has one table of its own.
+
+ManifoldError
+├── ArtifactError        the artifact is broken: manifest, checksum, graph, golden vectors
+├── Unavailable          the artifact is fine, but something it needs is not here: an extra, a device, time to load
+├── Busy                 too much work is queued; come back later
+├── DeadlineExceeded     the caller's deadline passed before the work was done
+└── RequestError         the caller can mend it
+    ├── Malformed        not readable at all: broken JSON, corrupt image, empty body
+    ├── InvalidValue     readable, but a value is wrong
+    ├── UnknownModel     no such model or version
+    ├── UnsupportedTask  the model cannot do that
+    ├── TooLarge         over a stated limit
+    ├── UnsupportedMedia a content type that is not understood
+    ├── Unauthorized     no key, or a wrong one
+    └── NotFound         no such route, or not with that method
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+
+class ManifoldError(Exception):
+    """Base of all errors of this project.
+
+    `message` says what to do, `field` names the part of the request (or manifest) at fault, and `valid` lists what would have been
+    accepted, where that is a list.
+    """
+
+    def __init__(self, message: str, *, field: str | None = None, valid: Sequence[object] | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.field = field
+        self.valid = None if valid is None else list(valid)
+
+    @property
+    def type(self) -> str:
+        """The error's name on the wire: the class name in snake case."""
+        return re.sub(r"(?<!^)(?=[A-Z])", "_", type(self).__name__).lower()
+
+
+class ArtifactError(ManifoldError):
+    """An artifact that must not be served as it is."""
+
+
+class Unavailable(ManifoldError):
+    """Something the artifact needs is missing on this machine, or it is still loading.
+
+    `expected` is true where that is a choice of the installation (an extra left out, a device asked for that is not there), so that
+    the rest may be served and the service still calls itself ready.
+    """
+
+    def __init__(self, message: str, *, expected: bool = False, field: str | None = None) -> None:
+        super().__init__(message, field=field)
+        self.expected = expected
+
+
+class Busy(ManifoldError):
+    """The queue is full. `retry_after` is in seconds."""
+
+    def __init__(self, message: str, *, retry_after: float = 1.0) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class DeadlineExceeded(ManifoldError):
+    """The caller's deadline passed; the work was dropped."""
+
+
+class RequestError(ManifoldError):
+    """A request that its caller can mend."""
+
+
+class Malformed(RequestError):
+    """Not readable at all."""
+
+
+class InvalidValue(RequestError):
+    """Readable, but a value is wrong."""
+
+
+class UnknownModel(RequestError):
+    """No such model or version."""
+
+
+class UnsupportedTask(RequestError):
+    """The model lacks the task."""
+
+
+class TooLarge(RequestError):
+    """Over a stated limit."""
+
+
+class UnsupportedMedia(RequestError):
+    """A content type that is not understood."""
+
+
+class Unauthorized(RequestError):
+    """No key, or a wrong one."""
+
+
+class NotFound(RequestError):
+    """No such route, or not with that method."""

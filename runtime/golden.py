@@ -1,0 +1,76 @@
+"""Golden vectors: inputs and what the training framework gave for them, replayed when an artifact is loaded or checked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from runtime import sampling
+from runtime.errors import ArtifactError
+from runtime.manifest import Manifest
+
+Array = NDArray[Any]
+Runner = Callable[[str, Mapping[str, Array]], dict[str, Array]]
+
+NEAR = 1e-4  # a uniform this close to a step of the CDF may go either way on another machine
+
+
+def read(folder: Path, manifest: Manifest) -> dict[str, Array]:
+    """The arrays of the golden file."""
+    assert manifest.golden is not None
+    try:
+        with np.load(folder / manifest.golden.file, allow_pickle=False) as content:
+            return dict(content)
+    except (OSError, ValueError) as error:
+        raise ArtifactError(f"{folder / manifest.golden.file}: cannot be read: {error}") from error
+
+
+def replay(run: Runner, folder: Path, manifest: Manifest, device: str) -> list[str]:
+    """What differs by more than the device's tolerance, one line each; empty where nothing does."""
+    assert manifest.golden is not None
+    vectors = read(folder, manifest)
+    tolerance = manifest.golden.tolerance.get(device, max(manifest.golden.tolerance.values()))
+    problems = []
+    for task, spec in manifest.tasks.items():
+        inputs = {tensor.role: vectors[key] for tensor in spec.inputs if (key := f"{task}.in.{tensor.role}") in vectors}
+        if len(inputs) != len(spec.inputs):
+            continue
+        outputs = run(task, inputs)
+        for tensor in spec.outputs:
+            if (key := f"{task}.out.{tensor.role}") in vectors:
+                problems += _compare(f"{task}.{tensor.role}", outputs[tensor.role], vectors[key], tolerance)
+        if task == "sample" and manifest.golden.sampler:
+            problems += check_sampler(run, inputs, outputs, manifest.golden.sampler)
+    return problems
+
+
+def _compare(name: str, found: Array, expected: Array, tolerance: float) -> list[str]:
+    """Absolute difference, relative to the size of the values where that is above one."""
+    if found.shape != expected.shape:
+        return [f"{name}: shape {list(found.shape)}, golden {list(expected.shape)}"]
+    scale = np.maximum(1.0, np.abs(expected))
+    worst = float((np.abs(found.astype(np.float64) - expected) / scale).max())
+    return [f"{name}: differs by {worst:.2g}, allowed {tolerance:g}"] if worst > tolerance else []
+
+
+def check_sampler(run: Runner, inputs: Mapping[str, Array], outputs: Mapping[str, Array], logits_role: str) -> list[str]:
+    """One parallel pass over finished samples: do its logits, with the same uniforms, pick the codes that the loop picked?
+
+    This holds on every device, whatever codes come out: a code may differ only where its uniform lies within NEAR of a step of the CDF.
+    `inputs` and `outputs` are those of the sample task; the score task takes the finished data and gives logits (B, K, *grid).
+    """
+    scored = run("score", {"data": outputs["data"], **({"condition": inputs["condition"]} if "condition" in inputs else {})})
+    logits = np.moveaxis(scored[logits_role].astype(np.float64), 1, -1)  # (B, *grid, K)
+    temperature = inputs["temperature"].reshape(-1, *(1,) * (logits.ndim - 1)) if "temperature" in inputs else 1.0
+    scaled = logits / temperature
+    weights = np.exp(scaled - scaled.max(axis=-1, keepdims=True))
+    weights /= weights.sum(axis=-1, keepdims=True)
+    codes = outputs["codes"]
+    uniforms = inputs["uniforms"].reshape(codes.shape).astype(np.float64)
+    distance = np.abs(np.cumsum(weights, axis=-1)[..., :-1] - uniforms[..., None]).min(axis=-1)
+    wrong = (sampling.pick(weights, uniforms) != codes) & (distance > NEAR)
+    return [f"sample.codes: {int(wrong.sum())} of {codes.size} codes are not what one parallel pass picks"] if wrong.any() else []

@@ -1,0 +1,441 @@
+"""What an artifact is: tasks, tensor specs, data spec, provenance, metrics, calibration.
+
+A manifest is one JSON file that, with the graphs beside it, suffices to run a model: the loader never guesses. This module only
+describes and validates; it opens no graph. The JSON schema in docs/manifest.schema.json is made from it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from runtime.errors import ArtifactError
+
+FORMAT = 1
+FILE = "manifest.json"
+
+Source = Literal["normal", "uniform", "condition", "data", "latent", "codes", "temperature"]
+RANDOM: tuple[Source, ...] = ("normal", "uniform", "latent")  # the inputs that a seed can fill
+
+
+class Record(BaseModel):
+    """Immutable, and unknown keys are refused: a typo is an error, not a default."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+# --- the data as the outside world sees it ------------------------------------------------------------------------------------
+
+
+class ImageSpec(Record):
+    """Images. At the graph's edge they are float32 (B, channels, height, width) in `range`; outside they are uint8 0..255."""
+
+    kind: Literal["image"] = "image"
+    height: int = Field(ge=1, le=4096)
+    width: int = Field(ge=1, le=4096)
+    channels: Literal[1, 3]
+    range: tuple[float, float] = Field(default=(0.0, 1.0), description="what 0 and 255 become at the graph's edge")
+    levels: int = Field(default=256, ge=2, le=256, description="grey levels the model distinguishes; the graph rounds to them")
+    background: float | None = Field(default=None, ge=0, le=1, description="what empty space is, 0 black to 1 white")
+    invert: bool = Field(default=False, description="images whose border is nearer to the opposite of `background` are inverted")
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of one item at the graph's edge."""
+        return (self.channels, self.height, self.width)
+
+    @model_validator(mode="after")
+    def _check(self) -> ImageSpec:
+        if self.range[0] >= self.range[1]:
+            raise ValueError("range must be [low, high] with low < high")
+        if self.invert and self.background is None:
+            raise ValueError("invert needs a background to compare with")
+        return self
+
+
+class NumericColumn(Record):
+    """A number. Encoded as clip((t(value) - mean) / scale, -clip, clip) with t the identity or log(1 + value)."""
+
+    kind: Literal["numeric"] = "numeric"
+    name: str
+    transform: Literal["identity", "log1p"] = "identity"
+    mean: float
+    scale: float = Field(gt=0)
+    clip: float = Field(default=10.0, gt=0, description="in units of `scale`; clipped values carry a warning")
+    minimum: float = Field(description="smallest value in training; values made by the model are held to it")
+    maximum: float
+    decimals: int | None = Field(default=None, ge=0, le=12, description="values made by the model are rounded to it")
+    unit: str | None = None
+
+    @property
+    def width(self) -> int:
+        """Number of encoded columns."""
+        return 1
+
+    @model_validator(mode="after")
+    def _check(self) -> NumericColumn:
+        if self.minimum > self.maximum:
+            raise ValueError("minimum must not be above maximum")
+        if self.transform == "log1p" and self.minimum <= -1:
+            raise ValueError("log1p needs values above -1")
+        return self
+
+
+class CategoricalColumn(Record):
+    """One of a list. Encoded as a one-hot block; a category never seen in training is a block of zeros."""
+
+    kind: Literal["categorical"] = "categorical"
+    name: str
+    categories: tuple[str, ...] = Field(min_length=2)
+
+    @property
+    def width(self) -> int:
+        """Number of encoded columns."""
+        return len(self.categories)
+
+    @model_validator(mode="after")
+    def _check(self) -> CategoricalColumn:
+        if len(set(self.categories)) != len(self.categories):
+            raise ValueError("categories must differ")
+        return self
+
+
+Column = Annotated[NumericColumn | CategoricalColumn, Field(discriminator="kind")]
+
+
+class TableSpec(Record):
+    """Rows. At the graph's edge they are float32 (B, width), the encoded columns side by side."""
+
+    kind: Literal["table"] = "table"
+    columns: tuple[Column, ...] = Field(min_length=1)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of one item at the graph's edge."""
+        return (sum(column.width for column in self.columns),)
+
+    @property
+    def names(self) -> list[str]:
+        """Column names, in order."""
+        return [column.name for column in self.columns]
+
+    def blocks(self) -> Iterator[tuple[NumericColumn | CategoricalColumn, slice]]:
+        """Each column with its place among the encoded columns."""
+        start = 0
+        for column in self.columns:
+            yield column, slice(start, start + column.width)
+            start += column.width
+
+    @model_validator(mode="after")
+    def _check(self) -> TableSpec:
+        if len(set(self.names)) != len(self.names):
+            raise ValueError("column names must differ")
+        return self
+
+
+DataSpec = Annotated[ImageSpec | TableSpec, Field(discriminator="kind")]
+
+
+# --- latents, codes, priors ---------------------------------------------------------------------------------------------------
+
+
+class NormalPrior(Record):
+    """Standard normal, N(0, I)."""
+
+    kind: Literal["normal"] = "normal"
+
+
+class GaussianPrior(Record):
+    """N(mean, cholesky choleskyᵀ), fitted to the posterior means after training."""
+
+    kind: Literal["gaussian"] = "gaussian"
+    mean: tuple[float, ...]
+    cholesky: tuple[tuple[float, ...], ...]
+
+
+Prior = Annotated[NormalPrior | GaussianPrior, Field(discriminator="kind")]
+
+
+class LatentSpec(Record):
+    """A vector latent, float32 (B, size)."""
+
+    size: int = Field(ge=1, le=65536)
+    priors: dict[str, Prior] = Field(default_factory=lambda: {"normal": NormalPrior()}, min_length=1)
+    default_prior: str = "normal"
+    interpolation: Literal["slerp", "lerp"] = "slerp"
+
+    @model_validator(mode="after")
+    def _check(self) -> LatentSpec:
+        if self.default_prior not in self.priors:
+            raise ValueError(f"default_prior {self.default_prior!r} is not among the priors {sorted(self.priors)}")
+        for name, prior in self.priors.items():
+            if isinstance(prior, GaussianPrior):
+                square = len(prior.cholesky) == self.size and all(len(row) == self.size for row in prior.cholesky)
+                if len(prior.mean) != self.size or not square:
+                    raise ValueError(f"prior {name!r} does not have the latent's size {self.size}")
+        return self
+
+
+class CodesSpec(Record):
+    """A grid of integer codes, int64 (B, *shape), each 0..levels-1."""
+
+    shape: tuple[int, ...] = Field(min_length=1)
+    levels: int = Field(ge=2)
+
+
+# --- tasks --------------------------------------------------------------------------------------------------------------------
+
+
+class TensorSpec(Record):
+    """One input or output. `role` is its name in this project, `name` its name in the graph (the same, where left out).
+
+    `shape` leaves out the batch, which is always the first dimension and always free.
+    """
+
+    role: str = Field(min_length=1)
+    name: str = ""
+    dtype: Literal["float32", "int64"] = "float32"
+    shape: tuple[int, ...] = ()
+
+    @property
+    def graph_name(self) -> str:
+        """The tensor's name in the graph."""
+        return self.name or self.role
+
+
+class InputSpec(TensorSpec):
+    """An input. `source` says who fills it: a seed (normal, uniform, latent) or the request."""
+
+    source: Source
+
+
+class TaskSpec(Record):
+    """One graph and what goes in and out."""
+
+    graph: str = Field(description="file in the artifact's folder")
+    method: str | None = Field(default=None, description="TorchScript only: the method of the module, forward where left out")
+    inputs: tuple[InputSpec, ...] = Field(min_length=1)
+    outputs: tuple[TensorSpec, ...] = Field(min_length=1)
+    min_rows: int = Field(default=1, ge=1, le=64, description="rows are padded to a multiple, for graphs whose bits depend on the batch")
+    max_rows: int = Field(default=1024, ge=1, description="more rows are run in pieces")
+
+    def input(self, source: Source) -> InputSpec | None:
+        """The first input with that source."""
+        return next((spec for spec in self.inputs if spec.source == source), None)
+
+    @property
+    def roles(self) -> list[str]:
+        """Roles of the outputs."""
+        return [spec.role for spec in self.outputs]
+
+    @model_validator(mode="after")
+    def _check(self) -> TaskSpec:
+        for tensors in (self.inputs, self.outputs):
+            roles = [tensor.role for tensor in tensors]
+            if len(set(roles)) != len(roles):
+                raise ValueError("roles must differ within the inputs and within the outputs")
+        if self.max_rows % self.min_rows:
+            raise ValueError("max_rows must be a multiple of min_rows")
+        return self
+
+
+TASKS = ("decode", "decode_codes", "encode", "sample", "score", "translate", "features")
+
+# What each task must give and take: without these the use cases of runtime.operations could not be made of tasks.
+REQUIRED_OUTPUTS: dict[str, tuple[tuple[str, ...], ...]] = {  # any one of the alternatives
+    "decode": (("data",),),
+    "decode_codes": (("data",),),
+    "sample": (("data",),),
+    "encode": (("mean",), ("codes",)),
+}
+REQUIRED_SOURCES: dict[str, Source] = {
+    "decode": "latent", "decode_codes": "codes", "encode": "data", "score": "data", "features": "data",
+}  # fmt: skip
+
+
+# --- scoring, provenance ------------------------------------------------------------------------------------------------------
+
+
+class Term(Record):
+    """One term of the anomaly score: an output (B,) of the score graph, higher is stranger."""
+
+    name: str
+    kind: Literal["nll", "distance"] = Field(description="nll: in nats, marginalised over classes by log-sum-exp")
+    description: str = ""
+
+
+class Calibration(Record):
+    """Scores of items that training never saw, sorted, in `file` (npz: one float64 array a term)."""
+
+    id: str
+    n: int = Field(ge=1)
+    created: str
+    source: str = Field(description="which items: split, indices, filter")
+    file: str = "calibration.npz"
+
+
+class Scoring(Record):
+    """How the score task's outputs become an anomaly score."""
+
+    score: str = Field(description="the term that ranks")
+    terms: tuple[Term, ...] = Field(min_length=1)
+    calibration: Calibration | None = None
+    surprise: str | None = Field(default=None, description="output with nats a pixel or a column, for explanations")
+    surprise_scale: float | None = Field(default=None, gt=0, description="the calibration items' 0.999 quantile of `surprise`")
+    surprise_mean: tuple[float, ...] | None = Field(default=None, description="mean over the calibration items, by column")
+
+    @model_validator(mode="after")
+    def _check(self) -> Scoring:
+        names = [term.name for term in self.terms]
+        if self.score not in names:
+            raise ValueError(f"score {self.score!r} is not among the terms {names}")
+        return self
+
+
+class Metric(Record):
+    """One number with the protocol that makes it comparable."""
+
+    name: str
+    value: float
+    unit: str = ""
+    protocol: dict[str, Any] = Field(default_factory=dict)
+
+
+class FileRecord(Record):
+    """Checksum and size of a file of the artifact."""
+
+    sha256: str = Field(pattern="^[0-9a-f]{64}$")
+    bytes: int = Field(ge=0)
+
+
+class Golden(Record):
+    """Inputs and what the training framework gave for them: npz keys `TASK.in.ROLE` and `TASK.out.ROLE`.
+
+    `sampler` holds the name of an output of the score task with the logits (B, K, *codes.shape) of one parallel pass: the loader then
+    checks that inverse-CDF picks from those logits give back the codes that `sample` made.
+    """
+
+    file: str = "golden.npz"
+    tolerance: dict[str, float] = Field(default_factory=lambda: {"cpu": 1e-4, "cuda": 2e-3}, description="absolute, by device")
+    sampler: str | None = None
+
+
+class Manifest(Record):
+    """An artifact. `models/NAME/VERSION/manifest.json`."""
+
+    format: Literal[1] = 1
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
+    version: int = Field(ge=1)
+    family: str = "foreign"
+    description: str = ""
+    license: str = ""
+    backend: Literal["onnx", "torchscript", "fake"] = "onnx"
+    data: DataSpec
+    classes: tuple[str, ...] | None = Field(default=None, description="names, in the order of the condition's columns")
+    class_prior: tuple[float, ...] | None = Field(default=None, description="uniform where left out")
+    latent: LatentSpec | None = None
+    codes: CodesSpec | None = None
+    tasks: dict[str, TaskSpec] = Field(min_length=1)
+    scoring: Scoring | None = None
+    golden: Golden | None = None
+    metrics: tuple[Metric, ...] = ()
+    provenance: dict[str, Any] = Field(default_factory=dict)
+    files: dict[str, FileRecord] = Field(default_factory=dict, description="every file but the manifest, with its checksum")
+
+    @property
+    def class_weights(self) -> list[float]:
+        """The class prior, normalised; empty without classes."""
+        if self.classes is None:
+            return []
+        weights = self.class_prior or (1.0,) * len(self.classes)
+        return [weight / sum(weights) for weight in weights]
+
+    def task(self, name: str) -> TaskSpec | None:
+        """The task of that name, if the artifact has it."""
+        return self.tasks.get(name)
+
+    @model_validator(mode="after")
+    def _check(self) -> Manifest:
+        problems = [*self._class_problems(), *self._task_problems(), *self._scoring_problems()]
+        if problems:
+            raise ValueError("; ".join(problems))
+        return self
+
+    def _class_problems(self) -> Iterator[str]:
+        if self.classes is not None and len(set(self.classes)) != len(self.classes):
+            yield "classes: names must differ"
+        if self.class_prior is not None:
+            if self.classes is None or len(self.class_prior) != len(self.classes):
+                yield "class_prior: needs one weight a class"
+            elif any(weight < 0 for weight in self.class_prior) or not math.isclose(sum(self.class_prior), 1, rel_tol=1e-6):
+                yield "class_prior: weights must be at least 0 and add up to 1"
+
+    def _task_problems(self) -> Iterator[str]:
+        for name, task in self.tasks.items():
+            if name not in TASKS:
+                yield f"tasks.{name}: unknown task, valid are {', '.join(TASKS)}"
+                continue
+            needed = REQUIRED_SOURCES.get(name)
+            if needed and task.input(needed) is None:
+                yield f"tasks.{name}: needs an input whose source is {needed!r}"
+            outputs = REQUIRED_OUTPUTS.get(name)
+            if outputs and not any(set(roles) <= set(task.roles) for roles in outputs):
+                yield f"tasks.{name}: needs an output with the role {' or '.join(repr(roles[0]) for roles in outputs)}"
+            yield from self._tensor_problems(name, task)
+
+    def _tensor_problems(self, name: str, task: TaskSpec) -> Iterator[str]:
+        latent = (self.latent.size,) if self.latent else None
+        shapes = {"data": self.data.shape, "latent": latent, "codes": self.codes.shape if self.codes else None, "mean": latent, "log_variance": latent}
+        for tensor in (*task.inputs, *task.outputs):
+            key = tensor.source if isinstance(tensor, InputSpec) else tensor.role
+            if key in shapes and shapes[key] is None:
+                yield f"tasks.{name}.{tensor.role}: the manifest has no {'codes' if key == 'codes' else 'latent'} section that says its size"
+            elif key in shapes and tensor.shape != shapes[key]:
+                yield f"tasks.{name}.{tensor.role}: shape {list(tensor.shape)} but the manifest says {list(shapes[key] or ())}"
+            if key == "condition" and self.classes is not None and tensor.shape != (len(self.classes),):
+                yield f"tasks.{name}.{tensor.role}: shape {list(tensor.shape)} but there are {len(self.classes)} classes"
+            if key == "temperature" and tensor.shape != ():
+                yield f"tasks.{name}.{tensor.role}: a temperature is one number an item, so its shape is []"
+            if key == "codes" and tensor.dtype != "int64":
+                yield f"tasks.{name}.{tensor.role}: codes are int64"
+
+    def _scoring_problems(self) -> Iterator[str]:
+        if self.scoring is None:
+            return
+        task = self.task("score")
+        if task is None:
+            yield "scoring: there is no score task"
+            return
+        for role in [*(term.name for term in self.scoring.terms), *([self.scoring.surprise] if self.scoring.surprise else [])]:
+            if role not in task.roles:
+                yield f"scoring: the score task has no output {role!r}, it has {', '.join(task.roles)}"
+
+
+def read(path: Path) -> Manifest:
+    """Reads and validates `path`, a manifest or the folder that holds one.
+
+    Raises ArtifactError with one line per field that is wrong.
+    """
+    path = path / FILE if path.is_dir() else path
+    try:
+        return Manifest.model_validate_json(path.read_bytes())
+    except FileNotFoundError:
+        raise ArtifactError(f"{path}: not found; an artifact is a folder NAME/VERSION with a {FILE} in it") from None
+    except ValidationError as error:
+        lines = [f"  {'.'.join(str(part) for part in problem['loc']) or '(whole)'}: {problem['msg']}" for problem in error.errors()]
+        raise ArtifactError("\n".join([f"{path}: {len(lines)} field(s) are wrong:", *lines])) from None
+
+
+def dumps(manifest: Manifest) -> str:
+    """The manifest as JSON text, ready to be written."""
+    return json.dumps(manifest.model_dump(mode="json", exclude_none=True), indent=1, ensure_ascii=False) + "\n"
+
+
+def schema() -> dict[str, Any]:
+    """JSON schema of the manifest."""
+    return Manifest.model_json_schema()

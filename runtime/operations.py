@@ -1,0 +1,422 @@
+"""The use cases, made of tasks: sample, encode, reconstruct, interpolate, score.
+
+Each is a generator that yields the runs it needs and gets their outputs back, so that the same lines serve a notebook (Model.drive
+answers each run at once) and a server (which answers from a queue). Arrays only, at the graph's edge; no images, no rows, no wire.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from runtime import codecs, sampling
+from runtime.errors import InvalidValue, UnsupportedTask
+from runtime.manifest import RANDOM, GaussianPrior, ImageSpec, InputSpec, LatentSpec, Manifest, TaskSpec
+
+Array = NDArray[Any]
+Float32 = NDArray[np.float32]
+T = TypeVar("T")
+
+# A class by name or index, "random", one for each item, weights by name, or a condition array (n, C).
+Classes = str | int | Sequence[str | int] | Mapping[str, float] | Array
+
+
+class Run(NamedTuple):
+    """One run of a task that a use case asks for."""
+
+    task: str
+    inputs: dict[str, Array]
+
+
+Steps = Generator[Run, dict[str, Array], T]
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Items with what made them."""
+
+    data: Array  # (n, *shape) at the graph's edge
+    seed: int | None  # None where no chance was involved
+    latents: Float32 | None = None
+    codes: Array | None = None
+    condition: Float32 | None = None  # (n, C)
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Where items lie: a posterior, codes, or both."""
+
+    mean: Float32 | None = None
+    log_variance: Float32 | None = None
+    latents: Float32 | None = None  # a draw, where a seed was given
+    codes: Array | None = None
+    seed: int | None = None
+
+    @property
+    def placed(self) -> Float32:
+        """The draw where there is one, else the posterior mean."""
+        chosen = self.mean if self.latents is None else self.latents
+        assert chosen is not None
+        return chosen
+
+
+@dataclass(frozen=True)
+class Reconstructed:
+    """Items after encode and decode."""
+
+    data: Array
+    errors: NDArray[np.float64]  # (n,) mean squared error: of pixels in [0, 1], of encoded columns in scaled units
+    seed: int | None = None
+
+
+@dataclass(frozen=True)
+class End:
+    """One end of an interpolation: one of the four, and a class beside any of them."""
+
+    latent: Float32 | None = None  # (L,)
+    data: Array | None = None  # (*shape)
+    seed: int | None = None
+    first: int = 0
+    classes: Classes | None = None
+
+
+@dataclass(frozen=True)
+class Path:
+    """A decoded path in latent space, ends included."""
+
+    data: Array
+    latents: Float32
+    seed: int | None = None
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Terms of the anomaly score by name, float64 (n,) each, and nats a pixel or column where the artifact has them."""
+
+    terms: dict[str, NDArray[np.float64]]
+    surprise: Array | None
+
+
+# --- use cases ----------------------------------------------------------------------------------------------------------------
+
+
+def sample(
+    manifest: Manifest, n: int = 1, *, seed: int | None = None, first: int = 0, latents: Array | None = None, codes: Array | None = None,
+    classes: Classes | None = None, prior: str | None = None, temperature: float = 1.0,
+) -> Steps[Samples]:  # fmt: skip
+    """n items by the `sample` task, or by `decode` after the prior; of given latents (n, L) or codes where there are any.
+
+    Item i depends on seed and first + i alone. Without a class, a conditional model draws one by its class prior.
+    """
+    task = _sampling_task(manifest, latents, codes)
+    spec = manifest.tasks[task]
+    chance = _needs_seed(spec, latents, classes)
+    seed = check_seed(seed, first, n, needed=chance)
+    if prior is not None and (latents is not None or spec.input("latent") is None):
+        raise InvalidValue("prior: there is no latent to draw here", field="prior")
+    inputs: dict[str, Array] = {}
+    stream = sampling.FIRST_INPUT_STREAM
+    for tensor in spec.inputs:
+        match tensor.source:
+            case "latent" if latents is not None:
+                inputs[tensor.role] = latents
+            case "latent":
+                scale = 1.0 if spec.input("temperature") else temperature
+                inputs[tensor.role] = draw_latents(manifest, prior, seed, first, n, stream, scale)
+            case "normal" | "uniform":
+                inputs[tensor.role] = getattr(sampling, tensor.source)(seed, first, n, stream, tensor.shape)
+            case "temperature":
+                inputs[tensor.role] = np.full(n, temperature, np.float32)
+            case "condition":
+                inputs[tensor.role] = conditions(manifest, tensor, "random" if classes is None else classes, n, seed, first)
+            case "codes":
+                inputs[tensor.role] = codes
+            case _:
+                raise UnsupportedTask(f"{manifest.name}: {task} needs data, so it cannot make items from chance", field="model")
+        stream += tensor.source in RANDOM
+    if classes is not None and spec.input("condition") is None:
+        raise _no_classes(manifest)
+    outputs = yield Run(task, inputs)
+    latent, condition = spec.input("latent"), spec.input("condition")
+    return Samples(
+        outputs["data"], seed if chance else None,
+        latents=inputs[latent.role] if latent else outputs.get("latent"), codes=outputs.get("codes", codes),
+        condition=inputs[condition.role] if condition else None,
+    )  # fmt: skip
+
+
+def encode(manifest: Manifest, data: Array, *, seed: int | None = None, first: int = 0, classes: Classes | None = None) -> Steps[Encoded]:
+    """data (n, *shape) to its posterior or codes; with a seed also a draw from the posterior."""
+    spec = require(manifest, "encode", "encode")
+    check_seed(seed, first, len(data), needed=False)
+    outputs = yield Run("encode", _with_condition(manifest, spec, data, classes))
+    mean, log_variance = outputs.get("mean", outputs.get("latent")), outputs.get("log_variance")
+    latents = None
+    if seed is not None and mean is not None:
+        latents = mean
+        if log_variance is not None:
+            noise = sampling.normal(seed, first, len(data), sampling.POSTERIOR_STREAM, mean.shape[1:])
+            latents = mean + np.exp(0.5 * log_variance.astype(np.float64)).astype(np.float32) * noise
+    return Encoded(mean, log_variance, latents, outputs.get("codes"), seed)
+
+
+def reconstruct(manifest: Manifest, data: Array, *, seed: int | None = None, first: int = 0, classes: Classes | None = None) -> Steps[Reconstructed]:
+    """data through encode and decode: by the posterior mean, or by a draw where a seed is given."""
+    require(manifest, "encode", "reconstruct")
+    task = next((name for name in ("decode", "decode_codes") if name in manifest.tasks), None)
+    if task is None:
+        raise _cannot(manifest, "reconstruct")
+    encoder = manifest.tasks["encode"]
+    encoded = yield from encode(manifest, data, seed=seed, first=first, classes=classes if encoder.input("condition") else None)
+    spec = manifest.tasks[task]
+    if classes is not None and not (spec.input("condition") or encoder.input("condition")):
+        raise _no_classes(manifest)
+    inputs = {spec.inputs[0].role: encoded.codes if task == "decode_codes" else encoded.placed, **_condition(manifest, spec, classes, len(data))}
+    outputs = yield Run(task, {role: array for role, array in inputs.items() if array is not None})
+    return Reconstructed(outputs["data"], _errors(manifest, data, outputs["data"]), encoded.seed)
+
+
+def interpolate(manifest: Manifest, start: End, stop: End, *, steps: int = 8, method: str | None = None, seed: int | None = None) -> Steps[Path]:
+    """A path of `steps` latents from start to stop, decoded. `seed` fills what an end leaves open: both then have the same latent."""
+    if manifest.latent is None:
+        raise UnsupportedTask(f"{manifest.name} has no latent space to interpolate in; it can {', '.join(manifest.tasks)}", field="model", valid=list(manifest.tasks))
+    spec = require(manifest, "decode", "interpolate")
+    method = method or manifest.latent.interpolation
+    if method not in PATHS:
+        raise InvalidValue(f"method: unknown {method!r}", field="method", valid=list(PATHS))
+    left_open = any(end.latent is None and end.data is None and end.seed is None for end in (start, stop))
+    chosen = check_seed(seed, 0, 1, needed=left_open)
+    ends, weights = [], []
+    for name, end in (("from", start), ("to", stop)):
+        ends.append((yield from _end_latent(manifest, end, chosen)))
+        condition = spec.input("condition")
+        if end.classes is not None and condition is None:
+            raise _no_classes(manifest, f"{name}.class")
+        if condition is not None:
+            weights.append(conditions(manifest, condition, _required_class(manifest, end.classes, f"{name}.class"), 1, 0, 0)[0])
+    parts = np.linspace(0, 1, steps)
+    inputs: dict[str, Array] = {_role(spec, "latent"): PATHS[method](ends[0], ends[1], parts)}
+    if weights:
+        inputs[_role(spec, "condition")] = _lerp(weights[0], weights[1], parts)
+    outputs = yield Run("decode", inputs)
+    return Path(outputs["data"], inputs[_role(spec, "latent")], chosen if left_open else None)
+
+
+def score(manifest: Manifest, data: Array, *, classes: Classes | None = None) -> Steps[Scores]:
+    """Terms of the anomaly score. Without a class, a conditional model's terms are marginalised over classes by the class prior."""
+    if manifest.scoring is None or "score" not in manifest.tasks:
+        raise UnsupportedTask(f"{manifest.name} carries no anomaly score; it can {', '.join(manifest.tasks)}", field="model", valid=list(manifest.tasks))
+    spec, scoring = manifest.tasks["score"], manifest.scoring
+    if spec.input("condition") is not None and classes is None:
+        return (yield from _marginal_score(manifest, data))
+    outputs = yield Run("score", _with_condition(manifest, spec, data, classes))
+    terms = {term.name: outputs[term.name].astype(np.float64) for term in scoring.terms}
+    return Scores(terms, outputs[scoring.surprise] if scoring.surprise else None)
+
+
+def _marginal_score(manifest: Manifest, data: Array) -> Steps[Scores]:
+    """-log Σ_y p(y) exp(-nll(x | y)) for terms in nats; posterior-weighted means for the others."""
+    spec, scoring = manifest.tasks["score"], manifest.scoring
+    assert scoring is not None
+    n, weights = len(data), np.asarray(manifest.class_weights)
+    count = len(weights)
+    condition = np.tile(np.eye(count, dtype=np.float32), (n, 1))  # (n C, C)
+    outputs = yield Run("score", {_role(spec, "data"): data.repeat(count, axis=0), _role(spec, "condition"): condition})
+    by_class = {term.name: outputs[term.name].astype(np.float64).reshape(n, count) for term in scoring.terms}
+    with np.errstate(divide="ignore"):  # a class of weight 0 takes no part
+        log_joint = np.log(weights) - by_class[scoring.score]
+    top = log_joint.max(axis=1, keepdims=True)
+    log_evidence = top + np.log(np.exp(log_joint - top).sum(axis=1, keepdims=True))
+    posterior = np.exp(log_joint - log_evidence)  # (n, C)
+    terms = {name: (posterior * values).sum(axis=1) for name, values in by_class.items()}
+    terms[scoring.score] = -log_evidence[:, 0]
+    surprise = None
+    if scoring.surprise:
+        parts = outputs[scoring.surprise].reshape(n, count, *outputs[scoring.surprise].shape[1:])
+        surprise = parts[np.arange(n), posterior.argmax(axis=1)]
+    return Scores(terms, surprise)
+
+
+# --- pieces -------------------------------------------------------------------------------------------------------------------
+
+
+def check_seed(seed: int | None, first: int, n: int, *, needed: bool) -> int:
+    """The seed, or a fresh one where chance is needed and none was given. Raises InvalidValue out of range."""
+    if seed is not None and not 0 <= seed <= sampling.MAX_SEED:
+        raise InvalidValue(f"seed: {seed} is not between 0 and 2^63 - 1", field="seed")
+    if not 0 <= first <= sampling.MAX_SEED - n:
+        raise InvalidValue(f"first: {first} is not between 0 and 2^63 - 1 - n", field="first")
+    if seed is None:
+        return secrets.randbelow(2**32) if needed else 0
+    return seed
+
+
+def draw_latents(manifest: Manifest, prior: str | None, seed: int, first: int, n: int, stream: int, temperature: float) -> Float32:
+    """Latents (n, L) from one of the artifact's priors; the temperature scales their spread."""
+    assert manifest.latent is not None
+    latent: LatentSpec = manifest.latent
+    name = prior or latent.default_prior
+    if name not in latent.priors:
+        raise InvalidValue(f"prior: {manifest.name} has no {name!r}", field="prior", valid=list(latent.priors))
+    noise = sampling.normal(seed, first, n, stream, (latent.size,)).astype(np.float64) * temperature
+    chosen = latent.priors[name]
+    if isinstance(chosen, GaussianPrior):
+        factor = np.asarray(chosen.cholesky)
+        # a sum by rows rather than a matrix product, whose bits depend on the number of rows
+        noise = np.asarray(chosen.mean) + (noise[:, None, :] * factor[None]).sum(axis=-1)
+    return noise.astype(np.float32)
+
+
+def conditions(manifest: Manifest, tensor: InputSpec, classes: Classes, n: int, seed: int, first: int) -> Float32:
+    """The condition array (n, C) for a choice of classes."""
+    width = tensor.shape[0]
+    if isinstance(classes, np.ndarray):
+        return np.ascontiguousarray(np.broadcast_to(codecs.floats(np.atleast_2d(classes), (width,), "class"), (n, width)))
+    if manifest.classes is None:
+        raise InvalidValue("class: this model's condition has no class names; give an array", field="class")
+    if isinstance(classes, Mapping):
+        weights = np.zeros(width)
+        for name, weight in classes.items():
+            weights[class_index(manifest, name)] = weight
+        if not np.isfinite(weights).all() or (weights < 0).any() or weights.sum() <= 0:
+            raise InvalidValue("class: weights must be finite and at least 0, and one of them above 0", field="class")
+        return np.tile((weights / weights.sum()).astype(np.float32), (n, 1))
+    if isinstance(classes, str | int):
+        if classes == "random":
+            return np.eye(width, dtype=np.float32)[sampling.choice(seed, first, n, manifest.class_weights)]
+        classes = [classes] * n
+    if len(classes) != n:
+        raise InvalidValue(f"class: {len(classes)} classes for {n} items", field="class")
+    return np.eye(width, dtype=np.float32)[[class_index(manifest, name) for name in classes]]
+
+
+def class_index(manifest: Manifest, name: str | int) -> int:
+    """Index of a class given by name or index (names win)."""
+    names = manifest.classes or ()
+    if str(name) in names:
+        return names.index(str(name))
+    if isinstance(name, int) and not isinstance(name, bool) and 0 <= name < len(names):
+        return name
+    raise InvalidValue(f"class: unknown {name!r}", field="class", valid=list(names))
+
+
+def require(manifest: Manifest, task: str, verb: str) -> TaskSpec:
+    """The task, or UnsupportedTask that says what the model can."""
+    spec = manifest.task(task)
+    if spec is None:
+        raise _cannot(manifest, verb)
+    return spec
+
+
+def _cannot(manifest: Manifest, verb: str) -> UnsupportedTask:
+    return UnsupportedTask(f"{manifest.name} cannot {verb}; it can {', '.join(manifest.tasks)}", field="model", valid=list(manifest.tasks))
+
+
+def _no_classes(manifest: Manifest, field: str = "class") -> InvalidValue:
+    return InvalidValue(f"{field}: {manifest.name} is not conditional; leave the class out", field=field)
+
+
+def _sampling_task(manifest: Manifest, latents: Array | None, codes: Array | None) -> str:
+    tasks = manifest.tasks
+    if latents is not None and codes is not None:
+        raise InvalidValue("latents and codes exclude each other", field="codes")
+    if codes is not None:
+        require(manifest, "decode_codes", "decode codes")
+        return "decode_codes"
+    if latents is not None:
+        found = next((name for name in ("sample", "decode") if name in tasks and tasks[name].input("latent")), None)
+        if found is None:
+            raise _cannot(manifest, "decode latents")
+        return found
+    if "sample" in tasks:
+        return "sample"
+    if manifest.latent is None or "decode" not in tasks:
+        raise _cannot(manifest, "sample")
+    return "decode"
+
+
+def _needs_seed(spec: TaskSpec, latents: Array | None, classes: Classes | None) -> bool:
+    sources = {tensor.source for tensor in spec.inputs}
+    random_class = "condition" in sources and (classes is None or (isinstance(classes, str) and classes == "random"))
+    return random_class or "normal" in sources or "uniform" in sources or ("latent" in sources and latents is None)
+
+
+def _required_class(manifest: Manifest, classes: Classes | None, field: str) -> Classes:
+    if classes is None:
+        raise InvalidValue(f"{field}: {manifest.name} is conditional; say which class", field=field, valid=manifest.classes)
+    return classes
+
+
+def _condition(manifest: Manifest, spec: TaskSpec, classes: Classes | None, n: int) -> dict[str, Array]:
+    tensor = spec.input("condition")
+    return {} if tensor is None else {tensor.role: conditions(manifest, tensor, _required_class(manifest, classes, "class"), n, 0, 0)}
+
+
+def _with_condition(manifest: Manifest, spec: TaskSpec, data: Array, classes: Classes | None) -> dict[str, Array]:
+    if classes is not None and spec.input("condition") is None:
+        raise _no_classes(manifest)
+    return {_role(spec, "data"): data, **_condition(manifest, spec, classes, len(data))}
+
+
+def _role(spec: TaskSpec, source: Any) -> str:
+    tensor = spec.input(source)
+    assert tensor is not None, source
+    return tensor.role
+
+
+def _end_latent(manifest: Manifest, end: End, seed: int) -> Steps[Float32]:
+    assert manifest.latent is not None
+    if end.latent is not None:
+        return end.latent
+    if end.data is not None:
+        encoder = manifest.task("encode")
+        takes_class = encoder is not None and encoder.input("condition") is not None
+        encoded = yield from encode(manifest, end.data[None], classes=end.classes if takes_class else None)
+        return encoded.placed[0]
+    if end.seed is not None:
+        check_seed(end.seed, end.first, 1, needed=True)
+        seed = end.seed
+    return draw_latents(manifest, None, seed, end.first, 1, latent_stream(manifest), 1.0)[0]
+
+
+def latent_stream(manifest: Manifest) -> int:
+    """The stream that /sample fills the latent from, so that {"seed": 7} is the same item in both places."""
+    spec = manifest.tasks.get("sample", manifest.tasks.get("decode"))
+    drawn = [tensor.source for tensor in spec.inputs if tensor.source in RANDOM] if spec else []
+    return sampling.FIRST_INPUT_STREAM + (drawn.index("latent") if "latent" in drawn else 0)
+
+
+def _errors(manifest: Manifest, data: Array, back: Array) -> NDArray[np.float64]:
+    spec = manifest.data
+    if isinstance(spec, ImageSpec):
+        difference = codecs.to_unit(data, spec) - codecs.to_unit(back, spec)
+    else:
+        difference = data.astype(np.float64) - back
+    squares: NDArray[np.float64] = (difference.reshape(len(data), -1) ** 2).mean(axis=1)
+    return squares
+
+
+def _lerp(start: Float32, stop: Float32, parts: NDArray[np.float64]) -> Float32:
+    """Straight line; the ends are exact."""
+    return ((1 - parts)[:, None] * start + parts[:, None] * stop).astype(np.float32)
+
+
+def _slerp(start: Float32, stop: Float32, parts: NDArray[np.float64]) -> Float32:
+    """Along the great circle (Shoemake, 1985), which keeps normal latents at a likely length; nearly parallel ends go straight."""
+    a, b = start.astype(np.float64), stop.astype(np.float64)
+    lengths = float(np.linalg.norm(a)) * float(np.linalg.norm(b))
+    angle = float(np.arccos(np.clip(a @ b / lengths, -1, 1))) if lengths > 0 else 0.0
+    if min(angle, np.pi - angle) < 1e-4:
+        return _lerp(start, stop, parts)
+    path = np.sin((1 - parts) * angle)[:, None] * a + np.sin(parts * angle)[:, None] * b
+    path = (path / np.sin(angle)).astype(np.float32)
+    path[parts == 0], path[parts == 1] = start, stop
+    return path
+
+
+PATHS = {"slerp": _slerp, "lerp": _lerp}

@@ -1,0 +1,299 @@
+"""Data sets as whole arrays in memory: uint8 images (N, C, H, W) or encoded float32 tables (N, D).
+
+Each set is read from the folder in the environment variable MANIFOLD_DATA (one sub-folder a set), else downloaded from its official
+source by pooch into the user's cache; either way its checksum is verified. The split is the same for every family: `train` and
+`calibration` come from the official training part (calibration: its last items, never trained on), `test` is the official test part.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+import os
+import tarfile
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pooch
+from numpy.typing import NDArray
+
+from runtime.manifest import DataSpec, ImageSpec
+from training import tables
+from training.errors import DataError, TrainingError
+
+Array = NDArray[Any]
+ROOT_VARIABLE = "MANIFOLD_DATA"
+
+
+@dataclass(frozen=True)
+class Part:
+    """Items with their labels (int64, -1 where there are none)."""
+
+    items: Array  # uint8 (N, C, H, W) or float32 (N, D)
+    labels: Array  # int64 (N,)
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+
+@dataclass(frozen=True)
+class Data:
+    """A data set, split."""
+
+    name: str
+    spec: DataSpec
+    train: Part
+    calibration: Part
+    test: Part
+    classes: tuple[str, ...] | None = None
+    protocol: dict[str, Any] = field(default_factory=dict)  # where the rows come from and how they were split
+
+
+@dataclass(frozen=True)
+class Remote:
+    """A file of a data set. `hash` is `algorithm:hex`; md5 only where no SHA-256 was ever published."""
+
+    path: str
+    url: str
+    hash: str
+
+
+MNIST = "https://ossci-datasets.s3.amazonaws.com/mnist/"
+FASHION = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/"
+REMOTES = {
+    "mnist": (
+        Remote("mnist/train-images-idx3-ubyte.gz", MNIST, "sha256:440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609"),
+        Remote("mnist/train-labels-idx1-ubyte.gz", MNIST, "sha256:3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c"),
+        Remote("mnist/t10k-images-idx3-ubyte.gz", MNIST, "sha256:8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6"),
+        Remote("mnist/t10k-labels-idx1-ubyte.gz", MNIST, "sha256:f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6"),
+    ),
+    "fashion_mnist": (
+        Remote("fashion_mnist/train-images-idx3-ubyte.gz", FASHION, "sha256:3aede38d61863908ad78613f6a32ed271626dd12800ba2636569512369268a84"),
+        Remote("fashion_mnist/train-labels-idx1-ubyte.gz", FASHION, "sha256:a04f17134ac03560a47e3764e11b92fc97de4d1bfaf8ba1a3aa29af54cc90845"),
+        Remote("fashion_mnist/t10k-images-idx3-ubyte.gz", FASHION, "sha256:346e55b948d973a97e58d2351dde16a484bd415d4595297633bb08f03db6a073"),
+        Remote("fashion_mnist/t10k-labels-idx1-ubyte.gz", FASHION, "sha256:67da17c76eaffca5446c3361aaab5c3cd6d1c2608764d35dfb1850b086bf8dd5"),
+    ),
+    "frey_face": (
+        Remote("frey_face/frey_rawface.mat", "https://cs.nyu.edu/~roweis/data/", "sha256:265a83a23adb081755cd3de375509828e690324d1d60f076b8ebecc840d59c64"),
+    ),
+    "cifar10": (Remote("cifar10/cifar-10-python.tar.gz", "https://www.cs.toronto.edu/~kriz/", "md5:c58f30108f718f92721af3b95e74349a"),),
+    "fraud_simulated": (
+        Remote("fraud_simulated/transactions.npz", "", "sha256:cb70ba00237d581096862e7256f602639c9b3fcb94d21d777e2c6c23b9a91e04"),
+    ),
+}  # fmt: skip
+
+
+def load(name: str) -> Data:
+    """The data set called `name`, or the table in the file `name` (.csv or .parquet).
+
+    Raises TrainingError for an unknown name and DataError for a file that is missing, truncated or altered.
+    """
+    if name in LOADERS:
+        return LOADERS[name]()
+    path = Path(name)
+    if path.suffix in tables.READERS:
+        return from_table(path.stem, tables.read(path), {"file": path.name, "sha256": _digest(path, "sha256")})
+    raise TrainingError(f"data: unknown data set {name!r}; valid are {', '.join(LOADERS)}, or a path to a .csv or .parquet file", valid=list(LOADERS))
+
+
+# --- files --------------------------------------------------------------------------------------------------------------------
+
+
+def fetch(remote: Remote) -> Path:
+    """The verified local path of a file: below MANIFOLD_DATA where that is set, else downloaded."""
+    algorithm, expected = remote.hash.split(":")
+    if root := os.environ.get(ROOT_VARIABLE):
+        path = Path(root) / remote.path
+        if not path.exists():
+            raise DataError(f"{path} is missing: {ROOT_VARIABLE} points to {root}, which must hold {remote.path} with {algorithm} {expected}")
+        if (found := _digest(path, algorithm)) != expected:
+            raise DataError(f"{path} is truncated or altered: its {algorithm} is {found}, expected {expected}")
+        return path
+    if not remote.url:
+        raise DataError(f"{remote.path} has no public address: set {ROOT_VARIABLE} to a folder that holds it, with {algorithm} {expected}")
+    try:
+        return Path(pooch.retrieve(remote.url + Path(remote.path).name, remote.hash, Path(remote.path).name, pooch.os_cache("manifold") / Path(remote.path).parent))
+    except (OSError, ValueError) as error:
+        raise DataError(
+            f"{remote.path} could not be downloaded from {remote.url}, expected {algorithm} {expected}: {error}. "
+            f"Where there is no internet, set {ROOT_VARIABLE} to a folder that holds it."
+        ) from error
+
+
+def _digest(path: Path, algorithm: str) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, algorithm).hexdigest()
+
+
+def read_idx(path: Path) -> Array:
+    """An array of unsigned bytes in the IDX format of the MNIST files, gzipped."""
+    raw = gzip.decompress(path.read_bytes())
+    dimensions = [int.from_bytes(raw[4 + 4 * i : 8 + 4 * i], "big") for i in range(raw[3])]
+    if raw[:3] != b"\0\0\x08" or len(raw) != 4 + 4 * len(dimensions) + int(np.prod(dimensions)):
+        raise DataError(f"{path} is not a whole IDX file of unsigned bytes")
+    return np.frombuffer(raw, np.uint8, offset=4 + 4 * len(dimensions)).reshape(dimensions)
+
+
+# --- sets ---------------------------------------------------------------------------------------------------------------------
+
+
+def _split(name: str, spec: DataSpec, train: Part, test: Part, held_out: int, classes: tuple[str, ...] | None, **protocol: Any) -> Data:
+    """`held_out` items at the end of the training part become the calibration part."""
+    cut = len(train) - held_out
+    stated = {"train": f"items 0 to {cut - 1} of the training part", "calibration": f"the last {held_out} items of the training part", "test": f"{len(test)} items"}
+    calibration = Part(train.items[cut:], train.labels[cut:])
+    return Data(name, spec, Part(train.items[:cut], train.labels[:cut]), calibration, test, classes, {"data": name, **stated, **protocol})
+
+
+def _idx_set(name: str, classes: tuple[str, ...], *, invert: bool) -> Data:
+    images, labels, test_images, test_labels = (read_idx(fetch(remote)) for remote in REMOTES[name])
+    spec = ImageSpec(height=28, width=28, channels=1, background=0.0, invert=invert)
+    train, test = (Part(x[:, None], y.astype(np.int64)) for x, y in ((images, labels), (test_images, test_labels)))
+    return _split(name, spec, train, test, 5000, classes)
+
+
+def _mnist() -> Data:
+    return _idx_set("mnist", tuple("0123456789"), invert=True)
+
+
+def _fashion_mnist() -> Data:
+    names = ("t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
+    return _idx_set("fashion_mnist", names, invert=False)
+
+
+def _digits() -> Data:
+    """scikit-learn's 8x8 digits at 4 levels; 1797 items, split by a permutation with seed 0 (they are ordered by writer)."""
+    from sklearn.datasets import load_digits
+
+    bunch = load_digits()
+    levels = np.rint(bunch.images / 16 * 3).astype(np.uint8)  # 0..16 to 0..3
+    order = np.random.Generator(np.random.Philox(0)).permutation(len(levels))
+    items, labels = (levels * 85)[order, None], bunch.target.astype(np.int64)[order]  # 0, 85, 170, 255
+    spec = ImageSpec(height=8, width=8, channels=1, levels=4, background=0.0, invert=True)
+    train, test = Part(items[:1497], labels[:1497]), Part(items[1497:], labels[1497:])
+    return _split("digits", spec, train, test, 200, tuple("0123456789"), levels="round(v / 16 * 3)", order="permutation, Philox seed 0")
+
+
+def _frey_face() -> Data:
+    """1965 frames of one face, 28x20; consecutive frames are alike, so the test part is the last tenth, not a random one."""
+    from scipy.io import loadmat
+
+    (remote,) = REMOTES["frey_face"]
+    frames = loadmat(fetch(remote))["ff"].T.reshape(-1, 1, 28, 20)
+    labels = np.full(len(frames), -1, np.int64)
+    spec = ImageSpec(height=28, width=20, channels=1)
+    return _split("frey_face", spec, Part(frames[:1765], labels[:1765]), Part(frames[1765:], labels[1765:]), 165, None)
+
+
+CIFAR_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+
+
+def _cifar10() -> Data:
+    root = os.environ.get(ROOT_VARIABLE)
+    sheets = bool(root) and (Path(root or "") / "cifar10" / "labels.npz").exists()
+    train, test = _cifar_sheets(Path(root or "") / "cifar10") if sheets else _cifar_archive(fetch(REMOTES["cifar10"][0]))
+    spec = ImageSpec(height=32, width=32, channels=3)
+    return _split("cifar10", spec, train, test, 5000, CIFAR_CLASSES, form="lossless sheets, 20 test images absent" if sheets else "official archive")
+
+
+def _cifar_archive(path: Path) -> tuple[Part, Part]:
+    """Reads the official pickles with an unpickler that allows nothing but the arrays they hold."""
+    import pickle
+
+    allowed = {("numpy.core.multiarray", "_reconstruct"), ("numpy", "ndarray"), ("numpy", "dtype"), ("_codecs", "encode")}
+
+    class ArraysOnly(pickle.Unpickler):
+        def find_class(self, module: str, name: str) -> Any:
+            if (module, name) not in allowed:
+                raise DataError(f"{path} holds a {module}.{name}, which CIFAR-10 does not")
+            return super().find_class(module, name)
+
+    def batch(archive: tarfile.TarFile, name: str) -> tuple[Array, Array]:
+        member = archive.extractfile(f"cifar-10-batches-py/{name}")
+        if member is None:
+            raise DataError(f"{path} lacks {name}")
+        content = ArraysOnly(io.BytesIO(member.read()), encoding="bytes").load()
+        return content[b"data"].reshape(-1, 3, 32, 32), np.asarray(content[b"labels"], np.int64)
+
+    with tarfile.open(path) as archive:
+        parts = [batch(archive, f"data_batch_{i}") for i in range(1, 6)]
+        test = batch(archive, "test_batch")
+    return Part(np.concatenate([x for x, _ in parts]), np.concatenate([y for _, y in parts])), Part(*test)
+
+
+# One hash over the SHA-256s of all sheets in order: they are 60 files that exist only together.
+CIFAR_SHEETS = "6243f223d05c0b08e51710cf2ef6c1fd8782cc861b10baaa7165c16c6aac734d"
+
+
+def _cifar_sheets(folder: Path) -> tuple[Part, Part]:
+    """CIFAR-10 as lossless WebP sheets of 1000 images (25 x 40 tiles), in official order."""
+    from runtime.codecs import read_pixels
+
+    names = [f"{split}_{i:02d}.webp" for split, n in (("train", 50), ("test", 10)) for i in range(n)] + ["labels.npz"]
+    for name in names:
+        if not (folder / name).exists():
+            raise DataError(f"{folder / name} is missing")
+    found = hashlib.sha256("".join(_digest(folder / name, "sha256") for name in names).encode()).hexdigest()
+    if found != CIFAR_SHEETS:
+        raise DataError(f"{folder}: a sheet is truncated or altered: the SHA-256 over all sheets' is {found}, expected {CIFAR_SHEETS}")
+
+    def sheet(name: str) -> Array:
+        tiles = read_pixels((folder / name).read_bytes(), "RGB").reshape(25, 32, 40, 32, 3)
+        return tiles.transpose(0, 2, 4, 1, 3).reshape(1000, 3, 32, 32)
+
+    with np.load(folder / "labels.npz") as labels:
+        train = Part(np.concatenate([sheet(name) for name in names[:50]]), labels["train"].astype(np.int64))
+        keep = labels["test_present"]
+        test = Part(np.concatenate([sheet(name) for name in names[50:60]])[keep], labels["test"].astype(np.int64)[keep])
+    return train, test
+
+
+# --- tables -------------------------------------------------------------------------------------------------------------------
+
+
+def from_table(name: str, table: dict[str, Array], protocol: dict[str, Any], decimals: dict[str, int] | None = None, units: dict[str, str] | None = None) -> Data:
+    """Splits rows by a permutation (seed 0) into 80% train, 10% calibration, 10% test; the schema is fitted on the training rows."""
+    n = len(next(iter(table.values())))
+    if n < 30:
+        raise TrainingError(f"data: {name} has {n} rows; at least 30 are needed to train, calibrate and test")
+    order = np.random.Generator(np.random.Philox(0)).permutation(n)
+    cuts = {"train": order[: n * 8 // 10], "calibration": order[n * 8 // 10 : n * 9 // 10], "test": order[n * 9 // 10 :]}
+    spec = tables.fit({key: column[cuts["train"]] for key, column in table.items()}, decimals or {}, units or {})
+    parts = {}
+    for part, rows in cuts.items():
+        items = tables.encode({key: column[rows] for key, column in table.items()}, spec)
+        parts[part] = Part(items, np.full(len(items), -1, np.int64))
+    stated = {part: f"{len(rows)} rows" for part, rows in cuts.items()}
+    return Data(name, spec, **parts, protocol={"data": name, **protocol, **stated, "split": "permutation, Philox seed 0"})
+
+
+def _transactions() -> Data:
+    """60 000 genuine rows of the simulated card transactions (Fraud Detection Handbook), drawn with seed 0.
+
+    amount (to the cent), hour (0 to 24), weekday (0 Monday to 6) and night (0 or 1: from 0 to 6 o'clock, as the Handbook has it).
+    """
+    (remote,) = REMOTES["fraud_simulated"]
+    table, scenario = transactions_table(fetch(remote))
+    rows = np.sort(np.random.Generator(np.random.Philox(0)).choice(np.flatnonzero(scenario == 0), 60_000, replace=False))
+    protocol = {"sample": "60 000 of the genuine rows of fraud_simulated, without replacement, Philox seed 0"}
+    return from_table("transactions", {key: column[rows] for key, column in table.items()}, protocol, {"amount": 2, "hour": 2}, {"hour": "h"})
+
+
+def transactions_table(path: Path) -> tuple[dict[str, Array], Array]:
+    """All rows of fraud_simulated as columns, and the fraud scenario (0: genuine)."""
+    with np.load(path) as raw:
+        seconds = np.cumsum(raw["time_delta_s"].astype(np.int64))  # since Sunday 2018-04-01 00:00
+        amount, scenario = raw["amount_cents"] / 100, raw["fraud_scenario"].astype(np.int64)
+    hour = seconds % 86400 / 3600
+    weekday = (seconds // 86400 + 6) % 7
+    night = (hour < 6).astype(np.int64)
+    return {"amount": amount, "hour": hour, "weekday": weekday.astype(str), "night": night.astype(str)}, scenario
+
+
+LOADERS: dict[str, Callable[[], Data]] = {
+    "mnist": _mnist, "fashion_mnist": _fashion_mnist, "frey_face": _frey_face, "cifar10": _cifar10, "digits": _digits, "transactions": _transactions,
+}  # fmt: skip

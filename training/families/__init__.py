@@ -1,0 +1,54 @@
+"""One file per family of models; its name is the family's name. The file holds paper, config, modules, losses, recipe and exports.
+
+A family file exposes
+
+    Config                      frozen dataclass, extends training.phases.Recipe
+    PRESETS                     {"smoke" | "cpu" | "gpu": {key: value}}
+    build(config, data)         the model, an nn.Module
+    phases(model, config)       what the loop trains
+    evaluate(model, batch)      per-item test figures {name: (B,)}, with "loss" among them
+    draw(model, n, generator)   n items for the sample sheet
+    report(model, config, data) the figures that go into the manifest
+    exports(model, config, data) the tasks: training.export.Exports
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Callable
+from typing import Any, Protocol, cast
+
+import torch
+from torch import Tensor, nn
+
+from runtime.manifest import Metric
+from training.data import Data
+from training.errors import TrainingError
+from training.exports import Exports
+from training.phases import Batch, Phase, Recipe
+
+
+class Family(Protocol):
+    """The interface of a family file; see above."""
+
+    Config: type[Recipe]
+    PRESETS: dict[str, dict[str, Any]]
+    build: Callable[[Any, Data], nn.Module]
+    phases: Callable[[Any, Any], list[Phase]]
+    evaluate: Callable[[Any, Batch], dict[str, Tensor]]
+    draw: Callable[[Any, int, torch.Generator], Tensor]
+    report: Callable[[Any, Any, Data], list[Metric]]
+    exports: Callable[[Any, Any, Data], Exports]
+
+
+def names() -> list[str]:
+    """The families there are."""
+    return sorted(module.name for module in pkgutil.iter_modules(__path__))
+
+
+def get(name: str) -> Family:
+    """The family called `name`; TrainingError lists the valid ones otherwise."""
+    if name not in names():
+        raise TrainingError(f"unknown family {name!r}; valid are {', '.join(names())}", field="family", valid=names())
+    return cast(Family, importlib.import_module(f"{__name__}.{name}"))

@@ -1,0 +1,308 @@
+"""Variational autoencoder (Kingma and Welling, 2013, arXiv 1312.6114), and with `variational=False` its deterministic half.
+
+The recipe: an MLP D-392-196-2L, its mirror image as the decoder, one of five likelihoods, KL in closed form (appendix B of the paper).
+The ELBO is eq. 3 with the analytic KL; the importance-weighted bound is Burda et al., 2015 (arXiv 1509.00519), eq. 8.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from runtime.manifest import (
+    GaussianPrior, ImageSpec, InputSpec, LatentSpec, Metric, NormalPrior, Prior, Scoring, TableSpec, TensorSpec, Term,
+)  # fmt: skip
+from training import likelihoods
+from training.data import Data, Part
+from training.exports import Exports, Task
+from training.layers import mlp, per_item
+from training.phases import Batch, Losses, Phase, Player, Recipe
+
+SCORE_DRAWS = 8  # draws from the posterior, fixed in the artifact, for the ELBO of the score task
+ACTIVE = 0.01  # a unit is active where its posterior mean varies by more than this over the data (Burda et al., section 5.1)
+
+
+@dataclass(frozen=True)
+class Config(Recipe):
+    """Options of the family."""
+
+    latent_dim: int = 20
+    hidden: tuple[int, ...] = (392, 196)  # sizes of the encoder's layers; the decoder mirrors them
+    variational: bool = True  # False: a deterministic autoencoder, no KL, sampled from a Gaussian fitted to its latents
+    likelihood: str = "bernoulli"  # or gaussian, gaussian-learned, laplace; columns for tables
+    noise: float = 0.1  # sigma of the Gaussian, b of the Laplace
+    floor: float = 0.05  # smallest sigma where it is learned
+    beta: float = 1.0  # weight of the KL (Higgins et al., 2017)
+    samples: int = 1  # L, Monte-Carlo draws from the posterior for each item
+    kl_warmup: float = 0.0  # epochs over which the KL's weight grows from 0 to beta
+    iwae_k: int = 500  # importance samples of the reported bound
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "smoke": {"epochs": 2, "hidden": (64, 32), "test_items": 200, "iwae_k": 5, "ema": 0.9},
+    "cpu": {"epochs": 60},
+    "gpu": {"epochs": 400, "schedule": "cosine"},
+}
+
+
+class VAE(nn.Module):
+    """q(z | x) = N(mean, diag exp(log_variance)), p(z) = N(0, I), p(x | z) by likelihood. Arrays are (B, D) inside."""
+
+    def __init__(self, config: Config, data: Data) -> None:
+        super().__init__()
+        self.config, self.shape = config, data.spec.shape
+        dimensions = math.prod(self.shape)
+        self.likelihood = likelihoods.build(config.likelihood, data.spec, noise=config.noise, floor=config.floor, rows=len(data.train))
+        self.encoder = mlp([dimensions, *config.hidden, config.latent_dim * (2 if config.variational else 1)])
+        self.decoder = mlp([config.latent_dim, *reversed(config.hidden), self.likelihood.width])
+
+    def encode(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """x (B, D) to mean and log_variance (B, L); None without a posterior."""
+        mean = self.encoder(x)
+        if not self.config.variational:
+            return mean, None
+        return mean[:, : self.config.latent_dim], mean[:, self.config.latent_dim :]
+
+    def terms(self, x: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """Reconstruction NLL, averaged over the draws noise (S, B, L), and KL; nats, (B,) each."""
+        mean, log_variance = self.encode(x)
+        if log_variance is None:
+            return per_item(self.likelihood.nll(self.decoder(mean), x)), torch.zeros_like(mean[:, 0])
+        draws = noise.shape[0]
+        z = (mean + (0.5 * log_variance).exp() * noise).flatten(0, 1)  # (S B, L)
+        nll = self.likelihood.nll(self.decoder(z), x.repeat(draws, 1))
+        return per_item(nll).view(draws, -1).mean(0), gaussian_kl(mean, log_variance).sum(1)
+
+    def loss(self, batch: Batch) -> Losses:
+        """-ELBO with the KL weighed, in nats, averaged over the batch."""
+        x = self.likelihood.observe(batch.items.flatten(1), batch.generator)
+        shape = (self.config.samples, len(x), self.config.latent_dim)
+        reconstruction, kl = self.terms(x, torch.randn(shape, generator=batch.generator, device=x.device))
+        warmup = min(1.0, batch.epoch / self.config.kl_warmup) if self.config.kl_warmup else 1.0
+        reconstruction, kl = reconstruction.mean(), kl.mean()
+        return {"loss": reconstruction + warmup * self.config.beta * kl, "reconstruction": reconstruction, "kl": kl}
+
+
+def gaussian_kl(mean: Tensor, log_variance: Tensor) -> Tensor:
+    """KL(N(mean, diag exp(log_variance)) || N(0, I)) by dimension, in nats: ½ (σ² + μ² - 1 - log σ²)."""
+    return 0.5 * (log_variance.exp() + mean**2 - 1 - log_variance)
+
+
+def iwae(model: VAE, x: Tensor, noise: Tensor) -> Tensor:
+    """log of the mean of k importance weights, nats (B,), for noise (k, B, L): a lower bound on log p(x) that tightens with k."""
+    mean, log_variance = model.encode(x)
+    assert log_variance is not None
+    k, batch, _ = noise.shape
+    z = mean + (0.5 * log_variance).exp() * noise  # (k, B, L)
+    log_likelihood = -per_item(model.likelihood.nll(model.decoder(z.flatten(0, 1)), x.repeat(k, 1))).view(k, batch)
+    log_ratio = 0.5 * (noise**2 + log_variance - z**2).sum(2)  # log p(z) - log q(z | x): the ½ log 2π cancel
+    return (log_likelihood + log_ratio).logsumexp(0) - math.log(k)
+
+
+def build(config: Config, data: Data) -> VAE:
+    """A model with fresh weights."""
+    return VAE(config, data)
+
+
+def phases(model: Any, config: Config) -> list[Phase]:
+    """One phase, one player."""
+    return [Phase("vae", (Player("vae", model.parameters(), model.loss, config.lr),), config.epochs)]
+
+
+def evaluate(model: VAE, batch: Batch) -> dict[str, Tensor]:
+    """-ELBO and its parts, in nats (B,), without warm-up and with beta 1: what the bound is, not what was minimised."""
+    x = model.likelihood.observe(batch.items.flatten(1), batch.generator)
+    noise = torch.randn((1, len(x), model.config.latent_dim), generator=batch.generator, device=x.device)
+    reconstruction, kl = model.terms(x, noise)
+    return {"loss": reconstruction + kl, "reconstruction": reconstruction, "kl": kl}
+
+
+def draw(model: VAE, n: int, generator: torch.Generator) -> Tensor:
+    """Means of p(x | z) at z from N(0, I), (n, *shape)."""
+    device = next(model.parameters()).device
+    z = torch.randn((n, model.config.latent_dim), generator=generator, device=device)
+    return model.likelihood.mean(model.decoder(z)).view(n, *model.shape)
+
+
+# --- figures ------------------------------------------------------------------------------------------------------------------
+
+
+def report(model: VAE, config: Config, data: Data) -> list[Metric]:
+    """Test ELBO and IWAE-k, KL by dimension and active units; reconstruction alone for the autoencoder."""
+    device = next(model.parameters()).device
+    generator = torch.Generator(device).manual_seed(config.seed)
+    binarised = {"binarisation": "dynamic, one draw an item"} if config.likelihood == "bernoulli" else {}
+    protocol = {**data.protocol, **binarised, "likelihood": config.likelihood, "n": len(data.test), "seed": config.seed}
+    sums: dict[str, float] = {}
+    means = []
+    size = max(1, min(1000, 50_000 // config.iwae_k))
+    for start in range(0, len(data.test), size):
+        x = model.likelihood.observe(to_float(data.test.items[start : start + size], device).flatten(1), generator)
+        noise = torch.randn((1, len(x), config.latent_dim), generator=generator, device=device)
+        reconstruction, kl = model.terms(x, noise)
+        figures = {"reconstruction": reconstruction, "kl": kl}
+        if config.variational:
+            mean, log_variance = model.encode(x)
+            assert log_variance is not None
+            means.append(mean)
+            many = torch.randn((config.iwae_k, len(x), config.latent_dim), generator=generator, device=device)
+            figures |= {"elbo": -(reconstruction + kl), f"iwae_{config.iwae_k}": iwae(model, x, many)}
+            figures |= {f"kl_{i:02d}": column for i, column in enumerate(gaussian_kl(mean, log_variance).T)}
+        for name, values in figures.items():
+            sums[name] = sums.get(name, 0.0) + float(values.double().sum()) / len(data.test)
+    per_dimension = [round(sums.pop(name), 4) for name in sorted(sums) if name.startswith("kl_")]
+    metrics = [Metric(name=name, value=round(value, 4), unit="nats", protocol={**protocol, "bound": _bound(name)}) for name, value in sums.items()]
+    if config.variational:
+        active = int((torch.cat(means).var(0) > ACTIVE).sum())
+        rule = f"variance of the posterior mean over the test part above {ACTIVE}"
+        metrics.append(Metric(name="active_units", value=active, unit=f"of {config.latent_dim}", protocol={**protocol, "rule": rule, "kl_by_dimension": per_dimension}))
+    return metrics
+
+
+def _bound(name: str) -> str:
+    k = name.removeprefix("iwae_")
+    return {"elbo": "lower bound on log p(x), one draw, analytic KL", "reconstruction": "-E log p(x | z)", "kl": "KL(q(z | x) || p(z))"}.get(name, f"importance-weighted lower bound on log p(x), k = {k}")
+
+
+def to_float(items: Any, device: torch.device | str) -> Tensor:
+    """uint8 images to float32 in [0, 1]; encoded rows as they are."""
+    tensor = torch.as_tensor(items).to(device)
+    return tensor.float().div_(255) if tensor.dtype == torch.uint8 else tensor
+
+
+# --- exports ------------------------------------------------------------------------------------------------------------------
+
+
+class Decode(nn.Module):
+    """latent (B, L) to the mean of p(x | z), (B, *shape)."""
+
+    def __init__(self, model: VAE) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, latent: Tensor) -> Tensor:
+        return self.model.likelihood.mean(self.model.decoder(latent)).view(-1, *self.model.shape)
+
+
+class Sample(nn.Module):
+    """latent (B, L) and noise to x drawn from p(x | z)."""
+
+    def __init__(self, model: VAE) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, latent: Tensor, *noise: Tensor) -> Tensor:
+        return self.model.likelihood.sample(self.model.decoder(latent), *noise).view(-1, *self.model.shape)
+
+
+class Encode(nn.Module):
+    """data (B, *shape) to mean (and log_variance) (B, L)."""
+
+    def __init__(self, model: VAE) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, data: Tensor) -> Any:
+        mean, log_variance = self.model.encode(self.model.likelihood.settle(data.flatten(1)))
+        return mean if log_variance is None else (mean, log_variance)
+
+
+class Score(nn.Module):
+    """data to reconstruction NLL, KL, -ELBO, Mahalanobis distance to the aggregate posterior, and nats a pixel or column.
+
+    The ELBO is over SCORE_DRAWS draws, antithetic and fixed here, so that a score is the same each time.
+    """
+
+    noise: Tensor
+    centre: Tensor
+    whitening: Tensor
+
+    def __init__(self, model: VAE, centre: Tensor, whitening: Tensor, seed: int) -> None:
+        super().__init__()
+        self.model = model
+        half = torch.randn((SCORE_DRAWS // 2, 1, model.config.latent_dim), generator=torch.Generator().manual_seed(seed))
+        self.register_buffer("noise", torch.cat([half, -half]))
+        self.register_buffer("centre", centre)
+        self.register_buffer("whitening", whitening)
+
+    def forward(self, data: Tensor) -> tuple[Tensor, ...]:
+        model = self.model
+        x = model.likelihood.settle(data.flatten(1))
+        mean, log_variance = model.encode(x)
+        distance = (((mean - self.centre) @ self.whitening) ** 2).sum(1).sqrt()
+        if log_variance is None:
+            nll = model.likelihood.nll(model.decoder(mean), x)
+            return nll.sum(1), distance, self._shaped(nll)
+        deviation = (0.5 * log_variance).exp()
+        # (draws, B, ...): one decoder run for all draws
+        z = mean[None] + deviation[None] * self.noise
+        nll = model.likelihood.nll(model.decoder(z.flatten(0, 1)), x.repeat(SCORE_DRAWS, 1))
+        nll = nll.view(SCORE_DRAWS, -1, nll.shape[1]).mean(0)
+        reconstruction, kl = nll.sum(1), gaussian_kl(mean, log_variance).sum(1)
+        return reconstruction, kl, reconstruction + kl, distance, self._shaped(nll)
+
+    def _shaped(self, nll: Tensor) -> Tensor:
+        return nll if self.model.config.likelihood == "columns" else nll.view(-1, *self.model.shape)
+
+
+def aggregate_posterior(model: VAE, part: Part) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean (L,), covariance of the posterior means (L, L), and covariance of q(z) = E q(z | x), which adds the mean variance."""
+    device = next(model.parameters()).device
+    means, variance = [], torch.zeros(model.config.latent_dim, device=device, dtype=torch.float64)
+    for start in range(0, len(part), 5000):
+        x = model.likelihood.settle(to_float(part.items[start : start + 5000], device).flatten(1))
+        mean, log_variance = model.encode(x)
+        means.append(mean.double())
+        if log_variance is not None:
+            variance += log_variance.double().exp().sum(0) / len(part)
+    z = torch.cat(means)
+    covariance = torch.cov(z.T).reshape(z.shape[1], z.shape[1])
+    return z.mean(0).cpu(), covariance.cpu(), (covariance + variance.diag()).cpu()
+
+
+def exports(model: VAE, config: Config, data: Data) -> Exports:
+    """decode, encode, score; sample too where x itself is drawn (tables)."""
+    centre, of_means, aggregate = aggregate_posterior(model, data.train)
+    whitening = torch.linalg.inv(torch.linalg.cholesky(aggregate)).T
+    surprise = (len(data.spec.columns),) if isinstance(data.spec, TableSpec) else data.spec.shape
+    items = InputSpec(role="data", source="data", shape=data.spec.shape)
+    latent = InputSpec(role="latent", source="latent", shape=(config.latent_dim,))
+    output = TensorSpec(role="data", shape=data.spec.shape)
+    posterior = [TensorSpec(role=role, shape=(config.latent_dim,)) for role in (["mean", "log_variance"] if config.variational else ["mean"])]
+    terms = _terms(config)
+    scores = [*(TensorSpec(role=term.name) for term in terms), TensorSpec(role="surprise", shape=surprise)]
+    tasks = {
+        "decode": Task(Decode(model), [latent], [output]),
+        "encode": Task(Encode(model), [items], posterior),
+        "score": Task(Score(model, centre.float(), whitening.float(), config.seed), [items], scores, max_rows=256),
+    }
+    if model.likelihood.noise:
+        tasks["sample"] = Task(Sample(model), [latent, *model.likelihood.noise], [output])
+    fitted = GaussianPrior(mean=tuple(centre.tolist()), cholesky=tuple(map(tuple, torch.linalg.cholesky(of_means).tolist())))
+    priors: dict[str, Prior] = {"normal": NormalPrior(), "gaussian": fitted} if config.variational else {"gaussian": fitted}
+    return Exports(
+        tasks,
+        latent=LatentSpec(size=config.latent_dim, priors=priors, default_prior=next(iter(priors)), interpolation="slerp" if config.variational else "lerp"),
+        scoring=Scoring(score="negative_elbo" if config.variational else "reconstruction", terms=tuple(terms), surprise="surprise"),
+        description=_describe(config, data),
+    )
+
+
+def _terms(config: Config) -> list[Term]:
+    reconstruction = Term(name="reconstruction", kind="nll", description="-log p(x | z) in nats, over draws fixed in the artifact")
+    distance = Term(name="latent_distance", kind="distance", description="Mahalanobis distance of the posterior mean to the aggregate posterior")
+    if not config.variational:
+        return [reconstruction.model_copy(update={"description": "-log p(x | z) in nats at z = f(x)"}), distance]
+    kl = Term(name="kl", kind="nll", description="KL(q(z | x) || p(z)) in nats")
+    return [reconstruction, kl, Term(name="negative_elbo", kind="nll", description="reconstruction + kl: an upper bound on -log p(x), in nats"), distance]
+
+
+def _describe(config: Config, data: Data) -> str:
+    kind = "Variational autoencoder" if config.variational else "Deterministic autoencoder"
+    sizes = "-".join(map(str, [math.prod(data.spec.shape), *config.hidden]))
+    rule = " Grey pixels are binarised at 1/2." if config.likelihood == "bernoulli" and isinstance(data.spec, ImageSpec) else ""
+    return f"{kind} on {data.name}: MLP {sizes}, latent size {config.latent_dim}, {config.likelihood} likelihood.{rule}"

@@ -1,0 +1,100 @@
+"""From torch modules to graph files: ONNX by the dynamo exporter, TorchScript by trace (script for loops), weights stored once."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import onnx
+import torch
+from onnx import external_data_helper, numpy_helper
+from torch import Tensor, nn
+
+from training.exports import Task
+
+OPSET = 20
+WEIGHTS = "weights.bin"
+INLINE = 1024  # smaller tensors stay in their graph, where shape inference sees them
+ALIGNMENT = 64
+
+
+def to_onnx(module: nn.Module, arguments: tuple[Tensor, ...], inputs: Sequence[str], outputs: Sequence[str], dynamic_shapes: Any) -> onnx.ModelProto:
+    """The module as an ONNX model, weights inside."""
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the exporter warns about its own internals
+        program = torch.onnx.export(
+            module.eval(), arguments, input_names=list(inputs), output_names=list(outputs), dynamic_shapes=dynamic_shapes,
+            opset_version=OPSET, dynamo=True, verbose=False, external_data=False,
+        )  # fmt: skip
+    assert program is not None
+    model: onnx.ModelProto = program.model_proto
+    for node in model.graph.node:
+        del node.metadata_props[:]  # stack traces with paths of the machine that exported
+        node.doc_string = ""
+    del model.graph.value_info[:], model.graph.metadata_props[:]
+    return model
+
+
+def task_to_onnx(task: Task, examples: Sequence[Tensor]) -> onnx.ModelProto:
+    """A task's graph with a free batch dimension."""
+    if task.to_onnx is not None:
+        model: onnx.ModelProto = task.to_onnx()
+        return model
+    batch = torch.export.Dim("batch", min=1, max=65536)
+    shapes: Any = tuple({0: batch} for _ in examples)
+    if any(parameter.kind.name == "VAR_POSITIONAL" for parameter in _parameters(task.module)):  # forward(a, *rest): rest is one tuple
+        positional = sum(parameter.kind.name != "VAR_POSITIONAL" for parameter in _parameters(task.module))
+        shapes = (*shapes[:positional], shapes[positional:])
+    return to_onnx(task.module, tuple(examples), [spec.role for spec in task.inputs], [spec.role for spec in task.outputs], shapes)
+
+
+def _parameters(module: nn.Module) -> list[Any]:
+    import inspect
+
+    return list(inspect.signature(module.forward).parameters.values())
+
+
+def save_onnx(models: Mapping[str, onnx.ModelProto], folder: Path) -> None:
+    """Writes `NAME.onnx` for each model, with all larger weights in one external-data file, each stored once (by content)."""
+    offsets: dict[str, tuple[int, int]] = {}
+    with (folder / WEIGHTS).open("wb") as weights:
+        for name, model in models.items():
+            for tensor in model.graph.initializer:
+                raw = numpy_helper.to_array(tensor).tobytes()
+                if len(raw) < INLINE:
+                    continue
+                key = hashlib.sha256(raw).hexdigest()
+                if key not in offsets:
+                    weights.write(b"\0" * (-weights.tell() % ALIGNMENT))
+                    offsets[key] = (weights.tell(), len(raw))
+                    weights.write(raw)
+                offset, length = offsets[key]
+                tensor.raw_data = raw  # set_external_data wants raw tensors
+                for kind in ("float_data", "int32_data", "int64_data", "double_data"):
+                    tensor.ClearField(kind)
+                external_data_helper.set_external_data(tensor, WEIGHTS, offset, length)
+                tensor.ClearField("raw_data")
+            (folder / f"{name}.onnx").write_bytes(model.SerializeToString())
+    if not offsets:
+        (folder / WEIGHTS).unlink()
+
+
+def save_torchscript(tasks: Mapping[str, Task], examples: Mapping[str, Sequence[Tensor]], path: Path) -> None:
+    """Writes all tasks as methods of one archive, so that shared weights are stored once. Loops are scripted, the rest is traced."""
+
+    def method(name: str) -> Any:
+        return lambda self, *arguments: getattr(self, f"{name}_task")(*arguments)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch.jit is deprecated; this format is kept on request
+        module = type("Tasks", (nn.Module,), {name: method(name) for name in tasks})()
+        for name, task in tasks.items():
+            loops = task.to_onnx is not None
+            module.add_module(f"{name}_task", torch.jit.script(task.module.eval()) if loops else task.module.eval())
+        module.requires_grad_(False)
+        torch.jit.trace_module(module.eval(), {name: tuple(examples[name]) for name in tasks}, check_trace=False).save(str(path))

@@ -1,0 +1,221 @@
+"""p(x | parameters): each likelihood owns its width, its nll, its mean and its sample together.
+
+All figures are in nats. `nll` gives one value for every pixel or column, so that callers sum over all dimensions of an item and keep
+the parts for explanations. Shapes: parameters (B, width), x (B, D). Sampling takes its noise as arguments; nothing here draws.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from runtime.manifest import DataSpec, InputSpec, NumericColumn, Source, TableSpec
+from training.errors import TrainingError
+
+HALF_LOG_TWO_PI = 0.5 * math.log(2 * math.pi)
+
+
+class Likelihood(Protocol):
+    """What a family may ask of a likelihood."""
+
+    width: int  # parameters an item
+    noise: tuple[InputSpec, ...]  # what `sample` takes, in order
+
+    def observe(self, x: Tensor, generator: torch.Generator) -> Tensor:
+        """What training sees of the item x (B, D) in [0, 1]: binarised at random, or x itself."""
+        ...
+
+    def settle(self, x: Tensor) -> Tensor:
+        """What a graph makes of x, without chance: binarised at 1/2, or x itself."""
+        ...
+
+    def nll(self, parameters: Tensor, x: Tensor) -> Tensor:
+        """-log p in nats, (B, pixels or columns)."""
+        ...
+
+    def mean(self, parameters: Tensor) -> Tensor:
+        """E[x], (B, D)."""
+        ...
+
+    def sample(self, parameters: Tensor, *noise: Tensor) -> Tensor:
+        """x drawn with the given noise, (B, D)."""
+        ...
+
+
+class Bernoulli(nn.Module):
+    """Binary pixels. Grey pixels are binarised first: cross-entropy on grey values is not a likelihood."""
+
+    noise: tuple[InputSpec, ...] = ()
+
+    def __init__(self, dimensions: int) -> None:
+        super().__init__()
+        self.width = dimensions
+
+    def observe(self, x: Tensor, generator: torch.Generator) -> Tensor:
+        return (torch.rand(x.shape, generator=generator, device=x.device) < x).to(x.dtype)
+
+    def settle(self, x: Tensor) -> Tensor:
+        return (x > 0.5).to(x.dtype)
+
+    def nll(self, parameters: Tensor, x: Tensor) -> Tensor:
+        # max(l, 0) - l x + log(1 + exp(-|l|)), written without Softplus, whose vectorised form depends on the batch in ONNX Runtime
+        return F.binary_cross_entropy_with_logits(parameters, x, reduction="none")
+
+    def mean(self, parameters: Tensor) -> Tensor:
+        return torch.sigmoid(parameters)
+
+    def sample(self, parameters: Tensor, *noise: Tensor) -> Tensor:
+        return self.mean(parameters)  # the wire shows probabilities: a picture of coin flips helps nobody
+
+
+class _Continuous(nn.Module):
+    """Real-valued pixels; shown by their mean."""
+
+    noise: tuple[InputSpec, ...] = ()
+    width: int
+
+    def observe(self, x: Tensor, generator: torch.Generator) -> Tensor:
+        return x
+
+    def settle(self, x: Tensor) -> Tensor:
+        return x
+
+    def mean(self, parameters: Tensor) -> Tensor:
+        return torch.sigmoid(parameters[:, : self.dimensions])
+
+    def sample(self, parameters: Tensor, *noise: Tensor) -> Tensor:
+        return self.mean(parameters)
+
+    def __init__(self, dimensions: int, width: int) -> None:
+        super().__init__()
+        self.dimensions = dimensions
+        self.width = width
+
+
+class Gaussian(_Continuous):
+    """N(x; mean, sigma²) with sigma fixed: (x - mean)² / 2σ² + ½ log 2πσ²."""
+
+    def __init__(self, dimensions: int, sigma: float) -> None:
+        super().__init__(dimensions, dimensions)
+        self.sigma = sigma
+
+    def nll(self, parameters: Tensor, x: Tensor) -> Tensor:
+        return 0.5 * ((x - self.mean(parameters)) / self.sigma) ** 2 + math.log(self.sigma) + HALF_LOG_TWO_PI
+
+
+class GaussianLearned(_Continuous):
+    """N(x; mean, σ²) with σ = floor + softplus(s): the floor keeps a perfectly predicted pixel from an infinite density."""
+
+    def __init__(self, dimensions: int, floor: float) -> None:
+        super().__init__(dimensions, 2 * dimensions)
+        self.floor = floor
+
+    def nll(self, parameters: Tensor, x: Tensor) -> Tensor:
+        sigma = self.floor + F.softplus(parameters[:, self.dimensions :])
+        return 0.5 * ((x - self.mean(parameters)) / sigma) ** 2 + sigma.log() + HALF_LOG_TWO_PI
+
+
+class Laplace(_Continuous):
+    """Laplace(x; mean, b) with b fixed: |x - mean| / b + log 2b."""
+
+    def __init__(self, dimensions: int, scale: float) -> None:
+        super().__init__(dimensions, dimensions)
+        self.scale = scale
+
+    def nll(self, parameters: Tensor, x: Tensor) -> Tensor:
+        return (x - self.mean(parameters)).abs() / self.scale + math.log(2 * self.scale)
+
+
+class Columns(nn.Module):
+    """One likelihood a column: a Gaussian with learned variance (and a floor) in scaled units, or a categorical over one-hot blocks.
+
+    A category never seen in training arrives as a block of zeros and costs `unseen` nats, log(n + 1) for n training rows: rarer than
+    anything that was seen.
+    """
+
+    def __init__(self, spec: TableSpec, floor: float, unseen: float) -> None:
+        super().__init__()
+        self.spec, self.floor, self.unseen = spec, floor, unseen
+        self.numeric = [column for column in spec.columns if isinstance(column, NumericColumn)]
+        self.width = spec.shape[0] + len(self.numeric)  # a scale beside each mean
+        categorical = len(spec.columns) - len(self.numeric)
+        noise: list[tuple[str, Source, int]] = [("noise", "normal", len(self.numeric)), ("uniforms", "uniform", categorical)]
+        self.noise: tuple[InputSpec, ...] = tuple(InputSpec(role=role, source=source, shape=(n,)) for role, source, n in noise if n)
+
+    def observe(self, x: Tensor, generator: torch.Generator) -> Tensor:
+        return x
+
+    def settle(self, x: Tensor) -> Tensor:
+        return x
+
+    def _split(self, parameters: Tensor) -> tuple[Tensor, Tensor]:
+        """Means and logits (B, D), and scales (B, numeric columns)."""
+        dimensions = self.spec.shape[0]
+        return parameters[:, :dimensions], self.floor + F.softplus(parameters[:, dimensions:])
+
+    def nll(self, parameters: Tensor, x: Tensor) -> Tensor:
+        values, scales = self._split(parameters)
+        parts, number = [], 0
+        for column, block in self.spec.blocks():
+            if isinstance(column, NumericColumn):
+                scale = scales[:, number : number + 1]
+                parts.append(0.5 * ((x[:, block] - values[:, block]) / scale) ** 2 + scale.log() + HALF_LOG_TWO_PI)
+                number += 1
+            else:
+                seen = x[:, block].sum(1, keepdim=True)
+                parts.append(-(x[:, block] * values[:, block].log_softmax(1)).sum(1, keepdim=True) + (1 - seen) * self.unseen)
+        return torch.cat(parts, 1)
+
+    def mean(self, parameters: Tensor) -> Tensor:
+        values, _ = self._split(parameters)
+        blocks = [
+            values[:, block] if isinstance(column, NumericColumn) else values[:, block].softmax(1) for column, block in self.spec.blocks()
+        ]
+        return torch.cat(blocks, 1)
+
+    def sample(self, parameters: Tensor, *noise: Tensor) -> Tensor:
+        values, scales = self._split(parameters)
+        given = dict(zip((spec.source for spec in self.noise), noise, strict=True))
+        parts, number, category = [], 0, 0
+        for column, block in self.spec.blocks():
+            if isinstance(column, NumericColumn):
+                parts.append(values[:, block] + scales[:, number : number + 1] * given["normal"][:, number : number + 1])
+                number += 1
+            else:
+                chosen = pick(values[:, block].softmax(1), given["uniform"][:, category])
+                parts.append(F.one_hot(chosen, column.width).to(values.dtype))
+                category += 1
+        return torch.cat(parts, 1)
+
+
+def pick(probabilities: Tensor, uniforms: Tensor) -> Tensor:
+    """Inverse CDF: the number of cumulative sums of (B, K) that are at most u (B,), clamped; int64 (B,)."""
+    below = probabilities.cumsum(1) <= uniforms[:, None]
+    return below.sum(1).clamp(max=probabilities.shape[1] - 1)
+
+
+NAMES = ("bernoulli", "gaussian", "gaussian-learned", "laplace", "columns")
+
+
+def build(name: str, spec: DataSpec, *, noise: float, floor: float, rows: int) -> Likelihood:
+    """The likelihood called `name` for data of `spec`; `rows` is the number of training rows."""
+    if name not in NAMES:
+        raise TrainingError(f"likelihood: unknown {name!r}; valid are {', '.join(NAMES)}", field="likelihood", valid=NAMES)
+    if isinstance(spec, TableSpec) != (name == "columns"):
+        raise TrainingError(f"likelihood: {name!r} does not fit {spec.kind} data; tables take 'columns', images the others", field="likelihood")
+    dimensions = math.prod(spec.shape)
+    match name:
+        case "bernoulli":
+            return Bernoulli(dimensions)
+        case "gaussian":
+            return Gaussian(dimensions, noise)
+        case "gaussian-learned":
+            return GaussianLearned(dimensions, floor)
+        case "laplace":
+            return Laplace(dimensions, noise)
+    assert isinstance(spec, TableSpec)
+    return Columns(spec, floor, math.log(rows + 1))

@@ -1,0 +1,115 @@
+"""Samplers that loop, as one ONNX graph: torch modules for the steps, exported one by one, and onnx.helper for the loops around them.
+
+Values are wired by name: a body sees what is computed outside it, so a step's input `x` is whatever is called `x` in its scope. What a
+loop carries from one turn to the next is called `x` going in and `next_x` coming out of the step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import onnx
+import torch
+from onnx import TensorProto, helper
+from torch import Tensor, nn
+
+from training import graphs
+
+
+def export(module: nn.Module, inputs: Mapping[str, Tensor], outputs: Sequence[str], batch_axes: Mapping[str, int]) -> onnx.ModelProto:
+    """One step; `batch_axes` says which dimension of each input is the batch."""
+    batch = torch.export.Dim("batch", min=1, max=65536)
+    shapes = tuple({batch_axes[name]: batch} if name in batch_axes else {} for name in inputs)
+    return graphs.to_onnx(module, tuple(inputs.values()), list(inputs), list(outputs), shapes)
+
+
+def grid_sampler(steps: Mapping[str, onnx.ModelProto], height: int, width: int) -> onnx.ModelProto:
+    """setup; for each row: row step, for each column: pixel step; finish.
+
+    In: uniforms, condition, temperature. Out: codes, data. The names are those of training.families.pixelcnn's steps.
+    """
+    parts = {name: _scoped(model, name) for name, model in steps.items()}
+    inner = _loop_body(
+        "column", [*parts["pixel"].node],
+        {"prev": ("level", TensorProto.INT64), "column_cache": ("next_column_cache", TensorProto.FLOAT), "h_cache_in_row": ("next_h_cache", TensorProto.FLOAT)},
+        scanned=[("level", TensorProto.INT64)], rename={"h_cache": "h_cache_in_row"},
+    )  # fmt: skip
+    outer = _loop_body(
+        "row",
+        [
+            *parts["row"].node,
+            # the first column has no left neighbour: `prev` is any code (it is masked there), the caches are empty
+            helper.make_node("Gather", ["h_cache", "zero"], ["empty_column"], axis=0),
+            helper.make_node("Gather", ["prev_row", "zero"], ["any_code"], axis=1),
+            helper.make_node("Loop", ["width", "", "any_code", "empty_column", "h_cache"], ["last_level", "last_cache", "last_h_cache", "levels"], body=inner),
+            helper.make_node("Transpose", ["levels"], ["next_prev_row"], perm=[1, 0]),
+            helper.make_node("Identity", ["next_prev_row"], ["finished_row"]),
+        ],
+        {"prev_row": ("next_prev_row", TensorProto.INT64), "row_cache": ("next_row_cache", TensorProto.FLOAT), "v_cache": ("next_v_cache", TensorProto.FLOAT)},
+        scanned=[("finished_row", TensorProto.INT64)],
+    )  # fmt: skip
+    start = {name: f"first_{name}" for name in ("prev_row", "row_cache", "v_cache")}
+    nodes = [
+        *_renamed(parts["setup"].node, start),
+        helper.make_node("Loop", ["height", "", *start.values()], ["last_row", "last_row_cache", "last_v_cache", "rows"], body=outer),
+        *parts["finish"].node,
+    ]
+    constants = [helper.make_tensor(name, TensorProto.INT64, [], [value]) for name, value in (("height", height), ("width", width), ("zero", 0))]
+    given = {value.name: value for part in parts.values() for value in part.input}
+    inputs = [given[name] for name in ("uniforms", "condition", "temperature")]
+    graph = helper.make_graph(nodes, "sampler", inputs, list(parts["finish"].output), [*constants, *_initializers(parts.values())])
+    opsets = {opset.domain: opset.version for model in steps.values() for opset in model.opset_import}
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid(domain, version) for domain, version in opsets.items()])
+    model.ir_version = max(step.ir_version for step in steps.values())
+    onnx.checker.check_model(model, full_check=True)
+    return model
+
+
+def _scoped(model: onnx.ModelProto, prefix: str) -> onnx.GraphProto:
+    """The graph with all its inner names prefixed; inputs and outputs keep theirs."""
+    graph = onnx.GraphProto()
+    graph.CopyFrom(model.graph)
+    kept = {value.name for value in (*graph.input, *graph.output)} | {""}
+    names = {name for node in graph.node for name in (*node.input, *node.output)} | {tensor.name for tensor in graph.initializer}
+    rename = {name: f"{prefix}/{name}" for name in names - kept}
+    nodes = _renamed(graph.node, rename)
+    del graph.node[:], graph.value_info[:]
+    graph.node.extend(nodes)
+    for tensor in graph.initializer:
+        tensor.name = rename.get(tensor.name, tensor.name)
+    for node in graph.node:
+        node.name = f"{prefix}/{node.name}"
+    return graph
+
+
+def _renamed(nodes: Any, rename: Mapping[str, str]) -> list[onnx.NodeProto]:
+    """Copies of the nodes with their values renamed."""
+    copies = []
+    for node in nodes:
+        copy = onnx.NodeProto()
+        copy.CopyFrom(node)
+        for names in (copy.input, copy.output):
+            names[:] = [rename.get(name, name) for name in names]
+        copies.append(copy)
+    return copies
+
+
+def _loop_body(counter: str, nodes: Sequence[onnx.NodeProto], carried: Mapping[str, tuple[str, int]], scanned: Sequence[tuple[str, int]], rename: Mapping[str, str] | None = None) -> onnx.GraphProto:
+    """A Loop body. `carried` maps the name in to the name out and its element type; ranks are left to shape inference."""
+    going, still = f"{counter}_going", f"{counter}_still_going"
+    body = [helper.make_node("Identity", [going], [still]), *_renamed(nodes, rename or {})]
+    scans = []
+    for name, kind in scanned:  # an output must not be both carried and scanned under one name
+        body.append(helper.make_node("Identity", [name], [f"{name}_scanned"]))
+        scans.append(helper.make_tensor_value_info(f"{name}_scanned", kind, None))
+    inputs = [helper.make_tensor_value_info(counter, TensorProto.INT64, []), helper.make_tensor_value_info(going, TensorProto.BOOL, [])]
+    inputs += [helper.make_tensor_value_info(name, kind, None) for name, (_, kind) in carried.items()]
+    outputs = [helper.make_tensor_value_info(still, TensorProto.BOOL, [])]
+    outputs += [helper.make_tensor_value_info(name, kind, None) for name, kind in carried.values()]
+    return helper.make_graph(body, f"{counter}s", inputs, [*outputs, *scans])
+
+
+def _initializers(parts: Any) -> list[onnx.TensorProto]:
+    """All weights, in the main graph, where every body sees them."""
+    return [tensor for graph in parts for tensor in graph.initializer]

@@ -1,0 +1,325 @@
+"""The one training loop, over phases and players. It knows no family.
+
+Exact resume: everything that the next step depends on is in the checkpoint (weights, average, optimiser, generator and global RNG
+states, position), and the order of an epoch is a function of seed, phase and epoch. So N steps equal k steps, stop, resume, N - k
+steps, bit for bit on a CPU.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import numpy as np
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+
+from training import data as datasets
+from training import families, sheets
+from training.data import Data, Part
+from training.errors import Diverged, TrainingError
+from training.phases import Batch, Phase, Player, Recipe
+from training.progress import Progress
+from training.runs import LOG, METRICS, Run, load_checkpoint, replacing, save_checkpoint
+
+
+class Interrupted(TrainingError):
+    """Ctrl-C: the step was finished and a checkpoint written."""
+
+
+@dataclass
+class Position:
+    """Where training is. `step` counts over all phases, `in_phase` since the phase began."""
+
+    phase: int = 0
+    in_phase: int = 0
+    step: int = 0
+
+
+def train(run: Run, data: Data | None = None, *, resume: bool = False, stop_after: int | None = None, device: str = "auto", precision: Any = "32-true", devices: int = 1, quiet: bool = False) -> Path:
+    """Trains the run to its end (or for `stop_after` steps, leaving a checkpoint) and returns its folder.
+
+    Raises Diverged when a loss is not finite, Interrupted on Ctrl-C; after both, the last checkpoint is readable.
+    """
+    if run.checkpoint.exists() and not resume:
+        raise TrainingError(f"{run.folder} holds a run already: `manifold resume {run.folder}` goes on with it, --out names another folder")
+    fabric = Fabric(accelerator=device, devices=devices, precision=precision)
+    fabric.launch()
+    loop = Loop(run, data or datasets.load(run.data), fabric, quiet)
+    if resume:
+        loop.restore()
+    elif fabric.is_global_zero:
+        run.save()
+        (run.folder / LOG).unlink(missing_ok=True)
+    loop.run_phases(stop_after)
+    return run.folder
+
+
+class Loop:
+    """State of a training and the steps that change it."""
+
+    def __init__(self, run: Run, data: Data, fabric: Fabric, quiet: bool = True) -> None:
+        self.run, self.data, self.fabric, self.quiet = run, data, fabric, quiet
+        self.family, self.config = families.get(run.family), run.config
+        torch.manual_seed(self.config.seed)
+        self.bare = self.family.build(self.config, data)
+        self.model = fabric.setup_module(self.bare)
+        for name in vars(type(self.bare)):
+            if "loss" in name and callable(getattr(self.bare, name)):
+                self.model.mark_forward_method(name)
+        self.average = Average(self.bare, self.config.ema)
+        self.generator = torch.Generator(fabric.device).manual_seed(self.config.seed)
+        self.phases: list[Phase] = self.family.phases(self.model, self.config)
+        self.position = Position()
+        self.optimizers: list[Any] = []
+        self.items = torch.as_tensor(data.train.items).to(fabric.device)
+        self.labels = torch.as_tensor(data.train.labels).to(fabric.device)
+        self.batch_size = min(self.config.batch_size, len(self.items) // fabric.world_size)
+        self.steps_per_epoch = len(self.items) // (self.batch_size * fabric.world_size)
+        self.enter_phase()
+
+    # --- one step ---
+
+    def enter_phase(self) -> None:
+        """Fresh optimisers for the players of the current phase."""
+        players = self.phases[self.position.phase].players
+        self.optimizers = []
+        for player in players:
+            fused = self.fabric.device.type in ("cpu", "cuda")
+            optimizer = torch.optim.Adam(list(player.parameters), lr=player.lr, betas=player.betas, fused=fused)
+            self.optimizers.append(self.fabric.setup_optimizers(optimizer))
+
+    def batch(self) -> Batch:
+        """The batch at the current position."""
+        epoch, place = divmod(self.position.in_phase, self.steps_per_epoch)
+        if place == 0 or self._order_of != (self.position.phase, epoch):
+            (seed,) = np.random.SeedSequence([self.config.seed, self.position.phase, epoch]).generate_state(1, np.uint64)
+            self._order = torch.randperm(len(self.items), generator=torch.Generator().manual_seed(int(seed) >> 1)).to(self.items.device)
+            self._order_of = (self.position.phase, epoch)
+        start = (place * self.fabric.world_size + self.fabric.global_rank) * self.batch_size
+        index = self._order[start : start + self.batch_size]
+        return Batch(as_float(self.items[index]), self.labels[index], self.generator, self.position.in_phase / self.steps_per_epoch)
+
+    _order_of: tuple[int, int] = (-1, -1)
+    _order: Tensor
+
+    def step(self, batch: Batch) -> dict[str, Tensor]:
+        """One turn for each player; returns the losses by name, not yet read from the device."""
+        logged: dict[str, Tensor] = {}
+        phase = self.phases[self.position.phase]
+        rate = self._rate(phase)
+        for player, optimizer in zip(phase.players, self.optimizers, strict=True):
+            losses = player.loss(batch)
+            if not math.isfinite(losses["loss"].item()):
+                raise self._diverged(phase, player, losses)
+            self.fabric.backward(losses["loss"])
+            if self.config.clip_norm:
+                self.fabric.clip_gradients(self.model, optimizer, max_norm=self.config.clip_norm, error_if_nonfinite=False)
+            for group in optimizer.param_groups:
+                group["lr"] = player.lr * rate
+            optimizer.step()
+            optimizer.zero_grad()
+            prefix = f"{player.name}/" if len(phase.players) > 1 else ""
+            logged |= {prefix + name: value.detach() for name, value in losses.items()}
+        self.average.update(self.position.step)
+        self.position.step += 1
+        self.position.in_phase += 1
+        return logged
+
+    def _rate(self, phase: Phase) -> float:
+        if self.config.schedule == "cosine":
+            done = self.position.in_phase / (phase.epochs * self.steps_per_epoch)
+            return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * done))
+        if self.config.schedule != "constant":
+            raise TrainingError(f"schedule: unknown {self.config.schedule!r}; valid are constant, cosine", field="schedule", valid=["constant", "cosine"])
+        return 1.0
+
+    def _diverged(self, phase: Phase, player: Player, losses: dict[str, Tensor]) -> Diverged:
+        values = ", ".join(f"{name} {value.item():g}" for name, value in losses.items())
+        good = f"the last good checkpoint is {self.run.checkpoint}" if self.run.checkpoint.exists() else "there is no checkpoint yet"
+        return Diverged(f"not finite at step {self.position.step}, phase {phase.name!r}, player {player.name!r}: {values}; {good}. Try a smaller lr or clip_norm.")
+
+    # --- all steps ---
+
+    def run_phases(self, stop_after: int | None = None) -> None:
+        """Every phase from the current position on, with a checkpoint, test losses and a sheet at the end of each epoch."""
+        last = None if stop_after is None else self.position.step + stop_after
+        with _finish_step_on_interrupt() as interrupted, Progress(self.quiet or not self.fabric.is_global_zero) as progress:
+            while self.position.phase < len(self.phases):
+                phase = self.phases[self.position.phase]
+                total = phase.epochs * self.steps_per_epoch
+                progress.phase(phase.name, self.position.in_phase, total)
+                while self.position.in_phase < total:
+                    sums, counted, began = {}, 0, time.perf_counter()
+                    while counted == 0 or self.position.in_phase % self.steps_per_epoch:
+                        losses = self.step(self.batch())
+                        counted += 1
+                        for name, value in losses.items():
+                            sums[name] = sums[name] + value if name in sums else value
+                        progress.advance(self.batch_size * self.fabric.world_size, losses)
+                        stopped = self.position.step == last
+                        if stopped or interrupted():
+                            self.checkpoint()
+                            if stopped:
+                                return
+                            raise Interrupted(f"stopped at step {self.position.step}; `manifold resume {self.run.folder}` goes on from there")
+                    rate = counted * self.batch_size * self.fabric.world_size / (time.perf_counter() - began)
+                    self._end_epoch(phase, {name: float(value) / counted for name, value in sums.items()}, rate, progress)
+                self.position.phase += 1
+                self.position.in_phase = 0
+                if self.position.phase < len(self.phases):
+                    self.enter_phase()
+                self.checkpoint()
+        self._finish()
+
+    @torch.no_grad()
+    def _end_epoch(self, phase: Phase, losses: dict[str, float], rate: float, progress: Progress) -> None:
+        epoch = self.position.in_phase // self.steps_per_epoch
+        record = {"step": self.position.step, "phase": phase.name, "epoch": epoch, "samples_per_second": round(rate, 1), **{f"train/{k}": v for k, v in losses.items()}}
+        if self.fabric.is_global_zero:
+            with self.average.applied():
+                record |= {f"test/{name}": value for name, value in self.test_losses().items()}
+                if epoch & (epoch - 1) == 0 or epoch == phase.epochs:  # powers of two, and the last
+                    drawn = self.family.draw(self.bare, 64, torch.Generator(self.fabric.device).manual_seed(self.config.seed))
+                    sheets.save(drawn.float().cpu().numpy(), self.data.spec, self.run.folder / "samples" / f"{phase.name}-{epoch:04d}")
+            with (self.run.folder / LOG).open("a") as file:
+                file.write(json.dumps(record) + "\n")
+            progress.epoch(record)
+            sheets.curves(self.run.folder / LOG, self.run.folder / "curves.png")
+        self.checkpoint()
+
+    @torch.no_grad()
+    def test_losses(self) -> dict[str, float]:
+        """Means over the test part (at most `test_items`) with a generator of its own, so that they do not move the training's."""
+        part = Part(self.data.test.items[: self.config.test_items], self.data.test.labels[: self.config.test_items])
+        generator = torch.Generator(self.fabric.device).manual_seed(self.config.seed)
+        sums: dict[str, float] = {}
+        self.bare.eval()
+        for start in range(0, len(part), 500):
+            items = as_float(torch.as_tensor(part.items[start : start + 500]).to(self.fabric.device))
+            labels = torch.as_tensor(part.labels[start : start + 500]).to(self.fabric.device)
+            for name, values in self.family.evaluate(self.bare, Batch(items, labels, generator, 0.0)).items():
+                sums[name] = sums.get(name, 0.0) + float(values.double().sum()) / len(part)
+        self.bare.train()
+        return sums
+
+    @torch.no_grad()
+    def _finish(self) -> None:
+        if not self.fabric.is_global_zero:
+            return
+        with self.average.applied():
+            self.bare.eval()
+            metrics = [metric.model_dump(mode="json") for metric in self.family.report(self.bare, self.config, self.data)]
+        with replacing(self.run.folder / METRICS) as path:
+            path.write_text(json.dumps(metrics, indent=1) + "\n")
+
+    # --- checkpoints ---
+
+    def checkpoint(self) -> None:
+        """Writes everything the next step depends on."""
+        if not self.fabric.is_global_zero:
+            return
+        rng: dict[str, Any] = {"generator": self.generator.get_state(), "cpu": torch.get_rng_state()}
+        if self.fabric.device.type == "cuda":
+            rng["cuda"] = torch.cuda.get_rng_state(self.fabric.device)
+        save_checkpoint(
+            self.run.checkpoint,
+            {"position": vars(self.position), "model": self.bare.state_dict(), "average": self.average.shadow, "optimizers": [o.optimizer.state_dict() for o in self.optimizers], "rng": rng},
+        )
+
+    def restore(self) -> None:
+        """Goes back to the run's checkpoint; lines of the log beyond it are cut off."""
+        state = load_checkpoint(self.run.checkpoint)
+        self.position = Position(**state["position"])
+        self.bare.load_state_dict(state["model"])
+        self.average.shadow = {name: value.to(self.fabric.device) for name, value in state["average"].items()}
+        if self.position.phase < len(self.phases):
+            self.enter_phase()
+            for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+                optimizer.optimizer.load_state_dict(saved)
+        self.generator.set_state(state["rng"]["generator"])
+        torch.set_rng_state(state["rng"]["cpu"])
+        if "cuda" in state["rng"] and self.fabric.device.type == "cuda":
+            torch.cuda.set_rng_state(state["rng"]["cuda"], self.fabric.device)
+        log = self.run.folder / LOG
+        if log.exists() and self.fabric.is_global_zero:
+            lines = [line for line in log.read_text().splitlines() if json.loads(line)["step"] <= self.position.step]
+            with replacing(log) as path:
+                path.write_text("".join(f"{line}\n" for line in lines))
+
+
+def as_float(items: Tensor) -> Tensor:
+    """uint8 images to float32 in [0, 1]; encoded rows as they are."""
+    return items.float().div_(255) if items.dtype == torch.uint8 else items
+
+
+class Average:
+    """Exponential moving average of weights and floating-point buffers (batch norm's too); others are copied.
+
+    The decay grows as (1 + step) / (10 + step) up to its value, so that short runs are not held back by their first weights.
+    """
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self.model, self.decay = model, decay
+        self.shadow = {name: value.detach().clone() for name, value in model.state_dict().items()}
+
+    @torch.no_grad()
+    def update(self, step: int) -> None:
+        """Moves the average towards the model's weights."""
+        decay = min(self.decay, (1 + step) / (10 + step))
+        floats, weights = [], []
+        for name, value in self.model.state_dict().items():
+            if value.is_floating_point():
+                floats.append(self.shadow[name])
+                weights.append(value.detach())
+            else:
+                self.shadow[name].copy_(value)
+        torch._foreach_lerp_(floats, weights, 1 - decay)
+
+    @contextmanager
+    def applied(self) -> Iterator[None]:
+        """The model carries the average within the block."""
+        own = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
+        self.model.load_state_dict(self.shadow)
+        try:
+            yield
+        finally:
+            self.model.load_state_dict(own)
+
+
+def trained_model(run: Run, data: Data) -> nn.Module:
+    """The run's model with its averaged weights, in evaluation mode on the CPU."""
+    model = families.get(run.family).build(run.config, data)
+    model.load_state_dict(load_checkpoint(run.checkpoint)["average"])
+    return model.eval()
+
+
+@contextmanager
+def _finish_step_on_interrupt() -> Iterator[Any]:
+    """Ctrl-C sets a flag that the loop reads between steps; a second one interrupts at once."""
+    asked = False
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        nonlocal asked
+        if asked:
+            raise KeyboardInterrupt
+        asked = True
+
+    try:
+        before = signal.signal(signal.SIGINT, handle)
+    except ValueError:  # not in the main thread: the caller owns the signals
+        yield lambda: False
+        return
+    try:
+        yield lambda: asked
+    finally:
+        signal.signal(signal.SIGINT, before)
