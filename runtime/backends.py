@@ -48,8 +48,8 @@ class OnnxBackend:
     def __init__(self, folder: Path, device: str, threads: int) -> None:
         import onnxruntime
 
-        self.folder, self.threads, self.note = folder, threads, None
-        self.device = device
+        self.folder, self.threads, self.device = folder, threads, device
+        self.note: str | None = None
         if device != "cpu":
             reason = _cuda_missing(onnxruntime)
             if reason is None:
@@ -68,7 +68,10 @@ class OnnxBackend:
         options.log_severity_level = 3
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # many models share the cores
         options.add_session_config_entry("session.set_denormal_as_zero", "1")
-        cuda = ("CUDAExecutionProvider", {"arena_extend_strategy": "kSameAsRequested", "cudnn_conv_algo_search": "HEURISTIC", "use_tf32": "0"})
+        cuda = (
+            "CUDAExecutionProvider",
+            {"arena_extend_strategy": "kSameAsRequested", "cudnn_conv_algo_search": "HEURISTIC", "use_tf32": "0"},
+        )
         providers: list[Any] = [*([cuda] if self.device == "cuda" else []), "CPUExecutionProvider"]
         path = self.folder / task.graph
         try:
@@ -77,8 +80,17 @@ class OnnxBackend:
         except Exception as error:  # onnxruntime's exceptions share no base class
             raise ArtifactError(f"{path.name}: ONNX Runtime cannot load it: {error}") from error
         if self.device == "cuda" and session.get_providers()[0] != "CUDAExecutionProvider":
-            raise Unavailable(f"{path.name}: ONNX Runtime fell back to {session.get_providers()[0]}; are the CUDA and cuDNN libraries installed?", expected=True, field="device")
-        _check_names(path.name, task, {tensor.name for tensor in session.get_inputs()}, {tensor.name for tensor in session.get_outputs()})
+            raise Unavailable(
+                f"{path.name}: ONNX Runtime fell back to {session.get_providers()[0]}; are the CUDA and cuDNN libraries installed?",
+                expected=True,
+                field="device",
+            )
+        _check_names(
+            path.name,
+            task,
+            {tensor.name for tensor in session.get_inputs()},
+            {tensor.name for tensor in session.get_outputs()},
+        )
         names = [spec.graph_name for spec in task.outputs]
         return lambda inputs: dict(zip(names, session.run(names, dict(inputs)), strict=True))
 
@@ -106,7 +118,9 @@ def _check_names(graph: str, task: TaskSpec, inputs: set[str], outputs: set[str]
     for kind, specs, have in (("input", task.inputs, inputs), ("output", task.outputs, outputs)):
         for spec in specs:
             if spec.graph_name not in have:
-                raise ArtifactError(f"{graph}: has no {kind} {spec.graph_name!r} (role {spec.role!r}); it has {', '.join(sorted(have))}")
+                raise ArtifactError(
+                    f"{graph}: has no {kind} {spec.graph_name!r} (role {spec.role!r}); it has {', '.join(sorted(have))}"
+                )
     if missing := inputs - {spec.graph_name for spec in task.inputs}:
         raise ArtifactError(f"{graph}: the manifest does not fill its input(s) {', '.join(sorted(missing))}")
 
@@ -118,8 +132,11 @@ class TorchScriptBackend:
         try:
             import torch
         except ImportError:
-            raise Unavailable("TorchScript artifacts need torch: install the extra manifold[torch]", expected=True) from None
-        self.torch, self.folder, self.note = torch, folder, None
+            raise Unavailable(
+                "TorchScript artifacts need torch: install the extra manifold[torch]", expected=True
+            ) from None
+        self.torch, self.folder = torch, folder
+        self.note: str | None = None
         self.modules: dict[str, Any] = {}
         self.device = "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
         torch.set_num_threads(threads)
@@ -132,7 +149,9 @@ class TorchScriptBackend:
         torch = self.torch
         if task.graph not in self.modules:
             try:
-                self.modules[task.graph] = torch.jit.load(str(self.folder / task.graph), map_location=self.device).eval()
+                self.modules[task.graph] = torch.jit.load(
+                    str(self.folder / task.graph), map_location=self.device
+                ).eval()
             except (RuntimeError, ValueError) as error:
                 raise ArtifactError(f"{task.graph}: torch cannot load it: {error}") from error
         method = getattr(self.modules[task.graph], task.method or "forward", None)
@@ -142,7 +161,12 @@ class TorchScriptBackend:
 
         def run(inputs: Mapping[str, Array]) -> dict[str, Array]:
             with torch.inference_mode(), torch.jit.optimized_execution(False):
-                outputs = method(*(torch.from_numpy(np.ascontiguousarray(inputs[spec.graph_name])).to(self.device) for spec in task.inputs))
+                outputs = method(
+                    *(
+                        torch.from_numpy(np.ascontiguousarray(inputs[spec.graph_name])).to(self.device)
+                        for spec in task.inputs
+                    )
+                )
             outputs = outputs if isinstance(outputs, tuple) else (outputs,)
             if len(outputs) != len(names):
                 raise ArtifactError(f"{task.graph}: gives {len(outputs)} outputs, the manifest names {len(names)}")
@@ -154,8 +178,8 @@ class TorchScriptBackend:
 class FakeBackend:
     """Smooth, deterministic functions of each row's inputs in the right shapes: the whole stack runs without weights."""
 
-    device = "cpu"
-    note = None
+    device: str = "cpu"
+    note: str | None = None
 
     def open(self, task: TaskSpec) -> Graph:
         def run(inputs: Mapping[str, Array]) -> dict[str, Array]:

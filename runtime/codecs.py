@@ -35,7 +35,18 @@ MAX_PIXELS = 16_000_000
 RECIPE = "manifold"  # keyword of the PNG text chunk
 
 # what PIL raises on damaged files, beside its own UnidentifiedImageError (an OSError)
-_DAMAGE = (OSError, ValueError, SyntaxError, EOFError, struct.error, zlib.error, IndexError, KeyError, TypeError, OverflowError)
+_DAMAGE = (
+    OSError,
+    ValueError,
+    SyntaxError,
+    EOFError,
+    struct.error,
+    zlib.error,
+    IndexError,
+    KeyError,
+    TypeError,
+    OverflowError,
+)
 
 
 @dataclass(frozen=True)
@@ -63,7 +74,9 @@ def from_uint8(pixels: Pixels, spec: ImageSpec) -> Float32:
 def to_uint8(values: NDArray[Any], spec: ImageSpec) -> Pixels:
     """Float in the spec's range (values beyond it are clipped) to uint8."""
     low, high = spec.range
-    pixels: Pixels = np.rint((np.asarray(values, np.float64) - low) * (255 / (high - low))).clip(0, 255).astype(np.uint8)
+    pixels: Pixels = (
+        np.rint((np.asarray(values, np.float64) - low) * (255 / (high - low))).clip(0, 255).astype(np.uint8)
+    )
     return pixels
 
 
@@ -91,7 +104,9 @@ def read_pixels(content: bytes, mode: str, *, field: str = "image", max_pixels: 
     return np.asarray(_open(content, field, max_pixels).convert(mode))
 
 
-def read_image(content: bytes, spec: ImageSpec, *, fit: str = "contain", field: str = "image", max_pixels: int = MAX_PIXELS) -> tuple[Pixels, Fitted]:
+def read_image(
+    content: bytes, spec: ImageSpec, *, fit: str = "contain", field: str = "image", max_pixels: int = MAX_PIXELS
+) -> tuple[Pixels, Fitted]:
     """An image file to pixels uint8 (C, H, W) of the model's size, and what was done.
 
     The rule of `contain`: upright by its EXIF tag; alpha laid over the background; grey or RGB as the model has it (grey by ITU-R 601);
@@ -114,7 +129,10 @@ def read_image(content: bytes, spec: ImageSpec, *, fit: str = "contain", field: 
         steps.append("inverted: its border was nearer to the opposite of the background")
     if steps and fit == "strict":
         want = f"{spec.width}x{spec.height} {'grey' if spec.channels == 1 else 'RGB'}"
-        raise InvalidValue(f"{field}: {size[0]}x{size[1]} {mode} does not fit the model's {want} (would be {'; '.join(steps)}); send it so, or use fit: \"contain\"", field=field)
+        raise InvalidValue(
+            f'{field}: {size[0]}x{size[1]} {mode} does not fit the model\'s {want} (would be {"; ".join(steps)}); send it so, or use fit: "contain"',
+            field=field,
+        )
     return pixels.transpose(2, 0, 1), Fitted(size, mode, tuple(steps))
 
 
@@ -226,7 +244,9 @@ def read_recipe(content: bytes) -> dict[str, Any]:
     image = _open(content, "image", MAX_PIXELS)
     text = getattr(image, "text", {}).get(RECIPE)
     if text is None:
-        raise InvalidValue("the image carries no recipe: it is not a PNG made by this project, or a program has rewritten it")
+        raise InvalidValue(
+            "the image carries no recipe: it is not a PNG made by this project, or a program has rewritten it"
+        )
     try:
         recipe: dict[str, Any] = json.loads(text)
     except json.JSONDecodeError:
@@ -274,13 +294,19 @@ def floats(values: Sequence[Any] | NDArray[Any], shape: tuple[int, ...], field: 
     try:
         array = np.asarray(values, dtype=np.float64)
     except (ValueError, TypeError, OverflowError):
-        raise InvalidValue(f"{field}: a rectangular array of numbers of shape [n, {', '.join(map(str, shape))}] is needed", field=field) from None
+        raise InvalidValue(
+            f"{field}: a rectangular array of numbers of shape [n, {', '.join(map(str, shape))}] is needed", field=field
+        ) from None
     if array.ndim != len(shape) + 1 or array.shape[1:] != shape:
-        raise InvalidValue(f"{field}: shape {list(array.shape)}, but [n, {', '.join(map(str, shape))}] is needed", field=field)
+        raise InvalidValue(
+            f"{field}: shape {list(array.shape)}, but [n, {', '.join(map(str, shape))}] is needed", field=field
+        )
     bad = ~np.isfinite(array) | (np.abs(array) > limit)
     if bad.any():
         item = int(np.argwhere(bad.reshape(len(array), -1).any(axis=1))[0, 0])
-        raise InvalidValue(f"{field}[{item}]: holds a value that is not finite or beyond {limit:g}", field=f"{field}[{item}]")
+        raise InvalidValue(
+            f"{field}[{item}]: holds a value that is not finite or beyond {limit:g}", field=f"{field}[{item}]"
+        )
     return array.astype(np.float32)
 
 

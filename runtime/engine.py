@@ -9,7 +9,8 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime import golden, manifest as manifests, operations, repository
+from runtime import golden, operations, repository
+from runtime import manifest as manifests
 from runtime.backends import DEVICES, Graph, open_backend
 from runtime.errors import ArtifactError, InvalidValue, UnsupportedTask
 from runtime.manifest import InputSpec, Manifest, TaskSpec
@@ -29,7 +30,9 @@ class Model:
         self.device, self.note = backend.device, backend.note
         self.graphs: dict[str, Graph] = {name: backend.open(task) for name, task in manifest.tasks.items()}
         self.calibrated = Calibrated.read(folder, manifest.scoring)
-        self.checksum = repository.checksum(manifest.files or repository.records(folder))  # for recipes: which bits made this picture
+        self.checksum = repository.checksum(
+            manifest.files or repository.records(folder)
+        )  # for recipes: which bits made this picture
 
     def run(self, task: str, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """One task on arrays by role, (B, *shape) each; outputs by role.
@@ -39,12 +42,25 @@ class Model:
         """
         spec = self.manifest.task(task)
         if spec is None:
-            raise UnsupportedTask(f"{self.manifest.name} cannot {task}; it can {', '.join(self.manifest.tasks)}", field="model", valid=list(self.manifest.tasks))
+            raise UnsupportedTask(
+                f"{self.manifest.name} cannot {task}; it can {', '.join(self.manifest.tasks)}",
+                field="model",
+                valid=list(self.manifest.tasks),
+            )
         rows = check_inputs(spec, inputs)
-        pieces = [self._run_piece(task, spec, inputs, start, min(start + spec.max_rows, rows)) for start in range(0, rows, spec.max_rows)]
-        return pieces[0] if len(pieces) == 1 else {role: np.concatenate([piece[role] for piece in pieces]) for role in pieces[0]}
+        pieces = [
+            self._run_piece(task, spec, inputs, start, min(start + spec.max_rows, rows))
+            for start in range(0, rows, spec.max_rows)
+        ]
+        return (
+            pieces[0]
+            if len(pieces) == 1
+            else {role: np.concatenate([piece[role] for piece in pieces]) for role in pieces[0]}
+        )
 
-    def _run_piece(self, task: str, spec: TaskSpec, inputs: Mapping[str, Array], start: int, stop: int) -> dict[str, Array]:
+    def _run_piece(
+        self, task: str, spec: TaskSpec, inputs: Mapping[str, Array], start: int, stop: int
+    ) -> dict[str, Array]:
         rows = stop - start
         padding = -rows % spec.min_rows
         given = {tensor.graph_name: _padded(inputs[tensor.role][start:stop], padding) for tensor in spec.inputs}
@@ -53,9 +69,14 @@ class Model:
         for tensor in spec.outputs:
             array = outputs[tensor.graph_name]
             if array.shape != (rows + padding, *tensor.shape) or array.dtype != tensor.dtype:
-                raise ArtifactError(f"{spec.graph}: output {tensor.role!r} is {array.dtype}{list(array.shape)}, the manifest says {tensor.dtype}{[rows + padding, *tensor.shape]}")
+                raise ArtifactError(
+                    f"{spec.graph}: output {tensor.role!r} is {array.dtype}{list(array.shape)}, "
+                    f"the manifest says {tensor.dtype}{[rows + padding, *tensor.shape]}"
+                )
             if array.dtype.kind == "f" and not np.isfinite(array).all():
-                raise InvalidValue(f"{self.manifest.name}: the model's {tensor.role} is not finite for this input; it lies too far from what the model knows")
+                raise InvalidValue(
+                    f"{self.manifest.name}: the model's {tensor.role} is not finite for this input; it lies too far from what the model knows"
+                )
             results[tensor.role] = array[:rows]
         return results
 
@@ -96,11 +117,16 @@ def check_inputs(spec: TaskSpec, inputs: Mapping[str, Array]) -> int:
     """Rows of the inputs; raises InvalidValue where they are not as the task says."""
     rows = {len(array) for array in inputs.values() if array.ndim}
     if set(inputs) != {tensor.role for tensor in spec.inputs} or len(rows) != 1 or 0 in rows:
-        raise InvalidValue(f"needs the inputs {', '.join(tensor.role for tensor in spec.inputs)}, with the same number of rows, at least one each")
+        raise InvalidValue(
+            f"needs the inputs {', '.join(tensor.role for tensor in spec.inputs)}, with the same number of rows, at least one each"
+        )
     for tensor in spec.inputs:
         array = inputs[tensor.role]
         if array.dtype != tensor.dtype or array.shape[1:] != tensor.shape:
-            raise InvalidValue(f"input {tensor.role!r} is {array.dtype}{list(array.shape)}, it must be {tensor.dtype}[rows, {', '.join(map(str, tensor.shape))}]", field=tensor.role)
+            raise InvalidValue(
+                f"input {tensor.role!r} is {array.dtype}{list(array.shape)}, it must be {tensor.dtype}[rows, {', '.join(map(str, tensor.shape))}]",
+                field=tensor.role,
+            )
         if array.dtype.kind == "f" and not np.isfinite(array).all():
             raise InvalidValue(f"input {tensor.role!r} is not finite", field=tensor.role)
     return rows.pop()
@@ -126,7 +152,11 @@ def load(path: str | Path, *, device: str = "auto", threads: int = 1, verify: bo
     model = Model(folder, manifest, device, threads)
     if verify and manifest.golden is not None:
         if problems := golden.replay(model.run, folder, manifest, model.device):
-            raise ArtifactError("\n".join([f"{folder}: does not give what it gave in training:", *(f"  {problem}" for problem in problems)]))
+            raise ArtifactError(
+                "\n".join(
+                    [f"{folder}: does not give what it gave in training:", *(f"  {problem}" for problem in problems)]
+                )
+            )
     for name, task in manifest.tasks.items():
         model.run(name, example_inputs(task, manifest, task.min_rows))
     return model

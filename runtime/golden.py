@@ -57,13 +57,17 @@ def _compare(name: str, found: Array, expected: Array, tolerance: float) -> list
     return [f"{name}: differs by {worst:.2g}, allowed {tolerance:g}"] if worst > tolerance else []
 
 
-def check_sampler(run: Runner, inputs: Mapping[str, Array], outputs: Mapping[str, Array], logits_role: str) -> list[str]:
+def check_sampler(
+    run: Runner, inputs: Mapping[str, Array], outputs: Mapping[str, Array], logits_role: str
+) -> list[str]:
     """One parallel pass over finished samples: do its logits, with the same uniforms, pick the codes that the loop picked?
 
     This holds on every device, whatever codes come out: a code may differ only where its uniform lies within NEAR of a step of the CDF.
     `inputs` and `outputs` are those of the sample task; the score task takes the finished data and gives logits (B, K, *grid).
     """
-    scored = run("score", {"data": outputs["data"], **({"condition": inputs["condition"]} if "condition" in inputs else {})})
+    scored = run(
+        "score", {"data": outputs["data"], **({"condition": inputs["condition"]} if "condition" in inputs else {})}
+    )
     logits = np.moveaxis(scored[logits_role].astype(np.float64), 1, -1)  # (B, *grid, K)
     temperature = inputs["temperature"].reshape(-1, *(1,) * (logits.ndim - 1)) if "temperature" in inputs else 1.0
     scaled = logits / temperature
@@ -73,4 +77,8 @@ def check_sampler(run: Runner, inputs: Mapping[str, Array], outputs: Mapping[str
     uniforms = inputs["uniforms"].reshape(codes.shape).astype(np.float64)
     distance = np.abs(np.cumsum(weights, axis=-1)[..., :-1] - uniforms[..., None]).min(axis=-1)
     wrong = (sampling.pick(weights, uniforms) != codes) & (distance > NEAR)
-    return [f"sample.codes: {int(wrong.sum())} of {codes.size} codes are not what one parallel pass picks"] if wrong.any() else []
+    return (
+        [f"sample.codes: {int(wrong.sum())} of {codes.size} codes are not what one parallel pass picks"]
+        if wrong.any()
+        else []
+    )

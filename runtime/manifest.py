@@ -40,9 +40,13 @@ class ImageSpec(Record):
     width: int = Field(ge=1, le=4096)
     channels: Literal[1, 3]
     range: tuple[float, float] = Field(default=(0.0, 1.0), description="what 0 and 255 become at the graph's edge")
-    levels: int = Field(default=256, ge=2, le=256, description="grey levels the model distinguishes; the graph rounds to them")
+    levels: int = Field(
+        default=256, ge=2, le=256, description="grey levels the model distinguishes; the graph rounds to them"
+    )
     background: float | None = Field(default=None, ge=0, le=1, description="what empty space is, 0 black to 1 white")
-    invert: bool = Field(default=False, description="images whose border is nearer to the opposite of `background` are inverted")
+    invert: bool = Field(
+        default=False, description="images whose border is nearer to the opposite of `background` are inverted"
+    )
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -161,11 +165,15 @@ class GaussianPrior(Record):
 Prior = Annotated[NormalPrior | GaussianPrior, Field(discriminator="kind")]
 
 
+def _normal() -> dict[str, Prior]:
+    return {"normal": NormalPrior()}
+
+
 class LatentSpec(Record):
     """A vector latent, float32 (B, size)."""
 
     size: int = Field(ge=1, le=65536)
-    priors: dict[str, Prior] = Field(default_factory=lambda: {"normal": NormalPrior()}, min_length=1)
+    priors: dict[str, Prior] = Field(default_factory=_normal, min_length=1)
     default_prior: str = "normal"
     interpolation: Literal["slerp", "lerp"] = "slerp"
 
@@ -218,10 +226,14 @@ class TaskSpec(Record):
     """One graph and what goes in and out."""
 
     graph: str = Field(description="file in the artifact's folder")
-    method: str | None = Field(default=None, description="TorchScript only: the method of the module, forward where left out")
+    method: str | None = Field(
+        default=None, description="TorchScript only: the method of the module, forward where left out"
+    )
     inputs: tuple[InputSpec, ...] = Field(min_length=1)
     outputs: tuple[TensorSpec, ...] = Field(min_length=1)
-    min_rows: int = Field(default=1, ge=1, le=64, description="rows are padded to a multiple, for graphs whose bits depend on the batch")
+    min_rows: int = Field(
+        default=1, ge=1, le=64, description="rows are padded to a multiple, for graphs whose bits depend on the batch"
+    )
     max_rows: int = Field(default=1024, ge=1, description="more rows are run in pieces")
 
     def input(self, source: Source) -> InputSpec | None:
@@ -286,8 +298,12 @@ class Scoring(Record):
     terms: tuple[Term, ...] = Field(min_length=1)
     calibration: Calibration | None = None
     surprise: str | None = Field(default=None, description="output with nats a pixel or a column, for explanations")
-    surprise_scale: float | None = Field(default=None, gt=0, description="the calibration items' 0.999 quantile of `surprise`")
-    surprise_mean: tuple[float, ...] | None = Field(default=None, description="mean over the calibration items, by column")
+    surprise_scale: float | None = Field(
+        default=None, gt=0, description="the calibration items' 0.999 quantile of `surprise`"
+    )
+    surprise_mean: tuple[float, ...] | None = Field(
+        default=None, description="mean over the calibration items, by column"
+    )
 
     @model_validator(mode="after")
     def _check(self) -> Scoring:
@@ -321,7 +337,9 @@ class Golden(Record):
     """
 
     file: str = "golden.npz"
-    tolerance: dict[str, float] = Field(default_factory=lambda: {"cpu": 1e-4, "cuda": 2e-3}, description="absolute, by device")
+    tolerance: dict[str, float] = Field(
+        default_factory=lambda: {"cpu": 1e-4, "cuda": 2e-3}, description="absolute, by device"
+    )
     sampler: str | None = None
 
 
@@ -345,7 +363,9 @@ class Manifest(Record):
     golden: Golden | None = None
     metrics: tuple[Metric, ...] = ()
     provenance: dict[str, Any] = Field(default_factory=dict)
-    files: dict[str, FileRecord] = Field(default_factory=dict, description="every file but the manifest, with its checksum")
+    files: dict[str, FileRecord] = Field(
+        default_factory=dict, description="every file but the manifest, with its checksum"
+    )
 
     @property
     def class_weights(self) -> list[float]:
@@ -372,7 +392,9 @@ class Manifest(Record):
         if self.class_prior is not None:
             if self.classes is None or len(self.class_prior) != len(self.classes):
                 yield "class_prior: needs one weight a class"
-            elif any(weight < 0 for weight in self.class_prior) or not math.isclose(sum(self.class_prior), 1, rel_tol=1e-6):
+            elif any(weight < 0 for weight in self.class_prior) or not math.isclose(
+                sum(self.class_prior), 1, rel_tol=1e-6
+            ):
                 yield "class_prior: weights must be at least 0 and add up to 1"
 
     def _task_problems(self) -> Iterator[str]:
@@ -390,7 +412,13 @@ class Manifest(Record):
 
     def _tensor_problems(self, name: str, task: TaskSpec) -> Iterator[str]:
         latent = (self.latent.size,) if self.latent else None
-        shapes = {"data": self.data.shape, "latent": latent, "codes": self.codes.shape if self.codes else None, "mean": latent, "log_variance": latent}
+        shapes = {
+            "data": self.data.shape,
+            "latent": latent,
+            "codes": self.codes.shape if self.codes else None,
+            "mean": latent,
+            "log_variance": latent,
+        }
         for tensor in (*task.inputs, *task.outputs):
             key = tensor.source if isinstance(tensor, InputSpec) else tensor.role
             if key in shapes and shapes[key] is None:
@@ -411,7 +439,10 @@ class Manifest(Record):
         if task is None:
             yield "scoring: there is no score task"
             return
-        for role in [*(term.name for term in self.scoring.terms), *([self.scoring.surprise] if self.scoring.surprise else [])]:
+        for role in [
+            *(term.name for term in self.scoring.terms),
+            *([self.scoring.surprise] if self.scoring.surprise else []),
+        ]:
             if role not in task.roles:
                 yield f"scoring: the score task has no output {role!r}, it has {', '.join(task.roles)}"
 
@@ -427,7 +458,10 @@ def read(path: Path) -> Manifest:
     except FileNotFoundError:
         raise ArtifactError(f"{path}: not found; an artifact is a folder NAME/VERSION with a {FILE} in it") from None
     except ValidationError as error:
-        lines = [f"  {'.'.join(str(part) for part in problem['loc']) or '(whole)'}: {problem['msg']}" for problem in error.errors()]
+        lines = [
+            f"  {'.'.join(str(part) for part in problem['loc']) or '(whole)'}: {problem['msg']}"
+            for problem in error.errors()
+        ]
         raise ArtifactError("\n".join([f"{path}: {len(lines)} field(s) are wrong:", *lines])) from None
 
 

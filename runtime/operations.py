@@ -133,11 +133,15 @@ def sample(
             case "temperature":
                 inputs[tensor.role] = np.full(n, temperature, np.float32)
             case "condition":
-                inputs[tensor.role] = conditions(manifest, tensor, "random" if classes is None else classes, n, seed, first)
-            case "codes":
+                inputs[tensor.role] = conditions(
+                    manifest, tensor, "random" if classes is None else classes, n, seed, first
+                )
+            case "codes" if codes is not None:
                 inputs[tensor.role] = codes
             case _:
-                raise UnsupportedTask(f"{manifest.name}: {task} needs data, so it cannot make items from chance", field="model")
+                raise UnsupportedTask(
+                    f"{manifest.name}: {task} needs data, so it cannot make items from chance", field="model"
+                )
         stream += tensor.source in RANDOM
     if classes is not None and spec.input("condition") is None:
         raise _no_classes(manifest)
@@ -150,7 +154,9 @@ def sample(
     )  # fmt: skip
 
 
-def encode(manifest: Manifest, data: Array, *, seed: int | None = None, first: int = 0, classes: Classes | None = None) -> Steps[Encoded]:
+def encode(
+    manifest: Manifest, data: Array, *, seed: int | None = None, first: int = 0, classes: Classes | None = None
+) -> Steps[Encoded]:
     """data (n, *shape) to its posterior or codes; with a seed also a draw from the posterior."""
     spec = require(manifest, "encode", "encode")
     check_seed(seed, first, len(data), needed=False)
@@ -165,26 +171,39 @@ def encode(manifest: Manifest, data: Array, *, seed: int | None = None, first: i
     return Encoded(mean, log_variance, latents, outputs.get("codes"), seed)
 
 
-def reconstruct(manifest: Manifest, data: Array, *, seed: int | None = None, first: int = 0, classes: Classes | None = None) -> Steps[Reconstructed]:
+def reconstruct(
+    manifest: Manifest, data: Array, *, seed: int | None = None, first: int = 0, classes: Classes | None = None
+) -> Steps[Reconstructed]:
     """data through encode and decode: by the posterior mean, or by a draw where a seed is given."""
     require(manifest, "encode", "reconstruct")
     task = next((name for name in ("decode", "decode_codes") if name in manifest.tasks), None)
     if task is None:
         raise _cannot(manifest, "reconstruct")
     encoder = manifest.tasks["encode"]
-    encoded = yield from encode(manifest, data, seed=seed, first=first, classes=classes if encoder.input("condition") else None)
+    encoded = yield from encode(
+        manifest, data, seed=seed, first=first, classes=classes if encoder.input("condition") else None
+    )
     spec = manifest.tasks[task]
     if classes is not None and not (spec.input("condition") or encoder.input("condition")):
         raise _no_classes(manifest)
-    inputs = {spec.inputs[0].role: encoded.codes if task == "decode_codes" else encoded.placed, **_condition(manifest, spec, classes, len(data))}
+    inputs = {
+        spec.inputs[0].role: encoded.codes if task == "decode_codes" else encoded.placed,
+        **_condition(manifest, spec, classes, len(data)),
+    }
     outputs = yield Run(task, {role: array for role, array in inputs.items() if array is not None})
     return Reconstructed(outputs["data"], _errors(manifest, data, outputs["data"]), encoded.seed)
 
 
-def interpolate(manifest: Manifest, start: End, stop: End, *, steps: int = 8, method: str | None = None, seed: int | None = None) -> Steps[Path]:
+def interpolate(
+    manifest: Manifest, start: End, stop: End, *, steps: int = 8, method: str | None = None, seed: int | None = None
+) -> Steps[Path]:
     """A path of `steps` latents from start to stop, decoded. `seed` fills what an end leaves open: both then have the same latent."""
     if manifest.latent is None:
-        raise UnsupportedTask(f"{manifest.name} has no latent space to interpolate in; it can {', '.join(manifest.tasks)}", field="model", valid=list(manifest.tasks))
+        raise UnsupportedTask(
+            f"{manifest.name} has no latent space to interpolate in; it can {', '.join(manifest.tasks)}",
+            field="model",
+            valid=list(manifest.tasks),
+        )
     spec = require(manifest, "decode", "interpolate")
     method = method or manifest.latent.interpolation
     if method not in PATHS:
@@ -198,7 +217,9 @@ def interpolate(manifest: Manifest, start: End, stop: End, *, steps: int = 8, me
         if end.classes is not None and condition is None:
             raise _no_classes(manifest, f"{name}.class")
         if condition is not None:
-            weights.append(conditions(manifest, condition, _required_class(manifest, end.classes, f"{name}.class"), 1, 0, 0)[0])
+            weights.append(
+                conditions(manifest, condition, _required_class(manifest, end.classes, f"{name}.class"), 1, 0, 0)[0]
+            )
     parts = np.linspace(0, 1, steps)
     inputs: dict[str, Array] = {_role(spec, "latent"): PATHS[method](ends[0], ends[1], parts)}
     if weights:
@@ -210,7 +231,11 @@ def interpolate(manifest: Manifest, start: End, stop: End, *, steps: int = 8, me
 def score(manifest: Manifest, data: Array, *, classes: Classes | None = None) -> Steps[Scores]:
     """Terms of the anomaly score. Without a class, a conditional model's terms are marginalised over classes by the class prior."""
     if manifest.scoring is None or "score" not in manifest.tasks:
-        raise UnsupportedTask(f"{manifest.name} carries no anomaly score; it can {', '.join(manifest.tasks)}", field="model", valid=list(manifest.tasks))
+        raise UnsupportedTask(
+            f"{manifest.name} carries no anomaly score; it can {', '.join(manifest.tasks)}",
+            field="model",
+            valid=list(manifest.tasks),
+        )
     spec, scoring = manifest.tasks["score"], manifest.scoring
     if spec.input("condition") is not None and classes is None:
         return (yield from _marginal_score(manifest, data))
@@ -256,7 +281,9 @@ def check_seed(seed: int | None, first: int, n: int, *, needed: bool) -> int:
     return seed
 
 
-def draw_latents(manifest: Manifest, prior: str | None, seed: int, first: int, n: int, stream: int, temperature: float) -> Float32:
+def draw_latents(
+    manifest: Manifest, prior: str | None, seed: int, first: int, n: int, stream: int, temperature: float
+) -> Float32:
     """Latents (n, L) from one of the artifact's priors; the temperature scales their spread."""
     assert manifest.latent is not None
     latent: LatentSpec = manifest.latent
@@ -276,7 +303,9 @@ def conditions(manifest: Manifest, tensor: InputSpec, classes: Classes, n: int, 
     """The condition array (n, C) for a choice of classes."""
     width = tensor.shape[0]
     if isinstance(classes, np.ndarray):
-        return np.ascontiguousarray(np.broadcast_to(codecs.floats(np.atleast_2d(classes), (width,), "class"), (n, width)))
+        return np.ascontiguousarray(
+            np.broadcast_to(codecs.floats(np.atleast_2d(classes), (width,), "class"), (n, width))
+        )
     if manifest.classes is None:
         raise InvalidValue("class: this model's condition has no class names; give an array", field="class")
     if isinstance(classes, Mapping):
@@ -314,7 +343,9 @@ def require(manifest: Manifest, task: str, verb: str) -> TaskSpec:
 
 
 def _cannot(manifest: Manifest, verb: str) -> UnsupportedTask:
-    return UnsupportedTask(f"{manifest.name} cannot {verb}; it can {', '.join(manifest.tasks)}", field="model", valid=list(manifest.tasks))
+    return UnsupportedTask(
+        f"{manifest.name} cannot {verb}; it can {', '.join(manifest.tasks)}", field="model", valid=list(manifest.tasks)
+    )
 
 
 def _no_classes(manifest: Manifest, field: str = "class") -> InvalidValue:
@@ -348,13 +379,19 @@ def _needs_seed(spec: TaskSpec, latents: Array | None, classes: Classes | None) 
 
 def _required_class(manifest: Manifest, classes: Classes | None, field: str) -> Classes:
     if classes is None:
-        raise InvalidValue(f"{field}: {manifest.name} is conditional; say which class", field=field, valid=manifest.classes)
+        raise InvalidValue(
+            f"{field}: {manifest.name} is conditional; say which class", field=field, valid=manifest.classes
+        )
     return classes
 
 
 def _condition(manifest: Manifest, spec: TaskSpec, classes: Classes | None, n: int) -> dict[str, Array]:
     tensor = spec.input("condition")
-    return {} if tensor is None else {tensor.role: conditions(manifest, tensor, _required_class(manifest, classes, "class"), n, 0, 0)}
+    return (
+        {}
+        if tensor is None
+        else {tensor.role: conditions(manifest, tensor, _required_class(manifest, classes, "class"), n, 0, 0)}
+    )
 
 
 def _with_condition(manifest: Manifest, spec: TaskSpec, data: Array, classes: Classes | None) -> dict[str, Array]:
@@ -377,11 +414,13 @@ def _end_latent(manifest: Manifest, end: End, seed: int) -> Steps[Float32]:
         encoder = manifest.task("encode")
         takes_class = encoder is not None and encoder.input("condition") is not None
         encoded = yield from encode(manifest, end.data[None], classes=end.classes if takes_class else None)
-        return encoded.placed[0]
+        placed: Float32 = encoded.placed[0]
+        return placed
     if end.seed is not None:
         check_seed(end.seed, end.first, 1, needed=True)
         seed = end.seed
-    return draw_latents(manifest, None, seed, end.first, 1, latent_stream(manifest), 1.0)[0]
+    drawn: Float32 = draw_latents(manifest, None, seed, end.first, 1, latent_stream(manifest), 1.0)[0]
+    return drawn
 
 
 def latent_stream(manifest: Manifest) -> int:
@@ -403,7 +442,8 @@ def _errors(manifest: Manifest, data: Array, back: Array) -> NDArray[np.float64]
 
 def _lerp(start: Float32, stop: Float32, parts: NDArray[np.float64]) -> Float32:
     """Straight line; the ends are exact."""
-    return ((1 - parts)[:, None] * start + parts[:, None] * stop).astype(np.float32)
+    line: Float32 = ((1 - parts)[:, None] * start + parts[:, None] * stop).astype(np.float32)
+    return line
 
 
 def _slerp(start: Float32, stop: Float32, parts: NDArray[np.float64]) -> Float32:
@@ -414,9 +454,9 @@ def _slerp(start: Float32, stop: Float32, parts: NDArray[np.float64]) -> Float32
     if min(angle, np.pi - angle) < 1e-4:
         return _lerp(start, stop, parts)
     path = np.sin((1 - parts) * angle)[:, None] * a + np.sin(parts * angle)[:, None] * b
-    path = (path / np.sin(angle)).astype(np.float32)
-    path[parts == 0], path[parts == 1] = start, stop
-    return path
+    arc: Float32 = (path / np.sin(angle)).astype(np.float32)
+    arc[parts == 0], arc[parts == 1] = start, stop
+    return arc
 
 
 PATHS = {"slerp": _slerp, "lerp": _lerp}

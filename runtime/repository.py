@@ -34,7 +34,9 @@ def locate(path: Path) -> Path:
         return path
     versions = [child for child in path.iterdir() if child.is_dir() and child.name.isdecimal()] if path.is_dir() else []
     if not versions:
-        raise UnknownModel(f"{path}: no artifact there; one is a folder NAME/VERSION with a {manifests.FILE}", field="model")
+        raise UnknownModel(
+            f"{path}: no artifact there; one is a folder NAME/VERSION with a {manifests.FILE}", field="model"
+        )
     return max(versions, key=lambda child: int(child.name))
 
 
@@ -46,12 +48,16 @@ def digest(path: Path) -> FileRecord:
 
 def records(folder: Path) -> dict[str, FileRecord]:
     """Checksums of every file in an artifact's folder but the manifest."""
-    return {path.name: digest(path) for path in sorted(folder.iterdir()) if path.is_file() and path.name != manifests.FILE}
+    return {
+        path.name: digest(path) for path in sorted(folder.iterdir()) if path.is_file() and path.name != manifests.FILE
+    }
 
 
 def checksum(files: Mapping[str, FileRecord]) -> str:
     """One SHA-256 over the checksums of an artifact's files: which bits are these."""
-    return hashlib.sha256("".join(f"{name} {record.sha256}\n" for name, record in sorted(files.items())).encode()).hexdigest()
+    return hashlib.sha256(
+        "".join(f"{name} {record.sha256}\n" for name, record in sorted(files.items())).encode()
+    ).hexdigest()
 
 
 def verify(folder: Path, manifest: Manifest) -> list[str]:
@@ -67,7 +73,9 @@ def verify(folder: Path, manifest: Manifest) -> list[str]:
         elif not path.is_file():
             problems.append(f"files.{name}: missing")
         elif (found := digest(path)) != record:
-            problems.append(f"files.{name}: altered: SHA-256 {found.sha256[:12]}… of {found.bytes} bytes, the manifest says {record.sha256[:12]}… of {record.bytes}")
+            problems.append(
+                f"files.{name}: altered: SHA-256 {found.sha256[:12]}… of {found.bytes} bytes, the manifest says {record.sha256[:12]}… of {record.bytes}"
+            )
     for task, spec in manifest.tasks.items():
         if manifest.backend == "fake":
             continue
@@ -76,7 +84,9 @@ def verify(folder: Path, manifest: Manifest) -> list[str]:
         elif manifest.files and spec.graph not in manifest.files:
             problems.append(f"tasks.{task}.graph: {spec.graph!r} has no checksum under files")
     if folder.name.isdecimal() and (folder.parent.name, int(folder.name)) != (manifest.name, manifest.version):
-        problems.append(f"name, version: the manifest says {manifest.name} {manifest.version}, the folder {folder.parent.name} {folder.name}")
+        problems.append(
+            f"name, version: the manifest says {manifest.name} {manifest.version}, the folder {folder.parent.name} {folder.name}"
+        )
     return problems
 
 

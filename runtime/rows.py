@@ -29,7 +29,9 @@ def canonical(value: Any) -> str:
     return str(value)
 
 
-def encode(rows: Sequence[Row], spec: TableSpec, *, unknown: bool = False, field: str = "rows") -> tuple[Float32, list[list[str]]]:
+def encode(
+    rows: Sequence[Row], spec: TableSpec, *, unknown: bool = False, field: str = "rows"
+) -> tuple[Float32, list[list[str]]]:
     """Rows (objects by column, or arrays in column order) to float32 (n, width), with warnings by row.
 
     `unknown` allows categories never seen in training. Raises InvalidValue naming row and column.
@@ -38,8 +40,8 @@ def encode(rows: Sequence[Row], spec: TableSpec, *, unknown: bool = False, field
     encoded = np.zeros((len(rows), *spec.shape), np.float32)
     names = spec.names
     for index, row in enumerate(rows):
-        values = _values(row, names, f"{field}[{index}]")
-        for (column, block), value in zip(spec.blocks(), values, strict=True):
+        given = values(row, names, f"{field}[{index}]")
+        for (column, block), value in zip(spec.blocks(), given, strict=True):
             place = f"{field}[{index}].{column.name}"
             if isinstance(column, NumericColumn):
                 encoded[index, block] = _number(value, column, place, warnings[index])
@@ -48,14 +50,19 @@ def encode(rows: Sequence[Row], spec: TableSpec, *, unknown: bool = False, field
     return encoded, warnings
 
 
-def _values(row: Row, names: list[str], place: str) -> list[Any]:
+def values(row: Row, names: list[str], place: str = "row") -> list[Any]:
+    """A row's values in column order. Raises InvalidValue for unknown and missing columns."""
     if isinstance(row, Mapping):
         for name in row:
             if name not in names:
                 raise InvalidValue(f"{place}: unknown column {name!r}", field=f"{place}.{name}", valid=names)
         for name in names:
             if row.get(name) is None:
-                raise InvalidValue(f"{place}: column {name!r} is missing; every column needs a value", field=f"{place}.{name}", valid=names)
+                raise InvalidValue(
+                    f"{place}: column {name!r} is missing; every column needs a value",
+                    field=f"{place}.{name}",
+                    valid=names,
+                )
         return [row[name] for name in names]
     if isinstance(row, str) or not isinstance(row, Sequence):
         raise InvalidValue(f"{place}: a row is an object by column or an array", field=place, valid=names)
@@ -63,7 +70,9 @@ def _values(row: Row, names: list[str], place: str) -> list[Any]:
         raise InvalidValue(f"{place}: {len(row)} values, but there are {len(names)} columns", field=place, valid=names)
     for name, value in zip(names, row, strict=True):
         if value is None:
-            raise InvalidValue(f"{place}: column {name!r} is missing; every column needs a value", field=f"{place}.{name}", valid=names)
+            raise InvalidValue(
+                f"{place}: column {name!r} is missing; every column needs a value", field=f"{place}.{name}", valid=names
+            )
     return list(row)
 
 

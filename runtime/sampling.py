@@ -21,7 +21,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 Float32 = NDArray[np.float32]
-Float64 = NDArray[np.float64]
 Words = NDArray[np.uint64]
 
 MAX_SEED = 2**63 - 1
@@ -59,10 +58,11 @@ def pick(weights: NDArray[Any], uniforms: NDArray[Any]) -> NDArray[np.int64]:
     """Inverse CDF along the last axis: the number of cumulative sums that are at most u, int64 of the leading shape."""
     cumulative = np.cumsum(weights, axis=-1, dtype=np.float64)
     index = (cumulative <= np.asarray(uniforms, np.float64)[..., None]).sum(axis=-1)
-    return np.minimum(index, weights.shape[-1] - 1).astype(np.int64)
+    clamped: NDArray[np.int64] = np.minimum(index, weights.shape[-1] - 1).astype(np.int64)
+    return clamped
 
 
-def _shaped(values: Float64, n: int, shape: tuple[int, ...]) -> Float32:
+def _shaped(values: NDArray[Any], n: int, shape: tuple[int, ...]) -> Float32:
     return np.ascontiguousarray(values, np.float32).reshape(n, *shape)
 
 
@@ -70,7 +70,9 @@ def _words(seed: int, first: int, n: int, stream: int, count: int) -> Words:
     """(n, count) words of Philox 4x64-10, row r from item first + r."""
     blocks = -(-count // 4)
     serial = n < _VECTORISE_FROM or blocks == 0
-    return (_serial(seed, first, n, stream, blocks) if serial else _vectorised(seed, first, n, stream, blocks))[:, :count]
+    return (_serial(seed, first, n, stream, blocks) if serial else _vectorised(seed, first, n, stream, blocks))[
+        :, :count
+    ]
 
 
 def _serial(seed: int, first: int, n: int, stream: int, blocks: int) -> Words:

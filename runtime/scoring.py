@@ -8,6 +8,7 @@ the law Beta(k, n + 1 - k), k = floor((n + 1) alpha).
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -56,8 +57,15 @@ class Calibrated:
             raise ArtifactError(f"{path}: cannot be read: {error}") from error
         for term in scoring.terms:
             values = scores.get(term.name)
-            if values is None or values.shape != (scoring.calibration.n,) or not np.isfinite(values).all() or (np.diff(values) < 0).any():
-                raise ArtifactError(f"{path}: {term.name!r} must be {scoring.calibration.n} finite numbers in ascending order")
+            if (
+                values is None
+                or values.shape != (scoring.calibration.n,)
+                or not np.isfinite(values).all()
+                or (np.diff(values) < 0).any()
+            ):
+                raise ArtifactError(
+                    f"{path}: {term.name!r} must be {scoring.calibration.n} finite numbers in ascending order"
+                )
         return cls(scoring.calibration, scores)
 
     @property
@@ -113,20 +121,25 @@ def band(value: int) -> str:
     return next(name for least, name in BANDS if value >= least)
 
 
-def explain(surprise: NDArray[Any], spec: DataSpec, scoring: Scoring, data: NDArray[Any]) -> list[dict[str, Any]]:
-    """For each item where its nats are: columns by excess over the calibration mean, or a picture (white: as strange as 1 in 1000)."""
+def explain(
+    surprise: NDArray[Any], spec: DataSpec, scoring: Scoring, given: Sequence[rows.Row]
+) -> list[dict[str, Any]]:
+    """For each item where its nats are: columns by excess over the calibration mean, or a picture (white: as strange as 1 in 1000).
+
+    `given` are the rows as they came; images need none.
+    """
     if isinstance(spec, ImageSpec):
         scaled = surprise / (scoring.surprise_scale or float(np.max(surprise)) or 1.0)
         pixels = np.rint(np.clip(scaled, 0, 1) * 255).astype(np.uint8)
-        return [{"map": codecs.to_base64(codecs.to_png(item.reshape(-1, spec.height, spec.width)[:1]))} for item in pixels]
+        return [
+            {"map": codecs.to_base64(codecs.to_png(item.reshape(-1, spec.height, spec.width)[:1]))} for item in pixels
+        ]
     usual = np.asarray(scoring.surprise_mean or (0.0,) * len(spec.columns))
-    values = rows.decode(data, spec)
-    unseen = [[not data[i, block].any() and column.kind == "categorical" for column, block in spec.blocks()] for i in range(len(data))]
     explanations = []
-    for item, row, new in zip(surprise, values, unseen, strict=True):
+    for item, row in zip(surprise, given, strict=True):
         columns = [
-            {"column": name, "value": None if hidden else row[name], "nats": float(nats), "excess": float(nats - mean)}
-            for name, nats, mean, hidden in zip(spec.names, item, usual, new, strict=True)
+            {"column": name, "value": value, "nats": float(nats), "excess": float(nats - mean)}
+            for name, value, nats, mean in zip(spec.names, rows.values(row, spec.names), item, usual, strict=True)
         ]
         explanations.append({"columns": sorted(columns, key=lambda column: -column["excess"])})
     return explanations

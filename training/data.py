@@ -97,7 +97,10 @@ def load(name: str) -> Data:
     path = Path(name)
     if path.suffix in tables.READERS:
         return from_table(path.stem, tables.read(path), {"file": path.name, "sha256": _digest(path, "sha256")})
-    raise TrainingError(f"data: unknown data set {name!r}; valid are {', '.join(LOADERS)}, or a path to a .csv or .parquet file", valid=list(LOADERS))
+    raise TrainingError(
+        f"data: unknown data set {name!r}; valid are {', '.join(LOADERS)}, or a path to a .csv or .parquet file",
+        valid=list(LOADERS),
+    )
 
 
 # --- files --------------------------------------------------------------------------------------------------------------------
@@ -109,14 +112,25 @@ def fetch(remote: Remote) -> Path:
     if root := os.environ.get(ROOT_VARIABLE):
         path = Path(root) / remote.path
         if not path.exists():
-            raise DataError(f"{path} is missing: {ROOT_VARIABLE} points to {root}, which must hold {remote.path} with {algorithm} {expected}")
+            raise DataError(
+                f"{path} is missing: {ROOT_VARIABLE} points to {root}, which must hold {remote.path} with {algorithm} {expected}"
+            )
         if (found := _digest(path, algorithm)) != expected:
             raise DataError(f"{path} is truncated or altered: its {algorithm} is {found}, expected {expected}")
         return path
     if not remote.url:
-        raise DataError(f"{remote.path} has no public address: set {ROOT_VARIABLE} to a folder that holds it, with {algorithm} {expected}")
+        raise DataError(
+            f"{remote.path} has no public address: set {ROOT_VARIABLE} to a folder that holds it, with {algorithm} {expected}"
+        )
     try:
-        return Path(pooch.retrieve(remote.url + Path(remote.path).name, remote.hash, Path(remote.path).name, pooch.os_cache("manifold") / Path(remote.path).parent))
+        return Path(
+            pooch.retrieve(
+                remote.url + Path(remote.path).name,
+                remote.hash,
+                Path(remote.path).name,
+                pooch.os_cache("manifold") / Path(remote.path).parent,
+            )
+        )
     except (OSError, ValueError) as error:
         raise DataError(
             f"{remote.path} could not be downloaded from {remote.url}, expected {algorithm} {expected}: {error}. "
@@ -141,12 +155,26 @@ def read_idx(path: Path) -> Array:
 # --- sets ---------------------------------------------------------------------------------------------------------------------
 
 
-def _split(name: str, spec: DataSpec, train: Part, test: Part, held_out: int, classes: tuple[str, ...] | None, **protocol: Any) -> Data:
+def _split(
+    name: str, spec: DataSpec, train: Part, test: Part, held_out: int, classes: tuple[str, ...] | None, **protocol: Any
+) -> Data:
     """`held_out` items at the end of the training part become the calibration part."""
     cut = len(train) - held_out
-    stated = {"train": f"items 0 to {cut - 1} of the training part", "calibration": f"the last {held_out} items of the training part", "test": f"{len(test)} items"}
+    stated = {
+        "train": f"items 0 to {cut - 1} of the training part",
+        "calibration": f"the last {held_out} items of the training part",
+        "test": f"{len(test)} items",
+    }
     calibration = Part(train.items[cut:], train.labels[cut:])
-    return Data(name, spec, Part(train.items[:cut], train.labels[:cut]), calibration, test, classes, {"data": name, **stated, **protocol})
+    return Data(
+        name,
+        spec,
+        Part(train.items[:cut], train.labels[:cut]),
+        calibration,
+        test,
+        classes,
+        {"data": name, **stated, **protocol},
+    )
 
 
 def _idx_set(name: str, classes: tuple[str, ...], *, invert: bool) -> Data:
@@ -175,7 +203,16 @@ def _digits() -> Data:
     items, labels = (levels * 85)[order, None], bunch.target.astype(np.int64)[order]  # 0, 85, 170, 255
     spec = ImageSpec(height=8, width=8, channels=1, levels=4, background=0.0, invert=True)
     train, test = Part(items[:1497], labels[:1497]), Part(items[1497:], labels[1497:])
-    return _split("digits", spec, train, test, 200, tuple("0123456789"), levels="round(v / 16 * 3)", order="permutation, Philox seed 0")
+    return _split(
+        "digits",
+        spec,
+        train,
+        test,
+        200,
+        tuple("0123456789"),
+        levels="round(v / 16 * 3)",
+        order="permutation, Philox seed 0",
+    )
 
 
 def _frey_face() -> Data:
@@ -195,16 +232,31 @@ CIFAR_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog",
 def _cifar10() -> Data:
     root = os.environ.get(ROOT_VARIABLE)
     sheets = bool(root) and (Path(root or "") / "cifar10" / "labels.npz").exists()
-    train, test = _cifar_sheets(Path(root or "") / "cifar10") if sheets else _cifar_archive(fetch(REMOTES["cifar10"][0]))
+    train, test = (
+        _cifar_sheets(Path(root or "") / "cifar10") if sheets else _cifar_archive(fetch(REMOTES["cifar10"][0]))
+    )
     spec = ImageSpec(height=32, width=32, channels=3)
-    return _split("cifar10", spec, train, test, 5000, CIFAR_CLASSES, form="lossless sheets, 20 test images absent" if sheets else "official archive")
+    return _split(
+        "cifar10",
+        spec,
+        train,
+        test,
+        5000,
+        CIFAR_CLASSES,
+        form="lossless sheets, 20 test images absent" if sheets else "official archive",
+    )
 
 
 def _cifar_archive(path: Path) -> tuple[Part, Part]:
     """Reads the official pickles with an unpickler that allows nothing but the arrays they hold."""
     import pickle
 
-    allowed = {("numpy.core.multiarray", "_reconstruct"), ("numpy", "ndarray"), ("numpy", "dtype"), ("_codecs", "encode")}
+    allowed = {
+        ("numpy.core.multiarray", "_reconstruct"),
+        ("numpy", "ndarray"),
+        ("numpy", "dtype"),
+        ("_codecs", "encode"),
+    }
 
     class ArraysOnly(pickle.Unpickler):
         def find_class(self, module: str, name: str) -> Any:
@@ -239,7 +291,9 @@ def _cifar_sheets(folder: Path) -> tuple[Part, Part]:
             raise DataError(f"{folder / name} is missing")
     found = hashlib.sha256("".join(_digest(folder / name, "sha256") for name in names).encode()).hexdigest()
     if found != CIFAR_SHEETS:
-        raise DataError(f"{folder}: a sheet is truncated or altered: the SHA-256 over all sheets' is {found}, expected {CIFAR_SHEETS}")
+        raise DataError(
+            f"{folder}: a sheet is truncated or altered: the SHA-256 over all sheets' is {found}, expected {CIFAR_SHEETS}"
+        )
 
     def sheet(name: str) -> Array:
         tiles = read_pixels((folder / name).read_bytes(), "RGB").reshape(25, 32, 40, 32, 3)
@@ -255,20 +309,38 @@ def _cifar_sheets(folder: Path) -> tuple[Part, Part]:
 # --- tables -------------------------------------------------------------------------------------------------------------------
 
 
-def from_table(name: str, table: dict[str, Array], protocol: dict[str, Any], decimals: dict[str, int] | None = None, units: dict[str, str] | None = None) -> Data:
+def from_table(
+    name: str,
+    table: dict[str, Array],
+    protocol: dict[str, Any],
+    decimals: dict[str, int] | None = None,
+    units: dict[str, str] | None = None,
+) -> Data:
     """Splits rows by a permutation (seed 0) into 80% train, 10% calibration, 10% test; the schema is fitted on the training rows."""
     n = len(next(iter(table.values())))
     if n < 30:
         raise TrainingError(f"data: {name} has {n} rows; at least 30 are needed to train, calibrate and test")
     order = np.random.Generator(np.random.Philox(0)).permutation(n)
-    cuts = {"train": order[: n * 8 // 10], "calibration": order[n * 8 // 10 : n * 9 // 10], "test": order[n * 9 // 10 :]}
+    cuts = {
+        "train": order[: n * 8 // 10],
+        "calibration": order[n * 8 // 10 : n * 9 // 10],
+        "test": order[n * 9 // 10 :],
+    }
     spec = tables.fit({key: column[cuts["train"]] for key, column in table.items()}, decimals or {}, units or {})
-    parts = {}
-    for part, rows in cuts.items():
+
+    def part(rows: Array) -> Part:
         items = tables.encode({key: column[rows] for key, column in table.items()}, spec)
-        parts[part] = Part(items, np.full(len(items), -1, np.int64))
-    stated = {part: f"{len(rows)} rows" for part, rows in cuts.items()}
-    return Data(name, spec, **parts, protocol={"data": name, **protocol, **stated, "split": "permutation, Philox seed 0"})
+        return Part(items, np.full(len(items), -1, np.int64))
+
+    stated = {name_: f"{len(rows)} rows" for name_, rows in cuts.items()}
+    return Data(
+        name,
+        spec,
+        part(cuts["train"]),
+        part(cuts["calibration"]),
+        part(cuts["test"]),
+        protocol={"data": name, **protocol, **stated, "split": "permutation, Philox seed 0"},
+    )
 
 
 def _transactions() -> Data:
@@ -278,9 +350,17 @@ def _transactions() -> Data:
     """
     (remote,) = REMOTES["fraud_simulated"]
     table, scenario = transactions_table(fetch(remote))
-    rows = np.sort(np.random.Generator(np.random.Philox(0)).choice(np.flatnonzero(scenario == 0), 60_000, replace=False))
+    rows = np.sort(
+        np.random.Generator(np.random.Philox(0)).choice(np.flatnonzero(scenario == 0), 60_000, replace=False)
+    )
     protocol = {"sample": "60 000 of the genuine rows of fraud_simulated, without replacement, Philox seed 0"}
-    return from_table("transactions", {key: column[rows] for key, column in table.items()}, protocol, {"amount": 2, "hour": 2}, {"hour": "h"})
+    return from_table(
+        "transactions",
+        {key: column[rows] for key, column in table.items()},
+        protocol,
+        {"amount": 2, "hour": 2},
+        {"hour": "h"},
+    )
 
 
 def transactions_table(path: Path) -> tuple[dict[str, Array], Array]:

@@ -31,6 +31,8 @@ class Exports:
     codes: CodesSpec | None = None
     scoring: Scoring | None = None
     classes: bool = False  # whether the tasks take a condition over the data set's classes
-    sampler: str | None = None  # the score task's output with the logits of one parallel pass, for artifacts whose sampler loops
+    sampler: str | None = (
+        None  # the score task's output with the logits of one parallel pass, for artifacts whose sampler loops
+    )
     description: str = ""
     extra: dict[str, Any] = field(default_factory=dict)  # more provenance

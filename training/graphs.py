@@ -22,7 +22,9 @@ INLINE = 1024  # smaller tensors stay in their graph, where shape inference sees
 ALIGNMENT = 64
 
 
-def to_onnx(module: nn.Module, arguments: tuple[Tensor, ...], inputs: Sequence[str], outputs: Sequence[str], dynamic_shapes: Any) -> onnx.ModelProto:
+def to_onnx(
+    module: nn.Module, arguments: tuple[Tensor, ...], inputs: Sequence[str], outputs: Sequence[str], dynamic_shapes: Any
+) -> onnx.ModelProto:
     """The module as an ONNX model, weights inside."""
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings():
@@ -47,10 +49,14 @@ def task_to_onnx(task: Task, examples: Sequence[Tensor]) -> onnx.ModelProto:
         return model
     batch = torch.export.Dim("batch", min=1, max=65536)
     shapes: Any = tuple({0: batch} for _ in examples)
-    if any(parameter.kind.name == "VAR_POSITIONAL" for parameter in _parameters(task.module)):  # forward(a, *rest): rest is one tuple
+    if any(
+        parameter.kind.name == "VAR_POSITIONAL" for parameter in _parameters(task.module)
+    ):  # forward(a, *rest): rest is one tuple
         positional = sum(parameter.kind.name != "VAR_POSITIONAL" for parameter in _parameters(task.module))
         shapes = (*shapes[:positional], shapes[positional:])
-    return to_onnx(task.module, tuple(examples), [spec.role for spec in task.inputs], [spec.role for spec in task.outputs], shapes)
+    return to_onnx(
+        task.module, tuple(examples), [spec.role for spec in task.inputs], [spec.role for spec in task.outputs], shapes
+    )
 
 
 def _parameters(module: nn.Module) -> list[Any]:
@@ -97,4 +103,5 @@ def save_torchscript(tasks: Mapping[str, Task], examples: Mapping[str, Sequence[
             loops = task.to_onnx is not None
             module.add_module(f"{name}_task", torch.jit.script(task.module.eval()) if loops else task.module.eval())
         module.requires_grad_(False)
-        torch.jit.trace_module(module.eval(), {name: tuple(examples[name]) for name in tasks}, check_trace=False).save(str(path))
+        trace: Any = torch.jit.trace_module  # untyped
+        trace(module.eval(), {name: tuple(examples[name]) for name in tasks}, check_trace=False).save(str(path))

@@ -62,8 +62,8 @@ class Bernoulli(nn.Module):
         return (x > 0.5).to(x.dtype)
 
     def nll(self, parameters: Tensor, x: Tensor) -> Tensor:
-        # max(l, 0) - l x + log(1 + exp(-|l|)), written without Softplus, whose vectorised form depends on the batch in ONNX Runtime
-        return F.binary_cross_entropy_with_logits(parameters, x, reduction="none")
+        # max(l, 0) - l x + log(1 + exp(-|l|)), written out: torch's own exports as log(1 - sigmoid(l)), which overflows
+        return parameters.clamp(min=0) - parameters * x + torch.log1p(torch.exp(-parameters.abs()))
 
     def mean(self, parameters: Tensor) -> Tensor:
         return torch.sigmoid(parameters)
@@ -143,8 +143,13 @@ class Columns(nn.Module):
         self.numeric = [column for column in spec.columns if isinstance(column, NumericColumn)]
         self.width = spec.shape[0] + len(self.numeric)  # a scale beside each mean
         categorical = len(spec.columns) - len(self.numeric)
-        noise: list[tuple[str, Source, int]] = [("noise", "normal", len(self.numeric)), ("uniforms", "uniform", categorical)]
-        self.noise: tuple[InputSpec, ...] = tuple(InputSpec(role=role, source=source, shape=(n,)) for role, source, n in noise if n)
+        noise: list[tuple[str, Source, int]] = [
+            ("noise", "normal", len(self.numeric)),
+            ("uniforms", "uniform", categorical),
+        ]
+        self.noise: tuple[InputSpec, ...] = tuple(
+            InputSpec(role=role, source=source, shape=(n,)) for role, source, n in noise if n
+        )
 
     def observe(self, x: Tensor, generator: torch.Generator) -> Tensor:
         return x
@@ -167,13 +172,16 @@ class Columns(nn.Module):
                 number += 1
             else:
                 seen = x[:, block].sum(1, keepdim=True)
-                parts.append(-(x[:, block] * values[:, block].log_softmax(1)).sum(1, keepdim=True) + (1 - seen) * self.unseen)
+                parts.append(
+                    -(x[:, block] * values[:, block].log_softmax(1)).sum(1, keepdim=True) + (1 - seen) * self.unseen
+                )
         return torch.cat(parts, 1)
 
     def mean(self, parameters: Tensor) -> Tensor:
         values, _ = self._split(parameters)
         blocks = [
-            values[:, block] if isinstance(column, NumericColumn) else values[:, block].softmax(1) for column, block in self.spec.blocks()
+            values[:, block] if isinstance(column, NumericColumn) else values[:, block].softmax(1)
+            for column, block in self.spec.blocks()
         ]
         return torch.cat(blocks, 1)
 
@@ -183,7 +191,9 @@ class Columns(nn.Module):
         parts, number, category = [], 0, 0
         for column, block in self.spec.blocks():
             if isinstance(column, NumericColumn):
-                parts.append(values[:, block] + scales[:, number : number + 1] * given["normal"][:, number : number + 1])
+                parts.append(
+                    values[:, block] + scales[:, number : number + 1] * given["normal"][:, number : number + 1]
+                )
                 number += 1
             else:
                 chosen = pick(values[:, block].softmax(1), given["uniform"][:, category])
@@ -204,9 +214,14 @@ NAMES = ("bernoulli", "gaussian", "gaussian-learned", "laplace", "columns")
 def build(name: str, spec: DataSpec, *, noise: float, floor: float, rows: int) -> Likelihood:
     """The likelihood called `name` for data of `spec`; `rows` is the number of training rows."""
     if name not in NAMES:
-        raise TrainingError(f"likelihood: unknown {name!r}; valid are {', '.join(NAMES)}", field="likelihood", valid=NAMES)
+        raise TrainingError(
+            f"likelihood: unknown {name!r}; valid are {', '.join(NAMES)}", field="likelihood", valid=NAMES
+        )
     if isinstance(spec, TableSpec) != (name == "columns"):
-        raise TrainingError(f"likelihood: {name!r} does not fit {spec.kind} data; tables take 'columns', images the others", field="likelihood")
+        raise TrainingError(
+            f"likelihood: {name!r} does not fit {spec.kind} data; tables take 'columns', images the others",
+            field="likelihood",
+        )
     dimensions = math.prod(spec.shape)
     match name:
         case "bernoulli":

@@ -17,7 +17,9 @@ from torch import Tensor, nn
 from training import graphs
 
 
-def export(module: nn.Module, inputs: Mapping[str, Tensor], outputs: Sequence[str], batch_axes: Mapping[str, int]) -> onnx.ModelProto:
+def export(
+    module: nn.Module, inputs: Mapping[str, Tensor], outputs: Sequence[str], batch_axes: Mapping[str, int]
+) -> onnx.ModelProto:
     """One step; `batch_axes` says which dimension of each input is the batch."""
     batch = torch.export.Dim("batch", min=1, max=65536)
     shapes = tuple({batch_axes[name]: batch} if name in batch_axes else {} for name in inputs)
@@ -52,15 +54,24 @@ def grid_sampler(steps: Mapping[str, onnx.ModelProto], height: int, width: int) 
     start = {name: f"first_{name}" for name in ("prev_row", "row_cache", "v_cache")}
     nodes = [
         *_renamed(parts["setup"].node, start),
-        helper.make_node("Loop", ["height", "", *start.values()], ["last_row", "last_row_cache", "last_v_cache", "rows"], body=outer),
+        helper.make_node(
+            "Loop", ["height", "", *start.values()], ["last_row", "last_row_cache", "last_v_cache", "rows"], body=outer
+        ),
         *parts["finish"].node,
     ]
-    constants = [helper.make_tensor(name, TensorProto.INT64, [], [value]) for name, value in (("height", height), ("width", width), ("zero", 0))]
+    constants = [
+        helper.make_tensor(name, TensorProto.INT64, [], [value])
+        for name, value in (("height", height), ("width", width), ("zero", 0))
+    ]
     given = {value.name: value for part in parts.values() for value in part.input}
     inputs = [given[name] for name in ("uniforms", "condition", "temperature")]
-    graph = helper.make_graph(nodes, "sampler", inputs, list(parts["finish"].output), [*constants, *_initializers(parts.values())])
+    graph = helper.make_graph(
+        nodes, "sampler", inputs, list(parts["finish"].output), [*constants, *_initializers(parts.values())]
+    )
     opsets = {opset.domain: opset.version for model in steps.values() for opset in model.opset_import}
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid(domain, version) for domain, version in opsets.items()])
+    model = helper.make_model(
+        graph, opset_imports=[helper.make_opsetid(domain, version) for domain, version in opsets.items()]
+    )
     model.ir_version = max(step.ir_version for step in steps.values())
     onnx.checker.check_model(model, full_check=True)
     return model
@@ -71,7 +82,9 @@ def _scoped(model: onnx.ModelProto, prefix: str) -> onnx.GraphProto:
     graph = onnx.GraphProto()
     graph.CopyFrom(model.graph)
     kept = {value.name for value in (*graph.input, *graph.output)} | {""}
-    names = {name for node in graph.node for name in (*node.input, *node.output)} | {tensor.name for tensor in graph.initializer}
+    names = {name for node in graph.node for name in (*node.input, *node.output)} | {
+        tensor.name for tensor in graph.initializer
+    }
     rename = {name: f"{prefix}/{name}" for name in names - kept}
     nodes = _renamed(graph.node, rename)
     del graph.node[:], graph.value_info[:]
@@ -95,7 +108,13 @@ def _renamed(nodes: Any, rename: Mapping[str, str]) -> list[onnx.NodeProto]:
     return copies
 
 
-def _loop_body(counter: str, nodes: Sequence[onnx.NodeProto], carried: Mapping[str, tuple[str, int]], scanned: Sequence[tuple[str, int]], rename: Mapping[str, str] | None = None) -> onnx.GraphProto:
+def _loop_body(
+    counter: str,
+    nodes: Sequence[onnx.NodeProto],
+    carried: Mapping[str, tuple[str, int]],
+    scanned: Sequence[tuple[str, int]],
+    rename: Mapping[str, str] | None = None,
+) -> onnx.GraphProto:
     """A Loop body. `carried` maps the name in to the name out and its element type; ranks are left to shape inference."""
     going, still = f"{counter}_going", f"{counter}_still_going"
     body = [helper.make_node("Identity", [going], [still]), *_renamed(nodes, rename or {})]
@@ -103,7 +122,10 @@ def _loop_body(counter: str, nodes: Sequence[onnx.NodeProto], carried: Mapping[s
     for name, kind in scanned:  # an output must not be both carried and scanned under one name
         body.append(helper.make_node("Identity", [name], [f"{name}_scanned"]))
         scans.append(helper.make_tensor_value_info(f"{name}_scanned", kind, None))
-    inputs = [helper.make_tensor_value_info(counter, TensorProto.INT64, []), helper.make_tensor_value_info(going, TensorProto.BOOL, [])]
+    inputs = [
+        helper.make_tensor_value_info(counter, TensorProto.INT64, []),
+        helper.make_tensor_value_info(going, TensorProto.BOOL, []),
+    ]
     inputs += [helper.make_tensor_value_info(name, kind, None) for name, (_, kind) in carried.items()]
     outputs = [helper.make_tensor_value_info(still, TensorProto.BOOL, [])]
     outputs += [helper.make_tensor_value_info(name, kind, None) for name, kind in carried.values()]

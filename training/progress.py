@@ -20,7 +20,8 @@ class Progress:
     def __init__(self, quiet: bool) -> None:
         self.console = Console(stderr=True, quiet=quiet, soft_wrap=True)
         self.bar = Bar(
-            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.fields[rate]}"), TextColumn("{task.fields[losses]}"),
+            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
+            TextColumn("{task.fields[rate]}"), TextColumn("{task.fields[losses]}"),
             console=self.console, disable=quiet or not self.console.is_terminal,
         )  # fmt: skip
         self.shown = time.perf_counter()
@@ -30,7 +31,9 @@ class Progress:
         self.bar.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.bar.stop()
 
     def phase(self, name: str, done: int, total: int) -> None:
@@ -50,4 +53,7 @@ class Progress:
     def epoch(self, record: dict[str, Any]) -> None:
         """An epoch is over."""
         figures = "  ".join(f"{name} {value:.3f}" for name, value in record.items() if "/" in name)
-        self.console.print(f"{record['phase']} epoch {record['epoch']}  {record['samples_per_second']:,.0f} items/s  {figures}", highlight=False)
+        self.console.print(
+            f"{record['phase']} epoch {record['epoch']}  {record['samples_per_second']:,.0f} items/s  {figures}",
+            highlight=False,
+        )

@@ -41,7 +41,13 @@ class Run:
     def save(self) -> None:
         """Writes the resolved config."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        content = {"family": self.family, "data": self.data, "preset": self.preset, "torch": torch.__version__, "config": dataclasses.asdict(self.config)}
+        content = {
+            "family": self.family,
+            "data": self.data,
+            "preset": self.preset,
+            "torch": torch.__version__,
+            "config": dataclasses.asdict(self.config),
+        }
         with replacing(self.folder / CONFIG) as path:
             path.write_text(json.dumps(content, indent=1) + "\n")
 
@@ -55,7 +61,9 @@ def open_run(folder: Path) -> Run:
     except json.JSONDecodeError as error:
         raise TrainingError(f"{folder / CONFIG} is not JSON: {error}") from None
     family = families.get(content["family"])
-    return Run(folder, content["family"], content["data"], content["preset"], make_config(family.Config, content["config"]))
+    return Run(
+        folder, content["family"], content["data"], content["preset"], make_config(family.Config, content["config"])
+    )
 
 
 def make_config(cls: type[Recipe], values: Mapping[str, Any]) -> Recipe:
@@ -127,7 +135,9 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise TrainingError(f"{path.parent} has no checkpoint yet; start it again with `manifold train`") from None
     except (SafetensorError, KeyError, TypeError) as error:
-        raise TrainingError(f"{path} is damaged ({error}); it was not written by this project, or the disk failed") from error
+        raise TrainingError(
+            f"{path} is damaged ({error}); it was not written by this project, or the disk failed"
+        ) from error
     return state
 
 

@@ -55,7 +55,9 @@ def read(path: Path) -> dict[str, Array]:
 
 def fit(table: dict[str, Array], decimals: dict[str, int], units: dict[str, str]) -> TableSpec:
     """The schema of `table`. `decimals` and `units` are stated by column, where they are known."""
-    return TableSpec(columns=tuple(_fit_column(name, values, decimals.get(name), units.get(name)) for name, values in table.items()))
+    return TableSpec(
+        columns=tuple(_fit_column(name, values, decimals.get(name), units.get(name)) for name, values in table.items())
+    )
 
 
 def _fit_column(name: str, values: Array, decimals: int | None, unit: str | None) -> NumericColumn | CategoricalColumn:
@@ -66,7 +68,9 @@ def _fit_column(name: str, values: Array, decimals: int | None, unit: str | None
         if len(categories) < 2:
             raise TrainingError(f"data: column {name!r} has the single value {categories[0]!r}; leave it out")
         if len(categories) > MAX_STRINGS:
-            raise TrainingError(f"data: column {name!r} has {len(categories)} different values, over {MAX_STRINGS}; leave identifiers out")
+            raise TrainingError(
+                f"data: column {name!r} has {len(categories)} different values, over {MAX_STRINGS}; leave identifiers out"
+            )
         return CategoricalColumn(name=name, categories=tuple(categories))
     numbers = values.astype(np.float64)
     if not np.all(np.isfinite(numbers)):

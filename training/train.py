@@ -27,7 +27,7 @@ from training import data as datasets
 from training import families, sheets
 from training.data import Data, Part
 from training.errors import Diverged, TrainingError
-from training.phases import Batch, Phase, Player, Recipe
+from training.phases import Batch, Phase, Player
 from training.progress import Progress
 from training.runs import LOG, METRICS, Run, load_checkpoint, replacing, save_checkpoint
 
@@ -45,13 +45,25 @@ class Position:
     step: int = 0
 
 
-def train(run: Run, data: Data | None = None, *, resume: bool = False, stop_after: int | None = None, device: str = "auto", precision: Any = "32-true", devices: int = 1, quiet: bool = False) -> Path:
+def train(
+    run: Run,
+    data: Data | None = None,
+    *,
+    resume: bool = False,
+    stop_after: int | None = None,
+    device: str = "auto",
+    precision: Any = "32-true",
+    devices: int = 1,
+    quiet: bool = False,
+) -> Path:
     """Trains the run to its end (or for `stop_after` steps, leaving a checkpoint) and returns its folder.
 
     Raises Diverged when a loss is not finite, Interrupted on Ctrl-C; after both, the last checkpoint is readable.
     """
     if run.checkpoint.exists() and not resume:
-        raise TrainingError(f"{run.folder} holds a run already: `manifold resume {run.folder}` goes on with it, --out names another folder")
+        raise TrainingError(
+            f"{run.folder} holds a run already: `manifold resume {run.folder}` goes on with it, --out names another folder"
+        )
     fabric = Fabric(accelerator=device, devices=devices, precision=precision)
     fabric.launch()
     loop = Loop(run, data or datasets.load(run.data), fabric, quiet)
@@ -102,12 +114,21 @@ class Loop:
         """The batch at the current position."""
         epoch, place = divmod(self.position.in_phase, self.steps_per_epoch)
         if place == 0 or self._order_of != (self.position.phase, epoch):
-            (seed,) = np.random.SeedSequence([self.config.seed, self.position.phase, epoch]).generate_state(1, np.uint64)
-            self._order = torch.randperm(len(self.items), generator=torch.Generator().manual_seed(int(seed) >> 1)).to(self.items.device)
+            (seed,) = np.random.SeedSequence([self.config.seed, self.position.phase, epoch]).generate_state(
+                1, np.uint64
+            )
+            self._order = torch.randperm(len(self.items), generator=torch.Generator().manual_seed(int(seed) >> 1)).to(
+                self.items.device
+            )
             self._order_of = (self.position.phase, epoch)
         start = (place * self.fabric.world_size + self.fabric.global_rank) * self.batch_size
         index = self._order[start : start + self.batch_size]
-        return Batch(as_float(self.items[index]), self.labels[index], self.generator, self.position.in_phase / self.steps_per_epoch)
+        return Batch(
+            as_float(self.items[index]),
+            self.labels[index],
+            self.generator,
+            self.position.in_phase / self.steps_per_epoch,
+        )
 
     _order_of: tuple[int, int] = (-1, -1)
     _order: Tensor
@@ -123,7 +144,9 @@ class Loop:
                 raise self._diverged(phase, player, losses)
             self.fabric.backward(losses["loss"])
             if self.config.clip_norm:
-                self.fabric.clip_gradients(self.model, optimizer, max_norm=self.config.clip_norm, error_if_nonfinite=False)
+                self.fabric.clip_gradients(
+                    self.model, optimizer, max_norm=self.config.clip_norm, error_if_nonfinite=False
+                )
             for group in optimizer.param_groups:
                 group["lr"] = player.lr * rate
             optimizer.step()
@@ -140,26 +163,40 @@ class Loop:
             done = self.position.in_phase / (phase.epochs * self.steps_per_epoch)
             return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * done))
         if self.config.schedule != "constant":
-            raise TrainingError(f"schedule: unknown {self.config.schedule!r}; valid are constant, cosine", field="schedule", valid=["constant", "cosine"])
+            raise TrainingError(
+                f"schedule: unknown {self.config.schedule!r}; valid are constant, cosine",
+                field="schedule",
+                valid=["constant", "cosine"],
+            )
         return 1.0
 
     def _diverged(self, phase: Phase, player: Player, losses: dict[str, Tensor]) -> Diverged:
         values = ", ".join(f"{name} {value.item():g}" for name, value in losses.items())
-        good = f"the last good checkpoint is {self.run.checkpoint}" if self.run.checkpoint.exists() else "there is no checkpoint yet"
-        return Diverged(f"not finite at step {self.position.step}, phase {phase.name!r}, player {player.name!r}: {values}; {good}. Try a smaller lr or clip_norm.")
+        good = (
+            f"the last good checkpoint is {self.run.checkpoint}"
+            if self.run.checkpoint.exists()
+            else "there is no checkpoint yet"
+        )
+        return Diverged(
+            f"not finite at step {self.position.step}, phase {phase.name!r}, player {player.name!r}: {values}; {good}. Try a smaller lr or clip_norm."
+        )
 
     # --- all steps ---
 
     def run_phases(self, stop_after: int | None = None) -> None:
         """Every phase from the current position on, with a checkpoint, test losses and a sheet at the end of each epoch."""
         last = None if stop_after is None else self.position.step + stop_after
-        with _finish_step_on_interrupt() as interrupted, Progress(self.quiet or not self.fabric.is_global_zero) as progress:
+        with (
+            _finish_step_on_interrupt() as interrupted,
+            Progress(self.quiet or not self.fabric.is_global_zero) as progress,
+        ):
             while self.position.phase < len(self.phases):
                 phase = self.phases[self.position.phase]
                 total = phase.epochs * self.steps_per_epoch
                 progress.phase(phase.name, self.position.in_phase, total)
                 while self.position.in_phase < total:
-                    sums, counted, began = {}, 0, time.perf_counter()
+                    sums: dict[str, Tensor] = {}
+                    counted, began = 0, time.perf_counter()
                     while counted == 0 or self.position.in_phase % self.steps_per_epoch:
                         losses = self.step(self.batch())
                         counted += 1
@@ -171,9 +208,13 @@ class Loop:
                             self.checkpoint()
                             if stopped:
                                 return
-                            raise Interrupted(f"stopped at step {self.position.step}; `manifold resume {self.run.folder}` goes on from there")
+                            raise Interrupted(
+                                f"stopped at step {self.position.step}; `manifold resume {self.run.folder}` goes on from there"
+                            )
                     rate = counted * self.batch_size * self.fabric.world_size / (time.perf_counter() - began)
-                    self._end_epoch(phase, {name: float(value) / counted for name, value in sums.items()}, rate, progress)
+                    self._end_epoch(
+                        phase, {name: float(value) / counted for name, value in sums.items()}, rate, progress
+                    )
                 self.position.phase += 1
                 self.position.in_phase = 0
                 if self.position.phase < len(self.phases):
@@ -184,13 +225,25 @@ class Loop:
     @torch.no_grad()
     def _end_epoch(self, phase: Phase, losses: dict[str, float], rate: float, progress: Progress) -> None:
         epoch = self.position.in_phase // self.steps_per_epoch
-        record = {"step": self.position.step, "phase": phase.name, "epoch": epoch, "samples_per_second": round(rate, 1), **{f"train/{k}": v for k, v in losses.items()}}
+        record = {
+            "step": self.position.step,
+            "phase": phase.name,
+            "epoch": epoch,
+            "samples_per_second": round(rate, 1),
+            **{f"train/{k}": v for k, v in losses.items()},
+        }
         if self.fabric.is_global_zero:
             with self.average.applied():
                 record |= {f"test/{name}": value for name, value in self.test_losses().items()}
                 if epoch & (epoch - 1) == 0 or epoch == phase.epochs:  # powers of two, and the last
-                    drawn = self.family.draw(self.bare, 64, torch.Generator(self.fabric.device).manual_seed(self.config.seed))
-                    sheets.save(drawn.float().cpu().numpy(), self.data.spec, self.run.folder / "samples" / f"{phase.name}-{epoch:04d}")
+                    drawn = self.family.draw(
+                        self.bare, 64, torch.Generator(self.fabric.device).manual_seed(self.config.seed)
+                    )
+                    sheets.save(
+                        drawn.float().cpu().numpy(),
+                        self.data.spec,
+                        self.run.folder / "samples" / f"{phase.name}-{epoch:04d}",
+                    )
             with (self.run.folder / LOG).open("a") as file:
                 file.write(json.dumps(record) + "\n")
             progress.epoch(record)
@@ -218,7 +271,9 @@ class Loop:
             return
         with self.average.applied():
             self.bare.eval()
-            metrics = [metric.model_dump(mode="json") for metric in self.family.report(self.bare, self.config, self.data)]
+            metrics = [
+                metric.model_dump(mode="json") for metric in self.family.report(self.bare, self.config, self.data)
+            ]
         with replacing(self.run.folder / METRICS) as path:
             path.write_text(json.dumps(metrics, indent=1) + "\n")
 
@@ -233,7 +288,13 @@ class Loop:
             rng["cuda"] = torch.cuda.get_rng_state(self.fabric.device)
         save_checkpoint(
             self.run.checkpoint,
-            {"position": vars(self.position), "model": self.bare.state_dict(), "average": self.average.shadow, "optimizers": [o.optimizer.state_dict() for o in self.optimizers], "rng": rng},
+            {
+                "position": vars(self.position),
+                "model": self.bare.state_dict(),
+                "average": self.average.shadow,
+                "optimizers": [o.optimizer.state_dict() for o in self.optimizers],
+                "rng": rng,
+            },
         )
 
     def restore(self) -> None:

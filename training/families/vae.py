@@ -14,7 +14,17 @@ import torch
 from torch import Tensor, nn
 
 from runtime.manifest import (
-    GaussianPrior, ImageSpec, InputSpec, LatentSpec, Metric, NormalPrior, Prior, Scoring, TableSpec, TensorSpec, Term,
+    GaussianPrior,
+    ImageSpec,
+    InputSpec,
+    LatentSpec,
+    Metric,
+    NormalPrior,
+    Prior,
+    Scoring,
+    TableSpec,
+    TensorSpec,
+    Term,
 )  # fmt: skip
 from training import likelihoods
 from training.data import Data, Part
@@ -23,7 +33,9 @@ from training.layers import mlp, per_item
 from training.phases import Batch, Losses, Phase, Player, Recipe
 
 SCORE_DRAWS = 8  # draws from the posterior, fixed in the artifact, for the ELBO of the score task
-ACTIVE = 0.01  # a unit is active where its posterior mean varies by more than this over the data (Burda et al., section 5.1)
+ACTIVE = (
+    0.01  # a unit is active where its posterior mean varies by more than this over the data (Burda et al., section 5.1)
+)
 
 
 @dataclass(frozen=True)
@@ -56,7 +68,9 @@ class VAE(nn.Module):
         super().__init__()
         self.config, self.shape = config, data.spec.shape
         dimensions = math.prod(self.shape)
-        self.likelihood = likelihoods.build(config.likelihood, data.spec, noise=config.noise, floor=config.floor, rows=len(data.train))
+        self.likelihood = likelihoods.build(
+            config.likelihood, data.spec, noise=config.noise, floor=config.floor, rows=len(data.train)
+        )
         self.encoder = mlp([dimensions, *config.hidden, config.latent_dim * (2 if config.variational else 1)])
         self.decoder = mlp([config.latent_dim, *reversed(config.hidden), self.likelihood.width])
 
@@ -155,17 +169,31 @@ def report(model: VAE, config: Config, data: Data) -> list[Metric]:
         for name, values in figures.items():
             sums[name] = sums.get(name, 0.0) + float(values.double().sum()) / len(data.test)
     per_dimension = [round(sums.pop(name), 4) for name in sorted(sums) if name.startswith("kl_")]
-    metrics = [Metric(name=name, value=round(value, 4), unit="nats", protocol={**protocol, "bound": _bound(name)}) for name, value in sums.items()]
+    metrics = [
+        Metric(name=name, value=round(value, 4), unit="nats", protocol={**protocol, "bound": _bound(name)})
+        for name, value in sums.items()
+    ]
     if config.variational:
         active = int((torch.cat(means).var(0) > ACTIVE).sum())
         rule = f"variance of the posterior mean over the test part above {ACTIVE}"
-        metrics.append(Metric(name="active_units", value=active, unit=f"of {config.latent_dim}", protocol={**protocol, "rule": rule, "kl_by_dimension": per_dimension}))
+        metrics.append(
+            Metric(
+                name="active_units",
+                value=active,
+                unit=f"of {config.latent_dim}",
+                protocol={**protocol, "rule": rule, "kl_by_dimension": per_dimension},
+            )
+        )
     return metrics
 
 
 def _bound(name: str) -> str:
     k = name.removeprefix("iwae_")
-    return {"elbo": "lower bound on log p(x), one draw, analytic KL", "reconstruction": "-E log p(x | z)", "kl": "KL(q(z | x) || p(z))"}.get(name, f"importance-weighted lower bound on log p(x), k = {k}")
+    return {
+        "elbo": "lower bound on log p(x), one draw, analytic KL",
+        "reconstruction": "-E log p(x | z)",
+        "kl": "KL(q(z | x) || p(z))",
+    }.get(name, f"importance-weighted lower bound on log p(x), k = {k}")
 
 
 def to_float(items: Any, device: torch.device | str) -> Tensor:
@@ -224,7 +252,9 @@ class Score(nn.Module):
     def __init__(self, model: VAE, centre: Tensor, whitening: Tensor, seed: int) -> None:
         super().__init__()
         self.model = model
-        half = torch.randn((SCORE_DRAWS // 2, 1, model.config.latent_dim), generator=torch.Generator().manual_seed(seed))
+        half = torch.randn(
+            (SCORE_DRAWS // 2, 1, model.config.latent_dim), generator=torch.Generator().manual_seed(seed)
+        )
         self.register_buffer("noise", torch.cat([half, -half]))
         self.register_buffer("centre", centre)
         self.register_buffer("whitening", whitening)
@@ -272,7 +302,10 @@ def exports(model: VAE, config: Config, data: Data) -> Exports:
     items = InputSpec(role="data", source="data", shape=data.spec.shape)
     latent = InputSpec(role="latent", source="latent", shape=(config.latent_dim,))
     output = TensorSpec(role="data", shape=data.spec.shape)
-    posterior = [TensorSpec(role=role, shape=(config.latent_dim,)) for role in (["mean", "log_variance"] if config.variational else ["mean"])]
+    posterior = [
+        TensorSpec(role=role, shape=(config.latent_dim,))
+        for role in (["mean", "log_variance"] if config.variational else ["mean"])
+    ]
     terms = _terms(config)
     scores = [*(TensorSpec(role=term.name) for term in terms), TensorSpec(role="surprise", shape=surprise)]
     tasks = {
@@ -282,27 +315,53 @@ def exports(model: VAE, config: Config, data: Data) -> Exports:
     }
     if model.likelihood.noise:
         tasks["sample"] = Task(Sample(model), [latent, *model.likelihood.noise], [output])
-    fitted = GaussianPrior(mean=tuple(centre.tolist()), cholesky=tuple(map(tuple, torch.linalg.cholesky(of_means).tolist())))
-    priors: dict[str, Prior] = {"normal": NormalPrior(), "gaussian": fitted} if config.variational else {"gaussian": fitted}
+    fitted = GaussianPrior(
+        mean=tuple(centre.tolist()), cholesky=tuple(map(tuple, torch.linalg.cholesky(of_means).tolist()))
+    )
+    priors: dict[str, Prior] = (
+        {"normal": NormalPrior(), "gaussian": fitted} if config.variational else {"gaussian": fitted}
+    )
     return Exports(
         tasks,
-        latent=LatentSpec(size=config.latent_dim, priors=priors, default_prior=next(iter(priors)), interpolation="slerp" if config.variational else "lerp"),
-        scoring=Scoring(score="negative_elbo" if config.variational else "reconstruction", terms=tuple(terms), surprise="surprise"),
+        latent=LatentSpec(
+            size=config.latent_dim,
+            priors=priors,
+            default_prior=next(iter(priors)),
+            interpolation="slerp" if config.variational else "lerp",
+        ),
+        scoring=Scoring(
+            score="negative_elbo" if config.variational else "reconstruction", terms=tuple(terms), surprise="surprise"
+        ),
         description=_describe(config, data),
     )
 
 
 def _terms(config: Config) -> list[Term]:
-    reconstruction = Term(name="reconstruction", kind="nll", description="-log p(x | z) in nats, over draws fixed in the artifact")
-    distance = Term(name="latent_distance", kind="distance", description="Mahalanobis distance of the posterior mean to the aggregate posterior")
+    reconstruction = Term(
+        name="reconstruction", kind="nll", description="-log p(x | z) in nats, over draws fixed in the artifact"
+    )
+    distance = Term(
+        name="latent_distance",
+        kind="distance",
+        description="Mahalanobis distance of the posterior mean to the aggregate posterior",
+    )
     if not config.variational:
         return [reconstruction.model_copy(update={"description": "-log p(x | z) in nats at z = f(x)"}), distance]
     kl = Term(name="kl", kind="nll", description="KL(q(z | x) || p(z)) in nats")
-    return [reconstruction, kl, Term(name="negative_elbo", kind="nll", description="reconstruction + kl: an upper bound on -log p(x), in nats"), distance]
+    return [
+        reconstruction,
+        kl,
+        Term(name="negative_elbo", kind="nll", description="reconstruction + kl: an upper bound on -log p(x), in nats"),
+        distance,
+    ]
 
 
 def _describe(config: Config, data: Data) -> str:
     kind = "Variational autoencoder" if config.variational else "Deterministic autoencoder"
     sizes = "-".join(map(str, [math.prod(data.spec.shape), *config.hidden]))
-    rule = " Grey pixels are binarised at 1/2." if config.likelihood == "bernoulli" and isinstance(data.spec, ImageSpec) else ""
+    rule = (
+        " Grey pixels are binarised at 1/2."
+        if config.likelihood == "bernoulli" and isinstance(data.spec, ImageSpec)
+        else ""
+    )
     return f"{kind} on {data.name}: MLP {sizes}, latent size {config.latent_dim}, {config.likelihood} likelihood.{rule}"

@@ -1,0 +1,36 @@
+# `make serve` and `make test` do all the set-up on a fresh machine. Everything lives in .venv.
+PYTHON ?= python3
+HOST ?= 127.0.0.1
+PORT ?= 8000
+BIN := .venv/bin
+
+.PHONY: serve test lint format clean
+
+serve: .venv/serve.done  ## the service on the shipped models; needs no torch
+	$(BIN)/manifold serve --host $(HOST) --port $(PORT)
+
+test: .venv/dev.done lint  ## everything that CI runs
+	$(BIN)/pytest
+
+lint: .venv/dev.done
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: .venv/dev.done
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+.venv/bin/python:
+	$(PYTHON) -m venv .venv
+
+.venv/serve.done: pyproject.toml | .venv/bin/python
+	$(BIN)/pip install -q -e '.[cpu]'
+	touch $@
+
+.venv/dev.done: pyproject.toml client/pyproject.toml | .venv/bin/python
+	$(BIN)/pip install -q -e '.[cpu,train,dev]' -e client
+	touch $@ .venv/serve.done
+
+clean:
+	rm -rf .venv

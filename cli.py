@@ -1,0 +1,253 @@
+"""The command `manifold`: a table of sub-commands. Each imports what it needs when it is called, so that help is instant."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from runtime.errors import InvalidValue, ManifoldError
+
+if TYPE_CHECKING:
+    from runtime.engine import Model
+
+app = typer.Typer(
+    name="manifold", add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None,
+    help="Trains, exports, serves and judges deep generative models.",
+)  # fmt: skip
+
+Models = Annotated[Path, typer.Option("--models", envvar="MANIFOLD_MODELS_DIR", help="Folder of artifacts.")]
+Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+
+
+# --- training -----------------------------------------------------------------------------------------------------------------
+
+
+@app.command()
+def train(
+    family: Annotated[str, typer.Argument(help="A file of training/families, such as vae or pixelcnn.")],
+    data: Annotated[str, typer.Option(help="A data set by name, or a .csv or .parquet file.")],
+    preset: Annotated[str, typer.Option(help="smoke (seconds), cpu or gpu.")] = "cpu",
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Change one key of the preset; repeat for more."),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Run folder; runs/FAMILY-DATA where left out.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    precision: Annotated[str, typer.Option(help="32-true, or bf16-mixed on a GPU.")] = "32-true",
+    devices: Annotated[int, typer.Option(help="How many devices.")] = 1,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
+) -> None:
+    """Train a model family on a data set; makes a run folder."""
+    from training import families, runs
+    from training import train as loop
+
+    module = families.get(family)
+    if preset not in module.PRESETS:
+        raise InvalidValue(
+            f"preset: unknown {preset!r}; valid are {', '.join(module.PRESETS)}",
+            field="preset",
+            valid=list(module.PRESETS),
+        )
+    config = runs.make_config(
+        module.Config, {**module.PRESETS[preset], **runs.parse_overrides(module.Config, settings or [])}
+    )
+    run = runs.Run(out or Path("runs") / f"{family}-{Path(data).stem}", family, data, preset, config)
+    folder = loop.train(run, device=device, precision=precision, devices=devices, quiet=quiet)
+    typer.echo(f"{folder}: done; next: manifold export {folder} --name NAME")
+
+
+@app.command()
+def resume(
+    run: Annotated[Path, typer.Argument(help="Run folder.")],
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    precision: Annotated[str, typer.Option(help="As it was started.")] = "32-true",
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
+) -> None:
+    """Go on with a run where it stopped, exactly."""
+    from training import runs
+    from training import train as loop
+
+    typer.echo(f"{loop.train(runs.open_run(run), resume=True, device=device, precision=precision, quiet=quiet)}: done")
+
+
+@app.command()
+def export(
+    run: Annotated[Path, typer.Argument(help="Run folder.")],
+    name: Annotated[str, typer.Option(help="Name of the artifact.")],
+    models: Models = Path("models"),
+    format_: Annotated[str, typer.Option("--format", help="onnx or torchscript.")] = "onnx",
+    description: Annotated[str, typer.Option(help="One line; made from the run where left out.")] = "",
+) -> None:
+    """Publish a run as an artifact that the service loads, once it has proved equal to torch."""
+    from training import export as exporting
+    from training import runs
+
+    typer.echo(exporting.export(runs.open_run(run), name, models, backend=format_, description=description))
+
+
+# --- artifacts ----------------------------------------------------------------------------------------------------------------
+
+
+@app.command()
+def sample(
+    model: Annotated[str, typer.Argument(help="Name in the folder of artifacts, or a path.")],
+    n: Annotated[int, typer.Option("-n", min=1, max=4096, help="How many.")] = 64,
+    seed: Annotated[int, typer.Option(help="0 to 2^63 - 1.")] = 0,
+    first: Annotated[int, typer.Option(help="Index of the first item.")] = 0,
+    class_: Annotated[str | None, typer.Option("--class", help="A class by name; random where left out.")] = None,
+    prior: Annotated[str | None, typer.Option(help="One of the artifact's priors.")] = None,
+    temperature: Annotated[float, typer.Option(min=0.01, max=100)] = 1.0,
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", help="MODEL.png, or MODEL.csv for tables, where left out.")
+    ] = None,
+    device: Device = "auto",
+    models: Models = Path("models"),
+) -> None:
+    """A sheet of samples from an artifact alone: a PNG with its recipe, or a CSV of rows."""
+    import csv
+
+    from runtime import recipes, rows
+    from runtime.manifest import TableSpec
+
+    loaded = _load(model, models, device)
+    options = {"seed": seed, "first": first, "classes": class_, "prior": prior, "temperature": temperature}
+    samples = loaded.sample(n, **options)
+    spec = loaded.manifest.data
+    if isinstance(spec, TableSpec):
+        out = out or Path(f"{loaded.manifest.name}.csv")
+        with out.open("w", newline="") as file:
+            writer = csv.DictWriter(file, spec.names)
+            writer.writeheader()
+            writer.writerows(rows.decode(samples.data, spec))
+    else:
+        out = out or Path(f"{loaded.manifest.name}.png")
+        out.write_bytes(
+            recipes.grid_picture(
+                loaded.manifest, samples, recipes.for_samples(loaded.manifest, loaded.checksum, samples, options)
+            )
+        )
+    typer.echo(out)
+
+
+@app.command()
+def remake(
+    picture: Annotated[Path, typer.Argument(help="A PNG made by /sample or `manifold sample`.")],
+    out: Annotated[Path | None, typer.Option("-o", "--out", help="NAME.remade.png where left out.")] = None,
+    device: Device = "auto",
+    models: Models = Path("models"),
+) -> None:
+    """Make a picture again from the recipe that its PNG carries."""
+    from runtime import codecs, recipes
+
+    try:
+        content = picture.read_bytes()
+    except OSError as error:
+        raise InvalidValue(f"{picture}: {error.strerror}") from None
+    recipe = codecs.read_recipe(content)
+    made = recipes.remake(
+        _load(str(Path(str(recipe.get("model"))) / str(recipe.get("version"))), models, device), recipe
+    )
+    out = out or picture.with_suffix(".remade.png")
+    out.write_bytes(made)
+    same = (
+        "the same bytes"
+        if made == content
+        else "the same recipe; the file's bytes differ, as another Pillow writes them"
+    )
+    typer.echo(f"{out}: {same}")
+
+
+@app.command()
+def check(
+    artifacts: Annotated[list[Path], typer.Argument(help="Folders NAME/VERSION, or NAME for its latest version.")],
+    seal: Annotated[bool, typer.Option("--seal", help="Write the checksums of the files into the manifest.")] = False,
+    device: Device = "auto",
+) -> None:
+    """Say what is wrong with an artifact, field by field: manifest, checksums, graphs, golden vectors, batch sizes."""
+    from runtime import checks, engine, manifest, repository
+    from runtime.errors import Unavailable
+
+    wrong = 0
+    for path in artifacts:
+        problems: list[str] = []
+        try:
+            folder = repository.locate(path)
+            found = manifest.read(folder)
+            if seal:
+                found = found.model_copy(update={"files": repository.records(folder)})
+                temporary = folder / f".{manifest.FILE}"
+                temporary.write_text(manifest.dumps(found))
+                temporary.replace(folder / manifest.FILE)
+            problems = checks.run_all(engine.load(folder, device=device))
+            if not found.files:
+                problems.append('files: no checksums; "manifold check --seal" writes them')
+        except Unavailable as error:
+            typer.echo(f"{path}: not checked: {error.message}")
+            continue
+        except ManifoldError as error:
+            problems.append(error.message)
+        wrong += bool(problems)
+        typer.echo(
+            "\n".join([f"{path}:", *(f"  {problem}" for problem in problems)])
+            if problems
+            else f"{path}: good: {', '.join(found.tasks)}"
+        )
+    if wrong:
+        raise typer.Exit(1)
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON schema of the manifest."""
+    import json
+
+    from runtime import manifest
+
+    typer.echo(json.dumps(manifest.schema(), indent=1))
+
+
+# --- service ------------------------------------------------------------------------------------------------------------------
+
+
+@app.command()
+def serve(
+    host: Annotated[str | None, typer.Option(help="127.0.0.1 where left out.")] = None,
+    port: Annotated[int | None, typer.Option(help="8000 where left out.")] = None,
+    models: Annotated[Path | None, typer.Option("--models", help="Folder of artifacts.")] = None,
+) -> None:
+    """Serve the models over HTTP. All other settings are MANIFOLD_* variables or manifold.toml."""
+    from service import settings
+    from service.__main__ import run
+
+    run(settings.read(host=host, port=port, models_dir=models))
+
+
+def _load(model: str, models: Path, device: str) -> Model:
+    from runtime import engine
+
+    path = Path(model)
+    return engine.load(path if path.is_dir() and not (models / model).is_dir() else models / model, device=device)
+
+
+def main() -> None:
+    """Runs a command; an error of ours is one message on stderr and exit status 1."""
+    try:
+        app()
+    except ManifoldError as error:
+        valid = (
+            f"\nvalid: {', '.join(map(str, error.valid))}"
+            if error.valid and str(error.valid[0]) not in error.message
+            else ""
+        )
+        typer.echo(f"{error.message}{valid}", err=True)
+        sys.exit(1)
+    except BrokenPipeError:  # `manifold schema | head`
+        os._exit(0)
+
+
+if __name__ == "__main__":
+    main()

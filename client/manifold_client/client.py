@@ -1,0 +1,287 @@
+"""The two clients. What to send and how to read the answer is written once, in `Call`; the clients only wait or await."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import io
+import random
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Generic, TypeVar
+
+import httpx
+import numpy as np
+from PIL import Image
+
+from manifold_client.errors import Busy, ManifoldClientError, NotReady, RequestRefused
+from manifold_client.results import Encoded, Interpolation, Reconstruction, Samples, Scores
+
+R = TypeVar("R")
+AnyImage = Image.Image | np.ndarray[Any, Any] | str | Path | bytes
+Row = Mapping[str, Any] | Sequence[Any]
+RETRIED = (429, 503)
+
+
+@dataclass(frozen=True)
+class Call(Generic[R]):
+    """One request and how to read its answer."""
+
+    path: str
+    body: dict[str, Any]
+    parse: Callable[[Mapping[str, Any]], R]
+
+
+def _call(path: str, parse: Callable[[Mapping[str, Any]], R], fields: Mapping[str, Any]) -> Call[R]:
+    body = {
+        key.rstrip("_"): value.tolist() if isinstance(value, np.ndarray) else value
+        for key, value in fields.items()
+        if value is not None
+    }
+    return Call(path, body, parse)
+
+
+def _image(image: AnyImage) -> str:
+    """Base64 of an image's file; arrays are uint8, or floats in 0..1, (H, W) or (H, W, 3)."""
+    if isinstance(image, (str, Path)):
+        return base64.b64encode(Path(image).read_bytes()).decode()
+    if isinstance(image, bytes):
+        return base64.b64encode(image).decode()
+    if isinstance(image, np.ndarray):
+        pixels = image if image.dtype == np.uint8 else np.rint(np.clip(image, 0, 1) * 255).astype(np.uint8)
+        image = Image.fromarray(pixels)
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return base64.b64encode(buffer.getvalue()).decode()
+
+
+def _items(images: Sequence[AnyImage] | None, rows: Sequence[Row] | None) -> dict[str, Any]:
+    return {"images": None if images is None else [_image(image) for image in images], "rows": rows}
+
+
+def _end(end: Mapping[str, Any]) -> dict[str, Any]:
+    """An end of an interpolation; images and latents are made ready to send."""
+    ready = dict(end)
+    if "image" in ready:
+        ready["image"] = _image(ready["image"])
+    if isinstance(ready.get("latent"), np.ndarray):
+        ready["latent"] = ready["latent"].tolist()
+    return ready
+
+
+class Calls:
+    """The requests there are. Extra keyword arguments (model, version, class_, ...) are the wire's fields."""
+
+    @staticmethod
+    def sample(n: int | None = None, *, seed: int | None = None, latents: Any = None, **fields: Any) -> Call[Samples]:
+        return _call("/sample", Samples.parse, {"n": n, "seed": seed, "latents": latents, **fields})
+
+    @staticmethod
+    def encode(
+        images: Sequence[AnyImage] | None = None, *, rows: Sequence[Row] | None = None, **fields: Any
+    ) -> Call[Encoded]:
+        return _call("/encode", Encoded.parse, {**_items(images, rows), **fields})
+
+    @staticmethod
+    def reconstruct(
+        images: Sequence[AnyImage] | None = None, *, rows: Sequence[Row] | None = None, **fields: Any
+    ) -> Call[Reconstruction]:
+        return _call("/reconstruct", Reconstruction.parse, {**_items(images, rows), **fields})
+
+    @staticmethod
+    def interpolate(
+        start: Mapping[str, Any], stop: Mapping[str, Any], *, steps: int = 8, **fields: Any
+    ) -> Call[Interpolation]:
+        return _call(
+            "/interpolate", Interpolation.parse, {"from": _end(start), "to": _end(stop), "steps": steps, **fields}
+        )
+
+    @staticmethod
+    def anomaly_score(
+        images: Sequence[AnyImage] | None = None, *, rows: Sequence[Row] | None = None, **fields: Any
+    ) -> Call[Scores]:
+        return _call("/anomaly-score", Scores.parse, {**_items(images, rows), **fields})
+
+
+@dataclass(frozen=True)
+class Retry:
+    """How often and how long: exponential back-off with jitter, or what the service asks for in Retry-After where that is longer."""
+
+    attempts: int = 5
+    base: float = 0.2  # seconds
+    longest: float = 10.0
+
+    def wait(self, attempt: int, response: httpx.Response | None) -> float:
+        asked = response.headers.get("retry-after", "") if response is not None else ""
+        backoff = random.uniform(0.5, 1.0) * self.base * 2.0**attempt
+        return min(self.longest, max(backoff, float(asked) if asked.isdecimal() else 0.0))
+
+
+def _read(response: httpx.Response) -> Any:
+    """The answer's JSON. Raises what the service refused."""
+    if response.is_success:
+        return response.json()
+    try:
+        error = response.json()["error"]
+    except (ValueError, KeyError, TypeError):
+        error = {"message": f"HTTP {response.status_code}: {response.text[:200]}", "type": ""}
+    kind: type[ManifoldClientError] = {429: Busy, 503: NotReady}.get(response.status_code, RequestRefused)
+    raise kind(
+        error["message"],
+        status=response.status_code,
+        type=error["type"],
+        field=error.get("field"),
+        valid=error.get("valid"),
+        request_id=error.get("request_id", ""),
+    )
+
+
+def _unreachable(url: object, error: httpx.TransportError) -> NotReady:
+    return NotReady(f"{url} does not answer: {error}")
+
+
+class Client:
+    """Waits for each answer."""
+
+    def __init__(
+        self,
+        url: str = "http://127.0.0.1:8000",
+        *,
+        timeout: float = 30.0,
+        retry: Retry | None = None,
+        key: str | None = None,
+        transport: httpx.BaseTransport | None = None,
+    ) -> None:
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        self._http = httpx.Client(base_url=url, timeout=timeout, headers=headers, transport=transport)
+        self._retry = retry or Retry()
+
+    def _send(self, method: str, path: str, body: Any = None) -> Any:
+        for attempt in range(self._retry.attempts):
+            last = attempt == self._retry.attempts - 1
+            response = None
+            try:
+                response = self._http.request(method, path, json=body)
+                if last or response.status_code not in RETRIED:
+                    return _read(response)
+            except httpx.ConnectError as error:  # the request never arrived, so it is safe to send again
+                if last:
+                    raise _unreachable(self._http.base_url, error) from error
+            except httpx.TransportError as error:
+                raise _unreachable(self._http.base_url, error) from error
+            time.sleep(self._retry.wait(attempt, response))
+        raise AssertionError("unreachable")
+
+    def _do(self, call: Call[R]) -> R:
+        return call.parse(self._send("POST", call.path, call.body))
+
+    def sample(self, n: int | None = None, **fields: Any) -> Samples:
+        """New items: seed, first, latents, codes, class_, prior, temperature, return_latents, model, version."""
+        return self._do(Calls.sample(n, **fields))
+
+    def encode(self, images: Sequence[AnyImage] | None = None, **fields: Any) -> Encoded:
+        """Where items lie: images or rows; seed, class_, fit, model, version."""
+        return self._do(Calls.encode(images, **fields))
+
+    def reconstruct(self, images: Sequence[AnyImage] | None = None, **fields: Any) -> Reconstruction:
+        """Items through the latent and back: images or rows; seed, class_, fit, model, version."""
+        return self._do(Calls.reconstruct(images, **fields))
+
+    def interpolate(self, start: Mapping[str, Any], stop: Mapping[str, Any], **fields: Any) -> Interpolation:
+        """A path; each end is one of {"image"}, {"row"}, {"latent"}, {"seed"}, {"class"}; steps, method, seed, model, version."""
+        return self._do(Calls.interpolate(start, stop, **fields))
+
+    def anomaly_score(self, images: Sequence[AnyImage] | None = None, **fields: Any) -> Scores:
+        """How strange items are: images or rows; false_positive_rate or budget, explain, class_, fit, model, version."""
+        return self._do(Calls.anomaly_score(images, **fields))
+
+    def models(self) -> list[dict[str, Any]]:
+        """What there is, and its state."""
+        return list(self._send("GET", "/models")["models"])
+
+    def close(self) -> None:
+        """Closes the connections."""
+        self._http.close()
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class AsyncClient:
+    """Awaits each answer; the same methods as Client."""
+
+    def __init__(
+        self,
+        url: str = "http://127.0.0.1:8000",
+        *,
+        timeout: float = 30.0,
+        retry: Retry | None = None,
+        key: str | None = None,
+        transport: httpx.AsyncBaseTransport | None = None,
+    ) -> None:
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        self._http = httpx.AsyncClient(base_url=url, timeout=timeout, headers=headers, transport=transport)
+        self._retry = retry or Retry()
+
+    async def _send(self, method: str, path: str, body: Any = None) -> Any:
+        for attempt in range(self._retry.attempts):
+            last = attempt == self._retry.attempts - 1
+            response = None
+            try:
+                response = await self._http.request(method, path, json=body)
+                if last or response.status_code not in RETRIED:
+                    return _read(response)
+            except httpx.ConnectError as error:
+                if last:
+                    raise _unreachable(self._http.base_url, error) from error
+            except httpx.TransportError as error:
+                raise _unreachable(self._http.base_url, error) from error
+            await asyncio.sleep(self._retry.wait(attempt, response))
+        raise AssertionError("unreachable")
+
+    async def _do(self, call: Call[R]) -> R:
+        return call.parse(await self._send("POST", call.path, call.body))
+
+    async def sample(self, n: int | None = None, **fields: Any) -> Samples:
+        """As Client.sample."""
+        return await self._do(Calls.sample(n, **fields))
+
+    async def encode(self, images: Sequence[AnyImage] | None = None, **fields: Any) -> Encoded:
+        """As Client.encode."""
+        return await self._do(Calls.encode(images, **fields))
+
+    async def reconstruct(self, images: Sequence[AnyImage] | None = None, **fields: Any) -> Reconstruction:
+        """As Client.reconstruct."""
+        return await self._do(Calls.reconstruct(images, **fields))
+
+    async def interpolate(self, start: Mapping[str, Any], stop: Mapping[str, Any], **fields: Any) -> Interpolation:
+        """As Client.interpolate."""
+        return await self._do(Calls.interpolate(start, stop, **fields))
+
+    async def anomaly_score(self, images: Sequence[AnyImage] | None = None, **fields: Any) -> Scores:
+        """As Client.anomaly_score."""
+        return await self._do(Calls.anomaly_score(images, **fields))
+
+    async def models(self) -> list[dict[str, Any]]:
+        """As Client.models."""
+        return list((await self._send("GET", "/models"))["models"])
+
+    async def aclose(self) -> None:
+        """Closes the connections."""
+        await self._http.aclose()
+
+    async def __aenter__(self) -> AsyncClient:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()

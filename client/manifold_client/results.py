@@ -1,0 +1,154 @@
+"""Typed results. `raw` is the whole answer, as it came."""
+
+from __future__ import annotations
+
+import base64
+import io
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+Float32 = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Result:
+    """What every answer says."""
+
+    model: str
+    version: int
+    request_id: str
+    raw: Mapping[str, Any]
+
+    @classmethod
+    def common(cls, body: Mapping[str, Any]) -> dict[str, Any]:
+        return {"model": body["model"], "version": body["version"], "request_id": body["request_id"], "raw": body}
+
+
+@dataclass(frozen=True)
+class Made(Result):
+    """Items: images, or rows for tables."""
+
+    images: list[Image.Image]
+    rows: list[dict[str, Any]]
+
+    def __len__(self) -> int:
+        return len(self.images) or len(self.rows)
+
+    def grid(self, columns: int | None = None, gap: int = 2) -> Image.Image:
+        """The images side by side."""
+        columns = min(len(self.images), columns or math.ceil(math.sqrt(len(self.images))))
+        width, height = self.images[0].width + gap, self.images[0].height + gap
+        sheet = Image.new(
+            self.images[0].mode, (columns * width - gap, math.ceil(len(self.images) / columns) * height - gap)
+        )
+        for i, image in enumerate(self.images):
+            sheet.paste(image, (i % columns * width, i // columns * height))
+        return sheet
+
+    def arrays(self) -> NDArray[np.uint8]:
+        """The images as uint8 (n, H, W) or (n, H, W, 3)."""
+        return np.stack([np.asarray(image) for image in self.images])
+
+
+def made(body: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of Made."""
+    images = [Image.open(io.BytesIO(base64.b64decode(text))) for text in body.get("images") or ()]
+    return {**Result.common(body), "images": images, "rows": body.get("rows") or []}
+
+
+def array(body: Mapping[str, Any], name: str, kind: Any = np.float32) -> Any:
+    """A field as an array, or None."""
+    return None if body.get(name) is None else np.asarray(body[name], kind)
+
+
+@dataclass(frozen=True)
+class Samples(Made):
+    """New items."""
+
+    seed: int | None
+    latents: Float32 | None  # (n, L)
+    codes: NDArray[np.int64] | None  # (n, h, w)
+    classes: list[Any] | None
+
+    @classmethod
+    def parse(cls, body: Mapping[str, Any]) -> Samples:
+        return cls(
+            **made(body),
+            seed=body.get("seed"),
+            latents=array(body, "latents"),
+            codes=array(body, "codes", np.int64),
+            classes=body.get("classes"),
+        )
+
+
+@dataclass(frozen=True)
+class Encoded(Result):
+    """Where items lie."""
+
+    mean: Float32 | None  # (n, L)
+    log_variance: Float32 | None
+    latents: Float32 | None  # a draw, where a seed was given
+    codes: NDArray[np.int64] | None
+
+    @classmethod
+    def parse(cls, body: Mapping[str, Any]) -> Encoded:
+        floats = {name: array(body, name) for name in ("mean", "log_variance", "latents")}
+        return cls(**Result.common(body), **floats, codes=array(body, "codes", np.int64))
+
+
+@dataclass(frozen=True)
+class Reconstruction(Made):
+    """Items after encode and decode."""
+
+    errors: NDArray[np.float64]  # (n,)
+
+    @classmethod
+    def parse(cls, body: Mapping[str, Any]) -> Reconstruction:
+        return cls(**made(body), errors=array(body, "errors", np.float64))
+
+
+@dataclass(frozen=True)
+class Interpolation(Made):
+    """A path."""
+
+    latents: Float32  # (steps, L)
+
+    @classmethod
+    def parse(cls, body: Mapping[str, Any]) -> Interpolation:
+        return cls(**made(body), latents=array(body, "latents"))
+
+
+@dataclass(frozen=True)
+class ScoredItem:
+    """One item's place."""
+
+    score: float
+    p_value: float | None
+    is_anomaly: bool
+    band: str | None
+    risk: int | None
+    state: str
+    warnings: list[str]
+    parts: dict[str, dict[str, float]]
+    explanation: dict[str, Any] | None
+
+
+@dataclass(frozen=True)
+class Scores(Result):
+    """How strange items are."""
+
+    items: list[ScoredItem]
+    threshold: dict[str, Any]
+    calibration: dict[str, Any] | None
+
+    @classmethod
+    def parse(cls, body: Mapping[str, Any]) -> Scores:
+        known = ScoredItem.__dataclass_fields__
+        items = [ScoredItem(**{key: item.get(key) for key in known}) for item in body["items"]]
+        return cls(**Result.common(body), items=items, threshold=body["threshold"], calibration=body.get("calibration"))

@@ -1,0 +1,153 @@
+"""Requests as they come over HTTP: JSON, a multipart upload, a raw image or npy body with the other fields in the query."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+import numpy as np
+import orjson
+from pydantic import ValidationError
+from starlette.datastructures import UploadFile
+from starlette.formparsers import MultiPartException
+from starlette.requests import Request
+
+from runtime import codecs
+from runtime.errors import InvalidValue, Malformed, ManifoldError, TooLarge, UnsupportedMedia
+from service import contract
+from service.encoding import JSON
+from service.handlers import Uploads
+from service.settings import Settings
+
+R = TypeVar("R", bound=contract.Request)
+MULTIPART = "multipart/form-data"
+ACCEPTED = (JSON, MULTIPART, *codecs.MEDIA_TYPES, codecs.NPY)
+
+
+async def parse(request: Request, shape: type[R], settings: Settings) -> tuple[R, Uploads]:
+    """The request as its contract has it, and what came beside the fields. Raises RequestError of one kind or another."""
+    if encoding := request.headers.get("content-encoding"):
+        raise UnsupportedMedia(
+            f"Content-Encoding: {encoding} is not read; send the body as it is", field="Content-Encoding"
+        )
+    content_type = request.headers.get("content-type", JSON).partition(";")[0].strip().lower()
+    body = await _read(request, settings.max_body_bytes)
+    if content_type == JSON or content_type.endswith("+json"):
+        return validate(shape, _object(body)), Uploads()
+    if content_type == MULTIPART:
+        fields, files = await _multipart(request, settings)
+        return validate(shape, {**_query(request), **fields}), Uploads(images=files)
+    if content_type in codecs.MEDIA_TYPES:
+        return validate(shape, _query(request)), Uploads(images=(_not_empty(body),))
+    if content_type == codecs.NPY:
+        array = codecs.from_npy(_not_empty(body), "body")
+        return validate(shape, _query(request)), Uploads(array=np.asarray(array))
+    raise UnsupportedMedia(f"Content-Type: {content_type} is not read", field="Content-Type", valid=ACCEPTED)
+
+
+def validate(shape: type[R], fields: Any) -> R:
+    """Fields against the contract. Raises InvalidValue for the first thing that is wrong, saying what is valid."""
+    try:
+        return shape.model_validate(fields)
+    except ValidationError as error:
+        raise _explain(error, shape) from None
+
+
+async def _read(request: Request, limit: int) -> bytes:
+    """The body, refused as soon as it is known to be too large."""
+    declared = request.headers.get("content-length", "")
+    if declared.isdecimal() and int(declared) > limit:
+        raise TooLarge(f"body: {declared} bytes are over the limit of {limit}", field="body")
+    chunks, size = [], 0
+    async for chunk in request.stream():
+        size += len(chunk)
+        if size > limit:
+            raise TooLarge(f"body: over the limit of {limit} bytes", field="body")
+        chunks.append(chunk)
+    request._body = b"".join(chunks)  # Starlette's own cache: form() reads it again from there
+    return request._body
+
+
+def _not_empty(body: bytes) -> bytes:
+    if not body:
+        raise Malformed("body: empty", field="body")
+    return body
+
+
+def _object(body: bytes) -> dict[str, Any]:
+    if not body.strip():
+        raise Malformed("body: empty; send a JSON object, {} at least", field="body")
+    try:
+        content = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise Malformed(f"body: not JSON: {error}", field="body") from None
+    if not isinstance(content, dict):
+        raise Malformed("body: a JSON object is needed", field="body")
+    return content
+
+
+def _scalar(text: str) -> Any:
+    """A value of a query or form: JSON where it is JSON, else the text itself."""
+    try:
+        return json.loads(text, parse_constant=str)
+    except ValueError:
+        return text
+
+
+def _query(request: Request) -> dict[str, Any]:
+    return {
+        key: text if key in ("model", "class", "prior") and not text.startswith(("[", "{")) else _scalar(text)
+        for key, text in request.query_params.items()
+    }
+
+
+async def _multipart(request: Request, settings: Settings) -> tuple[dict[str, Any], tuple[bytes, ...]]:
+    try:
+        form = await request.form(max_files=settings.max_items, max_fields=64)
+    except (MultiPartException, ManifoldError) as error:
+        raise Malformed(f"body: not readable as {MULTIPART}: {error.message}", field="body") from None
+    except Exception as error:  # Starlette wraps parser errors into its HTTPException, python-multipart has its own
+        detail = getattr(error, "detail", str(error))
+        if "Too many files" in str(detail):
+            raise TooLarge(f"file: over the limit of {settings.max_items} a request", field="file") from None
+        raise Malformed(f"body: not readable as {MULTIPART}: {detail}", field="body") from None
+    fields: dict[str, Any] = {}
+    files = []
+    for key, value in form.multi_items():
+        if isinstance(value, UploadFile):
+            if key != "file":
+                raise InvalidValue(f"{key}: files are uploaded under the name 'file'", field=key, valid=["file"])
+            files.append(await value.read())
+        else:
+            fields[key] = value if key in ("model", "class", "prior") else _scalar(value)
+    if not files:
+        raise InvalidValue("file: at least one is needed", field="file")
+    return fields, tuple(files)
+
+
+def _explain(error: ValidationError, shape: type[contract.Request]) -> InvalidValue:
+    """pydantic's first complaint as one of ours."""
+    problem = error.errors(include_url=False)[0]
+    path, kind = problem["loc"], problem["type"]
+    field = ".".join(
+        str(part)
+        for part in path
+        if not (isinstance(part, str) and ("[" in part or part in ("str", "constrained-str", "int", "dict", "list")))
+    )
+    names = [info.alias or name for name, info in shape.model_fields.items()]
+    if kind == "extra_forbidden":
+        return InvalidValue(f"{field}: unknown field", field=field, valid=names if len(path) == 1 else None)
+    if kind == "missing":
+        return InvalidValue(f"{field}: is missing", field=field)
+    valid = _literals(problem.get("ctx", {}))
+    given = problem["input"]
+    shown = f" (given {given!r})" if isinstance(given, str | int | float | bool | None) and len(str(given)) < 60 else ""
+    return InvalidValue(f"{field}: {problem['msg']}{shown}", field=field, valid=valid)
+
+
+def _literals(context: Mapping[str, Any]) -> list[str] | None:
+    expected = context.get("expected")
+    return (
+        [word.strip("' ") for word in expected.replace(" or ", ", ").split(",")] if isinstance(expected, str) else None
+    )

@@ -1,0 +1,283 @@
+"""The wire contract: requests, responses, limits, defaults. Field names here are the contract, for REST and gRPC alike.
+
+Arrays stay untyped here (`list[Any]`): walking a million floats with a validator is slower than the model. runtime.codecs checks them.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from runtime.sampling import MAX_SEED
+
+Seed = Annotated[int, Field(strict=True, ge=0, le=MAX_SEED)]
+Array = list[Any]  # nested lists of numbers
+Row = dict[str, Any] | list[Any]
+ClassName = str | Annotated[int, Field(strict=True)]
+ClassChoice = ClassName | list[ClassName] | dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]]
+
+
+class Request(BaseModel):
+    """What every request may say. Unknown fields are refused: a typo is an error, not a default."""
+
+    model_config = ConfigDict(extra="forbid", populate_by_name=True)
+
+    model: str | None = Field(default=None, description="the settings' default where left out")
+    version: Annotated[int, Field(strict=True, ge=1)] | None = Field(
+        default=None, description="the latest where left out"
+    )
+
+
+class Chance(Request):
+    """Requests whose answer may be drawn."""
+
+    seed: Seed | None = None
+    first: Seed = Field(default=0, description="index of the first item: item 3 of seed 7 can be made alone")
+
+
+class SampleRequest(Chance):
+    """New items."""
+
+    n: Annotated[int, Field(strict=True, ge=1)] | None = Field(
+        default=None, description="1, or as many as there are latents or codes"
+    )
+    latents: Array | None = Field(default=None, description="[n][L]")
+    codes: Array | None = Field(default=None, description="[n][h][w]")
+    class_: ClassChoice | None = Field(
+        default=None, alias="class", description='name, index, list of n, "random", or weights by name'
+    )
+    prior: str | None = None
+    temperature: float = Field(
+        default=1.0, ge=0.01, le=100, allow_inf_nan=False, description="scales normal latents, divides logits"
+    )
+    return_latents: bool = False
+    encoding: Literal["png", "array"] = Field(
+        default="png", description="of images: base64 PNG in `images`, or numbers in `data`"
+    )
+
+
+class Items(Request):
+    """Requests about items: images or rows, one of the two."""
+
+    images: list[str] | None = Field(default=None, description="[n] base64 PNG, JPEG or WebP")
+    rows: list[Row] | None = Field(default=None, description="[n] objects by column, or arrays in column order")
+    class_: ClassChoice | None = Field(default=None, alias="class")
+    fit: Literal["contain", "strict"] = "contain"
+
+
+class EncodeRequest(Items, Chance):
+    """Where items lie in latent space."""
+
+
+class ReconstructRequest(Items, Chance):
+    """Items through the latent and back."""
+
+    encoding: Literal["png", "array"] = "png"
+
+
+class End(BaseModel):
+    """One end of an interpolation: one of image, row, latent, seed, class; a class may stand beside the others."""
+
+    model_config = ConfigDict(extra="forbid", populate_by_name=True)
+
+    image: str | None = None
+    row: Row | None = None
+    latent: Array | None = None
+    seed: Seed | None = None
+    first: Seed = 0
+    class_: ClassName | dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]] | None = Field(
+        default=None, alias="class"
+    )
+
+
+class InterpolateRequest(Request):
+    """A path between two items."""
+
+    from_: End = Field(alias="from")
+    to: End
+    steps: Annotated[int, Field(strict=True, ge=2)] = 8
+    method: Literal["slerp", "lerp"] | None = Field(default=None, description="slerp for normal latents, else lerp")
+    seed: Seed | None = Field(default=None, description="for what the ends leave open")
+    fit: Literal["contain", "strict"] = "contain"
+    encoding: Literal["png", "array"] = "png"
+
+
+class ScoreRequest(Items):
+    """How strange items are."""
+
+    false_positive_rate: float | None = Field(
+        default=None, gt=0, lt=1, allow_inf_nan=False, description="0.01 where left out"
+    )
+    budget: Annotated[int, Field(strict=True, ge=1)] | None = Field(
+        default=None, description="instead: the n strangest of the request"
+    )
+    explain: bool = False
+
+
+# --- answers ------------------------------------------------------------------------------------------------------------------
+
+
+class Timing(BaseModel):
+    """Milliseconds."""
+
+    queue: float
+    compute: float
+    encode: float
+
+
+class Fitted(BaseModel):
+    """What was done to an image to fit it to the model."""
+
+    width: int
+    height: int
+    mode: str
+    steps: list[str]
+
+
+class Response(BaseModel):
+    """What every answer says."""
+
+    model: str
+    version: int
+    request_id: str
+    timing: Timing
+    seed: int | None = Field(default=None, description="where chance was involved")
+    first: int | None = None
+
+
+class Made(Response):
+    """Answers with items: images, or data, or rows."""
+
+    images: list[str] | None = Field(default=None, description="[n] base64 PNG")
+    data: Array | None = Field(default=None, description="[n][C][H][W] in [0, 1]")
+    rows: list[dict[str, Any]] | None = None
+
+
+class SampleResponse(Made):
+    """New items."""
+
+    latents: Array | None = None
+    codes: Array | None = None
+    classes: list[Any] | None = Field(
+        default=None, description="of each item, for conditional models: a name, or weights by name"
+    )
+
+
+class EncodeResponse(Response):
+    """Posterior, or codes."""
+
+    mean: Array | None = None
+    log_variance: Array | None = None
+    latents: Array | None = None
+    codes: Array | None = None
+    fitted: list[Fitted] | None = None
+
+
+class ReconstructResponse(Made):
+    """Items after encode and decode."""
+
+    errors: list[float] = Field(description="mean squared error: of pixels in [0, 1], or of scaled columns")
+    fitted: list[Fitted] | None = None
+
+
+class InterpolateResponse(Made):
+    """The path."""
+
+    latents: Array
+    fitted: list[Fitted] | None = None
+
+
+class Part(BaseModel):
+    """One term of a score."""
+
+    value: float
+    p_value: float | None
+
+
+class ScoredItem(BaseModel):
+    """One item's place."""
+
+    score: float = Field(description="continuous, higher is stranger")
+    p_value: float | None
+    is_anomaly: bool
+    band: str | None
+    risk: int | None = Field(description="0 to 999, a fixed function of the p-value")
+    state: Literal["ok", "below_resolution", "uncalibrated", "unknown"]
+    warnings: list[str]
+    parts: dict[str, Part]
+    explanation: dict[str, Any] | None = None
+
+
+class ThresholdInfo(BaseModel):
+    """Where the line was drawn."""
+
+    score: float | None
+    p_value: float | None
+    false_positive_rate: float | None
+    interval: list[float] | None = Field(default=None, description="95% interval of the realised rate")
+
+
+class CalibrationInfo(BaseModel):
+    """Which items the p-values refer to."""
+
+    id: str
+    n: int
+    created: str
+
+
+class ScoreResponse(Response):
+    """How strange items are."""
+
+    items: list[ScoredItem]
+    threshold: ThresholdInfo
+    calibration: CalibrationInfo | None
+    fitted: list[Fitted] | None = None
+
+
+class ErrorBody(BaseModel):
+    """Every error, on every route."""
+
+    type: str
+    message: str = Field(description="says what to do")
+    field: str | None = None
+    request_id: str
+    valid: list[Any] | None = None
+
+
+class ErrorResponse(BaseModel):
+    """Every error, on every route."""
+
+    error: ErrorBody
+
+
+class ModelSummary(BaseModel):
+    """A line of GET /models."""
+
+    name: str
+    version: int
+    family: str
+    description: str
+    tasks: list[str]
+    endpoints: list[str]
+    state: Literal["loading", "ready", "unavailable"]
+    reason: str | None
+    device: str | None
+    note: str | None
+    classes: list[str] | None
+    data: dict[str, Any] | None
+    default: bool
+
+
+class ModelList(BaseModel):
+    """GET /models."""
+
+    models: list[ModelSummary]
+
+
+class Health(BaseModel):
+    """GET /health/live and /health/ready."""
+
+    status: Literal["live", "ready", "not ready"]
+    reason: str | None = None
+    models: dict[str, str] | None = None

@@ -1,0 +1,97 @@
+"""Answers as bytes: JSON, a picture, or an array. Chosen by Accept."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import orjson
+
+from runtime import codecs, recipes, rows
+from runtime.errors import UnsupportedMedia
+from runtime.manifest import ImageSpec, TableSpec
+from service.handlers import Answer
+
+JSON = "application/json"
+OFFERED = (JSON, "image/png", "image/webp", codecs.NPY)
+OPTIONS = orjson.OPT_SERIALIZE_NUMPY
+
+
+def choose(accept: str) -> str:
+    """The media type to answer with. Raises UnsupportedMedia where none of those asked for can be had."""
+    wanted: list[tuple[float, int, str]] = []
+    for place, part in enumerate(accept.split(",")):
+        name, *parameters = (piece.strip() for piece in part.split(";"))
+        quality = 1.0
+        for parameter in parameters:
+            if parameter.startswith("q="):
+                try:
+                    quality = float(parameter[2:])
+                except ValueError:
+                    quality = 0.0
+        if quality > 0 and name:
+            wanted.append((-quality, place, name.lower()))
+    for _, _, name in sorted(wanted) or [(0.0, 0, "*/*")]:
+        for offered in OFFERED:
+            if name in (offered, "*/*") or (name.endswith("/*") and offered.startswith(name[:-1])):
+                return offered
+    raise UnsupportedMedia(f"Accept: {accept} is not offered", field="Accept", valid=OFFERED)
+
+
+def to_json(answer: Answer, request_id: str) -> dict[str, Any]:
+    """The answer as its contract has it, numpy arrays inside; `timing.encode` is left to the caller."""
+    body = {"model": answer.entry.name, "version": answer.entry.version, "request_id": request_id, **answer.fields}
+    if answer.main == "score":
+        body.pop("score")
+    if answer.items is not None:
+        spec = answer.manifest.data
+        if isinstance(spec, TableSpec):
+            body["rows"] = rows.decode(answer.items, spec)
+        elif answer.encoding == "array":
+            body["data"] = np.clip(codecs.to_unit(answer.items, spec), 0, 1).astype(np.float32)
+        else:
+            body["images"] = [codecs.to_base64(png) for png in _pngs(answer, spec)]
+    return body
+
+
+def dumps(body: Any) -> bytes:
+    """JSON bytes."""
+    return orjson.dumps(body, option=OPTIONS)
+
+
+def to_picture(answer: Answer, media_type: str) -> bytes:
+    """One image, or a grid. Raises UnsupportedMedia where the answer holds no images."""
+    spec = answer.manifest.data
+    if answer.items is None or not isinstance(spec, ImageSpec):
+        raise UnsupportedMedia("Accept: this answer holds no images", field="Accept", valid=[JSON, codecs.NPY])
+    if media_type == "image/png" and len(answer.items) == 1:
+        return _pngs(answer, spec)[0]
+    pixels = codecs.to_uint8(answer.items, spec)
+    sheet = pixels[0] if len(pixels) == 1 else codecs.grid(pixels)
+    recipe = recipes.for_grid(answer.recipes) if answer.recipes else None
+    return codecs.to_webp(sheet) if media_type == "image/webp" else codecs.to_png(sheet, recipe)
+
+
+def to_npy(answer: Answer) -> bytes:
+    """Images float32 (n, C, H, W) in [0, 1]; encoded rows; or the answer's main array. numpy's own format."""
+    if answer.items is None:
+        return codecs.to_npy(np.asarray(answer.fields[answer.main]))
+    spec = answer.manifest.data
+    if isinstance(spec, ImageSpec):
+        return codecs.to_npy(np.clip(codecs.to_unit(answer.items, spec), 0, 1).astype(np.float32))
+    return codecs.to_npy(answer.items)
+
+
+def _pngs(answer: Answer, spec: ImageSpec) -> list[bytes]:
+    assert answer.items is not None
+    texts: Sequence[dict[str, Any] | None] = [None] * len(answer.items) if answer.recipes is None else answer.recipes
+    return [
+        codecs.to_png(pixels, text) for pixels, text in zip(codecs.to_uint8(answer.items, spec), texts, strict=True)
+    ]
+
+
+def large(answer: Answer) -> bool:
+    """Whether writing the answer takes long enough to leave the event loop for it (about a millisecond)."""
+    return answer.items is not None and (len(answer.items) > 8 or math.prod(answer.items.shape) > 50_000)

@@ -1,0 +1,419 @@
+"""The use cases: contract in, answer out. Knows neither HTTP nor protobuf; transports only translate and delegate."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from runtime import codecs, operations, recipes, rows, scoring
+from runtime.codecs import Fitted
+from runtime.errors import InvalidValue, TooLarge, UnsupportedTask
+from runtime.manifest import ImageSpec, Manifest, Scoring, TableSpec
+from runtime.operations import Run
+from service import contract
+from service.registry import Entry, Registry, endpoints
+from service.settings import Settings
+
+Array = NDArray[Any]
+T = TypeVar("T")
+DEFAULT_RATE = 0.01
+
+
+@dataclass(frozen=True)
+class Uploads:
+    """What came beside the fields: files, or an array."""
+
+    images: tuple[bytes, ...] = ()
+    array: Array | None = None
+
+
+@dataclass
+class Answer:
+    """An answer before it is written down as JSON, a picture or an array."""
+
+    entry: Entry
+    fields: dict[str, Any] = field(default_factory=dict)
+    items: Array | None = None  # at the graph's edge; images, data or rows on the wire
+    recipes: list[dict[str, Any]] | None = None
+    encoding: str = "png"
+    queue: float = 0.0
+    compute: float = 0.0
+    main: str = "items"  # what a binary answer holds: the items, or a field
+
+    @property
+    def manifest(self) -> Manifest:
+        assert self.entry.manifest is not None
+        return self.entry.manifest
+
+
+class Handlers:
+    """One method a route."""
+
+    def __init__(self, registry: Registry, settings: Settings) -> None:
+        self.registry, self.settings = registry, settings
+
+    # --- routes ---
+
+    async def sample(self, request: contract.SampleRequest, uploads: Uploads, deadline_ms: int | None = None) -> Answer:
+        """New items."""
+        entry, manifest = await self._entry(request, "sample")
+        latents, codes = self._given(manifest, request, uploads)
+        given = latents if latents is not None else codes
+        n = request.n if request.n is not None else len(given) if given is not None else 1
+        if given is not None and len(given) != n:
+            raise InvalidValue(f"n: {n}, but {len(given)} latents or codes are given; leave n out", field="n")
+        self._limit(n, "n")
+        options = {
+            "seed": request.seed, "first": request.first, "latents": latents, "codes": codes, "classes": request.class_, "prior": request.prior,
+            "temperature": request.temperature,
+        }  # fmt: skip
+        answer = Answer(entry, encoding=request.encoding)
+        samples = await self._drive(answer, operations.sample(manifest, n, **options), n, deadline_ms)  # type: ignore[arg-type]
+        answer.items = samples.data
+        assert entry.model is not None
+        if isinstance(manifest.data, ImageSpec):
+            answer.recipes = recipes.for_samples(manifest, entry.model.checksum, samples, options)
+        if samples.seed is not None:
+            answer.fields |= {"seed": samples.seed, "first": request.first}
+        if samples.condition is not None and manifest.classes is not None:
+            answer.fields["classes"] = [_class_of(weights, manifest.classes) for weights in samples.condition]
+        if request.return_latents:
+            answer.fields |= {
+                name: array
+                for name, array in (("latents", samples.latents), ("codes", samples.codes))
+                if array is not None
+            }
+        return answer
+
+    async def encode(self, request: contract.EncodeRequest, uploads: Uploads, deadline_ms: int | None = None) -> Answer:
+        """Where items lie."""
+        entry, manifest = await self._entry(request, "encode")
+        data, fitted, _ = self._items(manifest, request, uploads)
+        answer = Answer(entry, main="mean")
+        steps = operations.encode(manifest, data, seed=request.seed, first=request.first, classes=request.class_)
+        encoded = await self._drive(answer, steps, len(data), deadline_ms)
+        arrays = {
+            "mean": encoded.mean,
+            "log_variance": encoded.log_variance,
+            "latents": encoded.latents,
+            "codes": encoded.codes,
+        }
+        answer.fields |= {name: array for name, array in arrays.items() if array is not None}
+        answer.main = "latents" if encoded.latents is not None else "mean" if encoded.mean is not None else "codes"
+        self._note(answer, fitted, request)
+        return answer
+
+    async def reconstruct(
+        self, request: contract.ReconstructRequest, uploads: Uploads, deadline_ms: int | None = None
+    ) -> Answer:
+        """Items through the latent and back."""
+        entry, manifest = await self._entry(request, "reconstruct")
+        data, fitted, _ = self._items(manifest, request, uploads)
+        answer = Answer(entry, encoding=request.encoding)
+        steps = operations.reconstruct(manifest, data, seed=request.seed, first=request.first, classes=request.class_)
+        back = await self._drive(answer, steps, len(data), deadline_ms)
+        answer.items = back.data
+        answer.fields["errors"] = back.errors
+        self._note(answer, fitted, request)
+        return answer
+
+    async def interpolate(
+        self, request: contract.InterpolateRequest, uploads: Uploads, deadline_ms: int | None = None
+    ) -> Answer:
+        """A path between two items."""
+        entry, manifest = await self._entry(request, "interpolate")
+        self._limit(request.steps, "steps")
+        fitted: list[Fitted] = []
+        ends = [
+            self._end(manifest, end, name, request.fit, fitted)
+            for name, end in (("from", request.from_), ("to", request.to))
+        ]
+        answer = Answer(entry, encoding=request.encoding)
+        steps = operations.interpolate(
+            manifest, ends[0], ends[1], steps=request.steps, method=request.method, seed=request.seed
+        )
+        path = await self._drive(answer, steps, request.steps, deadline_ms)
+        answer.items = path.data
+        answer.fields["latents"] = path.latents
+        if path.seed is not None:
+            answer.fields |= {"seed": path.seed, "first": 0}
+        if fitted:
+            answer.fields["fitted"] = [one.as_dict() for one in fitted]
+        return answer
+
+    async def score(self, request: contract.ScoreRequest, uploads: Uploads, deadline_ms: int | None = None) -> Answer:
+        """How strange items are."""
+        entry, manifest = await self._entry(request, "anomaly-score")
+        if request.false_positive_rate is not None and request.budget is not None:
+            raise InvalidValue("budget and false_positive_rate exclude each other", field="budget")
+        data, fitted, warnings = self._items(manifest, request, uploads, unknown=True)
+        answer = Answer(entry, main="score")
+        scores = await self._drive(
+            answer, operations.score(manifest, data, classes=request.class_), len(data), deadline_ms
+        )
+        assert manifest.scoring is not None and entry.model is not None
+        answer.fields |= judge(manifest.scoring, entry.model.calibrated, scores, warnings, request)
+        if request.explain and scores.surprise is not None:
+            reasons = scoring.explain(scores.surprise, manifest.data, manifest.scoring, request.rows or ())
+            for item, reason in zip(answer.fields["items"], reasons, strict=True):
+                item["explanation"] = reason
+        answer.fields["score"] = scores.terms[manifest.scoring.score]
+        self._note(answer, fitted)
+        return answer
+
+    # --- pieces ---
+
+    async def _entry(self, request: contract.Request, endpoint: str) -> tuple[Entry, Manifest]:
+        entry = await self.registry.get(request.model, request.version)
+        assert entry.manifest is not None
+        if endpoint not in endpoints(entry.manifest):
+            can = endpoints(entry.manifest)
+            raise UnsupportedTask(
+                f"{entry.name} cannot /{endpoint}{_why(entry.manifest, endpoint)}; it can {', '.join('/' + name for name in can)}",
+                field="model",
+                valid=can,
+            )
+        return entry, entry.manifest
+
+    async def _drive(
+        self, answer: Answer, steps: Generator[Run, dict[str, Array], T], n: int, deadline_ms: int | None
+    ) -> T:
+        assert answer.entry.batcher is not None
+        milliseconds = deadline_ms or answer.entry.settings.deadline_ms or self.settings.deadline_ms
+        result, timing = await answer.entry.batcher.drive(steps, n, time.monotonic() + milliseconds / 1000)
+        answer.queue, answer.compute = timing.queue, timing.compute
+        return result
+
+    def _limit(self, n: int, name: str) -> None:
+        if n > self.settings.max_items:
+            raise TooLarge(
+                f"{name}: {n} is over the limit of {self.settings.max_items} a request; ask in several", field=name
+            )
+
+    def _given(
+        self, manifest: Manifest, request: contract.SampleRequest, uploads: Uploads
+    ) -> tuple[Array | None, Array | None]:
+        """Latents and codes of a /sample request, by field or as a body of numbers."""
+        if uploads.images:
+            raise InvalidValue("/sample takes no images; /reconstruct does", field="images")
+        latents: Any = request.latents
+        codes: Any = request.codes
+        if uploads.array is not None:
+            if latents is not None or codes is not None:
+                raise InvalidValue("latents: given twice, as a field and as the body", field="latents")
+            latents, codes = (
+                (None, uploads.array) if uploads.array.dtype.kind in "iu" and manifest.codes else (uploads.array, None)
+            )
+        if latents is not None:
+            if manifest.latent is None:
+                raise UnsupportedTask(
+                    f"{manifest.name} has no latent; leave latents out", field="latents", valid=endpoints(manifest)
+                )
+            latents = codecs.floats(latents, (manifest.latent.size,), "latents")
+            self._not_empty(latents, "latents")
+        if codes is not None:
+            if manifest.codes is None or "decode_codes" not in manifest.tasks:
+                raise UnsupportedTask(
+                    f"{manifest.name} does not decode codes; leave codes out", field="codes", valid=endpoints(manifest)
+                )
+            numbers = codecs.floats(codes, manifest.codes.shape, "codes")
+            self._not_empty(numbers, "codes")
+            if (numbers != np.rint(numbers)).any() or numbers.min() < 0 or numbers.max() >= manifest.codes.levels:
+                raise InvalidValue(
+                    f"codes: whole numbers from 0 to {manifest.codes.levels - 1} are needed", field="codes"
+                )
+            codes = numbers.astype(np.int64)
+        return latents, codes
+
+    def _not_empty(self, array: Sequence[Any] | Array, name: str) -> None:
+        if not len(array):
+            raise InvalidValue(f"{name}: at least one is needed", field=name)
+        self._limit(len(array), name)
+
+    def _items(
+        self, manifest: Manifest, request: contract.Items, uploads: Uploads, *, unknown: bool = False
+    ) -> tuple[Array, list[Fitted], list[list[str]]]:
+        """Items at the graph's edge, what was done to each image, and warnings by item."""
+        spec = manifest.data
+        if isinstance(spec, TableSpec):
+            return self._rows(manifest, spec, request, uploads, unknown)
+        if request.rows is not None:
+            raise InvalidValue(f"rows: {manifest.name} takes images", field="rows")
+        if uploads.array is not None:
+            data = _array_images(uploads.array, spec)
+            self._limit(len(data), "images")
+            return data, [], [[] for _ in data]
+        given = [codecs.from_base64(text, f"images[{i}]") for i, text in enumerate(request.images or ())] + list(
+            uploads.images
+        )
+        if not given:
+            raise InvalidValue(
+                "images: at least one is needed: base64 in JSON, a multipart file, or an image as the body",
+                field="images",
+            )
+        self._limit(len(given), "images")
+        read = [
+            codecs.read_image(content, spec, fit=request.fit, field=f"images[{i}]", max_pixels=self.settings.max_pixels)
+            for i, content in enumerate(given)
+        ]
+        data = codecs.from_uint8(np.stack([pixels for pixels, _ in read]), spec)
+        return data, [fitted for _, fitted in read], [[] for _ in read]
+
+    def _rows(
+        self, manifest: Manifest, spec: TableSpec, request: contract.Items, uploads: Uploads, unknown: bool
+    ) -> tuple[Array, list[Fitted], list[list[str]]]:
+        if request.images is not None or uploads.images or uploads.array is not None:
+            raise InvalidValue(
+                f"images: {manifest.name} takes rows with the columns {', '.join(spec.names)}",
+                field="images",
+                valid=spec.names,
+            )
+        if not request.rows:
+            raise InvalidValue(
+                f"rows: at least one is needed, with the columns {', '.join(spec.names)}",
+                field="rows",
+                valid=spec.names,
+            )
+        self._limit(len(request.rows), "rows")
+        data, warnings = rows.encode(request.rows, spec, unknown=unknown)
+        return data, [], warnings
+
+    def _end(self, manifest: Manifest, end: contract.End, name: str, fit: str, fitted: list[Fitted]) -> operations.End:
+        given = [key for key in ("image", "row", "latent", "seed") if getattr(end, key) is not None]
+        if len(given) > 1 or (not given and end.class_ is None):
+            raise InvalidValue(
+                f"{name}: one of image, row, latent, seed or class is needed",
+                field=name,
+                valid=["image", "row", "latent", "seed", "class"],
+            )
+        latent = data = None
+        if end.latent is not None:
+            assert manifest.latent is not None
+            latent = codecs.floats([end.latent], (manifest.latent.size,), f"{name}.latent")[0]
+        if end.image is not None:
+            if not isinstance(manifest.data, ImageSpec):
+                raise InvalidValue(f"{name}.image: {manifest.name} takes rows", field=f"{name}.image")
+            pixels, done = codecs.read_image(
+                codecs.from_base64(end.image, f"{name}.image"),
+                manifest.data,
+                fit=fit,
+                field=f"{name}.image",
+                max_pixels=self.settings.max_pixels,
+            )
+            fitted.append(done)
+            data = codecs.from_uint8(pixels[None], manifest.data)[0]
+        if end.row is not None:
+            if not isinstance(manifest.data, TableSpec):
+                raise InvalidValue(f"{name}.row: {manifest.name} takes images", field=f"{name}.row")
+            data = rows.encode([end.row], manifest.data, field=f"{name}.row")[0][0]
+        return operations.End(latent, data, end.seed, end.first, end.class_)
+
+    @staticmethod
+    def _note(answer: Answer, fitted: list[Fitted], request: contract.Chance | None = None) -> None:
+        """What was done to the images, and the seed where one was given."""
+        if fitted:
+            answer.fields["fitted"] = [one.as_dict() for one in fitted]
+        if request is not None and request.seed is not None:
+            answer.fields |= {"seed": request.seed, "first": request.first}
+
+
+def judge(
+    about: Scoring,
+    calibrated: scoring.Calibrated,
+    scores: operations.Scores,
+    warnings: list[list[str]],
+    request: contract.ScoreRequest,
+) -> dict[str, Any]:
+    """Items, threshold and calibration of a /anomaly-score answer."""
+    values = scores.terms[about.score]
+    rate = DEFAULT_RATE if request.false_positive_rate is None else request.false_positive_rate
+    p = {name: calibrated.p_values(name, term) for name, term in scores.terms.items()} if calibrated.n else {}
+    line = calibrated.threshold(about.score, rate) if calibrated.n else scoring.Threshold(None, rate, rate, None)
+    if request.budget is not None:
+        strangest = np.argsort(-values, kind="stable")[: request.budget]
+        flagged = np.isin(np.arange(len(values)), strangest)
+        line = scoring.Threshold(
+            float(values[strangest[-1]]), float(p[about.score][strangest[-1]]) if p else 1.0, 0.0, None
+        )
+    else:
+        flagged = p[about.score] <= line.p_value if p and line.score is not None else np.zeros(len(values), bool)
+    items = []
+    for i, value in enumerate(values):
+        p_value = float(p[about.score][i]) if p else None
+        danger = None if p_value is None else scoring.risk(p_value)
+        parts = {
+            name: {"value": float(term[i]), "p_value": float(p[name][i]) if p else None}
+            for name, term in scores.terms.items()
+        }
+        items.append(
+            {
+                "score": float(value),
+                "p_value": p_value,
+                "is_anomaly": bool(flagged[i]),
+                "band": None if danger is None else scoring.band(danger),
+                "risk": danger,
+                "state": _state(p_value, calibrated.n, warnings[i]),
+                "warnings": warnings[i],
+                "parts": parts,
+                "explanation": None,
+            }
+        )
+    threshold = {
+        "score": line.score, "p_value": line.p_value if calibrated.n else None, "false_positive_rate": None if request.budget is not None else rate,
+        "interval": None if line.interval is None else list(line.interval),
+    }  # fmt: skip
+    about_calibration = calibrated.about
+    calibration = (
+        None
+        if about_calibration is None
+        else {"id": about_calibration.id, "n": about_calibration.n, "created": about_calibration.created}
+    )
+    return {"items": items, "threshold": threshold, "calibration": calibration}
+
+
+def _state(p_value: float | None, n: int, warnings: list[str]) -> str:
+    if any(warning.startswith("unknown_category") for warning in warnings):
+        return "unknown"
+    if p_value is None:
+        return "uncalibrated"
+    return "below_resolution" if p_value <= 1 / (n + 1) else "ok"
+
+
+def _why(manifest: Manifest, endpoint: str) -> str:
+    """The reason behind what a model cannot do, where there is a plain one."""
+    if endpoint == "interpolate" and manifest.latent is None:
+        return ": it has no latent space"
+    if endpoint == "anomaly-score":
+        return ": it has no likelihood and carries no score"
+    return ""
+
+
+def _class_of(weights: Array, names: tuple[str, ...]) -> str | dict[str, float]:
+    """A name, or weights by name where there are several."""
+    held = np.flatnonzero(weights)
+    return names[held[0]] if len(held) == 1 else {names[i]: float(weights[i]) for i in held}
+
+
+def _array_images(array: Array, spec: ImageSpec) -> Array:
+    """An array (n, C, H, W), (n, H, W) where grey, or one image without n; uint8 0..255 or float 0..1."""
+    shape = spec.shape
+    if array.shape in (shape, shape[1:]):
+        array = array[None]
+    if spec.channels == 1 and array.shape[1:] == shape[1:]:
+        array = array[:, None]
+    if array.shape[1:] != shape or not len(array):
+        raise InvalidValue(
+            f"body: shape {list(array.shape)}, but [n, {', '.join(map(str, shape))}] is needed", field="body"
+        )
+    if array.dtype == np.uint8:
+        return codecs.from_uint8(array, spec)
+    numbers = codecs.floats(array, shape, "body")
+    if numbers.min() < 0 or numbers.max() > 1:
+        raise InvalidValue("body: floats must be in 0..1 (or send uint8 0..255)", field="body")
+    low, high = spec.range
+    return np.asarray(numbers * (high - low) + low, np.float32)

@@ -1,0 +1,167 @@
+"""The models a service holds, each with a state: loading, ready, or unavailable with the reason."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import structlog
+
+from runtime import engine, repository
+from runtime.engine import Model
+from runtime.errors import ManifoldError, Unavailable, UnknownModel
+from runtime.manifest import ImageSpec, Manifest, read
+from service.batcher import Batcher
+from service.settings import ModelSettings, Settings
+
+log = structlog.get_logger()
+
+# what each endpoint needs of a manifest's tasks
+ENDPOINTS: dict[str, Callable[[Manifest], bool]] = {
+    "sample": lambda m: "sample" in m.tasks or ("decode" in m.tasks and m.latent is not None),
+    "encode": lambda m: "encode" in m.tasks,
+    "reconstruct": lambda m: "encode" in m.tasks and ("decode" in m.tasks or "decode_codes" in m.tasks),
+    "interpolate": lambda m: "decode" in m.tasks and m.latent is not None,
+    "anomaly-score": lambda m: m.scoring is not None,
+}
+
+
+@dataclass
+class Entry:
+    """One version of one model."""
+
+    name: str
+    version: int
+    folder: Path
+    settings: ModelSettings
+    state: str = "loading"
+    reason: str | None = None
+    expected: bool = False  # unavailable by choice of the installation: the service is ready without it
+    manifest: Manifest | None = None
+    model: Model | None = None
+    batcher: Batcher | None = field(default=None, repr=False)
+
+    def load(self, threads: int) -> None:
+        """Loads the artifact; what goes wrong becomes the entry's reason."""
+        try:
+            self.manifest = read(self.folder)
+            self.model = engine.load(self.folder, device=self.settings.device or "auto", threads=threads)
+            self.batcher = Batcher(self.model, self.settings)
+            self.state = "ready"
+        except ManifoldError as error:
+            self.state, self.reason = "unavailable", error.message
+            self.expected = isinstance(error, Unavailable) and error.expected
+            log.warning("model unavailable", model=self.name, version=self.version, reason=error.message)
+        except Exception as error:  # a broken artifact must not take the others down with it
+            self.state, self.reason = "unavailable", f"{type(error).__name__}: {error}"
+            log.exception("model failed to load", model=self.name, version=self.version)
+
+
+class Registry:
+    """Every model's latest version (other versions load when first asked for)."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.entries: dict[tuple[str, int], Entry] = {}
+        self.latest: dict[str, int] = {}
+        for name, versions in repository.scan(settings.models_dir).items():
+            for version in versions:
+                self.entries[name, version] = Entry(
+                    name, version, settings.models_dir / name / str(version), settings.of_model(name), state="idle"
+                )
+            self.latest[name] = versions[-1]
+            self.entries[name, versions[-1]].state = "loading"
+        self._lock = threading.Lock()
+        self.scanned = True
+
+    def load(self) -> None:
+        """Loads the latest version of every model, the default first."""
+        order = sorted(self.latest.items(), key=lambda item: item[0] != self.settings.default_model)
+        for name, version in order:
+            self.entries[name, version].load(self.settings.threads)
+
+    def close(self) -> None:
+        """Lets running work end."""
+        for entry in self.entries.values():
+            if entry.batcher:
+                entry.batcher.close()
+
+    @property
+    def shown(self) -> list[Entry]:
+        """The entries of GET /models: the latest of each name, and other versions that were asked for."""
+        return [entry for entry in self.entries.values() if entry.state != "idle"]
+
+    async def get(self, name: str | None, version: int | None) -> Entry:
+        """A ready entry with its model. Raises UnknownModel, or Unavailable with the reason."""
+        entry = self.find(name, version)
+        if entry.state == "idle":
+            await asyncio.get_running_loop().run_in_executor(None, self._load_late, entry)
+        if entry.state == "loading":
+            raise Unavailable(f"{entry.name} is still loading; try again in a moment", field="model")
+        if entry.state != "ready":
+            raise Unavailable(f"{entry.name} is unavailable: {entry.reason}", field="model")
+        return entry
+
+    def _load_late(self, entry: Entry) -> None:
+        with self._lock:
+            if entry.state == "idle":
+                entry.load(self.settings.threads)
+
+    def find(self, name: str | None, version: int | None) -> Entry:
+        """The entry, in whatever state."""
+        names = list(self.latest)
+        if name is None:
+            name = self.settings.default_model
+            if name is None or name not in self.latest:
+                raise UnknownModel(
+                    "model: say which model; the settings name no default that is there", field="model", valid=names
+                )
+        if name not in self.latest:
+            raise UnknownModel(f"model: there is no model {name!r}", field="model", valid=names)
+        entry = self.entries.get((name, self.latest[name] if version is None else version))
+        if entry is None:
+            raise UnknownModel(
+                f"version: {name} has no version {version}",
+                field="version",
+                valid=[v for n, v in self.entries if n == name],
+            )
+        return entry
+
+    def readiness(self) -> tuple[bool, str | None]:
+        """Whether the service is ready, and why not. Models that lack an extra or a device they were told to have do not count."""
+        entries = [self.entries[item] for item in self.latest.items()]
+        loading = [entry.name for entry in entries if entry.state == "loading"]
+        broken = [
+            f"{entry.name}: {entry.reason}" for entry in entries if entry.state == "unavailable" and not entry.expected
+        ]
+        if loading:
+            return False, f"loading {', '.join(loading)}"
+        if broken:
+            return False, "unavailable: " + "; ".join(broken)
+        if not any(entry.state == "ready" for entry in entries):
+            return False, f"no model is ready in {self.settings.models_dir}" + "".join(
+                f"; {entry.name}: {entry.reason}" for entry in entries
+            )
+        return True, None
+
+
+def endpoints(manifest: Manifest) -> list[str]:
+    """What a model can be asked for."""
+    return [name for name, has in ENDPOINTS.items() if has(manifest)]
+
+
+def data_summary(manifest: Manifest) -> dict[str, object]:
+    """The data spec as a client needs it."""
+    spec = manifest.data
+    if isinstance(spec, ImageSpec):
+        return {
+            "kind": "image",
+            "height": spec.height,
+            "width": spec.width,
+            "channels": spec.channels,
+            "background": spec.background,
+        }
+    return spec.model_dump(mode="json", exclude_none=True)

@@ -1,0 +1,88 @@
+"""Settings from the environment (MANIFOLD_*) and an optional manifold.toml; read once in main and passed down."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+
+from runtime.errors import ManifoldError
+
+CONFIG_FILE = "manifold.toml"
+
+
+class SettingsError(ManifoldError):
+    """A setting is wrong; the service does not start."""
+
+
+class ModelSettings(BaseModel):
+    """One model's section, [models.NAME] in manifold.toml. What is left out comes from the top level."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    device: Literal["auto", "cpu", "cuda"] | None = None
+    instances: int | None = Field(default=None, ge=1, le=64, description="runs of this model at the same time")
+    max_rows: int | None = Field(default=None, ge=1, description="rows a run; more are run in pieces")
+    queue_rows: int | None = Field(default=None, ge=1, description="rows accepted and not yet answered; beyond it 429")
+    deadline_ms: int | None = Field(default=None, ge=1, description="for requests that bring none")
+
+
+class Settings(BaseSettings):
+    """Everything that can be set. MANIFOLD_HOST sets `host`, and so on."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="MANIFOLD_", env_nested_delimiter="__", extra="ignore", frozen=True, toml_file=CONFIG_FILE
+    )
+
+    host: str = "127.0.0.1"
+    port: int = Field(default=8000, ge=0, le=65535)
+    models_dir: Path = Path("models")
+    default_model: str | None = "mnist-vae"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    instances: int = Field(default=1, ge=1, le=64)
+    threads: int = Field(default=1, ge=1, le=256, description="threads within a run")
+    max_rows: int = Field(default=256, ge=1)
+    queue_rows: int = Field(default=4096, ge=1)
+    deadline_ms: int = Field(default=30_000, ge=1)
+    max_items: int = Field(default=1024, ge=1, description="rows or images a request")
+    max_body_bytes: int = Field(default=16 * 2**20, ge=1024)
+    max_pixels: int = Field(default=16_000_000, ge=1, description="of one image")
+    drain_seconds: float = Field(
+        default=10.0, ge=0, description="for requests in flight when the service is told to stop"
+    )
+    log_format: Literal["json", "text"] = "text"
+    models: dict[str, ModelSettings] = Field(default_factory=dict)
+
+    @classmethod
+    def settings_customise_sources(
+        cls, settings_cls: type[BaseSettings], init_settings: PydanticBaseSettingsSource, env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource, file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:  # fmt: skip
+        """Arguments win over the environment, the environment over the file."""
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
+
+    def of_model(self, name: str) -> ModelSettings:
+        """The model's settings with nothing left out."""
+        own = self.models.get(name, ModelSettings())
+        return ModelSettings(
+            **{
+                key: getattr(own, key) if getattr(own, key) is not None else getattr(self, key)
+                for key in ModelSettings.model_fields
+            }
+        )
+
+
+def read(**overrides: object) -> Settings:
+    """The settings. Raises SettingsError that names what is wrong."""
+    try:
+        return Settings(**{key: value for key, value in overrides.items() if value is not None})  # type: ignore[arg-type]
+    except ValidationError as error:
+        lines = [
+            f"  {'.'.join(map(str, problem['loc']))}: {problem['msg']} (environment MANIFOLD_{'__'.join(map(str, problem['loc'])).upper()} or {CONFIG_FILE})"
+            for problem in error.errors()
+        ]
+        raise SettingsError("\n".join(["settings:", *lines])) from None
+    except ValueError as error:  # a toml file that is not toml
+        raise SettingsError(f"{CONFIG_FILE}: {error}") from None

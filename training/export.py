@@ -1,0 +1,268 @@
+"""From a run to a published artifact. Nothing is published that was not checked through the runtime's own engine first.
+
+Order: graphs, golden vectors, batch sizes (1, 2, 3, 5, 64), parity with torch, calibration, preview, checksums, a full load, rename.
+"""
+
+from __future__ import annotations
+
+import datetime
+import functools
+import json
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from runtime import checks, codecs, golden, repository
+from runtime import manifest as manifests
+from runtime.engine import Model, example_inputs, load
+from runtime.errors import ArtifactError
+from runtime.manifest import Calibration, FileRecord, Golden, ImageSpec, Manifest, Metric, Scoring, TaskSpec
+from training import data as datasets
+from training import families, graphs
+from training.data import Data, Part
+from training.errors import TrainingError
+from training.exports import Exports, Task
+from training.runs import METRICS, Run
+from training.train import trained_model
+
+Array = NDArray[Any]
+FORMATS = {"onnx": "onnx", "torchscript": "torchscript"}
+TOLERANCE = 1e-4  # of parity with torch, for values up to one; relative above
+GOLDEN_ROWS = 5
+PREVIEW_SEED, PREVIEW_ITEMS = 0, 64
+TORCHSCRIPT_FILE = "model.pt"
+
+
+def export(
+    run: Run, name: str, root: Path, *, backend: str = "onnx", data: Data | None = None, description: str = ""
+) -> Path:
+    """Publishes the run's averaged weights as `ROOT/NAME/<next version>` and returns that folder.
+
+    Raises TrainingError for a run that has not finished a phase, ArtifactError where graph and torch disagree.
+    """
+    if backend not in FORMATS:
+        raise TrainingError(
+            f"format: unknown {backend!r}; valid are {', '.join(FORMATS)}", field="format", valid=list(FORMATS)
+        )
+    data = data or datasets.load(run.data)
+    model = trained_model(run, data)
+    with torch.no_grad():
+        exported = families.get(run.family).exports(model, run.config, data)
+    with repository.staging(root, name) as folder:
+        manifest = _draft(run, name, repository.next_version(root, name), backend, data, exported, description)
+        examples = {task: example_inputs(spec, manifest, checks.SIZES[-1]) for task, spec in manifest.tasks.items()}
+        for inputs in examples.values():  # real items where the task takes data
+            if "data" in inputs:
+                inputs["data"] = _edge(data.test, data)[: checks.SIZES[-1]].copy()
+        _write_graphs(exported.tasks, examples, folder, backend)
+        expected = {task: _torch_outputs(exported.tasks[task], inputs) for task, inputs in examples.items()}
+        manifest = manifest.model_copy(
+            update={"tasks": {task: _padding(folder, manifest, task, examples[task]) for task in manifest.tasks}}
+        )
+        _write_golden(folder, manifest, examples, expected)
+        engine = Model(folder, manifest, "cpu", 1)
+        if problems := [*_parity(engine, examples, expected), *golden.replay(engine.run, folder, manifest, "cpu")]:
+            raise ArtifactError(
+                "\n".join(
+                    [
+                        f"{name}: the {backend} graphs do not give what torch gives; nothing was published:",
+                        *(f"  {line}" for line in problems),
+                    ]
+                )
+            )
+        if manifest.scoring is not None:
+            manifest = manifest.model_copy(update={"scoring": _calibrate(engine, manifest.scoring, data, folder)})
+        (folder / "preview.png").write_bytes(preview(engine, data))
+        manifest = manifest.model_copy(update={"files": repository.records(folder)})
+        (folder / manifests.FILE).write_text(manifests.dumps(manifest))
+        load(folder, device="cpu")
+        return repository.publish(folder, root, manifest)
+
+
+# --- manifest -----------------------------------------------------------------------------------------------------------------
+
+
+def _draft(
+    run: Run, name: str, version: int, backend: str, data: Data, exported: Exports, description: str
+) -> Manifest:
+    tasks = {}
+    for task, part in exported.tasks.items():
+        graph, method = (f"{task}.onnx", None) if backend == "onnx" else (TORCHSCRIPT_FILE, task)
+        tasks[task] = TaskSpec(
+            graph=graph, method=method, inputs=tuple(part.inputs), outputs=tuple(part.outputs), max_rows=part.max_rows
+        )
+    metrics_file = run.folder / METRICS
+    metrics = (
+        [Metric.model_validate(metric) for metric in json.loads(metrics_file.read_text())]
+        if metrics_file.exists()
+        else []
+    )
+    config = json.loads((run.folder / "config.json").read_text())
+    provenance = {
+        "family": run.family, "data": data.protocol, "preset": run.preset, "config": config["config"], "torch": config["torch"],
+        "weights": f"moving average, decay {run.config.ema}", "exported": _now(), "finished": metrics_file.exists(), **exported.extra,
+    }  # fmt: skip
+    classes = data.classes if exported.classes and data.classes else None
+    return Manifest(
+        name=name, version=version, family=run.family, description=description or exported.description, backend=backend, data=data.spec,
+        classes=classes, class_prior=None, latent=exported.latent, codes=exported.codes, tasks=tasks, scoring=exported.scoring,
+        golden=Golden(sampler=exported.sampler), metrics=tuple(metrics), provenance=provenance,
+    )  # fmt: skip
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _edge(part: Part, data: Data) -> Array:
+    """Items as they come to the graph's edge, float32."""
+    return codecs.from_uint8(part.items, data.spec) if isinstance(data.spec, ImageSpec) else part.items
+
+
+# --- graphs -------------------------------------------------------------------------------------------------------------------
+
+
+def _write_graphs(
+    tasks: Mapping[str, Task], examples: Mapping[str, Mapping[str, Array]], folder: Path, backend: str
+) -> None:
+    tensors = {
+        name: [torch.from_numpy(examples[name][spec.role][:3]) for spec in task.inputs] for name, task in tasks.items()
+    }
+    if backend == "onnx":
+        graphs.save_onnx({name: graphs.task_to_onnx(task, tensors[name]) for name, task in tasks.items()}, folder)
+    else:
+        graphs.save_torchscript(tasks, tensors, folder / TORCHSCRIPT_FILE)
+
+
+@torch.no_grad()
+def _torch_outputs(task: Task, inputs: Mapping[str, Array]) -> dict[str, Array]:
+    module: nn.Module = task.module.eval()
+    outputs = module(*(torch.from_numpy(inputs[spec.role]) for spec in task.inputs))
+    outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+    return {spec.role: output.numpy() for spec, output in zip(task.outputs, outputs, strict=True)}
+
+
+def _padding(folder: Path, manifest: Manifest, task: str, real: Mapping[str, Array]) -> TaskSpec:
+    """The task with the padding it needs for its bits not to depend on the batch, tried on real and on random inputs."""
+    random = example_inputs(manifest.tasks[task], manifest, checks.SIZES[-1], seed=1)
+    found: list[str] = []
+    for rows in (1, 4, 8, 16):
+        spec = manifest.tasks[task].model_copy(update={"min_rows": rows})
+        alone = manifest.model_copy(update={"tasks": {task: spec}, "scoring": None})
+        trial = functools.partial(Model(folder, alone, "cpu", 1).run, task)
+        found = [line for inputs in (real, random) for line in checks.batch_dependence(trial, inputs)]
+        if not found:
+            return spec
+    raise ArtifactError(
+        f"{task}: its bits depend on the batch even with rows padded to a multiple of 16: {'; '.join(found)}"
+    )
+
+
+def _write_golden(
+    folder: Path,
+    manifest: Manifest,
+    examples: Mapping[str, Mapping[str, Array]],
+    expected: Mapping[str, Mapping[str, Array]],
+) -> None:
+    """A few rows in and out of each task. A sampler's codes are not golden: one flipped code changes the rest (see runtime.golden)."""
+    assert manifest.golden is not None
+    vectors: dict[str, Array] = {}
+    for task, spec in manifest.tasks.items():
+        vectors |= {f"{task}.in.{role}": array[:GOLDEN_ROWS] for role, array in examples[task].items()}
+        if not (task == "sample" and manifest.golden.sampler):
+            vectors |= {
+                f"{task}.out.{tensor.role}": expected[task][tensor.role][:GOLDEN_ROWS] for tensor in spec.outputs
+            }
+    np.savez_compressed(folder / manifest.golden.file, **vectors)  # type: ignore[arg-type]
+
+
+def _parity(
+    engine: Model, examples: Mapping[str, Mapping[str, Array]], expected: Mapping[str, Mapping[str, Array]]
+) -> list[str]:
+    """Where the engine differs from torch by more than the tolerance; codes must be equal."""
+    problems = []
+    for task, inputs in examples.items():
+        outputs = engine.run(task, inputs)
+        for role, array in expected[task].items():
+            if array.dtype.kind == "i":
+                wrong = int((outputs[role] != array).sum())
+                problems += [f"{task}.{role}: {wrong} of {array.size} codes differ"] if wrong else []
+                continue
+            worst = float((np.abs(outputs[role] - array) / np.maximum(1, np.abs(array))).max())
+            problems += (
+                [f"{task}.{role}: differs by {worst:.2g}, allowed {TOLERANCE:g}"] if not worst <= TOLERANCE else []
+            )
+    return problems
+
+
+# --- calibration, preview -----------------------------------------------------------------------------------------------------
+
+
+def _calibrate(engine: Model, about: Scoring, data: Data, folder: Path) -> Scoring:
+    """Scores of the calibration part, which training never saw, through the engine."""
+    scores = engine.score(_edge(data.calibration, data))
+    n = len(data.calibration)
+    calibration = Calibration(id="", n=n, created=_now(), source=str(data.protocol.get("calibration", f"{n} items")))
+    np.savez_compressed(folder / calibration.file, **{term: np.sort(values) for term, values in scores.terms.items()})  # type: ignore[arg-type]
+    record: FileRecord = repository.digest(folder / calibration.file)
+    update: dict[str, Any] = {"calibration": calibration.model_copy(update={"id": f"cal-{record.sha256[:8]}"})}
+    if scores.surprise is not None:
+        update["surprise_scale"] = float(np.quantile(scores.surprise, 0.999))
+        if not isinstance(data.spec, ImageSpec):
+            update["surprise_mean"] = tuple(float(value) for value in scores.surprise.mean(axis=0))
+    return about.model_copy(update=update)
+
+
+def preview(engine: Model, data: Data) -> bytes:
+    """A PNG that shows what the model makes: a sheet of samples, or for tables each column's distribution beside the real one."""
+    spec = data.spec
+    if isinstance(spec, ImageSpec):
+        samples = engine.sample(PREVIEW_ITEMS, seed=PREVIEW_SEED)
+        scale = max(1, round(28 / spec.height))
+        return codecs.to_png(codecs.grid(codecs.to_uint8(samples.data, spec), scale=scale))
+    return _histograms(engine, data)
+
+
+def _histograms(engine: Model, data: Data) -> bytes:
+    import io
+
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    from runtime import rows
+
+    assert not isinstance(data.spec, ImageSpec)
+    n = min(5000, len(data.test))
+    both = {
+        "real": rows.decode(data.test.items[:n], data.spec),
+        "sampled": rows.decode(engine.sample(n, seed=PREVIEW_SEED).data, data.spec),
+    }
+    names = data.spec.names
+    figure = Figure(figsize=(2.6 * len(names), 2.4), layout="constrained")
+    FigureCanvasAgg(figure)
+    for axes, column in zip(np.atleast_1d(figure.subplots(1, len(names))), data.spec.columns, strict=True):
+        axes.set_title(column.name, fontsize=9)
+        axes.tick_params(labelsize=7)
+        values = {part: [row[column.name] for row in table] for part, table in both.items()}
+        if column.kind == "numeric":
+            edges = np.quantile(np.concatenate(list(values.values())), [0.0, 0.995])
+            bins: Any = np.linspace(edges[0], edges[1], 40)
+            for part, numbers in values.items():
+                axes.hist(numbers, bins, histtype="step", label=part)
+        else:
+            for shift, (part, chosen) in zip((-0.2, 0.2), values.items(), strict=True):
+                axes.bar(
+                    np.arange(column.width) + shift, [chosen.count(name) for name in column.categories], 0.4, label=part
+                )
+            axes.set_xticks(np.arange(column.width), column.categories)
+    figure.axes[0].legend(fontsize=7)
+    buffer = io.BytesIO()
+    with warnings.catch_warnings():
+        figure.savefig(buffer, format="png", dpi=90)
+    return buffer.getvalue()
