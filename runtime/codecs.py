@@ -279,14 +279,23 @@ def to_npy(array: NDArray[Any]) -> bytes:
 
 
 def from_npy(content: bytes, field: str) -> NDArray[Any]:
-    """An array in numpy's own format; never a pickle. Raises Malformed, or InvalidValue for other than numbers."""
+    """An array in numpy's own format; never a pickle, and never more than the body holds, whatever its header claims.
+
+    Raises Malformed, or InvalidValue for other than numbers.
+    """
+    buffer = io.BytesIO(content)
     try:
-        array: NDArray[Any] = np.load(io.BytesIO(content), allow_pickle=False)
+        version = np.lib.format.read_magic(buffer)
+        read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, fortran, dtype = read_header(buffer)
     except _DAMAGE:
-        raise Malformed(f"{field}: not a readable .npy body (numpy.save without objects)", field=field) from None
-    if not isinstance(array, np.ndarray) or array.dtype.kind not in "fiub":
-        raise InvalidValue(f"{field}: an array of numbers is needed", field=field)
-    return array
+        raise Malformed(f"{field}: not a readable .npy body (numpy.save of an array)", field=field) from None
+    if dtype.kind not in "fiub":
+        raise InvalidValue(f"{field}: an array of numbers is needed, not {dtype}", field=field)
+    body = content[buffer.tell() :]
+    if len(body) != math.prod(shape) * dtype.itemsize:
+        raise Malformed(f"{field}: {len(body)} bytes do not make {dtype}{list(shape)}", field=field)
+    return np.frombuffer(body, dtype).reshape(shape, order="F" if fortran else "C")
 
 
 def floats(values: Sequence[Any] | NDArray[Any], shape: tuple[int, ...], field: str, *, limit: float = 1e6) -> Float32:

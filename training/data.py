@@ -149,7 +149,7 @@ def read_idx(path: Path) -> Array:
     dimensions = [int.from_bytes(raw[4 + 4 * i : 8 + 4 * i], "big") for i in range(raw[3])]
     if raw[:3] != b"\0\0\x08" or len(raw) != 4 + 4 * len(dimensions) + int(np.prod(dimensions)):
         raise DataError(f"{path} is not a whole IDX file of unsigned bytes")
-    return np.frombuffer(raw, np.uint8, offset=4 + 4 * len(dimensions)).reshape(dimensions)
+    return np.frombuffer(bytearray(raw), np.uint8, offset=4 + 4 * len(dimensions)).reshape(dimensions)
 
 
 # --- sets ---------------------------------------------------------------------------------------------------------------------

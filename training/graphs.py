@@ -91,17 +91,21 @@ def save_onnx(models: Mapping[str, onnx.ModelProto], folder: Path) -> None:
 
 
 def save_torchscript(tasks: Mapping[str, Task], examples: Mapping[str, Sequence[Tensor]], path: Path) -> None:
-    """Writes all tasks as methods of one archive, so that shared weights are stored once. Loops are scripted, the rest is traced."""
+    """Writes all tasks as methods of one archive, where shared weights are stored once. Loops are scripted, the rest traced.
 
-    def method(name: str) -> Any:
-        return lambda self, *arguments: getattr(self, f"{name}_task")(*arguments)
-
+    The methods are defined as source on a scripted box: tracing a call to a scripted module breaks torch 2.13's alias analysis.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch.jit is deprecated; this format is kept on request
-        module = type("Tasks", (nn.Module,), {name: method(name) for name in tasks})()
+        jit: Any = torch.jit  # untyped
+        box = nn.Module()
         for name, task in tasks.items():
+            module = task.module.eval().requires_grad_(False)
             loops = task.to_onnx is not None
-            module.add_module(f"{name}_task", torch.jit.script(task.module.eval()) if loops else task.module.eval())
-        module.requires_grad_(False)
-        trace: Any = torch.jit.trace_module  # untyped
-        trace(module.eval(), {name: tuple(examples[name]) for name in tasks}, check_trace=False).save(str(path))
+            compiled = jit.script(module) if loops else jit.trace(module, tuple(examples[name]), check_trace=False)
+            box.add_module(f"{name}_task", compiled)
+        archive = jit.script(box)
+        for name, task in tasks.items():
+            arguments = ", ".join(f"x{i}" for i in range(len(task.inputs)))
+            archive.define(f"def {name}(self, {arguments}):\n    return self.{name}_task({arguments})\n")
+        archive.save(str(path))

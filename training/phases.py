@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -41,7 +41,7 @@ class Player:
     """Parameters with their own optimiser and loss. Players of one phase take turns within each step (an adversarial pair has two)."""
 
     name: str
-    parameters: Iterable[nn.Parameter]
+    parameters: tuple[nn.Parameter, ...]
     loss: Callable[[Batch], Losses]
     lr: float
     betas: tuple[float, float] = (0.9, 0.999)

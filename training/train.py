@@ -11,7 +11,7 @@ import json
 import math
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -107,7 +107,7 @@ class Loop:
         self.optimizers = []
         for player in players:
             fused = self.fabric.device.type in ("cpu", "cuda")
-            optimizer = torch.optim.Adam(list(player.parameters), lr=player.lr, betas=player.betas, fused=fused)
+            optimizer = torch.optim.Adam(player.parameters, lr=player.lr, betas=player.betas, fused=fused)
             self.optimizers.append(self.fabric.setup_optimizers(optimizer))
 
     def batch(self) -> Batch:
@@ -195,32 +195,42 @@ class Loop:
                 total = phase.epochs * self.steps_per_epoch
                 progress.phase(phase.name, self.position.in_phase, total)
                 while self.position.in_phase < total:
-                    sums: dict[str, Tensor] = {}
-                    counted, began = 0, time.perf_counter()
-                    while counted == 0 or self.position.in_phase % self.steps_per_epoch:
-                        losses = self.step(self.batch())
-                        counted += 1
-                        for name, value in losses.items():
-                            sums[name] = sums[name] + value if name in sums else value
-                        progress.advance(self.batch_size * self.fabric.world_size, losses)
-                        stopped = self.position.step == last
-                        if stopped or interrupted():
-                            self.checkpoint()
-                            if stopped:
-                                return
-                            raise Interrupted(
-                                f"stopped at step {self.position.step}; `manifold resume {self.run.folder}` goes on from there"
-                            )
-                    rate = counted * self.batch_size * self.fabric.world_size / (time.perf_counter() - began)
-                    self._end_epoch(
-                        phase, {name: float(value) / counted for name, value in sums.items()}, rate, progress
-                    )
-                self.position.phase += 1
-                self.position.in_phase = 0
-                if self.position.phase < len(self.phases):
-                    self.enter_phase()
-                self.checkpoint()
+                    self._epoch(phase, progress, lambda: self.position.step == last or interrupted())
+                    if interrupted():
+                        raise Interrupted(
+                            f"stopped at step {self.position.step}; `manifold resume {self.run.folder}` goes on from there"
+                        )
+                    if self.position.step == last:
+                        return
+                self._next_phase()
         self._finish()
+
+    def _epoch(self, phase: Phase, progress: Progress, stop: Callable[[], bool]) -> None:
+        """Steps to the end of the epoch, or until told to stop; either way there is a checkpoint then."""
+        sums: dict[str, Tensor] = {}
+        counted, began = 0, time.perf_counter()
+        size = self.batch_size * self.fabric.world_size
+        while True:
+            losses = self.step(self.batch())
+            counted += 1
+            for name, value in losses.items():
+                sums[name] = sums[name] + value if name in sums else value
+            progress.advance(size, losses)
+            if self.position.in_phase % self.steps_per_epoch == 0:
+                rate = counted * size / (time.perf_counter() - began)
+                means = {name: float(value) / counted for name, value in sums.items()}
+                self._end_epoch(phase, means, rate, progress)
+                return
+            if stop():
+                self.checkpoint()
+                return
+
+    def _next_phase(self) -> None:
+        self.position.phase += 1
+        self.position.in_phase = 0
+        if self.position.phase < len(self.phases):
+            self.enter_phase()
+        self.checkpoint()
 
     @torch.no_grad()
     def _end_epoch(self, phase: Phase, losses: dict[str, float], rate: float, progress: Progress) -> None:

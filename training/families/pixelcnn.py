@@ -140,7 +140,7 @@ def build(config: Config, data: Data) -> GatedPixelCNN:
 
 def phases(model: Any, config: Config) -> list[Phase]:
     """One phase, one player."""
-    return [Phase("pixelcnn", (Player("pixelcnn", model.parameters(), model.loss, config.lr),), config.epochs)]
+    return [Phase("pixelcnn", (Player("pixelcnn", tuple(model.parameters()), model.loss, config.lr),), config.epochs)]
 
 
 def evaluate(model: GatedPixelCNN, batch: Batch) -> dict[str, Tensor]:
@@ -148,6 +148,7 @@ def evaluate(model: GatedPixelCNN, batch: Batch) -> dict[str, Tensor]:
     return {"loss": per_item(model.nll(model.to_codes(batch.items), model.to_condition(batch.labels)))}
 
 
+@torch.no_grad()
 def draw(model: GatedPixelCNN, n: int, generator: torch.Generator) -> Tensor:
     """Images (n, 1, H, W) in [0, 1], classes in turn."""
     device = next(model.parameters()).device
@@ -159,6 +160,7 @@ def draw(model: GatedPixelCNN, n: int, generator: torch.Generator) -> Tensor:
     return items
 
 
+@torch.no_grad()
 def report(model: GatedPixelCNN, config: Config, data: Data) -> list[Metric]:
     """Exact test NLL given the true class, and with the class marginalised, in nats and bits/dim."""
     device = next(model.parameters()).device
@@ -294,15 +296,16 @@ class Sampler(nn.Module):
 
     def forward(self, uniforms: Tensor, condition: Tensor, temperature: Tensor) -> tuple[Tensor, Tensor]:
         classes, v_cache, row_cache, empty_column, prev_row = self.setup(condition)
+        places = torch.arange(max(self.height, self.width), device=uniforms.device)
         rows = []
         for r in range(self.height):
-            row = torch.tensor(r)
+            row = places[r]
             links, row_cache, v_cache = self.row_step(row, prev_row, row_cache, v_cache, classes)
             h_cache, column_cache, prev = empty_column, empty_column[0], prev_row[:, 0]
             levels = []
             for c in range(self.width):
                 prev, column_cache, h_cache = self.pixel_step(
-                    row, torch.tensor(c), prev, column_cache, h_cache, links, uniforms, temperature
+                    row, places[c], prev, column_cache, h_cache, links, uniforms, temperature
                 )
                 levels.append(prev)
             prev_row = torch.stack(levels, 1)

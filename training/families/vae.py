@@ -124,7 +124,7 @@ def build(config: Config, data: Data) -> VAE:
 
 def phases(model: Any, config: Config) -> list[Phase]:
     """One phase, one player."""
-    return [Phase("vae", (Player("vae", model.parameters(), model.loss, config.lr),), config.epochs)]
+    return [Phase("vae", (Player("vae", tuple(model.parameters()), model.loss, config.lr),), config.epochs)]
 
 
 def evaluate(model: VAE, batch: Batch) -> dict[str, Tensor]:
@@ -135,6 +135,7 @@ def evaluate(model: VAE, batch: Batch) -> dict[str, Tensor]:
     return {"loss": reconstruction + kl, "reconstruction": reconstruction, "kl": kl}
 
 
+@torch.no_grad()
 def draw(model: VAE, n: int, generator: torch.Generator) -> Tensor:
     """Means of p(x | z) at z from N(0, I), (n, *shape)."""
     device = next(model.parameters()).device
@@ -145,6 +146,7 @@ def draw(model: VAE, n: int, generator: torch.Generator) -> Tensor:
 # --- figures ------------------------------------------------------------------------------------------------------------------
 
 
+@torch.no_grad()
 def report(model: VAE, config: Config, data: Data) -> list[Metric]:
     """Test ELBO and IWAE-k, KL by dimension and active units; reconstruction alone for the autoencoder."""
     device = next(model.parameters()).device

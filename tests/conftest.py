@@ -1,0 +1,95 @@
+"""Fixtures: tiny runs of each family, their artifacts, and the service in process."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from starlette.testclient import TestClient
+
+from runtime.engine import Model, load
+from service.rest import create_app
+from service.settings import Settings
+from training import data as datasets
+from training import families, runs
+from training.data import Data
+from training.export import export
+from training.train import train
+
+ROOT = Path(__file__).parent.parent
+SHIPPED = ROOT / "models"
+NAMES = ("digits-pixelcnn", "mnist-autoencoder", "mnist-vae", "mnist-vae-2d", "mnist-vae-ts", "transactions-vae")
+
+
+def made_table(n: int = 400) -> dict[str, np.ndarray]:
+    """A small table with a number that depends on a category."""
+    generator = np.random.Generator(np.random.Philox(1))
+    kind = generator.integers(0, 3, n)
+    return {
+        "price": np.round(np.exp(generator.normal(kind, 0.3)), 2),
+        "weight": generator.normal(70, 10, n),
+        "kind": np.asarray(["small", "medium", "large"])[kind],
+        "paid": generator.integers(0, 2, n),
+    }
+
+
+def tiny_run(folder: Path, family: str, data: Data, **changes: object) -> runs.Run:
+    """A smoke run, trained."""
+    module = families.get(family)
+    config = runs.make_config(module.Config, {**module.PRESETS["smoke"], **changes})
+    run = runs.Run(folder, family, data.name, "smoke", config)
+    train(run, data, device="cpu", quiet=True)
+    return run
+
+
+@pytest.fixture(scope="session")
+def digits() -> Data:
+    return datasets.load("digits")
+
+
+@pytest.fixture(scope="session")
+def table() -> Data:
+    return datasets.from_table("made", made_table(), {"source": "tests"}, {"price": 2}, {"weight": "kg"})
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory, digits: Data, table: Data) -> Path:
+    """A repository of artifacts made here: vae, autoencoder, vae-ts, pixelcnn, pixelcnn-ts, table."""
+    root = tmp_path_factory.mktemp("tiny")
+    vae = tiny_run(root / "runs/vae", "vae", digits)
+    plain = tiny_run(root / "runs/autoencoder", "vae", digits, variational=False, likelihood="gaussian", latent_dim=5)
+    rows = tiny_run(root / "runs/table", "vae", table, likelihood="columns", latent_dim=3)
+    pixelcnn = tiny_run(root / "runs/pixelcnn", "pixelcnn", digits)
+    models = root / "models"
+    export(vae, "vae", models, data=digits)
+    export(vae, "vae-ts", models, data=digits, backend="torchscript")
+    export(plain, "autoencoder", models, data=digits)
+    export(rows, "table", models, data=table)
+    export(pixelcnn, "pixelcnn", models, data=digits)
+    export(pixelcnn, "pixelcnn-ts", models, data=digits, backend="torchscript")
+    return root
+
+
+@pytest.fixture(scope="session")
+def shipped() -> dict[str, Model]:
+    """The models of the repository, loaded once."""
+    return {name: load(SHIPPED / name, device="cpu") for name in NAMES}
+
+
+@pytest.fixture(scope="session")
+def client() -> Iterator[TestClient]:
+    """The service on the shipped models, ready."""
+    with TestClient(create_app(Settings(models_dir=SHIPPED, device="cpu")), raise_server_exceptions=False) as client:
+        wait_until_ready(client)
+        yield client
+
+
+def wait_until_ready(client: TestClient) -> None:
+    """Loading runs in a thread; each question gives it time."""
+    for _ in range(2000):
+        states = client.get("/health/ready").json()["models"].values()
+        if "loading" not in states:
+            return
+    raise AssertionError("the models do not finish loading")

@@ -1,0 +1,213 @@
+"""Pixels in and out: ranges, the fitting rule, and everything that is refused."""
+
+from __future__ import annotations
+
+import io
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from runtime import codecs
+from runtime.errors import InvalidValue, Malformed, RequestError, TooLarge, UnsupportedMedia
+from runtime.manifest import ImageSpec
+
+GREY = ImageSpec(height=28, width=28, channels=1, background=0.0, invert=True)
+COLOUR = ImageSpec(height=8, width=8, channels=3)
+SIGNED = ImageSpec(height=8, width=8, channels=1, range=(-1.0, 1.0))
+
+
+def file(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("spec", [GREY, COLOUR, SIGNED, ImageSpec(height=8, width=8, channels=1, range=(0, 255))])
+def test_every_level_survives_the_graphs_edge(spec: ImageSpec) -> None:
+    levels = np.arange(256, dtype=np.uint8)
+    edge = codecs.from_uint8(levels, spec)
+    assert edge.dtype == np.float32
+    assert (edge[0], edge[255]) == spec.range
+    assert np.array_equal(codecs.to_uint8(edge, spec), levels)
+    assert codecs.to_unit(edge, spec) == pytest.approx(levels / 255, abs=1e-6)
+
+
+def test_values_beyond_the_range_are_clipped() -> None:
+    assert codecs.to_uint8(np.asarray([-9.0, 9.0]), SIGNED).tolist() == [0, 255]
+
+
+def test_a_fitting_image_is_left_alone() -> None:
+    pixels = np.random.default_rng(0).integers(0, 120, (28, 28), np.uint8)
+    read, fitted = codecs.read_image(file(Image.fromarray(pixels)), GREY, fit="strict")
+    assert np.array_equal(read[0], pixels)
+    assert fitted.steps == ()
+
+
+def test_contain_scales_and_centres_on_the_background() -> None:
+    wide = np.full((10, 40), 200, np.uint8)
+    wide[0] = wide[-1] = 0
+    wide[:, 0] = wide[:, -1] = 0
+    read, fitted = codecs.read_image(file(Image.fromarray(wide)), GREY)
+    assert read.shape == (1, 28, 28)
+    assert fitted.steps == ("scaled and centred to 28x28",)
+    assert read[0, 14, 14] > 150
+    assert not read[0, :10].any()
+    assert not read[0, -10:].any()
+
+
+def test_black_on_white_is_inverted_and_said() -> None:
+    white = np.full((56, 56), 255, np.uint8)
+    white[20:36, 20:36] = 0
+    read, fitted = codecs.read_image(file(Image.fromarray(white)), GREY)
+    assert read[0, 0, 0] == 0
+    assert read[0, 14, 14] == 255
+    assert any("inverted" in step for step in fitted.steps)
+
+
+def test_wide_black_on_white_gets_white_margins_before_it_is_inverted() -> None:
+    white = np.full((14, 56), 255, np.uint8)
+    read, _ = codecs.read_image(file(Image.fromarray(white)), GREY)
+    assert not read.any()
+
+
+def test_colour_becomes_grey_by_itu_601() -> None:
+    red = Image.new("RGB", (28, 28), (255, 0, 0))
+    read, fitted = codecs.read_image(file(red), GREY.model_copy(update={"invert": False}))
+    assert read[0, 0, 0] == 76
+    assert fitted.steps == ("RGB to grey",)
+
+
+def test_alpha_is_laid_over_the_background() -> None:
+    clear = Image.new("RGBA", (28, 28), (255, 255, 255, 0))
+    read, fitted = codecs.read_image(file(clear), GREY)
+    assert not read.any()
+    assert "laid over the background" in fitted.steps
+
+
+def test_sixteen_bits_are_scaled_not_clipped() -> None:
+    deep = Image.fromarray((np.arange(28 * 28) * 83).astype(np.uint16).reshape(28, 28))
+    read, fitted = codecs.read_image(file(deep), GREY.model_copy(update={"invert": False}))
+    assert len(np.unique(read)) > 200
+    assert "16 bits to 8" in fitted.steps
+
+
+def test_exif_turns_upright() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned by a quarter
+    image = Image.new("L", (28, 28))
+    image.paste(250, (0, 0, 10, 4))
+    read, fitted = codecs.read_image(file(image, "JPEG", exif=exif, quality=95), GREY)
+    assert "turned upright by its EXIF tag" in fitted.steps
+    assert read[0, 2, 26] > 200
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "RGBA", "LA", "I;16"])
+@pytest.mark.parametrize("spec", [GREY, COLOUR])
+def test_every_mode_is_read(mode: str, spec: ImageSpec) -> None:
+    pixels, _ = codecs.read_image(file(Image.new(mode, (9, 5))), spec)
+    assert pixels.shape == spec.shape
+
+
+def test_strict_refuses_and_says_what_fits() -> None:
+    with pytest.raises(InvalidValue, match="28x28 grey"):
+        codecs.read_image(file(Image.new("L", (27, 28))), GREY, fit="strict")
+
+
+def test_a_bomb_is_refused_by_its_header() -> None:
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return len(body).to_bytes(4, "big") + kind + body + zlib.crc32(kind + body).to_bytes(4, "big")
+
+    for side in (5_000, 60_000):
+        header = side.to_bytes(4, "big") * 2 + bytes([8, 0, 0, 0, 0])
+        bomb = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 1000)) + chunk(b"IEND", b"")
+        with pytest.raises(TooLarge, match="pixels"):
+            codecs.read_image(bomb, GREY)
+
+
+@pytest.mark.parametrize("content", [b"", b"not an image", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff\xe0", b"RIFF\0\0\0\0WEBP"])
+def test_garbage_is_malformed(content: bytes) -> None:
+    with pytest.raises(Malformed):
+        codecs.read_image(content, GREY)
+
+
+@pytest.mark.parametrize("kind", codecs.FORMATS)
+def test_every_cut_of_a_good_file_is_an_error_or_the_picture(kind: str) -> None:
+    whole = file(Image.fromarray(np.random.default_rng(0).integers(0, 255, (28, 28), np.uint8)), kind)
+    for length in range(1, len(whole) - 16, 13):
+        with pytest.raises(RequestError):
+            codecs.read_image(whole[:length], GREY)
+
+
+def test_flipped_bytes_never_raise_anything_else() -> None:
+    whole = bytearray(file(Image.fromarray(np.random.default_rng(0).integers(0, 255, (28, 28), np.uint8))))
+    for place in range(0, len(whole), 7):
+        damaged = bytearray(whole)
+        damaged[place] ^= 0xFF
+        try:
+            codecs.read_image(bytes(damaged), GREY)
+        except RequestError:
+            pass
+
+
+def test_other_formats_are_named() -> None:
+    with pytest.raises(UnsupportedMedia, match="GIF"):
+        codecs.read_image(file(Image.new("L", (28, 28)), "GIF"), GREY)
+
+
+def test_png_round_trip_recipe_and_bytes() -> None:
+    pixels = np.random.default_rng(0).integers(0, 255, (3, 8, 8), np.uint8)
+    recipe = {"model": "m", "seed": 2**63 - 1, "class": "3"}
+    content = codecs.to_png(pixels, recipe)
+    assert content == codecs.to_png(pixels, recipe)
+    assert codecs.read_recipe(content) == recipe
+    read, _ = codecs.read_image(content, COLOUR)
+    assert np.array_equal(read, pixels)
+    with pytest.raises(InvalidValue, match="no recipe"):
+        codecs.read_recipe(codecs.to_png(pixels))
+
+
+def test_webp_is_lossless() -> None:
+    pixels = np.random.default_rng(0).integers(0, 255, (3, 8, 8), np.uint8)
+    assert np.array_equal(codecs.read_image(codecs.to_webp(pixels), COLOUR)[0], pixels)
+
+
+def test_grid_places_every_image() -> None:
+    images = np.arange(5, dtype=np.uint8)[:, None, None, None] * np.ones((5, 1, 4, 3), np.uint8)
+    sheet = codecs.grid(images, columns=3, gap=1)
+    assert sheet.shape == (1, 9, 11)
+    assert [int(sheet[0, top, left]) for top, left in ((0, 0), (0, 4), (0, 8), (5, 0), (5, 4))] == [0, 1, 2, 3, 4]
+
+
+def test_base64() -> None:
+    assert codecs.from_base64(codecs.to_base64(b"abc"), "f") == b"abc"
+    assert codecs.from_base64("data:image/png;base64,YWJj", "f") == b"abc"
+    for wrong in ("a", "####", "YWJj\u00e9"):
+        with pytest.raises(Malformed, match="base64"):
+            codecs.from_base64(wrong, "f")
+
+
+def test_npy_round_trip_and_no_pickles() -> None:
+    array = np.arange(6.0).reshape(2, 3)
+    assert np.array_equal(codecs.from_npy(codecs.to_npy(array), "b"), array)
+    buffer = io.BytesIO()
+    np.save(buffer, np.asarray([{}], object), allow_pickle=True)
+    for wrong in (b"", b"\x93NUMPY", b"PK\x03\x04", codecs.to_npy(array)[:-1], codecs.to_npy(array) + b"0"):
+        with pytest.raises(Malformed):
+            codecs.from_npy(wrong, "b")
+    for other in (buffer.getvalue(), codecs.to_npy(np.asarray(["a"]))):
+        with pytest.raises(InvalidValue, match="numbers"):
+            codecs.from_npy(other, "b")
+    fortran = np.asfortranarray(array)
+    assert np.array_equal(codecs.from_npy(codecs.to_npy(fortran), "b"), array)
+
+
+@pytest.mark.parametrize(
+    "wrong", [[[1, 2]], [[1, 2, 3], [1, 2]], [1, 2, 3], [["a", 1, 2]], [[None, 1, 2]], [[{}, 1, 2]], [], [[1e300, 0, 0]]]
+)
+def test_floats_refuses_other_shapes_and_values(wrong: list[object]) -> None:
+    with pytest.raises(InvalidValue, match="latents"):
+        codecs.floats(wrong, (3,), "latents")
+    with pytest.raises(InvalidValue, match=r"latents\[1\]"):
+        codecs.floats([[0, 0, 0], [0, float("nan"), 0]], (3,), "latents")

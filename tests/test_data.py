@@ -1,0 +1,134 @@
+"""Data sets: splits, checksums, and errors that name the file and the hash."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet
+import pytest
+
+from runtime import rows
+from runtime.manifest import CategoricalColumn, NumericColumn, TableSpec
+from tests.conftest import made_table
+from training import data as datasets
+from training import tables
+from training.data import Data, Remote
+from training.errors import DataError, TrainingError
+
+
+def idx(array: np.ndarray) -> bytes:
+    header = b"\0\0\x08" + bytes([array.ndim]) + b"".join(size.to_bytes(4, "big") for size in array.shape)
+    return gzip.compress(header + array.tobytes())
+
+
+def test_digits_are_split_once_and_for_all(digits: Data) -> None:
+    assert (len(digits.train), len(digits.calibration), len(digits.test)) == (1297, 200, 300)
+    assert set(np.unique(digits.train.items)) == {0, 85, 170, 255}
+    everything = np.concatenate([part.items for part in (digits.train, digits.calibration, digits.test)])
+    assert len(np.unique(everything.reshape(1797, -1), axis=0)) > 1700
+
+
+def test_idx_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The real reader and the real checks on a made set of MNIST's form."""
+    generator = np.random.default_rng(0)
+    arrays = [generator.integers(0, 255, shape, np.uint8) for shape in ((6000, 28, 28), (6000,), (50, 28, 28), (50,))]
+    remotes = []
+    for remote, array in zip(datasets.REMOTES["mnist"], arrays, strict=True):
+        path = tmp_path / remote.path
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(idx(array % 10 if array.ndim == 1 else array))
+        remotes.append(Remote(remote.path, remote.url, f"sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}"))
+    monkeypatch.setenv("MANIFOLD_DATA", str(tmp_path))
+    monkeypatch.setitem(datasets.REMOTES, "mnist", tuple(remotes))
+    data = datasets.load("mnist")
+    assert (len(data.train), len(data.calibration), len(data.test)) == (1000, 5000, 50)
+    assert np.array_equal(data.calibration.items[:, 0], arrays[0][1000:])
+
+    path = tmp_path / remotes[2].path
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1])
+    with pytest.raises(DataError, match=f"t10k-images.*truncated or altered.*expected {remotes[2].hash[7:]}"):
+        datasets.load("mnist")
+    path.unlink()
+    with pytest.raises(DataError, match="t10k-images.*missing.*MANIFOLD_DATA"):
+        datasets.load("mnist")
+
+
+def test_an_idx_file_that_is_not_whole(tmp_path: Path) -> None:
+    path = tmp_path / "x.gz"
+    path.write_bytes(gzip.compress(gzip.decompress(idx(np.zeros((3, 4), np.uint8)))[:-1]))
+    with pytest.raises(DataError, match="not a whole IDX file"):
+        datasets.read_idx(path)
+
+
+def test_a_file_without_an_address_says_where_to_put_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MANIFOLD_DATA", raising=False)
+    with pytest.raises(DataError, match="MANIFOLD_DATA.*sha256"):
+        datasets.load("transactions")
+
+
+def test_unknown_names_list_the_valid_ones() -> None:
+    with pytest.raises(TrainingError, match="mnist, fashion_mnist, frey_face, cifar10, digits"):
+        datasets.load("imagenet")
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_tables_from_files(tmp_path: Path, suffix: str) -> None:
+    path, table = tmp_path / f"made.{suffix}", pa.table(made_table())
+    (pyarrow.csv.write_csv if suffix == "csv" else pyarrow.parquet.write_table)(table, path)
+    data = datasets.load(str(path))
+    assert (len(data.train), len(data.calibration), len(data.test)) == (320, 40, 40)
+    assert isinstance(data.spec, TableSpec)
+    kinds = {column.name: column.kind for column in data.spec.columns}
+    assert kinds == {"price": "numeric", "weight": "numeric", "kind": "categorical", "paid": "categorical"}
+    assert data.protocol["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_the_schema_is_fitted_on_training_rows() -> None:
+    table = made_table()
+    spec = tables.fit(table, {"price": 2}, {})
+    price = spec.columns[0]
+    assert isinstance(price, NumericColumn)
+    assert price.transform == "log1p" if tables._skewness(table["price"]) > 2 else "identity"
+    kind, paid = spec.columns[2], spec.columns[3]
+    assert isinstance(kind, CategoricalColumn)
+    assert isinstance(paid, CategoricalColumn)
+    assert kind.categories == ("large", "medium", "small")
+    assert paid.categories == ("0", "1")
+
+
+def test_whole_columns_encode_like_single_rows() -> None:
+    table = made_table(50)
+    spec = tables.fit(table, {}, {})
+    one_by_one, _ = rows.encode([{name: column[i].item() for name, column in table.items()} for i in range(50)], spec)
+    assert np.array_equal(tables.encode(table, spec), one_by_one)
+
+
+@pytest.mark.parametrize(
+    ("column", "message"),
+    [
+        (np.zeros(40), "single value '0'"),
+        (np.full(40, 2.5), "is constant"),
+        (np.asarray(["x"] * 40), "single value"),
+        (np.asarray([*np.arange(39.5), np.inf]), "not finite"),
+    ],
+)
+def test_columns_that_cannot_be_learned(column: np.ndarray, message: str) -> None:
+    with pytest.raises(TrainingError, match=message):
+        tables.fit({"c": column}, {}, {})
+
+
+def test_files_that_cannot_be_read(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    for content, message in (("", "cannot be read"), ("a,b\n", "no rows"), ("a,b\n1,\n2,3\n", "'b' has 1 missing")):
+        path.write_text(content)
+        with pytest.raises(DataError, match=message):
+            tables.read(path)
+    path.write_text("a\n1.5\n2.5\n")
+    with pytest.raises(TrainingError, match="at least 30"):
+        datasets.load(str(path))

@@ -1,0 +1,123 @@
+"""Densities add up to one, samples follow them, and the KL is the closed form."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch.distributions import Categorical, Normal, kl_divergence
+
+from runtime.manifest import CategoricalColumn, ImageSpec, NumericColumn, TableSpec
+from training import likelihoods
+from training.errors import TrainingError
+from training.families.vae import gaussian_kl
+from training.likelihoods import Bernoulli, Columns, Gaussian, GaussianLearned, Laplace
+
+TABLE = TableSpec(
+    columns=(
+        NumericColumn(name="a", mean=0, scale=1, minimum=-5, maximum=5),
+        CategoricalColumn(name="b", categories=("x", "y", "z")),
+        NumericColumn(name="c", mean=0, scale=1, minimum=-5, maximum=5),
+        CategoricalColumn(name="d", categories=("0", "1")),
+    )
+)
+
+
+def test_kl_is_the_closed_form() -> None:
+    generator = torch.Generator().manual_seed(0)
+    mean = torch.randn(50, 8, generator=generator, dtype=torch.float64)
+    log_variance = 2 * torch.randn(50, 8, generator=generator, dtype=torch.float64)
+    expected = kl_divergence(Normal(mean, (0.5 * log_variance).exp()), Normal(0.0, 1.0))
+    assert torch.allclose(gaussian_kl(mean, log_variance), expected, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "likelihood", [Gaussian(1, 0.3), GaussianLearned(1, 0.05), Laplace(1, 0.2)], ids=lambda l: type(l).__name__
+)
+def test_continuous_densities_integrate_to_one(likelihood: likelihoods.Likelihood) -> None:
+    parameters = torch.randn(1, likelihood.width, dtype=torch.float64)
+    x = torch.linspace(-12, 13, 200_001, dtype=torch.float64)[:, None]
+    density = torch.exp(-likelihood.nll(parameters.expand(len(x), -1), x))
+    assert float(torch.trapezoid(density[:, 0], x[:, 0])) == pytest.approx(1, abs=1e-6)
+
+
+def test_gaussian_is_torchs_with_the_whole_constant() -> None:
+    """Sources in circulation divide by sigma instead of its square, or halve the constant."""
+    likelihood, x = Gaussian(4, 0.3), torch.rand(5, 4)
+    parameters = torch.randn(5, 4)
+    expected = -Normal(torch.sigmoid(parameters), 0.3).log_prob(x)
+    assert torch.allclose(likelihood.nll(parameters, x), expected, atol=1e-5)
+
+
+def test_learned_variance_has_a_floor() -> None:
+    likelihood = GaussianLearned(1, 0.1)
+    perfect = likelihood.nll(torch.tensor([[0.0, -100.0]]), torch.tensor([[0.5]]))
+    assert float(perfect) == pytest.approx(math.log(0.1 * math.sqrt(2 * math.pi)), abs=1e-5)
+
+
+def test_bernoulli_sums_to_one_and_is_stable() -> None:
+    likelihood = Bernoulli(1)
+    for logit in (-200.0, -3.0, 0.0, 3.0, 200.0):
+        logits = torch.tensor([[logit]] * 2)
+        nll = likelihood.nll(logits, torch.tensor([[0.0], [1.0]]))
+        assert torch.isfinite(nll).all()
+        assert float(torch.exp(-nll).sum()) == pytest.approx(1, abs=1e-6)
+
+
+def test_binarisation_is_drawn_in_training_and_settled_in_graphs() -> None:
+    likelihood, grey = Bernoulli(1), torch.full((20_000, 1), 0.3)
+    drawn = likelihood.observe(grey, torch.Generator().manual_seed(0))
+    assert set(drawn.unique().tolist()) == {0.0, 1.0}
+    assert float(drawn.mean()) == pytest.approx(0.3, abs=0.015)
+    assert not likelihood.settle(grey).any()
+
+
+def test_columns_are_one_density_a_column() -> None:
+    likelihood = Columns(TABLE, floor=0.1, unseen=math.log(11))
+    parameters = torch.randn(1, likelihood.width)
+    one_hot = torch.eye(3)
+    rows = torch.cat([torch.zeros(3, 1), one_hot, torch.zeros(3, 1), torch.tensor([[1.0, 0.0]] * 3)], 1)
+    nll = likelihood.nll(parameters.expand(3, -1), rows)
+    assert nll.shape == (3, 4)
+    assert float(torch.exp(-nll[:, 1]).sum()) == pytest.approx(1, abs=1e-6)
+    expected = -Categorical(logits=parameters[0, 1:4]).log_prob(torch.arange(3))
+    assert torch.allclose(nll[:, 1], expected, atol=1e-6)
+
+
+def test_an_unseen_category_costs_more_than_any_seen_one() -> None:
+    likelihood = Columns(TABLE, floor=0.1, unseen=math.log(1001))
+    row = torch.tensor([[0.0, 0, 0, 0, 0.0, 1, 0]])
+    assert float(likelihood.nll(torch.zeros(1, likelihood.width), row)[0, 1]) == pytest.approx(math.log(1001))
+
+
+def test_columns_sample_what_they_say() -> None:
+    likelihood, n = Columns(TABLE, floor=0.1, unseen=1.0), 20_000
+    generator = torch.Generator().manual_seed(0)
+    parameters = torch.randn(1, likelihood.width, generator=generator).expand(n, -1)
+    noise = torch.randn(n, 2, generator=generator), torch.rand(n, 2, generator=generator)
+    sample = likelihood.sample(parameters, *noise)
+    assert sample.shape == (n, 7)
+    assert torch.allclose(sample.mean(0), likelihood.mean(parameters)[0], atol=0.05)
+    assert torch.equal(sample[:, 1:4].sum(1), torch.ones(n))
+    scale = 0.1 + torch.nn.functional.softplus(parameters[0, 7])
+    assert float(sample[:, 0].std()) == pytest.approx(float(scale), rel=0.03)
+
+
+def test_torchs_pick_is_the_runtimes() -> None:
+    from runtime import sampling
+
+    generator = torch.Generator().manual_seed(0)
+    weights, uniforms = torch.rand(500, 5, generator=generator).softmax(1), torch.rand(500, generator=generator)
+    assert np.array_equal(likelihoods.pick(weights, uniforms).numpy(), sampling.pick(weights.numpy(), uniforms.numpy()))
+
+
+def test_a_likelihood_that_does_not_fit_is_refused() -> None:
+    image = ImageSpec(height=2, width=2, channels=1)
+    with pytest.raises(TrainingError, match="valid are bernoulli"):
+        likelihoods.build("poisson", image, noise=1, floor=1, rows=1)
+    with pytest.raises(TrainingError, match="tables take"):
+        likelihoods.build("columns", image, noise=1, floor=1, rows=1)
+    with pytest.raises(TrainingError, match="tables take"):
+        likelihoods.build("gaussian", TABLE, noise=1, floor=1, rows=1)

@@ -1,0 +1,127 @@
+"""Causality by gradients, probabilities that sum to one, and the cached loop against naive sampling."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from torch import Tensor
+
+from runtime import golden
+from runtime.engine import load
+from runtime.manifest import ImageSpec
+from training import graphs
+from training.data import Data, Part
+from training.families import pixelcnn
+from training.families.pixelcnn import Config, GatedPixelCNN, Sampler
+
+
+def grid(height: int, width: int, levels: int, classes: int = 3) -> Data:
+    """Random images of a small size."""
+    generator = np.random.Generator(np.random.Philox(0))
+    items = (generator.integers(0, levels, (40, 1, height, width)) * 255 // (levels - 1)).astype(np.uint8)
+    part = Part(items, generator.integers(0, classes, 40))
+    spec = ImageSpec(height=height, width=width, channels=1, levels=levels)
+    return Data("grid", spec, part, part, part, tuple("abcdefghij"[:classes]))
+
+
+def network(data: Data, **changes: object) -> GatedPixelCNN:
+    torch.manual_seed(0)
+    return GatedPixelCNN(Config(**{"channels": 8, "layers": 3, "head": 16, **changes}), data).eval()  # type: ignore[arg-type]
+
+
+def naive(model: GatedPixelCNN, uniforms: Tensor, condition: Tensor, temperature: Tensor) -> Tensor:
+    """A full pass for every position."""
+    codes = torch.zeros(len(uniforms), model.height, model.width, dtype=torch.long)
+    for place in range(model.height * model.width):
+        row, column = divmod(place, model.width)
+        with torch.no_grad():
+            logits = model(codes, condition)[:, :, row, column] / temperature[:, None]
+        below = logits.softmax(1).cumsum(1) <= uniforms[:, place : place + 1]
+        codes[:, row, column] = below.sum(1).clamp(max=model.levels - 1)
+    return codes
+
+
+def test_a_position_sees_all_before_it_and_nothing_else() -> None:
+    """Gradients, at a size where the receptive field covers the image: so no blind spot either."""
+    model = network(grid(5, 5, 2), layers=5)
+    embedded = model.embedding(torch.zeros(1, 5, 5, dtype=torch.long)).detach().requires_grad_()
+    model.embedding.forward = lambda codes: embedded  # type: ignore[method-assign]
+    logits = model(torch.zeros(1, 5, 5, dtype=torch.long), torch.zeros(1, 3))
+    for row, column in itertools.product(range(5), range(5)):
+        (gradient,) = torch.autograd.grad(logits[0, :, row, column].sum(), embedded, retain_graph=True)
+        seen = gradient[0].abs().sum(-1) > 0
+        place = torch.arange(25).view(5, 5)
+        assert torch.equal(seen, place < row * 5 + column), (row, column)
+
+
+@pytest.mark.parametrize("temperature", [1.0])
+def test_probabilities_of_all_images_sum_to_one(temperature: float) -> None:
+    model = network(grid(2, 3, 3))
+    images = torch.tensor(list(itertools.product(range(3), repeat=6))).view(-1, 2, 3)
+    with torch.no_grad():
+        for y in range(3):
+            condition = model.to_condition(torch.full((len(images),), y))
+            total = torch.exp(-model.nll(images, condition).double().flatten(1).sum(1)).sum()
+            assert float(total) == pytest.approx(1, abs=1e-5)
+
+
+@pytest.mark.parametrize("batch", [1, 16])
+@pytest.mark.parametrize("shape", [(7, 7, 16), (8, 8, 4), (3, 5, 2)])
+def test_cached_sampling_is_naive_sampling(tmp_path: Path, shape: tuple[int, int, int], batch: int) -> None:
+    """In torch, as one ONNX graph, and as TorchScript: the same codes."""
+    model = network(grid(*shape))
+    generator = torch.Generator().manual_seed(1)
+    uniforms = torch.rand(batch, shape[0] * shape[1], generator=generator)
+    condition = torch.rand(batch, 3, generator=generator).softmax(1)
+    temperature = torch.linspace(0.5, 1.5, batch)
+    expected = naive(model, uniforms, condition, temperature)
+    sampler = Sampler(model).eval()
+    with torch.no_grad():
+        codes, items = sampler(uniforms, condition, temperature)
+    assert torch.equal(codes, expected)
+    assert torch.equal(torch.round(items[:, 0] * (shape[2] - 1)).long(), expected)
+    graphs.save_onnx({"sample": sampler.to_onnx()}, tmp_path)
+    session = onnxruntime.InferenceSession(str(tmp_path / "sample.onnx"))
+    given = {"uniforms": uniforms.numpy(), "condition": condition.numpy(), "temperature": temperature.numpy()}
+    assert np.array_equal(session.run(["codes"], given)[0], expected.numpy())
+
+
+def test_temperature_goes_to_the_most_likely_level() -> None:
+    model = network(grid(3, 3, 4))
+    uniforms, condition = torch.rand(20, 9, generator=torch.Generator().manual_seed(0)), torch.zeros(20, 3)
+    with torch.no_grad():
+        codes, _ = Sampler(model)(uniforms, condition, torch.full((20,), 0.001))
+        most_likely = model(codes, condition).argmax(1)
+    assert torch.equal(codes, most_likely)
+
+
+def test_unconditional() -> None:
+    data = grid(4, 4, 3)
+    model = network(data, conditional=False)
+    assert model.classes == 0
+    drawn = pixelcnn.draw(model, 3, torch.Generator().manual_seed(0))
+    assert drawn.shape == (3, 1, 4, 4)
+    assert [metric.name for metric in pixelcnn.report(model, Config(), data)] == ["nll", "bits_per_dim"]
+
+
+def test_the_loader_finds_a_sampler_that_does_not_follow_its_logits(tiny: Path) -> None:
+    model = load(tiny / "models/pixelcnn", device="cpu")
+    vectors = golden.read(model.folder, model.manifest)
+    inputs = {role: vectors[f"sample.in.{role}"] for role in ("uniforms", "condition", "temperature")}
+    outputs = model.run("sample", inputs)
+    assert golden.check_sampler(model.run, inputs, outputs, "logits") == []
+    flipped = {**inputs, "uniforms": 1 - inputs["uniforms"]}
+    assert golden.check_sampler(model.run, flipped, outputs, "logits")
+
+
+def test_torchscript_sampler_gives_the_same_codes(tiny: Path) -> None:
+    graph, script = (load(tiny / f"models/{name}", device="cpu") for name in ("pixelcnn", "pixelcnn-ts"))
+    a, b = (model.sample(9, seed=5).codes for model in (graph, script))
+    assert a is not None
+    assert b is not None
+    assert np.array_equal(a, b)

@@ -1,0 +1,188 @@
+"""The loop: exact resume, safety against interruption and kill, divergence, options."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests.conftest import ROOT
+from training import families, runs
+from training.data import Data
+from training.errors import Diverged, TrainingError
+from training.train import Average, Loop, train
+
+
+def make_run(folder: Path, family: str = "vae", **changes: object) -> runs.Run:
+    module = families.get(family)
+    return runs.Run(folder, family, "digits", "smoke", runs.make_config(module.Config, {**module.PRESETS["smoke"], **changes}))
+
+
+def flat(state: object, path: str = "") -> dict[str, Tensor]:
+    """Every tensor of a checkpoint by path."""
+    if isinstance(state, Tensor):
+        return {path: state}
+    items = state.items() if isinstance(state, dict) else enumerate(state) if isinstance(state, list) else ()
+    return {key: tensor for name, value in items for key, tensor in flat(value, f"{path}/{name}").items()}
+
+
+@pytest.mark.parametrize(("family", "stops"), [("vae", (7, 3)), ("vae", (10, 1)), ("pixelcnn", (5, 6))])
+def test_stopping_and_resuming_changes_no_bit(tmp_path: Path, digits: Data, family: str, stops: tuple[int, ...]) -> None:
+    """Dropout (global RNG), binarisation and posterior draws (generator), order, optimiser, schedule and average included."""
+    changes = {"schedule": "cosine", "epochs": 2}
+    whole, parts = make_run(tmp_path / "whole", family, **changes), make_run(tmp_path / "parts", family, **changes)
+    train(whole, digits, device="cpu", quiet=True)
+    for index, steps in enumerate(stops):
+        torch.rand(index + 1)  # whatever happens in between must not matter
+        train(parts, digits, resume=index > 0, stop_after=steps, device="cpu", quiet=True)
+    train(parts, digits, resume=True, device="cpu", quiet=True)
+    a, b = (runs.load_checkpoint(run.checkpoint) for run in (whole, parts))
+    assert a["position"] == b["position"]
+    first, second = flat(a), flat(b)
+    assert first.keys() == second.keys()
+    assert [name for name in first if not torch.equal(first[name], second[name])] == []
+    logs = [[json.loads(line) for line in (run.folder / runs.LOG).read_text().splitlines()] for run in (whole, parts)]
+    for left, right in zip(*logs, strict=True):
+        assert {k: v for k, v in left.items() if k.startswith("test/")} == {k: v for k, v in right.items() if k.startswith("test/")}
+    assert (whole.folder / runs.METRICS).read_text() == (parts.folder / runs.METRICS).read_text()
+
+
+def test_a_run_leaves_what_it_promises(tiny: Path) -> None:
+    folder = tiny / "runs/vae"
+    assert {path.name for path in folder.iterdir()} == {"config.json", "log.jsonl", "curves.png", "samples", "checkpoint.safetensors", "metrics.json"}
+    record = json.loads((folder / runs.LOG).read_text().splitlines()[-1])
+    assert {"step", "phase", "epoch", "samples_per_second", "train/loss", "test/loss", "train/kl", "test/kl"} <= record.keys()
+    assert [path.suffix for path in (tiny / "runs/table/samples").iterdir()] == [".csv", ".csv"]
+    names = {metric["name"] for metric in json.loads((folder / runs.METRICS).read_text())}
+    assert {"elbo", "iwae_5", "kl", "active_units"} <= names
+
+
+def test_a_second_run_does_not_overwrite(tiny: Path, digits: Data) -> None:
+    with pytest.raises(TrainingError, match="resume"):
+        train(make_run(tiny / "runs/vae"), digits, quiet=True)
+
+
+def test_nan_names_step_phase_and_checkpoint(tmp_path: Path, digits: Data) -> None:
+    run = make_run(tmp_path / "run", epochs=3, lr=1e-3)
+    train(run, digits, stop_after=12, device="cpu", quiet=True)
+    before = run.checkpoint.read_bytes()
+    state = runs.load_checkpoint(run.checkpoint)
+    state["model"]["decoder.0.weight"][0, 0] = float("nan")
+    broken = runs.Run(tmp_path / "broken", *[getattr(run, name) for name in ("family", "data", "preset", "config")])
+    broken.save()
+    runs.save_checkpoint(broken.checkpoint, state)
+    saved = broken.checkpoint.read_bytes()
+    with pytest.raises(Diverged, match=r"step 12, phase 'vae'.*checkpoint\.safetensors"):
+        train(broken, digits, resume=True, device="cpu", quiet=True)
+    assert broken.checkpoint.read_bytes() == saved
+    assert run.checkpoint.read_bytes() == before
+
+
+def start(folder: Path, epochs: int) -> subprocess.Popen[str]:
+    """A training in a process of its own."""
+    command = [sys.executable, "-m", "cli", "train", "vae", "--data", "digits", "--preset", "smoke", "--set", f"epochs={epochs}", "--out", str(folder), "--device", "cpu"]
+    return subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+
+
+def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + 60
+    while not path.exists():
+        assert process.poll() is None, process.stderr.read() if process.stderr else ""
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_kill_leaves_a_readable_checkpoint(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    with start(folder, 5000) as process:
+        wait_for(folder / runs.CHECKPOINT, process)
+        time.sleep(0.5)
+        process.kill()
+    position = runs.load_checkpoint(folder / runs.CHECKPOINT)["position"]
+    assert position["step"] > 0
+    run = runs.open_run(folder)
+    train(run, resume=True, stop_after=3, device="cpu", quiet=True)
+    assert runs.load_checkpoint(run.checkpoint)["position"]["step"] == position["step"] + 3
+
+
+def test_ctrl_c_finishes_the_step_and_saves(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    with start(folder, 5000) as process:
+        wait_for(folder / runs.CHECKPOINT, process)
+        process.send_signal(signal.SIGINT)
+        _, error = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "manifold resume" in error
+    assert "Traceback" not in error
+    assert f"step {runs.load_checkpoint(folder / runs.CHECKPOINT)['position']['step']};" in error
+
+
+def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_text("old")
+    with pytest.raises(RuntimeError), runs.replacing(path) as temporary:
+        temporary.write_text("half")
+        raise RuntimeError
+    assert [(child.name, child.read_text()) for child in tmp_path.iterdir()] == [("file", "old")]
+
+
+def test_damaged_checkpoints_are_named(tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match="no checkpoint yet"):
+        runs.load_checkpoint(tmp_path / "none.safetensors")
+    (tmp_path / "bad.safetensors").write_bytes(b"\x10\0\0\0\0\0\0\0{}")
+    with pytest.raises(TrainingError, match="damaged"):
+        runs.load_checkpoint(tmp_path / "bad.safetensors")
+    with pytest.raises(TrainingError, match="not a run"):
+        runs.open_run(tmp_path)
+
+
+def test_average_follows_the_weights(digits: Data) -> None:
+    loop = Loop(make_run(Path("unused"), ema=0.5), digits, __import__("lightning_fabric").Fabric(accelerator="cpu"), True)
+    average = Average(loop.bare, 0.5)
+    before = {name: value.clone() for name, value in average.shadow.items()}
+    with torch.no_grad():
+        for parameter in loop.bare.parameters():
+            parameter += 1
+    average.update(step=1000)
+    own = {name: value.clone() for name, value in loop.bare.state_dict().items()}
+    for name, value in before.items():
+        assert torch.allclose(average.shadow[name], value + 0.5)
+    with average.applied():
+        assert torch.equal(loop.bare.state_dict()["encoder.0.weight"], average.shadow["encoder.0.weight"])
+    assert torch.equal(loop.bare.state_dict()["encoder.0.weight"], own["encoder.0.weight"])
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["latent=3"], "unknown key 'latent'; valid are epochs"),
+        (["latent_dim=x"], "latent_dim: 'x' is not a int"),
+        (["latent_dim"], "write key=value"),
+        (["hidden=3"], "hidden: 3 is not a list of int"),
+        (["variational=1"], "variational: 1 is not a bool"),
+    ],
+)
+def test_wrong_options_list_the_valid_ones(settings: list[str], message: str) -> None:
+    with pytest.raises(TrainingError, match=message):
+        runs.parse_overrides(families.get("vae").Config, settings)
+
+
+def test_options_are_read_as_they_are_meant() -> None:
+    parsed = runs.parse_overrides(families.get("vae").Config, ["hidden=[3,4]", "lr=1", "variational=False", "likelihood=laplace"])
+    config = runs.make_config(families.get("vae").Config, parsed)
+    assert (config.hidden, config.lr, config.variational, config.likelihood) == ((3, 4), 1.0, False, "laplace")  # type: ignore[attr-defined]
+
+
+def test_unknown_family_and_schedule(tmp_path: Path, digits: Data) -> None:
+    with pytest.raises(TrainingError, match="valid are pixelcnn, vae"):
+        families.get("gan9")
+    with pytest.raises(TrainingError, match="valid are constant, cosine"):
+        train(make_run(tmp_path / "run", schedule="linear"), digits, quiet=True, device="cpu")

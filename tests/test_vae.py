@@ -1,0 +1,134 @@
+"""The bounds are bounds, and the KL does what it is for."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from training.data import Data
+from training.families import vae
+from training.families.vae import VAE, Config
+from training.phases import Batch
+
+
+def small(data: Data, **changes: object) -> VAE:
+    torch.manual_seed(0)
+    return VAE(Config(**{"latent_dim": 1, "hidden": (16,), **changes}), data)  # type: ignore[arg-type]
+
+
+def test_elbo_below_iwae_below_the_exact_likelihood(digits: Data) -> None:
+    """With one latent, p(x) = ∫ p(x | z) p(z) dz can be had by quadrature."""
+    model = small(digits)
+    x = (torch.from_numpy(digits.test.items[:4]).float() / 255).flatten(1).round()
+    z = torch.linspace(-8, 8, 4001)[:, None]
+    with torch.no_grad():
+        log_joint = torch.stack([-model.likelihood.nll(model.decoder(z), item.expand(len(z), -1)).sum(1) for item in x], 1)
+        log_joint = log_joint - 0.5 * z**2 - 0.5 * math.log(2 * math.pi)
+        exact = log_joint.logsumexp(0) + math.log(16 / 4000)
+        noise = torch.randn(20_000, 4, 1, generator=torch.Generator().manual_seed(1))
+        reconstruction, kl = model.terms(x, noise)
+        elbo = -(reconstruction + kl)
+        bounds = {k: vae.iwae(model, x.repeat(100, 1), noise[: k * 100].view(k, 400, 1)).view(100, 4).mean(0) for k in (1, 5, 50)}
+        tight = vae.iwae(model, x, noise)
+    assert torch.allclose(tight, exact, atol=0.01)
+    assert (elbo <= exact + 1e-3).all()
+    assert (bounds[1] <= bounds[5] + 0.02).all()
+    assert (bounds[5] <= bounds[50] + 0.02).all()
+    assert torch.allclose(bounds[1], elbo, atol=0.2)  # IWAE-1 is the ELBO
+
+
+def test_more_draws_lower_the_variance_not_the_mean(digits: Data) -> None:
+    model = small(digits, latent_dim=8)
+    x = (torch.from_numpy(digits.test.items[:1]).float() / 255).flatten(1).round()
+    generator = torch.Generator().manual_seed(0)
+
+    def estimates(draws: int) -> torch.Tensor:
+        with torch.no_grad():
+            noise = torch.randn(draws, 2000, 8, generator=generator)
+            return torch.stack(model.terms(x.expand(2000, -1), noise)[0:1])[0]
+
+    one, many = estimates(1), estimates(16)
+    assert float(many.std()) < 0.5 * float(one.std())
+    assert float(many.mean()) == pytest.approx(float(one.mean()), abs=4 * float(one.std()) / math.sqrt(2000))
+
+
+def test_without_the_kl_the_variances_collapse(digits: Data) -> None:
+    items = torch.from_numpy(digits.train.items[:256]).float() / 255
+    spread = {}
+    for beta in (0.0, 1.0):
+        model = small(digits, latent_dim=4, beta=beta, likelihood="gaussian", noise=0.1)
+        optimizer, generator = torch.optim.Adam(model.parameters(), 1e-2), torch.Generator().manual_seed(0)
+        for _ in range(200):
+            optimizer.zero_grad()
+            model.loss(Batch(items, torch.zeros(256), generator, 0.0))["loss"].backward()
+            optimizer.step()
+        log_variance = model.encode(items.flatten(1))[1]
+        assert log_variance is not None
+        spread[beta] = float(log_variance.detach().mean())
+    assert spread[0.0] < -6 < spread[1.0]
+
+
+def test_warmup_weighs_the_kl_and_the_bound_does_not(digits: Data) -> None:
+    model = small(digits, kl_warmup=10.0, beta=2.0)
+    items = torch.from_numpy(digits.train.items[:8]).float() / 255
+
+    def losses(epoch: float) -> dict[str, float]:
+        batch = Batch(items, torch.zeros(8), torch.Generator().manual_seed(0), epoch)
+        return {name: float(value.detach()) for name, value in model.loss(batch).items()}
+
+    for epoch, weight in ((0.0, 0.0), (5.0, 1.0), (20.0, 2.0)):
+        parts = losses(epoch)
+        assert parts["loss"] == pytest.approx(parts["reconstruction"] + weight * parts["kl"], rel=1e-5)
+    with torch.no_grad():
+        figures = vae.evaluate(model, Batch(items, torch.zeros(8), torch.Generator().manual_seed(0), 0.0))
+    assert torch.allclose(figures["loss"], figures["reconstruction"] + figures["kl"])
+
+
+def test_loss_is_summed_over_the_item_and_averaged_over_the_batch(digits: Data) -> None:
+    model = small(digits, likelihood="gaussian")
+    items = torch.from_numpy(digits.train.items[:1]).float() / 255
+    one, many = (
+        float(model.loss(Batch(x, torch.zeros(len(x)), torch.Generator().manual_seed(0), 0.0))["kl"].detach())
+        for x in (items, items.repeat(7, 1, 1, 1))
+    )
+    assert one == pytest.approx(many, rel=1e-5)
+
+
+def test_autoencoder_has_no_posterior(digits: Data) -> None:
+    model = small(digits, variational=False, latent_dim=3)
+    mean, log_variance = model.encode(torch.rand(2, 64))
+    assert mean.shape == (2, 3)
+    assert log_variance is None
+    assert float(model.loss(Batch(torch.rand(2, 1, 8, 8), torch.zeros(2), torch.Generator(), 0.0))["kl"]) == 0
+
+
+def test_score_is_the_elbo_over_its_fixed_draws(digits: Data) -> None:
+    model = small(digits, latent_dim=3)
+    score = vae.Score(model, torch.zeros(3), torch.eye(3), seed=0)
+    data = torch.from_numpy(digits.test.items[:5]).float() / 255
+    with torch.no_grad():
+        reconstruction, kl, negative_elbo, distance, surprise = score(data)
+        expected = model.terms(model.likelihood.settle(data.flatten(1)), score.noise.expand(-1, 5, -1))
+        mean, _ = model.encode(model.likelihood.settle(data.flatten(1)))
+    assert torch.allclose(reconstruction, expected[0], atol=1e-4)
+    assert torch.allclose(kl, expected[1], atol=1e-5)
+    assert torch.allclose(negative_elbo, reconstruction + kl)
+    assert torch.allclose(distance, mean.norm(dim=1), atol=1e-5)
+    assert torch.allclose(surprise.flatten(1).sum(1), reconstruction, atol=1e-3)
+
+
+def test_aggregate_posterior_is_the_law_of_total_variance(digits: Data) -> None:
+    model = small(digits, latent_dim=2)
+    with torch.no_grad():
+        centre, of_means, aggregate = vae.aggregate_posterior(model, digits.train)
+        x = model.likelihood.settle((torch.from_numpy(digits.train.items).float() / 255).flatten(1))
+        mean, log_variance = model.encode(x)
+        assert log_variance is not None
+        draws = mean + (0.5 * log_variance).exp() * torch.randn(200, *mean.shape, generator=torch.Generator().manual_seed(0))
+    flat = draws.flatten(0, 1).double().numpy()
+    assert np.allclose(flat.mean(0), centre.numpy(), atol=0.01)
+    assert np.allclose(np.cov(flat.T), aggregate.numpy(), atol=0.02)
+    assert (of_means.diag() < aggregate.diag()).all()
