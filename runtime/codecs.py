@@ -68,7 +68,8 @@ class Fitted:
 def from_uint8(pixels: Pixels, spec: ImageSpec) -> Float32:
     """uint8 to float32 in the spec's range."""
     low, high = spec.range
-    return (pixels.astype(np.float32) * np.float32((high - low) / 255) + np.float32(low)).clip(low, high)
+    exact: Float32 = (np.arange(256) / 255 * (high - low) + low).astype(np.float32)
+    return exact[pixels]
 
 
 def to_uint8(values: NDArray[Any], spec: ImageSpec) -> Pixels:

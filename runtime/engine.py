@@ -77,7 +77,7 @@ class Model:
                 raise InvalidValue(
                     f"{self.manifest.name}: the model's {tensor.role} is not finite for this input; it lies too far from what the model knows"
                 )
-            results[tensor.role] = array[:rows]
+            results[tensor.role] = np.ascontiguousarray(array[:rows])
         return results
 
     def drive(self, steps: Generator[Run, dict[str, Array], T]) -> T:

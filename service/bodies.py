@@ -114,13 +114,16 @@ async def _multipart(request: Request, settings: Settings) -> tuple[dict[str, An
         raise Malformed(f"body: not readable as {MULTIPART}: {detail}", field="body") from None
     fields: dict[str, Any] = {}
     files = []
-    for key, value in form.multi_items():
-        if isinstance(value, UploadFile):
-            if key != "file":
+    try:
+        for key, value in form.multi_items():
+            if not isinstance(value, UploadFile):
+                fields[key] = value if key in ("model", "class", "prior") else _scalar(value)
+            elif key == "file":
+                files.append(await value.read())
+            else:
                 raise InvalidValue(f"{key}: files are uploaded under the name 'file'", field=key, valid=["file"])
-            files.append(await value.read())
-        else:
-            fields[key] = value if key in ("model", "class", "prior") else _scalar(value)
+    finally:
+        await form.close()
     if not files:
         raise InvalidValue("file: at least one is needed", field="file")
     return fields, tuple(files)

@@ -22,7 +22,7 @@ OPTIONS = orjson.OPT_SERIALIZE_NUMPY
 def choose(accept: str) -> str:
     """The media type to answer with. Raises UnsupportedMedia where none of those asked for can be had."""
     wanted: list[tuple[float, int, str]] = []
-    for place, part in enumerate(accept.split(",")):
+    for place, part in enumerate((accept.strip() or "*/*").split(",")):
         name, *parameters = (piece.strip() for piece in part.split(";"))
         quality = 1.0
         for parameter in parameters:
@@ -33,7 +33,7 @@ def choose(accept: str) -> str:
                     quality = 0.0
         if quality > 0 and name:
             wanted.append((-quality, place, name.lower()))
-    for _, _, name in sorted(wanted) or [(0.0, 0, "*/*")]:
+    for _, _, name in sorted(wanted):
         for offered in OFFERED:
             if name in (offered, "*/*") or (name.endswith("/*") and offered.startswith(name[:-1])):
                 return offered

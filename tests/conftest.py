@@ -10,6 +10,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from runtime.engine import Model, load
+from service.__main__ import configure_log
 from service.rest import create_app
 from service.settings import Settings
 from training import data as datasets
@@ -93,3 +94,9 @@ def wait_until_ready(client: TestClient) -> None:
         if "loading" not in states:
             return
     raise AssertionError("the models do not finish loading")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _plain_log() -> None:
+    """The service's own log format, without its debug lines."""
+    configure_log("text")

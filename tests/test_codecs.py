@@ -121,12 +121,19 @@ def test_a_bomb_is_refused_by_its_header() -> None:
 
     for side in (5_000, 60_000):
         header = side.to_bytes(4, "big") * 2 + bytes([8, 0, 0, 0, 0])
-        bomb = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 1000)) + chunk(b"IEND", b"")
+        bomb = (
+            b"\x89PNG\r\n\x1a\n"
+            + chunk(b"IHDR", header)
+            + chunk(b"IDAT", zlib.compress(b"\0" * 1000))
+            + chunk(b"IEND", b"")
+        )
         with pytest.raises(TooLarge, match="pixels"):
             codecs.read_image(bomb, GREY)
 
 
-@pytest.mark.parametrize("content", [b"", b"not an image", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff\xe0", b"RIFF\0\0\0\0WEBP"])
+@pytest.mark.parametrize(
+    "content", [b"", b"not an image", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff\xe0", b"RIFF\0\0\0\0WEBP"]
+)
 def test_garbage_is_malformed(content: bytes) -> None:
     with pytest.raises(Malformed):
         codecs.read_image(content, GREY)
@@ -204,7 +211,8 @@ def test_npy_round_trip_and_no_pickles() -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [[[1, 2]], [[1, 2, 3], [1, 2]], [1, 2, 3], [["a", 1, 2]], [[None, 1, 2]], [[{}, 1, 2]], [], [[1e300, 0, 0]]]
+    "wrong",
+    [[[1, 2]], [[1, 2, 3], [1, 2]], [1, 2, 3], [["a", 1, 2]], [[None, 1, 2]], [[{}, 1, 2]], [], [[1e300, 0, 0]]],
 )
 def test_floats_refuses_other_shapes_and_values(wrong: list[object]) -> None:
     with pytest.raises(InvalidValue, match="latents"):

@@ -23,7 +23,9 @@ from training.train import Average, Loop, train
 
 def make_run(folder: Path, family: str = "vae", **changes: object) -> runs.Run:
     module = families.get(family)
-    return runs.Run(folder, family, "digits", "smoke", runs.make_config(module.Config, {**module.PRESETS["smoke"], **changes}))
+    return runs.Run(
+        folder, family, "digits", "smoke", runs.make_config(module.Config, {**module.PRESETS["smoke"], **changes})
+    )
 
 
 def flat(state: object, path: str = "") -> dict[str, Tensor]:
@@ -35,7 +37,9 @@ def flat(state: object, path: str = "") -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize(("family", "stops"), [("vae", (7, 3)), ("vae", (10, 1)), ("pixelcnn", (5, 6))])
-def test_stopping_and_resuming_changes_no_bit(tmp_path: Path, digits: Data, family: str, stops: tuple[int, ...]) -> None:
+def test_stopping_and_resuming_changes_no_bit(
+    tmp_path: Path, digits: Data, family: str, stops: tuple[int, ...]
+) -> None:
     """Dropout (global RNG), binarisation and posterior draws (generator), order, optimiser, schedule and average included."""
     changes = {"schedule": "cosine", "epochs": 2}
     whole, parts = make_run(tmp_path / "whole", family, **changes), make_run(tmp_path / "parts", family, **changes)
@@ -51,15 +55,33 @@ def test_stopping_and_resuming_changes_no_bit(tmp_path: Path, digits: Data, fami
     assert [name for name in first if not torch.equal(first[name], second[name])] == []
     logs = [[json.loads(line) for line in (run.folder / runs.LOG).read_text().splitlines()] for run in (whole, parts)]
     for left, right in zip(*logs, strict=True):
-        assert {k: v for k, v in left.items() if k.startswith("test/")} == {k: v for k, v in right.items() if k.startswith("test/")}
+        assert {k: v for k, v in left.items() if k.startswith("test/")} == {
+            k: v for k, v in right.items() if k.startswith("test/")
+        }
     assert (whole.folder / runs.METRICS).read_text() == (parts.folder / runs.METRICS).read_text()
 
 
 def test_a_run_leaves_what_it_promises(tiny: Path) -> None:
     folder = tiny / "runs/vae"
-    assert {path.name for path in folder.iterdir()} == {"config.json", "log.jsonl", "curves.png", "samples", "checkpoint.safetensors", "metrics.json"}
+    assert {path.name for path in folder.iterdir()} == {
+        "config.json",
+        "log.jsonl",
+        "curves.png",
+        "samples",
+        "checkpoint.safetensors",
+        "metrics.json",
+    }
     record = json.loads((folder / runs.LOG).read_text().splitlines()[-1])
-    assert {"step", "phase", "epoch", "samples_per_second", "train/loss", "test/loss", "train/kl", "test/kl"} <= record.keys()
+    assert {
+        "step",
+        "phase",
+        "epoch",
+        "samples_per_second",
+        "train/loss",
+        "test/loss",
+        "train/kl",
+        "test/kl",
+    } <= record.keys()
     assert [path.suffix for path in (tiny / "runs/table/samples").iterdir()] == [".csv", ".csv"]
     names = {metric["name"] for metric in json.loads((folder / runs.METRICS).read_text())}
     assert {"elbo", "iwae_5", "kl", "active_units"} <= names
@@ -88,8 +110,26 @@ def test_nan_names_step_phase_and_checkpoint(tmp_path: Path, digits: Data) -> No
 
 def start(folder: Path, epochs: int) -> subprocess.Popen[str]:
     """A training in a process of its own."""
-    command = [sys.executable, "-m", "cli", "train", "vae", "--data", "digits", "--preset", "smoke", "--set", f"epochs={epochs}", "--out", str(folder), "--device", "cpu"]
-    return subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    command = [
+        sys.executable,
+        "-m",
+        "cli",
+        "train",
+        "vae",
+        "--data",
+        "digits",
+        "--preset",
+        "smoke",
+        "--set",
+        f"epochs={epochs}",
+        "--out",
+        str(folder),
+        "--device",
+        "cpu",
+    ]
+    return subprocess.Popen(
+        command, cwd=ROOT, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
 
 
 def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
@@ -145,7 +185,9 @@ def test_damaged_checkpoints_are_named(tmp_path: Path) -> None:
 
 
 def test_average_follows_the_weights(digits: Data) -> None:
-    loop = Loop(make_run(Path("unused"), ema=0.5), digits, __import__("lightning_fabric").Fabric(accelerator="cpu"), True)
+    loop = Loop(
+        make_run(Path("unused"), ema=0.5), digits, __import__("lightning_fabric").Fabric(accelerator="cpu"), True
+    )
     average = Average(loop.bare, 0.5)
     before = {name: value.clone() for name, value in average.shadow.items()}
     with torch.no_grad():
@@ -176,7 +218,9 @@ def test_wrong_options_list_the_valid_ones(settings: list[str], message: str) ->
 
 
 def test_options_are_read_as_they_are_meant() -> None:
-    parsed = runs.parse_overrides(families.get("vae").Config, ["hidden=[3,4]", "lr=1", "variational=False", "likelihood=laplace"])
+    parsed = runs.parse_overrides(
+        families.get("vae").Config, ["hidden=[3,4]", "lr=1", "variational=False", "likelihood=laplace"]
+    )
     config = runs.make_config(families.get("vae").Config, parsed)
     assert (config.hidden, config.lr, config.variational, config.likelihood) == ((3, 4), 1.0, False, "laplace")  # type: ignore[attr-defined]
 

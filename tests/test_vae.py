@@ -25,13 +25,18 @@ def test_elbo_below_iwae_below_the_exact_likelihood(digits: Data) -> None:
     x = (torch.from_numpy(digits.test.items[:4]).float() / 255).flatten(1).round()
     z = torch.linspace(-8, 8, 4001)[:, None]
     with torch.no_grad():
-        log_joint = torch.stack([-model.likelihood.nll(model.decoder(z), item.expand(len(z), -1)).sum(1) for item in x], 1)
+        log_joint = torch.stack(
+            [-model.likelihood.nll(model.decoder(z), item.expand(len(z), -1)).sum(1) for item in x], 1
+        )
         log_joint = log_joint - 0.5 * z**2 - 0.5 * math.log(2 * math.pi)
         exact = log_joint.logsumexp(0) + math.log(16 / 4000)
         noise = torch.randn(20_000, 4, 1, generator=torch.Generator().manual_seed(1))
         reconstruction, kl = model.terms(x, noise)
         elbo = -(reconstruction + kl)
-        bounds = {k: vae.iwae(model, x.repeat(100, 1), noise[: k * 100].view(k, 400, 1)).view(100, 4).mean(0) for k in (1, 5, 50)}
+        bounds = {
+            k: vae.iwae(model, x.repeat(100, 1), noise[: k * 100].view(k, 400, 1)).view(100, 4).mean(0)
+            for k in (1, 5, 50)
+        }
         tight = vae.iwae(model, x, noise)
     assert torch.allclose(tight, exact, atol=0.01)
     assert (elbo <= exact + 1e-3).all()
@@ -127,7 +132,9 @@ def test_aggregate_posterior_is_the_law_of_total_variance(digits: Data) -> None:
         x = model.likelihood.settle((torch.from_numpy(digits.train.items).float() / 255).flatten(1))
         mean, log_variance = model.encode(x)
         assert log_variance is not None
-        draws = mean + (0.5 * log_variance).exp() * torch.randn(200, *mean.shape, generator=torch.Generator().manual_seed(0))
+        draws = mean + (0.5 * log_variance).exp() * torch.randn(
+            200, *mean.shape, generator=torch.Generator().manual_seed(0)
+        )
     flat = draws.flatten(0, 1).double().numpy()
     assert np.allclose(flat.mean(0), centre.numpy(), atol=0.01)
     assert np.allclose(np.cov(flat.T), aggregate.numpy(), atol=0.02)

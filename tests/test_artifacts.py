@@ -1,0 +1,355 @@
+"""Artifacts: what is refused and how it is said, what is stored, and that nothing unproved is published."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from starlette.testclient import TestClient
+from typer.testing import CliRunner
+
+import cli
+from runtime import checks, engine, manifest, repository
+from runtime.engine import Model, load
+from runtime.errors import ArtifactError, InvalidValue, ManifoldError, Unavailable, UnknownModel, UnsupportedTask
+from service.rest import create_app
+from service.settings import Settings
+from tests import foreign
+from tests.conftest import NAMES, ROOT, SHIPPED, tiny_run, wait_until_ready
+from training import export as exporting
+from training import runs
+from training.data import Data
+from training.errors import TrainingError
+
+
+def copy(source: Path, target: Path) -> Path:
+    """An artifact that a test may spoil."""
+    shutil.copytree(source, target)
+    return target
+
+
+def edit(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    content = json.loads((folder / manifest.FILE).read_text())
+    change(content)
+    (folder / manifest.FILE).write_text(json.dumps(content))
+
+
+# --- shipped ---
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_shipped_artifacts_are_good(name: str, shipped: dict[str, Model]) -> None:
+    assert checks.run_all(shipped[name]) == []
+    assert manifest.Manifest.model_validate_json(manifest.dumps(shipped[name].manifest)) == shipped[name].manifest
+
+
+def test_shipped_artifacts_are_small_and_one_version_each() -> None:
+    sizes = {path: sum(file.stat().st_size for file in path.rglob("*") if file.is_file()) for path in SHIPPED.iterdir()}
+    assert sum(sizes.values()) <= 40 * 2**20
+    assert [path.name for path, size in sizes.items() if size > 4 * 2**20] == []
+    assert [path.name for path in SHIPPED.iterdir() if len(list(path.iterdir())) != 1] == []
+    assert sorted(sizes) == sorted(SHIPPED / name for name in NAMES)
+
+
+def test_the_shipped_vae_reaches_its_figures(shipped: dict[str, Model]) -> None:
+    metrics = {metric.name: metric for metric in shipped["mnist-vae"].manifest.metrics}
+    assert -metrics["elbo"].value <= 96
+    assert -metrics["iwae_500"].value <= 91
+    assert {"binarisation", "bound", "n"} <= metrics["elbo"].protocol.keys()
+
+
+def test_the_schema_in_docs_is_current() -> None:
+    text = (ROOT / "docs/manifest.schema.json").read_text()
+    assert json.loads(text) == manifest.schema(), "run: manifold schema > docs/manifest.schema.json"
+
+
+# --- stored ---
+
+
+@pytest.mark.parametrize("name", ["vae", "pixelcnn", "table"])
+def test_each_weight_is_stored_once(tiny: Path, name: str) -> None:
+    folder = repository.locate(tiny / "models" / name)
+    placed: dict[tuple[str, str], list[str]] = {}
+    for path in folder.glob("*.onnx"):
+        for tensor in onnx.load(str(path), load_external_data=False).graph.initializer:
+            external = {entry.key: entry.value for entry in tensor.external_data}
+            assert external or tensor.ByteSize() < 2048
+            if external:
+                placed.setdefault((external["offset"], external["length"]), []).append(path.name)
+                assert external["location"] == "weights.bin"
+    total = sum(int(length) for _, length in placed)
+    assert (folder / "weights.bin").stat().st_size < total + 64 * len(placed)
+    assert any(len(set(users)) > 1 for users in placed.values())
+
+
+def test_graphs_carry_no_paths_of_the_machine_that_made_them() -> None:
+    for path in SHIPPED.rglob("*"):
+        if path.is_file() and path.suffix in (".onnx", ".json", ".pt"):
+            content = path.read_bytes()
+            assert b"/site-packages/" not in content
+            assert b'.py"' not in content, path
+            assert str(ROOT).encode() not in content
+
+
+# --- publishing ---
+
+
+def test_versions_count_up_and_nothing_is_overwritten(tmp_path: Path, digits: Data, tiny: Path) -> None:
+    run = runs.open_run(tiny / "runs/vae")
+    first = exporting.export(run, "again", tmp_path, data=digits)
+    second = exporting.export(run, "again", tmp_path, data=digits)
+    assert (first.name, second.name) == ("1", "2")
+    assert [path.name for path in (tmp_path / "again").iterdir() if path.name.startswith(".")] == []
+    found = manifest.read(first)
+    with repository.staging(tmp_path, "again") as folder, pytest.raises(ArtifactError, match="never overwritten"):
+        (folder / "file").touch()
+        repository.publish(folder, tmp_path, found)
+    assert load(first).checksum == load(second).checksum
+
+
+def test_a_graph_that_differs_from_torch_is_not_published(
+    tmp_path: Path, digits: Data, tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = exporting._torch_outputs
+
+    def wrong(task: Any, inputs: Any) -> dict[str, np.ndarray]:
+        return {
+            role: array + 0.01 if array.dtype.kind == "f" else array for role, array in original(task, inputs).items()
+        }
+
+    monkeypatch.setattr(exporting, "_torch_outputs", wrong)
+    with pytest.raises(ArtifactError, match=r"nothing was published:\n  decode\.data: differs by 0\.01"):
+        exporting.export(runs.open_run(tiny / "runs/vae"), "wrong", tmp_path, data=digits)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_unknown_format(tmp_path: Path, digits: Data, tiny: Path) -> None:
+    with pytest.raises(TrainingError, match="valid are onnx, torchscript"):
+        exporting.export(runs.open_run(tiny / "runs/vae"), "x", tmp_path, data=digits, backend="keras")
+
+
+def test_other_likelihoods_export_too(tmp_path: Path, digits: Data) -> None:
+    for likelihood in ("gaussian-learned", "laplace"):
+        run = tiny_run(tmp_path / likelihood, "vae", digits, likelihood=likelihood, samples=2, epochs=1)
+        model = load(exporting.export(run, likelihood, tmp_path / "models", data=digits))
+        assert model.sample(2, seed=0).data.shape == (2, 1, 8, 8)
+
+
+# --- loading what is broken ---
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda m: m.update(colour=1), "colour: Extra inputs"),
+        (lambda m: m.update(format=2), "format: "),
+        (lambda m: m["data"].update(channels=2), "data.image.channels: "),
+        (lambda m: m["data"].update(range=[1, 0]), "low < high"),
+        (lambda m: m.pop("latent"), "the manifest has no latent section"),
+        (lambda m: m["latent"].update(size=7), "shape [6] but the manifest says [7]"),
+        (lambda m: m["tasks"].update(dream=m["tasks"]["decode"]), "tasks.dream: unknown task"),
+        (lambda m: m["tasks"]["decode"]["inputs"][0].update(source="magic"), "source: "),
+        (lambda m: m["tasks"]["decode"]["outputs"][0].update(role="picture"), "needs an output with the role 'data'"),
+        (lambda m: m["tasks"]["decode"].pop("graph"), "tasks.decode.graph: Field required"),
+        (lambda m: m.update(classes=["a", "a"]), "names must differ"),
+        (lambda m: m.update(class_prior=[1.0]), "needs one weight a class"),
+        (lambda m: m.update(scoring={"score": "x", "terms": [{"name": "x", "kind": "nll"}]}), "there is no score task"),
+        (lambda m: m["latent"].update(default_prior="gaussian"), "is not among the priors"),
+        (lambda m: m.update(version=0), "version: "),
+    ],
+)
+def test_a_wrong_manifest_is_explained_field_by_field(
+    tmp_path: Path, change: Callable[[dict[str, Any]], None], message: str
+) -> None:
+    folder = foreign.write(tmp_path)
+    edit(folder, change)
+    with pytest.raises(ArtifactError) as caught:
+        load(folder)
+    assert message in caught.value.message
+    assert "field(s) are wrong" in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda m: m["tasks"]["decode"].update(graph="other.onnx"), "there is no file 'other.onnx'"),
+        (lambda m: m["tasks"]["decode"].update(graph="../x.onnx"), "there is no file '../x.onnx'"),
+        (lambda m: m["tasks"]["decode"]["inputs"][0].update(name="z"), "has no input 'z' (role 'latent'); it has z_in"),
+        (lambda m: m["tasks"]["decode"]["outputs"][0].update(name="x"), "has no output 'x'"),
+        (lambda m: m["data"].update(height=9) or m["tasks"]["decode"]["outputs"][0].update(shape=[3, 9, 10]), "output 'data' is float32[1, 3, 8, 10]"),
+        (lambda m: m.update(name="another"), "the manifest says another 1, the folder foreign 1"),
+    ],
+)  # fmt: skip
+def test_a_manifest_that_does_not_fit_its_graph(
+    tmp_path: Path, change: Callable[[dict[str, Any]], None], message: str
+) -> None:
+    folder = foreign.write(tmp_path)
+    edit(folder, change)
+    with pytest.raises(ArtifactError) as caught:
+        load(folder)
+    assert message in caught.value.message
+
+
+def test_altered_and_missing_files_are_named(tmp_path: Path, tiny: Path) -> None:
+    folder = copy(tiny / "models/vae/1", tmp_path / "vae/1")
+    weights = bytearray((folder / "weights.bin").read_bytes())
+    weights[1000] ^= 1
+    (folder / "weights.bin").write_bytes(weights)
+    (folder / "decode.onnx").unlink()
+    with pytest.raises(ArtifactError) as caught:
+        load(folder)
+    assert "files.weights.bin: altered" in caught.value.message
+    assert "files.decode.onnx: missing" in caught.value.message
+
+
+def test_golden_vectors_find_other_weights(tmp_path: Path, tiny: Path) -> None:
+    """The checksums are made good again, as if the artifact had been sealed after a change."""
+    folder = copy(tiny / "models/vae/1", tmp_path / "vae/1")
+    weights = np.frombuffer((folder / "weights.bin").read_bytes(), np.float32) * np.float32(1.01)
+    (folder / "weights.bin").write_bytes(weights.astype(np.float32).tobytes())
+    edit(folder, lambda m: m.update(files={k: v.model_dump() for k, v in repository.records(folder).items()}))
+    with pytest.raises(ArtifactError, match="does not give what it gave in training"):
+        load(folder)
+
+
+def test_a_damaged_graph_and_a_manifest_that_is_not_json(tmp_path: Path) -> None:
+    folder = foreign.write(tmp_path)
+    (folder / "generator.onnx").write_bytes(b"nonsense")
+    with pytest.raises(ArtifactError, match=r"generator\.onnx: ONNX Runtime cannot load it"):
+        load(folder)
+    (folder / manifest.FILE).write_text("{")
+    with pytest.raises(ArtifactError, match="JSON"):
+        load(folder)
+
+
+def test_where_nothing_is(tmp_path: Path) -> None:
+    with pytest.raises(UnknownModel, match="no artifact there"):
+        load(tmp_path / "nothing")
+    with pytest.raises(ArtifactError, match="MANIFOLD_MODELS"):
+        repository.scan(tmp_path / "nothing")
+    with pytest.raises(InvalidValue, match="device"):
+        load(SHIPPED / "mnist-vae", device="tpu")
+
+
+# --- the engine ---
+
+
+def test_rows_are_padded_and_run_in_pieces_unseen(tiny: Path) -> None:
+    model = load(tiny / "models/vae")
+    latents = np.random.default_rng(0).normal(size=(23, model.manifest.latent.size)).astype(np.float32)  # type: ignore[union-attr]
+    expected = model.run("decode", {"latent": latents})["data"]
+    task = model.manifest.tasks["decode"].model_copy(update={"min_rows": 4, "max_rows": 8})
+    seen: list[int] = []
+    graph = model.graphs["decode"]
+    other = load(tiny / "models/vae")
+    other.manifest = other.manifest.model_copy(update={"tasks": {"decode": task}})
+    other.graphs["decode"] = lambda given: (seen.append(len(given["latent"])), graph(given))[1]
+    assert np.array_equal(other.run("decode", {"latent": latents})["data"], expected)
+    assert seen == [8, 8, 8]
+
+
+@pytest.mark.parametrize(
+    "inputs",
+    [
+        {},
+        {"z": np.zeros((1, 20), np.float32)},
+        {"latent": np.zeros((0, 20), np.float32)},
+        {"latent": np.zeros((1, 19), np.float32)},
+        {"latent": np.zeros((1, 20), np.float64)},
+        {"latent": np.full((1, 20), np.nan, np.float32)},
+    ],
+)
+def test_inputs_that_are_not_as_the_manifest_says(shipped: dict[str, Model], inputs: dict[str, np.ndarray]) -> None:
+    with pytest.raises(InvalidValue):
+        shipped["mnist-vae"].run("decode", inputs)
+    with pytest.raises(UnsupportedTask, match="it can"):
+        shipped["mnist-vae"].run("translate", inputs)
+
+
+def test_the_fake_backend_runs_the_whole_stack(tmp_path: Path) -> None:
+    folder = foreign.write(tmp_path, backend="fake")
+    model = load(folder)
+    assert checks.run_all(model) == []
+    assert np.array_equal(model.sample(3, seed=1).data[1], model.sample(1, seed=1, first=1).data[0])
+
+
+def test_cuda_without_cuda_is_unavailable_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    from runtime import backends
+
+    monkeypatch.setattr(backends, "_cuda_missing", lambda _: "there is no CUDA device or driver on this machine")
+    with pytest.raises(Unavailable, match="no CUDA device") as caught:
+        load(SHIPPED / "mnist-vae", device="cuda")
+    assert caught.value.expected
+    model = load(SHIPPED / "mnist-vae", device="auto")
+    assert model.device == "cpu"
+    assert "no CUDA device" in str(model.note)
+
+
+def test_the_reason_for_no_cuda_is_found() -> None:
+    import onnxruntime
+
+    from runtime import backends
+
+    class WithCuda:
+        get_available_providers = staticmethod(lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"])
+
+    class WithoutCuda:
+        get_available_providers = staticmethod(lambda: ["CPUExecutionProvider"])
+
+    assert "manifold[gpu]" in str(backends._cuda_missing(WithoutCuda))
+    assert (backends._cuda_missing(WithCuda) is None) == backends._cuda_device()
+    assert engine.DEVICES == ("auto", "cpu", "cuda")
+    assert "CPUExecutionProvider" in onnxruntime.get_available_providers()
+
+
+# --- a model of somebody else's ---
+
+
+def test_a_foreign_model_is_served_from_a_hand_written_manifest(tmp_path: Path) -> None:
+    folder = foreign.write(tmp_path)
+    weights = foreign.generator(folder / "generator.onnx")
+    runner = CliRunner()
+    found = runner.invoke(cli.app, ["check", str(folder)])
+    assert found.exit_code == 1
+    assert "files: no checksums" in found.output
+    assert runner.invoke(cli.app, ["check", "--seal", str(folder)]).exit_code == 0
+    assert "good: decode" in runner.invoke(cli.app, ["check", str(folder.parent)]).output
+
+    with TestClient(create_app(Settings(models_dir=tmp_path, default_model=None))) as client:
+        wait_until_ready(client)
+        latents = np.random.default_rng(1).normal(size=(2, foreign.LATENT)).astype(np.float32)
+        request = {"model": "foreign", "latents": latents.tolist(), "encoding": "array"}
+        answer = client.post("/sample", json=request).json()
+        expected = (np.tanh(latents @ weights) + 1) / 2
+        assert np.allclose(np.asarray(answer["data"]), expected.reshape(2, 3, 8, 10), atol=1e-6)
+        assert client.post("/encode", json={"model": "foreign", "images": [""]}).status_code == 409
+        assert client.post("/sample", json={}).status_code == 404  # no default model
+        assert (
+            client.post("/sample", json={"model": "foreign", "n": 2}, headers={"accept": "image/png"}).content[1:4]
+            == b"PNG"
+        )
+
+
+def test_check_advises_on_graphs_that_depend_on_the_batch(tmp_path: Path) -> None:
+    folder = foreign.write(tmp_path)
+    model = load(folder)
+    graph = model.graphs["decode"]
+    model.graphs["decode"] = lambda given: {"img_out": graph(given)["img_out"] + np.float32(len(given["z_in"]) * 1e-6)}
+    problems = checks.run_all(model)
+    assert len(problems) == 1
+    assert 'set "min_rows": 4' in problems[0]
+
+
+def test_errors_have_names_for_the_wire() -> None:
+    assert {cls("m").type for cls in (InvalidValue, UnknownModel, Unavailable)} == {
+        "invalid_value",
+        "unknown_model",
+        "unavailable",
+    }
+    assert issubclass(Unavailable, ManifoldError)

@@ -1,0 +1,127 @@
+"""The command line: help, errors, and artifacts without a service."""
+
+from __future__ import annotations
+
+import csv
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+import cli
+from runtime import codecs
+from tests.conftest import ROOT, SHIPPED
+
+
+def run(*arguments: str, ok: bool = True) -> subprocess.CompletedProcess[str]:
+    """The command as a user calls it."""
+    done = subprocess.run(
+        [sys.executable, "-m", "cli", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert (done.returncode == 0) == ok, done.stderr
+    assert "Traceback" not in done.stderr
+    return done
+
+
+def test_help_lists_every_command_and_imports_nothing_heavy() -> None:
+    text = run("--help").stdout
+    for command in ("train", "resume", "export", "sample", "remake", "check", "schema", "serve"):
+        assert f"  {command} " in text
+    code = "import sys, cli; print([m for m in ('numpy', 'torch', 'onnxruntime', 'fastapi', 'pydantic') if m in sys.modules])"
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+        ).stdout.strip()
+        == "[]"
+    )
+
+
+def test_sheets_and_remakes_are_the_same_bytes(tmp_path: Path) -> None:
+    picture = tmp_path / "a.png"
+    runner = CliRunner()
+    arguments = [
+        "sample",
+        "digits-pixelcnn",
+        "-n",
+        "6",
+        "--seed",
+        "3",
+        "--class",
+        "5",
+        "-o",
+        str(picture),
+        "--models",
+        str(SHIPPED),
+    ]
+    assert runner.invoke(cli.app, arguments).exit_code == 0
+    with Image.open(picture) as image:
+        assert image.size == (28, 18)
+    made = runner.invoke(cli.app, ["remake", str(picture), "--models", str(SHIPPED)])
+    assert "the same bytes" in made.output
+    assert (tmp_path / "a.remade.png").read_bytes() == picture.read_bytes()
+
+
+def test_a_sheet_of_rows_is_a_csv(tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    assert (
+        CliRunner().invoke(cli.app, ["sample", str(SHIPPED / "transactions-vae"), "-n", "5", "-o", str(path)]).exit_code
+        == 0
+    )
+    with path.open() as file:
+        assert len(list(csv.DictReader(file))) == 5
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", "gan9", "--data", "mnist"], "valid are pixelcnn, vae"),
+        (["train", "vae", "--data", "mnist", "--preset", "huge"], "valid are smoke, cpu, gpu"),
+        (["train", "vae", "--data", "mnist", "--set", "latent=3"], "valid are epochs"),
+        (["train", "vae", "--data", "nonsense"], "valid are mnist"),
+        (["resume", "nowhere"], "is not a run"),
+        (["export", "nowhere", "--name", "x"], "is not a run"),
+        (["sample", "nowhere"], "no artifact there"),
+        (["sample", "mnist-vae", "--prior", "x"], "valid: normal, gaussian"),
+        (["remake", "nowhere.png"], "No such file"),
+        (["serve", "--port", "99999"], "MANIFOLD_PORT"),
+        (["serve", "--models", "nowhere"], "there is no such folder"),
+    ],
+)
+def test_errors_are_one_message_and_a_status(arguments: list[str], message: str, tmp_path: Path) -> None:
+    extra = ["--out", str(tmp_path / "run")] if arguments[0] == "train" else []
+    assert message in run(*arguments, *extra, ok=False).stderr
+
+
+def test_remake_of_a_picture_without_a_recipe(tmp_path: Path) -> None:
+    path = tmp_path / "plain.png"
+    Image.new("L", (3, 3)).save(path)
+    assert "carries no recipe" in run("remake", str(path), ok=False).stderr
+
+
+def test_train_export_sample_by_command(tmp_path: Path) -> None:
+    folder, models = tmp_path / "run", tmp_path / "models"
+    settings = ["--set", "epochs=1", "--set", "latent_dim=3"]
+    run(
+        "train",
+        "vae",
+        "--data",
+        "digits",
+        "--preset",
+        "smoke",
+        *settings,
+        "--out",
+        str(folder),
+        "--device",
+        "cpu",
+        "--quiet",
+    )
+    assert "done" in run("resume", str(folder), "--device", "cpu").stdout
+    assert run("export", str(folder), "--name", "mine", "--models", str(models)).stdout.strip() == str(
+        models / "mine/1"
+    )
+    assert "good: decode, encode, score" in run("check", str(models / "mine")).stdout
+    run("sample", "mine", "-n", "4", "--models", str(models), "-o", str(tmp_path / "s.png"))
+    assert codecs.read_recipe((tmp_path / "s.png").read_bytes())["model"] == "mine"

@@ -1,0 +1,161 @@
+"""The client: typed results against the real service, and retries."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from manifold_client import AsyncClient, Busy, Client, NotReady, RequestRefused
+from manifold_client.client import Retry
+from PIL import Image
+from starlette.testclient import TestClient
+
+ROW = {"amount": 20.5, "hour": 13.25, "weekday": "2", "night": 0}
+QUICK = Retry(attempts=3, base=0.001, longest=0.01)
+
+
+@pytest.fixture
+def through(client: TestClient) -> httpx.MockTransport:
+    """httpx to the service in process."""
+
+    def handle(request: httpx.Request) -> httpx.Response:
+        response = client.request(
+            request.method, request.url.path, content=request.read(), headers=dict(request.headers)
+        )
+        return httpx.Response(
+            response.status_code, content=response.content, headers={"content-type": response.headers["content-type"]}
+        )
+
+    return httpx.MockTransport(handle)
+
+
+def test_every_method(through: httpx.MockTransport, tmp_path: Path) -> None:
+    with Client(transport=through) as client:
+        samples = client.sample(5, seed=7, return_latents=True)
+        assert len(samples) == 5
+        assert samples.arrays().shape == (5, 28, 28)
+        assert samples.latents is not None
+        assert samples.latents.shape == (5, 20)
+        assert samples.grid().size == (88, 58)
+        again = client.sample(latents=samples.latents)
+        assert np.array_equal(again.arrays(), samples.arrays())
+        path = tmp_path / "digit.png"
+        samples.images[0].save(path)
+        buffer = io.BytesIO()
+        samples.images[0].save(buffer, "PNG")
+        forms: list[Any] = [
+            samples.images[0],
+            samples.arrays()[0],
+            samples.arrays()[0] / 255,
+            path,
+            str(path),
+            buffer.getvalue(),
+        ]
+        encoded = client.encode(forms)
+        assert encoded.mean is not None
+        assert np.array_equal(encoded.mean, encoded.mean[:1].repeat(6, axis=0))
+        back = client.reconstruct([samples.images[0]])
+        assert back.errors.shape == (1,)
+        assert back.images[0].size == (28, 28)
+        path_between = client.interpolate({"image": samples.images[0]}, {"latent": samples.latents[1]}, steps=3)
+        assert path_between.latents.shape == (3, 20)
+        scores = client.anomaly_score(rows=[ROW], model="transactions-vae", explain=True)
+        assert scores.items[0].state == "ok"
+        assert scores.items[0].explanation is not None
+        assert client.sample(2, model="transactions-vae", seed=1).rows[0].keys() == ROW.keys()
+        codes = client.sample(2, model="digits-pixelcnn", class_="3", return_latents=True)
+        assert codes.codes is not None
+        assert codes.codes.shape == (2, 8, 8)
+        assert codes.classes == ["3", "3"]
+        assert {model["name"] for model in client.models()} >= {"mnist-vae"}
+
+
+def test_the_async_client_gives_the_same(through: httpx.MockTransport) -> None:
+    async def scene() -> list[Any]:
+        async with AsyncClient(transport=through) as client:
+            image = Image.new("L", (28, 28))
+            return [
+                await client.sample(2, seed=7),
+                await client.encode([image]),
+                await client.reconstruct([image]),
+                await client.interpolate({"seed": 1}, {"seed": 2}),
+                await client.anomaly_score([image]),
+                await client.models(),
+            ]
+
+    results = asyncio.run(scene())
+    with Client(transport=through) as client:
+        assert np.array_equal(results[0].arrays(), client.sample(2, seed=7).arrays())
+    assert all(results)
+
+
+def test_refusals_are_exceptions_with_the_reason(through: httpx.MockTransport) -> None:
+    with Client(transport=through) as client:
+        with pytest.raises(RequestRefused, match="valid: normal, gaussian") as caught:
+            client.sample(prior="x")
+        assert (caught.value.status, caught.value.field) == (422, "prior")
+        assert caught.value.request_id
+
+
+def failing(*statuses: int) -> tuple[httpx.MockTransport, list[int]]:
+    """Answers with these statuses in turn."""
+    left = list(statuses)
+
+    def handle(request: httpx.Request) -> httpx.Response:
+        status = left.pop(0)
+        if status == 0:
+            raise httpx.ConnectError("refused")
+        if status == 1:
+            raise httpx.ReadTimeout("slow")
+        if status == 200:
+            return httpx.Response(200, json={"models": []})
+        return httpx.Response(
+            status,
+            json={"error": {"type": "busy", "message": "later", "request_id": "r"}},
+            headers={"retry-after": "0"},
+        )
+
+    return httpx.MockTransport(handle), left
+
+
+def test_busy_and_not_ready_are_tried_again() -> None:
+    for statuses in ((429, 503, 200), (0, 0, 200)):
+        transport, left = failing(*statuses)
+        assert Client(transport=transport, retry=QUICK).models() == []
+        assert left == []
+        transport, left = failing(*statuses)
+        assert asyncio.run(AsyncClient(transport=transport, retry=QUICK).models()) == []
+
+
+@pytest.mark.parametrize(
+    ("statuses", "error", "unused"),
+    [
+        ((429,) * 3, Busy, 0),
+        ((503,) * 3, NotReady, 0),
+        ((0,) * 3, NotReady, 0),
+        ((1, 200), NotReady, 1),
+        ((500, 200), RequestRefused, 1),
+    ],
+)
+def test_retries_end_and_others_are_not_retried(statuses: tuple[int, ...], error: type[Exception], unused: int) -> None:
+    transport, left = failing(*statuses)
+    with pytest.raises(error):
+        Client(transport=transport, retry=QUICK).models()
+    assert len(left) == unused
+    transport, left = failing(*statuses)
+    with pytest.raises(error):
+        asyncio.run(AsyncClient(transport=transport, retry=QUICK).models())
+    assert len(left) == unused
+
+
+def test_waits_grow_and_honour_retry_after() -> None:
+    retry = Retry(base=0.2, longest=10)
+    assert 0.1 <= retry.wait(0, None) <= 0.2
+    assert 0.8 <= retry.wait(3, None) <= 1.6
+    assert retry.wait(0, httpx.Response(429, headers={"retry-after": "3"})) == 3
+    assert retry.wait(0, httpx.Response(429, headers={"retry-after": "999"})) == 10

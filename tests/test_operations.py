@@ -1,0 +1,253 @@
+"""The use cases on arrays: determinism above all."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from scipy import stats
+from starlette.testclient import TestClient
+
+from runtime import codecs, recipes, rows, scoring
+from runtime.engine import Model, load
+from runtime.errors import InvalidValue, UnsupportedTask
+from runtime.manifest import GaussianPrior, ImageSpec
+from runtime.operations import End
+from tests.conftest import NAMES, SHIPPED
+from training.data import Data
+
+CONDITIONAL = "digits-pixelcnn"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_same_seed_and_index_same_bits(name: str, shipped: dict[str, Model], client: TestClient) -> None:
+    """Alone, in a batch of any size, through REST or the library, after a restart."""
+    model = shipped[name]
+    whole = model.sample(64, seed=11).data
+    for first, n in ((0, 1), (63, 1), (5, 2), (7, 3), (20, 5), (0, 64)):
+        assert np.array_equal(model.sample(n, seed=11, first=first).data, whole[first : first + n])
+    assert np.array_equal(load(SHIPPED / name, device="cpu").sample(9, seed=11, first=4).data, whole[4:13])
+    request: dict[str, Any] = {"model": name, "seed": 11, "first": 4, "n": 9}
+    if isinstance(model.manifest.data, ImageSpec):
+        images = [
+            Image.open(io.BytesIO(codecs.from_base64(text, "")))
+            for text in client.post("/sample", json=request).json()["images"]
+        ]
+        pixels = codecs.to_uint8(whole[4:13], model.manifest.data)[:, 0]
+        assert np.array_equal(np.stack([np.asarray(image) for image in images]), pixels)
+    else:
+        assert client.post("/sample", json=request).json()["rows"] == rows.decode(whole[4:13], model.manifest.data)
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "digits-pixelcnn"])
+def test_encode_reconstruct_and_score_do_not_depend_on_the_batch(name: str, shipped: dict[str, Model]) -> None:
+    model = shipped[name]
+    data = model.sample(64, seed=1).data
+    whole = model.encode(data, seed=5), model.reconstruct(data), model.score(data)
+    for first, n in ((0, 1), (9, 1), (3, 2), (30, 5)):
+        part = data[first : first + n]
+        encoded, back, scores = model.encode(part, seed=5, first=first), model.reconstruct(part), model.score(part)
+        assert np.array_equal(encoded.placed, whole[0].placed[first : first + n])
+        assert np.array_equal(back.data, whole[1].data[first : first + n])
+        assert np.array_equal(back.errors, whole[1].errors[first : first + n])
+        for term, values in scores.terms.items():
+            assert np.array_equal(values, whole[2].terms[term][first : first + n]), term
+
+
+def test_a_random_class_does_not_shift_the_noise(shipped: dict[str, Model]) -> None:
+    model = shipped[CONDITIONAL]
+    drawn = model.sample(12, seed=3)
+    assert drawn.condition is not None
+    names = [str(int(weights.argmax())) for weights in drawn.condition]
+    assert len(set(names)) > 3
+    assert np.array_equal(model.sample(12, seed=3, classes=names).data, drawn.data)
+    assert np.array_equal(model.sample(12, seed=3, classes="random").data, drawn.data)
+
+
+def test_ways_to_name_a_class(shipped: dict[str, Model]) -> None:
+    model = shipped[CONDITIONAL]
+    by_name = model.sample(2, seed=0, classes="3").data
+    for other in (3, ["3", 3], {"3": 0.5}, np.eye(10, dtype=np.float32)[3]):
+        assert np.array_equal(model.sample(2, seed=0, classes=other).data, by_name)
+    mixed = model.sample(2, seed=0, classes={"3": 1, "8": 3}).condition
+    assert mixed is not None
+    assert mixed[0].tolist() == pytest.approx([0, 0, 0, 0.25, 0, 0, 0, 0, 0.75, 0])
+    for wrong in ("x", 10, -1, ["3"], {"3": -1}, {"3": 0}, {"x": 1}, {"3": float("inf")}):
+        with pytest.raises(InvalidValue, match="class"):
+            model.sample(2, seed=0, classes=wrong)
+
+
+def test_temperature_and_priors(shipped: dict[str, Model]) -> None:
+    model = shipped["mnist-vae"]
+    cold, warm = (model.sample(500, seed=0, temperature=t).latents for t in (0.5, 1.0))
+    assert cold is not None
+    assert warm is not None
+    assert np.allclose(cold, 0.5 * warm, atol=1e-6)
+    fitted = model.sample(5000, seed=0, prior="gaussian").latents
+    assert fitted is not None
+    assert model.manifest.latent is not None
+    prior = model.manifest.latent.priors["gaussian"]
+    assert isinstance(prior, GaussianPrior)
+    factor = np.asarray(prior.cholesky)
+    assert np.allclose(np.cov(fitted.T), factor @ factor.T, atol=0.1)
+    with pytest.raises(InvalidValue) as caught:
+        model.sample(1, prior="mixture")
+    assert caught.value.valid == ["normal", "gaussian"]
+
+
+def test_without_a_seed_one_is_chosen_and_said(shipped: dict[str, Model]) -> None:
+    model = shipped["mnist-vae"]
+    a, b = model.sample(1), model.sample(1)
+    assert a.seed != b.seed
+    assert a.seed is not None
+    assert np.array_equal(model.sample(1, seed=a.seed).data, a.data)
+    assert model.sample(latents=np.zeros((1, 20), np.float32)).seed is None
+
+
+@pytest.mark.parametrize(("seed", "first"), [(-1, 0), (2**63, 0), (0, -1), (0, 2**63 - 1)])
+def test_seeds_out_of_range(shipped: dict[str, Model], seed: int, first: int) -> None:
+    with pytest.raises(InvalidValue):
+        shipped["mnist-vae"].sample(1, seed=seed, first=first)
+
+
+@pytest.mark.parametrize("method", ["slerp", "lerp"])
+def test_paths_begin_and_end_where_they_should(shipped: dict[str, Model], method: str) -> None:
+    model = shipped["mnist-vae"]
+    ends = [model.sample(1, seed=seed).latents for seed in (3, 9)]
+    assert ends[0] is not None
+    assert ends[1] is not None
+    path = model.interpolate(End(seed=3), End(latent=ends[1][0]), steps=7, method=method)
+    assert np.array_equal(path.latents[0], ends[0][0])
+    assert np.array_equal(path.latents[-1], ends[1][0])
+    assert np.array_equal(path.data[0], model.sample(1, seed=3).data[0])
+    if method == "slerp":
+        lengths = np.linalg.norm(path.latents, axis=1)
+        assert lengths.min() > 0.85 * min(lengths[0], lengths[-1])
+    else:
+        assert np.allclose(path.latents[3], (ends[0][0] + ends[1][0]) / 2, atol=1e-6)
+
+
+def test_slerp_of_the_same_point_and_of_zero(shipped: dict[str, Model]) -> None:
+    zero, one = np.zeros(20, np.float32), np.ones(20, np.float32)
+    model = shipped["mnist-vae"]
+    for a, b in ((one, one), (zero, one), (one, -one), (zero, zero)):
+        assert np.isfinite(model.interpolate(End(latent=a), End(latent=b), steps=5, method="slerp").data).all()
+
+
+def test_posterior_draws_follow_the_posterior(shipped: dict[str, Model]) -> None:
+    model = shipped["mnist-vae"]
+    data = model.sample(1, seed=0).data.repeat(4000, axis=0)
+    encoded = model.encode(data, seed=1)
+    assert encoded.latents is not None
+    assert encoded.mean is not None
+    assert encoded.log_variance is not None
+    standardised = (encoded.latents - encoded.mean) / np.exp(0.5 * encoded.log_variance)
+    assert stats.kstest(standardised[:, 0], "norm").pvalue > 0.001
+
+
+def test_what_a_model_cannot_do_says_what_it_can(shipped: dict[str, Model]) -> None:
+    model = shipped[CONDITIONAL]
+    data = model.sample(1, seed=0).data
+    for attempt in (
+        lambda: model.encode(data),
+        lambda: model.reconstruct(data),
+        lambda: model.interpolate(End(seed=1), End(seed=2)),
+    ):
+        with pytest.raises(UnsupportedTask, match="it can sample, score"):
+            attempt()
+
+
+def test_class_marginal_is_the_log_sum_exp(shipped: dict[str, Model]) -> None:
+    model = shipped[CONDITIONAL]
+    data = model.sample(6, seed=2).data
+    marginal = model.score(data)
+    by_class = np.stack([model.score(data, classes=str(y)).terms["nll"] for y in range(10)], 1)
+    assert np.allclose(marginal.terms["nll"], -np.log(np.exp(-by_class).mean(1)), atol=1e-6)
+    assert marginal.surprise is not None
+    best = np.stack([model.score(data, classes=str(y)).surprise for y in range(10)], 1)  # type: ignore[arg-type]
+    assert np.allclose(marginal.surprise, best[np.arange(6), by_class.argmin(1)], atol=1e-5)
+
+
+# --- recipes ---
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "transactions-vae"])
+def test_remake_gives_the_same_bytes(name: str, client: TestClient, shipped: dict[str, Model]) -> None:
+    variants: list[dict[str, Any]] = [{"n": 5, "first": 3}, {"n": 1, "temperature": 0.7}, {}]
+    if shipped[name].manifest.classes:
+        variants += [{"n": 3, "class": ["1", "2", 3]}, {"n": 2, "class": {"1": 0.5, "7": 0.5}}, {"class": "4"}]
+    elif shipped[name].manifest.latent:
+        variants += [
+            {"latents": np.linspace(-1, 1, 2 * shipped[name].manifest.latent.size).reshape(2, -1).tolist()},
+            {"prior": "gaussian"},
+        ]  # type: ignore[union-attr]
+    for fields in variants:
+        content = client.post("/sample", json={"model": name, **fields}, headers={"accept": "image/png"}).content
+        assert recipes.remake(shipped[name], codecs.read_recipe(content)) == content, fields
+        for text in client.post("/sample", json={"model": name, "seed": 5, **fields}).json()["images"]:
+            item = codecs.from_base64(text, "")
+            assert recipes.remake(shipped[name], codecs.read_recipe(item)) == item
+
+
+def test_recipes_of_other_weights_or_damaged_are_refused(shipped: dict[str, Model]) -> None:
+    model = shipped["mnist-vae"]
+    samples = model.sample(1, seed=0)
+    (recipe,) = recipes.for_samples(model.manifest, model.checksum, samples, {})
+    with pytest.raises(InvalidValue, match="other weights"):
+        recipes.remake(shipped["mnist-vae-2d"], recipe)
+    for damage in ({"temperature": "x"}, {"seed": "x"}, {"item": None}):
+        with pytest.raises(InvalidValue, match="damaged"):
+            recipes.remake(model, {**recipe, **damage})
+
+
+# --- calibration ---
+
+
+def test_rates_have_the_beta_law() -> None:
+    for n, k in ((999, 9), (4999, 49), (4999, 4999), (10, 1)):
+        expected = stats.beta(k, n + 1 - k).ppf([0.025, 0.975])
+        assert scoring.rate_interval(n, k) == pytest.approx(tuple(expected), rel=1e-5)
+
+
+def test_p_values_are_conformal() -> None:
+    about = type("About", (), {"n": 4})()
+    calibrated = scoring.Calibrated(about, {"s": np.asarray([1.0, 2.0, 2.0, 3.0])})
+    values = np.asarray([0.0, 1.0, 2.0, 2.5, 3.0, 9.0])
+    assert (calibrated.p_values("s", values) * 5).tolist() == pytest.approx([5, 5, 4, 2, 2, 1])
+    for rate in (0.2, 0.4, 0.6, 0.8):
+        line = calibrated.threshold("s", rate)
+        flagged = calibrated.p_values("s", values) <= line.p_value
+        assert line.score is not None
+        assert np.array_equal(flagged, values > line.score)
+    assert calibrated.threshold("s", 0.1).score is None
+
+
+def test_p_values_of_new_normal_items_are_uniform() -> None:
+    generator = np.random.default_rng(0)
+    about = type("About", (), {"n": 2000})()
+    calibrated = scoring.Calibrated(about, {"s": np.sort(generator.normal(size=2000))})
+    assert stats.kstest(calibrated.p_values("s", generator.normal(size=2000)), "uniform").pvalue > 0.001
+
+
+def test_risk_is_a_fixed_falling_function_of_p() -> None:
+    assert [scoring.risk(p) for p in (1.0, 0.1, 0.02, 0.001)] == [0, 600, 900, 980]
+    values = [scoring.risk(p) for p in np.geomspace(1e-9, 1, 200)]
+    assert values == sorted(values, reverse=True)
+    assert 0 <= min(values) <= max(values) <= 999
+    assert [scoring.band(value) for value in (0, 600, 900, 999)] == ["normal", "elevated", "high", "extreme"]
+
+
+def test_the_shipped_digits_calibration_holds_on_test_items(shipped: dict[str, Model], digits: Data) -> None:
+    """200 calibration digits, 300 test digits: the realised rate at 10% lies in the interval of both."""
+    model = shipped[CONDITIONAL]
+    assert isinstance(model.manifest.data, ImageSpec)
+    p = model.calibrated.p_values(
+        "nll", model.score(codecs.from_uint8(digits.test.items, model.manifest.data)).terms["nll"]
+    )
+    realised = (p <= 0.1).mean()
+    assert abs(realised - 0.1) < 3.5 * np.sqrt(0.1 * 0.9 * (1 / 200 + 1 / 300))
+    noise = np.random.default_rng(0).integers(0, 4, (50, 1, 8, 8)).astype(np.float32) / 3
+    assert (model.calibrated.p_values("nll", model.score(noise).terms["nll"]) < 0.01).all()

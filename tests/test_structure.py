@@ -1,0 +1,63 @@
+"""The rules of the house: who imports whom, and what the service must not need."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+
+OURS = {"runtime", "service", "training", "cli", "manifold_client"}
+MAY_IMPORT = {"runtime": set(), "service": {"runtime"}, "training": {"runtime"}, "client/manifold_client": set()}
+ONLY_IN = {"PIL": {"runtime/codecs.py"}, "onnxruntime": {"runtime/backends.py"}}
+
+
+def imports(path: Path) -> set[str]:
+    """Top-level modules that a file imports, wherever in it."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
+            found.add(node.module.split(".")[0])
+    return found
+
+
+@pytest.mark.parametrize("package", MAY_IMPORT)
+def test_import_rules(package: str) -> None:
+    for path in (ROOT / package).rglob("*.py"):
+        own = package.split("/")[-1]
+        assert imports(path) & (OURS - {own}) <= MAY_IMPORT[package], path
+
+
+def test_one_place_for_pillow_onnxruntime_and_torch() -> None:
+    for package in ("runtime", "service", "training"):
+        for path in (ROOT / package).rglob("*.py"):
+            name = path.relative_to(ROOT).as_posix()
+            for module, places in ONLY_IN.items():
+                assert module not in imports(path) or name in places, name
+            if package != "training":
+                assert "torch" not in imports(path) or name == "runtime/backends.py", name
+
+
+def test_the_service_knows_no_family() -> None:
+    families = {path.stem for path in (ROOT / "training/families").glob("*.py")} - {"__init__"}
+    for package in ("runtime", "service"):
+        for path in (ROOT / package).rglob("*.py"):
+            words = {node.value for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Constant)}
+            assert not words & families, path
+
+
+def test_the_service_imports_neither_torch_nor_training() -> None:
+    code = "import sys, service.__main__, runtime.engine; print(sorted({m.split('.')[0] for m in sys.modules} & {'torch', 'training', 'onnx', 'sklearn', 'matplotlib'}))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_the_folders_that_must_exist() -> None:
+    for name in ("service", "training", "models", "proto", "tests", "docker-compose.yml", "pyproject.toml"):
+        assert (ROOT / name).exists(), name
