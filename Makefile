@@ -34,3 +34,8 @@ format: .venv/dev.done
 
 clean:
 	rm -rf .venv
+
+.PHONY: docs
+docs: .venv/dev.done  ## renews what tests compare with the code
+	$(BIN)/manifold schema > docs/manifest.schema.json
+	$(BIN)/python -c 'import json; from service.rest import create_app; from service.settings import Settings; print(json.dumps(create_app(Settings()).openapi(), indent=1))' > docs/openapi.json

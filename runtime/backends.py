@@ -67,7 +67,6 @@ class OnnxBackend:
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # many models share the cores
-        options.add_session_config_entry("session.set_denormal_as_zero", "1")
         cuda = (
             "CUDAExecutionProvider",
             {"arena_extend_strategy": "kSameAsRequested", "cudnn_conv_algo_search": "HEURISTIC", "use_tf32": "0"},

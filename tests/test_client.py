@@ -10,10 +10,11 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-from manifold_client import AsyncClient, Busy, Client, NotReady, RequestRefused
-from manifold_client.client import Retry
 from PIL import Image
 from starlette.testclient import TestClient
+
+from manifold_client import AsyncClient, Busy, Client, NotReady, RequestRefused
+from manifold_client.client import Retry
 
 ROW = {"amount": 20.5, "hour": 13.25, "weekday": "2", "night": 0}
 QUICK = Retry(attempts=3, base=0.001, longest=0.01)

@@ -52,10 +52,10 @@ def test_idx_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / remotes[2].path
     whole = path.read_bytes()
     path.write_bytes(whole[:-1])
-    with pytest.raises(DataError, match=f"t10k-images.*truncated or altered.*expected {remotes[2].hash[7:]}"):
+    with pytest.raises(DataError, match=rf"t10k-images.*truncated or altered.*expected {remotes[2].hash[7:]}"):
         datasets.load("mnist")
     path.unlink()
-    with pytest.raises(DataError, match="t10k-images.*missing.*MANIFOLD_DATA"):
+    with pytest.raises(DataError, match=r"t10k-images.*missing.*MANIFOLD_DATA"):
         datasets.load("mnist")
 
 
@@ -68,7 +68,7 @@ def test_an_idx_file_that_is_not_whole(tmp_path: Path) -> None:
 
 def test_a_file_without_an_address_says_where_to_put_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MANIFOLD_DATA", raising=False)
-    with pytest.raises(DataError, match="MANIFOLD_DATA.*sha256"):
+    with pytest.raises(DataError, match=r"MANIFOLD_DATA.*sha256"):
         datasets.load("transactions")
 
 

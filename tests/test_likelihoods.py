@@ -34,7 +34,7 @@ def test_kl_is_the_closed_form() -> None:
 
 
 @pytest.mark.parametrize(
-    "likelihood", [Gaussian(1, 0.3), GaussianLearned(1, 0.05), Laplace(1, 0.2)], ids=lambda l: type(l).__name__
+    "likelihood", [Gaussian(1, 0.3), GaussianLearned(1, 0.05), Laplace(1, 0.2)], ids=lambda each: type(each).__name__
 )
 def test_continuous_densities_integrate_to_one(likelihood: likelihoods.Likelihood) -> None:
     parameters = torch.randn(1, likelihood.width, dtype=torch.float64)

@@ -167,7 +167,7 @@ def test_class_marginal_is_the_log_sum_exp(shipped: dict[str, Model]) -> None:
     by_class = np.stack([model.score(data, classes=str(y)).terms["nll"] for y in range(10)], 1)
     assert np.allclose(marginal.terms["nll"], -np.log(np.exp(-by_class).mean(1)), atol=1e-6)
     assert marginal.surprise is not None
-    best = np.stack([model.score(data, classes=str(y)).surprise for y in range(10)], 1)  # type: ignore[arg-type]
+    best = np.stack([np.asarray(model.score(data, classes=str(y)).surprise) for y in range(10)], 1)
     assert np.allclose(marginal.surprise, best[np.arange(6), by_class.argmin(1)], atol=1e-5)
 
 
@@ -179,11 +179,9 @@ def test_remake_gives_the_same_bytes(name: str, client: TestClient, shipped: dic
     variants: list[dict[str, Any]] = [{"n": 5, "first": 3}, {"n": 1, "temperature": 0.7}, {}]
     if shipped[name].manifest.classes:
         variants += [{"n": 3, "class": ["1", "2", 3]}, {"n": 2, "class": {"1": 0.5, "7": 0.5}}, {"class": "4"}]
-    elif shipped[name].manifest.latent:
-        variants += [
-            {"latents": np.linspace(-1, 1, 2 * shipped[name].manifest.latent.size).reshape(2, -1).tolist()},
-            {"prior": "gaussian"},
-        ]  # type: ignore[union-attr]
+    elif latent := shipped[name].manifest.latent:
+        given = np.linspace(-1, 1, 2 * latent.size).reshape(2, -1).tolist()
+        variants += [{"latents": given}, {"prior": "gaussian"}]
     for fields in variants:
         content = client.post("/sample", json={"model": name, **fields}, headers={"accept": "image/png"}).content
         assert recipes.remake(shipped[name], codecs.read_recipe(content)) == content, fields

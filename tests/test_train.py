@@ -192,7 +192,7 @@ def test_average_follows_the_weights(digits: Data) -> None:
     before = {name: value.clone() for name, value in average.shadow.items()}
     with torch.no_grad():
         for parameter in loop.bare.parameters():
-            parameter += 1
+            parameter.add_(1)
     average.update(step=1000)
     own = {name: value.clone() for name, value in loop.bare.state_dict().items()}
     for name, value in before.items():

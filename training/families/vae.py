@@ -7,7 +7,7 @@ The ELBO is eq. 3 with the analytic KL; the importance-weighted bound is Burda e
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -45,7 +45,7 @@ class Config(Recipe):
     latent_dim: int = 20
     hidden: tuple[int, ...] = (392, 196)  # sizes of the encoder's layers; the decoder mirrors them
     variational: bool = True  # False: a deterministic autoencoder, no KL, sampled from a Gaussian fitted to its latents
-    likelihood: str = "bernoulli"  # or gaussian, gaussian-learned, laplace; columns for tables
+    likelihood: str = "auto"  # bernoulli for images, columns for tables; or gaussian, gaussian-learned, laplace
     noise: float = 0.1  # sigma of the Gaussian, b of the Laplace
     floor: float = 0.05  # smallest sigma where it is learned
     beta: float = 1.0  # weight of the KL (Higgins et al., 2017)
@@ -66,6 +66,8 @@ class VAE(nn.Module):
 
     def __init__(self, config: Config, data: Data) -> None:
         super().__init__()
+        if config.likelihood == "auto":
+            config = replace(config, likelihood="columns" if isinstance(data.spec, TableSpec) else "bernoulli")
         self.config, self.shape = config, data.spec.shape
         dimensions = math.prod(self.shape)
         self.likelihood = likelihoods.build(
@@ -149,6 +151,7 @@ def draw(model: VAE, n: int, generator: torch.Generator) -> Tensor:
 @torch.no_grad()
 def report(model: VAE, config: Config, data: Data) -> list[Metric]:
     """Test ELBO and IWAE-k, KL by dimension and active units; reconstruction alone for the autoencoder."""
+    config = model.config
     device = next(model.parameters()).device
     generator = torch.Generator(device).manual_seed(config.seed)
     binarised = {"binarisation": "dynamic, one draw an item"} if config.likelihood == "bernoulli" else {}
@@ -298,6 +301,7 @@ def aggregate_posterior(model: VAE, part: Part) -> tuple[Tensor, Tensor, Tensor]
 
 def exports(model: VAE, config: Config, data: Data) -> Exports:
     """decode, encode, score; sample too where x itself is drawn (tables)."""
+    config = model.config
     centre, of_means, aggregate = aggregate_posterior(model, data.train)
     whitening = torch.linalg.inv(torch.linalg.cholesky(aggregate)).T
     surprise = (len(data.spec.columns),) if isinstance(data.spec, TableSpec) else data.spec.shape

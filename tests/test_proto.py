@@ -1,0 +1,49 @@
+"""The gRPC contract compiles and has the fields of the REST contract."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from google.protobuf.descriptor_pb2 import FileDescriptorProto, FileDescriptorSet
+from grpc_tools import protoc
+from pydantic import BaseModel
+
+from service import contract
+from service.rest import USE_CASES
+from tests.conftest import ROOT
+
+
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory: pytest.TempPathFactory) -> FileDescriptorProto:
+    path: Path = tmp_path_factory.mktemp("proto") / "set"
+    folder = ROOT / "proto"
+    assert protoc.main(["protoc", f"-I{folder}", f"--descriptor_set_out={path}", str(folder / "manifold.proto")]) == 0
+    return FileDescriptorSet.FromString(path.read_bytes()).file[0]
+
+
+def test_every_message_has_the_fields_of_its_contract(compiled: FileDescriptorProto) -> None:
+    messages = {message.name: [field.name for field in message.field] for message in compiled.message_type}
+    shapes: list[type[BaseModel]] = [shape for pair in USE_CASES.values() for shape in pair]
+    shapes += [
+        contract.End,
+        contract.Timing,
+        contract.Fitted,
+        contract.Part,
+        contract.ScoredItem,
+        contract.ThresholdInfo,
+    ]
+    shapes += [contract.CalibrationInfo, contract.ModelSummary, contract.ModelList]
+    for shape in shapes:
+        names = [info.alias or name for name, info in shape.model_fields.items()]
+        assert sorted(messages[shape.__name__]) == sorted(names), shape.__name__
+
+
+def test_every_route_has_its_rpc(compiled: FileDescriptorProto) -> None:
+    (service,) = compiled.service
+    rpcs = {
+        method.name: (method.input_type.split(".")[-1], method.output_type.split(".")[-1]) for method in service.method
+    }
+    for route, (request, response) in USE_CASES.items():
+        name = "".join(word.capitalize() for word in route.split("-"))
+        assert rpcs[name] == (request.__name__, response.__name__)
