@@ -6,8 +6,7 @@ answers each run at once) and a server (which answers from a queue). Arrays only
 
 from __future__ import annotations
 
-import secrets
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
 
@@ -16,14 +15,12 @@ from numpy.typing import NDArray
 
 from runtime import codecs, sampling
 from runtime.errors import InvalidValue, UnsupportedTask
-from runtime.manifest import RANDOM, GaussianPrior, ImageSpec, InputSpec, LatentSpec, Manifest, TaskSpec
+from runtime.inputs import Classes, check_seed, conditions, draw_latents, latent_stream
+from runtime.manifest import RANDOM, ImageSpec, Manifest, TaskSpec
 
 Array = NDArray[Any]
 Float32 = NDArray[np.float32]
 T = TypeVar("T")
-
-# A class by name or index, "random", one for each item, weights by name, or a condition array (n, C).
-Classes = str | int | Sequence[str | int] | Mapping[str, float] | Array
 
 
 class Run(NamedTuple):
@@ -175,22 +172,21 @@ def reconstruct(
     manifest: Manifest, data: Array, *, seed: int | None = None, first: int = 0, classes: Classes | None = None
 ) -> Steps[Reconstructed]:
     """data through encode and decode: by the posterior mean, or by a draw where a seed is given."""
-    require(manifest, "encode", "reconstruct")
-    task = next((name for name in ("decode", "decode_codes") if name in manifest.tasks), None)
+    task = _reconstruction_task(manifest)
     if task is None:
         raise _cannot(manifest, "reconstruct")
-    encoder = manifest.tasks["encode"]
-    encoded = yield from encode(
-        manifest, data, seed=seed, first=first, classes=classes if encoder.input("condition") else None
-    )
-    spec = manifest.tasks[task]
+    encoder, spec = manifest.tasks["encode"], manifest.tasks[task]
     if classes is not None and not (spec.input("condition") or encoder.input("condition")):
         raise _no_classes(manifest)
-    inputs = {
-        spec.inputs[0].role: encoded.codes if task == "decode_codes" else encoded.placed,
-        **_condition(manifest, spec, classes, len(data)),
-    }
-    outputs = yield Run(task, {role: array for role, array in inputs.items() if array is not None})
+    of_encoder = classes if encoder.input("condition") else None
+    encoded = yield from encode(manifest, data, seed=seed, first=first, classes=of_encoder)
+    inputs = _condition(manifest, spec, classes, len(data))
+    if task == "decode":
+        inputs[_role(spec, "latent")] = encoded.placed
+    else:
+        assert encoded.codes is not None
+        inputs[_role(spec, "codes")] = encoded.codes
+    outputs = yield Run(task, inputs)
     return Reconstructed(outputs["data"], _errors(manifest, data, outputs["data"]), encoded.seed)
 
 
@@ -267,71 +263,17 @@ def _marginal_score(manifest: Manifest, data: Array) -> Steps[Scores]:
     return Scores(terms, surprise)
 
 
+# what each use case needs of an artifact
+CAN: dict[str, Callable[[Manifest], bool]] = {
+    "sample": lambda m: "sample" in m.tasks or ("decode" in m.tasks and m.latent is not None),
+    "encode": lambda m: "encode" in m.tasks,
+    "reconstruct": lambda m: _reconstruction_task(m) is not None,
+    "interpolate": lambda m: "decode" in m.tasks and m.latent is not None,
+    "score": lambda m: m.scoring is not None,
+}
+
+
 # --- pieces -------------------------------------------------------------------------------------------------------------------
-
-
-def check_seed(seed: int | None, first: int, n: int, *, needed: bool) -> int:
-    """The seed, or a fresh one where chance is needed and none was given. Raises InvalidValue out of range."""
-    if seed is not None and not 0 <= seed <= sampling.MAX_SEED:
-        raise InvalidValue(f"seed: {seed} is not between 0 and 2^63 - 1", field="seed")
-    if not 0 <= first <= sampling.MAX_SEED - n:
-        raise InvalidValue(f"first: {first} is not between 0 and 2^63 - 1 - n", field="first")
-    if seed is None:
-        return secrets.randbelow(2**32) if needed else 0
-    return seed
-
-
-def draw_latents(
-    manifest: Manifest, prior: str | None, seed: int, first: int, n: int, stream: int, temperature: float
-) -> Float32:
-    """Latents (n, L) from one of the artifact's priors; the temperature scales their spread."""
-    assert manifest.latent is not None
-    latent: LatentSpec = manifest.latent
-    name = prior or latent.default_prior
-    if name not in latent.priors:
-        raise InvalidValue(f"prior: {manifest.name} has no {name!r}", field="prior", valid=list(latent.priors))
-    noise = sampling.normal(seed, first, n, stream, (latent.size,)).astype(np.float64) * temperature
-    chosen = latent.priors[name]
-    if isinstance(chosen, GaussianPrior):
-        factor = np.asarray(chosen.cholesky)
-        # a sum by rows rather than a matrix product, whose bits depend on the number of rows
-        noise = np.asarray(chosen.mean) + (noise[:, None, :] * factor[None]).sum(axis=-1)
-    return noise.astype(np.float32)
-
-
-def conditions(manifest: Manifest, tensor: InputSpec, classes: Classes, n: int, seed: int, first: int) -> Float32:
-    """The condition array (n, C) for a choice of classes."""
-    width = tensor.shape[0]
-    if isinstance(classes, np.ndarray):
-        return np.ascontiguousarray(
-            np.broadcast_to(codecs.floats(np.atleast_2d(classes), (width,), "class"), (n, width))
-        )
-    if manifest.classes is None:
-        raise InvalidValue("class: this model's condition has no class names; give an array", field="class")
-    if isinstance(classes, Mapping):
-        weights = np.zeros(width)
-        for name, weight in classes.items():
-            weights[class_index(manifest, name)] = weight
-        if not np.isfinite(weights).all() or (weights < 0).any() or weights.sum() <= 0:
-            raise InvalidValue("class: weights must be finite and at least 0, and one of them above 0", field="class")
-        return np.tile((weights / weights.sum()).astype(np.float32), (n, 1))
-    if isinstance(classes, str | int):
-        if classes == "random":
-            return np.eye(width, dtype=np.float32)[sampling.choice(seed, first, n, manifest.class_weights)]
-        classes = [classes] * n
-    if len(classes) != n:
-        raise InvalidValue(f"class: {len(classes)} classes for {n} items", field="class")
-    return np.eye(width, dtype=np.float32)[[class_index(manifest, name) for name in classes]]
-
-
-def class_index(manifest: Manifest, name: str | int) -> int:
-    """Index of a class given by name or index (names win)."""
-    names = manifest.classes or ()
-    if str(name) in names:
-        return names.index(str(name))
-    if isinstance(name, int) and not isinstance(name, bool) and 0 <= name < len(names):
-        return name
-    raise InvalidValue(f"class: unknown {name!r}", field="class", valid=list(names))
 
 
 def require(manifest: Manifest, task: str, verb: str) -> TaskSpec:
@@ -369,6 +311,15 @@ def _sampling_task(manifest: Manifest, latents: Array | None, codes: Array | Non
     if manifest.latent is None or "decode" not in tasks:
         raise _cannot(manifest, "sample")
     return "decode"
+
+
+def _reconstruction_task(manifest: Manifest) -> str | None:
+    """decode of what encode places, else decode_codes of its codes."""
+    encoder = manifest.task("encode")
+    given = set(encoder.roles) if encoder else set()
+    if "decode" in manifest.tasks and given & {"mean", "latent"}:
+        return "decode"
+    return "decode_codes" if "decode_codes" in manifest.tasks and "codes" in given else None
 
 
 def _needs_seed(spec: TaskSpec, latents: Array | None, classes: Classes | None) -> bool:
@@ -421,13 +372,6 @@ def _end_latent(manifest: Manifest, end: End, seed: int) -> Steps[Float32]:
         seed = end.seed
     drawn: Float32 = draw_latents(manifest, None, seed, end.first, 1, latent_stream(manifest), 1.0)[0]
     return drawn
-
-
-def latent_stream(manifest: Manifest) -> int:
-    """The stream that /sample fills the latent from, so that {"seed": 7} is the same item in both places."""
-    spec = manifest.tasks.get("sample", manifest.tasks.get("decode"))
-    drawn = [tensor.source for tensor in spec.inputs if tensor.source in RANDOM] if spec else []
-    return sampling.FIRST_INPUT_STREAM + (drawn.index("latent") if "latent" in drawn else 0)
 
 
 def _errors(manifest: Manifest, data: Array, back: Array) -> NDArray[np.float64]:

@@ -18,7 +18,9 @@ from runtime.manifest import FileRecord, Manifest
 def scan(root: Path) -> dict[str, list[int]]:
     """Names with their versions, ascending. Folders that are not called like one are left alone."""
     if not root.is_dir():
-        raise ArtifactError(f"{root}: there is no such folder; MANIFOLD_MODELS names the folder of models")
+        raise ArtifactError(
+            f"{root}: there is no such folder; MANIFOLD_MODELS_DIR (or --models) names the folder of models"
+        )
     found = {}
     for folder in sorted(root.iterdir()):
         if folder.is_dir() and not folder.name.startswith("."):

@@ -129,11 +129,10 @@ def explain(
     `given` are the rows as they came; images need none.
     """
     if isinstance(spec, ImageSpec):
-        scaled = surprise / (scoring.surprise_scale or float(np.max(surprise)) or 1.0)
+        by_pixel = surprise.reshape(len(surprise), -1, spec.height, spec.width).mean(axis=1, keepdims=True)
+        scaled = by_pixel / (scoring.surprise_scale or float(by_pixel.max()) or 1.0)
         pixels = np.rint(np.clip(scaled, 0, 1) * 255).astype(np.uint8)
-        return [
-            {"map": codecs.to_base64(codecs.to_png(item.reshape(-1, spec.height, spec.width)[:1]))} for item in pixels
-        ]
+        return [{"map": codecs.to_base64(codecs.to_png(item))} for item in pixels]
     usual = np.asarray(scoring.surprise_mean or (0.0,) * len(spec.columns))
     explanations = []
     for item, row in zip(surprise, given, strict=True):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import functools
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -22,6 +24,9 @@ from service.settings import Settings
 Array = NDArray[Any]
 T = TypeVar("T")
 DEFAULT_RATE = 0.01
+LARGE_BYTES = 20_000  # of images or rows: a millisecond's work
+
+Read = tuple[Array, list[Fitted], list[list[str]]]  # items, what was done to each image, warnings by item
 
 
 @dataclass(frozen=True)
@@ -93,7 +98,7 @@ class Handlers:
     async def encode(self, request: contract.EncodeRequest, uploads: Uploads, deadline_ms: int | None = None) -> Answer:
         """Where items lie."""
         entry, manifest = await self._entry(request, "encode")
-        data, fitted, _ = self._items(manifest, request, uploads)
+        data, fitted, _ = await self._read(manifest, request, uploads)
         answer = Answer(entry, main="mean")
         steps = operations.encode(manifest, data, seed=request.seed, first=request.first, classes=request.class_)
         encoded = await self._drive(answer, steps, len(data), deadline_ms)
@@ -113,7 +118,7 @@ class Handlers:
     ) -> Answer:
         """Items through the latent and back."""
         entry, manifest = await self._entry(request, "reconstruct")
-        data, fitted, _ = self._items(manifest, request, uploads)
+        data, fitted, _ = await self._read(manifest, request, uploads)
         answer = Answer(entry, encoding=request.encoding)
         steps = operations.reconstruct(manifest, data, seed=request.seed, first=request.first, classes=request.class_)
         back = await self._drive(answer, steps, len(data), deadline_ms)
@@ -129,13 +134,15 @@ class Handlers:
         entry, manifest = await self._entry(request, "interpolate")
         self._limit(request.steps, "steps")
         fitted: list[Fitted] = []
-        ends = [
-            self._end(manifest, end, name, request.fit, fitted)
-            for name, end in (("from", request.from_), ("to", request.to))
-        ]
+
+        def ends() -> tuple[operations.End, operations.End]:
+            start = self._end(manifest, request.from_, "from", request.fit, fitted)
+            return start, self._end(manifest, request.to, "to", request.fit, fitted)
+
+        start, stop = await _aside(ends, len(request.from_.image or "") + len(request.to.image or ""))
         answer = Answer(entry, encoding=request.encoding)
         steps = operations.interpolate(
-            manifest, ends[0], ends[1], steps=request.steps, method=request.method, seed=request.seed
+            manifest, start, stop, steps=request.steps, method=request.method, seed=request.seed
         )
         path = await self._drive(answer, steps, request.steps, deadline_ms)
         answer.items = path.data
@@ -151,7 +158,7 @@ class Handlers:
         entry, manifest = await self._entry(request, "anomaly-score")
         if request.false_positive_rate is not None and request.budget is not None:
             raise InvalidValue("budget and false_positive_rate exclude each other", field="budget")
-        data, fitted, warnings = self._items(manifest, request, uploads, unknown=True)
+        data, fitted, warnings = await self._read(manifest, request, uploads, unknown=True)
         answer = Answer(entry, main="score")
         scores = await self._drive(
             answer, operations.score(manifest, data, classes=request.class_), len(data), deadline_ms
@@ -235,9 +242,15 @@ class Handlers:
             raise InvalidValue(f"{name}: at least one is needed", field=name)
         self._limit(len(array), name)
 
-    def _items(
+    async def _read(
         self, manifest: Manifest, request: contract.Items, uploads: Uploads, *, unknown: bool = False
-    ) -> tuple[Array, list[Fitted], list[list[str]]]:
+    ) -> Read:
+        """The request's items."""
+        read = functools.partial(self._items, manifest, request, uploads, unknown=unknown)
+        size = sum(map(len, request.images or ())) + sum(map(len, uploads.images)) + 200 * len(request.rows or ())
+        return await _aside(read, size)
+
+    def _items(self, manifest: Manifest, request: contract.Items, uploads: Uploads, *, unknown: bool = False) -> Read:
         """Items at the graph's edge, what was done to each image, and warnings by item."""
         spec = manifest.data
         if isinstance(spec, TableSpec):
@@ -266,7 +279,7 @@ class Handlers:
 
     def _rows(
         self, manifest: Manifest, spec: TableSpec, request: contract.Items, uploads: Uploads, unknown: bool
-    ) -> tuple[Array, list[Fitted], list[list[str]]]:
+    ) -> Read:
         if request.images is not None or uploads.images or uploads.array is not None:
             raise InvalidValue(
                 f"images: {manifest.name} takes rows with the columns {', '.join(spec.names)}",
@@ -320,6 +333,11 @@ class Handlers:
             answer.fields["fitted"] = [one.as_dict() for one in fitted]
         if request is not None and request.seed is not None:
             answer.fields |= {"seed": request.seed, "first": request.first}
+
+
+async def _aside(read: Callable[[], T], size: int) -> T:
+    """`read()`, off the event loop where it takes long enough to be felt."""
+    return await asyncio.get_running_loop().run_in_executor(None, read) if size > LARGE_BYTES else read()
 
 
 def judge(

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import structlog
 
-from runtime import engine, repository
+from runtime import engine, operations, repository
 from runtime.engine import Model
 from runtime.errors import ManifoldError, Unavailable, UnknownModel
 from runtime.manifest import ImageSpec, Manifest, read
@@ -19,13 +18,13 @@ from service.settings import ModelSettings, Settings
 
 log = structlog.get_logger()
 
-# what each endpoint needs of a manifest's tasks
-ENDPOINTS: dict[str, Callable[[Manifest], bool]] = {
-    "sample": lambda m: "sample" in m.tasks or ("decode" in m.tasks and m.latent is not None),
-    "encode": lambda m: "encode" in m.tasks,
-    "reconstruct": lambda m: "encode" in m.tasks and ("decode" in m.tasks or "decode_codes" in m.tasks),
-    "interpolate": lambda m: "decode" in m.tasks and m.latent is not None,
-    "anomaly-score": lambda m: m.scoring is not None,
+# endpoints by the use case behind them
+ENDPOINTS = {
+    "sample": "sample",
+    "encode": "encode",
+    "reconstruct": "reconstruct",
+    "interpolate": "interpolate",
+    "anomaly-score": "score",
 }
 
 
@@ -75,7 +74,6 @@ class Registry:
             self.latest[name] = versions[-1]
             self.entries[name, versions[-1]].state = "loading"
         self._lock = threading.Lock()
-        self.scanned = True
 
     def load(self) -> None:
         """Loads the latest version of every model, the default first."""
@@ -150,7 +148,7 @@ class Registry:
 
 def endpoints(manifest: Manifest) -> list[str]:
     """What a model can be asked for."""
-    return [name for name, has in ENDPOINTS.items() if has(manifest)]
+    return [endpoint for endpoint, use_case in ENDPOINTS.items() if operations.CAN[use_case](manifest)]
 
 
 def data_summary(manifest: Manifest) -> dict[str, object]:

@@ -33,7 +33,7 @@ class Settings(BaseSettings):
     """Everything that can be set. MANIFOLD_HOST sets `host`, and so on."""
 
     model_config = SettingsConfigDict(
-        env_prefix="MANIFOLD_", env_nested_delimiter="__", extra="ignore", frozen=True, toml_file=CONFIG_FILE
+        env_prefix="MANIFOLD_", env_nested_delimiter="__", extra="forbid", frozen=True, toml_file=CONFIG_FILE
     )
 
     host: str = "127.0.0.1"

@@ -231,7 +231,7 @@ def test_a_damaged_graph_and_a_manifest_that_is_not_json(tmp_path: Path) -> None
 def test_where_nothing_is(tmp_path: Path) -> None:
     with pytest.raises(UnknownModel, match="no artifact there"):
         load(tmp_path / "nothing")
-    with pytest.raises(ArtifactError, match="MANIFOLD_MODELS"):
+    with pytest.raises(ArtifactError, match="MANIFOLD_MODELS_DIR"):
         repository.scan(tmp_path / "nothing")
     with pytest.raises(InvalidValue, match="device"):
         load(SHIPPED / "mnist-vae", device="tpu")

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import io
+import pickle
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -132,3 +135,37 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     path.write_text("a\n1.5\n2.5\n")
     with pytest.raises(TrainingError, match="at least 30"):
         datasets.load(str(path))
+
+
+def cifar(path: Path, content: bytes) -> str:
+    """An archive of CIFAR-10's form with the same pickle for every batch; returns its md5."""
+    with tarfile.open(path, "w:gz") as archive:
+        for name in [*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"]:
+            member = tarfile.TarInfo(f"cifar-10-batches-py/{name}")
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    return hashlib.md5(path.read_bytes()).hexdigest()
+
+
+def test_the_official_cifar_archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pixels = np.random.default_rng(0).integers(0, 255, (1200, 3072), np.uint8)
+    old = {b"data": pixels, b"labels": [3] * 1200}
+    content = pickle.dumps(old, protocol=2).replace(b"cnumpy._core.multiarray", b"cnumpy.core.multiarray")
+    path = tmp_path / "cifar10/cifar-10-python.tar.gz"
+    path.parent.mkdir()
+    monkeypatch.setenv("MANIFOLD_DATA", str(tmp_path))
+
+    def expect(digest: str) -> None:
+        monkeypatch.setitem(
+            datasets.REMOTES, "cifar10", (Remote("cifar10/cifar-10-python.tar.gz", "", f"md5:{digest}"),)
+        )
+
+    expect(cifar(path, content))
+    data = datasets.load("cifar10")
+    assert (len(data.train), len(data.calibration), len(data.test)) == (1000, 5000, 1200)
+    assert np.array_equal(data.test.items.reshape(1200, -1), pixels)
+    assert set(data.train.labels) == {3}
+
+    expect(cifar(path, pickle.dumps(Path("/"), protocol=2)))
+    with pytest.raises(DataError, match=r"holds a pathlib"):
+        datasets.load("cifar10")

@@ -583,6 +583,9 @@ def test_settings_that_are_wrong_are_named(monkeypatch: pytest.MonkeyPatch, tmp_
     (tmp_path / "manifold.toml").write_text("[models.a]\ndevise = 1\n")
     with pytest.raises(SettingsError, match="devise"):
         read()
+    (tmp_path / "manifold.toml").write_text("prot = 1\n")
+    with pytest.raises(SettingsError, match="prot"):
+        read()
     (tmp_path / "manifold.toml").write_text("nonsense")
     with pytest.raises(SettingsError, match=r"manifold\.toml"):
         read()

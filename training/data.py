@@ -78,7 +78,7 @@ REMOTES = {
         Remote("fashion_mnist/t10k-labels-idx1-ubyte.gz", FASHION, "sha256:67da17c76eaffca5446c3361aaab5c3cd6d1c2608764d35dfb1850b086bf8dd5"),
     ),
     "frey_face": (
-        Remote("frey_face/frey_rawface.mat", "https://cs.nyu.edu/~roweis/data/", "sha256:265a83a23adb081755cd3de375509828e690324d1d60f076b8ebecc840d59c64"),
+        Remote("frey_face/frey_rawface.mat", "https://cs.nyu.edu/~roweis/data/", "sha256:265a83a23adb081755cd3de375509828e690324d1d60f076b8ecebc840d59c64"),
     ),
     "cifar10": (Remote("cifar10/cifar-10-python.tar.gz", "https://www.cs.toronto.edu/~kriz/", "md5:c58f30108f718f92721af3b95e74349a"),),
     "fraud_simulated": (

@@ -44,7 +44,7 @@ def export(
 ) -> Path:
     """Publishes the run's averaged weights as `ROOT/NAME/<next version>` and returns that folder.
 
-    Raises TrainingError for a run that has not finished a phase, ArtifactError where graph and torch disagree.
+    Raises TrainingError for a run without a checkpoint, ArtifactError where graph and torch disagree.
     """
     if backend not in FORMATS:
         raise TrainingError(

@@ -89,7 +89,7 @@ class Loop:
             if "loss" in name and callable(getattr(self.bare, name)):
                 self.model.mark_forward_method(name)
         self.average = Average(self.bare, self.config.ema)
-        self.generator = torch.Generator(fabric.device).manual_seed(self.config.seed)
+        self.generator = torch.Generator(fabric.device).manual_seed(self._seed(fabric.global_rank))
         self.phases: list[Phase] = self.family.phases(self.model, self.config)
         self.position = Position()
         self.optimizers: list[Any] = []
@@ -114,12 +114,8 @@ class Loop:
         """The batch at the current position."""
         epoch, place = divmod(self.position.in_phase, self.steps_per_epoch)
         if place == 0 or self._order_of != (self.position.phase, epoch):
-            (seed,) = np.random.SeedSequence([self.config.seed, self.position.phase, epoch]).generate_state(
-                1, np.uint64
-            )
-            self._order = torch.randperm(len(self.items), generator=torch.Generator().manual_seed(int(seed) >> 1)).to(
-                self.items.device
-            )
+            order = torch.Generator().manual_seed(self._seed(self.position.phase, epoch))
+            self._order = torch.randperm(len(self.items), generator=order).to(self.items.device)
             self._order_of = (self.position.phase, epoch)
         start = (place * self.fabric.world_size + self.fabric.global_rank) * self.batch_size
         index = self._order[start : start + self.batch_size]
@@ -129,6 +125,10 @@ class Loop:
             self.generator,
             self.position.in_phase / self.steps_per_epoch,
         )
+
+    def _seed(self, *path: int) -> int:
+        """A seed for what `path` names, a function of the run's own."""
+        return int(np.random.SeedSequence([self.config.seed, *path]).generate_state(1)[0])
 
     _order_of: tuple[int, int] = (-1, -1)
     _order: Tensor
@@ -142,6 +142,7 @@ class Loop:
             losses = player.loss(batch)
             if not math.isfinite(losses["loss"].item()):
                 raise self._diverged(phase, player, losses)
+            self.model.zero_grad()  # of every player: a loss leaves gradients in the others' weights too
             self.fabric.backward(losses["loss"])
             if self.config.clip_norm:
                 self.fabric.clip_gradients(
@@ -150,7 +151,6 @@ class Loop:
             for group in optimizer.param_groups:
                 group["lr"] = player.lr * rate
             optimizer.step()
-            optimizer.zero_grad()
             prefix = f"{player.name}/" if len(phase.players) > 1 else ""
             logged |= {prefix + name: value.detach() for name, value in losses.items()}
         self.average.update(self.position.step)
@@ -317,7 +317,10 @@ class Loop:
             self.enter_phase()
             for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
                 optimizer.optimizer.load_state_dict(saved)
-        self.generator.set_state(state["rng"]["generator"])
+        if self.fabric.is_global_zero:
+            self.generator.set_state(state["rng"]["generator"])
+        else:  # other processes draw anew: resume is exact for one process
+            self.generator.manual_seed(self._seed(self.fabric.global_rank, self.position.step))
         torch.set_rng_state(state["rng"]["cpu"])
         if "cuda" in state["rng"] and self.fabric.device.type == "cuda":
             torch.cuda.set_rng_state(state["rng"]["cuda"], self.fabric.device)

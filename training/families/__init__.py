@@ -5,7 +5,7 @@ A family file exposes
     Config                      frozen dataclass, extends training.phases.Recipe
     PRESETS                     {"smoke" | "cpu" | "gpu": {key: value}}
     build(config, data)         the model, an nn.Module
-    phases(model, config)       what the loop trains
+    phases(model, config)       what the loop trains; losses are methods of the model with "loss" in their names
     evaluate(model, batch)      per-item test figures {name: (B,)}, with "loss" among them
     draw(model, n, generator)   n items for the sample sheet
     report(model, config, data) the figures that go into the manifest

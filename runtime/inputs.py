@@ -1,0 +1,91 @@
+"""Choices of a request to input arrays: seeds, latents from a prior, conditions from classes."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from runtime import codecs, sampling
+from runtime.errors import InvalidValue
+from runtime.manifest import RANDOM, GaussianPrior, InputSpec, LatentSpec, Manifest
+
+Array = NDArray[Any]
+Float32 = NDArray[np.float32]
+
+# A class by name or index, "random", one for each item, weights by name, or a condition array (n, C).
+Classes = str | int | Sequence[str | int] | Mapping[str, float] | Array
+
+
+def check_seed(seed: int | None, first: int, n: int, *, needed: bool) -> int:
+    """The seed, or a fresh one where chance is needed and none was given. Raises InvalidValue out of range."""
+    if seed is not None and not 0 <= seed <= sampling.MAX_SEED:
+        raise InvalidValue(f"seed: {seed} is not between 0 and 2^63 - 1", field="seed")
+    if not 0 <= first <= sampling.MAX_SEED - n:
+        raise InvalidValue(f"first: {first} is not between 0 and 2^63 - 1 - n", field="first")
+    if seed is None:
+        return secrets.randbelow(2**32) if needed else 0
+    return seed
+
+
+def draw_latents(
+    manifest: Manifest, prior: str | None, seed: int, first: int, n: int, stream: int, temperature: float
+) -> Float32:
+    """Latents (n, L) from one of the artifact's priors; the temperature scales their spread."""
+    assert manifest.latent is not None
+    latent: LatentSpec = manifest.latent
+    name = prior or latent.default_prior
+    if name not in latent.priors:
+        raise InvalidValue(f"prior: {manifest.name} has no {name!r}", field="prior", valid=list(latent.priors))
+    noise = sampling.normal(seed, first, n, stream, (latent.size,)).astype(np.float64) * temperature
+    chosen = latent.priors[name]
+    if isinstance(chosen, GaussianPrior):
+        factor = np.asarray(chosen.cholesky)
+        # a sum by rows rather than a matrix product, whose bits depend on the number of rows
+        noise = np.asarray(chosen.mean) + (noise[:, None, :] * factor[None]).sum(axis=-1)
+    return noise.astype(np.float32)
+
+
+def conditions(manifest: Manifest, tensor: InputSpec, classes: Classes, n: int, seed: int, first: int) -> Float32:
+    """The condition array (n, C) for a choice of classes."""
+    width = tensor.shape[0]
+    if isinstance(classes, np.ndarray):
+        return np.ascontiguousarray(
+            np.broadcast_to(codecs.floats(np.atleast_2d(classes), (width,), "class"), (n, width))
+        )
+    if manifest.classes is None:
+        raise InvalidValue("class: this model's condition has no class names; give an array", field="class")
+    if isinstance(classes, Mapping):
+        weights = np.zeros(width)
+        for name, weight in classes.items():
+            weights[class_index(manifest, name)] = weight
+        if not np.isfinite(weights).all() or (weights < 0).any() or weights.sum() <= 0:
+            raise InvalidValue("class: weights must be finite and at least 0, and one of them above 0", field="class")
+        return np.tile((weights / weights.sum()).astype(np.float32), (n, 1))
+    if isinstance(classes, str | int):
+        if classes == "random":
+            return np.eye(width, dtype=np.float32)[sampling.choice(seed, first, n, manifest.class_weights)]
+        classes = [classes] * n
+    if len(classes) != n:
+        raise InvalidValue(f"class: {len(classes)} classes for {n} items", field="class")
+    return np.eye(width, dtype=np.float32)[[class_index(manifest, name) for name in classes]]
+
+
+def class_index(manifest: Manifest, name: str | int) -> int:
+    """Index of a class given by name or index (names win)."""
+    names = manifest.classes or ()
+    if str(name) in names:
+        return names.index(str(name))
+    if isinstance(name, int) and not isinstance(name, bool) and 0 <= name < len(names):
+        return name
+    raise InvalidValue(f"class: unknown {name!r}", field="class", valid=list(names))
+
+
+def latent_stream(manifest: Manifest) -> int:
+    """The stream that /sample fills the latent from, so that {"seed": 7} is the same item in both places."""
+    spec = manifest.tasks.get("sample", manifest.tasks.get("decode"))
+    drawn = [tensor.source for tensor in spec.inputs if tensor.source in RANDOM] if spec else []
+    return sampling.FIRST_INPUT_STREAM + (drawn.index("latent") if "latent" in drawn else 0)

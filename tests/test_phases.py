@@ -1,0 +1,114 @@
+"""The loop over phases and players, with a family made here: an autoencoder, then two players that take turns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from runtime.manifest import Metric
+from training import families, runs
+from training.data import Data
+from training.phases import Batch, Losses, Phase, Player, Recipe
+from training.train import train
+
+
+@dataclass(frozen=True)
+class Config(Recipe):
+    """Options of the toy."""
+
+    width: int = 4
+
+
+class Toy(nn.Module):
+    """Three linear maps; the seen list records who was trained when."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.code, self.make, self.judge = nn.Linear(64, width), nn.Linear(width, 64), nn.Linear(64, 1)
+        self.norm = nn.BatchNorm1d(64)
+        self.seen: list[str] = []
+
+    def code_loss(self, batch: Batch) -> Losses:
+        self.seen.append("code")
+        x = batch.items.flatten(1)
+        return {"loss": ((self.make(self.code(x)) - self.norm(x)) ** 2).sum(1).mean()}
+
+    def make_loss(self, batch: Batch) -> Losses:
+        self.seen.append("make")
+        return {"loss": -self.judge(self.make(self.noise(batch))).mean()}
+
+    def judge_loss(self, batch: Batch) -> Losses:
+        self.seen.append("judge")
+        fake = self.judge(self.make(self.noise(batch)).detach())
+        return {"loss": torch.relu(1 + fake).mean() + torch.relu(1 - self.judge(batch.items.flatten(1))).mean()}
+
+    def noise(self, batch: Batch) -> Tensor:
+        return torch.randn(len(batch.items), self.make.in_features, generator=batch.generator)
+
+
+def phases(model: Any, config: Config) -> list[Phase]:
+    code = Player("code", (*model.code.parameters(), *model.norm.parameters()), model.code_loss, config.lr)
+    make = Player("make", tuple(model.make.parameters()), model.make_loss, config.lr, (0.5, 0.999))
+    judge = Player("judge", tuple(model.judge.parameters()), model.judge_loss, config.lr, (0.5, 0.999))
+    return [Phase("autoencoder", (code,), 1), Phase("adversarial", (judge, make), 2)]
+
+
+@pytest.fixture
+def toy(monkeypatch: pytest.MonkeyPatch) -> list[Toy]:
+    """The toy as a family; the list receives every model built."""
+    built: list[Toy] = []
+
+    def build(config: Config, data: Data) -> Toy:
+        built.append(Toy(config.width))
+        return built[-1]
+
+    family = SimpleNamespace(
+        Config=Config,
+        PRESETS={},
+        build=build,
+        phases=phases,
+        evaluate=lambda model, batch: {"loss": batch.items.flatten(1).sum(1)},
+        draw=lambda model, n, generator: torch.rand(n, 1, 8, 8, generator=generator),
+        report=lambda model, config, data: [Metric(name="n", value=len(data.test))],
+    )
+    monkeypatch.setattr(families, "get", lambda name: family)
+    return built
+
+
+def test_players_take_turns_and_phases_follow(tmp_path: Path, toy: list[Toy], digits: Data) -> None:
+    run = runs.Run(tmp_path / "run", "toy", "digits", "smoke", Config(batch_size=256))
+    train(run, digits, device="cpu", quiet=True)
+    assert toy[0].seen == ["code"] * 5 + ["judge", "make"] * 10
+    state = runs.load_checkpoint(run.checkpoint)
+    assert state["position"] == {"phase": 2, "in_phase": 0, "step": 15}
+    assert int(state["average"]["norm.num_batches_tracked"]) == 5
+    assert {path.stem for path in (run.folder / "samples").iterdir()} == {
+        "autoencoder-0001",
+        "adversarial-0001",
+        "adversarial-0002",
+    }
+    assert '"train/judge/loss"' in (run.folder / runs.LOG).read_text()
+
+
+@pytest.mark.parametrize("stops", [(3, 2, 4), (5, 6), (12, 3)])
+def test_resume_across_phases_changes_no_bit(
+    tmp_path: Path, toy: list[Toy], digits: Data, stops: tuple[int, ...]
+) -> None:
+    whole, parts = (
+        runs.Run(tmp_path / name, "toy", "digits", "smoke", Config(batch_size=256)) for name in ("whole", "parts")
+    )
+    train(whole, digits, device="cpu", quiet=True)
+    for index, steps in enumerate(stops):
+        train(parts, digits, resume=index > 0, stop_after=steps, device="cpu", quiet=True)
+    train(parts, digits, resume=True, device="cpu", quiet=True)
+    a, b = (runs.load_checkpoint(run.checkpoint) for run in (whole, parts))
+    assert a["position"] == b["position"]
+    for part in ("model", "average"):
+        assert [name for name in a[part] if not torch.equal(a[part][name], b[part][name])] == []
+    assert (parts.folder / runs.METRICS).exists()
