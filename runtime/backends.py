@@ -54,6 +54,7 @@ class OnnxBackend:
             reason = _cuda_missing(onnxruntime)
             if reason is None:
                 self.device = "cuda"
+                onnxruntime.preload_dlls()  # CUDA and cuDNN from PyPI's packages, where they are installed
             elif device == "cuda":
                 raise Unavailable(f"device is cuda, but {reason}", expected=True, field="device")
             else:

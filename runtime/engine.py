@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -30,9 +30,8 @@ class Model:
         self.device, self.note = backend.device, backend.note
         self.graphs: dict[str, Graph] = {name: backend.open(task) for name, task in manifest.tasks.items()}
         self.calibrated = Calibrated.read(folder, manifest.scoring)
-        self.checksum = repository.checksum(
-            manifest.files or repository.records(folder)
-        )  # for recipes: which bits made this picture
+        # for recipes: which bits made this picture
+        self.checksum = repository.checksum(manifest.files or repository.records(folder))
 
     def run(self, task: str, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """One task on arrays by role, (B, *shape) each; outputs by role.
@@ -52,11 +51,7 @@ class Model:
             self._run_piece(task, spec, inputs, start, min(start + spec.max_rows, rows))
             for start in range(0, rows, spec.max_rows)
         ]
-        return (
-            pieces[0]
-            if len(pieces) == 1
-            else {role: np.concatenate([piece[role] for piece in pieces]) for role in pieces[0]}
-        )
+        return joined(pieces)
 
     def _run_piece(
         self, task: str, spec: TaskSpec, inputs: Mapping[str, Array], start: int, stop: int
@@ -111,6 +106,13 @@ class Model:
     def score(self, data: Array, **options: Any) -> operations.Scores:
         """Terms of the anomaly score: `classes`."""
         return self.drive(operations.score(self.manifest, data, **options))
+
+
+def joined(pieces: Sequence[dict[str, Array]]) -> dict[str, Array]:
+    """Outputs of several runs as those of one."""
+    if len(pieces) == 1:
+        return pieces[0]
+    return {role: np.concatenate([piece[role] for piece in pieces]) for role in pieces[0]}
 
 
 def check_inputs(spec: TaskSpec, inputs: Mapping[str, Array]) -> int:

@@ -14,10 +14,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-import numpy as np
 from numpy.typing import NDArray
 
-from runtime.engine import Model
+from runtime.engine import Model, joined
 from runtime.errors import Busy, DeadlineExceeded
 from runtime.operations import Run
 from service.settings import ModelSettings
@@ -76,11 +75,7 @@ class Batcher:
                 else {role: array[start : start + step] for role, array in run.inputs.items()}
             )
             pieces.append(await self._piece(run.task, piece, deadline, timing))
-        return (
-            pieces[0]
-            if len(pieces) == 1
-            else {role: np.concatenate([piece[role] for piece in pieces]) for role in pieces[0]}
-        )
+        return joined(pieces)
 
     async def _piece(self, task: str, inputs: Mapping[str, Array], deadline: float, timing: Timing) -> dict[str, Array]:
         asked = time.monotonic()

@@ -94,13 +94,18 @@ class Registry:
 
     async def get(self, name: str | None, version: int | None) -> Entry:
         """A ready entry with its model. Raises UnknownModel, or Unavailable with the reason."""
-        entry = self.find(name, version)
-        if entry.state == "idle":
-            await asyncio.get_running_loop().run_in_executor(None, self._load_late, entry)
+        entry = await self.awake(name, version)
         if entry.state == "loading":
             raise Unavailable(f"{entry.name} is still loading; try again in a moment", field="model")
         if entry.state != "ready":
             raise Unavailable(f"{entry.name} is unavailable: {entry.reason}", field="model")
+        return entry
+
+    async def awake(self, name: str | None, version: int | None) -> Entry:
+        """The entry, loaded now if nobody has asked for that version before; in whatever state it is then."""
+        entry = self.find(name, version)
+        if entry.state == "idle":
+            await asyncio.get_running_loop().run_in_executor(None, self._load_late, entry)
         return entry
 
     def _load_late(self, entry: Entry) -> None:

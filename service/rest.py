@@ -179,7 +179,7 @@ def _add_models(app: FastAPI, registry: Registry) -> None:
 
     @app.get("/models/{name}", response_model=dict[str, Any], summary="One model: its manifest's public part.")
     async def model(name: str, version: int | None = None) -> Response:
-        entry = registry.find(name, version)
+        entry = await registry.awake(name, version)
         public = (
             entry.manifest.model_dump(mode="json", exclude_none=True, exclude={"files", "golden"})
             if entry.manifest

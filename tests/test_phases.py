@@ -74,6 +74,7 @@ def toy(monkeypatch: pytest.MonkeyPatch) -> list[Toy]:
         build=build,
         phases=phases,
         evaluate=lambda model, batch: {"loss": batch.items.flatten(1).sum(1)},
+        monitor=lambda model, batch: {},
         draw=lambda model, n, generator: torch.rand(n, 1, 8, 8, generator=generator),
         report=lambda model, config, data: [Metric(name="n", value=len(data.test))],
     )

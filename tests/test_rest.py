@@ -6,6 +6,7 @@ import asyncio
 import base64
 import io
 import json
+import shutil
 import sys
 import threading
 import time
@@ -568,6 +569,20 @@ def test_a_broken_artifact_is_visible_and_the_service_not_ready(tmp_path: Path) 
         assert "generator.onnx" in response.json()["reason"]
         assert client.post("/sample", json={"model": "foreign"}).status_code == 503
         assert client.get("/health/live").status_code == 200
+
+
+def test_other_versions_load_when_first_asked_for(tmp_path: Path) -> None:
+    first, second = foreign.write(tmp_path), tmp_path / "foreign/2"
+    shutil.copytree(first, second)
+    manifest = json.loads((second / "manifest.json").read_text())
+    (second / "manifest.json").write_text(json.dumps({**manifest, "version": 2, "description": "newer"}))
+    with TestClient(create_app(Settings(models_dir=tmp_path, default_model="foreign"))) as client:
+        wait_until_ready(client)
+        assert [model["version"] for model in client.get("/models").json()["models"]] == [2]
+        assert client.post("/sample", json={}).json()["version"] == 2
+        assert client.get("/models/foreign", params={"version": 1}).json()["state"] == "ready"
+        assert client.post("/sample", json={"version": 1}).json()["version"] == 1
+        assert client.post("/sample", json={"version": 3}).json()["error"]["valid"] == [1, 2]
 
 
 def test_settings_that_are_wrong_are_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -82,6 +82,9 @@ def test_a_run_leaves_what_it_promises(tiny: Path) -> None:
         "train/kl",
         "test/kl",
     } <= record.keys()
+    assert sum(record["kl_by_dimension"]) == pytest.approx(
+        record["test/kl"], rel=0.02
+    )  # another draw of the binarisation
     assert [path.suffix for path in (tiny / "runs/table/samples").iterdir()] == [".csv", ".csv"]
     names = {metric["name"] for metric in json.loads((folder / runs.METRICS).read_text())}
     assert {"elbo", "iwae_5", "kl", "active_units"} <= names

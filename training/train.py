@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from training import data as datasets
 from training import families, sheets
-from training.data import Data, Part
+from training.data import Data
 from training.errors import Diverged, TrainingError
 from training.phases import Batch, Phase, Player
 from training.progress import Progress
@@ -244,7 +244,7 @@ class Loop:
         }
         if self.fabric.is_global_zero:
             with self.average.applied():
-                record |= {f"test/{name}": value for name, value in self.test_losses().items()}
+                record |= self.test_record()
                 if epoch & (epoch - 1) == 0 or epoch == phase.epochs:  # powers of two, and the last
                     drawn = self.family.draw(
                         self.bare, 64, torch.Generator(self.fabric.device).manual_seed(self.config.seed)
@@ -261,19 +261,24 @@ class Loop:
         self.checkpoint()
 
     @torch.no_grad()
-    def test_losses(self) -> dict[str, float]:
-        """Means over the test part (at most `test_items`) with a generator of its own, so that they do not move the training's."""
-        part = Part(self.data.test.items[: self.config.test_items], self.data.test.labels[: self.config.test_items])
+    def test_record(self) -> dict[str, Any]:
+        """Losses on the test part (at most `test_items`), `test/NAME`, and what else the family wants logged.
+
+        With a generator of its own, so that looking does not move the training's.
+        """
+        n = min(len(self.data.test), self.config.test_items)
         generator = torch.Generator(self.fabric.device).manual_seed(self.config.seed)
+        items = as_float(torch.as_tensor(self.data.test.items[:n]).to(self.fabric.device))
+        labels = torch.as_tensor(self.data.test.labels[:n]).to(self.fabric.device)
         sums: dict[str, float] = {}
         self.bare.eval()
-        for start in range(0, len(part), 500):
-            items = as_float(torch.as_tensor(part.items[start : start + 500]).to(self.fabric.device))
-            labels = torch.as_tensor(part.labels[start : start + 500]).to(self.fabric.device)
-            for name, values in self.family.evaluate(self.bare, Batch(items, labels, generator, 0.0)).items():
-                sums[name] = sums.get(name, 0.0) + float(values.double().sum()) / len(part)
+        for start in range(0, n, 500):
+            batch = Batch(items[start : start + 500], labels[start : start + 500], generator, 0.0)
+            for name, values in self.family.evaluate(self.bare, batch).items():
+                sums[name] = sums.get(name, 0.0) + float(values.double().sum()) / n
+        more = self.family.monitor(self.bare, Batch(items, labels, generator, 0.0))
         self.bare.train()
-        return sums
+        return {**{f"test/{name}": value for name, value in sums.items()}, **more}
 
     @torch.no_grad()
     def _finish(self) -> None:

@@ -7,6 +7,7 @@ A family file exposes
     build(config, data)         the model, an nn.Module
     phases(model, config)       what the loop trains; losses are methods of the model with "loss" in their names
     evaluate(model, batch)      per-item test figures {name: (B,)}, with "loss" among them
+    monitor(model, batch)       what else to log of the test part at the end of an epoch, as JSON values
     draw(model, n, generator)   n items for the sample sheet
     report(model, config, data) the figures that go into the manifest
     exports(model, config, data) the tasks: training.export.Exports
@@ -37,6 +38,7 @@ class Family(Protocol):
     build: Callable[[Any, Data], nn.Module]
     phases: Callable[[Any, Any], list[Phase]]
     evaluate: Callable[[Any, Batch], dict[str, Tensor]]
+    monitor: Callable[[Any, Batch], dict[str, Any]]
     draw: Callable[[Any, int, torch.Generator], Tensor]
     report: Callable[[Any, Any, Data], list[Metric]]
     exports: Callable[[Any, Any, Data], Exports]

@@ -148,6 +148,11 @@ def evaluate(model: GatedPixelCNN, batch: Batch) -> dict[str, Tensor]:
     return {"loss": per_item(model.nll(model.to_codes(batch.items), model.to_condition(batch.labels)))}
 
 
+def monitor(model: GatedPixelCNN, batch: Batch) -> dict[str, Any]:
+    """Nothing beyond the likelihood."""
+    return {}
+
+
 @torch.no_grad()
 def draw(model: GatedPixelCNN, n: int, generator: torch.Generator) -> Tensor:
     """Images (n, 1, H, W) in [0, 1], classes in turn."""

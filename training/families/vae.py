@@ -137,6 +137,20 @@ def evaluate(model: VAE, batch: Batch) -> dict[str, Tensor]:
     return {"loss": reconstruction + kl, "reconstruction": reconstruction, "kl": kl}
 
 
+def monitor(model: VAE, batch: Batch) -> dict[str, Any]:
+    """Active units and KL by dimension: which of the latent is used."""
+    mean, log_variance = model.encode(model.likelihood.observe(batch.items.flatten(1), batch.generator))
+    if log_variance is None:
+        return {}
+    kl = gaussian_kl(mean, log_variance).mean(0)
+    return {"active_units": active_units(mean), "kl_by_dimension": [round(nats, 4) for nats in kl.tolist()]}
+
+
+def active_units(mean: Tensor) -> int:
+    """Dimensions whose posterior mean (N, L) varies over the data by more than ACTIVE."""
+    return int((mean.var(0) > ACTIVE).sum())
+
+
 @torch.no_grad()
 def draw(model: VAE, n: int, generator: torch.Generator) -> Tensor:
     """Means of p(x | z) at z from N(0, I), (n, *shape)."""
@@ -179,7 +193,7 @@ def report(model: VAE, config: Config, data: Data) -> list[Metric]:
         for name, value in sums.items()
     ]
     if config.variational:
-        active = int((torch.cat(means).var(0) > ACTIVE).sum())
+        active = active_units(torch.cat(means))
         rule = f"variance of the posterior mean over the test part above {ACTIVE}"
         metrics.append(
             Metric(
