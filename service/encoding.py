@@ -15,12 +15,13 @@ from runtime.manifest import ImageSpec, TableSpec
 from service.handlers import Answer
 
 JSON = "application/json"
-OFFERED = (JSON, "image/png", "image/webp", codecs.NPY)
+NUMBERS = (JSON, codecs.NPY)
+PICTURES = (JSON, "image/png", "image/webp", codecs.NPY)
 OPTIONS = orjson.OPT_SERIALIZE_NUMPY
 
 
-def choose(accept: str) -> str:
-    """The media type to answer with. Raises UnsupportedMedia where none of those asked for can be had."""
+def choose(accept: str, offered: Sequence[str]) -> str:
+    """The one of the media types `offered` to answer with. Raises UnsupportedMedia where none of those asked for is."""
     wanted: list[tuple[float, int, str]] = []
     for place, part in enumerate((accept.strip() or "*/*").split(",")):
         name, *parameters = (piece.strip() for piece in part.split(";"))
@@ -34,10 +35,10 @@ def choose(accept: str) -> str:
         if quality > 0 and name:
             wanted.append((-quality, place, name.lower()))
     for _, _, name in sorted(wanted):
-        for offered in OFFERED:
-            if name in (offered, "*/*") or (name.endswith("/*") and offered.startswith(name[:-1])):
-                return offered
-    raise UnsupportedMedia(f"Accept: {accept} is not offered", field="Accept", valid=OFFERED)
+        for media_type in offered:
+            if name in (media_type, "*/*") or (name.endswith("/*") and media_type.startswith(name[:-1])):
+                return media_type
+    raise UnsupportedMedia(f"Accept: {accept} is not offered", field="Accept", valid=offered)
 
 
 def to_json(answer: Answer, request_id: str) -> dict[str, Any]:

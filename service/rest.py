@@ -20,7 +20,7 @@ from starlette.responses import FileResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from runtime import codecs, errors
-from runtime.errors import InvalidValue, ManifoldError, UnsupportedTask
+from runtime.errors import InvalidValue, ManifoldError
 from service import bodies, contract, encoding
 from service.handlers import Answer, Handlers, Uploads
 from service.metrics import Metrics
@@ -84,6 +84,8 @@ USE_CASES: dict[str, tuple[type[contract.Request], type[contract.Response]]] = {
     "anomaly-score": (contract.ScoreRequest, contract.ScoreResponse),
 }
 
+NUMBERS_ONLY = ("encode", "anomaly-score")  # the others make items, which may be pictures
+
 
 def _add_use_cases(app: FastAPI, handlers: Handlers, metrics: Metrics, settings: Settings) -> None:
     methods: dict[str, Route] = {
@@ -104,8 +106,10 @@ def _add_use_cases(app: FastAPI, handlers: Handlers, metrics: Metrics, settings:
 def _endpoint(
     name: str, shape: type[contract.Request], method: Route, metrics: Metrics, settings: Settings
 ) -> Callable[[Request], Awaitable[Response]]:
+    offered = encoding.NUMBERS if name in NUMBERS_ONLY else encoding.PICTURES
+
     async def endpoint(request: Request) -> Response:
-        media_type = encoding.choose(request.headers.get("accept", "*/*"))
+        media_type = encoding.choose(request.headers.get("accept", "*/*"), offered)
         deadline = _deadline(request)
         fields, uploads = await bodies.parse(request, shape, settings)
         answer = await method(fields, uploads, deadline)
@@ -191,7 +195,7 @@ def _add_models(app: FastAPI, registry: Registry) -> None:
     async def preview(name: str, version: int | None = None) -> Response:
         path = registry.find(name, version).folder / "preview.png"
         if not path.exists():
-            raise UnsupportedTask(f"{name} has no preview", field="name")
+            raise errors.NotFound(f"{name} has no preview", field="name")
         return FileResponse(path, media_type="image/png")
 
 
@@ -370,7 +374,7 @@ def _document(app: FastAPI) -> None:
                     "required": True,
                     "content": {encoding.JSON: {"schema": _ref(request)}, **uploads, codecs.NPY: binary},
                 }
-                pictures = {} if name in ("encode", "anomaly-score") else {"image/png": binary, "image/webp": binary}
+                pictures = {} if name in NUMBERS_ONLY else {"image/png": binary, "image/webp": binary}
                 operation["responses"] = {
                     "200": {
                         "description": "OK",

@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -375,7 +375,11 @@ def test_binary_bodies_that_are_wrong(client: TestClient) -> None:
     assert client.post("/encode", files={"picture": ("x", png())}).status_code == 422
     assert client.post("/encode", data={"model": "mnist-vae"}, files={"file": ("x", b"")}).status_code == 400
     assert client.post("/sample", files={"file": ("x", png())}).status_code == 422
-    assert client.post("/anomaly-score", json=items("mnist-vae"), headers={"accept": "image/png"}).status_code == 415
+    picture = {"accept": "image/png"}
+    assert client.post("/anomaly-score", json=items("mnist-vae"), headers=picture).status_code == 415
+    assert client.post("/sample", json={"model": "transactions-vae"}, headers=picture).status_code == 415
+    either = client.post("/encode", json=items("mnist-vae"), headers={"accept": "image/png, application/json;q=0.5"})
+    assert either.json()["mean"]
 
 
 def test_too_large_a_body_is_refused_before_it_is_read() -> None:
@@ -441,6 +445,15 @@ def test_an_unknown_error_is_opaque_and_logged(client: TestClient, monkeypatch: 
 # --- admission ---
 
 
+def until(condition: Callable[[], bool]) -> None:
+    """Waits for something that another thread is about to do."""
+    for _ in range(100_000):
+        if condition():
+            return
+        time.sleep(0.001)
+    raise AssertionError("it did not happen")
+
+
 def app_with(tmp_path: Path, **options: Any) -> TestClient:
     folder = tmp_path / "foreign"
     if not folder.exists():
@@ -456,14 +469,14 @@ def test_a_full_queue_is_429_with_retry_after_and_harms_nobody(tmp_path: Path) -
 
         def slow(task: str, inputs: Any) -> Any:
             begun.set()
-            assert go.wait(20)
+            assert go.wait(120)
             return original(task, inputs)
 
         model.run = slow
         results: list[int] = []
         waiting = threading.Thread(target=lambda: results.append(client.post("/sample", json={"n": 3}).status_code))
         waiting.start()
-        assert begun.wait(20)
+        assert begun.wait(120)
         refused = client.post("/sample", json={"n": 2})
         assert refused.status_code == 429
         assert int(refused.headers["retry-after"]) >= 1
@@ -472,10 +485,12 @@ def test_a_full_queue_is_429_with_retry_after_and_harms_nobody(tmp_path: Path) -
             target=lambda: late.append(client.post("/sample", json={}, headers={"x-deadline-ms": "1"}).status_code)
         )
         dropped.start()
-        time.sleep(0.05)
+        batcher = client.app.state.registry.entries["foreign", 1].batcher  # type: ignore[attr-defined]
+        until(lambda: batcher.rows == 4)
+        time.sleep(0.01)  # its deadline passes in the queue
         go.set()
-        waiting.join(20)
-        dropped.join(20)
+        waiting.join(120)
+        dropped.join(120)
         assert (results, late) == ([200], [504])
         model.run = original
         assert client.post("/sample", json={"n": 2}).status_code == 200
@@ -506,7 +521,7 @@ def test_a_cancelled_use_case_leaves_the_queue(tmp_path: Path) -> None:
 
     def slow(task: str, inputs: Any) -> Any:
         began.set()
-        assert go.wait(20)
+        assert go.wait(120)
         return original(task, inputs)
 
     model.run = slow  # type: ignore[method-assign]
