@@ -12,8 +12,7 @@ ManifoldError
     ├── UnsupportedTask  the model cannot do that
     ├── TooLarge         over a stated limit
     ├── UnsupportedMedia a content type that is not understood
-    ├── Unauthorized     no key, or a wrong one
-    └── NotFound         no such route, or not with that method
+    └── NotFound         the model has no such file
 """
 
 from __future__ import annotations
@@ -97,9 +96,5 @@ class UnsupportedMedia(RequestError):
     """A content type that is not understood."""
 
 
-class Unauthorized(RequestError):
-    """No key, or a wrong one."""
-
-
 class NotFound(RequestError):
-    """No such route, or not with that method."""
+    """The model has no such file."""

@@ -17,7 +17,7 @@ from runtime import codecs
 from runtime.errors import InvalidValue, Malformed, ManifoldError, TooLarge, UnsupportedMedia
 from service import contract
 from service.encoding import JSON
-from service.handlers import Uploads
+from service.reading import Uploads
 from service.settings import Settings
 
 R = TypeVar("R", bound=contract.Request)

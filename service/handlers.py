@@ -2,39 +2,27 @@
 
 from __future__ import annotations
 
-import asyncio
-import functools
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Generator
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime import codecs, operations, recipes, rows, scoring
+from runtime import operations, recipes, scoring
 from runtime.codecs import Fitted
-from runtime.errors import InvalidValue, TooLarge, UnsupportedTask
-from runtime.manifest import ImageSpec, Manifest, Scoring, TableSpec
+from runtime.errors import InvalidValue, UnsupportedTask
+from runtime.manifest import ImageSpec, Manifest, Scoring
 from runtime.operations import Run
 from service import contract
+from service.reading import Reader, Uploads
 from service.registry import Entry, Registry, endpoints
 from service.settings import Settings
 
 Array = NDArray[Any]
 T = TypeVar("T")
 DEFAULT_RATE = 0.01
-LARGE_BYTES = 20_000  # of images or rows: a millisecond's work
-
-Read = tuple[Array, list[Fitted], list[list[str]]]  # items, what was done to each image, warnings by item
-
-
-@dataclass(frozen=True)
-class Uploads:
-    """What came beside the fields: files, or an array."""
-
-    images: tuple[bytes, ...] = ()
-    array: Array | None = None
 
 
 @dataclass
@@ -60,19 +48,19 @@ class Handlers:
     """One method a route."""
 
     def __init__(self, registry: Registry, settings: Settings) -> None:
-        self.registry, self.settings = registry, settings
+        self.registry, self.settings, self.reader = registry, settings, Reader(settings)
 
     # --- routes ---
 
     async def sample(self, request: contract.SampleRequest, uploads: Uploads, deadline_ms: int | None = None) -> Answer:
         """New items."""
         entry, manifest = await self._entry(request, "sample")
-        latents, codes = self._given(manifest, request, uploads)
+        latents, codes = self.reader.given(manifest, request, uploads)
         given = latents if latents is not None else codes
         n = request.n if request.n is not None else len(given) if given is not None else 1
         if given is not None and len(given) != n:
             raise InvalidValue(f"n: {n}, but {len(given)} latents or codes are given; leave n out", field="n")
-        self._limit(n, "n")
+        self.reader.limit(n, "n")
         options = {
             "seed": request.seed, "first": request.first, "latents": latents, "codes": codes, "classes": request.class_, "prior": request.prior,
             "temperature": request.temperature,
@@ -98,7 +86,7 @@ class Handlers:
     async def encode(self, request: contract.EncodeRequest, uploads: Uploads, deadline_ms: int | None = None) -> Answer:
         """Where items lie."""
         entry, manifest = await self._entry(request, "encode")
-        data, fitted, _ = await self._read(manifest, request, uploads)
+        data, fitted, _ = await self.reader.items(manifest, request, uploads)
         answer = Answer(entry, main="mean")
         steps = operations.encode(manifest, data, seed=request.seed, first=request.first, classes=request.class_)
         encoded = await self._drive(answer, steps, len(data), deadline_ms)
@@ -118,7 +106,7 @@ class Handlers:
     ) -> Answer:
         """Items through the latent and back."""
         entry, manifest = await self._entry(request, "reconstruct")
-        data, fitted, _ = await self._read(manifest, request, uploads)
+        data, fitted, _ = await self.reader.items(manifest, request, uploads)
         answer = Answer(entry, encoding=request.encoding)
         steps = operations.reconstruct(manifest, data, seed=request.seed, first=request.first, classes=request.class_)
         back = await self._drive(answer, steps, len(data), deadline_ms)
@@ -132,14 +120,8 @@ class Handlers:
     ) -> Answer:
         """A path between two items."""
         entry, manifest = await self._entry(request, "interpolate")
-        self._limit(request.steps, "steps")
-        fitted: list[Fitted] = []
-
-        def ends() -> tuple[operations.End, operations.End]:
-            start = self._end(manifest, request.from_, "from", request.fit, fitted)
-            return start, self._end(manifest, request.to, "to", request.fit, fitted)
-
-        start, stop = await _aside(ends, len(request.from_.image or "") + len(request.to.image or ""))
+        self.reader.limit(request.steps, "steps")
+        start, stop, fitted = await self.reader.ends(manifest, request)
         answer = Answer(entry, encoding=request.encoding)
         steps = operations.interpolate(
             manifest, start, stop, steps=request.steps, method=request.method, seed=request.seed
@@ -149,8 +131,7 @@ class Handlers:
         answer.fields["latents"] = path.latents
         if path.seed is not None:
             answer.fields |= {"seed": path.seed, "first": 0}
-        if fitted:
-            answer.fields["fitted"] = [one.as_dict() for one in fitted]
+        self._note(answer, fitted)
         return answer
 
     async def score(self, request: contract.ScoreRequest, uploads: Uploads, deadline_ms: int | None = None) -> Answer:
@@ -158,7 +139,7 @@ class Handlers:
         entry, manifest = await self._entry(request, "anomaly-score")
         if request.false_positive_rate is not None and request.budget is not None:
             raise InvalidValue("budget and false_positive_rate exclude each other", field="budget")
-        data, fitted, warnings = await self._read(manifest, request, uploads, unknown=True)
+        data, fitted, warnings = await self.reader.items(manifest, request, uploads, unknown=True)
         answer = Answer(entry, main="score")
         scores = await self._drive(
             answer, operations.score(manifest, data, classes=request.class_), len(data), deadline_ms
@@ -196,136 +177,6 @@ class Handlers:
         answer.queue, answer.compute = timing.queue, timing.compute
         return result
 
-    def _limit(self, n: int, name: str) -> None:
-        if n > self.settings.max_items:
-            raise TooLarge(
-                f"{name}: {n} is over the limit of {self.settings.max_items} a request; ask in several", field=name
-            )
-
-    def _given(
-        self, manifest: Manifest, request: contract.SampleRequest, uploads: Uploads
-    ) -> tuple[Array | None, Array | None]:
-        """Latents and codes of a /sample request, by field or as a body of numbers."""
-        if uploads.images:
-            raise InvalidValue("/sample takes no images; /reconstruct does", field="images")
-        latents: Any = request.latents
-        codes: Any = request.codes
-        if uploads.array is not None:
-            if latents is not None or codes is not None:
-                raise InvalidValue("latents: given twice, as a field and as the body", field="latents")
-            latents, codes = (
-                (None, uploads.array) if uploads.array.dtype.kind in "iu" and manifest.codes else (uploads.array, None)
-            )
-        if latents is not None:
-            if manifest.latent is None:
-                raise UnsupportedTask(
-                    f"{manifest.name} has no latent; leave latents out", field="latents", valid=endpoints(manifest)
-                )
-            latents = codecs.floats(latents, (manifest.latent.size,), "latents")
-            self._not_empty(latents, "latents")
-        if codes is not None:
-            if manifest.codes is None or "decode_codes" not in manifest.tasks:
-                raise UnsupportedTask(
-                    f"{manifest.name} does not decode codes; leave codes out", field="codes", valid=endpoints(manifest)
-                )
-            numbers = codecs.floats(codes, manifest.codes.shape, "codes")
-            self._not_empty(numbers, "codes")
-            if (numbers != np.rint(numbers)).any() or numbers.min() < 0 or numbers.max() >= manifest.codes.levels:
-                raise InvalidValue(
-                    f"codes: whole numbers from 0 to {manifest.codes.levels - 1} are needed", field="codes"
-                )
-            codes = numbers.astype(np.int64)
-        return latents, codes
-
-    def _not_empty(self, array: Sequence[Any] | Array, name: str) -> None:
-        if not len(array):
-            raise InvalidValue(f"{name}: at least one is needed", field=name)
-        self._limit(len(array), name)
-
-    async def _read(
-        self, manifest: Manifest, request: contract.Items, uploads: Uploads, *, unknown: bool = False
-    ) -> Read:
-        """The request's items."""
-        read = functools.partial(self._items, manifest, request, uploads, unknown=unknown)
-        size = sum(map(len, request.images or ())) + sum(map(len, uploads.images)) + 200 * len(request.rows or ())
-        return await _aside(read, size)
-
-    def _items(self, manifest: Manifest, request: contract.Items, uploads: Uploads, *, unknown: bool = False) -> Read:
-        """Items at the graph's edge, what was done to each image, and warnings by item."""
-        spec = manifest.data
-        if isinstance(spec, TableSpec):
-            return self._rows(manifest, spec, request, uploads, unknown)
-        if request.rows is not None:
-            raise InvalidValue(f"rows: {manifest.name} takes images", field="rows")
-        if uploads.array is not None:
-            data = _array_images(uploads.array, spec)
-            self._limit(len(data), "images")
-            return data, [], [[] for _ in data]
-        given = [codecs.from_base64(text, f"images[{i}]") for i, text in enumerate(request.images or ())] + list(
-            uploads.images
-        )
-        if not given:
-            raise InvalidValue(
-                "images: at least one is needed: base64 in JSON, a multipart file, or an image as the body",
-                field="images",
-            )
-        self._limit(len(given), "images")
-        read = [
-            codecs.read_image(content, spec, fit=request.fit, field=f"images[{i}]", max_pixels=self.settings.max_pixels)
-            for i, content in enumerate(given)
-        ]
-        data = codecs.from_uint8(np.stack([pixels for pixels, _ in read]), spec)
-        return data, [fitted for _, fitted in read], [[] for _ in read]
-
-    def _rows(
-        self, manifest: Manifest, spec: TableSpec, request: contract.Items, uploads: Uploads, unknown: bool
-    ) -> Read:
-        if request.images is not None or uploads.images or uploads.array is not None:
-            raise InvalidValue(
-                f"images: {manifest.name} takes rows with the columns {', '.join(spec.names)}",
-                field="images",
-                valid=spec.names,
-            )
-        if not request.rows:
-            raise InvalidValue(
-                f"rows: at least one is needed, with the columns {', '.join(spec.names)}",
-                field="rows",
-                valid=spec.names,
-            )
-        self._limit(len(request.rows), "rows")
-        data, warnings = rows.encode(request.rows, spec, unknown=unknown)
-        return data, [], warnings
-
-    def _end(self, manifest: Manifest, end: contract.End, name: str, fit: str, fitted: list[Fitted]) -> operations.End:
-        given = [key for key in ("image", "row", "latent", "seed") if getattr(end, key) is not None]
-        if len(given) > 1 or (not given and end.class_ is None):
-            raise InvalidValue(
-                f"{name}: one of image, row, latent, seed or class is needed",
-                field=name,
-                valid=["image", "row", "latent", "seed", "class"],
-            )
-        latent = data = None
-        if end.latent is not None:
-            assert manifest.latent is not None
-            latent = codecs.floats([end.latent], (manifest.latent.size,), f"{name}.latent")[0]
-        if end.image is not None:
-            if not isinstance(manifest.data, ImageSpec):
-                raise InvalidValue(f"{name}.image: {manifest.name} takes rows", field=f"{name}.image")
-            pixels, done = codecs.read_image(
-                codecs.from_base64(end.image, f"{name}.image"),
-                manifest.data,
-                fit=fit,
-                field=f"{name}.image",
-                max_pixels=self.settings.max_pixels,
-            )
-            fitted.append(done)
-            data = codecs.from_uint8(pixels[None], manifest.data)[0]
-        if end.row is not None:
-            if not isinstance(manifest.data, TableSpec):
-                raise InvalidValue(f"{name}.row: {manifest.name} takes images", field=f"{name}.row")
-            data = rows.encode([end.row], manifest.data, field=f"{name}.row")[0][0]
-        return operations.End(latent, data, end.seed, end.first, end.class_)
-
     @staticmethod
     def _note(answer: Answer, fitted: list[Fitted], request: contract.Chance | None = None) -> None:
         """What was done to the images, and the seed where one was given."""
@@ -333,11 +184,6 @@ class Handlers:
             answer.fields["fitted"] = [one.as_dict() for one in fitted]
         if request is not None and request.seed is not None:
             answer.fields |= {"seed": request.seed, "first": request.first}
-
-
-async def _aside(read: Callable[[], T], size: int) -> T:
-    """`read()`, off the event loop where it takes long enough to be felt."""
-    return await asyncio.get_running_loop().run_in_executor(None, read) if size > LARGE_BYTES else read()
 
 
 def judge(
@@ -415,23 +261,3 @@ def _class_of(weights: Array, names: tuple[str, ...]) -> str | dict[str, float]:
     """A name, or weights by name where there are several."""
     held = np.flatnonzero(weights)
     return names[held[0]] if len(held) == 1 else {names[i]: float(weights[i]) for i in held}
-
-
-def _array_images(array: Array, spec: ImageSpec) -> Array:
-    """An array (n, C, H, W), (n, H, W) where grey, or one image without n; uint8 0..255 or float 0..1."""
-    shape = spec.shape
-    if array.shape in (shape, shape[1:]):
-        array = array[None]
-    if spec.channels == 1 and array.shape[1:] == shape[1:]:
-        array = array[:, None]
-    if array.shape[1:] != shape or not len(array):
-        raise InvalidValue(
-            f"body: shape {list(array.shape)}, but [n, {', '.join(map(str, shape))}] is needed", field="body"
-        )
-    if array.dtype == np.uint8:
-        return codecs.from_uint8(array, spec)
-    numbers = codecs.floats(array, shape, "body")
-    if numbers.min() < 0 or numbers.max() > 1:
-        raise InvalidValue("body: floats must be in 0..1 (or send uint8 0..255)", field="body")
-    low, high = spec.range
-    return np.asarray(numbers * (high - low) + low, np.float32)

@@ -22,15 +22,16 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from runtime import codecs, errors
 from runtime.errors import InvalidValue, ManifoldError
 from service import bodies, contract, encoding
-from service.handlers import Answer, Handlers, Uploads
+from service.handlers import Answer, Handlers
 from service.metrics import Metrics
+from service.reading import Uploads
 from service.registry import Entry, Registry, data_summary, endpoints
 from service.settings import Settings
 
 log = structlog.get_logger()
 
 STATUS: dict[type[ManifoldError], int] = {
-    errors.Malformed: 400, errors.Unauthorized: 401, errors.UnknownModel: 404, errors.NotFound: 404, errors.UnsupportedTask: 409,
+    errors.Malformed: 400, errors.UnknownModel: 404, errors.NotFound: 404, errors.UnsupportedTask: 409,
     errors.TooLarge: 413, errors.UnsupportedMedia: 415, errors.InvalidValue: 422, errors.Busy: 429, errors.Unavailable: 503,
     errors.DeadlineExceeded: 504,
 }  # fmt: skip
@@ -380,7 +381,7 @@ def _document(app: FastAPI) -> None:
                         "description": "OK",
                         "content": {encoding.JSON: {"schema": _ref(response)}, **pictures, codecs.NPY: binary},
                     },
-                    **{str(status): refused for status in sorted({*STATUS.values(), 500} - {401})},
+                    **{str(status): refused for status in sorted({*STATUS.values(), 500})},
                 }
             app.openapi_schema = schema
         return app.openapi_schema

@@ -152,11 +152,9 @@ class Client:
         *,
         timeout: float = 30.0,
         retry: Retry | None = None,
-        key: str | None = None,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
-        headers = {"Authorization": f"Bearer {key}"} if key else {}
-        self._http = httpx.Client(base_url=url, timeout=timeout, headers=headers, transport=transport)
+        self._http = httpx.Client(base_url=url, timeout=timeout, transport=transport)
         self._retry = retry or Retry()
 
     def _send(self, method: str, path: str, body: Any = None) -> Any:
@@ -224,11 +222,9 @@ class AsyncClient:
         *,
         timeout: float = 30.0,
         retry: Retry | None = None,
-        key: str | None = None,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
-        headers = {"Authorization": f"Bearer {key}"} if key else {}
-        self._http = httpx.AsyncClient(base_url=url, timeout=timeout, headers=headers, transport=transport)
+        self._http = httpx.AsyncClient(base_url=url, timeout=timeout, transport=transport)
         self._retry = retry or Retry()
 
     async def _send(self, method: str, path: str, body: Any = None) -> Any:

@@ -177,13 +177,13 @@ def report(model: VAE, config: Config, data: Data) -> list[Metric]:
         x = model.likelihood.observe(to_float(data.test.items[start : start + size], device).flatten(1), generator)
         noise = torch.randn((1, len(x), config.latent_dim), generator=generator, device=device)
         reconstruction, kl = model.terms(x, noise)
-        figures = {"reconstruction": reconstruction, "kl": kl}
+        figures = {"reconstruction": reconstruction}
         if config.variational:
             mean, log_variance = model.encode(x)
             assert log_variance is not None
             means.append(mean)
             many = torch.randn((config.iwae_k, len(x), config.latent_dim), generator=generator, device=device)
-            figures |= {"elbo": -(reconstruction + kl), f"iwae_{config.iwae_k}": iwae(model, x, many)}
+            figures |= {"kl": kl, "elbo": -(reconstruction + kl), f"iwae_{config.iwae_k}": iwae(model, x, many)}
             figures |= {f"kl_{i:02d}": column for i, column in enumerate(gaussian_kl(mean, log_variance).T)}
         for name, values in figures.items():
             sums[name] = sums.get(name, 0.0) + float(values.double().sum()) / len(data.test)

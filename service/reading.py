@@ -1,0 +1,207 @@
+"""What a request brings, as arrays at the graph's edge: images, rows, latents, codes, ends of a path. Off the event loop where large."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from runtime import codecs, operations, rows
+from runtime.codecs import Fitted
+from runtime.errors import InvalidValue, TooLarge, UnsupportedTask
+from runtime.manifest import ImageSpec, Manifest, TableSpec
+from service import contract
+from service.registry import endpoints
+from service.settings import Settings
+
+Array = NDArray[Any]
+T = TypeVar("T")
+Read = tuple[Array, list[Fitted], list[list[str]]]  # items, what was done to each image, warnings by item
+MANY_ROWS = 50  # a millisecond's work
+
+
+@dataclass(frozen=True)
+class Uploads:
+    """What came beside the fields: files, or an array."""
+
+    images: tuple[bytes, ...] = ()
+    array: Array | None = None
+
+
+class Reader:
+    """Reads requests within the settings' limits."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+
+    async def items(
+        self, manifest: Manifest, request: contract.Items, uploads: Uploads, *, unknown: bool = False
+    ) -> Read:
+        """The items; `unknown` allows categories never seen in training."""
+        read = functools.partial(self._items, manifest, request, uploads, unknown=unknown)
+        return await _aside(read, bool(request.images or uploads.images) or len(request.rows or ()) > MANY_ROWS)
+
+    async def ends(
+        self, manifest: Manifest, request: contract.InterpolateRequest
+    ) -> tuple[operations.End, operations.End, list[Fitted]]:
+        """Both ends of a path, and what was done to their images."""
+        fitted: list[Fitted] = []
+
+        def read() -> tuple[operations.End, operations.End, list[Fitted]]:
+            start = self._end(manifest, request.from_, "from", request.fit, fitted)
+            return start, self._end(manifest, request.to, "to", request.fit, fitted), fitted
+
+        return await _aside(read, bool(request.from_.image or request.to.image))
+
+    def limit(self, n: int, name: str) -> None:
+        """Raises TooLarge over the items a request may have."""
+        if n > self.settings.max_items:
+            raise TooLarge(
+                f"{name}: {n} is over the limit of {self.settings.max_items} a request; ask in several", field=name
+            )
+
+    def given(
+        self, manifest: Manifest, request: contract.SampleRequest, uploads: Uploads
+    ) -> tuple[Array | None, Array | None]:
+        """Latents and codes of a /sample request, by field or as a body of numbers."""
+        if uploads.images:
+            raise InvalidValue("/sample takes no images; /reconstruct does", field="images")
+        latents: Any = request.latents
+        codes: Any = request.codes
+        if uploads.array is not None:
+            if latents is not None or codes is not None:
+                raise InvalidValue("latents: given twice, as a field and as the body", field="latents")
+            latents, codes = (
+                (None, uploads.array) if uploads.array.dtype.kind in "iu" and manifest.codes else (uploads.array, None)
+            )
+        if latents is not None:
+            if manifest.latent is None:
+                raise UnsupportedTask(
+                    f"{manifest.name} has no latent; leave latents out", field="latents", valid=endpoints(manifest)
+                )
+            latents = codecs.floats(latents, (manifest.latent.size,), "latents")
+            self._not_empty(latents, "latents")
+        if codes is not None:
+            if manifest.codes is None or "decode_codes" not in manifest.tasks:
+                raise UnsupportedTask(
+                    f"{manifest.name} does not decode codes; leave codes out", field="codes", valid=endpoints(manifest)
+                )
+            numbers = codecs.floats(codes, manifest.codes.shape, "codes")
+            self._not_empty(numbers, "codes")
+            if (numbers != np.rint(numbers)).any() or numbers.min() < 0 or numbers.max() >= manifest.codes.levels:
+                raise InvalidValue(
+                    f"codes: whole numbers from 0 to {manifest.codes.levels - 1} are needed", field="codes"
+                )
+            codes = numbers.astype(np.int64)
+        return latents, codes
+
+    def _not_empty(self, array: Sequence[Any] | Array, name: str) -> None:
+        if not len(array):
+            raise InvalidValue(f"{name}: at least one is needed", field=name)
+        self.limit(len(array), name)
+
+    def _items(self, manifest: Manifest, request: contract.Items, uploads: Uploads, *, unknown: bool = False) -> Read:
+        """Items at the graph's edge, what was done to each image, and warnings by item."""
+        spec = manifest.data
+        if isinstance(spec, TableSpec):
+            return self._rows(manifest, spec, request, uploads, unknown)
+        if request.rows is not None:
+            raise InvalidValue(f"rows: {manifest.name} takes images", field="rows")
+        if uploads.array is not None:
+            data = _array_images(uploads.array, spec)
+            self.limit(len(data), "images")
+            return data, [], [[] for _ in data]
+        given = [codecs.from_base64(text, f"images[{i}]") for i, text in enumerate(request.images or ())] + list(
+            uploads.images
+        )
+        if not given:
+            raise InvalidValue(
+                "images: at least one is needed: base64 in JSON, a multipart file, or an image as the body",
+                field="images",
+            )
+        self.limit(len(given), "images")
+        read = [
+            codecs.read_image(content, spec, fit=request.fit, field=f"images[{i}]", max_pixels=self.settings.max_pixels)
+            for i, content in enumerate(given)
+        ]
+        data = codecs.from_uint8(np.stack([pixels for pixels, _ in read]), spec)
+        return data, [fitted for _, fitted in read], [[] for _ in read]
+
+    def _rows(
+        self, manifest: Manifest, spec: TableSpec, request: contract.Items, uploads: Uploads, unknown: bool
+    ) -> Read:
+        if request.images is not None or uploads.images or uploads.array is not None:
+            raise InvalidValue(
+                f"images: {manifest.name} takes rows with the columns {', '.join(spec.names)}",
+                field="images",
+                valid=spec.names,
+            )
+        if not request.rows:
+            raise InvalidValue(
+                f"rows: at least one is needed, with the columns {', '.join(spec.names)}",
+                field="rows",
+                valid=spec.names,
+            )
+        self.limit(len(request.rows), "rows")
+        data, warnings = rows.encode(request.rows, spec, unknown=unknown)
+        return data, [], warnings
+
+    def _end(self, manifest: Manifest, end: contract.End, name: str, fit: str, fitted: list[Fitted]) -> operations.End:
+        given = [key for key in ("image", "row", "latent", "seed") if getattr(end, key) is not None]
+        if len(given) > 1 or (not given and end.class_ is None):
+            raise InvalidValue(
+                f"{name}: one of image, row, latent, seed or class is needed",
+                field=name,
+                valid=["image", "row", "latent", "seed", "class"],
+            )
+        latent = data = None
+        if end.latent is not None:
+            assert manifest.latent is not None
+            latent = codecs.floats([end.latent], (manifest.latent.size,), f"{name}.latent")[0]
+        if end.image is not None:
+            if not isinstance(manifest.data, ImageSpec):
+                raise InvalidValue(f"{name}.image: {manifest.name} takes rows", field=f"{name}.image")
+            pixels, done = codecs.read_image(
+                codecs.from_base64(end.image, f"{name}.image"),
+                manifest.data,
+                fit=fit,
+                field=f"{name}.image",
+                max_pixels=self.settings.max_pixels,
+            )
+            fitted.append(done)
+            data = codecs.from_uint8(pixels[None], manifest.data)[0]
+        if end.row is not None:
+            if not isinstance(manifest.data, TableSpec):
+                raise InvalidValue(f"{name}.row: {manifest.name} takes images", field=f"{name}.row")
+            data = rows.encode([end.row], manifest.data, field=f"{name}.row")[0][0]
+        return operations.End(latent, data, end.seed, end.first, end.class_)
+
+
+async def _aside(read: Callable[[], T], elsewhere: bool) -> T:
+    """`read()`, in a thread where that is asked for: a picture of few bytes may have many pixels."""
+    return await asyncio.get_running_loop().run_in_executor(None, read) if elsewhere else read()
+
+
+def _array_images(array: Array, spec: ImageSpec) -> Array:
+    """An array (n, C, H, W), (n, H, W) where grey, or one image without n; uint8 0..255 or float 0..1."""
+    shape = spec.shape
+    if array.shape in (shape, shape[1:]):
+        array = array[None]
+    if spec.channels == 1 and array.shape[1:] == shape[1:]:
+        array = array[:, None]
+    if array.shape[1:] != shape or not len(array):
+        raise InvalidValue(
+            f"body: shape {list(array.shape)}, but [n, {', '.join(map(str, shape))}] is needed", field="body"
+        )
+    if array.dtype == np.uint8:
+        return codecs.from_uint8(array, spec)
+    numbers = codecs.floats(array, shape, "body")
+    if numbers.min() < 0 or numbers.max() > 1:
+        raise InvalidValue("body: floats must be in 0..1 (or send uint8 0..255)", field="body")
+    low, high = spec.range
+    return np.asarray(numbers * (high - low) + low, np.float32)
