@@ -6,6 +6,7 @@ graph name. It checks nothing about values: the engine does.
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -42,12 +43,20 @@ def open_backend(folder: Path, manifest: Manifest, device: str, threads: int) ->
     return (OnnxBackend if manifest.backend == "onnx" else TorchScriptBackend)(folder, device, threads)
 
 
+def _onnxruntime() -> Any:
+    """ONNX Runtime with its telemetry off: recent builds collect and upload unless told not to."""
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read when the module is first imported
+    import onnxruntime
+
+    onnxruntime.disable_telemetry_events()
+    return onnxruntime
+
+
 class OnnxBackend:
     """ONNX Runtime."""
 
     def __init__(self, folder: Path, device: str, threads: int) -> None:
-        import onnxruntime
-
+        onnxruntime = _onnxruntime()
         self.folder, self.threads, self.device = folder, threads, device
         self.note: str | None = None
         if device != "cpu":
@@ -61,8 +70,7 @@ class OnnxBackend:
                 self.device, self.note = "cpu", f"on the CPU: {reason}"
 
     def open(self, task: TaskSpec) -> Graph:
-        import onnxruntime
-
+        onnxruntime = _onnxruntime()
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = self.threads
         options.inter_op_num_threads = 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -294,6 +295,11 @@ def test_cuda_without_cuda_is_unavailable_with_the_reason(monkeypatch: pytest.Mo
     model = load(SHIPPED / "mnist-vae", device="auto")
     assert model.device == "cpu"
     assert "no CUDA device" in str(model.note)
+
+
+def test_the_runtime_does_not_phone_home() -> None:
+    load(SHIPPED / "mnist-vae-2d", device="cpu")
+    assert os.environ["ORT_DISABLE_TELEMETRY"] == "1"
 
 
 def test_the_reason_for_no_cuda_is_found() -> None:
