@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import settings
 from starlette.testclient import TestClient
 
 from runtime.engine import Model, load
@@ -18,6 +19,9 @@ from training import families, runs
 from training.data import Data
 from training.export import export
 from training.train import train
+
+settings.register_profile("steady", deadline=None, derandomize=True)  # the same examples on every machine, however slow
+settings.load_profile("steady")
 
 ROOT = Path(__file__).parent.parent
 SHIPPED = ROOT / "models"
