@@ -111,7 +111,7 @@ def sample(
     import csv
 
     from runtime import recipes, rows
-    from runtime.manifest import TableSpec
+    from runtime.spec import TableSpec
 
     loaded = _load(model, models, device)
     options = {"seed": seed, "first": first, "classes": class_, "prior": prior, "temperature": temperature}

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFile, ImageOps, PngImagePlugin
 
 from runtime.errors import InvalidValue, Malformed, TooLarge, UnsupportedMedia
-from runtime.manifest import ImageSpec
+from runtime.spec import ImageSpec
 
 Float32 = NDArray[np.float32]
 Pixels = NDArray[np.uint8]

@@ -16,6 +16,7 @@ from runtime.errors import ArtifactError, InvalidValue, UnsupportedTask
 from runtime.manifest import InputSpec, Manifest, TaskSpec
 from runtime.operations import Run
 from runtime.scoring import Calibrated
+from runtime.spec import ImageSpec
 
 Array = NDArray[Any]
 T = TypeVar("T")
@@ -181,7 +182,7 @@ def _example(tensor: InputSpec, manifest: Manifest, rows: int, generator: np.ran
             values = np.ones(shape)
         case "condition":
             values = np.eye(tensor.shape[0])[generator.integers(0, tensor.shape[0], rows)]
-        case "data" if isinstance(manifest.data, manifests.ImageSpec):
+        case "data" if isinstance(manifest.data, ImageSpec):
             low, high = manifest.data.range
             values = generator.uniform(low, high, shape)
         case _:

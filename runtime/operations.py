@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from runtime import codecs, sampling
 from runtime.errors import InvalidValue, UnsupportedTask
 from runtime.inputs import Classes, check_seed, conditions, draw_latents, latent_stream
-from runtime.manifest import RANDOM, ImageSpec, Manifest, TaskSpec
+from runtime.manifest import RANDOM, Manifest, TaskSpec
+from runtime.spec import ImageSpec
 
 Array = NDArray[Any]
 Float32 = NDArray[np.float32]

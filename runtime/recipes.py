@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from runtime import codecs
 from runtime.engine import Model
 from runtime.errors import InvalidValue
-from runtime.manifest import ImageSpec, Manifest
+from runtime.manifest import Manifest
 from runtime.operations import Samples
+from runtime.spec import ImageSpec
 
 Array = NDArray[Any]
 

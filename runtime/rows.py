@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtime.errors import InvalidValue
-from runtime.manifest import CategoricalColumn, NumericColumn, TableSpec
+from runtime.spec import CategoricalColumn, NumericColumn, TableSpec
 
 Float32 = NDArray[np.float32]
 Row = Mapping[str, Any] | Sequence[Any]

@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 
 from runtime import codecs, rows
 from runtime.errors import ArtifactError
-from runtime.manifest import Calibration, DataSpec, ImageSpec, Scoring
+from runtime.manifest import Calibration, Scoring
+from runtime.spec import DataSpec, ImageSpec
 
 Float64 = NDArray[np.float64]
 

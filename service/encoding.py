@@ -11,7 +11,7 @@ import orjson
 
 from runtime import codecs, recipes, rows
 from runtime.errors import UnsupportedMedia
-from runtime.manifest import ImageSpec, TableSpec
+from runtime.spec import ImageSpec, TableSpec
 from service.handlers import Answer
 
 JSON = "application/json"

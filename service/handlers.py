@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from runtime import operations, recipes, scoring
 from runtime.codecs import Fitted
 from runtime.errors import InvalidValue, UnsupportedTask
-from runtime.manifest import ImageSpec, Manifest, Scoring
+from runtime.manifest import Manifest, Scoring
 from runtime.operations import Run
+from runtime.spec import ImageSpec
 from service import contract
 from service.reading import Reader, Uploads
 from service.registry import Entry, Registry, endpoints

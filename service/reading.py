@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from runtime import codecs, operations, rows
 from runtime.codecs import Fitted
 from runtime.errors import InvalidValue, TooLarge, UnsupportedTask
-from runtime.manifest import ImageSpec, Manifest, TableSpec
+from runtime.manifest import Manifest
+from runtime.spec import ImageSpec, TableSpec
 from service import contract
 from service.registry import endpoints
 from service.settings import Settings

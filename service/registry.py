@@ -12,7 +12,8 @@ import structlog
 from runtime import engine, operations, repository
 from runtime.engine import Model
 from runtime.errors import ManifoldError, Unavailable, UnknownModel
-from runtime.manifest import ImageSpec, Manifest, read
+from runtime.manifest import Manifest, read
+from runtime.spec import ImageSpec
 from service.batcher import Batcher
 from service.settings import ModelSettings, Settings
 

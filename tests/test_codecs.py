@@ -12,7 +12,7 @@ from PIL import Image
 
 from runtime import codecs
 from runtime.errors import InvalidValue, Malformed, RequestError, TooLarge, UnsupportedMedia
-from runtime.manifest import ImageSpec
+from runtime.spec import ImageSpec
 
 GREY = ImageSpec(height=28, width=28, channels=1, background=0.0, invert=True)
 COLOUR = ImageSpec(height=8, width=8, channels=3)

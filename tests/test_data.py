@@ -16,7 +16,7 @@ import pyarrow.parquet
 import pytest
 
 from runtime import rows
-from runtime.manifest import CategoricalColumn, NumericColumn, TableSpec
+from runtime.spec import CategoricalColumn, NumericColumn, TableSpec
 from tests.conftest import made_table
 from training import data as datasets
 from training import tables

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.distributions import Categorical, Normal, kl_divergence
 
-from runtime.manifest import CategoricalColumn, ImageSpec, NumericColumn, TableSpec
+from runtime.spec import CategoricalColumn, ImageSpec, NumericColumn, TableSpec
 from training import likelihoods
 from training.errors import TrainingError
 from training.families.vae import gaussian_kl

@@ -14,8 +14,9 @@ from starlette.testclient import TestClient
 from runtime import codecs, recipes, rows, scoring
 from runtime.engine import Model, load
 from runtime.errors import InvalidValue, UnsupportedTask
-from runtime.manifest import GaussianPrior, ImageSpec
+from runtime.manifest import GaussianPrior
 from runtime.operations import End
+from runtime.spec import ImageSpec
 from tests.conftest import NAMES, SHIPPED
 from training.data import Data
 

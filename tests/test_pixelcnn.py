@@ -13,7 +13,7 @@ from torch import Tensor
 
 from runtime import golden
 from runtime.engine import load
-from runtime.manifest import ImageSpec
+from runtime.spec import ImageSpec
 from training import graphs
 from training.data import Data, Part
 from training.families import pixelcnn

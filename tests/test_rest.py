@@ -25,7 +25,7 @@ from starlette.testclient import TestClient
 
 from runtime import codecs
 from runtime.engine import Model
-from runtime.manifest import ImageSpec
+from runtime.spec import ImageSpec
 from service import contract
 from service.rest import USE_CASES, create_app
 from service.settings import ModelSettings, Settings, SettingsError, read

@@ -9,7 +9,7 @@ import pytest
 
 from runtime import rows
 from runtime.errors import InvalidValue
-from runtime.manifest import CategoricalColumn, NumericColumn, TableSpec
+from runtime.spec import CategoricalColumn, NumericColumn, TableSpec
 
 SPEC = TableSpec(
     columns=(

@@ -16,9 +16,10 @@ from torch import Tensor
 
 from tests.conftest import ROOT
 from training import families, runs
+from training.average import Average
 from training.data import Data
 from training.errors import Diverged, TrainingError
-from training.train import Average, Loop, train
+from training.train import Loop, train
 
 
 def make_run(folder: Path, family: str = "vae", **changes: object) -> runs.Run:

@@ -21,7 +21,7 @@ import numpy as np
 import pooch
 from numpy.typing import NDArray
 
-from runtime.manifest import DataSpec, ImageSpec
+from runtime.spec import DataSpec, ImageSpec
 from training import tables
 from training.errors import DataError, TrainingError
 

@@ -22,7 +22,8 @@ from runtime import checks, codecs, golden, repository
 from runtime import manifest as manifests
 from runtime.engine import Model, example_inputs, load
 from runtime.errors import ArtifactError
-from runtime.manifest import Calibration, FileRecord, Golden, ImageSpec, Manifest, Metric, Scoring, TaskSpec
+from runtime.manifest import Calibration, FileRecord, Golden, Manifest, Metric, Scoring, TaskSpec
+from runtime.spec import ImageSpec
 from training import data as datasets
 from training import families, graphs
 from training.data import Data, Part

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from runtime.manifest import DataSpec, InputSpec, NumericColumn, Source, TableSpec
+from runtime.manifest import InputSpec, Source
+from runtime.spec import DataSpec, NumericColumn, TableSpec
 from training.errors import TrainingError
 
 HALF_LOG_TWO_PI = 0.5 * math.log(2 * math.pi)

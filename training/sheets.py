@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtime import codecs, rows
-from runtime.manifest import DataSpec, ImageSpec
+from runtime.spec import DataSpec, ImageSpec
 from training.runs import replacing
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtime import rows
-from runtime.manifest import CategoricalColumn, NumericColumn, TableSpec
+from runtime.spec import CategoricalColumn, NumericColumn, TableSpec
 from training.errors import DataError, TrainingError
 
 Array = NDArray[Any]

@@ -18,7 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from runtime.manifest import CodesSpec, ImageSpec, InputSpec, Metric, Scoring, TensorSpec, Term
+from runtime.manifest import CodesSpec, InputSpec, Metric, Scoring, TensorSpec, Term
+from runtime.spec import ImageSpec
 from training import loops
 from training.data import Data
 from training.errors import TrainingError

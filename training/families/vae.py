@@ -13,19 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from runtime.manifest import (
-    GaussianPrior,
-    ImageSpec,
-    InputSpec,
-    LatentSpec,
-    Metric,
-    NormalPrior,
-    Prior,
-    Scoring,
-    TableSpec,
-    TensorSpec,
-    Term,
-)  # fmt: skip
+from runtime.manifest import GaussianPrior, InputSpec, LatentSpec, Metric, NormalPrior, Prior, Scoring, TensorSpec, Term
+from runtime.spec import ImageSpec, TableSpec
 from training import likelihoods
 from training.data import Data, Part
 from training.exports import Exports, Task
@@ -33,9 +22,8 @@ from training.layers import mlp, per_item
 from training.phases import Batch, Losses, Phase, Player, Recipe
 
 SCORE_DRAWS = 8  # draws from the posterior, fixed in the artifact, for the ELBO of the score task
-ACTIVE = (
-    0.01  # a unit is active where its posterior mean varies by more than this over the data (Burda et al., section 5.1)
-)
+# a unit is active where its posterior mean varies by more than this over the data (Burda et al., section 5.1)
+ACTIVE = 0.01
 
 
 @dataclass(frozen=True)
