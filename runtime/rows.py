@@ -125,7 +125,10 @@ def decode(encoded: NDArray[Any], spec: TableSpec) -> list[dict[str, Any]]:
     return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
 
 
-def _unscale(values: NDArray[np.float64], column: NumericColumn) -> list[float]:
+def _unscale(values: NDArray[np.float64], column: NumericColumn) -> list[Any]:
     numbers = values * column.scale + column.mean
     numbers = np.clip(np.expm1(numbers) if column.transform == "log1p" else numbers, column.minimum, column.maximum)
-    return [float(number) for number in (numbers if column.decimals is None else np.round(numbers, column.decimals))]
+    if column.decimals is not None:
+        numbers = np.round(numbers, column.decimals)
+    plain: list[Any] = (numbers.astype(np.int64) if column.decimals == 0 else numbers).tolist()
+    return plain

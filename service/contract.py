@@ -12,6 +12,14 @@ from pydantic import BaseModel, ConfigDict, Field
 from runtime.sampling import MAX_SEED
 
 Seed = Annotated[int, Field(strict=True, ge=0, le=MAX_SEED)]
+# shown by /docs, and tried by a test on the shipped models
+_ROW = {"amount": 20.5, "hour": 13.25, "weekday": "2", "night": 0}
+
+
+def _example(**fields: Any) -> ConfigDict:
+    return ConfigDict(json_schema_extra={"examples": [fields]})
+
+
 Array = list[Any]  # nested lists of numbers
 Row = dict[str, Any] | list[Any]
 ClassName = str | Annotated[int, Field(strict=True)]
@@ -38,6 +46,8 @@ class Chance(Request):
 
 class SampleRequest(Chance):
     """New items."""
+
+    model_config = _example(seed=7, n=4)
 
     n: Annotated[int, Field(strict=True, ge=1)] | None = Field(
         default=None, description="1, or as many as there are latents or codes"
@@ -69,9 +79,13 @@ class Items(Request):
 class EncodeRequest(Items, Chance):
     """Where items lie in latent space."""
 
+    model_config = _example(model="transactions-vae", rows=[_ROW])
+
 
 class ReconstructRequest(Items, Chance):
     """Items through the latent and back."""
+
+    model_config = _example(model="transactions-vae", rows=[_ROW])
 
     encoding: Literal["png", "array"] = "png"
 
@@ -94,6 +108,8 @@ class End(BaseModel):
 class InterpolateRequest(Request):
     """A path between two items."""
 
+    model_config = _example(**{"from": {"seed": 1}, "to": {"seed": 2}, "steps": 8})
+
     from_: End = Field(alias="from")
     to: End
     steps: Annotated[int, Field(strict=True, ge=2)] = 8
@@ -105,6 +121,8 @@ class InterpolateRequest(Request):
 
 class ScoreRequest(Items):
     """How strange items are."""
+
+    model_config = _example(model="transactions-vae", rows=[_ROW, {**_ROW, "amount": 900}], explain=True)
 
     false_positive_rate: float | None = Field(
         default=None, gt=0, lt=1, allow_inf_nan=False, description="0.01 where left out"

@@ -15,6 +15,7 @@ from typing import Any
 import structlog
 from fastapi import FastAPI, Request
 from fastapi.openapi.utils import get_openapi
+from fastapi_offline import FastAPIOffline
 from starlette.exceptions import HTTPException
 from starlette.responses import FileResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -58,7 +59,7 @@ def create_app(settings: Settings, registry: Registry | None = None) -> FastAPI:
         await loading
         registry.close()
 
-    app = FastAPI(
+    app = FastAPIOffline(
         title="Manifold",
         version="0.1.0",
         description="Deep generative models over HTTP.",

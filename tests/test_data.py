@@ -105,6 +105,15 @@ def test_the_schema_is_fitted_on_training_rows() -> None:
     assert paid.categories == ("0", "1")
 
 
+def test_decimals_are_found_where_they_are_not_stated() -> None:
+    columns = {"cents": np.arange(40) / 100, "whole": np.arange(40.0), "third": np.arange(40) / 3}
+    spec = tables.fit(columns, {}, {})
+    assert [column.decimals for column in spec.columns if isinstance(column, NumericColumn)] == [2, 0, None]
+    row = rows.decode(tables.encode(columns, spec)[7:8], spec)[0]
+    assert row == {"cents": 0.07, "whole": 7, "third": pytest.approx(7 / 3, abs=1e-5)}
+    assert isinstance(row["whole"], int)
+
+
 def test_whole_columns_encode_like_single_rows() -> None:
     table = made_table(50)
     spec = tables.fit(table, {}, {})

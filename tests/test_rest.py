@@ -6,6 +6,7 @@ import asyncio
 import base64
 import io
 import json
+import re
 import shutil
 import sys
 import threading
@@ -220,7 +221,11 @@ def test_health_metrics_docs_and_the_page(client: TestClient) -> None:
         'manifold_model_ready{model="mnist-vae",version="1"} 1.0',
     ):
         assert line in page
-    assert "swagger" in client.get("/docs").text
+    docs = client.get("/docs").text
+    for asset in re.findall(r'(?:src|href)="([^"]+)"', docs):
+        assert asset.startswith("/"), "the page must do without the internet"
+        assert client.get(asset).status_code == 200
+    assert "swagger-ui-bundle.js" in docs
     html = client.get("/").text
     assert "<title>Manifold</title>" in html
     assert "http://" not in html.replace("http://www.w3.org", "")
@@ -233,6 +238,12 @@ def test_request_ids_are_kept_or_made(client: TestClient) -> None:
     assert len(made) == 32
     refused = client.post("/sample", content=b"{", headers={"x-request-id": "abc-2"})
     assert refused.json()["error"]["request_id"] == "abc-2"
+
+
+@pytest.mark.parametrize("route", USE_CASES)
+def test_the_examples_of_the_document_work(client: TestClient, route: str) -> None:
+    (example,) = client.get("/openapi.json").json()["components"]["schemas"][USE_CASES[route][0].__name__]["examples"]
+    assert client.post(f"/{route}", json=example).status_code == 200
 
 
 def test_the_openapi_document_is_the_one_in_docs(client: TestClient) -> None:

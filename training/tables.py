@@ -2,6 +2,7 @@
 
 Schema rules, fitted on training rows alone: strings, booleans and whole numbers with at most 20 different values are categories; other
 numbers are numeric, with log(1 + v) where they are non-negative and skewed (skewness above 2), standardised by mean and standard deviation.
+The number of decimals is theirs too, unless it is stated.
 """
 
 from __future__ import annotations
@@ -81,8 +82,13 @@ def _fit_column(name: str, values: Array, decimals: int | None, unit: str | None
         raise TrainingError(f"data: column {name!r} is constant; leave it out")
     return NumericColumn.model_validate(
         {"name": name, "transform": transform, "mean": float(scaled.mean()), "scale": scale, "minimum": float(numbers.min()),
-         "maximum": float(numbers.max()), "decimals": 0 if whole else decimals, "unit": unit}
+         "maximum": float(numbers.max()), "decimals": _decimals(numbers) if decimals is None else decimals, "unit": unit}
     )  # fmt: skip
+
+
+def _decimals(numbers: Array) -> int | None:
+    """The digits after the point that all numbers make do with, at most 6; None where they need more."""
+    return next((digits for digits in range(7) if np.array_equal(numbers, np.round(numbers, digits))), None)
 
 
 def _natural(category: str) -> tuple[int, float, str]:
