@@ -46,15 +46,19 @@ def create_app(settings: Settings, registry: Registry | None = None) -> FastAPI:
     registry = registry or Registry(settings)
     handlers, metrics = Handlers(registry, settings), Metrics(registry)
 
+    began = time.perf_counter()
+
+    def loaded(_: object) -> None:
+        ready, reason = registry.readiness()
+        url = f"http://{settings.host}:{settings.port}/"
+        log.info(
+            "ready" if ready else "not ready", url=url, seconds=round(time.perf_counter() - began, 2), reason=reason
+        )
+
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        began = time.perf_counter()
         loading = asyncio.get_running_loop().run_in_executor(None, registry.load)
-        loading.add_done_callback(
-            lambda _: log.info(
-                "models loaded", seconds=round(time.perf_counter() - began, 2), ready=registry.readiness()[0]
-            )
-        )
+        loading.add_done_callback(loaded)
         yield
         await loading
         registry.close()
