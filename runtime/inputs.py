@@ -44,8 +44,8 @@ def draw_latents(
     chosen = latent.priors[name]
     if isinstance(chosen, GaussianPrior):
         factor = np.asarray(chosen.cholesky)
-        # a sum by rows rather than a matrix product, whose bits depend on the number of rows
-        noise = np.asarray(chosen.mean) + (noise[:, None, :] * factor[None]).sum(axis=-1)
+        # row by row rather than a matrix product, whose bits depend on the number of rows
+        noise = np.asarray(chosen.mean) + np.stack([(factor * row).sum(axis=-1) for row in noise])
     return noise.astype(np.float32)
 
 
@@ -75,12 +75,13 @@ def conditions(manifest: Manifest, tensor: InputSpec, classes: Classes, n: int, 
 
 
 def class_index(manifest: Manifest, name: str | int) -> int:
-    """Index of a class given by name or index (names win)."""
+    """Index of a class given by name or index, which may be text; names win."""
     names = manifest.classes or ()
-    if str(name) in names:
-        return names.index(str(name))
-    if isinstance(name, int) and not isinstance(name, bool) and 0 <= name < len(names):
-        return name
+    text = str(name)
+    if text in names:
+        return names.index(text)
+    if text.isascii() and text.isdecimal() and int(text) < len(names):
+        return int(text)
     raise InvalidValue(f"class: unknown {name!r}", field="class", valid=list(names))
 
 

@@ -87,8 +87,10 @@ def _object(body: bytes) -> dict[str, Any]:
     return content
 
 
-def _scalar(text: str) -> Any:
-    """A value of a query or form: JSON where it is JSON, else the text itself."""
+def _field(key: str, text: str) -> Any:
+    """A value of a query or form: JSON where it is JSON, else the text itself. Names stay text: class 3 is the class called 3."""
+    if key in ("model", "class", "prior") and not text.startswith(("[", "{")):
+        return text
     try:
         return json.loads(text, parse_constant=str)
     except ValueError:
@@ -96,10 +98,7 @@ def _scalar(text: str) -> Any:
 
 
 def _query(request: Request) -> dict[str, Any]:
-    return {
-        key: text if key in ("model", "class", "prior") and not text.startswith(("[", "{")) else _scalar(text)
-        for key, text in request.query_params.items()
-    }
+    return {key: _field(key, text) for key, text in request.query_params.items()}
 
 
 async def _multipart(request: Request, settings: Settings) -> tuple[dict[str, Any], tuple[bytes, ...]]:
@@ -117,7 +116,7 @@ async def _multipart(request: Request, settings: Settings) -> tuple[dict[str, An
     try:
         for key, value in form.multi_items():
             if not isinstance(value, UploadFile):
-                fields[key] = value if key in ("model", "class", "prior") else _scalar(value)
+                fields[key] = _field(key, value)
             elif key == "file":
                 files.append(await value.read())
             else:

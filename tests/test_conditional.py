@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from starlette.testclient import TestClient
 
-from runtime import checks
+from runtime import checks, codecs
 from runtime.engine import Model, load
 from runtime.errors import InvalidValue, UnsupportedTask
 from runtime.operations import End
@@ -53,6 +53,8 @@ def test_reconstruct_under_a_class(cvae: Model) -> None:
     mixed = cvae.reconstruct(data, classes=["cat", "dog", 0]).data
     assert np.array_equal(mixed[[0, 2]], cat[[0, 2]])
     assert np.array_equal(mixed[1], dog[1])
+    by_index = cvae.reconstruct(data, classes={"1": 1.0}).data
+    assert np.array_equal(by_index, dog)
     with pytest.raises(InvalidValue) as caught:
         cvae.reconstruct(data)
     assert caught.value.valid == ["cat", "dog"]
@@ -130,6 +132,13 @@ def test_the_wire_carries_classes_and_codes(tmp_path: Path) -> None:
         ]
         mixed = client.post("/sample", json={"n": 2, "class": {"cat": 1, "dog": 3}, "seed": 1}).json()
         assert mixed["classes"] == [{"cat": 0.25, "dog": 0.75}] * 2
+        picture = codecs.to_png(np.zeros((1, 4, 4), np.uint8))
+        for form in ({"class": "dog"}, {"class": "1"}, {"class": '["dog"]'}, {"class": '{"dog": 2}'}):
+            for answer in (
+                client.post("/reconstruct", data=form, files={"file": ("x.png", picture)}),
+                client.post("/reconstruct", params=form, content=picture, headers={"content-type": "image/png"}),
+            ):
+                assert answer.status_code == 200, answer.text
         codes = [[[0, 1], [1, 0]]]
         assert "seed" not in client.post("/sample", json={"codes": codes}).json()
         for wrong in ([[[0, 2], [1, 0]]], [[[0.5, 1], [1, 0]]], [[0, 1]], []):
