@@ -245,8 +245,11 @@ def main() -> None:
         )
         typer.echo(f"{error.message}{valid}", err=True)
         sys.exit(1)
-    except BrokenPipeError:  # `manifold schema | head`
-        os._exit(0)
+    except OSError as error:
+        if isinstance(error, BrokenPipeError):  # `manifold schema | head`
+            os._exit(0)
+        typer.echo(f"{error.filename or ''}: {error.strerror or error}".lstrip(": "), err=True)
+        sys.exit(1)
 
 
 if __name__ == "__main__":

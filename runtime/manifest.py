@@ -18,6 +18,7 @@ from runtime.errors import ArtifactError
 from runtime.spec import DataSpec, Record
 
 FILE = "manifest.json"
+NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 
 Source = Literal["normal", "uniform", "condition", "data", "latent", "codes", "temperature"]
 RANDOM: tuple[Source, ...] = ("normal", "uniform", "latent")  # the inputs that a seed can fill
@@ -225,7 +226,7 @@ class Manifest(Record):
     """An artifact. `models/NAME/VERSION/manifest.json`."""
 
     format: Literal[1] = 1
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
+    name: str = Field(pattern=NAME)
     version: int = Field(ge=1)
     family: str = "foreign"
     description: str = ""

@@ -44,7 +44,12 @@ def main() -> int:
     try:
         run(settings_module.read())
     except ManifoldError as error:
-        print(error.message, file=sys.stderr)
+        print(
+            error.message,
+            *([f"valid: {', '.join(map(str, error.valid))}"] if error.valid else []),
+            sep="\n",
+            file=sys.stderr,
+        )
         return 2
     return 0
 

@@ -15,7 +15,7 @@ from runtime.errors import ManifoldError, Unavailable, UnknownModel
 from runtime.manifest import Manifest, read
 from runtime.spec import ImageSpec
 from service.batcher import Batcher
-from service.settings import ModelSettings, Settings
+from service.settings import ModelSettings, Settings, SettingsError
 
 log = structlog.get_logger()
 
@@ -74,6 +74,12 @@ class Registry:
                 )
             self.latest[name] = versions[-1]
             self.entries[name, versions[-1]].state = "loading"
+        if unknown := set(settings.models) - set(self.latest):
+            raise SettingsError(
+                f"settings: models.{min(unknown)}: there is no such model in {settings.models_dir}",
+                field="models",
+                valid=list(self.latest),
+            )
         self._lock = threading.Lock()
 
     def load(self) -> None:

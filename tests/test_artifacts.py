@@ -130,6 +130,12 @@ def test_a_graph_that_differs_from_torch_is_not_published(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_names_that_would_make_no_folder(tmp_path: Path, digits: Data, tiny: Path) -> None:
+    for name in ("bad name", "../x", "", "a/b"):
+        with pytest.raises(TrainingError, match="must be letters"):
+            exporting.export(runs.open_run(tiny / "runs/vae"), name, tmp_path, data=digits)
+
+
 def test_unknown_format(tmp_path: Path, digits: Data, tiny: Path) -> None:
     with pytest.raises(TrainingError, match="valid are onnx, torchscript"):
         exporting.export(runs.open_run(tiny / "runs/vae"), "x", tmp_path, data=digits, backend="keras")

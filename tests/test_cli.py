@@ -86,6 +86,7 @@ def test_a_sheet_of_rows_is_a_csv(tmp_path: Path) -> None:
         (["sample", "nowhere"], "no artifact there"),
         (["sample", "mnist-vae", "--prior", "x"], "valid: normal, gaussian"),
         (["remake", "nowhere.png"], "No such file"),
+        (["sample", "mnist-vae", "-o", "/nowhere/x.png"], "/nowhere/x.png: No such file"),
         (["serve", "--port", "99999"], "MANIFOLD_PORT"),
         (["serve", "--models", "nowhere"], "there is no such folder"),
     ],

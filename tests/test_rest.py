@@ -611,6 +611,12 @@ def test_other_versions_load_when_first_asked_for(tmp_path: Path) -> None:
         assert client.post("/sample", json={"version": 3}).json()["error"]["valid"] == [1, 2]
 
 
+def test_a_section_for_a_model_that_is_not_there() -> None:
+    with pytest.raises(SettingsError, match="models.mnist_vae") as caught:
+        create_app(Settings(models_dir=SHIPPED, models={"mnist_vae": ModelSettings(device="cpu")}))
+    assert "mnist-vae" in (caught.value.valid or [])
+
+
 def test_settings_that_are_wrong_are_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MANIFOLD_PORT", "99999")

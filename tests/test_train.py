@@ -214,6 +214,13 @@ def test_average_follows_the_weights(digits: Data) -> None:
         (["latent_dim"], "write key=value"),
         (["hidden=3"], "hidden: 3 is not a list of int"),
         (["variational=1"], "variational: 1 is not a bool"),
+        (["epochs=0"], "epochs: 0 is below 1"),
+        (["batch_size=0"], "batch_size: 0 is below 1"),
+        (["lr=0"], "lr: 0.0 is not above 0"),
+        (["ema=1"], "ema: 1.0 is not below 1"),
+        (["noise=-1"], "noise: -1.0 is not above 0"),
+        (["hidden=[0]"], "must be sizes of at least 1"),
+        (["schedule=linear"], "valid are constant, cosine"),
     ],
 )
 def test_wrong_options_list_the_valid_ones(settings: list[str], message: str) -> None:
@@ -229,8 +236,9 @@ def test_options_are_read_as_they_are_meant() -> None:
     assert (config.hidden, config.lr, config.variational, config.likelihood) == ((3, 4), 1.0, False, "laplace")  # type: ignore[attr-defined]
 
 
-def test_unknown_family_and_schedule(tmp_path: Path, digits: Data) -> None:
+def test_unknown_family_device_and_precision(tmp_path: Path, digits: Data) -> None:
     with pytest.raises(TrainingError, match="valid are pixelcnn, vae"):
         families.get("gan9")
-    with pytest.raises(TrainingError, match="valid are constant, cosine"):
-        train(make_run(tmp_path / "run", schedule="linear"), digits, quiet=True, device="cpu")
+    for options in ({"device": "tpu9"}, {"precision": "12"}, {"devices": 0}):
+        with pytest.raises(TrainingError, match="device, devices, precision"):
+            train(make_run(tmp_path / "run"), digits, quiet=True, **{"device": "cpu", **options})  # type: ignore[arg-type]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import datetime
 import functools
 import json
+import re
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -51,6 +52,8 @@ def export(
         raise TrainingError(
             f"format: unknown {backend!r}; valid are {', '.join(FORMATS)}", field="format", valid=list(FORMATS)
         )
+    if not re.fullmatch(manifests.NAME, name):
+        raise TrainingError(f"name: {name!r} must be letters, digits, '.', '_' and '-', at most 64", field="name")
     data = data or datasets.load(run.data)
     model = trained_model(run, data)
     with torch.no_grad():

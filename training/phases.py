@@ -8,6 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from training.errors import TrainingError
+
+SCHEDULES = ("constant", "cosine")
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -21,6 +25,29 @@ class Recipe:
     ema: float = 0.999  # decay of the weights' moving average, which is what gets exported; 0 is off
     test_items: int = 10_000  # at most so many of the test part for the curve
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        self.at_least(epochs=1, batch_size=1, clip_norm=0, ema=0, test_items=1, seed=0)
+        self.above_zero("lr")
+        if self.ema >= 1:
+            raise TrainingError(f"ema: {self.ema} is not below 1", field="ema")
+        if self.schedule not in SCHEDULES:
+            valid = ", ".join(SCHEDULES)
+            raise TrainingError(
+                f"schedule: unknown {self.schedule!r}; valid are {valid}", field="schedule", valid=SCHEDULES
+            )
+
+    def at_least(self, **least: float) -> None:
+        """Raises TrainingError for the first of the named options that is below its least value."""
+        for key, value in least.items():
+            if not getattr(self, key) >= value:
+                raise TrainingError(f"{key}: {getattr(self, key)} is below {value}", field=key)
+
+    def above_zero(self, *keys: str) -> None:
+        """Raises TrainingError for the first of the named options that is not above zero."""
+        for key in keys:
+            if not getattr(self, key) > 0:
+                raise TrainingError(f"{key}: {getattr(self, key)} is not above 0", field=key)
 
 
 @dataclass(frozen=True)

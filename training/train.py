@@ -65,7 +65,10 @@ def train(
         raise TrainingError(
             f"{run.folder} holds a run already: `manifold resume {run.folder}` goes on with it, --out names another folder"
         )
-    fabric = Fabric(accelerator=device, devices=devices, precision=precision)
+    try:
+        fabric = Fabric(accelerator=device, devices=devices, precision=precision)
+    except (RuntimeError, ValueError, TypeError) as error:
+        raise TrainingError(f"device, devices, precision: {error}") from error
     fabric.launch()
     loop = Loop(run, data or datasets.load(run.data), fabric, quiet)
     if resume:
@@ -163,12 +166,6 @@ class Loop:
         if self.config.schedule == "cosine":
             done = self.position.in_phase / (phase.epochs * self.steps_per_epoch)
             return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * done))
-        if self.config.schedule != "constant":
-            raise TrainingError(
-                f"schedule: unknown {self.config.schedule!r}; valid are constant, cosine",
-                field="schedule",
-                valid=["constant", "cosine"],
-            )
         return 1.0
 
     def _diverged(self, phase: Phase, player: Player, losses: dict[str, Tensor]) -> Diverged:

@@ -38,6 +38,12 @@ class Config(Recipe):
     dropout: float = 0.1  # on the gated activations, while training
     conditional: bool = True  # where the data has classes
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.at_least(channels=1, layers=1, head=1, dropout=0)
+        if self.dropout >= 1:
+            raise TrainingError(f"dropout: {self.dropout} is not below 1", field="dropout")
+
 
 PRESETS: dict[str, dict[str, Any]] = {
     "smoke": {"epochs": 1, "channels": 8, "layers": 2, "head": 16, "test_items": 100},

@@ -17,6 +17,7 @@ from runtime.manifest import GaussianPrior, InputSpec, LatentSpec, Metric, Norma
 from runtime.spec import ImageSpec, TableSpec
 from training import likelihoods
 from training.data import Data, Part
+from training.errors import TrainingError
 from training.exports import Exports, Task
 from training.layers import mlp, per_item
 from training.phases import Batch, Losses, Phase, Player, Recipe
@@ -40,6 +41,13 @@ class Config(Recipe):
     samples: int = 1  # L, Monte-Carlo draws from the posterior for each item
     kl_warmup: float = 0.0  # epochs over which the KL's weight grows from 0 to beta
     iwae_k: int = 500  # importance samples of the reported bound
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.at_least(latent_dim=1, beta=0, samples=1, kl_warmup=0, iwae_k=1)
+        self.above_zero("noise", "floor")
+        if min(self.hidden, default=1) < 1:
+            raise TrainingError(f"hidden: {list(self.hidden)} must be sizes of at least 1", field="hidden")
 
 
 PRESETS: dict[str, dict[str, Any]] = {
