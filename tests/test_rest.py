@@ -612,7 +612,7 @@ def test_other_versions_load_when_first_asked_for(tmp_path: Path) -> None:
 
 
 def test_a_section_for_a_model_that_is_not_there() -> None:
-    with pytest.raises(SettingsError, match="models.mnist_vae") as caught:
+    with pytest.raises(SettingsError, match=r"models\.mnist_vae") as caught:
         create_app(Settings(models_dir=SHIPPED, models={"mnist_vae": ModelSettings(device="cpu")}))
     assert "mnist-vae" in (caught.value.valid or [])
 
