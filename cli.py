@@ -145,6 +145,12 @@ def remake(
 
     try:
         content = picture.read_bytes()
+    except ModuleNotFoundError as error:
+        typer.echo(
+            f"{error.name} is not installed: training and export need the extra, pip install -e '.[cpu,train]'",
+            err=True,
+        )
+        sys.exit(1)
     except OSError as error:
         raise InvalidValue(f"{picture}: {error.strerror}") from None
     recipe = codecs.read_recipe(content)
@@ -244,6 +250,12 @@ def main() -> None:
             else ""
         )
         typer.echo(f"{error.message}{valid}", err=True)
+        sys.exit(1)
+    except ModuleNotFoundError as error:
+        typer.echo(
+            f"{error.name} is not installed: training and export need the extra, pip install -e '.[cpu,train]'",
+            err=True,
+        )
         sys.exit(1)
     except OSError as error:
         if isinstance(error, BrokenPipeError):  # `manifold schema | head`

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageFile, ImageOps, PngImagePlugin
+from PIL import Image, ImageOps, PngImagePlugin
 
 from runtime.errors import InvalidValue, Malformed, TooLarge, UnsupportedMedia
 from runtime.spec import ImageSpec
@@ -318,6 +318,3 @@ def floats(values: Sequence[Any] | NDArray[Any], shape: tuple[int, ...], field: 
             f"{field}[{item}]: holds a value that is not finite or beyond {limit:g}", field=f"{field}[{item}]"
         )
     return array.astype(np.float32)
-
-
-ImageFile.LOAD_TRUNCATED_IMAGES = False  # PIL's default, stated: half an image is an error

@@ -44,8 +44,6 @@ def choose(accept: str, offered: Sequence[str]) -> str:
 def to_json(answer: Answer, request_id: str) -> dict[str, Any]:
     """The answer as its contract has it, numpy arrays inside; `timing.encode` is left to the caller."""
     body = {"model": answer.entry.name, "version": answer.entry.version, "request_id": request_id, **answer.fields}
-    if answer.main == "score":
-        body.pop("score")
     if answer.items is not None:
         spec = answer.manifest.data
         if isinstance(spec, TableSpec):
@@ -76,9 +74,10 @@ def to_picture(answer: Answer, media_type: str) -> bytes:
 
 
 def to_npy(answer: Answer) -> bytes:
-    """Images float32 (n, C, H, W) in [0, 1]; encoded rows; or the answer's main array. numpy's own format."""
+    """Images float32 (n, C, H, W) in [0, 1]; encoded rows; posterior means or draws, codes, scores."""
     if answer.items is None:
-        return codecs.to_npy(np.asarray(answer.fields[answer.main]))
+        assert answer.numbers is not None
+        return codecs.to_npy(answer.numbers)
     spec = answer.manifest.data
     if isinstance(spec, ImageSpec):
         return codecs.to_npy(np.clip(codecs.to_unit(answer.items, spec), 0, 1).astype(np.float32))

@@ -37,7 +37,7 @@ class Answer:
     encoding: str = "png"
     queue: float = 0.0
     compute: float = 0.0
-    main: str = "items"  # what a binary answer holds: the items, or a field
+    numbers: Array | None = None  # what a binary answer holds where there are no items
 
     @property
     def manifest(self) -> Manifest:
@@ -88,7 +88,7 @@ class Handlers:
         """Where items lie."""
         entry, manifest = await self._entry(request, "encode")
         data, fitted, _ = await self.reader.items(manifest, request, uploads)
-        answer = Answer(entry, main="mean")
+        answer = Answer(entry)
         steps = operations.encode(manifest, data, seed=request.seed, first=request.first, classes=request.class_)
         encoded = await self._drive(answer, steps, len(data), deadline_ms)
         arrays = {
@@ -98,7 +98,7 @@ class Handlers:
             "codes": encoded.codes,
         }
         answer.fields |= {name: array for name, array in arrays.items() if array is not None}
-        answer.main = "latents" if encoded.latents is not None else "mean" if encoded.mean is not None else "codes"
+        answer.numbers = encoded.codes if encoded.mean is None else encoded.placed
         self._note(answer, fitted, request)
         return answer
 
@@ -141,7 +141,7 @@ class Handlers:
         if request.false_positive_rate is not None and request.budget is not None:
             raise InvalidValue("budget and false_positive_rate exclude each other", field="budget")
         data, fitted, warnings = await self.reader.items(manifest, request, uploads, unknown=True)
-        answer = Answer(entry, main="score")
+        answer = Answer(entry)
         scores = await self._drive(
             answer, operations.score(manifest, data, classes=request.class_), len(data), deadline_ms
         )
@@ -151,7 +151,7 @@ class Handlers:
             reasons = scoring.explain(scores.surprise, manifest.data, manifest.scoring, request.rows or ())
             for item, reason in zip(answer.fields["items"], reasons, strict=True):
                 item["explanation"] = reason
-        answer.fields["score"] = scores.terms[manifest.scoring.score]
+        answer.numbers = scores.terms[manifest.scoring.score]
         self._note(answer, fitted)
         return answer
 

@@ -96,6 +96,17 @@ def test_errors_are_one_message_and_a_status(arguments: list[str], message: str,
     assert message in run(*arguments, *extra, ok=False).stderr
 
 
+def test_training_without_its_extra_names_it() -> None:
+    code = "import sys; sys.modules['torch'] = None; sys.argv = ['manifold', 'train', 'vae', '--data', 'digits']; import cli; cli.main()"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=600, check=False
+    )
+    assert done.returncode == 1
+    assert "torch is not installed" in done.stderr
+    assert "[cpu,train]" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_remake_of_a_picture_without_a_recipe(tmp_path: Path) -> None:
     path = tmp_path / "plain.png"
     Image.new("L", (3, 3)).save(path)

@@ -135,6 +135,18 @@ def test_latents_as_a_body_of_numbers(client: TestClient) -> None:
     assert "seed" not in by_json
 
 
+def test_numbers_as_npy(client: TestClient) -> None:
+    for route, pick in (
+        ("/encode", lambda answer: answer["mean"]),
+        ("/anomaly-score", lambda answer: [item["score"] for item in answer["items"]]),
+    ):
+        body = items("mnist-vae")
+        array = codecs.from_npy(client.post(route, json=body, headers={"accept": codecs.NPY}).content, "")
+        answer = client.post(route, json=body).json()
+        assert np.array_equal(array, np.asarray(pick(answer), array.dtype))
+        assert "score" not in answer
+
+
 def test_rows_by_name_and_by_order(client: TestClient) -> None:
     named = client.post("/encode", json={"model": "transactions-vae", "rows": [ROW]}).json()
     ordered = client.post("/encode", json={"model": "transactions-vae", "rows": [list(ROW.values())]}).json()

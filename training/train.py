@@ -28,6 +28,7 @@ from training import families, sheets
 from training.average import Average
 from training.data import Data
 from training.errors import Diverged, TrainingError
+from training.layers import to_float
 from training.phases import Batch, Phase, Player
 from training.progress import Progress
 from training.runs import LOG, METRICS, Run, load_checkpoint, replacing, save_checkpoint
@@ -124,7 +125,7 @@ class Loop:
         start = (place * self.fabric.world_size + self.fabric.global_rank) * self.batch_size
         index = self._order[start : start + self.batch_size]
         return Batch(
-            as_float(self.items[index]),
+            to_float(self.items[index], self.fabric.device),
             self.labels[index],
             self.generator,
             self.position.in_phase / self.steps_per_epoch,
@@ -266,7 +267,7 @@ class Loop:
         """
         n = min(len(self.data.test), self.config.test_items)
         generator = torch.Generator(self.fabric.device).manual_seed(self.config.seed)
-        items = as_float(torch.as_tensor(self.data.test.items[:n]).to(self.fabric.device))
+        items = to_float(self.data.test.items[:n], self.fabric.device)
         labels = torch.as_tensor(self.data.test.labels[:n]).to(self.fabric.device)
         sums: dict[str, float] = {}
         self.bare.eval()
@@ -332,11 +333,6 @@ class Loop:
             lines = [line for line in log.read_text().splitlines() if json.loads(line)["step"] <= self.position.step]
             with replacing(log) as path:
                 path.write_text("".join(f"{line}\n" for line in lines))
-
-
-def as_float(items: Tensor) -> Tensor:
-    """uint8 images to float32 in [0, 1]; encoded rows as they are."""
-    return items.float().div_(255) if items.dtype == torch.uint8 else items
 
 
 def trained_model(run: Run, data: Data) -> nn.Module:

@@ -24,7 +24,7 @@ from training import loops
 from training.data import Data
 from training.errors import TrainingError
 from training.exports import Exports, Task
-from training.layers import per_item
+from training.layers import per_item, to_float
 from training.phases import Batch, Losses, Phase, Player, Recipe
 
 
@@ -176,7 +176,7 @@ def draw(model: GatedPixelCNN, n: int, generator: torch.Generator) -> Tensor:
 def report(model: GatedPixelCNN, config: Config, data: Data) -> list[Metric]:
     """Exact test NLL given the true class, and with the class marginalised, in nats and bits/dim."""
     device = next(model.parameters()).device
-    codes = model.to_codes(torch.as_tensor(data.test.items).to(device).float() / 255)
+    codes = model.to_codes(to_float(data.test.items, device))
     labels = torch.as_tensor(data.test.labels).to(device)
     protocol = {**data.protocol, "bound": "exact", "levels": model.levels, "n": len(codes)}
     figures = {}

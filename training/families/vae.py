@@ -19,7 +19,7 @@ from training import likelihoods
 from training.data import Data, Part
 from training.errors import TrainingError
 from training.exports import Exports, Task
-from training.layers import mlp, per_item
+from training.layers import mlp, per_item, to_float
 from training.phases import Batch, Losses, Phase, Player, Recipe
 
 SCORE_DRAWS = 8  # draws from the posterior, fixed in the artifact, for the ELBO of the score task
@@ -209,12 +209,6 @@ def _bound(name: str) -> str:
         "reconstruction": "-E log p(x | z)",
         "kl": "KL(q(z | x) || p(z))",
     }.get(name, f"importance-weighted lower bound on log p(x), k = {k}")
-
-
-def to_float(items: Any, device: torch.device | str) -> Tensor:
-    """uint8 images to float32 in [0, 1]; encoded rows as they are."""
-    tensor = torch.as_tensor(items).to(device)
-    return tensor.float().div_(255) if tensor.dtype == torch.uint8 else tensor
 
 
 # --- exports ------------------------------------------------------------------------------------------------------------------
