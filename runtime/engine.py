@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -9,7 +10,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime import golden, operations, repository
+from runtime import batches, golden, operations, repository
 from runtime import manifest as manifests
 from runtime.backends import DEVICES, Graph, open_backend
 from runtime.errors import ArtifactError, InvalidValue, UnsupportedTask
@@ -47,6 +48,29 @@ class Model:
                 field="model",
                 valid=list(self.manifest.tasks),
             )
+        return self._run(task, spec, inputs)
+
+    def steady(self) -> None:
+        """Pads rows further than the manifest says where this machine's kernels make bits depend on the batch.
+
+        Where no padding helps (a graph that mixes rows), it stays as it is, and `manifold check` says so.
+        """
+        for name, task in list(self.manifest.tasks.items()):
+            rows = batches.padding(
+                functools.partial(self.padded_run, name),
+                [example_inputs(task, self.manifest, batches.ROWS)],
+                least=task.min_rows,
+                thorough=False,
+            )
+            if rows is not None and rows > task.min_rows:
+                tasks = {**self.manifest.tasks, name: padded(task, rows)}
+                self.manifest = self.manifest.model_copy(update={"tasks": tasks})
+
+    def padded_run(self, task: str, rows: int) -> batches.Run:
+        """The task with its rows padded to a multiple of `rows`, whatever the manifest says."""
+        return functools.partial(self._run, task, padded(self.manifest.tasks[task], rows))
+
+    def _run(self, task: str, spec: TaskSpec, inputs: Mapping[str, Array]) -> dict[str, Array]:
         rows = check_inputs(spec, inputs)
         pieces = [
             self._run_piece(task, spec, inputs, start, min(start + spec.max_rows, rows))
@@ -143,8 +167,8 @@ def _padded(array: Array, padding: int) -> Array:
 def load(path: str | Path, *, device: str = "auto", threads: int = 1, verify: bool = True) -> Model:
     """A model from `models/NAME` (its latest version) or `models/NAME/VERSION`.
 
-    Verifies checksums, opens every graph, replays golden vectors and runs each task once. Raises ArtifactError with everything that is
-    wrong, Unavailable where an extra or the device is missing, UnknownModel where nothing is there.
+    Verifies checksums, opens every graph, replays golden vectors, runs each task once and tries its padding on this machine. Raises
+    ArtifactError with everything that is wrong, Unavailable where an extra or the device is missing, UnknownModel where nothing is there.
     """
     if device not in DEVICES:
         raise InvalidValue(f"device: unknown {device!r}", field="device", valid=DEVICES)
@@ -162,7 +186,14 @@ def load(path: str | Path, *, device: str = "auto", threads: int = 1, verify: bo
             )
     for name, task in manifest.tasks.items():
         model.run(name, example_inputs(task, manifest, task.min_rows))
+    if verify:
+        model.steady()
     return model
+
+
+def padded(task: TaskSpec, rows: int) -> TaskSpec:
+    """The task with its rows padded to a multiple of `rows`, and run in pieces that are one."""
+    return task.model_copy(update={"min_rows": rows, "max_rows": max(rows, task.max_rows // rows * rows)})
 
 
 def example_inputs(task: TaskSpec, manifest: Manifest, rows: int, seed: int = 0) -> dict[str, Array]:

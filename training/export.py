@@ -19,9 +19,9 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from runtime import checks, codecs, golden, repository
+from runtime import batches, codecs, golden, repository
 from runtime import manifest as manifests
-from runtime.engine import Model, example_inputs, load
+from runtime.engine import Model, example_inputs, load, padded
 from runtime.errors import ArtifactError
 from runtime.manifest import Calibration, FileRecord, Golden, Manifest, Metric, Scoring, TaskSpec
 from runtime.spec import ImageSpec
@@ -60,14 +60,15 @@ def export(
         exported = families.get(run.family).exports(model, run.config, data)
     with repository.staging(root, name) as folder:
         manifest = _draft(run, name, repository.next_version(root, name), backend, data, exported, description)
-        examples = {task: example_inputs(spec, manifest, checks.SIZES[-1]) for task, spec in manifest.tasks.items()}
+        examples = {task: example_inputs(spec, manifest, batches.ROWS) for task, spec in manifest.tasks.items()}
         for inputs in examples.values():  # real items where the task takes data
             if "data" in inputs:
                 inputs["data"] = np.resize(_edge(data.test, data), inputs["data"].shape)  # repeats where there are few
         _write_graphs(exported.tasks, examples, folder, backend)
         expected = {task: _torch_outputs(exported.tasks[task], inputs) for task, inputs in examples.items()}
+        trial = Model(folder, manifest.model_copy(update={"scoring": None}), "cpu", 1)
         manifest = manifest.model_copy(
-            update={"tasks": {task: _padding(folder, manifest, task, examples[task]) for task in manifest.tasks}}
+            update={"tasks": {task: _padding(trial, task, examples[task]) for task in manifest.tasks}}
         )
         _write_golden(folder, manifest, examples, expected)
         engine = Model(folder, manifest, "cpu", 1)
@@ -152,20 +153,14 @@ def _torch_outputs(task: Task, inputs: Mapping[str, Array]) -> dict[str, Array]:
     return {spec.role: output.numpy() for spec, output in zip(task.outputs, outputs, strict=True)}
 
 
-def _padding(folder: Path, manifest: Manifest, task: str, real: Mapping[str, Array]) -> TaskSpec:
+def _padding(engine: Model, task: str, real: Mapping[str, Array]) -> TaskSpec:
     """The task with the padding it needs for its bits not to depend on the batch, tried on real and on random inputs."""
-    random = example_inputs(manifest.tasks[task], manifest, checks.SIZES[-1], seed=1)
-    found: list[str] = []
-    for rows in (1, 4, 8, 16):
-        spec = manifest.tasks[task].model_copy(update={"min_rows": rows})
-        alone = manifest.model_copy(update={"tasks": {task: spec}, "scoring": None})
-        trial = functools.partial(Model(folder, alone, "cpu", 1).run, task)
-        found = [line for inputs in (real, random) for line in checks.batch_dependence(trial, inputs)]
-        if not found:
-            return spec
-    raise ArtifactError(
-        f"{task}: its bits depend on the batch even with rows padded to a multiple of 16: {'; '.join(found)}"
-    )
+    spec = engine.manifest.tasks[task]
+    examples = [real, example_inputs(spec, engine.manifest, batches.ROWS, seed=1)]
+    rows = batches.padding(functools.partial(engine.padded_run, task), examples)
+    if rows is None:
+        raise ArtifactError(f"{task}: its bits depend on the batch, however its rows are padded: it mixes rows")
+    return padded(spec, rows)
 
 
 def _write_golden(

@@ -72,6 +72,7 @@ class Player:
     loss: Callable[[Batch], Losses]
     lr: float
     betas: tuple[float, float] = (0.9, 0.999)
+    weight_decay: float = 0.0  # decoupled, AdamW's
 
 
 @dataclass(frozen=True)

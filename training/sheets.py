@@ -48,7 +48,7 @@ def curves(log: Path, path: Path) -> None:
                 axes.plot(*zip(*points, strict=True), label=part)
         axes.set_title(name)
         axes.set_xlabel("step")
-        axes.set_ylabel("nats")
+        axes.set_ylabel("fraction" if name == "accuracy" else "nats")
         axes.grid(alpha=0.3)
         axes.legend()
     with replacing(path) as temporary:

@@ -112,7 +112,9 @@ class Loop:
         self.optimizers = []
         for player in players:
             fused = self.fabric.device.type in ("cpu", "cuda")
-            optimizer = torch.optim.Adam(player.parameters, lr=player.lr, betas=player.betas, fused=fused)
+            optimizer = torch.optim.AdamW(
+                player.parameters, lr=player.lr, betas=player.betas, weight_decay=player.weight_decay, fused=fused
+            )
             self.optimizers.append(self.fabric.setup_optimizers(optimizer))
 
     def batch(self) -> Batch:
@@ -248,11 +250,12 @@ class Loop:
                     drawn = self.family.draw(
                         self.bare, 64, torch.Generator(self.fabric.device).manual_seed(self.config.seed)
                     )
-                    sheets.save(
-                        drawn.float().cpu().numpy(),
-                        self.data.spec,
-                        self.run.folder / "samples" / f"{phase.name}-{epoch:04d}",
-                    )
+                    if drawn is not None:
+                        sheets.save(
+                            drawn.float().cpu().numpy(),
+                            self.data.spec,
+                            self.run.folder / "samples" / f"{phase.name}-{epoch:04d}",
+                        )
             with (self.run.folder / LOG).open("a") as file:
                 file.write(json.dumps(record) + "\n")
             progress.epoch(record)

@@ -8,7 +8,7 @@ A family file exposes
     phases(model, config)       what the loop trains; losses are methods of the model with "loss" in their names
     evaluate(model, batch)      per-item test figures {name: (B,)}, with "loss" among them
     monitor(model, batch)       what else to log of the test part at the end of an epoch, as JSON values
-    draw(model, n, generator)   n items for the sample sheet
+    draw(model, n, generator)   n items for the sample sheet; None from a family that makes none
     report(model, config, data) the figures that go into the manifest
     exports(model, config, data) the tasks: training.export.Exports
 """
@@ -39,7 +39,7 @@ class Family(Protocol):
     phases: Callable[[Any, Any], list[Phase]]
     evaluate: Callable[[Any, Batch], dict[str, Tensor]]
     monitor: Callable[[Any, Batch], dict[str, Any]]
-    draw: Callable[[Any, int, torch.Generator], Tensor]
+    draw: Callable[[Any, int, torch.Generator], Tensor | None]
     report: Callable[[Any, Any, Data], list[Metric]]
     exports: Callable[[Any, Any, Data], Exports]
 

@@ -1,0 +1,63 @@
+"""Do a graph's bits depend on its batch, and what padding stops that.
+
+The promise that an item is the same in every batch rests on the matrix kernels, which are chosen by the CPU's type and the number of rows.
+So an export finds the padding on the machine that exports, and the loader tries it again on the machine that serves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+Run = Callable[[Mapping[str, Array]], dict[str, Array]]
+
+SIZES = (1, 2, 3, 5, 64)
+ROWS = SIZES[-1]
+STRIDE = 4  # between the places in the large batch that smaller ones are cut from
+PADDINGS = (1, 2, 4, 8, 16, 32)  # multiples of rows to try; 16 suffices for all kernels met so far
+
+
+def dependence(run: Run, inputs: Mapping[str, Array], *, thorough: bool = True) -> list[str]:
+    """Outputs whose bits differ between 64 rows at once and the same rows in smaller batches, one line each.
+
+    `inputs` have 64 rows. Thorough: small batches from everywhere in the large one; else from its start alone, five runs in all.
+    """
+    whole = run(inputs)
+    differing: dict[str, tuple[int, float]] = {}
+    for size, rows in _cuts(thorough):
+        for role, array in run({role: array[rows] for role, array in inputs.items()}).items():
+            if not np.array_equal(array, whole[role][rows]):
+                distance = max(_distance(array, whole[role][rows]), differing.get(role, (0, 0.0))[1])
+                differing[role] = (size, distance)
+    return [
+        f"{role} differs by {distance:.2g} between {size} rows and {ROWS}"
+        for role, (size, distance) in differing.items()
+    ]
+
+
+def padding(
+    run: Callable[[int], Run], examples: Iterable[Mapping[str, Array]], *, least: int = 1, thorough: bool = True
+) -> int | None:
+    """The smallest of PADDINGS, from `least` on, under which no bits depend on the batch; None where none does.
+
+    `run(rows)` is the task with its rows padded to a multiple of `rows`; `examples` are inputs of 64 rows each.
+    """
+    examples = list(examples)
+    for rows in PADDINGS:
+        if rows >= least and not any(dependence(run(rows), inputs, thorough=thorough) for inputs in examples):
+            return rows
+    return None
+
+
+def _cuts(thorough: bool) -> Iterator[tuple[int, slice]]:
+    for size in SIZES[:-1]:
+        for start in range(0, ROWS - size + 1 if thorough else 1, STRIDE):
+            yield size, slice(start, start + size)
+
+
+def _distance(a: Array, b: Array) -> float:
+    return float(np.abs(a.astype(np.float64) - b.astype(np.float64)).max())

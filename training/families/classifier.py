@@ -1,0 +1,234 @@
+"""Image classifier: what the evaluator looks through. Its penultimate features carry the Fréchet distance, its logits the Inception Score.
+
+The recipe: 3x3 convolutions with batch normalisation (Ioffe and Szegedy, 2015), a max-pool and a residual block (He et al., 2015) at each
+stage, a global average, one linear layer; shifts, flips and cutout (DeVries and Taylor, 2017, arXiv 1708.04552) as augmentation.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from runtime.manifest import InputSpec, Metric, TensorSpec
+from runtime.spec import ImageSpec
+from training.data import Data
+from training.errors import TrainingError
+from training.exports import Exports, Task
+from training.layers import to_float
+from training.phases import Batch, Losses, Phase, Player, Recipe
+
+BINS = 15  # of the expected calibration error (Guo et al., 2017, arXiv 1706.04599)
+
+
+@dataclass(frozen=True)
+class Config(Recipe):
+    """Options of the family."""
+
+    widths: tuple[int, ...] = (
+        32,
+        64,
+        128,
+        192,
+    )  # channels of the stem and of each stage; the last is the number of features
+    shift: int = 2  # pixels, at most, in each direction
+    flip: bool = False  # left to right, half of the items
+    cutout: int = 0  # side of the square that is erased; 0 is off
+    label_smoothing: float = 0.0
+    weight_decay: float = 0.0  # decoupled (Loshchilov and Hutter, 2017)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.at_least(shift=0, cutout=0, label_smoothing=0, weight_decay=0)
+        if len(self.widths) < 2 or min(self.widths) < 1:
+            raise TrainingError(f"widths: {list(self.widths)} must be a stem and at least one stage", field="widths")
+        if self.label_smoothing >= 1:
+            raise TrainingError(f"label_smoothing: {self.label_smoothing} is not below 1", field="label_smoothing")
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "smoke": {"epochs": 4, "widths": (8, 16), "shift": 0, "test_items": 200, "ema": 0.9},
+    "cpu": {"epochs": 12, "schedule": "cosine", "weight_decay": 0.01},
+    "gpu": {"epochs": 60, "schedule": "cosine", "weight_decay": 0.05, "widths": (64, 128, 256, 256), "batch_size": 512},
+}
+
+
+def convolution(before: int, after: int) -> nn.Sequential:
+    """3x3, same size, batch-normalised, rectified."""
+    return nn.Sequential(nn.Conv2d(before, after, 3, padding=1, bias=False), nn.BatchNorm2d(after), nn.ReLU())
+
+
+class Residual(nn.Module):
+    """x + f(x), f two convolutions."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(convolution(width, width), convolution(width, width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = x + self.body(x)
+        return out
+
+
+class Classifier(nn.Module):
+    """Images (B, C, H, W) in [0, 1] to logits (B, classes) and features (B, widths[-1])."""
+
+    mean: Tensor
+    deviation: Tensor
+
+    def __init__(self, config: Config, data: Data) -> None:
+        super().__init__()
+        self.config = config
+        if not isinstance(data.spec, ImageSpec) or data.classes is None:
+            raise TrainingError(f"data: a classifier needs images with classes, which {data.name} is not", field="data")
+        stages = len(config.widths) - 1
+        if min(data.spec.height, data.spec.width) < 2**stages:
+            raise TrainingError(
+                f"widths: {stages} stages halve {data.spec.height}x{data.spec.width} to nothing", field="widths"
+            )
+        pixels = data.train.items.astype("float32") / 255
+        self.register_buffer("mean", torch.tensor(pixels.mean(axis=(0, 2, 3)))[:, None, None])
+        self.register_buffer("deviation", torch.tensor(pixels.std(axis=(0, 2, 3)))[:, None, None])
+        layers: list[nn.Module] = [convolution(data.spec.channels, config.widths[0])]
+        for before, after in pairwise(config.widths):
+            layers += [convolution(before, after), nn.MaxPool2d(2), Residual(after)]
+        self.body = nn.Sequential(*layers)
+        self.head = nn.Linear(config.widths[-1], len(data.classes))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        features = self.body((x - self.mean) / self.deviation).mean(dim=(2, 3))
+        return self.head(features), features
+
+    def loss(self, batch: Batch) -> Losses:
+        """Cross-entropy on augmented items, in nats, averaged over the batch."""
+        x = augment(batch.items, self.config, self.mean, batch.generator)
+        logits, _ = self(x)
+        loss = F.cross_entropy(logits, batch.labels, label_smoothing=self.config.label_smoothing)
+        return {"loss": loss, "accuracy": (logits.argmax(1) == batch.labels).float().mean()}
+
+
+def augment(x: Tensor, config: Config, fill: Tensor, generator: torch.Generator) -> Tensor:
+    """Items (B, C, H, W), each shifted (the border is repeated), flipped and cut out (filled with `fill`, (C, 1, 1)) by its own draw."""
+    batch, _, height, width = x.shape
+
+    def draw(low: int, high: int) -> Tensor:
+        return torch.randint(low, high, (batch,), generator=generator, device=x.device)
+
+    rows = torch.arange(height, device=x.device).expand(batch, height)
+    columns = torch.arange(width, device=x.device).expand(batch, width)
+    if config.shift:
+        rows = (rows + draw(-config.shift, config.shift + 1)[:, None]).clamp(0, height - 1)
+        columns = (columns + draw(-config.shift, config.shift + 1)[:, None]).clamp(0, width - 1)
+    if config.flip:
+        columns = torch.where(draw(0, 2)[:, None] == 1, columns.flip(1), columns)
+    item = torch.arange(batch, device=x.device)[:, None, None, None]
+    channel = torch.arange(x.shape[1], device=x.device)[None, :, None, None]
+    x = x[item, channel, rows[:, None, :, None], columns[:, None, None, :]]
+    if config.cutout:
+        top, left = draw(1 - config.cutout, height), draw(1 - config.cutout, width)
+        inside = (
+            _within(top, config.cutout, height)[:, None, :, None] & _within(left, config.cutout, width)[:, None, None]
+        )
+        x = torch.where(inside, fill, x)
+    return x
+
+
+def _within(start: Tensor, length: int, size: int) -> Tensor:
+    """(B, size): whether a place lies in start .. start + length - 1."""
+    place = torch.arange(size, device=start.device)
+    return (place >= start[:, None]) & (place < start[:, None] + length)
+
+
+def build(config: Config, data: Data) -> Classifier:
+    """A model with fresh weights, laid out for fast convolutions."""
+    return Classifier(config, data).to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+
+
+def phases(model: Any, config: Config) -> list[Phase]:
+    """One phase, one player."""
+    player = Player("classifier", tuple(model.parameters()), model.loss, config.lr, weight_decay=config.weight_decay)
+    return [Phase("classifier", (player,), config.epochs)]
+
+
+def evaluate(model: Classifier, batch: Batch) -> dict[str, Tensor]:
+    """Cross-entropy in nats and whether the class is right, (B,) each."""
+    logits, _ = model(batch.items)
+    right = (logits.argmax(1) == batch.labels).float()
+    return {"loss": F.cross_entropy(logits, batch.labels, reduction="none"), "accuracy": right}
+
+
+def monitor(model: Classifier, batch: Batch) -> dict[str, Any]:
+    """Nothing more."""
+    return {}
+
+
+def draw(model: Classifier, n: int, generator: torch.Generator) -> None:
+    """A classifier makes no items."""
+
+
+@torch.no_grad()
+def report(model: Classifier, config: Config, data: Data) -> list[Metric]:
+    """Accuracy, cross-entropy and expected calibration error on the test part."""
+    device = next(model.parameters()).device
+    probabilities = torch.cat(
+        [
+            model(to_float(data.test.items[start : start + 500], device))[0].double().softmax(1).cpu()
+            for start in range(0, len(data.test), 500)
+        ]
+    )
+    labels = torch.as_tensor(data.test.labels)
+    confidence, chosen = probabilities.max(1)
+    right = (chosen == labels).double()
+    nll = -probabilities.gather(1, labels[:, None]).log().mean()
+    protocol = {**data.protocol, "n": len(data.test)}
+    binned = {**protocol, "bins": BINS, "of": "the highest probability, equal widths"}
+    return [
+        Metric(name="accuracy", value=round(float(right.mean()), 5), unit="fraction", protocol=protocol),
+        Metric(name="cross_entropy", value=round(float(nll), 5), unit="nats", protocol=protocol),
+        Metric(
+            name="calibration_error",
+            value=round(calibration_error(confidence, right), 5),
+            unit="fraction",
+            protocol=binned,
+        ),
+    ]
+
+
+def calibration_error(confidence: Tensor, right: Tensor) -> float:
+    """Σ |accuracy - confidence| over equal bins of the confidence, weighed by their counts; confidence and right are (N,)."""
+    place = (confidence * BINS).long().clamp(max=BINS - 1)
+    gaps = torch.zeros(BINS, dtype=torch.float64).index_add(0, place, (right - confidence).double())
+    return float(gaps.abs().sum() / len(confidence))
+
+
+class Features(nn.Module):
+    """data (B, C, H, W) to logits (B, classes) and penultimate features (B, D)."""
+
+    def __init__(self, model: Classifier) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, data: Tensor) -> tuple[Tensor, Tensor]:
+        logits, features = self.model(data)
+        return logits, features
+
+
+def exports(model: Classifier, config: Config, data: Data) -> Exports:
+    """features."""
+    items = InputSpec(role="data", source="data", shape=data.spec.shape)
+    outputs = [
+        TensorSpec(role="logits", shape=(len(data.classes or ()),)),
+        TensorSpec(role="features", shape=(config.widths[-1],)),
+    ]
+    sizes = "-".join(map(str, config.widths))
+    parameters = sum(math.prod(weight.shape) for weight in model.parameters())
+    return Exports(
+        {"features": Task(Features(model), [items], outputs, max_rows=256)},
+        classes=True,
+        description=f"Residual classifier on {data.name}: {sizes} channels, {parameters / 1e6:.2f} million weights. For evaluation.",
+    )
