@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -147,7 +147,7 @@ def remake(
         content = picture.read_bytes()
     except ModuleNotFoundError as error:
         typer.echo(
-            f"{error.name} is not installed: training and export need the extra, pip install -e '.[cpu,train]'",
+            f"{error.name} is not installed: training, export and evaluation need an extra: pip install -e '.[cpu,train]', or '.[cpu,evaluate]' without torch",
             err=True,
         )
         sys.exit(1)
@@ -216,6 +216,202 @@ def schema() -> None:
     typer.echo(json.dumps(manifest.schema(), indent=1))
 
 
+# --- evaluation ---------------------------------------------------------------------------------------------------------------
+
+ExtractorName = Annotated[
+    str | None,
+    typer.Option(
+        "--extractor", help="An artifact with the task `features`; the data set's own classifier where left out."
+    ),
+]
+Resize = Annotated[str, typer.Option(help="none, torch-bilinear, tf1-bilinear or pil-bicubic.")]
+DataName = Annotated[
+    str | None, typer.Option("--data", help="A data set of images; the one the model was trained on where left out.")
+]
+Seed = Annotated[int, typer.Option(help="Of the samples and of every shuffle.")]
+Count = Annotated[int, typer.Option("--n", help="How many images are generated.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of Markdown.")]
+Html = Annotated[Path | None, typer.Option("--html", help="Also write one page with numbers and pictures.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="No progress.")]
+
+
+@app.command()
+def evaluate(
+    model: Annotated[str, typer.Argument(help="Name in the folder of artifacts, or a path.")],
+    data: DataName = None,
+    n: Count = 10_000,
+    seed: Seed = 0,
+    prior: Annotated[str | None, typer.Option(help="One of the artifact's priors.")] = None,
+    against: Annotated[
+        Path | None,
+        typer.Option(
+            help="Statistics (.npz) instead of the data's test part; `shipped`: those of the extractor's artifact."
+        ),
+    ] = None,
+    extractor: ExtractorName = None,
+    resize: Resize = "none",
+    as_json: AsJson = False,
+    html: Html = None,
+    out: Annotated[Path | None, typer.Option("-o", "--out", help="Also write the JSON to this file.")] = None,
+    record: Annotated[bool, typer.Option("--record", help="Write the numbers into the artifact's manifest.")] = False,
+    quiet: Quiet = False,
+    device: Device = "auto",
+    models: Models = Path("models"),
+) -> None:
+    """Judge a model: distances to real images, scores, likelihood, reconstructions, beside what real images score."""
+    from evaluation import report as reports
+    from evaluation.session import Options, Session
+
+    session = Session(models, Options(n, seed, extractor, resize, device), _real_data, quiet)
+    found, pictures, folder = session.evaluate(model, data, prior=prior, against=against)
+    if record:
+        reports.record(folder / "manifest.json", found)
+    _write_report(found, pictures, as_json, html, out)
+
+
+@app.command()
+def compare(
+    models_: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="A B ...", help="Artifacts, or JSON files of `manifold evaluate`. NAME:PRIOR picks a prior."
+        ),
+    ],
+    data: DataName = None,
+    n: Count = 10_000,
+    seed: Seed = 0,
+    extractor: ExtractorName = None,
+    resize: Resize = "none",
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+    device: Device = "auto",
+    models: Models = Path("models"),
+) -> None:
+    """Rank models by KID, beside real images. What is recorded under the same protocol is not measured again."""
+    import json
+
+    from evaluation import report as reports
+    from evaluation.evaluate import ranked
+    from evaluation.session import Options, Session
+
+    session = Session(models, Options(n, seed, extractor, resize, device), _real_data, quiet)
+    found = ranked([session.known_or_evaluated(name, data) for name in models_])
+    typer.echo(json.dumps(found, indent=1) if as_json else reports.comparison(found))
+
+
+@app.command("evaluate-images")
+def evaluate_images(
+    images: Annotated[Path, typer.Argument(help="A folder of PNG, JPEG or WebP files, or a .npy or .npz file.")],
+    against: Annotated[Path, typer.Option(help="The same of real images, or statistics: an .npz with mu and sigma.")],
+    extractor: Annotated[str, typer.Option(help="An artifact with the task `features`.")],
+    resize: Resize = "none",
+    seed: Seed = 0,
+    skip_unreadable: Annotated[
+        bool, typer.Option("--skip-unreadable", help="Go on without files that cannot be read, and say which.")
+    ] = False,
+    as_json: AsJson = False,
+    html: Html = None,
+    out: Annotated[Path | None, typer.Option("-o", "--out", help="Also write the JSON to this file.")] = None,
+    quiet: Quiet = False,
+    device: Device = "auto",
+    models: Models = Path("models"),
+) -> None:
+    """Judge a folder of images, from whatever made them, against another."""
+    from evaluation.session import Options, Session
+
+    session = Session(models, Options(0, seed, extractor, resize, device), _real_data, quiet)
+    found, pictures = session.evaluate_images(images, against, skip=skip_unreadable)
+    _write_report(found, pictures, as_json, html, out)
+
+
+@app.command()
+def reference(
+    extractor: Annotated[str, typer.Option(help="An artifact with the task `features`.")],
+    out: Annotated[Path | None, typer.Option("-o", "--out", help="The .npz to write.")] = None,
+    data: DataName = None,
+    images: Annotated[Path | None, typer.Option(help="A folder or array of images instead of a data set.")] = None,
+    part: Annotated[str, typer.Option(help="Of the data set: test, calibration or train.")] = "test",
+    ship: Annotated[
+        bool, typer.Option("--ship", help="Put it into the extractor's artifact, as `reference.npz`.")
+    ] = False,
+    resize: Resize = "none",
+    skip_unreadable: Annotated[
+        bool, typer.Option("--skip-unreadable", help="Go on without files that cannot be read.")
+    ] = False,
+    quiet: Quiet = False,
+    device: Device = "auto",
+    models: Models = Path("models"),
+) -> None:
+    """Write reference statistics: mu and sigma as pytorch-fid has them, and where they come from beside them."""
+    from evaluation.session import Options, Session
+
+    if (out is None) == (not ship):
+        raise InvalidValue("give either --out FILE.npz or --ship", field="out")
+    session = Session(models, Options(0, 0, extractor, resize, device), _real_data, quiet)
+    typer.echo(session.write_reference(out, data, images, part, skip=skip_unreadable))
+
+
+@app.command()
+def inception(
+    weights: Annotated[
+        Path | None, typer.Option(help="pt_inception-2015-12-05-6726825d.pth; downloaded where left out.")
+    ] = None,
+    name: Annotated[str, typer.Option(help="Name of the artifact.")] = "inception-v3",
+    models: Models = Path("models"),
+) -> None:
+    """Make the extractor of published FIDs from its weights, which are checked against their published hash."""
+    from runtime import repository
+    from training import inception as network
+
+    path = network.weights_file(weights)
+    built = network.build(network.read_weights(path))
+    typer.echo(network.publish(built, models, name, repository.digest(path).sha256))
+
+
+@app.command("fit-priors")
+def fit_priors(
+    model: Annotated[str, typer.Argument(help="Name in the folder of artifacts, or a path.")],
+    data: DataName = None,
+    models: Models = Path("models"),
+) -> None:
+    """Fit a Gaussian and a mixture to where the training items lie, and add them to an artifact as priors. Export does it by itself."""
+    from training import data as datasets
+    from training import priors
+
+    loaded = _load(model, models, "cpu")
+    name = data or str(loaded.manifest.provenance.get("data", {}).get("data", ""))
+    typer.echo(priors.add_to_artifact(loaded, datasets.load(name)))
+
+
+def _real_data(name: str) -> Any:
+    """The data set as the evaluator wants it. Here, as the evaluator knows no training."""
+    from evaluation.evaluate import RealData
+    from evaluation.images import Held
+    from runtime.spec import ImageSpec
+    from training import data as datasets
+
+    data = datasets.load(name)
+    if not isinstance(data.spec, ImageSpec):
+        raise InvalidValue(f"data: {name} holds rows, not images", field="data")
+    parts = {
+        part: Held(held.items, held.labels, name)
+        for part, held in (("train", data.train), ("calibration", data.calibration), ("test", data.test))
+    }
+    return RealData(name, **parts)
+
+
+def _write_report(found: dict[str, Any], pictures: Any, as_json: bool, html: Path | None, out: Path | None) -> None:
+    from evaluation import report as reports
+    from runtime.repository import replacing
+
+    for path, content in ((out, reports.to_json(found)), (html, reports.to_html(found, pictures) if html else "")):
+        if path is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with replacing(path) as temporary:
+                temporary.write_text(content)
+    typer.echo(reports.to_json(found) if as_json else reports.to_markdown(found), nl=False)
+
+
 # --- service ------------------------------------------------------------------------------------------------------------------
 
 
@@ -253,7 +449,7 @@ def main() -> None:
         sys.exit(1)
     except ModuleNotFoundError as error:
         typer.echo(
-            f"{error.name} is not installed: training and export need the extra, pip install -e '.[cpu,train]'",
+            f"{error.name} is not installed: training, export and evaluation need an extra: pip install -e '.[cpu,train]', or '.[cpu,evaluate]' without torch",
             err=True,
         )
         sys.exit(1)

@@ -211,6 +211,13 @@ def _border_is_opposite(pixels: Pixels, background: float) -> bool:
     return abs(float(np.median(border)) / 255 - background) > 0.5
 
 
+def resize_bicubic(images: Pixels, height: int, width: int) -> Float32:
+    """uint8 images (n, C, H, W) to float32 (n, C, height, width) by antialiased bicubic on float channels; may overshoot 0..255."""
+    planes = images.astype(np.float32).reshape(-1, *images.shape[2:])
+    resized = [np.asarray(Image.fromarray(plane).resize((width, height), Image.Resampling.BICUBIC)) for plane in planes]
+    return np.stack(resized).reshape(*images.shape[:2], height, width)
+
+
 # --- writing ------------------------------------------------------------------------------------------------------------------
 
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from runtime import codecs, sampling
 from runtime.errors import InvalidValue
-from runtime.manifest import RANDOM, GaussianPrior, InputSpec, LatentSpec, Manifest
+from runtime.manifest import RANDOM, GaussianPrior, InputSpec, LatentSpec, Manifest, MixturePrior
 
 Array = NDArray[Any]
 Float32 = NDArray[np.float32]
@@ -43,10 +43,16 @@ def draw_latents(
     noise = sampling.normal(seed, first, n, stream, (latent.size,)).astype(np.float64) * temperature
     chosen = latent.priors[name]
     if isinstance(chosen, GaussianPrior):
-        factor = np.asarray(chosen.cholesky)
-        # row by row rather than a matrix product, whose bits depend on the number of rows
-        noise = np.asarray(chosen.mean) + np.stack([(factor * row).sum(axis=-1) for row in noise])
+        noise = _placed(noise, np.asarray([chosen.mean]), np.asarray([chosen.cholesky]), np.zeros(n, np.int64))
+    elif isinstance(chosen, MixturePrior):
+        components = sampling.component(seed, first, n, chosen.weights)
+        noise = _placed(noise, np.asarray(chosen.means), np.asarray(chosen.choleskys), components)
     return noise.astype(np.float32)
+
+
+def _placed(noise: Array, means: Array, choleskys: Array, components: NDArray[np.int64]) -> Array:
+    """mean + cholesky noise, by the component of each item: row by row, as the bits of a matrix product depend on the number of rows."""
+    return np.stack([means[k] + (choleskys[k] * row).sum(axis=-1) for row, k in zip(noise, components, strict=True)])
 
 
 def conditions(manifest: Manifest, tensor: InputSpec, classes: Classes, n: int, seed: int, first: int) -> Float32:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -18,6 +19,7 @@ from runtime.errors import ArtifactError
 from runtime.spec import DataSpec, Record
 
 FILE = "manifest.json"
+NUMBERS = re.compile(r"\[\s+-?[\d.][\d.eE+-]*(?:,\s+-?[\d.][\d.eE+-]*)*\s+\]")
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 
 Source = Literal["normal", "uniform", "condition", "data", "latent", "codes", "temperature"]
@@ -41,7 +43,24 @@ class GaussianPrior(Record):
     cholesky: tuple[tuple[float, ...], ...]
 
 
-Prior = Annotated[NormalPrior | GaussianPrior, Field(discriminator="kind")]
+class MixturePrior(Record):
+    """Σ weights N(means, choleskys choleskysᵀ), fitted to the posterior means after training."""
+
+    kind: Literal["mixture"] = "mixture"
+    weights: tuple[float, ...] = Field(min_length=1)
+    means: tuple[tuple[float, ...], ...]
+    choleskys: tuple[tuple[tuple[float, ...], ...], ...]
+
+    @model_validator(mode="after")
+    def _check(self) -> MixturePrior:
+        if any(weight < 0 for weight in self.weights) or not math.isclose(sum(self.weights), 1, rel_tol=1e-6):
+            raise ValueError("weights must be at least 0 and add up to 1")
+        if not len(self.weights) == len(self.means) == len(self.choleskys):
+            raise ValueError("weights, means and choleskys need one entry a component")
+        return self
+
+
+Prior = Annotated[NormalPrior | GaussianPrior | MixturePrior, Field(discriminator="kind")]
 
 
 def _normal() -> dict[str, Prior]:
@@ -61,9 +80,13 @@ class LatentSpec(Record):
         if self.default_prior not in self.priors:
             raise ValueError(f"default_prior {self.default_prior!r} is not among the priors {sorted(self.priors)}")
         for name, prior in self.priors.items():
+            parts: list[tuple[tuple[float, ...], tuple[tuple[float, ...], ...]]] = []
             if isinstance(prior, GaussianPrior):
-                square = len(prior.cholesky) == self.size and all(len(row) == self.size for row in prior.cholesky)
-                if len(prior.mean) != self.size or not square:
+                parts = [(prior.mean, prior.cholesky)]
+            elif isinstance(prior, MixturePrior):
+                parts = list(zip(prior.means, prior.choleskys, strict=True))
+            for mean, cholesky in parts:
+                if {len(mean), len(cholesky), *map(len, cholesky)} != {self.size}:
                     raise ValueError(f"prior {name!r} does not have the latent's size {self.size}")
         return self
 
@@ -143,6 +166,7 @@ REQUIRED_OUTPUTS: dict[str, tuple[tuple[str, ...], ...]] = {  # any one of the a
     "decode_codes": (("data",),),
     "sample": (("data",),),
     "encode": (("mean",), ("codes",)),
+    "features": (("features",),),
 }
 REQUIRED_SOURCES: dict[str, Source] = {
     "decode": "latent", "decode_codes": "codes", "encode": "data", "score": "data", "features": "data",
@@ -152,12 +176,22 @@ REQUIRED_SOURCES: dict[str, Source] = {
 # --- scoring, provenance ------------------------------------------------------------------------------------------------------
 
 
+class Likelihood(Record):
+    """What makes a term in nats a statement about -log p(x): without this, likelihoods of two models do not compare."""
+
+    bound: Literal["exact", "elbo", "iwae"] = Field(description="elbo, iwae: the term is an upper bound of -log p(x)")
+    k: int = Field(default=1, ge=1, description="draws from the posterior that the bound averages over")
+    observed: str = Field(description="what x is: how grey values were binarised, levels, or a density's units")
+    discrete: bool = Field(default=True, description="a probability, so that bits a dimension mean something")
+
+
 class Term(Record):
     """One term of the anomaly score: an output (B,) of the score graph, higher is stranger."""
 
     name: str
     kind: Literal["nll", "distance"] = Field(description="nll: in nats, marginalised over classes by log-sum-exp")
     description: str = ""
+    likelihood: Likelihood | None = Field(default=None, description="for a term that is -log p(x), or bounds it")
 
 
 class Calibration(Record):
@@ -233,7 +267,9 @@ class Manifest(Record):
     license: str = ""
     backend: Literal["onnx", "torchscript", "fake"] = "onnx"
     data: DataSpec
-    classes: tuple[str, ...] | None = Field(default=None, description="names, in the order of the condition's columns")
+    classes: tuple[str, ...] | None = Field(
+        default=None, description="names, in the order of the columns of the condition and of the logits"
+    )
     class_prior: tuple[float, ...] | None = Field(default=None, description="uniform where left out")
     latent: LatentSpec | None = None
     codes: CodesSpec | None = None
@@ -345,8 +381,9 @@ def read(path: Path) -> Manifest:
 
 
 def dumps(manifest: Manifest) -> str:
-    """The manifest as JSON text, ready to be written."""
-    return json.dumps(manifest.model_dump(mode="json", exclude_none=True), indent=1, ensure_ascii=False) + "\n"
+    """The manifest as JSON text, ready to be written; lists of numbers on one line each."""
+    text = json.dumps(manifest.model_dump(mode="json", exclude_none=True), indent=1, ensure_ascii=False)
+    return NUMBERS.sub(lambda found: re.sub(r"\s+", " ", found[0]).replace("[ ", "[").replace(" ]", "]"), text) + "\n"
 
 
 def schema() -> dict[str, Any]:

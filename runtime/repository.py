@@ -93,6 +93,19 @@ def verify(folder: Path, manifest: Manifest) -> list[str]:
 
 
 @contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary path beside `path` that takes its place when the block ends without an error."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        yield temporary
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
 def staging(root: Path, name: str) -> Iterator[Path]:
     """A temporary folder on the repository's own disk, removed unless it was published."""
     (root / name).mkdir(parents=True, exist_ok=True)

@@ -15,6 +15,7 @@ replica or on the transport. numpy promises the bits of Philox but not its distr
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,7 @@ Words = NDArray[np.uint64]
 MAX_SEED = 2**63 - 1
 CLASS_STREAM = 0  # the class draw has a stream of its own, so that asking for a random class does not shift the noise
 POSTERIOR_STREAM = 1
+COMPONENT_STREAM = 2**32  # which component of a mixture prior
 FIRST_INPUT_STREAM = 2  # stream of a task's input = this + its place among the inputs that a seed fills
 
 _MULTIPLIERS = (0xD2E7470EE14C6C93, 0xCA5A826395121157)
@@ -49,9 +51,18 @@ def normal(seed: int, first: int, n: int, stream: int, shape: tuple[int, ...]) -
     return _shaped(pairs.reshape(n, -1)[:, :count], n, shape)
 
 
-def choice(seed: int, first: int, n: int, weights: list[float]) -> NDArray[np.int64]:
+def choice(seed: int, first: int, n: int, weights: Sequence[float]) -> NDArray[np.int64]:
     """Class indices, int64 (n,), by inverse CDF of `weights` from the class stream."""
-    return pick(np.tile(np.asarray(weights), (n, 1)), uniform(seed, first, n, CLASS_STREAM, ()))
+    return _chosen(seed, first, n, CLASS_STREAM, weights)
+
+
+def component(seed: int, first: int, n: int, weights: Sequence[float]) -> NDArray[np.int64]:
+    """Components of a mixture, int64 (n,), by inverse CDF of `weights` from a stream of their own."""
+    return _chosen(seed, first, n, COMPONENT_STREAM, weights)
+
+
+def _chosen(seed: int, first: int, n: int, stream: int, weights: Sequence[float]) -> NDArray[np.int64]:
+    return pick(np.tile(np.asarray(weights), (n, 1)), uniform(seed, first, n, stream, ()))
 
 
 def pick(weights: NDArray[Any], uniforms: NDArray[Any]) -> NDArray[np.int64]:

@@ -26,6 +26,7 @@ settings.load_profile("steady")
 ROOT = Path(__file__).parent.parent
 SHIPPED = ROOT / "models"
 NAMES = ("digits-pixelcnn", "mnist-autoencoder", "mnist-vae", "mnist-vae-2d", "mnist-vae-ts", "transactions-vae")
+EXTRACTORS = ("digits-classifier",)
 
 
 def made_table(n: int = 400) -> dict[str, np.ndarray]:
@@ -80,7 +81,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory, digits: Data, table: Data) ->
 @pytest.fixture(scope="session")
 def shipped() -> dict[str, Model]:
     """The models of the repository, loaded once."""
-    return {name: load(SHIPPED / name, device="cpu") for name in NAMES}
+    return {name: load(SHIPPED / name, device="cpu") for name in (*NAMES, *EXTRACTORS)}
 
 
 @pytest.fixture(scope="session")

@@ -22,7 +22,7 @@ from runtime.errors import ArtifactError, InvalidValue, ManifoldError, Unavailab
 from service.rest import create_app
 from service.settings import Settings
 from tests import foreign
-from tests.conftest import NAMES, ROOT, SHIPPED, tiny_run, wait_until_ready
+from tests.conftest import EXTRACTORS, NAMES, ROOT, SHIPPED, tiny_run, wait_until_ready
 from training import export as exporting
 from training import runs
 from training.data import Data
@@ -44,7 +44,7 @@ def edit(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
 # --- shipped ---
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [*NAMES, *EXTRACTORS])
 def test_shipped_artifacts_are_good(name: str, shipped: dict[str, Model]) -> None:
     assert checks.run_all(shipped[name]) == []
     assert manifest.Manifest.model_validate_json(manifest.dumps(shipped[name].manifest)) == shipped[name].manifest
@@ -53,9 +53,10 @@ def test_shipped_artifacts_are_good(name: str, shipped: dict[str, Model]) -> Non
 def test_shipped_artifacts_are_small_and_one_version_each() -> None:
     sizes = {path: sum(file.stat().st_size for file in path.rglob("*") if file.is_file()) for path in SHIPPED.iterdir()}
     assert sum(sizes.values()) <= 40 * 2**20
-    assert [path.name for path, size in sizes.items() if size > 4 * 2**20] == []
+    larger = {"cifar10-classifier"}  # where quality asks for it
+    assert [path.name for path, size in sizes.items() if size > (8 if path.name in larger else 4) * 2**20] == []
     assert [path.name for path in SHIPPED.iterdir() if len(list(path.iterdir())) != 1] == []
-    assert sorted(sizes) == sorted(SHIPPED / name for name in NAMES)
+    assert sorted(sizes) == sorted(SHIPPED / name for name in (*NAMES, *EXTRACTORS))
 
 
 def test_the_shipped_vae_reaches_its_figures(shipped: dict[str, Model]) -> None:

@@ -77,14 +77,14 @@ def test_a_sheet_of_rows_is_a_csv(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["train", "gan9", "--data", "mnist"], "valid are pixelcnn, vae"),
+        (["train", "gan9", "--data", "mnist"], "valid are classifier, pixelcnn, vae"),
         (["train", "vae", "--data", "mnist", "--preset", "huge"], "valid are smoke, cpu, gpu"),
         (["train", "vae", "--data", "mnist", "--set", "latent=3"], "valid are epochs"),
         (["train", "vae", "--data", "nonsense"], "valid are mnist"),
         (["resume", "nowhere"], "is not a run"),
         (["export", "nowhere", "--name", "x"], "is not a run"),
         (["sample", "nowhere"], "no artifact there"),
-        (["sample", "mnist-vae", "--prior", "x"], "valid: normal, gaussian"),
+        (["sample", "mnist-vae", "--prior", "x"], "valid: normal, gaussian, mixture"),
         (["remake", "nowhere.png"], "No such file"),
         (["sample", "mnist-vae", "-o", "/nowhere/x.png"], "/nowhere/x.png: No such file"),
         (["serve", "--port", "99999"], "MANIFOLD_PORT"),

@@ -11,10 +11,11 @@ from PIL import Image
 from scipy import stats
 from starlette.testclient import TestClient
 
-from runtime import codecs, recipes, rows, scoring
+from runtime import codecs, recipes, rows, sampling, scoring
 from runtime.engine import Model, load
 from runtime.errors import InvalidValue, UnsupportedTask
-from runtime.manifest import GaussianPrior
+from runtime.inputs import draw_latents
+from runtime.manifest import GaussianPrior, MixturePrior
 from runtime.operations import End
 from runtime.spec import ImageSpec
 from tests.conftest import NAMES, SHIPPED
@@ -95,8 +96,33 @@ def test_temperature_and_priors(shipped: dict[str, Model]) -> None:
     factor = np.asarray(prior.cholesky)
     assert np.allclose(np.cov(fitted.T), factor @ factor.T, atol=0.1)
     with pytest.raises(InvalidValue) as caught:
-        model.sample(1, prior="mixture")
-    assert caught.value.valid == ["normal", "gaussian"]
+        model.sample(1, prior="vamp")
+    assert caught.value.valid == ["normal", "gaussian", "mixture"]
+
+
+@pytest.mark.parametrize("name", ["mnist-vae", "mnist-autoencoder"])
+def test_the_mixture_prior_has_its_moments_and_its_components(name: str, shipped: dict[str, Model]) -> None:
+    model = shipped[name]
+    assert model.manifest.latent is not None
+    prior = model.manifest.latent.priors["mixture"]
+    assert isinstance(prior, MixturePrior)
+    weights, means, factors = (np.asarray(part) for part in (prior.weights, prior.means, prior.choleskys))
+    n = 20_000
+    latents = draw_latents(model.manifest, "mixture", 3, 0, n, sampling.FIRST_INPUT_STREAM, 1.0)
+    centre = weights @ means
+    covariances = factors @ factors.transpose(0, 2, 1) + np.einsum("ki,kj->kij", means - centre, means - centre)
+    expected = np.einsum("k,kij->ij", weights, covariances)
+    spread = np.sqrt(np.diag(expected))
+    assert (np.abs(latents.mean(axis=0) - centre) < 5 * spread / np.sqrt(n)).all()
+    assert np.abs(np.cov(latents.T) - expected).max() < 0.06 * spread.max() ** 2
+    # cold, an item is its component's mean, and the components come as often as they should
+    cold = draw_latents(model.manifest, "mixture", 3, 0, n, sampling.FIRST_INPUT_STREAM, 1e-6)
+    nearest = ((cold[:, None] - means) ** 2).sum(axis=2).argmin(axis=1)
+    assert np.abs(np.bincount(nearest, minlength=len(weights)) / n - weights).max() < 0.015
+    # an item depends on its seed and index alone
+    assert np.array_equal(
+        draw_latents(model.manifest, "mixture", 3, 7, 5, sampling.FIRST_INPUT_STREAM, 1.0), latents[7:12]
+    )
 
 
 def test_without_a_seed_one_is_chosen_and_said(shipped: dict[str, Model]) -> None:

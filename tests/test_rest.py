@@ -31,7 +31,7 @@ from service import contract
 from service.rest import USE_CASES, create_app
 from service.settings import ModelSettings, Settings, SettingsError, read
 from tests import foreign
-from tests.conftest import NAMES, ROOT, SHIPPED, wait_until_ready
+from tests.conftest import EXTRACTORS, NAMES, ROOT, SHIPPED, wait_until_ready
 
 ROW = {"amount": 20.5, "hour": 13.25, "weekday": "2", "night": 0}
 IMAGE_MODELS = [name for name in NAMES if name != "transactions-vae"]
@@ -209,7 +209,7 @@ def test_fitting_is_said_and_strict_refuses(client: TestClient) -> None:
 def test_models_and_previews(client: TestClient) -> None:
     models = {model["name"]: model for model in client.get("/models").json()["models"]}
     contract.ModelList.model_validate({"models": list(models.values())})
-    assert sorted(models) == sorted(NAMES)
+    assert sorted(models) == sorted((*NAMES, *EXTRACTORS))
     assert models["mnist-vae"]["default"]
     assert models["digits-pixelcnn"]["classes"] == list("0123456789")
     for name in NAMES:
@@ -289,7 +289,7 @@ ERRORS: list[tuple[str, Any, int, str | None]] = [
     ("/sample", {"first": 2**63 - 1, "n": 5}, 422, "first"),
     ("/sample", {"colour": "red"}, 422, "colour"),
     ("/sample", {"temperature": 0}, 422, "temperature"),
-    ("/sample", {"prior": "mixture"}, 422, "prior"),
+    ("/sample", {"prior": "vamp"}, 422, "prior"),
     ("/sample", {"class": "3"}, 422, "class"),
     ("/sample", {"encoding": "gif"}, 422, "encoding"),
     ("/sample", {"latents": [[0.1] * 19]}, 422, "latents"),

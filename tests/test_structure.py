@@ -11,8 +11,14 @@ import pytest
 
 from tests.conftest import ROOT
 
-OURS = {"runtime", "service", "training", "cli", "manifold_client"}
-MAY_IMPORT = {"runtime": set(), "service": {"runtime"}, "training": {"runtime"}, "client/manifold_client": set()}
+OURS = {"runtime", "service", "training", "evaluation", "cli", "manifold_client"}
+MAY_IMPORT = {
+    "runtime": set(),
+    "service": {"runtime"},
+    "training": {"runtime"},
+    "evaluation": {"runtime"},
+    "client/manifold_client": set(),
+}
 ONLY_IN = {"PIL": {"runtime/codecs.py"}, "onnxruntime": {"runtime/backends.py"}}
 
 
@@ -35,7 +41,7 @@ def test_import_rules(package: str) -> None:
 
 
 def test_one_place_for_pillow_onnxruntime_and_torch() -> None:
-    for package in ("runtime", "service", "training"):
+    for package in ("runtime", "service", "training", "evaluation"):
         for path in (ROOT / package).rglob("*.py"):
             name = path.relative_to(ROOT).as_posix()
             for module, places in ONLY_IN.items():
@@ -46,7 +52,7 @@ def test_one_place_for_pillow_onnxruntime_and_torch() -> None:
 
 def test_the_service_knows_no_family() -> None:
     families = {path.stem for path in (ROOT / "training/families").glob("*.py")} - {"__init__"}
-    for package in ("runtime", "service"):
+    for package in ("runtime", "service", "evaluation"):
         for path in (ROOT / package).rglob("*.py"):
             words = {node.value for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Constant)}
             assert not words & families, path

@@ -14,6 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from runtime import repository
 from tests.conftest import ROOT
 from training import families, runs
 from training.average import Average
@@ -172,7 +173,7 @@ def test_ctrl_c_finishes_the_step_and_saves(tmp_path: Path) -> None:
 def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_text("old")
-    with pytest.raises(RuntimeError), runs.replacing(path) as temporary:
+    with pytest.raises(RuntimeError), repository.replacing(path) as temporary:
         temporary.write_text("half")
         raise RuntimeError
     assert [(child.name, child.read_text()) for child in tmp_path.iterdir()] == [("file", "old")]
@@ -237,7 +238,7 @@ def test_options_are_read_as_they_are_meant() -> None:
 
 
 def test_unknown_family_device_and_precision(tmp_path: Path, digits: Data) -> None:
-    with pytest.raises(TrainingError, match="valid are pixelcnn, vae"):
+    with pytest.raises(TrainingError, match="valid are classifier, pixelcnn, vae"):
         families.get("gan9")
     for options in ({"device": "tpu9"}, {"precision": "12"}, {"devices": 0}):
         with pytest.raises(TrainingError, match="device, devices, precision"):

@@ -21,6 +21,7 @@ import numpy as np
 import pooch
 from numpy.typing import NDArray
 
+from runtime import codecs
 from runtime.spec import DataSpec, ImageSpec
 from training import tables
 from training.errors import DataError, TrainingError
@@ -51,6 +52,10 @@ class Data:
     test: Part
     classes: tuple[str, ...] | None = None
     protocol: dict[str, Any] = field(default_factory=dict)  # where the rows come from and how they were split
+
+    def edge(self, part: Part) -> Array:
+        """Items of a part as they come to a graph's edge, float32."""
+        return codecs.from_uint8(part.items, self.spec) if isinstance(self.spec, ImageSpec) else part.items
 
 
 @dataclass(frozen=True)
@@ -283,8 +288,6 @@ CIFAR_SHEETS = "6243f223d05c0b08e51710cf2ef6c1fd8782cc861b10baaa7165c16c6aac734d
 
 def _cifar_sheets(folder: Path) -> tuple[Part, Part]:
     """CIFAR-10 as lossless WebP sheets of 1000 images (25 x 40 tiles), in official order."""
-    from runtime.codecs import read_pixels
-
     names = [f"{split}_{i:02d}.webp" for split, n in (("train", 50), ("test", 10)) for i in range(n)] + ["labels.npz"]
     for name in names:
         if not (folder / name).exists():
@@ -296,7 +299,7 @@ def _cifar_sheets(folder: Path) -> tuple[Part, Part]:
         )
 
     def sheet(name: str) -> Array:
-        tiles = read_pixels((folder / name).read_bytes(), "RGB").reshape(25, 32, 40, 32, 3)
+        tiles = codecs.read_pixels((folder / name).read_bytes(), "RGB").reshape(25, 32, 40, 32, 3)
         return tiles.transpose(0, 2, 4, 1, 3).reshape(1000, 3, 32, 32)
 
     with np.load(folder / "labels.npz") as labels:

@@ -24,10 +24,11 @@ from runtime import manifest as manifests
 from runtime.engine import Model, example_inputs, load, padded
 from runtime.errors import ArtifactError
 from runtime.manifest import Calibration, FileRecord, Golden, Manifest, Metric, Scoring, TaskSpec
+from runtime.operations import CAN
 from runtime.spec import ImageSpec
 from training import data as datasets
-from training import families, graphs
-from training.data import Data, Part
+from training import families, graphs, priors
+from training.data import Data
 from training.errors import TrainingError
 from training.exports import Exports, Task
 from training.runs import METRICS, Run
@@ -63,7 +64,7 @@ def export(
         examples = {task: example_inputs(spec, manifest, batches.ROWS) for task, spec in manifest.tasks.items()}
         for inputs in examples.values():  # real items where the task takes data
             if "data" in inputs:
-                inputs["data"] = np.resize(_edge(data.test, data), inputs["data"].shape)  # repeats where there are few
+                inputs["data"] = np.resize(data.edge(data.test), inputs["data"].shape)  # repeats where there are few
         _write_graphs(exported.tasks, examples, folder, backend)
         expected = {task: _torch_outputs(exported.tasks[task], inputs) for task, inputs in examples.items()}
         trial = Model(folder, manifest.model_copy(update={"scoring": None}), "cpu", 1)
@@ -81,6 +82,9 @@ def export(
                     ]
                 )
             )
+        if manifest.latent is not None and "encode" in manifest.tasks:
+            means = priors.posterior_means(engine, data.edge(data.train), data.train.labels)
+            manifest = manifest.model_copy(update={"latent": priors.added(manifest.latent, priors.fit(means))})
         if manifest.scoring is not None:
             manifest = manifest.model_copy(update={"scoring": _calibrate(engine, manifest.scoring, data, folder)})
         (folder / "preview.png").write_bytes(preview(engine, data))
@@ -123,11 +127,6 @@ def _draft(
 
 def _now() -> str:
     return datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-def _edge(part: Part, data: Data) -> Array:
-    """Items as they come to the graph's edge, float32."""
-    return codecs.from_uint8(part.items, data.spec) if isinstance(data.spec, ImageSpec) else part.items
 
 
 # --- graphs -------------------------------------------------------------------------------------------------------------------
@@ -205,7 +204,7 @@ def _parity(
 
 def _calibrate(engine: Model, about: Scoring, data: Data, folder: Path) -> Scoring:
     """Scores of the calibration part, which training never saw, through the engine."""
-    scores = engine.score(_edge(data.calibration, data))
+    scores = engine.score(data.edge(data.calibration))
     n = len(data.calibration)
     calibration = Calibration(id="", n=n, created=_now(), source=str(data.protocol.get("calibration", f"{n} items")))
     np.savez_compressed(folder / calibration.file, **{term: np.sort(values) for term, values in scores.terms.items()})  # type: ignore[arg-type]
@@ -219,13 +218,21 @@ def _calibrate(engine: Model, about: Scoring, data: Data, folder: Path) -> Scori
 
 
 def preview(engine: Model, data: Data) -> bytes:
-    """A PNG that shows what the model makes: a sheet of samples, or for tables each column's distribution beside the real one."""
+    """A PNG that shows what the model makes: a sheet of samples, or for tables each column's distribution beside the real one.
+
+    Of a model that makes nothing but features, the test items it is least right about.
+    """
     spec = data.spec
-    if isinstance(spec, ImageSpec):
-        samples = engine.sample(PREVIEW_ITEMS, seed=PREVIEW_SEED)
-        scale = max(1, round(28 / spec.height))
-        return codecs.to_png(codecs.grid(codecs.to_uint8(samples.data, spec), scale=scale))
-    return _histograms(engine, data)
+    if not isinstance(spec, ImageSpec):
+        return _histograms(engine, data)
+    if CAN["sample"](engine.manifest):
+        pixels = codecs.to_uint8(engine.sample(PREVIEW_ITEMS, seed=PREVIEW_SEED).data, spec)
+    else:
+        logits = engine.run("features", {"data": data.edge(data.test)})["logits"].astype(np.float64)
+        labels = data.test.labels[:, None]
+        margin = np.take_along_axis(logits, labels, axis=1)[:, 0] - logits.max(axis=1)
+        pixels = data.test.items[np.argsort(margin, kind="stable")[:PREVIEW_ITEMS]]
+    return codecs.to_png(codecs.grid(pixels, scale=max(1, round(28 / spec.height))))
 
 
 def _histograms(engine: Model, data: Data) -> bytes:

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtime import codecs, rows
+from runtime.repository import replacing
 from runtime.spec import DataSpec, ImageSpec
-from training.runs import replacing
 
 
 def save(items: NDArray[Any], spec: DataSpec, stem: Path) -> Path:

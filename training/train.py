@@ -23,6 +23,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
+from runtime.repository import replacing
 from training import data as datasets
 from training import families, sheets
 from training.average import Average
@@ -31,7 +32,7 @@ from training.errors import Diverged, TrainingError
 from training.layers import to_float
 from training.phases import Batch, Phase, Player
 from training.progress import Progress
-from training.runs import LOG, METRICS, Run, load_checkpoint, replacing, save_checkpoint
+from training.runs import LOG, METRICS, Run, load_checkpoint, save_checkpoint
 
 
 class Interrupted(TrainingError):

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from runtime.manifest import CodesSpec, InputSpec, Metric, Scoring, TensorSpec, Term
+from runtime.manifest import CodesSpec, InputSpec, Likelihood, Metric, Scoring, TensorSpec, Term
 from runtime.spec import ImageSpec
 from training import loops
 from training.data import Data
@@ -377,7 +377,10 @@ def exports(model: GatedPixelCNN, config: Config, data: Data) -> Exports:
     temperature = InputSpec(role="temperature", source="temperature")
     items = TensorSpec(role="data", shape=data.spec.shape)
     nll = Term(
-        name="nll", kind="nll", description="exact -log p(x) in nats, marginalised over classes unless one is given"
+        name="nll",
+        kind="nll",
+        description="exact -log p(x) in nats, marginalised over classes unless one is given",
+        likelihood=Likelihood(bound="exact", observed=f"pixels at {model.levels} levels"),
     )
     codes = TensorSpec(role="codes", dtype="int64", shape=grid)
     logits = TensorSpec(role="logits", shape=(model.levels, *grid))

@@ -13,7 +13,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from runtime.manifest import GaussianPrior, InputSpec, LatentSpec, Metric, NormalPrior, Prior, Scoring, TensorSpec, Term
+from runtime.manifest import (
+    GaussianPrior,
+    InputSpec,
+    LatentSpec,
+    Likelihood,
+    Metric,
+    NormalPrior,
+    Prior,
+    Scoring,
+    TensorSpec,
+    Term,
+)
 from runtime.spec import ImageSpec, TableSpec
 from training import likelihoods
 from training.data import Data, Part
@@ -316,7 +327,7 @@ def exports(model: VAE, config: Config, data: Data) -> Exports:
         TensorSpec(role=role, shape=(config.latent_dim,))
         for role in (["mean", "log_variance"] if config.variational else ["mean"])
     ]
-    terms = _terms(config)
+    terms = _terms(config, _observed(config, data))
     scores = [*(TensorSpec(role=term.name) for term in terms), TensorSpec(role="surprise", shape=surprise)]
     tasks = {
         "decode": Task(Decode(model), [latent], [output]),
@@ -346,7 +357,7 @@ def exports(model: VAE, config: Config, data: Data) -> Exports:
     )
 
 
-def _terms(config: Config) -> list[Term]:
+def _terms(config: Config, observed: str) -> list[Term]:
     reconstruction = Term(
         name="reconstruction", kind="nll", description="-log p(x | z) in nats, over draws fixed in the artifact"
     )
@@ -361,9 +372,23 @@ def _terms(config: Config) -> list[Term]:
     return [
         reconstruction,
         kl,
-        Term(name="negative_elbo", kind="nll", description="reconstruction + kl: an upper bound on -log p(x), in nats"),
+        Term(
+            name="negative_elbo",
+            kind="nll",
+            description="reconstruction + kl: an upper bound on -log p(x), in nats",
+            likelihood=Likelihood(
+                bound="elbo", k=SCORE_DRAWS, observed=observed, discrete=config.likelihood == "bernoulli"
+            ),
+        ),
         distance,
     ]
+
+
+def _observed(config: Config, data: Data) -> str:
+    """What x is in log p(x)."""
+    if isinstance(data.spec, TableSpec):
+        return "encoded columns, in scaled units"
+    return "grey values binarised at 1/2" if config.likelihood == "bernoulli" else "grey values in [0, 1], a density"
 
 
 def _describe(config: Config, data: Data) -> str:

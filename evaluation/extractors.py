@@ -1,0 +1,258 @@
+"""Extractors: artifacts with the task `features`, and the one pass of images through them.
+
+A batch is independent of every other, so that batches run side by side on all cores; results are taken in order, and neither the number
+of workers nor the size of a batch changes a bit of them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evaluation import resize
+from evaluation.errors import EvaluationError
+from evaluation.images import Batch, Source
+from evaluation.statistics import Gaussian, Moments
+from runtime import codecs, engine, repository
+from runtime import manifest as manifests
+from runtime.engine import Model
+from runtime.errors import ArtifactError, ManifoldError
+from runtime.spec import ImageSpec
+
+Array = NDArray[Any]
+Float32 = NDArray[np.float32]
+T = TypeVar("T")
+
+BATCH = 128
+KEPT = 10_000  # rows of features kept for the metrics that look at pairs; moments are over all
+INCEPTION = "6726825d"  # SHA-256 of the published weights begins so; their distance alone is called FID
+
+Progress = Callable[[int, int], None]  # images done, images in all
+
+
+class Extractor:
+    """What turns images into features (n, d) and class probabilities (n, C)."""
+
+    def __init__(self, model: Model, resize_mode: str = resize.NONE) -> None:
+        spec, task = model.manifest.data, model.manifest.task("features")
+        if task is None or "features" not in task.roles or not isinstance(spec, ImageSpec):
+            raise EvaluationError(
+                f"extractor: {model.manifest.name} has no task `features` on images; it can {', '.join(model.manifest.tasks)}",
+                field="extractor",
+            )
+        self.model, self.spec, self.mode = model, spec, resize.check(resize_mode)
+        self.classes = model.manifest.classes
+        shapes = {tensor.role: tensor.shape for tensor in task.outputs}
+        self.dimensions = shapes["features"][0]
+        self.has_logits = "logits" in shapes
+        self._role = next(tensor.role for tensor in task.inputs if tensor.source == "data")
+
+    @property
+    def name(self) -> str:
+        """The artifact's, with its version."""
+        return f"{self.model.manifest.name}/{self.model.manifest.version}"
+
+    @property
+    def colour(self) -> str:
+        """How image files are read for it."""
+        return "L" if self.spec.channels == 1 else "RGB"
+
+    @property
+    def sha256(self) -> str:
+        """Of the graph and its weights, whatever else the artifact holds."""
+        manifest = self.model.manifest
+        files = manifest.files or repository.records(self.model.folder)
+        graph = manifest.tasks["features"].graph
+        kept = {name: record for name, record in files.items() if name == graph or _is_weights(name)}
+        return repository.checksum(kept)
+
+    @property
+    def distance_name(self) -> str:
+        """`fid` through the Inception v3 of the published values, else `fd_classifier`."""
+        weights = str(self.model.manifest.provenance.get("weights_sha256", ""))
+        return "fid" if weights.startswith(INCEPTION) else "fd_classifier"
+
+    def edge(self, pixels: Array | list[Array]) -> Float32:
+        """uint8 images to the graph's edge: grey repeated where colour is looked at, resized by the stated rule."""
+        if isinstance(pixels, list):
+            return np.concatenate([self.edge(image[None]) for image in pixels])
+        if pixels.shape[1] != self.spec.channels:
+            if pixels.shape[1] != 1:
+                raise EvaluationError(
+                    f"colour images, but {self.name} looks at grey ones; choose another extractor", field="extractor"
+                )
+            pixels = pixels.repeat(self.spec.channels, axis=1)
+        if pixels.shape[2:] == (self.spec.height, self.spec.width):
+            return codecs.from_uint8(pixels, self.spec)
+        low, high = self.spec.range
+        resized = resize.resize(pixels, self.spec.height, self.spec.width, self.mode)
+        edge: Float32 = resized * np.float32((high - low) / 255) + np.float32(low)
+        return edge
+
+    def __call__(self, pixels: Array | list[Array]) -> tuple[Float32, Float32 | None]:
+        """Features (n, d) and class probabilities (n, C), None where the artifact has no logits."""
+        outputs = self.model.run("features", {self._role: self.edge(pixels)})
+        return outputs["features"], softmax(outputs["logits"]) if self.has_logits else None
+
+
+def _is_weights(name: str) -> bool:
+    """Files that are weights, and neither pictures, vectors nor statistics."""
+    return not name.endswith((".png", ".npz", ".json", ".onnx"))
+
+
+def softmax(logits: Array) -> Float32:
+    """Over the last axis."""
+    shifted = np.exp(logits.astype(np.float64) - logits.max(axis=-1, keepdims=True))
+    probabilities: Float32 = (shifted / shifted.sum(axis=-1, keepdims=True)).astype(np.float32)
+    return probabilities
+
+
+def load(name: str, models: Path, resize_mode: str = resize.NONE, device: str = "auto") -> Extractor:
+    """The extractor of that name in the folder of models, or at that path."""
+    path = models / name if (models / name).is_dir() else Path(name)
+    return Extractor(engine.load(path, device=device), resize_mode)
+
+
+def for_data(data: str, models: Path) -> str:
+    """Name of the artifact that extracts features and was trained on the data set. Raises EvaluationError that lists what there is."""
+    found = {}
+    for name in repository.scan(models):
+        try:
+            manifest = manifests.read(repository.locate(models / name))
+        except ArtifactError:  # whoever uses it will be told
+            continue
+        if "features" in manifest.tasks:
+            found[name] = manifest.provenance.get("data", {}).get("data")
+    chosen = [name for name, trained_on in found.items() if trained_on == data]
+    if not chosen:
+        raise EvaluationError(
+            f"extractor: none in {models} was trained on {data!r}; name one with --extractor",
+            field="extractor",
+            valid=list(found),
+        )
+    return chosen[0]
+
+
+# --- one pass -----------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Features:
+    """What one pass over images leaves."""
+
+    n: int
+    gaussian: Gaussian
+    rows: Float32  # (at most KEPT, d)
+    probabilities: Float32 | None  # (n, C)
+    labels: NDArray[np.int64]  # (n,) asked for, or the data's; -1 where unknown
+    duplicates: float  # part of the images that another one before them equals bit for bit
+    first: Array  # uint8 (at most SHOWN, C, H, W)
+    skipped: tuple[str, ...] = ()
+
+    @property
+    def class_shares(self) -> NDArray[np.float64] | None:
+        """Part of the images in each class: of the labels where all are known, else of the mean probabilities; sums to 1."""
+        if self.probabilities is None:
+            return None
+        if (self.labels >= 0).all():
+            shares: NDArray[np.float64] = np.bincount(self.labels, minlength=self.probabilities.shape[1]) / self.n
+        else:
+            shares = self.probabilities.mean(axis=0, dtype=np.float64)
+        return shares
+
+
+SHOWN = 1000  # images kept for the page
+
+
+def extract(
+    extractor: Extractor, source: Source, *, seed: int = 0, batch: int = BATCH, progress: Progress | None = None
+) -> Features:
+    """One pass of all images of the source through the extractor; never holds more than a few batches of them.
+
+    Raises EvaluationError for fewer than 2 images. `seed` picks the rows that are kept where there are more than KEPT.
+    """
+    moments = Moments(extractor.dimensions)
+    keep = _kept(source.n, seed)
+    rows, probabilities, labels, first, skipped = [], [], [], [], []  # type: ignore[var-annotated]
+    hashes: set[bytes] = set()
+    done = shown = 0
+
+    def work(start: int) -> tuple[Batch, Float32, Float32 | None]:
+        images = source.batch(start, min(start + batch, source.n))
+        if not len(images):
+            return images, np.zeros((0, extractor.dimensions), np.float32), None
+        return images, *extractor(images.pixels)
+
+    for start, (images, features, classes) in _in_order(work, range(0, source.n, batch)):
+        moments.add(features)
+        place = np.flatnonzero(keep[start : start + len(features)])
+        rows.append(features[place])
+        labels.append(images.labels)
+        if classes is not None:
+            probabilities.append(classes)
+        hashes.update(hashlib.sha256(np.ascontiguousarray(image).data).digest() for image in images.pixels)
+        if shown < SHOWN and isinstance(images.pixels, np.ndarray):
+            first.append(images.pixels[: SHOWN - shown])
+            shown += len(first[-1])
+        skipped += images.skipped
+        done = min(start + batch, source.n)
+        if progress:
+            progress(done, source.n)
+    if moments.n < 2:
+        raise EvaluationError(f"{source.name}: {moments.n} image(s) to be read; at least 2 are needed")
+    return Features(
+        moments.n, moments.gaussian(), np.concatenate(rows), np.concatenate(probabilities) if probabilities else None,
+        np.concatenate(labels), 1 - len(hashes) / moments.n, _same_size(first), tuple(skipped),
+    )  # fmt: skip
+
+
+def _kept(n: int, seed: int) -> NDArray[np.bool_]:
+    keep = np.zeros(n, bool)
+    keep[np.random.Generator(np.random.Philox(seed)).permutation(n)[:KEPT]] = True
+    return keep
+
+
+def _same_size(batches: list[Array]) -> Array:
+    same = [pixels for pixels in batches if pixels.shape[1:] == batches[0].shape[1:]]
+    return np.concatenate(same) if same else np.zeros((0, 1, 1, 1), np.uint8)
+
+
+def _in_order(work: Callable[[int], T], starts: range) -> Iterator[tuple[int, T]]:
+    """work(start) for every start, side by side on all cores, in order; at most a few results wait."""
+    workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    with ThreadPoolExecutor(workers) as pool:
+        waiting: deque[Any] = deque()
+        try:
+            for start in starts:
+                waiting.append((start, pool.submit(work, start)))
+                if len(waiting) > 2 * workers:
+                    begun, future = waiting.popleft()
+                    yield begun, future.result()
+            while waiting:
+                begun, future = waiting.popleft()
+                yield begun, future.result()
+        finally:
+            for _, future in waiting:
+                future.cancel()
+
+
+def map_batches(work: Callable[[int, int], T], n: int, batch: int = BATCH, progress: Progress | None = None) -> list[T]:
+    """work(start, stop) over n items in batches, side by side, results in order."""
+    found = []
+    for start, result in _in_order(lambda start: work(start, min(start + batch, n)), range(0, n, batch)):
+        found.append(result)
+        if progress:
+            progress(min(start + batch, n), n)
+    return found
+
+
+__all__ = ["Extractor", "Features", "ManifoldError", "extract", "for_data", "load", "map_batches"]

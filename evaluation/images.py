@@ -1,0 +1,238 @@
+"""Where images come from: a data set's part, a folder of files, an array, a model. Always in batches, uint8 (n, C, H, W), 0 to 255."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evaluation.errors import EvaluationError
+from runtime import codecs
+from runtime.engine import Model
+from runtime.errors import ManifoldError
+from runtime.spec import ImageSpec
+
+Array = NDArray[Any]
+Pixels = NDArray[np.uint8]
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Images with the classes that were asked for, or that they have; -1 where unknown."""
+
+    pixels: Pixels | list[Pixels]  # (n, C, H, W), or (C, H, W) each where sizes differ
+    labels: NDArray[np.int64]
+    skipped: tuple[str, ...] = ()  # files that could not be read
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+
+class Source(Protocol):
+    """n images that can be had in any order."""
+
+    @property
+    def n(self) -> int:
+        """How many."""
+
+    @property
+    def name(self) -> str:
+        """What reports call them."""
+
+    def batch(self, start: int, stop: int) -> Batch:
+        """Images start .. stop - 1. Thread-safe."""
+
+    def content_hash(self) -> str | None:
+        """A SHA-256 over what the images are; None for what is made anew."""
+
+
+@dataclass(frozen=True)
+class Held:
+    """An array (N, C, H, W) of bytes, or of floats in [0, 1]."""
+
+    pixels: Pixels
+    labels: NDArray[np.int64]
+    name: str = "array"
+
+    @classmethod
+    def of(cls, array: Array, labels: Array | None = None, name: str = "array") -> Held:
+        """Checks the array. (N, H, W) and (N, H, W, 3) are understood too. Raises EvaluationError for values out of range."""
+        pixels = as_pixels(array, name)
+        known = np.full(len(pixels), -1) if labels is None else np.asarray(labels)
+        return cls(pixels, known.astype(np.int64), name)
+
+    @property
+    def n(self) -> int:
+        """How many."""
+        return len(self.pixels)
+
+    def batch(self, start: int, stop: int) -> Batch:
+        return Batch(self.pixels[start:stop], self.labels[start:stop])
+
+    def content_hash(self) -> str:
+        digest = hashlib.sha256(str(self.pixels.shape).encode())
+        digest.update(np.ascontiguousarray(self.pixels).data)
+        digest.update(np.ascontiguousarray(self.labels).data)
+        return digest.hexdigest()
+
+    def picked(self, n: int, seed: int) -> Held:
+        """n of them without replacement, in order; all where there are no more."""
+        if n >= self.n:
+            return self
+        index = np.sort(np.random.Generator(np.random.Philox(seed)).choice(self.n, n, replace=False))
+        return Held(self.pixels[index], self.labels[index], self.name)
+
+
+def as_pixels(array: Array, name: str) -> Pixels:
+    """Bytes (N, C, H, W) from bytes or floats in [0, 1], with channels first, last or left out. Raises EvaluationError."""
+    if array.ndim == 3:
+        array = array[:, None]
+    if array.ndim == 4 and array.shape[1] not in (1, 3) and array.shape[3] in (1, 3):
+        array = array.transpose(0, 3, 1, 2)
+    if array.ndim != 4 or array.shape[1] not in (1, 3) or 0 in array.shape:
+        raise EvaluationError(
+            f"{name}: shape {list(array.shape)} is not images; needed are [n, height, width] or [n, channels, height, width] with 1 or 3 channels"
+        )
+    if array.dtype == np.uint8:
+        pixels: Pixels = array
+        return pixels
+    low, high = float(array.min()), float(array.max())
+    if array.dtype.kind == "f" and low >= 0 and high <= 1:  # NaN compares false
+        pixels = np.rint(array * 255).astype(np.uint8)
+        return pixels
+    if array.dtype.kind in "iu" and low >= 0 and high <= 255 and high > 1:
+        pixels = array.astype(np.uint8)
+        return pixels
+    raise EvaluationError(
+        f"{name}: {array.dtype} from {low:g} to {high:g} is out of range; needed are bytes 0 to 255 or floats 0 to 1"
+    )
+
+
+@dataclass(frozen=True)
+class Folder:
+    """Image files below a folder, in the order of their names. Those that cannot be read stop it, or are left out where `skip`."""
+
+    root: Path
+    colour: str  # "L" or "RGB", what the extractor looks at
+    skip: bool = False
+    mixed: bool = False  # sizes may differ, as each is resized
+    files: Sequence[Path] = ()
+    name: str = ""
+
+    @classmethod
+    def of(cls, root: Path, colour: str, *, skip: bool = False, mixed: bool = False) -> Folder:
+        """Lists the files. Raises EvaluationError where there are none."""
+        files = sorted(path for path in root.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+        if not files:
+            raise EvaluationError(f"{root}: no images there; {', '.join(SUFFIXES)} files are read")
+        return cls(root, colour, skip, mixed, files, root.name)
+
+    @property
+    def n(self) -> int:
+        """How many files."""
+        return len(self.files)
+
+    def batch(self, start: int, stop: int) -> Batch:
+        read: list[Pixels] = []
+        skipped = []
+        for path in self.files[start:stop]:
+            try:
+                read.append(self._read(path))
+            except ManifoldError as error:
+                if isinstance(error, EvaluationError) or not self.skip:
+                    raise
+                skipped.append(f"{path}: {error.message}")
+        labels = np.full(len(read), -1, np.int64)
+        same = len({image.shape for image in read}) == 1
+        return Batch(np.stack(read) if same else read, labels, tuple(skipped))
+
+    def _read(self, path: Path) -> Pixels:
+        try:
+            pixels = codecs.read_pixels(path.read_bytes(), self.colour, field=str(path))
+        except ManifoldError as error:
+            if self.skip:
+                raise
+            raise EvaluationError(f"{error.message}; remove it, or go on without it by --skip-unreadable") from None
+        image = pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
+        if not self.mixed and image.shape != self._first_shape():
+            first, (_, height, width) = self.files[0], self._first_shape()
+            raise EvaluationError(
+                f"mixed sizes: {first} is {width}x{height}, {path} is {image.shape[2]}x{image.shape[1]}; "
+                "make them one size, or say how with --resize",
+                field="resize",
+            )
+        return image
+
+    def _first_shape(self) -> tuple[int, ...]:
+        """Of the first file that can be read."""
+        if "shape" not in self._cache:
+            for path in self.files:
+                try:
+                    pixels = codecs.read_pixels(path.read_bytes(), self.colour, field=str(path))
+                except ManifoldError:
+                    continue  # it is named when its turn comes
+                self._cache["shape"] = (1, *pixels.shape) if pixels.ndim == 2 else (3, *pixels.shape[:2])
+                break
+        return self._cache["shape"]
+
+    _cache: dict[str, tuple[int, ...]] = field(default_factory=dict, repr=False, compare=False)
+
+    def content_hash(self) -> str:
+        digest = hashlib.sha256(f"{self.colour} {self.skip}".encode())
+        for path in self.files:
+            digest.update(hashlib.sha256(path.read_bytes()).digest())
+        return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class Generated:
+    """What a model makes: image i is item i of the seed, as the service would send it in a PNG."""
+
+    model: Model
+    n: int
+    seed: int
+    prior: str | None = None
+    temperature: float = 1.0
+
+    @property
+    def name(self) -> str:
+        """The model's."""
+        return self.model.manifest.name
+
+    def batch(self, start: int, stop: int) -> Batch:
+        samples = self.model.sample(
+            stop - start, seed=self.seed, first=start, prior=self.prior, temperature=self.temperature
+        )
+        spec = self.model.manifest.data
+        assert isinstance(spec, ImageSpec)
+        labels = np.full(stop - start, -1) if samples.condition is None else samples.condition.argmax(axis=1)
+        return Batch(codecs.to_uint8(samples.data, spec), labels.astype(np.int64))
+
+    def content_hash(self) -> None:
+        return None
+
+
+def open_images(path: Path, colour: str, *, skip: bool = False, mixed: bool = False) -> Source:
+    """A folder of image files, or a .npy or .npz file (its only array, or `arr_0`)."""
+    if path.is_dir():
+        return Folder.of(path, colour, skip=skip, mixed=mixed)
+    if path.suffix not in (".npy", ".npz"):
+        raise EvaluationError(f"{path}: neither a folder of images nor a .npy or .npz file")
+    try:
+        content = np.load(path, allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise EvaluationError(f"{path}: cannot be read: {error}") from None
+    if isinstance(content, np.ndarray):
+        return Held.of(content, name=path.name)
+    with content:
+        names = content.files
+        if "arr_0" not in names and len(names) != 1:
+            raise EvaluationError(f"{path}: holds {', '.join(names)}; one array of images is needed, or `arr_0`")
+        return Held.of(content["arr_0" if "arr_0" in names else names[0]], name=path.name)

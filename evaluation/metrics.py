@@ -1,0 +1,178 @@
+"""Metrics on features and probabilities: pure functions of arrays, float64 inside, chance only from a seed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evaluation.errors import EvaluationError
+
+Array = NDArray[Any]
+Float64 = NDArray[np.float64]
+
+SPLITS = 10  # of the Inception Score
+BLOCKS = 20  # of the jackknife
+NEIGHBOURS = 3  # of precision and recall
+ROWS = 1000  # of a distance matrix at a time
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number with its standard error (KID) or the deviation over splits (Inception Score)."""
+
+    value: float
+    error: float
+
+
+# --- kernel distance ----------------------------------------------------------------------------------------------------------
+
+
+def kernel_distance(real: Array, fake: Array, seed: int, blocks: int = BLOCKS) -> Estimate:
+    """KID (Bińkowski et al., 2018, arXiv 1801.01401): unbiased MMD² under k(x, y) = (x·y / d + 1)³, over all pairs of rows.
+
+    real (M, d), fake (N, d). Published values average over 100 subsets of 1000; this uses every pair, whose expectation is the same and
+    whose variance is least. The standard error is the jackknife's, leaving out one of `blocks` random blocks of both sides at a time.
+    Raises EvaluationError for fewer than 2 rows a block.
+    """
+    if min(len(real), len(fake)) < 2 * blocks:
+        raise EvaluationError(
+            f"KID needs at least {2 * blocks} images on each side; there are {len(real)} and {len(fake)}"
+        )
+    generator = np.random.Generator(np.random.Philox(seed))
+    x, y = (_blocks(rows, blocks, generator) for rows in (real, fake))
+    within_x, within_y = _block_sums(x, x), _block_sums(y, y)
+    across = _block_sums(x, y)
+    for sums, rows in ((within_x, x), (within_y, y)):  # a row with itself is no pair
+        sums[np.diag_indices(blocks)] -= [float(_kernel_diagonal(block).sum()) for block in rows]
+    sizes = np.asarray([[len(block) for block in rows] for rows in (x, y)], np.float64)
+
+    def estimate(keep: NDArray[np.bool_]) -> float:
+        m, n = sizes[:, keep].sum(axis=1)
+        inner = np.ix_(keep, keep)
+        return float(
+            within_x[inner].sum() / (m * (m - 1))
+            + within_y[inner].sum() / (n * (n - 1))
+            - 2 * across[inner].sum() / (m * n)
+        )
+
+    left_out = np.asarray([estimate(np.arange(blocks) != block) for block in range(blocks)])
+    error = np.sqrt((blocks - 1) / blocks * ((left_out - left_out.mean()) ** 2).sum())
+    return Estimate(estimate(np.ones(blocks, bool)), float(error))
+
+
+def _blocks(rows: Array, count: int, generator: np.random.Generator) -> list[Float64]:
+    return [rows[part].astype(np.float64) for part in np.array_split(generator.permutation(len(rows)), count)]
+
+
+def _block_sums(x: list[Float64], y: list[Float64]) -> Float64:
+    """Sums of the kernel over each pair of blocks."""
+    width = x[0].shape[1]
+    return np.asarray([[float(((a @ b.T / width + 1) ** 3).sum()) for b in y] for a in x])
+
+
+def _kernel_diagonal(rows: Float64) -> Float64:
+    diagonal: Float64 = ((rows * rows).sum(axis=1) / rows.shape[1] + 1) ** 3
+    return diagonal
+
+
+# --- Inception Score ----------------------------------------------------------------------------------------------------------
+
+
+def inception_score(probabilities: Array, seed: int, prior: Array | None = None, splits: int = SPLITS) -> Estimate:
+    """exp E KL(p(y | x) || q(y)) (Salimans et al., 2016, arXiv 1606.03498), mean and deviation over splits shuffled by the seed.
+
+    probabilities (N, C). q is the marginal of each split, as published (`is_marginal`), or a given prior (C,), the class distribution of
+    the data (`is_prior`): log is_prior = log is_marginal + KL(marginal || prior), so that the two part where classes are dropped.
+    Raises EvaluationError for fewer images than splits.
+    """
+    n = len(probabilities)
+    if n < splits:
+        raise EvaluationError(f"the Inception Score has {splits} splits and there are {n} images; at least one each")
+    order = np.random.Generator(np.random.Philox(seed)).permutation(n)
+    scores = []
+    for part in np.array_split(order, splits):
+        p = probabilities[part].astype(np.float64)
+        q = p.mean(axis=0) if prior is None else np.asarray(prior, np.float64)
+        scores.append(np.exp(_divergence(p, q).mean()))
+    finite = bool(np.isfinite(scores).all())
+    return Estimate(float(np.mean(scores)), float(np.std(scores)) if finite else np.inf)
+
+
+def _divergence(p: Float64, q: Float64) -> Float64:
+    """KL(p || q) by row, in nats; 0 log 0 is 0, and infinite where q lacks a class that p has."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        terms = np.where(p > 0, p * (np.log(p) - np.log(q)), 0.0)
+    total: Float64 = terms.sum(axis=-1)
+    return total
+
+
+def class_divergence(probabilities: Array, prior: Array) -> float:
+    """KL(marginal of the images || class distribution of the data) in nats: 0 where every class comes as often as it should."""
+    return float(_divergence(probabilities.astype(np.float64).mean(axis=0), np.asarray(prior, np.float64)))
+
+
+# --- precision and recall -----------------------------------------------------------------------------------------------------
+
+
+def precision_recall(real: Array, fake: Array, neighbours: int = NEIGHBOURS) -> tuple[float, float]:
+    """Kynkäänniemi et al., 2019, arXiv 1904.06991, eq. 1 and 2: parts of fake within real's manifold, and of real within fake's.
+
+    A manifold is the union of balls around its points, each reaching to its k-th nearest neighbour. real (M, d), fake (N, d).
+    """
+    if min(len(real), len(fake)) <= neighbours:
+        raise EvaluationError(
+            f"precision and recall need more than {neighbours} images on each side; there are {len(real)} and {len(fake)}"
+        )
+    centre = real.mean(axis=0, dtype=np.float64)  # distances of large numbers would cancel
+    x, y = real - centre, fake - centre
+    radius_x, radius_y = (_radii(rows, neighbours) for rows in (x, y))
+    recalled = np.zeros(len(x), bool)
+    precise = 0
+    for start in range(0, len(y), ROWS):
+        squares = squared_distances(y[start : start + ROWS], x)
+        precise += int((squares <= radius_x).any(axis=1).sum())
+        recalled |= (squares <= radius_y[start : start + ROWS, None]).any(axis=0)
+    return precise / len(y), float(recalled.mean())
+
+
+def _radii(rows: Float64, neighbours: int) -> Float64:
+    """Squared distance of each row to its k-th nearest other row."""
+    radii = []
+    for start in range(0, len(rows), ROWS):
+        part = rows[start : start + ROWS]
+        squares = squared_distances(part, rows)
+        squares[np.arange(len(part)), start + np.arange(len(part))] = -1.0  # itself, always the nearest
+        radii.append(np.partition(squares, neighbours, axis=1)[:, neighbours])
+    return np.concatenate(radii)
+
+
+def squared_distances(x: Array, y: Array) -> Float64:
+    """(n, m) squared Euclidean distances between rows, ≥ 0."""
+    squares: Float64 = (x * x).sum(axis=1)[:, None] + (y * y).sum(axis=1) - 2 * (x @ y.T)
+    return np.maximum(squares, 0.0)
+
+
+# --- pictures and codes -------------------------------------------------------------------------------------------------------
+
+
+def psnr(errors: Float64) -> float:
+    """Mean over images of 10 log₁₀(1 / MSE), in dB, for mean squared errors in [0, 1] units; a perfect image counts as 100 dB."""
+    return float(np.minimum(-10 * np.log10(np.maximum(errors, 1e-300)), 100.0).mean())
+
+
+def code_usage(codes: Array, levels: int) -> tuple[float, float]:
+    """Part of the codebook that occurs, and the perplexity exp H of the codes' frequencies, over a whole set of codes (N, ...)."""
+    if codes.min() < 0 or codes.max() >= levels:
+        raise EvaluationError(f"codes: {codes.min()} to {codes.max()}, but there are {levels}")
+    counts = np.bincount(codes.ravel(), minlength=levels)
+    p = counts[counts > 0] / counts.sum()
+    return float((counts > 0).mean()), float(np.exp(-(p * np.log(p)).sum()))
+
+
+def duplicates(images: Array) -> float:
+    """Part of uint8 images (N, ...) that another one before them equals bit for bit."""
+    rows = np.ascontiguousarray(images).reshape(len(images), -1)
+    return 1 - len({row.tobytes() for row in rows}) / len(rows)

@@ -1,0 +1,42 @@
+"""What an evaluation shows while it runs: stage, images, time left; on standard error, so that output can be piped."""
+
+from __future__ import annotations
+
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
+
+from evaluation.extractors import Progress
+
+
+class Stages:
+    """A bar for each stage on a terminal; one line a stage elsewhere; nothing where `quiet`."""
+
+    def __init__(self, quiet: bool = False) -> None:
+        self.console = Console(stderr=True, quiet=quiet, soft_wrap=True)
+        self.bar = Bar(
+            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn(),
+            console=self.console, disable=quiet or not self.console.is_terminal,
+        )  # fmt: skip
+
+    def __enter__(self) -> Stages:
+        self.bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.bar.stop()
+
+    def __call__(self, stage: str) -> Progress:
+        """A stage begins; the result takes images done and images in all."""
+        if not self.console.is_terminal:
+            self.console.print(stage, highlight=False)
+        task = self.bar.add_task(stage, total=None)
+
+        def advance(done: int, total: int) -> None:
+            self.bar.update(task, completed=done, total=total)
+
+        return advance

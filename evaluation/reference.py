@@ -1,0 +1,167 @@
+"""Reference statistics: what real images look like to an extractor. Cached by content, written and read as pytorch-fid's .npz.
+
+The .npz holds `mu` (d,) and `sigma` (d, d), which pytorch-fid reads; what it cannot say (extractor, its checksum, resize rule, images)
+stands in a JSON file of the same name beside it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evaluation.errors import EvaluationError
+from evaluation.extractors import Extractor, Features, Progress, extract
+from evaluation.images import Source
+from evaluation.statistics import Gaussian
+from runtime.repository import replacing
+
+Array = NDArray[Any]
+CACHE_VARIABLE = "MANIFOLD_CACHE"
+FORMAT = 1  # of the cached files; another one is made anew
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Real images as an extractor sees them. `features` are absent where only moments were read from a file."""
+
+    gaussian: Gaussian
+    about: dict[str, Any]  # data, split, n, sha256: goes into the protocol
+    features: Features | None = None
+    class_shares: NDArray[np.float64] | None = None
+    anchors: dict[str, Any] | None = None  # that came with a file
+
+    @property
+    def n(self) -> int | None:
+        """Images; None where a file did not say."""
+        return self.gaussian.n
+
+
+def of_source(extractor: Extractor, source: Source, split: str, progress: Progress | None = None) -> Reference:
+    """Statistics of all images of the source, from the cache where these images went through this extractor before."""
+    features, digest = cached(extractor, source, progress)
+    about = {"data": source.name, "split": split, "n": features.n, "sha256": digest}
+    return Reference(features.gaussian, about, features, features.class_shares)
+
+
+def cached(extractor: Extractor, source: Source, progress: Progress | None = None) -> tuple[Features, str | None]:
+    """One pass through the extractor, or what an earlier one left; and the SHA-256 of the images."""
+    content = source.content_hash()
+    if content is None:
+        return extract(extractor, source, progress=progress), None
+    key = hashlib.sha256(f"{FORMAT} {extractor.sha256} {extractor.mode} {content}".encode()).hexdigest()
+    path = cache_folder() / f"{key}.npz"
+    if path.exists():
+        try:
+            return _read(path), content
+        except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+            path.unlink()  # cut short by a full disk, say: made anew below
+    features = extract(extractor, source, progress=progress)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _write(path, features)
+    return features, content
+
+
+def cache_folder() -> Path:
+    """Where reference features are kept: MANIFOLD_CACHE, else the user's cache."""
+    if given := os.environ.get(CACHE_VARIABLE):
+        return Path(given)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "manifold" / "features"
+
+
+def _write(path: Path, features: Features) -> None:
+    gaussian = features.gaussian
+    arrays: dict[str, Any] = {
+        "n": features.n, "mu": gaussian.mean, "rows": features.rows, "labels": features.labels, "duplicates": features.duplicates,
+        "first": features.first, "skipped": np.asarray(features.skipped, dtype=np.str_),
+    }  # fmt: skip
+    if gaussian.rows is not None:
+        arrays["factor"] = gaussian.rows
+    else:
+        arrays["sigma"] = gaussian.covariance
+    if features.probabilities is not None:
+        arrays["probabilities"] = features.probabilities
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        np.savez(file, **arrays)
+
+
+def _read(path: Path) -> Features:
+    with np.load(path, allow_pickle=False) as held:
+        found = dict(held)
+    n = int(found["n"])
+    gaussian = Gaussian(found["mu"], n, covariance=found.get("sigma"), rows=found.get("factor"))
+    return Features(
+        n, gaussian, found["rows"], found.get("probabilities"), found["labels"], float(found["duplicates"]), found["first"],
+        tuple(str(name) for name in found["skipped"]),
+    )  # fmt: skip
+
+
+# --- files --------------------------------------------------------------------------------------------------------------------
+
+
+def write_npz(path: Path, reference: Reference, extractor: Extractor, anchors: dict[str, Any] | None = None) -> None:
+    """`path` with mu and sigma, and the JSON beside it."""
+    provenance = {
+        "extractor": extractor.name, "extractor_sha256": extractor.sha256, "dimensions": extractor.dimensions, "resize": extractor.mode,
+        "reference": reference.about,
+    }  # fmt: skip
+    if reference.class_shares is not None:
+        provenance["class_shares"] = [round(float(share), 8) for share in reference.class_shares]
+    if anchors:
+        provenance["anchors"] = anchors
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        np.savez(file, mu=reference.gaussian.mean, sigma=reference.gaussian.covariance)
+    with replacing(beside(path)) as temporary:
+        temporary.write_text(json.dumps(provenance, indent=1) + "\n")
+
+
+def beside(path: Path) -> Path:
+    """Where a file's provenance is: `reference.npz` has `reference.json`."""
+    return path.with_suffix(".json")
+
+
+def read_npz(path: Path, extractor: Extractor) -> Reference:
+    """Moments from a file of ours or of pytorch-fid's.
+
+    Raises EvaluationError where it is unreadable, or made by another extractor or resize rule. Without provenance beside it, only the
+    dimensions can be checked, and the protocol says that the file did not say more.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as held:
+            mean, covariance = (np.asarray(held[key], np.float64) for key in ("mu", "sigma"))
+    except FileNotFoundError:
+        raise EvaluationError(f"{path}: there is no such file; `manifold reference` makes one") from None
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise EvaluationError(f"{path}: not statistics (an .npz with mu and sigma): {error}") from None
+    if mean.ndim != 1 or covariance.shape != (len(mean), len(mean)):
+        raise EvaluationError(f"{path}: mu {list(mean.shape)} and sigma {list(covariance.shape)} do not fit together")
+    if not (np.isfinite(mean).all() and np.isfinite(covariance).all()):
+        raise EvaluationError(f"{path}: holds values that are not finite")
+    if len(mean) != extractor.dimensions:
+        raise EvaluationError(
+            f"{path}: statistics of {len(mean)} features, {extractor.name} gives {extractor.dimensions}: another extractor made them"
+        )
+    about: dict[str, Any] = {"data": path.name, "split": "not stated by the file", "n": None}
+    with path.open("rb") as file:
+        about["sha256"] = hashlib.file_digest(file, "sha256").hexdigest()
+    provenance: dict[str, Any] = {}
+    if beside(path).exists():
+        provenance = json.loads(beside(path).read_text())
+        for key, own in (("extractor_sha256", extractor.sha256), ("resize", extractor.mode)):
+            if (theirs := provenance.get(key, own)) != own:
+                raise EvaluationError(
+                    f"{path}: made by {provenance.get('extractor')} with {key} {theirs}, but {extractor.name} here has {own}; "
+                    "statistics of another extractor do not compare"
+                )
+        about = provenance.get("reference", about)
+    shares = provenance.get("class_shares")
+    gaussian = Gaussian(mean, about.get("n"), covariance=(covariance + covariance.T) / 2)
+    return Reference(gaussian, about, None, np.asarray(shares) if shares else None, provenance.get("anchors"))

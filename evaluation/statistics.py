@@ -1,0 +1,179 @@
+"""Streaming first and second moments of features, in float64, that merge exactly over shards.
+
+Chan, Golub and LeVeque, 1983, "Algorithms for computing the sample variance": no sum of squares minus squared sum, which cancels. Rows are
+folded in blocks of a fixed size, so that the bits do not depend on how the caller cut them into batches. While there are fewer rows than
+dimensions the rows themselves are kept: they are smaller than the covariance and carry its factor exactly.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evaluation.errors import EvaluationError
+
+Array = NDArray[Any]
+Float64 = NDArray[np.float64]
+
+BLOCK = 256  # rows folded at a time
+NEGATIVE = 1e-6  # part of the largest eigenvalue that a negative one may be: single-precision statistics of others
+
+
+class Moments:
+    """Count, mean (d,) and scatter (d, d) of feature rows seen so far."""
+
+    def __init__(self, dimensions: int) -> None:
+        self.dimensions, self.n = dimensions, 0
+        self._folded = 0
+        self._mean: Float64 = np.zeros(dimensions)
+        self._scatter: Float64 | None = None  # made when there are more rows than dimensions
+        self._rows: list[Float64] = []  # not yet folded
+
+    def add(self, features: Array) -> None:
+        """Takes rows (n, d). Raises EvaluationError where they are not finite or not of this width."""
+        rows = np.asarray(features, np.float64)
+        if rows.ndim != 2 or rows.shape[1] != self.dimensions:
+            raise EvaluationError(f"features: shape {list(rows.shape)}, needed are [rows, {self.dimensions}]")
+        if not np.isfinite(rows).all():
+            raise EvaluationError("features: some are not finite; an image may hold values out of range")
+        self._rows.append(rows.copy())
+        self.n += len(rows)
+        self._fold()
+
+    def _fold(self) -> None:
+        """Folds whole blocks once the rows outnumber the dimensions."""
+        pending = self.n - self._folded
+        if self.n <= self.dimensions or pending < BLOCK:
+            return
+        rows = np.concatenate(self._rows)
+        whole = pending // BLOCK * BLOCK
+        for start in range(0, whole, BLOCK):
+            self._merge_block(rows[start : start + BLOCK])
+        self._rows = [rows[whole:]] if whole < pending else []
+
+    def _merge_block(self, rows: Float64) -> None:
+        mean = rows.mean(axis=0)
+        centred = rows - mean
+        self._merge(len(rows), mean, centred.T @ centred)
+
+    def _merge(self, n: int, mean: Float64, scatter: Float64) -> None:
+        """Chan's update, eq. 2.1: the scatter of both is the sum of theirs and that of their means."""
+        total = self._folded + n
+        difference = mean - self._mean
+        between = np.outer(difference, difference) * (self._folded * n / total)
+        self._scatter = scatter + between if self._scatter is None else self._scatter + scatter + between
+        self._mean = self._mean + difference * (n / total)
+        self._folded = total
+
+    def merged(self, other: Moments) -> Moments:
+        """The moments of both parts together; neither is changed."""
+        if other.dimensions != self.dimensions:
+            raise EvaluationError(f"features: {self.dimensions} and {other.dimensions} dimensions do not merge")
+        both = Moments(self.dimensions)
+        for part in (self, other):
+            if part._scatter is not None:
+                both._merge(part._folded, part._mean, part._scatter)
+            both._rows += part._rows
+        both.n = self.n + other.n
+        both._fold()
+        return both
+
+    def gaussian(self) -> Gaussian:
+        """Mean and unbiased covariance. Raises EvaluationError for fewer than 2 rows."""
+        if self.n < 2:
+            raise EvaluationError(f"{self.n} image(s): at least 2 are needed for a covariance")
+        rows = np.concatenate(self._rows) if self._rows else np.zeros((0, self.dimensions))
+        if self._scatter is None and self.n <= self.dimensions:
+            mean = rows.mean(axis=0)
+            return Gaussian(mean, self.n, rows=(rows - mean) / np.sqrt(self.n - 1))
+        whole = Moments(self.dimensions)
+        if self._scatter is not None:
+            whole._merge(self._folded, self._mean, self._scatter)
+        if len(rows):
+            whole._merge_block(rows)
+        assert whole._scatter is not None
+        return Gaussian(whole._mean, self.n, covariance=whole._scatter / (self.n - 1))
+
+
+class Gaussian:
+    """What the Fréchet distance compares: a mean and a covariance, or a factor of it where there are few rows.
+
+    `rows` (n, d) are centred and scaled so that rowsᵀ rows is the covariance. What is derived is kept: a reference that is compared with
+    many pays for its factor once.
+    """
+
+    def __init__(
+        self, mean: Float64, n: int | None, *, covariance: Float64 | None = None, rows: Float64 | None = None
+    ) -> None:
+        if (covariance is None) == (rows is None):
+            raise ValueError("either the covariance or centred rows")
+        self.mean, self.n, self.rows = mean, n, rows
+        self._covariance = covariance
+
+    @property
+    def dimensions(self) -> int:
+        """d."""
+        return len(self.mean)
+
+    @cached_property
+    def covariance(self) -> Float64:
+        """(d, d)."""
+        if self._covariance is not None:
+            return self._covariance
+        assert self.rows is not None
+        return self.rows.T @ self.rows
+
+    @cached_property
+    def trace(self) -> float:
+        """Of the covariance."""
+        return float((self.rows**2).sum()) if self.rows is not None else float(np.trace(self.covariance))
+
+    @cached_property
+    def cholesky(self) -> Float64 | None:
+        """Lower factor L, covariance = L Lᵀ; None where the covariance is not positive definite."""
+        if self.rows is not None:
+            return None
+        try:
+            lower: Float64 = np.linalg.cholesky(self.covariance).astype(np.float64, copy=False)
+        except np.linalg.LinAlgError:
+            return None
+        return lower
+
+    @cached_property
+    def factor(self) -> Float64:
+        """B (d, r) with covariance = B Bᵀ: rows, Cholesky, or eigenvectors without the null space (λ < λmax d ε)."""
+        if self.rows is not None:
+            return self.rows.T
+        if self.cholesky is not None:
+            return self.cholesky
+        values, vectors = np.linalg.eigh(self.covariance)
+        _check_spectrum(values)
+        keep = values > max(values[-1], 0.0) * self.dimensions * np.finfo(np.float64).eps
+        return np.ascontiguousarray(vectors[:, keep] * np.sqrt(values[keep]))
+
+    @cached_property
+    def spectrum(self) -> Float64:
+        """Eigenvalues of the covariance, ascending, not below 0."""
+        if self.rows is not None:
+            return np.sort(np.linalg.svd(self.rows, compute_uv=False) ** 2)
+        values = np.linalg.eigvalsh(self.covariance)
+        _check_spectrum(values)
+        return np.clip(values, 0.0, None)
+
+
+def _check_spectrum(values: Array) -> None:
+    """Eigenvalues below zero by more than rounding are no covariance's."""
+    if values[0] < -NEGATIVE * max(float(values[-1]), 0.0):
+        raise EvaluationError(
+            f"not a covariance: its eigenvalues go from {values[0]:g} to {values[-1]:g}, so it is not positive semi-definite"
+        )
+
+
+def of_rows(features: Array) -> Gaussian:
+    """The Gaussian of feature rows (n, d) that are all at hand."""
+    moments = Moments(features.shape[1])
+    moments.add(features)
+    return moments.gaussian()

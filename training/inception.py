@@ -1,0 +1,253 @@
+"""The Inception v3 of published FIDs, from its weights to an artifact with the task `features`.
+
+The network is the one of TensorFlow's 2015-12-05 graph, whose weights were ported by pytorch-fid and are used by torch-fidelity and
+torchmetrics too: Szegedy et al., 2015 (arXiv 1512.00567), with 1008 logits, average pools that do not count the padding, and a max-pool in
+the last block. Images are resized before the graph, by the evaluator's named rules (pytorch-fid's is `torch-bilinear`). The logits leave
+out the bias, as the published Inception Scores do. Module names are those of the weights file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import pickle
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pooch
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from runtime import golden, repository
+from runtime import manifest as manifests
+from runtime.engine import Model, example_inputs, load
+from runtime.errors import ArtifactError
+from runtime.manifest import Golden, InputSpec, Manifest, TaskSpec, TensorSpec
+from runtime.spec import ImageSpec
+from training import graphs
+from training.errors import DataError
+from training.exports import Task
+
+URL = "https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/pt_inception-2015-12-05-6726825d.pth"
+HASH_PREFIX = "6726825d"  # of the file's SHA-256, published in its name
+LOGITS, FEATURES, SIZE = 1008, 2048, 299
+
+
+class BasicConv2d(nn.Module):
+    """Convolution without bias, batch norm, ReLU."""
+
+    def __init__(self, before: int, after: int, size: Any, **options: Any) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(before, after, size, bias=False, **options)
+        self.bn = nn.BatchNorm2d(after, eps=0.001)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(self.bn(self.conv(x)))
+
+
+def average_pool(x: Tensor) -> Tensor:
+    """3x3, same size; the padding is not counted."""
+    return F.avg_pool2d(x, 3, stride=1, padding=1, count_include_pad=False)
+
+
+class InceptionA(nn.Module):
+    def __init__(self, before: int, pooled: int) -> None:
+        super().__init__()
+        self.branch1x1 = BasicConv2d(before, 64, 1)
+        self.branch5x5_1 = BasicConv2d(before, 48, 1)
+        self.branch5x5_2 = BasicConv2d(48, 64, 5, padding=2)
+        self.branch3x3dbl_1 = BasicConv2d(before, 64, 1)
+        self.branch3x3dbl_2 = BasicConv2d(64, 96, 3, padding=1)
+        self.branch3x3dbl_3 = BasicConv2d(96, 96, 3, padding=1)
+        self.branch_pool = BasicConv2d(before, pooled, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        five = self.branch5x5_2(self.branch5x5_1(x))
+        three = self.branch3x3dbl_3(self.branch3x3dbl_2(self.branch3x3dbl_1(x)))
+        return torch.cat([self.branch1x1(x), five, three, self.branch_pool(average_pool(x))], 1)
+
+
+class InceptionB(nn.Module):
+    def __init__(self, before: int) -> None:
+        super().__init__()
+        self.branch3x3 = BasicConv2d(before, 384, 3, stride=2)
+        self.branch3x3dbl_1 = BasicConv2d(before, 64, 1)
+        self.branch3x3dbl_2 = BasicConv2d(64, 96, 3, padding=1)
+        self.branch3x3dbl_3 = BasicConv2d(96, 96, 3, stride=2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        double = self.branch3x3dbl_3(self.branch3x3dbl_2(self.branch3x3dbl_1(x)))
+        return torch.cat([self.branch3x3(x), double, F.max_pool2d(x, 3, stride=2)], 1)
+
+
+class InceptionC(nn.Module):
+    def __init__(self, before: int, width: int) -> None:
+        super().__init__()
+        row: dict[str, Any] = {"size": (1, 7), "padding": (0, 3)}
+        column: dict[str, Any] = {"size": (7, 1), "padding": (3, 0)}
+        self.branch1x1 = BasicConv2d(before, 192, 1)
+        self.branch7x7_1 = BasicConv2d(before, width, 1)
+        self.branch7x7_2 = BasicConv2d(width, width, **row)
+        self.branch7x7_3 = BasicConv2d(width, 192, **column)
+        self.branch7x7dbl_1 = BasicConv2d(before, width, 1)
+        self.branch7x7dbl_2 = BasicConv2d(width, width, **column)
+        self.branch7x7dbl_3 = BasicConv2d(width, width, **row)
+        self.branch7x7dbl_4 = BasicConv2d(width, width, **column)
+        self.branch7x7dbl_5 = BasicConv2d(width, 192, **row)
+        self.branch_pool = BasicConv2d(before, 192, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        single = self.branch7x7_3(self.branch7x7_2(self.branch7x7_1(x)))
+        double = self.branch7x7dbl_3(self.branch7x7dbl_2(self.branch7x7dbl_1(x)))
+        double = self.branch7x7dbl_5(self.branch7x7dbl_4(double))
+        return torch.cat([self.branch1x1(x), single, double, self.branch_pool(average_pool(x))], 1)
+
+
+class InceptionD(nn.Module):
+    def __init__(self, before: int) -> None:
+        super().__init__()
+        self.branch3x3_1 = BasicConv2d(before, 192, 1)
+        self.branch3x3_2 = BasicConv2d(192, 320, 3, stride=2)
+        self.branch7x7x3_1 = BasicConv2d(before, 192, 1)
+        self.branch7x7x3_2 = BasicConv2d(192, 192, (1, 7), padding=(0, 3))
+        self.branch7x7x3_3 = BasicConv2d(192, 192, (7, 1), padding=(3, 0))
+        self.branch7x7x3_4 = BasicConv2d(192, 192, 3, stride=2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        seven = self.branch7x7x3_4(self.branch7x7x3_3(self.branch7x7x3_2(self.branch7x7x3_1(x))))
+        return torch.cat([self.branch3x3_2(self.branch3x3_1(x)), seven, F.max_pool2d(x, 3, stride=2)], 1)
+
+
+class InceptionE(nn.Module):
+    """`maximum`: the pool branch takes the maximum, as TensorFlow's last block does by mistake."""
+
+    def __init__(self, before: int, *, maximum: bool) -> None:
+        super().__init__()
+        self.maximum = maximum
+        self.branch1x1 = BasicConv2d(before, 320, 1)
+        self.branch3x3_1 = BasicConv2d(before, 384, 1)
+        self.branch3x3_2a = BasicConv2d(384, 384, (1, 3), padding=(0, 1))
+        self.branch3x3_2b = BasicConv2d(384, 384, (3, 1), padding=(1, 0))
+        self.branch3x3dbl_1 = BasicConv2d(before, 448, 1)
+        self.branch3x3dbl_2 = BasicConv2d(448, 384, 3, padding=1)
+        self.branch3x3dbl_3a = BasicConv2d(384, 384, (1, 3), padding=(0, 1))
+        self.branch3x3dbl_3b = BasicConv2d(384, 384, (3, 1), padding=(1, 0))
+        self.branch_pool = BasicConv2d(before, 192, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        three = self.branch3x3_1(x)
+        double = self.branch3x3dbl_2(self.branch3x3dbl_1(x))
+        pooled = F.max_pool2d(x, 3, stride=1, padding=1) if self.maximum else average_pool(x)
+        return torch.cat(
+            [
+                self.branch1x1(x),
+                self.branch3x3_2a(three),
+                self.branch3x3_2b(three),
+                self.branch3x3dbl_3a(double),
+                self.branch3x3dbl_3b(double),
+                self.branch_pool(pooled),
+            ],
+            1,
+        )
+
+
+class Inception(nn.Module):
+    """Images (B, 3, 299, 299) in [-1, 1] to logits (B, 1008) without bias and features (B, 2048)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.Conv2d_1a_3x3 = BasicConv2d(3, 32, 3, stride=2)
+        self.Conv2d_2a_3x3 = BasicConv2d(32, 32, 3)
+        self.Conv2d_2b_3x3 = BasicConv2d(32, 64, 3, padding=1)
+        self.Conv2d_3b_1x1 = BasicConv2d(64, 80, 1)
+        self.Conv2d_4a_3x3 = BasicConv2d(80, 192, 3)
+        self.Mixed_5b, self.Mixed_5c, self.Mixed_5d = InceptionA(192, 32), InceptionA(256, 64), InceptionA(288, 64)
+        self.Mixed_6a = InceptionB(288)
+        self.Mixed_6b, self.Mixed_6c = InceptionC(768, 128), InceptionC(768, 160)
+        self.Mixed_6d, self.Mixed_6e = InceptionC(768, 160), InceptionC(768, 192)
+        self.Mixed_7a = InceptionD(768)
+        self.Mixed_7b, self.Mixed_7c = InceptionE(1280, maximum=False), InceptionE(2048, maximum=True)
+        self.fc = nn.Linear(FEATURES, LOGITS)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        x = F.max_pool2d(self.Conv2d_2b_3x3(self.Conv2d_2a_3x3(self.Conv2d_1a_3x3(x))), 3, stride=2)
+        x = F.max_pool2d(self.Conv2d_4a_3x3(self.Conv2d_3b_1x1(x)), 3, stride=2)
+        x = self.Mixed_5d(self.Mixed_5c(self.Mixed_5b(x)))
+        x = self.Mixed_6e(self.Mixed_6d(self.Mixed_6c(self.Mixed_6b(self.Mixed_6a(x)))))
+        features = self.Mixed_7c(self.Mixed_7b(self.Mixed_7a(x))).mean(dim=(2, 3))
+        return features @ self.fc.weight.T, features
+
+
+def weights_file(path: Path | None) -> Path:
+    """The published file: at `path`, else downloaded. Raises DataError where its SHA-256 does not begin as published."""
+    if path is None:
+        try:
+            path = Path(pooch.retrieve(URL, None, Path(URL).name, pooch.os_cache("manifold") / "inception"))
+        except (OSError, ValueError) as error:
+            raise DataError(f"{URL} could not be downloaded: {error}. Give the file by --weights.") from error
+    try:
+        with path.open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror}") from None
+    if not found.startswith(HASH_PREFIX):
+        raise DataError(
+            f"{path}: its SHA-256 begins with {found[:8]}, the published weights' with {HASH_PREFIX}: another or a damaged file"
+        )
+    return path
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """The state dict in a .pth file, read without running code."""
+    try:
+        state: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, pickle.UnpicklingError, zipfile.BadZipFile, EOFError) as error:
+        raise DataError(f"{path}: not a state dict of tensors: {error}") from None
+    return state
+
+
+def build(state: Mapping[str, Tensor]) -> Inception:
+    """The network with these weights. Raises DataError that names what is missing or of another shape."""
+    network = Inception()
+    try:
+        network.load_state_dict(dict(state))
+    except RuntimeError as error:
+        raise DataError(f"the weights are not those of the Inception v3 of published FIDs: {error}") from None
+    return network.eval()
+
+
+def publish(network: Inception, root: Path, name: str, weights_sha256: str) -> Path:
+    """The network as an artifact `ROOT/NAME/<next version>`, checked against torch."""
+    spec = ImageSpec(height=SIZE, width=SIZE, channels=3, range=(-1.0, 1.0))
+    items = InputSpec(role="data", source="data", shape=spec.shape)
+    outputs = (TensorSpec(role="logits", shape=(LOGITS,)), TensorSpec(role="features", shape=(FEATURES,)))
+    with repository.staging(root, name) as folder:
+        task = TaskSpec(graph="features.onnx", inputs=(items,), outputs=outputs, max_rows=16)
+        manifest = Manifest(
+            name=name, version=repository.next_version(root, name), family="inception", data=spec, tasks={"features": task},
+            description="Inception v3 (2015-12-05) for FID, KID and the Inception Score; resize with torch-bilinear as pytorch-fid does",
+            golden=Golden(), provenance={"weights": URL, "weights_sha256": weights_sha256, "torch": torch.__version__},
+        )  # fmt: skip
+        inputs = example_inputs(task, manifest, 2)
+        module = Task(network, [items], outputs)
+        graphs.save_onnx({"features": graphs.task_to_onnx(module, [torch.from_numpy(inputs["data"])])}, folder)
+        with torch.no_grad():
+            logits, features = network(torch.from_numpy(inputs["data"]))
+        np.savez_compressed(
+            folder / Golden().file,
+            **{
+                "features.in.data": inputs["data"],
+                "features.out.logits": logits.numpy(),
+                "features.out.features": features.numpy(),
+            },
+        )
+        engine = Model(folder, manifest, "cpu", 1)
+        if problems := golden.replay(engine.run, folder, manifest, "cpu"):
+            raise ArtifactError("\n".join([f"{name}: the graph does not give what torch gives:", *problems]))
+        manifest = manifest.model_copy(update={"files": repository.records(folder)})
+        (folder / manifests.FILE).write_text(manifests.dumps(manifest))
+        load(folder, device="cpu")
+        return repository.publish(folder, root, manifest)
