@@ -247,12 +247,7 @@ def evaluate(
     Raises UnsupportedTask for a model that makes no images, EvaluationError for options that do not fit.
     """
     manifest = model.manifest
-    if not isinstance(manifest.data, ImageSpec) or not CAN["sample"](manifest):
-        raise UnsupportedTask(
-            f"{manifest.name} makes no images to evaluate; it can {', '.join(manifest.tasks)}", field="model"
-        )
-    if n < 2:
-        raise EvaluationError(f"n: {n} image(s); at least 2 are needed, and thousands for a steady number", field="n")
+    check_can(model, n, prior)
     report, features, pictures = evaluate_images(
         Generated(model, n, seed, prior), reference, extractor, seed=seed, stage=stage
     )
@@ -269,6 +264,20 @@ def evaluate(
     elif reference.anchors:
         report.anchors |= {key: value for key, value in reference.anchors.items() if key != "n"}
     return report, pictures
+
+
+def check_can(model: Model, n: int, prior: str | None) -> None:
+    """Raises UnsupportedTask for a model that makes no images, EvaluationError for too few or a prior that it has not."""
+    manifest = model.manifest
+    if not isinstance(manifest.data, ImageSpec) or not CAN["sample"](manifest):
+        raise UnsupportedTask(
+            f"{manifest.name} makes no images to evaluate; it can {', '.join(manifest.tasks)}", field="model"
+        )
+    if n < 2:
+        raise EvaluationError(f"n: {n} image(s); at least 2 are needed, and thousands for a steady number", field="n")
+    priors = list(manifest.latent.priors) if manifest.latent else []
+    if prior is not None and prior not in priors:
+        raise EvaluationError(f"prior: {manifest.name} has no {prior!r}", field="prior", valid=priors)
 
 
 def anchors(

@@ -93,7 +93,7 @@ def _write(path: Path, features: Features) -> None:
 
 
 def _read(path: Path) -> Features:
-    with np.load(path, allow_pickle=False) as held:
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as held:
         found = dict(held)
     n = int(found["n"])
     gaussian = Gaussian(found["mu"], n, covariance=found.get("sigma"), rows=found.get("factor"))
@@ -135,7 +135,7 @@ def read_npz(path: Path, extractor: Extractor) -> Reference:
     dimensions can be checked, and the protocol says that the file did not say more.
     """
     try:
-        with np.load(path, allow_pickle=False) as held:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as held:
             mean, covariance = (np.asarray(held[key], np.float64) for key in ("mu", "sigma"))
     except FileNotFoundError:
         raise EvaluationError(f"{path}: there is no such file; `manifold reference` makes one") from None

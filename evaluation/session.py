@@ -50,6 +50,7 @@ class Session:
     ) -> tuple[dict[str, Any], Pictures, Path]:
         """Report, pictures and folder of the artifact."""
         model = self._model(name)
+        evaluate.check_can(model, self.options.n, prior)
         data = data or self._data_of(model)
         extractor = self.extractor(self.options.extractor or extractors.for_data(data, self.models))
         with Stages(self.quiet) as stage:

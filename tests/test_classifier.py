@@ -1,0 +1,109 @@
+"""The classifier family: augmentation, calibration error, and what it exports."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from runtime import engine
+from runtime.manifest import Manifest
+from tests.conftest import SHIPPED, tiny_run
+from training.data import Data
+from training.errors import TrainingError
+from training.export import export
+from training.families import classifier
+from training.families.classifier import Config, augment
+
+
+def items(n: int = 64) -> torch.Tensor:
+    return torch.rand((n, 2, 9, 7), generator=torch.Generator().manual_seed(0))
+
+
+FILL = torch.full((2, 1, 1), -1.0)
+
+
+def test_without_options_nothing_is_changed() -> None:
+    assert torch.equal(augment(items(), Config(shift=0), FILL, torch.Generator()), items())
+
+
+def test_each_item_is_shifted_by_its_own_draw() -> None:
+    x = items()
+    found = augment(x, Config(shift=2), FILL, torch.Generator().manual_seed(1))
+    padded = torch.nn.functional.pad(x, (2, 2, 2, 2), mode="replicate")
+    places = []
+    for i in range(len(x)):
+        fits = [
+            (top, left)
+            for top in range(5)
+            for left in range(5)
+            if torch.equal(found[i], padded[i, :, top : top + 9, left : left + 7])
+        ]
+        assert len(fits) == 1
+        places += fits
+    assert len(set(places)) > 15  # of 25
+
+
+def test_half_of_the_items_are_flipped() -> None:
+    x = items(400)
+    found = augment(x, Config(shift=0, flip=True), FILL, torch.Generator().manual_seed(2))
+    flipped = (found == x.flip(3)).flatten(1).all(1)
+    assert ((found == x).flatten(1).all(1) ^ flipped).all()
+    assert 150 < flipped.sum() < 250
+
+
+def test_cutout_erases_a_square_and_no_more() -> None:
+    x = items(200)
+    found = augment(x, Config(shift=0, cutout=3), FILL, torch.Generator().manual_seed(3))
+    erased = (found == -1).all(1)
+    assert torch.equal(found[~erased[:, None].expand_as(x)], x[~erased[:, None].expand_as(x)])
+    assert set(erased.flatten(1).sum(1).tolist()) <= {1, 2, 3, 4, 6, 9}  # whole, or cut by the border
+    assert (erased.flatten(1).sum(1) == 9).float().mean() > 0.25  # 35 of 99 places lie wholly inside
+
+
+def test_calibration_error_by_hand() -> None:
+    confidence = torch.tensor([0.95, 0.95, 0.55, 0.55], dtype=torch.float64)
+    right = torch.tensor([1.0, 1.0, 1.0, 0.0], dtype=torch.float64)
+    assert classifier.calibration_error(confidence, right) == pytest.approx(0.5 * 0.05 + 0.5 * 0.05)
+    assert classifier.calibration_error(torch.ones(3), torch.ones(3)) == 0
+
+
+def test_a_classifier_learns_and_exports(tmp_path: Path, digits: Data) -> None:
+    run = tiny_run(tmp_path / "run", "classifier", digits, epochs=8, widths=(8, 16), lr=0.01, ema=0.9)
+    model = engine.load(export(run, "digits-classifier", tmp_path / "models", data=digits), device="cpu")
+    assert list(model.manifest.tasks) == ["features"]
+    assert model.manifest.classes == digits.classes
+    outputs = model.run("features", {"data": digits.edge(digits.test)})
+    assert outputs["features"].shape == (300, 16)
+    accuracy = (outputs["logits"].argmax(1) == digits.test.labels).mean()
+    reported = {metric.name: metric.value for metric in model.manifest.metrics}
+    assert accuracy == pytest.approx(reported["accuracy"], abs=1 / 300)
+    assert accuracy > 0.8
+    assert 0 <= reported["calibration_error"] < 0.5
+    assert not (run.folder / "samples").exists()  # it draws nothing
+
+
+def test_what_a_classifier_refuses(table: Data, digits: Data) -> None:
+    with pytest.raises(TrainingError, match="images with classes"):
+        classifier.build(Config(), table)
+    with pytest.raises(TrainingError, match="to nothing"):
+        classifier.build(Config(widths=(4,) * 5), digits)
+    for options, message in (
+        ({"widths": (4,)}, "widths"),
+        ({"label_smoothing": 1.0}, "label_smoothing"),
+        ({"shift": -1}, "shift"),
+    ):
+        with pytest.raises(TrainingError, match=message):
+            Config(**options)
+
+
+@pytest.mark.parametrize(("name", "least"), [("digits-classifier", 0.98)])
+def test_shipped_extractors_are_as_good_as_asked(name: str, least: float) -> None:
+    manifest = Manifest.model_validate_json((SHIPPED / name / "1/manifest.json").read_bytes())
+    (accuracy,) = (metric for metric in manifest.metrics if metric.name == "accuracy")
+    assert accuracy.value >= least
+    assert accuracy.protocol["train"] != accuracy.protocol["test"]
+    with np.load(SHIPPED / name / "1/reference.npz") as held:
+        assert held["sigma"].shape == (held["mu"].size,) * 2

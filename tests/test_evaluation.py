@@ -1,0 +1,553 @@
+"""The evaluator, end to end, on scikit-learn's digits and the shipped digits classifier: what its numbers must do, and what it refuses."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from typer.testing import CliRunner
+
+import cli
+from evaluation import evaluate, extractors, frechet, images, reference, report
+from evaluation.errors import EvaluationError, ProtocolMismatch
+from evaluation.evaluate import RealData
+from evaluation.extractors import Extractor
+from evaluation.images import Held
+from evaluation.reference import Reference
+from evaluation.statistics import of_rows
+from runtime import codecs, engine, manifest
+from runtime.errors import UnsupportedTask
+from runtime.spec import ImageSpec
+from tests.conftest import SHIPPED
+from training.data import Data
+
+Array = NDArray[Any]
+PNG = b"\x89PNG\r\n\x1a\n"
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(reference.CACHE_VARIABLE, str(tmp_path / "cache"))
+
+
+@pytest.fixture(scope="module")
+def extractor() -> Extractor:
+    return extractors.load("digits-classifier", SHIPPED, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def real(digits: Data) -> RealData:
+    parts = {"train": digits.train, "calibration": digits.calibration, "test": digits.test}
+    return RealData("digits", **{name: Held(part.items, part.labels, "digits") for name, part in parts.items()})
+
+
+@pytest.fixture
+def held(extractor: Extractor, real: RealData) -> Reference:
+    return reference.of_source(extractor, real.test, "test")
+
+
+@pytest.fixture(scope="module")
+def pool(real: RealData) -> Held:
+    """All 1797 digits."""
+    parts = (real.train, real.calibration, real.test)
+    return Held(
+        np.concatenate([part.pixels for part in parts]), np.concatenate([part.labels for part in parts]), "all digits"
+    )
+
+
+def scores(source: images.Source, held: Reference, extractor: Extractor) -> dict[str, float]:
+    return evaluate.evaluate_images(source, held, extractor)[0].metrics
+
+
+# --- what numbers must do ---
+
+
+def test_a_set_against_itself(extractor: Extractor, real: RealData, held: Reference) -> None:
+    found = scores(Held(real.test.pixels, real.test.labels), held, extractor)
+    assert found["fd_classifier"] < 1e-9
+    assert found["precision"] == found["recall"] == 1
+    assert found["kid"] < 0  # unbiased: a set against itself lies below zero by what its diagonal is worth
+    assert found["class_accuracy"] > 0.98
+
+
+def blurred(pixels: Array, times: int) -> Array:
+    """A [1 2 1] blur in both directions, so many times."""
+    x = pixels.astype(float)
+    for _ in range(times):
+        for axis in (2, 3):
+            x = (np.roll(x, 1, axis) + 2 * x + np.roll(x, -1, axis)) / 4
+    spoiled: Array = np.rint(x).astype(np.uint8)
+    return spoiled
+
+
+def noisy(pixels: Array, level: int) -> Array:
+    noise = np.random.Generator(np.random.Philox(0)).normal(size=pixels.shape) * 20 * level
+    spoiled: Array = np.clip(pixels + noise, 0, 255).astype(np.uint8)
+    return spoiled
+
+
+@pytest.mark.parametrize("spoil", [blurred, noisy])
+def test_the_distance_grows_with_noise_and_blur(
+    spoil: Any, extractor: Extractor, real: RealData, held: Reference
+) -> None:
+    found = [scores(Held.of(spoil(real.test.pixels, level)), held, extractor)["fd_classifier"] for level in range(6)]
+    assert found[0] < 1e-9
+    assert all(after > before for before, after in itertools.pairwise(found)), found
+
+
+def test_one_class(extractor: Extractor, pool: Held, held: Reference) -> None:
+    found = scores(Held.of(pool.pixels[pool.labels == 6]), held, extractor)
+    assert found["is_marginal"] == pytest.approx(1, abs=0.05)
+    assert found["is_prior"] > 8
+    assert found["class_divergence"] > 2
+    assert found["recall"] < 0.3
+
+
+def test_recall_drops_as_classes_are_removed(extractor: Extractor, pool: Held, held: Reference) -> None:
+    found = []
+    for classes in (10, 7, 4, 1):
+        kept = pool.labels < classes
+        found.append(scores(Held.of(pool.pixels[kept][:400]), held, extractor))
+    recalls = [each["recall"] for each in found]
+    assert all(after < before - 0.1 for before, after in itertools.pairwise(recalls)), recalls
+    assert min(each["precision"] for each in found) > 0.8
+
+
+def test_one_repeated_image_is_caught(extractor: Extractor, real: RealData, held: Reference) -> None:
+    found, _, _ = evaluate.evaluate_images(Held.of(np.repeat(real.test.pixels[:1], 300, axis=0)), held, extractor)
+    assert found.metrics["duplicates"] > 0.99
+    assert found.metrics["recall"] < 0.05
+    assert found.metrics["fd_classifier"] > 10 * found.anchors["perfect_generator"]["resampled"]
+    assert any("exact copies" in warning for warning in found.warnings)
+    assert any("no image falls into" in warning for warning in found.warnings)
+
+
+def test_kid_between_halves(extractor: Extractor, pool: Held) -> None:
+    order = np.random.Generator(np.random.Philox(0)).permutation(pool.n)
+    halves = [Held(pool.pixels[part], pool.labels[part]) for part in (order[:898], order[898:])]
+    held = reference.of_source(extractor, halves[0], "half")
+    found = scores(halves[1], held, extractor)
+    assert abs(found["kid"]) < 3 * found["kid_se"]
+
+
+def test_real_images_score_what_a_perfect_generator_would(extractor: Extractor, pool: Held) -> None:
+    rows = extractors.extract(extractor, pool).rows
+    generator = np.random.Generator(np.random.Philox(1))
+    found = []
+    for _ in range(20):
+        order = generator.permutation(pool.n)
+        found.append(frechet.distance(*(of_rows(rows[part]) for part in (order[:898], order[898:]))))
+    resampled, deviation = frechet.resampled_floor(rows, 898, 899, seed=0, repeats=20)
+    closed_form = frechet.expected_floor(of_rows(rows).spectrum, 898, 899)
+    assert np.mean(found) == pytest.approx(resampled, rel=0.3)
+    assert closed_form == pytest.approx(resampled, rel=0.3)
+    assert deviation < resampled
+
+
+# --- the pass ---
+
+
+def test_nothing_depends_on_the_batch(extractor: Extractor, real: RealData, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = []
+    for batch, workers in ((128, None), (1, None), (37, {0}), (1000, {0, 1, 2})):
+        if workers:
+            monkeypatch.setattr(os, "sched_getaffinity", lambda _, workers=workers: workers)
+        features = extractors.extract(extractor, real.test, batch=batch)
+        found.append(
+            (features.gaussian.mean.tobytes(), features.gaussian.covariance.tobytes(), features.rows.tobytes())
+        )
+    assert len(set(found)) == 1
+
+
+def test_generated_images_are_what_the_service_sends(extractor: Extractor) -> None:
+    model = engine.load(SHIPPED / "digits-pixelcnn", device="cpu")
+    source = images.Generated(model, 20, seed=5)
+    pixels = np.concatenate([np.asarray(source.batch(start, start + 10).pixels) for start in (0, 10)])
+    samples = model.sample(20, seed=5)
+    assert isinstance(model.manifest.data, ImageSpec)
+    assert np.array_equal(pixels, codecs.to_uint8(samples.data, model.manifest.data))
+    assert samples.condition is not None
+    assert np.array_equal(source.batch(0, 20).labels, samples.condition.argmax(axis=1))
+
+
+def test_features_are_cached_by_content(extractor: Extractor, real: RealData, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = reference.of_source(extractor, real.test, "test")
+    monkeypatch.setattr(reference, "extract", lambda *_, **__: pytest.fail("went through the extractor again"))
+    again = reference.of_source(extractor, Held(real.test.pixels.copy(), real.test.labels), "test")
+    assert again.about["sha256"] == first.about["sha256"]
+    assert np.array_equal(again.gaussian.covariance, first.gaussian.covariance)
+    assert again.features is not None
+    assert first.features is not None
+    assert np.array_equal(again.features.rows, first.features.rows)
+    changed = real.test.pixels.copy()
+    changed[0, 0, 0, 0] ^= 255
+    with pytest.raises(pytest.fail.Exception):
+        reference.of_source(extractor, Held(changed, real.test.labels), "test")
+
+
+def test_a_damaged_cache_is_made_anew(extractor: Extractor, real: RealData) -> None:
+    first = reference.of_source(extractor, real.test, "test")
+    (path,) = reference.cache_folder().iterdir()
+    path.write_bytes(path.read_bytes()[:1000])
+    assert np.array_equal(reference.of_source(extractor, real.test, "test").gaussian.mean, first.gaussian.mean)
+
+
+def test_grey_images_for_a_colour_extractor_and_resizing(extractor: Extractor) -> None:
+    manifest_ = extractor.model.manifest
+    colour = Extractor(extractor.model, "torch-bilinear")
+    assert isinstance(manifest_.data, ImageSpec)
+    colour.spec = manifest_.data.model_copy(update={"channels": 3, "height": 16, "width": 12})
+    edge = colour.edge(np.full((2, 1, 8, 8), 255, np.uint8))
+    assert edge.shape == (2, 3, 16, 12)
+    assert edge.dtype == np.float32
+    assert np.allclose(edge, 1)
+    with pytest.raises(EvaluationError, match="choose how to resize: torch-bilinear, tf1-bilinear, pil-bicubic"):
+        extractor.edge(np.zeros((1, 1, 16, 16), np.uint8))
+    with pytest.raises(EvaluationError, match="colour images"):
+        extractor.edge(np.zeros((1, 3, 8, 8), np.uint8))
+
+
+# --- statistics in files ---
+
+
+def test_npz_is_pytorch_fids_with_provenance_beside_it(extractor: Extractor, held: Reference, tmp_path: Path) -> None:
+    path = tmp_path / "digits.npz"
+    reference.write_npz(path, held, extractor)
+    with np.load(path) as content:
+        assert set(content.files) == {"mu", "sigma"}
+        assert content["mu"].shape == (32,)
+        assert content["sigma"].shape == (32, 32)
+    beside = json.loads((tmp_path / "digits.json").read_text())
+    assert beside["extractor_sha256"] == extractor.sha256
+    assert beside["reference"] == {"data": "digits", "split": "test", "n": 300, "sha256": held.about["sha256"]}
+    back = reference.read_npz(path, extractor)
+    assert frechet.distance(back.gaussian, held.gaussian) < 1e-9
+    assert back.about == held.about
+    found, _, _ = evaluate.evaluate_images(Held.of(np.zeros((50, 8, 8), np.uint8)), back, extractor)
+    assert "is_prior" in found.metrics
+    assert "kid" not in found.metrics
+    assert any("only moments" in warning for warning in found.warnings)
+
+    (tmp_path / "digits.json").unlink()  # as pytorch-fid writes it
+    assert reference.read_npz(path, extractor).about["split"] == "not stated by the file"
+
+
+def test_statistics_that_do_not_fit_are_refused(extractor: Extractor, held: Reference, tmp_path: Path) -> None:
+    path = tmp_path / "other.npz"
+    np.savez(path, mu=np.zeros(64), sigma=np.eye(64))
+    with pytest.raises(EvaluationError, match=r"64 features, digits-classifier/1 gives 32: another extractor"):
+        reference.read_npz(path, extractor)
+    np.savez(path, mu=np.full(32, np.nan), sigma=np.eye(32))
+    with pytest.raises(EvaluationError, match="not finite"):
+        reference.read_npz(path, extractor)
+    np.savez(path, mean=np.zeros(32))
+    with pytest.raises(EvaluationError, match="mu and sigma"):
+        reference.read_npz(path, extractor)
+    path.write_bytes(b"nonsense")
+    with pytest.raises(EvaluationError, match="mu and sigma"):
+        reference.read_npz(path, extractor)
+    with pytest.raises(EvaluationError, match="no such file"):
+        reference.read_npz(tmp_path / "none.npz", extractor)
+    reference.write_npz(path, held, extractor)
+    about = json.loads(path.with_suffix(".json").read_text()) | {
+        "extractor_sha256": "0" * 64,
+        "extractor": "mnist-classifier/3",
+    }
+    path.with_suffix(".json").write_text(json.dumps(about))
+    with pytest.raises(EvaluationError, match=r"made by mnist-classifier/3.*another extractor"):
+        reference.read_npz(path, extractor)
+
+
+# --- sources ---
+
+
+def test_arrays_out_of_range_are_refused() -> None:
+    good = np.random.default_rng(0).random((4, 8, 8))
+    assert np.array_equal(Held.of(good).pixels[:, 0], np.rint(good * 255))
+    assert Held.of(np.zeros((4, 8, 8, 3), np.uint8)).pixels.shape == (4, 3, 8, 8)
+    for bad in (good * 255, good - 0.5, np.where(good > 0.9, np.nan, good), good + np.inf, (good * 999).astype(int)):
+        with pytest.raises(EvaluationError, match="out of range"):
+            Held.of(bad)
+    for shape in ((4, 8), (4, 2, 8, 8), (0, 8, 8)):
+        with pytest.raises(EvaluationError, match="is not images"):
+            Held.of(np.zeros(shape, np.uint8))
+
+
+@pytest.fixture
+def folder(tmp_path: Path, real: RealData) -> Path:
+    root = tmp_path / "images"
+    root.mkdir()
+    for index, image in enumerate(real.test.pixels[:60]):
+        (root / f"{index:03d}.png").write_bytes(codecs.to_png(image))
+    return root
+
+
+def test_a_folder_is_its_images(folder: Path, real: RealData, extractor: Extractor) -> None:
+    source = images.open_images(folder, "L")
+    assert np.array_equal(source.batch(3, 9).pixels, real.test.pixels[3:9])
+    assert images.open_images(folder, "RGB").batch(0, 2).pixels[0].shape == (3, 8, 8)
+    array = folder.parent / "a.npz"
+    np.savez(array, arr_0=real.test.pixels[:60])
+    found = [
+        scores(images.open_images(path, "L"), reference.of_source(extractor, real.train, "train"), extractor)
+        for path in (folder, array)
+    ]
+    assert found[0] == found[1]
+
+
+def test_corrupt_files_are_named(folder: Path, extractor: Extractor) -> None:
+    (folder / "030.png").write_bytes(PNG + b"nonsense")
+    with pytest.raises(EvaluationError, match=r"030\.png: .*--skip-unreadable"):
+        extractors.extract(extractor, images.open_images(folder, "L"))
+    features = extractors.extract(extractor, images.open_images(folder, "L", skip=True))
+    assert features.n == 59
+    assert len(features.skipped) == 1
+    assert "030.png" in features.skipped[0]
+
+
+def test_mixed_sizes(folder: Path, extractor: Extractor) -> None:
+    (folder / "999.png").write_bytes(codecs.to_png(np.zeros((1, 10, 9), np.uint8)))
+    for skip in (False, True):
+        with pytest.raises(EvaluationError, match=r"mixed sizes: .*000\.png is 8x8, .*999\.png is 9x10"):
+            extractors.extract(extractor, images.open_images(folder, "L", skip=skip))
+    resizing = Extractor(extractor.model, "pil-bicubic")
+    assert extractors.extract(resizing, images.open_images(folder, "L", mixed=True)).n == 61
+
+
+def test_too_few_images(extractor: Extractor, real: RealData, held: Reference, tmp_path: Path) -> None:
+    with pytest.raises(EvaluationError, match="at least 2"):
+        extractors.extract(extractor, Held.of(real.test.pixels[:1]))
+    with pytest.raises(EvaluationError, match="10 splits and there are 9"):
+        scores(Held.of(real.test.pixels[:9]), held, extractor)
+    few, _, _ = evaluate.evaluate_images(Held.of(real.test.pixels[:20]), held, extractor)
+    assert any("20 images for 32 features" in warning for warning in few.warnings)
+    assert "kid" not in few.metrics
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(EvaluationError, match="no images there"):
+        images.open_images(tmp_path / "empty", "L")
+    with pytest.raises(EvaluationError, match="neither a folder"):
+        images.open_images(tmp_path / "none", "L")
+
+
+# --- models ---
+
+
+@pytest.fixture(scope="module")
+def tiny_models(tiny: Path) -> Iterator[Path]:
+    """The tiny artifacts beside the shipped extractor."""
+    link = tiny / "models/digits-classifier"
+    link.symlink_to(SHIPPED / "digits-classifier")
+    yield tiny / "models"
+    link.unlink()
+
+
+def run(*arguments: str, models: Path) -> Any:
+    result = CliRunner().invoke(cli.app, [*arguments, "--models", str(models), "--quiet"], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+def test_a_report_of_a_vae(tiny_models: Path, tmp_path: Path) -> None:
+    page = tmp_path / "report.html"
+    arguments = ("evaluate", "vae", "--n", "200", "--json", "--html", str(page))
+    text = run(*arguments, models=tiny_models)
+    assert text == run(*arguments, models=tiny_models)  # the same bytes for the same seed
+    found = json.loads(text)
+    assert found["model"] == "vae"
+    assert found["prior"] == "normal"
+    assert set(found["protocol"]) == {"extractor", "extractor_sha256", "reference", "n", "resize", "seed"}
+    wanted = {
+        "fd_classifier", "fd_classifier_infinity", "kid", "kid_se", "is_marginal", "is_prior", "precision", "recall", "duplicates",
+        "nll", "bits_per_dim", "reconstruction_mse", "psnr", "nearest_train_distance",
+    }  # fmt: skip
+    assert wanted <= set(found["metrics"])
+    assert {"train_vs_test", "test_is_marginal", "test_is_prior", "perfect_generator"} <= set(found["anchors"])
+    assert found["anchors"]["train_vs_test"] < found["metrics"]["fd_classifier"]
+    detail = found["details"]["nll"]
+    assert (detail["bound"], detail["k"], detail["observed"]) == (
+        "upper bound: -ELBO",
+        8,
+        "grey values binarised at 1/2",
+    )
+    assert found["metrics"]["bits_per_dim"] == pytest.approx(found["metrics"]["nll"] / 64 / np.log(2), rel=1e-5)
+    assert [row["class"] for row in found["by_class"]] == list("0123456789")
+    assert sum(row["share"] for row in found["by_class"]) == pytest.approx(1, abs=1e-3)
+    text = page.read_text()
+    assert text.count("data:image/png") >= 5  # samples, reconstructions, neighbours, classes, curve
+    assert "http" not in text.replace("http-equiv", "")
+
+
+def test_other_seeds_and_priors_are_other_numbers(tiny_models: Path) -> None:
+    values = set()
+    for options in (["--seed", "0"], ["--seed", "1"], ["--prior", "gaussian"], ["--prior", "mixture"]):
+        values.add(
+            json.loads(run("evaluate", "vae", "--n", "100", "--json", *options, models=tiny_models))["metrics"][
+                "fd_classifier"
+            ]
+        )
+    assert len(values) == 4
+
+
+def test_a_conditional_model_is_asked_for_classes(tiny_models: Path) -> None:
+    found = json.loads(run("evaluate", "pixelcnn", "--n", "100", "--json", models=tiny_models))
+    assert 0 <= found["metrics"]["class_accuracy"] <= 1
+    assert found["anchors"]["test_class_accuracy"] > 0.98
+    assert "psnr" not in found["metrics"]  # it has nothing to reconstruct by
+    assert found["details"]["nll"]["bound"] == "exact"
+
+
+def test_codes_are_counted(extractor: Extractor, real: RealData) -> None:
+    class Quantiser:
+        manifest = manifest.Manifest.model_validate(
+            {
+                "name": "codes", "version": 1, "backend": "fake", "data": {"kind": "image", "height": 8, "width": 8, "channels": 1},
+                "codes": {"shape": [8, 8], "levels": 8},
+                "tasks": {"encode": {
+                    "graph": "", "inputs": [{"role": "data", "source": "data", "shape": [1, 8, 8]}],
+                    "outputs": [{"role": "codes", "dtype": "int64", "shape": [8, 8]}],
+                }},
+            }
+        )  # fmt: skip
+
+        def encode(self, data: Array) -> Any:
+            return type("Encoded", (), {"codes": np.rint(data[:, 0] * 3).astype(np.int64)})
+
+    found = evaluate.Report("codes", 1, {}, {})
+    evaluate._codes(found, Quantiser(), real.test, evaluate.silent)  # type: ignore[arg-type]
+    assert found.metrics["code_usage"] == 0.5  # digits have 4 levels
+    assert 2 < found.metrics["code_perplexity"] < 4
+
+
+def test_what_cannot_be_evaluated(tiny_models: Path, real: RealData, held: Reference, extractor: Extractor) -> None:
+    for arguments, message in (
+        (("evaluate", "table"), "makes no images"),
+        (("evaluate", "table", "--data", "digits"), "makes no images"),
+        (("evaluate", "vae", "--data", "nope"), "none in"),
+        (("evaluate", "vae", "--data", "nope", "--extractor", "digits-classifier"), "unknown data set"),
+        (("evaluate", "vae", "--n", "1"), "at least 2"),
+        (("evaluate", "vae", "--prior", "vamp"), "no 'vamp'"),
+        (("evaluate", "vae", "--extractor", "autoencoder"), "no task `features`"),
+        (("evaluate", "vae", "--resize", "lanczos"), "unknown 'lanczos'"),
+        (("evaluate-images", "nowhere", "--against", "nowhere", "--extractor", "digits-classifier"), "neither a folder"),
+        (("reference", "--extractor", "digits-classifier", "--part", "half", "-o", "x.npz"), "valid are test"),
+        (("reference", "--extractor", "digits-classifier"), "--out FILE.npz or --ship"),
+    ):  # fmt: skip
+        result = CliRunner().invoke(cli.app, [*arguments, "--models", str(tiny_models), "--quiet"])
+        assert result.exit_code != 0, arguments
+        assert message in str(result.exception), (arguments, result.exception)
+    with pytest.raises(UnsupportedTask, match="makes no images"):
+        evaluate.evaluate(extractor.model, held, extractor)
+
+
+# --- records and comparisons ---
+
+
+def test_reports_are_recorded_in_the_manifest_and_compared(tiny_models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tiny_models / "vae/1"
+    before = manifest.read(folder).metrics
+    for _ in range(2):  # a second record takes the place of the first
+        found = json.loads(run("evaluate", "vae", "--n", "100", "--json", "--record", models=tiny_models))
+    after = manifest.read(folder)
+    assert after.metrics[: len(before)] == before
+    assert len(after.metrics) == len(before) + len(found["metrics"])
+    engine.load(folder, device="cpu")  # the checksums still hold
+    (recorded,) = report.recorded(after)
+    for key in ("model", "version", "prior", "protocol", "metrics", "anchors", "details"):
+        assert recorded[key] == found[key]
+
+    table = run("compare", "vae", "vae:mixture", "pixelcnn", "--n", "100", models=tiny_models)
+    assert table.count("\n") == 8  # header, line, three models, train against test, test, a perfect generator
+    assert "train against test" in table
+    assert "a perfect generator" in table
+    ranks = [row for row in table.splitlines() if row.startswith(("| vae", "| pixelcnn"))]
+    kids = [float(row.split("|")[4].split("±")[0]) for row in ranks]
+    assert kids == sorted(kids)
+
+
+def test_numbers_under_different_protocols_are_not_compared(tiny_models: Path, tmp_path: Path) -> None:
+    for n in ("100", "120"):
+        run("evaluate", "vae", "--n", n, "--out", str(tmp_path / f"{n}.json"), models=tiny_models)
+    files = [str(tmp_path / "100.json"), str(tmp_path / "120.json")]
+    result = CliRunner().invoke(cli.app, ["compare", *files, "--models", str(tiny_models)])
+    assert isinstance(result.exception, ProtocolMismatch)
+    assert "n is 100 and 120" in result.exception.message
+    content = json.loads((tmp_path / "100.json").read_text())
+    content["protocol"]["extractor_sha256"] = "0" * 64
+    (tmp_path / "120.json").write_text(json.dumps(content))
+    result = CliRunner().invoke(cli.app, ["compare", *files, "--models", str(tiny_models)])
+    assert isinstance(result.exception, ProtocolMismatch)
+    assert "extractor_sha256" in result.exception.message
+    (tmp_path / "120.json").write_text("{}")
+    assert "not a report" in str(CliRunner().invoke(cli.app, ["compare", *files]).exception)
+
+
+def test_images_against_images_and_against_statistics(folder: Path, real: RealData, tmp_path: Path) -> None:
+    array = tmp_path / "real.npy"
+    np.save(array, real.train.pixels)
+    common = ("--extractor", "digits-classifier", "--json")
+    whole = json.loads(run("evaluate-images", str(folder), "--against", str(array), *common, models=SHIPPED))
+    assert whole["model"] == "images"
+    assert whole["protocol"]["n"] == 60
+    statistics = tmp_path / "real.npz"
+    run_ = ("reference", "--extractor", "digits-classifier", "--images", str(array), "-o", str(statistics))
+    assert run(*run_, models=SHIPPED).strip() == str(statistics)
+    moments = json.loads(run("evaluate-images", str(folder), "--against", str(statistics), *common, models=SHIPPED))
+    assert moments["metrics"]["fd_classifier"] == pytest.approx(whole["metrics"]["fd_classifier"], rel=1e-9)
+
+
+def test_statistics_ship_with_the_extractor(tmp_path: Path, tiny_models: Path) -> None:
+    import shutil
+
+    models = tmp_path / "models"
+    shutil.copytree(SHIPPED / "digits-classifier", models / "digits-classifier")
+    (models / "vae").symlink_to(tiny_models / "vae")
+    before = extractors.load("digits-classifier", models, device="cpu").sha256
+    run("reference", "--extractor", "digits-classifier", "--ship", models=models)
+    loaded = extractors.load("digits-classifier", models, device="cpu")  # sealed again
+    assert loaded.sha256 == before  # the extractor is still the same
+    found = json.loads(run("evaluate", "vae", "--n", "100", "--against", "shipped", "--json", models=models))
+    assert {"train_vs_test", "test_is_marginal", "perfect_generator"} <= set(found["anchors"])
+    whole = json.loads(run("evaluate", "vae", "--n", "100", "--json", models=models))
+    assert found["metrics"]["fd_classifier"] == whole["metrics"]["fd_classifier"]
+    assert found["protocol"] == whole["protocol"]
+
+
+def test_resize_modes_are_those_they_are_named_after() -> None:
+    import torch
+    from PIL import Image
+
+    from evaluation import resize
+
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 3, 13, 9), dtype=np.uint8)
+    expected = torch.nn.functional.interpolate(
+        torch.from_numpy(pixels).float(), (29, 31), mode="bilinear", align_corners=False
+    )
+    assert np.abs(resize.resize(pixels, 29, 31, "torch-bilinear") - expected.numpy()).max() < 1e-3
+    bicubic = resize.resize(pixels, 29, 31, "pil-bicubic")
+    plane = np.asarray(Image.fromarray(pixels[1, 2].astype(np.float32)).resize((31, 29), Image.Resampling.BICUBIC))
+    assert np.array_equal(bicubic[1, 2], plane.clip(0, 255))
+    ramp = np.arange(4, dtype=np.uint8)[None, None, None] * 10
+    tf1 = resize.resize(ramp, 1, 8, "tf1-bilinear")[0, 0, 0]
+    assert tf1.tolist() == [0, 5, 10, 15, 20, 25, 30, 30]  # corner-aligned: place x of 8 looks at x / 2
+    half_pixel = resize.resize(ramp, 1, 8, "torch-bilinear")[0, 0, 0]
+    assert half_pixel.tolist() == [0, 2.5, 7.5, 12.5, 17.5, 22.5, 27.5, 30]
+
+
+def test_the_page_shows_pictures_that_can_be_opened(extractor: Extractor, real: RealData, held: Reference) -> None:
+    import base64
+    import re
+
+    from PIL import Image
+
+    found, _, pictures = evaluate.evaluate_images(Held.of(real.test.pixels), held, extractor)
+    page = report.to_html(found.as_dict(), pictures)
+    for content in re.findall(r'base64,([^"]+)"', page):
+        Image.open(io.BytesIO(base64.b64decode(content))).load()
