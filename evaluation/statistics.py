@@ -132,12 +132,21 @@ class Gaussian:
         return float((self.rows**2).sum()) if self.rows is not None else float(np.trace(self.covariance))
 
     @cached_property
+    def live(self) -> NDArray[np.int64]:
+        """Features that vary at all: a dead one (a ReLU that never fires) has a row of zeros, and nothing to do with any distance's root."""
+        return np.flatnonzero(self.covariance.diagonal() > 0)
+
+    def block(self, index: NDArray[np.int64]) -> Float64:
+        """The covariance of these features."""
+        return self.covariance if len(index) == self.dimensions else self.covariance[np.ix_(index, index)]
+
+    @cached_property
     def cholesky(self) -> Float64 | None:
-        """Lower factor L, covariance = L Lᵀ; None where the covariance is not positive definite."""
-        if self.rows is not None:
+        """Lower factor L of the live features' covariance, L Lᵀ; None where even that is not positive definite."""
+        if self.rows is not None or not len(self.live):
             return None
         try:
-            lower: Float64 = np.linalg.cholesky(self.covariance).astype(np.float64, copy=False)
+            lower: Float64 = np.linalg.cholesky(self.block(self.live)).astype(np.float64, copy=False)
         except np.linalg.LinAlgError:
             return None
         return lower
@@ -148,7 +157,9 @@ class Gaussian:
         if self.rows is not None:
             return self.rows.T
         if self.cholesky is not None:
-            return self.cholesky
+            placed = np.zeros((self.dimensions, len(self.live)))
+            placed[self.live] = self.cholesky
+            return placed
         values, vectors = np.linalg.eigh(self.covariance)
         _check_spectrum(values)
         keep = values > max(values[-1], 0.0) * self.dimensions * np.finfo(np.float64).eps

@@ -1,0 +1,77 @@
+"""What a whole evaluation costs beside the engine's own work in it: drawing the images, and the extractor's pass.
+
+    python benchmarks/evaluator.py MODEL [--n 10000] [--rounds 3]
+
+All in one run, interleaved: the engine drawing n images in batches on all cores, the engine looking at them, and the evaluation with its
+metrics, likelihoods, reconstructions and anchors (reference features from the cache, as for every model but the first).
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+
+import numpy as np
+
+from cli import _real_data
+from evaluation import evaluate, extractors, reference
+from evaluation.extractors import BATCH, map_batches
+from evaluation.images import Generated
+from runtime import engine
+
+
+def main() -> None:
+    """Prints images a second and ratios."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("model")
+    parser.add_argument("--n", type=int, default=10_000)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--models", type=Path, default=Path("models"))
+    options = parser.parse_args()
+    model = engine.load(options.models / options.model, device="cpu")
+    data = model.manifest.provenance["data"]["data"]
+    real = _real_data(data)
+    extractor = extractors.load(extractors.for_data(data, options.models), options.models, device="cpu")
+    held = reference.of_source(extractor, real.test, "test")
+    evaluate.anchors(real, held, extractor, options.n, 0)  # the cache is warm from here on
+    source = Generated(model, options.n, 0)
+    pixels = np.concatenate(
+        [np.asarray(source.batch(start, min(start + BATCH, options.n)).pixels) for start in range(0, options.n, BATCH)]
+    )
+
+    def drawing() -> None:
+        map_batches(source.batch, options.n)
+
+    def looking() -> None:
+        map_batches(lambda start, stop: extractor(pixels[start:stop]), options.n)
+
+    def extraction() -> None:
+        extractors.extract(extractor, source)
+
+    def whole() -> None:
+        evaluate.evaluate(model, held, extractor, real, n=options.n)
+
+    steps = {
+        "engine draws": drawing,
+        "engine looks": looking,
+        "draw, look, count": extraction,
+        "whole evaluation": whole,
+    }
+    times: dict[str, list[float]] = {name: [] for name in steps}
+    for _ in range(options.rounds):
+        for name, step in steps.items():
+            began = time.perf_counter()
+            step()
+            times[name].append(time.perf_counter() - began)
+    median = {name: float(np.median(each)) for name, each in times.items()}
+    engine_alone = median["engine draws"] + median["engine looks"]
+    print(f"{options.model}, {options.n} images, extractor {extractor.name}, medians of {options.rounds}")
+    for name, seconds in median.items():
+        print(
+            f"  {name:18} {seconds:7.2f} s  {options.n / seconds:9.0f} images/s  {engine_alone / seconds:5.2f} of the engine's own (draws and looks)"
+        )
+
+
+if __name__ == "__main__":
+    main()
