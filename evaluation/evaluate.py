@@ -29,7 +29,7 @@ Stage = Callable[[str], Progress | None]  # a stage begins; what to tell of its 
 
 DIGITS = 6  # significant, of every number in a report
 # what must agree before two numbers are compared; a seed may differ
-COMPARABLE = ("extractor", "extractor_sha256", "reference", "n", "resize")
+COMPARABLE = ("extractor_sha256", "reference", "n", "resize")
 SHEET = 64  # pictures on the page
 TOO_ALIKE = 0.01  # part of exact duplicates that is worth a warning
 
@@ -167,7 +167,11 @@ def _scores(report: Report, features: Features, reference: Reference, seed: int)
     report.metrics |= {"is_marginal": rounded(marginal.value), "is_marginal_sd": rounded(marginal.error)}
     report.details["is_marginal"] = {"splits": metrics.SPLITS, "against": "the marginal of each split, as published"}
     shares = reference.class_shares
-    if shares is not None and (shares > 0).all():
+    if shares is not None and (shares == 0).any():
+        report.warnings.append(
+            "is_prior left out: the reference has no image of some class, so that it would be infinite"
+        )
+    elif shares is not None:
         prior = metrics.inception_score(features.probabilities, seed, shares)
         divergence = metrics.class_divergence(features.probabilities, shares)
         report.metrics |= {
@@ -443,18 +447,24 @@ def check_comparable(reports: Sequence[Mapping[str, Any]]) -> None:
                 )
 
 
-def ranked(reports: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """Best first: by KID, and by the distance extrapolated to infinitely many images where there is no KID."""
+RANKS = ("kid", "fid_infinity", "fd_classifier_infinity")  # neither depends on how many images there were
+
+
+def ranks(reports: Sequence[Mapping[str, Any]], metric: str) -> list[int | None]:
+    """Place of each report by a metric, 1 the lowest; None where it has none. Raises ProtocolMismatch."""
     check_comparable(reports)
+    values = [report["metrics"].get(metric) for report in reports]
+    known = sorted(value for value in values if value is not None)
+    return [None if value is None else 1 + known.index(value) for value in values]
 
-    def key(report: Mapping[str, Any]) -> float:
-        found = report["metrics"]
-        if all("kid" in each["metrics"] for each in reports):
-            return float(found["kid"])
-        name = next((name for name in found if name.endswith("_infinity")), None)
-        return float(found[name]) if name else math.inf
 
-    return sorted(reports, key=key)
+def ranked(reports: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Best first by KID, or by the distance extrapolated to infinitely many images where not all have a KID. Raises ProtocolMismatch."""
+    for metric in RANKS:
+        places = ranks(reports, metric)
+        if None not in places:
+            return [reports[index] for index in np.argsort(np.asarray(places, int), kind="stable")]
+    return list(reports)
 
 
 __all__ = ["Pictures", "RealData", "Report", "anchors", "evaluate", "evaluate_images", "of_source", "ranked"]

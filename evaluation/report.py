@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evaluation.errors import EvaluationError
-from evaluation.evaluate import Pictures
+from evaluation.evaluate import RANKS, Pictures, ranks
 from runtime import codecs
 from runtime import manifest as manifests
 from runtime.manifest import Manifest, Metric
@@ -127,10 +127,12 @@ def comparison(reports: Sequence[Values]) -> str:
         "psnr",
     ]
     names = [name for name in names if any(name in report["metrics"] for report in reports)]
+    by = [name for name in RANKS if any(name in report["metrics"] for report in reports)]
+    places = list(zip(*(ranks(reports, name) for name in by), strict=True)) or [()] * len(reports)
     rows = []
-    for report in reports:
+    for report, place in zip(reports, places, strict=True):
         cells = [shown(name, report["metrics"]) if name in report["metrics"] else "" for name in names]
-        rows.append([_title(report), *cells])
+        rows.append([", ".join("-" if number is None else str(number) for number in place), _title(report), *cells])
     anchors = reports[0]["anchors"]
     real = {
         distance: "train_vs_test", "kid": "train_vs_test_kid", "is_marginal": "test_is_marginal", "is_prior": "test_is_prior",
@@ -140,12 +142,12 @@ def comparison(reports: Sequence[Values]) -> str:
         both = {"is_marginal", "is_prior", "class_accuracy"}
         train = [f"{anchors[real[n]]:.4g}" if n in real and n not in both and real[n] in anchors else "" for n in names]
         test = [f"{anchors[real[n]]:.4g}" if n in both and real[n] in anchors else "" for n in names]
-        rows += [["*real: train against test*", *train], ["*real: test*", *test]]
+        rows += [["", "*real: train against test*", *train], ["", "*real: test*", *test]]
     floor = anchors.get("perfect_generator", {})
     if floor:
         value = floor.get("resampled", floor["closed_form"])
-        rows.append(["*a perfect generator*", *[f"{value:.4g}" if name == distance else "" for name in names]])
-    return markdown_table(("model", *names), rows)
+        rows.append(["", "*a perfect generator*", *[f"{value:.4g}" if name == distance else "" for name in names]])
+    return markdown_table((f"rank by {', '.join(by)}", "model", *names), rows)
 
 
 # --- the page -----------------------------------------------------------------------------------------------------------------

@@ -467,9 +467,10 @@ def test_reports_are_recorded_in_the_manifest_and_compared(tiny_models: Path, mo
     assert table.count("\n") == 8  # header, line, three models, train against test, test, a perfect generator
     assert "train against test" in table
     assert "a perfect generator" in table
-    ranks = [row for row in table.splitlines() if row.startswith(("| vae", "| pixelcnn"))]
-    kids = [float(row.split("|")[4].split("±")[0]) for row in ranks]
+    found_rows = [row for row in table.splitlines() if any(f"| {name} 1" in row for name in ("vae", "pixelcnn"))]
+    kids = [float(row.split("|")[5].split("±")[0]) for row in found_rows]
     assert kids == sorted(kids)
+    assert [row.split("|")[1].split(",")[0].strip() for row in found_rows] == ["1", "2", "3"]
 
 
 def test_numbers_under_different_protocols_are_not_compared(tiny_models: Path, tmp_path: Path) -> None:

@@ -65,6 +65,12 @@ def test_the_service_imports_neither_torch_nor_training() -> None:
     assert done.stdout.strip() == "set()"
 
 
+def test_evaluation_needs_no_torch() -> None:
+    code = "import sys, evaluation.session, evaluation.report, training.data; print({'torch', 'onnx', 'service'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
+
+
 def test_the_folders_that_must_exist() -> None:
     for name in ("service", "training", "models", "proto", "tests", "docker-compose.yml", "pyproject.toml"):
         assert (ROOT / name).exists(), name
