@@ -291,7 +291,7 @@ def compare(
     import json
 
     from evaluation import report as reports
-    from evaluation.evaluate import ranked
+    from evaluation.records import ranked
     from evaluation.session import Options, Session
 
     session = Session(models, Options(n, seed, extractor, resize, device), _real_data, quiet)
@@ -385,8 +385,8 @@ def fit_priors(
 
 def _real_data(name: str) -> Any:
     """The data set as the evaluator wants it. Here, as the evaluator knows no training."""
-    from evaluation.evaluate import RealData
     from evaluation.images import Held
+    from evaluation.models import RealData
     from runtime.spec import ImageSpec
     from training import data as datasets
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from cli import _real_data
-from evaluation import evaluate, extractors, reference
+from evaluation import extractors, models, reference
 from evaluation.extractors import BATCH, map_batches
 from evaluation.images import Generated
 from runtime import engine
@@ -34,7 +34,7 @@ def main() -> None:
     real = _real_data(data)
     extractor = extractors.load(extractors.for_data(data, options.models), options.models, device="cpu")
     held = reference.of_source(extractor, real.test, "test")
-    evaluate.anchors(real, held, extractor, options.n, 0)  # the cache is warm from here on
+    models.anchors(real, held, extractor, options.n, 0)  # the cache is warm from here on
     source = Generated(model, options.n, 0)
     pixels = np.concatenate(
         [np.asarray(source.batch(start, min(start + BATCH, options.n)).pixels) for start in range(0, options.n, BATCH)]
@@ -50,7 +50,7 @@ def main() -> None:
         extractors.extract(extractor, source)
 
     def whole() -> None:
-        evaluate.evaluate(model, held, extractor, real, n=options.n)
+        models.evaluate(model, held, extractor, real, n=options.n)
 
     steps = {
         "engine draws": drawing,

@@ -25,7 +25,7 @@ from evaluation.statistics import Gaussian, Moments
 from runtime import codecs, engine, repository
 from runtime import manifest as manifests
 from runtime.engine import Model
-from runtime.errors import ArtifactError, ManifoldError
+from runtime.errors import ArtifactError
 from runtime.spec import ImageSpec
 
 Array = NDArray[Any]
@@ -33,6 +33,7 @@ Float32 = NDArray[np.float32]
 T = TypeVar("T")
 
 BATCH = 128
+SHOWN = 1000  # images kept for the page
 KEPT = 10_000  # rows of features kept for the metrics that look at pairs; moments are over all
 INCEPTION = "6726825d"  # SHA-256 of the published weights begins so; their distance alone is called FID
 
@@ -170,9 +171,6 @@ class Features:
         return shares
 
 
-SHOWN = 1000  # images kept for the page
-
-
 def extract(
     extractor: Extractor, source: Source, *, seed: int = 0, batch: int = BATCH, progress: Progress | None = None
 ) -> Features:
@@ -253,6 +251,3 @@ def map_batches(work: Callable[[int, int], T], n: int, batch: int = BATCH, progr
         if progress:
             progress(min(start + batch, n), n)
     return found
-
-
-__all__ = ["Extractor", "Features", "ManifoldError", "extract", "for_data", "load", "map_batches"]

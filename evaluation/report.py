@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evaluation.errors import EvaluationError
-from evaluation.evaluate import RANKS, Pictures, ranks
+from evaluation.records import RANKS, Pictures, ranks
 from runtime import codecs
 from runtime import manifest as manifests
 from runtime.manifest import Manifest, Metric

@@ -9,11 +9,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from evaluation import evaluate, extractors, images, reference, report, resize
+from evaluation import evaluate, extractors, images, models, reference, report, resize
 from evaluation.errors import EvaluationError
-from evaluation.evaluate import Pictures, RealData
 from evaluation.extractors import Extractor
+from evaluation.models import RealData
 from evaluation.progress import Stages
+from evaluation.records import Pictures
 from runtime import engine, repository
 from runtime import manifest as manifests
 from runtime.engine import Model
@@ -35,13 +36,13 @@ class Options:
 class Session:
     """One command's evaluations. `load_data` gives a data set by name."""
 
-    def __init__(self, models: Path, options: Options, load_data: Callable[[str], RealData], quiet: bool) -> None:
-        self.models, self.options, self.quiet = models, options, quiet
+    def __init__(self, root: Path, options: Options, load_data: Callable[[str], RealData], quiet: bool) -> None:
+        self.root, self.options, self.quiet = root, options, quiet
         self.data = cache(load_data)
         self.extractor = cache(self._extractor)
 
     def _extractor(self, name: str) -> Extractor:
-        return extractors.load(name, self.models, self.options.resize, self.options.device)
+        return extractors.load(name, self.root, self.options.resize, self.options.device)
 
     # --- commands ---
 
@@ -50,9 +51,9 @@ class Session:
     ) -> tuple[dict[str, Any], Pictures, Path]:
         """Report, pictures and folder of the artifact."""
         model = self._model(name)
-        evaluate.check_can(model, self.options.n, prior)
+        models.check_can(model, self.options.n, prior)
         data = data or self._data_of(model)
-        extractor = self.extractor(self.options.extractor or extractors.for_data(data, self.models))
+        extractor = self.extractor(self.options.extractor or extractors.for_data(data, self.root))
         with Stages(self.quiet) as stage:
             if against is not None:
                 path = extractor.model.folder / SHIPPED if str(against) == "shipped" else against
@@ -61,7 +62,7 @@ class Session:
                 real = self.data(data)
                 self._check_shape(model, real)
                 held = reference.of_source(extractor, real.test, "test", stage(f"{data}: reference"))
-            found, pictures = evaluate.evaluate(
+            found, pictures = models.evaluate(
                 model, held, extractor, real, n=self.options.n, seed=self.options.seed, prior=prior, stage=stage
             )
         return found.as_dict(), pictures, model.folder
@@ -75,7 +76,7 @@ class Session:
         manifest = manifests.read(folder)
         wanted = prior or (manifest.latent.default_prior if manifest.latent else None)
         data = data or str(manifest.provenance.get("data", {}).get("data", ""))
-        extractor = self.extractor(self.options.extractor or extractors.for_data(data, self.models))
+        extractor = self.extractor(self.options.extractor or extractors.for_data(data, self.root))
         for known in report.recorded(manifest):
             protocol = known["protocol"]
             same = (extractor.sha256, self.options.n, self.options.seed, extractor.mode, data) == (
@@ -114,7 +115,7 @@ class Session:
                     raise EvaluationError(f"part: unknown {part!r}; valid are test, calibration, train", field="part")
                 held = reference.of_source(extractor, getattr(real, part), part, stage("reference"))
                 if part == "test":
-                    anchors = evaluate.anchors(real, held, extractor, held.n or 0, 0, stage)
+                    anchors = models.anchors(real, held, extractor, held.n or 0, 0, stage)
         target = out or extractor.model.folder / SHIPPED
         if target.suffix != ".npz":
             raise EvaluationError(f"out: {target} must end in .npz", field="out")
@@ -126,7 +127,7 @@ class Session:
     # --- pieces ---
 
     def _folder(self, name: str) -> Path:
-        path = self.models / name
+        path = self.root / name
         return repository.locate(path if path.is_dir() else Path(name))
 
     def _model(self, name: str) -> Model:

@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 from typer.testing import CliRunner
 
 import cli
-from evaluation import evaluate, extractors, frechet, images, reference, report
+from evaluation import evaluate, extractors, frechet, images, models, records, reference, report
 from evaluation.errors import EvaluationError, ProtocolMismatch
-from evaluation.evaluate import RealData
 from evaluation.extractors import Extractor
 from evaluation.images import Held
+from evaluation.models import RealData
 from evaluation.reference import Reference
 from evaluation.statistics import of_rows
 from runtime import codecs, engine, manifest
@@ -420,8 +420,8 @@ def test_codes_are_counted(extractor: Extractor, real: RealData) -> None:
         def encode(self, data: Array) -> Any:
             return type("Encoded", (), {"codes": np.rint(data[:, 0] * 3).astype(np.int64)})
 
-    found = evaluate.Report("codes", 1, {}, {})
-    evaluate._codes(found, Quantiser(), real.test, evaluate.silent)  # type: ignore[arg-type]
+    found = records.Report("codes", 1, {}, {})
+    models._codes(found, Quantiser(), real.test, evaluate.silent)  # type: ignore[arg-type]
     assert found.metrics["code_usage"] == 0.5  # digits have 4 levels
     assert 2 < found.metrics["code_perplexity"] < 4
 
@@ -444,7 +444,7 @@ def test_what_cannot_be_evaluated(tiny_models: Path, real: RealData, held: Refer
         assert result.exit_code != 0, arguments
         assert message in str(result.exception), (arguments, result.exception)
     with pytest.raises(UnsupportedTask, match="makes no images"):
-        evaluate.evaluate(extractor.model, held, extractor)
+        models.evaluate(extractor.model, held, extractor)
 
 
 # --- records and comparisons ---
