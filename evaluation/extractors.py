@@ -26,6 +26,7 @@ from runtime import codecs, engine, repository
 from runtime import manifest as manifests
 from runtime.engine import Model
 from runtime.errors import ArtifactError
+from runtime.operations import softmax
 from runtime.spec import ImageSpec
 
 Array = NDArray[Any]
@@ -102,19 +103,12 @@ class Extractor:
     def __call__(self, pixels: Array | list[Array]) -> tuple[Float32, Float32 | None]:
         """Features (n, d) and class probabilities (n, C), None where the artifact has no logits."""
         outputs = self.model.run("features", {self._role: self.edge(pixels)})
-        return outputs["features"], softmax(outputs["logits"]) if self.has_logits else None
+        return outputs["features"], softmax(outputs["logits"]).astype(np.float32) if self.has_logits else None
 
 
 def _is_weights(name: str) -> bool:
     """Files that are weights, and neither pictures, vectors nor statistics."""
     return not name.endswith((".png", ".npz", ".json", ".onnx"))
-
-
-def softmax(logits: Array) -> Float32:
-    """Over the last axis."""
-    shifted = np.exp(logits.astype(np.float64) - logits.max(axis=-1, keepdims=True))
-    probabilities: Float32 = (shifted / shifted.sum(axis=-1, keepdims=True)).astype(np.float32)
-    return probabilities
 
 
 def load(name: str, models: Path, resize_mode: str = resize.NONE, device: str = "auto") -> Extractor:

@@ -138,6 +138,14 @@ class Model:
         """Terms of the anomaly score: `classes`."""
         return self.drive(operations.score(self.manifest, data, **options))
 
+    def classify(self, data: Array) -> NDArray[np.float64]:
+        """p(y | x), (B, C)."""
+        return self.drive(operations.classify(self.manifest, data))
+
+    def class_energies(self, data: Array) -> NDArray[np.float64]:
+        """log p(y | x) before the temperature and up to a constant, (B, C)."""
+        return self.drive(operations.class_energies(self.manifest, data))
+
 
 def joined(pieces: Sequence[dict[str, Array]]) -> dict[str, Array]:
     """Outputs of several runs as those of one."""

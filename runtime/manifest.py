@@ -226,6 +226,18 @@ class Scoring(Record):
         return self
 
 
+class Classification(Record):
+    """How p(y | x) is had: by Bayes' rule from a score term given each class, or from the logits of `features`.
+
+    log p(y | x) = (log p(y) - term(x, y)) / temperature + constant, with p(y) the class prior; logits take the term's place where it is
+    left out. The temperature was fitted on items that training never saw (Guo et al., 2017, arXiv 1706.04599).
+    """
+
+    term: str | None = None
+    temperature: float = Field(default=1.0, gt=0)
+    source: str = Field(default="", description="which items the temperature was fitted on")
+
+
 class Metric(Record):
     """One number with the protocol that makes it comparable."""
 
@@ -275,6 +287,7 @@ class Manifest(Record):
     codes: CodesSpec | None = None
     tasks: dict[str, TaskSpec] = Field(min_length=1)
     scoring: Scoring | None = None
+    classification: Classification | None = None
     golden: Golden | None = None
     metrics: tuple[Metric, ...] = ()
     provenance: dict[str, Any] = Field(default_factory=dict)
@@ -296,7 +309,12 @@ class Manifest(Record):
 
     @model_validator(mode="after")
     def _check(self) -> Manifest:
-        problems = [*self._class_problems(), *self._task_problems(), *self._scoring_problems()]
+        problems = [
+            *self._class_problems(),
+            *self._task_problems(),
+            *self._scoring_problems(),
+            *self._classification_problems(),
+        ]
         if problems:
             raise ValueError("; ".join(problems))
         return self
@@ -360,6 +378,21 @@ class Manifest(Record):
         ]:
             if role not in task.roles:
                 yield f"scoring: the score task has no output {role!r}, it has {', '.join(task.roles)}"
+
+    def _classification_problems(self) -> Iterator[str]:
+        about = self.classification
+        if about is None:
+            return
+        if self.classes is None:
+            yield "classification: the manifest names no classes"
+        features, score = self.task("features"), self.task("score")
+        if about.term is None and (features is None or "logits" not in features.roles):
+            yield "classification: without a term it needs the task features with the output logits"
+        if about.term is not None:
+            if self.scoring is None or about.term not in {term.name for term in self.scoring.terms}:
+                yield f"classification.term: {about.term!r} is not a term of the score"
+            elif score is None or score.input("condition") is None:
+                yield "classification: the score task takes no condition, so that no class can be told from another"
 
 
 def read(path: Path) -> Manifest:

@@ -1,4 +1,4 @@
-"""The use cases, made of tasks: sample, encode, reconstruct, interpolate, score.
+"""The use cases, made of tasks: sample, encode, reconstruct, interpolate, score, classify.
 
 Each is a generator that yields the runs it needs and gets their outputs back, so that the same lines serve a notebook (Model.drive
 answers each run at once) and a server (which answers from a queue). Arrays only, at the graph's edge; no images, no rows, no wire.
@@ -242,26 +242,73 @@ def score(manifest: Manifest, data: Array, *, classes: Classes | None = None) ->
 
 
 def _marginal_score(manifest: Manifest, data: Array) -> Steps[Scores]:
-    """-log Σ_y p(y) exp(-nll(x | y)) for terms in nats; posterior-weighted means for the others."""
-    spec, scoring = manifest.tasks["score"], manifest.scoring
+    """-log Σ_y p(y) exp(-nll(x | y)) for terms that are -log p(x | y), or bound it; posterior-weighted means for the others."""
+    scoring = manifest.scoring
     assert scoring is not None
-    n, weights = len(data), np.asarray(manifest.class_weights)
-    count = len(weights)
-    condition = np.tile(np.eye(count, dtype=np.float32), (n, 1))  # (n C, C)
-    outputs = yield Run("score", {_role(spec, "data"): data.repeat(count, axis=0), _role(spec, "condition"): condition})
-    by_class = {term.name: outputs[term.name].astype(np.float64).reshape(n, count) for term in scoring.terms}
-    with np.errstate(divide="ignore"):  # a class of weight 0 takes no part
-        log_joint = np.log(weights) - by_class[scoring.score]
-    top = log_joint.max(axis=1, keepdims=True)
-    log_evidence = top + np.log(np.exp(log_joint - top).sum(axis=1, keepdims=True))
-    posterior = np.exp(log_joint - log_evidence)  # (n, C)
+    outputs, by_class = yield from _score_by_class(manifest, data)
+    posterior, _ = _bayes(manifest, by_class[scoring.score])
     terms = {name: (posterior * values).sum(axis=1) for name, values in by_class.items()}
-    terms[scoring.score] = -log_evidence[:, 0]
+    for term in scoring.terms:
+        if term.name == scoring.score or term.likelihood:
+            terms[term.name] = -_bayes(manifest, by_class[term.name])[1]
     surprise = None
     if scoring.surprise:
+        n, count = posterior.shape
         parts = outputs[scoring.surprise].reshape(n, count, *outputs[scoring.surprise].shape[1:])
         surprise = parts[np.arange(n), posterior.argmax(axis=1)]
     return Scores(terms, surprise)
+
+
+def _score_by_class(manifest: Manifest, data: Array) -> Steps[tuple[dict[str, Array], dict[str, NDArray[np.float64]]]]:
+    """Outputs of `score` for every item under every class in turn, (n C, ...), and its terms, float64 (n, C)."""
+    spec, scoring = manifest.tasks["score"], manifest.scoring
+    assert scoring is not None
+    n, count = len(data), len(manifest.class_weights)
+    condition = np.tile(np.eye(count, dtype=np.float32), (n, 1))  # (n C, C)
+    outputs = yield Run("score", {_role(spec, "data"): data.repeat(count, axis=0), _role(spec, "condition"): condition})
+    return outputs, {term.name: outputs[term.name].astype(np.float64).reshape(n, count) for term in scoring.terms}
+
+
+def _log_joint(manifest: Manifest, nll: NDArray[np.float64]) -> NDArray[np.float64]:
+    """log p(y) - nll(x | y), (n, C); a class of weight 0 takes no part."""
+    with np.errstate(divide="ignore"):
+        joint: NDArray[np.float64] = np.log(np.asarray(manifest.class_weights)) - nll
+    return joint
+
+
+def _bayes(manifest: Manifest, nll: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """p(y | x) (n, C) and log p(x) (n,) for nll(x | y) (n, C)."""
+    joint = _log_joint(manifest, nll)
+    top = joint.max(axis=1)
+    evidence = top + np.log(np.exp(joint - top[:, None]).sum(axis=1))
+    return np.exp(joint - evidence[:, None]), evidence
+
+
+def classify(manifest: Manifest, data: Array) -> Steps[NDArray[np.float64]]:
+    """p(y | x), float64 (n, C), rows sum to 1: as the manifest's `classification` has it, at its temperature."""
+    energies = yield from class_energies(manifest, data)
+    assert manifest.classification is not None
+    return softmax(energies / manifest.classification.temperature)
+
+
+def class_energies(manifest: Manifest, data: Array) -> Steps[NDArray[np.float64]]:
+    """log p(y | x) before the temperature, up to a constant for each item, float64 (n, C)."""
+    about = manifest.classification
+    if about is None:
+        raise _cannot(manifest, "classify")
+    if about.term is None:
+        spec = manifest.tasks["features"]
+        outputs = yield Run("features", {_role(spec, "data"): data})
+        return outputs["logits"].astype(np.float64)
+    _, by_class = yield from _score_by_class(manifest, data)
+    return _log_joint(manifest, by_class[about.term])
+
+
+def softmax(energies: NDArray[Any]) -> NDArray[np.float64]:
+    """Over the last axis, in float64; -inf gives 0."""
+    shifted = np.exp(energies - energies.max(axis=-1, keepdims=True), dtype=np.float64)
+    probabilities: NDArray[np.float64] = shifted / shifted.sum(axis=-1, keepdims=True)
+    return probabilities
 
 
 # what each use case needs of an artifact
@@ -271,6 +318,7 @@ CAN: dict[str, Callable[[Manifest], bool]] = {
     "reconstruct": lambda m: _reconstruction_task(m) is not None,
     "interpolate": lambda m: "decode" in m.tasks and m.latent is not None,
     "score": lambda m: m.scoring is not None,
+    "classify": lambda m: m.classification is not None,
 }
 
 

@@ -10,7 +10,9 @@ import torch
 
 from runtime import engine
 from runtime.manifest import Manifest
+from runtime.operations import softmax
 from tests.conftest import SHIPPED, tiny_run
+from training import classes
 from training.data import Data
 from training.errors import TrainingError
 from training.export import export
@@ -64,10 +66,18 @@ def test_cutout_erases_a_square_and_no_more() -> None:
 
 
 def test_calibration_error_by_hand() -> None:
-    confidence = torch.tensor([0.95, 0.95, 0.55, 0.55], dtype=torch.float64)
-    right = torch.tensor([1.0, 1.0, 1.0, 0.0], dtype=torch.float64)
-    assert classifier.calibration_error(confidence, right) == pytest.approx(0.5 * 0.05 + 0.5 * 0.05)
-    assert classifier.calibration_error(torch.ones(3), torch.ones(3)) == 0
+    probabilities = np.asarray([[0.95, 0.05], [0.05, 0.95], [0.55, 0.45], [0.55, 0.45]])
+    assert classes.calibration_error(probabilities, np.asarray([0, 1, 0, 1])) == pytest.approx(0.5 * 0.05 + 0.5 * 0.05)
+    assert classes.calibration_error(np.eye(3), np.arange(3)) == 0
+
+
+def test_the_temperature_undoes_overconfidence() -> None:
+    generator = np.random.Generator(np.random.Philox(0))
+    honest = generator.normal(size=(20_000, 5)) * 2
+    labels = (softmax(honest).cumsum(axis=1) < generator.random((20_000, 1))).sum(axis=1)
+    assert classes.fit_temperature(honest * 4, labels) == pytest.approx(4, rel=0.05)
+    assert classes.calibration_error(softmax(honest), labels) < 0.01
+    assert classes.calibration_error(softmax(honest * 4), labels) > 0.1
 
 
 def test_a_classifier_learns_and_exports(tmp_path: Path, digits: Data) -> None:
@@ -79,7 +89,15 @@ def test_a_classifier_learns_and_exports(tmp_path: Path, digits: Data) -> None:
     assert outputs["features"].shape == (300, 16)
     accuracy = (outputs["logits"].argmax(1) == digits.test.labels).mean()
     reported = {metric.name: metric.value for metric in model.manifest.metrics}
-    assert accuracy == pytest.approx(reported["accuracy"], abs=1 / 300)
+    assert accuracy == pytest.approx(reported["accuracy"], abs=1e-5)
+    about = model.manifest.classification
+    assert about is not None
+    assert about.temperature != 1
+    probabilities = model.classify(digits.edge(digits.test))
+    assert np.allclose(probabilities, softmax(outputs["logits"] / about.temperature))
+    assert classes.cross_entropy(probabilities, digits.test.labels) == pytest.approx(
+        reported["cross_entropy"], abs=1e-4
+    )
     assert accuracy > 0.8
     assert 0 <= reported["calibration_error"] < 0.5
     assert not (run.folder / "samples").exists()  # it draws nothing
@@ -99,7 +117,7 @@ def test_what_a_classifier_refuses(table: Data, digits: Data) -> None:
             Config(**options)
 
 
-@pytest.mark.parametrize(("name", "least"), [("digits-classifier", 0.98)])
+@pytest.mark.parametrize(("name", "least"), [("digits-classifier", 0.98), ("mnist-classifier", 0.992)])
 def test_shipped_extractors_are_as_good_as_asked(name: str, least: float) -> None:
     manifest = Manifest.model_validate_json((SHIPPED / name / "1/manifest.json").read_bytes())
     (accuracy,) = (metric for metric in manifest.metrics if metric.name == "accuracy")

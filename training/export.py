@@ -24,10 +24,10 @@ from runtime import manifest as manifests
 from runtime.engine import Model, example_inputs, load, padded
 from runtime.errors import ArtifactError
 from runtime.manifest import Calibration, FileRecord, Golden, Manifest, Metric, Scoring, TaskSpec
-from runtime.operations import CAN
+from runtime.operations import CAN, softmax
 from runtime.spec import ImageSpec
+from training import classes, families, graphs, priors
 from training import data as datasets
-from training import families, graphs, priors
 from training.data import Data
 from training.errors import TrainingError
 from training.exports import Exports, Task
@@ -87,6 +87,8 @@ def export(
             manifest = manifest.model_copy(update={"latent": priors.added(manifest.latent, priors.fit(means))})
         if manifest.scoring is not None:
             manifest = manifest.model_copy(update={"scoring": _calibrate(engine, manifest.scoring, data, folder)})
+        if manifest.classification is not None:
+            manifest = _calibrate_classes(engine, manifest, data)
         (folder / "preview.png").write_bytes(preview(engine, data))
         manifest = manifest.model_copy(update={"files": repository.records(folder)})
         (folder / manifests.FILE).write_text(manifests.dumps(manifest))
@@ -117,10 +119,11 @@ def _draft(
         "family": run.family, "data": data.protocol, "preset": run.preset, "config": config["config"], "torch": config["torch"],
         "weights": f"moving average, decay {run.config.ema}", "exported": _now(), "finished": metrics_file.exists(), **exported.extra,
     }  # fmt: skip
-    classes = data.classes if exported.classes and data.classes else None
+    names = data.classes if exported.classes and data.classes else None
     return Manifest(
         name=name, version=version, family=run.family, description=description or exported.description, backend=backend, data=data.spec,
-        classes=classes, class_prior=None, latent=exported.latent, codes=exported.codes, tasks=tasks, scoring=exported.scoring,
+        classes=names, class_prior=None, latent=exported.latent, codes=exported.codes, tasks=tasks, scoring=exported.scoring,
+        classification=exported.classification,
         golden=Golden(sampler=exported.sampler), metrics=tuple(metrics), provenance=provenance,
     )  # fmt: skip
 
@@ -215,6 +218,25 @@ def _calibrate(engine: Model, about: Scoring, data: Data, folder: Path) -> Scori
         if not isinstance(data.spec, ImageSpec):
             update["surprise_mean"] = tuple(float(value) for value in scores.surprise.mean(axis=0))
     return about.model_copy(update=update)
+
+
+def _calibrate_classes(engine: Model, manifest: Manifest, data: Data) -> Manifest:
+    """The temperature from the calibration part, and figures of the test part under it."""
+    assert manifest.classification is not None
+    temperature = classes.fit_temperature(classes.energies(engine, data, data.calibration), data.calibration.labels)
+    source = str(data.protocol.get("calibration", f"{len(data.calibration)} items"))
+    about = manifest.classification.model_copy(update={"temperature": round(temperature, 4), "source": source})
+    probabilities = softmax(classes.energies(engine, data, data.test) / about.temperature)
+    prior = "uniform" if manifest.class_prior is None else list(manifest.class_prior)
+    protocol = {
+        **data.protocol,
+        "n": len(data.test),
+        "class_prior": prior,
+        "by": about.term or "logits",
+        "temperature": about.temperature,
+    }
+    figures = classes.figures(probabilities, data.test.labels, protocol)
+    return manifest.model_copy(update={"classification": about, "metrics": (*manifest.metrics, *figures)})
 
 
 def preview(engine: Model, data: Data) -> bytes:

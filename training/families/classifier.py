@@ -15,15 +15,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from runtime.manifest import InputSpec, Metric, TensorSpec
+from runtime.manifest import Classification, InputSpec, Metric, TensorSpec
 from runtime.spec import ImageSpec
 from training.data import Data
 from training.errors import TrainingError
 from training.exports import Exports, Task
-from training.layers import to_float
 from training.phases import Batch, Losses, Phase, Player, Recipe
-
-BINS = 15  # of the expected calibration error (Guo et al., 2017, arXiv 1706.04599)
 
 
 @dataclass(frozen=True)
@@ -173,37 +170,8 @@ def draw(model: Classifier, n: int, generator: torch.Generator) -> None:
 
 @torch.no_grad()
 def report(model: Classifier, config: Config, data: Data) -> list[Metric]:
-    """Accuracy, cross-entropy and expected calibration error on the test part."""
-    device = next(model.parameters()).device
-    probabilities = torch.cat(
-        [
-            model(to_float(data.test.items[start : start + 500], device))[0].double().softmax(1).cpu()
-            for start in range(0, len(data.test), 500)
-        ]
-    )
-    labels = torch.as_tensor(data.test.labels)
-    confidence, chosen = probabilities.max(1)
-    right = (chosen == labels).double()
-    nll = -probabilities.gather(1, labels[:, None]).log().mean()
-    protocol = {**data.protocol, "n": len(data.test)}
-    binned = {**protocol, "bins": BINS, "of": "the highest probability, equal widths"}
-    return [
-        Metric(name="accuracy", value=round(float(right.mean()), 5), unit="fraction", protocol=protocol),
-        Metric(name="cross_entropy", value=round(float(nll), 5), unit="nats", protocol=protocol),
-        Metric(
-            name="calibration_error",
-            value=round(calibration_error(confidence, right), 5),
-            unit="fraction",
-            protocol=binned,
-        ),
-    ]
-
-
-def calibration_error(confidence: Tensor, right: Tensor) -> float:
-    """Σ |accuracy - confidence| over equal bins of the confidence, weighed by their counts; confidence and right are (N,)."""
-    place = (confidence * BINS).long().clamp(max=BINS - 1)
-    gaps = torch.zeros(BINS, dtype=torch.float64).index_add(0, place, (right - confidence).double())
-    return float(gaps.abs().sum() / len(confidence))
+    """Nothing: accuracy and the rest are measured on the artifact, when it is exported (training.classes)."""
+    return []
 
 
 class Features(nn.Module):
@@ -230,5 +198,6 @@ def exports(model: Classifier, config: Config, data: Data) -> Exports:
     return Exports(
         {"features": Task(Features(model), [items], outputs, max_rows=256)},
         classes=True,
+        classification=Classification(),
         description=f"Residual classifier on {data.name}: {sizes} channels, {parameters / 1e6:.2f} million weights. For evaluation.",
     )

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from runtime.manifest import CodesSpec, InputSpec, Likelihood, Metric, Scoring, TensorSpec, Term
+from runtime.manifest import Classification, CodesSpec, InputSpec, Likelihood, Metric, Scoring, TensorSpec, Term
 from runtime.spec import ImageSpec
 from training import loops
 from training.data import Data
@@ -394,6 +394,7 @@ def exports(model: GatedPixelCNN, config: Config, data: Data) -> Exports:
         codes=CodesSpec(shape=grid, levels=model.levels),
         scoring=Scoring(score="nll", terms=(nll,), surprise="surprise"),
         classes=bool(model.classes),
+        classification=Classification(term="nll") if model.classes else None,
         sampler="logits",
         description=f"Gated PixelCNN on {data.name}: {model.levels} levels, {config.layers} layers of {config.channels} channels"
         + (", class-conditional." if model.classes else "."),

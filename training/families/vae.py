@@ -69,45 +69,69 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 class VAE(nn.Module):
-    """q(z | x) = N(mean, diag exp(log_variance)), p(z) = N(0, I), p(x | z) by likelihood. Arrays are (B, D) inside."""
+    """q(z | x) = N(mean, diag exp(log_variance)), p(z) = N(0, I), p(x | z) by likelihood. Arrays are (B, D) inside.
 
-    def __init__(self, config: Config, data: Data) -> None:
+    Everything is given a condition c (B, `width`) where there is one: q(z | x, c) and p(x | z, c), by joining it to what goes in.
+    """
+
+    def __init__(self, config: Config, data: Data, width: int = 0) -> None:
         super().__init__()
         if config.likelihood == "auto":
             config = replace(config, likelihood="columns" if isinstance(data.spec, TableSpec) else "bernoulli")
-        self.config, self.shape = config, data.spec.shape
+        self.config, self.shape, self.width = config, data.spec.shape, width
         dimensions = math.prod(self.shape)
         self.likelihood = likelihoods.build(
             config.likelihood, data.spec, noise=config.noise, floor=config.floor, rows=len(data.train)
         )
-        self.encoder = mlp([dimensions, *config.hidden, config.latent_dim * (2 if config.variational else 1)])
-        self.decoder = mlp([config.latent_dim, *reversed(config.hidden), self.likelihood.width])
+        self.encoder = mlp([dimensions + width, *config.hidden, config.latent_dim * (2 if config.variational else 1)])
+        self.decoder = mlp([config.latent_dim + width, *reversed(config.hidden), self.likelihood.width])
 
-    def encode(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+    def condition(self, labels: Tensor) -> Tensor | None:
+        """What items of these classes (B,) are conditioned on: nothing here."""
+        return None
+
+    def encode(self, x: Tensor, c: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         """x (B, D) to mean and log_variance (B, L); None without a posterior."""
-        mean = self.encoder(x)
+        mean = self.encoder(joined(x, c))
         if not self.config.variational:
             return mean, None
         return mean[:, : self.config.latent_dim], mean[:, self.config.latent_dim :]
 
-    def terms(self, x: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+    def decode(self, z: Tensor, c: Tensor | None = None) -> Tensor:
+        """z (B, L) to the parameters of p(x | z)."""
+        parameters: Tensor = self.decoder(joined(z, c))
+        return parameters
+
+    def terms(self, x: Tensor, noise: Tensor, c: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Reconstruction NLL, averaged over the draws noise (S, B, L), and KL; nats, (B,) each."""
-        mean, log_variance = self.encode(x)
+        mean, log_variance = self.encode(x, c)
         if log_variance is None:
-            return per_item(self.likelihood.nll(self.decoder(mean), x)), torch.zeros_like(mean[:, 0])
+            return per_item(self.likelihood.nll(self.decode(mean, c), x)), torch.zeros_like(mean[:, 0])
         draws = noise.shape[0]
         z = (mean + (0.5 * log_variance).exp() * noise).flatten(0, 1)  # (S B, L)
-        nll = self.likelihood.nll(self.decoder(z), x.repeat(draws, 1))
+        nll = self.likelihood.nll(self.decode(z, repeated(c, draws)), x.repeat(draws, 1))
         return per_item(nll).view(draws, -1).mean(0), gaussian_kl(mean, log_variance).sum(1)
 
     def loss(self, batch: Batch) -> Losses:
         """-ELBO with the KL weighed, in nats, averaged over the batch."""
         x = self.likelihood.observe(batch.items.flatten(1), batch.generator)
         shape = (self.config.samples, len(x), self.config.latent_dim)
-        reconstruction, kl = self.terms(x, torch.randn(shape, generator=batch.generator, device=x.device))
+        reconstruction, kl = self.terms(
+            x, torch.randn(shape, generator=batch.generator, device=x.device), self.condition(batch.labels)
+        )
         warmup = min(1.0, batch.epoch / self.config.kl_warmup) if self.config.kl_warmup else 1.0
         reconstruction, kl = reconstruction.mean(), kl.mean()
         return {"loss": reconstruction + warmup * self.config.beta * kl, "reconstruction": reconstruction, "kl": kl}
+
+
+def joined(x: Tensor, c: Tensor | None) -> Tensor:
+    """x (B, D) with the condition (B, C) at its side."""
+    return x if c is None else torch.cat([x, c], 1)
+
+
+def repeated(c: Tensor | None, times: int) -> Tensor | None:
+    """The condition (B, C) for so many draws, (times B, C)."""
+    return None if c is None else c.repeat(times, 1)
 
 
 def gaussian_kl(mean: Tensor, log_variance: Tensor) -> Tensor:
@@ -115,13 +139,14 @@ def gaussian_kl(mean: Tensor, log_variance: Tensor) -> Tensor:
     return 0.5 * (log_variance.exp() + mean**2 - 1 - log_variance)
 
 
-def iwae(model: VAE, x: Tensor, noise: Tensor) -> Tensor:
+def iwae(model: VAE, x: Tensor, noise: Tensor, c: Tensor | None = None) -> Tensor:
     """log of the mean of k importance weights, nats (B,), for noise (k, B, L): a lower bound on log p(x) that tightens with k."""
-    mean, log_variance = model.encode(x)
+    mean, log_variance = model.encode(x, c)
     assert log_variance is not None
     k, batch, _ = noise.shape
     z = mean + (0.5 * log_variance).exp() * noise  # (k, B, L)
-    log_likelihood = -per_item(model.likelihood.nll(model.decoder(z.flatten(0, 1)), x.repeat(k, 1))).view(k, batch)
+    log_likelihood = -per_item(model.likelihood.nll(model.decode(z.flatten(0, 1), repeated(c, k)), x.repeat(k, 1)))
+    log_likelihood = log_likelihood.view(k, batch)
     log_ratio = 0.5 * (noise**2 + log_variance - z**2).sum(2)  # log p(z) - log q(z | x): the ½ log 2π cancel
     return (log_likelihood + log_ratio).logsumexp(0) - math.log(k)
 
@@ -140,13 +165,14 @@ def evaluate(model: VAE, batch: Batch) -> dict[str, Tensor]:
     """-ELBO and its parts, in nats (B,), without warm-up and with beta 1: what the bound is, not what was minimised."""
     x = model.likelihood.observe(batch.items.flatten(1), batch.generator)
     noise = torch.randn((1, len(x), model.config.latent_dim), generator=batch.generator, device=x.device)
-    reconstruction, kl = model.terms(x, noise)
+    reconstruction, kl = model.terms(x, noise, model.condition(batch.labels))
     return {"loss": reconstruction + kl, "reconstruction": reconstruction, "kl": kl}
 
 
 def monitor(model: VAE, batch: Batch) -> dict[str, Any]:
     """Active units and KL by dimension: which of the latent is used."""
-    mean, log_variance = model.encode(model.likelihood.observe(batch.items.flatten(1), batch.generator))
+    x = model.likelihood.observe(batch.items.flatten(1), batch.generator)
+    mean, log_variance = model.encode(x, model.condition(batch.labels))
     if log_variance is None:
         return {}
     kl = gaussian_kl(mean, log_variance).mean(0)
@@ -160,10 +186,11 @@ def active_units(mean: Tensor) -> int:
 
 @torch.no_grad()
 def draw(model: VAE, n: int, generator: torch.Generator) -> Tensor:
-    """Means of p(x | z) at z from N(0, I), (n, *shape)."""
+    """Means of p(x | z) at z from N(0, I), (n, *shape); the classes in turn where there are any."""
     device = next(model.parameters()).device
     z = torch.randn((n, model.config.latent_dim), generator=generator, device=device)
-    return model.likelihood.mean(model.decoder(z)).view(n, *model.shape)
+    c = model.condition(torch.arange(n, device=device) % max(1, model.width))
+    return model.likelihood.mean(model.decode(z, c)).view(n, *model.shape)
 
 
 # --- figures ------------------------------------------------------------------------------------------------------------------
@@ -182,15 +209,16 @@ def report(model: VAE, config: Config, data: Data) -> list[Metric]:
     size = max(1, min(1000, 50_000 // config.iwae_k))
     for start in range(0, len(data.test), size):
         x = model.likelihood.observe(to_float(data.test.items[start : start + size], device).flatten(1), generator)
+        c = model.condition(torch.as_tensor(data.test.labels[start : start + size]).to(device))
         noise = torch.randn((1, len(x), config.latent_dim), generator=generator, device=device)
-        reconstruction, kl = model.terms(x, noise)
+        reconstruction, kl = model.terms(x, noise, c)
         figures = {"reconstruction": reconstruction}
         if config.variational:
-            mean, log_variance = model.encode(x)
+            mean, log_variance = model.encode(x, c)
             assert log_variance is not None
             means.append(mean)
             many = torch.randn((config.iwae_k, len(x), config.latent_dim), generator=generator, device=device)
-            figures |= {"kl": kl, "elbo": -(reconstruction + kl), f"iwae_{config.iwae_k}": iwae(model, x, many)}
+            figures |= {"kl": kl, "elbo": -(reconstruction + kl), f"iwae_{config.iwae_k}": iwae(model, x, many, c)}
             figures |= {f"kl_{i:02d}": column for i, column in enumerate(gaussian_kl(mean, log_variance).T)}
         for name, values in figures.items():
             sums[name] = sums.get(name, 0.0) + float(values.double().sum()) / len(data.test)
@@ -226,36 +254,37 @@ def _bound(name: str) -> str:
 
 
 class Decode(nn.Module):
-    """latent (B, L) to the mean of p(x | z), (B, *shape)."""
+    """latent (B, L), and the condition (B, C) where there is one, to the mean of p(x | z), (B, *shape)."""
 
     def __init__(self, model: VAE) -> None:
         super().__init__()
         self.model = model
 
-    def forward(self, latent: Tensor) -> Tensor:
-        return self.model.likelihood.mean(self.model.decoder(latent)).view(-1, *self.model.shape)
+    def forward(self, latent: Tensor, condition: Tensor | None = None) -> Tensor:
+        return self.model.likelihood.mean(self.model.decode(latent, condition)).view(-1, *self.model.shape)
 
 
 class Sample(nn.Module):
-    """latent (B, L) and noise to x drawn from p(x | z)."""
+    """latent (B, L), the condition (B, C) where there is one, and noise to x drawn from p(x | z)."""
 
     def __init__(self, model: VAE) -> None:
         super().__init__()
         self.model = model
 
-    def forward(self, latent: Tensor, *noise: Tensor) -> Tensor:
-        return self.model.likelihood.sample(self.model.decoder(latent), *noise).view(-1, *self.model.shape)
+    def forward(self, latent: Tensor, *rest: Tensor) -> Tensor:
+        c, noise = (rest[0], rest[1:]) if self.model.width else (None, rest)
+        return self.model.likelihood.sample(self.model.decode(latent, c), *noise).view(-1, *self.model.shape)
 
 
 class Encode(nn.Module):
-    """data (B, *shape) to mean (and log_variance) (B, L)."""
+    """data (B, *shape), and the condition (B, C) where there is one, to mean (and log_variance) (B, L)."""
 
     def __init__(self, model: VAE) -> None:
         super().__init__()
         self.model = model
 
-    def forward(self, data: Tensor) -> Any:
-        mean, log_variance = self.model.encode(self.model.likelihood.settle(data.flatten(1)))
+    def forward(self, data: Tensor, condition: Tensor | None = None) -> Any:
+        mean, log_variance = self.model.encode(self.model.likelihood.settle(data.flatten(1)), condition)
         return mean if log_variance is None else (mean, log_variance)
 
 
@@ -279,18 +308,20 @@ class Score(nn.Module):
         self.register_buffer("centre", centre)
         self.register_buffer("whitening", whitening)
 
-    def forward(self, data: Tensor) -> tuple[Tensor, ...]:
+    def forward(self, data: Tensor, condition: Tensor | None = None) -> tuple[Tensor, ...]:
         model = self.model
         x = model.likelihood.settle(data.flatten(1))
-        mean, log_variance = model.encode(x)
+        mean, log_variance = model.encode(x, condition)
         distance = (((mean - self.centre) @ self.whitening) ** 2).sum(1).sqrt()
         if log_variance is None:
-            nll = model.likelihood.nll(model.decoder(mean), x)
+            nll = model.likelihood.nll(model.decode(mean, condition), x)
             return nll.sum(1), distance, self._shaped(nll)
         deviation = (0.5 * log_variance).exp()
         # (draws, B, ...): one decoder run for all draws
         z = mean[None] + deviation[None] * self.noise
-        nll = model.likelihood.nll(model.decoder(z.flatten(0, 1)), x.repeat(SCORE_DRAWS, 1))
+        nll = model.likelihood.nll(
+            model.decode(z.flatten(0, 1), repeated(condition, SCORE_DRAWS)), x.repeat(SCORE_DRAWS, 1)
+        )
         nll = nll.view(SCORE_DRAWS, -1, nll.shape[1]).mean(0)
         reconstruction, kl = nll.sum(1), gaussian_kl(mean, log_variance).sum(1)
         return reconstruction, kl, reconstruction + kl, distance, self._shaped(nll)
@@ -305,7 +336,9 @@ def aggregate_posterior(model: VAE, part: Part) -> tuple[Tensor, Tensor, Tensor]
     means, variance = [], torch.zeros(model.config.latent_dim, device=device, dtype=torch.float64)
     for start in range(0, len(part), 5000):
         x = model.likelihood.settle(to_float(part.items[start : start + 5000], device).flatten(1))
-        mean, log_variance = model.encode(x)
+        mean, log_variance = model.encode(
+            x, model.condition(torch.as_tensor(part.labels[start : start + 5000]).to(device))
+        )
         means.append(mean.double())
         if log_variance is not None:
             variance += log_variance.double().exp().sum(0) / len(part)
@@ -315,13 +348,14 @@ def aggregate_posterior(model: VAE, part: Part) -> tuple[Tensor, Tensor, Tensor]
 
 
 def exports(model: VAE, config: Config, data: Data) -> Exports:
-    """decode, encode, score; sample too where x itself is drawn (tables)."""
+    """decode, encode, score; sample too where x itself is drawn (tables). All take the condition where there is one."""
     config = model.config
     centre, of_means, aggregate = aggregate_posterior(model, data.train)
     whitening = torch.linalg.inv(torch.linalg.cholesky(aggregate)).T
     surprise = (len(data.spec.columns),) if isinstance(data.spec, TableSpec) else data.spec.shape
     items = InputSpec(role="data", source="data", shape=data.spec.shape)
     latent = InputSpec(role="latent", source="latent", shape=(config.latent_dim,))
+    given = [InputSpec(role="condition", source="condition", shape=(model.width,))] if model.width else []
     output = TensorSpec(role="data", shape=data.spec.shape)
     posterior = [
         TensorSpec(role=role, shape=(config.latent_dim,))
@@ -330,12 +364,14 @@ def exports(model: VAE, config: Config, data: Data) -> Exports:
     terms = _terms(config, _observed(config, data))
     scores = [*(TensorSpec(role=term.name) for term in terms), TensorSpec(role="surprise", shape=surprise)]
     tasks = {
-        "decode": Task(Decode(model), [latent], [output]),
-        "encode": Task(Encode(model), [items], posterior),
-        "score": Task(Score(model, centre.float(), whitening.float(), config.seed), [items], scores, max_rows=256),
+        "decode": Task(Decode(model), [latent, *given], [output]),
+        "encode": Task(Encode(model), [items, *given], posterior),
+        "score": Task(
+            Score(model, centre.float(), whitening.float(), config.seed), [items, *given], scores, max_rows=256
+        ),
     }
     if model.likelihood.noise:
-        tasks["sample"] = Task(Sample(model), [latent, *model.likelihood.noise], [output])
+        tasks["sample"] = Task(Sample(model), [latent, *given, *model.likelihood.noise], [output])
     fitted = GaussianPrior(
         mean=tuple(centre.tolist()), cholesky=tuple(map(tuple, torch.linalg.cholesky(of_means).tolist()))
     )

@@ -1,0 +1,143 @@
+"""The conditional VAE: its bounds given the class, Bayes' rule, and what the use cases make of it."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from runtime.engine import Model, load
+from runtime.operations import End
+from tests.conftest import tiny_run
+from training.data import Data
+from training.errors import TrainingError
+from training.export import export
+from training.families import cvae
+from training.families.cvae import CVAE, Config
+from training.families.vae import iwae
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory, digits: Data) -> Model:
+    root = tmp_path_factory.mktemp("cvae")
+    run = tiny_run(
+        root / "run", "cvae", digits, epochs=60, hidden=(128, 64), latent_dim=6, lr=3e-3, ema=0.98, class_k=16
+    )
+    return load(export(run, "cvae", root / "models", data=digits), device="cpu")
+
+
+def test_bounds_given_the_class_lie_below_the_exact_likelihood(digits: Data) -> None:
+    """With one latent, p(x | y) = ∫ p(x | z, y) p(z) dz can be had by quadrature."""
+    torch.manual_seed(0)
+    model = CVAE(Config(latent_dim=1, hidden=(16,)), digits, 10)
+    x = (torch.from_numpy(digits.test.items[:3]).float() / 255).flatten(1).round()
+    c = model.condition(torch.tensor([0, 4, 9]))
+    z = torch.linspace(-8, 8, 4001)[:, None]
+    with torch.no_grad():
+        joint = [
+            -model.likelihood.nll(model.decode(z, c[i : i + 1].expand(len(z), -1)), x[i].expand(len(z), -1)).sum(1)
+            for i in range(3)
+        ]
+        exact = (torch.stack(joint, 1) - 0.5 * z**2 - 0.5 * math.log(2 * math.pi)).logsumexp(0) + math.log(16 / 4000)
+        noise = torch.randn(20_000, 3, 1, generator=torch.Generator().manual_seed(1))
+        reconstruction, kl = model.terms(x, noise, c)
+        tight = iwae(model, x, noise, c)
+        other = iwae(model, x, noise, model.condition(torch.tensor([1, 1, 1])))
+    assert torch.allclose(tight, exact, atol=0.01)
+    assert (-(reconstruction + kl) <= exact + 1e-3).all()
+    assert not torch.allclose(other, exact, atol=0.01)  # the class matters
+
+
+def test_the_class_reaches_posterior_and_decoder(digits: Data) -> None:
+    torch.manual_seed(0)
+    model = CVAE(Config(latent_dim=3, hidden=(16,)), digits, 10)
+    c = model.condition(torch.tensor([3])).requires_grad_()
+    mean, _ = model.encode(torch.rand(1, 64), c)
+    assert torch.autograd.grad(mean.sum(), c)[0].abs().sum() > 0
+    assert torch.autograd.grad(model.decode(torch.zeros(1, 3), c).sum(), c)[0].abs().sum() > 0
+
+
+def test_sampling_by_class_random_class_and_mixture(model: Model, digits: Data) -> None:
+    own = load("models/digits-classifier", device="cpu")
+    by_name = {name: model.sample(40, seed=0, classes=name) for name in "0123456789"}
+    right = [own.classify(by_name[name].data).argmax(axis=1) == int(name) for name in by_name]
+    assert np.mean(right) > 0.8
+    mixed = model.sample(1, seed=0, classes={"3": 0.5, "8": 0.5})
+    assert mixed.condition is not None
+    assert mixed.condition[0, [3, 8]].tolist() == [0.5, 0.5]
+    three, eight = (by_name[name].data[0] for name in "38")
+    assert not np.allclose(mixed.data[0], three)
+    assert not np.allclose(mixed.data[0], eight)
+    drawn = model.sample(2000, seed=1).condition
+    assert drawn is not None
+    assert np.abs(drawn.mean(axis=0) - 0.1).max() < 0.03
+
+
+def test_interpolation_between_classes_at_a_fixed_latent(model: Model) -> None:
+    path = model.interpolate(End(classes="1"), End(classes="7"), steps=5, seed=3)
+    assert np.array_equal(path.latents, path.latents[:1].repeat(5, axis=0))
+    ends = [model.sample(1, seed=3, classes=name).data[0] for name in "17"]
+    assert np.allclose(path.data[0], ends[0], atol=1e-6)
+    assert np.allclose(path.data[-1], ends[1], atol=1e-6)
+
+
+def test_reconstruction_under_another_class_changes_the_digit(model: Model, digits: Data) -> None:
+    own = load("models/digits-classifier", device="cpu")
+    edge = digits.edge(digits.test)[:100]
+    labels = [int(label) for label in digits.test.labels[:100]]
+    same = model.reconstruct(edge, classes=labels)
+    encoded = model.encode(edge, classes=labels)
+    other = [(label + 5) % 10 for label in labels]
+    assert encoded.mean is not None
+    changed = model.sample(100, latents=encoded.mean, classes=other)
+    assert (own.classify(same.data).argmax(axis=1) == labels).mean() > 0.8
+    assert (own.classify(changed.data).argmax(axis=1) == other).mean() > 0.6
+
+
+def test_classes_by_bayes_rule(model: Model, digits: Data) -> None:
+    about = model.manifest.classification
+    assert about is not None
+    assert about.term == "negative_iwae"
+    edge = digits.edge(digits.test)
+    probabilities = model.classify(edge)
+    assert np.allclose(probabilities.sum(axis=1), 1)
+    reported = {metric.name: metric for metric in model.manifest.metrics}
+    assert reported["accuracy"].value == pytest.approx(
+        (probabilities.argmax(axis=1) == digits.test.labels).mean(), abs=1e-5
+    )
+    assert reported["accuracy"].value > 0.85
+    assert reported["accuracy"].protocol["class_prior"] == "uniform"
+    assert reported["calibration_error"].value < 0.1
+    # by hand, from the terms given each class
+    terms = np.stack([model.score(edge[:4], classes=name).terms["negative_iwae"] for name in "0123456789"], axis=1)
+    expected = np.exp(-(terms - terms.min(axis=1, keepdims=True)) / about.temperature)
+    assert np.allclose(probabilities[:4], expected / expected.sum(axis=1, keepdims=True), atol=1e-6)
+    # and what is not told the class is marginalised over it: -log Σ p(y) exp(-nll)
+    marginal = model.score(edge[:4]).terms["negative_iwae"]
+    assert np.allclose(marginal, -np.log(np.exp(-terms).mean(axis=1)), rtol=1e-6)
+
+
+def test_the_importance_weighted_bound_is_the_tighter_one(model: Model, digits: Data) -> None:
+    labels = [int(label) for label in digits.test.labels]
+    terms = model.score(digits.edge(digits.test), classes=labels).terms
+    assert terms["negative_iwae"].mean() < terms["negative_elbo"].mean()
+
+
+def test_what_a_cvae_refuses(table: Data) -> None:
+    with pytest.raises(TrainingError, match="no classes to condition on"):
+        cvae.build(Config(), table)
+    with pytest.raises(TrainingError, match="class_k"):
+        Config(class_k=1)
+    with pytest.raises(TrainingError, match="has a posterior"):
+        Config(variational=False)
+
+
+def test_the_run_went_down(model: Model) -> None:
+    log = Path(model.folder.parents[2]) / "run/log.jsonl"
+    import json
+
+    losses = [json.loads(line)["test/loss"] for line in log.read_text().splitlines()]
+    assert losses[-1] < 0.9 * losses[0]
