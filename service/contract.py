@@ -14,6 +14,7 @@ from runtime.sampling import MAX_SEED
 Seed = Annotated[int, Field(strict=True, ge=0, le=MAX_SEED)]
 # shown by /docs, and tried by a test on the shipped models
 _ROW = {"amount": 20.5, "hour": 13.25, "weekday": "2", "night": 0}
+_DIGIT = "iVBORw0KGgoAAAANSUhEUgAAAAgAAAAICAAAAADhZOFXAAAALElEQVR4nC3JsQ0AIBADMYsdw5AwZCiezrpD2rDkgCXu4G5DOlM6S5z80sYD3DwOVJqOIjgAAAAASUVORK5CYII="
 
 
 def _example(**fields: Any) -> ConfigDict:
@@ -67,13 +68,18 @@ class SampleRequest(Chance):
     )
 
 
-class Items(Request):
+class Content(Request):
     """Requests about items: images or rows, one of the two."""
 
     images: list[str] | None = Field(default=None, description="[n] base64 PNG, JPEG or WebP")
     rows: list[Row] | None = Field(default=None, description="[n] objects by column, or arrays in column order")
-    class_: ClassChoice | None = Field(default=None, alias="class")
     fit: Literal["contain", "strict"] = "contain"
+
+
+class Items(Content):
+    """Requests about items whose class may be known."""
+
+    class_: ClassChoice | None = Field(default=None, alias="class")
 
 
 class EncodeRequest(Items, Chance):
@@ -131,6 +137,12 @@ class ScoreRequest(Items):
         default=None, description="instead: the n strangest of the request"
     )
     explain: bool = False
+
+
+class ClassifyRequest(Content):
+    """Which class items are of."""
+
+    model_config = _example(model="digits-pixelcnn", images=[_DIGIT])
 
 
 # --- answers ------------------------------------------------------------------------------------------------------------------
@@ -250,6 +262,30 @@ class ScoreResponse(Response):
     items: list[ScoredItem]
     threshold: ThresholdInfo
     calibration: CalibrationInfo | None
+    fitted: list[Fitted] | None = None
+
+
+class ClassifiedItem(BaseModel):
+    """One item's classes."""
+
+    class_: str = Field(alias="class", description="the most probable one")
+    probabilities: dict[str, float] = Field(description="by name; they sum to 1")
+
+
+class ClassificationInfo(BaseModel):
+    """How the probabilities were had."""
+
+    by: str = Field(description="logits, or the likelihood bound that Bayes' rule was given for each class")
+    class_prior: dict[str, float]
+    temperature: float = Field(description="fitted on items that training never saw")
+    calibration_error: float | None = Field(description="expected, on the test part, after the temperature")
+
+
+class ClassifyResponse(Response):
+    """Which class items are of."""
+
+    items: list[ClassifiedItem]
+    classification: ClassificationInfo
     fitted: list[Fitted] | None = None
 
 

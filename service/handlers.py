@@ -155,6 +155,29 @@ class Handlers:
         self._note(answer, fitted)
         return answer
 
+    async def classify(
+        self, request: contract.ClassifyRequest, uploads: Uploads, deadline_ms: int | None = None
+    ) -> Answer:
+        """Which class items are of."""
+        entry, manifest = await self._entry(request, "classify")
+        data, fitted, _ = await self.reader.items(manifest, request, uploads)
+        answer = Answer(entry)
+        probabilities = await self._drive(answer, operations.classify(manifest, data), len(data), deadline_ms)
+        about, names = manifest.classification, manifest.classes
+        assert about is not None and names is not None
+        answer.fields["items"] = [
+            {"class": names[int(row.argmax())], "probabilities": dict(zip(names, row.tolist(), strict=True))}
+            for row in probabilities
+        ]
+        error = next((metric.value for metric in manifest.metrics if metric.name == "calibration_error"), None)
+        answer.fields["classification"] = {
+            "by": about.term or "logits", "class_prior": dict(zip(names, manifest.class_weights, strict=True)),
+            "temperature": about.temperature, "calibration_error": error,
+        }  # fmt: skip
+        answer.numbers = probabilities
+        self._note(answer, fitted)
+        return answer
+
     # --- pieces ---
 
     async def _entry(self, request: contract.Request, endpoint: str) -> tuple[Entry, Manifest]:
@@ -255,6 +278,8 @@ def _why(manifest: Manifest, endpoint: str) -> str:
         return ": it has no latent space"
     if endpoint == "anomaly-score":
         return ": it has no likelihood and carries no score"
+    if endpoint == "classify":
+        return ": it knows no classes" if manifest.classes is None else ": it carries no rule for p(class | item)"
     return ""
 
 

@@ -41,7 +41,7 @@ class Reader:
         self.settings = settings
 
     async def items(
-        self, manifest: Manifest, request: contract.Items, uploads: Uploads, *, unknown: bool = False
+        self, manifest: Manifest, request: contract.Content, uploads: Uploads, *, unknown: bool = False
     ) -> Read:
         """The items; `unknown` allows categories never seen in training."""
         read = functools.partial(self._items, manifest, request, uploads, unknown=unknown)
@@ -106,7 +106,7 @@ class Reader:
             raise InvalidValue(f"{name}: at least one is needed", field=name)
         self.limit(len(array), name)
 
-    def _items(self, manifest: Manifest, request: contract.Items, uploads: Uploads, *, unknown: bool = False) -> Read:
+    def _items(self, manifest: Manifest, request: contract.Content, uploads: Uploads, *, unknown: bool = False) -> Read:
         """Items at the graph's edge, what was done to each image, and warnings by item."""
         spec = manifest.data
         if isinstance(spec, TableSpec):
@@ -134,7 +134,7 @@ class Reader:
         return data, [fitted for _, fitted in read], [[] for _ in read]
 
     def _rows(
-        self, manifest: Manifest, spec: TableSpec, request: contract.Items, uploads: Uploads, unknown: bool
+        self, manifest: Manifest, spec: TableSpec, request: contract.Content, uploads: Uploads, unknown: bool
     ) -> Read:
         if request.images is not None or uploads.images or uploads.array is not None:
             raise InvalidValue(

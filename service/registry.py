@@ -26,6 +26,7 @@ ENDPOINTS = {
     "reconstruct": "reconstruct",
     "interpolate": "interpolate",
     "anomaly-score": "score",
+    "classify": "classify",
 }
 
 

@@ -65,6 +65,12 @@ def test_every_method(through: httpx.MockTransport, tmp_path: Path) -> None:
         assert back.images[0].size == (28, 28)
         path_between = client.interpolate({"image": samples.images[0]}, {"latent": samples.latents[1]}, steps=3)
         assert path_between.latents.shape == (3, 20)
+        image = np.zeros((8, 8), np.uint8)
+        classes = client.classify([image], model="digits-classifier")
+        assert classes.names == list("0123456789")
+        assert classes.probabilities.shape == (1, 10)
+        assert classes.classes[0] == classes.names[int(classes.probabilities[0].argmax())]
+        assert classes.classification["by"] == "logits"
         scores = client.anomaly_score(rows=[ROW], model="transactions-vae", explain=True)
         assert scores.items[0].state == "ok"
         assert scores.items[0].explanation is not None

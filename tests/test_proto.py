@@ -31,6 +31,8 @@ def test_every_message_has_the_fields_of_its_contract(compiled: FileDescriptorPr
         contract.Fitted,
         contract.Part,
         contract.ScoredItem,
+        contract.ClassifiedItem,
+        contract.ClassificationInfo,
         contract.ThresholdInfo,
     ]
     shapes += [contract.CalibrationInfo, contract.ModelSummary, contract.ModelList]

@@ -32,6 +32,7 @@ from service.rest import USE_CASES, create_app
 from service.settings import ModelSettings, Settings, SettingsError, read
 from tests import foreign
 from tests.conftest import EXTRACTORS, NAMES, ROOT, SHIPPED, wait_until_ready
+from training.data import Data
 
 ROW = {"amount": 20.5, "hour": 13.25, "weekday": "2", "night": 0}
 IMAGE_MODELS = [name for name in NAMES if name != "transactions-vae"]
@@ -648,3 +649,35 @@ def test_settings_that_are_wrong_are_named(monkeypatch: pytest.MonkeyPatch, tmp_
     (tmp_path / "manifold.toml").write_text("nonsense")
     with pytest.raises(SettingsError, match=r"manifold\.toml"):
         read()
+
+
+@pytest.mark.parametrize("name", ["digits-pixelcnn", "digits-classifier"])
+def test_classify_is_what_the_library_says(
+    name: str, client: TestClient, shipped: dict[str, Model], digits: Data
+) -> None:
+    model, items = shipped[name], digits.test.items[:6]
+    expected = model.classify(digits.edge(digits.test)[:6])
+    request = {"model": name, "images": [text(codecs.to_png(image)) for image in items]}
+    answer = client.post("/classify", json=request).json()
+    contract.ClassifyResponse.model_validate(answer)
+    assert [item["class"] for item in answer["items"]] == [str(index) for index in expected.argmax(axis=1)]
+    assert (expected.argmax(axis=1) == digits.test.labels[:6]).sum() >= 5
+    found = [list(item["probabilities"].values()) for item in answer["items"]]
+    assert np.array_equal(found, expected)
+    assert np.allclose(np.sum(found, axis=1), 1)
+    about = answer["classification"]
+    assert about["by"] == {"digits-pixelcnn": "nll", "digits-classifier": "logits"}[name]
+    assert set(about["class_prior"].values()) == {0.1}
+    assert 0 < about["calibration_error"] < 0.1
+    binary = client.post("/classify", json=request, headers={"accept": codecs.NPY})
+    assert np.array_equal(np.load(io.BytesIO(binary.content)), expected)
+
+
+def test_who_cannot_classify_says_why(client: TestClient) -> None:
+    for name, reason in (("mnist-vae", "it knows no classes"), ("transactions-vae", "it knows no classes")):
+        error = client.post("/classify", json={"model": name, "images": [text(png())]}).json()["error"]
+        assert error["type"] == "unsupported_task"
+        assert reason in error["message"]
+    refused = client.post("/classify", json={"model": "digits-classifier", "images": [text(png())], "class": "3"})
+    assert refused.status_code == 422
+    assert refused.json()["error"]["field"] == "class"

@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image
 
 from manifold_client.errors import Busy, ManifoldClientError, NotReady, RequestRefused
-from manifold_client.results import Encoded, Interpolation, Reconstruction, Samples, Scores
+from manifold_client.results import Classes, Encoded, Interpolation, Reconstruction, Samples, Scores
 
 R = TypeVar("R")
 AnyImage = Image.Image | np.ndarray[Any, Any] | str | Path | bytes
@@ -104,6 +104,12 @@ class Calls:
         images: Sequence[AnyImage] | None = None, *, rows: Sequence[Row] | None = None, **fields: Any
     ) -> Call[Scores]:
         return _call("/anomaly-score", Scores.parse, {**_items(images, rows), **fields})
+
+    @staticmethod
+    def classify(
+        images: Sequence[AnyImage] | None = None, *, rows: Sequence[Row] | None = None, **fields: Any
+    ) -> Call[Classes]:
+        return _call("/classify", Classes.parse, {**_items(images, rows), **fields})
 
 
 @dataclass(frozen=True)
@@ -196,6 +202,10 @@ class Client:
         """How strange items are: images or rows; false_positive_rate or budget, explain, class_, fit, model, version."""
         return self._do(Calls.anomaly_score(images, **fields))
 
+    def classify(self, images: Sequence[AnyImage] | None = None, **fields: Any) -> Classes:
+        """Which class items are of: images or rows; fit, model, version."""
+        return self._do(Calls.classify(images, **fields))
+
     def models(self) -> list[dict[str, Any]]:
         """What there is, and its state."""
         return list(self._send("GET", "/models")["models"])
@@ -265,6 +275,10 @@ class AsyncClient:
     async def anomaly_score(self, images: Sequence[AnyImage] | None = None, **fields: Any) -> Scores:
         """As Client.anomaly_score."""
         return await self._do(Calls.anomaly_score(images, **fields))
+
+    async def classify(self, images: Sequence[AnyImage] | None = None, **fields: Any) -> Classes:
+        """As Client.classify."""
+        return await self._do(Calls.classify(images, **fields))
 
     async def models(self) -> list[dict[str, Any]]:
         """As Client.models."""

@@ -152,3 +152,25 @@ class Scores(Result):
         known = ScoredItem.__dataclass_fields__
         items = [ScoredItem(**{key: item.get(key) for key in known}) for item in body["items"]]
         return cls(**Result.common(body), items=items, threshold=body["threshold"], calibration=body.get("calibration"))
+
+
+@dataclass(frozen=True)
+class Classes(Result):
+    """Which class items are of."""
+
+    names: list[str]
+    classes: list[str]  # (n,) the most probable ones
+    probabilities: NDArray[np.float64]  # (n, C), in the order of `names`
+    classification: dict[str, Any]  # by what rule, at which temperature, how well calibrated
+
+    @classmethod
+    def parse(cls, body: Mapping[str, Any]) -> Classes:
+        names = list(body["classification"]["class_prior"])
+        rows = [[item["probabilities"][name] for name in names] for item in body["items"]]
+        return cls(
+            **Result.common(body),
+            names=names,
+            classes=[item["class"] for item in body["items"]],
+            probabilities=np.asarray(rows),
+            classification=body["classification"],
+        )
