@@ -17,7 +17,8 @@ from runtime.spec import ImageSpec
 from training import graphs
 from training.data import Data, Part
 from training.families import pixelcnn
-from training.families.pixelcnn import Config, GatedPixelCNN, Sampler
+from training.families.pixelcnn import Config, Finish, GatedPixelCNN
+from training.gated import Sampler
 
 
 def grid(height: int, width: int, levels: int, classes: int = 3) -> Data:
@@ -79,7 +80,7 @@ def test_cached_sampling_is_naive_sampling(tmp_path: Path, shape: tuple[int, int
     condition = torch.rand(batch, 3, generator=generator).softmax(1)
     temperature = torch.linspace(0.5, 1.5, batch)
     expected = naive(model, uniforms, condition, temperature)
-    sampler = Sampler(model).eval()
+    sampler = Sampler(model, Finish(model)).eval()
     with torch.no_grad():
         codes, items = sampler(uniforms, condition, temperature)
     assert torch.equal(codes, expected)
@@ -94,7 +95,7 @@ def test_temperature_goes_to_the_most_likely_level() -> None:
     model = network(grid(3, 3, 4))
     uniforms, condition = torch.rand(20, 9, generator=torch.Generator().manual_seed(0)), torch.zeros(20, 3)
     with torch.no_grad():
-        codes, _ = Sampler(model)(uniforms, condition, torch.full((20,), 0.001))
+        codes, _ = Sampler(model, Finish(model))(uniforms, condition, torch.full((20,), 0.001))
         most_likely = model(codes, condition).argmax(1)
     assert torch.equal(codes, most_likely)
 

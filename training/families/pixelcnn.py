@@ -1,29 +1,24 @@
-"""Gated PixelCNN (van den Oord et al., 2016, arXiv 1606.05328) over a grid of discrete levels, class-conditional where there are classes.
+"""Gated PixelCNN (van den Oord et al., 2016, arXiv 1606.05328) on the levels of grey images, class-conditional where there are classes.
 
-p(x) = Π p(x_i | x_<i) in raster order. The two stacks need no masks, only shifts, and have no blind spot: the vertical stack at row r
-sees rows above r, the horizontal one the pixels left of it in the same row, and gets the vertical one's through `link`.
-
-Sampling is exact and cached: the vertical stack runs once a row, the horizontal one once a pixel, with one row or column of memory a
-layer (Ramachandran et al., 2017, arXiv 1704.06001, for the idea). It picks by inverse CDF from uniforms that come in as an input, and in
-ONNX it is one graph with the loops and caches inside.
+The network and its cached sampler are in training.gated; here are the pixels: 2 to 256 levels, exact likelihood, and one ONNX graph from
+uniforms to images.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from runtime.manifest import Classification, CodesSpec, InputSpec, Likelihood, Metric, Scoring, TensorSpec, Term
 from runtime.spec import ImageSpec
-from training import loops
 from training.data import Data
 from training.errors import TrainingError
 from training.exports import Exports, Task
+from training.gated import GatedNetwork, Sampler
 from training.layers import per_item, to_float
 from training.phases import Batch, Losses, Phase, Player, Recipe
 
@@ -52,88 +47,23 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
-def gate(x: Tensor) -> Tensor:
-    """tanh of the first half of the channels times sigmoid of the second (eq. 2)."""
-    a, b = x.chunk(2, 1)
-    return torch.tanh(a) * torch.sigmoid(b)
-
-
-class Layer(nn.Module):
-    """Weights of one gated layer. Its three users (all positions, one row, one pixel) are below."""
-
-    def __init__(self, channels: int, classes: int) -> None:
-        super().__init__()
-        self.vertical = nn.Conv2d(channels, 2 * channels, (2, 3))
-        self.link = nn.Conv2d(2 * channels, 2 * channels, 1)
-        self.horizontal = nn.Linear(
-            2 * channels, 2 * channels
-        )  # of the columns c - 1 and c, side by side: a 1x2 convolution
-        self.out = nn.Linear(channels, 2 * channels)  # residual and skip, fused
-        self.classes = nn.Linear(classes, 4 * channels, bias=False)  # for both stacks
-
-
-class GatedPixelCNN(nn.Module):
-    """Logits of every position in one parallel pass. Codes (B, H, W) int64, condition (B, classes) float, logits (B, K, H, W)."""
+class GatedPixelCNN(GatedNetwork):
+    """The network over the levels of grey images."""
 
     def __init__(self, config: Config, data: Data) -> None:
-        super().__init__()
-        if not isinstance(data.spec, ImageSpec) or data.spec.channels != 1:
+        spec = data.spec
+        if not isinstance(spec, ImageSpec) or spec.channels != 1:
             raise TrainingError("pixelcnn: needs grey images, of 2 to 256 levels", field="data")
-        self.config, self.spec = config, data.spec
-        self.levels, self.height, self.width = data.spec.levels, data.spec.height, data.spec.width
-        self.classes = len(data.classes) if data.classes and config.conditional else 0
-        channels = config.channels
-        self.embedding = nn.Embedding(self.levels, channels)
-        self.first_vertical = nn.Conv2d(channels, channels, (2, 3))
-        self.first_horizontal = nn.Linear(2 * channels, channels)
-        self.stack = nn.ModuleList(Layer(channels, max(1, self.classes)) for _ in range(config.layers))
-        self.head = nn.Sequential(
-            nn.ReLU(), nn.Linear(channels, config.head), nn.ReLU(), nn.Linear(config.head, self.levels)
-        )
-        self.dropout = nn.Dropout(config.dropout)
-
-    @property
-    def layers(self) -> list[Layer]:
-        """The gated layers, in order."""
-        return cast(list[Layer], list(self.stack))
-
-    def forward(self, codes: Tensor, condition: Tensor) -> Tensor:
-        e = self.embedding(codes).permute(0, 3, 1, 2)  # (B, C, H, W)
-        v = self.first_vertical(F.pad(e, (1, 1, 2, 0)))[:, :, :-1]  # row r sees rows r - 2 and r - 1
-        left = F.pad(e, (2, 0))  # column c sees columns c - 2 and c - 1
-        h = self._linear(self.first_horizontal, torch.cat([left[..., :-2], left[..., 1:-1]], 1))
-        skip = torch.zeros_like(h)
-        for layer in self.layers:
-            of_class_v, of_class_h = layer.classes(condition)[..., None, None].chunk(2, 1)
-            p = layer.vertical(F.pad(v, (1, 1, 1, 0))) + of_class_v
-            v = gate(p)
-            before = F.pad(h, (1, 0))[..., :-1]
-            q = self._linear(layer.horizontal, torch.cat([before, h], 1)) + layer.link(p) + of_class_h
-            residual, more = self._linear(layer.out, self.dropout(gate(q))).chunk(2, 1)
-            h, skip = h + residual, skip + more
-        return self._linear(self.head, skip)
-
-    @staticmethod
-    def _linear(layer: nn.Module, x: Tensor) -> Tensor:
-        """A 1x1 convolution."""
-        out: Tensor = layer(x.permute(0, 2, 3, 1))
-        return out.permute(0, 3, 1, 2)
+        classes = len(data.classes) if data.classes and config.conditional else 0
+        super().__init__(
+            spec.levels, (spec.height, spec.width), classes,
+            channels=config.channels, layers=config.layers, head=config.head, dropout=config.dropout,
+        )  # fmt: skip
+        self.config, self.spec = config, spec
 
     def to_codes(self, items: Tensor) -> Tensor:
         """Images (B, 1, H, W) in [0, 1] to their levels."""
         return torch.round(items[:, 0] * (self.levels - 1)).long()
-
-    def to_condition(self, labels: Tensor) -> Tensor:
-        """Labels (B,) to one-hot weights; zeros (B, 1) for an unconditional model."""
-        return (
-            F.one_hot(labels, self.classes).float()
-            if self.classes
-            else torch.zeros_like(labels, dtype=torch.float32)[:, None]
-        )
-
-    def nll(self, codes: Tensor, condition: Tensor) -> Tensor:
-        """-log p of each position given those before it, in nats, (B, H, W)."""
-        return F.cross_entropy(self(codes, condition), codes, reduction="none")
 
     def loss(self, batch: Batch) -> Losses:
         """Exact NLL in nats, averaged over the batch."""
@@ -167,7 +97,7 @@ def draw(model: GatedPixelCNN, n: int, generator: torch.Generator) -> Tensor:
     uniforms = torch.rand((n, model.height * model.width), generator=generator, device=device)
     condition = model.to_condition(torch.arange(n, device=device) % max(1, model.classes))
     training = model.training
-    items: Tensor = Sampler(model.eval())(uniforms, condition, torch.ones(n, device=device))[1]
+    items: Tensor = Sampler(model.eval(), Finish(model))(uniforms, condition, torch.ones(n, device=device))[1]
     model.train(training)
     return items
 
@@ -200,85 +130,7 @@ def report(model: GatedPixelCNN, config: Config, data: Data) -> list[Metric]:
     return [*metrics, bits]
 
 
-# --- cached sampling ----------------------------------------------------------------------------------------------------------
-
-
-class Setup(nn.Module):
-    """Empty caches, and what each layer adds for the class: everything that the loops start from."""
-
-    def __init__(self, model: GatedPixelCNN) -> None:
-        super().__init__()
-        self.weights = nn.ModuleList(layer.classes for layer in model.layers)
-        self.channels, self.width, self.classes = model.config.channels, model.width, max(1, model.classes)
-
-    def forward(self, condition: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        of_class = []
-        for linear in self.weights:
-            of_class.append(linear(condition))
-        classes = torch.stack(of_class)  # (layers, B, 4C)
-        column = torch.zeros_like(classes[:, :, : self.channels])  # (layers, B, C)
-        v_cache = column[:, :, :, None].expand(-1, -1, -1, self.width).clone()  # (layers, B, C, W)
-        prev_row = torch.zeros_like(v_cache[0, :, 0, :]).to(torch.int64)  # (B, W)
-        return classes, v_cache, v_cache[0].clone(), column, prev_row
-
-
-class RowStep(nn.Module):
-    """The vertical stack for row r, once the row above is finished. Memory: one row a layer, and the embedding of row r - 2."""
-
-    def __init__(self, model: GatedPixelCNN) -> None:
-        super().__init__()
-        self.embedding, self.first = model.embedding, model.first_vertical
-        self.vertical = nn.ModuleList(layer.vertical for layer in model.layers)
-        self.link = nn.ModuleList(layer.link for layer in model.layers)
-        self.channels = model.config.channels
-
-    def forward(
-        self, row: Tensor, prev_row: Tensor, row_cache: Tensor, v_cache: Tensor, classes: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """row (), prev_row (B, W), row_cache (B, C, W), v_cache (layers, B, C, W): links (layers, B, 2C, W) to the horizontal
-        stack, what it adds for the class included, and both caches anew."""
-        above = self.embedding(prev_row).permute(0, 2, 1) * (row > 0).to(
-            torch.float32
-        )  # zero padding above the image, not code 0
-        v = self.first(F.pad(torch.stack([row_cache, above], 2), (1, 1)))[:, :, 0]
-        links, cache = [], []
-        for i, (vertical, link) in enumerate(zip(self.vertical, self.link)):  # noqa: B905 - TorchScript knows no strict
-            p = (
-                vertical(F.pad(torch.stack([v_cache[i], v], 2), (1, 1)))
-                + classes[i][:, : 2 * self.channels, None, None]
-            )  # (B, 2C, 1, W)
-            links.append(link(p)[:, :, 0] + classes[i][:, 2 * self.channels :, None])
-            cache.append(v)
-            v = gate(p)[:, :, 0]
-        return torch.stack(links), above, torch.stack(cache)
-
-
-class PixelStep(nn.Module):
-    """The horizontal stack for one pixel, and its level. Memory: one column a layer, and the embedding of column c - 2."""
-
-    def __init__(self, model: GatedPixelCNN) -> None:
-        super().__init__()
-        self.embedding, self.first, self.head = model.embedding, model.first_horizontal, model.head
-        self.horizontal = nn.ModuleList(layer.horizontal for layer in model.layers)
-        self.out = nn.ModuleList(layer.out for layer in model.layers)
-        self.channels, self.width, self.levels = model.config.channels, model.width, model.levels
-
-    def forward(
-        self, row: Tensor, column: Tensor, prev: Tensor, column_cache: Tensor, h_cache: Tensor, links: Tensor, uniforms: Tensor, temperature: Tensor,
-    ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-        """prev (B,), column_cache (B, C), h_cache (layers, B, C): the level (B,), and both caches anew."""
-        before = self.embedding(prev) * (column > 0).to(torch.float32)
-        h = self.first(torch.cat([column_cache, before], 1))
-        link = links.index_select(3, column.view(1))[:, :, :, 0]  # (layers, B, 2C)
-        skip, cache = torch.zeros_like(h), []
-        for i, (horizontal, out) in enumerate(zip(self.horizontal, self.out)):  # noqa: B905
-            cache.append(h)
-            residual, more = out(gate(horizontal(torch.cat([h_cache[i], h], 1)) + link[i])).chunk(2, 1)
-            h, skip = h + residual, skip + more
-        probabilities = torch.softmax(self.head(skip) / temperature[:, None], 1)
-        u = uniforms.index_select(1, (row * self.width + column).view(1))
-        level = (probabilities.cumsum(1) <= u).to(torch.int64).sum(1).clamp(max=self.levels - 1)
-        return level, before, torch.stack(cache)
+# --- sampling ----------------------------------------------------------------------------------------------------------------
 
 
 class Finish(nn.Module):
@@ -291,65 +143,6 @@ class Finish(nn.Module):
     def forward(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         codes = rows.permute(1, 0, 2).contiguous()
         return codes, (codes.to(torch.float32) / self.top)[:, None]
-
-
-class Sampler(nn.Module):
-    """uniforms (B, H W), condition (B, classes), temperature (B,): codes and images. Also what TorchScript compiles."""
-
-    def __init__(self, model: GatedPixelCNN) -> None:
-        super().__init__()
-        self.setup, self.row_step, self.pixel_step, self.finish = (
-            Setup(model),
-            RowStep(model),
-            PixelStep(model),
-            Finish(model),
-        )
-        self.height, self.width = model.height, model.width
-
-    def forward(self, uniforms: Tensor, condition: Tensor, temperature: Tensor) -> tuple[Tensor, Tensor]:
-        classes, v_cache, row_cache, empty_column, prev_row = self.setup(condition)
-        places = torch.arange(max(self.height, self.width), device=uniforms.device)
-        rows = []
-        for r in range(self.height):
-            row = places[r]
-            links, row_cache, v_cache = self.row_step(row, prev_row, row_cache, v_cache, classes)
-            h_cache, column_cache, prev = empty_column, empty_column[0], prev_row[:, 0]
-            levels = []
-            for c in range(self.width):
-                prev, column_cache, h_cache = self.pixel_step(
-                    row, places[c], prev, column_cache, h_cache, links, uniforms, temperature
-                )
-                levels.append(prev)
-            prev_row = torch.stack(levels, 1)
-            rows.append(prev_row)
-        codes, items = self.finish(torch.stack(rows))
-        return codes, items
-
-    def to_onnx(self) -> Any:
-        """The same as one ONNX graph: two nested Loops around the exported steps."""
-        setup, row, pixel, finish = self.setup, self.row_step, self.pixel_step, self.finish
-        batch, layers, channels, width = 3, len(row.vertical), row.channels, self.width
-        uniforms, condition = torch.rand(batch, self.height * width), torch.rand(batch, setup.classes)
-        classes, v_cache, row_cache, empty_column, prev_row = setup(condition)
-        links = torch.zeros(layers, batch, 2 * channels, width)
-        # two tensors: the exporter would take one object, given twice, for one input
-        row_at, column_at = torch.tensor(1), torch.tensor(2)
-        steps = {
-            "setup": loops.export(setup, {"condition": condition}, ["classes", "v_cache", "row_cache", "h_cache", "prev_row"], {"condition": 0}),
-            "row": loops.export(
-                row, {"row": row_at, "prev_row": prev_row, "row_cache": row_cache, "v_cache": v_cache, "classes": classes},
-                ["links", "next_row_cache", "next_v_cache"], {"prev_row": 0, "row_cache": 0, "v_cache": 1, "classes": 1},
-            ),
-            "pixel": loops.export(
-                pixel,
-                {"row": row_at, "column": column_at, "prev": prev_row[:, 0], "column_cache": empty_column[0], "h_cache": empty_column, "links": links,
-                 "uniforms": uniforms, "temperature": torch.ones(batch)},
-                ["level", "next_column_cache", "next_h_cache"],
-                {"prev": 0, "column_cache": 0, "h_cache": 1, "links": 1, "uniforms": 0, "temperature": 0},
-            ),
-            "finish": loops.export(finish, {"rows": prev_row[None].repeat(self.height, 1, 1)}, ["codes", "data"], {"rows": 1}),
-        }  # fmt: skip
-        return loops.grid_sampler(steps, self.height, self.width)
 
 
 # --- exports ------------------------------------------------------------------------------------------------------------------
@@ -386,7 +179,7 @@ def exports(model: GatedPixelCNN, config: Config, data: Data) -> Exports:
     logits = TensorSpec(role="logits", shape=(model.levels, *grid))
     surprise = TensorSpec(role="surprise", shape=data.spec.shape)
     given = InputSpec(role="data", source="data", shape=data.spec.shape)
-    sampler = Sampler(model)
+    sampler = Sampler(model, Finish(model))
     sample = Task(sampler, [uniforms, condition, temperature], [codes, items], sampler.to_onnx, max_rows=256)
     score = Task(Score(model), [given, condition], [TensorSpec(role="nll"), surprise, logits], max_rows=256)
     return Exports(
