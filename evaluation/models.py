@@ -62,7 +62,7 @@ def evaluate(
     )
     report = replace(
         report, model=manifest.name, version=manifest.version, checksum=model.checksum,
-        prior=prior or (manifest.latent.default_prior if manifest.latent else None),
+        prior=prior or (manifest.latent.prior if manifest.latent else None),
     )  # fmt: skip
     if data is not None:
         _likelihood(report, model, data.test, stage)

@@ -74,7 +74,7 @@ class Session:
         name, _, prior = name.partition(":")
         folder = self._folder(name)
         manifest = manifests.read(folder)
-        wanted = prior or (manifest.latent.default_prior if manifest.latent else None)
+        wanted = prior or (manifest.latent.prior if manifest.latent else None)
         data = data or str(manifest.provenance.get("data", {}).get("data", ""))
         extractor = self.extractor(self.options.extractor or extractors.for_data(data, self.root))
         for known in report.recorded(manifest):

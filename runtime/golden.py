@@ -44,7 +44,7 @@ def replay(run: Runner, folder: Path, manifest: Manifest, device: str) -> list[s
             if (key := f"{task}.out.{tensor.role}") in vectors:
                 problems += _compare(f"{task}.{tensor.role}", outputs[tensor.role], vectors[key], tolerance)
         if task == "sample" and manifest.golden.sampler:
-            problems += check_sampler(run, inputs, outputs, manifest.golden.sampler)
+            problems += check_sampler(run, inputs, outputs, manifest.golden.sampler, "score_codes" in manifest.tasks)
     return problems
 
 
@@ -58,16 +58,17 @@ def _compare(name: str, found: Array, expected: Array, tolerance: float) -> list
 
 
 def check_sampler(
-    run: Runner, inputs: Mapping[str, Array], outputs: Mapping[str, Array], logits_role: str
+    run: Runner, inputs: Mapping[str, Array], outputs: Mapping[str, Array], logits_role: str, from_codes: bool = False
 ) -> list[str]:
     """One parallel pass over finished samples: do its logits, with the same uniforms, pick the codes that the loop picked?
 
     This holds on every device, whatever codes come out: a code may differ only where its uniform lies within NEAR of a step of the CDF.
-    `inputs` and `outputs` are those of the sample task; the score task takes the finished data and gives logits (B, K, *grid).
+    `inputs` and `outputs` are those of the sample task; the score task takes the finished data, or score_codes the codes, and gives
+    logits (B, K, *grid).
     """
-    scored = run(
-        "score", {"data": outputs["data"], **({"condition": inputs["condition"]} if "condition" in inputs else {})}
-    )
+    told = {"condition": inputs["condition"]} if "condition" in inputs else {}
+    task, given = ("score_codes", {"codes": outputs["codes"]}) if from_codes else ("score", {"data": outputs["data"]})
+    scored = run(task, {**given, **told})
     logits = np.moveaxis(scored[logits_role].astype(np.float64), 1, -1)  # (B, *grid, K)
     temperature = inputs["temperature"].reshape(-1, *(1,) * (logits.ndim - 1)) if "temperature" in inputs else 1.0
     scaled = logits / temperature

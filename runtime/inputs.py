@@ -37,7 +37,9 @@ def draw_latents(
     """Latents (n, L) from one of the artifact's priors; the temperature scales their spread."""
     assert manifest.latent is not None
     latent: LatentSpec = manifest.latent
-    name = prior or latent.default_prior
+    name = prior or latent.prior
+    if name is None:
+        raise InvalidValue(f"{manifest.name} has no prior over its latents; give images or latents", field="prior")
     if name not in latent.priors:
         raise InvalidValue(f"prior: {manifest.name} has no {name!r}", field="prior", valid=list(latent.priors))
     noise = sampling.normal(seed, first, n, stream, (latent.size,)).astype(np.float64) * temperature

@@ -71,13 +71,20 @@ class LatentSpec(Record):
     """A vector latent, float32 (B, size)."""
 
     size: int = Field(ge=1, le=65536)
-    priors: dict[str, Prior] = Field(default_factory=_normal, min_length=1)
-    default_prior: str = "normal"
+    priors: dict[str, Prior] = Field(
+        default_factory=_normal, description="none where a latent is had from data alone: vectors before a codebook"
+    )
+    default_prior: str | None = Field(default=None, description="the first of the priors where left out")
     interpolation: Literal["slerp", "lerp"] = "slerp"
+
+    @property
+    def prior(self) -> str | None:
+        """The prior that is drawn from where none is named; None where there is none."""
+        return self.default_prior or next(iter(self.priors), None)
 
     @model_validator(mode="after")
     def _check(self) -> LatentSpec:
-        if self.default_prior not in self.priors:
+        if self.default_prior is not None and self.default_prior not in self.priors:
             raise ValueError(f"default_prior {self.default_prior!r} is not among the priors {sorted(self.priors)}")
         for name, prior in self.priors.items():
             parts: list[tuple[tuple[float, ...], tuple[tuple[float, ...], ...]]] = []
@@ -158,7 +165,7 @@ class TaskSpec(Record):
         return self
 
 
-TASKS = ("decode", "decode_codes", "encode", "sample", "score", "translate", "features")
+TASKS = ("decode", "decode_codes", "encode", "sample", "score", "score_codes", "translate", "features")
 
 # What each task must give and take: without these the use cases of runtime.operations could not be made of tasks.
 REQUIRED_OUTPUTS: dict[str, tuple[tuple[str, ...], ...]] = {  # any one of the alternatives
@@ -169,7 +176,7 @@ REQUIRED_OUTPUTS: dict[str, tuple[tuple[str, ...], ...]] = {  # any one of the a
     "features": (("features",),),
 }
 REQUIRED_SOURCES: dict[str, Source] = {
-    "decode": "latent", "decode_codes": "codes", "encode": "data", "score": "data", "features": "data",
+    "decode": "latent", "decode_codes": "codes", "score_codes": "codes", "encode": "data", "score": "data", "features": "data",
 }  # fmt: skip
 
 
@@ -257,8 +264,8 @@ class FileRecord(Record):
 class Golden(Record):
     """Inputs and what the training framework gave for them: npz keys `TASK.in.ROLE` and `TASK.out.ROLE`.
 
-    `sampler` holds the name of an output of the score task with the logits (B, K, *codes.shape) of one parallel pass: the loader then
-    checks that inverse-CDF picks from those logits give back the codes that `sample` made.
+    `sampler` holds the name of an output with the logits (B, K, *codes.shape) of one parallel pass, of the task score_codes where there is
+    one, else of score: the loader then checks that inverse-CDF picks from those logits give back the codes that `sample` made.
     """
 
     file: str = "golden.npz"

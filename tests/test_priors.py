@@ -63,7 +63,7 @@ def test_what_the_family_gave_is_kept() -> None:
     latent = LatentSpec(size=2, priors={"normal": NormalPrior()})
     found = priors.added(latent, priors.fit(clusters()))
     assert list(found.priors) == ["normal", "gaussian", "mixture"]
-    assert found.default_prior == "normal"
+    assert found.prior == "normal"
     with pytest.raises(ValueError, match="does not have the latent's size 3"):
         LatentSpec(size=3, priors=found.priors)
     mixture = found.priors["mixture"]

@@ -82,7 +82,7 @@ def export(
                     ]
                 )
             )
-        if manifest.latent is not None and "encode" in manifest.tasks:
+        if manifest.latent is not None and manifest.latent.priors and "encode" in manifest.tasks:
             means = priors.posterior_means(engine, data.edge(data.train), data.train.labels)
             manifest = manifest.model_copy(update={"latent": priors.added(manifest.latent, priors.fit(means))})
         if manifest.scoring is not None:

@@ -1,0 +1,212 @@
+"""The codebook, the bound, and a VQ-VAE with its prior from training to samples."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from runtime import checks
+from runtime.engine import Model, load
+from runtime.errors import InvalidValue, UnsupportedTask
+from runtime.operations import End
+from tests.conftest import tiny_run
+from training.data import Data
+from training.errors import TrainingError
+from training.export import export
+from training.families import vqvae
+from training.families.vqvae import VQVAE, Config
+from training.quantiser import Quantiser, usage
+
+
+def quantiser(levels: int = 8, dimensions: int = 3, **options: object) -> Quantiser:
+    torch.manual_seed(0)
+    return Quantiser(levels, dimensions, **{"moving": True, "decay": 0.9, "restart": 0.0, **options})  # type: ignore[arg-type]
+
+
+def vectors(n: int = 500, dimensions: int = 3, seed: int = 1) -> Tensor:
+    return torch.randn(n, dimensions, generator=torch.Generator().manual_seed(seed))
+
+
+# --- the codebook ---
+
+
+def test_the_nearest_entry_is_the_nearest() -> None:
+    q, z = quantiser(), vectors()
+    distances = (z[:, None] - q.codebook).square().sum(2)
+    assert torch.equal(q.nearest(z), distances.argmin(1))
+
+
+@pytest.mark.parametrize("moving", [True, False])
+def test_gradients_go_where_they_should(moving: bool) -> None:
+    q, z = quantiser(moving=moving), vectors().requires_grad_()
+    passed, codes, codebook, commitment = q.learn(z, torch.Generator().manual_seed(0))
+    weights = torch.rand_like(passed)
+    (through,) = torch.autograd.grad((passed * weights).sum(), z, retain_graph=True)
+    assert torch.equal(through, weights)  # straight through
+    (held,) = torch.autograd.grad(commitment.sum(), z, retain_graph=True)
+    entries = (z - held / 2).detach()  # the gradient of |z - sg[e]|² is 2 (z - e)
+    assert torch.allclose(passed, entries, atol=1e-5)
+    assert not torch.equal(codes, torch.zeros_like(codes))
+    if moving:
+        assert not codebook.requires_grad
+        assert not q.codebook.requires_grad
+        return
+    (of_codebook,) = torch.autograd.grad(codebook.sum(), q.codebook, retain_graph=True)
+    for code in codes.unique():
+        mine = z.detach()[codes == code]
+        assert torch.allclose(of_codebook[code], 2 * (q.codebook[code] - mine).sum(0), atol=1e-3)
+    with pytest.raises(RuntimeError, match=r"does not require grad|not have been used"):
+        torch.autograd.grad(codebook.sum(), z)
+
+
+def test_it_starts_from_k_means() -> None:
+    centres = torch.randn(8, 3, generator=torch.Generator().manual_seed(3)) * 10
+    z = centres.repeat(100, 1) + 0.1 * vectors(800)
+    q = quantiser(restart=0.5)
+    random = (z - q.embed(q.nearest(z))).square().sum(1).mean()
+    for _ in range(20):
+        q.learn(z, torch.Generator().manual_seed(4))
+    after = (z - q.embed(q.nearest(z))).square().sum(1).mean()
+    assert after < 0.2 * random
+
+
+def test_moving_averages_are_those_of_the_paper() -> None:
+    q, z = quantiser(), vectors()
+    q.learn(z, torch.Generator().manual_seed(0))
+    counts, sums, codes = q.counts.clone(), q.sums.clone(), q.nearest(vectors(seed=2))
+    q.learn(vectors(seed=2), torch.Generator().manual_seed(0))
+    one_hot = torch.nn.functional.one_hot(codes, 8).float()
+    assert torch.allclose(q.counts, 0.9 * counts + 0.1 * one_hot.sum(0))
+    assert torch.allclose(q.sums, 0.9 * sums + 0.1 * one_hot.T @ vectors(seed=2), atol=1e-4)
+    assert torch.allclose(q.codebook, q.sums / q.counts[:, None])
+
+
+@pytest.mark.parametrize("moving", [True, False])
+def test_dead_entries_are_put_where_vectors_are(moving: bool) -> None:
+    used = {}
+    for restart in (0.0, 1.0):
+        q = quantiser(64, restart=restart, moving=moving)
+        q.started.fill_(True)
+        with torch.no_grad():
+            q.codebook[1:] += 100  # nothing falls on these
+            q.sums.copy_(q.codebook * q.counts[:, None])
+        for step in range(200):
+            q.learn(vectors(seed=step), torch.Generator().manual_seed(step))
+        used[restart] = usage(q.nearest(vectors(5000)), 64)
+    assert used[0.0] == pytest.approx((1 / 64, 1))
+    assert used[1.0][0] > 0.9
+    assert used[1.0][1] > 30
+
+
+# --- the bound ---
+
+
+def test_the_bound_is_one_and_the_prior_sums_to_one(digits: Data) -> None:
+    """Two codes on a 2x2 grid: p(x) = Σ p(x | codes) p(codes) has sixteen terms."""
+    torch.manual_seed(0)
+    config = Config(levels=2, widths=(4, 4), residual=0, code_dim=2, prior_channels=4, prior_layers=1, prior_head=4)
+    model = VQVAE(config, digits).eval()
+    x = (torch.from_numpy(digits.test.items[:20]).float() / 255).round()
+    every = torch.tensor(list(itertools.product([0, 1], repeat=4))).view(16, 2, 2)
+    condition = model.prior.to_condition(torch.tensor([3]))
+    with torch.no_grad():
+        log_prior = -model.prior.nll(every, condition.expand(16, -1)).flatten(1).sum(1)
+        assert float(log_prior.logsumexp(0)) == pytest.approx(0, abs=1e-5)
+        of_each = torch.stack(
+            [-model.likelihood.nll(model.decode_codes(every), item.flatten()[None].expand(16, -1)).sum(1) for item in x]
+        )
+        exact = (of_each + log_prior).logsumexp(1)
+        uniform = of_each.logsumexp(1) - 4 * math.log(2)
+        codes = model.codes_of(model.vectors(x))
+        reconstruction = -model.likelihood.nll(model.decode_codes(codes), x.flatten(1)).sum(1)
+        learned = -model.prior.nll(codes, condition.expand(20, -1)).flatten(1).sum(1)
+    assert (reconstruction + learned <= exact + 1e-4).all()
+    assert (reconstruction - model.uniform_nats <= uniform + 1e-4).all()
+
+
+# --- trained ---
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory, digits: Data) -> Model:
+    root = tmp_path_factory.mktemp("vqvae")
+    run = tiny_run(root / "run", "vqvae", digits, epochs=40, prior_epochs=20, widths=(16, 16), code_dim=4)
+    return load(export(run, "vqvae", root / "models", data=digits), device="cpu")
+
+
+def test_the_losses_went_down(model: Model) -> None:
+    log = [json.loads(line) for line in (Path(model.folder.parents[2]) / "run/log.jsonl").read_text().splitlines()]
+    first, second = ([line for line in log if line["phase"] == phase] for phase in ("autoencoder", "prior"))
+    assert first[-1]["test/reconstruction"] < 0.75 * first[0]["test/reconstruction"]
+    assert second[-1]["test/prior"] < 0.9 * second[0]["test/prior"]
+    assert second[-1]["test/reconstruction"] == pytest.approx(second[-2]["test/reconstruction"], rel=0.02)  # frozen
+    reported = {metric.name: metric.value for metric in model.manifest.metrics}
+    assert reported["nll"] < reported["nll_uniform_prior"]
+    assert reported["nll_given_class"] < reported["nll"] + 1e-6
+    assert reported["code_usage"] > 0.5
+    assert 1 < reported["code_perplexity"] <= 16
+
+
+def test_codes_there_and_back(model: Model, digits: Data) -> None:
+    edge = digits.edge(digits.test)[:20]
+    encoded = model.encode(edge)
+    assert encoded.codes is not None
+    assert encoded.codes.shape == (20, 2, 2)
+    assert encoded.codes.dtype == np.int64
+    back = model.reconstruct(edge)
+    by_codes = model.sample(20, codes=encoded.codes)
+    assert np.allclose(back.data, by_codes.data, atol=1e-6)
+    assert back.errors.mean() < 0.12
+
+
+def test_samples_come_from_prior_and_decoder_in_one_graph(model: Model) -> None:
+    samples = model.sample(30, seed=2, classes="3")
+    assert samples.codes is not None
+    assert np.allclose(model.sample(30, codes=samples.codes).data, samples.data, atol=1e-6)
+    assert np.array_equal(model.sample(5, seed=2, first=9, classes="3").data, samples.data[9:14])
+    assert checks.run_all(model) == []
+    with pytest.raises(InvalidValue, match="no latent to draw"):
+        model.sample(1, prior="normal")
+
+
+def test_interpolation_is_between_vectors_before_the_codebook(model: Model, digits: Data) -> None:
+    edge = digits.edge(digits.test)
+    path = model.interpolate(End(data=edge[0]), End(data=edge[1]), steps=6)
+    ends = model.reconstruct(edge[:2]).data
+    assert np.allclose(path.data[[0, -1]], ends, atol=1e-6)
+    assert path.latents.shape == (6, 4 * 2 * 2)
+    assert np.allclose(path.latents[1], 0.8 * path.latents[0] + 0.2 * path.latents[-1], atol=1e-5)
+    with pytest.raises(InvalidValue, match="no prior over its latents"):
+        model.interpolate(End(seed=1), End(seed=2))
+
+
+def test_the_score_is_the_bound_marginalised_over_classes(model: Model, digits: Data) -> None:
+    edge = digits.edge(digits.test)[:5]
+    by_class = np.stack([model.score(edge, classes=name).terms["nll"] for name in "0123456789"], axis=1)
+    scores = model.score(edge)
+    assert np.allclose(scores.terms["nll"], -np.log(np.exp(-by_class).mean(axis=1)), rtol=1e-5)
+    one = model.score(edge, classes="3").terms
+    assert np.allclose(one["nll"], one["reconstruction"] + one["prior"], rtol=1e-5)
+
+
+def test_what_a_vqvae_refuses(digits: Data, table: Data, model: Model) -> None:
+    for data in (table,):
+        with pytest.raises(TrainingError, match="multiples of 4"):
+            vqvae.build(Config(), data)
+    for options, message in (
+        ({"widths": (4,)}, "widths"),
+        ({"likelihood": "columns"}, "likelihood"),
+        ({"decay": 1.0}, "decay"),
+        ({"levels": 1}, "levels"),
+    ):
+        with pytest.raises(TrainingError, match=message):
+            Config(**options)
+    with pytest.raises(UnsupportedTask):
+        model.classify(digits.edge(digits.test)[:1])

@@ -1,0 +1,439 @@
+"""VQ-VAE with a learned prior (van den Oord, Vinyals and Kavukcuoglu, 2017, arXiv 1711.00937).
+
+The recipe: an encoder that shrinks the image four times, a codebook (training.quantiser), the encoder's mirror image as the decoder, one of
+the likelihoods; then, with all that frozen, a gated PixelCNN over the grid of codes, class-conditional where there are classes.
+
+log p(x) ≥ log p(x | z_q(x)) + log p(codes(x)), as one term of p(x) = Σ p(x | codes) p(codes) is kept: a true bound, with the uniform prior
+(-log K a code) and with the learned one.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from runtime.manifest import CodesSpec, InputSpec, LatentSpec, Likelihood, Metric, Scoring, TensorSpec, Term
+from runtime.spec import ImageSpec
+from training import likelihoods
+from training.data import Data, Part
+from training.errors import TrainingError
+from training.exports import Exports, Task
+from training.gated import GatedNetwork, Sampler
+from training.layers import per_item, to_float
+from training.phases import Batch, Losses, Phase, Player, Recipe
+from training.quantiser import Quantiser, usage
+
+SHRINK = 4  # of height and width, by two strided convolutions
+OBSERVED = {
+    "bernoulli": "grey values binarised at 1/2",
+    "gaussian": "values in [0, 1], a density",
+    "laplace": "values in [0, 1], a density",
+}
+
+
+@dataclass(frozen=True)
+class Config(Recipe):
+    """Options of the family."""
+
+    widths: tuple[int, ...] = (32, 64)  # channels of the two strided convolutions
+    residual: int = 2  # residual blocks on each side
+    levels: int = 128  # K, entries of the codebook
+    code_dim: int = 32  # dimensions of an entry
+    moving: bool = True  # the codebook follows by moving averages; False: by the gradient of the codebook loss
+    decay: float = 0.99  # of those averages
+    restart: float = 1.0  # entries on which fewer vectors a step fall (as a moving average) are put elsewhere; 0 is off
+    commitment: float = 0.25  # beta of the paper
+    likelihood: str = "auto"  # bernoulli for grey images, gaussian for colour; or laplace
+    noise: float = 0.1  # sigma of the Gaussian, b of the Laplace
+    prior_channels: int = 32
+    prior_layers: int = 6
+    prior_head: int = 64
+    prior_dropout: float = 0.1
+    prior_epochs: int = 10
+    prior_lr: float = 1e-3
+    conditional: bool = True  # the prior is told the class, where the data has classes
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.at_least(
+            residual=0, levels=2, code_dim=1, restart=0, commitment=0, prior_channels=1, prior_layers=1, prior_head=1
+        )
+        self.at_least(prior_dropout=0, prior_epochs=1, decay=0)
+        self.above_zero("noise", "prior_lr")
+        if len(self.widths) != 2 or min(self.widths) < 1:
+            raise TrainingError(f"widths: {list(self.widths)} must be two numbers of channels", field="widths")
+        for key in ("decay", "prior_dropout"):
+            if getattr(self, key) >= 1:
+                raise TrainingError(f"{key}: {getattr(self, key)} is not below 1", field=key)
+        if self.likelihood not in ("auto", *OBSERVED):
+            valid = ["auto", *OBSERVED]
+            raise TrainingError(
+                f"likelihood: unknown {self.likelihood!r}; valid are {', '.join(valid)}",
+                field="likelihood",
+                valid=valid,
+            )
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "smoke": {
+        "epochs": 3, "widths": (8, 16), "residual": 1, "levels": 16, "code_dim": 8, "prior_channels": 8, "prior_layers": 2, "prior_head": 16,
+        "prior_epochs": 3, "test_items": 200, "ema": 0.9, "lr": 3e-3, "prior_lr": 1e-2,
+    },
+    "cpu": {"epochs": 15, "prior_epochs": 8},
+    "gpu": {"epochs": 100, "schedule": "cosine", "levels": 256, "widths": (64, 128), "prior_channels": 64, "prior_layers": 10, "prior_epochs": 60},
+}  # fmt: skip
+
+
+class Residual(nn.Module):
+    """x + f(x), a 3x3 and a 1x1 convolution."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.ReLU(), nn.Conv2d(width, width // 2, 3, padding=1), nn.ReLU(), nn.Conv2d(width // 2, width, 1)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = x + self.body(x)
+        return out
+
+
+class VQVAE(nn.Module):
+    """Images (B, C, H, W) in [0, 1]; vectors (B, d, h, w); codes (B, h, w) int64."""
+
+    prior_learned: Tensor
+
+    def __init__(self, config: Config, data: Data) -> None:
+        super().__init__()
+        spec = data.spec
+        if not isinstance(spec, ImageSpec) or spec.height % SHRINK or spec.width % SHRINK:
+            raise TrainingError(f"vqvae: needs images whose sides are multiples of {SHRINK}", field="data")
+        self.config, self.shape, self.grid = config, spec.shape, (spec.height // SHRINK, spec.width // SHRINK)
+        name = config.likelihood if config.likelihood != "auto" else "bernoulli" if spec.channels == 1 else "gaussian"
+        self.observed, self.discrete = OBSERVED[name], name == "bernoulli"
+        self.likelihood = likelihoods.build(name, spec, noise=config.noise, floor=1e-3, rows=len(data.train))
+        first, second = config.widths
+        self.encoder = nn.Sequential(
+            nn.Conv2d(spec.channels, first, 4, stride=2, padding=1), nn.ReLU(),
+            nn.Conv2d(first, second, 4, stride=2, padding=1), *(Residual(second) for _ in range(config.residual)),
+            nn.ReLU(), nn.Conv2d(second, config.code_dim, 1),
+        )  # fmt: skip
+        self.quantiser = Quantiser(
+            config.levels, config.code_dim, moving=config.moving, decay=config.decay, restart=config.restart
+        )
+        self.decoder = nn.Sequential(
+            nn.Conv2d(config.code_dim, second, 3, padding=1), *(Residual(second) for _ in range(config.residual)), nn.ReLU(),
+            nn.ConvTranspose2d(second, first, 4, stride=2, padding=1), nn.ReLU(),
+            nn.ConvTranspose2d(first, spec.channels, 4, stride=2, padding=1),
+        )  # fmt: skip
+        self.classes = len(data.classes) if data.classes and config.conditional else 0
+        self.prior = GatedNetwork(
+            config.levels, self.grid, self.classes,
+            channels=config.prior_channels, layers=config.prior_layers, head=config.prior_head, dropout=config.prior_dropout,
+        )  # fmt: skip
+        self.register_buffer("prior_learned", torch.tensor(False))
+
+    def vectors(self, x: Tensor) -> Tensor:
+        """Items (B, C, H, W) to vectors before quantisation, (B, d, h, w)."""
+        z: Tensor = self.encoder(x)
+        return z
+
+    def codes_of(self, z: Tensor) -> Tensor:
+        """Vectors (B, d, h, w) to codes (B, h, w)."""
+        return self.quantiser.nearest(_rows(z)).view(-1, *self.grid)
+
+    def parameters_of(self, z: Tensor) -> Tensor:
+        """Vectors (B, d, h, w) to the parameters of p(x | z), (B, D)."""
+        parameters: Tensor = self.decoder(z)
+        return parameters.flatten(1)
+
+    def decode_codes(self, codes: Tensor) -> Tensor:
+        """Codes (B, h, w) to the parameters of p(x | codes), (B, D)."""
+        return self.parameters_of(self.quantiser.embed(codes).permute(0, 3, 1, 2))
+
+    def see(self, batch: Batch) -> Tensor:
+        """What training sees of a batch, (B, C, H, W)."""
+        return self.likelihood.observe(batch.items.flatten(1), batch.generator).view(-1, *self.shape)
+
+    def code_nats(self, codes: Tensor, condition: Tensor) -> Tensor:
+        """-log p(codes), (B,): by the learned prior once it has been trained, by the uniform one before."""
+        learned = per_item(self.prior.nll(codes, condition))
+        return torch.where(self.prior_learned, learned, torch.full_like(learned, self.uniform_nats))
+
+    @property
+    def uniform_nats(self) -> float:
+        """-log p(codes) of an item under the uniform prior."""
+        return self.grid[0] * self.grid[1] * math.log(self.config.levels)
+
+    def autoencoder_loss(self, batch: Batch) -> Losses:
+        """Reconstruction NLL in nats, codebook loss and commitment, averaged over the batch."""
+        x = self.see(batch)
+        z = self.vectors(x)
+        passed, _, codebook, commitment = self.quantiser.learn(_rows(z), batch.generator)
+        quantised = passed.view(len(x), *self.grid, -1).permute(0, 3, 1, 2)
+        reconstruction = per_item(self.likelihood.nll(self.parameters_of(quantised), x.flatten(1))).mean()
+        codebook, commitment = (part.view(len(x), -1).sum(1).mean() for part in (codebook, commitment))
+        loss = reconstruction + codebook + self.config.commitment * commitment
+        return {"loss": loss, "reconstruction": reconstruction, "codebook": codebook, "commitment": commitment}
+
+    def prior_loss(self, batch: Batch) -> Losses:
+        """-log p(codes) in nats; the autoencoder is not trained any more."""
+        with torch.no_grad():
+            codes = self.codes_of(self.vectors(self.see(batch)))
+            self.prior_learned.fill_(True)
+        return {"loss": per_item(self.prior.nll(codes, self.prior.to_condition(batch.labels))).mean()}
+
+
+def _rows(z: Tensor) -> Tensor:
+    """(B, d, h, w) to (B h w, d)."""
+    return z.permute(0, 2, 3, 1).reshape(-1, z.shape[1])
+
+
+def build(config: Config, data: Data) -> VQVAE:
+    """A model with fresh weights."""
+    return VQVAE(config, data)
+
+
+def phases(model: Any, config: Config) -> list[Phase]:
+    """The autoencoder, then the prior over its codes."""
+    parts = (*model.encoder.parameters(), *model.decoder.parameters())
+    if not config.moving:
+        parts = (*parts, *model.quantiser.parameters())
+    return [
+        Phase("autoencoder", (Player("autoencoder", parts, model.autoencoder_loss, config.lr),), config.epochs),
+        Phase(
+            "prior",
+            (Player("prior", tuple(model.prior.parameters()), model.prior_loss, config.prior_lr),),
+            config.prior_epochs,
+        ),
+    ]
+
+
+def evaluate(model: VQVAE, batch: Batch) -> dict[str, Tensor]:
+    """The bound's parts in nats, (B,): -log p(x | z_q) and -log p(codes)."""
+    x = model.see(batch)
+    codes = model.codes_of(model.vectors(x))
+    reconstruction = per_item(model.likelihood.nll(model.decode_codes(codes), x.flatten(1)))
+    prior = model.code_nats(codes, model.prior.to_condition(batch.labels))
+    return {"loss": reconstruction + prior, "reconstruction": reconstruction, "prior": prior}
+
+
+def monitor(model: VQVAE, batch: Batch) -> dict[str, Any]:
+    """Usage and perplexity of the codebook over the whole test part."""
+    used, perplexity = usage(model.codes_of(model.vectors(model.see(batch))), model.config.levels)
+    return {"code_usage": round(used, 4), "code_perplexity": round(perplexity, 2)}
+
+
+@torch.no_grad()
+def draw(model: VQVAE, n: int, generator: torch.Generator) -> Tensor:
+    """Means of p(x | codes) at codes from the prior (uniform ones until it has been trained), classes in turn."""
+    device = next(model.parameters()).device
+    uniforms = torch.rand((n, model.grid[0] * model.grid[1]), generator=generator, device=device)
+    if not model.prior_learned:
+        codes = (uniforms.view(n, *model.grid) * model.config.levels).long()
+        return model.likelihood.mean(model.decode_codes(codes)).view(n, *model.shape)
+    condition = model.prior.to_condition(torch.arange(n, device=device) % max(1, model.classes))
+    training = model.training
+    items: Tensor = Sampler(model.prior.eval(), Finish(model))(uniforms, condition, torch.ones(n, device=device))[1]
+    model.train(training)
+    return items
+
+
+# --- figures ------------------------------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def report(model: VQVAE, config: Config, data: Data) -> list[Metric]:
+    """The bound with the uniform and the learned prior, its parts, and the codebook's use over the whole training part."""
+    device = next(model.parameters()).device
+    generator = torch.Generator(device).manual_seed(config.seed)
+    binarised = {"binarisation": "dynamic, one draw an item"} if model.discrete else {}
+    protocol = {**data.protocol, **binarised, "n": len(data.test), "seed": config.seed}
+    sums: dict[str, float] = {}
+    for start in range(0, len(data.test), 500):
+        labels = torch.as_tensor(data.test.labels[start : start + 500]).to(device)
+        batch = Batch(to_float(data.test.items[start : start + 500], device), labels, generator, 0.0)
+        x = model.see(batch)
+        codes = model.codes_of(model.vectors(x))
+        reconstruction = per_item(model.likelihood.nll(model.decode_codes(codes), x.flatten(1)))
+        figures = {"reconstruction": reconstruction, "nll_uniform_prior": reconstruction + model.uniform_nats}
+        if model.classes:
+            each = [
+                per_item(model.prior.nll(codes, model.prior.to_condition(torch.full_like(labels, y))))
+                for y in range(model.classes)
+            ]
+            by_class = -torch.stack(each, 1)
+            figures["nll_given_class"] = reconstruction - by_class.gather(1, labels[:, None])[:, 0]
+            figures["nll"] = reconstruction - by_class.logsumexp(1) + math.log(model.classes)
+        else:
+            figures["nll"] = reconstruction + per_item(model.prior.nll(codes, model.prior.to_condition(labels)))
+        for name, values in figures.items():
+            sums[name] = sums.get(name, 0.0) + float(values.double().sum()) / len(data.test)
+    used, perplexity = usage(training_codes(model, data.train), config.levels)
+    bound = "upper bound on -log p(x): -log p(x | z_q) - log p(codes)"
+    metrics = [
+        Metric(name=name, value=round(value, 4), unit="nats", protocol={**protocol, "bound": bound})
+        for name, value in sums.items()
+    ]
+    if model.discrete:
+        bits = sums["nll"] / math.prod(model.shape) / math.log(2)
+        metrics.append(
+            Metric(name="bits_per_dim", value=round(bits, 4), unit="bits/dim", protocol={**protocol, "bound": bound})
+        )
+    over = {"part": "train", "n": len(data.train), "levels": config.levels}
+    return [
+        *metrics,
+        Metric(name="code_usage", value=round(used, 4), unit="fraction", protocol={**data.protocol, **over}),
+        Metric(
+            name="code_perplexity",
+            value=round(perplexity, 2),
+            unit=f"of {config.levels}",
+            protocol={**data.protocol, **over},
+        ),
+    ]
+
+
+def training_codes(model: VQVAE, part: Part) -> Tensor:
+    """Codes of a whole part as the graphs see it, (N, h, w)."""
+    device = next(model.parameters()).device
+    found = []
+    for start in range(0, len(part), 500):
+        x = model.likelihood.settle(to_float(part.items[start : start + 500], device).flatten(1)).view(-1, *model.shape)
+        found.append(model.codes_of(model.vectors(x)).cpu())
+    return torch.cat(found)
+
+
+# --- exports ------------------------------------------------------------------------------------------------------------------
+
+
+class Finish(nn.Module):
+    """Levels (h, B, w) as the sampler's loops leave them, to codes (B, h, w) and means of p(x | codes)."""
+
+    def __init__(self, model: VQVAE) -> None:
+        super().__init__()
+        self.decode = DecodeCodes(model)
+
+    def forward(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        codes = rows.permute(1, 0, 2).contiguous()
+        return codes, self.decode(codes)
+
+
+class DecodeCodes(nn.Module):
+    """codes (B, h, w) to the mean of p(x | codes), (B, C, H, W)."""
+
+    def __init__(self, model: VQVAE) -> None:
+        super().__init__()
+        self.codebook, self.decoder, self.likelihood = model.quantiser.codebook, model.decoder, model.likelihood
+        self.channels, self.height, self.width = model.shape
+
+    def forward(self, codes: Tensor) -> Tensor:
+        parameters = self.decoder(self.codebook[codes].permute(0, 3, 1, 2)).flatten(1)
+        mean: Tensor = self.likelihood.mean(parameters)
+        return mean.view(-1, self.channels, self.height, self.width)
+
+
+class Decode(nn.Module):
+    """latent (B, d h w), vectors before quantisation, to the mean of p(x | z_q), (B, C, H, W)."""
+
+    def __init__(self, model: VQVAE) -> None:
+        super().__init__()
+        self.model, self.decode = model, DecodeCodes(model)
+
+    def forward(self, latent: Tensor) -> Tensor:
+        z = latent.view(-1, self.model.config.code_dim, *self.model.grid)
+        out: Tensor = self.decode(self.model.codes_of(z))
+        return out
+
+
+class Encode(nn.Module):
+    """data (B, C, H, W) to codes (B, h, w) and the vectors before quantisation, latent (B, d h w)."""
+
+    def __init__(self, model: VQVAE) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, data: Tensor) -> tuple[Tensor, Tensor]:
+        z = self.model.vectors(self.model.likelihood.settle(data.flatten(1)).view(-1, *self.model.shape))
+        return self.model.codes_of(z), z.flatten(1)
+
+
+class Score(nn.Module):
+    """data and condition to -log p(x | z_q), -log p(codes), their sum, and nats a pixel."""
+
+    def __init__(self, model: VQVAE) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, data: Tensor, condition: Tensor) -> tuple[Tensor, ...]:
+        model = self.model
+        x = model.likelihood.settle(data.flatten(1))
+        codes = model.codes_of(model.vectors(x.view(-1, *model.shape)))
+        surprise = model.likelihood.nll(model.decode_codes(codes), x)
+        reconstruction, prior = surprise.sum(1), _code_nats(model, codes, condition)
+        return reconstruction, prior, reconstruction + prior, surprise.view(-1, *model.shape)
+
+
+class ScoreCodes(nn.Module):
+    """codes (B, h, w) and condition to -log p(codes) (B,) and the logits of one parallel pass (B, K, h, w)."""
+
+    def __init__(self, model: VQVAE) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, codes: Tensor, condition: Tensor) -> tuple[Tensor, Tensor]:
+        return _code_nats(self.model, codes, condition), self.model.prior(codes, condition)
+
+
+def _code_nats(model: VQVAE, codes: Tensor, condition: Tensor) -> Tensor:
+    """-log p(codes), (B,), by the learned prior; gathered rather than by cross-entropy, which exports more loosely."""
+    log_p: Tensor = model.prior(codes, condition).log_softmax(1)
+    return -log_p.gather(1, codes[:, None]).flatten(1).sum(1)
+
+
+def exports(model: VQVAE, config: Config, data: Data) -> Exports:
+    """sample (prior and decoder in one graph), encode, decode, decode_codes, score, score_codes."""
+    width = max(1, model.classes)
+    items, image = InputSpec(role="data", source="data", shape=model.shape), TensorSpec(role="data", shape=model.shape)
+    condition = InputSpec(role="condition", source="condition", shape=(width,))
+    uniforms = InputSpec(role="uniforms", source="uniform", shape=(model.grid[0] * model.grid[1],))
+    given = InputSpec(role="codes", source="codes", dtype="int64", shape=model.grid)
+    size = config.code_dim * model.grid[0] * model.grid[1]
+    latent, codes = (
+        InputSpec(role="latent", source="latent", shape=(size,)),
+        TensorSpec(role="codes", dtype="int64", shape=model.grid),
+    )
+    about = Likelihood(bound="elbo", observed=model.observed, discrete=model.discrete)
+    terms = (
+        Term(name="reconstruction", kind="nll", description="-log p(x | z_q) in nats"),
+        Term(name="prior", kind="nll", description="-log p(codes) in nats"),
+        Term(name="nll", kind="nll", description="their sum: an upper bound on -log p(x), in nats", likelihood=about),
+    )
+    sampler = Sampler(model.prior, Finish(model))
+    scores = [*(TensorSpec(role=term.name) for term in terms), TensorSpec(role="surprise", shape=model.shape)]
+    logits = TensorSpec(role="logits", shape=(config.levels, *model.grid))
+    return Exports(
+        {
+            "sample": Task(
+                sampler,
+                [uniforms, condition, InputSpec(role="temperature", source="temperature")],
+                [codes, image],
+                sampler.to_onnx,
+                max_rows=256,
+            ),
+            "encode": Task(Encode(model), [items], [codes, TensorSpec(role="latent", shape=(size,))]),
+            "decode": Task(Decode(model), [latent], [image]),
+            "decode_codes": Task(DecodeCodes(model), [given], [image]),
+            "score": Task(Score(model), [items, condition], scores, max_rows=128),
+            "score_codes": Task(ScoreCodes(model), [given, condition], [TensorSpec(role="nll"), logits], max_rows=256),
+        },
+        latent=LatentSpec(size=size, priors={}, interpolation="lerp"),
+        codes=CodesSpec(shape=model.grid, levels=config.levels),
+        scoring=Scoring(score="nll", terms=terms, surprise="surprise"),
+        classes=bool(model.classes),
+        sampler="logits",
+        description=f"VQ-VAE on {data.name}: {config.levels} codes on a {model.grid[0]}x{model.grid[1]} grid, gated PixelCNN prior.",
+    )
