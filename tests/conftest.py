@@ -26,7 +26,7 @@ settings.load_profile("steady")
 ROOT = Path(__file__).parent.parent
 SHIPPED = ROOT / "models"
 NAMES = ("digits-pixelcnn", "mnist-autoencoder", "mnist-vae", "mnist-vae-2d", "mnist-vae-ts", "transactions-vae")
-EXTRACTORS = ("digits-classifier", "fashion-classifier", "mnist-classifier")
+EXTRACTORS = ("cifar10-classifier", "digits-classifier", "fashion-classifier", "mnist-classifier")
 
 
 def made_table(n: int = 400) -> dict[str, np.ndarray]:

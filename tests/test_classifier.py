@@ -117,7 +117,9 @@ def test_what_a_classifier_refuses(table: Data, digits: Data) -> None:
             Config(**options)
 
 
-@pytest.mark.parametrize(("name", "least"), [("digits-classifier", 0.98), ("mnist-classifier", 0.992), ("fashion-classifier", 0.92)])
+@pytest.mark.parametrize(
+    ("name", "least"), [("digits-classifier", 0.98), ("mnist-classifier", 0.992), ("fashion-classifier", 0.92)]
+)
 def test_shipped_extractors_are_as_good_as_asked(name: str, least: float) -> None:
     manifest = Manifest.model_validate_json((SHIPPED / name / "1/manifest.json").read_bytes())
     (accuracy,) = (metric for metric in manifest.metrics if metric.name == "accuracy")

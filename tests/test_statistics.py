@@ -131,7 +131,7 @@ def degenerate() -> dict[str, Array]:
 def test_a_set_against_itself_is_zero(name: str) -> None:
     x = degenerate()[name]
     assert frechet.distance(of_rows(x), of_rows(x)) < 1e-9
-    shuffled = np.random.default_rng(0).permutation(x)
+    shuffled = np.random.default_rng(0).permutation(x)  # other bits, the same numbers
     assert frechet.distance(of_rows(x), of_rows(shuffled)) < 1e-9 * max(1.0, of_rows(x).trace)
 
 
@@ -151,8 +151,8 @@ def exact(first: Gaussian, second: Gaussian) -> float:
 def test_singular_covariances_are_exact_and_symmetric(left: str, right: str) -> None:
     first, second = of_rows(degenerate()[left] + 1), of_rows(degenerate()[right])
     found = frechet.distance(first, second)
-    assert found == pytest.approx(exact(first, second), rel=1e-7, abs=1e-14 * (first.trace + second.trace) + 1e-7)
-    assert found == pytest.approx(frechet.distance(second, first), rel=1e-7, abs=1e-14 * (first.trace + second.trace))
+    assert found == pytest.approx(exact(first, second), rel=1e-7, abs=1e-13 * (first.trace + second.trace) + 1e-7)
+    assert found == pytest.approx(frechet.distance(second, first), rel=1e-7, abs=1e-13 * (first.trace + second.trace))
 
 
 def test_the_fast_way_is_taken_back_where_rounding_would_show() -> None:
@@ -170,7 +170,7 @@ def test_different_dimensions_are_different_extractors() -> None:
 def test_a_matrix_that_is_no_covariance_is_refused() -> None:
     broken = Gaussian(np.zeros(2), 9, covariance=np.asarray([[1.0, 3.0], [3.0, 1.0]]))
     with pytest.raises(EvaluationError, match="not positive semi-definite"):
-        frechet.distance(broken, broken)
+        frechet.distance(broken, of_rows(rows(9, 2)))
 
 
 # --- the perfect generator, the limit ---
