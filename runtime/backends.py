@@ -99,8 +99,23 @@ class OnnxBackend:
             {tensor.name for tensor in session.get_inputs()},
             {tensor.name for tensor in session.get_outputs()},
         )
-        names = [spec.graph_name for spec in task.outputs]
-        return lambda inputs: dict(zip(names, session.run(names, dict(inputs)), strict=True))
+        return OnnxGraph(session, [spec.graph_name for spec in task.outputs])
+
+
+class OnnxGraph:
+    """A session of ONNX Runtime."""
+
+    def __init__(self, session: Any, names: list[str]) -> None:
+        self.session, self.names = session, names
+
+    def __call__(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        return dict(zip(self.names, self.session.run(self.names, dict(inputs)), strict=True))
+
+    def trim(self, inputs: Mapping[str, Array]) -> None:
+        """One run that gives back what larger ones before it have made the memory arena grow to."""
+        options = _onnxruntime().RunOptions()
+        options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+        self.session.run(self.names, dict(inputs), options)
 
 
 def _cuda_missing(onnxruntime: Any) -> str | None:

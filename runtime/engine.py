@@ -68,6 +68,9 @@ class Model:
                 least=task.min_rows,
                 thorough=False,
             )
+            if (trim := getattr(self.graphs[name], "trim", None)) is not None:
+                example = example_inputs(task, self.manifest, task.min_rows)
+                trim({tensor.graph_name: example[tensor.role] for tensor in task.inputs})
             if rows is not None and rows > task.min_rows:
                 tasks = {**self.manifest.tasks, name: padded(task, rows)}
                 self.manifest = self.manifest.model_copy(update={"tasks": tasks})
