@@ -168,6 +168,73 @@ def remake(
 
 
 @app.command()
+def compress(
+    image: Annotated[Path, typer.Argument(help="A PNG, JPEG or WebP file.")],
+    model: Annotated[str, typer.Option(help="An artifact with codes and a prior over them.")],
+    out: Annotated[Path | None, typer.Option("-o", "--out", help="IMAGE.mfc where left out.")] = None,
+    device: Device = "auto",
+    models: Models = Path("models"),
+) -> None:
+    """Write an image as entropy-coded codes of a VQ-VAE, by its own prior."""
+    from runtime import codecs, compression
+    from runtime.repository import replacing
+    from runtime.spec import ImageSpec
+
+    loaded = _load(model, models, device)
+    spec = loaded.manifest.data
+    if not isinstance(spec, ImageSpec):
+        raise InvalidValue(f"model: {model} is a model of rows, not of images", field="model")
+    pixels, _ = codecs.read_image(image.read_bytes(), spec, field=str(image))
+    made = compression.compress(loaded, codecs.from_uint8(pixels[None], spec)[0])
+    out = out or image.with_suffix(".mfc")
+    with replacing(out) as temporary:
+        temporary.write_bytes(made.content)
+    typer.echo(
+        f"{out}: {made.bits} bits for {spec.width}x{spec.height} pixels, and a header of {compression.HEADER.size} bytes"
+    )
+
+
+@app.command()
+def decompress(
+    file: Annotated[Path, typer.Argument(help="A file made by `manifold compress`.")],
+    model: Annotated[
+        str | None, typer.Option(help="The artifact that made it; looked for by its checksum where left out.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option("-o", "--out", help="FILE.png where left out.")] = None,
+    device: Device = "auto",
+    models: Models = Path("models"),
+) -> None:
+    """Make the image again from its codes: exactly the codes that were written."""
+    from runtime import codecs, compression
+    from runtime.repository import replacing
+    from runtime.spec import ImageSpec
+
+    content = file.read_bytes()
+    loaded = _load(model or _made_by(compression.made_by(content), models), models, device)
+    data, _ = compression.decompress(loaded, content)
+    spec = loaded.manifest.data
+    assert isinstance(spec, ImageSpec)
+    out = out or file.with_suffix(".png")
+    with replacing(out) as temporary:
+        temporary.write_bytes(codecs.to_png(codecs.to_uint8(data, spec)))
+    typer.echo(out)
+
+
+def _made_by(fingerprint: str, models: Path) -> str:
+    """Name and version of the artifact whose checksum begins so."""
+    from runtime import manifest, repository
+
+    for name, versions in repository.scan(models).items():
+        for version in versions:
+            files = manifest.read(models / name / str(version)).files
+            if repository.checksum(files).startswith(fingerprint):
+                return f"{name}/{version}"
+    raise InvalidValue(
+        f"no artifact in {models} has the checksum {fingerprint}… that the file was made by", field="model"
+    )
+
+
+@app.command()
 def check(
     artifacts: Annotated[list[Path], typer.Argument(help="Folders NAME/VERSION, or NAME for its latest version.")],
     seal: Annotated[bool, typer.Option("--seal", help="Write the checksums of the files into the manifest.")] = False,

@@ -11,13 +11,16 @@ is one graph with the loops and caches inside.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from runtime.manifest import InputSpec, TensorSpec
 from training import loops
+from training.exports import Task
 
 
 def gate(x: Tensor) -> Tensor:
@@ -98,15 +101,23 @@ class GatedNetwork(nn.Module):
 # --- cached sampling ----------------------------------------------------------------------------------------------------------
 
 
+def nothing(x: Tensor) -> Tensor:
+    """What a network without classes is told, zeros (B, 1), for as many rows as x (B, ...) has."""
+    return torch.zeros_like(x.flatten(1)[:, :1], dtype=torch.float32)
+
+
 class Setup(nn.Module):
     """Empty caches, and what each layer adds for the class: everything that the loops start from."""
 
     def __init__(self, model: GatedNetwork) -> None:
         super().__init__()
         self.weights = nn.ModuleList(layer.classes for layer in model.layers)
-        self.channels, self.width, self.classes = model.channels, model.width, max(1, model.classes)
+        self.channels, self.width, self.classes = model.channels, model.width, model.classes
 
     def forward(self, condition: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """condition (B, classes); without classes any (B, ...) tensor, for its number of rows."""
+        if self.classes == 0:
+            condition = nothing(condition)
         of_class = []
         for linear in self.weights:
             of_class.append(linear(condition))
@@ -215,13 +226,14 @@ class Sampler(nn.Module):
         """The same as one ONNX graph: two nested Loops around the exported steps."""
         setup, row, pixel, finish = self.setup, self.row_step, self.pixel_step, self.finish
         batch, layers, channels, width = 3, len(row.vertical), row.channels, self.width
-        uniforms, condition = torch.rand(batch, self.height * width), torch.rand(batch, setup.classes)
-        classes, v_cache, row_cache, empty_column, prev_row = setup(condition)
+        uniforms, condition = torch.rand(batch, self.height * width), torch.rand(batch, max(1, setup.classes))
+        given, name = (condition, "condition") if setup.classes else (uniforms, "uniforms")
+        classes, v_cache, row_cache, empty_column, prev_row = setup(given)
         links = torch.zeros(layers, batch, 2 * channels, width)
         # two tensors: the exporter would take one object, given twice, for one input
         row_at, column_at = torch.tensor(1), torch.tensor(2)
         steps = {
-            "setup": loops.export(setup, {"condition": condition}, ["classes", "v_cache", "row_cache", "h_cache", "prev_row"], {"condition": 0}),
+            "setup": loops.export(setup, {name: given}, ["classes", "v_cache", "row_cache", "h_cache", "prev_row"], {name: 0}),
             "row": loops.export(
                 row, {"row": row_at, "prev_row": prev_row, "row_cache": row_cache, "v_cache": v_cache, "classes": classes},
                 ["links", "next_row_cache", "next_v_cache"], {"prev_row": 0, "row_cache": 0, "v_cache": 1, "classes": 1},
@@ -236,3 +248,31 @@ class Sampler(nn.Module):
             "finish": loops.export(finish, {"rows": prev_row[None].repeat(self.height, 1, 1)}, ["codes", "data"], {"rows": 1}),
         }  # fmt: skip
         return loops.grid_sampler(steps, self.height, self.width)
+
+
+class FreeSampler(nn.Module):
+    """The same for a network without classes: uniforms (B, H W), temperature (B,)."""
+
+    def __init__(self, sampler: Sampler) -> None:
+        super().__init__()
+        self.sampler = sampler
+
+    def forward(self, uniforms: Tensor, temperature: Tensor) -> tuple[Tensor, Tensor]:
+        codes, items = self.sampler(uniforms, uniforms, temperature)
+        return codes, items
+
+
+def sampling(model: GatedNetwork, finish: nn.Module, outputs: Sequence[TensorSpec], max_rows: int) -> Task:
+    """The task `sample` of a network: uniforms, the condition where there are classes, and a temperature, to codes and items."""
+    sampler = Sampler(model, finish)
+    inputs = [
+        InputSpec(role="uniforms", source="uniform", shape=(model.height * model.width,)),
+        *told(model),
+        InputSpec(role="temperature", source="temperature"),
+    ]
+    return Task(sampler if model.classes else FreeSampler(sampler), inputs, outputs, sampler.to_onnx, max_rows)
+
+
+def told(model: GatedNetwork) -> list[InputSpec]:
+    """The condition, where there are classes."""
+    return [InputSpec(role="condition", source="condition", shape=(model.classes,))] if model.classes else []

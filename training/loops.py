@@ -64,7 +64,7 @@ def grid_sampler(steps: Mapping[str, onnx.ModelProto], height: int, width: int) 
         for name, value in (("height", height), ("width", width), ("zero", 0))
     ]
     given = {value.name: value for part in parts.values() for value in part.input}
-    inputs = [given[name] for name in ("uniforms", "condition", "temperature")]
+    inputs = [given[name] for name in ("uniforms", "condition", "temperature") if name in given]
     graph = helper.make_graph(
         nodes, "sampler", inputs, list(parts["finish"].output), [*constants, *_initializers(parts.values())]
     )

@@ -18,7 +18,7 @@ from runtime.spec import ImageSpec
 from training.data import Data
 from training.errors import TrainingError
 from training.exports import Exports, Task
-from training.gated import GatedNetwork, Sampler
+from training.gated import GatedNetwork, Sampler, nothing, sampling, told
 from training.layers import per_item, to_float
 from training.phases import Batch, Losses, Phase, Player, Recipe
 
@@ -155,7 +155,8 @@ class Score(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, data: Tensor, condition: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, data: Tensor, condition: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        condition = nothing(data) if condition is None else condition
         codes = self.model.to_codes(data)
         logits = self.model(codes, condition)
         surprise = -logits.log_softmax(1).gather(1, codes[:, None])
@@ -164,10 +165,7 @@ class Score(nn.Module):
 
 def exports(model: GatedPixelCNN, config: Config, data: Data) -> Exports:
     """sample (a loop) and score."""
-    grid, width = (model.height, model.width), max(1, model.classes)
-    condition = InputSpec(role="condition", source="condition", shape=(width,))
-    uniforms = InputSpec(role="uniforms", source="uniform", shape=(model.height * model.width,))
-    temperature = InputSpec(role="temperature", source="temperature")
+    grid = (model.height, model.width)
     items = TensorSpec(role="data", shape=data.spec.shape)
     nll = Term(
         name="nll",
@@ -179,9 +177,8 @@ def exports(model: GatedPixelCNN, config: Config, data: Data) -> Exports:
     logits = TensorSpec(role="logits", shape=(model.levels, *grid))
     surprise = TensorSpec(role="surprise", shape=data.spec.shape)
     given = InputSpec(role="data", source="data", shape=data.spec.shape)
-    sampler = Sampler(model, Finish(model))
-    sample = Task(sampler, [uniforms, condition, temperature], [codes, items], sampler.to_onnx, max_rows=256)
-    score = Task(Score(model), [given, condition], [TensorSpec(role="nll"), surprise, logits], max_rows=256)
+    sample = sampling(model, Finish(model), [codes, items], max_rows=256)
+    score = Task(Score(model), [given, *told(model)], [TensorSpec(role="nll"), surprise, logits], max_rows=256)
     return Exports(
         {"sample": sample, "score": score},
         codes=CodesSpec(shape=grid, levels=model.levels),

@@ -22,7 +22,7 @@ from training import likelihoods
 from training.data import Data, Part
 from training.errors import TrainingError
 from training.exports import Exports, Task
-from training.gated import GatedNetwork, Sampler
+from training.gated import GatedNetwork, Sampler, nothing, sampling, told
 from training.layers import per_item, to_float
 from training.phases import Batch, Losses, Phase, Player, Recipe
 from training.quantiser import Quantiser, usage
@@ -368,7 +368,7 @@ class Score(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, data: Tensor, condition: Tensor) -> tuple[Tensor, ...]:
+    def forward(self, data: Tensor, condition: Tensor | None = None) -> tuple[Tensor, ...]:
         model = self.model
         x = model.likelihood.settle(data.flatten(1))
         codes = model.codes_of(model.vectors(x.view(-1, *model.shape)))
@@ -384,22 +384,20 @@ class ScoreCodes(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, codes: Tensor, condition: Tensor) -> tuple[Tensor, Tensor]:
-        return _code_nats(self.model, codes, condition), self.model.prior(codes, condition)
+    def forward(self, codes: Tensor, condition: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        logits = self.model.prior(codes, nothing(codes) if condition is None else condition)
+        return _code_nats(self.model, codes, condition), logits
 
 
-def _code_nats(model: VQVAE, codes: Tensor, condition: Tensor) -> Tensor:
+def _code_nats(model: VQVAE, codes: Tensor, condition: Tensor | None) -> Tensor:
     """-log p(codes), (B,), by the learned prior; gathered rather than by cross-entropy, which exports more loosely."""
-    log_p: Tensor = model.prior(codes, condition).log_softmax(1)
+    log_p: Tensor = model.prior(codes, nothing(codes) if condition is None else condition).log_softmax(1)
     return -log_p.gather(1, codes[:, None]).flatten(1).sum(1)
 
 
 def exports(model: VQVAE, config: Config, data: Data) -> Exports:
     """sample (prior and decoder in one graph), encode, decode, decode_codes, score, score_codes."""
-    width = max(1, model.classes)
     items, image = InputSpec(role="data", source="data", shape=model.shape), TensorSpec(role="data", shape=model.shape)
-    condition = InputSpec(role="condition", source="condition", shape=(width,))
-    uniforms = InputSpec(role="uniforms", source="uniform", shape=(model.grid[0] * model.grid[1],))
     given = InputSpec(role="codes", source="codes", dtype="int64", shape=model.grid)
     size = config.code_dim * model.grid[0] * model.grid[1]
     latent, codes = (
@@ -412,23 +410,18 @@ def exports(model: VQVAE, config: Config, data: Data) -> Exports:
         Term(name="prior", kind="nll", description="-log p(codes) in nats"),
         Term(name="nll", kind="nll", description="their sum: an upper bound on -log p(x), in nats", likelihood=about),
     )
-    sampler = Sampler(model.prior, Finish(model))
     scores = [*(TensorSpec(role=term.name) for term in terms), TensorSpec(role="surprise", shape=model.shape)]
     logits = TensorSpec(role="logits", shape=(config.levels, *model.grid))
     return Exports(
         {
-            "sample": Task(
-                sampler,
-                [uniforms, condition, InputSpec(role="temperature", source="temperature")],
-                [codes, image],
-                sampler.to_onnx,
-                max_rows=256,
-            ),
+            "sample": sampling(model.prior, Finish(model), [codes, image], max_rows=256),
             "encode": Task(Encode(model), [items], [codes, TensorSpec(role="latent", shape=(size,))]),
             "decode": Task(Decode(model), [latent], [image]),
             "decode_codes": Task(DecodeCodes(model), [given], [image]),
-            "score": Task(Score(model), [items, condition], scores, max_rows=128),
-            "score_codes": Task(ScoreCodes(model), [given, condition], [TensorSpec(role="nll"), logits], max_rows=256),
+            "score": Task(Score(model), [items, *told(model.prior)], scores, max_rows=128),
+            "score_codes": Task(
+                ScoreCodes(model), [given, *told(model.prior)], [TensorSpec(role="nll"), logits], max_rows=256
+            ),
         },
         latent=LatentSpec(size=size, priors={}, interpolation="lerp"),
         codes=CodesSpec(shape=model.grid, levels=config.levels),

@@ -1,0 +1,100 @@
+"""Codes through the range coder and back: exact, near the prior's entropy, and damage is never silent."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+import cli
+from runtime import codecs, compression
+from runtime.engine import Model, load
+from runtime.errors import InvalidValue, Malformed, UnsupportedTask
+from runtime.spec import ImageSpec
+from tests.conftest import tiny_run
+from training.data import Data
+from training.export import export
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory, digits: Data) -> Path:
+    root = tmp_path_factory.mktemp("compression")
+    run = tiny_run(root / "run", "vqvae", digits, epochs=30, prior_epochs=20, widths=(16, 16), code_dim=4)
+    export(run, "vq", root / "models", data=digits)
+    plain = tiny_run(root / "plain", "vqvae", digits, conditional=False)
+    export(plain, "plain", root / "models", data=digits)
+    return root / "models"
+
+
+@pytest.fixture(scope="module", params=["vq", "plain"])
+def model(request: pytest.FixtureRequest, models: Path) -> Model:
+    return load(models / request.param, device="cpu")
+
+
+def test_codes_come_back_exactly(model: Model, digits: Data) -> None:
+    for item in digits.edge(digits.test)[:12]:
+        made = compression.compress(model, item)
+        data, codes = compression.decompress(model, made.content)
+        assert np.array_equal(codes, made.codes)
+        encoded = model.encode(item[None]).codes
+        assert encoded is not None
+        assert np.array_equal(codes, encoded[0])
+        assert np.allclose(data, model.reconstruct(item[None]).data[0], atol=1e-6)
+
+
+def test_files_are_as_small_as_the_prior_says(model: Model, digits: Data) -> None:
+    bits, nats = [], []
+    labels = range(10) if model.manifest.classes else [None]
+    for item in digits.edge(digits.test)[:40]:
+        bits.append(compression.compress(model, item).bits)
+        codes = model.encode(item[None]).codes
+        assert codes is not None
+        told = [{} if label is None else {"condition": np.eye(10, dtype=np.float32)[[label]]} for label in labels]
+        nats.append(min(model.run("score_codes", {"codes": codes, **each})["nll"][0] for each in told))
+    entropy = np.asarray(nats) / np.log(2)
+    assert (np.asarray(bits) >= entropy - 1).all()
+    assert (np.asarray(bits) <= entropy + 64).all()  # words of 32 bits, and one to end with
+
+
+def test_damage_is_found(model: Model, models: Path, digits: Data) -> None:
+    content = compression.compress(model, digits.edge(digits.test)[0]).content
+    with pytest.raises(Malformed, match="does not begin with MFC1"):
+        compression.decompress(model, b"PNG" + content)
+    with pytest.raises(Malformed, match="does not begin with MFC1"):
+        compression.decompress(model, content[:9])
+    with pytest.raises(Malformed, match="cut short"):
+        compression.decompress(model, content[:-1])
+    with pytest.raises(Malformed):
+        compression.decompress(model, content[:14] + bytes([content[14] ^ 1]) + content[15:])
+    with pytest.raises(Malformed):
+        compression.decompress(model, content[:12] + b"\x77\x77" + content[14:])
+    other = load(models / ("plain" if model.manifest.name == "vq" else "vq"), device="cpu")
+    with pytest.raises(InvalidValue, match="made by another artifact"):
+        compression.decompress(other, content)
+
+
+def test_who_cannot_compress(tiny: Path, digits: Data) -> None:
+    with pytest.raises(UnsupportedTask, match="needs codes and a prior"):
+        compression.compress(load(tiny / "models/vae", device="cpu"), digits.edge(digits.test)[0])
+
+
+def test_the_commands(models: Path, tmp_path: Path, digits: Data) -> None:
+    picture, file, back = (tmp_path / name for name in ("digit.png", "digit.mfc", "back.png"))
+    picture.write_bytes(codecs.to_png(digits.test.items[3]))
+    run = CliRunner()
+    made = run.invoke(cli.app, ["compress", str(picture), "--model", "vq", "-o", str(file), "--models", str(models)])
+    assert made.exit_code == 0, made.exception
+    assert "bits for 8x8 pixels" in made.output
+    done = run.invoke(cli.app, ["decompress", str(file), "-o", str(back), "--models", str(models)])
+    assert done.exit_code == 0, done.exception
+    model = load(models / "vq", device="cpu")
+    assert isinstance(model.manifest.data, ImageSpec)
+    expected = codecs.to_uint8(model.reconstruct(digits.edge(digits.test)[3:4]).data[0], model.manifest.data)
+    assert np.abs(np.asarray(Image.open(back)).astype(int) - expected[0]).max() <= 1
+    shutil.rmtree(models / "vq")
+    lost = run.invoke(cli.app, ["decompress", str(file), "--models", str(models)])
+    assert "no artifact in" in str(lost.exception)
