@@ -145,12 +145,6 @@ def remake(
 
     try:
         content = picture.read_bytes()
-    except ModuleNotFoundError as error:
-        typer.echo(
-            f"{error.name} is not installed: training, export and evaluation need an extra: pip install -e '.[cpu,train]', or '.[cpu,evaluate]' without torch",
-            err=True,
-        )
-        sys.exit(1)
     except OSError as error:
         raise InvalidValue(f"{picture}: {error.strerror}") from None
     recipe = codecs.read_recipe(content)
@@ -249,12 +243,7 @@ def check(
         problems: list[str] = []
         try:
             folder = repository.locate(path)
-            found = manifest.read(folder)
-            if seal:
-                found = found.model_copy(update={"files": repository.records(folder)})
-                temporary = folder / f".{manifest.FILE}"
-                temporary.write_text(manifest.dumps(found))
-                temporary.replace(folder / manifest.FILE)
+            found = repository.seal(folder) if seal else manifest.read(folder)
             problems = checks.run_all(engine.load(folder, device=device))
             if not found.files:
                 problems.append('files: no checksums; "manifold check --seal" writes them')
@@ -332,7 +321,7 @@ def evaluate(
     session = Session(models, Options(n, seed, extractor, resize, device), _real_data, quiet)
     found, pictures, folder = session.evaluate(model, data, prior=prior, against=against)
     if record:
-        reports.record(folder / "manifest.json", found)
+        reports.record(folder, found)
     _write_report(found, pictures, as_json, html, out)
 
 
@@ -446,8 +435,7 @@ def fit_priors(
     from training import priors
 
     loaded = _load(model, models, "cpu")
-    name = data or str(loaded.manifest.provenance.get("data", {}).get("data", ""))
-    typer.echo(priors.add_to_artifact(loaded, datasets.load(name)))
+    typer.echo(priors.add_to_artifact(loaded, datasets.load(data or loaded.manifest.data_name or "")))
 
 
 def _real_data(name: str) -> Any:
@@ -496,10 +484,9 @@ def serve(
 
 
 def _load(model: str, models: Path, device: str) -> Model:
-    from runtime import engine
+    from runtime import engine, repository
 
-    path = Path(model)
-    return engine.load(path if path.is_dir() and not (models / model).is_dir() else models / model, device=device)
+    return engine.load(repository.find(model, models), device=device)
 
 
 def main() -> None:

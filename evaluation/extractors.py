@@ -113,8 +113,7 @@ def _is_weights(name: str) -> bool:
 
 def load(name: str, models: Path, resize_mode: str = resize.NONE, device: str = "auto") -> Extractor:
     """The extractor of that name in the folder of models, or at that path."""
-    path = models / name if (models / name).is_dir() else Path(name)
-    return Extractor(engine.load(path, device=device), resize_mode)
+    return Extractor(engine.load(repository.find(name, models), device=device), resize_mode)
 
 
 def for_data(data: str, models: Path) -> str:
@@ -126,7 +125,7 @@ def for_data(data: str, models: Path) -> str:
         except ArtifactError:  # whoever uses it will be told
             continue
         if "features" in manifest.tasks:
-            found[name] = manifest.provenance.get("data", {}).get("data")
+            found[name] = manifest.data_name
     chosen = [name for name, trained_on in found.items() if trained_on == data]
     if not chosen:
         raise EvaluationError(

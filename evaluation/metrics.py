@@ -180,9 +180,3 @@ def code_usage(codes: Array, levels: int) -> tuple[float, float]:
     counts = np.bincount(codes.ravel(), minlength=levels)
     p = counts[counts > 0] / counts.sum()
     return float((counts > 0).mean()), float(np.exp(-(p * np.log(p)).sum()))
-
-
-def duplicates(images: Array) -> float:
-    """Part of uint8 images (N, ...) that another one before them equals bit for bit."""
-    rows = np.ascontiguousarray(images).reshape(len(images), -1)
-    return 1 - len({row.tobytes() for row in rows}) / len(rows)

@@ -14,10 +14,9 @@ from numpy.typing import NDArray
 
 from evaluation.errors import EvaluationError
 from evaluation.records import RANKS, Pictures, ranks
-from runtime import codecs
+from runtime import codecs, repository
 from runtime import manifest as manifests
 from runtime.manifest import Manifest, Metric
-from runtime.repository import replacing
 
 Array = NDArray[Any]
 Values = Mapping[str, Any]
@@ -25,6 +24,7 @@ Values = Mapping[str, Any]
 # what a number is measured in, where it is not a pure one
 UNITS = {"nll": "nats", "nll_se": "nats", "class_divergence": "nats", "bits_per_dim": "bits", "psnr": "dB"}
 PAIRED = {"kid": "kid_se", "is_marginal": "is_marginal_sd", "is_prior": "is_prior_sd", "nll": "nll_se"}
+LIKELIHOODS = ("nll", "bits_per_dim")
 RECORDED = "evaluation"  # marks metrics of a manifest that an evaluation wrote
 
 
@@ -40,6 +40,12 @@ def shown(name: str, metrics: Values) -> str:
     """A number as text, with its error where it has one."""
     text = f"{metrics[name]:.4g}"
     return f"{text} ± {metrics[PAIRED[name]]:.2g}" if PAIRED.get(name) in metrics else text
+
+
+def bounded(name: str, report: Values) -> str:
+    """A number as text; ≤ where the truth may be lower, as it is of a bound."""
+    bound = report["details"].get(name, {}).get("bound", "exact") if name in LIKELIHOODS else "exact"
+    return ("" if bound == "exact" else "≤ ") + shown(name, report["metrics"])
 
 
 def metric_rows(report: Values) -> list[tuple[str, str, str]]:
@@ -62,7 +68,7 @@ def metric_rows(report: Values) -> list[tuple[str, str, str]]:
         beside[name] = ", ".join(part for part in parts if part)
     metrics = report["metrics"]
     return [
-        (name, " ".join([shown(name, metrics), UNITS.get(name, "")]).strip(), beside.get(name, ""))
+        (name, " ".join([bounded(name, report), UNITS.get(name, "")]).strip(), beside.get(name, ""))
         for name in metrics
         if name not in PAIRED.values()
     ]
@@ -127,11 +133,16 @@ def comparison(reports: Sequence[Values]) -> str:
         "psnr",
     ]
     names = [name for name in names if any(name in report["metrics"] for report in reports)]
+    left_out = ""
+    observed = {report["details"].get("nll", {}).get("observed") for report in reports if "nll" in report["metrics"]}
+    if len(observed) > 1:
+        names = [name for name in names if name not in LIKELIHOODS]
+        left_out = f"\n\nnll left out, as x is not the same: {'; '.join(sorted(map(str, observed)))}"
     by = [name for name in RANKS if any(name in report["metrics"] for report in reports)]
     places = list(zip(*(ranks(reports, name) for name in by), strict=True)) or [()] * len(reports)
     rows = []
     for report, place in zip(reports, places, strict=True):
-        cells = [shown(name, report["metrics"]) if name in report["metrics"] else "" for name in names]
+        cells = [bounded(name, report) if name in report["metrics"] else "" for name in names]
         rows.append([", ".join("-" if number is None else str(number) for number in place), _title(report), *cells])
     anchors = reports[0]["anchors"]
     real = {
@@ -147,7 +158,7 @@ def comparison(reports: Sequence[Values]) -> str:
     if floor:
         value = floor.get("resampled", floor["closed_form"])
         rows.append(["", "*a perfect generator*", *[f"{value:.4g}" if name == distance else "" for name in names]])
-    return markdown_table((f"rank by {', '.join(by)}", "model", *names), rows)
+    return markdown_table((f"rank by {', '.join(by)}", "model", *names), rows) + left_out
 
 
 # --- the page -----------------------------------------------------------------------------------------------------------------
@@ -291,14 +302,14 @@ def recorded(manifest: Manifest) -> list[dict[str, Any]]:
     return list(reports.values())
 
 
-def record(path: Path, report: Values) -> Manifest:
-    """Writes the report's numbers into the manifest at `path` (a file), in place of an earlier record of the same prior and protocol.
+def record(folder: Path, report: Values) -> Manifest:
+    """Writes the report's numbers into the manifest of the artifact in `folder`, in place of an earlier record of the same prior and protocol.
 
     Raises EvaluationError where the manifest is of another model or version.
     """
-    manifest = manifests.read(path)
+    manifest = manifests.read(folder)
     if (report["model"], report.get("version")) != (manifest.name, manifest.version):
-        raise EvaluationError(f"{path} is {manifest.name} {manifest.version}, the report is of {_title(report)}")
+        raise EvaluationError(f"{folder} is {manifest.name} {manifest.version}, the report is of {_title(report)}")
     common = {"by": RECORDED, "prior": report.get("prior"), "common": report["protocol"]}
     common = {key: value for key, value in common.items() if value is not None}
     new = []
@@ -310,6 +321,5 @@ def record(path: Path, report: Values) -> Manifest:
         metric for metric in manifest.metrics if any(metric.protocol.get(key) != value for key, value in common.items())
     ]
     updated = manifest.model_copy(update={"metrics": (*kept, *new)})
-    with replacing(path) as temporary:
-        temporary.write_text(manifests.dumps(updated))
+    repository.save(folder, updated)
     return updated

@@ -75,7 +75,7 @@ class Session:
         folder = self._folder(name)
         manifest = manifests.read(folder)
         wanted = prior or (manifest.latent.prior if manifest.latent else None)
-        data = data or str(manifest.provenance.get("data", {}).get("data", ""))
+        data = data or manifest.data_name or ""
         extractor = self.extractor(self.options.extractor or extractors.for_data(data, self.root))
         for known in report.recorded(manifest):
             protocol = known["protocol"]
@@ -121,25 +121,24 @@ class Session:
             raise EvaluationError(f"out: {target} must end in .npz", field="out")
         reference.write_npz(target, held, extractor, anchors)
         if out is None:
-            _seal(extractor.model.folder)
+            repository.seal(extractor.model.folder)
         return target
 
     # --- pieces ---
 
     def _folder(self, name: str) -> Path:
-        path = self.root / name
-        return repository.locate(path if path.is_dir() else Path(name))
+        return repository.find(name, self.root)
 
     def _model(self, name: str) -> Model:
         return engine.load(self._folder(name), device=self.options.device)
 
     def _data_of(self, model: Model) -> str:
-        name = model.manifest.provenance.get("data", {}).get("data")
+        name = model.manifest.data_name
         if not name:
             raise EvaluationError(
                 f"data: {model.manifest.name} does not say what it was trained on; say it by --data", field="data"
             )
-        return str(name)
+        return name
 
     def _check_shape(self, model: Model, real: RealData) -> None:
         if real.test.pixels.shape[1:] != model.manifest.data.shape:
@@ -168,11 +167,3 @@ class Session:
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise EvaluationError(f"{path}: not a report of `manifold evaluate --out`: {error}") from None
         return found
-
-
-def _seal(folder: Path) -> None:
-    """The manifest with the checksums of what now lies in the folder."""
-    path = folder / manifests.FILE
-    manifest = manifests.read(path).model_copy(update={"files": repository.records(folder)})
-    with repository.replacing(path) as temporary:
-        temporary.write_text(manifests.dumps(manifest))

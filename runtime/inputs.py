@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from runtime import codecs, sampling
 from runtime.errors import InvalidValue
-from runtime.manifest import RANDOM, GaussianPrior, InputSpec, LatentSpec, Manifest, MixturePrior
+from runtime.manifest import RANDOM, InputSpec, LatentSpec, Manifest, NormalPrior
 
 Array = NDArray[Any]
 Float32 = NDArray[np.float32]
@@ -44,17 +44,12 @@ def draw_latents(
         raise InvalidValue(f"prior: {manifest.name} has no {name!r}", field="prior", valid=list(latent.priors))
     noise = sampling.normal(seed, first, n, stream, (latent.size,)).astype(np.float64) * temperature
     chosen = latent.priors[name]
-    if isinstance(chosen, GaussianPrior):
-        noise = _placed(noise, np.asarray([chosen.mean]), np.asarray([chosen.cholesky]), np.zeros(n, np.int64))
-    elif isinstance(chosen, MixturePrior):
-        components = sampling.component(seed, first, n, chosen.weights)
-        noise = _placed(noise, np.asarray(chosen.means), np.asarray(chosen.choleskys), components)
+    if not isinstance(chosen, NormalPrior):
+        weights, means, choleskys = chosen.components
+        which = sampling.component(seed, first, n, weights)
+        # row by row, as the bits of a matrix product depend on the number of rows
+        noise = np.stack([means[k] + (choleskys[k] * row).sum(axis=-1) for row, k in zip(noise, which, strict=True)])
     return noise.astype(np.float32)
-
-
-def _placed(noise: Array, means: Array, choleskys: Array, components: NDArray[np.int64]) -> Array:
-    """mean + cholesky noise, by the component of each item: row by row, as the bits of a matrix product depend on the number of rows."""
-    return np.stack([means[k] + (choleskys[k] * row).sum(axis=-1) for row, k in zip(noise, components, strict=True)])
 
 
 def conditions(manifest: Manifest, tensor: InputSpec, classes: Classes, n: int, seed: int, first: int) -> Float32:

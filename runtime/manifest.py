@@ -10,9 +10,12 @@ import json
 import math
 import re
 from collections.abc import Iterator
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field, ValidationError, model_validator
 
 from runtime.errors import ArtifactError
@@ -29,6 +32,9 @@ RANDOM: tuple[Source, ...] = ("normal", "uniform", "latent")  # the inputs that 
 # --- latents, codes, priors ---------------------------------------------------------------------------------------------------
 
 
+Components = tuple[tuple[float, ...], NDArray[np.float64], NDArray[np.float64]]
+
+
 class NormalPrior(Record):
     """Standard normal, N(0, I)."""
 
@@ -42,6 +48,11 @@ class GaussianPrior(Record):
     mean: tuple[float, ...]
     cholesky: tuple[tuple[float, ...], ...]
 
+    @cached_property
+    def components(self) -> Components:
+        """As a mixture of one."""
+        return (1.0,), np.asarray([self.mean]), np.asarray([self.cholesky])
+
 
 class MixturePrior(Record):
     """Σ weights N(means, choleskys choleskysᵀ), fitted to the posterior means after training."""
@@ -50,6 +61,11 @@ class MixturePrior(Record):
     weights: tuple[float, ...] = Field(min_length=1)
     means: tuple[tuple[float, ...], ...]
     choleskys: tuple[tuple[tuple[float, ...], ...], ...]
+
+    @cached_property
+    def components(self) -> Components:
+        """Weights, means (K, L) and factors (K, L, L), made into arrays once."""
+        return self.weights, np.asarray(self.means), np.asarray(self.choleskys)
 
     @model_validator(mode="after")
     def _check(self) -> MixturePrior:
@@ -301,6 +317,13 @@ class Manifest(Record):
     files: dict[str, FileRecord] = Field(
         default_factory=dict, description="every file but the manifest, with its checksum"
     )
+
+    @property
+    def data_name(self) -> str | None:
+        """The data set that it was trained on, where its provenance says so."""
+        about = self.provenance.get("data")
+        name = about.get("data") if isinstance(about, dict) else None
+        return name if isinstance(name, str) else None
 
     @property
     def class_weights(self) -> list[float]:

@@ -42,6 +42,12 @@ def locate(path: Path) -> Path:
     return max(versions, key=lambda child: int(child.name))
 
 
+def find(name: str, root: Path) -> Path:
+    """The folder of the artifact called `name` (or `name/version`) below root, else at the path `name`. Raises UnknownModel."""
+    below = root / name
+    return locate(Path(name) if Path(name).is_dir() and not below.is_dir() else below)
+
+
 def digest(path: Path) -> FileRecord:
     """Checksum and size of a file."""
     with path.open("rb") as file:
@@ -103,6 +109,19 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def save(folder: Path, manifest: Manifest) -> None:
+    """Writes the manifest of an artifact that is there already, in place of the one it has."""
+    with replacing(folder / manifests.FILE) as temporary:
+        temporary.write_text(manifests.dumps(manifest))
+
+
+def seal(folder: Path) -> Manifest:
+    """Writes the checksums of what now lies in an artifact's folder into its manifest."""
+    sealed = manifests.read(folder).model_copy(update={"files": records(folder)})
+    save(folder, sealed)
+    return sealed
 
 
 @contextmanager

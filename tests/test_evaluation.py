@@ -124,6 +124,9 @@ def test_recall_drops_as_classes_are_removed(extractor: Extractor, pool: Held, h
 def test_one_repeated_image_is_caught(extractor: Extractor, real: RealData, held: Reference) -> None:
     found, _, _ = evaluate.evaluate_images(Held.of(np.repeat(real.test.pixels[:1], 300, axis=0)), held, extractor)
     assert found.metrics["duplicates"] > 0.99
+    half = np.zeros((4, 8, 8), np.uint8)
+    half[0] = 1
+    assert extractors.extract(extractor, Held.of(half)).duplicates == 0.5
     assert found.metrics["recall"] < 0.05
     assert found.metrics["fd_classifier"] > 10 * found.anchors["perfect_generator"]["resampled"]
     assert any("exact copies" in warning for warning in found.warnings)
@@ -464,13 +467,26 @@ def test_reports_are_recorded_in_the_manifest_and_compared(tiny_models: Path, mo
         assert recorded[key] == found[key]
 
     table = run("compare", "vae", "vae:mixture", "pixelcnn", "--n", "100", models=tiny_models)
-    assert table.count("\n") == 8  # header, line, three models, train against test, test, a perfect generator
+    assert (
+        table.count("\n") == 10
+    )  # header, line, three models, train against test, test, a perfect generator, and what was left out
     assert "train against test" in table
     assert "a perfect generator" in table
     found_rows = [row for row in table.splitlines() if any(f"| {name} 1" in row for name in ("vae", "pixelcnn"))]
     kids = [float(row.split("|")[5].split("±")[0]) for row in found_rows]
     assert kids == sorted(kids)
     assert [row.split("|")[1].split(",")[0].strip() for row in found_rows] == ["1", "2", "3"]
+
+
+def test_likelihoods_of_different_x_stand_in_no_one_column(tiny_models: Path) -> None:
+    both = [
+        json.loads(run("evaluate", name, "--n", "100", "--json", models=tiny_models)) for name in ("vae", "pixelcnn")
+    ]
+    alone, together = report.comparison(both[:1]), report.comparison(both)
+    assert f"≤ {both[0]['metrics']['nll']:.4g}" in alone  # a bound says that it is one
+    assert "≤" not in report.comparison(both[1:])  # an exact one does not
+    assert "bits_per_dim" not in together
+    assert "nll left out, as x is not the same: grey values binarised at 1/2; pixels at 4 levels" in together
 
 
 def test_numbers_under_different_protocols_are_not_compared(tiny_models: Path, tmp_path: Path) -> None:

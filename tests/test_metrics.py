@@ -134,7 +134,7 @@ def test_precision_and_recall_tell_quality_from_variety() -> None:
 # --- pictures and codes ---
 
 
-def test_psnr_usage_duplicates() -> None:
+def test_psnr_and_usage() -> None:
     assert metrics.psnr(np.asarray([0.01, 0.0001])) == pytest.approx(30)
     assert metrics.psnr(np.zeros(3)) == 100
     usage, perplexity = metrics.code_usage(np.arange(64).reshape(4, 4, 4) % 8, 16)
@@ -142,6 +142,3 @@ def test_psnr_usage_duplicates() -> None:
     assert metrics.code_usage(np.zeros((4, 2), int), 16) == pytest.approx((1 / 16, 1))
     with pytest.raises(EvaluationError, match="but there are 4"):
         metrics.code_usage(np.asarray([[4]]), 4)
-    images = np.zeros((4, 1, 2, 2), np.uint8)
-    images[0] = 1
-    assert metrics.duplicates(images) == 0.5

@@ -80,7 +80,7 @@ def added(latent: LatentSpec, fitted: dict[str, Prior]) -> LatentSpec:
 
 
 def add_to_artifact(model: Model, data: Data) -> Path:
-    """Fits priors to the training part through the artifact itself and writes them into its manifest, whose path is returned.
+    """Fits priors to the training part through the artifact itself and writes them into its manifest; returns its folder.
 
     Raises UnsupportedTask for an artifact without a latent that items can be placed in.
     """
@@ -90,8 +90,6 @@ def add_to_artifact(model: Model, data: Data) -> Path:
             f"{model.manifest.name} places no items in a latent space; it can {', '.join(model.manifest.tasks)}"
         )
     fitted = fit(posterior_means(model, data.edge(data.train), data.train.labels))
-    path = model.folder / manifests.FILE
-    manifest = manifests.read(path)  # as it was written: the engine may have padded its own
-    with repository.replacing(path) as temporary:
-        temporary.write_text(manifests.dumps(manifest.model_copy(update={"latent": added(latent, fitted)})))
-    return path
+    manifest = manifests.read(model.folder)  # as it was written: the engine may have padded its own
+    repository.save(model.folder, manifest.model_copy(update={"latent": added(latent, fitted)}))
+    return model.folder
