@@ -13,7 +13,7 @@ from runtime.spec import CategoricalColumn, ImageSpec, NumericColumn, TableSpec
 from training import likelihoods
 from training.errors import TrainingError
 from training.families.vae import gaussian_kl
-from training.likelihoods import Bernoulli, Columns, Gaussian, GaussianLearned, Laplace
+from training.likelihoods import Bernoulli, Columns, Gaussian, GaussianLearned, Laplace, Logistic
 
 TABLE = TableSpec(
     columns=(
@@ -41,6 +41,29 @@ def test_continuous_densities_integrate_to_one(likelihood: likelihoods.Likelihoo
     x = torch.linspace(-12, 13, 200_001, dtype=torch.float64)[:, None]
     density = torch.exp(-likelihood.nll(parameters.expand(len(x), -1), x))
     assert float(torch.trapezoid(density[:, 0], x[:, 0])) == pytest.approx(1, abs=1e-6)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("scale", [1e-4, 0.003, 0.1, 3.0])
+@pytest.mark.parametrize("logit", [-9.0, 0.3, 12.0])
+def test_logistic_sums_to_one_over_levels_and_is_the_cut_law(scale: float, logit: float) -> None:
+    likelihood = Logistic(1, 256, scale).double()
+    levels = torch.arange(256, dtype=torch.float64)[:, None] / 255
+    nll = likelihood.nll(torch.full((256, 1), logit, dtype=torch.float64), levels)[:, 0]
+    assert float(torch.exp(-nll).sum()) == pytest.approx(1, abs=1e-9)
+    edges = (torch.arange(255, dtype=torch.float64) + 0.5) / 255
+    s = float(likelihood.log_scale.clamp(min=likelihoods.LEAST_LOG_SCALE).exp())
+    cdf = torch.cat([torch.zeros(1), torch.sigmoid((edges - torch.sigmoid(torch.tensor(logit))) / s), torch.ones(1)])
+    likely = cdf.diff() > 1e-9
+    assert torch.allclose(torch.exp(-nll)[likely], cdf.diff()[likely], rtol=1e-4, atol=0)
+
+
+def test_logistic_sees_levels() -> None:
+    likelihood = Logistic(3, 4, 0.1)
+    assert torch.equal(likelihood.settle(torch.tensor([[0.0, 0.4, 0.95]])), torch.tensor([[0.0, 1 / 3, 1.0]]))
+    likelihood.nll(torch.zeros(2, 3), torch.tensor([[0.0, 1 / 3, 1.0]])).sum().backward()
+    assert likelihood.log_scale.grad is not None
+    assert torch.isfinite(likelihood.log_scale.grad).all()
 
 
 def test_gaussian_is_torchs_with_the_whole_constant() -> None:

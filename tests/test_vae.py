@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from runtime.engine import load
+from tests.conftest import tiny_run
+from training import graphs
 from training.data import Data
+from training.errors import TrainingError
+from training.export import export
 from training.families import vae
 from training.families.vae import VAE, Config
 from training.phases import Batch
+from training.train import trained_model
 
 
 def small(data: Data, **changes: object) -> VAE:
@@ -139,3 +146,35 @@ def test_aggregate_posterior_is_the_law_of_total_variance(digits: Data) -> None:
     assert np.allclose(flat.mean(0), centre.numpy(), atol=0.01)
     assert np.allclose(np.cov(flat.T), aggregate.numpy(), atol=0.02)
     assert (of_means.diag() < aggregate.diag()).all()
+
+
+def test_convolutions_mirror_each_other_and_refuse_odd_sides(digits: Data, table: Data) -> None:
+    model = small(digits, body="conv", widths=(4, 6), hidden=(16,))
+    x = torch.rand(3, 64)
+    mean, log_variance = model.encode(x)
+    assert mean.shape == (3, model.config.latent_dim)
+    assert log_variance is not None
+    assert model.decode(mean).shape == (3, 64)
+    model.decode(mean).sum().backward()
+    assert all(parameter.grad is not None for parameter in (*model.up.parameters(), *model.decoder.parameters()))
+    with pytest.raises(TrainingError, match="cannot be; use 'mlp'"):
+        small(digits, body="conv", widths=(4, 4, 4, 4))
+    with pytest.raises(TrainingError, match="cannot be; use 'mlp'"):
+        small(table, body="conv", likelihood="columns")
+
+
+def test_weights_stored_in_half_precision_are_what_is_judged_and_served(digits: Data, tmp_path: Path) -> None:
+    """The rounded weights are the model: graph equals torch, at half the size, and no value is rounded twice."""
+    sizes = {}
+    for stored in ("float32", "float16"):
+        run = tiny_run(tmp_path / stored, "vae", digits, stored=stored, body="conv", widths=(8, 16), epochs=1)
+        model = load(export(run, stored, tmp_path, data=digits), device="cpu")
+        sizes[stored] = (model.folder / graphs.WEIGHTS).stat().st_size
+        torch_model = trained_model(run, digits)
+        assert isinstance(torch_model, VAE)
+        z = np.random.default_rng(0).normal(size=(4, torch_model.config.latent_dim)).astype(np.float32)
+        with torch.no_grad():
+            expected = vae.Decode(torch_model)(torch.from_numpy(z)).numpy()
+        np.testing.assert_allclose(model.run("decode", {"latent": z})["data"], expected, atol=1e-6)
+    assert all(torch.equal(p, p.half().float()) for p in torch_model.parameters())
+    assert sizes["float16"] < 0.6 * sizes["float32"]

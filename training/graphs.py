@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import torch
 from onnx import external_data_helper, numpy_helper
@@ -66,10 +67,14 @@ def _parameters(module: nn.Module) -> list[Any]:
 
 
 def save_onnx(models: Mapping[str, onnx.ModelProto], folder: Path) -> None:
-    """Writes `NAME.onnx` for each model, with all larger weights in one external-data file, each stored once (by content)."""
+    """Writes `NAME.onnx` for each model, with all larger weights in one external-data file, each stored once (by content).
+
+    Weights that half precision holds exactly (see `Recipe.stored`) are stored so, and cast when the graph is loaded.
+    """
     offsets: dict[str, tuple[int, int]] = {}
     with (folder / WEIGHTS).open("wb") as weights:
         for name, model in models.items():
+            _halve(model.graph)
             for tensor in model.graph.initializer:
                 raw = numpy_helper.to_array(tensor).tobytes()
                 if len(raw) < INLINE:
@@ -88,6 +93,24 @@ def save_onnx(models: Mapping[str, onnx.ModelProto], folder: Path) -> None:
             (folder / f"{name}.onnx").write_bytes(model.SerializeToString())
     if not offsets:
         (folder / WEIGHTS).unlink()
+
+
+def _halve(graph: onnx.GraphProto) -> None:
+    """Replaces larger float32 initializers whose values are all half-precision numbers by those and a Cast, which the runtime folds."""
+    casts = []
+    for tensor in graph.initializer:
+        if tensor.data_type != onnx.TensorProto.FLOAT:
+            continue
+        values = numpy_helper.to_array(tensor)
+        with np.errstate(over="ignore"):
+            half = values.astype(np.float16)
+        if values.nbytes < INLINE or not np.array_equal(half.astype(np.float32), values):
+            continue
+        casts.append(onnx.helper.make_node("Cast", [f"{tensor.name}.half"], [tensor.name], to=onnx.TensorProto.FLOAT))
+        tensor.CopyFrom(numpy_helper.from_array(half, f"{tensor.name}.half"))
+    nodes = [*casts, *graph.node]
+    del graph.node[:]
+    graph.node.extend(nodes)
 
 
 def save_torchscript(tasks: Mapping[str, Task], examples: Mapping[str, Sequence[Tensor]], path: Path) -> None:

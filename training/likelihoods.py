@@ -14,10 +14,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from runtime.manifest import InputSpec, Source
-from runtime.spec import DataSpec, NumericColumn, TableSpec
+from runtime.spec import DataSpec, ImageSpec, NumericColumn, TableSpec
 from training.errors import TrainingError
 
 HALF_LOG_TWO_PI = 0.5 * math.log(2 * math.pi)
+LEAST_LOG_SCALE = -7.0  # of the logistic: a quarter of a level of 256
 
 
 class Likelihood(Protocol):
@@ -63,8 +64,7 @@ class Bernoulli(nn.Module):
         return (x > 0.5).to(x.dtype)
 
     def nll(self, parameters: Tensor, x: Tensor) -> Tensor:
-        # max(l, 0) - l x + log(1 + exp(-|l|)), written out: torch's own exports as log(1 - sigmoid(l)), which overflows
-        return parameters.clamp(min=0) - parameters * x + torch.log1p(torch.exp(-parameters.abs()))
+        return softplus(parameters) - parameters * x
 
     def mean(self, parameters: Tensor) -> Tensor:
         return torch.sigmoid(parameters)
@@ -86,7 +86,8 @@ class _Continuous(nn.Module):
         return x
 
     def mean(self, parameters: Tensor) -> Tensor:
-        return torch.sigmoid(parameters[:, : self.dimensions])
+        exact = torch.promote_types(parameters.dtype, torch.float32)  # half precision (training) is coarser than levels
+        return torch.sigmoid(parameters[:, : self.dimensions].to(exact))
 
     def sample(self, parameters: Tensor, *noise: Tensor) -> Tensor:
         return self.mean(parameters)
@@ -129,6 +130,39 @@ class Laplace(_Continuous):
 
     def nll(self, parameters: Tensor, x: Tensor) -> Tensor:
         return (x - self.mean(parameters)).abs() / self.scale + math.log(2 * self.scale)
+
+
+class Logistic(_Continuous):
+    """Grey or colour levels v / (K - 1): a logistic law cut at the middles between levels, its ends open, so that it sums to one over them.
+
+    Kingma et al., 2016, arXiv 1606.04934, eq. 14. The scale is one parameter for all pixels, learned with everything else (the "optimal"
+    decoder of Rybkin et al., 2021, arXiv 2006.13202). -log p is of the levels themselves: over log 2 and pixels it is bits/dim.
+    """
+
+    def __init__(self, dimensions: int, levels: int, scale: float) -> None:
+        super().__init__(dimensions, dimensions)
+        self.levels = levels
+        self.log_scale = nn.Parameter(torch.tensor([math.log(scale)]))
+
+    def observe(self, x: Tensor, generator: torch.Generator) -> Tensor:
+        return self.settle(x)
+
+    def settle(self, x: Tensor) -> Tensor:
+        return torch.round(x * (self.levels - 1)) / (self.levels - 1)
+
+    def nll(self, parameters: Tensor, x: Tensor) -> Tensor:
+        rate, half = torch.exp(-self.log_scale.clamp(min=LEAST_LOG_SCALE)), 0.5 / (self.levels - 1)
+        centred = x - self.mean(parameters)
+        upper, lower = (centred + half) * rate, (centred - half) * rate
+        # σ(u) - σ(l) = σ(u) σ(-l) (1 - exp(l - u)); at the ends one of the two is open and only the other's factor is left
+        below, above = (x < 1 - half).to(x.dtype), (x > half).to(x.dtype)
+        between = -torch.log1p(-torch.exp(-2 * half * rate))
+        return below * softplus(-upper) + above * softplus(lower) + below * above * between
+
+
+def softplus(x: Tensor) -> Tensor:
+    """log(1 + exp(x)), written out: torch's own exports as log(1 - sigmoid), which overflows."""
+    return x.clamp(min=0) + torch.log1p(torch.exp(-x.abs()))
 
 
 class Columns(nn.Module):
@@ -209,7 +243,16 @@ def pick(probabilities: Tensor, uniforms: Tensor) -> Tensor:
     return below.sum(1).clamp(max=probabilities.shape[1] - 1)
 
 
-NAMES = ("bernoulli", "gaussian", "gaussian-learned", "laplace", "columns")
+NAMES = ("bernoulli", "gaussian", "gaussian-learned", "laplace", "logistic", "columns")
+# what x is in log p(x), for images; where it is a probability of levels rather than a density, bits/dim follow
+OBSERVED = {
+    "bernoulli": "grey values binarised at 1/2",
+    "gaussian": "values in [0, 1], a density",
+    "gaussian-learned": "values in [0, 1], a density",
+    "laplace": "values in [0, 1], a density",
+    "logistic": "levels",
+}
+DISCRETE = ("bernoulli", "logistic")
 
 
 def build(name: str, spec: DataSpec, *, noise: float, floor: float, rows: int) -> Likelihood:
@@ -233,5 +276,8 @@ def build(name: str, spec: DataSpec, *, noise: float, floor: float, rows: int) -
             return GaussianLearned(dimensions, floor)
         case "laplace":
             return Laplace(dimensions, noise)
+        case "logistic":
+            assert isinstance(spec, ImageSpec)
+            return Logistic(dimensions, spec.levels, noise)
     assert isinstance(spec, TableSpec)
     return Columns(spec, floor, math.log(rows + 1))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from training.errors import TrainingError
 
 SCHEDULES = ("constant", "cosine")
+STORED = ("float32", "float16")
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,9 @@ class Recipe:
     schedule: str = "constant"  # or "cosine", to a hundredth of lr over the phase
     clip_norm: float = 1.0  # of the gradient; 0 is off
     ema: float = 0.999  # decay of the weights' moving average, which is what gets exported; 0 is off
+    stored: str = (
+        "float32"  # or "float16": weights are rounded to it before they are judged and exported, at half the size
+    )
     test_items: int = 10_000  # at most so many of the test part for the curve
     seed: int = 0
 
@@ -31,17 +35,21 @@ class Recipe:
         self.above_zero("lr")
         if self.ema >= 1:
             raise TrainingError(f"ema: {self.ema} is not below 1", field="ema")
-        if self.schedule not in SCHEDULES:
-            valid = ", ".join(SCHEDULES)
-            raise TrainingError(
-                f"schedule: unknown {self.schedule!r}; valid are {valid}", field="schedule", valid=SCHEDULES
-            )
+        self.one_of("schedule", SCHEDULES)
+        self.one_of("stored", STORED)
 
     def at_least(self, **least: float) -> None:
         """Raises TrainingError for the first of the named options that is below its least value."""
         for key, value in least.items():
             if not getattr(self, key) >= value:
                 raise TrainingError(f"{key}: {getattr(self, key)} is below {value}", field=key)
+
+    def one_of(self, key: str, valid: Sequence[str]) -> None:
+        """Raises TrainingError where the named option is none of the valid ones."""
+        if getattr(self, key) not in valid:
+            raise TrainingError(
+                f"{key}: unknown {getattr(self, key)!r}; valid are {', '.join(valid)}", field=key, valid=list(valid)
+            )
 
     def above_zero(self, *keys: str) -> None:
         """Raises TrainingError for the first of the named options that is not above zero."""

@@ -43,6 +43,10 @@ class Quantiser(nn.Module):
 
         The codebook is moved here where it follows by averages, and restarted where it is dead; chance comes from the generator.
         """
+        with torch.autocast(z.device.type, enabled=False):  # distances in half precision would choose other entries
+            return self._learn(z.float(), generator)
+
+    def _learn(self, z: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         if not self.started:
             self._start(z.detach(), generator)
         codes = self.nearest(z)

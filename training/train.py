@@ -289,6 +289,7 @@ class Loop:
             return
         with self.average.applied():
             self.bare.eval()
+            round_weights(self.bare, self.config.stored)  # the context puts them back
             metrics = [
                 metric.model_dump(mode="json") for metric in self.family.report(self.bare, self.config, self.data)
             ]
@@ -340,10 +341,19 @@ class Loop:
 
 
 def trained_model(run: Run, data: Data) -> nn.Module:
-    """The run's model with its averaged weights, in evaluation mode on the CPU."""
+    """The run's model with its averaged weights as the artifact stores them, in evaluation mode on the CPU."""
     model = families.get(run.family).build(run.config, data)
     model.load_state_dict(load_checkpoint(run.checkpoint)["average"])
+    round_weights(model, run.config.stored)
     return model.eval()
+
+
+@torch.no_grad()
+def round_weights(model: nn.Module, stored: str) -> None:
+    """Rounds the parameters, which stay float32, to what is stored of them."""
+    if stored == "float16":
+        for parameter in model.parameters():
+            parameter.copy_(parameter.half())
 
 
 @contextmanager

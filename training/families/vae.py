@@ -1,13 +1,16 @@
 """Variational autoencoder (Kingma and Welling, 2013, arXiv 1312.6114), and with `variational=False` its deterministic half.
 
-The recipe: an MLP D-392-196-2L, its mirror image as the decoder, one of five likelihoods, KL in closed form (appendix B of the paper).
+The recipe: an MLP D-392-196-2L, or strided convolutions before it, its mirror image as the decoder, one of six likelihoods, KL in closed
+form (appendix B of the paper).
 The ELBO is eq. 3 with the analytic KL; the importance-weighted bound is Burda et al., 2015 (arXiv 1509.00519), eq. 8.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -44,9 +47,13 @@ class Config(Recipe):
 
     latent_dim: int = 20
     hidden: tuple[int, ...] = (392, 196)  # sizes of the encoder's layers; the decoder mirrors them
+    body: str = "mlp"  # or "conv": convolutions that halve the image before those layers, and mirror them after
+    widths: tuple[int, ...] = (32, 64)  # channels of the convolutions
     variational: bool = True  # False: a deterministic autoencoder, no KL, sampled from a Gaussian fitted to its latents
-    likelihood: str = "auto"  # bernoulli for images, columns for tables; or gaussian, gaussian-learned, laplace
-    noise: float = 0.1  # sigma of the Gaussian, b of the Laplace
+    likelihood: str = (
+        "auto"  # bernoulli for images, columns for tables; or gaussian, gaussian-learned, laplace, logistic
+    )
+    noise: float = 0.1  # sigma of the Gaussian, b of the Laplace, the logistic's scale at first
     floor: float = 0.05  # smallest sigma where it is learned
     beta: float = 1.0  # weight of the KL (Higgins et al., 2017)
     samples: int = 1  # L, Monte-Carlo draws from the posterior for each item
@@ -57,8 +64,10 @@ class Config(Recipe):
         super().__post_init__()
         self.at_least(latent_dim=1, beta=0, samples=1, kl_warmup=0, iwae_k=1)
         self.above_zero("noise", "floor")
-        if min(self.hidden, default=1) < 1:
-            raise TrainingError(f"hidden: {list(self.hidden)} must be sizes of at least 1", field="hidden")
+        self.one_of("body", ("mlp", "conv"))
+        for key in ("hidden", "widths"):
+            if min(getattr(self, key), default=1) < 1:
+                raise TrainingError(f"{key}: {list(getattr(self, key))} must be sizes of at least 1", field=key)
 
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -83,8 +92,14 @@ class VAE(nn.Module):
         self.likelihood = likelihoods.build(
             config.likelihood, data.spec, noise=config.noise, floor=config.floor, rows=len(data.train)
         )
-        self.encoder = mlp([dimensions + width, *config.hidden, config.latent_dim * (2 if config.variational else 1)])
-        self.decoder = mlp([config.latent_dim + width, *reversed(config.hidden), self.likelihood.width])
+        self.down: nn.Module = nn.Identity()
+        self.up: nn.Module = nn.Identity()
+        inside, outside = dimensions, self.likelihood.width
+        if config.body == "conv":
+            self.down, self.up, inside = convolutions(config.widths, self.shape, self.likelihood.width // dimensions)
+            outside = inside
+        self.encoder = mlp([inside + width, *config.hidden, config.latent_dim * (2 if config.variational else 1)])
+        self.decoder = mlp([config.latent_dim + width, *reversed(config.hidden), outside])
 
     def condition(self, labels: Tensor) -> Tensor | None:
         """What items of these classes (B,) are conditioned on: nothing here."""
@@ -92,14 +107,14 @@ class VAE(nn.Module):
 
     def encode(self, x: Tensor, c: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         """x (B, D) to mean and log_variance (B, L); None without a posterior."""
-        mean = self.encoder(joined(x, c))
+        mean = self.encoder(joined(self.down(x), c))
         if not self.config.variational:
             return mean, None
         return mean[:, : self.config.latent_dim], mean[:, self.config.latent_dim :]
 
     def decode(self, z: Tensor, c: Tensor | None = None) -> Tensor:
         """z (B, L) to the parameters of p(x | z)."""
-        parameters: Tensor = self.decoder(joined(z, c))
+        parameters: Tensor = self.up(self.decoder(joined(z, c)))
         return parameters
 
     def terms(self, x: Tensor, noise: Tensor, c: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -122,6 +137,29 @@ class VAE(nn.Module):
         warmup = min(1.0, batch.epoch / self.config.kl_warmup) if self.config.kl_warmup else 1.0
         reconstruction, kl = reconstruction.mean(), kl.mean()
         return {"loss": reconstruction + warmup * self.config.beta * kl, "reconstruction": reconstruction, "kl": kl}
+
+
+def convolutions(
+    widths: Sequence[int], shape: tuple[int, ...], outputs: int
+) -> tuple[nn.Sequential, nn.Sequential, int]:
+    """Convolutions of stride 2 that take images (B, C H W) to features (B, F), their mirror image to (B, outputs C H W), and F.
+
+    Raises TrainingError for data that cannot be halved so often.
+    """
+    if len(shape) != 3 or any(side % 2 ** len(widths) for side in shape[1:]):
+        raise TrainingError(
+            f"body: 'conv' with {len(widths)} widths halves {len(widths)} times, which {list(shape)} cannot be; use 'mlp'",
+            field="body",
+        )
+    channels, height, width = shape
+    small = (widths[-1], height // 2 ** len(widths), width // 2 ** len(widths))
+    down: list[nn.Module] = [nn.Unflatten(1, shape)]
+    up: list[nn.Module] = [nn.ReLU(), nn.Unflatten(1, small)]
+    for before, after in pairwise([channels, *widths]):
+        down += [nn.Conv2d(before, after, 4, stride=2, padding=1), nn.ReLU()]
+    for before, after in pairwise([*reversed(widths), channels * outputs]):
+        up += [nn.ConvTranspose2d(before, after, 4, stride=2, padding=1), nn.ReLU()]
+    return nn.Sequential(*down, nn.Flatten()), nn.Sequential(*up[:-1], nn.Flatten()), math.prod(small)
 
 
 def joined(x: Tensor, c: Tensor | None) -> Tensor:
@@ -413,7 +451,7 @@ def _terms(config: Config, observed: str) -> list[Term]:
             kind="nll",
             description="reconstruction + kl: an upper bound on -log p(x), in nats",
             likelihood=Likelihood(
-                bound="elbo", k=SCORE_DRAWS, observed=observed, discrete=config.likelihood == "bernoulli"
+                bound="elbo", k=SCORE_DRAWS, observed=observed, discrete=config.likelihood in likelihoods.DISCRETE
             ),
         ),
         distance,
@@ -424,15 +462,18 @@ def _observed(config: Config, data: Data) -> str:
     """What x is in log p(x)."""
     if isinstance(data.spec, TableSpec):
         return "encoded columns, in scaled units"
-    return "grey values binarised at 1/2" if config.likelihood == "bernoulli" else "grey values in [0, 1], a density"
+    return likelihoods.OBSERVED[config.likelihood]
 
 
 def _describe(config: Config, data: Data) -> str:
     kind = "Variational autoencoder" if config.variational else "Deterministic autoencoder"
     sizes = "-".join(map(str, [math.prod(data.spec.shape), *config.hidden]))
+    body = f"MLP {sizes}"
+    if config.body == "conv":
+        body = f"convolutions {'-'.join(map(str, config.widths))}, MLP {'-'.join(map(str, config.hidden))}"
     rule = (
         " Grey pixels are binarised at 1/2."
         if config.likelihood == "bernoulli" and isinstance(data.spec, ImageSpec)
         else ""
     )
-    return f"{kind} on {data.name}: MLP {sizes}, latent size {config.latent_dim}, {config.likelihood} likelihood.{rule}"
+    return f"{kind} on {data.name}: {body}, latent size {config.latent_dim}, {config.likelihood} likelihood.{rule}"

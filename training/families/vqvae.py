@@ -10,7 +10,7 @@ log p(x) ≥ log p(x | z_q(x)) + log p(codes(x)), as one term of p(x) = Σ p(x |
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -28,11 +28,7 @@ from training.phases import Batch, Losses, Phase, Player, Recipe
 from training.quantiser import Quantiser, usage
 
 SHRINK = 4  # of height and width, by two strided convolutions
-OBSERVED = {
-    "bernoulli": "grey values binarised at 1/2",
-    "gaussian": "values in [0, 1], a density",
-    "laplace": "values in [0, 1], a density",
-}
+LIKELIHOODS = ("bernoulli", "gaussian", "laplace", "logistic")
 
 
 @dataclass(frozen=True)
@@ -47,8 +43,8 @@ class Config(Recipe):
     decay: float = 0.99  # of those averages
     restart: float = 1.0  # entries on which fewer vectors a step fall (as a moving average) are put elsewhere; 0 is off
     commitment: float = 0.25  # beta of the paper
-    likelihood: str = "auto"  # bernoulli for grey images, gaussian for colour; or laplace
-    noise: float = 0.1  # sigma of the Gaussian, b of the Laplace
+    likelihood: str = "auto"  # bernoulli for grey images, logistic for colour; or gaussian, laplace
+    noise: float = 0.1  # sigma of the Gaussian, b of the Laplace, the logistic's scale at first
     prior_channels: int = 32
     prior_layers: int = 6
     prior_head: int = 64
@@ -69,13 +65,7 @@ class Config(Recipe):
         for key in ("decay", "prior_dropout"):
             if getattr(self, key) >= 1:
                 raise TrainingError(f"{key}: {getattr(self, key)} is not below 1", field=key)
-        if self.likelihood not in ("auto", *OBSERVED):
-            valid = ["auto", *OBSERVED]
-            raise TrainingError(
-                f"likelihood: unknown {self.likelihood!r}; valid are {', '.join(valid)}",
-                field="likelihood",
-                valid=valid,
-            )
+        self.one_of("likelihood", ("auto", *LIKELIHOODS))
 
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -112,9 +102,10 @@ class VQVAE(nn.Module):
         spec = data.spec
         if not isinstance(spec, ImageSpec) or spec.height % SHRINK or spec.width % SHRINK:
             raise TrainingError(f"vqvae: needs images whose sides are multiples of {SHRINK}", field="data")
+        name = config.likelihood if config.likelihood != "auto" else "bernoulli" if spec.channels == 1 else "logistic"
+        config = replace(config, likelihood=name)
         self.config, self.shape, self.grid = config, spec.shape, (spec.height // SHRINK, spec.width // SHRINK)
-        name = config.likelihood if config.likelihood != "auto" else "bernoulli" if spec.channels == 1 else "gaussian"
-        self.observed, self.discrete = OBSERVED[name], name == "bernoulli"
+        self.observed, self.discrete = likelihoods.OBSERVED[name], name in likelihoods.DISCRETE
         self.likelihood = likelihoods.build(name, spec, noise=config.noise, floor=1e-3, rows=len(data.train))
         first, second = config.widths
         self.encoder = nn.Sequential(
@@ -200,7 +191,7 @@ def build(config: Config, data: Data) -> VQVAE:
 
 def phases(model: Any, config: Config) -> list[Phase]:
     """The autoencoder, then the prior over its codes."""
-    parts = (*model.encoder.parameters(), *model.decoder.parameters())
+    parts = (*model.encoder.parameters(), *model.decoder.parameters(), *model.likelihood.parameters())
     if not config.moving:
         parts = (*parts, *model.quantiser.parameters())
     return [
@@ -251,7 +242,7 @@ def report(model: VQVAE, config: Config, data: Data) -> list[Metric]:
     """The bound with the uniform and the learned prior, its parts, and the codebook's use over the whole training part."""
     device = next(model.parameters()).device
     generator = torch.Generator(device).manual_seed(config.seed)
-    binarised = {"binarisation": "dynamic, one draw an item"} if model.discrete else {}
+    binarised = {"binarisation": "dynamic, one draw an item"} if model.config.likelihood == "bernoulli" else {}
     protocol = {**data.protocol, **binarised, "n": len(data.test), "seed": config.seed}
     sums: dict[str, float] = {}
     for start in range(0, len(data.test), 500):
