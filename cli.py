@@ -449,7 +449,7 @@ def _real_data(name: str) -> Any:
     if not isinstance(data.spec, ImageSpec):
         raise InvalidValue(f"data: {name} holds rows, not images", field="data")
     parts = {
-        part: Held(held.items, held.labels, name)
+        part: Held(held.items, held.labels, name, held.factors, data.factors)
         for part, held in (("train", data.train), ("calibration", data.calibration), ("test", data.test))
     }
     return RealData(name, **parts)

@@ -60,6 +60,8 @@ class Held:
     pixels: Pixels
     labels: NDArray[np.int64]
     name: str = "array"
+    factors: Array | None = None  # (N, F), where they are known
+    factor_names: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, array: Array, labels: Array | None = None, name: str = "array") -> Held:
@@ -87,7 +89,8 @@ class Held:
         if n >= self.n:
             return self
         index = np.sort(np.random.Generator(np.random.Philox(seed)).choice(self.n, n, replace=False))
-        return Held(self.pixels[index], self.labels[index], self.name)
+        factors = None if self.factors is None else self.factors[index]
+        return Held(self.pixels[index], self.labels[index], self.name, factors, self.factor_names)
 
 
 def as_pixels(array: Array, name: str) -> Pixels:
@@ -212,7 +215,8 @@ class Generated:
         )
         spec = self.model.manifest.data
         assert isinstance(spec, ImageSpec)
-        labels = np.full(stop - start, -1) if samples.condition is None else samples.condition.argmax(axis=1)
+        asked = samples.condition if self.model.manifest.classes is not None else None
+        labels = np.full(stop - start, -1) if asked is None else asked.argmax(axis=1)
         return Batch(codecs.to_uint8(samples.data, spec), labels.astype(np.int64))
 
     def content_hash(self) -> None:

@@ -120,10 +120,19 @@ def _edge(model: Model, held: Held, start: int, stop: int) -> Array:
 
 
 def _told(model: Model, held: Held, tasks: Sequence[str]) -> Callable[[int, int], Mapping[str, Any]]:
-    """Classes for tasks that take a condition: each item's own."""
+    """Classes or real values for tasks that take a condition: each item's own. Raises EvaluationError where the data lacks them."""
     specs = [model.manifest.tasks[name] for name in tasks if name in model.manifest.tasks]
-    conditional = any(spec.input("condition") is not None for spec in specs)
-    return lambda start, stop: {"classes": [int(label) for label in held.labels[start:stop]]} if conditional else {}
+    if all(spec.input("condition") is None for spec in specs):
+        return lambda start, stop: {}
+    if model.manifest.conditions is None:
+        return lambda start, stop: {"classes": [int(label) for label in held.labels[start:stop]]}
+    names = model.manifest.conditions.names
+    if held.factors is None or not set(names) <= set(held.factor_names):
+        raise EvaluationError(
+            f"data: {held.name} lacks {', '.join(names)}, which {model.manifest.name} is told", field="data"
+        )
+    values = held.factors[:, [held.factor_names.index(name) for name in names]]
+    return lambda start, stop: {"classes": values[start:stop]}
 
 
 def _likelihood(report: Report, model: Model, test: Held, stage: Stage) -> None:
@@ -132,14 +141,18 @@ def _likelihood(report: Report, model: Model, test: Held, stage: Stage) -> None:
     term = next((term for term in scoring.terms if term.likelihood), None) if scoring else None
     if term is None or term.likelihood is None:
         return
+    given = model.manifest.conditions is not None
+    told = _told(model, test, ("score",)) if given else lambda start, stop: {}
     values = map_batches(
-        lambda start, stop: model.score(_edge(model, test, start, stop)).terms[term.name],
+        lambda start, stop: model.score(_edge(model, test, start, stop), **told(start, stop)).terms[term.name],
         test.n, BATCH, stage("likelihood of the test part"),
     )  # fmt: skip
     nats = np.concatenate(values)
     about = term.likelihood
     bound = {"exact": "exact", "elbo": "upper bound: -ELBO", "iwae": "upper bound: importance-weighted"}[about.bound]
-    classes = {"classes": "marginalised by the class prior"} if _conditional_score(model) else {}
+    classes: dict[str, Any] = {"classes": "marginalised by the class prior"} if _conditional_score(model) else {}
+    if model.manifest.conditions is not None:
+        classes = {"given": list(model.manifest.conditions.names)}
     protocol = {
         "unit": "nats",
         "bound": bound,

@@ -130,7 +130,7 @@ class Model:
         return self.drive(operations.encode(self.manifest, data, **options))
 
     def reconstruct(self, data: Array, **options: Any) -> operations.Reconstructed:
-        """data to itself through the latent: `seed`, `first`, `classes`."""
+        """data to itself through the latent: `seed`, `first`, `classes`, `target`."""
         return self.drive(operations.reconstruct(self.manifest, data, **options))
 
     def interpolate(self, start: operations.End, stop: operations.End, **options: Any) -> operations.Path:
@@ -229,7 +229,8 @@ def _example(tensor: InputSpec, manifest: Manifest, rows: int, generator: np.ran
         case "temperature":
             values = np.ones(shape)
         case "condition":
-            values = np.eye(tensor.shape[0])[generator.integers(0, tensor.shape[0], rows)]
+            legal = np.asarray(manifest.conditions.examples) if manifest.conditions else np.eye(tensor.shape[0])
+            values = legal[generator.integers(0, len(legal), rows)]
         case "data" if isinstance(manifest.data, ImageSpec):
             low, high = manifest.data.range
             values = generator.uniform(low, high, shape)

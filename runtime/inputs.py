@@ -56,11 +56,20 @@ def conditions(manifest: Manifest, tensor: InputSpec, classes: Classes, n: int, 
     """The condition array (n, C) for a choice of classes."""
     width = tensor.shape[0]
     if isinstance(classes, np.ndarray):
-        return np.ascontiguousarray(
-            np.broadcast_to(codecs.floats(np.atleast_2d(classes), (width,), "class"), (n, width))
-        )
+        rows = codecs.floats(np.atleast_2d(classes), (width,), "condition")
+        if len(rows) not in (1, n):
+            raise InvalidValue(
+                f"condition: {len(rows)} rows for {n} items; give one, or one an item", field="condition"
+            )
+        return np.ascontiguousarray(np.broadcast_to(rows, (n, width)))
+    if manifest.conditions is not None and isinstance(classes, str) and classes == "random":
+        examples = np.asarray(manifest.conditions.examples, np.float32)
+        return examples[sampling.choice(seed, first, n, [1 / len(examples)] * len(examples))]
     if manifest.classes is None:
-        raise InvalidValue("class: this model's condition has no class names; give an array", field="class")
+        names = f" of {', '.join(manifest.conditions.names)}" if manifest.conditions else ""
+        raise InvalidValue(
+            f"class: {manifest.name} has no class names; give the values{names} as condition", field="class"
+        )
     if isinstance(classes, Mapping):
         weights = np.zeros(width)
         for name, weight in classes.items():

@@ -291,6 +291,21 @@ class Golden(Record):
     sampler: str | None = None
 
 
+class Conditions(Record):
+    """Real values that a model is told, as columns of its condition."""
+
+    names: tuple[str, ...] = Field(min_length=1)
+    examples: tuple[tuple[float, ...], ...] = Field(
+        min_length=1, description="rows of the training part: what is drawn from where a request gives none"
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> Conditions:
+        if any(len(row) != len(self.names) or not all(map(math.isfinite, row)) for row in self.examples):
+            raise ValueError(f"examples: each needs {len(self.names)} finite numbers")
+        return self
+
+
 class Manifest(Record):
     """An artifact. `models/NAME/VERSION/manifest.json`."""
 
@@ -306,6 +321,9 @@ class Manifest(Record):
         default=None, description="names, in the order of the columns of the condition and of the logits"
     )
     class_prior: tuple[float, ...] | None = Field(default=None, description="uniform where left out")
+    conditions: Conditions | None = Field(
+        default=None, description="of models that take real values instead of a class"
+    )
     latent: LatentSpec | None = None
     codes: CodesSpec | None = None
     tasks: dict[str, TaskSpec] = Field(min_length=1)
@@ -352,6 +370,8 @@ class Manifest(Record):
     def _class_problems(self) -> Iterator[str]:
         if self.classes is not None and len(set(self.classes)) != len(self.classes):
             yield "classes: names must differ"
+        if self.conditions is not None and self.classes is not None:
+            yield "conditions: a model takes classes or real values, not both"
         if self.class_prior is not None:
             if self.classes is None or len(self.class_prior) != len(self.classes):
                 yield "class_prior: needs one weight a class"
@@ -390,6 +410,8 @@ class Manifest(Record):
                 yield f"tasks.{name}.{tensor.role}: shape {list(tensor.shape)} but the manifest says {list(shapes[key] or ())}"
             if key == "condition" and self.classes is not None and tensor.shape != (len(self.classes),):
                 yield f"tasks.{name}.{tensor.role}: shape {list(tensor.shape)} but there are {len(self.classes)} classes"
+            if key == "condition" and self.conditions and tensor.shape != (len(self.conditions.names),):
+                yield f"tasks.{name}.{tensor.role}: shape {list(tensor.shape)} but the conditions are {', '.join(self.conditions.names)}"
             if key == "temperature" and tensor.shape != ():
                 yield f"tasks.{name}.{tensor.role}: a temperature is one number an item, so its shape is []"
             if key == "codes" and tensor.dtype != "int64":

@@ -170,18 +170,29 @@ def encode(
 
 
 def reconstruct(
-    manifest: Manifest, data: Array, *, seed: int | None = None, first: int = 0, classes: Classes | None = None
+    manifest: Manifest,
+    data: Array,
+    *,
+    seed: int | None = None,
+    first: int = 0,
+    classes: Classes | None = None,
+    target: Classes | None = None,
 ) -> Steps[Reconstructed]:
-    """data through encode and decode: by the posterior mean, or by a draw where a seed is given."""
+    """data through encode and decode: by the posterior mean, or by a draw where a seed is given.
+
+    `classes` is what the items are; `target` is what they are decoded as where that is to differ: the style stays, the class changes.
+    """
     task = _reconstruction_task(manifest)
     if task is None:
         raise _cannot(manifest, "reconstruct")
     encoder, spec = manifest.tasks["encode"], manifest.tasks[task]
     if classes is not None and not (spec.input("condition") or encoder.input("condition")):
         raise _no_classes(manifest)
+    if target is not None and spec.input("condition") is None:
+        raise _no_classes(manifest, "target_class")
     of_encoder = classes if encoder.input("condition") else None
     encoded = yield from encode(manifest, data, seed=seed, first=first, classes=of_encoder)
-    inputs = _condition(manifest, spec, classes, len(data))
+    inputs = _condition(manifest, spec, classes if target is None else target, len(data))
     if task == "decode":
         inputs[_role(spec, "latent")] = encoded.placed
     else:
@@ -234,7 +245,7 @@ def score(manifest: Manifest, data: Array, *, classes: Classes | None = None) ->
             valid=list(manifest.tasks),
         )
     spec, scoring = manifest.tasks["score"], manifest.scoring
-    if spec.input("condition") is not None and classes is None:
+    if spec.input("condition") is not None and classes is None and manifest.classes is not None:
         return (yield from _marginal_score(manifest, data))
     outputs = yield Run("score", _with_condition(manifest, spec, data, classes))
     terms = {term.name: outputs[term.name].astype(np.float64) for term in scoring.terms}
@@ -378,6 +389,12 @@ def _needs_seed(spec: TaskSpec, latents: Array | None, classes: Classes | None) 
 
 
 def _required_class(manifest: Manifest, classes: Classes | None, field: str) -> Classes:
+    if classes is None and manifest.conditions is not None:
+        field = field.replace("class", "condition")
+        names = manifest.conditions.names
+        raise InvalidValue(
+            f"{field}: {manifest.name} is told {', '.join(names)}; say their values", field=field, valid=names
+        )
     if classes is None:
         raise InvalidValue(
             f"{field}: {manifest.name} is conditional; say which class", field=field, valid=manifest.classes

@@ -39,7 +39,9 @@ def for_samples(
         recipe = dict(common)
         if samples.seed is not None:
             recipe |= {"seed": samples.seed, "item": options.get("first", 0) + index}
-        if samples.condition is not None:
+        if isinstance(classes, np.ndarray):
+            recipe["condition"] = np.broadcast_to(classes, samples.condition.shape)[index].tolist()  # type: ignore[union-attr]
+        elif samples.condition is not None:
             recipe["class"] = "random" if classes is None else classes[index] if isinstance(classes, list) else classes
         for given in ("latents", "codes"):
             if options.get(given) is not None:
@@ -52,7 +54,7 @@ def for_grid(recipes: list[dict[str, Any]]) -> dict[str, Any]:
     """One recipe for a grid of items."""
     first, n = recipes[0], len(recipes)
     recipe = {**first, "n": n}
-    for key in ("class", "latents", "codes"):
+    for key in ("class", "condition", "latents", "codes"):
         values = [one[key] for one in recipes if key in one]
         if values and (key != "class" or any(value != values[0] for value in values)):
             recipe[key] = values
@@ -101,6 +103,8 @@ def _options(recipe: Mapping[str, Any]) -> dict[str, Any]:
         options["prior"] = recipe["prior"]
     if "class" in recipe:
         options["classes"] = recipe["class"]
+    if "condition" in recipe:
+        options["classes"] = np.asarray(recipe["condition"], np.float32)
     if "latents" in recipe:
         options["latents"] = np.asarray(recipe["latents"] if grid else [recipe["latents"]], np.float32)
     if "codes" in recipe:

@@ -22,6 +22,7 @@ def _example(**fields: Any) -> ConfigDict:
 
 
 Array = list[Any]  # nested lists of numbers
+_CONDITION = "[C] for all or [n][C]: real-valued conditions, or class weights as numbers; excludes class"
 Row = dict[str, Any] | list[Any]
 ClassName = str | Annotated[int, Field(strict=True)]
 ClassChoice = ClassName | list[ClassName] | dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]]
@@ -58,6 +59,7 @@ class SampleRequest(Chance):
     class_: ClassChoice | None = Field(
         default=None, alias="class", description='name, index, list of n, "random", or weights by name'
     )
+    condition: Array | None = Field(default=None, description=_CONDITION)
     prior: str | None = None
     temperature: float = Field(
         default=1.0, ge=0.01, le=100, allow_inf_nan=False, description="scales normal latents, divides logits"
@@ -80,6 +82,7 @@ class Items(Content):
     """Requests about items whose class may be known."""
 
     class_: ClassChoice | None = Field(default=None, alias="class")
+    condition: Array | None = Field(default=None, description=_CONDITION)
 
 
 class EncodeRequest(Items, Chance):
@@ -93,11 +96,15 @@ class ReconstructRequest(Items, Chance):
 
     model_config = _example(model="transactions-vae", rows=[_ROW])
 
+    target_class: ClassChoice | None = Field(
+        default=None, description="decoded as this class instead of `class`: the style stays, the class changes"
+    )
+    target_condition: Array | None = Field(default=None, description="the same for real-valued conditions")
     encoding: Literal["png", "array"] = "png"
 
 
 class End(BaseModel):
-    """One end of an interpolation: one of image, row, latent, seed, class; a class may stand beside the others."""
+    """One end of an interpolation: one of image, row, latent, seed, class, condition; the last two may stand beside the others."""
 
     model_config = ConfigDict(extra="forbid", populate_by_name=True)
 
@@ -109,6 +116,7 @@ class End(BaseModel):
     class_: ClassName | dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]] | None = Field(
         default=None, alias="class"
     )
+    condition: Array | None = Field(default=None, description="[C]")
 
 
 class InterpolateRequest(Request):
@@ -189,6 +197,9 @@ class SampleResponse(Made):
 
     latents: Array | None = None
     codes: Array | None = None
+    condition: Array | None = Field(
+        default=None, description="[n][C] of each item, for models that are told real values"
+    )
     classes: list[Any] | None = Field(
         default=None, description="of each item, for conditional models: a name, or weights by name"
     )
@@ -319,6 +330,7 @@ class ModelSummary(BaseModel):
     device: str | None
     note: str | None
     classes: list[str] | None
+    conditions: list[str] | None = Field(description="names of the real values that the model is told")
     data: dict[str, Any] | None
     default: bool
 

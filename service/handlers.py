@@ -63,7 +63,8 @@ class Handlers:
             raise InvalidValue(f"n: {n}, but {len(given)} latents or codes are given; leave n out", field="n")
         self.reader.limit(n, "n")
         options = {
-            "seed": request.seed, "first": request.first, "latents": latents, "codes": codes, "classes": request.class_, "prior": request.prior,
+            "seed": request.seed, "first": request.first, "latents": latents, "codes": codes,
+            "classes": self.reader.condition(request.class_, request.condition), "prior": request.prior,
             "temperature": request.temperature,
         }  # fmt: skip
         answer = Answer(entry, encoding=request.encoding)
@@ -76,6 +77,8 @@ class Handlers:
             answer.fields |= {"seed": samples.seed, "first": request.first}
         if samples.condition is not None and manifest.classes is not None:
             answer.fields["classes"] = [_class_of(weights, manifest.classes) for weights in samples.condition]
+        elif samples.condition is not None:
+            answer.fields["condition"] = samples.condition
         if request.return_latents:
             answer.fields |= {
                 name: array
@@ -89,7 +92,8 @@ class Handlers:
         entry, manifest = await self._entry(request, "encode")
         data, fitted, _ = await self.reader.items(manifest, request, uploads)
         answer = Answer(entry)
-        steps = operations.encode(manifest, data, seed=request.seed, first=request.first, classes=request.class_)
+        classes = self.reader.condition(request.class_, request.condition)
+        steps = operations.encode(manifest, data, seed=request.seed, first=request.first, classes=classes)
         encoded = await self._drive(answer, steps, len(data), deadline_ms)
         arrays = {
             "mean": encoded.mean,
@@ -109,7 +113,11 @@ class Handlers:
         entry, manifest = await self._entry(request, "reconstruct")
         data, fitted, _ = await self.reader.items(manifest, request, uploads)
         answer = Answer(entry, encoding=request.encoding)
-        steps = operations.reconstruct(manifest, data, seed=request.seed, first=request.first, classes=request.class_)
+        classes = self.reader.condition(request.class_, request.condition)
+        target = self.reader.condition(request.target_class, request.target_condition, "target_condition")
+        steps = operations.reconstruct(
+            manifest, data, seed=request.seed, first=request.first, classes=classes, target=target
+        )
         back = await self._drive(answer, steps, len(data), deadline_ms)
         answer.items = back.data
         answer.fields["errors"] = back.errors
@@ -142,9 +150,8 @@ class Handlers:
             raise InvalidValue("budget and false_positive_rate exclude each other", field="budget")
         data, fitted, warnings = await self.reader.items(manifest, request, uploads, unknown=True)
         answer = Answer(entry)
-        scores = await self._drive(
-            answer, operations.score(manifest, data, classes=request.class_), len(data), deadline_ms
-        )
+        classes = self.reader.condition(request.class_, request.condition)
+        scores = await self._drive(answer, operations.score(manifest, data, classes=classes), len(data), deadline_ms)
         assert manifest.scoring is not None and entry.model is not None
         answer.fields |= judge(manifest.scoring, entry.model.calibrated, scores, warnings, request)
         if request.explain and scores.surprise is not None:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from runtime import codecs, operations, rows
 from runtime.codecs import Fitted
 from runtime.errors import InvalidValue, TooLarge, UnsupportedTask
+from runtime.inputs import Classes
 from runtime.manifest import Manifest
 from runtime.spec import ImageSpec, TableSpec
 from service import contract
@@ -101,6 +102,17 @@ class Reader:
             codes = numbers.astype(np.int64)
         return latents, codes
 
+    def condition(self, class_: Classes | None, values: list[Any] | None, field: str = "condition") -> Classes | None:
+        """A class as it was given, or the array of a condition; the operation checks its width. Raises InvalidValue for both."""
+        if values is None:
+            return class_
+        if class_ is not None:
+            raise InvalidValue(f"{field} and class exclude each other", field=field)
+        try:
+            return np.atleast_2d(np.asarray(values, np.float64))
+        except (ValueError, TypeError, OverflowError):
+            raise InvalidValue(f"{field}: numbers of shape [C] or [n, C] are needed", field=field) from None
+
     def _not_empty(self, array: Sequence[Any] | Array, name: str) -> None:
         if not len(array):
             raise InvalidValue(f"{name}: at least one is needed", field=name)
@@ -154,11 +166,12 @@ class Reader:
 
     def _end(self, manifest: Manifest, end: contract.End, name: str, fit: str, fitted: list[Fitted]) -> operations.End:
         given = [key for key in ("image", "row", "latent", "seed") if getattr(end, key) is not None]
-        if len(given) > 1 or (not given and end.class_ is None):
+        told = self.condition(end.class_, end.condition, f"{name}.condition")
+        if len(given) > 1 or (not given and told is None):
             raise InvalidValue(
-                f"{name}: one of image, row, latent, seed or class is needed",
+                f"{name}: one of image, row, latent, seed, class or condition is needed",
                 field=name,
-                valid=["image", "row", "latent", "seed", "class"],
+                valid=["image", "row", "latent", "seed", "class", "condition"],
             )
         latent = data = None
         if end.latent is not None:
@@ -180,7 +193,7 @@ class Reader:
             if not isinstance(manifest.data, TableSpec):
                 raise InvalidValue(f"{name}.row: {manifest.name} takes images", field=f"{name}.row")
             data = rows.encode([end.row], manifest.data, field=f"{name}.row")[0][0]
-        return operations.End(latent, data, end.seed, end.first, end.class_)
+        return operations.End(latent, data, end.seed, end.first, told)
 
 
 async def _aside(read: Callable[[], T], elsewhere: bool) -> T:

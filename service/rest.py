@@ -175,7 +175,8 @@ def summary(entry: Entry, default: str | None) -> dict[str, Any]:
         "name": entry.name, "version": entry.version, "family": manifest.family if manifest else "", "description": manifest.description if manifest else "",
         "tasks": list(manifest.tasks) if manifest else [], "endpoints": endpoints(manifest) if manifest else [], "state": entry.state,
         "reason": entry.reason, "device": model.device if model else None, "note": model.note if model else None,
-        "classes": list(manifest.classes) if manifest and manifest.classes else None, "data": data_summary(manifest) if manifest else None,
+        "classes": list(manifest.classes) if manifest and manifest.classes else None,
+        "conditions": list(manifest.conditions.names) if manifest and manifest.conditions else None, "data": data_summary(manifest) if manifest else None,
         "default": entry.name == default,
     }  # fmt: skip
 

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import base64
+import dataclasses
 import math
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from starlette.testclient import TestClient
 
+from runtime import codecs, recipes
 from runtime.engine import Model, load
+from runtime.errors import InvalidValue, UnsupportedTask
 from runtime.operations import End
-from tests.conftest import tiny_run
+from service.rest import create_app
+from service.settings import Settings
+from tests.conftest import tiny_run, wait_until_ready
+from training import data as datasets
 from training.data import Data
 from training.errors import TrainingError
 from training.export import export
@@ -32,7 +40,7 @@ def model(tmp_path_factory: pytest.TempPathFactory, digits: Data) -> Model:
 def test_bounds_given_the_class_lie_below_the_exact_likelihood(digits: Data) -> None:
     """With one latent, p(x | y) = ∫ p(x | z, y) p(z) dz can be had by quadrature."""
     torch.manual_seed(0)
-    model = CVAE(Config(latent_dim=1, hidden=(16,)), digits, 10)
+    model = CVAE(Config(latent_dim=1, hidden=(16,)), digits)
     x = (torch.from_numpy(digits.test.items[:3]).float() / 255).flatten(1).round()
     c = model.condition(torch.tensor([0, 4, 9]))
     z = torch.linspace(-8, 8, 4001)[:, None]
@@ -53,7 +61,7 @@ def test_bounds_given_the_class_lie_below_the_exact_likelihood(digits: Data) -> 
 
 def test_the_class_reaches_posterior_and_decoder(digits: Data) -> None:
     torch.manual_seed(0)
-    model = CVAE(Config(latent_dim=3, hidden=(16,)), digits, 10)
+    model = CVAE(Config(latent_dim=3, hidden=(16,)), digits)
     c = model.condition(torch.tensor([3])).requires_grad_()
     mean, _ = model.encode(torch.rand(1, 64), c)
     assert torch.autograd.grad(mean.sum(), c)[0].abs().sum() > 0
@@ -92,7 +100,8 @@ def test_reconstruction_under_another_class_changes_the_digit(model: Model, digi
     encoded = model.encode(edge, classes=labels)
     other = [(label + 5) % 10 for label in labels]
     assert encoded.mean is not None
-    changed = model.sample(100, latents=encoded.mean, classes=other)
+    changed = model.reconstruct(edge, classes=labels, target=other)
+    assert np.allclose(changed.data, model.sample(100, latents=encoded.mean, classes=other).data, atol=1e-6)
     assert (own.classify(same.data).argmax(axis=1) == labels).mean() > 0.8
     assert (own.classify(changed.data).argmax(axis=1) == other).mean() > 0.6
 
@@ -141,3 +150,139 @@ def test_the_run_went_down(model: Model) -> None:
 
     losses = [json.loads(line)["test/loss"] for line in log.read_text().splitlines()]
     assert losses[-1] < 0.9 * losses[0]
+
+
+# --- real values instead of a class ---
+
+
+@pytest.fixture(scope="module")
+def placed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Model, Data]:
+    """A model of made shapes that is told where they are, and a part of those shapes."""
+    whole = datasets.load("shapes")
+    data = dataclasses.replace(
+        whole, train=whole.train[:3000], calibration=whole.calibration[:200], test=whole.test[:200]
+    )
+    root = tmp_path_factory.mktemp("placed")
+    run = tiny_run(
+        root / "run", "cvae", data, given=("x", "y"), likelihood="logistic", epochs=16, hidden=(128, 64), latent_dim=4, lr=3e-3, ema=0.9
+    )  # fmt: skip
+    return load(export(run, "placed", root / "models", data=data), device="cpu"), data
+
+
+def centres(images: np.ndarray) -> np.ndarray:
+    """Centres of mass (N, 2), of the side, of images (N, 3, 32, 32) in [0, 1]."""
+    mass = images.sum(axis=1)
+    places = (np.arange(32) + 0.5) / 32
+    total = mass.sum(axis=(1, 2))
+    return np.stack([(mass.sum(axis=1) * places).sum(1) / total, (mass.sum(axis=2) * places).sum(1) / total], axis=1)
+
+
+def test_shapes_are_where_their_factors_say(placed: tuple[Model, Data]) -> None:
+    _, data = placed
+    square = data.test.factors is not None and data.test.labels < 2  # a triangle's centre of mass is not its place
+    asked = data.of_factors(data.test, ("x", "y"))
+    assert np.abs(centres(data.test.items / 255.0) - asked)[square].max() < 0.01
+    with pytest.raises(TrainingError, match="lacks some of the factors depth"):
+        data.of_factors(data.test, ("depth",))
+
+
+def test_what_is_drawn_is_where_it_was_told_to_be(placed: tuple[Model, Data]) -> None:
+    model, _ = placed
+    asked = np.asarray([(x, y) for x in (0.35, 0.5, 0.65) for y in (0.35, 0.5, 0.65)])
+    drawn = model.sample(len(asked), seed=0, classes=asked)
+    assert drawn.condition is not None
+    assert np.allclose(drawn.condition, asked)
+    found = centres(drawn.data)
+    assert np.corrcoef(found[:, 0], asked[:, 0])[0, 1] > 0.9
+    assert np.corrcoef(found[:, 1], asked[:, 1])[0, 1] > 0.9
+
+
+def test_values_are_drawn_from_the_training_part_where_none_are_given(placed: tuple[Model, Data]) -> None:
+    model, data = placed
+    drawn = model.sample(50, seed=0).condition
+    assert drawn is not None
+    legal = {tuple(row) for row in data.of_factors(data.train, ("x", "y")).round(4).tolist()}
+    assert {tuple(row) for row in drawn.round(4).tolist()} <= legal
+    assert len({tuple(row) for row in drawn.tolist()}) > 5
+
+
+def test_a_shape_is_moved_by_another_condition(placed: tuple[Model, Data]) -> None:
+    model, data = placed
+    edge, own = data.edge(data.test)[:40], data.of_factors(data.test, ("x", "y"))[:40]
+    moved = model.reconstruct(edge, classes=own, target=np.asarray([0.65, 0.35]))
+    assert np.abs(centres(moved.data) - [0.65, 0.35]).mean() < 0.05
+    kept = centres(model.reconstruct(edge, classes=own).data)
+    assert np.corrcoef(kept.ravel(), centres(edge).ravel())[0, 1] > 0.9
+
+
+def test_what_a_model_of_real_values_refuses(placed: tuple[Model, Data]) -> None:
+    model, data = placed
+    edge = data.edge(data.test)[:2]
+    with pytest.raises(InvalidValue, match="told x, y; say their values"):
+        model.encode(edge)
+    with pytest.raises(InvalidValue, match="told x, y; say their values"):
+        model.score(edge)
+    with pytest.raises(InvalidValue, match="give the values of x, y as condition"):
+        model.sample(1, classes="3")
+    with pytest.raises(InvalidValue, match="3 rows for 2 items"):
+        model.encode(edge, classes=np.zeros((3, 2)))
+    with pytest.raises(InvalidValue, match="condition: shape"):
+        model.encode(edge, classes=np.zeros((2, 3)))
+    with pytest.raises(UnsupportedTask):
+        model.classify(edge)
+
+
+def test_real_values_over_the_wire(placed: tuple[Model, Data]) -> None:
+    model, data = placed
+    settings = Settings(models_dir=model.folder.parents[1], default_model=model.manifest.name, device="cpu")
+    with TestClient(create_app(settings), raise_server_exceptions=False) as client:
+        wait_until_ready(client)
+        (about,) = client.get("/models").json()["models"]
+        assert about["conditions"] == ["x", "y"]
+        body = {"n": 2, "seed": 1, "condition": [0.4, 0.6], "encoding": "array"}
+        answer = client.post("/sample", json=body).json()
+        assert np.allclose(answer["condition"], [[0.4, 0.6]] * 2)
+        assert np.allclose(answer["data"], model.sample(2, seed=1, classes=np.asarray([0.4, 0.6])).data, atol=1e-6)
+        image = base64.b64encode(codecs.to_png(data.test.items[0])).decode()
+        own = data.of_factors(data.test, ("x", "y"))[:1].tolist()
+        moved = client.post(
+            "/reconstruct",
+            json={"images": [image], "condition": own, "target_condition": [0.65, 0.35], "encoding": "array"},
+        )
+        assert np.abs(centres(np.asarray(moved.json()["data"])) - [0.65, 0.35]).max() < 0.11
+        path = client.post(
+            "/interpolate",
+            json={
+                "from": {"seed": 1, "condition": [0.3, 0.5]},
+                "to": {"seed": 1, "condition": [0.7, 0.5]},
+                "steps": 4,
+                "encoding": "array",
+            },
+        )
+        assert np.all(np.diff(centres(np.asarray(path.json()["data"]))[:, 0]) > 0)
+        for wrong, field in (
+            ({"condition": [[0.1]]}, "condition"),
+            ({"condition": ["a", "b"]}, "condition"),
+            ({"condition": [0.4, 0.6], "class": "1"}, "condition"),
+        ):
+            refused = client.post("/sample", json={"n": 2, **wrong})
+            assert refused.status_code == 422, refused.text
+            assert refused.json()["error"]["field"] == field
+        drawn = client.post("/sample", json={"n": 1, "condition": [0.4, 0.6]}).json()["images"][0]
+        assert recipes.remake(model, codecs.read_recipe(base64.b64decode(drawn))) == base64.b64decode(drawn)
+
+
+def test_another_class_over_the_wire(model: Model, digits: Data) -> None:
+    own = load("models/digits-classifier", device="cpu")
+    images = [base64.b64encode(codecs.to_png(item)).decode() for item in digits.test.items[:40]]
+    labels = [str(label) for label in digits.test.labels[:40]]
+    other = [str((label + 5) % 10) for label in digits.test.labels[:40]]
+    settings = Settings(models_dir=model.folder.parents[1], default_model=model.manifest.name, device="cpu")
+    with TestClient(create_app(settings), raise_server_exceptions=False) as client:
+        wait_until_ready(client)
+        body = {"images": images, "class": labels, "target_class": other, "encoding": "array"}
+        answer = client.post("/reconstruct", json=body)
+        changed = np.asarray(answer.json()["data"], np.float32)
+        assert (own.classify(changed).argmax(axis=1) == np.asarray(other, int)).mean() > 0.6
+        refused = client.post("/reconstruct", json={**body, "target_class": "ten"})
+        assert refused.status_code == 422

@@ -12,7 +12,7 @@ import hashlib
 import io
 import os
 import tarfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from runtime import codecs
 from runtime.spec import DataSpec, ImageSpec
-from training import tables
+from training import shapes, tables
 from training.errors import DataError, TrainingError
 
 Array = NDArray[Any]
@@ -32,10 +32,14 @@ ROOT_VARIABLE = "MANIFOLD_DATA"
 
 @dataclass(frozen=True)
 class Part:
-    """Items with their labels (int64, -1 where there are none)."""
+    """Items with their labels (int64, -1 where there are none) and, where they are known, the factors that made them."""
 
     items: Array  # uint8 (N, C, H, W) or float32 (N, D)
     labels: Array  # int64 (N,)
+    factors: Array | None = None  # float32 (N, F)
+
+    def __getitem__(self, rows: Any) -> Part:
+        return Part(self.items[rows], self.labels[rows], None if self.factors is None else self.factors[rows])
 
     def __len__(self) -> int:
         return len(self.items)
@@ -52,10 +56,21 @@ class Data:
     test: Part
     classes: tuple[str, ...] | None = None
     protocol: dict[str, Any] = field(default_factory=dict)  # where the rows come from and how they were split
+    factors: tuple[str, ...] = ()  # names of the parts' factors
 
     def edge(self, part: Part) -> Array:
         """Items of a part as they come to a graph's edge, float32."""
         return codecs.from_uint8(part.items, self.spec) if isinstance(self.spec, ImageSpec) else part.items
+
+    def of_factors(self, part: Part, names: Sequence[str]) -> Array:
+        """Columns of a part's factors by name, (N, len(names)). Raises TrainingError for unknown ones."""
+        if part.factors is None or not set(names) <= set(self.factors):
+            valid = ", ".join(self.factors) or "none"
+            raise TrainingError(
+                f"data: {self.name} lacks some of the factors {', '.join(names)}; it has {valid}",
+                valid=list(self.factors),
+            )
+        return part.factors[:, [self.factors.index(name) for name in names]]
 
 
 @dataclass(frozen=True)
@@ -161,7 +176,14 @@ def read_idx(path: Path) -> Array:
 
 
 def _split(
-    name: str, spec: DataSpec, train: Part, test: Part, held_out: int, classes: tuple[str, ...] | None, **protocol: Any
+    name: str,
+    spec: DataSpec,
+    train: Part,
+    test: Part,
+    held_out: int,
+    classes: tuple[str, ...] | None,
+    factors: tuple[str, ...] = (),
+    **protocol: Any,
 ) -> Data:
     """`held_out` items at the end of the training part become the calibration part."""
     cut = len(train) - held_out
@@ -170,15 +192,15 @@ def _split(
         "calibration": f"the last {held_out} items of the training part",
         "test": f"{len(test)} items",
     }
-    calibration = Part(train.items[cut:], train.labels[cut:])
     return Data(
         name,
         spec,
-        Part(train.items[:cut], train.labels[:cut]),
-        calibration,
+        train[:cut],
+        train[cut:],
         test,
         classes,
         {"data": name, **stated, **protocol},
+        factors,
     )
 
 
@@ -218,6 +240,17 @@ def _digits() -> Data:
         levels="round(v / 16 * 3)",
         order="permutation, Philox seed 0",
     )
+
+
+def _shapes() -> Data:
+    """Made shapes with known factors, every combination once (training.shapes), split by a permutation with seed 0."""
+    items, factors = shapes.make()
+    order = np.random.Generator(np.random.Philox(0)).permutation(len(items))
+    every = Part(items[order], factors[order, 0].astype(np.int64), factors[order])
+    cut = len(items) - 1000
+    spec = ImageSpec(height=shapes.SIDE, width=shapes.SIDE, channels=3, background=0.0)
+    about = {"made": "every combination of factors once", "order": "permutation, Philox seed 0"}
+    return _split("shapes", spec, every[:cut], every[cut:], 1000, shapes.SHAPES, shapes.NAMES, **about)
 
 
 def _frey_face() -> Data:
@@ -378,5 +411,6 @@ def transactions_table(path: Path) -> tuple[dict[str, Array], Array]:
 
 
 LOADERS: dict[str, Callable[[], Data]] = {
-    "mnist": _mnist, "fashion_mnist": _fashion_mnist, "frey_face": _frey_face, "cifar10": _cifar10, "digits": _digits, "transactions": _transactions,
+    "mnist": _mnist, "fashion_mnist": _fashion_mnist, "frey_face": _frey_face,
+    "cifar10": _cifar10, "digits": _digits, "shapes": _shapes, "transactions": _transactions,
 }  # fmt: skip

@@ -83,7 +83,7 @@ def export(
                 )
             )
         if manifest.latent is not None and manifest.latent.priors and "encode" in manifest.tasks:
-            means = priors.posterior_means(engine, data.edge(data.train), data.train.labels)
+            means = priors.posterior_means(engine, data, data.train)
             manifest = manifest.model_copy(update={"latent": priors.added(manifest.latent, priors.fit(means))})
         if manifest.scoring is not None:
             manifest = manifest.model_copy(update={"scoring": _calibrate(engine, manifest.scoring, data, folder)})
@@ -122,7 +122,7 @@ def _draft(
     names = data.classes if exported.classes and data.classes else None
     return Manifest(
         name=name, version=version, family=run.family, description=description or exported.description, backend=backend, data=data.spec,
-        classes=names, class_prior=None, latent=exported.latent, codes=exported.codes, tasks=tasks, scoring=exported.scoring,
+        classes=names, class_prior=None, conditions=exported.conditions, latent=exported.latent, codes=exported.codes, tasks=tasks, scoring=exported.scoring,
         classification=exported.classification,
         golden=Golden(sampler=exported.sampler), metrics=tuple(metrics), provenance=provenance,
     )  # fmt: skip
@@ -207,7 +207,8 @@ def _parity(
 
 def _calibrate(engine: Model, about: Scoring, data: Data, folder: Path) -> Scoring:
     """Scores of the calibration part, which training never saw, through the engine."""
-    scores = engine.score(data.edge(data.calibration))
+    known = {"classes": priors.told(engine.manifest, data, data.calibration)} if engine.manifest.conditions else {}
+    scores = engine.score(data.edge(data.calibration), **known)
     n = len(data.calibration)
     calibration = Calibration(id="", n=n, created=_now(), source=str(data.protocol.get("calibration", f"{n} items")))
     np.savez_compressed(folder / calibration.file, **{term: np.sort(values) for term, values in scores.terms.items()})  # type: ignore[arg-type]

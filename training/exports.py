@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from runtime.manifest import Classification, CodesSpec, InputSpec, LatentSpec, Scoring, TensorSpec
+from runtime.manifest import Classification, CodesSpec, Conditions, InputSpec, LatentSpec, Scoring, TensorSpec
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,7 @@ class Exports:
     codes: CodesSpec | None = None
     scoring: Scoring | None = None
     classification: Classification | None = None
+    conditions: Conditions | None = None
     classes: bool = False  # whether the tasks take a condition over the data set's classes
     sampler: str | None = (
         None  # the score task's output with the logits of one parallel pass, for artifacts whose sampler loops

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from training.data import Part
 from training.errors import TrainingError
+from training.layers import to_float
 
 SCHEDULES = ("constant", "cosine")
 STORED = ("float32", "float16")
@@ -66,6 +68,16 @@ class Batch:
     labels: Tensor  # int64 (B,), -1 where there are none
     generator: torch.Generator
     epoch: float  # how far training is, for warm-ups
+    factors: Tensor | None = None  # float32 (B, F), where the data has them
+
+
+def in_order(part: Part, size: int, generator: torch.Generator) -> Iterator[Batch]:
+    """A part in batches, on the generator's device."""
+    device = generator.device
+    for start in range(0, len(part), size):
+        held = part[start : start + size]
+        factors = None if held.factors is None else torch.as_tensor(held.factors).to(device)
+        yield Batch(to_float(held.items, device), torch.as_tensor(held.labels).to(device), generator, 0.0, factors)
 
 
 Losses = dict[str, Tensor]  # scalars in nats; "loss" is the one that is minimised

@@ -18,8 +18,8 @@ from runtime import manifest as manifests
 from runtime import repository
 from runtime.engine import Model
 from runtime.errors import UnsupportedTask
-from runtime.manifest import GaussianPrior, LatentSpec, MixturePrior, Prior
-from training.data import Data
+from runtime.manifest import GaussianPrior, LatentSpec, Manifest, MixturePrior, Prior
+from training.data import Data, Part
 
 Array = NDArray[Any]
 
@@ -29,16 +29,22 @@ DIGITS = 9  # of the numbers in a manifest: what float32 holds
 BATCH = 1024
 
 
-def posterior_means(model: Model, edge: Array, labels: Array) -> Array:
-    """Where items (N, *shape) at the graph's edge lie: float32 (N, L). A conditional encoder is told each item's own class."""
+def posterior_means(model: Model, data: Data, part: Part) -> Array:
+    """Where the items of a part lie: float32 (N, L). A conditional encoder is told each item's own class or factors."""
     task = model.manifest.tasks["encode"]
-    conditional = task.input("condition") is not None
     means = []
-    for start in range(0, len(edge), BATCH):
-        part = slice(start, start + BATCH)
-        classes = [int(label) for label in labels[part]] if conditional else None
-        means.append(model.encode(edge[part], classes=classes).placed)
+    for start in range(0, len(part), BATCH):
+        held = part[start : start + BATCH]
+        classes = told(model.manifest, data, held) if task.input("condition") else None
+        means.append(model.encode(data.edge(held), classes=classes).placed)
     return np.concatenate(means)
+
+
+def told(manifest: Manifest, data: Data, part: Part) -> Any:
+    """What a conditional model is told of the items of a part: their factors, or their classes."""
+    if manifest.conditions is not None:
+        return data.of_factors(part, manifest.conditions.names)
+    return [int(label) for label in part.labels]
 
 
 def fit(means: Array) -> dict[str, Prior]:
@@ -89,7 +95,7 @@ def add_to_artifact(model: Model, data: Data) -> Path:
         raise UnsupportedTask(
             f"{model.manifest.name} places no items in a latent space; it can {', '.join(model.manifest.tasks)}"
         )
-    fitted = fit(posterior_means(model, data.edge(data.train), data.train.labels))
+    fitted = fit(posterior_means(model, data, data.train))
     manifest = manifests.read(model.folder)  # as it was written: the engine may have padded its own
     repository.save(model.folder, manifest.model_copy(update={"latent": added(latent, fitted)}))
     return model.folder

@@ -30,7 +30,7 @@ from training.average import Average
 from training.data import Data
 from training.errors import Diverged, TrainingError
 from training.layers import to_float
-from training.phases import Batch, Phase, Player
+from training.phases import Batch, Phase, Player, in_order
 from training.progress import Progress
 from training.runs import LOG, METRICS, Run, load_checkpoint, save_checkpoint
 
@@ -101,6 +101,7 @@ class Loop:
         self.optimizers: list[Any] = []
         self.items = torch.as_tensor(data.train.items).to(fabric.device)
         self.labels = torch.as_tensor(data.train.labels).to(fabric.device)
+        self.factors = _optional(data.train.factors, fabric.device)
         self.batch_size = min(self.config.batch_size, len(self.items) // fabric.world_size)
         self.steps_per_epoch = len(self.items) // (self.batch_size * fabric.world_size)
         self.enter_phase()
@@ -132,6 +133,7 @@ class Loop:
             self.labels[index],
             self.generator,
             self.position.in_phase / self.steps_per_epoch,
+            None if self.factors is None else self.factors[index],
         )
 
     def _seed(self, *path: int) -> int:
@@ -269,17 +271,15 @@ class Loop:
 
         With a generator of its own, so that looking does not move the training's.
         """
-        n = min(len(self.data.test), self.config.test_items)
+        part = self.data.test[: self.config.test_items]
         generator = torch.Generator(self.fabric.device).manual_seed(self.config.seed)
-        items = to_float(self.data.test.items[:n], self.fabric.device)
-        labels = torch.as_tensor(self.data.test.labels[:n]).to(self.fabric.device)
         sums: dict[str, float] = {}
         self.bare.eval()
-        for start in range(0, n, 500):
-            batch = Batch(items[start : start + 500], labels[start : start + 500], generator, 0.0)
+        for batch in in_order(part, 500, generator):
             for name, values in self.family.evaluate(self.bare, batch).items():
-                sums[name] = sums.get(name, 0.0) + float(values.double().sum()) / n
-        more = self.family.monitor(self.bare, Batch(items, labels, generator, 0.0))
+                sums[name] = sums.get(name, 0.0) + float(values.double().sum()) / len(part)
+        (whole,) = in_order(part, len(part), generator)
+        more = self.family.monitor(self.bare, whole)
         self.bare.train()
         return {**{f"test/{name}": value for name, value in sums.items()}, **more}
 
@@ -338,6 +338,10 @@ class Loop:
             lines = [line for line in log.read_text().splitlines() if json.loads(line)["step"] <= self.position.step]
             with replacing(log) as path:
                 path.write_text("".join(f"{line}\n" for line in lines))
+
+
+def _optional(values: Any, device: torch.device) -> Tensor | None:
+    return None if values is None else torch.as_tensor(values).to(device)
 
 
 def trained_model(run: Run, data: Data) -> nn.Module:

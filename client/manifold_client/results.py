@@ -75,6 +75,7 @@ class Samples(Made):
     latents: Float32 | None  # (n, L)
     codes: NDArray[np.int64] | None  # (n, h, w)
     classes: list[Any] | None
+    condition: Float32 | None  # (n, C) real values that the items were made under
 
     @classmethod
     def parse(cls, body: Mapping[str, Any]) -> Samples:
@@ -84,6 +85,7 @@ class Samples(Made):
             latents=array(body, "latents"),
             codes=array(body, "codes", np.int64),
             classes=body.get("classes"),
+            condition=array(body, "condition"),
         )
 
 

@@ -1,9 +1,9 @@
 """Conditional variational autoencoder (Sohn, Lee and Yan, 2015, "Learning structured output representation using deep conditional
 generative models"; Kingma et al., 2014, arXiv 1406.5298, model M2 with the class observed).
 
-The recipe: the VAE's, with the class (float weights, one-hot in training) joined to the encoder's input and to the latent code. What is
-maximised is the conditional ELBO, E log p(x | z, y) - KL(q(z | x, y) || p(z)). Bounds for every class give p(y | x) by Bayes' rule: by the
-importance-weighted bound, as an ELBO's gap differs between classes.
+The recipe: the VAE's, with the class (float weights, one-hot in training) or real-valued factors of the data joined to the encoder's
+input and to the latent code. What is maximised is the conditional ELBO, E log p(x | z, y) - KL(q(z | x, y) || p(z)). Bounds for every class
+give p(y | x) by Bayes' rule: by the importance-weighted bound, as an ELBO's gap differs between classes.
 """
 
 from __future__ import annotations
@@ -11,11 +11,12 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from runtime.manifest import Classification, Likelihood, TensorSpec, Term
+from runtime.manifest import Classification, Conditions, Likelihood, TensorSpec, Term
 from training.data import Data
 from training.errors import TrainingError
 from training.exports import Exports, Task
@@ -25,10 +26,15 @@ from training.families.vae import VAE, Score, draw, evaluate, iwae, monitor, pha
 __all__ = ["PRESETS", "Config", "build", "draw", "evaluate", "exports", "monitor", "phases", "report"]
 
 
+CLASS = "class"
+EXAMPLES = 64  # rows of the training part's factors that the artifact carries, to draw from where a request gives none
+
+
 @dataclass(frozen=True)
 class Config(vae.Config):
     """Options of the family."""
 
+    given: tuple[str, ...] = ("class",)  # what is joined: the class, or factors of the data set by name
     class_k: int = 32  # importance samples, fixed in the artifact, of the bound that p(y | x) is made of
 
     def __post_init__(self) -> None:
@@ -46,11 +52,48 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 class CVAE(VAE):
-    """A VAE whose posterior and decoder are told the class."""
+    """A VAE whose posterior and decoder are told the class (B, C), or factors (B, C) in their own units."""
 
-    def condition(self, labels: Tensor) -> Tensor:
-        """One-hot rows (B, C)."""
-        return F.one_hot(labels, self.width).float()
+    centre: Tensor
+    scale: Tensor
+    examples: Tensor
+
+    def __init__(self, config: Config, data: Data) -> None:
+        by_class = config.given == (CLASS,)
+        if by_class and data.classes is None:
+            raise TrainingError(
+                f"data: {data.name} has no classes to condition on; the family `vae` needs none", field="data"
+            )
+        super().__init__(config, data, len(data.classes or ()) if by_class else len(config.given))
+        self.by_class = by_class
+        self.columns = [] if by_class else [data.factors.index(name) for name in config.given if name in data.factors]
+        factors = np.zeros((2, self.width), np.float32) if by_class else data.of_factors(data.train, config.given)
+        self.register_buffer("centre", torch.from_numpy(factors.mean(0)), persistent=False)
+        self.register_buffer("scale", torch.from_numpy(factors.std(0)).clamp(min=1e-6), persistent=False)
+        rows = np.random.Generator(np.random.Philox(config.seed)).integers(0, len(factors), EXAMPLES)
+        self.register_buffer("examples", torch.from_numpy(factors[rows]), persistent=False)
+
+    def condition(self, labels: Tensor, factors: Tensor | None = None) -> Tensor:
+        """One-hot rows, or the factors that are given, (B, C)."""
+        if self.by_class:
+            return F.one_hot(labels, self.width).float()
+        assert factors is not None
+        return factors[:, self.columns]
+
+    def condition_of_draws(self, n: int) -> Tensor:
+        """The classes in turn, or rows of the training part."""
+        turns = torch.arange(n, device=self.centre.device)
+        return self.condition(turns % self.width) if self.by_class else self.examples[turns % EXAMPLES]
+
+    def encode(self, x: Tensor, c: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+        return super().encode(x, self._scaled(c))
+
+    def decode(self, z: Tensor, c: Tensor | None = None) -> Tensor:
+        return super().decode(z, self._scaled(c))
+
+    def _scaled(self, c: Tensor | None) -> Tensor | None:
+        """Factors in units of their deviation over the training part; class weights as they are."""
+        return c if c is None or self.by_class else (c - self.centre) / self.scale
 
 
 class ScoreAndBound(Score):
@@ -71,23 +114,24 @@ class ScoreAndBound(Score):
 
 
 def build(config: Config, data: Data) -> CVAE:
-    """A model with fresh weights. Raises TrainingError for data without classes."""
-    if data.classes is None:
-        raise TrainingError(
-            f"data: {data.name} has no classes to condition on; the family `vae` needs none", field="data"
-        )
-    return CVAE(config, data, len(data.classes))
+    """A model with fresh weights. Raises TrainingError for data without classes, or without the factors given."""
+    return CVAE(config, data)
 
 
 def exports(model: CVAE, config: Config, data: Data) -> Exports:
     """The VAE's tasks with a condition; score has the bound that /classify is made of."""
     exported = vae.exports(model, config, data)
+    told = "" if model.by_class else f" Told {', '.join(config.given)}."
+    description = exported.description.replace("Variational", "Conditional variational", 1) + told
     plain, scoring = exported.tasks["score"], exported.scoring
     assert isinstance(plain.module, Score)
     assert scoring is not None
     module = ScoreAndBound(model, plain.module.centre, plain.module.whitening, config.class_k, config.seed)
     *outputs, surprise = plain.outputs
     score = Task(module, plain.inputs, [*outputs, TensorSpec(role="negative_iwae"), surprise], max_rows=128)
+    if not model.by_class:  # nothing to marginalise over, and no class to tell
+        examples = tuple(tuple(round(value, 6) for value in row) for row in model.examples.tolist())
+        return replace(exported, conditions=Conditions(names=config.given, examples=examples), description=description)
     about = next(term.likelihood for term in scoring.terms if term.likelihood)
     term = Term(
         name="negative_iwae",
@@ -101,5 +145,5 @@ def exports(model: CVAE, config: Config, data: Data) -> Exports:
         scoring=scoring.model_copy(update={"terms": (*scoring.terms, term)}),
         classes=True,
         classification=Classification(term=term.name),
-        description=exported.description.replace("Variational", "Conditional variational", 1),
+        description=description,
     )

@@ -33,8 +33,8 @@ from training import likelihoods
 from training.data import Data, Part
 from training.errors import TrainingError
 from training.exports import Exports, Task
-from training.layers import mlp, per_item, to_float
-from training.phases import Batch, Losses, Phase, Player, Recipe
+from training.layers import mlp, per_item
+from training.phases import Batch, Losses, Phase, Player, Recipe, in_order
 
 SCORE_DRAWS = 8  # draws from the posterior, fixed in the artifact, for the ELBO of the score task
 # a unit is active where its posterior mean varies by more than this over the data (Burda et al., section 5.1)
@@ -101,8 +101,12 @@ class VAE(nn.Module):
         self.encoder = mlp([inside + width, *config.hidden, config.latent_dim * (2 if config.variational else 1)])
         self.decoder = mlp([config.latent_dim + width, *reversed(config.hidden), outside])
 
-    def condition(self, labels: Tensor) -> Tensor | None:
-        """What items of these classes (B,) are conditioned on: nothing here."""
+    def condition(self, labels: Tensor, factors: Tensor | None = None) -> Tensor | None:
+        """What items of these classes (B,) and factors (B, F) are conditioned on: nothing here."""
+        return None
+
+    def condition_of_draws(self, n: int) -> Tensor | None:
+        """What the n items of a sample sheet are conditioned on: nothing here."""
         return None
 
     def encode(self, x: Tensor, c: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
@@ -132,7 +136,9 @@ class VAE(nn.Module):
         x = self.likelihood.observe(batch.items.flatten(1), batch.generator)
         shape = (self.config.samples, len(x), self.config.latent_dim)
         reconstruction, kl = self.terms(
-            x, torch.randn(shape, generator=batch.generator, device=x.device), self.condition(batch.labels)
+            x,
+            torch.randn(shape, generator=batch.generator, device=x.device),
+            self.condition(batch.labels, batch.factors),
         )
         warmup = min(1.0, batch.epoch / self.config.kl_warmup) if self.config.kl_warmup else 1.0
         reconstruction, kl = reconstruction.mean(), kl.mean()
@@ -203,14 +209,14 @@ def evaluate(model: VAE, batch: Batch) -> dict[str, Tensor]:
     """-ELBO and its parts, in nats (B,), without warm-up and with beta 1: what the bound is, not what was minimised."""
     x = model.likelihood.observe(batch.items.flatten(1), batch.generator)
     noise = torch.randn((1, len(x), model.config.latent_dim), generator=batch.generator, device=x.device)
-    reconstruction, kl = model.terms(x, noise, model.condition(batch.labels))
+    reconstruction, kl = model.terms(x, noise, model.condition(batch.labels, batch.factors))
     return {"loss": reconstruction + kl, "reconstruction": reconstruction, "kl": kl}
 
 
 def monitor(model: VAE, batch: Batch) -> dict[str, Any]:
     """Active units and KL by dimension: which of the latent is used."""
     x = model.likelihood.observe(batch.items.flatten(1), batch.generator)
-    mean, log_variance = model.encode(x, model.condition(batch.labels))
+    mean, log_variance = model.encode(x, model.condition(batch.labels, batch.factors))
     if log_variance is None:
         return {}
     kl = gaussian_kl(mean, log_variance).mean(0)
@@ -224,11 +230,10 @@ def active_units(mean: Tensor) -> int:
 
 @torch.no_grad()
 def draw(model: VAE, n: int, generator: torch.Generator) -> Tensor:
-    """Means of p(x | z) at z from N(0, I), (n, *shape); the classes in turn where there are any."""
+    """Means of p(x | z) at z from N(0, I), (n, *shape)."""
     device = next(model.parameters()).device
     z = torch.randn((n, model.config.latent_dim), generator=generator, device=device)
-    c = model.condition(torch.arange(n, device=device) % max(1, model.width))
-    return model.likelihood.mean(model.decode(z, c)).view(n, *model.shape)
+    return model.likelihood.mean(model.decode(z, model.condition_of_draws(n))).view(n, *model.shape)
 
 
 # --- figures ------------------------------------------------------------------------------------------------------------------
@@ -245,9 +250,9 @@ def report(model: VAE, config: Config, data: Data) -> list[Metric]:
     sums: dict[str, float] = {}
     means = []
     size = max(1, min(1000, 50_000 // config.iwae_k))
-    for start in range(0, len(data.test), size):
-        x = model.likelihood.observe(to_float(data.test.items[start : start + size], device).flatten(1), generator)
-        c = model.condition(torch.as_tensor(data.test.labels[start : start + size]).to(device))
+    for batch in in_order(data.test, size, generator):
+        x = model.likelihood.observe(batch.items.flatten(1), generator)
+        c = model.condition(batch.labels, batch.factors)
         noise = torch.randn((1, len(x), config.latent_dim), generator=generator, device=device)
         reconstruction, kl = model.terms(x, noise, c)
         figures = {"reconstruction": reconstruction}
@@ -372,11 +377,9 @@ def aggregate_posterior(model: VAE, part: Part) -> tuple[Tensor, Tensor, Tensor]
     """Mean (L,), covariance of the posterior means (L, L), and covariance of q(z) = E q(z | x), which adds the mean variance."""
     device = next(model.parameters()).device
     means, variance = [], torch.zeros(model.config.latent_dim, device=device, dtype=torch.float64)
-    for start in range(0, len(part), 5000):
-        x = model.likelihood.settle(to_float(part.items[start : start + 5000], device).flatten(1))
-        mean, log_variance = model.encode(
-            x, model.condition(torch.as_tensor(part.labels[start : start + 5000]).to(device))
-        )
+    for batch in in_order(part, 5000, torch.Generator(device)):
+        x = model.likelihood.settle(batch.items.flatten(1))
+        mean, log_variance = model.encode(x, model.condition(batch.labels, batch.factors))
         means.append(mean.double())
         if log_variance is not None:
             variance += log_variance.double().exp().sum(0) / len(part)

@@ -23,8 +23,8 @@ from training.data import Data, Part
 from training.errors import TrainingError
 from training.exports import Exports, Task
 from training.gated import GatedNetwork, Sampler, nothing, sampling, told
-from training.layers import per_item, to_float
-from training.phases import Batch, Losses, Phase, Player, Recipe
+from training.layers import per_item
+from training.phases import Batch, Losses, Phase, Player, Recipe, in_order
 from training.quantiser import Quantiser, usage
 
 SHRINK = 4  # of height and width, by two strided convolutions
@@ -245,10 +245,8 @@ def report(model: VQVAE, config: Config, data: Data) -> list[Metric]:
     binarised = {"binarisation": "dynamic, one draw an item"} if model.config.likelihood == "bernoulli" else {}
     protocol = {**data.protocol, **binarised, "n": len(data.test), "seed": config.seed}
     sums: dict[str, float] = {}
-    for start in range(0, len(data.test), 500):
-        labels = torch.as_tensor(data.test.labels[start : start + 500]).to(device)
-        batch = Batch(to_float(data.test.items[start : start + 500], device), labels, generator, 0.0)
-        x = model.see(batch)
+    for batch in in_order(data.test, 500, generator):
+        x, labels = model.see(batch), batch.labels
         codes = model.codes_of(model.vectors(x))
         reconstruction = per_item(model.likelihood.nll(model.decode_codes(codes), x.flatten(1)))
         figures = {"reconstruction": reconstruction, "nll_uniform_prior": reconstruction + model.uniform_nats}
@@ -292,8 +290,8 @@ def training_codes(model: VQVAE, part: Part) -> Tensor:
     """Codes of a whole part as the graphs see it, (N, h, w)."""
     device = next(model.parameters()).device
     found = []
-    for start in range(0, len(part), 500):
-        x = model.likelihood.settle(to_float(part.items[start : start + 500], device).flatten(1)).view(-1, *model.shape)
+    for batch in in_order(part, 500, torch.Generator(device)):
+        x = model.likelihood.settle(batch.items.flatten(1)).view(-1, *model.shape)
         found.append(model.codes_of(model.vectors(x)).cpu())
     return torch.cat(found)
 
