@@ -424,6 +424,32 @@ def inception(
     typer.echo(network.publish(built, models, name, repository.digest(path).sha256))
 
 
+@app.command()
+def disentangle(
+    model: Annotated[str, typer.Argument(help="Name in the folder of artifacts, or a path.")],
+    data: DataName = None,
+    item: Annotated[int, typer.Option(help="Test item whose latent is moved.")] = 0,
+    out: Annotated[Path | None, typer.Option("-o", "--out", help="A PNG with a row for each active dimension.")] = None,
+    as_json: AsJson = False,
+    device: Device = "auto",
+    models: Models = Path("models"),
+) -> None:
+    """Say whether latent dimensions hold single factors (MIG and DCI, where the data's factors are known), and draw traversals."""
+    import json
+
+    from evaluation import report as reports
+    from evaluation.session import Options, Session
+    from runtime.repository import replacing
+
+    session = Session(models, Options(0, 0, None, "none", device), _real_data, True)
+    found, picture = session.disentangle(model, data, item)
+    if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(out) as temporary:
+            temporary.write_bytes(picture)
+    typer.echo(json.dumps(found, indent=1) if as_json else reports.disentanglement(found))
+
+
 @app.command("fit-priors")
 def fit_priors(
     model: Annotated[str, typer.Argument(help="Name in the folder of artifacts, or a path.")],

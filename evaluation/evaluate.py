@@ -20,6 +20,7 @@ Array = NDArray[Any]
 Stage = Callable[[str], Progress | None]  # a stage begins; what to tell of its progress
 
 SHEET = 64  # pictures on the page
+CONFIDENT = 0.9  # a class probability above it: an image that is clearly something
 TOO_ALIKE = 0.01  # part of exact duplicates that is worth a warning
 
 
@@ -90,6 +91,10 @@ def _distances(report: Report, features: Features, reference: Reference, extract
 def _scores(report: Report, features: Features, reference: Reference, seed: int) -> None:
     if features.probabilities is None:
         return
+    report.metrics["confident"] = rounded(metrics.confident(features.probabilities, CONFIDENT))
+    report.details["confident"] = {
+        "is": f"images that the extractor puts into a class with probability above {CONFIDENT}"
+    }
     marginal = metrics.inception_score(features.probabilities, seed)
     report.metrics |= {"is_marginal": rounded(marginal.value), "is_marginal_sd": rounded(marginal.error)}
     report.details["is_marginal"] = {"splits": metrics.SPLITS, "against": "the marginal of each split, as published"}

@@ -165,6 +165,11 @@ def squared_distances(x: Array, y: Array) -> Float64:
     return np.maximum(squares, 0.0, out=squares)
 
 
+def confident(probabilities: Array, threshold: float) -> float:
+    """Part of the images (N, C) whose most probable class has more than the threshold."""
+    return float((probabilities.max(axis=1) > threshold).mean())
+
+
 # --- pictures and codes -------------------------------------------------------------------------------------------------------
 
 

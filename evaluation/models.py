@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from evaluation import frechet, metrics
+from evaluation import disentanglement, frechet, latent, metrics
 from evaluation.errors import EvaluationError
-from evaluation.evaluate import SHEET, Stage, evaluate_images, silent
+from evaluation.evaluate import CONFIDENT, SHEET, Stage, evaluate_images, silent
 from evaluation.extractors import BATCH, Extractor, Features, map_batches
 from evaluation.images import Generated, Held
 from evaluation.records import Pictures, Report, rounded
@@ -24,10 +24,13 @@ from evaluation.reference import Reference, cached
 from runtime import codecs
 from runtime.engine import Model
 from runtime.errors import UnsupportedTask
-from runtime.operations import CAN
+from runtime.operations import CAN, PATHS
 from runtime.spec import ImageSpec
 
 Array = NDArray[Any]
+
+MOST_ITEMS = 10_000  # training items at most that factors are told from
+ENCODED = 5000  # test items at most whose latents say what a unit is
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,7 @@ def evaluate(
         _likelihood(report, model, data.test, stage)
         _reconstruction(report, model, data.test, pictures, stage)
         _codes(report, model, data.test, stage)
+        _continuity(report, model, extractor, data.test, seed, stage)
         _copies(report, features, data, pictures)
         report.anchors |= anchors(data, reference, extractor, n, seed, stage)
     elif reference.anchors:
@@ -104,6 +108,8 @@ def anchors(
         if min(len(real.rows), len(train.rows)) >= 2 * metrics.BLOCKS:
             kid = metrics.kernel_distance(real.rows, train.rows, seed)
             found |= {"train_vs_test_kid": rounded(kid.value), "train_vs_test_kid_se": rounded(kid.error)}
+        if real.probabilities is not None:
+            found["test_confident"] = rounded(metrics.confident(real.probabilities, CONFIDENT))
         if real.probabilities is not None and real.n >= metrics.SPLITS:
             found["test_is_marginal"] = rounded(metrics.inception_score(real.probabilities, seed).value)
             if reference.class_shares is not None and (reference.class_shares > 0).all():
@@ -211,6 +217,105 @@ def _codes(report: Report, model: Model, test: Held, stage: Stage) -> None:
     usage, perplexity = metrics.code_usage(np.concatenate([codes for codes in found if codes is not None]), levels)
     report.metrics |= {"code_usage": rounded(usage), "code_perplexity": rounded(perplexity)}
     report.details["code_usage"] = report.details["code_perplexity"] = {"part": "test", "n": test.n, "levels": levels}
+
+
+def _continuity(report: Report, model: Model, extractor: Extractor, test: Held, seed: int, stage: Stage) -> None:
+    """How evenly pictures change along paths between test items' latents, in units of the aggregate posterior."""
+    manifest = model.manifest
+    if manifest.latent is None or not CAN["interpolate"](manifest) or not CAN["reconstruct"](manifest):
+        return
+    items = test.picked(ENCODED, seed)
+    told = _told(model, items, ("encode", "decode"))
+    encoded = map_batches(
+        lambda start, stop: model.encode(_edge(model, items, start, stop), **told(start, stop)), items.n, BATCH, stage("continuity")
+    )  # fmt: skip
+    means = np.concatenate([part.placed for part in encoded])
+    variances = [part.log_variance for part in encoded if part.log_variance is not None]
+    covariance = latent.aggregate_covariance(means, np.concatenate(variances) if variances else None)
+    order = np.random.Generator(np.random.Philox(seed)).permutation(items.n)
+    pairs = order[: 2 * min(latent.PAIRS, items.n // 2)].reshape(-1, 2)
+    path, parts = PATHS[manifest.latent.interpolation], np.linspace(0, 1, latent.STEPS + 1)
+    latents = np.stack([path(means[start], means[stop], parts) for start, stop in pairs])  # (P, S, L)
+    flat = latents.reshape(-1, latents.shape[2])
+    owners = np.repeat(pairs[:, 0], latents.shape[1])  # a path stays in the class that it starts from
+
+    def look(start: int, stop: int) -> Array:
+        given = [told(int(owner), int(owner) + 1).get("classes") for owner in owners[start:stop]]
+        classes = {} if given[0] is None else {"classes": _joined(given)}
+        assert isinstance(manifest.data, ImageSpec)
+        made = model.sample(stop - start, latents=flat[start:stop], **classes).data
+        return extractor(codecs.to_uint8(made, manifest.data))[0]
+
+    seen = np.concatenate(map_batches(look, len(flat), BATCH, None)).reshape(*latents.shape[:2], -1)
+    found = latent.continuity(latents, seen, latent.whitening(covariance))
+    report.metrics |= {
+        "continuity": rounded(found.per_unit), "continuity_95": rounded(found.per_unit_95), "largest_step": rounded(found.largest_step),
+    }  # fmt: skip
+    about = {
+        "part": "test", "n": items.n, "paths": len(pairs), "steps": latent.STEPS, "interpolation": manifest.latent.interpolation,
+        "latent_units": "whitened by the aggregate posterior", "latent_length": rounded(found.latent_length),
+        "feature_length": rounded(found.feature_length),
+    }  # fmt: skip
+    report.details["continuity"] = {**about, "is": "mean feature distance per unit of latent distance along a path"}
+    report.details["continuity_95"] = {**about, "is": "95th percentile of the same over steps"}
+    report.details["largest_step"] = {
+        **about,
+        "is": f"part of a path's feature length in its largest step; {1 / latent.STEPS:.4g} is even",
+    }
+
+
+def _joined(given: list[Any]) -> Any:
+    """Classes, or rows of real values, of single items as those of a batch."""
+    return (
+        np.concatenate(given) if isinstance(given[0], np.ndarray) else [label for labels in given for label in labels]
+    )
+
+
+def disentangle(model: Model, data: RealData, item: int) -> tuple[dict[str, Any], bytes]:
+    """Active dimensions, MIG and DCI where the data's factors are known, and a PNG of traversals from a test item, a row a dimension.
+
+    Raises UnsupportedTask for a model without a latent that it encodes into, EvaluationError where the item is not there.
+    """
+    manifest = model.manifest
+    if manifest.latent is None or not CAN["interpolate"](manifest) or not CAN["reconstruct"](manifest):
+        raise UnsupportedTask(
+            f"{manifest.name} does not encode into a latent; it can {', '.join(manifest.tasks)}", field="model"
+        )
+    if not 0 <= item < data.test.n:
+        raise EvaluationError(f"item: {item} is not one of the {data.test.n} test items", field="item")
+    train, test = (_means(model, held) for held in (data.train.picked(MOST_ITEMS, 0), data.test))
+    told = _told(model, data.test, ("encode", "decode"))(item, item + 1)
+    dimensions, rows = disentanglement.traversals(model, test, item, told.get("classes"))
+    found: dict[str, Any] = {
+        "model": manifest.name, "version": manifest.version, "data": data.name, "latent": manifest.latent.size, "active": len(dimensions),
+        "dimensions": dimensions,
+    }  # fmt: skip
+    held = data.train.picked(MOST_ITEMS, 0)
+    if held.factors is not None and data.test.factors is not None:
+        gaps = disentanglement.mig(train, held.factors)
+        parts = disentanglement.dci(train, held.factors, test, data.test.factors)
+        found |= {
+            "mig": rounded(float(gaps.mean())), "mig_by_factor": dict(zip(held.factor_names, map(rounded, gaps.tolist()), strict=True)),
+            "dci_disentanglement": rounded(parts.disentanglement), "dci_completeness": rounded(parts.completeness),
+            "dci_informativeness": rounded(parts.informativeness),
+            "importance": {
+                name: [rounded(value) for value in column] for name, column in zip(held.factor_names, parts.importance.T.tolist(), strict=True)
+            },
+            "protocol": {"codes": "posterior means", "train": held.n, "test": data.test.n, "bins": disentanglement.BINS, "trees": disentanglement.TREES},
+        }  # fmt: skip
+    if not dimensions:
+        raise EvaluationError(f"{manifest.name}: no latent dimension varies over the data: the posterior has collapsed")
+    shown = rows.reshape(-1, *rows.shape[2:])
+    return found, codecs.to_png(codecs.grid(shown, columns=rows.shape[1], scale=max(1, round(56 / rows.shape[3]))))
+
+
+def _means(model: Model, held: Held) -> Array:
+    """Where items lie, (N, L)."""
+    told = _told(model, held, ("encode",))
+    parts = map_batches(
+        lambda start, stop: model.encode(_edge(model, held, start, stop), **told(start, stop)).placed, held.n, BATCH
+    )
+    return np.concatenate(parts)
 
 
 def _copies(report: Report, features: Features, data: RealData, pictures: Pictures) -> None:

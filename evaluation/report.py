@@ -57,6 +57,7 @@ def metric_rows(report: Values) -> list[tuple[str, str, str]]:
         "is_marginal": _named(anchors, "test_is_marginal", "test"),
         "is_prior": _named(anchors, "test_is_prior", "test"),
         "class_accuracy": _named(anchors, "test_class_accuracy", "test"),
+        "confident": _named(anchors, "test_confident", "test"),
         "nearest_train_distance": _named(anchors, "test_nearest_train_distance", "test"),
     }
     for name in ("fd_classifier", "fid"):
@@ -127,6 +128,7 @@ def comparison(reports: Sequence[Values]) -> str:
         "is_prior",
         "precision",
         "recall",
+        "confident",
         "class_accuracy",
         "nll",
         "bits_per_dim",
@@ -147,10 +149,10 @@ def comparison(reports: Sequence[Values]) -> str:
     anchors = reports[0]["anchors"]
     real = {
         distance: "train_vs_test", "kid": "train_vs_test_kid", "is_marginal": "test_is_marginal", "is_prior": "test_is_prior",
-        "class_accuracy": "test_class_accuracy",
+        "class_accuracy": "test_class_accuracy", "confident": "test_confident",
     }  # fmt: skip
     if "train_vs_test" in anchors:
-        both = {"is_marginal", "is_prior", "class_accuracy"}
+        both = {"is_marginal", "is_prior", "class_accuracy", "confident"}
         train = [f"{anchors[real[n]]:.4g}" if n in real and n not in both and real[n] in anchors else "" for n in names]
         test = [f"{anchors[real[n]]:.4g}" if n in both and real[n] in anchors else "" for n in names]
         rows += [["", "*real: train against test*", *train], ["", "*real: test*", *test]]
@@ -159,6 +161,27 @@ def comparison(reports: Sequence[Values]) -> str:
         value = floor.get("resampled", floor["closed_form"])
         rows.append(["", "*a perfect generator*", *[f"{value:.4g}" if name == distance else "" for name in names]])
     return markdown_table((f"rank by {', '.join(by)}", "model", *names), rows) + left_out
+
+
+def disentanglement(found: Values) -> str:
+    """Figures of `manifold disentangle` as Markdown."""
+    lines = [
+        f"# {found['model']} {found['version']} on {found['data']}",
+        f"{found['active']} of {found['latent']} dimensions are active",
+    ]
+    if "mig" in found:
+        names = ("mig", "dci_disentanglement", "dci_completeness", "dci_informativeness")
+        lines.append(markdown_table(names, [[f"{found[name]:.3f}" for name in names]]))
+        rows = [
+            [
+                name,
+                f"{found['mig_by_factor'][name]:.3f}",
+                *(f"{found['importance'][name][j]:.2f}" for j in found["dimensions"]),
+            ]
+            for name in found["importance"]
+        ]
+        lines.append(markdown_table(("factor", "mig", *(f"z{j}" for j in found["dimensions"])), rows))
+    return "\n\n".join(lines) + "\n"
 
 
 # --- the page -----------------------------------------------------------------------------------------------------------------

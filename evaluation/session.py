@@ -124,6 +124,13 @@ class Session:
             repository.seal(extractor.model.folder)
         return target
 
+    def disentangle(self, name: str, data: str | None, item: int) -> tuple[dict[str, Any], bytes]:
+        """Figures of an artifact's latent dimensions, and a PNG of their traversals."""
+        model = self._model(name)
+        real = self.data(data or self._data_of(model))
+        self._check_shape(model, real)
+        return models.disentangle(model, real, item)
+
     # --- pieces ---
 
     def _folder(self, name: str) -> Path:

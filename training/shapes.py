@@ -21,8 +21,8 @@ FACTORS: dict[str, tuple[float, ...]] = {
     "shape": tuple(range(len(SHAPES))),
     "scale": (0.16, 0.21, 0.26),  # half the extent, of the picture's side
     "rotation": tuple(np.arange(6) * 15.0),  # degrees; a square is itself again at 90
-    "x": tuple(np.linspace(0.3, 0.7, 6).round(3)),  # of the side
-    "y": tuple(np.linspace(0.3, 0.7, 6).round(3)),
+    "x": tuple(np.linspace(0.34, 0.66, 6).round(3)),  # of the side
+    "y": tuple(np.linspace(0.34, 0.66, 6).round(3)),
     "hue": (0.0, 0.25, 0.5, 0.75),  # of the colour circle
 }
 NAMES = tuple(FACTORS)
