@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from torch import Tensor
 from runtime import golden
 from runtime.engine import load
 from runtime.spec import ImageSpec
-from training import graphs
+from training import graphs, loops
 from training.data import Data, Part
 from training.families import pixelcnn
 from training.families.pixelcnn import Config, Finish, GatedPixelCNN
@@ -89,6 +90,47 @@ def test_cached_sampling_is_naive_sampling(tmp_path: Path, shape: tuple[int, int
     session = onnxruntime.InferenceSession(str(tmp_path / "sample.onnx"))
     given = {"uniforms": uniforms.numpy(), "condition": condition.numpy(), "temperature": temperature.numpy()}
     assert np.array_equal(session.run(["codes"], given)[0], expected.numpy())
+
+
+@pytest.mark.parametrize("classes", [3, 0])
+def test_a_sampler_split_by_rows_gives_the_same_and_lets_items_go(tmp_path: Path, classes: int) -> None:
+    data = grid(6, 5, 4)
+    model = network(data, conditional=bool(classes))
+    sampler = Sampler(model, Finish(model)).eval()
+    whole = {"sample": sampler.to_onnx(), **sampler.to_onnx_by_rows()}
+    graphs.save_onnx(whole, tmp_path)
+    sessions = {name: onnxruntime.InferenceSession(str(tmp_path / f"{name}.onnx")) for name in whole}
+    names = {name: [output.name for output in session.get_outputs()] for name, session in sessions.items()}
+    taken = {name: {tensor.name for tensor in session.get_inputs()} for name, session in sessions.items()}
+    alive = []
+
+    def run(part: str, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        outputs = sessions[part].run(names[part], {key: inputs[key] for key in taken[part]})
+        found = dict(zip(names[part], outputs, strict=True))
+        if part == "row":
+            alive.append(len(found["next_prev_row"]))
+        return found
+
+    generator = np.random.default_rng(0)
+    inputs = {"uniforms": generator.random((7, 30), np.float32), "temperature": np.ones(7, np.float32)}
+    if classes:
+        inputs["condition"] = np.eye(3, dtype=np.float32)[generator.integers(0, 3, 7)]
+    expected = run("sample", inputs)["codes"]
+    codes, items, left = loops.by_rows(run, inputs, 6)
+    assert np.array_equal(codes, expected)
+    assert left.tolist() == list(range(7))
+
+    def keep(row: int) -> np.ndarray:  # items 2 and 5 go after the second row, item 0 after the fourth
+        return np.asarray([row < 3, True, row < 1, True, True, row < 1, True])
+
+    alive.clear()
+    codes, items, left = loops.by_rows(run, inputs, 6, keep)
+    assert left.tolist() == [1, 3, 4, 6]
+    assert np.array_equal(codes, expected[left])
+    assert len(items) == 4
+    assert alive == [7, 7, 5, 5, 4, 4]
+    codes, _, left = loops.by_rows(run, inputs, 6, lambda row: np.zeros(7, bool))
+    assert (len(codes), len(left)) == (0, 0)
 
 
 def test_temperature_goes_to_the_most_likely_level() -> None:

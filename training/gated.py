@@ -224,6 +224,13 @@ class Sampler(nn.Module):
 
     def to_onnx(self) -> Any:
         """The same as one ONNX graph: two nested Loops around the exported steps."""
+        return loops.grid_sampler(self._steps(), self.height, self.width)
+
+    def to_onnx_by_rows(self) -> dict[str, Any]:
+        """The same as three graphs, for `loops.by_rows`."""
+        return loops.row_sampler(self._steps(), self.width)
+
+    def _steps(self) -> dict[str, Any]:
         setup, row, pixel, finish = self.setup, self.row_step, self.pixel_step, self.finish
         batch, layers, channels, width = 3, len(row.vertical), row.channels, self.width
         uniforms, condition = torch.rand(batch, self.height * width), torch.rand(batch, max(1, setup.classes))
@@ -232,7 +239,7 @@ class Sampler(nn.Module):
         links = torch.zeros(layers, batch, 2 * channels, width)
         # two tensors: the exporter would take one object, given twice, for one input
         row_at, column_at = torch.tensor(1), torch.tensor(2)
-        steps = {
+        return {
             "setup": loops.export(setup, {name: given}, ["classes", "v_cache", "row_cache", "h_cache", "prev_row"], {name: 0}),
             "row": loops.export(
                 row, {"row": row_at, "prev_row": prev_row, "row_cache": row_cache, "v_cache": v_cache, "classes": classes},
@@ -247,7 +254,6 @@ class Sampler(nn.Module):
             ),
             "finish": loops.export(finish, {"rows": prev_row[None].repeat(self.height, 1, 1)}, ["codes", "data"], {"rows": 1}),
         }  # fmt: skip
-        return loops.grid_sampler(steps, self.height, self.width)
 
 
 class FreeSampler(nn.Module):

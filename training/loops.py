@@ -6,11 +6,13 @@ loop carries from one turn to the next is called `x` going in and `next_x` comin
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import onnx
 import torch
+from numpy.typing import NDArray
 from onnx import TensorProto, helper
 from torch import Tensor, nn
 
@@ -32,22 +34,8 @@ def grid_sampler(steps: Mapping[str, onnx.ModelProto], height: int, width: int) 
     In: uniforms, condition, temperature. Out: codes, data. The names are those of training.families.pixelcnn's steps.
     """
     parts = {name: _scoped(model, name) for name, model in steps.items()}
-    inner = _loop_body(
-        "column", [*parts["pixel"].node],
-        {"prev": ("level", TensorProto.INT64), "column_cache": ("next_column_cache", TensorProto.FLOAT), "h_cache_in_row": ("next_h_cache", TensorProto.FLOAT)},
-        scanned=[("level", TensorProto.INT64)], rename={"h_cache": "h_cache_in_row"},
-    )  # fmt: skip
     outer = _loop_body(
-        "row",
-        [
-            *parts["row"].node,
-            # the first column has no left neighbour: `prev` is any code (it is masked there), the caches are empty
-            helper.make_node("Gather", ["h_cache", "zero"], ["empty_column"], axis=0),
-            helper.make_node("Gather", ["prev_row", "zero"], ["any_code"], axis=1),
-            helper.make_node("Loop", ["width", "", "any_code", "empty_column", "h_cache"], ["last_level", "last_cache", "last_h_cache", "levels"], body=inner),
-            helper.make_node("Transpose", ["levels"], ["next_prev_row"], perm=[1, 0]),
-            helper.make_node("Identity", ["next_prev_row"], ["finished_row"]),
-        ],
+        "row", [*_row(parts), helper.make_node("Identity", ["next_prev_row"], ["finished_row"])],
         {"prev_row": ("next_prev_row", TensorProto.INT64), "row_cache": ("next_row_cache", TensorProto.FLOAT), "v_cache": ("next_v_cache", TensorProto.FLOAT)},
         scanned=[("finished_row", TensorProto.INT64)],
     )  # fmt: skip
@@ -59,15 +47,93 @@ def grid_sampler(steps: Mapping[str, onnx.ModelProto], height: int, width: int) 
         ),
         *parts["finish"].node,
     ]
-    constants = [
-        helper.make_tensor(name, TensorProto.INT64, [], [value])
-        for name, value in (("height", height), ("width", width), ("zero", 0))
-    ]
-    given = {value.name: value for part in parts.values() for value in part.input}
+    given = _given(parts)
     inputs = [given[name] for name in ("uniforms", "condition", "temperature") if name in given]
-    graph = helper.make_graph(
-        nodes, "sampler", inputs, list(parts["finish"].output), [*constants, *_initializers(parts.values())]
+    constants = _constants(height=height, width=width, zero=0)
+    return _model(
+        steps, nodes, "sampler", inputs, list(parts["finish"].output), [*constants, *_initializers(parts.values())]
     )
+
+
+def row_sampler(steps: Mapping[str, onnx.ModelProto], width: int) -> dict[str, onnx.ModelProto]:
+    """The same sampler split by rows of the grid, for a host that goes from row to row (see `by_rows`): setup, row, finish."""
+    parts = {name: _scoped(model, name) for name, model in steps.items()}
+    given = _given(parts)
+    names = ("row", "prev_row", "row_cache", "v_cache", "classes", "h_cache", "uniforms", "temperature")
+    made = {value.name: value for part in parts.values() for value in part.output}
+    row = helper.make_tensor_value_info("next_prev_row", TensorProto.INT64, ["batch", width])
+    model = _model(
+        steps, _row(parts), "row", [given[name] for name in names], [row, made["next_row_cache"], made["next_v_cache"]],
+        [*_constants(width=width, zero=0), *_initializers((parts["row"], parts["pixel"]))],
+    )  # fmt: skip
+    return {"setup": steps["setup"], "row": model, "finish": steps["finish"]}
+
+
+Run = Callable[[str, Mapping[str, NDArray[Any]]], Mapping[str, NDArray[Any]]]  # a part's name and inputs to its outputs
+CACHES = {"row_cache": 0, "v_cache": 1, "classes": 1, "h_cache": 1}  # which dimension is the batch
+
+
+def by_rows(
+    run: Run, inputs: Mapping[str, NDArray[Any]], height: int, keep: Callable[[int], NDArray[np.bool_]] | None = None
+) -> tuple[NDArray[np.int64], NDArray[Any], NDArray[np.int64]]:
+    """Samples with a split sampler: codes and items of what was kept to the end, and which of the batch that is.
+
+    `keep` is asked after each row of the grid, with its index, for a mask (B,) of the items to go on with; the others cost nothing from there on.
+    """
+    n = len(inputs["uniforms"])
+    state = dict(run("setup", {name: inputs[name] for name in ("uniforms", "condition") if name in inputs}))
+    state |= {name: inputs[name] for name in ("uniforms", "temperature")}
+    left, rows = np.arange(n), []
+    for row in range(height):
+        after = run("row", {**state, "row": np.asarray(row, np.int64)})
+        state |= {
+            "prev_row": after["next_prev_row"],
+            "row_cache": after["next_row_cache"],
+            "v_cache": after["next_v_cache"],
+        }
+        rows.append(state["prev_row"])
+        kept = np.ones(len(left), bool) if keep is None else keep(row)[left]
+        if not kept.all():
+            left, rows = left[kept], [one[kept] for one in rows]
+            state = {name: np.compress(kept, value, axis=CACHES.get(name, 0)) for name, value in state.items()}
+        if not len(left):
+            break
+    if not len(left):
+        return np.zeros((0, height, rows[0].shape[1]), np.int64), np.zeros((0,)), left
+    finished = run("finish", {"rows": np.stack(rows)})
+    return finished["codes"], finished["data"], left
+
+
+def _row(parts: Mapping[str, onnx.GraphProto]) -> list[onnx.NodeProto]:
+    """One row: its vertical step, and the loop over its columns."""
+    inner = _loop_body(
+        "column", [*parts["pixel"].node],
+        {"prev": ("level", TensorProto.INT64), "column_cache": ("next_column_cache", TensorProto.FLOAT), "h_cache_in_row": ("next_h_cache", TensorProto.FLOAT)},
+        scanned=[("level", TensorProto.INT64)], rename={"h_cache": "h_cache_in_row"},
+    )  # fmt: skip
+    return [
+        *parts["row"].node,
+        # the first column has no left neighbour: `prev` is any code (it is masked there), the caches are empty
+        helper.make_node("Gather", ["h_cache", "zero"], ["empty_column"], axis=0),
+        helper.make_node("Gather", ["prev_row", "zero"], ["any_code"], axis=1),
+        helper.make_node("Loop", ["width", "", "any_code", "empty_column", "h_cache"], ["last_level", "last_cache", "last_h_cache", "levels"], body=inner),
+        helper.make_node("Transpose", ["levels"], ["next_prev_row"], perm=[1, 0]),
+    ]  # fmt: skip
+
+
+def _given(parts: Mapping[str, onnx.GraphProto]) -> dict[str, onnx.ValueInfoProto]:
+    return {value.name: value for part in parts.values() for value in part.input}
+
+
+def _constants(**values: int) -> list[onnx.TensorProto]:
+    return [helper.make_tensor(name, TensorProto.INT64, [], [value]) for name, value in values.items()]
+
+
+def _model(
+    steps: Mapping[str, onnx.ModelProto], nodes: Sequence[onnx.NodeProto], name: str, inputs: Sequence[onnx.ValueInfoProto],
+    outputs: Sequence[onnx.ValueInfoProto], initializers: Sequence[onnx.TensorProto],
+) -> onnx.ModelProto:  # fmt: skip
+    graph = helper.make_graph(nodes, name, inputs, outputs, initializers)
     opsets = {opset.domain: opset.version for model in steps.values() for opset in model.opset_import}
     model = helper.make_model(
         graph, opset_imports=[helper.make_opsetid(domain, version) for domain, version in opsets.items()]
