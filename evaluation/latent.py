@@ -53,11 +53,11 @@ def continuity(latents: Array, features: Array, white: Float64) -> Continuity:
     """Figures of paths: latents (P, S, L), features of what they decode to (P, S, d)."""
     moved = np.linalg.norm(np.diff(latents.astype(np.float64), axis=1) @ white, axis=2)  # (P, S - 1)
     changed = np.linalg.norm(np.diff(features.astype(np.float64), axis=1), axis=2)
-    kept = moved.sum(axis=1) > 0
-    rates = (changed[kept] / moved[kept]).ravel()
-    lengths = changed.sum(axis=1)
-    seen = lengths > 0
+    lengths, steps = changed.sum(axis=1), changed.shape[1]
+    shares = np.full(len(lengths), 1 / steps)  # where nothing changes, nothing jumps
+    np.divide(changed.max(axis=1), lengths, out=shares, where=lengths > 0)
+    rates = np.zeros_like(changed)
+    np.divide(changed, moved, out=rates, where=moved > 0)
     return Continuity(
-        float(rates.mean()), float(np.quantile(rates, 0.95)), float((changed[seen].max(axis=1) / lengths[seen]).mean()),
-        float(lengths.mean()), float(moved.sum(axis=1).mean()),
+        float(rates.mean()), float(np.quantile(rates, 0.95)), float(shares.mean()), float(lengths.mean()), float(moved.sum(axis=1).mean())
     )  # fmt: skip
