@@ -163,13 +163,15 @@ def remake(
 
 @app.command()
 def compress(
-    image: Annotated[Path, typer.Argument(help="A PNG, JPEG or WebP file.")],
+    images: Annotated[list[Path], typer.Argument(help="PNG, JPEG or WebP files; all go into one file.")],
     model: Annotated[str, typer.Option(help="An artifact with codes and a prior over them.")],
-    out: Annotated[Path | None, typer.Option("-o", "--out", help="IMAGE.mfc where left out.")] = None,
+    out: Annotated[Path | None, typer.Option("-o", "--out", help="IMAGE.mfc, of the first, where left out.")] = None,
     device: Device = "auto",
     models: Models = Path("models"),
 ) -> None:
-    """Write an image as entropy-coded codes of a VQ-VAE, by its own prior."""
+    """Write images as entropy-coded codes of a VQ-VAE, by its own prior."""
+    import numpy as np
+
     from runtime import codecs, compression
     from runtime.repository import replacing
     from runtime.spec import ImageSpec
@@ -178,13 +180,13 @@ def compress(
     spec = loaded.manifest.data
     if not isinstance(spec, ImageSpec):
         raise InvalidValue(f"model: {model} is a model of rows, not of images", field="model")
-    pixels, _ = codecs.read_image(image.read_bytes(), spec, field=str(image))
-    made = compression.compress(loaded, codecs.from_uint8(pixels[None], spec)[0])
-    out = out or image.with_suffix(".mfc")
+    pixels = np.stack([codecs.read_image(image.read_bytes(), spec, field=str(image))[0] for image in images])
+    made = compression.compress(loaded, codecs.from_uint8(pixels, spec))
+    out = out or images[0].with_suffix(".mfc")
     with replacing(out) as temporary:
         temporary.write_bytes(made.content)
     typer.echo(
-        f"{out}: {made.bits} bits for {spec.width}x{spec.height} pixels, and a header of {compression.HEADER.size} bytes"
+        f"{out}: {made.bits} bits for {len(images)} of {spec.width}x{spec.height} pixels, and a header of {compression.HEADER.size} bytes"
     )
 
 
@@ -194,11 +196,14 @@ def decompress(
     model: Annotated[
         str | None, typer.Option(help="The artifact that made it; looked for by its checksum where left out.")
     ] = None,
-    out: Annotated[Path | None, typer.Option("-o", "--out", help="FILE.png where left out.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("-o", "--out", help="FILE.png where left out; of several images FILE-0000.png and on."),
+    ] = None,
     device: Device = "auto",
     models: Models = Path("models"),
 ) -> None:
-    """Make the image again from its codes: exactly the codes that were written."""
+    """Make the images again from their codes: exactly the codes that were written."""
     from runtime import codecs, compression
     from runtime.repository import replacing
     from runtime.spec import ImageSpec
@@ -209,9 +214,11 @@ def decompress(
     spec = loaded.manifest.data
     assert isinstance(spec, ImageSpec)
     out = out or file.with_suffix(".png")
-    with replacing(out) as temporary:
-        temporary.write_bytes(codecs.to_png(codecs.to_uint8(data, spec)))
-    typer.echo(out)
+    for index, image in enumerate(codecs.to_uint8(data, spec)):
+        path = out if len(data) == 1 else out.with_stem(f"{out.stem}-{index:04}")
+        with replacing(path) as temporary:
+            temporary.write_bytes(codecs.to_png(image))
+        typer.echo(path)
 
 
 def _made_by(fingerprint: str, models: Path) -> str:

@@ -1,10 +1,11 @@
 """Images as files of entropy-coded codes: `encode` gives the codes, the artifact's own prior says how probable each one is.
 
-A file is a header and the words of a range coder (the library constriction). Decoding asks the prior for one code after the other, as each
-depends on those before it. Both sides see the probabilities through logits rounded to 1/64, so that other rounding on another machine
-hardly ever matters; where it does, the checksum of the codes says so, and nothing wrong is given out as right.
+A file is a header and the words of one range coder (the library constriction) for all its images: first the class that each is told, every
+class as probable, then the codes, place by place and image by image within a place. Decoding asks the prior for one place after the other,
+as each depends on those before it, for all images at once. Both sides see the probabilities through logits rounded to 1/64, so that other
+rounding on another machine hardly ever matters; where it does, the checksum of the codes says so, and nothing wrong is given out as right.
 
-    magic "MFC1" · artifact's checksum (8 bytes) · class (uint16, 65535: none) · CRC-32 of the codes · words (uint32 each), little-endian
+    magic "MFC2" · artifact's checksum (8 bytes) · images (uint16) · CRC-32 of classes and codes · words (uint32 each), little-endian
 """
 
 from __future__ import annotations
@@ -22,67 +23,71 @@ from runtime.errors import InvalidValue, Malformed, UnsupportedTask
 from runtime.operations import softmax
 
 Array = NDArray[Any]
+Codes = NDArray[np.int64]
+Float64 = NDArray[np.float64]
 
-MAGIC = b"MFC1"
+MAGIC = b"MFC2"
 HEADER = struct.Struct("<4s8sHI")
-NO_CLASS = 0xFFFF
+MOST = 1024  # images a file: their probabilities are in memory at once
 GRID = 64  # logits are rounded to 1/GRID
 FLOOR = 1e-9  # least probability: a code that the prior rules out still has a way to be written
 
 
 @dataclass(frozen=True)
 class Compressed:
-    """A file, and the bits of it that are the image's own."""
+    """A file, and the bits of it that are the images' own."""
 
     content: bytes
     bits: int  # of the range coder's words
-    codes: NDArray[np.int64]  # (h, w)
+    codes: Codes  # (n, h, w)
 
 
 def compress(model: Model, data: Array) -> Compressed:
-    """One item (*shape) at the graph's edge. A conditional prior is told the class under which the file is smallest.
+    """Items (n, *shape) at the graph's edge as one file. A conditional prior is told the class under which an item takes fewest bits.
 
-    Raises UnsupportedTask for an artifact without codes or without a prior over them.
+    Raises UnsupportedTask for an artifact without codes or without a prior over them, InvalidValue for no items or more than 1024.
     """
     _check(model)
-    codes = model.encode(data[None]).codes
+    if not 1 <= len(data) <= MOST:
+        raise InvalidValue(f"images: 1 to {MOST} go into one file, not {len(data)}; make several files", field="images")
+    codes = model.encode(data).codes
     assert codes is not None
-    best: tuple[NDArray[np.uint32], int] | None = None
-    for label in _classes(model):
-        words = _write(codes[0], _probabilities(model, codes, label))
-        if best is None or len(words) < len(best[0]):
-            best = words, label
-    assert best is not None
-    words, label = best
-    header = HEADER.pack(MAGIC, _fingerprint(model), label, zlib.crc32(codes[0].astype("<i8").tobytes()))
-    return Compressed(header + words.astype("<u4").tobytes(), 32 * len(words), codes[0])
+    labels, tables = _best_classes(model, codes)
+    encoder, family = _coder().RangeEncoder(), _family()
+    encoder.encode(labels.astype(np.int32), family, _uniform(model, len(codes)))
+    flat = np.ascontiguousarray(np.moveaxis(codes, 0, -1).astype(np.int32)).ravel()  # place by place
+    encoder.encode(flat, family, np.ascontiguousarray(np.moveaxis(tables, 0, -2).reshape(len(flat), -1)))
+    words: NDArray[np.uint32] = encoder.get_compressed()
+    header = HEADER.pack(MAGIC, _fingerprint(model), len(codes), _crc(labels, codes))
+    return Compressed(header + words.astype("<u4").tobytes(), 32 * len(words), codes)
 
 
-def decompress(model: Model, content: bytes) -> tuple[Array, NDArray[np.int64]]:
-    """The item (*shape) at the graph's edge, and its codes (h, w).
+def decompress(model: Model, content: bytes) -> tuple[Array, Codes]:
+    """The items (n, *shape) at the graph's edge, and their codes (n, h, w).
 
     Raises Malformed for what is no such file or is damaged, InvalidValue for a file that another artifact made.
     """
     _check(model)
-    label, checksum, words = _open(content, model)
+    count, checksum, words = _open(content, model)
     assert model.manifest.codes is not None
     shape = model.manifest.codes.shape
-    codes = np.zeros((1, *shape), np.int64)
-    decoder, family = _decoder(words)
+    codes = np.zeros((count, *shape), np.int64)
+    decoder, family = _coder().RangeDecoder(words), _family()
+    labels = decoder.decode(family, _uniform(model, count))
     for place in np.ndindex(*shape):
-        table = np.ascontiguousarray(_probabilities(model, codes, label)[place][None])
-        codes[(0, *place)] = int(decoder.decode(family, table)[0])
-    if zlib.crc32(codes[0].astype("<i8").tobytes()) != checksum:
+        tables = np.ascontiguousarray(_probabilities(model, codes, labels)[:, *place])
+        codes[:, *place] = decoder.decode(family, tables)
+    if _crc(labels, codes) != checksum:
         raise Malformed(
             "the codes do not have the checksum that the file carries: it is damaged, or was written on a machine whose arithmetic differs"
         )
-    return model.sample(1, codes=codes).data[0], codes[0]
+    return model.sample(count, codes=codes).data, codes
 
 
 def made_by(content: bytes) -> str:
     """The first 16 digits of the checksum of the artifact that made the file. Raises Malformed."""
     if len(content) < HEADER.size or content[:4] != MAGIC:
-        raise Malformed("not a file of compressed codes: it does not begin with MFC1")
+        raise Malformed("not a file of compressed codes: it does not begin with MFC2")
     fingerprint: bytes = HEADER.unpack_from(content)[1]
     return fingerprint.hex()
 
@@ -94,11 +99,11 @@ def _open(content: bytes, model: Model) -> tuple[int, int, NDArray[np.uint32]]:
             f"made by another artifact: the file says {made}, {model.manifest.name} is {_fingerprint(model).hex()}",
             field="model",
         )
-    _, _, label, checksum = HEADER.unpack_from(content)
+    _, _, count, checksum = HEADER.unpack_from(content)
     body = content[HEADER.size :]
-    if len(body) % 4 or label not in _classes(model):
+    if len(body) % 4 or not 1 <= count <= MOST:
         raise Malformed("the file of compressed codes is damaged or cut short")
-    return label, checksum, np.frombuffer(body, "<u4").astype(np.uint32)
+    return count, checksum, np.frombuffer(body, "<u4").astype(np.uint32)
 
 
 def _check(model: Model) -> None:
@@ -114,35 +119,54 @@ def _fingerprint(model: Model) -> bytes:
     return bytes.fromhex(model.checksum)[:8]
 
 
-def _classes(model: Model) -> list[int]:
-    """What the prior may be told: each class, or nothing."""
-    return list(range(len(model.manifest.classes))) if model.manifest.classes else [NO_CLASS]
+def _classes(model: Model) -> int:
+    """How many things the prior may be told: each class, or nothing."""
+    return len(model.manifest.classes) if model.manifest.classes else 1
 
 
-def _probabilities(model: Model, codes: Array, label: int) -> NDArray[np.float64]:
-    """p(code | those before it), (*grid, K), from one parallel pass over codes (1, *grid)."""
+def _uniform(model: Model, n: int) -> Float64:
+    """Every class as probable, (n, C); constriction wants two symbols at least, so nothing to tell is one of two."""
+    count = _classes(model)
+    return np.full((n, count), 1 / count) if count > 1 else np.tile([1 - FLOOR, FLOOR], (n, 1))
+
+
+def _best_classes(model: Model, codes: Codes) -> tuple[Codes, Float64]:
+    """For each item the class under which its codes take fewest bits (n,), and the probabilities under it (n, *grid, K)."""
+    n = len(codes)
+    least, best, tables = np.full(n, np.inf), np.zeros(n, np.int64), np.empty(0)
+    for label in range(_classes(model)):
+        found = _probabilities(model, codes, np.full(n, label))
+        bits = -np.log2(np.take_along_axis(found, codes[..., None], -1)).reshape(n, -1).sum(axis=1)
+        better = bits < least
+        tables = np.where(better.reshape(n, 1, 1, 1), found, tables) if label else found
+        least, best = np.where(better, bits, least), np.where(better, label, best)
+    return best, tables
+
+
+def _probabilities(model: Model, codes: Codes, labels: Codes) -> Float64:
+    """p(code | those before it), (n, *grid, K), from one parallel pass over codes (n, *grid)."""
     spec = model.manifest.tasks["score_codes"]
-    inputs = {tensor.role: codes for tensor in spec.inputs if tensor.source == "codes"}
+    inputs: dict[str, Array] = {tensor.role: codes for tensor in spec.inputs if tensor.source == "codes"}
     condition = spec.input("condition")
     if condition is not None:
         width = condition.shape[0]
-        told = np.zeros((1, width)) if label == NO_CLASS else np.eye(width)[[label]]
+        told = np.eye(width)[labels] if model.manifest.classes else np.zeros((len(codes), width))
         inputs[condition.role] = told.astype(np.float32)
-    logits = np.moveaxis(model.run("score_codes", inputs)["logits"][0], 0, -1).astype(np.float64)
+    logits = np.moveaxis(model.run("score_codes", inputs)["logits"], 1, -1).astype(np.float64)
     return softmax(np.rint(logits * GRID) / GRID) + FLOOR
 
 
-def _write(codes: Array, probabilities: NDArray[np.float64]) -> NDArray[np.uint32]:
+def _crc(labels: Codes, codes: Codes) -> int:
+    return zlib.crc32(codes.astype("<i8").tobytes(), zlib.crc32(labels.astype("<i8").tobytes()))
+
+
+def _coder() -> Any:
     import constriction
 
-    encoder = constriction.stream.queue.RangeEncoder()
-    family = constriction.stream.model.Categorical(perfect=False)
-    encoder.encode(codes.ravel().astype(np.int32), family, np.ascontiguousarray(probabilities.reshape(codes.size, -1)))
-    words: NDArray[np.uint32] = encoder.get_compressed()
-    return words
+    return constriction.stream.queue
 
 
-def _decoder(words: NDArray[np.uint32]) -> tuple[Any, Any]:
+def _family() -> Any:
     import constriction
 
-    return constriction.stream.queue.RangeDecoder(words), constriction.stream.model.Categorical(perfect=False)
+    return constriction.stream.model.Categorical(perfect=False)

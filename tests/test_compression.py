@@ -35,36 +35,42 @@ def model(request: pytest.FixtureRequest, models: Path) -> Model:
     return load(models / request.param, device="cpu")
 
 
+def codes_of(model: Model, items: np.ndarray) -> np.ndarray:
+    codes = model.encode(items).codes
+    assert codes is not None
+    return codes
+
+
 def test_codes_come_back_exactly(model: Model, digits: Data) -> None:
-    for item in digits.edge(digits.test)[:12]:
-        made = compression.compress(model, item)
+    items = digits.edge(digits.test)[:24]
+    for some in (items[:1], items[1:2], items):
+        made = compression.compress(model, some)
         data, codes = compression.decompress(model, made.content)
         assert np.array_equal(codes, made.codes)
-        encoded = model.encode(item[None]).codes
-        assert encoded is not None
-        assert np.array_equal(codes, encoded[0])
-        assert np.allclose(data, model.reconstruct(item[None]).data[0], atol=1e-6)
+        assert np.array_equal(codes, codes_of(model, some))
+        assert np.allclose(data, model.reconstruct(some).data, atol=1e-6)
 
 
 def test_files_are_as_small_as_the_prior_says(model: Model, digits: Data) -> None:
-    bits, nats = [], []
+    items = digits.edge(digits.test)[:40]
+    codes = codes_of(model, items)
     labels = range(10) if model.manifest.classes else [None]
-    for item in digits.edge(digits.test)[:40]:
-        bits.append(compression.compress(model, item).bits)
-        codes = model.encode(item[None]).codes
-        assert codes is not None
-        told = [{} if label is None else {"condition": np.eye(10, dtype=np.float32)[[label]]} for label in labels]
-        nats.append(min(model.run("score_codes", {"codes": codes, **each})["nll"][0] for each in told))
-    entropy = np.asarray(nats) / np.log(2)
-    assert (np.asarray(bits) >= entropy - 1).all()
-    assert (np.asarray(bits) <= entropy + 64).all()  # words of 32 bits, and one to end with
+    told = [{} if label is None else {"condition": np.eye(10, dtype=np.float32)[[label] * 40]} for label in labels]
+    nats = np.min([model.run("score_codes", {"codes": codes, **each})["nll"] for each in told], axis=0)
+    entropy = nats / np.log(2) + np.log2(len(labels))
+    alone = np.asarray([compression.compress(model, item[None]).bits for item in items])
+    assert (alone >= entropy - 1).all()
+    assert (alone <= entropy + 64).all()  # words of 32 bits, and one to end with
+    together = compression.compress(model, items).bits
+    assert entropy.sum() - 40 <= together <= 1.01 * entropy.sum() + 64  # logits rounded to 1/64 cost nearly nothing
+    assert together < alone.sum() - 40 * 16
 
 
 def test_damage_is_found(model: Model, models: Path, digits: Data) -> None:
-    content = compression.compress(model, digits.edge(digits.test)[0]).content
-    with pytest.raises(Malformed, match="does not begin with MFC1"):
+    content = compression.compress(model, digits.edge(digits.test)[:1]).content
+    with pytest.raises(Malformed, match="does not begin with MFC2"):
         compression.decompress(model, b"PNG" + content)
-    with pytest.raises(Malformed, match="does not begin with MFC1"):
+    with pytest.raises(Malformed, match="does not begin with MFC2"):
         compression.decompress(model, content[:9])
     with pytest.raises(Malformed, match="cut short"):
         compression.decompress(model, content[:-1])
@@ -72,6 +78,8 @@ def test_damage_is_found(model: Model, models: Path, digits: Data) -> None:
         compression.decompress(model, content[:14] + bytes([content[14] ^ 1]) + content[15:])
     with pytest.raises(Malformed):
         compression.decompress(model, content[:12] + b"\x77\x77" + content[14:])
+    with pytest.raises(InvalidValue, match="1 to 1024 go into one file, not 0"):
+        compression.compress(model, digits.edge(digits.test)[:0])
     other = load(models / ("plain" if model.manifest.name == "vq" else "vq"), device="cpu")
     with pytest.raises(InvalidValue, match="made by another artifact"):
         compression.decompress(other, content)
@@ -79,7 +87,7 @@ def test_damage_is_found(model: Model, models: Path, digits: Data) -> None:
 
 def test_who_cannot_compress(tiny: Path, digits: Data) -> None:
     with pytest.raises(UnsupportedTask, match="needs codes and a prior"):
-        compression.compress(load(tiny / "models/vae", device="cpu"), digits.edge(digits.test)[0])
+        compression.compress(load(tiny / "models/vae", device="cpu"), digits.edge(digits.test)[:1])
 
 
 def test_the_commands(models: Path, tmp_path: Path, digits: Data) -> None:
@@ -88,13 +96,18 @@ def test_the_commands(models: Path, tmp_path: Path, digits: Data) -> None:
     run = CliRunner()
     made = run.invoke(cli.app, ["compress", str(picture), "--model", "vq", "-o", str(file), "--models", str(models)])
     assert made.exit_code == 0, made.exception
-    assert "bits for 8x8 pixels" in made.output
+    assert "bits for 1 of 8x8 pixels" in made.output
     done = run.invoke(cli.app, ["decompress", str(file), "-o", str(back), "--models", str(models)])
     assert done.exit_code == 0, done.exception
     model = load(models / "vq", device="cpu")
     assert isinstance(model.manifest.data, ImageSpec)
     expected = codecs.to_uint8(model.reconstruct(digits.edge(digits.test)[3:4]).data[0], model.manifest.data)
     assert np.abs(np.asarray(Image.open(back)).astype(int) - expected[0]).max() <= 1
+    made = run.invoke(cli.app, ["compress", str(picture), str(picture), "--model", "vq", "--models", str(models)])
+    assert made.exit_code == 0, made.exception
+    done = run.invoke(cli.app, ["decompress", str(picture.with_suffix(".mfc")), "--models", str(models)])
+    assert done.exit_code == 0, done.exception
+    assert (tmp_path / "digit-0001.png").read_bytes() == back.read_bytes() == (tmp_path / "digit-0000.png").read_bytes()
     shutil.rmtree(models / "vq")
     lost = run.invoke(cli.app, ["decompress", str(file), "--models", str(models)])
     assert "no artifact in" in str(lost.exception)
