@@ -1,0 +1,162 @@
+"""Samples/s of training: our loop against pythae's trainer on the same networks, and against a plain PyTorch loop with the same work.
+
+    python -m venv PEER && PEER/bin/pip install torch==2.13.0 pythae==0.1.2
+    python benchmarks/training_speed.py --pythae PEER/bin/python [--rounds 5] [--n 12800]
+
+All of it in float32 on the CPU, batch 128, Adam, images of MNIST. Ours and the plain loop binarise anew at every step, clip gradients and keep
+a moving average of the weights (the `cpu` preset); pythae's trainer does none of that, and sees grey values. The plain loop trains our model.
+Each round runs every way in a fresh process, for one epoch that is not counted and one that is; the figures are medians, and ratios of
+medians. Prints one JSON line a family.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning_fabric import Fabric
+
+from training import data as datasets
+from training import families, runs
+from training.layers import to_float
+from training.phases import Batch
+from training.train import Loop
+
+BATCH = 128
+
+
+def loop_of(family: str, data: str, n: int) -> Loop:
+    """A loop at its first phase."""
+    module = families.get(family)
+    whole = datasets.load(data)
+    config = runs.make_config(module.Config, {**module.PRESETS["cpu"], "batch_size": BATCH})
+    run = runs.Run(Path(tempfile.mkdtemp()), family, data, "cpu", config)
+    return Loop(run, replace(whole, train=whole.train[:n]), Fabric(accelerator="cpu"))
+
+
+def ours(loop: Loop) -> float:
+    """Samples/s of one epoch of the loop's own steps."""
+    began = time.perf_counter()
+    for _ in range(loop.steps_per_epoch):
+        loop.step(loop.batch())
+    return loop.steps_per_epoch * BATCH / (time.perf_counter() - began)
+
+
+class Plain:
+    """The same work written down with nothing but PyTorch: shuffling, loss, clipping, Adam, average of the weights."""
+
+    def __init__(self, loop: Loop) -> None:
+        (player,) = loop.phases[0].players
+        self.model, self.loss, self.config, self.items, self.labels = (
+            loop.bare,
+            player.loss,
+            loop.config,
+            loop.items,
+            loop.labels,
+        )
+        self.parameters = list(player.parameters)
+        self.optimiser = torch.optim.Adam(self.parameters, lr=self.config.lr, fused=True)
+        self.weights = [value for value in self.model.state_dict().values() if value.is_floating_point()]
+        self.average = [value.clone() for value in self.weights]
+        self.generator = torch.Generator().manual_seed(0)
+
+    def epoch(self) -> float:
+        """Samples/s."""
+        began = time.perf_counter()
+        order = torch.randperm(len(self.items))
+        steps = len(order) // BATCH
+        for step in range(steps):
+            index = order[step * BATCH : (step + 1) * BATCH]
+            batch = Batch(
+                to_float(self.items[index], torch.device("cpu")), self.labels[index], self.generator, 0.0, None
+            )
+            loss = self.loss(batch)["loss"]
+            self.optimiser.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            torch.nn.utils.clip_grad_norm_(self.parameters, self.config.clip_norm)
+            self.optimiser.step()
+            with torch.no_grad():
+                torch._foreach_lerp_(self.average, self.weights, 1 - self.config.ema)
+        return steps * BATCH / (time.perf_counter() - began)
+
+
+def worker(way: str, family: str, data: str, n: int) -> None:
+    """One way in this process; prints its pace."""
+    loop = loop_of(family, data, n)
+    if way == "ours":
+        ours(loop)
+        rate = ours(loop)
+    else:
+        plain = Plain(loop)
+        plain.epoch()
+        rate = plain.epoch()
+    nets = ("encoder", "decoder")
+    counted = sum(p.numel() for name, p in loop.bare.named_parameters() if name.split(".")[0] in nets)
+    print(json.dumps({"rate": rate, "parameters": counted}))
+
+
+def run(command: list[str]) -> dict[str, Any]:
+    """The JSON line of a process. Raises RuntimeError with what it said where it failed."""
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(command)}: {done.stderr[-2000:]}")
+    found: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+    return found
+
+
+def main() -> None:
+    """Prints paces and ratios."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--pythae", type=Path, help="Python of an environment with pythae; left out: without it")
+    parser.add_argument("--data", default="mnist")
+    parser.add_argument("--n", type=int, default=12_800)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--worker", nargs=2, metavar=("WAY", "FAMILY"))
+    options = parser.parse_args()
+    if options.worker:
+        worker(*options.worker, options.data, options.n)
+        return
+    images = to_float(torch.from_numpy(datasets.load(options.data).train.items[: options.n]), torch.device("cpu"))
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "images.npy"
+        np.save(path, images.numpy())
+        for family in ("vae", "vqvae"):
+            own = [sys.executable, __file__, "--data", options.data, "--n", str(options.n), "--worker"]
+            ways = {"ours": [*own, "ours", family], "plain": [*own, "plain", family]}
+            if options.pythae:
+                peer = Path(__file__).with_name("pythae_training.py")
+                ways["pythae"] = [str(options.pythae), str(peer), family, str(path), str(BATCH), "2"]
+            rates: dict[str, list[float]] = {way: [] for way in ways}
+            parameters = set()
+            for _ in range(options.rounds):
+                for way, command in ways.items():
+                    found = run(command)
+                    rates[way].append(found["rate"] if "rate" in found else found["rates"][-1])
+                    parameters.add(found["parameters"])
+            if len(parameters) != 1:
+                raise RuntimeError(f"the networks differ: {parameters} parameters")
+            pace = {way: statistics.median(values) for way, values in rates.items()}
+            print(
+                json.dumps(
+                    {
+                        "family": family, "parameters": parameters.pop(), "threads": torch.get_num_threads(),
+                        **{f"{way}_samples_per_second": round(value) for way, value in pace.items()},
+                        **{f"ours_over_{way}": round(pace["ours"] / value, 2) for way, value in pace.items() if way != "ours"},
+                    }
+                ),
+                flush=True,
+            )  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
