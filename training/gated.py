@@ -123,40 +123,67 @@ class Setup(nn.Module):
             of_class.append(linear(condition))
         classes = torch.stack(of_class)  # (layers, B, 4C)
         column = torch.zeros_like(classes[:, :, : self.channels])  # (layers, B, C)
-        v_cache = column[:, :, :, None].expand(-1, -1, -1, self.width).clone()  # (layers, B, C, W)
-        prev_row = torch.zeros_like(v_cache[0, :, 0, :]).to(torch.int64)  # (B, W)
+        v_cache = column[:, None].expand(-1, self.width, -1, -1).clone()  # (layers, W, B, C)
+        prev_row = torch.zeros_like(v_cache[0, :, :, 0]).transpose(0, 1).to(torch.int64)  # (B, W)
         return classes, v_cache, v_cache[0].clone(), column, prev_row
 
 
+class TwoRows(nn.Module):
+    """A 2x3 convolution of two rows (W, B, C) as one product of matrices: (W, B, its channels)."""
+
+    def __init__(self, convolution: nn.Conv2d) -> None:
+        super().__init__()
+        self.convolution = convolution
+
+    def forward(self, above: Tensor, row: Tensor) -> Tensor:
+        empty = torch.zeros_like(row[:1])
+        parts = []
+        for each in (above, row):
+            padded = torch.cat([empty, each, empty])
+            parts += [padded[:-2], each, padded[2:]]
+        weight = self.convolution.weight.permute(0, 2, 3, 1).flatten(1)  # row by row, column by column, channels
+        return F.linear(torch.cat(parts, 2), weight, self.convolution.bias)
+
+
+class Pointwise(nn.Module):
+    """A 1x1 convolution of a row (W, B, C)."""
+
+    def __init__(self, convolution: nn.Conv2d) -> None:
+        super().__init__()
+        self.convolution = convolution
+
+    def forward(self, row: Tensor) -> Tensor:
+        return F.linear(row, self.convolution.weight.flatten(1), self.convolution.bias)
+
+
 class RowStep(nn.Module):
-    """The vertical stack for row r, once the row above is finished. Memory: one row a layer, and the embedding of row r - 2."""
+    """The vertical stack for row r, once the row above is finished. Memory: one row a layer, and the embedding of row r - 2.
+
+    Columns come first, then the batch, then channels: what the loop over columns takes of it lies together in memory.
+    """
 
     def __init__(self, model: GatedNetwork) -> None:
         super().__init__()
-        self.embedding, self.first = model.embedding, model.first_vertical
-        self.vertical = nn.ModuleList(layer.vertical for layer in model.layers)
-        self.link = nn.ModuleList(layer.link for layer in model.layers)
+        self.embedding, self.first = model.embedding, TwoRows(model.first_vertical)
+        self.vertical = nn.ModuleList(TwoRows(layer.vertical) for layer in model.layers)
+        self.link = nn.ModuleList(Pointwise(layer.link) for layer in model.layers)
         self.channels = model.channels
 
     def forward(
         self, row: Tensor, prev_row: Tensor, row_cache: Tensor, v_cache: Tensor, classes: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """row (), prev_row (B, W), row_cache (B, C, W), v_cache (layers, B, C, W): links (layers, B, 2C, W) to the horizontal
+        """row (), prev_row (B, W), row_cache (W, B, C), v_cache (layers, W, B, C): links (W, layers, B, 2C) to the horizontal
         stack, what it adds for the class included, and both caches anew."""
-        above = self.embedding(prev_row).permute(0, 2, 1) * (row > 0).to(
-            torch.float32
-        )  # zero padding above the image, not code 0
-        v = self.first(F.pad(torch.stack([row_cache, above], 2), (1, 1)))[:, :, 0]
+        above = self.embedding(prev_row.transpose(0, 1)) * (row > 0).to(torch.float32)  # zero padding above the image
+        v = self.first(row_cache, above)
         links, cache = [], []
         for i, (vertical, link) in enumerate(zip(self.vertical, self.link)):  # noqa: B905 - TorchScript knows no strict
-            p = (
-                vertical(F.pad(torch.stack([v_cache[i], v], 2), (1, 1)))
-                + classes[i][:, : 2 * self.channels, None, None]
-            )  # (B, 2C, 1, W)
-            links.append(link(p)[:, :, 0] + classes[i][:, 2 * self.channels :, None])
+            p = vertical(v_cache[i], v) + classes[i][:, : 2 * self.channels]  # (W, B, 2C)
+            links.append(link(p) + classes[i][:, 2 * self.channels :])
             cache.append(v)
-            v = gate(p)[:, :, 0]
-        return torch.stack(links), above, torch.stack(cache)
+            a, b = p.chunk(2, 2)
+            v = torch.tanh(a) * torch.sigmoid(b)
+        return torch.stack(links, 1), above, torch.stack(cache)
 
 
 class PixelStep(nn.Module):
@@ -175,7 +202,7 @@ class PixelStep(nn.Module):
         """prev (B,), column_cache (B, C), h_cache (layers, B, C): the level (B,), and both caches anew."""
         before = self.embedding(prev) * (column > 0).to(torch.float32)
         h = self.first(torch.cat([column_cache, before], 1))
-        link = links.index_select(3, column.view(1))[:, :, :, 0]  # (layers, B, 2C)
+        link = links.index_select(0, column.view(1))[0]  # (layers, B, 2C)
         skip, cache = torch.zeros_like(h), []
         for i, (horizontal, out) in enumerate(zip(self.horizontal, self.out)):  # noqa: B905
             cache.append(h)
@@ -236,21 +263,21 @@ class Sampler(nn.Module):
         uniforms, condition = torch.rand(batch, self.height * width), torch.rand(batch, max(1, setup.classes))
         given, name = (condition, "condition") if setup.classes else (uniforms, "uniforms")
         classes, v_cache, row_cache, empty_column, prev_row = setup(given)
-        links = torch.zeros(layers, batch, 2 * channels, width)
+        links = torch.zeros(width, layers, batch, 2 * channels)
         # two tensors: the exporter would take one object, given twice, for one input
         row_at, column_at = torch.tensor(1), torch.tensor(2)
         return {
             "setup": loops.export(setup, {name: given}, ["classes", "v_cache", "row_cache", "h_cache", "prev_row"], {name: 0}),
             "row": loops.export(
                 row, {"row": row_at, "prev_row": prev_row, "row_cache": row_cache, "v_cache": v_cache, "classes": classes},
-                ["links", "next_row_cache", "next_v_cache"], {"prev_row": 0, "row_cache": 0, "v_cache": 1, "classes": 1},
+                ["links", "next_row_cache", "next_v_cache"], {"prev_row": 0, "row_cache": 1, "v_cache": 2, "classes": 1},
             ),
             "pixel": loops.export(
                 pixel,
                 {"row": row_at, "column": column_at, "prev": prev_row[:, 0], "column_cache": empty_column[0], "h_cache": empty_column, "links": links,
                  "uniforms": uniforms, "temperature": torch.ones(batch)},
                 ["level", "next_column_cache", "next_h_cache"],
-                {"prev": 0, "column_cache": 0, "h_cache": 1, "links": 1, "uniforms": 0, "temperature": 0},
+                {"prev": 0, "column_cache": 0, "h_cache": 1, "links": 2, "uniforms": 0, "temperature": 0},
             ),
             "finish": loops.export(finish, {"rows": prev_row[None].repeat(self.height, 1, 1)}, ["codes", "data"], {"rows": 1}),
         }  # fmt: skip

@@ -70,7 +70,7 @@ def row_sampler(steps: Mapping[str, onnx.ModelProto], width: int) -> dict[str, o
 
 
 Run = Callable[[str, Mapping[str, NDArray[Any]]], Mapping[str, NDArray[Any]]]  # a part's name and inputs to its outputs
-CACHES = {"row_cache": 0, "v_cache": 1, "classes": 1, "h_cache": 1}  # which dimension is the batch
+CACHES = {"row_cache": 1, "v_cache": 2, "classes": 1, "h_cache": 1}  # which dimension is the batch
 
 
 def by_rows(
