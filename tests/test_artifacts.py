@@ -27,6 +27,7 @@ from training import export as exporting
 from training import runs
 from training.data import Data
 from training.errors import TrainingError
+from training.train import trained_model
 
 
 def copy(source: Path, target: Path) -> Path:
@@ -88,6 +89,21 @@ def test_each_weight_is_stored_once(tiny: Path, name: str) -> None:
     total = sum(int(length) for _, length in placed)
     assert (folder / "weights.bin").stat().st_size < total + 64 * len(placed)
     assert any(len(set(users)) > 1 for users in placed.values())
+
+
+def test_a_weight_whose_axes_a_graph_turns_is_stored_once_too(tiny: Path, digits: Data) -> None:
+    """The sampler has the network's convolutions as products of matrices, and the exporter turns what is multiplied."""
+    model = trained_model(runs.open_run(tiny / "runs/pixelcnn"), digits)
+    weights = sum(value.numel() * 4 for value in model.parameters())
+    folder = repository.locate(tiny / "models/pixelcnn")
+    turned = [
+        node
+        for path in folder.glob("*.onnx")
+        for node in onnx.load(str(path), load_external_data=False).graph.node
+        if node.op_type == "Transpose" and node.input[0].endswith(".turned")
+    ]
+    assert turned
+    assert (folder / "weights.bin").stat().st_size < 1.15 * weights
 
 
 def test_graphs_carry_no_paths_of_the_machine_that_made_them() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 import math
@@ -80,6 +81,7 @@ def test_it_starts_from_k_means() -> None:
 def test_moving_averages_are_those_of_the_paper() -> None:
     q, z = quantiser(), vectors()
     q.learn(z, torch.Generator().manual_seed(0))
+    q.started.fill_(1000)
     counts, sums, codes = q.counts.clone(), q.sums.clone(), q.nearest(vectors(seed=2))
     q.learn(vectors(seed=2), torch.Generator().manual_seed(0))
     one_hot = torch.nn.functional.one_hot(codes, 8).float()
@@ -93,7 +95,7 @@ def test_dead_entries_are_put_where_vectors_are(moving: bool) -> None:
     used = {}
     for restart in (0.0, 1.0):
         q = quantiser(64, restart=restart, moving=moving)
-        q.started.fill_(True)
+        q.started.fill_(1000)
         with torch.no_grad():
             q.codebook[1:] += 100  # nothing falls on these
             q.sums.copy_(q.codebook * q.counts[:, None])
@@ -210,3 +212,29 @@ def test_what_a_vqvae_refuses(digits: Data, table: Data, model: Model) -> None:
             Config(**options)
     with pytest.raises(UnsupportedTask):
         model.classify(digits.edge(digits.test)[:1])
+
+
+# --- what keeps a codebook apart ---
+
+
+def test_no_two_entries_are_put_on_one_point() -> None:
+    """Nine in ten vectors are one background; entries spread over the rest, and the background has one code however it trembles."""
+    generator = torch.Generator().manual_seed(0)
+    background = torch.ones(900, 3)
+    for restart in (0.0, 1.0):
+        q = quantiser(16, restart=restart)
+        for step in range(50):
+            q.learn(torch.cat([background, 3 * vectors(100, seed=step)]), torch.Generator().manual_seed(step))
+        trembling = background + 1e-5 * torch.randn(900, 3, generator=generator)
+        assert len(q.nearest(trembling).unique()) == 1
+    assert usage(q.nearest(3 * vectors(1000, seed=99)), 16)[0] > 0.9
+
+
+def test_the_decoder_starts_at_the_mean_of_the_data(digits: Data) -> None:
+    """On images that are nearly all black a decoder that starts at grey dies in its first steps (likelihood logistic)."""
+    dark = dataclasses.replace(digits, train=dataclasses.replace(digits.train, items=digits.train.items // 8))
+    model = VQVAE(Config(likelihood="logistic", widths=(8, 16)), dark)
+    codes = torch.zeros(1, *model.grid, dtype=torch.int64)
+    with torch.no_grad():
+        shown = float(model.likelihood.mean(model.decode_codes(codes)).mean())
+    assert shown == pytest.approx(float(dark.train.items.mean()) / 255, rel=0.3)

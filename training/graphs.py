@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import logging
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 import torch
+from numpy.typing import NDArray
 from onnx import external_data_helper, numpy_helper
 from torch import Tensor, nn
 
 from training.exports import Task
+
+Array = NDArray[Any]
 
 OPSET = 20
 WEIGHTS = "weights.bin"
@@ -69,30 +74,78 @@ def _parameters(module: nn.Module) -> list[Any]:
 def save_onnx(models: Mapping[str, onnx.ModelProto], folder: Path) -> None:
     """Writes `NAME.onnx` for each model, with all larger weights in one external-data file, each stored once (by content).
 
-    Weights that half precision holds exactly (see `Recipe.stored`) are stored so, and cast when the graph is loaded.
+    Weights that half precision holds exactly (see `Recipe.stored`) are stored so, and cast when the graph is loaded. Where the exporter
+    turned the axes of a weight that another graph has too, it is turned when the graph is loaded.
     """
-    offsets: dict[str, tuple[int, int]] = {}
+    stored = _Stored()
     with (folder / WEIGHTS).open("wb") as weights:
         for name, model in models.items():
             _halve(model.graph)
+            turns = []
             for tensor in model.graph.initializer:
-                raw = numpy_helper.to_array(tensor).tobytes()
-                if len(raw) < INLINE:
+                values = numpy_helper.to_array(tensor)
+                if values.nbytes < INLINE:
                     continue
-                key = hashlib.sha256(raw).hexdigest()
-                if key not in offsets:
+                place = stored.find(values)
+                if place is None:
                     weights.write(b"\0" * (-weights.tell() % ALIGNMENT))
-                    offsets[key] = (weights.tell(), len(raw))
-                    weights.write(raw)
-                offset, length = offsets[key]
-                tensor.raw_data = raw  # set_external_data wants raw tensors
+                    place = stored.add(values, weights.tell())
+                    weights.write(values.tobytes())
+                if place.axes is not None:
+                    turned = f"{tensor.name}.turned"
+                    turns.append(onnx.helper.make_node("Transpose", [turned], [tensor.name], perm=place.axes))
+                    tensor.name = turned
+                    tensor.dims[:] = place.shape
+                tensor.raw_data = values.tobytes()  # set_external_data wants raw tensors
                 for kind in ("float_data", "int32_data", "int64_data", "double_data"):
                     tensor.ClearField(kind)
-                external_data_helper.set_external_data(tensor, WEIGHTS, offset, length)
+                external_data_helper.set_external_data(tensor, WEIGHTS, place.offset, values.nbytes)
                 tensor.ClearField("raw_data")
+            _put_first(turns, model.graph)
             (folder / f"{name}.onnx").write_bytes(model.SerializeToString())
-    if not offsets:
+    if not stored.whole:
         (folder / WEIGHTS).unlink()
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a weight lies; where its axes are turned, the shape that lies there and how they are."""
+
+    offset: int
+    shape: tuple[int, ...] = ()
+    axes: tuple[int, ...] | None = None
+
+
+class _Stored:
+    """What has been written, by content, and by content with its axes turned in every way."""
+
+    def __init__(self) -> None:
+        self.whole: dict[bytes, _Place] = {}
+        self.turned: dict[tuple[bytes, tuple[int, ...]], _Place] = {}
+
+    def find(self, values: Array) -> _Place | None:
+        """The place of an array that is stored, turned or not."""
+        key = _digest(values)
+        return self.whole.get(key) or self.turned.get((key, values.shape))
+
+    def add(self, values: Array, offset: int) -> _Place:
+        """Notes an array."""
+        small = values.squeeze()
+        for axes in itertools.permutations(range(small.ndim)):
+            turned = small.transpose(axes)
+            self.turned.setdefault((_digest(turned), turned.shape), _Place(offset, small.shape, axes))
+        self.whole[_digest(values)] = _Place(offset)
+        return self.whole[_digest(values)]
+
+
+def _digest(values: Array) -> bytes:
+    return hashlib.sha256(values.dtype.str.encode() + values.tobytes()).digest()
+
+
+def _put_first(nodes: Sequence[onnx.NodeProto], graph: onnx.GraphProto) -> None:
+    every = [*nodes, *graph.node]
+    del graph.node[:]
+    graph.node.extend(every)
 
 
 def _halve(graph: onnx.GraphProto) -> None:
@@ -108,9 +161,7 @@ def _halve(graph: onnx.GraphProto) -> None:
             continue
         casts.append(onnx.helper.make_node("Cast", [f"{tensor.name}.half"], [tensor.name], to=onnx.TensorProto.FLOAT))
         tensor.CopyFrom(numpy_helper.from_array(half, f"{tensor.name}.half"))
-    nodes = [*casts, *graph.node]
-    del graph.node[:]
-    graph.node.extend(nodes)
+    _put_first(casts, graph)
 
 
 def save_torchscript(tasks: Mapping[str, Task], examples: Mapping[str, Sequence[Tensor]], path: Path) -> None:

@@ -3,7 +3,9 @@
 Forward: each vector is replaced by the nearest entry. Backward: the gradient passes straight through (section 3.1). The codebook follows
 its vectors either by gradient, |sg[z] - e|² (eq. 3), or by moving averages of counts and sums (appendix A.1); the encoder is held to the
 codebook by the commitment |z - sg[e]|². It starts from k-means of the first batch, and entries that nothing falls on any more are put where
-vectors are: a collapsed codebook is the usual failure.
+vectors are: a collapsed codebook is the usual failure. Both choose vectors by their squared distance to the entries there are (k-means++,
+Arthur and Vassilvitskii, 2007): where most of an image is background, vectors chosen evenly would put many entries on one point, and which
+of them a vector gets would be rounding.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 LLOYD_STEPS = 10
+TIED = 1e-20  # squared distance below which vectors are the same
 FADED = 1e-5  # a moving average this small is noise: its entry stays where it is
 
 
@@ -28,7 +31,7 @@ class Quantiser(nn.Module):
         self.codebook = nn.Parameter(torch.randn(levels, dimensions) / dimensions**0.5, requires_grad=not moving)
         self.register_buffer("counts", torch.ones(levels))  # moving averages: vectors a step, and their sums
         self.register_buffer("sums", self.codebook.detach().clone())
-        self.register_buffer("started", torch.tensor(False))
+        self.register_buffer("started", torch.tensor(0))  # steps since k-means; 0 before it
 
     def nearest(self, z: Tensor) -> Tensor:
         """Codes (N,) of the nearest entries, by |z - e|² without the part that is the same for all."""
@@ -59,8 +62,9 @@ class Quantiser(nn.Module):
 
     @torch.no_grad()
     def _start(self, z: Tensor, generator: torch.Generator) -> None:
-        """k-means from random vectors of the batch; Lloyd, 1982."""
-        self.codebook.copy_(self._drawn(z, self.levels, generator))
+        """k-means from vectors of the batch that lie apart; Lloyd, 1982."""
+        first = torch.randint(len(z), (1,), generator=generator, device=z.device)
+        self.codebook.copy_(torch.cat([z[first], _apart(z, z[first], self.levels - 1, generator)]))
         for _ in range(LLOYD_STEPS):
             codes = self.nearest(z)
             counts, sums = self._totals(z, codes)
@@ -68,35 +72,42 @@ class Quantiser(nn.Module):
             self.codebook[kept] = sums[kept] / counts[kept, None]
         self.counts.copy_(self._totals(z, self.nearest(z))[0])
         self.sums.copy_(self.codebook * self.counts[:, None])
-        self.started.fill_(True)
 
     @torch.no_grad()
     def _follow(self, z: Tensor, codes: Tensor, generator: torch.Generator) -> None:
         """Moving averages of counts and sums, the codebook where it follows them, and new places for dead entries."""
+        self.started += 1
+        steps = int(self.started)
+        decay = min(self.decay, steps / (9 + steps))  # the encoder moves fastest at first, and averages must keep up
         counts, sums = self._totals(z, codes)
-        self.counts.lerp_(counts, 1 - self.decay)
-        self.sums.lerp_(sums, 1 - self.decay)
+        self.counts.lerp_(counts, 1 - decay)
+        self.sums.lerp_(sums, 1 - decay)
         if self.moving:
             alive = self.counts > FADED
             self.codebook[alive] = self.sums[alive] / self.counts[alive, None]
         dead = self.counts < self.restart
         if self.restart and dead.any():
-            fresh = self._drawn(z, int(dead.sum()), generator)
+            fresh = _apart(z, self.codebook[~dead], int(dead.sum()), generator)
             self.codebook[dead] = fresh
             share = max(self.restart, float(counts.sum()) / self.levels)  # as if it had its share: time to win vectors
             self.counts[dead] = share
             self.sums[dead] = fresh * share
 
-    @staticmethod
-    def _drawn(z: Tensor, n: int, generator: torch.Generator) -> Tensor:
-        """n vectors at random, with replacement only where there are fewer."""
-        if n <= len(z):
-            return z[torch.randperm(len(z), generator=generator, device=z.device)[:n]]
-        return z[torch.randint(len(z), (n,), generator=generator, device=z.device)]
-
     def _totals(self, z: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
         counts = torch.zeros_like(self.counts).index_add(0, codes, torch.ones_like(codes, dtype=z.dtype))
         return counts, torch.zeros_like(self.sums).index_add(0, codes, z)
+
+
+def _apart(z: Tensor, entries: Tensor, n: int, generator: torch.Generator) -> Tensor:
+    """n of the vectors z (N, d), one after the other, each by its squared distance to the nearest entry (K, d) or vector chosen before."""
+    least = torch.cdist(z, entries).square().amin(1) if len(entries) else torch.ones_like(z[:, 0])
+    chosen = []
+    for _ in range(n):
+        # where everything is at an entry already, any vector will do
+        one = z[torch.multinomial(least.clamp(min=TIED), 1, generator=generator)]
+        least = torch.minimum(least, (z - one).square().sum(1))
+        chosen.append(one)
+    return torch.cat(chosen) if chosen else z[:0]
 
 
 def usage(codes: Tensor, levels: int) -> tuple[float, float]:

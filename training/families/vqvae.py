@@ -39,6 +39,7 @@ class Config(Recipe):
     residual: int = 2  # residual blocks on each side
     levels: int = 128  # K, entries of the codebook
     code_dim: int = 32  # dimensions of an entry
+    normalise: bool = True  # vectors before the codebook, over the batch (Łańcucki et al., 2020, arXiv 2005.08520)
     moving: bool = True  # the codebook follows by moving averages; False: by the gradient of the codebook loss
     decay: float = 0.99  # of those averages
     restart: float = 1.0  # entries on which fewer vectors a step fall (as a moving average) are put elsewhere; 0 is off
@@ -112,6 +113,7 @@ class VQVAE(nn.Module):
             nn.Conv2d(spec.channels, first, 4, stride=2, padding=1), nn.ReLU(),
             nn.Conv2d(first, second, 4, stride=2, padding=1), *(Residual(second) for _ in range(config.residual)),
             nn.ReLU(), nn.Conv2d(second, config.code_dim, 1),
+            *([nn.BatchNorm2d(config.code_dim, affine=False)] if config.normalise else []),
         )  # fmt: skip
         self.quantiser = Quantiser(
             config.levels, config.code_dim, moving=config.moving, decay=config.decay, restart=config.restart
@@ -121,6 +123,7 @@ class VQVAE(nn.Module):
             nn.ConvTranspose2d(second, first, 4, stride=2, padding=1), nn.ReLU(),
             nn.ConvTranspose2d(first, spec.channels, 4, stride=2, padding=1),
         )  # fmt: skip
+        _start_at_mean(self.decoder[-1], data.train)
         self.classes = len(data.classes) if data.classes and config.conditional else 0
         self.prior = GatedNetwork(
             config.levels, self.grid, self.classes,
@@ -177,6 +180,16 @@ class VQVAE(nn.Module):
             codes = self.codes_of(self.vectors(self.see(batch)))
             self.prior_learned.fill_(True)
         return {"loss": per_item(self.prior.nll(codes, self.prior.to_condition(batch.labels))).mean()}
+
+
+@torch.no_grad()
+def _start_at_mean(layer: Any, part: Part) -> None:
+    """The last layer's bias at the logit of each channel's mean over (a thousand of) the items.
+
+    Where most pixels are black, the first steps of a decoder that starts at grey all push one way, until the sigmoid is flat and it is dead.
+    """
+    mean = torch.from_numpy(part.items[:1000] / 255.0).mean((0, 2, 3)).clamp(0.01, 0.99)
+    layer.bias.copy_(mean.logit())
 
 
 def _rows(z: Tensor) -> Tensor:
