@@ -35,6 +35,7 @@ from tests.conftest import EXTRACTORS, NAMES, ROOT, SHIPPED, wait_until_ready
 from training.data import Data
 
 ROW = {"amount": 20.5, "hour": 13.25, "weekday": "2", "night": 0}
+CODES = ("cifar10-vqvae", "fashion-vqvae", "mnist-vqvae")  # no prior over their vectors
 IMAGE_MODELS = [name for name in NAMES if name != "transactions-vae"]
 LATENT_MODELS = [name for name in NAMES if name != "digits-pixelcnn"]
 
@@ -53,6 +54,11 @@ def text(content: bytes) -> str:
 def items(name: str) -> dict[str, Any]:
     """A legal request's items for a model."""
     return {"rows": [ROW, ROW]} if name == "transactions-vae" else {"images": [text(png())] * 2}
+
+
+def told(name: str) -> dict[str, Any]:
+    """What a conditional encoder is told."""
+    return {"class": "3"} if name == "mnist-cvae" else {}
 
 
 def bomb() -> str:
@@ -76,9 +82,10 @@ def test_every_route_for_every_model(client: TestClient, name: str, route: str) 
     if route == "sample":
         body |= {"n": 3, "return_latents": True}
     elif route == "interpolate":
-        body |= {"from": {"seed": 1}, "to": {"seed": 2}, "steps": 4}
+        end = {"image": text(png())} if name in CODES else {"seed": 1, **told(name)}
+        body |= {"from": end, "to": end, "steps": 4}
     else:
-        body |= items(name)
+        body |= items(name) | (told(name) if route in ("encode", "reconstruct") else {})
     response = client.post(f"/{route}", json=body)
     can = next(model for model in client.get("/models").json()["models"] if model["name"] == name)["endpoints"]
     if route not in can:
@@ -99,16 +106,18 @@ def test_every_route_for_every_model(client: TestClient, name: str, route: str) 
 def test_ways_to_send_and_to_receive_images(client: TestClient, name: str, shipped: dict[str, Model]) -> None:
     spec = shipped[name].manifest.data
     assert isinstance(spec, ImageSpec)
-    pixels = codecs.to_uint8(shipped[name].sample(1, seed=4).data, spec)[0, 0]
+    item = codecs.to_uint8(shipped[name].sample(1, seed=4).data, spec)  # (1, C, H, W)
+    pixels = item[0].transpose(1, 2, 0).squeeze()
+    array = item if spec.channels > 1 else item[:, 0]
     route = "/reconstruct" if name in LATENT_MODELS else "/anomaly-score"
-    query = {"model": name}
+    query = {"model": name, **told(name)}
     answers = [
-        client.post(route, json={"model": name, "images": [text(png(pixels))]}),
+        client.post(route, json={**query, "images": [text(png(pixels))]}),
         client.post(route, params=query, content=png(pixels), headers={"content-type": "image/png"}),
         client.post(route, params=query, files={"file": ("x.png", png(pixels))}),
         client.post(route, data=query, files={"file": ("x.png", png(pixels))}),
-        client.post(route, params=query, content=codecs.to_npy(pixels[None]), headers={"content-type": codecs.NPY}),
-        client.post(route, params=query, content=codecs.to_npy(pixels / 255.0), headers={"content-type": codecs.NPY}),
+        client.post(route, params=query, content=codecs.to_npy(array), headers={"content-type": codecs.NPY}),
+        client.post(route, params=query, content=codecs.to_npy(array / 255.0), headers={"content-type": codecs.NPY}),
     ]
     key = "errors" if route == "/reconstruct" else "items"
     assert [answer.status_code for answer in answers] == [200] * 6, [answer.text[:200] for answer in answers]
@@ -117,14 +126,15 @@ def test_ways_to_send_and_to_receive_images(client: TestClient, name: str, shipp
     sample = {"model": name, "seed": 3, "n": 4}
     as_json = client.post("/sample", json={**sample, "encoding": "array"}).json()
     as_npy = client.post("/sample", json=sample, headers={"accept": codecs.NPY})
-    array = codecs.from_npy(as_npy.content, "")
+    made = codecs.from_npy(as_npy.content, "")
     assert as_npy.headers["x-seed"] == "3"
-    assert np.array_equal(np.asarray(as_json["data"], np.float32), array)
+    assert np.array_equal(np.asarray(as_json["data"], np.float32), made)
     sheet = Image.open(io.BytesIO(client.post("/sample", json=sample, headers={"accept": "image/png"}).content))
     assert sheet.size == (2 * spec.width + 2, 2 * spec.height + 2)
     webp = Image.open(io.BytesIO(client.post("/sample", json=sample, headers={"accept": "image/webp"}).content))
-    assert np.array_equal(np.asarray(webp.convert("L")), np.asarray(sheet))
-    assert np.array_equal(np.asarray(sheet)[: spec.height, : spec.width], np.rint(array[0, 0] * 255))
+    assert np.array_equal(np.asarray(webp.convert(sheet.mode)), np.asarray(sheet))
+    shown = np.asarray(sheet)[: spec.height, : spec.width].reshape(spec.height, spec.width, -1)
+    assert np.array_equal(shown, np.rint(made[0] * 255).transpose(1, 2, 0))
 
 
 def test_latents_as_a_body_of_numbers(client: TestClient) -> None:

@@ -78,24 +78,28 @@ def save_onnx(models: Mapping[str, onnx.ModelProto], folder: Path) -> None:
     turned the axes of a weight that another graph has too, it is turned when the graph is loaded.
     """
     stored = _Stored()
+    for model in models.values():
+        _halve(model.graph)
     with (folder / WEIGHTS).open("wb") as weights:
+        tensors = [tensor for model in models.values() for tensor in model.graph.initializer]
+        for tensor in sorted(
+            tensors, key=lambda tensor: -len(tensor.dims)
+        ):  # a matrix may be a convolution turned and flattened
+            values = numpy_helper.to_array(tensor)
+            if values.nbytes >= INLINE and stored.find(values) is None:
+                weights.write(b"\0" * (-weights.tell() % ALIGNMENT))
+                stored.add(values, weights.tell())
+                weights.write(values.tobytes())
         for name, model in models.items():
-            _halve(model.graph)
             turns = []
             for tensor in model.graph.initializer:
                 values = numpy_helper.to_array(tensor)
                 if values.nbytes < INLINE:
                     continue
                 place = stored.find(values)
-                if place is None:
-                    weights.write(b"\0" * (-weights.tell() % ALIGNMENT))
-                    place = stored.add(values, weights.tell())
-                    weights.write(values.tobytes())
+                assert place is not None
                 if place.axes is not None:
-                    turned = f"{tensor.name}.turned"
-                    turns.append(onnx.helper.make_node("Transpose", [turned], [tensor.name], perm=place.axes))
-                    tensor.name = turned
-                    tensor.dims[:] = place.shape
+                    turns += _turn(tensor, place)
                 tensor.raw_data = values.tobytes()  # set_external_data wants raw tensors
                 for kind in ("float_data", "int32_data", "int64_data", "double_data"):
                     tensor.ClearField(kind)
@@ -121,21 +125,32 @@ class _Stored:
 
     def __init__(self) -> None:
         self.whole: dict[bytes, _Place] = {}
-        self.turned: dict[tuple[bytes, tuple[int, ...]], _Place] = {}
+        self.turned: dict[bytes, _Place] = {}
 
     def find(self, values: Array) -> _Place | None:
         """The place of an array that is stored, turned or not."""
         key = _digest(values)
-        return self.whole.get(key) or self.turned.get((key, values.shape))
+        return self.whole.get(key) or self.turned.get(key)
 
-    def add(self, values: Array, offset: int) -> _Place:
+    def add(self, values: Array, offset: int) -> None:
         """Notes an array."""
         small = values.squeeze()
         for axes in itertools.permutations(range(small.ndim)):
-            turned = small.transpose(axes)
-            self.turned.setdefault((_digest(turned), turned.shape), _Place(offset, small.shape, axes))
+            self.turned.setdefault(_digest(small.transpose(axes)), _Place(offset, small.shape, axes))
         self.whole[_digest(values)] = _Place(offset)
-        return self.whole[_digest(values)]
+
+
+def _turn(tensor: onnx.TensorProto, place: _Place) -> list[onnx.NodeProto]:
+    """Makes the initializer what is stored, and gives the nodes that turn it to what it was."""
+    name, turned, shape = tensor.name, f"{tensor.name}.turned", f"{tensor.name}.shape"
+    constant = onnx.helper.make_tensor(shape, onnx.TensorProto.INT64, [len(tensor.dims)], list(tensor.dims))
+    tensor.name = f"{name}.stored"
+    tensor.dims[:] = place.shape
+    return [
+        onnx.helper.make_node("Transpose", [tensor.name], [turned], perm=place.axes),
+        onnx.helper.make_node("Constant", [], [shape], value=constant),
+        onnx.helper.make_node("Reshape", [turned, shape], [name]),
+    ]
 
 
 def _digest(values: Array) -> bytes:

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+LINE = 16  # float32 numbers in 64 bytes
+
 
 def mlp(sizes: Sequence[int]) -> nn.Sequential:
     """Linear layers of the given sizes with ReLU between them (none after the last)."""
@@ -25,5 +27,10 @@ def to_float(items: Any, device: torch.device) -> Tensor:
 
 
 def per_item(values: Tensor) -> Tensor:
-    """Sum over all dimensions of an item: (B, ...) to (B,)."""
-    return values.flatten(1).sum(1)
+    """Sum over all dimensions of an item: (B, ...) to (B,).
+
+    Every item is filled up with zeros to a multiple of 64 bytes: ONNX Runtime adds up in another order where a row begins elsewhere, and the
+    last bit would depend on an item's place in the batch.
+    """
+    flat = values.flatten(1)
+    return nn.functional.pad(flat, (0, -flat.shape[1] % LINE)).sum(1)

@@ -160,7 +160,7 @@ class Score(nn.Module):
         codes = self.model.to_codes(data)
         logits = self.model(codes, condition)
         surprise = -logits.log_softmax(1).gather(1, codes[:, None])
-        return surprise.flatten(1).sum(1), surprise, logits
+        return per_item(surprise), surprise, logits
 
 
 def exports(model: GatedPixelCNN, config: Config, data: Data) -> Exports:

@@ -355,10 +355,10 @@ class Score(nn.Module):
         model = self.model
         x = model.likelihood.settle(data.flatten(1))
         mean, log_variance = model.encode(x, condition)
-        distance = (((mean - self.centre) @ self.whitening) ** 2).sum(1).sqrt()
+        distance = per_item(((mean - self.centre) @ self.whitening) ** 2).sqrt()
         if log_variance is None:
             nll = model.likelihood.nll(model.decode(mean, condition), x)
-            return nll.sum(1), distance, self._shaped(nll)
+            return per_item(nll), distance, self._shaped(nll)
         deviation = (0.5 * log_variance).exp()
         # (draws, B, ...): one decoder run for all draws
         z = mean[None] + deviation[None] * self.noise
@@ -366,7 +366,7 @@ class Score(nn.Module):
             model.decode(z.flatten(0, 1), repeated(condition, SCORE_DRAWS)), x.repeat(SCORE_DRAWS, 1)
         )
         nll = nll.view(SCORE_DRAWS, -1, nll.shape[1]).mean(0)
-        reconstruction, kl = nll.sum(1), gaussian_kl(mean, log_variance).sum(1)
+        reconstruction, kl = per_item(nll), per_item(gaussian_kl(mean, log_variance))
         return reconstruction, kl, reconstruction + kl, distance, self._shaped(nll)
 
     def _shaped(self, nll: Tensor) -> Tensor:

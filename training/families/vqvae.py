@@ -375,7 +375,7 @@ class Score(nn.Module):
         x = model.likelihood.settle(data.flatten(1))
         codes = model.codes_of(model.vectors(x.view(-1, *model.shape)))
         surprise = model.likelihood.nll(model.decode_codes(codes), x)
-        reconstruction, prior = surprise.sum(1), _code_nats(model, codes, condition)
+        reconstruction, prior = per_item(surprise), _code_nats(model, codes, condition)
         return reconstruction, prior, reconstruction + prior, surprise.view(-1, *model.shape)
 
 
@@ -394,7 +394,7 @@ class ScoreCodes(nn.Module):
 def _code_nats(model: VQVAE, codes: Tensor, condition: Tensor | None) -> Tensor:
     """-log p(codes), (B,), by the learned prior; gathered rather than by cross-entropy, which exports more loosely."""
     log_p: Tensor = model.prior(codes, nothing(codes) if condition is None else condition).log_softmax(1)
-    return -log_p.gather(1, codes[:, None]).flatten(1).sum(1)
+    return -per_item(log_p.gather(1, codes[:, None]))
 
 
 def exports(model: VQVAE, config: Config, data: Data) -> Exports:
