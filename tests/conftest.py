@@ -28,7 +28,7 @@ ROOT = Path(__file__).parent.parent
 SHIPPED = ROOT / "models"
 NAMES = (
     "cifar10-vae", "cifar10-vqvae", "digits-pixelcnn", "fashion-vae", "fashion-vqvae", "frey-vae", "mnist-autoencoder", "mnist-beta-vae",
-    "mnist-cvae", "mnist-vae", "mnist-vae-2d", "mnist-vae-ts", "transactions-vae",
+    "mnist-cvae", "mnist-vae", "mnist-vae-2d", "mnist-vae-ts", "mnist-vqvae", "transactions-vae",
 )  # fmt: skip
 EXTRACTORS = ("cifar10-classifier", "digits-classifier", "fashion-classifier", "mnist-classifier")
 

@@ -114,7 +114,7 @@ class Setup(nn.Module):
         self.weights = nn.ModuleList(layer.classes for layer in model.layers)
         self.channels, self.width, self.classes = model.channels, model.width, model.classes
 
-    def forward(self, condition: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    def forward(self, condition: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
         """condition (B, classes); without classes any (B, ...) tensor, for its number of rows."""
         if self.classes == 0:
             condition = nothing(condition)
@@ -122,10 +122,11 @@ class Setup(nn.Module):
         for linear in self.weights:
             of_class.append(linear(condition))
         classes = torch.stack(of_class)  # (layers, B, 4C)
-        column = torch.zeros_like(classes[:, :, : self.channels])  # (layers, B, C)
-        v_cache = column[:, None].expand(-1, self.width, -1, -1).clone()  # (layers, W, B, C)
+        empty = torch.zeros_like(classes[:, :, : self.channels])  # (layers, B, C)
+        v_cache = empty[:, None].expand(-1, self.width, -1, -1).clone()  # (layers, W, B, C)
+        h_cache = empty.transpose(0, 1).flatten(1)  # (B, layers C)
         prev_row = torch.zeros_like(v_cache[0, :, :, 0]).transpose(0, 1).to(torch.int64)  # (B, W)
-        return classes, v_cache, v_cache[0].clone(), column, prev_row
+        return classes, v_cache, v_cache[0].clone(), h_cache, empty[0].clone(), prev_row
 
 
 class TwoRows(nn.Module):
@@ -172,7 +173,7 @@ class RowStep(nn.Module):
     def forward(
         self, row: Tensor, prev_row: Tensor, row_cache: Tensor, v_cache: Tensor, classes: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """row (), prev_row (B, W), row_cache (W, B, C), v_cache (layers, W, B, C): links (W, layers, B, 2C) to the horizontal
+        """row (), prev_row (B, W), row_cache (W, B, C), v_cache (layers, W, B, C): links (W, B, layers 2C) to the horizontal
         stack, what it adds for the class included, and both caches anew."""
         above = self.embedding(prev_row.transpose(0, 1)) * (row > 0).to(torch.float32)  # zero padding above the image
         v = self.first(row_cache, above)
@@ -183,7 +184,7 @@ class RowStep(nn.Module):
             cache.append(v)
             a, b = p.chunk(2, 2)
             v = torch.tanh(a) * torch.sigmoid(b)
-        return torch.stack(links, 1), above, torch.stack(cache)
+        return torch.cat(links, 2), above, torch.stack(cache)
 
 
 class PixelStep(nn.Module):
@@ -199,19 +200,20 @@ class PixelStep(nn.Module):
     def forward(
         self, row: Tensor, column: Tensor, prev: Tensor, column_cache: Tensor, h_cache: Tensor, links: Tensor, uniforms: Tensor, temperature: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-        """prev (B,), column_cache (B, C), h_cache (layers, B, C): the level (B,), and both caches anew."""
+        """prev (B,), column_cache (B, C), h_cache (B, layers C): the level (B,), and both caches anew."""
         before = self.embedding(prev) * (column > 0).to(torch.float32)
         h = self.first(torch.cat([column_cache, before], 1))
-        link = links.index_select(0, column.view(1))[0]  # (layers, B, 2C)
+        link = links.index_select(0, column.view(1))[0].chunk(len(self.horizontal), 1)  # (B, 2C) each
+        left = h_cache.chunk(len(self.horizontal), 1)  # (B, C) each
         skip, cache = torch.zeros_like(h), []
         for i, (horizontal, out) in enumerate(zip(self.horizontal, self.out)):  # noqa: B905
             cache.append(h)
-            residual, more = out(gate(horizontal(torch.cat([h_cache[i], h], 1)) + link[i])).chunk(2, 1)
+            residual, more = out(gate(horizontal(torch.cat([left[i], h], 1)) + link[i])).chunk(2, 1)
             h, skip = h + residual, skip + more
         probabilities = torch.softmax(self.head(skip) / temperature[:, None], 1)
         u = uniforms.index_select(1, (row * self.width + column).view(1))
         level = (probabilities.cumsum(1) <= u).to(torch.int64).sum(1).clamp(max=self.levels - 1)
-        return level, before, torch.stack(cache)
+        return level, before, torch.cat(cache, 1)
 
 
 class Sampler(nn.Module):
@@ -231,13 +233,13 @@ class Sampler(nn.Module):
         self.height, self.width = model.height, model.width
 
     def forward(self, uniforms: Tensor, condition: Tensor, temperature: Tensor) -> tuple[Tensor, Tensor]:
-        classes, v_cache, row_cache, empty_column, prev_row = self.setup(condition)
+        classes, v_cache, row_cache, empty_h, empty_column, prev_row = self.setup(condition)
         places = torch.arange(max(self.height, self.width), device=uniforms.device)
         rows = []
         for r in range(self.height):
             row = places[r]
             links, row_cache, v_cache = self.row_step(row, prev_row, row_cache, v_cache, classes)
-            h_cache, column_cache, prev = empty_column, empty_column[0], prev_row[:, 0]
+            h_cache, column_cache, prev = empty_h, empty_column, prev_row[:, 0]
             levels = []
             for c in range(self.width):
                 prev, column_cache, h_cache = self.pixel_step(
@@ -262,22 +264,22 @@ class Sampler(nn.Module):
         batch, layers, channels, width = 3, len(row.vertical), row.channels, self.width
         uniforms, condition = torch.rand(batch, self.height * width), torch.rand(batch, max(1, setup.classes))
         given, name = (condition, "condition") if setup.classes else (uniforms, "uniforms")
-        classes, v_cache, row_cache, empty_column, prev_row = setup(given)
-        links = torch.zeros(width, layers, batch, 2 * channels)
+        classes, v_cache, row_cache, h_cache, empty_column, prev_row = setup(given)
+        links = torch.zeros(width, batch, layers * 2 * channels)
         # two tensors: the exporter would take one object, given twice, for one input
         row_at, column_at = torch.tensor(1), torch.tensor(2)
         return {
-            "setup": loops.export(setup, {name: given}, ["classes", "v_cache", "row_cache", "h_cache", "prev_row"], {name: 0}),
+            "setup": loops.export(setup, {name: given}, ["classes", "v_cache", "row_cache", "h_cache", "empty_column", "prev_row"], {name: 0}),
             "row": loops.export(
                 row, {"row": row_at, "prev_row": prev_row, "row_cache": row_cache, "v_cache": v_cache, "classes": classes},
                 ["links", "next_row_cache", "next_v_cache"], {"prev_row": 0, "row_cache": 1, "v_cache": 2, "classes": 1},
             ),
             "pixel": loops.export(
                 pixel,
-                {"row": row_at, "column": column_at, "prev": prev_row[:, 0], "column_cache": empty_column[0], "h_cache": empty_column, "links": links,
+                {"row": row_at, "column": column_at, "prev": prev_row[:, 0], "column_cache": empty_column, "h_cache": h_cache, "links": links,
                  "uniforms": uniforms, "temperature": torch.ones(batch)},
                 ["level", "next_column_cache", "next_h_cache"],
-                {"prev": 0, "column_cache": 0, "h_cache": 1, "links": 2, "uniforms": 0, "temperature": 0},
+                {"prev": 0, "column_cache": 0, "h_cache": 0, "links": 1, "uniforms": 0, "temperature": 0},
             ),
             "finish": loops.export(finish, {"rows": prev_row[None].repeat(self.height, 1, 1)}, ["codes", "data"], {"rows": 1}),
         }  # fmt: skip

@@ -58,19 +58,19 @@ def grid_sampler(steps: Mapping[str, onnx.ModelProto], height: int, width: int) 
 def row_sampler(steps: Mapping[str, onnx.ModelProto], width: int) -> dict[str, onnx.ModelProto]:
     """The same sampler split by rows of the grid, for a host that goes from row to row (see `by_rows`): setup, row, finish."""
     parts = {name: _scoped(model, name) for name, model in steps.items()}
-    given = _given(parts)
-    names = ("row", "prev_row", "row_cache", "v_cache", "classes", "h_cache", "uniforms", "temperature")
+    names = ("row", "prev_row", "row_cache", "v_cache", "classes", "h_cache", "empty_column", "uniforms", "temperature")
     made = {value.name: value for part in parts.values() for value in part.output}
+    known = {**made, **_given(parts)}
     row = helper.make_tensor_value_info("next_prev_row", TensorProto.INT64, ["batch", width])
     model = _model(
-        steps, _row(parts), "row", [given[name] for name in names], [row, made["next_row_cache"], made["next_v_cache"]],
+        steps, _row(parts), "row", [known[name] for name in names], [row, made["next_row_cache"], made["next_v_cache"]],
         [*_constants(width=width, zero=0), *_initializers((parts["row"], parts["pixel"]))],
     )  # fmt: skip
     return {"setup": steps["setup"], "row": model, "finish": steps["finish"]}
 
 
 Run = Callable[[str, Mapping[str, NDArray[Any]]], Mapping[str, NDArray[Any]]]  # a part's name and inputs to its outputs
-CACHES = {"row_cache": 1, "v_cache": 2, "classes": 1, "h_cache": 1}  # which dimension is the batch
+CACHES = {"row_cache": 1, "v_cache": 2, "classes": 1}  # which dimension is the batch
 
 
 def by_rows(
@@ -114,7 +114,6 @@ def _row(parts: Mapping[str, onnx.GraphProto]) -> list[onnx.NodeProto]:
     return [
         *parts["row"].node,
         # the first column has no left neighbour: `prev` is any code (it is masked there), the caches are empty
-        helper.make_node("Gather", ["h_cache", "zero"], ["empty_column"], axis=0),
         helper.make_node("Gather", ["prev_row", "zero"], ["any_code"], axis=1),
         helper.make_node("Loop", ["width", "", "any_code", "empty_column", "h_cache"], ["last_level", "last_cache", "last_h_cache", "levels"], body=inner),
         helper.make_node("Transpose", ["levels"], ["next_prev_row"], perm=[1, 0]),
