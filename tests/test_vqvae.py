@@ -23,6 +23,7 @@ from training.errors import TrainingError
 from training.export import export
 from training.families import vqvae
 from training.families.vqvae import VQVAE, Config
+from training.phases import Batch
 from training.quantiser import Quantiser, usage
 
 
@@ -238,3 +239,40 @@ def test_the_decoder_starts_at_the_mean_of_the_data(digits: Data) -> None:
     with torch.no_grad():
         shown = float(model.likelihood.mean(model.decode_codes(codes)).mean())
     assert shown == pytest.approx(float(dark.train.items.mean()) / 255, rel=0.3)
+
+
+def test_the_prior_learns_the_codes_that_the_artifact_gives(digits: Data, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not those of a batch's own statistics, nor of half precision; and the autoencoder stays as it is."""
+    torch.manual_seed(0)
+    model = VQVAE(Config(widths=(8, 16), likelihood="logistic"), digits)
+    generator = torch.Generator().manual_seed(0)
+    batches = [
+        Batch(
+            torch.from_numpy(digits.train.items[start : start + 64]).float() / 255,
+            torch.zeros(64, dtype=torch.int64),
+            generator,
+            0.0,
+            None,
+        )
+        for start in (0, 64, 128)
+    ]
+    for batch in batches * 20:
+        model.autoencoder_loss(batch)  # moves the normalisation's statistics
+    learned = []
+    nll = model.prior.nll
+
+    def noted(codes: Tensor, condition: Tensor) -> Tensor:
+        learned.append(codes)
+        return nll(codes, condition)
+
+    monkeypatch.setattr(model.prior, "nll", noted)
+    before = {name: value.clone() for name, value in model.state_dict().items() if name.startswith("encoder")}
+    model.train()
+    with torch.autocast("cpu", torch.bfloat16):
+        model.prior_loss(batches[0])
+    model.eval()
+    with torch.no_grad():
+        expected = model.codes_of(model.vectors(model.see(batches[0])))
+    assert torch.equal(learned[0], expected)
+    assert len(expected.unique()) > 10
+    assert all(torch.equal(value, model.state_dict()[name]) for name, value in before.items())

@@ -175,8 +175,9 @@ class VQVAE(nn.Module):
         return {"loss": loss, "reconstruction": reconstruction, "codebook": codebook, "commitment": commitment}
 
     def prior_loss(self, batch: Batch) -> Losses:
-        """-log p(codes) in nats; the autoencoder is not trained any more."""
-        with torch.no_grad():
+        """-log p(codes) in nats; the autoencoder is not trained any more, and gives the codes that it will give when it serves."""
+        self.encoder.eval()  # normalised as by the artifact, not by the batch
+        with torch.no_grad(), torch.autocast(batch.items.device.type, enabled=False):
             codes = self.codes_of(self.vectors(self.see(batch)))
             self.prior_learned.fill_(True)
         return {"loss": per_item(self.prior.nll(codes, self.prior.to_condition(batch.labels))).mean()}
