@@ -137,7 +137,7 @@ def curves(images: Pixels, way: Callable[[Pixels, str, int], tuple[float, float]
 def main() -> None:
     """Prints bits, PSNR and ratios; draws all of it."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("--n", type=int, default=10_000, help="images of each test part; a multiple of 100")
+    parser.add_argument("--n", type=int, default=10_000, help="images of each test part, in whole hundreds")
     parser.add_argument("--decoded", type=int, default=1000)
     parser.add_argument("--models", type=Path, default=Path("models"))
     parser.add_argument("--out", type=Path, default=Path("docs/rate-distortion.png"))
@@ -145,7 +145,8 @@ def main() -> None:
     figure, panels = plt.subplots(1, len(MODELS), figsize=(15, 4.6), layout="constrained")
     for panel, (name, artifact) in zip(panels, MODELS.items(), strict=True):
         model = engine.load(options.models / artifact, device="cpu")
-        images = datasets.load(name).test.items[: options.n]
+        items = datasets.load(name).test.items
+        images = items[: min(options.n, len(items)) // SIDE**2 * SIDE**2]  # whole sheets
         alone, together, quality = ours(model, images, options.decoded)
         found: dict[str, Any] = {"data": name, "images": len(images), "psnr": round(quality, 2)}
         for kind, rate, way, line in (("file", alone, one_by_one, "-"), ("sheet", together, by_sheet, "--")):

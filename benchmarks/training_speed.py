@@ -121,6 +121,7 @@ def main() -> None:
     parser.add_argument("--data", default="mnist")
     parser.add_argument("--n", type=int, default=12_800)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--family", choices=("vae", "vqvae"), help="one of the two alone")
     parser.add_argument("--worker", nargs=2, metavar=("WAY", "FAMILY"))
     options = parser.parse_args()
     if options.worker:
@@ -130,7 +131,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "images.npy"
         np.save(path, images.numpy())
-        for family in ("vae", "vqvae"):
+        for family in [options.family] if options.family else ["vae", "vqvae"]:
             own = [sys.executable, __file__, "--data", options.data, "--n", str(options.n), "--worker"]
             ways = {"ours": [*own, "ours", family], "plain": [*own, "plain", family]}
             if options.pythae:
