@@ -161,6 +161,8 @@ def main() -> None:
                 panel.plot(*zip(*sorted(curve), strict=True), line, color=colour, label=f"{codec}, one {kind}")
             panel.plot(rate, quality, "*" if kind == "file" else "P", ms=13, color="tab:red", label=f"ours, one {kind}")  # fmt: skip
         panel.set(xscale="log", xlabel="bits an image, header and all", ylabel="PSNR (dB)", title=f"{name}: {artifact}")
+        panel.set_xticks(ticks := [200, 500, 1000, 2000, 5000], [str(tick) for tick in ticks])
+        panel.minorticks_off()
         panel.grid(alpha=0.3)
         print(json.dumps(found), flush=True)
     panels[0].legend(fontsize=8)
