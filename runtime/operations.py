@@ -142,7 +142,7 @@ def sample(
                 )
         stream += tensor.source in RANDOM
     if classes is not None and spec.input("condition") is None:
-        raise _no_classes(manifest)
+        raise _no_classes(manifest, classes)
     outputs = yield Run(task, inputs)
     latent, condition = spec.input("latent"), spec.input("condition")
     return Samples(
@@ -187,9 +187,9 @@ def reconstruct(
         raise _cannot(manifest, "reconstruct")
     encoder, spec = manifest.tasks["encode"], manifest.tasks[task]
     if classes is not None and not (spec.input("condition") or encoder.input("condition")):
-        raise _no_classes(manifest)
+        raise _no_classes(manifest, classes)
     if target is not None and spec.input("condition") is None:
-        raise _no_classes(manifest, "target_class")
+        raise _no_classes(manifest, target, "target_class")
     of_encoder = classes if encoder.input("condition") else None
     encoded = yield from encode(manifest, data, seed=seed, first=first, classes=of_encoder)
     inputs = _condition(manifest, spec, classes if target is None else target, len(data))
@@ -223,7 +223,7 @@ def interpolate(
         ends.append((yield from _end_latent(manifest, end, chosen)))
         condition = spec.input("condition")
         if end.classes is not None and condition is None:
-            raise _no_classes(manifest, f"{name}.class")
+            raise _no_classes(manifest, end.classes, f"{name}.class")
         if condition is not None:
             weights.append(
                 conditions(manifest, condition, _required_class(manifest, end.classes, f"{name}.class"), 1, 0, 0)[0]
@@ -350,8 +350,12 @@ def _cannot(manifest: Manifest, verb: str) -> UnsupportedTask:
     )
 
 
-def _no_classes(manifest: Manifest, field: str = "class") -> InvalidValue:
-    return InvalidValue(f"{field}: {manifest.name} is not conditional; leave the class out", field=field)
+def _no_classes(manifest: Manifest, given: Classes, field: str = "class") -> InvalidValue:
+    if isinstance(given, np.ndarray):
+        field = field.replace("class", "condition")
+    return InvalidValue(
+        f"{field}: {manifest.name} is not conditional; leave the {field.split('.')[-1]} out", field=field
+    )
 
 
 def _sampling_task(manifest: Manifest, latents: Array | None, codes: Array | None) -> str:
@@ -413,7 +417,7 @@ def _condition(manifest: Manifest, spec: TaskSpec, classes: Classes | None, n: i
 
 def _with_condition(manifest: Manifest, spec: TaskSpec, data: Array, classes: Classes | None) -> dict[str, Array]:
     if classes is not None and spec.input("condition") is None:
-        raise _no_classes(manifest)
+        raise _no_classes(manifest, classes)
     return {_role(spec, "data"): data, **_condition(manifest, spec, classes, len(data))}
 
 

@@ -104,9 +104,7 @@ def _options(recipe: Mapping[str, Any]) -> dict[str, Any]:
     if "class" in recipe:
         options["classes"] = recipe["class"]
     if "condition" in recipe:
-        options["classes"] = np.asarray(
-            recipe["condition"], np.float64
-        )  # as it was given: the text of the picture repeats it
+        options["classes"] = np.asarray(recipe["condition"], np.float64)  # as given: the picture's text repeats it
     if "latents" in recipe:
         options["latents"] = np.asarray(recipe["latents"] if grid else [recipe["latents"]], np.float32)
     if "codes" in recipe:

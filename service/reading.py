@@ -107,7 +107,7 @@ class Reader:
         if values is None:
             return class_
         if class_ is not None:
-            raise InvalidValue(f"{field} and class exclude each other", field=field)
+            raise InvalidValue(f"{field} and {field.replace('condition', 'class')} exclude each other", field=field)
         try:
             return np.atleast_2d(np.asarray(values, np.float64))
         except (ValueError, TypeError, OverflowError):

@@ -82,9 +82,8 @@ def save_onnx(models: Mapping[str, onnx.ModelProto], folder: Path) -> None:
         _halve(model.graph)
     with (folder / WEIGHTS).open("wb") as weights:
         tensors = [tensor for model in models.values() for tensor in model.graph.initializer]
-        for tensor in sorted(
-            tensors, key=lambda tensor: -len(tensor.dims)
-        ):  # a matrix may be a convolution turned and flattened
+        # most dimensions first: a matrix may be a convolution turned and flattened
+        for tensor in sorted(tensors, key=lambda tensor: -len(tensor.dims)):
             values = numpy_helper.to_array(tensor)
             if values.nbytes >= INLINE and stored.find(values) is None:
                 weights.write(b"\0" * (-weights.tell() % ALIGNMENT))
