@@ -217,8 +217,22 @@ class Term(Record):
     likelihood: Likelihood | None = Field(default=None, description="for a term that is -log p(x), or bounds it")
 
 
+COMBINED = "combined"  # the name of what a combination gives, beside the terms
+
+
+class Combination(Record):
+    """One score of several terms: each becomes its log-survival, -log P(term is at least as high), and these are combined.
+
+    `fisher` adds them (Fisher, 1932), so that terms that are each a little strange add up; `min-p` takes the largest (Tippett, 1931), so that
+    one very strange term suffices. Survival is that of the calibration items, with a fitted tail beyond them: see runtime.tails.
+    """
+
+    method: Literal["fisher", "min-p"] = "fisher"
+    terms: tuple[str, ...] = Field(min_length=1)
+
+
 class Calibration(Record):
-    """Scores of items that training never saw, sorted, in `file` (npz: one float64 array a term)."""
+    """Scores of items that training never saw, sorted, in `file` (npz: one float64 array a term, and `combined` for a combination)."""
 
     id: str
     n: int = Field(ge=1)
@@ -230,8 +244,11 @@ class Calibration(Record):
 class Scoring(Record):
     """How the score task's outputs become an anomaly score."""
 
-    score: str = Field(description="the term that ranks")
+    score: str = Field(description="the term that ranks, or `combined`")
     terms: tuple[Term, ...] = Field(min_length=1)
+    combination: Combination | None = Field(
+        default=None, description="needs a calibration, whose items say what is usual"
+    )
     calibration: Calibration | None = None
     surprise: str | None = Field(default=None, description="output with nats a pixel or a column, for explanations")
     surprise_scale: float | None = Field(
@@ -244,9 +261,20 @@ class Scoring(Record):
     @model_validator(mode="after")
     def _check(self) -> Scoring:
         names = [term.name for term in self.terms]
-        if self.score not in names:
-            raise ValueError(f"score {self.score!r} is not among the terms {names}")
+        if COMBINED in names or len(set(names)) != len(names):
+            raise ValueError(f"terms {names} must differ, and none may be called {COMBINED!r}")
+        if self.combination is not None and not set(self.combination.terms) <= set(names):
+            raise ValueError(f"combination: {list(self.combination.terms)} must be among the terms {names}")
+        if self.score not in names and (self.score != COMBINED or self.combination is None):
+            raise ValueError(f"score {self.score!r} is not among the terms {names}, nor is it a combination of them")
         return self
+
+    @property
+    def evidence(self) -> str | None:
+        """The term that stands for -log p(x | y) in Bayes' rule: the score itself, or the first that is a likelihood or a bound of one."""
+        if self.score != COMBINED:
+            return self.score
+        return next((term.name for term in self.terms if term.likelihood), None)
 
 
 class Classification(Record):
@@ -430,6 +458,8 @@ class Manifest(Record):
         ]:
             if role not in task.roles:
                 yield f"scoring: the score task has no output {role!r}, it has {', '.join(task.roles)}"
+        if task.input("condition") is not None and self.classes is not None and self.scoring.evidence is None:
+            yield "scoring: a score under classes needs a term that is a likelihood, to marginalise them"
 
     def _classification_problems(self) -> Iterator[str]:
         about = self.classification

@@ -257,10 +257,12 @@ def _marginal_score(manifest: Manifest, data: Array) -> Steps[Scores]:
     scoring = manifest.scoring
     assert scoring is not None
     outputs, by_class = yield from _score_by_class(manifest, data)
-    posterior, _ = _bayes(manifest, by_class[scoring.score])
+    evidence = scoring.evidence
+    assert evidence is not None  # the manifest sees to it
+    posterior, _ = _bayes(manifest, by_class[evidence])
     terms = {name: (posterior * values).sum(axis=1) for name, values in by_class.items()}
     for term in scoring.terms:
-        if term.name == scoring.score or term.likelihood:
+        if term.name == evidence or term.likelihood:
             terms[term.name] = -_bayes(manifest, by_class[term.name])[1]
     surprise = None
     if scoring.surprise:

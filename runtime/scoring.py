@@ -1,14 +1,15 @@
 """Latent placement: from terms of the score to calibrated p-values, a decision, a risk, and a reason.
 
-p-values are conformal (Vovk et al., 2005; Bates et al., 2021, arXiv 2104.08279): p = (1 + k) / (n + 1) with k of n calibration scores at
+Two outputs, two jobs. The score ranks: one term, or several combined by their log-survivals (runtime.tails), continuous and unbounded. The
+p-value decides: conformal (Vovk et al., 2005; Bates et al., 2021, arXiv 2104.08279), p = (1 + k) / (n + 1) with k of n calibration scores at
 least as high, from items that training never saw. So p is at least 1 / (n + 1), and the realised false positive rate at level alpha has
-the law Beta(k, n + 1 - k), k = floor((n + 1) alpha).
+the law Beta(k, n + 1 - k), k = floor((n + 1) alpha). A combination is calibrated as a whole, since its terms depend on each other.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -19,8 +20,9 @@ from numpy.typing import NDArray
 
 from runtime import codecs, rows
 from runtime.errors import ArtifactError
-from runtime.manifest import Calibration, Scoring
+from runtime.manifest import COMBINED, Calibration, Combination, Scoring
 from runtime.spec import DataSpec, ImageSpec
+from runtime.tails import Tail
 
 Float64 = NDArray[np.float64]
 
@@ -42,8 +44,11 @@ class Threshold:
 class Calibrated:
     """The calibration of one artifact, and what follows from it."""
 
-    def __init__(self, about: Calibration | None, scores: dict[str, Float64]) -> None:
-        self.about, self.scores = about, scores
+    def __init__(
+        self, about: Calibration | None, scores: dict[str, Float64], combination: Combination | None = None
+    ) -> None:
+        self.about, self.scores, self.combination = about, scores, combination
+        self.tails = {name: Tail.fit(scores[name]) for name in combination.terms} if combination and scores else {}
 
     @classmethod
     def read(cls, folder: Path, scoring: Scoring | None) -> Calibrated:
@@ -56,8 +61,8 @@ class Calibrated:
                 scores = {name: np.asarray(content[name], np.float64) for name in content.files}
         except (OSError, ValueError) as error:
             raise ArtifactError(f"{path}: cannot be read: {error}") from error
-        for term in scoring.terms:
-            values = scores.get(term.name)
+        for name in [*(term.name for term in scoring.terms), *([COMBINED] if scoring.combination else [])]:
+            values = scores.get(name)
             if (
                 values is None
                 or values.shape != (scoring.calibration.n,)
@@ -65,14 +70,20 @@ class Calibrated:
                 or (np.diff(values) < 0).any()
             ):
                 raise ArtifactError(
-                    f"{path}: {term.name!r} must be {scoring.calibration.n} finite numbers in ascending order"
+                    f"{path}: {name!r} must be {scoring.calibration.n} finite numbers in ascending order"
                 )
-        return cls(scoring.calibration, scores)
+        return cls(scoring.calibration, scores, scoring.combination)
 
     @property
     def n(self) -> int:
         """Calibration items."""
         return self.about.n if self.about else 0
+
+    def place(self, terms: Mapping[str, Float64]) -> dict[str, Float64]:
+        """The terms (n,), and their combination beside them where there is one."""
+        if self.combination is None or not self.tails:
+            return dict(terms)
+        return {**terms, COMBINED: combine(self.combination, self.tails, terms)}
 
     def p_values(self, term: str, values: Float64) -> Float64:
         """Conformal p-values (n,) of one term."""
@@ -88,6 +99,31 @@ class Calibrated:
             return Threshold(None, rate, rate, None)
         score = float(self.scores[term][max(self.n - k, 0)]) if k <= self.n else -math.inf
         return Threshold(score if math.isfinite(score) else None, k / (self.n + 1), rate, rate_interval(self.n, k))
+
+
+def combine(combination: Combination, tails: Mapping[str, Tail], terms: Mapping[str, Float64]) -> Float64:
+    """Nats (n,) of the terms (n,): the sum of their log-survivals, or the largest."""
+    nats = np.stack([tails[name](terms[name]) for name in combination.terms])
+    found: Float64 = nats.sum(axis=0) if combination.method == "fisher" else nats.max(axis=0)
+    return found
+
+
+def cross_combined(combination: Combination, terms: Mapping[str, Float64], *, folds: int = 10) -> Float64:
+    """The combination of calibration items (n,), each by tails that it took no part in, as is true of the items to come.
+
+    Cross-fitted, as in cross-conformal prediction (Vovk, 2015): tails of the other folds, so that no item is spent on them. Items are in
+    random order, or in an order that does not matter. Few items are left out one by one.
+    """
+    n = len(next(iter(terms.values())))
+    if n < 2:
+        raise ValueError("a combination is calibrated on at least two items")
+    fold = np.arange(n) % min(folds, n)
+    combined = np.empty(n)
+    for held_out in range(min(folds, n)):
+        rest, here = fold != held_out, fold == held_out
+        tails = {name: Tail.fit(terms[name][rest]) for name in combination.terms}
+        combined[here] = combine(combination, tails, {name: terms[name][here] for name in combination.terms})
+    return combined
 
 
 @lru_cache(maxsize=256)

@@ -158,7 +158,7 @@ class Handlers:
             reasons = scoring.explain(scores.surprise, manifest.data, manifest.scoring, request.rows or ())
             for item, reason in zip(answer.fields["items"], reasons, strict=True):
                 item["explanation"] = reason
-        answer.numbers = scores.terms[manifest.scoring.score]
+        answer.numbers = np.asarray([item["score"] for item in answer.fields["items"]])
         self._note(answer, fitted)
         return answer
 
@@ -225,9 +225,10 @@ def judge(
     request: contract.ScoreRequest,
 ) -> dict[str, Any]:
     """Items, threshold and calibration of a /anomaly-score answer."""
-    values = scores.terms[about.score]
+    terms = calibrated.place(scores.terms)
+    values = terms[about.score]
     rate = DEFAULT_RATE if request.false_positive_rate is None else request.false_positive_rate
-    p = {name: calibrated.p_values(name, term) for name, term in scores.terms.items()} if calibrated.n else {}
+    p = {name: calibrated.p_values(name, term) for name, term in terms.items()} if calibrated.n else {}
     line = calibrated.threshold(about.score, rate) if calibrated.n else scoring.Threshold(None, rate, rate, None)
     if request.budget is not None:
         strangest = np.argsort(-values, kind="stable")[: request.budget]
@@ -242,8 +243,7 @@ def judge(
         p_value = float(p[about.score][i]) if p else None
         danger = None if p_value is None else scoring.risk(p_value)
         parts = {
-            name: {"value": float(term[i]), "p_value": float(p[name][i]) if p else None}
-            for name, term in scores.terms.items()
+            name: {"value": float(term[i]), "p_value": float(p[name][i]) if p else None} for name, term in terms.items()
         }
         items.append(
             {

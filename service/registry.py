@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,6 +20,10 @@ from service.batcher import Batcher
 from service.settings import ModelSettings, Settings, SettingsError
 
 log = structlog.get_logger()
+
+MOST_AT_ONCE = (
+    4  # models that load side by side: each tries its kernels on a batch of 64, which takes memory for a moment
+)
 
 # endpoints by the use case behind them
 ENDPOINTS = {
@@ -84,10 +90,10 @@ class Registry:
         self._lock = threading.Lock()
 
     def load(self) -> None:
-        """Loads the latest version of every model, the default first."""
+        """Loads the latest version of every model, the default first, as many at once as there are cores."""
         order = sorted(self.latest.items(), key=lambda item: item[0] != self.settings.default_model)
-        for name, version in order:
-            self.entries[name, version].load(self.settings.threads)
+        with ThreadPoolExecutor(min(MOST_AT_ONCE, os.cpu_count() or 1), "load") as pool:
+            list(pool.map(lambda key: self.entries[key].load(self.settings.threads), order))
 
     def close(self) -> None:
         """Lets running work end."""

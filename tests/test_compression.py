@@ -63,7 +63,7 @@ def test_files_are_as_small_as_the_prior_says(model: Model, digits: Data) -> Non
     assert (alone <= entropy + 64).all()  # words of 32 bits, and one to end with
     together = compression.compress(model, items).bits
     assert entropy.sum() - 40 <= together <= 1.01 * entropy.sum() + 64  # logits rounded to 1/64 cost nearly nothing
-    assert together < alone.sum() - 40 * 16
+    assert together <= alone.sum() - 40 * 8  # at least a quarter of the words that end the files
 
 
 def test_damage_is_found(model: Model, models: Path, digits: Data) -> None:

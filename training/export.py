@@ -19,11 +19,11 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from runtime import batches, codecs, golden, repository
+from runtime import batches, codecs, golden, repository, scoring
 from runtime import manifest as manifests
 from runtime.engine import Model, example_inputs, load, padded
 from runtime.errors import ArtifactError
-from runtime.manifest import Calibration, FileRecord, Golden, Manifest, Metric, Scoring, TaskSpec
+from runtime.manifest import COMBINED, Calibration, FileRecord, Golden, Manifest, Metric, Scoring, TaskSpec
 from runtime.operations import CAN, softmax
 from runtime.spec import ImageSpec
 from training import classes, families, graphs, priors
@@ -211,7 +211,10 @@ def _calibrate(engine: Model, about: Scoring, data: Data, folder: Path) -> Scori
     scores = engine.score(data.edge(data.calibration), **known)
     n = len(data.calibration)
     calibration = Calibration(id="", n=n, created=_now(), source=str(data.protocol.get("calibration", f"{n} items")))
-    np.savez_compressed(folder / calibration.file, **{term: np.sort(values) for term, values in scores.terms.items()})  # type: ignore[arg-type]
+    values = dict(scores.terms)
+    if about.combination is not None:
+        values[COMBINED] = scoring.cross_combined(about.combination, scores.terms)
+    np.savez_compressed(folder / calibration.file, **{name: np.sort(term) for name, term in values.items()})  # type: ignore[arg-type]
     record: FileRecord = repository.digest(folder / calibration.file)
     update: dict[str, Any] = {"calibration": calibration.model_copy(update={"id": f"cal-{record.sha256[:8]}"})}
     if scores.surprise is not None:

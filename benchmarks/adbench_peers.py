@@ -1,0 +1,128 @@
+"""The peers of benchmarks/adbench.py, in an environment of their own: `pip install pyod torch tqdm`.
+
+    python benchmarks/adbench_peers.py DATA [--seeds 5] [--out runs/adbench-peers.jsonl]
+
+DATA holds the .npz files of ADBench's classical sets (Han et al., 2022, arXiv 2206.09426), `X` and `y` with y = 1 for anomalies. PyOD's
+detectors as they come, after min-max scaling fitted on the training rows, as ADBench does. One JSON line a set, split, seed and detector.
+This file also holds the splits: it needs numpy and scikit-learn alone until a detector is fitted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.metrics import average_precision_score, roc_auc_score
+from sklearn.model_selection import train_test_split
+from sklearn.preprocessing import MinMaxScaler
+
+Array = NDArray[Any]
+CAP = 10_000  # rows of a set, drawn with seed 0 and stratified
+SPLITS = ("normals", "mixed")  # half of the normal rows; 70% of all rows, anomalies among them
+
+
+@dataclass(frozen=True)
+class Split:
+    """One set, split one way with one seed."""
+
+    name: str
+    kind: str
+    seed: int
+    train: Array  # float64 (N, D)
+    test: Array
+    labels: Array  # of test, 1 for anomalies
+
+
+def read(path: Path) -> tuple[Array, Array]:
+    """X and y of a set, capped."""
+    with np.load(path, allow_pickle=False) as content:
+        x, y = content["X"].astype(np.float64), content["y"].astype(np.int64)
+    if len(x) > CAP:
+        _, x, _, y = train_test_split(x, y, test_size=CAP, random_state=0, stratify=y)
+    return x, y
+
+
+def splits(path: Path, seed: int) -> Iterator[Split]:
+    """Both ways to split a set. Rows are not duplicated, and test rows are never seen in training."""
+    x, y = read(path)
+    normals = np.random.default_rng(seed).permutation(np.flatnonzero(y == 0))
+    train, rest = normals[: len(normals) // 2], normals[len(normals) // 2 :]
+    test = np.concatenate([rest, np.flatnonzero(y == 1)])
+    yield Split(path.stem, "normals", seed, x[train], x[test], y[test])
+    train_x, test_x, _, test_y = train_test_split(x, y, test_size=0.3, random_state=seed, stratify=y)
+    yield Split(path.stem, "mixed", seed, train_x, test_x, test_y)
+
+
+def figures(labels: Array, scores: Array) -> dict[str, float]:
+    """AUROC and average precision."""
+    return {"auroc": float(roc_auc_score(labels, scores)), "ap": float(average_precision_score(labels, scores))}
+
+
+def detectors(seed: int) -> dict[str, Any]:
+    """PyOD's detectors with their own defaults."""
+    from pyod.models.auto_encoder import AutoEncoder
+    from pyod.models.cblof import CBLOF
+    from pyod.models.copod import COPOD
+    from pyod.models.ecod import ECOD
+    from pyod.models.gmm import GMM
+    from pyod.models.hbos import HBOS
+    from pyod.models.iforest import IForest
+    from pyod.models.knn import KNN
+    from pyod.models.lof import LOF
+    from pyod.models.mcd import MCD
+    from pyod.models.ocsvm import OCSVM
+    from pyod.models.pca import PCA
+    from pyod.models.vae import VAE
+
+    return {
+        "IForest": IForest(random_state=seed), "ECOD": ECOD(), "COPOD": COPOD(), "HBOS": HBOS(), "KNN": KNN(), "LOF": LOF(),
+        "CBLOF": CBLOF(random_state=seed), "PCA": PCA(random_state=seed), "OCSVM": OCSVM(), "MCD": MCD(random_state=seed),
+        "GMM": GMM(random_state=seed), "AutoEncoder": AutoEncoder(random_state=seed, verbose=0), "VAE": VAE(random_state=seed, verbose=0),
+    }  # fmt: skip
+
+
+def main() -> None:
+    """Fits and scores; what fails is written down with its reason, and counts as 0.5 in the table."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--out", type=Path, default=Path("runs/adbench-peers.jsonl"))
+    options = parser.parse_args()
+    warnings.filterwarnings("ignore")
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    done = {tuple(json.loads(line)["key"]) for line in options.out.open()} if options.out.exists() else set()
+    with options.out.open("a") as out:
+        for path in sorted(options.data.glob("*.npz")):
+            for seed in range(options.seeds):
+                for split in splits(path, seed):
+                    scaler = MinMaxScaler().fit(split.train)
+                    train, test = scaler.transform(split.train), scaler.transform(split.test)
+                    for name, detector in detectors(seed).items():
+                        key = (split.name, split.kind, seed, name)
+                        if key in done:
+                            continue
+                        began = time.perf_counter()
+                        try:
+                            detector.fit(train)
+                            found: dict[str, Any] = figures(split.labels, detector.decision_function(test))
+                        except Exception as error:  # a detector that cannot do a set is a result too
+                            found = {
+                                "auroc": 0.5,
+                                "ap": float(split.labels.mean()),
+                                "error": f"{type(error).__name__}: {error}",
+                            }
+                        found["seconds"] = round(time.perf_counter() - began, 3)
+                        out.write(json.dumps({"key": key, **found}) + "\n")
+                        out.flush()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,124 @@
+"""Latent placement: tails, combinations, their calibration."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from runtime import scoring
+from runtime.manifest import COMBINED, Combination, Scoring, Term
+from runtime.tails import Tail
+
+# --- tails ---
+
+
+def test_a_tail_is_continuous_rising_and_without_end() -> None:
+    generator = np.random.default_rng(0)
+    for sample in (generator.normal(size=500), generator.pareto(1.2, size=500), generator.integers(0, 9, 500), generator.normal(size=3)):  # fmt: skip
+        tail = Tail.fit(sample.astype(np.float64))
+        grid = np.linspace(sample.min(), sample.max() + 100 * (np.ptp(sample) + 1), 20_001)
+        nats = tail(grid)
+        assert (np.diff(nats) >= 0).all()
+        assert (np.diff(tail(np.linspace(tail.threshold, sample.max() * 1e3, 1000))) > 0).all()
+        around = tail(tail.threshold + np.asarray([-1e-9, 0, 1e-9]))
+        assert np.ptp(around) < 1e-6 * max(1, 1 / tail.scale)
+        assert nats.min() >= 0
+
+
+def test_a_tail_is_the_log_survival() -> None:
+    """Of laws whose survival is known: within the sample, and far beyond it for laws that the fitted tail holds exactly."""
+    generator = np.random.default_rng(1)
+    for law in (stats.expon(scale=3), stats.genpareto(0.4), stats.norm()):
+        tail = Tail.fit(law.rvs(20_000, random_state=generator))
+        at = law.isf([0.9, 0.5, 0.2, 0.05, 0.01, 0.001])
+        assert tail(at) == pytest.approx(-law.logsf(at), rel=0.1, abs=0.02)
+    exponential = Tail.fit(stats.expon(scale=3).rvs(20_000, random_state=generator))
+    assert exponential(np.asarray([60.0]))[0] == pytest.approx(20, rel=0.35)
+    heavy = Tail.fit(stats.genpareto(0.4).rvs(20_000, random_state=generator))
+    assert heavy.shape == pytest.approx(0.4, abs=0.12)
+
+
+def test_a_tail_of_equal_or_few_values_is_finite() -> None:
+    for sample in (np.zeros(50), np.full(50, -3.0), np.ones(1), np.asarray([1.0, 1.0, 1.0, 2.0])):
+        tail = Tail.fit(sample)
+        nats = tail(np.asarray([-10.0, 0.0, 1.0, 5.0, 1e6]))
+        assert np.isfinite(nats).all()
+        assert (np.diff(nats) >= 0).all()
+        assert nats[-1] > nats[-2]
+    with pytest.raises(ValueError, match="at least one"):
+        Tail.fit(np.zeros(0))
+
+
+def test_the_strangest_of_many_rows_are_ordered() -> None:
+    """A million normal rows and two hundred strange ones: p-values tie at 1 / (n + 1), the score does not and ranks them as they are."""
+    generator = np.random.default_rng(2)
+    n = 2000
+    combination = Combination(terms=("a", "b"))
+    terms = {name: generator.gamma(2.0, size=n) for name in combination.terms}
+    calibrated = _calibrated(combination, terms)
+    strength = np.linspace(5, 12, 200)
+    usual = {name: generator.gamma(2.0, size=1_000_000) for name in combination.terms}
+    strange = {name: 8 + strength + generator.gamma(2.0, size=200) for name in combination.terms}
+    placed = calibrated.place({name: np.concatenate([usual[name], strange[name]]) for name in combination.terms})
+    top = np.argsort(-placed[COMBINED])[:200]
+    assert (top >= 1_000_000).mean() > 0.95
+    p = calibrated.p_values(COMBINED, placed[COMBINED])
+    assert len(np.unique(p[top])) == 1
+    assert p[top][0] == pytest.approx(1 / (n + 1))
+    assert len(np.unique(placed[COMBINED][top])) == 200
+    assert stats.spearmanr(placed[COMBINED][1_000_000:], strength).statistic > 0.8
+
+
+# --- combinations ---
+
+
+def _calibrated(combination: Combination, terms: dict[str, np.ndarray]) -> scoring.Calibrated:
+    n = len(next(iter(terms.values())))
+    values = {**terms, COMBINED: scoring.cross_combined(combination, terms)}
+    about = type("About", (), {"n": n})()
+    return scoring.Calibrated(about, {name: np.sort(term) for name, term in values.items()}, combination)
+
+
+def test_combinations_by_hand() -> None:
+    tails = {name: Tail.fit(np.arange(100.0)) for name in "ab"}
+    terms = {"a": np.asarray([10.0, 99.0, 500.0]), "b": np.asarray([90.0, 3.0, 4.0])}
+    nats = {name: tails[name](terms[name]) for name in "ab"}
+    total = scoring.combine(Combination(terms=("a", "b")), tails, terms)
+    largest = scoring.combine(Combination(method="min-p", terms=("a", "b")), tails, terms)
+    assert total == pytest.approx(nats["a"] + nats["b"])
+    assert largest == pytest.approx(np.maximum(nats["a"], nats["b"]))
+    assert nats["a"][0] == pytest.approx(-np.log(0.895))
+
+
+@pytest.mark.parametrize("method", ["fisher", "min-p"])
+@pytest.mark.parametrize("n", [40, 300, 2000])
+def test_combined_p_values_hold_their_rate(method: str, n: int) -> None:
+    """Dependent terms, many calibration sets of n: the mean realised rate is the nominal one, though tails came from the same items."""
+    generator = np.random.default_rng(n)
+    combination = Combination.model_validate({"method": method, "terms": ("a", "b", "c")})
+
+    def draw(size: int) -> dict[str, np.ndarray]:
+        common = generator.gamma(2.0, size=size)
+        return {"a": common, "b": common + generator.exponential(size=size), "c": generator.normal(size=size) ** 3}
+
+    rates = []
+    for _ in range(60):
+        calibrated = _calibrated(combination, draw(n))
+        p = calibrated.p_values(COMBINED, calibrated.place(draw(2000))[COMBINED])
+        rates.append([(p <= level).mean() for level in (0.05, 0.1, 0.3)])
+    for found, level in zip(np.mean(rates, axis=0), (0.05, 0.1, 0.3), strict=True):
+        k = np.floor((n + 1) * level)
+        spread = np.sqrt(stats.betabinom(2000, k, n + 1 - k).var() / 60) / 2000
+        assert abs(found - k / (n + 1)) < 4 * spread + 0.003
+
+
+def test_a_combination_needs_terms_that_are_there() -> None:
+    terms = (Term(name="a", kind="nll"), Term(name="b", kind="distance"))
+    with pytest.raises(ValueError, match="combination"):
+        Scoring(score="a", terms=terms, combination=Combination(terms=("c",)))
+    with pytest.raises(ValueError, match="not among"):
+        Scoring(score=COMBINED, terms=terms)
+    with pytest.raises(ValueError, match="none may be called"):
+        Scoring(score="combined", terms=(*terms, Term(name=COMBINED, kind="nll")))
+    assert Scoring(score=COMBINED, terms=terms, combination=Combination(terms=("a",))).evidence is None
