@@ -28,7 +28,6 @@ Float64 = NDArray[np.float64]
 
 # risk is a fixed function of p, so that 900 means the same after retraining: linear in log p between these points
 RISK = ((1.0, 0), (0.1, 600), (0.02, 900), (0.001, 980), (1e-6, 999))
-BANDS = ((980, "extreme"), (900, "high"), (600, "elevated"), (0, "normal"))
 
 
 @dataclass(frozen=True)
@@ -36,8 +35,8 @@ class Threshold:
     """Where the line is drawn."""
 
     score: float | None  # items above it are anomalies; None where the rate is below the calibration's resolution
-    p_value: float
-    false_positive_rate: float
+    p_value: float | None
+    false_positive_rate: float | None
     interval: tuple[float, float] | None  # 95% interval of the realised rate, over calibration sets of this size
 
 
@@ -147,15 +146,10 @@ def rate_interval(n: int, k: int, level: float = 0.95) -> tuple[float, float]:
     return (0.0, 1.0) if k > n else (quantile((1 - level) / 2), quantile((1 + level) / 2))
 
 
-def risk(p: float) -> int:
-    """0 to 999, a fixed function of p: 0.1 is 600, 0.02 is 900, 0.001 is 980."""
+def risk(p: Float64) -> NDArray[np.int64]:
+    """0 to 999 for p-values (n,), a fixed function of them: 0.1 is 600, 0.02 is 900, 0.001 is 980."""
     logs = [-math.log(point) for point, _ in RISK]
-    return int(np.interp(-math.log(p), logs, [value for _, value in RISK]))
-
-
-def band(value: int) -> str:
-    """The name of a range of risk."""
-    return next(name for least, name in BANDS if value >= least)
+    return np.interp(-np.log(p), logs, [value for _, value in RISK]).astype(np.int64)
 
 
 def explain(

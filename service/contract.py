@@ -133,6 +133,16 @@ class InterpolateRequest(Request):
     encoding: Literal["png", "array"] = "png"
 
 
+class Costs(BaseModel):
+    """What errors cost, in any one unit, and how many rows are anomalies."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    false_positive: float = Field(gt=0, allow_inf_nan=False)
+    false_negative: float = Field(gt=0, allow_inf_nan=False)
+    prevalence: float = Field(gt=0, lt=1, allow_inf_nan=False, description="the share of anomalies among the rows")
+
+
 class ScoreRequest(Items):
     """How strange items are."""
 
@@ -144,6 +154,13 @@ class ScoreRequest(Items):
     budget: Annotated[int, Field(strict=True, ge=1)] | None = Field(
         default=None, description="instead: the n strangest of the request"
     )
+    costs: Costs | None = Field(
+        default=None, description="instead: flag where, at best, it pays (Sellke, Bayarri and Berger, 2001)"
+    )
+    block_rate: float | None = Field(
+        default=None, gt=0, lt=1, allow_inf_nan=False,
+        description="false positive rate of the band `block`; a tenth of that for review where left out",
+    )  # fmt: skip
     explain: bool = False
 
 
@@ -242,7 +259,7 @@ class ScoredItem(BaseModel):
     score: float = Field(description="continuous, higher is stranger")
     p_value: float | None
     is_anomaly: bool
-    band: str | None
+    band: Literal["allow", "review", "block"] | None
     risk: int | None = Field(description="0 to 999, a fixed function of the p-value")
     state: Literal["ok", "below_resolution", "uncalibrated", "unknown"]
     warnings: list[str]
@@ -257,6 +274,7 @@ class ThresholdInfo(BaseModel):
     p_value: float | None
     false_positive_rate: float | None
     interval: list[float] | None = Field(default=None, description="95% interval of the realised rate")
+    block_p_value: float | None = Field(default=None, description="p-values up to this are in the band `block`")
 
 
 class CalibrationInfo(BaseModel):

@@ -10,10 +10,10 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime import operations, recipes, scoring
+from runtime import decisions, operations, recipes, scoring
 from runtime.codecs import Fitted
 from runtime.errors import InvalidValue, UnsupportedTask
-from runtime.manifest import Manifest, Scoring
+from runtime.manifest import Manifest
 from runtime.operations import Run
 from runtime.spec import ImageSpec
 from service import contract
@@ -23,7 +23,6 @@ from service.settings import Settings
 
 Array = NDArray[Any]
 T = TypeVar("T")
-DEFAULT_RATE = 0.01
 
 
 @dataclass
@@ -146,19 +145,20 @@ class Handlers:
     async def score(self, request: contract.ScoreRequest, uploads: Uploads, deadline_ms: int | None = None) -> Answer:
         """How strange items are."""
         entry, manifest = await self._entry(request, "anomaly-score")
-        if request.false_positive_rate is not None and request.budget is not None:
-            raise InvalidValue("budget and false_positive_rate exclude each other", field="budget")
+        rule = _rule(request)
         data, fitted, warnings = await self.reader.items(manifest, request, uploads, unknown=True)
         answer = Answer(entry)
         classes = self.reader.condition(request.class_, request.condition)
         scores = await self._drive(answer, operations.score(manifest, data, classes=classes), len(data), deadline_ms)
         assert manifest.scoring is not None and entry.model is not None
-        answer.fields |= judge(manifest.scoring, entry.model.calibrated, scores, warnings, request)
+        calibrated = entry.model.calibrated
+        judgement = decisions.judge(manifest.scoring, calibrated, scores.terms, warnings, rule)
+        answer.fields |= judged(calibrated, judgement, warnings)
         if request.explain and scores.surprise is not None:
             reasons = scoring.explain(scores.surprise, manifest.data, manifest.scoring, request.rows or ())
             for item, reason in zip(answer.fields["items"], reasons, strict=True):
                 item["explanation"] = reason
-        answer.numbers = np.asarray([item["score"] for item in answer.fields["items"]])
+        answer.numbers = judgement.score
         self._note(answer, fitted)
         return answer
 
@@ -217,66 +217,32 @@ class Handlers:
             answer.fields |= {"seed": request.seed, "first": request.first}
 
 
-def judge(
-    about: Scoring,
-    calibrated: scoring.Calibrated,
-    scores: operations.Scores,
-    warnings: list[list[str]],
-    request: contract.ScoreRequest,
-) -> dict[str, Any]:
+def judged(calibrated: scoring.Calibrated, judgement: decisions.Judged, warnings: list[list[str]]) -> dict[str, Any]:
     """Items, threshold and calibration of a /anomaly-score answer."""
-    terms = calibrated.place(scores.terms)
-    values = terms[about.score]
-    rate = DEFAULT_RATE if request.false_positive_rate is None else request.false_positive_rate
-    p = {name: calibrated.p_values(name, term) for name, term in terms.items()} if calibrated.n else {}
-    line = calibrated.threshold(about.score, rate) if calibrated.n else scoring.Threshold(None, rate, rate, None)
-    if request.budget is not None:
-        strangest = np.argsort(-values, kind="stable")[: request.budget]
-        flagged = np.isin(np.arange(len(values)), strangest)
-        line = scoring.Threshold(
-            float(values[strangest[-1]]), float(p[about.score][strangest[-1]]) if p else 1.0, 0.0, None
-        )
-    else:
-        flagged = p[about.score] <= line.p_value if p and line.score is not None else np.zeros(len(values), bool)
-    items = []
-    for i, value in enumerate(values):
-        p_value = float(p[about.score][i]) if p else None
-        danger = None if p_value is None else scoring.risk(p_value)
-        parts = {
-            name: {"value": float(term[i]), "p_value": float(p[name][i]) if p else None} for name, term in terms.items()
-        }
-        items.append(
-            {
-                "score": float(value),
-                "p_value": p_value,
-                "is_anomaly": bool(flagged[i]),
-                "band": None if danger is None else scoring.band(danger),
-                "risk": danger,
-                "state": _state(p_value, calibrated.n, warnings[i]),
-                "warnings": warnings[i],
-                "parts": parts,
-                "explanation": None,
-            }
-        )
-    threshold = {
-        "score": line.score, "p_value": line.p_value if calibrated.n else None, "false_positive_rate": None if request.budget is not None else rate,
-        "interval": None if line.interval is None else list(line.interval),
+    items = [{**judgement.item(i), "warnings": warnings[i], "explanation": None} for i in range(len(judgement.score))]
+    line, source = judgement.threshold, calibrated.about
+    return {
+        "items": items,
+        "threshold": {
+            "score": line.score, "p_value": line.p_value, "false_positive_rate": line.false_positive_rate,
+            "interval": None if line.interval is None else list(line.interval), "block_p_value": judgement.block_p_value,
+        },
+        "calibration": None if source is None else {"id": source.id, "n": source.n, "created": source.created},
     }  # fmt: skip
-    about_calibration = calibrated.about
-    calibration = (
-        None
-        if about_calibration is None
-        else {"id": about_calibration.id, "n": about_calibration.n, "created": about_calibration.created}
-    )
-    return {"items": items, "threshold": threshold, "calibration": calibration}
 
 
-def _state(p_value: float | None, n: int, warnings: list[str]) -> str:
-    if any(warning.startswith("unknown_category") for warning in warnings):
-        return "unknown"
-    if p_value is None:
-        return "uncalibrated"
-    return "below_resolution" if p_value <= 1 / (n + 1) else "ok"
+def _rule(request: contract.ScoreRequest) -> decisions.Rule:
+    """How to decide. Raises InvalidValue for more than one way."""
+    ways = [name for name in ("false_positive_rate", "budget", "costs") if getattr(request, name) is not None]
+    if len(ways) > 1:
+        raise InvalidValue(f"{' and '.join(ways)} exclude each other", field=ways[-1])
+    costs = None if request.costs is None else decisions.Costs(**request.costs.model_dump())
+    rule = decisions.Rule(request.false_positive_rate, request.budget, costs, request.block_rate)
+    if request.budget is None and rule.block_rate > rule.review_rate:
+        raise InvalidValue(
+            f"block_rate: {rule.block_rate:g} is above the rate for review, {rule.review_rate:g}", field="block_rate"
+        )
+    return rule
 
 
 def _why(manifest: Manifest, endpoint: str) -> str:

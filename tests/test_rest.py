@@ -349,6 +349,10 @@ ERRORS: list[tuple[str, Any, int, str | None]] = [
     ("/anomaly-score", {"images": [text(png())], "false_positive_rate": 0}, 422, "false_positive_rate"),
     ("/anomaly-score", {"images": [text(png())], "false_positive_rate": 0.1, "budget": 1}, 422, "budget"),
     ("/anomaly-score", {"images": [text(png())], "budget": 0}, 422, "budget"),
+    ("/anomaly-score", {"images": [text(png())], "budget": 1, "costs": {"false_positive": 1, "false_negative": 9, "prevalence": 0.1}}, 422, "costs"),
+    ("/anomaly-score", {"images": [text(png())], "costs": {"false_positive": 1, "false_negative": 9, "prevalence": 1}}, 422, "costs.prevalence"),
+    ("/anomaly-score", {"images": [text(png())], "costs": {"false_positive": 1}}, 422, "costs.false_negative"),
+    ("/anomaly-score", {"images": [text(png())], "block_rate": 0.5}, 422, "block_rate"),
     ("/nothing", {}, 404, None),
 ]  # fmt: skip
 

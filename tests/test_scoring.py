@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from runtime import scoring
+from runtime import decisions, scoring
 from runtime.manifest import COMBINED, Combination, Scoring, Term
 from runtime.tails import Tail
 
@@ -122,3 +122,88 @@ def test_a_combination_needs_terms_that_are_there() -> None:
     with pytest.raises(ValueError, match="none may be called"):
         Scoring(score="combined", terms=(*terms, Term(name=COMBINED, kind="nll")))
     assert Scoring(score=COMBINED, terms=terms, combination=Combination(terms=("a",))).evidence is None
+
+
+# --- decisions ---
+
+
+def test_risk_is_a_fixed_falling_function_of_p() -> None:
+    assert scoring.risk(np.asarray([1.0, 0.1, 0.02, 0.001])).tolist() == [0, 600, 900, 980]
+    values = scoring.risk(np.geomspace(1e-9, 1, 200)).tolist()
+    assert values == sorted(values, reverse=True)
+    assert 0 <= min(values) <= max(values) <= 999
+
+
+ABOUT = Scoring(score="a", terms=(Term(name="a", kind="nll"),))
+EVENLY = scoring.Calibrated(type("About", (), {"n": 999})(), {"a": np.arange(999.0)})
+
+
+def _judge(values: list[float], **rule: object) -> decisions.Judged:
+    return decisions.judge(ABOUT, EVENLY, {"a": np.asarray(values)}, [[] for _ in values], decisions.Rule(**rule))  # type: ignore[arg-type]
+
+
+def test_bands_follow_two_rates() -> None:
+    values = [0.0, 988.0, 989.5, 997.5, 998.5, 2000.0]
+    found = _judge(values)  # 0.01 for review, 0.001 for blocking, of 999 calibration items
+    assert [item["band"] for item in map(found.item, range(6))] == [
+        "allow",
+        "allow",
+        "review",
+        "review",
+        "block",
+        "block",
+    ]
+    assert found.flagged.tolist() == [False, False, True, True, True, True]
+    assert found.states == ["ok", "ok", "ok", "ok", "below_resolution", "below_resolution"]
+    assert found.threshold.p_value == pytest.approx(0.01)
+    assert found.block_p_value == pytest.approx(0.001)
+    finer = _judge(values, rate=0.0005)  # below what 999 items resolve: nothing is flagged, and the line says so
+    assert not finer.flagged.any()
+    assert finer.threshold.score is None
+    assert finer.block_p_value is None
+    wider = _judge(values, rate=0.5, block=0.012)
+    assert [wider.item(i)["band"] for i in range(6)] == ["allow", "block", "block", "block", "block", "block"]
+
+
+def test_a_budget_takes_the_strangest_and_breaks_ties_by_order() -> None:
+    found = _judge([5.0, 7.0, 7.0, 1.0], budget=2)
+    assert found.flagged.tolist() == [False, True, True, False]
+    assert _judge([7.0, 7.0, 7.0], budget=2).flagged.tolist() == [True, True, False]
+    assert found.threshold.score == 7.0
+    assert found.threshold.interval is None
+    assert _judge([1.0], budget=5).flagged.tolist() == [True]
+
+
+def test_costs_flag_where_the_bound_says_that_it_pays() -> None:
+    """At the line, prevalence times the largest Bayes factor weighs as much as the false alarm; dear anomalies widen the line."""
+    rates = []
+    for missed in (10.0, 100.0, 500.0):
+        costs = decisions.Costs(false_positive=1.0, false_negative=missed, prevalence=0.001)
+        p = costs.rate
+        factor = 1 / (-np.e * p * np.log(p))
+        assert costs.prevalence * missed * factor == pytest.approx((1 - costs.prevalence) * costs.false_positive)
+        rates.append(p)
+    assert rates == sorted(rates)
+    assert decisions.Costs(1.0, 1e9, 0.5).rate == pytest.approx(1 / np.e)
+    found = _judge([998.5], costs=decisions.Costs(1.0, 100.0, 0.001))
+    assert found.threshold.false_positive_rate == pytest.approx(rates[1])
+
+
+def test_the_bound_on_bayes_factors_holds() -> None:
+    """Rows of which a share are anomalies of any strength (beta p-values): the truth about a p-value is never beyond the bound."""
+    p = np.geomspace(1e-6, 0.3, 50)
+    for strength in (0.05, 0.2, 0.5, 0.9):
+        factor = stats.beta(strength, 1).pdf(p)
+        assert (factor <= 1 / (-np.e * p * np.log(p)) * (1 + 1e-12)).all()
+
+
+def test_without_a_calibration_there_is_a_score_and_a_budget() -> None:
+    terms = {"a": np.asarray([1.0, 3.0])}
+    nothing = scoring.Calibrated(None, {})
+    found = decisions.judge(ABOUT, nothing, terms, [[], ["unknown_category: x"]], decisions.Rule())
+    assert found.states == ["uncalibrated", "unknown"]
+    assert found.item(1) == {
+        "score": 3.0, "p_value": None, "is_anomaly": False, "band": None, "risk": None, "state": "unknown",
+        "parts": {"a": {"value": 3.0, "p_value": None}},
+    }  # fmt: skip
+    assert decisions.judge(ABOUT, nothing, terms, [[], []], decisions.Rule(budget=1)).flagged.tolist() == [False, True]

@@ -199,7 +199,7 @@ class Client:
         return self._do(Calls.interpolate(start, stop, **fields))
 
     def anomaly_score(self, images: Sequence[AnyImage] | None = None, **fields: Any) -> Scores:
-        """How strange items are: images or rows; false_positive_rate or budget, explain, class_, fit, model, version."""
+        """How strange items are: images or rows; false_positive_rate, budget or costs, block_rate, explain, class_, fit, model, version."""
         return self._do(Calls.anomaly_score(images, **fields))
 
     def classify(self, images: Sequence[AnyImage] | None = None, **fields: Any) -> Classes:
