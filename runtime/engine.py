@@ -171,7 +171,7 @@ def check_inputs(spec: TaskSpec, inputs: Mapping[str, Array]) -> int:
                 f"input {tensor.role!r} is {array.dtype}{list(array.shape)}, it must be {tensor.dtype}[rows, {', '.join(map(str, tensor.shape))}]",
                 field=tensor.role,
             )
-        if array.dtype.kind == "f" and not np.isfinite(array).all():
+        if array.dtype.kind == "f" and (np.isinf(array).any() if tensor.missing else not np.isfinite(array).all()):
             raise InvalidValue(f"input {tensor.role!r} is not finite", field=tensor.role)
     return rows.pop()
 

@@ -145,6 +145,7 @@ class InputSpec(TensorSpec):
     """An input. `source` says who fills it: a seed (normal, uniform, latent) or the request."""
 
     source: Source
+    missing: bool = Field(default=False, description="NaN is a value that is missing; of rows alone")
 
 
 class TaskSpec(Record):

@@ -169,7 +169,9 @@ def explain(
     for item, row in zip(surprise, given, strict=True):
         columns = [
             {"column": name, "value": value, "nats": float(nats), "excess": float(nats - mean)}
-            for name, value, nats, mean in zip(spec.names, rows.values(row, spec.names), item, usual, strict=True)
+            for name, value, nats, mean in zip(
+                spec.names, rows.values(row, spec, missing=True), item, usual, strict=True
+            )
         ]
         explanations.append({"columns": sorted(columns, key=lambda column: -column["excess"])})
     return explanations

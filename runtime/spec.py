@@ -5,6 +5,7 @@ Arrays at the graph's edge are described here; turning pixels and rows into them
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from typing import Annotated, Literal
 
@@ -48,11 +49,18 @@ class ImageSpec(Record):
 
 
 class NumericColumn(Record):
-    """A number. Encoded as clip((t(value) - mean) / scale, -clip, clip) with t the identity or log(1 + value)."""
+    """A number. Encoded as clip((t(value) - mean) / scale, -clip, clip) with t the identity, log(1 + value), or a quantile transform.
+
+    The quantile transform takes `knots`, quantiles of the training rows, to `scores`, the normal quantiles of their shares, straight between
+    them, and beyond the ends goes on at `slope`: a value outside the training range is never made usual.
+    """
 
     kind: Literal["numeric"] = "numeric"
     name: str
-    transform: Literal["identity", "log1p"] = "identity"
+    transform: Literal["identity", "log1p", "quantile"] = "identity"
+    knots: tuple[float, ...] | None = Field(default=None, description="of the quantile transform, ascending")
+    scores: tuple[float, ...] | None = Field(default=None, description="what the knots become, ascending")
+    slope: float | None = Field(default=None, gt=0, description="beyond the knots")
     mean: float
     scale: float = Field(gt=0)
     clip: float = Field(default=10.0, gt=0, description="in units of `scale`; clipped values carry a warning")
@@ -72,11 +80,21 @@ class NumericColumn(Record):
             raise ValueError("minimum must not be above maximum")
         if self.transform == "log1p" and self.minimum <= -1:
             raise ValueError("log1p needs values above -1")
+        given = [part is not None for part in (self.knots, self.scores, self.slope)]
+        if given != [self.transform == "quantile"] * 3:
+            raise ValueError("knots, scores and slope belong to the transform quantile, all three")
+        for part in (self.knots, self.scores):
+            if part is not None and (
+                len(part) < 2
+                or len(part) != len(self.knots or ())
+                or any(low >= high for low, high in itertools.pairwise(part))
+            ):
+                raise ValueError("knots and scores must be of the same number, at least two, and ascend")
         return self
 
 
 class CategoricalColumn(Record):
-    """One of a list. Encoded as a one-hot block; a category never seen in training is a block of zeros."""
+    """One of a list. Encoded as a one-hot block; a category never seen in training is a block of zeros, a missing one a block of NaN."""
 
     kind: Literal["categorical"] = "categorical"
     name: str
@@ -98,10 +116,16 @@ Column = Annotated[NumericColumn | CategoricalColumn, Field(discriminator="kind"
 
 
 class TableSpec(Record):
-    """Rows. At the graph's edge they are float32 (B, width), the encoded columns side by side."""
+    """Rows. At the graph's edge they are float32 (B, width), the encoded columns side by side.
+
+    Where a task's input says that it takes missing values, they are NaN there: such a column costs no nats and tells the encoder nothing.
+    """
 
     kind: Literal["table"] = "table"
     columns: tuple[Column, ...] = Field(min_length=1)
+    ignored: dict[str, str] = Field(
+        default_factory=dict, description="columns that rows may have and the model does not look at, and why"
+    )
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -122,7 +146,7 @@ class TableSpec(Record):
 
     @model_validator(mode="after")
     def _check(self) -> TableSpec:
-        if len(set(self.names)) != len(self.names):
+        if len(set(self.names)) != len(self.names) or set(self.names) & set(self.ignored):
             raise ValueError("column names must differ")
         return self
 

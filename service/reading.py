@@ -161,7 +161,9 @@ class Reader:
                 valid=spec.names,
             )
         self.limit(len(request.rows), "rows")
-        data, warnings = rows.encode(request.rows, spec, unknown=unknown)
+        given = manifest.task("score") if unknown else None  # scoring lets values be missing where the graph does
+        missing = given is not None and any(tensor.missing for tensor in given.inputs)
+        data, warnings = rows.encode(request.rows, spec, unknown=unknown, missing=missing)
         return data, [], warnings
 
     def _end(self, manifest: Manifest, end: contract.End, name: str, fit: str, fitted: list[Fitted]) -> operations.End:

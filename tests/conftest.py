@@ -19,6 +19,7 @@ from training import data as datasets
 from training import families, runs
 from training.data import Data
 from training.export import export
+from training.tables import Stated
 from training.train import train
 
 settings.register_profile("steady", deadline=None, derandomize=True)  # the same examples on every machine, however slow
@@ -61,7 +62,7 @@ def digits() -> Data:
 
 @pytest.fixture(scope="session")
 def table() -> Data:
-    return datasets.from_table("made", made_table(), {"source": "tests"}, {"price": 2}, {"weight": "kg"})
+    return datasets.from_table("made", made_table(), {"source": "tests"}, Stated({"price": 2}, {"weight": "kg"}))
 
 
 @pytest.fixture(scope="session")

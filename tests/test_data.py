@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
 import pytest
+from scipy import stats
 
 from runtime import rows
 from runtime.spec import CategoricalColumn, NumericColumn, TableSpec
@@ -94,7 +95,7 @@ def test_tables_from_files(tmp_path: Path, suffix: str) -> None:
 
 def test_the_schema_is_fitted_on_training_rows() -> None:
     table = made_table()
-    spec = tables.fit(table, {"price": 2}, {})
+    spec = tables.fit(table, tables.Stated({"price": 2}))
     price = spec.columns[0]
     assert isinstance(price, NumericColumn)
     assert price.transform == "log1p" if tables._skewness(table["price"]) > 2 else "identity"
@@ -107,7 +108,7 @@ def test_the_schema_is_fitted_on_training_rows() -> None:
 
 def test_decimals_are_found_where_they_are_not_stated() -> None:
     columns = {"cents": np.arange(40) / 100, "whole": np.arange(40.0), "third": np.arange(40) / 3}
-    spec = tables.fit(columns, {}, {})
+    spec = tables.fit(columns)
     assert [column.decimals for column in spec.columns if isinstance(column, NumericColumn)] == [2, 0, None]
     row = rows.decode(tables.encode(columns, spec)[7:8], spec)[0]
     assert row == {"cents": 0.07, "whole": 7, "third": pytest.approx(7 / 3, abs=1e-5)}
@@ -116,28 +117,88 @@ def test_decimals_are_found_where_they_are_not_stated() -> None:
 
 def test_whole_columns_encode_like_single_rows() -> None:
     table = made_table(50)
-    spec = tables.fit(table, {}, {})
+    spec = tables.fit(table)
     one_by_one, _ = rows.encode([{name: column[i].item() for name, column in table.items()} for i in range(50)], spec)
     assert np.array_equal(tables.encode(table, spec), one_by_one)
 
 
 @pytest.mark.parametrize(
-    ("column", "message"),
+    ("column", "reason"),
     [
-        (np.zeros(40), "single value '0'"),
-        (np.full(40, 2.5), "is constant"),
-        (np.asarray(["x"] * 40), "single value"),
-        (np.asarray([*np.arange(39.5), np.inf]), "not finite"),
+        (np.zeros(40), "single value 0"),
+        (np.full(40, 2.5), "single value 2.5"),
+        (np.full(40, 1e9) + np.resize([0, 1e-6], 40), "hardly varies"),
+        (np.asarray(["x"] * 40), "single value x"),
+        (np.asarray([f"id-{i}" for i in range(40)]), "identifier"),
+        (np.full(40, np.nan), "no values"),
+        (np.asarray([None] * 40), "no values"),
     ],
 )
-def test_columns_that_cannot_be_learned(column: np.ndarray, message: str) -> None:
-    with pytest.raises(TrainingError, match=message):
-        tables.fit({"c": column}, {}, {})
+def test_columns_that_cannot_be_learned_are_left_out(column: np.ndarray, reason: str) -> None:
+    spec = tables.fit({"c": column, "good": np.arange(40.0)})
+    assert spec.names == ["good"]
+    assert reason in spec.ignored["c"]
+    with pytest.raises(TrainingError, match=r"no column is left .*c: "):
+        tables.fit({"c": column})
+
+
+def test_infinite_numbers_are_refused() -> None:
+    with pytest.raises(DataError, match="'c' has values that are not finite"):
+        tables.fit({"c": np.asarray([*np.arange(39.5), np.inf])})
+
+
+def test_stated_kinds_are_taken() -> None:
+    generator = np.random.default_rng(0)
+    table = {"a": generator.integers(0, 5, 200), "b": generator.lognormal(size=200), "c": generator.normal(size=200)}
+    spec = tables.fit(table, tables.Stated(kinds={"a": "numeric", "b": "quantile", "c": "ignore"}))
+    a, b = spec.columns
+    assert isinstance(a, NumericColumn)
+    assert isinstance(b, NumericColumn)
+    assert b.transform == "quantile"
+    encoded = tables.encode(table, spec)[:, 1]
+    assert stats.kstest(encoded, "norm").pvalue > 0.01
+    assert spec.ignored == {"c": "left out on request"}
+    with pytest.raises(TrainingError, match="no column 'z'"):
+        tables.fit(table, tables.Stated(kinds={"z": "numeric"}))
+    with pytest.raises(TrainingError, match="unknown kind"):
+        tables.Stated(kinds={"a": "number"})
+    with pytest.raises(TrainingError, match="'x' is not a number"):
+        tables.fit({"a": np.asarray(["x"] * 40)}, tables.Stated(kinds={"a": "numeric"}))
+
+
+def test_missing_values_take_no_part_in_the_schema() -> None:
+    table = made_table(200)
+    holes = {name: column.astype(object) for name, column in table.items()}
+    for place, name in enumerate(holes):
+        holes[name][place::20] = None
+    holes["weight"] = np.asarray([np.nan if value is None else value for value in holes["weight"]], np.float64)
+    spec = tables.fit(holes)
+    weight = next(column for column in spec.columns if column.name == "weight")
+    assert isinstance(weight, NumericColumn)
+    assert weight.mean == pytest.approx(np.nanmean(holes["weight"]))
+    encoded = tables.encode(holes, spec)
+    _, block = next((column, block) for column, block in spec.blocks() if column.name == "weight")
+    assert np.isnan(encoded[:, block]).sum() == 10
+
+
+def test_labels_are_a_column_of_their_own() -> None:
+    table = {**made_table(200), "label": np.resize(["good", "bad", "ugly"], 200)}
+    data = datasets.from_table("made", table, {}, label="label")
+    assert data.classes == ("bad", "good", "ugly")
+    assert isinstance(data.spec, TableSpec)
+    assert "label" not in data.spec.names
+    assert set(np.unique(data.train.labels)) == {0, 1, 2}
+    with pytest.raises(TrainingError, match="no column 'y'"):
+        datasets.from_table("made", table, {}, label="y")
 
 
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     path = tmp_path / "t.csv"
-    for content, message in (("", "cannot be read"), ("a,b\n", "no rows"), ("a,b\n1,\n2,3\n", "'b' has 1 missing")):
+    for content, message in (
+        ("", "cannot be read"),
+        ("a,b\n", "no rows"),
+        ("a,a\n1,2\n", "two columns are called 'a'"),
+    ):
         path.write_text(content)
         with pytest.raises(DataError, match=message):
             tables.read(path)

@@ -6,8 +6,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from runtime import rows
+from runtime import columns, rows
 from runtime.errors import InvalidValue
 from runtime.spec import CategoricalColumn, NumericColumn, TableSpec
 
@@ -73,6 +75,7 @@ def test_unknown_categories_only_where_allowed() -> None:
         ([1, 2], "rows[1]"),
         ([1, None, 2], "rows[1].night"),
         ("abc", "rows[1]"),
+        ([], "rows[1]"),
         (7, "rows[1]"),
     ],
 )
@@ -81,3 +84,92 @@ def test_wrong_rows_are_named(row: Any, field: str) -> None:
         rows.encode([GOOD, row], SPEC, unknown=True)
     assert caught.value.field == field
     assert caught.value.message.startswith(field.rsplit(".", 1)[0])
+
+
+def test_missing_values_only_where_allowed() -> None:
+    encoded, warnings = rows.encode([{"amount": 20.0, "hour": None}], SPEC, missing=True)
+    assert np.isnan(encoded[0]).tolist() == [False, True, True, True]
+    assert [warning.split()[1] for warning in warnings[0]] == ["night", "hour"]
+    assert all(warning.startswith("missing") for warning in warnings[0])
+    with pytest.raises(InvalidValue, match="every value is missing"):
+        rows.encode([{"amount": None}], SPEC, missing=True)
+
+
+def test_ignored_columns_may_be_there() -> None:
+    spec = SPEC.model_copy(update={"ignored": {"id": "an identifier"}})
+    encoded, _ = rows.encode([{**GOOD, "id": "x-1"}], spec)
+    assert np.array_equal(encoded, rows.encode([GOOD], SPEC)[0])
+    with pytest.raises(ValueError, match="must differ"):
+        TableSpec(columns=SPEC.columns, ignored={"hour": "twice"})
+
+
+QUANTILE = NumericColumn(
+    name="q", transform="quantile", knots=(0, 1, 10), scores=(-2, 0, 2), slope=0.5, mean=0, scale=1, clip=10, minimum=0, maximum=10
+)  # fmt: skip
+
+
+def test_the_quantile_transform_goes_on_beyond_its_ends() -> None:
+    values = np.asarray([-4.0, 0, 0.5, 1, 5.5, 10, 14])
+    encoded = rows.standardise(values, QUANTILE)
+    assert encoded.tolist() == [-4, -2, -1, 0, 1, 2, 4]
+    spec = TableSpec(columns=(QUANTILE,))
+    back = [row["q"] for row in rows.decode(encoded[:, None], spec)]
+    assert back == pytest.approx(np.clip(values, 0, 10))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"scores": (-2, 0)}, {"knots": (0, 0, 1)}, {"slope": None}, {"transform": "identity"}, {"scores": None}, {"knots": (1,), "scores": (1,)}],
+)  # fmt: skip
+def test_a_quantile_transform_is_whole(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="knots"):
+        NumericColumn.model_validate({**QUANTILE.model_dump(), **wrong})
+
+
+# --- whole columns ---
+
+CELLS = {
+    "amount": st.one_of(st.floats(-0.5, 1e6), st.integers(0, 10**9), st.none(), st.just(float("inf")), st.just(-7.0)),
+    "night": st.one_of(st.sampled_from(["0", "1", "0.0", "maybe"]), st.none()),
+    "hour": st.one_of(st.floats(-1e3, 1e3), st.none(), st.just("noon")),
+}
+
+
+@given(st.lists(st.fixed_dictionaries(CELLS), min_size=1, max_size=12), st.booleans(), st.booleans())
+def test_columns_are_encoded_as_rows_are(given_rows: list[dict[str, Any]], unknown: bool, missing: bool) -> None:
+    """The fast path and the plain one agree in data, warnings, and in which rows are refused."""
+    table = {name: np.asarray([row[name] for row in given_rows], object) for name in SPEC.names}
+    found = columns.encode(table, SPEC, unknown=unknown, missing=missing)
+    for index, row in enumerate(given_rows):
+        try:
+            one, warnings = rows.encode([row], SPEC, unknown=unknown, missing=missing)
+        except InvalidValue:
+            assert index in found.bad
+            continue
+        assert index not in found.bad
+        assert np.array_equal(one[0], found.data[index], equal_nan=True)
+        assert sorted(warnings[0]) == sorted(found.warnings.get(index, []))
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "reason"),
+    [
+        ("hour", ["1", "noon", "3"], "hour: 'noon' is not a number"),
+        ("hour", np.asarray([1.0, np.inf, 2.0]), "hour: inf is not finite"),
+        ("hour", ["1", "", "3"], "column 'hour' is missing"),
+        ("hour", np.asarray([True, False, True]), "hour: True is not a number"),
+        ("amount", np.asarray([1, -5, 3]), "amount: -5.0 is below"),
+        ("night", np.asarray([0, 7, 1]), "night: unknown category '7'"),
+    ],
+)
+def test_bad_cells_of_columns_are_named(column: str, values: Any, reason: str) -> None:
+    table = {"amount": np.ones(3), "night": np.zeros(3, int), "hour": np.ones(3), column: np.asarray(values)}
+    found = columns.encode(table, SPEC)
+    place = 0 if values is not None and np.asarray(values).dtype == bool else 1
+    assert found.bad[place].startswith(reason)
+    assert place == 0 or set(found.bad) == {1}
+
+
+def test_a_file_without_a_column_says_which() -> None:
+    with pytest.raises(InvalidValue, match="'night' missing"):
+        columns.encode({"amount": np.ones(1), "hour": np.ones(1)}, SPEC)

@@ -17,6 +17,7 @@ from training.errors import TrainingError
 from training.export import export
 from training.families import vae
 from training.families.vae import VAE, Config
+from training.layers import Neighbours
 from training.phases import Batch
 from training.train import trained_model
 
@@ -119,23 +120,80 @@ def test_autoencoder_has_no_posterior(digits: Data) -> None:
 
 def test_score_is_the_elbo_over_its_fixed_draws(digits: Data) -> None:
     model = small(digits, latent_dim=3)
-    score = vae.Score(model, torch.zeros(3), torch.eye(3), seed=0)
+    references = torch.randn(40, 3, generator=torch.Generator().manual_seed(1))
+    unit = vae.Placement(torch.zeros(3), torch.eye(3), torch.eye(3), references, None)
+    score = vae.Score(model, unit, seed=0)
     data = torch.from_numpy(digits.test.items[:5]).float() / 255
     with torch.no_grad():
-        reconstruction, kl, negative_elbo, distance, surprise = score(data)
+        reconstruction, kl, negative_elbo, distance, neighbours, squared_error, surprise = score(data)
         expected = model.terms(model.likelihood.settle(data.flatten(1)), score.noise.expand(-1, 5, -1))
         mean, _ = model.encode(model.likelihood.settle(data.flatten(1)))
+        shown = torch.sigmoid(model.decode(mean))
     assert torch.allclose(reconstruction, expected[0], atol=1e-4)
     assert torch.allclose(kl, expected[1], atol=1e-5)
     assert torch.allclose(negative_elbo, reconstruction + kl)
     assert torch.allclose(distance, mean.norm(dim=1), atol=1e-5)
+    assert torch.allclose(neighbours, torch.cdist(mean, references).sort(1).values[:, :5].mean(1), atol=1e-5)
+    assert torch.allclose(squared_error, (data.flatten(1) - shown).square().mean(1), atol=1e-6)
     assert torch.allclose(surprise.flatten(1).sum(1), reconstruction, atol=1e-3)
+
+
+def test_near_neighbours_keep_their_digits() -> None:
+    """Far from the origin, |a|² - 2ab + |b|² has none left for a distance of a thousandth."""
+    generator = torch.Generator().manual_seed(0)
+    references = 300 + torch.randn(50, 6, generator=generator)
+    x = references[:4] + 1e-3 * torch.randn(4, 6, generator=generator)
+    found = Neighbours(references, 1)(x)
+    exact = torch.cdist(x.double(), references.double()).min(1).values.float()
+    assert torch.allclose(found, exact, rtol=0.05)
+    assert Neighbours(references, 500)(x).shape == (4,)
+
+
+def test_missing_values_cost_nothing_and_tell_nothing(table: Data) -> None:
+    model = vae.build(vae.Config(hidden=(16,), latent_dim=2, references=30), table)
+    x = torch.from_numpy(table.test.items[:6])
+    blocks = [block for _, block in table.spec.blocks()]  # type: ignore[union-attr]
+    holes = x.clone()
+    holes[:, blocks[1]] = torch.nan
+    holes[3:, blocks[2]] = torch.nan
+    score = vae.Score(model, vae.placement(model, model.config, table.train), seed=0)
+    with torch.no_grad():
+        surprise = score(holes)[-1]
+        other = holes.clone()
+        zeros = torch.where(torch.isnan(holes), torch.zeros(()), holes)
+        told = model.encode(zeros)
+        assert all(torch.equal(a, b) for a, b in zip(model.encode(other), told, strict=True))  # type: ignore[arg-type]
+        parameters = model.decode(told[0])
+        nll = model.likelihood.nll(parameters, holes)
+        whole = model.likelihood.nll(parameters, x)
+    assert (surprise[:, 1] == 0).all()
+    assert (surprise[3:, 2] == 0).all()
+    assert (surprise[:3, 2] != 0).all()
+    assert torch.equal(nll[:, 0], whole[:, 0])
+    assert torch.isfinite(torch.stack(score(holes)[:-1])).all()
+    loss = model.loss(Batch(holes, torch.zeros(6), torch.Generator().manual_seed(0), 0.0))["loss"]
+    loss.backward()
+    assert all(torch.isfinite(weight.grad).all() for weight in model.parameters())  # type: ignore[arg-type]
+
+
+def test_score_rules_are_checked(digits: Data) -> None:
+    terms = tuple(vae._terms(vae.Config(), "x", tabular=False))
+    found = vae._scoring(vae.Config(score="min-p:kl,squared_error"), terms, False)
+    assert found.combination is not None
+    assert (found.score, found.combination.method, found.combination.terms) == ("combined", "min-p", ("kl", "squared_error"))  # fmt: skip
+    assert vae._scoring(vae.Config(score="kl"), terms, False).combination is None
+    assert vae._scoring(vae.Config(), terms, False).score == "combined"
+    plain = vae.Config(references=0)
+    assert vae._scoring(plain, tuple(vae._terms(plain, "x", tabular=False)), False).score == "negative_elbo"
+    for wrong in ("entropy", "fisher:kl,entropy", "sum:kl", "kl,squared_error", ""):
+        with pytest.raises(TrainingError, match="neither a term"):
+            vae._scoring(vae.Config(score=wrong), terms, False)
 
 
 def test_aggregate_posterior_is_the_law_of_total_variance(digits: Data) -> None:
     model = small(digits, latent_dim=2)
     with torch.no_grad():
-        centre, of_means, aggregate = vae.aggregate_posterior(model, digits.train)
+        place = vae.placement(model, model.config, digits.train)
         x = model.likelihood.settle((torch.from_numpy(digits.train.items).float() / 255).flatten(1))
         mean, log_variance = model.encode(x)
         assert log_variance is not None
@@ -143,9 +201,12 @@ def test_aggregate_posterior_is_the_law_of_total_variance(digits: Data) -> None:
             200, *mean.shape, generator=torch.Generator().manual_seed(0)
         )
     flat = draws.flatten(0, 1).double().numpy()
-    assert np.allclose(flat.mean(0), centre.numpy(), atol=0.01)
+    assert np.allclose(flat.mean(0), place.centre.numpy(), atol=0.01)
+    aggregate = torch.linalg.inv(place.whitening @ place.whitening.T)
     assert np.allclose(np.cov(flat.T), aggregate.numpy(), atol=0.02)
-    assert (of_means.diag() < aggregate.diag()).all()
+    assert (place.covariance.diag() < aggregate.diag()).all()
+    assert place.latents is not None
+    assert (torch.cdist(place.latents, mean).min(1).values < 1e-3).all()
 
 
 def test_convolutions_mirror_each_other_and_refuse_odd_sides(digits: Data, table: Data) -> None:

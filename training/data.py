@@ -12,7 +12,7 @@ import hashlib
 import io
 import os
 import tarfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,13 +21,15 @@ import numpy as np
 import pooch
 from numpy.typing import NDArray
 
-from runtime import codecs
-from runtime.spec import DataSpec, ImageSpec
+from runtime import codecs, columns
+from runtime.spec import CategoricalColumn, DataSpec, ImageSpec, TableSpec
 from training import shapes, tables
 from training.errors import DataError, TrainingError
+from training.tables import Stated
 
 Array = NDArray[Any]
 ROOT_VARIABLE = "MANIFOLD_DATA"
+LEAST_ROWS = 30  # of a table
 
 
 @dataclass(frozen=True)
@@ -347,35 +349,58 @@ def _cifar_sheets(folder: Path) -> tuple[Part, Part]:
 
 def from_table(
     name: str,
-    table: dict[str, Array],
+    table: Mapping[str, Array],
     protocol: dict[str, Any],
-    decimals: dict[str, int] | None = None,
-    units: dict[str, str] | None = None,
+    stated: Stated | None = None,
+    label: str | None = None,
 ) -> Data:
     """Splits rows by a permutation (seed 0) into 80% train, 10% calibration, 10% test; the schema is fitted on the training rows."""
     n = len(next(iter(table.values())))
-    if n < 30:
-        raise TrainingError(f"data: {name} has {n} rows; at least 30 are needed to train, calibrate and test")
+    if n < LEAST_ROWS:
+        raise TrainingError(f"data: {name} has {n} rows; at least {LEAST_ROWS} are needed to train, calibrate and test")
     order = np.random.Generator(np.random.Philox(0)).permutation(n)
     cuts = {
         "train": order[: n * 8 // 10],
         "calibration": order[n * 8 // 10 : n * 9 // 10],
         "test": order[n * 9 // 10 :],
     }
-    spec = tables.fit({key: column[cuts["train"]] for key, column in table.items()}, decimals or {}, units or {})
+    protocol = {**protocol, "split": "permutation, Philox seed 0"}
+    parts = {part: {key: column[rows] for key, column in table.items()} for part, rows in cuts.items()}
+    return from_parts(name, parts, protocol, stated, label)
 
-    def part(rows: Array) -> Part:
-        items = tables.encode({key: column[rows] for key, column in table.items()}, spec)
-        return Part(items, np.full(len(items), -1, np.int64))
 
-    stated = {name_: f"{len(rows)} rows" for name_, rows in cuts.items()}
+def from_parts(
+    name: str,
+    parts: Mapping[str, Mapping[str, Array]],
+    protocol: dict[str, Any],
+    stated: Stated | None = None,
+    label: str | None = None,
+) -> Data:
+    """Tables that are split already: `train`, `calibration` and `test`. The schema is fitted on the training rows.
+
+    `label` names the column with the class, which is then no column of the rows. Raises TrainingError where it is not there or has missing
+    values, DataError for classes that the training rows lack.
+    """
+    classes: tuple[str, ...] | None = None
+    labels = {part: np.full(len(next(iter(table.values()))), -1, np.int64) for part, table in parts.items()}
+    if label is not None:
+        if label not in parts["train"]:
+            raise TrainingError(f"label: there is no column {label!r}", field="label", valid=list(parts["train"]))
+        column = tables.fit({label: parts["train"][label]}, Stated(kinds={label: "categorical"})).columns[0]
+        assert isinstance(column, CategoricalColumn)
+        classes = column.categories
+        for part, table in parts.items():
+            block = columns.encode(table, TableSpec(columns=(column,)))
+            if block.bad:
+                row = min(block.bad)
+                raise DataError(f"data: {part} row {row + 1}: {block.bad[row]}")
+            labels[part] = block.data.argmax(axis=1).astype(np.int64)
+    left = {part: {key: values for key, values in table.items() if key != label} for part, table in parts.items()}
+    spec = tables.fit(left["train"], stated)
+    made = {part: Part(tables.encode(table, spec), labels[part]) for part, table in left.items()}
+    stated_rows = {part: f"{len(held)} rows" for part, held in made.items()}
     return Data(
-        name,
-        spec,
-        part(cuts["train"]),
-        part(cuts["calibration"]),
-        part(cuts["test"]),
-        protocol={"data": name, **protocol, **stated, "split": "permutation, Philox seed 0"},
+        name, spec, made["train"], made["calibration"], made["test"], classes, {"data": name, **protocol, **stated_rows}
     )
 
 
@@ -394,8 +419,7 @@ def _transactions() -> Data:
         "transactions",
         {key: column[rows] for key, column in table.items()},
         protocol,
-        {"amount": 2, "hour": 2},
-        {"hour": "h"},
+        Stated(decimals={"amount": 2, "hour": 2}, units={"hour": "h"}),
     )
 
 

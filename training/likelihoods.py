@@ -169,7 +169,8 @@ class Columns(nn.Module):
     """One likelihood a column: a Gaussian with learned variance (and a floor) in scaled units, or a categorical over one-hot blocks.
 
     A category never seen in training arrives as a block of zeros and costs `unseen` nats, log(n + 1) for n training rows: rarer than
-    anything that was seen.
+    anything that was seen. A missing value arrives as NaN and costs nothing: what is bounded is log p of the values that are there (as in
+    Nazabal et al., 2020, arXiv 1807.03653).
     """
 
     def __init__(self, spec: TableSpec, floor: float, unseen: float) -> None:
@@ -200,16 +201,16 @@ class Columns(nn.Module):
     def nll(self, parameters: Tensor, x: Tensor) -> Tensor:
         values, scales = self._split(parameters)
         parts, number = [], 0
+        there, x = (x == x).to(values.dtype), filled(x)
         for column, block in self.spec.blocks():
             if isinstance(column, NumericColumn):
                 scale = scales[:, number : number + 1]
-                parts.append(0.5 * ((x[:, block] - values[:, block]) / scale) ** 2 + scale.log() + HALF_LOG_TWO_PI)
+                nats = 0.5 * ((x[:, block] - values[:, block]) / scale) ** 2 + scale.log() + HALF_LOG_TWO_PI
                 number += 1
             else:
                 seen = x[:, block].sum(1, keepdim=True)
-                parts.append(
-                    -(x[:, block] * values[:, block].log_softmax(1)).sum(1, keepdim=True) + (1 - seen) * self.unseen
-                )
+                nats = -(x[:, block] * values[:, block].log_softmax(1)).sum(1, keepdim=True) + (1 - seen) * self.unseen
+            parts.append(nats * there[:, block.start : block.start + 1])
         return torch.cat(parts, 1)
 
     def mean(self, parameters: Tensor) -> Tensor:
@@ -235,6 +236,11 @@ class Columns(nn.Module):
                 parts.append(F.one_hot(chosen, column.width).to(values.dtype))
                 category += 1
         return torch.cat(parts, 1)
+
+
+def filled(x: Tensor) -> Tensor:
+    """Encoded columns with 0 where a value is missing (NaN): the mean of a number, no category."""
+    return torch.where(x == x, x, torch.zeros_like(x))
 
 
 def pick(probabilities: Tensor, uniforms: Tensor) -> Tensor:

@@ -21,6 +21,7 @@ class Recipe:
     """Options that every family has. A family's `Config` adds its own; unknown keys are refused."""
 
     epochs: int = 10
+    epoch_steps: int = 0  # steps of an epoch; 0 is one pass over the data, which of a small table is over in a moment
     batch_size: int = 128
     lr: float = 1e-3  # Adam's
     schedule: str = "constant"  # or "cosine", to a hundredth of lr over the phase
@@ -33,7 +34,7 @@ class Recipe:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        self.at_least(epochs=1, batch_size=1, clip_norm=0, ema=0, test_items=1, seed=0)
+        self.at_least(epochs=1, epoch_steps=0, batch_size=1, clip_norm=0, ema=0, test_items=1, seed=0)
         self.above_zero("lr")
         if self.ema >= 1:
             raise TrainingError(f"ema: {self.ema} is not below 1", field="ema")

@@ -1,26 +1,50 @@
-"""Tables from CSV and Parquet: reading, schema inference, vectorised encoding. The encoding itself is the runtime's.
+"""Tables from CSV and Parquet: reading, and the schema. Encoding is the runtime's (runtime.columns).
 
-Schema rules, fitted on training rows alone: strings, booleans and whole numbers with at most 20 different values are categories; other
-numbers are numeric, with log(1 + v) where they are non-negative and skewed (skewness above 2), standardised by mean and standard deviation.
-The number of decimals is theirs too, unless it is stated.
+Schema rules, fitted on training rows alone and kept in the manifest. Strings, booleans and whole numbers with at most 20 different values
+are categories; other numbers are numeric, with log(1 + v) where they are non-negative and skewed (skewness above 2), standardised by mean
+and standard deviation and clipped at ten of them. A quantile transform is taken where it is stated. The number of decimals is the
+training rows' too, unless it is stated. Left out and named in the manifest: columns with one value, identifiers (strings that hardly ever
+repeat), columns without values. A missing value (an empty cell, null, NaN) takes no part: not in the schema, not in the likelihood.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import ndtri
 
-from runtime import rows
+from runtime import columns, rows
 from runtime.spec import CategoricalColumn, NumericColumn, TableSpec
 from training.errors import DataError, TrainingError
 
 Array = NDArray[Any]
 MAX_CATEGORIES = 20  # whole numbers with more values are numbers
 MAX_STRINGS = 1000  # string columns with more values are identifiers, not categories
+KNOTS = 101  # of a quantile transform
+KINDS = ("numeric", "quantile", "categorical", "ignore")
+
+
+@dataclass(frozen=True)
+class Stated:
+    """What is known about columns by name, beside what the rules find."""
+
+    decimals: Mapping[str, int] = field(default_factory=dict)
+    units: Mapping[str, str] = field(default_factory=dict)
+    kinds: Mapping[str, str] = field(default_factory=dict)  # one of KINDS each
+
+    def __post_init__(self) -> None:
+        for name, kind in self.kinds.items():
+            if kind not in KINDS:
+                raise TrainingError(
+                    f"column {name!r}: unknown kind {kind!r}; valid are {', '.join(KINDS)}",
+                    field=name,
+                    valid=list(KINDS),
+                )
 
 
 def _read_csv(path: Path) -> Any:
@@ -39,7 +63,8 @@ READERS: dict[str, Callable[[Path], Any]] = {".csv": _read_csv, ".parquet": _rea
 
 
 def read(path: Path) -> dict[str, Array]:
-    """Columns of a .csv or .parquet file. Raises DataError where it cannot be read, is empty, or has missing values."""
+    """Columns of a .csv or .parquet file: numbers (NaN where missing) or objects (None). Raises DataError where it cannot be read or is
+    empty."""
     import pyarrow
 
     try:
@@ -48,42 +73,85 @@ def read(path: Path) -> dict[str, Array]:
         raise DataError(f"{path}: cannot be read as {path.suffix[1:]}: {error}") from error
     if table.num_rows == 0:
         raise DataError(f"{path}: has no rows")
-    for name in table.column_names:
-        if missing := table[name].null_count:
-            raise DataError(f"{path}: column {name!r} has {missing} missing values; fill or drop those rows first")
+    if len(set(table.column_names)) != len(table.column_names):
+        twice = next(name for name in table.column_names if table.column_names.count(name) > 1)
+        raise DataError(f"{path}: two columns are called {twice!r}")
     return {name: np.asarray(table[name].to_numpy(zero_copy_only=False)) for name in table.column_names}
 
 
-def fit(table: dict[str, Array], decimals: dict[str, int], units: dict[str, str]) -> TableSpec:
-    """The schema of `table`. `decimals` and `units` are stated by column, where they are known."""
-    return TableSpec(
-        columns=tuple(_fit_column(name, values, decimals.get(name), units.get(name)) for name, values in table.items())
-    )
+def fit(table: Mapping[str, Array], stated: Stated | None = None) -> TableSpec:
+    """The schema of `table`. Raises TrainingError for infinite numbers, and where no column is left to learn from."""
+    stated = stated or Stated()
+    if unknown := [
+        name for part in (stated.decimals, stated.units, stated.kinds) for name in part if name not in table
+    ]:
+        raise TrainingError(
+            f"there is no column {unknown[0]!r}; the table has {', '.join(table)}", field=unknown[0], valid=list(table)
+        )
+    found: list[NumericColumn | CategoricalColumn] = []
+    ignored = {}
+    for name, values in table.items():
+        column = _fit_column(name, values, stated)
+        if isinstance(column, str):
+            ignored[name] = column
+        else:
+            found.append(column)
+    if not found:
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in ignored.items())
+        raise TrainingError(f"data: no column is left to learn from ({reasons})")
+    return TableSpec(columns=tuple(found), ignored=ignored)
 
 
-def _fit_column(name: str, values: Array, decimals: int | None, unit: str | None) -> NumericColumn | CategoricalColumn:
-    numeric = np.issubdtype(values.dtype, np.number)
-    whole = numeric and bool(np.all(values == np.floor(values)))
-    if not numeric or (whole and len(np.unique(values)) <= MAX_CATEGORIES):
-        categories = sorted({rows.canonical(value) for value in values.tolist()}, key=_natural)
+def _fit_column(name: str, values: Array, stated: Stated) -> NumericColumn | CategoricalColumn | str:
+    """The column, or why it is left out."""
+    kind = stated.kinds.get(name)
+    if kind == "ignore":
+        return "left out on request"
+    present = values[~columns.missing_values(values)]
+    if len(present) == 0:
+        return "has no values"
+    numeric = np.issubdtype(present.dtype, np.number)
+    whole = numeric and bool(np.all(present == np.floor(present)))
+    if kind is None:
+        few = whole and len(np.unique(present)) <= MAX_CATEGORIES
+        kind = "categorical" if not numeric or few else "numeric"
+    if kind == "categorical":
+        categories = sorted({rows.canonical(value) for value in present.tolist()}, key=_natural)
         if len(categories) < 2:
-            raise TrainingError(f"data: column {name!r} has the single value {categories[0]!r}; leave it out")
-        if len(categories) > MAX_STRINGS:
-            raise TrainingError(
-                f"data: column {name!r} has {len(categories)} different values, over {MAX_STRINGS}; leave identifiers out"
-            )
+            return f"has the single value {categories[0]}"
+        if len(categories) > MAX_STRINGS or (not numeric and len(categories) > max(2, len(present) // 2)):
+            return f"is an identifier: {len(categories)} different values in {len(present)} rows"
         return CategoricalColumn(name=name, categories=tuple(categories))
-    numbers = values.astype(np.float64)
+    if not numeric:
+        raise TrainingError(f"column {name!r}: {present.tolist()[0]!r} is not a number", field=name)
+    numbers = present.astype(np.float64)
     if not np.all(np.isfinite(numbers)):
         raise DataError(f"data: column {name!r} has values that are not finite")
-    transform = "log1p" if numbers.min() >= 0 and _skewness(numbers) > 2 else "identity"
-    scaled = np.log1p(numbers) if transform == "log1p" else numbers
-    if (scale := float(scaled.std())) == 0:
-        raise TrainingError(f"data: column {name!r} is constant; leave it out")
-    return NumericColumn.model_validate(
-        {"name": name, "transform": transform, "mean": float(scaled.mean()), "scale": scale, "minimum": float(numbers.min()),
-         "maximum": float(numbers.max()), "decimals": _decimals(numbers) if decimals is None else decimals, "unit": unit}
-    )  # fmt: skip
+    if numbers.min() == numbers.max():
+        return f"has the single value {rows.canonical(present[0])}"
+    about: dict[str, Any] = {"transform": "identity"}
+    if kind == "quantile":
+        about = _quantiles(numbers)
+    elif numbers.min() >= 0 and _skewness(numbers) > 2:
+        about = {"transform": "log1p"}
+    plain = {"name": name, "mean": 0.0, "scale": 1.0, "minimum": float(numbers.min()), "maximum": float(numbers.max())}
+    transformed = rows.transform(numbers, NumericColumn.model_validate({**plain, **about}))
+    if (scale := float(transformed.std())) < 1e-12 * max(1.0, float(np.abs(transformed).max())):
+        return f"hardly varies: its deviation is {scale:.3g}"
+    decimals = stated.decimals.get(name, _decimals(numbers))
+    measured = {"mean": float(transformed.mean()), "scale": scale, "decimals": decimals, "unit": stated.units.get(name)}
+    return NumericColumn.model_validate({**plain, **about, **measured})
+
+
+def _quantiles(numbers: Array) -> dict[str, Any]:
+    """Knots at quantiles, and the normal quantiles of their shares; ties share the middle of theirs."""
+    shares = np.linspace(0, 1, KNOTS)
+    normal = ndtri(np.clip(shares, 0.5 / len(numbers), 1 - 0.5 / len(numbers)))
+    knots, place = np.unique(np.quantile(numbers, shares), return_inverse=True)
+    scores = np.bincount(place, normal) / np.bincount(place)
+    return {
+        "transform": "quantile", "knots": tuple(knots.tolist()), "scores": tuple(scores.tolist()), "slope": float(1 / numbers.std()),
+    }  # fmt: skip
 
 
 def _decimals(numbers: Array) -> int | None:
@@ -104,14 +172,10 @@ def _skewness(values: Array) -> float:
     return float((centred**3).mean() / max(float((centred**2).mean()) ** 1.5, 1e-300))
 
 
-def encode(table: dict[str, Array], spec: TableSpec) -> Array:
-    """Columns to float32 (n, width), as `runtime.rows.encode` does row by row (a test holds them equal)."""
-    blocks = []
-    for column, _ in spec.blocks():
-        values = table[column.name]
-        if isinstance(column, NumericColumn):
-            blocks.append(np.asarray(rows.standardise(values.astype(np.float64), column), np.float32)[:, None])
-        else:
-            names = np.asarray([rows.canonical(value) for value in values.tolist()])
-            blocks.append((names[:, None] == np.asarray(column.categories)[None]).astype(np.float32))
-    return np.concatenate(blocks, axis=1)
+def encode(table: Mapping[str, Array], spec: TableSpec) -> Array:
+    """Columns to float32 (n, width), missing values as NaN. Raises DataError for the first row that cannot be."""
+    found = columns.encode(table, spec, unknown=True, missing=True)
+    if found.bad:
+        row = min(found.bad)
+        raise DataError(f"data: row {row + 1}: {found.bad[row]}")
+    return found.data

@@ -103,7 +103,8 @@ class Loop:
         self.labels = torch.as_tensor(data.train.labels).to(fabric.device)
         self.factors = _optional(data.train.factors, fabric.device)
         self.batch_size = min(self.config.batch_size, len(self.items) // fabric.world_size)
-        self.steps_per_epoch = len(self.items) // (self.batch_size * fabric.world_size)
+        self.steps_per_pass = len(self.items) // (self.batch_size * fabric.world_size)
+        self.steps_per_epoch = self.config.epoch_steps or self.steps_per_pass
         self.enter_phase()
 
     # --- one step ---
@@ -121,11 +122,11 @@ class Loop:
 
     def batch(self) -> Batch:
         """The batch at the current position."""
-        epoch, place = divmod(self.position.in_phase, self.steps_per_epoch)
-        if place == 0 or self._order_of != (self.position.phase, epoch):
-            order = torch.Generator().manual_seed(self._seed(self.position.phase, epoch))
+        number, place = divmod(self.position.in_phase, self.steps_per_pass)
+        if place == 0 or self._order_of != (self.position.phase, number):
+            order = torch.Generator().manual_seed(self._seed(self.position.phase, number))
             self._order = torch.randperm(len(self.items), generator=order).to(self.items.device)
-            self._order_of = (self.position.phase, epoch)
+            self._order_of = (self.position.phase, number)
         start = (place * self.fabric.world_size + self.fabric.global_rank) * self.batch_size
         index = self._order[start : start + self.batch_size]
         return Batch(

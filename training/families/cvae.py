@@ -54,6 +54,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 class CVAE(VAE):
     """A VAE whose posterior and decoder are told the class (B, C), or factors (B, C) in their own units."""
 
+    config: Config
     centre: Tensor
     scale: Tensor
     examples: Tensor
@@ -101,8 +102,8 @@ class ScoreAndBound(Score):
 
     draws: Tensor
 
-    def __init__(self, model: VAE, centre: Tensor, whitening: Tensor, k: int, seed: int) -> None:
-        super().__init__(model, centre, whitening, seed)
+    def __init__(self, model: VAE, place: vae.Placement, k: int, seed: int) -> None:
+        super().__init__(model, place, seed)
         size = self.model.config.latent_dim
         self.register_buffer("draws", torch.randn((k, 1, size), generator=torch.Generator().manual_seed(seed + 1)))
 
@@ -124,9 +125,8 @@ def exports(model: CVAE, config: Config, data: Data) -> Exports:
     told = "" if model.by_class else f" Told {', '.join(config.given)}."
     description = exported.description.replace("Variational", "Conditional variational", 1) + told
     plain, scoring = exported.tasks["score"], exported.scoring
-    assert isinstance(plain.module, Score)
     assert scoring is not None
-    module = ScoreAndBound(model, plain.module.centre, plain.module.whitening, config.class_k, config.seed)
+    module = ScoreAndBound(model, vae.placement(model, config, data.train), config.class_k, config.seed)
     *outputs, surprise = plain.outputs
     score = Task(module, plain.inputs, [*outputs, TensorSpec(role="negative_iwae"), surprise], max_rows=128)
     if not model.by_class:  # nothing to marginalise over, and no class to tell

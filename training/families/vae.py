@@ -13,10 +13,13 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from runtime.manifest import (
+    COMBINED,
+    Combination,
     GaussianPrior,
     InputSpec,
     LatentSpec,
@@ -33,10 +36,14 @@ from training import likelihoods
 from training.data import Data, Part
 from training.errors import TrainingError
 from training.exports import Exports, Task
-from training.layers import mlp, per_item
+from training.layers import Neighbours, mlp, per_item
 from training.phases import Batch, Losses, Phase, Player, Recipe, in_order
 
 SCORE_DRAWS = 8  # draws from the posterior, fixed in the artifact, for the ELBO of the score task
+# what is combined where nothing is said (benchmarks/anomaly.py and benchmarks/adbench.py have the figures)
+AUTO_IMAGE = "fisher:squared_error,latent_neighbours"
+AUTO_TABLE = "fisher:reconstruction,latent_neighbours,input_neighbours"
+AUTO_MIXED = "fisher:reconstruction,negative_elbo,latent_distance,input_neighbours"  # training rows may hold anomalies
 # a unit is active where its posterior mean varies by more than this over the data (Burda et al., section 5.1)
 ACTIVE = 0.01
 
@@ -59,10 +66,17 @@ class Config(Recipe):
     samples: int = 1  # L, Monte-Carlo draws from the posterior for each item
     kl_warmup: float = 0.0  # epochs over which the KL's weight grows from 0 to beta
     iwae_k: int = 500  # importance samples of the reported bound
+    references: int = 2000  # training items that the artifact carries, to measure distances to the nearest; 0 is none
+    neighbours: int = 5  # k, of them
+    score: str = "auto"  # a term, or terms to be combined: fisher:TERM,TERM or min-p:TERM,TERM
+
+    least_latent = 1  # 0 where a family chooses the size by the data
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.at_least(latent_dim=1, beta=0, samples=1, kl_warmup=0, iwae_k=1)
+        self.at_least(
+            latent_dim=self.least_latent, beta=0, samples=1, kl_warmup=0, iwae_k=1, references=0, neighbours=1
+        )
         self.above_zero("noise", "floor")
         self.one_of("body", ("mlp", "conv"))
         for key in ("hidden", "widths"):
@@ -88,6 +102,7 @@ class VAE(nn.Module):
         if config.likelihood == "auto":
             config = replace(config, likelihood="columns" if isinstance(data.spec, TableSpec) else "bernoulli")
         self.config, self.shape, self.width = config, data.spec.shape, width
+        self.tabular = isinstance(data.spec, TableSpec)
         dimensions = math.prod(self.shape)
         self.likelihood = likelihoods.build(
             config.likelihood, data.spec, noise=config.noise, floor=config.floor, rows=len(data.train)
@@ -110,7 +125,9 @@ class VAE(nn.Module):
         return None
 
     def encode(self, x: Tensor, c: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
-        """x (B, D) to mean and log_variance (B, L); None without a posterior."""
+        """x (B, D) to mean and log_variance (B, L); None without a posterior. Missing values of a row (NaN) tell nothing."""
+        if self.tabular:
+            x = likelihoods.filled(x)
         mean = self.encoder(joined(self.down(x), c))
         if not self.config.variational:
             return mean, None
@@ -332,7 +349,7 @@ class Encode(nn.Module):
 
 
 class Score(nn.Module):
-    """data to reconstruction NLL, KL, -ELBO, Mahalanobis distance to the aggregate posterior, and nats a pixel or column.
+    """data to the terms of `_terms`, in that order, and nats a pixel or column.
 
     The ELBO is over SCORE_DRAWS draws, antithetic and fixed here, so that a score is the same each time.
     """
@@ -341,24 +358,34 @@ class Score(nn.Module):
     centre: Tensor
     whitening: Tensor
 
-    def __init__(self, model: VAE, centre: Tensor, whitening: Tensor, seed: int) -> None:
+    def __init__(self, model: VAE, place: Placement, seed: int) -> None:
         super().__init__()
         self.model = model
         half = torch.randn(
             (SCORE_DRAWS // 2, 1, model.config.latent_dim), generator=torch.Generator().manual_seed(seed)
         )
         self.register_buffer("noise", torch.cat([half, -half]))
-        self.register_buffer("centre", centre)
-        self.register_buffer("whitening", whitening)
+        self.register_buffer("centre", place.centre.float())
+        self.register_buffer("whitening", place.whitening.float())
+        k = model.config.neighbours
+        self.in_latent = None if place.latents is None else Neighbours(place.latents, k)
+        self.in_input = None if place.inputs is None else Neighbours(place.inputs, k)
 
     def forward(self, data: Tensor, condition: Tensor | None = None) -> tuple[Tensor, ...]:
         model = self.model
         x = model.likelihood.settle(data.flatten(1))
         mean, log_variance = model.encode(x, condition)
-        distance = per_item(((mean - self.centre) @ self.whitening) ** 2).sqrt()
+        distances = [per_item(((mean - self.centre) @ self.whitening) ** 2).sqrt()]
+        if self.in_latent is not None:
+            distances.append(self.in_latent(mean))
+        if self.in_input is not None:
+            distances.append(self.in_input(likelihoods.filled(x)))
         if log_variance is None:
-            nll = model.likelihood.nll(model.decode(mean, condition), x)
-            return per_item(nll), distance, self._shaped(nll)
+            parameters = model.decode(mean, condition)
+            nll = model.likelihood.nll(parameters, x)
+            return per_item(nll), *distances, *self._squared_error(data, parameters), self._shaped(nll)
+        if not model.tabular:
+            distances += self._squared_error(data, model.decode(mean, condition))
         deviation = (0.5 * log_variance).exp()
         # (draws, B, ...): one decoder run for all draws
         z = mean[None] + deviation[None] * self.noise
@@ -367,34 +394,60 @@ class Score(nn.Module):
         )
         nll = nll.view(SCORE_DRAWS, -1, nll.shape[1]).mean(0)
         reconstruction, kl = per_item(nll), per_item(gaussian_kl(mean, log_variance))
-        return reconstruction, kl, reconstruction + kl, distance, self._shaped(nll)
+        return reconstruction, kl, reconstruction + kl, *distances, self._shaped(nll)
+
+    def _squared_error(self, data: Tensor, parameters: Tensor) -> list[Tensor]:
+        """Of images alone: columns have units of their own."""
+        if self.model.tabular:
+            return []
+        differences = data.flatten(1) - self.model.likelihood.mean(parameters)
+        return [per_item(differences**2) / differences.shape[1]]
 
     def _shaped(self, nll: Tensor) -> Tensor:
-        return nll if self.model.config.likelihood == "columns" else nll.view(-1, *self.model.shape)
+        return nll if self.model.tabular else nll.view(-1, *self.model.shape)
 
 
-def aggregate_posterior(model: VAE, part: Part) -> tuple[Tensor, Tensor, Tensor]:
-    """Mean (L,), covariance of the posterior means (L, L), and covariance of q(z) = E q(z | x), which adds the mean variance."""
+@dataclass(frozen=True)
+class Placement:
+    """Where the training items lie, float64 but for the references."""
+
+    centre: Tensor  # (L,) mean of the posterior means
+    covariance: Tensor  # (L, L) of the posterior means
+    whitening: Tensor  # (L, L) of q(z) = E q(z | x), whose covariance adds the mean variance
+    latents: Tensor | None  # (N, L) posterior means of the references
+    inputs: Tensor | None  # (N, D) the references themselves, of tables
+
+
+def placement(model: VAE, config: Config, part: Part) -> Placement:
+    """The aggregate posterior of a part, and its references: rows of it, drawn with the run's seed."""
     device = next(model.parameters()).device
     means, variance = [], torch.zeros(model.config.latent_dim, device=device, dtype=torch.float64)
     for batch in in_order(part, 5000, torch.Generator(device)):
         x = model.likelihood.settle(batch.items.flatten(1))
         mean, log_variance = model.encode(x, model.condition(batch.labels, batch.factors))
-        means.append(mean.double())
+        means.append(mean)
         if log_variance is not None:
             variance += log_variance.double().exp().sum(0) / len(part)
-    z = torch.cat(means)
+    z = torch.cat(means).double()
     covariance = torch.cov(z.T).reshape(z.shape[1], z.shape[1])
-    return z.mean(0).cpu(), covariance.cpu(), (covariance + variance.diag()).cpu()
+    whitening = torch.linalg.inv(torch.linalg.cholesky(covariance + variance.diag())).T
+    latents = inputs = None
+    if config.references:
+        rows = np.random.Generator(np.random.Philox(config.seed)).permutation(len(part))[: config.references]
+        latents = torch.cat(means)[torch.from_numpy(rows)].cpu()
+        if model.tabular:
+            inputs = likelihoods.filled(torch.from_numpy(part.items[rows]))
+    if config.stored == "float16":  # as the weights are
+        latents, inputs = (None if each is None else each.half().float() for each in (latents, inputs))
+    return Placement(z.mean(0).cpu(), covariance.cpu(), whitening.cpu(), latents, inputs)
 
 
 def exports(model: VAE, config: Config, data: Data) -> Exports:
     """decode, encode, score; sample too where x itself is drawn (tables). All take the condition where there is one."""
     config = model.config
-    centre, of_means, aggregate = aggregate_posterior(model, data.train)
-    whitening = torch.linalg.inv(torch.linalg.cholesky(aggregate)).T
+    place = placement(model, config, data.train)
     surprise = (len(data.spec.columns),) if isinstance(data.spec, TableSpec) else data.spec.shape
-    items = InputSpec(role="data", source="data", shape=data.spec.shape)
+    items = InputSpec(role="data", source="data", shape=data.spec.shape, missing=model.tabular)
     latent = InputSpec(role="latent", source="latent", shape=(config.latent_dim,))
     given = [InputSpec(role="condition", source="condition", shape=(model.width,))] if model.width else []
     output = TensorSpec(role="data", shape=data.spec.shape)
@@ -402,19 +455,17 @@ def exports(model: VAE, config: Config, data: Data) -> Exports:
         TensorSpec(role=role, shape=(config.latent_dim,))
         for role in (["mean", "log_variance"] if config.variational else ["mean"])
     ]
-    terms = _terms(config, _observed(config, data))
+    terms = _terms(config, _observed(config, data), model.tabular)
     scores = [*(TensorSpec(role=term.name) for term in terms), TensorSpec(role="surprise", shape=surprise)]
     tasks = {
         "decode": Task(Decode(model), [latent, *given], [output]),
         "encode": Task(Encode(model), [items, *given], posterior),
-        "score": Task(
-            Score(model, centre.float(), whitening.float(), config.seed), [items, *given], scores, max_rows=256
-        ),
+        "score": Task(Score(model, place, config.seed), [items, *given], scores, max_rows=256),
     }
     if model.likelihood.noise:
         tasks["sample"] = Task(Sample(model), [latent, *given, *model.likelihood.noise], [output])
     fitted = GaussianPrior(
-        mean=tuple(centre.tolist()), cholesky=tuple(map(tuple, torch.linalg.cholesky(of_means).tolist()))
+        mean=tuple(place.centre.tolist()), cholesky=tuple(map(tuple, torch.linalg.cholesky(place.covariance).tolist()))
     )
     priors: dict[str, Prior] = (
         {"normal": NormalPrior(), "gaussian": fitted} if config.variational else {"gaussian": fitted}
@@ -427,24 +478,33 @@ def exports(model: VAE, config: Config, data: Data) -> Exports:
             default_prior=next(iter(priors)),
             interpolation="slerp" if config.variational else "lerp",
         ),
-        scoring=Scoring(
-            score="negative_elbo" if config.variational else "reconstruction", terms=tuple(terms), surprise="surprise"
-        ),
+        scoring=_scoring(config, tuple(terms), model.tabular),
         description=_describe(config, data),
     )
 
 
-def _terms(config: Config, observed: str) -> list[Term]:
+def _terms(config: Config, observed: str, tabular: bool) -> list[Term]:
+    """What Score gives, in its order."""
     reconstruction = Term(
         name="reconstruction", kind="nll", description="-log p(x | z) in nats, over draws fixed in the artifact"
     )
-    distance = Term(
-        name="latent_distance",
-        kind="distance",
-        description="Mahalanobis distance of the posterior mean to the aggregate posterior",
-    )
+    distances = [
+        Term(
+            name="latent_distance",
+            kind="distance",
+            description="Mahalanobis distance of the posterior mean to the aggregate posterior",
+        )
+    ]
+    if config.references:
+        nearest = f"mean distance to the {config.neighbours} nearest of {config.references} training items"
+        distances.append(Term(name="latent_neighbours", kind="distance", description=f"{nearest}, in latent space"))
+        if tabular:
+            distances.append(Term(name="input_neighbours", kind="distance", description=f"{nearest}, encoded columns"))
+    if not tabular:
+        text = "mean squared error of the reconstruction at the posterior mean, of pixels in [0, 1]"
+        distances.append(Term(name="squared_error", kind="distance", description=text))
     if not config.variational:
-        return [reconstruction.model_copy(update={"description": "-log p(x | z) in nats at z = f(x)"}), distance]
+        return [reconstruction.model_copy(update={"description": "-log p(x | z) in nats at z = f(x)"}), *distances]
     kl = Term(name="kl", kind="nll", description="KL(q(z | x) || p(z)) in nats")
     return [
         reconstruction,
@@ -457,8 +517,29 @@ def _terms(config: Config, observed: str) -> list[Term]:
                 bound="elbo", k=SCORE_DRAWS, observed=observed, discrete=config.likelihood in likelihoods.DISCRETE
             ),
         ),
-        distance,
+        *distances,
     ]
+
+
+def _scoring(config: Config, terms: tuple[Term, ...], tabular: bool) -> Scoring:
+    """The rule that `score` names. Raises TrainingError for terms that are not there."""
+    rule = config.score
+    if rule == "auto":
+        rule = AUTO_TABLE if tabular else AUTO_IMAGE
+        if not config.references:
+            rule = "negative_elbo" if config.variational else "reconstruction"
+    method, _, names = rule.rpartition(":")
+    chosen, valid = tuple(names.split(",")), [term.name for term in terms]
+    if not set(chosen) <= set(valid) or method not in ("", "fisher", "min-p") or (not method and len(chosen) > 1):
+        raise TrainingError(
+            f"score: {config.score!r} is neither a term nor fisher:TERM,TERM nor min-p:TERM,TERM; terms are {', '.join(valid)}",
+            field="score",
+            valid=valid,
+        )
+    if not method:
+        return Scoring(score=chosen[0], terms=terms, surprise="surprise")
+    combination = Combination.model_validate({"method": method, "terms": chosen})
+    return Scoring(score=COMBINED, terms=terms, combination=combination, surprise="surprise")
 
 
 def _observed(config: Config, data: Data) -> str:
