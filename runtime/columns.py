@@ -129,7 +129,8 @@ def _blocks(
     names = _names(values)
     different, inverse = np.unique(names, return_inverse=True)
     index_of = {name: place for place, name in enumerate(column.categories)}
-    places = np.asarray([index_of.get(rows.category(name, column), -1) for name in different.tolist()])[inverse]
+    found_at = [index_of.get(rows.category(name, column), -1) for name in different.tolist()]
+    places = np.asarray(found_at, np.int64)[inverse]
     known = ~absent & (places >= 0)
     block[known, places[known]] = 1
     for index in np.flatnonzero(~absent & (places < 0)):

@@ -21,6 +21,7 @@ from runtime.scoring import Calibrated, Float64, Threshold, risk
 DEFAULT_RATE = 0.01
 BLOCKED = 0.1  # of the rate for review, where no rate for blocking is given
 BANDS = ("allow", "review", "block")
+STATES = ("ok", "below_resolution", "uncalibrated", "unknown")
 UNKNOWN = ("unknown_category", "missing")  # beginnings of the warnings that make a row's state unknown
 
 
@@ -74,7 +75,7 @@ class Judged:
     flagged: NDArray[np.bool_]
     bands: NDArray[np.int64] | None  # places in BANDS
     risk: NDArray[np.int64] | None
-    states: list[str]
+    states: NDArray[np.int64]  # places in STATES
     parts: dict[str, tuple[Float64, Float64 | None]]  # values and p-values of each term and of the combination
     threshold: Threshold
     block_p_value: float | None
@@ -87,7 +88,7 @@ class Judged:
             "is_anomaly": bool(self.flagged[i]),
             "band": None if self.bands is None else BANDS[self.bands[i]],
             "risk": None if self.risk is None else int(self.risk[i]),
-            "state": self.states[i],
+            "state": STATES[self.states[i]],
             "parts": {
                 name: {"value": float(values[i]), "p_value": None if p is None else float(p[i])}
                 for name, (values, p) in self.parts.items()
@@ -96,55 +97,64 @@ class Judged:
 
 
 def judge(
-    about: Scoring, calibrated: Calibrated, terms: Mapping[str, Float64], warnings: Sequence[Sequence[str]], rule: Rule
+    about: Scoring,
+    calibrated: Calibrated,
+    terms: Mapping[str, Float64],
+    unknown: NDArray[np.bool_],
+    rule: Rule,
+    *,
+    chosen: NDArray[np.bool_] | None = None,
 ) -> Judged:
-    """Terms (n,) of rows that are scored together, with the warnings of each, under a rule."""
+    """Terms (n,) of rows that are scored together, under a rule.
+
+    `unknown` (n,) are rows with values that training does not know. `chosen` (n,) are the rows that a budget took, where it is spent on
+    more rows than these.
+    """
     placed = calibrated.place(terms)
     score = placed[about.score]
-    known = [_known(each) for each in warnings]
+    if chosen is None and rule.budget is not None:
+        chosen = strangest(score, rule.budget)
     if not calibrated.n:
-        flagged = _strangest(score, rule.budget) if rule.budget is not None else np.zeros(len(score), bool)
+        flagged = np.zeros(len(score), bool) if chosen is None else chosen
         line = Threshold(_least(score, flagged), None, None, None)
         parts: dict[str, tuple[Float64, Float64 | None]] = {name: (values, None) for name, values in placed.items()}
-        return Judged(score, None, flagged, None, None, [state or "uncalibrated" for state in known], parts, line, None)
+        return Judged(score, None, flagged, None, None, np.where(unknown, 3, 2), parts, line, None)
     p = {name: calibrated.p_values(name, values) for name, values in placed.items()}
     p_value = p[about.score]
     line, block = (
         calibrated.threshold(about.score, rule.review_rate),
         calibrated.threshold(about.score, rule.block_rate),
     )
-    if rule.budget is not None:
-        flagged = _strangest(score, rule.budget)
-        line = Threshold(_least(score, flagged), float(p_value[flagged].max()), None, None)
-    else:
+    if chosen is None:
         flagged = _below(p_value, line)
+    else:
+        flagged = chosen
+        line = Threshold(_least(score, flagged), float(p_value[flagged].max()) if flagged.any() else None, None, None)
     bands = np.where(flagged, np.where(_below(p_value, block), 2, 1), 0)
-    lowest = 1 / (calibrated.n + 1)
-    states = [
-        state or ("below_resolution" if each <= lowest else "ok") for state, each in zip(known, p_value, strict=True)
-    ]
+    states = np.where(unknown, 3, np.where(p_value <= 1 / (calibrated.n + 1), 1, 0))
     return Judged(
         score, p_value, flagged, bands, risk(p_value), states,
         {name: (values, p[name]) for name, values in placed.items()}, line, None if block.score is None else block.p_value,
     )  # fmt: skip
 
 
-def _strangest(score: Float64, budget: int) -> NDArray[np.bool_]:
-    """The first `budget` rows by score; of equal ones, those that came first."""
+def strangest(score: Float64, budget: int) -> NDArray[np.bool_]:
+    """The first `budget` rows by score (n,); of equal ones, those that came first."""
     flagged = np.zeros(len(score), bool)
     flagged[np.argsort(-score, kind="stable")[:budget]] = True
     return flagged
 
 
+def are_unknown(warnings: Sequence[Sequence[str]]) -> NDArray[np.bool_]:
+    """Rows (n,) that one of their warnings makes unknown."""
+    return np.asarray([any(warning.startswith(UNKNOWN) for warning in each) for each in warnings], bool)
+
+
 def _below(p_value: Float64, line: Threshold) -> NDArray[np.bool_]:
     if line.score is None or line.p_value is None:  # the rate is below what the calibration resolves
         return np.zeros(len(p_value), bool)
-    return p_value <= line.p_value
+    return np.asarray(p_value <= line.p_value, bool)
 
 
 def _least(score: Float64, flagged: NDArray[np.bool_]) -> float | None:
     return float(score[flagged].min()) if flagged.any() else None
-
-
-def _known(warnings: Sequence[str]) -> str | None:
-    return "unknown" if any(warning.startswith(UNKNOWN) for warning in warnings) else None

@@ -152,7 +152,7 @@ class Handlers:
         scores = await self._drive(answer, operations.score(manifest, data, classes=classes), len(data), deadline_ms)
         assert manifest.scoring is not None and entry.model is not None
         calibrated = entry.model.calibrated
-        judgement = decisions.judge(manifest.scoring, calibrated, scores.terms, warnings, rule)
+        judgement = decisions.judge(manifest.scoring, calibrated, scores.terms, decisions.are_unknown(warnings), rule)
         answer.fields |= judged(calibrated, judgement, warnings)
         if request.explain and scores.surprise is not None:
             reasons = scoring.explain(scores.surprise, manifest.data, manifest.scoring, request.rows or ())

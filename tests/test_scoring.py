@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -138,8 +140,10 @@ ABOUT = Scoring(score="a", terms=(Term(name="a", kind="nll"),))
 EVENLY = scoring.Calibrated(type("About", (), {"n": 999})(), {"a": np.arange(999.0)})
 
 
-def _judge(values: list[float], **rule: object) -> decisions.Judged:
-    return decisions.judge(ABOUT, EVENLY, {"a": np.asarray(values)}, [[] for _ in values], decisions.Rule(**rule))  # type: ignore[arg-type]
+def _judge(values: list[float], **rule: Any) -> decisions.Judged:
+    return decisions.judge(
+        ABOUT, EVENLY, {"a": np.asarray(values)}, np.zeros(len(values), bool), decisions.Rule(**rule)
+    )
 
 
 def test_bands_follow_two_rates() -> None:
@@ -154,7 +158,7 @@ def test_bands_follow_two_rates() -> None:
         "block",
     ]
     assert found.flagged.tolist() == [False, False, True, True, True, True]
-    assert found.states == ["ok", "ok", "ok", "ok", "below_resolution", "below_resolution"]
+    assert [found.item(i)["state"] for i in range(6)] == ["ok"] * 4 + ["below_resolution"] * 2
     assert found.threshold.p_value == pytest.approx(0.01)
     assert found.block_p_value == pytest.approx(0.001)
     finer = _judge(values, rate=0.0005)  # below what 999 items resolve: nothing is flagged, and the line says so
@@ -200,10 +204,14 @@ def test_the_bound_on_bayes_factors_holds() -> None:
 def test_without_a_calibration_there_is_a_score_and_a_budget() -> None:
     terms = {"a": np.asarray([1.0, 3.0])}
     nothing = scoring.Calibrated(None, {})
-    found = decisions.judge(ABOUT, nothing, terms, [[], ["unknown_category: x"]], decisions.Rule())
-    assert found.states == ["uncalibrated", "unknown"]
+    unknown = decisions.are_unknown([["x: 9 was clipped"], ["unknown_category: x"]])
+    found = decisions.judge(ABOUT, nothing, terms, unknown, decisions.Rule())
+    assert found.item(0)["state"] == "uncalibrated"
     assert found.item(1) == {
         "score": 3.0, "p_value": None, "is_anomaly": False, "band": None, "risk": None, "state": "unknown",
         "parts": {"a": {"value": 3.0, "p_value": None}},
     }  # fmt: skip
-    assert decisions.judge(ABOUT, nothing, terms, [[], []], decisions.Rule(budget=1)).flagged.tolist() == [False, True]
+    assert decisions.judge(ABOUT, nothing, terms, np.zeros(2, bool), decisions.Rule(budget=1)).flagged.tolist() == [
+        False,
+        True,
+    ]

@@ -1,0 +1,250 @@
+"""Files of rows scored as streams: constant memory, order kept, bad rows set aside with their reason and the rest scored.
+
+Output is NDJSON (a line a row, as /anomaly-score gives items, with its `row`) or Parquet (flat columns). Row numbers count from 1 as rows
+stand in the file.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import IO, Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from runtime import columns, decisions, files, scoring
+from runtime.decisions import Judged, Rule
+from runtime.engine import Model
+from runtime.errors import UnsupportedTask
+from runtime.spec import TableSpec
+
+Array = NDArray[Any]
+
+
+@dataclass
+class Scored:
+    """Rows of a chunk, in their order. `bad` are those that could not be scored, by number, with the reason."""
+
+    numbers: NDArray[np.int64]  # (n,), of the rows that were scored
+    judged: Judged
+    warnings: list[list[str]]
+    explanations: list[dict[str, Any] | None] | None  # of the rows that are flagged, where asked for
+    bad: dict[int, str]
+
+
+@dataclass
+class Total:
+    """What has been done so far."""
+
+    rows: int = 0  # scored
+    bad: int = 0
+    flagged: int = 0
+    states: dict[str, int] = field(default_factory=dict)
+
+
+class Writer(Protocol):
+    """Where scored rows go."""
+
+    def write(self, scored: Scored) -> None: ...
+
+    def close(self) -> None: ...
+
+
+def table_of(model: Model) -> TableSpec:
+    """The model's columns. Raises UnsupportedTask for a model of images, or one without a score."""
+    spec = model.manifest.data
+    if not isinstance(spec, TableSpec) or model.manifest.scoring is None:
+        raise UnsupportedTask(f"{model.manifest.name} does not score rows of a table", field="model")
+    return spec
+
+
+def score(
+    model: Model,
+    source: IO[bytes],
+    kind: str,
+    rule: Rule,
+    *,
+    explain: bool = False,
+    rows: int = files.CHUNK_ROWS,
+) -> Iterator[Scored]:
+    """Rows of a file, chunk by chunk. A budget is spent on the whole file, which is then read twice and must be seekable."""
+    spec = table_of(model)
+    chosen = None
+    if rule.budget is not None:
+        start = source.tell()
+        chosen = _strangest(_terms(model, source, kind, spec, rows), model, rule.budget)
+        source.seek(start)
+    for numbers, data, given, warnings, bad in _encoded(model, source, kind, spec, rows):
+        scores = model.score(data) if len(data) else None
+        about = model.manifest.scoring
+        assert about is not None
+        terms = scores.terms if scores else {term.name: np.zeros(0) for term in about.terms}
+        unknown = decisions.are_unknown(warnings)
+        taken = None if chosen is None else np.isin(numbers, chosen)
+        judged = decisions.judge(about, model.calibrated, terms, unknown, rule, chosen=taken)
+        reasons: list[dict[str, Any] | None] | None = None
+        if explain and scores is not None and scores.surprise is not None:
+            reasons = [None] * len(numbers)
+            flagged = np.flatnonzero(judged.flagged)
+            for at, reason in zip(
+                flagged, scoring.explain(scores.surprise[flagged], spec, about, given(flagged)), strict=True
+            ):
+                reasons[at] = reason
+        yield Scored(numbers, judged, warnings, reasons, bad)
+
+
+def _encoded(
+    model: Model, source: IO[bytes], kind: str, spec: TableSpec, rows: int
+) -> Iterator[
+    tuple[NDArray[np.int64], Array, Callable[[Array], list[dict[str, Any]]], list[list[str]], dict[int, str]]
+]:
+    """Numbers, data, the rows as they came by place, warnings, and bad rows, of each chunk."""
+    missing = any(tensor.missing for tensor in model.manifest.tasks["score"].inputs)
+    for chunk in files.chunks(source, kind, spec, rows=rows):
+        found = columns.encode(chunk.table, spec, unknown=True, missing=missing)
+        keep = np.ones(len(chunk.numbers), bool)
+        keep[list(found.bad)] = False
+        bad = {**chunk.bad, **{int(chunk.numbers[at]): reason for at, reason in found.bad.items()}}
+        places = np.flatnonzero(keep)
+
+        def given(which: Array, table: dict[str, Array] = chunk.table, places: Array = places) -> list[dict[str, Any]]:
+            picked = {name: values[places[which]].tolist() for name, values in table.items()}
+            return [dict(zip(picked, values, strict=True)) for values in zip(*picked.values(), strict=True)]
+
+        warnings = [found.warnings.get(int(at), []) for at in places]
+        yield chunk.numbers[keep], found.data[keep], given, warnings, dict(sorted(bad.items()))
+
+
+def _terms(
+    model: Model, source: IO[bytes], kind: str, spec: TableSpec, rows: int
+) -> Iterator[tuple[NDArray[np.int64], dict[str, Array]]]:
+    for numbers, data, _, _, _ in _encoded(model, source, kind, spec, rows):
+        if len(data):
+            yield numbers, model.score(data).terms
+
+
+def _strangest(
+    parts: Iterator[tuple[NDArray[np.int64], dict[str, Array]]], model: Model, budget: int
+) -> NDArray[np.int64]:
+    """Numbers of the strangest rows of all parts; of equal ones, those that came first."""
+    about = model.manifest.scoring
+    assert about is not None
+    best: list[tuple[float, int]] = []  # (score, -number), the least strange first
+    for numbers, terms in parts:
+        values = model.calibrated.place(terms)[about.score]
+        for at in np.flatnonzero(decisions.strangest(values, budget)):
+            entry = (float(values[at]), -int(numbers[at]))
+            if len(best) < budget:
+                heapq.heappush(best, entry)
+            else:
+                heapq.heappushpop(best, entry)
+    return np.asarray([-number for _, number in best], np.int64)
+
+
+def drain(parts: Iterator[Scored], writer: Writer, progress: Callable[[Total], None] | None = None) -> Total:
+    """Writes all parts and closes the writer; says how far it is after each."""
+    total = Total()
+    for scored in parts:
+        writer.write(scored)
+        total.rows += len(scored.numbers)
+        total.bad += len(scored.bad)
+        total.flagged += int(scored.judged.flagged.sum())
+        for state, count in zip(*np.unique(scored.judged.states, return_counts=True), strict=True):
+            name = decisions.STATES[state]
+            total.states[name] = total.states.get(name, 0) + int(count)
+        if progress:
+            progress(total)
+    writer.close()
+    return total
+
+
+# --- output -------------------------------------------------------------------------------------------------------------------
+
+
+def lines(scored: Scored) -> bytes:
+    """The chunk as NDJSON, in the rows' order; a row that could not be scored has its `error` instead of a score."""
+    import orjson
+
+    entries = [
+        (
+            int(number),
+            {
+                "row": int(number), **scored.judged.item(i), "warnings": scored.warnings[i],
+                **({} if scored.explanations is None else {"explanation": scored.explanations[i]}),
+            },
+        )
+        for i, number in enumerate(scored.numbers)
+    ]  # fmt: skip
+    entries += [(number, {"row": number, "error": reason}) for number, reason in scored.bad.items()]
+    return b"".join(
+        orjson.dumps(entry, option=orjson.OPT_APPEND_NEWLINE) for _, entry in sorted(entries, key=lambda e: e[0])
+    )
+
+
+class NdjsonWriter:
+    """A line a row."""
+
+    def __init__(self, out: IO[bytes]) -> None:
+        self.out = out
+
+    def write(self, scored: Scored) -> None:
+        self.out.write(lines(scored))
+
+    def close(self) -> None:
+        self.out.flush()
+
+
+class ParquetWriter:
+    """Flat columns: row, score, p_value, is_anomaly, band, risk, state, warnings, and part.NAME with part.NAME.p_value.
+
+    Rows that could not be scored are not in it; `rejected` takes them as NDJSON.
+    """
+
+    def __init__(self, out: IO[bytes], rejected: IO[bytes]) -> None:
+        self.out, self.rejected = out, rejected
+        self._writer: Any = None
+
+    def write(self, scored: Scored) -> None:
+        import orjson
+        import pyarrow
+        from pyarrow import parquet
+
+        for number, reason in scored.bad.items():
+            self.rejected.write(orjson.dumps({"row": number, "error": reason}, option=orjson.OPT_APPEND_NEWLINE))
+        judged, n = scored.judged, len(scored.numbers)
+        made: dict[str, Any] = {
+            "row": scored.numbers,
+            "score": judged.score,
+            "p_value": pyarrow.nulls(n, pyarrow.float64()) if judged.p_value is None else judged.p_value,
+            "is_anomaly": judged.flagged,
+            "band": _names(judged.bands, decisions.BANDS, n),
+            "risk": pyarrow.nulls(n, pyarrow.int64()) if judged.risk is None else judged.risk,
+            "state": _names(judged.states, decisions.STATES, n),
+            "warnings": pyarrow.array(scored.warnings, pyarrow.list_(pyarrow.string())),
+        }
+        for name, (values, p) in judged.parts.items():
+            made[f"part.{name}"] = values
+            made[f"part.{name}.p_value"] = pyarrow.nulls(n, pyarrow.float64()) if p is None else p
+        if scored.explanations is not None:
+            made["explanation"] = pyarrow.array([orjson.dumps(each).decode() for each in scored.explanations])
+        table = pyarrow.table(made)
+        if self._writer is None:
+            self._writer = parquet.ParquetWriter(self.out, table.schema)
+        self._writer.write_table(table)
+
+    def close(self) -> None:
+        if self._writer is not None:
+            self._writer.close()
+
+
+def _names(places: NDArray[np.int64] | None, names: tuple[str, ...], n: int) -> Any:
+    """Places as texts, each stored once."""
+    import pyarrow
+
+    if places is None:
+        return pyarrow.nulls(n, pyarrow.string())
+    return pyarrow.DictionaryArray.from_arrays(pyarrow.array(places.astype(np.int8)), pyarrow.array(names)).cast(
+        pyarrow.string()
+    )
