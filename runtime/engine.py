@@ -111,13 +111,7 @@ class Model:
 
     def drive(self, steps: Generator[Run, dict[str, Array], T]) -> T:
         """Runs a use case to its end, here and now."""
-        try:
-            run = next(steps)
-            while True:
-                run = steps.send(self.run(run.task, run.inputs))
-        except StopIteration as finished:
-            result: T = finished.value
-            return result
+        return operations.drive(steps, self.run)
 
     # --- the use cases; arguments as in runtime.operations ---
 

@@ -6,7 +6,7 @@ answers each run at once) and a server (which answers from a queue). Arrays only
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
 
@@ -98,6 +98,17 @@ class Scores:
 
     terms: dict[str, NDArray[np.float64]]
     surprise: Array | None
+
+
+def drive(steps: Steps[T], run: Callable[[str, Mapping[str, Array]], dict[str, Array]]) -> T:
+    """Runs a use case to its end; `run(task, inputs)` gives the task's outputs by role."""
+    try:
+        wanted = next(steps)
+        while True:
+            wanted = steps.send(run(wanted.task, wanted.inputs))
+    except StopIteration as finished:
+        result: T = finished.value
+        return result
 
 
 # --- use cases ----------------------------------------------------------------------------------------------------------------

@@ -27,6 +27,7 @@ from training import export as exporting
 from training import runs
 from training.data import Data
 from training.errors import TrainingError
+from training.exports import Task
 from training.train import trained_model
 
 
@@ -144,14 +145,14 @@ def test_versions_count_up_and_nothing_is_overwritten(tmp_path: Path, digits: Da
 def test_a_graph_that_differs_from_torch_is_not_published(
     tmp_path: Path, digits: Data, tiny: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = exporting._torch_outputs
+    original = Task.__call__
 
-    def wrong(task: Any, inputs: Any) -> dict[str, np.ndarray]:
+    def wrong(task: Task, inputs: Any) -> dict[str, np.ndarray]:
         return {
             role: array + 0.01 if array.dtype.kind == "f" else array for role, array in original(task, inputs).items()
         }
 
-    monkeypatch.setattr(exporting, "_torch_outputs", wrong)
+    monkeypatch.setattr(Task, "__call__", wrong)
     with pytest.raises(ArtifactError, match=r"nothing was published:\n  decode\.data: differs by 0\.01"):
         exporting.export(runs.open_run(tiny / "runs/vae"), "wrong", tmp_path, data=digits)
     assert list(tmp_path.iterdir()) == []

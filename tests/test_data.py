@@ -86,7 +86,7 @@ def test_tables_from_files(tmp_path: Path, suffix: str) -> None:
     path, table = tmp_path / f"made.{suffix}", pa.table(made_table())
     (pyarrow.csv.write_csv if suffix == "csv" else pyarrow.parquet.write_table)(table, path)
     data = datasets.load(str(path))
-    assert (len(data.train), len(data.calibration), len(data.test)) == (320, 40, 40)
+    assert (len(data.train), len(data.calibration), len(data.test), data.folds) == (360, 0, 40, 5)
     assert isinstance(data.spec, TableSpec)
     kinds = {column.name: column.kind for column in data.spec.columns}
     assert kinds == {"price": "numeric", "weight": "numeric", "kind": "categorical", "paid": "categorical"}

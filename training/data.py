@@ -30,6 +30,7 @@ from training.tables import Stated
 Array = NDArray[Any]
 ROOT_VARIABLE = "MANIFOLD_DATA"
 LEAST_ROWS = 30  # of a table
+SMALL, FOLDS = 2000, 5  # tables of fewer rows are calibrated on by folds of the training rows
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,9 @@ class Data:
     classes: tuple[str, ...] | None = None
     protocol: dict[str, Any] = field(default_factory=dict)  # where the rows come from and how they were split
     factors: tuple[str, ...] = ()  # names of the parts' factors
+    folds: int = (
+        0  # of the training part, to calibrate on where a part of its own would be too small; 0 is the calibration part
+    )
 
     def edge(self, part: Part) -> Array:
         """Items of a part as they come to a graph's edge, float32."""
@@ -354,19 +358,20 @@ def from_table(
     stated: Stated | None = None,
     label: str | None = None,
 ) -> Data:
-    """Splits rows by a permutation (seed 0) into 80% train, 10% calibration, 10% test; the schema is fitted on the training rows."""
+    """Splits rows by a permutation (seed 0) into 80% train, 10% calibration, 10% test; the schema is fitted on the training rows.
+
+    Fewer than 2000 rows are too few to set some aside: 90% train, and are calibrated on by folds.
+    """
     n = len(next(iter(table.values())))
     if n < LEAST_ROWS:
         raise TrainingError(f"data: {name} has {n} rows; at least {LEAST_ROWS} are needed to train, calibrate and test")
     order = np.random.Generator(np.random.Philox(0)).permutation(n)
-    cuts = {
-        "train": order[: n * 8 // 10],
-        "calibration": order[n * 8 // 10 : n * 9 // 10],
-        "test": order[n * 9 // 10 :],
-    }
+    small = n < SMALL
+    first = n * 9 // 10 if small else n * 8 // 10
+    cuts = {"train": order[:first], "calibration": order[first : n * 9 // 10], "test": order[n * 9 // 10 :]}
     protocol = {**protocol, "split": "permutation, Philox seed 0"}
     parts = {part: {key: column[rows] for key, column in table.items()} for part, rows in cuts.items()}
-    return from_parts(name, parts, protocol, stated, label)
+    return from_parts(name, parts, protocol, stated, label, folds=FOLDS if small else 0)
 
 
 def from_parts(
@@ -375,8 +380,10 @@ def from_parts(
     protocol: dict[str, Any],
     stated: Stated | None = None,
     label: str | None = None,
+    folds: int = 0,
 ) -> Data:
-    """Tables that are split already: `train`, `calibration` and `test`. The schema is fitted on the training rows.
+    """Tables that are split already: `train`, `calibration` (may be empty where `folds` are given) and `test`. The schema is fitted on the
+    training rows.
 
     `label` names the column with the class, which is then no column of the rows. Raises TrainingError where it is not there or has missing
     values, DataError for classes that the training rows lack.
@@ -400,7 +407,14 @@ def from_parts(
     made = {part: Part(tables.encode(table, spec), labels[part]) for part, table in left.items()}
     stated_rows = {part: f"{len(held)} rows" for part, held in made.items()}
     return Data(
-        name, spec, made["train"], made["calibration"], made["test"], classes, {"data": name, **protocol, **stated_rows}
+        name,
+        spec,
+        made["train"],
+        made["calibration"],
+        made["test"],
+        classes,
+        {"data": name, **protocol, **stated_rows},
+        folds=folds,
     )
 
 

@@ -5,7 +5,6 @@ Order: graphs, golden vectors, batch sizes (1, 2, 3, 5, 64), parity with torch, 
 
 from __future__ import annotations
 
-import datetime
 import functools
 import json
 import re
@@ -17,16 +16,15 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
 
-from runtime import batches, codecs, golden, repository, scoring
+from runtime import batches, calibration, codecs, golden, repository
 from runtime import manifest as manifests
 from runtime.engine import Model, example_inputs, load, padded
 from runtime.errors import ArtifactError
-from runtime.manifest import COMBINED, Calibration, FileRecord, Golden, Manifest, Metric, Scoring, TaskSpec
+from runtime.manifest import Golden, Manifest, Metric, Scoring, TaskSpec
 from runtime.operations import CAN, softmax
 from runtime.spec import ImageSpec
-from training import classes, families, graphs, priors
+from training import classes, families, folds, graphs, priors
 from training import data as datasets
 from training.data import Data
 from training.errors import TrainingError
@@ -66,7 +64,7 @@ def export(
             if "data" in inputs:
                 inputs["data"] = np.resize(data.edge(data.test), inputs["data"].shape)  # repeats where there are few
         _write_graphs(exported.tasks, examples, folder, backend)
-        expected = {task: _torch_outputs(exported.tasks[task], inputs) for task, inputs in examples.items()}
+        expected = {task: exported.tasks[task](inputs) for task, inputs in examples.items()}
         trial = Model(folder, manifest.model_copy(update={"scoring": None}), "cpu", 1)
         manifest = manifest.model_copy(
             update={"tasks": {task: _padding(trial, task, examples[task]) for task in manifest.tasks}}
@@ -86,7 +84,7 @@ def export(
             means = priors.posterior_means(engine, data, data.train)
             manifest = manifest.model_copy(update={"latent": priors.added(manifest.latent, priors.fit(means))})
         if manifest.scoring is not None:
-            manifest = manifest.model_copy(update={"scoring": _calibrate(engine, manifest.scoring, data, folder)})
+            manifest = manifest.model_copy(update={"scoring": _calibrate(engine, run, data, folder)})
         if manifest.classification is not None:
             manifest = _calibrate_classes(engine, manifest, data)
         (folder / "preview.png").write_bytes(preview(engine, data))
@@ -117,7 +115,7 @@ def _draft(
     config = json.loads((run.folder / "config.json").read_text())
     provenance = {
         "family": run.family, "data": data.protocol, "preset": run.preset, "config": config["config"], "torch": config["torch"],
-        "weights": f"moving average, decay {run.config.ema}", "exported": _now(), "finished": metrics_file.exists(), **exported.extra,
+        "weights": f"moving average, decay {run.config.ema}", "exported": calibration.now(), "finished": metrics_file.exists(), **exported.extra,
     }  # fmt: skip
     names = data.classes if exported.classes and data.classes else None
     return Manifest(
@@ -126,10 +124,6 @@ def _draft(
         classification=exported.classification,
         golden=Golden(sampler=exported.sampler), metrics=tuple(metrics), provenance=provenance,
     )  # fmt: skip
-
-
-def _now() -> str:
-    return datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 # --- graphs -------------------------------------------------------------------------------------------------------------------
@@ -148,13 +142,6 @@ def _write_graphs(
 
 
 @torch.no_grad()
-def _torch_outputs(task: Task, inputs: Mapping[str, Array]) -> dict[str, Array]:
-    module: nn.Module = task.module.eval()
-    outputs = module(*(torch.from_numpy(inputs[spec.role]) for spec in task.inputs))
-    outputs = outputs if isinstance(outputs, tuple) else (outputs,)
-    return {spec.role: output.numpy() for spec, output in zip(task.outputs, outputs, strict=True)}
-
-
 def _padding(engine: Model, task: str, real: Mapping[str, Array]) -> TaskSpec:
     """The task with the padding it needs for its bits not to depend on the batch, tried on real and on random inputs."""
     spec = engine.manifest.tasks[task]
@@ -205,30 +192,28 @@ def _parity(
 # --- calibration, preview -----------------------------------------------------------------------------------------------------
 
 
-def _calibrate(engine: Model, about: Scoring, data: Data, folder: Path) -> Scoring:
-    """Scores of the calibration part, which training never saw, through the engine."""
-    known = {"classes": priors.told(engine.manifest, data, data.calibration)} if engine.manifest.conditions else {}
-    scores = engine.score(data.edge(data.calibration), **known)
-    n = len(data.calibration)
-    calibration = Calibration(id="", n=n, created=_now(), source=str(data.protocol.get("calibration", f"{n} items")))
-    values = dict(scores.terms)
-    if about.combination is not None:
-        values[COMBINED] = scoring.cross_combined(about.combination, scores.terms)
-    np.savez_compressed(folder / calibration.file, **{name: np.sort(term) for name, term in values.items()})  # type: ignore[arg-type]
-    record: FileRecord = repository.digest(folder / calibration.file)
-    update: dict[str, Any] = {"calibration": calibration.model_copy(update={"id": f"cal-{record.sha256[:8]}"})}
-    if scores.surprise is not None:
-        update["surprise_scale"] = float(np.quantile(scores.surprise, 0.999))
-        if not isinstance(data.spec, ImageSpec):
-            update["surprise_mean"] = tuple(float(value) for value in scores.surprise.mean(axis=0))
-    return about.model_copy(update=update)
+def _calibrate(engine: Model, run: Run, data: Data, folder: Path) -> Scoring:
+    """Scores of the calibration part, which training never saw, through the engine; of a small set, of every training item by folds."""
+    about = engine.manifest.scoring
+    assert about is not None
+    if data.folds:
+        scores = folds.scores(run, data, engine.manifest)
+        source = f"{len(data.train)} training items, each by a model trained on the other {data.folds - 1} of {data.folds} folds"
+    else:
+        known = {"classes": priors.told(engine.manifest, data, data.calibration)} if engine.manifest.conditions else {}
+        scores = engine.score(data.edge(data.calibration), **known)
+        source = str(data.protocol.get("calibration", f"{len(data.calibration)} items"))
+    return calibration.write(about, scores, folder, source=source, by_column=not isinstance(data.spec, ImageSpec))
 
 
 def _calibrate_classes(engine: Model, manifest: Manifest, data: Data) -> Manifest:
     """The temperature from the calibration part, and figures of the test part under it."""
     assert manifest.classification is not None
-    temperature = classes.fit_temperature(classes.energies(engine, data, data.calibration), data.calibration.labels)
-    source = str(data.protocol.get("calibration", f"{len(data.calibration)} items"))
+    temperature, source = 1.0, "not fitted: there is no calibration part"
+    if len(data.calibration):
+        energies = classes.energies(engine, data, data.calibration)
+        temperature = classes.fit_temperature(energies, data.calibration.labels)
+        source = str(data.protocol.get("calibration", f"{len(data.calibration)} items"))
     about = manifest.classification.model_copy(update={"temperature": round(temperature, 4), "source": source})
     probabilities = softmax(classes.energies(engine, data, data.test) / about.temperature)
     prior = "uniform" if manifest.class_prior is None else list(manifest.class_prior)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from runtime.manifest import Classification, CodesSpec, Conditions, InputSpec, LatentSpec, Scoring, TensorSpec
@@ -20,6 +22,14 @@ class Task:
     outputs: Sequence[TensorSpec]
     to_onnx: Callable[[], Any] | None = None  # makes the onnx.ModelProto itself, for graphs with loops
     max_rows: int = 1024
+
+    def __call__(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """The module's outputs by role, for inputs by role."""
+        module = self.module.eval()
+        with torch.no_grad():
+            outputs = module(*(torch.from_numpy(inputs[spec.role]) for spec in self.inputs))
+        outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+        return {spec.role: output.numpy() for spec, output in zip(self.outputs, outputs, strict=True)}
 
 
 @dataclass(frozen=True)
