@@ -89,6 +89,84 @@ def export(
     typer.echo(exporting.export(runs.open_run(run), name, models, backend=format_, description=description))
 
 
+@app.command()
+def fit(
+    file: Annotated[Path, typer.Argument(help="A .csv or .parquet file of rows that are (mostly) normal.")],
+    name: Annotated[str, typer.Option(help="Name of the artifact.")],
+    truth: Annotated[
+        str | None, typer.Option(help="A column that is 1 for known anomalies: they are only judged by.")
+    ] = None,
+    label: Annotated[
+        str | None, typer.Option(help="A column with classes: makes a conditional model that classifies.")
+    ] = None,
+    kinds: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--column", metavar="NAME=KIND", help="numeric, quantile, categorical or ignore; repeat for more."
+        ),
+    ] = None,
+    mixed: Annotated[bool, typer.Option("--mixed", help="The rows may hold anomalies themselves.")] = False,
+    preset: Annotated[str, typer.Option(help="smoke (seconds), cpu or gpu.")] = "cpu",
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Change one key of the preset; repeat for more."),
+    ] = None,
+    html: Annotated[Path | None, typer.Option(help="The report; NAME.html where left out.")] = None,
+    run: Annotated[Path | None, typer.Option("--run", help="Run folder; runs/NAME where left out.")] = None,
+    models: Models = Path("models"),
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
+) -> None:
+    """From a file of rows to a published, calibrated artifact that scores them, with a report."""
+    from evaluation import anomaly
+    from runtime import engine
+    from runtime.repository import replacing
+    from training import data as datasets
+    from training import export as exporting
+    from training import families, runs, tables
+    from training import train as loop
+
+    family = "tabular_cvae" if label else "tabular_vae"
+    module = families.get(family)
+    stated = tables.Stated(kinds=dict(_pair(kind, "--column") for kind in kinds or []))
+    data = datasets.of_file(file, stated, label, truth)
+    values = {**module.PRESETS[preset], **runs.parse_overrides(module.Config, settings or []), "mixed": mixed}
+    folder = run or Path("runs") / name
+    made = loop.train(
+        runs.Run(folder, family, str(file), preset, runs.make_config(module.Config, values)),
+        data=data,
+        device="cpu",
+        quiet=quiet,
+    )
+    published = exporting.export(runs.open_run(made), name, models, data=data)
+    model = engine.load(published, device="cpu")
+    strange = None if data.anomalies is None else data.anomalies.items
+    found = anomaly.judge(model, data.train.items, data.test.items, strange)
+    anomaly.record(model, found)
+    html = html or Path(f"{name}.html")
+    with replacing(html) as temporary:
+        temporary.write_text(anomaly.to_html(model, found, data.test.items, strange))
+    for column, reason in model.manifest.data.ignored.items():  # type: ignore[union-attr]
+        typer.echo(f"left out: {column}: {reason}", err=True)
+    for each in found.rates:
+        typer.echo(
+            f"false alarms: {each['met']:.2%} where {each['asked']:.1%} was asked for, on {found.n} held-out rows"
+        )
+    for by, numbers in {**found.terms, **found.peers}.items():
+        typer.echo(f"{by}: " + ", ".join(f"{key} {value:.3f}" for key, value in numbers.items()))
+    for warning in found.warnings:
+        typer.echo(f"note: {warning}", err=True)
+    typer.echo(
+        f"{published}: done; the report is {html}; next: manifold score ROWS.csv --model {name} -o SCORES.parquet"
+    )
+
+
+def _pair(text: str, option: str) -> tuple[str, str]:
+    key, separator, value = text.partition("=")
+    if not separator or not key:
+        raise InvalidValue(f"{option} {text}: write NAME=VALUE", field=option)
+    return key, value
+
+
 # --- artifacts ----------------------------------------------------------------------------------------------------------------
 
 
@@ -232,6 +310,88 @@ def _made_by(fingerprint: str, models: Path) -> str:
                 return f"{name}/{version}"
     raise InvalidValue(
         f"no artifact in {models} has the checksum {fingerprint}… that the file was made by", field="model"
+    )
+
+
+@app.command()
+def score(
+    file: Annotated[Path, typer.Argument(help="A .csv or .parquet file of rows.")],
+    model: Annotated[str, typer.Option(help="An artifact that scores rows, by name or path.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="A .ndjson or .parquet file.")],
+    rate: Annotated[
+        float | None, typer.Option("--false-positive-rate", min=0, max=1, help="0.01 where nothing is said.")
+    ] = None,
+    budget: Annotated[int | None, typer.Option(min=1, help="Instead: flag the so many strangest of the file.")] = None,
+    block_rate: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Of the band `block`; a tenth where left out.")
+    ] = None,
+    explain: Annotated[bool, typer.Option("--explain", help="Reasons, of the rows that are flagged.")] = False,
+    threads: Annotated[int, typer.Option(min=1, help="Within a run.")] = 1,
+    device: Device = "auto",
+    models: Models = Path("models"),
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
+) -> None:
+    """Score a file of rows as a stream: order kept, bad rows set aside with their reason, the rest scored."""
+    import contextlib
+    import time
+
+    from runtime import bulk, decisions, engine, files, repository
+    from runtime.repository import replacing
+
+    if rate is not None and budget is not None:
+        raise InvalidValue("--budget and --false-positive-rate exclude each other", field="budget")
+    if out.suffix not in (".ndjson", ".jsonl", ".parquet"):
+        raise InvalidValue(f"{out}: the output is a .ndjson or .parquet file", field="out")
+    kind = files.format_of(file)
+    loaded = engine.load(repository.find(model, models), device=device, threads=threads)
+    began = shown = time.perf_counter()
+
+    def progress(total: bulk.Total) -> None:
+        nonlocal shown
+        if not quiet and time.perf_counter() - shown > 2:
+            shown = time.perf_counter()
+            typer.echo(f"{total.rows:,} rows, {total.rows / (shown - began):,.0f} rows/s", err=True)
+
+    rejected = out.with_suffix(".rejected.ndjson")
+    with contextlib.ExitStack() as stack:
+        source = stack.enter_context(file.open("rb"))
+        target = stack.enter_context(stack.enter_context(replacing(out)).open("wb"))
+        aside = stack.enter_context(stack.enter_context(replacing(rejected)).open("wb"))
+        writer = bulk.ParquetWriter(target, aside) if out.suffix == ".parquet" else bulk.NdjsonWriter(target)
+        rule = decisions.Rule(rate, budget, None, block_rate)
+        total = bulk.drain(bulk.score(loaded, source, kind, rule, explain=explain), writer, progress)
+    if not rejected.stat().st_size:
+        rejected.unlink()
+    where = f", set aside in {rejected if out.suffix == '.parquet' else out}" if total.bad else ""
+    seconds = time.perf_counter() - began
+    typer.echo(
+        f"{out}: {total.rows:,} rows in {seconds:.1f} s ({total.rows / seconds:,.0f} rows/s), {total.flagged:,} flagged, {total.bad:,} bad{where}"
+    )
+
+
+@app.command()
+def calibrate(
+    model: Annotated[str, typer.Argument(help="Name in the folder of artifacts, or a path.")],
+    file: Annotated[Path, typer.Argument(help="A .csv or .parquet file of normal rows.")],
+    models: Models = Path("models"),
+) -> None:
+    """Calibrate an artifact on normal rows of one's own, without training: published as its next version."""
+    import hashlib
+
+    import numpy as np
+
+    from runtime import bulk, calibration, files
+
+    loaded = _load(model, models, "cpu")
+    with file.open("rb") as source:
+        digest = hashlib.file_digest(source, "sha256").hexdigest()
+        source.seek(0)
+        parts = list(bulk.encoded(loaded, source, files.format_of(file)))
+    data = np.concatenate([part.data for part in parts])
+    bad = sum(len(part.bad) for part in parts)
+    said = f"{len(data)} rows of {file.name} (SHA-256 {digest[:12]}…)"
+    typer.echo(
+        f"{calibration.recalibrate(loaded, data, models, source=said)}: calibrated on {said}, {bad} bad ones left out"
     )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import html
-import io
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evaluation.errors import EvaluationError
+from evaluation.page import page, plot, table
 from evaluation.records import RANKS, Pictures, ranks
 from runtime import codecs, repository
 from runtime import manifest as manifests
@@ -186,20 +186,12 @@ def disentanglement(found: Values) -> str:
 
 # --- the page -----------------------------------------------------------------------------------------------------------------
 
-STYLE = """
-body{font:15px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#1b1f24;background:#fff}
-table{border-collapse:collapse;margin:1rem 0}td,th{padding:.25rem .8rem;border-bottom:1px solid #d8dee4;text-align:left}
-td.n{text-align:right;font-variant-numeric:tabular-nums}img{image-rendering:pixelated;max-width:100%}
-figure{margin:1rem 0}figcaption{color:#57606a;font-size:13px}.warn{background:#fff4d6;padding:.5rem 1rem;border-left:4px solid #d29922}
-code{font-size:12px;word-break:break-all}.pair{display:flex;gap:1rem;flex-wrap:wrap}
-"""
-
 
 def to_html(report: Values, pictures: Pictures) -> str:
     """One page that needs nothing else: numbers, sheets, curve."""
     parts = [f"<h1>{html.escape(_title(report))}</h1>"]
     parts += [f'<p class="warn">{html.escape(warning)}</p>' for warning in report["warnings"]]
-    parts.append(_html_table(("metric", "value", "real images"), metric_rows(report)))
+    parts.append(table(("metric", "value", "real images"), metric_rows(report)))
     if pictures.samples is not None and len(pictures.samples):
         parts.append(_figure(pictures.samples, f"The first {len(pictures.samples)} images, none left out", 8))
     if pictures.by_class:
@@ -239,17 +231,11 @@ def to_html(report: Values, pictures: Pictures) -> str:
     if len(report["curve"]) > 2:
         parts.append("<h2>Distance by number of images</h2>" + _curve(report))
     parts.append(
-        "<h2>Protocol</h2>"
-        + _html_table(("", ""), [(key, _plain_full(value)) for key, value in report["protocol"].items()])
+        "<h2>Protocol</h2>" + table(("", ""), [(key, _plain_full(value)) for key, value in report["protocol"].items()])
     )
     if report["details"]:
-        parts.append(
-            _html_table(("metric", "how"), [(key, _plain_full(value)) for key, value in report["details"].items()])
-        )
-    body = "\n".join(parts)
-    title = html.escape(_title(report))
-    head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{title}</title><style>{STYLE}</style>'
-    return f'<!doctype html>\n<html lang="en">{head}\n{body}\n</html>\n'
+        parts.append(table(("metric", "how"), [(key, _plain_full(value)) for key, value in report["details"].items()]))
+    return page(_title(report), parts)
 
 
 def _plain_full(value: Any) -> str:
@@ -258,12 +244,6 @@ def _plain_full(value: Any) -> str:
         if isinstance(value, Mapping)
         else str(value)
     )
-
-
-def _html_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    head = "".join(f"<th>{html.escape(cell)}</th>" for cell in header) if any(header) else ""
-    body = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
-    return f"<table><tr>{head}</tr>{body}</table>"
 
 
 def _image(images: Array, columns: int) -> str:
@@ -294,9 +274,7 @@ def _curve(report: Values) -> str:
     axes.set_ylabel(name)
     axes.grid(alpha=0.3)
     axes.legend()
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110)
-    return f'<img alt="{name} against 1/N" style="image-rendering:auto" src="data:image/png;base64,{codecs.to_base64(buffer.getvalue())}">'
+    return plot(figure, f"{name} against 1/N")
 
 
 # --- recording ----------------------------------------------------------------------------------------------------------------

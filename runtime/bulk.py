@@ -28,7 +28,7 @@ class Scored:
     """Rows of a chunk, in their order. `bad` are those that could not be scored, by number, with the reason."""
 
     numbers: NDArray[np.int64]  # (n,), of the rows that were scored
-    judged: Judged
+    judged: Judged | None  # None where none was
     warnings: list[list[str]]
     explanations: list[dict[str, Any] | None] | None  # of the rows that are flagged, where asked for
     bad: dict[int, str]
@@ -60,6 +60,37 @@ def table_of(model: Model) -> TableSpec:
     return spec
 
 
+@dataclass
+class Encoded:
+    """Rows of a chunk at the graph's edge."""
+
+    numbers: NDArray[np.int64]  # (n,)
+    data: NDArray[np.float32]  # (n, width)
+    warnings: list[list[str]]
+    bad: dict[int, str]
+    table: dict[str, Array]  # columns as they came, bad rows among them
+    places: Array  # of the n rows, in the table
+
+    def given(self, which: Array) -> list[dict[str, Any]]:
+        """Some of the n rows as they came."""
+        picked = {name: values[self.places[which]].tolist() for name, values in self.table.items()}
+        return [dict(zip(picked, values, strict=True)) for values in zip(*picked.values(), strict=True)]
+
+
+def encoded(model: Model, source: IO[bytes], kind: str, *, rows: int = files.CHUNK_ROWS) -> Iterator[Encoded]:
+    """Rows of a file, chunk by chunk, as the model takes them."""
+    spec = table_of(model)
+    missing = any(tensor.missing for tensor in model.manifest.tasks["score"].inputs)
+    for chunk in files.chunks(source, kind, spec, rows=rows):
+        found = columns.encode(chunk.table, spec, unknown=True, missing=missing)
+        keep = np.ones(len(chunk.numbers), bool)
+        keep[list(found.bad)] = False
+        bad = {**chunk.bad, **{int(chunk.numbers[at]): reason for at, reason in found.bad.items()}}
+        places = np.flatnonzero(keep)
+        warnings = [found.warnings.get(int(at), []) for at in places]
+        yield Encoded(chunk.numbers[keep], found.data[keep], warnings, dict(sorted(bad.items())), chunk.table, places)
+
+
 def score(
     model: Model,
     source: IO[bytes],
@@ -70,70 +101,43 @@ def score(
     rows: int = files.CHUNK_ROWS,
 ) -> Iterator[Scored]:
     """Rows of a file, chunk by chunk. A budget is spent on the whole file, which is then read twice and must be seekable."""
-    spec = table_of(model)
+    spec, about = table_of(model), model.manifest.scoring
+    assert about is not None
     chosen = None
     if rule.budget is not None:
         start = source.tell()
-        chosen = _strangest(_terms(model, source, kind, spec, rows), model, rule.budget)
+        chosen = _strangest(_scores(model, encoded(model, source, kind, rows=rows)), rule.budget)
         source.seek(start)
-    for numbers, data, given, warnings, bad in _encoded(model, source, kind, spec, rows):
-        scores = model.score(data) if len(data) else None
-        about = model.manifest.scoring
-        assert about is not None
-        terms = scores.terms if scores else {term.name: np.zeros(0) for term in about.terms}
-        unknown = decisions.are_unknown(warnings)
-        taken = None if chosen is None else np.isin(numbers, chosen)
-        judged = decisions.judge(about, model.calibrated, terms, unknown, rule, chosen=taken)
+    for part in encoded(model, source, kind, rows=rows):
+        if not len(part.data):
+            yield Scored(part.numbers, None, [], None, part.bad)
+            continue
+        scores = model.score(part.data)
+        taken = None if chosen is None else np.isin(part.numbers, chosen)
+        unknown = decisions.are_unknown(part.warnings)
+        judged = decisions.judge(about, model.calibrated, scores.terms, unknown, rule, chosen=taken)
         reasons: list[dict[str, Any] | None] | None = None
-        if explain and scores is not None and scores.surprise is not None:
-            reasons = [None] * len(numbers)
+        if explain and scores.surprise is not None:
+            reasons = [None] * len(part.numbers)
             flagged = np.flatnonzero(judged.flagged)
-            for at, reason in zip(
-                flagged, scoring.explain(scores.surprise[flagged], spec, about, given(flagged)), strict=True
-            ):
+            found = scoring.explain(scores.surprise[flagged], spec, about, part.given(flagged))
+            for at, reason in zip(flagged, found, strict=True):
                 reasons[at] = reason
-        yield Scored(numbers, judged, warnings, reasons, bad)
+        yield Scored(part.numbers, judged, part.warnings, reasons, part.bad)
 
 
-def _encoded(
-    model: Model, source: IO[bytes], kind: str, spec: TableSpec, rows: int
-) -> Iterator[
-    tuple[NDArray[np.int64], Array, Callable[[Array], list[dict[str, Any]]], list[list[str]], dict[int, str]]
-]:
-    """Numbers, data, the rows as they came by place, warnings, and bad rows, of each chunk."""
-    missing = any(tensor.missing for tensor in model.manifest.tasks["score"].inputs)
-    for chunk in files.chunks(source, kind, spec, rows=rows):
-        found = columns.encode(chunk.table, spec, unknown=True, missing=missing)
-        keep = np.ones(len(chunk.numbers), bool)
-        keep[list(found.bad)] = False
-        bad = {**chunk.bad, **{int(chunk.numbers[at]): reason for at, reason in found.bad.items()}}
-        places = np.flatnonzero(keep)
-
-        def given(which: Array, table: dict[str, Array] = chunk.table, places: Array = places) -> list[dict[str, Any]]:
-            picked = {name: values[places[which]].tolist() for name, values in table.items()}
-            return [dict(zip(picked, values, strict=True)) for values in zip(*picked.values(), strict=True)]
-
-        warnings = [found.warnings.get(int(at), []) for at in places]
-        yield chunk.numbers[keep], found.data[keep], given, warnings, dict(sorted(bad.items()))
-
-
-def _terms(
-    model: Model, source: IO[bytes], kind: str, spec: TableSpec, rows: int
-) -> Iterator[tuple[NDArray[np.int64], dict[str, Array]]]:
-    for numbers, data, _, _, _ in _encoded(model, source, kind, spec, rows):
-        if len(data):
-            yield numbers, model.score(data).terms
-
-
-def _strangest(
-    parts: Iterator[tuple[NDArray[np.int64], dict[str, Array]]], model: Model, budget: int
-) -> NDArray[np.int64]:
-    """Numbers of the strangest rows of all parts; of equal ones, those that came first."""
+def _scores(model: Model, parts: Iterator[Encoded]) -> Iterator[tuple[NDArray[np.int64], scoring.Float64]]:
     about = model.manifest.scoring
     assert about is not None
+    for part in parts:
+        if len(part.data):
+            yield part.numbers, model.calibrated.place(model.score(part.data).terms)[about.score]
+
+
+def _strangest(parts: Iterator[tuple[NDArray[np.int64], scoring.Float64]], budget: int) -> NDArray[np.int64]:
+    """Numbers of the strangest rows of all parts; of equal ones, those that came first."""
     best: list[tuple[float, int]] = []  # (score, -number), the least strange first
-    for numbers, terms in parts:
-        values = model.calibrated.place(terms)[about.score]
+    for numbers, values in parts:
         for at in np.flatnonzero(decisions.strangest(values, budget)):
             entry = (float(values[at]), -int(numbers[at]))
             if len(best) < budget:
@@ -150,10 +154,11 @@ def drain(parts: Iterator[Scored], writer: Writer, progress: Callable[[Total], N
         writer.write(scored)
         total.rows += len(scored.numbers)
         total.bad += len(scored.bad)
-        total.flagged += int(scored.judged.flagged.sum())
-        for state, count in zip(*np.unique(scored.judged.states, return_counts=True), strict=True):
-            name = decisions.STATES[state]
-            total.states[name] = total.states.get(name, 0) + int(count)
+        if scored.judged is not None:
+            total.flagged += int(scored.judged.flagged.sum())
+            for state, count in zip(*np.unique(scored.judged.states, return_counts=True), strict=True):
+                name = decisions.STATES[state]
+                total.states[name] = total.states.get(name, 0) + int(count)
         if progress:
             progress(total)
     writer.close()
@@ -167,16 +172,13 @@ def lines(scored: Scored) -> bytes:
     """The chunk as NDJSON, in the rows' order; a row that could not be scored has its `error` instead of a score."""
     import orjson
 
-    entries = [
-        (
-            int(number),
-            {
-                "row": int(number), **scored.judged.item(i), "warnings": scored.warnings[i],
-                **({} if scored.explanations is None else {"explanation": scored.explanations[i]}),
-            },
-        )
-        for i, number in enumerate(scored.numbers)
-    ]  # fmt: skip
+    entries: list[tuple[int, dict[str, Any]]] = []
+    if scored.judged is not None:
+        for i, number in enumerate(scored.numbers.tolist()):
+            entry = {"row": number, **scored.judged.item(i), "warnings": scored.warnings[i]}
+            if scored.explanations is not None:
+                entry["explanation"] = scored.explanations[i]
+            entries.append((number, entry))
     entries += [(number, {"row": number, "error": reason}) for number, reason in scored.bad.items()]
     return b"".join(
         orjson.dumps(entry, option=orjson.OPT_APPEND_NEWLINE) for _, entry in sorted(entries, key=lambda e: e[0])
@@ -214,6 +216,8 @@ class ParquetWriter:
         for number, reason in scored.bad.items():
             self.rejected.write(orjson.dumps({"row": number, "error": reason}, option=orjson.OPT_APPEND_NEWLINE))
         judged, n = scored.judged, len(scored.numbers)
+        if judged is None:
+            return
         made: dict[str, Any] = {
             "row": scored.numbers,
             "score": judged.score,

@@ -170,20 +170,23 @@ def _one_hot(value: Any, column: CategoricalColumn, place: str, unknown: bool, w
     return block
 
 
-def decode(encoded: NDArray[Any], spec: TableSpec) -> list[dict[str, Any]]:
-    """Float (n, width) to rows by column: numbers unscaled, held to the training range and rounded; the largest entry of each block."""
+def decode(encoded: NDArray[Any], spec: TableSpec, *, held: bool = True) -> list[dict[str, Any]]:
+    """Float (n, width) to rows by column: numbers unscaled, rounded and, where `held`, held to the training range, as what a model makes
+    is; the largest entry of each block."""
     columns: dict[str, list[Any]] = {}
     for column, block in spec.blocks():
         values = np.asarray(encoded[:, block], np.float64)
         if isinstance(column, NumericColumn):
-            columns[column.name] = _unscale(values[:, 0], column)
+            columns[column.name] = _unscale(values[:, 0], column, held)
         else:
             columns[column.name] = [column.categories[index] for index in values.argmax(axis=1)]
     return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
 
 
-def _unscale(values: NDArray[np.float64], column: NumericColumn) -> list[Any]:
-    numbers = np.clip(_inverse(values * column.scale + column.mean, column), column.minimum, column.maximum)
+def _unscale(values: NDArray[np.float64], column: NumericColumn, held: bool) -> list[Any]:
+    numbers = _inverse(values * column.scale + column.mean, column)
+    if held:
+        numbers = np.clip(numbers, column.minimum, column.maximum)
     if column.decimals is not None:
         numbers = np.round(numbers, column.decimals)
     plain: list[Any] = (numbers.astype(np.int64) if column.decimals == 0 else numbers).tolist()

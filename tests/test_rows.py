@@ -46,6 +46,8 @@ def test_far_values_are_clipped_and_said() -> None:
 def test_made_values_stay_in_the_training_range() -> None:
     row = rows.decode(np.asarray([[9.0, 0.2, 0.8, -9.0]]), SPEC)[0]
     assert row == {"amount": 500.0, "night": "1", "hour": 0.0}
+    free = rows.decode(np.asarray([[9.0, 0.2, 0.8, -9.0]]), SPEC, held=False)[0]
+    assert free["hour"] == pytest.approx(12 - 45)
 
 
 def test_unknown_categories_only_where_allowed() -> None:

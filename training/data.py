@@ -21,7 +21,7 @@ import numpy as np
 import pooch
 from numpy.typing import NDArray
 
-from runtime import codecs, columns
+from runtime import codecs, columns, rows
 from runtime.spec import CategoricalColumn, DataSpec, ImageSpec, TableSpec
 from training import shapes, tables
 from training.errors import DataError, TrainingError
@@ -60,8 +60,9 @@ class Data:
     classes: tuple[str, ...] | None = None
     protocol: dict[str, Any] = field(default_factory=dict)  # where the rows come from and how they were split
     factors: tuple[str, ...] = ()  # names of the parts' factors
+    anomalies: Part | None = None  # known ones, which neither training nor calibration sees
     folds: int = (
-        0  # of the training part, to calibrate on where a part of its own would be too small; 0 is the calibration part
+        0  # of the training part, to calibrate on where a part for it would be too small; 0: the calibration part
     )
 
     def edge(self, part: Part) -> Array:
@@ -122,11 +123,24 @@ def load(name: str) -> Data:
         return LOADERS[name]()
     path = Path(name)
     if path.suffix in tables.READERS:
-        return from_table(path.stem, tables.read(path), {"file": path.name, "sha256": _digest(path, "sha256")})
+        return of_file(path)
     raise TrainingError(
         f"data: unknown data set {name!r}; valid are {', '.join(LOADERS)}, or a path to a .csv or .parquet file",
         valid=list(LOADERS),
     )
+
+
+def of_file(path: Path, stated: Stated | None = None, label: str | None = None, truth: str | None = None) -> Data:
+    """The table in a .csv or .parquet file, split; arguments as of from_table. Raises DataError where it cannot be read."""
+    if path.suffix not in tables.READERS:
+        raise TrainingError(f"{path}: a table is a {' or '.join(tables.READERS)} file", field="file")
+    said = {"label": label, "truth": truth, "kinds": dict(stated.kinds) if stated and stated.kinds else None}
+    protocol = {
+        "file": path.name,
+        "sha256": _digest(path, "sha256"),
+        **{key: value for key, value in said.items() if value},
+    }
+    return from_table(path.stem, tables.read(path), protocol, stated, label, truth)
 
 
 # --- files --------------------------------------------------------------------------------------------------------------------
@@ -357,11 +371,16 @@ def from_table(
     protocol: dict[str, Any],
     stated: Stated | None = None,
     label: str | None = None,
+    truth: str | None = None,
 ) -> Data:
     """Splits rows by a permutation (seed 0) into 80% train, 10% calibration, 10% test; the schema is fitted on the training rows.
 
-    Fewer than 2000 rows are too few to set some aside: 90% train, and are calibrated on by folds.
+    Fewer than 2000 rows are too few to set some aside: 90% train, and are calibrated on by folds. `truth` names a column that is 1 for
+    known anomalies and 0 for the others: those are kept for judging alone.
     """
+    known = None
+    if truth is not None:
+        table, known = _without_anomalies(table, truth)
     n = len(next(iter(table.values())))
     if n < LEAST_ROWS:
         raise TrainingError(f"data: {name} has {n} rows; at least {LEAST_ROWS} are needed to train, calibrate and test")
@@ -371,7 +390,25 @@ def from_table(
     cuts = {"train": order[:first], "calibration": order[first : n * 9 // 10], "test": order[n * 9 // 10 :]}
     protocol = {**protocol, "split": "permutation, Philox seed 0"}
     parts = {part: {key: column[rows] for key, column in table.items()} for part, rows in cuts.items()}
+    if known is not None:
+        parts["anomalies"] = known
     return from_parts(name, parts, protocol, stated, label, folds=FOLDS if small else 0)
+
+
+def _without_anomalies(table: Mapping[str, Array], truth: str) -> tuple[dict[str, Array], dict[str, Array]]:
+    """The rows whose column `truth` is 0, and those where it is 1, both without that column."""
+    if truth not in table:
+        raise TrainingError(f"truth: there is no column {truth!r}", field="truth", valid=list(table))
+    said = [rows.canonical(value) for value in table[truth].tolist()]
+    if wrong := sorted(set(said) - {"0", "1"}):
+        raise TrainingError(
+            f"truth: column {truth!r} has {wrong[0]!r}; it must be 1 for anomalies and 0 for other rows", field="truth"
+        )
+    strange = np.asarray(said) == "1"
+    rest = {name: column for name, column in table.items() if name != truth}
+    return {name: column[~strange] for name, column in rest.items()}, {
+        name: column[strange] for name, column in rest.items()
+    }
 
 
 def from_parts(
@@ -382,8 +419,8 @@ def from_parts(
     label: str | None = None,
     folds: int = 0,
 ) -> Data:
-    """Tables that are split already: `train`, `calibration` (may be empty where `folds` are given) and `test`. The schema is fitted on the
-    training rows.
+    """Tables that are split already: `train`, `calibration` (may be empty where `folds` are given), `test`, and `anomalies` where some are
+    known. The schema is fitted on the training rows.
 
     `label` names the column with the class, which is then no column of the rows. Raises TrainingError where it is not there or has missing
     values, DataError for classes that the training rows lack.
@@ -396,8 +433,8 @@ def from_parts(
         column = tables.fit({label: parts["train"][label]}, Stated(kinds={label: "categorical"})).columns[0]
         assert isinstance(column, CategoricalColumn)
         classes = column.categories
-        for part, table in parts.items():
-            block = columns.encode(table, TableSpec(columns=(column,)))
+        for part in set(parts) - {"anomalies"}:  # whose classes nobody asks for
+            block = columns.encode(parts[part], TableSpec(columns=(column,)))
             if block.bad:
                 row = min(block.bad)
                 raise DataError(f"data: {part} row {row + 1}: {block.bad[row]}")
@@ -414,6 +451,7 @@ def from_parts(
         made["test"],
         classes,
         {"data": name, **protocol, **stated_rows},
+        anomalies=made.get("anomalies"),
         folds=folds,
     )
 

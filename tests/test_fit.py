@@ -1,0 +1,201 @@
+"""From a file to a calibrated artifact and back to a scored file, by the commands."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet
+import pytest
+from typer.testing import CliRunner
+
+import cli
+from evaluation import anomaly
+from runtime import calibration, checks, manifest
+from runtime.engine import load
+from runtime.errors import InvalidValue, ManifoldError, UnsupportedTask
+from tests.test_tabular import related
+
+
+def run(*arguments: object, code: int = 0) -> str:
+    result = CliRunner().invoke(cli.app, [str(argument) for argument in arguments])
+    if result.exception is not None and isinstance(result.exception, ManifoldError):
+        raise result.exception
+    assert result.exit_code == code, result.output
+    return result.output
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file of 2 500 rows with 60 known anomalies, fitted."""
+    root = tmp_path_factory.mktemp("fit")
+    table = related(2500, 0)
+    truth = np.zeros(2500, int)
+    truth[::42] = 1
+    table["c"] = np.where(truth, table["c"] + 6, table["c"])
+    table |= {"fraud": truth, "id": np.asarray([f"row-{i}" for i in range(2500)]), "same": np.ones(2500)}
+    pa.csv.write_csv(pa.table(table), root / "rows.csv")
+    output = run(
+        "fit", root / "rows.csv", "--name", "mine", "--truth", "fraud", "--models", root / "models", "--run", root / "run",
+        "--html", root / "mine.html", "--quiet", "--set", "epochs=4", "--set", "epoch_steps=40", "--set", "hidden=[32]", "--set", "references=300",
+    )  # fmt: skip
+    (root / "output").write_text(output)
+    return root
+
+
+def test_one_command_publishes_a_calibrated_artifact(folder: Path) -> None:
+    model = load(folder / "models/mine", device="cpu")
+    assert checks.run_all(model) == []
+    spec = model.manifest.data
+    assert list(spec.ignored) == ["id", "same"]  # type: ignore[union-attr]
+    assert "identifier" in spec.ignored["id"]  # type: ignore[union-attr]
+    recorded = {metric.name: metric for metric in model.manifest.metrics}
+    assert recorded["auroc"].value > 0.85
+    assert recorded["auroc"].protocol["anomalies"] == 60
+    assert {"IForest", "input kNN", "reconstruction"} <= set(recorded["auroc"].protocol["beside"])
+    assert recorded["false_positive_rate_at_0.05"].value < 0.12
+    said = (folder / "output").read_text()
+    assert "where 5.0% was asked for" in said
+    assert "combined: auroc" in said
+
+
+def test_the_report_shows_what_was_found(folder: Path) -> None:
+    page = (folder / "mine.html").read_text()
+    for expected in ("False alarms", "Known anomalies", "IForest", "left out", "data:image/png", "c = "):
+        assert expected in page
+    assert "http://" not in page.replace("http://www.w3.org", "")
+
+
+def test_the_file_that_was_fitted_can_be_scored(folder: Path) -> None:
+    """Identifier, constant and truth column stay in it: what the model does not know is skipped, and nothing needs to be prepared."""
+    said = run("score", folder / "rows.csv", "--model", "mine", "--models", folder / "models", "-o", folder / "s.parquet", "--budget", 60)  # fmt: skip
+    assert "2,500 rows" in said
+    assert "60 flagged, 0 bad" in said
+    found = pa.parquet.read_table(folder / "s.parquet").to_pydict()
+    truth = pa.csv.read_csv(folder / "rows.csv")["fraud"].to_numpy()
+    assert (truth[np.asarray(found["is_anomaly"])] == 1).mean() > 0.4  # 2.4% of the rows are
+    run(
+        "score",
+        folder / "rows.csv",
+        "--model",
+        "mine",
+        "--models",
+        folder / "models",
+        "-o",
+        folder / "s.ndjson",
+        "--quiet",
+    )
+    lines = [json.loads(line) for line in (folder / "s.ndjson").read_text().splitlines()]
+    assert [line["score"] for line in lines] == found["score"]
+    assert not list(folder.glob("*.rejected.ndjson"))
+
+
+def test_bad_rows_have_a_file_of_their_own(folder: Path) -> None:
+    path = folder / "bad.csv"
+    path.write_text("a,b,c,kind,size\n1,2,3,up,1\n1,2,x,up,1\n")
+    said = run("score", path, "--model", "mine", "--models", folder / "models", "-o", folder / "bad.parquet")
+    assert "1 bad, set aside in" in said
+    assert json.loads((folder / "bad.rejected.ndjson").read_text()) == {
+        "row": 2, "error": "c: 'x' is not a number; column 'c' is numeric",
+    }  # fmt: skip
+
+
+def test_recalibration_makes_a_new_version(folder: Path, tmp_path: Path) -> None:
+    """Another client's rows are noisier: with its own calibration the false alarms are what was asked for."""
+    models = tmp_path / "models"
+    models.mkdir()
+    shutil.copytree(folder / "models/mine", models / "mine")
+
+    def noisy(seed: int) -> dict[str, np.ndarray]:
+        table = related(1000, seed)
+        table["c"] = table["c"] + np.random.default_rng(seed).normal(size=1000)
+        return table
+
+    pa.csv.write_csv(pa.table(noisy(11)), tmp_path / "own.csv")
+    pa.parquet.write_table(pa.table(noisy(12)), tmp_path / "new.parquet")
+    scores = (
+        "score",
+        tmp_path / "new.parquet",
+        "--models",
+        models,
+        "--false-positive-rate",
+        0.05,
+        "-o",
+        tmp_path / "o.parquet",
+    )
+    run(*scores, "--model", "mine")
+    before = np.mean(pa.parquet.read_table(tmp_path / "o.parquet")["is_anomaly"].to_numpy())
+    said = run("calibrate", "mine", tmp_path / "own.csv", "--models", models)
+    assert "mine/2" in said
+    assert "1000 rows of own.csv" in said
+    run(*scores, "--model", "mine")
+    after = np.mean(pa.parquet.read_table(tmp_path / "o.parquet")["is_anomaly"].to_numpy())
+    assert before > 0.1
+    assert after < 0.08
+    first, second = (manifest.read(models / "mine" / version) for version in "12")
+    assert first.scoring is not None and second.scoring is not None
+    assert first.scoring.calibration is not None and second.scoring.calibration is not None
+    assert second.scoring.calibration.id != first.scoring.calibration.id
+    assert second.scoring.calibration.n == 1000
+    assert second.provenance["recalibrated"]["version"] == 1
+    assert second.files["score.onnx"] == first.files["score.onnx"]
+    assert checks.run_all(load(models / "mine/2", device="cpu")) == []
+
+
+def test_five_rows_are_too_few(folder: Path, tmp_path: Path) -> None:
+    model = load(folder / "models/mine", device="cpu")
+    with pytest.raises(InvalidValue, match="5 are too few to calibrate on; at least 20"):
+        calibration.recalibrate(model, np.zeros((5, *model.manifest.data.shape), np.float32), tmp_path, source="five")
+    assert not list(tmp_path.glob("*/*"))
+
+
+def test_models_without_a_score_are_not_calibrated(tiny: Path, tmp_path: Path) -> None:
+    model = load(tiny / "models/vae", device="cpu")
+    bare = model.manifest.model_copy(update={"scoring": None})
+    model.manifest = bare
+    with pytest.raises(UnsupportedTask, match="carries no score"):
+        calibration.recalibrate(model, np.zeros((50, 1, 8, 8), np.float32), tmp_path, source="x")
+
+
+def test_a_peer_that_is_better_is_named() -> None:
+    found = anomaly.figures(np.asarray([False] * 99 + [True]), np.arange(100.0))
+    assert found == {"auroc": 1.0, "average_precision": 1.0, "found_at_1%": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--truth", "nothing"), "no column 'nothing'"),
+        (("--truth", "size"), "must be 1 for anomalies"),
+        (("--column", "a"), "write NAME=VALUE"),
+        (("--column", "a=number"), "unknown kind"),
+        (("--column", "z=numeric"), "no column 'z'"),
+    ],
+)
+def test_wrong_options_of_fit_are_named(folder: Path, arguments: tuple[str, ...], message: str) -> None:
+    with pytest.raises(ManifoldError, match=message):
+        run(
+            "fit",
+            folder / "rows.csv",
+            "--name",
+            "other",
+            "--models",
+            folder / "models",
+            "--run",
+            folder / "other",
+            *arguments,
+        )
+
+
+def test_wrong_outputs_are_named(folder: Path) -> None:
+    score = ("--model", "mine", "--models", folder / "models", "-o")
+    with pytest.raises(ManifoldError, match="the output is a"):
+        run("score", folder / "rows.csv", *score, folder / "x.csv")
+    with pytest.raises(ManifoldError, match="exclude each other"):
+        run("score", folder / "rows.csv", *score, folder / "x.parquet", "--budget", 1, "--false-positive-rate", 0.1)
+    with pytest.raises(ManifoldError, match="a table is a"):
+        run("score", folder / "mine.html", *score, folder / "x.parquet")
