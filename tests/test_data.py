@@ -158,6 +158,9 @@ def test_stated_kinds_are_taken() -> None:
     encoded = tables.encode(table, spec)[:, 1]
     assert stats.kstest(encoded, "norm").pvalue > 0.01
     assert spec.ignored == {"c": "left out on request"}
+    ranged = tables.encode(table, tables.fit(table, tables.Stated(kinds={"*": "range", "c": "numeric"})))
+    assert (ranged[:, 5].min(), ranged[:, 5].max()) == (0, 1)  # after five categories of a
+    assert ranged[:, 6].std() == pytest.approx(1, abs=1e-4)
     with pytest.raises(TrainingError, match="no column 'z'"):
         tables.fit(table, tables.Stated(kinds={"z": "numeric"}))
     with pytest.raises(TrainingError, match="unknown kind"):

@@ -2,9 +2,10 @@
 
 Schema rules, fitted on training rows alone and kept in the manifest. Strings, booleans and whole numbers with at most 20 different values
 are categories; other numbers are numeric, with log(1 + v) where they are non-negative and skewed (skewness above 2), standardised by mean
-and standard deviation and clipped at ten of them. A quantile transform is taken where it is stated. The number of decimals is the
-training rows' too, unless it is stated. Left out and named in the manifest: columns with one value, identifiers (strings that hardly ever
-repeat), columns without values. A missing value (an empty cell, null, NaN) takes no part: not in the schema, not in the likelihood.
+and standard deviation and clipped at ten of them. Where it is stated, they are scaled by their range instead, or take a quantile transform.
+The number of decimals is the training rows' too, unless it is stated. Left out and named in the manifest: columns with one value,
+identifiers (strings that hardly ever repeat), columns without values. A missing value (an empty cell, null, NaN) takes no part: not in the
+schema, not in the likelihood.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ Array = NDArray[Any]
 MAX_CATEGORIES = 20  # whole numbers with more values are numbers
 MAX_STRINGS = 1000  # string columns with more values are identifiers, not categories
 KNOTS = 101  # of a quantile transform
-KINDS = ("numeric", "quantile", "categorical", "ignore")
+KINDS = ("numeric", "range", "quantile", "categorical", "ignore")
+OTHERS = "*"  # the name that states a kind for every number that has none of its own
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,7 @@ class Stated:
 
     decimals: Mapping[str, int] = field(default_factory=dict)
     units: Mapping[str, str] = field(default_factory=dict)
-    kinds: Mapping[str, str] = field(default_factory=dict)  # one of KINDS each
+    kinds: Mapping[str, str] = field(default_factory=dict)  # one of KINDS each; `*` stands for all other numbers
 
     def __post_init__(self) -> None:
         for name, kind in self.kinds.items():
@@ -82,9 +84,8 @@ def read(path: Path) -> dict[str, Array]:
 def fit(table: Mapping[str, Array], stated: Stated | None = None) -> TableSpec:
     """The schema of `table`. Raises TrainingError for infinite numbers, and where no column is left to learn from."""
     stated = stated or Stated()
-    if unknown := [
-        name for part in (stated.decimals, stated.units, stated.kinds) for name in part if name not in table
-    ]:
+    stated_names = [name for part in (stated.decimals, stated.units, stated.kinds) for name in part if name != OTHERS]
+    if unknown := [name for name in stated_names if name not in table]:
         raise TrainingError(
             f"there is no column {unknown[0]!r}; the table has {', '.join(table)}", field=unknown[0], valid=list(table)
         )
@@ -114,7 +115,7 @@ def _fit_column(name: str, values: Array, stated: Stated) -> NumericColumn | Cat
     whole = numeric and bool(np.all(present == np.floor(present)))
     if kind is None:
         few = whole and len(np.unique(present)) <= MAX_CATEGORIES
-        kind = "categorical" if not numeric or few else "numeric"
+        kind = "categorical" if not numeric or few else stated.kinds.get(OTHERS, "numeric")
     if kind == "categorical":
         categories = sorted({rows.canonical(value) for value in present.tolist()}, key=_natural)
         if len(categories) < 2:
@@ -132,14 +133,23 @@ def _fit_column(name: str, values: Array, stated: Stated) -> NumericColumn | Cat
     about: dict[str, Any] = {"transform": "identity"}
     if kind == "quantile":
         about = _quantiles(numbers)
-    elif numbers.min() >= 0 and _skewness(numbers) > 2:
+    elif kind == "numeric" and numbers.min() >= 0 and _skewness(numbers) > 2:
         about = {"transform": "log1p"}
-    plain = {"name": name, "mean": 0.0, "scale": 1.0, "minimum": float(numbers.min()), "maximum": float(numbers.max())}
+    plain: dict[str, Any] = {
+        "name": name,
+        "mean": 0.0,
+        "scale": 1.0,
+        "minimum": float(numbers.min()),
+        "maximum": float(numbers.max()),
+    }
     transformed = rows.transform(numbers, NumericColumn.model_validate({**plain, **about}))
     if (scale := float(transformed.std())) < 1e-12 * max(1.0, float(np.abs(transformed).max())):
         return f"hardly varies: its deviation is {scale:.3g}"
     decimals = stated.decimals.get(name, _decimals(numbers))
-    measured = {"mean": float(transformed.mean()), "scale": scale, "decimals": decimals, "unit": stated.units.get(name)}
+    centre = float(transformed.mean())
+    if kind == "range":
+        centre, scale = plain["minimum"], plain["maximum"] - plain["minimum"]
+    measured = {"mean": centre, "scale": scale, "decimals": decimals, "unit": stated.units.get(name)}
     return NumericColumn.model_validate({**plain, **about, **measured})
 
 
