@@ -135,6 +135,10 @@ class Model:
         """Terms of the anomaly score: `classes`."""
         return self.drive(operations.score(self.manifest, data, **options))
 
+    def impute(self, data: Array, **options: Any) -> operations.Imputed:
+        """Missing values (NaN) of rows from the others: `classes`, `seed`, `first`."""
+        return self.drive(operations.impute(self.manifest, data, **options))
+
     def classify(self, data: Array) -> NDArray[np.float64]:
         """p(y | x), (B, C)."""
         return self.drive(operations.classify(self.manifest, data))

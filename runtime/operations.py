@@ -17,7 +17,7 @@ from runtime import codecs, sampling
 from runtime.errors import InvalidValue, UnsupportedTask
 from runtime.inputs import Classes, check_seed, conditions, draw_latents, latent_stream
 from runtime.manifest import RANDOM, Manifest, TaskSpec
-from runtime.spec import ImageSpec
+from runtime.spec import ImageSpec, TableSpec
 
 Array = NDArray[Any]
 Float32 = NDArray[np.float32]
@@ -109,6 +109,18 @@ def drive(steps: Steps[T], run: Callable[[str, Mapping[str, Array]], dict[str, A
     except StopIteration as finished:
         result: T = finished.value
         return result
+
+
+@dataclass(frozen=True)
+class Imputed:
+    """Rows with their missing values filled in."""
+
+    data: (
+        Float32  # (n, width): a number's expectation and a category's probabilities where they were missing, or a draw
+    )
+    probabilities: Float32  # (n, width): the categories' probabilities, whether drawn or not
+    missing: NDArray[np.bool_]  # (n, width)
+    seed: int | None = None
 
 
 # --- use cases ----------------------------------------------------------------------------------------------------------------
@@ -308,6 +320,57 @@ def _bayes(manifest: Manifest, nll: NDArray[np.float64]) -> tuple[NDArray[np.flo
     return np.exp(joint - evidence[:, None]), evidence
 
 
+IMPUTE_STEPS = 8  # rounds of encode and decode; what is filled in changes little after three
+
+
+def impute(
+    manifest: Manifest, data: Array, *, classes: Classes | None = None, seed: int | None = None, first: int = 0
+) -> Steps[Imputed]:
+    """Missing values (NaN) of rows from the others: encode what is there, decode, fill in, and again (Rezende, Mohamed and Wierstra, 2014,
+    arXiv 1401.4082, appendix F, by means instead of draws). With a seed, the last round draws.
+
+    Without a class, a conditional model fills in under each and weighs them by p(class | what is there), or draws the class.
+    """
+    if not CAN["impute"](manifest):
+        raise _cannot(manifest, "impute")
+    n, count = len(data), 1
+    check_seed(seed, first, n, needed=False)
+    weights = np.ones((n, 1))
+    encoder = manifest.tasks["encode"]
+    if encoder.input("condition") is not None and classes is None and manifest.classes is not None:
+        assert manifest.scoring is not None and manifest.scoring.evidence is not None
+        _, by_class = yield from _score_by_class(manifest, data)
+        weights, _ = _bayes(manifest, by_class[manifest.scoring.evidence])
+        if seed is None:
+            count = weights.shape[1]
+            classes = np.tile(np.eye(count), (n, 1))
+        else:
+            drawn = sampling.uniform(seed, first, n, sampling.CLASS_STREAM, ())
+            classes = np.eye(weights.shape[1])[sampling.pick(weights, drawn)]
+            weights = np.ones((n, 1))
+    holes = data.repeat(count, axis=0)
+    missing = np.isnan(holes)
+    found = holes
+    for step in range(IMPUTE_STEPS):
+        chance = seed if step == IMPUTE_STEPS - 1 else None
+        encoded = yield from encode(manifest, found, seed=chance, first=first, classes=classes)
+        back = yield from _decoded(manifest, encoded.placed, classes)
+        found = np.where(missing, back, holes)
+    mean = (weights[:, :, None] * found.reshape(n, count, -1)).sum(axis=1).astype(np.float32)
+    whole = np.where(np.isnan(data), mean, data)
+    if seed is None:
+        return Imputed(whole, whole, np.isnan(data))
+    options: dict[str, Any] = {"latents": encoded.placed, "classes": classes, "seed": seed, "first": first}
+    drawn_rows = yield from sample(manifest, n, **options)
+    return Imputed(np.where(missing, drawn_rows.data, data), whole, missing, seed)
+
+
+def _decoded(manifest: Manifest, latents: Float32, classes: Classes | None) -> Steps[Array]:
+    spec = manifest.tasks["decode"]
+    outputs = yield Run("decode", {_role(spec, "latent"): latents, **_condition(manifest, spec, classes, len(latents))})
+    return outputs["data"]
+
+
 def classify(manifest: Manifest, data: Array) -> Steps[NDArray[np.float64]]:
     """p(y | x), float64 (n, C), rows sum to 1: as the manifest's `classification` has it, at its temperature."""
     energies = yield from class_energies(manifest, data)
@@ -343,6 +406,13 @@ CAN: dict[str, Callable[[Manifest], bool]] = {
     "interpolate": lambda m: "decode" in m.tasks and m.latent is not None,
     "score": lambda m: m.scoring is not None,
     "classify": lambda m: m.classification is not None,
+    "impute": lambda m: (
+        isinstance(m.data, TableSpec)
+        and m.latent is not None
+        and "decode" in m.tasks
+        and "encode" in m.tasks
+        and any(tensor.missing for tensor in m.tasks["encode"].inputs)
+    ),
 }
 
 

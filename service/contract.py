@@ -170,6 +170,16 @@ class ClassifyRequest(Content):
     model_config = _example(model="digits-pixelcnn", images=[_DIGIT])
 
 
+class ImputeRequest(Chance):
+    """Rows with values left out or null, to be filled in from the others."""
+
+    model_config = _example(model="transactions-vae", rows=[{**_ROW, "amount": None}])
+
+    rows: list[Row] = Field(description="[n] objects by column, or arrays in column order")
+    class_: ClassChoice | None = Field(default=None, alias="class")
+    condition: Array | None = Field(default=None, description=_CONDITION)
+
+
 # --- answers ------------------------------------------------------------------------------------------------------------------
 
 
@@ -316,6 +326,15 @@ class ClassifyResponse(Response):
     items: list[ClassifiedItem]
     classification: ClassificationInfo
     fitted: list[Fitted] | None = None
+
+
+class ImputeResponse(Response):
+    """Rows made whole."""
+
+    rows: list[dict[str, Any]] = Field(description="what was given as it came, what was missing filled in")
+    probabilities: list[dict[str, dict[str, float]]] = Field(
+        description="[n] of each category, by name, for the columns that were missing"
+    )
 
 
 class ErrorBody(BaseModel):

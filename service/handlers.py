@@ -10,12 +10,12 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime import decisions, operations, recipes, scoring
+from runtime import decisions, operations, recipes, rows, scoring
 from runtime.codecs import Fitted
 from runtime.errors import InvalidValue, UnsupportedTask
 from runtime.manifest import Manifest
 from runtime.operations import Run
-from runtime.spec import ImageSpec
+from runtime.spec import CategoricalColumn, ImageSpec, TableSpec
 from service import contract
 from service.reading import Reader, Uploads
 from service.registry import Entry, Registry, endpoints
@@ -185,6 +185,31 @@ class Handlers:
         self._note(answer, fitted)
         return answer
 
+    async def impute(self, request: contract.ImputeRequest, uploads: Uploads, deadline_ms: int | None = None) -> Answer:
+        """Rows with what was missing filled in."""
+        entry, manifest = await self._entry(request, "impute")
+        spec = manifest.data
+        assert isinstance(spec, TableSpec)
+        data = self.reader.holes(manifest, request.rows)
+        answer = Answer(entry)
+        classes = self.reader.condition(request.class_, request.condition)
+        steps = operations.impute(manifest, data, classes=classes, seed=request.seed, first=request.first)
+        found = await self._drive(answer, steps, len(data), deadline_ms)
+        answer.fields["rows"], answer.fields["probabilities"] = [], []
+        for given, made, whole in zip(request.rows, rows.decode(found.data, spec), found.probabilities, strict=True):
+            known = dict(zip(spec.names, rows.values(given, spec, missing=True), strict=True))
+            absent = [(column, block) for column, block in spec.blocks() if known[column.name] is None]
+            answer.fields["rows"].append(
+                {name: made[name] if value is None else value for name, value in known.items()}
+            )
+            answer.fields["probabilities"].append({
+                column.name: dict(zip(column.categories, whole[block].tolist(), strict=True))
+                for column, block in absent if isinstance(column, CategoricalColumn)
+            })  # fmt: skip
+        answer.numbers = found.data
+        self._note(answer, [], request)
+        return answer
+
     # --- pieces ---
 
     async def _entry(self, request: contract.Request, endpoint: str) -> tuple[Entry, Manifest]:
@@ -251,6 +276,8 @@ def _why(manifest: Manifest, endpoint: str) -> str:
         return ": it has no latent space"
     if endpoint == "anomaly-score":
         return ": it has no likelihood and carries no score"
+    if endpoint == "impute":
+        return ": it makes images" if isinstance(manifest.data, ImageSpec) else ": its graphs take no missing values"
     if endpoint == "classify":
         return ": it knows no classes" if manifest.classes is None else ": it carries no rule for p(class | item)"
     return ""

@@ -166,6 +166,12 @@ class Reader:
         data, warnings = rows.encode(request.rows, spec, unknown=unknown, missing=missing)
         return data, [], warnings
 
+    def holes(self, manifest: Manifest, given: Sequence[contract.Row]) -> Array:
+        """Rows at the graph's edge, NaN where a value is missing."""
+        assert isinstance(manifest.data, TableSpec)
+        self._not_empty(given, "rows")
+        return rows.encode(given, manifest.data, missing=True)[0]
+
     def _end(self, manifest: Manifest, end: contract.End, name: str, fit: str, fitted: list[Fitted]) -> operations.End:
         given = [key for key in ("image", "row", "latent", "seed") if getattr(end, key) is not None]
         told = self.condition(end.class_, end.condition, f"{name}.condition")

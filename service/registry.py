@@ -33,6 +33,7 @@ ENDPOINTS = {
     "interpolate": "interpolate",
     "anomaly-score": "score",
     "classify": "classify",
+    "impute": "impute",
 }
 
 

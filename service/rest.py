@@ -89,16 +89,17 @@ USE_CASES: dict[str, tuple[type[contract.Request], type[contract.Response]]] = {
     "interpolate": (contract.InterpolateRequest, contract.InterpolateResponse),
     "anomaly-score": (contract.ScoreRequest, contract.ScoreResponse),
     "classify": (contract.ClassifyRequest, contract.ClassifyResponse),
+    "impute": (contract.ImputeRequest, contract.ImputeResponse),
 }
 
-NUMBERS_ONLY = ("encode", "anomaly-score", "classify")  # the others make items, which may be pictures
+NUMBERS_ONLY = ("encode", "anomaly-score", "classify", "impute")  # the others make items, which may be pictures
 
 
 def _add_use_cases(app: FastAPI, handlers: Handlers, metrics: Metrics, settings: Settings) -> None:
     methods: dict[str, Route] = {
         "sample": handlers.sample, "encode": handlers.encode, "reconstruct": handlers.reconstruct,
         "interpolate": handlers.interpolate, "anomaly-score": handlers.score,
-        "classify": handlers.classify,
+        "classify": handlers.classify, "impute": handlers.impute,
     }  # fmt: skip
     for name, (shape, _) in USE_CASES.items():
         app.add_api_route(

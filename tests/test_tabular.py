@@ -9,12 +9,15 @@ import numpy as np
 import pytest
 from scipy import stats
 from sklearn.metrics import roc_auc_score
+from starlette.testclient import TestClient
 
 from runtime import checks
 from runtime.engine import Model, load
 from runtime.manifest import COMBINED
 from runtime.spec import TableSpec
-from tests.conftest import tiny_run
+from service.rest import create_app
+from service.settings import Settings
+from tests.conftest import tiny_run, wait_until_ready
 from training import data as datasets
 from training.data import Data
 from training.errors import TrainingError
@@ -115,8 +118,77 @@ def test_a_conditional_one_tells_classes_apart(tmp_path: Path) -> None:
     run = tiny_run(tmp_path / "run", "tabular_cvae", data, epochs=6, epoch_steps=50, hidden=(32, 32), references=200)
     model = load(export(run, "labelled", tmp_path / "models", data=data), device="cpu")
     assert checks.run_all(model) == []
-    found = model.classify(data.edge(data.test)).argmax(1)
+    whole = data.edge(data.test)
+    holes = whole.copy()
+    holes[:, 2] = np.nan  # c, which the class shifts by 4
+    informed = model.impute(holes, classes=[data.classes[label] for label in data.test.labels])  # type: ignore[index]
+    blind = model.impute(holes)
+    errors = [np.abs(each.data[:, 2] - whole[:, 2]).mean() for each in (informed, blind)]
+    assert errors[0] < errors[1]
+    assert np.isfinite(model.impute(holes, seed=1).data).all()
+    found = model.classify(whole).argmax(1)
     assert (found == data.test.labels).mean() > 0.85
     assert model.manifest.scoring is not None
     assert model.manifest.scoring.evidence == "negative_elbo"
     assert np.isfinite(model.score(data.edge(data.test)).terms["input_neighbours"]).all()
+
+
+# --- missing values, filled in ---
+
+
+def test_missing_values_are_filled_in_from_the_others(model: Model) -> None:
+    from training import tables
+
+    assert isinstance(model.manifest.data, TableSpec)
+    table = related(400, 8)
+    table["kind"], table["c"] = np.asarray([None] * 400), np.full(400, np.nan)
+    data = tables.encode(table, model.manifest.data)
+    found = model.impute(data)
+    blocks = {column.name: block for column, block in model.manifest.data.blocks()}
+    truth = tables.encode(related(400, 8), model.manifest.data)
+    kind, c = found.probabilities[:, blocks["kind"]], found.data[:, blocks["c"]][:, 0]
+    assert np.allclose(kind.sum(axis=1), 1, atol=1e-5)
+    assert (kind.argmax(1) == truth[:, blocks["kind"]].argmax(1)).mean() > 0.75
+    assert np.corrcoef(c, truth[:, blocks["c"]][:, 0])[0, 1] > 0.5
+    given = ~np.isnan(data)
+    assert np.array_equal(found.data[given], data[given])
+    assert np.array_equal(found.missing, ~given)
+    again, alone = model.impute(data, seed=3), model.impute(data[7:8], seed=3, first=7)
+    assert np.array_equal(again.data[7], alone.data[0])
+    assert not np.array_equal(again.data, found.data)
+    assert set(np.unique(again.data[:, blocks["kind"]])) == {0.0, 1.0}
+
+
+def test_imputation_over_http(model: Model) -> None:
+    settings = Settings(models_dir=model.folder.parents[1], default_model="related", device="cpu")
+    row = {"a": 1.2, "b": 0.5, "c": None, "size": 1.0}
+    with TestClient(create_app(settings), raise_server_exceptions=False) as client:
+        wait_until_ready(client)
+        answer = client.post("/impute", json={"rows": [row, [1.2, 0.5, 1.7, "up", 1.0]]})
+        assert answer.status_code == 200, answer.text
+        first, second = answer.json()["rows"]
+        assert second == {"a": 1.2, "b": 0.5, "c": 1.7, "kind": "up", "size": 1.0}
+        assert first["a"] == 1.2
+        assert first["kind"] in ("up", "down")
+        assert isinstance(first["c"], float)
+        probabilities = answer.json()["probabilities"]
+        assert sorted(probabilities[0]["kind"]) == ["down", "up"]
+        assert sum(probabilities[0]["kind"].values()) == pytest.approx(1, abs=1e-5)
+        assert probabilities[1] == {}
+        drawn = client.post("/impute", json={"rows": [row], "seed": 5}).json()
+        assert drawn["seed"] == 5
+        for body, field in (
+            ({"rows": []}, "rows"),
+            ({"rows": [{"a": 1, "z": 2}]}, "rows[0].z"),
+            ({"rows": [{}]}, "rows[0]"),
+            ({"rows": [{"kind": "sideways"}]}, "rows[0].kind"),
+            ({}, "rows"),
+        ):
+            refused = client.post("/impute", json=body)
+            assert refused.status_code == 422, body
+            assert refused.json()["error"]["field"] == field
+        scored = client.post("/anomaly-score", json={"rows": [row], "explain": True}).json()["items"][0]
+        assert scored["state"] == "unknown"
+        reasons = {each["column"]: each for each in scored["explanation"]["columns"]}
+        assert reasons["c"]["nats"] == 0
+        assert reasons["c"]["value"] is None

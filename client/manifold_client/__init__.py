@@ -11,9 +11,18 @@ come out as PIL images; everything else is numpy.
 
 from manifold_client.client import AsyncClient, Client
 from manifold_client.errors import Busy, ManifoldClientError, NotReady, RequestRefused
-from manifold_client.results import Classes, Encoded, Interpolation, Reconstruction, Samples, ScoredItem, Scores
+from manifold_client.results import (
+    Classes,
+    Encoded,
+    Imputed,
+    Interpolation,
+    Reconstruction,
+    Samples,
+    ScoredItem,
+    Scores,
+)
 
 __all__ = [
-    "AsyncClient", "Busy", "Classes", "Client", "Encoded", "Interpolation", "ManifoldClientError", "NotReady", "Reconstruction", "RequestRefused", "Samples",
-    "ScoredItem", "Scores",
+    "AsyncClient", "Busy", "Classes", "Client", "Encoded", "Imputed", "Interpolation", "ManifoldClientError", "NotReady", "Reconstruction",
+    "RequestRefused", "Samples", "ScoredItem", "Scores",
 ]  # fmt: skip

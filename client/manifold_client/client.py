@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image
 
 from manifold_client.errors import Busy, ManifoldClientError, NotReady, RequestRefused
-from manifold_client.results import Classes, Encoded, Interpolation, Reconstruction, Samples, Scores
+from manifold_client.results import Classes, Encoded, Imputed, Interpolation, Reconstruction, Samples, Scores
 
 R = TypeVar("R")
 AnyImage = Image.Image | np.ndarray[Any, Any] | str | Path | bytes
@@ -110,6 +110,10 @@ class Calls:
         images: Sequence[AnyImage] | None = None, *, rows: Sequence[Row] | None = None, **fields: Any
     ) -> Call[Classes]:
         return _call("/classify", Classes.parse, {**_items(images, rows), **fields})
+
+    @staticmethod
+    def impute(rows: Sequence[Row], *, seed: int | None = None, **fields: Any) -> Call[Imputed]:
+        return _call("/impute", Imputed.parse, {"rows": rows, "seed": seed, **fields})
 
 
 @dataclass(frozen=True)
@@ -206,6 +210,10 @@ class Client:
         """Which class items are of: images or rows; fit, model, version."""
         return self._do(Calls.classify(images, **fields))
 
+    def impute(self, rows: Sequence[Row], **fields: Any) -> Imputed:
+        """Rows with values missing (None, or left out), filled in: seed, first, class_, condition, model, version."""
+        return self._do(Calls.impute(rows, **fields))
+
     def models(self) -> list[dict[str, Any]]:
         """What there is, and its state."""
         return list(self._send("GET", "/models")["models"])
@@ -279,6 +287,10 @@ class AsyncClient:
     async def classify(self, images: Sequence[AnyImage] | None = None, **fields: Any) -> Classes:
         """As Client.classify."""
         return await self._do(Calls.classify(images, **fields))
+
+    async def impute(self, rows: Sequence[Row], **fields: Any) -> Imputed:
+        """As Client.impute."""
+        return await self._do(Calls.impute(rows, **fields))
 
     async def models(self) -> list[dict[str, Any]]:
         """As Client.models."""

@@ -176,3 +176,15 @@ class Classes(Result):
             probabilities=np.asarray(rows),
             classification=body["classification"],
         )
+
+
+@dataclass(frozen=True)
+class Imputed(Result):
+    """Rows made whole."""
+
+    rows: list[dict[str, Any]]
+    probabilities: list[dict[str, dict[str, float]]]  # of each category, by column that was missing
+
+    @classmethod
+    def parse(cls, body: Mapping[str, Any]) -> Imputed:
+        return cls(**Result.common(body), rows=body["rows"], probabilities=body["probabilities"])
