@@ -37,6 +37,7 @@ class Answer:
     queue: float = 0.0
     compute: float = 0.0
     numbers: Array | None = None  # what a binary answer holds where there are no items
+    judged: decisions.Judged | None = None  # of /anomaly-score, for what is watched over requests
 
     @property
     def manifest(self) -> Manifest:
@@ -158,7 +159,7 @@ class Handlers:
             reasons = scoring.explain(scores.surprise, manifest.data, manifest.scoring, request.rows or ())
             for item, reason in zip(answer.fields["items"], reasons, strict=True):
                 item["explanation"] = reason
-        answer.numbers = judgement.score
+        answer.numbers, answer.judged = judgement.score, judgement
         self._note(answer, fitted)
         return answer
 

@@ -1,0 +1,62 @@
+"""Do recent scores still look like the calibration sample? What p-values promise holds only while they do."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Float64 = NDArray[np.float64]
+
+RECENT = 2000  # values that are looked back on
+
+
+@dataclass(frozen=True)
+class Distance:
+    """A two-sample Kolmogorov-Smirnov test."""
+
+    n: int  # recent values
+    statistic: float  # the largest distance of the two empirical distribution functions, 0 to 1
+    p_value: float  # asymptotic (Smirnov, 1948)
+
+
+class Recent:
+    """The latest values of one term, at most `size` of them."""
+
+    def __init__(self, size: int = RECENT) -> None:
+        self._values = np.empty(size)
+        self._count = 0
+
+    def add(self, values: Float64) -> None:
+        """More values (k,), in the order they came."""
+        size = len(self._values)
+        values = values[-size:]
+        places = (self._count + np.arange(len(values))) % size
+        self._values[places] = values
+        self._count += len(values)
+
+    def against(self, sample: Float64) -> Distance | None:
+        """Beside a sample (m,) in ascending order; None while there is no value."""
+        n = min(self._count, len(self._values))
+        return kolmogorov_smirnov(self._values[:n], sample) if n else None
+
+
+def kolmogorov_smirnov(values: Float64, sample: Float64) -> Distance:
+    """values (n,) in any order against a sample (m,) in ascending order."""
+    ordered = np.sort(values)
+    n, m = len(ordered), len(sample)
+    at = np.concatenate([ordered, sample])
+    ours = np.searchsorted(ordered, at, side="right") / n
+    theirs = np.searchsorted(sample, at, side="right") / m
+    statistic = float(np.abs(ours - theirs).max())
+    return Distance(n, statistic, _tail(statistic * math.sqrt(n * m / (n + m))))
+
+
+def _tail(x: float) -> float:
+    """P(K > x) of the Kolmogorov law: 2 sum (-1)^(k-1) exp(-2 k² x²)."""
+    if x < 0.2:  # the series needs ever more terms, and is 1 to twelve digits
+        return 1.0
+    k = np.arange(1, 101)
+    return float(np.clip(2 * ((-1.0) ** (k - 1) * np.exp(-2 * k**2 * x * x)).sum(), 0, 1))
