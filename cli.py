@@ -117,9 +117,7 @@ def fit(
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
 ) -> None:
     """From a file of rows to a published, calibrated artifact that scores them, with a report."""
-    from evaluation import anomaly
     from runtime import engine
-    from runtime.repository import replacing
     from training import data as datasets
     from training import export as exporting
     from training import families, runs, tables
@@ -138,15 +136,47 @@ def fit(
         quiet=quiet,
     )
     published = exporting.export(runs.open_run(made), name, models, data=data)
-    model = engine.load(published, device="cpu")
+    html = html or Path(f"{name}.html")
+    _judge(engine.load(published, device="cpu"), data, html, True)
+    for column, reason in data.spec.ignored.items():  # type: ignore[union-attr]
+        typer.echo(f"left out: {column}: {reason}", err=True)
+    typer.echo(
+        f"{published}: done; the report is {html}; next: manifold score ROWS.csv --model {name} -o SCORES.parquet"
+    )
+
+
+@app.command()
+def judge(
+    model: Annotated[str, typer.Argument(help="A model of rows: name in the folder of artifacts, or a path.")],
+    data: Annotated[
+        str | None, typer.Option(help="A data set of rows; the one the model was trained on where left out.")
+    ] = None,
+    html: Annotated[Path | None, typer.Option(help="Also write the report page.")] = None,
+    record: Annotated[bool, typer.Option("--record", help="Write the figures into the artifact's manifest.")] = False,
+    models: Models = Path("models"),
+) -> None:
+    """Judge a model of rows: the false alarm rates it keeps, and what it finds beside an isolation forest and nearest neighbours."""
+    from training import data as datasets
+
+    loaded = _load(model, models, "cpu")
+    _judge(loaded, datasets.load(data or loaded.manifest.data_name or ""), html, record)
+
+
+def _judge(model: Model, data: Any, html: Path | None, record: bool) -> None:
+    """What `fit` and `judge` print, record and show."""
+    from evaluation import anomaly
+    from runtime.repository import replacing
+    from runtime.spec import TableSpec
+
+    if not isinstance(model.manifest.data, TableSpec) or model.manifest.data != data.spec:
+        raise InvalidValue(f"data: {data.name} does not hold the columns of {model.manifest.name}", field="data")
     strange = None if data.anomalies is None else data.anomalies.items
     found = anomaly.judge(model, data.train.items, data.test.items, strange)
-    anomaly.record(model, found)
-    html = html or Path(f"{name}.html")
-    with replacing(html) as temporary:
-        temporary.write_text(anomaly.to_html(model, found, data.test.items, strange))
-    for column, reason in model.manifest.data.ignored.items():  # type: ignore[union-attr]
-        typer.echo(f"left out: {column}: {reason}", err=True)
+    if record:
+        anomaly.record(model, found)
+    if html is not None:
+        with replacing(html) as temporary:
+            temporary.write_text(anomaly.to_html(model, found, data.test.items, strange))
     for each in found.rates:
         typer.echo(
             f"false alarms: {each['met']:.2%} where {each['asked']:.1%} was asked for, on {found.n} held-out rows"
@@ -155,9 +185,6 @@ def fit(
         typer.echo(f"{by}: " + ", ".join(f"{key} {value:.3f}" for key, value in numbers.items()))
     for warning in found.warnings:
         typer.echo(f"note: {warning}", err=True)
-    typer.echo(
-        f"{published}: done; the report is {html}; next: manifold score ROWS.csv --model {name} -o SCORES.parquet"
-    )
 
 
 def _pair(text: str, option: str) -> tuple[str, str]:

@@ -43,6 +43,16 @@ class Total:
     flagged: int = 0
     states: dict[str, int] = field(default_factory=dict)
 
+    def add(self, scored: Scored) -> None:
+        """One more chunk."""
+        self.rows += len(scored.numbers)
+        self.bad += len(scored.bad)
+        if scored.judged is not None:
+            self.flagged += int(scored.judged.flagged.sum())
+            for state, count in zip(*np.unique(scored.judged.states, return_counts=True), strict=True):
+                name = decisions.STATES[state]
+                self.states[name] = self.states.get(name, 0) + int(count)
+
 
 class Writer(Protocol):
     """Where scored rows go."""
@@ -152,13 +162,7 @@ def drain(parts: Iterator[Scored], writer: Writer, progress: Callable[[Total], N
     total = Total()
     for scored in parts:
         writer.write(scored)
-        total.rows += len(scored.numbers)
-        total.bad += len(scored.bad)
-        if scored.judged is not None:
-            total.flagged += int(scored.judged.flagged.sum())
-            for state, count in zip(*np.unique(scored.judged.states, return_counts=True), strict=True):
-                name = decisions.STATES[state]
-                total.states[name] = total.states.get(name, 0) + int(count)
+        total.add(scored)
         if progress:
             progress(total)
     writer.close()

@@ -37,12 +37,12 @@ async def parse(request: Request, shape: type[R], settings: Settings) -> tuple[R
         return validate(shape, _object(body)), Uploads()
     if content_type == MULTIPART:
         fields, files = await _multipart(request, settings)
-        return validate(shape, {**_query(request), **fields}), Uploads(images=files)
+        return validate(shape, {**query(request), **fields}), Uploads(images=files)
     if content_type in codecs.MEDIA_TYPES:
-        return validate(shape, _query(request)), Uploads(images=(_not_empty(body),))
+        return validate(shape, query(request)), Uploads(images=(_not_empty(body),))
     if content_type == codecs.NPY:
         array = codecs.from_npy(_not_empty(body), "body")
-        return validate(shape, _query(request)), Uploads(array=np.asarray(array))
+        return validate(shape, query(request)), Uploads(array=np.asarray(array))
     raise UnsupportedMedia(f"Content-Type: {content_type} is not read", field="Content-Type", valid=ACCEPTED)
 
 
@@ -97,7 +97,8 @@ def _field(key: str, text: str) -> Any:
         return text
 
 
-def _query(request: Request) -> dict[str, Any]:
+def query(request: Request) -> dict[str, Any]:
+    """Fields in the query, for bodies that have no place for them."""
     return {key: _field(key, text) for key, text in request.query_params.items()}
 
 

@@ -13,7 +13,24 @@ from runtime.sampling import MAX_SEED
 
 Seed = Annotated[int, Field(strict=True, ge=0, le=MAX_SEED)]
 # shown by /docs, and tried by a test on the shipped models
-_ROW = {"amount": 20.5, "hour": 13.25, "weekday": "2", "night": 0}
+_ROW = {
+    "amount": 26.27,
+    "hour": 10.67,
+    "weekday": "1",
+    "night": 0,
+    "card_1d_count": 1,
+    "card_1d_mean": 53.6,
+    "terminal_1d_count": 1,
+    "card_7d_count": 9,
+    "card_7d_mean": 49.53,
+    "terminal_7d_count": 7,
+    "card_30d_count": 41,
+    "card_30d_mean": 54.01,
+    "terminal_30d_count": 28,
+    "terminal_30d_mean": 52.74,
+    "amount_over_usual": -0.702,
+    "hours_since_last": 7.313,
+}
 _DIGIT = "iVBORw0KGgoAAAANSUhEUgAAAAgAAAAICAAAAADhZOFXAAAALElEQVR4nC3JsQ0AIBADMYsdw5AwZCiezrpD2rDkgCXu4G5DOlM6S5z80sYD3DwOVJqOIjgAAAAASUVORK5CYII="
 
 

@@ -55,7 +55,7 @@ class Handlers:
 
     async def sample(self, request: contract.SampleRequest, uploads: Uploads, deadline_ms: int | None = None) -> Answer:
         """New items."""
-        entry, manifest = await self._entry(request, "sample")
+        entry, manifest = await self.entry(request, "sample")
         latents, codes = self.reader.given(manifest, request, uploads)
         given = latents if latents is not None else codes
         n = request.n if request.n is not None else len(given) if given is not None else 1
@@ -89,7 +89,7 @@ class Handlers:
 
     async def encode(self, request: contract.EncodeRequest, uploads: Uploads, deadline_ms: int | None = None) -> Answer:
         """Where items lie."""
-        entry, manifest = await self._entry(request, "encode")
+        entry, manifest = await self.entry(request, "encode")
         data, fitted, _ = await self.reader.items(manifest, request, uploads)
         answer = Answer(entry)
         classes = self.reader.condition(request.class_, request.condition)
@@ -110,7 +110,7 @@ class Handlers:
         self, request: contract.ReconstructRequest, uploads: Uploads, deadline_ms: int | None = None
     ) -> Answer:
         """Items through the latent and back."""
-        entry, manifest = await self._entry(request, "reconstruct")
+        entry, manifest = await self.entry(request, "reconstruct")
         data, fitted, _ = await self.reader.items(manifest, request, uploads)
         answer = Answer(entry, encoding=request.encoding)
         classes = self.reader.condition(request.class_, request.condition)
@@ -128,7 +128,7 @@ class Handlers:
         self, request: contract.InterpolateRequest, uploads: Uploads, deadline_ms: int | None = None
     ) -> Answer:
         """A path between two items."""
-        entry, manifest = await self._entry(request, "interpolate")
+        entry, manifest = await self.entry(request, "interpolate")
         self.reader.limit(request.steps, "steps")
         start, stop, fitted = await self.reader.ends(manifest, request)
         answer = Answer(entry, encoding=request.encoding)
@@ -145,8 +145,8 @@ class Handlers:
 
     async def score(self, request: contract.ScoreRequest, uploads: Uploads, deadline_ms: int | None = None) -> Answer:
         """How strange items are."""
-        entry, manifest = await self._entry(request, "anomaly-score")
-        rule = _rule(request)
+        entry, manifest = await self.entry(request, "anomaly-score")
+        rule = rule_of(request)
         data, fitted, warnings = await self.reader.items(manifest, request, uploads, unknown=True)
         answer = Answer(entry)
         classes = self.reader.condition(request.class_, request.condition)
@@ -167,7 +167,7 @@ class Handlers:
         self, request: contract.ClassifyRequest, uploads: Uploads, deadline_ms: int | None = None
     ) -> Answer:
         """Which class items are of."""
-        entry, manifest = await self._entry(request, "classify")
+        entry, manifest = await self.entry(request, "classify")
         data, fitted, _ = await self.reader.items(manifest, request, uploads)
         answer = Answer(entry)
         probabilities = await self._drive(answer, operations.classify(manifest, data), len(data), deadline_ms)
@@ -188,7 +188,7 @@ class Handlers:
 
     async def impute(self, request: contract.ImputeRequest, uploads: Uploads, deadline_ms: int | None = None) -> Answer:
         """Rows with what was missing filled in."""
-        entry, manifest = await self._entry(request, "impute")
+        entry, manifest = await self.entry(request, "impute")
         spec = manifest.data
         assert isinstance(spec, TableSpec)
         data = self.reader.holes(manifest, request.rows)
@@ -213,7 +213,8 @@ class Handlers:
 
     # --- pieces ---
 
-    async def _entry(self, request: contract.Request, endpoint: str) -> tuple[Entry, Manifest]:
+    async def entry(self, request: contract.Request, endpoint: str) -> tuple[Entry, Manifest]:
+        """The model that is asked for, ready. Raises UnsupportedTask where it lacks the endpoint."""
         entry = await self.registry.get(request.model, request.version)
         assert entry.manifest is not None
         if endpoint not in endpoints(entry.manifest):
@@ -246,9 +247,13 @@ class Handlers:
 def judged(calibrated: scoring.Calibrated, judgement: decisions.Judged, warnings: list[list[str]]) -> dict[str, Any]:
     """Items, threshold and calibration of a /anomaly-score answer."""
     items = [{**judgement.item(i), "warnings": warnings[i], "explanation": None} for i in range(len(judgement.score))]
+    return {"items": items, **threshold_of(calibrated, judgement)}
+
+
+def threshold_of(calibrated: scoring.Calibrated, judgement: decisions.Judged) -> dict[str, Any]:
+    """Where the line was drawn, and what it refers to."""
     line, source = judgement.threshold, calibrated.about
     return {
-        "items": items,
         "threshold": {
             "score": line.score, "p_value": line.p_value, "false_positive_rate": line.false_positive_rate,
             "interval": None if line.interval is None else list(line.interval), "block_p_value": judgement.block_p_value,
@@ -257,7 +262,7 @@ def judged(calibrated: scoring.Calibrated, judgement: decisions.Judged, warnings
     }  # fmt: skip
 
 
-def _rule(request: contract.ScoreRequest) -> decisions.Rule:
+def rule_of(request: contract.ScoreRequest) -> decisions.Rule:
     """How to decide. Raises InvalidValue for more than one way."""
     ways = [name for name in ("false_positive_rate", "budget", "costs") if getattr(request, name) is not None]
     if len(ways) > 1:

@@ -22,7 +22,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from runtime import codecs, errors
 from runtime.errors import InvalidValue, ManifoldError
-from service import bodies, contract, encoding
+from service import bodies, contract, encoding, uploads
 from service.handlers import Answer, Handlers
 from service.metrics import Metrics
 from service.reading import Uploads
@@ -104,7 +104,7 @@ def _add_use_cases(app: FastAPI, handlers: Handlers, metrics: Metrics, settings:
     for name, (shape, _) in USE_CASES.items():
         app.add_api_route(
             f"/{name}",
-            _endpoint(name, shape, methods[name], metrics, settings),
+            _endpoint(name, shape, methods[name], handlers, metrics, settings),
             methods=["POST"],
             name=name,
             response_model=None,
@@ -113,15 +113,22 @@ def _add_use_cases(app: FastAPI, handlers: Handlers, metrics: Metrics, settings:
 
 
 def _endpoint(
-    name: str, shape: type[contract.Request], method: Route, metrics: Metrics, settings: Settings
+    name: str,
+    shape: type[contract.Request],
+    method: Route,
+    handlers: Handlers,
+    metrics: Metrics,
+    settings: Settings,
 ) -> Callable[[Request], Awaitable[Response]]:
     offered = encoding.NUMBERS if name in NUMBERS_ONLY else encoding.PICTURES
 
     async def endpoint(request: Request) -> Response:
+        if name == "anomaly-score" and (kind := uploads.kind_of(request)) is not None:
+            return await uploads.respond(request, kind, handlers, metrics, settings)
         media_type = encoding.choose(request.headers.get("accept", "*/*"), offered)
         deadline = _deadline(request)
-        fields, uploads = await bodies.parse(request, shape, settings)
-        answer = await method(fields, uploads, deadline)
+        fields, files = await bodies.parse(request, shape, settings)
+        answer = await method(fields, files, deadline)
         metrics.answered(answer, name)
         write = _writer(answer, media_type, request.state.request_id)
         body = await asyncio.get_running_loop().run_in_executor(None, write) if encoding.large(answer) else write()
@@ -366,9 +373,9 @@ def _document(app: FastAPI) -> None:
             for name, (request, response) in USE_CASES.items():
                 operation = schema["paths"][f"/{name}"]["post"]
                 binary = {"schema": {"type": "string", "format": "binary"}}
-                uploads = (
+                pictures_in = (
                     {}
-                    if name in ("sample", "interpolate")
+                    if name in ("sample", "interpolate", "impute")
                     else {
                         bodies.MULTIPART: {
                             "schema": {
@@ -382,8 +389,10 @@ def _document(app: FastAPI) -> None:
                 )
                 operation["requestBody"] = {
                     "required": True,
-                    "content": {encoding.JSON: {"schema": _ref(request)}, **uploads, codecs.NPY: binary},
+                    "content": {encoding.JSON: {"schema": _ref(request)}, **pictures_in, codecs.NPY: binary},
                 }
+                if name == "anomaly-score":
+                    operation["requestBody"]["content"] |= dict.fromkeys(uploads.MEDIA_TYPES, binary)
                 pictures = {} if name in NUMBERS_ONLY else {"image/png": binary, "image/webp": binary}
                 operation["responses"] = {
                     "200": {

@@ -48,6 +48,7 @@ class Settings(BaseSettings):
     deadline_ms: int = Field(default=30_000, ge=1)
     max_items: int = Field(default=1024, ge=1, description="rows or images a request")
     max_body_bytes: int = Field(default=16 * 2**20, ge=1024)
+    max_upload_bytes: int = Field(default=4 * 2**30, ge=1024, description="of a file of rows")
     max_pixels: int = Field(default=16_000_000, ge=1, description="of one image")
     drain_seconds: float = Field(
         default=10.0, ge=0, description="for requests in flight when the service is told to stop"

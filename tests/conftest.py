@@ -31,6 +31,11 @@ NAMES = (
     "cifar10-vae", "cifar10-vqvae", "digits-pixelcnn", "fashion-vae", "fashion-vqvae", "frey-vae", "mnist-autoencoder", "mnist-beta-vae",
     "mnist-cvae", "mnist-vae", "mnist-vae-2d", "mnist-vae-ts", "mnist-vqvae", "transactions-vae",
 )  # fmt: skip
+ROW = {  # of transactions-vae, in its order
+    "amount": 26.27, "hour": 10.67, "weekday": "1", "night": 0, "card_1d_count": 1, "card_1d_mean": 53.6, "terminal_1d_count": 1,
+    "card_7d_count": 9, "card_7d_mean": 49.53, "terminal_7d_count": 7, "card_30d_count": 41, "card_30d_mean": 54.01,
+    "terminal_30d_count": 28, "terminal_30d_mean": 52.74, "amount_over_usual": -0.702, "hours_since_last": 7.313,
+}  # fmt: skip
 EXTRACTORS = ("cifar10-classifier", "digits-classifier", "fashion-classifier", "mnist-classifier")
 
 

@@ -31,10 +31,9 @@ from service import contract
 from service.rest import USE_CASES, create_app
 from service.settings import ModelSettings, Settings, SettingsError, read
 from tests import foreign
-from tests.conftest import EXTRACTORS, NAMES, ROOT, SHIPPED, wait_until_ready
+from tests.conftest import EXTRACTORS, NAMES, ROOT, ROW, SHIPPED, wait_until_ready
 from training.data import Data
 
-ROW = {"amount": 20.5, "hour": 13.25, "weekday": "2", "night": 0}
 CODES = ("cifar10-vqvae", "fashion-vqvae", "mnist-vqvae")  # no prior over their vectors
 IMAGE_MODELS = [name for name in NAMES if name != "transactions-vae"]
 LATENT_MODELS = [name for name in NAMES if name != "digits-pixelcnn"]
@@ -84,6 +83,8 @@ def test_every_route_for_every_model(client: TestClient, name: str, route: str) 
     elif route == "interpolate":
         end = {"image": text(png())} if name in CODES else {"seed": 1, **told(name)}
         body |= {"from": end, "to": end, "steps": 4}
+    elif route == "impute":
+        body |= {"rows": [{**ROW, "amount": None}] if name == "transactions-vae" else [[1]]}
     else:
         body |= items(name) | (told(name) if route in ("encode", "reconstruct") else {})
     response = client.post(f"/{route}", json=body)
@@ -197,16 +198,22 @@ def test_scores_are_calibrated_and_explained(client: TestClient, shipped: dict[s
 
 
 def test_rows_are_scored_with_reasons(client: TestClient) -> None:
-    rows = [ROW, {**ROW, "amount": 900.0}, {**ROW, "weekday": "never"}]
+    far = {**ROW, "terminal_30d_mean": 900.0}
+    dear = {**ROW, "amount": 900.0, "amount_over_usual": 2.79}
+    rows = [ROW, far, dear, {**ROW, "weekday": "never"}, {**ROW, "hour": None}]
     answer = client.post("/anomaly-score", json={"model": "transactions-vae", "rows": rows, "explain": True}).json()
-    usual, dear, unknown = answer["items"]
-    assert (usual["state"], unknown["state"]) == ("ok", "unknown")
+    usual, strange, costly, unknown, missing = answer["items"]
+    assert [item["state"] for item in (usual, unknown, missing)] == ["ok", "unknown", "unknown"]
     assert unknown["warnings"] == ["unknown_category: weekday 'never' was never seen in training"]
-    assert dear["is_anomaly"]
-    assert dear["explanation"]["columns"][0]["column"] == "amount"
-    assert dear["explanation"]["columns"][0]["value"] == 900.0
+    assert missing["warnings"] == ["missing: hour has no value; it took no part in the score"]
+    assert strange["is_anomaly"]
+    assert strange["explanation"]["columns"][0]["column"] == "terminal_30d_mean"
+    assert strange["explanation"]["columns"][0]["value"] == 900.0
+    assert costly["is_anomaly"]
+    assert "amount" in {reason["column"] for reason in costly["explanation"]["columns"][:2]}
     assert unknown["explanation"]["columns"][0]["column"] == "weekday"
     assert usual["score"] < unknown["score"]
+    assert usual["band"] == "allow"
 
 
 def test_fitting_is_said_and_strict_refuses(client: TestClient) -> None:
@@ -333,6 +340,8 @@ ERRORS: list[tuple[str, Any, int, str | None]] = [
     ("/encode", {"model": "transactions-vae", "rows": [{**ROW, "amount": "12"}]}, 422, "rows[0].amount"),
     ("/encode", {"model": "transactions-vae", "rows": [{**ROW, "weekday": "9"}]}, 422, "rows[0].weekday"),
     ("/encode", {"model": "transactions-vae", "rows": [{"amount": 1}]}, 422, "rows[0].hour"),
+    ("/impute", {"model": "transactions-vae", "rows": [{**ROW, "amount": "much"}]}, 422, "rows[0].amount"),
+    ("/impute", {"model": "transactions-vae", "rows": [{}]}, 422, "rows[0]"),
     ("/reconstruct", {"images": [text(png())], "steps": 3}, 422, "steps"),
     ("/interpolate", {"from": {"seed": 1}}, 422, "to"),
     ("/interpolate", {"from": {"seed": 1}, "to": {}}, 422, "to"),

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from runtime import codecs, columns, rows
 from runtime.spec import CategoricalColumn, DataSpec, ImageSpec, TableSpec
-from training import nslkdd, shapes, tables
+from training import nslkdd, shapes, tables, transactions
 from training.errors import DataError, TrainingError
 from training.tables import Stated
 
@@ -463,34 +463,43 @@ def from_parts(
     )
 
 
-def _transactions() -> Data:
-    """60 000 genuine rows of the simulated card transactions (Fraud Detection Handbook), drawn with seed 0.
+TRANSACTION_DAYS = {"train": (30, 100), "calibration": (100, 114), "test": (114, 183)}  # the first 30 fill the windows
+TRANSACTION_ROWS = {"train": 100_000, "calibration": 20_000, "test": 20_000, "anomalies": 5_000}
 
-    amount (to the cent), hour (0 to 24), weekday (0 Monday to 6) and night (0 or 1: from 0 to 6 o'clock, as the Handbook has it).
+
+def _transactions() -> Data:
+    """The simulated card transactions of the Fraud Detection Handbook, each with its card's and terminal's past (training.transactions).
+
+    Split by time: days 30 to 100 train, two weeks calibrate, both without the frauds; of the later days, genuine rows are the test part and
+    frauds the known anomalies. All drawn, seed 0.
     """
     (remote,) = REMOTES["fraud_simulated"]
-    table, scenario = transactions_table(fetch(remote))
-    rows = np.sort(
-        np.random.Generator(np.random.Philox(0)).choice(np.flatnonzero(scenario == 0), 60_000, replace=False)
-    )
-    protocol = {"sample": "60 000 of the genuine rows of fraud_simulated, without replacement, Philox seed 0"}
-    return from_table(
-        "transactions",
-        {key: column[rows] for key, column in table.items()},
-        protocol,
-        Stated(decimals={"amount": 2, "hour": 2}, units={"hour": "h"}),
-    )
+    table, scenario, day = transactions_table(fetch(remote))
+    generator = np.random.Generator(np.random.Philox(0))
+
+    def rows_of(part: str, which: Array) -> dict[str, Array]:
+        low, high = TRANSACTION_DAYS.get(part, TRANSACTION_DAYS["test"])
+        there = np.flatnonzero((day >= low) & (day < high) & which)
+        drawn = np.sort(generator.choice(there, min(TRANSACTION_ROWS[part], len(there)), replace=False))
+        return _rows(table, drawn)
+
+    parts = {part: rows_of(part, scenario > 0 if part == "anomalies" else scenario == 0) for part in TRANSACTION_ROWS}
+    days = {f"{part}_days": f"{low} to {high}" for part, (low, high) in TRANSACTION_DAYS.items()}
+    return from_parts("transactions", parts, {"source": "fraud_simulated", **days}, TRANSACTION_COLUMNS)
 
 
-def transactions_table(path: Path) -> tuple[dict[str, Array], Array]:
-    """All rows of fraud_simulated as columns, and the fraud scenario (0: genuine)."""
+TRANSACTION_COLUMNS = Stated(
+    units={"hour": "h", "hours_since_last": "h"},
+    kinds={f"{who}_{days}d_count": "numeric" for who in ("card", "terminal") for days in transactions.WINDOWS},
+)
+
+
+def transactions_table(path: Path) -> tuple[dict[str, Array], Array, Array]:
+    """All rows of fraud_simulated as columns, the fraud scenario (0: genuine), and the day, from 0."""
     with np.load(path) as raw:
         seconds = np.cumsum(raw["time_delta_s"].astype(np.int64))  # since Sunday 2018-04-01 00:00
-        amount, scenario = raw["amount_cents"] / 100, raw["fraud_scenario"].astype(np.int64)
-    hour = seconds % 86400 / 3600
-    weekday = (seconds // 86400 + 6) % 7
-    night = (hour < 6).astype(np.int64)
-    return {"amount": amount, "hour": hour, "weekday": weekday.astype(str), "night": night.astype(str)}, scenario
+        made = transactions.features(seconds, raw["customer_id"], raw["terminal_id"], raw["amount_cents"] / 100)
+        return made, raw["fraud_scenario"].astype(np.int64), seconds // transactions.DAY
 
 
 def _nslkdd() -> Data:

@@ -1,0 +1,115 @@
+"""Files of rows sent to /anomaly-score: spooled to disk, scored chunk by chunk, answered as NDJSON while it goes on.
+
+The answer is a line a row, in the file's order, as /anomaly-score gives items, with its `row`; a row that cannot be scored has its `error`.
+The last line holds the totals, the threshold and the calibration. What goes wrong before the first line is an error like any other; after
+it, the last line is that error.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from typing import IO, Any
+
+import orjson
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+
+from runtime import bulk
+from runtime.errors import InvalidValue, ManifoldError, TooLarge, UnsupportedMedia
+from service import bodies, contract
+from service.handlers import Handlers, rule_of, threshold_of
+from service.metrics import Metrics
+from service.registry import Entry
+from service.settings import Settings
+
+MEDIA_TYPES = {
+    "text/csv": "csv", "application/csv": "csv",
+    "application/vnd.apache.parquet": "parquet", "application/x-parquet": "parquet", "application/parquet": "parquet",
+}  # fmt: skip
+NDJSON = "application/x-ndjson"
+ROWS = 2048  # scored in one go: a request of one row waits no longer than for those
+IN_MEMORY = 8 * 2**20  # bytes of a file that stay there; the rest goes to the temporary folder
+
+
+def kind_of(request: Request) -> str | None:
+    """csv or parquet, where the body is a file of rows."""
+    return MEDIA_TYPES.get(request.headers.get("content-type", "").partition(";")[0].strip().lower())
+
+
+async def respond(request: Request, kind: str, handlers: Handlers, metrics: Metrics, settings: Settings) -> Response:
+    """Scores the body. Raises a RequestError where nothing can be scored at all."""
+    if encoding := request.headers.get("content-encoding"):
+        raise UnsupportedMedia(
+            f"Content-Encoding: {encoding} is not read; send the file as it is", field="Content-Encoding"
+        )
+    fields = bodies.validate(contract.ScoreRequest, bodies.query(request))
+    for name in ("images", "rows", "class_", "condition"):
+        if getattr(fields, name) is not None:
+            raise InvalidValue(f"{name.rstrip('_')}: not beside a file of rows", field=name.rstrip("_"))
+    rule = rule_of(fields)
+    entry, _ = await handlers.entry(fields, "anomaly-score")
+    assert entry.model is not None and entry.batcher is not None
+    bulk.table_of(entry.model)
+    spooled = await _spool(request, settings.max_upload_bytes)
+    try:
+        parts = bulk.score(entry.model, spooled, kind, rule, explain=fields.explain, rows=ROWS)
+        first = await _next(entry, parts)
+    except BaseException:
+        spooled.close()
+        raise
+    headers = {"X-Model": entry.name, "X-Model-Version": str(entry.version)}
+    return StreamingResponse(_lines(entry, first, parts, spooled, metrics), media_type=NDJSON, headers=headers)
+
+
+async def _spool(request: Request, limit: int) -> IO[bytes]:
+    declared = request.headers.get("content-length", "")
+    if declared.isdecimal() and int(declared) > limit:
+        raise TooLarge(f"body: {declared} bytes are over the limit of {limit}", field="body")
+    spooled = tempfile.SpooledTemporaryFile(IN_MEMORY)  # noqa: SIM115 - closed by whoever reads it
+    size = 0
+    try:
+        async for chunk in request.stream():
+            size += len(chunk)
+            if size > limit:
+                raise TooLarge(f"body: over the limit of {limit} bytes", field="body")
+            spooled.write(chunk)
+    except BaseException:
+        spooled.close()
+        raise
+    spooled.seek(0)
+    return spooled
+
+
+async def _next(entry: Entry, parts: Iterator[bulk.Scored]) -> bulk.Scored | None:
+    """The next chunk, on the model's own worker, in turn with everybody else's runs."""
+    assert entry.batcher is not None
+    return await asyncio.get_running_loop().run_in_executor(entry.batcher.pool, lambda: next(parts, None))
+
+
+async def _lines(
+    entry: Entry, first: bulk.Scored | None, parts: Iterator[bulk.Scored], spooled: IO[bytes], metrics: Metrics
+) -> AsyncIterator[bytes]:
+    total, part, last = bulk.Total(), first, None
+    loop = asyncio.get_running_loop()
+    try:
+        while part is not None:
+            total.add(part)
+            if part.judged is not None:
+                last = part.judged
+                metrics.scores.add(entry, part.judged.parts)
+            yield await loop.run_in_executor(None, bulk.lines, part)
+            part = await _next(entry, parts)
+        assert entry.model is not None
+        found = {} if last is None else threshold_of(entry.model.calibrated, last)
+        yield _line({"total": dataclasses.asdict(total), **found})
+    except ManifoldError as error:
+        yield _line({"error": {"type": error.type, "message": error.message, "field": error.field}})
+    finally:
+        spooled.close()
+
+
+def _line(content: dict[str, Any]) -> bytes:
+    return orjson.dumps(content, option=orjson.OPT_APPEND_NEWLINE)

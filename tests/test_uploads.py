@@ -1,0 +1,118 @@
+"""Files of rows over HTTP: streamed NDJSON, totals at the end, errors before and after the first line."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from starlette.testclient import TestClient
+
+from service import uploads
+from service.rest import create_app
+from service.settings import Settings
+from tests.conftest import made_table, wait_until_ready
+from tests.test_bulk import as_csv, as_parquet
+
+
+@pytest.fixture(scope="module")
+def service(tiny: Path) -> Iterator[TestClient]:
+    settings = Settings(models_dir=tiny / "models", default_model="table", device="cpu", max_upload_bytes=200_000)
+    with TestClient(create_app(settings), raise_server_exceptions=False) as client:
+        wait_until_ready(client)
+        yield client
+
+
+def post(service: TestClient, content: bytes, kind: str = "text/csv", **query: Any) -> list[dict[str, Any]]:
+    answer = service.post("/anomaly-score", content=content, headers={"Content-Type": kind}, params=query)
+    assert answer.status_code == 200, answer.text
+    assert answer.headers["content-type"] == uploads.NDJSON
+    assert answer.headers["x-model"] == query.get("model", "table")
+    return [json.loads(line) for line in answer.text.splitlines()]
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_a_file_is_answered_as_its_rows_are(service: TestClient, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(uploads, "ROWS", 64)
+    table = made_table(300)
+    content, media = (
+        (as_csv(table), "text/csv; charset=utf-8")
+        if kind == "csv"
+        else (as_parquet(table), "application/vnd.apache.parquet")
+    )
+    *lines, last = post(service, content, media, false_positive_rate=0.1)
+    assert [line["row"] for line in lines] == list(range(1, 301))
+    rows = [{name: column[i].item() for name, column in table.items()} for i in range(40)]
+    items = service.post("/anomaly-score", json={"rows": rows, "false_positive_rate": 0.1}).json()
+    for line, item in zip(lines, items["items"], strict=False):
+        assert {
+            key: line[key] for key in ("score", "p_value", "is_anomaly", "band", "risk", "state", "parts", "warnings")
+        } == {
+            key: item[key] for key in ("score", "p_value", "is_anomaly", "band", "risk", "state", "parts", "warnings")
+        }
+    assert last["threshold"] == items["threshold"]
+    assert last["calibration"] == items["calibration"]
+    assert last["total"]["rows"] == 300
+    assert last["total"]["flagged"] == sum(line["is_anomaly"] for line in lines)
+
+
+def test_bad_rows_stand_in_their_place(service: TestClient) -> None:
+    one, two, three, last = post(service, b"price,weight,kind,paid\n1,70,small,0\nx,70,small,0\n1,70,small\n")
+    assert "score" in one
+    assert two == {"row": 2, "error": "price: 'x' is not a number; column 'price' is numeric"}
+    assert three == {"row": 3, "error": "has 3 cells, but the header has 4"}
+    assert (last["total"]["rows"], last["total"]["bad"]) == (1, 2)
+
+
+def test_budget_and_reasons(service: TestClient) -> None:
+    *lines, last = post(service, as_csv(made_table(200)), budget=7, explain="true")
+    flagged = [line for line in lines if line["is_anomaly"]]
+    assert len(flagged) == last["total"]["flagged"] == 7
+    assert all(line["explanation"]["columns"] for line in flagged)
+    assert all(line["explanation"] is None for line in lines if not line["is_anomaly"])
+
+
+@pytest.mark.parametrize(
+    ("content", "query", "status", "field", "says"),
+    [
+        (b"", {}, 400, "file", "is empty"),
+        (b"price,weight\n1,2\n", {}, 400, "file", "lacks the column"),
+        (b"price,weight,kind,paid\n", {}, 400, "file", "has no rows"),
+        (b"price,weight,kind,paid\n1,2,small,0\n", {"budget": 0}, 422, "budget", "greater than"),
+        (b"price,weight,kind,paid\n1,2,small,0\n", {"budget": 3, "false_positive_rate": 0.1}, 422, "budget", "exclude"),
+        (b"price,weight,kind,paid\n1,2,small,0\n", {"rows": "[[1]]"}, 422, "rows", "not beside a file"),
+        (b"price,weight,kind,paid\n1,2,small,0\n", {"model": "vae"}, 409, "model", "does not score rows"),
+        (b"price,weight,kind,paid\n1,2,small,0\n", {"model": "nobody"}, 404, "model", "no model"),
+        (b"price,weight,kind,paid\n" + b"1,2,small,0\n" * 20_000, {}, 413, "body", "over the limit"),
+    ],
+)
+def test_files_that_are_refused(
+    service: TestClient, content: bytes, query: dict[str, Any], status: int, field: str, says: str
+) -> None:
+    answer = service.post("/anomaly-score", content=content, headers={"Content-Type": "text/csv"}, params=query)
+    assert answer.status_code == status, answer.text
+    error = answer.json()["error"]
+    assert error["field"] == field
+    assert says in error["message"]
+
+
+def test_a_truncated_parquet_is_refused(service: TestClient) -> None:
+    content = as_parquet(made_table(50))[:-30]
+    answer = service.post("/anomaly-score", content=content, headers={"Content-Type": "application/x-parquet"})
+    assert answer.status_code == 400
+    assert "cannot be read as parquet" in answer.json()["error"]["message"]
+
+
+def test_what_goes_wrong_on_the_way_is_the_last_line(service: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    from runtime import files
+
+    monkeypatch.setattr(uploads, "ROWS", 8)
+    monkeypatch.setattr(files, "BLOCK_BYTES", 300)
+    good = as_csv(made_table(40))
+    *lines, last = post(service, good + b"1.0,70,\xff\xfe,0\n")
+    assert [line["row"] for line in lines] == list(range(1, len(lines) + 1))
+    assert len(lines) >= 8
+    assert last["error"]["type"] == "malformed"
+    assert "cannot be read as csv" in last["error"]["message"]
