@@ -4,7 +4,7 @@ WORKDIR /src
 RUN python3 -m venv /opt/venv
 COPY pyproject.toml README.md cli.py ./
 # dependencies first, so that a change of code leaves this layer cached
-RUN mkdir runtime service && touch runtime/__init__.py service/__init__.py && /opt/venv/bin/pip install --no-cache-dir '.[cpu]' && /opt/venv/bin/pip uninstall -y manifold
+RUN mkdir runtime service && touch runtime/__init__.py service/__init__.py && /opt/venv/bin/pip install --no-cache-dir '.[cpu,tables]' && /opt/venv/bin/pip uninstall -y manifold
 COPY runtime runtime
 COPY service service
 RUN /opt/venv/bin/pip install --no-cache-dir --no-deps . && find /opt/venv -name __pycache__ -prune -exec rm -rf {} +

@@ -25,7 +25,7 @@ format: .venv/dev.done
 	$(PYTHON) -m venv .venv
 
 .venv/serve.done: pyproject.toml | .venv/bin/python
-	$(BIN)/pip install -q -e '.[cpu]'
+	$(BIN)/pip install -q -e '.[cpu,tables]'
 	touch $@
 
 .venv/dev.done: pyproject.toml client/pyproject.toml | .venv/bin/python
