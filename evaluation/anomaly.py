@@ -140,7 +140,7 @@ def to_html(model: Model, found: Judgement, test: Array, anomalies: Array | None
     parts += [f'<p class="warn">{html.escape(warning)}</p>' for warning in found.warnings]
     parts.append("<h2>False alarms</h2>")
     parts.append(
-        f"<p>Calibrated on {html.escape(calibration.source)} ({calibration.n}); p-values resolve 1 in {calibration.n + 1}. "
+        f"<p>Calibrated on {html.escape(calibration.source)}; p-values resolve 1 in {calibration.n + 1}. "
         f"Measured on {found.n} held-out rows.</p>"
     )
     parts.append(table(("rate asked for", "met", "95% interval for so many rows"), [
