@@ -187,8 +187,10 @@ def test_scores_are_calibrated_and_explained(client: TestClient, shipped: dict[s
     assert strange["state"] == "below_resolution"
     assert strange["p_value"] == pytest.approx(1 / 5001)
     assert strange["score"] > answer["threshold"]["score"] > usual["score"]
-    assert set(usual["parts"]) == {"reconstruction", "kl", "negative_elbo", "latent_distance"}
-    assert usual["parts"]["negative_elbo"]["value"] == usual["score"]
+    distances = {"latent_distance", "latent_neighbours", "squared_error"}
+    assert set(usual["parts"]) == {"reconstruction", "kl", "negative_elbo", "combined", *distances}
+    assert usual["parts"]["combined"]["value"] == usual["score"]
+    assert (usual["band"], strange["band"]) == ("allow", "block")
     low, high = answer["threshold"]["interval"]
     assert low < 0.05 < high
     assert answer["calibration"]["n"] == 5000
