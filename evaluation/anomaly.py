@@ -1,7 +1,8 @@
 """A model of rows judged as a detector: the rates that it keeps, what it finds, and how an isolation forest and plain neighbours do.
 
 Figures are on rows that training never saw. Where anomalies are known: AUROC, average precision (which depends on their share among the
-judged rows) and the share found at the line for 1%. The two peers are fitted on the same training rows: an isolation forest (Liu, Ting and
+judged rows), the share found where 1% of the other judged rows are flagged too, and the share that the calibrated line for 1% flags, which
+was drawn before. The two peers are fitted on the same training rows: an isolation forest (Liu, Ting and
 Zhou, 2008) and the mean distance to the five nearest training rows, in encoded columns. Where the model loses to them, it says so.
 """
 
@@ -31,6 +32,7 @@ NEIGHBOURS = 5
 REFERENCES = 10_000  # training rows at most, for plain neighbours
 RECORDED = "manifold fit"
 SHOWN = 10  # rows on the page
+FIGURES = ("auroc", "average_precision", "found_at_1%", "flagged_at_1%")
 
 
 @dataclass
@@ -68,7 +70,9 @@ def judge(model: Model, train: Array, test: Array, anomalies: Array | None = Non
     if not len(strange):
         return found
     labels = np.arange(len(everything)) >= len(test)
-    found.terms = {name: figures(labels, values) for name, values in placed.items()}
+    for name, values in placed.items():
+        flagged = calibrated.p_values(name, values[labels]) <= 0.01
+        found.terms[name] = {**figures(labels, values), "flagged_at_1%": rounded(float(flagged.mean()))}
     found.peers = {name: figures(labels, values) for name, values in _peers(train, everything).items()}
     own = found.terms[about.score]["auroc"]
     for name, numbers in found.peers.items():
@@ -119,7 +123,7 @@ def record(model: Model, found: Judgement) -> Manifest:
             if name != manifest.scoring.score
         }
         for name, value in found.terms[manifest.scoring.score].items():
-            others = {other: numbers[name] for other, numbers in beside.items()}
+            others = {other: numbers[name] for other, numbers in beside.items() if name in numbers}
             new.append(Metric(name=name, value=value, protocol={**common, "beside": others}))
     kept = [metric for metric in manifest.metrics if metric.protocol.get("by") != RECORDED]
     made = manifest.model_copy(update={"metrics": (*kept, *new)})
@@ -155,8 +159,8 @@ def to_html(model: Model, found: Judgement, test: Array, anomalies: Array | None
             ),
             *found.peers.items(),
         ]
-        parts.append(table(("by", "AUROC", "average precision", "found at 1% false alarms"), [
-            (name, *(f"{numbers[key]:.3f}" for key in ("auroc", "average_precision", "found_at_1%"))) for name, numbers in named
+        parts.append(table(("by", "AUROC", "average precision", "found at 1% false alarms", "flagged by the line for 1%"), [
+            (name, *(f"{numbers[key]:.3f}" if key in numbers else "" for key in FIGURES)) for name, numbers in named
         ]))  # fmt: skip
     parts.append(_histogram(found))
     everything = np.concatenate([test, anomalies]) if anomalies is not None else test

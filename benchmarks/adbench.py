@@ -1,0 +1,157 @@
+"""The family `tabular_vae` with its default scores on ADBench's classical sets, beside PyOD's detectors on the same splits.
+
+    python benchmarks/adbench_peers.py DATA --out runs/adbench-peers.jsonl      # in an environment with PyOD
+    python benchmarks/adbench.py DATA --peers runs/adbench-peers.jsonl [--seeds 5] [--out runs/adbench.jsonl]
+
+No set has a setting of its own: every column is a number, rows calibrate by folds, `mixed` is said where the training rows hold anomalies. The
+scores are those of the exported tasks, run by torch. Prints Markdown: mean AUROC and average precision over sets (each the mean of its
+seeds), the mean rank, and for each peer the paired Wilcoxon test over sets, two-sided.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import time
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from adbench_peers import SPLITS, Split, figures, splits
+from numpy.typing import NDArray
+from scipy.stats import rankdata, wilcoxon
+
+from runtime import operations
+from runtime.manifest import Manifest, TaskSpec
+from runtime.operations import Scores
+from runtime.scoring import combine
+from runtime.tails import Tail
+from training import data as datasets
+from training import families, folds, runs
+from training.data import Data
+from training.exports import Exports
+from training.tables import Stated
+from training.train import train, trained_model
+
+Array = NDArray[Any]
+FAMILY = "tabular_vae"
+OURS = "Manifold"
+
+
+def as_data(split: Split) -> Data:
+    """The split as the families take it."""
+    names = [f"x{place}" for place in range(split.train.shape[1])]
+    parts = {"train": split.train, "calibration": split.train[:0], "test": split.test}
+    tables = {part: dict(zip(names, items.T, strict=True)) for part, items in parts.items()}
+    kinds = Stated(kinds=dict.fromkeys(names, "numeric"))
+    return datasets.from_parts(split.name, tables, {"source": "ADBench"}, kinds, folds=datasets.FOLDS)
+
+
+def scores(split: Split) -> dict[str, Array]:
+    """Terms of the test rows and the score that the artifact would give."""
+    data, family = as_data(split), families.get(FAMILY)
+    changes = {"mixed": split.kind == "mixed", "seed": split.seed, "iwae_k": 1, "test_items": 100}
+    config = runs.make_config(family.Config, {**family.PRESETS["cpu"], **changes})
+    with tempfile.TemporaryDirectory() as scratch:
+        run = runs.Run(Path(scratch) / "run", FAMILY, data.name, "cpu", config)
+        train(run, data, device="cpu", quiet=True)
+        exported = family.exports(trained_model(run, data), config, data)
+        manifest = as_manifest(data, exported)
+        calibration = folds.scores(run, data, manifest)
+    found = score(manifest, exported, data.edge(data.test))
+    assert exported.scoring is not None and exported.scoring.combination is not None
+    tails = {name: Tail.fit(calibration.terms[name]) for name in exported.scoring.combination.terms}
+    return {**found.terms, OURS: combine(exported.scoring.combination, tails, found.terms)}
+
+
+def as_manifest(data: Data, exported: Exports) -> Manifest:
+    """What the use cases need to know."""
+    tasks = {
+        name: TaskSpec(graph=f"{name}.onnx", inputs=tuple(task.inputs), outputs=tuple(task.outputs))
+        for name, task in exported.tasks.items()
+    }
+    return Manifest(
+        name="adbench", version=1, data=data.spec, tasks=tasks, latent=exported.latent, scoring=exported.scoring
+    )
+
+
+def score(manifest: Manifest, exported: Exports, items: Array) -> Scores:
+    """Rows in pieces, so that draws of all of them need not fit into memory at once."""
+    pieces = [
+        operations.drive(operations.score(manifest, items[start : start + 2000]), lambda task, inputs: exported.tasks[task](inputs))
+        for start in range(0, len(items), 2000)
+    ]  # fmt: skip
+    return Scores({name: np.concatenate([piece.terms[name] for piece in pieces]) for name in pieces[0].terms}, None)
+
+
+def run_all(options: argparse.Namespace) -> None:
+    """Fits what OUT does not have yet."""
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    done = {tuple(json.loads(line)["key"][:3]) for line in options.out.open()} if options.out.exists() else set()
+    with options.out.open("a") as out:
+        for path in sorted(options.data.glob("*.npz")):
+            for seed in range(options.seeds):
+                for split in splits(path, seed):
+                    if (split.name, split.kind, seed) in done:
+                        continue
+                    began = time.perf_counter()
+                    found = scores(split)
+                    seconds = round(time.perf_counter() - began, 2)
+                    for name, values in found.items():
+                        line = {
+                            "key": (split.name, split.kind, seed, name),
+                            **figures(split.labels, values),
+                            "seconds": seconds,
+                        }
+                        out.write(json.dumps(line) + "\n")
+                    out.flush()
+
+
+def tables(paths: list[Path]) -> None:
+    """Prints what is in the files, of the sets that every detector has."""
+    results: dict[str, dict[str, dict[str, list[tuple[float, float]]]]] = defaultdict(
+        lambda: defaultdict(lambda: defaultdict(list))
+    )
+    for path in paths:
+        for line in path.open():
+            content = json.loads(line)
+            name, kind, _, detector = content["key"]
+            results[kind][detector][name].append((content["auroc"], content["ap"]))
+    for kind in SPLITS:
+        by = results[kind]
+        common = sorted(set.intersection(*(set(sets) for sets in by.values())))
+        detectors = sorted(by, key=lambda each: -np.mean([np.mean(by[each][name], axis=0)[0] for name in common]))
+        table = np.asarray(
+            [[np.mean(by[each][name], axis=0) for name in common] for each in detectors]
+        )  # (detectors, sets, 2)
+        ranks = rankdata(-table[:, :, 0], axis=0).mean(axis=1)
+        print(
+            f"\n{kind}: {len(common)} sets\n\n| detector | AUROC | average precision | mean rank | ours wins | p (Wilcoxon) |\n|---|---|---|---|---|---|"
+        )
+        ours = table[detectors.index(OURS), :, 0] if OURS in detectors else None
+        for place, each in enumerate(detectors):
+            wins = p = ""
+            if ours is not None and each != OURS and (difference := ours - table[place, :, 0]).any():
+                wins, p = f"{int((difference > 0).sum())} of {len(common)}", f"{wilcoxon(difference).pvalue:.3g}"
+            auroc, precision = table[place].mean(axis=0)
+            print(f"| {each} | {auroc:.4f} | {precision:.4f} | {ranks[place]:.1f} | {wins} | {p} |")
+
+
+def main() -> None:
+    """Fits, and prints the tables."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--out", type=Path, default=Path("runs/adbench.jsonl"))
+    parser.add_argument("--peers", type=Path)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    run_all(options)
+    tables([options.out, *([options.peers] if options.peers else [])])
+
+
+if __name__ == "__main__":
+    main()
