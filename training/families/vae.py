@@ -375,9 +375,10 @@ class Score(nn.Module):
         model = self.model
         x = model.likelihood.settle(data.flatten(1))
         mean, log_variance = model.encode(x, condition)
-        distances = [per_item(((mean - self.centre) @ self.whitening) ** 2).sqrt()]
+        placed = (mean - self.centre) @ self.whitening
+        distances = [per_item(placed**2).sqrt()]
         if self.in_latent is not None:
-            distances.append(self.in_latent(mean))
+            distances.append(self.in_latent(placed))
         if self.in_input is not None:
             distances.append(self.in_input(likelihoods.filled(x)))
         if log_variance is None:
@@ -414,7 +415,7 @@ class Placement:
     centre: Tensor  # (L,) mean of the posterior means
     covariance: Tensor  # (L, L) of the posterior means
     whitening: Tensor  # (L, L) of q(z) = E q(z | x), whose covariance adds the mean variance
-    latents: Tensor | None  # (N, L) posterior means of the references
+    latents: Tensor | None  # (N, L) posterior means of the references, whitened
     inputs: Tensor | None  # (N, D) the references themselves, of tables
 
 
@@ -434,7 +435,7 @@ def placement(model: VAE, config: Config, part: Part) -> Placement:
     latents = inputs = None
     if config.references:
         rows = np.random.Generator(np.random.Philox(config.seed)).permutation(len(part))[: config.references]
-        latents = torch.cat(means)[torch.from_numpy(rows)].cpu()
+        latents = ((z[torch.from_numpy(rows).to(device)] - z.mean(0)) @ whitening).float().cpu()
         if model.tabular:
             inputs = likelihoods.filled(torch.from_numpy(part.items[rows]))
     if config.stored == "float16":  # as the weights are
@@ -497,7 +498,13 @@ def _terms(config: Config, observed: str, tabular: bool) -> list[Term]:
     ]
     if config.references:
         nearest = f"mean distance to the {config.neighbours} nearest of {config.references} training items"
-        distances.append(Term(name="latent_neighbours", kind="distance", description=f"{nearest}, in latent space"))
+        distances.append(
+            Term(
+                name="latent_neighbours",
+                kind="distance",
+                description=f"{nearest}, in latent space whitened by the aggregate posterior",
+            )
+        )
         if tabular:
             distances.append(Term(name="input_neighbours", kind="distance", description=f"{nearest}, encoded columns"))
     if not tabular:
