@@ -122,7 +122,10 @@ def tables(paths: list[Path]) -> None:
             results[kind][detector][name].append((content["auroc"], content["ap"]))
     for kind in SPLITS:
         by = results[kind]
-        common = sorted(set.intersection(*(set(sets) for sets in by.values())))
+        common = sorted(set.intersection(*(set(sets) for sets in by.values()))) if by else []
+        if not common:
+            print(f"\n{kind}: no set has been done by every detector")
+            continue
         detectors = sorted(by, key=lambda each: -np.mean([np.mean(by[each][name], axis=0)[0] for name in common]))
         table = np.asarray(
             [[np.mean(by[each][name], axis=0) for name in common] for each in detectors]
