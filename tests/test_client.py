@@ -15,25 +15,8 @@ from starlette.testclient import TestClient
 
 from manifold_client import AsyncClient, Busy, Client, NotReady, RequestRefused
 from manifold_client.client import Retry
+from tests.conftest import ROW
 
-ROW = {
-    "amount": 26.27,
-    "hour": 10.67,
-    "weekday": "1",
-    "night": 0,
-    "card_1d_count": 1,
-    "card_1d_mean": 53.6,
-    "terminal_1d_count": 1,
-    "card_7d_count": 9,
-    "card_7d_mean": 49.53,
-    "terminal_7d_count": 7,
-    "card_30d_count": 41,
-    "card_30d_mean": 54.01,
-    "terminal_30d_count": 28,
-    "terminal_30d_mean": 52.74,
-    "amount_over_usual": -0.702,
-    "hours_since_last": 7.313,
-}
 QUICK = Retry(attempts=3, base=0.001, longest=0.01)
 
 
