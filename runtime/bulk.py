@@ -6,6 +6,7 @@ stand in the file.
 
 from __future__ import annotations
 
+import dataclasses
 import heapq
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -113,10 +114,11 @@ def score(
     """Rows of a file, chunk by chunk. A budget is spent on the whole file, which is then read twice and must be seekable."""
     spec, about = table_of(model), model.manifest.scoring
     assert about is not None
-    chosen = None
+    chosen, line = None, None
     if rule.budget is not None:
         start = source.tell()
-        chosen = _strangest(_scores(model, encoded(model, source, kind, rows=rows)), rule.budget)
+        chosen, least = _strangest(_scores(model, encoded(model, source, kind, rows=rows)), rule.budget)
+        line = model.calibrated.line_at(about.score, least)
         source.seek(start)
     for part in encoded(model, source, kind, rows=rows):
         if not len(part.data):
@@ -126,6 +128,8 @@ def score(
         taken = None if chosen is None else np.isin(part.numbers, chosen)
         unknown = decisions.are_unknown(part.warnings)
         judged = decisions.judge(about, model.calibrated, scores.terms, unknown, rule, chosen=taken)
+        if line is not None:  # the whole file's, not this chunk's
+            judged = dataclasses.replace(judged, threshold=line)
         reasons: list[dict[str, Any] | None] | None = None
         if explain and scores.surprise is not None:
             reasons = [None] * len(part.numbers)
@@ -144,8 +148,10 @@ def _scores(model: Model, parts: Iterator[Encoded]) -> Iterator[tuple[NDArray[np
             yield part.numbers, model.calibrated.place(model.score(part.data).terms)[about.score]
 
 
-def _strangest(parts: Iterator[tuple[NDArray[np.int64], scoring.Float64]], budget: int) -> NDArray[np.int64]:
-    """Numbers of the strangest rows of all parts; of equal ones, those that came first."""
+def _strangest(
+    parts: Iterator[tuple[NDArray[np.int64], scoring.Float64]], budget: int
+) -> tuple[NDArray[np.int64], float | None]:
+    """Numbers of the strangest rows of all parts, of equal ones those that came first; and the least strange one's score."""
     best: list[tuple[float, int]] = []  # (score, -number), the least strange first
     for numbers, values in parts:
         for at in np.flatnonzero(decisions.strangest(values, budget)):
@@ -154,7 +160,7 @@ def _strangest(parts: Iterator[tuple[NDArray[np.int64], scoring.Float64]], budge
                 heapq.heappush(best, entry)
             else:
                 heapq.heappushpop(best, entry)
-    return np.asarray([-number for _, number in best], np.int64)
+    return np.asarray([-number for _, number in best], np.int64), best[0][0] if best else None
 
 
 def drain(parts: Iterator[Scored], writer: Writer, progress: Callable[[Total], None] | None = None) -> Total:

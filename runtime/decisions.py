@@ -116,7 +116,7 @@ def judge(
         chosen = strangest(score, rule.budget)
     if not calibrated.n:
         flagged = np.zeros(len(score), bool) if chosen is None else chosen
-        line = Threshold(_least(score, flagged), None, None, None)
+        line = calibrated.line_at(about.score, _least(score, flagged))
         parts: dict[str, tuple[Float64, Float64 | None]] = {name: (values, None) for name, values in placed.items()}
         return Judged(score, None, flagged, None, None, np.where(unknown, 3, 2), parts, line, None)
     p = {name: calibrated.p_values(name, values) for name, values in placed.items()}
@@ -129,7 +129,7 @@ def judge(
         flagged = _below(p_value, line)
     else:
         flagged = chosen
-        line = Threshold(_least(score, flagged), float(p_value[flagged].max()) if flagged.any() else None, None, None)
+        line = calibrated.line_at(about.score, _least(score, flagged))
     bands = np.where(flagged, np.where(_below(p_value, block), 2, 1), 0)
     states = np.where(unknown, 3, np.where(p_value <= 1 / (calibrated.n + 1), 1, 0))
     return Judged(

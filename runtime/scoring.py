@@ -91,6 +91,11 @@ class Calibrated:
         p: Float64 = (1 + at_least) / (len(calibration) + 1)
         return p
 
+    def line_at(self, term: str, score: float | None) -> Threshold:
+        """The line at a score, with the p-value there where there is a calibration."""
+        p = float(self.p_values(term, np.asarray([score]))[0]) if self.n and score is not None else None
+        return Threshold(score, p, None, None)
+
     def threshold(self, term: str, rate: float) -> Threshold:
         """The line for a false positive rate."""
         k = math.floor((self.n + 1) * rate * (1 + 1e-12))

@@ -66,9 +66,12 @@ def test_bad_rows_stand_in_their_place(service: TestClient) -> None:
     assert (last["total"]["rows"], last["total"]["bad"]) == (1, 2)
 
 
-def test_budget_and_reasons(service: TestClient) -> None:
+def test_budget_and_reasons(service: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(uploads, "ROWS", 32)
     *lines, last = post(service, as_csv(made_table(200)), budget=7, explain="true")
     flagged = [line for line in lines if line["is_anomaly"]]
+    assert last["threshold"]["score"] == min(line["score"] for line in flagged)
+    assert last["threshold"]["p_value"] == max(line["p_value"] for line in flagged)
     assert len(flagged) == last["total"]["flagged"] == 7
     assert all(line["explanation"]["columns"] for line in flagged)
     assert all(line["explanation"] is None for line in lines if not line["is_anomaly"])
