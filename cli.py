@@ -46,18 +46,22 @@ def train(
     from training import train as loop
 
     module = families.get(family)
-    if preset not in module.PRESETS:
-        raise InvalidValue(
-            f"preset: unknown {preset!r}; valid are {', '.join(module.PRESETS)}",
-            field="preset",
-            valid=list(module.PRESETS),
-        )
-    config = runs.make_config(
-        module.Config, {**module.PRESETS[preset], **runs.parse_overrides(module.Config, settings or [])}
-    )
+    config = _config(module, preset, settings)
     run = runs.Run(out or Path("runs") / f"{family}-{Path(data).stem}", family, data, preset, config)
     folder = loop.train(run, device=device, precision=precision, devices=devices, quiet=quiet)
     typer.echo(f"{folder}: done; next: manifold export {folder} --name NAME")
+
+
+def _config(module: Any, preset: str, settings: list[str] | None) -> Any:
+    """A family's preset with what --set changes. Raises InvalidValue for a preset that it lacks, TrainingError for wrong keys."""
+    from training import runs
+
+    if preset not in module.PRESETS:
+        valid = list(module.PRESETS)
+        raise InvalidValue(f"preset: unknown {preset!r}; valid are {', '.join(valid)}", field="preset", valid=valid)
+    return runs.make_config(
+        module.Config, {**module.PRESETS[preset], **runs.parse_overrides(module.Config, settings or [])}
+    )
 
 
 @app.command()
@@ -117,6 +121,8 @@ def fit(
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
 ) -> None:
     """From a file of rows to a published, calibrated artifact that scores them, with a report."""
+    import dataclasses
+
     from runtime import engine
     from training import data as datasets
     from training import export as exporting
@@ -127,10 +133,10 @@ def fit(
     module = families.get(family)
     stated = tables.Stated(kinds=dict(_pair(kind, "--column") for kind in kinds or []))
     data = datasets.of_file(file, stated, label, truth)
-    values = {**module.PRESETS[preset], **runs.parse_overrides(module.Config, settings or []), "mixed": mixed}
+    config = dataclasses.replace(_config(module, preset, settings), mixed=mixed)
     folder = run or Path("runs") / name
     made = loop.train(
-        runs.Run(folder, family, str(file), preset, runs.make_config(module.Config, values)),
+        runs.Run(folder, family, str(file), preset, config),
         data=data,
         device="cpu",
         quiet=quiet,

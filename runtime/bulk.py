@@ -67,7 +67,10 @@ def table_of(model: Model) -> TableSpec:
     """The model's columns. Raises UnsupportedTask for a model of images, or one without a score."""
     spec = model.manifest.data
     if not isinstance(spec, TableSpec) or model.manifest.scoring is None:
-        raise UnsupportedTask(f"{model.manifest.name} does not score rows of a table", field="model")
+        lacks = "carries no score" if isinstance(spec, TableSpec) else "makes images; send those to it"
+        raise UnsupportedTask(
+            f"{model.manifest.name} does not score rows: it {lacks}, or name a model of rows", field="model"
+        )
     return spec
 
 

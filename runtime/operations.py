@@ -412,6 +412,7 @@ CAN: dict[str, Callable[[Manifest], bool]] = {
         and "decode" in m.tasks
         and "encode" in m.tasks
         and any(tensor.missing for tensor in m.tasks["encode"].inputs)
+        and (m.tasks["encode"].input("condition") is None or (m.scoring is not None and m.scoring.evidence is not None))
     ),
 }
 

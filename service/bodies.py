@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
@@ -25,8 +25,11 @@ MULTIPART = "multipart/form-data"
 ACCEPTED = (JSON, MULTIPART, *codecs.MEDIA_TYPES, codecs.NPY)
 
 
-async def parse(request: Request, shape: type[R], settings: Settings) -> tuple[R, Uploads]:
-    """The request as its contract has it, and what came beside the fields. Raises RequestError of one kind or another."""
+async def parse(request: Request, shape: type[R], settings: Settings, also: Sequence[str] = ()) -> tuple[R, Uploads]:
+    """The request as its contract has it, and what came beside the fields. Raises RequestError of one kind or another.
+
+    `also` are content types that the route reads elsewhere, for the error that lists what is read.
+    """
     if encoding := request.headers.get("content-encoding"):
         raise UnsupportedMedia(
             f"Content-Encoding: {encoding} is not read; send the body as it is", field="Content-Encoding"
@@ -43,7 +46,7 @@ async def parse(request: Request, shape: type[R], settings: Settings) -> tuple[R
     if content_type == codecs.NPY:
         array = codecs.from_npy(_not_empty(body), "body")
         return validate(shape, query(request)), Uploads(array=np.asarray(array))
-    raise UnsupportedMedia(f"Content-Type: {content_type} is not read", field="Content-Type", valid=ACCEPTED)
+    raise UnsupportedMedia(f"Content-Type: {content_type} is not read", field="Content-Type", valid=(*ACCEPTED, *also))
 
 
 def validate(shape: type[R], fields: Any) -> R:

@@ -121,13 +121,14 @@ def _endpoint(
     settings: Settings,
 ) -> Callable[[Request], Awaitable[Response]]:
     offered = encoding.NUMBERS if name in NUMBERS_ONLY else encoding.PICTURES
+    tables = tuple(uploads.MEDIA_TYPES) if name == "anomaly-score" else ()
 
     async def endpoint(request: Request) -> Response:
-        if name == "anomaly-score" and (kind := uploads.kind_of(request)) is not None:
+        if tables and (kind := uploads.kind_of(request)) is not None:
             return await uploads.respond(request, kind, handlers, metrics, settings)
         media_type = encoding.choose(request.headers.get("accept", "*/*"), offered)
         deadline = _deadline(request)
-        fields, files = await bodies.parse(request, shape, settings)
+        fields, files = await bodies.parse(request, shape, settings, tables)
         answer = await method(fields, files, deadline)
         metrics.answered(answer, name)
         write = _writer(answer, media_type, request.state.request_id)

@@ -173,6 +173,7 @@ def test_a_peer_that_is_better_is_named() -> None:
         (("--truth", "size"), "must be 1 for anomalies"),
         (("--column", "a"), "write NAME=VALUE"),
         (("--column", "a=number"), "unknown kind"),
+        (("--preset", "huge"), "preset: unknown 'huge'; valid are smoke"),
         (("--column", "z=numeric"), "no column 'z'"),
     ],
 )

@@ -101,6 +101,13 @@ def test_files_that_are_refused(
     assert says in error["message"]
 
 
+def test_other_content_types_are_told_of_tables(service: TestClient) -> None:
+    for route, there in (("/anomaly-score", True), ("/encode", False)):
+        answer = service.post(route, content=b"x", headers={"Content-Type": "application/x-thing"})
+        assert answer.status_code == 415
+        assert ("text/csv" in answer.json()["error"]["valid"]) is there
+
+
 def test_a_truncated_parquet_is_refused(service: TestClient) -> None:
     content = as_parquet(made_table(50))[:-30]
     answer = service.post("/anomaly-score", content=content, headers={"Content-Type": "application/x-parquet"})

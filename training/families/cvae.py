@@ -125,8 +125,9 @@ def exports(model: CVAE, config: Config, data: Data) -> Exports:
     told = "" if model.by_class else f" Told {', '.join(config.given)}."
     description = exported.description.replace("Variational", "Conditional variational", 1) + told
     plain, scoring = exported.tasks["score"], exported.scoring
+    assert isinstance(plain.module, Score)
     assert scoring is not None
-    module = ScoreAndBound(model, vae.placement(model, config, data.train), config.class_k, config.seed)
+    module = ScoreAndBound(model, plain.module.place, config.class_k, config.seed)
     *outputs, surprise = plain.outputs
     score = Task(module, plain.inputs, [*outputs, TensorSpec(role="negative_iwae"), surprise], max_rows=128)
     if not model.by_class:  # nothing to marginalise over, and no class to tell

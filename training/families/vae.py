@@ -360,7 +360,7 @@ class Score(nn.Module):
 
     def __init__(self, model: VAE, place: Placement, seed: int) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.place = model, place
         half = torch.randn(
             (SCORE_DRAWS // 2, 1, model.config.latent_dim), generator=torch.Generator().manual_seed(seed)
         )
