@@ -57,7 +57,7 @@ def scores(split: Split) -> dict[str, Array]:
     config = runs.make_config(family.Config, {**family.PRESETS["cpu"], **changes})
     with tempfile.TemporaryDirectory() as scratch:
         run = runs.Run(Path(scratch) / "run", FAMILY, data.name, "cpu", config)
-        train(run, data, device="cpu", quiet=True)
+        train(run, data, device="cpu", quiet=True, watch=False)
         exported = family.exports(trained_model(run, data), config, data)
         manifest = as_manifest(data, exported)
         calibration = folds.scores(run, data, manifest)

@@ -36,7 +36,7 @@ def scores(run: Run, data: Data, manifest: Manifest) -> Scores:
             part = dataclasses.replace(data, train=data.train[rest], folds=0)
             config = dataclasses.replace(run.config, seed=run.config.seed + fold + 1)
             one = dataclasses.replace(run, folder=Path(scratch) / str(fold), config=config)
-            train(one, part, device="cpu", quiet=True)
+            train(one, part, device="cpu", quiet=True, watch=False)
             with torch.no_grad():
                 exported = families.get(run.family).exports(trained_model(one, part), config, part)
             items = data.edge(data.train[held_out])

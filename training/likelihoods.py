@@ -7,6 +7,8 @@ the parts for explanations. Shapes: parameters (B, width), x (B, D). Sampling ta
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from itertools import groupby
 from typing import Protocol
 
 import torch
@@ -178,6 +180,7 @@ class Columns(nn.Module):
         self.spec, self.floor, self.unseen = spec, floor, unseen
         self.numeric = [column for column in spec.columns if isinstance(column, NumericColumn)]
         self.width = spec.shape[0] + len(self.numeric)  # a scale beside each mean
+        self.runs = list(_runs(spec))
         categorical = len(spec.columns) - len(self.numeric)
         noise: list[tuple[str, Source, int]] = [
             ("noise", "normal", len(self.numeric)),
@@ -200,42 +203,51 @@ class Columns(nn.Module):
 
     def nll(self, parameters: Tensor, x: Tensor) -> Tensor:
         values, scales = self._split(parameters)
-        parts, number = [], 0
         there, x = (x == x).to(values.dtype), filled(x)
-        for column, block in self.spec.blocks():
-            if isinstance(column, NumericColumn):
-                scale = scales[:, number : number + 1]
+        parts = []
+        for block, numbers in self.runs:
+            if numbers is not None:
+                scale = scales[:, numbers]
                 nats = 0.5 * ((x[:, block] - values[:, block]) / scale) ** 2 + scale.log() + HALF_LOG_TWO_PI
-                number += 1
+                parts.append(nats * there[:, block])
             else:
                 seen = x[:, block].sum(1, keepdim=True)
                 nats = -(x[:, block] * values[:, block].log_softmax(1)).sum(1, keepdim=True) + (1 - seen) * self.unseen
-            parts.append(nats * there[:, block.start : block.start + 1])
+                parts.append(nats * there[:, block.start : block.start + 1])
         return torch.cat(parts, 1)
 
     def mean(self, parameters: Tensor) -> Tensor:
         values, _ = self._split(parameters)
-        blocks = [
-            values[:, block] if isinstance(column, NumericColumn) else values[:, block].softmax(1)
-            for column, block in self.spec.blocks()
-        ]
-        return torch.cat(blocks, 1)
+        return torch.cat(
+            [values[:, block] if numbers is not None else values[:, block].softmax(1) for block, numbers in self.runs],
+            1,
+        )
 
     def sample(self, parameters: Tensor, *noise: Tensor) -> Tensor:
         values, scales = self._split(parameters)
         given = dict(zip((spec.source for spec in self.noise), noise, strict=True))
-        parts, number, category = [], 0, 0
-        for column, block in self.spec.blocks():
-            if isinstance(column, NumericColumn):
-                parts.append(
-                    values[:, block] + scales[:, number : number + 1] * given["normal"][:, number : number + 1]
-                )
-                number += 1
+        parts, category = [], 0
+        for block, numbers in self.runs:
+            if numbers is not None:
+                parts.append(values[:, block] + scales[:, numbers] * given["normal"][:, numbers])
             else:
                 chosen = pick(values[:, block].softmax(1), given["uniform"][:, category])
-                parts.append(F.one_hot(chosen, column.width).to(values.dtype))
+                parts.append(F.one_hot(chosen, block.stop - block.start).to(values.dtype))
                 category += 1
         return torch.cat(parts, 1)
+
+
+def _runs(spec: TableSpec) -> Iterator[tuple[slice, slice | None]]:
+    """Neighbouring numeric columns in one piece, as their places among the encoded columns and among the numeric ones; each category alone."""
+    for number, group in groupby(spec.blocks(), lambda column: isinstance(column[0], NumericColumn)):
+        blocks = [block for _, block in group]
+        if number:
+            before = sum(
+                isinstance(column, NumericColumn) and block.stop <= blocks[0].start for column, block in spec.blocks()
+            )
+            yield slice(blocks[0].start, blocks[-1].stop), slice(before, before + len(blocks))
+        else:
+            yield from ((block, None) for block in blocks)
 
 
 def filled(x: Tensor) -> Tensor:

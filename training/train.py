@@ -58,9 +58,11 @@ def train(
     precision: Any = "32-true",
     devices: int = 1,
     quiet: bool = False,
+    watch: bool = True,
 ) -> Path:
     """Trains the run to its end (or for `stop_after` steps, leaving a checkpoint) and returns its folder.
 
+    Without `watch` nothing but checkpoints is written: no log, curves, samples or figures, for a model that is used once and dropped.
     Raises Diverged when a loss is not finite, Interrupted on Ctrl-C; after both, the last checkpoint is readable.
     """
     if run.checkpoint.exists() and not resume:
@@ -72,7 +74,7 @@ def train(
     except (RuntimeError, ValueError, TypeError) as error:
         raise TrainingError(f"device, devices, precision: {error}") from error
     fabric.launch()
-    loop = Loop(run, data or datasets.load(run.data), fabric, quiet)
+    loop = Loop(run, data or datasets.load(run.data), fabric, quiet, watch)
     if resume:
         loop.restore()
     elif fabric.is_global_zero:
@@ -85,8 +87,9 @@ def train(
 class Loop:
     """State of a training and the steps that change it."""
 
-    def __init__(self, run: Run, data: Data, fabric: Fabric, quiet: bool = True) -> None:
+    def __init__(self, run: Run, data: Data, fabric: Fabric, quiet: bool = True, watch: bool = True) -> None:
         self.run, self.data, self.fabric, self.quiet = run, data, fabric, quiet
+        self.watched = watch and fabric.is_global_zero
         self.family, self.config = families.get(run.family), run.config
         torch.manual_seed(self.config.seed)
         self.bare = self.family.build(self.config, data)
@@ -247,10 +250,11 @@ class Loop:
             "samples_per_second": round(rate, 1),
             **{f"train/{k}": v for k, v in losses.items()},
         }
-        if self.fabric.is_global_zero:
+        look = epoch & (epoch - 1) == 0 or epoch == phase.epochs  # powers of two, and the last
+        if self.watched:
             with self.average.applied():
                 record |= self.test_record()
-                if epoch & (epoch - 1) == 0 or epoch == phase.epochs:  # powers of two, and the last
+                if look:
                     drawn = self.family.draw(
                         self.bare, 64, torch.Generator(self.fabric.device).manual_seed(self.config.seed)
                     )
@@ -263,7 +267,8 @@ class Loop:
             with (self.run.folder / LOG).open("a") as file:
                 file.write(json.dumps(record) + "\n")
             progress.epoch(record)
-            sheets.curves(self.run.folder / LOG, self.run.folder / "curves.png")
+            if look:
+                sheets.curves(self.run.folder / LOG, self.run.folder / "curves.png")
         self.checkpoint()
 
     @torch.no_grad()
@@ -286,7 +291,7 @@ class Loop:
 
     @torch.no_grad()
     def _finish(self) -> None:
-        if not self.fabric.is_global_zero:
+        if not self.watched:
             return
         with self.average.applied():
             self.bare.eval()
