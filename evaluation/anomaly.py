@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from evaluation.page import page, plot, table
 from evaluation.records import rounded
 from runtime import manifest as manifests
-from runtime import repository, rows, scoring
+from runtime import reasons, repository, rows
 from runtime.engine import Model
 from runtime.manifest import Manifest, Metric
 from runtime.spec import NumericColumn, TableSpec
@@ -187,11 +187,11 @@ def _strangest(model: Model, spec: TableSpec, found: Judgement, items: Array) ->
     if scores.surprise is None:
         return ""
     given = rows.decode(np.nan_to_num(items[places], nan=0.0), spec, held=False)
-    reasons = scoring.explain(scores.surprise, spec, model.manifest.scoring, given)
+    why = model.drive(reasons.find(model.manifest, items[places], scores, model.calibrated))
     lines: list[tuple[str, ...]] = []
-    for place, reason in zip(places, reasons, strict=True):
+    for place, reason in zip(places, reasons.describe(why, spec, model.manifest.scoring, given), strict=True):
         said = ", ".join(
-            f"{each['column']} = {_short(each['value'])} (+{each['excess']:.1f} nats)"
+            f"{each['column']} = {_short(each['value'])}, expected {_short(each['expected'])} ({each['share']:.0%})"
             for each in reason["columns"][:3]
             if each["excess"] > 0
         )

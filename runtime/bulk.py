@@ -15,10 +15,11 @@ from typing import IO, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime import columns, decisions, files, scoring
+from runtime import columns, decisions, files, reasons, scoring
 from runtime.decisions import Judged, Rule
 from runtime.engine import Model
 from runtime.errors import UnsupportedTask
+from runtime.operations import Scores
 from runtime.spec import TableSpec
 
 Array = NDArray[Any]
@@ -115,7 +116,8 @@ def score(
     rows: int = files.CHUNK_ROWS,
 ) -> Iterator[Scored]:
     """Rows of a file, chunk by chunk. A budget is spent on the whole file, which is then read twice and must be seekable."""
-    spec, about = table_of(model), model.manifest.scoring
+    about = model.manifest.scoring
+    table_of(model)
     assert about is not None
     chosen, line = None, None
     if rule.budget is not None:
@@ -133,14 +135,25 @@ def score(
         judged = decisions.judge(about, model.calibrated, scores.terms, unknown, rule, chosen=taken)
         if line is not None:  # the whole file's, not this chunk's
             judged = dataclasses.replace(judged, threshold=line)
-        reasons: list[dict[str, Any] | None] | None = None
-        if explain and scores.surprise is not None:
-            reasons = [None] * len(part.numbers)
-            flagged = np.flatnonzero(judged.flagged)
-            found = scoring.explain(scores.surprise[flagged], spec, about, part.given(flagged))
-            for at, reason in zip(flagged, found, strict=True):
-                reasons[at] = reason
-        yield Scored(part.numbers, judged, part.warnings, reasons, part.bad)
+        yield Scored(
+            part.numbers, judged, part.warnings, _explained(model, part, scores, judged) if explain else None, part.bad
+        )
+
+
+def _explained(model: Model, part: Encoded, scores: Scores, judged: Judged) -> list[dict[str, Any] | None] | None:
+    """Reasons of the rows that are flagged; None without nats by column."""
+    if scores.surprise is None:
+        return None
+    spec, about = table_of(model), model.manifest.scoring
+    assert about is not None
+    found: list[dict[str, Any] | None] = [None] * len(part.numbers)
+    flagged = np.flatnonzero(judged.flagged)
+    if len(flagged):
+        few = Scores({name: values[flagged] for name, values in scores.terms.items()}, scores.surprise[flagged])
+        why = model.drive(reasons.find(model.manifest, part.data[flagged], few, model.calibrated))
+        for at, reason in zip(flagged, reasons.describe(why, spec, about, part.given(flagged)), strict=True):
+            found[at] = reason
+    return found
 
 
 def _scores(model: Model, parts: Iterator[Encoded]) -> Iterator[tuple[NDArray[np.int64], scoring.Float64]]:

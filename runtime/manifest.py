@@ -182,7 +182,7 @@ class TaskSpec(Record):
         return self
 
 
-TASKS = ("decode", "decode_codes", "encode", "sample", "score", "score_codes", "translate", "features")
+TASKS = ("decode", "decode_codes", "encode", "sample", "score", "score_codes", "translate", "features", "neighbours")
 
 # What each task must give and take: without these the use cases of runtime.operations could not be made of tasks.
 REQUIRED_OUTPUTS: dict[str, tuple[tuple[str, ...], ...]] = {  # any one of the alternatives
@@ -191,9 +191,10 @@ REQUIRED_OUTPUTS: dict[str, tuple[tuple[str, ...], ...]] = {  # any one of the a
     "sample": (("data",),),
     "encode": (("mean",), ("codes",)),
     "features": (("features",),),
+    "neighbours": (("nearest", "distance"),),
 }
 REQUIRED_SOURCES: dict[str, Source] = {
-    "decode": "latent", "decode_codes": "codes", "score_codes": "codes", "encode": "data", "score": "data", "features": "data",
+    "decode": "latent", "decode_codes": "codes", "score_codes": "codes", "encode": "data", "score": "data", "features": "data", "neighbours": "data",
 }  # fmt: skip
 
 
@@ -252,6 +253,9 @@ class Scoring(Record):
     )
     calibration: Calibration | None = None
     surprise: str | None = Field(default=None, description="output with nats a pixel or a column, for explanations")
+    latent: str | None = Field(
+        default=None, description="the term with the nats of the latent, beside those of `surprise`"
+    )
     surprise_scale: float | None = Field(
         default=None, gt=0, description="the calibration items' 0.999 quantile of `surprise`"
     )
@@ -264,6 +268,8 @@ class Scoring(Record):
         names = [term.name for term in self.terms]
         if COMBINED in names or len(set(names)) != len(names):
             raise ValueError(f"terms {names} must differ, and none may be called {COMBINED!r}")
+        if self.latent is not None and self.latent not in names:
+            raise ValueError(f"latent: {self.latent!r} is not among the terms {names}")
         if self.combination is not None and not set(self.combination.terms) <= set(names):
             raise ValueError(f"combination: {list(self.combination.terms)} must be among the terms {names}")
         if self.score not in names and (self.score != COMBINED or self.combination is None):

@@ -1,4 +1,4 @@
-"""Latent placement: from terms of the score to calibrated p-values, a decision, a risk, and a reason.
+"""Latent placement: from terms of the score to calibrated p-values, a decision, a risk. Reasons are in runtime.reasons.
 
 Two outputs, two jobs. The score ranks: one term, or several combined by their log-survivals (runtime.tails), continuous and unbounded. The
 p-value decides: conformal (Vovk et al., 2005; Bates et al., 2021, arXiv 2104.08279), p = (1 + k) / (n + 1) with k of n calibration scores at
@@ -9,19 +9,16 @@ the law Beta(k, n + 1 - k), k = floor((n + 1) alpha). A combination is calibrate
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime import codecs, rows
 from runtime.errors import ArtifactError
 from runtime.manifest import COMBINED, Calibration, Combination, Scoring
-from runtime.spec import DataSpec, ImageSpec
 from runtime.tails import Tail
 
 Float64 = NDArray[np.float64]
@@ -155,28 +152,3 @@ def risk(p: Float64) -> NDArray[np.int64]:
     """0 to 999 for p-values (n,), a fixed function of them: 0.1 is 600, 0.02 is 900, 0.001 is 980."""
     logs = [-math.log(point) for point, _ in RISK]
     return np.interp(-np.log(p), logs, [value for _, value in RISK]).astype(np.int64)
-
-
-def explain(
-    surprise: NDArray[Any], spec: DataSpec, scoring: Scoring, given: Sequence[rows.Row]
-) -> list[dict[str, Any]]:
-    """For each item where its nats are: columns by excess over the calibration mean, or a picture (white: as strange as 1 in 1000).
-
-    `given` are the rows as they came; images need none.
-    """
-    if isinstance(spec, ImageSpec):
-        by_pixel = surprise.reshape(len(surprise), -1, spec.height, spec.width).mean(axis=1, keepdims=True)
-        scaled = by_pixel / (scoring.surprise_scale or float(by_pixel.max()) or 1.0)
-        pixels = np.rint(np.clip(scaled, 0, 1) * 255).astype(np.uint8)
-        return [{"map": codecs.to_base64(codecs.to_png(item))} for item in pixels]
-    usual = np.asarray(scoring.surprise_mean or (0.0,) * len(spec.columns))
-    explanations = []
-    for item, row in zip(surprise, given, strict=True):
-        columns = [
-            {"column": name, "value": value, "nats": float(nats), "excess": float(nats - mean)}
-            for name, value, nats, mean in zip(
-                spec.names, rows.values(row, spec, missing=True), item, usual, strict=True
-            )
-        ]
-        explanations.append({"columns": sorted(columns, key=lambda column: -column["excess"])})
-    return explanations

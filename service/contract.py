@@ -280,6 +280,35 @@ class Part(BaseModel):
     p_value: float | None
 
 
+class ColumnReason(BaseModel):
+    """What one column has to do with a row's score."""
+
+    column: str
+    value: str | float | int | bool | None
+    nats: float = Field(description="-log p of the value given the row's place in latent space")
+    excess: float = Field(description="nats above the mean of the calibration rows")
+    share: float | None = Field(description="of all that is above the usual; with latent_share, shares add up to 1")
+    expected: str | float | int | None = Field(description="from the other columns; of the strangest columns alone")
+    direction: Literal["high", "low"] | None = Field(description="of a number, against what was expected")
+
+
+class Neighbour(BaseModel):
+    """A normal item of the training data that is among the nearest."""
+
+    distance: float
+    row: dict[str, Any] | None = None
+    image: str | None = Field(default=None, description="a PNG, base64: decoded from where the item lies")
+
+
+class Explanation(BaseModel):
+    """Why an item is as strange as it is."""
+
+    map: str | None = Field(default=None, description="of images: nats by pixel, a PNG, base64")
+    columns: list[ColumnReason] | None = Field(default=None, description="of rows: the strangest first")
+    latent_share: float | None = Field(default=None, description="of rows: what an unlikely place in latent space adds")
+    neighbours: list[Neighbour] | None = Field(default=None, description="nearest first; not every artifact has them")
+
+
 class ScoredItem(BaseModel):
     """One item's place."""
 
@@ -291,7 +320,7 @@ class ScoredItem(BaseModel):
     state: Literal["ok", "below_resolution", "uncalibrated", "unknown"]
     warnings: list[str]
     parts: dict[str, Part]
-    explanation: dict[str, Any] | None = None
+    explanation: Explanation | None = None
 
 
 class ThresholdInfo(BaseModel):

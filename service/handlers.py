@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime import decisions, operations, recipes, rows, scoring
+from runtime import decisions, operations, reasons, recipes, rows, scoring
 from runtime.codecs import Fitted
 from runtime.errors import InvalidValue, UnsupportedTask
 from runtime.manifest import Manifest
@@ -156,8 +156,10 @@ class Handlers:
         judgement = decisions.judge(manifest.scoring, calibrated, scores.terms, decisions.are_unknown(warnings), rule)
         answer.fields |= judged(calibrated, judgement, warnings)
         if request.explain and scores.surprise is not None:
-            reasons = scoring.explain(scores.surprise, manifest.data, manifest.scoring, request.rows or ())
-            for item, reason in zip(answer.fields["items"], reasons, strict=True):
+            steps = reasons.find(manifest, data, scores, calibrated, classes=classes)
+            why = await self._drive(answer, steps, len(data), deadline_ms)
+            described = reasons.describe(why, manifest.data, manifest.scoring, request.rows or ())
+            for item, reason in zip(answer.fields["items"], described, strict=True):
                 item["explanation"] = reason
         answer.numbers, answer.judged = judgement.score, judgement
         self._note(answer, fitted)

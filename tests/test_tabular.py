@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,14 +12,16 @@ from scipy import stats
 from sklearn.metrics import roc_auc_score
 from starlette.testclient import TestClient
 
-from runtime import checks
+from runtime import checks, reasons
 from runtime.engine import Model, load
 from runtime.manifest import COMBINED
+from runtime.rows import encode as encode_rows
 from runtime.spec import TableSpec
 from service.rest import create_app
 from service.settings import Settings
 from tests.conftest import tiny_run, wait_until_ready
 from training import data as datasets
+from training import tables
 from training.data import Data
 from training.errors import TrainingError
 from training.export import export
@@ -189,6 +192,108 @@ def test_imputation_over_http(model: Model) -> None:
             assert refused.json()["error"]["field"] == field
         scored = client.post("/anomaly-score", json={"rows": [row], "explain": True}).json()["items"][0]
         assert scored["state"] == "unknown"
-        reasons = {each["column"]: each for each in scored["explanation"]["columns"]}
-        assert reasons["c"]["nats"] == 0
-        assert reasons["c"]["value"] is None
+        why = {each["column"]: each for each in scored["explanation"]["columns"]}
+        assert why["c"]["nats"] == 0
+        assert why["c"]["value"] is None
+
+    columns, latent = scored["explanation"]["columns"], scored["explanation"]["latent_share"]
+    assert sum(each["share"] for each in columns) + latent == pytest.approx(1)
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "direction"),
+    [("a", 4.0, "high"), ("b", -4.0, "low"), ("c", 5.0, "high"), ("size", 60.0, "high")],
+)
+def test_a_perturbed_column_ranks_first(model: Model, column: str, value: float, direction: str) -> None:
+    spec = model.manifest.data
+    assert isinstance(spec, TableSpec)
+    row = {"a": 0.6, "b": 0.4, "c": 1.0, "kind": "up", "size": 1.0}
+    assert model.manifest.scoring is not None
+    (usual,), (strange,) = (explained(model, [each]) for each in (row, {**row, column: value}))
+    first = strange["columns"][0]
+    assert (first["column"], first["direction"]) == (column, direction)
+    assert first["share"] == max(each["share"] for each in strange["columns"])
+    assert first["excess"] > max(each["excess"] for each in usual["columns"]) + 1
+    assert sum(each["share"] for each in strange["columns"]) + strange["latent_share"] == pytest.approx(1)
+    # what the other columns say does not lean towards the value in question
+    if column == "c":
+        assert first["expected"] == pytest.approx(1.0, abs=0.6)
+
+
+def test_a_wrong_category_says_what_was_expected(model: Model) -> None:
+    (reason,) = explained(model, [{"a": 1.0, "b": 0.0, "c": 1.0, "kind": "down", "size": 1.0}])
+    kind = next(each for each in reason["columns"][:2] if each["column"] == "kind")
+    assert (kind["value"], kind["expected"], kind["direction"]) == ("down", "up", None)
+    assert kind["share"] > 0.2
+
+
+def test_neighbours_are_the_nearest_training_rows(model: Model, rows: Data) -> None:
+    item = rows.test.items[:3]
+    spec = rows.spec
+    outputs = model.run("neighbours", {"data": item})
+    assert outputs["nearest"].shape == (3, 5, 6)
+    distances = np.linalg.norm(outputs["nearest"] - item[:, None], axis=2)
+    assert np.allclose(distances, outputs["distance"], atol=1e-5)
+    assert (np.diff(outputs["distance"], axis=1) >= 0).all()
+    training = {tuple(row) for row in rows.train.items.tolist()}
+    assert all(tuple(row) in training for row in outputs["nearest"].reshape(-1, 6).tolist())
+    terms = model.score(item).terms
+    assert np.allclose(terms["input_neighbours"], outputs["distance"].mean(axis=1), atol=1e-5)
+    assert isinstance(spec, TableSpec)
+    (reason,) = explained(model, [{"a": 0.6, "b": 0.4, "c": 1.0, "kind": "up", "size": 1.0}])
+    assert {near["row"]["kind"] for near in reason["neighbours"]} == {"up"}
+    assert all(abs(near["row"]["a"] - 0.6) < 1 for near in reason["neighbours"])
+
+
+def explained(model: Model, given: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    spec, about = model.manifest.data, model.manifest.scoring
+    assert isinstance(spec, TableSpec) and about is not None
+    data, _ = encode_rows(given, spec, missing=True)
+    why = model.drive(reasons.find(model.manifest, data, model.score(data), model.calibrated))
+    return reasons.describe(why, spec, about, given)
+
+
+def test_neighbours_with_missing_values_show_them_as_missing(tmp_path: Path) -> None:
+    table = related(1500, 1)
+    table["b"][::2] = np.nan
+    data = datasets.from_table("holes", table, {"source": "tests"})
+    run = tiny_run(
+        tmp_path / "run", "tabular_vae", data, epochs=1, epoch_steps=20, hidden=(8,), references=300, mixed=True
+    )
+    made = load(export(run, "holes", tmp_path / "models", data=data), device="cpu")
+    (reason,) = explained(made, [{"a": 0.6, "b": None, "c": 1.0, "kind": "up", "size": 1.0}])
+    held = [near["row"]["b"] for near in reason["neighbours"]]
+    assert None in held
+
+
+def test_trimming_leaves_out_what_does_not_belong(tmp_path: Path) -> None:
+    """One training row in ten is from elsewhere: with trim, such rows are stranger than without."""
+    table = related(3000, 2)
+    elsewhere = np.arange(3000) % 10 == 0
+    table["c"][elsewhere] = table["a"][elsewhere] - 3
+    data = datasets.from_table("mixed", table, {"source": "tests"})
+    fresh = related(1000, 3)
+    other = {**fresh, "c": fresh["a"] - 3}
+    spec = data.spec
+    assert isinstance(spec, TableSpec)
+    usual, strange = (tables.encode(each, spec) for each in (fresh, other))
+    found = {}
+    for trim in (0.0, 0.1):
+        run = tiny_run(
+            tmp_path / str(trim),
+            "tabular_vae",
+            data,
+            epochs=9,
+            epoch_steps=50,
+            hidden=(32, 32),
+            references=500,
+            trim=trim,
+        )
+        scores = load(export(run, f"trim{trim}", tmp_path / "models", data=data), device="cpu").score
+        labels = np.arange(2000) >= 1000
+        both = scores(np.concatenate([usual, strange])).terms
+        found[trim] = {name: roc_auc_score(labels, both[name]) for name in ("negative_elbo", "input_neighbours")}
+    assert found[0.1]["negative_elbo"] > found[0.0]["negative_elbo"] + 0.02
+    assert found[0.1]["input_neighbours"] > found[0.0]["input_neighbours"]
+    with pytest.raises(TrainingError, match="trim"):
+        tiny_run(tmp_path / "never", "tabular_vae", data, trim=0.7)

@@ -50,9 +50,12 @@ class Neighbours(nn.Module):
         self.register_buffer("points", references.contiguous())  # (N, D)
         self.k = min(k, len(references))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def find(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Indices of the k nearest and their distances, (B, k) each, nearest first."""
         half = 0.5 * (self.points * self.points).sum(1)
         nearest = (half - x @ self.points.T).topk(self.k, dim=1, largest=False).indices
         differences = x[:, None] - self.points[nearest]  # (B, k, D)
-        squares = per_item((differences * differences).flatten(0, 1)).view(-1, self.k)
-        return per_item(squares.sqrt()) / self.k
+        return nearest, per_item((differences * differences).flatten(0, 1)).view(-1, self.k).sqrt()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return per_item(self.find(x)[1]) / self.k

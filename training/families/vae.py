@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from runtime.manifest import (
@@ -44,6 +45,8 @@ SCORE_DRAWS = 8  # draws from the posterior, fixed in the artifact, for the ELBO
 AUTO_IMAGE = "fisher:squared_error,latent_neighbours"
 AUTO_TABLE = "fisher:reconstruction,latent_neighbours,input_neighbours"
 AUTO_MIXED = "fisher:reconstruction,negative_elbo,latent_distance,input_neighbours"  # training rows may hold anomalies
+MAX_TRIM = 0.5
+TRIM_AFTER = 1 / 3  # of the epochs: before, a minority of the normal items is as strange as an anomaly
 # a unit is active where its posterior mean varies by more than this over the data (Burda et al., section 5.1)
 ACTIVE = 0.01
 
@@ -69,6 +72,9 @@ class Config(Recipe):
     references: int = 2000  # training items that the artifact carries, to measure distances to the nearest; 0 is none
     neighbours: int = 5  # k, of them
     score: str = "auto"  # a term, or terms to be combined: fisher:TERM,TERM or min-p:TERM,TERM
+    trim: float = (
+        0.0  # share of the training items that is taken for anomalies and left out, once a third of the epochs is over
+    )
 
     least_latent = 1  # 0 where a family chooses the size by the data
 
@@ -78,6 +84,8 @@ class Config(Recipe):
             latent_dim=self.least_latent, beta=0, samples=1, kl_warmup=0, iwae_k=1, references=0, neighbours=1
         )
         self.above_zero("noise", "floor")
+        if not 0 <= self.trim <= MAX_TRIM:
+            raise TrainingError(f"trim: {self.trim} must be from 0 to {MAX_TRIM}", field="trim")
         self.one_of("body", ("mlp", "conv"))
         for key in ("hidden", "widths"):
             if min(getattr(self, key), default=1) < 1:
@@ -158,8 +166,20 @@ class VAE(nn.Module):
             self.condition(batch.labels, batch.factors),
         )
         warmup = min(1.0, batch.epoch / self.config.kl_warmup) if self.config.kl_warmup else 1.0
+        if self.config.trim and batch.epoch >= TRIM_AFTER * self.config.epochs:
+            usual = least_strange(reconstruction + kl, self.config.trim)
+            reconstruction, kl = reconstruction[usual], kl[usual]
         reconstruction, kl = reconstruction.mean(), kl.mean()
         return {"loss": reconstruction + warmup * self.config.beta * kl, "reconstruction": reconstruction, "kl": kl}
+
+
+def least_strange(nats: Tensor, trim: float) -> Tensor:
+    """Indices of the items (N,) that are left when the share `trim` with the most nats is taken away.
+
+    Trimmed by batch while training, this is iterative trimmed loss minimisation (Shen and Sanghavi, 2019, arXiv 1810.11874): trim and
+    refit, in steps of one batch.
+    """
+    return nats.detach().topk(len(nats) - math.floor(trim * len(nats)), largest=False).indices.sort().values
 
 
 def convolutions(
@@ -348,6 +368,44 @@ class Encode(nn.Module):
         return mean if log_variance is None else (mean, log_variance)
 
 
+class Nearest(nn.Module):
+    """data to the k nearest of the references (B, k, *shape) and their distances (B, k), for explanations.
+
+    Rows are the training rows themselves, nearest in encoded columns; where some have missing values, a mask (B, k, D) of those that are
+    there comes third. Of images the artifact carries latents alone: they are decoded.
+    """
+
+    centre: Tensor
+    whitening: Tensor
+    unwhitening: Tensor
+    there: Tensor
+
+    def __init__(self, model: VAE, place: Placement) -> None:
+        super().__init__()
+        self.model, self.masked = model, place.there is not None
+        points = place.inputs if model.tabular else place.latents
+        assert points is not None
+        self.nearest = Neighbours(points, model.config.neighbours)
+        self.register_buffer("centre", place.centre.float())
+        self.register_buffer("whitening", place.whitening.float())
+        self.register_buffer("unwhitening", torch.linalg.inv(place.whitening).float())
+        if place.there is not None:
+            self.register_buffer("there", place.there)
+
+    def forward(self, data: Tensor) -> tuple[Tensor, ...]:
+        model = self.model
+        x = model.likelihood.settle(data.flatten(1))
+        if model.tabular:
+            found, distances = self.nearest.find(likelihoods.filled(x))
+            rows = self.nearest.points[found]
+            return (rows, distances, self.there[found]) if self.masked else (rows, distances)
+        mean, _ = model.encode(x)
+        found, distances = self.nearest.find((mean - self.centre) @ self.whitening)
+        latents = self.nearest.points[found] @ self.unwhitening + self.centre
+        images = model.likelihood.mean(model.decode(latents.flatten(0, 1)))
+        return images.view(-1, self.nearest.k, *model.shape), distances
+
+
 class Score(nn.Module):
     """data to the terms of `_terms`, in that order, and nats a pixel or column.
 
@@ -417,11 +475,14 @@ class Placement:
     whitening: Tensor  # (L, L) of q(z) = E q(z | x), whose covariance adds the mean variance
     latents: Tensor | None  # (N, L) posterior means of the references, whitened
     inputs: Tensor | None  # (N, D) the references themselves, of tables
+    there: Tensor | None = None  # (N, D) 0 where a value of theirs is missing, 1 elsewhere; None where none is
 
 
 def placement(model: VAE, config: Config, part: Part) -> Placement:
     """The aggregate posterior of a part, and its references: rows of it, drawn with the run's seed."""
     device = next(model.parameters()).device
+    if config.trim:
+        part = part[_usual(model, config, part)]
     means, variance = [], torch.zeros(model.config.latent_dim, device=device, dtype=torch.float64)
     for batch in in_order(part, 5000, torch.Generator(device)):
         x = model.likelihood.settle(batch.items.flatten(1))
@@ -432,15 +493,29 @@ def placement(model: VAE, config: Config, part: Part) -> Placement:
     z = torch.cat(means).double()
     covariance = torch.cov(z.T).reshape(z.shape[1], z.shape[1])
     whitening = torch.linalg.inv(torch.linalg.cholesky(covariance + variance.diag())).T
-    latents = inputs = None
+    latents = inputs = there = None
     if config.references:
         rows = np.random.Generator(np.random.Philox(config.seed)).permutation(len(part))[: config.references]
         latents = ((z[torch.from_numpy(rows).to(device)] - z.mean(0)) @ whitening).float().cpu()
         if model.tabular:
-            inputs = likelihoods.filled(torch.from_numpy(part.items[rows]))
+            held = torch.from_numpy(part.items[rows])
+            inputs, there = likelihoods.filled(held), (held == held).float()
+            there = None if bool(there.all()) else there
     if config.stored == "float16":  # as the weights are
         latents, inputs = (None if each is None else each.half().float() for each in (latents, inputs))
-    return Placement(z.mean(0).cpu(), covariance.cpu(), whitening.cpu(), latents, inputs)
+    return Placement(z.mean(0).cpu(), covariance.cpu(), whitening.cpu(), latents, inputs, there)
+
+
+def _usual(model: VAE, config: Config, part: Part) -> NDArray[np.int64]:
+    """Indices of the training items that are not trimmed, by -ELBO."""
+    generator = torch.Generator(next(model.parameters()).device).manual_seed(config.seed)
+    nats = []
+    for batch in in_order(part, 5000, generator):
+        x = model.likelihood.settle(batch.items.flatten(1))
+        noise = torch.randn((SCORE_DRAWS, len(x), model.config.latent_dim), generator=generator, device=x.device)
+        reconstruction, kl = model.terms(x, noise, model.condition(batch.labels, batch.factors))
+        nats.append(reconstruction + kl)
+    return least_strange(torch.cat(nats), config.trim).cpu().numpy()
 
 
 def exports(model: VAE, config: Config, data: Data) -> Exports:
@@ -463,6 +538,13 @@ def exports(model: VAE, config: Config, data: Data) -> Exports:
         "encode": Task(Encode(model), [items, *given], posterior),
         "score": Task(Score(model, place, config.seed), [items, *given], scores, max_rows=256),
     }
+    if config.references and (model.tabular or not model.width):
+        nearest = Nearest(model, place)
+        k = nearest.nearest.k
+        near = [TensorSpec(role="nearest", shape=(k, *data.spec.shape)), TensorSpec(role="distance", shape=(k,))]
+        if nearest.masked:
+            near.append(TensorSpec(role="known", shape=(k, *data.spec.shape)))
+        tasks["neighbours"] = Task(nearest, [items], near, max_rows=256)
     if model.likelihood.noise:
         tasks["sample"] = Task(Sample(model), [latent, *given, *model.likelihood.noise], [output])
     fitted = GaussianPrior(
@@ -543,10 +625,11 @@ def _scoring(config: Config, terms: tuple[Term, ...], tabular: bool) -> Scoring:
             field="score",
             valid=valid,
         )
+    latent = "kl" if config.variational else None
     if not method:
-        return Scoring(score=chosen[0], terms=terms, surprise="surprise")
+        return Scoring(score=chosen[0], terms=terms, surprise="surprise", latent=latent)
     combination = Combination.model_validate({"method": method, "terms": chosen})
-    return Scoring(score=COMBINED, terms=terms, combination=combination, surprise="surprise")
+    return Scoring(score=COMBINED, terms=terms, combination=combination, surprise="surprise", latent=latent)
 
 
 def _observed(config: Config, data: Data) -> str:
