@@ -234,7 +234,8 @@ class Handlers:
         assert answer.entry.batcher is not None
         milliseconds = deadline_ms or answer.entry.settings.deadline_ms or self.settings.deadline_ms
         result, timing = await answer.entry.batcher.drive(steps, n, time.monotonic() + milliseconds / 1000)
-        answer.queue, answer.compute = timing.queue, timing.compute
+        answer.queue += timing.queue
+        answer.compute += timing.compute
         return result
 
     @staticmethod

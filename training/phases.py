@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -70,6 +70,11 @@ class Batch:
     generator: torch.Generator
     epoch: float  # how far training is, for warm-ups
     factors: Tensor | None = None  # float32 (B, F), where the data has them
+
+    def some(self, which: Tensor) -> Batch:
+        """The items with these indices."""
+        factors = None if self.factors is None else self.factors[which]
+        return replace(self, items=self.items[which], labels=self.labels[which], factors=factors)
 
 
 def in_order(part: Part, size: int, generator: torch.Generator) -> Iterator[Batch]:

@@ -35,11 +35,14 @@ class Config(vae.Config):
     """Options of the family."""
 
     given: tuple[str, ...] = ("class",)  # what is joined: the class, or factors of the data set by name
+    balance: float = 0.0  # 0: every item counts the same, 1: every class does, in between: a compromise
     class_k: int = 32  # importance samples, fixed in the artifact, of the bound that p(y | x) is made of
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self.at_least(class_k=2)
+        if not 0 <= self.balance <= 1:
+            raise TrainingError(f"balance: {self.balance} must be from 0 to 1", field="balance")
         if not self.variational:
             raise TrainingError("variational: a conditional model of this family has a posterior", field="variational")
 
@@ -58,6 +61,7 @@ class CVAE(VAE):
     centre: Tensor
     scale: Tensor
     examples: Tensor
+    class_weights: Tensor
 
     def __init__(self, config: Config, data: Data) -> None:
         by_class = config.given == (CLASS,)
@@ -73,6 +77,11 @@ class CVAE(VAE):
         self.register_buffer("scale", torch.from_numpy(factors.std(0)).clamp(min=1e-6), persistent=False)
         rows = np.random.Generator(np.random.Philox(config.seed)).integers(0, len(factors), EXAMPLES)
         self.register_buffer("examples", torch.from_numpy(factors[rows]), persistent=False)
+        if self.by_class:
+            counts = np.bincount(data.train.labels, minlength=self.width)
+            weights = np.maximum(counts, 1.0) ** -config.balance
+            weights *= len(data.train) / (weights * counts).sum()
+            self.register_buffer("class_weights", torch.from_numpy(weights.astype(np.float32)), persistent=False)
 
     def condition(self, labels: Tensor, factors: Tensor | None = None) -> Tensor:
         """One-hot rows, or the factors that are given, (B, C)."""
@@ -85,6 +94,9 @@ class CVAE(VAE):
         """The classes in turn, or rows of the training part."""
         turns = torch.arange(n, device=self.centre.device)
         return self.condition(turns % self.width) if self.by_class else self.examples[turns % EXAMPLES]
+
+    def weights(self, labels: Tensor) -> Tensor | None:
+        return self.class_weights[labels] if self.by_class and self.config.balance else None
 
     def encode(self, x: Tensor, c: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         return super().encode(x, self._scaled(c))

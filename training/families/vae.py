@@ -132,6 +132,10 @@ class VAE(nn.Module):
         """What the n items of a sample sheet are conditioned on: nothing here."""
         return None
 
+    def weights(self, labels: Tensor) -> Tensor | None:
+        """What the losses of items of these classes (B,) are multiplied by, 1 on average over the training part; None: nothing."""
+        return None
+
     def encode(self, x: Tensor, c: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         """x (B, D) to mean and log_variance (B, L); None without a posterior. Missing values of a row (NaN) tell nothing."""
         if self.tabular:
@@ -168,7 +172,10 @@ class VAE(nn.Module):
         warmup = min(1.0, batch.epoch / self.config.kl_warmup) if self.config.kl_warmup else 1.0
         if self.config.trim and batch.epoch >= TRIM_AFTER * self.config.epochs:
             usual = least_strange(reconstruction + kl, self.config.trim)
-            reconstruction, kl = reconstruction[usual], kl[usual]
+            reconstruction, kl, batch = reconstruction[usual], kl[usual], batch.some(usual)
+        weights = self.weights(batch.labels)
+        if weights is not None:
+            reconstruction, kl = reconstruction * weights, kl * weights
         reconstruction, kl = reconstruction.mean(), kl.mean()
         return {"loss": reconstruction + warmup * self.config.beta * kl, "reconstruction": reconstruction, "kl": kl}
 
