@@ -109,7 +109,13 @@ def fit(
             "--column", metavar="NAME=KIND", help="numeric, quantile, categorical or ignore; repeat for more."
         ),
     ] = None,
-    mixed: Annotated[bool, typer.Option("--mixed", help="The rows may hold anomalies themselves.")] = False,
+    mixed: Annotated[
+        bool,
+        typer.Option(
+            "--mixed",
+            help="The rows may hold anomalies themselves: the strangest fifth, or --set trim=SHARE, is trimmed.",
+        ),
+    ] = False,
     preset: Annotated[str, typer.Option(help="smoke (seconds), cpu or gpu.")] = "cpu",
     settings: Annotated[
         list[str] | None,

@@ -3,8 +3,9 @@
     python benchmarks/adbench_peers.py DATA --out runs/adbench-peers.jsonl      # in an environment with PyOD
     python benchmarks/adbench.py DATA --peers runs/adbench-peers.jsonl [--seeds 5] [--out runs/adbench.jsonl]
 
-No set has a setting of its own: every column is a number, rows calibrate by folds, `mixed` is said where the training rows hold anomalies. The
-scores are those of the exported tasks, run by torch. Prints Markdown: mean AUROC and average precision over sets (each the mean of its
+No set has a setting of its own: every column is a number, and rows calibrate as with `manifold fit`, a ninth of the training rows, or by folds
+where there are fewer than 2000. `mixed` is said where the training rows hold anomalies. The scores are those of the exported tasks, run by
+torch. Prints Markdown: mean AUROC and average precision over sets (each the mean of its
 seeds), the mean rank, and for each peer the paired Wilcoxon test over sets, two-sided.
 """
 
@@ -44,10 +45,14 @@ OURS = "Manifold"
 def as_data(split: Split) -> Data:
     """The split as the families take it."""
     names = [f"x{place}" for place in range(split.train.shape[1])]
-    parts = {"train": split.train, "calibration": split.train[:0], "test": split.test}
+    order = np.random.Generator(np.random.Philox(split.seed)).permutation(len(split.train))
+    small = len(order) < datasets.SMALL
+    held_out = order[:0] if small else order[: len(order) // 9]
+    train_rows = split.train[np.setdiff1d(order, held_out)]
+    parts = {"train": train_rows, "calibration": split.train[held_out], "test": split.test}
     tables = {part: dict(zip(names, items.T, strict=True)) for part, items in parts.items()}
     kinds = Stated(kinds=dict.fromkeys(names, "numeric"))
-    return datasets.from_parts(split.name, tables, {"source": "ADBench"}, kinds, folds=datasets.FOLDS)
+    return datasets.from_parts(split.name, tables, {"source": "ADBench"}, kinds, folds=datasets.FOLDS if small else 0)
 
 
 def scores(split: Split) -> dict[str, Array]:
@@ -60,7 +65,10 @@ def scores(split: Split) -> dict[str, Array]:
         train(run, data, device="cpu", quiet=True, watch=False)
         exported = family.exports(trained_model(run, data), config, data)
         manifest = as_manifest(data, exported)
-        calibration = folds.scores(run, data, manifest)
+        if data.folds:
+            calibration = folds.scores(run, data, manifest)
+        else:
+            calibration = score(manifest, exported, data.edge(data.calibration))
     found = score(manifest, exported, data.edge(data.test))
     assert exported.scoring is not None and exported.scoring.combination is not None
     tails = {name: Tail.fit(calibration.terms[name]) for name in exported.scoring.combination.terms}

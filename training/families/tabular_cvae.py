@@ -24,7 +24,7 @@ class Config(cvae.Config):
     """Options of the family. A latent size of 0 is chosen by the number of columns."""
 
     latent_dim: int = 0
-    mixed: bool = False  # the training rows may hold anomalies
+    mixed: bool = False  # the training rows may hold anomalies; a trim of 0 is tabular_vae.TRIM then
 
     least_latent = 0
 

@@ -3,7 +3,8 @@
 The recipe: the VAE's (Kingma and Welling, 2013), with one likelihood a column (a Gaussian with learned variance and a floor, after Dai and
 Wipf, 2019, arXiv 1903.05789, or a categorical), a small latent, few steps and a cosine schedule: a longer training reconstructs anomalies
 too. Distances to the nearest training rows, in latent and input space, stand beside the likelihood, as neither wins everywhere
-(benchmarks/adbench.py). `mixed` says that the training rows hold anomalies themselves.
+(benchmarks/adbench.py). `mixed` says that the training rows hold anomalies themselves: other terms are combined then, and the strangest fifth
+is trimmed.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from training.families.vae import VAE, draw, evaluate, monitor, phases, report
 
 __all__ = ["PRESETS", "Config", "build", "draw", "evaluate", "exports", "monitor", "phases", "report"]
 
+TRIM = 0.2  # of training rows that may hold anomalies, where no share is named
 LATENT = (2, 8)  # sizes of the latent: half of the encoded columns, held to this
 
 
@@ -28,7 +30,7 @@ class Config(vae.Config):
     """Options of the family. A latent size of 0 is chosen by the number of columns."""
 
     latent_dim: int = 0
-    mixed: bool = False  # the training rows may hold anomalies
+    mixed: bool = False  # the training rows may hold anomalies; a trim of 0 is TRIM then
 
     least_latent = 0
 
@@ -55,7 +57,8 @@ def resolved(config: Any, data: Data) -> Any:
         if config.mixed
         else vae.AUTO_TABLE
     )
-    return replace(config, latent_dim=size, score=score)
+    trim = config.trim or (TRIM if config.mixed else 0.0)
+    return replace(config, latent_dim=size, score=score, trim=trim)
 
 
 def build(config: Config, data: Data) -> VAE:
