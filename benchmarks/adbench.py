@@ -13,29 +13,23 @@ from __future__ import annotations
 
 import argparse
 import json
-import tempfile
 import time
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
+import in_memory
 import numpy as np
 import torch
 from adbench_peers import SPLITS, Split, figures, splits
 from numpy.typing import NDArray
 from scipy.stats import rankdata, wilcoxon
 
-from runtime import operations
-from runtime.manifest import Manifest, TaskSpec
-from runtime.operations import Scores
 from runtime.scoring import combine
 from runtime.tails import Tail
 from training import data as datasets
-from training import families, folds, runs
 from training.data import Data
-from training.exports import Exports
 from training.tables import Stated
-from training.train import train, trained_model
 
 Array = NDArray[Any]
 FAMILY = "tabular_vae"
@@ -57,42 +51,12 @@ def as_data(split: Split) -> Data:
 
 def scores(split: Split) -> dict[str, Array]:
     """Terms of the test rows and the score that the artifact would give."""
-    data, family = as_data(split), families.get(FAMILY)
-    changes = {"mixed": split.kind == "mixed", "seed": split.seed, "iwae_k": 1, "test_items": 100}
-    config = runs.make_config(family.Config, {**family.PRESETS["cpu"], **changes})
-    with tempfile.TemporaryDirectory() as scratch:
-        run = runs.Run(Path(scratch) / "run", FAMILY, data.name, "cpu", config)
-        train(run, data, device="cpu", quiet=True, watch=False)
-        exported = family.exports(trained_model(run, data), config, data)
-        manifest = as_manifest(data, exported)
-        if data.folds:
-            calibration = folds.scores(run, data, manifest)
-        else:
-            calibration = score(manifest, exported, data.edge(data.calibration))
-    found = score(manifest, exported, data.edge(data.test))
-    assert exported.scoring is not None and exported.scoring.combination is not None
-    tails = {name: Tail.fit(calibration.terms[name]) for name in exported.scoring.combination.terms}
-    return {**found.terms, OURS: combine(exported.scoring.combination, tails, found.terms)}
-
-
-def as_manifest(data: Data, exported: Exports) -> Manifest:
-    """What the use cases need to know."""
-    tasks = {
-        name: TaskSpec(graph=f"{name}.onnx", inputs=tuple(task.inputs), outputs=tuple(task.outputs))
-        for name, task in exported.tasks.items()
-    }
-    return Manifest(
-        name="adbench", version=1, data=data.spec, tasks=tasks, latent=exported.latent, scoring=exported.scoring
-    )
-
-
-def score(manifest: Manifest, exported: Exports, items: Array) -> Scores:
-    """Rows in pieces, so that draws of all of them need not fit into memory at once."""
-    pieces = [
-        operations.drive(operations.score(manifest, items[start : start + 2000]), lambda task, inputs: exported.tasks[task](inputs))
-        for start in range(0, len(items), 2000)
-    ]  # fmt: skip
-    return Scores({name: np.concatenate([piece.terms[name] for piece in pieces]) for name in pieces[0].terms}, None)
+    data = as_data(split)
+    trained = in_memory.fit(FAMILY, data, mixed=split.kind == "mixed", seed=split.seed)
+    found, scoring = trained.score(data.edge(data.test)), trained.exported.scoring
+    assert scoring is not None and scoring.combination is not None
+    tails = {name: Tail.fit(trained.calibration[name]) for name in scoring.combination.terms}
+    return {**found, OURS: combine(scoring.combination, tails, found)}
 
 
 def run_all(options: argparse.Namespace) -> None:

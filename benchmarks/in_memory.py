@@ -1,0 +1,76 @@
+"""A family trained and exported without files: what an artifact's tasks would give, run by torch. For studies of many trainings."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from runtime import operations
+from runtime.manifest import Manifest, TaskSpec
+from runtime.operations import Run, Scores, Steps
+from training import families, folds, runs
+from training.data import Data
+from training.exports import Exports
+from training.train import train, trained_model
+
+Array = NDArray[Any]
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A model with what the use cases need to know of it."""
+
+    manifest: Manifest
+    exported: Exports
+    calibration: dict[str, Array]  # terms of the score of items that training did not see
+
+    def drive(self, steps: Generator[Run, dict[str, Array], T]) -> T:
+        """Runs a use case to its end."""
+        return operations.drive(steps, lambda task, inputs: self.exported.tasks[task](inputs))
+
+    def in_pieces(self, use: Callable[[Array, slice], Steps[Array]], items: Array, size: int = 2000) -> Array:
+        """A use case of some of the items at a time, so that draws of all of them need not fit into memory at once."""
+        cuts = [slice(start, start + size) for start in range(0, len(items), size)]
+        return np.concatenate([self.drive(use(items[cut], cut)) for cut in cuts])
+
+    def score(self, items: Array) -> dict[str, Array]:
+        """Terms of the score, (n,) each."""
+        return _terms(self.manifest, self.exported, items)
+
+
+def fit(family: str, data: Data, **changes: Any) -> Trained:
+    """Trains on the CPU with the family's `cpu` preset and what changes of it."""
+    module = families.get(family)
+    config = runs.make_config(module.Config, {**module.PRESETS["cpu"], **changes})
+    with tempfile.TemporaryDirectory() as scratch:
+        run = runs.Run(Path(scratch) / "run", family, data.name, "cpu", config)
+        train(run, data, device="cpu", quiet=True, watch=False)
+        exported = module.exports(trained_model(run, data), config, data)
+        tasks = {
+            name: TaskSpec(graph=f"{name}.onnx", inputs=tuple(task.inputs), outputs=tuple(task.outputs))
+            for name, task in exported.tasks.items()
+        }
+        manifest = Manifest(
+            name="trained", version=1, data=data.spec, tasks=tasks, latent=exported.latent, scoring=exported.scoring,
+            classes=data.classes if exported.classes else None, classification=exported.classification,
+        )  # fmt: skip
+        if data.folds:
+            calibration = folds.scores(run, data, manifest).terms
+        else:
+            calibration = _terms(manifest, exported, data.edge(data.calibration))
+    return Trained(manifest, exported, calibration)
+
+
+def _terms(manifest: Manifest, exported: Exports, items: Array, size: int = 2000) -> dict[str, Array]:
+    pieces: list[Scores] = [
+        operations.drive(operations.score(manifest, items[start : start + size]), lambda task, inputs: exported.tasks[task](inputs))
+        for start in range(0, len(items), size)
+    ]  # fmt: skip
+    return {name: np.concatenate([piece.terms[name] for piece in pieces]) for name in pieces[0].terms}
