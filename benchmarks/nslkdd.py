@@ -44,10 +44,10 @@ SCORES: dict[str, dict[str, Any]] = {
     "floor 0.1": {"floor": 0.1}, "latent 16, 30 epochs": {"latent_dim": 16, "epochs": 30},
 }  # fmt: skip
 CLASSES: dict[str, tuple[str, dict[str, Any]]] = {
-    f"{kind}, latent {size}, balance {balance:g}": (kind, {"latent_dim": size, "balance": balance})
-    for kind, size, balance in (
-        ("range", 2, 0.0), ("numeric", 2, 0.0), ("quantile", 2, 0.0), ("range", 2, 0.5), ("numeric", 2, 0.5), ("quantile", 2, 0.5),
-        ("quantile", 2, 1.0), ("numeric", 5, 0.5), ("quantile", 5, 0.5), ("quantile", 5, 0.7), ("quantile", 8, 0.5),
+    f"{kind}, latent {size}, balance {balance:g}, {epochs} epochs": (kind, {"latent_dim": size, "balance": balance, "epochs": epochs})
+    for kind, size, balance, epochs in (
+        ("range", 2, 0.0, 15), ("numeric", 2, 0.0, 15), ("quantile", 2, 0.0, 15), ("range", 2, 0.5, 15), ("numeric", 2, 0.5, 15),
+        ("quantile", 2, 0.5, 15), ("quantile", 2, 1.0, 15), ("quantile", 5, 0.5, 15), ("quantile", 8, 0.5, 15), ("quantile", 5, 0.5, 40),
     )
 }  # fmt: skip
 LEFT_OUT = (
