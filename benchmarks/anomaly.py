@@ -3,7 +3,7 @@
     python benchmarks/anomaly.py [--n 10000] [--one-class --epochs 20 --out runs/one-class]
 
 Pairs: each model scores its own test part beside another data set, whose images are fitted to the model as the service fits them. The first
-two pairs were looked at when the default was chosen, the others were not. One-class: a VAE of each digit's training items, with the default
+two pairs of either family were looked at when its default was chosen, the others were not. One-class: a VAE of each digit's training items, with the default
 score, on the whole test part. Prints Markdown: AUROC, and the share found at a line for 1% false alarms set on the calibration part, with
 the rate that was really met.
 """
@@ -31,6 +31,7 @@ from training.train import train
 Array = NDArray[Any]
 PAIRS = (
     ("fashion-vae", "mnist"), ("mnist-vae", "fashion_mnist"), ("mnist-vae", "cifar10"), ("fashion-vae", "frey_face"),
+    ("fashion-vqvae", "mnist"), ("mnist-vqvae", "fashion_mnist"), ("mnist-vqvae", "cifar10"), ("fashion-vqvae", "frey_face"),
 )  # fmt: skip
 
 
