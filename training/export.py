@@ -119,7 +119,8 @@ def _draft(
     }  # fmt: skip
     names = data.classes if exported.classes and data.classes else None
     return Manifest(
-        name=name, version=version, family=run.family, description=description or exported.description, backend=backend, data=data.spec,
+        name=name, version=version, family=run.family, license=datasets.LICENCES.get(data.name, ""),
+        description=description or exported.description, backend=backend, data=data.spec,
         classes=names, class_prior=None, conditions=exported.conditions, latent=exported.latent, codes=exported.codes, tasks=tasks, scoring=exported.scoring,
         classification=exported.classification,
         golden=Golden(sampler=exported.sampler), metrics=tuple(metrics), provenance=provenance,
