@@ -159,33 +159,50 @@ def fit(
 
 @app.command()
 def judge(
-    model: Annotated[str, typer.Argument(help="A model of rows: name in the folder of artifacts, or a path.")],
+    model: Annotated[str, typer.Argument(help="A model with a score: name in the folder of artifacts, or a path.")],
     data: Annotated[
-        str | None, typer.Option(help="A data set of rows; the one the model was trained on where left out.")
+        str | None, typer.Option(help="A data set; the one the model was trained on where left out.")
     ] = None,
-    html: Annotated[Path | None, typer.Option(help="Also write the report page.")] = None,
+    against: Annotated[
+        str | None, typer.Option(help="Of images: another data set, whose images are the anomalies to be found.")
+    ] = None,
+    html: Annotated[Path | None, typer.Option(help="Also write the report page, of rows.")] = None,
     record: Annotated[bool, typer.Option("--record", help="Write the figures into the artifact's manifest.")] = False,
     models: Models = Path("models"),
 ) -> None:
-    """Judge a model of rows: the false alarm rates it keeps, and what it finds beside an isolation forest and nearest neighbours."""
+    """Judge a model's score: the false alarm rates it keeps, and what it finds beside an isolation forest and nearest neighbours."""
     from training import data as datasets
 
     loaded = _load(model, models, "cpu")
-    _judge(loaded, datasets.load(data or loaded.manifest.data_name or ""), html, record)
+    _judge(loaded, datasets.load(data or loaded.manifest.data_name or ""), html, record, against)
 
 
-def _judge(model: Model, data: Any, html: Path | None, record: bool) -> None:
+def _judge(model: Model, data: Any, html: Path | None, record: bool, against: str | None = None) -> None:
     """What `fit` and `judge` print, record and show."""
     from evaluation import anomaly
     from runtime.repository import replacing
-    from runtime.spec import TableSpec
+    from runtime.spec import ImageSpec
+    from training import data as datasets
 
-    if not isinstance(model.manifest.data, TableSpec) or model.manifest.data != data.spec:
-        raise InvalidValue(f"data: {data.name} does not hold the columns of {model.manifest.name}", field="data")
+    if model.manifest.scoring is None:
+        raise InvalidValue(f"model: {model.manifest.name} carries no score", field="model")
+    spec = model.manifest.data
+    if spec != data.spec:
+        raise InvalidValue(f"data: {data.name} does not hold the items of {model.manifest.name}", field="data")
     strange = None if data.anomalies is None else data.anomalies.items
-    found = anomaly.judge(model, data.train.items, data.test.items, strange)
+    if isinstance(spec, ImageSpec):
+        if html is not None:
+            raise InvalidValue("--html: the page is of rows", field="html")
+        if against is not None:
+            other = datasets.load(against)
+            if not isinstance(other.spec, ImageSpec):
+                raise InvalidValue(f"--against: {against} holds rows, not images", field="against")
+            strange = anomaly.fitted((other.test if len(other.test) >= 1000 else other.train).items, spec)
+    elif against is not None:
+        raise InvalidValue("--against: rows have known anomalies of their own", field="against")
+    found = anomaly.judge(model, data.edge(data.train), data.edge(data.test), strange)
     if record:
-        anomaly.record(model, found)
+        anomaly.record(model, found, against)
     if html is not None:
         with replacing(html) as temporary:
             temporary.write_text(anomaly.to_html(model, found, data.test.items, strange))

@@ -19,7 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
-from runtime import codecs, engine
+from evaluation.anomaly import fitted
+from runtime import engine, repository
 from runtime.engine import Model
 from runtime.spec import ImageSpec
 from training import data as datasets
@@ -33,16 +34,6 @@ PAIRS = (
     ("fashion-vae", "mnist"), ("mnist-vae", "fashion_mnist"), ("mnist-vae", "cifar10"), ("fashion-vae", "frey_face"),
     ("fashion-vqvae", "mnist"), ("mnist-vqvae", "fashion_mnist"), ("mnist-vqvae", "cifar10"), ("fashion-vqvae", "frey_face"),
 )  # fmt: skip
-
-
-def fitted(model: Model, items: Array) -> Array:
-    """uint8 images (N, C, H, W) of another data set, as they come to this model's edge."""
-    spec = model.manifest.data
-    assert isinstance(spec, ImageSpec)
-    if items.shape[1:] == spec.shape:
-        return codecs.from_uint8(items, spec)
-    pixels = [codecs.read_image(codecs.to_png(item), spec)[0] for item in items]
-    return codecs.from_uint8(np.stack(pixels), spec)
 
 
 def rows(model: Model, usual: Array, strange: Array) -> dict[str, tuple[float, float, float]]:
@@ -65,10 +56,12 @@ def pairs(models: Path, n: int) -> None:
     """The table of pairs."""
     print("| model, other data | " + "term | AUROC | found at 1% | false alarms met |\n|---|---|---|---|---|")
     for name, other in PAIRS:
-        model = engine.load(models / name, device="cpu")
+        model = engine.load(repository.find(name, models), device="cpu")
         own, strange = datasets.load(model.manifest.data_name or ""), datasets.load(other)
+        spec = model.manifest.data
+        assert isinstance(spec, ImageSpec)
         items = strange.test.items if len(strange.test) >= 1000 else strange.train.items
-        found = rows(model, own.edge(own.test)[:n], fitted(model, items[:n]))
+        found = rows(model, own.edge(own.test)[:n], fitted(items[:n], spec))
         assert model.manifest.scoring is not None
         for term, (auroc, tpr, fpr) in found.items():
             mark = "**" if term == model.manifest.scoring.score else ""

@@ -1,9 +1,10 @@
-"""A model of rows judged as a detector: the rates that it keeps, what it finds, and how an isolation forest and plain neighbours do.
+"""A model judged as a detector: the rates that it keeps, what it finds, and how an isolation forest and plain neighbours do.
 
 Figures are on rows that training never saw. Where anomalies are known: AUROC, average precision (which depends on their share among the
 judged rows), the share found where 1% of the other judged rows are flagged too, and the share that the calibrated line for 1% flags, which
-was drawn before. The two peers are fitted on the same training rows: an isolation forest (Liu, Ting and
-Zhou, 2008) and the mean distance to the five nearest training rows, in encoded columns. Where the model loses to them, it says so.
+was drawn before. The two peers are fitted on the same training items: an isolation forest (Liu, Ting and
+Zhou, 2008) and the mean distance to the five nearest training items, in encoded columns or in pixels. Where the model loses to them, it says
+so. Images have no known anomalies of their own: those of another data set stand in.
 """
 
 from __future__ import annotations
@@ -18,18 +19,19 @@ from numpy.typing import NDArray
 
 from evaluation.page import page, plot, table
 from evaluation.records import rounded
+from runtime import codecs, reasons, repository, rows
 from runtime import manifest as manifests
-from runtime import reasons, repository, rows
 from runtime.engine import Model
 from runtime.manifest import Manifest, Metric
-from runtime.spec import NumericColumn, TableSpec
+from runtime.spec import ImageSpec, NumericColumn, TableSpec
 
 Array = NDArray[Any]
 Float64 = NDArray[np.float64]
 
 RATES = (0.001, 0.01, 0.05, 0.1)
 NEIGHBOURS = 5
-REFERENCES = 10_000  # training rows at most, for plain neighbours
+REFERENCES = 10_000  # training items at most, for plain neighbours
+FITTED = 60_000  # and for the forest
 RECORDED = "manifold fit"
 SHOWN = 10  # rows on the page
 FIGURES = ("auroc", "average_precision", "found_at_1%", "flagged_at_1%")
@@ -49,7 +51,7 @@ class Judgement:
 
 
 def judge(model: Model, train: Array, test: Array, anomalies: Array | None = None) -> Judgement:
-    """Encoded rows (n, width): those of training, held-out ones, and known anomalies."""
+    """Items at the graph's edge, (n, *shape): those of training, held-out ones, and known anomalies."""
     from scipy.stats import betabinom
 
     about, calibrated = model.manifest.scoring, model.calibrated
@@ -73,7 +75,7 @@ def judge(model: Model, train: Array, test: Array, anomalies: Array | None = Non
     for name, values in placed.items():
         flagged = calibrated.p_values(name, values[labels]) <= 0.01
         found.terms[name] = {**figures(labels, values), "flagged_at_1%": rounded(float(flagged.mean()))}
-    found.peers = {name: figures(labels, values) for name, values in _peers(train, everything).items()}
+    found.peers = {name: figures(labels, values) for name, values in _peers(train, test, strange).items()}
     own = found.terms[about.score]["auroc"]
     for name, numbers in found.peers.items():
         if numbers["auroc"] > own:
@@ -93,25 +95,37 @@ def figures(labels: NDArray[np.bool_], scores: Float64) -> dict[str, float]:
     }
 
 
-def _peers(train: Array, items: Array) -> dict[str, Float64]:
+def _peers(train: Array, test: Array, strange: Array) -> dict[str, Float64]:
     from sklearn.ensemble import IsolationForest
     from sklearn.neighbors import NearestNeighbors
 
-    train, items = (np.nan_to_num(each, nan=0.0) for each in (train, items))
+    chosen = np.random.Generator(np.random.Philox(0)).permutation(len(train))
+    train, items = (
+        np.nan_to_num(each.reshape(len(each), -1), nan=0.0)
+        for each in (train[chosen[:FITTED]], np.concatenate([test, strange]))
+    )
     forest = IsolationForest(random_state=0).fit(train)
-    chosen = np.random.Generator(np.random.Philox(0)).permutation(len(train))[:REFERENCES]
-    nearest = NearestNeighbors(n_neighbors=min(NEIGHBOURS, len(chosen))).fit(train[chosen])
+    nearest = NearestNeighbors(n_neighbors=min(NEIGHBOURS, len(train))).fit(train[:REFERENCES])
     return {
         "IForest": -forest.score_samples(items),
         "input kNN": nearest.kneighbors(items)[0].mean(axis=1),
     }
 
 
-def record(model: Model, found: Judgement) -> Manifest:
-    """Writes the figures into the artifact's manifest, in place of earlier ones."""
+def fitted(items: Array, spec: ImageSpec) -> Array:
+    """uint8 images (N, C, H, W) of another data set as they come to the edge of a model of `spec`: made grey, scaled, as the service does."""
+    if items.shape[1:] == spec.shape:
+        return codecs.from_uint8(items, spec)
+    return codecs.from_uint8(np.stack([codecs.read_image(codecs.to_png(item), spec)[0] for item in items]), spec)
+
+
+def record(model: Model, found: Judgement, against: str | None = None) -> Manifest:
+    """Writes the figures into the artifact's manifest, in place of earlier ones. `against` names the data set of the anomalies."""
     manifest = manifests.read(model.folder)
     assert manifest.scoring is not None
     common = {"by": RECORDED, "n": found.n, "anomalies": found.anomalies, "score": manifest.scoring.score}
+    if against is not None:
+        common["against"] = against
     new = [
         Metric(name=f"false_positive_rate_at_{each['asked']:g}", value=each["met"], protocol={**common, "expected": each["expected"]})
         for each in found.rates

@@ -18,7 +18,10 @@ from evaluation import anomaly
 from runtime import calibration, checks, manifest
 from runtime.engine import load
 from runtime.errors import InvalidValue, ManifoldError, UnsupportedTask
+from tests.conftest import tiny_run
 from tests.test_tabular import related
+from training.data import Data
+from training.export import export
 
 
 def run(*arguments: object, code: int = 0) -> str:
@@ -200,3 +203,28 @@ def test_wrong_outputs_are_named(folder: Path) -> None:
         run("score", folder / "rows.csv", *score, folder / "x.parquet", "--budget", 1, "--false-positive-rate", 0.1)
     with pytest.raises(ManifoldError, match="a table is a"):
         run("score", folder / "mine.html", *score, folder / "x.parquet")
+
+
+def test_images_are_judged_by_another_set(digits: Data, tmp_path: Path) -> None:
+    """scikit-learn's digits against white shapes, by the score and by its peers; the card has it all."""
+    made = tiny_run(tmp_path / "run", "vae", digits, latent_dim=3, references=200)
+    published = export(made, "small", tmp_path / "models", data=digits)
+    output = run(
+        "judge", "small", "--data", "digits", "--against", "shapes", "--record", "--models", tmp_path / "models"
+    )
+    assert "IForest: auroc" in output
+    recorded = {metric.name: metric for metric in load(published, device="cpu").manifest.metrics}
+    assert recorded["auroc"].protocol["against"] == "shapes"
+    assert {"IForest", "input kNN", "squared_error"} <= set(recorded["auroc"].protocol["beside"])
+    assert recorded["auroc"].value > 0.8
+    for wrong, message in (
+        (("--against", "transactions"), "."),
+        (("--html", tmp_path / "page.html"), "the page is of rows"),
+    ):
+        with pytest.raises(ManifoldError, match=message):
+            run("judge", "small", "--data", "digits", *wrong, "--models", tmp_path / "models")
+
+
+def test_what_cannot_be_judged_says_why(folder: Path) -> None:
+    with pytest.raises(InvalidValue, match="does not hold the items"):
+        run("judge", "mine", "--data", "digits", "--models", folder / "models")
