@@ -134,6 +134,27 @@ def test_a_conditional_one_tells_classes_apart(tmp_path: Path) -> None:
     assert model.manifest.scoring is not None
     assert model.manifest.scoring.evidence == "negative_elbo"
     assert np.isfinite(model.score(data.edge(data.test)).terms["input_neighbours"]).all()
+    settings = Settings(models_dir=tmp_path / "models", default_model="labelled", device="cpu")
+    row = {"a": 0.3, "b": 0.2, "c": 4.5, "kind": "up", "size": 1.0}
+    with TestClient(create_app(settings), raise_server_exceptions=False) as client:
+        wait_until_ready(client)
+        shifted, plain = client.post("/classify", json={"rows": [row, {**row, "c": 0.5}]}).json()["items"]
+        assert (shifted["class"], plain["class"]) == ("shifted", "plain")
+        assert sum(shifted["probabilities"].values()) == pytest.approx(1, abs=1e-6)
+        blank = {**row, "c": None}
+        for label, expected in (("shifted", 4.5), ("plain", 0.5)):
+            (filled,) = client.post("/impute", json={"rows": [blank], "class": label}).json()["rows"]
+            assert filled["c"] == pytest.approx(expected, abs=1.5)
+        refused = client.post("/classify", json={"rows": [{**row, "kind": 3}]})
+        assert refused.status_code == 422, refused.text
+        wrong = client.post("/anomaly-score", json={"rows": [row], "class": "neither", "explain": True})
+        assert wrong.status_code == 422
+        told = client.post("/anomaly-score", json={"rows": [row], "class": "plain", "explain": True}).json()["items"][0]
+        assert told["explanation"]["columns"][0]["column"] == "c"
+        assert told["explanation"]["columns"][0]["direction"] == "high"
+        free = client.post("/anomaly-score", json={"rows": [row], "explain": True}).json()["items"][0]
+        assert free["score"] < told["score"]
+        assert len(free["explanation"]["neighbours"]) == 5
 
 
 # --- missing values, filled in ---
