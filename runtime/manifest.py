@@ -184,6 +184,10 @@ class TaskSpec(Record):
 
 TASKS = ("decode", "decode_codes", "encode", "sample", "score", "score_codes", "translate", "features", "neighbours")
 
+# Outputs whose values may be any of several that are equally good, so that no two runtimes need agree: which of two items that lie equally
+# near comes first. Their distances are what is compared.
+TIED = ("nearest", "known")
+
 # What each task must give and take: without these the use cases of runtime.operations could not be made of tasks.
 REQUIRED_OUTPUTS: dict[str, tuple[tuple[str, ...], ...]] = {  # any one of the alternatives
     "decode": (("data",),),

@@ -36,6 +36,9 @@ def per_item(values: Tensor) -> Tensor:
     return nn.functional.pad(flat, (0, -flat.shape[1] % LINE)).sum(1)
 
 
+CANDIDATES = 4  # times k
+
+
 class Neighbours(nn.Module):
     """Mean Euclidean distance of points (B, D) to the k nearest of N references, (B,).
 
@@ -50,12 +53,18 @@ class Neighbours(nn.Module):
         self.register_buffer("points", references.contiguous())  # (N, D)
         self.k = min(k, len(references))
 
-    def find(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Indices of the k nearest and their distances, (B, k) each, nearest first."""
+    def _nearest(self, x: Tensor, k: int) -> tuple[Tensor, Tensor]:
+        """Indices of the k nearest by the product, and their distances, (B, k) each."""
         half = 0.5 * (self.points * self.points).sum(1)
-        nearest = (half - x @ self.points.T).topk(self.k, dim=1, largest=False).indices
+        nearest = (half - x @ self.points.T).topk(k, dim=1, largest=False).indices
         differences = x[:, None] - self.points[nearest]  # (B, k, D)
-        return nearest, per_item((differences * differences).flatten(0, 1)).view(-1, self.k).sqrt()
+        return nearest, per_item((differences * differences).flatten(0, 1)).view(-1, k).sqrt()
+
+    def find(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Indices of the k nearest and their distances, (B, k) each, nearest first: picked anew among more, by the distances themselves."""
+        nearest, distances = self._nearest(x, min(CANDIDATES * self.k, len(self.points)))
+        best = distances.topk(self.k, dim=1, largest=False)
+        return nearest.gather(1, best.indices), best.values
 
     def forward(self, x: Tensor) -> Tensor:
-        return per_item(self.find(x)[1]) / self.k
+        return per_item(self._nearest(x, self.k)[1]) / self.k
