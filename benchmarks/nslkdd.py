@@ -44,10 +44,13 @@ SCORES: dict[str, dict[str, Any]] = {
     "floor 0.1": {"floor": 0.1}, "latent 16, 30 epochs": {"latent_dim": 16, "epochs": 30},
 }  # fmt: skip
 CLASSES: dict[str, tuple[str, dict[str, Any]]] = {
-    f"{kind}, latent {size}, balance {balance:g}, {epochs} epochs": (kind, {"latent_dim": size, "balance": balance, "epochs": epochs})
-    for kind, size, balance, epochs in (
-        ("range", 2, 0.0, 15), ("numeric", 2, 0.0, 15), ("quantile", 2, 0.0, 15), ("range", 2, 0.5, 15), ("numeric", 2, 0.5, 15),
-        ("quantile", 2, 0.5, 15), ("quantile", 2, 1.0, 15), ("quantile", 5, 0.5, 15), ("quantile", 8, 0.5, 15), ("quantile", 5, 0.5, 40),
+    f"{kind}, " + ", ".join(f"{key} {value:g}" for key, value in changes.items()): (kind, changes)
+    for kind, changes in (
+        ("range", {"latent_dim": 2}), ("numeric", {"latent_dim": 2}), ("quantile", {"latent_dim": 2}),
+        ("range", {"latent_dim": 2, "balance": 0.5}), ("numeric", {"latent_dim": 2, "balance": 0.5}),
+        ("quantile", {"latent_dim": 2, "balance": 0.5}), ("quantile", {"latent_dim": 2, "balance": 1}),
+        ("quantile", {"latent_dim": 5, "balance": 0.5}), ("quantile", {"latent_dim": 8, "balance": 0.5}),
+        ("quantile", {"latent_dim": 5, "balance": 0.5, "epochs": 40}), ("quantile", {"latent_dim": 5, "balance": 0.5, "floor": 0.2}),
     )
 }  # fmt: skip
 LEFT_OUT = (

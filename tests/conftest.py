@@ -28,8 +28,9 @@ settings.load_profile("steady")
 ROOT = Path(__file__).parent.parent
 SHIPPED = ROOT / "models"
 NAMES = (
-    "cifar10-vae", "cifar10-vqvae", "digits-pixelcnn", "fashion-vae", "fashion-vqvae", "frey-vae", "mnist-autoencoder", "mnist-beta-vae",
-    "mnist-cvae", "mnist-vae", "mnist-vae-2d", "mnist-vae-ts", "mnist-vqvae", "transactions-vae",
+    "cifar10-vae", "cifar10-vqvae", "creditcard-vae", "digits-pixelcnn", "fashion-vae", "fashion-vqvae", "frey-vae", "mnist-autoencoder", "mnist-beta-vae",
+    "mnist-cvae", "mnist-vae", "mnist-vae-2d", "mnist-vae-ts", "mnist-vqvae", "nslkdd-cvae", "nslkdd-vae",
+    "transactions-vae",
 )  # fmt: skip
 ROW = {  # of transactions-vae, in its order
     "amount": 26.27, "hour": 10.67, "weekday": "1", "night": 0, "card_1d_count": 1, "card_1d_mean": 53.6, "terminal_1d_count": 1,

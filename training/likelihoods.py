@@ -175,16 +175,12 @@ class Columns(nn.Module):
     Nazabal et al., 2020, arXiv 1807.03653).
     """
 
-    column_of: Tensor  # int64 (D,): which column each encoded place is of
-
     def __init__(self, spec: TableSpec, floor: float, unseen: float) -> None:
         super().__init__()
         self.spec, self.floor, self.unseen = spec, floor, unseen
         self.numeric = [column for column in spec.columns if isinstance(column, NumericColumn)]
         self.width = spec.shape[0] + len(self.numeric)  # a scale beside each mean
         self.runs = list(_runs(spec))
-        places = [number for number, (_, block) in enumerate(spec.blocks()) for _ in range(block.stop - block.start)]
-        self.register_buffer("column_of", torch.tensor(places), persistent=False)
         categorical = len(spec.columns) - len(self.numeric)
         noise: list[tuple[str, Source, int]] = [
             ("noise", "normal", len(self.numeric)),

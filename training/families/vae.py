@@ -72,7 +72,6 @@ class Config(Recipe):
     references: int = 2000  # training items that the artifact carries, to measure distances to the nearest; 0 is none
     neighbours: int = 5  # k, of them
     score: str = "auto"  # a term, or terms to be combined: fisher:TERM,TERM or min-p:TERM,TERM
-    blank: float = 0.0  # share of a row's columns that the encoder is not told in training: it learns to fill in
     trim: float = (
         0.0  # share of the training items that is taken for anomalies and left out, once a third of the epochs is over
     )
@@ -85,8 +84,6 @@ class Config(Recipe):
             latent_dim=self.least_latent, beta=0, samples=1, kl_warmup=0, iwae_k=1, references=0, neighbours=1
         )
         self.above_zero("noise", "floor")
-        if not 0 <= self.blank < 1:
-            raise TrainingError(f"blank: {self.blank} must be from 0 to below 1", field="blank")
         if not 0 <= self.trim <= MAX_TRIM:
             raise TrainingError(f"trim: {self.trim} must be from 0 to {MAX_TRIM}", field="trim")
         self.one_of("body", ("mlp", "conv"))
@@ -114,8 +111,6 @@ class VAE(nn.Module):
             config = replace(config, likelihood="columns" if isinstance(data.spec, TableSpec) else "bernoulli")
         self.config, self.shape, self.width = config, data.spec.shape, width
         self.tabular = isinstance(data.spec, TableSpec)
-        if config.blank and not self.tabular:
-            raise TrainingError("blank: images have no columns to hide", field="blank")
         dimensions = math.prod(self.shape)
         self.likelihood = likelihoods.build(
             config.likelihood, data.spec, noise=config.noise, floor=config.floor, rows=len(data.train)
@@ -155,24 +150,15 @@ class VAE(nn.Module):
         parameters: Tensor = self.up(self.decoder(joined(z, c)))
         return parameters
 
-    def terms(
-        self, x: Tensor, noise: Tensor, c: Tensor | None = None, told: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """Reconstruction NLL, averaged over the draws noise (S, B, L), and KL; nats, (B,) each. `told` is what the encoder sees of x."""
-        mean, log_variance = self.encode(x if told is None else told, c)
+    def terms(self, x: Tensor, noise: Tensor, c: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Reconstruction NLL, averaged over the draws noise (S, B, L), and KL; nats, (B,) each."""
+        mean, log_variance = self.encode(x, c)
         if log_variance is None:
             return per_item(self.likelihood.nll(self.decode(mean, c), x)), torch.zeros_like(mean[:, 0])
         draws = noise.shape[0]
         z = (mean + (0.5 * log_variance).exp() * noise).flatten(0, 1)  # (S B, L)
         nll = self.likelihood.nll(self.decode(z, repeated(c, draws)), x.repeat(draws, 1))
         return per_item(nll).view(draws, -1).mean(0), gaussian_kl(mean, log_variance).sum(1)
-
-    def _blanked(self, x: Tensor, generator: torch.Generator) -> Tensor:
-        """Rows (B, D) with columns hidden at random; the likelihood still asks for them (Im et al., 2017, arXiv 1511.06406)."""
-        assert isinstance(self.likelihood, likelihoods.Columns)
-        place = self.likelihood.column_of
-        hidden = torch.rand((len(x), int(place[-1]) + 1), generator=generator, device=x.device) < self.config.blank
-        return torch.where(hidden[:, place], torch.nan, x)
 
     def loss(self, batch: Batch) -> Losses:
         """-ELBO with the KL weighed, in nats, averaged over the batch."""
@@ -182,7 +168,6 @@ class VAE(nn.Module):
             x,
             torch.randn(shape, generator=batch.generator, device=x.device),
             self.condition(batch.labels, batch.factors),
-            self._blanked(x, batch.generator) if self.config.blank else None,
         )
         warmup = min(1.0, batch.epoch / self.config.kl_warmup) if self.config.kl_warmup else 1.0
         if self.config.trim and batch.epoch >= TRIM_AFTER * self.config.epochs:
