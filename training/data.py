@@ -554,7 +554,7 @@ NSLKDD_CLASS_KINDS = Stated(kinds={**NSLKDD_KINDS.kinds, tables.OTHERS: "quantil
 NSLKDD_CLASSES: dict[str, Any] = {
     "latent_dim": 5,
     "balance": 0.5,
-    "epochs": 40,
+    "floor": 0.2,
 }  # options of tabular_cvae, chosen likewise
 
 
