@@ -11,7 +11,9 @@ import pytest
 from hypothesis import settings
 from starlette.testclient import TestClient
 
+from runtime import manifest, repository
 from runtime.engine import Model, load
+from runtime.spec import NumericColumn, TableSpec
 from service.__main__ import configure_log
 from service.rest import create_app
 from service.settings import Settings
@@ -37,6 +39,23 @@ ROW = {  # of transactions-vae, in its order
     "card_7d_count": 9, "card_7d_mean": 49.53, "terminal_7d_count": 7, "card_30d_count": 41, "card_30d_mean": 54.01,
     "terminal_30d_count": 28, "terminal_30d_mean": 52.74, "amount_over_usual": -0.702, "hours_since_last": 7.313,
 }  # fmt: skip
+
+
+def _legal_row(name: str) -> dict[str, object]:
+    """A row that a shipped model of rows takes: least numbers, first categories."""
+    spec = manifest.read(repository.find(name, SHIPPED)).data
+    assert isinstance(spec, TableSpec)
+    return {
+        column.name: column.minimum if isinstance(column, NumericColumn) else column.categories[0]
+        for column in spec.columns
+    }
+
+
+ROWS: dict[str, dict[str, object]] = {
+    "transactions-vae": dict(ROW),
+    **{name: _legal_row(name) for name in ("creditcard-vae", "nslkdd-cvae", "nslkdd-vae")},
+}
+CLASS_OF = {"mnist-cvae": "3", "nslkdd-cvae": "DoS"}  # a class of those whose encoder is told one
 EXTRACTORS = ("cifar10-classifier", "digits-classifier", "fashion-classifier", "mnist-classifier")
 
 

@@ -18,7 +18,7 @@ from runtime.inputs import draw_latents
 from runtime.manifest import GaussianPrior, MixturePrior
 from runtime.operations import End
 from runtime.spec import ImageSpec
-from tests.conftest import NAMES, SHIPPED
+from tests.conftest import CLASS_OF, NAMES, ROWS, SHIPPED
 from training.data import Data
 
 CONDITIONAL = "digits-pixelcnn"
@@ -48,7 +48,7 @@ def test_same_seed_and_index_same_bits(name: str, shipped: dict[str, Model], cli
 def test_encode_reconstruct_and_score_do_not_depend_on_the_batch(name: str, shipped: dict[str, Model]) -> None:
     model = shipped[name]
     samples = model.sample(64, seed=1)
-    data, told = samples.data, samples.condition if name == "mnist-cvae" else None
+    data, told = samples.data, samples.condition if name in CLASS_OF else None
     whole = model.encode(data, seed=5, classes=told), model.reconstruct(data, classes=told), model.score(data)
     for first, n in ((0, 1), (9, 1), (3, 2), (30, 5)):
         part, some = slice(first, first + n), None if told is None else told[first : first + n]
@@ -204,7 +204,7 @@ def test_class_marginal_is_the_log_sum_exp(shipped: dict[str, Model]) -> None:
 # --- recipes ---
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name != "transactions-vae"])
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in ROWS])
 def test_remake_gives_the_same_bytes(name: str, client: TestClient, shipped: dict[str, Model]) -> None:
     variants: list[dict[str, Any]] = [{"n": 5, "first": 3}, {"n": 1, "temperature": 0.7}, {}]
     if shipped[name].manifest.classes:

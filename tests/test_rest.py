@@ -31,11 +31,11 @@ from service import contract
 from service.rest import USE_CASES, create_app
 from service.settings import ModelSettings, Settings, SettingsError, read
 from tests import foreign
-from tests.conftest import EXTRACTORS, NAMES, ROOT, ROW, SHIPPED, wait_until_ready
+from tests.conftest import CLASS_OF, EXTRACTORS, NAMES, ROOT, ROW, ROWS, SHIPPED, wait_until_ready
 from training.data import Data
 
 CODES = ("cifar10-vqvae", "fashion-vqvae", "mnist-vqvae")  # no prior over their vectors
-IMAGE_MODELS = [name for name in NAMES if name != "transactions-vae"]
+IMAGE_MODELS = [name for name in NAMES if name not in ROWS]
 LATENT_MODELS = [name for name in NAMES if name != "digits-pixelcnn"]
 
 
@@ -52,12 +52,12 @@ def text(content: bytes) -> str:
 
 def items(name: str) -> dict[str, Any]:
     """A legal request's items for a model."""
-    return {"rows": [ROW, ROW]} if name == "transactions-vae" else {"images": [text(png())] * 2}
+    return {"rows": [ROWS[name]] * 2} if name in ROWS else {"images": [text(png())] * 2}
 
 
 def told(name: str) -> dict[str, Any]:
     """What a conditional encoder is told."""
-    return {"class": "3"} if name == "mnist-cvae" else {}
+    return {"class": CLASS_OF[name]} if name in CLASS_OF else {}
 
 
 def bomb() -> str:
@@ -84,7 +84,7 @@ def test_every_route_for_every_model(client: TestClient, name: str, route: str) 
         end = {"image": text(png())} if name in CODES else {"seed": 1, **told(name)}
         body |= {"from": end, "to": end, "steps": 4}
     elif route == "impute":
-        body |= {"rows": [{**ROW, "amount": None}] if name == "transactions-vae" else [[1]]}
+        body |= {"rows": [{**ROWS[name], next(iter(ROWS[name])): None}] if name in ROWS else [[1]]}
     else:
         body |= items(name) | (told(name) if route in ("encode", "reconstruct") else {})
     response = client.post(f"/{route}", json=body)
@@ -99,7 +99,7 @@ def test_every_route_for_every_model(client: TestClient, name: str, route: str) 
     assert answer.timing.compute > 0
     assert response.headers["x-request-id"] == answer.request_id
     if route in ("sample", "reconstruct", "interpolate"):
-        made = response.json()["rows" if name == "transactions-vae" else "images"]
+        made = response.json()["rows" if name in ROWS else "images"]
         assert len(made) == {"sample": 3, "reconstruct": 2, "interpolate": 4}[route]
 
 

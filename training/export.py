@@ -297,15 +297,4 @@ def _histograms(engine: Model, data: Data) -> bytes:
     buffer = io.BytesIO()
     with warnings.catch_warnings():
         figure.savefig(buffer, format="png", dpi=90)
-    return _few_colours(buffer.getvalue())
-
-
-def _few_colours(png: bytes) -> bytes:
-    """A plot with a palette instead of three bytes a pixel: a third of the size."""
-    import io
-
-    from PIL import Image
-
-    buffer = io.BytesIO()
-    Image.open(io.BytesIO(png)).convert("RGB").quantize(32).save(buffer, format="png", optimize=True)
-    return buffer.getvalue()
+    return codecs.with_few_colours(buffer.getvalue())

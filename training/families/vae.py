@@ -235,7 +235,8 @@ def iwae(model: VAE, x: Tensor, noise: Tensor, c: Tensor | None = None) -> Tenso
     z = mean + (0.5 * log_variance).exp() * noise  # (k, B, L)
     log_likelihood = -per_item(model.likelihood.nll(model.decode(z.flatten(0, 1), repeated(c, k)), x.repeat(k, 1)))
     log_likelihood = log_likelihood.view(k, batch)
-    log_ratio = 0.5 * (noise**2 + log_variance - z**2).sum(2)  # log p(z) - log q(z | x): the ½ log 2π cancel
+    # log p(z) - log q(z | x): the ½ log 2π cancel
+    log_ratio = 0.5 * per_item((noise**2 + log_variance - z**2).flatten(0, 1)).view(k, batch)
     return (log_likelihood + log_ratio).logsumexp(0) - math.log(k)
 
 
