@@ -139,7 +139,8 @@ def fit(
     module = families.get(family)
     stated = tables.Stated(kinds=dict(_pair(kind, "--column") for kind in kinds or []))
     data = datasets.of_file(file, stated, label, truth)
-    config = dataclasses.replace(_config(module, preset, settings), mixed=mixed)
+    config = _config(module, preset, settings)
+    config = dataclasses.replace(config, mixed=mixed or config.mixed)
     folder = run or Path("runs") / name
     made = loop.train(
         runs.Run(folder, family, str(file), preset, config),

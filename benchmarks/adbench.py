@@ -25,8 +25,7 @@ from adbench_peers import SPLITS, Split, figures, splits
 from numpy.typing import NDArray
 from scipy.stats import rankdata, wilcoxon
 
-from runtime.scoring import combine
-from runtime.tails import Tail
+from runtime.manifest import COMBINED
 from training import data as datasets
 from training.data import Data
 from training.tables import Stated
@@ -52,11 +51,9 @@ def as_data(split: Split) -> Data:
 def scores(split: Split) -> dict[str, Array]:
     """Terms of the test rows and the score that the artifact would give."""
     data = as_data(split)
-    trained = in_memory.fit(FAMILY, data, mixed=split.kind == "mixed", seed=split.seed)
-    found, scoring = trained.score(data.edge(data.test)), trained.exported.scoring
-    assert scoring is not None and scoring.combination is not None
-    tails = {name: Tail.fit(trained.calibration[name]) for name in scoring.combination.terms}
-    return {**found, OURS: combine(scoring.combination, tails, found)}
+    found = in_memory.fit(FAMILY, data, mixed=split.kind == "mixed", seed=split.seed).score(data.edge(data.test))
+    ours = found.pop(COMBINED)
+    return {**found, OURS: ours}
 
 
 def run_all(options: argparse.Namespace) -> None:

@@ -28,8 +28,6 @@ def ours(path: Path) -> None:
     import in_memory
     import torch
 
-    from runtime.scoring import combine
-    from runtime.tails import Tail
     from training import data as datasets
 
     torch.set_num_threads(1)
@@ -39,11 +37,7 @@ def ours(path: Path) -> None:
     made: dict[str, Array] = {"train": np.concatenate([data.train.items, data.calibration.items]), "judged": judged}
     made["labels"] = np.arange(len(judged)) >= len(data.test)
     for seed in SEEDS:
-        trained = in_memory.fit("tabular_vae", data, seed=seed)
-        about = trained.exported.scoring
-        assert about is not None and about.combination is not None
-        tails = {name: Tail.fit(trained.calibration[name]) for name in about.combination.terms}
-        made[f"tabular_vae-{seed}"] = combine(about.combination, tails, trained.score(judged))
+        made[f"tabular_vae-{seed}"] = in_memory.fit("tabular_vae", data, seed=seed).rank(judged)
     np.savez(path, **made)
 
 

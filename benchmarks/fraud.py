@@ -32,7 +32,6 @@ from runtime import columns, engine, files, repository
 from runtime.engine import Model
 from runtime.spec import TableSpec
 from training import data as datasets
-from training import tables
 
 Array = NDArray[Any]
 A_DAY = 100  # alerts that a team looks at
@@ -126,7 +125,7 @@ def main() -> None:
     after = day[:n] >= datasets.TRANSACTION_DAYS["test"][0]
     if not (after & (scenario[:n] > 0)).any():
         return
-    trained = np.nan_to_num(tables.encode(_training_rows(table, scenario[:n], day[:n]), spec))
+    trained = np.nan_to_num(datasets.load("transactions").train.items)  # the very rows that the model had
     forest = IsolationForest(random_state=0).fit(trained)
     print(
         f"\nDays {day[:n][after].min()} to {day[:n][after].max()}: {after.sum():,} transactions, {(after & (scenario[:n] > 0)).sum():,} frauds\n"
@@ -140,16 +139,6 @@ def main() -> None:
         print(quality(role, scored[f"part.{role}"].to_numpy()[after], *judged))
     print(quality("IForest", -forest.score_samples(np.nan_to_num(data[after])), *judged))
     print(quality("amount alone", table["amount"][after], *judged))
-
-
-def _training_rows(table: dict[str, Array], scenario: Array, day: Array) -> dict[str, Array]:
-    """As many genuine rows of the training days as the model had."""
-    low, high = datasets.TRANSACTION_DAYS["train"]
-    there = np.flatnonzero((day >= low) & (day < high) & (scenario == 0))
-    chosen = np.random.Generator(np.random.Philox(0)).choice(
-        there, min(datasets.TRANSACTION_ROWS["train"], len(there)), replace=False
-    )
-    return {name: values[chosen] for name, values in table.items()}
 
 
 if __name__ == "__main__":

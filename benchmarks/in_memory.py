@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from runtime import operations
-from runtime.manifest import Manifest, TaskSpec
-from runtime.operations import Run, Scores, Steps
+from runtime.manifest import COMBINED, Manifest, TaskSpec
+from runtime.operations import Steps
+from runtime.scoring import combine
+from runtime.tails import Tail
 from training import families, folds, runs
 from training.data import Data
 from training.exports import Exports
 from training.train import train, trained_model
 
 Array = NDArray[Any]
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -31,18 +32,23 @@ class Trained:
     exported: Exports
     calibration: dict[str, Array]  # terms of the score of items that training did not see
 
-    def drive(self, steps: Generator[Run, dict[str, Array], T]) -> T:
-        """Runs a use case to its end."""
-        return operations.drive(steps, lambda task, inputs: self.exported.tasks[task](inputs))
-
     def in_pieces(self, use: Callable[[Array, slice], Steps[Array]], items: Array, size: int = 2000) -> Array:
         """A use case of some of the items at a time, so that draws of all of them need not fit into memory at once."""
         cuts = [slice(start, start + size) for start in range(0, len(items), size)]
-        return np.concatenate([self.drive(use(items[cut], cut)) for cut in cuts])
+        return np.concatenate([self.exported.drive(use(items[cut], cut)) for cut in cuts])
 
     def score(self, items: Array) -> dict[str, Array]:
-        """Terms of the score, (n,) each."""
-        return _terms(self.manifest, self.exported, items)
+        """Terms of the score, (n,) each, and their combination, as the artifact would give it."""
+        terms, about = _terms(self.manifest, self.exported, items), self.manifest.scoring
+        if about is None or about.combination is None:
+            return terms
+        tails = {name: Tail.fit(self.calibration[name]) for name in about.combination.terms}
+        return {**terms, COMBINED: combine(about.combination, tails, terms)}
+
+    def rank(self, items: Array) -> Array:
+        """The score alone, (n,)."""
+        assert self.manifest.scoring is not None
+        return self.score(items)[self.manifest.scoring.score]
 
 
 def fit(family: str, data: Data, **changes: Any) -> Trained:
@@ -69,8 +75,7 @@ def fit(family: str, data: Data, **changes: Any) -> Trained:
 
 
 def _terms(manifest: Manifest, exported: Exports, items: Array, size: int = 2000) -> dict[str, Array]:
-    pieces: list[Scores] = [
-        operations.drive(operations.score(manifest, items[start : start + size]), lambda task, inputs: exported.tasks[task](inputs))
-        for start in range(0, len(items), size)
-    ]  # fmt: skip
+    pieces = [
+        exported.drive(operations.score(manifest, items[start : start + size])) for start in range(0, len(items), size)
+    ]
     return {name: np.concatenate([piece.terms[name] for piece in pieces]) for name in pieces[0].terms}

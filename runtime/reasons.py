@@ -42,6 +42,16 @@ class Reasons:
     distances: Array | None = None  # (n, k)
 
 
+def scored(
+    manifest: Manifest, data: Array, calibrated: Calibrated, *, explain: bool, classes: Classes | None = None
+) -> Steps[tuple[Scores, Reasons | None]]:
+    """Scores of items, and where they are asked for and the artifact has nats to tell, their reasons."""
+    scores = yield from operations.score(manifest, data, classes=classes)
+    if not explain or scores.surprise is None:
+        return scores, None
+    return scores, (yield from find(manifest, data, scores, calibrated, classes=classes))
+
+
 def find(
     manifest: Manifest, data: Array, scores: Scores, calibrated: Calibrated, *, classes: Classes | None = None
 ) -> Steps[Reasons]:

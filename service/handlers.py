@@ -150,14 +150,13 @@ class Handlers:
         data, fitted, warnings = await self.reader.items(manifest, request, uploads, unknown=True)
         answer = Answer(entry)
         classes = self.reader.condition(request.class_, request.condition)
-        scores = await self._drive(answer, operations.score(manifest, data, classes=classes), len(data), deadline_ms)
         assert manifest.scoring is not None and entry.model is not None
         calibrated = entry.model.calibrated
+        steps = reasons.scored(manifest, data, calibrated, explain=request.explain, classes=classes)
+        scores, why = await self._drive(answer, steps, len(data), deadline_ms)
         judgement = decisions.judge(manifest.scoring, calibrated, scores.terms, decisions.are_unknown(warnings), rule)
         answer.fields |= judged(calibrated, judgement, warnings)
-        if request.explain and scores.surprise is not None:
-            steps = reasons.find(manifest, data, scores, calibrated, classes=classes)
-            why = await self._drive(answer, steps, len(data), deadline_ms)
+        if why is not None:
             described = reasons.describe(why, manifest.data, manifest.scoring, request.rows or ())
             for item, reason in zip(answer.fields["items"], described, strict=True):
                 item["explanation"] = reason
@@ -234,8 +233,7 @@ class Handlers:
         assert answer.entry.batcher is not None
         milliseconds = deadline_ms or answer.entry.settings.deadline_ms or self.settings.deadline_ms
         result, timing = await answer.entry.batcher.drive(steps, n, time.monotonic() + milliseconds / 1000)
-        answer.queue += timing.queue
-        answer.compute += timing.compute
+        answer.queue, answer.compute = timing.queue, timing.compute
         return result
 
     @staticmethod

@@ -551,11 +551,6 @@ NSLKDD_CALIBRATION = 10_000  # rows
 # mostly one-hot tables are scaled by range: chosen on the attacks of KDDTrain+, see benchmarks/nslkdd.py
 NSLKDD_KINDS = Stated(kinds={**dict.fromkeys(nslkdd.CATEGORIES, "categorical"), tables.OTHERS: "range"})
 NSLKDD_CLASS_KINDS = Stated(kinds={**NSLKDD_KINDS.kinds, tables.OTHERS: "quantile"})
-NSLKDD_CLASSES: dict[str, Any] = {
-    "latent_dim": 5,
-    "balance": 0.5,
-    "floor": 0.2,
-}  # options of tabular_cvae, chosen likewise
 
 
 def _connections(remote: Remote) -> tuple[dict[str, Array], Array]:

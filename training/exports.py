@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from runtime import operations
 from runtime.manifest import Classification, CodesSpec, Conditions, InputSpec, LatentSpec, Scoring, TensorSpec
+from runtime.operations import Run
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -48,3 +52,7 @@ class Exports:
     )
     description: str = ""
     extra: dict[str, Any] = field(default_factory=dict)  # more provenance
+
+    def drive(self, steps: Generator[Run, dict[str, NDArray[Any]], T]) -> T:
+        """Runs a use case to its end by the modules themselves, before there is an artifact."""
+        return operations.drive(steps, lambda task, inputs: self.tasks[task](inputs))

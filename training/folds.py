@@ -8,20 +8,16 @@ from __future__ import annotations
 
 import dataclasses
 import tempfile
-from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from runtime import operations
 from runtime.manifest import Manifest
 from runtime.operations import Scores
 from training import families
 from training.data import Data
-from training.exports import Exports
 from training.runs import Run
 from training.train import train, trained_model
 
@@ -40,11 +36,7 @@ def scores(run: Run, data: Data, manifest: Manifest) -> Scores:
             with torch.no_grad():
                 exported = families.get(run.family).exports(trained_model(one, part), config, part)
             items = data.edge(data.train[held_out])
-            found.append(operations.drive(operations.score(manifest, items), _runs(exported)))
+            found.append(exported.drive(operations.score(manifest, items)))
     terms = {name: np.concatenate([each.terms[name] for each in found]) for name in found[0].terms}
     surprises = [each.surprise for each in found if each.surprise is not None]
     return Scores(terms, np.concatenate(surprises) if surprises else None)
-
-
-def _runs(exported: Exports) -> Callable[[str, Mapping[str, NDArray[Any]]], dict[str, NDArray[Any]]]:
-    return lambda task, inputs: exported.tasks[task](inputs)
