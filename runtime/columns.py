@@ -83,10 +83,6 @@ def _numbers(values: Array, absent: NDArray[np.bool_], column: NumericColumn, fo
         numbers = _parsed(values, absent, column, found)
     for index in np.flatnonzero(np.isinf(numbers)):
         found.bad.setdefault(int(index), f"{column.name}: {rows.not_finite(numbers[index])}")
-    if column.transform == "log1p":
-        for index in np.flatnonzero(numbers <= -1):
-            found.bad.setdefault(int(index), f"{column.name}: {rows.too_small(numbers[index], column)}")
-        numbers = np.where(numbers <= -1, np.nan, numbers)
     encoded: NDArray[np.float64] = rows.standardise(numbers, column)
     for index in np.flatnonzero(np.abs(encoded) >= column.clip):
         found.warn(index, rows.is_clipped(values[index : index + 1].tolist()[0], column))

@@ -107,10 +107,6 @@ def not_finite(value: Any) -> str:
     return f"{value} is not finite"
 
 
-def too_small(value: Any, column: NumericColumn) -> str:
-    return f"{value} is below what column {column.name!r} can hold (above -1)"
-
-
 def is_clipped(value: Any, column: NumericColumn) -> str:
     return f"{column.name}: {value} is more than {column.clip:g} scales from the mean and was clipped"
 
@@ -132,8 +128,6 @@ def _number(value: Any, column: NumericColumn, place: str, warnings: list[str]) 
         number = math.inf
     if not math.isfinite(number):
         raise InvalidValue(f"{place}: {not_finite(value)}", field=place)
-    if column.transform == "log1p" and number <= -1:
-        raise InvalidValue(f"{place}: {too_small(value, column)}", field=place)
     encoded = float(standardise(np.float64(number), column))
     if abs(encoded) >= column.clip:
         warnings.append(is_clipped(value, column))
@@ -146,9 +140,9 @@ def standardise(values: Any, column: NumericColumn) -> Any:
 
 
 def transform(values: Any, column: NumericColumn) -> Any:
-    """t(value): the identity, log(1 + value), or the quantile transform."""
+    """t(value): the identity, log(1 + value) and its mirror image below 0, or the quantile transform."""
     if column.transform == "log1p":
-        return np.log1p(values)
+        return np.sign(values) * np.log1p(np.abs(values))
     if column.transform == "quantile":
         assert column.knots is not None and column.scores is not None and column.slope is not None
         beyond = np.minimum(values - column.knots[0], 0) + np.maximum(values - column.knots[-1], 0)
@@ -196,7 +190,7 @@ def _unscale(values: NDArray[np.float64], column: NumericColumn, held: bool) -> 
 def _inverse(values: NDArray[np.float64], column: NumericColumn) -> NDArray[np.float64]:
     """The value for t(value)."""
     if column.transform == "log1p":
-        return np.expm1(values)
+        return np.asarray(np.sign(values) * np.expm1(np.abs(values)), np.float64)
     if column.transform == "quantile":
         assert column.knots is not None and column.scores is not None and column.slope is not None
         beyond = np.minimum(values - column.scores[0], 0) + np.maximum(values - column.scores[-1], 0)

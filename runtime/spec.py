@@ -51,8 +51,9 @@ class ImageSpec(Record):
 class NumericColumn(Record):
     """A number. Encoded as clip((t(value) - mean) / scale, -clip, clip) with t the identity, log(1 + value), or a quantile transform.
 
-    The quantile transform takes `knots`, quantiles of the training rows, to `scores`, the normal quantiles of their shares, straight between
-    them, and beyond the ends goes on at `slope`: a value outside the training range is never made usual.
+    The logarithm is mirrored below 0, so that every number has one: -log(1 - value). The quantile transform takes `knots`, quantiles of the
+    training rows, to `scores`, the normal quantiles of their shares, straight between them, and beyond the ends goes on at `slope`: a value
+    outside the training range is never made usual.
     """
 
     kind: Literal["numeric"] = "numeric"
@@ -78,8 +79,6 @@ class NumericColumn(Record):
     def _check(self) -> NumericColumn:
         if self.minimum > self.maximum:
             raise ValueError("minimum must not be above maximum")
-        if self.transform == "log1p" and self.minimum <= -1:
-            raise ValueError("log1p needs values above -1")
         given = [part is not None for part in (self.knots, self.scores, self.slope)]
         if given != [self.transform == "quantile"] * 3:
             raise ValueError("knots, scores and slope belong to the transform quantile, all three")
