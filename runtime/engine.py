@@ -42,8 +42,17 @@ class Model:
         """One task on arrays by role, (B, *shape) each; outputs by role.
 
         Rows are padded to the task's `min_rows` and run in pieces of `max_rows`, which nobody can see in the results. Raises
-        UnsupportedTask, InvalidValue for inputs that are not as the manifest says, ArtifactError for outputs that are not.
+        UnsupportedTask, InvalidValue for inputs that are not as the manifest says or too far from what the model knows, ArtifactError
+        for outputs that are not as the manifest says.
         """
+        self.check(task, inputs)
+        outputs = self.compute(task, inputs)
+        if role := not_finite(outputs):
+            raise self.strange(role)
+        return outputs
+
+    def check(self, task: str, inputs: Mapping[str, Array]) -> int:
+        """Rows of the inputs of a task. Raises what `run` raises for them."""
         spec = self.manifest.task(task)
         if spec is None:
             raise UnsupportedTask(
@@ -51,7 +60,17 @@ class Model:
                 field="model",
                 valid=list(self.manifest.tasks),
             )
-        return self._run(task, spec, inputs)
+        return check_inputs(spec, inputs)
+
+    def compute(self, task: str, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """`run` of inputs that `check` has passed, whose outputs may hold numbers that are not finite."""
+        return self._run(task, self.manifest.tasks[task], inputs)
+
+    def strange(self, role: str) -> InvalidValue:
+        """The error of an item whose output is not finite."""
+        return InvalidValue(
+            f"{self.manifest.name}: the model's {role} is not finite for this input; it lies too far from what the model knows"
+        )
 
     def steady(self) -> None:
         """Pads rows further than the manifest says where this machine's kernels make bits depend on the batch.
@@ -80,7 +99,7 @@ class Model:
         return functools.partial(self._run, task, padded(self.manifest.tasks[task], rows))
 
     def _run(self, task: str, spec: TaskSpec, inputs: Mapping[str, Array]) -> dict[str, Array]:
-        rows = check_inputs(spec, inputs)
+        rows = len(next(iter(inputs.values())))
         pieces = [
             self._run_piece(task, spec, inputs, start, min(start + spec.max_rows, rows))
             for start in range(0, rows, spec.max_rows)
@@ -101,10 +120,6 @@ class Model:
                 raise ArtifactError(
                     f"{spec.graph}: output {tensor.role!r} is {array.dtype}{list(array.shape)}, "
                     f"the manifest says {tensor.dtype}{[rows + padding, *tensor.shape]}"
-                )
-            if array.dtype.kind == "f" and not np.isfinite(array).all():
-                raise InvalidValue(
-                    f"{self.manifest.name}: the model's {tensor.role} is not finite for this input; it lies too far from what the model knows"
                 )
             results[tensor.role] = np.ascontiguousarray(array[:rows])
         return results
@@ -153,6 +168,13 @@ def joined(pieces: Sequence[dict[str, Array]]) -> dict[str, Array]:
     if len(pieces) == 1:
         return pieces[0]
     return {role: np.concatenate([piece[role] for piece in pieces]) for role in pieces[0]}
+
+
+def not_finite(outputs: Mapping[str, Array]) -> str | None:
+    """The role of an output that holds a number that is not finite."""
+    return next(
+        (role for role, array in outputs.items() if array.dtype.kind == "f" and not np.isfinite(array).all()), None
+    )
 
 
 def check_inputs(spec: TaskSpec, inputs: Mapping[str, Array]) -> int:

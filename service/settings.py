@@ -26,6 +26,10 @@ class ModelSettings(BaseModel):
     instances: int | None = Field(default=None, ge=1, le=64, description="runs of this model at the same time")
     max_rows: int | None = Field(default=None, ge=1, description="rows a run; more are run in pieces")
     queue_rows: int | None = Field(default=None, ge=1, description="rows accepted and not yet answered; beyond it 429")
+    queue_bytes: int | None = Field(default=None, ge=1, description="of their inputs; beyond it 429")
+    queue_ms: int | None = Field(
+        default=None, ge=1, description="wait that is accepted; beyond it, or the deadline, 429"
+    )
     deadline_ms: int | None = Field(default=None, ge=1, description="for requests that bring none")
 
 
@@ -45,6 +49,8 @@ class Settings(BaseSettings):
     threads: int = Field(default=1, ge=1, le=256, description="threads within a run")
     max_rows: int = Field(default=256, ge=1)
     queue_rows: int = Field(default=4096, ge=1)
+    queue_bytes: int = Field(default=256 * 2**20, ge=1)
+    queue_ms: int | None = Field(default=None, ge=1)
     deadline_ms: int = Field(default=30_000, ge=1)
     max_items: int = Field(default=1024, ge=1, description="rows or images a request")
     max_body_bytes: int = Field(default=16 * 2**20, ge=1024)

@@ -86,7 +86,7 @@ async def _spool(request: Request, limit: int) -> IO[bytes]:
 async def _next(entry: Entry, parts: Iterator[bulk.Scored]) -> bulk.Scored | None:
     """The next chunk, on the model's own worker, in turn with everybody else's runs."""
     assert entry.batcher is not None
-    return await asyncio.get_running_loop().run_in_executor(entry.batcher.pool, lambda: next(parts, None))
+    return await entry.batcher.borrow(lambda: next(parts, None))
 
 
 async def _lines(

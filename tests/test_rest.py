@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import io
 import json
@@ -514,14 +513,14 @@ def test_a_full_queue_is_429_with_retry_after_and_harms_nobody(tmp_path: Path) -
     with app_with(tmp_path, queue_rows=4) as client:
         wait_until_ready(client)
         model = client.app.state.registry.entries["foreign", 1].model  # type: ignore[attr-defined]
-        begun, go, original = threading.Event(), threading.Event(), model.run
+        begun, go, original = threading.Event(), threading.Event(), model.compute
 
         def slow(task: str, inputs: Any) -> Any:
             begun.set()
             assert go.wait(120)
             return original(task, inputs)
 
-        model.run = slow
+        model.compute = slow
         results: list[int] = []
         waiting = threading.Thread(target=lambda: results.append(client.post("/sample", json={"n": 3}).status_code))
         waiting.start()
@@ -541,7 +540,7 @@ def test_a_full_queue_is_429_with_retry_after_and_harms_nobody(tmp_path: Path) -
         waiting.join(120)
         dropped.join(120)
         assert (results, late) == ([200], [504])
-        model.run = original
+        model.compute = original
         assert client.post("/sample", json={"n": 2}).status_code == 200
 
 
@@ -557,42 +556,6 @@ def test_a_request_larger_than_the_queue_runs_when_it_is_alone(tmp_path: Path) -
     with app_with(tmp_path, queue_rows=4) as client:
         wait_until_ready(client)
         assert client.post("/sample", json={"n": 50}).status_code == 200
-
-
-def test_a_cancelled_use_case_leaves_the_queue(tmp_path: Path) -> None:
-    from runtime import operations
-    from runtime.engine import load
-    from service.batcher import Batcher
-
-    model = load(foreign.write(tmp_path))
-    batcher = Batcher(model, Settings(models_dir=tmp_path).of_model("foreign"))
-    began, go, original = threading.Event(), threading.Event(), model.run
-
-    def slow(task: str, inputs: Any) -> Any:
-        began.set()
-        assert go.wait(120)
-        return original(task, inputs)
-
-    model.run = slow  # type: ignore[method-assign]
-
-    async def scene() -> None:
-        deadline = time.monotonic() + 60
-        first, second, third = (
-            asyncio.create_task(batcher.drive(operations.sample(model.manifest, 2, seed=i), 2, deadline))
-            for i in range(3)
-        )
-        while not began.is_set():
-            await asyncio.sleep(0.001)
-        assert batcher.rows == 6
-        second.cancel()
-        go.set()
-        results = await asyncio.gather(first, second, third, return_exceptions=True)
-        assert isinstance(results[1], asyncio.CancelledError)
-        assert batcher.rows == 0
-        assert np.array_equal(results[2][0].data, model.sample(2, seed=2).data)  # type: ignore[index]
-
-    asyncio.run(scene())
-    batcher.close()
 
 
 # --- models that are not ready ---

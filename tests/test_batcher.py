@@ -1,0 +1,438 @@
+"""Joining, sharing, refusing, dropping: what concurrent requests do to each other, which is nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from runtime import operations
+from runtime.engine import Model, load
+from runtime.errors import Busy, DeadlineExceeded, InvalidValue, Unavailable
+from service.batcher import Batcher, Costs, Ran
+from service.queueing import Queue, Work
+from service.settings import Settings
+from tests import foreign
+
+Array = np.ndarray[Any, Any]
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Model:
+    return load(foreign.write(tmp_path), device="cpu")
+
+
+class Gate:
+    """Holds the engine until told to go, and keeps what it was given."""
+
+    def __init__(self, model: Model) -> None:
+        self.began, self.go, self.original = threading.Event(), threading.Event(), model.compute
+        self.batches: list[int] = []
+        self.spoil: Callable[[Mapping[str, Array], dict[str, Array]], None] = lambda inputs, outputs: None
+        model.compute = self  # type: ignore[method-assign]
+
+    def __call__(self, task: str, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        self.began.set()
+        assert self.go.wait(60)
+        self.batches.append(len(next(iter(inputs.values()))))
+        outputs = self.original(task, inputs)
+        self.spoil(inputs, outputs)
+        return outputs
+
+    async def running(self) -> None:
+        while not self.began.is_set():
+            await asyncio.sleep(0.001)
+
+
+@pytest.fixture
+def gate(model: Model) -> Gate:
+    return Gate(model)
+
+
+@pytest.fixture
+def make(model: Model, tmp_path: Path) -> Iterator[Callable[..., Batcher]]:
+    made: list[Batcher] = []
+
+    def batcher(**options: Any) -> Batcher:
+        made.append(Batcher(model, Settings(models_dir=tmp_path, **options).of_model("foreign")))
+        return made[-1]
+
+    yield batcher
+    for each in made:
+        each.close()
+
+
+def ask(batcher: Batcher, seed: int, n: int = 1, seconds: float = 60.0) -> asyncio.Task[Any]:
+    """n items of a seed, begun now."""
+    steps = operations.sample(batcher.model.manifest, n, seed=seed)
+    return asyncio.get_running_loop().create_task(batcher.drive(steps, n, time.monotonic() + seconds))
+
+
+def alone(model: Model, seed: int, n: int = 1) -> Array:
+    """What a model of its own gives."""
+    return load(model.folder, device="cpu", verify=False).sample(n, seed=seed).data
+
+
+async def settle() -> None:
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
+# --- joining ---
+
+
+def test_what_arrives_while_the_engine_works_is_one_run(model: Model, gate: Gate, make: Callable[..., Batcher]) -> None:
+    batcher = make()
+
+    async def scene() -> list[Any]:
+        first = ask(batcher, 0)
+        await gate.running()
+        others = [ask(batcher, seed, n) for seed, n in ((1, 2), (2, 1), (3, 5))]
+        await settle()
+        gate.go.set()
+        return await asyncio.gather(first, *others)
+
+    results = asyncio.run(scene())
+    assert gate.batches == [1, 8]
+    for (found, timing), (seed, n) in zip(results, ((0, 1), (1, 2), (2, 1), (3, 5)), strict=True):
+        assert np.array_equal(found.data, alone(model, seed, n))
+        assert timing.compute > 0
+
+
+def test_requests_that_arrive_together_go_together_and_an_idle_engine_waits_for_nobody(
+    gate: Gate, make: Callable[..., Batcher]
+) -> None:
+    batcher, ran = make(), list[Ran]()
+    batcher.listener = ran.append
+    gate.go.set()
+
+    async def scene() -> None:
+        await asyncio.gather(*(ask(batcher, seed) for seed in range(10)))
+        await ask(batcher, 11)
+
+    asyncio.run(scene())
+    assert gate.batches == [10, 1]
+    assert [(each.rows, each.requests, each.reason) for each in ran] == [(10, 10, "idle"), (1, 1, "idle")]
+
+
+def test_short_runs_stay_on_the_event_loop_and_long_ones_leave_it(model: Model, make: Callable[..., Batcher]) -> None:
+    batcher, ran, threads = make(), list[Ran](), list[int]()
+    batcher.listener = ran.append
+    original, pause = model.compute, 0.0
+
+    def compute(task: str, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        threads.append(threading.get_ident())
+        time.sleep(pause)
+        return original(task, inputs)
+
+    model.compute = compute  # type: ignore[method-assign]
+
+    async def scene() -> None:
+        nonlocal pause
+        for _ in range(20):
+            await ask(batcher, 1)
+        pause = 0.01
+        for _ in range(4):
+            await ask(batcher, 1)
+
+    asyncio.run(scene())
+    here = threading.get_ident()
+    assert threads[0] != here  # nothing is known of it yet
+    assert here in threads[1:20]
+    assert threads[-1] != here
+    assert [each.in_place for each in ran] == [thread == here for thread in threads]
+
+
+# --- sharing ---
+
+
+def _work(rows: int, done: Any, task: str = "decode") -> Work:
+    return Work(task, {"latent": np.zeros((rows, 2), np.float32)}, rows, 0.0, 1.0, done)
+
+
+class _Open:
+    """A future that nobody has ended."""
+
+    def done(self) -> bool:
+        return False
+
+
+@given(sizes=st.lists(st.integers(1, 40), min_size=1, max_size=30), limit=st.integers(1, 32))
+def test_shares_are_fair_and_whole(sizes: list[int], limit: int) -> None:
+    """Every row goes once and in order; no batch is over the limit, nor short while rows wait; nobody gets less than others for no reason."""
+    queue, works = Queue(), [_work(size, _Open()) for size in sizes]
+    for work in works:
+        queue.put(work)
+    seen = {id(work): 0 for work in works}
+    while batch := queue.take(lambda task: limit):
+        waiting = [work for work in works if seen[id(work)] < work.rows]
+        gone = {id(piece.work): piece.stop - piece.start for piece in batch}
+        left_before = {id(work): work.rows - seen[id(work)] for work in waiting}
+        assert sum(gone.values()) == min(limit, sum(left_before.values()))
+        for piece in batch:
+            assert piece.start == seen[id(piece.work)]
+            seen[id(piece.work)] = piece.stop
+        cut = [gone[key] for key in gone if gone[key] < left_before[key]]
+        assert all(gone.get(id(work), 0) >= min(left_before[id(work)], max(cut) - 1) for work in waiting[:limit] if cut)
+        assert queue.rows["decode"] == sum(work.rows - seen[id(work)] for work in works)
+    assert all(seen[id(work)] == work.rows for work in works)
+    assert not queue
+
+
+def test_a_small_request_does_not_wait_for_the_end_of_a_large_one(
+    model: Model, gate: Gate, make: Callable[..., Batcher]
+) -> None:
+    batcher = make(max_rows=8)
+
+    async def scene() -> tuple[list[str], Array]:
+        order = []
+        large = ask(batcher, 1, 200)
+        await gate.running()
+        small = ask(batcher, 2)
+        small.add_done_callback(lambda _: order.append("small"))
+        large.add_done_callback(lambda _: order.append("large"))
+        gate.go.set()
+        return order, (await large)[0].data
+
+    order, found = asyncio.run(scene())
+    assert order == ["small", "large"]
+    assert max(gate.batches) == 8
+    assert np.array_equal(found, alone(model, 1, 200))
+
+
+def test_tasks_take_turns() -> None:
+    queue = Queue()
+    for task in ("decode", "decode", "encode"):
+        queue.put(_work(10, _Open(), task))
+    order = []
+    while batch := queue.take(lambda task: 5):
+        order.append(batch[0].work.task)
+    assert order == ["decode", "encode", "decode", "encode", "decode", "decode"]
+
+
+# --- what goes wrong ---
+
+
+def test_a_cancelled_request_leaves_the_queue_and_harms_nobody(
+    model: Model, gate: Gate, make: Callable[..., Batcher]
+) -> None:
+    """One of three is cancelled while it waits, then one while it runs."""
+    batcher = make()
+
+    async def scene() -> None:
+        running = ask(batcher, 9)
+        await gate.running()
+        first, second, third = (ask(batcher, seed, 2) for seed in range(3))
+        await settle()
+        assert batcher.rows == 7
+        second.cancel()
+        running.cancel()
+        await settle()
+        assert batcher.rows == 4
+        gate.go.set()
+        results = await asyncio.gather(running, first, second, third, return_exceptions=True)
+        assert isinstance(results[0], asyncio.CancelledError)
+        assert isinstance(results[2], asyncio.CancelledError)
+        assert np.array_equal(results[1][0].data, alone(model, 0, 2))  # type: ignore[index]
+        assert np.array_equal(results[3][0].data, alone(model, 2, 2))  # type: ignore[index]
+        assert (batcher.rows, batcher.bytes) == (0, 0)
+
+    asyncio.run(scene())
+    assert gate.batches == [1, 4]  # the cancelled rows did not run
+
+
+def test_a_run_that_raises_fails_the_one_whose_rows_made_it_raise(
+    model: Model, gate: Gate, make: Callable[..., Batcher]
+) -> None:
+    batcher, bad = make(), operations.sample(model.manifest, 1, seed=1)
+    poison = next(bad).inputs
+
+    def explode(inputs: Mapping[str, Array], outputs: dict[str, Array]) -> None:
+        (role,) = poison
+        if (inputs[role] == poison[role]).all(axis=1).any():
+            raise RuntimeError("this row")
+
+    gate.spoil = explode
+
+    async def scene() -> list[Any]:
+        first = ask(batcher, 0)
+        await gate.running()
+        others = [ask(batcher, seed) for seed in (1, 2, 3)]
+        await settle()
+        gate.go.set()
+        return await asyncio.gather(first, *others, return_exceptions=True)
+
+    first, second, third, fourth = asyncio.run(scene())
+    assert isinstance(second, RuntimeError)
+    for result, seed in ((first, 0), (third, 2), (fourth, 3)):
+        assert np.array_equal(result[0].data, alone(model, seed))
+    assert gate.batches == [1, 3, 1, 1, 1]
+
+
+def test_an_answer_that_is_not_finite_is_its_own_requests_error(
+    model: Model, gate: Gate, make: Callable[..., Batcher]
+) -> None:
+    batcher = make()
+
+    def spoil(inputs: Mapping[str, Array], outputs: dict[str, Array]) -> None:
+        if len(outputs["data"]) == 3:
+            outputs["data"] = outputs["data"].copy()
+            outputs["data"][1] = np.nan
+
+    gate.spoil = spoil
+
+    async def scene() -> list[Any]:
+        first = ask(batcher, 0)
+        await gate.running()
+        others = [ask(batcher, seed) for seed in (1, 2, 3)]
+        await settle()
+        gate.go.set()
+        return await asyncio.gather(first, *others, return_exceptions=True)
+
+    results = asyncio.run(scene())
+    assert isinstance(results[2], InvalidValue)
+    assert "too far from what the model knows" in results[2].message
+    assert np.array_equal(results[3][0].data, alone(model, 3))
+
+
+def test_wrong_inputs_are_refused_before_they_are_queued(model: Model, make: Callable[..., Batcher]) -> None:
+    batcher = make()
+
+    def steps() -> Any:
+        yield operations.Run("decode", {"latent": np.full((1, foreign.LATENT), np.nan, np.float32)})
+
+    async def scene() -> None:
+        with pytest.raises(InvalidValue):
+            await batcher.drive(steps(), 1, time.monotonic() + 60)
+        assert (batcher.rows, batcher.bytes) == (0, 0)
+        await ask(batcher, 1)
+
+    asyncio.run(scene())
+
+
+# --- admission ---
+
+
+def test_full_by_rows_by_bytes_and_by_time(model: Model, gate: Gate, make: Callable[..., Batcher]) -> None:
+    by_rows, by_bytes, by_time = make(queue_rows=4), make(queue_bytes=1000), make(queue_ms=50)
+    by_time.costs.add("decode", 4, 0.4)
+
+    async def refused(batcher: Batcher, n: int, says: str) -> None:
+        gate.began.clear()
+        gate.go.clear()
+        first = ask(batcher, 0, 4)
+        await gate.running()
+        kept = ask(batcher, 3, 4) if batcher is by_time else None
+        await settle()
+        with pytest.raises(Busy, match=says) as error:
+            await ask(batcher, 1, n)
+        assert error.value.retry_after >= 1
+        gate.go.set()
+        await asyncio.gather(first, *([kept] if kept else []))
+        assert (batcher.rows, batcher.bytes) == (0, 0)
+        await ask(batcher, 2, 100)  # larger than the queue, but alone
+
+    async def scene() -> None:
+        await refused(by_rows, 1, "4 rows are queued, the limit is 4")
+        await refused(by_bytes, 400, "MiB are queued")
+        await refused(by_time, 1, "will take 267 ms, and 50 are allowed")
+
+    asyncio.run(scene())
+
+
+def test_a_wait_beyond_the_deadline_is_refused_at_once(gate: Gate, make: Callable[..., Batcher]) -> None:
+    batcher = make()
+    batcher.costs.add("decode", 64, 10.0)
+
+    async def scene() -> None:
+        first = ask(batcher, 0, 40)
+        await gate.running()
+        second = ask(batcher, 1, 40)
+        await settle()
+        with pytest.raises(Busy, match="are allowed"):
+            await ask(batcher, 2, 1, seconds=1.0)
+        gate.go.set()
+        await asyncio.gather(first, second)
+
+    asyncio.run(scene())
+
+
+def test_what_waits_beyond_its_deadline_ends_though_the_engine_is_busy(
+    gate: Gate, make: Callable[..., Batcher]
+) -> None:
+    batcher = make()
+
+    async def scene() -> None:
+        first = ask(batcher, 0)
+        await gate.running()
+        with pytest.raises(DeadlineExceeded, match="in the queue"):
+            await ask(batcher, 1, seconds=0.02)
+        assert batcher.rows == 1
+        gate.go.set()
+        await first
+
+    asyncio.run(scene())
+    assert gate.batches == [1]  # it never ran
+
+
+def test_costs_follow_what_runs_take() -> None:
+    costs = Costs()
+    assert costs.of("decode", 1) is None
+    costs.add("decode", 4, 0.001)
+    assert costs.of("decode", 4) == pytest.approx(0.001)
+    assert costs.of("decode", 1) == pytest.approx(0.001)  # a smaller run is not known to be faster
+    assert costs.of("decode", 64) == pytest.approx(0.016)
+    for _ in range(50):
+        costs.add("decode", 4, 0.003)
+    assert costs.of("decode", 5) == pytest.approx(0.003, rel=0.01)
+    assert costs.a_row("decode") == pytest.approx(0.0005, rel=0.01)
+
+
+# --- other work, and the end ---
+
+
+def test_borrowed_work_takes_its_turn(gate: Gate, make: Callable[..., Batcher]) -> None:
+    batcher = make()
+
+    async def scene() -> None:
+        first = ask(batcher, 0)
+        await gate.running()
+        aside = asyncio.create_task(batcher.borrow(threading.get_ident))
+        await settle()
+        assert not aside.done()
+        gate.go.set()
+        await first
+        assert await aside != threading.get_ident()
+        with pytest.raises(ZeroDivisionError):
+            await batcher.borrow(lambda: 1 / 0)
+        await ask(batcher, 1)
+
+    asyncio.run(scene())
+
+
+def test_closing_lets_work_end_and_refuses_what_waits(model: Model, gate: Gate, make: Callable[..., Batcher]) -> None:
+    batcher = make()
+
+    async def scene() -> list[Any]:
+        running = ask(batcher, 0)
+        await gate.running()
+        waiting = ask(batcher, 1)
+        await settle()
+        closing = asyncio.get_running_loop().run_in_executor(None, batcher.close)
+        await asyncio.sleep(0.05)
+        gate.go.set()
+        await closing
+        return list(await asyncio.gather(running, waiting, ask(batcher, 2), return_exceptions=True))
+
+    first, second, third = asyncio.run(scene())
+    assert np.array_equal(first[0].data, alone(model, 0))
+    assert isinstance(second, Unavailable)
+    assert isinstance(third, Unavailable)
