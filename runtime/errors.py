@@ -57,11 +57,11 @@ class Unavailable(ManifoldError):
 
 
 class Busy(ManifoldError):
-    """The queue is full. `retry_after` is in seconds."""
+    """The queue is full: `reason` is the limit that is reached (rows, bytes, or wait). `retry_after` is in seconds."""
 
-    def __init__(self, message: str, *, retry_after: float = 1.0) -> None:
+    def __init__(self, message: str, *, retry_after: float = 1.0, reason: str = "rows") -> None:
         super().__init__(message)
-        self.retry_after = retry_after
+        self.retry_after, self.reason = retry_after, reason
 
 
 class DeadlineExceeded(ManifoldError):

@@ -2,26 +2,58 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import math
 import sys
+import time
+from types import FrameType
 
 import structlog
 import uvicorn
 
 from runtime.errors import ManifoldError
 from service import settings as settings_module
+from service.registry import Registry
 from service.rest import create_app
 from service.settings import Settings
+
+
+class Server(uvicorn.Server):
+    """Told to stop, it is first not ready, then, `notice_seconds` later, takes no more, and ends when what it has is answered."""
+
+    def __init__(self, config: uvicorn.Config, registry: Registry) -> None:
+        super().__init__(config)
+        self.registry, self.stop_at = registry, math.inf
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """The first signal begins the end; another one cuts the notice short, and a third one does not wait for requests."""
+        if self.registry.leaving:
+            super().handle_exit(sig, frame)
+            return
+        self.registry.leaving = True
+        self.stop_at = time.monotonic() + self.registry.settings.notice_seconds
+
+    async def on_tick(self, counter: int) -> bool:
+        """Ten times a second: whether to stop."""
+        stopping = await super().on_tick(counter) or time.monotonic() >= self.stop_at
+        self.registry.stopped = self.registry.stopped or stopping
+        return stopping
 
 
 def run(settings: Settings) -> None:
     """Serves until told to stop; requests in flight get `drain_seconds` to end."""
     configure_log(settings.log_format)
-    app = create_app(settings)
-    uvicorn.run(
-        app, host=settings.host, port=settings.port, log_level="warning", access_log=False, server_header=False,
-        timeout_graceful_shutdown=round(settings.drain_seconds),
+    registry = Registry(settings)
+    config = uvicorn.Config(
+        create_app(settings, registry), host=settings.host, port=settings.port, log_level="warning", access_log=False,
+        server_header=False, timeout_graceful_shutdown=round(settings.drain_seconds),
     )  # fmt: skip
+    server = Server(config, registry)
+    with contextlib.suppress(KeyboardInterrupt):  # which uvicorn raises again when it has ended
+        server.run()
+    if not server.started:
+        sys.exit(3)  # uvicorn has said why, a port in use for instance
 
 
 def configure_log(style: str) -> None:

@@ -53,6 +53,18 @@ class Ran:
     reason: str  # why it went then: `idle` engine, `full` batch, `next` after another run, `alone` after a failure
     seconds: float
     in_place: bool
+    failed: bool
+
+
+@dataclass(slots=True)
+class Tally:
+    """What the runs of a task add up to."""
+
+    runs: int = 0
+    rows: int = 0
+    requests: int = 0
+    failed: int = 0
+    seconds: float = 0.0
 
 
 class Costs:
@@ -91,7 +103,7 @@ class Batcher:
         self.queue_rows, self.queue_bytes, self.queue_ms = settings.queue_rows, settings.queue_bytes, settings.queue_ms
         self.rows, self.bytes = 0, 0  # accepted and not yet answered
         self.listener: Callable[[Ran], None] = lambda ran: None
-        self.costs = Costs()
+        self.costs, self.tallies = Costs(), {name: Tally() for name in model.manifest.tasks}
         self._queue = Queue()
         self._asides: deque[tuple[Callable[[], Any], asyncio.Future[Any]]] = deque()
         self._most = {
@@ -124,7 +136,9 @@ class Batcher:
                 held = sum(array.nbytes for array in run.inputs.values())
                 self.bytes += held
                 if outputs is None and self.bytes > max(self.queue_bytes, held):
-                    raise self._busy(f"{self.bytes >> 20} MiB are queued, the limit is {self.queue_bytes >> 20}")
+                    raise self._busy(
+                        "bytes", f"{self.bytes >> 20} MiB are queued, the limit is {self.queue_bytes >> 20}"
+                    )
                 outputs = await self._run(run, deadline, timing)
         finally:
             self.rows -= rows
@@ -154,22 +168,23 @@ class Batcher:
         if not self.rows:
             return
         if self.rows + rows > self.queue_rows:
-            raise self._busy(f"{self.rows} rows are queued, the limit is {self.queue_rows}")
+            raise self._busy("rows", f"{self.rows} rows are queued, the limit is {self.queue_rows}")
         wait, allowed = self.wait(), deadline - time.monotonic()
         if self.queue_ms is not None:
             allowed = min(allowed, self.queue_ms / 1000)
         if wait > allowed:
             raise self._busy(
-                f"the rows that are queued will take {1000 * wait:.0f} ms, and {1000 * max(allowed, 0):.0f} are allowed"
+                "wait",
+                f"the rows that are queued will take {1000 * wait:.0f} ms, and {1000 * max(allowed, 0):.0f} are allowed",
             )
 
     def wait(self) -> float:
         """Seconds until what is queued now will have gone to the engine, by what runs have taken so far."""
         return sum(rows * self.costs.a_row(task) for task, rows in self._queue.rows.items()) / self.instances
 
-    def _busy(self, what: str) -> Busy:
+    def _busy(self, reason: str, what: str) -> Busy:
         seconds = max(1, math.ceil(self.wait()))
-        return Busy(f"{self.model.manifest.name}: {what}; try again in {seconds} s", retry_after=seconds)
+        return Busy(f"{self.model.manifest.name}: {what}; try again in {seconds} s", retry_after=seconds, reason=reason)
 
     # --- one use case ---
 
@@ -287,7 +302,8 @@ class Batcher:
         for piece in batch:
             piece.work.began = attempt.began if piece.work.began is None else piece.work.began
             piece.work.compute += seconds
-        self.listener(Ran(task, rows, len(batch), reason, seconds, in_place))
+        failed = isinstance(attempt.outputs, Exception)
+        self._count(Ran(task, rows, len(batch), reason, seconds, in_place, failed))
         if isinstance(attempt.outputs, Exception):
             if len(batch) == 1:
                 batch[0].work.fail(attempt.outputs)
@@ -311,6 +327,15 @@ class Batcher:
                 piece.work.fail(self.model.strange(role))
             else:
                 piece.work.receive(piece.start, outputs)
+
+    def _count(self, ran: Ran) -> None:
+        tally = self.tallies[ran.task]
+        tally.runs += 1
+        tally.rows += ran.rows
+        tally.requests += ran.requests
+        tally.failed += ran.failed
+        tally.seconds += ran.seconds
+        self.listener(ran)
 
     # --- deadlines ---
 

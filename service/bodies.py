@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
@@ -63,13 +63,20 @@ async def _read(request: Request, limit: int) -> bytes:
     if declared.isdecimal() and int(declared) > limit:
         raise TooLarge(f"body: {declared} bytes are over the limit of {limit}", field="body")
     chunks, size = [], 0
-    async for chunk in request.stream():
+    async for chunk in stream(request):
         size += len(chunk)
         if size > limit:
             raise TooLarge(f"body: over the limit of {limit} bytes", field="body")
         chunks.append(chunk)
     request._body = b"".join(chunks)  # Starlette's own cache: form() reads it again from there
     return request._body
+
+
+async def stream(request: Request) -> AsyncIterator[bytes]:
+    """The body as it comes; then the request's state says that it has been read."""
+    async for chunk in request.stream():
+        yield chunk
+    request.state.read = True
 
 
 def _not_empty(body: bytes) -> bytes:

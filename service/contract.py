@@ -424,6 +424,30 @@ class ModelList(BaseModel):
     models: list[ModelSummary]
 
 
+class TaskStats(BaseModel):
+    """What the runs of a task add up to since the model was loaded."""
+
+    runs: int
+    rows: int
+    requests: int = Field(description="whose rows were in a run; one may be in several")
+    failed: int
+    seconds: float
+    rows_a_run: float
+
+
+class Stats(BaseModel):
+    """GET /models/{name}/stats."""
+
+    model: str
+    version: int
+    state: str
+    device: str
+    queued_rows: int = Field(description="accepted and not yet answered")
+    queued_bytes: int
+    expected_wait_ms: float = Field(description="until what is queued now will have gone to the engine")
+    tasks: dict[str, TaskStats]
+
+
 class Health(BaseModel):
     """GET /health/live and /health/ready."""
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import secrets
 import time
-from collections.abc import Generator
+from collections.abc import AsyncIterator, Generator
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -12,7 +14,7 @@ from numpy.typing import NDArray
 
 from runtime import decisions, operations, reasons, recipes, rows, scoring
 from runtime.codecs import Fitted
-from runtime.errors import InvalidValue, UnsupportedTask
+from runtime.errors import InvalidValue, TooLarge, UnsupportedTask
 from runtime.manifest import Manifest
 from runtime.operations import Run
 from runtime.spec import CategoricalColumn, ImageSpec, TableSpec
@@ -23,6 +25,8 @@ from service.settings import Settings
 
 Array = NDArray[Any]
 T = TypeVar("T")
+
+PART_SECONDS = 0.1  # of a stream
 
 
 @dataclass
@@ -45,6 +49,24 @@ class Answer:
         return self.entry.manifest
 
 
+@dataclass(frozen=True)
+class Order:
+    """Items that are asked for."""
+
+    entry: Entry
+    n: int
+    options: dict[str, Any]  # of operations.sample
+
+    def part(self, start: int, stop: int) -> Order:
+        """Items start .. stop - 1: what is given by item is cut, and the seed goes on at its index."""
+        options = {**self.options, "first": self.options["first"] + start}
+        for name in ("latents", "codes", "classes"):
+            value = options[name]
+            by_item = isinstance(value, np.ndarray | list) and len(value) == self.n
+            options[name] = value[start:stop] if by_item else value
+        return Order(self.entry, stop - start, options)
+
+
 class Handlers:
     """One method a route."""
 
@@ -55,26 +77,73 @@ class Handlers:
 
     async def sample(self, request: contract.SampleRequest, uploads: Uploads, deadline_ms: int | None = None) -> Answer:
         """New items."""
+        order = await self._order(request, uploads)
+        self.reader.limit(order.n, "n")
+        return await self._made(order, request, deadline_ms)
+
+    async def sample_stream(
+        self, request: contract.SampleRequest, uploads: Uploads, deadline_ms: int | None = None
+    ) -> AsyncIterator[Answer]:
+        """New items, some at a time: a few first, more and more while a part takes less than PART_SECONDS. The deadline is each part's.
+
+        What is wrong with the request is raised here, before the first part.
+        """
+        order = await self._order(request, uploads)
+        if order.n > self.settings.max_stream_items:
+            raise TooLarge(f"n: {order.n} is over the limit of {self.settings.max_stream_items} a stream", field="n")
+        if order.options["seed"] is None:
+            order.options["seed"] = secrets.randbelow(2**32)  # one for all parts
+        first = await self._made(order.part(0, 1), request, deadline_ms)
+        return self._parts(order, first, request, deadline_ms)
+
+    async def _parts(
+        self, order: Order, made: Answer, request: contract.SampleRequest, deadline_ms: int | None
+    ) -> AsyncIterator[Answer]:
+        start, size = 1, 1
+        while True:
+            following = None
+            if start < order.n:  # is made while the last one is sent
+                began, stop = time.monotonic(), min(start + size, order.n)
+                following = asyncio.create_task(self._made(order.part(start, stop), request, deadline_ms))
+            try:
+                yield made
+                if following is None:
+                    return
+                made = await following
+            finally:
+                if following is not None:
+                    following.cancel()
+            start, fast = stop, time.monotonic() - began < PART_SECONDS
+            size = min(2 * size, self.settings.max_rows) if fast else max(1, size // 2)
+
+    async def _order(self, request: contract.SampleRequest, uploads: Uploads) -> Order:
+        """What is asked for, checked as far as it can be before anything runs."""
         entry, manifest = await self.entry(request, "sample")
         latents, codes = self.reader.given(manifest, request, uploads)
         given = latents if latents is not None else codes
         n = request.n if request.n is not None else len(given) if given is not None else 1
         if given is not None and len(given) != n:
             raise InvalidValue(f"n: {n}, but {len(given)} latents or codes are given; leave n out", field="n")
-        self.reader.limit(n, "n")
         options = {
             "seed": request.seed, "first": request.first, "latents": latents, "codes": codes,
             "classes": self.reader.condition(request.class_, request.condition), "prior": request.prior,
             "temperature": request.temperature,
         }  # fmt: skip
+        return Order(entry, n, options)
+
+    async def _made(self, order: Order, request: contract.SampleRequest, deadline_ms: int | None) -> Answer:
+        """The items of an order."""
+        entry, options = order.entry, order.options
         answer = Answer(entry, encoding=request.encoding)
-        samples = await self._drive(answer, operations.sample(manifest, n, **options), n, deadline_ms)  # type: ignore[arg-type]
+        manifest = answer.manifest
+        steps = operations.sample(manifest, order.n, **options)
+        samples = await self._drive(answer, steps, order.n, deadline_ms)
         answer.items = samples.data
         assert entry.model is not None
         if isinstance(manifest.data, ImageSpec):
             answer.recipes = recipes.for_samples(manifest, entry.model.checksum, samples, options)
         if samples.seed is not None:
-            answer.fields |= {"seed": samples.seed, "first": request.first}
+            answer.fields |= {"seed": samples.seed, "first": options["first"]}
         if samples.condition is not None and manifest.classes is not None:
             answer.fields["classes"] = [_class_of(weights, manifest.classes) for weights in samples.condition]
         elif samples.condition is not None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import platform
 import threading
 from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, version
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +14,7 @@ from prometheus_client import (
     CollectorRegistry,
     Counter,
     Gauge,
+    GCCollector,
     Histogram,
     ProcessCollector,
     generate_latest,
@@ -19,10 +22,13 @@ from prometheus_client import (
 from prometheus_client.core import GaugeMetricFamily, HistogramMetricFamily, Metric
 
 from runtime.drift import Recent
+from runtime.errors import Busy, DeadlineExceeded, ManifoldError
+from service.batcher import Ran
 from service.handlers import Answer
 from service.registry import Entry, Registry
 
 BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 P_VALUES = (0.0001, 0.001, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 0.8, 1.0)
 
 
@@ -88,47 +94,111 @@ class Metrics:
     def __init__(self, registry: Registry) -> None:
         self.collected = CollectorRegistry()
         ProcessCollector(registry=self.collected)
+        GCCollector(registry=self.collected)
         self.models, self.scores = registry, Scores()
         self.collected.register(self.scores)
-        self.requests = Counter(
-            "manifold_requests", "Requests by route and status", ["route", "status"], registry=self.collected
+        # finding a labelled child takes longer than counting: the ones in use are kept
+        self._requests: dict[tuple[str, int], tuple[Counter, Histogram]] = {}
+        self._answers: dict[tuple[str, str], tuple[Histogram, Histogram, Histogram]] = {}
+        self._tasks: dict[tuple[str, str], tuple[Histogram, Histogram, Histogram]] = {}
+        self.requests = self._counter("requests", "Requests by route and status", "route", "status")
+        self.seconds = self._seconds("request_seconds", "From the first byte to the last", "route")
+        self.errors = self._counter("errors", "Errors by type", "type")
+        self.refused = self._counter(
+            "refused", "Requests that a limit kept out: rows, bytes, wait, deadline, stopping", "reason"
         )
-        self.seconds = Histogram(
-            "manifold_request_seconds",
-            "From the first byte to the last",
-            ["route"],
-            registry=self.collected,
-            buckets=BUCKETS,
+        self.queue = self._seconds("queue_seconds", "Of a request: waiting for the engine", "model", "route")
+        self.compute = self._seconds("compute_seconds", "Of a request: runs that its rows were in", "model", "route")
+        self.encode = self._seconds("encode_seconds", "Of a request: writing the answer", "model", "route")
+        self.run_rows = self._histogram("run_rows", "Rows of a run", SIZES, "model", "task")
+        self.run_requests = self._histogram("run_requests", "Requests of a run", SIZES, "model", "task")
+        self.run_seconds = self._seconds("run_seconds", "Of a run", "model", "task")
+        self.runs = self._counter(
+            "runs", "Runs by why they went when they did: idle, full, next, alone", "model", "task", "reason"
         )
-        self.refused = Counter("manifold_errors", "Errors by type", ["type"], registry=self.collected)
-        labels = ["model", "route"]
-        self.queue = Histogram(
-            "manifold_queue_seconds", "Waiting for a worker", labels, registry=self.collected, buckets=BUCKETS
-        )
-        self.compute = Histogram(
-            "manifold_compute_seconds", "Running graphs", labels, registry=self.collected, buckets=BUCKETS
-        )
-        self.queued = Gauge(
-            "manifold_queued_rows", "Rows accepted and not yet answered", ["model"], registry=self.collected
-        )
-        self.ready = Gauge(
-            "manifold_model_ready", "1 where the model answers", ["model", "version"], registry=self.collected
-        )
-        self.fallback = Gauge(
-            "manifold_device_fallback", "1 where `auto` fell back to the CPU", ["model"], registry=self.collected
-        )
+        self.failed = self._counter("failed_runs", "Runs that raised an error", "model", "task")
+        self.queued = self._gauge("queued_rows", "Rows accepted and not yet answered", "model")
+        self.queued_bytes = self._gauge("queued_bytes", "Their inputs", "model")
+        self.ready = self._gauge("model_ready", "1 where the model answers", "model", "version")
+        self.device = self._gauge("model_device", "1 for the device that a model runs on", "model", "version", "device")
+        self.fallback = self._gauge("device_fallback", "1 where `auto` fell back to the CPU", "model")
+        self.serving = self._gauge("ready", "1 where /health/ready says so")
+        build = self._gauge("build_info", "What is running", "version", "python", "onnxruntime")
+        build.labels(version("manifold"), platform.python_version(), _version_of_onnxruntime()).set(1)
+        registry.listener = self.ran
 
-    def answered(self, answer: Answer, route: str) -> None:
-        """One use case was answered."""
-        self.queue.labels(answer.entry.name, route).observe(answer.queue / 1000)
-        self.compute.labels(answer.entry.name, route).observe(answer.compute / 1000)
+    def _counter(self, name: str, about: str, *labels: str) -> Counter:
+        return Counter(f"manifold_{name}", about, labels, registry=self.collected)
+
+    def _gauge(self, name: str, about: str, *labels: str) -> Gauge:
+        return Gauge(f"manifold_{name}", about, labels, registry=self.collected)
+
+    def _histogram(self, name: str, about: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
+        return Histogram(f"manifold_{name}", about, labels, registry=self.collected, buckets=buckets)
+
+    def _seconds(self, name: str, about: str, *labels: str) -> Histogram:
+        return self._histogram(name, about, BUCKETS, *labels)
+
+    def requested(self, route: str, status: int, seconds: float) -> None:
+        """A request was answered, with an error or without."""
+        key = (route, status)
+        if key not in self._requests:
+            self._requests[key] = (self.requests.labels(route, str(status)), self.seconds.labels(route))
+        counter, histogram = self._requests[key]
+        counter.inc()
+        histogram.observe(seconds)
+
+    def erred(self, error: ManifoldError) -> None:
+        """A request was refused, or has failed."""
+        self.errors.labels(error.type).inc()
+        if isinstance(error, Busy):
+            self.refused.labels(error.reason).inc()
+        elif isinstance(error, DeadlineExceeded):
+            self.refused.labels("deadline").inc()
+
+    def answered(self, answer: Answer, route: str, encode: float = 0.0) -> None:
+        """A use case was answered; `encode` is in milliseconds, as the answer's own times are."""
+        key = (answer.entry.name, route)
+        if key not in self._answers:
+            self._answers[key] = (self.queue.labels(*key), self.compute.labels(*key), self.encode.labels(*key))
+        for histogram, spent in zip(self._answers[key], (answer.queue, answer.compute, encode), strict=True):
+            histogram.observe(spent / 1000)
         if answer.judged is not None:
             self.scores.add(answer.entry, answer.judged.parts)
 
+    def ran(self, entry: Entry, ran: Ran) -> None:
+        """The engine has made a run."""
+        key = (entry.name, ran.task)
+        if key not in self._tasks:
+            self._tasks[key] = (
+                self.run_rows.labels(*key),
+                self.run_requests.labels(*key),
+                self.run_seconds.labels(*key),
+            )
+        for histogram, value in zip(self._tasks[key], (ran.rows, ran.requests, ran.seconds), strict=True):
+            histogram.observe(value)
+        self.runs.labels(*key, ran.reason).inc()
+        if ran.failed:
+            self.failed.labels(*key).inc()
+
     def page(self) -> bytes:
         """The text that Prometheus reads."""
+        self.serving.set(self.models.readiness()[0])
         for entry in self.models.shown:
             self.ready.labels(entry.name, str(entry.version)).set(entry.state == "ready")
             self.queued.labels(entry.name).set(entry.batcher.rows if entry.batcher else 0)
+            self.queued_bytes.labels(entry.name).set(entry.batcher.bytes if entry.batcher else 0)
             self.fallback.labels(entry.name).set(bool(entry.model and entry.model.note))
+            if entry.model is not None:
+                self.device.labels(entry.name, str(entry.version), entry.model.device).set(1)
         return generate_latest(self.collected)
+
+
+def _version_of_onnxruntime() -> str:
+    """Of either of the distributions that hold the module."""
+    for name in ("onnxruntime", "onnxruntime-gpu"):
+        try:
+            return version(name)
+        except PackageNotFoundError:
+            continue
+    return "none"

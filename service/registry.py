@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import os
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +18,7 @@ from runtime.engine import Model
 from runtime.errors import ManifoldError, Unavailable, UnknownModel
 from runtime.manifest import Manifest, read
 from runtime.spec import ImageSpec
-from service.batcher import Batcher
+from service.batcher import Batcher, Ran
 from service.settings import ModelSettings, Settings, SettingsError
 
 log = structlog.get_logger()
@@ -37,6 +39,9 @@ ENDPOINTS = {
 }
 
 
+Listener = Callable[["Entry", Ran], None]
+
+
 @dataclass
 class Entry:
     """One version of one model."""
@@ -52,12 +57,13 @@ class Entry:
     model: Model | None = None
     batcher: Batcher | None = field(default=None, repr=False)
 
-    def load(self, threads: int) -> None:
+    def load(self, threads: int, listener: Listener) -> None:
         """Loads the artifact; what goes wrong becomes the entry's reason."""
         try:
             self.manifest = read(self.folder)
             self.model = engine.load(self.folder, device=self.settings.device or "auto", threads=threads)
             self.batcher = Batcher(self.model, self.settings)
+            self.batcher.listener = functools.partial(listener, self)
             self.state = "ready"
         except ManifoldError as error:
             self.state, self.reason = "unavailable", error.message
@@ -89,12 +95,15 @@ class Registry:
                 valid=list(self.latest),
             )
         self._lock = threading.Lock()
+        self.listener: Listener = lambda entry, ran: None  # hears of every run
+        self.leaving = False  # told to stop: not ready any more
+        self.stopped = False  # and no new work either
 
     def load(self) -> None:
         """Loads the latest version of every model, the default first, as many at once as there are cores."""
         order = sorted(self.latest.items(), key=lambda item: item[0] != self.settings.default_model)
         with ThreadPoolExecutor(min(MOST_AT_ONCE, os.cpu_count() or 1), "load") as pool:
-            list(pool.map(lambda key: self.entries[key].load(self.settings.threads), order))
+            list(pool.map(lambda key: self.entries[key].load(self.settings.threads, self.listener), order))
 
     def close(self) -> None:
         """Lets running work end."""
@@ -126,7 +135,7 @@ class Registry:
     def _load_late(self, entry: Entry) -> None:
         with self._lock:
             if entry.state == "idle":
-                entry.load(self.settings.threads)
+                entry.load(self.settings.threads, self.listener)
 
     def find(self, name: str | None, version: int | None) -> Entry:
         """The entry, in whatever state."""
@@ -150,6 +159,8 @@ class Registry:
 
     def readiness(self) -> tuple[bool, str | None]:
         """Whether the service is ready, and why not. Models that lack an extra or a device they were told to have do not count."""
+        if self.leaving:
+            return False, "stopping"
         entries = [self.entries[item] for item in self.latest.items()]
         loading = [entry.name for entry in entries if entry.state == "loading"]
         broken = [

@@ -1,13 +1,11 @@
-"""REST: translates HTTP to the handlers and back. The routes, the one table of status codes, and nothing else."""
+"""REST: translates HTTP to the handlers and back. The routes and their documentation, and nothing else."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import math
-import re
+import functools
 import time
-import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -18,25 +16,20 @@ from fastapi.openapi.utils import get_openapi
 from fastapi_offline import FastAPIOffline
 from starlette.exceptions import HTTPException
 from starlette.responses import FileResponse, Response
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from runtime import codecs, errors
 from runtime.errors import InvalidValue, ManifoldError
-from service import bodies, contract, encoding, uploads
+from service import bodies, contract, encoding, replies, streams, uploads
+from service.asgi import Endpoint, Front
 from service.handlers import Answer, Handlers
 from service.metrics import Metrics
 from service.reading import Uploads
 from service.registry import Entry, Registry, data_summary, endpoints
+from service.replies import STATUS, Reply
 from service.settings import Settings
 
 log = structlog.get_logger()
 
-STATUS: dict[type[ManifoldError], int] = {
-    errors.Malformed: 400, errors.UnknownModel: 404, errors.NotFound: 404, errors.UnsupportedTask: 409,
-    errors.TooLarge: 413, errors.UnsupportedMedia: 415, errors.InvalidValue: 422, errors.Busy: 429, errors.Unavailable: 503,
-    errors.DeadlineExceeded: 504,
-}  # fmt: skip
-REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
 PAGE = Path(__file__).parent / "pages" / "index.html"
 Route = Callable[[Any, Uploads, int | None], Awaitable[Answer]]
 
@@ -71,8 +64,7 @@ def create_app(settings: Settings, registry: Registry | None = None) -> FastAPI:
         redoc_url=None,
     )
     app.state.registry, app.state.metrics = registry, metrics
-    app.add_middleware(Observe, metrics=metrics)
-    _add_use_cases(app, handlers, metrics, settings)
+    app.add_middleware(Front, endpoints=_use_cases(handlers, metrics, settings), registry=registry, metrics=metrics)
     _add_models(app, registry)
     _add_operations(app, registry, metrics)
     _add_errors(app)
@@ -95,45 +87,42 @@ USE_CASES: dict[str, tuple[type[contract.Request], type[contract.Response]]] = {
 NUMBERS_ONLY = ("encode", "anomaly-score", "classify", "impute")  # the others make items, which may be pictures
 
 
-def _add_use_cases(app: FastAPI, handlers: Handlers, metrics: Metrics, settings: Settings) -> None:
+def _use_cases(handlers: Handlers, metrics: Metrics, settings: Settings) -> dict[str, Endpoint]:
+    """What answers each path."""
     methods: dict[str, Route] = {
         "sample": handlers.sample, "encode": handlers.encode, "reconstruct": handlers.reconstruct,
         "interpolate": handlers.interpolate, "anomaly-score": handlers.score,
         "classify": handlers.classify, "impute": handlers.impute,
     }  # fmt: skip
-    for name, (shape, _) in USE_CASES.items():
-        app.add_api_route(
-            f"/{name}",
-            _endpoint(name, shape, methods[name], handlers, metrics, settings),
-            methods=["POST"],
-            name=name,
-            response_model=None,
-            summary=shape.__doc__,
-        )
+    return {
+        f"/{name}": _endpoint(name, shape, methods[name], handlers, metrics, settings)
+        for name, (shape, _) in USE_CASES.items()
+    }
 
 
 def _endpoint(
-    name: str,
-    shape: type[contract.Request],
-    method: Route,
-    handlers: Handlers,
-    metrics: Metrics,
-    settings: Settings,
-) -> Callable[[Request], Awaitable[Response]]:
+    name: str, shape: type[contract.Request], method: Route, handlers: Handlers, metrics: Metrics, settings: Settings
+) -> Endpoint:
     offered = encoding.NUMBERS if name in NUMBERS_ONLY else encoding.PICTURES
+    offered = (*offered, *(streams.MEDIA_TYPES if name == "sample" else ()))
     tables = tuple(uploads.MEDIA_TYPES) if name == "anomaly-score" else ()
 
-    async def endpoint(request: Request) -> Response:
+    async def endpoint(request: Request) -> Reply:
         if tables and (kind := uploads.kind_of(request)) is not None:
             return await uploads.respond(request, kind, handlers, metrics, settings)
         media_type = encoding.choose(request.headers.get("accept", "*/*"), offered)
         deadline = _deadline(request)
         fields, files = await bodies.parse(request, shape, settings, tables)
+        if media_type in streams.MEDIA_TYPES:
+            assert isinstance(fields, contract.SampleRequest)
+            request_id = request.state.request_id
+            return await streams.respond(fields, files, deadline, media_type, request_id, handlers, metrics)
         answer = await method(fields, files, deadline)
-        metrics.answered(answer, name)
-        write = _writer(answer, media_type, request.state.request_id)
-        body = await asyncio.get_running_loop().run_in_executor(None, write) if encoding.large(answer) else write()
-        return Response(body, media_type=media_type, headers=_headers(answer))
+        write = functools.partial(_written, answer, media_type, request.state.request_id)
+        large = encoding.large(answer)
+        body, spent = await asyncio.get_running_loop().run_in_executor(None, write) if large else write()
+        metrics.answered(answer, name, spent)
+        return Reply(body, media_type, headers=_headers(answer))
 
     return endpoint
 
@@ -147,23 +136,21 @@ def _deadline(request: Request) -> int | None:
     return int(text)
 
 
-def _writer(answer: Answer, media_type: str, request_id: str) -> Callable[[], bytes]:
-    def write() -> bytes:
-        if media_type == codecs.NPY:
-            return encoding.to_npy(answer)
-        if media_type != encoding.JSON:
-            return encoding.to_picture(answer, media_type)
-        began = time.perf_counter()
-        body = encoding.to_json(answer, request_id)
-        spent = 1000 * (time.perf_counter() - began)
-        body["timing"] = {
-            "queue": round(answer.queue, 3),
-            "compute": round(answer.compute, 3),
-            "encode": round(spent, 3),
-        }
-        return encoding.dumps(body)
+def _written(answer: Answer, media_type: str, request_id: str) -> tuple[bytes, float]:
+    """The answer's bytes, and the milliseconds they took."""
+    began = time.perf_counter()
 
-    return write
+    def spent() -> float:
+        return 1000 * (time.perf_counter() - began)
+
+    if media_type == codecs.NPY:
+        return encoding.to_npy(answer), spent()
+    if media_type != encoding.JSON:
+        return encoding.to_picture(answer, media_type), spent()
+    body = encoding.to_json(answer, request_id)
+    times = {"queue": answer.queue, "compute": answer.compute, "encode": spent()}
+    body["timing"] = {name: round(milliseconds, 3) for name, milliseconds in times.items()}
+    return encoding.dumps(body), spent()
 
 
 def _headers(answer: Answer) -> dict[str, str]:
@@ -190,6 +177,23 @@ def summary(entry: Entry, default: str | None) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def stats_of(entry: Entry) -> dict[str, Any]:
+    """What GET /models/{name}/stats says."""
+    batcher = entry.batcher
+    assert batcher is not None and entry.model is not None
+    tasks = {
+        name: {
+            "runs": tally.runs, "rows": tally.rows, "requests": tally.requests, "failed": tally.failed,
+            "seconds": tally.seconds, "rows_a_run": tally.rows / max(tally.runs, 1),
+        }
+        for name, tally in batcher.tallies.items()
+    }  # fmt: skip
+    return {
+        "model": entry.name, "version": entry.version, "state": entry.state, "device": entry.model.device,
+        "queued_rows": batcher.rows, "queued_bytes": batcher.bytes, "expected_wait_ms": 1000 * batcher.wait(), "tasks": tasks,
+    }  # fmt: skip
+
+
 def _add_models(app: FastAPI, registry: Registry) -> None:
     default = registry.settings.default_model
 
@@ -208,6 +212,11 @@ def _add_models(app: FastAPI, registry: Registry) -> None:
             else {}
         )
         return Response(encoding.dumps({**public, **summary(entry, default)}), media_type=encoding.JSON)
+
+    @app.get("/models/{name}/stats", response_model=contract.Stats, summary="What one model has done, and what waits.")
+    async def stats(name: str, version: int | None = None) -> Response:
+        entry = await registry.get(name, version)
+        return Response(encoding.dumps(stats_of(entry)), media_type=encoding.JSON)
 
     @app.get("/models/{name}/preview.png", response_class=FileResponse, summary="What the model makes, as a picture.")
     async def preview(name: str, version: int | None = None) -> Response:
@@ -250,52 +259,35 @@ def _add_operations(app: FastAPI, registry: Registry, metrics: Metrics) -> None:
 # --- errors -------------------------------------------------------------------------------------------------------------------
 
 
-def status_of(error: ManifoldError) -> int:
-    """The table, by the nearest class."""
-    return next((STATUS[kind] for kind in type(error).__mro__ if kind in STATUS), 500)
-
-
-def _error(request: Request, status: int, body: dict[str, Any], headers: dict[str, str] | None = None) -> Response:
-    request.app.state.metrics.refused.labels(body["type"]).inc()
-    body = {**body, "request_id": request.state.request_id}
-    return Response(encoding.dumps({"error": body}), status, headers=headers, media_type=encoding.JSON)
-
-
-def _opaque(request: Request) -> Response:
-    message = "something went wrong here, not in your request; the log has the request id"
-    return _error(request, 500, {"type": "internal", "message": message, "field": None, "valid": None})
+def _respond(request: Request, reply: Reply) -> Response:
+    request.app.state.metrics.errors.labels(reply.error).inc()
+    return Response(reply.body, reply.status, headers=reply.headers, media_type=reply.media_type)
 
 
 def _add_errors(app: FastAPI) -> None:
+    """Errors of the routes that are not use cases, in the same shape."""
+
     @app.exception_handler(ManifoldError)
     async def ours(request: Request, error: ManifoldError) -> Response:
-        status = status_of(error)
-        if status == 500:
-            log.error("internal", request_id=request.state.request_id, type=error.type, message=error.message)
-            return _opaque(request)
-        headers = {"Retry-After": str(math.ceil(getattr(error, "retry_after", 1)))} if status in (429, 503) else None
-        return _error(
-            request,
-            status,
-            {"type": error.type, "message": error.message, "field": error.field, "valid": error.valid},
-            headers,
-        )
+        return _respond(request, replies.of_error(error, request.state.request_id))
 
     @app.exception_handler(HTTPException)
     async def of_starlette(request: Request, error: HTTPException) -> Response:
         """Unknown paths and methods; the framework's own."""
-        paths = sorted({route.path for route in app.routes if hasattr(route, "path")})
-        valid = (error.headers or {}).get("Allow", "").split(", ") if error.status_code == 405 else paths
-        kind = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "malformed")
-        message = {
-            404: f"there is no {request.url.path}",
-            405: f"{request.url.path} does not take {request.method}",
-        }.get(error.status_code, str(error.detail))
-        return _error(
-            request,
-            error.status_code,
-            {"type": kind, "message": message, "field": None, "valid": valid},
-            dict(error.headers or {}),
+        path, status = request.url.path, error.status_code
+        if path in {f"/{name}" for name in USE_CASES}:
+            status, error = 405, HTTPException(405, headers={"Allow": "POST"})
+        paths = sorted(
+            {route.path for route in app.routes if hasattr(route, "path")} | {f"/{name}" for name in USE_CASES}
+        )
+        valid = (error.headers or {}).get("Allow", "").split(", ") if status == 405 else paths
+        kind = {404: "not_found", 405: "method_not_allowed"}.get(status, "malformed")
+        message = {404: f"there is no {path}", 405: f"{path} does not take {request.method}"}.get(
+            status, str(error.detail)
+        )
+        headers = dict(error.headers or {})
+        return _respond(
+            request, replies.refusal(status, request.state.request_id, kind, message, valid=valid, headers=headers)
         )
 
     from fastapi.exceptions import RequestValidationError
@@ -305,55 +297,14 @@ def _add_errors(app: FastAPI) -> None:
         """Path and query parameters of the GET routes."""
         problem = error.errors()[0]
         name = str(problem["loc"][-1])
-        return _error(
+        return _respond(
             request,
-            422,
-            {"type": "invalid_value", "message": f"{name}: {problem['msg']}", "field": name, "valid": None},
+            replies.refusal(422, request.state.request_id, "invalid_value", f"{name}: {problem['msg']}", field=name),
         )
 
     @app.exception_handler(Exception)
     async def unknown(request: Request, error: Exception) -> Response:
-        log.error("internal", request_id=request.state.request_id, exc_info=error)
-        return _opaque(request)
-
-
-class Observe:
-    """Pure ASGI middleware: a request id kept or made, the metrics, one line of log."""
-
-    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
-        self.app, self.metrics = app, metrics
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self.app(scope, receive, send)
-            return
-        given = next((value.decode("latin-1") for key, value in scope["headers"] if key == b"x-request-id"), "")
-        request_id = given if REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
-        scope.setdefault("state", {})["request_id"] = request_id
-        began, status = time.perf_counter(), 500
-
-        async def send_with_id(message: Message) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-                message["headers"] = [*message["headers"], (b"x-request-id", request_id.encode("latin-1"))]
-            await send(message)
-
-        try:
-            await self.app(scope, receive, send_with_id)
-        finally:
-            route = getattr(scope.get("route"), "path", "other")
-            spent = time.perf_counter() - began
-            self.metrics.requests.labels(route, str(status)).inc()
-            self.metrics.seconds.labels(route).observe(spent)
-            log.debug(
-                "request",
-                request_id=request_id,
-                method=scope["method"],
-                path=scope["path"],
-                status=status,
-                milliseconds=round(1000 * spent, 2),
-            )
+        return _respond(request, replies.unexpected(error, request.state.request_id))
 
 
 # --- documentation ------------------------------------------------------------------------------------------------------------
@@ -366,13 +317,15 @@ def _document(app: FastAPI) -> None:
         if app.openapi_schema is None:
             schema = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
             parts = schema.setdefault("components", {}).setdefault("schemas", {})
+            others, schema["paths"] = schema["paths"], {}
             for shape in (contract.ErrorResponse, *(shape for pair in USE_CASES.values() for shape in pair)):
                 definition = shape.model_json_schema(ref_template="#/components/schemas/{model}")
                 parts |= definition.pop("$defs", {})
                 parts[shape.__name__] = definition
             refused = {"description": "Error", "content": {encoding.JSON: {"schema": _ref(contract.ErrorResponse)}}}
             for name, (request, response) in USE_CASES.items():
-                operation = schema["paths"][f"/{name}"]["post"]
+                operation: dict[str, Any] = {"summary": request.__doc__, "operationId": name, "tags": ["use cases"]}
+                schema["paths"][f"/{name}"] = {"post": operation}
                 binary = {"schema": {"type": "string", "format": "binary"}}
                 pictures_in = (
                     {}
@@ -395,6 +348,8 @@ def _document(app: FastAPI) -> None:
                 if name == "anomaly-score":
                     operation["requestBody"]["content"] |= dict.fromkeys(uploads.MEDIA_TYPES, binary)
                 pictures = {} if name in NUMBERS_ONLY else {"image/png": binary, "image/webp": binary}
+                if name == "sample":
+                    pictures |= {kind: {"schema": {"type": "string"}} for kind in streams.MEDIA_TYPES}
                 operation["responses"] = {
                     "200": {
                         "description": "OK",
@@ -402,6 +357,7 @@ def _document(app: FastAPI) -> None:
                     },
                     **{str(status): refused for status in sorted({*STATUS.values(), 500})},
                 }
+            schema["paths"] |= others
             app.openapi_schema = schema
         return app.openapi_schema
 

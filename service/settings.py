@@ -53,13 +53,18 @@ class Settings(BaseSettings):
     queue_ms: int | None = Field(default=None, ge=1)
     deadline_ms: int = Field(default=30_000, ge=1)
     max_items: int = Field(default=1024, ge=1, description="rows or images a request")
+    max_stream_items: int = Field(default=65_536, ge=1, description="samples of a request that streams them")
     max_body_bytes: int = Field(default=16 * 2**20, ge=1024)
     max_upload_bytes: int = Field(default=4 * 2**30, ge=1024, description="of a file of rows")
     max_pixels: int = Field(default=16_000_000, ge=1, description="of one image")
     drain_seconds: float = Field(
         default=10.0, ge=0, description="for requests in flight when the service is told to stop"
     )
+    notice_seconds: float = Field(
+        default=0.0, ge=0, description="told to stop, not ready, but still serving: for load balancers to notice"
+    )
     log_format: Literal["json", "text"] = "text"
+    log_requests: bool = Field(default=False, description="a line for each request")
     models: dict[str, ModelSettings] = Field(default_factory=dict)
 
     @classmethod

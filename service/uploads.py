@@ -15,7 +15,6 @@ from typing import IO, Any
 
 import orjson
 from starlette.requests import Request
-from starlette.responses import Response, StreamingResponse
 
 from runtime import bulk
 from runtime.errors import InvalidValue, ManifoldError, TooLarge, UnsupportedMedia
@@ -23,6 +22,7 @@ from service import bodies, contract
 from service.handlers import Handlers, rule_of, threshold_of
 from service.metrics import Metrics
 from service.registry import Entry
+from service.replies import Reply
 from service.settings import Settings
 
 MEDIA_TYPES = {
@@ -39,7 +39,7 @@ def kind_of(request: Request) -> str | None:
     return MEDIA_TYPES.get(request.headers.get("content-type", "").partition(";")[0].strip().lower())
 
 
-async def respond(request: Request, kind: str, handlers: Handlers, metrics: Metrics, settings: Settings) -> Response:
+async def respond(request: Request, kind: str, handlers: Handlers, metrics: Metrics, settings: Settings) -> Reply:
     """Scores the body. Raises a RequestError where nothing can be scored at all."""
     if encoding := request.headers.get("content-encoding"):
         raise UnsupportedMedia(
@@ -61,7 +61,7 @@ async def respond(request: Request, kind: str, handlers: Handlers, metrics: Metr
         spooled.close()
         raise
     headers = {"X-Model": entry.name, "X-Model-Version": str(entry.version)}
-    return StreamingResponse(_lines(entry, first, parts, spooled, metrics), media_type=NDJSON, headers=headers)
+    return Reply(_lines(entry, first, parts, spooled, metrics), NDJSON, headers=headers)
 
 
 async def _spool(request: Request, limit: int) -> IO[bytes]:
@@ -71,7 +71,7 @@ async def _spool(request: Request, limit: int) -> IO[bytes]:
     spooled = tempfile.SpooledTemporaryFile(IN_MEMORY)  # noqa: SIM115 - closed by whoever reads it
     size = 0
     try:
-        async for chunk in request.stream():
+        async for chunk in bodies.stream(request):
             size += len(chunk)
             if size > limit:
                 raise TooLarge(f"body: over the limit of {limit} bytes", field="body")
@@ -106,6 +106,7 @@ async def _lines(
         found = {} if last is None else threshold_of(entry.model.calibrated, last)
         yield _line({"total": dataclasses.asdict(total), **found})
     except ManifoldError as error:
+        metrics.erred(error)
         yield _line({"error": {"type": error.type, "message": error.message, "field": error.field}})
     finally:
         spooled.close()

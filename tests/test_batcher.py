@@ -21,6 +21,7 @@ from service.batcher import Batcher, Costs, Ran
 from service.queueing import Queue, Work
 from service.settings import Settings
 from tests import foreign
+from tests.gate import Gate
 
 Array = np.ndarray[Any, Any]
 
@@ -28,28 +29,6 @@ Array = np.ndarray[Any, Any]
 @pytest.fixture
 def model(tmp_path: Path) -> Model:
     return load(foreign.write(tmp_path), device="cpu")
-
-
-class Gate:
-    """Holds the engine until told to go, and keeps what it was given."""
-
-    def __init__(self, model: Model) -> None:
-        self.began, self.go, self.original = threading.Event(), threading.Event(), model.compute
-        self.batches: list[int] = []
-        self.spoil: Callable[[Mapping[str, Array], dict[str, Array]], None] = lambda inputs, outputs: None
-        model.compute = self  # type: ignore[method-assign]
-
-    def __call__(self, task: str, inputs: Mapping[str, Array]) -> dict[str, Array]:
-        self.began.set()
-        assert self.go.wait(60)
-        self.batches.append(len(next(iter(inputs.values()))))
-        outputs = self.original(task, inputs)
-        self.spoil(inputs, outputs)
-        return outputs
-
-    async def running(self) -> None:
-        while not self.began.is_set():
-            await asyncio.sleep(0.001)
 
 
 @pytest.fixture

@@ -1,0 +1,262 @@
+"""A server with sockets: clients that go away, streams, and the way to the end."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import re
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from PIL import Image
+from starlette.testclient import TestClient
+
+from service import streams
+from service.__main__ import Server
+from service.batcher import Batcher
+from service.registry import Registry
+from service.rest import create_app
+from service.settings import Settings
+from tests import foreign
+from tests.conftest import wait_until_ready
+from tests.gate import Gate
+
+
+def until(condition: Callable[[], bool], seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it does not happen"
+        time.sleep(0.005)
+
+
+class Served:
+    """`python -m service` within this process, on a port of loopback."""
+
+    def __init__(self, root: Path, **options: Any) -> None:
+        import uvicorn
+
+        if not (root / "foreign").exists():
+            foreign.write(root)
+        settings = Settings(models_dir=root, default_model="foreign", device="cpu", **options)
+        self.registry = Registry(settings)
+        app = create_app(settings, self.registry)
+        self.server = Server(
+            uvicorn.Config(app, port=0, log_level="warning", timeout_graceful_shutdown=30), self.registry
+        )
+        self.thread = threading.Thread(target=self.server.run)
+        self.thread.start()
+        until(lambda: self.server.started and self.registry.readiness()[0])
+        self.port = self.server.servers[0].sockets[0].getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}"
+
+    @property
+    def batcher(self) -> Batcher:
+        batcher = self.registry.entries["foreign", 1].batcher
+        assert batcher is not None
+        return batcher
+
+    def post(self, body: dict[str, Any], **headers: str) -> socket.socket:
+        """A request whose answer is read later, or never."""
+        content = json.dumps(body).encode()
+        lines = [f"{name}: {value}\r\n" for name, value in headers.items()]
+        connection = socket.create_connection(("127.0.0.1", self.port), timeout=60)
+        head = f"POST /sample HTTP/1.1\r\nHost: here\r\nContent-Length: {len(content)}\r\n{''.join(lines)}\r\n"
+        connection.sendall(head.encode() + content)
+        return connection
+
+    def metric(self, pattern: str) -> float:
+        found = re.search(pattern + r" ([\d.e+-]+)", httpx.get(f"{self.url}/metrics").text)
+        return float(found.group(1)) if found else 0.0
+
+
+@contextmanager
+def served(root: Path, **options: Any) -> Iterator[Served]:
+    service = Served(root, **options)
+    try:
+        yield service
+    finally:
+        service.server.should_exit = True
+        service.thread.join(60)
+        assert not service.thread.is_alive()
+
+
+# --- clients that go away ---
+
+
+def test_a_client_that_goes_away_takes_its_rows_with_it(tmp_path: Path) -> None:
+    """One leaves while its rows run, one while they wait; who stays gets what it would have got."""
+    with served(tmp_path) as service:
+        model = service.registry.entries["foreign", 1].model
+        assert model is not None
+        expected = model.sample(2, seed=3).data
+        gate, batcher = Gate(model), service.batcher
+        running = service.post({"n": 3})
+        until(gate.began.is_set)
+        waiting = service.post({"n": 5})
+        results: list[httpx.Response] = []
+        request = {"n": 2, "seed": 3, "encoding": "array"}
+        stays = threading.Thread(
+            target=lambda: results.append(httpx.post(f"{service.url}/sample", json=request, timeout=60))
+        )
+        stays.start()
+        until(lambda: batcher.rows == 10)
+        waiting.close()
+        until(lambda: batcher.rows == 5)
+        running.close()
+        until(lambda: batcher.rows == 2)
+        gate.go.set()
+        stays.join(60)
+        assert gate.batches == [3, 2]
+        assert np.array_equal(np.asarray(results[0].json()["data"], np.float32), (expected + 1) / 2)
+        assert service.metric(r'manifold_requests_total\{route="/sample",status="499"\}') == 2
+        assert httpx.post(f"{service.url}/sample", json={}).status_code == 200
+
+
+def test_a_stream_ends_with_its_client(tmp_path: Path) -> None:
+    with served(tmp_path, max_rows=4) as service:
+        connection = service.post({"n": 60_000}, Accept=streams.NDJSON)
+        assert connection.recv(1000).startswith(b"HTTP/1.1 200")
+        connection.close()
+        until(
+            lambda: (
+                service.batcher.rows == 0
+                and service.metric(r'manifold_requests_total\{route="/sample",status="499"\}') == 1
+            )
+        )
+        made = service.metric(r'manifold_run_rows_sum\{model="foreign",task="decode"\}')
+        assert made < 60_000
+        assert httpx.post(f"{service.url}/sample", json={}).status_code == 200
+
+
+# --- streams ---
+
+
+@pytest.fixture(scope="module")
+def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
+    root = tmp_path_factory.mktemp("streams")
+    foreign.write(root)
+    settings = Settings(models_dir=root, default_model="foreign", device="cpu", max_rows=8, max_stream_items=2000)
+    with TestClient(create_app(settings), raise_server_exceptions=False) as client:
+        wait_until_ready(client)
+        yield client
+
+
+def lines(client: TestClient, media_type: str = streams.NDJSON, **request: Any) -> list[dict[str, Any]]:
+    answer = client.post("/sample", json=request, headers={"accept": media_type})
+    assert answer.status_code == 200, answer.text
+    assert answer.headers["content-type"] == media_type
+    return [json.loads(line.removeprefix("data: ")) for line in answer.text.splitlines() if line]
+
+
+@pytest.mark.parametrize("media_type", streams.MEDIA_TYPES)
+def test_a_stream_holds_what_the_whole_answer_does(client: TestClient, media_type: str) -> None:
+    request = {"n": 100, "seed": 7, "first": 5, "return_latents": True}
+    whole = client.post("/sample", json=request).json()
+    *items, last = lines(client, media_type, **request)
+    assert [item["item"] for item in items] == list(range(5, 105))
+    assert [item["latent"] for item in items] == whole["latents"]
+    for item, image in zip(items, whole["images"], strict=True):  # the same picture with the same recipe
+        assert item["image"] == image
+    assert (last["total"], last["seed"], last["first"]) == (100, 7, 5)
+    assert {"model", "version", "request_id", "timing"} <= set(last)
+
+
+def test_a_stream_without_a_seed_has_one_and_can_be_made_again(client: TestClient) -> None:
+    *items, last = lines(client, n=30, encoding="array")
+    again = client.post("/sample", json={"n": 30, "seed": last["seed"], "encoding": "array"}).json()
+    assert [item["data"] for item in items] == again["data"]
+    assert len({json.dumps(item["data"]) for item in items}) == 30
+
+
+def test_a_stream_of_given_latents(client: TestClient) -> None:
+    latents = np.random.default_rng(0).normal(size=(20, foreign.LATENT)).round(3).tolist()
+    *items, last = lines(client, latents=latents, encoding="array")
+    whole = client.post("/sample", json={"latents": latents, "encoding": "array"}).json()
+    assert [item["data"] for item in items] == whole["data"]
+    assert "seed" not in last
+
+
+def test_a_stream_is_longer_than_an_answer_may_be(client: TestClient) -> None:
+    assert client.post("/sample", json={"n": 1500}).status_code == 413
+    *items, last = lines(client, n=1500)
+    assert len(items) == last["total"] == 1500
+    with Image.open(io.BytesIO(base64.b64decode(items[-1]["image"]))) as image:
+        assert image.size == (foreign.WIDTH, foreign.HEIGHT)
+    refused = client.post("/sample", json={"n": 2001}, headers={"accept": streams.NDJSON})
+    assert refused.status_code == 413
+    assert refused.json()["error"]["field"] == "n"
+
+
+def test_what_is_wrong_with_a_stream_is_an_error_before_it_begins(client: TestClient) -> None:
+    for request, status in (({"seed": -1}, 422), ({"model": "nobody"}, 404), ({"class": "3"}, 422), ({"n": 0}, 422)):
+        answer = client.post("/sample", json=request, headers={"accept": streams.NDJSON})
+        assert answer.status_code == status, answer.text
+        assert "message" in answer.json()["error"]
+    refused = client.post("/encode", json={}, headers={"accept": streams.NDJSON})
+    assert refused.status_code == 415
+
+
+def test_what_goes_wrong_within_a_stream_is_its_last_line(client: TestClient) -> None:
+    model = client.app.state.registry.entries["foreign", 1].model  # type: ignore[attr-defined]
+    original, calls = model.compute, 0
+
+    def compute(task: str, inputs: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        outputs = original(task, inputs)
+        if calls == 3:
+            outputs["data"] = np.full_like(outputs["data"], np.nan)
+        return outputs
+
+    model.compute = compute
+    try:
+        *items, last = lines(client, n=50, seed=1)
+    finally:
+        model.compute = original
+    assert 0 < len(items) < 50
+    assert last["error"]["type"] == "invalid_value"
+
+
+# --- the end ---
+
+
+def test_told_to_stop_it_is_not_ready_then_refuses_then_ends(tmp_path: Path) -> None:
+    """What runs is answered; who asks during the notice is too; who asks later is told."""
+    with served(tmp_path, notice_seconds=0.5) as service:
+        model = service.registry.entries["foreign", 1].model
+        assert model is not None
+        gate = Gate(model)
+        results: list[httpx.Response] = []
+        ask = threading.Thread(target=lambda: results.append(httpx.post(f"{service.url}/sample", json={}, timeout=60)))
+        ask.start()
+        until(gate.began.is_set)
+        with httpx.Client(base_url=service.url, timeout=60) as client:
+            assert client.get("/health/ready").status_code == 200
+            service.server.handle_exit(15, None)
+            answer = client.get("/health/ready")
+            assert (answer.status_code, answer.json()["reason"]) == (503, "stopping")
+            assert client.get("/health/live").status_code == 200
+            assert not service.registry.stopped
+            until(lambda: service.registry.stopped)
+            try:
+                late = service.post({})  # the socket may still be there for a moment
+                said = late.recv(1000)
+                late.close()
+            except OSError:
+                said = b""
+            assert said == b"" or said.startswith(b"HTTP/1.1 503")
+        assert service.thread.is_alive()
+        gate.go.set()
+        ask.join(60)
+        service.thread.join(60)
+        assert not service.thread.is_alive()
+        assert results[0].status_code == 200
