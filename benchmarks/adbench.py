@@ -79,36 +79,38 @@ def run_all(options: argparse.Namespace) -> None:
                     out.flush()
 
 
-def tables(paths: list[Path]) -> None:
-    """Prints what is in the files, of the sets that every detector has."""
-    results: dict[str, dict[str, dict[str, list[tuple[float, float]]]]] = defaultdict(
-        lambda: defaultdict(lambda: defaultdict(list))
-    )
+def tables(paths: list[Path], seeds: int) -> None:
+    """Prints what is in the files, of the detectors that have every set and seed that ours has."""
+    results: dict[str, dict[str, dict[tuple[str, int], tuple[float, float]]]] = defaultdict(lambda: defaultdict(dict))
     for path in paths:
         for line in path.open():
             content = json.loads(line)
-            name, kind, _, detector = content["key"]
-            results[kind][detector][name].append((content["auroc"], content["ap"]))
+            name, kind, seed, detector = content["key"]
+            if seed < seeds:
+                results[kind][detector][name, seed] = content["auroc"], content["ap"]
     for kind in SPLITS:
-        by = results[kind]
-        common = sorted(set.intersection(*(set(sets) for sets in by.values()))) if by else []
-        if not common:
-            print(f"\n{kind}: no set has been done by every detector")
+        by, wanted = results[kind], set(results[kind][OURS])
+        sets = sorted({name for name, _ in wanted})
+        print(f"\n{kind}: {len(sets)} sets, {len(wanted)} splits\n")
+        whole = {each: found for each, found in by.items() if wanted <= set(found)}
+        for each in sorted(set(by) - set(whole)):
+            print(f"left out: {each}, which has {len(wanted & set(by[each]))} of the splits")
+        if not sets:
             continue
-        detectors = sorted(by, key=lambda each: -np.mean([np.mean(by[each][name], axis=0)[0] for name in common]))
-        table = np.asarray(
-            [[np.mean(by[each][name], axis=0) for name in common] for each in detectors]
-        )  # (detectors, sets, 2)
-        ranks = rankdata(-table[:, :, 0], axis=0).mean(axis=1)
+        means = {
+            each: np.asarray([np.mean([found[key] for key in wanted if key[0] == name], axis=0) for name in sets])
+            for each, found in whole.items()
+        }  # (sets, 2): AUROC and average precision
+        detectors = sorted(means, key=lambda each: -means[each][:, 0].mean())
+        ranks = rankdata([-means[each][:, 0] for each in detectors], axis=0).mean(axis=1)
         print(
-            f"\n{kind}: {len(common)} sets\n\n| detector | AUROC | average precision | mean rank | ours wins | p (Wilcoxon) |\n|---|---|---|---|---|---|"
+            "| detector | AUROC | average precision | mean rank | ours wins | p (Wilcoxon) |\n|---|---|---|---|---|---|"
         )
-        ours = table[detectors.index(OURS), :, 0] if OURS in detectors else None
         for place, each in enumerate(detectors):
             wins = p = ""
-            if ours is not None and each != OURS and (difference := ours - table[place, :, 0]).any():
-                wins, p = f"{int((difference > 0).sum())} of {len(common)}", f"{wilcoxon(difference).pvalue:.3g}"
-            auroc, precision = table[place].mean(axis=0)
+            if each != OURS and (difference := means[OURS][:, 0] - means[each][:, 0]).any():
+                wins, p = f"{int((difference > 0).sum())} of {len(sets)}", f"{wilcoxon(difference).pvalue:.3g}"
+            auroc, precision = means[each].mean(axis=0)
             print(f"| {each} | {auroc:.4f} | {precision:.4f} | {ranks[place]:.1f} | {wins} | {p} |")
 
 
@@ -122,7 +124,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     run_all(options)
-    tables([options.out, *([options.peers] if options.peers else [])])
+    tables([options.out, *([options.peers] if options.peers else [])], options.seeds)
 
 
 if __name__ == "__main__":

@@ -7,24 +7,50 @@ import logging
 import math
 import sys
 import time
+from socket import socket
 from types import FrameType
 
 import structlog
 import uvicorn
+from fastapi import FastAPI
 
 from runtime.errors import ManifoldError
+from service import rpc
 from service import settings as settings_module
 from service.registry import Registry
 from service.rest import create_app
 from service.settings import Settings
 
+log = structlog.get_logger()
+
 
 class Server(uvicorn.Server):
     """Told to stop, it is first not ready, then, `notice_seconds` later, takes no more, and ends when what it has is answered."""
 
-    def __init__(self, config: uvicorn.Config, registry: Registry) -> None:
+    def __init__(self, config: uvicorn.Config, app: FastAPI) -> None:
         super().__init__(config)
-        self.registry, self.stop_at = registry, math.inf
+        self.registry: Registry = app.state.registry
+        self.settings, self.stop_at = self.registry.settings, math.inf
+        self.rpc = rpc.Server(
+            rpc.Servicer(app.state.handlers, self.registry, app.state.metrics, self.settings), self.settings
+        )
+
+    async def startup(self, sockets: list[socket] | None = None) -> None:
+        """HTTP, then gRPC. Ends the process where a port cannot be had."""
+        await super().startup(sockets)
+        if self.started and self.settings.rpc_port:
+            try:
+                await self.rpc.start(self.settings.rpc_port)
+            except RuntimeError as error:
+                log.error("gRPC cannot listen", port=self.settings.rpc_port, reason=str(error))
+                self.started, self.should_exit = False, True
+
+    async def shutdown(self, sockets: list[socket] | None = None) -> None:
+        """Takes nothing more, ends what gRPC has, then what HTTP has, then the models."""
+        for server in self.servers:
+            server.close()
+        await self.rpc.stop(self.settings.drain_seconds)
+        await super().shutdown(sockets)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """The first signal begins the end; another one cuts the notice short, and a third one does not wait for requests."""
@@ -32,7 +58,7 @@ class Server(uvicorn.Server):
             super().handle_exit(sig, frame)
             return
         self.registry.leaving = True
-        self.stop_at = time.monotonic() + self.registry.settings.notice_seconds
+        self.stop_at = time.monotonic() + self.settings.notice_seconds
 
     async def on_tick(self, counter: int) -> bool:
         """Ten times a second: whether to stop."""
@@ -44,12 +70,12 @@ class Server(uvicorn.Server):
 def run(settings: Settings) -> None:
     """Serves until told to stop; requests in flight get `drain_seconds` to end."""
     configure_log(settings.log_format)
-    registry = Registry(settings)
+    app = create_app(settings)
     config = uvicorn.Config(
-        create_app(settings, registry), host=settings.host, port=settings.port, log_level="warning", access_log=False,
+        app, host=settings.host, port=settings.port, log_level="warning", access_log=False,
         server_header=False, timeout_graceful_shutdown=round(settings.drain_seconds),
     )  # fmt: skip
-    server = Server(config, registry)
+    server = Server(config, app)
     with contextlib.suppress(KeyboardInterrupt):  # which uvicorn raises again when it has ended
         server.run()
     if not server.started:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -41,8 +41,8 @@ def choose(accept: str, offered: Sequence[str]) -> str:
     raise UnsupportedMedia(f"Accept: {accept} is not offered", field="Accept", valid=offered)
 
 
-def to_json(answer: Answer, request_id: str) -> dict[str, Any]:
-    """The answer as its contract has it, numpy arrays inside; `timing.encode` is left to the caller."""
+def to_fields(answer: Answer, request_id: str, *, picture: Callable[[bytes], Any] = codecs.to_base64) -> dict[str, Any]:
+    """The answer as its contract has it, numpy arrays inside; `timing` is left to the caller. `picture` is what becomes of a PNG."""
     body = {"model": answer.entry.name, "version": answer.entry.version, "request_id": request_id, **answer.fields}
     if answer.items is not None:
         spec = answer.manifest.data
@@ -51,7 +51,7 @@ def to_json(answer: Answer, request_id: str) -> dict[str, Any]:
         elif answer.encoding == "array":
             body["data"] = np.clip(codecs.to_unit(answer.items, spec), 0, 1).astype(np.float32)
         else:
-            body["images"] = [codecs.to_base64(png) for png in _pngs(answer, spec)]
+            body["images"] = [picture(png) for png in _pngs(answer, spec)]
     return body
 
 

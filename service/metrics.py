@@ -98,7 +98,7 @@ class Metrics:
         self.models, self.scores = registry, Scores()
         self.collected.register(self.scores)
         # finding a labelled child takes longer than counting: the ones in use are kept
-        self._requests: dict[tuple[str, int], tuple[Counter, Histogram]] = {}
+        self._requests: dict[tuple[str, int | str], tuple[Counter, Histogram]] = {}
         self._answers: dict[tuple[str, str], tuple[Histogram, Histogram, Histogram]] = {}
         self._tasks: dict[tuple[str, str], tuple[Histogram, Histogram, Histogram]] = {}
         self.requests = self._counter("requests", "Requests by route and status", "route", "status")
@@ -139,7 +139,7 @@ class Metrics:
     def _seconds(self, name: str, about: str, *labels: str) -> Histogram:
         return self._histogram(name, about, BUCKETS, *labels)
 
-    def requested(self, route: str, status: int, seconds: float) -> None:
+    def requested(self, route: str, status: int | str, seconds: float) -> None:
         """A request was answered, with an error or without."""
         key = (route, status)
         if key not in self._requests:

@@ -19,12 +19,12 @@ from starlette.responses import FileResponse, Response
 
 from runtime import codecs, errors
 from runtime.errors import InvalidValue, ManifoldError
-from service import bodies, contract, encoding, replies, streams, uploads
+from service import bodies, contract, describe, encoding, replies, streams, uploads
 from service.asgi import Endpoint, Front
 from service.handlers import Answer, Handlers
 from service.metrics import Metrics
 from service.reading import Uploads
-from service.registry import Entry, Registry, data_summary, endpoints
+from service.registry import Registry
 from service.replies import STATUS, Reply
 from service.settings import Settings
 
@@ -63,7 +63,7 @@ def create_app(settings: Settings, registry: Registry | None = None) -> FastAPI:
         lifespan=lifespan,
         redoc_url=None,
     )
-    app.state.registry, app.state.metrics = registry, metrics
+    app.state.registry, app.state.metrics, app.state.handlers = registry, metrics, handlers
     app.add_middleware(Front, endpoints=_use_cases(handlers, metrics, settings), registry=registry, metrics=metrics)
     _add_models(app, registry)
     _add_operations(app, registry, metrics)
@@ -147,7 +147,7 @@ def _written(answer: Answer, media_type: str, request_id: str) -> tuple[bytes, f
         return encoding.to_npy(answer), spent()
     if media_type != encoding.JSON:
         return encoding.to_picture(answer, media_type), spent()
-    body = encoding.to_json(answer, request_id)
+    body = encoding.to_fields(answer, request_id)
     times = {"queue": answer.queue, "compute": answer.compute, "encode": spent()}
     body["timing"] = {name: round(milliseconds, 3) for name, milliseconds in times.items()}
     return encoding.dumps(body), spent()
@@ -164,59 +164,27 @@ def _headers(answer: Answer) -> dict[str, str]:
 # --- models, health, metrics, the page ----------------------------------------------------------------------------------------
 
 
-def summary(entry: Entry, default: str | None) -> dict[str, Any]:
-    """A line of GET /models."""
-    manifest, model = entry.manifest, entry.model
-    return {
-        "name": entry.name, "version": entry.version, "family": manifest.family if manifest else "", "description": manifest.description if manifest else "",
-        "tasks": list(manifest.tasks) if manifest else [], "endpoints": endpoints(manifest) if manifest else [], "state": entry.state,
-        "reason": entry.reason, "device": model.device if model else None, "note": model.note if model else None,
-        "classes": list(manifest.classes) if manifest and manifest.classes else None,
-        "conditions": list(manifest.conditions.names) if manifest and manifest.conditions else None, "data": data_summary(manifest) if manifest else None,
-        "default": entry.name == default,
-    }  # fmt: skip
-
-
-def stats_of(entry: Entry) -> dict[str, Any]:
-    """What GET /models/{name}/stats says."""
-    batcher = entry.batcher
-    assert batcher is not None and entry.model is not None
-    tasks = {
-        name: {
-            "runs": tally.runs, "rows": tally.rows, "requests": tally.requests, "failed": tally.failed,
-            "seconds": tally.seconds, "rows_a_run": tally.rows / max(tally.runs, 1),
-        }
-        for name, tally in batcher.tallies.items()
-    }  # fmt: skip
-    return {
-        "model": entry.name, "version": entry.version, "state": entry.state, "device": entry.model.device,
-        "queued_rows": batcher.rows, "queued_bytes": batcher.bytes, "expected_wait_ms": 1000 * batcher.wait(), "tasks": tasks,
-    }  # fmt: skip
-
-
 def _add_models(app: FastAPI, registry: Registry) -> None:
     default = registry.settings.default_model
 
     @app.get("/models", response_model=contract.ModelList, summary="What there is, and its state.")
     async def models() -> Response:
         return Response(
-            encoding.dumps({"models": [summary(entry, default) for entry in registry.shown]}), media_type=encoding.JSON
+            encoding.dumps({"models": [describe.summary(entry, default) for entry in registry.shown]}),
+            media_type=encoding.JSON,
         )
 
     @app.get("/models/{name}", response_model=dict[str, Any], summary="One model: its manifest's public part.")
     async def model(name: str, version: int | None = None) -> Response:
         entry = await registry.awake(name, version)
-        public = (
-            entry.manifest.model_dump(mode="json", exclude_none=True, exclude={"files", "golden"})
-            if entry.manifest
-            else {}
+        return Response(
+            encoding.dumps({**describe.public(entry), **describe.summary(entry, default)}), media_type=encoding.JSON
         )
-        return Response(encoding.dumps({**public, **summary(entry, default)}), media_type=encoding.JSON)
 
     @app.get("/models/{name}/stats", response_model=contract.Stats, summary="What one model has done, and what waits.")
     async def stats(name: str, version: int | None = None) -> Response:
         entry = await registry.get(name, version)
-        return Response(encoding.dumps(stats_of(entry)), media_type=encoding.JSON)
+        return Response(encoding.dumps(describe.stats(entry)), media_type=encoding.JSON)
 
     @app.get("/models/{name}/preview.png", response_class=FileResponse, summary="What the model makes, as a picture.")
     async def preview(name: str, version: int | None = None) -> Response:

@@ -42,6 +42,7 @@ class Settings(BaseSettings):
 
     host: str = "127.0.0.1"
     port: int = Field(default=8000, ge=0, le=65535)
+    grpc_port: int | None = Field(default=None, ge=0, le=65535, description="port + 1 where left out; 0 is off")
     models_dir: Path = Path("models")
     default_model: str | None = "mnist-vae"
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -74,6 +75,13 @@ class Settings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:  # fmt: skip
         """Arguments win over the environment, the environment over the file."""
         return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
+
+    @property
+    def rpc_port(self) -> int:
+        """Where gRPC listens; 0 where it does not."""
+        if self.grpc_port is not None:
+            return self.grpc_port
+        return self.port + 1 if 0 < self.port < 65535 else 0
 
     def of_model(self, name: str) -> ModelSettings:
         """The model's settings with nothing left out."""

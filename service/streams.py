@@ -39,7 +39,7 @@ async def respond(
 
 def items(answer: Answer, request_id: str, start: int) -> Iterator[dict[str, Any]]:
     """A part's items, the first of which has the index `start`."""
-    fields = encoding.to_json(answer, request_id)
+    fields = encoding.to_fields(answer, request_id)
     found = {name: fields[key] for key, name in BY_ITEM.items() if key in fields}
     for index in range(len(answer.items) if answer.items is not None else 0):
         yield {"item": start + index, **{name: values[index] for name, values in found.items()}}

@@ -29,6 +29,7 @@ MEDIA_TYPES = {
     "text/csv": "csv", "application/csv": "csv",
     "application/vnd.apache.parquet": "parquet", "application/x-parquet": "parquet", "application/parquet": "parquet",
 }  # fmt: skip
+KINDS = sorted(set(MEDIA_TYPES.values()))
 NDJSON = "application/x-ndjson"
 ROWS = 2048  # scored in one go: a request of one row waits no longer than for those
 IN_MEMORY = 8 * 2**20  # bytes of a file that stay there; the rest goes to the temporary folder
@@ -46,6 +47,22 @@ async def respond(request: Request, kind: str, handlers: Handlers, metrics: Metr
             f"Content-Encoding: {encoding} is not read; send the file as it is", field="Content-Encoding"
         )
     fields = bodies.validate(contract.ScoreRequest, bodies.query(request))
+    limit, declared = settings.max_upload_bytes, request.headers.get("content-length", "")
+    if declared.isdecimal() and int(declared) > limit:
+        raise TooLarge(f"body: {declared} bytes are over the limit of {limit}", field="body")
+    entry, lines = await score(fields, kind, bodies.stream(request), limit, handlers, metrics)
+    return Reply(lines, NDJSON, headers={"X-Model": entry.name, "X-Model-Version": str(entry.version)})
+
+
+async def score(
+    fields: contract.ScoreRequest,
+    kind: str,
+    chunks: AsyncIterator[bytes],
+    limit: int,
+    handlers: Handlers,
+    metrics: Metrics,
+) -> tuple[Entry, AsyncIterator[bytes]]:
+    """The model, and the answer's lines for a file that comes in chunks. Raises where nothing can be scored at all."""
     for name in ("images", "rows", "class_", "condition"):
         if getattr(fields, name) is not None:
             raise InvalidValue(f"{name.rstrip('_')}: not beside a file of rows", field=name.rstrip("_"))
@@ -53,25 +70,21 @@ async def respond(request: Request, kind: str, handlers: Handlers, metrics: Metr
     entry, _ = await handlers.entry(fields, "anomaly-score")
     assert entry.model is not None and entry.batcher is not None
     bulk.table_of(entry.model)
-    spooled = await _spool(request, settings.max_upload_bytes)
+    spooled = await _spool(chunks, limit)
     try:
         parts = bulk.score(entry.model, spooled, kind, rule, explain=fields.explain, rows=ROWS)
         first = await _next(entry, parts)
     except BaseException:
         spooled.close()
         raise
-    headers = {"X-Model": entry.name, "X-Model-Version": str(entry.version)}
-    return Reply(_lines(entry, first, parts, spooled, metrics), NDJSON, headers=headers)
+    return entry, _lines(entry, first, parts, spooled, metrics)
 
 
-async def _spool(request: Request, limit: int) -> IO[bytes]:
-    declared = request.headers.get("content-length", "")
-    if declared.isdecimal() and int(declared) > limit:
-        raise TooLarge(f"body: {declared} bytes are over the limit of {limit}", field="body")
+async def _spool(chunks: AsyncIterator[bytes], limit: int) -> IO[bytes]:
     spooled = tempfile.SpooledTemporaryFile(IN_MEMORY)  # noqa: SIM115 - closed by whoever reads it
     size = 0
     try:
-        async for chunk in bodies.stream(request):
+        async for chunk in chunks:
             size += len(chunk)
             if size > limit:
                 raise TooLarge(f"body: over the limit of {limit} bytes", field="body")

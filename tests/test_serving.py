@@ -47,11 +47,9 @@ class Served:
         if not (root / "foreign").exists():
             foreign.write(root)
         settings = Settings(models_dir=root, default_model="foreign", device="cpu", **options)
-        self.registry = Registry(settings)
-        app = create_app(settings, self.registry)
-        self.server = Server(
-            uvicorn.Config(app, port=0, log_level="warning", timeout_graceful_shutdown=30), self.registry
-        )
+        app = create_app(settings)
+        self.registry: Registry = app.state.registry
+        self.server = Server(uvicorn.Config(app, port=0, log_level="warning", timeout_graceful_shutdown=30), app)
         self.thread = threading.Thread(target=self.server.run)
         self.thread.start()
         until(lambda: self.server.started and self.registry.readiness()[0])

@@ -1,0 +1,44 @@
+"""What the service says of a model: a line of the list, the manifest's public part, what it has done."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from service.registry import Entry, data_summary, endpoints
+
+
+def summary(entry: Entry, default: str | None) -> dict[str, Any]:
+    """A line of GET /models."""
+    manifest, model = entry.manifest, entry.model
+    return {
+        "name": entry.name, "version": entry.version, "family": manifest.family if manifest else "", "description": manifest.description if manifest else "",
+        "tasks": list(manifest.tasks) if manifest else [], "endpoints": endpoints(manifest) if manifest else [], "state": entry.state,
+        "reason": entry.reason, "device": model.device if model else None, "note": model.note if model else None,
+        "classes": list(manifest.classes) if manifest and manifest.classes else None,
+        "conditions": list(manifest.conditions.names) if manifest and manifest.conditions else None, "data": data_summary(manifest) if manifest else None,
+        "default": entry.name == default,
+    }  # fmt: skip
+
+
+def stats(entry: Entry) -> dict[str, Any]:
+    """What GET /models/{name}/stats says."""
+    batcher = entry.batcher
+    assert batcher is not None and entry.model is not None
+    tasks = {
+        name: {
+            "runs": tally.runs, "rows": tally.rows, "requests": tally.requests, "failed": tally.failed,
+            "seconds": tally.seconds, "rows_a_run": tally.rows / max(tally.runs, 1),
+        }
+        for name, tally in batcher.tallies.items()
+    }  # fmt: skip
+    return {
+        "model": entry.name, "version": entry.version, "state": entry.state, "device": entry.model.device,
+        "queued_rows": batcher.rows, "queued_bytes": batcher.bytes, "expected_wait_ms": 1000 * batcher.wait(), "tasks": tasks,
+    }  # fmt: skip
+
+
+def public(entry: Entry) -> dict[str, Any]:
+    """The manifest without what only the loader needs."""
+    if entry.manifest is None:
+        return {}
+    return entry.manifest.model_dump(mode="json", exclude_none=True, exclude={"files", "golden"})
