@@ -34,11 +34,16 @@ def fields_of(message: Message) -> dict[str, Any]:
     """What was set, as JSON has it; arrays stay arrays."""
     fields: dict[str, Any] = {}
     for descriptor, value in message.ListFields():
-        if descriptor.is_repeated and descriptor.message_type is not None:
+        kind = descriptor.message_type
+        if kind is not None and kind.GetOptions().map_entry:
+            fields[descriptor.name] = {
+                key: _value(each) if isinstance(each, Message) else each for key, each in value.items()
+            }
+        elif descriptor.is_repeated and kind is not None:
             fields[descriptor.name] = [_value(item) for item in value]
         elif descriptor.is_repeated:
             fields[descriptor.name] = list(value)
-        elif descriptor.message_type is not None:
+        elif kind is not None:
             fields[descriptor.name] = to_array(value, descriptor.name) if isinstance(value, pb.Array) else _value(value)
         else:
             fields[descriptor.name] = value
@@ -78,6 +83,8 @@ def to_array(message: pb.Array, field: str) -> Array:
 
 def _value(message: Message) -> Any:
     """A message as the JSON value it stands for."""
+    if isinstance(message, pb.Value):
+        return _scalar(message)
     if isinstance(message, pb.Row):
         return {name: _scalar(value) for name, value in message.columns.items()}
     if isinstance(message, pb.ClassChoice):

@@ -5,12 +5,8 @@ from __future__ import annotations
 import base64
 import io
 import json
-import re
-import socket
 import threading
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,78 +17,27 @@ from PIL import Image
 from starlette.testclient import TestClient
 
 from service import streams
-from service.__main__ import Server
-from service.batcher import Batcher
-from service.registry import Registry
 from service.rest import create_app
 from service.settings import Settings
 from tests import foreign
 from tests.conftest import wait_until_ready
 from tests.gate import Gate
+from tests.served import served, until
 
 
-def until(condition: Callable[[], bool], seconds: float = 60) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it does not happen"
-        time.sleep(0.005)
-
-
-class Served:
-    """`python -m service` within this process, on a port of loopback."""
-
-    def __init__(self, root: Path, **options: Any) -> None:
-        import uvicorn
-
-        if not (root / "foreign").exists():
-            foreign.write(root)
-        settings = Settings(models_dir=root, default_model="foreign", device="cpu", **options)
-        app = create_app(settings)
-        self.registry: Registry = app.state.registry
-        self.server = Server(uvicorn.Config(app, port=0, log_level="warning", timeout_graceful_shutdown=30), app)
-        self.thread = threading.Thread(target=self.server.run)
-        self.thread.start()
-        until(lambda: self.server.started and self.registry.readiness()[0])
-        self.port = self.server.servers[0].sockets[0].getsockname()[1]
-        self.url = f"http://127.0.0.1:{self.port}"
-
-    @property
-    def batcher(self) -> Batcher:
-        batcher = self.registry.entries["foreign", 1].batcher
-        assert batcher is not None
-        return batcher
-
-    def post(self, body: dict[str, Any], **headers: str) -> socket.socket:
-        """A request whose answer is read later, or never."""
-        content = json.dumps(body).encode()
-        lines = [f"{name}: {value}\r\n" for name, value in headers.items()]
-        connection = socket.create_connection(("127.0.0.1", self.port), timeout=60)
-        head = f"POST /sample HTTP/1.1\r\nHost: here\r\nContent-Length: {len(content)}\r\n{''.join(lines)}\r\n"
-        connection.sendall(head.encode() + content)
-        return connection
-
-    def metric(self, pattern: str) -> float:
-        found = re.search(pattern + r" ([\d.e+-]+)", httpx.get(f"{self.url}/metrics").text)
-        return float(found.group(1)) if found else 0.0
-
-
-@contextmanager
-def served(root: Path, **options: Any) -> Iterator[Served]:
-    service = Served(root, **options)
-    try:
-        yield service
-    finally:
-        service.server.should_exit = True
-        service.thread.join(60)
-        assert not service.thread.is_alive()
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """A repository with one small model."""
+    foreign.write(tmp_path)
+    return tmp_path
 
 
 # --- clients that go away ---
 
 
-def test_a_client_that_goes_away_takes_its_rows_with_it(tmp_path: Path) -> None:
+def test_a_client_that_goes_away_takes_its_rows_with_it(root: Path) -> None:
     """One leaves while its rows run, one while they wait; who stays gets what it would have got."""
-    with served(tmp_path) as service:
+    with served(root) as service:
         model = service.registry.entries["foreign", 1].model
         assert model is not None
         expected = model.sample(2, seed=3).data
@@ -119,8 +64,8 @@ def test_a_client_that_goes_away_takes_its_rows_with_it(tmp_path: Path) -> None:
         assert httpx.post(f"{service.url}/sample", json={}).status_code == 200
 
 
-def test_a_stream_ends_with_its_client(tmp_path: Path) -> None:
-    with served(tmp_path, max_rows=4) as service:
+def test_a_stream_ends_with_its_client(root: Path) -> None:
+    with served(root, max_rows=4) as service:
         connection = service.post({"n": 60_000}, Accept=streams.NDJSON)
         assert connection.recv(1000).startswith(b"HTTP/1.1 200")
         connection.close()
@@ -227,9 +172,9 @@ def test_what_goes_wrong_within_a_stream_is_its_last_line(client: TestClient) ->
 # --- the end ---
 
 
-def test_told_to_stop_it_is_not_ready_then_refuses_then_ends(tmp_path: Path) -> None:
+def test_told_to_stop_it_is_not_ready_then_refuses_then_ends(root: Path) -> None:
     """What runs is answered; who asks during the notice is too; who asks later is told."""
-    with served(tmp_path, notice_seconds=0.5) as service:
+    with served(root, notice_seconds=0.5) as service:
         model = service.registry.entries["foreign", 1].model
         assert model is not None
         gate = Gate(model)

@@ -1,0 +1,86 @@
+"""The service with its sockets, in this process."""
+
+from __future__ import annotations
+
+import json
+import re
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import uvicorn
+
+from service.__main__ import Server
+from service.batcher import Batcher
+from service.registry import Registry
+from service.rest import create_app
+from service.settings import Settings
+
+
+def until(condition: Callable[[], bool], seconds: float = 60) -> None:
+    """Waits for something that another thread does."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it does not happen"
+        time.sleep(0.005)
+
+
+def free_port() -> int:
+    """A port of loopback that was free a moment ago."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
+class Served:
+    """`python -m service` on ports of loopback."""
+
+    def __init__(self, root: Path, **options: Any) -> None:
+        settings = Settings(models_dir=root, device="cpu", **options)
+        app = create_app(settings)
+        self.registry: Registry = app.state.registry
+        self.server = Server(uvicorn.Config(app, port=0, log_level="warning", timeout_graceful_shutdown=30), app)
+        self.thread = threading.Thread(target=self.server.run)
+        self.thread.start()
+        until(lambda: self.server.started and "loading" not in {entry.state for entry in self.registry.shown}, 240)
+        self.port = self.server.servers[0].sockets[0].getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.target = f"127.0.0.1:{self.server.rpc.port}"
+
+    @property
+    def batcher(self) -> Batcher:
+        """Of the model `foreign`."""
+        batcher = self.registry.entries["foreign", 1].batcher
+        assert batcher is not None
+        return batcher
+
+    def post(self, body: dict[str, Any], **headers: str) -> socket.socket:
+        """A request whose answer is read later, or never."""
+        content = json.dumps(body).encode()
+        lines = [f"{name}: {value}\r\n" for name, value in headers.items()]
+        connection = socket.create_connection(("127.0.0.1", self.port), timeout=60)
+        head = f"POST /sample HTTP/1.1\r\nHost: here\r\nContent-Length: {len(content)}\r\n{''.join(lines)}\r\n"
+        connection.sendall(head.encode() + content)
+        return connection
+
+    def metric(self, pattern: str) -> float:
+        """A number of /metrics; 0 where it is not there."""
+        found = re.search(pattern + r" ([\d.e+-]+)", httpx.get(f"{self.url}/metrics").text)
+        return float(found.group(1)) if found else 0.0
+
+
+@contextmanager
+def served(root: Path, **options: Any) -> Iterator[Served]:
+    """A service that ends with the block."""
+    service = Served(root, **{"default_model": "foreign", **options})
+    try:
+        yield service
+    finally:
+        service.server.should_exit = True
+        service.thread.join(60)
+        assert not service.thread.is_alive()
