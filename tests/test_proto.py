@@ -59,7 +59,15 @@ def test_the_generated_code_is_of_this_contract(compiled: FileDescriptorProto) -
     """Descriptors are compared, as the text depends on the generator's version."""
     generated = FileDescriptorProto.FromString(manifold_pb2.DESCRIPTOR.serialized_pb)
     generated.name = compiled.name
-    assert generated == compiled, "run: make stubs"
+    expected = FileDescriptorProto()
+    expected.CopyFrom(compiled)
+    waiting = list(expected.message_type)
+    while waiting:  # the compiler writes these into sets of descriptors alone
+        message = waiting.pop()
+        waiting += message.nested_type
+        for field in message.field:
+            field.ClearField("json_name")
+    assert generated == expected, "run: make stubs"
     (service,) = compiled.service
     assert {method.name for method in service.method} == {
         name for name in vars(manifold_pb2_grpc.ManifoldServicer) if not name.startswith("_")
