@@ -18,7 +18,7 @@ from runtime import operations
 from runtime.engine import Model, load
 from runtime.errors import Busy, DeadlineExceeded, InvalidValue, Unavailable
 from service.batcher import Batcher, Costs, Ran
-from service.queueing import Queue, Work
+from service.queueing import WINDOW, Queue, Work
 from service.settings import Settings
 from tests import foreign
 from tests.gate import Gate
@@ -146,24 +146,36 @@ class _Open:
 
 @given(sizes=st.lists(st.integers(1, 40), min_size=1, max_size=30), limit=st.integers(1, 32))
 def test_shares_are_fair_and_whole(sizes: list[int], limit: int) -> None:
-    """Every row goes once and in order; no batch is over the limit, nor short while rows wait; nobody gets less than others for no reason."""
+    """Every row goes once and in order; no batch is over the limit, nor short while rows wait; the oldest gets its half."""
     queue, works = Queue(), [_work(size, _Open()) for size in sizes]
     for work in works:
         queue.put(work)
     seen = {id(work): 0 for work in works}
     while batch := queue.take(lambda task: limit):
         waiting = [work for work in works if seen[id(work)] < work.rows]
+        left = {id(work): work.rows - seen[id(work)] for work in waiting}
         gone = {id(piece.work): piece.stop - piece.start for piece in batch}
-        left_before = {id(work): work.rows - seen[id(work)] for work in waiting}
-        assert sum(gone.values()) == min(limit, sum(left_before.values()))
+        assert sum(gone.values()) == min(limit, sum(left.values()))
         for piece in batch:
             assert piece.start == seen[id(piece.work)]
             seen[id(piece.work)] = piece.stop
-        cut = [gone[key] for key in gone if gone[key] < left_before[key]]
-        assert all(gone.get(id(work), 0) >= min(left_before[id(work)], max(cut) - 1) for work in waiting[:limit] if cut)
+        oldest, shortest = waiting[0], min(waiting[: WINDOW * limit], key=lambda work: left[id(work)])
+        assert gone[id(oldest)] >= min(left[id(oldest)], limit - limit // 2)
+        if oldest is not shortest:
+            assert gone.get(id(shortest), 0) >= min(left[id(shortest)], limit // 2)
         assert queue.rows["decode"] == sum(work.rows - seen[id(work)] for work in works)
     assert all(seen[id(work)] == work.rows for work in works)
     assert not queue
+
+
+def test_requests_of_one_size_go_whole_and_in_order() -> None:
+    queue, works = Queue(), [_work(64, _Open()) for _ in range(10)]
+    for work in works:
+        queue.put(work)
+    order = []
+    while batch := queue.take(lambda task: 256):
+        order += [piece.work for piece in batch]
+    assert order == works
 
 
 def test_a_small_request_does_not_wait_for_the_end_of_a_large_one(
