@@ -87,6 +87,12 @@ def to_unit(values: NDArray[Any], spec: ImageSpec) -> NDArray[np.float64]:
     return (np.asarray(values, np.float64) - low) / (high - low)
 
 
+def to_unit32(values: NDArray[Any], spec: ImageSpec) -> Float32:
+    """Float in the spec's range (values beyond it are clipped) to [0, 1], float32."""
+    unit = values if spec.range == (0.0, 1.0) and values.dtype == np.float32 else to_unit(values, spec)
+    return np.minimum(np.maximum(unit, 0), 1).astype(np.float32, copy=False)
+
+
 # --- reading ------------------------------------------------------------------------------------------------------------------
 
 
@@ -326,8 +332,8 @@ def floats(values: Sequence[Any] | NDArray[Any], shape: tuple[int, ...], field: 
         raise InvalidValue(
             f"{field}: shape {list(array.shape)}, but [n, {', '.join(map(str, shape))}] is needed", field=field
         )
-    bad = ~np.isfinite(array) | (np.abs(array) > limit)
-    if bad.any():
+    if not (np.abs(array) <= limit).all():  # false of NaN too
+        bad = ~(np.abs(array) <= limit)
         item = int(np.argwhere(bad.reshape(len(array), -1).any(axis=1))[0, 0])
         raise InvalidValue(
             f"{field}[{item}]: holds a value that is not finite or beyond {limit:g}", field=f"{field}[{item}]"

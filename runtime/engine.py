@@ -180,7 +180,7 @@ def not_finite(outputs: Mapping[str, Array]) -> str | None:
 def check_inputs(spec: TaskSpec, inputs: Mapping[str, Array]) -> int:
     """Rows of the inputs; raises InvalidValue where they are not as the task says."""
     rows = {len(array) for array in inputs.values() if array.ndim}
-    if set(inputs) != {tensor.role for tensor in spec.inputs} or len(rows) != 1 or 0 in rows:
+    if inputs.keys() != {tensor.role for tensor in spec.inputs} or len(rows) != 1 or 0 in rows:
         raise InvalidValue(
             f"needs the inputs {', '.join(tensor.role for tensor in spec.inputs)}, with the same number of rows, at least one each"
         )

@@ -164,7 +164,11 @@ class TaskSpec(Record):
 
     def input(self, source: Source) -> InputSpec | None:
         """The first input with that source."""
-        return next((spec for spec in self.inputs if spec.source == source), None)
+        return self._first.get(source)
+
+    @cached_property
+    def _first(self) -> dict[str, InputSpec]:
+        return {spec.source: spec for spec in reversed(self.inputs)}
 
     @property
     def roles(self) -> list[str]:

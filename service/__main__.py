@@ -12,22 +12,25 @@ from types import FrameType
 
 import structlog
 import uvicorn
-from fastapi import FastAPI
 
 from runtime.errors import ManifoldError
 from service import rpc
 from service import settings as settings_module
+from service.asgi import Front
+from service.joined import Protocol
 from service.registry import Registry
 from service.rest import create_app
 from service.settings import Settings
 
 log = structlog.get_logger()
 
+SWITCH = 0.001  # seconds: how long a worker whose run has ended waits for the interpreter's lock at most
+
 
 class Server(uvicorn.Server):
     """Told to stop, it is first not ready, then, `notice_seconds` later, takes no more, and ends when what it has is answered."""
 
-    def __init__(self, config: uvicorn.Config, app: FastAPI) -> None:
+    def __init__(self, config: uvicorn.Config, app: Front) -> None:
         super().__init__(config)
         self.registry: Registry = app.state.registry
         self.settings, self.stop_at = self.registry.settings, math.inf
@@ -70,10 +73,11 @@ class Server(uvicorn.Server):
 def run(settings: Settings) -> None:
     """Serves until told to stop; requests in flight get `drain_seconds` to end."""
     configure_log(settings.log_format)
+    sys.setswitchinterval(SWITCH)
     app = create_app(settings)
     config = uvicorn.Config(
         app, host=settings.host, port=settings.port, log_level="warning", access_log=False,
-        server_header=False, timeout_graceful_shutdown=round(settings.drain_seconds),
+        server_header=False, proxy_headers=False, http=Protocol, timeout_graceful_shutdown=round(settings.drain_seconds),
     )  # fmt: skip
     server = Server(config, app)
     with contextlib.suppress(KeyboardInterrupt):  # which uvicorn raises again when it has ended

@@ -7,19 +7,22 @@ POST requests to one go from here to its handler and back. Everything else goes 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import re
+import secrets
 import time
-import uuid
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import structlog
-from starlette.requests import ClientDisconnect, Request
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from fastapi import FastAPI
+from starlette.requests import ClientDisconnect
+from starlette.types import Message, Receive, Scope, Send
 
 from runtime.errors import ManifoldError, Unavailable
 from service import replies
+from service.incoming import Incoming
 from service.metrics import Metrics
 from service.registry import Registry
 from service.replies import Reply
@@ -30,7 +33,14 @@ REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
 LOOK = 0.05  # seconds: requests older than that are watched for clients that have gone
 GONE = 499  # status under which they are counted: nobody gets it
 
-Endpoint = Callable[[Request], Awaitable[Reply]]
+_PREFIX, _COUNT = secrets.token_hex(8), itertools.count(secrets.randbelow(2**40))
+
+Endpoint = Callable[[Incoming], Awaitable[Reply]]
+
+
+def new_id() -> str:
+    """A request id: of this process, and of this request in it."""
+    return f"{_PREFIX}{next(_COUNT):016x}"
 
 
 @dataclass(eq=False, slots=True)
@@ -38,7 +48,7 @@ class Flight:
     """A use case that is being answered."""
 
     task: asyncio.Task[Any]
-    request: Request
+    request: Incoming
     began: float
     watcher: asyncio.Task[None] | None = None
     over: bool = False
@@ -46,8 +56,7 @@ class Flight:
 
     async def watch(self) -> None:
         """Cancels the work of a client that has gone away. The body has been read: what comes now is the end."""
-        message = await self.request.receive()
-        if message["type"] == "http.disconnect" and not self.over:
+        if await self.request.gone() and not self.over:
             self.gone = True
             self.task.cancel()
 
@@ -59,7 +68,7 @@ class Flights:
         self._all: set[Flight] = set()
         self._timer: asyncio.TimerHandle | None = None
 
-    def begin(self, request: Request) -> Flight:
+    def begin(self, request: Incoming) -> Flight:
         """From now on."""
         task = asyncio.current_task()
         assert task is not None
@@ -80,42 +89,41 @@ class Flights:
         self._timer = None
         now = time.monotonic()
         for flight in self._all:
-            if flight.watcher is None and flight.request.state.read and now - flight.began > LOOK:
+            if flight.watcher is None and flight.request.read and now - flight.began > LOOK:
                 flight.watcher = flight.task.get_loop().create_task(flight.watch())
         if self._all:
             self._timer = asyncio.get_running_loop().call_later(LOOK, self._look)
 
 
 class Front:
-    """ASGI middleware: use cases are answered here, the rest goes on with a request id and is counted."""
+    """The application: use cases are answered here, the rest goes on with a request id and is counted."""
 
-    def __init__(self, app: ASGIApp, endpoints: Mapping[str, Endpoint], registry: Registry, metrics: Metrics) -> None:
+    def __init__(self, app: FastAPI, endpoints: Mapping[str, Endpoint], registry: Registry, metrics: Metrics) -> None:
         self.app, self.endpoints, self.registry, self.metrics = app, endpoints, registry, metrics
         self.flights = Flights()
         self.log_requests = registry.settings.log_requests
+        self.state = app.state
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
         began = time.perf_counter()
-        request_id = next((value.decode("latin-1") for key, value in scope["headers"] if key == b"x-request-id"), "")
-        if not REQUEST_ID.fullmatch(request_id):
-            request_id = uuid.uuid4().hex
+        given = next((value.decode("latin-1") for key, value in scope["headers"] if key == b"x-request-id"), "")
+        request_id = given if REQUEST_ID.fullmatch(given) else new_id()
         scope.setdefault("state", {})["request_id"] = request_id
         path, status = scope["path"], 500
         endpoint = self.endpoints.get(path) if scope["method"] == "POST" else None
         try:
             if endpoint is not None:
-                status = await self._answer(endpoint, Request(scope, receive), send, request_id)
+                status = await self._answer(endpoint, Incoming(scope, receive, request_id), send, request_id)
             else:
                 status = await self._pass(scope, receive, send, request_id)
                 path = getattr(scope.get("route"), "path", "other")
         finally:
             self._note(scope, path, status, time.perf_counter() - began, request_id)
 
-    async def _answer(self, endpoint: Endpoint, request: Request, send: Send, request_id: str) -> int:
-        request.state.read = False
+    async def _answer(self, endpoint: Endpoint, request: Incoming, send: Send, request_id: str) -> int:
         flight = self.flights.begin(request)
         try:
             try:

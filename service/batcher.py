@@ -30,7 +30,7 @@ from service.settings import ModelSettings
 Array = NDArray[Any]
 T = TypeVar("T")
 
-IN_PLACE = 0.0005  # seconds: a run that is expected to be shorter does not leave the event loop
+IN_PLACE = 0.001  # seconds of work: a run that is expected to take less does not leave the event loop
 ASIDE = 64  # rows from which drawing noise and combining outputs leave it too
 SWEEP = 0.05  # seconds between looks at deadlines
 
@@ -74,11 +74,13 @@ class Costs:
 
     def __init__(self) -> None:
         self._seconds: dict[str, dict[int, float]] = {}
+        self.a_row: dict[str, float] = {}  # seconds a row of each task, at the largest size that has been seen
 
     def add(self, task: str, rows: int, seconds: float) -> None:
         """A run of `rows` rows took so long."""
         known, size = self._seconds.setdefault(task, {}), rows.bit_length()
         known[size] = self.KEPT * known.get(size, seconds) + (1 - self.KEPT) * seconds
+        self.a_row[task] = known[max(known)] / (0.75 * 2 ** max(known))
 
     def of(self, task: str, rows: int) -> float | None:
         """What a run of so many rows will take, from the nearest size that has been seen; None before the first."""
@@ -87,11 +89,6 @@ class Costs:
             return None
         nearest = min(known, key=lambda each: (abs(each - size), each))
         return known[nearest] * max(1.0, 2.0 ** (size - nearest))
-
-    def a_row(self, task: str) -> float:
-        """Seconds a row at the largest size that has been seen; 0 before the first run."""
-        known = self._seconds.get(task)
-        return known[max(known)] / (0.75 * 2 ** max(known)) if known else 0.0
 
 
 class Batcher:
@@ -103,7 +100,8 @@ class Batcher:
         self.queue_rows, self.queue_bytes, self.queue_ms = settings.queue_rows, settings.queue_bytes, settings.queue_ms
         self.rows, self.bytes = 0, 0  # accepted and not yet answered
         self.listener: Callable[[Ran], None] = lambda ran: None
-        self.costs, self.tallies = Costs(), {name: Tally() for name in model.manifest.tasks}
+        self.costs, self.work = Costs(), Costs()  # by the clock, and by a core's time: waits for the lock left out
+        self.tallies = {name: Tally() for name in model.manifest.tasks}
         self._queue = Queue()
         self._asides: deque[tuple[Callable[[], Any], asyncio.Future[Any]]] = deque()
         self._most = {
@@ -180,7 +178,8 @@ class Batcher:
 
     def wait(self) -> float:
         """Seconds until what is queued now will have gone to the engine, by what runs have taken so far."""
-        return sum(rows * self.costs.a_row(task) for task, rows in self._queue.rows.items()) / self.instances
+        a_row = self.costs.a_row
+        return sum([rows * a_row.get(task, 0.0) for task, rows in self._queue.rows.items()]) / self.instances
 
     def _busy(self, reason: str, what: str) -> Busy:
         seconds = max(1, math.ceil(self.wait()))
@@ -237,7 +236,7 @@ class Batcher:
                 self._reason = "idle"
                 return
             task, rows = batch[0].work.task, sum(piece.stop - piece.start for piece in batch)
-            expected = self.costs.of(task, rows)
+            expected = self.work.of(task, rows)
             if expected is not None and expected < IN_PLACE and self.model.device == "cpu":
                 self._land(batch, self._attempt(batch), in_place=True)
                 if self._queue:
@@ -280,7 +279,7 @@ class Batcher:
 
     def _attempt(self, batch: list[Piece]) -> Attempt:
         """The run itself, wherever it runs."""
-        began = time.monotonic()
+        began, working = time.monotonic(), time.thread_time()
         try:
             inputs = [piece.inputs for piece in batch]
             whole = (
@@ -291,7 +290,7 @@ class Batcher:
             outputs: Outputs | Exception = self.model.compute(batch[0].work.task, whole)
         except Exception as error:  # whatever a graph raises is the answer of those whose rows were in it
             outputs = error
-        return Attempt(outputs, began, time.monotonic())
+        return Attempt(outputs, began, time.monotonic(), time.thread_time() - working)
 
     def _land(self, batch: list[Piece], attempt: Attempt, *, in_place: bool) -> None:
         """Hands outputs out; where the run failed, everybody's rows run again by themselves."""
@@ -313,6 +312,7 @@ class Batcher:
                 self._schedule()
             return
         self.costs.add(task, rows, seconds)
+        self.work.add(task, rows, attempt.work)
         strange = not_finite(attempt.outputs)
         start = 0
         for piece in batch:
@@ -360,8 +360,9 @@ class Batcher:
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """What a run gave, or what it raised, and when (seconds on the monotonic clock)."""
+    """What a run gave, or what it raised, when (seconds on the monotonic clock), and its thread's time on a core."""
 
     outputs: Outputs | Exception
     began: float
     ended: float
+    work: float

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
@@ -17,6 +17,7 @@ from runtime import codecs
 from runtime.errors import InvalidValue, Malformed, ManifoldError, TooLarge, UnsupportedMedia
 from service import contract
 from service.encoding import JSON
+from service.incoming import Incoming
 from service.reading import Uploads
 from service.settings import Settings
 
@@ -25,21 +26,21 @@ MULTIPART = "multipart/form-data"
 ACCEPTED = (JSON, MULTIPART, *codecs.MEDIA_TYPES, codecs.NPY)
 
 
-async def parse(request: Request, shape: type[R], settings: Settings, also: Sequence[str] = ()) -> tuple[R, Uploads]:
+async def parse(request: Incoming, shape: type[R], settings: Settings, also: Sequence[str] = ()) -> tuple[R, Uploads]:
     """The request as its contract has it, and what came beside the fields. Raises RequestError of one kind or another.
 
     `also` are content types that the route reads elsewhere, for the error that lists what is read.
     """
-    if encoding := request.headers.get("content-encoding"):
+    if encoding := request.header(b"content-encoding"):
         raise UnsupportedMedia(
             f"Content-Encoding: {encoding} is not read; send the body as it is", field="Content-Encoding"
         )
-    content_type = request.headers.get("content-type", JSON).partition(";")[0].strip().lower()
-    body = await _read(request, settings.max_body_bytes)
+    content_type = request.content_type or JSON
+    body = await request.body(settings.max_body_bytes)
     if content_type == JSON or content_type.endswith("+json"):
         return validate(shape, _object(body)), Uploads()
     if content_type == MULTIPART:
-        fields, files = await _multipart(request, settings)
+        fields, files = await _multipart(request.of_starlette(body), settings)
         return validate(shape, {**query(request), **fields}), Uploads(images=files)
     if content_type in codecs.MEDIA_TYPES:
         return validate(shape, query(request)), Uploads(images=(_not_empty(body),))
@@ -55,28 +56,6 @@ def validate(shape: type[R], fields: Any) -> R:
         return shape.model_validate(fields)
     except ValidationError as error:
         raise _explain(error, shape) from None
-
-
-async def _read(request: Request, limit: int) -> bytes:
-    """The body, refused as soon as it is known to be too large."""
-    declared = request.headers.get("content-length", "")
-    if declared.isdecimal() and int(declared) > limit:
-        raise TooLarge(f"body: {declared} bytes are over the limit of {limit}", field="body")
-    chunks, size = [], 0
-    async for chunk in stream(request):
-        size += len(chunk)
-        if size > limit:
-            raise TooLarge(f"body: over the limit of {limit} bytes", field="body")
-        chunks.append(chunk)
-    request._body = b"".join(chunks)  # Starlette's own cache: form() reads it again from there
-    return request._body
-
-
-async def stream(request: Request) -> AsyncIterator[bytes]:
-    """The body as it comes; then the request's state says that it has been read."""
-    async for chunk in request.stream():
-        yield chunk
-    request.state.read = True
 
 
 def _not_empty(body: bytes) -> bytes:
@@ -107,9 +86,9 @@ def _field(key: str, text: str) -> Any:
         return text
 
 
-def query(request: Request) -> dict[str, Any]:
+def query(request: Incoming) -> dict[str, Any]:
     """Fields in the query, for bodies that have no place for them."""
-    return {key: _field(key, text) for key, text in request.query_params.items()}
+    return {key: _field(key, text) for key, text in request.of_starlette(b"").query_params.items()}
 
 
 async def _multipart(request: Request, settings: Settings) -> tuple[dict[str, Any], tuple[bytes, ...]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from service.registry import Entry, data_summary, endpoints
+from service.registry import Entry, data_summary
 
 
 def summary(entry: Entry, default: str | None) -> dict[str, Any]:
@@ -12,7 +12,7 @@ def summary(entry: Entry, default: str | None) -> dict[str, Any]:
     manifest, model = entry.manifest, entry.model
     return {
         "name": entry.name, "version": entry.version, "family": manifest.family if manifest else "", "description": manifest.description if manifest else "",
-        "tasks": list(manifest.tasks) if manifest else [], "endpoints": endpoints(manifest) if manifest else [], "state": entry.state,
+        "tasks": list(manifest.tasks) if manifest else [], "endpoints": entry.endpoints, "state": entry.state,
         "reason": entry.reason, "device": model.device if model else None, "note": model.note if model else None,
         "classes": list(manifest.classes) if manifest and manifest.classes else None,
         "conditions": list(manifest.conditions.names) if manifest and manifest.conditions else None, "data": data_summary(manifest) if manifest else None,

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Any
 
-import numpy as np
 import orjson
 
 from runtime import codecs, recipes, rows
@@ -20,7 +20,8 @@ PICTURES = (JSON, "image/png", "image/webp", codecs.NPY)
 OPTIONS = orjson.OPT_SERIALIZE_NUMPY
 
 
-def choose(accept: str, offered: Sequence[str]) -> str:
+@lru_cache(maxsize=256)
+def choose(accept: str, offered: tuple[str, ...]) -> str:
     """The one of the media types `offered` to answer with. Raises UnsupportedMedia where none of those asked for is."""
     wanted: list[tuple[float, int, str]] = []
     for place, part in enumerate((accept.strip() or "*/*").split(",")):
@@ -49,7 +50,7 @@ def to_fields(answer: Answer, request_id: str, *, picture: Callable[[bytes], Any
         if isinstance(spec, TableSpec):
             body["rows"] = rows.decode(answer.items, spec)
         elif answer.encoding == "array":
-            body["data"] = np.clip(codecs.to_unit(answer.items, spec), 0, 1).astype(np.float32)
+            body["data"] = codecs.to_unit32(answer.items, spec)
         else:
             body["images"] = [picture(png) for png in _pngs(answer, spec)]
     return body
@@ -69,7 +70,7 @@ def to_picture(answer: Answer, media_type: str) -> bytes:
         return _pngs(answer, spec)[0]
     pixels = codecs.to_uint8(answer.items, spec)
     sheet = pixels[0] if len(pixels) == 1 else codecs.grid(pixels)
-    recipe = recipes.for_grid(answer.recipes) if answer.recipes else None
+    recipe = recipes.for_grid(answer.recipes()) if answer.recipes else None
     return codecs.to_webp(sheet) if media_type == "image/webp" else codecs.to_png(sheet, recipe)
 
 
@@ -80,13 +81,13 @@ def to_npy(answer: Answer) -> bytes:
         return codecs.to_npy(answer.numbers)
     spec = answer.manifest.data
     if isinstance(spec, ImageSpec):
-        return codecs.to_npy(np.clip(codecs.to_unit(answer.items, spec), 0, 1).astype(np.float32))
+        return codecs.to_npy(codecs.to_unit32(answer.items, spec))
     return codecs.to_npy(answer.items)
 
 
 def _pngs(answer: Answer, spec: ImageSpec) -> list[bytes]:
     assert answer.items is not None
-    texts: Sequence[dict[str, Any] | None] = [None] * len(answer.items) if answer.recipes is None else answer.recipes
+    texts: Sequence[dict[str, Any] | None] = [None] * len(answer.items) if answer.recipes is None else answer.recipes()
     return [
         codecs.to_png(pixels, text) for pixels, text in zip(codecs.to_uint8(answer.items, spec), texts, strict=True)
     ]

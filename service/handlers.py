@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import AsyncIterator, Generator
+from collections.abc import AsyncIterator, Callable, Generator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
@@ -20,7 +21,7 @@ from runtime.operations import Run
 from runtime.spec import CategoricalColumn, ImageSpec, TableSpec
 from service import contract
 from service.reading import Reader, Uploads
-from service.registry import Entry, Registry, endpoints
+from service.registry import Entry, Registry
 from service.settings import Settings
 
 Array = NDArray[Any]
@@ -36,7 +37,7 @@ class Answer:
     entry: Entry
     fields: dict[str, Any] = field(default_factory=dict)
     items: Array | None = None  # at the graph's edge; images, data or rows on the wire
-    recipes: list[dict[str, Any]] | None = None
+    recipes: Callable[[], list[dict[str, Any]]] | None = None  # of each item, where they are pictures
     encoding: str = "png"
     queue: float = 0.0
     compute: float = 0.0
@@ -141,7 +142,7 @@ class Handlers:
         answer.items = samples.data
         assert entry.model is not None
         if isinstance(manifest.data, ImageSpec):
-            answer.recipes = recipes.for_samples(manifest, entry.model.checksum, samples, options)
+            answer.recipes = partial(recipes.for_samples, manifest, entry.model.checksum, samples, options)
         if samples.seed is not None:
             answer.fields |= {"seed": samples.seed, "first": options["first"]}
         if samples.condition is not None and manifest.classes is not None:
@@ -287,8 +288,8 @@ class Handlers:
         """The model that is asked for, ready. Raises UnsupportedTask where it lacks the endpoint."""
         entry = await self.registry.get(request.model, request.version)
         assert entry.manifest is not None
-        if endpoint not in endpoints(entry.manifest):
-            can = endpoints(entry.manifest)
+        if endpoint not in entry.endpoints:
+            can = entry.endpoints
             raise UnsupportedTask(
                 f"{entry.name} cannot /{endpoint}{_why(entry.manifest, endpoint)}; it can {', '.join('/' + name for name in can)}",
                 field="model",

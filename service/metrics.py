@@ -15,7 +15,6 @@ from prometheus_client import (
     Counter,
     Gauge,
     GCCollector,
-    Histogram,
     ProcessCollector,
     generate_latest,
 )
@@ -25,6 +24,7 @@ from runtime.drift import Recent
 from runtime.errors import Busy, DeadlineExceeded, ManifoldError
 from service.batcher import Ran
 from service.handlers import Answer
+from service.histograms import Child, Histogram
 from service.registry import Entry, Registry
 
 BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
@@ -98,9 +98,9 @@ class Metrics:
         self.models, self.scores = registry, Scores()
         self.collected.register(self.scores)
         # finding a labelled child takes longer than counting: the ones in use are kept
-        self._requests: dict[tuple[str, int | str], tuple[Counter, Histogram]] = {}
-        self._answers: dict[tuple[str, str], tuple[Histogram, Histogram, Histogram]] = {}
-        self._tasks: dict[tuple[str, str], tuple[Histogram, Histogram, Histogram]] = {}
+        self._requests: dict[tuple[str, int | str], tuple[Counter, Child]] = {}
+        self._answers: dict[tuple[str, str], tuple[Child, Child, Child]] = {}
+        self._tasks: dict[tuple[str, str], tuple[Child, Child, Child]] = {}
         self.requests = self._counter("requests", "Requests by route and status", "route", "status")
         self.seconds = self._seconds("request_seconds", "From the first byte to the last", "route")
         self.errors = self._counter("errors", "Errors by type", "type")
@@ -134,7 +134,7 @@ class Metrics:
         return Gauge(f"manifold_{name}", about, labels, registry=self.collected)
 
     def _histogram(self, name: str, about: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
-        return Histogram(f"manifold_{name}", about, labels, registry=self.collected, buckets=buckets)
+        return Histogram(f"manifold_{name}", about, buckets, labels, self.collected)
 
     def _seconds(self, name: str, about: str, *labels: str) -> Histogram:
         return self._histogram(name, about, BUCKETS, *labels)
@@ -161,8 +161,10 @@ class Metrics:
         key = (answer.entry.name, route)
         if key not in self._answers:
             self._answers[key] = (self.queue.labels(*key), self.compute.labels(*key), self.encode.labels(*key))
-        for histogram, spent in zip(self._answers[key], (answer.queue, answer.compute, encode), strict=True):
-            histogram.observe(spent / 1000)
+        waited, computed, wrote = self._answers[key]
+        waited.observe(answer.queue / 1000)
+        computed.observe(answer.compute / 1000)
+        wrote.observe(encode / 1000)
         if answer.judged is not None:
             self.scores.add(answer.entry, answer.judged.parts)
 

@@ -56,11 +56,13 @@ class Entry:
     manifest: Manifest | None = None
     model: Model | None = None
     batcher: Batcher | None = field(default=None, repr=False)
+    endpoints: list[str] = field(default_factory=list)  # what it can be asked for, once it is loaded
 
     def load(self, threads: int, listener: Listener) -> None:
         """Loads the artifact; what goes wrong becomes the entry's reason."""
         try:
             self.manifest = read(self.folder)
+            self.endpoints = endpoints(self.manifest)
             self.model = engine.load(self.folder, device=self.settings.device or "auto", threads=threads)
             self.batcher = Batcher(self.model, self.settings)
             self.batcher.listener = functools.partial(listener, self)

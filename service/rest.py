@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import gc
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
@@ -22,6 +23,7 @@ from runtime.errors import InvalidValue, ManifoldError
 from service import bodies, contract, describe, encoding, replies, streams, uploads
 from service.asgi import Endpoint, Front
 from service.handlers import Answer, Handlers
+from service.incoming import Incoming
 from service.metrics import Metrics
 from service.reading import Uploads
 from service.registry import Registry
@@ -30,11 +32,16 @@ from service.settings import Settings
 
 log = structlog.get_logger()
 
+COLLECT = (
+    20_000,
+    10,
+    10,
+)  # objects and generations after which Python looks for garbage: requests leave none in cycles
 PAGE = Path(__file__).parent / "pages" / "index.html"
 Route = Callable[[Any, Uploads, int | None], Awaitable[Answer]]
 
 
-def create_app(settings: Settings, registry: Registry | None = None) -> FastAPI:
+def create_app(settings: Settings, registry: Registry | None = None) -> Front:
     """The application. Models load in a thread once it starts, so that it answers /health/live at once."""
     registry = registry or Registry(settings)
     handlers, metrics = Handlers(registry, settings), Metrics(registry)
@@ -42,6 +49,8 @@ def create_app(settings: Settings, registry: Registry | None = None) -> FastAPI:
     began = time.perf_counter()
 
     def loaded(_: object) -> None:
+        gc.set_threshold(*COLLECT)
+        gc.freeze()  # what is here stays: looking through it again and again would stop the service for tens of milliseconds
         ready, reason = registry.readiness()
         url = f"http://{settings.host}:{settings.port}/"
         log.info(
@@ -64,12 +73,11 @@ def create_app(settings: Settings, registry: Registry | None = None) -> FastAPI:
         redoc_url=None,
     )
     app.state.registry, app.state.metrics, app.state.handlers = registry, metrics, handlers
-    app.add_middleware(Front, endpoints=_use_cases(handlers, metrics, settings), registry=registry, metrics=metrics)
     _add_models(app, registry)
     _add_operations(app, registry, metrics)
     _add_errors(app)
     _document(app)
-    return app
+    return Front(app, _use_cases(handlers, metrics, settings), registry, metrics)
 
 
 # --- use cases ----------------------------------------------------------------------------------------------------------------
@@ -107,18 +115,17 @@ def _endpoint(
     offered = (*offered, *(streams.MEDIA_TYPES if name == "sample" else ()))
     tables = tuple(uploads.MEDIA_TYPES) if name == "anomaly-score" else ()
 
-    async def endpoint(request: Request) -> Reply:
+    async def endpoint(request: Incoming) -> Reply:
         if tables and (kind := uploads.kind_of(request)) is not None:
             return await uploads.respond(request, kind, handlers, metrics, settings)
-        media_type = encoding.choose(request.headers.get("accept", "*/*"), offered)
+        media_type = encoding.choose(request.header(b"accept") or "*/*", offered)
         deadline = _deadline(request)
         fields, files = await bodies.parse(request, shape, settings, tables)
         if media_type in streams.MEDIA_TYPES:
             assert isinstance(fields, contract.SampleRequest)
-            request_id = request.state.request_id
-            return await streams.respond(fields, files, deadline, media_type, request_id, handlers, metrics)
+            return await streams.respond(fields, files, deadline, media_type, request.request_id, handlers, metrics)
         answer = await method(fields, files, deadline)
-        write = functools.partial(_written, answer, media_type, request.state.request_id)
+        write = functools.partial(_written, answer, media_type, request.request_id)
         large = encoding.large(answer)
         body, spent = await asyncio.get_running_loop().run_in_executor(None, write) if large else write()
         metrics.answered(answer, name, spent)
@@ -127,8 +134,8 @@ def _endpoint(
     return endpoint
 
 
-def _deadline(request: Request) -> int | None:
-    text = request.headers.get("x-deadline-ms")
+def _deadline(request: Incoming) -> int | None:
+    text = request.header(b"x-deadline-ms")
     if text is None:
         return None
     if not text.isdecimal() or not 0 < int(text) < 86_400_000:

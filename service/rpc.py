@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, TypeAlias, TypeVar
 
@@ -21,7 +20,7 @@ from grpc_status import rpc_status
 from runtime import errors
 from runtime.errors import InvalidValue, ManifoldError, NotFound, Unavailable, UnsupportedMedia
 from service import bodies, contract, describe, encoding, messages, uploads
-from service.asgi import REQUEST_ID
+from service.asgi import REQUEST_ID, new_id
 from service.handlers import Answer, Handlers
 from service.metrics import Metrics
 from service.reading import Uploads
@@ -207,7 +206,7 @@ class Call:
     def __init__(self, servicer: Servicer, context: Context, name: str) -> None:
         self.servicer, self.context, self.route = servicer, context, f"/{NAME}/{name}"
         given = next((str(value) for key, value in context.invocation_metadata() or () if key == "x-request-id"), "")
-        self.request_id = given if REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+        self.request_id = given if REQUEST_ID.fullmatch(given) else new_id()
         self.began = time.perf_counter()
 
     async def __aenter__(self) -> Call:

@@ -14,12 +14,12 @@ from collections.abc import AsyncIterator, Iterator
 from typing import IO, Any
 
 import orjson
-from starlette.requests import Request
 
 from runtime import bulk
 from runtime.errors import InvalidValue, ManifoldError, TooLarge, UnsupportedMedia
 from service import bodies, contract
 from service.handlers import Handlers, rule_of, threshold_of
+from service.incoming import Incoming
 from service.metrics import Metrics
 from service.registry import Entry
 from service.replies import Reply
@@ -35,22 +35,21 @@ ROWS = 2048  # scored in one go: a request of one row waits no longer than for t
 IN_MEMORY = 8 * 2**20  # bytes of a file that stay there; the rest goes to the temporary folder
 
 
-def kind_of(request: Request) -> str | None:
+def kind_of(request: Incoming) -> str | None:
     """csv or parquet, where the body is a file of rows."""
-    return MEDIA_TYPES.get(request.headers.get("content-type", "").partition(";")[0].strip().lower())
+    return MEDIA_TYPES.get(request.content_type or "")
 
 
-async def respond(request: Request, kind: str, handlers: Handlers, metrics: Metrics, settings: Settings) -> Reply:
+async def respond(request: Incoming, kind: str, handlers: Handlers, metrics: Metrics, settings: Settings) -> Reply:
     """Scores the body. Raises a RequestError where nothing can be scored at all."""
-    if encoding := request.headers.get("content-encoding"):
+    if encoding := request.header(b"content-encoding"):
         raise UnsupportedMedia(
             f"Content-Encoding: {encoding} is not read; send the file as it is", field="Content-Encoding"
         )
     fields = bodies.validate(contract.ScoreRequest, bodies.query(request))
-    limit, declared = settings.max_upload_bytes, request.headers.get("content-length", "")
-    if declared.isdecimal() and int(declared) > limit:
-        raise TooLarge(f"body: {declared} bytes are over the limit of {limit}", field="body")
-    entry, lines = await score(fields, kind, bodies.stream(request), limit, handlers, metrics)
+    limit = settings.max_upload_bytes
+    request.check_length(limit)
+    entry, lines = await score(fields, kind, request.chunks(), limit, handlers, metrics)
     return Reply(lines, NDJSON, headers={"X-Model": entry.name, "X-Model-Version": str(entry.version)})
 
 

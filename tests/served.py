@@ -17,6 +17,7 @@ import uvicorn
 
 from service.__main__ import Server
 from service.batcher import Batcher
+from service.joined import Protocol
 from service.registry import Registry
 from service.rest import create_app
 from service.settings import Settings
@@ -44,7 +45,9 @@ class Served:
         settings = Settings(models_dir=root, device="cpu", **options)
         app = create_app(settings)
         self.registry: Registry = app.state.registry
-        self.server = Server(uvicorn.Config(app, port=0, log_level="warning", timeout_graceful_shutdown=30), app)
+        self.server = Server(
+            uvicorn.Config(app, port=0, log_level="warning", http=Protocol, timeout_graceful_shutdown=30), app
+        )
         self.thread = threading.Thread(target=self.server.run)
         self.thread.start()
         until(lambda: self.server.started and "loading" not in {entry.state for entry in self.registry.shown}, 240)

@@ -479,7 +479,7 @@ def test_an_unknown_error_is_opaque_and_logged(client: TestClient, monkeypatch: 
     def broken(*arguments: object) -> None:
         raise RuntimeError("secret")
 
-    monkeypatch.setattr("service.encoding.to_json", broken)
+    monkeypatch.setattr("service.encoding.to_fields", broken)
     with structlog.testing.capture_logs() as lines:
         response = client.post("/sample", json={}, headers={"x-request-id": "find-me"})
     assert response.status_code == 500

