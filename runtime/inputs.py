@@ -42,8 +42,11 @@ def draw_latents(
         raise InvalidValue(f"{manifest.name} has no prior over its latents; give images or latents", field="prior")
     if name not in latent.priors:
         raise InvalidValue(f"prior: {manifest.name} has no {name!r}", field="prior", valid=list(latent.priors))
-    noise = sampling.normal(seed, first, n, stream, (latent.size,)).astype(np.float64) * temperature
+    standard = sampling.normal(seed, first, n, stream, (latent.size,))
     chosen = latent.priors[name]
+    if isinstance(chosen, NormalPrior) and temperature == 1:
+        return standard
+    noise = standard.astype(np.float64) * temperature
     if not isinstance(chosen, NormalPrior):
         weights, means, choleskys = chosen.components
         which = sampling.component(seed, first, n, weights)

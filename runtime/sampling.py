@@ -15,6 +15,7 @@ replica or on the transport. numpy promises the bits of Philox but not its distr
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -47,7 +48,9 @@ def normal(seed: int, first: int, n: int, stream: int, shape: tuple[int, ...]) -
     words = _words(seed, first, n, stream, count + count % 2) >> np.uint64(11)
     radius = np.sqrt(-2.0 * np.log((words[:, 0::2] + np.uint64(1)) * 2.0**-53))  # of a uniform in (0, 1]
     angle = (2.0 * math.pi * 2.0**-53) * words[:, 1::2]
-    pairs = np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=-1)  # (n, count / 2, 2)
+    pairs = np.empty((*radius.shape, 2))  # (n, count / 2, 2)
+    np.multiply(radius, np.cos(angle), out=pairs[..., 0])
+    np.multiply(radius, np.sin(angle), out=pairs[..., 1])
     return _shaped(pairs.reshape(n, -1)[:, :count], n, shape)
 
 
@@ -86,11 +89,32 @@ def _words(seed: int, first: int, n: int, stream: int, count: int) -> Words:
     ]
 
 
+class _Generator(threading.local):
+    """numpy's Philox, set to a place in a stream: five times as fast as a new one. One a thread."""
+
+    def __init__(self) -> None:
+        self.philox = np.random.Philox(0)
+        self.key, self.counter = np.zeros(2, np.uint64), np.zeros(4, np.uint64)
+        self.state: Any = {
+            "bit_generator": "Philox", "state": {"counter": self.counter, "key": self.key},
+            "buffer": np.zeros(4, np.uint64), "buffer_pos": 4, "has_uint32": 0, "uinteger": 0,
+        }  # fmt: skip
+
+    def words(self, seed: int, stream: int, item: int, count: int) -> Words:
+        """The first `count` words of an item's stream."""
+        self.key[0], self.counter[1], self.counter[2] = seed, stream, item
+        self.philox.state = self.state
+        return self.philox.random_raw(count)
+
+
+_generator = _Generator()
+
+
 def _serial(seed: int, first: int, n: int, stream: int, blocks: int) -> Words:
     rows = np.empty((n, 4 * blocks), np.uint64)
     for row in range(n):
         # numpy steps its counter before it makes a block, so it starts one short of ours, which begins at block 1
-        rows[row] = np.random.Philox(key=[seed, 0], counter=[0, stream, first + row, 0]).random_raw(4 * blocks)
+        rows[row] = _generator.words(seed, stream, first + row, 4 * blocks)
     return rows
 
 
