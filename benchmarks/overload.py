@@ -105,6 +105,7 @@ def plot(points: list[dict[str, Any]], limit: float, path: Path) -> None:
 
     mpl.use("agg")
     import matplotlib.pyplot as plt
+    import matplotlib.ticker as mticker
 
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.2), layout="constrained")
     load = [point["offered"] for point in points]
@@ -117,6 +118,10 @@ def plot(points: list[dict[str, Any]], limit: float, path: Path) -> None:
     right.axhline(limit, color="grey", linestyle=":", label="stated queue time")
     right.set(xscale="log", xlabel="offered requests/s", ylabel="ms", ylim=(0, None))
     right.legend()
+    for axis in (left.xaxis, left.yaxis, right.xaxis):
+        axis.set_major_locator(mticker.LogLocator(subs=(1, 2, 5)))
+        axis.set_major_formatter(mticker.FuncFormatter(lambda value, _: f"{value:g}"))
+        axis.set_minor_locator(mticker.NullLocator())
     figure.savefig(path, dpi=90)
 
 

@@ -1,69 +1,34 @@
-"""The service as a client sees it: time to ready, resident memory, and requests/s beside an empty route of the same application.
+"""From nothing to ready: seconds, memory, and how long the event loop stands still while models load.
 
-    python benchmarks/service.py [--rounds 5]
+    python benchmarks/startup.py [--rounds 3]
 
-Needs wrk. Starts `python -m service` on a free port of 127.0.0.1; rounds are interleaved, figures are medians. Prints one JSON line.
+Starts `python -m service` on the shipped models on a free port of 127.0.0.1, and, for the stalls, loads the same models in this process
+beside an event loop that wakes up every millisecond. Prints one JSON line.
 """
 
 from __future__ import annotations
 
 import argparse
+import asyncio
 import json
 import os
 import re
-import shutil
 import socket
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 import urllib.request
 from pathlib import Path
 
-LOADS = {
-    "empty": ("/health/live", "", "*/*"),
-    "sample_png": ("/sample", "{}", "image/png"),
-    "sample_json": ("/sample", "{}", "application/json"),
-    "latents_array": ("/sample", json.dumps({"latents": [[0.1] * 20], "encoding": "array"}), "application/json"),
-    "sample_64_png": ("/sample", '{"n": 64}', "image/png"),
-}
-
-
-def script(body: str, accept: str, folder: Path) -> Path:
-    path = folder / "load.lua"
-    method = "POST" if body else "GET"
-    path.write_text(
-        f"wrk.method='{method}' wrk.body=[==[{body}]==] wrk.headers['Content-Type']='application/json' wrk.headers['Accept']='{accept}'"
-    )
-    return path
-
-
-def rate(port: int, path: str, body: str, accept: str, folder: Path, seconds: int = 3) -> float:
-    """Requests/s with 32 connections; any answer but 200 voids it."""
-    command = [
-        "wrk",
-        "-t1",
-        "-c32",
-        f"-d{seconds}s",
-        "-s",
-        str(script(body, accept, folder)),
-        f"http://127.0.0.1:{port}{path}",
-    ]
-    output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    if "Non-2xx" in output or "Socket errors" in output:
-        raise SystemExit(f"{path}: refused or broken\n{output}")
-    found = re.search(r"Requests/sec:\s+([\d.]+)", output)
-    assert found
-    return float(found.group(1))
+ROOT = Path(__file__).parent.parent
 
 
 def start(port: int) -> tuple[subprocess.Popen[bytes], float]:
     """The service and the seconds until it was ready."""
     began = time.perf_counter()
-    process = subprocess.Popen(
-        [sys.executable, "-m", "service"], env={**os.environ, "MANIFOLD_PORT": str(port)}, stderr=subprocess.DEVNULL
-    )
+    environment = {**os.environ, "MANIFOLD_PORT": str(port), "MANIFOLD_GRPC_PORT": "0"}
+    process = subprocess.Popen([sys.executable, "-m", "service"], env=environment, stderr=subprocess.DEVNULL, cwd=ROOT)
     while time.perf_counter() - began < 60:
         try:
             with urllib.request.urlopen(f"http://127.0.0.1:{port}/health/ready", timeout=1):
@@ -81,46 +46,51 @@ def resident(pid: int) -> float:
     return int(found.group(1)) / 1000
 
 
+def stalls() -> list[float]:
+    """Milliseconds that the event loop was late by while all models were loaded, the longest first."""
+    sys.path[0] = str(ROOT)  # instead of this folder
+    from runtime import backends
+    from service.registry import Registry
+    from service.settings import Settings
+
+    async def watch() -> list[float]:
+        registry = Registry(Settings(models_dir=ROOT / "models", device="cpu"))
+        backends.import_ahead(entry.folder for entry in registry.entries.values())  # as the service does
+        loading = asyncio.get_running_loop().run_in_executor(None, registry.load)
+        late = []
+        while not loading.done():
+            asked = time.perf_counter()
+            await asyncio.sleep(0.001)
+            late.append(1000 * (time.perf_counter() - asked) - 1)
+        await loading
+        return sorted(late, reverse=True)
+
+    sys.setswitchinterval(0.001)  # as the service does
+    return asyncio.run(watch())
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=3)
     rounds = parser.parse_args().rounds
-    if not shutil.which("wrk"):
-        raise SystemExit("wrk is needed (Debian's package wrk)")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    ready = []
-    for _ in range(3):
+    ready, memory = [], []
+    for _ in range(rounds):
         process, seconds = start(port)
-        memory = resident(process.pid)
         ready.append(seconds)
+        memory.append(resident(process.pid))
         process.terminate()
         process.wait(20)
-    process, _ = start(port)
-    rates: dict[str, list[float]] = {name: [] for name in LOADS}
-    with tempfile.TemporaryDirectory() as folder:
-        for _ in range(rounds):
-            for name, load in LOADS.items():
-                rates[name].append(rate(port, *load, Path(folder)))
-    after = resident(process.pid)
-    process.terminate()
-    process.wait(20)
-    medians = {name: round(statistics.median(values)) for name, values in rates.items()}
-    ratios = {
-        f"{name}_over_empty": round(value / medians["empty"], 3) for name, value in medians.items() if name != "empty"
-    }
+    late = stalls()
     print(
-        json.dumps(
-            {
-                "ready_s": round(statistics.median(ready), 2),
-                "resident_mb": round(memory),
-                "after_load_mb": round(after),
-                **medians,
-                **ratios,
-            }
-        )
-    )
+        json.dumps({
+            "models": sum(1 for _ in (ROOT / "models").iterdir()), "ready_s": round(statistics.median(ready), 2),
+            "resident_mb": round(statistics.median(memory)), "longest_stalls_ms": [round(each, 1) for each in late[:5]],
+            "stalls_over_50_ms": sum(each > 50 for each in late),
+        })
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -6,9 +6,10 @@ graph name. It checks nothing about values: the engine does.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -50,6 +51,15 @@ def _onnxruntime() -> Any:
 
     onnxruntime.disable_telemetry_events()
     return onnxruntime
+
+
+def import_ahead(folders: Iterable[Path]) -> None:
+    """Imports what the artifacts in `folders` will run on, as far as it is installed: a program with an event loop does so before it
+    starts, as importing torch holds the interpreter's lock for a quarter of a second."""
+    _onnxruntime()
+    if any(any(folder.glob("*.pt")) for folder in folders):
+        with contextlib.suppress(ImportError):  # their models will say what is missing
+            import torch  # noqa: F401
 
 
 class OnnxBackend:

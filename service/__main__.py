@@ -13,6 +13,7 @@ from types import FrameType
 import structlog
 import uvicorn
 
+from runtime import backends
 from runtime.errors import ManifoldError
 from service import rpc
 from service import settings as settings_module
@@ -24,6 +25,9 @@ from service.settings import Settings
 
 log = structlog.get_logger()
 
+KEEP_ALIVE = (
+    75  # seconds: longer than load balancers keep a connection that is idle, which must not be closed under them
+)
 SWITCH = 0.001  # seconds: how long a worker whose run has ended waits for the interpreter's lock at most
 
 
@@ -75,9 +79,10 @@ def run(settings: Settings) -> None:
     configure_log(settings.log_format)
     sys.setswitchinterval(SWITCH)
     app = create_app(settings)
+    backends.import_ahead(entry.folder for entry in app.state.registry.entries.values())
     config = uvicorn.Config(
         app, host=settings.host, port=settings.port, log_level="warning", access_log=False,
-        server_header=False, proxy_headers=False, http=Protocol, timeout_graceful_shutdown=round(settings.drain_seconds),
+        server_header=False, proxy_headers=False, http=Protocol, timeout_keep_alive=KEEP_ALIVE, timeout_graceful_shutdown=round(settings.drain_seconds),
     )  # fmt: skip
     server = Server(config, app)
     with contextlib.suppress(KeyboardInterrupt):  # which uvicorn raises again when it has ended

@@ -80,7 +80,8 @@ class Costs:
         """A run of `rows` rows took so long."""
         known, size = self._seconds.setdefault(task, {}), rows.bit_length()
         known[size] = self.KEPT * known.get(size, seconds) + (1 - self.KEPT) * seconds
-        self.a_row[task] = known[max(known)] / (0.75 * 2 ** max(known))
+        if size == max(known):
+            self.a_row[task] = self.KEPT * self.a_row.get(task, seconds / rows) + (1 - self.KEPT) * seconds / rows
 
     def of(self, task: str, rows: int) -> float | None:
         """What a run of so many rows will take, from the nearest size that has been seen; None before the first."""
@@ -111,6 +112,7 @@ class Batcher:
         self._pool = ThreadPoolExecutor(settings.instances, thread_name_prefix=model.manifest.name)
         self._free = settings.instances
         self._scheduled = False
+        self._until = 0.0  # when the last run that has begun is expected to end, on the monotonic clock
         self._reason = "idle"
         self._sweeper: asyncio.TimerHandle | None = None
         self._closed = False
@@ -179,7 +181,8 @@ class Batcher:
     def wait(self) -> float:
         """Seconds until what is queued now will have gone to the engine, by what runs have taken so far."""
         a_row = self.costs.a_row
-        return sum([rows * a_row.get(task, 0.0) for task, rows in self._queue.rows.items()]) / self.instances
+        queued = sum([rows * a_row.get(task, 0.0) for task, rows in self._queue.rows.items()]) / self.instances
+        return queued if self._free else queued + max(0.0, self._until - time.monotonic())
 
     def _busy(self, reason: str, what: str) -> Busy:
         seconds = max(1, math.ceil(self.wait()))
@@ -248,6 +251,8 @@ class Batcher:
 
     def _start(self, batch: list[Piece]) -> None:
         self._free -= 1
+        expected = self.costs.of(batch[0].work.task, sum(piece.stop - piece.start for piece in batch)) or 0.0
+        self._until = time.monotonic() + expected
         loop = asyncio.get_running_loop()
 
         def landed(attempt: Future[Attempt]) -> None:

@@ -210,7 +210,7 @@ class Call:
         self.began = time.perf_counter()
 
     async def __aenter__(self) -> Call:
-        await self.context.send_initial_metadata((("x-request-id", self.request_id),))
+        self.context.set_trailing_metadata((("x-request-id", self.request_id),))
         return self
 
     async def __aexit__(self, kind: object, error: BaseException | None, trace: object) -> None:

@@ -374,7 +374,7 @@ def test_health_and_reflection(channel: grpc.Channel) -> None:
 
 def test_request_ids_and_limits(stub: Any) -> None:
     _, made = stub.Sample.with_call(pb.SampleRequest(model="mnist-vae"), metadata=(("x-request-id", "mine-7"),))
-    assert ("x-request-id", "mine-7") in [tuple(each) for each in made.initial_metadata()]
+    assert ("x-request-id", "mine-7") in [tuple(each) for each in made.trailing_metadata()]
     answer, made = stub.Sample.with_call(pb.SampleRequest(model="mnist-vae"), metadata=(("x-request-id", "not one"),))
     assert len(answer.request_id) == 32
     code, _, _ = refused(stub, "Encode", pb.EncodeRequest(model="mnist-vae", images=[bytes(300_000)]))
