@@ -7,6 +7,7 @@ graph name. It checks nothing about values: the engine does.
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import threading
 from collections.abc import Callable, Iterable, Mapping
@@ -16,12 +17,16 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from runtime.bound import BoundGraph
 from runtime.errors import ArtifactError, Unavailable
 from runtime.manifest import Manifest, TaskSpec
 
 Array = NDArray[Any]
 Graph = Callable[[Mapping[str, Array]], dict[str, Array]]
 DEVICES = ("auto", "cpu", "cuda")
+CUDA_OPTIONS = {
+    "arena_extend_strategy": "kSameAsRequested", "cudnn_conv_algo_search": "HEURISTIC", "use_tf32": "0",
+}  # fmt: skip
 
 _loading = threading.Lock()  # concurrent session creation is reported racy (microsoft/onnxruntime#27089)
 
@@ -86,17 +91,14 @@ class OnnxBackend:
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # many models share the cores
-        cuda = (
-            "CUDAExecutionProvider",
-            {"arena_extend_strategy": "kSameAsRequested", "cudnn_conv_algo_search": "HEURISTIC", "use_tf32": "0"},
-        )
-        providers: list[Any] = [*([cuda] if self.device == "cuda" else []), "CPUExecutionProvider"]
         path = self.folder / task.graph
+        recorded = self.device == "cuda" and not task.is_sampler
         try:
-            with _loading:
-                session = onnxruntime.InferenceSession(str(path), options, providers=providers)
-        except Exception as error:  # onnxruntime's exceptions share no base class
-            raise ArtifactError(f"{path.name}: ONNX Runtime cannot load it: {error}") from error
+            session = self._session(path, options, recorded)
+        except ArtifactError:
+            if not recorded:
+                raise
+            recorded, session = False, self._session(path, options, False)  # it has loops, or nodes that run on the CPU
         if self.device == "cuda" and session.get_providers()[0] != "CUDAExecutionProvider":
             raise Unavailable(
                 f"{path.name}: ONNX Runtime fell back to {session.get_providers()[0]}; are the CUDA and cuDNN libraries installed?",
@@ -109,7 +111,23 @@ class OnnxBackend:
             {tensor.name for tensor in session.get_inputs()},
             {tensor.name for tensor in session.get_outputs()},
         )
+        if self.device == "cuda":
+            plain = functools.partial(self._session, path, options, False) if recorded else None
+            return BoundGraph(session, task, "cuda", plain=plain)
         return OnnxGraph(session, [spec.graph_name for spec in task.outputs])
+
+    def _session(self, path: Path, options: Any, recorded: bool) -> Any:
+        onnxruntime = _onnxruntime()
+        cuda = (
+            "CUDAExecutionProvider",
+            {**CUDA_OPTIONS, **({"enable_cuda_graph": "1"} if recorded else {})},
+        )
+        providers: list[Any] = [*([cuda] if self.device == "cuda" else []), "CPUExecutionProvider"]
+        try:
+            with _loading:
+                return onnxruntime.InferenceSession(str(path), options, providers=providers)
+        except Exception as error:  # onnxruntime's exceptions share no base class
+            raise ArtifactError(f"{path.name}: ONNX Runtime cannot load it: {error}") from error
 
 
 class OnnxGraph:

@@ -166,6 +166,11 @@ class TaskSpec(Record):
         """The first input with that source."""
         return self._first.get(source)
 
+    @property
+    def is_sampler(self) -> bool:
+        """Whether it takes uniforms, one a step: an autoregressive sampler, with loops."""
+        return self.input("uniform") is not None
+
     @cached_property
     def _first(self) -> dict[str, InputSpec]:
         return {spec.source: spec for spec in reversed(self.inputs)}
