@@ -82,6 +82,40 @@ def test_every_method(through: httpx.MockTransport, tmp_path: Path) -> None:
         assert {model["name"] for model in client.models()} >= {"mnist-vae"}
 
 
+def test_streams(through: httpx.MockTransport) -> None:
+    with Client(transport=through, retry=QUICK) as client:
+        whole = client.sample(20, seed=3)
+        streamed = list(client.sample_stream(20, seed=3))
+        assert [each.item for each in streamed] == list(range(20))
+        for each, image in zip(streamed, whole.images, strict=True):
+            assert each.image is not None
+            assert np.array_equal(np.asarray(each.image), np.asarray(image))
+        assert [each.row for each in client.sample_stream(2, seed=1, model="transactions-vae")] == client.sample(
+            2, seed=1, model="transactions-vae"
+        ).rows
+        with pytest.raises(RequestRefused) as caught:
+            list(client.sample_stream(3, model="nobody"))
+        assert caught.value.status == 404
+
+    async def scene() -> list[int]:
+        async with AsyncClient(transport=through) as client:
+            return [each.item async for each in client.sample_stream(5, seed=3)]
+
+    assert asyncio.run(scene()) == [0, 1, 2, 3, 4]
+
+
+def test_a_stream_that_is_refused_is_asked_for_again_and_one_that_breaks_says_so() -> None:
+    answers = iter([
+        httpx.Response(429, json={"error": {"message": "busy", "type": "busy"}}),
+        httpx.Response(200, text='{"item": 0}\n{"error": {"message": "broke", "type": "invalid_value", "field": null}}\n'),
+    ])  # fmt: skip
+    with Client(transport=httpx.MockTransport(lambda _: next(answers)), retry=QUICK) as client:
+        stream = client.sample_stream(2)
+        assert next(stream).item == 0
+        with pytest.raises(RequestRefused, match="broke"):
+            next(stream)
+
+
 def test_the_async_client_gives_the_same(through: httpx.MockTransport) -> None:
     async def scene() -> list[Any]:
         async with AsyncClient(transport=through) as client:

@@ -17,6 +17,7 @@ from manifold_client.results import (
     Imputed,
     Interpolation,
     Reconstruction,
+    Sample,
     Samples,
     ScoredItem,
     Scores,
@@ -24,5 +25,5 @@ from manifold_client.results import (
 
 __all__ = [
     "AsyncClient", "Busy", "Classes", "Client", "Encoded", "Imputed", "Interpolation", "ManifoldClientError", "NotReady", "Reconstruction",
-    "RequestRefused", "Samples", "ScoredItem", "Scores",
+    "RequestRefused", "Sample", "Samples", "ScoredItem", "Scores",
 ]  # fmt: skip

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import base64
 import io
+import json
 import random
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -18,12 +19,22 @@ import numpy as np
 from PIL import Image
 
 from manifold_client.errors import Busy, ManifoldClientError, NotReady, RequestRefused
-from manifold_client.results import Classes, Encoded, Imputed, Interpolation, Reconstruction, Samples, Scores
+from manifold_client.results import (
+    Classes,
+    Encoded,
+    Imputed,
+    Interpolation,
+    Reconstruction,
+    Sample,
+    Samples,
+    Scores,
+)
 
 R = TypeVar("R")
 AnyImage = Image.Image | np.ndarray[Any, Any] | str | Path | bytes
 Row = Mapping[str, Any] | Sequence[Any]
 RETRIED = (429, 503)
+STREAM = {"accept": "application/x-ndjson"}
 
 
 @dataclass(frozen=True)
@@ -149,6 +160,22 @@ def _read(response: httpx.Response) -> Any:
     )
 
 
+def _streamed(line: str, response: httpx.Response) -> Sample | None:
+    """An item of a stream, or None at its end. Raises what went wrong on the way."""
+    content = json.loads(line)
+    if "error" in content:
+        error = content["error"]
+        raise RequestRefused(
+            error["message"],
+            status=response.status_code,
+            type=error["type"],
+            field=error.get("field"),
+            valid=None,
+            request_id=error.get("request_id", ""),
+        )
+    return Sample.parse(content) if "item" in content else None
+
+
 def _unreachable(url: object, error: httpx.TransportError) -> NotReady:
     return NotReady(f"{url} does not answer: {error}")
 
@@ -189,6 +216,21 @@ class Client:
     def sample(self, n: int | None = None, **fields: Any) -> Samples:
         """New items: seed, first, latents, codes, class_, prior, temperature, return_latents, model, version."""
         return self._do(Calls.sample(n, **fields))
+
+    def sample_stream(self, n: int, **fields: Any) -> Iterator[Sample]:
+        """New items as they are made, more of them than `sample` may ask for; fields as of `sample`. Not retried once it has begun."""
+        call = Calls.sample(n, **fields)
+        for attempt in range(self._retry.attempts):
+            with self._http.stream("POST", call.path, json=call.body, headers=STREAM) as response:
+                if response.is_success:
+                    for line in response.iter_lines():
+                        if (item := _streamed(line, response)) is not None:
+                            yield item
+                    return
+                response.read()
+                if response.status_code not in RETRIED or attempt == self._retry.attempts - 1:
+                    _read(response)
+            time.sleep(self._retry.wait(attempt, response))
 
     def encode(self, images: Sequence[AnyImage] | None = None, **fields: Any) -> Encoded:
         """Where items lie: images or rows; seed, class_, fit, model, version."""
@@ -267,6 +309,21 @@ class AsyncClient:
     async def sample(self, n: int | None = None, **fields: Any) -> Samples:
         """As Client.sample."""
         return await self._do(Calls.sample(n, **fields))
+
+    async def sample_stream(self, n: int, **fields: Any) -> AsyncIterator[Sample]:
+        """As Client.sample_stream."""
+        call = Calls.sample(n, **fields)
+        for attempt in range(self._retry.attempts):
+            async with self._http.stream("POST", call.path, json=call.body, headers=STREAM) as response:
+                if response.is_success:
+                    async for line in response.aiter_lines():
+                        if (item := _streamed(line, response)) is not None:
+                            yield item
+                    return
+                await response.aread()
+                if response.status_code not in RETRIED or attempt == self._retry.attempts - 1:
+                    _read(response)
+            await asyncio.sleep(self._retry.wait(attempt, response))
 
     async def encode(self, images: Sequence[AnyImage] | None = None, **fields: Any) -> Encoded:
         """As Client.encode."""

@@ -68,6 +68,23 @@ def array(body: Mapping[str, Any], name: str, kind: Any = np.float32) -> Any:
 
 
 @dataclass(frozen=True)
+class Sample:
+    """One item of a stream."""
+
+    item: int  # its index: of the same seed, it is the same item in any answer
+    image: Image.Image | None
+    row: dict[str, Any] | None
+    raw: Mapping[str, Any]
+
+    @classmethod
+    def parse(cls, line: Mapping[str, Any]) -> Sample:
+        """A line with an item."""
+        text = line.get("image")
+        image = None if text is None else Image.open(io.BytesIO(base64.b64decode(text)))
+        return cls(line["item"], image, line.get("row"), line)
+
+
+@dataclass(frozen=True)
 class Samples(Made):
     """New items."""
 
