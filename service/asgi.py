@@ -12,6 +12,7 @@ import re
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
 
@@ -182,6 +183,7 @@ async def _send(reply: Reply, send: Send, request_id: str) -> None:
         await send({"type": "http.response.body", "body": body})
         return
     await send({"type": "http.response.start", "status": reply.status, "headers": headers})
-    async for line in body:
-        await send({"type": "http.response.body", "body": line, "more_body": True})
+    async with aclosing(body):  # whatever ends it, what it holds is let go now
+        async for line in body:
+            await send({"type": "http.response.body", "body": line, "more_body": True})
     await send({"type": "http.response.body", "body": b""})

@@ -112,6 +112,7 @@ class Batcher:
         self._pool = ThreadPoolExecutor(settings.instances, thread_name_prefix=model.manifest.name)
         self._free = settings.instances
         self._scheduled = False
+        self._turn = True  # of borrowed work, where both wait
         self._until = 0.0  # when the last run that has begun is expected to end, on the monotonic clock
         self._reason = "idle"
         self._sweeper: asyncio.TimerHandle | None = None
@@ -146,6 +147,8 @@ class Batcher:
 
     async def borrow(self, call: Callable[[], T]) -> T:
         """Anything else on one of the model's threads, in turn with the runs."""
+        if self._closed:
+            raise Unavailable("the service is stopping", field="model")
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         self._asides.append((call, future))
         self._schedule()
@@ -158,6 +161,10 @@ class Batcher:
             self._sweeper.cancel()
         for work in self._queue.drain():
             work.fail(Unavailable("the service is stopping"))
+        while self._asides:
+            _, future = self._asides.popleft()
+            if not future.done():
+                future.set_exception(Unavailable("the service is stopping"))
         self._pool.shutdown(wait=True, cancel_futures=True)
 
     # --- admission ---
@@ -227,14 +234,16 @@ class Batcher:
     def _dispatch(self) -> None:
         self._scheduled = False
         while self._free:
-            if self._asides:
+            if self._asides and (self._turn or not self._queue):
+                self._turn = False  # the next one is a run's, so that a row of uploads does not keep requests out
                 self._start_aside(*self._asides.popleft())
                 continue
+            self._turn = True
             batch = self._queue.take(self._most.__getitem__)
             self._drop_late([piece.work for piece in batch])
             batch = [piece for piece in batch if not piece.work.over]
             if not batch:
-                if self._queue:
+                if self._queue or self._asides:
                     continue
                 self._reason = "idle"
                 return
@@ -242,7 +251,7 @@ class Batcher:
             expected = self.work.of(task, rows)
             if expected is not None and expected < IN_PLACE and self.model.device == "cpu":
                 self._land(batch, self._attempt(batch), in_place=True)
-                if self._queue:
+                if self._queue or self._asides:
                     self._schedule()  # not at once: the event loop has others to serve
                 else:
                     self._reason = "idle"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Generator
+from collections.abc import AsyncGenerator, Callable, Generator
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeVar
@@ -84,7 +84,7 @@ class Handlers:
 
     async def sample_stream(
         self, request: contract.SampleRequest, uploads: Uploads, deadline_ms: int | None = None
-    ) -> AsyncIterator[Answer]:
+    ) -> AsyncGenerator[Answer]:
         """New items, some at a time: a few first, more and more while a part takes less than PART_SECONDS. The deadline is each part's.
 
         What is wrong with the request is raised here, before the first part.
@@ -99,7 +99,7 @@ class Handlers:
 
     async def _parts(
         self, order: Order, made: Answer, request: contract.SampleRequest, deadline_ms: int | None
-    ) -> AsyncIterator[Answer]:
+    ) -> AsyncGenerator[Answer]:
         start, size = 1, 1
         while True:
             following = None

@@ -30,6 +30,8 @@ class JoinedWrites:
     def _flush(self) -> None:
         if self._waiting:
             waiting, self._waiting = self._waiting, []
+            if self._transport.is_closing():  # nobody reads it any more
+                return
             self._transport.write(waiting[0] if len(waiting) == 1 else b"".join(waiting))
 
     def close(self) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,7 +26,7 @@ STATUS: dict[type[ManifoldError], int] = {
 class Reply:
     """An answer as bytes."""
 
-    body: bytes | AsyncIterator[bytes]
+    body: bytes | AsyncGenerator[bytes]
     media_type: str = encoding.JSON
     status: int = 200
     headers: dict[str, str] = field(default_factory=dict)

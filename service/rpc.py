@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
 from typing import Any, TypeAlias, TypeVar
 
 import grpc
@@ -116,15 +117,18 @@ class Servicer(stubs.ManifoldServicer):
     async def SampleStream(self, message: pb.SampleRequest, context: Context) -> AsyncIterator[pb.SampleResponse]:  # noqa: N802
         """New items as they are made."""
         async with Call(self, context, "SampleStream") as call:
+            self._check_open()
             fields, given = _read(message, contract.SampleRequest)
-            async for part in await self.handlers.sample_stream(fields, given, _deadline(context)):
-                yield await self._write(part, "sample", pb.SampleResponse(), call.request_id)
+            async with aclosing(await self.handlers.sample_stream(fields, given, _deadline(context))) as parts:
+                async for part in parts:
+                    yield await self._write(part, "sample", pb.SampleResponse(), call.request_id)
 
     async def AnomalyScoreFile(  # noqa: N802
         self, sent: AsyncIterator[pb.ScoreFileRequest], context: Context
     ) -> AsyncIterator[pb.ScoreFileResponse]:
         """The rows of a file."""
         async with Call(self, context, "AnomalyScoreFile"):
+            self._check_open()
             head = await anext(aiter(sent), pb.ScoreFileRequest())
             if head.kind not in uploads.KINDS:
                 raise UnsupportedMedia(f"kind: {head.kind or 'nothing'} is not read", field="kind", valid=uploads.KINDS)
@@ -134,8 +138,9 @@ class Servicer(stubs.ManifoldServicer):
             chunks = (part.chunk async for part in sent)
             limits = self.settings.max_upload_bytes
             _, lines = await uploads.score(fields, head.kind, chunks, limits, self.handlers, self.metrics)
-            async for line in lines:
-                yield pb.ScoreFileResponse(lines=line)
+            async with aclosing(lines):
+                async for line in lines:
+                    yield pb.ScoreFileResponse(lines=line)
 
     # --- models ---
 
@@ -174,13 +179,16 @@ class Servicer(stubs.ManifoldServicer):
 
     # --- pieces ---
 
+    def _check_open(self) -> None:
+        if self.registry.stopped:
+            raise Unavailable("the service is stopping; ask another one, or again in a moment")
+
     async def _use(
         self, context: Context, route: str, message: Message, shape: type[R],
         method: Callable[[R, Uploads, int | None], Awaitable[Answer]], answer: M,
     ) -> M:  # fmt: skip
         async with Call(self, context, type(message).DESCRIPTOR.name.removesuffix("Request")) as call:
-            if self.registry.stopped:
-                raise Unavailable("the service is stopping; ask another one, or again in a moment")
+            self._check_open()
             fields, given = _read(message, shape)
             return await self._write(await method(fields, given, _deadline(context)), route, answer, call.request_id)
 
@@ -216,7 +224,7 @@ class Call:
     async def __aexit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         code = grpc.StatusCode.OK
         try:
-            if isinstance(error, asyncio.CancelledError):
+            if isinstance(error, asyncio.CancelledError | GeneratorExit):
                 code = grpc.StatusCode.CANCELLED
             elif isinstance(error, ManifoldError) and code_of(error) is not grpc.StatusCode.INTERNAL:
                 code = code_of(error)

@@ -8,7 +8,7 @@ error like any other; after it, the last line is that error. An item is the same
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from typing import Any
 
 from runtime.errors import ManifoldError
@@ -46,12 +46,12 @@ def items(answer: Answer, request_id: str, start: int) -> Iterator[dict[str, Any
 
 
 async def _lines(
-    parts: AsyncIterator[Answer],
+    parts: AsyncGenerator[Answer],
     first: int,
     request_id: str,
     write: Callable[[dict[str, Any]], bytes],
     metrics: Metrics,
-) -> AsyncIterator[bytes]:
+) -> AsyncGenerator[bytes]:
     total, queue, compute = 0, 0.0, 0.0
     about: dict[str, Any] = {}
 
@@ -73,6 +73,8 @@ async def _lines(
         metrics.erred(error)
         about = {"type": error.type, "message": error.message, "field": error.field, "request_id": request_id}
         yield write({"error": about})
+    finally:
+        await parts.aclose()
 
 
 def _line(content: dict[str, Any]) -> bytes:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from typing import IO, Any
 
 import orjson
@@ -60,7 +60,7 @@ async def score(
     limit: int,
     handlers: Handlers,
     metrics: Metrics,
-) -> tuple[Entry, AsyncIterator[bytes]]:
+) -> tuple[Entry, AsyncGenerator[bytes]]:
     """The model, and the answer's lines for a file that comes in chunks. Raises where nothing can be scored at all."""
     for name in ("images", "rows", "class_", "condition"):
         if getattr(fields, name) is not None:
@@ -103,7 +103,7 @@ async def _next(entry: Entry, parts: Iterator[bulk.Scored]) -> bulk.Scored | Non
 
 async def _lines(
     entry: Entry, first: bulk.Scored | None, parts: Iterator[bulk.Scored], spooled: IO[bytes], metrics: Metrics
-) -> AsyncIterator[bytes]:
+) -> AsyncGenerator[bytes]:
     total, part, last = bulk.Total(), first, None
     loop = asyncio.get_running_loop()
     try:

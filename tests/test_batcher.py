@@ -413,21 +413,42 @@ def test_borrowed_work_takes_its_turn(gate: Gate, make: Callable[..., Batcher]) 
     asyncio.run(scene())
 
 
+def test_borrowed_work_and_runs_take_turns(gate: Gate, make: Callable[..., Batcher]) -> None:
+    """Uploads without end do not keep a request out, nor requests an upload."""
+    batcher, order = make(max_rows=1), list[str]()
+
+    def note() -> None:
+        order.append("aside")
+
+    gate.spoil = lambda inputs, outputs: order.append("run")
+
+    async def scene() -> None:
+        first = ask(batcher, 0)
+        await gate.running()
+        asides = [asyncio.create_task(batcher.borrow(note)) for _ in range(4)]
+        runs = [ask(batcher, seed) for seed in range(1, 5)]
+        await settle()
+        gate.go.set()
+        await asyncio.gather(first, *asides, *runs)
+
+    asyncio.run(scene())
+    assert order == ["run", *(["aside", "run"] * 4)]
+
+
 def test_closing_lets_work_end_and_refuses_what_waits(model: Model, gate: Gate, make: Callable[..., Batcher]) -> None:
     batcher = make()
 
     async def scene() -> list[Any]:
         running = ask(batcher, 0)
         await gate.running()
-        waiting = ask(batcher, 1)
+        waiting, aside = ask(batcher, 1), asyncio.create_task(batcher.borrow(threading.get_ident))
         await settle()
         closing = asyncio.get_running_loop().run_in_executor(None, batcher.close)
         await asyncio.sleep(0.05)
         gate.go.set()
         await closing
-        return list(await asyncio.gather(running, waiting, ask(batcher, 2), return_exceptions=True))
+        return list(await asyncio.gather(running, waiting, ask(batcher, 2), aside, return_exceptions=True))
 
-    first, second, third = asyncio.run(scene())
+    first, *others = asyncio.run(scene())
     assert np.array_equal(first[0].data, alone(model, 0))
-    assert isinstance(second, Unavailable)
-    assert isinstance(third, Unavailable)
+    assert [type(each) for each in others] == [Unavailable] * 3
