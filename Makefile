@@ -7,7 +7,7 @@ BIN := .venv/bin
 .PHONY: serve test lint format clean
 
 serve: .venv/serve.done  ## the service on the shipped models; needs no torch
-	$(BIN)/manifold serve --host $(HOST) --port $(PORT)
+	$(BIN)/manifold serve --host $(HOST) --port $(PORT) $(if $(GRPC_PORT),--grpc-port $(GRPC_PORT))
 
 test: .venv/dev.done lint  ## everything that CI runs
 	$(BIN)/pytest

@@ -724,13 +724,14 @@ def _write_report(found: dict[str, Any], pictures: Any, as_json: bool, html: Pat
 def serve(
     host: Annotated[str | None, typer.Option(help="127.0.0.1 where left out.")] = None,
     port: Annotated[int | None, typer.Option(help="8000 where left out.")] = None,
+    grpc_port: Annotated[int | None, typer.Option(help="The port after that where left out; 0 is off.")] = None,
     models: Annotated[Path | None, typer.Option("--models", help="Folder of artifacts.")] = None,
 ) -> None:
-    """Serve the models over HTTP. All other settings are MANIFOLD_* variables or manifold.toml."""
+    """Serve the models over HTTP and gRPC. All other settings are MANIFOLD_* variables or manifold.toml."""
     from service import settings
     from service.__main__ import run
 
-    run(settings.read(host=host, port=port, models_dir=models))
+    run(settings.read(host=host, port=port, grpc_port=grpc_port, models_dir=models))
 
 
 def _load(model: str, models: Path, device: str) -> Model:
