@@ -113,7 +113,7 @@ class OnnxBackend:
         )
         if self.device == "cuda":
             plain = functools.partial(self._session, path, options, False) if recorded else None
-            return BoundGraph(session, task, "cuda", plain=plain)
+            return BoundGraph(onnxruntime, session, task, "cuda", plain=plain)
         return OnnxGraph(session, [spec.graph_name for spec in task.outputs])
 
     def _session(self, path: Path, options: Any, recorded: bool) -> Any:

@@ -36,7 +36,10 @@ class Bucket:
 class BoundGraph:
     """A session whose inputs and outputs are bound to buffers. One run at a time, as a session has one stream of the device anyway."""
 
-    def __init__(self, session: Any, task: TaskSpec, device: str, *, plain: Callable[[], Any] | None = None) -> None:
+    def __init__(
+        self, library: Any, session: Any, task: TaskSpec, device: str, *, plain: Callable[[], Any] | None = None
+    ) -> None:
+        self.library = library  # onnxruntime, which one module alone imports
         self.session, self.task, self.device = session, task, device
         self.plain = (
             plain  # opens a session that does not record, for where a recording fails; None where this one does not
@@ -67,24 +70,20 @@ class BoundGraph:
 
     def _bucket(self, size: int) -> Bucket:
         if size not in self._buckets:
-            import onnxruntime
-
             inputs, outputs = self._buffers(self.task.inputs, size), self._buffers(self.task.outputs, size)
             binding = self.session.io_binding()
             for name, value in inputs.items():
                 binding.bind_ortvalue_input(name, value)
             for name, value in outputs.items():
                 binding.bind_ortvalue_output(name, value)
-            options = onnxruntime.RunOptions()
+            options = self.library.RunOptions()
             if self.plain is not None:  # it records; 0 is ONNX Runtime's own
                 options.add_run_config_entry("gpu_graph_id", str(len(self._buckets) + 1))
             self._buckets[size] = Bucket(binding, inputs, outputs, options)
         return self._buckets[size]
 
     def _buffers(self, specs: Sequence[TensorSpec], size: int) -> dict[str, Any]:
-        import onnxruntime
-
-        make = onnxruntime.OrtValue.ortvalue_from_shape_and_type
+        make = self.library.OrtValue.ortvalue_from_shape_and_type
         return {spec.graph_name: make([size, *spec.shape], np.dtype(spec.dtype).type, self.device, 0) for spec in specs}
 
 

@@ -122,6 +122,7 @@ class Metrics:
         self.ready = self._gauge("model_ready", "1 where the model answers", "model", "version")
         self.device = self._gauge("model_device", "1 for the device that a model runs on", "model", "version", "device")
         self.fallback = self._gauge("device_fallback", "1 where `auto` fell back to the CPU", "model")
+        self.gpu = self._gauge("gpu_memory_bytes", "Of a GPU that a model runs on, by all processes", "gpu", "kind")
         self.serving = self._gauge("ready", "1 where /health/ready says so")
         build = self._gauge("build_info", "What is running", "version", "python", "onnxruntime")
         build.labels(version("manifold"), platform.python_version(), _version_of_onnxruntime()).set(1)
@@ -193,7 +194,28 @@ class Metrics:
             self.fallback.labels(entry.name).set(bool(entry.model and entry.model.note))
             if entry.model is not None:
                 self.device.labels(entry.name, str(entry.version), entry.model.device).set(1)
+        if any(entry.model is not None and entry.model.device == "cuda" for entry in self.models.shown):
+            for gpu, (used, total) in enumerate(gpu_memory()):
+                self.gpu.labels(str(gpu), "used").set(used)
+                self.gpu.labels(str(gpu), "total").set(total)
         return generate_latest(self.collected)
+
+
+def gpu_memory() -> list[tuple[int, int]]:
+    """Bytes used and there, of each GPU; empty without NVIDIA's library or its Python package."""
+    try:
+        import pynvml
+
+        pynvml.nvmlInit()
+    except ImportError:
+        return []
+    except pynvml.NVMLError:
+        return []
+    found = []
+    for index in range(pynvml.nvmlDeviceGetCount()):
+        about = pynvml.nvmlDeviceGetMemoryInfo(pynvml.nvmlDeviceGetHandleByIndex(index))
+        found.append((int(about.used), int(about.total)))
+    return found
 
 
 def _version_of_onnxruntime() -> str:

@@ -22,7 +22,7 @@ def opened(model: Model, name: str) -> tuple[OnnxGraph, BoundGraph, TaskSpec]:
     task = model.manifest.tasks[name]
     plain = OnnxBackend(model.folder, "cpu", 1).open(task)
     assert isinstance(plain, OnnxGraph)
-    return plain, BoundGraph(plain.session, task, "cpu"), task
+    return plain, BoundGraph(onnxruntime, plain.session, task, "cpu"), task
 
 
 def inputs(task: TaskSpec, manifest: Manifest, rows: int, seed: int = 0) -> dict[str, Any]:
@@ -84,10 +84,10 @@ def test_a_recording_that_fails_is_done_without(shipped: dict[str, Model], tmp_p
         opens.append(None)
         return plain.session
 
-    bound = BoundGraph(Fails(), task, "cpu", plain=without)
+    bound = BoundGraph(onnxruntime, Fails(), task, "cpu", plain=without)
     given = inputs(task, model.manifest, 3)
     for _ in range(2):
         assert np.allclose(bound(given)["data"], plain(given)["data"], atol=1e-6)
     assert len(opens) == 1
     with pytest.raises(RuntimeError, match="capture failed"):
-        BoundGraph(Fails(), task, "cpu")(given)
+        BoundGraph(onnxruntime, Fails(), task, "cpu")(given)

@@ -169,6 +169,86 @@ def test_what_goes_wrong_within_a_stream_is_its_last_line(client: TestClient) ->
     assert last["error"]["type"] == "invalid_value"
 
 
+# --- metrics ---
+
+
+def test_runs_and_requests_are_counted_by_model_and_task(client: TestClient) -> None:
+    """Every name is there that dashboards ask for, with numbers that add up."""
+    before = _metrics(client)
+    for n in (1, 3, 12):
+        assert client.post("/sample", json={"n": n}).status_code == 200
+    assert client.post("/sample", json={"n": 0}).status_code == 422
+    after = _metrics(client)
+
+    def gained(name: str) -> float:
+        return after.get(name, 0.0) - before.get(name, 0.0)
+
+    task = 'model="foreign",task="decode"'
+    assert gained(f"manifold_run_rows_sum{{{task}}}") == 16
+    assert (
+        gained(f"manifold_run_requests_count{{{task}}}") == gained(f"manifold_run_rows_count{{{task}}}") == 4
+    )  # 12 are two runs
+    assert gained(f'manifold_run_rows_bucket{{le="4.0",{task}}}') == 3
+    reasons = [name for name in after if name.startswith(f"manifold_runs_total{{{task}")] or [
+        name for name in after if name.startswith("manifold_runs_total")
+    ]
+    assert sum(gained(name) for name in reasons) == 4
+    assert gained('manifold_requests_total{route="/sample",status="200"}') == 3
+    assert gained('manifold_requests_total{route="/sample",status="422"}') == 1
+    assert gained('manifold_errors_total{type="invalid_value"}') == 1
+    for part in ("queue", "compute", "encode"):
+        assert gained(f'manifold_{part}_seconds_count{{model="foreign",route="sample"}}') == 3
+    assert after['manifold_model_device{device="cpu",model="foreign",version="1"}'] == 1
+    assert after["manifold_ready"] == 1
+    assert any(name.startswith("manifold_build_info{") for name in after)
+    assert after["process_resident_memory_bytes"] > 0
+    stats = client.get("/models/foreign/stats").json()
+    assert stats["tasks"]["decode"]["rows"] == after[f"manifold_run_rows_sum{{{task}}}"]
+    assert (stats["queued_rows"], stats["expected_wait_ms"]) == (0, 0)
+
+
+def _metrics(client: TestClient) -> dict[str, float]:
+    lines = [line.rpartition(" ") for line in client.get("/metrics").text.splitlines() if not line.startswith("#")]
+    return {name: float(value) for name, _, value in lines}
+
+
+def test_the_memory_of_gpus_is_told_where_there_are_any(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    from service import metrics
+
+    assert not any(name.startswith("manifold_gpu_memory_bytes{") for name in _metrics(client))
+    model = client.app.state.registry.entries["foreign", 1].model  # type: ignore[attr-defined]
+    monkeypatch.setattr(model, "device", "cuda")
+    monkeypatch.setattr(metrics, "gpu_memory", lambda: [(1000, 4000)])
+    found = _metrics(client)
+    assert found['manifold_gpu_memory_bytes{gpu="0",kind="used"}'] == 1000
+    assert found['manifold_gpu_memory_bytes{gpu="0",kind="total"}'] == 4000
+
+
+def test_histograms_are_as_prometheus_counts() -> None:
+    """The same observations in ours and in prometheus_client's give the same page."""
+    from prometheus_client import CollectorRegistry, generate_latest
+    from prometheus_client import Histogram as Theirs
+
+    from service.histograms import Histogram
+
+    pages = []
+    for kind in ("ours", "theirs"):
+        registry = CollectorRegistry()
+        bounds = (0.001, 0.5, 1.0, 10.0)
+        made: Any = (
+            Histogram("h", "about", bounds, ("a", "b"), registry)
+            if kind == "ours"
+            else Theirs("h", "about", ("a", "b"), buckets=bounds, registry=registry)
+        )
+        for value in (0.0, 0.001, 0.0011, 0.5, 7, 10, 11):
+            made.labels("x", "y").observe(value)
+        page = generate_latest(registry).decode().splitlines()
+        pages.append([line for line in page if "_created" not in line])
+    assert pages[0] == pages[1]
+    with pytest.raises(ValueError, match="labels a, b"):
+        Histogram("g", "about", (1.0,), ("a", "b"), CollectorRegistry()).labels("x")
+
+
 # --- the end ---
 
 
