@@ -56,6 +56,8 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     foreign.write(root)
     for name in OF_SHIPPED:
         (root / name).symlink_to(SHIPPED / name)
+    (root / "broken/1").mkdir(parents=True)
+    (root / "broken/1/manifest.json").write_text("{")
     with served(root, grpc_port=free_port(), max_items=64, max_body_bytes=200_000) as service:
         yield service
 
@@ -198,7 +200,8 @@ WRONG: list[tuple[str, dict[str, Any], type[ManifoldError]]] = [
     ("encode", {"model": "mnist-vae"}, errors.InvalidValue),
     ("encode", {"model": "mnist-vae", "images": [base64.b64encode(b"no image").decode()]}, errors.Malformed),
     ("encode", {"model": "mnist-vae", "rows": [{"a": 1}]}, errors.InvalidValue),
-    ("encode", {"model": "mnist-vae", "images": [base64.b64encode(b"GIF89a\1\0\1\0\0\0\0;").decode()]}, errors.Malformed),
+    ("encode", {"model": "mnist-vae", "images": [base64.b64encode(png(kind="GIF")).decode()]}, errors.UnsupportedMedia),
+    ("classify", {"model": "broken", "images": [base64.b64encode(png()).decode()]}, errors.Unavailable),
     ("anomaly-score", {"model": "transactions-vae", "rows": [{**ROWS["transactions-vae"], "amount": "much"}]}, errors.InvalidValue),
     ("anomaly-score", {"model": "mnist-vae", "images": [base64.b64encode(png()).decode()], "budget": 1, "false_positive_rate": 0.1}, errors.InvalidValue),
     ("interpolate", {"model": "mnist-vae", "from": {"seed": 1}, "to": {}}, errors.InvalidValue),
@@ -233,6 +236,19 @@ def test_every_error_has_a_code_of_its_kind() -> None:
     for kind in STATUS:
         assert rpc.code_of(kind("")) is not grpc.StatusCode.INTERNAL, kind
     assert rpc.code_of(errors.ArtifactError("")) is grpc.StatusCode.INTERNAL
+
+
+def test_what_goes_wrong_here_is_opaque_in_both(service: Served, stub: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: Any, **__: Any) -> Any:
+        raise ZeroDivisionError("a secret")
+
+    monkeypatch.setattr("service.encoding.to_fields", broken)
+    rest = httpx.post(f"{service.url}/sample", json={"model": "mnist-vae"}, timeout=120)
+    assert (rest.status_code, rest.json()["error"]["type"]) == (500, "internal")
+    code, said, _ = refused(stub, "Sample", pb.SampleRequest(model="mnist-vae"))
+    assert code is grpc.StatusCode.INTERNAL
+    assert said == rest.json()["error"]["message"]
+    assert "secret" not in rest.text + said
 
 
 # --- arrays ---
@@ -336,7 +352,7 @@ def test_a_file_of_rows(service: Served, stub: Any, tiny: Path) -> None:
 def test_models_stats_and_previews(service: Served, stub: Any) -> None:
     listed = {each.name: each for each in stub.ListModels(pb.ListModelsRequest()).models}
     rest = {each["name"]: each for each in httpx.get(f"{service.url}/models").json()["models"]}
-    assert set(listed) == set(rest) == set(MODELS)
+    assert set(listed) == set(rest) == {*MODELS, "broken"}
     for name, each in listed.items():
         assert plain({**messages.fields_of(each), "data": json.loads(each.data)}) == plain(rest[name])
     one = stub.GetModel(pb.GetModelRequest(model="mnist-vae"))
