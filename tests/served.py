@@ -41,7 +41,16 @@ def free_port() -> int:
 class Served:
     """`python -m service` on ports of loopback."""
 
-    def __init__(self, root: Path, **options: Any) -> None:
+    def __init__(self, root: Path, *, grpc: bool = False, **options: Any) -> None:
+        for _ in range(3):  # somebody else may take the port that was free for gRPC
+            self._start(root, {**options, "grpc_port": free_port() if grpc else 0})
+            if self.server.started:
+                break
+        self.port = self.server.servers[0].sockets[0].getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.target = f"127.0.0.1:{self.server.rpc.port}"
+
+    def _start(self, root: Path, options: dict[str, Any]) -> None:
         settings = Settings(models_dir=root, device="cpu", **options)
         app = create_app(settings)
         self.registry: Registry = app.state.registry
@@ -50,10 +59,10 @@ class Served:
         )
         self.thread = threading.Thread(target=self.server.run)
         self.thread.start()
-        until(lambda: self.server.started and "loading" not in {entry.state for entry in self.registry.shown}, 240)
-        self.port = self.server.servers[0].sockets[0].getsockname()[1]
-        self.url = f"http://127.0.0.1:{self.port}"
-        self.target = f"127.0.0.1:{self.server.rpc.port}"
+        until(lambda: not self.thread.is_alive() or (self.server.started and not self._loading()), 240)
+
+    def _loading(self) -> bool:
+        return "loading" in {entry.state for entry in self.registry.shown}
 
     @property
     def batcher(self) -> Batcher:

@@ -27,12 +27,13 @@ from runtime.errors import ManifoldError
 from service import messages, rpc
 from service.replies import STATUS
 from service.rest import USE_CASES
+from service.settings import ModelSettings
 from service.stubs import manifold_pb2 as pb
 from service.stubs import manifold_pb2_grpc as stubs
 from tests import foreign
 from tests.conftest import CLASS_OF, ROWS, SHIPPED, made_table
 from tests.gate import Gate
-from tests.served import Served, free_port, served, until
+from tests.served import Served, served, until
 from tests.test_bulk import as_csv
 from tests.test_rest import png
 
@@ -47,6 +48,7 @@ OF_SHIPPED = (
     "transactions-vae",
 )
 MODELS = (*OF_SHIPPED, "foreign")
+ABSENT = "mnist-vae-2d"  # there, but on a device that is not
 RPC_OF = {name: "".join(word.capitalize() for word in name.split("-")) for name in USE_CASES}
 
 
@@ -56,10 +58,12 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     foreign.write(root)
     for name in OF_SHIPPED:
         (root / name).symlink_to(SHIPPED / name)
-    (root / "broken/1").mkdir(parents=True)
-    (root / "broken/1/manifest.json").write_text("{")
-    with served(root, grpc_port=free_port(), max_items=64, max_body_bytes=200_000) as service:
-        yield service
+    (root / ABSENT).symlink_to(SHIPPED / ABSENT)
+    told = {ABSENT: ModelSettings(device="cuda")}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("runtime.backends._cuda_missing", lambda _: "there is no CUDA device or driver on this machine")
+        with served(root, grpc=True, max_items=64, max_body_bytes=200_000, models=told) as service:
+            yield service
 
 
 @pytest.fixture(scope="module")
@@ -201,7 +205,7 @@ WRONG: list[tuple[str, dict[str, Any], type[ManifoldError]]] = [
     ("encode", {"model": "mnist-vae", "images": [base64.b64encode(b"no image").decode()]}, errors.Malformed),
     ("encode", {"model": "mnist-vae", "rows": [{"a": 1}]}, errors.InvalidValue),
     ("encode", {"model": "mnist-vae", "images": [base64.b64encode(png(kind="GIF")).decode()]}, errors.UnsupportedMedia),
-    ("classify", {"model": "broken", "images": [base64.b64encode(png()).decode()]}, errors.Unavailable),
+    ("encode", {"model": ABSENT, "images": [base64.b64encode(png()).decode()]}, errors.Unavailable),
     ("anomaly-score", {"model": "transactions-vae", "rows": [{**ROWS["transactions-vae"], "amount": "much"}]}, errors.InvalidValue),
     ("anomaly-score", {"model": "mnist-vae", "images": [base64.b64encode(png()).decode()], "budget": 1, "false_positive_rate": 0.1}, errors.InvalidValue),
     ("interpolate", {"model": "mnist-vae", "from": {"seed": 1}, "to": {}}, errors.InvalidValue),
@@ -352,7 +356,7 @@ def test_a_file_of_rows(service: Served, stub: Any, tiny: Path) -> None:
 def test_models_stats_and_previews(service: Served, stub: Any) -> None:
     listed = {each.name: each for each in stub.ListModels(pb.ListModelsRequest()).models}
     rest = {each["name"]: each for each in httpx.get(f"{service.url}/models").json()["models"]}
-    assert set(listed) == set(rest) == {*MODELS, "broken"}
+    assert set(listed) == set(rest) == {*MODELS, ABSENT}
     for name, each in listed.items():
         assert plain({**messages.fields_of(each), "data": json.loads(each.data)}) == plain(rest[name])
     one = stub.GetModel(pb.GetModelRequest(model="mnist-vae"))
@@ -403,7 +407,7 @@ def test_request_ids_and_limits(stub: Any) -> None:
 def test_deadlines_cancellation_overload_and_the_end(tmp_path: Path) -> None:
     foreign.write(tmp_path)
     with (
-        served(tmp_path, grpc_port=free_port(), queue_rows=4, notice_seconds=0.3) as service,
+        served(tmp_path, grpc=True, queue_rows=4, notice_seconds=0.3) as service,
         grpc.insecure_channel(service.target) as channel,
     ):
         stub, batcher = stubs.ManifoldStub(channel), service.batcher
