@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import secrets
 import time
 from collections.abc import AsyncGenerator, Callable, Generator
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 from runtime import decisions, operations, reasons, recipes, rows, scoring
 from runtime.codecs import Fitted
 from runtime.errors import InvalidValue, TooLarge, UnsupportedTask
+from runtime.inputs import check_seed
 from runtime.manifest import Manifest
 from runtime.operations import Run
 from runtime.spec import CategoricalColumn, ImageSpec, TableSpec
@@ -92,8 +92,11 @@ class Handlers:
         order = await self._order(request, uploads)
         if order.n > self.settings.max_stream_items:
             raise TooLarge(f"n: {order.n} is over the limit of {self.settings.max_stream_items} a stream", field="n")
-        if order.options["seed"] is None:
-            order.options["seed"] = secrets.randbelow(2**32)  # one for all parts
+        classes = order.options["classes"]
+        if isinstance(classes, list) and len(classes) != order.n:
+            raise InvalidValue(f"class: {len(classes)} classes for {order.n} items", field="class")
+        # one seed for all parts, and room for the last of them
+        order.options["seed"] = check_seed(request.seed, request.first, order.n, needed=True)
         first = await self._made(order.part(0, 1), request, deadline_ms)
         return self._parts(order, first, request, deadline_ms)
 
@@ -112,8 +115,8 @@ class Handlers:
                     return
                 made = await following
             finally:
-                if following is not None:
-                    following.cancel()
+                if following is not None and not following.cancel() and not following.cancelled():
+                    following.exception()  # what went wrong with a part that nobody waits for
             start, fast = stop, time.monotonic() - began < PART_SECONDS
             size = min(2 * size, self.settings.max_rows) if fast else max(1, size // 2)
 

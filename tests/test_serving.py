@@ -140,7 +140,11 @@ def test_a_stream_is_longer_than_an_answer_may_be(client: TestClient) -> None:
 
 
 def test_what_is_wrong_with_a_stream_is_an_error_before_it_begins(client: TestClient) -> None:
-    for request, status in (({"seed": -1}, 422), ({"model": "nobody"}, 404), ({"class": "3"}, 422), ({"n": 0}, 422)):
+    wrong: list[tuple[dict[str, Any], int]] = [
+        ({"seed": -1}, 422), ({"model": "nobody"}, 404), ({"class": "3"}, 422), ({"n": 0}, 422),
+        ({"n": 5, "first": 2**63 - 3}, 422), ({"n": 5, "class": ["1", "2"]}, 422),
+    ]  # fmt: skip
+    for request, status in wrong:
         answer = client.post("/sample", json=request, headers={"accept": streams.NDJSON})
         assert answer.status_code == status, answer.text
         assert "message" in answer.json()["error"]
