@@ -311,7 +311,8 @@ class Server:
         self._health = health.aio.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         reflection.enable_server_reflection((NAME, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
-        self.port = server.add_insecure_port(f"{self.settings.host}:{port}")
+        host = f"[{self.settings.host}]" if ":" in self.settings.host else self.settings.host
+        self.port = server.add_insecure_port(f"{host}:{port}")
         await server.start()
         self._server = server
         self._watch = asyncio.create_task(self._follow(self._health))

@@ -20,7 +20,7 @@ from tests.conftest import ROOT
 
 
 @contextmanager
-def service(models: Path, port: int) -> Iterator[subprocess.Popen[str]]:
+def service(models: Path, port: int, **more: str) -> Iterator[subprocess.Popen[str]]:
     """`python -m service` on a port of loopback."""
     environment = {
         **os.environ,
@@ -28,7 +28,7 @@ def service(models: Path, port: int) -> Iterator[subprocess.Popen[str]]:
         "MANIFOLD_PORT": str(port),
         "PYTHONPATH": str(ROOT),
     }
-    environment["MANIFOLD_DEFAULT_MODEL"] = "foreign"
+    environment |= {"MANIFOLD_DEFAULT_MODEL": "foreign", **more}
     with subprocess.Popen(
         [sys.executable, "-m", "service"], cwd=models, env=environment, stderr=subprocess.PIPE, text=True
     ) as process:
@@ -68,6 +68,12 @@ def test_starts_answers_and_ends(tmp_path: Path) -> None:
             _, error = second.communicate(timeout=120)
             assert second.returncode != 0
             assert "address already in use" in error
+        rpc_port = str(port + 1)
+        with service(tmp_path, free_port(), MANIFOLD_GRPC_PORT=rpc_port) as second:
+            _, error = second.communicate(timeout=120)
+            assert second.returncode == 3
+            assert "gRPC cannot listen" in error
+            assert rpc_port in error
         process.send_signal(signal.SIGTERM)
         _, error = process.communicate(timeout=120)
         assert process.returncode in (0, -signal.SIGTERM)
