@@ -21,7 +21,7 @@ from fastapi import FastAPI
 from starlette.requests import ClientDisconnect
 from starlette.types import Message, Receive, Scope, Send
 
-from runtime.errors import ManifoldError, Unavailable
+from runtime.errors import ManifoldError
 from service import replies
 from service.incoming import Incoming
 from service.metrics import Metrics
@@ -128,8 +128,7 @@ class Front:
         flight = self.flights.begin(request)
         try:
             try:
-                if self.registry.stopped:
-                    raise Unavailable("the service is stopping; ask another one, or again in a moment")
+                self.registry.check_open()
                 reply = await endpoint(request)
             except ManifoldError as error:
                 self.metrics.erred(error)

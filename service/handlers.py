@@ -91,7 +91,10 @@ class Handlers:
         """
         order = await self._order(request, uploads)
         if order.n > self.settings.max_stream_items:
-            raise TooLarge(f"n: {order.n} is over the limit of {self.settings.max_stream_items} a stream", field="n")
+            raise TooLarge(
+                f"n: {order.n} is over the limit of {self.settings.max_stream_items} a stream; ask in several, each from its `first`",
+                field="n",
+            )
         classes = order.options["classes"]
         if isinstance(classes, list) and len(classes) != order.n:
             raise InvalidValue(f"class: {len(classes)} classes for {order.n} items", field="class")

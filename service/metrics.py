@@ -21,7 +21,7 @@ from prometheus_client import (
 from prometheus_client.core import GaugeMetricFamily, HistogramMetricFamily, Metric
 
 from runtime.drift import Recent
-from runtime.errors import Busy, DeadlineExceeded, ManifoldError
+from runtime.errors import Busy, DeadlineExceeded, ManifoldError, Unavailable
 from service.batcher import Ran
 from service.handlers import Answer
 from service.histograms import Child, Histogram
@@ -156,6 +156,8 @@ class Metrics:
             self.refused.labels(error.reason).inc()
         elif isinstance(error, DeadlineExceeded):
             self.refused.labels("deadline").inc()
+        elif isinstance(error, Unavailable) and self.models.stopped:
+            self.refused.labels("stopping").inc()
 
     def answered(self, answer: Answer, route: str, encode: float = 0.0) -> None:
         """A use case was answered; `encode` is in milliseconds, as the answer's own times are."""
@@ -205,10 +207,10 @@ def gpu_memory() -> list[tuple[int, int]]:
     """Bytes used and there, of each GPU; empty without NVIDIA's library or its Python package."""
     try:
         import pynvml
-
-        pynvml.nvmlInit()
     except ImportError:
         return []
+    try:
+        pynvml.nvmlInit()
     except pynvml.NVMLError:
         return []
     found = []

@@ -159,6 +159,11 @@ class Registry:
             )
         return entry
 
+    def check_open(self) -> None:
+        """Raises Unavailable once the service takes no more."""
+        if self.stopped:
+            raise Unavailable("the service is stopping; ask another one, or again in a moment")
+
     def readiness(self) -> tuple[bool, str | None]:
         """Whether the service is ready, and why not. Models that lack an extra or a device they were told to have do not count."""
         if self.leaving:

@@ -20,6 +20,7 @@ STATUS: dict[type[ManifoldError], int] = {
     errors.TooLarge: 413, errors.UnsupportedMedia: 415, errors.InvalidValue: 422, errors.Busy: 429, errors.Unavailable: 503,
     errors.DeadlineExceeded: 504,
 }  # fmt: skip
+OPAQUE = "something went wrong here, not in your request; the log has the request id"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +57,7 @@ def unexpected(error: Exception, request_id: str) -> Reply:
 
 def internal(request_id: str) -> Reply:
     """500, which says nothing of what went wrong."""
-    message = "something went wrong here, not in your request; the log has the request id"
-    return refusal(500, request_id, "internal", message)
+    return refusal(500, request_id, "internal", OPAQUE)
 
 
 def refusal(

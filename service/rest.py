@@ -32,11 +32,8 @@ from service.settings import Settings
 
 log = structlog.get_logger()
 
-COLLECT = (
-    20_000,
-    10,
-    10,
-)  # objects and generations after which Python looks for garbage: requests leave none in cycles
+# objects and generations after which Python looks for garbage: requests leave none in cycles
+COLLECT = (20_000, 10, 10)
 PAGE = Path(__file__).parent / "pages" / "index.html"
 Route = Callable[[Any, Uploads, int | None], Awaitable[Answer]]
 

@@ -20,7 +20,7 @@ from grpc_status import rpc_status
 
 from runtime import errors
 from runtime.errors import InvalidValue, ManifoldError, NotFound, Unavailable, UnsupportedMedia
-from service import bodies, contract, describe, encoding, messages, uploads
+from service import bodies, contract, describe, encoding, messages, replies, uploads
 from service.asgi import REQUEST_ID, new_id
 from service.handlers import Answer, Handlers
 from service.metrics import Metrics
@@ -117,7 +117,7 @@ class Servicer(stubs.ManifoldServicer):
     async def SampleStream(self, message: pb.SampleRequest, context: Context) -> AsyncIterator[pb.SampleResponse]:  # noqa: N802
         """New items as they are made."""
         async with Call(self, context, "SampleStream") as call:
-            self._check_open()
+            self.registry.check_open()
             fields, given = _read(message, contract.SampleRequest)
             async with aclosing(await self.handlers.sample_stream(fields, given, _deadline(context))) as parts:
                 async for part in parts:
@@ -128,7 +128,7 @@ class Servicer(stubs.ManifoldServicer):
     ) -> AsyncIterator[pb.ScoreFileResponse]:
         """The rows of a file."""
         async with Call(self, context, "AnomalyScoreFile"):
-            self._check_open()
+            self.registry.check_open()
             head = await anext(aiter(sent), pb.ScoreFileRequest())
             if head.kind not in uploads.KINDS:
                 raise UnsupportedMedia(f"kind: {head.kind or 'nothing'} is not read", field="kind", valid=uploads.KINDS)
@@ -179,16 +179,12 @@ class Servicer(stubs.ManifoldServicer):
 
     # --- pieces ---
 
-    def _check_open(self) -> None:
-        if self.registry.stopped:
-            raise Unavailable("the service is stopping; ask another one, or again in a moment")
-
     async def _use(
         self, context: Context, route: str, message: Message, shape: type[R],
         method: Callable[[R, Uploads, int | None], Awaitable[Answer]], answer: M,
     ) -> M:  # fmt: skip
         async with Call(self, context, type(message).DESCRIPTOR.name.removesuffix("Request")) as call:
-            self._check_open()
+            self.registry.check_open()
             fields, given = _read(message, shape)
             return await self._write(await method(fields, given, _deadline(context)), route, answer, call.request_id)
 
@@ -234,9 +230,7 @@ class Call:
                 code = grpc.StatusCode.INTERNAL
                 self.servicer.metrics.errors.labels("internal").inc()
                 log.error("internal", request_id=self.request_id, exc_info=error)
-                await self.context.abort(
-                    code, "something went wrong here, not in your request; the log has the request id"
-                )
+                await self.context.abort(code, replies.OPAQUE)
         finally:
             self.servicer.metrics.requested(self.route, code.name, time.perf_counter() - self.began)
 
@@ -296,7 +290,6 @@ class Server:
         self.servicer, self.settings = servicer, settings
         self.port = 0
         self._server: grpc.aio.Server | None = None
-        self._health: health.aio.HealthServicer | None = None
         self._watch: asyncio.Task[None] | None = None
 
     async def start(self, port: int) -> None:
@@ -308,14 +301,14 @@ class Server:
             ],
         )  # fmt: skip
         stubs.add_ManifoldServicer_to_server(self.servicer, server)
-        self._health = health.aio.HealthServicer()
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        told = health.aio.HealthServicer()
+        health_pb2_grpc.add_HealthServicer_to_server(told, server)
         reflection.enable_server_reflection((NAME, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
         host = f"[{self.settings.host}]" if ":" in self.settings.host else self.settings.host
         self.port = server.add_insecure_port(f"{host}:{port}")
         await server.start()
         self._server = server
-        self._watch = asyncio.create_task(self._follow(self._health))
+        self._watch = asyncio.create_task(self._follow(told))
 
     async def _follow(self, told: health.aio.HealthServicer) -> None:
         """Health as /health/ready has it."""
