@@ -1,24 +1,86 @@
-# The service on the CPU: no torch, no training code. Works where python3 is /usr/bin/python3 and where it is /usr/local/bin/python3.
-FROM python:3.11-slim AS build
+# Images: service (CPU), gpu, train. `docker compose up` builds the first; `docker build --target gpu .` another one.
+# Dependencies are pinned with their hashes (deploy/requirements, made by `make lock`); torch alone is not, see `train`.
+# Stages stand in the order in which builders that know no graph of stages need them. Nothing here minds whether python3 is
+# /usr/bin/python3 or /usr/local/bin/python3.
+ARG BASE=python:3.11.14-slim-bookworm
+
+# --- tools: pip and what makes a wheel; nothing of this stage is in an image ---
+
+FROM ${BASE} AS tools
+RUN python3 -m venv /opt/tools && python3 -m venv --without-pip /opt/venv
+COPY deploy/requirements/build.txt /src/
+RUN /opt/tools/bin/pip install --no-cache-dir --require-hashes -r /src/build.txt
+ENV PIP="/opt/tools/bin/pip --python /opt/venv/bin/python install --no-cache-dir --no-deps"
+
+FROM tools AS wheel
 WORKDIR /src
-RUN python3 -m venv /opt/venv
 COPY pyproject.toml README.md cli.py ./
-# dependencies first, so that a change of code leaves this layer cached
-RUN mkdir runtime service && touch runtime/__init__.py service/__init__.py && /opt/venv/bin/pip install --no-cache-dir '.[cpu,tables]' && /opt/venv/bin/pip uninstall -y manifold
 COPY runtime runtime
 COPY service service
-RUN /opt/venv/bin/pip install --no-cache-dir --no-deps . && find /opt/venv -name __pycache__ -prune -exec rm -rf {} +
+RUN /opt/tools/bin/pip wheel --no-cache-dir --no-deps --no-build-isolation --wheel-dir /wheels .
 
-FROM python:3.11-slim AS service
+# --- service: ONNX Runtime on the CPU; no torch, no training code, no pip ---
+
+FROM tools AS service-venv
+COPY deploy/requirements/service.txt /src/
+RUN ${PIP} --require-hashes -r /src/service.txt
+COPY --from=wheel /wheels /wheels
+RUN ${PIP} /wheels/*.whl
+
+FROM ${BASE} AS base
+ARG VERSION=0.1.0
+ARG REVISION=unknown
 LABEL org.opencontainers.image.title="manifold" \
-      org.opencontainers.image.description="Deep generative models over HTTP and gRPC"
-RUN useradd --uid 10001 --no-create-home --shell /usr/sbin/nologin manifold
-COPY --from=build /opt/venv /opt/venv
+      org.opencontainers.image.description="Trains, exports, serves and judges deep generative models" \
+      org.opencontainers.image.version="${VERSION}" \
+      org.opencontainers.image.revision="${REVISION}"
+RUN useradd --uid 10001 --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin manifold
 WORKDIR /srv/manifold
-COPY models models
-ENV PATH=/opt/venv/bin:$PATH PYTHONUNBUFFERED=1 MANIFOLD_HOST=0.0.0.0 MANIFOLD_LOG_FORMAT=json
+ENV PATH=/opt/venv/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 MANIFOLD_HOST=0.0.0.0 MANIFOLD_LOG_FORMAT=json
 USER manifold
 EXPOSE 8000 8001
-HEALTHCHECK --interval=5s --timeout=3s --start-period=20s \
-    CMD ["python3", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8000/health/ready', timeout=2)"]
+HEALTHCHECK --interval=5s --timeout=4s --start-period=60s --retries=3 CMD ["python3", "-m", "service.probe"]
 CMD ["python3", "-m", "service"]
+
+FROM base AS service
+COPY --from=service-venv /opt/venv /opt/venv
+COPY models models
+
+# --- gpu: the same with ONNX Runtime for CUDA 13 and cuDNN 9, whose libraries come from PyPI; the driver comes from the host ---
+
+FROM tools AS gpu-venv
+COPY deploy/requirements/gpu.txt /src/
+RUN ${PIP} --require-hashes -r /src/gpu.txt
+COPY --from=wheel /wheels /wheels
+RUN ${PIP} /wheels/*.whl
+
+FROM base AS gpu
+ENV MANIFOLD_DEVICE=cuda
+COPY --from=gpu-venv /opt/venv /opt/venv
+COPY models models
+
+# --- train: training, export and evaluation ---
+
+FROM tools AS train-venv
+COPY deploy/requirements/train.txt /src/
+RUN ${PIP} --require-hashes -r /src/train.txt
+# which build of torch is wanted, for the CPU or for a CUDA, is the machine's business: --build-arg TORCH="torch==2.13.0 --index-url ..."
+ARG TORCH="torch==2.13.0"
+RUN /opt/tools/bin/pip --python /opt/venv/bin/python install --no-cache-dir ${TORCH}
+WORKDIR /src
+COPY pyproject.toml README.md cli.py ./
+COPY runtime runtime
+COPY service service
+COPY training training
+COPY evaluation evaluation
+RUN ${PIP} --no-build-isolation .
+
+FROM base AS train
+ENV MANIFOLD_CACHE=/data/cache
+COPY --from=train-venv /opt/venv /opt/venv
+WORKDIR /data
+HEALTHCHECK NONE
+ENTRYPOINT ["manifold"]
+CMD ["--help"]
+
+FROM service

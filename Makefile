@@ -43,3 +43,12 @@ docs: .venv/dev.done  ## renews what tests compare with the code
 .PHONY: stubs
 stubs: .venv/dev.done  ## renews the code that is made from proto/
 	$(BIN)/python -m grpc_tools.protoc -Iservice/stubs=proto --python_out=. --pyi_out=. --grpc_python_out=. proto/manifold.proto
+
+.PHONY: lock
+UV_COMPILE = $(BIN)/uv pip compile -q --upgrade --python-version 3.11 --python-platform linux --generate-hashes --no-emit-index-url --no-annotate --no-header
+lock: .venv/dev.done  ## renews what the images are made of: exact versions with their hashes; torch stays outside
+	$(BIN)/pip install -q uv
+	$(UV_COMPILE) pyproject.toml --extra cpu --extra tables -o deploy/requirements/service.txt
+	$(UV_COMPILE) pyproject.toml --extra gpu --extra tables -c deploy/requirements/service.txt -o deploy/requirements/gpu.txt
+	echo 'torch; sys_platform == "never"' | $(UV_COMPILE) pyproject.toml --extra cpu --extra train --extra evaluate --extra compress --override - -c deploy/requirements/service.txt -o deploy/requirements/train.txt
+	echo 'setuptools>=77' | $(UV_COMPILE) - -o deploy/requirements/build.txt

@@ -433,23 +433,12 @@ def calibrate(
     models: Models = Path("models"),
 ) -> None:
     """Calibrate an artifact on normal rows of one's own, without training: published as its next version."""
-    import hashlib
-
-    import numpy as np
-
-    from runtime import bulk, calibration, files
+    from runtime import bulk, files
 
     loaded = _load(model, models, "cpu")
     with file.open("rb") as source:
-        digest = hashlib.file_digest(source, "sha256").hexdigest()
-        source.seek(0)
-        parts = list(bulk.encoded(loaded, source, files.format_of(file)))
-    data = np.concatenate([part.data for part in parts])
-    bad = sum(len(part.bad) for part in parts)
-    said = f"{len(data)} rows of {file.name} (SHA-256 {digest[:12]}…)"
-    typer.echo(
-        f"{calibration.recalibrate(loaded, data, models, source=said)}: calibrated on {said}, {bad} bad ones left out"
-    )
+        folder, done = bulk.recalibrate(loaded, source, files.format_of(file), models, name=file.name)
+    typer.echo(f"{folder}: {done}")
 
 
 @app.command()
@@ -732,6 +721,34 @@ def serve(
     from service.__main__ import run
 
     run(settings.read(host=host, port=port, grpc_port=grpc_port, models_dir=models))
+
+
+@app.command()
+def key(
+    name: Annotated[str, typer.Argument(help="Whose key it is: letters, digits, dots, dashes.")],
+    scopes: Annotated[
+        list[str] | None, typer.Option("--scope", help="infer (where left out) or admin; repeat for both.")
+    ] = None,
+    rate: Annotated[float, typer.Option(min=0, help="Requests/s; 0 leaves it to the service.")] = 0,
+    file: Annotated[Path | None, typer.Option(help="A file of keys to add it to.")] = None,
+) -> None:
+    """Make an API key: the token, which is kept nowhere, and the entry by which the service knows it."""
+    from runtime.repository import replacing
+    from service import security
+
+    token, made = security.create(name, scopes or ["infer"], rate)
+    typer.echo(token)
+    if file is None:
+        typer.echo(f"entry, for MANIFOLD_KEYS or a file of keys: {made}", err=True)
+        return
+    earlier = file.read_text() if file.exists() else ""
+    if name in {each.name for each in security.parse(earlier, str(file))}:
+        raise InvalidValue(f"{file}: there is a key called {name} already; take its line out first", field="name")
+    with replacing(file) as temporary:
+        temporary.touch(mode=0o600)
+        temporary.write_text(earlier + ("" if earlier.endswith("\n") or not earlier else "\n") + f"{made}\n")
+        temporary.chmod(file.stat().st_mode & 0o777 if file.exists() else 0o600)
+    typer.echo(f"its entry is in {file}; tell a running service by SIGHUP or POST /admin/reload", err=True)
 
 
 def _load(model: str, models: Path, device: str) -> Model:

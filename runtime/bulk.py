@@ -7,15 +7,17 @@ stand in the file.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import heapq
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import IO, Any, Protocol
+from pathlib import Path
+from typing import IO, Any, Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime import columns, decisions, files, reasons, scoring
+from runtime import calibration, columns, decisions, files, reasons, scoring
 from runtime.decisions import Judged, Rule
 from runtime.engine import Model
 from runtime.errors import UnsupportedTask
@@ -104,6 +106,21 @@ def encoded(model: Model, source: IO[bytes], kind: str, *, rows: int = files.CHU
         places = np.flatnonzero(keep)
         warnings = [found.warnings.get(int(at), []) for at in places]
         yield Encoded(chunk.numbers[keep], found.data[keep], warnings, dict(sorted(bad.items())), chunk.table, places)
+
+
+def recalibrate(model: Model, source: IO[bytes], kind: str, root: Path, *, name: str) -> tuple[Path, str]:
+    """Publishes the model anew in `root`, calibrated on a file of normal rows, which is called `name`: its folder, and what was done.
+
+    The file is read twice and must be seekable. Raises UnsupportedTask for a model that does not score rows.
+    """
+    table_of(model)
+    digest = hashlib.file_digest(cast(Any, source), "sha256").hexdigest()
+    source.seek(0)
+    parts = list(encoded(model, source, kind))
+    data = np.concatenate([part.data for part in parts])
+    said = f"{len(data)} rows of {name} (SHA-256 {digest[:12]}…)"
+    folder = calibration.recalibrate(model, data, root, source=said)
+    return folder, f"calibrated on {said}, {sum(len(part.bad) for part in parts)} bad ones left out"
 
 
 def score(

@@ -3,7 +3,7 @@
 ManifoldError
 ├── ArtifactError        the artifact is broken: manifest, checksum, graph, golden vectors
 ├── Unavailable          the artifact is fine, but something it needs is not here: an extra, a device, time to load
-├── Busy                 too much work is queued; come back later
+├── Busy                 too much work is queued, or asked for by one key; come back later
 ├── DeadlineExceeded     the caller's deadline passed before the work was done
 └── RequestError         the caller can mend it
     ├── Malformed        not readable at all: broken JSON, corrupt image, empty body
@@ -12,7 +12,9 @@ ManifoldError
     ├── UnsupportedTask  the model cannot do that
     ├── TooLarge         over a stated limit
     ├── UnsupportedMedia a content type that is not understood
-    └── NotFound         the model has no such file
+    ├── NotFound         the model has no such file
+    ├── Unauthorized     no key, or one that is not known
+    └── Forbidden        a key that may not do that
 """
 
 from __future__ import annotations
@@ -57,7 +59,7 @@ class Unavailable(ManifoldError):
 
 
 class Busy(ManifoldError):
-    """The queue is full: `reason` is the limit that is reached (rows, bytes, or wait). `retry_after` is in seconds."""
+    """A limit is reached: `reason` says which (rows, bytes, wait, rate, bodies). `retry_after` is in seconds."""
 
     def __init__(self, message: str, *, retry_after: float = 1.0, reason: str = "rows") -> None:
         super().__init__(message)
@@ -98,3 +100,11 @@ class UnsupportedMedia(RequestError):
 
 class NotFound(RequestError):
     """The model has no such file."""
+
+
+class Unauthorized(RequestError):
+    """No key, or one that is not known."""
+
+
+class Forbidden(RequestError):
+    """A key that may not do that."""

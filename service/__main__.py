@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 import math
+import signal
 import sys
+import threading
 import time
 from socket import socket
 from types import FrameType
@@ -18,9 +21,10 @@ from runtime.errors import ManifoldError
 from service import rpc
 from service import settings as settings_module
 from service.asgi import Front
-from service.joined import Protocol
+from service.connections import Protocol, limited
 from service.registry import Registry
 from service.rest import create_app
+from service.security import Security
 from service.settings import Settings
 
 log = structlog.get_logger()
@@ -28,23 +32,34 @@ log = structlog.get_logger()
 KEEP_ALIVE = (
     75  # seconds: longer than load balancers keep a connection that is idle, which must not be closed under them
 )
+BACKLOG = 2048  # connections that wait to be taken
 SWITCH = 0.001  # seconds: how long a worker whose run has ended waits for the interpreter's lock at most
 
 
 class Server(uvicorn.Server):
     """Told to stop, it is first not ready, then, `notice_seconds` later, takes no more, and ends when what it has is answered."""
 
-    def __init__(self, config: uvicorn.Config, app: Front) -> None:
+    def __init__(self, app: Front, settings: Settings) -> None:
+        registry, metrics, security = app.state.registry, app.state.metrics, app.state.security
+        self.registry: Registry = registry
+        self.security: Security = security
+        self.settings, self.stop_at = settings, math.inf
+        self.cut = metrics.cut
+        config = uvicorn.Config(
+            app, host=settings.host, port=settings.port, log_level="warning", access_log=False, server_header=False, proxy_headers=False, ws="none",
+            http=limited(settings, lambda reason: metrics.cut.labels(reason).inc()), timeout_keep_alive=KEEP_ALIVE, backlog=BACKLOG,
+            timeout_graceful_shutdown=round(settings.drain_seconds), ssl_certfile=settings.tls_certificate, ssl_keyfile=settings.tls_key,
+        )  # fmt: skip
         super().__init__(config)
-        self.registry: Registry = app.state.registry
-        self.settings, self.stop_at = self.registry.settings, math.inf
-        self.rpc = rpc.Server(
-            rpc.Servicer(app.state.handlers, self.registry, app.state.metrics, self.settings), self.settings
-        )
+        metrics.connections.set_function(lambda: len(self.server_state.connections))
+        self.rpc = rpc.Server(rpc.Servicer(app.state.handlers, registry, metrics, settings), settings, security)
+        security.reloaded.append(self._renew)
 
     async def startup(self, sockets: list[socket] | None = None) -> None:
         """HTTP, then gRPC. Ends the process where a port cannot be had."""
         await super().startup(sockets)
+        if threading.current_thread() is threading.main_thread() and hasattr(signal, "SIGHUP"):
+            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._reload)
         if self.started and self.settings.rpc_port:
             try:
                 await self.rpc.start(self.settings.rpc_port)
@@ -67,8 +82,27 @@ class Server(uvicorn.Server):
         self.registry.leaving = True
         self.stop_at = time.monotonic() + self.settings.notice_seconds
 
+    def _reload(self) -> None:
+        """SIGHUP: keys and certificate are read again."""
+        try:
+            self.security.reload()
+        except ManifoldError as error:
+            log.error("not reloaded, what there was is kept", reason=error.message)
+        else:
+            log.info("reloaded", keys=list(self.security.keys))
+
+    def _renew(self) -> None:
+        """A new certificate, for connections from now on."""
+        if self.config.ssl is not None and self.security.certificate is not None:
+            self.config.ssl.load_cert_chain(self.security.certificate.path, self.security.certificate.key)
+
     async def on_tick(self, counter: int) -> bool:
-        """Ten times a second: whether to stop."""
+        """Ten times a second: whether to stop. Once a second: which connections only wait."""
+        if counter % 10 == 0:
+            now = asyncio.get_running_loop().time()
+            for connection in list(self.server_state.connections):
+                if isinstance(connection, Protocol):
+                    connection.look(now, 1.0)
         stopping = await super().on_tick(counter) or time.monotonic() >= self.stop_at
         self.registry.stopped = self.registry.stopped or stopping
         return stopping
@@ -78,17 +112,25 @@ def run(settings: Settings) -> None:
     """Serves until told to stop; requests in flight get `drain_seconds` to end."""
     configure_log(settings.log_format)
     sys.setswitchinterval(SWITCH)
+    _allow_files()
     app = create_app(settings)
     backends.import_ahead(entry.folder for entry in app.state.registry.entries.values())
-    config = uvicorn.Config(
-        app, host=settings.host, port=settings.port, log_level="warning", access_log=False,
-        server_header=False, proxy_headers=False, http=Protocol, timeout_keep_alive=KEEP_ALIVE, timeout_graceful_shutdown=round(settings.drain_seconds),
-    )  # fmt: skip
-    server = Server(config, app)
+    server = Server(app, settings)
     with contextlib.suppress(KeyboardInterrupt):  # which uvicorn raises again when it has ended
         server.run()
     if not server.started:
         sys.exit(3)  # uvicorn has said why, a port in use for instance
+
+
+def _allow_files() -> None:
+    """As many connections as the system lets a process have: many have a low limit that may be raised."""
+    try:
+        import resource
+    except ImportError:  # not on Windows
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def configure_log(style: str) -> None:

@@ -1,7 +1,8 @@
 """The way of a request: an id kept or made, counted, timed, and, for the use cases, straight to their handlers.
 
 Pure ASGI. A use case needs nothing of a web framework's routing, validation and serialisation, which take longer than a small model; so
-POST requests to one go from here to its handler and back. Everything else goes on to the application behind.
+POST requests to one go from here to its handler and back. Everything else goes on to the application behind. Before either, where keys are
+needed, the request's key is asked for; nothing of its body has been read then.
 """
 
 from __future__ import annotations
@@ -15,24 +16,42 @@ from collections.abc import Awaitable, Callable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import quote
 
 import structlog
 from fastapi import FastAPI
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from runtime.errors import ManifoldError
+from runtime.errors import Forbidden, ManifoldError
 from service import replies
-from service.incoming import Incoming
+from service.incoming import Incoming, Intake
 from service.metrics import Metrics
 from service.registry import Registry
 from service.replies import Reply
+from service.security import Security
+from service.settings import Settings, is_loopback
 
 log = structlog.get_logger()
 
 REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
 LOOK = 0.05  # seconds: requests older than that are watched for clients that have gone
 GONE = 499  # status under which they are counted: nobody gets it
+
+# what is the same in every installation, or what probes and Prometheus ask for
+OPEN = frozenset({"/", "/docs", "/openapi.json", "/health/live", "/health/ready", "/metrics"})
+OPEN_BELOW = "/static-offline-docs/"
+ADMIN = "/admin/"
+GUARDS = (  # an answer is data: no page may run, frame or guess at it
+    (b"x-content-type-options", b"nosniff"),
+    (b"x-frame-options", b"DENY"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"cross-origin-resource-policy", b"same-origin"),
+)
+BARE = (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'")
+NO_STORE = (b"cache-control", b"no-store")
+STRICT = (b"strict-transport-security", b"max-age=31536000")
 
 _PREFIX, _COUNT = secrets.token_hex(8), itertools.count(secrets.randbelow(2**40))
 
@@ -99,33 +118,68 @@ class Flights:
 class Front:
     """The application: use cases are answered here, the rest goes on with a request id and is counted."""
 
-    def __init__(self, app: FastAPI, endpoints: Mapping[str, Endpoint], registry: Registry, metrics: Metrics) -> None:
-        self.app, self.endpoints, self.registry, self.metrics = app, endpoints, registry, metrics
-        self.flights = Flights()
-        self.log_requests = registry.settings.log_requests
+    def __init__(
+        self, app: FastAPI, endpoints: Mapping[str, Endpoint], registry: Registry, metrics: Metrics, security: Security
+    ) -> None:
+        self.app, self.endpoints, self.registry, self.metrics, self.security = (
+            app,
+            endpoints,
+            registry,
+            metrics,
+            security,
+        )
+        settings = registry.settings
+        self.flights, self.intake = Flights(), Intake(settings.max_bodies_bytes)
+        self.log_requests = settings.log_requests
+        self.guards = (*GUARDS, STRICT) if settings.tls_certificate else GUARDS
         self.state = app.state
+        self._entered = _cors(self._enter, settings) if settings.cors_origins else self._enter
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
+        if scope["type"] == "http":
+            await self._entered(scope, receive, send)
+        else:
             await self.app(scope, receive, send)
-            return
+
+    async def _enter(self, scope: Scope, receive: Receive, send: Send) -> None:
         began = time.perf_counter()
-        given = next((value.decode("latin-1") for key, value in scope["headers"] if key == b"x-request-id"), "")
-        request_id = given if REQUEST_ID.fullmatch(given) else new_id()
+        request = Incoming(scope, receive, self.intake)
+        given = request.header(b"x-request-id") or ""
+        request_id = request.request_id = given if REQUEST_ID.fullmatch(given) else new_id()
         scope.setdefault("state", {})["request_id"] = request_id
-        path, status = scope["path"], 500
+        path, status, key = scope["path"], 500, None
         endpoint = self.endpoints.get(path) if scope["method"] == "POST" else None
         try:
+            try:
+                key = self._admit(path, request)
+            except ManifoldError as error:
+                self.metrics.erred(error)
+                status = await self._send(replies.of_error(error, request_id), send, request_id)
+                path = path if endpoint is not None else "refused"
+                return
             if endpoint is not None:
-                status = await self._answer(endpoint, Incoming(scope, receive, request_id), send, request_id)
+                status = await self._answer(endpoint, request, send)
             else:
                 status = await self._pass(scope, receive, send, request_id)
                 path = getattr(scope.get("route"), "path", "other")
         finally:
-            self._note(scope, path, status, time.perf_counter() - began, request_id)
+            self._note(scope, path, status, time.perf_counter() - began, request_id, key)
 
-    async def _answer(self, endpoint: Endpoint, request: Incoming, send: Send, request_id: str) -> int:
-        flight = self.flights.begin(request)
+    def _admit(self, path: str, request: Incoming) -> str | None:
+        """The name of the key under which a request may go on. Raises Unauthorized, Forbidden or Busy."""
+        admin = path.startswith(ADMIN)
+        if self.security.needed:
+            if path in OPEN or path.startswith(OPEN_BELOW):
+                return None
+            return self.security.check(request.header(b"authorization"), "admin" if admin else "infer").name
+        if admin and not _from_here(request):
+            raise Forbidden(
+                "without keys, admin routes are for requests from this machine alone; set keys", field="Authorization"
+            )
+        return None
+
+    async def _answer(self, endpoint: Endpoint, request: Incoming, send: Send) -> int:
+        flight, request_id = self.flights.begin(request), request.request_id
         try:
             try:
                 self.registry.check_open()
@@ -138,14 +192,14 @@ class Front:
             except Exception as error:
                 self.metrics.errors.labels("internal").inc()
                 reply = replies.unexpected(error, request_id)
-            await _send(reply, send, request_id)
-            return reply.status
+            return await self._send(reply, send, request_id)
         except asyncio.CancelledError:
             if not flight.gone:
                 raise
             return GONE
         finally:
             self.flights.end(flight)
+            request.close()
 
     async def _pass(self, scope: Scope, receive: Receive, send: Send, request_id: str) -> int:
         status = 500
@@ -154,35 +208,64 @@ class Front:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = [*message["headers"], (b"x-request-id", request_id.encode("latin-1"))]
+                own = {name for name, _ in message["headers"]}
+                more = [pair for pair in (BARE, NO_STORE) if pair[0] not in own]
+                message["headers"] = [
+                    *message["headers"], (b"x-request-id", request_id.encode("latin-1")), *self.guards, *more,
+                ]  # fmt: skip
             await send(message)
 
         await self.app(scope, receive, send_with_id)
         return status
 
-    def _note(self, scope: Scope, route: str, status: int, seconds: float, request_id: str) -> None:
+    async def _send(self, reply: Reply, send: Send, request_id: str) -> int:
+        headers = [
+            (b"content-type", reply.media_type.encode("latin-1")),
+            (b"x-request-id", request_id.encode("latin-1")),
+            *self.guards,
+            BARE,
+            NO_STORE,
+            *((name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in reply.headers.items()),
+        ]
+        body = reply.body
+        if isinstance(body, bytes):
+            headers.append((b"content-length", str(len(body)).encode()))
+            await send({"type": "http.response.start", "status": reply.status, "headers": headers})
+            await send({"type": "http.response.body", "body": body})
+            return reply.status
+        await send({"type": "http.response.start", "status": reply.status, "headers": headers})
+        async with aclosing(body):  # whatever ends it, what it holds is let go now
+            async for line in body:
+                await send({"type": "http.response.body", "body": line, "more_body": True})
+        await send({"type": "http.response.body", "body": b""})
+        return reply.status
+
+    def _note(self, scope: Scope, route: str, status: int, seconds: float, request_id: str, key: str | None) -> None:
         self.metrics.requested(route, status, seconds)
+        if key is not None:
+            self.metrics.asked(key)
         if self.log_requests:
             log.info(
-                "request", request_id=request_id, method=scope["method"], path=scope["path"], status=status,
-                milliseconds=round(1000 * seconds, 2),
+                "request", request_id=request_id, method=scope["method"], path=quote(scope["path"]), status=status,
+                milliseconds=round(1000 * seconds, 2), key=key,
             )  # fmt: skip
 
 
-async def _send(reply: Reply, send: Send, request_id: str) -> None:
-    headers = [
-        (b"content-type", reply.media_type.encode("latin-1")),
-        (b"x-request-id", request_id.encode("latin-1")),
-        *((name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in reply.headers.items()),
-    ]
-    body = reply.body
-    if isinstance(body, bytes):
-        headers.append((b"content-length", str(len(body)).encode()))
-        await send({"type": "http.response.start", "status": reply.status, "headers": headers})
-        await send({"type": "http.response.body", "body": body})
-        return
-    await send({"type": "http.response.start", "status": reply.status, "headers": headers})
-    async with aclosing(body):  # whatever ends it, what it holds is let go now
-        async for line in body:
-            await send({"type": "http.response.body", "body": line, "more_body": True})
-    await send({"type": "http.response.body", "body": b""})
+def _cors(app: ASGIApp, settings: Settings) -> ASGIApp:
+    """For pages of the origins that are named; they send keys as a header, never cookies."""
+    return CORSMiddleware(
+        app, allow_origins=settings.cors_origins, allow_methods=("GET", "POST"), max_age=600,
+        allow_headers=("Authorization", "Content-Type", "X-Request-ID", "X-Deadline-Ms"),
+        expose_headers=("X-Request-ID", "X-Model", "X-Model-Version", "X-Seed", "X-First", "Retry-After"),
+    )  # fmt: skip
+
+
+def _from_here(request: Incoming) -> bool:
+    """Whether a request comes from this machine, not through a proxy on it and not from a page whose name was made to point here."""
+    client, host = request.scope.get("client"), request.header(b"host") or ""
+    return (
+        client is not None
+        and is_loopback(client[0])
+        and is_loopback(host.rpartition(":")[0] if re.search(r":\d+$", host) else host)
+        and not any(request.header(name) for name in (b"forwarded", b"x-forwarded-for", b"origin"))
+    )

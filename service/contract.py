@@ -448,6 +448,30 @@ class Stats(BaseModel):
     tasks: dict[str, TaskStats]
 
 
+class KeySummary(BaseModel):
+    """A key, without what is secret of it."""
+
+    name: str
+    scopes: list[Literal["infer", "admin"]]
+    rate: float = Field(description="requests/s; 0: no limit")
+
+
+class Reloaded(BaseModel):
+    """POST /admin/reload."""
+
+    keys: list[KeySummary]
+    needed: bool = Field(description="whether requests need one")
+    tls: bool
+
+
+class Recalibrated(BaseModel):
+    """POST /admin/models/{name}/calibrate."""
+
+    model: str
+    version: int
+    done: str
+
+
 class Health(BaseModel):
     """GET /health/live and /health/ready."""
 

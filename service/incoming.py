@@ -7,16 +7,30 @@ from collections.abc import AsyncIterator
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import Message, Receive, Scope
 
-from runtime.errors import TooLarge
+from runtime.errors import Busy, TooLarge
+
+
+class Intake:
+    """Bytes of all bodies that are being received or worked on. Bodies of one piece, which are small, are not counted."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit, self.held = limit, 0
+
+    def hold(self, size: int) -> None:
+        """Raises Busy over the limit."""
+        if self.held + size > self.limit:
+            raise Busy(f"bodies: {self.limit} bytes of requests are in work; try again", reason="bodies")
+        self.held += size
 
 
 class Incoming:
     """One request. `read` is true once its body has been."""
 
-    __slots__ = ("_headers", "_receive", "read", "request_id", "scope")
+    __slots__ = ("_headers", "_held", "_intake", "_receive", "read", "request_id", "scope")
 
-    def __init__(self, scope: Scope, receive: Receive, request_id: str) -> None:
-        self.scope, self._receive, self.request_id, self.read = scope, receive, request_id, False
+    def __init__(self, scope: Scope, receive: Receive, intake: Intake) -> None:
+        self.scope, self._receive, self._intake, self._held = scope, receive, intake, 0
+        self.request_id, self.read = "", False
         self._headers: dict[bytes, bytes] = dict(scope["headers"])
 
     def header(self, name: bytes) -> str | None:
@@ -45,8 +59,16 @@ class Incoming:
             size += len(chunk)
             if size > limit:
                 raise TooLarge(f"body: over the limit of {limit} bytes", field="body")
+            if not self.read:
+                self._intake.hold(len(chunk))
+                self._held += len(chunk)
             chunks.append(chunk)
         return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+    def close(self) -> None:
+        """The request is over: its body is let go."""
+        self._intake.held -= self._held
+        self._held = 0
 
     async def chunks(self) -> AsyncIterator[bytes]:
         """It as it comes."""

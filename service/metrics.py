@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import platform
+import shutil
+import tempfile
 import threading
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
@@ -21,7 +23,7 @@ from prometheus_client import (
 from prometheus_client.core import GaugeMetricFamily, HistogramMetricFamily, Metric
 
 from runtime.drift import Recent
-from runtime.errors import Busy, DeadlineExceeded, ManifoldError, Unavailable
+from runtime.errors import Busy, DeadlineExceeded, Forbidden, ManifoldError, Unauthorized, Unavailable
 from service.batcher import Ran
 from service.handlers import Answer
 from service.histograms import Child, Histogram
@@ -105,8 +107,10 @@ class Metrics:
         self.seconds = self._seconds("request_seconds", "From the first byte to the last", "route")
         self.errors = self._counter("errors", "Errors by type", "type")
         self.refused = self._counter(
-            "refused", "Requests that a limit kept out: rows, bytes, wait, deadline, stopping", "reason"
+            "refused", "Requests that a limit kept out: rows, bytes, wait, rate, bodies, deadline, stopping", "reason"
         )
+        self.denied = self._counter("denied", "Requests without a key that may do that", "type")
+        self.by_key = self._counter("key_requests", "Requests by the name of their key", "key")
         self.queue = self._seconds("queue_seconds", "Of a request: waiting for the engine", "model", "route")
         self.compute = self._seconds("compute_seconds", "Of a request: runs that its rows were in", "model", "route")
         self.encode = self._seconds("encode_seconds", "Of a request: writing the answer", "model", "route")
@@ -123,6 +127,9 @@ class Metrics:
         self.device = self._gauge("model_device", "1 for the device that a model runs on", "model", "version", "device")
         self.fallback = self._gauge("device_fallback", "1 where `auto` fell back to the CPU", "model")
         self.gpu = self._gauge("gpu_memory_bytes", "Of a GPU that a model runs on, by all processes", "gpu", "kind")
+        self.disk = self._gauge("disk_bytes", "Of the file system that a folder is on", "folder", "kind")
+        self.connections = self._gauge("connections", "Open HTTP connections")
+        self.cut = self._counter("connections_cut", "HTTP connections that the service ended, by why", "reason")
         self.serving = self._gauge("ready", "1 where /health/ready says so")
         build = self._gauge("build_info", "What is running", "version", "python", "onnxruntime")
         build.labels(version("manifold"), platform.python_version(), _version_of_onnxruntime()).set(1)
@@ -154,10 +161,16 @@ class Metrics:
         self.errors.labels(error.type).inc()
         if isinstance(error, Busy):
             self.refused.labels(error.reason).inc()
+        elif isinstance(error, Unauthorized | Forbidden):
+            self.denied.labels(error.type).inc()
         elif isinstance(error, DeadlineExceeded):
             self.refused.labels("deadline").inc()
         elif isinstance(error, Unavailable) and self.models.stopped:
             self.refused.labels("stopping").inc()
+
+    def asked(self, key: str) -> None:
+        """A request came with that key."""
+        self.by_key.labels(key).inc()
 
     def answered(self, answer: Answer, route: str, encode: float = 0.0) -> None:
         """A use case was answered; `encode` is in milliseconds, as the answer's own times are."""
@@ -188,6 +201,10 @@ class Metrics:
 
     def page(self) -> bytes:
         """The text that Prometheus reads."""
+        for name, folder in (("models", self.models.settings.models_dir), ("temporary", tempfile.gettempdir())):
+            there = shutil.disk_usage(folder)
+            self.disk.labels(name, "free").set(there.free)
+            self.disk.labels(name, "total").set(there.total)
         self.serving.set(self.models.readiness()[0])
         for entry in self.models.shown:
             self.ready.labels(entry.name, str(entry.version)).set(entry.state == "ready")

@@ -139,6 +139,17 @@ class Registry:
             if entry.state == "idle":
                 entry.load(self.settings.threads, self.listener)
 
+    async def adopt(self, name: str, version: int) -> Entry:
+        """A version that has been published since the start: loaded now, and the latest from then on. Raises Unavailable where it cannot be."""
+        folder = self.settings.models_dir / name / str(version)
+        entry = Entry(name, version, folder, self.settings.of_model(name))
+        await asyncio.get_running_loop().run_in_executor(None, entry.load, self.settings.threads, self.listener)
+        if entry.state != "ready":
+            raise Unavailable(f"{name} {version} is unavailable: {entry.reason}", field="model")
+        self.entries[name, version] = entry
+        self.latest[name] = max(version, self.latest[name])
+        return entry
+
     def find(self, name: str | None, version: int | None) -> Entry:
         """The entry, in whatever state."""
         names = list(self.latest)

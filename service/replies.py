@@ -16,7 +16,7 @@ from service import encoding
 log = structlog.get_logger()
 
 STATUS: dict[type[ManifoldError], int] = {
-    errors.Malformed: 400, errors.UnknownModel: 404, errors.NotFound: 404, errors.UnsupportedTask: 409,
+    errors.Malformed: 400, errors.Unauthorized: 401, errors.Forbidden: 403, errors.UnknownModel: 404, errors.NotFound: 404, errors.UnsupportedTask: 409,
     errors.TooLarge: 413, errors.UnsupportedMedia: 415, errors.InvalidValue: 422, errors.Busy: 429, errors.Unavailable: 503,
     errors.DeadlineExceeded: 504,
 }  # fmt: skip
@@ -46,6 +46,8 @@ def of_error(error: ManifoldError, request_id: str) -> Reply:
         log.error("internal", request_id=request_id, type=error.type, message=error.message)
         return internal(request_id)
     headers = {"Retry-After": str(math.ceil(getattr(error, "retry_after", 1)))} if status in (429, 503) else {}
+    if status == 401:
+        headers["WWW-Authenticate"] = 'Bearer realm="manifold"'
     return refusal(status, request_id, error.type, error.message, field=error.field, valid=error.valid, headers=headers)
 
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import functools
 import gc
+import hashlib
+import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
@@ -13,21 +16,23 @@ from typing import Any
 
 import structlog
 from fastapi import FastAPI, Request
+from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.openapi.utils import get_openapi
 from fastapi_offline import FastAPIOffline
 from starlette.exceptions import HTTPException
-from starlette.responses import FileResponse, Response
+from starlette.responses import FileResponse, HTMLResponse, Response
 
 from runtime import codecs, errors
 from runtime.errors import InvalidValue, ManifoldError
-from service import bodies, contract, describe, encoding, replies, streams, uploads
-from service.asgi import Endpoint, Front
+from service import admin, bodies, contract, describe, encoding, replies, streams, uploads
+from service.asgi import OPEN, Endpoint, Front
 from service.handlers import Answer, Handlers
 from service.incoming import Incoming
 from service.metrics import Metrics
 from service.reading import Uploads
 from service.registry import Registry
 from service.replies import STATUS, Reply
+from service.security import Security
 from service.settings import Settings
 
 log = structlog.get_logger()
@@ -40,6 +45,7 @@ Route = Callable[[Any, Uploads, int | None], Awaitable[Answer]]
 
 def create_app(settings: Settings, registry: Registry | None = None) -> Front:
     """The application. Models load in a thread once it starts, so that it answers /health/live at once."""
+    security = Security(settings)
     registry = registry or Registry(settings)
     handlers, metrics = Handlers(registry, settings), Metrics(registry)
 
@@ -67,14 +73,22 @@ def create_app(settings: Settings, registry: Registry | None = None) -> Front:
         version="0.1.0",
         description="Deep generative models over HTTP.",
         lifespan=lifespan,
+        docs_url=None,
         redoc_url=None,
     )
-    app.state.registry, app.state.metrics, app.state.handlers = registry, metrics, handlers
+    app.state.registry, app.state.metrics, app.state.handlers, app.state.security = (
+        registry,
+        metrics,
+        handlers,
+        security,
+    )
     _add_models(app, registry)
     _add_operations(app, registry, metrics)
+    _add_pages(app)
+    admin.add(app, registry, security)
     _add_errors(app)
     _document(app)
-    return Front(app, _use_cases(handlers, metrics, settings), registry, metrics)
+    return Front(app, _use_cases(handlers, metrics, settings), registry, metrics, security)
 
 
 # --- use cases ----------------------------------------------------------------------------------------------------------------
@@ -219,13 +233,39 @@ def _add_operations(app: FastAPI, registry: Registry, metrics: Metrics) -> None:
     async def metrics_page() -> Response:
         return Response(metrics.page(), media_type=metrics.content_type)
 
-    @app.get("/", include_in_schema=False)
-    async def page() -> Response:
-        return FileResponse(
-            PAGE,
-            media_type="text/html",
-            headers={"Content-Security-Policy": "default-src 'self' 'unsafe-inline'; img-src 'self' data: blob:"},
-        )
+
+def _add_pages(app: FastAPI) -> None:
+    """The page, and the API's documentation. Each may run the scripts that it holds now, and no others."""
+
+    def document(text: str, more: str) -> Callable[[], Awaitable[Response]]:
+        policy = f"default-src 'none'; {more}; img-src 'self' data: blob:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+
+        async def page() -> Response:
+            return HTMLResponse(text, headers={"Content-Security-Policy": policy, "Cache-Control": "no-cache"})
+
+        return page
+
+    text = PAGE.read_text()
+    app.get("/", include_in_schema=False)(
+        document(text, f"script-src {_hash(text, 'script')}; style-src {_hash(text, 'style')}")
+    )
+    below = "/static-offline-docs"
+    docs = bytes(
+        get_swagger_ui_html(
+            openapi_url="/openapi.json", title="Manifold", swagger_js_url=f"{below}/swagger-ui-bundle.js",
+            swagger_css_url=f"{below}/swagger-ui.css", swagger_favicon_url=f"{below}/favicon.png",
+        ).body
+    ).decode()  # fmt: skip
+    # Swagger UI sets styles by script
+    app.get("/docs", include_in_schema=False)(
+        document(docs, f"script-src 'self' {_hash(docs, 'script')}; style-src 'self' 'unsafe-inline'")
+    )
+
+
+def _hash(page: str, tag: str) -> str:
+    """What a content security policy calls the inline scripts, or styles, of a page."""
+    inline = re.findall(rf"<{tag}>(.*?)</{tag}>", page, re.DOTALL)
+    return " ".join(f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'" for text in inline)
 
 
 # --- errors -------------------------------------------------------------------------------------------------------------------
@@ -330,6 +370,19 @@ def _document(app: FastAPI) -> None:
                     **{str(status): refused for status in sorted({*STATUS.values(), 500})},
                 }
             schema["paths"] |= others
+            for path, operations in schema["paths"].items():
+                for operation in operations.values():
+                    if path not in OPEN:
+                        operation["security"] = [{"key": []}]
+                        refused_codes = {"401": refused, "403": refused, "429": refused}
+                        operation["responses"] = {**refused_codes, **operation["responses"]}
+            schema["components"]["securitySchemes"] = {
+                "key": {
+                    "type": "http",
+                    "scheme": "bearer",
+                    "description": "where the service asks for keys; /admin needs the scope admin",
+                }
+            }
             app.openapi_schema = schema
         return app.openapi_schema
 

@@ -26,6 +26,7 @@ from service.handlers import Answer, Handlers
 from service.metrics import Metrics
 from service.reading import Uploads
 from service.registry import Registry
+from service.security import Security
 from service.settings import Settings
 from service.stubs import manifold_pb2 as pb
 from service.stubs import manifold_pb2_grpc as stubs
@@ -40,10 +41,17 @@ NAME = "manifold.v1.Manifold"
 CODES: dict[type[ManifoldError], grpc.StatusCode] = {
     errors.RequestError: grpc.StatusCode.INVALID_ARGUMENT, errors.UnknownModel: grpc.StatusCode.NOT_FOUND,
     errors.NotFound: grpc.StatusCode.NOT_FOUND, errors.UnsupportedTask: grpc.StatusCode.FAILED_PRECONDITION,
+    errors.Unauthorized: grpc.StatusCode.UNAUTHENTICATED, errors.Forbidden: grpc.StatusCode.PERMISSION_DENIED,
     errors.Busy: grpc.StatusCode.RESOURCE_EXHAUSTED, errors.Unavailable: grpc.StatusCode.UNAVAILABLE,
     errors.DeadlineExceeded: grpc.StatusCode.DEADLINE_EXCEEDED,
 }  # fmt: skip
 HEALTH_SECONDS = 0.2  # between looks at the registry
+# milliseconds: peers that are gone without a word are found out
+ALIVE = {
+    "grpc.keepalive_time_ms": 60_000,
+    "grpc.keepalive_timeout_ms": 20_000,
+    "grpc.http2.min_ping_interval_without_data_ms": 10_000,
+}
 FRAME = 16 * 1024  # bytes that a message may be over the body's limit, for its fields
 
 
@@ -280,14 +288,43 @@ def _summary(fields: dict[str, Any]) -> dict[str, Any]:
     return {**fields, "data": None if fields["data"] is None else orjson.dumps(fields["data"]).decode()}
 
 
+class Gate(grpc.aio.ServerInterceptor):
+    """Asks for the key of a call, before anything of its messages is read. Health and reflection need none."""
+
+    def __init__(self, servicer: Servicer, security: Security) -> None:
+        self.servicer, self.security = servicer, security
+
+    async def intercept_service(
+        self, continuation: Callable[[Any], Awaitable[Any]], details: grpc.HandlerCallDetails
+    ) -> Any:
+        """Lets a call through, or answers it with the error."""
+        _, service, name = details.method.split("/")
+        if service == NAME:
+            given = next((value for key, value in details.invocation_metadata if key == "authorization"), None)
+            try:
+                key = self.security.check(given, "infer")
+            except ManifoldError as error:
+                return self._refusal(name, error)
+            self.servicer.metrics.asked(key.name)
+        return await continuation(details)
+
+    def _refusal(self, name: str, error: ManifoldError) -> Any:
+        async def refuse(sent: object, context: Context) -> None:
+            async with Call(self.servicer, context, name):
+                raise error
+
+        # of streams, whatever the call is: only those are not read before their handler asks for it
+        return grpc.stream_stream_rpc_method_handler(refuse)
+
+
 # --- the server ---------------------------------------------------------------------------------------------------------------
 
 
 class Server:
     """The gRPC server, on the event loop of the HTTP one."""
 
-    def __init__(self, servicer: Servicer, settings: Settings) -> None:
-        self.servicer, self.settings = servicer, settings
+    def __init__(self, servicer: Servicer, settings: Settings, security: Security) -> None:
+        self.servicer, self.settings, self.security = servicer, settings, security
         self.port = 0
         self._server: grpc.aio.Server | None = None
         self._watch: asyncio.Task[None] | None = None
@@ -296,8 +333,10 @@ class Server:
         """Listens. Raises RuntimeError where the port cannot be had."""
         limit = self.settings.max_body_bytes + FRAME
         server = grpc.aio.server(
+            interceptors=[Gate(self.servicer, self.security)] if self.security.needed else [],
             options=[
                 ("grpc.max_receive_message_length", limit), ("grpc.max_send_message_length", -1), ("grpc.so_reuseport", 0),
+                *ALIVE.items(),
             ],
         )  # fmt: skip
         stubs.add_ManifoldServicer_to_server(self.servicer, server)
@@ -305,10 +344,26 @@ class Server:
         health_pb2_grpc.add_HealthServicer_to_server(told, server)
         reflection.enable_server_reflection((NAME, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
         host = f"[{self.settings.host}]" if ":" in self.settings.host else self.settings.host
-        self.port = server.add_insecure_port(f"{host}:{port}")
+        self.port = self._listen(server, f"{host}:{port}")
         await server.start()
         self._server = server
         self._watch = asyncio.create_task(self._follow(told))
+
+    def _listen(self, server: grpc.aio.Server, address: str) -> int:
+        if self.security.certificate is None:
+            return int(server.add_insecure_port(address))
+        certificate = self.security.certificate
+        used: list[tuple[bytes, bytes]] = [certificate.pair()]
+        self.security.reloaded.append(lambda: used.append(certificate.pair()))
+
+        def latest() -> Any:  # asked at each connection; None: as before
+            if len(used) == 1:
+                return None
+            del used[:-1]
+            return grpc.ssl_server_certificate_configuration(used)
+
+        first = grpc.ssl_server_certificate_configuration(used)
+        return int(server.add_secure_port(address, grpc.dynamic_ssl_server_credentials(first, latest)))
 
     async def _follow(self, told: health.aio.HealthServicer) -> None:
         """Health as /health/ready has it."""

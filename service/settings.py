@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from ipaddress import ip_address
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic_settings import (
+    BaseSettings,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
 
 from runtime.errors import ManifoldError
 
@@ -37,12 +45,29 @@ class Settings(BaseSettings):
     """Everything that can be set. MANIFOLD_HOST sets `host`, and so on."""
 
     model_config = SettingsConfigDict(
-        env_prefix="MANIFOLD_", env_nested_delimiter="__", extra="forbid", frozen=True, toml_file=CONFIG_FILE
-    )
+        env_prefix="MANIFOLD_", env_nested_delimiter="__", env_ignore_empty=True, extra="forbid", frozen=True, toml_file=CONFIG_FILE,
+    )  # fmt: skip
 
     host: str = "127.0.0.1"
     port: int = Field(default=8000, ge=0, le=65535)
     grpc_port: int | None = Field(default=None, ge=0, le=65535, description="port + 1 where left out; 0 is off")
+    published: str | None = Field(
+        default=None,
+        description="the address that others see, where it is not `host`: a container's port is published there",
+    )
+    auth: Literal["auto", "on", "off"] = Field(
+        default="auto", description="API keys: auto asks for them where the service listens beyond loopback"
+    )
+    keys: str = Field(default="", description="NAME:SCOPES:SHA256[:RATE], with spaces in between")
+    keys_file: Path | None = Field(default=None, description="the same, a line each")
+    rate: float = Field(
+        default=0, ge=0, allow_inf_nan=False, description="requests/s of a key that states none; 0: no limit"
+    )
+    tls_certificate: Path | None = Field(default=None, description="PEM, with the chain; for HTTP and gRPC")
+    tls_key: Path | None = None
+    cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(), description="origins whose pages may ask, with spaces in between"
+    )
     models_dir: Path = Path("models")
     default_model: str | None = "mnist-vae"
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -58,6 +83,12 @@ class Settings(BaseSettings):
     max_body_bytes: int = Field(default=16 * 2**20, ge=1024)
     max_upload_bytes: int = Field(default=4 * 2**30, ge=1024, description="of a file of rows")
     max_pixels: int = Field(default=16_000_000, ge=1, description="of one image")
+    max_bodies_bytes: int = Field(default=2**30, ge=2**20, description="of all bodies that are being received")
+    max_connections: int = Field(default=4096, ge=1, description="over HTTP; beyond it 503")
+    receive_seconds: float = Field(
+        default=20.0, gt=0, description="for the head of a request, and without anything of its body"
+    )
+    send_seconds: float = Field(default=60.0, gt=0, description="without the client taking anything of an answer")
     drain_seconds: float = Field(
         default=10.0, ge=0, description="for requests in flight when the service is told to stop"
     )
@@ -67,6 +98,17 @@ class Settings(BaseSettings):
     log_format: Literal["json", "text"] = "text"
     log_requests: bool = Field(default=False, description="a line for each request")
     models: dict[str, ModelSettings] = Field(default_factory=dict)
+
+    @field_validator("cors_origins", mode="before")
+    @classmethod
+    def _origins(cls, value: Any) -> Any:
+        return tuple(value.replace(",", " ").split()) if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _both(self) -> Settings:
+        if (self.tls_certificate is None) != (self.tls_key is None):
+            raise ValueError("tls_certificate and tls_key: both are needed, or neither")
+        return self
 
     @classmethod
     def settings_customise_sources(
@@ -83,6 +125,11 @@ class Settings(BaseSettings):
             return self.grpc_port
         return self.port + 1 if 0 < self.port < 65535 else 0
 
+    @property
+    def authenticated(self) -> bool:
+        """Whether requests need a key."""
+        return self.auth == "on" or (self.auth == "auto" and not is_loopback(self.published or self.host))
+
     def of_model(self, name: str) -> ModelSettings:
         """The model's settings with nothing left out."""
         own = self.models.get(name, ModelSettings())
@@ -94,15 +141,28 @@ class Settings(BaseSettings):
         )
 
 
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach that address. A name other than localhost may be anything."""
+    try:
+        return ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"
+
+
 def read(**overrides: object) -> Settings:
     """The settings. Raises SettingsError that names what is wrong."""
     try:
         return Settings(**{key: value for key, value in overrides.items() if value is not None})  # type: ignore[arg-type]
     except ValidationError as error:
-        lines = [
-            f"  {'.'.join(map(str, problem['loc']))}: {problem['msg']} (environment MANIFOLD_{'__'.join(map(str, problem['loc'])).upper()} or {CONFIG_FILE})"
-            for problem in error.errors()
-        ]
-        raise SettingsError("\n".join(["settings:", *lines])) from None
+        raise SettingsError(
+            "\n".join(["settings:", *(f"  {_complaint(problem)}" for problem in error.errors())])
+        ) from None
     except ValueError as error:  # a toml file that is not toml
         raise SettingsError(f"{CONFIG_FILE}: {error}") from None
+
+
+def _complaint(problem: Mapping[str, Any]) -> str:
+    path, message = [str(part) for part in problem["loc"]], str(problem["msg"]).removeprefix("Value error, ")
+    if not path:
+        return message
+    return f"{'.'.join(path)}: {message} (environment MANIFOLD_{'__'.join(path).upper()} or {CONFIG_FILE})"

@@ -16,7 +16,7 @@ from typing import IO, Any
 import orjson
 
 from runtime import bulk
-from runtime.errors import InvalidValue, ManifoldError, TooLarge, UnsupportedMedia
+from runtime.errors import InvalidValue, ManifoldError, TooLarge, Unavailable, UnsupportedMedia
 from service import bodies, contract
 from service.handlers import Handlers, rule_of, threshold_of
 from service.incoming import Incoming
@@ -69,7 +69,7 @@ async def score(
     entry, _ = await handlers.entry(fields, "anomaly-score")
     assert entry.model is not None and entry.batcher is not None
     bulk.table_of(entry.model)
-    spooled = await _spool(chunks, limit)
+    spooled = await spool(chunks, limit)
     try:
         parts = bulk.score(entry.model, spooled, kind, rule, explain=fields.explain, rows=ROWS)
         first = await _next(entry, parts)
@@ -79,7 +79,8 @@ async def score(
     return entry, _lines(entry, first, parts, spooled, metrics)
 
 
-async def _spool(chunks: AsyncIterator[bytes], limit: int) -> IO[bytes]:
+async def spool(chunks: AsyncIterator[bytes], limit: int) -> IO[bytes]:
+    """A body as a file, from its start. Raises TooLarge, or Unavailable where the temporary folder has no room for it."""
     spooled = tempfile.SpooledTemporaryFile(IN_MEMORY)  # noqa: SIM115 - closed by whoever reads it
     size = 0
     try:
@@ -88,6 +89,9 @@ async def _spool(chunks: AsyncIterator[bytes], limit: int) -> IO[bytes]:
             if size > limit:
                 raise TooLarge(f"body: over the limit of {limit} bytes", field="body")
             spooled.write(chunk)
+    except OSError as error:
+        spooled.close()
+        raise Unavailable(f"body: cannot be kept while it is read: {error.strerror}", field="body") from error
     except BaseException:
         spooled.close()
         raise

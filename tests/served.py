@@ -13,11 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import uvicorn
 
 from service.__main__ import Server
 from service.batcher import Batcher
-from service.joined import Protocol
 from service.registry import Registry
 from service.rest import create_app
 from service.settings import Settings
@@ -51,12 +49,10 @@ class Served:
         self.target = f"127.0.0.1:{self.server.rpc.port}"
 
     def _start(self, root: Path, options: dict[str, Any]) -> None:
-        settings = Settings(models_dir=root, device="cpu", **options)
+        settings = Settings(models_dir=root, device="cpu", **{"port": 0, "drain_seconds": 30, **options})
         app = create_app(settings)
         self.registry: Registry = app.state.registry
-        self.server = Server(
-            uvicorn.Config(app, port=0, log_level="warning", http=Protocol, timeout_graceful_shutdown=30), app
-        )
+        self.server = Server(app, settings)
         self.thread = threading.Thread(target=self.server.run)
         self.thread.start()
         until(lambda: not self.thread.is_alive() or (self.server.started and not self._loading()), 240)

@@ -1,0 +1,87 @@
+"""What needs the scope `admin`: reading keys and certificate again, and calibrating a model on rows of one's own. Over HTTP alone.
+
+Without keys these routes answer requests from this machine (service.asgi).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+
+import structlog
+from fastapi import FastAPI, Request
+from starlette.responses import Response
+
+from runtime import bulk
+from runtime.errors import InvalidValue, Unavailable, UnsupportedMedia, UnsupportedTask
+from service import contract, encoding, uploads
+from service.registry import Registry
+from service.security import Security
+from service.settings import SettingsError
+
+log = structlog.get_logger()
+
+
+BODY = {
+    "required": True,
+    "content": {kind: {"schema": {"type": "string", "format": "binary"}} for kind in uploads.MEDIA_TYPES},
+}
+READ_ONLY = (
+    "the folder of models cannot be written here: run `manifold calibrate` where it can, and start the service again"
+)
+
+
+def add(app: FastAPI, registry: Registry, security: Security) -> None:
+    """The routes."""
+    settings = registry.settings
+    one_at_a_time = asyncio.Lock()
+
+    @app.post(
+        "/admin/reload", response_model=contract.Reloaded, summary="Reads keys and certificate again.", tags=["admin"]
+    )
+    async def reload() -> Response:
+        try:
+            security.reload()
+        except SettingsError as error:  # what is wrong is the installation's, and said to who may mend it
+            raise InvalidValue(f"{error.message}; what there was is kept", field=error.field) from None
+        log.info("reloaded", keys=list(security.keys))
+        keys = [{"name": key.name, "scopes": sorted(key.scopes), "rate": key.rate} for key in security.keys.values()]
+        return Response(
+            encoding.dumps({"keys": keys, "needed": security.needed, "tls": security.certificate is not None}),
+            media_type=encoding.JSON,
+        )
+
+    @app.post(
+        "/admin/models/{name}/calibrate", response_model=contract.Recalibrated, tags=["admin"], openapi_extra={"requestBody": BODY},
+        summary="Calibrates a model of rows on a file of normal ones, as its next version, which is the latest from then on.",
+    )  # fmt: skip
+    async def calibrate(name: str, request: Request) -> Response:
+        registry.check_open()
+        content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+        kind = uploads.MEDIA_TYPES.get(content_type)
+        if kind is None:
+            raise UnsupportedMedia(
+                f"Content-Type: {content_type or 'nothing'} is not read; send a file of normal rows",
+                field="Content-Type", valid=list(uploads.MEDIA_TYPES),
+            )  # fmt: skip
+        entry = await registry.get(name, None)
+        model = entry.model
+        assert model is not None
+        bulk.table_of(model)
+        with await uploads.spool(request.stream(), settings.max_upload_bytes) as file:
+            async with one_at_a_time:
+                try:
+                    folder, done = await asyncio.get_running_loop().run_in_executor(
+                        None, lambda: bulk.recalibrate(model, file, kind, settings.models_dir, name="an upload")
+                    )
+                except PermissionError as error:
+                    raise UnsupportedTask(READ_ONLY, field="name") from error
+                except OSError as error:
+                    if error.errno == errno.EROFS:
+                        raise UnsupportedTask(READ_ONLY, field="name") from error
+                    raise Unavailable(f"the version cannot be written: {error.strerror}") from error
+        made = await registry.adopt(name, int(folder.name))
+        log.info("calibrated", model=name, version=made.version, on=done)
+        return Response(
+            encoding.dumps({"model": name, "version": made.version, "done": done}), media_type=encoding.JSON
+        )
