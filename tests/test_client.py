@@ -153,6 +153,8 @@ def failing(*statuses: int) -> tuple[httpx.MockTransport, list[int]]:
             raise httpx.ConnectError("refused")
         if status == 1:
             raise httpx.ReadTimeout("slow")
+        if status == 2:
+            raise httpx.RemoteProtocolError("the server has gone away")
         if status == 200:
             return httpx.Response(200, json={"models": []})
         return httpx.Response(
@@ -165,7 +167,7 @@ def failing(*statuses: int) -> tuple[httpx.MockTransport, list[int]]:
 
 
 def test_busy_and_not_ready_are_tried_again() -> None:
-    for statuses in ((429, 503, 200), (0, 0, 200)):
+    for statuses in ((429, 503, 200), (0, 0, 200), (2, 502, 200)):
         transport, left = failing(*statuses)
         assert Client(transport=transport, retry=QUICK).models() == []
         assert left == []

@@ -6,7 +6,9 @@ import asyncio
 import base64
 import io
 import json
+import os
 import random
+import ssl
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -33,7 +35,9 @@ from manifold_client.results import (
 R = TypeVar("R")
 AnyImage = Image.Image | np.ndarray[Any, Any] | str | Path | bytes
 Row = Mapping[str, Any] | Sequence[Any]
-RETRIED = (429, 503)
+RETRIED = (429, 502, 503)  # 502 is a load balancer's, whose replica has gone away
+# no answer came: asking again is safe, as no request changes anything there
+LOST = (httpx.ConnectError, httpx.ReadError, httpx.WriteError, httpx.RemoteProtocolError)
 STREAM = {"accept": "application/x-ndjson"}
 
 
@@ -176,6 +180,11 @@ def _streamed(line: str, response: httpx.Response) -> Sample | None:
     return Sample.parse(content) if "item" in content else None
 
 
+def _headers(key: str | None) -> dict[str, str]:
+    key = key or os.environ.get("MANIFOLD_KEY")
+    return {"authorization": f"Bearer {key}"} if key else {}
+
+
 def _unreachable(url: object, error: httpx.TransportError) -> NotReady:
     return NotReady(f"{url} does not answer: {error}")
 
@@ -188,10 +197,15 @@ class Client:
         url: str = "http://127.0.0.1:8000",
         *,
         timeout: float = 30.0,
+        key: str | None = None,
+        verify: ssl.SSLContext | bool = True,
         retry: Retry | None = None,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
-        self._http = httpx.Client(base_url=url, timeout=timeout, transport=transport)
+        """`key` is an API key, the environment's MANIFOLD_KEY where left out; `verify` an SSL context for a certificate of one's own."""
+        self._http = httpx.Client(
+            base_url=url, timeout=timeout, transport=transport, verify=verify, headers=_headers(key)
+        )
         self._retry = retry or Retry()
 
     def _send(self, method: str, path: str, body: Any = None) -> Any:
@@ -202,7 +216,7 @@ class Client:
                 response = self._http.request(method, path, json=body)
                 if last or response.status_code not in RETRIED:
                     return _read(response)
-            except httpx.ConnectError as error:  # the request never arrived, so it is safe to send again
+            except LOST as error:
                 if last:
                     raise _unreachable(self._http.base_url, error) from error
             except httpx.TransportError as error:
@@ -281,10 +295,15 @@ class AsyncClient:
         url: str = "http://127.0.0.1:8000",
         *,
         timeout: float = 30.0,
+        key: str | None = None,
+        verify: ssl.SSLContext | bool = True,
         retry: Retry | None = None,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
-        self._http = httpx.AsyncClient(base_url=url, timeout=timeout, transport=transport)
+        """As Client."""
+        self._http = httpx.AsyncClient(
+            base_url=url, timeout=timeout, transport=transport, verify=verify, headers=_headers(key)
+        )
         self._retry = retry or Retry()
 
     async def _send(self, method: str, path: str, body: Any = None) -> Any:
@@ -295,7 +314,7 @@ class AsyncClient:
                 response = await self._http.request(method, path, json=body)
                 if last or response.status_code not in RETRIED:
                     return _read(response)
-            except httpx.ConnectError as error:
+            except LOST as error:
                 if last:
                     raise _unreachable(self._http.base_url, error) from error
             except httpx.TransportError as error:
