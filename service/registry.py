@@ -15,7 +15,7 @@ import structlog
 
 from runtime import engine, operations, repository
 from runtime.engine import Model
-from runtime.errors import ManifoldError, Unavailable, UnknownModel
+from runtime.errors import ArtifactError, ManifoldError, Unavailable, UnknownModel
 from runtime.manifest import Manifest, read
 from runtime.spec import ImageSpec
 from service.batcher import Batcher, Ran
@@ -58,12 +58,14 @@ class Entry:
     batcher: Batcher | None = field(default=None, repr=False)
     endpoints: list[str] = field(default_factory=list)  # what it can be asked for, once it is loaded
 
-    def load(self, threads: int, listener: Listener) -> None:
+    def load(self, settings: Settings, listener: Listener) -> None:
         """Loads the artifact; what goes wrong becomes the entry's reason."""
         try:
             self.manifest = read(self.folder)
+            if settings.require_checksums and not self.manifest.files:
+                raise ArtifactError("its manifest has no checksums, which are asked for here: manifold check --seal")
             self.endpoints = endpoints(self.manifest)
-            self.model = engine.load(self.folder, device=self.settings.device or "auto", threads=threads)
+            self.model = engine.load(self.folder, device=self.settings.device or "auto", threads=settings.threads)
             self.batcher = Batcher(self.model, self.settings)
             self.batcher.listener = functools.partial(listener, self)
             self.state = "ready"
@@ -105,7 +107,7 @@ class Registry:
         """Loads the latest version of every model, the default first, as many at once as there are cores."""
         order = sorted(self.latest.items(), key=lambda item: item[0] != self.settings.default_model)
         with ThreadPoolExecutor(min(MOST_AT_ONCE, os.cpu_count() or 1), "load") as pool:
-            list(pool.map(lambda key: self.entries[key].load(self.settings.threads, self.listener), order))
+            list(pool.map(lambda key: self.entries[key].load(self.settings, self.listener), order))
 
     def close(self) -> None:
         """Lets running work end."""
@@ -137,13 +139,13 @@ class Registry:
     def _load_late(self, entry: Entry) -> None:
         with self._lock:
             if entry.state == "idle":
-                entry.load(self.settings.threads, self.listener)
+                entry.load(self.settings, self.listener)
 
     async def adopt(self, name: str, version: int) -> Entry:
         """A version that has been published since the start: loaded now, and the latest from then on. Raises Unavailable where it cannot be."""
         folder = self.settings.models_dir / name / str(version)
         entry = Entry(name, version, folder, self.settings.of_model(name))
-        await asyncio.get_running_loop().run_in_executor(None, entry.load, self.settings.threads, self.listener)
+        await asyncio.get_running_loop().run_in_executor(None, entry.load, self.settings, self.listener)
         if entry.state != "ready":
             raise Unavailable(f"{name} {version} is unavailable: {entry.reason}", field="model")
         self.entries[name, version] = entry

@@ -69,6 +69,7 @@ class Settings(BaseSettings):
         default=(), description="origins whose pages may ask, with spaces in between"
     )
     models_dir: Path = Path("models")
+    require_checksums: bool = Field(default=False, description="models whose manifest has no checksums are not served")
     default_model: str | None = "mnist-vae"
     device: Literal["auto", "cpu", "cuda"] = "auto"
     instances: int = Field(default=1, ge=1, le=64)

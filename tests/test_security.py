@@ -1,0 +1,595 @@
+"""Keys, scopes, rates, certificates, and what may be asked without any of them."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import os
+import re
+import shutil
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import httpx
+import pytest
+import trustme
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from hypothesis import given
+from hypothesis import strategies as st
+from starlette.testclient import TestClient
+from structlog.testing import capture_logs
+from typer.testing import CliRunner
+
+from cli import app as commands
+from runtime import repository
+from runtime.errors import Busy, Forbidden, Unauthorized
+from service import security
+from service.asgi import OPEN
+from service.rest import USE_CASES, create_app
+from service.security import Bucket, Security
+from service.settings import Settings, SettingsError, is_loopback
+from service.stubs import manifold_pb2 as pb
+from service.stubs import manifold_pb2_grpc as stubs
+from tests import foreign
+from tests.conftest import ROOT, made_table, wait_until_ready
+from tests.served import free_port, served, until
+from tests.test_bulk import as_csv
+
+TOKEN, KEY = security.create("shop", ["infer"])
+ADMIN_TOKEN, ADMIN = security.create("ops", ["infer", "admin"])
+
+
+def bearer(token: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {token}"}
+
+
+def app_with(root: Path, **options: Any) -> TestClient:
+    """The service on one small model, with both keys."""
+    options = {"auth": "on", "keys": f"{KEY} {ADMIN}", "default_model": "foreign", **options}
+    settings = Settings(models_dir=root, device="cpu", **options)
+    return TestClient(create_app(settings), raise_server_exceptions=False)
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("security")
+    foreign.write(root)
+    return root
+
+
+@pytest.fixture(scope="module")
+def locked(root: Path) -> Iterator[TestClient]:
+    with app_with(root) as client:
+        wait_until_ready(client)
+        yield client
+
+
+# --- keys as they are written down ---
+
+
+def test_a_key_is_kept_by_its_hash_and_read_back() -> None:
+    token, key = security.create("a.b-c", ["admin", "infer"], rate=2.5)
+    assert hashlib.sha256(token.encode()).hexdigest() in str(key)
+    assert token not in str(key)
+    assert security.parse(f"# whose\n{key}\n\n") == [key]
+    assert str(key).split(":")[1] == "infer+admin"
+    assert security.create("x", ["infer"])[0] != security.create("x", ["infer"])[0]
+    assert len(base64.urlsafe_b64decode(token.removeprefix("mf_") + "=")) == 32
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("shop:infer:abc", "entry 1: cannot be read"),
+        (f"{KEY} {TOKEN}", "entry 2: cannot be read"),
+        (f"shop:root:{'0' * 64}", "unknown scope 'root'; valid are infer, admin"),
+        (f"shop:infer:{'0' * 64}:fast", "cannot be read"),
+        (f"{KEY} {KEY}", "two keys called 'shop'"),
+        (f"{KEY} {str(KEY).replace('shop', 'other')}", "one token stands under two names"),
+    ],
+)
+def test_wrong_entries_are_named_and_not_repeated(text: str, complaint: str) -> None:
+    with pytest.raises(SettingsError, match=complaint) as caught:
+        Security(Settings(keys=text, auth="on"))
+    assert TOKEN not in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("host", "published", "needed"),
+    [
+        ("127.0.0.1", None, False), ("::1", None, False), ("localhost", None, False), ("0.0.0.0", None, True), ("::", None, True),
+        ("box.example", None, True), ("0.0.0.0", "127.0.0.1", False), ("127.0.0.1", "0.0.0.0", True), ("10.1.2.3", "", True),
+    ],
+)  # fmt: skip
+def test_keys_are_asked_for_beyond_loopback(
+    host: str, published: str | None, needed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if published is not None:
+        monkeypatch.setenv("MANIFOLD_PUBLISHED", published)  # set to nothing is not set
+    settings = Settings(host=host)
+    assert settings.authenticated is needed
+    if needed:
+        with pytest.raises(SettingsError, match="manifold key NAME"):
+            Security(settings)
+    else:
+        assert not Security(settings).needed
+    assert not Security(Settings(host=host, auth="off")).needed
+
+
+def test_loopback_is_told_by_address() -> None:
+    assert all(is_loopback(host) for host in ("127.0.0.1", "127.8.8.8", "::1", "[::1]", "localhost", "LOCALHOST"))
+    assert not any(is_loopback(host) for host in ("", "0.0.0.0", "::", "localhost.evil.example", "192.168.1.1", "1"))
+
+
+# --- who may do what ---
+
+
+def test_what_a_key_may_do() -> None:
+    guard = Security(Settings(keys=f"{KEY} {ADMIN}", auth="on"))
+    assert guard.check(f"Bearer {TOKEN}", "infer").name == "shop"
+    assert guard.check(f"bearer  {ADMIN_TOKEN} ", "admin").name == "ops"
+    with pytest.raises(Forbidden, match="the key shop has no scope admin"):
+        guard.check(f"Bearer {TOKEN}", "admin")
+    for wrong in (
+        None,
+        "",
+        "Bearer",
+        "Bearer ",
+        f"Basic {TOKEN}",
+        TOKEN,
+        f"Bearer {TOKEN}x",
+        f"Bearer {KEY.digest.hex()}",
+        "Bearer \udc80\xff",
+    ):
+        with pytest.raises(Unauthorized):
+            guard.check(wrong, "infer")
+
+
+def test_every_route_but_the_open_ones_asks_for_a_key(locked: TestClient) -> None:
+    schema = locked.get("/openapi.json").json()
+    routes = [(method, path) for path, methods in schema["paths"].items() for method in methods]
+    assert ("post", "/admin/reload") in routes
+    assert {f"/{name}" for name in USE_CASES} <= {path for _, path in routes}
+    for method, path in [*routes, ("get", "/nowhere"), ("get", "/sample"), ("delete", "/models"), ("get", "/admin/")]:
+        answer = locked.request(method, path.replace("{name}", "foreign"))
+        if path in OPEN:
+            assert answer.status_code < 400
+            assert "security" not in schema["paths"][path][method]
+            continue
+        assert answer.status_code == 401, path
+        assert answer.headers["www-authenticate"] == 'Bearer realm="manifold"'
+        assert "manifold key NAME" in answer.json()["error"]["message"]
+        if method in schema["paths"].get(path, {}):
+            assert schema["paths"][path][method]["security"] == [{"key": []}]
+        assert locked.request(method, path.replace("{name}", "foreign"), headers=bearer("mf_x")).status_code == 401
+        with_key = locked.request(method, path.replace("{name}", "foreign"), headers=bearer(TOKEN))
+        assert (with_key.status_code == 403) == path.startswith("/admin/")
+        assert with_key.status_code != 401
+    for path in ("/", "/docs", "/static-offline-docs/swagger-ui.css"):
+        assert locked.get(path).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "http://testserver//models", "/static-offline-docs/../models", "/docs/../models", "/health/live/../../models", "/%6dodels", "/models/",
+        "/static-offline-docs/..%2f..%2fservice%2fsettings.py", "/static-offline-docs/%2e%2e/%2e%2e/models",
+    ],
+)  # fmt: skip
+def test_tricks_with_the_path_do_not_help(path: str, locked: TestClient) -> None:
+    answer = locked.get(path, follow_redirects=False)
+    assert answer.status_code in (401, 404)
+    assert "foreign" not in answer.text
+
+
+def test_requests_are_counted_by_key_and_denials_by_type(locked: TestClient) -> None:
+    def metric(pattern: str) -> float:
+        found = re.search(pattern + r" ([\d.]+)", locked.get("/metrics").text)
+        return float(found.group(1)) if found else 0.0
+
+    asked, denied = metric(r'key_requests_total\{key="shop"\}'), metric(r'denied_total\{type="unauthorized"\}')
+    assert locked.post("/sample", json={"seed": 1}, headers=bearer(TOKEN)).status_code == 200
+    assert locked.post("/sample", json={"seed": 1}).status_code == 401
+    assert metric(r'key_requests_total\{key="shop"\}') == asked + 1
+    assert metric(r'denied_total\{type="unauthorized"\}') == denied + 1
+
+
+def test_nothing_of_a_body_is_read_without_a_key(root: Path) -> None:
+    with (
+        served(root, auth="on", keys=str(KEY)) as service,
+        socket.create_connection(("127.0.0.1", service.port), 30) as connection,
+    ):
+        connection.sendall(b"POST /sample HTTP/1.1\r\nHost: here\r\nContent-Length: 16000000\r\n\r\n{")
+        assert connection.recv(1000).startswith(b"HTTP/1.1 401")
+
+
+def test_keys_are_not_in_the_log(root: Path) -> None:
+    with app_with(root, log_requests=True) as client, capture_logs() as lines:
+        wait_until_ready(client)
+        client.post("/sample", json={}, headers=bearer(TOKEN))
+        client.get("/models/%1b[31mred%0a", headers=bearer(TOKEN))
+    asked = [line for line in lines if line["event"] == "request"]
+    assert [line["key"] for line in asked[-2:]] == ["shop", "shop"]
+    assert asked[-1]["path"] == "/models/%1B%5B31mred%0A"
+    assert TOKEN not in str(lines)
+
+
+@pytest.mark.parametrize(
+    ("headers", "client", "status"),
+    [
+        ({}, "127.0.0.1", 200), ({"host": "localhost:8000"}, "127.0.0.1", 200), ({"host": "[::1]:8000"}, "::1", 200),
+        ({"host": "evil.example"}, "127.0.0.1", 403), ({"x-forwarded-for": "8.8.8.8"}, "127.0.0.1", 403),
+        ({"origin": "http://evil.example"}, "127.0.0.1", 403), ({}, "10.0.0.7", 403),
+    ],
+)  # fmt: skip
+def test_without_keys_admin_routes_are_for_this_machine(
+    headers: dict[str, str], client: str, status: int, root: Path
+) -> None:
+    app = create_app(Settings(models_dir=root, default_model="foreign", device="cpu"))
+    with TestClient(app, base_url="http://127.0.0.1:8000", client=(client, 1)) as caller:
+        assert caller.post("/admin/reload", headers=headers).status_code == status
+        assert caller.get("/models", headers=headers).status_code == 200
+
+
+def test_names_do_not_walk_the_file_system(locked: TestClient) -> None:
+    for name in ("../foreign", "..", ".", "/etc", "foreign/1", "foreign/../foreign", "~", "foreign\0", "C:\\"):
+        answer = locked.post("/sample", json={"model": name}, headers=bearer(TOKEN))
+        assert (answer.status_code, answer.json()["error"]["type"]) == (404, "unknown_model")
+    for path in ("/models/..%2fforeign", "/models/..%2f..%2fetc%2fpasswd/preview.png", "/models/%2e%2e/preview.png"):
+        assert locked.get(path, headers=bearer(TOKEN)).status_code == 404
+
+
+def test_checksums_can_be_asked_for(root: Path) -> None:
+    with app_with(root, require_checksums=True) as client:
+        until(lambda: "loading" not in client.get("/health/ready").json()["models"].values())
+        answer = client.get("/health/ready")
+        assert answer.status_code == 503
+        assert "no checksums" in answer.json()["reason"]
+
+
+# --- rates ---
+
+
+@given(st.floats(0.5, 50), st.lists(st.floats(0, 3), min_size=1, max_size=60))
+def test_a_bucket_gives_its_rate_and_no_more(rate: float, gaps: list[float]) -> None:
+    """Over any time, at most the burst and what has flowed in; whoever waits as long as it is told gets one."""
+    now, given_out = 100.0, 0
+    bucket = Bucket(rate, now)
+    for gap in gaps:
+        now += gap
+        wait = bucket.take(rate, now)
+        given_out += not wait
+        if wait:
+            assert 0 < wait <= 1 / rate + 1e-6
+        assert given_out <= max(1.0, rate) + rate * (now - 100.0) + 1e-6
+    now += bucket.take(rate, now) + 1e-6
+    wait = bucket.take(rate, now)
+    assert wait == 0 or bucket.take(rate, now + wait + 1e-6) == 0
+
+
+def test_who_asks_too_often_is_told_when_to_come_back(root: Path) -> None:
+    token, key = security.create("slow", ["infer"], rate=0.5)
+    with app_with(root, keys=f"{key} {KEY}") as client:
+        wait_until_ready(client)
+        assert client.get("/models", headers=bearer(token)).status_code == 200
+        answer = client.get("/models", headers=bearer(token))
+        assert (answer.status_code, answer.headers["retry-after"]) == (429, "2")
+        assert "the key slow may ask 0.5 times a second" in answer.json()["error"]["message"]
+        assert 'manifold_refused_total{reason="rate"} 1.0' in client.get("/metrics").text
+        assert all(client.get("/models", headers=bearer(TOKEN)).status_code == 200 for _ in range(5))
+    guard = Security(Settings(keys=str(KEY), auth="on", rate=2))
+    for _ in range(2):
+        guard.check(f"Bearer {TOKEN}", "infer")
+    with pytest.raises(Busy):
+        guard.check(f"Bearer {TOKEN}", "infer")
+
+
+# --- the file of keys, and the certificate, while the service runs ---
+
+
+def test_keys_are_read_again_without_a_restart(root: Path, tmp_path: Path) -> None:
+    file = tmp_path / "keys"
+    made = CliRunner().invoke(commands, ["key", "ops", "--scope", "infer", "--scope", "admin", "--file", str(file)])
+    ops = made.stdout.split("\n")[0]
+    assert file.stat().st_mode & 0o777 == 0o600
+    assert ops not in file.read_text()
+    with app_with(root, keys="", keys_file=file) as client:
+        wait_until_ready(client)
+        token = CliRunner().invoke(commands, ["key", "late", "--file", str(file), "--rate", "5"]).stdout.split("\n")[0]
+        assert client.get("/models", headers=bearer(token)).status_code == 401
+        told = client.post("/admin/reload", headers=bearer(ops)).json()
+        assert told["keys"] == [
+            {"name": "ops", "scopes": ["admin", "infer"], "rate": 0}, {"name": "late", "scopes": ["infer"], "rate": 5},
+        ]  # fmt: skip
+        assert client.get("/models", headers=bearer(token)).status_code == 200
+        good = file.read_text()
+        file.write_text(good.replace("late", "la te"))
+        answer = client.post("/admin/reload", headers=bearer(ops))
+        assert answer.status_code == 422
+        assert "what there was is kept" in answer.json()["error"]["message"]
+        assert client.get("/models", headers=bearer(token)).status_code == 200
+        file.write_text("\n".join(line for line in good.split("\n") if "late" not in line))
+        client.post("/admin/reload", headers=bearer(ops))
+        assert client.get("/models", headers=bearer(token)).status_code == 401
+    again = CliRunner().invoke(commands, ["key", "ops", "--file", str(file)])
+    assert again.exit_code != 0
+    assert str(again.exception).startswith(f"{file}: there is a key called ops")
+
+
+@pytest.fixture(scope="module")
+def authority() -> trustme.CA:
+    return trustme.CA()
+
+
+def certify(authority: trustme.CA, folder: Path) -> dict[str, Path]:
+    """A fresh certificate for this machine, as settings name it."""
+    made = authority.issue_cert("127.0.0.1", "localhost")
+    made.private_key_pem.write_to_path(folder / "key.pem")
+    (folder / "certificate.pem").write_bytes(b"".join(blob.bytes() for blob in made.cert_chain_pems))
+    return {"tls_certificate": folder / "certificate.pem", "tls_key": folder / "key.pem"}
+
+
+def serial(port: int) -> str:
+    """Of the certificate that is shown on a port."""
+    return hashlib.sha256(ssl.get_server_certificate(("127.0.0.1", port)).encode()).hexdigest()
+
+
+def test_tls_for_both_and_a_new_certificate_while_it_runs(root: Path, tmp_path: Path, authority: trustme.CA) -> None:
+    options = certify(authority, tmp_path)
+    trusting = ssl.create_default_context(cadata=authority.cert_pem.bytes().decode())
+    channel_of = grpc.ssl_channel_credentials(authority.cert_pem.bytes())
+    with served(root, grpc=True, auth="on", keys=f"{KEY} {ADMIN}", **options) as service:
+        url, rpc_port = f"https://localhost:{service.port}", service.server.rpc.port
+
+        def sample() -> pb.SampleResponse:
+            with grpc.secure_channel(f"localhost:{rpc_port}", channel_of) as channel:
+                mine = [("authorization", f"Bearer {TOKEN}")]
+                answer: pb.SampleResponse = stubs.ManifoldStub(channel).Sample(
+                    pb.SampleRequest(seed=1), metadata=mine, timeout=60
+                )
+                return answer
+
+        answer = httpx.post(f"{url}/sample", json={"seed": 1}, headers=bearer(TOKEN), verify=trusting)
+        assert answer.status_code == 200
+        assert answer.headers["strict-transport-security"].startswith("max-age=")
+        assert sample().images[0] == base64.b64decode(answer.json()["images"][0])
+        with pytest.raises(httpx.TransportError):
+            httpx.get(f"http://localhost:{service.port}/health/live")
+        before = serial(service.port), serial(rpc_port)
+        certify(authority, tmp_path)
+        assert httpx.post(f"{url}/admin/reload", headers=bearer(ADMIN_TOKEN), verify=trusting).json()["tls"]
+        after = serial(service.port), serial(rpc_port)
+        assert before[0] == before[1] != after[0] == after[1]
+        assert sample().images
+        (tmp_path / "key.pem").write_text("not a key")
+        assert httpx.post(f"{url}/admin/reload", headers=bearer(ADMIN_TOKEN), verify=trusting).status_code == 422
+        assert sample().images
+        assert serial(service.port) == after[0]
+
+
+def environment_of(**options: object) -> dict[str, str]:
+    """Settings as a process is told them."""
+    told = {f"MANIFOLD_{name.upper()}": str(value) for name, value in options.items()}
+    return {**os.environ, "PYTHONPATH": str(ROOT), **told}
+
+
+def test_a_signal_reloads_and_a_probe_asks(root: Path, tmp_path: Path, authority: trustme.CA) -> None:
+    port, file = free_port(), tmp_path / "keys"
+    file.write_text(f"{ADMIN}\n")
+    environment = environment_of(
+        **certify(authority, tmp_path), keys_file=file, models_dir=root, host="0.0.0.0", port=port, grpc_port=0, default_model="foreign"
+    )  # fmt: skip
+    trusting = ssl.create_default_context(cadata=authority.cert_pem.bytes().decode())
+
+    def probe() -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "service.probe"],
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+            cwd=tmp_path,
+        )
+
+    assert probe().returncode == 1
+    with subprocess.Popen(
+        [sys.executable, "-m", "service"], env=environment, cwd=tmp_path, stderr=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            with httpx.Client(base_url=f"https://127.0.0.1:{port}", verify=trusting, headers=bearer(TOKEN)) as client:
+                until(lambda: probe().returncode == 0, 120)
+                assert client.get("/models").status_code == 401
+                file.write_text(f"{ADMIN}\n{KEY}\n")
+                process.send_signal(signal.SIGHUP)
+                until(lambda: client.get("/models").status_code == 200)
+                file.write_text("nonsense")
+                process.send_signal(signal.SIGHUP)
+                time.sleep(0.5)
+                assert client.get("/models").status_code == 200
+        finally:
+            process.terminate()
+            error = process.communicate(timeout=60)[1]
+    assert "not reloaded, what there was is kept" in error
+    assert "nonsense" not in error
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        ({"tls_certificate": "there.pem"}, "both are needed"),
+        ({"tls_certificate": "no.pem", "tls_key": "no.pem"}, "no.pem with no.pem cannot be used"),
+        ({"keys_file": "nowhere"}, "nowhere cannot be read"),
+    ],
+)
+def test_files_that_are_not_there_end_the_start(options: dict[str, str], complaint: str, root: Path) -> None:
+    environment = environment_of(models_dir=root, **options)
+    done = subprocess.run(
+        [sys.executable, "-m", "service"],
+        env=environment,
+        cwd=root,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert complaint in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+# --- gRPC ---
+
+
+def test_rpcs_ask_for_keys_as_routes_do(root: Path) -> None:
+    with (
+        served(root, grpc=True, auth="on", keys=f"{KEY} {ADMIN}") as service,
+        grpc.insecure_channel(service.target) as channel,
+    ):
+        stub = stubs.ManifoldStub(channel)
+        requests: dict[str, Any] = {
+            "SampleStream": pb.SampleRequest(), "AnomalyScoreFile": iter([pb.ScoreFileRequest(kind="csv")]), "ListModels": pb.ListModelsRequest(),
+            "GetModel": pb.GetModelRequest(), "GetStats": pb.GetModelRequest(), "GetPreview": pb.GetModelRequest(), "AnomalyScore": pb.ScoreRequest(),
+        }  # fmt: skip
+        names = [method.name for method in pb.DESCRIPTOR.services_by_name["Manifold"].methods]
+        for name in names:
+            request = requests.get(name) or getattr(pb, f"{name}Request")()
+            with pytest.raises(grpc.RpcError) as caught:
+                answer = getattr(stub, name)(request, timeout=30)
+                list(answer)
+            assert caught.value.code() is grpc.StatusCode.UNAUTHENTICATED, name
+            assert "manifold key NAME" in caught.value.details()
+        mine = [("authorization", f"Bearer {TOKEN}")]
+        assert stub.Sample(pb.SampleRequest(seed=1), metadata=mine, timeout=30).images
+        assert len(list(stub.SampleStream(pb.SampleRequest(seed=1, n=9), metadata=mine, timeout=30))) > 1
+        assert [model.name for model in stub.ListModels(pb.ListModelsRequest(), metadata=mine, timeout=30).models] == [
+            "foreign"
+        ]
+        with pytest.raises(grpc.RpcError) as caught:
+            stub.Sample(pb.SampleRequest(seed=1), metadata=[("authorization", "Bearer mf_x")], timeout=30)
+        assert caught.value.code() is grpc.StatusCode.UNAUTHENTICATED
+        told = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=30)
+        assert told.status == health_pb2.HealthCheckResponse.SERVING
+        assert service.metric(r'manifold_key_requests_total\{key="shop"\}') == 3
+
+
+# --- pages, headers, other origins ---
+
+
+def test_every_answer_carries_its_guards(locked: TestClient) -> None:
+    for path in (
+        "/",
+        "/docs",
+        "/models",
+        "/nowhere",
+        "/health/live",
+        "/metrics",
+        "/openapi.json",
+        "/static-offline-docs/swagger-ui.css",
+    ):
+        headers = locked.get(path).headers
+        assert headers["x-content-type-options"] == "nosniff"
+        assert headers["x-frame-options"] == "DENY"
+        assert "frame-ancestors 'none'" in headers["content-security-policy"]
+        assert "strict-transport-security" not in headers
+        assert "access-control-allow-origin" not in headers
+        assert "server" not in headers
+    made = locked.post("/sample", json={}, headers=bearer(TOKEN)).headers
+    assert made["content-security-policy"] == "default-src 'none'; frame-ancestors 'none'"
+    assert made["cache-control"] == "no-store"
+
+
+def test_pages_may_run_what_they_hold_and_nothing_else(locked: TestClient) -> None:
+    for path in ("/", "/docs"):
+        page = locked.get(path)
+        policy = page.headers["content-security-policy"]
+        scripts = re.findall(r"<script>(.*?)</script>", page.text, re.DOTALL)
+        assert scripts
+        for script in scripts:
+            assert base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() in policy
+        assert "unsafe-inline" not in policy.split("style-src")[0]
+        assert not re.search(r"""\son\w+=["']""", page.text)
+
+
+def test_other_origins_only_where_they_are_named(root: Path) -> None:
+    asked = {
+        "Origin": "https://shop.example",
+        "Access-Control-Request-Method": "POST",
+        "Access-Control-Request-Headers": "authorization,content-type",
+    }
+    with app_with(root) as client:
+        answer = client.options("/sample", headers=asked)
+        assert answer.status_code == 401
+        assert "access-control-allow-origin" not in answer.headers
+    with app_with(root, cors_origins=("https://shop.example", "https://b.example")) as client:
+        wait_until_ready(client)
+        answer = client.options("/sample", headers=asked)
+        assert (answer.status_code, answer.headers["access-control-allow-origin"]) == (200, "https://shop.example")
+        assert client.options("/sample", headers={**asked, "Origin": "https://evil.example"}).status_code == 400
+        made = client.post("/sample", json={}, headers={"Origin": "https://shop.example", **bearer(TOKEN)})
+        assert made.headers["access-control-allow-origin"] == "https://shop.example"
+        refused = client.post("/sample", json={}, headers={"Origin": "https://shop.example"})
+        assert (refused.status_code, refused.headers["access-control-allow-origin"]) == (401, "https://shop.example")
+        theirs = client.post("/sample", json={}, headers={"Origin": "https://evil.example", **bearer(TOKEN)})
+        assert "access-control-allow-origin" not in theirs.headers
+
+
+# --- recalibration over HTTP ---
+
+
+def test_an_admin_recalibrates_a_model(tiny: Path, tmp_path: Path) -> None:
+    models = tmp_path / "models"
+    shutil.copytree(tiny / "models" / "table", models / "table")
+    rows = as_csv(made_table(300))
+    headers = {"Content-Type": "text/csv"}
+    with app_with(models, default_model="table") as client:
+        wait_until_ready(client)
+        path = "/admin/models/table/calibrate"
+        assert client.post(path, content=rows, headers={**headers, **bearer(TOKEN)}).status_code == 403
+        before = client.get("/models/table", headers=bearer(TOKEN)).json()["version"]
+        answer = client.post(path, content=rows, headers={**headers, **bearer(ADMIN_TOKEN)})
+        assert answer.status_code == 200, answer.text
+        assert answer.json()["version"] == before + 1
+        assert "300 rows" in answer.json()["done"]
+        request = {"model": "table", "rows": [{"price": 3.0, "weight": 70, "kind": "small", "paid": 1}]}
+        scored = client.post("/anomaly-score", json=request, headers=bearer(TOKEN)).json()
+        assert (scored["version"], scored["calibration"]["n"]) == (before + 1, 300)
+        old = client.post("/anomaly-score", json={**request, "version": before}, headers=bearer(TOKEN)).json()
+        assert old["version"] == before
+        assert old["calibration"]["id"] != scored["calibration"]["id"]
+        for content, kind, status in (
+            (b"", "text/csv", 400),
+            (rows, "image/png", 415),
+            (b"a,b\n1,2\n", "text/csv", 400),
+        ):
+            answer = client.post(path, content=content, headers={"Content-Type": kind, **bearer(ADMIN_TOKEN)})
+            assert answer.status_code == status, answer.text
+        assert (
+            client.post(
+                "/admin/models/none/calibrate", content=rows, headers={**headers, **bearer(ADMIN_TOKEN)}
+            ).status_code
+            == 404
+        )
+        assert sorted(path.name for path in (models / "table").iterdir()) == [str(before), str(before + 1)]
+
+
+def test_models_that_cannot_be_written_stay(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def read_only(*_: object) -> None:
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr(repository, "staging", read_only)
+    with app_with(tiny / "models", default_model="table") as client:
+        wait_until_ready(client)
+        answer = client.post(
+            "/admin/models/table/calibrate", content=as_csv(made_table(300)),
+            headers={"Content-Type": "text/csv", **bearer(ADMIN_TOKEN)},
+        )  # fmt: skip
+        assert answer.status_code == 409
+        assert "cannot be written" in answer.json()["error"]["message"]
