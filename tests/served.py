@@ -50,7 +50,7 @@ class Served:
 
     def _start(self, root: Path, options: dict[str, Any]) -> None:
         settings = Settings(models_dir=root, device="cpu", **{"port": 0, "drain_seconds": 30, **options})
-        app = create_app(settings)
+        app = self.app = create_app(settings)
         self.registry: Registry = app.state.registry
         self.server = Server(app, settings)
         self.thread = threading.Thread(target=self.server.run)
