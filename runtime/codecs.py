@@ -309,15 +309,19 @@ def from_npy(content: bytes, field: str) -> NDArray[Any]:
     try:
         version = np.lib.format.read_magic(buffer)
         read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, fortran, dtype = read_header(buffer)
-    except _DAMAGE:
+        with warnings.catch_warnings(action="ignore"):  # numpy's, of headers that Python 2 might have written
+            shape, fortran, dtype = read_header(buffer)
+    except Exception:  # the header is a Python literal, and numpy lets through whatever its tokenizer and parser raise
         raise Malformed(f"{field}: not a readable .npy body (numpy.save of an array)", field=field) from None
     if dtype.kind not in "fiub":
         raise InvalidValue(f"{field}: an array of numbers is needed, not {dtype}", field=field)
     body = content[buffer.tell() :]
     if len(body) != math.prod(shape) * dtype.itemsize:
         raise Malformed(f"{field}: {len(body)} bytes do not make {dtype}{list(shape)}", field=field)
-    return np.frombuffer(body, dtype).reshape(shape, order="F" if fortran else "C")
+    try:
+        return np.frombuffer(body, dtype).reshape(shape, order="F" if fortran else "C")
+    except (ValueError, OverflowError):  # nothing at all, or an extent beyond what an index may be
+        raise Malformed(f"{field}: an array of shape {list(shape)} cannot be", field=field) from None
 
 
 def floats(values: Sequence[Any] | NDArray[Any], shape: tuple[int, ...], field: str, *, limit: float = 1e6) -> Float32:

@@ -36,11 +36,13 @@ class Costs:
     @property
     def rate(self) -> float:
         """The p-value up to which flagging pays at best, at most 1/e: -e p log p = prevalence c_fn / ((1 - prevalence) c_fp)."""
-        gain = self.prevalence * self.false_negative / ((1 - self.prevalence) * self.false_positive)
+        # as logarithms: costs may be as small, or as far apart, as floats are
+        odds = math.log(self.prevalence) - math.log1p(-self.prevalence)
+        gain = odds + math.log(self.false_negative) - math.log(self.false_positive)
         low, high = 0.0, 1 / math.e
         for _ in range(80):
             middle = (low + high) / 2
-            low, high = (middle, high) if -math.e * middle * math.log(middle) < gain else (low, middle)
+            low, high = (middle, high) if 1 + math.log(middle) + math.log(-math.log(middle)) < gain else (low, middle)
         return high
 
 

@@ -59,7 +59,7 @@ def chunks(source: IO[bytes], kind: str, spec: TableSpec, *, rows: int = CHUNK_R
         for chunk in read(source, spec, rows):
             empty = False
             yield chunk
-    except (pyarrow.ArrowInvalid, pyarrow.ArrowNotImplementedError, OSError, UnicodeDecodeError) as error:
+    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
         raise Malformed(f"file: cannot be read as {kind}: {_first_line(error)}", field="file") from error
     if empty:
         raise Malformed("file: has no rows", field="file")
@@ -177,9 +177,24 @@ def _parquet(source: IO[bytes], spec: TableSpec, rows: int) -> Iterator[Chunk]:
 
     file = parquet.ParquetFile(source)
     _check_columns(file.schema_arrow.names, spec)
+    for name in spec.names:
+        _check_type(name, file.schema_arrow.field(name).type)
     number = 1
     for batch in file.iter_batches(batch_size=rows, columns=spec.names):
         numbers = np.arange(number, number + batch.num_rows)
         number += batch.num_rows
         table = {name: np.asarray(batch.column(name).to_numpy(zero_copy_only=False)) for name in spec.names}
         yield Chunk(numbers, table)
+
+
+def _check_type(name: str, kind: Any) -> None:
+    """Raises Malformed for a column that holds neither numbers nor texts: lists, times, bytes."""
+    from pyarrow import types
+
+    plain = kind.value_type if types.is_dictionary(kind) else kind
+    tests = (
+        types.is_integer, types.is_floating, types.is_decimal, types.is_boolean, types.is_null,
+        types.is_string, types.is_large_string, types.is_string_view,
+    )  # fmt: skip
+    if not any(test(plain) for test in tests):
+        raise Malformed(f"file: column {name!r} holds {kind}; numbers, texts or booleans are needed", field="file")

@@ -10,7 +10,7 @@ import numpy as np
 import orjson
 from pydantic import ValidationError
 from starlette.datastructures import UploadFile
-from starlette.formparsers import MultiPartException
+from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
 from runtime import codecs
@@ -91,9 +91,28 @@ def query(request: Incoming) -> dict[str, Any]:
     return {key: _field(key, text) for key, text in request.of_starlette(b"").query_params.items()}
 
 
+class _Parts(MultiPartParser):
+    """Starlette's parser, which also knows whether the body has an end: one that was cut off would lack images in silence."""
+
+    ended = False
+
+    def on_end(self) -> None:
+        """The closing boundary."""
+        self.ended = True
+
+    def check_end(self) -> None:
+        """Raises MultiPartException where none came."""
+        if not self.ended:
+            for file in self._files_to_close_on_error:
+                file.close()
+            raise MultiPartException("it ends within a part")
+
+
 async def _multipart(request: Request, settings: Settings) -> tuple[dict[str, Any], tuple[bytes, ...]]:
+    parser = _Parts(request.headers, request.stream(), max_files=settings.max_items, max_fields=64)
     try:
-        form = await request.form(max_files=settings.max_items, max_fields=64)
+        form = await parser.parse()
+        parser.check_end()
     except (MultiPartException, ManifoldError) as error:
         raise Malformed(f"body: not readable as {MULTIPART}: {error.message}", field="body") from None
     except Exception as error:  # Starlette wraps parser errors into its HTTPException, python-multipart has its own

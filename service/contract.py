@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, StrictBool
 
 from runtime.sampling import MAX_SEED
 
@@ -81,7 +81,7 @@ class SampleRequest(Chance):
     temperature: float = Field(
         default=1.0, ge=0.01, le=100, allow_inf_nan=False, description="scales normal latents, divides logits"
     )
-    return_latents: bool = False
+    return_latents: StrictBool = False
     encoding: Literal["png", "array"] = Field(
         default="png", description="of images: base64 PNG in `images`, or numbers in `data`"
     )
@@ -178,7 +178,7 @@ class ScoreRequest(Items):
         default=None, gt=0, lt=1, allow_inf_nan=False,
         description="false positive rate of the band `block`; a tenth of that for review where left out",
     )  # fmt: skip
-    explain: bool = False
+    explain: StrictBool = False
 
 
 class ClassifyRequest(Content):

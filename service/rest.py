@@ -366,16 +366,14 @@ def _document(app: FastAPI) -> None:
                     "200": {
                         "description": "OK",
                         "content": {encoding.JSON: {"schema": _ref(response)}, **pictures, codecs.NPY: binary},
-                    },
-                    **{str(status): refused for status in sorted({*STATUS.values(), 500})},
+                    }
                 }
             schema["paths"] |= others
             for path, operations in schema["paths"].items():
                 for operation in operations.values():
                     if path not in OPEN:
                         operation["security"] = [{"key": []}]
-                        refused_codes = {"401": refused, "403": refused, "429": refused}
-                        operation["responses"] = {**refused_codes, **operation["responses"]}
+                        operation["responses"] |= {str(status): refused for status in sorted({*STATUS.values(), 500})}
             schema["components"]["securitySchemes"] = {
                 "key": {
                     "type": "http",

@@ -6,20 +6,21 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
+from dataclasses import dataclass
 from typing import Any, TypeAlias, TypeVar
 
 import grpc
 import orjson
 import structlog
 from google.protobuf import any_pb2, duration_pb2
-from google.protobuf.message import Message
+from google.protobuf.message import DecodeError, Message
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from grpc_status import rpc_status
 
 from runtime import errors
-from runtime.errors import InvalidValue, ManifoldError, NotFound, Unavailable, UnsupportedMedia
+from runtime.errors import InvalidValue, Malformed, ManifoldError, NotFound, Unavailable, UnsupportedMedia
 from service import bodies, contract, describe, encoding, messages, replies, uploads
 from service.asgi import REQUEST_ID, new_id
 from service.handlers import Answer, Handlers
@@ -137,13 +138,13 @@ class Servicer(stubs.ManifoldServicer):
         """The rows of a file."""
         async with Call(self, context, "AnomalyScoreFile"):
             self.registry.check_open()
-            head = await anext(aiter(sent), pb.ScoreFileRequest())
+            head = _readable(await anext(aiter(sent), pb.ScoreFileRequest()))
             if head.kind not in uploads.KINDS:
                 raise UnsupportedMedia(f"kind: {head.kind or 'nothing'} is not read", field="kind", valid=uploads.KINDS)
             fields, given = _read(head.request, contract.ScoreRequest)
             if given.images or given.array is not None:
                 raise InvalidValue("images: not beside a file of rows", field="images")
-            chunks = (part.chunk async for part in sent)
+            chunks = (_readable(part).chunk async for part in sent)
             limits = self.settings.max_upload_bytes
             _, lines = await uploads.score(fields, head.kind, chunks, limits, self.handlers, self.metrics)
             async with aclosing(lines):
@@ -155,6 +156,7 @@ class Servicer(stubs.ManifoldServicer):
     async def ListModels(self, message: pb.ListModelsRequest, context: Context) -> pb.ModelList:  # noqa: N802
         """What there is, and its state."""
         async with Call(self, context, "ListModels"):
+            _readable(message)
             default = self.settings.default_model
             answer = pb.ModelList()
             for entry in self.registry.shown:
@@ -191,7 +193,7 @@ class Servicer(stubs.ManifoldServicer):
         self, context: Context, route: str, message: Message, shape: type[R],
         method: Callable[[R, Uploads, int | None], Awaitable[Answer]], answer: M,
     ) -> M:  # fmt: skip
-        async with Call(self, context, type(message).DESCRIPTOR.name.removesuffix("Request")) as call:
+        async with Call(self, context, shape.__name__.removesuffix("Request")) as call:
             self.registry.check_open()
             fields, given = _read(message, shape)
             return await self._write(await method(fields, given, _deadline(context)), route, answer, call.request_id)
@@ -267,15 +269,60 @@ def status(error: ManifoldError, request_id: str) -> status_pb2.Status:
 
 
 def _read(message: Message, shape: type[R]) -> tuple[R, Uploads]:
-    fields, given = messages.request(message)
+    fields, given = messages.request(_readable(message))
     return bodies.validate(shape, fields), given
 
 
 def _which(message: pb.GetModelRequest) -> tuple[str | None, int | None]:
+    _readable(message)
     return (
         message.model if message.HasField("model") else None,
         message.version if message.HasField("version") else None,
     )
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """Bytes that are not the message they should be."""
+
+    name: str
+
+
+def _readable(message: M) -> M:
+    """Raises Malformed for what is not."""
+    if isinstance(message, Unreadable):
+        raise Malformed(f"the message is not a {message.name} of proto/manifold.proto")
+    return message
+
+
+class Tolerant:
+    """Stands in for a server where rpcs are added: what cannot be read is then an error like any other, not gRPC's INTERNAL."""
+
+    def __init__(self, server: grpc.aio.Server) -> None:
+        self.server = server
+
+    def add_generic_rpc_handlers(self, handlers: object) -> None:
+        """The same handlers come by the other method too."""
+
+    def add_registered_method_handlers(self, service: str, handlers: dict[str, Any]) -> None:
+        """The handlers, by the names of their rpcs."""
+        tolerant = {
+            name: handler._replace(request_deserializer=_tolerant(handler.request_deserializer))
+            for name, handler in handlers.items()
+        }
+        self.server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, tolerant),))
+
+
+def _tolerant(parse: Callable[[bytes], Message]) -> Callable[[bytes], Message | Unreadable]:
+    name = parse.__self__.DESCRIPTOR.name  # type: ignore[attr-defined]
+
+    def read(content: bytes) -> Message | Unreadable:
+        try:
+            return parse(content)
+        except DecodeError:
+            return Unreadable(name)
+
+    return read
 
 
 def _deadline(context: Context) -> int | None:
@@ -339,7 +386,7 @@ class Server:
                 *ALIVE.items(),
             ],
         )  # fmt: skip
-        stubs.add_ManifoldServicer_to_server(self.servicer, server)
+        stubs.add_ManifoldServicer_to_server(self.servicer, Tolerant(server))
         told = health.aio.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(told, server)
         reflection.enable_server_reflection((NAME, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
