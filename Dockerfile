@@ -11,6 +11,8 @@ RUN python3 -m venv /opt/tools && python3 -m venv --without-pip /opt/venv
 COPY deploy/requirements/build.txt /src/
 RUN /opt/tools/bin/pip install --no-cache-dir --require-hashes -r /src/build.txt
 ENV PIP="/opt/tools/bin/pip --python /opt/venv/bin/python install --no-cache-dir --no-deps"
+# what no service runs: packages' own tests, and headers
+ENV SLIM="find /opt/venv/lib -depth -type d ( -name tests -o -name include ) -exec rm -rf {} +"
 
 FROM tools AS wheel
 WORKDIR /src
@@ -23,7 +25,7 @@ RUN /opt/tools/bin/pip wheel --no-cache-dir --no-deps --no-build-isolation --whe
 
 FROM tools AS service-venv
 COPY deploy/requirements/service.txt /src/
-RUN ${PIP} --require-hashes -r /src/service.txt
+RUN ${PIP} --require-hashes -r /src/service.txt && ${SLIM}
 COPY --from=wheel /wheels /wheels
 RUN ${PIP} /wheels/*.whl
 
@@ -50,7 +52,7 @@ COPY models models
 
 FROM tools AS gpu-venv
 COPY deploy/requirements/gpu.txt /src/
-RUN ${PIP} --require-hashes -r /src/gpu.txt
+RUN ${PIP} --require-hashes -r /src/gpu.txt && ${SLIM}
 COPY --from=wheel /wheels /wheels
 RUN ${PIP} /wheels/*.whl
 
@@ -76,7 +78,11 @@ COPY evaluation evaluation
 RUN ${PIP} --no-build-isolation .
 
 FROM base AS train
-ENV MANIFOLD_CACHE=/data/cache
+USER root
+RUN mkdir /sets && chown manifold /sets
+USER manifold
+# downloads of data sets and reference features
+ENV XDG_CACHE_HOME=/sets MPLCONFIGDIR=/tmp/matplotlib
 COPY --from=train-venv /opt/venv /opt/venv
 WORKDIR /data
 HEALTHCHECK NONE

@@ -59,7 +59,7 @@ def chunks(source: IO[bytes], kind: str, spec: TableSpec, *, rows: int = CHUNK_R
         for chunk in read(source, spec, rows):
             empty = False
             yield chunk
-    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
+    except (pyarrow.ArrowException, OSError, UnicodeDecodeError, csv.Error) as error:
         raise Malformed(f"file: cannot be read as {kind}: {_first_line(error)}", field="file") from error
     if empty:
         raise Malformed("file: has no rows", field="file")

@@ -16,7 +16,7 @@ from types import FrameType
 import structlog
 import uvicorn
 
-from runtime import backends
+from runtime import backends, repository
 from runtime.errors import ManifoldError
 from service import rpc
 from service import settings as settings_module
@@ -25,7 +25,7 @@ from service.connections import Protocol, limited
 from service.registry import Registry
 from service.rest import create_app
 from service.security import Security
-from service.settings import Settings
+from service.settings import Settings, SettingsError
 
 log = structlog.get_logger()
 
@@ -46,7 +46,7 @@ class Server(uvicorn.Server):
         self.settings, self.stop_at = settings, math.inf
         self.cut = metrics.cut
         config = uvicorn.Config(
-            app, host=settings.host, port=settings.port, log_level="warning", access_log=False, server_header=False, proxy_headers=False, ws="none",
+            app, host=settings.host, port=settings.port, log_level="error", access_log=False, server_header=False, proxy_headers=False, ws="none",
             http=limited(settings, lambda reason: metrics.cut.labels(reason).inc()), timeout_keep_alive=KEEP_ALIVE, backlog=BACKLOG,
             timeout_graceful_shutdown=round(settings.drain_seconds), ssl_certfile=settings.tls_certificate, ssl_keyfile=settings.tls_key,
         )  # fmt: skip
@@ -135,6 +135,9 @@ def _allow_files() -> None:
 
 def configure_log(style: str) -> None:
     """Structured lines on stderr, as JSON or for people."""
+    logging.getLogger("python_multipart").setLevel(
+        logging.CRITICAL
+    )  # it says what clients do wrong; so does the answer
     plain = structlog.dev.ConsoleRenderer(
         colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
     )  # never with local variables: they hold what clients sent
@@ -148,10 +151,30 @@ def configure_log(style: str) -> None:
     )
 
 
+def check(settings: Settings) -> str:
+    """What would be served, and to whom. Raises ManifoldError where the service would not start, or would have nothing to serve."""
+    security = Security(settings)
+    names = sorted(repository.scan(settings.models_dir))
+    if not names:
+        raise SettingsError(
+            f"{settings.models_dir}: holds no models; MANIFOLD_MODELS_DIR (MODELS of docker-compose.yml) names the folder of models"
+        )
+    if settings.default_model is not None and settings.default_model not in names:
+        raise SettingsError(
+            f"default_model: there is no {settings.default_model!r} in {settings.models_dir}", valid=names
+        )
+    keys = f"keys: {', '.join(security.keys)}" if security.needed else "no keys asked for"
+    return f"{len(names)} models: {', '.join(names)}; {keys}; {'TLS' if security.certificate else 'no TLS'}"
+
+
 def main() -> int:
-    """The entry point: a wrong setting is one clear line and exit status 2."""
+    """The entry point: a wrong setting is one clear line and exit status 2. With --check, nothing is served."""
     try:
-        run(settings_module.read())
+        settings = settings_module.read()
+        if sys.argv[1:] == ["--check"]:
+            print(check(settings))
+        else:
+            run(settings)
     except ManifoldError as error:
         print(
             error.message,

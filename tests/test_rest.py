@@ -404,6 +404,11 @@ def test_headers(client: TestClient, headers: dict[str, str], status: int) -> No
         assert response.json()["error"]["valid"] or "gzip" in str(headers)
 
 
+def form(content: bytes) -> bytes:
+    """A part of a form, without the closing boundary."""
+    return b'--x\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n' + content + b"\r\n"
+
+
 def test_binary_bodies_that_are_wrong(client: TestClient) -> None:
     for content, kind, status in (
         (b"", "image/png", 400),
@@ -416,7 +421,10 @@ def test_binary_bodies_that_are_wrong(client: TestClient) -> None:
         (codecs.to_npy(np.zeros((0, 28, 28))), codecs.NPY, 422),
         (codecs.to_npy(np.zeros((1, 28, 28), "c8")), codecs.NPY, 422),
         (b"--x\r\n", "multipart/form-data", 400),
-        (b"--x\r\nbroken", "multipart/form-data; boundary=x", 422),
+        (b"--x\r\nbroken", "multipart/form-data; boundary=x", 400),
+        (b"--x--\r\n", "multipart/form-data; boundary=x", 422),
+        # the second image was cut off
+        (form(png()) + b"--x\r\n" + form(png())[:-40], "multipart/form-data; boundary=x", 400),
     ):
         response = client.post("/encode", content=content, headers={"content-type": kind})
         assert response.status_code == status, (kind, content[:20], response.text)
