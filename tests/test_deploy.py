@@ -12,8 +12,11 @@ import pytest
 import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from prometheus_client import Counter, Gauge
+from prometheus_client.parser import text_string_to_metric_families
 
 from runtime import repository
+from service.histograms import Histogram
 from service.metrics import Metrics
 from service.registry import Registry
 from service.settings import Settings
@@ -29,25 +32,29 @@ ALERTS = [
 BOARD = json.loads((ROOT / "deploy/grafana/dashboards/manifold.json").read_text())
 OPERATIONS = (ROOT / "docs/operations.md").read_text()
 # set by the images or the compose file itself, or of one model
-NOT_IN_ENV = {"host", "port", "grpc_port", "published", "models_dir", "device", "log_format", "models"}
+NOT_IN_ENV = {"host", "port", "grpc_port", "models_dir", "device", "log_format", "models"}
 ADDED = {"instance", "job", "le"}  # labels that Prometheus or a histogram adds
-OWN_LABELS = {"ALERTS"}
 
 
 @pytest.fixture(scope="module")
 def exported() -> dict[str, set[str]]:
-    """Labels by metric: what /metrics has once everything has happened."""
+    """Labels by metric, as /metrics has them."""
     metrics = Metrics(Registry(Settings(models_dir=SHIPPED)))
+    declared: dict[str, set[str]] = {}
+    for family in vars(metrics).values():
+        if isinstance(family, Histogram):
+            declared[family.name] = set(family.names)
+        elif isinstance(family, Counter | Gauge):
+            declared[family._name] = set(family._labelnames)
     found: dict[str, set[str]] = {}
-    for collector in metrics.collected._collector_to_names:
-        labels = set(getattr(collector, "_labelnames", ()) or getattr(collector, "labels", ()) or ())
-        for family in collector.collect():
-            of_family = labels or {name for sample in family.samples for name in sample.labels} - {"le"}
-            if family.name.startswith("manifold_score"):
-                of_family = {"model", "version", "part"}
-            suffixes = {"counter": ("_total",), "histogram": ("_bucket", "_sum", "_count")}.get(family.type, ("",))
-            for suffix in suffixes:
-                found[family.name + suffix] = of_family
+    for family in text_string_to_metric_families(metrics.page().decode()):
+        labels = (
+            {"model", "version", "part"}
+            if family.name.startswith("manifold_score")
+            else declared.get(family.name, set())
+        )
+        suffixes = {"counter": ("_total",), "histogram": ("_bucket", "_sum", "_count")}.get(family.type, ("",))
+        found |= dict.fromkeys((family.name + suffix for suffix in suffixes), labels)
     return found
 
 
