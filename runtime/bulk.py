@@ -22,7 +22,7 @@ from runtime.decisions import Judged, Rule
 from runtime.engine import Model
 from runtime.errors import UnsupportedTask
 from runtime.operations import Scores
-from runtime.spec import TableSpec
+from runtime.spec import NumericColumn, TableSpec
 
 Array = NDArray[Any]
 
@@ -88,10 +88,21 @@ class Encoded:
     table: dict[str, Array]  # columns as they came, bad rows among them
     places: Array  # of the n rows, in the table
 
-    def given(self, which: Array) -> list[dict[str, Any]]:
-        """Some of the n rows as they came."""
-        picked = {name: values[self.places[which]].tolist() for name, values in self.table.items()}
+    def given(self, which: Array, spec: TableSpec) -> list[dict[str, Any]]:
+        """Some of the n rows as they came; numbers as numbers, though a wrong one elsewhere has made their column one of texts."""
+        picked = {
+            column.name: [
+                _number(value) if isinstance(column, NumericColumn) else value
+                for value in self.table[column.name][self.places[which]].tolist()
+            ]
+            for column in spec.columns
+        }
         return [dict(zip(picked, values, strict=True)) for values in zip(*picked.values(), strict=True)]
+
+
+def _number(value: Any) -> Any:
+    """Texts and decimals as floats; nothing stays nothing."""
+    return value if value is None or isinstance(value, bool | int | float) else float(value) if value != "" else None
 
 
 def encoded(model: Model, source: IO[bytes], kind: str, *, rows: int = files.CHUNK_ROWS) -> Iterator[Encoded]:
@@ -168,7 +179,7 @@ def _explained(model: Model, part: Encoded, scores: Scores, judged: Judged) -> l
     if len(flagged):
         few = Scores({name: values[flagged] for name, values in scores.terms.items()}, scores.surprise[flagged])
         why = model.drive(reasons.find(model.manifest, part.data[flagged], few, model.calibrated))
-        for at, reason in zip(flagged, reasons.describe(why, spec, about, part.given(flagged)), strict=True):
+        for at, reason in zip(flagged, reasons.describe(why, spec, about, part.given(flagged, spec)), strict=True):
             found[at] = reason
     return found
 

@@ -199,7 +199,17 @@ def test_npy_round_trip_and_no_pickles() -> None:
     assert np.array_equal(codecs.from_npy(codecs.to_npy(array), "b"), array)
     buffer = io.BytesIO()
     np.save(buffer, np.asarray([{}], object), allow_pickle=True)
-    for wrong in (b"", b"\x93NUMPY", b"PK\x03\x04", codecs.to_npy(array)[:-1], codecs.to_npy(array) + b"0"):
+    head = b"\x93NUMPY\x01\x00v\x00"
+    odd = [
+        (head + text).ljust(127) + b"\n"
+        for text in (
+            b"(",
+            b"'",
+            b"\0",
+            b"{'descr': '<f4', 'fortran_order': False, 'shape': (0, 99999999999999999999), }",
+        )
+    ]
+    for wrong in (b"", b"\x93NUMPY", b"PK\x03\x04", codecs.to_npy(array)[:-1], codecs.to_npy(array) + b"0", *odd):
         with pytest.raises(Malformed):
             codecs.from_npy(wrong, "b")
     for other in (buffer.getvalue(), codecs.to_npy(np.asarray(["a"]))):

@@ -189,6 +189,8 @@ def test_costs_flag_where_the_bound_says_that_it_pays() -> None:
         rates.append(p)
     assert rates == sorted(rates)
     assert decisions.Costs(1.0, 1e9, 0.5).rate == pytest.approx(1 / np.e)
+    for extreme in (decisions.Costs(5e-324, 5e-324, 1 - 2**-53), decisions.Costs(1e308, 5e-324, 5e-324)):
+        assert 0 < extreme.rate <= 1 / np.e
     found = _judge([998.5], costs=decisions.Costs(1.0, 100.0, 0.001))
     assert found.threshold.false_positive_rate == pytest.approx(rates[1])
 

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import datetime
+import io
 import json
 from collections.abc import Iterator
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
+from pyarrow import parquet
 from starlette.testclient import TestClient
 
 from service import uploads
@@ -77,9 +82,38 @@ def test_budget_and_reasons(service: TestClient, monkeypatch: pytest.MonkeyPatch
     assert all(line["explanation"] is None for line in lines if not line["is_anomaly"])
 
 
+def test_reasons_hold_numbers_beside_a_bad_row(service: TestClient) -> None:
+    """One cell that is no number makes its whole column one of texts, in the file; a column of decimals is one of numbers."""
+    content = b"price,weight,kind,paid\n900,70,small,0\nx,70,small,0\n1,200,large,1\n"
+    first, bad, third, last = post(service, content, explain="true", budget=2)
+    assert "error" in bad
+    for line, price in ((first, 900.0), (third, 1.0)):
+        values = {column["column"]: column["value"] for column in line["explanation"]["columns"]}
+        assert values["price"] == price
+        assert isinstance(values["price"], float)
+    assert last["total"]["flagged"] == 2
+    table = {"price": [Decimal("900.5"), None], "weight": [70.0, 71.0], "kind": ["small", "large"], "paid": [0, 1]}
+    buffer = io.BytesIO()
+    parquet.write_table(pa.table(table), buffer)
+    first, *_ = post(service, buffer.getvalue(), "application/vnd.apache.parquet", explain="true", budget=1)
+    assert {column["column"]: column["value"] for column in first["explanation"]["columns"]}["price"] == 900.5
+
+
+@pytest.mark.parametrize("cell", [[1, 2], {"a": 1}, b"bytes", datetime.date(2026, 1, 1), datetime.timedelta(1)])
+def test_columns_of_other_things_are_refused(service: TestClient, cell: Any) -> None:
+    table = {"price": [cell] * 2, "weight": [70.0, 71.0], "kind": ["small", "large"], "paid": [0, 1]}
+    buffer = io.BytesIO()
+    parquet.write_table(pa.table(table), buffer)
+    headers = {"Content-Type": "application/vnd.apache.parquet"}
+    answer = service.post("/anomaly-score", content=buffer.getvalue(), headers=headers)
+    assert answer.status_code == 400
+    assert "column 'price' holds" in answer.json()["error"]["message"]
+
+
 @pytest.mark.parametrize(
     ("content", "query", "status", "field", "says"),
     [
+        (b"\rice,weight,kind,paid\n1,2,small,0\n", {}, 400, "file", "cannot be read as csv"),
         (b"", {}, 400, "file", "is empty"),
         (b"price,weight\n1,2\n", {}, 400, "file", "lacks the column"),
         (b"price,weight,kind,paid\n", {}, 400, "file", "has no rows"),
