@@ -84,6 +84,20 @@ def test_empty_lines_between_requests_are_not_requests(service: Served) -> None:
         assert error_of(rest(connection)) == (408, "slow_head")
 
 
+@pytest.mark.parametrize(
+    "sent", [b"", b"POST /sample HTTP/1.1\r\n", b"POST /sample HTTP/1.1\r\nContent-Length: 10\r\n\r\n{"]
+)
+def test_who_closes_half_of_a_connection_is_let_go(sent: bytes, service: Served) -> None:
+    """It will send nothing more, and what it has sent is no request."""
+    with connect(service, sent) as connection:
+        connection.shutdown(socket.SHUT_WR)
+        began = time.monotonic()
+        rest(connection)
+        assert time.monotonic() - began < 10
+    until(lambda: len(service.server.server_state.connections) <= 1)  # httpx' own may still be there
+    assert is_well(service)
+
+
 @pytest.mark.parametrize("pieces", [0, 1, 10_000])
 def test_a_body_that_does_not_come_is_not_waited_for(pieces: int, service: Served) -> None:
     before = cuts(service, "slow_body")
