@@ -43,14 +43,15 @@ GONE = 499  # status under which they are counted: nobody gets it
 OPEN = frozenset({"/", "/docs", "/openapi.json", "/health/live", "/health/ready", "/metrics"})
 OPEN_BELOW = "/static-offline-docs/"
 ADMIN = "/admin/"
-GUARDS = (  # an answer is data: no page may run, frame or guess at it
+# an answer is data: no page may run, frame or guess at it, and nobody in between keep it
+DATA = (
     (b"x-content-type-options", b"nosniff"),
-    (b"x-frame-options", b"DENY"),
-    (b"referrer-policy", b"no-referrer"),
+    (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
     (b"cross-origin-resource-policy", b"same-origin"),
+    (b"cache-control", b"no-store"),
 )
-BARE = (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'")
-NO_STORE = (b"cache-control", b"no-store")
+# to pages, besides; they have a policy and a cache-control of their own
+PAGES = ((b"x-frame-options", b"DENY"), (b"referrer-policy", b"no-referrer"))
 STRICT = (b"strict-transport-security", b"max-age=31536000")
 
 _PREFIX, _COUNT = secrets.token_hex(8), itertools.count(secrets.randbelow(2**40))
@@ -131,7 +132,7 @@ class Front:
         settings = registry.settings
         self.flights, self.intake = Flights(), Intake(settings.max_bodies_bytes)
         self.log_requests = settings.log_requests
-        self.guards = (*GUARDS, STRICT) if settings.tls_certificate else GUARDS
+        self.guards = (*DATA, STRICT) if settings.tls_certificate else DATA
         self.state = app.state
         self._entered = _cors(self._enter, settings) if settings.cors_origins else self._enter
 
@@ -209,10 +210,8 @@ class Front:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 own = {name for name, _ in message["headers"]}
-                more = [pair for pair in (BARE, NO_STORE) if pair[0] not in own]
-                message["headers"] = [
-                    *message["headers"], (b"x-request-id", request_id.encode("latin-1")), *self.guards, *more,
-                ]  # fmt: skip
+                more = [pair for pair in (*self.guards, *PAGES) if pair[0] not in own]
+                message["headers"] = [*message["headers"], (b"x-request-id", request_id.encode("latin-1")), *more]
             await send(message)
 
         await self.app(scope, receive, send_with_id)
@@ -223,8 +222,6 @@ class Front:
             (b"content-type", reply.media_type.encode("latin-1")),
             (b"x-request-id", request_id.encode("latin-1")),
             *self.guards,
-            BARE,
-            NO_STORE,
             *((name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in reply.headers.items()),
         ]
         body = reply.body

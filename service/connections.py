@@ -61,58 +61,52 @@ class Protocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """A client has come."""
         super().connection_made(cast(asyncio.Transport, JoinedWrites(transport)))
-        self.state, self.since = "head", self.loop.time()  # what is waited for, and since when
-        self.head = self.body = 0  # bytes of each
+        self.received = 0  # bytes
+        self.loose = (
+            0  # of them, since a head ended or a piece of a body came: of a head, of trailers, or of nothing at all
+        )
+        self.last: Any = None  # the request that came last
+        # what is waited for, in which request; since when, and from which byte on; what is not written yet, and since when
+        self.seen: tuple[Any, str] = (None, "head")
+        self.since, self.start = self.loop.time(), 0
         self.unsent, self.unsent_since = 0, 0.0
         if len(self.connections) > self.settings.max_connections:
             self.refuse(503, "too_many", f"{self.settings.max_connections} connections are open; try again")
 
-    # --- what comes ---
-
     def data_received(self, data: bytes) -> None:
         """Bytes of the client."""
-        self.head += len(data)
+        self.received += len(data)
+        self.loose += len(data)
         super().data_received(data)
-        if self.head and self.state == "idle":  # empty lines between requests
-            self.state, self.since = "head", self.loop.time()
-        if self.head > MAX_HEAD and not self.transport.is_closing():
+        if self.cycle is not self.last:
+            self.last, self.loose = self.cycle, 0
+        elif self.loose > MAX_HEAD and not self.transport.is_closing():
             self.refuse(431, "head_too_large", f"the headers are over the limit of {MAX_HEAD} bytes")
 
-    def on_message_begin(self) -> None:
-        """Its first byte."""
-        super().on_message_begin()
-        self.state, self.since = "head", self.loop.time()
-
-    def on_headers_complete(self) -> None:
-        """The body is next, if there is one."""
-        self.head = self.body = 0
-        self.state, self.since = "body", self.loop.time()
-        super().on_headers_complete()
-
     def on_body(self, body: bytes) -> None:
-        """A piece of it."""
-        self.head = 0
-        self.body += len(body)
+        """A piece of one."""
         super().on_body(body)
+        self.loose = 0
 
-    def on_message_complete(self) -> None:
-        """All of it is here."""
-        self.head = 0
-        self.state = "idle"  # which uvicorn looks after, between requests
-        super().on_message_complete()
-
-    # --- what takes too long ---
+    @property
+    def awaited(self) -> str:
+        """A head, a body, or nothing: a request is worked on, or uvicorn looks after the time between two."""
+        if self.cycle is None or self.cycle.response_complete:
+            return "head" if self.timeout_keep_alive_task is None else "nothing"
+        return "body" if self.cycle.more_body else "nothing"
 
     def look(self, now: float, every: float) -> None:
         """Ends the connection where its client has had its time. Called every so many seconds."""
-        limit = self.settings.receive_seconds
+        limit, awaited = self.settings.receive_seconds, self.awaited
+        if self.seen != (self.cycle, awaited):
+            self.seen, self.since, self.start = (self.cycle, awaited), now, self.received
         if self.transport.is_closing():
             pass  # said already; what is left to write has its time below
         elif self.flow.read_paused:  # it is the service that does not read
             self.since += every
-        elif self.state == "head" and now - self.since > limit:
+        elif awaited == "head" and now - self.since > limit:
             self.refuse(408, "slow_head", f"no whole request came within {limit:g} s")
-        elif self.state == "body" and now - self.since > limit + self.body / SLOWEST:
+        elif awaited == "body" and now - self.since > limit + (self.received - self.start) / SLOWEST:
             self.refuse(408, "slow_body", f"the body comes at less than {SLOWEST} bytes/s")
         waiting = self.transport.get_write_buffer_size()
         if waiting != self.unsent or not waiting:

@@ -172,7 +172,7 @@ def main() -> int:
                 cwd=folder, capture_output=True, text=True, check=False,
             )  # fmt: skip
             broken += done.returncode != 0
-            told = [line.strip() for line in done.stdout.splitlines() if "generated" in line or "Tested" in line]
+            told = [line.strip() for line in done.stdout.splitlines() if "generated," in line or "Tested" in line]
             print("schemathesis:", done.stdout[-3000:] if done.returncode else "; ".join(told))
             print(f"after schemathesis: {service.memory():.0f} MB, {service.files()} files")
         log = service.log.read_text()

@@ -498,11 +498,13 @@ def test_every_answer_carries_its_guards(locked: TestClient) -> None:
     ):
         headers = locked.get(path).headers
         assert headers["x-content-type-options"] == "nosniff"
-        assert headers["x-frame-options"] == "DENY"
         assert "frame-ancestors 'none'" in headers["content-security-policy"]
         assert "strict-transport-security" not in headers
         assert "access-control-allow-origin" not in headers
         assert "server" not in headers
+    for path in ("/", "/docs"):
+        headers = locked.get(path).headers
+        assert (headers["x-frame-options"], headers["referrer-policy"]) == ("DENY", "no-referrer")
     made = locked.post("/sample", json={}, headers=bearer(TOKEN)).headers
     assert made["content-security-policy"] == "default-src 'none'; frame-ancestors 'none'"
     assert made["cache-control"] == "no-store"
