@@ -55,7 +55,11 @@ class Served:
         self.server = Server(app, settings)
         self.thread = threading.Thread(target=self.server.run)
         self.thread.start()
-        until(lambda: not self.thread.is_alive() or (self.server.started and not self._loading()), 240)
+        until(lambda: not self.thread.is_alive() or (self._listens() and not self._loading()), 240)
+
+    def _listens(self) -> bool:
+        """On both ports, where there are two: gRPC's comes after HTTP's."""
+        return self.server.started and bool(self.server.rpc.port or not self.registry.settings.rpc_port)
 
     def _loading(self) -> bool:
         return "loading" in {entry.state for entry in self.registry.shown}
