@@ -204,6 +204,8 @@ def test_who_does_not_read_is_left(service: Served) -> None:
 
 def test_a_thousand_idle_connections_are_in_nobodys_way(service: Served) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard < 2500:
+        pytest.skip(f"a process may open {hard} files here, and both ends of a thousand connections are in this one")
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, max(soft, 4096)), hard))
     with contextlib.ExitStack() as stack:
         with httpx.Client(timeout=30) as client:
