@@ -44,7 +44,6 @@ class Server(uvicorn.Server):
         self.registry: Registry = registry
         self.security: Security = security
         self.settings, self.stop_at = settings, math.inf
-        self.cut = metrics.cut
         config = uvicorn.Config(
             app, host=settings.host, port=settings.port, log_level="error", access_log=False, server_header=False, proxy_headers=False, ws="none",
             http=limited(settings, lambda reason: metrics.cut.labels(reason).inc()), timeout_keep_alive=KEEP_ALIVE, backlog=BACKLOG,
@@ -159,7 +158,9 @@ def check(settings: Settings) -> str:
         raise SettingsError(
             f"{settings.models_dir}: holds no models; MANIFOLD_MODELS_DIR (MODELS of docker-compose.yml) names the folder of models"
         )
-    if settings.default_model is not None and settings.default_model not in names:
+    if (
+        "default_model" in settings.model_fields_set and settings.default_model not in names
+    ):  # the default's default may be missing
         raise SettingsError(
             f"default_model: there is no {settings.default_model!r} in {settings.models_dir}", valid=names
         )

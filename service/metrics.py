@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import platform
 import shutil
 import tempfile
@@ -202,9 +203,12 @@ class Metrics:
     def page(self) -> bytes:
         """The text that Prometheus reads."""
         for name, folder in (("models", self.models.settings.models_dir), ("temporary", tempfile.gettempdir())):
-            there = shutil.disk_usage(folder)
-            self.disk.labels(name, "free").set(there.free)
-            self.disk.labels(name, "total").set(there.total)
+            try:
+                total, _, free = map(float, shutil.disk_usage(folder))
+            except OSError:  # taken away while the service runs: everything else is still to be told
+                total = free = math.nan
+            self.disk.labels(name, "free").set(free)
+            self.disk.labels(name, "total").set(total)
         self.serving.set(self.models.readiness()[0])
         for entry in self.models.shown:
             self.ready.labels(entry.name, str(entry.version)).set(entry.state == "ready")

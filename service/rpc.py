@@ -345,7 +345,7 @@ class Gate(grpc.aio.ServerInterceptor):
         self, continuation: Callable[[Any], Awaitable[Any]], details: grpc.HandlerCallDetails
     ) -> Any:
         """Lets a call through, or answers it with the error."""
-        _, service, name = details.method.split("/")
+        service, _, name = details.method.removeprefix("/").partition("/")
         if service == NAME:
             given = next((value for key, value in details.invocation_metadata if key == "authorization"), None)
             try:

@@ -21,9 +21,8 @@ from runtime.errors import Busy, Forbidden, Unauthorized
 from service.settings import Settings, SettingsError
 
 SCOPES = ("infer", "admin")
-ENTRY = re.compile(
-    r"(?P<name>[A-Za-z0-9._-]{1,64}):(?P<scopes>[a-z+]+):(?P<digest>[0-9a-f]{64})(:(?P<rate>\d+(\.\d+)?))?"
-)
+NAME = "[A-Za-z0-9._-]{1,64}"
+ENTRY = re.compile(rf"(?P<name>{NAME}):(?P<scopes>[a-z+]+):(?P<digest>[0-9a-f]{{64}})(:(?P<rate>\d+(\.\d+)?))?")
 SHAPE = "NAME:SCOPES:SHA256[:RATE], as `manifold key NAME` prints it"
 HOW = "send the header Authorization: Bearer KEY; `manifold key NAME` makes one"
 
@@ -45,6 +44,8 @@ class Key:
 
 def create(name: str, scopes: Iterable[str], rate: float = 0) -> tuple[str, Key]:
     """A new token, which is nowhere kept, and its key. Raises SettingsError for a name or scope that cannot be."""
+    if not re.fullmatch(NAME, name):
+        raise SettingsError(f"name: {name!r} is to be letters, digits, dots and dashes, 64 at most", field="name")
     token = f"mf_{secrets.token_urlsafe(32)}"
     entry = f"{name}:{'+'.join(scopes)}:{_digest(token).hex()}" + (f":{rate:g}" if rate else "")
     return token, parse(entry)[0]

@@ -32,6 +32,7 @@ from cli import app as commands
 from runtime import repository
 from runtime.errors import Busy, Forbidden, Unauthorized
 from service import security
+from service.__main__ import check
 from service.asgi import OPEN
 from service.rest import USE_CASES, create_app
 from service.security import Bucket, Security
@@ -100,6 +101,21 @@ def test_wrong_entries_are_named_and_not_repeated(text: str, complaint: str) -> 
     with pytest.raises(SettingsError, match=complaint) as caught:
         Security(Settings(keys=text, auth="on"))
     assert TOKEN not in caught.value.message
+
+
+def test_a_key_that_cannot_be_says_what_is_wrong_with_it() -> None:
+    for name in ("", "bad name", "a:b", "x" * 65):
+        with pytest.raises(SettingsError, match="letters, digits"):
+            security.create(name, ["infer"])
+    with pytest.raises(SettingsError, match="valid are infer, admin"):
+        security.create("a", ["root"])
+
+
+def test_a_look_beforehand_takes_models_of_ones_own(root: Path) -> None:
+    """The default model's default need not be there; one that is named must."""
+    assert "1 models: foreign" in check(Settings(models_dir=root))
+    with pytest.raises(SettingsError, match="gone"):
+        check(Settings(models_dir=root, default_model="gone"))
 
 
 @pytest.mark.parametrize(
