@@ -14,7 +14,7 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
 from runtime import codecs
-from runtime.errors import InvalidValue, Malformed, ManifoldError, TooLarge, UnsupportedMedia
+from runtime.errors import InvalidValue, Malformed, TooLarge, UnsupportedMedia
 from service import contract
 from service.encoding import JSON
 from service.incoming import Incoming
@@ -113,13 +113,12 @@ async def _multipart(request: Request, settings: Settings) -> tuple[dict[str, An
     try:
         form = await parser.parse()
         parser.check_end()
-    except (MultiPartException, ManifoldError) as error:
-        raise Malformed(f"body: not readable as {MULTIPART}: {error.message}", field="body") from None
-    except Exception as error:  # Starlette wraps parser errors into its HTTPException, python-multipart has its own
-        detail = getattr(error, "detail", str(error))
-        if "Too many files" in str(detail):
+    except MultiPartException as error:
+        if error.message.startswith("Too many files"):
             raise TooLarge(f"file: over the limit of {settings.max_items} a request", field="file") from None
-        raise Malformed(f"body: not readable as {MULTIPART}: {detail}", field="body") from None
+        raise Malformed(f"body: not readable as {MULTIPART}: {error.message}", field="body") from None
+    except (ValueError, LookupError) as error:  # of the boundary, or an encoding that there is not
+        raise Malformed(f"body: not readable as {MULTIPART}: {error}", field="body") from None
     fields: dict[str, Any] = {}
     files = []
     try:

@@ -246,6 +246,14 @@ def test_bodies_have_a_limit_together(tmp_path: Path) -> None:
         until(lambda: service.app.intake.held == 0)
 
 
+def test_a_form_with_too_many_files_says_the_limit(tmp_path: Path) -> None:
+    foreign.write(tmp_path)
+    with served(tmp_path, max_items=2) as service:
+        answer = httpx.post(f"{service.url}/encode", files=[("file", ("a", b"x"))] * 3, timeout=30)
+    assert answer.status_code == 413
+    assert answer.json()["error"]["message"] == "file: over the limit of 2 a request"
+
+
 def test_pipelined_requests_are_answered_in_order(service: Served) -> None:
     requests = [json.dumps({"seed": seed, "encoding": "array"}).encode() for seed in range(5)]
     content = b"".join(
