@@ -25,6 +25,7 @@ import torch
 
 from runtime import sampling
 from training import graphs, loops
+from training.emissions import Levels
 from training.gated import GatedNetwork, Sampler
 
 Arrays = Mapping[str, np.ndarray]
@@ -34,7 +35,7 @@ class Codes(torch.nn.Module):
     """A `finish` that leaves the codes as they are: only the sampler is timed."""
 
     def forward(self, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        codes = rows.permute(1, 0, 2).contiguous()
+        codes = rows[..., 0].permute(1, 0, 2).contiguous()
         return codes, codes.float()
 
 
@@ -51,8 +52,9 @@ class Graphs:
 
     def __init__(self, size: Mapping[str, Any], folder: Path) -> None:
         torch.manual_seed(0)
-        options = {key: size[key] for key in ("channels", "layers", "head")}
-        network = GatedNetwork(size["levels"], size["grid"], CLASSES, dropout=0.0, **options).eval()
+        emission = Levels(size["levels"], 1, size["channels"], size["head"])
+        options = {key: size[key] for key in ("channels", "layers")}
+        network = GatedNetwork(emission, size["grid"], CLASSES, dropout=0.0, **options).eval()
         sampler = Sampler(network, Codes()).eval()
         codes, condition = torch.zeros(2, *size["grid"], dtype=torch.int64), torch.zeros(2, CLASSES)
         batch = torch.export.Dim("batch", min=1, max=65536)

@@ -248,6 +248,8 @@ def _example(tensor: InputSpec, manifest: Manifest, rows: int, generator: np.ran
             values = generator.integers(0, manifest.codes.levels if manifest.codes else 2, shape)
         case "temperature":
             values = np.ones(shape)
+        case "mask":
+            values = generator.integers(0, 2, shape)
         case "condition":
             legal = np.asarray(manifest.conditions.examples) if manifest.conditions else np.eye(tensor.shape[0])
             values = legal[generator.integers(0, len(legal), rows)]

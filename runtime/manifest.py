@@ -25,7 +25,7 @@ FILE = "manifest.json"
 NUMBERS = re.compile(r"\[\s+-?[\d.][\d.eE+-]*(?:,\s+-?[\d.][\d.eE+-]*)*\s+\]")
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 
-Source = Literal["normal", "uniform", "condition", "data", "latent", "codes", "temperature"]
+Source = Literal["normal", "uniform", "condition", "data", "mask", "latent", "codes", "temperature"]
 RANDOM: tuple[Source, ...] = ("normal", "uniform", "latent")  # the inputs that a seed can fill
 
 
@@ -191,7 +191,18 @@ class TaskSpec(Record):
         return self
 
 
-TASKS = ("decode", "decode_codes", "encode", "sample", "score", "score_codes", "translate", "features", "neighbours")
+TASKS = (
+    "decode",
+    "decode_codes",
+    "encode",
+    "sample",
+    "score",
+    "score_codes",
+    "translate",
+    "features",
+    "neighbours",
+    "impute",
+)
 
 # Outputs whose values may be any of several that are equally good, so that no two runtimes need agree: which of two items that lie equally
 # near comes first. Their distances are what is compared.
@@ -202,12 +213,14 @@ REQUIRED_OUTPUTS: dict[str, tuple[tuple[str, ...], ...]] = {  # any one of the a
     "decode": (("data",),),
     "decode_codes": (("data",),),
     "sample": (("data",),),
+    "impute": (("data",),),
     "encode": (("mean",), ("codes",)),
     "features": (("features",),),
     "neighbours": (("nearest", "distance"),),
 }
 REQUIRED_SOURCES: dict[str, Source] = {
     "decode": "latent", "decode_codes": "codes", "score_codes": "codes", "encode": "data", "score": "data", "features": "data", "neighbours": "data",
+    "impute": "mask",
 }  # fmt: skip
 
 
@@ -447,6 +460,7 @@ class Manifest(Record):
             "data": self.data.shape,
             "latent": latent,
             "codes": self.codes.shape if self.codes else None,
+            "mask": (1, *self.data.shape[1:]),
             "mean": latent,
             "log_variance": latent,
         }

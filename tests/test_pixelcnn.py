@@ -51,8 +51,8 @@ def naive(model: GatedPixelCNN, uniforms: Tensor, condition: Tensor, temperature
 def test_a_position_sees_all_before_it_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
     """Gradients, at a size where the receptive field covers the image: so no blind spot either."""
     model = network(grid(5, 5, 2), layers=5)
-    embedded = model.embedding(torch.zeros(1, 5, 5, dtype=torch.long)).detach().requires_grad_()
-    monkeypatch.setattr(model.embedding, "forward", lambda codes: embedded)
+    embedded = model.emission.embed(torch.zeros(1, 5, 5, 1, dtype=torch.long)).detach().requires_grad_()
+    monkeypatch.setattr(model.emission, "embed", lambda values: embedded)
     logits = model(torch.zeros(1, 5, 5, dtype=torch.long), torch.zeros(1, 3))
     for row, column in itertools.product(range(5), range(5)):
         (gradient,) = torch.autograd.grad(logits[0, :, row, column].sum(), embedded, retain_graph=True)

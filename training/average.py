@@ -8,9 +8,12 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
+UNIT_VECTORS = ("._u", "._v")  # torch's names for them
+
 
 class Average:
-    """Exponential moving average of weights and floating-point buffers (batch norm's too); others are copied.
+    """Exponential moving average of weights and floating-point buffers (batch norm's too); others are copied, and so are the vectors
+    of power iterations (spectral norms), as an average of unit vectors is none.
 
     The decay grows as (1 + step) / (10 + step) up to its value, so that short runs are not held back by their first weights.
     """
@@ -25,7 +28,7 @@ class Average:
         decay = min(self.decay, (1 + step) / (10 + step))
         floats, weights = [], []
         for name, value in self.model.state_dict().items():
-            if value.is_floating_point():
+            if value.is_floating_point() and not name.endswith(UNIT_VECTORS):
                 floats.append(self.shadow[name])
                 weights.append(value.detach())
             else:

@@ -13,6 +13,7 @@ from torch import nn
 from runtime import operations
 from runtime.manifest import Classification, CodesSpec, Conditions, InputSpec, LatentSpec, Scoring, TensorSpec
 from runtime.operations import Run
+from runtime.spec import DataSpec
 
 T = TypeVar("T")
 
@@ -50,6 +51,10 @@ class Exports:
     sampler: str | None = (
         None  # the score task's output with the logits of one parallel pass, for artifacts whose sampler loops
     )
+    autoregressive: bool = (
+        False  # the sampler goes on from what it drew: where one draw flips, the rest of the item is another
+    )
+    spec: DataSpec | None = None  # of the items, where the model rounds them to fewer levels than the data has
     description: str = ""
     extra: dict[str, Any] = field(default_factory=dict)  # more provenance
 

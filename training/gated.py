@@ -20,6 +20,7 @@ from torch.nn import functional as F
 
 from runtime.manifest import InputSpec, TensorSpec
 from training import loops
+from training.emissions import Emission
 from training.exports import Task
 
 
@@ -44,18 +45,20 @@ class Layer(nn.Module):
 
 
 class GatedNetwork(nn.Module):
-    """Logits of every position in one parallel pass. Codes (B, H, W) int64, condition (B, classes) float, logits (B, K, H, W)."""
+    """p of every position of a grid given those before it, in one parallel pass; what a position holds is the emission's business.
+
+    Items (B, H, W), or (B, S, H, W) of S parts: int64 levels, or float32 values. Condition (B, classes) float.
+    """
 
     def __init__(
-        self, levels: int, grid: tuple[int, int], classes: int, *, channels: int, layers: int, head: int, dropout: float
+        self, emission: Emission, grid: tuple[int, int], classes: int, *, channels: int, layers: int, dropout: float
     ) -> None:
         super().__init__()
-        self.levels, (self.height, self.width), self.classes, self.channels = levels, grid, classes, channels
-        self.embedding = nn.Embedding(levels, channels)
+        self.emission, self.parts = emission, emission.parts
+        (self.height, self.width), self.classes, self.channels = grid, classes, channels
         self.first_vertical = nn.Conv2d(channels, channels, (2, 3))
         self.first_horizontal = nn.Linear(2 * channels, channels)
         self.stack = nn.ModuleList(Layer(channels, max(1, classes)) for _ in range(layers))
-        self.head = nn.Sequential(nn.ReLU(), nn.Linear(channels, head), nn.ReLU(), nn.Linear(head, levels))
         self.dropout = nn.Dropout(dropout)
 
     @property
@@ -63,8 +66,36 @@ class GatedNetwork(nn.Module):
         """The gated layers, in order."""
         return cast(list[Layer], list(self.stack))
 
-    def forward(self, codes: Tensor, condition: Tensor) -> Tensor:
-        e = self.embedding(codes).permute(0, 3, 1, 2)  # (B, C, H, W)
+    @property
+    def uniforms(self) -> int:
+        """How many uniforms an item takes: those of one part of all positions lie together."""
+        return self.emission.draws * self.parts * self.height * self.width
+
+    def values(self, items: Tensor) -> Tensor:
+        """Items with their parts last, (B, H, W, S)."""
+        return items.permute(0, 2, 3, 1) if items.dim() == 4 else items[..., None]
+
+    def forward(self, items: Tensor, condition: Tensor) -> Tensor:
+        """The emission's parameters, (B, K, H, W) or (B, K, S, H, W) as the items are."""
+        parameters = self.parameters_of(items, condition)  # (B, H, W, S, K)
+        return parameters.permute(0, 4, 3, 1, 2) if items.dim() == 4 else parameters[..., 0, :].permute(0, 3, 1, 2)
+
+    def parameters_of(self, items: Tensor, condition: Tensor) -> Tensor:
+        """The emission's parameters, (B, H, W, S, K)."""
+        values = self.values(items)
+        return self.emission.parameters_of(self.features(values, condition).permute(0, 2, 3, 1), values)
+
+    def nll(self, items: Tensor, condition: Tensor) -> Tensor:
+        """-log p of each position given those before it, in nats, of the items' shape."""
+        nats = self.emission.nll(self.parameters_of(items, condition), self.values(items))
+        return nats.permute(0, 3, 1, 2) if items.dim() == 4 else nats[..., 0]
+
+    def features(self, values: Tensor, condition: Tensor) -> Tensor:
+        """values (B, H, W, S) to features (B, C, H, W) of which none sees its own position or a later one.
+
+        Shifts in place of masks: the first layer leaves out the position itself (mask A of van den Oord et al.), later ones do not (mask B).
+        """
+        e = self.emission.embed(values).permute(0, 3, 1, 2)  # (B, C, H, W)
         v = self.first_vertical(F.pad(e, (1, 1, 2, 0)))[:, :, :-1]  # row r sees rows r - 2 and r - 1
         left = F.pad(e, (2, 0))  # column c sees columns c - 2 and c - 1
         h = self._linear(self.first_horizontal, torch.cat([left[..., :-2], left[..., 1:-1]], 1))
@@ -77,7 +108,7 @@ class GatedNetwork(nn.Module):
             q = self._linear(layer.horizontal, torch.cat([before, h], 1)) + layer.link(p) + of_class_h
             residual, more = self._linear(layer.out, self.dropout(gate(q))).chunk(2, 1)
             h, skip = h + residual, skip + more
-        return self._linear(self.head, skip)
+        return skip
 
     @staticmethod
     def _linear(layer: nn.Module, x: Tensor) -> Tensor:
@@ -92,10 +123,6 @@ class GatedNetwork(nn.Module):
             if self.classes
             else torch.zeros_like(labels, dtype=torch.float32)[:, None]
         )
-
-    def nll(self, codes: Tensor, condition: Tensor) -> Tensor:
-        """-log p of each position given those before it, in nats, (B, H, W)."""
-        return F.cross_entropy(self(codes, condition), codes, reduction="none")
 
 
 # --- cached sampling ----------------------------------------------------------------------------------------------------------
@@ -113,6 +140,7 @@ class Setup(nn.Module):
         super().__init__()
         self.weights = nn.ModuleList(layer.classes for layer in model.layers)
         self.channels, self.width, self.classes = model.channels, model.width, model.classes
+        self.parts, self.integers = model.parts, model.emission.integers
 
     def forward(self, condition: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
         """condition (B, classes); without classes any (B, ...) tensor, for its number of rows."""
@@ -125,7 +153,11 @@ class Setup(nn.Module):
         empty = torch.zeros_like(classes[:, :, : self.channels])  # (layers, B, C)
         v_cache = empty[:, None].expand(-1, self.width, -1, -1).clone()  # (layers, W, B, C)
         h_cache = empty.transpose(0, 1).flatten(1)  # (B, layers C)
-        prev_row = torch.zeros_like(v_cache[0, :, :, 0]).transpose(0, 1).to(torch.int64)  # (B, W)
+        prev_row = (
+            torch.zeros_like(v_cache[0, :, :, :1]).transpose(0, 1).expand(-1, -1, self.parts).clone()
+        )  # (B, W, S)
+        if self.integers:
+            prev_row = prev_row.to(torch.int64)
         return classes, v_cache, v_cache[0].clone(), h_cache, empty[0].clone(), prev_row
 
 
@@ -165,7 +197,7 @@ class RowStep(nn.Module):
 
     def __init__(self, model: GatedNetwork) -> None:
         super().__init__()
-        self.embedding, self.first = model.embedding, TwoRows(model.first_vertical)
+        self.emission, self.first = model.emission, TwoRows(model.first_vertical)
         self.vertical = nn.ModuleList(TwoRows(layer.vertical) for layer in model.layers)
         self.link = nn.ModuleList(Pointwise(layer.link) for layer in model.layers)
         self.channels = model.channels
@@ -173,9 +205,11 @@ class RowStep(nn.Module):
     def forward(
         self, row: Tensor, prev_row: Tensor, row_cache: Tensor, v_cache: Tensor, classes: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """row (), prev_row (B, W), row_cache (W, B, C), v_cache (layers, W, B, C): links (W, B, layers 2C) to the horizontal
+        """row (), prev_row (B, W, S), row_cache (W, B, C), v_cache (layers, W, B, C): links (W, B, layers 2C) to the horizontal
         stack, what it adds for the class included, and both caches anew."""
-        above = self.embedding(prev_row.transpose(0, 1)) * (row > 0).to(torch.float32)  # zero padding above the image
+        above = self.emission.embed(prev_row.transpose(0, 1)) * (row > 0).to(
+            torch.float32
+        )  # zero padding above the image
         v = self.first(row_cache, above)
         links, cache = [], []
         for i, (vertical, link) in enumerate(zip(self.vertical, self.link)):  # noqa: B905 - TorchScript knows no strict
@@ -188,20 +222,21 @@ class RowStep(nn.Module):
 
 
 class PixelStep(nn.Module):
-    """The horizontal stack for one pixel, and its level. Memory: one column a layer, and the embedding of column c - 2."""
+    """The horizontal stack for one pixel, and its value. Memory: one column a layer, and the embedding of column c - 2."""
 
     def __init__(self, model: GatedNetwork) -> None:
         super().__init__()
-        self.embedding, self.first, self.head = model.embedding, model.first_horizontal, model.head
+        self.emission, self.first = model.emission, model.first_horizontal
         self.horizontal = nn.ModuleList(layer.horizontal for layer in model.layers)
         self.out = nn.ModuleList(layer.out for layer in model.layers)
-        self.channels, self.width, self.levels = model.channels, model.width, model.levels
+        self.width, self.places = model.width, model.height * model.width
+        self.draws = model.emission.draws * model.parts
 
     def forward(
         self, row: Tensor, column: Tensor, prev: Tensor, column_cache: Tensor, h_cache: Tensor, links: Tensor, uniforms: Tensor, temperature: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-        """prev (B,), column_cache (B, C), h_cache (B, layers C): the level (B,), and both caches anew."""
-        before = self.embedding(prev) * (column > 0).to(torch.float32)
+        """prev (B, S), column_cache (B, C), h_cache (B, layers C): the value (B, S), and both caches anew."""
+        before = self.emission.embed(prev) * (column > 0).to(torch.float32)
         h = self.first(torch.cat([column_cache, before], 1))
         link = links.index_select(0, column.view(1))[0].chunk(len(self.horizontal), 1)  # (B, 2C) each
         left = h_cache.chunk(len(self.horizontal), 1)  # (B, C) each
@@ -210,16 +245,45 @@ class PixelStep(nn.Module):
             cache.append(h)
             residual, more = out(gate(horizontal(torch.cat([left[i], h], 1)) + link[i])).chunk(2, 1)
             h, skip = h + residual, skip + more
-        probabilities = torch.softmax(self.head(skip) / temperature[:, None], 1)
-        u = uniforms.index_select(1, (row * self.width + column).view(1))
-        level = (probabilities.cumsum(1) <= u).to(torch.int64).sum(1).clamp(max=self.levels - 1)
-        return level, before, torch.cat(cache, 1)
+        mine = row * self.width + column + self.places * torch.arange(self.draws, device=row.device)
+        value = self.emission.pick(skip, uniforms.index_select(1, mine), temperature)
+        return value, before, torch.cat(cache, 1)
+
+
+class KeepKnown(nn.Module):
+    """A pixel's step that leaves what is known as it is: value where `keep` is 0, the known one where it is 1."""
+
+    def __init__(self, step: PixelStep) -> None:
+        super().__init__()
+        self.step, self.width = step, step.width
+
+    def forward(
+        self, row: Tensor, column: Tensor, prev: Tensor, column_cache: Tensor, h_cache: Tensor, links: Tensor, uniforms: Tensor, temperature: Tensor,
+        known: Tensor, keep: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+        """known (B, H W, S), keep (B, H W, 1) bool; the rest as in PixelStep."""
+        value, before, cache = self.step(row, column, prev, column_cache, h_cache, links, uniforms, temperature)
+        mine = (row * self.width + column).view(1)
+        value = torch.where(keep.index_select(1, mine)[:, 0], known.index_select(1, mine)[:, 0], value)
+        return value, before, cache
+
+
+class Known(nn.Module):
+    """data (B, S, H, W) and mask (B, 1, H, W), 1 where it is known, to what KeepKnown takes."""
+
+    def __init__(self, to_items: nn.Module) -> None:
+        super().__init__()
+        self.to_items = to_items
+
+    def forward(self, data: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        items = self.to_items(data)
+        return items.flatten(2).permute(0, 2, 1), (mask > 0.5).flatten(2).permute(0, 2, 1)
 
 
 class Sampler(nn.Module):
-    """uniforms (B, H W), condition (B, classes), temperature (B,): codes and items. Also what TorchScript compiles.
+    """uniforms (B, network.uniforms), condition (B, classes), temperature (B,): what `finish` makes. Also what TorchScript compiles.
 
-    `finish` makes codes (B, H, W) and items of the levels (H, B, W) that the loops leave.
+    `finish` makes codes (or values) and items of the values (H, B, W, S) that the loops leave.
     """
 
     def __init__(self, model: GatedNetwork, finish: nn.Module) -> None:
@@ -227,12 +291,21 @@ class Sampler(nn.Module):
         self.setup, self.row_step, self.pixel_step, self.finish = (
             Setup(model),
             RowStep(model),
-            PixelStep(model),
+            KeepKnown(PixelStep(model)),
             finish,
         )
-        self.height, self.width = model.height, model.width
+        self.height, self.width, self.parts = model.height, model.width, model.parts
+        self.uniforms = model.uniforms
 
     def forward(self, uniforms: Tensor, condition: Tensor, temperature: Tensor) -> tuple[Tensor, Tensor]:
+        known = self.setup(condition)[5][:, :1].expand(-1, self.height * self.width, -1)
+        codes, items = self.filled(uniforms, condition, temperature, known, torch.zeros_like(known[:, :, :1]) > 0)
+        return codes, items
+
+    def filled(
+        self, uniforms: Tensor, condition: Tensor, temperature: Tensor, known: Tensor, keep: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The same with some positions given, as KeepKnown takes them."""
         classes, v_cache, row_cache, empty_h, empty_column, prev_row = self.setup(condition)
         places = torch.arange(max(self.height, self.width), device=uniforms.device)
         rows = []
@@ -240,13 +313,13 @@ class Sampler(nn.Module):
             row = places[r]
             links, row_cache, v_cache = self.row_step(row, prev_row, row_cache, v_cache, classes)
             h_cache, column_cache, prev = empty_h, empty_column, prev_row[:, 0]
-            levels = []
+            values = []
             for c in range(self.width):
                 prev, column_cache, h_cache = self.pixel_step(
-                    row, places[c], prev, column_cache, h_cache, links, uniforms, temperature
+                    row, places[c], prev, column_cache, h_cache, links, uniforms, temperature, known, keep
                 )
-                levels.append(prev)
-            prev_row = torch.stack(levels, 1)
+                values.append(prev)
+            prev_row = torch.stack(values, 1)
             rows.append(prev_row)
         codes, items = self.finish(torch.stack(rows))
         return codes, items
@@ -259,34 +332,43 @@ class Sampler(nn.Module):
         """The same as three graphs, for `loops.by_rows`."""
         return loops.row_sampler(self._steps(), self.width)
 
-    def _steps(self) -> dict[str, Any]:
-        setup, row, pixel, finish = self.setup, self.row_step, self.pixel_step, self.finish
-        batch, layers, channels, width = 3, len(row.vertical), row.channels, self.width
-        uniforms, condition = torch.rand(batch, self.height * width), torch.rand(batch, max(1, setup.classes))
+    def _steps(self, known: nn.Module | None = None) -> dict[str, Any]:
+        """Every step as a graph; with `known`, that makes what is kept of data and mask, there is such a step too."""
+        setup, row, pixel, finish = self.setup, self.row_step, self.pixel_step.step, self.finish
+        batch, layers, channels, width = 3, len(row.vertical), setup.channels, self.width
+        uniforms, condition = torch.rand(batch, self.uniforms), torch.rand(batch, max(1, setup.classes))
         given, name = (condition, "condition") if setup.classes else (uniforms, "uniforms")
         classes, v_cache, row_cache, h_cache, empty_column, prev_row = setup(given)
         links = torch.zeros(width, batch, layers * 2 * channels)
         # two tensors: the exporter would take one object, given twice, for one input
         row_at, column_at = torch.tensor(1), torch.tensor(2)
-        return {
+        inputs = {
+            "row": row_at, "column": column_at, "prev": prev_row[:, 0], "column_cache": empty_column, "h_cache": h_cache, "links": links,
+            "uniforms": uniforms, "temperature": torch.ones(batch),
+        }  # fmt: skip
+        axes = {"prev": 0, "column_cache": 0, "h_cache": 0, "links": 1, "uniforms": 0, "temperature": 0}
+        steps: dict[str, Any] = {}
+        if known is not None:
+            image = torch.rand(batch, self.parts, self.height, width)
+            mask = (image[:, :1] > 0.5).float()
+            steps["known"] = loops.export(
+                known, {"given": image, "mask": mask}, ["known", "keep"], {"given": 0, "mask": 0}
+            )
+            held, keep = known(image, mask)
+            inputs, axes = {**inputs, "known": held, "keep": keep}, {**axes, "known": 0, "keep": 0}
+        return steps | {
             "setup": loops.export(setup, {name: given}, ["classes", "v_cache", "row_cache", "h_cache", "empty_column", "prev_row"], {name: 0}),
             "row": loops.export(
                 row, {"row": row_at, "prev_row": prev_row, "row_cache": row_cache, "v_cache": v_cache, "classes": classes},
                 ["links", "next_row_cache", "next_v_cache"], {"prev_row": 0, "row_cache": 1, "v_cache": 2, "classes": 1},
             ),
-            "pixel": loops.export(
-                pixel,
-                {"row": row_at, "column": column_at, "prev": prev_row[:, 0], "column_cache": empty_column, "h_cache": h_cache, "links": links,
-                 "uniforms": uniforms, "temperature": torch.ones(batch)},
-                ["level", "next_column_cache", "next_h_cache"],
-                {"prev": 0, "column_cache": 0, "h_cache": 0, "links": 1, "uniforms": 0, "temperature": 0},
-            ),
-            "finish": loops.export(finish, {"rows": prev_row[None].repeat(self.height, 1, 1)}, ["codes", "data"], {"rows": 1}),
+            "pixel": loops.export(pixel if known is None else self.pixel_step, inputs, ["value", "next_column_cache", "next_h_cache"], axes),
+            "finish": loops.export(finish, {"rows": prev_row[None].repeat(self.height, 1, 1, 1)}, ["codes", "data"], {"rows": 1}),
         }  # fmt: skip
 
 
 class FreeSampler(nn.Module):
-    """The same for a network without classes: uniforms (B, H W), temperature (B,)."""
+    """The same for a network without classes: uniforms, temperature (B,)."""
 
     def __init__(self, sampler: Sampler) -> None:
         super().__init__()
@@ -297,15 +379,66 @@ class FreeSampler(nn.Module):
         return codes, items
 
 
+class Imputer(nn.Module):
+    """uniforms, condition (B, classes), temperature (B,), data (B, S, H, W), mask (B, 1, H, W): as Sampler, with what is known kept.
+
+    The rest is drawn in order, each position given all before it: what is known further down has no say in it.
+    """
+
+    def __init__(self, sampler: Sampler, to_items: nn.Module) -> None:
+        super().__init__()
+        self.sampler, self.known = sampler, Known(to_items)
+
+    def forward(
+        self, uniforms: Tensor, condition: Tensor, temperature: Tensor, data: Tensor, mask: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        known, keep = self.known(data, mask)
+        codes, items = self.sampler.filled(uniforms, condition, temperature, known, keep)
+        return codes, items
+
+    def to_onnx(self) -> Any:
+        """One ONNX graph."""
+        return loops.grid_sampler(self.sampler._steps(self.known), self.sampler.height, self.sampler.width)
+
+
+class FreeImputer(nn.Module):
+    """The same for a network without classes."""
+
+    def __init__(self, imputer: Imputer) -> None:
+        super().__init__()
+        self.imputer = imputer
+
+    def forward(self, uniforms: Tensor, temperature: Tensor, data: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        codes, items = self.imputer(uniforms, uniforms, temperature, data, mask)
+        return codes, items
+
+
 def sampling(model: GatedNetwork, finish: nn.Module, outputs: Sequence[TensorSpec], max_rows: int) -> Task:
-    """The task `sample` of a network: uniforms, the condition where there are classes, and a temperature, to codes and items."""
+    """The task `sample` of a network: uniforms, the condition where there are classes, and a temperature, to what `finish` makes."""
     sampler = Sampler(model, finish)
+    return Task(sampler if model.classes else FreeSampler(sampler), _chance(model), outputs, sampler.to_onnx, max_rows)
+
+
+def imputing(
+    model: GatedNetwork, finish: nn.Module, to_items: nn.Module, outputs: Sequence[TensorSpec], max_rows: int
+) -> Task:
+    """The task `impute`: as `sample`, with an image and a mask of what is known of it. `to_items` makes the network's items of images."""
+    imputer = Imputer(Sampler(model, finish), to_items)
+    shape = (model.parts, model.height, model.width)
     inputs = [
-        InputSpec(role="uniforms", source="uniform", shape=(model.height * model.width,)),
+        *_chance(model),
+        InputSpec(role="data", name="given", source="data", shape=shape),  # what is made is called data too
+        InputSpec(role="mask", source="mask", shape=(1, *shape[1:])),
+    ]
+    return Task(imputer if model.classes else FreeImputer(imputer), inputs, outputs, imputer.to_onnx, max_rows)
+
+
+def _chance(model: GatedNetwork) -> list[InputSpec]:
+    return [
+        InputSpec(role="uniforms", source="uniform", shape=(model.uniforms,)),
         *told(model),
         InputSpec(role="temperature", source="temperature"),
     ]
-    return Task(sampler if model.classes else FreeSampler(sampler), inputs, outputs, sampler.to_onnx, max_rows)
 
 
 def told(model: GatedNetwork) -> list[InputSpec]:

@@ -29,18 +29,20 @@ def export(
 
 
 def grid_sampler(steps: Mapping[str, onnx.ModelProto], height: int, width: int) -> onnx.ModelProto:
-    """setup; for each row: row step, for each column: pixel step; finish.
+    """setup; for each row: row step, for each column: pixel step; finish. A step `known`, where there is one, comes before them.
 
-    In: uniforms, condition, temperature. Out: codes, data. The names are those of training.families.pixelcnn's steps.
+    In: uniforms, condition, temperature, and what `known` takes. Out: codes, data. The names are those of training.gated's steps.
     """
     parts = {name: _scoped(model, name) for name, model in steps.items()}
+    kind = _kind(parts)
     outer = _loop_body(
         "row", [*_row(parts), helper.make_node("Identity", ["next_prev_row"], ["finished_row"])],
-        {"prev_row": ("next_prev_row", TensorProto.INT64), "row_cache": ("next_row_cache", TensorProto.FLOAT), "v_cache": ("next_v_cache", TensorProto.FLOAT)},
-        scanned=[("finished_row", TensorProto.INT64)],
+        {"prev_row": ("next_prev_row", kind), "row_cache": ("next_row_cache", TensorProto.FLOAT), "v_cache": ("next_v_cache", TensorProto.FLOAT)},
+        scanned=[("finished_row", kind)],
     )  # fmt: skip
     start = {name: f"first_{name}" for name in ("prev_row", "row_cache", "v_cache")}
     nodes = [
+        *(parts["known"].node if "known" in parts else ()),
         *_renamed(parts["setup"].node, start),
         helper.make_node(
             "Loop", ["height", "", *start.values()], ["last_row", "last_row_cache", "last_v_cache", "rows"], body=outer
@@ -48,7 +50,7 @@ def grid_sampler(steps: Mapping[str, onnx.ModelProto], height: int, width: int) 
         *parts["finish"].node,
     ]
     given = _given(parts)
-    inputs = [given[name] for name in ("uniforms", "condition", "temperature") if name in given]
+    inputs = [given[name] for name in ("uniforms", "condition", "temperature", "given", "mask") if name in given]
     constants = _constants(height=height, width=width, zero=0)
     return _model(
         steps, nodes, "sampler", inputs, list(parts["finish"].output), [*constants, *_initializers(parts.values())]
@@ -61,7 +63,9 @@ def row_sampler(steps: Mapping[str, onnx.ModelProto], width: int) -> dict[str, o
     names = ("row", "prev_row", "row_cache", "v_cache", "classes", "h_cache", "empty_column", "uniforms", "temperature")
     made = {value.name: value for part in parts.values() for value in part.output}
     known = {**made, **_given(parts)}
-    row = helper.make_tensor_value_info("next_prev_row", TensorProto.INT64, ["batch", width])
+    values = made["prev_row"].type.tensor_type
+    shape = ["batch", width, values.shape.dim[2].dim_value]
+    row = helper.make_tensor_value_info("next_prev_row", values.elem_type, shape)
     model = _model(
         steps, _row(parts), "row", [known[name] for name in names], [row, made["next_row_cache"], made["next_v_cache"]],
         [*_constants(width=width, zero=0), *_initializers((parts["row"], parts["pixel"]))],
@@ -99,25 +103,32 @@ def by_rows(
         if not len(left):
             break
     if not len(left):
-        return np.zeros((0, height, rows[0].shape[1]), np.int64), np.zeros((0,)), left
+        return np.zeros((0, height, rows[0].shape[1]), rows[0].dtype), np.zeros((0,)), left
     finished = run("finish", {"rows": np.stack(rows)})
     return finished["codes"], finished["data"], left
 
 
 def _row(parts: Mapping[str, onnx.GraphProto]) -> list[onnx.NodeProto]:
     """One row: its vertical step, and the loop over its columns."""
+    kind = _kind(parts)
     inner = _loop_body(
         "column", [*parts["pixel"].node],
-        {"prev": ("level", TensorProto.INT64), "column_cache": ("next_column_cache", TensorProto.FLOAT), "h_cache_in_row": ("next_h_cache", TensorProto.FLOAT)},
-        scanned=[("level", TensorProto.INT64)], rename={"h_cache": "h_cache_in_row"},
+        {"prev": ("value", kind), "column_cache": ("next_column_cache", TensorProto.FLOAT), "h_cache_in_row": ("next_h_cache", TensorProto.FLOAT)},
+        scanned=[("value", kind)], rename={"h_cache": "h_cache_in_row"},
     )  # fmt: skip
     return [
         *parts["row"].node,
-        # the first column has no left neighbour: `prev` is any code (it is masked there), the caches are empty
-        helper.make_node("Gather", ["prev_row", "zero"], ["any_code"], axis=1),
-        helper.make_node("Loop", ["width", "", "any_code", "empty_column", "h_cache"], ["last_level", "last_cache", "last_h_cache", "levels"], body=inner),
-        helper.make_node("Transpose", ["levels"], ["next_prev_row"], perm=[1, 0]),
+        # the first column has no left neighbour: `prev` is any value (it is masked there), the caches are empty
+        helper.make_node("Gather", ["prev_row", "zero"], ["any_value"], axis=1),
+        helper.make_node("Loop", ["width", "", "any_value", "empty_column", "h_cache"], ["last_value", "last_cache", "last_h_cache", "values"], body=inner),
+        helper.make_node("Transpose", ["values"], ["next_prev_row"], perm=[1, 0, 2]),
     ]  # fmt: skip
+
+
+def _kind(parts: Mapping[str, onnx.GraphProto]) -> int:
+    """The element type of the grid's values: int64 levels, or floats."""
+    kind: int = next(value.type.tensor_type.elem_type for value in parts["setup"].output if value.name == "prev_row")
+    return kind
 
 
 def _given(parts: Mapping[str, onnx.GraphProto]) -> dict[str, onnx.ValueInfoProto]:

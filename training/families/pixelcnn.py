@@ -1,7 +1,9 @@
-"""Gated PixelCNN (van den Oord et al., 2016, arXiv 1606.05328) on the levels of grey images, class-conditional where there are classes.
+"""Gated PixelCNN (van den Oord et al., 2016, arXiv 1606.05328) on the pixels of grey and colour images, class-conditional where there are
+classes.
 
-The network and its cached sampler are in training.gated; here are the pixels: 2 to 256 levels, exact likelihood, and one ONNX graph from
-uniforms to images.
+The network and its cached sampler are in training.gated, what a pixel holds in training.emissions: 2 to 256 levels by softmax, or a density
+of dequantised values by a mixture. Here are likelihood, rounding to fewer levels, and the graphs: samples, scores with a map of surprise, and
+images filled in where they are not known.
 """
 
 from __future__ import annotations
@@ -16,11 +18,12 @@ from torch import Tensor, nn
 from runtime.manifest import Classification, CodesSpec, InputSpec, Likelihood, Metric, Scoring, TensorSpec, Term
 from runtime.spec import ImageSpec
 from training.data import Data
+from training.emissions import Emission, Levels, Mixture
 from training.errors import TrainingError
 from training.exports import Exports, Task
-from training.gated import GatedNetwork, Sampler, nothing, sampling, told
-from training.layers import per_item, to_float
-from training.phases import Batch, Losses, Phase, Player, Recipe
+from training.gated import GatedNetwork, Sampler, imputing, nothing, sampling, told
+from training.layers import per_item
+from training.phases import Batch, Losses, Phase, Player, Recipe, in_order
 
 
 @dataclass(frozen=True)
@@ -32,12 +35,21 @@ class Config(Recipe):
     head: int = 64  # channels of the output head
     dropout: float = 0.1  # on the gated activations, while training
     conditional: bool = True  # where the data has classes
+    levels: int = 0  # that grey values are rounded to; 0: the data's own
+    dynamic: bool = (
+        True  # of fewer levels than the data's: up or down by chance each time while training, else the nearest
+    )
+    likelihood: str = "softmax"  # over levels, or mixture: a density of dequantised values
+    components: int = 5  # of the mixture
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.at_least(channels=1, layers=1, head=1, dropout=0)
+        self.at_least(channels=1, layers=1, head=1, dropout=0, components=1)
+        self.one_of("likelihood", ("softmax", "mixture"))
         if self.dropout >= 1:
             raise TrainingError(f"dropout: {self.dropout} is not below 1", field="dropout")
+        if self.levels not in (0, *range(2, 257)):
+            raise TrainingError(f"levels: {self.levels} must be from 2 to 256, or 0 for the data's own", field="levels")
 
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -48,26 +60,55 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 class GatedPixelCNN(GatedNetwork):
-    """The network over the levels of grey images."""
+    """The network over the pixels of images (B, C, H, W)."""
 
     def __init__(self, config: Config, data: Data) -> None:
         spec = data.spec
-        if not isinstance(spec, ImageSpec) or spec.channels != 1:
-            raise TrainingError("pixelcnn: needs grey images, of 2 to 256 levels", field="data")
+        if not isinstance(spec, ImageSpec):
+            raise TrainingError("pixelcnn: needs images, of 2 to 256 levels", field="data")
+        levels = config.levels or spec.levels
+        if levels > spec.levels:
+            raise TrainingError(f"levels: {levels} are more than the {spec.levels} of {data.name}", field="levels")
         classes = len(data.classes) if data.classes and config.conditional else 0
+        emission: Emission = (
+            Levels(levels, spec.channels, config.channels, config.head)
+            if config.likelihood == "softmax"
+            else Mixture(config.components, spec.channels, config.channels, config.head)
+        )
         super().__init__(
-            spec.levels, (spec.height, spec.width), classes,
-            channels=config.channels, layers=config.layers, head=config.head, dropout=config.dropout,
+            emission, (spec.height, spec.width), classes, channels=config.channels, layers=config.layers, dropout=config.dropout
         )  # fmt: skip
-        self.config, self.spec = config, spec
+        self.config, self.levels = config, levels
+        self.spec = spec.model_copy(update={"levels": levels})
+        self.by_chance = config.dynamic and levels < spec.levels
 
-    def to_codes(self, items: Tensor) -> Tensor:
-        """Images (B, 1, H, W) in [0, 1] to their levels."""
-        return torch.round(items[:, 0] * (self.levels - 1)).long()
+    def settle(self, images: Tensor) -> Tensor:
+        """Images (B, C, H, W) in [0, 1] to the network's items without chance: the nearest level, or the middle of its interval in [0, 1]."""
+        rounded = torch.round(images * (self.levels - 1))
+        return rounded.long() if self.emission.integers else (rounded + 0.5) / self.levels
+
+    def observe(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        """What training and figures see of images: rounded by chance to fewer levels (of two: dynamic binarisation), and dequantised by
+        uniform noise for a density."""
+        steps = images * (self.levels - 1)
+        rounded = torch.floor(steps + self._noise(steps, generator)) if self.by_chance else torch.round(steps)
+        if self.emission.integers:
+            return rounded.clamp(max=self.levels - 1).long()
+        return (rounded.clamp(max=self.levels - 1) + self._noise(steps, generator)) / self.levels
+
+    @staticmethod
+    def _noise(like: Tensor, generator: torch.Generator) -> Tensor:
+        return torch.rand(like.shape, generator=generator, device=like.device)
+
+    def bits_per_dim(self, nats: float) -> float:
+        """Of an item's -log p: of levels, or of a density on [0, 1] with log2 levels for the size of a level's interval."""
+        bits = nats / (math.log(2) * self.parts * self.height * self.width)
+        return bits if self.emission.integers else bits + math.log2(self.levels)
 
     def loss(self, batch: Batch) -> Losses:
-        """Exact NLL in nats, averaged over the batch."""
-        return {"loss": per_item(self.nll(self.to_codes(batch.items), self.to_condition(batch.labels))).mean()}
+        """-log p in nats, averaged over the batch."""
+        items = self.observe(batch.items, batch.generator)
+        return {"loss": per_item(self.nll(items, self.to_condition(batch.labels))).mean()}
 
 
 def build(config: Config, data: Data) -> GatedPixelCNN:
@@ -81,8 +122,9 @@ def phases(model: Any, config: Config) -> list[Phase]:
 
 
 def evaluate(model: GatedPixelCNN, batch: Batch) -> dict[str, Tensor]:
-    """Exact NLL given the true class, nats (B,)."""
-    return {"loss": per_item(model.nll(model.to_codes(batch.items), model.to_condition(batch.labels)))}
+    """-log p given the true class, nats (B,)."""
+    items = model.observe(batch.items, batch.generator)
+    return {"loss": per_item(model.nll(items, model.to_condition(batch.labels)))}
 
 
 def monitor(model: GatedPixelCNN, batch: Batch) -> dict[str, Any]:
@@ -92,9 +134,9 @@ def monitor(model: GatedPixelCNN, batch: Batch) -> dict[str, Any]:
 
 @torch.no_grad()
 def draw(model: GatedPixelCNN, n: int, generator: torch.Generator) -> Tensor:
-    """Images (n, 1, H, W) in [0, 1], classes in turn."""
+    """Images (n, C, H, W) in [0, 1], classes in turn."""
     device = next(model.parameters()).device
-    uniforms = torch.rand((n, model.height * model.width), generator=generator, device=device)
+    uniforms = torch.rand((n, model.uniforms), generator=generator, device=device)
     condition = model.to_condition(torch.arange(n, device=device) % max(1, model.classes))
     training = model.training
     items: Tensor = Sampler(model.eval(), Finish(model))(uniforms, condition, torch.ones(n, device=device))[1]
@@ -106,86 +148,140 @@ def draw(model: GatedPixelCNN, n: int, generator: torch.Generator) -> Tensor:
 def report(model: GatedPixelCNN, config: Config, data: Data) -> list[Metric]:
     """Exact test NLL given the true class, and with the class marginalised, in nats and bits/dim."""
     device = next(model.parameters()).device
-    codes = model.to_codes(to_float(data.test.items, device))
-    labels = torch.as_tensor(data.test.labels).to(device)
-    protocol = {**data.protocol, "bound": "exact", "levels": model.levels, "n": len(codes)}
-    figures = {}
-    if model.classes:
-        every = torch.stack(
-            [-per_item(model.nll(codes, model.to_condition(torch.full_like(labels, y)))) for y in range(model.classes)],
-            1,
-        )
-        figures["nll_given_class"] = -every.gather(1, labels[:, None]).mean()
-        figures["nll"] = -(every.logsumexp(1) - math.log(model.classes)).mean()
-    else:
-        figures["nll"] = per_item(model.nll(codes, model.to_condition(labels))).mean()
-    to_bits = 1 / (math.log(2) * codes[0].numel())
-    metrics = [
-        Metric(name=name, value=round(float(value), 4), unit="nats", protocol=protocol)
-        for name, value in figures.items()
-    ]
-    bits = Metric(
-        name="bits_per_dim", value=round(float(figures["nll"]) * to_bits, 4), unit="bits/dim", protocol=protocol
-    )
-    return [*metrics, bits]
+    generator = torch.Generator(device).manual_seed(config.seed)
+    sums: dict[str, float] = {}
+    for batch in in_order(data.test, 500, generator):
+        items = model.observe(batch.items, generator)
+        figures = {}
+        if model.classes:
+            every = torch.stack([
+                per_item(model.nll(items, model.to_condition(torch.full_like(batch.labels, y)))) for y in range(model.classes)
+            ], 1).double()  # fmt: skip
+            figures["nll_given_class"] = every.gather(1, batch.labels[:, None])
+            figures["nll"] = math.log(model.classes) - (-every).logsumexp(1)
+        else:
+            figures["nll"] = per_item(model.nll(items, model.to_condition(batch.labels))).double()
+        for name, nats in figures.items():
+            sums[name] = sums.get(name, 0.0) + float(nats.sum()) / len(data.test)
+    protocol = {
+        **data.protocol,
+        "bound": "exact",
+        "levels": model.levels,
+        "observed": _observed(model),
+        "n": len(data.test),
+        "seed": config.seed,
+    }
+    metrics = [Metric(name=name, value=round(nats, 4), unit="nats", protocol=protocol) for name, nats in sums.items()]
+    bits = model.bits_per_dim(sums["nll"])
+    return [*metrics, Metric(name="bits_per_dim", value=round(bits, 4), unit="bits/dim", protocol=protocol)]
+
+
+def _observed(model: GatedPixelCNN) -> str:
+    """What x is in log p(x) of training and figures."""
+    rounding = "rounded by chance, one draw an item" if model.by_chance else "rounded to the nearest"
+    levels = f"pixels at {model.levels} levels" + (f", {rounding}" if model.levels < 256 else "")
+    return levels if model.emission.integers else f"{levels}, dequantised by uniform noise: a density on [0, 1]"
 
 
 # --- sampling ----------------------------------------------------------------------------------------------------------------
 
 
 class Finish(nn.Module):
-    """Levels (H, B, W) as the loops leave them, to codes (B, H, W) and images (B, 1, H, W) in [0, 1]."""
+    """Values (H, B, W, S) as the loops leave them, to codes (B, H, W), or (B, S, H, W) of colours and densities, and images in [0, 1]."""
 
     def __init__(self, model: GatedPixelCNN) -> None:
         super().__init__()
-        self.top = float(model.levels - 1)
+        self.levels, self.parts, self.integers = model.levels, model.parts, model.emission.integers
 
     def forward(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        codes = rows.permute(1, 0, 2).contiguous()
-        return codes, (codes.to(torch.float32) / self.top)[:, None]
+        values = rows.permute(1, 3, 0, 2).contiguous()  # (B, S, H, W)
+        if self.integers:
+            return values if self.parts > 1 else values[:, 0], values.to(torch.float32) / float(self.levels - 1)
+        level = torch.floor(values * float(self.levels)).clamp(max=float(self.levels - 1))
+        return values, level / float(self.levels - 1)
+
+
+class Settle(nn.Module):
+    """Images to the network's items (B, S, H, W), without chance."""
+
+    def __init__(self, model: GatedPixelCNN) -> None:
+        super().__init__()
+        self.levels, self.integers = model.levels, model.emission.integers
+
+    def forward(self, data: Tensor) -> Tensor:
+        rounded = torch.round(data * float(self.levels - 1))
+        return rounded.to(torch.int64) if self.integers else (rounded + 0.5) / float(self.levels)
 
 
 # --- exports ------------------------------------------------------------------------------------------------------------------
 
 
 class Score(nn.Module):
-    """data (B, 1, H, W) and condition to NLL (B,), nats a pixel (B, 1, H, W), and the logits of the parallel pass (B, K, H, W)."""
+    """data (B, C, H, W) and condition to NLL (B,), nats a value (B, C, H, W), and for levels the logits of the parallel pass."""
 
     def __init__(self, model: GatedPixelCNN) -> None:
         super().__init__()
         self.model = model
 
-    def forward(self, data: Tensor, condition: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, data: Tensor, condition: Tensor | None = None) -> tuple[Tensor, ...]:
+        model = self.model
         condition = nothing(data) if condition is None else condition
-        codes = self.model.to_codes(data)
-        logits = self.model(codes, condition)
-        surprise = -logits.log_softmax(1).gather(1, codes[:, None])
-        return per_item(surprise), surprise, logits
+        items = model.settle(data)
+        parameters = model.parameters_of(items, condition)  # (B, H, W, S, K)
+        surprise = model.emission.nll(parameters, model.values(items)).permute(0, 3, 1, 2)
+        if not model.emission.integers:
+            return per_item(surprise), surprise
+        logits = parameters.permute(0, 4, 3, 1, 2)
+        return per_item(surprise), surprise, logits if model.parts > 1 else logits[:, :, 0]
 
 
 def exports(model: GatedPixelCNN, config: Config, data: Data) -> Exports:
-    """sample (a loop) and score."""
-    grid = (model.height, model.width)
-    items = TensorSpec(role="data", shape=data.spec.shape)
+    """sample and impute (loops), and score."""
+    integers, shape = model.emission.integers, data.spec.shape
+    grid = shape if model.parts > 1 else shape[1:]
+    items = TensorSpec(role="data", shape=shape)
+    settled = f"pixels at {model.levels} levels" + (", the nearest" if model.levels < 256 else "")
     nll = Term(
         name="nll",
         kind="nll",
         description="exact -log p(x) in nats, marginalised over classes unless one is given",
-        likelihood=Likelihood(bound="exact", observed=f"pixels at {model.levels} levels"),
-    )
-    codes = TensorSpec(role="codes", dtype="int64", shape=grid)
-    logits = TensorSpec(role="logits", shape=(model.levels, *grid))
-    surprise = TensorSpec(role="surprise", shape=data.spec.shape)
-    given = InputSpec(role="data", source="data", shape=data.spec.shape)
-    sample = sampling(model, Finish(model), [codes, items], max_rows=256)
-    score = Task(Score(model), [given, *told(model)], [TensorSpec(role="nll"), surprise, logits], max_rows=256)
+        likelihood=Likelihood(
+            bound="exact", observed=settled if integers else f"{settled}, in the middle of their intervals: a density on [0, 1]", discrete=integers
+        ),
+    )  # fmt: skip
+    codes = TensorSpec(role="codes", dtype="int64", shape=grid) if integers else TensorSpec(role="values", shape=shape)
+    scores = [TensorSpec(role="nll"), TensorSpec(role="surprise", shape=shape)]
+    if integers:
+        scores.append(TensorSpec(role="logits", shape=(model.levels, *grid)))
+    given = InputSpec(role="data", source="data", shape=shape)
+    finish = Finish(model)
     return Exports(
-        {"sample": sample, "score": score},
-        codes=CodesSpec(shape=grid, levels=model.levels),
+        {
+            "sample": sampling(model, finish, [codes, items], max_rows=256),
+            "impute": imputing(model, finish, Settle(model), [codes, items], max_rows=256),
+            "score": Task(Score(model), [given, *told(model)], scores, max_rows=256),
+        },
+        codes=CodesSpec(shape=grid, levels=model.levels) if integers else None,
         scoring=Scoring(score="nll", terms=(nll,), surprise="surprise"),
         classes=bool(model.classes),
         classification=Classification(term="nll") if model.classes else None,
-        sampler="logits",
-        description=f"Gated PixelCNN on {data.name}: {model.levels} levels, {config.layers} layers of {config.channels} channels"
-        + (", class-conditional." if model.classes else "."),
-    )  # fmt: skip
+        sampler="logits" if integers else None,
+        autoregressive=True,
+        spec=model.spec,
+        description=_describe(model, config, data),
+    )
+
+
+def _describe(model: GatedPixelCNN, config: Config, data: Data) -> str:
+    of = (
+        f"{model.levels} levels"
+        if model.emission.integers
+        else f"a mixture of {config.components} logistic laws over dequantised values"
+    )
+    parts = [
+        f"Gated PixelCNN on {data.name}: {of}",
+        *(["colours in the order R, G, B"] if model.parts > 1 else []),
+        f"{config.layers} layers of {config.channels} channels",
+        *(["class-conditional"] if model.classes else []),
+    ]
+    return ", ".join(parts) + "."

@@ -20,6 +20,7 @@ from runtime.manifest import CodesSpec, InputSpec, LatentSpec, Likelihood, Metri
 from runtime.spec import ImageSpec
 from training import likelihoods
 from training.data import Data, Part
+from training.emissions import Levels
 from training.errors import TrainingError
 from training.exports import Exports, Task
 from training.gated import GatedNetwork, Sampler, nothing, sampling, told
@@ -130,8 +131,8 @@ class VQVAE(nn.Module):
         _start_at_mean(self.decoder[-1], data.train)
         self.classes = len(data.classes) if data.classes and config.conditional else 0
         self.prior = GatedNetwork(
-            config.levels, self.grid, self.classes,
-            channels=config.prior_channels, layers=config.prior_layers, head=config.prior_head, dropout=config.prior_dropout,
+            Levels(config.levels, 1, config.prior_channels, config.prior_head), self.grid, self.classes,
+            channels=config.prior_channels, layers=config.prior_layers, dropout=config.prior_dropout,
         )  # fmt: skip
         self.register_buffer("prior_learned", torch.tensor(False))
 
@@ -318,14 +319,14 @@ def training_codes(model: VQVAE, part: Part) -> Tensor:
 
 
 class Finish(nn.Module):
-    """Levels (h, B, w) as the sampler's loops leave them, to codes (B, h, w) and means of p(x | codes)."""
+    """Levels (h, B, w, 1) as the sampler's loops leave them, to codes (B, h, w) and means of p(x | codes)."""
 
     def __init__(self, model: VQVAE) -> None:
         super().__init__()
         self.decode = DecodeCodes(model)
 
     def forward(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        codes = rows.permute(1, 0, 2).contiguous()
+        codes = rows[..., 0].permute(1, 0, 2).contiguous()
         return codes, self.decode(codes)
 
 

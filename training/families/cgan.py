@@ -1,0 +1,27 @@
+"""Conditional generative adversarial network (Mirza and Osindero, 2014, arXiv 1411.1784): both players are told the class.
+
+The generator by class-conditional batch normalisation (convolutions) or by joining the class to the latent (MLP), the discriminator by
+projection (Miyato and Koyama, 2018, arXiv 1802.05637). Everything else is training.families.gan's.
+"""
+
+from __future__ import annotations
+
+from training.data import Data
+from training.errors import TrainingError
+from training.families import gan
+from training.families.gan import GAN, PRESETS, Config, draw, evaluate, exports, monitor, phases, report
+
+__all__ = ["PRESETS", "Config", "build", "draw", "evaluate", "exports", "monitor", "phases", "report"]
+
+
+def build(config: gan.Config, data: Data) -> GAN:
+    """A model with fresh weights. Raises TrainingError for data without classes, or convolutions that cannot be told."""
+    if data.classes is None:
+        raise TrainingError(
+            f"data: {data.name} has no classes to condition on; the family `gan` needs none", field="data"
+        )
+    if config.body == "dcgan" and "normalise" not in config.rules:
+        raise TrainingError(
+            "rules: the class comes in by batch normalisation, so 'normalise' must be kept", field="rules"
+        )
+    return GAN(config, data, len(data.classes))

@@ -1,0 +1,356 @@
+"""Generative adversarial network (Goodfellow et al., 2014, arXiv 1406.2661): a generator and a discriminator that take turns.
+
+The recipe: multilayer perceptrons, or convolutions by the rules of DCGAN (Radford et al., 2015; training.dcgan); the minimax loss, the
+non-saturating one or the hinge, one-sided label smoothing, spectral normalisation, differentiable augmentation, unrolled steps
+(training.adversarial). What is exported is the moving average of the generator (Yazıcı et al., 2018, arXiv 1806.04498).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn.utils import parametrizations
+
+from runtime.manifest import InputSpec, LatentSpec, Metric, Scoring, TensorSpec, Term
+from runtime.spec import ImageSpec, NumericColumn, TableSpec
+from training import adversarial, dcgan
+from training.data import Data
+from training.errors import TrainingError
+from training.exports import Exports, Task
+from training.phases import Batch, Losses, Phase, Player, Recipe, in_order
+
+LOGIT = "negative_logit"
+
+
+@dataclass(frozen=True)
+class Config(Recipe):
+    """Options of the family."""
+
+    lr: float = 2e-4  # Adam's, of both players
+    clip_norm: float = 0.0
+    latent_dim: int = 64
+    body: str = "mlp"  # or "dcgan": convolutions
+    hidden: tuple[int, ...] = (256, 512)  # of the MLPs: the generator's layers; the discriminator mirrors them
+    widths: tuple[int, ...] = (128, 64)  # of the convolutions: the generator's channels; the discriminator mirrors them
+    rules: tuple[str, ...] = dcgan.RULES  # of DCGAN, that the convolutions keep
+    loss: str = "non-saturating"  # or minimax, hinge
+    targets: tuple[float, ...] = (1.0, 1.0)  # of real items, drawn between; (0.7, 0.9) is one-sided label smoothing
+    dropout: float = 0.3  # in the MLP discriminator
+    spectral: bool = False  # spectral normalisation of the discriminator, in place of its batch normalisation
+    augment: tuple[str, ...] = ("",)  # differentiable augmentation: color, translation, cutout
+    beta1: float = 0.5  # of Adam
+    discriminator_lr: float = 0.0  # 0: the generator's (Heusel et al., 2017, give it more)
+    unrolled: int = 0  # steps of the discriminator that the generator looks ahead
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.at_least(latent_dim=1, dropout=0, beta1=0, discriminator_lr=0, unrolled=0)
+        self.one_of("body", ("mlp", "dcgan"))
+        self.one_of("loss", adversarial.LOSSES)
+        for key, valid in (("rules", dcgan.RULES), ("augment", adversarial.POLICIES)):
+            if wrong := [name for name in getattr(self, key) if name and name not in valid]:
+                raise TrainingError(
+                    f"{key}: unknown {wrong[0]!r}; valid are {', '.join(valid)}", field=key, valid=valid
+                )
+        for key in ("hidden", "widths"):
+            if min(getattr(self, key), default=0) < 1:
+                raise TrainingError(f"{key}: {list(getattr(self, key))} must be sizes of at least 1", field=key)
+        if len(self.targets) != 2 or not 0 < self.targets[0] <= self.targets[1] <= 1:
+            raise TrainingError(
+                f"targets: {list(self.targets)} must be two numbers in (0, 1], the lower first", field="targets"
+            )
+        if self.loss == "hinge" and self.targets != (1.0, 1.0):
+            raise TrainingError(
+                "targets: the hinge has none to smooth; leave them out, or take another loss", field="targets"
+            )
+        if self.dropout >= 1 or self.beta1 >= 1:
+            raise TrainingError("dropout and beta1 must be below 1", field="dropout" if self.dropout >= 1 else "beta1")
+        if self.body == "mlp" and self.augment != ("",):
+            raise TrainingError(
+                "augment: needs images as the convolutions see them; take body 'dcgan'", field="augment"
+            )
+
+    @property
+    def policies(self) -> tuple[str, ...]:
+        """Of the augmentation."""
+        return tuple(name for name in self.augment if name)
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "smoke": {"epochs": 2, "hidden": (32, 64), "widths": (16, 8), "latent_dim": 16, "test_items": 100, "ema": 0.9},
+    "cpu": {"epochs": 40},
+    "gpu": {"epochs": 100, "body": "dcgan", "widths": (256, 128), "spectral": True, "augment": ("translation",)},
+}
+
+
+class Generator(nn.Module):
+    """Latents (B, L), and weights (B, C) of classes where there are some, to items (B, *shape) as at a graph's edge."""
+
+    def __init__(self, config: Config, data: Data, classes: int) -> None:
+        super().__init__()
+        self.config, self.shape, self.classes = config, data.spec.shape, classes
+        self.images = isinstance(data.spec, ImageSpec)
+        if config.body == "dcgan":
+            channels, height, width = dcgan.check(self.shape, config.widths)
+            self.small = (config.widths[0], height, width)
+            self.project = nn.Linear(config.latent_dim, math.prod(self.small))
+            self.up = dcgan.Up(config.widths, channels, config.rules, classes)
+        else:
+            sizes = [config.latent_dim + classes, *config.hidden, math.prod(self.shape)]
+            layers: list[nn.Module] = []
+            for before, after in pairwise(sizes):
+                layers += [nn.Linear(before, after), nn.ReLU()]
+            self.layers = nn.Sequential(*layers[:-1])
+
+    def forward(self, z: Tensor, c: Tensor | None = None) -> Tensor:
+        if self.config.body == "dcgan":
+            x: Tensor = self.up(self.project(z).unflatten(1, self.small), c)
+        else:
+            x = self.layers(z if c is None else torch.cat([z, c], 1)).unflatten(1, self.shape)
+        x = x.to(torch.promote_types(x.dtype, torch.float32))  # half precision (training) is coarser than levels
+        if not self.images:
+            return x
+        return torch.sigmoid(x if self._plain else 2 * x)  # (tanh(x) + 1) / 2: a tanh, brought to [0, 1]
+
+    @property
+    def _plain(self) -> bool:
+        return "activations" not in self.config.rules and self.config.body == "dcgan"
+
+
+class Discriminator(nn.Module):
+    """Items (B, *shape) as at a graph's edge, and weights (B, C) of classes where there are some, to logits (B,), above zero for "real".
+
+    The class comes in by projection (Miyato and Koyama, 2018, arXiv 1802.05637, eq. 3): logit = head(h) + <embedding(y), h>.
+    """
+
+    def __init__(self, config: Config, data: Data, classes: int) -> None:
+        super().__init__()
+        self.config, self.classes = config, classes
+        self.images = isinstance(data.spec, ImageSpec)
+        shape = data.spec.shape
+        if config.body == "dcgan":
+            channels, height, width = dcgan.check(shape, config.widths)
+            widths = tuple(reversed(config.widths))
+            self.body: nn.Module = nn.Sequential(
+                dcgan.down(channels, widths, config.rules, config.spectral), nn.Flatten()
+            )
+            features = widths[-1] * height * width
+        else:
+            layers: list[nn.Module] = [nn.Flatten()]
+            for before, after in pairwise([math.prod(shape), *reversed(config.hidden)]):
+                layers += [
+                    self._normed(nn.Linear(before, after)),
+                    nn.LeakyReLU(dcgan.SLOPE),
+                    nn.Dropout(config.dropout),
+                ]
+            self.body, features = nn.Sequential(*layers), config.hidden[0]
+        self.head = self._normed(nn.Linear(features, 1))
+        self.embedding = self._normed(nn.Linear(classes, features, bias=False)) if classes else None
+
+    def _normed(self, layer: nn.Linear) -> nn.Module:
+        return parametrizations.spectral_norm(layer) if self.config.spectral else layer
+
+    def features(self, x: Tensor) -> Tensor:
+        """h (B, F)."""
+        h: Tensor = self.body(2 * x - 1 if self.images else x)
+        return h
+
+    def forward(self, x: Tensor, c: Tensor | None = None) -> Tensor:
+        h = self.features(x)
+        logit: Tensor = self.head(h)[:, 0]
+        if self.embedding is not None:
+            assert c is not None
+            logit = logit + (self.embedding(c) * h).sum(1)
+        return logit.to(torch.promote_types(logit.dtype, torch.float32))
+
+
+class GAN(nn.Module):
+    """The two players."""
+
+    def __init__(self, config: Config, data: Data, classes: int = 0) -> None:
+        super().__init__()
+        if isinstance(data.spec, TableSpec) and not all(
+            isinstance(column, NumericColumn) for column in data.spec.columns
+        ):
+            raise TrainingError(
+                "gan: makes images, or rows of numbers; these have categories: tabular_vae makes them", field="data"
+            )
+        self.config, self.shape, self.classes = config, data.spec.shape, classes
+        self.generator, self.discriminator = Generator(config, data, classes), Discriminator(config, data, classes)
+
+    def condition(self, labels: Tensor) -> Tensor | None:
+        """Labels (B,) to weights (B, C); None where nothing is told."""
+        return nn.functional.one_hot(labels, self.classes).float() if self.classes else None
+
+    def latents(self, n: int, generator: torch.Generator) -> Tensor:
+        """n draws from N(0, I)."""
+        return torch.randn((n, self.config.latent_dim), generator=generator, device=generator.device)
+
+    def made(self, batch: Batch, c: Tensor | None) -> Tensor:
+        """As many items as the batch has."""
+        made: Tensor = self.generator(self.latents(len(batch.items), batch.generator), c)
+        return made
+
+    def seen(self, x: Tensor, batch: Batch) -> Tensor:
+        """Items as the discriminator is shown them."""
+        if not self.config.policies:
+            return x
+        return (adversarial.augment(2 * x - 1, self.config.policies, batch.generator) + 1) / 2
+
+    def discriminator_loss(self, batch: Batch) -> Losses:
+        """The discriminator's loss, and its mean logits on real and made items."""
+        c = self.condition(batch.labels)
+        with torch.no_grad():
+            fakes = self.made(batch, c)
+        real = self.discriminator(self.seen(batch.items, batch), c)
+        fake = self.discriminator(self.seen(fakes, batch), c)
+        targets = adversarial.targets(self.config.targets, len(real), batch.generator)
+        loss = adversarial.discriminator_loss(self.config.loss, real, fake, targets)
+        return {"loss": loss, "real_logit": real.mean(), "fake_logit": fake.mean()}
+
+    def generator_loss(self, batch: Batch) -> Losses:
+        """The generator's loss, at the discriminator as it is, or as it will be after the unrolled steps."""
+        c = self.condition(batch.labels)
+        if self.config.unrolled:
+            weights = self._ahead(batch, c)
+            fake = functional_call(self.discriminator, weights, (self.seen(self.made(batch, c), batch), c))
+        else:
+            with adversarial.frozen(self.discriminator):
+                fake = self.discriminator(self.seen(self.made(batch, c), batch), c)
+        return {"loss": adversarial.generator_loss(self.config.loss, fake)}
+
+    def _ahead(self, batch: Batch, c: Tensor | None) -> dict[str, Tensor]:
+        """The discriminator's weights after the unrolled steps, all on this batch and the items made for it, through which gradients pass."""
+        targets = adversarial.targets(self.config.targets, len(batch.items), batch.generator)
+
+        def loss(weights: dict[str, Tensor]) -> Tensor:
+            fakes = self.seen(self.made(batch, c), batch)
+            real = functional_call(self.discriminator, weights, (self.seen(batch.items, batch), c))
+            fake = functional_call(self.discriminator, weights, (fakes, c))
+            return adversarial.discriminator_loss(self.config.loss, real, fake, targets)
+
+        weights = dict(self.discriminator.named_parameters())
+        lr = self.config.discriminator_lr or self.config.lr
+        return adversarial.unrolled(weights, loss, self.config.unrolled, lr, (self.config.beta1, 0.999))
+
+
+def build(config: Config, data: Data) -> GAN:
+    """A model with fresh weights."""
+    return GAN(config, data)
+
+
+def phases(model: Any, config: Config) -> list[Phase]:
+    """One phase, in which the discriminator's turn comes first."""
+    betas = (config.beta1, 0.999)
+    discriminator = Player(
+        "discriminator", tuple(model.discriminator.parameters()), model.discriminator_loss, config.discriminator_lr or config.lr, betas
+    )  # fmt: skip
+    generator = Player("generator", tuple(model.generator.parameters()), model.generator_loss, config.lr, betas)
+    return [Phase("gan", (discriminator, generator), config.epochs)]
+
+
+def evaluate(model: GAN, batch: Batch) -> dict[str, Tensor]:
+    """Logits (B,) of test items and of as many made ones, and the cross-entropy of telling them apart, in nats."""
+    c = model.condition(batch.labels)
+    real, fake = model.discriminator(batch.items, c), model.discriminator(model.made(batch, c), c)
+    loss = nn.functional.softplus(-real) + nn.functional.softplus(fake)
+    return {"loss": loss, "real_logit": real, "fake_logit": fake}
+
+
+def monitor(model: GAN, batch: Batch) -> dict[str, Any]:
+    """Nothing more."""
+    return {}
+
+
+@torch.no_grad()
+def draw(model: GAN, n: int, generator: torch.Generator) -> Tensor:
+    """n items (n, *shape), classes in turn."""
+    training = model.training
+    labels = torch.arange(n, device=generator.device) % max(1, model.classes)
+    items: Tensor = model.eval().generator(model.latents(n, generator), model.condition(labels))
+    model.train(training)
+    return items
+
+
+@torch.no_grad()
+def report(model: GAN, config: Config, data: Data) -> list[Metric]:
+    """How often the discriminator tells test items from made ones: one half is a draw."""
+    device = next(model.parameters()).device
+    generator = torch.Generator(device).manual_seed(config.seed)
+    right = 0.0
+    for batch in in_order(data.test, 500, generator):
+        found = evaluate(model, batch)
+        right += float(((found["real_logit"] > 0).double() + (found["fake_logit"] <= 0).double()).sum()) / 2
+    protocol = {
+        **data.protocol,
+        "n": 2 * len(data.test),
+        "seed": config.seed,
+        "weights": "moving average of both players",
+    }
+    share = round(right / len(data.test), 4)
+    return [Metric(name="discriminator_accuracy", value=share, unit="fraction", protocol=protocol)]
+
+
+# --- exports ------------------------------------------------------------------------------------------------------------------
+
+
+class Score(nn.Module):
+    """data (B, *shape) to the discriminator's logit, negated (B,): of the class that fits best where there are classes."""
+
+    def __init__(self, discriminator: Discriminator) -> None:
+        super().__init__()
+        self.discriminator = discriminator
+
+    def forward(self, data: Tensor) -> Tensor:
+        discriminator = self.discriminator
+        h = discriminator.features(data)
+        logit: Tensor = discriminator.head(h)[:, 0]
+        if discriminator.embedding is not None:
+            classes = torch.eye(discriminator.classes, device=h.device, dtype=h.dtype)
+            logit = logit + (h @ discriminator.embedding(classes).T).amax(1)
+        return -logit
+
+
+def exports(model: GAN, config: Config, data: Data) -> Exports:
+    """sample and decode, which are the generator, and score, which is the discriminator."""
+    dcgan.without_spectral_norm(model.discriminator)
+    latent = InputSpec(role="latent", source="latent", shape=(config.latent_dim,))
+    given = [InputSpec(role="condition", source="condition", shape=(model.classes,))] if model.classes else []
+    items = TensorSpec(role="data", shape=data.spec.shape)
+    makes = Task(model.generator, [latent, *given], [items])
+    judges = Task(
+        Score(model.discriminator),
+        [InputSpec(role="data", source="data", shape=data.spec.shape)],
+        [TensorSpec(role=LOGIT)],
+    )
+    fits = ", of the class that fits best" if model.classes else ""
+    term = Term(
+        name=LOGIT,
+        kind="distance",
+        description=f"experimental: the discriminator's logit, negated{fits}. It was trained against one generator, not against anomalies",
+    )
+    return Exports(
+        {"sample": makes, "decode": makes, "score": judges},
+        latent=LatentSpec(size=config.latent_dim),
+        scoring=Scoring(score=LOGIT, terms=(term,)),
+        classes=bool(model.classes),
+        description=_describe(config, data, bool(model.classes)),
+    )
+
+
+def _describe(config: Config, data: Data, conditional: bool) -> str:
+    kind = "Conditional generative" if conditional else "Generative"
+    sizes = "-".join(map(str, config.widths if config.body == "dcgan" else config.hidden))
+    body = f"DCGAN of {sizes} channels" if config.body == "dcgan" else f"MLP of {sizes}"
+    parts = [f"{config.loss} loss"]
+    parts += [f"targets {config.targets[0]:g} to {config.targets[1]:g}"] if config.targets != (1.0, 1.0) else []
+    parts += ["spectral normalisation"] if config.spectral else []
+    parts += [f"augmentation by {', '.join(config.policies)}"] if config.policies else []
+    parts += [f"{config.unrolled} unrolled steps"] if config.unrolled else []
+    return f"{kind} adversarial network on {data.name}: {body}, latent size {config.latent_dim}, {', '.join(parts)}."
