@@ -23,9 +23,7 @@ from evaluation.errors import EvaluationError
 from evaluation.images import Batch, Source
 from evaluation.statistics import Gaussian, Moments
 from runtime import codecs, engine, repository
-from runtime import manifest as manifests
 from runtime.engine import Model
-from runtime.errors import ArtifactError
 from runtime.operations import softmax
 from runtime.spec import ImageSpec
 
@@ -118,15 +116,7 @@ def load(name: str, models: Path, resize_mode: str = resize.NONE, device: str = 
 
 def for_data(data: str, models: Path) -> str:
     """Name of the artifact that extracts features and was trained on the data set. Raises EvaluationError that lists what there is."""
-    found = {}
-    for name in repository.scan(models):
-        try:
-            manifest = manifests.read(repository.locate(models / name))
-        except ArtifactError:  # whoever uses it will be told
-            continue
-        if "features" in manifest.tasks:
-            found[name] = manifest.data_name
-    chosen = [name for name, trained_on in found.items() if trained_on == data]
+    chosen, found = repository.trained_on(data, models, "features")
     if not chosen:
         raise EvaluationError(
             f"extractor: none in {models} was trained on {data!r}; name one with --extractor",

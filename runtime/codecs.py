@@ -143,6 +143,28 @@ def read_image(
     return pixels.transpose(2, 0, 1), Fitted(size, mode, tuple(steps))
 
 
+def read_mask(
+    content: bytes, spec: ImageSpec, image: Fitted, *, field: str = "mask", max_pixels: int = MAX_PIXELS
+) -> Pixels:
+    """A mask's file to uint8 (1, H, W), 1 where its image is known: white, or at least half of it.
+
+    It has the image's own size, and is scaled and centred with it (known is a pixel that is known whole; the margins are known), or the
+    model's. Raises as read_image does, InvalidValue for any other size.
+    """
+    grey = _open(content, field, max_pixels).convert("L")
+    known = np.where(np.asarray(grey) >= 128, 255, 0).astype(np.uint8)[:, :, None]
+    if grey.size == (spec.width, spec.height):
+        return np.asarray(known[None, :, :, 0] > 0, np.uint8)
+    if grey.size != image.size:
+        raise InvalidValue(
+            f"{field}: {grey.width}x{grey.height}, but its image is {image.size[0]}x{image.size[1]}; send it as large as that, or as "
+            f"{spec.width}x{spec.height}",
+            field=field,
+        )
+    white = spec.model_copy(update={"channels": 1, "background": 1.0, "invert": False})
+    return np.asarray(_contain(known, white, Image.Resampling.BOX)[None, :, :, 0] == 255, np.uint8)
+
+
 def _open(content: bytes, field: str, max_pixels: int) -> Image.Image:
     """Checks format and size by the header alone, then decodes."""
     if not content:
@@ -194,11 +216,11 @@ def _recolour(image: Image.Image, spec: ImageSpec) -> tuple[Pixels, list[str]]:
     return pixels.reshape(image.height, image.width, spec.channels), steps
 
 
-def _contain(pixels: Pixels, spec: ImageSpec) -> Pixels:
+def _contain(pixels: Pixels, spec: ImageSpec, by: Image.Resampling = Image.Resampling.LANCZOS) -> Pixels:
     height, width, _ = pixels.shape
     scale = min(spec.width / width, spec.height / height)
     new = max(1, round(width * scale)), max(1, round(height * scale))
-    image = Image.fromarray(pixels[:, :, 0] if spec.channels == 1 else pixels).resize(new, Image.Resampling.LANCZOS)
+    image = Image.fromarray(pixels[:, :, 0] if spec.channels == 1 else pixels).resize(new, by)
     canvas = np.full((spec.height, spec.width, spec.channels), _empty(pixels, spec), np.uint8)
     top, left = (spec.height - new[1]) // 2, (spec.width - new[0]) // 2
     canvas[top : top + new[1], left : left + new[0]] = np.asarray(image).reshape(new[1], new[0], spec.channels)

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime import batches, golden, operations, repository
+from runtime import batches, completion, golden, operations, repository
 from runtime import manifest as manifests
 from runtime.backends import DEVICES, Graph, open_backend
 from runtime.errors import ArtifactError, InvalidValue, UnsupportedTask
@@ -149,6 +149,14 @@ class Model:
     def score(self, data: Array, **options: Any) -> operations.Scores:
         """Terms of the anomaly score: `classes`."""
         return self.drive(operations.score(self.manifest, data, **options))
+
+    def complete(self, data: Array, mask: Array, **options: Any) -> completion.Completed:
+        """Images (n, C, H, W) with the pixels drawn that mask (n, 1, H, W) does not know; options as of completion.complete."""
+        if not (isinstance(self.manifest.data, ImageSpec) and operations.CAN["impute"](self.manifest)):
+            raise UnsupportedTask(
+                f"{self.manifest.name} does not fill in images; it can {', '.join(self.manifest.tasks)}", field="model"
+            )
+        return self.drive(completion.complete(self.manifest, data, mask, **options))
 
     def impute(self, data: Array, **options: Any) -> operations.Imputed:
         """Missing values (NaN) of rows from the others: `classes`, `seed`, `first`."""

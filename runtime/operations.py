@@ -165,7 +165,7 @@ def sample(
                 )
         stream += tensor.source in RANDOM
     if classes is not None and spec.input("condition") is None:
-        raise _no_classes(manifest, classes)
+        raise no_classes(manifest, classes)
     outputs = yield Run(task, inputs)
     latent, condition = spec.input("latent"), spec.input("condition")
     return Samples(
@@ -210,17 +210,17 @@ def reconstruct(
         raise _cannot(manifest, "reconstruct")
     encoder, spec = manifest.tasks["encode"], manifest.tasks[task]
     if classes is not None and not (spec.input("condition") or encoder.input("condition")):
-        raise _no_classes(manifest, classes)
+        raise no_classes(manifest, classes)
     if target is not None and spec.input("condition") is None:
-        raise _no_classes(manifest, target, "target_class")
+        raise no_classes(manifest, target, "target_class")
     of_encoder = classes if encoder.input("condition") else None
     encoded = yield from encode(manifest, data, seed=seed, first=first, classes=of_encoder)
     inputs = _condition(manifest, spec, classes if target is None else target, len(data))
     if task == "decode":
-        inputs[_role(spec, "latent")] = encoded.placed
+        inputs[role_of(spec, "latent")] = encoded.placed
     else:
         assert encoded.codes is not None
-        inputs[_role(spec, "codes")] = encoded.codes
+        inputs[role_of(spec, "codes")] = encoded.codes
     outputs = yield Run(task, inputs)
     return Reconstructed(outputs["data"], _errors(manifest, data, outputs["data"]), encoded.seed)
 
@@ -246,17 +246,17 @@ def interpolate(
         ends.append((yield from _end_latent(manifest, end, chosen)))
         condition = spec.input("condition")
         if end.classes is not None and condition is None:
-            raise _no_classes(manifest, end.classes, f"{name}.class")
+            raise no_classes(manifest, end.classes, f"{name}.class")
         if condition is not None:
             weights.append(
                 conditions(manifest, condition, _required_class(manifest, end.classes, f"{name}.class"), 1, 0, 0)[0]
             )
     parts = np.linspace(0, 1, steps)
-    inputs: dict[str, Array] = {_role(spec, "latent"): PATHS[method](ends[0], ends[1], parts)}
+    inputs: dict[str, Array] = {role_of(spec, "latent"): PATHS[method](ends[0], ends[1], parts)}
     if weights:
-        inputs[_role(spec, "condition")] = _lerp(weights[0], weights[1], parts)
+        inputs[role_of(spec, "condition")] = _lerp(weights[0], weights[1], parts)
     outputs = yield Run("decode", inputs)
-    return Path(outputs["data"], inputs[_role(spec, "latent")], chosen if left_open else None)
+    return Path(outputs["data"], inputs[role_of(spec, "latent")], chosen if left_open else None)
 
 
 def score(manifest: Manifest, data: Array, *, classes: Classes | None = None) -> Steps[Scores]:
@@ -301,7 +301,9 @@ def _score_by_class(manifest: Manifest, data: Array) -> Steps[tuple[dict[str, Ar
     assert scoring is not None
     n, count = len(data), len(manifest.class_weights)
     condition = np.tile(np.eye(count, dtype=np.float32), (n, 1))  # (n C, C)
-    outputs = yield Run("score", {_role(spec, "data"): data.repeat(count, axis=0), _role(spec, "condition"): condition})
+    outputs = yield Run(
+        "score", {role_of(spec, "data"): data.repeat(count, axis=0), role_of(spec, "condition"): condition}
+    )
     return outputs, {term.name: outputs[term.name].astype(np.float64).reshape(n, count) for term in scoring.terms}
 
 
@@ -331,7 +333,7 @@ def impute(
 
     Without a class, a conditional model fills in under each and weighs them by p(class | what is there), or draws the class.
     """
-    if not CAN["impute"](manifest):
+    if not _fills_rows(manifest):
         raise _cannot(manifest, "impute")
     n, count = len(data), 1
     check_seed(seed, first, n, needed=False)
@@ -367,7 +369,9 @@ def impute(
 
 def _decoded(manifest: Manifest, latents: Float32, classes: Classes | None) -> Steps[Array]:
     spec = manifest.tasks["decode"]
-    outputs = yield Run("decode", {_role(spec, "latent"): latents, **_condition(manifest, spec, classes, len(latents))})
+    outputs = yield Run(
+        "decode", {role_of(spec, "latent"): latents, **_condition(manifest, spec, classes, len(latents))}
+    )
     return outputs["data"]
 
 
@@ -385,7 +389,7 @@ def class_energies(manifest: Manifest, data: Array) -> Steps[NDArray[np.float64]
         raise _cannot(manifest, "classify")
     if about.term is None:
         spec = manifest.tasks["features"]
-        outputs = yield Run("features", {_role(spec, "data"): data})
+        outputs = yield Run("features", {role_of(spec, "data"): data})
         return outputs["logits"].astype(np.float64)
     _, by_class = yield from _score_by_class(manifest, data)
     return _log_joint(manifest, by_class[about.term])
@@ -406,18 +410,27 @@ CAN: dict[str, Callable[[Manifest], bool]] = {
     "interpolate": lambda m: "decode" in m.tasks and m.latent is not None,
     "score": lambda m: m.scoring is not None,
     "classify": lambda m: m.classification is not None,
-    "impute": lambda m: (
-        isinstance(m.data, TableSpec)
-        and m.latent is not None
-        and "decode" in m.tasks
-        and "encode" in m.tasks
-        and any(tensor.missing for tensor in m.tasks["encode"].inputs)
-        and (m.tasks["encode"].input("condition") is None or (m.scoring is not None and m.scoring.evidence is not None))
-    ),
+    "impute": lambda m: _fills_rows(m) or _fills_images(m),
 }
 
 
 # --- pieces -------------------------------------------------------------------------------------------------------------------
+
+
+def _fills_rows(manifest: Manifest) -> bool:
+    """Whether its graphs take missing values, by turns of encode and decode."""
+    tasks = manifest.tasks
+    if not isinstance(manifest.data, TableSpec) or manifest.latent is None or not {"decode", "encode"} <= set(tasks):
+        return False
+    marginal = manifest.scoring is not None and manifest.scoring.evidence is not None
+    return any(tensor.missing for tensor in tasks["encode"].inputs) and (
+        tasks["encode"].input("condition") is None or marginal
+    )
+
+
+def _fills_images(manifest: Manifest) -> bool:
+    """Whether it has a task for it, and a likelihood by pixel to choose by (runtime.completion)."""
+    return "impute" in manifest.tasks and manifest.scoring is not None and manifest.scoring.surprise is not None
 
 
 def require(manifest: Manifest, task: str, verb: str) -> TaskSpec:
@@ -434,7 +447,8 @@ def _cannot(manifest: Manifest, verb: str) -> UnsupportedTask:
     )
 
 
-def _no_classes(manifest: Manifest, given: Classes, field: str = "class") -> InvalidValue:
+def no_classes(manifest: Manifest, given: Classes, field: str = "class") -> InvalidValue:
+    """What is raised where a class is given to a model that takes none."""
     if isinstance(given, np.ndarray):
         field = field.replace("class", "condition")
     return InvalidValue(
@@ -501,11 +515,12 @@ def _condition(manifest: Manifest, spec: TaskSpec, classes: Classes | None, n: i
 
 def _with_condition(manifest: Manifest, spec: TaskSpec, data: Array, classes: Classes | None) -> dict[str, Array]:
     if classes is not None and spec.input("condition") is None:
-        raise _no_classes(manifest, classes)
-    return {_role(spec, "data"): data, **_condition(manifest, spec, classes, len(data))}
+        raise no_classes(manifest, classes)
+    return {role_of(spec, "data"): data, **_condition(manifest, spec, classes, len(data))}
 
 
-def _role(spec: TaskSpec, source: Any) -> str:
+def role_of(spec: TaskSpec, source: Any) -> str:
+    """The role of the first input with that source."""
     tensor = spec.input(source)
     assert tensor is not None, source
     return tensor.role

@@ -48,6 +48,19 @@ def find(name: str, root: Path) -> Path:
     return locate(Path(name) if Path(name).is_dir() and not below.is_dir() else below)
 
 
+def trained_on(data: str, root: Path, task: str) -> tuple[list[str], dict[str, str | None]]:
+    """Names of the artifacts with a task that were trained on a data set, and of all that have the task what each was trained on."""
+    found = {}
+    for name in scan(root):
+        try:
+            manifest = manifests.read(locate(root / name))
+        except ArtifactError:  # whoever uses it will be told
+            continue
+        if task in manifest.tasks:
+            found[name] = manifest.data_name
+    return [name for name, trained in found.items() if trained == data], found
+
+
 def digest(path: Path) -> FileRecord:
     """Checksum and size of a file."""
     with path.open("rb") as file:

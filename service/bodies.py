@@ -40,8 +40,10 @@ async def parse(request: Incoming, shape: type[R], settings: Settings, also: Seq
     if content_type == JSON or content_type.endswith("+json"):
         return validate(shape, _object(body)), Uploads()
     if content_type == MULTIPART:
-        fields, files = await _multipart(request.of_starlette(body), settings)
-        return validate(shape, {**query(request), **fields}), Uploads(images=files)
+        names = ("file", "mask") if "masks" in shape.model_fields else ("file",)
+        fields, files = await _multipart(request.of_starlette(body), settings, names)
+        uploads = Uploads(images=tuple(files["file"]), masks=tuple(files.get("mask", ())))
+        return validate(shape, {**query(request), **fields}), uploads
     if content_type in codecs.MEDIA_TYPES:
         return validate(shape, query(request)), Uploads(images=(_not_empty(body),))
     if content_type == codecs.NPY:
@@ -108,8 +110,11 @@ class _Parts(MultiPartParser):
             raise MultiPartException("it ends within a part")
 
 
-async def _multipart(request: Request, settings: Settings) -> tuple[dict[str, Any], tuple[bytes, ...]]:
-    parser = _Parts(request.headers, request.stream(), max_files=settings.max_items, max_fields=64)
+async def _multipart(
+    request: Request, settings: Settings, names: Sequence[str]
+) -> tuple[dict[str, Any], dict[str, list[bytes]]]:
+    """Fields, and files by the names under which they may come."""
+    parser = _Parts(request.headers, request.stream(), max_files=settings.max_items * len(names), max_fields=64)
     try:
         form = await parser.parse()
         parser.check_end()
@@ -120,20 +125,21 @@ async def _multipart(request: Request, settings: Settings) -> tuple[dict[str, An
     except (ValueError, LookupError) as error:  # of the boundary, or an encoding that there is not
         raise Malformed(f"body: not readable as {MULTIPART}: {error}", field="body") from None
     fields: dict[str, Any] = {}
-    files = []
+    files: dict[str, list[bytes]] = {name: [] for name in names}
     try:
         for key, value in form.multi_items():
             if not isinstance(value, UploadFile):
                 fields[key] = _field(key, value)
-            elif key == "file":
-                files.append(await value.read())
+            elif key in files:
+                files[key].append(await value.read())
             else:
-                raise InvalidValue(f"{key}: files are uploaded under the name 'file'", field=key, valid=["file"])
+                under = " or ".join(f"{name!r}" for name in names)
+                raise InvalidValue(f"{key}: files are uploaded under the name {under}", field=key, valid=list(names))
     finally:
         await form.close()
-    if not files:
+    if not files["file"]:
         raise InvalidValue("file: at least one is needed", field="file")
-    return fields, tuple(files)
+    return fields, files
 
 
 def _explain(error: ValidationError, shape: type[contract.Request]) -> InvalidValue:

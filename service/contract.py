@@ -187,14 +187,24 @@ class ClassifyRequest(Content):
     model_config = _example(model="digits-pixelcnn", images=[_DIGIT])
 
 
-class ImputeRequest(Chance):
-    """Rows with values left out or null, to be filled in from the others."""
+class ImputeRequest(Items, Chance):
+    """Rows with values left out or null, or images with masks of what is known, to be filled in from the rest."""
 
     model_config = _example(model="transactions-vae", rows=[{**_ROW, "amount": None}])
 
-    rows: list[Row] = Field(description="[n] objects by column, or arrays in column order")
-    class_: ClassChoice | None = Field(default=None, alias="class")
-    condition: Array | None = Field(default=None, description=_CONDITION)
+    masks: list[str] | None = Field(
+        default=None, description="[n], or one for all: base64 PNG, white where the image is known"
+    )
+    candidates: Annotated[int, Field(strict=True, ge=1, le=64)] = Field(
+        default=8,
+        description="of an image: so many are drawn, and one is chosen by how well the known pixels follow from it",
+    )
+    temperature: float = Field(
+        default=1.0, ge=0.01, le=100, allow_inf_nan=False, description="of images: divides logits"
+    )
+    encoding: Literal["png", "array"] = Field(
+        default="png", description="of images: base64 PNG in `images`, or numbers in `data`"
+    )
 
 
 # --- answers ------------------------------------------------------------------------------------------------------------------
@@ -374,13 +384,16 @@ class ClassifyResponse(Response):
     fitted: list[Fitted] | None = None
 
 
-class ImputeResponse(Response):
-    """Rows made whole."""
+class ImputeResponse(Made):
+    """Items made whole: what was given as it came, what was missing filled in."""
 
-    rows: list[dict[str, Any]] = Field(description="what was given as it came, what was missing filled in")
-    probabilities: list[dict[str, dict[str, float]]] = Field(
-        description="[n] of each category, by name, for the columns that were missing"
+    probabilities: list[dict[str, dict[str, float]]] | None = Field(
+        default=None, description="of rows, [n]: of each category, by name, for the columns that were missing"
     )
+    classes: list[str] | None = Field(
+        default=None, description="of images, where no class was told and the model has some: the chosen candidate's"
+    )
+    fitted: list[Fitted] | None = None
 
 
 class ErrorBody(BaseModel):

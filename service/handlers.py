@@ -12,13 +12,13 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime import decisions, operations, reasons, recipes, rows, scoring
+from runtime import completion, decisions, operations, reasons, recipes, rows, scoring
 from runtime.codecs import Fitted
 from runtime.errors import InvalidValue, TooLarge, UnsupportedTask
 from runtime.inputs import check_seed
 from runtime.manifest import Manifest
-from runtime.operations import Run
-from runtime.spec import CategoricalColumn, ImageSpec, TableSpec
+from runtime.operations import CAN, Run
+from runtime.spec import CategoricalColumn, ImageSpec
 from service import contract
 from service.reading import Reader, Uploads
 from service.registry import Entry, Registry
@@ -264,18 +264,22 @@ class Handlers:
         return answer
 
     async def impute(self, request: contract.ImputeRequest, uploads: Uploads, deadline_ms: int | None = None) -> Answer:
-        """Rows with what was missing filled in."""
+        """Rows with what was missing filled in, or images with what was not known."""
         entry, manifest = await self.entry(request, "impute")
-        spec = manifest.data
-        assert isinstance(spec, TableSpec)
-        data = self.reader.holes(manifest, request.rows)
-        answer = Answer(entry)
+        answer = Answer(entry, encoding=request.encoding)
         classes = self.reader.condition(request.class_, request.condition)
+        if isinstance(manifest.data, ImageSpec):
+            return await self._completed(answer, request, uploads, classes, deadline_ms)
+        spec = manifest.data
+        if request.masks or uploads.masks:
+            raise InvalidValue(f"masks: {entry.name} takes rows, whose missing values are null", field="masks")
+        given = self.reader.rows_of(manifest, request, uploads)
+        data = self.reader.holes(manifest, given)
         steps = operations.impute(manifest, data, classes=classes, seed=request.seed, first=request.first)
         found = await self._drive(answer, steps, len(data), deadline_ms)
         answer.fields["rows"], answer.fields["probabilities"] = [], []
-        for given, made, whole in zip(request.rows, rows.decode(found.data, spec), found.probabilities, strict=True):
-            known = dict(zip(spec.names, rows.values(given, spec, missing=True), strict=True))
+        for row, made, whole in zip(given, rows.decode(found.data, spec), found.probabilities, strict=True):
+            known = dict(zip(spec.names, rows.values(row, spec, missing=True), strict=True))
             absent = [(column, block) for column, block in spec.blocks() if known[column.name] is None]
             answer.fields["rows"].append(
                 {name: made[name] if value is None else value for name, value in known.items()}
@@ -286,6 +290,32 @@ class Handlers:
             })  # fmt: skip
         answer.numbers = found.data
         self._note(answer, [], request)
+        return answer
+
+    async def _completed(
+        self, answer: Answer, request: contract.ImputeRequest, uploads: Uploads, classes: Any, deadline_ms: int | None
+    ) -> Answer:
+        """Images with what was not known drawn."""
+        manifest = answer.manifest
+        data, mask, fitted = await self.reader.masked(manifest, request, uploads)
+        each = request.candidates * completion.open_classes(manifest, classes)
+        if len(data) * each > self.settings.max_items:
+            raise TooLarge(
+                f"candidates: {len(data)} images by {each} are over the limit of {self.settings.max_items} a request"
+                + (" (every class is tried: say which)" if each > request.candidates else "")
+                + "; ask for fewer, or in several",
+                field="candidates",
+            )
+        steps = completion.complete(
+            manifest, data, mask, seed=request.seed, first=request.first, classes=classes, candidates=request.candidates,
+            temperature=request.temperature,
+        )  # fmt: skip
+        found = await self._drive(answer, steps, len(data) * each, deadline_ms)
+        answer.items = found.data
+        answer.fields |= {"seed": found.seed, "first": request.first}
+        if found.classes is not None and manifest.classes is not None:
+            answer.fields["classes"] = [manifest.classes[index] for index in found.classes]
+        self._note(answer, fitted)
         return answer
 
     # --- pieces ---
@@ -360,10 +390,20 @@ def _why(manifest: Manifest, endpoint: str) -> str:
     if endpoint == "anomaly-score":
         return ": it has no likelihood and carries no score"
     if endpoint == "impute":
-        return ": it makes images" if isinstance(manifest.data, ImageSpec) else ": its graphs take no missing values"
+        images = isinstance(manifest.data, ImageSpec)
+        return ": it has no graph that keeps known pixels" if images else ": its graphs take no missing values"
+    if endpoint in ("encode", "reconstruct") and "encode" not in manifest.tasks:
+        return _why_not_encode(manifest)
     if endpoint == "classify":
         return ": it knows no classes" if manifest.classes is None else ": it carries no rule for p(class | item)"
     return ""
+
+
+def _why_not_encode(manifest: Manifest) -> str:
+    """What there is instead of a place in latent space."""
+    if manifest.latent is not None and CAN["sample"](manifest):
+        return ": it makes items of latents and was never trained to go back, as an autoencoder is"
+    return ": it has no latent space" if manifest.latent is None and CAN["sample"](manifest) else ""
 
 
 def _class_of(weights: Array, names: tuple[str, ...]) -> str | dict[str, float]:

@@ -53,7 +53,7 @@ def fields_of(message: Message) -> dict[str, Any]:
 def request(message: Message) -> tuple[dict[str, Any], Uploads]:
     """A request's fields for the contract, and the files or the array beside them, which pass through unwalked."""
     fields = fields_of(message)
-    images = tuple(fields.pop("images", ()))
+    images, masks = tuple(fields.pop("images", ())), tuple(fields.pop("masks", ()))
     given = [name for name in ("array", "latents", "codes") if name in fields]
     array = fields.pop(given[0]) if len(given) == 1 else None
     if array is not None and images:
@@ -65,7 +65,7 @@ def request(message: Message) -> tuple[dict[str, Any], Uploads]:
     for end in ("from", "to"):
         if "image" in fields.get(end, {}):
             fields[end]["image"] = base64.b64encode(fields[end]["image"]).decode("ascii")
-    return {name: _plain(value) for name, value in fields.items()}, Uploads(images, array)
+    return {name: _plain(value) for name, value in fields.items()}, Uploads(images, array, masks)
 
 
 def to_array(message: pb.Array, field: str) -> Array:

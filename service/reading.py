@@ -33,6 +33,7 @@ class Uploads:
 
     images: tuple[bytes, ...] = ()
     array: Array | None = None
+    masks: tuple[bytes, ...] = ()
 
 
 class Reader:
@@ -148,12 +149,7 @@ class Reader:
     def _rows(
         self, manifest: Manifest, spec: TableSpec, request: contract.Content, uploads: Uploads, unknown: bool
     ) -> Read:
-        if request.images is not None or uploads.images or uploads.array is not None:
-            raise InvalidValue(
-                f"images: {manifest.name} takes rows with the columns {', '.join(spec.names)}",
-                field="images",
-                valid=spec.names,
-            )
+        self._refuse_images(manifest, spec, request, uploads)
         if not request.rows:
             raise InvalidValue(
                 f"rows: at least one is needed, with the columns {', '.join(spec.names)}",
@@ -166,10 +162,50 @@ class Reader:
         data, warnings = rows.encode(request.rows, spec, unknown=unknown, missing=missing)
         return data, [], warnings
 
+    @staticmethod
+    def _refuse_images(manifest: Manifest, spec: TableSpec, request: contract.Content, uploads: Uploads) -> None:
+        if request.images is not None or uploads.images or uploads.array is not None:
+            raise InvalidValue(
+                f"images: {manifest.name} takes rows with the columns {', '.join(spec.names)}",
+                field="images",
+                valid=spec.names,
+            )
+
+    async def masked(
+        self, manifest: Manifest, request: contract.ImputeRequest, uploads: Uploads
+    ) -> tuple[Array, Array, list[Fitted]]:
+        """Images and their masks (n, 1, H, W), 1 where known, and what was done to the images."""
+        data, fitted, _ = await self.items(manifest, request, uploads)
+        spec = manifest.data
+        assert isinstance(spec, ImageSpec)
+        given = [codecs.from_base64(text, f"masks[{i}]") for i, text in enumerate(request.masks or ())]
+        given += uploads.masks
+        if len(given) not in (1, len(data)):
+            raise InvalidValue(
+                f"masks: {len(given)} for {len(data)} images; one for each is needed, or one for all: a PNG that is white where the image is known",
+                field="masks",
+            )
+        of_all = [Fitted((spec.width, spec.height), "", ())] * len(data)
+
+        def read() -> Array:
+            pairs = zip(given * len(data) if len(given) == 1 else given, fitted or of_all, strict=False)
+            return np.stack([
+                codecs.read_mask(content, spec, image, field=f"masks[{i}]", max_pixels=self.settings.max_pixels)
+                for i, (content, image) in enumerate(pairs)
+            ])  # fmt: skip
+
+        return data, await _aside(read, True), fitted
+
+    def rows_of(self, manifest: Manifest, request: contract.ImputeRequest, uploads: Uploads) -> Sequence[contract.Row]:
+        """The rows of a request about rows. Raises InvalidValue where it has images, or none."""
+        assert isinstance(manifest.data, TableSpec)
+        self._refuse_images(manifest, manifest.data, request, uploads)
+        self._not_empty(request.rows or (), "rows")
+        return request.rows or ()
+
     def holes(self, manifest: Manifest, given: Sequence[contract.Row]) -> Array:
         """Rows at the graph's edge, NaN where a value is missing."""
         assert isinstance(manifest.data, TableSpec)
-        self._not_empty(given, "rows")
         return rows.encode(given, manifest.data, missing=True)[0]
 
     def _end(self, manifest: Manifest, end: contract.End, name: str, fit: str, fitted: list[Fitted]) -> operations.End:

@@ -103,7 +103,7 @@ USE_CASES: dict[str, tuple[type[contract.Request], type[contract.Response]]] = {
     "impute": (contract.ImputeRequest, contract.ImputeResponse),
 }
 
-NUMBERS_ONLY = ("encode", "anomaly-score", "classify", "impute")  # the others make items, which may be pictures
+NUMBERS_ONLY = ("encode", "anomaly-score", "classify")  # the others make items, which may be pictures
 
 
 def _use_cases(handlers: Handlers, metrics: Metrics, settings: Settings) -> dict[str, Endpoint]:
@@ -339,14 +339,16 @@ def _document(app: FastAPI) -> None:
                 operation: dict[str, Any] = {"summary": request.__doc__, "operationId": name, "tags": ["use cases"]}
                 schema["paths"][f"/{name}"] = {"post": operation}
                 binary = {"schema": {"type": "string", "format": "binary"}}
+                files = {"type": "array", "items": binary["schema"]}
+                masks = {"mask": files} if "masks" in request.model_fields else {}
                 pictures_in = (
                     {}
-                    if name in ("sample", "interpolate", "impute")
+                    if name in ("sample", "interpolate")
                     else {
                         bodies.MULTIPART: {
                             "schema": {
                                 "type": "object",
-                                "properties": {"file": {"type": "array", "items": binary["schema"]}},
+                                "properties": {"file": files, **masks},
                                 "required": ["file"],
                             }
                         },

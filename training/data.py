@@ -258,7 +258,9 @@ def _mnist_14() -> Data:
         whole,
         name="mnist-14",
         spec=whole.spec.model_copy(update={"height": 14, "width": 14}),
-        **{name: halved(getattr(whole, name)) for name in ("train", "calibration", "test")},
+        train=halved(whole.train),
+        calibration=halved(whole.calibration),
+        test=halved(whole.test),
         protocol={**whole.protocol, "data": "mnist-14", "size": "14x14, each pixel the mean of four"},
     )
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from training.data import Part
 from training.errors import TrainingError
 from training.layers import to_float
+from training.watching import Watch
 
 SCHEDULES = ("constant", "cosine")
 STORED = ("float32", "float16")
@@ -103,8 +104,9 @@ class Player:
 
 @dataclass(frozen=True)
 class Phase:
-    """Players that train together. Phases run one after another."""
+    """Players that train together, and who watches them. Phases run one after another."""
 
     name: str
     players: tuple[Player, ...]
     epochs: int
+    watch: Watch | None = None

@@ -50,6 +50,10 @@ class Progress:
             self.bar.update(self.task, advance=self.pending, rate=f"{self.items / elapsed:,.0f} items/s", losses=shown)
             self.items, self.pending, self.shown = 0, 0, time.perf_counter()
 
+    def say(self, text: str) -> None:
+        """A line."""
+        self.console.print(text, highlight=False)
+
     def epoch(self, record: dict[str, Any]) -> None:
         """An epoch is over."""
         figures = "  ".join(f"{name} {value:.3f}" for name, value in record.items() if "/" in name)

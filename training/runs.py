@@ -20,6 +20,7 @@ from training import families
 from training.errors import TrainingError
 from training.phases import Recipe
 
+ALARMS, GOOD = "alarms.jsonl", "good.safetensors"
 CONFIG, LOG, CHECKPOINT, METRICS = "config.json", "log.jsonl", "checkpoint.safetensors", "metrics.json"
 
 
@@ -36,6 +37,11 @@ class Run:
     @property
     def checkpoint(self) -> Path:
         return self.folder / CHECKPOINT
+
+    @property
+    def good(self) -> Path:
+        """The last state that no watch had anything against, where one may go back to it."""
+        return self.folder / GOOD
 
     def save(self) -> None:
         """Writes the resolved config."""

@@ -11,7 +11,7 @@ import json
 import math
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,7 +32,8 @@ from training.errors import Diverged, TrainingError
 from training.layers import to_float
 from training.phases import Batch, Phase, Player, in_order
 from training.progress import Progress
-from training.runs import LOG, METRICS, Run, load_checkpoint, save_checkpoint
+from training.runs import ALARMS, LOG, METRICS, Run, load_checkpoint, save_checkpoint
+from training.watching import Alarm
 
 
 class Interrupted(TrainingError):
@@ -46,6 +47,7 @@ class Position:
     phase: int = 0
     in_phase: int = 0
     step: int = 0
+    rolled_back: int = 0  # times; each gives what follows another seed
 
 
 def train(
@@ -79,7 +81,8 @@ def train(
         loop.restore()
     elif fabric.is_global_zero:
         run.save()
-        (run.folder / LOG).unlink(missing_ok=True)
+        for name in (LOG, ALARMS):
+            (run.folder / name).unlink(missing_ok=True)
     loop.run_phases(stop_after)
     return run.folder
 
@@ -100,8 +103,13 @@ class Loop:
         self.average = Average(self.bare, self.config.ema)
         self.generator = torch.Generator(fabric.device).manual_seed(self._seed(fabric.global_rank))
         self.phases: list[Phase] = self.family.phases(self.model, self.config)
+        if fabric.world_size > 1 and any(phase.watch and phase.watch.rollbacks for phase in self.phases):
+            raise TrainingError(
+                "rollbacks: one process goes back alone; train on one device, or without", field="rollbacks"
+            )
         self.position = Position()
         self.optimizers: list[Any] = []
+        self.window: dict[str, float] = {}  # sums since the last look of the phase's watch
         self.items = torch.as_tensor(data.train.items).to(fabric.device)
         self.labels = torch.as_tensor(data.train.labels).to(fabric.device)
         self.factors = _optional(data.train.factors, fabric.device)
@@ -126,10 +134,11 @@ class Loop:
     def batch(self) -> Batch:
         """The batch at the current position."""
         number, place = divmod(self.position.in_phase, self.steps_per_pass)
-        if place == 0 or self._order_of != (self.position.phase, number):
-            order = torch.Generator().manual_seed(self._seed(self.position.phase, number))
+        path = (self.position.phase, number, *([self.position.rolled_back] if self.position.rolled_back else []))
+        if place == 0 or self._order_of != path:
+            order = torch.Generator().manual_seed(self._seed(*path))
             self._order = torch.randperm(len(self.items), generator=order).to(self.items.device)
-            self._order_of = (self.position.phase, number)
+            self._order_of = path
         start = (place * self.fabric.world_size + self.fabric.global_rank) * self.batch_size
         index = self._order[start : start + self.batch_size]
         return Batch(
@@ -144,7 +153,7 @@ class Loop:
         """A seed for what `path` names, a function of the run's own."""
         return int(np.random.SeedSequence([self.config.seed, *path]).generate_state(1)[0])
 
-    _order_of: tuple[int, int] = (-1, -1)
+    _order_of: tuple[int, ...] = ()
     _order: Tensor
 
     def step(self, batch: Batch) -> dict[str, Tensor]:
@@ -158,15 +167,18 @@ class Loop:
                 raise self._diverged(phase, player, losses)
             self.model.zero_grad()  # of every player: a loss leaves gradients in the others' weights too
             self.fabric.backward(losses["loss"])
-            if self.config.clip_norm:
-                self.fabric.clip_gradients(
-                    self.model, optimizer, max_norm=self.config.clip_norm, error_if_nonfinite=False
+            norm = None
+            if self.config.clip_norm or phase.watch:
+                norm = self.fabric.clip_gradients(
+                    self.model, optimizer, max_norm=self.config.clip_norm or math.inf, error_if_nonfinite=False
                 )
             for group in optimizer.param_groups:
                 group["lr"] = player.lr * rate
             optimizer.step()
             prefix = f"{player.name}/" if len(phase.players) > 1 else ""
             logged |= {prefix + name: value.detach() for name, value in losses.items()}
+            if phase.watch and norm is not None:
+                logged[f"{prefix}gradient_norm"] = norm.detach()
         self.average.update(self.position.step)
         self.position.step += 1
         self.position.in_phase += 1
@@ -219,11 +231,17 @@ class Loop:
         counted, began = 0, time.perf_counter()
         size = self.batch_size * self.fabric.world_size
         while True:
-            losses = self.step(self.batch())
+            try:
+                losses = self.step(self.batch())
+            except Diverged as error:
+                if not self._roll_back(phase, [Alarm("not finite", str(error), True)], progress):
+                    raise
+                continue
             counted += 1
             for name, value in losses.items():
                 sums[name] = sums[name] + value if name in sums else value
             progress.advance(size, losses)
+            self._look(phase, losses, progress)
             if self.position.in_phase % self.steps_per_epoch == 0:
                 rate = counted * size / (time.perf_counter() - began)
                 means = {name: float(value) / counted for name, value in sums.items()}
@@ -232,6 +250,54 @@ class Loop:
             if stop():
                 self.checkpoint()
                 return
+
+    # --- watching ---
+
+    def _look(self, phase: Phase, losses: Mapping[str, Tensor], progress: Progress) -> None:
+        """Lets the phase's watch look every so many steps, logs what it saw, and goes back where it is that bad and allowed."""
+        watch = phase.watch
+        if watch is None or not self.watched:
+            return
+        for name, value in losses.items():
+            self.window[name] = self.window.get(name, 0.0) + float(value)
+        if self.position.in_phase % watch.every:
+            return
+        seen = watch.look(self.position.step, {name: value / watch.every for name, value in self.window.items()})
+        self.window = {}
+        self._log({"step": self.position.step, "phase": phase.name, "watch": seen.record})
+        if self._roll_back(phase, [alarm for alarm in seen.alarms if alarm.severe], progress):
+            return
+        for alarm in seen.alarms:
+            self._alarm(alarm, progress)
+        if watch.rollbacks and not seen.alarms:
+            self.checkpoint(self.run.good)
+
+    def _alarm(self, alarm: Alarm, progress: Progress, gone_back_to: int | None = None) -> None:
+        """Into a file of its own, which going back does not shorten, and onto the terminal."""
+        about = {"step": self.position.step, "alarm": alarm.name, "detail": alarm.detail, "gone_back_to": gone_back_to}
+        with (self.run.folder / ALARMS).open("a") as file:
+            file.write(json.dumps(about) + "\n")
+        back = "" if gone_back_to is None else f"; back to step {gone_back_to}"
+        progress.say(f"step {about['step']}: {alarm.name}: {alarm.detail}{back}")
+
+    def _roll_back(self, phase: Phase, alarms: Sequence[Alarm], progress: Progress) -> bool:
+        """Goes back to the last good state, on another seed from there. False where there is nothing to go back for, none, or no leave."""
+        times = self.position.rolled_back
+        if not alarms or phase.watch is None or times >= phase.watch.rollbacks or not self.run.good.exists():
+            return False
+        state = load_checkpoint(self.run.good)
+        for alarm in alarms:
+            self._alarm(alarm, progress, state["position"]["step"])
+        self._apply(state)
+        self.position.rolled_back = times + 1
+        self.generator.manual_seed(self._seed(self.position.step, self.position.rolled_back))
+        self._cut_log()
+        progress.phase(phase.name, self.position.in_phase, phase.epochs * self.steps_per_epoch)
+        return True
+
+    def _log(self, record: Mapping[str, Any]) -> None:
+        with (self.run.folder / LOG).open("a") as file:
+            file.write(json.dumps(record) + "\n")
 
     def _next_phase(self) -> None:
         self.position.phase += 1
@@ -264,8 +330,7 @@ class Loop:
                             self.data.spec,
                             self.run.folder / "samples" / f"{phase.name}-{epoch:04d}",
                         )
-            with (self.run.folder / LOG).open("a") as file:
-                file.write(json.dumps(record) + "\n")
+            self._log(record)
             progress.epoch(record)
             if look:
                 sheets.curves(self.run.folder / LOG, self.run.folder / "curves.png")
@@ -304,16 +369,19 @@ class Loop:
 
     # --- checkpoints ---
 
-    def checkpoint(self) -> None:
-        """Writes everything the next step depends on."""
+    def checkpoint(self, path: Path | None = None) -> None:
+        """Writes everything the next step depends on: the run's checkpoint, or another."""
         if not self.fabric.is_global_zero:
             return
         rng: dict[str, Any] = {"generator": self.generator.get_state(), "cpu": torch.get_rng_state()}
         if self.fabric.device.type == "cuda":
             rng["cuda"] = torch.cuda.get_rng_state(self.fabric.device)
+        phase = self.phases[min(self.position.phase, len(self.phases) - 1)]
+        watching = {} if phase.watch is None else {"watch": phase.watch.state(), "window": self.window}
         save_checkpoint(
-            self.run.checkpoint,
+            path or self.run.checkpoint,
             {
+                **watching,
                 "position": vars(self.position),
                 "model": self.bare.state_dict(),
                 "average": self.average.shadow,
@@ -324,7 +392,11 @@ class Loop:
 
     def restore(self) -> None:
         """Goes back to the run's checkpoint; lines of the log beyond it are cut off."""
-        state = load_checkpoint(self.run.checkpoint)
+        self._apply(load_checkpoint(self.run.checkpoint))
+        self._cut_log()
+
+    def _apply(self, state: Mapping[str, Any]) -> None:
+        """Takes over everything that a checkpoint holds."""
         self.position = Position(**state["position"])
         self.bare.load_state_dict(state["model"])
         self.average.shadow = {name: value.to(self.fabric.device) for name, value in state["average"].items()}
@@ -332,6 +404,10 @@ class Loop:
             self.enter_phase()
             for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
                 optimizer.optimizer.load_state_dict(saved)
+            watch = self.phases[self.position.phase].watch
+            if watch is not None and "watch" in state:
+                watch.restore(state["watch"])
+                self.window = dict(state["window"])
         if self.fabric.is_global_zero:
             self.generator.set_state(state["rng"]["generator"])
         else:  # other processes draw anew: resume is exact for one process
@@ -339,6 +415,9 @@ class Loop:
         torch.set_rng_state(state["rng"]["cpu"])
         if "cuda" in state["rng"] and self.fabric.device.type == "cuda":
             torch.cuda.set_rng_state(state["rng"]["cuda"], self.fabric.device)
+
+    def _cut_log(self) -> None:
+        """Takes lines beyond the current step off the log."""
         log = self.run.folder / LOG
         if log.exists() and self.fabric.is_global_zero:
             lines = [line for line in log.read_text().splitlines() if json.loads(line)["step"] <= self.position.step]

@@ -73,6 +73,11 @@ def _image(image: AnyImage) -> str:
     return base64.b64encode(buffer.getvalue()).decode()
 
 
+def _mask(mask: AnyImage) -> AnyImage:
+    """An array of truth values as a picture, white where it is true."""
+    return np.where(mask, np.uint8(255), np.uint8(0)) if isinstance(mask, np.ndarray) and mask.dtype == bool else mask
+
+
 def _items(images: Sequence[AnyImage] | None, rows: Sequence[Row] | None) -> dict[str, Any]:
     return {"images": None if images is None else [_image(image) for image in images], "rows": rows}
 
@@ -127,8 +132,15 @@ class Calls:
         return _call("/classify", Classes.parse, {**_items(images, rows), **fields})
 
     @staticmethod
-    def impute(rows: Sequence[Row], *, seed: int | None = None, **fields: Any) -> Call[Imputed]:
-        return _call("/impute", Imputed.parse, {"rows": rows, "seed": seed, **fields})
+    def impute(
+        rows: Sequence[Row] | None = None,
+        *,
+        images: Sequence[AnyImage] | None = None,
+        masks: Sequence[AnyImage] | None = None,
+        **fields: Any,
+    ) -> Call[Imputed]:
+        given = {**_items(images, rows), "masks": None if masks is None else [_image(_mask(mask)) for mask in masks]}
+        return _call("/impute", Imputed.parse, {**given, **fields})
 
 
 @dataclass(frozen=True)
@@ -266,8 +278,10 @@ class Client:
         """Which class items are of: images or rows; fit, model, version."""
         return self._do(Calls.classify(images, **fields))
 
-    def impute(self, rows: Sequence[Row], **fields: Any) -> Imputed:
-        """Rows with values missing (None, or left out), filled in: seed, first, class_, condition, model, version."""
+    def impute(self, rows: Sequence[Row] | None = None, **fields: Any) -> Imputed:
+        """Rows with values missing (None, or left out), or `images` with `masks` (true, or white, where known; one, or one an image), filled in:
+        seed, first, class_, condition, candidates, temperature, model, version.
+        """
         return self._do(Calls.impute(rows, **fields))
 
     def models(self) -> list[dict[str, Any]]:
@@ -364,7 +378,7 @@ class AsyncClient:
         """As Client.classify."""
         return await self._do(Calls.classify(images, **fields))
 
-    async def impute(self, rows: Sequence[Row], **fields: Any) -> Imputed:
+    async def impute(self, rows: Sequence[Row] | None = None, **fields: Any) -> Imputed:
         """As Client.impute."""
         return await self._do(Calls.impute(rows, **fields))
 

@@ -196,12 +196,12 @@ class Classes(Result):
 
 
 @dataclass(frozen=True)
-class Imputed(Result):
-    """Rows made whole."""
+class Imputed(Made):
+    """Rows or images made whole."""
 
-    rows: list[dict[str, Any]]
-    probabilities: list[dict[str, dict[str, float]]]  # of each category, by column that was missing
+    probabilities: list[dict[str, dict[str, float]]]  # of rows: of each category, by column that was missing
+    classes: list[str]  # of images, where no class was told and the model has some
 
     @classmethod
     def parse(cls, body: Mapping[str, Any]) -> Imputed:
-        return cls(**Result.common(body), rows=body["rows"], probabilities=body["probabilities"])
+        return cls(**made(body), probabilities=body.get("probabilities") or [], classes=body.get("classes") or [])

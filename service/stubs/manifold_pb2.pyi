@@ -270,7 +270,7 @@ class ClassifyRequest(_message.Message):
     def __init__(self, model: _Optional[str] = ..., version: _Optional[int] = ..., images: _Optional[_Iterable[bytes]] = ..., rows: _Optional[_Iterable[_Union[Row, _Mapping]]] = ..., fit: _Optional[str] = ..., array: _Optional[_Union[Array, _Mapping]] = ...) -> None: ...
 
 class ImputeRequest(_message.Message):
-    __slots__ = ("model", "version", "rows", "condition", "seed", "first")
+    __slots__ = ("model", "version", "rows", "condition", "seed", "first", "images", "masks", "fit", "candidates", "temperature", "encoding", "array")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     ROWS_FIELD_NUMBER: _ClassVar[int]
@@ -278,13 +278,27 @@ class ImputeRequest(_message.Message):
     CONDITION_FIELD_NUMBER: _ClassVar[int]
     SEED_FIELD_NUMBER: _ClassVar[int]
     FIRST_FIELD_NUMBER: _ClassVar[int]
+    IMAGES_FIELD_NUMBER: _ClassVar[int]
+    MASKS_FIELD_NUMBER: _ClassVar[int]
+    FIT_FIELD_NUMBER: _ClassVar[int]
+    CANDIDATES_FIELD_NUMBER: _ClassVar[int]
+    TEMPERATURE_FIELD_NUMBER: _ClassVar[int]
+    ENCODING_FIELD_NUMBER: _ClassVar[int]
+    ARRAY_FIELD_NUMBER: _ClassVar[int]
     model: str
     version: int
     rows: _containers.RepeatedCompositeFieldContainer[Row]
     condition: Array
     seed: int
     first: int
-    def __init__(self, model: _Optional[str] = ..., version: _Optional[int] = ..., rows: _Optional[_Iterable[_Union[Row, _Mapping]]] = ..., condition: _Optional[_Union[Array, _Mapping]] = ..., seed: _Optional[int] = ..., first: _Optional[int] = ..., **kwargs) -> None: ...
+    images: _containers.RepeatedScalarFieldContainer[bytes]
+    masks: _containers.RepeatedScalarFieldContainer[bytes]
+    fit: str
+    candidates: int
+    temperature: float
+    encoding: str
+    array: Array
+    def __init__(self, model: _Optional[str] = ..., version: _Optional[int] = ..., rows: _Optional[_Iterable[_Union[Row, _Mapping]]] = ..., condition: _Optional[_Union[Array, _Mapping]] = ..., seed: _Optional[int] = ..., first: _Optional[int] = ..., images: _Optional[_Iterable[bytes]] = ..., masks: _Optional[_Iterable[bytes]] = ..., fit: _Optional[str] = ..., candidates: _Optional[int] = ..., temperature: _Optional[float] = ..., encoding: _Optional[str] = ..., array: _Optional[_Union[Array, _Mapping]] = ..., **kwargs) -> None: ...
 
 class ScoreFileRequest(_message.Message):
     __slots__ = ("request", "chunk", "kind")
@@ -623,7 +637,7 @@ class ImputedColumns(_message.Message):
     def __init__(self, columns: _Optional[_Mapping[str, CategoryProbabilities]] = ...) -> None: ...
 
 class ImputeResponse(_message.Message):
-    __slots__ = ("model", "version", "request_id", "timing", "seed", "first", "rows", "probabilities")
+    __slots__ = ("model", "version", "request_id", "timing", "seed", "first", "rows", "probabilities", "images", "data", "classes", "fitted")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
@@ -632,6 +646,10 @@ class ImputeResponse(_message.Message):
     FIRST_FIELD_NUMBER: _ClassVar[int]
     ROWS_FIELD_NUMBER: _ClassVar[int]
     PROBABILITIES_FIELD_NUMBER: _ClassVar[int]
+    IMAGES_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    CLASSES_FIELD_NUMBER: _ClassVar[int]
+    FITTED_FIELD_NUMBER: _ClassVar[int]
     model: str
     version: int
     request_id: str
@@ -640,7 +658,11 @@ class ImputeResponse(_message.Message):
     first: int
     rows: _containers.RepeatedCompositeFieldContainer[Row]
     probabilities: _containers.RepeatedCompositeFieldContainer[ImputedColumns]
-    def __init__(self, model: _Optional[str] = ..., version: _Optional[int] = ..., request_id: _Optional[str] = ..., timing: _Optional[_Union[Timing, _Mapping]] = ..., seed: _Optional[int] = ..., first: _Optional[int] = ..., rows: _Optional[_Iterable[_Union[Row, _Mapping]]] = ..., probabilities: _Optional[_Iterable[_Union[ImputedColumns, _Mapping]]] = ...) -> None: ...
+    images: _containers.RepeatedScalarFieldContainer[bytes]
+    data: Array
+    classes: _containers.RepeatedScalarFieldContainer[str]
+    fitted: _containers.RepeatedCompositeFieldContainer[Fitted]
+    def __init__(self, model: _Optional[str] = ..., version: _Optional[int] = ..., request_id: _Optional[str] = ..., timing: _Optional[_Union[Timing, _Mapping]] = ..., seed: _Optional[int] = ..., first: _Optional[int] = ..., rows: _Optional[_Iterable[_Union[Row, _Mapping]]] = ..., probabilities: _Optional[_Iterable[_Union[ImputedColumns, _Mapping]]] = ..., images: _Optional[_Iterable[bytes]] = ..., data: _Optional[_Union[Array, _Mapping]] = ..., classes: _Optional[_Iterable[str]] = ..., fitted: _Optional[_Iterable[_Union[Fitted, _Mapping]]] = ...) -> None: ...
 
 class ModelSummary(_message.Message):
     __slots__ = ("name", "version", "family", "description", "tasks", "endpoints", "state", "reason", "device", "note", "classes", "data", "default", "conditions")

@@ -8,22 +8,30 @@ non-saturating one or the hinge, one-sided label smoothing, spectral normalisati
 from __future__ import annotations
 
 import math
+import os
 from dataclasses import dataclass
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.utils import parametrizations
 
+from runtime import repository
+from runtime.engine import Model, load
+from runtime.errors import ArtifactError, UnknownModel
 from runtime.manifest import InputSpec, LatentSpec, Metric, Scoring, TensorSpec, Term
 from runtime.spec import ImageSpec, NumericColumn, TableSpec
-from training import adversarial, dcgan
+from training import adversarial, dcgan, watching
 from training.data import Data
 from training.errors import TrainingError
 from training.exports import Exports, Task
+from training.layers import to_float
 from training.phases import Batch, Losses, Phase, Player, Recipe, in_order
+from training.watching import Watch
 
 LOGIT = "negative_logit"
 
@@ -47,10 +55,18 @@ class Config(Recipe):
     beta1: float = 0.5  # of Adam
     discriminator_lr: float = 0.0  # 0: the generator's (Heusel et al., 2017, give it more)
     unrolled: int = 0  # steps of the discriminator that the generator looks ahead
+    watch_steps: int = 200  # between looks at what is made and how gradients are; 0: none
+    watch_after: int = 1000  # steps before alarms about what is made
+    judge: str = (
+        "auto"  # classifier that counts classes: an artifact's folder, the data's own among the models, or none
+    )
+    rollbacks: int = 0  # times that training goes back to the last good state when it is alarmed
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.at_least(latent_dim=1, dropout=0, beta1=0, discriminator_lr=0, unrolled=0)
+        self.at_least(
+            latent_dim=1, dropout=0, beta1=0, discriminator_lr=0, unrolled=0, watch_steps=0, watch_after=0, rollbacks=0
+        )
         self.one_of("body", ("mlp", "dcgan"))
         self.one_of("loss", adversarial.LOSSES)
         for key, valid in (("rules", dcgan.RULES), ("augment", adversarial.POLICIES)):
@@ -182,6 +198,7 @@ class GAN(nn.Module):
                 "gan: makes images, or rows of numbers; these have categories: tabular_vae makes them", field="data"
             )
         self.config, self.shape, self.classes = config, data.spec.shape, classes
+        self.data = data
         self.generator, self.discriminator = Generator(config, data, classes), Discriminator(config, data, classes)
 
     def condition(self, labels: Tensor) -> Tensor | None:
@@ -246,13 +263,50 @@ def build(config: Config, data: Data) -> GAN:
 
 
 def phases(model: Any, config: Config) -> list[Phase]:
-    """One phase, in which the discriminator's turn comes first."""
+    """One phase, in which the discriminator's turn comes first, with a watch over both."""
     betas = (config.beta1, 0.999)
     discriminator = Player(
         "discriminator", tuple(model.discriminator.parameters()), model.discriminator_loss, config.discriminator_lr or config.lr, betas
     )  # fmt: skip
     generator = Player("generator", tuple(model.generator.parameters()), model.generator_loss, config.lr, betas)
-    return [Phase("gan", (discriminator, generator), config.epochs)]
+    return [
+        Phase("gan", (discriminator, generator), config.epochs, _watch(model, config) if config.watch_steps else None)
+    ]
+
+
+def _watch(model: Any, config: Config) -> Watch:
+    """What is made, beside as many real items, counted by class where a classifier of the data is to be had."""
+    data: Data = model.data
+    device = next(model.parameters()).device
+    real = to_float(data.train.items[: watching.ITEMS], device)
+    judge = _judge(config.judge, data)
+    shares = np.bincount(data.train.labels, minlength=len(data.classes or ())) / len(data.train) if judge else None
+    return Watch(
+        watching.watched(lambda generator, n: draw(model, n, generator), config.seed, device), real,
+        every=config.watch_steps, after=config.watch_after, rollbacks=config.rollbacks,
+        classify=watching.classifier(judge) if judge else None, shares=shares, names=data.classes or (),
+    )  # fmt: skip
+
+
+def _judge(name: str, data: Data) -> Model | None:
+    """The classifier that counts classes. Raises TrainingError for one that does not fit the data."""
+    if name == "none" or data.classes is None:
+        return None
+    root = Path(os.environ.get("MANIFOLD_MODELS_DIR", "models"))
+    if name == "auto":
+        found, _ = repository.trained_on(data.name, root, "features") if root.is_dir() else ([], {})
+        return load(repository.find(found[0], root), device="cpu") if found else None
+    try:
+        judge = load(repository.locate(Path(name)), device="cpu")
+    except (ArtifactError, UnknownModel) as error:
+        raise TrainingError(f"judge: {error.message}", field="judge") from None
+    if (
+        judge.manifest.classes != data.classes
+        or judge.manifest.data.shape != data.spec.shape
+        or "features" not in judge.manifest.tasks
+    ):
+        raise TrainingError(f"judge: {name} is no classifier of what {data.name} holds", field="judge")
+    return judge
 
 
 def evaluate(model: GAN, batch: Batch) -> dict[str, Tensor]:

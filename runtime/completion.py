@@ -1,0 +1,108 @@
+"""Images filled in where they are not known: the task `impute`, and the choice among several candidates.
+
+An autoregressive sampler goes in raster order, so that a pixel is given what is known above it and to its left, and what is known further
+down has no say in it. Several candidates give it one: each is weighed by the likelihood of what is known in it, and one is drawn by the
+weights (sampling importance resampling, Rubin, 1987: the candidates come from Π p over the unknown pixels, so that the weight towards
+p(unknown | known) is Π p over the known ones). With many candidates that is a draw from the model's own conditional distribution.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from runtime import sampling
+from runtime.errors import InvalidValue
+from runtime.inputs import Classes, check_seed, conditions
+from runtime.manifest import Manifest, TaskSpec
+from runtime.operations import Array, Float32, Run, Steps, no_classes, role_of, softmax
+
+CANDIDATES = 8  # where nothing is said
+CANDIDATE_STREAM = 2**33  # + its number
+CHOICE_STREAM = 2**34
+
+
+@dataclass(frozen=True)
+class Completed:
+    """Images made whole."""
+
+    data: Float32  # (n, C, H, W): what was known as it came
+    seed: int
+    classes: NDArray[np.int64] | None = (
+        None  # (n,) of conditional models that were told none: the one of the chosen candidate
+    )
+
+
+def complete(
+    manifest: Manifest, data: Array, mask: Array, *, seed: int | None = None, first: int = 0, classes: Classes | None = None,
+    candidates: int = CANDIDATES, temperature: float = 1.0,
+) -> Steps[Completed]:  # fmt: skip
+    """data (n, C, H, W) with its unknown pixels drawn, where mask (n, 1, H, W) is 0; known ones, 1, stay as they are.
+
+    Without a class, a conditional model tries every class with so many candidates each. Item i depends on seed and first + i alone.
+    Raises InvalidValue for masks that are not one an image.
+    """
+    spec = manifest.tasks["impute"]
+    if mask.shape != (len(data), 1, *data.shape[2:]):
+        raise InvalidValue(f"masks: {len(mask)} for {len(data)} images; one for each is needed", field="masks")
+    if classes is not None and spec.input("condition") is None:
+        raise no_classes(manifest, classes)
+    n, seed = len(data), check_seed(seed, first, len(data), needed=True)
+    of_classes = open_classes(manifest, classes)
+    total = candidates * of_classes
+    inputs = {
+        role_of(spec, "data"): data.repeat(total, axis=0),
+        role_of(spec, "mask"): mask.repeat(total, axis=0).astype(np.float32),
+        **_uniforms(spec, seed, first, n, total),
+    }
+    if (tensor := spec.input("temperature")) is not None:
+        inputs[tensor.role] = np.full(n * total, temperature, np.float32)
+    told: dict[str, Array] = {}
+    if (tensor := spec.input("condition")) is not None:
+        if of_classes > 1:
+            rows: Array = np.tile(np.eye(of_classes, dtype=np.float32), (n * candidates, 1))
+        else:
+            rows = conditions(manifest, tensor, "random" if classes is None else classes, n, seed, first).repeat(
+                total, axis=0
+            )
+        inputs[tensor.role] = told["condition"] = rows
+    made = (yield Run("impute", inputs))["data"]
+    chosen = np.zeros(n, np.int64)
+    if total > 1:
+        weights = yield from _weights(manifest, made, mask.repeat(total, axis=0), told)
+        if of_classes > 1:
+            with np.errstate(divide="ignore"):
+                weights += np.log(np.tile(manifest.class_weights, n * candidates))
+        uniforms = sampling.uniform(seed, first, n, CHOICE_STREAM, ())
+        chosen = sampling.pick(softmax(weights.reshape(n, total)), uniforms)
+    best = made.reshape(n, total, *made.shape[1:])[np.arange(n), chosen]
+    whole = np.where(mask > 0, data, best).astype(np.float32)
+    return Completed(whole, seed, chosen % of_classes if of_classes > 1 else None)
+
+
+def open_classes(manifest: Manifest, classes: Classes | None) -> int:
+    """How many classes are tried for each candidate."""
+    conditional = manifest.tasks["impute"].input("condition") is not None
+    return len(manifest.classes) if conditional and classes is None and manifest.classes else 1
+
+
+def _uniforms(spec: TaskSpec, seed: int, first: int, n: int, total: int) -> dict[str, Array]:
+    """Of every candidate a stream of its own, (n total, U), an item's candidates together."""
+    tensor = spec.input("uniform")
+    assert tensor is not None
+    drawn = [sampling.uniform(seed, first, n, CANDIDATE_STREAM + k, tensor.shape) for k in range(total)]
+    return {tensor.role: np.stack(drawn, axis=1).reshape(n * total, *tensor.shape)}
+
+
+def _weights(manifest: Manifest, made: Array, mask: Array, told: dict[str, Array]) -> Steps[NDArray[np.float64]]:
+    """log p of what is known in each candidate given all before it, (n total,)."""
+    spec, scoring = manifest.tasks["score"], manifest.scoring
+    assert scoring is not None and scoring.surprise is not None
+    inputs = {role_of(spec, "data"): made}
+    if (tensor := spec.input("condition")) is not None:
+        inputs[tensor.role] = told["condition"]
+    surprise = (yield Run("score", inputs))[scoring.surprise]
+    nats: NDArray[np.float64] = (surprise.astype(np.float64) * mask).reshape(len(made), -1).sum(axis=1)
+    return -nats
