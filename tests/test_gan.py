@@ -132,7 +132,8 @@ def test_unrolled_steps_are_adams() -> None:
     weights = {name: weight.detach().clone() for name, weight in layer.named_parameters()}
 
     def loss(at: dict[str, Tensor]) -> Tensor:
-        return ((torch.func.functional_call(layer, at, (x,)) - y) ** 2).mean()
+        mean: Tensor = ((torch.func.functional_call(layer, at, (x,)) - y) ** 2).mean()
+        return mean
 
     found = adversarial.unrolled(weights, loss, 5, 0.01, (0.5, 0.999))
     optimizer = torch.optim.Adam(layer.parameters(), lr=0.01, betas=(0.5, 0.999))

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from training.errors import TrainingError
+
 LOSSES = ("non-saturating", "minimax", "hinge")
 POLICIES = ("color", "translation", "cutout")
 SHIFT, HOLE = 1 / 8, 1 / 2  # shares of the side
@@ -61,6 +63,13 @@ def frozen(module: nn.Module) -> Iterator[None]:
 
 
 # --- differentiable augmentation ----------------------------------------------------------------------------------------------
+
+
+def check_policies(policies: Sequence[str]) -> None:
+    """Raises TrainingError for one that there is not."""
+    if wrong := [name for name in policies if name and name not in POLICIES]:
+        valid = ", ".join(POLICIES)
+        raise TrainingError(f"augment: unknown {wrong[0]!r}; valid are {valid}", field="augment", valid=POLICIES)
 
 
 def augment(x: Tensor, policies: Sequence[str], generator: torch.Generator) -> Tensor:

@@ -83,6 +83,12 @@ def down(channels: int, widths: Sequence[int], rules: Sequence[str] = RULES, spe
     return made
 
 
+def check_rules(rules: Sequence[str]) -> None:
+    """Raises TrainingError for a rule that there is not."""
+    if wrong := [name for name in rules if name and name not in RULES]:
+        raise TrainingError(f"rules: unknown {wrong[0]!r}; valid are {', '.join(RULES)}", field="rules", valid=RULES)
+
+
 def _norm(channels: int, rules: Sequence[str], classes: int) -> nn.Module:
     if "normalise" not in rules:
         return nn.Identity()

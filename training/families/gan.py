@@ -69,11 +69,8 @@ class Config(Recipe):
         )
         self.one_of("body", ("mlp", "dcgan"))
         self.one_of("loss", adversarial.LOSSES)
-        for key, valid in (("rules", dcgan.RULES), ("augment", adversarial.POLICIES)):
-            if wrong := [name for name in getattr(self, key) if name and name not in valid]:
-                raise TrainingError(
-                    f"{key}: unknown {wrong[0]!r}; valid are {', '.join(valid)}", field=key, valid=valid
-                )
+        dcgan.check_rules(self.rules)
+        adversarial.check_policies(self.augment)
         for key in ("hidden", "widths"):
             if min(getattr(self, key), default=0) < 1:
                 raise TrainingError(f"{key}: {list(getattr(self, key))} must be sizes of at least 1", field=key)
@@ -167,7 +164,12 @@ class Discriminator(nn.Module):
                 ]
             self.body, features = nn.Sequential(*layers), config.hidden[0]
         self.head = self._normed(nn.Linear(features, 1))
-        self.embedding = self._normed(nn.Linear(classes, features, bias=False)) if classes else None
+        self.embedding = self._told(nn.Linear(classes, features, bias=False)) if classes else None
+
+    def _told(self, layer: nn.Linear) -> nn.Module:
+        """Small at first: the features are many, and a logit that is large by chance teaches nothing."""
+        nn.init.normal_(layer.weight, 0.0, 0.1 / layer.out_features**0.5)
+        return self._normed(layer)
 
     def _normed(self, layer: nn.Linear) -> nn.Module:
         return parametrizations.spectral_norm(layer) if self.config.spectral else layer

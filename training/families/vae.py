@@ -33,7 +33,7 @@ from runtime.manifest import (
     Term,
 )
 from runtime.spec import ImageSpec, TableSpec
-from training import likelihoods
+from training import dcgan, likelihoods
 from training.data import Data, Part
 from training.errors import TrainingError
 from training.exports import Exports, Task
@@ -57,8 +57,9 @@ class Config(Recipe):
 
     latent_dim: int = 20
     hidden: tuple[int, ...] = (392, 196)  # sizes of the encoder's layers; the decoder mirrors them
-    body: str = "mlp"  # or "conv": convolutions that halve the image before those layers, and mirror them after
+    body: str = "mlp"  # or "conv": convolutions that halve the image before those layers, and mirror them after; "dcgan": by its rules
     widths: tuple[int, ...] = (32, 64)  # channels of the convolutions
+    rules: tuple[str, ...] = dcgan.RULES  # of DCGAN, that its body keeps
     variational: bool = True  # False: a deterministic autoencoder, no KL, sampled from a Gaussian fitted to its latents
     likelihood: str = (
         "auto"  # bernoulli for images, columns for tables; or gaussian, gaussian-learned, laplace, logistic
@@ -86,7 +87,8 @@ class Config(Recipe):
         self.above_zero("noise", "floor")
         if not 0 <= self.trim <= MAX_TRIM:
             raise TrainingError(f"trim: {self.trim} must be from 0 to {MAX_TRIM}", field="trim")
-        self.one_of("body", ("mlp", "conv"))
+        self.one_of("body", ("mlp", "conv", "dcgan"))
+        dcgan.check_rules(self.rules)
         for key in ("hidden", "widths"):
             if min(getattr(self, key), default=1) < 1:
                 raise TrainingError(f"{key}: {list(getattr(self, key))} must be sizes of at least 1", field=key)
@@ -118,8 +120,10 @@ class VAE(nn.Module):
         self.down: nn.Module = nn.Identity()
         self.up: nn.Module = nn.Identity()
         inside, outside = dimensions, self.likelihood.width
-        if config.body == "conv":
-            self.down, self.up, inside = convolutions(config.widths, self.shape, self.likelihood.width // dimensions)
+        if config.body != "mlp":
+            rules = config.rules if config.body == "dcgan" else None
+            outputs = self.likelihood.width // dimensions
+            self.down, self.up, inside = convolutions(config.widths, self.shape, outputs, rules)
             outside = inside
         self.encoder = mlp([inside + width, *config.hidden, config.latent_dim * (2 if config.variational else 1)])
         self.decoder = mlp([config.latent_dim + width, *reversed(config.hidden), outside])
@@ -190,19 +194,24 @@ def least_strange(nats: Tensor, trim: float) -> Tensor:
 
 
 def convolutions(
-    widths: Sequence[int], shape: tuple[int, ...], outputs: int
+    widths: Sequence[int], shape: tuple[int, ...], outputs: int, rules: Sequence[str] | None = None
 ) -> tuple[nn.Sequential, nn.Sequential, int]:
     """Convolutions of stride 2 that take images (B, C H W) to features (B, F), their mirror image to (B, outputs C H W), and F.
 
+    With `rules`, the two halves of a DCGAN, and as many of its rules.
     Raises TrainingError for data that cannot be halved so often.
     """
     if len(shape) != 3 or any(side % 2 ** len(widths) for side in shape[1:]):
         raise TrainingError(
-            f"body: 'conv' with {len(widths)} widths halves {len(widths)} times, which {list(shape)} cannot be; use 'mlp'",
+            f"body: convolutions with {len(widths)} widths halves {len(widths)} times, which {list(shape)} cannot be; use 'mlp'",
             field="body",
         )
     channels, height, width = shape
     small = (widths[-1], height // 2 ** len(widths), width // 2 ** len(widths))
+    if rules is not None:
+        reads = nn.Sequential(nn.Unflatten(1, shape), dcgan.down(channels, widths, rules), nn.Flatten())
+        makes = dcgan.Up(tuple(reversed(widths)), channels * outputs, rules)
+        return reads, nn.Sequential(nn.Unflatten(1, small), makes, nn.Flatten()), math.prod(small)
     down: list[nn.Module] = [nn.Unflatten(1, shape)]
     up: list[nn.Module] = [nn.ReLU(), nn.Unflatten(1, small)]
     for before, after in pairwise([channels, *widths]):
@@ -651,8 +660,9 @@ def _describe(config: Config, data: Data) -> str:
     kind = "Variational autoencoder" if config.variational else "Deterministic autoencoder"
     sizes = "-".join(map(str, [math.prod(data.spec.shape), *config.hidden]))
     body = f"MLP {sizes}"
-    if config.body == "conv":
-        body = f"convolutions {'-'.join(map(str, config.widths))}, MLP {'-'.join(map(str, config.hidden))}"
+    if config.body != "mlp":
+        kind_of = "convolutions" if config.body == "conv" else "DCGAN's convolutions"
+        body = f"{kind_of} {'-'.join(map(str, config.widths))}, MLP {'-'.join(map(str, config.hidden))}"
     rule = (
         " Grey pixels are binarised at 1/2."
         if config.likelihood == "bernoulli" and isinstance(data.spec, ImageSpec)
