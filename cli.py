@@ -539,6 +539,32 @@ def evaluate(
 
 
 @app.command()
+def catalogue(
+    page: Annotated[Path, typer.Option("--page", help="The page of all artifacts, with sheets.")] = Path(
+        "docs/models.md"
+    ),
+    readme: Annotated[
+        Path | None, typer.Option("--readme", help="A file whose table, between its marks, is renewed too.")
+    ] = None,
+    models: Models = Path("models"),
+) -> None:
+    """Write the table of all artifacts, from their manifests."""
+    from evaluation import catalogue as catalogues
+    from runtime.repository import replacing
+
+    written = {page: catalogues.page(models, page.parent)}
+    if readme is not None:
+        try:
+            written[readme] = catalogues.between(readme.read_text(), catalogues.table(models))
+        except (OSError, ValueError) as error:
+            raise InvalidValue(f"readme: {readme}: {error}", field="readme") from None
+    for path, text in written.items():
+        with replacing(path) as temporary:
+            temporary.write_text(text)
+        typer.echo(path)
+
+
+@app.command()
 def compare(
     models_: Annotated[
         list[str],

@@ -148,6 +148,8 @@ def _classes(report: Report, features: Features, reference: Reference, extractor
         if conditional and (asked == index).any():
             row["accuracy"] = rounded(float((chosen[asked == index] == index).mean()))
         report.by_class.append(row)
+    report.metrics["least_class_share"] = min(row["share"] for row in report.by_class)
+    report.details["least_class_share"] = {"is": "share of the rarest class, by the extractor's classifier"}
     missing = [row["class"] for row in report.by_class if row["share"] == 0 and row.get("reference_share", 1) > 0]
     if missing:
         report.warnings.append(f"no image falls into: {', '.join(missing)}")

@@ -30,7 +30,7 @@ from training import data as datasets
 from training.data import Data
 from training.errors import TrainingError
 from training.exports import Exports, Task
-from training.runs import METRICS, Run
+from training.runs import METRICS, Run, load_checkpoint
 from training.train import trained_model
 
 Array = NDArray[Any]
@@ -122,9 +122,11 @@ def _draft(
         else []
     )
     config = json.loads((run.folder / "config.json").read_text())
+    state = load_checkpoint(run.checkpoint)
+    spent = {"spent": state["spent"]} if "spent" in state else {}  # of runs that counted it
     provenance = {
         "family": run.family, "data": data.protocol, "preset": run.preset, "config": config["config"], "torch": config["torch"],
-        "weights": f"moving average, decay {run.config.ema}", "exported": calibration.now(), "finished": metrics_file.exists(), **exported.extra,
+        "weights": f"moving average, decay {run.config.ema}", "exported": calibration.now(), "finished": metrics_file.exists(), **spent, **exported.extra,
     }  # fmt: skip
     names = data.classes if exported.classes and data.classes else None
     return Manifest(

@@ -109,6 +109,7 @@ class Loop:
             )
         self.position = Position()
         self.optimizers: list[Any] = []
+        self.seconds = 0.0  # of training, not of looking
         self.window: dict[str, float] = {}  # sums since the last look of the phase's watch
         self.items = torch.as_tensor(data.train.items).to(fabric.device)
         self.labels = torch.as_tensor(data.train.labels).to(fabric.device)
@@ -243,11 +244,14 @@ class Loop:
             progress.advance(size, losses)
             self._look(phase, losses, progress)
             if self.position.in_phase % self.steps_per_epoch == 0:
-                rate = counted * size / (time.perf_counter() - began)
+                taken = time.perf_counter() - began
+                rate = counted * size / taken
+                self.seconds += taken
                 means = {name: float(value) / counted for name, value in sums.items()}
                 self._end_epoch(phase, means, rate, progress)
                 return
             if stop():
+                self.seconds += time.perf_counter() - began
                 self.checkpoint()
                 return
 
@@ -382,6 +386,7 @@ class Loop:
             path or self.run.checkpoint,
             {
                 **watching,
+                "spent": {"seconds": round(self.seconds, 1), "device": _named(self.fabric.device)},
                 "position": vars(self.position),
                 "model": self.bare.state_dict(),
                 "average": self.average.shadow,
@@ -398,6 +403,7 @@ class Loop:
     def _apply(self, state: Mapping[str, Any]) -> None:
         """Takes over everything that a checkpoint holds."""
         self.position = Position(**state["position"])
+        self.seconds = max(self.seconds, state.get("spent", {}).get("seconds", 0.0))
         self.bare.load_state_dict(state["model"])
         self.average.shadow = {name: value.to(self.fabric.device) for name, value in state["average"].items()}
         if self.position.phase < len(self.phases):
@@ -423,6 +429,17 @@ class Loop:
             lines = [line for line in log.read_text().splitlines() if json.loads(line)["step"] <= self.position.step]
             with replacing(log) as path:
                 path.write_text("".join(f"{line}\n" for line in lines))
+
+
+def _named(device: torch.device) -> str:
+    """What a device is called: a GPU by its model, a CPU by how many threads were taken of it."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return (
+        f"{torch.get_num_threads()} CPU thread{'s' if torch.get_num_threads() > 1 else ''}"
+        if device.type == "cpu"
+        else device.type
+    )
 
 
 def _optional(values: Any, device: torch.device) -> Tensor | None:

@@ -249,7 +249,11 @@ def exports(model: GatedPixelCNN, config: Config, data: Data) -> Exports:
             bound="exact", observed=settled if integers else f"{settled}, in the middle of their intervals: a density on [0, 1]", discrete=integers
         ),
     )  # fmt: skip
-    codes = TensorSpec(role="codes", dtype="int64", shape=grid) if integers else TensorSpec(role="values", name="codes", shape=shape)
+    codes = (
+        TensorSpec(role="codes", dtype="int64", shape=grid)
+        if integers
+        else TensorSpec(role="values", name="codes", shape=shape)
+    )
     scores = [TensorSpec(role="nll"), TensorSpec(role="surprise", shape=shape)]
     if integers:
         scores.append(TensorSpec(role="logits", shape=(model.levels, *grid)))
