@@ -38,6 +38,7 @@ clean:
 .PHONY: docs
 docs: .venv/dev.done  ## renews what tests compare with the code
 	$(BIN)/manifold schema > docs/manifest.schema.json
+	$(BIN)/manifold catalogue --page docs/models.md --readme README.md
 	$(BIN)/python -c 'import json; from service.rest import create_app; from service.settings import Settings; print(json.dumps(create_app(Settings()).app.openapi(), indent=1))' > docs/openapi.json
 
 .PHONY: stubs

@@ -296,6 +296,7 @@ def good_requests(row: dict[str, Any], other: dict[str, Any]) -> dict[str, list[
         "/impute": [
             {"model": "transactions-vae", "rows": [{**row, "amount": None}], "seed": 1},
             {"model": "nslkdd-cvae", "rows": [other], "class": "DoS"},
+            {"model": "digits-pixelcnn", "images": [image], "masks": [image], "candidates": 2, "seed": 1},
         ],
     }
 

@@ -83,7 +83,8 @@ def test_every_route_for_every_model(client: TestClient, name: str, route: str) 
         end = {"image": text(png())} if name in CODES else {"seed": 1, **told(name)}
         body |= {"from": end, "to": end, "steps": 4}
     elif route == "impute":
-        body |= {"rows": [{**ROWS[name], next(iter(ROWS[name])): None}] if name in ROWS else [[1]]}
+        blank: dict[str, Any] = {"rows": [{**ROWS[name], next(iter(ROWS[name])): None}]} if name in ROWS else {}
+        body |= blank or {"images": [text(png())], "masks": [text(png())], "candidates": 2}
     else:
         body |= items(name) | (told(name) if route in ("encode", "reconstruct") else {})
     response = client.post(f"/{route}", json=body)

@@ -131,9 +131,17 @@ def legal(name: str, route: str) -> dict[str, Any]:
         **{
             "sample": {"n": 3, "seed": 5, "return_latents": True}, "encode": {**items, **told, "seed": 3}, "reconstruct": {**items, **told},
             "interpolate": {"from": {"seed": 1, **told}, "to": {"seed": 2, **told}, "steps": 3}, "anomaly-score": {**items, "explain": True},
-            "classify": items, "impute": {"rows": [{**ROWS.get(name, {}), **dict.fromkeys(list(ROWS.get(name, {}))[:2])}] if name in ROWS else [{}], "seed": 1},
+            "classify": items, "impute": {**_holes(name, items), "seed": 1},
         }[route],
     }  # fmt: skip
+
+
+def _holes(name: str, items: dict[str, Any]) -> dict[str, Any]:
+    """Rows with their first two values missing, or images with masks."""
+    row = ROWS.get(name)
+    if row is None:
+        return {**items, "masks": items["images"][:1], "candidates": 2}
+    return {"rows": [{**row, **dict.fromkeys(list(row)[:2])}]}
 
 
 def call(stub: Any, route: str, message: Message) -> Message:

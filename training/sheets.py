@@ -15,6 +15,13 @@ from runtime.repository import replacing
 from runtime.spec import DataSpec, ImageSpec
 
 
+UNITS = {
+    "accuracy": "fraction",
+    "logit": "logit",
+    "norm": "norm",
+}  # by the last word of a figure's name; the others are nats
+
+
 def save(items: NDArray[Any], spec: DataSpec, stem: Path) -> Path:
     """A sheet of items (n, *shape): a PNG grid of images, or a CSV of rows. Returns the path, `stem` with its suffix."""
     stem.parent.mkdir(parents=True, exist_ok=True)
@@ -48,7 +55,7 @@ def curves(log: Path, path: Path) -> None:
                 axes.plot(*zip(*points, strict=True), label=part)
         axes.set_title(name)
         axes.set_xlabel("step")
-        axes.set_ylabel("fraction" if name == "accuracy" else "nats")
+        axes.set_ylabel(UNITS.get(name.rpartition("_")[2], "nats"))
         axes.grid(alpha=0.3)
         axes.legend()
     with replacing(path) as temporary:

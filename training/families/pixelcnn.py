@@ -80,7 +80,8 @@ class GatedPixelCNN(GatedNetwork):
         )  # fmt: skip
         self.config, self.levels = config, levels
         self.spec = spec.model_copy(update={"levels": levels})
-        self.by_chance = config.dynamic and levels < spec.levels
+        self.rounds = levels < spec.levels
+        self.by_chance = config.dynamic and self.rounds
 
     def settle(self, images: Tensor) -> Tensor:
         """Images (B, C, H, W) in [0, 1] to the network's items without chance: the nearest level, or the middle of its interval in [0, 1]."""
@@ -179,7 +180,7 @@ def report(model: GatedPixelCNN, config: Config, data: Data) -> list[Metric]:
 def _observed(model: GatedPixelCNN) -> str:
     """What x is in log p(x) of training and figures."""
     rounding = "rounded by chance, one draw an item" if model.by_chance else "rounded to the nearest"
-    levels = f"pixels at {model.levels} levels" + (f", {rounding}" if model.levels < 256 else "")
+    levels = f"pixels at {model.levels} levels" + (f", {rounding}" if model.rounds else "")
     return levels if model.emission.integers else f"{levels}, dequantised by uniform noise: a density on [0, 1]"
 
 
@@ -240,7 +241,7 @@ def exports(model: GatedPixelCNN, config: Config, data: Data) -> Exports:
     integers, shape = model.emission.integers, data.spec.shape
     grid = shape if model.parts > 1 else shape[1:]
     items = TensorSpec(role="data", shape=shape)
-    settled = f"pixels at {model.levels} levels" + (", the nearest" if model.levels < 256 else "")
+    settled = f"pixels at {model.levels} levels" + (", the nearest" if model.rounds else "")
     nll = Term(
         name="nll",
         kind="nll",

@@ -1,0 +1,85 @@
+"""The table of the shipped models is what their manifests say."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+import cli
+from evaluation import catalogue
+from runtime import manifest, repository
+from runtime.manifest import Metric
+from tests.conftest import ROOT, SHIPPED
+
+
+def test_the_page_and_the_readme_are_current() -> None:
+    assert (ROOT / "docs/models.md").read_text() == catalogue.page(SHIPPED, ROOT / "docs"), "run: make docs"
+    text = (ROOT / "README.md").read_text()
+    assert catalogue.between(text, catalogue.table(SHIPPED)) == text, "run: make docs"
+
+
+def test_every_shipped_model_has_a_section_with_a_sheet_that_is_there() -> None:
+    page = (ROOT / "docs/models.md").read_text()
+    for name in repository.scan(SHIPPED):
+        assert f"### {name}\n" in page
+        assert f"| `{name}` |" in (ROOT / "README.md").read_text()
+    for link in [line for line in page.splitlines() if line.startswith("![")]:
+        assert (ROOT / "docs" / link.partition("(")[2].rstrip(")")).exists(), link
+
+
+def test_figures_come_from_the_metrics_with_their_protocol() -> None:
+    def of(*metrics: tuple[str, float, dict[str, object]]) -> list[str]:
+        made = tuple(Metric(name=name, value=value, protocol=protocol) for name, value, protocol in metrics)
+        base = manifest.read(repository.find("mnist-vae", SHIPPED))
+        return catalogue.figures(base.model_copy(update={"metrics": made}))
+
+    assert of() == []
+    exact: dict[str, object] = {"bound": "exact", "observed": "pixels at 2 levels"}
+    assert of(("nll", 80.04, exact), ("bits_per_dim", 0.147, exact)) == [
+        "NLL 80.0 nats, exact, 0.15 bits/dim (pixels at 2 levels)"
+    ]
+    assert of(("nll", 80.04, {"bound": "upper bound"})) == ["NLL ≤ 80.0 nats"]
+    assert of(("elbo", -93.5, {"binarisation": "dynamic"}), ("iwae_500", -89.6, {})) == [
+        "ELBO -93.5 nats, IWAE-500 -89.6 (dynamic)"
+    ]
+    assert of(("fd_classifier", 8.6, {"prior": "normal"}), ("fd_classifier", 2.3, {"prior": "mixture"})) == [
+        "fd_classifier 8.6 (prior normal), 2.3 (prior mixture)"
+    ]
+    assert of(("fd_classifier", 8.6, {"prior": "normal"})) == ["fd_classifier 8.6"]
+    assert of(("class_accuracy", 0.971, {}), ("least_class_share", 0.071, {})) == [
+        "class asked for 97.1%",
+        "rarest class 7.1%",
+    ]
+    assert of(("auroc", 0.9, {"against": "x"}), ("found_at_1%", 0.5, {})) == [
+        "against x: AUROC 0.900, 50% found at 1% false alarms"
+    ]
+
+
+def test_the_marks_must_be_there_once() -> None:
+    good = f"a\n{catalogue.BEGIN}\nold\n{catalogue.END}\nb\n"
+    assert catalogue.between(good, "new") == f"a\n{catalogue.BEGIN}\nnew\n{catalogue.END}\nb\n"
+    for bad in ("a", good + catalogue.BEGIN, f"{catalogue.END} {catalogue.BEGIN}"):
+        with pytest.raises(ValueError, match="once each"):
+            catalogue.between(bad, "new")
+
+
+def test_the_command_writes_both(tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_text(f"# x\n{catalogue.BEGIN}\n{catalogue.END}\n")
+    told = [
+        "catalogue",
+        "--page",
+        str(tmp_path / "models.md"),
+        "--readme",
+        str(tmp_path / "README.md"),
+        "--models",
+        str(SHIPPED),
+    ]
+    done = CliRunner().invoke(cli.app, told)
+    assert done.exit_code == 0, done.output
+    assert "`mnist-vae`" in (tmp_path / "README.md").read_text()
+    assert "### mnist-vae" in (tmp_path / "models.md").read_text()
+    (tmp_path / "README.md").write_text("nothing")
+    assert CliRunner().invoke(cli.app, told).exit_code != 0
+    assert (tmp_path / "README.md").read_text() == "nothing"
