@@ -1,6 +1,6 @@
 """Conditional generative adversarial network (Mirza and Osindero, 2014, arXiv 1411.1784): both players are told the class.
 
-The generator by class-conditional batch normalisation (convolutions) or by joining the class to the latent (MLP), the discriminator by
+The generator by joining the class to the latent, and where it has convolutions by class-conditional batch normalisation, the discriminator by
 projection (Miyato and Koyama, 2018, arXiv 1802.05637). Everything else is training.families.gan's.
 """
 

@@ -112,7 +112,7 @@ class Generator(nn.Module):
         if config.body == "dcgan":
             channels, height, width = dcgan.check(self.shape, config.widths)
             self.small = (config.widths[0], height, width)
-            self.project = nn.Linear(config.latent_dim, math.prod(self.small))
+            self.project = nn.Linear(config.latent_dim + classes, math.prod(self.small))
             self.up = dcgan.Up(config.widths, channels, config.rules, classes)
         else:
             sizes = [config.latent_dim + classes, *config.hidden, math.prod(self.shape)]
@@ -122,10 +122,11 @@ class Generator(nn.Module):
             self.layers = nn.Sequential(*layers[:-1])
 
     def forward(self, z: Tensor, c: Tensor | None = None) -> Tensor:
+        joined = z if c is None else torch.cat([z, c], 1)
         if self.config.body == "dcgan":
-            x: Tensor = self.up(self.project(z).unflatten(1, self.small), c)
+            x: Tensor = self.up(self.project(joined).unflatten(1, self.small), c)
         else:
-            x = self.layers(z if c is None else torch.cat([z, c], 1)).unflatten(1, self.shape)
+            x = self.layers(joined).unflatten(1, self.shape)
         x = x.to(torch.promote_types(x.dtype, torch.float32))  # half precision (training) is coarser than levels
         if not self.images:
             return x
