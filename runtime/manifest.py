@@ -449,6 +449,8 @@ class Manifest(Record):
             needed = REQUIRED_SOURCES.get(name)
             if needed and task.input(needed) is None:
                 yield f"tasks.{name}: needs an input whose source is {needed!r}"
+            if name == "impute" and task.input("data") is None:
+                yield f"tasks.{name}: needs an input whose source is 'data', beside the mask"
             outputs = REQUIRED_OUTPUTS.get(name)
             if outputs and not any(set(roles) <= set(task.roles) for roles in outputs):
                 yield f"tasks.{name}: needs an output with the role {' or '.join(repr(roles[0]) for roles in outputs)}"

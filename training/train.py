@@ -242,7 +242,8 @@ class Loop:
             for name, value in losses.items():
                 sums[name] = sums[name] + value if name in sums else value
             progress.advance(size, losses)
-            self._look(phase, losses, progress)
+            if self._look(phase, losses, progress):
+                continue
             if self.position.in_phase % self.steps_per_epoch == 0:
                 taken = time.perf_counter() - began
                 rate = counted * size / taken
@@ -257,24 +258,25 @@ class Loop:
 
     # --- watching ---
 
-    def _look(self, phase: Phase, losses: Mapping[str, Tensor], progress: Progress) -> None:
-        """Lets the phase's watch look every so many steps, logs what it saw, and goes back where it is that bad and allowed."""
+    def _look(self, phase: Phase, losses: Mapping[str, Tensor], progress: Progress) -> bool:
+        """Lets the phase's watch look every so many steps and logs what it saw. True where that was so bad that training went back."""
         watch = phase.watch
         if watch is None or not self.watched:
-            return
+            return False
         for name, value in losses.items():
             self.window[name] = self.window.get(name, 0.0) + float(value)
         if self.position.in_phase % watch.every:
-            return
+            return False
         seen = watch.look(self.position.step, {name: value / watch.every for name, value in self.window.items()})
         self.window = {}
         self._log({"step": self.position.step, "phase": phase.name, "watch": seen.record})
         if self._roll_back(phase, [alarm for alarm in seen.alarms if alarm.severe], progress):
-            return
+            return True
         for alarm in seen.alarms:
             self._alarm(alarm, progress)
         if watch.rollbacks and not seen.alarms:
             self.checkpoint(self.run.good)
+        return False
 
     def _alarm(self, alarm: Alarm, progress: Progress, gone_back_to: int | None = None) -> None:
         """Into a file of its own, which going back does not shorten, and onto the terminal."""

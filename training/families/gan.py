@@ -281,7 +281,8 @@ def _watch(model: Any, config: Config) -> Watch:
     """What is made, beside as many real items, counted by class where a classifier of the data is to be had."""
     data: Data = model.data
     device = next(model.parameters()).device
-    real = to_float(data.train.items[: watching.ITEMS], device)
+    rows = np.random.Generator(np.random.Philox(config.seed)).permutation(len(data.train))[: watching.ITEMS]
+    real = to_float(data.train.items[rows], device)
     judge = _judge(config.judge, data)
     shares = np.bincount(data.train.labels, minlength=len(data.classes or ())) / len(data.train) if judge else None
     return Watch(
