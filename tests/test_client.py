@@ -202,3 +202,22 @@ def test_waits_grow_and_honour_retry_after() -> None:
     assert 0.8 <= retry.wait(3, None) <= 1.6
     assert retry.wait(0, httpx.Response(429, headers={"retry-after": "3"})) == 3
     assert retry.wait(0, httpx.Response(429, headers={"retry-after": "999"})) == 10
+
+
+def test_rows_and_images_are_made_whole(through: httpx.MockTransport) -> None:
+    with Client(transport=through) as client:
+        rows = client.impute([{**ROW, "amount": None}], model="transactions-vae")
+        assert rows.rows[0]["hour"] == ROW["hour"]
+        assert rows.rows[0]["amount"] > 0
+        assert rows.images == []
+        digits = client.sample(3, model="digits-pixelcnn", seed=2)
+        known = np.zeros((8, 8), bool)
+        known[:4] = True
+        whole = client.impute(images=digits.images, masks=[known], model="digits-pixelcnn", seed=5, candidates=2)
+        assert np.array_equal(whole.arrays()[:, :4], digits.arrays()[:, :4])
+        assert len(whole.classes) == 3
+        assert whole.rows == []
+        as_pictures = client.impute(
+            images=digits.arrays(), masks=[Image.fromarray(known)] * 3, model="digits-pixelcnn", seed=5, candidates=2
+        )
+        assert np.array_equal(as_pictures.arrays(), whole.arrays())

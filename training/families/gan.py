@@ -56,7 +56,7 @@ class Config(Recipe):
     discriminator_lr: float = 0.0  # 0: the generator's (Heusel et al., 2017, give it more)
     unrolled: int = 0  # steps of the discriminator that the generator looks ahead
     watch_steps: int = 200  # between looks at what is made and how gradients are; 0: none
-    watch_after: int = 1000  # steps before alarms about what is made
+    watch_after: int = 2000  # steps before alarms about what is made
     judge: str = (
         "auto"  # classifier that counts classes: an artifact's folder, the data's own among the models, or none
     )
