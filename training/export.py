@@ -30,6 +30,7 @@ from training import data as datasets
 from training.data import Data
 from training.errors import TrainingError
 from training.exports import Exports, Task
+from training.layers import fix_norms
 from training.runs import METRICS, Run, load_checkpoint
 from training.train import trained_model
 
@@ -62,6 +63,9 @@ def export(
     model = trained_model(run, data)
     with torch.no_grad():
         exported = families.get(run.family).exports(model, run.config, data)
+    if run.config.stored == "float16":
+        for task in exported.tasks.values():
+            fix_norms(task.module)
     with repository.staging(root, name) as folder:
         manifest = _draft(run, name, repository.next_version(root, name), backend, data, exported, description)
         examples = {task: example_inputs(spec, manifest, batches.ROWS) for task, spec in manifest.tasks.items()}

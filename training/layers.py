@@ -68,3 +68,42 @@ class Neighbours(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return per_item(self._nearest(x, self.k)[1]) / self.k
+
+
+class Affine(nn.Module):
+    """What a batch normalisation is once its statistics are fixed: x scale + shift by channel."""
+
+    scale: Tensor
+    shift: Tensor
+
+    def __init__(self, norm: nn.BatchNorm2d) -> None:
+        super().__init__()
+        assert norm.running_mean is not None and norm.running_var is not None
+        scale = torch.rsqrt(norm.running_var + norm.eps) * (1.0 if norm.weight is None else norm.weight)
+        shift = (0.0 if norm.bias is None else norm.bias) - norm.running_mean * scale
+        self.register_buffer("scale", scale.detach()[:, None, None])
+        self.register_buffer("shift", shift.detach()[:, None, None])
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.scale + self.shift
+
+
+def fix_norms(module: nn.Module) -> None:
+    """Puts an Affine in the place of each batch normalisation below the module.
+
+    An exporter folds batch normalisations into the convolutions before them, whose weights, rounded to half precision to be stored so, are then
+    none that half precision holds.
+    """
+    for name, child in module.named_children():
+        if isinstance(child, nn.BatchNorm2d):
+            setattr(module, name, Affine(child))
+        else:
+            fix_norms(child)
+
+
+@torch.no_grad()
+def round_weights(model: nn.Module, stored: str) -> None:
+    """Rounds the parameters, which stay float32, to what is stored of them."""
+    if stored == "float16":
+        for parameter in model.parameters():
+            parameter.copy_(parameter.half())

@@ -14,7 +14,6 @@ from runtime import codecs, rows
 from runtime.repository import replacing
 from runtime.spec import DataSpec, ImageSpec
 
-
 UNITS = {
     "accuracy": "fraction",
     "logit": "logit",

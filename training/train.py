@@ -29,7 +29,7 @@ from training import families, sheets
 from training.average import Average
 from training.data import Data
 from training.errors import Diverged, TrainingError
-from training.layers import to_float
+from training.layers import round_weights, to_float
 from training.phases import Batch, Phase, Player, in_order
 from training.progress import Progress
 from training.runs import ALARMS, LOG, METRICS, Run, load_checkpoint, save_checkpoint
@@ -454,14 +454,6 @@ def trained_model(run: Run, data: Data) -> nn.Module:
     model.load_state_dict(load_checkpoint(run.checkpoint)["average"])
     round_weights(model, run.config.stored)
     return model.eval()
-
-
-@torch.no_grad()
-def round_weights(model: nn.Module, stored: str) -> None:
-    """Rounds the parameters, which stay float32, to what is stored of them."""
-    if stored == "float16":
-        for parameter in model.parameters():
-            parameter.copy_(parameter.half())
 
 
 @contextmanager

@@ -29,7 +29,7 @@ from training import adversarial, dcgan, watching
 from training.data import Data
 from training.errors import TrainingError
 from training.exports import Exports, Task
-from training.layers import to_float
+from training.layers import round_weights, to_float
 from training.phases import Batch, Losses, Phase, Player, Recipe, in_order
 from training.watching import Watch
 
@@ -377,7 +377,7 @@ class Score(nn.Module):
 
 def exports(model: GAN, config: Config, data: Data) -> Exports:
     """sample and decode, which are the generator, and score, which is the discriminator."""
-    dcgan.without_spectral_norm(model.discriminator)
+    round_weights(dcgan.without_spectral_norm(model.discriminator), config.stored)  # which dividing undid
     latent = InputSpec(role="latent", source="latent", shape=(config.latent_dim,))
     given = [InputSpec(role="condition", source="condition", shape=(model.classes,))] if model.classes else []
     items = TensorSpec(role="data", shape=data.spec.shape)
