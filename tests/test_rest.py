@@ -30,12 +30,12 @@ from service import contract
 from service.rest import USE_CASES, create_app
 from service.settings import ModelSettings, Settings, SettingsError, read
 from tests import foreign
-from tests.conftest import CLASS_OF, EXTRACTORS, NAMES, ROOT, ROW, ROWS, SHIPPED, wait_until_ready
+from tests.conftest import CLASS_OF, EXTRACTORS, NAMES, ROOT, ROW, ROWS, SHIPPED, WITHOUT_ENCODER, wait_until_ready
 from training.data import Data
 
 CODES = ("cifar10-vqvae", "fashion-vqvae", "mnist-vqvae")  # no prior over their vectors
 IMAGE_MODELS = [name for name in NAMES if name not in ROWS]
-LATENT_MODELS = [name for name in NAMES if name != "digits-pixelcnn"]
+LATENT_MODELS = [name for name in NAMES if name not in WITHOUT_ENCODER]
 
 
 def png(array: np.ndarray | None = None, kind: str = "PNG") -> bytes:
