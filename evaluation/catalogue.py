@@ -25,7 +25,7 @@ def artifacts(root: Path) -> list[tuple[Path, Manifest]]:
     found = [
         (folder, manifests.read(folder)) for folder in (repository.find(name, root) for name in repository.scan(root))
     ]
-    return sorted(found, key=lambda pair: (_data(pair[1]), pair[1].family == "classifier", pair[1].name))
+    return sorted(found, key=lambda pair: (_data(pair[1]), "features" in pair[1].tasks, pair[1].name))
 
 
 def table(root: Path) -> str:

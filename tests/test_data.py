@@ -77,7 +77,7 @@ def test_a_file_without_an_address_says_where_to_put_it(monkeypatch: pytest.Monk
 
 
 def test_unknown_names_list_the_valid_ones() -> None:
-    with pytest.raises(TrainingError, match="mnist, fashion_mnist, frey_face, cifar10, digits"):
+    with pytest.raises(TrainingError, match="mnist, mnist-14, fashion_mnist, frey_face, cifar10, digits"):
         datasets.load("imagenet")
 
 

@@ -87,7 +87,7 @@ def test_players_take_turns_and_phases_follow(tmp_path: Path, toy: list[Toy], di
     train(run, digits, device="cpu", quiet=True)
     assert toy[0].seen == ["code"] * 5 + ["judge", "make"] * 10
     state = runs.load_checkpoint(run.checkpoint)
-    assert state["position"] == {"phase": 2, "in_phase": 0, "step": 15}
+    assert state["position"] == {"phase": 2, "in_phase": 0, "step": 15, "rolled_back": 0}
     assert int(state["average"]["norm.num_batches_tracked"]) == 5
     assert {path.stem for path in (run.folder / "samples").iterdir()} == {
         "autoencoder-0001",

@@ -82,7 +82,8 @@ def plain(value: Any) -> Any:
     if isinstance(value, pb.ImputedColumns):
         return {column: dict(each.probabilities) for column, each in value.columns.items()}
     if isinstance(value, pb.ImputeResponse):
-        return {**plain(messages.fields_of(value)), "probabilities": [plain(each) for each in value.probabilities]}
+        by_column = [plain(each) for each in value.probabilities]
+        return {**plain(messages.fields_of(value)), **({"probabilities": by_column} if by_column else {})}
     if isinstance(value, Message):
         value = messages.fields_of(value)
     if isinstance(value, np.ndarray):
@@ -108,7 +109,7 @@ def to_message(fields: dict[str, Any], shape: type[Message]) -> Any:
         getattr(message, "class").weights.weights.update(chosen)
     elif chosen is not None:
         getattr(message, "class").name = str(chosen)
-    for name in ("images",):
+    for name in ("images", "masks"):
         if name in fields:
             getattr(message, name).extend(base64.b64decode(each) for each in fields.pop(name))
     for name in ("latents", "condition"):

@@ -238,7 +238,7 @@ def test_options_are_read_as_they_are_meant() -> None:
 
 
 def test_unknown_family_device_and_precision(tmp_path: Path, digits: Data) -> None:
-    with pytest.raises(TrainingError, match="valid are classifier, cvae, pixelcnn"):
+    with pytest.raises(TrainingError, match="valid are cgan, classifier, cvae, gan, pixelcnn"):
         families.get("gan9")
     for options in ({"device": "tpu9"}, {"precision": "12"}, {"devices": 0}):
         with pytest.raises(TrainingError, match="device, devices, precision"):
