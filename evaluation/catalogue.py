@@ -52,7 +52,7 @@ def page(root: Path, beside: Path) -> str:
 
 
 _INTRODUCTION = """Written by `manifold catalogue` from the manifests: figures are those that came with each artifact, of the test part and under the
-protocol that its manifest states (`GET /models/NAME`, or `manifold inspect NAME`). Sheets are each artifact's `preview.png`: 64 draws of seed 0,
+protocol that its manifest states (`models/NAME/VERSION/manifest.json`, or `GET /models/NAME`). Sheets are each artifact's `preview.png`: 64 draws of seed 0,
 for tables each column's distribution beside the real one, for classifiers the test items that they are least right about. Distances of
 different extractors are different scales: compare within a data set."""
 

@@ -31,7 +31,7 @@ from training.emissions import Mixture
 from training.errors import TrainingError
 from training.export import export
 from training.families import pixelcnn
-from training.families.pixelcnn import Config, Finish, GatedPixelCNN, Settle
+from training.families.pixelcnn import Config, Finish, GatedPixelCNN
 from training.gated import Imputer, Sampler
 
 
@@ -237,7 +237,7 @@ def test_what_is_known_is_kept_and_the_rest_follows_from_it(tmp_path: Path) -> N
             mine = uniforms.view(4, 3, 12)[:, :, place]
             picked = model.emission.pick(model.features(values, condition)[:, :, row, column], mine, torch.ones(4))
             values[:, row, column] = torch.where(mask[:, 0, row, column, None] > 0, known[:, row, column], picked)
-        imputer = Imputer(Sampler(model, Finish(model)), Settle(model)).eval()
+        imputer = Imputer(Sampler(model, Finish(model)), model.nearest).eval()
         codes, _ = imputer(uniforms, condition, torch.ones(4), data, mask)
     assert torch.equal(codes.permute(0, 2, 3, 1), values)
     graphs.save_onnx({"impute": imputer.to_onnx()}, tmp_path)

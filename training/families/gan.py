@@ -29,7 +29,7 @@ from training import adversarial, dcgan, watching
 from training.data import Data
 from training.errors import TrainingError
 from training.exports import Exports, Task
-from training.layers import round_weights, to_float
+from training.layers import mlp, round_weights, to_float
 from training.phases import Batch, Losses, Phase, Player, Recipe, in_order
 from training.watching import Watch
 
@@ -116,10 +116,7 @@ class Generator(nn.Module):
             self.up = dcgan.Up(config.widths, channels, config.rules, classes)
         else:
             sizes = [config.latent_dim + classes, *config.hidden, math.prod(self.shape)]
-            layers: list[nn.Module] = []
-            for before, after in pairwise(sizes):
-                layers += [nn.Linear(before, after), nn.ReLU()]
-            self.layers = nn.Sequential(*layers[:-1])
+            self.layers = mlp(sizes)
 
     def forward(self, z: Tensor, c: Tensor | None = None) -> Tensor:
         joined = z if c is None else torch.cat([z, c], 1)

@@ -82,11 +82,12 @@ class GatedPixelCNN(GatedNetwork):
         self.spec = spec.model_copy(update={"levels": levels})
         self.rounds = levels < spec.levels
         self.by_chance = config.dynamic and self.rounds
+        self.nearest = Settle(levels, emission.integers)
 
     def settle(self, images: Tensor) -> Tensor:
         """Images (B, C, H, W) in [0, 1] to the network's items without chance: the nearest level, or the middle of its interval in [0, 1]."""
-        rounded = torch.round(images * (self.levels - 1))
-        return rounded.long() if self.emission.integers else (rounded + 0.5) / self.levels
+        items: Tensor = self.nearest(images)
+        return items
 
     def observe(self, images: Tensor, generator: torch.Generator) -> Tensor:
         """What training and figures see of images: rounded by chance to fewer levels (of two: dynamic binarisation), and dequantised by
@@ -205,9 +206,9 @@ class Finish(nn.Module):
 class Settle(nn.Module):
     """Images to the network's items (B, S, H, W), without chance."""
 
-    def __init__(self, model: GatedPixelCNN) -> None:
+    def __init__(self, levels: int, integers: bool) -> None:
         super().__init__()
-        self.levels, self.integers = model.levels, model.emission.integers
+        self.levels, self.integers = levels, integers
 
     def forward(self, data: Tensor) -> Tensor:
         rounded = torch.round(data * float(self.levels - 1))
@@ -263,7 +264,7 @@ def exports(model: GatedPixelCNN, config: Config, data: Data) -> Exports:
     return Exports(
         {
             "sample": sampling(model, finish, [codes, items], max_rows=256),
-            "impute": imputing(model, finish, Settle(model), [codes, items], max_rows=256),
+            "impute": imputing(model, finish, model.nearest, [codes, items], max_rows=256),
             "score": Task(Score(model), [given, *told(model)], scores, max_rows=256),
         },
         codes=CodesSpec(shape=grid, levels=model.levels) if integers else None,
