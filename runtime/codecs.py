@@ -156,9 +156,9 @@ def read_mask(
     if grey.size == (spec.width, spec.height):
         return np.asarray(known[None, :, :, 0] > 0, np.uint8)
     if grey.size != image.size:
+        sizes = dict.fromkeys(f"{width}x{height}" for width, height in (image.size, (spec.width, spec.height)))
         raise InvalidValue(
-            f"{field}: {grey.width}x{grey.height}, but its image is {image.size[0]}x{image.size[1]}; send it as large as that, or as "
-            f"{spec.width}x{spec.height}",
+            f"{field}: {grey.width}x{grey.height}, which is not its image's size; it can be {' or '.join(sizes)}",
             field=field,
         )
     white = spec.model_copy(update={"channels": 1, "background": 1.0, "invert": False})

@@ -4,6 +4,7 @@ An autoregressive sampler goes in raster order, so that a pixel is given what is
 down has no say in it. Several candidates give it one: each is weighed by the likelihood of what is known in it, and one is drawn by the
 weights (sampling importance resampling, Rubin, 1987: the candidates come from Π p over the unknown pixels, so that the weight towards
 p(unknown | known) is Π p over the known ones). With many candidates that is a draw from the model's own conditional distribution.
+A temperature sharpens or flattens what candidates are drawn from; they are weighed as the model is, at temperature 1.
 """
 
 from __future__ import annotations

@@ -442,9 +442,21 @@ def require(manifest: Manifest, task: str, verb: str) -> TaskSpec:
 
 
 def _cannot(manifest: Manifest, verb: str) -> UnsupportedTask:
+    why = why_not_encode(manifest) if "encode" not in manifest.tasks and verb in ("encode", "reconstruct") else ""
     return UnsupportedTask(
-        f"{manifest.name} cannot {verb}; it can {', '.join(manifest.tasks)}", field="model", valid=list(manifest.tasks)
+        f"{manifest.name} cannot {verb}{why}; it can {', '.join(manifest.tasks)}",
+        field="model",
+        valid=list(manifest.tasks),
     )
+
+
+def why_not_encode(manifest: Manifest) -> str:
+    """What a model that makes items, and does not encode them, has instead of a place for each in latent space; else nothing."""
+    if not CAN["sample"](manifest):
+        return ""
+    if manifest.latent is None:
+        return ": it has no latent space"
+    return ": it makes items of latents and was never trained to go back, as an autoencoder is"
 
 
 def no_classes(manifest: Manifest, given: Classes, field: str = "class") -> InvalidValue:

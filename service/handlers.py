@@ -17,7 +17,7 @@ from runtime.codecs import Fitted
 from runtime.errors import InvalidValue, TooLarge, UnsupportedTask
 from runtime.inputs import check_seed
 from runtime.manifest import Manifest
-from runtime.operations import CAN, Run
+from runtime.operations import Run
 from runtime.spec import CategoricalColumn, ImageSpec
 from service import contract
 from service.reading import Reader, Uploads
@@ -393,17 +393,10 @@ def _why(manifest: Manifest, endpoint: str) -> str:
         images = isinstance(manifest.data, ImageSpec)
         return ": it has no graph that keeps known pixels" if images else ": its graphs take no missing values"
     if endpoint in ("encode", "reconstruct") and "encode" not in manifest.tasks:
-        return _why_not_encode(manifest)
+        return operations.why_not_encode(manifest)
     if endpoint == "classify":
         return ": it knows no classes" if manifest.classes is None else ": it carries no rule for p(class | item)"
     return ""
-
-
-def _why_not_encode(manifest: Manifest) -> str:
-    """What there is instead of a place in latent space."""
-    if manifest.latent is not None and CAN["sample"](manifest):
-        return ": it makes items of latents and was never trained to go back, as an autoencoder is"
-    return ": it has no latent space" if manifest.latent is None and CAN["sample"](manifest) else ""
 
 
 def _class_of(weights: Array, names: tuple[str, ...]) -> str | dict[str, float]:

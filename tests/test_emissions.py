@@ -403,7 +403,12 @@ def test_a_mask_is_fitted_with_its_image(client: TestClient) -> None:
 BAD: list[tuple[dict[str, object], int, str, str]] = [
     ({"images": [text(DIGIT)]}, 422, "masks", "white where the image is known"),
     ({"images": [text(DIGIT)] * 3, "masks": [text(HALF)] * 2}, 422, "masks", "2 for 3"),
-    ({"images": [text(DIGIT)], "masks": [text(HALF[:5])]}, 422, "masks[0]", "8x5, but its image is 8x8"),
+    (
+        {"images": [text(DIGIT)], "masks": [text(HALF[:5])]},
+        422,
+        "masks[0]",
+        "8x5, which is not its image's size; it can be 8x8",
+    ),
     ({"images": [text(DIGIT)], "masks": ["!"]}, 400, "masks[0]", "base64"),
     ({"masks": [text(HALF)]}, 422, "images", "at least one"),
     ({"rows": [[1, 2]], "masks": [text(HALF)]}, 422, "rows", "takes images"),
