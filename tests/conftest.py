@@ -30,9 +30,9 @@ settings.load_profile("steady")
 ROOT = Path(__file__).parent.parent
 SHIPPED = ROOT / "models"
 NAMES = (
-    "cifar10-vae", "cifar10-vqvae", "creditcard-vae", "digits-pixelcnn", "fashion-vae", "fashion-vqvae", "frey-vae", "mnist-autoencoder", "mnist-beta-vae",
-    "mnist-cvae", "mnist-gan", "mnist-vae", "mnist-vae-2d", "mnist-vae-ts", "mnist-vqvae", "nslkdd-cvae", "nslkdd-vae",
-    "transactions-vae",
+    "cifar10-vae", "cifar10-vqvae", "creditcard-vae", "digits-pixelcnn", "fashion-cgan", "fashion-vae", "fashion-vqvae", "frey-vae", "mnist-autoencoder",
+    "mnist-beta-vae", "mnist-cvae", "mnist-gan", "mnist-pixelcnn", "mnist-vae", "mnist-vae-2d", "mnist-vae-ts", "mnist-vqvae", "nslkdd-cvae",
+    "nslkdd-vae", "transactions-vae",
 )  # fmt: skip
 ROW = {  # of transactions-vae, in its order
     "amount": 26.27, "hour": 10.67, "weekday": "1", "night": 0, "card_1d_count": 1, "card_1d_mean": 53.6, "terminal_1d_count": 1,
@@ -55,7 +55,7 @@ ROWS: dict[str, dict[str, object]] = {
     "transactions-vae": dict(ROW),
     **{name: _legal_row(name) for name in ("creditcard-vae", "nslkdd-cvae", "nslkdd-vae")},
 }
-WITHOUT_ENCODER = ("digits-pixelcnn", "mnist-gan")
+WITHOUT_ENCODER = ("digits-pixelcnn", "fashion-cgan", "mnist-gan", "mnist-pixelcnn")
 CLASS_OF = {"mnist-cvae": "3", "nslkdd-cvae": "DoS"}  # a class of those whose encoder is told one
 EXTRACTORS = ("cifar10-classifier", "digits-classifier", "fashion-classifier", "mnist-classifier")
 
