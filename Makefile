@@ -43,7 +43,7 @@ docs: .venv/dev.done  ## renews what tests compare with the code
 
 .PHONY: stubs
 stubs: .venv/dev.done  ## renews the code that is made from proto/
-	$(BIN)/python -m grpc_tools.protoc -Iservice/stubs=proto --python_out=. --pyi_out=. --grpc_python_out=. proto/manifold.proto
+	$(BIN)/python -m grpc_tools.protoc -Iservice/stubs=proto --python_out=. --pyi_out=. --grpc_python_out=. proto/manifold.proto proto/inference.proto
 
 .PHONY: lock
 UV_COMPILE = $(BIN)/uv pip compile -q --upgrade --python-version 3.11 --python-platform linux --generate-hashes --no-emit-index-url --no-annotate --no-header

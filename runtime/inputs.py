@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtime import codecs, sampling
-from runtime.errors import InvalidValue
-from runtime.manifest import RANDOM, InputSpec, LatentSpec, Manifest, NormalPrior
+from runtime.errors import InvalidValue, UnsupportedTask
+from runtime.manifest import RANDOM, InputSpec, LatentSpec, Manifest, NormalPrior, TaskSpec
 
 Array = NDArray[Any]
 Float32 = NDArray[np.float32]
@@ -29,6 +29,31 @@ def check_seed(seed: int | None, first: int, n: int, *, needed: bool) -> int:
     if seed is None:
         return secrets.randbelow(2**32) if needed else 0
     return seed
+
+
+def draw(
+    manifest: Manifest, spec: TaskSpec, tensor: InputSpec, seed: int, first: int, n: int, stream: int, *, classes: Classes | None,
+    prior: str | None, temperature: float,
+) -> Array:  # fmt: skip
+    """An input (n, *shape) of a task that is not given: noise and latents of the seed, a class by its prior, the temperature.
+
+    A temperature that the task does not take itself scales the latents.
+    """
+    match tensor.source:
+        case "latent":
+            return draw_latents(
+                manifest, prior, seed, first, n, stream, 1.0 if spec.input("temperature") else temperature
+            )
+        case "normal":
+            return sampling.normal(seed, first, n, stream, tensor.shape)
+        case "uniform":
+            return sampling.uniform(seed, first, n, stream, tensor.shape)
+        case "temperature":
+            return np.full(n, temperature, np.float32)
+        case "condition":
+            return conditions(manifest, tensor, "random" if classes is None else classes, n, seed, first)
+        case _:
+            raise UnsupportedTask(f"{manifest.name} needs data, so it cannot make items from chance", field="model")
 
 
 def draw_latents(

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from runtime import codecs, sampling
 from runtime.errors import InvalidValue, UnsupportedTask
-from runtime.inputs import Classes, check_seed, conditions, draw_latents, latent_stream
+from runtime.inputs import Classes, check_seed, conditions, draw, draw_latents, latent_stream
 from runtime.manifest import RANDOM, Manifest, TaskSpec
 from runtime.spec import ImageSpec, TableSpec
 
@@ -143,26 +143,12 @@ def sample(
     inputs: dict[str, Array] = {}
     stream = sampling.FIRST_INPUT_STREAM
     for tensor in spec.inputs:
-        match tensor.source:
-            case "latent" if latents is not None:
-                inputs[tensor.role] = latents
-            case "latent":
-                scale = 1.0 if spec.input("temperature") else temperature
-                inputs[tensor.role] = draw_latents(manifest, prior, seed, first, n, stream, scale)
-            case "normal" | "uniform":
-                inputs[tensor.role] = getattr(sampling, tensor.source)(seed, first, n, stream, tensor.shape)
-            case "temperature":
-                inputs[tensor.role] = np.full(n, temperature, np.float32)
-            case "condition":
-                inputs[tensor.role] = conditions(
-                    manifest, tensor, "random" if classes is None else classes, n, seed, first
-                )
-            case "codes" if codes is not None:
-                inputs[tensor.role] = codes
-            case _:
-                raise UnsupportedTask(
-                    f"{manifest.name}: {task} needs data, so it cannot make items from chance", field="model"
-                )
+        given = {"latent": latents, "codes": codes}.get(tensor.source)
+        inputs[tensor.role] = (
+            draw(manifest, spec, tensor, seed, first, n, stream, classes=classes, prior=prior, temperature=temperature)
+            if given is None
+            else given
+        )
         stream += tensor.source in RANDOM
     if classes is not None and spec.input("condition") is None:
         raise no_classes(manifest, classes)

@@ -22,6 +22,7 @@ from service import rpc
 from service import settings as settings_module
 from service.asgi import Front
 from service.connections import Protocol, limited
+from service.inference import rpc as inference
 from service.registry import Registry
 from service.rest import create_app
 from service.security import Security
@@ -51,7 +52,8 @@ class Server(uvicorn.Server):
         )  # fmt: skip
         super().__init__(config)
         metrics.connections.set_function(lambda: len(self.server_state.connections))
-        self.rpc = rpc.Server(rpc.Servicer(app.state.handlers, registry, metrics, settings), settings, security)
+        use_cases = rpc.Servicer(app.state.handlers, registry, metrics, settings)
+        self.rpc = rpc.Server(use_cases, inference.Servicer(app.state.inference, metrics), settings, security)
         security.reloaded.append(self._renew)
 
     async def startup(self, sockets: list[socket] | None = None) -> None:

@@ -15,7 +15,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 from urllib.parse import quote
 
 import structlog
@@ -27,6 +27,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from runtime.errors import Forbidden, ManifoldError
 from service import replies
 from service.incoming import Incoming, Intake
+from service.inference import rest as inference
 from service.metrics import Metrics
 from service.registry import Registry
 from service.replies import Reply
@@ -40,7 +41,9 @@ LOOK = 0.05  # seconds: requests older than that are watched for clients that ha
 GONE = 499  # status under which they are counted: nobody gets it
 
 # what is the same in every installation, or what probes and Prometheus ask for
-OPEN = frozenset({"/", "/docs", "/openapi.json", "/health/live", "/health/ready", "/metrics"})
+OPEN = frozenset(
+    {"/", "/docs", "/openapi.json", "/health/live", "/health/ready", "/v2/health/live", "/v2/health/ready", "/metrics"}
+)
 OPEN_BELOW = "/static-offline-docs/"
 ADMIN = "/admin/"
 # an answer is data: no page may run, frame or guess at it, and nobody in between keep it
@@ -57,6 +60,16 @@ STRICT = (b"strict-transport-security", b"max-age=31536000")
 _PREFIX, _COUNT = secrets.token_hex(8), itertools.count(secrets.randbelow(2**40))
 
 Endpoint = Callable[[Incoming], Awaitable[Reply]]
+
+
+class Errors(Protocol):
+    """How what goes wrong is written: this project's way, or a protocol's."""
+
+    def of_error(self, error: ManifoldError, request_id: str, /) -> Reply:
+        """What the client can read."""
+
+    def unexpected(self, error: Exception, request_id: str, /) -> Reply:
+        """A bug."""
 
 
 def new_id() -> str:
@@ -120,15 +133,10 @@ class Front:
     """The application: use cases are answered here, the rest goes on with a request id and is counted."""
 
     def __init__(
-        self, app: FastAPI, endpoints: Mapping[str, Endpoint], registry: Registry, metrics: Metrics, security: Security
-    ) -> None:
-        self.app, self.endpoints, self.registry, self.metrics, self.security = (
-            app,
-            endpoints,
-            registry,
-            metrics,
-            security,
-        )
+        self, app: FastAPI, endpoints: Mapping[str, Endpoint], tensors: inference.Routes, registry: Registry, metrics: Metrics, security: Security
+    ) -> None:  # fmt: skip
+        self.app, self.endpoints, self.tensors = app, endpoints, tensors
+        self.registry, self.metrics, self.security = registry, metrics, security
         settings = registry.settings
         self.flights, self.intake = Flights(), Intake(settings.max_bodies_bytes)
         self.log_requests = settings.log_requests
@@ -149,22 +157,28 @@ class Front:
         request_id = request.request_id = given if REQUEST_ID.fullmatch(given) else new_id()
         scope.setdefault("state", {})["request_id"] = request_id
         path, status, key = scope["path"], 500, None
-        endpoint = self.endpoints.get(path) if scope["method"] == "POST" else None
+        endpoint, route, errors = self._find(scope["method"], path)
         try:
             try:
                 key = self._admit(path, request)
             except ManifoldError as error:
                 self.metrics.erred(error)
-                status = await self._send(replies.of_error(error, request_id), send, request_id)
-                path = path if endpoint is not None else "refused"
+                status = await self._send(errors.of_error(error, request_id), send, request_id)
+                route = route if endpoint is not None else "refused"
                 return
             if endpoint is not None:
-                status = await self._answer(endpoint, request, send)
+                status = await self._answer(endpoint, request, send, errors)
             else:
                 status = await self._pass(scope, receive, send, request_id)
-                path = getattr(scope.get("route"), "path", "other")
+                route = getattr(scope.get("route"), "path", "other")
         finally:
-            self._note(scope, path, status, time.perf_counter() - began, request_id, key)
+            self._note(scope, route, status, time.perf_counter() - began, request_id, key)
+
+    def _find(self, method: str, path: str) -> tuple[Endpoint | None, str, Errors]:
+        """What answers here, under which name it is counted, and how an error is written."""
+        if path.startswith(inference.PREFIX) and path[len(inference.PREFIX) :][:1] in ("", "/"):
+            return *self.tensors.find(method, path), inference
+        return self.endpoints.get(path) if method == "POST" else None, path, replies
 
     def _admit(self, path: str, request: Incoming) -> str | None:
         """The name of the key under which a request may go on. Raises Unauthorized, Forbidden or Busy."""
@@ -179,7 +193,7 @@ class Front:
             )
         return None
 
-    async def _answer(self, endpoint: Endpoint, request: Incoming, send: Send) -> int:
+    async def _answer(self, endpoint: Endpoint, request: Incoming, send: Send, errors: Errors) -> int:
         flight, request_id = self.flights.begin(request), request.request_id
         try:
             try:
@@ -187,12 +201,12 @@ class Front:
                 reply = await endpoint(request)
             except ManifoldError as error:
                 self.metrics.erred(error)
-                reply = replies.of_error(error, request_id)
+                reply = errors.of_error(error, request_id)
             except ClientDisconnect:
                 return GONE
             except Exception as error:
                 self.metrics.errors.labels("internal").inc()
-                reply = replies.unexpected(error, request_id)
+                reply = errors.unexpected(error, request_id)
             return await self._send(reply, send, request_id)
         except asyncio.CancelledError:
             if not flight.gone:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import Message, Receive, Scope
 
-from runtime.errors import Busy, TooLarge
+from runtime.errors import Busy, InvalidValue, TooLarge
 
 
 class Intake:
@@ -26,11 +27,11 @@ class Intake:
 class Incoming:
     """One request. `read` is true once its body has been."""
 
-    __slots__ = ("_headers", "_held", "_intake", "_receive", "read", "request_id", "scope")
+    __slots__ = ("_headers", "_held", "_intake", "_receive", "came", "read", "request_id", "scope")
 
     def __init__(self, scope: Scope, receive: Receive, intake: Intake) -> None:
         self.scope, self._receive, self._intake, self._held = scope, receive, intake, 0
-        self.request_id, self.read = "", False
+        self.request_id, self.read, self.came = "", False, time.perf_counter()
         self._headers: dict[bytes, bytes] = dict(scope["headers"])
 
     def header(self, name: bytes) -> str | None:
@@ -43,6 +44,15 @@ class Incoming:
         """Without its parameters, in lower case."""
         value = self.header(b"content-type")
         return None if value is None else value.partition(";")[0].strip().lower()
+
+    def deadline(self) -> int | None:
+        """Milliseconds of X-Deadline-Ms. Raises InvalidValue."""
+        text = self.header(b"x-deadline-ms")
+        if text is None:
+            return None
+        if not text.isdecimal() or not 0 < int(text) < 86_400_000:
+            raise InvalidValue("X-Deadline-Ms: whole milliseconds above 0 are needed", field="X-Deadline-Ms")
+        return int(text)
 
     def check_length(self, limit: int) -> None:
         """Raises TooLarge where the request says that its body is."""

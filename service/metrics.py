@@ -175,15 +175,17 @@ class Metrics:
 
     def answered(self, answer: Answer, route: str, encode: float = 0.0) -> None:
         """A use case was answered; `encode` is in milliseconds, as the answer's own times are."""
-        key = (answer.entry.name, route)
-        if key not in self._answers:
-            self._answers[key] = (self.queue.labels(*key), self.compute.labels(*key), self.encode.labels(*key))
-        waited, computed, wrote = self._answers[key]
-        waited.observe(answer.queue / 1000)
-        computed.observe(answer.compute / 1000)
-        wrote.observe(encode / 1000)
+        self.timed(answer.entry, route, answer.queue, answer.compute, encode)
         if answer.judged is not None:
             self.scores.add(answer.entry, answer.judged.parts)
+
+    def timed(self, entry: Entry, route: str, queue: float, compute: float, encode: float) -> None:
+        """Where an answer's time went, in milliseconds."""
+        key = (entry.name, route)
+        if key not in self._answers:
+            self._answers[key] = (self.queue.labels(*key), self.compute.labels(*key), self.encode.labels(*key))
+        for histogram, milliseconds in zip(self._answers[key], (queue, compute, encode), strict=True):
+            histogram.observe(milliseconds / 1000)
 
     def ran(self, entry: Entry, ran: Ran) -> None:
         """The engine has made a run."""

@@ -168,9 +168,13 @@ class Registry:
             raise UnknownModel(
                 f"version: {name} has no version {version}",
                 field="version",
-                valid=[v for n, v in self.entries if n == name],
+                valid=self.versions(name),
             )
         return entry
+
+    def versions(self, name: str) -> list[int]:
+        """Of a model, ascending."""
+        return sorted(version for model, version in self.entries if model == name)
 
     def check_open(self) -> None:
         """Raises Unavailable once the service takes no more."""

@@ -23,11 +23,13 @@ from starlette.exceptions import HTTPException
 from starlette.responses import FileResponse, HTMLResponse, Response
 
 from runtime import codecs, errors
-from runtime.errors import InvalidValue, ManifoldError
+from runtime.errors import ManifoldError
 from service import admin, bodies, contract, describe, encoding, replies, streams, uploads
 from service.asgi import OPEN, Endpoint, Front
 from service.handlers import Answer, Handlers
 from service.incoming import Incoming
+from service.inference.core import Core
+from service.inference.rest import Routes
 from service.metrics import Metrics
 from service.reading import Uploads
 from service.registry import Registry
@@ -76,19 +78,16 @@ def create_app(settings: Settings, registry: Registry | None = None) -> Front:
         docs_url=None,
         redoc_url=None,
     )
-    app.state.registry, app.state.metrics, app.state.handlers, app.state.security = (
-        registry,
-        metrics,
-        handlers,
-        security,
-    )
+    app.state.registry, app.state.metrics, app.state.security = registry, metrics, security
+    app.state.handlers, app.state.inference = handlers, Core(registry, settings, metrics)
     _add_models(app, registry)
     _add_operations(app, registry, metrics)
     _add_pages(app)
     admin.add(app, registry, security)
     _add_errors(app)
     _document(app)
-    return Front(app, _use_cases(handlers, metrics, settings), registry, metrics, security)
+    tensors = Routes(app.state.inference)
+    return Front(app, _use_cases(handlers, metrics, settings), tensors, registry, metrics, security)
 
 
 # --- use cases ----------------------------------------------------------------------------------------------------------------
@@ -130,7 +129,7 @@ def _endpoint(
         if tables and (kind := uploads.kind_of(request)) is not None:
             return await uploads.respond(request, kind, handlers, metrics, settings)
         media_type = encoding.choose(request.header(b"accept") or "*/*", offered)
-        deadline = _deadline(request)
+        deadline = request.deadline()
         fields, files = await bodies.parse(request, shape, settings, tables)
         if media_type in streams.MEDIA_TYPES:
             assert isinstance(fields, contract.SampleRequest)
@@ -143,15 +142,6 @@ def _endpoint(
         return Reply(body, media_type, headers=_headers(answer))
 
     return endpoint
-
-
-def _deadline(request: Incoming) -> int | None:
-    text = request.header(b"x-deadline-ms")
-    if text is None:
-        return None
-    if not text.isdecimal() or not 0 < int(text) < 86_400_000:
-        raise InvalidValue("X-Deadline-Ms: whole milliseconds above 0 are needed", field="X-Deadline-Ms")
-    return int(text)
 
 
 def _written(answer: Answer, media_type: str, request_id: str) -> tuple[bytes, float]:

@@ -47,6 +47,7 @@ class Served:
         self.port = self.server.servers[0].sockets[0].getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
         self.target = f"127.0.0.1:{self.server.rpc.port}"
+        self.client = httpx.Client(base_url=self.url, timeout=60)
 
     def _start(self, root: Path, options: dict[str, Any]) -> None:
         settings = Settings(models_dir=root, device="cpu", **{"port": 0, "drain_seconds": 30, **options})
@@ -93,6 +94,7 @@ def served(root: Path, **options: Any) -> Iterator[Served]:
     try:
         yield service
     finally:
+        service.client.close()
         service.server.should_exit = True
         service.thread.join(60)
         assert not service.thread.is_alive()

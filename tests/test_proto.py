@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from google.protobuf.descriptor_pb2 import FileDescriptorProto, FileDescriptorSet
@@ -10,17 +11,21 @@ from grpc_tools import protoc
 from pydantic import BaseModel
 
 from service import contract, rpc
+from service.inference import rpc as inference
 from service.rest import USE_CASES
-from service.stubs import manifold_pb2, manifold_pb2_grpc
+from service.stubs import inference_pb2, inference_pb2_grpc, manifold_pb2, manifold_pb2_grpc
 from tests.conftest import ROOT
+
+
+def compile_proto(name: str, folder: Path) -> FileDescriptorProto:
+    path, source = folder / "set", ROOT / "proto"
+    assert protoc.main(["protoc", f"-I{source}", f"--descriptor_set_out={path}", str(source / f"{name}.proto")]) == 0
+    return FileDescriptorSet.FromString(path.read_bytes()).file[0]
 
 
 @pytest.fixture(scope="module")
 def compiled(tmp_path_factory: pytest.TempPathFactory) -> FileDescriptorProto:
-    path: Path = tmp_path_factory.mktemp("proto") / "set"
-    folder = ROOT / "proto"
-    assert protoc.main(["protoc", f"-I{folder}", f"--descriptor_set_out={path}", str(folder / "manifold.proto")]) == 0
-    return FileDescriptorSet.FromString(path.read_bytes()).file[0]
+    return compile_proto("manifold", tmp_path_factory.mktemp("proto"))
 
 
 def test_every_message_has_the_fields_of_its_contract(compiled: FileDescriptorProto) -> None:
@@ -55,10 +60,20 @@ def test_every_route_has_its_rpc(compiled: FileDescriptorProto) -> None:
         assert rpcs[name] == (request.__name__, response.__name__)
 
 
-def test_the_generated_code_is_of_this_contract(compiled: FileDescriptorProto) -> None:
+@pytest.mark.parametrize(
+    ("name", "generated", "stub", "servicer"),
+    [
+        ("manifold", manifold_pb2, manifold_pb2_grpc.ManifoldServicer, rpc.Servicer),
+        ("inference", inference_pb2, inference_pb2_grpc.GRPCInferenceServiceServicer, inference.Servicer),
+    ],
+)
+def test_the_generated_code_is_of_its_contract(
+    name: str, generated: ModuleType, stub: type, servicer: type, tmp_path: Path
+) -> None:
     """Descriptors are compared, as the text depends on the generator's version."""
-    generated = FileDescriptorProto.FromString(manifold_pb2.DESCRIPTOR.serialized_pb)
-    generated.name = compiled.name
+    compiled = compile_proto(name, tmp_path)
+    found = FileDescriptorProto.FromString(generated.DESCRIPTOR.serialized_pb)
+    found.name = compiled.name
     expected = FileDescriptorProto()
     expected.CopyFrom(compiled)
     waiting = list(expected.message_type)
@@ -67,9 +82,8 @@ def test_the_generated_code_is_of_this_contract(compiled: FileDescriptorProto) -
         waiting += message.nested_type
         for field in message.field:
             field.ClearField("json_name")
-    assert generated == expected, "run: make stubs"
+    assert found == expected, "run: make stubs"
     (service,) = compiled.service
-    assert {method.name for method in service.method} == {
-        name for name in vars(manifold_pb2_grpc.ManifoldServicer) if not name.startswith("_")
-    }
-    assert {method.name for method in service.method} <= set(vars(rpc.Servicer))
+    methods = {method.name for method in service.method}
+    assert methods == {method for method in vars(stub) if not method.startswith("_")}
+    assert methods <= set(vars(servicer))

@@ -25,6 +25,7 @@ from hypothesis import strategies as st
 from runtime import errors
 from runtime.errors import ManifoldError
 from service import messages, rpc
+from service.calls import code_of
 from service.replies import STATUS
 from service.rest import USE_CASES
 from service.settings import ModelSettings
@@ -183,7 +184,7 @@ def test_the_same_answer_or_the_same_error(service: Served, stub: Any, name: str
         code, said, details = refused(stub, RPC_OF[route], message)
         error = rest.json()["error"]
         kind = next(each for each in STATUS if each("").type == error["type"])
-        assert code is rpc.code_of(kind(""))
+        assert code is code_of(kind(""), rpc.CODES)
         assert said == error["message"]
         assert details["ErrorInfo"].reason == error["type"].upper()
 
@@ -230,7 +231,7 @@ def test_what_is_wrong_is_said_alike(
     error = rest.json()["error"]
     assert (rest.status_code, error["type"]) == (STATUS[kind], kind("").type)
     code, said, details = refused(stub, RPC_OF[route], to_message(body, getattr(pb, USE_CASES[route][0].__name__)))
-    assert code is rpc.code_of(kind(""))
+    assert code is code_of(kind(""), rpc.CODES)
     info = details["ErrorInfo"]
     assert (info.reason, info.domain) == (error["type"].upper(), "manifold")
     assert info.metadata.get("field") == error["field"]
@@ -247,8 +248,8 @@ def test_what_is_wrong_is_said_alike(
 
 def test_every_error_has_a_code_of_its_kind() -> None:
     for kind in STATUS:
-        assert rpc.code_of(kind("")) is not grpc.StatusCode.INTERNAL, kind
-    assert rpc.code_of(errors.ArtifactError("")) is grpc.StatusCode.INTERNAL
+        assert code_of(kind(""), rpc.CODES) is not grpc.StatusCode.INTERNAL, kind
+    assert code_of(errors.ArtifactError(""), rpc.CODES) is grpc.StatusCode.INTERNAL
 
 
 def test_what_goes_wrong_here_is_opaque_in_both(service: Served, stub: Any, monkeypatch: pytest.MonkeyPatch) -> None:

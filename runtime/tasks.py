@@ -1,0 +1,181 @@
+"""One task by itself, on tensors: what is given is checked, what is left out is drawn from a seed.
+
+This is what a protocol of tensors asks for, where no use case stands between the graph and the wire. It draws as /sample does, so that
+seed 7 is the same item on every way in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from runtime import sampling
+from runtime.errors import InvalidValue, TooLarge
+from runtime.inputs import Classes, check_seed, draw
+from runtime.manifest import RANDOM, InputSpec, Manifest, TaskSpec
+from runtime.operations import Run, Steps, no_classes
+from runtime.spec import ImageSpec
+
+Array = NDArray[Any]
+
+OPTIONAL = (*RANDOM, "condition", "temperature")  # sources that a seed or a default fills
+# the task behind a model's own name: what it is there for, as far as its tasks say
+ORDER = ("sample", "decode", "score", "features", "encode", "decode_codes", "score_codes", "neighbours", "impute", "translate")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What is said of the inputs that are left out. None is: not said."""
+
+    seed: int | None = None
+    first: int | None = None
+    classes: Classes | None = None
+    prior: str | None = None
+    temperature: float | None = None
+
+
+@dataclass(frozen=True)
+class Filled:
+    """The inputs of a task, whole."""
+
+    inputs: dict[str, Array]
+    rows: int
+    seed: int | None  # None where no chance was involved
+    first: int
+    condition: Array | None  # (n, C) where it was made here
+
+
+@dataclass(frozen=True)
+class Done:
+    """A task's outputs by role, and what they were made of."""
+
+    outputs: dict[str, Array]
+    filled: Filled
+
+
+def default(manifest: Manifest) -> str:
+    """The task that a model's name alone means."""
+    return min(manifest.tasks, key=ORDER.index)
+
+
+def is_optional(manifest: Manifest, tensor: InputSpec) -> bool:
+    """Whether a request may leave the input out: a seed or a default fills it."""
+    return tensor.source in OPTIONAL and not (
+        tensor.source == "latent" and manifest.latent is not None and manifest.latent.prior is None
+    )
+
+
+def draws(spec: TaskSpec, given: Collection[str], told: bool) -> bool:
+    """Whether a seed has anything to do with a run that is given these inputs and, where `told`, a class."""
+    left = {tensor.source for tensor in spec.inputs if tensor.role not in given}
+    return not left.isdisjoint(RANDOM) or ("condition" in left and not told)
+
+
+def infer(manifest: Manifest, task: str, given: Mapping[str, Array], choices: Choices, rows: int) -> Steps[Done]:
+    """One run of the task on `rows` rows, as `fill` makes them."""
+    filled = fill(manifest, task, given, choices, rows)
+    outputs = yield Run(task, filled.inputs)
+    return Done(outputs, filled)
+
+
+def fill(manifest: Manifest, task: str, given: Mapping[str, Array], choices: Choices, rows: int) -> Filled:
+    """Every input of the task, (rows, *shape) each: `given` by role, or drawn. Raises InvalidValue.
+
+    Item i depends on seed and first + i alone, as in runtime.operations.sample.
+    """
+    spec = manifest.tasks[task]
+    _check_given(manifest, spec, task, given)
+    _check_choices(manifest, task, {tensor.source for tensor in spec.inputs if tensor.role not in given}, choices)
+    told = choices.classes is not None and not (isinstance(choices.classes, str) and choices.classes == "random")
+    chance = draws(spec, given, told)
+    if not chance and (choices.seed is not None or choices.first is not None):
+        raise InvalidValue(f"seed: {manifest.name}.{task} draws nothing of what it is given here", field="seed")
+    first = choices.first or 0
+    seed = check_seed(choices.seed, first, rows, needed=chance)
+    inputs: dict[str, Array] = {}
+    condition, stream = None, sampling.FIRST_INPUT_STREAM
+    for tensor in spec.inputs:
+        if tensor.role in given:
+            inputs[tensor.role] = given[tensor.role]
+        else:
+            inputs[tensor.role] = draw(
+                manifest, spec, tensor, seed, first, rows, stream, classes=choices.classes, prior=choices.prior,
+                temperature=1.0 if choices.temperature is None else choices.temperature,
+            )  # fmt: skip
+            condition = inputs[tensor.role] if tensor.source == "condition" else condition
+        stream += tensor.source in RANDOM
+    return Filled(inputs, rows, seed if chance else None, first, condition)
+
+
+def rows_of(given: Mapping[str, Array], n: int | None, limit: int) -> int:
+    """How many items: of what is given, else n, else one. Raises InvalidValue, and TooLarge over the limit."""
+    counts = {role: len(array) if array.ndim else 0 for role, array in given.items()}
+    if len(set(counts.values())) > 1:
+        said = ", ".join(f"{role} {count}" for role, count in counts.items())
+        raise InvalidValue(f"inputs: as many rows of each are needed, not {said}", field=next(iter(counts)))
+    rows = next(iter(counts.values()), 1 if n is None else n)
+    if n is not None and n != rows:
+        raise InvalidValue(f"n: {n}, but {rows} rows are given; leave n out", field="n")
+    if rows < 1:
+        raise InvalidValue("n: at least one row is needed", field="n")
+    if rows > limit:
+        raise TooLarge(f"n: {rows} rows are over the limit of {limit} a request; ask in several", field="n")
+    return rows
+
+
+def _check_choices(manifest: Manifest, task: str, left: set[Any], choices: Choices) -> None:
+    """Raises InvalidValue for what would change nothing."""
+    if choices.classes is not None and "condition" not in left:
+        if manifest.tasks[task].input("condition") is None:
+            raise no_classes(manifest, choices.classes)
+        raise InvalidValue("class: the condition is given as a tensor; leave one of the two out", field="class")
+    if choices.prior is not None and "latent" not in left:
+        raise InvalidValue("prior: there is no latent to draw here", field="prior")
+    if choices.temperature is not None and left.isdisjoint(("latent", "temperature")):
+        raise InvalidValue(f"temperature: it changes nothing about {manifest.name}.{task} here", field="temperature")
+    if choices.temperature is not None and not 0 < choices.temperature < np.inf:
+        raise InvalidValue("temperature: a number above 0 is needed", field="temperature")
+
+
+def _check_given(manifest: Manifest, spec: TaskSpec, task: str, given: Mapping[str, Array]) -> None:
+    """Names, types, shapes and ranges. Raises InvalidValue."""
+    tensors = {tensor.role: tensor for tensor in spec.inputs}
+    for role, array in given.items():
+        tensor = tensors.get(role)
+        if tensor is None:
+            raise InvalidValue(f"{role}: {manifest.name}.{task} has no such input", field=role, valid=list(tensors))
+        wanted = f"{tensor.dtype}[{', '.join(map(str, ('rows', *tensor.shape)))}]"
+        if array.dtype != tensor.dtype or array.shape[1:] != tensor.shape or not array.ndim:
+            raise InvalidValue(f"{role}: {array.dtype}{list(array.shape)}, it must be {wanted}", field=role)
+        if array.size and (low_high := _range(manifest, tensor)):
+            low, high = low_high
+            if array.min() < low or array.max() > high:
+                raise InvalidValue(f"{role}: values from {low:g} to {high:g} are needed", field=role)
+    if missing := [role for role, each in tensors.items() if role not in given and not is_optional(manifest, each)]:
+        raise InvalidValue(
+            f"{missing[0]}: {manifest.name}.{task} needs it; it may leave out what a seed fills",
+            field=missing[0], valid=list(tensors),
+        )  # fmt: skip
+
+
+def _range(manifest: Manifest, tensor: InputSpec) -> tuple[float, float] | None:
+    """What the tensor's values must lie between; None where all that are finite may be."""
+    match tensor.source:
+        case "data" if isinstance(manifest.data, ImageSpec):
+            return manifest.data.range
+        case "codes" if manifest.codes is not None:
+            return 0, manifest.codes.levels - 1
+        case "mask":
+            return 0, 1
+        case "uniform":
+            return 0, float(np.float32(1 - 2**-24))
+        case "condition" if manifest.classes is not None:
+            return 0, np.inf
+        case "temperature":
+            return float(np.finfo(np.float32).tiny), np.inf
+        case _:
+            return None

@@ -1,0 +1,259 @@
+"""One inference between the protocol and the runtime, and what was counted of it. Knows neither HTTP nor protobuf."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import numpy as np
+import orjson
+from numpy.typing import NDArray
+
+from runtime import tasks
+from runtime.errors import InvalidValue, Malformed
+from runtime.inputs import Classes
+from runtime.tasks import Choices
+from service.inference import targets, tensors
+from service.inference.targets import Target
+from service.metrics import Metrics
+from service.registry import Registry
+from service.settings import Settings
+
+Array = NDArray[Any]
+W = TypeVar("W")
+
+PARAMETERS = ("n", "seed", "first", "class", "prior", "temperature")  # of ours
+# of the protocol and of Triton: looked at elsewhere, or without a meaning here
+KNOWN = ("binary_data_output", "timeout", "priority", "headers")
+SEQUENCES = ("sequence_id", "sequence_start", "sequence_end")
+ROUTE = "infer"
+ASIDE = 256 * 1024  # bytes of outputs from which writing them leaves the event loop
+
+
+@dataclass(frozen=True)
+class Asked:
+    """An inference as a client asks for it."""
+
+    model: str
+    version: str
+    parameters: Mapping[str, Any]
+    inputs: Mapping[str, Array]
+    outputs: tuple[str, ...] | None = None  # all, where nothing is said
+    id: str = ""
+    raw: bytes | None = None  # instead of inputs: the rows of the one that must be given
+
+
+@dataclass(frozen=True)
+class Inferred:
+    """Its answer, before it is written."""
+
+    target: Target
+    id: str
+    outputs: dict[str, Array]
+    parameters: dict[str, str | int]  # of the answer: what chance was
+
+
+@dataclass
+class Times:
+    """How many, and how long together, in nanoseconds."""
+
+    count: int = 0
+    ns: int = 0
+
+    def add(self, ns: float) -> None:
+        """One more."""
+        self.count += 1
+        self.ns += int(ns)
+
+
+PHASES = ("success", "fail", "queue", "compute_input", "compute_infer", "compute_output")
+
+
+@dataclass
+class Statistics:
+    """Of one target since the start."""
+
+    inferences: int = 0  # rows of requests that were answered
+    last: int = 0  # of them, milliseconds since 1970
+    times: dict[str, Times] = field(default_factory=lambda: {name: Times() for name in PHASES})
+
+
+class Core:
+    """What both transports call."""
+
+    def __init__(self, registry: Registry, settings: Settings, metrics: Metrics) -> None:
+        self.registry, self.settings, self.metrics = registry, settings, metrics
+        self._statistics: dict[tuple[str, int, str], Statistics] = {}
+
+    async def infer(self, asked: Asked, deadline_ms: int | None, began: float, write: Callable[[Inferred], W]) -> W:
+        """The answer as `write` puts it. `began` is when the request had come, by time.perf_counter().
+
+        Raises RequestError of one kind or another, Busy, Unavailable, DeadlineExceeded.
+        """
+        target = await targets.find(self.registry, asked.model, asked.version)
+        counted = self.statistics(target)
+        try:
+            return await self._infer(target, counted, asked, deadline_ms, began, write)
+        except BaseException:
+            counted.times["fail"].add(1e9 * (time.perf_counter() - began))
+            raise
+
+    async def _infer(
+        self, target: Target, counted: Statistics, asked: Asked, deadline_ms: int | None, began: float, write: Callable[[Inferred], W]
+    ) -> W:  # fmt: skip
+        entry, spec = target.entry, target.spec
+        wanted = spec.roles if asked.outputs is None else asked.outputs
+        for name in wanted:
+            if name not in spec.roles:
+                raise InvalidValue(f"outputs: {target.name} has no {name!r}", field="outputs", valid=spec.roles)
+        n, choices, timeout = _choices(asked.parameters)
+        given = asked.inputs if asked.raw is None else _of_bytes(target, asked.raw)
+        rows = tasks.rows_of(given, n, self.settings.max_items)
+        steps = tasks.infer(target.manifest, target.task, given, choices, rows)
+        milliseconds = timeout or deadline_ms or entry.settings.deadline_ms or self.settings.deadline_ms
+        assert entry.batcher is not None
+        taken = time.perf_counter()
+        done, timing = await entry.batcher.drive(steps, rows, time.monotonic() + milliseconds / 1000)
+        ran = time.perf_counter()
+        made = Inferred(target, asked.id, {name: done.outputs[name] for name in wanted}, _of_chance(target, done))
+        large = sum(array.nbytes for array in made.outputs.values()) > ASIDE
+        answer = await asyncio.get_running_loop().run_in_executor(None, write, made) if large else write(made)
+        ended = time.perf_counter()
+        waited, computed = timing.queue / 1000, timing.compute / 1000
+        for name, seconds in (
+            ("success", ended - began), ("queue", waited), ("compute_infer", computed), ("compute_output", ended - ran),
+            ("compute_input", taken - began + max(0.0, ran - taken - waited - computed)),
+        ):  # fmt: skip
+            counted.times[name].add(1e9 * seconds)
+        counted.inferences += rows
+        counted.last = time.time_ns() // 1_000_000
+        self.metrics.timed(entry, ROUTE, timing.queue, timing.compute, 1000 * (ended - ran))
+        return answer
+
+    def statistics(self, target: Target) -> Statistics:
+        """What has been counted of it."""
+        key = (target.entry.name, target.entry.version, target.task)
+        return self._statistics.setdefault(key, Statistics())
+
+    async def metadata(self, name: str, version: str) -> dict[str, Any]:
+        """GET /v2/models/NAME."""
+        target = await targets.find(self.registry, name, version)
+        return targets.metadata(target, self.registry.versions(target.entry.name))
+
+    async def config(self, name: str, version: str) -> dict[str, Any]:
+        """GET /v2/models/NAME/config."""
+        return targets.config(await targets.find(self.registry, name, version))
+
+    async def ready(self, name: str, version: str) -> bool:
+        """Whether the model would answer. Raises UnknownModel."""
+        model, task = targets.split(self.registry, name)
+        entry = self.registry.find(model, targets.version_of(version))
+        known = entry.manifest is not None and (task is None or task in entry.manifest.tasks)
+        return entry.state == "ready" and known and not self.registry.stopped
+
+    async def stats(self, name: str, version: str) -> list[dict[str, Any]]:
+        """What one model has done, by task; of every model that is ready where no name is given."""
+        if name:
+            found = await targets.find(self.registry, name, version)
+            names = [found.task] if found.name != found.entry.name else list(found.manifest.tasks)
+            return [self._stats(found.entry.name, found.entry.version, task) for task in names]
+        return [
+            self._stats(entry.name, entry.version, task)
+            for entry in self.registry.shown
+            if entry.state == "ready" and entry.manifest is not None
+            for task in entry.manifest.tasks
+        ]
+
+    def _stats(self, name: str, version: int, task: str) -> dict[str, Any]:
+        counted = self._statistics.get((name, version, task), Statistics())
+        batcher = self.registry.entries[name, version].batcher
+        return {
+            "name": f"{name}.{task}", "version": str(version), "last_inference": counted.last, "inference_count": counted.inferences,
+            "execution_count": batcher.tallies[task].runs if batcher else 0,
+            "inference_stats": {name: {"count": times.count, "ns": times.ns} for name, times in counted.times.items()},
+            "batch_stats": [],
+        }  # fmt: skip
+
+
+def _of_bytes(target: Target, content: bytes) -> dict[str, Array]:
+    """The input that bytes alone can mean: the one that must be given, or the only one."""
+    inputs = target.spec.inputs
+    needed = [tensor for tensor in inputs if not tasks.is_optional(target.manifest, tensor)] or list(inputs)
+    if len(needed) != 1:
+        names = [tensor.role for tensor in needed]
+        raise InvalidValue(
+            f"body: {target.name} takes more than one input; send them with their names", field="inputs", valid=names
+        )
+    size = math.prod(needed[0].shape) * np.dtype(needed[0].dtype).itemsize
+    shape = (len(content) // size, *needed[0].shape)
+    return {needed[0].role: tensors.from_bytes(content, tensors.name_of(needed[0].dtype), shape, needed[0].role)}
+
+
+def _choices(given: Mapping[str, Any]) -> tuple[int | None, Choices, int | None]:
+    """`n`, what is said of inputs that are left out, and the request's own time limit in milliseconds."""
+    for name, value in given.items():
+        if name in SEQUENCES and value:
+            raise InvalidValue(f"{name}: models here keep no state between requests", field=name)
+        if name not in PARAMETERS and name not in KNOWN and name not in SEQUENCES and not name.startswith("triton_"):
+            raise InvalidValue(f"parameters: {name} is not known", field=name, valid=PARAMETERS)
+    temperature, prior = given.get("temperature"), given.get("prior")
+    if temperature is not None and not _is(temperature, int, float):
+        raise InvalidValue("temperature: a number above 0 is needed", field="temperature")
+    if prior is not None and not isinstance(prior, str):
+        raise InvalidValue("prior: the name of one is needed", field="prior")
+    timeout = _whole(given, "timeout")
+    choices = Choices(_whole(given, "seed"), _whole(given, "first"), _class(given.get("class")), prior, temperature)
+    return _whole(given, "n"), choices, None if not timeout else max(1, timeout // 1000)
+
+
+def _whole(given: Mapping[str, Any], name: str) -> int | None:
+    """A whole number, which may stand as text: 2^63 - 1 does not go through every client as a number."""
+    value = given.get(name)
+    if value is None:
+        return None
+    if isinstance(value, str) and value.isascii() and value.isdecimal() and len(value) < 20:
+        return int(value)
+    if not _is(value, int) or value < 0:
+        raise InvalidValue(f"{name}: {value!r} is not a whole number of at least 0", field=name)
+    return int(value)
+
+
+def _class(value: Any) -> Classes | None:
+    """A class by name or index; JSON in a text for one each, or for weights by name, as parameters are no lists."""
+    if isinstance(value, str) and value[:1] in ("[", "{"):
+        try:
+            read = orjson.loads(value)
+        except orjson.JSONDecodeError:
+            raise Malformed("class: a text that begins like JSON is to be JSON", field="class") from None
+        if isinstance(read, dict) and all(_is(weight, int, float) for weight in read.values()):
+            return read
+        if isinstance(read, list) and all(_is(name, str, int) for name in read):
+            return read
+    if value is not None and not _is(value, str, int):
+        raise InvalidValue(
+            "class: a name or an index is needed, or JSON of several, or of weights, in a text", field="class"
+        )
+    chosen: Classes | None = value
+    return chosen
+
+
+def _is(value: Any, *kinds: type) -> bool:
+    """Of one of the kinds, and not true or false, which are ints in Python."""
+    return isinstance(value, kinds) and not isinstance(value, bool)
+
+
+def _of_chance(target: Target, done: tasks.Done) -> dict[str, str | int]:
+    """What makes the same items again, and which classes were drawn."""
+    filled, classes = done.filled, target.manifest.classes
+    found: dict[str, str | int] = {}
+    if filled.seed is not None:
+        found = {"seed": filled.seed, "first": filled.first}
+    if filled.condition is not None and classes is not None:
+        alone = (filled.condition.max(axis=1) == 1).all()
+        drawn = [classes[int(index)] for index in np.argmax(filled.condition, axis=1)] if alone else filled.condition
+        found["classes"] = orjson.dumps(drawn, option=orjson.OPT_SERIALIZE_NUMPY).decode()
+    return found

@@ -1,0 +1,204 @@
+"""The protocol over gRPC: its messages to the core and back, and nothing else."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Mapping
+from typing import Any, TypeAlias
+
+import grpc
+import structlog
+from google.protobuf import json_format
+from numpy.typing import NDArray
+
+from runtime import errors
+from runtime.errors import InvalidValue, Malformed, ManifoldError
+from service import replies
+from service.calls import Call, Calls, deadline, readable
+from service.inference import tensors
+from service.inference.core import Asked, Core, Inferred
+from service.inference.rest import of_one_line, server
+from service.metrics import Metrics
+from service.stubs import inference_pb2 as pb
+from service.stubs import inference_pb2_grpc as stubs
+
+log = structlog.get_logger()
+
+Array = NDArray[Any]
+Context: TypeAlias = Any  # grpc.aio.ServicerContext, which says nothing of its types
+
+NAME = "inference.GRPCInferenceService"
+OPEN = ("ServerLive", "ServerReady")  # need no key
+CODES = {
+    errors.RequestError: grpc.StatusCode.INVALID_ARGUMENT, errors.UnknownModel: grpc.StatusCode.NOT_FOUND, errors.NotFound: grpc.StatusCode.NOT_FOUND,
+    errors.Unauthorized: grpc.StatusCode.UNAUTHENTICATED, errors.Forbidden: grpc.StatusCode.PERMISSION_DENIED,
+    errors.Busy: grpc.StatusCode.UNAVAILABLE, errors.Unavailable: grpc.StatusCode.UNAVAILABLE, errors.DeadlineExceeded: grpc.StatusCode.UNAVAILABLE,
+}  # fmt: skip
+# of typed contents, the field of each datatype; FP16 goes as raw bytes alone
+CONTENTS = {
+    "BOOL": "bool_contents", "INT8": "int_contents", "INT16": "int_contents", "INT32": "int_contents", "INT64": "int64_contents",
+    "UINT8": "uint_contents", "UINT16": "uint_contents", "UINT32": "uint_contents", "UINT64": "uint64_contents",
+    "FP32": "fp32_contents", "FP64": "fp64_contents",
+}  # fmt: skip
+
+
+class Servicer(stubs.GRPCInferenceServiceServicer):
+    """One method an rpc."""
+
+    def __init__(self, core: Core, metrics: Metrics) -> None:
+        self.core, self.registry = core, core.registry
+        self.calls = Calls(NAME, CODES, metrics, of_one_line)
+
+    # --- what there is ---
+
+    async def ServerLive(self, message: pb.ServerLiveRequest, context: Context) -> pb.ServerLiveResponse:  # noqa: N802
+        """The process answers."""
+        return pb.ServerLiveResponse(live=True)
+
+    async def ServerReady(self, message: pb.ServerReadyRequest, context: Context) -> pb.ServerReadyResponse:  # noqa: N802
+        """As /health/ready."""
+        return pb.ServerReadyResponse(ready=self.registry.readiness()[0])
+
+    async def ServerMetadata(self, message: pb.ServerMetadataRequest, context: Context) -> pb.ServerMetadataResponse:  # noqa: N802
+        """What this is."""
+        return pb.ServerMetadataResponse(**server())
+
+    async def ModelReady(self, message: pb.ModelReadyRequest, context: Context) -> pb.ModelReadyResponse:  # noqa: N802
+        """Whether a model would answer."""
+        async with Call(self.calls, context, "ModelReady"):
+            readable(message)
+            return pb.ModelReadyResponse(ready=await self.core.ready(message.name, message.version))
+
+    async def ModelMetadata(self, message: pb.ModelMetadataRequest, context: Context) -> pb.ModelMetadataResponse:  # noqa: N802
+        """Tensors of a model."""
+        async with Call(self.calls, context, "ModelMetadata"):
+            readable(message)
+            found = await self.core.metadata(message.name, message.version)
+            answer = pb.ModelMetadataResponse(
+                name=found["name"],
+                versions=found["versions"],
+                platform=found["platform"],
+                properties=found["parameters"],
+            )
+            for side in ("inputs", "outputs"):
+                for tensor in found[side]:
+                    getattr(answer, side).add(name=tensor["name"], datatype=tensor["datatype"], shape=tensor["shape"])
+            return answer
+
+    async def ModelConfig(self, message: pb.ModelConfigRequest, context: Context) -> pb.ModelConfigResponse:  # noqa: N802
+        """A model in the terms of Triton's configuration."""
+        async with Call(self.calls, context, "ModelConfig"):
+            readable(message)
+            found = await self.core.config(message.name, message.version)
+            answer = pb.ModelConfigResponse()
+            json_format.ParseDict(found, answer.config)
+            return answer
+
+    async def ModelStatistics(self, message: pb.ModelStatisticsRequest, context: Context) -> pb.ModelStatisticsResponse:  # noqa: N802
+        """What models have done."""
+        async with Call(self.calls, context, "ModelStatistics"):
+            readable(message)
+            found = await self.core.stats(message.name, message.version)
+            answer = pb.ModelStatisticsResponse()
+            json_format.ParseDict({"model_stats": found}, answer)
+            return answer
+
+    # --- inference ---
+
+    async def ModelInfer(self, message: pb.ModelInferRequest, context: Context) -> pb.ModelInferResponse:  # noqa: N802
+        """One inference."""
+        async with Call(self.calls, context, "ModelInfer"):
+            return await self._infer(message, deadline(context))
+
+    async def ModelStreamInfer(  # noqa: N802
+        self, sent: AsyncIterator[pb.ModelInferRequest], context: Context
+    ) -> AsyncIterator[pb.ModelStreamInferResponse]:
+        """One after the other; an error is the answer of its request, unless the client asks for a status instead."""
+        asked = {str(key): str(value) for key, value in context.invocation_metadata() or ()}
+        ends = asked.get("triton_grpc_error") == "true"
+        async with Call(self.calls, context, "ModelStreamInfer"):
+            async for message in sent:
+                try:
+                    answer = pb.ModelStreamInferResponse(infer_response=await self._infer(message, None))
+                except ManifoldError as error:
+                    if ends:
+                        raise
+                    self.calls.metrics.erred(error)
+                    answer = pb.ModelStreamInferResponse(error_message=self._said(error))
+                    answer.infer_response.id = getattr(message, "id", "")  # whose error it is
+                yield answer
+
+    def _said(self, error: ManifoldError) -> str:
+        if self.calls.code_of(error) is grpc.StatusCode.INTERNAL:
+            log.error("internal", type=error.type, message=error.message)
+            return replies.OPAQUE
+        return of_one_line(error)
+
+    async def _infer(self, message: pb.ModelInferRequest, deadline_ms: int | None) -> pb.ModelInferResponse:
+        began = time.perf_counter()
+        self.registry.check_open()
+        return await self.core.infer(_read(readable(message)), deadline_ms, began, _write)
+
+
+def _read(message: pb.ModelInferRequest) -> Asked:
+    """The inference. Raises RequestError."""
+    raw, given = message.raw_input_contents, {}
+    if raw and len(raw) != len(message.inputs):
+        raise Malformed(
+            f"raw_input_contents: {len(raw)} for {len(message.inputs)} inputs; one for each, or none", field="raw_input_contents"
+        )  # fmt: skip
+    for place, tensor in enumerate(message.inputs):
+        field = f"inputs[{place}]"
+        if tensor.name in given:
+            raise Malformed(f"{field}: {tensor.name!r} is there twice", field=field)
+        _refuse(tensor.parameters, field, "shared_memory_region")
+        shape = tensors.check_shape(list(tensor.shape), field)
+        if not raw:
+            given[tensor.name] = _typed(tensor, shape, field)
+        elif tensor.HasField("contents"):
+            raise Malformed(f"{field}: contents and raw_input_contents exclude each other", field=field)
+        else:
+            given[tensor.name] = tensors.from_bytes(raw[place], tensor.datatype, shape, field)
+    for output in message.outputs:
+        _refuse(output.parameters, "outputs", "classification", "shared_memory_region")
+    wanted = tuple(dict.fromkeys(output.name for output in message.outputs)) or None
+    parameters = {name: _value(parameter) for name, parameter in message.parameters.items()}
+    return Asked(message.model_name, message.model_version, parameters, given, wanted, message.id)
+
+
+def _typed(tensor: pb.ModelInferRequest.InferInputTensor, shape: tuple[int, ...], field: str) -> Array:
+    """An input as typed contents have it."""
+    kind = CONTENTS.get(tensor.datatype)
+    if kind is None:
+        raise InvalidValue(f"{field}: {tensor.datatype!r} does not go as contents", field=field, valid=list(CONTENTS))
+    others = [descriptor.name for descriptor, _ in tensor.contents.ListFields() if descriptor.name != kind]
+    if others:
+        raise Malformed(f"{field}: {tensor.datatype} goes into {kind}, not {others[0]}", field=field)
+    return tensors.from_values(list(getattr(tensor.contents, kind)), tensor.datatype, shape, field)
+
+
+def _refuse(parameters: Mapping[str, pb.InferParameter], field: str, *names: str) -> None:
+    for name in names:
+        if name in parameters and _value(parameters[name]):
+            raise InvalidValue(f"{field}: {name} is not offered", field=field)
+
+
+def _value(parameter: pb.InferParameter) -> Any:
+    kind = parameter.WhichOneof("parameter_choice")
+    return None if kind is None else getattr(parameter, kind)
+
+
+def _write(made: Inferred) -> pb.ModelInferResponse:
+    """The answer; its tensors as raw bytes, which every client reads."""
+    message = pb.ModelInferResponse(
+        model_name=made.target.name, model_version=str(made.target.entry.version), id=made.id
+    )  # fmt: skip
+    for name, value in made.parameters.items():
+        if isinstance(value, str):
+            message.parameters[name].string_param = value
+        else:
+            message.parameters[name].int64_param = value
+    for name, array in made.outputs.items():
+        message.outputs.add(name=name, datatype=tensors.NAMES[array.dtype], shape=array.shape)
+        message.raw_output_contents.append(tensors.to_bytes(array))
+    return message

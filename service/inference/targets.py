@@ -1,0 +1,164 @@
+"""What the protocol calls a model: NAME, for the task that a model is there for, and NAME.TASK for each of its tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import orjson
+
+from runtime import tasks
+from runtime.engine import example_inputs
+from runtime.errors import InvalidValue, UnknownModel
+from runtime.manifest import Manifest, TaskSpec, TensorSpec
+from runtime.spec import CategoricalColumn, TableSpec
+from service.inference.tensors import name_of
+from service.registry import Entry, Registry
+
+PLATFORMS = {"onnx": "onnxruntime_onnx", "torchscript": "pytorch_libtorch"}
+EXAMPLE_SEED = 7
+
+
+@dataclass(frozen=True)
+class Target:
+    """A task of a version of a model, under the name that it was asked for by."""
+
+    name: str
+    entry: Entry
+    manifest: Manifest
+    task: str
+
+    @property
+    def spec(self) -> TaskSpec:
+        """The task, as this machine runs it."""
+        return self.manifest.tasks[self.task]
+
+
+async def find(registry: Registry, name: str, version: str) -> Target:
+    """The target, ready. Raises UnknownModel, or Unavailable with the reason."""
+    model, task = split(registry, name)
+    entry = await registry.get(model, version_of(version))
+    manifest = entry.manifest
+    assert manifest is not None
+    if task is None:
+        task = tasks.default(manifest)
+    if task not in manifest.tasks:
+        raise UnknownModel(
+            f"model: {model} has no task {task!r}", field="model", valid=[model, *(f"{model}.{each}" for each in manifest.tasks)]
+        )  # fmt: skip
+    return Target(name, entry, manifest, task)
+
+
+def split(registry: Registry, name: str) -> tuple[str, str | None]:
+    """The model, and the task where the name has one: names of models may have dots themselves, and win. Raises UnknownModel."""
+    if name in registry.latest:
+        return name, None
+    model, dot, task = name.rpartition(".")
+    if dot and model in registry.latest:
+        return model, task
+    raise UnknownModel(f"model: there is no model {name!r}", field="model", valid=list(registry.latest))
+
+
+def version_of(text: str) -> int | None:
+    """A version as the protocol has it; nothing is the latest."""
+    if not text:
+        return None
+    if not text.isascii() or not text.isdecimal() or len(text) > 9:
+        raise InvalidValue(f"version: {text!r} is not a whole number", field="version")
+    return int(text)
+
+
+def platform(manifest: Manifest) -> str:
+    """The protocol's name of a backend."""
+    return PLATFORMS.get(manifest.backend, manifest.backend)
+
+
+def metadata(target: Target, versions: list[int]) -> dict[str, Any]:
+    """GET /v2/models/NAME: tensors with the rows in front, which inputs may be left out, and a request that works as it is."""
+    manifest, spec = target.manifest, target.spec
+    return {
+        "name": target.name, "versions": [str(version) for version in versions], "platform": platform(manifest),
+        "inputs": [
+            {**_tensor(tensor), "parameters": {"source": tensor.source, "optional": tasks.is_optional(manifest, tensor)}}
+            for tensor in spec.inputs
+        ],
+        "outputs": [_tensor(tensor) for tensor in spec.outputs],
+        "parameters": properties(target),
+    }  # fmt: skip
+
+
+def properties(target: Target) -> dict[str, str]:
+    """What the protocol has no field for, as texts."""
+    manifest = target.manifest
+    found = {
+        "task": target.task,
+        "tasks": " ".join(manifest.tasks),
+        "description": manifest.description,
+        "example": example(target),
+    }
+    if manifest.classes is not None and target.spec.input("condition") is not None:
+        found["classes"] = orjson.dumps(manifest.classes).decode()
+    return found
+
+
+def config(target: Target) -> dict[str, Any]:
+    """GET /v2/models/NAME/config, in the terms of Triton's model configuration."""
+    manifest, entry, spec = target.manifest, target.entry, target.spec
+    assert entry.model is not None and entry.settings.max_rows is not None
+    kind = "KIND_GPU" if entry.model.device == "cuda" else "KIND_CPU"
+    return {
+        "name": target.name, "platform": platform(manifest), "backend": manifest.backend,
+        "max_batch_size": max(spec.min_rows, min(entry.settings.max_rows, spec.max_rows)),
+        "input": [
+            {"name": tensor.role, "data_type": f"TYPE_{name_of(tensor.dtype)}", "dims": list(tensor.shape), "optional": tasks.is_optional(manifest, tensor)}
+            for tensor in spec.inputs
+        ],
+        "output": [
+            {"name": tensor.role, "data_type": f"TYPE_{name_of(tensor.dtype)}", "dims": list(tensor.shape)}
+            for tensor in spec.outputs
+        ],
+        "instance_group": [{"name": manifest.name, "kind": kind, "count": entry.settings.instances}],
+        "dynamic_batching": {"max_queue_delay_microseconds": 0, "preserve_ordering": False},
+        "default_model_filename": spec.graph,
+        "parameters": {name: {"string_value": text} for name, text in properties(target).items()},
+    }  # fmt: skip
+
+
+def example(target: Target) -> str:
+    """A request's JSON that is legal: what must be given, of one row, and a seed for the rest where there is any."""
+    manifest, spec = target.manifest, target.spec
+    given = {tensor.role: tensor for tensor in spec.inputs if not tasks.is_optional(manifest, tensor)}
+    made = example_inputs(spec, manifest, 1)
+    inputs = []
+    for role, tensor in given.items():
+        array = _plain_row(manifest) if tensor.source == "data" else made[role]
+        inputs.append({
+            "name": role, "shape": [1, *tensor.shape], "datatype": name_of(tensor.dtype), "data": array.ravel().tolist()
+        })  # fmt: skip
+    request: dict[str, Any] = {"inputs": inputs}
+    if len(given) < len(spec.inputs):
+        chosen: Mapping[str, Any] = {} if inputs else {"n": 2}
+        request["parameters"] = {**chosen, "seed": EXAMPLE_SEED}
+        if manifest.classes is not None and spec.input("condition") is not None:
+            request["parameters"]["class"] = manifest.classes[0]
+        if not tasks.draws(spec, set(given), "class" in request["parameters"]):
+            del request["parameters"]["seed"]
+    return orjson.dumps(request).decode()
+
+
+def _plain_row(manifest: Manifest) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """An item that is short to write: a black image; a row of means and first categories."""
+    data = np.full(
+        manifest.data.shape, 0.0 if isinstance(manifest.data, TableSpec) else manifest.data.range[0], np.float32
+    )
+    if isinstance(manifest.data, TableSpec):
+        for column, place in manifest.data.blocks():
+            if isinstance(column, CategoricalColumn):
+                data[place.start] = 1
+    return data
+
+
+def _tensor(tensor: TensorSpec) -> dict[str, Any]:
+    return {"name": tensor.role, "datatype": name_of(tensor.dtype), "shape": [-1, *tensor.shape]}

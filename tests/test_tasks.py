@@ -1,0 +1,132 @@
+"""A task by itself: what is left out is drawn as /sample draws it, and what is given is checked."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from runtime import tasks
+from runtime.engine import Model, load
+from runtime.errors import InvalidValue, TooLarge
+from runtime.tasks import Choices
+from tests.conftest import EXTRACTORS, NAMES, SHIPPED
+
+MODELS = ("mnist-vae", "mnist-cvae", "mnist-vqvae", "digits-pixelcnn", "transactions-vae", "mnist-gan")
+
+
+@pytest.fixture(scope="module")
+def models() -> dict[str, Model]:
+    return {name: load(SHIPPED / name, device="cpu") for name in MODELS}
+
+
+def done(model: Model, task: str, rows: int = 1, given: dict[str, Any] | None = None, **choices: Any) -> tasks.Done:
+    return model.drive(tasks.infer(model.manifest, task, given or {}, Choices(**choices), rows))
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_seed_7_is_the_same_item_as_in_sample(models: dict[str, Model], name: str) -> None:
+    model = models[name]
+    expected = model.sample(3, seed=7, first=2)
+    found = done(model, tasks.default(model.manifest), 3, seed=7, first=2)
+    assert np.array_equal(found.outputs["data"], expected.data)
+    assert (found.filled.seed, found.filled.first) == (7, 2)
+    if expected.condition is not None:
+        assert found.filled.condition is not None
+        assert np.array_equal(found.filled.condition, expected.condition)
+
+
+def test_class_prior_and_temperature_are_those_of_sample(models: dict[str, Model]) -> None:
+    model = models["mnist-cvae"]
+    expected = model.sample(2, seed=1, classes=["3", "8"], temperature=0.5)
+    found = done(model, "decode", 2, seed=1, classes=["3", "8"], temperature=0.5)
+    assert np.array_equal(found.outputs["data"], expected.data)
+    model = models["mnist-vae"]
+    prior = next(name for name in model.manifest.latent.priors if name != "normal")  # type: ignore[union-attr]
+    assert np.array_equal(
+        done(model, "decode", 2, seed=1, prior=prior).outputs["data"], model.sample(2, seed=1, prior=prior).data
+    )
+    model = models["mnist-vqvae"]
+    codes = model.sample(2, seed=1, temperature=0.7, classes="2").codes
+    assert codes is not None
+    assert np.array_equal(done(model, "sample", 2, seed=1, temperature=0.7, classes="2").outputs["codes"], codes)
+
+
+def test_what_is_given_does_not_move_what_is_drawn(models: dict[str, Model]) -> None:
+    """Rows of transactions-vae come of a latent, noise and uniforms: each has its own stream, whether the others are given or not."""
+    model = models["transactions-vae"]
+    whole = done(model, "sample", 2, seed=3)
+    for role, array in whole.filled.inputs.items():
+        again = done(model, "sample", 2, {role: array}, seed=3)
+        assert np.array_equal(again.outputs["data"], whole.outputs["data"]), role
+    given = done(model, "sample", 2, dict(whole.filled.inputs))
+    assert given.filled.seed is None
+    assert np.array_equal(given.outputs["data"], whole.outputs["data"])
+
+
+def test_a_condition_that_is_left_out_is_drawn_from_the_seed(models: dict[str, Model]) -> None:
+    model = models["mnist-cvae"]
+    data = model.sample(4, seed=1).data
+    a, b = (done(model, "encode", 4, {"data": data}, seed=5) for _ in range(2))
+    assert np.array_equal(a.outputs["mean"], b.outputs["mean"])
+    assert a.filled.condition is not None and (a.filled.condition.sum(axis=1) == 1).all()
+    told = done(model, "encode", 4, {"data": data, "condition": a.filled.condition})
+    assert np.array_equal(a.outputs["mean"], told.outputs["mean"])
+    assert told.filled.condition is None and told.filled.seed is None
+
+
+REFUSED: list[tuple[str, str, dict[str, Any], dict[str, Any], str]] = [
+    ("mnist-vae", "decode", {"latents": np.zeros((1, 20), np.float32)}, {}, "latents: mnist-vae.decode has no such input"),
+    ("mnist-vae", "decode", {"latent": np.zeros((1, 20))}, {}, r"float64\[1, 20\], it must be float32\[rows, 20\]"),
+    ("mnist-vae", "decode", {"latent": np.zeros((1, 3), np.float32)}, {}, r"float32\[1, 3\]"),
+    ("mnist-vae", "decode", {"latent": np.float32(0)}, {}, r"latent: float32\[\]"),
+    ("mnist-vae", "decode", {"latent": np.full((1, 20), np.nan, np.float32)}, {}, "'latent' is not finite"),
+    ("mnist-vae", "encode", {}, {}, "data: mnist-vae.encode needs it"),
+    ("mnist-vae", "encode", {"data": np.full((1, 1, 28, 28), 1.5, np.float32)}, {}, "data: values from 0 to 1 are needed"),
+    ("mnist-vae", "encode", {"data": np.zeros((1, 1, 28, 28), np.float32)}, {"seed": 1}, "seed: mnist-vae.encode draws nothing"),
+    ("mnist-vae", "decode", {"latent": np.zeros((1, 20), np.float32)}, {"first": 1}, "seed: mnist-vae.decode draws nothing"),
+    ("mnist-vae", "decode", {"latent": np.zeros((1, 20), np.float32)}, {"prior": "normal"}, "prior: there is no latent to draw"),
+    ("mnist-vae", "decode", {"latent": np.zeros((1, 20), np.float32)}, {"temperature": 0.5}, "temperature: it changes nothing"),
+    ("mnist-vae", "decode", {}, {"temperature": 0.0}, "temperature: a number above 0"),
+    ("mnist-vae", "decode", {}, {"classes": "3"}, "mnist-vae is not conditional"),
+    ("mnist-vae", "decode", {}, {"seed": 2**63}, "seed: .* is not between 0 and"),
+    ("mnist-vae", "decode", {}, {"prior": "nope"}, "prior: mnist-vae has no 'nope'"),
+    ("mnist-cvae", "decode", {"condition": np.eye(10, dtype=np.float32)[:1]}, {"classes": "3"}, "class: the condition is given"),
+    ("mnist-cvae", "decode", {"condition": -np.eye(10, dtype=np.float32)[:1]}, {}, "condition: values from 0 to inf"),
+    ("mnist-cvae", "decode", {}, {"classes": "eleven"}, "class: unknown 'eleven'"),
+    ("mnist-vqvae", "decode_codes", {"codes": np.full((1, 7, 7), 128, np.int64)}, {}, "codes: values from 0 to 127"),
+    ("mnist-vqvae", "decode", {}, {}, "latent: mnist-vqvae.decode needs it"),
+    ("mnist-vqvae", "sample", {"uniforms": np.ones((1, 49), np.float32)}, {}, "uniforms: values from 0 to 1"),
+    ("digits-pixelcnn", "impute", {"data": np.zeros((1, 1, 8, 8), np.float32), "mask": np.full((1, 1, 8, 8), 2, np.float32)}, {}, "mask: values from 0 to 1"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "task", "given", "choices", "message"), REFUSED)
+def test_what_is_wrong_is_said(
+    models: dict[str, Model], name: str, task: str, given: dict[str, Any], choices: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(InvalidValue, match=message):
+        done(models[name], task, 1, given, **choices)
+
+
+def test_rows() -> None:
+    one, two = np.zeros((1, 2)), np.zeros((2, 2))
+    assert tasks.rows_of({}, None, 4) == 1
+    assert tasks.rows_of({}, 4, 4) == 4
+    assert tasks.rows_of({"a": two, "b": two}, 2, 4) == 2
+    bad: list[tuple[dict[str, Any], int | None, str]] = [
+        ({"a": two, "b": one}, None, "as many rows"), ({"a": two}, 3, "n: 3, but 2 rows"), ({}, 0, "at least one"),
+        ({"a": np.zeros((0, 2))}, None, "at least one"), ({"a": np.float32(0)}, None, "at least one"),
+    ]  # fmt: skip
+    for given, n, message in bad:
+        with pytest.raises(InvalidValue, match=message):
+            tasks.rows_of(given, n, 4)
+    with pytest.raises(TooLarge, match="over the limit of 4"):
+        tasks.rows_of({}, 5, 4)
+
+
+def test_every_shipped_model_has_a_default(shipped: dict[str, Model]) -> None:
+    found = {name: tasks.default(model.manifest) for name, model in shipped.items()}
+    assert set(found) == {*NAMES, *EXTRACTORS}
+    assert (found["mnist-vae"], found["mnist-gan"], found["mnist-classifier"]) == ("decode", "sample", "features")
