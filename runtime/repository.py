@@ -24,22 +24,28 @@ def scan(root: Path) -> dict[str, list[int]]:
     found = {}
     for folder in sorted(root.iterdir()):
         if folder.is_dir() and not folder.name.startswith("."):
-            versions = sorted(int(path.name) for path in folder.iterdir() if path.is_dir() and path.name.isdecimal())
-            if versions:
-                found[folder.name] = versions
+            if there := versions(folder):
+                found[folder.name] = there
     return found
+
+
+def versions(folder: Path) -> list[int]:
+    """Those in the folder of a model, ascending; none where there is no such folder."""
+    if not folder.is_dir():
+        return []
+    return sorted(int(path.name) for path in folder.iterdir() if path.is_dir() and path.name.isdecimal())
 
 
 def locate(path: Path) -> Path:
     """The folder of an artifact: `path` itself, or the latest version below it."""
     if (path / manifests.FILE).exists():
         return path
-    versions = [child for child in path.iterdir() if child.is_dir() and child.name.isdecimal()] if path.is_dir() else []
-    if not versions:
+    there = versions(path)
+    if not there:
         raise UnknownModel(
             f"{path}: no artifact there; one is a folder NAME/VERSION with a {manifests.FILE}", field="model"
         )
-    return max(versions, key=lambda child: int(child.name))
+    return path / str(there[-1])
 
 
 def find(name: str, root: Path) -> Path:

@@ -1,4 +1,4 @@
-"""What needs the scope `admin`: reading keys and certificate again, and calibrating a model on rows of one's own. Over HTTP alone.
+"""What needs the scope `admin`: reading keys and certificate again, models that come and go, and calibrating one on rows of one's own.
 
 Without keys these routes answer requests from this machine (service.asgi).
 """
@@ -14,7 +14,7 @@ from starlette.responses import Response
 
 from runtime import bulk
 from runtime.errors import InvalidValue, Unavailable, UnsupportedMedia, UnsupportedTask
-from service import contract, encoding, uploads
+from service import contract, describe, encoding, uploads
 from service.registry import Registry
 from service.security import Security
 from service.settings import SettingsError
@@ -50,6 +50,24 @@ def add(app: FastAPI, registry: Registry, security: Security) -> None:
             encoding.dumps({"keys": keys, "needed": security.needed, "tls": security.certificate is not None}),
             media_type=encoding.JSON,
         )
+
+    @app.post(
+        "/admin/models/{name}/load", response_model=contract.ModelSummary, tags=["admin"],
+        summary="Takes over a model as it lies in its folder now: what is new or has changed is loaded, then swapped in.",
+    )  # fmt: skip
+    async def load(name: str) -> Response:
+        registry.check_open()
+        entry = await registry.refresh(name)
+        return Response(encoding.dumps(describe.summary(entry, settings.default_model)), media_type=encoding.JSON)
+
+    @app.post(
+        "/admin/models/{name}/unload", response_model=contract.ModelSummary, tags=["admin"],
+        summary="Takes a model out of service, until it is loaded again; requests that it works on are answered.",
+    )  # fmt: skip
+    async def unload(name: str) -> Response:
+        await registry.unload(name)
+        entry = registry.find(name, None)
+        return Response(encoding.dumps(describe.summary(entry, settings.default_model)), media_type=encoding.JSON)
 
     @app.post(
         "/admin/models/{name}/calibrate", response_model=contract.Recalibrated, tags=["admin"], openapi_extra={"requestBody": BODY},

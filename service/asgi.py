@@ -26,6 +26,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from runtime.errors import Forbidden, ManifoldError
 from service import replies
+from service.entries import hold_from_now, let_go
 from service.incoming import Incoming, Intake
 from service.inference import rest as inference
 from service.metrics import Metrics
@@ -45,7 +46,7 @@ OPEN = frozenset(
     {"/", "/docs", "/openapi.json", "/health/live", "/health/ready", "/v2/health/live", "/v2/health/ready", "/metrics"}
 )
 OPEN_BELOW = "/static-offline-docs/"
-ADMIN = "/admin/"
+ADMIN = ("/admin/", "/v2/repository/models/")
 # an answer is data: no page may run, frame or guess at it, and nobody in between keep it
 DATA = (
     (b"x-content-type-options", b"nosniff"),
@@ -151,7 +152,7 @@ class Front:
             await self.app(scope, receive, send)
 
     async def _enter(self, scope: Scope, receive: Receive, send: Send) -> None:
-        began = time.perf_counter()
+        began, held = time.perf_counter(), hold_from_now()
         request = Incoming(scope, receive, self.intake)
         given = request.header(b"x-request-id") or ""
         request_id = request.request_id = given if REQUEST_ID.fullmatch(given) else new_id()
@@ -172,6 +173,7 @@ class Front:
                 status = await self._pass(scope, receive, send, request_id)
                 route = getattr(scope.get("route"), "path", "other")
         finally:
+            let_go(held)
             self._note(scope, route, status, time.perf_counter() - began, request_id, key)
 
     def _find(self, method: str, path: str) -> tuple[Endpoint | None, str, Errors]:

@@ -21,6 +21,7 @@ from runtime import errors
 from runtime.errors import Malformed, ManifoldError, Unavailable
 from service import replies
 from service.asgi import REQUEST_ID, new_id
+from service.entries import hold_from_now, let_go
 from service.metrics import Metrics
 
 log = structlog.get_logger()
@@ -80,7 +81,7 @@ class Call:
         self.calls, self.context, self.route = calls, context, f"/{calls.service}/{name}"
         given = next((str(value) for key, value in context.invocation_metadata() or () if key == "x-request-id"), "")
         self.request_id = given if REQUEST_ID.fullmatch(given) else new_id()
-        self.began = time.perf_counter()
+        self.began, self.held = time.perf_counter(), hold_from_now()
 
     async def __aenter__(self) -> Call:
         self.context.set_trailing_metadata((("x-request-id", self.request_id),))
@@ -103,6 +104,7 @@ class Call:
                 log.error("internal", request_id=self.request_id, exc_info=error)
                 await self.context.abort(code, replies.OPAQUE)
         finally:
+            let_go(self.held)
             self.calls.metrics.requested(self.route, code.name, time.perf_counter() - self.began)
 
 

@@ -421,7 +421,7 @@ class ModelSummary(BaseModel):
     description: str
     tasks: list[str]
     endpoints: list[str]
-    state: Literal["loading", "ready", "unavailable"]
+    state: Literal["idle", "loading", "ready", "unavailable"]
     reason: str | None
     device: str | None
     note: str | None

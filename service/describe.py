@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from service.registry import Entry, data_summary
+from service.entries import Entry
+from service.registry import data_summary
 
 
 def summary(entry: Entry, default: str | None) -> dict[str, Any]:

@@ -20,8 +20,9 @@ from runtime.manifest import Manifest
 from runtime.operations import Run
 from runtime.spec import CategoricalColumn, ImageSpec
 from service import contract
+from service.entries import Entry
 from service.reading import Reader, Uploads
-from service.registry import Entry, Registry
+from service.registry import Registry
 from service.settings import Settings
 
 Array = NDArray[Any]

@@ -26,9 +26,10 @@ from prometheus_client.core import GaugeMetricFamily, HistogramMetricFamily, Met
 from runtime.drift import Recent
 from runtime.errors import Busy, DeadlineExceeded, Forbidden, ManifoldError, Unauthorized, Unavailable
 from service.batcher import Ran
+from service.entries import Entry
 from service.handlers import Answer
 from service.histograms import Child, Histogram
-from service.registry import Entry, Registry
+from service.registry import Registry
 
 BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
@@ -212,6 +213,8 @@ class Metrics:
             self.disk.labels(name, "free").set(free)
             self.disk.labels(name, "total").set(total)
         self.serving.set(self.models.readiness()[0])
+        for gauge in (self.ready, self.queued, self.queued_bytes, self.fallback, self.device):
+            gauge.clear()  # of models that are gone
         for entry in self.models.shown:
             self.ready.labels(entry.name, str(entry.version)).set(entry.state == "ready")
             self.queued.labels(entry.name).set(entry.batcher.rows if entry.batcher else 0)

@@ -18,7 +18,7 @@ from runtime.inputs import Classes
 from runtime.manifest import Manifest
 from runtime.spec import ImageSpec, TableSpec
 from service import contract
-from service.registry import endpoints
+from service.entries import endpoints
 from service.settings import Settings
 
 Array = NDArray[Any]

@@ -1,113 +1,99 @@
-"""The models a service holds, each with a state: loading, ready, or unavailable with the reason."""
+"""The models a service holds, by name and version, and how they change while it runs.
+
+What is new is loaded, verified and warmed up beside what serves; then requests get the new one, and the old one is closed when its last
+request has been answered. What cannot be loaded changes nothing but a reason in /models.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import functools
 import os
-import threading
-from collections.abc import Callable
+import time
+from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from pathlib import Path
 
 import structlog
 
-from runtime import engine, operations, repository
-from runtime.engine import Model
-from runtime.errors import ArtifactError, ManifoldError, Unavailable, UnknownModel
-from runtime.manifest import Manifest, read
+from runtime import repository
+from runtime.errors import ArtifactError, Unavailable, UnknownModel
+from runtime.manifest import Manifest
 from runtime.spec import ImageSpec
-from service.batcher import Batcher, Ran
-from service.settings import ModelSettings, Settings, SettingsError
+from service import versions
+from service.entries import Entry, Listener, stamp
+from service.settings import Settings, SettingsError
 
 log = structlog.get_logger()
 
 MOST_AT_ONCE = (
     4  # models that load side by side: each tries its kernels on a batch of 64, which takes memory for a moment
 )
-
-# endpoints by the use case behind them
-ENDPOINTS = {
-    "sample": "sample",
-    "encode": "encode",
-    "reconstruct": "reconstruct",
-    "interpolate": "interpolate",
-    "anomaly-score": "score",
-    "classify": "classify",
-    "impute": "impute",
-}
-
-
-Listener = Callable[["Entry", Ran], None]
-
-
-@dataclass
-class Entry:
-    """One version of one model."""
-
-    name: str
-    version: int
-    folder: Path
-    settings: ModelSettings
-    state: str = "loading"
-    reason: str | None = None
-    expected: bool = False  # unavailable by choice of the installation: the service is ready without it
-    manifest: Manifest | None = None
-    model: Model | None = None
-    batcher: Batcher | None = field(default=None, repr=False)
-    endpoints: list[str] = field(default_factory=list)  # what it can be asked for, once it is loaded
-
-    def load(self, settings: Settings, listener: Listener) -> None:
-        """Loads the artifact; what goes wrong becomes the entry's reason."""
-        try:
-            self.manifest = read(self.folder)
-            if settings.require_checksums and not self.manifest.files:
-                raise ArtifactError("its manifest has no checksums, which are asked for here: manifold check --seal")
-            self.endpoints = endpoints(self.manifest)
-            self.model = engine.load(self.folder, device=self.settings.device or "auto", threads=settings.threads)
-            self.batcher = Batcher(self.model, self.settings)
-            self.batcher.listener = functools.partial(listener, self)
-            self.state = "ready"
-        except ManifoldError as error:
-            self.state, self.reason = "unavailable", error.message
-            self.expected = isinstance(error, Unavailable) and error.expected
-            log.warning("model unavailable", model=self.name, version=self.version, reason=error.message)
-        except Exception as error:  # a broken artifact must not take the others down with it
-            self.state, self.reason = "unavailable", f"{type(error).__name__}: {error}"
-            log.exception("model failed to load", model=self.name, version=self.version)
+SERVING = ("ready", "idle")  # states of what answers when it is asked
+LOOK = 0.02  # seconds between looks at a model that loads
+UNLOADED = "unloaded; load it again with POST /v2/repository/models/NAME/load"
 
 
 class Registry:
-    """Every model's latest version (other versions load when first asked for)."""
+    """Every model's latest version; others that the settings allow load when they are first asked for."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.entries: dict[tuple[str, int], Entry] = {}
         self.latest: dict[str, int] = {}
-        for name, versions in repository.scan(settings.models_dir).items():
-            for version in versions:
-                self.entries[name, version] = Entry(
-                    name, version, settings.models_dir / name / str(version), settings.of_model(name), state="idle"
-                )
-            self.latest[name] = versions[-1]
-            self.entries[name, versions[-1]].state = "loading"
+        self.listener: Listener = lambda entry, ran: None  # hears of every run
+        self.leaving = False  # told to stop: not ready any more
+        self.stopped = False  # and no new work either
+        self._unloaded: set[str] = set()
+        self._changing: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._waking: dict[Entry, asyncio.Task[None]] = {}
+        for name, found in repository.scan(settings.models_dir).items():
+            for version in self._allowed(name, found):
+                self.entries[name, version] = self._entry(name, version, "idle")
+                self.latest[name] = version
+        for key in self.latest.items():
+            self.entries[key].state = "loading"
         if unknown := set(settings.models) - set(self.latest):
             raise SettingsError(
                 f"settings: models.{min(unknown)}: there is no such model in {settings.models_dir}",
                 field="models",
                 valid=list(self.latest),
             )
-        self._lock = threading.Lock()
-        self.listener: Listener = lambda entry, ran: None  # hears of every run
-        self.leaving = False  # told to stop: not ready any more
-        self.stopped = False  # and no new work either
+
+    def _entry(self, name: str, version: int, state: str = "loading") -> Entry:
+        folder = self.settings.models_dir / name / str(version)
+        return Entry(name, version, folder, self.settings.of_model(name), state)
+
+    def _allowed(self, name: str, found: list[int]) -> list[int]:
+        return versions.parse(self.settings.of_model(name).versions or "all").choose(found)
+
+    # --- the start and the end ---
 
     def load(self) -> None:
-        """Loads the latest version of every model, the default first, as many at once as there are cores."""
+        """Loads the latest version of every model, the default first, as many at once as there are cores; lazily, looks at them."""
         order = sorted(self.latest.items(), key=lambda item: item[0] != self.settings.default_model)
         with ThreadPoolExecutor(min(MOST_AT_ONCE, os.cpu_count() or 1), "load") as pool:
-            list(pool.map(lambda key: self.entries[key].load(self.settings, self.listener), order))
+            list(pool.map(self._load_first, [name for name, _ in order]))
+
+    def _load_first(self, name: str) -> None:
+        """The latest version, or the one before where it is broken."""
+        for version in reversed(self.versions(name)):
+            entry = self.entries[name, version]
+            if self.settings.lazy:
+                self._verify(entry)
+            else:
+                entry.state = "loading"
+                entry.load(self.settings, self.listener)
+            if entry.state != "unavailable" or entry.expected:
+                self.latest[name] = version
+                return
+
+    def _verify(self, entry: Entry) -> None:
+        """All that can be told without loading it."""
+        with entry.failing():
+            entry.look(self.settings)
+            assert entry.manifest is not None
+            if problems := repository.verify(entry.folder, entry.manifest):
+                raise ArtifactError("\n".join([f"{entry.folder}:", *(f"  {problem}" for problem in problems)]))
+            entry.state = "idle"
 
     def close(self) -> None:
         """Lets running work end."""
@@ -115,42 +101,60 @@ class Registry:
             if entry.batcher:
                 entry.batcher.close()
 
+    # --- what requests ask ---
+
     @property
     def shown(self) -> list[Entry]:
         """The entries of GET /models: the latest of each name, and other versions that were asked for."""
-        return [entry for entry in self.entries.values() if entry.state != "idle"]
+        latest = set(self.latest.items())
+        return [entry for key, entry in self.entries.items() if entry.state != "idle" or key in latest]
 
     async def get(self, name: str | None, version: int | None) -> Entry:
-        """A ready entry with its model. Raises UnknownModel, or Unavailable with the reason."""
+        """A ready entry with its model, held for the request. Raises UnknownModel, or Unavailable with the reason."""
         entry = await self.awake(name, version)
         if entry.state == "loading":
             raise Unavailable(f"{entry.name} is still loading; try again in a moment", field="model")
         if entry.state != "ready":
             raise Unavailable(f"{entry.name} is unavailable: {entry.reason}", field="model")
+        entry.hold()
         return entry
 
     async def awake(self, name: str | None, version: int | None) -> Entry:
-        """The entry, loaded now if nobody has asked for that version before; in whatever state it is then."""
+        """The entry, loaded now if it was idle; in whatever state it is then."""
         entry = self.find(name, version)
-        if entry.state == "idle":
-            await asyncio.get_running_loop().run_in_executor(None, self._load_late, entry)
+        while entry.state == "idle":
+            task = self._waking.get(entry)
+            if task is None:
+                task = self._waking[entry] = asyncio.create_task(self._wake(entry))
+            await asyncio.shield(task)  # the others who wait for it are not to suffer from one who does not any more
+            entry = self.find(name, version)
         return entry
 
-    def _load_late(self, entry: Entry) -> None:
-        with self._lock:
-            if entry.state == "idle":
-                entry.load(self.settings, self.listener)
+    async def _wake(self, entry: Entry) -> None:
+        try:
+            entry.used = time.monotonic()
+            self._make_room(entry)
+            await asyncio.get_running_loop().run_in_executor(None, entry.load, self.settings, self.listener)
+            if entry.retired:  # meanwhile
+                entry.close()
+        finally:
+            del self._waking[entry]
 
-    async def adopt(self, name: str, version: int) -> Entry:
-        """A version that has been published since the start: loaded now, and the latest from then on. Raises Unavailable where it cannot be."""
-        folder = self.settings.models_dir / name / str(version)
-        entry = Entry(name, version, folder, self.settings.of_model(name))
-        await asyncio.get_running_loop().run_in_executor(None, entry.load, self.settings, self.listener)
-        if entry.state != "ready":
-            raise Unavailable(f"{name} {version} is unavailable: {entry.reason}", field="model")
-        self.entries[name, version] = entry
-        self.latest[name] = max(version, self.latest[name])
-        return entry
+    def _make_room(self, coming: Entry) -> None:
+        """Puts to sleep what was asked for longest ago, as far as the budget asks for it and nobody holds it."""
+        budget = self.settings.memory_bytes
+        if budget is None:
+            return
+        coming.weight = coming.weight or sum(size for _, size, _ in stamp(coming.folder))
+        awake = [entry for entry in self.entries.values() if entry.state == "ready"]
+        over = coming.weight + sum(entry.weight for entry in awake) - budget
+        for entry in sorted(awake, key=lambda entry: entry.used):
+            if over <= 0:
+                return
+            if not entry.users:
+                entry.sleep()
+                over -= entry.weight
+                log.info("put to sleep", model=entry.name, version=entry.version, bytes=entry.weight)
 
     def find(self, name: str | None, version: int | None) -> Entry:
         """The entry, in whatever state."""
@@ -194,16 +198,122 @@ class Registry:
             return False, f"loading {', '.join(loading)}"
         if broken:
             return False, "unavailable: " + "; ".join(broken)
-        if not any(entry.state == "ready" for entry in entries):
+        if not any(entry.state in SERVING for entry in entries):
             return False, f"no model is ready in {self.settings.models_dir}" + "".join(
                 f"; {entry.name}: {entry.reason}" for entry in entries
             )
         return True, None
 
+    # --- what changes while the service runs ---
 
-def endpoints(manifest: Manifest) -> list[str]:
-    """What a model can be asked for."""
-    return [endpoint for endpoint, use_case in ENDPOINTS.items() if operations.CAN[use_case](manifest)]
+    async def refresh(self, name: str) -> Entry:
+        """The model as it lies in its folder now: new and changed versions loaded, gone ones taken out. Gives the version that serves.
+
+        A version that cannot be loaded leaves the one that was serving as it is. Raises UnknownModel where there is no folder, and
+        Unavailable with the reason where the highest version cannot be loaded.
+        """
+        async with self._changing[name]:
+            self._unloaded.discard(name)
+            return await self._refresh(name)
+
+    async def _refresh(self, name: str) -> Entry:
+        loop = asyncio.get_running_loop()
+        found = await loop.run_in_executor(None, repository.versions, self.settings.models_dir / name)
+        allowed = self._allowed(name, found)
+        failed = None
+        for version in reversed(allowed):
+            entry = await self._renew(name, version, load=not self.settings.lazy and version == allowed[-1])
+            failed = entry if entry.state == "unavailable" and version == allowed[-1] else failed
+        self._drop(name, found, allowed)
+        if not allowed:
+            raise UnknownModel(f"model: {self.settings.models_dir / name} has no version to serve", field="model")
+        self._elect(name)
+        if failed is not None:
+            raise Unavailable(f"{name} {failed.version} is unavailable: {failed.reason}", field="model")
+        return self.entries[name, self.latest[name]]
+
+    async def _renew(self, name: str, version: int, *, load: bool) -> Entry:
+        """One version: the entry that was tried last, which serves where it could be loaded."""
+        old, loop = self.entries.get((name, version)), asyncio.get_running_loop()
+        while old is not None and old.state == "loading":
+            await asyncio.sleep(LOOK)
+        now = await loop.run_in_executor(None, stamp, self.settings.models_dir / name / str(version))
+        if old is not None and old.stamp == now and old.state in SERVING:
+            if not (load and old.state == "idle"):
+                return old
+        new = self._entry(name, version)
+        if load or (old is not None and old.state == "ready"):
+            await loop.run_in_executor(None, new.load, self.settings, self.listener)
+        else:
+            await loop.run_in_executor(None, self._verify, new)
+        if old is not None and old.state == "ready" and new.state == "unavailable":
+            old.reason, old.stamp = f"what lies in its folder now is not served: {new.reason}", new.stamp
+            return new
+        self.entries[name, version] = new
+        if old is not None:
+            old.retire()
+        log.info("model changed", model=name, version=version, state=new.state)
+        return new
+
+    def _drop(self, name: str, found: list[int], allowed: list[int]) -> None:
+        """Takes out versions that are not allowed any more, unless none that is could take their place, and those whose folder is gone."""
+        replaced = any(self.entries[name, version].state in SERVING for version in allowed)
+        for version in set(self.versions(name)) - set(allowed):
+            if replaced or version not in found:
+                self.entries.pop((name, version)).retire()
+        if not self.versions(name):
+            self.latest.pop(name, None)
+
+    def _elect(self, name: str) -> None:
+        """The version that is meant where none is said: the highest that serves, or would."""
+        known = self.versions(name)
+        serving = [version for version in known if self.entries[name, version].state in SERVING]
+        self.latest[name] = (serving or known)[-1]
+
+    async def unload(self, name: str) -> None:
+        """Takes a model out of service until it is loaded again. Raises UnknownModel."""
+        async with self._changing[name]:
+            if name not in self.latest:
+                raise UnknownModel(f"model: there is no model {name!r}", field="model", valid=list(self.latest))
+            self._unloaded.add(name)
+            for version in self.versions(name):
+                old = self.entries[name, version]
+                new = self.entries[name, version] = self._entry(name, version, "unavailable")
+                new.reason, new.expected, new.manifest = UNLOADED.replace("NAME", name), True, old.manifest
+                old.retire()
+            log.info("unloaded", model=name)
+
+    async def adopt(self, name: str, version: int) -> Entry:
+        """A version that has been published just now. Raises Unavailable where it cannot be served."""
+        await self.refresh(name)
+        if (name, version) not in self.entries:
+            raise Unavailable(f"{name} {version} is there, but the setting `versions` keeps it out", field="model")
+        return self.entries[name, version]
+
+    async def follow(self) -> None:
+        """Looks at the folder of models every `watch_seconds`, and takes over what has changed. Ends when it is cancelled."""
+        while True:
+            await asyncio.sleep(self.settings.watch_seconds)
+            try:
+                for name in await asyncio.get_running_loop().run_in_executor(None, self._changed):
+                    try:
+                        await self.refresh(name)
+                    except (Unavailable, UnknownModel) as error:
+                        log.warning("not taken over", model=name, reason=error.message)
+            except Exception:  # whatever one look meets, the next one is due
+                log.exception("the folder of models could not be looked at")
+
+    def _changed(self) -> list[str]:
+        """Names whose folders are not as they were when they were looked at last."""
+        there = repository.scan(self.settings.models_dir)
+        changed = []
+        for name in sorted({*there, *self.latest} - self._unloaded):
+            allowed = self._allowed(name, there.get(name, []))
+            known = {version: self.entries[name, version].stamp for version in self.versions(name)}
+            now = {version: stamp(self.settings.models_dir / name / str(version)) for version in allowed}
+            if known.keys() != now.keys() or any(known[version] not in ((), now[version]) for version in known):
+                changed.append(name)
+        return changed
 
 
 def data_summary(manifest: Manifest) -> dict[str, object]:

@@ -66,7 +66,10 @@ def create_app(settings: Settings, registry: Registry | None = None) -> Front:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         loading = asyncio.get_running_loop().run_in_executor(None, registry.load)
         loading.add_done_callback(loaded)
+        following = asyncio.create_task(registry.follow()) if settings.watch_seconds else None
         yield
+        if following is not None:
+            following.cancel()
         await loading
         registry.close()
 

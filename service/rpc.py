@@ -228,8 +228,10 @@ def _summary(fields: dict[str, Any]) -> dict[str, Any]:
 class Gate(grpc.aio.ServerInterceptor):
     """Asks for the key of a call, before anything of its messages is read. Health and reflection need none."""
 
-    def __init__(self, services: Mapping[str, tuple[Calls, Collection[str]]], security: Security) -> None:
-        """`services` by name: the calls of each, and the rpcs that need no key."""
+    def __init__(
+        self, services: Mapping[str, tuple[Calls, Collection[str], Collection[str]]], security: Security
+    ) -> None:
+        """`services` by name: the calls of each, the rpcs that need no key, and those that need the scope admin."""
         self.services, self.security = services, security
 
     async def intercept_service(
@@ -237,11 +239,11 @@ class Gate(grpc.aio.ServerInterceptor):
     ) -> Any:
         """Lets a call through, or answers it with the error."""
         service, _, name = details.method.removeprefix("/").partition("/")
-        calls, free = self.services.get(service, (None, ()))
+        calls, free, admin = self.services.get(service, (None, (), ()))
         if calls is not None and name not in free:
             given = next((value for key, value in details.invocation_metadata if key == "authorization"), None)
             try:
-                key = self.security.check(given, "infer")
+                key = self.security.check(given, "admin" if name in admin else "infer")
             except ManifoldError as error:
                 return self._refusal(calls, name, error)
             calls.metrics.asked(key.name)
@@ -272,7 +274,10 @@ class Server:
     async def start(self, port: int) -> None:
         """Listens. Raises RuntimeError where the port cannot be had."""
         limit = self.settings.max_body_bytes + FRAME
-        services = {NAME: (self.servicer.calls, ()), inference.NAME: (self.tensors.calls, inference.OPEN)}
+        services = {
+            NAME: (self.servicer.calls, (), ()),
+            inference.NAME: (self.tensors.calls, inference.OPEN, inference.ADMIN),
+        }
         server = grpc.aio.server(
             interceptors=[Gate(services, self.security)] if self.security.needed else [],
             options=[

@@ -17,6 +17,7 @@ from pydantic_settings import (
 )
 
 from runtime.errors import ManifoldError
+from service import versions
 
 CONFIG_FILE = "manifold.toml"
 
@@ -39,6 +40,14 @@ class ModelSettings(BaseModel):
         default=None, ge=1, description="wait that is accepted; beyond it, or the deadline, 429"
     )
     deadline_ms: int | None = Field(default=None, ge=1, description="for requests that bring none")
+    versions: str | None = Field(default=None, description="that may be asked for: all, latest, latest N, or N M ...")
+
+    @field_validator("versions")
+    @classmethod
+    def _policy(cls, value: str | None) -> str | None:
+        if value is not None:
+            versions.parse(value)
+        return value
 
 
 class Settings(BaseSettings):
@@ -70,6 +79,21 @@ class Settings(BaseSettings):
     )
     models_dir: Path = Path("models")
     require_checksums: bool = Field(default=False, description="models whose manifest has no checksums are not served")
+    versions: str = Field(
+        default="all", description="of each model, that may be asked for: all, latest, latest N, or N M ..."
+    )
+    lazy: bool = Field(default=False, description="models load when they are first asked for, not at the start")
+    memory_bytes: int | None = Field(
+        default=None,
+        ge=1,
+        description="of the graphs of all models that are loaded; beyond it those not asked for for longest go",
+    )
+    watch_seconds: float = Field(
+        default=0,
+        ge=0,
+        allow_inf_nan=False,
+        description="between looks at the folder of models for what has changed; 0: none",
+    )
     default_model: str | None = "mnist-vae"
     device: Literal["auto", "cpu", "cuda"] = "auto"
     instances: int = Field(default=1, ge=1, le=64)
@@ -99,6 +123,12 @@ class Settings(BaseSettings):
     log_format: Literal["json", "text"] = "text"
     log_requests: bool = Field(default=False, description="a line for each request")
     models: dict[str, ModelSettings] = Field(default_factory=dict)
+
+    @field_validator("versions")
+    @classmethod
+    def _policy(cls, value: str) -> str:
+        versions.parse(value)
+        return value
 
     @field_validator("cors_origins", mode="before")
     @classmethod

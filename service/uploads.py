@@ -18,10 +18,10 @@ import orjson
 from runtime import bulk
 from runtime.errors import InvalidValue, ManifoldError, TooLarge, Unavailable, UnsupportedMedia
 from service import bodies, contract
+from service.entries import Entry
 from service.handlers import Handlers, rule_of, threshold_of
 from service.incoming import Incoming
 from service.metrics import Metrics
-from service.registry import Entry
 from service.replies import Reply
 from service.settings import Settings
 

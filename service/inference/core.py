@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -31,6 +31,9 @@ PARAMETERS = ("n", "seed", "first", "class", "prior", "temperature")  # of ours
 KNOWN = ("binary_data_output", "timeout", "priority", "headers")
 SEQUENCES = ("sequence_id", "sequence_start", "sequence_end")
 ROUTE = "infer"
+# the states of the protocol
+STATES = {"ready": "READY", "loading": "LOADING", "unavailable": "UNAVAILABLE", "idle": "UNAVAILABLE"}
+IDLE = "loads when it is first asked for"
 ASIDE = 256 * 1024  # bytes of outputs from which writing them leaves the event loop
 
 
@@ -167,6 +170,31 @@ class Core:
             if entry.state == "ready" and entry.manifest is not None
             for task in entry.manifest.tasks
         ]
+
+    def index(self, ready: bool) -> list[dict[str, str]]:
+        """The models that there are, each version with its state; or those alone that answer."""
+        return [
+            {
+                "name": name, "version": str(version), "state": STATES[entry.state],
+                "reason": IDLE if entry.state == "idle" else entry.reason or "",
+            }
+            for (name, version), entry in sorted(self.registry.entries.items())
+            if entry.state == "ready" or not ready
+        ]  # fmt: skip
+
+    async def load(self, name: str, parameters: Collection[str]) -> None:
+        """The model as it lies in its folder now. Raises InvalidValue, UnknownModel, Unavailable with what is wrong with it."""
+        if parameters:
+            raise InvalidValue(
+                f"parameters: {', '.join(parameters)}: models are loaded as they lie in their folder alone",
+                field="parameters",
+            )
+        self.registry.check_open()
+        await self.registry.refresh(name)
+
+    async def unload(self, name: str) -> None:
+        """Out of service until it is loaded again."""
+        await self.registry.unload(name)
 
     def _stats(self, name: str, version: int, task: str) -> dict[str, Any]:
         counted = self._statistics.get((name, version, task), Statistics())

@@ -28,7 +28,7 @@ Array = NDArray[Any]
 PREFIX = "/v2"
 OCTETS = "application/octet-stream"
 HEAD = "Inference-Header-Content-Length"
-EXTENSIONS = ("binary_tensor_data", "model_configuration", "parameters", "statistics")
+EXTENSIONS = ("binary_tensor_data", "model_configuration", "model_repository", "parameters", "statistics")
 STATUS = {
     errors.RequestError: 400, errors.Unauthorized: 401, errors.Forbidden: 403, errors.UnknownModel: 404, errors.NotFound: 404,
     errors.TooLarge: 413, errors.UnsupportedMedia: 415, errors.Busy: 503, errors.Unavailable: 503, errors.DeadlineExceeded: 503,
@@ -84,6 +84,14 @@ class Routes:
             ("GET", f"{model}/ready", "/v2/models/{name}/ready", self._model_ready),
             ("GET", f"{model}/config", "/v2/models/{name}/config", self._config),
             ("GET", f"{model}/stats", "/v2/models/{name}/stats", self._stats),
+            ("POST", "/v2/repository/index", "/v2/repository/index", self._index),
+            ("POST", r"/v2/repository/models/(?P<name>[^/]+)/load", "/v2/repository/models/{name}/load", self._load),
+            (
+                "POST",
+                r"/v2/repository/models/(?P<name>[^/]+)/unload",
+                "/v2/repository/models/{name}/unload",
+                self._unload,
+            ),
         )
         self._table = [(method, re.compile(pattern), label, answer) for method, pattern, label, answer in table]
 
@@ -120,6 +128,26 @@ class Routes:
 
     async def _stats(self, request: Incoming, name: str = "", version: str = "") -> Reply:
         return _json({"model_stats": await self.core.stats(name, version)})
+
+    # --- what comes and goes ---
+
+    async def _index(self, request: Incoming) -> Reply:
+        fields = await self._fields(request)
+        return Reply(orjson.dumps(self.core.index(bool(fields.get("ready", False)))))
+
+    async def _load(self, request: Incoming, name: str) -> Reply:
+        await self.core.load(name, _mapping(await self._fields(request), "parameters"))
+        return _json({})
+
+    async def _unload(self, request: Incoming, name: str) -> Reply:
+        await self._fields(request)  # of what it may hold, nothing applies: no model here depends on another
+        await self.core.unload(name)
+        return _json({})
+
+    async def _fields(self, request: Incoming) -> dict[str, Any]:
+        """A body that may be left out."""
+        body = await request.body(self.settings.max_body_bytes)
+        return _object(body) if body else {}
 
     # --- inference ---
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator, Mapping
 from typing import Any, TypeAlias
+from urllib.parse import unquote
 
 import grpc
 import structlog
@@ -12,13 +13,14 @@ from google.protobuf import json_format
 from numpy.typing import NDArray
 
 from runtime import errors
-from runtime.errors import InvalidValue, Malformed, ManifoldError
+from runtime.errors import Forbidden, InvalidValue, Malformed, ManifoldError
 from service import replies
 from service.calls import Call, Calls, deadline, readable
 from service.inference import tensors
 from service.inference.core import Asked, Core, Inferred
 from service.inference.rest import of_one_line, server
 from service.metrics import Metrics
+from service.settings import is_loopback
 from service.stubs import inference_pb2 as pb
 from service.stubs import inference_pb2_grpc as stubs
 
@@ -29,6 +31,7 @@ Context: TypeAlias = Any  # grpc.aio.ServicerContext, which says nothing of its 
 
 NAME = "inference.GRPCInferenceService"
 OPEN = ("ServerLive", "ServerReady")  # need no key
+ADMIN = ("RepositoryModelLoad", "RepositoryModelUnload")  # need one with the scope admin
 CODES = {
     errors.RequestError: grpc.StatusCode.INVALID_ARGUMENT, errors.UnknownModel: grpc.StatusCode.NOT_FOUND, errors.NotFound: grpc.StatusCode.NOT_FOUND,
     errors.Unauthorized: grpc.StatusCode.UNAUTHENTICATED, errors.Forbidden: grpc.StatusCode.PERMISSION_DENIED,
@@ -46,7 +49,7 @@ class Servicer(stubs.GRPCInferenceServiceServicer):
     """One method an rpc."""
 
     def __init__(self, core: Core, metrics: Metrics) -> None:
-        self.core, self.registry = core, core.registry
+        self.core, self.registry, self.authenticated = core, core.registry, core.settings.authenticated
         self.calls = Calls(NAME, CODES, metrics, of_one_line)
 
     # --- what there is ---
@@ -103,6 +106,41 @@ class Servicer(stubs.GRPCInferenceServiceServicer):
             json_format.ParseDict({"model_stats": found}, answer)
             return answer
 
+    # --- what comes and goes ---
+
+    async def RepositoryIndex(self, message: pb.RepositoryIndexRequest, context: Context) -> pb.RepositoryIndexResponse:  # noqa: N802
+        """The models that there are."""
+        async with Call(self.calls, context, "RepositoryIndex"):
+            readable(message)
+            return pb.RepositoryIndexResponse(
+                models=[pb.RepositoryIndexResponse.ModelIndex(**each) for each in self.core.index(message.ready)]
+            )
+
+    async def RepositoryModelLoad(  # noqa: N802
+        self, message: pb.RepositoryModelLoadRequest, context: Context
+    ) -> pb.RepositoryModelLoadResponse:
+        """A model as it lies in its folder now."""
+        async with Call(self.calls, context, "RepositoryModelLoad"):
+            self._admit(context)
+            await self.core.load(readable(message).model_name, message.parameters)
+            return pb.RepositoryModelLoadResponse()
+
+    async def RepositoryModelUnload(  # noqa: N802
+        self, message: pb.RepositoryModelUnloadRequest, context: Context
+    ) -> pb.RepositoryModelUnloadResponse:
+        """Out of service."""
+        async with Call(self.calls, context, "RepositoryModelUnload"):
+            self._admit(context)
+            await self.core.unload(readable(message).model_name)
+            return pb.RepositoryModelUnloadResponse()
+
+    def _admit(self, context: Context) -> None:
+        """Without keys, calls of this machine alone; with keys, the gate has looked at the scope."""
+        if not self.authenticated and not is_local(context.peer()):
+            raise Forbidden(
+                "without keys, models are loaded and unloaded from this machine alone; set keys", field="authorization"
+            )
+
     # --- inference ---
 
     async def ModelInfer(self, message: pb.ModelInferRequest, context: Context) -> pb.ModelInferResponse:  # noqa: N802
@@ -138,6 +176,12 @@ class Servicer(stubs.GRPCInferenceServiceServicer):
         began = time.perf_counter()
         self.registry.check_open()
         return await self.core.infer(_read(readable(message)), deadline_ms, began, _write)
+
+
+def is_local(peer: str) -> bool:
+    """Whether a call's peer, as gRPC writes it (ipv4:127.0.0.1:5, ipv6:%5B::1%5D:5, unix:...), is on this machine."""
+    kind, _, address = unquote(peer).partition(":")
+    return kind == "unix" or (kind in ("ipv4", "ipv6") and is_loopback(address.rpartition(":")[0]))
 
 
 def _read(message: pb.ModelInferRequest) -> Asked:

@@ -14,8 +14,9 @@ from runtime.engine import example_inputs
 from runtime.errors import InvalidValue, UnknownModel
 from runtime.manifest import Manifest, TaskSpec, TensorSpec
 from runtime.spec import CategoricalColumn, TableSpec
+from service.entries import Entry
 from service.inference.tensors import name_of
-from service.registry import Entry, Registry
+from service.registry import Registry
 
 PLATFORMS = {"onnx": "onnxruntime_onnx", "torchscript": "pytorch_libtorch"}
 EXAMPLE_SEED = 7

@@ -1,0 +1,161 @@
+"""One version of one model as the service holds it: its state, who uses it, and how it comes and goes.
+
+An entry that is taken out of service stays whole for the requests that hold it, and is closed when the last of them has been answered. A
+request holds what it has got from the registry until it is over: `holding` is around each of them.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import structlog
+
+from runtime import engine, operations
+from runtime import manifest as manifests
+from runtime.engine import Model
+from runtime.errors import ArtifactError, ManifoldError, Unavailable
+from runtime.manifest import Manifest
+from service.batcher import Batcher, Ran
+from service.settings import ModelSettings, Settings
+
+log = structlog.get_logger()
+
+# endpoints by the use case behind them
+ENDPOINTS = {
+    "sample": "sample",
+    "encode": "encode",
+    "reconstruct": "reconstruct",
+    "interpolate": "interpolate",
+    "anomaly-score": "score",
+    "classify": "classify",
+    "impute": "impute",
+}
+
+Listener = Callable[["Entry", Ran], None]
+Stamp = tuple[tuple[str, int, int], ...]
+
+_held: ContextVar[list[Entry] | None] = ContextVar("held", default=None)
+
+
+@dataclass(eq=False)
+class Entry:
+    """States: `idle` (loads when it is first asked for), `loading`, `ready`, `unavailable` with the reason."""
+
+    name: str
+    version: int
+    folder: Path
+    settings: ModelSettings
+    state: str = "loading"
+    reason: str | None = None  # why it is unavailable; of a ready one, why what lies in its folder now is not served
+    expected: bool = False  # unavailable by choice: the service is ready without it
+    manifest: Manifest | None = None
+    model: Model | None = None
+    batcher: Batcher | None = field(default=None, repr=False)
+    endpoints: list[str] = field(default_factory=list)  # what it can be asked for, once it is loaded
+    stamp: Stamp = ()  # of its files when they were looked at last
+    weight: int = 0  # bytes of its graphs
+    used: float = 0.0  # when it was asked for last, on the monotonic clock
+    users: int = 0  # requests that hold it
+    retired: bool = False  # out of service: closes with its last request
+
+    def look(self, settings: Settings) -> None:
+        """Reads the manifest. Raises ManifoldError."""
+        self.stamp = stamp(self.folder)
+        self.manifest = manifests.read(self.folder)
+        if settings.require_checksums and not self.manifest.files:
+            raise ArtifactError("its manifest has no checksums, which are asked for here: manifold check --seal")
+        self.endpoints = endpoints(self.manifest)
+        self.weight = sum(size for name, size, _ in self.stamp if name.endswith((".onnx", ".bin", ".pt")))
+
+    def load(self, settings: Settings, listener: Listener) -> None:
+        """Loads the artifact; what goes wrong becomes the entry's reason."""
+        with self.failing():
+            self.look(settings)
+            self.model = engine.load(self.folder, device=self.settings.device or "auto", threads=settings.threads)
+            self.batcher = Batcher(self.model, self.settings)
+            self.batcher.listener = functools.partial(listener, self)
+            self.state, self.reason = "ready", None
+
+    @contextmanager
+    def failing(self) -> Iterator[None]:
+        """Makes the entry unavailable where the block raises an error."""
+        try:
+            yield
+        except ManifoldError as error:
+            self.state, self.reason = "unavailable", error.message
+            self.expected = isinstance(error, Unavailable) and error.expected
+            log.warning("model unavailable", model=self.name, version=self.version, reason=error.message)
+        except Exception as error:  # a broken artifact must not take the others down with it
+            self.state, self.reason = "unavailable", f"{type(error).__name__}: {error}"
+            log.exception("model failed to load", model=self.name, version=self.version)
+
+    def hold(self) -> None:
+        """For the request that is being answered, until it is over."""
+        self.used = time.monotonic()
+        held = _held.get()
+        if held is not None:
+            self.users += 1
+            held.append(self)
+
+    def retire(self) -> None:
+        """No request gets it any more; it closes with the last that has it."""
+        self.retired = True
+        if not self.users:
+            self.close()
+
+    def close(self) -> None:
+        """Lets go of threads and graphs. What still ran has ended."""
+        if self.batcher is not None:
+            self.batcher.close()
+            self.batcher.listener = _nobody
+        self.batcher = self.model = None
+
+    def sleep(self) -> None:
+        """Back to where it is loaded when it is asked for."""
+        self.close()
+        self.state = "idle"
+
+    def _let_go(self) -> None:
+        self.users -= 1
+        if self.retired and not self.users:
+            self.close()
+            log.info("drained", model=self.name, version=self.version)
+
+
+def _nobody(ran: Ran) -> None:
+    """Hears of runs that nobody counts."""
+
+
+def hold_from_now() -> list[Entry]:
+    """What the request of this context will have held; `let_go` of it when it is over."""
+    held: list[Entry] = []
+    _held.set(held)
+    return held
+
+
+def let_go(held: list[Entry]) -> None:
+    """The request is over."""
+    while held:
+        held.pop()._let_go()
+
+
+def endpoints(manifest: Manifest) -> list[str]:
+    """What a model can be asked for."""
+    return [endpoint for endpoint, use_case in ENDPOINTS.items() if operations.CAN[use_case](manifest)]
+
+
+def stamp(folder: Path) -> Stamp:
+    """Names, sizes and times of an artifact's files: what tells that it has changed. Empty where there is none."""
+    try:
+        with os.scandir(folder) as found:
+            files = [(each.name, each.stat()) for each in found if each.is_file()]
+    except OSError:
+        return ()
+    return tuple(sorted((name, status.st_size, status.st_mtime_ns) for name, status in files))
