@@ -31,7 +31,7 @@ ROOT = Path(__file__).parent.parent
 SHIPPED = ROOT / "models"
 NAMES = (
     "cifar10-vae", "cifar10-vqvae", "creditcard-vae", "digits-pixelcnn", "fashion-cgan", "fashion-vae", "fashion-vqvae", "frey-vae", "mnist-autoencoder",
-    "mnist-beta-vae", "mnist-cvae", "mnist-gan", "mnist-pixelcnn", "mnist-vae", "mnist-vae-2d", "mnist-vae-ts", "mnist-vqvae", "nslkdd-cvae",
+    "mnist-beta-vae", "mnist-cgan", "mnist-cvae", "mnist-gan", "mnist-pixelcnn", "mnist-vae", "mnist-vae-2d", "mnist-vae-ts", "mnist-vqvae", "nslkdd-cvae",
     "nslkdd-vae", "transactions-vae",
 )  # fmt: skip
 ROW = {  # of transactions-vae, in its order
@@ -55,8 +55,12 @@ ROWS: dict[str, dict[str, object]] = {
     "transactions-vae": dict(ROW),
     **{name: _legal_row(name) for name in ("creditcard-vae", "nslkdd-cvae", "nslkdd-vae")},
 }
-WITHOUT_ENCODER = ("digits-pixelcnn", "fashion-cgan", "mnist-gan", "mnist-pixelcnn")
-CLASS_OF = {"mnist-cvae": "3", "nslkdd-cvae": "DoS"}  # a class of those whose encoder is told one
+WITHOUT_ENCODER = ("digits-pixelcnn", "fashion-cgan", "mnist-cgan", "mnist-gan", "mnist-pixelcnn")
+CLASS_OF = {
+    "fashion-cgan": "dress",
+    "mnist-cvae": "3",
+    "nslkdd-cvae": "DoS",
+}  # a class of those that have to be told one
 EXTRACTORS = ("cifar10-classifier", "digits-classifier", "fashion-classifier", "mnist-classifier")
 
 
