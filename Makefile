@@ -9,8 +9,9 @@ BIN := .venv/bin
 serve: .venv/serve.done  ## the service on the shipped models; needs no torch
 	$(BIN)/manifold serve --host $(HOST) --port $(PORT) $(if $(GRPC_PORT),--grpc-port $(GRPC_PORT))
 
-test: .venv/dev.done lint  ## everything that CI runs
+test: .venv/dev.done .venv-tritonclient/done lint  ## everything that CI runs
 	$(BIN)/pytest
+	.venv-tritonclient/bin/pytest -c tests/public_client/pytest.ini --confcutdir tests/public_client tests/public_client
 
 lint: .venv/dev.done
 	$(BIN)/ruff check .
@@ -32,8 +33,13 @@ format: .venv/dev.done
 	$(BIN)/pip install -q -e '.[cpu,train,dev]' -e client
 	touch $@ .venv/serve.done
 
+.venv-tritonclient/done:  ## the public client of the Open Inference Protocol, whose protobuf is not the service's
+	$(PYTHON) -m venv .venv-tritonclient
+	.venv-tritonclient/bin/pip install -q 'tritonclient[http,grpc]==2.73.0' 'pytest>=8.3'
+	touch $@
+
 clean:
-	rm -rf .venv
+	rm -rf .venv .venv-tritonclient
 
 .PHONY: docs
 docs: .venv/dev.done  ## renews what tests compare with the code
