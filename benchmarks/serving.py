@@ -23,7 +23,7 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +92,9 @@ def free_port() -> int:
 
 def started(command: list[str], url: str, **environment: str) -> subprocess.Popen[bytes]:
     """A server, once it answers."""
-    process = subprocess.Popen(command, env={**os.environ, **environment}, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        command, env={**os.environ, **environment}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     until = time.monotonic() + 120
     while time.monotonic() < until:
         try:
@@ -104,11 +106,14 @@ def started(command: list[str], url: str, **environment: str) -> subprocess.Pope
     raise SystemExit(f"{' '.join(command)} does not answer")
 
 
-def wrk(url: str, folder: Path, seconds: int, body: bytes = b"", kind: str = JSON, accept: str = "*/*") -> float:
+def wrk(
+    url: str, folder: Path, seconds: int, body: bytes = b"", kind: str = JSON, accept: str = "*/*", headers: Mapping[str, str] | None = None
+) -> float:  # fmt: skip
     """Requests/s with 32 connections; any answer but 200 voids it."""
     (folder / "body").write_bytes(body)
     script = folder / "load.lua"
     lines = [f"wrk.method = '{'POST' if body else 'GET'}'", f"wrk.headers['Accept'] = '{accept}'"]
+    lines += [f"wrk.headers['{name}'] = '{value}'" for name, value in (headers or {}).items()]
     if body:
         lines += [
             f"wrk.headers['Content-Type'] = '{kind}'",

@@ -1,0 +1,155 @@
+"""The Open Inference Protocol beside PyTriton: the same decoder, the same requests, binary tensors, one run.
+
+    python benchmarks/protocol.py PYTRITON [--rounds 3] [--seconds 4]
+
+PYTRITON is a Python that has nvidia-pytriton and onnxruntime; tritonclient is taken from .venv-tritonclient (`make test` makes it). Both
+servers decode latents with the same ONNX file and one thread, PyTriton with dynamic batching up to 64 rows and 1 ms of delay, as its
+documentation has it. Each is driven by tritonclient's own loop, one request after the other, over HTTP and over gRPC, and by wrk with 32
+connections; rounds alternate, and medians are compared.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import serving
+
+ROOT = Path(__file__).parent.parent
+CLIENT = ROOT / ".venv-tritonclient/bin/python"
+MODEL, LATENT = "mnist-vae", 20
+ROWS = (1, 64)
+
+SERVER = """
+import numpy as np, onnxruntime as ort
+from pytriton.decorators import batch
+from pytriton.model_config import DynamicBatcher, ModelConfig, Tensor
+from pytriton.triton import Triton, TritonConfig
+options = ort.SessionOptions()
+options.intra_op_num_threads = 1
+session = ort.InferenceSession({model!r}, options, providers=["CPUExecutionProvider"])
+@batch
+def infer(latent):
+    return [session.run(None, {{"latent": latent}})[0]]
+with Triton(config=TritonConfig(http_port={http}, grpc_port={grpc}, metrics_port={metrics}, log_verbose=0)) as triton:
+    triton.bind(model_name="mnist-vae", infer_func=infer, inputs=[Tensor(name="latent", dtype=np.float32, shape=({latent},))],
+                outputs=[Tensor(name="data", dtype=np.float32, shape=(-1, -1, -1))],
+                config=ModelConfig(max_batch_size=64, batcher=DynamicBatcher(max_queue_delay_microseconds=1000)))
+    triton.serve()
+"""
+
+LOOP = """
+import importlib, sys, time
+import numpy as np
+module = importlib.import_module("tritonclient." + sys.argv[1])
+client = module.InferenceServerClient(sys.argv[2])
+z = np.full((int(sys.argv[3]), 20), 0.1, np.float32)
+def once():
+    given = module.InferInput("latent", list(z.shape), "FP32")
+    given.set_data_from_numpy(z)
+    return client.infer("mnist-vae", [given]).as_numpy("data")
+for _ in range(50): once()
+end, count, began = time.perf_counter() + float(sys.argv[4]), 0, time.perf_counter()
+while time.perf_counter() < end:
+    once()
+    count += 1
+print(count / (time.perf_counter() - began), float(once().sum()))
+"""
+
+
+def body(rows: int) -> tuple[bytes, int]:
+    """A request with binary tensors, in and out, and the length of its JSON."""
+    raw = np.full((rows, LATENT), 0.1, np.float32).tobytes()
+    head: dict[str, Any] = {
+        "inputs": [{"name": "latent", "shape": [rows, LATENT], "datatype": "FP32", "parameters": {"binary_data_size": len(raw)}}],
+        "outputs": [{"name": "data", "parameters": {"binary_data": True}}],
+    }  # fmt: skip
+    text = json.dumps(head).encode()
+    return text + raw, len(text)
+
+
+def loop(kind: str, address: str, rows: int, seconds: float) -> tuple[float, float]:
+    """Requests/s of tritonclient's own loop, and the sum of an answer."""
+    done = subprocess.run(
+        [CLIENT, "-c", LOOP, kind, address, str(rows), str(seconds)], capture_output=True, text=True, check=True
+    )
+    rate, total = done.stdout.split()
+    return float(rate), float(total)
+
+
+def by_wrk(port: int, folder: Path, rows: int, seconds: float) -> float:
+    """Requests/s with 32 connections."""
+    content, size = body(rows)
+    return serving.wrk(
+        f"http://127.0.0.1:{port}/v2/models/{MODEL}/infer", folder, round(seconds), content, "application/octet-stream",
+        headers={"Inference-Header-Content-Length": str(size)},
+    )  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("pytriton")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seconds", type=float, default=4)
+    options = parser.parse_args()
+    ports = {name: (serving.free_port(), serving.free_port()) for name in ("PyTriton", "Manifold")}
+    with tempfile.TemporaryDirectory() as written:
+        folder = Path(written)
+        (folder / "models").mkdir()
+        (folder / "models" / MODEL).symlink_to(ROOT / "models" / MODEL)
+        http, grpc = ports["PyTriton"]
+        model = str(next((ROOT / "models" / MODEL).glob("*/decode.onnx")))
+        (folder / "server.py").write_text(
+            SERVER.format(model=model, http=http, grpc=grpc, metrics=serving.free_port(), latent=LATENT)
+        )
+        theirs = serving.started(
+            [options.pytriton, str(folder / "server.py")], f"http://127.0.0.1:{http}/v2/models/{MODEL}/ready"
+        )
+        http, grpc = ports["Manifold"]
+        ours = serving.started(
+            [sys.executable, "-m", "service"], f"http://127.0.0.1:{http}/v2/health/ready", MANIFOLD_PORT=str(http), MANIFOLD_GRPC_PORT=str(grpc),
+            MANIFOLD_DEVICE="cpu", MANIFOLD_MODELS_DIR=str(folder / "models"),
+        )  # fmt: skip
+        try:
+            report(measure(ports, folder, options.rounds, options.seconds))
+        finally:
+            for process in (ours, theirs):
+                process.terminate()
+                process.wait(60)
+
+
+def measure(
+    ports: dict[str, tuple[int, int]], folder: Path, rounds: int, seconds: float
+) -> dict[tuple[str, int, str], list[float]]:
+    """Requests/s by way, rows and server, a number a round."""
+    found: dict[tuple[str, int, str], list[float]] = {}
+    sums: dict[int, set[float]] = {rows: set() for rows in ROWS}
+    for _ in range(rounds):
+        for rows in ROWS:
+            for name, (http, grpc) in ports.items():
+                for kind, port in (("http", http), ("grpc", grpc)):
+                    rate, total = loop(kind, f"127.0.0.1:{port}", rows, seconds)
+                    sums[rows].add(round(total, 1))
+                    found.setdefault((f"tritonclient.{kind}, one after the other", rows, name), []).append(rate)
+                found.setdefault(("wrk, 32 connections", rows, name), []).append(by_wrk(http, folder, rows, seconds))
+    assert all(len(each) == 1 for each in sums.values()), f"the servers do not agree: {sums}"
+    return found
+
+
+def report(found: dict[tuple[str, int, str], list[float]]) -> None:
+    print("| way | rows | Manifold | PyTriton | ratio |")
+    print("|---|---|---|---|---|")
+    for way, rows in dict.fromkeys((way, rows) for way, rows, _ in found):
+        ours, theirs = (statistics.median(found[way, rows, name]) for name in ("Manifold", "PyTriton"))
+        print(f"| {way} | {rows} | {ours:,.0f} | {theirs:,.0f} | {ours / theirs:.2f} |")
+
+
+if __name__ == "__main__":
+    main()
