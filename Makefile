@@ -30,7 +30,7 @@ format: .venv/dev.done
 	touch $@
 
 .venv/dev.done: pyproject.toml client/pyproject.toml | .venv/bin/python
-	$(BIN)/pip install -q -e '.[cpu,train,dev]' -e client
+	$(BIN)/pip install -q -e '.[cpu,train,tracing,dev]' -e client
 	touch $@ .venv/serve.done
 
 .venv-tritonclient/done:  ## the public client of the Open Inference Protocol, whose protobuf is not the service's
@@ -55,7 +55,7 @@ stubs: .venv/dev.done  ## renews the code that is made from proto/
 UV_COMPILE = $(BIN)/uv pip compile -q --upgrade --python-version 3.11 --python-platform linux --generate-hashes --no-emit-index-url --no-annotate --no-header
 lock: .venv/dev.done  ## renews what the images are made of: exact versions with their hashes; torch stays outside
 	$(BIN)/pip install -q uv
-	$(UV_COMPILE) pyproject.toml --extra cpu --extra tables -o deploy/requirements/service.txt
-	$(UV_COMPILE) pyproject.toml --extra gpu --extra tables -c deploy/requirements/service.txt -o deploy/requirements/gpu.txt
+	$(UV_COMPILE) pyproject.toml --extra cpu --extra tables --extra tracing -o deploy/requirements/service.txt
+	$(UV_COMPILE) pyproject.toml --extra gpu --extra tables --extra tracing -c deploy/requirements/service.txt -o deploy/requirements/gpu.txt
 	echo 'torch; sys_platform == "never"' | $(UV_COMPILE) pyproject.toml --extra cpu --extra train --extra evaluate --extra compress --override - -c deploy/requirements/service.txt -o deploy/requirements/train.txt
 	echo 'setuptools>=77' | $(UV_COMPILE) - -o deploy/requirements/build.txt

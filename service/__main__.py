@@ -52,8 +52,9 @@ class Server(uvicorn.Server):
         )  # fmt: skip
         super().__init__(config)
         metrics.connections.set_function(lambda: len(self.server_state.connections))
-        use_cases = rpc.Servicer(app.state.handlers, registry, metrics, settings)
-        self.rpc = rpc.Server(use_cases, inference.Servicer(app.state.inference, metrics), settings, security)
+        tracing = app.state.tracing
+        use_cases = rpc.Servicer(app.state.handlers, registry, metrics, settings, tracing)
+        self.rpc = rpc.Server(use_cases, inference.Servicer(app.state.inference, metrics, tracing), settings, security)
         security.reloaded.append(self._renew)
 
     async def startup(self, sockets: list[socket] | None = None) -> None:

@@ -34,6 +34,7 @@ from service.registry import Registry
 from service.replies import Reply
 from service.security import Security
 from service.settings import Settings, is_loopback
+from service.tracing import CARRIED, Trace, Tracing
 
 log = structlog.get_logger()
 
@@ -143,6 +144,7 @@ class Front:
         self.log_requests = settings.log_requests
         self.guards = (*DATA, STRICT) if settings.tls_certificate else DATA
         self.state = app.state
+        self.tracing: Tracing | None = app.state.tracing
         self._entered = _cors(self._enter, settings) if settings.cors_origins else self._enter
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -159,6 +161,7 @@ class Front:
         scope.setdefault("state", {})["request_id"] = request_id
         path, status, key = scope["path"], 500, None
         endpoint, route, errors = self._find(scope["method"], path)
+        trace = self._trace(request, path) if self.tracing else None
         try:
             try:
                 key = self._admit(path, request)
@@ -174,6 +177,9 @@ class Front:
                 route = getattr(scope.get("route"), "path", "other")
         finally:
             let_go(held)
+            if trace is not None:
+                answered: dict[str, str | int] = {"http.response.status_code": status, "http.route": route}
+                trace.end(f"{scope['method']} {route}", failed=status >= 500, **answered)
             self._note(scope, route, status, time.perf_counter() - began, request_id, key)
 
     def _find(self, method: str, path: str) -> tuple[Endpoint | None, str, Errors]:
@@ -181,6 +187,13 @@ class Front:
         if path.startswith(inference.PREFIX) and path[len(inference.PREFIX) :][:1] in ("", "/"):
             return *self.tensors.find(method, path), inference
         return self.endpoints.get(path) if method == "POST" else None, path, replies
+
+    def _trace(self, request: Incoming, path: str) -> Trace:
+        assert self.tracing is not None
+        carried = {name: value for name in CARRIED if (value := request.header(name.encode())) is not None}
+        method = request.scope["method"]
+        said = {"http.request.method": method, "url.path": path, "manifold.request_id": request.request_id}
+        return self.tracing.begin(method, carried, **said)
 
     def _admit(self, path: str, request: Incoming) -> str | None:
         """The name of the key under which a request may go on. Raises Unauthorized, Forbidden or Busy."""

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from runtime.engine import Model, not_finite
 from runtime.errors import Busy, DeadlineExceeded, Unavailable
 from runtime.operations import Run
+from service import tracing
 from service.queueing import Outputs, Piece, Queue, Work
 from service.settings import ModelSettings
 
@@ -219,6 +220,10 @@ class Batcher:
         assert work.began is not None
         timing.queue += 1000 * (work.began - work.asked)
         timing.compute += 1000 * work.compute
+        tracing.spent("queue", work.asked, work.began)
+        tracing.spent(
+            "run", work.began, work.began + work.compute, model=self.model.manifest.name, task=run.task, rows=rows
+        )
         return outputs
 
     # --- the queue and the engine ---

@@ -23,6 +23,7 @@ from service import replies
 from service.asgi import REQUEST_ID, new_id
 from service.entries import hold_from_now, let_go
 from service.metrics import Metrics
+from service.tracing import Tracing
 
 log = structlog.get_logger()
 
@@ -40,6 +41,7 @@ class Calls:
     service: str
     codes: Codes
     metrics: Metrics
+    tracing: Tracing | None = None
     message: Callable[[ManifoldError], str] = operator.attrgetter("message")  # of an error
 
     def code_of(self, error: ManifoldError) -> grpc.StatusCode:
@@ -79,9 +81,17 @@ class Call:
 
     def __init__(self, calls: Calls, context: Context, name: str) -> None:
         self.calls, self.context, self.route = calls, context, f"/{calls.service}/{name}"
-        given = next((str(value) for key, value in context.invocation_metadata() or () if key == "x-request-id"), "")
+        sent = {str(key): str(value) for key, value in context.invocation_metadata() or ()}
+        given = sent.get("x-request-id", "")
         self.request_id = given if REQUEST_ID.fullmatch(given) else new_id()
         self.began, self.held = time.perf_counter(), hold_from_now()
+        said = {
+            "rpc.system": "grpc",
+            "rpc.service": calls.service,
+            "rpc.method": name,
+            "manifold.request_id": self.request_id,
+        }
+        self.trace = calls.tracing.begin(self.route[1:], sent, **said) if calls.tracing else None
 
     async def __aenter__(self) -> Call:
         self.context.set_trailing_metadata((("x-request-id", self.request_id),))
@@ -105,6 +115,9 @@ class Call:
                 await self.context.abort(code, replies.OPAQUE)
         finally:
             let_go(self.held)
+            if self.trace is not None:
+                failed = code in (grpc.StatusCode.INTERNAL, grpc.StatusCode.UNAVAILABLE)
+                self.trace.end(self.route[1:], failed=failed, **{"rpc.grpc.status_code": code.value[0]})
             self.calls.metrics.requested(self.route, code.name, time.perf_counter() - self.began)
 
 

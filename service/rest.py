@@ -24,7 +24,7 @@ from starlette.responses import FileResponse, HTMLResponse, Response
 
 from runtime import codecs, errors
 from runtime.errors import ManifoldError
-from service import admin, bodies, contract, describe, encoding, replies, streams, uploads
+from service import admin, bodies, contract, describe, encoding, replies, streams, tracing, uploads
 from service.asgi import OPEN, Endpoint, Front
 from service.handlers import Answer, Handlers
 from service.incoming import Incoming
@@ -47,7 +47,7 @@ Route = Callable[[Any, Uploads, int | None], Awaitable[Answer]]
 
 def create_app(settings: Settings, registry: Registry | None = None) -> Front:
     """The application. Models load in a thread once it starts, so that it answers /health/live at once."""
-    security = Security(settings)
+    security, traced = Security(settings), tracing.open_tracing(settings)
     registry = registry or Registry(settings)
     handlers, metrics = Handlers(registry, settings), Metrics(registry)
 
@@ -72,6 +72,8 @@ def create_app(settings: Settings, registry: Registry | None = None) -> Front:
             following.cancel()
         await loading
         registry.close()
+        if traced is not None:
+            await asyncio.get_running_loop().run_in_executor(None, traced.close)
 
     app = FastAPIOffline(
         title="Manifold",
@@ -82,6 +84,7 @@ def create_app(settings: Settings, registry: Registry | None = None) -> Front:
         redoc_url=None,
     )
     app.state.registry, app.state.metrics, app.state.security = registry, metrics, security
+    app.state.tracing = traced
     app.state.handlers, app.state.inference = handlers, Core(registry, settings, metrics)
     _add_models(app, registry)
     _add_operations(app, registry, metrics)
@@ -141,6 +144,8 @@ def _endpoint(
         write = functools.partial(_written, answer, media_type, request.request_id)
         large = encoding.large(answer)
         body, spent = await asyncio.get_running_loop().run_in_executor(None, write) if large else write()
+        now = time.monotonic()
+        tracing.spent("encode", now - spent / 1000, now)
         metrics.answered(answer, name, spent)
         return Reply(body, media_type, headers=_headers(answer))
 

@@ -29,6 +29,8 @@ from service.settings import Settings
 from service.stubs import inference_pb2_grpc as inference_stubs
 from service.stubs import manifold_pb2 as pb
 from service.stubs import manifold_pb2_grpc as stubs
+from service.tracing import Tracing
+from service.tracing import spent as spent_on
 
 log = structlog.get_logger()
 
@@ -57,9 +59,11 @@ FRAME = 16 * 1024  # bytes that a message may be over the body's limit, for its 
 class Servicer(stubs.ManifoldServicer):
     """One method an rpc."""
 
-    def __init__(self, handlers: Handlers, registry: Registry, metrics: Metrics, settings: Settings) -> None:
+    def __init__(
+        self, handlers: Handlers, registry: Registry, metrics: Metrics, settings: Settings, tracing: Tracing | None = None
+    ) -> None:  # fmt: skip
         self.handlers, self.registry, self.metrics, self.settings = handlers, registry, metrics, settings
-        self.calls = Calls(NAME, CODES, metrics)
+        self.calls = Calls(NAME, CODES, metrics, tracing)
 
     # --- use cases ---
 
@@ -204,6 +208,8 @@ class Servicer(stubs.ManifoldServicer):
             return spent
 
         spent = await asyncio.get_running_loop().run_in_executor(None, write) if encoding.large(answer) else write()
+        now = time.monotonic()
+        spent_on("encode", now - spent / 1000, now)
         self.metrics.answered(answer, route, spent)
         return message
 

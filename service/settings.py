@@ -120,6 +120,10 @@ class Settings(BaseSettings):
     notice_seconds: float = Field(
         default=0.0, ge=0, description="told to stop, not ready, but still serving: for load balancers to notice"
     )
+    traces: str = Field(
+        default="",
+        description="where spans go, an OTLP endpoint over HTTP: http://127.0.0.1:4318/v1/traces; needs the extra tracing",
+    )
     log_format: Literal["json", "text"] = "text"
     log_requests: bool = Field(default=False, description="a line for each request")
     models: dict[str, ModelSettings] = Field(default_factory=dict)

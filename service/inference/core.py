@@ -17,6 +17,7 @@ from runtime import tasks
 from runtime.errors import InvalidValue, Malformed
 from runtime.inputs import Classes
 from runtime.tasks import Choices
+from service import tracing
 from service.inference import targets, tensors
 from service.inference.targets import Target
 from service.metrics import Metrics
@@ -126,6 +127,8 @@ class Core:
         large = sum(array.nbytes for array in made.outputs.values()) > ASIDE
         answer = await asyncio.get_running_loop().run_in_executor(None, write, made) if large else write(made)
         ended = time.perf_counter()
+        now = time.monotonic()
+        tracing.spent("encode", now - (ended - ran), now)
         waited, computed = timing.queue / 1000, timing.compute / 1000
         for name, seconds in (
             ("success", ended - began), ("queue", waited), ("compute_infer", computed), ("compute_output", ended - ran),

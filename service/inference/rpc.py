@@ -23,6 +23,7 @@ from service.metrics import Metrics
 from service.settings import is_loopback
 from service.stubs import inference_pb2 as pb
 from service.stubs import inference_pb2_grpc as stubs
+from service.tracing import Tracing
 
 log = structlog.get_logger()
 
@@ -48,9 +49,9 @@ CONTENTS = {
 class Servicer(stubs.GRPCInferenceServiceServicer):
     """One method an rpc."""
 
-    def __init__(self, core: Core, metrics: Metrics) -> None:
+    def __init__(self, core: Core, metrics: Metrics, tracing: Tracing | None = None) -> None:
         self.core, self.registry, self.authenticated = core, core.registry, core.settings.authenticated
-        self.calls = Calls(NAME, CODES, metrics, of_one_line)
+        self.calls = Calls(NAME, CODES, metrics, tracing, of_one_line)
 
     # --- what there is ---
 
