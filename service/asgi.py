@@ -281,8 +281,8 @@ def _cors(app: ASGIApp, settings: Settings) -> ASGIApp:
     """For pages of the origins that are named; they send keys as a header, never cookies."""
     return CORSMiddleware(
         app, allow_origins=settings.cors_origins, allow_methods=("GET", "POST"), max_age=600,
-        allow_headers=("Authorization", "Content-Type", "X-Request-ID", "X-Deadline-Ms"),
-        expose_headers=("X-Request-ID", "X-Model", "X-Model-Version", "X-Seed", "X-First", "Retry-After"),
+        allow_headers=("Authorization", "Content-Type", "X-Request-ID", "X-Deadline-Ms", "Inference-Header-Content-Length"),
+        expose_headers=("X-Request-ID", "X-Model", "X-Model-Version", "X-Seed", "X-First", "Retry-After", "Inference-Header-Content-Length"),
     )  # fmt: skip
 
 

@@ -7,6 +7,7 @@ request has been answered. What cannot be loaded changes nothing but a reason in
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import os
 import time
 from collections import defaultdict
@@ -77,7 +78,7 @@ class Registry:
         """The latest version, or the one before where it is broken."""
         for version in reversed(self.versions(name)):
             entry = self.entries[name, version]
-            if self.settings.lazy:
+            if self.settings.lazily:
                 self._verify(entry)
             else:
                 entry.state = "loading"
@@ -222,12 +223,15 @@ class Registry:
         allowed = self._allowed(name, found)
         failed = None
         for version in reversed(allowed):
-            entry = await self._renew(name, version, load=not self.settings.lazy and version == allowed[-1])
+            entry = await self._renew(name, version, load=not self.settings.lazily and version == allowed[-1])
             failed = entry if entry.state == "unavailable" and version == allowed[-1] else failed
         self._drop(name, found, allowed)
         if not allowed:
             raise UnknownModel(f"model: {self.settings.models_dir / name} has no version to serve", field="model")
+        before = self.latest.get(name)
         self._elect(name)
+        if before is not None and before != self.latest[name]:
+            self._rest(name, before)
         if failed is not None:
             raise Unavailable(f"{name} {failed.version} is unavailable: {failed.reason}", field="model")
         return self.entries[name, self.latest[name]]
@@ -243,6 +247,7 @@ class Registry:
                 return old
         new = self._entry(name, version)
         if load or (old is not None and old.state == "ready"):
+            self._make_room(new)
             await loop.run_in_executor(None, new.load, self.settings, self.listener)
         else:
             await loop.run_in_executor(None, self._verify, new)
@@ -263,6 +268,15 @@ class Registry:
                 self.entries.pop((name, version)).retire()
         if not self.versions(name):
             self.latest.pop(name, None)
+
+    def _rest(self, name: str, version: int) -> None:
+        """A version that was the latest, and may still be asked for, is let go until it is."""
+        old = self.entries.get((name, version))
+        if old is not None and old.state == "ready":
+            self.entries[name, version] = dataclasses.replace(
+                old, state="idle", model=None, batcher=None, users=0, reason=None
+            )  # fmt: skip
+            old.retire()
 
     def _elect(self, name: str) -> None:
         """The version that is meant where none is said: the highest that serves, or would."""

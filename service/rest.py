@@ -192,7 +192,9 @@ def _add_models(app: FastAPI, registry: Registry) -> None:
 
     @app.get("/models/{name}", response_model=dict[str, Any], summary="One model: its manifest's public part.")
     async def model(name: str, version: int | None = None) -> Response:
-        entry = await registry.awake(name, version)
+        entry = registry.find(name, version)
+        if entry.manifest is None:
+            entry = await registry.awake(name, version)
         return Response(
             encoding.dumps({**describe.public(entry), **describe.summary(entry, default)}), media_type=encoding.JSON
         )

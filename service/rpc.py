@@ -164,7 +164,9 @@ class Servicer(stubs.ManifoldServicer):
     async def GetModel(self, message: pb.GetModelRequest, context: Context) -> pb.Model:  # noqa: N802
         """One model: its manifest's public part."""
         async with Call(self.calls, context, "GetModel"):
-            entry = await self.registry.awake(*_which(message))
+            entry = self.registry.find(*_which(message))
+            if entry.manifest is None:
+                entry = await self.registry.awake(entry.name, entry.version)
             answer = pb.Model(manifest=orjson.dumps(describe.public(entry)).decode())
             messages.fill(answer.summary, _summary(describe.summary(entry, self.settings.default_model)))
             return answer

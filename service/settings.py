@@ -161,6 +161,11 @@ class Settings(BaseSettings):
         return self.port + 1 if 0 < self.port < 65535 else 0
 
     @property
+    def lazily(self) -> bool:
+        """Whether models load when they are asked for: where that is said, or not all may fit."""
+        return self.lazy or self.memory_bytes is not None
+
+    @property
     def authenticated(self) -> bool:
         """Whether requests need a key."""
         return self.auth == "on" or (self.auth == "auto" and not is_loopback(self.published or self.host))

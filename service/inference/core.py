@@ -147,7 +147,7 @@ class Core:
 
     async def metadata(self, name: str, version: str) -> dict[str, Any]:
         """GET /v2/models/NAME."""
-        target = await targets.find(self.registry, name, version)
+        target = await targets.find(self.registry, name, version, described=True)
         return targets.metadata(target, self.registry.versions(target.entry.name))
 
     async def config(self, name: str, version: str) -> dict[str, Any]:

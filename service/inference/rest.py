@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import gzip
 import re
@@ -20,7 +21,7 @@ from service import replies
 from service.encoding import JSON
 from service.incoming import Incoming
 from service.inference import tensors
-from service.inference.core import Asked, Core, Inferred
+from service.inference.core import ASIDE, Asked, Core, Inferred
 from service.replies import Reply
 
 Array = NDArray[Any]
@@ -152,8 +153,14 @@ class Routes:
     # --- inference ---
 
     async def _infer(self, request: Incoming, name: str, version: str) -> Reply:
-        body = _inflated(request, await request.body(self.settings.max_body_bytes), self.settings.max_body_bytes)
-        asked, binary = _read(name, version, body, request.header(HEAD.lower().encode()))
+        body, limit = await request.body(self.settings.max_body_bytes), self.settings.max_body_bytes
+        head, coding = request.header(HEAD.lower().encode()), request.header(b"content-encoding")
+
+        def read() -> tuple[Asked, Callable[[str], bool]]:
+            return _read(name, version, _inflated(body, coding, limit), head)
+
+        large = len(body) > ASIDE or coding is not None
+        asked, binary = await asyncio.get_running_loop().run_in_executor(None, read) if large else read()
         write = functools.partial(_write, binary=binary, coding=_coding(request.header(b"accept-encoding")))
         return await self.core.infer(asked, request.deadline(), request.came, write)
 
@@ -275,9 +282,9 @@ def _wanted(fields: dict[str, Any], otherwise: bool) -> tuple[tuple[str, ...] | 
     return tuple(by_name) or None, lambda output: by_name.get(output, otherwise)
 
 
-def _inflated(request: Incoming, body: bytes, limit: int) -> bytes:
+def _inflated(body: bytes, given: str | None, limit: int) -> bytes:
     """The body as it was before its Content-Encoding, within the limit."""
-    coding = (request.header(b"content-encoding") or "identity").lower()
+    coding = (given or "identity").lower()
     if coding == "identity":
         return body
     if coding not in ("gzip", "deflate"):

@@ -37,10 +37,12 @@ class Target:
         return self.manifest.tasks[self.task]
 
 
-async def find(registry: Registry, name: str, version: str) -> Target:
-    """The target, ready. Raises UnknownModel, or Unavailable with the reason."""
+async def find(registry: Registry, name: str, version: str, *, described: bool = False) -> Target:
+    """The target, ready; or, to be `described` alone, as far as its manifest says. Raises UnknownModel, or Unavailable with the reason."""
     model, task = split(registry, name)
-    entry = await registry.get(model, version_of(version))
+    entry = registry.find(model, version_of(version))
+    if not (described and entry.state == "idle" and entry.manifest is not None):
+        entry = await registry.get(model, version_of(version))
     manifest = entry.manifest
     assert manifest is not None
     if task is None:
