@@ -741,12 +741,13 @@ def serve(
     port: Annotated[int | None, typer.Option(help="8000 where left out.")] = None,
     grpc_port: Annotated[int | None, typer.Option(help="The port after that where left out; 0 is off.")] = None,
     models: Annotated[Path | None, typer.Option("--models", help="Folder of artifacts.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Processes that serve as one, on CPUs; 1 where left out.")] = None,
 ) -> None:
     """Serve the models over HTTP and gRPC. All other settings are MANIFOLD_* variables or manifold.toml."""
     from service import settings
     from service.__main__ import run
 
-    run(settings.read(host=host, port=port, grpc_port=grpc_port, models_dir=models))
+    run(settings.read(host=host, port=port, grpc_port=grpc_port, models_dir=models, workers=workers))
 
 
 @app.command()

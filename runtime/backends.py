@@ -146,6 +146,11 @@ class OnnxGraph:
         self.session.run(self.names, dict(inputs), options)
 
 
+def cuda_missing() -> str | None:
+    """Why CUDA cannot be had on this machine, or None."""
+    return _cuda_missing(_onnxruntime())
+
+
 def _cuda_missing(onnxruntime: Any) -> str | None:
     """Why CUDA cannot be had, or None."""
     if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():

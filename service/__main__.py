@@ -18,9 +18,10 @@ import uvicorn
 
 from runtime import backends, repository
 from runtime.errors import ManifoldError
-from service import rpc
+from service import rpc, workers
 from service import settings as settings_module
 from service.asgi import Front
+from service.cluster import Cluster
 from service.connections import Protocol, limited
 from service.inference import rpc as inference
 from service.registry import Registry
@@ -45,6 +46,7 @@ class Server(uvicorn.Server):
         self.registry: Registry = registry
         self.security: Security = security
         self.settings, self.stop_at = settings, math.inf
+        self.cluster: Cluster | None = None
         config = uvicorn.Config(
             app, host=settings.host, port=settings.port, log_level="error", access_log=False, server_header=False, proxy_headers=False, ws="none",
             http=limited(settings, lambda reason: metrics.cut.labels(reason).inc()), timeout_keep_alive=KEEP_ALIVE, backlog=BACKLOG,
@@ -60,6 +62,8 @@ class Server(uvicorn.Server):
     async def startup(self, sockets: list[socket] | None = None) -> None:
         """HTTP, then gRPC. Ends the process where a port cannot be had."""
         await super().startup(sockets)
+        if self.cluster is not None:
+            self.cluster.open()
         if threading.current_thread() is threading.main_thread() and hasattr(signal, "SIGHUP"):
             asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._reload)
         if self.started and self.settings.rpc_port:
@@ -83,6 +87,13 @@ class Server(uvicorn.Server):
             return
         self.registry.leaving = True
         self.stop_at = time.monotonic() + self.settings.notice_seconds
+
+    def serve_on(self, listening: socket | None = None) -> None:
+        """Serves, on a socket that is given or on its own. Ends the process where it cannot."""
+        with contextlib.suppress(KeyboardInterrupt):  # which uvicorn raises again when it has ended
+            self.run(None if listening is None else [listening])
+        if not self.started:
+            sys.exit(3)  # uvicorn has said why, a port in use for instance
 
     def _reload(self) -> None:
         """SIGHUP: keys and certificate are read again."""
@@ -113,15 +124,23 @@ class Server(uvicorn.Server):
 def run(settings: Settings) -> None:
     """Serves until told to stop; requests in flight get `drain_seconds` to end."""
     configure_log(settings.log_format)
+    count = workers.allowed(settings)
+    if count > 1:
+        from service.worker import work
+
+        check(settings)  # what every worker would stumble over
+        sys.exit(workers.Keeper(settings, work).run())
+    Server(build(settings.model_copy(update={"workers": 1})), settings).serve_on()
+
+
+def build(settings: Settings) -> Front:
+    """The application, and this process made ready for it."""
+    configure_log(settings.log_format)
     sys.setswitchinterval(SWITCH)
     _allow_files()
     app = create_app(settings)
     backends.import_ahead(entry.folder for entry in app.state.registry.entries.values())
-    server = Server(app, settings)
-    with contextlib.suppress(KeyboardInterrupt):  # which uvicorn raises again when it has ended
-        server.run()
-    if not server.started:
-        sys.exit(3)  # uvicorn has said why, a port in use for instance
+    return app
 
 
 def _allow_files() -> None:

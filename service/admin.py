@@ -41,7 +41,10 @@ def add(app: FastAPI, registry: Registry, security: Security) -> None:
     )
     async def reload() -> Response:
         try:
-            security.reload()
+            if registry.cluster is not None:
+                await registry.cluster.everywhere("keys")
+            else:
+                security.reload()
         except SettingsError as error:  # what is wrong is the installation's, and said to who may mend it
             raise InvalidValue(f"{error.message}; what there was is kept", field=error.field) from None
         log.info("reloaded", keys=list(security.keys))
@@ -57,7 +60,8 @@ def add(app: FastAPI, registry: Registry, security: Security) -> None:
     )  # fmt: skip
     async def load(name: str) -> Response:
         registry.check_open()
-        entry = await registry.refresh(name)
+        await registry.change("load", name)
+        entry = registry.find(name, None)
         return Response(encoding.dumps(describe.summary(entry, settings.default_model)), media_type=encoding.JSON)
 
     @app.post(
@@ -65,7 +69,7 @@ def add(app: FastAPI, registry: Registry, security: Security) -> None:
         summary="Takes a model out of service, until it is loaded again; requests that it works on are answered.",
     )  # fmt: skip
     async def unload(name: str) -> Response:
-        await registry.unload(name)
+        await registry.change("unload", name)
         entry = registry.find(name, None)
         return Response(encoding.dumps(describe.summary(entry, settings.default_model)), media_type=encoding.JSON)
 

@@ -11,6 +11,7 @@ import dataclasses
 import os
 import time
 from collections import defaultdict
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 
 import structlog
@@ -20,6 +21,7 @@ from runtime.errors import ArtifactError, Unavailable, UnknownModel
 from runtime.manifest import Manifest
 from runtime.spec import ImageSpec
 from service import versions
+from service.cluster import Cluster
 from service.entries import Entry, Listener, stamp
 from service.settings import Settings, SettingsError
 
@@ -43,6 +45,7 @@ class Registry:
         self.listener: Listener = lambda entry, ran: None  # hears of every run
         self.leaving = False  # told to stop: not ready any more
         self.stopped = False  # and no new work either
+        self.cluster: Cluster | None = None  # the other workers, where there are any
         self._unloaded: set[str] = set()
         self._changing: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._waking: dict[Entry, asyncio.Task[None]] = {}
@@ -70,9 +73,10 @@ class Registry:
 
     def load(self) -> None:
         """Loads the latest version of every model, the default first, as many at once as there are cores; lazily, looks at them."""
-        order = sorted(self.latest.items(), key=lambda item: item[0] != self.settings.default_model)
+        names = [name for name in self.latest if name not in self._unloaded]
+        names.sort(key=lambda name: name != self.settings.default_model)
         with ThreadPoolExecutor(min(MOST_AT_ONCE, os.cpu_count() or 1), "load") as pool:
-            list(pool.map(self._load_first, [name for name, _ in order]))
+            list(pool.map(self._load_first, names))
 
     def _load_first(self, name: str) -> None:
         """The latest version, or the one before where it is broken."""
@@ -292,14 +296,35 @@ class Registry:
             self._unloaded.add(name)
             for version in self.versions(name):
                 old = self.entries[name, version]
-                new = self.entries[name, version] = self._entry(name, version, "unavailable")
-                new.reason, new.expected, new.manifest = UNLOADED.replace("NAME", name), True, old.manifest
+                new = self.entries[name, version] = self._unloaded_entry(name, version)
+                new.manifest = old.manifest
                 old.retire()
             log.info("unloaded", model=name)
 
+    def unload_first(self, names: Iterable[str]) -> None:
+        """Before the start: models that have been unloaded in the other workers."""
+        for name in set(names) & set(self.latest):
+            for version in self.versions(name):
+                self.entries[name, version] = self._unloaded_entry(name, version)
+            self._unloaded.add(name)
+
+    def _unloaded_entry(self, name: str, version: int) -> Entry:
+        entry = self._entry(name, version, "unavailable")
+        entry.reason, entry.expected = UNLOADED.replace("NAME", name), True
+        return entry
+
+    async def change(self, verb: str, name: str) -> None:
+        """`load` or `unload`, in every worker. Raises as refresh and unload do."""
+        if self.cluster is not None:
+            await self.cluster.everywhere(verb, name)
+        elif verb == "load":
+            await self.refresh(name)
+        else:
+            await self.unload(name)
+
     async def adopt(self, name: str, version: int) -> Entry:
         """A version that has been published just now. Raises Unavailable where it cannot be served."""
-        await self.refresh(name)
+        await self.change("load", name)
         if (name, version) not in self.entries:
             raise Unavailable(f"{name} {version} is there, but the setting `versions` keeps it out", field="model")
         return self.entries[name, version]

@@ -231,7 +231,9 @@ def _add_operations(app: FastAPI, registry: Registry, metrics: Metrics) -> None:
 
     @app.get("/metrics", response_class=Response, summary="For Prometheus.")
     async def metrics_page() -> Response:
-        return Response(metrics.page(), media_type=metrics.content_type)
+        cluster = registry.cluster
+        page = metrics.page() if cluster is None else (await cluster.everywhere("metrics"))[0]
+        return Response(page, media_type=metrics.content_type)
 
 
 def _add_pages(app: FastAPI) -> None:

@@ -289,7 +289,7 @@ class Server:
         server = grpc.aio.server(
             interceptors=[Gate(services, self.security)] if self.security.needed else [],
             options=[
-                ("grpc.max_receive_message_length", limit), ("grpc.max_send_message_length", -1), ("grpc.so_reuseport", 0),
+                ("grpc.max_receive_message_length", limit), ("grpc.max_send_message_length", -1), ("grpc.so_reuseport", int(self.settings.workers > 1)),
                 *ALIVE.items(),
             ],
         )  # fmt: skip

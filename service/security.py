@@ -183,11 +183,12 @@ class Security:
         return found
 
     def _spend(self, key: Key) -> None:
-        if not key.rate:
+        rate = key.rate / self.settings.workers  # each has its share of the requests
+        if not rate:
             return
         now = time.monotonic()
         if key.name not in self._buckets:
-            self._buckets[key.name] = Bucket(key.rate, now)
-        wait = self._buckets[key.name].take(key.rate, now)
+            self._buckets[key.name] = Bucket(rate, now)
+        wait = self._buckets[key.name].take(rate, now)
         if wait:
             raise Busy(f"the key {key.name} may ask {key.rate:g} times a second", retry_after=wait, reason="rate")

@@ -95,6 +95,7 @@ class Settings(BaseSettings):
         description="between looks at the folder of models for what has changed; 0: none",
     )
     default_model: str | None = "mnist-vae"
+    workers: int = Field(default=1, ge=1, le=64, description="processes that serve as one, on CPUs")
     device: Literal["auto", "cpu", "cuda"] = "auto"
     instances: int = Field(default=1, ge=1, le=64)
     threads: int = Field(default=1, ge=1, le=256, description="threads within a run")

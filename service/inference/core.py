@@ -193,11 +193,11 @@ class Core:
                 field="parameters",
             )
         self.registry.check_open()
-        await self.registry.refresh(name)
+        await self.registry.change("load", name)
 
     async def unload(self, name: str) -> None:
         """Out of service until it is loaded again."""
-        await self.registry.unload(name)
+        await self.registry.change("unload", name)
 
     def _stats(self, name: str, version: int, task: str) -> dict[str, Any]:
         counted = self._statistics.get((name, version, task), Statistics())
