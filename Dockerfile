@@ -1,4 +1,4 @@
-# Images: service (CPU), gpu, train. `docker compose up` builds the first; `docker build --target gpu .` another one.
+# Images: service (CPU), gpu, torch, train. `docker compose up` builds the first; `docker build --target gpu .` another one.
 # Dependencies are pinned with their hashes (deploy/requirements, made by `make lock`); torch alone is not, see `train`.
 # Stages stand in the order in which builders that know no graph of stages need them. Nothing here minds whether python3 is
 # /usr/bin/python3 or /usr/local/bin/python3.
@@ -46,6 +46,17 @@ CMD ["python3", "-m", "service"]
 
 FROM base AS service
 COPY --from=service-venv /opt/venv /opt/venv
+COPY models models
+
+# --- torch: the service with torch for the CPU beside ONNX Runtime, for TorchScript artifacts ---
+
+FROM service-venv AS torch-venv
+# --build-arg TORCH="torch==2.13.0" takes PyPI's, which brings CUDA
+ARG TORCH="torch==2.13.0 --index-url https://download.pytorch.org/whl/cpu"
+RUN /opt/tools/bin/pip --python /opt/venv/bin/python install --no-cache-dir ${TORCH} && ${SLIM}
+
+FROM base AS torch
+COPY --from=torch-venv /opt/venv /opt/venv
 COPY models models
 
 # --- gpu: the same with ONNX Runtime for CUDA 13 and cuDNN 9, whose libraries come from PyPI; the driver comes from the host ---

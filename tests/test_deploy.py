@@ -193,14 +193,14 @@ def test_the_image_holds_what_it_should() -> None:
     assert lines[0] == "*"
     assert "!tests" not in lines
     dockerfile = (ROOT / "Dockerfile").read_text()
-    service = dockerfile[dockerfile.index("# --- service") : dockerfile.index("# --- gpu")]
+    service = dockerfile[dockerfile.index("# --- service") : dockerfile.index("# --- torch")]
     assert "training" not in service.replace("no training code", "")
     assert "USER manifold" in dockerfile
     assert dockerfile.count("--require-hashes") == 4
 
 
 @pytest.mark.parametrize(
-    ("lock", "extras"), [("service", "cpu tables"), ("gpu", "gpu tables"), ("train", "cpu train evaluate compress")]
+    ("lock", "extras"), [("service", "cpu tables tracing"), ("gpu", "gpu tables tracing"), ("train", "cpu train evaluate compress")]
 )
 def test_locks_hold_what_is_declared(lock: str, extras: str) -> None:
     """Each declared dependency is locked to a version that it allows, with hashes; torch is in none."""
