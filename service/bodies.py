@@ -69,6 +69,11 @@ def _not_empty(body: bytes) -> bytes:
 def _object(body: bytes) -> dict[str, Any]:
     if not body.strip():
         raise Malformed("body: empty; send a JSON object, {} at least", field="body")
+    return json_object(body)
+
+
+def json_object(body: bytes) -> dict[str, Any]:
+    """What JSON says. Raises Malformed for what is none, or no object."""
     try:
         content = orjson.loads(body)
     except orjson.JSONDecodeError as error:

@@ -200,7 +200,8 @@ def test_the_image_holds_what_it_should() -> None:
 
 
 @pytest.mark.parametrize(
-    ("lock", "extras"), [("service", "cpu tables tracing"), ("gpu", "gpu tables tracing"), ("train", "cpu train evaluate compress")]
+    ("lock", "extras"),
+    [("service", "cpu tables tracing"), ("gpu", "gpu tables tracing"), ("train", "cpu train evaluate compress")],
 )
 def test_locks_hold_what_is_declared(lock: str, extras: str) -> None:
     """Each declared dependency is locked to a version that it allows, with hashes; torch is in none."""

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from runtime import errors
 from runtime.errors import InvalidValue, Malformed, ManifoldError, NotFound, TooLarge, UnsupportedMedia
 from service import replies
+from service.bodies import json_object
 from service.encoding import JSON
 from service.incoming import Incoming
 from service.inference import tensors
@@ -148,7 +149,7 @@ class Routes:
     async def _fields(self, request: Incoming) -> dict[str, Any]:
         """A body that may be left out."""
         body = await request.body(self.settings.max_body_bytes)
-        return _object(body) if body else {}
+        return json_object(body) if body else {}
 
     # --- inference ---
 
@@ -188,7 +189,7 @@ def _read(name: str, version: str, body: bytes, head: str | None) -> tuple[Asked
     if head == "0":
         return _raw(name, version, body)
     size = _head_size(head, len(body))
-    fields, tail = _object(body[:size]), memoryview(body)[size:]
+    fields, tail = json_object(body[:size]), memoryview(body)[size:]
     parameters = _mapping(fields, "parameters")
     given, start = {}, 0
     for place, tensor in enumerate(_list(fields, "inputs")):
@@ -220,16 +221,6 @@ def _head_size(text: str | None, whole: int) -> int:
     if not text.isascii() or not text.isdecimal() or len(text) > 12 or int(text) > whole:
         raise Malformed(f"{HEAD}: {text!r}; a number of bytes from 0 to the body's {whole} is needed", field=HEAD)
     return int(text)
-
-
-def _object(content: bytes) -> dict[str, Any]:
-    try:
-        fields = orjson.loads(content)
-    except orjson.JSONDecodeError as error:
-        raise Malformed(f"body: not JSON: {error}", field="body") from None
-    if not isinstance(fields, dict):
-        raise Malformed("body: a JSON object is needed", field="body")
-    return fields
 
 
 def _mapping(fields: dict[str, Any], name: str, where: str = "") -> dict[str, Any]:
