@@ -31,9 +31,9 @@ collect_ignore = ["public_client"]  # make test runs it in an environment of its
 ROOT = Path(__file__).parent.parent
 SHIPPED = ROOT / "models"
 NAMES = (
-    "cifar10-vae", "cifar10-vqvae", "creditcard-vae", "digits-pixelcnn", "fashion-cgan", "fashion-vae", "fashion-vqvae", "frey-vae", "mnist-autoencoder",
-    "mnist-beta-vae", "mnist-cgan", "mnist-cvae", "mnist-gan", "mnist-pixelcnn", "mnist-vae", "mnist-vae-2d", "mnist-vae-ts", "mnist-vqvae", "nslkdd-cvae",
-    "nslkdd-vae", "transactions-vae",
+    "cifar10-cgan", "cifar10-dcgan", "cifar10-vae", "cifar10-vqvae", "creditcard-vae", "digits-pixelcnn", "fashion-cgan", "fashion-vae", "fashion-vqvae",
+    "frey-vae", "mnist-autoencoder", "mnist-beta-vae", "mnist-cgan", "mnist-cvae", "mnist-gan", "mnist-pixelcnn", "mnist-vae", "mnist-vae-2d", "mnist-vae-ts",
+    "mnist-vqvae", "nslkdd-cvae", "nslkdd-vae", "transactions-vae",
 )  # fmt: skip
 ROW = {  # of transactions-vae, in its order
     "amount": 26.27, "hour": 10.67, "weekday": "1", "night": 0, "card_1d_count": 1, "card_1d_mean": 53.6, "terminal_1d_count": 1,
@@ -56,8 +56,17 @@ ROWS: dict[str, dict[str, object]] = {
     "transactions-vae": dict(ROW),
     **{name: _legal_row(name) for name in ("creditcard-vae", "nslkdd-cvae", "nslkdd-vae")},
 }
-WITHOUT_ENCODER = ("digits-pixelcnn", "fashion-cgan", "mnist-cgan", "mnist-gan", "mnist-pixelcnn")
+WITHOUT_ENCODER = (
+    "cifar10-cgan",
+    "cifar10-dcgan",
+    "digits-pixelcnn",
+    "fashion-cgan",
+    "mnist-cgan",
+    "mnist-gan",
+    "mnist-pixelcnn",
+)
 CLASS_OF = {
+    "cifar10-cgan": "horse",
     "fashion-cgan": "dress",
     "mnist-cvae": "3",
     "nslkdd-cvae": "DoS",
