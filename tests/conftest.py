@@ -68,6 +68,7 @@ WITHOUT_ENCODER = (
 CLASS_OF = {
     "cifar10-cgan": "horse",
     "fashion-cgan": "dress",
+    "mnist-cgan": "3",
     "mnist-cvae": "3",
     "nslkdd-cvae": "DoS",
 }  # a class of those that have to be told one
