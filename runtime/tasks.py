@@ -148,18 +148,21 @@ def _check_given(manifest: Manifest, spec: TaskSpec, task: str, given: Mapping[s
         tensor = tensors.get(role)
         if tensor is None:
             raise InvalidValue(f"{role}: {manifest.name}.{task} has no such input", field=role, valid=list(tensors))
-        wanted = f"{tensor.dtype}[{', '.join(map(str, ('rows', *tensor.shape)))}]"
         if array.dtype != tensor.dtype or array.shape[1:] != tensor.shape or not array.ndim:
-            raise InvalidValue(f"{role}: {array.dtype}{list(array.shape)}, it must be {wanted}", field=role)
+            raise InvalidValue(f"{role}: {array.dtype}{list(array.shape)}, it must be {_described(tensor)}", field=role)
         if array.size and (low_high := _range(manifest, tensor)):
             low, high = low_high
             if array.min() < low or array.max() > high:
                 raise InvalidValue(f"{role}: values from {low:g} to {high:g} are needed", field=role)
     if missing := [role for role, each in tensors.items() if role not in given and not is_optional(manifest, each)]:
+        wanted = tensors[missing[0]]
         raise InvalidValue(
-            f"{missing[0]}: {manifest.name}.{task} needs it; it may leave out what a seed fills",
-            field=missing[0], valid=list(tensors),
-        )  # fmt: skip
+            f"{missing[0]}: {manifest.name}.{task} needs this input, {_described(wanted)}", field=missing[0]
+        )
+
+
+def _described(tensor: InputSpec) -> str:
+    return f"{tensor.dtype}[{', '.join(map(str, ('rows', *tensor.shape)))}]"
 
 
 def _range(manifest: Manifest, tensor: InputSpec) -> tuple[float, float] | None:

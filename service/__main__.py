@@ -130,7 +130,8 @@ def run(settings: Settings) -> None:
 
         check(settings)  # what every worker would stumble over
         sys.exit(workers.Keeper(settings, work).run())
-    Server(build(settings.model_copy(update={"workers": 1})), settings).serve_on()
+    alone = settings.model_copy(update={"workers": 1})
+    Server(build(alone), alone).serve_on()
 
 
 def build(settings: Settings) -> Front:

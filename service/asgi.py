@@ -212,7 +212,6 @@ class Front:
         flight, request_id = self.flights.begin(request), request.request_id
         try:
             try:
-                self.registry.check_open()
                 reply = await endpoint(request)
             except ManifoldError as error:
                 self.metrics.erred(error)

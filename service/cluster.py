@@ -1,7 +1,7 @@
-"""A worker's line to the process that keeps the workers: what is asked of one of them is done by all, or by none that it reaches not.
+"""A worker's line to the process that keeps the workers: what is asked of one of them is done by all.
 
-Messages are tuples over a pipe. A worker says ("ask", id, verb, argument) and hears ("answer", id, results); it is told ("do", id, verb,
-argument) and says ("done", id, result). A result is ("ok", value) or ("error", type, message).
+Messages are tuples over a pipe. A worker says ("open", 0) once it listens; it says ("ask", id, verb, argument) and hears ("answer", id,
+results); it is told ("do", id, verb, argument) and says ("done", id, result). A result is ("ok", value) or ("error", type, message).
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ class Cluster:
     def open(self) -> None:
         """Listens from now on, in a thread: on event loops a pipe does not block, and then long messages come in halves."""
         threading.Thread(target=self._listen, args=(asyncio.get_running_loop(),), name="cluster", daemon=True).start()
+        self.line.send(("open", 0))
 
     def _listen(self, loop: asyncio.AbstractEventLoop) -> None:
         with contextlib.suppress(RuntimeError):  # the loop has been closed, and nobody is told any more

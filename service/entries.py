@@ -1,7 +1,7 @@
 """One version of one model as the service holds it: its state, who uses it, and how it comes and goes.
 
 An entry that is taken out of service stays whole for the requests that hold it, and is closed when the last of them has been answered. A
-request holds what it has got from the registry until it is over: `holding` is around each of them.
+request holds what it has got from the registry until it is over: `hold_from_now` and `let_go` are around each.
 """
 
 from __future__ import annotations

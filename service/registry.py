@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 import structlog
 
 from runtime import repository
-from runtime.errors import ArtifactError, Unavailable, UnknownModel
+from runtime.errors import ArtifactError, ManifoldError, Unavailable, UnknownModel
 from runtime.manifest import Manifest
 from runtime.spec import ImageSpec
 from service import versions
@@ -123,6 +123,11 @@ class Registry:
             raise Unavailable(f"{entry.name} is unavailable: {entry.reason}", field="model")
         entry.hold()
         return entry
+
+    async def described(self, name: str | None, version: int | None) -> Entry:
+        """The entry, with its manifest where it can be had; it is loaded for it only where it has never been looked at."""
+        entry = self.find(name, version)
+        return entry if entry.manifest is not None else await self.awake(entry.name, entry.version)
 
     async def awake(self, name: str | None, version: int | None) -> Entry:
         """The entry, loaded now if it was idle; in whatever state it is then."""
@@ -231,7 +236,10 @@ class Registry:
             failed = entry if entry.state == "unavailable" and version == allowed[-1] else failed
         self._drop(name, found, allowed)
         if not allowed:
-            raise UnknownModel(f"model: {self.settings.models_dir / name} has no version to serve", field="model")
+            raise UnknownModel(
+                f"model: {self.settings.models_dir / name} has no version to serve; put an artifact there first",
+                field="model", valid=list(self.latest),
+            )  # fmt: skip
         before = self.latest.get(name)
         self._elect(name)
         if before is not None and before != self.latest[name]:
@@ -255,6 +263,8 @@ class Registry:
             await loop.run_in_executor(None, new.load, self.settings, self.listener)
         else:
             await loop.run_in_executor(None, self._verify, new)
+        if new.state == "unavailable":
+            new.expected = True  # what comes while the service runs does not take it away from the models that it has
         if old is not None and old.state == "ready" and new.state == "unavailable":
             old.reason, old.stamp = f"what lies in its folder now is not served: {new.reason}", new.stamp
             return new
@@ -337,8 +347,8 @@ class Registry:
                 for name in await asyncio.get_running_loop().run_in_executor(None, self._changed):
                     try:
                         await self.refresh(name)
-                    except (Unavailable, UnknownModel) as error:
-                        log.warning("not taken over", model=name, reason=error.message)
+                    except (ManifoldError, OSError) as error:
+                        log.warning("not taken over", model=name, reason=str(error))
             except Exception:  # whatever one look meets, the next one is due
                 log.exception("the folder of models could not be looked at")
 

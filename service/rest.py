@@ -132,6 +132,7 @@ def _endpoint(
     tables = tuple(uploads.MEDIA_TYPES) if name == "anomaly-score" else ()
 
     async def endpoint(request: Incoming) -> Reply:
+        handlers.registry.check_open()
         if tables and (kind := uploads.kind_of(request)) is not None:
             return await uploads.respond(request, kind, handlers, metrics, settings)
         media_type = encoding.choose(request.header(b"accept") or "*/*", offered)
@@ -192,9 +193,7 @@ def _add_models(app: FastAPI, registry: Registry) -> None:
 
     @app.get("/models/{name}", response_model=dict[str, Any], summary="One model: its manifest's public part.")
     async def model(name: str, version: int | None = None) -> Response:
-        entry = registry.find(name, version)
-        if entry.manifest is None:
-            entry = await registry.awake(name, version)
+        entry = await registry.described(name, version)
         return Response(
             encoding.dumps({**describe.public(entry), **describe.summary(entry, default)}), media_type=encoding.JSON
         )

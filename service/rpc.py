@@ -164,9 +164,7 @@ class Servicer(stubs.ManifoldServicer):
     async def GetModel(self, message: pb.GetModelRequest, context: Context) -> pb.Model:  # noqa: N802
         """One model: its manifest's public part."""
         async with Call(self.calls, context, "GetModel"):
-            entry = self.registry.find(*_which(message))
-            if entry.manifest is None:
-                entry = await self.registry.awake(entry.name, entry.version)
+            entry = await self.registry.described(*_which(message))
             answer = pb.Model(manifest=orjson.dumps(describe.public(entry)).decode())
             messages.fill(answer.summary, _summary(describe.summary(entry, self.settings.default_model)))
             return answer

@@ -42,6 +42,7 @@ class Worker:
     process: Any
     line: Connection
     began: float
+    listens: bool = False
     page: dict[str, merging.Family] = field(default_factory=dict)  # of its metrics, when they were asked for last
 
 
@@ -145,7 +146,9 @@ class Keeper:
         except (EOFError, OSError):  # it is ending: its sentinel will say so
             worker.process.join(SECONDS)
             return
-        if kind == "ask":
+        if kind == "open":
+            worker.listens = True
+        elif kind == "ask":
             self._send_out(worker, number, *rest)
         elif number in self.errands:
             errand = self.errands[number]
@@ -158,7 +161,9 @@ class Keeper:
 
     def _send_out(self, origin: Worker, asked: int, verb: str, argument: str) -> None:
         number = next(self._numbers)
-        errand = self.errands[number] = Errand(origin, asked, verb, argument, list(self.workers))
+        # one that still starts is not waited for to have counted nothing; a change of models it has to hear of
+        told = [worker for worker in self.workers if worker.listens or verb != "metrics"]
+        errand = self.errands[number] = Errand(origin, asked, verb, argument, told)
         if verb in ("load", "unload"):
             (self.unloaded.add if verb == "unload" else self.unloaded.discard)(argument)
         for worker in list(errand.open):

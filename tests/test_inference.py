@@ -400,6 +400,19 @@ def test_a_full_queue_is_503_and_unavailable(tmp_path_factory: pytest.TempPathFa
         assert late.status_code == 400
 
 
+def test_a_service_that_stops_is_alive_and_takes_no_more(
+    service: Served, stub: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service.registry, "stopped", True)
+    assert service.client.get("/v2/health/live").status_code == 200
+    assert service.client.get("/v2/models/mnist-vae").status_code == 200
+    assert infer(service, "mnist-vae", {}).status_code == 503
+    assert service.client.post("/sample", json={"model": "mnist-vae"}).status_code == 503
+    with pytest.raises(grpc.RpcError) as caught:
+        stub.ModelInfer(pb.ModelInferRequest(model_name="mnist-vae"))
+    assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+
+
 def test_keys_are_asked_for(tmp_path_factory: pytest.TempPathFactory) -> None:
     root = tmp_path_factory.mktemp("keys")
     (root / "mnist-vae").symlink_to(SHIPPED / "mnist-vae")

@@ -10,6 +10,7 @@ import pytest
 from runtime import tasks
 from runtime.engine import Model, load
 from runtime.errors import InvalidValue, TooLarge
+from runtime.manifest import TASKS
 from runtime.tasks import Choices
 from tests.conftest import EXTRACTORS, NAMES, SHIPPED
 
@@ -82,7 +83,7 @@ REFUSED: list[tuple[str, str, dict[str, Any], dict[str, Any], str]] = [
     ("mnist-vae", "decode", {"latent": np.zeros((1, 3), np.float32)}, {}, r"float32\[1, 3\]"),
     ("mnist-vae", "decode", {"latent": np.float32(0)}, {}, r"latent: float32\[\]"),
     ("mnist-vae", "decode", {"latent": np.full((1, 20), np.nan, np.float32)}, {}, "'latent' is not finite"),
-    ("mnist-vae", "encode", {}, {}, "data: mnist-vae.encode needs it"),
+    ("mnist-vae", "encode", {}, {}, r"data: mnist-vae.encode needs this input, float32\[rows, 1, 28, 28\]"),
     ("mnist-vae", "encode", {"data": np.full((1, 1, 28, 28), 1.5, np.float32)}, {}, "data: values from 0 to 1 are needed"),
     ("mnist-vae", "encode", {"data": np.zeros((1, 1, 28, 28), np.float32)}, {"seed": 1}, "seed: mnist-vae.encode draws nothing"),
     ("mnist-vae", "decode", {"latent": np.zeros((1, 20), np.float32)}, {"first": 1}, "seed: mnist-vae.decode draws nothing"),
@@ -96,7 +97,7 @@ REFUSED: list[tuple[str, str, dict[str, Any], dict[str, Any], str]] = [
     ("mnist-cvae", "decode", {"condition": -np.eye(10, dtype=np.float32)[:1]}, {}, "condition: values from 0 to inf"),
     ("mnist-cvae", "decode", {}, {"classes": "eleven"}, "class: unknown 'eleven'"),
     ("mnist-vqvae", "decode_codes", {"codes": np.full((1, 7, 7), 128, np.int64)}, {}, "codes: values from 0 to 127"),
-    ("mnist-vqvae", "decode", {}, {}, "latent: mnist-vqvae.decode needs it"),
+    ("mnist-vqvae", "decode", {}, {}, "latent: mnist-vqvae.decode needs this input"),
     ("mnist-vqvae", "sample", {"uniforms": np.ones((1, 49), np.float32)}, {}, "uniforms: values from 0 to 1"),
     ("digits-pixelcnn", "impute", {"data": np.zeros((1, 1, 8, 8), np.float32), "mask": np.full((1, 1, 8, 8), 2, np.float32)}, {}, "mask: values from 0 to 1"),
 ]  # fmt: skip
@@ -129,4 +130,5 @@ def test_rows() -> None:
 def test_every_shipped_model_has_a_default(shipped: dict[str, Model]) -> None:
     found = {name: tasks.default(model.manifest) for name, model in shipped.items()}
     assert set(found) == {*NAMES, *EXTRACTORS}
+    assert sorted(tasks.ORDER) == sorted(TASKS)
     assert (found["mnist-vae"], found["mnist-gan"], found["mnist-classifier"]) == ("decode", "sample", "features")

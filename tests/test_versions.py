@@ -252,6 +252,10 @@ def test_the_folder_is_followed(root: Path) -> None:
         (publish(root, "a", 3) / "decode.onnx").write_bytes(b"no graph")
         until(lambda: ("a", 3) in states(service))
         assert ask(service)["version"] == 2
+        (publish(root, "broken", 1) / "decode.onnx").write_bytes(b"no graph")
+        until(lambda: ("broken", 1) in states(service))
+        assert states(service)["broken", 1][0] == "unavailable"
+        assert service.client.get("/health/ready").status_code == 200  # the others serve as before
         shutil.rmtree(root / "a/3")
         publish(root, "a", 3)
         until(lambda: ask(service)["version"] == 3)
@@ -355,6 +359,12 @@ def test_lazily_models_load_when_they_are_asked_for(many: Path) -> None:
         assert [found[f"m{i}", 1][0] for i in range(5)] == ["idle"] * 5
         assert "no file 'decode.onnx'" in str(found["m5", 1][1])  # is verified at the start
         assert service.client.get("/models/m0").json()["tasks"] == ["decode"]
+        # asked about, they answer in their sleep
+        assert service.client.get("/v2/models/m0").json()["inputs"][0]["name"] == "latent"
+        assert service.client.get("/v2/models/m0/ready").status_code == 200
+        assert service.client.get("/v2/models/m0/stats").status_code == 200
+        assert service.client.post("/v2/repository/index", json={"ready": True}).json()[0]["name"] == "m0"
+        assert states(service)["m0", 1][0] == "idle"
         assert value_of(ask(service, "m3")) == 3
         assert states(service)["m3", 1][0] == "ready"
         assert states(service)["m2", 1][0] == "idle"

@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from typing import Any, TypeVar
 
 import numpy as np
@@ -14,14 +15,14 @@ import orjson
 from numpy.typing import NDArray
 
 from runtime import tasks
-from runtime.errors import InvalidValue, Malformed
+from runtime.errors import InvalidValue, Malformed, ManifoldError
 from runtime.inputs import Classes
 from runtime.tasks import Choices
 from service import tracing
 from service.inference import targets, tensors
 from service.inference.targets import Target
 from service.metrics import Metrics
-from service.registry import Registry
+from service.registry import SERVING, Registry
 from service.settings import Settings
 
 Array = NDArray[Any]
@@ -31,9 +32,10 @@ PARAMETERS = ("n", "seed", "first", "class", "prior", "temperature")  # of ours
 # of the protocol and of Triton: looked at elsewhere, or without a meaning here
 KNOWN = ("binary_data_output", "timeout", "priority", "headers")
 SEQUENCES = ("sequence_id", "sequence_start", "sequence_end")
+EXTENSIONS = ("binary_tensor_data", "model_configuration", "model_repository", "parameters", "statistics")
 ROUTE = "infer"
 # the states of the protocol
-STATES = {"ready": "READY", "loading": "LOADING", "unavailable": "UNAVAILABLE", "idle": "UNAVAILABLE"}
+STATES = {"ready": "READY", "loading": "LOADING", "unavailable": "UNAVAILABLE", "idle": "READY"}
 IDLE = "loads when it is first asked for"
 ASIDE = 256 * 1024  # bytes of outputs from which writing them leaves the event loop
 
@@ -86,6 +88,16 @@ class Statistics:
     times: dict[str, Times] = field(default_factory=lambda: {name: Times() for name in PHASES})
 
 
+def server() -> dict[str, Any]:
+    """What this is."""
+    return {"name": "manifold", "version": version("manifold"), "extensions": list(EXTENSIONS)}
+
+
+def of_one_line(error: ManifoldError) -> str:
+    """What is wrong, and what would be valid: the protocol has room for one text."""
+    return f"{error.message}; valid: {', '.join(map(str, error.valid))}" if error.valid else error.message
+
+
 class Core:
     """What both transports call."""
 
@@ -98,6 +110,7 @@ class Core:
 
         Raises RequestError of one kind or another, Busy, Unavailable, DeadlineExceeded.
         """
+        self.registry.check_open()
         target = await targets.find(self.registry, asked.model, asked.version)
         counted = self.statistics(target)
         try:
@@ -159,12 +172,12 @@ class Core:
         model, task = targets.split(self.registry, name)
         entry = self.registry.find(model, targets.version_of(version))
         known = entry.manifest is not None and (task is None or task in entry.manifest.tasks)
-        return entry.state == "ready" and known and not self.registry.stopped
+        return entry.state in SERVING and known and not self.registry.stopped
 
     async def stats(self, name: str, version: str) -> list[dict[str, Any]]:
         """What one model has done, by task; of every model that is ready where no name is given."""
         if name:
-            found = await targets.find(self.registry, name, version)
+            found = await targets.find(self.registry, name, version, described=True)
             names = [found.task] if found.name != found.entry.name else list(found.manifest.tasks)
             return [self._stats(found.entry.name, found.entry.version, task) for task in names]
         return [
@@ -182,7 +195,7 @@ class Core:
                 "reason": IDLE if entry.state == "idle" else entry.reason or "",
             }
             for (name, version), entry in sorted(self.registry.entries.items())
-            if entry.state == "ready" or not ready
+            if entry.state in SERVING or not ready
         ]  # fmt: skip
 
     async def load(self, name: str, parameters: Collection[str]) -> None:

@@ -8,7 +8,6 @@ import gzip
 import re
 import zlib
 from collections.abc import Awaitable, Callable, Mapping
-from importlib.metadata import version
 from typing import Any
 
 import numpy as np
@@ -22,7 +21,7 @@ from service.bodies import json_object
 from service.encoding import JSON
 from service.incoming import Incoming
 from service.inference import tensors
-from service.inference.core import ASIDE, Asked, Core, Inferred
+from service.inference.core import ASIDE, EXTENSIONS, Asked, Core, Inferred, of_one_line, server
 from service.replies import Reply
 
 Array = NDArray[Any]
@@ -30,7 +29,6 @@ Array = NDArray[Any]
 PREFIX = "/v2"
 OCTETS = "application/octet-stream"
 HEAD = "Inference-Header-Content-Length"
-EXTENSIONS = ("binary_tensor_data", "model_configuration", "model_repository", "parameters", "statistics")
 STATUS = {
     errors.RequestError: 400, errors.Unauthorized: 401, errors.Forbidden: 403, errors.UnknownModel: 404, errors.NotFound: 404,
     errors.TooLarge: 413, errors.UnsupportedMedia: 415, errors.Busy: 503, errors.Unavailable: 503, errors.DeadlineExceeded: 503,
@@ -43,11 +41,6 @@ NEVER = re.compile(r";\s*q=0(\.0*)?\s*$")
 Answering = Callable[..., Awaitable[Reply]]
 
 
-def server() -> dict[str, Any]:
-    """GET /v2."""
-    return {"name": "manifold", "version": version("manifold"), "extensions": list(EXTENSIONS)}
-
-
 def of_error(error: ManifoldError, request_id: str) -> Reply:
     """An error as the protocol has it: one text. What is valid is in it, as there is no other place."""
     status = next((STATUS[kind] for kind in type(error).__mro__ if kind in STATUS), 500)
@@ -57,11 +50,6 @@ def of_error(error: ManifoldError, request_id: str) -> Reply:
     if status == 503:
         headers["Retry-After"] = said.headers.get("Retry-After", "1")
     return Reply(orjson.dumps({"error": message}), status=status, headers=headers, error=error.type)
-
-
-def of_one_line(error: ManifoldError) -> str:
-    """What is wrong, and what would be valid."""
-    return f"{error.message}; valid: {', '.join(map(str, error.valid))}" if error.valid else error.message
 
 
 def unexpected(error: Exception, request_id: str) -> Reply:
@@ -187,7 +175,7 @@ def _json(content: Mapping[str, Any], status: int = 200) -> Reply:
 def _read(name: str, version: str, body: bytes, head: str | None) -> tuple[Asked, Callable[[str], bool]]:
     """The inference, and which of its outputs are wanted as bytes."""
     if head == "0":
-        return _raw(name, version, body)
+        return Asked(name, version, {}, {}, raw=body), lambda output: True  # the rows of one tensor and nothing else
     size = _head_size(head, len(body))
     fields, tail = json_object(body[:size]), memoryview(body)[size:]
     parameters = _mapping(fields, "parameters")
@@ -207,11 +195,6 @@ def _read(name: str, version: str, body: bytes, head: str | None) -> tuple[Asked
     if not isinstance(identity, str):
         raise Malformed("id: a text is needed", field="id")
     return Asked(name, version, parameters, given, wanted, identity), binary
-
-
-def _raw(name: str, version: str, body: bytes) -> tuple[Asked, Callable[[str], bool]]:
-    """A body that is the rows of one tensor and nothing else."""
-    return Asked(name, version, {}, {}, raw=body), lambda output: True
 
 
 def _head_size(text: str | None, whole: int) -> int:

@@ -17,8 +17,7 @@ from runtime.errors import Forbidden, InvalidValue, Malformed, ManifoldError
 from service import replies
 from service.calls import Call, Calls, deadline, readable
 from service.inference import tensors
-from service.inference.core import Asked, Core, Inferred
-from service.inference.rest import of_one_line, server
+from service.inference.core import Asked, Core, Inferred, of_one_line, server
 from service.metrics import Metrics
 from service.settings import is_loopback
 from service.stubs import inference_pb2 as pb
@@ -175,7 +174,6 @@ class Servicer(stubs.GRPCInferenceServiceServicer):
 
     async def _infer(self, message: pb.ModelInferRequest, deadline_ms: int | None) -> pb.ModelInferResponse:
         began = time.perf_counter()
-        self.registry.check_open()
         return await self.core.infer(_read(readable(message)), deadline_ms, began, _write)
 
 

@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 import orjson
 
-from runtime import tasks
+from runtime import operations, tasks
 from runtime.engine import example_inputs
 from runtime.errors import InvalidValue, UnknownModel
 from runtime.manifest import Manifest, TaskSpec, TensorSpec
 from runtime.spec import CategoricalColumn, TableSpec
 from service.entries import Entry
 from service.inference.tensors import name_of
-from service.registry import Registry
+from service.registry import SERVING, Registry
 
 PLATFORMS = {"onnx": "onnxruntime_onnx", "torchscript": "pytorch_libtorch"}
 EXAMPLE_SEED = 7
@@ -40,16 +40,17 @@ class Target:
 async def find(registry: Registry, name: str, version: str, *, described: bool = False) -> Target:
     """The target, ready; or, to be `described` alone, as far as its manifest says. Raises UnknownModel, or Unavailable with the reason."""
     model, task = split(registry, name)
-    entry = registry.find(model, version_of(version))
-    if not (described and entry.state == "idle" and entry.manifest is not None):
+    entry = await registry.described(model, version_of(version)) if described else None
+    if entry is None or entry.state not in SERVING:
         entry = await registry.get(model, version_of(version))
     manifest = entry.manifest
     assert manifest is not None
     if task is None:
         task = tasks.default(manifest)
     if task not in manifest.tasks:
+        why = operations.why_not_encode(manifest) if task == "encode" else ""
         raise UnknownModel(
-            f"model: {model} has no task {task!r}", field="model", valid=[model, *(f"{model}.{each}" for each in manifest.tasks)]
+            f"model: {model} has no task {task!r}{why}", field="model", valid=[model, *(f"{model}.{each}" for each in manifest.tasks)]
         )  # fmt: skip
     return Target(name, entry, manifest, task)
 

@@ -156,7 +156,7 @@ def test_errors(triton: Any) -> None:
     refused = [
         ("nope", [], {}, "there is no model"), ("mnist-vae", [], {"parameters": {"sed": 1}}, "sed is not known; valid: n, seed"),
         ("mnist-vae", [tensor(module, "latent", Z[:, :3].copy())], {}, "it must be float32"), ("mnist-vae", [], {"model_version": "9"}, "no version 9"),
-        ("mnist-vae.encode", [], {}, "data: mnist-vae.encode needs it"), ("mnist-vae", [tensor(module, "z", Z)], {}, "no such input; valid: latent"),
+        ("mnist-vae.encode", [], {}, "data: mnist-vae.encode needs this input"), ("mnist-vae", [tensor(module, "z", Z)], {}, "no such input; valid: latent"),
         ("mnist-vae", [], {"outputs": [module.InferRequestedOutput("x")]}, "has no 'x'; valid: data"),
         ("mnist-vae", [], {"outputs": [module.InferRequestedOutput("data", class_count=3)]}, "not offered"),
         ("mnist-vae", [], {"sequence_id": 5, "sequence_start": True}, "no state between requests"),
