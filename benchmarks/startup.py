@@ -1,9 +1,10 @@
 """From nothing to ready: seconds, memory, and how long the event loop stands still while models load.
 
-    python benchmarks/startup.py [--rounds 3]
+    python benchmarks/startup.py [--rounds 3] [--models 20]
 
-Starts `python -m service` on the shipped models on a free port of 127.0.0.1, and, for the stalls, loads the same models in this process
-beside an event loop that wakes up every millisecond. Prints one JSON line.
+Starts `python -m service` on the shipped models, or as many of them, on a free port of 127.0.0.1: with all loaded, and lazily, where models
+are verified and wait until they are asked for. For the stalls, and for what loading side by side is worth, the same models are loaded in
+processes of their own beside an event loop that wakes up every millisecond. Rounds alternate; prints one JSON line of medians.
 """
 
 from __future__ import annotations
@@ -11,32 +12,43 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import multiprocessing
 import os
 import re
 import socket
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
+from collections import defaultdict
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 
 
-def start(port: int) -> tuple[subprocess.Popen[bytes], float]:
-    """The service and the seconds until it was ready."""
+def start(models: Path, lazy: bool) -> tuple[float, float]:
+    """Seconds until the service was ready, and the MB it takes then."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    settings = {"PORT": port, "GRPC_PORT": 0, "MODELS_DIR": models, "LAZY": lazy}
+    environment = {**os.environ, **{f"MANIFOLD_{name}": str(value) for name, value in settings.items()}}
     began = time.perf_counter()
-    environment = {**os.environ, "MANIFOLD_PORT": str(port), "MANIFOLD_GRPC_PORT": "0"}
     process = subprocess.Popen([sys.executable, "-m", "service"], env=environment, stderr=subprocess.DEVNULL, cwd=ROOT)
-    while time.perf_counter() - began < 60:
-        try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/health/ready", timeout=1):
-                return process, time.perf_counter() - began
-        except OSError:
-            time.sleep(0.01)
-    process.kill()
-    raise SystemExit("the service does not become ready")
+    try:
+        while time.perf_counter() - began < 60 and process.poll() is None:
+            try:
+                with urllib.request.urlopen(f"http://127.0.0.1:{port}/health/ready", timeout=1):
+                    return time.perf_counter() - began, resident(process.pid)
+            except OSError:
+                time.sleep(0.01)
+        raise SystemExit("the service does not become ready")
+    finally:
+        process.terminate()
+        process.wait(20)
 
 
 def resident(pid: int) -> float:
@@ -46,24 +58,27 @@ def resident(pid: int) -> float:
     return int(found.group(1)) / 1000
 
 
-def stalls() -> list[float]:
-    """Milliseconds that the event loop was late by while all models were loaded, the longest first."""
+def loading(models: Path, at_once: int | None) -> tuple[float, list[float]]:
+    """Seconds that loading took, and the milliseconds that the event loop was late by meanwhile, the longest first."""
     sys.path[0] = str(ROOT)  # instead of this folder
     from runtime import backends
-    from service.registry import Registry
+    from service import registry
     from service.settings import Settings
 
-    async def watch() -> list[float]:
-        registry = Registry(Settings(models_dir=ROOT / "models", device="cpu"))
-        backends.import_ahead(entry.folder for entry in registry.entries.values())  # as the service does
-        loading = asyncio.get_running_loop().run_in_executor(None, registry.load)
+    registry.MOST_AT_ONCE = at_once or registry.MOST_AT_ONCE
+
+    async def watch() -> tuple[float, list[float]]:
+        held = registry.Registry(Settings(models_dir=models, device="cpu"))
+        backends.import_ahead(entry.folder for entry in held.entries.values())  # as the service does
+        began = time.perf_counter()
+        done = asyncio.get_running_loop().run_in_executor(None, held.load)
         late = []
-        while not loading.done():
+        while not done.done():
             asked = time.perf_counter()
             await asyncio.sleep(0.001)
             late.append(1000 * (time.perf_counter() - asked) - 1)
-        await loading
-        return sorted(late, reverse=True)
+        await done
+        return time.perf_counter() - began, sorted(late, reverse=True)
 
     sys.setswitchinterval(0.001)  # as the service does
     return asyncio.run(watch())
@@ -72,23 +87,28 @@ def stalls() -> list[float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=3)
-    rounds = parser.parse_args().rounds
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    ready, memory = [], []
-    for _ in range(rounds):
-        process, seconds = start(port)
-        ready.append(seconds)
-        memory.append(resident(process.pid))
-        process.terminate()
-        process.wait(20)
-    late = stalls()
+    parser.add_argument("--models", type=int, help="the first so many by name; all of them")
+    arguments = parser.parse_args()
+    names = sorted(path.name for path in (ROOT / "models").iterdir())[: arguments.models]
+    figures: defaultdict[str, list[float]] = defaultdict(list)
+    late: list[float] = []
+    with tempfile.TemporaryDirectory() as folder:
+        for name in names:
+            (Path(folder) / name).symlink_to(ROOT / "models" / name)
+        for _ in range(arguments.rounds):
+            for key, lazy in (("", False), ("lazy_", True)):
+                seconds, memory = start(Path(folder), lazy)
+                figures[key + "ready_s"].append(seconds)
+                figures[key + "resident_mb"].append(memory)
+            for key, at_once in (("load_s", None), ("load_one_at_a_time_s", 1)):
+                with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as fresh:
+                    seconds, stalls = fresh.submit(loading, Path(folder), at_once).result()
+                figures[key].append(seconds)
+                late += stalls if at_once is None else []
     print(
         json.dumps({
-            "models": sum(1 for _ in (ROOT / "models").iterdir()), "ready_s": round(statistics.median(ready), 2),
-            "resident_mb": round(statistics.median(memory)), "longest_stalls_ms": [round(each, 1) for each in late[:5]],
-            "stalls_over_50_ms": sum(each > 50 for each in late),
+            "models": len(names), **{key: round(statistics.median(values), 2) for key, values in figures.items()},
+            "longest_stalls_ms": [round(each, 1) for each in sorted(late)[:-6:-1]], "stalls_over_50_ms": sum(each > 50 for each in late),
         })
     )  # fmt: skip
 

@@ -31,6 +31,7 @@ SECONDS = 0.5  # between looks at what no message tells
 AGAIN = 1.0  # before a worker that has ended is started anew
 YOUNG = 3.0  # a worker that ends before it is so old was not able to start
 FAILURES = 5  # of them in a row, after which the service ends
+PATIENCE = 2.0  # with a worker that does not say what it has counted; then what it said last is taken
 
 Work = Callable[[Settings, socket.socket, Connection, tuple[str, ...]], None]  # a worker's whole life
 
@@ -56,6 +57,7 @@ class Errand:
     argument: str
     open: list[Worker]  # have not answered
     results: list[Result] = field(default_factory=list)
+    began: float = field(default_factory=time.monotonic)
 
 
 class Keeper:
@@ -82,6 +84,7 @@ class Keeper:
             while not self.stopping or self.workers:
                 self._fill(listening)
                 self._hear()
+                self._go_on_without()
                 if self.failures >= FAILURES:
                     log.error("workers do not start", tried=self.failures)
                     self._stop(signal.SIGTERM, None)
@@ -182,6 +185,15 @@ class Keeper:
             merged = merging.merge([worker.page for worker in self.workers], self.ended)
             results = [("ok", merging.text(merged).decode())]
         self._tell(errand.origin, ("answer", errand.number, results))
+
+    def _go_on_without(self) -> None:
+        """A worker that hangs does not keep the others from being watched."""
+        for number, errand in list(self.errands.items()):
+            if errand.verb == "metrics" and time.monotonic() - errand.began > PATIENCE:
+                silent = [worker.process.pid for worker in errand.open]
+                log.warning("workers do not say what they have counted", pids=silent)
+                errand.open.clear()
+                self._settle(number)
 
     @staticmethod
     def _tell(worker: Worker, message: Result) -> bool:

@@ -32,8 +32,8 @@ ROOT = Path(__file__).parent.parent
 SHIPPED = ROOT / "models"
 NAMES = (
     "cifar10-cgan", "cifar10-dcgan", "cifar10-vae", "cifar10-vqvae", "creditcard-vae", "digits-pixelcnn", "fashion-cgan", "fashion-vae", "fashion-vqvae",
-    "frey-vae", "mnist-autoencoder", "mnist-beta-vae", "mnist-cgan", "mnist-cvae", "mnist-gan", "mnist-pixelcnn", "mnist-vae", "mnist-vae-2d", "mnist-vae-ts",
-    "mnist-vqvae", "nslkdd-cvae", "nslkdd-vae", "transactions-vae",
+    "frey-vae", "mnist-autoencoder", "mnist-beta-vae", "mnist-cgan", "mnist-cvae", "mnist-dcgan", "mnist-gan", "mnist-pixelcnn", "mnist-vae", "mnist-vae-2d",
+    "mnist-vae-ts", "mnist-vqvae", "nslkdd-cvae", "nslkdd-vae", "transactions-vae",
 )  # fmt: skip
 ROW = {  # of transactions-vae, in its order
     "amount": 26.27, "hour": 10.67, "weekday": "1", "night": 0, "card_1d_count": 1, "card_1d_mean": 53.6, "terminal_1d_count": 1,
@@ -62,6 +62,7 @@ WITHOUT_ENCODER = (
     "digits-pixelcnn",
     "fashion-cgan",
     "mnist-cgan",
+    "mnist-dcgan",
     "mnist-gan",
     "mnist-pixelcnn",
 )

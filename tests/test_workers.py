@@ -121,6 +121,18 @@ def test_a_worker_that_ends_is_replaced_and_no_counter_goes_back(running: Runnin
     assert running.metric(sample) == before + 8
 
 
+def test_one_that_hangs_keeps_nobody_from_watching_the_others(running: Running) -> None:
+    sample = 'manifold_requests_total{route="/sample",status="200"}'
+    before, victim = running.metric(sample), min(running.pids())
+    os.kill(victim, signal.SIGSTOP)
+    try:
+        assert running.call("/sample").status_code == 200
+        assert running.metric(sample) == before + 1
+    finally:
+        os.kill(victim, signal.SIGCONT)
+    assert running.metric(sample) == before + 1
+
+
 def test_told_to_stop_all_end(running: Running) -> None:
     pids = running.pids()
     assert running.stop() == 0
