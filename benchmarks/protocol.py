@@ -4,7 +4,7 @@
 
 PYTRITON is a Python that has nvidia-pytriton and onnxruntime; tritonclient is taken from .venv-tritonclient (`make test` makes it). Both
 servers decode latents with the same ONNX file and one thread, PyTriton with dynamic batching up to 64 rows and 1 ms of delay, as its
-documentation has it. Each is driven by tritonclient's own loop, one request after the other, over HTTP and over gRPC, and by wrk with 32
+documentation has it. Each is driven by tritonclient, one request after the other and 32 at once, over HTTP and over gRPC, and by wrk with 32
 connections; rounds alternate, and medians are compared.
 """
 
@@ -26,6 +26,12 @@ ROOT = Path(__file__).parent.parent
 CLIENT = ROOT / ".venv-tritonclient/bin/python"
 MODEL, LATENT = "mnist-vae", 20
 ROWS = (1, 64)
+WAYS = {
+    "http": "one after the other",
+    "grpc": "one after the other",
+    "http.aio": "32 at once",
+    "grpc.aio": "32 at once",
+}
 
 SERVER = """
 import numpy as np, onnxruntime as ort
@@ -64,6 +70,31 @@ print(count / (time.perf_counter() - began), float(once().sum()))
 """
 
 
+AT_ONCE = """
+import asyncio, importlib, sys, time
+import numpy as np
+module = importlib.import_module("tritonclient." + sys.argv[1])
+z = np.full((int(sys.argv[3]), 20), 0.1, np.float32)
+async def main():
+    async with module.InferenceServerClient(sys.argv[2]) as client:
+        async def once():
+            given = module.InferInput("latent", list(z.shape), "FP32")
+            given.set_data_from_numpy(z)
+            return (await client.infer("mnist-vae", [given])).as_numpy("data")
+        async def some(end):
+            count = 0
+            while time.perf_counter() < end:
+                await once()
+                count += 1
+            return count
+        await asyncio.gather(*(once() for _ in range(50)))
+        began = time.perf_counter()
+        counts = await asyncio.gather(*(some(began + float(sys.argv[4])) for _ in range(32)))
+        print(sum(counts) / (time.perf_counter() - began), float((await once()).sum()))
+asyncio.run(main())
+"""
+
+
 def body(rows: int) -> tuple[bytes, int]:
     """A request with binary tensors, in and out, and the length of its JSON."""
     raw = np.full((rows, LATENT), 0.1, np.float32).tobytes()
@@ -76,9 +107,10 @@ def body(rows: int) -> tuple[bytes, int]:
 
 
 def loop(kind: str, address: str, rows: int, seconds: float) -> tuple[float, float]:
-    """Requests/s of tritonclient's own loop, and the sum of an answer."""
+    """Requests/s of tritonclient's own loop, or of 32 of its coroutines, and the sum of an answer."""
+    program = AT_ONCE if kind.endswith(".aio") else LOOP
     done = subprocess.run(
-        [CLIENT, "-c", LOOP, kind, address, str(rows), str(seconds)], capture_output=True, text=True, check=True
+        [CLIENT, "-c", program, kind, address, str(rows), str(seconds)], capture_output=True, text=True, check=True
     )
     rate, total = done.stdout.split()
     return float(rate), float(total)
@@ -134,10 +166,10 @@ def measure(
     for _ in range(rounds):
         for rows in ROWS:
             for name, (http, grpc) in ports.items():
-                for kind, port in (("http", http), ("grpc", grpc)):
+                for (kind, how), port in zip(WAYS.items(), (http, grpc, http, grpc), strict=True):
                     rate, total = loop(kind, f"127.0.0.1:{port}", rows, seconds)
                     sums[rows].add(round(total, 1))
-                    found.setdefault((f"tritonclient.{kind}, one after the other", rows, name), []).append(rate)
+                    found.setdefault((f"tritonclient.{kind}, {how}", rows, name), []).append(rate)
                 found.setdefault(("wrk, 32 connections", rows, name), []).append(by_wrk(http, folder, rows, seconds))
     assert all(len(each) == 1 for each in sums.values()), f"the servers do not agree: {sums}"
     return found
