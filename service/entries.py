@@ -63,6 +63,7 @@ class Entry:
     weight: int = 0  # bytes of its graphs
     used: float = 0.0  # when it was asked for last, on the monotonic clock
     users: int = 0  # requests that hold it
+    wanted: int = 0  # requests that wait until it has woken up
     retired: bool = False  # out of service: closes with its last request
 
     def look(self, settings: Settings) -> None:

@@ -7,6 +7,7 @@ request has been answered. What cannot be loaded changes nothing but a reason in
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import os
 import time
@@ -31,7 +32,8 @@ MOST_AT_ONCE = (
     4  # models that load side by side: each tries its kernels on a batch of 64, which takes memory for a moment
 )
 SERVING = ("ready", "idle")  # states of what answers when it is asked
-LOOK = 0.02  # seconds between looks at a model that loads
+LOOK = 0.02  # seconds between looks at a model that loads, or that is to make room
+PATIENCE = 2.0  # seconds that a model waits for room that working ones take, before it goes over the budget
 UNLOADED = "unloaded; load it again with POST /v2/repository/models/NAME/load"
 
 
@@ -49,6 +51,7 @@ class Registry:
         self._unloaded: set[str] = set()
         self._changing: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._waking: dict[Entry, asyncio.Task[None]] = {}
+        self._in_turn = asyncio.Lock()  # those who wake up, where there is a budget
         for name, found in repository.scan(settings.models_dir).items():
             for version in self._allowed(name, found):
                 self.entries[name, version] = self._entry(name, version, "idle")
@@ -136,35 +139,51 @@ class Registry:
             task = self._waking.get(entry)
             if task is None:
                 task = self._waking[entry] = asyncio.create_task(self._wake(entry))
-            await asyncio.shield(task)  # the others who wait for it are not to suffer from one who does not any more
+            entry.wanted += 1
+            try:
+                await asyncio.shield(
+                    task
+                )  # the others who wait for it are not to suffer from one who does not any more
+            finally:
+                entry.wanted -= 1
             entry = self.find(name, version)
         return entry
 
     async def _wake(self, entry: Entry) -> None:
         try:
             entry.used = time.monotonic()
-            self._make_room(entry)
-            await asyncio.get_running_loop().run_in_executor(None, entry.load, self.settings, self.listener)
+            async with self._in_turn if self.settings.memory_bytes is not None else contextlib.nullcontext():
+                await self._wait_for_room(entry)
+                await asyncio.get_running_loop().run_in_executor(None, entry.load, self.settings, self.listener)
             if entry.retired:  # meanwhile
                 entry.close()
         finally:
             del self._waking[entry]
 
-    def _make_room(self, coming: Entry) -> None:
-        """Puts to sleep what was asked for longest ago, as far as the budget asks for it and nobody holds it."""
+    async def _wait_for_room(self, coming: Entry) -> None:
+        """A moment, where those that are working are in the way."""
+        until = time.monotonic() + PATIENCE
+        while not self._make_room(coming) and time.monotonic() < until:
+            if not any(entry.state == "ready" for entry in self.entries.values()):
+                return  # it alone is more than the budget
+            await asyncio.sleep(LOOK)
+
+    def _make_room(self, coming: Entry) -> bool:
+        """Whether there is room for it, once those are asleep that nobody uses, what was asked for longest ago first, as far as needed."""
         budget = self.settings.memory_bytes
         if budget is None:
-            return
+            return True
         coming.weight = coming.weight or sum(size for _, size, _ in stamp(coming.folder))
         awake = [entry for entry in self.entries.values() if entry.state == "ready"]
         over = coming.weight + sum(entry.weight for entry in awake) - budget
         for entry in sorted(awake, key=lambda entry: entry.used):
             if over <= 0:
-                return
-            if not entry.users:
+                break
+            if not entry.users and not entry.wanted:
                 entry.sleep()
                 over -= entry.weight
                 log.info("put to sleep", model=entry.name, version=entry.version, bytes=entry.weight)
+        return over <= 0
 
     def find(self, name: str | None, version: int | None) -> Entry:
         """The entry, in whatever state."""

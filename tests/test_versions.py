@@ -8,6 +8,7 @@ import json
 import shutil
 import threading
 import weakref
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -391,6 +392,26 @@ def test_a_budget_puts_the_least_recently_asked_to_sleep(many: Path) -> None:
             assert len(awake()) <= 2
 
 
+def test_a_burst_for_more_models_than_fit_stays_within_the_budget(many: Path) -> None:
+    size = (many / "m0/1/decode.onnx").stat().st_size
+    with served(many, lazy=True, memory_bytes=2 * size + size // 2) as service:
+        most, over = list[int](), threading.Event()
+
+        def look() -> None:
+            while not over.wait(0.001):
+                most.append(sum(entry.model is not None for entry in list(service.registry.entries.values())))
+
+        looking = threading.Thread(target=look)
+        looking.start()
+        with ThreadPoolExecutor(12) as pool:
+            asked = [f"m{i % 5}" for i in range(60)]
+            values = [value_of(answer) for answer in pool.map(lambda name: ask(service, name), asked)]
+        over.set()
+        looking.join()
+        assert values == [int(name[1]) for name in asked]
+        assert max(most) == 2
+
+
 def test_many_who_wake_one_model_load_it_once(many: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     registry = Registry(Settings(models_dir=many, device="cpu", lazy=True))
     registry.load()
@@ -418,6 +439,7 @@ def test_many_who_wake_one_model_load_it_once(many: Path, monkeypatch: pytest.Mo
 
 def test_what_is_held_is_not_put_to_sleep(many: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("service.batcher.IN_PLACE", 0)  # a run that waits is not to keep the event loop
+    monkeypatch.setattr("service.registry.PATIENCE", 0.2)
     size = (many / "m0/1/decode.onnx").stat().st_size
     with served(many, lazy=True, memory_bytes=size) as service:
         ask(service, "m0")
