@@ -33,7 +33,7 @@ def check_shape(shape: object, field: str) -> tuple[int, ...]:
         raise Malformed(f"{field}: shape: a list of at most {DIMENSIONS} whole numbers is needed", field=field)
     for size in shape:
         if isinstance(size, bool) or not isinstance(size, int) or not 0 <= size < 2**31:
-            raise Malformed(f"{field}: shape: {size!r} is not a whole number of at least 0", field=field)
+            raise Malformed(f"{field}: shape: {size!r} is not a whole number from 0 to {2**31 - 1}", field=field)
     return tuple(shape)
 
 
