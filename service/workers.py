@@ -31,7 +31,7 @@ SECONDS = 0.5  # between looks at what no message tells
 AGAIN = 1.0  # before a worker that has ended is started anew
 YOUNG = 3.0  # a worker that ends before it is so old was not able to start
 FAILURES = 5  # of them in a row, after which the service ends
-PATIENCE = 2.0  # with a worker that does not say what it has counted; then what it said last is taken
+PATIENCE = 3.0  # seconds with a worker that does not say what it has counted; then what it said last is taken
 
 Work = Callable[[Settings, socket.socket, Connection, tuple[str, ...]], None]  # a worker's whole life
 
