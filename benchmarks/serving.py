@@ -101,7 +101,7 @@ def started(command: list[str], url: str, **environment: str) -> subprocess.Pope
             with urllib.request.urlopen(url, timeout=1):
                 return process
         except OSError:
-            time.sleep(0.05)
+            time.sleep(0.01)
     process.kill()
     raise SystemExit(f"{' '.join(command)} does not answer")
 

@@ -13,39 +13,29 @@ import argparse
 import asyncio
 import json
 import multiprocessing
-import os
 import re
-import socket
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
-import urllib.request
 from collections import defaultdict
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+
+import serving
 
 ROOT = Path(__file__).parent.parent
 
 
 def start(models: Path, lazy: bool) -> tuple[float, float]:
     """Seconds until the service was ready, and the MB it takes then."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    settings = {"PORT": port, "GRPC_PORT": 0, "MODELS_DIR": models, "LAZY": lazy}
-    environment = {**os.environ, **{f"MANIFOLD_{name}": str(value) for name, value in settings.items()}}
-    began = time.perf_counter()
-    process = subprocess.Popen([sys.executable, "-m", "service"], env=environment, stderr=subprocess.DEVNULL, cwd=ROOT)
+    port, began = serving.free_port(), time.perf_counter()
+    process = serving.started(
+        [sys.executable, "-m", "service"], f"http://127.0.0.1:{port}/health/ready",
+        MANIFOLD_PORT=str(port), MANIFOLD_GRPC_PORT="0", MANIFOLD_MODELS_DIR=str(models), MANIFOLD_LAZY=str(lazy),
+    )  # fmt: skip
     try:
-        while time.perf_counter() - began < 60 and process.poll() is None:
-            try:
-                with urllib.request.urlopen(f"http://127.0.0.1:{port}/health/ready", timeout=1):
-                    return time.perf_counter() - began, resident(process.pid)
-            except OSError:
-                time.sleep(0.01)
-        raise SystemExit("the service does not become ready")
+        return time.perf_counter() - began, resident(process.pid)
     finally:
         process.terminate()
         process.wait(20)

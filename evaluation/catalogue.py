@@ -151,7 +151,14 @@ def _reconstruction(metrics: Metrics) -> str:
 def _distance(metrics: Metrics) -> str:
     found = [metric for metric in metrics if metric.name in ("fd_classifier", "fid")]
     shown = [f"{metric.value:.3g}{_of_prior(metric, len(found))}" for metric in found]
-    return f"{found[0].name} {', '.join(shown)}" if found else ""
+    return f"{found[0].name} {', '.join(shown)}{_resized(found[0])}" if found else ""
+
+
+def _resized(metric: Metric) -> str:
+    """Images that were not judged as they are: their figures are no match for those that were."""
+    common = metric.protocol.get("common")
+    resize = common.get("resize", "none") if isinstance(common, dict) else "none"
+    return f" (images resized for it, {resize})" if metric.name == "fd_classifier" and resize != "none" else ""
 
 
 def _of_prior(metric: Metric, of: int) -> str:

@@ -136,7 +136,6 @@ def run(settings: Settings) -> None:
 
 def build(settings: Settings) -> Front:
     """The application, and this process made ready for it."""
-    configure_log(settings.log_format)
     sys.setswitchinterval(SWITCH)
     _allow_files()
     app = create_app(settings)

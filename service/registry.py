@@ -141,9 +141,8 @@ class Registry:
                 task = self._waking[entry] = asyncio.create_task(self._wake(entry))
             entry.wanted += 1
             try:
-                await asyncio.shield(
-                    task
-                )  # the others who wait for it are not to suffer from one who does not any more
+                # the others who wait for it are not to suffer from one who does not any more
+                await asyncio.shield(task)
             finally:
                 entry.wanted -= 1
             entry = self.find(name, version)

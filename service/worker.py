@@ -7,7 +7,7 @@ import socket
 from multiprocessing.connection import Connection
 
 from runtime.errors import InvalidValue
-from service.__main__ import Server, build
+from service.__main__ import Server, build, configure_log
 from service.cluster import Cluster
 from service.settings import Settings, SettingsError
 
@@ -15,6 +15,7 @@ from service.settings import Settings, SettingsError
 def work(settings: Settings, listening: socket.socket, line: Connection, unloaded: tuple[str, ...]) -> None:
     """A worker's whole life. What the terminal says to the keeper's group, the keeper passes on."""
     os.setpgrp()
+    configure_log(settings.log_format)
     app = build(settings)
     registry, security, metrics = app.state.registry, app.state.security, app.state.metrics
     registry.unload_first(unloaded)

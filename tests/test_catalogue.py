@@ -48,6 +48,9 @@ def test_figures_come_from_the_metrics_with_their_protocol() -> None:
         "fd_classifier 8.6 (prior normal), 2.3 (prior mixture)"
     ]
     assert of(("fd_classifier", 8.6, {"prior": "normal"})) == ["fd_classifier 8.6"]
+    resized: dict[str, object] = {"common": {"resize": "torch-bilinear"}}
+    assert of(("fd_classifier", 8.6, resized)) == ["fd_classifier 8.6 (images resized for it, torch-bilinear)"]
+    assert of(("fd_classifier", 8.6, {"common": {"resize": "none"}})) == ["fd_classifier 8.6"]
     assert of(("class_accuracy", 0.971, {}), ("least_class_share", 0.071, {})) == [
         "class asked for 97.1%",
         "rarest class 7.1%",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -17,6 +16,7 @@ import pytest
 
 from tests import foreign
 from tests.conftest import ROOT
+from tests.served import free_port
 
 
 @contextmanager
@@ -37,12 +37,6 @@ def service(models: Path, port: int, **more: str) -> Iterator[subprocess.Popen[s
         finally:
             if process.poll() is None:
                 process.kill()
-
-
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
 
 
 def wait_until_ready(url: str, process: subprocess.Popen[str]) -> None:
