@@ -20,7 +20,10 @@ ManifoldError
 from __future__ import annotations
 
 import re
+import reprlib
 from collections.abc import Sequence
+
+ECHOED = 80  # characters of a value that an error repeats
 
 
 class ManifoldError(Exception):
@@ -108,3 +111,25 @@ class Unauthorized(RequestError):
 
 class Forbidden(RequestError):
     """A key that may not do that."""
+
+
+class _Short(reprlib.Repr):
+    """The standard library's abbreviating repr, with the limits of this project."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxstring = self.maxlong = self.maxother = ECHOED
+        self.maxlevel, self.maxlist, self.maxtuple, self.maxdict = 2, 4, 4, 4
+
+    def repr_int(self, x: int, level: int) -> str:
+        """Return the digits, or the size of a number that Python refuses to write out."""
+        return super().repr_int(x, level) if x.bit_length() < 4 * ECHOED else f"<a number of {x.bit_length()} bits>"
+
+
+_short = _Short()
+
+
+def shown(value: object) -> str:
+    """Return the repr of a value from outside, cut to `ECHOED` characters, as error messages repeat it."""
+    text = _short.repr(value)
+    return text if len(text) <= ECHOED + 2 else f"{text[: ECHOED - 1]}…"
