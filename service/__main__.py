@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import math
+import os
 import signal
 import sys
 import threading
@@ -47,6 +48,7 @@ class Server(uvicorn.Server):
         self.security: Security = security
         self.settings, self.stop_at = settings, math.inf
         self.cluster: Cluster | None = None
+        self._reloading: asyncio.Task[None] | None = None  # the event loop itself holds tasks weakly
         config = uvicorn.Config(
             app, host=settings.host, port=settings.port, log_level="error", access_log=False, server_header=False, proxy_headers=False, ws="none",
             http=limited(settings, lambda reason: metrics.cut.labels(reason).inc()), timeout_keep_alive=KEEP_ALIVE, backlog=BACKLOG,
@@ -94,11 +96,17 @@ class Server(uvicorn.Server):
             self.run(None if listening is None else [listening])
         if not self.started:
             sys.exit(3)  # uvicorn has said why, a port in use for instance
+        if not self.registry.drained:  # Python would wait for ever for the threads of runs that do not end
+            sys.stderr.flush()
+            os._exit(0)
 
     def _reload(self) -> None:
-        """SIGHUP: keys and certificate are read again."""
+        """Read keys and certificate again, on SIGHUP."""
+        self._reloading = asyncio.get_running_loop().create_task(self._reload_now())
+
+    async def _reload_now(self) -> None:
         try:
-            self.security.reload()
+            await self.security.reload_aside()
         except ManifoldError as error:
             log.error("not reloaded, what there was is kept", reason=error.message)
         else:

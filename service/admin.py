@@ -15,6 +15,7 @@ from starlette.responses import Response
 from runtime import bulk
 from runtime.errors import InvalidValue, Unavailable, UnsupportedMedia, UnsupportedTask
 from service import contract, describe, encoding, uploads
+from service.aside import aside, later
 from service.registry import Registry
 from service.security import Security
 from service.settings import SettingsError
@@ -44,7 +45,7 @@ def add(app: FastAPI, registry: Registry, security: Security) -> None:
             if registry.cluster is not None:
                 await registry.cluster.everywhere("keys")
             else:
-                security.reload()
+                await security.reload_aside()
         except SettingsError as error:  # what is wrong is the installation's, and said to who may mend it
             raise InvalidValue(f"{error.message}; what there was is kept", field=error.field) from None
         log.info("reloaded", keys=list(security.keys))
@@ -90,11 +91,13 @@ def add(app: FastAPI, registry: Registry, security: Security) -> None:
         model = entry.model
         assert model is not None
         bulk.table_of(model)
-        with await uploads.spool(request.stream(), settings.max_upload_bytes) as file:
+        file = await uploads.spool(request.stream(), settings.max_upload_bytes)
+        try:
             async with one_at_a_time:
                 try:
-                    folder, done = await asyncio.get_running_loop().run_in_executor(
-                        None, lambda: bulk.recalibrate(model, file, kind, settings.models_dir, name="an upload")
+                    folder, done = await aside(
+                        lambda: bulk.recalibrate(model, file, kind, settings.models_dir, name="an upload"),
+                        pool="models",
                     )
                 except PermissionError as error:
                     raise UnsupportedTask(READ_ONLY, field="name") from error
@@ -102,6 +105,8 @@ def add(app: FastAPI, registry: Registry, security: Security) -> None:
                     if error.errno == errno.EROFS:
                         raise UnsupportedTask(READ_ONLY, field="name") from error
                     raise Unavailable(f"the version cannot be written: {error.strerror}") from error
+        finally:
+            later(file.close)
         made = await registry.adopt(name, int(folder.name))
         log.info("calibrated", model=name, version=made.version, on=done)
         return Response(

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import functools
+import inspect
 import operator
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import aclosing
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, TypeAlias, TypeVar
 
@@ -21,6 +25,8 @@ from runtime import errors
 from runtime.errors import Malformed, ManifoldError, Unavailable
 from service import replies
 from service.asgi import REQUEST_ID, new_id
+from service.aside import JSON as JSON_WORK
+from service.aside import LARGE, aside
 from service.entries import hold_from_now, let_go
 from service.metrics import Metrics
 from service.tracing import Tracing
@@ -136,8 +142,37 @@ def readable(message: M) -> M:
     return message
 
 
+@dataclass(frozen=True)
+class Unread:
+    """A large message that is yet to be parsed, off the event loop."""
+
+    parse: Callable[[bytes], Message | Unreadable]
+    content: bytes
+
+
+_work: ContextVar[float] = ContextVar("work", default=0.0)
+
+
+def work() -> float:
+    """What reading the message of this call takes, in bytes (service.aside)."""
+    return _work.get()
+
+
+async def _parsed(message: Any) -> Any:
+    work = JSON_WORK * len(message.content) if isinstance(message, Unread) else 0.0
+    _work.set(work)
+    return await aside(functools.partial(message.parse, message.content), work) if work else message
+
+
+async def _all_parsed(messages: AsyncIterator[Any]) -> AsyncIterator[Any]:
+    async for message in messages:
+        yield await _parsed(message)
+
+
 class Tolerant:
-    """Stands in for a server where rpcs are added: what cannot be read is then an error like any other, not gRPC's INTERNAL."""
+    """Stands in for a server where rpcs are added: large messages are parsed off the event loop, and one that cannot be read is an error
+    like any other, not gRPC's INTERNAL.
+    """
 
     def __init__(self, server: grpc.aio.Server) -> None:
         self.server = server
@@ -147,14 +182,47 @@ class Tolerant:
 
     def add_registered_method_handlers(self, service: str, handlers: dict[str, Any]) -> None:
         """The handlers, by the names of their rpcs."""
-        tolerant = {
-            name: handler._replace(request_deserializer=_tolerant(handler.request_deserializer))
-            for name, handler in handlers.items()
-        }
+        tolerant = {name: _tolerant_handler(handler) for name, handler in handlers.items()}
         self.server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, tolerant),))
 
 
-def _tolerant(parse: Callable[[bytes], Message]) -> Callable[[bytes], Message | Unreadable]:
+def _tolerant_handler(handler: Any) -> Any:
+    """The handler of an rpc, whose messages are parsed before it is called, or as it asks for them."""
+    handler = handler._replace(
+        request_deserializer=_tolerant(handler.request_deserializer), response_serializer=_written(handler.response_serializer)
+    )  # fmt: skip
+    if handler.stream_stream is not None:
+        return handler._replace(stream_stream=_streaming(handler.stream_stream, _all_parsed))
+    if handler.unary_stream is not None:
+        return handler._replace(unary_stream=_streaming(handler.unary_stream, _parsed))
+    return handler._replace(unary_unary=_answering(handler.unary_unary))
+
+
+def _answering(answer: Callable[[Any, Context], Awaitable[Any]]) -> Callable[[Any, Context], Awaitable[Any]]:
+    async def answering(message: Any, context: Context) -> Any:
+        return await answer(await _parsed(message) if isinstance(message, Unread) else message, context)
+
+    return answering
+
+
+def _streaming(
+    answers: Callable[[Any, Context], AsyncGenerator[Any]], parsed: Callable[[Any], Any]
+) -> Callable[[Any, Context], AsyncGenerator[Any]]:
+    async def streaming(sent: Any, context: Context) -> AsyncGenerator[Any]:
+        found = parsed(sent)
+        async with aclosing(answers(await found if inspect.iscoroutine(found) else found, context)) as parts:
+            async for part in parts:
+                yield part
+
+    return streaming
+
+
+def _written(serialize: Callable[[Message], bytes]) -> Callable[[Message | bytes], bytes]:
+    """Messages that were large have been serialized off the event loop."""
+    return lambda message: message if isinstance(message, bytes) else serialize(message)
+
+
+def _tolerant(parse: Callable[[bytes], Message]) -> Callable[[bytes], Message | Unreadable | Unread]:
     kind = parse.__self__.DESCRIPTOR  # type: ignore[attr-defined]
     unreadable = Unreadable(kind.name, f"proto/{kind.file.name.rpartition('/')[2]}")
 
@@ -164,7 +232,7 @@ def _tolerant(parse: Callable[[bytes], Message]) -> Callable[[bytes], Message | 
         except DecodeError:
             return unreadable
 
-    return read
+    return lambda content: read(content) if JSON_WORK * len(content) < LARGE else Unread(read, content)
 
 
 def deadline(context: Context) -> int | None:

@@ -26,12 +26,12 @@ def work(settings: Settings, listening: socket.socket, line: Connection, unloade
 
     async def reload(_: str) -> None:
         try:
-            security.reload()
+            await security.reload_aside()
         except SettingsError as error:  # by a name that the others know
             raise InvalidValue(f"{error.message}; what there was is kept") from None
 
     async def page(_: str) -> str:
-        return str(metrics.page().decode())
+        return str((await metrics.page_aside()).decode())
 
     def lost() -> None:
         server.should_exit = True  # who would keep it?

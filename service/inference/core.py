@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
+import functools
 import math
 import time
 from collections.abc import Callable, Collection, Mapping
@@ -19,6 +19,7 @@ from runtime.errors import InvalidValue, Malformed, ManifoldError
 from runtime.inputs import Classes
 from runtime.tasks import Choices
 from service import tracing
+from service.aside import aside
 from service.inference import targets, tensors
 from service.inference.targets import Target
 from service.metrics import Metrics
@@ -37,7 +38,6 @@ ROUTE = "infer"
 # the states of the protocol
 STATES = {"ready": "READY", "loading": "LOADING", "unavailable": "UNAVAILABLE", "idle": "READY"}
 IDLE = "loads when it is first asked for"
-ASIDE = 256 * 1024  # bytes of outputs from which writing them leaves the event loop
 
 
 @dataclass(frozen=True)
@@ -137,8 +137,8 @@ class Core:
         done, timing = await entry.batcher.drive(steps, rows, time.monotonic() + milliseconds / 1000)
         ran = time.perf_counter()
         made = Inferred(target, asked.id, {name: done.outputs[name] for name in wanted}, _of_chance(target, done))
-        large = sum(array.nbytes for array in made.outputs.values()) > ASIDE
-        answer = await asyncio.get_running_loop().run_in_executor(None, write, made) if large else write(made)
+        size = sum(array.nbytes for array in made.outputs.values())
+        answer = await aside(functools.partial(write, made), size)
         ended = time.perf_counter()
         now = time.monotonic()
         tracing.spent("encode", now - (ended - ran), now)
