@@ -353,10 +353,9 @@ class Batcher:
         """The run itself, wherever it runs."""
         began, working = time.monotonic(), time.thread_time()
         try:
-            outputs: Outputs | Exception = self.model.compute(
-                batch[0].work.task, joined([each.inputs for each in batch])
-            )
-            shares = _shares_of(batch, outputs)
+            computed = self.model.compute(batch[0].work.task, joined([each.inputs for each in batch]))
+            outputs: Outputs | Exception = computed
+            shares = _shares_of(batch, computed)
         except Exception as error:  # whatever a graph raises is the answer of those whose rows were in it
             outputs, shares = error, []
         return Attempt(outputs, shares, began, time.monotonic(), time.thread_time() - working)

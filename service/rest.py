@@ -387,6 +387,12 @@ def _document(app: FastAPI) -> None:
         return app.openapi_schema
 
     app.openapi = openapi  # type: ignore[method-assign]
+    route = next(route for route in app.router.routes if getattr(route, "path", "") == app.openapi_url)
+    app.router.routes.remove(route)  # it would make the schema on the event loop, which takes a tenth of a second
+
+    @app.get(str(app.openapi_url), include_in_schema=False)
+    async def schema() -> Response:
+        return Response(await aside(lambda: encoding.dumps(app.openapi())), media_type=encoding.JSON)
 
 
 def _ref(shape: type[Any]) -> dict[str, str]:
