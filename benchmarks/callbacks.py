@@ -34,7 +34,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-HERE = Path(__file__).parent.parent
+HERE = Path(__file__).resolve().parent.parent
 BOUNDS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 5000)  # milliseconds
 GOAL = 20.0
 KEPT = 8  # longest callbacks that are named
