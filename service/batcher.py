@@ -166,8 +166,11 @@ class Batcher:
 
     # --- what the handlers call ---
 
-    async def drive(self, steps: Generator[Run, Outputs, T], rows: int, deadline: float) -> tuple[T, Timing]:
-        """Runs a use case of `rows` rows to its end. `deadline` is on the monotonic clock.
+    async def drive(
+        self, steps: Generator[Run, Outputs, T], rows: int, deadline: float, work: float = 0
+    ) -> tuple[T, Timing]:
+        """Runs a use case of `rows` rows to its end. `deadline` is on the monotonic clock; `work` is what its first step takes at least, in
+        bytes (service.aside).
 
         Raises Busy at once where the queue is full or too slow for the deadline, DeadlineExceeded where a run would start too late.
         """
@@ -176,7 +179,8 @@ class Batcher:
         self.rows += rows
         try:
             while True:
-                run, run_rows = await self._step(steps, parts, rows)
+                run, run_rows = await self._step(steps, parts, max(work, rows * self._step_bytes))
+                work = 0
                 if not isinstance(run, Run):
                     return run, timing
                 self.bytes -= held
@@ -245,7 +249,7 @@ class Batcher:
     # --- one use case ---
 
     async def _step(
-        self, steps: Generator[Run, Outputs, T], parts: list[Outputs] | None, rows: int
+        self, steps: Generator[Run, Outputs, T], parts: list[Outputs] | None, work: float
     ) -> tuple[Run | T, int]:
         """Return the use case's next run with its rows, or its result and 0. `parts` are the outputs of the run before, in pieces.
 
@@ -260,7 +264,7 @@ class Batcher:
                 return result, 0
             return run, self.model.check(run.task, run.inputs)
 
-        return await aside(step, rows * self._step_bytes)
+        return await aside(step, work)
 
     async def _run(self, run: Run, rows: int, deadline: float, timing: Timing) -> list[Outputs]:
         if self._closed:  # since the request was admitted

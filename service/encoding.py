@@ -19,7 +19,7 @@ JSON = "application/json"
 NUMBERS = (JSON, codecs.NPY)
 PICTURES = (JSON, "image/png", "image/webp", codecs.NPY)
 ITEM = 30 * 1024  # bytes (service.aside) for an image or a row of an answer, beside its numbers
-LISTED = 512  # ... for an entry of a list
+LISTED = 512  # ... for an entry of a list, as JSON
 OPTIONS = orjson.OPT_SERIALIZE_NUMPY
 
 
@@ -96,11 +96,11 @@ def _pngs(answer: Answer, spec: ImageSpec) -> list[bytes]:
     ]
 
 
-def work(answer: Answer) -> float:
-    """What writing the answer takes, in bytes (service.aside)."""
+def work(answer: Answer, listed: float = LISTED) -> float:
+    """What writing the answer takes, in bytes (service.aside); `listed` is for an entry of a list."""
     arrays = sum(value.nbytes for value in answer.fields.values() if isinstance(value, np.ndarray))
     lists = max((len(value) for value in answer.fields.values() if isinstance(value, list)), default=0)
     if answer.items is None:
-        return JSON_WORK * arrays + LISTED * lists
+        return JSON_WORK * arrays + listed * lists
     # pictures where they may be: the numbers alone are written faster, and rarely many
-    return JSON_WORK * arrays + max(LISTED * lists, ITEM * len(answer.items), answer.items.nbytes)
+    return JSON_WORK * arrays + max(listed * lists, ITEM * len(answer.items), answer.items.nbytes)

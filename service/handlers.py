@@ -41,6 +41,7 @@ class Answer:
     items: Array | None = None  # at the graph's edge; images, data or rows on the wire
     recipes: Callable[[], list[dict[str, Any]]] | None = None  # of each item, where they are pictures
     encoding: str = "png"
+    work: float = 0  # of reading the request, in bytes (service.aside)
     queue: float = 0.0
     compute: float = 0.0
     numbers: Array | None = None  # what a binary answer holds where there are no items
@@ -59,6 +60,7 @@ class Order:
     entry: Entry
     n: int
     options: dict[str, Any]  # of operations.sample
+    work: float = 0  # of reading the request, in bytes (service.aside)
 
     def part(self, start: int, stop: int) -> Order:
         """Items start .. stop - 1: what is given by item is cut, and the seed goes on at its index."""
@@ -67,7 +69,7 @@ class Order:
             value = options[name]
             by_item = isinstance(value, np.ndarray | list) and len(value) == self.n
             options[name] = value[start:stop] if by_item else value
-        return Order(self.entry, stop - start, options)
+        return Order(self.entry, stop - start, options, self.work)
 
 
 class Handlers:
@@ -138,12 +140,12 @@ class Handlers:
             "classes": await self.reader.told(uploads, request.class_, request.condition), "prior": request.prior,
             "temperature": request.temperature,
         }  # fmt: skip
-        return Order(entry, n, options)
+        return Order(entry, n, options, uploads.work)
 
     async def _made(self, order: Order, request: contract.SampleRequest, deadline_ms: int | None) -> Answer:
         """The items of an order."""
         entry, options = order.entry, order.options
-        answer = Answer(entry, encoding=request.encoding)
+        answer = Answer(entry, encoding=request.encoding, work=order.work)
         manifest = answer.manifest
         steps = operations.sample(manifest, order.n, **options)
         samples = await self._drive(answer, steps, order.n, deadline_ms)
@@ -172,7 +174,7 @@ class Handlers:
         """Where items lie."""
         entry, manifest = await self.entry(request, "encode")
         data, fitted, _ = await self.reader.items(manifest, request, uploads)
-        answer = Answer(entry)
+        answer = Answer(entry, work=uploads.work)
         classes = await self.reader.told(uploads, request.class_, request.condition)
         steps = operations.encode(manifest, data, seed=request.seed, first=request.first, classes=classes)
         encoded = await self._drive(answer, steps, len(data), deadline_ms)
@@ -193,7 +195,7 @@ class Handlers:
         """Items through the latent and back."""
         entry, manifest = await self.entry(request, "reconstruct")
         data, fitted, _ = await self.reader.items(manifest, request, uploads)
-        answer = Answer(entry, encoding=request.encoding)
+        answer = Answer(entry, encoding=request.encoding, work=uploads.work)
         classes = await self.reader.told(uploads, request.class_, request.condition)
         target = await self.reader.told(uploads, request.target_class, request.target_condition, "target_condition")
         steps = operations.reconstruct(
@@ -212,7 +214,7 @@ class Handlers:
         entry, manifest = await self.entry(request, "interpolate")
         self.reader.limit(request.steps, "steps")
         start, stop, fitted = await self.reader.ends(manifest, request, uploads)
-        answer = Answer(entry, encoding=request.encoding)
+        answer = Answer(entry, encoding=request.encoding, work=uploads.work)
         steps = operations.interpolate(
             manifest, start, stop, steps=request.steps, method=request.method, seed=request.seed
         )
@@ -229,7 +231,7 @@ class Handlers:
         entry, manifest = await self.entry(request, "anomaly-score")
         rule = rule_of(request)
         data, fitted, warnings = await self.reader.items(manifest, request, uploads, unknown=True)
-        answer = Answer(entry)
+        answer = Answer(entry, work=uploads.work)
         classes = await self.reader.told(uploads, request.class_, request.condition)
         assert manifest.scoring is not None and entry.model is not None
         calibrated = entry.model.calibrated
@@ -256,7 +258,7 @@ class Handlers:
         """Which class items are of."""
         entry, manifest = await self.entry(request, "classify")
         data, fitted, _ = await self.reader.items(manifest, request, uploads)
-        answer = Answer(entry)
+        answer = Answer(entry, work=uploads.work)
         probabilities = await self._drive(answer, operations.classify(manifest, data), len(data), deadline_ms)
         about, names = manifest.classification, manifest.classes
         assert about is not None and names is not None
@@ -280,7 +282,7 @@ class Handlers:
     async def impute(self, request: contract.ImputeRequest, uploads: Uploads, deadline_ms: int | None = None) -> Answer:
         """Rows with what was missing filled in, or images with what was not known."""
         entry, manifest = await self.entry(request, "impute")
-        answer = Answer(entry, encoding=request.encoding)
+        answer = Answer(entry, encoding=request.encoding, work=uploads.work)
         classes = await self.reader.told(uploads, request.class_, request.condition)
         if isinstance(manifest.data, ImageSpec):
             return await self._completed(answer, request, uploads, classes, deadline_ms)
@@ -342,7 +344,8 @@ class Handlers:
     ) -> T:
         assert answer.entry.batcher is not None
         milliseconds = deadline_ms or answer.entry.settings.deadline_ms or self.settings.deadline_ms
-        result, timing = await answer.entry.batcher.drive(steps, n, time.monotonic() + milliseconds / 1000)
+        deadline = time.monotonic() + milliseconds / 1000
+        result, timing = await answer.entry.batcher.drive(steps, n, deadline, answer.work)
         answer.queue, answer.compute = timing.queue, timing.compute
         return result
 

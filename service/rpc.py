@@ -18,7 +18,7 @@ from grpc_reflection.v1alpha import reflection
 from runtime import errors
 from runtime.errors import InvalidValue, ManifoldError, NotFound, UnsupportedMedia
 from service import bodies, calls, contract, describe, encoding, messages, uploads
-from service.aside import LARGE, aside
+from service.aside import LARGE, ROW, aside
 from service.calls import Call, Calls, Tolerant, deadline, readable
 from service.handlers import Answer, Handlers
 from service.inference import rpc as inference
@@ -201,7 +201,7 @@ class Servicer(stubs.ManifoldServicer):
     async def _write(self, answer: Answer, route: str, message: M, request_id: str) -> M:
         """The answer as a message, off the event loop where that takes long."""
 
-        size = encoding.work(answer)
+        size = encoding.work(answer, ROW)  # messages are filled field by field
 
         def write() -> tuple[float, M]:
             began = time.perf_counter()
