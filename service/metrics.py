@@ -19,6 +19,7 @@ from prometheus_client import (
     Gauge,
     GCCollector,
     ProcessCollector,
+    disable_created_metrics,
     generate_latest,
 )
 from prometheus_client.core import GaugeMetricFamily, HistogramMetricFamily, Metric
@@ -103,6 +104,7 @@ class Metrics:
     content_type = CONTENT_TYPE_LATEST
 
     def __init__(self, registry: Registry) -> None:
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # they double the counters, and the page of several workers has none
         self.collected = CollectorRegistry()
         ProcessCollector(registry=self.collected)
         GCCollector(registry=self.collected)

@@ -11,7 +11,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable, Iterator
 from typing import Any
 
-from service import contract, encoding
+from service import contract, encoding, replies
 from service.handlers import Answer, Handlers
 from service.metrics import Metrics
 from service.reading import Uploads
