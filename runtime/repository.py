@@ -4,36 +4,91 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from runtime import manifest as manifests
 from runtime.errors import ArtifactError, UnknownModel
 from runtime.manifest import FileRecord, Manifest
 
+VERSION = re.compile(r"[1-9][0-9]{0,8}")
+PLAIN = re.compile(
+    r"[a-z0-9][a-z0-9_-]{0,63}"
+)  # a file called so stands where a model's folder is expected; README.md does not
+READABLE = "let the user that Manifold runs as read it"
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The content of a folder of artifacts."""
+
+    versions: dict[str, list[int]] = field(default_factory=dict)  # by name, ascending
+    unreadable: dict[str, str] = field(default_factory=dict)  # names whose versions are not known, with the reason
+
 
 def scan(root: Path) -> dict[str, list[int]]:
-    """Names with their versions, ascending. Folders that are not called like one are left alone."""
-    if not root.is_dir():
+    """Return the names with their versions, ascending. Folders that cannot be read are left out. Raises ArtifactError as `survey` does."""
+    return survey(root).versions
+
+
+def survey(root: Path) -> Listing:
+    """Return what lies in the folder of artifacts. Files with a suffix and folders without versions are left alone.
+
+    Raises ArtifactError if `root` itself cannot be read. One model that cannot be read is part of the answer.
+    """
+    try:
+        names = sorted(os.listdir(root))
+    except (FileNotFoundError, NotADirectoryError):
         raise ArtifactError(
             f"{root}: there is no such folder; MANIFOLD_MODELS_DIR (or --models) names the folder of models"
-        )
-    found = {}
-    for folder in sorted(root.iterdir()):
-        if folder.is_dir() and not folder.name.startswith("."):
-            if there := versions(folder):
-                found[folder.name] = there
+        ) from None
+    except OSError as error:
+        raise ArtifactError(f"{root}: cannot be read: {error.strerror}; {READABLE}") from None
+    found = Listing()
+    for name in names:
+        if not name.startswith("."):
+            _add(found, root / name)
     return found
 
 
+def _add(found: Listing, folder: Path) -> None:
+    """Add one model to the listing, under a name that can be written as UTF-8."""
+    name = os.fsencode(folder.name).decode("utf-8", "backslashreplace")
+    there, reason = look_into(folder)
+    if reason is not None:
+        found.unreadable[name] = reason
+    elif there:
+        found.versions[name] = there
+
+
+def look_into(folder: Path) -> tuple[list[int], str | None]:
+    """Return the versions of a model, ascending, or none and the reason why they are not known."""
+    legal = re.fullmatch(manifests.NAME, folder.name) is not None
+    try:
+        there = versions(folder)
+    except OSError as error:  # a folder such as lost+found is nobody's model
+        return [], f"its folder cannot be read: {error.strerror}; {READABLE}" if legal else None
+    if there and not legal:
+        return [], "no model can have the name of its folder: letters, digits, '.', '_' and '-', at most 64"
+    if not there and folder.is_symlink() and not folder.exists():
+        return [], "its folder is a symbolic link whose target does not exist"
+    if not there and PLAIN.fullmatch(folder.name) and folder.is_file():
+        return [], "it is a file; a model is a folder NAME/VERSION"
+    return there, None
+
+
 def versions(folder: Path) -> list[int]:
-    """Those in the folder of a model, ascending; none where there is no such folder."""
-    if not folder.is_dir():
+    """Return the versions in the folder of a model, ascending; none if there is no such folder. Raises OSError if it cannot be read."""
+    try:
+        names = os.listdir(folder)
+    except (FileNotFoundError, NotADirectoryError, ValueError):  # ValueError: a name with a zero byte
         return []
-    return sorted(int(path.name) for path in folder.iterdir() if path.is_dir() and path.name.isdecimal())
+    return sorted(int(name) for name in names if VERSION.fullmatch(name))
 
 
 def locate(path: Path) -> Path:
@@ -92,7 +147,7 @@ def verify(folder: Path, manifest: Manifest) -> list[str]:
 
     A hand-written manifest may leave out `files`; then only their being there is checked.
     """
-    problems = []
+    problems = [f"{name}: is not a regular file" for name in irregular(folder)]
     for name, record in manifest.files.items():
         path = folder / name
         if Path(name).name != name:
@@ -115,6 +170,14 @@ def verify(folder: Path, manifest: Manifest) -> list[str]:
             f"name, version: the manifest says {manifest.name} {manifest.version}, the folder {folder.parent.name} {folder.name}"
         )
     return problems
+
+
+def irregular(folder: Path) -> list[str]:
+    """Return the names of pipes, sockets and devices in a folder. Reading one would block, or never end."""
+    with os.scandir(folder) as found:
+        return sorted(
+            each.name for each in found if not each.is_file() and not each.is_dir() and os.path.exists(each.path)
+        )
 
 
 @contextmanager

@@ -219,7 +219,7 @@ class Front:
             except ClientDisconnect:
                 return GONE
             except Exception as error:
-                self.metrics.errors.labels("internal").inc()
+                self.metrics.erred(error)
                 reply = errors.unexpected(error, request_id)
             return await self._send(reply, send, request_id)
         except asyncio.CancelledError:

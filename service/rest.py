@@ -224,7 +224,7 @@ def _add_operations(app: FastAPI, registry: Registry, metrics: Metrics) -> None:
     )
     async def ready() -> Response:
         is_ready, reason = registry.readiness()
-        states = {entry.name: entry.state for entry in registry.shown}
+        states = {name: registry.entries[name, version].state for name, version in registry.latest.items()}
         body = {"status": "ready" if is_ready else "not ready", "reason": reason, "models": states}
         return Response(encoding.dumps(body), 200 if is_ready else 503, media_type=encoding.JSON)
 
