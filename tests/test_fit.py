@@ -19,9 +19,9 @@ from runtime import calibration, checks, manifest
 from runtime.engine import load
 from runtime.errors import InvalidValue, ManifoldError, UnsupportedTask
 from tests.conftest import tiny_run
+from tests.shared import export
 from tests.test_tabular import related
 from training.data import Data
-from training.export import export
 
 
 def run(*arguments: object, code: int = 0) -> str:
@@ -208,7 +208,7 @@ def test_wrong_outputs_are_named(folder: Path) -> None:
 def test_images_are_judged_by_another_set(digits: Data, tmp_path: Path) -> None:
     """scikit-learn's digits against white shapes, by the score and by its peers; the card has it all."""
     made = tiny_run(tmp_path / "run", "vae", digits, latent_dim=3, references=200)
-    published = export(made, "small", tmp_path / "models", data=digits)
+    published = export(made, "small", tmp_path / "models", data=digits, backend="torchscript")
     output = run(
         "judge", "small", "--data", "digits", "--against", "shapes", "--record", "--models", tmp_path / "models"
     )

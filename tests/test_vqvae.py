@@ -18,9 +18,9 @@ from runtime.engine import Model, load
 from runtime.errors import InvalidValue, UnsupportedTask
 from runtime.operations import End
 from tests.conftest import tiny_run
+from tests.shared import export
 from training.data import Data
 from training.errors import TrainingError
-from training.export import export
 from training.families import vqvae
 from training.families.vqvae import VQVAE, Config
 from training.phases import Batch
@@ -141,7 +141,7 @@ def test_the_bound_is_one_and_the_prior_sums_to_one(digits: Data) -> None:
 def model(tmp_path_factory: pytest.TempPathFactory, digits: Data) -> Model:
     root = tmp_path_factory.mktemp("vqvae")
     run = tiny_run(root / "run", "vqvae", digits, epochs=40, prior_epochs=20, widths=(16, 16), code_dim=4)
-    return load(export(run, "vqvae", root / "models", data=digits), device="cpu")
+    return load(export(run, "vq", root / "models", data=digits, backend="torchscript"), device="cpu")
 
 
 def test_the_losses_went_down(model: Model) -> None:
