@@ -142,7 +142,9 @@ def test_a_body_behind_an_upgrade_is_whole_and_its_connection_goes_on(service: R
     padding = b" " * 3_000_000
     requests = [
         post(UPGRADE, b"Content-Length: %d\r\n" % len(BODY + padding)) + BODY + padding,
-        post(UPGRADE, CHUNKED) + b"".join(b"%x\r\n%b\r\n" % (len(part), part) for part in (BODY, *[padding[:1000]] * 99)) + b"0\r\n\r\n",
+        post(UPGRADE, CHUNKED)
+        + b"".join(b"%x\r\n%b\r\n" % (len(part), part) for part in (BODY, *[padding[:1000]] * 99))
+        + b"0\r\n\r\n",
         post(LENGTH) + BODY,
         post(UPGRADE, CHUNKED) + chunks(BODY),
     ]
@@ -153,7 +155,9 @@ def test_a_body_behind_an_upgrade_is_whole_and_its_connection_goes_on(service: R
 
 def test_trailers_are_no_headers(service: Recorded) -> None:
     """Whoever checks headers before the service does not see them, even where they come in one packet with the head."""
-    found = service.ask(post(CHUNKED) + chunks(BODY)[:-2] + b"X-Request-ID: trailing\r\nX-Deadline-Ms: no\r\n\r\n" + LAST)
+    found = service.ask(
+        post(CHUNKED) + chunks(BODY)[:-2] + b"X-Request-ID: trailing\r\nX-Deadline-Ms: no\r\n\r\n" + LAST
+    )
     assert statuses(found, b"") == (200, 200)
     assert b"trailing" not in found
 
@@ -173,9 +177,22 @@ def test_curl_that_offers_http2(size: int, chunked: bool, service: Recorded, tmp
         pytest.skip("there is no curl with HTTP/2")
     (tmp_path / "body").write_bytes(BODY + b" " * size)
     more = ["-H", "Transfer-Encoding: chunked"] if chunked else []
-    more += ["-H", "Content-Type: application/json", "--data-binary", f"@{tmp_path / 'body'}", "-o", str(tmp_path / "answer")]
-    once = ["--http2", "-s", "-w", "%{http_code} %{http_version} %{num_connects}
-", *more, f"{service.service.url}/sample"]
+    more += [
+        "-H",
+        "Content-Type: application/json",
+        "--data-binary",
+        f"@{tmp_path / 'body'}",
+        "-o",
+        str(tmp_path / "answer"),
+    ]
+    once = [
+        "--http2",
+        "-s",
+        "-w",
+        "%{http_code} %{http_version} %{num_connects}\n",
+        *more,
+        f"{service.service.url}/sample",
+    ]
     done = subprocess.run([CURL, *once, "--next", *once], capture_output=True, text=True, timeout=60)
     assert done.stdout.split("\n") == ["200 1.1 1", "200 1.1 0", ""], done.stderr
     assert b'"seed":1' in (tmp_path / "answer").read_bytes()
