@@ -10,12 +10,13 @@ import contextlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-try:
+AVAILABLE = find_spec("fcntl") is not None  # not on Windows
+if TYPE_CHECKING or AVAILABLE:
     import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
 
 
 @contextmanager
@@ -48,7 +49,7 @@ def _try(descriptor: int) -> bool | None:
 @contextmanager
 def _opened(folder: Path) -> Iterator[int | None]:
     """Open a folder for locking. Yields None if this system has no such locks."""
-    if fcntl is None:
+    if not AVAILABLE:
         yield None
         return
     descriptor = os.open(folder, os.O_RDONLY)

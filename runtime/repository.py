@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import hashlib
 import os
 import re
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -14,12 +17,15 @@ from pathlib import Path
 
 from runtime import manifest as manifests
 from runtime.errors import ArtifactError, UnknownModel
+from runtime.locks import held, locked
 from runtime.manifest import FileRecord, Manifest
 
 VERSION = re.compile(r"[1-9][0-9]{0,8}")
 PLAIN = re.compile(
     r"[a-z0-9][a-z0-9_-]{0,63}"
 )  # a file called so stands where a model's folder is expected; README.md does not
+STAGING = ".staging-"
+OLD_SECONDS = 86_400  # age at which a staging folder is nobody's any more, on a file system without locks
 READABLE = "let the user that Manifold runs as read it"
 
 
@@ -208,20 +214,52 @@ def seal(folder: Path) -> Manifest:
 
 @contextmanager
 def staging(root: Path, name: str) -> Iterator[Path]:
-    """A temporary folder on the repository's own disk, removed unless it was published."""
-    (root / name).mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=".staging-", dir=root / name))
-    try:
-        yield folder
-    finally:
+    """A temporary folder on the repository's own disk, removed unless it was published. What killed commands left behind is removed first."""
+    root.mkdir(parents=True, exist_ok=True)
+    with contextlib.ExitStack() as stack:
+        with locked(root):  # so that nobody sweeps the folder before its lock is held
+            _sweep(root)
+            (root / name).mkdir(exist_ok=True)
+            folder = Path(tempfile.mkdtemp(prefix=STAGING, dir=root / name))
+            stack.enter_context(held(folder))
+        try:
+            yield folder
+        finally:
+            _discard(root, folder)
+
+
+def _discard(root: Path, folder: Path) -> None:
+    """Remove a staging folder, and the model's folder if nothing else is in it."""
+    with locked(root):
         shutil.rmtree(folder, ignore_errors=True)
-        if not any((root / name).iterdir()):
-            (root / name).rmdir()
+        with contextlib.suppress(OSError):
+            folder.parent.rmdir()
+
+
+def _sweep(root: Path) -> None:
+    """Remove staging folders of commands that have ended without removing them: nobody holds their lock, or, without locks, they are old."""
+    for folder in root.glob(f"*/{STAGING}*"):
+        with contextlib.suppress(OSError):  # somebody else's
+            with held(folder) as free:
+                left = time.time() - folder.stat().st_mtime > OLD_SECONDS if free is None else free
+            if left:
+                shutil.rmtree(folder, ignore_errors=True)
+                folder.parent.rmdir()
 
 
 def next_version(root: Path, name: str) -> int:
-    """One more than the latest version."""
-    return scan(root).get(name, [0])[-1] + 1 if root.is_dir() else 1
+    """Return one more than the latest version. Raises OSError if the model's folder cannot be read."""
+    return max(versions(root / name), default=0) + 1
+
+
+def publish_next(folder: Path, root: Path, manifest: Manifest) -> Path:
+    """Publish under the manifest's version or, if another command has taken that since, under the next one, which is written into the manifest."""
+    with locked(root):
+        version = max(manifest.version, next_version(root, manifest.name))
+        if version != manifest.version:
+            manifest = manifest.model_copy(update={"version": version})
+            save(folder, manifest)
+        return publish(folder, root, manifest)
 
 
 def publish(folder: Path, root: Path, manifest: Manifest) -> Path:
@@ -234,5 +272,7 @@ def publish(folder: Path, root: Path, manifest: Manifest) -> Path:
     try:
         folder.rename(target)  # a folder with something in it is never replaced by rename(2)
     except OSError as error:
+        if error.errno not in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR):
+            raise
         raise ArtifactError(f"{target} exists; artifacts are never overwritten") from error
     return target
