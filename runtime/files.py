@@ -223,7 +223,10 @@ def _header(source: IO[bytes], spec: TableSpec) -> tuple[bytes, list[str], str]:
     line = line_bytes.decode("utf-8").rstrip("\r")
 
     def names(delimiter: str) -> list[str]:
-        return next(csv.reader(io.StringIO(line), delimiter=delimiter), [])
+        try:
+            return next(csv.reader(io.StringIO(line), delimiter=delimiter), [])
+        except csv.Error:  # all of a long line in one name: not that delimiter
+            return []
 
     delimiter = max(DELIMITERS, key=lambda each: len(set(names(each)) & set(spec.names)))
     return head, names(delimiter), delimiter
