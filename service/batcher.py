@@ -16,8 +16,8 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable, Generator
-from contextlib import suppress
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
