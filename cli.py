@@ -757,25 +757,28 @@ def key(
         list[str] | None, typer.Option("--scope", help="infer (where left out) or admin; repeat for both.")
     ] = None,
     rate: Annotated[float, typer.Option(min=0, help="Requests/s; 0 leaves it to the service.")] = 0,
-    file: Annotated[Path | None, typer.Option(help="A file of keys to add it to.")] = None,
+    file: Annotated[
+        Path | None,
+        typer.Option(help="A file of keys to add it to; a new one may be read by every user of the machine."),
+    ] = None,
 ) -> None:
     """Make an API key: the token, which is kept nowhere, and the entry by which the service knows it."""
-    from runtime.repository import replacing
-    from service import security
+    from service import keyfile, security
 
     token, made = security.create(name, scopes or ["infer"], rate)
+    if file is not None:
+        mode = keyfile.add(file, made)  # first: a token whose entry cannot be written is of no use
     typer.echo(token)
     if file is None:
         typer.echo(f"entry, for MANIFOLD_KEYS or a file of keys: {made}", err=True)
         return
-    earlier = file.read_text() if file.exists() else ""
-    if name in {each.name for each in security.parse(earlier, str(file))}:
-        raise InvalidValue(f"{file}: there is a key called {name} already; take its line out first", field="name")
-    with replacing(file) as temporary:
-        temporary.touch(mode=0o600)
-        temporary.write_text(earlier + ("" if earlier.endswith("\n") or not earlier else "\n") + f"{made}\n")
-        temporary.chmod(file.stat().st_mode & 0o777 if file.exists() else 0o600)
     typer.echo(f"its entry is in {file}; tell a running service by SIGHUP or POST /admin/reload", err=True)
+    if not mode & 0o004:
+        typer.echo(
+            f"note: {file} has the mode {mode:o}; a service that runs as another user, such as the container's 10001, cannot read it: "
+            f"chmod 644 {file}",
+            err=True,
+        )
 
 
 def _load(model: str, models: Path, device: str) -> Model:

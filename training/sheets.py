@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import time
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 from runtime import codecs, rows
 from runtime.repository import replacing
 from runtime.spec import DataSpec, ImageSpec
+from training.runs import read_log
 
 UNITS = {
     "accuracy": "fraction",
@@ -73,7 +73,7 @@ def curves(log: Path, path: Path) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    records = [json.loads(line) for line in log.read_text().splitlines()]
+    records = read_log(log)
     names = sorted({key.split("/", 1)[1] for record in records for key in record if "/" in key})
     if not names:  # training went back to its beginning
         return
