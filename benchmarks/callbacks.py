@@ -161,7 +161,12 @@ def bodies(target: Target) -> Iterator[None]:
         b'--between\r\nContent-Disposition: form-data; name="file"; filename="x.png"\r\nContent-Type: image/png\r\n\r\n' + png + b"\r\n"
         for png in pngs
     ) + b"--between--\r\n"  # fmt: skip
-    tensor = {"name": "data", "shape": [1000, 1, 28, 28], "datatype": "FP32", "data": random.random(784_000).round(4).tolist()}
+    tensor = {
+        "name": "data",
+        "shape": [1000, 1, 28, 28],
+        "datatype": "FP32",
+        "data": random.random(784_000).round(4).tolist(),
+    }
     array = random.random((1000, 1, 28, 28)).astype(np.float32)
     table = {"model": "transactions-vae"}
     requests = [
@@ -195,7 +200,15 @@ def files(target: Target) -> Iterator[None]:
 
 
 def scrapes(target: Target) -> Iterator[None]:
-    paths = ("/metrics", "/models", "/models/transactions-vae", "/openapi.json", "/health/ready", "/models/mnist-vae/preview.png", "/v2/models/stats")
+    paths = (
+        "/metrics",
+        "/models",
+        "/models/transactions-vae",
+        "/openapi.json",
+        "/health/ready",
+        "/models/mnist-vae/preview.png",
+        "/v2/models/stats",
+    )
     for path in itertools.cycle(paths):
         target.ask("scrape", path)
         yield time.sleep(0.03)
@@ -220,7 +233,9 @@ def abandoned(target: Target) -> Iterator[None]:
         for _ in range(8):
             target.ask("looping", "/sample", _json({"model": "looping", "latents": [[1.0] + [0.0] * 5]}))
             yield
-        target.ask("abandoned", "/sample", _json({"model": "looping", "latents": [[120_000.0] + [0.0] * 5]}), timeout=0.2)
+        target.ask(
+            "abandoned", "/sample", _json({"model": "looping", "latents": [[120_000.0] + [0.0] * 5]}), timeout=0.2
+        )
         for name in ("fashion-vae", "mnist-cvae", "frey-vae"):  # which the budget makes room for
             target.ask("woken", "/sample", _json({"model": name}))
             yield
@@ -338,12 +353,18 @@ def measure(target: Target, service: subprocess.Popen[bytes], seconds: float, fo
 
 def report(measured: dict[str, Any], counts: dict[str, dict[int, int]]) -> None:
     print("| milliseconds | callbacks, by time of a core | by the clock |\n|---|---|---|")
-    names = [f"below {BOUNDS[0]:g}", *(f"{low:g} to {high:g}" for low, high in itertools.pairwise(BOUNDS)), f"{BOUNDS[-1]:g} and more"]
+    names = [
+        f"below {BOUNDS[0]:g}",
+        *(f"{low:g} to {high:g}" for low, high in itertools.pairwise(BOUNDS)),
+        f"{BOUNDS[-1]:g} and more",
+    ]
     for name, core, wall in zip(names, measured["core"], measured["wall"], strict=True):
         if core or wall:
             print(f"| {name} | {core} | {wall} |")
     longest = measured["longest"][0][0] if measured["longest"] else BOUNDS[5]
-    print(f"\nlongest: {longest:.1f} ms of a core (the goal is {GOAL:g}), {measured['longest_wall']:.0f} ms by the clock")
+    print(
+        f"\nlongest: {longest:.1f} ms of a core (the goal is {GOAL:g}), {measured['longest_wall']:.0f} ms by the clock"
+    )
     for core, wall, name in measured["longest"]:
         print(f"  {core:7.1f} ms of a core, {wall:7.1f} by the clock: {name}")
     print("answers by status:", "; ".join(f"{name} {found}" for name, found in sorted(counts.items())))

@@ -110,14 +110,23 @@ async def measure(port: int, options: argparse.Namespace) -> list[dict[str, Any]
 
 
 def report(found: list[dict[str, Any]]) -> None:
-    print("| model | offered/s | alone: goodput/s | median, p99 ms | beside slow ones: goodput/s | median, p99 ms | kept | statuses |")
+    print(
+        "| model | offered/s | alone: goodput/s | median, p99 ms | beside slow ones: goodput/s | median, p99 ms | kept | statuses |"
+    )
     print("|---|---|---|---|---|---|---|---|")
     for name in dict.fromkeys(one["model"] for one in found):
         alone = [one for one in found if one["model"] == name and not one["beside"]]
         beside = [one for one in found if one["model"] == name and one["beside"]]
         cells = [name, f"{_median(beside, 'offered'):.1f}"]
         for group in (alone, beside):
-            cells += [f"{_median(group, 'goodput'):.1f}", f"{1000 * _median(group, 'p50'):.1f}, {1000 * _median(group, 'p99'):.1f}"] if group else ["", ""]
+            cells += (
+                [
+                    f"{_median(group, 'goodput'):.1f}",
+                    f"{1000 * _median(group, 'p50'):.1f}, {1000 * _median(group, 'p99'):.1f}",
+                ]
+                if group
+                else ["", ""]
+            )
         kept = f"{_median(beside, 'goodput') / _median(alone, 'goodput'):.2f}" if alone else ""
         print("|", " | ".join([*cells, kept, str(beside[-1]["statuses"])]), "|")
 
@@ -131,7 +140,9 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=5)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--times", type=float, default=10, help="what is offered to a slow model over what it can do")
-    parser.add_argument("--share", type=float, default=0.25, help="what is offered to the fast ones over what they can do")
+    parser.add_argument(
+        "--share", type=float, default=0.25, help="what is offered to the fast ones over what they can do"
+    )
     parser.add_argument("--rates", type=float, nargs=2, help="requests/s to the fast ones, instead of a share")
     parser.add_argument("--slow", type=int, default=1, help="number of slow models")
     parser.add_argument("--tree", type=Path, default=HERE)

@@ -63,9 +63,16 @@ def import_ahead(folders: Iterable[Path]) -> None:
     """Imports what the artifacts in `folders` will run on, as far as it is installed: a program with an event loop does so before it
     starts, as importing torch holds the interpreter's lock for a quarter of a second."""
     _onnxruntime()
-    if any(any(folder.glob("*.pt")) for folder in folders):
+    if any(map(_holds_torchscript, folders)):
         with contextlib.suppress(ImportError):  # their models will say what is missing
             import torch  # noqa: F401
+
+
+def _holds_torchscript(folder: Path) -> bool:
+    try:
+        return any(name.endswith(".pt") for name in os.listdir(folder))
+    except OSError:  # its model will say why it cannot be read
+        return False
 
 
 class OnnxBackend:

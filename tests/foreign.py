@@ -116,7 +116,7 @@ def manifest(**changes: Any) -> dict[str, Any]:
 def write(root: Path, graph: Callable[[Path], object] = generator, **changes: Any) -> Path:
     """The artifact's folder, ROOT/foreign/1, or of another name."""
     content = manifest(**changes)
-    folder = root / content["name"] / "1"
+    folder = root / str(content["name"]) / "1"
     folder.mkdir(parents=True)
     graph(folder / "generator.onnx")
     (folder / "manifest.json").write_text(json.dumps(content))

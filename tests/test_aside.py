@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import pytest
 
 from runtime import bulk, codecs
 from service import aside as module
-from service import bodies, encoding, messages, metrics, security
+from service import bodies, encoding, handlers, messages, metrics, security
 from service.aside import LARGE, aside, later
 from service.stubs import manifold_pb2 as pb
 from service.stubs import manifold_pb2_grpc as stubs
@@ -50,8 +51,8 @@ def test_a_folder_that_does_not_answer_and_models_that_load_keep_no_request_out(
 
     async def scene() -> str:
         for pool in ("disk", "models"):
-            for _ in range(module.THREADS[pool] + 1):  # type: ignore[index]
-                later(go.wait, pool)  # type: ignore[arg-type]
+            for _ in range(module.THREADS[pool] + 1):
+                later(go.wait, pool)
         return await asyncio.wait_for(aside(lambda: threading.current_thread().name), 10)
 
     try:
@@ -111,9 +112,9 @@ OVER_HTTP: dict[str, tuple[Any, str, str, bytes, str]] = {
     "conditions as lists": (
         np, "atleast_2d", "/sample", json.dumps({"model": "mnist-cvae", "condition": [[0.1] * 10] * 2000}).encode(), "application/json",
     ),
-    "judging scores": (module_of := __import__("service.handlers", fromlist=["judged"]), "judged", "/anomaly-score", rows(), "application/json"),
+    "judging scores": (handlers, "judged", "/anomaly-score", rows(), "application/json"),
     "writing rows": (encoding, "dumps", "/sample", b'{"model": "transactions-vae", "n": 500}', "application/json"),
-    "filling rows in": (module_of, "_whole_rows", "/impute", rows(seed=1), "application/json"),
+    "filling rows in": (handlers, "_whole_rows", "/impute", rows(seed=1), "application/json"),
 }  # fmt: skip
 
 
@@ -180,7 +181,7 @@ def test_pages_of_metrics_and_files_are_read_off_the_event_loop(
     service: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen = [Seen(monkeypatch, metrics, name) for name in ("generate_latest",)]
-    seen += [Seen(monkeypatch, metrics.shutil, "disk_usage"), Seen(monkeypatch, metrics.Scores, "collect")]
+    seen += [Seen(monkeypatch, shutil, "disk_usage"), Seen(monkeypatch, metrics.Scores, "collect")]
     read = Seen(monkeypatch, Path, "read_bytes")
     assert "manifold_ready 1.0" in service.client.get("/metrics").text
     with grpc.insecure_channel(service.target) as channel:
@@ -199,8 +200,6 @@ def test_keys_are_read_again_off_the_event_loop(service: Served, monkeypatch: py
 
 def test_pages_that_are_asked_for_at_once_are_whole(service: Served) -> None:
     found: list[Future[str]] = []
-    from concurrent.futures import ThreadPoolExecutor
-
     with ThreadPoolExecutor(8) as pool:
         found = [pool.submit(lambda: service.client.get("/metrics").text) for _ in range(40)]
         for _ in range(20):

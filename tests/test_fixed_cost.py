@@ -14,7 +14,7 @@ from runtime.engine import load
 from runtime.fixed_cost import has_fixed_cost
 from tests import foreign
 
-CONSTANTS = {
+CONSTANTS: dict[str, np.ndarray[Any, Any]] = {
     "one": np.ones((), np.int64), "zero": np.zeros((), np.int64), "two": np.asarray([2], np.int64), "pads": np.zeros(4, np.int64),
     "values": np.asarray([0, 1], np.float32), "empty": np.zeros(0, np.float32), "scales": np.ones(2, np.float32),
 }  # fmt: skip
@@ -49,7 +49,12 @@ def graph(path: Path, steps: list[tuple[Any, ...]], **model: Any) -> Path:
     ]
     for place, (kind, inputs, *options) in enumerate(steps):
         nodes.append(helper.make_node(kind, inputs, [f"y{place}"], **(options[0] if options else {})))
-    constants = {**CONSTANTS, "start": np.asarray([0]), "axis": np.asarray([1]), "flat": np.asarray([-1])}
+    constants: dict[str, np.ndarray[Any, Any]] = {
+        **CONSTANTS,
+        "start": np.asarray([0]),
+        "axis": np.asarray([1]),
+        "flat": np.asarray([-1]),
+    }
     made = helper.make_graph(
         nodes, "sized",
         [helper.make_tensor_value_info("z", TensorProto.FLOAT, ["N", 4])],
