@@ -21,7 +21,8 @@ from training import families, runs
 from training.data import Data, Part
 from training.train import train
 
-FOLDER = "TESTS_SHARED"  # no MANIFOLD_ variable, which services that tests start would refuse; set by tests/conftest.py for the processes of one test run
+# set by tests/conftest.py for the processes of one test run; no MANIFOLD_ variable, which services that tests start would refuse
+FOLDER = "TESTS_SHARED"
 
 
 def once(key: str, make: Callable[[Path], object]) -> Path:
