@@ -26,7 +26,7 @@ from runtime import codecs, errors
 from runtime.errors import ManifoldError
 from service import admin, bodies, contract, describe, encoding, replies, streams, tracing, uploads
 from service.asgi import OPEN, Endpoint, Front
-from service.aside import aside
+from service.aside import ROW, aside
 from service.handlers import Answer, Handlers
 from service.incoming import Incoming
 from service.inference.core import Core
@@ -186,10 +186,11 @@ def _add_models(app: FastAPI, registry: Registry) -> None:
 
     @app.get("/models", response_model=contract.ModelList, summary="What there is, and its state.")
     async def models() -> Response:
-        return Response(
-            encoding.dumps({"models": [describe.summary(entry, default) for entry in registry.shown]}),
-            media_type=encoding.JSON,
+        shown = registry.shown
+        body = await aside(
+            lambda: encoding.dumps({"models": [describe.summary(entry, default) for entry in shown]}), ROW * len(shown)
         )
+        return Response(body, media_type=encoding.JSON)
 
     @app.get("/models/{name}", response_model=dict[str, Any], summary="One model: its manifest's public part.")
     async def model(name: str, version: int | None = None) -> Response:

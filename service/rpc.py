@@ -157,9 +157,13 @@ class Servicer(stubs.ManifoldServicer):
         async with Call(self.calls, context, "ListModels"):
             readable(message)
             default = self.settings.default_model
-            answer = pb.ModelList()
-            for entry in self.registry.shown:
-                messages.fill(answer.models.add(), _summary(describe.summary(entry, default)))
+            answer, shown = pb.ModelList(), self.registry.shown
+
+            def fill() -> None:
+                for entry in shown:
+                    messages.fill(answer.models.add(), _summary(describe.summary(entry, default)))
+
+            await aside(fill, 2 * ROW * len(shown))
             return answer
 
     async def GetModel(self, message: pb.GetModelRequest, context: Context) -> pb.Model:  # noqa: N802

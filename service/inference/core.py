@@ -161,11 +161,13 @@ class Core:
     async def metadata(self, name: str, version: str) -> dict[str, Any]:
         """GET /v2/models/NAME."""
         target = await targets.find(self.registry, name, version, described=True)
-        return targets.metadata(target, self.registry.versions(target.entry.name))
+        versions = self.registry.versions(target.entry.name)
+        return await aside(lambda: targets.metadata(target, versions))  # with an example, which may be a large image
 
     async def config(self, name: str, version: str) -> dict[str, Any]:
         """GET /v2/models/NAME/config."""
-        return targets.config(await targets.find(self.registry, name, version))
+        target = await targets.find(self.registry, name, version)
+        return await aside(lambda: targets.config(target))
 
     async def ready(self, name: str, version: str) -> bool:
         """Whether the model would answer. Raises UnknownModel."""
