@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import tempfile
@@ -99,6 +100,12 @@ def pytest_configure(config: pytest.Config) -> None:
     """Make the folder of what tests share, unless this is a worker of pytest-xdist: those have it from the process that started them."""
     if not hasattr(config, "workerinput"):
         os.environ[shared.FOLDER] = tempfile.mkdtemp(prefix="manifold-tests-")
+
+
+def pytest_collection_finish() -> None:
+    """Keep the garbage collector off what was imported: exports make many objects, and each full collection would go through torch."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
