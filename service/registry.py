@@ -18,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 import structlog
 
 from runtime import repository
-from runtime.errors import ArtifactError, ManifoldError, Unavailable, UnknownModel
+from runtime.errors import ArtifactError, ManifoldError, Unavailable, UnknownModel, shown
 from runtime.manifest import Manifest
 from runtime.spec import ImageSpec
 from service import versions
@@ -214,22 +214,21 @@ class Registry:
             raise Unavailable("the service is stopping; ask another one, or again in a moment")
 
     def readiness(self) -> tuple[bool, str | None]:
-        """Whether the service is ready, and why not. Models that lack an extra or a device they were told to have do not count."""
+        """Return whether the service is ready, and why not. Models that lack an extra or a device they were told to have do not count.
+
+        Anybody may read the reason, so that it names models and says where the rest is, which may need a key.
+        """
         if self.leaving:
             return False, "stopping"
         entries = [self.entries[item] for item in self.latest.items()]
         loading = [entry.name for entry in entries if entry.state == "loading"]
-        broken = [
-            f"{entry.name}: {entry.reason}" for entry in entries if entry.state == "unavailable" and not entry.expected
-        ]
+        broken = [entry for entry in entries if entry.state == "unavailable" and not entry.expected]
         if loading:
             return False, f"loading {', '.join(loading)}"
         if broken:
-            return False, "unavailable: " + "; ".join(broken)
+            return False, f"unavailable: {_pointers(broken)}"
         if not any(entry.state in SERVING for entry in entries):
-            return False, f"no model is ready in {self.settings.models_dir}" + "".join(
-                f"; {entry.name}: {entry.reason}" for entry in entries
-            )
+            return False, f"no model is ready{': ' if entries else ''}{_pointers(entries)}"
         return True, None
 
     # --- what changes while the service runs ---
@@ -255,7 +254,7 @@ class Registry:
         self._drop(name, found, allowed)
         if not allowed:
             raise UnknownModel(
-                f"model: {self.settings.models_dir / name} has no version to serve; put an artifact there first",
+                f"model: the folder of models has no version of {shown(name)} to serve; put an artifact there first",
                 field="model", valid=list(self.latest),
             )  # fmt: skip
         before = self.latest.get(name)
@@ -381,6 +380,11 @@ class Registry:
             if known.keys() != now.keys() or any(known[version] not in ((), now[version]) for version in known):
                 changed.append(name)
         return changed
+
+
+def _pointers(entries: Iterable[Entry]) -> str:
+    """Return the names of models that do not answer, and where each has its reason."""
+    return "; ".join(f"{entry.name} (GET /models/{entry.name} and the log have the reason)" for entry in entries)
 
 
 def data_summary(manifest: Manifest) -> dict[str, object]:
