@@ -254,7 +254,7 @@ class Registry:
         self._drop(name, found, allowed)
         if not allowed:
             raise UnknownModel(
-                f"model: the folder of models has no version of {shown(name)} to serve; put an artifact there first",
+                f"model: {shown(name)} has no version to serve; put an artifact into the folder of models first",
                 field="model", valid=list(self.latest),
             )  # fmt: skip
         before = self.latest.get(name)
