@@ -150,7 +150,8 @@ def main() -> None:
         root = Path(folder)
         publish(root, 1)
         environment: dict[str, Any] = {
-            "MANIFOLD_PORT": str(port), "MANIFOLD_DEVICE": "cpu", "MANIFOLD_MODELS_DIR": folder, "MANIFOLD_VERSIONS": "latest", "MANIFOLD_TRUST_LOOPBACK": "true",
+            "MANIFOLD_PORT": str(port), "MANIFOLD_DEVICE": "cpu", "MANIFOLD_MODELS_DIR": folder, "MANIFOLD_VERSIONS": "latest",
+            "MANIFOLD_TRUST_LOOPBACK": "true",
         }  # fmt: skip
         service = serving.started(
             [sys.executable, "-m", "service"], f"http://127.0.0.1:{port}/health/ready", **environment

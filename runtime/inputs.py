@@ -91,6 +91,10 @@ def conditions(manifest: Manifest, tensor: InputSpec, classes: Classes, n: int, 
             raise InvalidValue(
                 f"condition: {len(rows)} rows for {n} items; give one, or one an item", field="condition"
             )
+        if manifest.classes is not None and not ((rows >= 0).all() and rows.any(axis=1).all()):
+            raise InvalidValue(
+                "condition: weights of classes must be at least 0, and one of each item's above 0", field="condition"
+            )
         return np.ascontiguousarray(np.broadcast_to(rows, (n, width)))
     if manifest.conditions is not None and isinstance(classes, str) and classes == "random":
         examples = np.asarray(manifest.conditions.examples, np.float32)
@@ -127,7 +131,8 @@ def class_weights(manifest: Manifest, given: Mapping[str, float], width: int) ->
         raise InvalidValue("class: weights must be finite and at least 0, and one of them above 0", field="class")
     # by a power of two, which changes no digit: the sum of large weights would overflow, and that of tiny ones lose their digits
     weights = np.ldexp(weights, -int(np.frexp(weights.max())[1]))
-    return (weights / weights.sum()).astype(np.float32)
+    shares: Float32 = (weights / weights.sum()).astype(np.float32)
+    return shares
 
 
 def check_temperature(temperature: float) -> None:

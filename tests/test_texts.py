@@ -202,7 +202,7 @@ def test_fields_that_are_there_twice(service: TestClient) -> None:
         {"class": NINES}, {"class": [NINES]}, {"class": {NINES: 1}}, {"class": 2**63}, {"class": -1}, {"class": {"3": 1, "03": 1}},
         {"class": {"3": 0, "5": 0}},
         {"class": {"3": -1, "5": 2}}, {"class": {}}, {"class": {"3": "nan"}}, {"class": {"3": True, "x": 1}},
-        {"condition": [1e308] * 10}, {"condition": [1e39] * 10},
+        {"condition": [1e308] * 10}, {"condition": [1e39] * 10}, {"condition": [0] * 10}, {"condition": [-1] + [1] * 9}, {"condition": [1e-320] * 10},
         {"temperature": 1e308}, {"temperature": 1e-320}, {"temperature": 0}, {"seed": NINES}, {"seed": 2**63}, {"seed": 1.0},
         {"first": 2**63 - 1, "n": 2}, {"first": 2**63}, {"n": 2**63}, {"n": 2**31}, {"n": 1e300},
         {"latents": [[1e308] * 128]}, {"latents": [[1e39] * 128]}, {"version": 2**63},

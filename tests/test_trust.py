@@ -77,13 +77,13 @@ def service(root: Path) -> Iterator[Served]:
         yield service
 
 
-def ask(client: TestClient, method: str, path: str, headers: Any) -> httpx.Response:
+def ask(client: TestClient, method: str, path: str, headers: Any) -> Any:
     """A request that is answered with 200 where it is admitted."""
     body = '{"seed": 1}' if path == "/sample" else '{"parameters": {"seed": 1}}' if path.endswith("/infer") else ""
     return client.request(method, path, headers=headers, content=body)
 
 
-def refused(answer: httpx.Response, field: str, status: int = 403) -> None:
+def refused(answer: Any, field: str, status: int = 403) -> None:
     """An error in the shape of its route, which says what to do."""
     assert answer.status_code == status, answer.text
     error = answer.json()["error"]
@@ -129,10 +129,7 @@ def test_loopback_names_are_answered(host: str, client: TestClient) -> None:
 )  # fmt: skip
 def test_other_hosts_are_not(host: str, client: TestClient) -> None:
     for method, path in ASKED:
-        answer = ask(client, method, path, {b"Host": host.encode("latin-1")})
-        if host.strip() == "localhost":
-            continue
-        refused(answer, "Host")
+        refused(ask(client, method, path, {b"Host": host.encode("latin-1")}), "Host")
     for path in HEALTH:
         answer = client.get(path, headers={b"Host": host.encode("latin-1")})
         assert answer.status_code == 200
@@ -430,8 +427,8 @@ def test_open_routes_show_no_paths(tmp_path: Path) -> None:
             assert "hidden place" not in text and str(tmp_path) not in text, path
             assert KEY.name not in text or path in ("/", "/docs", "/openapi.json")
         for path in ("/health/ready", "/v2/health/ready"):
-            answer = httpx.get(url + path).json()
-            said = answer.get("reason") or answer.get("error") or ""
+            told = httpx.get(url + path).json()
+            said = told.get("reason") or told.get("error") or ""
             assert "json" not in said and "generator" not in said and "field" not in said
         mine = {"Authorization": f"Bearer {TOKEN}"}
         shown = httpx.get(f"{url}/models", headers=mine)
