@@ -292,9 +292,12 @@ def read_recipe(content: bytes) -> dict[str, Any]:
         raise InvalidValue(
             "the image carries no recipe: it is not a PNG made by this project, or a program has rewritten it"
         )
-    recipe = texts.json_of(text, "recipe")
+    try:
+        recipe = texts.json_of(text, "recipe")
+    except Malformed:
+        raise InvalidValue("the image's recipe is damaged: it is not JSON") from None
     if not isinstance(recipe, dict):
-        raise Malformed("recipe: a JSON object is needed; the image's recipe is damaged", field="recipe")
+        raise InvalidValue("the image's recipe is damaged: it is not a JSON object")
     return recipe
 
 

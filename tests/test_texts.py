@@ -326,7 +326,7 @@ def test_recipes_that_are_none(text: str) -> None:
     info, picture = PngImagePlugin.PngInfo(), io.BytesIO()
     info.add_text(codecs.RECIPE, text)
     Image.fromarray(np.zeros((2, 2), np.uint8)).save(picture, "PNG", pnginfo=info)
-    with pytest.raises(Malformed, match="recipe"):
+    with pytest.raises(InvalidValue, match="recipe"):
         codecs.read_recipe(picture.getvalue())
 
 
