@@ -16,7 +16,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from runtime import errors
-from runtime.errors import InvalidValue, ManifoldError, NotFound, UnsupportedMedia
+from runtime.errors import InvalidValue, Malformed, ManifoldError, NotFound, UnsupportedMedia
 from service import bodies, contract, describe, encoding, messages, uploads
 from service.calls import Call, Calls, Tolerant, deadline, readable
 from service.handlers import Answer, Handlers
@@ -247,12 +247,16 @@ class Gate(grpc.aio.ServerInterceptor):
         service, _, name = details.method.removeprefix("/").partition("/")
         calls, free, admin = self.services.get(service, (None, (), ()))
         if calls is not None and name not in free:
-            given = next((value for key, value in details.invocation_metadata if key == "authorization"), None)
+            given = [value for key, value in details.invocation_metadata if key == "authorization"]
             try:
-                key = self.security.check(given, "admin" if name in admin else "infer")
+                if len(given) > 1:
+                    raise Malformed(
+                        "authorization: the metadata has it more than once; send it once", field="authorization"
+                    )
+                key = self.security.check(given[0] if given else None, "admin" if name in admin else "infer")
             except ManifoldError as error:
                 return self._refusal(calls, name, error)
-            calls.metrics.asked(key.name)
+            calls.metrics.asked(key.id)
         return await continuation(details)
 
     @staticmethod
