@@ -290,6 +290,8 @@ def _add_errors(app: FastAPI) -> None:
         path, status = request.url.path, error.status_code
         if path in {f"/{name}" for name in USE_CASES}:
             status, error = 405, HTTPException(405, headers={"Allow": "POST"})
+        elif status == 405 and "GET" in (allowed := (error.headers or {}).get("Allow", "")) and "HEAD" not in allowed:
+            error = HTTPException(405, headers={"Allow": allowed.replace("GET", "GET, HEAD")})
         paths = sorted(
             {route.path for route in app.routes if hasattr(route, "path")} | {f"/{name}" for name in USE_CASES}
         )

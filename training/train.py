@@ -109,6 +109,7 @@ class Loop:
         self.position = Position()
         self.optimizers: list[Any] = []
         self.seconds = 0.0  # of training, not of looking
+        self.curves = sheets.Curves(run.folder / LOG, run.folder / sheets.CURVES)
         self.window: dict[str, float] = {}  # sums since the last look of the phase's watch
         self.items = torch.as_tensor(data.train.items).to(fabric.device)
         self.labels = torch.as_tensor(data.train.labels).to(fabric.device)
@@ -225,6 +226,7 @@ class Loop:
         with (
             _finish_step_on_interrupt() as interrupted,
             Progress(self.quiet or not self.fabric.is_global_zero) as progress,
+            self.curves,
         ):
             while self.position.phase < len(self.phases):
                 phase = self.phases[self.position.phase]
@@ -353,8 +355,7 @@ class Loop:
                         )
             self._log(record)
             progress.epoch(record)
-            if look:
-                sheets.curves(self.run.folder / LOG, self.run.folder / "curves.png")
+            self.curves.grown()
         self.checkpoint()
 
     @torch.no_grad()
