@@ -168,6 +168,8 @@ class Registry:
                 await asyncio.get_running_loop().run_in_executor(None, entry.load, self.settings, self.listener)
             if entry.retired:  # meanwhile
                 entry.close()
+            elif entry.state == "unavailable" and not entry.expected and self.latest.get(entry.name) == entry.version:
+                self._elect(entry.name)  # those who wait get the version before
         finally:
             del self._waking[entry]
 
@@ -334,10 +336,11 @@ class Registry:
             old.retire()
 
     def _elect(self, name: str) -> None:
-        """The version that is meant where none is said: the highest that serves, or would."""
+        """Choose the version that requests get which name none: the highest that is ready, or, lazily, that has not failed."""
         known = self.versions(name)
         serving = [version for version in known if self.entries[name, version].state in SERVING]
-        self.latest[name] = (serving or known)[-1]
+        ready = [version for version in serving if self.entries[name, version].state == "ready"]
+        self.latest[name] = ((not self.settings.lazily and ready) or serving or known)[-1]
 
     async def unload(self, name: str) -> None:
         """Takes a model out of service until it is loaded again. Raises UnknownModel."""
