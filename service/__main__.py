@@ -236,7 +236,8 @@ def within_files(settings: Settings) -> Settings:
     most = max(1, soft - FILES)
     if soft == resource.RLIM_INFINITY or most >= settings.max_connections:
         return settings
-    log.warning(
+    tell = log.warning if most < settings.max_connections // 2 else log.info
+    tell(
         "few open files are allowed: connections beyond them are refused", limit=soft, max_connections=most, asked=settings.max_connections,
         remedy=f"raise `ulimit -n` (LimitNOFILE, ulimits) to {settings.max_connections + FILES}, or lower MANIFOLD_MAX_CONNECTIONS",
     )  # fmt: skip
