@@ -116,7 +116,7 @@ def lost_lines(count: int) -> dict[str, Any]:
         "event": "lines of the log were lost: it was not read, or could not be written",
         "lines": count,
     }
-    return structlog.processors.TimeStamper(fmt="iso")(None, "", {**record, "level": "warning"})
+    return dict(structlog.processors.TimeStamper(fmt="iso")(None, "", {**record, "level": "warning"}))
 
 
 def render(style: str, record: dict[str, Any]) -> str:
@@ -200,7 +200,7 @@ def _route_logging(style: str, writer: Writer) -> None:
         foreign_pre_chain=[structlog.stdlib.add_logger_name, structlog.processors.add_log_level, stamp],
         processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *_renderers(style)],
     )
-    handler = logging.StreamHandler(writer)  # type: ignore[type-var]
+    handler = logging.StreamHandler(writer)
     handler.setFormatter(formatter)
     logging.raiseExceptions = False  # a message that cannot be formatted is not a traceback on stderr
     root = logging.getLogger()

@@ -127,6 +127,8 @@ class Keeper:
         finally:  # whatever happens here, no worker is left behind
             for worker in self.workers:
                 worker.process.kill()
+            for each in (self._selector, self._awake, self._wake):
+                each.close()
         return FAILED if self.failures >= FAILURES else 0
 
     # --- signals ---
@@ -134,7 +136,7 @@ class Keeper:
     def _receive(self, number: int) -> None:
         """Take a signal, in the thread that receives them."""
         self._signals.put(number)
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError):  # full, so that it wakes up anyway, or closed at the end
             self._wake.send(b"!")
 
     def _obey(self) -> None:
@@ -250,7 +252,8 @@ class Keeper:
         elif kind == "open":
             worker.listens, self.failures = True, 0
         elif kind == "ask":
-            self.errands.ask(*rest, origin=worker, number=number)
+            verb, argument = rest
+            self.errands.ask(verb, argument, worker, number)
         elif kind == "done":
             self.errands.done(worker, number, *rest)
 

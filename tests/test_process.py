@@ -31,9 +31,9 @@ from tests.served import free_port, until
 
 @contextmanager
 def service(
-    models: Path, port: int, *, prelude: str = "", closed: bool = False, files: int = 0, **more: str
+    models: Path, port: int, *, prelude: str = "", first: str = "", streams: str = "", **more: str
 ) -> Iterator[subprocess.Popen[str]]:
-    """`python -m service` on a port of loopback; after some lines of Python, without standard streams, or with few open files."""
+    """`python -m service` on a port of loopback; after some lines of Python or of the shell, with the streams redirected."""
     environment = {
         **os.environ,
         "MANIFOLD_MODELS_DIR": str(models),
@@ -51,8 +51,7 @@ def service(
             "raise SystemExit(__main__.main())",
         )
         command = [sys.executable, "-c", "\n".join(lines)]
-    limit, streams = f"ulimit -n {files};" if files else "", "<&- >&- 2>&-" if closed else ""
-    command = ["sh", "-c", f'{limit} exec "$@" {streams}', "sh", *command]
+    command = ["sh", "-c", f'{first} exec "$@" {streams}', "sh", *command]
     with subprocess.Popen(command, cwd=models, env=environment, stderr=subprocess.PIPE, text=True) as process:
         try:
             yield process
@@ -251,7 +250,9 @@ def test_an_error_that_nobody_expected_is_one_record(tmp_path: Path) -> None:
 def test_standard_streams_that_are_closed_hold_up_nobody(tmp_path: Path) -> None:
     foreign.write(tmp_path)
     port = free_port()
-    with service(tmp_path, port, closed=True, MANIFOLD_LOG_REQUESTS="true", MANIFOLD_GRPC_PORT="0") as process:
+    with service(
+        tmp_path, port, streams="<&- >&- 2>&-", MANIFOLD_LOG_REQUESTS="true", MANIFOLD_GRPC_PORT="0"
+    ) as process:
         until(lambda: answers(f"http://127.0.0.1:{port}/health/ready"))
         assert {answers(f"http://127.0.0.1:{port}/health/live") for _ in range(3)} == {True}
         process.send_signal(signal.SIGTERM)
@@ -262,7 +263,9 @@ def test_few_open_files_and_a_log_that_nobody_reads(tmp_path: Path) -> None:
     """The service says what is short, refuses connections beyond it, and answers when there is room again."""
     foreign.write(tmp_path)
     port = free_port()
-    with service(tmp_path, port, files=64, MANIFOLD_LOG_FORMAT="json", MANIFOLD_LOG_REQUESTS="true") as process:
+    with service(
+        tmp_path, port, first="ulimit -n 64;", MANIFOLD_LOG_FORMAT="json", MANIFOLD_LOG_REQUESTS="true"
+    ) as process:
         wait_until_ready(f"http://127.0.0.1:{port}", process)
         with ExitStack() as stack:
             address = ("127.0.0.1", port)

@@ -274,22 +274,31 @@ def test_a_line_keeps_messages_whole_and_never_waits() -> None:
     messages = [["a", number, "x" * 900] for number in range(2000)]
     assert all(ours.send(message) for message in messages)  # more than the socket takes
     found = list[Any]()
+    reading = 0
     while len(found) < len(messages):
         ours.flush()
         found += other.receive()
+        reading += 1
+        assert reading < 10_000
     assert found == messages
     sent = 0
     while other.send(["b", sent, "y" * 900]):
         sent += 1
-    assert sent < 2000 and other.waiting <= 2000 and not other.closed
+    assert 0 < other.waiting <= 2000 and not ours.closed
+    while ours.receive() or other.waiting:
+        other.flush()
     theirs.send(b"\xff\xff\xff\xff")  # no message is so long
-    while not ours.closed:
-        ours.receive()
+    lose(ours)
     assert not ours.send(["a", 0])
     ours.close()
-    while not other.closed:
-        other.receive()
+    lose(other)
     other.close()
+
+
+def lose(found: line.Line) -> None:
+    """Read until the line is closed."""
+    while not found.closed:
+        found.receive()
 
 
 def test_a_parent_that_does_not_answer_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -329,7 +338,9 @@ def test_workers_that_end_again_and_again_are_started_less_often() -> None:
 
 def test_one_that_uses_the_processor_has_more_time() -> None:
     with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as process:
-        worker = workers.Worker(0, process, line.pair()[0], 0.0, answered=True)
+        ours, theirs = line.pair()
+        theirs.close()
+        worker = workers.Worker(0, process, ours, 0.0, answered=True)
         until(lambda: workers.processor_seconds(process.pid) > 0.2)
         worker.silent = 2.0
         assert not worker.hangs(1.0)
