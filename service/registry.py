@@ -92,7 +92,9 @@ class Registry:
             list(pool.map(self._load_first, names))
 
     def _load_first(self, name: str) -> None:
-        """The latest version, or the one before where it is broken."""
+        """The latest version, or the one before where it is broken. Nothing once the service is told to stop."""
+        if self.leaving:
+            return
         highest = self.latest[name]
         for version in reversed(self.versions(name)):
             entry = self.entries[name, version]

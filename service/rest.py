@@ -234,7 +234,7 @@ def _add_operations(app: FastAPI, registry: Registry, metrics: Metrics) -> None:
     @app.get("/metrics", response_class=Response, summary="For Prometheus.")
     async def metrics_page() -> Response:
         cluster = registry.cluster
-        page = metrics.page() if cluster is None else (await cluster.everywhere("metrics"))[0]
+        page = metrics.page() if cluster is None else await cluster.metrics()
         return Response(page, media_type=metrics.content_type)
 
 

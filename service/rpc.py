@@ -280,9 +280,10 @@ class Server:
         self.port = 0
         self._server: grpc.aio.Server | None = None
         self._watch: asyncio.Task[None] | None = None
+        self._health: health.aio.HealthServicer | None = None
 
-    async def start(self, port: int) -> None:
-        """Listens. Raises RuntimeError where the port cannot be had."""
+    def open(self, port: int) -> None:
+        """Take the port. Calls are answered once the server has started. Raises RuntimeError if the port cannot be had."""
         limit = self.settings.max_body_bytes + FRAME
         services = {
             NAME: (self.servicer.calls, (), ()),
@@ -302,9 +303,13 @@ class Server:
         reflection.enable_server_reflection((*services, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
         host = f"[{self.settings.host}]" if ":" in self.settings.host else self.settings.host
         self.port = self._listen(server, f"{host}:{port}")
-        await server.start()
-        self._server = server
-        self._watch = asyncio.create_task(self._follow(told))
+        self._server, self._health = server, told
+
+    async def start(self) -> None:
+        """Answer calls from now on."""
+        assert self._server is not None and self._health is not None
+        await self._server.start()
+        self._watch = asyncio.create_task(self._follow(self._health))
 
     def _listen(self, server: grpc.aio.Server, address: str) -> int:
         if self.security.certificate is None:
@@ -338,7 +343,8 @@ class Server:
 
     async def stop(self, seconds: float) -> None:
         """Takes no more calls; those in flight get so long to end."""
-        if self._server is None or self._watch is None:
+        if self._server is None:
             return
-        self._watch.cancel()
+        if self._watch is not None:
+            self._watch.cancel()
         await self._server.stop(seconds)

@@ -143,6 +143,18 @@ class Settings(BaseSettings):
     notice_seconds: float = Field(
         default=0.0, ge=0, description="told to stop, not ready, but still serving: for load balancers to notice"
     )
+    hang_seconds: float = Field(
+        default=10.0,
+        ge=2,
+        allow_inf_nan=False,
+        description="a worker process that does not answer for so long is killed and started again; ten times as long if it uses the processor",
+    )
+    command_seconds: float = Field(
+        default=120.0,
+        ge=1,
+        allow_inf_nan=False,
+        description="for all worker processes to load or unload a model, or to read keys again; then the answer names those that did not",
+    )
     traces: str = Field(
         default="",
         description="where spans go, an OTLP endpoint over HTTP: http://127.0.0.1:4318/v1/traces; needs the extra tracing",

@@ -18,7 +18,7 @@ from starlette.testclient import TestClient
 from runtime import manifest, repository
 from runtime.engine import Model, load
 from runtime.spec import NumericColumn, TableSpec
-from service.__main__ import configure_log
+from service import logs
 from service.rest import create_app
 from service.settings import Settings
 from tests import shared
@@ -172,4 +172,4 @@ def wait_until_ready(client: TestClient) -> None:
 @pytest.fixture(scope="session", autouse=True)
 def _plain_log() -> None:
     """The service's own log format, without its debug lines."""
-    configure_log("text")
+    logs.configure("text")
