@@ -21,8 +21,7 @@ from training import families, runs
 from training.data import Data, Part
 from training.train import train
 
-# set by tests/conftest.py for the processes of one test run; no MANIFOLD_ variable, which services that tests start would refuse
-FOLDER = "TESTS_SHARED"
+FOLDER = "TESTS_SHARED"  # set by tests/conftest.py for the processes of one test run
 
 
 def once(key: str, make: Callable[[Path], object]) -> Path:
