@@ -18,7 +18,7 @@ from starlette.testclient import TestClient
 from runtime import manifest, repository
 from runtime.engine import Model, load
 from runtime.spec import NumericColumn, TableSpec
-from service.__main__ import configure_log
+from service import logs
 from service.rest import create_app
 from service.settings import Settings
 from tests import shared
@@ -30,6 +30,9 @@ from training.train import Loop
 
 settings.register_profile("steady", deadline=None, derandomize=True)  # the same examples on every machine, however slow
 settings.load_profile("steady")
+# tests ask under names of their own, and use admin routes without a key; tests/test_trust.py sets both itself
+os.environ.setdefault("MANIFOLD_HOSTS", "testserver here")
+os.environ.setdefault("MANIFOLD_TRUST_LOOPBACK", "true")
 collect_ignore = ["public_client"]  # make test runs it in an environment of its own
 
 ROOT = Path(__file__).parent.parent
@@ -205,4 +208,4 @@ def _fast(pytestconfig: pytest.Config) -> Iterator[None]:
 @pytest.fixture(scope="session", autouse=True)
 def _plain_log() -> None:
     """The service's own log format, without its debug lines."""
-    configure_log("text")
+    logs.configure("text")

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from runtime import batches, calibration, codecs, golden, repository
 from runtime import manifest as manifests
 from runtime.engine import Model, example_inputs, load, padded
-from runtime.errors import ArtifactError
+from runtime.errors import ArtifactError, shown
 from runtime.manifest import Golden, Manifest, Metric, Scoring, TaskSpec
 from runtime.operations import CAN, softmax
 from runtime.spec import ImageSpec
@@ -57,8 +57,7 @@ def export(
         raise TrainingError(
             f"format: unknown {backend!r}; valid are {', '.join(FORMATS)}", field="format", valid=list(FORMATS)
         )
-    if not re.fullmatch(manifests.NAME, name):
-        raise TrainingError(f"name: {name!r} must be letters, digits, '.', '_' and '-', at most 64", field="name")
+    check_name(name)
     data = data or datasets.load(run.data)
     model = trained_model(run, data)
     with torch.no_grad():
@@ -105,6 +104,12 @@ def export(
         (folder / manifests.FILE).write_text(manifests.dumps(manifest))
         load(folder, device="cpu")
         return repository.publish_next(folder, root, manifest)
+
+
+def check_name(name: str) -> None:
+    """Raise TrainingError for a name that no artifact can have."""
+    if not re.fullmatch(manifests.NAME, name):
+        raise TrainingError(f"name: {shown(name)} must be letters, digits, '.', '_' and '-', at most 64", field="name")
 
 
 # --- manifest -----------------------------------------------------------------------------------------------------------------

@@ -39,8 +39,6 @@ from training.watching import Alarm
 class Interrupted(TrainingError):
     """Ctrl-C: the step was finished and a checkpoint written."""
 
-    status = 130  # of the command, as after any SIGINT
-
 
 @dataclass
 class Position:
@@ -134,7 +132,7 @@ class Loop:
         """Return what to tell about a file that could not be written, most often because the disk is full."""
         return TrainingError(
             f"{error.filename or self.run.folder}: {error.strerror or error}: training stopped at step {self.position.step}; {self._kept()}. "
-            f"Make room, then `manifold resume {self.run.folder}`."
+            f"{'Make room, then `manifold resume ' + str(self.run.folder) + '`' if self.run.checkpoint.exists() else 'Make room and start it again'}."
         )
 
     def _kept(self) -> str:
