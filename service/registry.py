@@ -92,7 +92,9 @@ class Registry:
             list(pool.map(self._load_first, names))
 
     def _load_first(self, name: str) -> None:
-        """The latest version, or the one before where it is broken."""
+        """The latest version, or the one before where it is broken. Nothing once the service is told to stop."""
+        if self.leaving:
+            return
         highest = self.latest[name]
         for version in reversed(self.versions(name)):
             entry = self.entries[name, version]
@@ -233,6 +235,8 @@ class Registry:
         It is not ready until every model has been tried. Then the default model counts, or, if there is none, any model is enough; with
         `strict_ready` every model counts. Models that were unloaded, or that lack an extra or a device, are unavailable by choice and never
         count.
+
+        Anybody may read the reason, so that it names models and says where the rest is, which may need a key.
         """
         if self.leaving:
             return False, "stopping"
@@ -244,11 +248,9 @@ class Registry:
         if loading:
             return False, f"loading {', '.join(loading)}"
         if broken:
-            return False, "unavailable: " + "; ".join(f"{entry.name}: {entry.reason}" for entry in broken)
+            return False, f"unavailable: {_pointers(broken)}"
         if not any(entry.state in SERVING for entry in entries):
-            return False, f"no model is ready in {self.settings.models_dir}" + "".join(
-                f"; {entry.name}: {entry.reason}" for entry in entries
-            )
+            return False, f"no model is ready{': ' if entries else ''}{_pointers(entries)}"
         return True, None
 
     # --- what changes while the service runs ---
@@ -280,7 +282,7 @@ class Registry:
         self._drop(name, found, allowed)
         if not allowed:
             raise UnknownModel(
-                f"model: {self.settings.models_dir / name} has no version to serve; put an artifact there first",
+                f"model: {shown(name)} has no version to serve; put an artifact into the folder of models first",
                 field="model", valid=list(self.latest),
             )  # fmt: skip
         before = self.latest.get(name)
@@ -436,6 +438,11 @@ def check_sections(settings: Settings, there: repository.Listing) -> None:
             field="models",
             valid=sorted(known),
         )
+
+
+def _pointers(entries: Iterable[Entry]) -> str:
+    """Return the names of models that do not answer, and where each has its reason."""
+    return "; ".join(f"{entry.name} (GET /models/{entry.name} and the log have the reason)" for entry in entries)
 
 
 def data_summary(manifest: Manifest) -> dict[str, object]:
