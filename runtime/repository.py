@@ -224,6 +224,10 @@ def staging(root: Path, name: str) -> Iterator[Path]:
             stack.enter_context(held(folder))
         try:
             yield folder
+        except OSError as error:
+            if error.filename is None:  # of a library that does not say where the disk is full
+                error.filename = str(root / name)
+            raise
         finally:
             _discard(root, folder)
 

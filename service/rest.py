@@ -221,7 +221,7 @@ def _add_operations(app: FastAPI, registry: Registry, metrics: Metrics) -> None:
         "/health/ready",
         response_model=contract.Health,
         responses={503: {"model": contract.Health}},
-        summary="Every model that should answer does.",
+        summary="Whether the service is ready, with the reason if it is not.",
     )
     async def ready(request: Request) -> Response:
         is_ready, reason = registry.readiness()

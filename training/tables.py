@@ -104,7 +104,9 @@ def fit(table: Mapping[str, Array], stated: Stated | None = None) -> TableSpec:
     stated_names = [name for part in (stated.decimals, stated.units, stated.kinds) for name in part if name != OTHERS]
     if unknown := [name for name in stated_names if name not in table]:
         raise TrainingError(
-            f"there is no column {shown(unknown[0])}; the table has {', '.join(map(cut, list(table)[:LISTED]))}", field=unknown[0], valid=list(table)
+            f"there is no column {shown(unknown[0])}; the table has {', '.join(map(cut, list(table)[:LISTED]))}",
+            field=unknown[0],
+            valid=list(table),
         )
     found: list[NumericColumn | CategoricalColumn] = []
     ignored = {}
