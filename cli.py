@@ -448,29 +448,35 @@ def check(
     device: Device = "auto",
 ) -> None:
     """Say what is wrong with an artifact, field by field: manifest, checksums, graphs, golden vectors, batch sizes."""
-    from runtime import checks, engine, manifest, repository
-    from runtime.errors import Unavailable
+    from runtime import checks, repository
+    from runtime.errors import Unavailable, reason
 
     wrong = 0
     for path in artifacts:
         problems: list[str] = []
+        notes: list[str] = []
         try:
-            folder = repository.locate(path)
-            found = repository.seal(folder) if seal else manifest.read(folder)
-            problems = checks.run_all(engine.load(folder, device=device))
-            if not found.files:
-                problems.append('files: no checksums; "manifold check --seal" writes them')
+            problems, notes, found = checks.check(repository.locate(path), device, seal=seal)
         except Unavailable as error:
             typer.echo(f"{path}: not checked: {error.message}")
             continue
         except ManifoldError as error:
             problems.append(error.message)
+        except (OSError, MemoryError) as error:
+            problems.append(reason(error))
+        except (
+            Exception
+        ) as error:  # a check says what is wrong with every artifact that it is given, and goes on with the next
+            problems.append(
+                f"{type(error).__name__}: {reason(error)} (a case that Manifold does not know: please report it)"
+            )
         wrong += bool(problems)
-        typer.echo(
-            "\n".join([f"{path}:", *(f"  {problem}" for problem in problems)])
+        lines = (
+            [f"{path}:", *(f"  {line}" for line in problems)]
             if problems
-            else f"{path}: good: {', '.join(found.tasks)}"
+            else [f"{path}: good: {', '.join(found.tasks)}"]
         )
+        typer.echo("\n".join([*lines, *(f"  note: {note}" for note in notes)]))
     if wrong:
         raise typer.Exit(1)
 

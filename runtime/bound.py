@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from runtime.errors import cannot_run
 from runtime.manifest import TaskSpec, TensorSpec
 
 Array = NDArray[Any]
@@ -53,12 +54,15 @@ class BoundGraph:
         with self._lock:
             try:
                 return self._run(inputs, rows, size)
-            except Exception:  # what ONNX Runtime raises shares no base class
+            except Exception as error:  # what ONNX Runtime raises shares no base class
                 if self.plain is None:
-                    raise
+                    raise cannot_run(self.task.graph, "ONNX Runtime", error) from error
                 self.session, self.plain = self.plain(), None
                 self._buckets.clear()
-                return self._run(inputs, rows, size)
+                try:
+                    return self._run(inputs, rows, size)
+                except Exception as again:
+                    raise cannot_run(self.task.graph, "ONNX Runtime", again) from again
 
     def _run(self, inputs: Mapping[str, Array], rows: int, size: int) -> dict[str, Array]:
         bucket = self._bucket(size)

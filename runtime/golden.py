@@ -36,6 +36,8 @@ def replay(run: Runner, folder: Path, manifest: Manifest, device: str) -> list[s
     tolerance = manifest.golden.tolerance.get(device, max(manifest.golden.tolerance.values()))
     problems = []
     for task, spec in manifest.tasks.items():
+        if task in manifest.drawing:
+            continue  # it never gives the same twice
         inputs = {tensor.role: vectors[key] for tensor in spec.inputs if (key := f"{task}.in.{tensor.role}") in vectors}
         if len(inputs) != len(spec.inputs):
             continue

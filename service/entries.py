@@ -7,7 +7,6 @@ request holds what it has got from the registry until it is over: `hold_from_now
 from __future__ import annotations
 
 import functools
-import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,7 +16,7 @@ from pathlib import Path
 
 import structlog
 
-from runtime import engine, operations
+from runtime import engine, operations, repository
 from runtime import manifest as manifests
 from runtime.engine import Model
 from runtime.errors import ArtifactError, ManifoldError, Unavailable
@@ -155,8 +154,7 @@ def endpoints(manifest: Manifest) -> list[str]:
 def stamp(folder: Path) -> Stamp:
     """Names, sizes and times of an artifact's files: what tells that it has changed. Empty where there is none."""
     try:
-        with os.scandir(folder) as found:
-            files = [(each.name, each.stat()) for each in found if each.is_file()]
+        found = [(name, entry.stat()) for name, entry in repository.everything(folder)]
     except OSError:
         return ()
-    return tuple(sorted((name, status.st_size, status.st_mtime_ns) for name, status in files))
+    return tuple(sorted((name, status.st_size, status.st_mtime_ns) for name, status in found))
