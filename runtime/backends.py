@@ -116,7 +116,7 @@ class OnnxBackend:
         _check_session(path, task, session)
         if self.device == "cuda":
             plain = functools.partial(self._session, path, options, False) if recorded else None
-            return BoundGraph(onnxruntime, session, task, "cuda", plain=plain)
+            return _guarded(path.name, BoundGraph(onnxruntime, session, task, "cuda", plain=plain))
         return OnnxGraph(path.name, session, [spec.graph_name for spec in task.outputs])
 
     def chance(self, task: TaskSpec) -> Chance:
@@ -157,6 +157,18 @@ class OnnxGraph:
             self.session.run(self.names, dict(inputs), options)
         except Exception as error:
             raise cannot_run(self.graph, "ONNX Runtime", error) from error
+
+
+def _guarded(name: str, graph: Graph) -> Graph:
+    """A graph whose errors are GraphErrors."""
+
+    def run(inputs: Mapping[str, Array]) -> dict[str, Array]:
+        try:
+            return graph(inputs)
+        except Exception as error:  # onnxruntime's exceptions share no base class
+            raise cannot_run(name, "ONNX Runtime", error) from error
+
+    return run
 
 
 def cuda_missing() -> str | None:

@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.errors import cannot_run
 from runtime.manifest import TaskSpec, TensorSpec
 
 Array = NDArray[Any]
@@ -54,15 +53,12 @@ class BoundGraph:
         with self._lock:
             try:
                 return self._run(inputs, rows, size)
-            except Exception as error:  # what ONNX Runtime raises shares no base class
+            except Exception:  # what ONNX Runtime raises shares no base class
                 if self.plain is None:
-                    raise cannot_run(self.task.graph, "ONNX Runtime", error) from error
+                    raise
                 self.session, self.plain = self.plain(), None
                 self._buckets.clear()
-                try:
-                    return self._run(inputs, rows, size)
-                except Exception as again:
-                    raise cannot_run(self.task.graph, "ONNX Runtime", again) from again
+                return self._run(inputs, rows, size)
 
     def _run(self, inputs: Mapping[str, Array], rows: int, size: int) -> dict[str, Array]:
         bucket = self._bucket(size)
