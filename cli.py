@@ -245,12 +245,16 @@ def sample(
     """A sheet of samples from an artifact alone: a PNG with its recipe, or a CSV of rows."""
     import csv
 
-    from runtime import recipes, rows
+    from runtime import operations, recipes, rows
     from runtime.spec import TableSpec
 
     loaded = _load(model, models, device)
     options = {"seed": seed, "first": first, "classes": class_, "prior": prior, "temperature": temperature}
     samples = loaded.sample(n, **options)
+    if not operations.is_reproducible(loaded.manifest, None, None):
+        typer.echo(
+            f"note: {loaded.manifest.name} draws random numbers by itself: these samples are not reproducible", err=True
+        )
     spec = loaded.manifest.data
     if isinstance(spec, TableSpec):
         out = out or Path(f"{loaded.manifest.name}.csv")
@@ -293,6 +297,8 @@ def remake(
         if made == content
         else "the same recipe; the file's bytes differ, as another Pillow writes them"
     )
+    if codecs.read_recipe(made).get("reproducible") is False:
+        same = f"not the same picture: {recipe.get('model')} draws random numbers by itself, so that its recipes are not reproducible"
     typer.echo(f"{out}: {same}")
 
 

@@ -208,7 +208,7 @@ def _check_session(path: Path, task: TaskSpec, session: Any) -> None:
     outputs = {tensor.name: tensor for tensor in session.get_outputs()}
     _check_names(path.name, task, inputs, outputs)
     scalars = _scalars(path, task, inputs)
-    problems = []
+    problems: list[tuple[TensorSpec, str]] = []
     for spec in task.inputs:
         given = inputs[spec.graph_name]
         dims = [] if spec.graph_name in scalars else given.shape or None  # no shape at all may be any
@@ -333,7 +333,8 @@ class TorchScriptBackend:
         """The method of the archive that runs a task."""
         if task.graph not in self.modules:
             try:
-                loaded = self.torch.jit.load(str(self.folder / task.graph), map_location=self.device)
+                jit: Any = self.torch.jit  # untyped
+                loaded = jit.load(str(self.folder / task.graph), map_location=self.device)
                 self.modules[task.graph] = loaded.eval()
             except Exception as error:  # torch raises errors of many kinds for files that are none of its own
                 raise GraphError(f"{task.graph}: torch cannot load it: {reason(error)}", graph=task.graph) from error

@@ -147,7 +147,10 @@ REASON = 400  # characters of a library's own message that an error repeats
 
 def reason(error: BaseException) -> str:
     """Return what a library says of an error, on one line and cut to `REASON` characters."""
-    text = " ".join(str(error).split()) or type(error).__name__
+    said = str(error)
+    if "Traceback of TorchScript" in said:  # with the script's source; the last line has the error
+        said = said.strip().splitlines()[-1]
+    text = " ".join(said.split()) or type(error).__name__
     return text if len(text) <= REASON else f"{text[: REASON - 1]}…"
 
 

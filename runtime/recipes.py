@@ -15,7 +15,7 @@ from runtime import codecs
 from runtime.engine import Model
 from runtime.errors import InvalidValue
 from runtime.manifest import Manifest
-from runtime.operations import Samples
+from runtime.operations import Samples, is_reproducible
 from runtime.spec import ImageSpec
 
 Array = NDArray[Any]
@@ -33,6 +33,8 @@ def for_samples(
     }
     if options.get("prior") is not None:
         common["prior"] = options["prior"]
+    if not is_reproducible(manifest, options.get("latents"), options.get("codes")):
+        common["reproducible"] = False
     classes = options.get("classes")
     recipes = []
     for index in range(len(samples.data)):

@@ -79,6 +79,8 @@ class Entry:
         with self.failing():
             self.look(settings)
             self.model = engine.load(self.folder, device=self.settings.device or "auto", threads=settings.threads)
+            if self.manifest is not None:  # with what loading has found out
+                self.manifest = self.manifest.with_drawing(self.model.manifest.drawing)
             self.batcher = Batcher(self.model, self.settings)
             self.batcher.listener = functools.partial(listener, self)
             self.state, self.reason = "ready", None

@@ -16,7 +16,7 @@ from service import contract, encoding
 from service.handlers import Answer, Handlers
 from service.metrics import Metrics
 from service.reading import Uploads
-from service.replies import Reply
+from service.replies import Reply, in_stream
 
 NDJSON = "application/x-ndjson"
 EVENTS = "text/event-stream"
@@ -41,8 +41,9 @@ def items(answer: Answer, request_id: str, start: int) -> Iterator[dict[str, Any
     """A part's items, the first of which has the index `start`."""
     fields = encoding.to_fields(answer, request_id)
     found = {name: fields[key] for key, name in BY_ITEM.items() if key in fields}
+    told = {"reproducible": False} if "reproducible" in fields else {}
     for index in range(len(answer.items) if answer.items is not None else 0):
-        yield {"item": start + index, **{name: values[index] for name, values in found.items()}}
+        yield {"item": start + index, **{name: values[index] for name, values in found.items()}, **told}
 
 
 async def _lines(
@@ -68,11 +69,12 @@ async def _lines(
             about = {"model": part.entry.name, "version": part.entry.version, "request_id": request_id}
             if "seed" in part.fields:
                 about |= {"seed": part.fields["seed"], "first": first}
+            if "reproducible" in part.fields:
+                about["reproducible"] = False
         yield write({"total": total, **about, "timing": {"queue": round(queue, 3), "compute": round(compute, 3)}})
     except ManifoldError as error:
         metrics.erred(error)
-        about = {"type": error.type, "message": error.message, "field": error.field, "request_id": request_id}
-        yield write({"error": about})
+        yield write({"error": {**in_stream(error, request_id), "request_id": request_id}})
     finally:
         await parts.aclose()
 

@@ -22,7 +22,7 @@ from service.entries import Entry
 from service.handlers import Handlers, rule_of, threshold_of
 from service.incoming import Incoming
 from service.metrics import Metrics
-from service.replies import Reply
+from service.replies import Reply, in_stream
 from service.settings import Settings
 
 MEDIA_TYPES = {
@@ -50,7 +50,10 @@ async def respond(request: Incoming, kind: str, handlers: Handlers, metrics: Met
     limit = settings.max_upload_bytes
     request.check_length(limit)
     entry, lines = await score(fields, kind, request.chunks(IN_MEMORY), limit, handlers, metrics)
-    return Reply(lines, NDJSON, headers={"X-Model": entry.name, "X-Model-Version": str(entry.version)})
+    headers = {"X-Model": entry.name, "X-Model-Version": str(entry.version)}
+    if _told(entry, fields.explain):
+        headers["X-Reproducible"] = "false"
+    return Reply(lines, NDJSON, headers=headers)
 
 
 async def score(
@@ -76,7 +79,7 @@ async def score(
     except BaseException:
         spooled.close()
         raise
-    return entry, _lines(entry, first, parts, spooled, metrics)
+    return entry, _lines(entry, first, parts, spooled, metrics, _told(entry, fields.explain))
 
 
 async def spool(chunks: AsyncIterator[bytes], limit: int) -> IO[bytes]:
@@ -106,7 +109,12 @@ async def _next(entry: Entry, parts: Iterator[bulk.Scored]) -> bulk.Scored | Non
 
 
 async def _lines(
-    entry: Entry, first: bulk.Scored | None, parts: Iterator[bulk.Scored], spooled: IO[bytes], metrics: Metrics
+    entry: Entry,
+    first: bulk.Scored | None,
+    parts: Iterator[bulk.Scored],
+    spooled: IO[bytes],
+    metrics: Metrics,
+    told: dict[str, Any],
 ) -> AsyncGenerator[bytes]:
     total, part, last = bulk.Total(), first, None
     loop = asyncio.get_running_loop()
@@ -120,12 +128,18 @@ async def _lines(
             part = await _next(entry, parts)
         assert entry.model is not None
         found = {} if last is None else threshold_of(entry.model.calibrated, last)
-        yield _line({"total": dataclasses.asdict(total), **found})
+        yield _line({"total": dataclasses.asdict(total), **found, **told})
     except ManifoldError as error:
         metrics.erred(error)
-        yield _line({"error": {"type": error.type, "message": error.message, "field": error.field}})
+        yield _line({"error": in_stream(error)})
     finally:
         spooled.close()
+
+
+def _told(entry: Entry, explain: bool) -> dict[str, Any]:
+    """What the answer says if the graph of the score, or of its explanation, draws random numbers itself."""
+    drawing = frozenset() if entry.manifest is None else entry.manifest.drawing
+    return {"reproducible": False} if drawing and (explain or "score" in drawing) else {}
 
 
 def _line(content: dict[str, Any]) -> bytes:
