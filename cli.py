@@ -425,6 +425,10 @@ def score(
         total = bulk.drain(bulk.score(loaded, source, kind, rule, explain=explain), writer, progress)
     if not rejected.stat().st_size:
         rejected.unlink()
+    if loaded.manifest.drawing:
+        typer.echo(
+            f"note: {loaded.manifest.name} draws random numbers by itself: these scores are not reproducible", err=True
+        )
     where = f", set aside in {rejected if out.suffix == '.parquet' else out}" if total.bad else ""
     seconds = time.perf_counter() - began
     typer.echo(

@@ -87,4 +87,5 @@ def _cuts(thorough: bool) -> Iterator[tuple[int, slice]]:
 
 
 def _distance(a: Array, b: Array) -> float:
-    return float(np.abs(a.astype(np.float64) - b.astype(np.float64)).max())
+    with np.errstate(invalid="ignore"):  # infinite values have no distance
+        return float(np.abs(a.astype(np.float64) - b.astype(np.float64)).max())

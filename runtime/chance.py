@@ -14,7 +14,7 @@ from typing import Any
 from runtime import onnx_file
 from runtime.onnx_file import Content, Graph, Node
 
-STANDARD = ("", "ai.onnx", "com.microsoft")  # the domains of the operators below
+STANDARD = ("", "com.microsoft")  # the domains of the operators below
 DRAW = {
     "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli", "Sampling",
 }  # fmt: skip
@@ -121,6 +121,8 @@ def _kind(node: Node, scopes: list[Mapping[str, bool]]) -> str | None:
             return None
         told = next((scope[name] for scope in scopes if name in scope), None)
         return "unsure" if told is None else "draws" if told else None
+    if node.op == "BatchNormInternal":  # what training makes of it
+        return "mixes"
     if node.op == "BatchNormalization":
         mode = node.attributes.get("training_mode")
         # before opset 14, statistics of the batch among the outputs are what says so

@@ -104,7 +104,7 @@ class Model:
                 self._told_apart(name, task, 2)
                 continue
             if self.chance[name].unsure and not batches.repeats(
-                functools.partial(self.run, name), example_inputs(task, self.manifest, task.min_rows)
+                self.padded_run(name, task.min_rows), example_inputs(task, self.manifest, task.min_rows)
             ):
                 self._mark([name])
                 continue
@@ -126,7 +126,7 @@ class Model:
     def _told_apart(self, name: str, task: TaskSpec, rows: int) -> None:
         """Mark a task that draws, or raise GraphError for one whose rows influence each other, by runs of a few rows."""
         rows = min(-(-rows // task.min_rows) * task.min_rows, task.max_rows)
-        run = functools.partial(self.run, name)
+        run = self.padded_run(name, task.min_rows)
         inputs, others = (example_inputs(task, self.manifest, rows, seed) for seed in (0, 1))
         if not batches.repeats(run, inputs):
             self._mark([name])

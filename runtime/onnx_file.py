@@ -116,6 +116,8 @@ def _outline_nodes(data: Buffer, start: int, end: int, node: int, external: dict
             suspect = suspect or SUSPECTS.search(content) is not None
             if b"location" in content:
                 _outline_node(content, 0, len(content), external, 0)
+        elif node == 7 and number == 11:  # FunctionProto.attribute_proto: values where a call gives none
+            _outline_attribute(data, a, b, external, 0)
         elif node == 1 and number == 5:  # GraphProto.initializer
             _outline_tensor(data, a, b, external)
         elif node == 1 and number == 15:  # GraphProto.sparse_initializer
@@ -128,17 +130,20 @@ def _outline_node(data: Buffer, start: int, end: int, external: dict[str, None],
     if depth > DEPTH:
         raise Broken(f"graphs within graphs, more than {DEPTH} deep")
     for number, wire, a, b in fields(data, start, end):
-        if wire != BYTES or number != 5:  # NodeProto.attribute
+        if wire == BYTES and number == 5:  # NodeProto.attribute
+            _outline_attribute(data, a, b, external, depth)
+
+
+def _outline_attribute(data: Buffer, start: int, end: int, external: dict[str, None], depth: int) -> None:
+    for number, wire, a, b in fields(data, start, end):
+        if wire != BYTES:
             continue
-        for part, kind, c, d in fields(data, a, b):
-            if kind != BYTES:
-                continue
-            if part in (5, 10):  # AttributeProto.t, tensors
-                _outline_tensor(data, c, d, external)
-            elif part in (22, 23):  # sparse_tensor, sparse_tensors
-                _outline_sparse(data, c, d, external)
-            elif part in (6, 11):  # g, graphs
-                _outline_inner(data, c, d, external, depth + 1)
+        if number in (5, 10):  # AttributeProto.t, tensors
+            _outline_tensor(data, a, b, external)
+        elif number in (22, 23):  # sparse_tensor, sparse_tensors
+            _outline_sparse(data, a, b, external)
+        elif number in (6, 11):  # g, graphs
+            _outline_inner(data, a, b, external, depth + 1)
 
 
 def _outline_inner(data: Buffer, start: int, end: int, external: dict[str, None], depth: int) -> None:
@@ -236,14 +241,15 @@ class Content:
 
 def read(path: Path) -> Content:
     """Return the operators of an ONNX file. Raises GraphError for a file that is none."""
-    graph, functions = Graph(), {}
+    graph, functions = Graph(), dict[tuple[str, str], Graph]()
     with _mapped(path) as data:
         for number, wire, start, end in fields(data, 0, len(data)):
             if wire == BYTES and number == 7:
                 _read_graph(data, start, end, graph, 0)
             elif wire == BYTES and number == 25:
                 name, function = _read_function(data, start, end)
-                functions[name] = function
+                functions.setdefault(name, Graph()).nodes.extend(function.nodes)  # of several overloads, all
+                functions[name].flags.update(function.flags)
     return Content(graph, functions)
 
 
@@ -275,7 +281,7 @@ def _read_function(data: Buffer, start: int, end: int) -> tuple[tuple[str, str],
         if number == 1:  # FunctionProto.name
             name = _text(data, a, b)
         elif number == 10:  # domain
-            domain = _text(data, a, b)
+            domain = _domain(data, a, b)
         elif number == 5:  # output
             graph.outputs.append(_text(data, a, b))
         elif number == 7:
@@ -302,11 +308,17 @@ def _read_node(data: Buffer, start: int, end: int, depth: int) -> Node:
         elif number == 4:
             node.op = _text(data, a, b)
         elif number == 7:
-            node.domain = _text(data, a, b)
+            node.domain = _domain(data, a, b)
         elif number == 5:
             name, attribute = _read_attribute(data, a, b, depth)
             node.attributes[name] = attribute
     return node
+
+
+def _domain(data: Buffer, start: int, end: int) -> str:
+    """The standard's domain has two names."""
+    name = _text(data, start, end)
+    return "" if name == "ai.onnx" else name
 
 
 def _read_attribute(data: Buffer, start: int, end: int, depth: int) -> tuple[str, Attribute]:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from onnx import helper
+from onnx import SparseTensorProto, helper
 from typer.testing import CliRunner
 
 import cli
@@ -643,6 +643,30 @@ def test_the_reader_agrees_with_the_package_onnx() -> None:
         }
         assert set(onnx_file.outline(path).external) == wanted
         assert not onnx_file.outline(path).suspect
+
+
+def test_files_of_weights_are_found_wherever_they_stand(tmp_path: Path) -> None:
+    """In constants, sparse tensors, functions and the values that these have for a call that gives none."""
+
+    def held(name: str) -> Any:
+        return outside(name, f"{name}.bin", np.ones(1, np.float32))
+
+    function = helper.make_function(
+        "mine", "F", ["z"], ["x"], [node("Constant", [], ["x"], value=held("a"))], [helper.make_opsetid("", 18)]
+    )
+    function.attribute_proto.append(helper.make_attribute("given", held("b")))
+    branch = helper.make_graph(
+        [],
+        "b",
+        [],
+        [value("q")],
+        [held("c")],
+        sparse_initializer=[SparseTensorProto(values=held("d"), indices=held("e"))],
+    )
+    nodes = [node("If", ["yes"], ["x"], then_branch=branch), node("Constant", [], ["k"], value=held("f"))]
+    path = tmp_path / "g.onnx"
+    graphs.write(path, nodes, [], [], [held("g")], functions=[function])
+    assert sorted(onnx_file.outline(path).external) == [f"{name}.bin" for name in "abcdefg"]
 
 
 def _size(content: bytes) -> bytes:
