@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from runtime import chance, onnx_file
 from runtime.bound import BoundGraph
 from runtime.chance import Chance
-from runtime.errors import GraphError, Unavailable, cannot_run, reason
+from runtime.errors import GraphError, Unavailable, cannot_run, reason, shown
 from runtime.manifest import InputSpec, Manifest, TaskSpec, TensorSpec
 
 Array = NDArray[Any]
@@ -273,7 +273,7 @@ def _check_names(graph: str, task: TaskSpec, inputs: Collection[str], outputs: C
         for spec in specs:
             if spec.graph_name not in have:
                 raise GraphError(
-                    f"{graph}: has no {kind} {spec.graph_name!r} (role {spec.role!r}); it has {', '.join(sorted(have))}",
+                    f"{graph}: has no {kind} {shown(spec.graph_name)} (role {shown(spec.role)}); it has {', '.join(sorted(have))}",
                     graph=graph, tensor=spec.graph_name, expected=spec.described,
                 )  # fmt: skip
     if missing := set(inputs) - {spec.graph_name for spec in task.inputs}:

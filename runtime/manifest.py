@@ -117,7 +117,7 @@ class LatentSpec(Record):
 class CodesSpec(Record):
     """A grid of integer codes, int64 (B, *shape), each 0..levels-1."""
 
-    shape: tuple[int, ...] = Field(min_length=1)
+    shape: tuple[Annotated[int, Field(ge=1)], ...] = Field(min_length=1)
     levels: int = Field(ge=2)
 
 
@@ -133,7 +133,7 @@ class TensorSpec(Record):
     role: str = Field(min_length=1)
     name: str = ""
     dtype: Literal["float32", "int64"] = "float32"
-    shape: tuple[int, ...] = ()
+    shape: tuple[Annotated[int, Field(ge=1)], ...] = ()
 
     @property
     def described(self) -> str:
@@ -376,7 +376,7 @@ class Golden(Record):
 
     file: str = "golden.npz"
     tolerance: dict[str, float] = Field(
-        default_factory=lambda: {"cpu": 1e-4, "cuda": 2e-3}, description="absolute, by device"
+        default_factory=lambda: {"cpu": 1e-4, "cuda": 2e-3}, min_length=1, description="absolute, by device"
     )
     sampler: str | None = None
 
@@ -474,6 +474,7 @@ class Manifest(Record):
             *self._task_problems(),
             *self._scoring_problems(),
             *self._classification_problems(),
+            *self._sampler_problems(),
         ]
         if problems:
             raise ValueError("; ".join(problems))
@@ -616,6 +617,17 @@ class Manifest(Record):
                 yield f"scoring: the score task has no output {role!r}, it has {', '.join(task.roles)}"
         if task.input("condition") is not None and self.classes is not None and self.scoring.evidence is None:
             yield "scoring: a score under classes needs a term that is a likelihood, to marginalise them"
+
+    def _sampler_problems(self) -> Iterator[str]:
+        """What the check of a sampler's golden vectors would lack (runtime.golden.check_sampler)."""
+        sample, role = self.task("sample"), self.golden.sampler if self.golden else None
+        if sample is None or role is None:
+            return
+        if "codes" not in sample.roles or "uniforms" not in {tensor.role for tensor in sample.inputs}:
+            yield "golden.sampler: the task sample needs the input 'uniforms' and the output 'codes' to be checked by it"
+        judge = self.task("score_codes") or self.task("score")
+        if judge is None or role not in judge.roles:
+            yield f"golden.sampler: neither score_codes nor score has the output {role!r}"
 
     def _classification_problems(self) -> Iterator[str]:
         about = self.classification

@@ -289,6 +289,8 @@ def test_links_that_lead_out_of_the_folder(tmp_path: Path) -> None:
         (lambda m: m.update(golden={}), "golden.file: there is no file 'golden.npz'"),
         (lambda m: m["files"].update({"../x": {"sha256": "0" * 64, "bytes": 1}}), "files.../x: "),
         (lambda m: m["files"].update({"/etc/hostname": {"sha256": "0" * 64, "bytes": 1}}), "the name leads out of it"),
+        (lambda m: m.update(golden={"tolerance": {}}), "golden.tolerance: "),
+        (lambda m: m["tasks"]["decode"]["inputs"][0].update(shape=[-1]), "greater than or equal to 1"),
         (lambda m: m["files"].pop("g.onnx"), "tasks.decode.graph: 'g.onnx' has no checksum"),
     ],
 )
@@ -301,6 +303,22 @@ def test_files_that_a_manifest_names(tmp_path: Path, change: Change, said: str) 
     content = json.loads((made / manifest.FILE).read_text())
     change(content)
     (made / manifest.FILE).write_text(json.dumps(content))
+    assert said in refused(made)
+
+
+@pytest.mark.parametrize(
+    ("latent", "data", "said"),
+    [
+        (np.zeros((2, 3), np.float32), np.zeros((2, 1, 2, 2)), "decode: does not run on the golden vectors: input 'latent' is float32[2, 3]"),
+        (np.zeros((2, SIZE), np.float32), np.full((2, 1, 2, 2), "a"), "decode.data: the golden vectors are <U1[2, 1, 2, 2]"),
+        (np.zeros((2, SIZE), np.float32), np.full((2, 1, 2, 2), np.nan), "decode.data: differs by nan"),
+        (np.zeros((2, SIZE), np.float32), np.zeros((0, 1, 2, 2)), "decode.data: shape [2, 1, 2, 2], golden [0, 1, 2, 2]"),
+    ],
+)  # fmt: skip
+def test_golden_vectors_that_compare_nothing(tmp_path: Path, latent: Any, data: Any, said: str) -> None:
+    made = graphs.folder(tmp_path, {**graphs.manifest(), "golden": {}})
+    decoder(made / "g.onnx", [COPY])
+    np.savez(made / "golden.npz", **{"decode.in.latent": latent, "decode.out.data": data})
     assert said in refused(made)
 
 
