@@ -21,6 +21,7 @@ from runtime import chance, onnx_file
 from runtime.bound import BoundGraph
 from runtime.chance import Chance
 from runtime.errors import GraphError, Unavailable, cannot_run, reason, shown
+from runtime.fixed_cost import has_fixed_cost
 from runtime.manifest import InputSpec, Manifest, TaskSpec, TensorSpec
 
 Array = NDArray[Any]
@@ -70,9 +71,16 @@ def import_ahead(folders: Iterable[Path]) -> None:
     """Imports what the artifacts in `folders` will run on, as far as it is installed: a program with an event loop does so before it
     starts, as importing torch holds the interpreter's lock for a quarter of a second."""
     _onnxruntime()
-    if any(any(folder.glob("*.pt")) for folder in folders):
+    if any(map(_holds_torchscript, folders)):
         with contextlib.suppress(ImportError):  # their models will say what is missing
             import torch  # noqa: F401
+
+
+def _holds_torchscript(folder: Path) -> bool:
+    try:
+        return any(name.endswith(".pt") for name in os.listdir(folder))
+    except OSError:  # its model will say why it cannot be read
+        return False
 
 
 class OnnxBackend:
@@ -117,7 +125,8 @@ class OnnxBackend:
         if self.device == "cuda":
             plain = functools.partial(self._session, path, options, False) if recorded else None
             return _guarded(path.name, BoundGraph(onnxruntime, session, task, "cuda", plain=plain))
-        return OnnxGraph(path.name, session, [spec.graph_name for spec in task.outputs])
+        names = [spec.graph_name for spec in task.outputs]
+        return OnnxGraph(path.name, session, names, fixed_cost=has_fixed_cost(path))
 
     def chance(self, task: TaskSpec) -> Chance:
         """What its operators say."""
@@ -140,8 +149,9 @@ class OnnxBackend:
 class OnnxGraph:
     """A session of ONNX Runtime."""
 
-    def __init__(self, graph: str, session: Any, names: list[str]) -> None:
+    def __init__(self, graph: str, session: Any, names: list[str], *, fixed_cost: bool = False) -> None:
         self.graph, self.session, self.names = graph, session, names
+        self.fixed_cost = fixed_cost  # whether the shapes of its inputs bound its time
 
     def __call__(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         try:

@@ -293,8 +293,8 @@ def read_recipe(content: bytes) -> dict[str, Any]:
         )
     try:
         recipe: dict[str, Any] = json.loads(text)
-    except json.JSONDecodeError:
-        raise InvalidValue("the image's recipe is damaged") from None
+    except (ValueError, RecursionError):  # a number of too many digits is a ValueError
+        raise InvalidValue("the image's recipe is damaged: it is not JSON") from None
     return recipe
 
 

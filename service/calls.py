@@ -110,7 +110,7 @@ class Call:
                 )
             elif isinstance(error, Exception):
                 code = grpc.StatusCode.INTERNAL
-                self.calls.metrics.errors.labels("internal").inc()
+                self.calls.metrics.erred(error)
                 replies.log_internal(error, self.request_id)
                 await self.context.abort(code, replies.OPAQUE)
         finally:

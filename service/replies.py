@@ -65,12 +65,12 @@ def log_internal(error: Exception, request_id: str | None) -> None:
         log.error("internal", request_id=request_id, exc_info=error)
 
 
-def in_stream(error: ManifoldError, request_id: str | None = None) -> dict[str, Any]:
-    """The error as the last line of a stream has it; what is not the client's is logged and kept."""
-    if status_of(error) == 500:
-        log_internal(error, request_id)
-        return {"type": "internal", "message": OPAQUE, "field": None}
-    return {"type": error.type, "message": error.message, "field": error.field}
+def in_stream(error: Exception, request_id: str | None = None) -> dict[str, Any]:
+    """Return an error as the last line of a stream that has begun. What is not the client's is logged, and opaque."""
+    if isinstance(error, ManifoldError) and status_of(error) != 500:
+        return {"type": error.type, "message": error.message, "field": error.field}
+    log_internal(error, request_id)
+    return {"type": "internal", "message": OPAQUE, "field": None}
 
 
 def internal(request_id: str) -> Reply:

@@ -11,12 +11,11 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable, Iterator
 from typing import Any
 
-from runtime.errors import ManifoldError
-from service import contract, encoding
+from service import contract, encoding, replies
 from service.handlers import Answer, Handlers
 from service.metrics import Metrics
 from service.reading import Uploads
-from service.replies import Reply, in_stream
+from service.replies import Reply
 
 NDJSON = "application/x-ndjson"
 EVENTS = "text/event-stream"
@@ -72,9 +71,9 @@ async def _lines(
             if "reproducible" in part.fields:
                 about["reproducible"] = False
         yield write({"total": total, **about, "timing": {"queue": round(queue, 3), "compute": round(compute, 3)}})
-    except ManifoldError as error:
+    except Exception as error:  # the status has been sent: the last line says what is wrong
         metrics.erred(error)
-        yield write({"error": {**in_stream(error, request_id), "request_id": request_id}})
+        yield write({"error": {**replies.in_stream(error, request_id), "request_id": request_id}})
     finally:
         await parts.aclose()
 

@@ -16,13 +16,13 @@ from typing import IO, Any
 import orjson
 
 from runtime import bulk
-from runtime.errors import InvalidValue, ManifoldError, TooLarge, Unavailable, UnsupportedMedia
-from service import bodies, contract
+from runtime.errors import InvalidValue, TooLarge, Unavailable, UnsupportedMedia, cut
+from service import bodies, contract, replies
 from service.entries import Entry
 from service.handlers import Handlers, rule_of, threshold_of
 from service.incoming import Incoming
 from service.metrics import Metrics
-from service.replies import Reply, in_stream
+from service.replies import Reply
 from service.settings import Settings
 
 MEDIA_TYPES = {
@@ -44,7 +44,7 @@ async def respond(request: Incoming, kind: str, handlers: Handlers, metrics: Met
     """Scores the body. Raises a RequestError where nothing can be scored at all."""
     if encoding := request.header(b"content-encoding"):
         raise UnsupportedMedia(
-            f"Content-Encoding: {encoding} is not read; send the file as it is", field="Content-Encoding"
+            f"Content-Encoding: {cut(encoding)} is not read; send the file as it is", field="Content-Encoding"
         )
     fields = bodies.validate(contract.ScoreRequest, bodies.query(request))
     limit = settings.max_upload_bytes
@@ -74,7 +74,7 @@ async def score(
     bulk.table_of(entry.model)
     spooled = await spool(chunks, limit)
     try:
-        parts = bulk.score(entry.model, spooled, kind, rule, explain=fields.explain, rows=ROWS)
+        parts = bulk.steps(entry.model, spooled, kind, rule, explain=fields.explain, rows=ROWS)
         first = await _next(entry, parts)
     except BaseException:
         spooled.close()
@@ -102,16 +102,29 @@ async def spool(chunks: AsyncIterator[bytes], limit: int) -> IO[bytes]:
     return spooled
 
 
-async def _next(entry: Entry, parts: Iterator[bulk.Scored]) -> bulk.Scored | None:
-    """The next chunk, on the model's own worker, in turn with everybody else's runs."""
+async def _next(entry: Entry, parts: Iterator[bulk.Scored | None]) -> bulk.Scored | None:
+    """Return the next chunk, from the model's own worker, in turn with all other runs; None at the end.
+
+    Each chunk of a budget's first pass takes its own turn too, so that other requests go on and a client that has left ends the work.
+    """
     assert entry.batcher is not None
-    return await entry.batcher.borrow(lambda: next(parts, None))
+    while True:
+        found, part = await entry.batcher.borrow(lambda: _step(parts))
+        if part is not None or not found:
+            return part
+
+
+def _step(parts: Iterator[bulk.Scored | None]) -> tuple[bool, bulk.Scored | None]:
+    """Return whether there was a step, and what came of it."""
+    for part in parts:
+        return True, part
+    return False, None
 
 
 async def _lines(
     entry: Entry,
     first: bulk.Scored | None,
-    parts: Iterator[bulk.Scored],
+    parts: Iterator[bulk.Scored | None],
     spooled: IO[bytes],
     metrics: Metrics,
     told: dict[str, Any],
@@ -129,9 +142,9 @@ async def _lines(
         assert entry.model is not None
         found = {} if last is None else threshold_of(entry.model.calibrated, last)
         yield _line({"total": dataclasses.asdict(total), **found, **told})
-    except ManifoldError as error:
+    except Exception as error:  # the status has been sent: the last line says what is wrong
         metrics.erred(error)
-        yield _line({"error": in_stream(error)})
+        yield _line({"error": replies.in_stream(error)})
     finally:
         spooled.close()
 
