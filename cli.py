@@ -845,7 +845,7 @@ def _writable(*paths: Path | None, makes_folders: bool = False) -> None:
 
 
 def main() -> None:
-    """Run a command. An error of ours is one message on stderr and exit status 1; Ctrl-C is status 130, without a traceback."""
+    """Run a command. An error of ours is one message on stderr and exit status 1, of settings 2; Ctrl-C is status 130, without a traceback."""
     interrupted = False
 
     def interrupt(number: int, frame: object) -> None:
@@ -877,7 +877,7 @@ def _run() -> None:
             else ""
         )
         typer.echo(f"{error.message}{valid}", err=True)
-        sys.exit(getattr(error, "status", 1))
+        sys.exit(2 if error.type == "settings_error" else 1)  # as `python -m service` ends
     except ModuleNotFoundError as error:
         typer.echo(
             f"{error.name} is not installed: training, export and evaluation need an extra: pip install -e '.[cpu,train]', or '.[cpu,evaluate]' without torch",

@@ -105,7 +105,7 @@ class OnnxBackend:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = self.threads
         options.inter_op_num_threads = 1
-        options.log_severity_level = 3
+        options.log_severity_level = 4  # fatal errors: all others are raised, with the same text
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # many models share the cores
         path = self.folder / task.graph
         recorded = self.device == "cuda" and not task.is_sampler

@@ -145,7 +145,8 @@ def everything(folder: Path, below: str = "") -> Iterator[tuple[str, os.DirEntry
             if entry.is_file():
                 yield f"{below}{entry.name}", entry
             elif entry.is_dir(follow_symlinks=False) and not entry.name.startswith("."):
-                yield from everything(folder / entry.name, f"{below}{entry.name}/")
+                with contextlib.suppress(PermissionError):  # what lies in it is then missing where it is needed
+                    yield from everything(folder / entry.name, f"{below}{entry.name}/")
 
 
 def files(folder: Path) -> Iterator[tuple[str, os.DirEntry[str]]]:
@@ -174,7 +175,7 @@ def place(folder: Path, name: str) -> str | None:
     parts = name.split("/")
     if not name or name.startswith("/") or not set(parts).isdisjoint(("", ".", "..")) or "\0" in name:
         return f"there is no file {shown(name)} in the artifact's folder: the name leads out of it"
-    if not (folder / name).is_file():
+    if not os.path.isfile(folder / name):  # unlike Path.is_file, false for what may not be looked at
         return f"there is no file {shown(name)} in the artifact's folder"
     if not _inside(folder, name):
         return f"{shown(name)} is a link that leads out of the artifact's folder"
@@ -214,7 +215,7 @@ def _altered(folder: Path, manifest: Manifest) -> Iterator[str]:
     """Yield what is wrong with the files that have a checksum."""
     for name, record in manifest.files.items():
         if wrong := place(folder, name):
-            yield f"files.{name}: {wrong if (folder / name).is_file() else 'missing'}"
+            yield f"files.{name}: {wrong if os.path.isfile(folder / name) else 'missing'}"
         elif (found := digest(folder / name)) != record:
             yield (
                 f"files.{name}: altered: SHA-256 {found.sha256[:12]}… of {found.bytes} bytes, the manifest says {record.sha256[:12]}… of {record.bytes}"

@@ -1,6 +1,6 @@
 """What needs the scope `admin`: reading keys and certificate again, models that come and go, and calibrating one on rows of one's own.
 
-Without keys these routes answer requests from this machine (service.asgi).
+Without keys these routes are off, unless the setting `trust_loopback` lets requests from this machine use them (service.asgi).
 """
 
 from __future__ import annotations
@@ -54,7 +54,10 @@ def add(app: FastAPI, registry: Registry, security: Security) -> None:
         except SettingsError as error:  # what is wrong is the installation's, and said to who may mend it
             raise InvalidValue(f"{error.message}; what there was is kept", field=error.field) from None
         log.info("reloaded", keys=list(security.keys))
-        keys = [{"name": key.name, "scopes": sorted(key.scopes), "rate": key.rate} for key in security.keys.values()]
+        keys = [
+            {"name": key.name, "id": key.id, "scopes": sorted(key.scopes), "rate": key.rate}
+            for key in security.keys.values()
+        ]
         return Response(
             encoding.dumps({"keys": keys, "needed": security.needed, "tls": security.certificate is not None}),
             media_type=encoding.JSON,

@@ -7,6 +7,7 @@ request holds what it has got from the registry until it is over: `hold_from_now
 from __future__ import annotations
 
 import functools
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -36,6 +37,9 @@ ENDPOINTS = {
     "classify": "classify",
     "impute": "impute",
 }
+
+# the folders of an absolute path
+FOLDERS = re.compile(r"(?<![\w.:/])/(?:[^\s/:;,'\"]+/)+(?=[^\s/])")
 
 Listener = Callable[["Entry", Ran], None]
 Stamp = tuple[tuple[str, int, int, int], ...]
@@ -91,15 +95,22 @@ class Entry:
         try:
             yield
         except ManifoldError as error:
-            self.state, self.reason = "unavailable", error.message
+            self.state, self.reason = "unavailable", self._public(error.message)
             self.expected = isinstance(error, Unavailable) and error.expected
             log.warning("model unavailable", model=self.name, version=self.version, reason=error.message)
         except OSError as error:  # a file that cannot be read, or that has vanished since the folder was listed
             self.state, self.reason = "unavailable", f"{Path(error.filename or '').name}: {error.strerror or error}"
             log.warning("model unavailable", model=self.name, version=self.version, reason=self.reason)
         except Exception as error:  # a broken artifact must not take the others down with it
-            self.state, self.reason = "unavailable", f"{type(error).__name__}: {error}"
+            self.state, self.reason = "unavailable", self._public(f"{type(error).__name__}: {error}")
             log.exception("model failed to load", model=self.name, version=self.version)
+
+    def _public(self, reason: str) -> str:
+        """Return a reason as clients read it: with names of files, and not where they are on this machine. The log has the whole."""
+        root = self.folder.parent.parent
+        for folder in {f"{root}/", f"{root.absolute()}/", f"{root.resolve()}/"}:
+            reason = reason.replace(folder, "")
+        return FOLDERS.sub("", reason)
 
     def hold(self) -> None:
         """For the request that is being answered, until it is over."""

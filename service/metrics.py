@@ -121,7 +121,9 @@ class Metrics:
             "refused", "Requests that a limit kept out: rows, bytes, wait, rate, bodies, deadline, stopping", "reason"
         )
         self.denied = self._counter("denied", "Requests without a key that may do that", "type")
-        self.by_key = self._counter("key_requests", "Requests by the name of their key", "key")
+        self.by_key = self._counter(
+            "key_requests", "Requests by the id of their key, the first digits of its SHA-256", "key"
+        )
         self.queue = self._seconds("queue_seconds", "Of a request: waiting for the engine", "model", "route")
         self.compute = self._seconds("compute_seconds", "Of a request: runs that its rows were in", "model", "route")
         self.encode = self._seconds("encode_seconds", "Of a request: writing the answer", "model", "route")
@@ -184,7 +186,7 @@ class Metrics:
             self.refused.labels("stopping").inc()
 
     def asked(self, key: str) -> None:
-        """A request came with that key."""
+        """Count a request by the id of its key: the page is open, so that it shows no names."""
         self.by_key.labels(key).inc()
 
     def answered(self, answer: Answer, route: str, encode: float = 0.0) -> None:

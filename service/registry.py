@@ -92,7 +92,9 @@ class Registry:
             list(pool.map(self._load_first, names))
 
     def _load_first(self, name: str) -> None:
-        """The latest version, or the one before where it is broken."""
+        """The latest version, or the one before where it is broken. Nothing once the service is told to stop."""
+        if self.leaving:
+            return
         highest = self.latest[name]
         for version in reversed(self.versions(name)):
             entry = self.entries[name, version]
@@ -168,6 +170,8 @@ class Registry:
                 await asyncio.get_running_loop().run_in_executor(None, entry.load, self.settings, self.listener)
             if entry.retired:  # meanwhile
                 entry.close()
+            elif entry.state == "unavailable" and not entry.expected and self.latest.get(entry.name) == entry.version:
+                self._elect(entry.name)  # those who wait get the version before
         finally:
             del self._waking[entry]
 
@@ -231,6 +235,8 @@ class Registry:
         It is not ready until every model has been tried. Then the default model counts, or, if there is none, any model is enough; with
         `strict_ready` every model counts. Models that were unloaded, or that lack an extra or a device, are unavailable by choice and never
         count.
+
+        Anybody may read the reason, so that it names models and says where the rest is, which may need a key.
         """
         if self.leaving:
             return False, "stopping"
@@ -242,11 +248,9 @@ class Registry:
         if loading:
             return False, f"loading {', '.join(loading)}"
         if broken:
-            return False, "unavailable: " + "; ".join(f"{entry.name}: {entry.reason}" for entry in broken)
+            return False, f"unavailable: {_pointers(broken)}"
         if not any(entry.state in SERVING for entry in entries):
-            return False, f"no model is ready in {self.settings.models_dir}" + "".join(
-                f"; {entry.name}: {entry.reason}" for entry in entries
-            )
+            return False, f"no model is ready{': ' if entries else ''}{_pointers(entries)}"
         return True, None
 
     # --- what changes while the service runs ---
@@ -278,7 +282,7 @@ class Registry:
         self._drop(name, found, allowed)
         if not allowed:
             raise UnknownModel(
-                f"model: {self.settings.models_dir / name} has no version to serve; put an artifact there first",
+                f"model: {shown(name)} has no version to serve; put an artifact into the folder of models first",
                 field="model", valid=list(self.latest),
             )  # fmt: skip
         before = self.latest.get(name)
@@ -334,10 +338,11 @@ class Registry:
             old.retire()
 
     def _elect(self, name: str) -> None:
-        """The version that is meant where none is said: the highest that serves, or would."""
+        """Choose the version that requests get which name none: the highest that is ready, or, lazily, that has not failed."""
         known = self.versions(name)
         serving = [version for version in known if self.entries[name, version].state in SERVING]
-        self.latest[name] = (serving or known)[-1]
+        ready = [version for version in serving if self.entries[name, version].state == "ready"]
+        self.latest[name] = ((not self.settings.lazily and ready) or serving or known)[-1]
 
     async def unload(self, name: str) -> None:
         """Takes a model out of service until it is loaded again. Raises UnknownModel."""
@@ -433,6 +438,11 @@ def check_sections(settings: Settings, there: repository.Listing) -> None:
             field="models",
             valid=sorted(known),
         )
+
+
+def _pointers(entries: Iterable[Entry]) -> str:
+    """Return the names of models that do not answer, and where each has its reason."""
+    return "; ".join(f"{entry.name} (GET /models/{entry.name} and the log have the reason)" for entry in entries)
 
 
 def data_summary(manifest: Manifest) -> dict[str, object]:

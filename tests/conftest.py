@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import tempfile
@@ -17,7 +18,7 @@ from starlette.testclient import TestClient
 from runtime import manifest, repository
 from runtime.engine import Model, load
 from runtime.spec import NumericColumn, TableSpec
-from service.__main__ import configure_log
+from service import logs
 from service.rest import create_app
 from service.settings import Settings
 from tests import shared
@@ -28,6 +29,9 @@ from training.tables import Stated
 
 settings.register_profile("steady", deadline=None, derandomize=True)  # the same examples on every machine, however slow
 settings.load_profile("steady")
+# tests ask under names of their own, and use admin routes without a key; tests/test_trust.py sets both itself
+os.environ.setdefault("MANIFOLD_HOSTS", "testserver here")
+os.environ.setdefault("MANIFOLD_TRUST_LOOPBACK", "true")
 collect_ignore = ["public_client"]  # make test runs it in an environment of its own
 
 ROOT = Path(__file__).parent.parent
@@ -101,6 +105,12 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ[shared.FOLDER] = tempfile.mkdtemp(prefix="manifold-tests-")
 
 
+def pytest_collection_finish() -> None:
+    """Keep the garbage collector off what was imported: exports make many objects, and each full collection would go through torch."""
+    gc.collect()
+    gc.freeze()
+
+
 def pytest_unconfigure(config: pytest.Config) -> None:
     if not hasattr(config, "workerinput"):
         shutil.rmtree(os.environ.pop(shared.FOLDER), ignore_errors=True)
@@ -162,4 +172,4 @@ def wait_until_ready(client: TestClient) -> None:
 @pytest.fixture(scope="session", autouse=True)
 def _plain_log() -> None:
     """The service's own log format, without its debug lines."""
-    configure_log("text")
+    logs.configure("text")

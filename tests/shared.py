@@ -21,7 +21,7 @@ from training import families, runs
 from training.data import Data, Part
 from training.train import train
 
-FOLDER = "MANIFOLD_TESTS_SHARED"  # set by tests/conftest.py for the processes of one test run
+FOLDER = "TESTS_SHARED"  # set by tests/conftest.py for the processes of one test run
 
 
 def once(key: str, make: Callable[[Path], object]) -> Path:

@@ -39,8 +39,6 @@ from training.watching import Alarm
 class Interrupted(TrainingError):
     """Ctrl-C: the step was finished and a checkpoint written."""
 
-    status = 130  # of the command, as after any SIGINT
-
 
 @dataclass
 class Position:
