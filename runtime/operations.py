@@ -111,6 +111,18 @@ def drive(steps: Steps[T], run: Callable[[str, Mapping[str, Array]], dict[str, A
         return result
 
 
+def watched(steps: Steps[T], seen: Callable[[str], None]) -> Steps[T]:
+    """Return the same use case, which calls `seen` with the task of each run."""
+    try:
+        wanted = next(steps)
+        while True:
+            seen(wanted.task)
+            wanted = steps.send((yield wanted))
+    except StopIteration as finished:
+        result: T = finished.value
+        return result
+
+
 @dataclass(frozen=True)
 class Imputed:
     """Rows with their missing values filled in."""
@@ -124,6 +136,11 @@ class Imputed:
 
 
 # --- use cases ----------------------------------------------------------------------------------------------------------------
+
+
+def is_reproducible(manifest: Manifest, latents: Array | None, codes: Array | None) -> bool:
+    """Whether the same request gives the same items: false if the graph that `sample` runs draws random numbers itself."""
+    return not manifest.drawing or _sampling_task(manifest, latents, codes) not in manifest.drawing
 
 
 def sample(

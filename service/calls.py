@@ -117,7 +117,7 @@ class Call:
             elif isinstance(error, Exception):
                 code = grpc.StatusCode.INTERNAL
                 self.calls.metrics.erred(error)
-                log.error("internal", request_id=self.request_id, exc_info=error)
+                replies.log_internal(error, self.request_id)
                 await self.context.abort(code, replies.OPAQUE)
         finally:
             let_go(self.held)

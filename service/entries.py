@@ -7,7 +7,6 @@ request holds what it has got from the registry until it is over: `hold_from_now
 from __future__ import annotations
 
 import functools
-import os
 import re
 import time
 from collections.abc import Callable, Iterator
@@ -18,7 +17,7 @@ from pathlib import Path
 
 import structlog
 
-from runtime import engine, operations
+from runtime import engine, operations, repository
 from runtime import manifest as manifests
 from runtime.engine import Model
 from runtime.errors import ArtifactError, ManifoldError, Unavailable
@@ -84,6 +83,8 @@ class Entry:
         with self.failing():
             self.look(settings)
             self.model = engine.load(self.folder, device=self.settings.device or "auto", threads=settings.threads)
+            if self.manifest is not None:  # with what loading has found out
+                self.manifest = self.manifest.with_drawing(self.model.manifest.drawing)
             self.batcher = Batcher(self.model, self.settings)
             self.batcher.listener = functools.partial(listener, self)
             self.state, self.reason = "ready", None
@@ -169,10 +170,9 @@ def endpoints(manifest: Manifest) -> list[str]:
 def stamp(folder: Path) -> Stamp:
     """Return names, sizes, times and modes of an artifact's files, by which a change is noticed. Empty if there is no folder."""
     try:
-        with os.scandir(folder) as found:
-            files = [(each.name, each.stat()) for each in found if each.is_file()]
+        found = [(name, entry.stat()) for name, entry in repository.everything(folder)]
     except FileNotFoundError:
         return ()
     except OSError as error:  # unlike no folder at all, so that its becoming readable is a change
         return (("", error.errno or 0, 0, 0),)
-    return tuple(sorted((name, status.st_size, status.st_mtime_ns, status.st_mode) for name, status in files))
+    return tuple(sorted((name, status.st_size, status.st_mtime_ns, status.st_mode) for name, status in found))

@@ -176,6 +176,8 @@ def _headers(answer: Answer) -> dict[str, str]:
     headers = {"X-Model": answer.entry.name, "X-Model-Version": str(answer.entry.version)}
     if "seed" in answer.fields:
         headers |= {"X-Seed": str(answer.fields["seed"]), "X-First": str(answer.fields["first"])}
+    if "reproducible" in answer.fields:
+        headers["X-Reproducible"] = "false"
     return headers
 
 

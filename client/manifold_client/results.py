@@ -16,6 +16,10 @@ from PIL import Image
 Float32 = NDArray[np.float32]
 
 
+def _reproducible(raw: Mapping[str, Any]) -> bool:
+    return raw.get("reproducible") is not False
+
+
 @dataclass(frozen=True)
 class Result:
     """What every answer says."""
@@ -24,6 +28,11 @@ class Result:
     version: int
     request_id: str
     raw: Mapping[str, Any]
+
+    @property
+    def reproducible(self) -> bool:
+        """Whether the same request gives this answer again: false if the model draws random numbers by itself, whatever the seed."""
+        return _reproducible(self.raw)
 
     @classmethod
     def common(cls, body: Mapping[str, Any]) -> dict[str, Any]:
@@ -75,6 +84,11 @@ class Sample:
     image: Image.Image | None
     row: dict[str, Any] | None
     raw: Mapping[str, Any]
+
+    @property
+    def reproducible(self) -> bool:
+        """Whether the same request gives this item again."""
+        return _reproducible(self.raw)
 
     @classmethod
     def parse(cls, line: Mapping[str, Any]) -> Sample:

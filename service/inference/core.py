@@ -61,7 +61,7 @@ class Inferred:
     target: Target
     id: str
     outputs: dict[str, Array]
-    parameters: dict[str, str | int]  # of the answer: what chance was
+    parameters: dict[str, str | int | bool]  # of the answer: what chance was
 
 
 @dataclass
@@ -287,14 +287,16 @@ def _is(value: Any, *kinds: type) -> bool:
     return isinstance(value, kinds) and not isinstance(value, bool)
 
 
-def _of_chance(target: Target, done: tasks.Done) -> dict[str, str | int]:
-    """What makes the same items again, and which classes were drawn."""
+def _of_chance(target: Target, done: tasks.Done) -> dict[str, str | int | bool]:
+    """What makes the same items again, and which classes were drawn; or that nothing does, as the graph draws random numbers itself."""
     filled, classes = done.filled, target.manifest.classes
-    found: dict[str, str | int] = {}
+    found: dict[str, str | int | bool] = {}
     if filled.seed is not None:
         found = {"seed": filled.seed, "first": filled.first}
     if filled.condition is not None and classes is not None:
         alone = (filled.condition.max(axis=1) == 1).all()
         drawn = [classes[int(index)] for index in np.argmax(filled.condition, axis=1)] if alone else filled.condition
         found["classes"] = orjson.dumps(drawn, option=orjson.OPT_SERIALIZE_NUMPY).decode()
+    if target.task in target.manifest.drawing:
+        found["reproducible"] = False
     return found

@@ -49,7 +49,12 @@ def of_error(error: ManifoldError, request_id: str) -> Reply:
     headers = {name: value for name, value in said.headers.items() if name != "Retry-After"}
     if status == 503:
         headers["Retry-After"] = said.headers.get("Retry-After", "1")
-    return Reply(orjson.dumps({"error": message}), status=status, headers=headers, error=error.type)
+    return Reply(
+        orjson.dumps({"error": message}),
+        status=status,
+        headers=headers,
+        error="internal" if status == 500 else error.type,
+    )
 
 
 def unexpected(error: Exception, request_id: str) -> Reply:

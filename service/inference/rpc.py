@@ -246,6 +246,8 @@ def _write(made: Inferred) -> pb.ModelInferResponse:
     for name, value in made.parameters.items():
         if isinstance(value, str):
             message.parameters[name].string_param = value
+        elif isinstance(value, bool):
+            message.parameters[name].bool_param = value
         else:
             message.parameters[name].int64_param = value
     for name, array in made.outputs.items():
