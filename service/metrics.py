@@ -109,7 +109,9 @@ class Metrics:
         self.seconds = self._seconds("request_seconds", "From the first byte to the last", "route")
         self.errors = self._counter("errors", "Errors by type", "type")
         self.refused = self._counter(
-            "refused", "Requests that a limit kept out: rows, bytes, wait, rate, bodies, deadline, stopping", "reason"
+            "refused",
+            "Requests that a limit kept out: rows, bytes, wait, rate, bodies, calls, probes, watches, deadline, stopping",
+            "reason",
         )
         self.denied = self._counter("denied", "Requests without a key that may do that", "type")
         self.by_key = self._counter("key_requests", "Requests by the name of their key", "key")
@@ -131,7 +133,9 @@ class Metrics:
         self.gpu = self._gauge("gpu_memory_bytes", "Of a GPU that a model runs on, by all processes", "gpu", "kind")
         self.disk = self._gauge("disk_bytes", "Of the file system that a folder is on", "folder", "kind")
         self.connections = self._gauge("connections", "Open HTTP connections")
-        self.cut = self._counter("connections_cut", "HTTP connections that the service ended, by why", "reason")
+        self.cut = self._counter(
+            "connections_cut", "Connections over HTTP and calls over gRPC that the service ended, by why", "reason"
+        )
         self.serving = self._gauge("ready", "1 where /health/ready says so")
         build = self._gauge("build_info", "What is running", "version", "python", "onnxruntime")
         build.labels(version("manifold"), platform.python_version(), _version_of_onnxruntime()).set(1)
