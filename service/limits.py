@@ -1,8 +1,7 @@
 """The limits of gRPC calls: how many are open, how many bytes they hold, and how long a client may send nothing or read nothing.
 
 Each call is seen before its message is read, where gRPC asks for its handler, and has an OpenCall until its task is done. Once a second `look` ends the
-calls whose client has had its time. A streaming call gets a status. A call whose message never arrives has no handler yet that could send
-one, and a client that does not read would not take it: such a call is abandoned, and gRPC resets its stream.
+calls whose client has had its time. They get a status; where the client does not even read that, gRPC resets the stream.
 
 gRPC keeps the part of a message that has arrived, up to the limit of one message. Only so many calls receive a message at once that all
 their messages are within max_bodies_bytes. Others wait; a call that has received nothing for a second makes room for them.
@@ -21,6 +20,7 @@ from typing import Any, TypeAlias
 
 import grpc
 from google.protobuf.message import DecodeError, Message
+from grpc._cython import cygrpc
 
 from runtime.errors import Busy, DeadlineExceeded, Malformed, ManifoldError
 from service.calls import Call, Calls, Unreadable
@@ -186,7 +186,8 @@ class Limits(grpc.GenericRpcHandler):  # type: ignore[misc]
         self.slots = max(1, settings.max_bodies_bytes // (settings.max_body_bytes + FRAME))
         self._receiving: dict[OpenCall, None] = {}
         self._waiting: deque[asyncio.Future[None]] = deque()
-        self._abandoned: list[asyncio.Task[Any]] = []
+        self._leaving: list[tuple[OpenCall, ManifoldError]] = []
+        self._dismissals = set[asyncio.Task[None]]()
         watches, probes = Room(WATCHES, "watches"), Room(settings.max_calls, "probes")
         self._rooms = {**dict.fromkeys(WATCHING, watches), **dict.fromkeys(PROBES, probes)}
         self.watches = watches
@@ -248,9 +249,6 @@ class Limits(grpc.GenericRpcHandler):  # type: ignore[misc]
     def look(self) -> None:
         """End the calls whose client has had its time. Called once a second."""
         now = time.monotonic()
-        abandoned, self._abandoned = self._abandoned, []
-        if abandoned:
-            abandon(abandoned)
         for call in list(self.open):
             waited = now - call.since
             if call.phase == RECEIVING and waited > self.settings.receive_seconds:
@@ -268,17 +266,30 @@ class Limits(grpc.GenericRpcHandler):  # type: ignore[misc]
             self._wake()
 
     def _end(self, call: OpenCall, error: ManifoldError, reason: str) -> None:
-        """End a call with a status where it can send one, and else, or where that takes too long too, without."""
+        """End a call: by its handler where one runs that can send a status, and else, or where that takes too long too, without it."""
         self.received(call)
-        if call.streams and call.phase != ENDING:
+        if call.phase != ENDING:
             self.cut(reason)
+        if call.streams and call.phase != ENDING:
             call.error = error
+            call.task.cancel()
         else:
-            if call.phase != ENDING:
-                self.cut(reason)
-            self._abandoned.append(call.task)
+            if not self._leaving:
+                call.task.get_loop().call_soon(self._dismiss)
+            self._leaving.append((call, error))
         call.at(ENDING)
-        call.task.cancel()
+
+    def _dismiss(self) -> None:
+        """Dismiss the calls that have no handler which would do it."""
+        leaving, self._leaving = self._leaving, []
+        ends = ends_of([call.task for call, _ in leaving])
+        for call, error in leaving:
+            code = call.calls.code_of(error)
+            dismissal = asyncio.create_task(
+                dismiss(call.task, ends.get(call.task), code, error.message, self.settings.send_seconds)
+            )
+            self._dismissals.add(dismissal)
+            dismissal.add_done_callback(self._dismissals.discard)
 
 
 def refusal(calls: Calls, name: str, error: ManifoldError) -> Any:
@@ -292,18 +303,41 @@ def refusal(calls: Calls, name: str, error: ManifoldError) -> Any:
     return grpc.stream_stream_rpc_method_handler(refuse)
 
 
-def abandon(tasks: Collection[asyncio.Task[Any]]) -> None:
-    """Reset the streams of calls whose own tasks are over.
+End: TypeAlias = tuple[asyncio.Task[Any], Any]
 
-    For each call, gRPC has another task, which started the call's own and waits for the end of the stream. It holds on to the stream, and
-    gRPC offers no way to end it or to find it: here it is found by what it refers to, and cancelled.
+
+def ends_of(tasks: Collection[asyncio.Task[Any]]) -> dict[asyncio.Task[Any], End]:
+    """Return what can end the streams of calls, by the calls' tasks.
+
+    A call's task is started by another one, which then waits for the end of the stream. gRPC keeps it to itself, and offers no way to end
+    a call before its handler runs, or against a client that does not read. Both hold the call's state, by which they are found here.
     """
-    ended = {id(task) for task in tasks}
+    known, found = {id(task): task for task in tasks}, dict[asyncio.Task[Any], End]()
     for other in asyncio.all_tasks():
         if other.get_name() == "rpc_task":
             held = gc.get_referents(*gc.get_referents(other.get_coro()))
-            if any(id(each) in ended for each in held):
-                other.cancel()
+            states = [each for each in held if isinstance(each, cygrpc.RPCState)]
+            found |= {known[id(each)]: (other, states[0]) for each in held if id(each) in known and states}
+    return found
+
+
+async def dismiss(
+    task: asyncio.Task[Any], end: End | None, code: grpc.StatusCode, message: str, seconds: float
+) -> None:
+    """End a call with a status, or, where that cannot be sent within so many seconds, without."""
+    task.cancel()
+    await asyncio.wait([task], timeout=seconds)
+    if end is None:
+        return
+    waiting, state = end
+    context = cygrpc._ServicerContext(state, None, None, task.get_loop())
+    try:
+        async with asyncio.timeout(seconds):
+            await context.abort(code, message)
+    except grpc.aio.AbortError:  # it is sent
+        pass
+    except (TimeoutError, grpc.aio.UsageError, grpc.aio.InternalError):  # nobody reads it, or there was one before
+        waiting.cancel()
 
 
 def _later(handler: Any, call: OpenCall) -> Any:
