@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from runtime.bound import BoundGraph
 from runtime.errors import ArtifactError, Unavailable
+from runtime.fixed_cost import has_fixed_cost
 from runtime.manifest import Manifest, TaskSpec
 
 Array = NDArray[Any]
@@ -62,9 +63,16 @@ def import_ahead(folders: Iterable[Path]) -> None:
     """Imports what the artifacts in `folders` will run on, as far as it is installed: a program with an event loop does so before it
     starts, as importing torch holds the interpreter's lock for a quarter of a second."""
     _onnxruntime()
-    if any(any(folder.glob("*.pt")) for folder in folders):
+    if any(map(_holds_torchscript, folders)):
         with contextlib.suppress(ImportError):  # their models will say what is missing
             import torch  # noqa: F401
+
+
+def _holds_torchscript(folder: Path) -> bool:
+    try:
+        return any(name.endswith(".pt") for name in os.listdir(folder))
+    except OSError:  # its model will say why it cannot be read
+        return False
 
 
 class OnnxBackend:
@@ -89,7 +97,7 @@ class OnnxBackend:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = self.threads
         options.inter_op_num_threads = 1
-        options.log_severity_level = 3
+        options.log_severity_level = 4  # fatal errors: all others are raised, with the same text
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # many models share the cores
         path = self.folder / task.graph
         recorded = self.device == "cuda" and not task.is_sampler
@@ -114,7 +122,7 @@ class OnnxBackend:
         if self.device == "cuda":
             plain = functools.partial(self._session, path, options, False) if recorded else None
             return BoundGraph(onnxruntime, session, task, "cuda", plain=plain)
-        return OnnxGraph(session, [spec.graph_name for spec in task.outputs])
+        return OnnxGraph(session, [spec.graph_name for spec in task.outputs], fixed_cost=has_fixed_cost(path))
 
     def _session(self, path: Path, options: Any, recorded: bool) -> Any:
         onnxruntime = _onnxruntime()
@@ -133,8 +141,9 @@ class OnnxBackend:
 class OnnxGraph:
     """A session of ONNX Runtime."""
 
-    def __init__(self, session: Any, names: list[str]) -> None:
+    def __init__(self, session: Any, names: list[str], *, fixed_cost: bool = False) -> None:
         self.session, self.names = session, names
+        self.fixed_cost = fixed_cost  # whether the shapes of its inputs bound its time
 
     def __call__(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         return dict(zip(self.names, self.session.run(self.names, dict(inputs)), strict=True))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import heapq
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,11 +20,13 @@ from numpy.typing import NDArray
 from runtime import calibration, columns, decisions, files, reasons, scoring
 from runtime.decisions import Judged, Rule
 from runtime.engine import Model
-from runtime.errors import UnsupportedTask
+from runtime.errors import Unavailable, UnsupportedTask, cut
 from runtime.operations import Scores
 from runtime.spec import NumericColumn, TableSpec
 
 Array = NDArray[Any]
+
+SAMPLE_ROWS, SAMPLE_BYTES = 200_000, 256 * 2**20  # a model is calibrated on at most; beyond it a sample says the same
 
 
 @dataclass
@@ -106,32 +108,67 @@ def _number(value: Any) -> Any:
 
 
 def encoded(model: Model, source: IO[bytes], kind: str, *, rows: int = files.CHUNK_ROWS) -> Iterator[Encoded]:
-    """Rows of a file, chunk by chunk, as the model takes them."""
+    """Yield the rows of a file, chunk by chunk, as the model takes them. Raises InvalidValue where too many rows are invalid."""
     spec = table_of(model)
     missing = any(tensor.missing for tensor in model.manifest.tasks["score"].inputs)
+    seen = invalid = 0
     for chunk in files.chunks(source, kind, spec, rows=rows):
         found = columns.encode(chunk.table, spec, unknown=True, missing=missing)
         keep = np.ones(len(chunk.numbers), bool)
         keep[list(found.bad)] = False
-        bad = {**chunk.bad, **{int(chunk.numbers[at]): reason for at, reason in found.bad.items()}}
+        keep[np.isin(chunk.numbers, list(chunk.bad))] = False
+        bad = dict(sorted({**{int(chunk.numbers[at]): reason for at, reason in found.bad.items()}, **chunk.bad}.items()))
         places = np.flatnonzero(keep)
         warnings = [found.warnings.get(int(at), []) for at in places]
-        yield Encoded(chunk.numbers[keep], found.data[keep], warnings, dict(sorted(bad.items())), chunk.table, places)
+        yield Encoded(chunk.numbers[keep], found.data[keep], warnings, bad, chunk.table, places)
+        seen, invalid = seen + len(places) + len(bad), invalid + len(bad)
+        if bad:
+            files.check_invalid(invalid, seen, *next(reversed(bad.items())))
 
 
-def recalibrate(model: Model, source: IO[bytes], kind: str, root: Path, *, name: str) -> tuple[Path, str]:
-    """Publishes the model anew in `root`, calibrated on a file of normal rows, which is called `name`: its folder, and what was done.
+def recalibrate(
+    model: Model, source: IO[bytes], kind: str, root: Path, *, name: str, stopped: Callable[[], bool] = lambda: False
+) -> tuple[Path, str]:
+    """Publish the model anew in `root`, calibrated on a file of normal rows, which is called `name`: its folder, and what was done.
 
-    The file is read twice and must be seekable. Raises UnsupportedTask for a model that does not score rows.
+    The file is read twice and must be seekable. Of more rows than are needed, a random sample is taken. Raises UnsupportedTask for a model
+    that does not score rows, and Unavailable where `stopped`, which is asked between chunks, says that nobody waits for the result.
     """
-    table_of(model)
+    width = math.prod(table_of(model).shape)
     digest = hashlib.file_digest(cast(Any, source), "sha256").hexdigest()
     source.seek(0)
-    parts = list(encoded(model, source, kind))
-    data = np.concatenate([part.data for part in parts])
-    said = f"{len(data)} rows of {name} (SHA-256 {digest[:12]}…)"
-    folder = calibration.recalibrate(model, data, root, source=said)
-    return folder, f"calibrated on {said}, {sum(len(part.bad) for part in parts)} bad ones left out"
+    sample, bad = Sample(min(SAMPLE_ROWS, max(calibration.LEAST, SAMPLE_BYTES // (4 * width))), width), 0
+    for part in encoded(model, source, kind):
+        sample.add(part.data)
+        bad += len(part.bad)
+        if stopped():
+            raise Unavailable("the client has left")
+    rows = f"{len(sample.data)} rows" if len(sample.data) == sample.seen else f"{len(sample.data)} of {sample.seen} rows"
+    said = f"{rows} of {cut(name)} (SHA-256 {digest[:12]}…)"
+    folder = calibration.recalibrate(model, sample.data, root, source=said)
+    return folder, f"calibrated on {said}, {bad} bad ones left out"
+
+
+class Sample:
+    """At most `most` rows of a stream of them, each as likely to be among them as any other (reservoir sampling, algorithm R)."""
+
+    def __init__(self, most: int, width: int) -> None:
+        self._rows = np.empty((most, width), np.float32)  # the system gives the memory as it is written
+        self._generator = np.random.Generator(np.random.Philox(0))
+        self.seen = 0
+
+    def add(self, rows: NDArray[np.float32]) -> None:
+        """Take rows (n, width) in."""
+        orders = np.arange(self.seen, self.seen + len(rows))
+        self.seen += len(rows)
+        places = np.where(orders < len(self._rows), orders, self._generator.integers(0, orders + 1))
+        taken = places < len(self._rows)
+        self._rows[places[taken]] = rows[taken]
+
+    @property
+    def data(self) -> NDArray[np.float32]:
+        """The rows that are in the sample."""
+        return self._rows[: self.seen]
 
 
 def score(
@@ -143,14 +180,24 @@ def score(
     explain: bool = False,
     rows: int = files.CHUNK_ROWS,
 ) -> Iterator[Scored]:
-    """Rows of a file, chunk by chunk. A budget is spent on the whole file, which is then read twice and must be seekable."""
+    """Yield the rows of a file, chunk by chunk. A budget is spent on the whole file, which is then read twice and must be seekable."""
+    return (part for part in steps(model, source, kind, rule, explain=explain, rows=rows) if part is not None)
+
+
+def steps(
+    model: Model, source: IO[bytes], kind: str, rule: Rule, *, explain: bool = False, rows: int = files.CHUNK_ROWS
+) -> Iterator[Scored | None]:
+    """Do as `score` does, and yield None after each chunk of the first pass of a budget, so that the caller can stop there."""
     about = model.manifest.scoring
     table_of(model)
     assert about is not None
     chosen, line = None, None
     if rule.budget is not None:
-        start = source.tell()
-        chosen, least = _strangest(_scores(model, encoded(model, source, kind, rows=rows)), rule.budget)
+        start, strangest = source.tell(), Strangest(rule.budget)
+        for numbers, values in _scores(model, encoded(model, source, kind, rows=rows)):
+            strangest.add(numbers, values)
+            yield None
+        chosen, least = strangest.found()
         line = model.calibrated.line_at(about.score, least)
         source.seek(start)
     for part in encoded(model, source, kind, rows=rows):
@@ -158,7 +205,7 @@ def score(
             yield Scored(part.numbers, None, [], None, part.bad)
             continue
         scores = model.score(part.data)
-        taken = None if chosen is None else np.isin(part.numbers, chosen)
+        taken = None if chosen is None else _among(part.numbers, chosen)
         unknown = decisions.are_unknown(part.warnings)
         judged = decisions.judge(about, model.calibrated, scores.terms, unknown, rule, chosen=taken)
         if line is not None:  # the whole file's, not this chunk's
@@ -166,6 +213,11 @@ def score(
         yield Scored(
             part.numbers, judged, part.warnings, _explained(model, part, scores, judged) if explain else None, part.bad
         )
+
+
+def _among(numbers: NDArray[np.int64], chosen: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Return which numbers are among the chosen ones, which are in ascending order."""
+    return np.searchsorted(chosen, numbers, side="left") < np.searchsorted(chosen, numbers, side="right")
 
 
 def _explained(model: Model, part: Encoded, scores: Scores, judged: Judged) -> list[dict[str, Any] | None] | None:
@@ -185,26 +237,38 @@ def _explained(model: Model, part: Encoded, scores: Scores, judged: Judged) -> l
 
 
 def _scores(model: Model, parts: Iterator[Encoded]) -> Iterator[tuple[NDArray[np.int64], scoring.Float64]]:
+    """Yield the numbers and the scores of each chunk's rows, also of a chunk without valid ones."""
     about = model.manifest.scoring
     assert about is not None
     for part in parts:
-        if len(part.data):
-            yield part.numbers, model.calibrated.place(model.score(part.data).terms)[about.score]
+        scores = model.calibrated.place(model.score(part.data).terms)[about.score] if len(part.data) else np.zeros(0)
+        yield part.numbers, scores
 
 
-def _strangest(
-    parts: Iterator[tuple[NDArray[np.int64], scoring.Float64]], budget: int
-) -> tuple[NDArray[np.int64], float | None]:
-    """Numbers of the strangest rows of all parts, of equal ones those that came first; and the least strange one's score."""
-    best: list[tuple[float, int]] = []  # (score, -number), the least strange first
-    for numbers, values in parts:
-        for at in np.flatnonzero(decisions.strangest(values, budget)):
-            entry = (float(values[at]), -int(numbers[at]))
-            if len(best) < budget:
-                heapq.heappush(best, entry)
-            else:
-                heapq.heappushpop(best, entry)
-    return np.asarray([-number for _, number in best], np.int64), best[0][0] if best else None
+class Strangest:
+    """The `budget` rows of a stream with the highest scores; of equal ones, those that came first."""
+
+    def __init__(self, budget: int) -> None:
+        self.budget = budget
+        self._numbers, self._scores = np.zeros(0, np.int64), np.zeros(0)
+        self._parts: list[tuple[NDArray[np.int64], scoring.Float64]] = []
+
+    def add(self, numbers: NDArray[np.int64], scores: scoring.Float64) -> None:
+        """Take rows in."""
+        self._parts.append((numbers, scores))
+        if sum(len(each) for each, _ in self._parts) > max(self.budget, SAMPLE_ROWS):
+            self._merge()
+
+    def _merge(self) -> None:
+        numbers = np.concatenate([self._numbers, *(each for each, _ in self._parts)])
+        scores = np.concatenate([self._scores, *(each for _, each in self._parts)])
+        best = np.lexsort((numbers, -scores))[: self.budget]
+        self._numbers, self._scores, self._parts = numbers[best], scores[best], []
+
+    def found(self) -> tuple[NDArray[np.int64], float | None]:
+        """Return the rows' numbers in ascending order, and the least strange one's score."""
+        self._merge()
+        return np.sort(self._numbers), float(self._scores[-1]) if len(self._scores) else None
 
 
 def drain(parts: Iterator[Scored], writer: Writer, progress: Callable[[Total], None] | None = None) -> Total:

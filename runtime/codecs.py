@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, PngImagePlugin
 
+from runtime import texts
 from runtime.errors import InvalidValue, Malformed, TooLarge, UnsupportedMedia
 from runtime.spec import ImageSpec
 
@@ -292,9 +293,11 @@ def read_recipe(content: bytes) -> dict[str, Any]:
             "the image carries no recipe: it is not a PNG made by this project, or a program has rewritten it"
         )
     try:
-        recipe: dict[str, Any] = json.loads(text)
-    except json.JSONDecodeError:
-        raise InvalidValue("the image's recipe is damaged") from None
+        recipe = texts.json_of(text, "recipe")
+    except Malformed:
+        raise InvalidValue("the image's recipe is damaged: it is not JSON") from None
+    if not isinstance(recipe, dict):
+        raise InvalidValue("the image's recipe is damaged: it is not a JSON object")
     return recipe
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtime import rows
-from runtime.errors import InvalidValue
+from runtime.errors import LISTED, InvalidValue, shown
 from runtime.spec import CategoricalColumn, NumericColumn, TableSpec
 
 Array = NDArray[Any]
@@ -40,7 +40,7 @@ def encode(table: Mapping[str, Array], spec: TableSpec, *, unknown: bool = False
     """
     if absent := [name for name in spec.names if name not in table]:
         raise InvalidValue(
-            f"columns: {', '.join(map(repr, absent))} missing; the model needs {', '.join(spec.names)}",
+            f"columns: {', '.join(map(shown, absent[:LISTED]))} missing; the model needs {', '.join(spec.names)}",
             field=absent[0],
             valid=spec.names,
         )
@@ -119,29 +119,32 @@ def _parsed(values: Array, absent: NDArray[np.bool_], column: NumericColumn, fou
 def _blocks(
     values: Array, absent: NDArray[np.bool_], column: CategoricalColumn, unknown: bool, found: Encoded
 ) -> Float32:
-    """One-hot blocks (n, categories); different values are looked at once."""
+    """One-hot blocks (n, categories); different values are looked up once."""
     block = np.zeros((len(values), column.width), np.float32)
     block[absent] = np.nan
-    names = _names(values)
-    different, inverse = np.unique(names, return_inverse=True)
     index_of = {name: place for place, name in enumerate(column.categories)}
-    found_at = [index_of.get(rows.category(name, column), -1) for name in different.tolist()]
+    names, inverse = _names(values)
+    found_at = [index_of.get(rows.category(name, column), -1) for name in names]
     places = np.asarray(found_at, np.int64)[inverse]
     known = ~absent & (places >= 0)
     block[known, places[known]] = 1
     for index in np.flatnonzero(~absent & (places < 0)):
         if unknown:
-            found.warn(index, rows.is_unknown(str(names[index]), column))
+            found.warn(index, rows.is_unknown(names[inverse[index]], column))
         else:
-            found.bad.setdefault(int(index), f"{column.name}: unknown category {str(names[index])!r}")
+            found.bad.setdefault(int(index), f"{column.name}: unknown category {shown(names[inverse[index]])}")
     return block
 
 
-def _names(values: Array) -> Array:
-    """Categories in their one spelling, as texts; what is missing becomes some text or other."""
-    if values.dtype.kind == "U":
-        return values
+def _names(values: Array) -> tuple[list[str], NDArray[np.int64]]:
+    """Return the different categories in their one spelling, and each row's place among them; what is missing becomes some text or other.
+
+    The texts stay objects: an array of texts would give each of its rows the room of the longest.
+    """
     if values.dtype.kind in "biuf":
         different, inverse = np.unique(values, return_inverse=True)
-        return np.asarray([rows.canonical(value) for value in different.tolist()], np.str_)[inverse]
-    return np.asarray([rows.canonical(value) for value in values.tolist()], np.str_)
+        return [rows.canonical(value) for value in different.tolist()], inverse
+    place_of: dict[str, int] = {}
+    texts = (value if type(value) is str else rows.canonical(value) for value in values.tolist())
+    inverse = np.fromiter((place_of.setdefault(text, len(place_of)) for text in texts), np.int64, len(values))
+    return list(place_of), inverse

@@ -24,6 +24,7 @@ import reprlib
 from collections.abc import Sequence
 
 ECHOED = 80  # characters of a value that an error repeats
+LISTED = 20  # values that an error lists in its message
 
 
 class ManifoldError(Exception):
@@ -133,3 +134,8 @@ def shown(value: object) -> str:
     """Return the repr of a value from outside, cut to `ECHOED` characters, as error messages repeat it."""
     text = _short.repr(value)
     return text if len(text) <= ECHOED + 2 else f"{text[: ECHOED - 1]}…"
+
+
+def cut(text: str, limit: int = ECHOED) -> str:
+    """Return a text from outside as it is, cut to `limit` characters: for messages of libraries, and for names."""
+    return text if len(text) <= limit else f"{text[: limit - 1]}…"

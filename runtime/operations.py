@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from runtime import codecs, sampling
 from runtime.errors import InvalidValue, UnsupportedTask
-from runtime.inputs import Classes, check_seed, conditions, draw, draw_latents, latent_stream
+from runtime.inputs import Classes, check_seed, check_temperature, conditions, draw, draw_latents, latent_stream
 from runtime.manifest import RANDOM, Manifest, TaskSpec
 from runtime.spec import ImageSpec, TableSpec
 
@@ -136,6 +136,7 @@ def sample(
     """
     task = _sampling_task(manifest, latents, codes)
     spec = manifest.tasks[task]
+    check_temperature(temperature)
     chance = _needs_seed(spec, latents, classes)
     seed = check_seed(seed, first, n, needed=chance)
     if prior is not None and (latents is not None or spec.input("latent") is None):

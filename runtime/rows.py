@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.errors import InvalidValue
+from runtime.errors import InvalidValue, cut, shown
 from runtime.spec import CategoricalColumn, NumericColumn, TableSpec
 
 Float32 = NDArray[np.float32]
@@ -100,23 +100,23 @@ def _complete(given: list[Any], names: list[str], place: str, missing: bool) -> 
 
 
 def not_a_number(value: Any, column: NumericColumn) -> str:
-    return f"{value!r} is not a number; column {column.name!r} is numeric"
+    return f"{shown(value)} is not a number; column {shown(column.name)} is numeric"
 
 
 def not_finite(value: Any) -> str:
-    return f"{value} is not finite"
+    return f"{cut(str(value)) if isinstance(value, str | float) else shown(value)} is not finite"
 
 
 def is_clipped(value: Any, column: NumericColumn) -> str:
-    return f"{column.name}: {value} is more than {column.clip:g} scales from the mean and was clipped"
+    return f"{cut(column.name)}: {value if isinstance(value, float) else cut(str(value))} is more than {column.clip:g} scales from the mean and was clipped"
 
 
 def is_unknown(name: str, column: CategoricalColumn) -> str:
-    return f"unknown_category: {column.name} {name!r} was never seen in training"
+    return f"unknown_category: {cut(column.name)} {shown(name)} was never seen in training"
 
 
 def is_missing(column: NumericColumn | CategoricalColumn) -> str:
-    return f"missing: {column.name} has no value; it took no part in the score"
+    return f"missing: {cut(column.name)} has no value; it took no part in the score"
 
 
 def _number(value: Any, column: NumericColumn, place: str, warnings: list[str]) -> float:

@@ -1,19 +1,22 @@
 """What needs the scope `admin`: reading keys and certificate again, models that come and go, and calibrating one on rows of one's own.
 
-Without keys these routes answer requests from this machine (service.asgi).
+Without keys these routes are off, unless the setting `trust_loopback` lets requests from this machine use them (service.asgi).
 """
 
 from __future__ import annotations
 
 import asyncio
 import errno
+import threading
+from collections.abc import Callable
+from typing import TypeVar
 
 import structlog
 from fastapi import FastAPI, Request
 from starlette.responses import Response
 
 from runtime import bulk
-from runtime.errors import InvalidValue, Unavailable, UnsupportedMedia, UnsupportedTask
+from runtime.errors import InvalidValue, Unavailable, UnsupportedMedia, UnsupportedTask, cut
 from service import contract, describe, encoding, uploads
 from service.registry import Registry
 from service.security import Security
@@ -21,6 +24,9 @@ from service.settings import SettingsError
 
 log = structlog.get_logger()
 
+T = TypeVar("T")
+
+LOOK = 0.5  # seconds between two questions whether the client is still there
 
 BODY = {
     "required": True,
@@ -48,7 +54,10 @@ def add(app: FastAPI, registry: Registry, security: Security) -> None:
         except SettingsError as error:  # what is wrong is the installation's, and said to who may mend it
             raise InvalidValue(f"{error.message}; what there was is kept", field=error.field) from None
         log.info("reloaded", keys=list(security.keys))
-        keys = [{"name": key.name, "scopes": sorted(key.scopes), "rate": key.rate} for key in security.keys.values()]
+        keys = [
+            {"name": key.name, "id": key.id, "scopes": sorted(key.scopes), "rate": key.rate}
+            for key in security.keys.values()
+        ]
         return Response(
             encoding.dumps({"keys": keys, "needed": security.needed, "tls": security.certificate is not None}),
             media_type=encoding.JSON,
@@ -83,7 +92,7 @@ def add(app: FastAPI, registry: Registry, security: Security) -> None:
         kind = uploads.MEDIA_TYPES.get(content_type)
         if kind is None:
             raise UnsupportedMedia(
-                f"Content-Type: {content_type or 'nothing'} is not read; send a file of normal rows",
+                f"Content-Type: {cut(content_type) or 'nothing'} is not read; send a file of normal rows",
                 field="Content-Type", valid=list(uploads.MEDIA_TYPES),
             )  # fmt: skip
         entry = await registry.get(name, None)
@@ -93,8 +102,11 @@ def add(app: FastAPI, registry: Registry, security: Security) -> None:
         with await uploads.spool(request.stream(), settings.max_upload_bytes) as file:
             async with one_at_a_time:
                 try:
-                    folder, done = await asyncio.get_running_loop().run_in_executor(
-                        None, lambda: bulk.recalibrate(model, file, kind, settings.models_dir, name="an upload")
+                    folder, done = await _while_there(
+                        request,
+                        lambda gone: bulk.recalibrate(
+                            model, file, kind, settings.models_dir, name="an upload", stopped=gone
+                        ),
                     )
                 except PermissionError as error:
                     raise UnsupportedTask(READ_ONLY, field="name") from error
@@ -107,3 +119,16 @@ def add(app: FastAPI, registry: Registry, security: Security) -> None:
         return Response(
             encoding.dumps({"model": name, "version": made.version, "done": done}), media_type=encoding.JSON
         )
+
+
+async def _while_there(request: Request, work: Callable[[Callable[[], bool]], T]) -> T:
+    """Return the result of work on a thread. The work is given a function that says whether the client has left."""
+    gone = threading.Event()
+    future = asyncio.get_running_loop().run_in_executor(None, work, gone.is_set)
+    try:
+        while not (await asyncio.wait({future}, timeout=LOOK))[0]:
+            if await request.is_disconnected():
+                gone.set()
+        return future.result()
+    finally:
+        gone.set()

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
-import orjson
 from pydantic import ValidationError
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
-from runtime import codecs
-from runtime.errors import InvalidValue, Malformed, TooLarge, UnsupportedMedia
+from runtime import codecs, texts
+from runtime.errors import InvalidValue, Malformed, TooLarge, UnsupportedMedia, shown
 from service import contract
 from service.encoding import JSON
 from service.incoming import Incoming
@@ -23,6 +21,12 @@ from service.settings import Settings
 
 R = TypeVar("R", bound=contract.Request)
 MULTIPART = "multipart/form-data"
+NAMES = (
+    "model",
+    "class",
+    "target_class",
+    "prior",
+)  # fields of a query or form that are texts even where they look like numbers
 ACCEPTED = (JSON, MULTIPART, *codecs.MEDIA_TYPES, codecs.NPY)
 
 
@@ -74,28 +78,41 @@ def _object(body: bytes) -> dict[str, Any]:
 
 def json_object(body: bytes) -> dict[str, Any]:
     """What JSON says. Raises Malformed for what is none, or no object."""
-    try:
-        content = orjson.loads(body)
-    except orjson.JSONDecodeError as error:
-        raise Malformed(f"body: not JSON: {error}", field="body") from None
+    content = texts.json_of(body)
     if not isinstance(content, dict):
         raise Malformed("body: a JSON object is needed", field="body")
     return content
 
 
 def _field(key: str, text: str) -> Any:
-    """A value of a query or form: JSON where it is JSON, else the text itself. Names stay text: class 3 is the class called 3."""
-    if key in ("model", "class", "prior") and not text.startswith(("[", "{")):
+    """Return a value of a query or form: JSON if it is JSON, else the text itself. Names stay text: class 3 is the class called 3.
+
+    Raise Malformed for an array or object that is not JSON, or has too many levels.
+    """
+    structured = text.startswith(("[", "{"))
+    if key in NAMES and not structured:
         return text
     try:
-        return json.loads(text, parse_constant=str)
-    except ValueError:
+        return texts.json_of(text, key)
+    except Malformed:
+        if structured:
+            raise
         return text
+
+
+def _once(key: str, fields: Collection[str]) -> None:
+    """Raise Malformed for a field of a query or form that is there already."""
+    if key in fields:
+        raise Malformed(f"{shown(key)}: the field is there more than once; send it once", field=key)
 
 
 def query(request: Incoming) -> dict[str, Any]:
-    """Fields in the query, for bodies that have no place for them."""
-    return {key: _field(key, text) for key, text in request.of_starlette(b"").query_params.items()}
+    """Return the fields in the query, for bodies that have no place for them."""
+    fields: dict[str, Any] = {}
+    for key, text in request.of_starlette(b"").query_params.multi_items():
+        _once(key, fields)
+        fields[key] = _field(key, text)
+    return fields
 
 
 class _Parts(MultiPartParser):
@@ -134,6 +151,7 @@ async def _multipart(
     try:
         for key, value in form.multi_items():
             if not isinstance(value, UploadFile):
+                _once(key, fields)
                 fields[key] = _field(key, value)
             elif key in files:
                 files[key].append(await value.read())

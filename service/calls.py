@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import operator
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias, TypeVar
 
@@ -18,10 +18,11 @@ from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
 from runtime import errors
-from runtime.errors import ManifoldError, Unavailable
+from runtime.errors import Malformed, ManifoldError, Unavailable
 from service import replies
 from service.asgi import REQUEST_ID, new_id
 from service.entries import hold_from_now, let_go
+from service.incoming import SINGLE
 from service.metrics import Metrics
 from service.tracing import Tracing
 
@@ -81,9 +82,11 @@ class Call:
 
     def __init__(self, calls: Calls, context: Context, name: str) -> None:
         self.calls, self.context, self.route = calls, context, f"/{calls.service}/{name}"
-        sent = {str(key): str(value) for key, value in context.invocation_metadata() or ()}
+        metadata = context.invocation_metadata() or ()
+        sent = {str(key): str(value) for key, value in metadata}
+        self.repeated = "" if len(sent) == len(metadata) else repeated(metadata)
         given = sent.get("x-request-id", "")
-        self.request_id = given if REQUEST_ID.fullmatch(given) else new_id()
+        self.request_id = given if REQUEST_ID.fullmatch(given) and self.repeated != "x-request-id" else new_id()
         self.began, self.held = time.perf_counter(), hold_from_now()
         said = {
             "rpc.system": "grpc",
@@ -95,6 +98,9 @@ class Call:
 
     async def __aenter__(self) -> Call:
         self.context.set_trailing_metadata((("x-request-id", self.request_id),))
+        if self.repeated:
+            error = Malformed(f"{self.repeated}: the metadata has it more than once; send it once", field=self.repeated)
+            await self.__aexit__(type(error), error, None)  # raises, and ends the call with the error
         return self
 
     async def __aexit__(self, kind: object, error: BaseException | None, trace: object) -> None:
@@ -110,7 +116,7 @@ class Call:
                 )
             elif isinstance(error, Exception):
                 code = grpc.StatusCode.INTERNAL
-                self.calls.metrics.errors.labels("internal").inc()
+                self.calls.metrics.erred(error)
                 log.error("internal", request_id=self.request_id, exc_info=error)
                 await self.context.abort(code, replies.OPAQUE)
         finally:
@@ -119,6 +125,12 @@ class Call:
                 failed = code in (grpc.StatusCode.INTERNAL, grpc.StatusCode.UNAVAILABLE)
                 self.trace.end(self.route[1:], failed=failed, **{"rpc.grpc.status_code": code.value[0]})
             self.calls.metrics.requested(self.route, code.name, time.perf_counter() - self.began)
+
+
+def repeated(metadata: Iterable[tuple[Any, Any]]) -> str:
+    """Return the name of a key that is there more than once and must not be, or nothing."""
+    names = [str(key) for key, _ in metadata]
+    return next((name for name in names if name.encode() in SINGLE and names.count(name) > 1), "")
 
 
 @dataclass(frozen=True)

@@ -465,6 +465,7 @@ class KeySummary(BaseModel):
     """A key, without what is secret of it."""
 
     name: str
+    id: str = Field(description="the label `key` of manifold_key_requests: the first eight digits of the key's SHA-256")
     scopes: list[Literal["infer", "admin"]]
     rate: float = Field(description="requests/s; 0: no limit")
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import os
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -38,8 +39,11 @@ ENDPOINTS = {
     "impute": "impute",
 }
 
+# the folders of an absolute path
+FOLDERS = re.compile(r"(?<![\w.:/])/(?:[^\s/:;,'\"]+/)+(?=[^\s/])")
+
 Listener = Callable[["Entry", Ran], None]
-Stamp = tuple[tuple[str, int, int], ...]
+Stamp = tuple[tuple[str, int, int, int], ...]
 
 _held: ContextVar[list[Entry] | None] = ContextVar("held", default=None)
 
@@ -73,7 +77,7 @@ class Entry:
         if settings.require_checksums and not self.manifest.files:
             raise ArtifactError("its manifest has no checksums, which are asked for here: manifold check --seal")
         self.endpoints = endpoints(self.manifest)
-        self.weight = sum(size for name, size, _ in self.stamp if name.endswith((".onnx", ".bin", ".pt")))
+        self.weight = sum(size for name, size, *_ in self.stamp if name.endswith((".onnx", ".bin", ".pt")))
 
     def load(self, settings: Settings, listener: Listener) -> None:
         """Loads the artifact; what goes wrong becomes the entry's reason."""
@@ -90,12 +94,22 @@ class Entry:
         try:
             yield
         except ManifoldError as error:
-            self.state, self.reason = "unavailable", error.message
+            self.state, self.reason = "unavailable", self._public(error.message)
             self.expected = isinstance(error, Unavailable) and error.expected
             log.warning("model unavailable", model=self.name, version=self.version, reason=error.message)
+        except OSError as error:  # a file that cannot be read, or that has vanished since the folder was listed
+            self.state, self.reason = "unavailable", f"{Path(error.filename or '').name}: {error.strerror or error}"
+            log.warning("model unavailable", model=self.name, version=self.version, reason=self.reason)
         except Exception as error:  # a broken artifact must not take the others down with it
-            self.state, self.reason = "unavailable", f"{type(error).__name__}: {error}"
+            self.state, self.reason = "unavailable", self._public(f"{type(error).__name__}: {error}")
             log.exception("model failed to load", model=self.name, version=self.version)
+
+    def _public(self, reason: str) -> str:
+        """Return a reason as clients read it: with names of files, and not where they are on this machine. The log has the whole."""
+        root = self.folder.parent.parent
+        for folder in {f"{root}/", f"{root.absolute()}/", f"{root.resolve()}/"}:
+            reason = reason.replace(folder, "")
+        return FOLDERS.sub("", reason)
 
     def hold(self) -> None:
         """For the request that is being answered, until it is over."""
@@ -153,10 +167,12 @@ def endpoints(manifest: Manifest) -> list[str]:
 
 
 def stamp(folder: Path) -> Stamp:
-    """Names, sizes and times of an artifact's files: what tells that it has changed. Empty where there is none."""
+    """Return names, sizes, times and modes of an artifact's files, by which a change is noticed. Empty if there is no folder."""
     try:
         with os.scandir(folder) as found:
             files = [(each.name, each.stat()) for each in found if each.is_file()]
-    except OSError:
+    except FileNotFoundError:
         return ()
-    return tuple(sorted((name, status.st_size, status.st_mtime_ns) for name, status in files))
+    except OSError as error:  # unlike no folder at all, so that its becoming readable is a change
+        return (("", error.errno or 0, 0, 0),)
+    return tuple(sorted((name, status.st_size, status.st_mtime_ns, status.st_mode) for name, status in files))

@@ -82,6 +82,7 @@ def create_app(settings: Settings, registry: Registry | None = None) -> Front:
         lifespan=lifespan,
         docs_url=None,
         redoc_url=None,
+        redirect_slashes=False,  # a redirect would go to whatever Host the request names
     )
     app.state.registry, app.state.metrics, app.state.security = registry, metrics, security
     app.state.tracing = traced
@@ -222,16 +223,18 @@ def _add_operations(app: FastAPI, registry: Registry, metrics: Metrics) -> None:
         responses={503: {"model": contract.Health}},
         summary="Every model that should answer does.",
     )
-    async def ready() -> Response:
+    async def ready(request: Request) -> Response:
         is_ready, reason = registry.readiness()
-        states = {entry.name: entry.state for entry in registry.shown}
-        body = {"status": "ready" if is_ready else "not ready", "reason": reason, "models": states}
+        body: dict[str, Any] = {"status": "ready" if is_ready else "not ready"}
+        if not getattr(request.state, "bare", False):
+            states = {name: registry.entries[name, version].state for name, version in registry.latest.items()}
+            body |= {"reason": reason, "models": states}
         return Response(encoding.dumps(body), 200 if is_ready else 503, media_type=encoding.JSON)
 
     @app.get("/metrics", response_class=Response, summary="For Prometheus.")
     async def metrics_page() -> Response:
         cluster = registry.cluster
-        page = metrics.page() if cluster is None else (await cluster.everywhere("metrics"))[0]
+        page = metrics.page() if cluster is None else await cluster.metrics()
         return Response(page, media_type=metrics.content_type)
 
 

@@ -16,7 +16,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
 from runtime import errors
-from runtime.errors import InvalidValue, ManifoldError, NotFound, UnsupportedMedia
+from runtime.errors import InvalidValue, Malformed, ManifoldError, NotFound, UnsupportedMedia
 from service import bodies, contract, describe, encoding, messages, uploads
 from service.calls import Call, Calls, Unreadable, code_of, deadline, readable
 from service.handlers import Answer, Handlers
@@ -258,12 +258,16 @@ class Gate(grpc.aio.ServerInterceptor):
         service, _, name = details.method.removeprefix("/").partition("/")
         calls, free, admin = self.services.get(service, (None, (), ()))
         if calls is not None and name not in free:
-            given = next((value for key, value in details.invocation_metadata if key == "authorization"), None)
+            given = [value for key, value in details.invocation_metadata if key == "authorization"]
             try:
-                key = self.security.check(given, "admin" if name in admin else "infer")
+                if len(given) > 1:
+                    raise Malformed(
+                        "authorization: the metadata has it more than once; send it once", field="authorization"
+                    )
+                key = self.security.check(given[0] if given else None, "admin" if name in admin else "infer")
             except ManifoldError as error:
                 return refusal(calls, name, error)
-            calls.metrics.asked(key.name)
+            calls.metrics.asked(key.id)
         return await continuation(details)
 
 
@@ -329,9 +333,10 @@ class Server:
         self.port = 0
         self._server: grpc.aio.Server | None = None
         self._watch: asyncio.Task[None] | None = None
+        self._health: Health | None = None
 
-    async def start(self, port: int) -> None:
-        """Listens. Raises RuntimeError where the port cannot be had."""
+    def open(self, port: int) -> None:
+        """Take the port. Calls are answered once the server has started. Raises RuntimeError if the port cannot be had."""
         limit = self.settings.max_body_bytes + FRAME
         services = {
             NAME: (self.servicer.calls, (), ()),
@@ -355,9 +360,13 @@ class Server:
         server.add_generic_rpc_handlers((self.limits,))
         host = f"[{self.settings.host}]" if ":" in self.settings.host else self.settings.host
         self.port = self._listen(server, f"{host}:{port}")
-        await server.start()
-        self._server = server
-        self._watch = asyncio.create_task(self._follow(told))
+        self._server, self._health = server, told
+
+    async def start(self) -> None:
+        """Answer calls from now on."""
+        assert self._server is not None and self._health is not None
+        await self._server.start()
+        self._watch = asyncio.create_task(self._follow(self._health))
 
     def _listen(self, server: grpc.aio.Server, address: str) -> int:
         if self.security.certificate is None:
@@ -387,7 +396,8 @@ class Server:
 
     async def stop(self, seconds: float) -> None:
         """Takes no more calls; those in flight get so long to end."""
-        if self._server is None or self._watch is None:
+        if self._server is None:
             return
-        self._watch.cancel()
+        if self._watch is not None:
+            self._watch.cancel()
         await self._server.stop(seconds)

@@ -16,8 +16,8 @@ from typing import IO, Any
 import orjson
 
 from runtime import bulk
-from runtime.errors import InvalidValue, ManifoldError, TooLarge, Unavailable, UnsupportedMedia
-from service import bodies, contract
+from runtime.errors import InvalidValue, TooLarge, Unavailable, UnsupportedMedia, cut
+from service import bodies, contract, replies
 from service.entries import Entry
 from service.handlers import Handlers, rule_of, threshold_of
 from service.incoming import Incoming
@@ -44,7 +44,7 @@ async def respond(request: Incoming, kind: str, handlers: Handlers, metrics: Met
     """Scores the body. Raises a RequestError where nothing can be scored at all."""
     if encoding := request.header(b"content-encoding"):
         raise UnsupportedMedia(
-            f"Content-Encoding: {encoding} is not read; send the file as it is", field="Content-Encoding"
+            f"Content-Encoding: {cut(encoding)} is not read; send the file as it is", field="Content-Encoding"
         )
     fields = bodies.validate(contract.ScoreRequest, bodies.query(request))
     limit = settings.max_upload_bytes
@@ -71,7 +71,7 @@ async def score(
     bulk.table_of(entry.model)
     spooled = await spool(chunks, limit)
     try:
-        parts = bulk.score(entry.model, spooled, kind, rule, explain=fields.explain, rows=ROWS)
+        parts = bulk.steps(entry.model, spooled, kind, rule, explain=fields.explain, rows=ROWS)
         first = await _next(entry, parts)
     except BaseException:
         spooled.close()
@@ -99,14 +99,27 @@ async def spool(chunks: AsyncIterator[bytes], limit: int) -> IO[bytes]:
     return spooled
 
 
-async def _next(entry: Entry, parts: Iterator[bulk.Scored]) -> bulk.Scored | None:
-    """The next chunk, on the model's own worker, in turn with everybody else's runs."""
+async def _next(entry: Entry, parts: Iterator[bulk.Scored | None]) -> bulk.Scored | None:
+    """Return the next chunk, from the model's own worker, in turn with all other runs; None at the end.
+
+    Each chunk of a budget's first pass takes its own turn too, so that other requests go on and a client that has left ends the work.
+    """
     assert entry.batcher is not None
-    return await entry.batcher.borrow(lambda: next(parts, None))
+    while True:
+        found, part = await entry.batcher.borrow(lambda: _step(parts))
+        if part is not None or not found:
+            return part
+
+
+def _step(parts: Iterator[bulk.Scored | None]) -> tuple[bool, bulk.Scored | None]:
+    """Return whether there was a step, and what came of it."""
+    for part in parts:
+        return True, part
+    return False, None
 
 
 async def _lines(
-    entry: Entry, first: bulk.Scored | None, parts: Iterator[bulk.Scored], spooled: IO[bytes], metrics: Metrics
+    entry: Entry, first: bulk.Scored | None, parts: Iterator[bulk.Scored | None], spooled: IO[bytes], metrics: Metrics
 ) -> AsyncGenerator[bytes]:
     total, part, last = bulk.Total(), first, None
     loop = asyncio.get_running_loop()
@@ -121,9 +134,9 @@ async def _lines(
         assert entry.model is not None
         found = {} if last is None else threshold_of(entry.model.calibrated, last)
         yield _line({"total": dataclasses.asdict(total), **found})
-    except ManifoldError as error:
+    except Exception as error:  # the status has been sent: the last line says what is wrong
         metrics.erred(error)
-        yield _line({"error": {"type": error.type, "message": error.message, "field": error.field}})
+        yield _line({"error": replies.in_stream(error)})
     finally:
         spooled.close()
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import gc
+import os
+import shutil
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,18 +18,20 @@ from starlette.testclient import TestClient
 from runtime import manifest, repository
 from runtime.engine import Model, load
 from runtime.spec import NumericColumn, TableSpec
-from service.__main__ import configure_log
+from service import logs
 from service.rest import create_app
 from service.settings import Settings
+from tests import shared
 from training import data as datasets
-from training import families, runs
+from training import runs
 from training.data import Data
-from training.export import export
 from training.tables import Stated
-from training.train import train
 
 settings.register_profile("steady", deadline=None, derandomize=True)  # the same examples on every machine, however slow
 settings.load_profile("steady")
+# tests ask under names of their own, and use admin routes without a key; tests/test_trust.py sets both itself
+os.environ.setdefault("MANIFOLD_HOSTS", "testserver here")
+os.environ.setdefault("MANIFOLD_TRUST_LOOPBACK", "true")
 collect_ignore = ["public_client"]  # make test runs it in an environment of its own
 
 ROOT = Path(__file__).parent.parent
@@ -89,12 +95,25 @@ def made_table(n: int = 400) -> dict[str, np.ndarray]:
 
 
 def tiny_run(folder: Path, family: str, data: Data, **changes: object) -> runs.Run:
-    """A smoke run, trained."""
-    module = families.get(family)
-    config = runs.make_config(module.Config, {**module.PRESETS["smoke"], **changes})
-    run = runs.Run(folder, family, data.name, "smoke", config)
-    train(run, data, device="cpu", quiet=True)
-    return run
+    """A smoke run, trained. Tests that ask for the same one get copies of it."""
+    return shared.tiny_run(folder, family, data, **changes)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Make the folder of what tests share, unless this is a worker of pytest-xdist: those have it from the process that started them."""
+    if not hasattr(config, "workerinput"):
+        os.environ[shared.FOLDER] = tempfile.mkdtemp(prefix="manifold-tests-")
+
+
+def pytest_collection_finish() -> None:
+    """Keep the garbage collector off what was imported: exports make many objects, and each full collection would go through torch."""
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    if not hasattr(config, "workerinput"):
+        shutil.rmtree(os.environ.pop(shared.FOLDER), ignore_errors=True)
 
 
 @pytest.fixture(scope="session")
@@ -116,12 +135,12 @@ def tiny(tmp_path_factory: pytest.TempPathFactory, digits: Data, table: Data) ->
     rows = tiny_run(root / "runs/table", "vae", table, likelihood="columns", latent_dim=3)
     pixelcnn = tiny_run(root / "runs/pixelcnn", "pixelcnn", digits)
     models = root / "models"
-    export(vae, "vae", models, data=digits)
-    export(vae, "vae-ts", models, data=digits, backend="torchscript")
-    export(plain, "autoencoder", models, data=digits)
-    export(rows, "table", models, data=table)
-    export(pixelcnn, "pixelcnn", models, data=digits)
-    export(pixelcnn, "pixelcnn-ts", models, data=digits, backend="torchscript")
+    shared.export(vae, "vae", models, data=digits)
+    shared.export(vae, "vae-ts", models, data=digits, backend="torchscript")
+    shared.export(plain, "autoencoder", models, data=digits)
+    shared.export(rows, "table", models, data=table)
+    shared.export(pixelcnn, "pixelcnn", models, data=digits)
+    shared.export(pixelcnn, "pixelcnn-ts", models, data=digits, backend="torchscript")
     return root
 
 
@@ -153,4 +172,4 @@ def wait_until_ready(client: TestClient) -> None:
 @pytest.fixture(scope="session", autouse=True)
 def _plain_log() -> None:
     """The service's own log format, without its debug lines."""
-    configure_log("text")
+    logs.configure("text")

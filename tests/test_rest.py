@@ -602,7 +602,8 @@ def test_a_broken_artifact_is_visible_and_the_service_not_ready(tmp_path: Path) 
         wait_until_ready(client)
         response = client.get("/health/ready")
         assert response.status_code == 503
-        assert "generator.onnx" in response.json()["reason"]
+        assert "foreign" in response.json()["reason"]
+        assert "generator.onnx" in client.get("/models/foreign").json()["reason"]
         assert client.post("/sample", json={"model": "foreign"}).status_code == 503
         assert client.get("/health/live").status_code == 200
 

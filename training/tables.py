@@ -19,12 +19,14 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtri
 
-from runtime import columns, rows
+from runtime import columns, parquet, rows
+from runtime.errors import LISTED, Malformed, TooLarge, cut, shown
 from runtime.spec import CategoricalColumn, NumericColumn, TableSpec
 from training.errors import DataError, TrainingError
 
 Array = NDArray[Any]
 MAX_CATEGORIES = 20  # whole numbers with more values are numbers
+CELL_BYTES = 2**20  # of a Parquet file, on average
 MAX_STRINGS = 1000  # string columns with more values are identifiers, not categories
 KNOTS = 101  # of a quantile transform
 KINDS = ("numeric", "range", "quantile", "categorical", "ignore")
@@ -56,9 +58,11 @@ def _read_csv(path: Path) -> Any:
 
 
 def _read_parquet(path: Path) -> Any:
-    from pyarrow import parquet
-
-    return parquet.read_table(path)
+    with path.open("rb") as source:
+        file = parquet.File(source, None, CELL_BYTES)
+        for group in range(file.metadata.num_row_groups):
+            file.check(group, parquet.LEAST_ROWS)
+        return file.reader.read()
 
 
 READERS: dict[str, Callable[[Path], Any]] = {".csv": _read_csv, ".parquet": _read_parquet}
@@ -72,13 +76,26 @@ def read(path: Path) -> dict[str, Array]:
     try:
         table = READERS[path.suffix](path)
     except (OSError, pyarrow.ArrowInvalid) as error:
-        raise DataError(f"{path}: cannot be read as {path.suffix[1:]}: {error}") from error
+        raise DataError(f"{path}: cannot be read as {path.suffix[1:]}: {cut(str(error), 200)}") from error
+    except (Malformed, TooLarge) as error:
+        raise DataError(f"{path}: {error.message.removeprefix('file: ')}") from error
     if table.num_rows == 0:
         raise DataError(f"{path}: has no rows")
     if len(set(table.column_names)) != len(table.column_names):
         twice = next(name for name in table.column_names if table.column_names.count(name) > 1)
-        raise DataError(f"{path}: two columns are called {twice!r}")
-    return {name: np.asarray(table[name].to_numpy(zero_copy_only=False)) for name in table.column_names}
+        raise DataError(f"{path}: two columns are called {shown(twice)}")
+    return {name: _plain(table[name]) for name in table.column_names}
+
+
+def _plain(column: Any) -> Array:
+    """Return a column's numbers or objects; rows share the texts of a dictionary."""
+    from pyarrow import types
+
+    if not types.is_dictionary(column.type):
+        return np.asarray(column.to_numpy(zero_copy_only=False))
+    whole = column.unify_dictionaries().combine_chunks()
+    texts = np.asarray([*whole.dictionary.to_pylist(), None], object)
+    return texts[whole.indices.fill_null(-1).to_numpy(zero_copy_only=False)]
 
 
 def fit(table: Mapping[str, Array], stated: Stated | None = None) -> TableSpec:
@@ -87,7 +104,7 @@ def fit(table: Mapping[str, Array], stated: Stated | None = None) -> TableSpec:
     stated_names = [name for part in (stated.decimals, stated.units, stated.kinds) for name in part if name != OTHERS]
     if unknown := [name for name in stated_names if name not in table]:
         raise TrainingError(
-            f"there is no column {unknown[0]!r}; the table has {', '.join(table)}", field=unknown[0], valid=list(table)
+            f"there is no column {shown(unknown[0])}; the table has {', '.join(map(cut, list(table)[:LISTED]))}", field=unknown[0], valid=list(table)
         )
     found: list[NumericColumn | CategoricalColumn] = []
     ignored = {}
@@ -119,15 +136,15 @@ def _fit_column(name: str, values: Array, stated: Stated) -> NumericColumn | Cat
     if kind == "categorical":
         categories = sorted({rows.canonical(value) for value in present.tolist()}, key=_natural)
         if len(categories) < 2:
-            return f"has the single value {categories[0]}"
+            return f"has the single value {cut(categories[0])}"
         if len(categories) > MAX_STRINGS or (not numeric and len(categories) > max(2, len(present) // 2)):
             return f"is an identifier: {len(categories)} different values in {len(present)} rows"
         return CategoricalColumn(name=name, categories=tuple(categories))
     if not numeric:
-        raise TrainingError(f"column {name!r}: {present.tolist()[0]!r} is not a number", field=name)
+        raise TrainingError(f"column {shown(name)}: {shown(present.tolist()[0])} is not a number", field=name)
     numbers = present.astype(np.float64)
     if not np.all(np.isfinite(numbers)):
-        raise DataError(f"data: column {name!r} has values that are not finite")
+        raise DataError(f"data: column {shown(name)} has values that are not finite")
     if numbers.min() == numbers.max():
         return f"has the single value {rows.canonical(present[0])}"
     about: dict[str, Any] = {"transform": "identity"}

@@ -14,9 +14,10 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from runtime import tasks
-from runtime.errors import InvalidValue, Malformed, ManifoldError
+from runtime import tasks, texts
+from runtime.errors import InvalidValue, ManifoldError, shown
 from runtime.inputs import Classes
+from runtime.sampling import MAX_SEED
 from runtime.tasks import Choices
 from service import tracing
 from service.inference import targets, tensors
@@ -259,20 +260,16 @@ def _whole(given: Mapping[str, Any], name: str) -> int | None:
     value = given.get(name)
     if value is None:
         return None
-    if isinstance(value, str) and value.isascii() and value.isdecimal() and len(value) < 20:
-        return int(value)
-    if not _is(value, int) or value < 0:
-        raise InvalidValue(f"{name}: {value!r} is not a whole number of at least 0", field=name)
-    return int(value)
+    number = texts.whole(value) if isinstance(value, str) else value if _is(value, int) else None
+    if number is None or not 0 <= number <= MAX_SEED:
+        raise InvalidValue(f"{name}: {shown(value)} is not a whole number from 0 to 2^63 - 1", field=name)
+    return int(number)
 
 
 def _class(value: Any) -> Classes | None:
     """A class by name or index; JSON in a text for one each, or for weights by name, as parameters are no lists."""
     if isinstance(value, str) and value[:1] in ("[", "{"):
-        try:
-            read = orjson.loads(value)
-        except orjson.JSONDecodeError:
-            raise Malformed("class: a text that begins like JSON is to be JSON", field="class") from None
+        read = texts.json_of(value, "class")
         if isinstance(read, dict) and all(_is(weight, int, float) for weight in read.values()):
             return read
         if isinstance(read, list) and all(_is(name, str, int) for name in read):

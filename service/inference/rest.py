@@ -14,8 +14,8 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from runtime import errors
-from runtime.errors import InvalidValue, Malformed, ManifoldError, NotFound, TooLarge, UnsupportedMedia
+from runtime import errors, texts
+from runtime.errors import InvalidValue, Malformed, ManifoldError, NotFound, TooLarge, UnsupportedMedia, shown
 from service import replies
 from service.bodies import json_object
 from service.encoding import JSON
@@ -104,7 +104,8 @@ class Routes:
 
     async def _ready(self, request: Incoming) -> Reply:
         ready, reason = self.core.registry.readiness()
-        return _json({"ready": ready, **({} if ready else {"error": reason})}, 200 if ready else 503)
+        said = {} if ready or request.scope["state"].get("bare") else {"error": reason}
+        return _json({"ready": ready, **said}, 200 if ready else 503)
 
     async def _metadata(self, request: Incoming, name: str, version: str) -> Reply:
         return _json(await self.core.metadata(name, version))
@@ -201,9 +202,10 @@ def _head_size(text: str | None, whole: int) -> int:
     """Bytes of JSON."""
     if text is None:
         return whole
-    if not text.isascii() or not text.isdecimal() or len(text) > 12 or int(text) > whole:
-        raise Malformed(f"{HEAD}: {text!r}; a number of bytes from 0 to the body's {whole} is needed", field=HEAD)
-    return int(text)
+    size = texts.whole(text, whole)
+    if size is None:
+        raise Malformed(f"{HEAD}: {shown(text)}; a number of bytes from 0 to the body's {whole} is needed", field=HEAD)
+    return size
 
 
 def _mapping(fields: dict[str, Any], name: str, where: str = "") -> dict[str, Any]:

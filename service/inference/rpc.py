@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from runtime import errors
 from runtime.errors import Forbidden, InvalidValue, Malformed, ManifoldError
 from service import replies
+from service.asgi import FORWARDED, NO_ADMIN
 from service.calls import Call, Calls, deadline, readable
 from service.inference import tensors
 from service.inference.core import Asked, Core, Inferred, of_one_line, server
@@ -49,7 +50,7 @@ class Servicer(stubs.GRPCInferenceServiceServicer):
     """One method an rpc."""
 
     def __init__(self, core: Core, metrics: Metrics, tracing: Tracing | None = None) -> None:
-        self.core, self.registry, self.authenticated = core, core.registry, core.settings.authenticated
+        self.core, self.registry, self.settings = core, core.registry, core.settings
         self.calls = Calls(NAME, CODES, metrics, tracing, of_one_line)
 
     # --- what there is ---
@@ -135,11 +136,17 @@ class Servicer(stubs.GRPCInferenceServiceServicer):
             return pb.RepositoryModelUnloadResponse()
 
     def _admit(self, context: Context) -> None:
-        """Without keys, calls of this machine alone; with keys, the gate has looked at the scope."""
-        if not self.authenticated and not is_local(context.peer()):
+        """Raise Forbidden without keys, unless loopback is trusted and the call comes from this machine. With keys, the gate has looked."""
+        if self.settings.authenticated:
+            return
+        if not self.settings.trust_loopback:
+            raise Forbidden(NO_ADMIN, field="authorization")
+        forwarded = any(str(key) in FORWARDED for key, _ in context.invocation_metadata() or ())
+        if forwarded or not is_local(context.peer()):
             raise Forbidden(
-                "without keys, models are loaded and unloaded from this machine alone; set keys", field="authorization"
-            )
+                "without API keys, models are loaded and unloaded from this machine alone, not through a proxy; use a key with the scope admin",
+                field="authorization",
+            )  # fmt: skip
 
     # --- inference ---
 

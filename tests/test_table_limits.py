@@ -1,0 +1,396 @@
+"""Hostile tables: a few kilobytes that would unpack to gigabytes are refused, or their rows are, in little memory."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import resource
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pyarrow as pa
+import pytest
+from pyarrow import parquet
+
+from runtime import bulk, files
+from runtime import parquet as limits
+from runtime.decisions import Rule
+from runtime.engine import Model, load
+from runtime.errors import InvalidValue, Malformed, ManifoldError, TooLarge
+from tests import tabled
+from tests.served import served, until
+from tests.tabled import HEADER, ROW
+
+MB = 2**20
+PEAK = 150 * MB  # of a process beyond what it takes to import everything
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
+    return load(tabled.write(tmp_path_factory.mktemp("tables")), device="cpu")
+
+
+def table(kind: Any, n: int | None = None) -> pa.Table:
+    n = len(kind) if n is None else n
+    return pa.table({"price": np.ones(n), "kind": kind, "weight": np.full(n, 70.0)})
+
+
+def written(content: pa.Table, **options: Any) -> bytes:
+    out = io.BytesIO()
+    parquet.write_table(content, out, **{"compression": "zstd", "write_statistics": False, **options})
+    return out.getvalue()
+
+
+def repeated(cell: str, n: int) -> pa.DictionaryArray:
+    return pa.DictionaryArray.from_arrays(pa.array(np.zeros(n, np.int32)), pa.array([cell]))
+
+
+def one_long_cell() -> bytes:
+    return written(table(["small", "x" * (66 * MB)]), use_dictionary=False)
+
+
+def long_dictionary() -> bytes:
+    return written(table(repeated("x" * MB, 4000)))
+
+
+def fixed_length_dictionary() -> bytes:
+    cells = pa.DictionaryArray.from_arrays(
+        pa.array(np.zeros(100, np.int32)), pa.array([b"x" * 70_000], pa.binary(70_000))
+    )
+    return written(pa.table({"price": cells, "kind": ["small"] * 100, "weight": np.ones(100)}))
+
+
+def many_large_pages() -> bytes:
+    return written(table(["x" * 200_000] * 600), use_dictionary=False, data_page_size=1, write_batch_size=1)
+
+
+def lying_dictionary() -> bytes:
+    """Its dictionary's page claims 2^31 - 1 values: the decoder would make room for all of them."""
+    content = written(table(["small", "large"] * 40), compression="none")
+    at = content.index(b"\x05\0\0\0small") - 1
+    claim = re.compile(rb"\x4c\x15\x04", re.DOTALL)  # the header of a dictionary's page: field 7, 2 values
+    start = max(match.start() for match in claim.finditer(content[: at + 1]))
+    return content[: start + 2] + b"\xfe\xff\xff\xff\x0f" + content[start + 3 :]
+
+
+def delta_bomb() -> bytes:
+    cells = ["x" * 50_000 + str(i) for i in range(4000)]
+    return written(table(cells), use_dictionary=False, column_encoding={"kind": "DELTA_BYTE_ARRAY"})
+
+
+def large_footer() -> bytes:
+    return written(table(["small"]).replace_schema_metadata({"note": "x" * (17 * MB)}))
+
+
+def footer_of_claims() -> bytes:
+    """A list of 32 000 row groups of nothing: objects that the reader makes before it notices."""
+    rows = b"\x19\xfc" + b"\x80\xfa\x01" + b"\x00" * 32_000
+    footer = b"\x15\x02\x19\x1c\x48\x01s\x15\x00\x00\x16\x00" + rows + b"\x00"
+    return b"PAR1" + footer + len(footer).to_bytes(4, "little") + b"PAR1"
+
+
+def many_rows() -> bytes:
+    return written(table(repeated("purple", 60_000)), row_group_size=60_000)
+
+
+BOMBS: dict[str, tuple[str, Callable[[], bytes], str]] = {
+    "one long cell": ("parquet", one_long_cell, "TooLarge: .*column 'kind' has a page of 6920.* bytes, the limit is"),
+    "long dictionary": ("parquet", long_dictionary, "0 scored, 4000 invalid: kind: a cell of 1048576 bytes; the limit is 4096"),
+    "fixed length": ("parquet", fixed_length_dictionary, "Malformed: .*holds"),
+    "many large pages": ("parquet", many_large_pages, "TooLarge: .*row group 1 has .* bytes in 600 rows"),
+    "lying dictionary": ("parquet", lying_dictionary, "Malformed: .*"),
+    "delta": ("parquet", delta_bomb, "Malformed: .*encoding that is not read"),
+    "large footer": ("parquet", large_footer, "TooLarge: .*its footer has"),
+    "footer of claims": ("parquet", footer_of_claims, "Malformed: .*"),
+    "many rows": ("parquet", many_rows, "60000 scored, 0 invalid"),
+    "a long cell": ("csv", lambda: HEADER + b"1," + b"x" * 540_000 + b",70\n" + ROW * 2000, "2000 scored, 1 invalid: kind: a cell of 540000"),
+    "long cells": ("csv", lambda: HEADER + (b"1," + b"x" * 5000 + b",70\n" + ROW) * 2000, "2000 scored, 2000 invalid"),
+    "no line's end": ("csv", lambda: HEADER + b"x" * (9 * MB), "TooLarge: .*a row is longer than"),
+    "an open quote": ("csv", lambda: HEADER + b'1,"small' + ROW * 800_000, "TooLarge: .*a row is longer than"),
+    "a long header": ("csv", lambda: b"price,kind,weight," + b"x" * (2 * MB) + b"\n" + ROW, "TooLarge: .*the first line"),
+    "many columns": ("csv", lambda: b"price,kind,weight" + b",c" * 100_000 + b"\n1,small,70" + b"," * 100_000 + b"\n", "TooLarge: .*has 100003 columns"),
+    "wide rows": ("csv", lambda: HEADER + (b"," * 100_000 + b"\n") * 30 + ROW, "1 scored, 30 invalid: has 100001 cells"),
+    "invalid rows": ("csv", lambda: HEADER + b"1\n" * 2_000_000, "InvalidValue: .*10001 of the first 10001 rows are invalid"),
+    "half of them": ("csv", lambda: HEADER + (ROW + b"1\n") * 40_000, "40000 scored, 40000 invalid"),
+    "words": ("csv", lambda: HEADER + b"dear,small,70\n" * 100_000, "InvalidValue: .*price: 'dear' is not a number"),
+    "nothing": ("csv", lambda: HEADER + b",,\n" * 100_000, "InvalidValue: .*every value is missing"),
+    "NUL": ("csv", lambda: HEADER + b"\0,small\0,70\n" * 3, "0 scored, 3 invalid: price: '.x00' is not a number"),
+}  # fmt: skip
+
+MEASURE = """
+import io, json, pathlib, resource, sys
+resource.setrlimit(resource.RLIMIT_AS, (3 << 30, 3 << 30))
+import pyarrow.csv, pyarrow.parquet
+from runtime import bulk
+from runtime.decisions import Rule
+from runtime.engine import load
+model = load(sys.argv[1], device="cpu")
+
+def peak():
+    return int(next(line for line in open("/proc/self/status") if line.startswith("VmHWM")).split()[1]) << 10
+
+def score(content, kind):
+    total, last = bulk.Total(), ""
+    try:
+        for part in bulk.score(model, io.BytesIO(content), kind, Rule(), rows=2048):
+            total.add(part)
+            assert len(bulk.lines(part)) < 2 << 20
+            last = next(iter(part.bad.values()), last)
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    return f"{total.rows} scored, {total.bad} invalid: {last}"
+
+score(b"price,kind,weight\\n1,small,2\\n" * 9, "csv")
+for path in sorted(pathlib.Path(sys.argv[2]).iterdir()):
+    content = path.read_bytes()
+    pathlib.Path("/proc/self/clear_refs").write_text("5")
+    before = peak()
+    said = score(content, path.suffix[1:])
+    print(json.dumps([path.stem, said, peak() - before]), flush=True)
+"""
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[str, int]]:
+    """What became of each file in a process of its own, and the bytes that this took at its peak."""
+    folder = tmp_path_factory.mktemp("bombs")
+    for name, (kind, make, _) in BOMBS.items():
+        (folder / f"{name}.{kind}").write_bytes(make())
+    model = tabled.write(tmp_path_factory.mktemp("model"))
+    done = subprocess.run([sys.executable, "-c", MEASURE, model, folder], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return {name: (said, peak) for name, said, peak in map(json.loads, done.stdout.splitlines())}
+
+
+@pytest.mark.parametrize("name", BOMBS)
+def test_a_hostile_table_takes_little_memory(measured: dict[str, tuple[str, int]], name: str) -> None:
+    said, peak = measured[name]
+    assert re.match(BOMBS[name][2], said, re.DOTALL), said
+    assert len(said) < 1000
+    assert peak < PEAK, f"{peak / MB:.0f} MB"
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"use_dictionary": False},
+        {"use_dictionary": False, "column_encoding": {"weight": "DELTA_BINARY_PACKED", "kind": "PLAIN"}},
+        {"data_page_version": "2.0", "data_page_size": 1, "write_batch_size": 3},
+        {"row_group_size": 90, "dictionary_pagesize_limit": 20},
+        {"version": "1.0", "compression": "gzip"},
+        {"compression": "none", "write_statistics": True, "write_page_index": True},
+    ],
+)
+def test_every_usual_way_to_write_parquet_is_read(model: Model, options: dict[str, Any]) -> None:
+    n = 500
+    kinds = pa.array([["small", "large", "purple", None][i % 4] for i in range(n)])
+    content = pa.table(
+        {
+            "weight": pa.array([*range(n - 1), None], pa.int64()),
+            "kind": kinds,
+            "note": ["x" * 9000] * n,
+            "price": np.arange(n) / 100,
+        }
+    )
+    found = read(written(content.replace_schema_metadata({"note": "x" * 70_000}), **options), 64)
+    assert [value for value, _, _ in found] == kinds.to_pylist()
+    assert [weight for _, weight, _ in found][:-1] == list(range(n - 1))
+    assert np.isnan(found[-1][1])
+    assert [price for _, _, price in found] == [i / 100 for i in range(n)]
+
+
+@pytest.mark.parametrize("kind", [pa.large_string(), pa.string_view(), pa.dictionary(pa.int8(), pa.string())])
+def test_texts_of_every_kind_are_read(kind: pa.DataType) -> None:
+    cells = ["small", None, "large", "small"]
+    content = written(table(pa.array(cells).cast(kind) if kind != pa.string_view() else pa.array(cells, kind)))
+    assert [value for value, _, _ in read(content, 3)] == cells
+
+
+def test_decimals_and_numbers_as_texts_are_read(model: Model) -> None:
+    from decimal import Decimal
+
+    content = pa.table(
+        {"price": [Decimal("1.50"), Decimal("7")], "kind": ["small", "purple"], "weight": ["70", "71.5"]}
+    )
+    first, second = scored(model, written(content, store_decimal_as_integer=True), "parquet")
+    assert "score" in first
+    assert second["warnings"] == ["unknown_category: kind 'purple' was never seen in training"]
+
+
+def read(content: bytes, rows: int) -> list[tuple[Any, Any, Any]]:
+    from runtime.spec import TableSpec
+
+    spec = TableSpec.model_validate({"kind": "table", "columns": tabled.COLUMNS})
+    found = list(files.chunks(io.BytesIO(content), "parquet", spec, rows=rows))
+    assert all(len(chunk.numbers) <= rows for chunk in found)
+    assert [int(each) for chunk in found for each in chunk.numbers] == list(
+        range(1, 1 + sum(len(c.numbers) for c in found))
+    )
+    names = ("kind", "weight", "price")
+    return [row for chunk in found for row in zip(*(chunk.table[name].tolist() for name in names), strict=True)]
+
+
+def scored(model: Model, content: bytes, kind: str = "csv", rule: Rule | None = None, **options: Any) -> list[dict[str, Any]]:  # fmt: skip
+    parts = bulk.score(model, io.BytesIO(content), kind, rule or Rule(), **options)
+    return [json.loads(line) for part in parts for line in bulk.lines(part).splitlines()]
+
+
+def test_rows_with_a_long_cell_are_set_aside_and_the_rest_scored(model: Model) -> None:
+    cells = ["small", "x" * 5000, "large", "é" * 2048, "é" * 2049]
+    of_parquet = scored(model, written(table(cells)), "parquet")
+    lines = b"".join(b"1.0,%s,70.0\n" % cell.encode() for cell in cells)
+    of_csv = scored(model, HEADER + lines)
+    assert of_parquet == of_csv
+    assert ["error" in item for item in of_csv] == [False, True, False, False, True]
+    assert of_csv[1]["error"] == "kind: a cell of 5000 bytes; the limit is 4096"
+    (warning,) = of_csv[3]["warnings"]
+    assert warning.startswith("unknown_category: kind 'éé")
+    assert len(warning) < 200
+
+
+def test_pages_of_text_that_a_batch_touches_are_bounded() -> None:
+    """Pages of 1 MB with one row each: the batch shrinks until what it touches fits."""
+    content = written(table(["x" * 60_000] * 2000), use_dictionary=False, data_page_size=1, write_batch_size=10)
+    file = limits.File(io.BytesIO(content), ["price", "kind", "weight"], 100_000)
+    rows = file.check(0, 2048)
+    assert 256 <= rows <= 512
+    assert sum(batch.num_rows for batch in file.batches(2048)) == 2000
+
+
+def test_the_heaviest_batch_is_found() -> None:
+    pages = limits.Pages(rows=[10, 1, 10], bytes=[100, 1000, 100])
+    assert [pages.heaviest(rows) for rows in (1, 2, 3, 30)] == [1000, 1100, 1200, 1200]
+
+
+def test_most_rows_may_be_invalid_where_they_are_few(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = scored(model, HEADER + b"1\n" * 9000 + ROW)
+    assert len(found) == 9001
+    monkeypatch.setattr(files, "INVALID_ROWS", 10)
+    assert len(scored(model, HEADER + (b"x,small,70\n" + ROW) * 500)) == 1000
+    with pytest.raises(InvalidValue, match=r"of the first \d+ rows are invalid"):
+        scored(model, HEADER + (b"x,small,70\n1\n" + ROW) * 500)
+
+
+def test_there_is_an_end_to_rows_that_take_no_room(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "MAX_ROWS", 5000)
+    with pytest.raises(TooLarge, match="more than 5000 rows"):
+        scored(model, written(table(repeated("small", 10_000))), "parquet")
+
+
+def test_a_budget_takes_the_same_rows_in_any_chunks(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bulk, "SAMPLE_ROWS", 50)
+    generator = np.random.default_rng(0)
+    lines = b"".join(b"%.1f,small,%d\n" % (generator.uniform(0, 3), generator.integers(60, 64)) for _ in range(500))
+    whole = scored(model, HEADER + lines)
+    best = sorted(whole, key=lambda item: (-item["score"], item["row"]))
+    for budget in (7, 120, 1000):
+        found = scored(model, HEADER + lines, rule=Rule(budget=budget), rows=33)
+        assert {item["row"] for item in found if item["is_anomaly"]} == {item["row"] for item in best[:budget]}
+
+
+def test_a_sample_is_fair_and_small() -> None:
+    sample = bulk.Sample(100, 1)
+    for start in range(0, 10_000, 250):
+        sample.add(np.arange(start, start + 250, dtype=np.float32)[:, None])
+    assert sample.data.shape == (100, 1)
+    assert len(np.unique(sample.data)) == 100
+    assert 4000 < sample.data.mean() < 6000
+    few = bulk.Sample(100, 1)
+    few.add(np.arange(40, dtype=np.float32)[:, None])
+    assert np.array_equal(few.data[:, 0], np.arange(40))
+
+
+class Gate:
+    """Holds each chunk that is encoded until it may go on, and counts them."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        from runtime import columns
+
+        self.chunks, self.open, self._encode = 0, threading.Event(), columns.encode
+        monkeypatch.setattr(columns, "encode", self.encode)
+
+    def encode(self, *arguments: Any, **options: Any) -> Any:
+        self.chunks += 1
+        assert self.open.wait(60)
+        return self._encode(*arguments, **options)
+
+
+@pytest.mark.parametrize("transport", ["http", "grpc", "calibrate"])
+def test_work_ends_when_the_client_has_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, transport: str) -> None:
+    """In the first pass of a budget, of which the client sees nothing, and in a calibration."""
+    from service import admin
+
+    gate = Gate(monkeypatch)
+    monkeypatch.setattr(admin, "LOOK", 0.01)
+    tabled.write(tmp_path)
+    content = HEADER + ROW * 200_000
+    with served(tmp_path, default_model="rows", grpc=True) as service:
+        leave = {"http": leave_http, "grpc": leave_grpc, "calibrate": leave_calibration}[transport]
+        batcher = service.registry.entries["rows", 1].batcher
+        assert batcher is not None
+        leave(service, content, gate)
+        gate.open.set()
+        until(lambda: batcher._free == batcher.instances and not batcher._asides)
+        assert service.client.get("/health/live").status_code == 200
+        until(lambda: not any(thread.name.startswith("asyncio") and busy(thread) for thread in threading.enumerate()))
+    assert gate.chunks <= 3
+
+
+def busy(thread: threading.Thread) -> bool:
+    """Whether a thread of the pool is in the work of a file."""
+    frame = sys._current_frames().get(thread.ident or 0)
+    while frame is not None:
+        if frame.f_code.co_name == "recalibrate":
+            return True
+        frame = frame.f_back
+    return False
+
+
+def leave_http(service: Any, content: bytes, gate: Gate) -> None:
+    with pytest.raises(httpx.ReadTimeout):
+        httpx.post(
+            f"{service.url}/anomaly-score?budget=5",
+            content=content,
+            headers={"Content-Type": "text/csv"},
+            timeout=httpx.Timeout(60, read=0.3),
+        )
+    assert gate.chunks == 1
+    until(lambda: not service.app.flights._all)
+
+
+def leave_grpc(service: Any, content: bytes, gate: Gate) -> None:
+    import grpc
+
+    from service.stubs import manifold_pb2 as pb
+    from service.stubs import manifold_pb2_grpc as stubs
+
+    def sent() -> Iterator[pb.ScoreFileRequest]:
+        yield pb.ScoreFileRequest(kind="csv", request=pb.ScoreRequest(budget=5))
+        for start in range(0, len(content), MB):
+            yield pb.ScoreFileRequest(chunk=content[start : start + MB])
+
+    with grpc.insecure_channel(service.target) as channel:
+        call = stubs.ManifoldStub(channel).AnomalyScoreFile(sent(), timeout=60)
+        until(lambda: gate.chunks == 1)
+        call.cancel()
+        until(lambda: service.metric(r"manifold_requests_total\{.*AnomalyScoreFile.*CANCELLED.*\}") == 1)
+
+
+def leave_calibration(service: Any, content: bytes, gate: Gate) -> None:
+    with pytest.raises(httpx.ReadTimeout):
+        httpx.post(
+            f"{service.url}/admin/models/rows/calibrate",
+            content=content,
+            headers={"Content-Type": "text/csv"},
+            timeout=httpx.Timeout(60, read=0.3),
+        )
+    assert gate.chunks == 1
