@@ -13,7 +13,7 @@ import asyncio
 import gc
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection, Mapping
 from contextlib import aclosing
 from contextvars import ContextVar
 from typing import Any, TypeAlias
@@ -80,7 +80,7 @@ class OpenCall:
         self._limits.intake.hold(size)
         self.kept += size
 
-    async def receiving(self, sent: AsyncIterator[Any]) -> AsyncIterator[Any]:
+    async def receiving(self, sent: AsyncIterator[Any]) -> AsyncGenerator[Any]:
         """Yield a stream's messages. Raise what ends the call while it waits for one."""
         messages = aiter(sent)
         while True:
@@ -108,6 +108,10 @@ class OpenCall:
     def calls(self) -> Calls:
         """What the calls of its service have in common."""
         return self._limits.calls[self.method[1:].partition("/")[0]]
+
+    def leave(self, error: ManifoldError) -> None:
+        """End the call's stream, which its handler cannot end."""
+        self._limits.dismiss(self, error)
 
     def close(self, task: object) -> None:
         """The call is over: let go of what it holds."""
@@ -170,7 +174,10 @@ async def _say(call: OpenCall, error: ManifoldError, context: Context) -> None:
     if isinstance(call.error, ManifoldError):
         call.error = None
         call.task.uncancel()
-    await context.abort(call.calls.code_of(error), error.message)
+    try:
+        await context.abort(call.calls.code_of(error), error.message)
+    except grpc.aio.InternalError:  # what is sent first, the client has not even read yet
+        call.leave(error)
 
 
 class Limits(grpc.GenericRpcHandler):  # type: ignore[misc]
@@ -274,10 +281,14 @@ class Limits(grpc.GenericRpcHandler):  # type: ignore[misc]
             call.error = error
             call.task.cancel()
         else:
-            if not self._leaving:
-                call.task.get_loop().call_soon(self._dismiss)
-            self._leaving.append((call, error))
+            self.dismiss(call, error)
         call.at(ENDING)
+
+    def dismiss(self, call: OpenCall, error: ManifoldError) -> None:
+        """End a call without its handler, with others that end in this turn of the event loop: to find them takes a look at all tasks."""
+        if not self._leaving:
+            call.task.get_loop().call_soon(self._dismiss)
+        self._leaving.append((call, error))
 
     def _dismiss(self) -> None:
         """Dismiss the calls that have no handler which would do it."""

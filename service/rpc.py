@@ -308,7 +308,7 @@ class Health(health_pb2_grpc.HealthServicer):
             await changed.wait()
 
 
-class Reflection(reflection.aio.ReflectionServicer):  # type: ignore[misc]
+class Reflection(reflection.aio.ReflectionServicer):
     """What the services offer, with an error for a message that cannot be read."""
 
     async def ServerReflectionInfo(self, sent: AsyncIterator[Any], context: Context) -> AsyncIterator[Any]:  # noqa: N802

@@ -283,8 +283,26 @@ def test_bytes_that_are_no_message_get_a_status(service: Served, channel: grpc.C
 
 # --- HTTP/2 by hand ---
 
+
+def request(target: str, message: bytes = b"", stream: int = 1) -> bytes:
+    """A call with one message, whose fields are compressed in no way."""
+    fields = {
+        ":method": "POST",
+        ":scheme": "http",
+        ":path": target,
+        ":authority": "a",
+        "te": "trailers",
+        "content-type": "application/grpc",
+    }
+    head = b"".join(
+        b"\0%c%b%c%b" % (len(name), name.encode(), len(value), value.encode()) for name, value in fields.items()
+    )
+    return frame(HEADERS, head, 4, stream) + frame(DATA, b"\0" + struct.pack(">I", len(message)) + message, 1, stream)
+
+
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-DATA, HEADERS, SETTINGS, PING, GOAWAY = 0, 1, 4, 6, 7
+DATA, HEADERS, RST_STREAM, SETTINGS, PING, GOAWAY = 0, 1, 3, 4, 6, 7
+NO_WINDOW = struct.pack(">HI", 4, 0)  # of a client that reads nothing of any stream
 
 
 def frame(kind: int, payload: bytes = b"", flags: int = 0, stream: int = 0) -> bytes:
@@ -328,19 +346,31 @@ def test_a_channel_that_pings_all_the_time_is_not_kept(service: Served) -> None:
         assert any(kind == GOAWAY and b"too_many_pings" in payload for kind, _, payload in frames(connection))
 
 
+def test_a_stream_that_reads_not_even_its_status_is_reset(service: Served) -> None:
+    """The handler is over at once; what is left is the stream, which gRPC would keep until the client has gone."""
+    before = cuts(service, "slow_reader")
+    with http2(service, NO_WINDOW) as connection:
+        connection.sendall(request("/manifold.v1.Manifold/SampleStream", pb.SampleRequest(n=1000).SerializeToString()))
+        until(lambda: cuts(service, "slow_reader") == before + 1)
+        over = threading.Event()
+
+        def ask() -> None:  # gRPC lets go of the call before at the next one
+            while not over.wait(0.1):
+                is_well(service)
+
+        asking = threading.Thread(target=ask)
+        asking.start()
+        try:
+            assert any(kind == RST_STREAM for kind, _, _ in frames(connection))
+        finally:
+            over.set()
+            asking.join()
+    until(lambda: is_empty(service))
+
+
 def test_a_watcher_that_does_not_read_keeps_nobody_from_hearing(root: Path) -> None:
-    with (
-        served(root, grpc=True) as service,
-        http2(service, struct.pack(">HI", 4, 0)) as connection,
-        connected(service) as channel,
-    ):
-        target, kind = "/grpc.health.v1.Health/Watch", "application/grpc"
-        fields = {":method": "POST", ":scheme": "http", ":path": target, ":authority": "a", "te": "trailers", "content-type": kind}  # fmt: skip
-        head = b"".join(
-            b"\0" + bytes([len(name)]) + name.encode() + bytes([len(value)]) + value.encode()
-            for name, value in fields.items()
-        )
-        connection.sendall(frame(HEADERS, head, 4, 1) + frame(DATA, bytes(5), 1, 1))
+    with served(root, grpc=True) as service, http2(service, NO_WINDOW) as connection, connected(service) as channel:
+        connection.sendall(request("/grpc.health.v1.Health/Watch"))
         until(lambda: service.server.rpc.limits.watches.taken == 1)
         watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(), timeout=60)
         assert next(each for each in watch if each.status == health_pb2.HealthCheckResponse.SERVING)
