@@ -161,7 +161,7 @@ class Front:
         self.registry, self.metrics, self.security = registry, metrics, security
         settings = registry.settings
         self.origins, self.trust_loopback = Origins(settings), settings.trust_loopback
-        self.flights, self.intake = Flights(), Intake(settings.max_bodies_bytes)
+        self.flights, self.intake = Flights(), Intake(settings.max_bodies_bytes, settings.max_calls)
         self.log_requests = settings.log_requests
         self.guards = (*DATA, STRICT) if settings.tls_certificate else DATA
         self.state = app.state
@@ -250,6 +250,7 @@ class Front:
         flight, request_id = self.flights.begin(request), request.request_id
         try:
             try:
+                request.enter()
                 reply = await endpoint(request)
             except ManifoldError as error:
                 self.metrics.erred(error)

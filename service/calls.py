@@ -13,7 +13,7 @@ import grpc
 import orjson
 import structlog
 from google.protobuf import any_pb2, duration_pb2
-from google.protobuf.message import DecodeError, Message
+from google.protobuf.message import Message
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
@@ -135,48 +135,16 @@ def repeated(metadata: Iterable[tuple[Any, Any]]) -> str:
 
 @dataclass(frozen=True)
 class Unreadable:
-    """Bytes that are not the message they should be."""
+    """A message that is not there, and the error that says why."""
 
-    name: str
-    file: str  # the contract
+    error: ManifoldError
 
 
 def readable(message: M) -> M:
-    """Raises Malformed for what is not."""
+    """Return the message. Raise the error of one that is not there."""
     if isinstance(message, Unreadable):
-        raise Malformed(f"the message is not a {message.name} of {message.file}")
+        raise message.error
     return message
-
-
-class Tolerant:
-    """Stands in for a server where rpcs are added: what cannot be read is then an error like any other, not gRPC's INTERNAL."""
-
-    def __init__(self, server: grpc.aio.Server) -> None:
-        self.server = server
-
-    def add_generic_rpc_handlers(self, handlers: object) -> None:
-        """The same handlers come by the other method too."""
-
-    def add_registered_method_handlers(self, service: str, handlers: dict[str, Any]) -> None:
-        """The handlers, by the names of their rpcs."""
-        tolerant = {
-            name: handler._replace(request_deserializer=_tolerant(handler.request_deserializer))
-            for name, handler in handlers.items()
-        }
-        self.server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, tolerant),))
-
-
-def _tolerant(parse: Callable[[bytes], Message]) -> Callable[[bytes], Message | Unreadable]:
-    kind = parse.__self__.DESCRIPTOR  # type: ignore[attr-defined]
-    unreadable = Unreadable(kind.name, f"proto/{kind.file.name.rpartition('/')[2]}")
-
-    def read(content: bytes) -> Message | Unreadable:
-        try:
-            return parse(content)
-        except DecodeError:
-            return unreadable
-
-    return read
 
 
 def deadline(context: Context) -> int | None:
