@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+import functools
+from collections.abc import Collection, Coroutine, Mapping, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
@@ -14,12 +15,15 @@ from starlette.requests import Request
 from runtime import codecs, texts
 from runtime.errors import InvalidValue, Malformed, TooLarge, UnsupportedMedia, shown
 from service import contract
+from service.aside import JSON as JSON_WORK
+from service.aside import aside
 from service.encoding import JSON
 from service.incoming import Incoming
 from service.reading import Uploads
 from service.settings import Settings
 
 R = TypeVar("R", bound=contract.Request)
+T = TypeVar("T")
 MULTIPART = "multipart/form-data"
 NAMES = (
     "model",
@@ -41,18 +45,27 @@ async def parse(request: Incoming, shape: type[R], settings: Settings, also: Seq
         )
     content_type = request.content_type or JSON
     body = await request.body(settings.max_body_bytes)
+    is_array = content_type in (*codecs.MEDIA_TYPES, codecs.NPY)
+    work = len(body) if is_array else JSON_WORK * len(body)
+    return await aside(functools.partial(_read, request, content_type, body, work, shape, settings, also), work)
+
+
+def _read(
+    request: Incoming, content_type: str, body: bytes, work: float, shape: type[R], settings: Settings, also: Sequence[str]
+) -> tuple[R, Uploads]:  # fmt: skip
+    """A body of a content type. `work` is what reading it takes, in bytes (service.aside)."""
     if content_type == JSON or content_type.endswith("+json"):
-        return validate(shape, _object(body)), Uploads()
+        return validate(shape, _object(body)), Uploads(work=work)
     if content_type == MULTIPART:
         names = ("file", "mask") if "masks" in shape.model_fields else ("file",)
-        fields, files = await _multipart(request.of_starlette(body), settings, names)
-        uploads = Uploads(images=tuple(files["file"]), masks=tuple(files.get("mask", ())))
+        fields, files = _at_once(_multipart(request.of_starlette(body), settings, names))
+        uploads = Uploads(images=tuple(files["file"]), masks=tuple(files.get("mask", ())), work=work)
         return validate(shape, {**query(request), **fields}), uploads
     if content_type in codecs.MEDIA_TYPES:
         return validate(shape, query(request)), Uploads(images=(_not_empty(body),))
     if content_type == codecs.NPY:
         array = codecs.from_npy(_not_empty(body), "body")
-        return validate(shape, query(request)), Uploads(array=np.asarray(array))
+        return validate(shape, query(request)), Uploads(array=np.asarray(array), work=work)
     raise UnsupportedMedia(f"Content-Type: {content_type} is not read", field="Content-Type", valid=(*ACCEPTED, *also))
 
 
@@ -115,9 +128,21 @@ def query(request: Incoming) -> dict[str, Any]:
     return fields
 
 
+def _at_once(reading: Coroutine[Any, Any, T]) -> T:
+    """Return what a coroutine returns that has nothing to wait for, with or without an event loop."""
+    try:
+        reading.send(None)
+    except StopIteration as finished:
+        result: T = finished.value
+        return result
+    reading.close()
+    raise RuntimeError("reading a body that is here already waits for something")
+
+
 class _Parts(MultiPartParser):
     """Starlette's parser, which also knows whether the body has an end: one that was cut off would lack images in silence."""
 
+    spool_max_size = 0  # no limit: the body is in memory already, and its files would gain nothing from a disk
     ended = False
 
     def on_end(self) -> None:

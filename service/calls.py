@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import functools
+import inspect
 import operator
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from contextlib import aclosing
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, TypeAlias, TypeVar
 
@@ -21,6 +25,8 @@ from runtime import errors
 from runtime.errors import Malformed, ManifoldError, Unavailable
 from service import replies
 from service.asgi import REQUEST_ID, new_id
+from service.aside import JSON as JSON_WORK
+from service.aside import aside
 from service.entries import hold_from_now, let_go
 from service.incoming import SINGLE
 from service.metrics import Metrics
@@ -145,6 +151,67 @@ def readable(message: M) -> M:
     if isinstance(message, Unreadable):
         raise message.error
     return message
+
+
+@dataclass(frozen=True)
+class Unread:
+    """A large message that is yet to be parsed, off the event loop."""
+
+    parse: Callable[[bytes], Message | Unreadable]
+    content: bytes
+
+
+_work: ContextVar[float] = ContextVar("work", default=0.0)
+
+
+def work() -> float:
+    """What reading the message of this call takes, in bytes (service.aside)."""
+    return _work.get()
+
+
+async def _parsed(message: Any) -> Any:
+    work = JSON_WORK * len(message.content) if isinstance(message, Unread) else 0.0
+    _work.set(work)
+    return await aside(functools.partial(message.parse, message.content), work) if work else message
+
+
+async def _all_parsed(messages: AsyncIterator[Any]) -> AsyncIterator[Any]:
+    async for message in messages:
+        yield await _parsed(message)
+
+
+def off_the_loop(handler: Any) -> Any:
+    """Return the handler of an rpc. Its large messages are parsed before it is called, or as it asks for them."""
+    handler = handler._replace(response_serializer=_written(handler.response_serializer))
+    if handler.stream_stream is not None:
+        return handler._replace(stream_stream=_streaming(handler.stream_stream, _all_parsed))
+    if handler.unary_stream is not None:
+        return handler._replace(unary_stream=_streaming(handler.unary_stream, _parsed))
+    return handler._replace(unary_unary=_answering(handler.unary_unary))
+
+
+def _answering(answer: Callable[[Any, Context], Awaitable[Any]]) -> Callable[[Any, Context], Awaitable[Any]]:
+    async def answering(message: Any, context: Context) -> Any:
+        return await answer(await _parsed(message) if isinstance(message, Unread) else message, context)
+
+    return answering
+
+
+def _streaming(
+    answers: Callable[[Any, Context], AsyncGenerator[Any]], parsed: Callable[[Any], Any]
+) -> Callable[[Any, Context], AsyncGenerator[Any]]:
+    async def streaming(sent: Any, context: Context) -> AsyncGenerator[Any]:
+        found = parsed(sent)
+        async with aclosing(answers(await found if inspect.iscoroutine(found) else found, context)) as parts:
+            async for part in parts:
+                yield part
+
+    return streaming
+
+
+def _written(serialize: Callable[[Message], bytes]) -> Callable[[Message | bytes], bytes]:
+    """Messages that were large have been serialized off the event loop."""
+    return lambda message: message if isinstance(message, bytes) else serialize(message)
 
 
 def deadline(context: Context) -> int | None:

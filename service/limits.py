@@ -23,7 +23,9 @@ from google.protobuf.message import DecodeError, Message
 from grpc._cython import cygrpc
 
 from runtime.errors import Busy, DeadlineExceeded, Malformed, ManifoldError
-from service.calls import Call, Calls, Unreadable
+from service.aside import JSON as JSON_WORK
+from service.aside import LARGE
+from service.calls import Call, Calls, Unread, Unreadable, off_the_loop
 from service.incoming import Intake, Room
 from service.settings import Settings
 
@@ -386,28 +388,33 @@ class Limited:
 
 
 def _limited(handler: Any) -> Any:
-    """The handler, in whose calls the limits are counted."""
-    handler = handler._replace(request_deserializer=_tolerant(handler.request_deserializer))
+    """Return the handler with the limits counted in its calls, and with its large messages parsed off the event loop."""
+    handler = off_the_loop(handler._replace(request_deserializer=_tolerant(handler.request_deserializer)))
     if not handler.response_streaming:
         return handler._replace(response_serializer=_noted(handler.response_serializer))
     kind = "stream_stream" if handler.request_streaming else "unary_stream"
     return handler._replace(**{kind: streaming(getattr(handler, kind), handler.request_streaming)})
 
 
-def _tolerant(parse: Callable[[bytes], Message]) -> Callable[[bytes], Message | Unreadable]:
+def _tolerant(parse: Callable[[bytes], Message]) -> Callable[[bytes], Message | Unreadable | Unread]:
+    """Return a parser that counts a message, gives an error for bytes that are no message, and leaves large ones for later."""
     kind = parse.__self__.DESCRIPTOR  # type: ignore[attr-defined]
     name, file = kind.name, f"proto/{kind.file.name.rpartition('/')[2]}"
 
     def read(content: bytes) -> Message | Unreadable:
         try:
-            taken(len(content))
             return parse(content)
-        except Busy as error:
-            return Unreadable(error)
         except DecodeError:
             return Unreadable(Malformed(f"the message is not a {name} of {file}"))
 
-    return read
+    def counted(content: bytes) -> Message | Unreadable | Unread:
+        try:
+            taken(len(content))
+        except Busy as error:
+            return Unreadable(error)
+        return read(content) if JSON_WORK * len(content) < LARGE else Unread(read, content)
+
+    return counted
 
 
 def _noted(serialize: Callable[[Message], bytes]) -> Callable[[Message], bytes]:

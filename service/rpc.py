@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
 from contextlib import aclosing
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar, cast
 
 import grpc
 import orjson
@@ -17,7 +17,8 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
 from runtime import errors
 from runtime.errors import InvalidValue, Malformed, ManifoldError, NotFound, UnsupportedMedia
-from service import bodies, contract, describe, encoding, messages, uploads
+from service import bodies, calls, contract, describe, encoding, messages, uploads
+from service.aside import LARGE, ROW, aside
 from service.calls import Call, Calls, Unreadable, code_of, deadline, readable
 from service.handlers import Answer, Handlers
 from service.incoming import Intake
@@ -128,7 +129,7 @@ class Servicer(stubs.ManifoldServicer):
         """New items as they are made."""
         async with Call(self.calls, context, "SampleStream") as call:
             self.registry.check_open()
-            fields, given = _read(message, contract.SampleRequest)
+            fields, given = await _read(message, contract.SampleRequest)
             async with aclosing(await self.handlers.sample_stream(fields, given, deadline(context))) as parts:
                 async for part in parts:
                     yield await self._write(part, "sample", pb.SampleResponse(), call.request_id)
@@ -142,7 +143,7 @@ class Servicer(stubs.ManifoldServicer):
             head = readable(await anext(aiter(sent), pb.ScoreFileRequest()))
             if head.kind not in uploads.KINDS:
                 raise UnsupportedMedia(f"kind: {head.kind or 'nothing'} is not read", field="kind", valid=uploads.KINDS)
-            fields, given = _read(head.request, contract.ScoreRequest)
+            fields, given = await _read(head.request, contract.ScoreRequest)
             if given.images or given.array is not None:
                 raise InvalidValue("images: not beside a file of rows", field="images")
             chunks = _chunks(sent)
@@ -159,16 +160,20 @@ class Servicer(stubs.ManifoldServicer):
         async with Call(self.calls, context, "ListModels"):
             readable(message)
             default = self.settings.default_model
-            answer = pb.ModelList()
-            for entry in self.registry.shown:
-                messages.fill(answer.models.add(), _summary(describe.summary(entry, default)))
+            answer, shown = pb.ModelList(), self.registry.shown
+
+            def fill() -> None:
+                for entry in shown:
+                    messages.fill(answer.models.add(), _summary(describe.summary(entry, default)))
+
+            await aside(fill, 2 * ROW * len(shown))
             return answer
 
     async def GetModel(self, message: pb.GetModelRequest, context: Context) -> pb.Model:  # noqa: N802
         """One model: its manifest's public part."""
         async with Call(self.calls, context, "GetModel"):
             entry = await self.registry.described(*_which(message))
-            answer = pb.Model(manifest=orjson.dumps(describe.public(entry)).decode())
+            answer = pb.Model(manifest=await aside(lambda: orjson.dumps(describe.public(entry)).decode()))
             messages.fill(answer.summary, _summary(describe.summary(entry, self.settings.default_model)))
             return answer
 
@@ -184,9 +189,10 @@ class Servicer(stubs.ManifoldServicer):
         async with Call(self.calls, context, "GetPreview"):
             entry = self.registry.find(*_which(message))
             path = entry.folder / "preview.png"
-            if not path.exists():
-                raise NotFound(f"{entry.name} has no preview", field="model")
-            return pb.Preview(png=path.read_bytes())
+            try:
+                return pb.Preview(png=await aside(path.read_bytes, pool="disk"))
+            except FileNotFoundError:
+                raise NotFound(f"{entry.name} has no preview", field="model") from None
 
     # --- pieces ---
 
@@ -196,30 +202,37 @@ class Servicer(stubs.ManifoldServicer):
     ) -> M:  # fmt: skip
         async with Call(self.calls, context, shape.__name__.removesuffix("Request")) as call:
             self.registry.check_open()
-            fields, given = _read(message, shape)
+            fields, given = await _read(message, shape)
             return await self._write(await method(fields, given, deadline(context)), route, answer, call.request_id)
 
     async def _write(self, answer: Answer, route: str, message: M, request_id: str) -> M:
         """The answer as a message, off the event loop where that takes long."""
 
-        def write() -> float:
+        size = encoding.work(answer, ROW)  # messages are filled field by field
+
+        def write() -> tuple[float, M]:
             began = time.perf_counter()
             fields = encoding.to_fields(answer, request_id, picture=bytes)
             spent = 1000 * (time.perf_counter() - began)
             fields["timing"] = {"queue": answer.queue, "compute": answer.compute, "encode": spent}
             messages.fill(message, fields)
-            return spent
+            # what is large is serialized here too; the server passes bytes on
+            return spent, message if size < LARGE else cast(M, message.SerializeToString())
 
-        spent = await asyncio.get_running_loop().run_in_executor(None, write) if encoding.large(answer) else write()
+        spent, written = await aside(write, size)
         now = time.monotonic()
         spent_on("encode", now - spent / 1000, now)
         self.metrics.answered(answer, route, spent)
-        return message
+        return written
 
 
-def _read(message: Message, shape: type[R]) -> tuple[R, Uploads]:
-    fields, given = messages.request(readable(message))
-    return bodies.validate(shape, fields), given
+async def _read(message: Message, shape: type[R]) -> tuple[R, Uploads]:
+    def read() -> tuple[R, Uploads]:
+        fields, given = messages.request(readable(message), work)
+        return bodies.validate(shape, fields), given
+
+    work = calls.work()
+    return await aside(read, work)
 
 
 async def _chunks(sent: AsyncIterator[pb.ScoreFileRequest]) -> AsyncIterator[bytes]:

@@ -7,11 +7,12 @@ error like any other; after it, the last line is that error. An item is the same
 
 from __future__ import annotations
 
-import asyncio
+import functools
 from collections.abc import AsyncGenerator, Callable, Iterator
 from typing import Any
 
 from service import contract, encoding, replies
+from service.aside import aside
 from service.handlers import Answer, Handlers
 from service.metrics import Metrics
 from service.reading import Uploads
@@ -61,8 +62,7 @@ async def _lines(
     try:
         async for part in parts:
             metrics.answered(part, "sample")
-            loop = asyncio.get_running_loop()
-            yield await loop.run_in_executor(None, written, part) if encoding.large(part) else written(part)
+            yield await aside(functools.partial(written, part), encoding.work(part))
             assert part.items is not None
             total, queue, compute = total + len(part.items), queue + part.queue, compute + part.compute
             about = {"model": part.entry.name, "version": part.entry.version, "request_id": request_id}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
+import functools
 import math
 import time
 from collections.abc import Callable, Collection, Mapping
@@ -20,6 +20,7 @@ from runtime.inputs import Classes
 from runtime.sampling import MAX_SEED
 from runtime.tasks import Choices
 from service import tracing
+from service.aside import aside
 from service.inference import targets, tensors
 from service.inference.targets import Target
 from service.metrics import Metrics
@@ -38,7 +39,6 @@ ROUTE = "infer"
 # the states of the protocol
 STATES = {"ready": "READY", "loading": "LOADING", "unavailable": "UNAVAILABLE", "idle": "READY"}
 IDLE = "loads when it is first asked for"
-ASIDE = 256 * 1024  # bytes of outputs from which writing them leaves the event loop
 
 
 @dataclass(frozen=True)
@@ -138,8 +138,8 @@ class Core:
         done, timing = await entry.batcher.drive(steps, rows, time.monotonic() + milliseconds / 1000)
         ran = time.perf_counter()
         made = Inferred(target, asked.id, {name: done.outputs[name] for name in wanted}, _of_chance(target, done))
-        large = sum(array.nbytes for array in made.outputs.values()) > ASIDE
-        answer = await asyncio.get_running_loop().run_in_executor(None, write, made) if large else write(made)
+        size = sum(array.nbytes for array in made.outputs.values())
+        answer = await aside(functools.partial(write, made), size)
         ended = time.perf_counter()
         now = time.monotonic()
         tracing.spent("encode", now - (ended - ran), now)
@@ -162,11 +162,13 @@ class Core:
     async def metadata(self, name: str, version: str) -> dict[str, Any]:
         """GET /v2/models/NAME."""
         target = await targets.find(self.registry, name, version, described=True)
-        return targets.metadata(target, self.registry.versions(target.entry.name))
+        versions = self.registry.versions(target.entry.name)
+        return await aside(lambda: targets.metadata(target, versions))  # with an example, which may be a large image
 
     async def config(self, name: str, version: str) -> dict[str, Any]:
         """GET /v2/models/NAME/config."""
-        return targets.config(await targets.find(self.registry, name, version))
+        target = await targets.find(self.registry, name, version)
+        return await aside(lambda: targets.config(target))
 
     async def ready(self, name: str, version: str) -> bool:
         """Whether the model would answer. Raises UnknownModel."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import functools
 import gzip
 import re
@@ -17,11 +16,13 @@ from numpy.typing import NDArray
 from runtime import errors, texts
 from runtime.errors import InvalidValue, Malformed, ManifoldError, NotFound, TooLarge, UnsupportedMedia, shown
 from service import replies
+from service.aside import JSON as JSON_WORK
+from service.aside import LARGE, aside
 from service.bodies import json_object
 from service.encoding import JSON
 from service.incoming import Incoming
 from service.inference import tensors
-from service.inference.core import ASIDE, EXTENSIONS, Asked, Core, Inferred, of_one_line, server
+from service.inference.core import EXTENSIONS, Asked, Core, Inferred, of_one_line, server
 from service.replies import Reply
 
 Array = NDArray[Any]
@@ -143,7 +144,7 @@ class Routes:
     async def _fields(self, request: Incoming) -> dict[str, Any]:
         """A body that may be left out."""
         body = await request.body(self.settings.max_body_bytes)
-        return json_object(body) if body else {}
+        return await aside(lambda: json_object(body), JSON_WORK * len(body)) if body else {}
 
     # --- inference ---
 
@@ -154,8 +155,7 @@ class Routes:
         def read() -> tuple[Asked, Callable[[str], bool]]:
             return _read(name, version, _inflated(body, coding, limit), head)
 
-        large = len(body) > ASIDE or coding is not None
-        asked, binary = await asyncio.get_running_loop().run_in_executor(None, read) if large else read()
+        asked, binary = await aside(read, LARGE if coding is not None else JSON_WORK * len(body))
         write = functools.partial(_write, binary=binary, coding=_coding(request.header(b"accept-encoding")))
         return await self.core.infer(asked, request.deadline(), request.came, write)
 

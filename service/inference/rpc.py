@@ -16,7 +16,8 @@ from runtime import errors
 from runtime.errors import Forbidden, InvalidValue, Malformed, ManifoldError
 from service import replies
 from service.asgi import FORWARDED, NO_ADMIN
-from service.calls import Call, Calls, deadline, readable
+from service.aside import aside
+from service.calls import Call, Calls, deadline, readable, work
 from service.inference import tensors
 from service.inference.core import Asked, Core, Inferred, of_one_line, server
 from service.metrics import Metrics
@@ -181,7 +182,8 @@ class Servicer(stubs.GRPCInferenceServiceServicer):
 
     async def _infer(self, message: pb.ModelInferRequest, deadline_ms: int | None) -> pb.ModelInferResponse:
         began = time.perf_counter()
-        return await self.core.infer(_read(readable(message)), deadline_ms, began, _write)
+        asked = await aside(lambda: _read(readable(message)), work())
+        return await self.core.infer(asked, deadline_ms, began, _write)
 
 
 def is_local(peer: str) -> bool:
