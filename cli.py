@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -18,6 +19,8 @@ app = typer.Typer(
     name="manifold", add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None,
     help="Trains, exports, serves and judges deep generative models.",
 )  # fmt: skip
+
+INTERRUPTED = 130  # exit status after Ctrl-C, as shells have it
 
 Models = Annotated[Path, typer.Option("--models", envvar="MANIFOLD_MODELS_DIR", help="Folder of artifacts.")]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
@@ -135,6 +138,9 @@ def fit(
     from training import families, runs, tables
     from training import train as loop
 
+    html = html or Path(f"{name}.html")
+    _writable(html)
+    exporting.check_name(name)
     family = "tabular_cvae" if label else "tabular_vae"
     module = families.get(family)
     stated = tables.Stated(kinds=dict(_pair(kind, "--column") for kind in kinds or []))
@@ -149,7 +155,6 @@ def fit(
         quiet=quiet,
     )
     published = exporting.export(runs.open_run(made), name, models, data=data)
-    html = html or Path(f"{name}.html")
     _judge(engine.load(published, device="cpu"), data, html, True)
     for column, reason in data.spec.ignored.items():  # type: ignore[union-attr]
         typer.echo(f"left out: {column}: {reason}", err=True)
@@ -174,6 +179,8 @@ def judge(
     """Judge a model's score: the false alarm rates it keeps, and what it finds beside an isolation forest and nearest neighbours."""
     from training import data as datasets
 
+    _writable(html)
+    _recordable(record, model, models)
     loaded = _load(model, models, "cpu")
     _judge(loaded, datasets.load(data or loaded.manifest.data_name or ""), html, record, against)
 
@@ -231,8 +238,8 @@ def _pair(text: str, option: str) -> tuple[str, str]:
 def sample(
     model: Annotated[str, typer.Argument(help="Name in the folder of artifacts, or a path.")],
     n: Annotated[int, typer.Option("-n", min=1, max=4096, help="How many.")] = 64,
-    seed: Annotated[int, typer.Option(help="0 to 2^63 - 1.")] = 0,
-    first: Annotated[int, typer.Option(help="Index of the first item.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="0 to 2^63 - 1.")] = 0,
+    first: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Index of the first item.")] = 0,
     class_: Annotated[str | None, typer.Option("--class", help="A class by name; random where left out.")] = None,
     prior: Annotated[str | None, typer.Option(help="One of the artifact's priors.")] = None,
     temperature: Annotated[float, typer.Option(min=0.01, max=100)] = 1.0,
@@ -246,25 +253,25 @@ def sample(
     import csv
 
     from runtime import recipes, rows
+    from runtime.repository import replacing
     from runtime.spec import TableSpec
 
+    _writable(out)
     loaded = _load(model, models, device)
+    spec = loaded.manifest.data
+    out = out or Path(f"{loaded.manifest.name}.{'csv' if isinstance(spec, TableSpec) else 'png'}")
+    _writable(out)
     options = {"seed": seed, "first": first, "classes": class_, "prior": prior, "temperature": temperature}
     samples = loaded.sample(n, **options)
-    spec = loaded.manifest.data
     if isinstance(spec, TableSpec):
-        out = out or Path(f"{loaded.manifest.name}.csv")
-        with out.open("w", newline="") as file:
+        with replacing(out) as temporary, temporary.open("w", newline="") as file:
             writer = csv.DictWriter(file, spec.names)
             writer.writeheader()
             writer.writerows(rows.decode(samples.data, spec))
     else:
-        out = out or Path(f"{loaded.manifest.name}.png")
-        out.write_bytes(
-            recipes.grid_picture(
-                loaded.manifest, samples, recipes.for_samples(loaded.manifest, loaded.checksum, samples, options)
-            )
-        )
+        made = recipes.for_samples(loaded.manifest, loaded.checksum, samples, options)
+        with replacing(out) as temporary:
+            temporary.write_bytes(recipes.grid_picture(loaded.manifest, samples, made))
     typer.echo(out)
 
 
@@ -277,17 +284,18 @@ def remake(
 ) -> None:
     """Make a picture again from the recipe that its PNG carries."""
     from runtime import codecs, recipes
+    from runtime.repository import replacing
 
     try:
         content = picture.read_bytes()
     except OSError as error:
         raise InvalidValue(f"{picture}: {error.strerror}") from None
-    recipe = codecs.read_recipe(content)
-    made = recipes.remake(
-        _load(str(Path(str(recipe.get("model"))) / str(recipe.get("version"))), models, device), recipe
-    )
+    recipe = recipes.check(codecs.read_recipe(content))
     out = out or picture.with_suffix(".remade.png")
-    out.write_bytes(made)
+    _writable(out)
+    made = recipes.remake(_load(f"{recipe['model']}/{recipe['version']}", models, device), recipe)
+    with replacing(out) as temporary:
+        temporary.write_bytes(made)
     same = (
         "the same bytes"
         if made == content
@@ -311,13 +319,14 @@ def compress(
     from runtime.repository import replacing
     from runtime.spec import ImageSpec
 
+    out = out or images[0].with_suffix(".mfc")
+    _writable(out)
     loaded = _load(model, models, device)
     spec = loaded.manifest.data
     if not isinstance(spec, ImageSpec):
         raise InvalidValue(f"model: {model} is a model of rows, not of images", field="model")
     pixels = np.stack([codecs.read_image(image.read_bytes(), spec, field=str(image))[0] for image in images])
     made = compression.compress(loaded, codecs.from_uint8(pixels, spec))
-    out = out or images[0].with_suffix(".mfc")
     with replacing(out) as temporary:
         temporary.write_bytes(made.content)
     typer.echo(
@@ -343,12 +352,13 @@ def decompress(
     from runtime.repository import replacing
     from runtime.spec import ImageSpec
 
+    out = out or file.with_suffix(".png")
+    _writable(out)
     content = file.read_bytes()
     loaded = _load(model or _made_by(compression.made_by(content), models), models, device)
     data, _ = compression.decompress(loaded, content)
     spec = loaded.manifest.data
     assert isinstance(spec, ImageSpec)
-    out = out or file.with_suffix(".png")
     for index, image in enumerate(codecs.to_uint8(data, spec)):
         path = out if len(data) == 1 else out.with_stem(f"{out.stem}-{index:04}")
         with replacing(path) as temporary:
@@ -399,6 +409,7 @@ def score(
         raise InvalidValue("--budget and --false-positive-rate exclude each other", field="budget")
     if out.suffix not in (".ndjson", ".jsonl", ".parquet"):
         raise InvalidValue(f"{out}: the output is a .ndjson or .parquet file", field="out")
+    _writable(out, out.with_suffix(".rejected.ndjson"))
     kind = files.format_of(file)
     loaded = engine.load(repository.find(model, models), device=device, threads=threads)
     began = shown = time.perf_counter()
@@ -497,8 +508,8 @@ Resize = Annotated[str, typer.Option(help="none, torch-bilinear, tf1-bilinear or
 DataName = Annotated[
     str | None, typer.Option("--data", help="A data set of images; the one the model was trained on where left out.")
 ]
-Seed = Annotated[int, typer.Option(help="Of the samples and of every shuffle.")]
-Count = Annotated[int, typer.Option("--n", help="How many images are generated.")]
+Seed = Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Of the samples and of every shuffle.")]
+Count = Annotated[int, typer.Option("--n", min=1, max=1_000_000, help="How many images are generated.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of Markdown.")]
 Html = Annotated[Path | None, typer.Option("--html", help="Also write one page with numbers and pictures.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress.")]
@@ -531,6 +542,8 @@ def evaluate(
     from evaluation import report as reports
     from evaluation.session import Options, Session
 
+    _writable(out, html, makes_folders=True)
+    _recordable(record, model, models)
     session = Session(models, Options(n, seed, extractor, resize, device), _real_data, quiet)
     found, pictures, folder = session.evaluate(model, data, prior=prior, against=against)
     if record:
@@ -552,6 +565,7 @@ def catalogue(
     from evaluation import catalogue as catalogues
     from runtime.repository import replacing
 
+    _writable(page, readme)
     written = {page: catalogues.page(models, page.parent)}
     if readme is not None:
         try:
@@ -614,6 +628,7 @@ def evaluate_images(
     """Judge a folder of images, from whatever made them, against another."""
     from evaluation.session import Options, Session
 
+    _writable(out, html, makes_folders=True)
     session = Session(models, Options(0, seed, extractor, resize, device), _real_data, quiet)
     found, pictures = session.evaluate_images(images, against, skip=skip_unreadable)
     _write_report(found, pictures, as_json, html, out)
@@ -642,6 +657,7 @@ def reference(
 
     if (out is None) == (not ship):
         raise InvalidValue("give either --out FILE.npz or --ship", field="out")
+    _writable(out)
     session = Session(models, Options(0, 0, extractor, resize, device), _real_data, quiet)
     typer.echo(session.write_reference(out, data, images, part, skip=skip_unreadable))
 
@@ -680,6 +696,7 @@ def disentangle(
     from evaluation.session import Options, Session
     from runtime.repository import replacing
 
+    _writable(out, makes_folders=True)
     session = Session(models, Options(0, 0, None, "none", device), _real_data, True)
     found, picture = session.disentangle(model, data, item)
     if out is not None:
@@ -757,25 +774,36 @@ def key(
         list[str] | None, typer.Option("--scope", help="infer (where left out) or admin; repeat for both.")
     ] = None,
     rate: Annotated[float, typer.Option(min=0, help="Requests/s; 0 leaves it to the service.")] = 0,
-    file: Annotated[Path | None, typer.Option(help="A file of keys to add it to.")] = None,
+    file: Annotated[
+        Path | None,
+        typer.Option(help="A file of keys to add it to; a new one may be read by every user of the machine."),
+    ] = None,
 ) -> None:
     """Make an API key: the token, which is kept nowhere, and the entry by which the service knows it."""
-    from runtime.repository import replacing
-    from service import security
+    from service import keyfile, security
 
     token, made = security.create(name, scopes or ["infer"], rate)
+    if file is not None:
+        mode = keyfile.add(file, made)  # first: a token whose entry cannot be written is of no use
     typer.echo(token)
     if file is None:
         typer.echo(f"entry, for MANIFOLD_KEYS or a file of keys: {made}", err=True)
         return
-    earlier = file.read_text() if file.exists() else ""
-    if name in {each.name for each in security.parse(earlier, str(file))}:
-        raise InvalidValue(f"{file}: there is a key called {name} already; take its line out first", field="name")
-    with replacing(file) as temporary:
-        temporary.touch(mode=0o600)
-        temporary.write_text(earlier + ("" if earlier.endswith("\n") or not earlier else "\n") + f"{made}\n")
-        temporary.chmod(file.stat().st_mode & 0o777 if file.exists() else 0o600)
     typer.echo(f"its entry is in {file}; tell a running service by SIGHUP or POST /admin/reload", err=True)
+    if not mode & 0o004:
+        typer.echo(
+            f"note: {file} has the mode {mode:o}; a service that runs as another user, such as the container's 10001, cannot read it: "
+            f"chmod 644 {file}",
+            err=True,
+        )
+
+
+def _recordable(record: bool, model: str, models: Path) -> None:
+    """Raise InvalidValue, before any work, if figures are to be recorded in an artifact that cannot be written."""
+    if record:
+        from runtime import manifest, repository
+
+        _writable(repository.find(model, models) / manifest.FILE)
 
 
 def _load(model: str, models: Path, device: str) -> Model:
@@ -784,8 +812,46 @@ def _load(model: str, models: Path, device: str) -> Model:
     return engine.load(repository.find(model, models), device=device)
 
 
+def _writable(*paths: Path | None, makes_folders: bool = False) -> None:
+    """Raise InvalidValue for an output that cannot be written, before the work whose result it is to hold. None is skipped."""
+    for path in paths:
+        if path is None:
+            continue
+        if path.is_dir():
+            raise InvalidValue(f"{path}: is a folder; name a file", field="out")
+        folder = path.parent
+        while makes_folders and not folder.exists() and folder != folder.parent:
+            folder = folder.parent
+        if not folder.is_dir():
+            raise InvalidValue(f"{path}: No such file or directory: there is no folder {folder}", field="out")
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise InvalidValue(f"{path}: the folder {folder} cannot be written", field="out")
+
+
 def main() -> None:
-    """Runs a command; an error of ours is one message on stderr and exit status 1."""
+    """Run a command. An error of ours is one message on stderr and exit status 1; Ctrl-C is status 130, without a traceback."""
+    interrupted = False
+
+    def interrupt(number: int, frame: object) -> None:
+        nonlocal interrupted
+        interrupted = True
+        raise KeyboardInterrupt
+
+    if (
+        signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    ):  # a shell may have told a background job to ignore it
+        signal.signal(signal.SIGINT, interrupt)
+    try:
+        _run()
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
+    except Exception:
+        if interrupted:  # a library has made another error of it, as native modules do that were just being imported
+            sys.exit(INTERRUPTED)
+        raise
+
+
+def _run() -> None:
     try:
         app()
     except ManifoldError as error:
@@ -795,7 +861,7 @@ def main() -> None:
             else ""
         )
         typer.echo(f"{error.message}{valid}", err=True)
-        sys.exit(1)
+        sys.exit(getattr(error, "status", 1))
     except ModuleNotFoundError as error:
         typer.echo(
             f"{error.name} is not installed: training, export and evaluation need an extra: pip install -e '.[cpu,train]', or '.[cpu,evaluate]' without torch",

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import math
 import os
 import threading
+import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -19,6 +21,7 @@ from numpy.typing import NDArray
 
 from runtime.bound import BoundGraph
 from runtime.errors import ArtifactError, Unavailable
+from runtime.fixed_cost import has_fixed_cost
 from runtime.manifest import Manifest, TaskSpec
 
 Array = NDArray[Any]
@@ -27,6 +30,9 @@ DEVICES = ("auto", "cpu", "cuda")
 CUDA_OPTIONS = {
     "arena_extend_strategy": "kSameAsRequested", "cudnn_conv_algo_search": "HEURISTIC", "use_tf32": "0",
 }  # fmt: skip
+
+PIECE = 64  # rows: a run of no more is never divided
+PIECE_SECONDS = 0.1  # of a piece; graphs take up to 2 MB a millisecond
 
 _loading = threading.Lock()  # concurrent session creation is reported racy (microsoft/onnxruntime#27089)
 
@@ -62,9 +68,16 @@ def import_ahead(folders: Iterable[Path]) -> None:
     """Imports what the artifacts in `folders` will run on, as far as it is installed: a program with an event loop does so before it
     starts, as importing torch holds the interpreter's lock for a quarter of a second."""
     _onnxruntime()
-    if any(any(folder.glob("*.pt")) for folder in folders):
+    if any(map(_holds_torchscript, folders)):
         with contextlib.suppress(ImportError):  # their models will say what is missing
             import torch  # noqa: F401
+
+
+def _holds_torchscript(folder: Path) -> bool:
+    try:
+        return any(name.endswith(".pt") for name in os.listdir(folder))
+    except OSError:  # its model will say why it cannot be read
+        return False
 
 
 class OnnxBackend:
@@ -114,7 +127,12 @@ class OnnxBackend:
         if self.device == "cuda":
             plain = functools.partial(self._session, path, options, False) if recorded else None
             return BoundGraph(onnxruntime, session, task, "cuda", plain=plain)
-        return OnnxGraph(session, [spec.graph_name for spec in task.outputs])
+        return OnnxGraph(
+            session,
+            [spec.graph_name for spec in task.outputs],
+            fixed_cost=has_fixed_cost(path),
+            divided=not task.is_sampler and PIECE % task.min_rows == 0,
+        )
 
     def _session(self, path: Path, options: Any, recorded: bool) -> Any:
         onnxruntime = _onnxruntime()
@@ -131,19 +149,53 @@ class OnnxBackend:
 
 
 class OnnxGraph:
-    """A session of ONNX Runtime."""
+    """A session of ONNX Runtime.
 
-    def __init__(self, session: Any, names: list[str]) -> None:
+    Its memory arena keeps what the largest run has needed. So a large run is divided into pieces of about PIECE_SECONDS, which costs
+    nothing, as larger ones are no faster; and the last piece gives the arena's memory back.
+    """
+
+    def __init__(self, session: Any, names: list[str], *, fixed_cost: bool = False, divided: bool = False) -> None:
         self.session, self.names = session, names
+        self.fixed_cost = fixed_cost  # whether the shapes of its inputs bound its time
+        self.divided = divided  # whether rows may be run in pieces: loops gain from running all of them at once
+        self._row_seconds = math.inf  # that a row has taken, at best
 
     def __call__(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
-        return dict(zip(self.names, self.session.run(self.names, dict(inputs)), strict=True))
+        rows = len(next(iter(inputs.values())))
+        if rows <= PIECE:
+            return dict(zip(self.names, self.session.run(self.names, dict(inputs)), strict=True))
+        if not self.divided:
+            return self._run(inputs, shrink=True)
+        pieces, stop = [], 0
+        while stop < rows:
+            start, stop = stop, min(stop + self._piece(), rows)
+            piece = {name: array[start:stop] for name, array in inputs.items()}
+            began = time.perf_counter()
+            pieces.append(self._run(piece, shrink=start > 0 and stop == rows))
+            self._row_seconds = min(self._row_seconds, (time.perf_counter() - began) / (stop - start))
+        if len(pieces) == 1:
+            return pieces[0]
+        return {name: np.concatenate([piece[name] for piece in pieces]) for name in self.names}
+
+    def _piece(self) -> int:
+        """Return the rows of a piece, a multiple of PIECE."""
+        return PIECE * max(1, int(PIECE_SECONDS / self._row_seconds / PIECE))
+
+    def _run(self, inputs: Mapping[str, Array], *, shrink: bool) -> dict[str, Array]:
+        options = _shrinking() if shrink else None
+        return dict(zip(self.names, self.session.run(self.names, dict(inputs), options), strict=True))
 
     def trim(self, inputs: Mapping[str, Array]) -> None:
         """One run that gives back what larger ones before it have made the memory arena grow to."""
-        options = _onnxruntime().RunOptions()
-        options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
-        self.session.run(self.names, dict(inputs), options)
+        self._run(inputs, shrink=True)
+
+
+def _shrinking() -> Any:
+    """Return options of a run after which the arena has no more memory than the run itself needed first."""
+    options = _onnxruntime().RunOptions()
+    options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+    return options
 
 
 def cuda_missing() -> str | None:

@@ -94,4 +94,4 @@ def recalibrate(model: Model, data: NDArray[np.float32], root: Path, *, source: 
         )
         (folder / manifests.FILE).write_text(manifests.dumps(made))
         load(folder, device="cpu")
-        return repository.publish(folder, root, made)
+        return repository.publish_next(folder, root, made)

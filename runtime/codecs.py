@@ -322,10 +322,10 @@ def read_recipe(content: bytes) -> dict[str, Any]:
         )
     try:
         recipe = json.loads(text)
-    except (ValueError, RecursionError):
-        recipe = None
+    except (ValueError, RecursionError):  # a number of too many digits is a ValueError
+        raise InvalidValue("the image's recipe is damaged: it is not JSON") from None
     if not isinstance(recipe, dict):
-        raise InvalidValue("the image's recipe is damaged")
+        raise InvalidValue("the image's recipe is damaged: it is no JSON object")
     return recipe
 
 

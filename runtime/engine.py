@@ -66,6 +66,10 @@ class Model:
         """`run` of inputs that `check` has passed, whose outputs may hold numbers that are not finite."""
         return self._run(task, self.manifest.tasks[task], inputs)
 
+    def has_fixed_cost(self, task: str) -> bool:
+        """Whether the shapes of a task's inputs bound its time, whatever the values are."""
+        return bool(getattr(self.graphs[task], "fixed_cost", False)) and not self.manifest.tasks[task].is_sampler
+
     def strange(self, role: str) -> InvalidValue:
         """The error of an item whose output is not finite."""
         return InvalidValue(
@@ -171,10 +175,10 @@ class Model:
         return self.drive(operations.class_energies(self.manifest, data))
 
 
-def joined(pieces: Sequence[dict[str, Array]]) -> dict[str, Array]:
-    """Outputs of several runs as those of one."""
+def joined(pieces: Sequence[Mapping[str, Array]]) -> dict[str, Array]:
+    """Arrays by role of several runs as those of one."""
     if len(pieces) == 1:
-        return pieces[0]
+        return dict(pieces[0])
     return {role: np.concatenate([piece[role] for piece in pieces]) for role in pieces[0]}
 
 

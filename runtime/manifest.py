@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
+import stat
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
@@ -22,6 +24,7 @@ from runtime.errors import ArtifactError
 from runtime.spec import DataSpec, Record
 
 FILE = "manifest.json"
+MAX_BYTES = 16 * 2**20  # of a manifest; the largest that is shipped has 0.5 MB
 NUMBERS = re.compile(r"\[\s+-?[\d.][\d.eE+-]*(?:,\s+-?[\d.][\d.eE+-]*)*\s+\]")
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 
@@ -518,17 +521,30 @@ def read(path: Path) -> Manifest:
 
     Raises ArtifactError with one line per field that is wrong.
     """
-    path = path / FILE if path.is_dir() else path
     try:
-        return Manifest.model_validate_json(path.read_bytes())
+        path = path / FILE if path.is_dir() else path
+        return Manifest.model_validate_json(_content(path))
     except FileNotFoundError:
         raise ArtifactError(f"{path}: not found; an artifact is a folder NAME/VERSION with a {FILE} in it") from None
+    except OSError as error:
+        raise ArtifactError(f"{path}: cannot be read: {error.strerror}") from None
     except ValidationError as error:
         lines = [
             f"  {'.'.join(str(part) for part in problem['loc']) or '(whole)'}: {problem['msg']}"
             for problem in error.errors()
         ]
         raise ArtifactError("\n".join([f"{path}: {len(lines)} field(s) are wrong:", *lines])) from None
+
+
+def _content(path: Path) -> bytes:
+    """Return the bytes of a manifest. Raises ArtifactError for a pipe or a device, which might never end, and for more than MAX_BYTES."""
+    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | getattr(os, "O_NONBLOCK", 0))) as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise ArtifactError(f"{path}: is not a regular file")
+        content = file.read(MAX_BYTES + 1)
+    if len(content) > MAX_BYTES:
+        raise ArtifactError(f"{path}: is larger than {MAX_BYTES} bytes, which no manifest needs")
+    return content
 
 
 def dumps(manifest: Manifest) -> str:

@@ -5,7 +5,8 @@ The same pixels on the same artifact, ONNX Runtime version and type of CPU; the 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -13,12 +14,15 @@ from numpy.typing import NDArray
 
 from runtime import codecs
 from runtime.engine import Model
-from runtime.errors import InvalidValue
-from runtime.manifest import Manifest
+from runtime.errors import ECHOED, InvalidValue, shown
+from runtime.manifest import NAME, Manifest
 from runtime.operations import Samples
+from runtime.sampling import MAX_SEED
 from runtime.spec import ImageSpec
 
 Array = NDArray[Any]
+MAX_ITEMS = 65_536  # of a picture that is made again; a service makes as many at most where nothing is set
+MAX_TEMPERATURE = 100
 
 
 def for_samples(
@@ -74,9 +78,61 @@ def grid_picture(manifest: Manifest, samples: Samples, recipes: list[dict[str, A
     return codecs.to_png(codecs.grid(codecs.to_uint8(samples.data, manifest.data)), for_grid(recipes))
 
 
+def check(recipe: object) -> dict[str, Any]:
+    """Return a recipe whose values are all of the kind that this project writes, so that none costs more than one picture.
+
+    Raises InvalidValue for one that is damaged, or that a person has written.
+    """
+    if not isinstance(recipe, dict):
+        raise _damaged("it", recipe, "an object")
+    for key, (legal, kind) in FIELDS.items():
+        if (key in recipe or key in NEEDED) and not legal(recipe.get(key)):
+            raise _damaged(key, recipe.get(key), kind)
+    if ("seed" in recipe) != ("item" in recipe):
+        raise InvalidValue("the recipe is damaged: seed and item: both are needed, or neither")
+    return recipe
+
+
+def _whole(lowest: int, highest: int) -> Callable[[object], bool]:
+    return lambda value: isinstance(value, int) and not isinstance(value, bool) and lowest <= value <= highest
+
+
+def _text(pattern: str) -> Callable[[object], bool]:
+    return lambda value: isinstance(value, str) and re.fullmatch(pattern, value) is not None
+
+
+def _temperature(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= MAX_TEMPERATURE
+
+
+def _numbers(value: object) -> bool:
+    return isinstance(value, list)
+
+
+def _damaged(key: str, value: object, kind: str) -> InvalidValue:
+    return InvalidValue(f"the recipe is damaged: {key}: {shown(value)} is not {kind}")
+
+
+FIELDS: dict[str, tuple[Callable[[object], bool], str]] = {
+    "model": (_text(NAME), "the name of a model"),
+    "version": (_whole(1, 10**9), "a version"),
+    "checksum": (_text("[0-9a-f]{64}"), "a SHA-256"),
+    "temperature": (_temperature, f"a number above 0, {MAX_TEMPERATURE} at most"),
+    "n": (_whole(1, MAX_ITEMS), f"a number of items, 1 to {MAX_ITEMS}"),
+    "seed": (_whole(0, MAX_SEED), "a seed, 0 to 2^63 - 1"),
+    "item": (_whole(0, MAX_SEED), "an index, 0 to 2^63 - 1"),
+    "prior": (_text(".{1,64}"), "the name of a prior"),
+    "class": (lambda value: isinstance(value, str | list), "a class, or a list of them"),
+    "condition": (_numbers, "a list of numbers"),
+    "latents": (_numbers, "a list of numbers"),
+    "codes": (_numbers, "a list of whole numbers"),
+}  # fmt: skip
+NEEDED = ("model", "version", "checksum", "temperature")
+
+
 def remake(model: Model, recipe: Mapping[str, Any]) -> bytes:
-    """The picture of a recipe, made again. Raises InvalidValue where the recipe is for another artifact, or damaged."""
-    manifest = model.manifest
+    """Return the picture of a recipe, made again. Raises InvalidValue if the recipe is for another artifact, or damaged."""
+    recipe, manifest = check(dict(recipe)), model.manifest
     if not isinstance(manifest.data, ImageSpec):
         raise InvalidValue(f"{manifest.name} makes rows, not pictures")
     if recipe.get("checksum") != model.checksum:
@@ -85,16 +141,17 @@ def remake(model: Model, recipe: Mapping[str, Any]) -> bytes:
             f"artifact's is {model.checksum[:12]}…: other weights make another picture"
         )
     try:
-        options = _options(recipe)
-        n = int(recipe.get("n", 1))
-    except (TypeError, ValueError, KeyError) as error:
-        raise InvalidValue(f"the recipe is damaged: {error}") from None
+        options = _options(recipe, manifest)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise InvalidValue(f"the recipe is damaged: {str(error)[:ECHOED]}") from None
+    n = recipe.get("n", 1)
     samples = model.sample(n, **options)
     recipes = for_samples(manifest, model.checksum, samples, options)
     return grid_picture(manifest, samples, recipes) if "n" in recipe else pictures(manifest, samples, recipes)[0]
 
 
-def _options(recipe: Mapping[str, Any]) -> dict[str, Any]:
+def _options(recipe: Mapping[str, Any], manifest: Manifest) -> dict[str, Any]:
+    """Return the arguments of Model.sample. Raises InvalidValue, TypeError, ValueError or OverflowError for arrays that cannot be."""
     grid = "n" in recipe
     options: dict[str, Any] = {"temperature": float(recipe["temperature"])}
     if "seed" in recipe:
@@ -104,9 +161,29 @@ def _options(recipe: Mapping[str, Any]) -> dict[str, Any]:
     if "class" in recipe:
         options["classes"] = recipe["class"]
     if "condition" in recipe:
-        options["classes"] = np.asarray(recipe["condition"], np.float64)  # as given: the picture's text repeats it
+        options["classes"] = _array(recipe, "condition", np.float64)  # as given: the picture's text repeats it
     if "latents" in recipe:
-        options["latents"] = np.asarray(recipe["latents"] if grid else [recipe["latents"]], np.float32)
+        shape = (manifest.latent.size,) if manifest.latent else None
+        options["latents"] = _array(recipe if grid else {"latents": [recipe["latents"]]}, "latents", np.float32, shape)
     if "codes" in recipe:
-        options["codes"] = np.asarray(recipe["codes"] if grid else [recipe["codes"]], np.int64)
+        about = manifest.codes
+        codes = _array(
+            recipe if grid else {"codes": [recipe["codes"]]}, "codes", np.int64, about.shape if about else None
+        )
+        if about is not None and not ((codes >= 0) & (codes < about.levels)).all():
+            raise InvalidValue(f"the recipe is damaged: codes: one is not 0 to {about.levels - 1}")
+        options["codes"] = codes
     return options
+
+
+def _array(recipe: Mapping[str, Any], key: str, dtype: Any, shape: tuple[int, ...] | None = ()) -> Array:
+    """Return a list of a recipe as an array (n, *shape), of any shape if `shape` is empty; None says that the model takes no such list."""
+    if shape is None:
+        raise InvalidValue(f"the recipe is damaged: {key}: the model takes none")
+    array = np.asarray(recipe[key])
+    if array.dtype.kind not in ("iu" if dtype is np.int64 else "iuf") or not np.isfinite(array).all():
+        raise InvalidValue(f"the recipe is damaged: {key}: {shown(recipe[key])} are no finite numbers")
+    wanted = (recipe.get("n", 1), *shape)
+    if shape and array.shape != wanted:
+        raise InvalidValue(f"the recipe is damaged: {key}: the shape is {shown(list(array.shape))}, not {list(wanted)}")
+    return array.astype(dtype)

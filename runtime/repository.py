@@ -2,38 +2,99 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import hashlib
 import os
+import re
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from runtime import manifest as manifests
 from runtime.errors import ArtifactError, UnknownModel
+from runtime.locks import held, locked
 from runtime.manifest import FileRecord, Manifest
+
+VERSION = re.compile(r"[1-9][0-9]{0,8}")
+PLAIN = re.compile(
+    r"[a-z0-9][a-z0-9_-]{0,63}"
+)  # a file called so stands where a model's folder is expected; README.md does not
+STAGING = ".staging-"
+OLD_SECONDS = 86_400  # age at which a staging folder is nobody's any more, on a file system without locks
+READABLE = "let the user that Manifold runs as read it"
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The content of a folder of artifacts."""
+
+    versions: dict[str, list[int]] = field(default_factory=dict)  # by name, ascending
+    unreadable: dict[str, str] = field(default_factory=dict)  # names whose versions are not known, with the reason
 
 
 def scan(root: Path) -> dict[str, list[int]]:
-    """Names with their versions, ascending. Folders that are not called like one are left alone."""
-    if not root.is_dir():
+    """Return the names with their versions, ascending. Folders that cannot be read are left out. Raises ArtifactError as `survey` does."""
+    return survey(root).versions
+
+
+def survey(root: Path) -> Listing:
+    """Return what lies in the folder of artifacts. Files with a suffix and folders without versions are left alone.
+
+    Raises ArtifactError if `root` itself cannot be read. One model that cannot be read is part of the answer.
+    """
+    try:
+        names = sorted(os.listdir(root))
+    except (FileNotFoundError, NotADirectoryError):
         raise ArtifactError(
             f"{root}: there is no such folder; MANIFOLD_MODELS_DIR (or --models) names the folder of models"
-        )
-    found = {}
-    for folder in sorted(root.iterdir()):
-        if folder.is_dir() and not folder.name.startswith("."):
-            if there := versions(folder):
-                found[folder.name] = there
+        ) from None
+    except OSError as error:
+        raise ArtifactError(f"{root}: cannot be read: {error.strerror}; {READABLE}") from None
+    found = Listing()
+    for name in names:
+        if not name.startswith("."):
+            _add(found, root / name)
     return found
 
 
+def _add(found: Listing, folder: Path) -> None:
+    """Add one model to the listing, under a name that can be written as UTF-8."""
+    name = os.fsencode(folder.name).decode("utf-8", "backslashreplace")
+    there, reason = look_into(folder)
+    if reason is not None:
+        found.unreadable[name] = reason
+    elif there:
+        found.versions[name] = there
+
+
+def look_into(folder: Path) -> tuple[list[int], str | None]:
+    """Return the versions of a model, ascending, or none and the reason why they are not known."""
+    legal = re.fullmatch(manifests.NAME, folder.name) is not None
+    try:
+        there = versions(folder)
+    except OSError as error:  # a folder such as lost+found is nobody's model
+        return [], f"its folder cannot be read: {error.strerror}; {READABLE}" if legal else None
+    if there and not legal:
+        return [], "no model can have the name of its folder: letters, digits, '.', '_' and '-', at most 64"
+    if not there and folder.is_symlink() and not folder.exists():
+        return [], "its folder is a symbolic link whose target does not exist"
+    if not there and PLAIN.fullmatch(folder.name) and folder.is_file():
+        return [], "it is a file; a model is a folder NAME/VERSION"
+    return there, None
+
+
 def versions(folder: Path) -> list[int]:
-    """Those in the folder of a model, ascending; none where there is no such folder."""
-    if not folder.is_dir():
+    """Return the versions in the folder of a model, ascending; none if there is no such folder. Raises OSError if it cannot be read."""
+    try:
+        names = os.listdir(folder)
+    except (FileNotFoundError, NotADirectoryError, ValueError):  # ValueError: a name with a zero byte
         return []
-    return sorted(int(path.name) for path in folder.iterdir() if path.is_dir() and path.name.isdecimal())
+    return sorted(int(name) for name in names if VERSION.fullmatch(name))
 
 
 def locate(path: Path) -> Path:
@@ -92,7 +153,7 @@ def verify(folder: Path, manifest: Manifest) -> list[str]:
 
     A hand-written manifest may leave out `files`; then only their being there is checked.
     """
-    problems = []
+    problems = [f"{name}: is not a regular file" for name in irregular(folder)]
     for name, record in manifest.files.items():
         path = folder / name
         if Path(name).name != name:
@@ -115,6 +176,14 @@ def verify(folder: Path, manifest: Manifest) -> list[str]:
             f"name, version: the manifest says {manifest.name} {manifest.version}, the folder {folder.parent.name} {folder.name}"
         )
     return problems
+
+
+def irregular(folder: Path) -> list[str]:
+    """Return the names of pipes, sockets and devices in a folder. Reading one would block, or never end."""
+    with os.scandir(folder) as found:
+        return sorted(
+            each.name for each in found if not each.is_file() and not each.is_dir() and os.path.exists(each.path)
+        )
 
 
 @contextmanager
@@ -145,20 +214,52 @@ def seal(folder: Path) -> Manifest:
 
 @contextmanager
 def staging(root: Path, name: str) -> Iterator[Path]:
-    """A temporary folder on the repository's own disk, removed unless it was published."""
-    (root / name).mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=".staging-", dir=root / name))
-    try:
-        yield folder
-    finally:
+    """A temporary folder on the repository's own disk, removed unless it was published. What killed commands left behind is removed first."""
+    root.mkdir(parents=True, exist_ok=True)
+    with contextlib.ExitStack() as stack:
+        with locked(root):  # so that nobody sweeps the folder before its lock is held
+            _sweep(root)
+            (root / name).mkdir(exist_ok=True)
+            folder = Path(tempfile.mkdtemp(prefix=STAGING, dir=root / name))
+            stack.enter_context(held(folder))
+        try:
+            yield folder
+        finally:
+            _discard(root, folder)
+
+
+def _discard(root: Path, folder: Path) -> None:
+    """Remove a staging folder, and the model's folder if nothing else is in it."""
+    with locked(root):
         shutil.rmtree(folder, ignore_errors=True)
-        if not any((root / name).iterdir()):
-            (root / name).rmdir()
+        with contextlib.suppress(OSError):
+            folder.parent.rmdir()
+
+
+def _sweep(root: Path) -> None:
+    """Remove staging folders of commands that have ended without removing them: nobody holds their lock, or, without locks, they are old."""
+    for folder in root.glob(f"*/{STAGING}*"):
+        with contextlib.suppress(OSError):  # somebody else's
+            with held(folder) as free:
+                left = time.time() - folder.stat().st_mtime > OLD_SECONDS if free is None else free
+            if left:
+                shutil.rmtree(folder, ignore_errors=True)
+                folder.parent.rmdir()
 
 
 def next_version(root: Path, name: str) -> int:
-    """One more than the latest version."""
-    return scan(root).get(name, [0])[-1] + 1 if root.is_dir() else 1
+    """Return one more than the latest version. Raises OSError if the model's folder cannot be read."""
+    return max(versions(root / name), default=0) + 1
+
+
+def publish_next(folder: Path, root: Path, manifest: Manifest) -> Path:
+    """Publish under the manifest's version or, if another command has taken that since, under the next one, which is written into the manifest."""
+    with locked(root):
+        version = max(manifest.version, next_version(root, manifest.name))
+        if version != manifest.version:
+            manifest = manifest.model_copy(update={"version": version})
+            save(folder, manifest)
+        return publish(folder, root, manifest)
 
 
 def publish(folder: Path, root: Path, manifest: Manifest) -> Path:
@@ -171,5 +272,7 @@ def publish(folder: Path, root: Path, manifest: Manifest) -> Path:
     try:
         folder.rename(target)  # a folder with something in it is never replaced by rename(2)
     except OSError as error:
+        if error.errno not in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR):
+            raise
         raise ArtifactError(f"{target} exists; artifacts are never overwritten") from error
     return target

@@ -24,10 +24,10 @@ from service.asgi import Front
 from service.cluster import Cluster
 from service.connections import Protocol, limited
 from service.inference import rpc as inference
-from service.registry import Registry
+from service.registry import Registry, check_sections
 from service.rest import create_app
 from service.security import Security
-from service.settings import Settings, SettingsError
+from service.settings import Settings, SettingsError, nearest
 
 log = structlog.get_logger()
 
@@ -175,19 +175,24 @@ def configure_log(style: str) -> None:
 def check(settings: Settings) -> str:
     """What would be served, and to whom. Raises ManifoldError where the service would not start, or would have nothing to serve."""
     security = Security(settings)
-    names = sorted(repository.scan(settings.models_dir))
+    there = repository.survey(settings.models_dir)
+    check_sections(settings, there)
+    names = sorted(there.versions)
     if not names:
         raise SettingsError(
             f"{settings.models_dir}: holds no models; MANIFOLD_MODELS_DIR (MODELS of docker-compose.yml) names the folder of models"
         )
-    if (
-        "default_model" in settings.model_fields_set and settings.default_model not in names
-    ):  # the default's default may be missing
+    if "default_model" in settings.model_fields_set and settings.default_model not in {
+        *names,
+        *there.unreadable,
+    }:  # the default's default may be missing
+        near = nearest(settings.default_model or "", names)
         raise SettingsError(
-            f"default_model: there is no {settings.default_model!r} in {settings.models_dir}", valid=names
+            f"default_model: there is no {settings.default_model!r} in {settings.models_dir}{near}", valid=names
         )
     keys = f"keys: {', '.join(security.keys)}" if security.needed else "no keys asked for"
-    return f"{len(names)} models: {', '.join(names)}; {keys}; {'TLS' if security.certificate else 'no TLS'}"
+    aside = "".join(f"; {name} cannot be served: {reason}" for name, reason in there.unreadable.items())
+    return f"{len(names)} models: {', '.join(names)}{aside}; {keys}; {'TLS' if security.certificate else 'no TLS'}"
 
 
 def main() -> int:

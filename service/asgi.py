@@ -160,6 +160,8 @@ class Front:
         request_id = request.request_id = given if REQUEST_ID.fullmatch(given) else new_id()
         scope.setdefault("state", {})["request_id"] = request_id
         path, status, key = scope["path"], 500, None
+        if scope["method"] == "HEAD":  # the server behind `send` leaves the body out
+            scope = {**scope, "method": "GET"}
         endpoint, route, errors = self._find(scope["method"], path)
         trace = self._trace(request, path) if self.tracing else None
         try:
@@ -179,8 +181,8 @@ class Front:
             let_go(held)
             if trace is not None:
                 answered: dict[str, str | int] = {"http.response.status_code": status, "http.route": route}
-                trace.end(f"{scope['method']} {route}", failed=status >= 500, **answered)
-            self._note(scope, route, status, time.perf_counter() - began, request_id, key)
+                trace.end(f"{request.scope['method']} {route}", failed=status >= 500, **answered)
+            self._note(request.scope, route, status, time.perf_counter() - began, request_id, key)
 
     def _find(self, method: str, path: str) -> tuple[Endpoint | None, str, Errors]:
         """What answers here, under which name it is counted, and how an error is written."""
@@ -219,7 +221,7 @@ class Front:
             except ClientDisconnect:
                 return GONE
             except Exception as error:
-                self.metrics.errors.labels("internal").inc()
+                self.metrics.erred(error)
                 reply = errors.unexpected(error, request_id)
             return await self._send(reply, send, request_id)
         except asyncio.CancelledError:

@@ -4,27 +4,32 @@ One Batcher a model. A use case (a generator of runs, see runtime.operations) is
 what arrives while it works is joined into the next run (service.queueing says how), so an idle service adds no delay and a busy one batches
 by itself. Since no item depends on its batch-mates, how rows are grouped can never be seen in an answer.
 
-Runs that take less than a thread's hop would are run in place; the others on the model's worker threads, outside the interpreter's lock.
+Runs that take less than a thread's hop would are run in place, if their graph's cost is fixed (runtime.fixed_cost); the others run on the
+model's worker threads, outside the interpreter's lock. Nothing here waits for a run on the event loop, least of all `close`.
 """
 
 from __future__ import annotations
 
 import asyncio
+import functools
 import math
 import time
 from collections import deque
 from collections.abc import Callable, Generator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.engine import Model, not_finite
+from runtime.engine import Model, joined, not_finite
 from runtime.errors import Busy, DeadlineExceeded, Unavailable
+from runtime.manifest import RANDOM, Manifest, TensorSpec
 from runtime.operations import Run
 from service import tracing
+from service.aside import PIXEL, aside
 from service.queueing import Outputs, Piece, Queue, Work
 from service.settings import ModelSettings
 
@@ -32,7 +37,10 @@ Array = NDArray[Any]
 T = TypeVar("T")
 
 IN_PLACE = 0.001  # seconds of work: a run that is expected to take less does not leave the event loop
-ASIDE = 64  # rows from which drawing noise and combining outputs leave it too
+SLOW = 0.005  # seconds of a core: a run that takes so much, and was not expected to, ends its task's runs in place
+SURPRISE = 4  # times the expected work, from which a slow run was not expected
+CALM = 64  # runs in a row below IN_PLACE, after which the task may run in place again
+LEAST_STEP = 4096  # bytes: what a row's part in the steps of a use case takes at least (service.aside)
 SWEEP = 0.05  # seconds between looks at deadlines
 
 
@@ -93,6 +101,34 @@ class Costs:
         return known[nearest] * max(1.0, 2.0 ** (size - nearest))
 
 
+class InPlace:
+    """The tasks that may run on the event loop. A task needs a graph of fixed cost, and leaves at its first slow run."""
+
+    def __init__(self, model: Model) -> None:
+        self.work = Costs()  # by a core's time: waits for the interpreter's lock are left out
+        self._fixed = {name for name in model.manifest.tasks if model.device == "cpu" and model.has_fixed_cost(name)}
+        self._wary: dict[str, int] = {}  # runs below IN_PLACE that a task needs before it may run in place again
+
+    def allows(self, task: str, rows: int) -> bool:
+        """Return whether a run of so many rows is expected to be shorter than a hop to a thread."""
+        if task not in self._fixed or task in self._wary:
+            return False
+        expected = self.work.of(task, rows)
+        return expected is not None and expected < IN_PLACE
+
+    def ran(self, task: str, rows: int, work: float) -> None:
+        """Note what a run of the task took of a core, in seconds."""
+        if task in self._fixed:
+            expected = self.work.of(task, rows) or 0.0
+            if work > SLOW and work > SURPRISE * expected:
+                self._wary[task] = CALM
+            elif task in self._wary and work < IN_PLACE:
+                self._wary[task] -= 1
+                if not self._wary[task]:
+                    del self._wary[task]
+        self.work.add(task, rows, work)
+
+
 class Batcher:
     """Runs the use cases of one model."""
 
@@ -102,7 +138,7 @@ class Batcher:
         self.queue_rows, self.queue_bytes, self.queue_ms = settings.queue_rows, settings.queue_bytes, settings.queue_ms
         self.rows, self.bytes = 0, 0  # accepted and not yet answered
         self.listener: Callable[[Ran], None] = lambda ran: None
-        self.costs, self.work = Costs(), Costs()  # by the clock, and by a core's time: waits for the lock left out
+        self.costs, self.in_place = Costs(), InPlace(model)
         self.tallies = {name: Tally() for name in model.manifest.tasks}
         self._queue = Queue()
         self._asides: deque[tuple[Callable[[], Any], asyncio.Future[Any]]] = deque()
@@ -110,7 +146,9 @@ class Batcher:
             name: max(task.min_rows, min(settings.max_rows, task.max_rows))
             for name, task in model.manifest.tasks.items()
         }
+        self._step_bytes = _step_bytes(model.manifest)
         self._pool = ThreadPoolExecutor(settings.instances, thread_name_prefix=model.manifest.name)
+        self.running: set[Future[Any]] = set()  # in its threads, for requests that wait and for those that have left
         self._free = settings.instances
         self._scheduled = False
         self._turn = True  # of borrowed work, where both wait
@@ -126,22 +164,22 @@ class Batcher:
 
         Raises Busy at once where the queue is full or too slow for the deadline, DeadlineExceeded where a run would start too late.
         """
-        timing, held, outputs = Timing(), 0, None
+        timing, held, parts = Timing(), 0, None
         self._admit(rows, deadline)
         self.rows += rows
         try:
             while True:
-                run = await self._step(steps, outputs, rows)
+                run, run_rows = await self._step(steps, parts, rows)
                 if not isinstance(run, Run):
                     return run, timing
                 self.bytes -= held
                 held = sum(array.nbytes for array in run.inputs.values())
                 self.bytes += held
-                if outputs is None and self.bytes > max(self.queue_bytes, held):
+                if parts is None and self.bytes > max(self.queue_bytes, held):
                     raise self._busy(
                         "bytes", f"{self.bytes >> 20} MiB are queued, the limit is {self.queue_bytes >> 20}"
                     )
-                outputs = await self._run(run, deadline, timing)
+                parts = await self._run(run, run_rows, deadline, timing)
         finally:
             self.rows -= rows
             self.bytes -= held
@@ -156,7 +194,7 @@ class Batcher:
         return await future
 
     def close(self) -> None:
-        """Lets running work end; refuses what waits."""
+        """Refuse what waits, now and from now on. What runs ends in its threads (`running`); nobody waits for it here."""
         self._closed = True
         if self._sweeper is not None:
             self._sweeper.cancel()
@@ -166,7 +204,7 @@ class Batcher:
             _, future = self._asides.popleft()
             if not future.done():
                 future.set_exception(Unavailable("the service is stopping"))
-        self._pool.shutdown(wait=True, cancel_futures=True)
+        self._pool.shutdown(wait=False, cancel_futures=True)
 
     # --- admission ---
 
@@ -198,25 +236,32 @@ class Batcher:
 
     # --- one use case ---
 
-    async def _step(self, steps: Generator[Run, Outputs, T], outputs: Outputs | None, rows: int) -> Run | T:
-        """The use case's next run, or its result."""
+    async def _step(
+        self, steps: Generator[Run, Outputs, T], parts: list[Outputs] | None, rows: int
+    ) -> tuple[Run | T, int]:
+        """Return the use case's next run with its rows, or its result and 0. `parts` are the outputs of the run before, in pieces.
 
-        def step() -> Run | T:
+        Noise is drawn here, outputs are joined and combined, and the inputs of a run are checked: off the event loop if there is much of it.
+        """
+
+        def step() -> tuple[Run | T, int]:
             try:
-                return next(steps) if outputs is None else steps.send(outputs)
+                run = next(steps) if parts is None else steps.send(joined(parts))
             except StopIteration as finished:
                 result: T = finished.value
-                return result
+                return result, 0
+            return run, self.model.check(run.task, run.inputs)
 
-        return step() if rows < ASIDE else await asyncio.get_running_loop().run_in_executor(None, step)
+        return await aside(step, rows * self._step_bytes)
 
-    async def _run(self, run: Run, deadline: float, timing: Timing) -> Outputs:
-        rows = self.model.check(run.task, run.inputs)
+    async def _run(self, run: Run, rows: int, deadline: float, timing: Timing) -> list[Outputs]:
+        if self._closed:  # since the request was admitted
+            raise Unavailable("the service is stopping", field="model")
         loop = asyncio.get_running_loop()
         work = Work(run.task, run.inputs, rows, time.monotonic(), deadline, loop.create_future())
         self._queue.put(work)
         self._schedule()
-        outputs = await work.done
+        parts = await work.done
         assert work.began is not None
         timing.queue += 1000 * (work.began - work.asked)
         timing.compute += 1000 * work.compute
@@ -224,7 +269,7 @@ class Batcher:
         tracing.spent(
             "run", work.began, work.began + work.compute, model=self.model.manifest.name, task=run.task, rows=rows
         )
-        return outputs
+        return parts
 
     # --- the queue and the engine ---
 
@@ -238,7 +283,7 @@ class Batcher:
 
     def _dispatch(self) -> None:
         self._scheduled = False
-        while self._free:
+        while self._free and not self._closed:
             if self._asides and (self._turn or not self._queue):
                 self._turn = False  # the next one is a run's, so that a row of uploads does not keep requests out
                 self._start_aside(*self._asides.popleft())
@@ -253,8 +298,7 @@ class Batcher:
                 self._reason = "idle"
                 return
             task, rows = batch[0].work.task, sum(piece.stop - piece.start for piece in batch)
-            expected = self.work.of(task, rows)
-            if expected is not None and expected < IN_PLACE and self.model.device == "cpu":
+            if self.in_place.allows(task, rows):
                 self._land(batch, self._attempt(batch), in_place=True)
                 if self._queue or self._asides:
                     self._schedule()  # not at once: the event loop has others to serve
@@ -267,12 +311,22 @@ class Batcher:
         self._free -= 1
         expected = self.costs.of(batch[0].work.task, sum(piece.stop - piece.start for piece in batch)) or 0.0
         self._until = time.monotonic() + expected
-        loop = asyncio.get_running_loop()
+        self._submit(functools.partial(self._attempt, batch), functools.partial(self._landed, batch))
 
-        def landed(attempt: Future[Attempt]) -> None:
-            loop.call_soon_threadsafe(self._landed, batch, attempt)
+    def _submit(self, call: Callable[[], T], landed: Callable[[Future[T]], None]) -> None:
+        """Run `call` on one of the threads, and then `landed` on the event loop."""
+        loop, future = asyncio.get_running_loop(), self._pool.submit(call)
 
-        self._pool.submit(self._attempt, batch).add_done_callback(landed)
+        def back(done: Future[T]) -> None:
+            with suppress(RuntimeError):  # the event loop has ended, and with it whoever waited
+                loop.call_soon_threadsafe(arrive, done)
+
+        def arrive(done: Future[T]) -> None:
+            self.running.discard(done)
+            landed(done)
+
+        self.running.add(future)
+        future.add_done_callback(back)
 
     def _landed(self, batch: list[Piece], attempt: Future[Attempt]) -> None:
         self._free += 1
@@ -285,7 +339,6 @@ class Batcher:
 
     def _start_aside(self, call: Callable[[], Any], future: asyncio.Future[Any]) -> None:
         self._free -= 1
-        loop = asyncio.get_running_loop()
 
         def back(done: Future[Any]) -> None:
             self._free += 1
@@ -294,22 +347,17 @@ class Batcher:
                 future.set_result(done.result()) if error is None else future.set_exception(error)
             self._schedule()
 
-        self._pool.submit(call).add_done_callback(lambda done: loop.call_soon_threadsafe(back, done))
+        self._submit(call, back)
 
     def _attempt(self, batch: list[Piece]) -> Attempt:
         """The run itself, wherever it runs."""
         began, working = time.monotonic(), time.thread_time()
         try:
-            inputs = [piece.inputs for piece in batch]
-            whole = (
-                inputs[0]
-                if len(inputs) == 1
-                else {role: np.concatenate([each[role] for each in inputs]) for role in inputs[0]}
-            )
-            outputs: Outputs | Exception = self.model.compute(batch[0].work.task, whole)
+            outputs: Outputs | Exception = self.model.compute(batch[0].work.task, joined([each.inputs for each in batch]))
+            shares = _shares_of(batch, outputs)
         except Exception as error:  # whatever a graph raises is the answer of those whose rows were in it
-            outputs = error
-        return Attempt(outputs, began, time.monotonic(), time.thread_time() - working)
+            outputs, shares = error, []
+        return Attempt(outputs, shares, began, time.monotonic(), time.thread_time() - working)
 
     def _land(self, batch: list[Piece], attempt: Attempt, *, in_place: bool) -> None:
         """Hands outputs out; where the run failed, everybody's rows run again by themselves."""
@@ -331,19 +379,10 @@ class Batcher:
                 self._schedule()
             return
         self.costs.add(task, rows, seconds)
-        self.work.add(task, rows, attempt.work)
-        strange = not_finite(attempt.outputs)
-        start = 0
-        for piece in batch:
-            stop = start + piece.stop - piece.start
-            outputs = (
-                attempt.outputs
-                if len(batch) == 1
-                else {role: array[start:stop] for role, array in attempt.outputs.items()}
-            )
-            start = stop
-            if strange and (role := not_finite(outputs)):
-                piece.work.fail(self.model.strange(role))
+        self.in_place.ran(task, rows, attempt.work)
+        for piece, (outputs, strange) in zip(batch, attempt.shares, strict=True):
+            if strange is not None:
+                piece.work.fail(self.model.strange(strange))
             else:
                 piece.work.receive(piece.start, outputs)
 
@@ -382,6 +421,35 @@ class Attempt:
     """What a run gave, or what it raised, when (seconds on the monotonic clock), and its thread's time on a core."""
 
     outputs: Outputs | Exception
+    shares: list[tuple[Outputs, str | None]]  # of each piece, with the role of an output of it that is not finite
     began: float
     ended: float
     work: float
+
+
+def _shares_of(batch: list[Piece], outputs: Outputs) -> list[tuple[Outputs, str | None]]:
+    """Each piece's rows of the outputs, and the role of an output that is not finite in these rows."""
+    strange = not_finite(outputs)
+    if len(batch) == 1:
+        return [(outputs, strange)]
+    shares, start = [], 0
+    for piece in batch:
+        stop = start + piece.stop - piece.start
+        share = {role: array[start:stop] for role, array in outputs.items()}
+        shares.append((share, not_finite(share) if strange is not None else None))
+        start = stop
+    return shares
+
+
+def _step_bytes(manifest: Manifest) -> float:
+    """What the steps of a use case between its runs take for a row, in bytes (service.aside): numbers are drawn, the others are copied."""
+    drawn, copied = 0, 0
+    for task in manifest.tasks.values():
+        noise = sum(_bytes(tensor) for tensor in task.inputs if tensor.source in RANDOM)
+        drawn = max(drawn, noise)
+        copied = max(copied, sum(_bytes(tensor) for tensor in (*task.inputs, *task.outputs)) - noise)
+    return max(LEAST_STEP, PIXEL * drawn, copied / 4)
+
+
+def _bytes(tensor: TensorSpec) -> int:
+    return math.prod(tensor.shape) * np.dtype(tensor.dtype).itemsize

@@ -110,7 +110,7 @@ class Call:
                 )
             elif isinstance(error, Exception):
                 code = grpc.StatusCode.INTERNAL
-                self.calls.metrics.errors.labels("internal").inc()
+                self.calls.metrics.erred(error)
                 log.error("internal", request_id=self.request_id, exc_info=error)
                 await self.context.abort(code, replies.OPAQUE)
         finally:

@@ -39,7 +39,7 @@ ENDPOINTS = {
 }
 
 Listener = Callable[["Entry", Ran], None]
-Stamp = tuple[tuple[str, int, int], ...]
+Stamp = tuple[tuple[str, int, int, int], ...]
 
 _held: ContextVar[list[Entry] | None] = ContextVar("held", default=None)
 
@@ -73,7 +73,7 @@ class Entry:
         if settings.require_checksums and not self.manifest.files:
             raise ArtifactError("its manifest has no checksums, which are asked for here: manifold check --seal")
         self.endpoints = endpoints(self.manifest)
-        self.weight = sum(size for name, size, _ in self.stamp if name.endswith((".onnx", ".bin", ".pt")))
+        self.weight = sum(size for name, size, *_ in self.stamp if name.endswith((".onnx", ".bin", ".pt")))
 
     def load(self, settings: Settings, listener: Listener) -> None:
         """Loads the artifact; what goes wrong becomes the entry's reason."""
@@ -93,6 +93,9 @@ class Entry:
             self.state, self.reason = "unavailable", error.message
             self.expected = isinstance(error, Unavailable) and error.expected
             log.warning("model unavailable", model=self.name, version=self.version, reason=error.message)
+        except OSError as error:  # a file that cannot be read, or that has vanished since the folder was listed
+            self.state, self.reason = "unavailable", f"{Path(error.filename or '').name}: {error.strerror or error}"
+            log.warning("model unavailable", model=self.name, version=self.version, reason=self.reason)
         except Exception as error:  # a broken artifact must not take the others down with it
             self.state, self.reason = "unavailable", f"{type(error).__name__}: {error}"
             log.exception("model failed to load", model=self.name, version=self.version)
@@ -153,10 +156,12 @@ def endpoints(manifest: Manifest) -> list[str]:
 
 
 def stamp(folder: Path) -> Stamp:
-    """Names, sizes and times of an artifact's files: what tells that it has changed. Empty where there is none."""
+    """Return names, sizes, times and modes of an artifact's files, by which a change is noticed. Empty if there is no folder."""
     try:
         with os.scandir(folder) as found:
             files = [(each.name, each.stat()) for each in found if each.is_file()]
-    except OSError:
+    except FileNotFoundError:
         return ()
-    return tuple(sorted((name, status.st_size, status.st_mtime_ns) for name, status in files))
+    except OSError as error:  # unlike no folder at all, so that its becoming readable is a change
+        return (("", error.errno or 0, 0, 0),)
+    return tuple(sorted((name, status.st_size, status.st_mtime_ns, status.st_mode) for name, status in files))

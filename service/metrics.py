@@ -19,6 +19,7 @@ from prometheus_client import (
     Gauge,
     GCCollector,
     ProcessCollector,
+    disable_created_metrics,
     generate_latest,
 )
 from prometheus_client.core import GaugeMetricFamily, HistogramMetricFamily, Metric
@@ -29,10 +30,17 @@ from service.batcher import Ran
 from service.entries import Entry
 from service.handlers import Answer
 from service.histograms import Child, Histogram
-from service.registry import Registry
+from service.registry import SERVING, Registry
+from service.replies import STATUS, status_of
 
 BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+# label values that are known beforehand: each series begins at 0, so that Prometheus sees the first event as an increase
+INTERNAL = "internal"
+ERRORS = (*sorted(kind("").type for kind in STATUS), "method_not_allowed", INTERNAL)
+REFUSED = ("rows", "bytes", "wait", "rate", "bodies", "deadline", "stopping")
+DENIED = ("unauthorized", "forbidden")
+CUT = ("slow_head", "slow_body", "slow_reader", "head_too_large", "malformed", "too_many")
 P_VALUES = (0.0001, 0.001, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 0.8, 1.0)
 
 
@@ -96,6 +104,7 @@ class Metrics:
     content_type = CONTENT_TYPE_LATEST
 
     def __init__(self, registry: Registry) -> None:
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # they double the counters, and the page of several workers has none
         self.collected = CollectorRegistry()
         ProcessCollector(registry=self.collected)
         GCCollector(registry=self.collected)
@@ -133,6 +142,9 @@ class Metrics:
         self.connections = self._gauge("connections", "Open HTTP connections")
         self.cut = self._counter("connections_cut", "HTTP connections that the service ended, by why", "reason")
         self.serving = self._gauge("ready", "1 where /health/ready says so")
+        for counter, values in ((self.errors, ERRORS), (self.refused, REFUSED), (self.denied, DENIED), (self.cut, CUT)):
+            for value in values:
+                counter.labels(value)
         build = self._gauge("build_info", "What is running", "version", "python", "onnxruntime")
         build.labels(version("manifold"), platform.python_version(), _version_of_onnxruntime()).set(1)
         registry.listener = self.ran
@@ -158,9 +170,10 @@ class Metrics:
         counter.inc()
         histogram.observe(seconds)
 
-    def erred(self, error: ManifoldError) -> None:
-        """A request was refused, or has failed."""
-        self.errors.labels(error.type).inc()
+    def erred(self, error: Exception) -> None:
+        """Count a request that was refused, or that has failed. What the client is not told about is internal."""
+        told = isinstance(error, ManifoldError) and status_of(error) != 500
+        self.errors.labels(error.type if isinstance(error, ManifoldError) and told else INTERNAL).inc()
         if isinstance(error, Busy):
             self.refused.labels(error.reason).inc()
         elif isinstance(error, Unauthorized | Forbidden):
@@ -216,10 +229,12 @@ class Metrics:
         for gauge in (self.ready, self.queued, self.queued_bytes, self.fallback, self.device):
             gauge.clear()  # of models that are gone
         for entry in self.models.shown:
-            self.ready.labels(entry.name, str(entry.version)).set(entry.state == "ready")
+            self.ready.labels(entry.name, str(entry.version)).set(entry.state in SERVING)
             self.queued.labels(entry.name).set(entry.batcher.rows if entry.batcher else 0)
             self.queued_bytes.labels(entry.name).set(entry.batcher.bytes if entry.batcher else 0)
             self.fallback.labels(entry.name).set(bool(entry.model and entry.model.note))
+            for task in entry.manifest.tasks if entry.manifest is not None else ():
+                self.failed.labels(entry.name, task)  # begins at 0 before the first run
             if entry.model is not None:
                 self.device.labels(entry.name, str(entry.version), entry.model.device).set(1)
         if any(entry.model is not None and entry.model.device == "cuda" for entry in self.models.shown):

@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[Any]
@@ -32,7 +31,7 @@ class Work:
     rows: int
     asked: float  # seconds on the monotonic clock
     deadline: float
-    done: asyncio.Future[Outputs]
+    done: asyncio.Future[list[Outputs]]  # in pieces, in the order of the rows
     taken: int = 0  # rows that have gone to the engine
     back: int = 0  # rows that have come back
     began: float | None = None  # when the first of them went
@@ -55,13 +54,7 @@ class Work:
         self.back += len(next(iter(outputs.values())))
         if self.back == self.rows and not self.done.done():
             self.pieces.sort(key=lambda piece: piece[0])
-            parts = [piece for _, piece in self.pieces]
-            whole = (
-                parts[0]
-                if len(parts) == 1
-                else {role: np.concatenate([part[role] for part in parts]) for role in parts[0]}
-            )
-            self.done.set_result(whole)
+            self.done.set_result([piece for _, piece in self.pieces])
 
 
 @dataclass(frozen=True, slots=True)

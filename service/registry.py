@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import dataclasses
 import os
+import re
 import time
 from collections import defaultdict
 from collections.abc import Iterable
@@ -18,13 +19,13 @@ from concurrent.futures import ThreadPoolExecutor
 import structlog
 
 from runtime import repository
-from runtime.errors import ArtifactError, ManifoldError, Unavailable, UnknownModel
-from runtime.manifest import Manifest
+from runtime.errors import ArtifactError, ManifoldError, Unavailable, UnknownModel, shown
+from runtime.manifest import NAME, Manifest
 from runtime.spec import ImageSpec
 from service import versions
 from service.cluster import Cluster
 from service.entries import Entry, Listener, stamp
-from service.settings import Settings, SettingsError
+from service.settings import Settings, SettingsError, nearest
 
 log = structlog.get_logger()
 
@@ -34,6 +35,7 @@ MOST_AT_ONCE = (
 SERVING = ("ready", "idle")  # states of what answers when it is asked
 LOOK = 0.02  # seconds between looks at a model that loads, or that is to make room
 PATIENCE = 2.0  # seconds that a model waits for room that working ones take, before it goes over the budget
+UNKNOWN = 0  # the version of a model whose folder cannot be read
 UNLOADED = "unloaded; load it again with POST /v2/repository/models/NAME/load"
 
 
@@ -49,25 +51,33 @@ class Registry:
         self.stopped = False  # and no new work either
         self.cluster: Cluster | None = None  # the other workers, where there are any
         self._unloaded: set[str] = set()
+        self._unreadable: dict[str, str] = {}  # names of folders that could not be read when last looked at, and why
         self._changing: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._waking: dict[Entry, asyncio.Task[None]] = {}
         self._in_turn = asyncio.Lock()  # those who wake up, where there is a budget
-        for name, found in repository.scan(settings.models_dir).items():
+        there = repository.survey(settings.models_dir)
+        check_sections(settings, there)
+        for name, found in there.versions.items():
             for version in self._allowed(name, found):
                 self.entries[name, version] = self._entry(name, version, "idle")
                 self.latest[name] = version
         for key in self.latest.items():
             self.entries[key].state = "loading"
-        if unknown := set(settings.models) - set(self.latest):
-            raise SettingsError(
-                f"settings: models.{min(unknown)}: there is no such model in {settings.models_dir}",
-                field="models",
-                valid=list(self.latest),
-            )
+        for name, reason in there.unreadable.items():
+            self._set_aside(name, reason)
 
     def _entry(self, name: str, version: int, state: str = "loading") -> Entry:
         folder = self.settings.models_dir / name / str(version)
         return Entry(name, version, folder, self.settings.of_model(name), state)
+
+    def _set_aside(self, name: str, reason: str) -> None:
+        """Show a model whose folder cannot be read as unavailable. One that is loaded already goes on serving."""
+        self._unreadable[name] = reason
+        log.warning("model cannot be read", model=name, reason=reason)
+        if name not in self.latest:
+            entry = self.entries[name, UNKNOWN] = self._entry(name, UNKNOWN, "unavailable")
+            entry.reason = reason
+            self.latest[name] = UNKNOWN
 
     def _allowed(self, name: str, found: list[int]) -> list[int]:
         return versions.parse(self.settings.of_model(name).versions or "all").choose(found)
@@ -76,23 +86,25 @@ class Registry:
 
     def load(self) -> None:
         """Loads the latest version of every model, the default first, as many at once as there are cores; lazily, looks at them."""
-        names = [name for name in self.latest if name not in self._unloaded]
+        names = [name for name, version in self.latest.items() if name not in self._unloaded and version != UNKNOWN]
         names.sort(key=lambda name: name != self.settings.default_model)
         with ThreadPoolExecutor(min(MOST_AT_ONCE, os.cpu_count() or 1), "load") as pool:
             list(pool.map(self._load_first, names))
 
     def _load_first(self, name: str) -> None:
         """The latest version, or the one before where it is broken."""
+        highest = self.latest[name]
         for version in reversed(self.versions(name)):
             entry = self.entries[name, version]
+            entry.state = "loading"
+            self.latest[name] = version
             if self.settings.lazily:
                 self._verify(entry)
             else:
-                entry.state = "loading"
                 entry.load(self.settings, self.listener)
             if entry.state != "unavailable" or entry.expected:
-                self.latest[name] = version
                 return
+        self.latest[name] = highest  # none can be served: its reason is the model's
 
     def _verify(self, entry: Entry) -> None:
         """All that can be told without loading it."""
@@ -172,7 +184,7 @@ class Registry:
         budget = self.settings.memory_bytes
         if budget is None:
             return True
-        coming.weight = coming.weight or sum(size for _, size, _ in stamp(coming.folder))
+        coming.weight = coming.weight or sum(size for _, size, *_ in stamp(coming.folder))
         awake = [entry for entry in self.entries.values() if entry.state == "ready"]
         over = coming.weight + sum(entry.weight for entry in awake) - budget
         for entry in sorted(awake, key=lambda entry: entry.used):
@@ -214,18 +226,23 @@ class Registry:
             raise Unavailable("the service is stopping; ask another one, or again in a moment")
 
     def readiness(self) -> tuple[bool, str | None]:
-        """Whether the service is ready, and why not. Models that lack an extra or a device they were told to have do not count."""
+        """Return whether the service is ready, and why not.
+
+        It is not ready until every model has been tried. Then the default model counts, or, if there is none, any model is enough; with
+        `strict_ready` every model counts. Models that were unloaded, or that lack an extra or a device, are unavailable by choice and never
+        count.
+        """
         if self.leaving:
             return False, "stopping"
         entries = [self.entries[item] for item in self.latest.items()]
         loading = [entry.name for entry in entries if entry.state == "loading"]
-        broken = [
-            f"{entry.name}: {entry.reason}" for entry in entries if entry.state == "unavailable" and not entry.expected
-        ]
+        broken = [entry for entry in entries if entry.state == "unavailable" and not entry.expected]
+        if not self.settings.strict_ready:
+            broken = [entry for entry in broken if entry.name == self.settings.default_model]
         if loading:
             return False, f"loading {', '.join(loading)}"
         if broken:
-            return False, "unavailable: " + "; ".join(broken)
+            return False, "unavailable: " + "; ".join(f"{entry.name}: {entry.reason}" for entry in broken)
         if not any(entry.state in SERVING for entry in entries):
             return False, f"no model is ready in {self.settings.models_dir}" + "".join(
                 f"; {entry.name}: {entry.reason}" for entry in entries
@@ -240,13 +257,19 @@ class Registry:
         A version that cannot be loaded leaves the one that was serving as it is. Raises UnknownModel where there is no folder, and
         Unavailable with the reason where the highest version cannot be loaded.
         """
+        if not re.fullmatch(NAME, name):  # it would be a path
+            raise UnknownModel(f"model: there is no model {shown(name)}", field="model", valid=list(self.latest))
         async with self._changing[name]:
             self._unloaded.discard(name)
             return await self._refresh(name)
 
     async def _refresh(self, name: str) -> Entry:
         loop = asyncio.get_running_loop()
-        found = await loop.run_in_executor(None, repository.versions, self.settings.models_dir / name)
+        found, reason = await loop.run_in_executor(None, repository.look_into, self.settings.models_dir / name)
+        if reason is not None:
+            self._set_aside(name, reason)
+            raise Unavailable(f"{name} cannot be loaded: {reason}", field="model")
+        self._unreadable.pop(name, None)
         allowed = self._allowed(name, found)
         failed = None
         for version in reversed(allowed):
@@ -359,28 +382,57 @@ class Registry:
 
     async def follow(self) -> None:
         """Looks at the folder of models every `watch_seconds`, and takes over what has changed. Ends when it is cancelled."""
+        said = None  # what was wrong with the folder itself at the last look
         while True:
             await asyncio.sleep(self.settings.watch_seconds)
             try:
-                for name in await asyncio.get_running_loop().run_in_executor(None, self._changed):
+                changed, unreadable = await asyncio.get_running_loop().run_in_executor(None, self._changed)
+                for name, reason in unreadable.items():
+                    self._set_aside(name, reason)
+                for name in changed:
                     try:
                         await self.refresh(name)
                     except (ManifoldError, OSError) as error:
                         log.warning("not taken over", model=name, reason=str(error))
+                said = None
+            except ManifoldError as error:
+                if error.message != said:
+                    log.warning(
+                        "the folder of models cannot be read: all models stay as they are", reason=error.message
+                    )
+                said = error.message
             except Exception:  # whatever one look meets, the next one is due
                 log.exception("the folder of models could not be looked at")
 
-    def _changed(self) -> list[str]:
-        """Names whose folders are not as they were when they were looked at last."""
-        there = repository.scan(self.settings.models_dir)
+    def _changed(self) -> tuple[list[str], dict[str, str]]:
+        """Return the names whose folders are not as they were when they were looked at last, and those that cannot be read any more.
+
+        Raises ArtifactError if the folder of models cannot be read, or is empty all of a sudden, as a folder is whose disk is not mounted.
+        """
+        listing = repository.survey(self.settings.models_dir)
+        there, unreadable = listing.versions, listing.unreadable
+        if self.latest and not there and not unreadable:
+            raise ArtifactError(f"{self.settings.models_dir}: holds no models any more")
         changed = []
-        for name in sorted({*there, *self.latest} - self._unloaded):
+        for name in sorted({*there, *self.latest} - self._unloaded - set(unreadable)):
             allowed = self._allowed(name, there.get(name, []))
             known = {version: self.entries[name, version].stamp for version in self.versions(name)}
             now = {version: stamp(self.settings.models_dir / name / str(version)) for version in allowed}
             if known.keys() != now.keys() or any(known[version] not in ((), now[version]) for version in known):
                 changed.append(name)
-        return changed
+        return changed, {name: why for name, why in unreadable.items() if self._unreadable.get(name) != why}
+
+
+def check_sections(settings: Settings, there: repository.Listing) -> None:
+    """Raise SettingsError for a section of a model that does not exist."""
+    known = [*there.versions, *there.unreadable]
+    if unknown := set(settings.models) - set(known):
+        near = nearest(min(unknown), known)
+        raise SettingsError(
+            f"settings: models.{min(unknown)}: there is no such model in {settings.models_dir}{near}",
+            field="models",
+            valid=sorted(known),
+        )
 
 
 def data_summary(manifest: Manifest) -> dict[str, object]:

@@ -57,6 +57,14 @@ def unexpected(error: Exception, request_id: str) -> Reply:
     return internal(request_id)
 
 
+def in_stream(error: Exception, request_id: str | None = None) -> dict[str, Any]:
+    """Return an error as the last line of a stream that has begun. An unexpected one is logged, and opaque."""
+    if isinstance(error, ManifoldError) and status_of(error) != 500:
+        return {"type": error.type, "message": error.message, "field": error.field}
+    log.error("internal", request_id=request_id, exc_info=error)
+    return {"type": "internal", "message": OPAQUE, "field": None}
+
+
 def internal(request_id: str) -> Reply:
     """500, which says nothing of what went wrong."""
     return refusal(500, request_id, "internal", OPAQUE)

@@ -224,7 +224,7 @@ def _add_operations(app: FastAPI, registry: Registry, metrics: Metrics) -> None:
     )
     async def ready() -> Response:
         is_ready, reason = registry.readiness()
-        states = {entry.name: entry.state for entry in registry.shown}
+        states = {name: registry.entries[name, version].state for name, version in registry.latest.items()}
         body = {"status": "ready" if is_ready else "not ready", "reason": reason, "models": states}
         return Response(encoding.dumps(body), 200 if is_ready else 503, media_type=encoding.JSON)
 
@@ -290,6 +290,8 @@ def _add_errors(app: FastAPI) -> None:
         path, status = request.url.path, error.status_code
         if path in {f"/{name}" for name in USE_CASES}:
             status, error = 405, HTTPException(405, headers={"Allow": "POST"})
+        elif status == 405 and "GET" in (allowed := (error.headers or {}).get("Allow", "")) and "HEAD" not in allowed:
+            error = HTTPException(405, headers={"Allow": allowed.replace("GET", "GET, HEAD")})
         paths = sorted(
             {route.path for route in app.routes if hasattr(route, "path")} | {f"/{name}" for name in USE_CASES}
         )

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import difflib
+import os
+import re
+from collections.abc import Iterable, Mapping
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -20,6 +23,13 @@ from runtime.errors import ManifoldError
 from service import versions
 
 CONFIG_FILE = "manifold.toml"
+PREFIX = "MANIFOLD_"
+# variables that other parts of Manifold read: training, evaluation, the client, and the tests of the public client
+OTHERS = ("MANIFOLD_DATA", "MANIFOLD_CACHE", "MANIFOLD_KEY", "MANIFOLD_PYTHON")
+# variables that Kubernetes sets in every container of a namespace with a service called manifold, or manifold-something
+LINKS = re.compile(
+    r"MANIFOLD_(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)|MANIFOLD_\w+_PORT"
+)
 
 
 class SettingsError(ManifoldError):
@@ -95,6 +105,10 @@ class Settings(BaseSettings):
         description="between looks at the folder of models for what has changed; 0: none",
     )
     default_model: str | None = "mnist-vae"
+    strict_ready: bool = Field(
+        default=False,
+        description="the service is ready when every model is; else the default model, or any where there is no default",
+    )
     workers: int = Field(default=1, ge=1, le=64, description="processes that serve as one, on CPUs")
     device: Literal["auto", "cpu", "cuda"] = "auto"
     instances: int = Field(default=1, ge=1, le=64)
@@ -190,8 +204,38 @@ def is_loopback(host: str) -> bool:
         return host.lower() == "localhost"
 
 
+def nearest(name: str, names: Iterable[str]) -> str:
+    """Return the end of an error message that suggests the nearest of the valid names, or nothing."""
+    near = difflib.get_close_matches(name, list(names), 1)
+    return f"; did you mean {near[0]}?" if near else ""
+
+
+def check_variables(environment: Mapping[str, str]) -> None:
+    """Raise SettingsError for variables that begin as the settings' do and set nothing. Empty ones are ignored, as empty settings are."""
+    known = [*(PREFIX + name.upper() for name in Settings.model_fields), *OTHERS]
+    unknown = [
+        name for name, value in environment.items()
+        if name.upper().startswith(PREFIX) and value and name.upper() not in known and not _is_nested(name) and not _is_link(name, value)
+    ]  # fmt: skip
+    if unknown:
+        lines = [f"  {name}: there is no such setting{nearest(name.upper(), known)}" for name in sorted(unknown)]
+        raise SettingsError("\n".join(["settings:", *lines]), field="settings")
+
+
+def _is_nested(name: str) -> bool:
+    """Whether a variable is MANIFOLD_MODELS__NAME__KEY, whose parts are checked with the settings."""
+    return name.upper().startswith(f"{PREFIX}MODELS__")
+
+
+def _is_link(name: str, value: str) -> bool:
+    return bool(LINKS.fullmatch(name)) and (
+        not name.endswith("_PORT") or name.endswith("_SERVICE_PORT") or "://" in value
+    )
+
+
 def read(**overrides: object) -> Settings:
-    """The settings. Raises SettingsError that names what is wrong."""
+    """Return the settings. Raises SettingsError that names what is wrong."""
+    check_variables(os.environ)
     try:
         return Settings(**{key: value for key, value in overrides.items() if value is not None})  # type: ignore[arg-type]
     except ValidationError as error:
@@ -206,4 +250,7 @@ def _complaint(problem: Mapping[str, Any]) -> str:
     path, message = [str(part) for part in problem["loc"]], str(problem["msg"]).removeprefix("Value error, ")
     if not path:
         return message
+    if problem["type"] == "extra_forbidden":
+        fields = ModelSettings.model_fields if path[0] == "models" and len(path) > 1 else Settings.model_fields
+        message = f"there is no such setting{nearest(path[-1], fields)}"
     return f"{'.'.join(path)}: {message} (environment MANIFOLD_{'__'.join(path).upper()} or {CONFIG_FILE})"

@@ -11,8 +11,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable, Iterator
 from typing import Any
 
-from runtime.errors import ManifoldError
-from service import contract, encoding
+from service import contract, encoding, replies
 from service.handlers import Answer, Handlers
 from service.metrics import Metrics
 from service.reading import Uploads
@@ -69,10 +68,9 @@ async def _lines(
             if "seed" in part.fields:
                 about |= {"seed": part.fields["seed"], "first": first}
         yield write({"total": total, **about, "timing": {"queue": round(queue, 3), "compute": round(compute, 3)}})
-    except ManifoldError as error:
+    except Exception as error:  # the status has been sent: the last line says what is wrong
         metrics.erred(error)
-        about = {"type": error.type, "message": error.message, "field": error.field, "request_id": request_id}
-        yield write({"error": about})
+        yield write({"error": {**replies.in_stream(error, request_id), "request_id": request_id}})
     finally:
         await parts.aclose()
 

@@ -16,8 +16,8 @@ from typing import IO, Any
 import orjson
 
 from runtime import bulk
-from runtime.errors import InvalidValue, ManifoldError, TooLarge, Unavailable, UnsupportedMedia, cut
-from service import bodies, contract
+from runtime.errors import InvalidValue, TooLarge, Unavailable, UnsupportedMedia, cut
+from service import bodies, contract, replies
 from service.entries import Entry
 from service.handlers import Handlers, rule_of, threshold_of
 from service.incoming import Incoming
@@ -134,9 +134,9 @@ async def _lines(
         assert entry.model is not None
         found = {} if last is None else threshold_of(entry.model.calibrated, last)
         yield _line({"total": dataclasses.asdict(total), **found})
-    except ManifoldError as error:
+    except Exception as error:  # the status has been sent: the last line says what is wrong
         metrics.erred(error)
-        yield _line({"error": {"type": error.type, "message": error.message, "field": error.field}})
+        yield _line({"error": replies.in_stream(error)})
     finally:
         spooled.close()
 

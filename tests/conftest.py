@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,12 +20,11 @@ from runtime.spec import NumericColumn, TableSpec
 from service.__main__ import configure_log
 from service.rest import create_app
 from service.settings import Settings
+from tests import shared
 from training import data as datasets
-from training import families, runs
+from training import runs
 from training.data import Data
-from training.export import export
 from training.tables import Stated
-from training.train import train
 
 settings.register_profile("steady", deadline=None, derandomize=True)  # the same examples on every machine, however slow
 settings.load_profile("steady")
@@ -89,12 +91,19 @@ def made_table(n: int = 400) -> dict[str, np.ndarray]:
 
 
 def tiny_run(folder: Path, family: str, data: Data, **changes: object) -> runs.Run:
-    """A smoke run, trained."""
-    module = families.get(family)
-    config = runs.make_config(module.Config, {**module.PRESETS["smoke"], **changes})
-    run = runs.Run(folder, family, data.name, "smoke", config)
-    train(run, data, device="cpu", quiet=True)
-    return run
+    """A smoke run, trained. Tests that ask for the same one get copies of it."""
+    return shared.tiny_run(folder, family, data, **changes)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Make the folder of what tests share, unless this is a worker of pytest-xdist: those have it from the process that started them."""
+    if not hasattr(config, "workerinput"):
+        os.environ[shared.FOLDER] = tempfile.mkdtemp(prefix="manifold-tests-")
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    if not hasattr(config, "workerinput"):
+        shutil.rmtree(os.environ.pop(shared.FOLDER), ignore_errors=True)
 
 
 @pytest.fixture(scope="session")
@@ -116,12 +125,12 @@ def tiny(tmp_path_factory: pytest.TempPathFactory, digits: Data, table: Data) ->
     rows = tiny_run(root / "runs/table", "vae", table, likelihood="columns", latent_dim=3)
     pixelcnn = tiny_run(root / "runs/pixelcnn", "pixelcnn", digits)
     models = root / "models"
-    export(vae, "vae", models, data=digits)
-    export(vae, "vae-ts", models, data=digits, backend="torchscript")
-    export(plain, "autoencoder", models, data=digits)
-    export(rows, "table", models, data=table)
-    export(pixelcnn, "pixelcnn", models, data=digits)
-    export(pixelcnn, "pixelcnn-ts", models, data=digits, backend="torchscript")
+    shared.export(vae, "vae", models, data=digits)
+    shared.export(vae, "vae-ts", models, data=digits, backend="torchscript")
+    shared.export(plain, "autoencoder", models, data=digits)
+    shared.export(rows, "table", models, data=table)
+    shared.export(pixelcnn, "pixelcnn", models, data=digits)
+    shared.export(pixelcnn, "pixelcnn-ts", models, data=digits, backend="torchscript")
     return root
 
 

@@ -12,10 +12,10 @@ from runtime import engine
 from runtime.manifest import Manifest
 from runtime.operations import softmax
 from tests.conftest import SHIPPED, tiny_run
+from tests.shared import export
 from training import classes
 from training.data import Data
 from training.errors import TrainingError
-from training.export import export
 from training.families import classifier
 from training.families.classifier import Config, augment
 
@@ -82,7 +82,9 @@ def test_the_temperature_undoes_overconfidence() -> None:
 
 def test_a_classifier_learns_and_exports(tmp_path: Path, digits: Data) -> None:
     run = tiny_run(tmp_path / "run", "classifier", digits, epochs=8, widths=(8, 16), lr=0.01, ema=0.9)
-    model = engine.load(export(run, "digits-classifier", tmp_path / "models", data=digits), device="cpu")
+    model = engine.load(
+        export(run, "digits-classifier", tmp_path / "models", data=digits, backend="torchscript"), device="cpu"
+    )
     assert list(model.manifest.tasks) == ["features"]
     assert model.manifest.classes == digits.classes
     outputs = model.run("features", {"data": digits.edge(digits.test)})

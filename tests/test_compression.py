@@ -16,17 +16,17 @@ from runtime.engine import Model, load
 from runtime.errors import InvalidValue, Malformed, UnsupportedTask
 from runtime.spec import ImageSpec
 from tests.conftest import tiny_run
+from tests.shared import export
 from training.data import Data
-from training.export import export
 
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory, digits: Data) -> Path:
     root = tmp_path_factory.mktemp("compression")
-    run = tiny_run(root / "run", "vqvae", digits, epochs=30, prior_epochs=20, widths=(16, 16), code_dim=4)
-    export(run, "vq", root / "models", data=digits)
+    run = tiny_run(root / "run", "vqvae", digits, epochs=40, prior_epochs=20, widths=(16, 16), code_dim=4)
+    export(run, "vq", root / "models", data=digits, backend="torchscript")
     plain = tiny_run(root / "plain", "vqvae", digits, conditional=False)
-    export(plain, "plain", root / "models", data=digits)
+    export(plain, "plain", root / "models", data=digits, backend="torchscript")
     return root / "models"
 
 

@@ -19,10 +19,10 @@ from runtime.operations import End
 from service.rest import create_app
 from service.settings import Settings
 from tests.conftest import tiny_run, wait_until_ready
+from tests.shared import export
 from training import data as datasets
 from training.data import Data
 from training.errors import TrainingError
-from training.export import export
 from training.families import cvae
 from training.families.cvae import CVAE, Config
 from training.families.vae import iwae
@@ -34,7 +34,7 @@ def model(tmp_path_factory: pytest.TempPathFactory, digits: Data) -> Model:
     run = tiny_run(
         root / "run", "cvae", digits, epochs=60, hidden=(128, 64), latent_dim=6, lr=3e-3, ema=0.98, class_k=16
     )
-    return load(export(run, "cvae", root / "models", data=digits), device="cpu")
+    return load(export(run, "cvae", root / "models", data=digits, backend="torchscript"), device="cpu")
 
 
 def test_bounds_given_the_class_lie_below_the_exact_likelihood(digits: Data) -> None:

@@ -25,11 +25,11 @@ from runtime.spec import ImageSpec
 from service.rest import create_app
 from service.settings import Settings
 from tests.conftest import tiny_run, wait_until_ready
+from tests.shared import export
 from training import graphs
 from training.data import Data, Part
 from training.emissions import Mixture
 from training.errors import TrainingError
-from training.export import export
 from training.families import pixelcnn
 from training.families.pixelcnn import Config, Finish, GatedPixelCNN
 from training.gated import Imputer, Sampler
@@ -260,7 +260,8 @@ def made(tmp_path_factory: pytest.TempPathFactory, digits: Data) -> Path:
         ("small", small, {"conditional": False, "epochs": 1}),
     ):  # fmt: skip
         run = tiny_run(root / "runs" / name, "pixelcnn", data, **changes)
-        export(run, name, root / "models", data=data)
+        backend = "onnx" if name in ("colour", "density") else "torchscript"
+        export(run, name, root / "models", data=data, backend=backend)
     return root / "models"
 
 

@@ -141,6 +141,25 @@ def test_kid_between_halves(extractor: Extractor, pool: Held) -> None:
     assert abs(found["kid"]) < 3 * found["kid_se"]
 
 
+@pytest.mark.parametrize("spectrum", [[2.0], [3.0, 1.0, 0.5], [1.0] * 8])
+def test_the_expected_floor_is_the_formula_written_out(spectrum: list[float]) -> None:
+    pairs = sum(
+        a * b * (1 + (i == j)) / (a + b) for i, a in enumerate(spectrum) for j, b in enumerate(spectrum)
+    )  # (1 + δ) of the docstring
+    expected = (1 / 50 + 1 / 70) * (sum(spectrum) + pairs / 2)
+    assert frechet.expected_floor(np.asarray([*spectrum, 0.0, -1e-9]), 50, 70) == pytest.approx(expected)
+
+
+def test_samples_of_one_gaussian_are_as_far_apart_as_expected() -> None:
+    """In one dimension, where the δ term is a sixth of the floor: 4000 pairs of samples, 1.6% of error of the mean."""
+    generator = np.random.Generator(np.random.Philox(0))
+    found = [
+        frechet.distance(*(of_rows(generator.normal(0, 2.0, (n, 1)).astype(np.float32)) for n in (50, 70)))
+        for _ in range(4000)
+    ]
+    assert np.mean(found) == pytest.approx(frechet.expected_floor(np.asarray([4.0]), 50, 70), rel=0.06)
+
+
 def test_real_images_score_what_a_perfect_generator_would(extractor: Extractor, pool: Held) -> None:
     rows = extractors.extract(extractor, pool).rows
     generator = np.random.Generator(np.random.Philox(1))
@@ -566,5 +585,7 @@ def test_the_page_shows_pictures_that_can_be_opened(extractor: Extractor, real: 
 
     found, _, pictures = evaluate.evaluate_images(Held.of(real.test.pixels), held, extractor)
     page = report.to_html(found.as_dict(), pictures)
-    for content in re.findall(r'base64,([^"]+)"', page):
+    contents = re.findall(r'base64,([^"]+)"', page)
+    assert len(contents) >= 2
+    for content in contents:
         Image.open(io.BytesIO(base64.b64decode(content))).load()

@@ -12,9 +12,9 @@ from runtime import decisions
 from runtime.decisions import Rule
 from runtime.engine import Model, load
 from tests.conftest import tiny_run
+from tests.shared import export
 from training import data as datasets
 from training.data import Data, Part
-from training.export import export
 
 TINY = {"epochs": 2, "epoch_steps": 30, "hidden": (16,), "references": 200}
 
@@ -69,7 +69,9 @@ def held_out(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
             TINY,
         )
     run = tiny_run(root / "run", family, data, **changes)
-    return load(export(run, "alarms", root / "models", data=data), device="cpu"), data.edge(data.test)
+    return load(export(run, "alarms", root / "models", data=data, backend="torchscript"), device="cpu"), data.edge(
+        data.test
+    )
 
 
 @pytest.mark.parametrize("rate", [0.01, 0.05, 0.1])

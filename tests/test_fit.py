@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -18,10 +20,12 @@ from evaluation import anomaly
 from runtime import calibration, checks, manifest
 from runtime.engine import load
 from runtime.errors import InvalidValue, ManifoldError, UnsupportedTask
+from runtime.manifest import Scoring, Term
+from runtime.scoring import Calibrated
 from tests.conftest import tiny_run
+from tests.shared import export
 from tests.test_tabular import related
 from training.data import Data
-from training.export import export
 
 
 def run(*arguments: object, code: int = 0) -> str:
@@ -164,9 +168,43 @@ def test_models_without_a_score_are_not_calibrated(tiny: Path, tmp_path: Path) -
         calibration.recalibrate(model, np.zeros((50, 1, 8, 8), np.float32), tmp_path, source="x")
 
 
-def test_a_peer_that_is_better_is_named() -> None:
-    found = anomaly.figures(np.asarray([False] * 99 + [True]), np.arange(100.0))
+def test_figures_of_a_perfect_and_of_a_reversed_score() -> None:
+    labels = np.asarray([False] * 99 + [True])
+    found = anomaly.figures(labels, np.arange(100.0))
     assert found == {"auroc": 1.0, "average_precision": 1.0, "found_at_1%": 1.0}
+    found = anomaly.figures(labels, -np.arange(100.0))
+    assert found == {"auroc": 0.0, "average_precision": 0.01, "found_at_1%": 0.0}
+
+
+@pytest.mark.parametrize("better", ["IForest", "input kNN"])
+def test_a_peer_that_is_better_is_named(better: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The model puts one anomaly above all rows and one below; one peer puts both above, the other peer neither."""
+    rows, strange = np.arange(100.0)[:, None], np.asarray([[200.0], [-1.0]])
+    perfect = np.concatenate([np.zeros(100), np.ones(2)])
+    peers = {name: perfect if name == better else -perfect for name in ("IForest", "input kNN")}
+    monkeypatch.setattr(anomaly, "_peers", lambda *items: peers)
+    found = anomaly.judge(scorer(np.arange(500.0)), rows, rows, strange)
+    assert found.terms["a"]["auroc"] == 0.5
+    assert {name: numbers["auroc"] for name, numbers in found.peers.items()} == {
+        name: float(name == better) for name in peers
+    }
+    assert found.warnings == [f"{better} does better here: AUROC 1.000, this model 0.500"]
+
+
+def test_peers_as_good_as_the_model_are_not_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows, strange = np.arange(100.0)[:, None], np.asarray([[200.0], [-1.0]])
+    same = np.concatenate([rows, strange])[:, 0]
+    monkeypatch.setattr(anomaly, "_peers", lambda *items: {"IForest": same, "input kNN": same})
+    assert anomaly.judge(scorer(np.arange(500.0)), rows, rows, strange).warnings == []
+
+
+def scorer(calibration_scores: np.ndarray) -> Any:
+    """What anomaly.judge asks of a model: one term, the item itself, calibrated on the given scores."""
+    about = Scoring(terms=(Term(name="a", kind="nll", description="the item"),), score="a")
+    calibrated = Calibrated(None, {"a": np.sort(calibration_scores)})
+    score = SimpleNamespace(manifest=SimpleNamespace(scoring=about), calibrated=calibrated)
+    score.score = lambda items: SimpleNamespace(terms={"a": items[:, 0]})
+    return score
 
 
 @pytest.mark.parametrize(
@@ -208,7 +246,7 @@ def test_wrong_outputs_are_named(folder: Path) -> None:
 def test_images_are_judged_by_another_set(digits: Data, tmp_path: Path) -> None:
     """scikit-learn's digits against white shapes, by the score and by its peers; the card has it all."""
     made = tiny_run(tmp_path / "run", "vae", digits, latent_dim=3, references=200)
-    published = export(made, "small", tmp_path / "models", data=digits)
+    published = export(made, "small", tmp_path / "models", data=digits, backend="torchscript")
     output = run(
         "judge", "small", "--data", "digits", "--against", "shapes", "--record", "--models", tmp_path / "models"
     )

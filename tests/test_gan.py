@@ -17,11 +17,11 @@ from runtime.engine import load
 from service.rest import create_app
 from service.settings import Settings
 from tests.conftest import made_table, tiny_run, wait_until_ready
+from tests.shared import export
 from training import adversarial, dcgan
 from training import data as datasets
 from training.data import Data
 from training.errors import TrainingError
-from training.export import export
 from training.families import cgan, gan
 from training.families.gan import Config, Score
 from training.layers import fix_norms
@@ -301,7 +301,8 @@ def made(tmp_path_factory: pytest.TempPathFactory, digits: Data) -> Path:
         (conditional, "cgan", digits),
         (rows, "rows", table),
     ):
-        export(run, name, root / "models", data=data)
+        backend = "onnx" if run in (spectral, conditional) else "torchscript"
+        export(run, name, root / "models", data=data, backend=backend)
     export(conditional, "cgan-ts", root / "models", data=digits, backend="torchscript")
     return root
 

@@ -21,9 +21,9 @@ from runtime.engine import Model, load
 from service.rest import create_app
 from service.settings import Settings
 from tests.conftest import SHIPPED, tiny_run, wait_until_ready
+from tests.shared import export
 from training import families
 from training.data import Data
-from training.export import export
 from training.runs import LOG
 
 IMAGES = [name for name in families.names() if not name.startswith("tabular")]  # test_tabular.py has the others

@@ -60,10 +60,17 @@ def test_laws() -> None:
     assert abs(float((normals[:, 0] * normals[:, 1]).mean())) < 0.03  # the two of a Box-Muller pair
 
 
-def test_the_largest_uniform_is_below_one_in_float32() -> None:
-    largest = np.float32((2**64 - 1 >> 40) * 2.0**-24)
-    assert largest < 1
-    assert largest == 1 - 2**-24
+@pytest.mark.parametrize(("word", "uniform"), [(2**64 - 1, 1 - 2**-24), (0, 0.0)])
+def test_the_most_extreme_words_give_uniforms_below_one_and_finite_normals(
+    word: int, uniform: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sampling, "_words", lambda *of: np.full((of[2], of[4]), word, np.uint64))
+    drawn = sampling.uniform(0, 0, 2, 2, (3,))
+    assert drawn.dtype == np.float32
+    assert (drawn == uniform).all()
+    assert drawn.max() < 1
+    assert np.isfinite(sampling.normal(0, 0, 2, 2, (3,))).all()
+    assert sampling.choice(0, 0, 1, [0.5, 0.25, 0.25]).tolist() == [0 if word == 0 else 2]
 
 
 def test_choice_follows_the_weights() -> None:

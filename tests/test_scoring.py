@@ -195,12 +195,21 @@ def test_costs_flag_where_the_bound_says_that_it_pays() -> None:
     assert found.threshold.false_positive_rate == pytest.approx(rates[1])
 
 
-def test_the_bound_on_bayes_factors_holds() -> None:
-    """Rows of which a share are anomalies of any strength (beta p-values): the truth about a p-value is never beyond the bound."""
-    p = np.geomspace(1e-6, 0.3, 50)
-    for strength in (0.05, 0.2, 0.5, 0.9):
-        factor = stats.beta(strength, 1).pdf(p)
-        assert (factor <= 1 / (-np.e * p * np.log(p)) * (1 + 1e-12)).all()
+@pytest.mark.parametrize(("alarm", "missed"), [(1.0, 20.0), (5.0, 500.0), (0.2, 60.0)])
+def test_flagging_beyond_the_rate_of_costs_never_pays(alarm: float, missed: float) -> None:
+    """Rows of which a share are anomalies of any strength (beta p-values): beyond the rate no strength makes flagging pay, just before it one does."""
+    costs = decisions.Costs(false_positive=alarm, false_negative=missed, prevalence=0.001)
+    beyond = np.geomspace(costs.rate * 1.001, 1 / np.e, 50)
+
+    def pays(strength: float, p: np.ndarray) -> np.ndarray:
+        gained = costs.prevalence * costs.false_negative * stats.beta(strength, 1).pdf(p)
+        paid: np.ndarray = gained > (1 - costs.prevalence) * costs.false_positive
+        return paid
+
+    for strength in (0.05, 0.1, 0.2, 0.5, 0.9, *(-1 / np.log(beyond))):
+        assert not pays(strength, beyond).any()
+    just_before = costs.rate * 0.999
+    assert pays(-1 / np.log(just_before), np.asarray(just_before))  # the strength whose factor is largest there
 
 
 def test_without_a_calibration_there_is_a_score_and_a_budget() -> None:

@@ -20,11 +20,11 @@ from runtime.spec import TableSpec
 from service.rest import create_app
 from service.settings import Settings
 from tests.conftest import tiny_run, wait_until_ready
+from tests.shared import export
 from training import data as datasets
 from training import tables
 from training.data import Data
 from training.errors import TrainingError
-from training.export import export
 from training.families import tabular_vae
 from training.runs import LOG
 
@@ -281,7 +281,7 @@ def test_neighbours_with_missing_values_show_them_as_missing(tmp_path: Path) -> 
     run = tiny_run(
         tmp_path / "run", "tabular_vae", data, epochs=1, epoch_steps=20, hidden=(8,), references=300, mixed=True
     )
-    made = load(export(run, "holes", tmp_path / "models", data=data), device="cpu")
+    made = load(export(run, "holes", tmp_path / "models", data=data, backend="torchscript"), device="cpu")
     (reason,) = explained(made, [{"a": 0.6, "b": None, "c": 1.0, "kind": "up", "size": 1.0}])
     held = [near["row"]["b"] for near in reason["neighbours"]]
     assert None in held
@@ -310,7 +310,9 @@ def test_trimming_leaves_out_what_does_not_belong(tmp_path: Path) -> None:
             references=500,
             trim=trim,
         )
-        scores = load(export(run, f"trim{trim}", tmp_path / "models", data=data), device="cpu").score
+        scores = load(
+            export(run, f"trim{trim}", tmp_path / "models", data=data, backend="torchscript"), device="cpu"
+        ).score
         labels = np.arange(2000) >= 1000
         both = scores(np.concatenate([usual, strange])).terms
         found[trim] = {name: roc_auc_score(labels, both[name]) for name in ("negative_elbo", "input_neighbours")}

@@ -12,11 +12,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from lightning_fabric import Fabric
 from torch import Tensor
 
 from runtime import repository
 from tests.conftest import ROOT
-from training import families, runs
+from training import families, runs, sheets
 from training.average import Average
 from training.data import Data
 from training.errors import Diverged, TrainingError
@@ -90,6 +91,50 @@ def test_a_run_leaves_what_it_promises(tiny: Path) -> None:
     assert [path.suffix for path in (tiny / "runs/table/samples").iterdir()] == [".csv", ".csv"]
     names = {metric["name"] for metric in json.loads((folder / runs.METRICS).read_text())}
     assert {"elbo", "iwae_5", "kl", "active_units"} <= names
+
+
+def drawings(monkeypatch: pytest.MonkeyPatch, now: list[float]) -> list[int]:
+    """The number of lines of the log at each drawing of curves, on a clock that shows `now[0]`."""
+    lines: list[int] = []
+    monkeypatch.setattr(sheets, "curves", lambda log, path: lines.append(len(log.read_text().splitlines())))
+    monkeypatch.setattr(sheets.time, "monotonic", lambda: now[0])
+    return lines
+
+
+def test_curves_are_drawn_at_most_once_in_a_while(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    lines = drawings(monkeypatch, now)
+    log = tmp_path / runs.LOG
+    with sheets.Curves(log, tmp_path / sheets.CURVES) as curves:
+        for seconds in (1, 1, sheets.SECONDS - 2, 1, sheets.SECONDS, 1):
+            now[0] += seconds
+            with log.open("a") as file:
+                file.write("{}\n")
+            curves.grown()
+        assert lines == [3, 5]
+    assert lines == [3, 5, 6]
+    with sheets.Curves(log, tmp_path / sheets.CURVES):
+        pass
+    assert lines == [3, 5, 6]  # nothing was added
+
+
+def test_curves_are_drawn_when_training_ends_or_stops(
+    tmp_path: Path, digits: Data, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = drawings(monkeypatch, [100.0])
+    run = make_run(tmp_path / "run", epochs=3)
+    steps = Loop(run, digits, Fabric(accelerator="cpu")).steps_per_epoch
+    train(run, digits, device="cpu", quiet=True, stop_after=steps + 1)
+    assert lines == [1]
+    train(run, digits, device="cpu", quiet=True, resume=True)
+    assert lines == [1, 3]
+
+
+def test_curves_of_an_empty_log_are_not_drawn(tmp_path: Path) -> None:
+    """Training that went back to its beginning has no epoch in its log."""
+    (tmp_path / runs.LOG).write_text('{"step": 3, "alarm": 1}\n')
+    sheets.curves(tmp_path / runs.LOG, tmp_path / sheets.CURVES)
+    assert not (tmp_path / sheets.CURVES).exists()
 
 
 def test_a_second_run_does_not_overwrite(tiny: Path, digits: Data) -> None:

@@ -11,10 +11,10 @@ import torch
 
 from runtime.engine import load
 from tests.conftest import tiny_run
+from tests.shared import export
 from training import graphs
 from training.data import Data
 from training.errors import TrainingError
-from training.export import export
 from training.families import vae
 from training.families.vae import VAE, Config
 from training.layers import Neighbours

@@ -18,13 +18,13 @@ from runtime.engine import Model, load
 from runtime.errors import InvalidValue, UnsupportedTask
 from runtime.operations import End
 from tests.conftest import tiny_run
+from tests.shared import export
 from training.data import Data
 from training.errors import TrainingError
-from training.export import export
 from training.families import vqvae
 from training.families.vqvae import VQVAE, Config
 from training.phases import Batch
-from training.quantiser import Quantiser, usage
+from training.quantiser import Quantiser, _apart, usage
 
 
 def quantiser(levels: int = 8, dimensions: int = 3, **options: object) -> Quantiser:
@@ -77,6 +77,23 @@ def test_it_starts_from_k_means() -> None:
         q.learn(z, torch.Generator().manual_seed(4))
     after = (z - q.embed(q.nearest(z))).square().sum(1).mean()
     assert after < 0.2 * random
+
+
+def test_new_entries_are_drawn_by_squared_distance() -> None:
+    """Of 990 vectors at the entry and two groups of five at distances 3 and 6: one from each group, the far one first four times in five."""
+    z = torch.cat([torch.zeros(990, 2), torch.tensor([[3.0, 0.0]] * 5), torch.tensor([[0.0, 6.0]] * 5)])
+    generator = torch.Generator().manual_seed(0)
+    drawn = [_apart(z, torch.zeros(1, 2), 2, generator) for _ in range(300)]
+    assert all({tuple(place.tolist()) for place in pair} == {(3.0, 0.0), (0.0, 6.0)} for pair in drawn)
+    far_first = sum(bool(pair[0, 1] == 6) for pair in drawn) / len(drawn)
+    assert far_first == pytest.approx(36 / 45, abs=0.09)  # four standard deviations
+
+
+def test_vectors_that_are_all_entries_are_drawn_evenly() -> None:
+    z = torch.arange(4.0)[:, None]
+    drawn = _apart(z, z, 400, torch.Generator().manual_seed(0))
+    assert torch.bincount(drawn.flatten().long()).tolist() == pytest.approx([100] * 4, abs=40)
+    assert _apart(z, z, 0, torch.Generator()).shape == (0, 1)
 
 
 def test_moving_averages_are_those_of_the_paper() -> None:
@@ -141,7 +158,7 @@ def test_the_bound_is_one_and_the_prior_sums_to_one(digits: Data) -> None:
 def model(tmp_path_factory: pytest.TempPathFactory, digits: Data) -> Model:
     root = tmp_path_factory.mktemp("vqvae")
     run = tiny_run(root / "run", "vqvae", digits, epochs=40, prior_epochs=20, widths=(16, 16), code_dim=4)
-    return load(export(run, "vqvae", root / "models", data=digits), device="cpu")
+    return load(export(run, "vq", root / "models", data=digits, backend="torchscript"), device="cpu")
 
 
 def test_the_losses_went_down(model: Model) -> None:

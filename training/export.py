@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from runtime import batches, calibration, codecs, golden, repository
 from runtime import manifest as manifests
 from runtime.engine import Model, example_inputs, load, padded
-from runtime.errors import ArtifactError
+from runtime.errors import ArtifactError, shown
 from runtime.manifest import Golden, Manifest, Metric, Scoring, TaskSpec
 from runtime.operations import CAN, softmax
 from runtime.spec import ImageSpec
@@ -31,7 +31,7 @@ from training.data import Data
 from training.errors import TrainingError
 from training.exports import Exports, Task
 from training.layers import fix_norms
-from training.runs import METRICS, Run, load_checkpoint
+from training.runs import METRICS, Run, load_checkpoint, read_config
 from training.train import trained_model
 
 Array = NDArray[Any]
@@ -57,8 +57,7 @@ def export(
         raise TrainingError(
             f"format: unknown {backend!r}; valid are {', '.join(FORMATS)}", field="format", valid=list(FORMATS)
         )
-    if not re.fullmatch(manifests.NAME, name):
-        raise TrainingError(f"name: {name!r} must be letters, digits, '.', '_' and '-', at most 64", field="name")
+    check_name(name)
     data = data or datasets.load(run.data)
     model = trained_model(run, data)
     with torch.no_grad():
@@ -104,7 +103,13 @@ def export(
         manifest = manifest.model_copy(update={"files": repository.records(folder)})
         (folder / manifests.FILE).write_text(manifests.dumps(manifest))
         load(folder, device="cpu")
-        return repository.publish(folder, root, manifest)
+        return repository.publish_next(folder, root, manifest)
+
+
+def check_name(name: str) -> None:
+    """Raise TrainingError for a name that no artifact can have."""
+    if not re.fullmatch(manifests.NAME, name):
+        raise TrainingError(f"name: {shown(name)} must be letters, digits, '.', '_' and '-', at most 64", field="name")
 
 
 # --- manifest -----------------------------------------------------------------------------------------------------------------
@@ -120,16 +125,12 @@ def _draft(
             graph=graph, method=method, inputs=tuple(part.inputs), outputs=tuple(part.outputs), max_rows=part.max_rows
         )
     metrics_file = run.folder / METRICS
-    metrics = (
-        [Metric.model_validate(metric) for metric in json.loads(metrics_file.read_text())]
-        if metrics_file.exists()
-        else []
-    )
-    config = json.loads((run.folder / "config.json").read_text())
+    metrics = _metrics(metrics_file) if metrics_file.exists() else []
+    config = read_config(run.folder)
     state = load_checkpoint(run.checkpoint)
     spent = {"spent": state["spent"]} if "spent" in state else {}  # of runs that counted it
     provenance = {
-        "family": run.family, "data": data.protocol, "preset": run.preset, "config": config["config"], "torch": config["torch"],
+        "family": run.family, "data": data.protocol, "preset": run.preset, "config": config["config"], "torch": config.get("torch", "unknown"),
         "weights": f"moving average, decay {run.config.ema}", "exported": calibration.now(), "finished": metrics_file.exists(), **spent, **exported.extra,
     }  # fmt: skip
     names = data.classes if exported.classes and data.classes else None
@@ -140,6 +141,17 @@ def _draft(
         classification=exported.classification,
         golden=Golden(sampler=exported.sampler), metrics=tuple(metrics), provenance=provenance,
     )  # fmt: skip
+
+
+def _metrics(path: Path) -> list[Metric]:
+    """Return the figures of a run. Raises TrainingError for a file of another shape."""
+    try:
+        return [Metric.model_validate(metric) for metric in json.loads(path.read_text())]
+    except (ValueError, TypeError, RecursionError) as error:
+        first = str(error).splitlines()[0]
+        raise TrainingError(
+            f"{path}: is no list of figures: {first}; remove it, and `manifold resume` writes it anew"
+        ) from None
 
 
 # --- graphs -------------------------------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ is one graph with the loops and caches inside.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import Any, cast
 
@@ -296,6 +297,7 @@ class Sampler(nn.Module):
         )
         self.height, self.width, self.parts = model.height, model.width, model.parts
         self.uniforms = model.uniforms
+        self._exported: dict[str, Any] = {}
 
     def forward(self, uniforms: Tensor, condition: Tensor, temperature: Tensor) -> tuple[Tensor, Tensor]:
         known = self.setup(condition)[5][:, :1].expand(-1, self.height * self.width, -1)
@@ -333,7 +335,10 @@ class Sampler(nn.Module):
         return loops.row_sampler(self._steps(), self.width)
 
     def _steps(self, known: nn.Module | None = None) -> dict[str, Any]:
-        """Every step as a graph; with `known`, that makes what is kept of data and mask, there is such a step too."""
+        """Every step as a graph; with `known`, that makes what is kept of data and mask, there is such a step too.
+
+        A step that was exported before is not exported again: sampling and imputing share most of them.
+        """
         setup, row, pixel, finish = self.setup, self.row_step, self.pixel_step.step, self.finish
         batch, layers, channels, width = 3, len(row.vertical), setup.channels, self.width
         uniforms, condition = torch.rand(batch, self.uniforms), torch.rand(batch, max(1, setup.classes))
@@ -348,6 +353,7 @@ class Sampler(nn.Module):
         }  # fmt: skip
         axes = {"prev": 0, "column_cache": 0, "h_cache": 0, "links": 1, "uniforms": 0, "temperature": 0}
         steps: dict[str, Any] = {}
+        pixel_name = "pixel" if known is None else "pixel keeping"
         if known is not None:
             image = torch.rand(batch, self.parts, self.height, width)
             mask = (image[:, :1] > 0.5).float()
@@ -357,14 +363,24 @@ class Sampler(nn.Module):
             held, keep = known(image, mask)
             inputs, axes = {**inputs, "known": held, "keep": keep}, {**axes, "known": 0, "keep": 0}
         return steps | {
-            "setup": loops.export(setup, {name: given}, ["classes", "v_cache", "row_cache", "h_cache", "empty_column", "prev_row"], {name: 0}),
-            "row": loops.export(
-                row, {"row": row_at, "prev_row": prev_row, "row_cache": row_cache, "v_cache": v_cache, "classes": classes},
+            "setup": self._once(
+                "setup", setup, {name: given}, ["classes", "v_cache", "row_cache", "h_cache", "empty_column", "prev_row"], {name: 0}
+            ),
+            "row": self._once(
+                "row", row, {"row": row_at, "prev_row": prev_row, "row_cache": row_cache, "v_cache": v_cache, "classes": classes},
                 ["links", "next_row_cache", "next_v_cache"], {"prev_row": 0, "row_cache": 1, "v_cache": 2, "classes": 1},
             ),
-            "pixel": loops.export(pixel if known is None else self.pixel_step, inputs, ["value", "next_column_cache", "next_h_cache"], axes),
-            "finish": loops.export(finish, {"rows": prev_row[None].repeat(self.height, 1, 1, 1)}, ["codes", "data"], {"rows": 1}),
+            "pixel": self._once(
+                pixel_name, pixel if known is None else self.pixel_step, inputs, ["value", "next_column_cache", "next_h_cache"], axes
+            ),
+            "finish": self._once("finish", finish, {"rows": prev_row[None].repeat(self.height, 1, 1, 1)}, ["codes", "data"], {"rows": 1}),
         }  # fmt: skip
+
+    def _once(self, name: str, *arguments: Any) -> Any:
+        """Return a copy of the step's graph, exported at the first call with the weights of that time."""
+        if name not in self._exported:
+            self._exported[name] = loops.export(*arguments)
+        return copy.deepcopy(self._exported[name])
 
 
 class FreeSampler(nn.Module):
@@ -413,17 +429,16 @@ class FreeImputer(nn.Module):
         return codes, items
 
 
-def sampling(model: GatedNetwork, finish: nn.Module, outputs: Sequence[TensorSpec], max_rows: int) -> Task:
-    """The task `sample` of a network: uniforms, the condition where there are classes, and a temperature, to what `finish` makes."""
-    sampler = Sampler(model, finish)
+def sampling(model: GatedNetwork, sampler: Sampler, outputs: Sequence[TensorSpec], max_rows: int) -> Task:
+    """The task `sample` of a network: uniforms, the condition where there are classes, and a temperature, to what the sampler makes."""
     return Task(sampler if model.classes else FreeSampler(sampler), _chance(model), outputs, sampler.to_onnx, max_rows)
 
 
 def imputing(
-    model: GatedNetwork, finish: nn.Module, to_items: nn.Module, outputs: Sequence[TensorSpec], max_rows: int
+    model: GatedNetwork, sampler: Sampler, to_items: nn.Module, outputs: Sequence[TensorSpec], max_rows: int
 ) -> Task:
     """The task `impute`: as `sample`, with an image and a mask of what is known of it. `to_items` makes the network's items of images."""
-    imputer = Imputer(Sampler(model, finish), to_items)
+    imputer = Imputer(sampler, to_items)
     shape = (model.parts, model.height, model.width)
     inputs = [
         *_chance(model),

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from onnx import external_data_helper, numpy_helper
 from torch import Tensor, nn
 
+from training import registry
 from training.exports import Task
 
 Array = NDArray[Any]
@@ -33,6 +34,7 @@ def to_onnx(
 ) -> onnx.ModelProto:
     """The module as an ONNX model, weights inside."""
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    registry.share()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter warns about its own internals
         program = torch.onnx.export(

@@ -250,4 +250,4 @@ def publish(network: Inception, root: Path, name: str, weights_sha256: str) -> P
         manifest = manifest.model_copy(update={"files": repository.records(folder)})
         (folder / manifests.FILE).write_text(manifests.dumps(manifest))
         load(folder, device="cpu")
-        return repository.publish(folder, root, manifest)
+        return repository.publish_next(folder, root, manifest)

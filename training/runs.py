@@ -5,8 +5,12 @@ at any moment leaves the last good one readable. Checkpoints are safetensors: te
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
-from collections.abc import Mapping
+import os
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +19,16 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from runtime.errors import shown
+from runtime.locks import held
 from runtime.repository import replacing
 from training import families
 from training.errors import TrainingError
 from training.phases import Recipe
 
+KEYS = {"family": str, "data": str, "preset": str, "config": dict}  # of a run's config file
+WORDS = {str: "a text", dict: "an object"}
+ANOTHER = "the file was edited, or the run was made by another version of Manifold"
 ALARMS, GOOD = "alarms.jsonl", "good.safetensors"
 CONFIG, LOG, CHECKPOINT, METRICS = "config.json", "log.jsonl", "checkpoint.safetensors", "metrics.json"
 
@@ -43,6 +52,18 @@ class Run:
         """The last state that no watch had anything against, where one may go back to it."""
         return self.folder / GOOD
 
+    @contextmanager
+    def sole(self) -> Iterator[None]:
+        """Keep other processes from training this run, for the block. Raises TrainingError if one does. Half-written files of killed ones are removed."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with held(self.folder) as free:
+            if free is False:
+                raise TrainingError(f"{self.folder}: another process is training this run; --out names another folder")
+            for name in (CONFIG, LOG, CHECKPOINT, METRICS, GOOD) if free else ():
+                for left in self.folder.glob(f".{name}.*"):
+                    left.unlink(missing_ok=True)
+            yield
+
     def save(self) -> None:
         """Writes the resolved config."""
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -57,18 +78,47 @@ class Run:
             path.write_text(json.dumps(content, indent=1) + "\n")
 
 
-def open_run(folder: Path) -> Run:
-    """Reads a run folder. Raises TrainingError where it is none."""
+def read_config(folder: Path) -> dict[str, Any]:
+    """Return what the config file of a run says. Raises TrainingError if the folder is no run, or the file is of another shape."""
+    path = folder / CONFIG
     try:
-        content = json.loads((folder / CONFIG).read_text())
-    except FileNotFoundError:
+        content = json.loads(path.read_text())
+    except (FileNotFoundError, NotADirectoryError):
         raise TrainingError(f"{folder} is not a run: it has no {CONFIG}; `manifold train` makes runs") from None
-    except json.JSONDecodeError as error:
-        raise TrainingError(f"{folder / CONFIG} is not JSON: {error}") from None
-    family = families.get(content["family"])
-    return Run(
-        folder, content["family"], content["data"], content["preset"], make_config(family.Config, content["config"])
-    )
+    except OSError as error:
+        raise TrainingError(f"{path} cannot be read: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:  # not UTF-8 is a ValueError too
+        raise TrainingError(f"{path} is not JSON: {error}") from None
+    if not isinstance(content, dict):
+        raise TrainingError(f"{path}: {shown(content)} is not an object with the keys {', '.join(KEYS)}")
+    for key, kind in KEYS.items():
+        if not isinstance(content.get(key), kind):
+            there = f"{shown(content[key])} is not {WORDS[kind]}" if key in content else "is missing"
+            raise TrainingError(f"{path}: {key}: {there}; {ANOTHER}", field=key)
+    return content
+
+
+def open_run(folder: Path) -> Run:
+    """Read a run folder. Raises TrainingError if it is none, or was made by a version of Manifold with other keys."""
+    content = read_config(folder)
+    try:
+        config = make_config(families.get(content["family"]).Config, content["config"])
+    except TrainingError as error:
+        raise TrainingError(f"{folder / CONFIG}: {error.message}; {ANOTHER}", field=error.field) from None
+    return Run(folder, content["family"], content["data"], content["preset"], config)
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """Return the records of a log. A line that was half written when a process was killed or the disk was full is left out."""
+    records = []
+    for line in path.read_text(errors="replace").splitlines():
+        try:
+            record = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(record, dict) and isinstance(record.get("step"), int):
+            records.append(record)
+    return records
 
 
 def make_config(cls: type[Recipe], values: Mapping[str, Any]) -> Recipe:
@@ -92,7 +142,7 @@ def _coerce(key: str, value: Any, default: Any) -> Any:
     elif type(value) is type(default):
         return value
     kind = f"list of {type(default[0]).__name__}" if isinstance(default, tuple) else type(default).__name__
-    raise TrainingError(f"{key}: {value!r} is not a {kind}", field=key)
+    raise TrainingError(f"{key}: {shown(value)} is not a {kind}", field=key)
 
 
 def parse_overrides(cls: type[Recipe], settings: list[str]) -> dict[str, Any]:
@@ -111,11 +161,21 @@ def parse_overrides(cls: type[Recipe], settings: list[str]) -> dict[str, Any]:
 
 
 def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
-    """Saves nested dicts and lists of tensors and JSON values."""
+    """Save nested dicts and lists of tensors and JSON values. Raises OSError if the disk is full; the file that was there is kept then."""
     tensors: dict[str, Tensor] = {}
     skeleton = _flatten(state, "", tensors)
     with replacing(path) as temporary:
-        save_file(tensors, temporary, {"state": json.dumps(skeleton)})
+        try:
+            save_file(tensors, temporary, {"state": json.dumps(skeleton)})
+        except SafetensorError as error:
+            raise _as_os_error(error, path) from error
+
+
+def _as_os_error(error: SafetensorError, path: Path) -> OSError:
+    """Return what the system said, which safetensors has in its text alone: `I/O error: No space left on device (os error 28)`."""
+    found = re.search(r"\(os error (\d+)\)", str(error))
+    number = int(found[1]) if found else errno.EIO
+    return OSError(number, os.strerror(number), str(path))
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
@@ -126,7 +186,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
             state: dict[str, Any] = _restore(skeleton, {key: file.get_tensor(key) for key in file.keys()})  # noqa: SIM118
     except FileNotFoundError:
         raise TrainingError(f"{path.parent} has no checkpoint yet; start it again with `manifold train`") from None
-    except (SafetensorError, KeyError, TypeError) as error:
+    except (SafetensorError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise TrainingError(
             f"{path} is damaged ({error}); it was not written by this project, or the disk failed"
         ) from error

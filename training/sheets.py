@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +13,15 @@ from numpy.typing import NDArray
 from runtime import codecs, rows
 from runtime.repository import replacing
 from runtime.spec import DataSpec, ImageSpec
+from training.runs import read_log
 
 UNITS = {
     "accuracy": "fraction",
     "logit": "logit",
     "norm": "norm",
 }  # by the last word of a figure's name; the others are nats
+
+CURVES, SECONDS = "curves.png", 10.0  # a drawing takes about 0.2 s
 
 
 def save(items: NDArray[Any], spec: DataSpec, stem: Path) -> Path:
@@ -38,13 +41,42 @@ def save(items: NDArray[Any], spec: DataSpec, stem: Path) -> Path:
     return path
 
 
+class Curves:
+    """The loss curves of a run while it trains. They are drawn at most once in `SECONDS`, and when the context ends, however it ends."""
+
+    def __init__(self, log: Path, path: Path) -> None:
+        self.log, self.path = log, path
+        self.drawn = time.monotonic()
+        self.behind = False
+
+    def __enter__(self) -> Curves:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.draw()
+
+    def grown(self) -> None:
+        """Note that the log has another epoch, and draw it if the last drawing is old."""
+        self.behind = True
+        if time.monotonic() - self.drawn >= SECONDS:
+            self.draw()
+
+    def draw(self) -> None:
+        """Draw what the log has now, if it is not drawn yet."""
+        if self.behind:
+            curves(self.log, self.path)
+            self.drawn, self.behind = time.monotonic(), False
+
+
 def curves(log: Path, path: Path) -> None:
     """Training and test loss by step, from the JSONL log, as a PNG."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    records = [json.loads(line) for line in log.read_text().splitlines()]
+    records = read_log(log)
     names = sorted({key.split("/", 1)[1] for record in records for key in record if "/" in key})
+    if not names:  # training went back to its beginning
+        return
     figure = Figure(figsize=(4 * len(names), 3), layout="constrained")
     FigureCanvasAgg(figure)
     for axes, name in zip(np.atleast_1d(figure.subplots(1, len(names))), names, strict=True):

@@ -12,7 +12,7 @@ import math
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -32,12 +32,14 @@ from training.errors import Diverged, TrainingError
 from training.layers import round_weights, to_float
 from training.phases import Batch, Phase, Player, in_order
 from training.progress import Progress
-from training.runs import ALARMS, LOG, METRICS, Run, load_checkpoint, save_checkpoint
+from training.runs import ALARMS, CONFIG, LOG, METRICS, Run, load_checkpoint, read_log, save_checkpoint
 from training.watching import Alarm
 
 
 class Interrupted(TrainingError):
     """Ctrl-C: the step was finished and a checkpoint written."""
+
+    status = 130  # of the command, as after any SIGINT
 
 
 @dataclass
@@ -77,13 +79,12 @@ def train(
         raise TrainingError(f"device, devices, precision: {error}") from error
     fabric.launch()
     loop = Loop(run, data or datasets.load(run.data), fabric, quiet, watch)
-    if resume:
-        loop.restore()
-    elif fabric.is_global_zero:
-        run.save()
-        for name in (LOG, ALARMS):
-            (run.folder / name).unlink(missing_ok=True)
-    loop.run_phases(stop_after)
+    with run.sole() if fabric.is_global_zero else nullcontext():
+        try:
+            loop.begin(resume)
+            loop.run_phases(stop_after)
+        except OSError as error:
+            raise loop.stopped_by(error) from error
     return run.folder
 
 
@@ -110,6 +111,7 @@ class Loop:
         self.position = Position()
         self.optimizers: list[Any] = []
         self.seconds = 0.0  # of training, not of looking
+        self.curves = sheets.Curves(run.folder / LOG, run.folder / sheets.CURVES)
         self.window: dict[str, float] = {}  # sums since the last look of the phase's watch
         self.items = torch.as_tensor(data.train.items).to(fabric.device)
         self.labels = torch.as_tensor(data.train.labels).to(fabric.device)
@@ -118,6 +120,27 @@ class Loop:
         self.steps_per_pass = len(self.items) // (self.batch_size * fabric.world_size)
         self.steps_per_epoch = self.config.epoch_steps or self.steps_per_pass
         self.enter_phase()
+
+    def begin(self, resume: bool) -> None:
+        """Go back to the checkpoint, or make the folder of a new run."""
+        if resume:
+            self.restore()
+        elif self.fabric.is_global_zero:
+            self.run.save()
+            for name in (LOG, ALARMS):
+                (self.run.folder / name).unlink(missing_ok=True)
+
+    def stopped_by(self, error: OSError) -> TrainingError:
+        """Return what to tell about a file that could not be written, most often because the disk is full."""
+        return TrainingError(
+            f"{error.filename or self.run.folder}: {error.strerror or error}: training stopped at step {self.position.step}; {self._kept()}. "
+            f"{'Make room, then `manifold resume ' + str(self.run.folder) + '`' if self.run.checkpoint.exists() else 'Make room and start it again'}."
+        )
+
+    def _kept(self) -> str:
+        if self.run.checkpoint.exists():
+            return f"the last good checkpoint is {self.run.checkpoint}"
+        return "there is no checkpoint yet"
 
     # --- one step ---
 
@@ -193,13 +216,8 @@ class Loop:
 
     def _diverged(self, phase: Phase, player: Player, losses: dict[str, Tensor]) -> Diverged:
         values = ", ".join(f"{name} {value.item():g}" for name, value in losses.items())
-        good = (
-            f"the last good checkpoint is {self.run.checkpoint}"
-            if self.run.checkpoint.exists()
-            else "there is no checkpoint yet"
-        )
         return Diverged(
-            f"not finite at step {self.position.step}, phase {phase.name!r}, player {player.name!r}: {values}; {good}. Try a smaller lr or clip_norm."
+            f"not finite at step {self.position.step}, phase {phase.name!r}, player {player.name!r}: {values}; {self._kept()}. Try a smaller lr or clip_norm."
         )
 
     # --- all steps ---
@@ -210,6 +228,7 @@ class Loop:
         with (
             _finish_step_on_interrupt() as interrupted,
             Progress(self.quiet or not self.fabric.is_global_zero) as progress,
+            self.curves,
         ):
             while self.position.phase < len(self.phases):
                 phase = self.phases[self.position.phase]
@@ -338,8 +357,7 @@ class Loop:
                         )
             self._log(record)
             progress.epoch(record)
-            if look:
-                sheets.curves(self.run.folder / LOG, self.run.folder / "curves.png")
+            self.curves.grown()
         self.checkpoint()
 
     @torch.no_grad()
@@ -403,7 +421,23 @@ class Loop:
         self._cut_log()
 
     def _apply(self, state: Mapping[str, Any]) -> None:
-        """Takes over everything that a checkpoint holds."""
+        """Take over everything that a checkpoint holds. Raises TrainingError if it is of another model than the config describes."""
+        try:
+            self._take(state)
+        except (
+            KeyError,
+            TypeError,
+            ValueError,
+            AttributeError,
+            RuntimeError,
+        ) as error:  # RuntimeError: torch's, for other shapes
+            first = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise TrainingError(
+                f"{self.run.checkpoint} does not fit {self.run.folder / CONFIG}: {first}; one of the two was made by another run or another "
+                "version of Manifold"
+            ) from error
+
+    def _take(self, state: Mapping[str, Any]) -> None:
         self.position = Position(**state["position"])
         self.seconds = max(self.seconds, state.get("spent", {}).get("seconds", 0.0))
         self.bare.load_state_dict(state["model"])
@@ -428,9 +462,9 @@ class Loop:
         """Takes lines beyond the current step off the log."""
         log = self.run.folder / LOG
         if log.exists() and self.fabric.is_global_zero:
-            lines = [line for line in log.read_text().splitlines() if json.loads(line)["step"] <= self.position.step]
+            records = [record for record in read_log(log) if record["step"] <= self.position.step]
             with replacing(log) as path:
-                path.write_text("".join(f"{line}\n" for line in lines))
+                path.write_text("".join(f"{json.dumps(record)}\n" for record in records))
 
 
 def _named(device: torch.device) -> str:

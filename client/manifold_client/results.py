@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+FORMATS = ("PNG", "JPEG", "WEBP")  # no other decoder sees what a service sends
 Float32 = NDArray[np.float32]
 
 

@@ -91,7 +91,7 @@ class Routes:
             if match := pattern.fullmatch(path):
                 if method == taken:
                     return functools.partial(answer, **match.groupdict(default="")), label
-                return functools.partial(self._refuse, allowed=taken), label
+                return functools.partial(self._refuse, allowed="GET, HEAD" if taken == "GET" else taken), label
         return self._nothing, "other"
 
     # --- what there is ---

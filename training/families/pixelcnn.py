@@ -260,11 +260,11 @@ def exports(model: GatedPixelCNN, config: Config, data: Data) -> Exports:
     if integers:
         scores.append(TensorSpec(role="logits", shape=(model.levels, *grid)))
     given = InputSpec(role="data", source="data", shape=shape)
-    finish = Finish(model)
+    sampler = Sampler(model, Finish(model))
     return Exports(
         {
-            "sample": sampling(model, finish, [codes, items], max_rows=256),
-            "impute": imputing(model, finish, model.nearest, [codes, items], max_rows=256),
+            "sample": sampling(model, sampler, [codes, items], max_rows=256),
+            "impute": imputing(model, sampler, model.nearest, [codes, items], max_rows=256),
             "score": Task(Score(model), [given, *told(model)], scores, max_rows=256),
         },
         codes=CodesSpec(shape=grid, levels=model.levels) if integers else None,

@@ -422,7 +422,7 @@ def exports(model: VQVAE, config: Config, data: Data) -> Exports:
     logits = TensorSpec(role="logits", shape=(config.levels, *model.grid))
     return Exports(
         {
-            "sample": sampling(model.prior, Finish(model), [codes, image], max_rows=256),
+            "sample": sampling(model.prior, Sampler(model.prior, Finish(model)), [codes, image], max_rows=256),
             "encode": Task(Encode(model), [items], [codes, TensorSpec(role="latent", shape=(size,))]),
             "decode": Task(Decode(model), [latent], [image]),
             "decode_codes": Task(DecodeCodes(model), [given], [image]),

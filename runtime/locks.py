@@ -1,0 +1,59 @@
+"""Locks between processes, which the system lets go of when their holder ends, however it ends.
+
+A lock is held on an open folder (flock), so that no file is left behind. A system without flock, or a file system that has none, gives no
+protection; `held` says so with None.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+AVAILABLE = find_spec("fcntl") is not None  # not on Windows
+if TYPE_CHECKING or AVAILABLE:
+    import fcntl
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold the lock on a folder for the block. Waits for another process that has it, so the block is to be short."""
+    with _opened(folder) as descriptor:
+        if descriptor is not None:
+            with contextlib.suppress(OSError):
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+
+
+@contextmanager
+def held(folder: Path) -> Iterator[bool | None]:
+    """Hold the lock on a folder for the block if nobody has it. Yields whether it was free; None if that cannot be told."""
+    with _opened(folder) as descriptor:
+        yield None if descriptor is None else _try(descriptor)
+
+
+def _try(descriptor: int) -> bool | None:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return None
+    return True
+
+
+@contextmanager
+def _opened(folder: Path) -> Iterator[int | None]:
+    """Open a folder for locking. Yields None if this system has no such locks."""
+    if not AVAILABLE:
+        yield None
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,87 @@
+"""Trained runs and artifacts that tests share. Each is made once in a test run, by the process that asks first; all others get copies.
+
+A run is known by its family, its configuration and its data; an artifact by its run, name and format. So tests that ask for the same get the
+same, wherever they are, and nobody has to keep a list.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from filelock import FileLock
+
+from training import export as exporting
+from training import families, runs
+from training.data import Data, Part
+from training.train import train
+
+FOLDER = "MANIFOLD_TESTS_SHARED"  # set by tests/conftest.py for the processes of one test run
+
+
+def once(key: str, make: Callable[[Path], object]) -> Path:
+    """Return the shared folder of `key`, which `make` fills at the first call of any process. Nobody may change it."""
+    root = Path(os.environ[FOLDER])
+    folder, done = root / key, root / f"{key}.done"
+    with FileLock(root / f"{key}.lock"):
+        if not done.exists():
+            shutil.rmtree(folder, ignore_errors=True)  # left by a call that failed
+            folder.mkdir()
+            make(folder)
+            done.touch()
+    return folder
+
+
+def tiny_run(folder: Path, family: str, data: Data, **changes: object) -> runs.Run:
+    """Return a smoke run, trained, as a copy in `folder`."""
+    module = families.get(family)
+    config = runs.make_config(module.Config, {**module.PRESETS["smoke"], **changes})
+    run = runs.Run(folder, family, data.name, "smoke", config)
+
+    def make(shared: Path) -> None:
+        train(dataclasses.replace(run, folder=shared), data, device="cpu", quiet=True)
+
+    shutil.copytree(once(_key(family, config, _digest(data)), make), folder)
+    return run
+
+
+def export(run: runs.Run, name: str, root: Path, *, data: Data, backend: str = "onnx") -> Path:
+    """Return what training.export.export makes of the run, as a copy in `root`.
+
+    Where no graph is under test, TorchScript is the backend to take: it is exported in a fifth of the time.
+    """
+
+    def make(shared: Path) -> None:
+        exporting.export(run, name, shared, data=data, backend=backend)
+
+    shared = once(_key(_weights(run), name, backend, _digest(data)), make)
+    shutil.copytree(shared, root, dirs_exist_ok=True)
+    return root / name / "1"
+
+
+def _weights(run: runs.Run) -> str:
+    """A digest of the run's checkpoint."""
+    return hashlib.sha256(run.checkpoint.read_bytes()).hexdigest()
+
+
+def _key(*parts: object) -> str:
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:20]
+
+
+def _digest(data: Data) -> str:
+    """A digest of a data set: another selection of the same set is another one."""
+    digest = hashlib.sha256(json.dumps([data.name, data.protocol, data.classes, data.folds], default=str).encode())
+    digest.update(repr(data.spec).encode())
+    for part in (data.train, data.calibration, data.test, data.anomalies):
+        for array in () if part is None else _arrays(part):
+            digest.update(array)
+    return digest.hexdigest()
+
+
+def _arrays(part: Part) -> list[bytes]:
+    return [array.tobytes() for array in (part.items, part.labels, part.factors) if array is not None]

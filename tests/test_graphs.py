@@ -1,0 +1,57 @@
+"""The ONNX exporter: its registry of operators is built once, and a copy gives the same graphs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import onnx
+import pytest
+import torch
+from torch import nn
+from torch.onnx._internal.exporter import _registration
+from torch.onnx._internal.exporter._registration import ONNXRegistry
+
+from training import graphs, registry
+
+ADD = torch.ops.aten.add.Tensor
+
+
+def exported() -> onnx.ModelProto:
+    torch.manual_seed(1)
+    module = nn.Sequential(nn.Linear(3, 4), nn.GELU(), nn.LayerNorm(4))
+    return graphs.to_onnx(module, (torch.zeros(2, 3),), ["x"], ["y"], ({0: torch.export.Dim("batch")},))
+
+
+@pytest.fixture
+def builds(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """One entry for each time that the exporter's operators are listed, from a fresh start."""
+    seen: list[int] = []
+    listing: Callable[[], object] = _registration.onnxscript_apis.get_torchlib_ops
+    monkeypatch.setattr(_registration.onnxscript_apis, "get_torchlib_ops", lambda: (seen.append(1), listing())[1])
+    monkeypatch.setattr(ONNXRegistry, "from_torchlib", registry._build)
+    registry._built.cache_clear()
+    return seen
+
+
+def test_exports_of_a_process_build_the_registry_once(builds: list[int]) -> None:
+    for _ in range(3):
+        exported()
+    assert len(builds) == 1
+
+
+def test_a_copied_registry_gives_the_same_graph(builds: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    shared = [exported().SerializeToString(deterministic=True) for _ in range(2)]
+    monkeypatch.setattr(registry, "share", lambda: None)
+    monkeypatch.setattr(ONNXRegistry, "from_torchlib", registry._build)
+    own = exported().SerializeToString(deterministic=True)
+    assert len(builds) == 2
+    assert shared == [own, own]
+
+
+def test_an_operator_that_an_export_adds_stays_its_own(builds: list[int]) -> None:
+    registry.share()
+    first, second = ONNXRegistry.from_torchlib(opset_version=graphs.OPSET), ONNXRegistry().from_torchlib(graphs.OPSET)
+    first.register_op(ADD, lambda x, y: x)
+    assert first.opset_version == second.opset_version == graphs.OPSET
+    assert len(first.get_decomps(ADD)) == len(second.get_decomps(ADD)) + 1
+    assert len(builds) == 1

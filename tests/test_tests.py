@@ -1,0 +1,151 @@
+"""The tests themselves: each can fail, because it runs the project's code and checks what that gives."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+OURS = {"runtime", "service", "training", "evaluation", "cli", "manifold_client", "benchmarks", "tests"}
+OF_PYTEST = {"tmp_path", "tmp_path_factory", "monkeypatch", "request", "capsys", "capfd", "caplog", "recwarn"}
+CHECKS = {"raises", "warns", "fail"}  # of pytest; numpy's begin with assert_
+FILES = sorted(path for path in Path(__file__).parent.glob("test_*.py") if path != Path(__file__))
+
+Function = ast.FunctionDef | ast.AsyncFunctionDef
+
+
+class Module:
+    """The names of one file of tests: what is imported from the project, and what is defined in the file."""
+
+    def __init__(self, source: str) -> None:
+        self.tree = ast.parse(source)
+        self.imported: set[str] = set()
+        self.defined: dict[str, ast.AST] = {}
+        self.helpers: set[str] = set()
+        for node in ast.walk(self.tree):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] in OURS:
+                self.imported |= {alias.asname or alias.name for alias in node.names}
+                self.helpers |= _checking(node)
+            elif isinstance(node, ast.Import):
+                names = {
+                    alias.asname or alias.name.split(".")[0] for alias in node.names if alias.name.split(".")[0] in OURS
+                }
+                self.imported |= names
+        for node in self.tree.body:
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+                self.defined[node.name] = node
+            for target in getattr(node, "targets", [getattr(node, "target", None)]):
+                if isinstance(target, ast.Name):
+                    self.defined[target.id] = node
+
+    def tests(self) -> Iterator[Function]:
+        for node in ast.walk(self.tree):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name.startswith("test_"):
+                yield node
+
+    def behind(self, node: ast.AST) -> Iterator[ast.AST]:
+        """Yield the node and, of what it names, the definitions of this file, each with all that is in it."""
+        waiting, seen = [node], {id(node)}
+        while waiting:
+            for part in ast.walk(waiting.pop()):
+                yield part
+                name = part.id if isinstance(part, ast.Name) else part.arg if isinstance(part, ast.arg) else ""
+                further = self.defined.get(name)
+                if further is not None and id(further) not in seen:
+                    seen.add(id(further))
+                    waiting.append(further)
+
+    def reaches_the_project(self, test: Function) -> bool:
+        """Return whether the test names something of the project, or a fixture that is neither pytest's nor this file's."""
+        parameters = {name for call in test.decorator_list for name in _parametrised(call)}
+        for part in self.behind(test):
+            if isinstance(part, ast.Name) and part.id in self.imported:
+                return True
+            if isinstance(part, ast.Constant) and isinstance(part.value, str) and _names_ours(part.value):
+                return True  # a command that runs the project
+        arguments = {argument.arg for argument in test.args.args}
+        return bool(arguments - parameters - OF_PYTEST - set(self.defined))
+
+    def checks(self, test: Function) -> bool:
+        """Return whether the test asserts anything, itself or in a function that it calls."""
+        for part in self.behind(test):
+            if isinstance(part, ast.Assert | ast.Raise) or (isinstance(part, ast.Name) and part.id in self.helpers):
+                return True
+            if isinstance(part, ast.Attribute) and (part.attr in CHECKS or part.attr.startswith("assert_")):
+                return True
+        return False
+
+
+def _checking(node: ast.ImportFrom) -> set[str]:
+    """The imported names that are functions of another file of tests, and assert something there."""
+    path = Path(__file__).parent.parent / f"{(node.module or '').replace('.', '/')}.py"
+    if not (node.module or "").startswith("tests.") or not path.exists():
+        return set()
+    functions = [part for part in ast.parse(path.read_text()).body if isinstance(part, ast.FunctionDef)]
+    asserting = {f.name for f in functions if any(isinstance(part, ast.Assert) for part in ast.walk(f))}
+    return {alias.asname or alias.name for alias in node.names if alias.name in asserting}
+
+
+def _names_ours(text: str) -> bool:
+    return any(f"{name}." in text or f"-m {name}" in text or f"import {name}" in text for name in OURS)
+
+
+def _parametrised(call: ast.AST) -> set[str]:
+    """The arguments that a decorator `parametrize` gives values to."""
+    if not (isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute) and call.func.attr == "parametrize"):
+        return set()
+    names = [node.value for node in ast.walk(call.args[0]) if isinstance(node, ast.Constant)]
+    return {name.strip() for text in names if isinstance(text, str) for name in text.split(",")}
+
+
+def found(source: str) -> list[str]:
+    """What is wrong with the tests of a file, by line."""
+    module, problems = Module(source), []
+    for test in module.tests():
+        if not module.reaches_the_project(test):
+            problems.append(f"{test.name}: runs nothing of the project")
+        if not module.checks(test):
+            problems.append(f"{test.name}: asserts nothing")
+        for part in ast.walk(test):
+            if isinstance(part, ast.Assert) and not any(
+                isinstance(x, ast.Name | ast.Call) for x in ast.walk(part.test)
+            ):
+                problems.append(f"{test.name}, line {part.lineno}: asserts a constant")
+            if isinstance(part, ast.Assert) and isinstance(part.test, ast.Tuple | ast.GeneratorExp | ast.Lambda):
+                problems.append(f"{test.name}, line {part.lineno}: asserts what is always true")
+            if isinstance(part, ast.Call) and isinstance(part.func, ast.Attribute) and part.func.attr == "raises":
+                kind = part.args[0] if part.args else None
+                if isinstance(kind, ast.Name) and kind.id in ("Exception", "BaseException"):
+                    problems.append(f"{test.name}, line {part.lineno}: takes any exception, also one of the test's own")
+    return problems
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_every_test_can_fail(path: Path) -> None:
+    assert found(path.read_text()) == []
+
+
+@pytest.mark.parametrize(
+    ("body", "problem"),
+    [
+        ("x = 2 * 3\n    assert x == 6", "runs nothing of the project"),
+        ("sampling.uniform(0, 0, 1, 2, ())", "asserts nothing"),
+        ("sampling.pick(1, 2)\n    assert 1 < 2", "asserts a constant"),
+        ("assert (sampling.pick(1, 2), 'message')", "asserts what is always true"),
+        ("assert (sampling.pick(i, 2) for i in range(3))", "asserts what is always true"),
+        ("with pytest.raises(Exception):\n        sampling.pick(1, 2)", "takes any exception"),
+        ("helper()", "asserts nothing"),
+    ],
+)
+def test_a_test_that_cannot_fail_is_found(body: str, problem: str) -> None:
+    source = (
+        f"import pytest\nfrom runtime import sampling\n\ndef helper():\n    return 3\n\ndef test_x():\n    {body}\n"
+    )
+    assert any(problem in line for line in found(source))
+
+
+def test_what_a_helper_does_counts() -> None:
+    source = "from runtime import sampling\n\ndef check():\n    assert sampling.pick(1, 2) == 3\n\ndef test_x():\n    check()\n"
+    assert found(source) == []

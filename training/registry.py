@@ -1,0 +1,32 @@
+"""The ONNX exporter's registry of operators, built once per process.
+
+torch 2.13 builds it in every call of `torch.onnx.export` and parses the source of about 500 functions for it: a third of an export's time.
+The exporter takes no registry as an argument, so the constructor that it calls is replaced.
+"""
+
+from __future__ import annotations
+
+import functools
+
+from torch.onnx._internal.exporter import _constants
+from torch.onnx._internal.exporter._registration import ONNXRegistry
+
+_build = ONNXRegistry.from_torchlib
+
+
+def share() -> None:
+    """Make every later export of this process start from a copy of one registry. Calling it again changes nothing."""
+    ONNXRegistry.from_torchlib = staticmethod(_copy)  # type: ignore[method-assign, assignment]
+
+
+def _copy(opset_version: int = _constants.TORCHLIB_OPSET) -> ONNXRegistry:
+    """Return a registry that the caller may change, because an export can add operators of its own."""
+    copy = ONNXRegistry()
+    copy.__dict__.update(_built(opset_version).__dict__)
+    copy.functions = {target: list(found) for target, found in copy.functions.items()}
+    return copy
+
+
+@functools.cache
+def _built(opset_version: int) -> ONNXRegistry:
+    return _build(opset_version)
