@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtime import codecs, sampling
-from runtime.errors import InvalidValue, UnsupportedTask
+from runtime.errors import InvalidValue, UnsupportedTask, shown
 from runtime.manifest import RANDOM, InputSpec, LatentSpec, Manifest, NormalPrior, TaskSpec
 
 Array = NDArray[Any]
@@ -66,7 +66,7 @@ def draw_latents(
     if name is None:
         raise InvalidValue(f"{manifest.name} has no prior over its latents; give images or latents", field="prior")
     if name not in latent.priors:
-        raise InvalidValue(f"prior: {manifest.name} has no {name!r}", field="prior", valid=list(latent.priors))
+        raise InvalidValue(f"prior: {manifest.name} has no {shown(name)}", field="prior", valid=list(latent.priors))
     standard = sampling.normal(seed, first, n, stream, (latent.size,))
     chosen = latent.priors[name]
     if isinstance(chosen, NormalPrior) and temperature == 1:
@@ -122,7 +122,7 @@ def class_index(manifest: Manifest, name: str | int) -> int:
         return names.index(text)
     if text.isascii() and text.isdecimal() and int(text) < len(names):
         return int(text)
-    raise InvalidValue(f"class: unknown {name!r}", field="class", valid=list(names))
+    raise InvalidValue(f"class: unknown {shown(name)}", field="class", valid=list(names))
 
 
 def latent_stream(manifest: Manifest) -> int:

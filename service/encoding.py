@@ -10,7 +10,7 @@ from typing import Any
 import orjson
 
 from runtime import codecs, recipes, rows
-from runtime.errors import UnsupportedMedia
+from runtime.errors import UnsupportedMedia, cut
 from runtime.spec import ImageSpec, TableSpec
 from service.handlers import Answer
 
@@ -39,7 +39,7 @@ def choose(accept: str, offered: tuple[str, ...]) -> str:
         for media_type in offered:
             if name in (media_type, "*/*") or (name.endswith("/*") and media_type.startswith(name[:-1])):
                 return media_type
-    raise UnsupportedMedia(f"Accept: {accept} is not offered", field="Accept", valid=offered)
+    raise UnsupportedMedia(f"Accept: {cut(accept)} is not offered", field="Accept", valid=offered)
 
 
 def to_fields(answer: Answer, request_id: str, *, picture: Callable[[bytes], Any] = codecs.to_base64) -> dict[str, Any]:
