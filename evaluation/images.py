@@ -231,7 +231,9 @@ def open_images(path: Path, colour: str, *, skip: bool = False, mixed: bool = Fa
     if path.suffix not in (".npy", ".npz"):
         raise EvaluationError(f"{path}: neither a folder of images nor a .npy or .npz file")
     try:
-        return Held.of(_npz(path) if path.suffix == ".npz" else np.load(path, mmap_mode="r", allow_pickle=False), name=path.name)
+        return Held.of(
+            _npz(path) if path.suffix == ".npz" else np.load(path, mmap_mode="r", allow_pickle=False), name=path.name
+        )
     except EvaluationError:
         raise
     except (OSError, ValueError) as error:

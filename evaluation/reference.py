@@ -128,7 +128,9 @@ def write_npz(path: Path, reference: Reference, extractor: Extractor, anchors: d
 
 def _check_moments(name: str, shape: npz.Shape, dtype: np.dtype[Any]) -> str | None:
     most = 1 if name == "mu" else 2
-    return None if len(shape) <= most and max(shape, default=1) <= DIMENSIONS else f"not {most} times {DIMENSIONS} at most"
+    return (
+        None if len(shape) <= most and max(shape, default=1) <= DIMENSIONS else f"not {most} times {DIMENSIONS} at most"
+    )
 
 
 def beside(path: Path) -> Path:

@@ -209,12 +209,16 @@ def _webp_size(content: bytes) -> tuple[int, int] | None:
     """Return width and height of a WebP file's canvas, for which its decoder makes room at once."""
     if content[:4] != b"RIFF" or content[8:12] != b"WEBP" or len(content) < 30:
         return None
-    kind, number = content[12:16], lambda at, n: int.from_bytes(content[at : at + n], "little")
+    kind = content[12:16]
     if kind == b"VP8X":
-        return 1 + number(24, 3), 1 + number(27, 3)
+        return 1 + _number(content[24:27]), 1 + _number(content[27:30])
     if kind == b"VP8L":
-        return 1 + (number(21, 4) & 0x3FFF), 1 + (number(21, 4) >> 14 & 0x3FFF)
-    return number(26, 2) & 0x3FFF, number(28, 2) & 0x3FFF
+        return 1 + (_number(content[21:25]) & 0x3FFF), 1 + (_number(content[21:25]) >> 14 & 0x3FFF)
+    return _number(content[26:28]) & 0x3FFF, _number(content[28:30]) & 0x3FFF
+
+
+def _number(content: bytes) -> int:
+    return int.from_bytes(content, "little")
 
 
 def _upright(image: Image.Image) -> tuple[Image.Image, list[str]]:
@@ -387,7 +391,8 @@ def floats(values: Sequence[Any] | NDArray[Any], shape: tuple[int, ...], field: 
         ) from None
     if array.ndim != len(shape) + 1 or array.shape[1:] != shape:
         raise InvalidValue(
-            f"{field}: shape {cut(str(list(array.shape)))}, but [n, {', '.join(map(str, shape))}] is needed", field=field
+            f"{field}: shape {cut(str(list(array.shape)))}, but [n, {', '.join(map(str, shape))}] is needed",
+            field=field,
         )
     if not (np.abs(array) <= limit).all():  # false of NaN too
         bad = ~(np.abs(array) <= limit)

@@ -57,7 +57,16 @@ def read(path: Path, wanted: Iterable[str], check: Check, *, limit: int = LIMIT)
                     limit -= found[name].nbytes
     except Unreadable:
         raise
-    except (OSError, zipfile.BadZipFile, zlib.error, EOFError, ValueError, OverflowError, NotImplementedError, RuntimeError) as error:
+    except (
+        OSError,
+        zipfile.BadZipFile,
+        zlib.error,
+        EOFError,
+        ValueError,
+        OverflowError,
+        NotImplementedError,
+        RuntimeError,
+    ) as error:
         raise Unreadable(cut(str(error), 200)) from None
     return found
 

@@ -353,7 +353,9 @@ class Batcher:
         """The run itself, wherever it runs."""
         began, working = time.monotonic(), time.thread_time()
         try:
-            outputs: Outputs | Exception = self.model.compute(batch[0].work.task, joined([each.inputs for each in batch]))
+            outputs: Outputs | Exception = self.model.compute(
+                batch[0].work.task, joined([each.inputs for each in batch])
+            )
             shares = _shares_of(batch, outputs)
         except Exception as error:  # whatever a graph raises is the answer of those whose rows were in it
             outputs, shares = error, []

@@ -49,7 +49,9 @@ async def parse(request: Incoming, shape: type[R], settings: Settings, also: Seq
     if content_type == codecs.NPY:
         array = codecs.from_npy(_not_empty(body), "body")
         return validate(shape, query(request)), Uploads(array=np.asarray(array))
-    raise UnsupportedMedia(f"Content-Type: {cut(content_type)} is not read", field="Content-Type", valid=(*ACCEPTED, *also))
+    raise UnsupportedMedia(
+        f"Content-Type: {cut(content_type)} is not read", field="Content-Type", valid=(*ACCEPTED, *also)
+    )
 
 
 def validate(shape: type[R], fields: Any) -> R:
@@ -139,7 +141,9 @@ async def _multipart(
                 files[key].append(await value.read())
             else:
                 under = " or ".join(f"{name!r}" for name in names)
-                raise InvalidValue(f"{cut(key)}: files are uploaded under the name {under}", field=key, valid=list(names))
+                raise InvalidValue(
+                    f"{cut(key)}: files are uploaded under the name {under}", field=key, valid=list(names)
+                )
     finally:
         await form.close()
     if not files["file"]:

@@ -138,7 +138,9 @@ class Servicer(stubs.ManifoldServicer):
             self.registry.check_open()
             head = readable(await anext(aiter(sent), pb.ScoreFileRequest()))
             if head.kind not in uploads.KINDS:
-                raise UnsupportedMedia(f"kind: {cut(head.kind) or 'nothing'} is not read", field="kind", valid=uploads.KINDS)
+                raise UnsupportedMedia(
+                    f"kind: {cut(head.kind) or 'nothing'} is not read", field="kind", valid=uploads.KINDS
+                )
             fields, given = _read(head.request, contract.ScoreRequest)
             if given.images or given.array is not None:
                 raise InvalidValue("images: not beside a file of rows", field="images")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -41,7 +42,7 @@ def test_a_large_run_is_divided_by_what_a_row_takes(
     monkeypatch: pytest.MonkeyPatch, seconds: float, rows: int, expected: list[tuple[int, bool]]
 ) -> None:
     clock = [0.0]
-    monkeypatch.setattr(backends.time, "perf_counter", lambda: clock[0])
+    monkeypatch.setattr(time, "perf_counter", lambda: clock[0])
     session = Session(clock, seconds * 1.0001)
     graph = OnnxGraph(session, ["y"], divided=True)
     x = np.arange(rows * 3.0).reshape(rows, 3)
@@ -51,7 +52,7 @@ def test_a_large_run_is_divided_by_what_a_row_takes(
 
 def test_a_fast_graph_is_run_whole_once_it_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = [0.0]
-    monkeypatch.setattr(backends.time, "perf_counter", lambda: clock[0])
+    monkeypatch.setattr(time, "perf_counter", lambda: clock[0])
     session = Session(clock, 1e-6)
     graph = OnnxGraph(session, ["y"], divided=True)
     for _ in range(2):

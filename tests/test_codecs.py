@@ -169,11 +169,23 @@ def test_no_other_decoder_sees_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
     Image.init()
     asked: list[str] = []
     for name in set(Image.OPEN) - set(codecs.FORMATS):
-        monkeypatch.setitem(Image.OPEN, name, (lambda *_, name=name: asked.append(name), lambda *_, name=name: asked.append(name)))
-    formats = {kind: file(Image.new("L", (28, 28)), kind) for kind in ("GIF", "BMP", "TIFF", "PPM", "TGA", "ICO", "PCX", "JPEG2000", "AVIF")}
+        monkeypatch.setitem(
+            Image.OPEN, name, (lambda *_, name=name: asked.append(name), lambda *_, name=name: asked.append(name))
+        )
+    formats = {
+        kind: file(Image.new("L", (28, 28)), kind)
+        for kind in ("GIF", "BMP", "TIFF", "PPM", "TGA", "ICO", "PCX", "JPEG2000", "AVIF")
+    }
     refused = {kind: refusal(content) for kind, content in formats.items()}
     assert refused == {kind: Malformed if kind in ("PPM", "TGA", "PCX") else UnsupportedMedia for kind in formats}
-    for content in (b"", b"nothing", b"%!PS-Adobe-3.0 EPSF-3.0\n" * 9, b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"RIFF\0\0\0\0WEBPVP8 "):
+    for content in (
+        b"",
+        b"nothing",
+        b"%!PS-Adobe-3.0 EPSF-3.0\n" * 9,
+        b"\x89PNG\r\n\x1a\n",
+        b"\xff\xd8\xff",
+        b"RIFF\0\0\0\0WEBPVP8 ",
+    ):
         assert refusal(content) is Malformed
     for kind in codecs.FORMATS:
         codecs.read_image(file(Image.new("L", (28, 28)), kind), GREY)

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import socket
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import grpc
@@ -77,7 +75,9 @@ BODIES: dict[str, tuple[str, Any]] = {
 @pytest.mark.parametrize("name", BODIES)
 def test_answers_repeat_little_of_a_body(service: Served, name: str) -> None:
     path, body = BODIES[name]
-    answer = service.client.post(path, content=(body if isinstance(body, str) else json.dumps(body, ensure_ascii=False)).encode())
+    answer = service.client.post(
+        path, content=(body if isinstance(body, str) else json.dumps(body, ensure_ascii=False)).encode()
+    )
     assert answer.status_code in (200, 400, 404, 409, 422), answer.text[:300]
     assert len(answer.content) < MOST
     assert sum(len(key) + len(value) for key, value in answer.headers.items()) < MOST
@@ -173,7 +173,11 @@ def channel(service: Served) -> Any:
 
 
 def check(error: Any) -> None:
-    assert error.code() not in (grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN, grpc.StatusCode.RESOURCE_EXHAUSTED), error.details()[:300]
+    assert error.code() not in (
+        grpc.StatusCode.INTERNAL,
+        grpc.StatusCode.UNKNOWN,
+        grpc.StatusCode.RESOURCE_EXHAUSTED,
+    ), error.details()[:300]
     trailers = error.trailing_metadata()
     assert trailers, "the error has lost its details"
     assert any(key == "grpc-status-details-bin" for key, _ in trailers)

@@ -84,13 +84,23 @@ def test_arrays_that_nobody_asks_for_are_not_unpacked(tmp_path: Path) -> None:
 
 def test_the_sum_of_all_arrays_is_bounded(tmp_path: Path) -> None:
     path = tmp_path / "a.npz"
-    np.savez_compressed(path, **{f"a{i}": np.zeros(MB // 8) for i in range(4)})
+    arrays: dict[str, Any] = {f"a{i}": np.zeros(MB // 8) for i in range(4)}
+    np.savez_compressed(path, **arrays)
     assert len(npz.read(path, npz.names(path), lambda *_: None, limit=4 * MB)) == 4
     with pytest.raises(npz.Unreadable, match="'a3' takes 1048576 bytes, and 1048575 are left"):
         npz.read(path, npz.names(path), lambda *_: None, limit=4 * MB - 1)
 
 
-@pytest.mark.parametrize("array", [np.arange(12.0).reshape(3, 4), np.asfortranarray(np.arange(12).reshape(3, 4)), np.asarray(["a", "bc"]), np.asarray(3.5), np.zeros((0, 4))])  # fmt: skip
+ARRAYS = [
+    np.arange(12.0).reshape(3, 4),
+    np.asfortranarray(np.arange(12).reshape(3, 4)),
+    np.asarray(["a", "bc"]),
+    np.asarray(3.5),
+    np.zeros((0, 4)),
+]
+
+
+@pytest.mark.parametrize("array", ARRAYS)
 def test_arrays_come_as_numpy_reads_them(tmp_path: Path, array: Any) -> None:
     path = tmp_path / "a.npz"
     np.savez_compressed(path, a=array)

@@ -236,7 +236,9 @@ def _input(tensor: dict[str, Any], tail: memoryview, field: str) -> tuple[Array,
     if "data" in tensor:
         raise Malformed(f"{field}: data and binary_data_size exclude each other", field=field)
     if isinstance(size, bool) or not isinstance(size, int) or not 0 <= size <= len(tail):
-        raise Malformed(f"{field}: binary_data_size {shown(size)}, but {len(tail)} bytes are left of the body", field=field)
+        raise Malformed(
+            f"{field}: binary_data_size {shown(size)}, but {len(tail)} bytes are left of the body", field=field
+        )
     return tensors.from_bytes(tail[:size], datatype, shape, field), size
 
 

@@ -213,7 +213,9 @@ def _typed(tensor: pb.ModelInferRequest.InferInputTensor, shape: tuple[int, ...]
     """An input as typed contents have it."""
     kind = CONTENTS.get(tensor.datatype)
     if kind is None:
-        raise InvalidValue(f"{field}: {shown(tensor.datatype)} does not go as contents", field=field, valid=list(CONTENTS))
+        raise InvalidValue(
+            f"{field}: {shown(tensor.datatype)} does not go as contents", field=field, valid=list(CONTENTS)
+        )
     others = [descriptor.name for descriptor, _ in tensor.contents.ListFields() if descriptor.name != kind]
     if others:
         raise Malformed(f"{field}: {tensor.datatype} goes into {kind}, not {others[0]}", field=field)
