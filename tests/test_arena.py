@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from runtime import backends, engine
+from runtime import engine
 from runtime.backends import OnnxGraph
 from tests.conftest import ROOT
 
