@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import math
 import os
 import threading
+import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -32,6 +34,8 @@ CUDA_OPTIONS = {
 }  # fmt: skip
 
 MOST_ROWS = 64  # that a manifest may name as min_rows
+PIECE = 64  # rows: a run of no more is never divided
+PIECE_SECONDS = 0.1  # of a piece; graphs take up to 2 MB a millisecond
 
 _loading = threading.Lock()  # concurrent session creation is reported racy (microsoft/onnxruntime#27089)
 
@@ -125,8 +129,13 @@ class OnnxBackend:
         if self.device == "cuda":
             plain = functools.partial(self._session, path, options, False) if recorded else None
             return _guarded(path.name, BoundGraph(onnxruntime, session, task, "cuda", plain=plain))
-        names = [spec.graph_name for spec in task.outputs]
-        return OnnxGraph(path.name, session, names, fixed_cost=has_fixed_cost(path))
+        return OnnxGraph(
+            path.name,
+            session,
+            [spec.graph_name for spec in task.outputs],
+            fixed_cost=has_fixed_cost(path),
+            divided=not task.is_sampler and PIECE % task.min_rows == 0,
+        )
 
     def chance(self, task: TaskSpec) -> Chance:
         """What its operators say."""
@@ -147,26 +156,58 @@ class OnnxBackend:
 
 
 class OnnxGraph:
-    """A session of ONNX Runtime."""
+    """A session of ONNX Runtime.
 
-    def __init__(self, graph: str, session: Any, names: list[str], *, fixed_cost: bool = False) -> None:
+    Its memory arena keeps what the largest run has needed. So a large run is divided into pieces of about PIECE_SECONDS, which costs
+    nothing, as larger ones are no faster; and the last piece gives the arena's memory back.
+    """
+
+    def __init__(
+        self, graph: str, session: Any, names: list[str], *, fixed_cost: bool = False, divided: bool = False
+    ) -> None:
         self.graph, self.session, self.names = graph, session, names
         self.fixed_cost = fixed_cost  # whether the shapes of its inputs bound its time
+        self.divided = divided  # whether rows may be run in pieces: loops gain from running all of them at once
+        self._row_seconds = math.inf  # that a row has taken, at best
 
     def __call__(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        rows = len(next(iter(inputs.values())))
+        if rows <= PIECE:
+            return self._run(inputs)
+        if not self.divided:
+            return self._run(inputs, shrink=True)
+        pieces, stop = [], 0
+        while stop < rows:
+            start, stop = stop, min(stop + self._piece(), rows)
+            piece = {name: array[start:stop] for name, array in inputs.items()}
+            began = time.perf_counter()
+            pieces.append(self._run(piece, shrink=start > 0 and stop == rows))
+            self._row_seconds = min(self._row_seconds, (time.perf_counter() - began) / (stop - start))
+        if len(pieces) == 1:
+            return pieces[0]
+        return {name: np.concatenate([piece[name] for piece in pieces]) for name in self.names}
+
+    def _piece(self) -> int:
+        """Return the rows of a piece, a multiple of PIECE."""
+        return PIECE * max(1, int(PIECE_SECONDS / self._row_seconds / PIECE))
+
+    def _run(self, inputs: Mapping[str, Array], *, shrink: bool = False) -> dict[str, Array]:
+        options = _shrinking() if shrink else None
         try:
-            return dict(zip(self.names, self.session.run(self.names, dict(inputs)), strict=True))
+            return dict(zip(self.names, self.session.run(self.names, dict(inputs), options), strict=True))
         except Exception as error:  # onnxruntime's exceptions share no base class
             raise cannot_run(self.graph, "ONNX Runtime", error) from error
 
     def trim(self, inputs: Mapping[str, Array]) -> None:
         """One run that gives back what larger ones before it have made the memory arena grow to."""
-        options = _onnxruntime().RunOptions()
-        options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
-        try:
-            self.session.run(self.names, dict(inputs), options)
-        except Exception as error:
-            raise cannot_run(self.graph, "ONNX Runtime", error) from error
+        self._run(inputs, shrink=True)
+
+
+def _shrinking() -> Any:
+    """Return options of a run after which the arena has no more memory than the run itself needed first."""
+    options = _onnxruntime().RunOptions()
+    options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+    return options
 
 
 def _guarded(name: str, graph: Graph) -> Graph:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from runtime import batches, completion, golden, operations, repository
 from runtime import manifest as manifests
 from runtime.backends import DEVICES, Graph, open_backend
-from runtime.errors import ArtifactError, GraphError, InvalidValue, UnsupportedTask
+from runtime.errors import ArtifactError, GraphError, InvalidValue, UnsupportedTask, shown
 from runtime.manifest import InputSpec, Manifest, TaskSpec
 from runtime.operations import Run
 from runtime.scoring import Calibrated
@@ -264,7 +264,7 @@ def load(path: str | Path, *, device: str = "auto", threads: int = 1, verify: bo
     ArtifactError with everything that is wrong, Unavailable where an extra or the device is missing, UnknownModel where nothing is there.
     """
     if device not in DEVICES:
-        raise InvalidValue(f"device: unknown {device!r}", field="device", valid=DEVICES)
+        raise InvalidValue(f"device: unknown {shown(device)}", field="device", valid=DEVICES)
     folder = repository.locate(Path(path))
     manifest = manifests.read(folder)
     if verify and (problems := repository.verify(folder, manifest)):

@@ -26,6 +26,8 @@ from collections.abc import Sequence
 
 ECHOED = 80  # characters of a value that an error repeats
 LISTED = 20  # values that an error lists in its message
+FIELD = 200  # characters of an error's field
+VALID = 2000  # characters of all that an error lists as valid
 
 
 class ManifoldError(Exception):
@@ -35,11 +37,13 @@ class ManifoldError(Exception):
     accepted, where that is a list.
     """
 
+    longest = 2000  # characters of the message, whoever wrote it
+
     def __init__(self, message: str, *, field: str | None = None, valid: Sequence[object] | None = None) -> None:
-        super().__init__(message)
-        self.message = message
-        self.field = field
-        self.valid = None if valid is None else list(valid)
+        self.message = cut(message, self.longest)
+        super().__init__(self.message)
+        self.field = None if field is None else cut(field, FIELD)
+        self.valid = None if valid is None else _listed(valid)
 
     @property
     def type(self) -> str:
@@ -49,6 +53,8 @@ class ManifoldError(Exception):
 
 class ArtifactError(ManifoldError):
     """An artifact that must not be served as it is."""
+
+    longest = 8000  # it lists everything that is wrong
 
 
 class GraphError(ArtifactError):
@@ -91,6 +97,8 @@ class DeadlineExceeded(ManifoldError):
 
 class RequestError(ManifoldError):
     """A request that its caller can mend."""
+
+    longest = 1000
 
 
 class Malformed(RequestError):
@@ -157,7 +165,7 @@ def reason(error: BaseException) -> str:
 
 def shown(value: object) -> str:
     """Return the repr of a value from outside, cut to `ECHOED` characters, as error messages repeat it."""
-    text = _short.repr(value)
+    text = _short.repr(str(value[: ECHOED + 1]) if isinstance(value, str) else value)
     return text if len(text) <= ECHOED + 2 else f"{text[: ECHOED - 1]}…"
 
 
@@ -169,3 +177,16 @@ def cut(text: str, limit: int = ECHOED) -> str:
 def cannot_run(graph: str, library: str, error: BaseException) -> GraphError:
     """Return the error of a run that a library broke off, with what the library says of it."""
     return GraphError(f"{graph}: {library} cannot run it: {reason(error)}", graph=graph)
+
+
+def _listed(valid: Sequence[object]) -> list[object]:
+    """Return what an error lists as valid: texts cut, and the list ended by … where it is long."""
+    found: list[object] = []
+    left = VALID
+    for value in valid:
+        short = cut(value) if isinstance(value, str) else value
+        left -= len(str(short)) + 4
+        if left < 0:
+            return [*found, "…"]
+        found.append(short)
+    return found

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtime import codecs, sampling
-from runtime.errors import InvalidValue, UnsupportedTask
+from runtime.errors import InvalidValue, UnsupportedTask, shown
 from runtime.inputs import Classes, check_seed, check_temperature, conditions, draw, draw_latents, latent_stream
 from runtime.manifest import RANDOM, Manifest, TaskSpec
 from runtime.spec import ImageSpec, TableSpec
@@ -242,7 +242,7 @@ def interpolate(
     spec = require(manifest, "decode", "interpolate")
     method = method or manifest.latent.interpolation
     if method not in PATHS:
-        raise InvalidValue(f"method: unknown {method!r}", field="method", valid=list(PATHS))
+        raise InvalidValue(f"method: unknown {shown(method)}", field="method", valid=list(PATHS))
     left_open = any(end.latent is None and end.data is None and end.seed is None for end in (start, stop))
     chosen = check_seed(seed, 0, 1, needed=left_open)
     ends, weights = [], []

@@ -23,7 +23,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import FileResponse, HTMLResponse, Response
 
 from runtime import codecs, errors
-from runtime.errors import ManifoldError
+from runtime.errors import ManifoldError, cut
 from service import admin, bodies, contract, describe, encoding, replies, streams, tracing, uploads
 from service.asgi import OPEN, Endpoint, Front
 from service.aside import ROW, aside
@@ -302,8 +302,8 @@ def _add_errors(app: FastAPI) -> None:
         )
         valid = (error.headers or {}).get("Allow", "").split(", ") if status == 405 else paths
         kind = {404: "not_found", 405: "method_not_allowed"}.get(status, "malformed")
-        message = {404: f"there is no {path}", 405: f"{path} does not take {request.method}"}.get(
-            status, str(error.detail)
+        message = {404: f"there is no {cut(path)}", 405: f"{cut(path)} does not take {cut(request.method)}"}.get(
+            status, cut(str(error.detail), 200)
         )
         headers = dict(error.headers or {})
         return _respond(

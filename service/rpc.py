@@ -16,7 +16,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
 from runtime import errors
-from runtime.errors import InvalidValue, Malformed, ManifoldError, NotFound, UnsupportedMedia
+from runtime.errors import InvalidValue, Malformed, ManifoldError, NotFound, UnsupportedMedia, cut
 from service import bodies, calls, contract, describe, encoding, messages, uploads
 from service.aside import LARGE, ROW, aside
 from service.calls import Call, Calls, Unreadable, code_of, deadline, readable
@@ -142,7 +142,9 @@ class Servicer(stubs.ManifoldServicer):
             self.registry.check_open()
             head = readable(await anext(aiter(sent), pb.ScoreFileRequest()))
             if head.kind not in uploads.KINDS:
-                raise UnsupportedMedia(f"kind: {head.kind or 'nothing'} is not read", field="kind", valid=uploads.KINDS)
+                raise UnsupportedMedia(
+                    f"kind: {cut(head.kind) or 'nothing'} is not read", field="kind", valid=uploads.KINDS
+                )
             fields, given = await _read(head.request, contract.ScoreRequest)
             if given.images or given.array is not None:
                 raise InvalidValue("images: not beside a file of rows", field="images")

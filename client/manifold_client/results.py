@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+FORMATS = ("PNG", "JPEG", "WEBP")  # no other decoder sees what a service sends
 Float32 = NDArray[np.float32]
 
 
@@ -67,7 +68,7 @@ class Made(Result):
 
 def made(body: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of Made."""
-    images = [Image.open(io.BytesIO(base64.b64decode(text))) for text in body.get("images") or ()]
+    images = [Image.open(io.BytesIO(base64.b64decode(text)), formats=FORMATS) for text in body.get("images") or ()]
     return {**Result.common(body), "images": images, "rows": body.get("rows") or []}
 
 
@@ -94,7 +95,7 @@ class Sample:
     def parse(cls, line: Mapping[str, Any]) -> Sample:
         """A line with an item."""
         text = line.get("image")
-        image = None if text is None else Image.open(io.BytesIO(base64.b64decode(text)))
+        image = None if text is None else Image.open(io.BytesIO(base64.b64decode(text)), formats=FORMATS)
         return cls(line["item"], image, line.get("row"), line)
 
 
