@@ -76,7 +76,9 @@ class Server(uvicorn.Server):
         metrics.connections.set_function(lambda: len(self.server_state.connections))
         tracing = app.state.tracing
         use_cases = rpc.Servicer(app.state.handlers, registry, metrics, settings, tracing)
-        self.rpc = rpc.Server(use_cases, inference.Servicer(app.state.inference, metrics, tracing), settings, security)
+        self.rpc = rpc.Server(
+            use_cases, inference.Servicer(app.state.inference, metrics, tracing), settings, security, app.intake
+        )
         security.reloaded.append(self._renew)
 
     async def startup(self, sockets: list[socket] | None = None) -> None:
@@ -175,6 +177,7 @@ class Server(uvicorn.Server):
             for connection in list(self.server_state.connections):
                 if isinstance(connection, Protocol):
                     connection.look(now, 1.0)
+            self.rpc.limits.look()
         stopping = await super().on_tick(counter) or time.monotonic() >= self.stop_at
         self.registry.stopped = self.registry.stopped or stopping
         return stopping

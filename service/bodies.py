@@ -13,7 +13,7 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
 from runtime import codecs, texts
-from runtime.errors import InvalidValue, Malformed, TooLarge, UnsupportedMedia, shown
+from runtime.errors import InvalidValue, Malformed, TooLarge, UnsupportedMedia, cut, shown
 from service import contract
 from service.aside import JSON as JSON_WORK
 from service.aside import aside
@@ -41,7 +41,7 @@ async def parse(request: Incoming, shape: type[R], settings: Settings, also: Seq
     """
     if encoding := request.header(b"content-encoding"):
         raise UnsupportedMedia(
-            f"Content-Encoding: {encoding} is not read; send the body as it is", field="Content-Encoding"
+            f"Content-Encoding: {cut(encoding)} is not read; send the body as it is", field="Content-Encoding"
         )
     content_type = request.content_type or JSON
     body = await request.body(settings.max_body_bytes)
@@ -66,7 +66,9 @@ def _read(
     if content_type == codecs.NPY:
         array = codecs.from_npy(_not_empty(body), "body")
         return validate(shape, query(request)), Uploads(array=np.asarray(array), work=work)
-    raise UnsupportedMedia(f"Content-Type: {content_type} is not read", field="Content-Type", valid=(*ACCEPTED, *also))
+    raise UnsupportedMedia(
+        f"Content-Type: {cut(content_type)} is not read", field="Content-Type", valid=(*ACCEPTED, *also)
+    )
 
 
 def validate(shape: type[R], fields: Any) -> R:
@@ -168,9 +170,9 @@ async def _multipart(
     except MultiPartException as error:
         if error.message.startswith("Too many files"):
             raise TooLarge(f"file: over the limit of {settings.max_items} a request", field="file") from None
-        raise Malformed(f"body: not readable as {MULTIPART}: {error.message}", field="body") from None
+        raise Malformed(f"body: not readable as {MULTIPART}: {cut(error.message, 200)}", field="body") from None
     except (ValueError, LookupError) as error:  # of the boundary, or an encoding that there is not
-        raise Malformed(f"body: not readable as {MULTIPART}: {error}", field="body") from None
+        raise Malformed(f"body: not readable as {MULTIPART}: {cut(str(error), 200)}", field="body") from None
     fields: dict[str, Any] = {}
     files: dict[str, list[bytes]] = {name: [] for name in names}
     try:
@@ -182,7 +184,9 @@ async def _multipart(
                 files[key].append(await value.read())
             else:
                 under = " or ".join(f"{name!r}" for name in names)
-                raise InvalidValue(f"{key}: files are uploaded under the name {under}", field=key, valid=list(names))
+                raise InvalidValue(
+                    f"{cut(key)}: files are uploaded under the name {under}", field=key, valid=list(names)
+                )
     finally:
         await form.close()
     if not files["file"]:
@@ -201,13 +205,13 @@ def _explain(error: ValidationError, shape: type[contract.Request]) -> InvalidVa
     )
     names = [info.alias or name for name, info in shape.model_fields.items()]
     if kind == "extra_forbidden":
-        return InvalidValue(f"{field}: unknown field", field=field, valid=names if len(path) == 1 else None)
+        return InvalidValue(f"{cut(field)}: unknown field", field=field, valid=names if len(path) == 1 else None)
     if kind == "missing":
-        return InvalidValue(f"{field}: is missing", field=field)
+        return InvalidValue(f"{cut(field)}: is missing", field=field)
     valid = _literals(problem.get("ctx", {}))
     given = problem["input"]
     shown = f" (given {given!r})" if isinstance(given, str | int | float | bool | None) and len(str(given)) < 60 else ""
-    return InvalidValue(f"{field}: {problem['msg']}{shown}", field=field, valid=valid)
+    return InvalidValue(f"{cut(field)}: {cut(problem['msg'], 300)}{shown}", field=field, valid=valid)
 
 
 def _literals(context: Mapping[str, Any]) -> list[str] | None:

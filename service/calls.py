@@ -17,7 +17,7 @@ import grpc
 import orjson
 import structlog
 from google.protobuf import any_pb2, duration_pb2
-from google.protobuf.message import DecodeError, Message
+from google.protobuf.message import Message
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
@@ -26,7 +26,7 @@ from runtime.errors import Malformed, ManifoldError, Unavailable
 from service import replies
 from service.asgi import REQUEST_ID, new_id
 from service.aside import JSON as JSON_WORK
-from service.aside import LARGE, aside
+from service.aside import aside
 from service.entries import hold_from_now, let_go
 from service.incoming import SINGLE
 from service.metrics import Metrics
@@ -123,7 +123,7 @@ class Call:
             elif isinstance(error, Exception):
                 code = grpc.StatusCode.INTERNAL
                 self.calls.metrics.erred(error)
-                log.error("internal", request_id=self.request_id, exc_info=error)
+                replies.log_internal(error, self.request_id)
                 await self.context.abort(code, replies.OPAQUE)
         finally:
             let_go(self.held)
@@ -141,16 +141,15 @@ def repeated(metadata: Iterable[tuple[Any, Any]]) -> str:
 
 @dataclass(frozen=True)
 class Unreadable:
-    """Bytes that are not the message they should be."""
+    """A message that is not there, and the error that says why."""
 
-    name: str
-    file: str  # the contract
+    error: ManifoldError
 
 
 def readable(message: M) -> M:
-    """Raises Malformed for what is not."""
+    """Return the message. Raise the error of one that is not there."""
     if isinstance(message, Unreadable):
-        raise Malformed(f"the message is not a {message.name} of {message.file}")
+        raise message.error
     return message
 
 
@@ -181,28 +180,9 @@ async def _all_parsed(messages: AsyncIterator[Any]) -> AsyncIterator[Any]:
         yield await _parsed(message)
 
 
-class Tolerant:
-    """Stands in for a server where rpcs are added: large messages are parsed off the event loop, and one that cannot be read is an error
-    like any other, not gRPC's INTERNAL.
-    """
-
-    def __init__(self, server: grpc.aio.Server) -> None:
-        self.server = server
-
-    def add_generic_rpc_handlers(self, handlers: object) -> None:
-        """The same handlers come by the other method too."""
-
-    def add_registered_method_handlers(self, service: str, handlers: dict[str, Any]) -> None:
-        """The handlers, by the names of their rpcs."""
-        tolerant = {name: _tolerant_handler(handler) for name, handler in handlers.items()}
-        self.server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, tolerant),))
-
-
-def _tolerant_handler(handler: Any) -> Any:
-    """The handler of an rpc, whose messages are parsed before it is called, or as it asks for them."""
-    handler = handler._replace(
-        request_deserializer=_tolerant(handler.request_deserializer), response_serializer=_written(handler.response_serializer)
-    )  # fmt: skip
+def off_the_loop(handler: Any) -> Any:
+    """Return the handler of an rpc. Its large messages are parsed before it is called, or as it asks for them."""
+    handler = handler._replace(response_serializer=_written(handler.response_serializer))
     if handler.stream_stream is not None:
         return handler._replace(stream_stream=_streaming(handler.stream_stream, _all_parsed))
     if handler.unary_stream is not None:
@@ -232,19 +212,6 @@ def _streaming(
 def _written(serialize: Callable[[Message], bytes]) -> Callable[[Message | bytes], bytes]:
     """Messages that were large have been serialized off the event loop."""
     return lambda message: message if isinstance(message, bytes) else serialize(message)
-
-
-def _tolerant(parse: Callable[[bytes], Message]) -> Callable[[bytes], Message | Unreadable | Unread]:
-    kind = parse.__self__.DESCRIPTOR  # type: ignore[attr-defined]
-    unreadable = Unreadable(kind.name, f"proto/{kind.file.name.rpartition('/')[2]}")
-
-    def read(content: bytes) -> Message | Unreadable:
-        try:
-            return parse(content)
-        except DecodeError:
-            return unreadable
-
-    return lambda content: read(content) if JSON_WORK * len(content) < LARGE else Unread(read, content)
 
 
 def deadline(context: Context) -> int | None:

@@ -10,7 +10,7 @@ import numpy as np
 import orjson
 
 from runtime import codecs, recipes, rows
-from runtime.errors import UnsupportedMedia
+from runtime.errors import UnsupportedMedia, cut
 from runtime.spec import ImageSpec, TableSpec
 from service.aside import JSON as JSON_WORK
 from service.handlers import Answer
@@ -42,7 +42,7 @@ def choose(accept: str, offered: tuple[str, ...]) -> str:
         for media_type in offered:
             if name in (media_type, "*/*") or (name.endswith("/*") and media_type.startswith(name[:-1])):
                 return media_type
-    raise UnsupportedMedia(f"Accept: {accept} is not offered", field="Accept", valid=offered)
+    raise UnsupportedMedia(f"Accept: {cut(accept)} is not offered", field="Accept", valid=offered)
 
 
 def to_fields(answer: Answer, request_id: str, *, picture: Callable[[bytes], Any] = codecs.to_base64) -> dict[str, Any]:

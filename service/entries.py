@@ -8,7 +8,6 @@ what runs ends in its thread (service.closing). What has finished loading after 
 from __future__ import annotations
 
 import functools
-import os
 import re
 import threading
 import time
@@ -20,7 +19,7 @@ from pathlib import Path
 
 import structlog
 
-from runtime import engine, operations
+from runtime import engine, operations, repository
 from runtime import manifest as manifests
 from runtime.engine import Model
 from runtime.errors import ArtifactError, ManifoldError, Unavailable
@@ -92,6 +91,8 @@ class Entry:
             model = engine.load(self.folder, device=self.settings.device or "auto", threads=settings.threads)
             with self._changing:
                 self._check_wanted()
+                if self.manifest is not None:  # with what loading has found out
+                    self.manifest = self.manifest.with_drawing(model.manifest.drawing)
                 self.model, self.batcher = model, Batcher(model, self.settings)
                 self.batcher.listener = functools.partial(listener, self)
                 self.state, self.reason = "ready", None
@@ -185,10 +186,9 @@ def endpoints(manifest: Manifest) -> list[str]:
 def stamp(folder: Path) -> Stamp:
     """Return names, sizes, times and modes of an artifact's files, by which a change is noticed. Empty if there is no folder."""
     try:
-        with os.scandir(folder) as found:
-            files = [(each.name, each.stat()) for each in found if each.is_file()]
+        found = [(name, entry.stat()) for name, entry in repository.everything(folder)]
     except FileNotFoundError:
         return ()
     except OSError as error:  # unlike no folder at all, so that its becoming readable is a change
         return (("", error.errno or 0, 0, 0),)
-    return tuple(sorted((name, status.st_size, status.st_mtime_ns, status.st_mode) for name, status in files))
+    return tuple(sorted((name, status.st_size, status.st_mtime_ns, status.st_mode) for name, status in found))

@@ -343,6 +343,8 @@ class Handlers:
         self, answer: Answer, steps: Generator[Run, dict[str, Array], T], n: int, deadline_ms: int | None
     ) -> T:
         assert answer.entry.batcher is not None
+        if answer.manifest.drawing:
+            steps = operations.watched(steps, partial(_note_chance, answer))
         milliseconds = deadline_ms or answer.entry.settings.deadline_ms or self.settings.deadline_ms
         deadline = time.monotonic() + milliseconds / 1000
         result, timing = await answer.entry.batcher.drive(steps, n, deadline, answer.work)
@@ -356,6 +358,12 @@ class Handlers:
             answer.fields["fitted"] = [one.as_dict() for one in fitted]
         if request is not None and request.seed is not None:
             answer.fields |= {"seed": request.seed, "first": request.first}
+
+
+def _note_chance(answer: Answer, task: str) -> None:
+    """Says that the answer cannot be had again, if the graph of a task that was run draws random numbers itself."""
+    if task in answer.manifest.drawing:
+        answer.fields["reproducible"] = False
 
 
 def _whole_rows(spec: TableSpec, given: Sequence[contract.Row], found: operations.Imputed) -> dict[str, Any]:

@@ -41,9 +41,9 @@ SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 # label values that are known beforehand: each series begins at 0, so that Prometheus sees the first event as an increase
 INTERNAL = "internal"
 ERRORS = (*sorted(kind("").type for kind in STATUS), "method_not_allowed", INTERNAL)
-REFUSED = ("rows", "bytes", "wait", "rate", "bodies", "deadline", "stopping")
+REFUSED = ("rows", "bytes", "wait", "rate", "bodies", "calls", "probes", "watches", "deadline", "stopping")
 DENIED = ("unauthorized", "forbidden")
-CUT = ("slow_head", "slow_body", "slow_reader", "head_too_large", "malformed", "too_many")
+CUT = ("slow_head", "slow_body", "slow_reader", "head_too_large", "malformed", "too_many", "bodies", "old_watch")
 P_VALUES = (0.0001, 0.001, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 0.8, 1.0)
 
 
@@ -128,7 +128,9 @@ class Metrics:
         self.seconds = self._seconds("request_seconds", "From the first byte to the last", "route")
         self.errors = self._counter("errors", "Errors by type", "type")
         self.refused = self._counter(
-            "refused", "Requests that a limit kept out: rows, bytes, wait, rate, bodies, deadline, stopping", "reason"
+            "refused",
+            "Requests that a limit kept out: rows, bytes, wait, rate, bodies, calls, probes, watches, deadline, stopping",
+            "reason",
         )
         self.denied = self._counter("denied", "Requests without a key that may do that", "type")
         self.by_key = self._counter(
@@ -152,7 +154,9 @@ class Metrics:
         self.gpu = self._gauge("gpu_memory_bytes", "Of a GPU that a model runs on, by all processes", "gpu", "kind")
         self.disk = self._gauge("disk_bytes", "Of the file system that a folder is on", "folder", "kind")
         self.connections = self._gauge("connections", "Open HTTP connections")
-        self.cut = self._counter("connections_cut", "HTTP connections that the service ended, by why", "reason")
+        self.cut = self._counter(
+            "connections_cut", "Connections over HTTP and calls over gRPC that the service ended, by why", "reason"
+        )
         self.serving = self._gauge("ready", "1 where /health/ready says so")
         for counter, values in ((self.errors, ERRORS), (self.refused, REFUSED), (self.denied, DENIED), (self.cut, CUT)):
             for value in values:

@@ -256,11 +256,11 @@ class Registry:
                     "model: say which model; the settings name no default that is there", field="model", valid=names
                 )
         if name not in self.latest:
-            raise UnknownModel(f"model: there is no model {name!r}", field="model", valid=names)
+            raise UnknownModel(f"model: there is no model {shown(name)}", field="model", valid=names)
         entry = self.entries.get((name, self.latest[name] if version is None else version))
         if entry is None:
             raise UnknownModel(
-                f"version: {name} has no version {version}",
+                f"version: {name} has no version {shown(version)}",
                 field="version",
                 valid=self.versions(name),
             )
@@ -395,7 +395,7 @@ class Registry:
         """Takes a model out of service until it is loaded again. Raises UnknownModel."""
         async with self._changing[name]:
             if name not in self.latest:
-                raise UnknownModel(f"model: there is no model {name!r}", field="model", valid=list(self.latest))
+                raise UnknownModel(f"model: there is no model {shown(name)}", field="model", valid=list(self.latest))
             self._unloaded.add(name)
             for version in self.versions(name):
                 old = self.entries[name, version]

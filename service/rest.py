@@ -23,7 +23,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import FileResponse, HTMLResponse, Response
 
 from runtime import codecs, errors
-from runtime.errors import ManifoldError
+from runtime.errors import ManifoldError, cut
 from service import admin, bodies, contract, describe, encoding, replies, streams, tracing, uploads
 from service.asgi import OPEN, Endpoint, Front
 from service.aside import ROW, aside
@@ -176,6 +176,8 @@ def _headers(answer: Answer) -> dict[str, str]:
     headers = {"X-Model": answer.entry.name, "X-Model-Version": str(answer.entry.version)}
     if "seed" in answer.fields:
         headers |= {"X-Seed": str(answer.fields["seed"]), "X-First": str(answer.fields["first"])}
+    if "reproducible" in answer.fields:
+        headers["X-Reproducible"] = "false"
     return headers
 
 
@@ -221,7 +223,7 @@ def _add_operations(app: FastAPI, registry: Registry, metrics: Metrics) -> None:
         "/health/ready",
         response_model=contract.Health,
         responses={503: {"model": contract.Health}},
-        summary="Every model that should answer does.",
+        summary="Whether the service is ready, with the reason if it is not.",
     )
     async def ready(request: Request) -> Response:
         is_ready, reason = registry.readiness()
@@ -300,8 +302,8 @@ def _add_errors(app: FastAPI) -> None:
         )
         valid = (error.headers or {}).get("Allow", "").split(", ") if status == 405 else paths
         kind = {404: "not_found", 405: "method_not_allowed"}.get(status, "malformed")
-        message = {404: f"there is no {path}", 405: f"{path} does not take {request.method}"}.get(
-            status, str(error.detail)
+        message = {404: f"there is no {cut(path)}", 405: f"{cut(path)} does not take {cut(request.method)}"}.get(
+            status, cut(str(error.detail), 200)
         )
         headers = dict(error.headers or {})
         return _respond(

@@ -41,8 +41,9 @@ def items(answer: Answer, request_id: str, start: int) -> Iterator[dict[str, Any
     """A part's items, the first of which has the index `start`."""
     fields = encoding.to_fields(answer, request_id)
     found = {name: fields[key] for key, name in BY_ITEM.items() if key in fields}
+    told = {"reproducible": False} if "reproducible" in fields else {}
     for index in range(len(answer.items) if answer.items is not None else 0):
-        yield {"item": start + index, **{name: values[index] for name, values in found.items()}}
+        yield {"item": start + index, **{name: values[index] for name, values in found.items()}, **told}
 
 
 async def _lines(
@@ -67,6 +68,8 @@ async def _lines(
             about = {"model": part.entry.name, "version": part.entry.version, "request_id": request_id}
             if "seed" in part.fields:
                 about |= {"seed": part.fields["seed"], "first": first}
+            if "reproducible" in part.fields:
+                about["reproducible"] = False
         yield write({"total": total, **about, "timing": {"queue": round(queue, 3), "compute": round(compute, 3)}})
     except Exception as error:  # the status has been sent: the last line says what is wrong
         metrics.erred(error)

@@ -51,7 +51,10 @@ async def respond(request: Incoming, kind: str, handlers: Handlers, metrics: Met
     limit = settings.max_upload_bytes
     request.check_length(limit)
     entry, lines = await score(fields, kind, request.chunks(IN_MEMORY), limit, handlers, metrics)
-    return Reply(lines, NDJSON, headers={"X-Model": entry.name, "X-Model-Version": str(entry.version)})
+    headers = {"X-Model": entry.name, "X-Model-Version": str(entry.version)}
+    if _told(entry, fields.explain):
+        headers["X-Reproducible"] = "false"
+    return Reply(lines, NDJSON, headers=headers)
 
 
 async def score(
@@ -77,7 +80,7 @@ async def score(
     except BaseException:
         later(spooled.close)
         raise
-    return entry, _lines(entry, first, parts, spooled, metrics)
+    return entry, _lines(entry, first, parts, spooled, metrics, _told(entry, fields.explain))
 
 
 async def spool(chunks: AsyncIterator[bytes], limit: int) -> IO[bytes]:
@@ -129,7 +132,12 @@ def _step(parts: Iterator[bulk.Scored | None]) -> tuple[bool, bulk.Scored | None
 
 
 async def _lines(
-    entry: Entry, first: bulk.Scored | None, parts: Iterator[bulk.Scored | None], spooled: IO[bytes], metrics: Metrics
+    entry: Entry,
+    first: bulk.Scored | None,
+    parts: Iterator[bulk.Scored | None],
+    spooled: IO[bytes],
+    metrics: Metrics,
+    told: dict[str, Any],
 ) -> AsyncGenerator[bytes]:
     total, part, last = bulk.Total(), first, None
     try:
@@ -142,12 +150,18 @@ async def _lines(
             part = await _next(entry, parts)
         assert entry.model is not None
         found = {} if last is None else threshold_of(entry.model.calibrated, last)
-        yield _line({"total": dataclasses.asdict(total), **found})
+        yield _line({"total": dataclasses.asdict(total), **found, **told})
     except Exception as error:  # the status has been sent: the last line says what is wrong
         metrics.erred(error)
         yield _line({"error": replies.in_stream(error)})
     finally:
         later(spooled.close)
+
+
+def _told(entry: Entry, explain: bool) -> dict[str, Any]:
+    """What the answer says if the graph of the score, or of its explanation, draws random numbers itself."""
+    drawing = frozenset() if entry.manifest is None else entry.manifest.drawing
+    return {"reproducible": False} if drawing and (explain or "score" in drawing) else {}
 
 
 def _line(content: dict[str, Any]) -> bytes:
