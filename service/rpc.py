@@ -301,7 +301,8 @@ class Server:
         told = health.aio.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(told, server)
         reflection.enable_server_reflection((*services, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
-        host = f"[{self.settings.host}]" if ":" in self.settings.host else self.settings.host
+        name = self.settings.host.strip("[]")
+        host = f"[{name}]" if ":" in name else name
         self.port = self._listen(server, f"{host}:{port}")
         self._server, self._health = server, told
 
