@@ -65,7 +65,7 @@ async def client(
     reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=2**24)
     while not numbers.empty():
         path, body, kind, accept = requests[numbers.get_nowait()]
-        head = f"POST {path} HTTP/1.1\r\nHost: here\r\nContent-Type: {kind}\r\nAccept: {accept}\r\nContent-Length: {len(body)}\r\n\r\n"
+        head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: {kind}\r\nAccept: {accept}\r\nContent-Length: {len(body)}\r\n\r\n"
         writer.write(head.encode() + body)
         if leaves.random() < 0.01:
             writer.close()

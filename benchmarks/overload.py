@@ -34,7 +34,7 @@ class Client:
     def __init__(self, port: int, body: bytes) -> None:
         self.port = port
         head = (
-            "POST /sample?model=dcgan HTTP/1.1\r\nHost: here\r\nContent-Type: application/x-npy\r\nAccept: application/x-npy\r\n"
+            "POST /sample?model=dcgan HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/x-npy\r\nAccept: application/x-npy\r\n"
             f"Content-Length: {len(body)}\r\n\r\n"
         )
         self.request = head.encode() + body

@@ -87,7 +87,7 @@ class Load:
 
     async def _client(self, due: asyncio.Queue[float]) -> None:
         reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
-        head = f"POST /sample HTTP/1.1\r\nHost: here\r\nAccept: application/x-npy\r\nContent-Type: application/json\r\nContent-Length: {len(BODY)}\r\n\r\n"
+        head = f"POST /sample HTTP/1.1\r\nHost: localhost\r\nAccept: application/x-npy\r\nContent-Type: application/json\r\nContent-Length: {len(BODY)}\r\n\r\n"
         while (at := await due.get()) >= 0:
             writer.write(head.encode() + BODY)
             lines = (await reader.readuntil(b"\r\n\r\n")).lower()
@@ -151,6 +151,7 @@ def main() -> None:
         publish(root, 1)
         environment: dict[str, Any] = {
             "MANIFOLD_PORT": str(port), "MANIFOLD_DEVICE": "cpu", "MANIFOLD_MODELS_DIR": folder, "MANIFOLD_VERSIONS": "latest",
+            "MANIFOLD_TRUST_LOOPBACK": "true",
         }  # fmt: skip
         service = serving.started(
             [sys.executable, "-m", "service"], f"http://127.0.0.1:{port}/health/ready", **environment

@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, PngImagePlugin
 
+from runtime import texts
 from runtime.errors import InvalidValue, Malformed, TooLarge, UnsupportedMedia, cut
 from runtime.spec import ImageSpec
 
@@ -325,11 +326,11 @@ def read_recipe(content: bytes) -> dict[str, Any]:
             "the image carries no recipe: it is not a PNG made by this project, or a program has rewritten it"
         )
     try:
-        recipe = json.loads(text)
-    except (ValueError, RecursionError):  # a number of too many digits is a ValueError
+        recipe = texts.json_of(text, "recipe")
+    except Malformed:
         raise InvalidValue("the image's recipe is damaged: it is not JSON") from None
     if not isinstance(recipe, dict):
-        raise InvalidValue("the image's recipe is damaged: it is no JSON object")
+        raise InvalidValue("the image's recipe is damaged: it is not a JSON object")
     return recipe
 
 

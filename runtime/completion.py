@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from runtime import sampling
 from runtime.errors import InvalidValue
-from runtime.inputs import Classes, check_seed, conditions
+from runtime.inputs import Classes, check_seed, check_temperature, conditions
 from runtime.manifest import Manifest, TaskSpec
 from runtime.operations import Array, Float32, Run, Steps, no_classes, role_of, softmax
 
@@ -50,6 +50,7 @@ def complete(
         raise InvalidValue(f"masks: {len(mask)} for {len(data)} images; one for each is needed", field="masks")
     if classes is not None and spec.input("condition") is None:
         raise no_classes(manifest, classes)
+    check_temperature(temperature)
     n, seed = len(data), check_seed(seed, first, len(data), needed=True)
     of_classes = open_classes(manifest, classes)
     total = candidates * of_classes

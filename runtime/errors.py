@@ -1,7 +1,8 @@
 """What can go wrong, as a small tree. No status codes here: each transport has one table of its own.
 
 ManifoldError
-├── ArtifactError        the artifact is broken: manifest, checksum, graph, golden vectors
+├── ArtifactError        the artifact is broken: manifest, checksum, golden vectors
+│   └── GraphError       a graph does not do what the manifest says, or fails while it runs
 ├── Unavailable          the artifact is fine, but something it needs is not here: an extra, a device, time to load
 ├── Busy                 too much work is queued, or asked for by one key; come back later
 ├── DeadlineExceeded     the caller's deadline passed before the work was done
@@ -54,6 +55,20 @@ class ArtifactError(ManifoldError):
     """An artifact that must not be served as it is."""
 
     longest = 8000  # it lists everything that is wrong
+
+
+class GraphError(ArtifactError):
+    """A graph that does not do what the manifest says, or that fails while it runs.
+
+    The backends raise it in place of every exception of ONNX Runtime and torch. `graph` is the file, `tensor` the input or output at fault
+    by its name in the graph, and `expected` what the manifest says of it.
+    """
+
+    def __init__(
+        self, message: str, *, graph: str | None = None, tensor: str | None = None, expected: str | None = None
+    ) -> None:
+        super().__init__(message)
+        self.graph, self.tensor, self.expected = graph, tensor, expected
 
 
 class Unavailable(ManifoldError):
@@ -136,6 +151,16 @@ class _Short(reprlib.Repr):
 
 
 _short = _Short()
+REASON = 400  # characters of a library's own message that an error repeats
+
+
+def reason(error: BaseException) -> str:
+    """Return what a library says of an error, on one line and cut to `REASON` characters."""
+    said = str(error)
+    if "Traceback of TorchScript" in said:  # with the script's source; the last line has the error
+        said = said.strip().splitlines()[-1]
+    text = " ".join(said.split()) or type(error).__name__
+    return text if len(text) <= REASON else f"{text[: REASON - 1]}…"
 
 
 def shown(value: object) -> str:
@@ -147,6 +172,11 @@ def shown(value: object) -> str:
 def cut(text: str, limit: int = ECHOED) -> str:
     """Return a text from outside as it is, cut to `limit` characters: for messages of libraries, and for names."""
     return text if len(text) <= limit else f"{text[: limit - 1]}…"
+
+
+def cannot_run(graph: str, library: str, error: BaseException) -> GraphError:
+    """Return the error of a run that a library broke off, with what the library says of it."""
+    return GraphError(f"{graph}: {library} cannot run it: {reason(error)}", graph=graph)
 
 
 def _listed(valid: Sequence[object]) -> list[object]:

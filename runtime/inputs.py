@@ -9,12 +9,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime import codecs, sampling
+from runtime import codecs, sampling, texts
 from runtime.errors import InvalidValue, UnsupportedTask, shown
 from runtime.manifest import RANDOM, InputSpec, LatentSpec, Manifest, NormalPrior, TaskSpec
 
 Array = NDArray[Any]
 Float32 = NDArray[np.float32]
+
+TEMPERATURES = (0.01, 100.0)  # what a temperature may be
 
 # A class by name or index, "random", one for each item, weights by name, or a condition array (n, C).
 Classes = str | int | Sequence[str | int] | Mapping[str, float] | Array
@@ -89,6 +91,10 @@ def conditions(manifest: Manifest, tensor: InputSpec, classes: Classes, n: int, 
             raise InvalidValue(
                 f"condition: {len(rows)} rows for {n} items; give one, or one an item", field="condition"
             )
+        if manifest.classes is not None and not ((rows >= 0).all() and rows.any(axis=1).all()):
+            raise InvalidValue(
+                "condition: weights of classes must be at least 0, and one of each item's above 0", field="condition"
+            )
         return np.ascontiguousarray(np.broadcast_to(rows, (n, width)))
     if manifest.conditions is not None and isinstance(classes, str) and classes == "random":
         examples = np.asarray(manifest.conditions.examples, np.float32)
@@ -99,12 +105,7 @@ def conditions(manifest: Manifest, tensor: InputSpec, classes: Classes, n: int, 
             f"class: {manifest.name} has no class names; give the values{names} as condition", field="class"
         )
     if isinstance(classes, Mapping):
-        weights = np.zeros(width)
-        for name, weight in classes.items():
-            weights[class_index(manifest, name)] = weight
-        if not np.isfinite(weights).all() or (weights < 0).any() or weights.sum() <= 0:
-            raise InvalidValue("class: weights must be finite and at least 0, and one of them above 0", field="class")
-        return np.tile((weights / weights.sum()).astype(np.float32), (n, 1))
+        return np.tile(class_weights(manifest, classes, width), (n, 1))
     if isinstance(classes, str | int):
         if classes == "random":
             return np.eye(width, dtype=np.float32)[sampling.choice(seed, first, n, manifest.class_weights)]
@@ -114,14 +115,44 @@ def conditions(manifest: Manifest, tensor: InputSpec, classes: Classes, n: int, 
     return np.eye(width, dtype=np.float32)[[class_index(manifest, name) for name in classes]]
 
 
+def class_weights(manifest: Manifest, given: Mapping[str, float], width: int) -> Float32:
+    """Return weights by name as an array (C,) that sums to 1. Raise InvalidValue for weights that say no mixture."""
+    weights, named = np.zeros(width), set[int]()
+    for name, weight in given.items():
+        index = class_index(manifest, name)
+        if index in named:
+            raise InvalidValue(f"class: {shown(name)} is there twice, by name and by index", field="class")
+        named.add(index)
+        try:
+            weights[index] = weight
+        except (OverflowError, TypeError, ValueError):
+            raise InvalidValue(f"class: {shown(weight)} is not a weight; give a number", field="class") from None
+    if not np.isfinite(weights).all() or (weights < 0).any() or not weights.any():
+        raise InvalidValue("class: weights must be finite and at least 0, and one of them above 0", field="class")
+    # by a power of two, which changes no digit: the sum of large weights would overflow, and that of tiny ones lose their digits
+    weights = np.ldexp(weights, -int(np.frexp(weights.max())[1]))
+    shares: Float32 = (weights / weights.sum()).astype(np.float32)
+    return shares
+
+
+def check_temperature(temperature: float) -> None:
+    """Raise InvalidValue for a temperature beyond `TEMPERATURES`, at which latents or logits would overflow."""
+    low, high = TEMPERATURES
+    if not low <= temperature <= high:
+        raise InvalidValue(
+            f"temperature: {shown(temperature)} is not between {low:g} and {high:g}", field="temperature"
+        )
+
+
 def class_index(manifest: Manifest, name: str | int) -> int:
     """Index of a class given by name or index, which may be text; names win."""
     names = manifest.classes or ()
-    text = str(name)
+    text = name if isinstance(name, str) else str(name) if abs(name) <= sampling.MAX_SEED else ""
     if text in names:
         return names.index(text)
-    if text.isascii() and text.isdecimal() and int(text) < len(names):
-        return int(text)
+    index = texts.whole(text, len(names) - 1)
+    if index is not None:
+        return index
     raise InvalidValue(f"class: unknown {shown(name)}", field="class", valid=list(names))
 
 

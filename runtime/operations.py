@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from runtime import codecs, sampling
 from runtime.errors import InvalidValue, UnsupportedTask, shown
-from runtime.inputs import Classes, check_seed, conditions, draw, draw_latents, latent_stream
+from runtime.inputs import Classes, check_seed, check_temperature, conditions, draw, draw_latents, latent_stream
 from runtime.manifest import RANDOM, Manifest, TaskSpec
 from runtime.spec import ImageSpec, TableSpec
 
@@ -111,6 +111,18 @@ def drive(steps: Steps[T], run: Callable[[str, Mapping[str, Array]], dict[str, A
         return result
 
 
+def watched(steps: Steps[T], seen: Callable[[str], None]) -> Steps[T]:
+    """Return the same use case, which calls `seen` with the task of each run."""
+    try:
+        wanted = next(steps)
+        while True:
+            seen(wanted.task)
+            wanted = steps.send((yield wanted))
+    except StopIteration as finished:
+        result: T = finished.value
+        return result
+
+
 @dataclass(frozen=True)
 class Imputed:
     """Rows with their missing values filled in."""
@@ -126,6 +138,11 @@ class Imputed:
 # --- use cases ----------------------------------------------------------------------------------------------------------------
 
 
+def is_reproducible(manifest: Manifest, latents: Array | None, codes: Array | None) -> bool:
+    """Whether the same request gives the same items: false if the graph that `sample` runs draws random numbers itself."""
+    return not manifest.drawing or _sampling_task(manifest, latents, codes) not in manifest.drawing
+
+
 def sample(
     manifest: Manifest, n: int = 1, *, seed: int | None = None, first: int = 0, latents: Array | None = None, codes: Array | None = None,
     classes: Classes | None = None, prior: str | None = None, temperature: float = 1.0,
@@ -136,6 +153,7 @@ def sample(
     """
     task = _sampling_task(manifest, latents, codes)
     spec = manifest.tasks[task]
+    check_temperature(temperature)
     chance = _needs_seed(spec, latents, classes)
     seed = check_seed(seed, first, n, needed=chance)
     if prior is not None and (latents is not None or spec.input("latent") is None):

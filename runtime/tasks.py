@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from runtime import sampling
 from runtime.errors import InvalidValue, TooLarge
-from runtime.inputs import Classes, check_seed, draw
+from runtime.inputs import Classes, check_seed, check_temperature, draw
 from runtime.manifest import RANDOM, InputSpec, Manifest, TaskSpec
 from runtime.operations import Run, Steps, no_classes
 from runtime.spec import ImageSpec
@@ -137,8 +137,8 @@ def _check_choices(manifest: Manifest, task: str, left: set[Any], choices: Choic
         raise InvalidValue("prior: there is no latent to draw here", field="prior")
     if choices.temperature is not None and left.isdisjoint(("latent", "temperature")):
         raise InvalidValue(f"temperature: it changes nothing about {manifest.name}.{task} here", field="temperature")
-    if choices.temperature is not None and not 0 < choices.temperature < np.inf:
-        raise InvalidValue("temperature: a number above 0 is needed", field="temperature")
+    if choices.temperature is not None:
+        check_temperature(choices.temperature)
 
 
 def _check_given(manifest: Manifest, spec: TaskSpec, task: str, given: Mapping[str, Array]) -> None:

@@ -1,8 +1,8 @@
 """The way of a request: an id kept or made, counted, timed, and, for the use cases, straight to their handlers.
 
 Pure ASGI. A use case needs nothing of a web framework's routing, validation and serialisation, which take longer than a small model; so
-POST requests to one go from here to its handler and back. Everything else goes on to the application behind. Before either, where keys are
-needed, the request's key is asked for; nothing of its body has been read then.
+POST requests to one go from here to its handler and back. Everything else goes on to the application behind. Before either, the request is
+admitted, by its key or, where no keys are needed, by its host and origin; nothing of its body has been read then.
 """
 
 from __future__ import annotations
@@ -24,15 +24,16 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from runtime.errors import Forbidden, ManifoldError
+from runtime.errors import Forbidden, ManifoldError, RequestError
 from service import replies
 from service.entries import hold_from_now, let_go
 from service.incoming import Incoming, Intake
 from service.inference import rest as inference
 from service.metrics import Metrics
+from service.origins import Origins
 from service.registry import Registry
 from service.replies import Reply
-from service.security import Security
+from service.security import Key, Security
 from service.settings import Settings, is_loopback
 from service.tracing import CARRIED, Trace, Tracing
 
@@ -48,7 +49,26 @@ OPEN = frozenset(
     {"/", "/docs", "/openapi.json", "/health/live", "/health/ready", "/v2/health/live", "/v2/health/ready", "/metrics"}
 )
 OPEN_BELOW = "/static-offline-docs/"
+# what probes ask under any name; where they ask under a foreign one, the answer is ready or not and nothing else
+HEALTH = frozenset({"/health/live", "/health/ready", "/v2/health/live", "/v2/health/ready"})
 ADMIN = ("/admin/", "/v2/repository/models/")
+# what proxies add, and browsers for a page: the client is then somebody else
+FORWARDED = frozenset(
+    {
+        "forwarded",
+        "x-forwarded-for",
+        "x-forwarded-host",
+        "x-forwarded-proto",
+        "x-real-ip",
+        "via",
+        "origin",
+        "sec-fetch-site",
+    }
+)
+NO_ADMIN = (
+    "without API keys, admin routes are off; use a key with the scope admin, or set MANIFOLD_TRUST_LOOPBACK=true "
+    "if everybody on this machine may use them (docs/security.md)"
+)
 # an answer is data: no page may run, frame or guess at it, and nobody in between keep it
 DATA = (
     (b"x-content-type-options", b"nosniff"),
@@ -141,7 +161,8 @@ class Front:
         self.app, self.endpoints, self.tensors = app, endpoints, tensors
         self.registry, self.metrics, self.security = registry, metrics, security
         settings = registry.settings
-        self.flights, self.intake = Flights(), Intake(settings.max_bodies_bytes)
+        self.origins, self.trust_loopback = Origins(settings), settings.trust_loopback
+        self.flights, self.intake = Flights(), Intake(settings.max_bodies_bytes, settings.max_calls)
         self.log_requests = settings.log_requests
         self.guards = (*DATA, STRICT) if settings.tls_certificate else DATA
         self.state = app.state
@@ -157,7 +178,7 @@ class Front:
     async def _enter(self, scope: Scope, receive: Receive, send: Send) -> None:
         began, held = time.perf_counter(), hold_from_now()
         request = Incoming(scope, receive, self.intake)
-        given = request.header(b"x-request-id") or ""
+        given = request.header(b"x-request-id") or ""  # joined by a comma and a space if it is there twice
         request_id = request.request_id = given if REQUEST_ID.fullmatch(given) else new_id()
         scope.setdefault("state", {})["request_id"] = request_id
         path, status, key = scope["path"], 500, None
@@ -198,23 +219,39 @@ class Front:
         said = {"http.request.method": method, "url.path": path[:LOGGED], "manifold.request_id": request.request_id}
         return self.tracing.begin(method, carried, **said)
 
-    def _admit(self, path: str, request: Incoming) -> str | None:
-        """The name of the key under which a request may go on. Raises Unauthorized, Forbidden or Busy."""
+    def _admit(self, path: str, request: Incoming) -> Key | None:
+        """Return the key under which a request goes on. Raise Malformed, Unauthorized, Forbidden or Busy."""
+        request.check_repeated()
         admin = path.startswith(ADMIN)
         if self.security.needed:
             if path in OPEN or path.startswith(OPEN_BELOW):
                 return None
-            return self.security.check(request.header(b"authorization"), "admin" if admin else "infer").name
-        if admin and not _from_here(request):
-            raise Forbidden(
-                "without keys, admin routes are for requests from this machine alone; set keys", field="Authorization"
-            )
+            return self.security.check(request.header(b"authorization"), "admin" if admin else "infer")
+        try:
+            self.origins.check(request)
+        except RequestError:
+            if path not in HEALTH:
+                raise
+            request.scope["state"]["bare"] = True
+        if admin:
+            self._admit_admin(request)
         return None
+
+    def _admit_admin(self, request: Incoming) -> None:
+        """Raise Forbidden unless loopback is trusted and the request comes from this machine."""
+        if not self.trust_loopback:
+            raise Forbidden(NO_ADMIN, field="Authorization")
+        if not _from_here(request):
+            raise Forbidden(
+                "without API keys, admin routes answer requests from this machine alone, not through a proxy and not from a page; "
+                "use a key with the scope admin", field="Authorization",
+            )  # fmt: skip
 
     async def _answer(self, endpoint: Endpoint, request: Incoming, send: Send, errors: Errors) -> int:
         flight, request_id = self.flights.begin(request), request.request_id
         try:
             try:
+                request.enter()
                 reply = await endpoint(request)
             except ManifoldError as error:
                 self.metrics.erred(error)
@@ -268,14 +305,14 @@ class Front:
         await send({"type": "http.response.body", "body": b""})
         return reply.status
 
-    def _note(self, scope: Scope, route: str, status: int, seconds: float, request_id: str, key: str | None) -> None:
+    def _note(self, scope: Scope, route: str, status: int, seconds: float, request_id: str, key: Key | None) -> None:
         self.metrics.requested(route, status, seconds)
         if key is not None:
-            self.metrics.asked(key)
+            self.metrics.asked(key.id)
         if self.log_requests:
             log.info(
                 "request", request_id=request_id, method=scope["method"][:LOGGED], path=quote(scope["path"][:LOGGED]), status=status,
-                milliseconds=round(1000 * seconds, 2), key=key,
+                milliseconds=round(1000 * seconds, 2), key=None if key is None else key.name,
             )  # fmt: skip
 
 
@@ -295,5 +332,5 @@ def _from_here(request: Incoming) -> bool:
         client is not None
         and is_loopback(client[0])
         and is_loopback(host.rpartition(":")[0] if re.search(r":\d+$", host) else host)
-        and not any(request.header(name) for name in (b"forwarded", b"x-forwarded-for", b"origin"))
+        and not any(name.encode() in request.headers for name in FORWARDED)
     )

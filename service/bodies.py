@@ -2,27 +2,35 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Collection, Coroutine, Mapping, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
-import orjson
 from pydantic import ValidationError
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
-from runtime import codecs
-from runtime.errors import InvalidValue, Malformed, TooLarge, UnsupportedMedia, cut
+from runtime import codecs, texts
+from runtime.errors import InvalidValue, Malformed, TooLarge, UnsupportedMedia, cut, shown
 from service import contract
+from service.aside import JSON as JSON_WORK
+from service.aside import aside
 from service.encoding import JSON
 from service.incoming import Incoming
 from service.reading import Uploads
 from service.settings import Settings
 
 R = TypeVar("R", bound=contract.Request)
+T = TypeVar("T")
 MULTIPART = "multipart/form-data"
+NAMES = (
+    "model",
+    "class",
+    "target_class",
+    "prior",
+)  # fields of a query or form that are texts even where they look like numbers
 ACCEPTED = (JSON, MULTIPART, *codecs.MEDIA_TYPES, codecs.NPY)
 
 
@@ -37,18 +45,27 @@ async def parse(request: Incoming, shape: type[R], settings: Settings, also: Seq
         )
     content_type = request.content_type or JSON
     body = await request.body(settings.max_body_bytes)
+    is_array = content_type in (*codecs.MEDIA_TYPES, codecs.NPY)
+    work = len(body) if is_array else JSON_WORK * len(body)
+    return await aside(functools.partial(_read, request, content_type, body, work, shape, settings, also), work)
+
+
+def _read(
+    request: Incoming, content_type: str, body: bytes, work: float, shape: type[R], settings: Settings, also: Sequence[str]
+) -> tuple[R, Uploads]:  # fmt: skip
+    """A body of a content type. `work` is what reading it takes, in bytes (service.aside)."""
     if content_type == JSON or content_type.endswith("+json"):
-        return validate(shape, _object(body)), Uploads()
+        return validate(shape, _object(body)), Uploads(work=work)
     if content_type == MULTIPART:
         names = ("file", "mask") if "masks" in shape.model_fields else ("file",)
-        fields, files = await _multipart(request.of_starlette(body), settings, names)
-        uploads = Uploads(images=tuple(files["file"]), masks=tuple(files.get("mask", ())))
+        fields, files = _at_once(_multipart(request.of_starlette(body), settings, names))
+        uploads = Uploads(images=tuple(files["file"]), masks=tuple(files.get("mask", ())), work=work)
         return validate(shape, {**query(request), **fields}), uploads
     if content_type in codecs.MEDIA_TYPES:
         return validate(shape, query(request)), Uploads(images=(_not_empty(body),))
     if content_type == codecs.NPY:
         array = codecs.from_npy(_not_empty(body), "body")
-        return validate(shape, query(request)), Uploads(array=np.asarray(array))
+        return validate(shape, query(request)), Uploads(array=np.asarray(array), work=work)
     raise UnsupportedMedia(
         f"Content-Type: {cut(content_type)} is not read", field="Content-Type", valid=(*ACCEPTED, *also)
     )
@@ -76,33 +93,58 @@ def _object(body: bytes) -> dict[str, Any]:
 
 def json_object(body: bytes) -> dict[str, Any]:
     """What JSON says. Raises Malformed for what is none, or no object."""
-    try:
-        content = orjson.loads(body)
-    except orjson.JSONDecodeError as error:
-        raise Malformed(f"body: not JSON: {cut(str(error), 200)}", field="body") from None
+    content = texts.json_of(body)
     if not isinstance(content, dict):
         raise Malformed("body: a JSON object is needed", field="body")
     return content
 
 
 def _field(key: str, text: str) -> Any:
-    """A value of a query or form: JSON where it is JSON, else the text itself. Names stay text: class 3 is the class called 3."""
-    if key in ("model", "class", "prior") and not text.startswith(("[", "{")):
+    """Return a value of a query or form: JSON if it is JSON, else the text itself. Names stay text: class 3 is the class called 3.
+
+    Raise Malformed for an array or object that is not JSON, or has too many levels.
+    """
+    structured = text.startswith(("[", "{"))
+    if key in NAMES and not structured:
         return text
     try:
-        return json.loads(text, parse_constant=str)
-    except ValueError:
+        return texts.json_of(text, key)
+    except Malformed:
+        if structured:
+            raise
         return text
+
+
+def _once(key: str, fields: Collection[str]) -> None:
+    """Raise Malformed for a field of a query or form that is there already."""
+    if key in fields:
+        raise Malformed(f"{shown(key)}: the field is there more than once; send it once", field=key)
 
 
 def query(request: Incoming) -> dict[str, Any]:
-    """Fields in the query, for bodies that have no place for them."""
-    return {key: _field(key, text) for key, text in request.of_starlette(b"").query_params.items()}
+    """Return the fields in the query, for bodies that have no place for them."""
+    fields: dict[str, Any] = {}
+    for key, text in request.of_starlette(b"").query_params.multi_items():
+        _once(key, fields)
+        fields[key] = _field(key, text)
+    return fields
+
+
+def _at_once(reading: Coroutine[Any, Any, T]) -> T:
+    """Return what a coroutine returns that has nothing to wait for, with or without an event loop."""
+    try:
+        reading.send(None)
+    except StopIteration as finished:
+        result: T = finished.value
+        return result
+    reading.close()
+    raise RuntimeError("reading a body that is here already waits for something")
 
 
 class _Parts(MultiPartParser):
     """Starlette's parser, which also knows whether the body has an end: one that was cut off would lack images in silence."""
 
+    spool_max_size = 0  # no limit: the body is in memory already, and its files would gain nothing from a disk
     ended = False
 
     def on_end(self) -> None:
@@ -136,6 +178,7 @@ async def _multipart(
     try:
         for key, value in form.multi_items():
             if not isinstance(value, UploadFile):
+                _once(key, fields)
                 fields[key] = _field(key, value)
             elif key in files:
                 files[key].append(await value.read())

@@ -23,6 +23,7 @@ from runtime.errors import ManifoldError
 from service import versions
 
 CONFIG_FILE = "manifold.toml"
+HOST_NAME = re.compile(r"[A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\]")
 PREFIX = "MANIFOLD_"
 # variables that other parts of Manifold read: training, evaluation, the client, and the tests of the public client
 OTHERS = ("MANIFOLD_DATA", "MANIFOLD_CACHE", "MANIFOLD_KEY", "MANIFOLD_PYTHON")
@@ -87,6 +88,13 @@ class Settings(BaseSettings):
     cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
         default=(), description="origins whose pages may ask, with spaces in between"
     )
+    hosts: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(),
+        description="host names that are answered where no key is asked for, beside localhost, with spaces in between; * is any",
+    )
+    trust_loopback: bool = Field(
+        default=False, description="admin routes answer requests from this machine where no key is asked for"
+    )
     models_dir: Path = Path("models")
     require_checksums: bool = Field(default=False, description="models whose manifest has no checksums are not served")
     versions: str = Field(
@@ -124,7 +132,12 @@ class Settings(BaseSettings):
     max_upload_bytes: int = Field(default=4 * 2**30, ge=1024, description="of a file of rows")
     max_pixels: int = Field(default=16_000_000, ge=1, description="of one image")
     max_bodies_bytes: int = Field(default=2**30, ge=2**20, description="of all bodies that are being received")
-    max_connections: int = Field(default=4096, ge=1, description="over HTTP; beyond it 503")
+    max_connections: int = Field(
+        default=4096, ge=1, description="over HTTP, and as many over gRPC; HTTP answers 503 beyond it, gRPC closes them"
+    )
+    max_calls: int = Field(
+        default=4096, ge=1, description="requests in work at once, over HTTP and gRPC together; beyond it 429"
+    )
     receive_seconds: float = Field(
         default=20.0, gt=0, description="for the head of a request, and without anything of its body"
     )
@@ -134,6 +147,18 @@ class Settings(BaseSettings):
     )
     notice_seconds: float = Field(
         default=0.0, ge=0, description="told to stop, not ready, but still serving: for load balancers to notice"
+    )
+    hang_seconds: float = Field(
+        default=10.0,
+        ge=2,
+        allow_inf_nan=False,
+        description="a worker process that does not answer for so long is killed and started again; ten times as long if it uses the processor",
+    )
+    command_seconds: float = Field(
+        default=120.0,
+        ge=1,
+        allow_inf_nan=False,
+        description="for all worker processes to load or unload a model, or to read keys again; then the answer names those that did not",
     )
     traces: str = Field(
         default="",
@@ -149,10 +174,18 @@ class Settings(BaseSettings):
         versions.parse(value)
         return value
 
-    @field_validator("cors_origins", mode="before")
+    @field_validator("cors_origins", "hosts", mode="before")
     @classmethod
-    def _origins(cls, value: Any) -> Any:
+    def _words(cls, value: Any) -> Any:
         return tuple(value.replace(",", " ").split()) if isinstance(value, str) else value
+
+    @field_validator("hosts")
+    @classmethod
+    def _names(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for name in value:
+            if name != "*" and not HOST_NAME.fullmatch(name):
+                raise ValueError(f"{name!r} is not a host name or an IP address; leave scheme, port and path out")
+        return value
 
     @model_validator(mode="after")
     def _both(self) -> Settings:

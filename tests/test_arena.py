@@ -44,7 +44,7 @@ def test_a_large_run_is_divided_by_what_a_row_takes(
     clock = [0.0]
     monkeypatch.setattr(time, "perf_counter", lambda: clock[0])
     session = Session(clock, seconds * 1.0001)
-    graph = OnnxGraph(session, ["y"], divided=True)
+    graph = OnnxGraph("made.onnx", session, ["y"], divided=True)
     x = np.arange(rows * 3.0).reshape(rows, 3)
     assert np.array_equal(graph({"x": x})["y"], 2 * x)
     assert session.runs == expected
@@ -54,7 +54,7 @@ def test_a_fast_graph_is_run_whole_once_it_is_known(monkeypatch: pytest.MonkeyPa
     clock = [0.0]
     monkeypatch.setattr(time, "perf_counter", lambda: clock[0])
     session = Session(clock, 1e-6)
-    graph = OnnxGraph(session, ["y"], divided=True)
+    graph = OnnxGraph("made.onnx", session, ["y"], divided=True)
     for _ in range(2):
         graph({"x": np.zeros((1024, 3))})
     assert session.runs == [(64, False), (960, True), (1024, False)]
@@ -62,7 +62,7 @@ def test_a_fast_graph_is_run_whole_once_it_is_known(monkeypatch: pytest.MonkeyPa
 
 def test_loops_are_run_whole_and_give_memory_back() -> None:
     session = Session([0.0], 0.0)
-    OnnxGraph(session, ["y"])({"x": np.zeros((1024, 3))})
+    OnnxGraph("made.onnx", session, ["y"])({"x": np.zeros((1024, 3))})
     assert session.runs == [(1024, True)]
 
 

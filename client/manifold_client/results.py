@@ -17,6 +17,10 @@ FORMATS = ("PNG", "JPEG", "WEBP")  # no other decoder sees what a service sends
 Float32 = NDArray[np.float32]
 
 
+def _reproducible(raw: Mapping[str, Any]) -> bool:
+    return raw.get("reproducible") is not False
+
+
 @dataclass(frozen=True)
 class Result:
     """What every answer says."""
@@ -25,6 +29,11 @@ class Result:
     version: int
     request_id: str
     raw: Mapping[str, Any]
+
+    @property
+    def reproducible(self) -> bool:
+        """Whether the same request gives this answer again: false if the model draws random numbers by itself, whatever the seed."""
+        return _reproducible(self.raw)
 
     @classmethod
     def common(cls, body: Mapping[str, Any]) -> dict[str, Any]:
@@ -76,6 +85,11 @@ class Sample:
     image: Image.Image | None
     row: dict[str, Any] | None
     raw: Mapping[str, Any]
+
+    @property
+    def reproducible(self) -> bool:
+        """Whether the same request gives this item again."""
+        return _reproducible(self.raw)
 
     @classmethod
     def parse(cls, line: Mapping[str, Any]) -> Sample:

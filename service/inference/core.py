@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
+import functools
 import math
 import time
 from collections.abc import Callable, Collection, Mapping
@@ -14,11 +14,13 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from runtime import tasks
+from runtime import tasks, texts
 from runtime.errors import InvalidValue, Malformed, ManifoldError, cut, shown
 from runtime.inputs import Classes
+from runtime.sampling import MAX_SEED
 from runtime.tasks import Choices
 from service import tracing
+from service.aside import aside
 from service.inference import targets, tensors
 from service.inference.targets import Target
 from service.metrics import Metrics
@@ -38,7 +40,6 @@ ID = 1000  # characters of an id, which the answer repeats
 # the states of the protocol
 STATES = {"ready": "READY", "loading": "LOADING", "unavailable": "UNAVAILABLE", "idle": "READY"}
 IDLE = "loads when it is first asked for"
-ASIDE = 256 * 1024  # bytes of outputs from which writing them leaves the event loop
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ class Inferred:
     target: Target
     id: str
     outputs: dict[str, Array]
-    parameters: dict[str, str | int]  # of the answer: what chance was
+    parameters: dict[str, str | int | bool]  # of the answer: what chance was
 
 
 @dataclass
@@ -147,8 +148,8 @@ class Core:
         done, timing = await entry.batcher.drive(steps, rows, time.monotonic() + milliseconds / 1000)
         ran = time.perf_counter()
         made = Inferred(target, asked.id, {name: done.outputs[name] for name in wanted}, _of_chance(target, done))
-        large = sum(array.nbytes for array in made.outputs.values()) > ASIDE
-        answer = await asyncio.get_running_loop().run_in_executor(None, write, made) if large else write(made)
+        size = sum(array.nbytes for array in made.outputs.values())
+        answer = await aside(functools.partial(write, made), size)
         ended = time.perf_counter()
         now = time.monotonic()
         tracing.spent("encode", now - (ended - ran), now)
@@ -171,11 +172,13 @@ class Core:
     async def metadata(self, name: str, version: str) -> dict[str, Any]:
         """GET /v2/models/NAME."""
         target = await targets.find(self.registry, name, version, described=True)
-        return targets.metadata(target, self.registry.versions(target.entry.name))
+        versions = self.registry.versions(target.entry.name)
+        return await aside(lambda: targets.metadata(target, versions))  # with an example, which may be a large image
 
     async def config(self, name: str, version: str) -> dict[str, Any]:
         """GET /v2/models/NAME/config."""
-        return targets.config(await targets.find(self.registry, name, version))
+        target = await targets.find(self.registry, name, version)
+        return await aside(lambda: targets.config(target))
 
     async def ready(self, name: str, version: str) -> bool:
         """Whether the model would answer. Raises UnknownModel."""
@@ -269,20 +272,16 @@ def _whole(given: Mapping[str, Any], name: str) -> int | None:
     value = given.get(name)
     if value is None:
         return None
-    if isinstance(value, str) and value.isascii() and value.isdecimal() and len(value) < 20:
-        return int(value)
-    if not _is(value, int) or value < 0:
-        raise InvalidValue(f"{cut(name)}: {shown(value)} is not a whole number of at least 0", field=name)
-    return int(value)
+    number = texts.whole(value) if isinstance(value, str) else value if _is(value, int) else None
+    if number is None or not 0 <= number <= MAX_SEED:
+        raise InvalidValue(f"{cut(name)}: {shown(value)} is not a whole number from 0 to 2^63 - 1", field=name)
+    return int(number)
 
 
 def _class(value: Any) -> Classes | None:
     """A class by name or index; JSON in a text for one each, or for weights by name, as parameters are no lists."""
     if isinstance(value, str) and value[:1] in ("[", "{"):
-        try:
-            read = orjson.loads(value)
-        except orjson.JSONDecodeError:
-            raise Malformed("class: a text that begins like JSON is to be JSON", field="class") from None
+        read = texts.json_of(value, "class")
         if isinstance(read, dict) and all(_is(weight, int, float) for weight in read.values()):
             return read
         if isinstance(read, list) and all(_is(name, str, int) for name in read):
@@ -300,14 +299,16 @@ def _is(value: Any, *kinds: type) -> bool:
     return isinstance(value, kinds) and not isinstance(value, bool)
 
 
-def _of_chance(target: Target, done: tasks.Done) -> dict[str, str | int]:
-    """What makes the same items again, and which classes were drawn."""
+def _of_chance(target: Target, done: tasks.Done) -> dict[str, str | int | bool]:
+    """What makes the same items again, and which classes were drawn; or that nothing does, as the graph draws random numbers itself."""
     filled, classes = done.filled, target.manifest.classes
-    found: dict[str, str | int] = {}
+    found: dict[str, str | int | bool] = {}
     if filled.seed is not None:
         found = {"seed": filled.seed, "first": filled.first}
     if filled.condition is not None and classes is not None:
         alone = (filled.condition.max(axis=1) == 1).all()
         drawn = [classes[int(index)] for index in np.argmax(filled.condition, axis=1)] if alone else filled.condition
         found["classes"] = orjson.dumps(drawn, option=orjson.OPT_SERIALIZE_NUMPY).decode()
+    if target.task in target.manifest.drawing:
+        found["reproducible"] = False
     return found

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import functools
 import gzip
 import re
@@ -14,14 +13,16 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from runtime import errors
+from runtime import errors, texts
 from runtime.errors import InvalidValue, Malformed, ManifoldError, NotFound, TooLarge, UnsupportedMedia, cut, shown
 from service import replies
+from service.aside import JSON as JSON_WORK
+from service.aside import LARGE, aside
 from service.bodies import json_object
 from service.encoding import JSON
 from service.incoming import Incoming
 from service.inference import tensors
-from service.inference.core import ASIDE, EXTENSIONS, Asked, Core, Inferred, check_id, of_one_line, server
+from service.inference.core import EXTENSIONS, Asked, Core, Inferred, check_id, of_one_line, server
 from service.replies import Reply
 
 Array = NDArray[Any]
@@ -49,7 +50,12 @@ def of_error(error: ManifoldError, request_id: str) -> Reply:
     headers = {name: value for name, value in said.headers.items() if name != "Retry-After"}
     if status == 503:
         headers["Retry-After"] = said.headers.get("Retry-After", "1")
-    return Reply(orjson.dumps({"error": message}), status=status, headers=headers, error=error.type)
+    return Reply(
+        orjson.dumps({"error": message}),
+        status=status,
+        headers=headers,
+        error="internal" if status == 500 else error.type,
+    )
 
 
 def unexpected(error: Exception, request_id: str) -> Reply:
@@ -104,7 +110,8 @@ class Routes:
 
     async def _ready(self, request: Incoming) -> Reply:
         ready, reason = self.core.registry.readiness()
-        return _json({"ready": ready, **({} if ready else {"error": reason})}, 200 if ready else 503)
+        said = {} if ready or request.scope["state"].get("bare") else {"error": reason}
+        return _json({"ready": ready, **said}, 200 if ready else 503)
 
     async def _metadata(self, request: Incoming, name: str, version: str) -> Reply:
         return _json(await self.core.metadata(name, version))
@@ -137,7 +144,7 @@ class Routes:
     async def _fields(self, request: Incoming) -> dict[str, Any]:
         """A body that may be left out."""
         body = await request.body(self.settings.max_body_bytes)
-        return json_object(body) if body else {}
+        return await aside(lambda: json_object(body), JSON_WORK * len(body)) if body else {}
 
     # --- inference ---
 
@@ -148,8 +155,7 @@ class Routes:
         def read() -> tuple[Asked, Callable[[str], bool]]:
             return _read(name, version, _inflated(body, coding, limit), head)
 
-        large = len(body) > ASIDE or coding is not None
-        asked, binary = await asyncio.get_running_loop().run_in_executor(None, read) if large else read()
+        asked, binary = await aside(read, LARGE if coding is not None else JSON_WORK * len(body))
         write = functools.partial(_write, binary=binary, coding=_coding(request.header(b"accept-encoding")))
         return await self.core.infer(asked, request.deadline(), request.came, write)
 
@@ -198,9 +204,10 @@ def _head_size(text: str | None, whole: int) -> int:
     """Bytes of JSON."""
     if text is None:
         return whole
-    if not text.isascii() or not text.isdecimal() or len(text) > 12 or int(text) > whole:
+    size = texts.whole(text, whole)
+    if size is None:
         raise Malformed(f"{HEAD}: {shown(text)}; a number of bytes from 0 to the body's {whole} is needed", field=HEAD)
-    return int(text)
+    return size
 
 
 def _mapping(fields: dict[str, Any], name: str, where: str = "") -> dict[str, Any]:

@@ -15,7 +15,9 @@ from numpy.typing import NDArray
 from runtime import errors
 from runtime.errors import Forbidden, InvalidValue, Malformed, ManifoldError, shown
 from service import replies
-from service.calls import Call, Calls, deadline, readable
+from service.asgi import FORWARDED, NO_ADMIN
+from service.aside import aside
+from service.calls import Call, Calls, deadline, readable, work
 from service.inference import tensors
 from service.inference.core import ID, Asked, Core, Inferred, check_id, of_one_line, server
 from service.metrics import Metrics
@@ -49,7 +51,7 @@ class Servicer(stubs.GRPCInferenceServiceServicer):
     """One method an rpc."""
 
     def __init__(self, core: Core, metrics: Metrics, tracing: Tracing | None = None) -> None:
-        self.core, self.registry, self.authenticated = core, core.registry, core.settings.authenticated
+        self.core, self.registry, self.settings = core, core.registry, core.settings
         self.calls = Calls(NAME, CODES, metrics, tracing, of_one_line)
 
     # --- what there is ---
@@ -135,11 +137,17 @@ class Servicer(stubs.GRPCInferenceServiceServicer):
             return pb.RepositoryModelUnloadResponse()
 
     def _admit(self, context: Context) -> None:
-        """Without keys, calls of this machine alone; with keys, the gate has looked at the scope."""
-        if not self.authenticated and not is_local(context.peer()):
+        """Raise Forbidden without keys, unless loopback is trusted and the call comes from this machine. With keys, the gate has looked."""
+        if self.settings.authenticated:
+            return
+        if not self.settings.trust_loopback:
+            raise Forbidden(NO_ADMIN, field="authorization")
+        forwarded = any(str(key) in FORWARDED for key, _ in context.invocation_metadata() or ())
+        if forwarded or not is_local(context.peer()):
             raise Forbidden(
-                "without keys, models are loaded and unloaded from this machine alone; set keys", field="authorization"
-            )
+                "without API keys, models are loaded and unloaded from this machine alone, not through a proxy; use a key with the scope admin",
+                field="authorization",
+            )  # fmt: skip
 
     # --- inference ---
 
@@ -174,7 +182,8 @@ class Servicer(stubs.GRPCInferenceServiceServicer):
 
     async def _infer(self, message: pb.ModelInferRequest, deadline_ms: int | None) -> pb.ModelInferResponse:
         began = time.perf_counter()
-        return await self.core.infer(_read(readable(message)), deadline_ms, began, _write)
+        asked = await aside(lambda: _read(readable(message)), work())
+        return await self.core.infer(asked, deadline_ms, began, _write)
 
 
 def is_local(peer: str) -> bool:
@@ -241,6 +250,8 @@ def _write(made: Inferred) -> pb.ModelInferResponse:
     for name, value in made.parameters.items():
         if isinstance(value, str):
             message.parameters[name].string_param = value
+        elif isinstance(value, bool):
+            message.parameters[name].bool_param = value
         else:
             message.parameters[name].int64_param = value
     for name, array in made.outputs.items():

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import orjson
 
-from runtime import operations, tasks
+from runtime import operations, tasks, texts
 from runtime.engine import example_inputs
 from runtime.errors import InvalidValue, UnknownModel, shown
 from runtime.manifest import Manifest, TaskSpec, TensorSpec
@@ -69,9 +69,10 @@ def version_of(text: str) -> int | None:
     """A version as the protocol has it; nothing is the latest."""
     if not text:
         return None
-    if not text.isascii() or not text.isdecimal() or len(text) > 9:
-        raise InvalidValue(f"version: {shown(text)} is not a whole number", field="version")
-    return int(text)
+    version = texts.whole(text)
+    if version is None:
+        raise InvalidValue(f"version: {shown(text)} is not a whole number from 0 to 2^63 - 1", field="version")
+    return version
 
 
 def platform(manifest: Manifest) -> str:

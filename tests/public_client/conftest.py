@@ -42,7 +42,8 @@ def free_ports() -> tuple[int, int]:
 def start(root: Path, **settings: str) -> tuple[subprocess.Popen[bytes], Service]:
     port, rpc = free_ports()
     environment = {
-        **os.environ, "MANIFOLD_PORT": str(port), "MANIFOLD_GRPC_PORT": str(rpc), "MANIFOLD_MODELS_DIR": str(root), "MANIFOLD_DEVICE": "cpu", **settings,
+        **os.environ, "MANIFOLD_PORT": str(port), "MANIFOLD_GRPC_PORT": str(rpc), "MANIFOLD_MODELS_DIR": str(root), "MANIFOLD_DEVICE": "cpu",
+        "MANIFOLD_TRUST_LOOPBACK": "true", **settings,
     }  # fmt: skip
     process = subprocess.Popen([PYTHON, "-m", "service"], cwd=ROOT, env=environment)
     until = time.monotonic() + 240
