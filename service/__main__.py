@@ -1,12 +1,20 @@
-"""`python -m service`: reads the settings once and runs the server."""
+"""`python -m service`: reads the settings once and runs the server.
+
+Exit statuses: 0, told to stop; 1, an error that nobody expected; 2, a setting, key file, certificate, folder or port is wrong, and nothing was
+loaded; 3, the server or its workers did not start.
+"""
 
 from __future__ import annotations
 
+from service import early
+
+if __name__ == "__main__":
+    early.prepare()  # before the imports, which take a second
+
 import asyncio
 import contextlib
-import logging
 import math
-import signal
+import os
 import sys
 import threading
 import time
@@ -18,7 +26,7 @@ import uvicorn
 
 from runtime import backends, repository
 from runtime.errors import ManifoldError
-from service import rpc, workers
+from service import logs, ports, rpc, workers
 from service import settings as settings_module
 from service.asgi import Front
 from service.cluster import Cluster
@@ -34,71 +42,124 @@ log = structlog.get_logger()
 KEEP_ALIVE = (
     75  # seconds: longer than load balancers keep a connection that is idle, which must not be closed under them
 )
-BACKLOG = 2048  # connections that wait to be taken
+GRACE = 2.0  # seconds beyond notice and drain, after which a process ends whatever it is doing
+FILES = 40  # open files that a process needs beside its connections
+LAST = 0.2  # seconds at least that HTTP has to end after gRPC
+WRONG, NOT_STARTED = 2, 3  # exit statuses
 SWITCH = 0.001  # seconds: how long a worker whose run has ended waits for the interpreter's lock at most
 
 
 class Server(uvicorn.Server):
-    """Told to stop, it is first not ready, then, `notice_seconds` later, takes no more, and ends when what it has is answered."""
+    """The servers of HTTP and gRPC, on one event loop.
+
+    Told to stop, it is first not ready, then, `notice_seconds` later, takes no more, and ends when what it has is answered, or
+    `drain_seconds` later. A process that is still there `GRACE` seconds after that ends whatever it is doing.
+    """
 
     def __init__(self, app: Front, settings: Settings) -> None:
         registry, metrics, security = app.state.registry, app.state.metrics, app.state.security
         self.registry: Registry = registry
         self.security: Security = security
         self.settings, self.stop_at = settings, math.inf
+        self.stops = 0  # signals to stop that have come
+        self.reload_first = False  # SIGHUP came before the event loop
+        self.own_process = False  # ends with the server, whatever else runs in it
         self.cluster: Cluster | None = None
+        self._reloading: asyncio.Task[None] | None = None  # the event loop itself holds tasks weakly
+        self.loop: asyncio.AbstractEventLoop | None = None
         config = uvicorn.Config(
-            app, host=settings.host, port=settings.port, log_level="error", access_log=False, server_header=False, proxy_headers=False, ws="none",
-            http=limited(settings, lambda reason: metrics.cut.labels(reason).inc()), timeout_keep_alive=KEEP_ALIVE, backlog=BACKLOG,
+            app, host=settings.host, port=settings.port, log_config=None, log_level="error", access_log=False, server_header=False, proxy_headers=False,
+            ws="none", http=limited(settings, lambda reason: metrics.cut.labels(reason).inc()), timeout_keep_alive=KEEP_ALIVE, backlog=ports.BACKLOG,
             timeout_graceful_shutdown=round(settings.drain_seconds), ssl_certfile=settings.tls_certificate, ssl_keyfile=settings.tls_key,
         )  # fmt: skip
         super().__init__(config)
         metrics.connections.set_function(lambda: len(self.server_state.connections))
         tracing = app.state.tracing
         use_cases = rpc.Servicer(app.state.handlers, registry, metrics, settings, tracing)
-        self.rpc = rpc.Server(use_cases, inference.Servicer(app.state.inference, metrics, tracing), settings, security)
+        self.rpc = rpc.Server(
+            use_cases, inference.Servicer(app.state.inference, metrics, tracing), settings, security, app.intake
+        )
         security.reloaded.append(self._renew)
 
     async def startup(self, sockets: list[socket] | None = None) -> None:
-        """HTTP, then gRPC. Ends the process where a port cannot be had."""
-        await super().startup(sockets)
-        if self.cluster is not None:
-            self.cluster.open()
-        if threading.current_thread() is threading.main_thread() and hasattr(signal, "SIGHUP"):
-            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._reload)
-        if self.started and self.settings.rpc_port:
+        """Take gRPC's port, then serve HTTP and begin to load models, then serve gRPC. The server does not start without its ports."""
+        self.loop = asyncio.get_running_loop()
+        if self.settings.rpc_port:
             try:
-                await self.rpc.start(self.settings.rpc_port)
+                self.rpc.open(self.settings.rpc_port)
             except RuntimeError as error:
                 log.error("gRPC cannot listen", port=self.settings.rpc_port, reason=str(error))
-                self.started, self.should_exit = False, True
+                self.should_exit = True
+                return
+        if self.cluster is not None:
+            self.cluster.open()
+        await super().startup(sockets)
+        if self.reload_first:
+            self._reload()
+        if self.started and self.settings.rpc_port:
+            await self.rpc.start()
 
     async def shutdown(self, sockets: list[socket] | None = None) -> None:
-        """Takes nothing more, ends what gRPC has, then what HTTP has, then the models."""
+        """Take nothing more, end what gRPC has, then what HTTP has, then the models. Both have the same `drain_seconds`."""
+        began = time.monotonic()
         for server in self.servers:
             server.close()
         await self.rpc.stop(self.settings.drain_seconds)
+        left = self.settings.drain_seconds - (time.monotonic() - began)
+        self.config.timeout_graceful_shutdown = max(LAST, left)  # type: ignore[assignment]
         await super().shutdown(sockets)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """The first signal begins the end; another one cuts the notice short, and a third one does not wait for requests."""
-        if self.registry.leaving:
-            super().handle_exit(sig, frame)
-            return
-        self.registry.leaving = True
-        self.stop_at = time.monotonic() + self.settings.notice_seconds
+        """Take a signal that no thread receives (service.early)."""
+        self.heed(sig)
 
-    def serve_on(self, listening: socket | None = None) -> None:
-        """Serves, on a socket that is given or on its own. Ends the process where it cannot."""
+    def heed(self, number: int) -> None:
+        """Take a signal, in any thread. The first one to stop begins the end, the second cuts the notice short, the third all the rest."""
+        if number in early.RELOADING:
+            self._reload_soon()
+            return
+        self.stops += 1
+        self.registry.leaving = True
+        notice, drain = self.settings.notice_seconds, self.settings.drain_seconds
+        wait = notice if self.stops == 1 else 0.0
+        self.stop_at = min(self.stop_at, time.monotonic() + wait)
+        self.force_exit = self.stops > 2
+        if self.own_process:
+            _end_within(GRACE + (wait + drain if self.stops <= 2 else 0.0))
+
+    def lose(self) -> None:
+        """End without notice: the parent process is gone, and nobody would restart this one."""
+        self.stops = max(self.stops, 1)
+        self.heed(early.STOPPING[0])
+
+    def serve_on(self, listening: list[socket] | None = None) -> None:
+        """Serve on sockets that are given or on its own, in the main thread. End the process if it cannot."""
+        self.own_process = early.prepared()
+        if self.own_process:
+            early.heed(self.heed)
         with contextlib.suppress(KeyboardInterrupt):  # which uvicorn raises again when it has ended
-            self.run(None if listening is None else [listening])
+            self.run(listening)
         if not self.started:
-            sys.exit(3)  # uvicorn has said why, a port in use for instance
+            sys.exit(WRONG if self.should_exit and not self.stops else NOT_STARTED)
+        if not self.registry.drained:  # Python would wait for the threads of runs and loads that do not end
+            logs.drain()
+            os._exit(0)
+
+    def _reload_soon(self) -> None:
+        """Have the event loop read keys and certificate again, now or once it runs."""
+        if self.loop is None:
+            self.reload_first = True
+        else:
+            with contextlib.suppress(RuntimeError):  # the loop has ended
+                self.loop.call_soon_threadsafe(self._reload)
 
     def _reload(self) -> None:
-        """SIGHUP: keys and certificate are read again."""
+        """Read keys and certificate again, after SIGHUP."""
+        self._reloading = asyncio.get_running_loop().create_task(self._reload_now())
+
+    async def _reload_now(self) -> None:
         try:
-            self.security.reload()
+            await self.security.reload_aside()
         except ManifoldError as error:
             log.error("not reloaded, what there was is kept", reason=error.message)
         else:
@@ -116,69 +177,92 @@ class Server(uvicorn.Server):
             for connection in list(self.server_state.connections):
                 if isinstance(connection, Protocol):
                     connection.look(now, 1.0)
+            self.rpc.limits.look()
         stopping = await super().on_tick(counter) or time.monotonic() >= self.stop_at
         self.registry.stopped = self.registry.stopped or stopping
         return stopping
 
 
-def run(settings: Settings) -> None:
-    """Serves until told to stop; requests in flight get `drain_seconds` to end."""
-    configure_log(settings.log_format)
-    count = workers.allowed(settings)
-    if count > 1:
-        from service.worker import work
+def _end_within(seconds: float) -> None:
+    """End this process after so many seconds, whatever its event loop and its threads are doing then."""
 
-        check(settings)  # what every worker would stumble over
-        sys.exit(workers.Keeper(settings, work).run())
-    alone = settings.model_copy(update={"workers": 1})
-    Server(build(alone), alone).serve_on()
+    def end() -> None:
+        log.warning("ended while work was still under way")
+        logs.drain()
+        os._exit(0)
+
+    timer = threading.Timer(seconds, end)
+    timer.daemon = True
+    timer.start()
+
+
+def run(settings: Settings) -> None:
+    """Serve until told to stop; requests in flight get `drain_seconds` to end. End the process with status 2 if a setting or port is wrong."""
+    early.prepare()
+    logs.start(settings.log_format)
+    try:
+        sys.exit(_serve(settings))
+    except ManifoldError as error:
+        logs.refuse(error, settings.log_format)
+        sys.exit(WRONG)
+
+
+def _serve(settings: Settings) -> int:
+    """Take the ports, then serve in this process or in workers. Return the exit status."""
+    check(settings)
+    count = workers.allowed(settings)
+    with contextlib.ExitStack() as held:
+        listening = [held.enter_context(each) for each in ports.bound(settings)]
+        if count > 1:
+            for each in ports.reserved(settings):
+                held.enter_context(each)
+            return workers.Keeper(settings.model_copy(update={"workers": count}), listening).run()
+        ports.check_rpc(settings)
+        alone = within_files(settings.model_copy(update={"workers": 1}))
+        Server(build(alone), alone).serve_on(listening)
+        return 0
 
 
 def build(settings: Settings) -> Front:
-    """The application, and this process made ready for it."""
+    """Return the application, with this process made ready for it."""
     sys.setswitchinterval(SWITCH)
-    _allow_files()
     app = create_app(settings)
     backends.import_ahead(entry.folder for entry in app.state.registry.entries.values())
+    logs.silence_engine()
     return app
 
 
-def _allow_files() -> None:
-    """As many connections as the system lets a process have: many have a low limit that may be raised."""
+def within_files(settings: Settings) -> Settings:
+    """Return the settings with no more connections than this process may open files, and raise its limit as far as that is allowed."""
     try:
         import resource
     except ImportError:  # not on Windows
-        return
+        return settings
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-
-
-def configure_log(style: str) -> None:
-    """Structured lines on stderr, as JSON or for people."""
-    logging.getLogger("python_multipart").setLevel(
-        logging.CRITICAL
-    )  # it says what clients do wrong; so does the answer
-    plain = structlog.dev.ConsoleRenderer(
-        colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
-    )  # never with local variables: they hold what clients sent
-    rendered = (
-        [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()] if style == "json" else [plain]
-    )
-    structlog.configure(
-        processors=[structlog.processors.add_log_level, structlog.processors.TimeStamper(fmt="iso"), *rendered],
-        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-    )
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+            soft = hard
+    most = max(1, soft - FILES)
+    if soft == resource.RLIM_INFINITY or most >= settings.max_connections:
+        return settings
+    tell = log.warning if most < settings.max_connections // 2 else log.info
+    tell(
+        "few open files are allowed: connections beyond them are refused", limit=soft, max_connections=most, asked=settings.max_connections,
+        remedy=f"raise `ulimit -n` (LimitNOFILE, ulimits) to {settings.max_connections + FILES}, or lower MANIFOLD_MAX_CONNECTIONS",
+    )  # fmt: skip
+    return settings.model_copy(update={"max_connections": most})
 
 
 def check(settings: Settings) -> str:
     """What would be served, and to whom. Raises ManifoldError where the service would not start, or would have nothing to serve."""
     security = Security(settings)
+    workers.allowed(settings)
+    ports.check_host(settings)
     there = repository.survey(settings.models_dir)
     check_sections(settings, there)
     names = sorted(there.versions)
-    if not names:
+    if not names and not settings.watch_seconds:
         raise SettingsError(
             f"{settings.models_dir}: holds no models; MANIFOLD_MODELS_DIR (MODELS of docker-compose.yml) names the folder of models"
         )
@@ -197,20 +281,18 @@ def check(settings: Settings) -> str:
 
 def main() -> int:
     """The entry point: a wrong setting is one clear line and exit status 2. With --check, nothing is served."""
+    style = os.environ.get(early.FORMAT, "text").lower()
     try:
         settings = settings_module.read()
+        style = settings.log_format
         if sys.argv[1:] == ["--check"]:
+            logs.start(style)
             print(check(settings))
         else:
             run(settings)
     except ManifoldError as error:
-        print(
-            error.message,
-            *([f"valid: {', '.join(map(str, error.valid))}"] if error.valid else []),
-            sep="\n",
-            file=sys.stderr,
-        )
-        return 2
+        logs.refuse(error, style)
+        return WRONG
     return 0
 
 

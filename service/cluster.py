@@ -1,7 +1,8 @@
-"""A worker's line to the process that keeps the workers: what is asked of one of them is done by all.
+"""A worker's line to the parent process: what is asked of one worker is done by all.
 
-Messages are tuples over a pipe. A worker says ("open", 0) once it listens; it says ("ask", id, verb, argument) and hears ("answer", id,
-results); it is told ("do", id, verb, argument) and says ("done", id, result). A result is ("ok", value) or ("error", type, message).
+Messages are lists. A worker says ["open", 0] once its event loop runs; it says ["ask", id, verb, argument] and hears ["answer", id, results];
+it is told ["do", id, verb, argument] and says ["done", id, result]; a heartbeat ["beat", id] is sent back as it is, by the event loop, so that
+the parent notices a loop that hangs. A result is ["ok", value] or ["error", type, message].
 """
 
 from __future__ import annotations
@@ -9,87 +10,133 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
-import threading
-from collections.abc import Awaitable, Callable, Mapping
-from multiprocessing.connection import Connection
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 import structlog
 
 from runtime import errors
-from runtime.errors import ManifoldError, Unavailable
+from runtime.errors import Busy, ManifoldError, Unavailable
+from service.errands import METRICS_SECONDS, Result
+from service.line import Line, Message
 
 log = structlog.get_logger()
 
-Result = tuple[Any, ...]
+MARGIN = 5.0  # seconds beyond a command's limit, in which the parent says who did not answer
+MOST = 64  # commands that wait for an answer; beyond it 429
+METRICS = "metrics"
+
 Deed = Callable[[str], Awaitable[Any]]
 
 
 class Cluster:
-    """Of one worker. `deeds` by verb are what it can be told to do; `lost` is called when the keeper of the workers is gone."""
+    """The line of one worker. `deeds` by verb are what it can be told to do; `lost` is called when the parent process is gone."""
 
-    def __init__(self, line: Connection, deeds: Mapping[str, Deed], lost: Callable[[], None]) -> None:
-        self.line, self.deeds, self.lost = line, deeds, lost
+    def __init__(
+        self, line: Line, deeds: Mapping[str, Deed], lost: Callable[[], None], seconds: float, heard: Sequence[Message] = ()
+    ) -> None:  # fmt: skip
+        """`seconds` is the time limit of a command. `heard` are messages that came before there was an event loop."""
+        self.line, self.deeds, self.lost, self.seconds, self.heard = line, deeds, lost, seconds, heard
         self._numbers = itertools.count()
         self._waiting: dict[int, asyncio.Future[list[Result]]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self._sending = asyncio.Lock()
+        self._scrapes: list[asyncio.Task[list[Any]]] = []  # the one under way, and the one that begins after it
+        self._writing = False
 
     def open(self) -> None:
-        """Listens from now on, in a thread: on event loops a pipe does not block, and then long messages come in halves."""
-        threading.Thread(target=self._listen, args=(asyncio.get_running_loop(),), name="cluster", daemon=True).start()
-        self.line.send(("open", 0))
+        """Listen from now on, on the running event loop."""
+        asyncio.get_running_loop().add_reader(self.line.fileno(), self._read)
+        self._say(["open", 0])
+        for message in self.heard:
+            self._hear(message)
 
-    def _listen(self, loop: asyncio.AbstractEventLoop) -> None:
-        with contextlib.suppress(RuntimeError):  # the loop has been closed, and nobody is told any more
-            while True:
-                try:
-                    message = self.line.recv()
-                except (EOFError, OSError):
-                    loop.call_soon_threadsafe(self.lost)
-                    return
-                loop.call_soon_threadsafe(self._hear, message)
+    def close(self) -> None:
+        """Listen no more."""
+        loop = asyncio.get_running_loop()
+        loop.remove_reader(self.line.fileno())
+        loop.remove_writer(self.line.fileno())
 
     async def everywhere(self, verb: str, argument: str = "") -> list[Any]:
-        """What each worker's deed gives. Raises the first error that one of them met."""
+        """Return what each worker's deed gives. Raises the errors that they met as one, and Unavailable if some do not answer in time."""
+        if len(self._waiting) >= MOST:
+            raise Busy(f"{verb}: {MOST} commands wait for the workers; try again", retry_after=1.0, reason="commands")
         number = next(self._numbers)
         answer = self._waiting[number] = asyncio.get_running_loop().create_future()
-        await self._say(("ask", number, verb, argument))
-        results = await answer
-        for result in results:
-            if result[0] == "error":
-                raise as_error(result)
+        limit = MARGIN + (min(METRICS_SECONDS, self.seconds) if verb == METRICS else self.seconds)
+        try:
+            results = await asyncio.wait_for(answer, limit if self._say(["ask", number, verb, argument]) else 0)
+        except TimeoutError:
+            raise Unavailable(f"{verb}: the parent process did not answer within {limit:g} s; try again") from None
+        finally:
+            self._waiting.pop(number, None)
+        if failed := [result for result in results if result[0] == "error"]:
+            raise as_error(failed)
         return [result[1] for result in results]
 
-    async def _say(self, message: Result) -> None:
-        """Off the event loop: the pipe may be full for a moment."""
-        async with self._sending:
-            await asyncio.get_running_loop().run_in_executor(None, self.line.send, message)
+    async def metrics(self) -> bytes:
+        """Return the page of all workers. Those who ask while one is being made share the next one."""
+        if len(self._scrapes) < 2:
+            before = self._scrapes[-1] if self._scrapes else None
+            self._scrapes.append(asyncio.create_task(self._scrape(before)))
+        (page,) = await asyncio.shield(self._scrapes[-1])
+        return str(page).encode()
 
-    def _hear(self, message: Result) -> None:
+    async def _scrape(self, before: asyncio.Task[list[Any]] | None) -> list[Any]:
+        try:
+            if before is not None:
+                await asyncio.wait([before])
+            return await self.everywhere(METRICS)
+        finally:
+            self._scrapes.remove(asyncio.current_task())  # type: ignore[arg-type]
+
+    def _say(self, message: Message) -> bool:
+        """Send a message without waiting. Return False if the parent process takes none."""
+        sent = self.line.send(message)
+        if self.line.waiting and not self._writing:
+            self._writing = True
+            asyncio.get_running_loop().add_writer(self.line.fileno(), self._write)
+        return sent
+
+    def _write(self) -> None:
+        self.line.flush()
+        if not self.line.waiting:
+            self._writing = False
+            asyncio.get_running_loop().remove_writer(self.line.fileno())
+
+    def _read(self) -> None:
+        for message in self.line.receive():
+            self._hear(message)
+        if self.line.closed:
+            self.close()
+            self.lost()
+
+    def _hear(self, message: Message) -> None:
         kind, number, *rest = message
-        if kind == "answer":
-            waiting = self._waiting.pop(number)
-            if not waiting.done():
+        if kind == "beat":
+            self._say(message)
+        elif kind == "answer":
+            waiting = self._waiting.get(number)
+            if waiting is not None and not waiting.done():
                 waiting.set_result(rest[0])
-            return
-        task = asyncio.get_running_loop().create_task(self._do(number, *rest))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        elif kind == "do":
+            task = asyncio.get_running_loop().create_task(self._do(number, *rest))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
 
     async def _do(self, number: int, verb: str, argument: str) -> None:
         try:
-            result: Result = ("ok", await self.deeds[verb](argument))
+            result: Result = ["ok", await self.deeds[verb](argument)]
         except ManifoldError as error:
-            result = ("error", type(error).__name__, error.message)
-        except Exception as error:  # whoever asked waits for an answer
+            result = ["error", type(error).__name__, error.message]
+        except Exception as error:  # who asked waits for an answer
             log.exception("a worker could not do what all were told", verb=verb, argument=argument)
-            result = ("error", "Unavailable", f"{type(error).__name__} in a worker; the log has more")
-        await self._say(("done", number, result))
+            result = ["error", "Unavailable", f"{type(error).__name__} in a worker; the log has more"]
+        with contextlib.suppress(RuntimeError):  # the loop ends
+            self._say(["done", number, result])
 
 
-def as_error(result: Result) -> ManifoldError:
-    """The error of a result."""
-    kind = getattr(errors, result[1], Unavailable)
-    error: ManifoldError = kind(result[2])
+def as_error(failed: list[Result]) -> ManifoldError:
+    """Return one error of several: the kind of the first, and each message once."""
+    kind = getattr(errors, failed[0][1], Unavailable)
+    error: ManifoldError = kind("; ".join(dict.fromkeys(str(result[2]) for result in failed)))
     return error

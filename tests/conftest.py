@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import tempfile
@@ -17,14 +18,15 @@ from starlette.testclient import TestClient
 from runtime import manifest, repository
 from runtime.engine import Model, load
 from runtime.spec import NumericColumn, TableSpec
-from service.__main__ import configure_log
+from service import logs
 from service.rest import create_app
 from service.settings import Settings
 from tests import shared
 from training import data as datasets
-from training import runs
+from training import graphs, runs
 from training.data import Data
 from training.tables import Stated
+from training.train import Loop
 
 settings.register_profile("steady", deadline=None, derandomize=True)  # the same examples on every machine, however slow
 settings.load_profile("steady")
@@ -98,10 +100,30 @@ def tiny_run(folder: Path, family: str, data: Data, **changes: object) -> runs.R
     return shared.tiny_run(folder, family, data, **changes)
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--fast", action="store_true", help="leave out tests that are marked slow, train a model or export one"
+    )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--fast"):
+        for item in items:
+            if item.get_closest_marker("slow"):
+                item.add_marker(pytest.mark.skip(reason="slow"))
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Make the folder of what tests share, unless this is a worker of pytest-xdist: those have it from the process that started them."""
+    shared.fast = config.getoption("--fast")
     if not hasattr(config, "workerinput"):
         os.environ[shared.FOLDER] = tempfile.mkdtemp(prefix="manifold-tests-")
+
+
+def pytest_collection_finish() -> None:
+    """Keep the garbage collector off what was imported: exports make many objects, and each full collection would go through torch."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
@@ -143,6 +165,13 @@ def shipped() -> dict[str, Model]:
     return {name: load(SHIPPED / name, device="cpu") for name in (*NAMES, *EXTRACTORS)}
 
 
+def some_shipped(root: Path, *names: str) -> Path:
+    """Copies of a few of the repository's models in `root`: loading all of them takes seconds."""
+    for name in names:
+        shutil.copytree(SHIPPED / name, root / name)
+    return root
+
+
 @pytest.fixture(scope="session")
 def client() -> Iterator[TestClient]:
     """The service on the shipped models, ready."""
@@ -163,6 +192,20 @@ def wait_until_ready(client: TestClient) -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
+def _fast(pytestconfig: pytest.Config) -> Iterator[None]:
+    """With --fast, a test that trains or exports is skipped there and then. Nobody has to keep a list of them."""
+
+    def skip(*_: object, **__: object) -> None:
+        pytest.skip("slow: it trains or exports a model")
+
+    with pytest.MonkeyPatch.context() as patch:
+        if pytestconfig.getoption("--fast"):
+            patch.setattr(Loop, "run_phases", skip)
+            patch.setattr(graphs, "to_onnx", skip)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
 def _plain_log() -> None:
     """The service's own log format, without its debug lines."""
-    configure_log("text")
+    logs.configure("text")

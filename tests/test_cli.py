@@ -91,9 +91,24 @@ def test_a_sheet_of_rows_is_a_csv(tmp_path: Path) -> None:
         (["serve", "--models", "nowhere"], "there is no such folder"),
     ],
 )
-def test_errors_are_one_message_and_a_status(arguments: list[str], message: str, tmp_path: Path) -> None:
+def test_errors_are_one_message_and_a_status(
+    arguments: list[str],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
     extra = ["--out", str(tmp_path / "run")] if arguments[0] == "train" else []
-    assert message in run(*arguments, *extra, ok=False).stderr
+    monkeypatch.setattr(sys, "argv", ["manifold", *arguments, *extra])
+    monkeypatch.chdir(ROOT)
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code not in (0, None)
+    assert message in capfd.readouterr().err
+
+
+def test_an_error_of_a_process_is_one_message_and_a_status() -> None:
+    assert "is not a run" in run("export", "nowhere", "--name", "x", ok=False).stderr
 
 
 def test_training_without_its_extra_names_it() -> None:

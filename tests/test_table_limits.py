@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import re
-import resource
 import subprocess
 import sys
 import threading
@@ -24,7 +22,7 @@ from runtime import bulk, files
 from runtime import parquet as limits
 from runtime.decisions import Rule
 from runtime.engine import Model, load
-from runtime.errors import InvalidValue, Malformed, ManifoldError, TooLarge
+from runtime.errors import InvalidValue, TooLarge
 from tests import tabled
 from tests.served import served, until
 from tests.tabled import HEADER, ROW
@@ -62,7 +60,9 @@ def long_dictionary() -> bytes:
 
 
 def fixed_length_dictionary() -> bytes:
-    cells = pa.DictionaryArray.from_arrays(pa.array(np.zeros(100, np.int32)), pa.array([b"x" * 70_000], pa.binary(70_000)))
+    cells = pa.DictionaryArray.from_arrays(
+        pa.array(np.zeros(100, np.int32)), pa.array([b"x" * 70_000], pa.binary(70_000))
+    )
     return written(pa.table({"price": cells, "kind": ["small"] * 100, "weight": np.ones(100)}))
 
 
@@ -191,7 +191,14 @@ def test_a_hostile_table_takes_little_memory(measured: dict[str, tuple[str, int]
 def test_every_usual_way_to_write_parquet_is_read(model: Model, options: dict[str, Any]) -> None:
     n = 500
     kinds = pa.array([["small", "large", "purple", None][i % 4] for i in range(n)])
-    content = pa.table({"weight": pa.array([*range(n - 1), None], pa.int64()), "kind": kinds, "note": ["x" * 9000] * n, "price": np.arange(n) / 100})
+    content = pa.table(
+        {
+            "weight": pa.array([*range(n - 1), None], pa.int64()),
+            "kind": kinds,
+            "note": ["x" * 9000] * n,
+            "price": np.arange(n) / 100,
+        }
+    )
     found = read(written(content.replace_schema_metadata({"note": "x" * 70_000}), **options), 64)
     assert [value for value, _, _ in found] == kinds.to_pylist()
     assert [weight for _, weight, _ in found][:-1] == list(range(n - 1))
@@ -209,7 +216,9 @@ def test_texts_of_every_kind_are_read(kind: pa.DataType) -> None:
 def test_decimals_and_numbers_as_texts_are_read(model: Model) -> None:
     from decimal import Decimal
 
-    content = pa.table({"price": [Decimal("1.50"), Decimal("7")], "kind": ["small", "purple"], "weight": ["70", "71.5"]})
+    content = pa.table(
+        {"price": [Decimal("1.50"), Decimal("7")], "kind": ["small", "purple"], "weight": ["70", "71.5"]}
+    )
     first, second = scored(model, written(content, store_decimal_as_integer=True), "parquet")
     assert "score" in first
     assert second["warnings"] == ["unknown_category: kind 'purple' was never seen in training"]
@@ -221,7 +230,9 @@ def read(content: bytes, rows: int) -> list[tuple[Any, Any, Any]]:
     spec = TableSpec.model_validate({"kind": "table", "columns": tabled.COLUMNS})
     found = list(files.chunks(io.BytesIO(content), "parquet", spec, rows=rows))
     assert all(len(chunk.numbers) <= rows for chunk in found)
-    assert [int(each) for chunk in found for each in chunk.numbers] == list(range(1, 1 + sum(len(c.numbers) for c in found)))
+    assert [int(each) for chunk in found for each in chunk.numbers] == list(
+        range(1, 1 + sum(len(c.numbers) for c in found))
+    )
     names = ("kind", "weight", "price")
     return [row for chunk in found for row in zip(*(chunk.table[name].tolist() for name in names), strict=True)]
 
@@ -344,7 +355,12 @@ def busy(thread: threading.Thread) -> bool:
 
 def leave_http(service: Any, content: bytes, gate: Gate) -> None:
     with pytest.raises(httpx.ReadTimeout):
-        httpx.post(f"{service.url}/anomaly-score?budget=5", content=content, headers={"Content-Type": "text/csv"}, timeout=httpx.Timeout(60, read=0.3))
+        httpx.post(
+            f"{service.url}/anomaly-score?budget=5",
+            content=content,
+            headers={"Content-Type": "text/csv"},
+            timeout=httpx.Timeout(60, read=0.3),
+        )
     assert gate.chunks == 1
     until(lambda: not service.app.flights._all)
 
@@ -364,10 +380,15 @@ def leave_grpc(service: Any, content: bytes, gate: Gate) -> None:
         call = stubs.ManifoldStub(channel).AnomalyScoreFile(sent(), timeout=60)
         until(lambda: gate.chunks == 1)
         call.cancel()
-        until(lambda: service.metric(r'manifold_requests_total\{.*AnomalyScoreFile.*CANCELLED.*\}') == 1)
+        until(lambda: service.metric(r"manifold_requests_total\{.*AnomalyScoreFile.*CANCELLED.*\}") == 1)
 
 
 def leave_calibration(service: Any, content: bytes, gate: Gate) -> None:
     with pytest.raises(httpx.ReadTimeout):
-        httpx.post(f"{service.url}/admin/models/rows/calibrate", content=content, headers={"Content-Type": "text/csv"}, timeout=httpx.Timeout(60, read=0.3))
+        httpx.post(
+            f"{service.url}/admin/models/rows/calibrate",
+            content=content,
+            headers={"Content-Type": "text/csv"},
+            timeout=httpx.Timeout(60, read=0.3),
+        )
     assert gate.chunks == 1

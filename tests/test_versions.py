@@ -205,6 +205,26 @@ def test_a_broken_latest_version_at_the_start_leaves_the_one_before(root: Path) 
         assert service.client.get("/health/ready").status_code == 200
 
 
+def test_a_version_that_failed_is_not_chosen_when_the_next_one_fails_too(root: Path) -> None:
+    """It was only verified again, which a broken graph passes, and was then taken for the highest that serves."""
+    with served(root) as service:
+        for version in (2, 3):
+            (publish(root, "a", version) / "decode.onnx").write_bytes(b"no graph")
+            assert load(service).status_code == 503
+            assert value_of(ask(service)) == 1
+        shutil.rmtree(root / "a/3")
+        assert load(service).status_code == 503
+        assert value_of(ask(service)) == 1
+
+
+def test_a_version_that_fails_when_it_is_first_asked_for_gives_way_to_the_one_before(root: Path) -> None:
+    (publish(root, "a", 2) / "decode.onnx").write_bytes(b"no graph")
+    with served(root, lazy=True) as service:
+        assert value_of(ask(service)) == 1
+        assert service.client.post("/sample", json={"model": "a", "version": 2}).status_code == 503
+        assert service.client.get("/health/ready").status_code == 200
+
+
 def test_over_grpc(root: Path) -> None:
     with served(root, grpc=True) as service, grpc.insecure_channel(service.target) as channel:
         stub = stubs.GRPCInferenceServiceStub(channel)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import os
 import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
-from contextlib import closing, suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +21,8 @@ import pytest
 from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
 
 from runtime import backends
-from service import merging, workers
+from runtime.errors import Busy, Unavailable
+from service import cluster, errands, line, merging, workers
 from service.histograms import Histogram
 from service.settings import ModelSettings, Settings, SettingsError
 from service.stubs import inference_pb2 as pb
@@ -28,6 +32,7 @@ from tests.conftest import ROOT
 from tests.served import free_port, until
 
 COUNT = 2
+HANG, DRAIN = 4.0, 0.5  # seconds, of the settings
 
 
 class Running:
@@ -37,16 +42,17 @@ class Running:
         self.port, self.rpc, self.log = free_port(), free_port(), log
         environment = {
             **os.environ, "MANIFOLD_PORT": str(self.port), "MANIFOLD_GRPC_PORT": str(self.rpc), "MANIFOLD_MODELS_DIR": str(root),
-            "MANIFOLD_WORKERS": str(COUNT), "MANIFOLD_DEVICE": "cpu", "MANIFOLD_DEFAULT_MODEL": "foreign", **settings,
+            "MANIFOLD_WORKERS": str(COUNT), "MANIFOLD_DEVICE": "cpu", "MANIFOLD_DEFAULT_MODEL": "foreign", "MANIFOLD_LOG_FORMAT": "json",
+            "MANIFOLD_HANG_SECONDS": str(HANG), "MANIFOLD_DRAIN_SECONDS": str(DRAIN), **settings,
         }  # fmt: skip
         with log.open("wb") as file:
             self.process = subprocess.Popen([sys.executable, "-m", "service"], cwd=ROOT, env=environment, stderr=file)
         until(lambda: self.said("ready") >= COUNT, 120)
 
-    def said(self, word: str) -> int:
-        """Lines of the log with that event."""
+    def said(self, event: str) -> int:
+        """Lines of the log with that event. Every line is JSON."""
         assert self.process.poll() is None, self.log.read_text()
-        return sum(f"] {word} " in line for line in self.log.read_text().splitlines())
+        return sum(json.loads(line)["event"] == event for line in self.log.read_text().splitlines())
 
     def call(self, path: str, method: str = "POST", **fields: Any) -> httpx.Response:
         """On a connection of its own, so that any worker may take it."""
@@ -59,7 +65,7 @@ class Running:
         workers = set()
         for pid in found:
             with suppress(OSError):  # it has just ended
-                if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                if b"service.worker" in Path(f"/proc/{pid}/cmdline").read_bytes():
                     workers.add(int(pid))
         return workers
 
@@ -70,6 +76,15 @@ class Running:
         lines = [line for line in answer.text.splitlines() if line.startswith(name)]
         return float(lines[0].rpartition(" ")[2]) if lines else 0.0
 
+    def scrapes(self, count: int) -> list[str]:
+        """Pages of metrics that are all asked for at once."""
+        with ExitStack() as stack:
+            address = ("127.0.0.1", self.port)
+            found = [stack.enter_context(socket.create_connection(address, timeout=60)) for _ in range(count)]
+            for connection in found:
+                connection.sendall(b"GET /metrics HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n")
+            return [stack.enter_context(connection.makefile("rb")).read().decode() for connection in found]
+
     def stop(self) -> int:
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(60)
@@ -79,10 +94,13 @@ class Running:
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     root = tmp_path_factory.mktemp("workers")
     foreign.write(root)
-    service = Running(root, root / "log")
+    keys = root / "keys"
+    keys.write_text("")
+    service = Running(root, root / "log", MANIFOLD_KEYS_FILE=str(keys), MANIFOLD_AUTH="off")
     yield service
     if service.process.poll() is None:
-        service.stop()
+        service.process.kill()
+    service.process.wait()
 
 
 def test_one_answer_per_seed_and_one_page_of_metrics(running: Running) -> None:
@@ -94,77 +112,85 @@ def test_one_answer_per_seed_and_one_page_of_metrics(running: Running) -> None:
     assert running.metric(sample) == before + 24
     assert running.metric('manifold_request_seconds_count{route="/sample"}') == running.metric(sample)
     assert running.metric("manifold_ready") == 1
+    assert [running.metric(f'manifold_worker_up{{worker="{place}"}}') for place in range(COUNT)] == [1, 1]
     for _ in range(8):
         with grpc.insecure_channel(f"127.0.0.1:{running.rpc}") as channel:
             stub = stubs.GRPCInferenceServiceStub(channel)
             assert stub.ModelInfer(pb.ModelInferRequest(model_name="foreign"), timeout=30).model_name == "foreign"
 
 
-def test_models_change_in_all_of_them(running: Running) -> None:
+def test_models_change_in_all_of_them_and_in_one_that_is_replaced(running: Running) -> None:
     assert running.call("/v2/repository/models/foreign/unload").status_code == 200
     assert {running.call("/sample").status_code for _ in range(16)} == {503}
-    # also in one that is started meanwhile
+    sample = 'manifold_requests_total{route="/sample",status="503"}'
+    before, files = running.metric(sample), len(os.listdir(f"/proc/{running.process.pid}/fd"))
     victim = min(running.pids())
     os.kill(victim, signal.SIGKILL)
-    until(lambda: victim not in running.pids() and len(running.pids()) == COUNT)
-    until(lambda: running.said("not ready") >= 1, 120)  # nothing is loaded in it
+    until(lambda: victim not in running.pids())
+    assert running.metric(sample) == before  # what it had counted stays
+    # the signal that reads keys again ends nobody, in whatever state the next worker is
+    while len(running.pids()) < COUNT or not running.said("not ready"):  # nothing is loaded in it
+        running.process.send_signal(signal.SIGHUP)
+        for pid in running.pids():
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGHUP)
+        time.sleep(0.02)
+    assert running.said("a worker has ended, another one is started") == 1
     assert {running.call("/sample").status_code for _ in range(16)} == {503}
+    assert running.metric(sample) == before + 16
+    assert running.metric("manifold_worker_restarts_total") == 1
+    assert len(os.listdir(f"/proc/{running.process.pid}/fd")) == files
     assert running.call("/admin/models/foreign/load").json()["state"] == "ready"
     assert {running.call("/sample").status_code for _ in range(16)} == {200}
     assert running.call("/admin/models/nope/load").status_code == 404
 
 
-def test_a_worker_that_ends_is_replaced_and_no_counter_goes_back(running: Running) -> None:
+def test_a_worker_that_stands_still_holds_up_nobody_and_is_replaced(running: Running) -> None:
+    """More requests for metrics than a pipe holds commands."""
     sample = 'manifold_requests_total{route="/sample",status="200"}'
-    before, told = running.metric(sample), running.said("ready")
-    victim = min(running.pids())
-    os.kill(victim, signal.SIGKILL)
-    until(lambda: victim not in running.pids())
-    assert running.metric(sample) == before
-    until(lambda: running.said("ready") > told, 120)
-    assert {running.call("/sample").status_code for _ in range(8)} == {200}
-    assert running.metric(sample) == before + 8
-
-
-def test_one_that_hangs_keeps_nobody_from_watching_the_others(running: Running) -> None:
-    sample = 'manifold_requests_total{route="/sample",status="200"}'
-    before, victim = running.metric(sample), min(running.pids())
+    before, told, victim = running.metric(sample), running.said("ready"), min(running.pids())
     os.kill(victim, signal.SIGSTOP)
-    try:
-        assert running.call("/sample").status_code == 200
-        assert running.metric(sample) == before + 1
-    finally:
-        os.kill(victim, signal.SIGCONT)
+    assert running.call("/sample").status_code == 200
+    pages = running.scrapes(400)
+    assert all(page.startswith("HTTP/1.1 200") for page in pages)
+    assert any(f'manifold_worker_up{{worker="{place}"}} 0' in page for page in pages for place in range(COUNT))
+    assert running.said("workers do not answer") == 1  # one that hangs is waited for once
+    assert running.metric(sample) == before + 1
+    until(lambda: victim not in running.pids() and running.said("ready") > told)
+    assert running.said("a worker does not answer and is killed") == 1
     assert running.metric(sample) == before + 1
 
 
-def test_told_to_stop_all_end(running: Running) -> None:
-    pids = running.pids()
-    assert running.stop() == 0
-    assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
-
-
-def test_a_keeper_that_is_killed_takes_its_workers_along(tmp_path: Path) -> None:
+def test_a_command_says_which_workers_did_not_answer(tmp_path: Path) -> None:
     foreign.write(tmp_path)
-    service = Running(tmp_path, tmp_path / "log")
+    service = Running(tmp_path, tmp_path / "log", MANIFOLD_HANG_SECONDS="60", MANIFOLD_COMMAND_SECONDS="1")
+    victim = min(service.pids())
+    os.kill(victim, signal.SIGSTOP)
+    for path in ("/admin/models/foreign/load", "/v2/repository/models/foreign/unload", "/admin/reload"):
+        answer = service.call(path)
+        assert answer.status_code == 503, answer.text
+        assert f"(pid {victim}) did not answer within 1 s; 1 others did" in answer.text
+    # the parent is killed: the worker that stands still ends too
     pids = service.pids()
     service.process.kill()
     service.process.wait()
-    until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids))
+    until(lambda: not any(map(alive, pids)))
+
+
+def test_told_to_stop_all_end_also_one_that_stands_still(running: Running) -> None:
+    pids = running.pids()
+    os.kill(min(pids), signal.SIGSTOP)
+    began = time.monotonic()
+    assert running.stop() == 0
+    assert time.monotonic() - began < DRAIN + workers.GRACE + 8
+    assert not any(map(alive, pids))
+
+
+def alive(pid: int) -> bool:
+    return Path(f"/proc/{pid}").exists() and "State:\tZ" not in Path(f"/proc/{pid}/status").read_text()
 
 
 # --- the keeper ---
-
-
-def test_a_port_that_is_taken_is_said(tmp_path: Path) -> None:
-    with closing(socket.socket()) as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        port = taken.getsockname()[1]
-        with pytest.raises(SettingsError, match=f"127.0.0.1:{port} cannot be had"):
-            workers.bound(Settings(port=port))
-        with pytest.raises(SettingsError, match=f"127.0.0.1:{port} cannot be had"):
-            workers.reserved(Settings(port=port - 1, grpc_port=port))
 
 
 def test_a_gpu_has_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -181,6 +207,151 @@ def test_a_gpu_has_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
     ):
         with pytest.raises(SettingsError, match="one process owns a GPU"):
             workers.allowed(settings)
+
+
+class Told:
+    """A worker that hears commands and says nothing by itself."""
+
+    def __init__(self, place: int, *, listens: bool = True, answers: bool = True, takes: bool = True) -> None:
+        self.place, self.listens, self.answers, self.takes = place, listens, answers, takes
+        self.name, self.page, self.heard = f"worker {place}", dict[str, merging.Family](), list[Any]()
+
+    def tell(self, message: Any) -> bool:
+        self.heard += [message] if self.takes else []
+        return self.takes
+
+
+def test_commands_reach_all_and_those_that_do_not_answer_are_named() -> None:
+    told = [Told(0), Told(1), Told(2, listens=False), Told(3, takes=False)]
+    work = errands.Errands(told, 0.0)
+    work.ask("unload", "a", told[0], 5)
+    assert [worker.heard for worker in told] == [[["do", 0, "unload", "a"]]] * 3 + [[]]
+    work.done(told[0], 0, ["ok", None])
+    work.done(told[2], 0, ["error", "UnknownModel", "it starts, and nobody waits for it"])
+    work.end_overdue()
+    (kind, number, (fine, silent)) = told[0].heard[-1]
+    assert (kind, number, fine) == ("answer", 5, ["ok", None])
+    assert silent[:2] == ["error", "Unavailable"]
+    assert silent[2].startswith("unload a: worker 3, worker 1 did not answer within 0 s; 1 others did")
+    work.done(told[1], 0, ["ok", None])  # too late, and nothing happens
+    assert work.unloaded == {"a"}
+    work.ask("load", "a")
+    assert work.unloaded == set()
+
+
+def test_one_that_ends_is_not_waited_for() -> None:
+    told = [Told(0), Told(1)]
+    work = errands.Errands(told, 60)
+    work.ask("keys", "", told[0], 1)
+    work.ask("keys", "", told[1], 2)
+    work.done(told[0], 0, ["ok", None])
+    work.done(told[0], 1, ["ok", None])
+    work.forget(told.pop())
+    assert told[0].heard[-1] == ["answer", 1, [["ok", None]]]
+    assert work.due == float("inf")
+
+
+def test_requests_for_metrics_are_joined() -> None:
+    told = [Told(0), Told(1), Told(2, answers=False)]
+    work = errands.Errands(told, 60)
+    for number in range(300):
+        work.ask("metrics", "", told[number % 2], number)
+    assert [len(worker.heard) for worker in told] == [1, 1, 0]
+    for worker in told[:2]:
+        work.done(worker, 0, ["ok", "# TYPE a gauge\na 1.0\n"])
+    assert [message[:2] for message in told[0].heard[1:]] == [["answer", 0], ["do", 1]]
+    for worker in told[:2]:
+        work.done(worker, 1, ["ok", "# TYPE a gauge\na 2.0\n"])
+    answers = [message for worker in told for message in worker.heard if message[0] == "answer"]
+    assert sorted(number for _, number, _ in answers) == list(range(300))
+    assert all("\na 4.0\n" in results[0][1] for _, number, results in answers if number)
+    assert 'manifold_worker_up{worker="2"} 0.0' in answers[-1][2][0][1]
+
+
+def test_a_line_keeps_messages_whole_and_never_waits() -> None:
+    ours, theirs = line.pair()
+    other = line.Line(theirs, most=2000)
+    messages = [["a", number, "x" * 900] for number in range(2000)]
+    assert all(ours.send(message) for message in messages)  # more than the socket takes
+    found = list[Any]()
+    reading = 0
+    while len(found) < len(messages):
+        ours.flush()
+        found += other.receive()
+        reading += 1
+        assert reading < 10_000
+    assert found == messages
+    sent = 0
+    while other.send(["b", sent, "y" * 900]):
+        sent += 1
+    assert 0 < other.waiting <= 2000 and not ours.closed
+    while ours.receive() or other.waiting:
+        other.flush()
+    theirs.send(b"\xff\xff\xff\xff")  # no message is so long
+    lose(ours)
+    assert not ours.send(["a", 0])
+    ours.close()
+    lose(other)
+    other.close()
+
+
+def lose(found: line.Line) -> None:
+    """Read until the line is closed."""
+    while not found.closed:
+        found.receive()
+
+
+def test_a_parent_that_does_not_answer_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cluster, "MARGIN", 0.01)
+
+    async def ask() -> None:
+        ours, theirs = line.pair()
+        with theirs:
+            found = cluster.Cluster(ours, {}, lambda: None, 0.01)
+            found.open()
+            with pytest.raises(Unavailable, match="the parent process did not answer"):
+                await found.everywhere("keys")
+            waiting = [asyncio.create_task(found.everywhere("keys")) for _ in range(cluster.MOST + 1)]
+            results = await asyncio.gather(*waiting, return_exceptions=True)
+            assert sum(isinstance(result, Busy) for result in results) == 1
+            found.close()
+        ours.close()
+
+    asyncio.run(ask())
+
+
+def test_workers_that_end_again_and_again_are_started_less_often() -> None:
+    keeper = workers.Keeper(Settings(workers=2), [])
+    pauses = []
+    for _ in range(7):
+        keeper._put_off(failed=False)
+        pauses.append(round(keeper.next_start - time.monotonic()))
+    assert pauses == [1, 2, 4, 8, 16, 30, 30]
+    keeper._put_off(failed=False, settled=True)
+    assert round(keeper.next_start - time.monotonic()) == 1
+    for _ in range(workers.FAILURES):
+        assert not keeper.stops
+        keeper._put_off(failed=True)
+    assert keeper.stops == 1
+    assert keeper.run() == workers.FAILED
+
+
+def test_one_that_uses_the_processor_has_more_time() -> None:
+    with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as process:
+        ours, theirs = line.pair()
+        theirs.close()
+        worker = workers.Worker(0, process, ours, 0.0, answered=True)
+        until(lambda: workers.processor_seconds(process.pid) > 0.2)
+        worker.silent = 2.0
+        assert not worker.hangs(1.0)
+        worker.silent = 11.0
+        assert worker.hangs(1.0)
+        worker.silent, worker.used = 2.0, workers.processor_seconds(process.pid) + 60
+        assert worker.hangs(1.0)
+        worker.answered = False  # it starts
+        assert not worker.hangs(1.0)
+        process.kill()
+    worker.line.close()
 
 
 # --- metrics ---
@@ -200,13 +371,13 @@ def page(requests: int, ready: int, memory: int, seconds: list[float]) -> dict[s
 
 def test_pages_merge() -> None:
     merged = merging.text(merging.merge([page(3, 1, 10, [0.05, 0.5]), page(4, 0, 20, [5.0])])).decode()
-    for line in (
+    for wanted in (
         'manifold_requests_total{route="/a\\"b"} 7.0', "manifold_ready 0.0", 'manifold_queued_rows{model="a"} 30.0',
         'manifold_disk_bytes{kind="free"} 20.0', 'manifold_run_seconds_bucket{le="0.1",model="a"} 1.0',
         'manifold_run_seconds_bucket{le="1.0",model="a"} 2.0', 'manifold_run_seconds_bucket{le="+Inf",model="a"} 3.0',
         'manifold_run_seconds_sum{model="a"} 5.55',
     ):  # fmt: skip
-        assert line in merged.splitlines(), merged
+        assert wanted in merged.splitlines(), merged
 
 
 def test_what_ended_workers_counted_stays_and_their_gauges_go() -> None:

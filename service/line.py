@@ -1,0 +1,105 @@
+"""One end of the line between a worker and its parent: messages in JSON over a socket that never blocks.
+
+Each message is its length, 4 bytes, and its text. What the other end does not take waits here, up to a bound: beyond it a message is refused,
+and the sender has to do without. So a process that has stopped reading holds up nobody.
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+from typing import Any
+
+import orjson
+
+MOST = 64 * 2**20  # bytes that wait to be sent, and bytes of a message that is received
+PIECE = 256 * 1024  # bytes that are received at once
+LENGTH = struct.Struct("!I")
+
+Message = list[Any]
+
+
+class Line:
+    """A socket with the messages that wait on it."""
+
+    def __init__(self, end: socket.socket, most: int = MOST) -> None:
+        end.setblocking(False)
+        self.end, self.most = end, most
+        self._out, self._in = bytearray(), bytearray()
+        self.closed = False  # the other end is gone
+
+    def fileno(self) -> int:
+        """Return the socket's number."""
+        return self.end.fileno()
+
+    @property
+    def waiting(self) -> int:
+        """The bytes that the other end has not taken."""
+        return len(self._out)
+
+    def send(self, message: Any) -> bool:
+        """Send a message, now or later. Return False if the other end is gone, or too much is waiting for it."""
+        text = orjson.dumps(message)
+        if self.closed or (self._out and len(self._out) + len(text) > self.most):
+            return False
+        self._out += LENGTH.pack(len(text)) + text
+        self.flush()
+        return not self.closed
+
+    def flush(self) -> None:
+        """Send as much as the other end takes now."""
+        try:
+            while self._out:
+                sent = self.end.send(self._out)
+                del self._out[:sent]
+        except BlockingIOError:
+            pass
+        except OSError:
+            self._lose()
+
+    def receive(self) -> list[Message]:
+        """Return the messages that have come whole. Sets `closed` once the other end is gone, or sends what is no message."""
+        try:
+            piece = self.end.recv(PIECE)
+        except BlockingIOError:
+            return []
+        except OSError:
+            piece = b""
+        if not piece:
+            self._lose()
+            return []
+        self._in += piece
+        return self._whole()
+
+    def _whole(self) -> list[Message]:
+        found = []
+        while len(self._in) >= LENGTH.size:
+            (length,) = LENGTH.unpack_from(self._in)
+            if length > self.most:
+                self._lose()
+                break
+            if len(self._in) < LENGTH.size + length:
+                break
+            text = bytes(self._in[LENGTH.size : LENGTH.size + length])
+            del self._in[: LENGTH.size + length]
+            try:
+                found.append(orjson.loads(text))
+            except ValueError:
+                self._lose()
+                break
+        return found
+
+    def _lose(self) -> None:
+        self.closed = True
+        self._out.clear()
+
+    def close(self) -> None:
+        """Close the socket."""
+        self.closed = True
+        self.end.close()
+
+
+def pair() -> tuple[Line, socket.socket]:
+    """Return one end as a line, and the other end's socket, for a child process."""
+    ours, theirs = socket.socketpair()
+    return Line(ours), theirs

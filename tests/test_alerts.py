@@ -1,0 +1,145 @@
+"""Alerts on what /metrics really says: the first event of each kind is an increase from 0."""
+
+from __future__ import annotations
+
+import ast
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+from prometheus_client.parser import text_string_to_metric_families
+
+from runtime import errors
+from service import merging, metrics
+from service.batcher import Ran
+from service.metrics import Metrics
+from service.registry import Registry
+from service.settings import Settings
+from tests import foreign
+from tests.conftest import ROOT
+
+
+@pytest.fixture
+def counted(tmp_path: Path) -> Iterator[Metrics]:
+    """The metrics of a service with one model, loaded."""
+    foreign.write(tmp_path)
+    registry = Registry(Settings(models_dir=tmp_path, default_model="foreign", device="cpu"))
+    found = Metrics(registry)
+    registry.load()
+    yield found
+    registry.close()
+
+
+def series(page: str) -> dict[str, float]:
+    """Counters of a page by name and labels."""
+    return {
+        f'{sample.name}{{instance="a"{"".join(f", {key}={chr(34)}{value}{chr(34)}" for key, value in sorted(sample.labels.items()))}}}': sample.value
+        for family in text_string_to_metric_families(page)
+        if family.type == "counter" and family.name.startswith("manifold_")
+        for sample in family.samples
+    }
+
+
+def firing(pages: list[str], alerts: list[str], tmp_path: Path) -> None:
+    """Have promtool evaluate the alert rules on pages that were scraped a minute apart; these alerts must fire at the end, and no others."""
+    scraped = [series(page) for page in pages]
+    names = sorted({name for page in scraped for name in page})
+    values = {name: " ".join(f"{page[name]:g}" if name in page else "_" for page in scraped) for name in names}
+    shutil.copy(ROOT / "deploy/prometheus/alerts.yml", tmp_path / "alerts.yml")
+    test = {
+        "rule_files": ["alerts.yml"], "evaluation_interval": "1m",
+        "tests": [{
+            "interval": "1m", "input_series": [{"series": name, "values": values[name]} for name in names],
+            "promql_expr_test": [{
+                "expr": 'count by (alertname) (ALERTS{alertstate="firing"})', "eval_time": f"{len(pages) - 1}m",
+                "exp_samples": [{"labels": f'{{alertname="{name}"}}', "value": 1} for name in alerts],
+            }],
+        }],
+    }  # fmt: skip
+    (tmp_path / "test.yml").write_text(yaml.safe_dump(test))
+    done = subprocess.run(
+        ["promtool", "test", "rules", "test.yml"], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+needs_promtool = pytest.mark.skipif(shutil.which("promtool") is None, reason="needs promtool (Debian: prometheus)")
+
+
+def test_counters_that_alerts_look_at_begin_at_0(counted: Metrics) -> None:
+    found = series(counted.page().decode())
+    for name in (
+        'manifold_errors_total{instance="a", type="internal"}', 'manifold_failed_runs_total{instance="a", model="foreign", task="decode"}',
+        'manifold_refused_total{instance="a", reason="deadline"}', 'manifold_denied_total{instance="a", type="forbidden"}',
+        'manifold_connections_cut_total{instance="a", reason="slow_head"}',
+    ):  # fmt: skip
+        assert found[name] == 0
+
+
+def test_every_label_value_that_the_code_uses_begins_at_0() -> None:
+    """Reasons stand in the code as texts: of Busy, of the batcher, and of connections that are cut."""
+    code = "\n".join(path.read_text() for folder in ("service", "runtime") for path in (ROOT / folder).rglob("*.py"))
+    refused = set(re.findall(r'Busy\([^#]*?reason="(\w+)"', code)) | set(re.findall(r'_busy\(\s*"(\w+)"', code))
+    cut = set(re.findall(r'(?:refuse\(\s*\d+,\s*|\.cut\(\s*)"(\w+)"', code))
+    assert len(refused) >= 5 and len(cut) >= 6
+    assert refused <= set(metrics.REFUSED)
+    assert cut <= set(metrics.CUT)
+    tree = ast.parse((ROOT / "runtime/errors.py").read_text())
+    kinds = [getattr(errors, node.name) for node in tree.body if isinstance(node, ast.ClassDef)]
+    told = {kind("").type for kind in kinds if issubclass(kind, errors.ManifoldError)}
+    assert told - set(metrics.ERRORS) <= {
+        "manifold_error",
+        "artifact_error",
+        "request_error",
+    }  # a client never sees these
+
+
+def test_an_error_that_clients_are_not_told_about_counts_as_internal(counted: Metrics) -> None:
+    for error in (errors.ArtifactError("x"), RuntimeError("x"), errors.InvalidValue("x")):
+        counted.erred(error)
+    found = series(counted.page().decode())
+    assert found['manifold_errors_total{instance="a", type="internal"}'] == 2
+    assert found['manifold_errors_total{instance="a", type="invalid_value"}'] == 1
+    assert 'manifold_errors_total{instance="a", type="artifact_error"}' not in found
+
+
+@needs_promtool
+def test_the_first_internal_error_and_the_first_failed_run_fire(counted: Metrics, tmp_path: Path) -> None:
+    quiet = counted.page().decode()
+    counted.erred(RuntimeError("the first"))
+    loud = counted.page().decode()
+    firing([quiet] * 2 + [loud] * 2, ["InternalErrors"], tmp_path)
+    entry = counted.models.entries["foreign", 1]
+    counted.ran(entry, Ran("decode", 1, 1, "idle", 0.1, False, True))
+    firing([quiet] * 2 + [counted.page().decode()] * 2, ["FailedRuns", "InternalErrors"], tmp_path)
+    firing([quiet] * 4, [], tmp_path)
+
+
+@needs_promtool
+def test_a_model_that_is_loaded_later_and_several_workers(counted: Metrics, tmp_path: Path) -> None:
+    """The page of two workers, one of which ends after the failure: what it has counted stays."""
+    other = merging.parse(counted.page().decode())
+    quiet = merging.text(merging.merge([merging.parse(counted.page().decode()), other])).decode()
+    counted.ran(counted.models.entries["foreign", 1], Ran("decode", 1, 1, "idle", 0.1, False, True))
+    failed = merging.parse(counted.page().decode())
+    loud = merging.text(merging.merge([failed, other])).decode()
+    ended = merging.text(merging.merge([other], [failed])).decode()
+    firing([quiet, quiet, loud, ended], ["FailedRuns"], tmp_path)
+
+
+@needs_promtool
+def test_the_alert_rules_pass_their_own_tests() -> None:
+    folder = ROOT / "deploy/prometheus"
+    done = subprocess.run(
+        ["promtool", "test", "rules", "alerts.test.yml"],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr

@@ -1,0 +1,96 @@
+"""Settings: what is misspelt is an error that suggests the nearest name, in --check and at the start alike."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from service import settings
+from service.settings import SettingsError, check_variables
+from tests import foreign
+from tests.conftest import ROOT
+from tests.test_deploy import variables
+
+
+@pytest.mark.parametrize(
+    ("name", "suggested"),
+    [
+        ("MANIFOLD_PROT", "MANIFOLD_PORT"),
+        ("MANIFOLD_MODEL_DIR", "MANIFOLD_MODELS_DIR"),
+        ("MANIFOLD_DEFAULT_MODELL", "MANIFOLD_DEFAULT_MODEL"),
+        ("MANIFOLD_MAXROWS", "MANIFOLD_MAX_ROWS"),
+        ("manifold_prot", "MANIFOLD_PORT"),
+        ("MANIFOLD_HOST__NAME", "MANIFOLD_HOST"),
+        ("MANIFOLD_MODELS_MNIST__DEVICE", ""),
+        ("MANIFOLD_", ""),
+        ("MANIFOLD_ZZZ", ""),
+    ],
+)
+def test_a_misspelt_variable_is_an_error(name: str, suggested: str) -> None:
+    with pytest.raises(SettingsError, match=f"{name}: there is no such setting") as caught:
+        check_variables({name: "1"})
+    assert f"did you mean {suggested}?" in caught.value.message or not suggested
+
+
+def test_all_that_are_wrong_are_named() -> None:
+    with pytest.raises(SettingsError, match=r"settings:\n  MANIFOLD_A: .*\n  MANIFOLD_B: "):
+        check_variables({"MANIFOLD_B": "1", "MANIFOLD_A": "1"})
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {"MANIFOLD_ZZZ": ""},  # docker-compose passes variables that are not set as empty ones
+        {"MANIFOLD_DATA": "/sets", "MANIFOLD_CACHE": "/c", "MANIFOLD_KEY": "mf_x"},
+        {"MANIFOLD_MODELS__MNIST_VAE__DEVICE": "cpu", "manifold_port": "80", "OTHER_PROT": "1"},
+        {
+            "MANIFOLD_SERVICE_HOST": "10.0.0.1", "MANIFOLD_SERVICE_PORT": "80", "MANIFOLD_SERVICE_PORT_HTTP": "80",
+            "MANIFOLD_PORT_8000_TCP": "tcp://10.0.0.1:80", "MANIFOLD_PORT_8000_TCP_ADDR": "10.0.0.1", "MANIFOLD_API_PORT": "tcp://10.0.0.1:80",
+        },
+    ],
+)  # fmt: skip
+def test_variables_that_are_meant_for_others_are_left_alone(environment: dict[str, str]) -> None:
+    check_variables(environment)
+
+
+def test_whatever_the_compose_file_passes_is_known() -> None:
+    check_variables({name: "1" for name in variables() if name.startswith("MANIFOLD_")})
+
+
+@pytest.mark.parametrize(
+    ("toml", "message"),
+    [
+        ("prot = 1", r"prot: there is no such setting; did you mean port\?"),
+        (
+            "[models.foreign]\ndevize = 'cpu'",
+            r"models\.foreign\.devize: there is no such setting; did you mean device\?",
+        ),
+        ("[model.foreign]\ndevice = 'cpu'", r"model: there is no such setting; did you mean models\?"),
+        ("port = ", "manifold.toml"),
+        ("[models]\nforeign = 3", r"models\.foreign"),
+    ],
+)
+def test_keys_of_the_file_that_are_wrong(
+    toml: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "manifold.toml").write_text(toml)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SettingsError, match=message):
+        settings.read()
+
+
+def test_a_misspelt_variable_ends_check_and_start_with_status_2(tmp_path: Path) -> None:
+    foreign.write(tmp_path)
+    for arguments in (["--check"], []):
+        done = subprocess.run(
+            [sys.executable, "-m", "service", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False,
+            env={**os.environ, "MANIFOLD_MODELS_DIR": str(tmp_path), "MANIFOLD_DEFAULT_MODEL": "foreign", "MANIFOLD_MAX_ROW": "3"},
+        )  # fmt: skip
+        assert (done.returncode, done.stdout) == (2, "")
+        assert (
+            done.stderr == "settings:\n  MANIFOLD_MAX_ROW: there is no such setting; did you mean MANIFOLD_MAX_ROWS?\n"
+        )
