@@ -143,7 +143,7 @@ def test_a_request_goes_its_way() -> None:
             await send({"type": "http.response.body", "body": b""})
 
         protocol, transport = await connected(app)
-        assert protocol.cycle is None and protocol.timeout_keep_alive_task is None
+        assert (protocol.cycle, protocol.timeout_keep_alive_task) == (None, None)
         assert protocol in protocol.connections
         protocol.data_received(HEAD)
         first: Any = protocol.cycle
