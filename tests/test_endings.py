@@ -279,21 +279,23 @@ def good(model: Model) -> dict[str, Any]:
     return recipes.for_grid(recipes.for_samples(model.manifest, model.checksum, samples, {"first": 0}))
 
 
+WRONG_COUNTS: tuple[Any, ...] = (10**9, 65_537, 0, -1, True, "4", 4.0, None, [4], 10**5000)
 DEEP: list[Any] = []
 for _ in range(300):
     DEEP = [DEEP]
+WRONG_CLASSES: tuple[Any, ...] = (55, ["1"] * 3, "nope", [None] * 4, [True] * 4, {}, DEEP)
 
 
 @pytest.mark.parametrize(
     "change",
     [
-        *({"n": value} for value in (10**9, 65_537, 0, -1, True, "4", 4.0, None, [4], 10**5000)),
+        *({"n": value} for value in WRONG_COUNTS),
         *({"item": value} for value in (2**64, 2**63 - 1, -1, "x", None)),
         *({"seed": value} for value in (2**64, -1, "x", True)),
         *({"temperature": value} for value in (0, -1, float("nan"), float("inf"), "1", None, 10**400)),
         *({"version": value} for value in (0, -1, "1", "../..", None)),
         *({"model": value} for value in ("../x", "/etc", 5, None)),
-        *({"class": value} for value in (5, ["1"] * 3, "nope", [None] * 4, {}, DEEP)),
+        *({"class": value} for value in WRONG_CLASSES),
         *({"latents": value} for value in (5, [], [[0.0] * 100_000] * 4, DEEP)),
         *({"codes": value} for value in (5, [], [[0]] * 4, [[[9999] * 7] * 7] * 4, [[[-1] * 7] * 7] * 4, [[[2**63] * 7] * 7] * 4, [[[0.5] * 7] * 7] * 4, DEEP)),
         *({"condition": value} for value in (5, [], ["a"], [[float("nan")] * 10] * 4, DEEP)),
@@ -315,7 +317,8 @@ def test_a_recipe_that_nobody_could_have_made_costs_nothing(
 
 def test_recipes_that_are_no_recipes(model: Model, good: dict[str, Any]) -> None:
     assert recipes.remake(model, good)
-    for recipe in (None, [], "x", 5):
+    nothing: tuple[object, ...] = (None, [], "x", 5)
+    for recipe in nothing:
         with pytest.raises(InvalidValue, match=r"the recipe is damaged: it: .* is not an object"):
             recipes.check(recipe)
     for key in ("checksum", "temperature", "model", "seed"):
