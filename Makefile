@@ -2,16 +2,19 @@
 PYTHON ?= python3
 HOST ?= 127.0.0.1
 PORT ?= 8000
+PROCESSES ?= 2
 BIN := .venv/bin
 
-.PHONY: serve test lint format clean
+.PHONY: serve test check lint format clean
 
 serve: .venv/serve.done  ## the service on the shipped models; needs no torch
 	$(BIN)/manifold serve --host $(HOST) --port $(PORT) $(if $(GRPC_PORT),--grpc-port $(GRPC_PORT))
 
-test: .venv/dev.done .venv-tritonclient/done lint  ## everything that CI runs
-	$(BIN)/pytest
-	.venv-tritonclient/bin/pytest -c tests/public_client/pytest.ini --confcutdir tests/public_client tests/public_client
+test: .venv/dev.done .venv-tritonclient/done  ## everything that CI runs: tests in two processes; lint, types and the public client beside them
+	PROCESSES=$(PROCESSES) tests/beside.sh
+
+check: .venv/dev.done  ## lint, types and the tests that neither train nor export: a minute and a half
+	PROCESSES=$(PROCESSES) tests/beside.sh --fast
 
 lint: .venv/dev.done
 	$(BIN)/ruff check .

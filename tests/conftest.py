@@ -23,9 +23,10 @@ from service.rest import create_app
 from service.settings import Settings
 from tests import shared
 from training import data as datasets
-from training import runs
+from training import graphs, runs
 from training.data import Data
 from training.tables import Stated
+from training.train import Loop
 
 settings.register_profile("steady", deadline=None, derandomize=True)  # the same examples on every machine, however slow
 settings.load_profile("steady")
@@ -99,8 +100,22 @@ def tiny_run(folder: Path, family: str, data: Data, **changes: object) -> runs.R
     return shared.tiny_run(folder, family, data, **changes)
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--fast", action="store_true", help="leave out tests that are marked slow, train a model or export one"
+    )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--fast"):
+        for item in items:
+            if item.get_closest_marker("slow"):
+                item.add_marker(pytest.mark.skip(reason="slow"))
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Make the folder of what tests share, unless this is a worker of pytest-xdist: those have it from the process that started them."""
+    shared.fast = config.getoption("--fast")
     if not hasattr(config, "workerinput"):
         os.environ[shared.FOLDER] = tempfile.mkdtemp(prefix="manifold-tests-")
 
@@ -150,6 +165,13 @@ def shipped() -> dict[str, Model]:
     return {name: load(SHIPPED / name, device="cpu") for name in (*NAMES, *EXTRACTORS)}
 
 
+def some_shipped(root: Path, *names: str) -> Path:
+    """Copies of a few of the repository's models in `root`: loading all of them takes seconds."""
+    for name in names:
+        shutil.copytree(SHIPPED / name, root / name)
+    return root
+
+
 @pytest.fixture(scope="session")
 def client() -> Iterator[TestClient]:
     """The service on the shipped models, ready."""
@@ -167,6 +189,20 @@ def wait_until_ready(client: TestClient) -> None:
             return
         time.sleep(0.02)
     raise AssertionError("the models do not finish loading")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _fast(pytestconfig: pytest.Config) -> Iterator[None]:
+    """With --fast, a test that trains or exports is skipped there and then. Nobody has to keep a list of them."""
+
+    def skip(*_: object, **__: object) -> None:
+        pytest.skip("slow: it trains or exports a model")
+
+    with pytest.MonkeyPatch.context() as patch:
+        if pytestconfig.getoption("--fast"):
+            patch.setattr(Loop, "run_phases", skip)
+            patch.setattr(graphs, "to_onnx", skip)
+        yield
 
 
 @pytest.fixture(scope="session", autouse=True)

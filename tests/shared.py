@@ -14,6 +14,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 from filelock import FileLock
 
 from training import export as exporting
@@ -24,8 +25,16 @@ from training.train import train
 FOLDER = "TESTS_SHARED"  # set by tests/conftest.py for the processes of one test run
 
 
+fast = False  # set by the option --fast
+
+
 def once(key: str, make: Callable[[Path], object]) -> Path:
-    """Return the shared folder of `key`, which `make` fills at the first call of any process. Nobody may change it."""
+    """Return the shared folder of `key`, which `make` fills at the first call of any process. Nobody may change it.
+
+    With the option --fast, the test that asks is skipped instead: what is shared is what takes long to make.
+    """
+    if fast:
+        pytest.skip("slow: it trains or exports a model")
     root = Path(os.environ[FOLDER])
     folder, done = root / key, root / f"{key}.done"
     with FileLock(root / f"{key}.lock"):

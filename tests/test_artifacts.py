@@ -11,20 +11,22 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
+import torch
 from starlette.testclient import TestClient
 from typer.testing import CliRunner
 
 import cli
 from runtime import checks, manifest, repository
-from runtime.engine import Model, load
+from runtime.engine import Model, example_inputs, load
 from runtime.errors import ArtifactError, InvalidValue, ManifoldError, Unavailable, UnknownModel, UnsupportedTask
 from service.rest import create_app
 from service.settings import Settings
 from tests import foreign
 from tests.conftest import EXTRACTORS, NAMES, ROOT, SHIPPED, tiny_run, wait_until_ready
 from training import export as exporting
-from training import runs
+from training import families, graphs, runs
 from training.data import Data
 from training.errors import TrainingError
 from training.exports import Task
@@ -170,11 +172,20 @@ def test_unknown_format(tmp_path: Path, digits: Data, tiny: Path) -> None:
         exporting.export(runs.open_run(tiny / "runs/vae"), "x", tmp_path, data=digits, backend="keras")
 
 
-def test_other_likelihoods_export_too(tmp_path: Path, digits: Data) -> None:
-    for likelihood in ("gaussian-learned", "laplace"):
-        run = tiny_run(tmp_path / likelihood, "vae", digits, likelihood=likelihood, samples=2, epochs=1)
-        model = load(exporting.export(run, likelihood, tmp_path / "models", data=digits))
-        assert model.sample(2, seed=0).data.shape == (2, 1, 8, 8)
+@pytest.mark.parametrize("likelihood", ["gaussian-learned", "laplace"])
+def test_other_likelihoods_export_too(tmp_path: Path, digits: Data, likelihood: str) -> None:
+    """All tasks in TorchScript, and the one that the likelihood is in as an ONNX graph too."""
+    run = tiny_run(tmp_path / likelihood, "vae", digits, likelihood=likelihood, samples=2, epochs=1)
+    model = load(exporting.export(run, likelihood, tmp_path / "models", data=digits, backend="torchscript"))
+    assert model.sample(2, seed=0).data.shape == (2, 1, 8, 8)
+    task = families.get("vae").exports(trained_model(run, digits), run.config, digits).tasks["score"]
+    inputs = {**example_inputs(model.manifest.tasks["score"], model.manifest, 5), "data": digits.edge(digits.test)[:5]}
+    given = [torch.from_numpy(inputs[spec.role][:3]) for spec in task.inputs]
+    graphs.save_onnx({"score": graphs.task_to_onnx(task, given)}, tmp_path)
+    session = onnxruntime.InferenceSession(str(tmp_path / "score.onnx"))
+    found = session.run(None, {spec.role: inputs[spec.role] for spec in task.inputs})
+    for output, array in zip(session.get_outputs(), found, strict=True):
+        np.testing.assert_allclose(array, task(inputs)[output.name], rtol=1e-4, atol=1e-4)
 
 
 # --- loading what is broken ---

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import Any
 
 import onnx
 import pytest
@@ -26,8 +26,14 @@ def exported() -> onnx.ModelProto:
 def builds(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """One entry for each time that the exporter's operators are listed, from a fresh start."""
     seen: list[int] = []
-    listing: Callable[[], object] = _registration.onnxscript_apis.get_torchlib_ops
-    monkeypatch.setattr(_registration.onnxscript_apis, "get_torchlib_ops", lambda: (seen.append(1), listing())[1])
+    apis: Any = vars(_registration)["onnxscript_apis"]
+    listing = apis.get_torchlib_ops
+
+    def counted() -> object:
+        seen.append(1)
+        return listing()
+
+    monkeypatch.setattr(apis, "get_torchlib_ops", counted)
     monkeypatch.setattr(ONNXRegistry, "from_torchlib", registry._build)
     registry._built.cache_clear()
     return seen

@@ -30,7 +30,18 @@ from service import contract
 from service.rest import USE_CASES, create_app
 from service.settings import ModelSettings, Settings, SettingsError, read
 from tests import foreign
-from tests.conftest import CLASS_OF, EXTRACTORS, NAMES, ROOT, ROW, ROWS, SHIPPED, WITHOUT_ENCODER, wait_until_ready
+from tests.conftest import (
+    CLASS_OF,
+    EXTRACTORS,
+    NAMES,
+    ROOT,
+    ROW,
+    ROWS,
+    SHIPPED,
+    WITHOUT_ENCODER,
+    some_shipped,
+    wait_until_ready,
+)
 from training.data import Data
 
 CODES = ("cifar10-vqvae", "fashion-vqvae", "mnist-vqvae")  # no prior over their vectors
@@ -439,8 +450,10 @@ def test_binary_bodies_that_are_wrong(client: TestClient) -> None:
     assert either.json()["mean"]
 
 
-def test_too_large_a_body_is_refused_before_it_is_read() -> None:
-    with TestClient(create_app(Settings(models_dir=SHIPPED, max_body_bytes=2000))) as client:
+def test_too_large_a_body_is_refused_before_it_is_read(tmp_path: Path) -> None:
+    with TestClient(
+        create_app(Settings(models_dir=some_shipped(tmp_path, "mnist-vae"), max_body_bytes=2000))
+    ) as client:
         declared = client.post(
             "/sample", content=b"{}", headers={"content-type": "application/json", "content-length": "5000"}
         )
@@ -570,9 +583,11 @@ def test_a_request_larger_than_the_queue_runs_when_it_is_alone(tmp_path: Path) -
 # --- models that are not ready ---
 
 
-def test_without_torch_a_torchscript_model_names_its_extra_and_the_rest_serves(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_torch_a_torchscript_model_names_its_extra_and_the_rest_serves(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setitem(sys.modules, "torch", None)
-    with TestClient(create_app(Settings(models_dir=SHIPPED))) as client:
+    with TestClient(create_app(Settings(models_dir=some_shipped(tmp_path, "mnist-vae", "mnist-vae-ts")))) as client:
         wait_until_ready(client)
         assert client.get("/health/ready").status_code == 200
         response = client.post("/sample", json={"model": "mnist-vae-ts"})
@@ -581,9 +596,10 @@ def test_without_torch_a_torchscript_model_names_its_extra_and_the_rest_serves(m
         assert client.post("/sample", json={}).status_code == 200
 
 
-def test_a_model_told_to_use_cuda_says_why_it_cannot(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_told_to_use_cuda_says_why_it_cannot(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("runtime.backends._cuda_missing", lambda _: "there is no CUDA device or driver on this machine")
-    options = Settings(models_dir=SHIPPED, models={"mnist-vae-2d": ModelSettings(device="cuda")})
+    root = some_shipped(tmp_path, "mnist-vae", "mnist-vae-2d")
+    options = Settings(models_dir=root, models={"mnist-vae-2d": ModelSettings(device="cuda")})
     with TestClient(create_app(options)) as client:
         wait_until_ready(client)
         models = {model["name"]: model for model in client.get("/models").json()["models"]}

@@ -97,7 +97,7 @@ def drawings(monkeypatch: pytest.MonkeyPatch, now: list[float]) -> list[int]:
     """The number of lines of the log at each drawing of curves, on a clock that shows `now[0]`."""
     lines: list[int] = []
     monkeypatch.setattr(sheets, "curves", lambda log, path: lines.append(len(log.read_text().splitlines())))
-    monkeypatch.setattr(sheets.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(sheets, "monotonic", lambda: now[0])
     return lines
 
 

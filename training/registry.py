@@ -16,7 +16,7 @@ _build = ONNXRegistry.from_torchlib
 
 def share() -> None:
     """Make every later export of this process start from a copy of one registry. Calling it again changes nothing."""
-    ONNXRegistry.from_torchlib = staticmethod(_copy)  # type: ignore[method-assign, assignment]
+    ONNXRegistry.from_torchlib = staticmethod(_copy)  # type: ignore[method-assign]
 
 
 def _copy(opset_version: int = _constants.TORCHLIB_OPSET) -> ONNXRegistry:

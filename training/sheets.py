@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import csv
-import time
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 import numpy as np
@@ -46,7 +46,7 @@ class Curves:
 
     def __init__(self, log: Path, path: Path) -> None:
         self.log, self.path = log, path
-        self.drawn = time.monotonic()
+        self.drawn = monotonic()
         self.behind = False
 
     def __enter__(self) -> Curves:
@@ -58,14 +58,14 @@ class Curves:
     def grown(self) -> None:
         """Note that the log has another epoch, and draw it if the last drawing is old."""
         self.behind = True
-        if time.monotonic() - self.drawn >= SECONDS:
+        if monotonic() - self.drawn >= SECONDS:
             self.draw()
 
     def draw(self) -> None:
         """Draw what the log has now, if it is not drawn yet."""
         if self.behind:
             curves(self.log, self.path)
-            self.drawn, self.behind = time.monotonic(), False
+            self.drawn, self.behind = monotonic(), False
 
 
 def curves(log: Path, path: Path) -> None:

@@ -95,7 +95,9 @@ def _plain(column: Any) -> Array:
         return np.asarray(column.to_numpy(zero_copy_only=False))
     whole = column.unify_dictionaries().combine_chunks()
     texts = np.asarray([*whole.dictionary.to_pylist(), None], object)
-    return texts[whole.indices.fill_null(-1).to_numpy(zero_copy_only=False)]
+    places: Array = whole.indices.fill_null(-1).to_numpy(zero_copy_only=False)
+    found: Array = texts[places]
+    return found
 
 
 def fit(table: Mapping[str, Array], stated: Stated | None = None) -> TableSpec:
