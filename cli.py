@@ -41,7 +41,7 @@ def train(
     out: Annotated[Path | None, typer.Option(help="Run folder; runs/FAMILY-DATA where left out.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     precision: Annotated[str, typer.Option(help="32-true, or bf16-mixed on a GPU.")] = "32-true",
-    devices: Annotated[int, typer.Option(help="How many devices.")] = 1,
+    devices: Annotated[int, typer.Option(min=1, max=64, help="How many devices.")] = 1,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
 ) -> None:
     """Train a model family on a data set; makes a run folder."""
@@ -252,7 +252,7 @@ def sample(
     """A sheet of samples from an artifact alone: a PNG with its recipe, or a CSV of rows."""
     import csv
 
-    from runtime import recipes, rows
+    from runtime import operations, recipes, rows
     from runtime.repository import replacing
     from runtime.spec import TableSpec
 
@@ -263,6 +263,10 @@ def sample(
     _writable(out)
     options = {"seed": seed, "first": first, "classes": class_, "prior": prior, "temperature": temperature}
     samples = loaded.sample(n, **options)
+    if not operations.is_reproducible(loaded.manifest, None, None):
+        typer.echo(
+            f"note: {loaded.manifest.name} draws random numbers by itself: these samples are not reproducible", err=True
+        )
     if isinstance(spec, TableSpec):
         with replacing(out) as temporary, temporary.open("w", newline="") as file:
             writer = csv.DictWriter(file, spec.names)
@@ -301,6 +305,8 @@ def remake(
         if made == content
         else "the same recipe; the file's bytes differ, as another Pillow writes them"
     )
+    if codecs.read_recipe(made).get("reproducible") is False:
+        same = f"not the same picture: {recipe.get('model')} draws random numbers by itself, so that its recipes are not reproducible"
     typer.echo(f"{out}: {same}")
 
 
@@ -430,6 +436,10 @@ def score(
         total = bulk.drain(bulk.score(loaded, source, kind, rule, explain=explain), writer, progress)
     if not rejected.stat().st_size:
         rejected.unlink()
+    if loaded.manifest.drawing:
+        typer.echo(
+            f"note: {loaded.manifest.name} draws random numbers by itself: these scores are not reproducible", err=True
+        )
     where = f", set aside in {rejected if out.suffix == '.parquet' else out}" if total.bad else ""
     seconds = time.perf_counter() - began
     typer.echo(
@@ -459,29 +469,35 @@ def check(
     device: Device = "auto",
 ) -> None:
     """Say what is wrong with an artifact, field by field: manifest, checksums, graphs, golden vectors, batch sizes."""
-    from runtime import checks, engine, manifest, repository
-    from runtime.errors import Unavailable
+    from runtime import checks, repository
+    from runtime.errors import Unavailable, reason
 
     wrong = 0
     for path in artifacts:
         problems: list[str] = []
+        notes: list[str] = []
         try:
-            folder = repository.locate(path)
-            found = repository.seal(folder) if seal else manifest.read(folder)
-            problems = checks.run_all(engine.load(folder, device=device))
-            if not found.files:
-                problems.append('files: no checksums; "manifold check --seal" writes them')
+            problems, notes, found = checks.check(repository.locate(path), device, seal=seal)
         except Unavailable as error:
             typer.echo(f"{path}: not checked: {error.message}")
             continue
         except ManifoldError as error:
             problems.append(error.message)
+        except (OSError, MemoryError) as error:
+            problems.append(reason(error))
+        except (
+            Exception
+        ) as error:  # a check says what is wrong with every artifact that it is given, and goes on with the next
+            problems.append(
+                f"{type(error).__name__}: {reason(error)} (a case that Manifold does not know: please report it)"
+            )
         wrong += bool(problems)
-        typer.echo(
-            "\n".join([f"{path}:", *(f"  {problem}" for problem in problems)])
+        lines = (
+            [f"{path}:", *(f"  {line}" for line in problems)]
             if problems
-            else f"{path}: good: {', '.join(found.tasks)}"
+            else [f"{path}: good: {', '.join(found.tasks)}"]
         )
+        typer.echo("\n".join([*lines, *(f"  note: {note}" for note in notes)]))
     if wrong:
         raise typer.Exit(1)
 

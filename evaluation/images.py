@@ -12,14 +12,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evaluation.errors import EvaluationError
-from runtime import codecs
+from runtime import codecs, npz
 from runtime.engine import Model
-from runtime.errors import ManifoldError
+from runtime.errors import ManifoldError, cut
 from runtime.spec import ImageSpec
 
 Array = NDArray[Any]
 Pixels = NDArray[np.uint8]
 
+NPZ_BYTES = 8 * 2**30  # of the images of an .npz file, unpacked
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 
 
@@ -230,13 +231,19 @@ def open_images(path: Path, colour: str, *, skip: bool = False, mixed: bool = Fa
     if path.suffix not in (".npy", ".npz"):
         raise EvaluationError(f"{path}: neither a folder of images nor a .npy or .npz file")
     try:
-        content = np.load(path, allow_pickle=False)
+        return Held.of(
+            _npz(path) if path.suffix == ".npz" else np.load(path, mmap_mode="r", allow_pickle=False), name=path.name
+        )
+    except EvaluationError:
+        raise
     except (OSError, ValueError) as error:
-        raise EvaluationError(f"{path}: cannot be read: {error}") from None
-    if isinstance(content, np.ndarray):
-        return Held.of(content, name=path.name)
-    with content:
-        names = content.files
-        if "arr_0" not in names and len(names) != 1:
-            raise EvaluationError(f"{path}: holds {', '.join(names)}; one array of images is needed, or `arr_0`")
-        return Held.of(content["arr_0" if "arr_0" in names else names[0]], name=path.name)
+        raise EvaluationError(f"{path}: cannot be read: {cut(str(error), 200)}") from None
+
+
+def _npz(path: Path) -> NDArray[Any]:
+    """Return the array of images of an .npz file. Raises EvaluationError for several, ValueError for what cannot be read."""
+    names = npz.names(path)
+    if "arr_0" not in names and len(names) != 1:
+        raise EvaluationError(f"{path}: holds {cut(', '.join(names))}; one array of images is needed, or `arr_0`")
+    (content,) = npz.read(path, ["arr_0" if "arr_0" in names else names[0]], lambda *_: None, limit=NPZ_BYTES).values()
+    return content

@@ -21,10 +21,13 @@ from evaluation.errors import EvaluationError
 from evaluation.extractors import Extractor, Features, Progress, extract
 from evaluation.images import Source
 from evaluation.statistics import Gaussian
+from runtime import npz
 from runtime.repository import replacing
 
 Array = NDArray[Any]
 CACHE_VARIABLE = "MANIFOLD_CACHE"
+DIMENSIONS = 8192  # features that statistics may have
+MOMENTS_BYTES = 9 * DIMENSIONS**2
 FORMAT = 1  # of the cached files; another one is made anew
 
 
@@ -123,6 +126,13 @@ def write_npz(path: Path, reference: Reference, extractor: Extractor, anchors: d
         temporary.write_text(json.dumps(provenance, indent=1) + "\n")
 
 
+def _check_moments(name: str, shape: npz.Shape, dtype: np.dtype[Any]) -> str | None:
+    most = 1 if name == "mu" else 2
+    return (
+        None if len(shape) <= most and max(shape, default=1) <= DIMENSIONS else f"not {most} times {DIMENSIONS} at most"
+    )
+
+
 def beside(path: Path) -> Path:
     """Where a file's provenance is: `reference.npz` has `reference.json`."""
     return path.with_suffix(".json")
@@ -135,11 +145,11 @@ def read_npz(path: Path, extractor: Extractor) -> Reference:
     dimensions can be checked, and the protocol says that the file did not say more.
     """
     try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as held:
-            mean, covariance = (np.asarray(held[key], np.float64) for key in ("mu", "sigma"))
-    except FileNotFoundError:
-        raise EvaluationError(f"{path}: there is no such file; `manifold reference` makes one") from None
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        held = npz.read(path, ("mu", "sigma"), _check_moments, limit=MOMENTS_BYTES)
+        mean, covariance = (np.asarray(held[key], np.float64) for key in ("mu", "sigma"))
+    except (ValueError, KeyError) as error:
+        if not path.exists():
+            raise EvaluationError(f"{path}: there is no such file; `manifold reference` makes one") from None
         raise EvaluationError(f"{path}: not statistics (an .npz with mu and sigma): {error}") from None
     if mean.ndim != 1 or covariance.shape != (len(mean), len(mean)):
         raise EvaluationError(f"{path}: mu {list(mean.shape)} and sigma {list(covariance.shape)} do not fit together")

@@ -1,26 +1,30 @@
 """What runs a graph: ONNX Runtime, TorchScript (the only importer of torch, and lazily), and a deterministic fake for tests.
 
 A backend opens the graphs of one artifact on one device and gives, for each task, a function from arrays by graph name to arrays by
-graph name. It checks nothing about values: the engine does.
+graph name. It checks nothing about values: the engine does. Whatever ONNX Runtime or torch raises leaves it as a GraphError.
 """
 
 from __future__ import annotations
 
 import contextlib
 import functools
+import math
 import os
 import threading
-from collections.abc import Callable, Iterable, Mapping
+import time
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from runtime import chance, onnx_file
 from runtime.bound import BoundGraph
-from runtime.errors import ArtifactError, Unavailable
+from runtime.chance import Chance
+from runtime.errors import GraphError, Unavailable, cannot_run, reason, shown
 from runtime.fixed_cost import has_fixed_cost
-from runtime.manifest import Manifest, TaskSpec
+from runtime.manifest import InputSpec, Manifest, TaskSpec, TensorSpec
 
 Array = NDArray[Any]
 Graph = Callable[[Mapping[str, Array]], dict[str, Array]]
@@ -28,6 +32,10 @@ DEVICES = ("auto", "cpu", "cuda")
 CUDA_OPTIONS = {
     "arena_extend_strategy": "kSameAsRequested", "cudnn_conv_algo_search": "HEURISTIC", "use_tf32": "0",
 }  # fmt: skip
+
+MOST_ROWS = 64  # that a manifest may name as min_rows
+PIECE = 64  # rows: a run of no more is never divided
+PIECE_SECONDS = 0.1  # of a piece; graphs take up to 2 MB a millisecond
 
 _loading = threading.Lock()  # concurrent session creation is reported racy (microsoft/onnxruntime#27089)
 
@@ -39,7 +47,11 @@ class Backend(Protocol):
     note: str | None  # what `auto` fell back from, and why
 
     def open(self, task: TaskSpec) -> Graph:
-        """The function that runs a task. Raises ArtifactError where graph and manifest disagree."""
+        """Return the function that runs a task. Raises GraphError if graph and manifest disagree."""
+        ...
+
+    def chance(self, task: TaskSpec) -> Chance:
+        """Return what the operators of a task that has been opened say of random numbers and of rows that influence each other."""
         ...
 
 
@@ -103,7 +115,7 @@ class OnnxBackend:
         recorded = self.device == "cuda" and not task.is_sampler
         try:
             session = self._session(path, options, recorded)
-        except ArtifactError:
+        except GraphError:
             if not recorded:
                 raise
             recorded, session = False, self._session(path, options, False)  # it has loops, or nodes that run on the CPU
@@ -113,16 +125,21 @@ class OnnxBackend:
                 expected=True,
                 field="device",
             )
-        _check_names(
-            path.name,
-            task,
-            {tensor.name for tensor in session.get_inputs()},
-            {tensor.name for tensor in session.get_outputs()},
-        )
+        _check_session(path, task, session)
         if self.device == "cuda":
             plain = functools.partial(self._session, path, options, False) if recorded else None
-            return BoundGraph(onnxruntime, session, task, "cuda", plain=plain)
-        return OnnxGraph(session, [spec.graph_name for spec in task.outputs], fixed_cost=has_fixed_cost(path))
+            return _guarded(path.name, BoundGraph(onnxruntime, session, task, "cuda", plain=plain))
+        return OnnxGraph(
+            path.name,
+            session,
+            [spec.graph_name for spec in task.outputs],
+            fixed_cost=has_fixed_cost(path),
+            divided=not task.is_sampler and PIECE % task.min_rows == 0,
+        )
+
+    def chance(self, task: TaskSpec) -> Chance:
+        """What its operators say."""
+        return chance.of_onnx(self.folder / task.graph, [spec.graph_name for spec in task.outputs])
 
     def _session(self, path: Path, options: Any, recorded: bool) -> Any:
         onnxruntime = _onnxruntime()
@@ -135,24 +152,74 @@ class OnnxBackend:
             with _loading:
                 return onnxruntime.InferenceSession(str(path), options, providers=providers)
         except Exception as error:  # onnxruntime's exceptions share no base class
-            raise ArtifactError(f"{path.name}: ONNX Runtime cannot load it: {error}") from error
+            raise GraphError(f"{path.name}: ONNX Runtime cannot load it: {reason(error)}", graph=path.name) from error
 
 
 class OnnxGraph:
-    """A session of ONNX Runtime."""
+    """A session of ONNX Runtime.
 
-    def __init__(self, session: Any, names: list[str], *, fixed_cost: bool = False) -> None:
-        self.session, self.names = session, names
+    Its memory arena keeps what the largest run has needed. So a large run is divided into pieces of about PIECE_SECONDS, which costs
+    nothing, as larger ones are no faster; and the last piece gives the arena's memory back.
+    """
+
+    def __init__(
+        self, graph: str, session: Any, names: list[str], *, fixed_cost: bool = False, divided: bool = False
+    ) -> None:
+        self.graph, self.session, self.names = graph, session, names
         self.fixed_cost = fixed_cost  # whether the shapes of its inputs bound its time
+        self.divided = divided  # whether rows may be run in pieces: loops gain from running all of them at once
+        self._row_seconds = math.inf  # that a row has taken, at best
 
     def __call__(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
-        return dict(zip(self.names, self.session.run(self.names, dict(inputs)), strict=True))
+        rows = len(next(iter(inputs.values())))
+        if rows <= PIECE:
+            return self._run(inputs)
+        if not self.divided:
+            return self._run(inputs, shrink=True)
+        pieces, stop = [], 0
+        while stop < rows:
+            start, stop = stop, min(stop + self._piece(), rows)
+            piece = {name: array[start:stop] for name, array in inputs.items()}
+            began = time.perf_counter()
+            pieces.append(self._run(piece, shrink=start > 0 and stop == rows))
+            self._row_seconds = min(self._row_seconds, (time.perf_counter() - began) / (stop - start))
+        if len(pieces) == 1:
+            return pieces[0]
+        return {name: np.concatenate([piece[name] for piece in pieces]) for name in self.names}
+
+    def _piece(self) -> int:
+        """Return the rows of a piece, a multiple of PIECE."""
+        return PIECE * max(1, int(PIECE_SECONDS / self._row_seconds / PIECE))
+
+    def _run(self, inputs: Mapping[str, Array], *, shrink: bool = False) -> dict[str, Array]:
+        options = _shrinking() if shrink else None
+        try:
+            return dict(zip(self.names, self.session.run(self.names, dict(inputs), options), strict=True))
+        except Exception as error:  # onnxruntime's exceptions share no base class
+            raise cannot_run(self.graph, "ONNX Runtime", error) from error
 
     def trim(self, inputs: Mapping[str, Array]) -> None:
         """One run that gives back what larger ones before it have made the memory arena grow to."""
-        options = _onnxruntime().RunOptions()
-        options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
-        self.session.run(self.names, dict(inputs), options)
+        self._run(inputs, shrink=True)
+
+
+def _shrinking() -> Any:
+    """Return options of a run after which the arena has no more memory than the run itself needed first."""
+    options = _onnxruntime().RunOptions()
+    options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+    return options
+
+
+def _guarded(name: str, graph: Graph) -> Graph:
+    """A graph whose errors are GraphErrors."""
+
+    def run(inputs: Mapping[str, Array]) -> dict[str, Array]:
+        try:
+            return graph(inputs)
+        except Exception as error:  # onnxruntime's exceptions share no base class
+            raise cannot_run(name, "ONNX Runtime", error) from error
+
+    return run
 
 
 def cuda_missing() -> str | None:
@@ -179,15 +246,93 @@ def _cuda_device() -> bool:
     return driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0 and count.value > 0
 
 
-def _check_names(graph: str, task: TaskSpec, inputs: set[str], outputs: set[str]) -> None:
-    for kind, specs, have in (("input", task.inputs, inputs), ("output", task.outputs, outputs)):
+# what ONNX Runtime calls the types of numbers
+TYPES = {
+    "float": "float32", "double": "float64", "float16": "float16", "bfloat16": "bfloat16", "bool": "bool", "string": "string",
+    **{f"{sign}int{bits}": f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)},
+}  # fmt: skip
+
+
+def _check_session(path: Path, task: TaskSpec, session: Any) -> None:
+    """Compare the graph's inputs and outputs with the manifest. Raises GraphError with one line for each that differs."""
+    inputs = {tensor.name: tensor for tensor in session.get_inputs()}
+    outputs = {tensor.name: tensor for tensor in session.get_outputs()}
+    _check_names(path.name, task, inputs, outputs)
+    scalars = _scalars(path, task, inputs)
+    problems: list[tuple[TensorSpec, str]] = []
+    for spec in task.inputs:
+        given = inputs[spec.graph_name]
+        dims = [] if spec.graph_name in scalars else given.shape or None  # no shape at all may be any
+        problems += [(spec, line) for line in _input_problems(task, spec, _type(given.type), dims)]
+    for output in task.outputs:  # shapes of outputs are only hints, which ONNX Runtime does not hold a graph to
+        if (kind := _type(outputs[output.graph_name].type)) != output.dtype:
+            problems.append(
+                (output, f"output {output.graph_name!r} is {kind} in the graph, the manifest says {output.described}")
+            )
+    if problems:
+        lines = "\n  ".join(line for _, line in problems)
+        first = problems[0][0]
+        raise GraphError(f"{path.name}: {lines}", graph=path.name, tensor=first.graph_name, expected=first.described)
+
+
+def _scalars(path: Path, task: TaskSpec, inputs: Mapping[str, Any]) -> set[str]:
+    """The inputs of rank 0: ONNX Runtime says of them what it says of those without a shape."""
+    if all(inputs[spec.graph_name].shape for spec in task.inputs):
+        return set()
+    return onnx_file.read(path).graph.scalars
+
+
+def _type(name: str) -> str:
+    """numpy's name of a type such as `tensor(float)`; what is no tensor of numbers stays as it is."""
+    inner = name.removeprefix("tensor(").removesuffix(")")
+    return TYPES.get(inner, name)
+
+
+def _input_problems(task: TaskSpec, spec: InputSpec, kind: str, dims: list[int | str | None] | None) -> list[str]:
+    """What is wrong with an input of the type `kind`, with dimensions that are numbers if they are fixed; None for any shape."""
+    fits = dims is None or (
+        len(dims) == 1 + len(spec.shape)
+        and all(not isinstance(have, int) or have == said for have, said in zip(dims[1:], spec.shape, strict=True))
+    )
+    if kind != spec.dtype or not fits:
+        shape = "" if dims is None else _shown(dims)
+        return [
+            f"input {spec.graph_name!r} is {kind}{shape} in the graph, the manifest says {spec.described} (without the batch)"
+        ]
+    rows = dims[0] if dims else None
+    if isinstance(rows, int) and not task.min_rows == task.max_rows == rows:
+        fixed = f"set min_rows {rows}, max_rows {rows}, or " if rows <= MOST_ROWS else ""
+        first = "" if all(isinstance(dim, int) for dim in dims or []) else "; the batch must be its first dimension"
+        return [
+            f"input {spec.graph_name!r} is {kind}{_shown(dims or [])} in the graph: the graph takes {rows} row{'s' * (rows != 1)} at a time: "
+            f"{fixed}export it with a free batch{first}"
+        ]
+    return []
+
+
+def _shown(dims: list[int | str | None]) -> str:
+    """Dimensions as text, the free ones by their names."""
+    names = ["B", *"?" * len(dims)]
+    return f"[{', '.join(str(name if dim is None else dim) for dim, name in zip(dims, names, strict=False))}]"
+
+
+def _check_names(graph: str, task: TaskSpec, inputs: Collection[str], outputs: Collection[str]) -> None:
+    kinds: tuple[tuple[str, Sequence[TensorSpec], Collection[str]], ...] = (
+        ("input", task.inputs, inputs), ("output", task.outputs, outputs),
+    )  # fmt: skip
+    for kind, specs, have in kinds:
         for spec in specs:
             if spec.graph_name not in have:
-                raise ArtifactError(
-                    f"{graph}: has no {kind} {spec.graph_name!r} (role {spec.role!r}); it has {', '.join(sorted(have))}"
-                )
-    if missing := inputs - {spec.graph_name for spec in task.inputs}:
-        raise ArtifactError(f"{graph}: the manifest does not fill its input(s) {', '.join(sorted(missing))}")
+                raise GraphError(
+                    f"{graph}: has no {kind} {shown(spec.graph_name)} (role {shown(spec.role)}); it has {', '.join(sorted(have))}",
+                    graph=graph, tensor=spec.graph_name, expected=spec.described,
+                )  # fmt: skip
+    if missing := set(inputs) - {spec.graph_name for spec in task.inputs}:
+        raise GraphError(
+            f"{graph}: the manifest does not fill its input(s) {', '.join(sorted(missing))}",
+            graph=graph,
+            tensor=min(missing),
+        )
 
 
 class TorchScriptBackend:
@@ -211,33 +356,61 @@ class TorchScriptBackend:
             self.note = "on the CPU: torch sees no CUDA device"
 
     def open(self, task: TaskSpec) -> Graph:
-        torch = self.torch
-        if task.graph not in self.modules:
-            try:
-                self.modules[task.graph] = torch.jit.load(
-                    str(self.folder / task.graph), map_location=self.device
-                ).eval()
-            except (RuntimeError, ValueError) as error:
-                raise ArtifactError(f"{task.graph}: torch cannot load it: {error}") from error
-        method = getattr(self.modules[task.graph], task.method or "forward", None)
-        if method is None:
-            raise ArtifactError(f"{task.graph}: has no method {task.method!r}")
-        names = [spec.graph_name for spec in task.outputs]
+        """The function that runs a method."""
+        torch, method = self.torch, self._method(task)
 
         def run(inputs: Mapping[str, Array]) -> dict[str, Array]:
-            with torch.inference_mode(), torch.jit.optimized_execution(False):
-                outputs = method(
-                    *(
-                        torch.from_numpy(np.ascontiguousarray(inputs[spec.graph_name])).to(self.device)
-                        for spec in task.inputs
+            try:
+                with torch.inference_mode(), torch.jit.optimized_execution(False):
+                    outputs = method(
+                        *(
+                            torch.from_numpy(np.ascontiguousarray(inputs[spec.graph_name])).to(self.device)
+                            for spec in task.inputs
+                        )
                     )
-                )
-            outputs = outputs if isinstance(outputs, tuple) else (outputs,)
-            if len(outputs) != len(names):
-                raise ArtifactError(f"{task.graph}: gives {len(outputs)} outputs, the manifest names {len(names)}")
-            return {name: output.cpu().numpy() for name, output in zip(names, outputs, strict=True)}
+                return self._arrays(task, outputs)
+            except GraphError:
+                raise
+            except Exception as error:  # scripts may raise what they like
+                raise cannot_run(task.graph, "torch", error) from error
 
         return run
+
+    def chance(self, task: TaskSpec) -> Chance:
+        """What its operators say."""
+        return chance.of_torchscript(self._method(task))
+
+    def _method(self, task: TaskSpec) -> Any:
+        """The method of the archive that runs a task."""
+        if task.graph not in self.modules:
+            try:
+                jit: Any = self.torch.jit  # untyped
+                loaded = jit.load(str(self.folder / task.graph), map_location=self.device)
+                self.modules[task.graph] = loaded.eval()
+            except Exception as error:  # torch raises errors of many kinds for files that are none of its own
+                raise GraphError(f"{task.graph}: torch cannot load it: {reason(error)}", graph=task.graph) from error
+        name = task.method or "forward"
+        method = getattr(self.modules[task.graph], name, None)
+        if not hasattr(method, "inlined_graph"):
+            raise GraphError(f"{task.graph}: has no method {name!r}", graph=task.graph)
+        return method
+
+    def _arrays(self, task: TaskSpec, outputs: Any) -> dict[str, Array]:
+        """A method's outputs by graph name. Raises GraphError for anything but tensors, as many as the manifest names."""
+        given = list(outputs) if isinstance(outputs, tuple | list) else [outputs]
+        expected = ", ".join(spec.graph_name for spec in task.outputs)
+        if wrong := [type(value).__name__ for value in given if not isinstance(value, self.torch.Tensor)]:
+            raise GraphError(
+                f"{task.graph}: {task.method or 'forward'} gives a {wrong[0]}; it must give a tensor, or a tuple of tensors in the order of "
+                f"the manifest's outputs: {expected}",
+                graph=task.graph, expected=expected,
+            )  # fmt: skip
+        if len(given) != len(task.outputs):
+            raise GraphError(
+                f"{task.graph}: gives {len(given)} outputs, the manifest names {len(task.outputs)}: {expected}",
+                graph=task.graph, expected=expected,
+            )  # fmt: skip
+        return {spec.graph_name: output.cpu().numpy() for spec, output in zip(task.outputs, given, strict=True)}
 
 
 class FakeBackend:
@@ -261,3 +434,7 @@ class FakeBackend:
             return outputs
 
         return run
+
+    def chance(self, task: TaskSpec) -> Chance:
+        """None: it draws nothing, and its rows are by themselves."""
+        return chance.NONE

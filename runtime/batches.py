@@ -18,13 +18,14 @@ Run = Callable[[Mapping[str, Array]], dict[str, Array]]
 SIZES = (1, 2, 3, 5, 64)
 ROWS = SIZES[-1]
 STRIDE = 4  # between the places in the large batch that smaller ones are cut from
+WITHIN = 36  # the place of the row that is tried by itself
 PADDINGS = (1, 2, 4, 8, 16, 32)  # multiples of rows to try; 16 suffices for all kernels met so far
 
 
 def dependence(run: Run, inputs: Mapping[str, Array], *, thorough: bool = True) -> list[str]:
     """Outputs whose bits differ between 64 rows at once and the same rows in smaller batches, one line each.
 
-    `inputs` have 64 rows. Thorough: small batches from everywhere in the large one; else from its start alone, five runs in all.
+    `inputs` have 64 rows. Thorough: small batches from everywhere in the large one; else one of each size, five runs in all.
     """
     whole = run(inputs)
     differing: dict[str, tuple[int, float]] = {}
@@ -53,11 +54,38 @@ def padding(
     return None
 
 
+def repeats(run: Run, inputs: Mapping[str, Array]) -> bool:
+    """Whether two runs of the same inputs give the same bits. A graph that draws random numbers itself does not."""
+    first, second = run(inputs), run(inputs)
+    return all(np.array_equal(first[role], second[role], equal_nan=True) for role in first)
+
+
+def influence(run: Run, inputs: Mapping[str, Array], others: Mapping[str, Array]) -> list[str]:
+    """Outputs of a row that change if the other rows of its batch change, one line each: a graph that mixes rows.
+
+    The number of rows stays the same, so that the choice of a kernel plays no part: the bits must be equal. `others` are other inputs of as
+    many rows, at least two. The first row is kept in one run and the last in another, since influence may go one way alone.
+    """
+    whole = run(inputs)
+    found: dict[str, float] = {}
+    for kept in (0, -1):
+        mixed = {role: array.copy() for role, array in others.items()}
+        for role, array in inputs.items():
+            mixed[role][kept] = array[kept]
+        for role, array in run(mixed).items():
+            if not np.array_equal(array[kept], whole[role][kept], equal_nan=True):
+                found[role] = max(_distance(array[kept], whole[role][kept]), found.get(role, 0.0))
+    return [f"{role} of one row changes by {distance:.2g} with the other rows" for role, distance in found.items()]
+
+
 def _cuts(thorough: bool) -> Iterator[tuple[int, slice]]:
     for size in SIZES[:-1]:
-        for start in range(0, ROWS - size + 1 if thorough else 1, STRIDE):
+        # one row from within, as some graphs (a running sum) only let rows influence those after them
+        starts = range(0, ROWS - size + 1, STRIDE) if thorough else (WITHIN if size == 1 else 0,)
+        for start in starts:
             yield size, slice(start, start + size)
 
 
 def _distance(a: Array, b: Array) -> float:
-    return float(np.abs(a.astype(np.float64) - b.astype(np.float64)).max())
+    with np.errstate(invalid="ignore"):  # infinite values have no distance
+        return float(np.abs(a.astype(np.float64) - b.astype(np.float64)).max())

@@ -117,7 +117,9 @@ def encoded(model: Model, source: IO[bytes], kind: str, *, rows: int = files.CHU
         keep = np.ones(len(chunk.numbers), bool)
         keep[list(found.bad)] = False
         keep[np.isin(chunk.numbers, list(chunk.bad))] = False
-        bad = dict(sorted({**{int(chunk.numbers[at]): reason for at, reason in found.bad.items()}, **chunk.bad}.items()))
+        bad = dict(
+            sorted({**{int(chunk.numbers[at]): reason for at, reason in found.bad.items()}, **chunk.bad}.items())
+        )
         places = np.flatnonzero(keep)
         warnings = [found.warnings.get(int(at), []) for at in places]
         yield Encoded(chunk.numbers[keep], found.data[keep], warnings, bad, chunk.table, places)
@@ -143,7 +145,9 @@ def recalibrate(
         bad += len(part.bad)
         if stopped():
             raise Unavailable("the client has left")
-    rows = f"{len(sample.data)} rows" if len(sample.data) == sample.seen else f"{len(sample.data)} of {sample.seen} rows"
+    rows = (
+        f"{len(sample.data)} rows" if len(sample.data) == sample.seen else f"{len(sample.data)} of {sample.seen} rows"
+    )
     said = f"{rows} of {cut(name)} (SHA-256 {digest[:12]}…)"
     folder = calibration.recalibrate(model, sample.data, root, source=said)
     return folder, f"calibrated on {said}, {bad} bad ones left out"

@@ -7,7 +7,6 @@ about the client's false alarms than any held-out part of the training data.
 from __future__ import annotations
 
 import datetime
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -78,9 +77,7 @@ def recalibrate(model: Model, data: NDArray[np.float32], root: Path, *, source: 
         )
     plain = manifests.read(model.folder)  # as it is stored: padding that this machine needs is not the artifact's
     with repository.staging(root, manifest.name) as folder:
-        for path in model.folder.iterdir():
-            if path.is_file() and path.name != manifests.FILE:
-                shutil.copy2(path, folder / path.name)
+        repository.copy(model.folder, folder)
         by_column = not isinstance(manifest.data, ImageSpec)
         scoring = write(about, model.score(data), folder, source=source, by_column=by_column)
         earlier = {"version": plain.version, "n": about.calibration.n if about.calibration else 0, "calibrated": now()}

@@ -1,23 +1,78 @@
-"""What `manifold check` says about an artifact beyond loading it: does every task run, do its bits depend on the batch."""
+"""The checks of `manifold check` beyond loading: every task runs, its bits do not depend on the batch, and the manifest says what it does."""
 
 from __future__ import annotations
 
 import functools
+from pathlib import Path
 
-from runtime import batches
-from runtime.engine import Model, example_inputs
+from runtime import batches, repository
+from runtime import manifest as manifests
+from runtime.engine import Model, example_inputs, load
 from runtime.errors import ManifoldError
+from runtime.manifest import Manifest
 
 
 def run_all(model: Model) -> list[str]:
-    """Runs every task at every batch size; what is wrong, one line each."""
+    """Run every task at every batch size. Return what is wrong, one line each."""
     problems = []
-    for name, task in model.manifest.tasks.items():
-        inputs = example_inputs(task, model.manifest, batches.ROWS)
+    for name in model.manifest.tasks:
         try:
-            found = batches.dependence(functools.partial(model.run, name), inputs)
+            problems += [f"tasks.{name}: {line}" for line in _run(model, name)]
         except ManifoldError as error:
-            problems.append(f"tasks.{name}: {error.message}")
-            continue
-        problems += [f"tasks.{name}: {line}; this graph cannot promise the same item in every batch" for line in found]
+            message = error.message.removeprefix(f"tasks.{name}: ")
+            problems.append(f"tasks.{name}: {message}")
     return problems
+
+
+def _run(model: Model, name: str) -> list[str]:
+    task = model.manifest.tasks[name]
+    inputs = example_inputs(task, model.manifest, batches.ROWS)
+    run = functools.partial(model.run, name)
+    if name in model.manifest.drawing:
+        run(inputs)  # its bits differ from run to run, in whatever batch
+        return []
+    found = batches.dependence(run, inputs)
+    return [f"{line}; this graph cannot promise the same item in every batch" for line in found]
+
+
+def unrecorded(stored: Manifest, model: Model) -> list[str]:
+    """Return what the stored manifest leaves out, one line each: checksums, and that graphs draw random numbers."""
+    problems = [] if stored.files else ['files: no checksums; "manifold check --seal" writes them']
+    for name in sorted(model.manifest.drawing - stored.drawing):
+        said = stored.tasks[name].reproducible or stored.reproducible
+        problems.append(
+            f"tasks.{name}: {draws(model, name)}, but the manifest {'says reproducible: true' if said else 'does not say so'}; "
+            '"manifold check --seal" records reproducible: false'
+        )
+    return problems
+
+
+def notes(folder: Path, model: Model) -> list[str]:
+    """Return what is worth knowing of an artifact that is good."""
+    found = [
+        f"tasks.{name}: {draws(model, name)}; its answers say reproducible: false"
+        for name in sorted(model.manifest.drawing)
+    ]
+    if extra := repository.left_over(folder, model.manifest):
+        shown = ", ".join(extra[:5]) + (f" and {len(extra) - 5} more" if len(extra) > 5 else "")
+        found.append(f"files: {shown}: without a checksum; nothing reads them")
+    return found
+
+
+def draws(model: Model, task: str) -> str:
+    """Say that a task draws random numbers, and by what."""
+    about = model.chance[task]
+    by = ", ".join(about.draws or about.unsure) or "itself"
+    return f"{model.manifest.tasks[task].graph} draws random numbers by {by}"
+
+
+def check(folder: Path, device: str, *, seal: bool) -> tuple[list[str], list[str], Manifest]:
+    """Check an artifact, and seal it first if asked to. Return problems, notes, and the manifest as it is stored now.
+
+    Raises ArtifactError for an artifact that cannot be loaded, Unavailable if something that it needs is not on this machine.
+    """
+    stored = repository.seal(folder) if seal else manifests.read(folder)
+    model = load(folder, device=device)
+    if seal and model.manifest.drawing - stored.drawing:
+        stored = repository.seal(folder, model.manifest.drawing)
+    return [*run_all(model), *unrecorded(stored, model)], notes(folder, model), stored

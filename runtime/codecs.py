@@ -23,13 +23,19 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, PngImagePlugin
 
 from runtime import texts
-from runtime.errors import InvalidValue, Malformed, TooLarge, UnsupportedMedia
+from runtime.errors import InvalidValue, Malformed, TooLarge, UnsupportedMedia, cut
 from runtime.spec import ImageSpec
 
 Float32 = NDArray[np.float32]
 Pixels = NDArray[np.uint8]
 
 FORMATS = ("PNG", "JPEG", "WEBP")
+# other formats by their first bytes, which no decoder needs to be asked for: name, place, bytes
+OTHERS = (
+    ("GIF", 0, b"GIF8"), ("BMP", 0, b"BM"), ("TIFF", 0, b"II*\0"), ("TIFF", 0, b"MM\0*"), ("AVIF", 4, b"ftypavif"), ("HEIC", 4, b"ftyphei"),
+    ("JPEG 2000", 0, b"\0\0\0\x0cjP  "), ("JPEG 2000", 0, b"\xff\x4f\xff\x51"), ("PSD", 0, b"8BPS"), ("ICO", 0, b"\0\0\1\0"),
+)  # fmt: skip
+MAX_SCANS = 500  # of a progressive JPEG, each of which decodes all of its pixels anew
 MEDIA_TYPES = {"image/png": "PNG", "image/jpeg": "JPEG", "image/webp": "WEBP"}
 NPY = "application/x-npy"
 MAX_PIXELS = 16_000_000
@@ -170,15 +176,16 @@ def _open(content: bytes, field: str, max_pixels: int) -> Image.Image:
     """Checks format and size by the header alone, then decodes."""
     if not content:
         raise Malformed(f"{field}: empty; send the bytes of a PNG, JPEG or WebP file", field=field)
+    _check_head(content, field, max_pixels)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit below is ours, and lower
-            image = Image.open(io.BytesIO(content))
+            image = Image.open(io.BytesIO(content), formats=FORMATS)
     except Image.DecompressionBombError:
         raise TooLarge(f"{field}: over {max_pixels} pixels", field=field) from None
     except _DAMAGE:
         raise Malformed(f"{field}: not an image; send the bytes of a PNG, JPEG or WebP file", field=field) from None
-    if image.format not in FORMATS:
+    if image.format not in FORMATS:  # several pictures in one JPEG file
         raise UnsupportedMedia(f"{field}: {image.format} images are not read", field=field, valid=FORMATS)
     if image.width * image.height > max_pixels:
         raise TooLarge(f"{field}: {image.width}x{image.height} is over the limit of {max_pixels} pixels", field=field)
@@ -187,6 +194,32 @@ def _open(content: bytes, field: str, max_pixels: int) -> Image.Image:
     except _DAMAGE:
         raise Malformed(f"{field}: the {image.format} file is damaged or cut short", field=field) from None
     return image
+
+
+def _check_head(content: bytes, field: str, max_pixels: int) -> None:
+    """Raise what the first bytes say, before any decoder sees the file: another format, or a size that a decoder would make room for."""
+    if other := next((name for name, at, magic in OTHERS if content.startswith(magic, at)), None):
+        raise UnsupportedMedia(f"{field}: {other} images are not read", field=field, valid=FORMATS)
+    if (size := _webp_size(content)) is not None and size[0] * size[1] > max_pixels:
+        raise TooLarge(f"{field}: {size[0]}x{size[1]} is over the limit of {max_pixels} pixels", field=field)
+    if content.startswith(b"\xff\xd8") and content.count(b"\xff\xda") > MAX_SCANS:
+        raise TooLarge(f"{field}: the JPEG file has more than {MAX_SCANS} scans", field=field)
+
+
+def _webp_size(content: bytes) -> tuple[int, int] | None:
+    """Return width and height of a WebP file's canvas, for which its decoder makes room at once."""
+    if content[:4] != b"RIFF" or content[8:12] != b"WEBP" or len(content) < 30:
+        return None
+    kind = content[12:16]
+    if kind == b"VP8X":
+        return 1 + _number(content[24:27]), 1 + _number(content[27:30])
+    if kind == b"VP8L":
+        return 1 + (_number(content[21:25]) & 0x3FFF), 1 + (_number(content[21:25]) >> 14 & 0x3FFF)
+    return _number(content[26:28]) & 0x3FFF, _number(content[28:30]) & 0x3FFF
+
+
+def _number(content: bytes) -> int:
+    return int.from_bytes(content, "little")
 
 
 def _upright(image: Image.Image) -> tuple[Image.Image, list[str]]:
@@ -339,14 +372,14 @@ def from_npy(content: bytes, field: str) -> NDArray[Any]:
     except Exception:  # the header is a Python literal, and numpy lets through whatever its tokenizer and parser raise
         raise Malformed(f"{field}: not a readable .npy body (numpy.save of an array)", field=field) from None
     if dtype.kind not in "fiub":
-        raise InvalidValue(f"{field}: an array of numbers is needed, not {dtype}", field=field)
+        raise InvalidValue(f"{field}: an array of numbers is needed, not {cut(str(dtype))}", field=field)
     body = content[buffer.tell() :]
     if len(body) != math.prod(shape) * dtype.itemsize:
-        raise Malformed(f"{field}: {len(body)} bytes do not make {dtype}{list(shape)}", field=field)
+        raise Malformed(f"{field}: {len(body)} bytes do not make {dtype}{cut(str(list(shape)))}", field=field)
     try:
         return np.frombuffer(body, dtype).reshape(shape, order="F" if fortran else "C")
     except (ValueError, OverflowError):  # nothing at all, or an extent beyond what an index may be
-        raise Malformed(f"{field}: an array of shape {list(shape)} cannot be", field=field) from None
+        raise Malformed(f"{field}: an array of shape {cut(str(list(shape)))} cannot be", field=field) from None
 
 
 def floats(values: Sequence[Any] | NDArray[Any], shape: tuple[int, ...], field: str, *, limit: float = 1e6) -> Float32:
@@ -359,7 +392,8 @@ def floats(values: Sequence[Any] | NDArray[Any], shape: tuple[int, ...], field: 
         ) from None
     if array.ndim != len(shape) + 1 or array.shape[1:] != shape:
         raise InvalidValue(
-            f"{field}: shape {list(array.shape)}, but [n, {', '.join(map(str, shape))}] is needed", field=field
+            f"{field}: shape {cut(str(list(array.shape)))}, but [n, {', '.join(map(str, shape))}] is needed",
+            field=field,
         )
     if not (np.abs(array) <= limit).all():  # false of NaN too
         bad = ~(np.abs(array) <= limit)

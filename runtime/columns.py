@@ -59,7 +59,7 @@ def encode(table: Mapping[str, Array], spec: TableSpec, *, unknown: bool = False
             if missing:
                 found.warn(index, rows.is_missing(column))
             else:
-                found.bad.setdefault(int(index), f"column {column.name!r} is missing; every column needs a value")
+                found.bad.setdefault(int(index), f"column {shown(column.name)} is missing; every column needs a value")
     for index in np.flatnonzero(nothing):
         found.bad.setdefault(int(index), "every value is missing")
     return found

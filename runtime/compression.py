@@ -113,6 +113,15 @@ def _check(model: Model) -> None:
             f"{model.manifest.name} cannot compress: that needs codes and a prior over them; it can {', '.join(tasks)}",
             field="model",
         )
+    _check_chance(model)
+
+
+def _check_chance(model: Model) -> None:
+    if drawing := sorted(model.manifest.drawing):
+        raise UnsupportedTask(
+            f"{model.manifest.name} cannot compress: {', '.join(drawing)} draws random numbers by itself, so that nothing could be decoded",
+            field="model",
+        )
 
 
 def _fingerprint(model: Model) -> bytes:

@@ -37,6 +37,12 @@ class Recent:
         self._values[places] = values
         self._count += len(values)
 
+    def copy(self) -> Recent:
+        """Return the same values, for another thread."""
+        copied = Recent(0)
+        copied._values, copied._count = self._values.copy(), self._count
+        return copied
+
     def against(self, sample: Float64) -> Distance | None:
         """Beside a sample (m,) in ascending order; None while there is no value."""
         n = min(self._count, len(self._values))

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from runtime import batches, completion, golden, operations, repository
 from runtime import manifest as manifests
 from runtime.backends import DEVICES, Graph, open_backend
-from runtime.errors import ArtifactError, InvalidValue, UnsupportedTask
+from runtime.errors import ArtifactError, GraphError, InvalidValue, UnsupportedTask, shown
 from runtime.manifest import InputSpec, Manifest, TaskSpec
 from runtime.operations import Run
 from runtime.scoring import Calibrated
@@ -34,6 +34,8 @@ class Model:
         backend = open_backend(folder, manifest, device, threads)
         self.device, self.note = backend.device, backend.note
         self.graphs: dict[str, Graph] = {name: backend.open(task) for name, task in manifest.tasks.items()}
+        self.chance = {name: backend.chance(task) for name, task in manifest.tasks.items()}
+        self._judge()
         self.calibrated = Calibrated.read(folder, manifest.scoring)
         # for recipes: which bits made this picture
         self.checksum = repository.checksum(manifest.files or repository.records(folder))
@@ -76,14 +78,39 @@ class Model:
             f"{self.manifest.name}: the model's {role} is not finite for this input; it lies too far from what the model knows"
         )
 
-    def steady(self) -> None:
-        """Pads rows further than the manifest says where this machine's kernels make bits depend on the batch.
+    def _judge(self) -> None:
+        """Mark the tasks whose operators draw as not reproducible, whatever the manifest says. Raises GraphError if operators mix rows."""
+        for name, about in self.chance.items():
+            if about.mixes:
+                graph = self.manifest.tasks[name].graph
+                raise GraphError(
+                    f"tasks.{name}: {graph} mixes the rows of a batch by {', '.join(about.mixes)} in training mode, so that one request would "
+                    "change another's answer; export it in evaluation mode (model.eval())",
+                    graph=graph,
+                )
+        self._mark([name for name, about in self.chance.items() if about.draws])
 
-        Where no padding helps (a graph that mixes rows), it stays as it is, and `manifold check` says so. So do tasks on large images,
-        64 of which would take seconds.
+    def _mark(self, drawing: Sequence[str]) -> None:
+        self.manifest = self.manifest.with_drawing(self.manifest.drawing | set(drawing)) if drawing else self.manifest
+
+    def steady(self) -> None:
+        """Find out by runs what this machine's kernels and the operators' names leave open, and act on it.
+
+        Rows are padded further than the manifest says if bits depend on the batch. If no padding helps, the graph either draws random numbers
+        by itself, and is marked as not reproducible; or its rows influence each other, and it is refused with a GraphError; or its bits depend
+        on the number of rows alone: then it stays as it is, and `manifold check` says so. Of large images two rows are tried instead of 64,
+        and no padding.
         """
         for name, task in list(self.manifest.tasks.items()):
+            if name in self.manifest.drawing:
+                continue  # its bits differ anyway
             if max(math.prod(tensor.shape) for tensor in task.inputs) > LARGE:
+                self._told_apart(name, task, 2)
+                continue
+            if self.chance[name].unsure and not batches.repeats(
+                self.padded_run(name, task.min_rows), example_inputs(task, self.manifest, task.min_rows)
+            ):
+                self._mark([name])
                 continue
             rows = batches.padding(
                 functools.partial(self.padded_run, name),
@@ -94,9 +121,25 @@ class Model:
             if (trim := getattr(self.graphs[name], "trim", None)) is not None:
                 example = example_inputs(task, self.manifest, task.min_rows)
                 trim({tensor.graph_name: example[tensor.role] for tensor in task.inputs})
-            if rows is not None and rows > task.min_rows:
-                tasks = {**self.manifest.tasks, name: padded(task, rows)}
+            if rows is None:
+                self._told_apart(name, task, 4)
+            elif rows > task.min_rows:
+                tasks = {**self.manifest.tasks, name: padded(self.manifest.tasks[name], rows)}
                 self.manifest = self.manifest.model_copy(update={"tasks": tasks})
+
+    def _told_apart(self, name: str, task: TaskSpec, rows: int) -> None:
+        """Mark a task that draws, or raise GraphError for one whose rows influence each other, by runs of a few rows."""
+        rows = min(-(-rows // task.min_rows) * task.min_rows, task.max_rows)
+        run = self.padded_run(name, task.min_rows)
+        inputs, others = (example_inputs(task, self.manifest, rows, seed) for seed in (0, 1))
+        if not batches.repeats(run, inputs):
+            self._mark([name])
+        elif rows > 1 and (found := batches.influence(run, inputs, others)):
+            raise GraphError(
+                f"tasks.{name}: {task.graph} mixes the rows of a batch: {'; '.join(found)}, so that one request would change another's answer; "
+                "mend the graph, or set max_rows 1 to run each row by itself",
+                graph=task.graph,
+            )
 
     def padded_run(self, task: str, rows: int) -> batches.Run:
         """The task with its rows padded to a multiple of `rows`, whatever the manifest says."""
@@ -121,10 +164,11 @@ class Model:
         for tensor in spec.outputs:
             array = outputs[tensor.graph_name]
             if array.shape != (rows + padding, *tensor.shape) or array.dtype != tensor.dtype:
-                raise ArtifactError(
-                    f"{spec.graph}: output {tensor.role!r} is {array.dtype}{list(array.shape)}, "
-                    f"the manifest says {tensor.dtype}{[rows + padding, *tensor.shape]}"
-                )
+                said = f"{tensor.dtype}{[rows + padding, *tensor.shape]}"
+                raise GraphError(
+                    f"{spec.graph}: output {tensor.role!r} is {array.dtype}{list(array.shape)}, the manifest says {said}",
+                    graph=spec.graph, tensor=tensor.graph_name, expected=said,
+                )  # fmt: skip
             results[tensor.role] = np.ascontiguousarray(array[:rows])
         return results
 
@@ -220,14 +264,14 @@ def load(path: str | Path, *, device: str = "auto", threads: int = 1, verify: bo
     ArtifactError with everything that is wrong, Unavailable where an extra or the device is missing, UnknownModel where nothing is there.
     """
     if device not in DEVICES:
-        raise InvalidValue(f"device: unknown {device!r}", field="device", valid=DEVICES)
+        raise InvalidValue(f"device: unknown {shown(device)}", field="device", valid=DEVICES)
     folder = repository.locate(Path(path))
     manifest = manifests.read(folder)
     if verify and (problems := repository.verify(folder, manifest)):
         raise ArtifactError("\n".join([f"{folder}:", *(f"  {problem}" for problem in problems)]))
     model = Model(folder, manifest, device, threads)
     if verify and manifest.golden is not None:
-        if problems := golden.replay(model.run, folder, manifest, model.device):
+        if problems := golden.replay(model.run, folder, model.manifest, model.device):
             raise ArtifactError(
                 "\n".join(
                     [f"{folder}: does not give what it gave in training:", *(f"  {problem}" for problem in problems)]

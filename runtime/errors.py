@@ -1,7 +1,8 @@
 """What can go wrong, as a small tree. No status codes here: each transport has one table of its own.
 
 ManifoldError
-├── ArtifactError        the artifact is broken: manifest, checksum, graph, golden vectors
+├── ArtifactError        the artifact is broken: manifest, checksum, golden vectors
+│   └── GraphError       a graph does not do what the manifest says, or fails while it runs
 ├── Unavailable          the artifact is fine, but something it needs is not here: an extra, a device, time to load
 ├── Busy                 too much work is queued, or asked for by one key; come back later
 ├── DeadlineExceeded     the caller's deadline passed before the work was done
@@ -25,6 +26,8 @@ from collections.abc import Sequence
 
 ECHOED = 80  # characters of a value that an error repeats
 LISTED = 20  # values that an error lists in its message
+FIELD = 200  # characters of an error's field
+VALID = 2000  # characters of all that an error lists as valid
 
 
 class ManifoldError(Exception):
@@ -34,11 +37,13 @@ class ManifoldError(Exception):
     accepted, where that is a list.
     """
 
+    longest = 2000  # characters of the message, whoever wrote it
+
     def __init__(self, message: str, *, field: str | None = None, valid: Sequence[object] | None = None) -> None:
-        super().__init__(message)
-        self.message = message
-        self.field = field
-        self.valid = None if valid is None else list(valid)
+        self.message = cut(message, self.longest)
+        super().__init__(self.message)
+        self.field = None if field is None else cut(field, FIELD)
+        self.valid = None if valid is None else _listed(valid)
 
     @property
     def type(self) -> str:
@@ -48,6 +53,22 @@ class ManifoldError(Exception):
 
 class ArtifactError(ManifoldError):
     """An artifact that must not be served as it is."""
+
+    longest = 8000  # it lists everything that is wrong
+
+
+class GraphError(ArtifactError):
+    """A graph that does not do what the manifest says, or that fails while it runs.
+
+    The backends raise it in place of every exception of ONNX Runtime and torch. `graph` is the file, `tensor` the input or output at fault
+    by its name in the graph, and `expected` what the manifest says of it.
+    """
+
+    def __init__(
+        self, message: str, *, graph: str | None = None, tensor: str | None = None, expected: str | None = None
+    ) -> None:
+        super().__init__(message)
+        self.graph, self.tensor, self.expected = graph, tensor, expected
 
 
 class Unavailable(ManifoldError):
@@ -76,6 +97,8 @@ class DeadlineExceeded(ManifoldError):
 
 class RequestError(ManifoldError):
     """A request that its caller can mend."""
+
+    longest = 1000
 
 
 class Malformed(RequestError):
@@ -128,14 +151,42 @@ class _Short(reprlib.Repr):
 
 
 _short = _Short()
+REASON = 400  # characters of a library's own message that an error repeats
+
+
+def reason(error: BaseException) -> str:
+    """Return what a library says of an error, on one line and cut to `REASON` characters."""
+    said = str(error)
+    if "Traceback of TorchScript" in said:  # with the script's source; the last line has the error
+        said = said.strip().splitlines()[-1]
+    text = " ".join(said.split()) or type(error).__name__
+    return text if len(text) <= REASON else f"{text[: REASON - 1]}…"
 
 
 def shown(value: object) -> str:
     """Return the repr of a value from outside, cut to `ECHOED` characters, as error messages repeat it."""
-    text = _short.repr(value)
+    text = _short.repr(str(value[: ECHOED + 1]) if isinstance(value, str) else value)
     return text if len(text) <= ECHOED + 2 else f"{text[: ECHOED - 1]}…"
 
 
 def cut(text: str, limit: int = ECHOED) -> str:
     """Return a text from outside as it is, cut to `limit` characters: for messages of libraries, and for names."""
     return text if len(text) <= limit else f"{text[: limit - 1]}…"
+
+
+def cannot_run(graph: str, library: str, error: BaseException) -> GraphError:
+    """Return the error of a run that a library broke off, with what the library says of it."""
+    return GraphError(f"{graph}: {library} cannot run it: {reason(error)}", graph=graph)
+
+
+def _listed(valid: Sequence[object]) -> list[object]:
+    """Return what an error lists as valid: texts cut, and the list ended by … where it is long."""
+    found: list[object] = []
+    left = VALID
+    for value in valid:
+        short = cut(value) if isinstance(value, str) else value
+        left -= len(str(short)) + 4
+        if left < 0:
+            return [*found, "…"]
+        found.append(short)
+    return found

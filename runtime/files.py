@@ -91,7 +91,9 @@ def _unreadable(error: Exception, kind: str) -> RequestError:
     """Return the error for what pyarrow says of a file."""
     line = (str(error).splitlines() or [type(error).__name__])[0]
     if "straddling object" in line:
-        return TooLarge(f"file: a row is longer than {BLOCK_BYTES} bytes, or a quote in it is never closed", field="file")
+        return TooLarge(
+            f"file: a row is longer than {BLOCK_BYTES} bytes, or a quote in it is never closed", field="file"
+        )
     return Malformed(f"file: cannot be read as {kind}: {cut(line, 200)}", field="file")
 
 
@@ -140,13 +142,17 @@ class _Skipped:
         """Note a row, or end the reading where they are too many."""
         number, self.count = row.number - 1, self.count + 1
         reason = self._said.setdefault(
-            min(row.actual_columns, MAX_COLUMNS), f"has {row.actual_columns} cells, but the header has {row.expected_columns}"
+            min(row.actual_columns, MAX_COLUMNS),
+            f"has {row.actual_columns} cells, but the header has {row.expected_columns}",
         )
         self.reasons[number] = reason
         try:
             check_invalid(self.count, number, number, reason)
             if len(self.reasons) > PENDING:
-                raise InvalidValue(f"file: {PENDING} rows within {2 * BLOCK_BYTES} bytes are invalid (row {number}: {reason})", field="file")
+                raise InvalidValue(
+                    f"file: {PENDING} rows within {2 * BLOCK_BYTES} bytes are invalid (row {number}: {reason})",
+                    field="file",
+                )
         except InvalidValue as error:
             self.error = error
         return "skip" if self.error is None else "error"
@@ -219,16 +225,21 @@ def _header(source: IO[bytes], spec: TableSpec) -> tuple[bytes, list[str], str]:
         raise Malformed("file: is empty", field="file")
     line_bytes = head.removeprefix(b"\xef\xbb\xbf").split(b"\n", 1)[0]
     if len(line_bytes) > HEADER_BYTES:
-        raise TooLarge(f"file: the first line, which names the columns, is longer than {HEADER_BYTES} bytes", field="file")
+        raise TooLarge(
+            f"file: the first line, which names the columns, is longer than {HEADER_BYTES} bytes", field="file"
+        )
     line = line_bytes.decode("utf-8").rstrip("\r")
 
     def names(delimiter: str) -> list[str]:
-        try:
-            return next(csv.reader(io.StringIO(line), delimiter=delimiter), [])
-        except csv.Error:  # all of a long line in one name: not that delimiter
-            return []
+        return next(csv.reader(io.StringIO(line), delimiter=delimiter), [])
 
-    delimiter = max(DELIMITERS, key=lambda each: len(set(names(each)) & set(spec.names)))
+    def known(delimiter: str) -> int:
+        try:
+            return len(set(names(delimiter)) & set(spec.names))
+        except csv.Error:  # all of a long line in one name: not that delimiter
+            return -1
+
+    delimiter = max(DELIMITERS, key=known)
     return head, names(delimiter), delimiter
 
 
@@ -345,4 +356,6 @@ def _check_type(name: str, kind: Any) -> None:
         types.is_string, types.is_large_string, types.is_string_view,
     )  # fmt: skip
     if not any(test(plain) for test in tests):
-        raise Malformed(f"file: column {shown(name)} holds {cut(str(kind))}; numbers, texts or booleans are needed", field="file")
+        raise Malformed(
+            f"file: column {shown(name)} holds {cut(str(kind))}; numbers, texts or booleans are needed", field="file"
+        )

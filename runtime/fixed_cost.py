@@ -32,7 +32,12 @@ SIZED: dict[str, tuple[int, ...]] = {
     "OneHot": (1,), "HannWindow": (0,), "HammingWindow": (0,), "BlackmanWindow": (0,), "MelWeightMatrix": (0, 1), "AffineGrid": (1,),
     "CenterCropPad": (1,), "Col2Im": (1, 2), "MaxUnpool": (2,), "DFT": (1,), "STFT": (1, 3), "SplitToSequence": (1,), "ImageDecoder": (0,),
 }  # fmt: skip
-STANDARD = ("", "ai.onnx", "ai.onnx.ml", "com.microsoft")  # domains of operators that a library brings; others are functions of the file
+STANDARD = (
+    "",
+    "ai.onnx",
+    "ai.onnx.ml",
+    "com.microsoft",
+)  # domains of operators that a library brings; others are functions of the file
 
 
 @dataclass(frozen=True)

@@ -68,7 +68,7 @@ def draw_latents(
     if name is None:
         raise InvalidValue(f"{manifest.name} has no prior over its latents; give images or latents", field="prior")
     if name not in latent.priors:
-        raise InvalidValue(f"prior: {manifest.name} has no {name!r}", field="prior", valid=list(latent.priors))
+        raise InvalidValue(f"prior: {manifest.name} has no {shown(name)}", field="prior", valid=list(latent.priors))
     standard = sampling.normal(seed, first, n, stream, (latent.size,))
     chosen = latent.priors[name]
     if isinstance(chosen, NormalPrior) and temperature == 1:

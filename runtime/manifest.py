@@ -11,7 +11,7 @@ import math
 import os
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from pydantic import Field, ValidationError, model_validator
 
 from runtime.errors import ArtifactError
-from runtime.spec import DataSpec, Record
+from runtime.spec import DataSpec, ImageSpec, Record
 
 FILE = "manifest.json"
 MAX_BYTES = 16 * 2**20  # of a manifest; the largest that is shipped has 0.5 MB
@@ -120,7 +120,7 @@ class LatentSpec(Record):
 class CodesSpec(Record):
     """A grid of integer codes, int64 (B, *shape), each 0..levels-1."""
 
-    shape: tuple[int, ...] = Field(min_length=1)
+    shape: tuple[Annotated[int, Field(ge=1)], ...] = Field(min_length=1)
     levels: int = Field(ge=2)
 
 
@@ -136,7 +136,12 @@ class TensorSpec(Record):
     role: str = Field(min_length=1)
     name: str = ""
     dtype: Literal["float32", "int64"] = "float32"
-    shape: tuple[int, ...] = ()
+    shape: tuple[Annotated[int, Field(ge=1)], ...] = ()
+
+    @property
+    def described(self) -> str:
+        """Its type and the shape of one item."""
+        return f"{self.dtype}[{', '.join(map(str, self.shape))}]"
 
     @property
     def graph_name(self) -> str:
@@ -164,6 +169,12 @@ class TaskSpec(Record):
         default=1, ge=1, le=64, description="rows are padded to a multiple, for graphs whose bits depend on the batch"
     )
     max_rows: int = Field(default=1024, ge=1, description="more rows are run in pieces")
+    reproducible: bool | None = Field(
+        default=None, description="false if the graph draws random numbers itself; the loader finds out"
+    )
+    extra: tuple[str, ...] | None = Field(
+        default=None, description="roles of outputs that no use case returns, only /v2 and the library"
+    )
 
     def input(self, source: Source) -> InputSpec | None:
         """The first input with that source."""
@@ -224,6 +235,24 @@ REQUIRED_OUTPUTS: dict[str, tuple[tuple[str, ...], ...]] = {  # any one of the a
 REQUIRED_SOURCES: dict[str, Source] = {
     "decode": "latent", "decode_codes": "codes", "score_codes": "codes", "encode": "data", "score": "data", "features": "data", "neighbours": "data",
     "impute": "mask",
+}  # fmt: skip
+
+# The type of what the service puts into each input.
+SENT: dict[Source, str] = {
+    "normal": "float32", "uniform": "float32", "condition": "float32", "data": "float32", "mask": "float32", "latent": "float32",
+    "codes": "int64", "temperature": "float32",
+}  # fmt: skip
+# The inputs that use cases fill, each once. Tasks that are not named here take any that a seed or a default fills.
+FILLED: dict[str, tuple[Source, ...]] = {
+    "encode": ("data", "condition"), "score": ("data", "condition"), "features": ("data",), "neighbours": ("data",),
+    "impute": ("data", "mask", "uniform", "temperature", "condition"),
+}  # fmt: skip
+# The outputs that use cases return. A score task's are the terms of `scoring`, its surprise, and what the golden sampler compares.
+# `values` are what a sampler over real values has instead of codes: golden vectors hold them.
+RETURNED: dict[str, tuple[str, ...]] = {
+    "decode": ("data",), "decode_codes": ("data",), "sample": ("data", "codes", "latent", "values"), "impute": ("data", "codes", "values"),
+    "encode": ("mean", "log_variance", "latent", "codes"), "features": ("features", "logits"),
+    "neighbours": ("nearest", "distance", "known"), "score_codes": ("nll", "logits"),
 }  # fmt: skip
 
 
@@ -350,7 +379,7 @@ class Golden(Record):
 
     file: str = "golden.npz"
     tolerance: dict[str, float] = Field(
-        default_factory=lambda: {"cpu": 1e-4, "cuda": 2e-3}, description="absolute, by device"
+        default_factory=lambda: {"cpu": 1e-4, "cuda": 2e-3}, min_length=1, description="absolute, by device"
     )
     sampler: str | None = None
 
@@ -394,6 +423,11 @@ class Manifest(Record):
     scoring: Scoring | None = None
     classification: Classification | None = None
     golden: Golden | None = None
+    reproducible: bool | None = Field(
+        default=None,
+        description="false if a graph draws random numbers itself, so that the same request gives another answer; the loader finds out, "
+        "and `manifold check --seal` records it",
+    )
     metrics: tuple[Metric, ...] = ()
     provenance: dict[str, Any] = Field(default_factory=dict)
     files: dict[str, FileRecord] = Field(
@@ -419,6 +453,23 @@ class Manifest(Record):
         """The task of that name, if the artifact has it."""
         return self.tasks.get(name)
 
+    @property
+    def drawing(self) -> frozenset[str]:
+        """The tasks whose graphs draw random numbers themselves, as far as the manifest says so."""
+        whole = self.reproducible is not False
+        return frozenset(
+            name for name, task in self.tasks.items() if not (whole if task.reproducible is None else task.reproducible)
+        )
+
+    def with_drawing(self, drawing: Collection[str]) -> Manifest:
+        """Return the manifest with these tasks marked as not reproducible; itself if there are none."""
+        if not drawing:
+            return self
+        tasks = {
+            name: task.model_copy(update={"reproducible": name not in drawing}) for name, task in self.tasks.items()
+        }
+        return self.model_copy(update={"tasks": tasks, "reproducible": False})
+
     @model_validator(mode="after")
     def _check(self) -> Manifest:
         problems = [
@@ -426,6 +477,7 @@ class Manifest(Record):
             *self._task_problems(),
             *self._scoring_problems(),
             *self._classification_problems(),
+            *self._sampler_problems(),
         ]
         if problems:
             raise ValueError("; ".join(problems))
@@ -454,10 +506,79 @@ class Manifest(Record):
                 yield f"tasks.{name}: needs an input whose source is {needed!r}"
             if name == "impute" and task.input("data") is None:
                 yield f"tasks.{name}: needs an input whose source is 'data', beside the mask"
+            if name == "impute" and task.input("uniform") is None:
+                yield f"tasks.{name}: needs an input whose source is 'uniform', of which its candidates are drawn"
+            if name == "impute" and not isinstance(self.data, ImageSpec):
+                yield f"tasks.{name}: fills in images; missing values of rows are filled in by encode and decode"
+            yield from self._input_problems(name, task)
             outputs = REQUIRED_OUTPUTS.get(name)
             if outputs and not any(set(roles) <= set(task.roles) for roles in outputs):
                 yield f"tasks.{name}: needs an output with the role {' or '.join(repr(roles[0]) for roles in outputs)}"
             yield from self._tensor_problems(name, task)
+            yield from self._output_problems(name, task)
+
+    def _input_problems(self, name: str, task: TaskSpec) -> Iterator[str]:
+        """Inputs that no use case would fill as the task says: every request would fail, and the client could not help it."""
+        filled = FILLED.get(name)
+        for place, tensor in enumerate(task.inputs):
+            where = f"tasks.{name}.{tensor.role}"
+            if tensor.dtype != SENT[tensor.source]:
+                yield f"{where}: {tensor.dtype}, but the service sends {tensor.source} as {SENT[tensor.source]}; cast it in the graph"
+            if tensor.source == "condition" and len(tensor.shape) != 1:
+                yield f"{where}: shape {list(tensor.shape)}, but a condition is a vector of weights or values, so its shape is [C]"
+            if filled is not None and tensor.source not in filled:
+                yield f"{where}: nothing fills the source {tensor.source!r} of {name}, which takes {', '.join(filled)}"
+            elif filled is not None and any(other.source == tensor.source for other in task.inputs[:place]):
+                yield f"{where}: a second input with the source {tensor.source!r}; {name} fills one"
+
+    def _output_problems(self, name: str, task: TaskSpec) -> Iterator[str]:
+        """Outputs that would be dropped without a word, and those whose shape no use case can read."""
+        returned = self._returned(name)
+        shapes = self._shapes_read(name)
+        for role in task.extra or ():
+            if role not in task.roles:
+                yield f"tasks.{name}.extra: there is no output {role!r}; there are {', '.join(task.roles)}"
+        for tensor in task.outputs:
+            where = f"tasks.{name}.{tensor.role}"
+            if returned is not None and tensor.role not in (*returned, *(task.extra or ())):
+                yield (
+                    f"{where}: no use case returns this output of {name}, which gives {', '.join(returned) or 'nothing without a scoring section'}; "
+                    f"take it out of the manifest (the graph may keep it), or name it in tasks.{name}.extra to have it over /v2 alone"
+                )
+            wanted = shapes.get(tensor.role)
+            if wanted is not None and tensor.shape not in wanted:
+                yield f"{where}: shape {list(tensor.shape)}, it must be {' or '.join(str(list(shape)) for shape in wanted)} (without the batch)"
+
+    def _returned(self, name: str) -> list[str] | None:
+        """Roles of the outputs that the use cases of a task return; None of a task that is there for /v2 alone."""
+        if name != "score":
+            return list(RETURNED[name]) if name in RETURNED else None
+        if self.scoring is None:
+            return []
+        golden = self.golden.sampler if self.golden else None
+        named = [*(term.name for term in self.scoring.terms), self.scoring.surprise, golden]
+        return [role for role in named if role]
+
+    def _shapes_read(self, name: str) -> dict[str, list[tuple[int, ...]]]:
+        """Shapes that the outputs of a task must have for the use cases to read them, by role."""
+        if name == "score" and self.scoring is not None:
+            shapes: dict[str, list[tuple[int, ...]]] = {term.name: [()] for term in self.scoring.terms}
+            if self.scoring.surprise is not None:
+                shapes[self.scoring.surprise] = self._surprise_shapes()
+            return shapes
+        if name == "features" and self.classification is not None and self.classification.term is None:
+            return {"logits": [(len(self.classes or ()),)]}
+        if name == "neighbours":
+            found = {tensor.role: tensor.shape for tensor in self.tasks[name].outputs}
+            count = found.get("distance", ())[:1] or (1,)
+            return {"distance": [count], "nearest": [(*count, *self.data.shape)], "known": [(*count, *self.data.shape)]}
+        return {}
+
+    def _surprise_shapes(self) -> list[tuple[int, ...]]:
+        """Nats by column, or by pixel: of each channel, or of all together."""
+        if isinstance(self.data, ImageSpec):
+            return list(dict.fromkeys([self.data.shape, (1, *self.data.shape[1:]), self.data.shape[1:]]))
+        return [(len(self.data.columns),)]
 
     def _tensor_problems(self, name: str, task: TaskSpec) -> Iterator[str]:
         latent = (self.latent.size,) if self.latent else None
@@ -500,6 +621,17 @@ class Manifest(Record):
         if task.input("condition") is not None and self.classes is not None and self.scoring.evidence is None:
             yield "scoring: a score under classes needs a term that is a likelihood, to marginalise them"
 
+    def _sampler_problems(self) -> Iterator[str]:
+        """What the check of a sampler's golden vectors would lack (runtime.golden.check_sampler)."""
+        sample, role = self.task("sample"), self.golden.sampler if self.golden else None
+        if sample is None or role is None:
+            return
+        if "codes" not in sample.roles or "uniforms" not in {tensor.role for tensor in sample.inputs}:
+            yield "golden.sampler: the task sample needs the input 'uniforms' and the output 'codes' to be checked by it"
+        judge = self.task("score_codes") or self.task("score")
+        if judge is None or role not in judge.roles:
+            yield f"golden.sampler: neither score_codes nor score has the output {role!r}"
+
     def _classification_problems(self) -> Iterator[str]:
         about = self.classification
         if about is None:
@@ -527,13 +659,21 @@ def read(path: Path) -> Manifest:
     except FileNotFoundError:
         raise ArtifactError(f"{path}: not found; an artifact is a folder NAME/VERSION with a {FILE} in it") from None
     except OSError as error:
-        raise ArtifactError(f"{path}: cannot be read: {error.strerror}") from None
+        raise ArtifactError(f"{path}: cannot be read: {error.strerror or error}") from None
     except ValidationError as error:
+        problems = error.errors()
+        causes = [problem["loc"] for problem in problems]
         lines = [
             f"  {'.'.join(str(part) for part in problem['loc']) or '(whole)'}: {problem['msg']}"
-            for problem in error.errors()
+            for problem in problems
+            if not (problem["type"] == "too_short" and any(_below(loc, problem["loc"]) for loc in causes))
         ]
         raise ArtifactError("\n".join([f"{path}: {len(lines)} field(s) are wrong:", *lines])) from None
+
+
+def _below(loc: tuple[int | str, ...], whole: tuple[int | str, ...]) -> bool:
+    """Whether a place lies within another: a list whose only element is wrong counts as too short, which nobody needs to read."""
+    return len(loc) > len(whole) and loc[: len(whole)] == whole
 
 
 def _content(path: Path) -> bytes:

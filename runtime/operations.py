@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtime import codecs, sampling
-from runtime.errors import InvalidValue, UnsupportedTask
+from runtime.errors import InvalidValue, UnsupportedTask, shown
 from runtime.inputs import Classes, check_seed, check_temperature, conditions, draw, draw_latents, latent_stream
 from runtime.manifest import RANDOM, Manifest, TaskSpec
 from runtime.spec import ImageSpec, TableSpec
@@ -111,6 +111,18 @@ def drive(steps: Steps[T], run: Callable[[str, Mapping[str, Array]], dict[str, A
         return result
 
 
+def watched(steps: Steps[T], seen: Callable[[str], None]) -> Steps[T]:
+    """Return the same use case, which calls `seen` with the task of each run."""
+    try:
+        wanted = next(steps)
+        while True:
+            seen(wanted.task)
+            wanted = steps.send((yield wanted))
+    except StopIteration as finished:
+        result: T = finished.value
+        return result
+
+
 @dataclass(frozen=True)
 class Imputed:
     """Rows with their missing values filled in."""
@@ -124,6 +136,11 @@ class Imputed:
 
 
 # --- use cases ----------------------------------------------------------------------------------------------------------------
+
+
+def is_reproducible(manifest: Manifest, latents: Array | None, codes: Array | None) -> bool:
+    """Whether the same request gives the same items: false if the graph that `sample` runs draws random numbers itself."""
+    return not manifest.drawing or _sampling_task(manifest, latents, codes) not in manifest.drawing
 
 
 def sample(
@@ -225,7 +242,7 @@ def interpolate(
     spec = require(manifest, "decode", "interpolate")
     method = method or manifest.latent.interpolation
     if method not in PATHS:
-        raise InvalidValue(f"method: unknown {method!r}", field="method", valid=list(PATHS))
+        raise InvalidValue(f"method: unknown {shown(method)}", field="method", valid=list(PATHS))
     left_open = any(end.latent is None and end.data is None and end.seed is None for end in (start, stop))
     chosen = check_seed(seed, 0, 1, needed=left_open)
     ends, weights = [], []

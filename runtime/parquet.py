@@ -24,7 +24,10 @@ FOOTER_STRUCTS = 200_000  # in it: a column of a row group takes five or six
 EXTRA_BYTES = 64 * 2**10  # of the footer's free metadata (pandas, Arrow); more of it is not read
 LIST_ITEMS = 32_768  # columns, or row groups
 PAGE_BYTES = 64 * 2**20  # of a page when decompressed
-OPEN_BYTES = 128 * 2**20, 2 * 2**20  # of the largest pages of all columns that are read, and beside that for each column
+OPEN_BYTES = (
+    128 * 2**20,
+    2 * 2**20,
+)  # of the largest pages of all columns that are read, and beside that for each column
 BATCH_BYTES = 32 * 2**20  # of the pages of text that a batch of rows touches
 LEAST_ROWS = 16  # of a batch
 VALUE_BYTES = 64  # of a value whose length is fixed
@@ -33,7 +36,15 @@ HEADER_BYTES = 512, 64 * 2**10  # of a page's header: what is read at first, and
 
 MAGIC = b"PAR1"
 DATA, DICTIONARY, DATA_V2 = 0, 2, 3  # types of pages
-SIZES = {"BOOLEAN": 0, "INT32": 4, "INT64": 8, "INT96": 12, "FLOAT": 4, "DOUBLE": 8, "BYTE_ARRAY": 4}  # least, of a value
+SIZES = {
+    "BOOLEAN": 0,
+    "INT32": 4,
+    "INT64": 8,
+    "INT96": 12,
+    "FLOAT": 4,
+    "DOUBLE": 8,
+    "BYTE_ARRAY": 4,
+}  # least, of a value
 PLAIN, PLAIN_DICTIONARY, RLE, DELTA_BINARY_PACKED, RLE_DICTIONARY, BYTE_STREAM_SPLIT = 0, 2, 3, 5, 8, 9
 ENCODINGS = (PLAIN, PLAIN_DICTIONARY, RLE, DELTA_BINARY_PACKED, RLE_DICTIONARY, BYTE_STREAM_SPLIT)
 ADVICE = "write the file anew with smaller pages or row groups"
@@ -56,7 +67,9 @@ class Pages:
             return rows * self.repeated
         ends = np.cumsum(np.asarray(self.rows, np.int64))
         before = np.concatenate([[0], np.cumsum(np.asarray(self.bytes, np.int64))])
-        beyond = np.searchsorted(ends - self.rows, ends - 1 + rows)  # the first page that a batch from page i's last row leaves out
+        beyond = np.searchsorted(
+            ends - self.rows, ends - 1 + rows
+        )  # the first page that a batch from page i's last row leaves out
         return rows * self.repeated + int((before[beyond] - before[:-1]).max())
 
 
@@ -100,7 +113,9 @@ class File:
             raise _too_large(f"row group {group + 1} needs {held} bytes at a time, the limit is {limit}; {ADVICE}")
         total, allowed = sum(each.total for each in pages), about.num_rows * len(pages) * self.cell
         if total > BATCH_BYTES + allowed:
-            raise _too_large(f"row group {group + 1} has {total} bytes in {about.num_rows} rows; a cell has {self.cell} at most")
+            raise _too_large(
+                f"row group {group + 1} has {total} bytes in {about.num_rows} rows; a cell has {self.cell} at most"
+            )
         while (touched := sum(each.heaviest(rows) for each in pages)) > BATCH_BYTES and rows > LEAST_ROWS:
             rows //= 2
         if touched > BATCH_BYTES:
@@ -148,7 +163,9 @@ class File:
         if about.physical_type != "FIXED_LEN_BYTE_ARRAY":
             return SIZES.get(about.physical_type, 1)
         if about.length > VALUE_BYTES:
-            raise _too_large(f"column {shown(about.path)} has values of {about.length} bytes, the limit is {VALUE_BYTES}")
+            raise _too_large(
+                f"column {shown(about.path)} has values of {about.length} bytes, the limit is {VALUE_BYTES}"
+            )
         return int(about.length)
 
 

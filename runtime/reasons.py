@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtime import codecs, operations, rows
+from runtime.errors import cut
 from runtime.inputs import Classes
 from runtime.manifest import Manifest, Scoring
 from runtime.operations import CAN, Run, Scores, Steps
@@ -123,7 +124,7 @@ def _of_row(reasons: Reasons, spec: TableSpec, item: int, given: rows.Row) -> di
         asked = reasons.expected is not None and not np.isnan(reasons.expected[item, block.start])
         expected = wanted[column.name] if asked else None
         columns.append({
-            "column": column.name, "value": values[place], "nats": float(reasons.nats[item, place]), "excess": float(excess[place]),
+            "column": column.name, "value": _shown(column, values[place]), "nats": float(reasons.nats[item, place]), "excess": float(excess[place]),
             "share": max(float(excess[place]), 0.0) / whole if whole else None, "expected": expected,
             "direction": _direction(column, values[place], expected),
         })  # fmt: skip
@@ -131,6 +132,11 @@ def _of_row(reasons: Reasons, spec: TableSpec, item: int, given: rows.Row) -> di
         "columns": sorted(columns, key=lambda column: -column["excess"]),
         "latent_share": max(latent, 0.0) / whole if whole and reasons.latent is not None else None,
     }
+
+
+def _shown(column: Any, value: Any) -> Any:
+    """Return a value as it came, but cut where it is a text that is no category."""
+    return cut(value) if isinstance(value, str) and value not in getattr(column, "categories", ()) else value
 
 
 def _direction(column: Any, value: Any, expected: Any) -> str | None:

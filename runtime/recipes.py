@@ -16,7 +16,7 @@ from runtime import codecs
 from runtime.engine import Model
 from runtime.errors import ECHOED, InvalidValue, shown
 from runtime.manifest import NAME, Manifest
-from runtime.operations import Samples
+from runtime.operations import Samples, is_reproducible
 from runtime.sampling import MAX_SEED
 from runtime.spec import ImageSpec
 
@@ -37,6 +37,8 @@ def for_samples(
     }
     if options.get("prior") is not None:
         common["prior"] = options["prior"]
+    if not is_reproducible(manifest, options.get("latents"), options.get("codes")):
+        common["reproducible"] = False
     classes = options.get("classes")
     recipes = []
     for index in range(len(samples.data)):

@@ -10,13 +10,14 @@ import re
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from runtime import manifest as manifests
-from runtime.errors import ArtifactError, UnknownModel
+from runtime import onnx_file
+from runtime.errors import ArtifactError, GraphError, UnknownModel, shown
 from runtime.locks import held, locked
 from runtime.manifest import FileRecord, Manifest
 
@@ -134,11 +135,58 @@ def digest(path: Path) -> FileRecord:
         return FileRecord(sha256=hashlib.file_digest(file, "sha256").hexdigest(), bytes=path.stat().st_size)
 
 
+def everything(folder: Path, below: str = "") -> Iterator[tuple[str, os.DirEntry[str]]]:
+    """Yield every file below an artifact's folder, by its path with `/` from there.
+
+    Hidden folders are left out: they belong to tools, and to Kubernetes' way of changing a mounted folder. Links to folders are not followed.
+    """
+    with os.scandir(folder) as found:
+        for entry in found:
+            if entry.is_file():
+                yield f"{below}{entry.name}", entry
+            elif entry.is_dir(follow_symlinks=False) and not entry.name.startswith("."):
+                with contextlib.suppress(PermissionError):  # what lies in it is then missing where it is needed
+                    yield from everything(folder / entry.name, f"{below}{entry.name}/")
+
+
+def files(folder: Path) -> Iterator[tuple[str, os.DirEntry[str]]]:
+    """Yield every file of an artifact but its manifest, as `everything` does."""
+    return ((name, entry) for name, entry in everything(folder) if name != manifests.FILE)
+
+
 def records(folder: Path) -> dict[str, FileRecord]:
-    """Checksums of every file in an artifact's folder but the manifest."""
-    return {
-        path.name: digest(path) for path in sorted(folder.iterdir()) if path.is_file() and path.name != manifests.FILE
-    }
+    """Return the checksums of every file of an artifact but the manifest, by path. Raises ArtifactError for a link that leads out of it."""
+    found = {}
+    for name in sorted(name for name, _ in files(folder)):
+        if not _inside(folder, name):
+            raise ArtifactError(f"{folder / name}: a link that leads out of the artifact's folder; put the file there")
+        found[name] = digest(folder / name)
+    return found
+
+
+def _inside(folder: Path, name: str) -> bool:
+    """Whether a file lies in the folder once links are followed."""
+    path = folder / name
+    return ("/" not in name and not path.is_symlink()) or path.resolve().is_relative_to(folder.resolve())
+
+
+def place(folder: Path, name: str) -> str | None:
+    """Say what is wrong with a file's name in a manifest: None if it names a file within the folder that is there."""
+    parts = name.split("/")
+    if not name or name.startswith("/") or not set(parts).isdisjoint(("", ".", "..")) or "\0" in name:
+        return f"there is no file {shown(name)} in the artifact's folder: the name leads out of it"
+    if not os.path.isfile(folder / name):  # unlike Path.is_file, false for what may not be looked at
+        return f"there is no file {shown(name)} in the artifact's folder"
+    if not _inside(folder, name):
+        return f"{shown(name)} is a link that leads out of the artifact's folder"
+    return None
+
+
+def copy(source: Path, target: Path) -> None:
+    """Copy every file of an artifact but its manifest, with the folders that they lie in."""
+    for name, _ in files(source):
+        (target / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(source / name, target / name)
 
 
 def checksum(files: Mapping[str, FileRecord]) -> str:
@@ -149,33 +197,74 @@ def checksum(files: Mapping[str, FileRecord]) -> str:
 
 
 def verify(folder: Path, manifest: Manifest) -> list[str]:
-    """What is wrong with the files of an artifact, one line each; empty where all is well.
+    """Return what is wrong with the files of an artifact, one line each; nothing if all is well.
 
-    A hand-written manifest may leave out `files`; then only their being there is checked.
+    Every file that the artifact is read from must lie in its folder and be listed under `files`: the graphs, the weights that they refer to,
+    golden vectors and calibration. A hand-written manifest may leave out `files`; then the files only need to be there.
     """
     problems = [f"{name}: is not a regular file" for name in irregular(folder)]
-    for name, record in manifest.files.items():
-        path = folder / name
-        if Path(name).name != name:
-            problems.append(f"files: {name!r} is outside the artifact's folder")
-        elif not path.is_file():
-            problems.append(f"files.{name}: missing")
-        elif (found := digest(path)) != record:
-            problems.append(
-                f"files.{name}: altered: SHA-256 {found.sha256[:12]}… of {found.bytes} bytes, the manifest says {record.sha256[:12]}… of {record.bytes}"
-            )
-    for task, spec in manifest.tasks.items():
-        if manifest.backend == "fake":
-            continue
-        if Path(spec.graph).name != spec.graph or not (folder / spec.graph).is_file():
-            problems.append(f"tasks.{task}.graph: there is no file {spec.graph!r} in the artifact's folder")
-        elif manifest.files and spec.graph not in manifest.files:
-            problems.append(f"tasks.{task}.graph: {spec.graph!r} has no checksum under files")
+    problems += [*_altered(folder, manifest), *_unlisted(folder, manifest)]
     if folder.name.isdecimal() and (folder.parent.name, int(folder.name)) != (manifest.name, manifest.version):
         problems.append(
             f"name, version: the manifest says {manifest.name} {manifest.version}, the folder {folder.parent.name} {folder.name}"
         )
     return problems
+
+
+def _altered(folder: Path, manifest: Manifest) -> Iterator[str]:
+    """Yield what is wrong with the files that have a checksum."""
+    for name, record in manifest.files.items():
+        if wrong := place(folder, name):
+            yield f"files.{name}: {wrong if os.path.isfile(folder / name) else 'missing'}"
+        elif (found := digest(folder / name)) != record:
+            yield (
+                f"files.{name}: altered: SHA-256 {found.sha256[:12]}… of {found.bytes} bytes, the manifest says {record.sha256[:12]}… of {record.bytes}"
+            )
+
+
+def _unlisted(folder: Path, manifest: Manifest) -> Iterator[str]:
+    """Yield what is wrong with the files that the artifact is read from."""
+    for where, name in dict.fromkeys(_named(manifest)):
+        if wrong := place(folder, name):
+            yield f"{where}: {wrong}"
+        elif "/" in name and where.endswith(".graph"):
+            yield f"{where}: there is no file {shown(name)} in the artifact's folder: graphs lie at its top"
+        elif manifest.files and name not in manifest.files:
+            yield f"{where}: {shown(name)} has no checksum under files"
+        elif where.endswith(".graph") and manifest.backend == "onnx":
+            yield from _weights(folder, manifest, where, name)
+
+
+def _named(manifest: Manifest) -> Iterator[tuple[str, str]]:
+    """Yield the files that a manifest names, each with the field that names it."""
+    if manifest.backend != "fake":
+        for task, spec in manifest.tasks.items():
+            yield f"tasks.{task}.graph", spec.graph
+    if manifest.golden is not None:
+        yield "golden.file", manifest.golden.file
+    if manifest.scoring is not None and manifest.scoring.calibration is not None:
+        yield "scoring.calibration.file", manifest.scoring.calibration.file
+
+
+def _weights(folder: Path, manifest: Manifest, where: str, graph: str) -> Iterator[str]:
+    """Yield what is wrong with the files of weights that an ONNX graph refers to."""
+    try:
+        locations = onnx_file.outline(folder / graph).external
+    except GraphError:
+        return  # it is refused when it is opened, which says more about it
+    for location in locations:
+        name = onnx_file.below(location)
+        if name is None:
+            yield f"{where}: weights of {graph}: {shown(location)} is outside the artifact's folder"
+        elif wrong := place(folder, name):
+            yield f"{where}: weights of {graph}: {wrong}"
+        elif manifest.files and name not in manifest.files:
+            yield f"{where}: weights of {graph}: {shown(name)} has no checksum under files; `manifold check --seal` writes it"
+
+
+def left_over(folder: Path, manifest: Manifest) -> list[str]:
+    """Return the files in a sealed artifact's folder that have no checksum. Nothing reads them, so the loader ignores them."""
+    return sorted(name for name, _ in files(folder) if name not in manifest.files) if manifest.files else []
 
 
 def irregular(folder: Path) -> list[str]:
@@ -205,9 +294,9 @@ def save(folder: Path, manifest: Manifest) -> None:
         temporary.write_text(manifests.dumps(manifest))
 
 
-def seal(folder: Path) -> Manifest:
-    """Writes the checksums of what now lies in an artifact's folder into its manifest."""
-    sealed = manifests.read(folder).model_copy(update={"files": records(folder)})
+def seal(folder: Path, drawing: Collection[str] = ()) -> Manifest:
+    """Write the checksums of what now lies in an artifact's folder into its manifest, and which tasks were found to draw random numbers."""
+    sealed = manifests.read(folder).model_copy(update={"files": records(folder)}).with_drawing(drawing)
     save(folder, sealed)
     return sealed
 
@@ -224,6 +313,10 @@ def staging(root: Path, name: str) -> Iterator[Path]:
             stack.enter_context(held(folder))
         try:
             yield folder
+        except OSError as error:
+            if error.filename is None:  # of a library that does not say where the disk is full
+                error.filename = str(root / name)
+            raise
         finally:
             _discard(root, folder)
 
@@ -265,8 +358,8 @@ def publish_next(folder: Path, root: Path, manifest: Manifest) -> Path:
 def publish(folder: Path, root: Path, manifest: Manifest) -> Path:
     """Renames a finished folder to `ROOT/NAME/VERSION`; never overwrites. Raises ArtifactError where that version exists."""
     target = root / manifest.name / str(manifest.version)
-    for path in folder.iterdir():
-        with path.open("rb") as file:
+    for name, _ in everything(folder):
+        with (folder / name).open("rb") as file:
             os.fsync(file.fileno())
     folder.chmod(0o755)
     try:

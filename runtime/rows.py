@@ -73,7 +73,7 @@ def values(row: Row, spec: TableSpec, place: str = "row", *, missing: bool = Fal
     if isinstance(row, Mapping):
         for name in row:
             if name not in names and name not in spec.ignored:
-                raise InvalidValue(f"{place}: unknown column {name!r}", field=f"{place}.{name}", valid=names)
+                raise InvalidValue(f"{place}: unknown column {shown(name)}", field=f"{place}.{name}", valid=names)
         return _complete([row.get(name) for name in names], names, place, missing)
     if isinstance(row, str) or not isinstance(row, Sequence):
         raise InvalidValue(f"{place}: a row is an object by column or an array", field=place, valid=names)
@@ -87,7 +87,7 @@ def _complete(given: list[Any], names: list[str], place: str, missing: bool) -> 
         for name, value in zip(names, given, strict=True):
             if value is None:
                 raise InvalidValue(
-                    f"{place}: column {name!r} is missing; every column needs a value",
+                    f"{place}: column {shown(name)} is missing; every column needs a value",
                     field=f"{place}.{name}",
                     valid=names,
                 )
@@ -160,7 +160,7 @@ def _one_hot(value: Any, column: CategoricalColumn, place: str, unknown: bool, w
     elif unknown:
         warnings.append(is_unknown(name, column))
     else:
-        raise InvalidValue(f"{place}: unknown category {name!r}", field=place, valid=list(column.categories))
+        raise InvalidValue(f"{place}: unknown category {shown(name)}", field=place, valid=list(column.categories))
     return block
 
 

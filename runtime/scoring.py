@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from runtime import npz
 from runtime.errors import ArtifactError
 from runtime.manifest import COMBINED, Calibration, Combination, Scoring
 from runtime.tails import Tail
@@ -52,12 +53,14 @@ class Calibrated:
         if scoring is None or scoring.calibration is None:
             return cls(None, {})
         path = folder / scoring.calibration.file
+        names = [*(term.name for term in scoring.terms), *([COMBINED] if scoring.combination else [])]
+        expected = (scoring.calibration.n,)
         try:
-            with np.load(path, allow_pickle=False) as content:
-                scores = {name: np.asarray(content[name], np.float64) for name in content.files}
-        except (OSError, ValueError) as error:
+            held = npz.read(path, names, lambda name, shape, _: None if shape == expected else f"not {list(expected)}")
+        except npz.Unreadable as error:
             raise ArtifactError(f"{path}: cannot be read: {error}") from error
-        for name in [*(term.name for term in scoring.terms), *([COMBINED] if scoring.combination else [])]:
+        scores = {name: np.asarray(values, np.float64) for name, values in held.items()}
+        for name in names:
             values = scores.get(name)
             if (
                 values is None

@@ -65,6 +65,7 @@ class Server(uvicorn.Server):
         self.reload_first = False  # SIGHUP came before the event loop
         self.own_process = False  # ends with the server, whatever else runs in it
         self.cluster: Cluster | None = None
+        self._reloading: asyncio.Task[None] | None = None  # the event loop itself holds tasks weakly
         self.loop: asyncio.AbstractEventLoop | None = None
         config = uvicorn.Config(
             app, host=settings.host, port=settings.port, log_config=None, log_level="error", access_log=False, server_header=False, proxy_headers=False,
@@ -75,7 +76,9 @@ class Server(uvicorn.Server):
         metrics.connections.set_function(lambda: len(self.server_state.connections))
         tracing = app.state.tracing
         use_cases = rpc.Servicer(app.state.handlers, registry, metrics, settings, tracing)
-        self.rpc = rpc.Server(use_cases, inference.Servicer(app.state.inference, metrics, tracing), settings, security)
+        self.rpc = rpc.Server(
+            use_cases, inference.Servicer(app.state.inference, metrics, tracing), settings, security, app.intake
+        )
         security.reloaded.append(self._renew)
 
     async def startup(self, sockets: list[socket] | None = None) -> None:
@@ -138,6 +141,9 @@ class Server(uvicorn.Server):
             self.run(listening)
         if not self.started:
             sys.exit(WRONG if self.should_exit and not self.stops else NOT_STARTED)
+        if not self.registry.drained:  # Python would wait for the threads of runs and loads that do not end
+            logs.drain()
+            os._exit(0)
 
     def _reload_soon(self) -> None:
         """Have the event loop read keys and certificate again, now or once it runs."""
@@ -149,8 +155,11 @@ class Server(uvicorn.Server):
 
     def _reload(self) -> None:
         """Read keys and certificate again, after SIGHUP."""
+        self._reloading = asyncio.get_running_loop().create_task(self._reload_now())
+
+    async def _reload_now(self) -> None:
         try:
-            self.security.reload()
+            await self.security.reload_aside()
         except ManifoldError as error:
             log.error("not reloaded, what there was is kept", reason=error.message)
         else:
@@ -168,6 +177,7 @@ class Server(uvicorn.Server):
             for connection in list(self.server_state.connections):
                 if isinstance(connection, Protocol):
                     connection.look(now, 1.0)
+            self.rpc.limits.look()
         stopping = await super().on_tick(counter) or time.monotonic() >= self.stop_at
         self.registry.stopped = self.registry.stopped or stopping
         return stopping

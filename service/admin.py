@@ -18,6 +18,7 @@ from starlette.responses import Response
 from runtime import bulk
 from runtime.errors import InvalidValue, Unavailable, UnsupportedMedia, UnsupportedTask, cut
 from service import contract, describe, encoding, uploads
+from service.aside import aside, later
 from service.registry import Registry
 from service.security import Security
 from service.settings import SettingsError
@@ -50,7 +51,7 @@ def add(app: FastAPI, registry: Registry, security: Security) -> None:
             if registry.cluster is not None:
                 await registry.cluster.everywhere("keys")
             else:
-                security.reload()
+                await security.reload_aside()
         except SettingsError as error:  # what is wrong is the installation's, and said to who may mend it
             raise InvalidValue(f"{error.message}; what there was is kept", field=error.field) from None
         log.info("reloaded", keys=list(security.keys))
@@ -99,7 +100,8 @@ def add(app: FastAPI, registry: Registry, security: Security) -> None:
         model = entry.model
         assert model is not None
         bulk.table_of(model)
-        with await uploads.spool(request.stream(), settings.max_upload_bytes) as file:
+        file = await uploads.spool(request.stream(), settings.max_upload_bytes)
+        try:
             async with one_at_a_time:
                 try:
                     folder, done = await _while_there(
@@ -114,6 +116,8 @@ def add(app: FastAPI, registry: Registry, security: Security) -> None:
                     if error.errno == errno.EROFS:
                         raise UnsupportedTask(READ_ONLY, field="name") from error
                     raise Unavailable(f"the version cannot be written: {error.strerror}") from error
+        finally:
+            later(file.close)
         made = await registry.adopt(name, int(folder.name))
         log.info("calibrated", model=name, version=made.version, on=done)
         return Response(
@@ -124,7 +128,7 @@ def add(app: FastAPI, registry: Registry, security: Security) -> None:
 async def _while_there(request: Request, work: Callable[[Callable[[], bool]], T]) -> T:
     """Return the result of work on a thread. The work is given a function that says whether the client has left."""
     gone = threading.Event()
-    future = asyncio.get_running_loop().run_in_executor(None, work, gone.is_set)
+    future = asyncio.ensure_future(aside(lambda: work(gone.is_set), pool="models"))
     try:
         while not (await asyncio.wait({future}, timeout=LOOK))[0]:
             if await request.is_disconnected():

@@ -40,6 +40,7 @@ from service.tracing import CARRIED, Trace, Tracing
 log = structlog.get_logger()
 
 REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
+LOGGED = 200  # characters of a path in a log line or a trace
 LOOK = 0.05  # seconds: requests older than that are watched for clients that have gone
 GONE = 499  # status under which they are counted: nobody gets it
 
@@ -161,7 +162,7 @@ class Front:
         self.registry, self.metrics, self.security = registry, metrics, security
         settings = registry.settings
         self.origins, self.trust_loopback = Origins(settings), settings.trust_loopback
-        self.flights, self.intake = Flights(), Intake(settings.max_bodies_bytes)
+        self.flights, self.intake = Flights(), Intake(settings.max_bodies_bytes, settings.max_calls)
         self.log_requests = settings.log_requests
         self.guards = (*DATA, STRICT) if settings.tls_certificate else DATA
         self.state = app.state
@@ -215,7 +216,7 @@ class Front:
         assert self.tracing is not None
         carried = {name: value for name in CARRIED if (value := request.header(name.encode())) is not None}
         method = request.scope["method"]
-        said = {"http.request.method": method, "url.path": path, "manifold.request_id": request.request_id}
+        said = {"http.request.method": method, "url.path": path[:LOGGED], "manifold.request_id": request.request_id}
         return self.tracing.begin(method, carried, **said)
 
     def _admit(self, path: str, request: Incoming) -> Key | None:
@@ -250,6 +251,7 @@ class Front:
         flight, request_id = self.flights.begin(request), request.request_id
         try:
             try:
+                request.enter()
                 reply = await endpoint(request)
             except ManifoldError as error:
                 self.metrics.erred(error)
@@ -309,7 +311,7 @@ class Front:
             self.metrics.asked(key.id)
         if self.log_requests:
             log.info(
-                "request", request_id=request_id, method=scope["method"], path=quote(scope["path"]), status=status,
+                "request", request_id=request_id, method=scope["method"][:LOGGED], path=quote(scope["path"][:LOGGED]), status=status,
                 milliseconds=round(1000 * seconds, 2), key=None if key is None else key.name,
             )  # fmt: skip
 

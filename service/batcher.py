@@ -13,6 +13,9 @@ from __future__ import annotations
 import asyncio
 import functools
 import math
+import os
+import sys
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Generator
@@ -39,6 +42,8 @@ T = TypeVar("T")
 IN_PLACE = 0.001  # seconds of work: a run that is expected to take less does not leave the event loop
 SLOW = 0.005  # seconds of a core: a run that takes so much, and was not expected to, ends its task's runs in place
 SURPRISE = 4  # times the expected work, from which a slow run was not expected
+LONG = 0.02  # seconds: a run that is expected to take longer steps back behind the event loop and shorter runs
+NICE = 10  # how far, in the system's units: beside one busy thread it still gets a tenth of a core, and an idle core as a whole
 CALM = 64  # runs in a row below IN_PLACE, after which the task may run in place again
 LEAST_STEP = 4096  # bytes: what a row's part in the steps of a use case takes at least (service.aside)
 SWEEP = 0.05  # seconds between looks at deadlines
@@ -147,7 +152,9 @@ class Batcher:
             for name, task in model.manifest.tasks.items()
         }
         self._step_bytes = _step_bytes(model.manifest)
-        self._pool = ThreadPoolExecutor(settings.instances, thread_name_prefix=model.manifest.name)
+        name = model.manifest.name
+        self._pool = ThreadPoolExecutor(settings.instances, thread_name_prefix=name)
+        self._long = ThreadPoolExecutor(settings.instances, thread_name_prefix=f"{name}-long", initializer=_step_back)
         self.running: set[Future[Any]] = set()  # in its threads, for requests that wait and for those that have left
         self._free = settings.instances
         self._scheduled = False
@@ -159,8 +166,11 @@ class Batcher:
 
     # --- what the handlers call ---
 
-    async def drive(self, steps: Generator[Run, Outputs, T], rows: int, deadline: float) -> tuple[T, Timing]:
-        """Runs a use case of `rows` rows to its end. `deadline` is on the monotonic clock.
+    async def drive(
+        self, steps: Generator[Run, Outputs, T], rows: int, deadline: float, work: float = 0
+    ) -> tuple[T, Timing]:
+        """Runs a use case of `rows` rows to its end. `deadline` is on the monotonic clock; `work` is what its first step takes at least, in
+        bytes (service.aside).
 
         Raises Busy at once where the queue is full or too slow for the deadline, DeadlineExceeded where a run would start too late.
         """
@@ -169,7 +179,8 @@ class Batcher:
         self.rows += rows
         try:
             while True:
-                run, run_rows = await self._step(steps, parts, rows)
+                run, run_rows = await self._step(steps, parts, max(work, rows * self._step_bytes))
+                work = 0
                 if not isinstance(run, Run):
                     return run, timing
                 self.bytes -= held
@@ -204,7 +215,8 @@ class Batcher:
             _, future = self._asides.popleft()
             if not future.done():
                 future.set_exception(Unavailable("the service is stopping"))
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        for pool in (self._pool, self._long):
+            pool.shutdown(wait=False, cancel_futures=True)
 
     # --- admission ---
 
@@ -237,7 +249,7 @@ class Batcher:
     # --- one use case ---
 
     async def _step(
-        self, steps: Generator[Run, Outputs, T], parts: list[Outputs] | None, rows: int
+        self, steps: Generator[Run, Outputs, T], parts: list[Outputs] | None, work: float
     ) -> tuple[Run | T, int]:
         """Return the use case's next run with its rows, or its result and 0. `parts` are the outputs of the run before, in pieces.
 
@@ -252,7 +264,7 @@ class Batcher:
                 return result, 0
             return run, self.model.check(run.task, run.inputs)
 
-        return await aside(step, rows * self._step_bytes)
+        return await aside(step, work)
 
     async def _run(self, run: Run, rows: int, deadline: float, timing: Timing) -> list[Outputs]:
         if self._closed:  # since the request was admitted
@@ -311,11 +323,12 @@ class Batcher:
         self._free -= 1
         expected = self.costs.of(batch[0].work.task, sum(piece.stop - piece.start for piece in batch)) or 0.0
         self._until = time.monotonic() + expected
-        self._submit(functools.partial(self._attempt, batch), functools.partial(self._landed, batch))
+        pool = self._long if expected > LONG else self._pool
+        self._submit(pool, functools.partial(self._attempt, batch), functools.partial(self._landed, batch))
 
-    def _submit(self, call: Callable[[], T], landed: Callable[[Future[T]], None]) -> None:
-        """Run `call` on one of the threads, and then `landed` on the event loop."""
-        loop, future = asyncio.get_running_loop(), self._pool.submit(call)
+    def _submit(self, pool: ThreadPoolExecutor, call: Callable[[], T], landed: Callable[[Future[T]], None]) -> None:
+        """Run `call` on one of a pool's threads, and then `landed` on the event loop."""
+        loop, future = asyncio.get_running_loop(), pool.submit(call)
 
         def back(done: Future[T]) -> None:
             with suppress(RuntimeError):  # the event loop has ended, and with it whoever waited
@@ -347,16 +360,15 @@ class Batcher:
                 future.set_result(done.result()) if error is None else future.set_exception(error)
             self._schedule()
 
-        self._submit(call, back)
+        self._submit(self._pool, call, back)
 
     def _attempt(self, batch: list[Piece]) -> Attempt:
         """The run itself, wherever it runs."""
         began, working = time.monotonic(), time.thread_time()
         try:
-            outputs: Outputs | Exception = self.model.compute(
-                batch[0].work.task, joined([each.inputs for each in batch])
-            )
-            shares = _shares_of(batch, outputs)
+            computed = self.model.compute(batch[0].work.task, joined([each.inputs for each in batch]))
+            outputs: Outputs | Exception = computed
+            shares = _shares_of(batch, computed)
         except Exception as error:  # whatever a graph raises is the answer of those whose rows were in it
             outputs, shares = error, []
         return Attempt(outputs, shares, began, time.monotonic(), time.thread_time() - working)
@@ -427,6 +439,13 @@ class Attempt:
     began: float
     ended: float
     work: float
+
+
+def _step_back() -> None:
+    """Lower the priority of this thread, where the system has priorities of threads. It cannot be raised again."""
+    if sys.platform == "linux":
+        with suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)
 
 
 def _shares_of(batch: list[Piece], outputs: Outputs) -> list[tuple[Outputs, str | None]]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+import functools
+from collections.abc import Collection, Coroutine, Mapping, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
@@ -12,14 +13,17 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
 from runtime import codecs, texts
-from runtime.errors import InvalidValue, Malformed, TooLarge, UnsupportedMedia, shown
+from runtime.errors import InvalidValue, Malformed, TooLarge, UnsupportedMedia, cut, shown
 from service import contract
+from service.aside import JSON as JSON_WORK
+from service.aside import aside
 from service.encoding import JSON
 from service.incoming import Incoming
 from service.reading import Uploads
 from service.settings import Settings
 
 R = TypeVar("R", bound=contract.Request)
+T = TypeVar("T")
 MULTIPART = "multipart/form-data"
 NAMES = (
     "model",
@@ -37,23 +41,34 @@ async def parse(request: Incoming, shape: type[R], settings: Settings, also: Seq
     """
     if encoding := request.header(b"content-encoding"):
         raise UnsupportedMedia(
-            f"Content-Encoding: {encoding} is not read; send the body as it is", field="Content-Encoding"
+            f"Content-Encoding: {cut(encoding)} is not read; send the body as it is", field="Content-Encoding"
         )
     content_type = request.content_type or JSON
     body = await request.body(settings.max_body_bytes)
+    is_array = content_type in (*codecs.MEDIA_TYPES, codecs.NPY)
+    work = len(body) if is_array else JSON_WORK * len(body)
+    return await aside(functools.partial(_read, request, content_type, body, work, shape, settings, also), work)
+
+
+def _read(
+    request: Incoming, content_type: str, body: bytes, work: float, shape: type[R], settings: Settings, also: Sequence[str]
+) -> tuple[R, Uploads]:  # fmt: skip
+    """A body of a content type. `work` is what reading it takes, in bytes (service.aside)."""
     if content_type == JSON or content_type.endswith("+json"):
-        return validate(shape, _object(body)), Uploads()
+        return validate(shape, _object(body)), Uploads(work=work)
     if content_type == MULTIPART:
         names = ("file", "mask") if "masks" in shape.model_fields else ("file",)
-        fields, files = await _multipart(request.of_starlette(body), settings, names)
-        uploads = Uploads(images=tuple(files["file"]), masks=tuple(files.get("mask", ())))
+        fields, files = _at_once(_multipart(request.of_starlette(body), settings, names))
+        uploads = Uploads(images=tuple(files["file"]), masks=tuple(files.get("mask", ())), work=work)
         return validate(shape, {**query(request), **fields}), uploads
     if content_type in codecs.MEDIA_TYPES:
         return validate(shape, query(request)), Uploads(images=(_not_empty(body),))
     if content_type == codecs.NPY:
         array = codecs.from_npy(_not_empty(body), "body")
-        return validate(shape, query(request)), Uploads(array=np.asarray(array))
-    raise UnsupportedMedia(f"Content-Type: {content_type} is not read", field="Content-Type", valid=(*ACCEPTED, *also))
+        return validate(shape, query(request)), Uploads(array=np.asarray(array), work=work)
+    raise UnsupportedMedia(
+        f"Content-Type: {cut(content_type)} is not read", field="Content-Type", valid=(*ACCEPTED, *also)
+    )
 
 
 def validate(shape: type[R], fields: Any) -> R:
@@ -115,9 +130,21 @@ def query(request: Incoming) -> dict[str, Any]:
     return fields
 
 
+def _at_once(reading: Coroutine[Any, Any, T]) -> T:
+    """Return what a coroutine returns that has nothing to wait for, with or without an event loop."""
+    try:
+        reading.send(None)
+    except StopIteration as finished:
+        result: T = finished.value
+        return result
+    reading.close()
+    raise RuntimeError("reading a body that is here already waits for something")
+
+
 class _Parts(MultiPartParser):
     """Starlette's parser, which also knows whether the body has an end: one that was cut off would lack images in silence."""
 
+    spool_max_size = 0  # no limit: the body is in memory already, and its files would gain nothing from a disk
     ended = False
 
     def on_end(self) -> None:
@@ -143,9 +170,9 @@ async def _multipart(
     except MultiPartException as error:
         if error.message.startswith("Too many files"):
             raise TooLarge(f"file: over the limit of {settings.max_items} a request", field="file") from None
-        raise Malformed(f"body: not readable as {MULTIPART}: {error.message}", field="body") from None
+        raise Malformed(f"body: not readable as {MULTIPART}: {cut(error.message, 200)}", field="body") from None
     except (ValueError, LookupError) as error:  # of the boundary, or an encoding that there is not
-        raise Malformed(f"body: not readable as {MULTIPART}: {error}", field="body") from None
+        raise Malformed(f"body: not readable as {MULTIPART}: {cut(str(error), 200)}", field="body") from None
     fields: dict[str, Any] = {}
     files: dict[str, list[bytes]] = {name: [] for name in names}
     try:
@@ -157,7 +184,9 @@ async def _multipart(
                 files[key].append(await value.read())
             else:
                 under = " or ".join(f"{name!r}" for name in names)
-                raise InvalidValue(f"{key}: files are uploaded under the name {under}", field=key, valid=list(names))
+                raise InvalidValue(
+                    f"{cut(key)}: files are uploaded under the name {under}", field=key, valid=list(names)
+                )
     finally:
         await form.close()
     if not files["file"]:
@@ -176,13 +205,13 @@ def _explain(error: ValidationError, shape: type[contract.Request]) -> InvalidVa
     )
     names = [info.alias or name for name, info in shape.model_fields.items()]
     if kind == "extra_forbidden":
-        return InvalidValue(f"{field}: unknown field", field=field, valid=names if len(path) == 1 else None)
+        return InvalidValue(f"{cut(field)}: unknown field", field=field, valid=names if len(path) == 1 else None)
     if kind == "missing":
-        return InvalidValue(f"{field}: is missing", field=field)
+        return InvalidValue(f"{cut(field)}: is missing", field=field)
     valid = _literals(problem.get("ctx", {}))
     given = problem["input"]
     shown = f" (given {given!r})" if isinstance(given, str | int | float | bool | None) and len(str(given)) < 60 else ""
-    return InvalidValue(f"{field}: {problem['msg']}{shown}", field=field, valid=valid)
+    return InvalidValue(f"{cut(field)}: {cut(problem['msg'], 300)}{shown}", field=field, valid=valid)
 
 
 def _literals(context: Mapping[str, Any]) -> list[str] | None:

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import functools
+import inspect
 import operator
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from contextlib import aclosing
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, TypeAlias, TypeVar
 
@@ -13,7 +17,7 @@ import grpc
 import orjson
 import structlog
 from google.protobuf import any_pb2, duration_pb2
-from google.protobuf.message import DecodeError, Message
+from google.protobuf.message import Message
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
@@ -21,6 +25,8 @@ from runtime import errors
 from runtime.errors import Malformed, ManifoldError, Unavailable
 from service import replies
 from service.asgi import REQUEST_ID, new_id
+from service.aside import JSON as JSON_WORK
+from service.aside import aside
 from service.entries import hold_from_now, let_go
 from service.incoming import SINGLE
 from service.metrics import Metrics
@@ -117,7 +123,7 @@ class Call:
             elif isinstance(error, Exception):
                 code = grpc.StatusCode.INTERNAL
                 self.calls.metrics.erred(error)
-                log.error("internal", request_id=self.request_id, exc_info=error)
+                replies.log_internal(error, self.request_id)
                 await self.context.abort(code, replies.OPAQUE)
         finally:
             let_go(self.held)
@@ -135,48 +141,77 @@ def repeated(metadata: Iterable[tuple[Any, Any]]) -> str:
 
 @dataclass(frozen=True)
 class Unreadable:
-    """Bytes that are not the message they should be."""
+    """A message that is not there, and the error that says why."""
 
-    name: str
-    file: str  # the contract
+    error: ManifoldError
 
 
 def readable(message: M) -> M:
-    """Raises Malformed for what is not."""
+    """Return the message. Raise the error of one that is not there."""
     if isinstance(message, Unreadable):
-        raise Malformed(f"the message is not a {message.name} of {message.file}")
+        raise message.error
     return message
 
 
-class Tolerant:
-    """Stands in for a server where rpcs are added: what cannot be read is then an error like any other, not gRPC's INTERNAL."""
+@dataclass(frozen=True)
+class Unread:
+    """A large message that is yet to be parsed, off the event loop."""
 
-    def __init__(self, server: grpc.aio.Server) -> None:
-        self.server = server
-
-    def add_generic_rpc_handlers(self, handlers: object) -> None:
-        """The same handlers come by the other method too."""
-
-    def add_registered_method_handlers(self, service: str, handlers: dict[str, Any]) -> None:
-        """The handlers, by the names of their rpcs."""
-        tolerant = {
-            name: handler._replace(request_deserializer=_tolerant(handler.request_deserializer))
-            for name, handler in handlers.items()
-        }
-        self.server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, tolerant),))
+    parse: Callable[[bytes], Message | Unreadable]
+    content: bytes
 
 
-def _tolerant(parse: Callable[[bytes], Message]) -> Callable[[bytes], Message | Unreadable]:
-    kind = parse.__self__.DESCRIPTOR  # type: ignore[attr-defined]
-    unreadable = Unreadable(kind.name, f"proto/{kind.file.name.rpartition('/')[2]}")
+_work: ContextVar[float] = ContextVar("work", default=0.0)
 
-    def read(content: bytes) -> Message | Unreadable:
-        try:
-            return parse(content)
-        except DecodeError:
-            return unreadable
 
-    return read
+def work() -> float:
+    """What reading the message of this call takes, in bytes (service.aside)."""
+    return _work.get()
+
+
+async def _parsed(message: Any) -> Any:
+    work = JSON_WORK * len(message.content) if isinstance(message, Unread) else 0.0
+    _work.set(work)
+    return await aside(functools.partial(message.parse, message.content), work) if work else message
+
+
+async def _all_parsed(messages: AsyncIterator[Any]) -> AsyncIterator[Any]:
+    async for message in messages:
+        yield await _parsed(message)
+
+
+def off_the_loop(handler: Any) -> Any:
+    """Return the handler of an rpc. Its large messages are parsed before it is called, or as it asks for them."""
+    handler = handler._replace(response_serializer=_written(handler.response_serializer))
+    if handler.stream_stream is not None:
+        return handler._replace(stream_stream=_streaming(handler.stream_stream, _all_parsed))
+    if handler.unary_stream is not None:
+        return handler._replace(unary_stream=_streaming(handler.unary_stream, _parsed))
+    return handler._replace(unary_unary=_answering(handler.unary_unary))
+
+
+def _answering(answer: Callable[[Any, Context], Awaitable[Any]]) -> Callable[[Any, Context], Awaitable[Any]]:
+    async def answering(message: Any, context: Context) -> Any:
+        return await answer(await _parsed(message) if isinstance(message, Unread) else message, context)
+
+    return answering
+
+
+def _streaming(
+    answers: Callable[[Any, Context], AsyncGenerator[Any]], parsed: Callable[[Any], Any]
+) -> Callable[[Any, Context], AsyncGenerator[Any]]:
+    async def streaming(sent: Any, context: Context) -> AsyncGenerator[Any]:
+        found = parsed(sent)
+        async with aclosing(answers(await found if inspect.iscoroutine(found) else found, context)) as parts:
+            async for part in parts:
+                yield part
+
+    return streaming
+
+
+def _written(serialize: Callable[[Message], bytes]) -> Callable[[Message | bytes], bytes]:
+    """Messages that were large have been serialized off the event loop."""
+    return lambda message: message if isinstance(message, bytes) else serialize(message)
 
 
 def deadline(context: Context) -> int | None:

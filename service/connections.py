@@ -180,7 +180,7 @@ class Protocol(HttpToolsProtocol):
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         """Answer a request."""
-        super()._start_asgi_task(cycle, _unasked(cycle, app) if cycle.waiting_for_100_continue else app)
+        super()._start_asgi_task(cycle, cast(Any, _unasked(cycle, app)) if cycle.waiting_for_100_continue else app)
 
     def on_body(self, body: bytes) -> None:
         """A piece of one."""

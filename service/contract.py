@@ -236,6 +236,10 @@ class Response(BaseModel):
     timing: Timing
     seed: int | None = Field(default=None, description="where chance was involved")
     first: int | None = None
+    reproducible: bool | None = Field(
+        default=None,
+        description="false if a graph drew random numbers itself, so that the same request gives another answer; else left out",
+    )
 
 
 class Made(Response):
@@ -429,6 +433,9 @@ class ModelSummary(BaseModel):
     conditions: list[str] | None = Field(description="names of the real values that the model is told")
     data: dict[str, Any] | None
     default: bool
+    reproducible: bool | None = Field(
+        description="false if graphs draw random numbers themselves; null before that is known, which takes loading the model"
+    )
 
 
 class ModelList(BaseModel):

@@ -17,8 +17,17 @@ def summary(entry: Entry, default: str | None) -> dict[str, Any]:
         "reason": entry.reason, "device": model.device if model else None, "note": model.note if model else None,
         "classes": list(manifest.classes) if manifest and manifest.classes else None,
         "conditions": list(manifest.conditions.names) if manifest and manifest.conditions else None, "data": data_summary(manifest) if manifest else None,
-        "default": entry.name == default,
+        "default": entry.name == default, "reproducible": _is_reproducible(entry),
     }  # fmt: skip
+
+
+def _is_reproducible(entry: Entry) -> bool | None:
+    """Whether all graphs are; None if neither loading nor the manifest has told."""
+    if entry.manifest is None:
+        return None
+    if entry.manifest.drawing:
+        return False
+    return True if entry.model is not None else entry.manifest.reproducible
 
 
 def stats(entry: Entry) -> dict[str, Any]:

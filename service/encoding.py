@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any
 
+import numpy as np
 import orjson
 
 from runtime import codecs, recipes, rows
-from runtime.errors import UnsupportedMedia
+from runtime.errors import UnsupportedMedia, cut
 from runtime.spec import ImageSpec, TableSpec
+from service.aside import JSON as JSON_WORK
 from service.handlers import Answer
 
 JSON = "application/json"
 NUMBERS = (JSON, codecs.NPY)
 PICTURES = (JSON, "image/png", "image/webp", codecs.NPY)
+ITEM = 30 * 1024  # bytes (service.aside) for an image or a row of an answer, beside its numbers
+LISTED = 512  # ... for an entry of a list, as JSON
 OPTIONS = orjson.OPT_SERIALIZE_NUMPY
 
 
@@ -39,7 +42,7 @@ def choose(accept: str, offered: tuple[str, ...]) -> str:
         for media_type in offered:
             if name in (media_type, "*/*") or (name.endswith("/*") and media_type.startswith(name[:-1])):
                 return media_type
-    raise UnsupportedMedia(f"Accept: {accept} is not offered", field="Accept", valid=offered)
+    raise UnsupportedMedia(f"Accept: {cut(accept)} is not offered", field="Accept", valid=offered)
 
 
 def to_fields(answer: Answer, request_id: str, *, picture: Callable[[bytes], Any] = codecs.to_base64) -> dict[str, Any]:
@@ -93,6 +96,11 @@ def _pngs(answer: Answer, spec: ImageSpec) -> list[bytes]:
     ]
 
 
-def large(answer: Answer) -> bool:
-    """Whether writing the answer takes long enough to leave the event loop for it (about a millisecond)."""
-    return answer.items is not None and (len(answer.items) > 8 or math.prod(answer.items.shape) > 50_000)
+def work(answer: Answer, listed: float = LISTED) -> float:
+    """What writing the answer takes, in bytes (service.aside); `listed` is for an entry of a list."""
+    arrays = sum(value.nbytes for value in answer.fields.values() if isinstance(value, np.ndarray))
+    lists = max((len(value) for value in answer.fields.values() if isinstance(value, list)), default=0)
+    if answer.items is None:
+        return JSON_WORK * arrays + listed * lists
+    # pictures where they may be: the numbers alone are written faster, and rarely many
+    return JSON_WORK * arrays + max(listed * lists, ITEM * len(answer.items), answer.items.nbytes)

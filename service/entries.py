@@ -1,14 +1,15 @@
 """One version of one model as the service holds it: its state, who uses it, and how it comes and goes.
 
 An entry that is taken out of service stays whole for the requests that hold it, and is closed when the last of them has been answered. A
-request holds what it has got from the registry until it is over: `hold_from_now` and `let_go` are around each.
+request holds what it has got from the registry until it is over: `hold_from_now` and `let_go` are around each. Closing waits for nothing:
+what runs ends in its thread (service.closing). What has finished loading after its entry was taken out is closed at once.
 """
 
 from __future__ import annotations
 
 import functools
-import os
 import re
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,12 +19,13 @@ from pathlib import Path
 
 import structlog
 
-from runtime import engine, operations
+from runtime import engine, operations, repository
 from runtime import manifest as manifests
 from runtime.engine import Model
 from runtime.errors import ArtifactError, ManifoldError, Unavailable
 from runtime.manifest import Manifest
 from service.batcher import Batcher, Ran
+from service.closing import Closing
 from service.settings import ModelSettings, Settings
 
 log = structlog.get_logger()
@@ -69,6 +71,8 @@ class Entry:
     users: int = 0  # requests that hold it
     wanted: int = 0  # requests that wait until it has woken up
     retired: bool = False  # out of service: closes with its last request
+    closing: Closing = field(default_factory=Closing, repr=False)  # takes what the entry held when it closes
+    _changing: threading.Lock = field(init=False, repr=False, default_factory=threading.Lock)  # loads are in threads
 
     def look(self, settings: Settings) -> None:
         """Reads the manifest. Raises ManifoldError."""
@@ -80,13 +84,23 @@ class Entry:
         self.weight = sum(size for name, size, *_ in self.stamp if name.endswith((".onnx", ".bin", ".pt")))
 
     def load(self, settings: Settings, listener: Listener) -> None:
-        """Loads the artifact; what goes wrong becomes the entry's reason."""
+        """Load the artifact. What goes wrong becomes the entry's reason; a model that nobody waits for any more is freed."""
         with self.failing():
+            self._check_wanted()
             self.look(settings)
-            self.model = engine.load(self.folder, device=self.settings.device or "auto", threads=settings.threads)
-            self.batcher = Batcher(self.model, self.settings)
-            self.batcher.listener = functools.partial(listener, self)
-            self.state, self.reason = "ready", None
+            model = engine.load(self.folder, device=self.settings.device or "auto", threads=settings.threads)
+            with self._changing:
+                self._check_wanted()
+                if self.manifest is not None:  # with what loading has found out
+                    self.manifest = self.manifest.with_drawing(model.manifest.drawing)
+                self.model, self.batcher = model, Batcher(model, self.settings)
+                self.batcher.listener = functools.partial(listener, self)
+                self.state, self.reason = "ready", None
+
+    def _check_wanted(self) -> None:
+        """Raise Unavailable if the entry was taken out of service before its model was there."""
+        if self.retired:
+            raise Unavailable("unloaded while it was loading", expected=True)
 
     @contextmanager
     def failing(self) -> Iterator[None]:
@@ -121,16 +135,19 @@ class Entry:
 
     def retire(self) -> None:
         """No request gets it any more; it closes with the last that has it."""
-        self.retired = True
+        with self._changing:
+            self.retired = True
         if not self.users:
             self.close()
 
     def close(self) -> None:
-        """Lets go of threads and graphs. What still ran has ended."""
-        if self.batcher is not None:
-            self.batcher.close()
-            self.batcher.listener = _nobody
+        """Let go of threads and graphs. What waits is refused; what runs ends in its thread, and its memory counts until then."""
+        if self.batcher is None:
+            return
+        self.batcher.listener = _nobody
+        parts: list[object] = [self.batcher, self.model]
         self.batcher = self.model = None
+        self.closing.begin(self.name, self.weight, parts)
 
     def sleep(self) -> None:
         """Back to where it is loaded when it is asked for."""
@@ -169,10 +186,9 @@ def endpoints(manifest: Manifest) -> list[str]:
 def stamp(folder: Path) -> Stamp:
     """Return names, sizes, times and modes of an artifact's files, by which a change is noticed. Empty if there is no folder."""
     try:
-        with os.scandir(folder) as found:
-            files = [(each.name, each.stat()) for each in found if each.is_file()]
+        found = [(name, entry.stat()) for name, entry in repository.everything(folder)]
     except FileNotFoundError:
         return ()
     except OSError as error:  # unlike no folder at all, so that its becoming readable is a change
         return (("", error.errno or 0, 0, 0),)
-    return tuple(sorted((name, status.st_size, status.st_mtime_ns, status.st_mode) for name, status in files))
+    return tuple(sorted((name, status.st_size, status.st_mtime_ns, status.st_mode) for name, status in found))

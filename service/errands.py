@@ -189,6 +189,8 @@ def _names(workers: Sequence[Doer]) -> str:
 
 
 def _log_reload(results: list[Result]) -> None:
-    """Log how the reload went that a signal asked for. Each worker logs what it reads now."""
+    """Log how the reload went that a signal asked for."""
     if reasons := sorted({result[2] for result in results if result[0] == "error"}):
         log.error("not reloaded everywhere", reasons=reasons)
+    else:
+        log.info("reloaded", workers=len(results))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Callable, Generator
+from collections.abc import AsyncGenerator, Callable, Generator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeVar
@@ -18,8 +18,9 @@ from runtime.errors import InvalidValue, TooLarge, UnsupportedTask
 from runtime.inputs import check_seed
 from runtime.manifest import Manifest
 from runtime.operations import Run
-from runtime.spec import CategoricalColumn, ImageSpec
+from runtime.spec import CategoricalColumn, ImageSpec, TableSpec
 from service import contract
+from service.aside import ROW, aside
 from service.entries import Entry
 from service.reading import Reader, Uploads
 from service.registry import Registry
@@ -40,6 +41,7 @@ class Answer:
     items: Array | None = None  # at the graph's edge; images, data or rows on the wire
     recipes: Callable[[], list[dict[str, Any]]] | None = None  # of each item, where they are pictures
     encoding: str = "png"
+    work: float = 0  # of reading the request, in bytes (service.aside)
     queue: float = 0.0
     compute: float = 0.0
     numbers: Array | None = None  # what a binary answer holds where there are no items
@@ -58,6 +60,7 @@ class Order:
     entry: Entry
     n: int
     options: dict[str, Any]  # of operations.sample
+    work: float = 0  # of reading the request, in bytes (service.aside)
 
     def part(self, start: int, stop: int) -> Order:
         """Items start .. stop - 1: what is given by item is cut, and the seed goes on at its index."""
@@ -66,7 +69,7 @@ class Order:
             value = options[name]
             by_item = isinstance(value, np.ndarray | list) and len(value) == self.n
             options[name] = value[start:stop] if by_item else value
-        return Order(self.entry, stop - start, options)
+        return Order(self.entry, stop - start, options, self.work)
 
 
 class Handlers:
@@ -127,22 +130,22 @@ class Handlers:
     async def _order(self, request: contract.SampleRequest, uploads: Uploads) -> Order:
         """What is asked for, checked as far as it can be before anything runs."""
         entry, manifest = await self.entry(request, "sample")
-        latents, codes = self.reader.given(manifest, request, uploads)
+        latents, codes = await aside(partial(self.reader.given, manifest, request, uploads), uploads.work)
         given = latents if latents is not None else codes
         n = request.n if request.n is not None else len(given) if given is not None else 1
         if given is not None and len(given) != n:
             raise InvalidValue(f"n: {n}, but {len(given)} latents or codes are given; leave n out", field="n")
         options = {
             "seed": request.seed, "first": request.first, "latents": latents, "codes": codes,
-            "classes": self.reader.condition(request.class_, request.condition), "prior": request.prior,
+            "classes": await self.reader.told(uploads, request.class_, request.condition), "prior": request.prior,
             "temperature": request.temperature,
         }  # fmt: skip
-        return Order(entry, n, options)
+        return Order(entry, n, options, uploads.work)
 
     async def _made(self, order: Order, request: contract.SampleRequest, deadline_ms: int | None) -> Answer:
         """The items of an order."""
         entry, options = order.entry, order.options
-        answer = Answer(entry, encoding=request.encoding)
+        answer = Answer(entry, encoding=request.encoding, work=order.work)
         manifest = answer.manifest
         steps = operations.sample(manifest, order.n, **options)
         samples = await self._drive(answer, steps, order.n, deadline_ms)
@@ -153,7 +156,10 @@ class Handlers:
         if samples.seed is not None:
             answer.fields |= {"seed": samples.seed, "first": options["first"]}
         if samples.condition is not None and manifest.classes is not None:
-            answer.fields["classes"] = [_class_of(weights, manifest.classes) for weights in samples.condition]
+            names, drawn = manifest.classes, samples.condition
+            answer.fields["classes"] = await aside(
+                lambda: [_class_of(weights, names) for weights in drawn], ROW / 8 * len(drawn)
+            )
         elif samples.condition is not None:
             answer.fields["condition"] = samples.condition
         if request.return_latents:
@@ -168,8 +174,8 @@ class Handlers:
         """Where items lie."""
         entry, manifest = await self.entry(request, "encode")
         data, fitted, _ = await self.reader.items(manifest, request, uploads)
-        answer = Answer(entry)
-        classes = self.reader.condition(request.class_, request.condition)
+        answer = Answer(entry, work=uploads.work)
+        classes = await self.reader.told(uploads, request.class_, request.condition)
         steps = operations.encode(manifest, data, seed=request.seed, first=request.first, classes=classes)
         encoded = await self._drive(answer, steps, len(data), deadline_ms)
         arrays = {
@@ -189,9 +195,9 @@ class Handlers:
         """Items through the latent and back."""
         entry, manifest = await self.entry(request, "reconstruct")
         data, fitted, _ = await self.reader.items(manifest, request, uploads)
-        answer = Answer(entry, encoding=request.encoding)
-        classes = self.reader.condition(request.class_, request.condition)
-        target = self.reader.condition(request.target_class, request.target_condition, "target_condition")
+        answer = Answer(entry, encoding=request.encoding, work=uploads.work)
+        classes = await self.reader.told(uploads, request.class_, request.condition)
+        target = await self.reader.told(uploads, request.target_class, request.target_condition, "target_condition")
         steps = operations.reconstruct(
             manifest, data, seed=request.seed, first=request.first, classes=classes, target=target
         )
@@ -207,8 +213,8 @@ class Handlers:
         """A path between two items."""
         entry, manifest = await self.entry(request, "interpolate")
         self.reader.limit(request.steps, "steps")
-        start, stop, fitted = await self.reader.ends(manifest, request)
-        answer = Answer(entry, encoding=request.encoding)
+        start, stop, fitted = await self.reader.ends(manifest, request, uploads)
+        answer = Answer(entry, encoding=request.encoding, work=uploads.work)
         steps = operations.interpolate(
             manifest, start, stop, steps=request.steps, method=request.method, seed=request.seed
         )
@@ -225,19 +231,24 @@ class Handlers:
         entry, manifest = await self.entry(request, "anomaly-score")
         rule = rule_of(request)
         data, fitted, warnings = await self.reader.items(manifest, request, uploads, unknown=True)
-        answer = Answer(entry)
-        classes = self.reader.condition(request.class_, request.condition)
+        answer = Answer(entry, work=uploads.work)
+        classes = await self.reader.told(uploads, request.class_, request.condition)
         assert manifest.scoring is not None and entry.model is not None
         calibrated = entry.model.calibrated
         steps = reasons.scored(manifest, data, calibrated, explain=request.explain, classes=classes)
         scores, why = await self._drive(answer, steps, len(data), deadline_ms)
-        judgement = decisions.judge(manifest.scoring, calibrated, scores.terms, decisions.are_unknown(warnings), rule)
-        answer.fields |= judged(calibrated, judgement, warnings)
-        if why is not None:
-            described = reasons.describe(why, manifest.data, manifest.scoring, request.rows or ())
-            for item, reason in zip(answer.fields["items"], described, strict=True):
-                item["explanation"] = reason
-        answer.numbers, answer.judged = judgement.score, judgement
+        scored_by = manifest.scoring
+
+        def finish() -> None:
+            judgement = decisions.judge(scored_by, calibrated, scores.terms, decisions.are_unknown(warnings), rule)
+            answer.fields |= judged(calibrated, judgement, warnings)
+            if why is not None:
+                described = reasons.describe(why, manifest.data, scored_by, request.rows or ())
+                for item, reason in zip(answer.fields["items"], described, strict=True):
+                    item["explanation"] = reason
+            answer.numbers, answer.judged = judgement.score, judgement
+
+        await aside(finish, ROW * len(data))
         self._note(answer, fitted)
         return answer
 
@@ -247,14 +258,18 @@ class Handlers:
         """Which class items are of."""
         entry, manifest = await self.entry(request, "classify")
         data, fitted, _ = await self.reader.items(manifest, request, uploads)
-        answer = Answer(entry)
+        answer = Answer(entry, work=uploads.work)
         probabilities = await self._drive(answer, operations.classify(manifest, data), len(data), deadline_ms)
         about, names = manifest.classification, manifest.classes
         assert about is not None and names is not None
-        answer.fields["items"] = [
-            {"class": names[int(row.argmax())], "probabilities": dict(zip(names, row.tolist(), strict=True))}
-            for row in probabilities
-        ]
+
+        def items() -> list[dict[str, Any]]:
+            return [
+                {"class": names[int(row.argmax())], "probabilities": dict(zip(names, row.tolist(), strict=True))}
+                for row in probabilities
+            ]
+
+        answer.fields["items"] = await aside(items, ROW * len(probabilities))
         error = next((metric.value for metric in manifest.metrics if metric.name == "calibration_error"), None)
         answer.fields["classification"] = {
             "by": about.term or "logits", "class_prior": dict(zip(names, manifest.class_weights, strict=True)),
@@ -267,28 +282,18 @@ class Handlers:
     async def impute(self, request: contract.ImputeRequest, uploads: Uploads, deadline_ms: int | None = None) -> Answer:
         """Rows with what was missing filled in, or images with what was not known."""
         entry, manifest = await self.entry(request, "impute")
-        answer = Answer(entry, encoding=request.encoding)
-        classes = self.reader.condition(request.class_, request.condition)
+        answer = Answer(entry, encoding=request.encoding, work=uploads.work)
+        classes = await self.reader.told(uploads, request.class_, request.condition)
         if isinstance(manifest.data, ImageSpec):
             return await self._completed(answer, request, uploads, classes, deadline_ms)
         spec = manifest.data
         if request.masks or uploads.masks:
             raise InvalidValue(f"masks: {entry.name} takes rows, whose missing values are null", field="masks")
         given = self.reader.rows_of(manifest, request, uploads)
-        data = self.reader.holes(manifest, given)
+        data = await aside(partial(self.reader.holes, manifest, given), ROW * len(given))
         steps = operations.impute(manifest, data, classes=classes, seed=request.seed, first=request.first)
         found = await self._drive(answer, steps, len(data), deadline_ms)
-        answer.fields["rows"], answer.fields["probabilities"] = [], []
-        for row, made, whole in zip(given, rows.decode(found.data, spec), found.probabilities, strict=True):
-            known = dict(zip(spec.names, rows.values(row, spec, missing=True), strict=True))
-            absent = [(column, block) for column, block in spec.blocks() if known[column.name] is None]
-            answer.fields["rows"].append(
-                {name: made[name] if value is None else value for name, value in known.items()}
-            )
-            answer.fields["probabilities"].append({
-                column.name: dict(zip(column.categories, whole[block].tolist(), strict=True))
-                for column, block in absent if isinstance(column, CategoricalColumn)
-            })  # fmt: skip
+        answer.fields |= await aside(partial(_whole_rows, spec, given, found), ROW * len(given))
         answer.numbers = found.data
         self._note(answer, [], request)
         return answer
@@ -338,8 +343,11 @@ class Handlers:
         self, answer: Answer, steps: Generator[Run, dict[str, Array], T], n: int, deadline_ms: int | None
     ) -> T:
         assert answer.entry.batcher is not None
+        if answer.manifest.drawing:
+            steps = operations.watched(steps, partial(_note_chance, answer))
         milliseconds = deadline_ms or answer.entry.settings.deadline_ms or self.settings.deadline_ms
-        result, timing = await answer.entry.batcher.drive(steps, n, time.monotonic() + milliseconds / 1000)
+        deadline = time.monotonic() + milliseconds / 1000
+        result, timing = await answer.entry.batcher.drive(steps, n, deadline, answer.work)
         answer.queue, answer.compute = timing.queue, timing.compute
         return result
 
@@ -350,6 +358,26 @@ class Handlers:
             answer.fields["fitted"] = [one.as_dict() for one in fitted]
         if request is not None and request.seed is not None:
             answer.fields |= {"seed": request.seed, "first": request.first}
+
+
+def _note_chance(answer: Answer, task: str) -> None:
+    """Says that the answer cannot be had again, if the graph of a task that was run draws random numbers itself."""
+    if task in answer.manifest.drawing:
+        answer.fields["reproducible"] = False
+
+
+def _whole_rows(spec: TableSpec, given: Sequence[contract.Row], found: operations.Imputed) -> dict[str, Any]:
+    """Rows whose missing values are filled in, and the probabilities of the categories that were missing."""
+    filled, probabilities = [], []
+    for row, made, whole in zip(given, rows.decode(found.data, spec), found.probabilities, strict=True):
+        known = dict(zip(spec.names, rows.values(row, spec, missing=True), strict=True))
+        absent = [(column, block) for column, block in spec.blocks() if known[column.name] is None]
+        filled.append({name: made[name] if value is None else value for name, value in known.items()})
+        probabilities.append({
+            column.name: dict(zip(column.categories, whole[block].tolist(), strict=True))
+            for column, block in absent if isinstance(column, CategoricalColumn)
+        })  # fmt: skip
+    return {"rows": filled, "probabilities": probabilities}
 
 
 def judged(calibrated: scoring.Calibrated, judgement: decisions.Judged, warnings: list[list[str]]) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Histograms for Prometheus that cost half a microsecond an observation, where prometheus_client's take four.
 
-They are written on the event loop alone, so they need no locks; a request makes six observations.
+Observations are made on the event loop alone, so they need no locks; a request makes six. A page that is written meanwhile in a thread may
+lack the latest one in a sum or a count.
 """
 
 from __future__ import annotations
@@ -50,6 +51,6 @@ class Histogram:
         """What Prometheus reads."""
         family = HistogramMetricFamily(self.name, self.about, labels=self.names)
         bounds = [*(repr(float(bound)) for bound in self.bounds), "+Inf"]
-        for values, child in self._children.items():
-            family.add_metric(values, list(zip(bounds, accumulate(child.counts), strict=True)), child.total)
+        for values, child in list(self._children.items()):  # a copy: pages are written off the event loop
+            family.add_metric(values, list(zip(bounds, accumulate(list(child.counts)), strict=True)), child.total)
         yield family

@@ -19,11 +19,31 @@ SINGLE = frozenset({
 LONGEST = 86_400_000  # milliseconds of X-Deadline-Ms: a day
 
 
-class Intake:
-    """Bytes of all bodies that are being received or worked on. Bodies of one piece, which are small, are not counted."""
+class Room:
+    """A number of requests that may be in work at once."""
 
-    def __init__(self, limit: int) -> None:
-        self.limit, self.held = limit, 0
+    def __init__(self, limit: int, name: str = "calls") -> None:
+        self.limit, self.name, self.taken = limit, name, 0
+
+    def enter(self) -> None:
+        """Count one more. Raise Busy over the limit."""
+        if self.taken >= self.limit:
+            raise Busy(f"{self.name}: {self.limit} are in work already. Retry after 1 s.", reason=self.name)
+        self.taken += 1
+
+    def leave(self) -> None:
+        """Count one less."""
+        self.taken -= 1
+
+
+class Intake:
+    """The requests in work over HTTP and gRPC: their number, and the bytes of all bodies that are being received or worked on.
+
+    Bodies of one piece, which are small, are not counted.
+    """
+
+    def __init__(self, limit: int, calls: int) -> None:
+        self.limit, self.held, self.calls = limit, 0, Room(calls)
 
     def hold(self, size: int) -> None:
         """Raises Busy over the limit."""
@@ -35,10 +55,22 @@ class Intake:
 class Incoming:
     """One request. `read` is true once its body has been."""
 
-    __slots__ = ("_held", "_intake", "_receive", "came", "headers", "read", "repeated", "request_id", "scope")
+    __slots__ = (
+        "_entered",
+        "_held",
+        "_intake",
+        "_receive",
+        "came",
+        "headers",
+        "read",
+        "repeated",
+        "request_id",
+        "scope",
+    )
 
     def __init__(self, scope: Scope, receive: Receive, intake: Intake) -> None:
         self.scope, self._receive, self._intake, self._held = scope, receive, intake, 0
+        self._entered = False
         self.request_id, self.read, self.came = "", False, time.perf_counter()
         given: list[tuple[bytes, bytes]] = scope["headers"]
         self.headers: dict[bytes, bytes] = dict(given)
@@ -104,10 +136,18 @@ class Incoming:
             chunks.append(chunk)
         return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
+    def enter(self) -> None:
+        """Count the request among those in work. Raise Busy where there are too many."""
+        self._intake.calls.enter()
+        self._entered = True
+
     def close(self) -> None:
         """The request is over: its body is let go."""
         self._intake.held -= self._held
         self._held = 0
+        if self._entered:
+            self._intake.calls.leave()
+            self._entered = False
 
     async def chunks(self, in_memory: int) -> AsyncIterator[bytes]:
         """It as it comes, of which so many bytes stay in memory."""

@@ -50,7 +50,7 @@ def fields_of(message: Message) -> dict[str, Any]:
     return fields
 
 
-def request(message: Message) -> tuple[dict[str, Any], Uploads]:
+def request(message: Message, work: float = 0) -> tuple[dict[str, Any], Uploads]:
     """A request's fields for the contract, and the files or the array beside them, which pass through unwalked."""
     fields = fields_of(message)
     images, masks = tuple(fields.pop("images", ())), tuple(fields.pop("masks", ()))
@@ -65,7 +65,7 @@ def request(message: Message) -> tuple[dict[str, Any], Uploads]:
     for end in ("from", "to"):
         if "image" in fields.get(end, {}):
             fields[end]["image"] = base64.b64encode(fields[end]["image"]).decode("ascii")
-    return {name: _plain(value) for name, value in fields.items()}, Uploads(images, array, masks)
+    return {name: _plain(value) for name, value in fields.items()}, Uploads(images, array, masks, work)
 
 
 def to_array(message: pb.Array, field: str) -> Array:

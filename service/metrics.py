@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import functools
 import math
 import platform
 import shutil
@@ -26,6 +28,7 @@ from prometheus_client.core import GaugeMetricFamily, HistogramMetricFamily, Met
 
 from runtime.drift import Recent
 from runtime.errors import Busy, DeadlineExceeded, Forbidden, ManifoldError, Unauthorized, Unavailable
+from service.aside import aside
 from service.batcher import Ran
 from service.entries import Entry
 from service.handlers import Answer
@@ -38,9 +41,9 @@ SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 # label values that are known beforehand: each series begins at 0, so that Prometheus sees the first event as an increase
 INTERNAL = "internal"
 ERRORS = (*sorted(kind("").type for kind in STATUS), "method_not_allowed", INTERNAL)
-REFUSED = ("rows", "bytes", "wait", "rate", "bodies", "deadline", "stopping")
+REFUSED = ("rows", "bytes", "wait", "rate", "bodies", "calls", "probes", "watches", "deadline", "stopping")
 DENIED = ("unauthorized", "forbidden")
-CUT = ("slow_head", "slow_body", "slow_reader", "head_too_large", "malformed", "too_many")
+CUT = ("slow_head", "slow_body", "slow_reader", "head_too_large", "malformed", "too_many", "bodies", "old_watch")
 P_VALUES = (0.0001, 0.001, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 0.8, 1.0)
 
 
@@ -74,14 +77,15 @@ class Scores:
             "manifold_score_drift_p_value", "Of that distance, were nothing changed", labels=labels
         )
         rows = GaugeMetricFamily("manifold_score_drift_rows", "Recent rows behind it", labels=labels)
-        with self._lock:
-            for key, part in self._parts.items():
-                bounds = [*map(str, P_VALUES[:-1]), "+Inf"]
-                p_values.add_metric(key, list(zip(bounds, np.cumsum(part.counts).tolist(), strict=True)), part.total)
-                if (found := part.recent.against(part.sample)) is not None:
-                    statistic.add_metric(key, found.statistic)
-                    chance.add_metric(key, found.p_value)
-                    rows.add_metric(key, found.n)
+        with self._lock:  # as short as can be: requests wait for it
+            parts = {key: part.copy() for key, part in self._parts.items()}
+        for key, part in parts.items():
+            bounds = [*map(str, P_VALUES[:-1]), "+Inf"]
+            p_values.add_metric(key, list(zip(bounds, np.cumsum(part.counts).tolist(), strict=True)), part.total)
+            if (found := part.recent.against(part.sample)) is not None:
+                statistic.add_metric(key, found.statistic)
+                chance.add_metric(key, found.p_value)
+                rows.add_metric(key, found.n)
         yield from (p_values, statistic, chance, rows)
 
 
@@ -97,6 +101,12 @@ class _Part:
         self.counts += np.bincount(np.searchsorted(P_VALUES, p, side="left"), minlength=len(P_VALUES))
         self.total += float(p.sum())
 
+    def copy(self) -> _Part:
+        """Return what has been counted so far."""
+        copied = _Part(self.sample)
+        copied.recent, copied.counts, copied.total = self.recent.copy(), self.counts.copy(), self.total
+        return copied
+
 
 class Metrics:
     """What the service counts."""
@@ -108,7 +118,7 @@ class Metrics:
         self.collected = CollectorRegistry()
         ProcessCollector(registry=self.collected)
         GCCollector(registry=self.collected)
-        self.models, self.scores = registry, Scores()
+        self.models, self.scores, self._writing = registry, Scores(), asyncio.Lock()
         self.collected.register(self.scores)
         # finding a labelled child takes longer than counting: the ones in use are kept
         self._requests: dict[tuple[str, int | str], tuple[Counter, Child]] = {}
@@ -118,7 +128,9 @@ class Metrics:
         self.seconds = self._seconds("request_seconds", "From the first byte to the last", "route")
         self.errors = self._counter("errors", "Errors by type", "type")
         self.refused = self._counter(
-            "refused", "Requests that a limit kept out: rows, bytes, wait, rate, bodies, deadline, stopping", "reason"
+            "refused",
+            "Requests that a limit kept out: rows, bytes, wait, rate, bodies, calls, probes, watches, deadline, stopping",
+            "reason",
         )
         self.denied = self._counter("denied", "Requests without a key that may do that", "type")
         self.by_key = self._counter(
@@ -142,7 +154,9 @@ class Metrics:
         self.gpu = self._gauge("gpu_memory_bytes", "Of a GPU that a model runs on, by all processes", "gpu", "kind")
         self.disk = self._gauge("disk_bytes", "Of the file system that a folder is on", "folder", "kind")
         self.connections = self._gauge("connections", "Open HTTP connections")
-        self.cut = self._counter("connections_cut", "HTTP connections that the service ended, by why", "reason")
+        self.cut = self._counter(
+            "connections_cut", "Connections over HTTP and calls over gRPC that the service ended, by why", "reason"
+        )
         self.serving = self._gauge("ready", "1 where /health/ready says so")
         for counter, values in ((self.errors, ERRORS), (self.refused, REFUSED), (self.denied, DENIED), (self.cut, CUT)):
             for value in values:
@@ -218,8 +232,17 @@ class Metrics:
         if ran.failed:
             self.failed.labels(*key).inc()
 
-    def page(self) -> bytes:
-        """The text that Prometheus reads."""
+    async def page_aside(self) -> bytes:
+        """Return what `page` does, written in a thread: tests of scores and many models take long, and a disk may not answer.
+
+        One page is written at a time: they fill the same gauges.
+        """
+        async with self._writing:
+            ready = self.models.readiness()[0]
+            return await aside(functools.partial(self.page, ready), pool="disk")
+
+    def page(self, ready: bool | None = None) -> bytes:
+        """The text that Prometheus reads. `ready` is what /health/ready says, which the event loop knows."""
         for name, folder in (("models", self.models.settings.models_dir), ("temporary", tempfile.gettempdir())):
             try:
                 total, _, free = map(float, shutil.disk_usage(folder))
@@ -227,19 +250,21 @@ class Metrics:
                 total = free = math.nan
             self.disk.labels(name, "free").set(free)
             self.disk.labels(name, "total").set(total)
-        self.serving.set(self.models.readiness()[0])
+        self.serving.set(self.models.readiness()[0] if ready is None else ready)
         for gauge in (self.ready, self.queued, self.queued_bytes, self.fallback, self.device):
             gauge.clear()  # of models that are gone
         for entry in self.models.shown:
+            batcher, model = entry.batcher, entry.model  # which the event loop may take away meanwhile
             self.ready.labels(entry.name, str(entry.version)).set(entry.state in SERVING)
-            self.queued.labels(entry.name).set(entry.batcher.rows if entry.batcher else 0)
-            self.queued_bytes.labels(entry.name).set(entry.batcher.bytes if entry.batcher else 0)
-            self.fallback.labels(entry.name).set(bool(entry.model and entry.model.note))
+            self.queued.labels(entry.name).set(batcher.rows if batcher else 0)
+            self.queued_bytes.labels(entry.name).set(batcher.bytes if batcher else 0)
+            self.fallback.labels(entry.name).set(bool(model and model.note))
             for task in entry.manifest.tasks if entry.manifest is not None else ():
                 self.failed.labels(entry.name, task)  # begins at 0 before the first run
-            if entry.model is not None:
-                self.device.labels(entry.name, str(entry.version), entry.model.device).set(1)
-        if any(entry.model is not None and entry.model.device == "cuda" for entry in self.models.shown):
+            if model is not None:
+                self.device.labels(entry.name, str(entry.version), model.device).set(1)
+            del batcher, model  # the last reference to them is not to be this thread's
+        if any(model is not None and model.device == "cuda" for model in [each.model for each in self.models.shown]):
             for gpu, (used, total) in enumerate(gpu_memory()):
                 self.gpu.labels(str(gpu), "used").set(used)
                 self.gpu.labels(str(gpu), "total").set(total)

@@ -1,12 +1,11 @@
-"""What a request brings, as arrays at the graph's edge: images, rows, latents, codes, ends of a path. Off the event loop where large."""
+"""What a request brings, as arrays at the graph's edge: images, rows, latents, codes, ends of a path. Off the event loop if large."""
 
 from __future__ import annotations
 
-import asyncio
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,13 +17,12 @@ from runtime.inputs import Classes
 from runtime.manifest import Manifest
 from runtime.spec import ImageSpec, TableSpec
 from service import contract
+from service.aside import LARGE, ROW, aside
 from service.entries import endpoints
 from service.settings import Settings
 
 Array = NDArray[Any]
-T = TypeVar("T")
 Read = tuple[Array, list[Fitted], list[list[str]]]  # items, what was done to each image, warnings by item
-MANY_ROWS = 50  # a millisecond's work
 
 
 @dataclass(frozen=True)
@@ -34,6 +32,7 @@ class Uploads:
     images: tuple[bytes, ...] = ()
     array: Array | None = None
     masks: tuple[bytes, ...] = ()
+    work: float = 0  # of reading the request that they came in, in bytes (service.aside)
 
 
 class Reader:
@@ -47,10 +46,11 @@ class Reader:
     ) -> Read:
         """The items; `unknown` allows categories never seen in training."""
         read = functools.partial(self._items, manifest, request, uploads, unknown=unknown)
-        return await _aside(read, bool(request.images or uploads.images) or len(request.rows or ()) > MANY_ROWS)
+        pictures = bool(request.images or uploads.images)  # one of few bytes may have many pixels
+        return await aside(read, LARGE if pictures else max(uploads.work, ROW * len(request.rows or ())))
 
     async def ends(
-        self, manifest: Manifest, request: contract.InterpolateRequest
+        self, manifest: Manifest, request: contract.InterpolateRequest, uploads: Uploads
     ) -> tuple[operations.End, operations.End, list[Fitted]]:
         """Both ends of a path, and what was done to their images."""
         fitted: list[Fitted] = []
@@ -59,7 +59,7 @@ class Reader:
             start = self._end(manifest, request.from_, "from", request.fit, fitted)
             return start, self._end(manifest, request.to, "to", request.fit, fitted), fitted
 
-        return await _aside(read, bool(request.from_.image or request.to.image))
+        return await aside(read, LARGE if request.from_.image or request.to.image else uploads.work)
 
     def limit(self, n: int, name: str) -> None:
         """Raises TooLarge over the items a request may have."""
@@ -102,6 +102,12 @@ class Reader:
                 )
             codes = numbers.astype(np.int64)
         return latents, codes
+
+    async def told(
+        self, uploads: Uploads, class_: Classes | None, values: list[Any] | None, field: str = "condition"
+    ) -> Classes | None:
+        """Do as `condition` does, off the event loop if the request is large."""
+        return await aside(functools.partial(self.condition, class_, values, field), uploads.work)
 
     def condition(self, class_: Classes | None, values: list[Any] | None, field: str = "condition") -> Classes | None:
         """A class as it was given, or the array of a condition; the operation checks its width. Raises InvalidValue for both."""
@@ -178,8 +184,7 @@ class Reader:
         data, fitted, _ = await self.items(manifest, request, uploads)
         spec = manifest.data
         assert isinstance(spec, ImageSpec)
-        given = [codecs.from_base64(text, f"masks[{i}]") for i, text in enumerate(request.masks or ())]
-        given += uploads.masks
+        given = list(request.masks or ()) + list(uploads.masks)
         if len(given) not in (1, len(data)):
             raise InvalidValue(
                 f"masks: {len(given)} for {len(data)} images; one for each is needed, or one for all: a PNG that is white where the image is known",
@@ -190,11 +195,11 @@ class Reader:
         def read() -> Array:
             pairs = zip(given * len(data) if len(given) == 1 else given, fitted or of_all, strict=False)
             return np.stack([
-                codecs.read_mask(content, spec, image, field=f"masks[{i}]", max_pixels=self.settings.max_pixels)
-                for i, (content, image) in enumerate(pairs)
+                codecs.read_mask(_content(mask, f"masks[{i}]"), spec, image, field=f"masks[{i}]", max_pixels=self.settings.max_pixels)
+                for i, (mask, image) in enumerate(pairs)
             ])  # fmt: skip
 
-        return data, await _aside(read, True), fitted
+        return data, await aside(read), fitted
 
     def rows_of(self, manifest: Manifest, request: contract.ImputeRequest, uploads: Uploads) -> Sequence[contract.Row]:
         """The rows of a request about rows. Raises InvalidValue where it has images, or none."""
@@ -240,9 +245,9 @@ class Reader:
         return operations.End(latent, data, end.seed, end.first, told)
 
 
-async def _aside(read: Callable[[], T], elsewhere: bool) -> T:
-    """`read()`, in a thread where that is asked for: a picture of few bytes may have many pixels."""
-    return await asyncio.get_running_loop().run_in_executor(None, read) if elsewhere else read()
+def _content(given: bytes | str, field: str) -> bytes:
+    """A file's bytes, which come as base64 in JSON."""
+    return codecs.from_base64(given, field) if isinstance(given, str) else given
 
 
 def _array_images(array: Array, spec: ImageSpec) -> Array:

@@ -9,11 +9,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import functools
+import math
 import os
 import re
 import time
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 import structlog
@@ -23,8 +25,10 @@ from runtime.errors import ArtifactError, ManifoldError, Unavailable, UnknownMod
 from runtime.manifest import NAME, Manifest
 from runtime.spec import ImageSpec
 from service import versions
+from service.aside import aside
+from service.closing import Closing
 from service.cluster import Cluster
-from service.entries import Entry, Listener, stamp
+from service.entries import Entry, Listener, Stamp, stamp
 from service.settings import Settings, SettingsError, nearest
 
 log = structlog.get_logger()
@@ -48,8 +52,10 @@ class Registry:
         self.latest: dict[str, int] = {}
         self.listener: Listener = lambda entry, ran: None  # hears of every run
         self.leaving = False  # told to stop: not ready any more
-        self.stopped = False  # and no new work either
+        self.stopped_at = math.inf  # and no new work either, from then on, on the monotonic clock
         self.cluster: Cluster | None = None  # the other workers, where there are any
+        self.closing = Closing()
+        self.drained = False  # whether no run and no load was left over when the service ended
         self._unloaded: set[str] = set()
         self._unreadable: dict[str, str] = {}  # names of folders that could not be read when last looked at, and why
         self._changing: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
@@ -68,7 +74,7 @@ class Registry:
 
     def _entry(self, name: str, version: int, state: str = "loading") -> Entry:
         folder = self.settings.models_dir / name / str(version)
-        return Entry(name, version, folder, self.settings.of_model(name), state)
+        return Entry(name, version, folder, self.settings.of_model(name), state, closing=self.closing)
 
     def _set_aside(self, name: str, reason: str) -> None:
         """Show a model whose folder cannot be read as unavailable. One that is loaded already goes on serving."""
@@ -81,6 +87,16 @@ class Registry:
 
     def _allowed(self, name: str, found: list[int]) -> list[int]:
         return versions.parse(self.settings.of_model(name).versions or "all").choose(found)
+
+    @property
+    def stopped(self) -> bool:
+        """Whether the service takes no new work."""
+        return self.stopped_at < math.inf
+
+    @stopped.setter
+    def stopped(self, value: bool) -> None:
+        if value != self.stopped:
+            self.stopped_at = time.monotonic() if value else math.inf
 
     # --- the start and the end ---
 
@@ -97,13 +113,17 @@ class Registry:
             return
         highest = self.latest[name]
         for version in reversed(self.versions(name)):
-            entry = self.entries[name, version]
+            entry = self.entries.get((name, version))
+            if entry is None or name in self._unloaded:
+                return
             entry.state = "loading"
             self.latest[name] = version
             if self.settings.lazily:
                 self._verify(entry)
             else:
                 entry.load(self.settings, self.listener)
+            if entry.retired:  # unloaded, or replaced, while it was loading: what took its place stays
+                return
             if entry.state != "unavailable" or entry.expected:
                 return
         self.latest[name] = highest  # none can be served: its reason is the model's
@@ -118,10 +138,20 @@ class Registry:
             entry.state = "idle"
 
     def close(self) -> None:
-        """Lets running work end."""
-        for entry in self.entries.values():
-            if entry.batcher:
-                entry.batcher.close()
+        """Refuse what waits. What runs ends in its threads, and what is still loading is closed when it has loaded."""
+        for entry in list(self.entries.values()):
+            entry.retire()
+            entry.close()
+
+    async def drain(self, loading: asyncio.Future[None]) -> bool:
+        """Wait, after `close`, for what still runs and loads: `drain_seconds` from the service's stop. Return whether it has ended."""
+        until = min(self.stopped_at, time.monotonic()) + self.settings.drain_seconds
+        await asyncio.wait([loading], timeout=max(0.0, until - time.monotonic()))
+        ended = await self.closing.wait(max(0.0, until - time.monotonic()))
+        self.drained = ended and loading.done()
+        if not self.drained:
+            log.warning("ends without what has not ended", runs_of=self.closing.names, loading=not loading.done())
+        return self.drained
 
     # --- what requests ask ---
 
@@ -129,7 +159,8 @@ class Registry:
     def shown(self) -> list[Entry]:
         """The entries of GET /models: the latest of each name, and other versions that were asked for."""
         latest = set(self.latest.items())
-        return [entry for key, entry in self.entries.items() if entry.state != "idle" or key in latest]
+        # a copy: threads read it too
+        return [entry for key, entry in list(self.entries.items()) if entry.state != "idle" or key in latest]
 
     async def get(self, name: str | None, version: int | None) -> Entry:
         """A ready entry with its model, held for the request. Raises UnknownModel, or Unavailable with the reason."""
@@ -166,37 +197,52 @@ class Registry:
         try:
             entry.used = time.monotonic()
             async with self._in_turn if self.settings.memory_bytes is not None else contextlib.nullcontext():
-                await self._wait_for_room(entry)
-                await asyncio.get_running_loop().run_in_executor(None, entry.load, self.settings, self.listener)
-            if entry.retired:  # meanwhile
-                entry.close()
-            elif entry.state == "unavailable" and not entry.expected and self.latest.get(entry.name) == entry.version:
+                if not entry.retired:
+                    await self._wait_for_room(entry)
+                await aside(functools.partial(entry.load, self.settings, self.listener), pool="models")
+            if entry.retired:  # meanwhile: it has closed itself
+                return
+            if entry.state == "unavailable" and not entry.expected and self.latest.get(entry.name) == entry.version:
                 self._elect(entry.name)  # those who wait get the version before
         finally:
             del self._waking[entry]
 
     async def _wait_for_room(self, coming: Entry) -> None:
-        """A moment, where those that are working are in the way."""
-        until = time.monotonic() + PATIENCE
-        while not self._make_room(coming) and time.monotonic() < until:
-            if not any(entry.state == "ready" for entry in self.entries.values()):
-                return  # it alone is more than the budget
+        """Make room for a model. Wait a moment for models that are working, and longer for runs of models that are closed already."""
+        if self.settings.memory_bytes is None:
+            return
+        if not coming.weight:
+            coming.weight = sum(size for _, size, *_ in await aside(lambda: stamp(coming.folder), pool="disk"))
+        began = time.monotonic()
+        while not self._make_room(coming):
+            if coming.retired or not self._may_get_room(time.monotonic() - began):
+                log.warning("over the memory budget", model=coming.name, bytes=coming.weight)
+                return
             await asyncio.sleep(LOOK)
 
+    def _may_get_room(self, waited: float) -> bool:
+        """Whether it is worth waiting for room any longer. A closed model's room comes; a working model's may not."""
+        if self.closing.weight:
+            return waited < self.settings.deadline_ms / 1000
+        return waited < PATIENCE and any(entry.state == "ready" for entry in self.entries.values())
+
     def _make_room(self, coming: Entry) -> bool:
-        """Whether there is room for it, once those are asleep that nobody uses, what was asked for longest ago first, as far as needed."""
+        """Whether there is room for it, once those are asleep that nobody uses, what was asked for longest ago first, as far as needed.
+
+        A closed model takes its room until its last run has ended.
+        """
         budget = self.settings.memory_bytes
         if budget is None:
             return True
-        coming.weight = coming.weight or sum(size for _, size, *_ in stamp(coming.folder))
-        awake = [entry for entry in self.entries.values() if entry.state == "ready"]
-        over = coming.weight + sum(entry.weight for entry in awake) - budget
+        awake = [entry for entry in self.entries.values() if entry.state == "ready" and entry is not coming]
+        over = coming.weight + self.closing.weight + sum(entry.weight for entry in awake) - budget
         for entry in sorted(awake, key=lambda entry: entry.used):
             if over <= 0:
                 break
             if not entry.users and not entry.wanted:
+                before = self.closing.weight
                 entry.sleep()
-                over -= entry.weight
+                over -= entry.weight - (self.closing.weight - before)
                 log.info("put to sleep", model=entry.name, version=entry.version, bytes=entry.weight)
         return over <= 0
 
@@ -210,11 +256,11 @@ class Registry:
                     "model: say which model; the settings name no default that is there", field="model", valid=names
                 )
         if name not in self.latest:
-            raise UnknownModel(f"model: there is no model {name!r}", field="model", valid=names)
+            raise UnknownModel(f"model: there is no model {shown(name)}", field="model", valid=names)
         entry = self.entries.get((name, self.latest[name] if version is None else version))
         if entry is None:
             raise UnknownModel(
-                f"version: {name} has no version {version}",
+                f"version: {name} has no version {shown(version)}",
                 field="version",
                 valid=self.versions(name),
             )
@@ -222,7 +268,7 @@ class Registry:
 
     def versions(self, name: str) -> list[int]:
         """Of a model, ascending."""
-        return sorted(version for model, version in self.entries if model == name)
+        return sorted(version for model, version in list(self.entries) if model == name)
 
     def check_open(self) -> None:
         """Raises Unavailable once the service takes no more."""
@@ -268,8 +314,8 @@ class Registry:
             return await self._refresh(name)
 
     async def _refresh(self, name: str) -> Entry:
-        loop = asyncio.get_running_loop()
-        found, reason = await loop.run_in_executor(None, repository.look_into, self.settings.models_dir / name)
+        look = functools.partial(repository.look_into, self.settings.models_dir / name)
+        found, reason = await aside(look, pool="disk")
         if reason is not None:
             self._set_aside(name, reason)
             raise Unavailable(f"{name} cannot be loaded: {reason}", field="model")
@@ -295,19 +341,20 @@ class Registry:
 
     async def _renew(self, name: str, version: int, *, load: bool) -> Entry:
         """One version: the entry that was tried last, which serves where it could be loaded."""
-        old, loop = self.entries.get((name, version)), asyncio.get_running_loop()
+        old = self.entries.get((name, version))
         while old is not None and old.state == "loading":
             await asyncio.sleep(LOOK)
-        now = await loop.run_in_executor(None, stamp, self.settings.models_dir / name / str(version))
+        now = await aside(lambda: stamp(self.settings.models_dir / name / str(version)), pool="disk")
         if old is not None and old.stamp == now and old.state in SERVING:
             if not (load and old.state == "idle"):
                 return old
         new = self._entry(name, version)
         if load or (old is not None and old.state == "ready"):
-            self._make_room(new)
-            await loop.run_in_executor(None, new.load, self.settings, self.listener)
+            async with self._in_turn if self.settings.memory_bytes is not None else contextlib.nullcontext():
+                await self._wait_for_room(new)
+                await aside(functools.partial(new.load, self.settings, self.listener), pool="models")
         else:
-            await loop.run_in_executor(None, self._verify, new)
+            await aside(functools.partial(self._verify, new), pool="models")
         if new.state == "unavailable":
             new.expected = True  # what comes while the service runs does not take it away from the models that it has
         if old is not None and old.state == "ready" and new.state == "unavailable":
@@ -348,7 +395,7 @@ class Registry:
         """Takes a model out of service until it is loaded again. Raises UnknownModel."""
         async with self._changing[name]:
             if name not in self.latest:
-                raise UnknownModel(f"model: there is no model {name!r}", field="model", valid=list(self.latest))
+                raise UnknownModel(f"model: there is no model {shown(name)}", field="model", valid=list(self.latest))
             self._unloaded.add(name)
             for version in self.versions(name):
                 old = self.entries[name, version]
@@ -391,7 +438,7 @@ class Registry:
         while True:
             await asyncio.sleep(self.settings.watch_seconds)
             try:
-                changed, unreadable = await asyncio.get_running_loop().run_in_executor(None, self._changed)
+                changed, unreadable = await self._changed()
                 for name, reason in unreadable.items():
                     self._set_aside(name, reason)
                 for name in changed:
@@ -409,23 +456,30 @@ class Registry:
             except Exception:  # whatever one look meets, the next one is due
                 log.exception("the folder of models could not be looked at")
 
-    def _changed(self) -> tuple[list[str], dict[str, str]]:
+    async def _changed(self) -> tuple[list[str], dict[str, str]]:
         """Return the names whose folders are not as they were when they were looked at last, and those that cannot be read any more.
 
         Raises ArtifactError if the folder of models cannot be read, or is empty all of a sudden, as a folder is whose disk is not mounted.
         """
-        listing = repository.survey(self.settings.models_dir)
+        listing = await aside(lambda: repository.survey(self.settings.models_dir), pool="disk")
         there, unreadable = listing.versions, listing.unreadable
         if self.latest and not there and not unreadable:
             raise ArtifactError(f"{self.settings.models_dir}: holds no models any more")
-        changed = []
-        for name in sorted({*there, *self.latest} - self._unloaded - set(unreadable)):
-            allowed = self._allowed(name, there.get(name, []))
-            known = {version: self.entries[name, version].stamp for version in self.versions(name)}
-            now = {version: stamp(self.settings.models_dir / name / str(version)) for version in allowed}
-            if known.keys() != now.keys() or any(known[version] not in ((), now[version]) for version in known):
-                changed.append(name)
+        names = sorted({*there, *self.latest} - self._unloaded - set(unreadable))
+        allowed = {name: self._allowed(name, there.get(name, [])) for name in names}
+        stamps = await aside(lambda: self._stamps(allowed), pool="disk")
+        changed = [name for name in names if name not in self._unloaded and self._differs(name, stamps[name])]
         return changed, {name: why for name, why in unreadable.items() if self._unreadable.get(name) != why}
+
+    def _stamps(self, versions: Mapping[str, list[int]]) -> dict[str, dict[int, Stamp]]:
+        root = self.settings.models_dir
+        return {
+            name: {version: stamp(root / name / str(version)) for version in found} for name, found in versions.items()
+        }
+
+    def _differs(self, name: str, now: Mapping[int, Stamp]) -> bool:
+        known = {version: self.entries[name, version].stamp for version in self.versions(name)}
+        return known.keys() != now.keys() or any(known[version] not in ((), now[version]) for version in known)
 
 
 def check_sections(settings: Settings, there: repository.Listing) -> None:

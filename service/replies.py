@@ -43,7 +43,7 @@ def of_error(error: ManifoldError, request_id: str) -> Reply:
     """An error that the client can read; one that is no business of its is logged and kept."""
     status = status_of(error)
     if status == 500:
-        log.error("internal", request_id=request_id, type=error.type, message=error.message)
+        log_internal(error, request_id)
         return internal(request_id)
     headers = {"Retry-After": str(math.ceil(getattr(error, "retry_after", 1)))} if status in (429, 503) else {}
     if status == 401:
@@ -53,15 +53,23 @@ def of_error(error: ManifoldError, request_id: str) -> Reply:
 
 def unexpected(error: Exception, request_id: str) -> Reply:
     """A bug: the log has it."""
-    log.error("internal", request_id=request_id, exc_info=error)
+    log_internal(error, request_id)
     return internal(request_id)
 
 
+def log_internal(error: Exception, request_id: str | None) -> None:
+    """Log an error that is not the client's: one line if it says what is wrong, such as a graph that fails; else with the traceback of a bug."""
+    if isinstance(error, ManifoldError):
+        log.error("internal", request_id=request_id, type=error.type, message=error.message)
+    else:
+        log.error("internal", request_id=request_id, exc_info=error)
+
+
 def in_stream(error: Exception, request_id: str | None = None) -> dict[str, Any]:
-    """Return an error as the last line of a stream that has begun. An unexpected one is logged, and opaque."""
+    """Return an error as the last line of a stream that has begun. What is not the client's is logged, and opaque."""
     if isinstance(error, ManifoldError) and status_of(error) != 500:
         return {"type": error.type, "message": error.message, "field": error.field}
-    log.error("internal", request_id=request_id, exc_info=error)
+    log_internal(error, request_id)
     return {"type": "internal", "message": OPAQUE, "field": None}
 
 

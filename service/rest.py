@@ -23,9 +23,10 @@ from starlette.exceptions import HTTPException
 from starlette.responses import FileResponse, HTMLResponse, Response
 
 from runtime import codecs, errors
-from runtime.errors import ManifoldError
+from runtime.errors import ManifoldError, cut
 from service import admin, bodies, contract, describe, encoding, replies, streams, tracing, uploads
 from service.asgi import OPEN, Endpoint, Front
+from service.aside import ROW, aside
 from service.handlers import Answer, Handlers
 from service.incoming import Incoming
 from service.inference.core import Core
@@ -64,16 +65,16 @@ def create_app(settings: Settings, registry: Registry | None = None) -> Front:
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        loading = asyncio.get_running_loop().run_in_executor(None, registry.load)
+        loading = asyncio.ensure_future(aside(registry.load, pool="models"))
         loading.add_done_callback(loaded)
         following = asyncio.create_task(registry.follow()) if settings.watch_seconds else None
         yield
         if following is not None:
             following.cancel()
-        await loading
         registry.close()
+        await registry.drain(loading)
         if traced is not None:
-            await asyncio.get_running_loop().run_in_executor(None, traced.close)
+            await aside(traced.close, pool="models")
 
     app = FastAPIOffline(
         title="Manifold",
@@ -144,8 +145,7 @@ def _endpoint(
             return await streams.respond(fields, files, deadline, media_type, request.request_id, handlers, metrics)
         answer = await method(fields, files, deadline)
         write = functools.partial(_written, answer, media_type, request.request_id)
-        large = encoding.large(answer)
-        body, spent = await asyncio.get_running_loop().run_in_executor(None, write) if large else write()
+        body, spent = await aside(write, encoding.work(answer))
         now = time.monotonic()
         tracing.spent("encode", now - spent / 1000, now)
         metrics.answered(answer, name, spent)
@@ -176,6 +176,8 @@ def _headers(answer: Answer) -> dict[str, str]:
     headers = {"X-Model": answer.entry.name, "X-Model-Version": str(answer.entry.version)}
     if "seed" in answer.fields:
         headers |= {"X-Seed": str(answer.fields["seed"]), "X-First": str(answer.fields["first"])}
+    if "reproducible" in answer.fields:
+        headers["X-Reproducible"] = "false"
     return headers
 
 
@@ -187,17 +189,17 @@ def _add_models(app: FastAPI, registry: Registry) -> None:
 
     @app.get("/models", response_model=contract.ModelList, summary="What there is, and its state.")
     async def models() -> Response:
-        return Response(
-            encoding.dumps({"models": [describe.summary(entry, default) for entry in registry.shown]}),
-            media_type=encoding.JSON,
+        shown = registry.shown
+        body = await aside(
+            lambda: encoding.dumps({"models": [describe.summary(entry, default) for entry in shown]}), ROW * len(shown)
         )
+        return Response(body, media_type=encoding.JSON)
 
     @app.get("/models/{name}", response_model=dict[str, Any], summary="One model: its manifest's public part.")
     async def model(name: str, version: int | None = None) -> Response:
         entry = await registry.described(name, version)
-        return Response(
-            encoding.dumps({**describe.public(entry), **describe.summary(entry, default)}), media_type=encoding.JSON
-        )
+        body = await aside(lambda: encoding.dumps({**describe.public(entry), **describe.summary(entry, default)}))
+        return Response(body, media_type=encoding.JSON)
 
     @app.get("/models/{name}/stats", response_model=contract.Stats, summary="What one model has done, and what waits.")
     async def stats(name: str, version: int | None = None) -> Response:
@@ -207,7 +209,7 @@ def _add_models(app: FastAPI, registry: Registry) -> None:
     @app.get("/models/{name}/preview.png", response_class=FileResponse, summary="What the model makes, as a picture.")
     async def preview(name: str, version: int | None = None) -> Response:
         path = registry.find(name, version).folder / "preview.png"
-        if not path.exists():
+        if not await aside(path.exists, pool="disk"):
             raise errors.NotFound(f"{name} has no preview", field="name")
         return FileResponse(path, media_type="image/png")
 
@@ -221,7 +223,7 @@ def _add_operations(app: FastAPI, registry: Registry, metrics: Metrics) -> None:
         "/health/ready",
         response_model=contract.Health,
         responses={503: {"model": contract.Health}},
-        summary="Every model that should answer does.",
+        summary="Whether the service is ready, with the reason if it is not.",
     )
     async def ready(request: Request) -> Response:
         is_ready, reason = registry.readiness()
@@ -234,7 +236,7 @@ def _add_operations(app: FastAPI, registry: Registry, metrics: Metrics) -> None:
     @app.get("/metrics", response_class=Response, summary="For Prometheus.")
     async def metrics_page() -> Response:
         cluster = registry.cluster
-        page = metrics.page() if cluster is None else await cluster.metrics()
+        page = await metrics.page_aside() if cluster is None else await cluster.metrics()
         return Response(page, media_type=metrics.content_type)
 
 
@@ -300,8 +302,8 @@ def _add_errors(app: FastAPI) -> None:
         )
         valid = (error.headers or {}).get("Allow", "").split(", ") if status == 405 else paths
         kind = {404: "not_found", 405: "method_not_allowed"}.get(status, "malformed")
-        message = {404: f"there is no {path}", 405: f"{path} does not take {request.method}"}.get(
-            status, str(error.detail)
+        message = {404: f"there is no {cut(path)}", 405: f"{cut(path)} does not take {cut(request.method)}"}.get(
+            status, cut(str(error.detail), 200)
         )
         headers = dict(error.headers or {})
         return _respond(
@@ -393,6 +395,12 @@ def _document(app: FastAPI) -> None:
         return app.openapi_schema
 
     app.openapi = openapi  # type: ignore[method-assign]
+    route = next(route for route in app.router.routes if getattr(route, "path", "") == app.openapi_url)
+    app.router.routes.remove(route)  # it would make the schema on the event loop, which takes a tenth of a second
+
+    @app.get(str(app.openapi_url), include_in_schema=False)
+    async def schema() -> Response:
+        return Response(await aside(lambda: encoding.dumps(app.openapi())), media_type=encoding.JSON)
 
 
 def _ref(shape: type[Any]) -> dict[str, str]:

@@ -6,21 +6,24 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
 from contextlib import aclosing
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar, cast
 
 import grpc
 import orjson
 import structlog
 from google.protobuf.message import Message
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
+from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
 from runtime import errors
-from runtime.errors import InvalidValue, Malformed, ManifoldError, NotFound, UnsupportedMedia
-from service import bodies, contract, describe, encoding, messages, uploads
-from service.calls import Call, Calls, Tolerant, deadline, readable
+from runtime.errors import InvalidValue, Malformed, ManifoldError, NotFound, UnsupportedMedia, cut
+from service import bodies, calls, contract, describe, encoding, messages, uploads
+from service.aside import LARGE, ROW, aside
+from service.calls import Call, Calls, Unreadable, code_of, deadline, readable
 from service.handlers import Answer, Handlers
+from service.incoming import Intake
 from service.inference import rpc as inference
+from service.limits import FRAME, Limited, Limits, kept, refusal
 from service.metrics import Metrics
 from service.reading import Uploads
 from service.registry import Registry
@@ -47,13 +50,14 @@ CODES: dict[type[ManifoldError], grpc.StatusCode] = {
     errors.DeadlineExceeded: grpc.StatusCode.DEADLINE_EXCEEDED,
 }  # fmt: skip
 HEALTH_SECONDS = 0.2  # between looks at the registry
-# milliseconds: peers that are gone without a word are found out
+# milliseconds: peers that are gone without a word are found out, and a peer may ask every 5 s whether the service is, also without a call
 ALIVE = {
     "grpc.keepalive_time_ms": 60_000,
     "grpc.keepalive_timeout_ms": 20_000,
-    "grpc.http2.min_ping_interval_without_data_ms": 10_000,
+    "grpc.keepalive_permit_without_calls": 1,
+    "grpc.http2.min_ping_interval_without_data_ms": 5_000,
 }
-FRAME = 16 * 1024  # bytes that a message may be over the body's limit, for its fields
+STREAMS = 128  # of a connection, beyond the calls that it may make, for health and reflection
 
 
 class Servicer(stubs.ManifoldServicer):
@@ -125,7 +129,7 @@ class Servicer(stubs.ManifoldServicer):
         """New items as they are made."""
         async with Call(self.calls, context, "SampleStream") as call:
             self.registry.check_open()
-            fields, given = _read(message, contract.SampleRequest)
+            fields, given = await _read(message, contract.SampleRequest)
             async with aclosing(await self.handlers.sample_stream(fields, given, deadline(context))) as parts:
                 async for part in parts:
                     yield await self._write(part, "sample", pb.SampleResponse(), call.request_id)
@@ -138,11 +142,13 @@ class Servicer(stubs.ManifoldServicer):
             self.registry.check_open()
             head = readable(await anext(aiter(sent), pb.ScoreFileRequest()))
             if head.kind not in uploads.KINDS:
-                raise UnsupportedMedia(f"kind: {head.kind or 'nothing'} is not read", field="kind", valid=uploads.KINDS)
-            fields, given = _read(head.request, contract.ScoreRequest)
+                raise UnsupportedMedia(
+                    f"kind: {cut(head.kind) or 'nothing'} is not read", field="kind", valid=uploads.KINDS
+                )
+            fields, given = await _read(head.request, contract.ScoreRequest)
             if given.images or given.array is not None:
                 raise InvalidValue("images: not beside a file of rows", field="images")
-            chunks = (readable(part).chunk async for part in sent)
+            chunks = _chunks(sent)
             limits = self.settings.max_upload_bytes
             _, lines = await uploads.score(fields, head.kind, chunks, limits, self.handlers, self.metrics)
             async with aclosing(lines):
@@ -156,16 +162,20 @@ class Servicer(stubs.ManifoldServicer):
         async with Call(self.calls, context, "ListModels"):
             readable(message)
             default = self.settings.default_model
-            answer = pb.ModelList()
-            for entry in self.registry.shown:
-                messages.fill(answer.models.add(), _summary(describe.summary(entry, default)))
+            answer, shown = pb.ModelList(), self.registry.shown
+
+            def fill() -> None:
+                for entry in shown:
+                    messages.fill(answer.models.add(), _summary(describe.summary(entry, default)))
+
+            await aside(fill, 2 * ROW * len(shown))
             return answer
 
     async def GetModel(self, message: pb.GetModelRequest, context: Context) -> pb.Model:  # noqa: N802
         """One model: its manifest's public part."""
         async with Call(self.calls, context, "GetModel"):
             entry = await self.registry.described(*_which(message))
-            answer = pb.Model(manifest=orjson.dumps(describe.public(entry)).decode())
+            answer = pb.Model(manifest=await aside(lambda: orjson.dumps(describe.public(entry)).decode()))
             messages.fill(answer.summary, _summary(describe.summary(entry, self.settings.default_model)))
             return answer
 
@@ -181,9 +191,10 @@ class Servicer(stubs.ManifoldServicer):
         async with Call(self.calls, context, "GetPreview"):
             entry = self.registry.find(*_which(message))
             path = entry.folder / "preview.png"
-            if not path.exists():
-                raise NotFound(f"{entry.name} has no preview", field="model")
-            return pb.Preview(png=path.read_bytes())
+            try:
+                return pb.Preview(png=await aside(path.read_bytes, pool="disk"))
+            except FileNotFoundError:
+                raise NotFound(f"{entry.name} has no preview", field="model") from None
 
     # --- pieces ---
 
@@ -193,30 +204,45 @@ class Servicer(stubs.ManifoldServicer):
     ) -> M:  # fmt: skip
         async with Call(self.calls, context, shape.__name__.removesuffix("Request")) as call:
             self.registry.check_open()
-            fields, given = _read(message, shape)
+            fields, given = await _read(message, shape)
             return await self._write(await method(fields, given, deadline(context)), route, answer, call.request_id)
 
     async def _write(self, answer: Answer, route: str, message: M, request_id: str) -> M:
         """The answer as a message, off the event loop where that takes long."""
 
-        def write() -> float:
+        size = encoding.work(answer, ROW)  # messages are filled field by field
+
+        def write() -> tuple[float, M]:
             began = time.perf_counter()
             fields = encoding.to_fields(answer, request_id, picture=bytes)
             spent = 1000 * (time.perf_counter() - began)
             fields["timing"] = {"queue": answer.queue, "compute": answer.compute, "encode": spent}
             messages.fill(message, fields)
-            return spent
+            # what is large is serialized here too; the server passes bytes on
+            return spent, message if size < LARGE else cast(M, message.SerializeToString())
 
-        spent = await asyncio.get_running_loop().run_in_executor(None, write) if encoding.large(answer) else write()
+        spent, written = await aside(write, size)
         now = time.monotonic()
         spent_on("encode", now - spent / 1000, now)
         self.metrics.answered(answer, route, spent)
-        return message
+        return written
 
 
-def _read(message: Message, shape: type[R]) -> tuple[R, Uploads]:
-    fields, given = messages.request(readable(message))
-    return bodies.validate(shape, fields), given
+async def _read(message: Message, shape: type[R]) -> tuple[R, Uploads]:
+    def read() -> tuple[R, Uploads]:
+        fields, given = messages.request(readable(message), work)
+        return bodies.validate(shape, fields), given
+
+    work = calls.work()
+    return await aside(read, work)
+
+
+async def _chunks(sent: AsyncIterator[pb.ScoreFileRequest]) -> AsyncIterator[bytes]:
+    """Yield the pieces of a file. Those that stay in memory are counted until the call is over."""
+    async for part in sent:
+        chunk = readable(part).chunk
+        kept(len(chunk), uploads.IN_MEMORY)
+        yield chunk
 
 
 def _which(message: pb.GetModelRequest) -> tuple[str | None, int | None]:
@@ -255,18 +281,55 @@ class Gate(grpc.aio.ServerInterceptor):
                     )
                 key = self.security.check(given[0] if given else None, "admin" if name in admin else "infer")
             except ManifoldError as error:
-                return self._refusal(calls, name, error)
+                return refusal(calls, name, error)
             calls.metrics.asked(key.id)
         return await continuation(details)
 
-    @staticmethod
-    def _refusal(calls: Calls, name: str, error: ManifoldError) -> Any:
-        async def refuse(sent: object, context: Context) -> None:
-            async with Call(calls, context, name):
-                raise error
 
-        # of streams, whatever the call is: only those are not read before their handler asks for it
-        return grpc.stream_stream_rpc_method_handler(refuse)
+class Health(health_pb2_grpc.HealthServicer):
+    """The health of each service, asked once or watched. Nothing is locked while a client reads, so that none keeps others from hearing."""
+
+    def __init__(self) -> None:
+        self._known = {"": health_pb2.HealthCheckResponse.SERVING}
+        self._changed = asyncio.Event()
+
+    def set(self, serving: bool, *names: str) -> None:
+        """Say whether these services answer."""
+        response = health_pb2.HealthCheckResponse
+        self._known |= dict.fromkeys(names, response.SERVING if serving else response.NOT_SERVING)
+        changed, self._changed = self._changed, asyncio.Event()
+        changed.set()
+
+    async def Check(self, message: health_pb2.HealthCheckRequest, context: Context) -> health_pb2.HealthCheckResponse:  # noqa: N802
+        """Whether a service answers."""
+        if isinstance(message, Unreadable):
+            await context.abort(code_of(message.error, CODES), message.error.message)
+        status = self._known.get(message.service)
+        if status is None:
+            await context.abort(grpc.StatusCode.NOT_FOUND)
+        return health_pb2.HealthCheckResponse(status=status)
+
+    async def Watch(  # noqa: N802
+        self, message: health_pb2.HealthCheckRequest, context: Context
+    ) -> AsyncIterator[health_pb2.HealthCheckResponse]:
+        """Whether a service answers, now and at each change."""
+        name, said = readable(message).service, None
+        while True:
+            changed = self._changed
+            status = self._known.get(name, health_pb2.HealthCheckResponse.SERVICE_UNKNOWN)
+            if status != said:
+                said = status
+                yield health_pb2.HealthCheckResponse(status=status)
+            await changed.wait()
+
+
+class Reflection(reflection.aio.ReflectionServicer):
+    """What the services offer, with an error for a message that cannot be read."""
+
+    async def ServerReflectionInfo(self, sent: AsyncIterator[Any], context: Context) -> AsyncIterator[Any]:  # noqa: N802
+        """Answers one question after the other."""
+        async for answer in super().ServerReflectionInfo((readable(message) async for message in sent), context):
+            yield answer
 
 
 # --- the server ---------------------------------------------------------------------------------------------------------------
@@ -275,12 +338,17 @@ class Gate(grpc.aio.ServerInterceptor):
 class Server:
     """The gRPC server, on the event loop of the HTTP one."""
 
-    def __init__(self, servicer: Servicer, tensors: inference.Servicer, settings: Settings, security: Security) -> None:
+    def __init__(
+        self, servicer: Servicer, tensors: inference.Servicer, settings: Settings, security: Security, intake: Intake
+    ) -> None:
         self.servicer, self.tensors, self.settings, self.security = servicer, tensors, settings, security
+        others = {name: Calls(name, CODES, servicer.metrics) for name in (health.SERVICE_NAME, reflection.SERVICE_NAME)}
+        calls = {NAME: servicer.calls, inference.NAME: tensors.calls, **others}
+        self.limits = Limits(settings, intake, calls, lambda reason: servicer.metrics.cut.labels(reason).inc())
         self.port = 0
         self._server: grpc.aio.Server | None = None
         self._watch: asyncio.Task[None] | None = None
-        self._health: health.aio.HealthServicer | None = None
+        self._health: Health | None = None
 
     def open(self, port: int) -> None:
         """Take the port. Calls are answered once the server has started. Raises RuntimeError if the port cannot be had."""
@@ -293,15 +361,20 @@ class Server:
             interceptors=[Gate(services, self.security)] if self.security.needed else [],
             options=[
                 ("grpc.max_receive_message_length", limit), ("grpc.max_send_message_length", -1), ("grpc.so_reuseport", int(self.settings.workers > 1)),
-                *ALIVE.items(),
+                ("grpc.max_allowed_incoming_connections", self.settings.max_connections), ("grpc.max_concurrent_streams", self.settings.max_calls + STREAMS),
+                ("grpc.server_handshake_timeout_ms", round(1000 * self.settings.receive_seconds)), *ALIVE.items(),
             ],
         )  # fmt: skip
-        stubs.add_ManifoldServicer_to_server(self.servicer, Tolerant(server))
-        inference_stubs.add_GRPCInferenceServiceServicer_to_server(self.tensors, Tolerant(server))
-        told = health.aio.HealthServicer()
-        health_pb2_grpc.add_HealthServicer_to_server(told, server)
-        reflection.enable_server_reflection((*services, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
-        host = f"[{self.settings.host}]" if ":" in self.settings.host else self.settings.host
+        added = Limited(self.limits)
+        stubs.add_ManifoldServicer_to_server(self.servicer, added)
+        inference_stubs.add_GRPCInferenceServiceServicer_to_server(self.tensors, added)
+        told = Health()
+        health_pb2_grpc.add_HealthServicer_to_server(told, added)
+        reflected = Reflection((*services, health.SERVICE_NAME, reflection.SERVICE_NAME))
+        reflection_pb2_grpc.add_ServerReflectionServicer_to_server(reflected, added)
+        server.add_generic_rpc_handlers((self.limits,))
+        name = self.settings.host.strip("[]")
+        host = f"[{name}]" if ":" in name else name
         self.port = self._listen(server, f"{host}:{port}")
         self._server, self._health = server, told
 
@@ -327,17 +400,13 @@ class Server:
         first = grpc.ssl_server_certificate_configuration(used)
         return int(server.add_secure_port(address, grpc.dynamic_ssl_server_credentials(first, latest)))
 
-    async def _follow(self, told: health.aio.HealthServicer) -> None:
+    async def _follow(self, told: Health) -> None:
         """Health as /health/ready has it."""
         before = None
         while True:
             ready = self.servicer.registry.readiness()[0]
             if ready is not before:
-                serving = (
-                    health_pb2.HealthCheckResponse.SERVING if ready else health_pb2.HealthCheckResponse.NOT_SERVING
-                )
-                for name in ("", NAME, inference.NAME):
-                    await told.set(name, serving)
+                told.set(ready, "", NAME, inference.NAME)
                 before = ready
             await asyncio.sleep(HEALTH_SECONDS)
 

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from runtime.errors import Busy, Forbidden, Unauthorized
+from service.aside import aside
 from service.settings import Settings, SettingsError
 
 SCOPES = ("infer", "admin")
@@ -158,9 +159,19 @@ class Security:
 
     def reload(self) -> None:
         """Reads the file of keys and the certificate again. Raises SettingsError where one is wrong, and keeps what there was."""
+        self._use(self._read())
+
+    async def reload_aside(self) -> None:
+        """Do as `reload` does, but read the files off the event loop: their disk may be slow."""
+        self._use(await aside(self._read, pool="disk"))
+
+    def _read(self) -> dict[str, Key]:
         keys = read(self.settings)
         if self.certificate is not None:
             self.certificate.check()
+        return keys
+
+    def _use(self, keys: dict[str, Key]) -> None:
         self.keys = keys
         self._buckets = {name: bucket for name, bucket in self._buckets.items() if name in keys}
         for hear in self.reloaded:

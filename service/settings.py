@@ -132,7 +132,12 @@ class Settings(BaseSettings):
     max_upload_bytes: int = Field(default=4 * 2**30, ge=1024, description="of a file of rows")
     max_pixels: int = Field(default=16_000_000, ge=1, description="of one image")
     max_bodies_bytes: int = Field(default=2**30, ge=2**20, description="of all bodies that are being received")
-    max_connections: int = Field(default=4096, ge=1, description="over HTTP; beyond it 503")
+    max_connections: int = Field(
+        default=4096, ge=1, description="over HTTP, and as many over gRPC; HTTP answers 503 beyond it, gRPC closes them"
+    )
+    max_calls: int = Field(
+        default=4096, ge=1, description="requests in work at once, over HTTP and gRPC together; beyond it 429"
+    )
     receive_seconds: float = Field(
         default=20.0, gt=0, description="for the head of a request, and without anything of its body"
     )

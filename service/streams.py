@@ -7,11 +7,12 @@ error like any other; after it, the last line is that error. An item is the same
 
 from __future__ import annotations
 
-import asyncio
+import functools
 from collections.abc import AsyncGenerator, Callable, Iterator
 from typing import Any
 
 from service import contract, encoding, replies
+from service.aside import aside
 from service.handlers import Answer, Handlers
 from service.metrics import Metrics
 from service.reading import Uploads
@@ -40,8 +41,9 @@ def items(answer: Answer, request_id: str, start: int) -> Iterator[dict[str, Any
     """A part's items, the first of which has the index `start`."""
     fields = encoding.to_fields(answer, request_id)
     found = {name: fields[key] for key, name in BY_ITEM.items() if key in fields}
+    told = {"reproducible": False} if "reproducible" in fields else {}
     for index in range(len(answer.items) if answer.items is not None else 0):
-        yield {"item": start + index, **{name: values[index] for name, values in found.items()}}
+        yield {"item": start + index, **{name: values[index] for name, values in found.items()}, **told}
 
 
 async def _lines(
@@ -60,13 +62,14 @@ async def _lines(
     try:
         async for part in parts:
             metrics.answered(part, "sample")
-            loop = asyncio.get_running_loop()
-            yield await loop.run_in_executor(None, written, part) if encoding.large(part) else written(part)
+            yield await aside(functools.partial(written, part), encoding.work(part))
             assert part.items is not None
             total, queue, compute = total + len(part.items), queue + part.queue, compute + part.compute
             about = {"model": part.entry.name, "version": part.entry.version, "request_id": request_id}
             if "seed" in part.fields:
                 about |= {"seed": part.fields["seed"], "first": first}
+            if "reproducible" in part.fields:
+                about["reproducible"] = False
         yield write({"total": total, **about, "timing": {"queue": round(queue, 3), "compute": round(compute, 3)}})
     except Exception as error:  # the status has been sent: the last line says what is wrong
         metrics.erred(error)

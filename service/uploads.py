@@ -7,8 +7,8 @@ it, the last line is that error.
 
 from __future__ import annotations
 
-import asyncio
 import dataclasses
+import functools
 import tempfile
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from typing import IO, Any
@@ -18,6 +18,7 @@ import orjson
 from runtime import bulk
 from runtime.errors import InvalidValue, TooLarge, Unavailable, UnsupportedMedia, cut
 from service import bodies, contract, replies
+from service.aside import LARGE, aside, later
 from service.entries import Entry
 from service.handlers import Handlers, rule_of, threshold_of
 from service.incoming import Incoming
@@ -50,7 +51,10 @@ async def respond(request: Incoming, kind: str, handlers: Handlers, metrics: Met
     limit = settings.max_upload_bytes
     request.check_length(limit)
     entry, lines = await score(fields, kind, request.chunks(IN_MEMORY), limit, handlers, metrics)
-    return Reply(lines, NDJSON, headers={"X-Model": entry.name, "X-Model-Version": str(entry.version)})
+    headers = {"X-Model": entry.name, "X-Model-Version": str(entry.version)}
+    if _told(entry, fields.explain):
+        headers["X-Reproducible"] = "false"
+    return Reply(lines, NDJSON, headers=headers)
 
 
 async def score(
@@ -74,28 +78,37 @@ async def score(
         parts = bulk.steps(entry.model, spooled, kind, rule, explain=fields.explain, rows=ROWS)
         first = await _next(entry, parts)
     except BaseException:
-        spooled.close()
+        later(spooled.close)
         raise
-    return entry, _lines(entry, first, parts, spooled, metrics)
+    return entry, _lines(entry, first, parts, spooled, metrics, _told(entry, fields.explain))
 
 
 async def spool(chunks: AsyncIterator[bytes], limit: int) -> IO[bytes]:
     """A body as a file, from its start. Raises TooLarge, or Unavailable where the temporary folder has no room for it."""
     spooled = tempfile.SpooledTemporaryFile(IN_MEMORY)  # noqa: SIM115 - closed by whoever reads it
-    size = 0
+    size, waiting = 0, bytearray()
+
+    async def write() -> None:
+        nonlocal waiting
+        content, waiting = waiting, bytearray()
+        await aside(lambda: spooled.write(content), len(content) if size <= IN_MEMORY else LARGE, pool="disk")
+
     try:
         async for chunk in chunks:
             size += len(chunk)
             if size > limit:
                 raise TooLarge(f"body: over the limit of {limit} bytes", field="body")
-            spooled.write(chunk)
+            waiting += chunk
+            if len(waiting) >= LARGE:
+                await write()
+        await write()
+        spooled.seek(0)
     except OSError as error:
-        spooled.close()
+        later(spooled.close)
         raise Unavailable(f"body: cannot be kept while it is read: {error.strerror}", field="body") from error
     except BaseException:
-        spooled.close()
+        later(spooled.close)
         raise
-    spooled.seek(0)
     return spooled
 
 
@@ -119,26 +132,36 @@ def _step(parts: Iterator[bulk.Scored | None]) -> tuple[bool, bulk.Scored | None
 
 
 async def _lines(
-    entry: Entry, first: bulk.Scored | None, parts: Iterator[bulk.Scored | None], spooled: IO[bytes], metrics: Metrics
+    entry: Entry,
+    first: bulk.Scored | None,
+    parts: Iterator[bulk.Scored | None],
+    spooled: IO[bytes],
+    metrics: Metrics,
+    told: dict[str, Any],
 ) -> AsyncGenerator[bytes]:
     total, part, last = bulk.Total(), first, None
-    loop = asyncio.get_running_loop()
     try:
         while part is not None:
             total.add(part)
             if part.judged is not None:
                 last = part.judged
                 metrics.scores.add(entry, part.judged.parts)
-            yield await loop.run_in_executor(None, bulk.lines, part)
+            yield await aside(functools.partial(bulk.lines, part))
             part = await _next(entry, parts)
         assert entry.model is not None
         found = {} if last is None else threshold_of(entry.model.calibrated, last)
-        yield _line({"total": dataclasses.asdict(total), **found})
+        yield _line({"total": dataclasses.asdict(total), **found, **told})
     except Exception as error:  # the status has been sent: the last line says what is wrong
         metrics.erred(error)
         yield _line({"error": replies.in_stream(error)})
     finally:
-        spooled.close()
+        later(spooled.close)
+
+
+def _told(entry: Entry, explain: bool) -> dict[str, Any]:
+    """What the answer says if the graph of the score, or of its explanation, draws random numbers itself."""
+    drawing = frozenset() if entry.manifest is None else entry.manifest.drawing
+    return {"reproducible": False} if drawing and (explain or "score" in drawing) else {}
 
 
 def _line(content: dict[str, Any]) -> bytes:

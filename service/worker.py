@@ -46,12 +46,12 @@ def work(
 
     async def reload(_: str) -> None:
         try:
-            security.reload()
+            await security.reload_aside()
         except SettingsError as error:  # by a name that the others know
             raise InvalidValue(f"{error.message}; what there was is kept") from None
 
     async def page(_: str) -> str:
-        return str(metrics.page().decode())
+        return str((await metrics.page_aside()).decode())
 
     deeds = {"load": load, "unload": registry.unload, "keys": reload, "metrics": page}
     registry.cluster = server.cluster = Cluster(line, deeds, server.lose, settings.command_seconds, heard)

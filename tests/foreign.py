@@ -1,8 +1,9 @@
-"""A generator that this project did not make: raw ONNX, its own names, NCHW in [-1, 1], and a manifest written by hand."""
+"""Generators that this project did not make: raw ONNX, their own names, NCHW in [-1, 1], and a manifest written by hand."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,63 @@ def generator(path: Path) -> np.ndarray:
     return weights
 
 
+def looping(path: Path) -> None:
+    """Writes a generator as above whose time depends on its input: a row takes as many rounds as its largest latent says, 1 at least."""
+    size = CHANNELS * HEIGHT * WIDTH
+    random = np.random.default_rng(0)
+    constants = {
+        "w": random.normal(size=(LATENT, size)).astype(np.float32),
+        "round": (random.normal(size=(size, size)) / np.sqrt(size)).astype(np.float32),
+        "shape": np.asarray([-1, CHANNELS, HEIGHT, WIDTH], np.int64),
+        "last": np.asarray([1], np.int64),
+        "one": np.ones((), np.float32),
+    }
+    body = helper.make_graph(
+        [
+            helper.make_node("Cast", ["step"], ["at"], to=TensorProto.FLOAT),
+            helper.make_node("Less", ["at", "rounds"], ["goes_on"]),  # (N, 1): others in the batch change nothing
+            helper.make_node("MatMul", ["before", "round"], ["mixed"]),
+            helper.make_node("Tanh", ["mixed"], ["next"]),
+            helper.make_node("Where", ["goes_on", "next", "before"], ["after"]),
+            helper.make_node("Identity", ["more"], ["still"]),
+        ],
+        "rounds",
+        [
+            helper.make_tensor_value_info("step", TensorProto.INT64, []),
+            helper.make_tensor_value_info("more", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("before", TensorProto.FLOAT, None),
+        ],
+        [
+            helper.make_tensor_value_info("still", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("after", TensorProto.FLOAT, None),
+        ],
+    )
+    nodes = [
+        helper.make_node("ReduceMax", ["z_in", "last"], ["largest"], keepdims=1),
+        helper.make_node("Max", ["largest", "one"], ["rounds"]),
+        helper.make_node("ReduceMax", ["rounds"], ["most"], keepdims=0),
+        helper.make_node("Cast", ["most"], ["trips"], to=TensorProto.INT64),
+        helper.make_node("MatMul", ["z_in", "w"], ["start"]),
+        helper.make_node("Loop", ["trips", "", "start"], ["flat"], body=body),
+        helper.make_node("Tanh", ["flat"], ["squashed"]),
+        helper.make_node("Reshape", ["squashed", "shape"], ["img_out"]),
+    ]
+    _save(path, nodes, constants)
+
+
+def _save(path: Path, nodes: list[Any], constants: dict[str, np.ndarray]) -> None:
+    graph = helper.make_graph(
+        nodes,
+        "foreign",
+        [helper.make_tensor_value_info("z_in", TensorProto.FLOAT, ["N", LATENT])],
+        [helper.make_tensor_value_info("img_out", TensorProto.FLOAT, ["N", CHANNELS, HEIGHT, WIDTH])],
+        [numpy_helper.from_array(value, name) for name, value in constants.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    onnx.checker.check_model(model)
+    onnx.save(model, path)
+
+
 def manifest(**changes: Any) -> dict[str, Any]:
     """What a person would write."""
     return {
@@ -55,10 +113,11 @@ def manifest(**changes: Any) -> dict[str, Any]:
     }
 
 
-def write(root: Path, **changes: Any) -> Path:
-    """The artifact's folder, ROOT/foreign/1."""
-    folder = root / "foreign/1"
+def write(root: Path, graph: Callable[[Path], object] = generator, **changes: Any) -> Path:
+    """The artifact's folder, ROOT/foreign/1, or of another name."""
+    content = manifest(**changes)
+    folder = root / str(content["name"]) / "1"
     folder.mkdir(parents=True)
-    generator(folder / "generator.onnx")
-    (folder / "manifest.json").write_text(json.dumps(manifest(**changes)))
+    graph(folder / "generator.onnx")
+    (folder / "manifest.json").write_text(json.dumps(content))
     return folder

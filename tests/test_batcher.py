@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -17,7 +19,8 @@ from hypothesis import strategies as st
 from runtime import operations
 from runtime.engine import Model, load
 from runtime.errors import Busy, DeadlineExceeded, InvalidValue, Unavailable
-from service.batcher import Batcher, Costs, Ran
+from service import batcher as batching
+from service.batcher import CALM, NICE, Batcher, Costs, InPlace, Ran
 from service.queueing import WINDOW, Queue, Work
 from service.settings import Settings
 from tests import foreign
@@ -130,6 +133,123 @@ def test_short_runs_stay_on_the_event_loop_and_long_ones_leave_it(model: Model, 
     assert here in threads[1:20]
     assert threads[-1] != here
     assert [each.in_place for each in ran] == [thread == here for thread in threads]
+
+
+def test_a_graph_whose_time_depends_on_its_input_never_runs_on_the_event_loop(tmp_path: Path) -> None:
+    """However fast its runs have been: the first slow one would be too late to learn it."""
+    model = load(foreign.write(tmp_path, foreign.looping, name="looping"), device="cpu")
+    batcher, ran = Batcher(model, Settings(models_dir=tmp_path).of_model("looping")), list[Ran]()
+    batcher.listener = ran.append
+
+    async def scene() -> float:
+        for seed in range(30):
+            await ask(batcher, seed)
+        slow = np.zeros((1, foreign.LATENT), np.float32)
+        slow[0, 0] = 20_000
+        steps = operations.sample(model.manifest, 1, latents=slow)
+        task = asyncio.create_task(batcher.drive(steps, 1, time.monotonic() + 60))
+        latest = 0.0
+        while not task.done():  # what others wait for
+            began = time.thread_time()
+            await asyncio.sleep(0.001)
+            latest = max(latest, time.thread_time() - began)
+        await task
+        return latest
+
+    assert asyncio.run(scene()) < 0.05
+    assert max(each.seconds for each in ran) > 0.05
+    assert not any(each.in_place for each in ran)
+    batcher.close()
+
+
+def test_a_slow_run_ends_runs_in_place_until_the_task_has_been_fast_for_long(model: Model) -> None:
+    """Also a run that was slow in its thread, as larger batches are: one that takes what was expected says nothing."""
+    places = InPlace(model)
+    assert not places.allows("decode", 1)  # nothing is known of it yet
+    places.ran("decode", 1, 0.0002)
+    assert places.allows("decode", 1)
+    places.ran("decode", 64, 0.012)
+    assert places.allows("decode", 1) and not places.allows("decode", 64)
+    for slow in ((1, 2.0), (64, 2.0)):
+        places.ran("decode", *slow)
+        assert not places.allows("decode", 1)
+        for count in range(2 * CALM):
+            places.work.add("decode", 1, 0.0002)  # the mean has long forgotten it
+            places.ran("decode", 1, 0.0002)
+            assert places.allows("decode", 1) == (count >= CALM - 1)
+
+
+def test_a_run_that_is_slow_in_place_is_the_last_one_there(model: Model, make: Callable[..., Batcher]) -> None:
+    batcher, ran = make(), list[Ran]()
+    batcher.listener = ran.append
+    original, pause = model.compute, 0.0
+
+    def compute(task: str, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        end = time.thread_time() + pause
+        while time.thread_time() < end:
+            pass
+        return original(task, inputs)
+
+    model.compute = compute  # type: ignore[method-assign]
+
+    async def scene() -> None:
+        nonlocal pause
+        for _ in range(20):
+            await ask(batcher, 1)
+        pause = 0.03
+        await ask(batcher, 1)
+        pause = 0.0
+        for _ in range(CALM // 2):
+            await ask(batcher, 1)
+
+    asyncio.run(scene())
+    assert ran[20].seconds >= 0.03
+    assert not any(each.in_place for each in ran[21:])
+
+
+def test_outputs_are_checked_and_joined_where_they_are_made(
+    model: Model, make: Callable[..., Batcher], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads = list[int]()
+
+    def noted(original: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*given: Any) -> Any:
+            threads.append(threading.get_ident())
+            return original(*given)
+
+        return call
+
+    for name in ("not_finite", "joined"):
+        monkeypatch.setattr(f"service.batcher.{name}", noted(getattr(batching, name)))
+    monkeypatch.setattr(model, "check", noted(model.check))
+    monkeypatch.setattr("service.batcher.IN_PLACE", 0)
+    batcher = make(max_rows=64)
+
+    async def scene() -> Array:
+        found: Array = (await ask(batcher, 1, 300))[0].data
+        return found
+
+    assert np.array_equal(asyncio.run(scene()), alone(model, 1, 300))
+    assert threads and threading.get_ident() not in threads
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="threads have no priorities there")
+def test_long_runs_step_back(model: Model, gate: Gate, make: Callable[..., Batcher]) -> None:
+    batcher, priorities = make(), list[int]()
+    gate.go.set()
+    gate.spoil = lambda inputs, outputs: priorities.append(
+        os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+    )  # fmt: skip
+
+    async def scene() -> None:
+        await ask(batcher, 1)
+        batcher.costs.add("decode", 64, 10.0)
+        await ask(batcher, 2, 64)
+
+    here = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+    asyncio.run(scene())
+    assert priorities == [here, min(19, NICE)]
+    assert os.getpriority(os.PRIO_PROCESS, threading.get_native_id()) == here
 
 
 # --- sharing ---
@@ -435,7 +555,9 @@ def test_borrowed_work_and_runs_take_turns(gate: Gate, make: Callable[..., Batch
     assert order == ["run", *(["aside", "run"] * 4)]
 
 
-def test_closing_lets_work_end_and_refuses_what_waits(model: Model, gate: Gate, make: Callable[..., Batcher]) -> None:
+def test_closing_refuses_what_waits_and_waits_for_nothing_itself(
+    model: Model, gate: Gate, make: Callable[..., Batcher]
+) -> None:
     batcher = make()
 
     async def scene() -> list[Any]:
@@ -443,12 +565,52 @@ def test_closing_lets_work_end_and_refuses_what_waits(model: Model, gate: Gate, 
         await gate.running()
         waiting, aside = ask(batcher, 1), asyncio.create_task(batcher.borrow(threading.get_ident))
         await settle()
-        closing = asyncio.get_running_loop().run_in_executor(None, batcher.close)
-        await asyncio.sleep(0.05)
+        batcher.close()  # on the event loop, while the run goes on
+        assert len(batcher.running) == 1
+        refused = await asyncio.gather(waiting, ask(batcher, 2), aside, return_exceptions=True)
+        assert not running.done()
         gate.go.set()
-        await closing
-        return list(await asyncio.gather(running, waiting, ask(batcher, 2), aside, return_exceptions=True))
+        return [await running, *refused]
 
     first, *others = asyncio.run(scene())
     assert np.array_equal(first[0].data, alone(model, 0))
     assert [type(each) for each in others] == [Unavailable] * 3
+    assert not batcher.running
+
+
+def test_a_use_case_of_several_runs_ends_with_an_error_where_its_model_is_closed_between_them(
+    gate: Gate, make: Callable[..., Batcher]
+) -> None:
+    batcher, run = make(), operations.Run("decode", {"latent": np.zeros((1, foreign.LATENT), np.float32)})
+
+    def steps() -> Any:
+        yield run
+        batcher.close()
+        yield run
+
+    gate.go.set()
+
+    async def scene() -> None:
+        with pytest.raises(Unavailable):
+            await asyncio.wait_for(batcher.drive(steps(), 1, time.monotonic() + 60), 10)
+
+    asyncio.run(scene())
+
+
+def test_an_event_loop_that_ends_before_a_run_does_it_no_harm(
+    gate: Gate, make: Callable[..., Batcher], caplog: pytest.LogCaptureFixture
+) -> None:
+    batcher = make()
+
+    async def scene() -> None:
+        task = ask(batcher, 0)
+        await gate.running()
+        task.cancel()
+        await settle()
+
+    asyncio.run(scene())
+    (left,) = batcher.running
+    gate.go.set()
+    left.result(30)
+    batcher.close()
+    assert not caplog.records

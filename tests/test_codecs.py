@@ -165,6 +165,71 @@ def test_other_formats_are_named() -> None:
         codecs.read_image(file(Image.new("L", (28, 28)), "GIF"), GREY)
 
 
+def test_no_other_decoder_sees_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    Image.init()
+    asked: list[str] = []
+    for name in set(Image.OPEN) - set(codecs.FORMATS):
+        monkeypatch.setitem(
+            Image.OPEN, name, (lambda *_, name=name: asked.append(name), lambda *_, name=name: asked.append(name))
+        )
+    formats = {
+        kind: file(Image.new("L", (28, 28)), kind)
+        for kind in ("GIF", "BMP", "TIFF", "PPM", "TGA", "ICO", "PCX", "JPEG2000", "AVIF")
+    }
+    refused = {kind: refusal(content) for kind, content in formats.items()}
+    assert refused == {kind: Malformed if kind in ("PPM", "TGA", "PCX") else UnsupportedMedia for kind in formats}
+    for content in (
+        b"",
+        b"nothing",
+        b"%!PS-Adobe-3.0 EPSF-3.0\n" * 9,
+        b"\x89PNG\r\n\x1a\n",
+        b"\xff\xd8\xff",
+        b"RIFF\0\0\0\0WEBPVP8 ",
+    ):
+        assert refusal(content) is Malformed
+    for kind in codecs.FORMATS:
+        codecs.read_image(file(Image.new("L", (28, 28)), kind), GREY)
+    assert asked == []
+
+
+def refusal(content: bytes, max_pixels: int = codecs.MAX_PIXELS) -> type[Exception]:
+    with pytest.raises(RequestError) as refused:
+        codecs.read_image(content, GREY, max_pixels=max_pixels)
+    return type(refused.value)
+
+
+@pytest.mark.parametrize("lossless", [True, False])
+def test_a_webp_file_is_measured_before_it_is_opened(monkeypatch: pytest.MonkeyPatch, lossless: bool) -> None:
+    plain = file(Image.new("RGB", (300, 200)), "WEBP", lossless=lossless)
+    moving = file(Image.new("RGB", (300, 200)), "WEBP", save_all=True, append_images=[Image.new("RGB", (300, 200), 9)])
+    assert {codecs._webp_size(content) for content in (plain, moving)} == {(300, 200)}
+    large = moving[:24] + b"\xff\xff\x00\xff\xff\x00" + moving[30:]  # a canvas of 65536 x 65536 pixels
+    monkeypatch.setattr(Image, "open", lambda *_, **__: pytest.fail("a decoder was asked"))
+    assert refusal(large) is TooLarge
+    assert refusal(plain, 59_999) is TooLarge
+
+
+def test_texts_of_a_png_are_bounded() -> None:
+    """Text chunks that unpack to more than a megabyte, or that are no recipe however deep their brackets go."""
+    pixels = np.zeros((1, 28, 28), np.uint8)
+    bomb = with_chunk(codecs.to_png(pixels), b"zTXt", b"manifold\0\0" + zlib.compress(bytes(50 * 2**20)))
+    assert refusal(bomb) is Malformed
+    for text in (b"[" * 900_000, b"[1]", b"7", b"{", b'"' + b"x" * 900_000):
+        with pytest.raises(InvalidValue, match="recipe is damaged"):
+            codecs.read_recipe(with_chunk(codecs.to_png(pixels), b"tEXt", b"manifold\0" + text))
+
+
+def test_scans_of_a_jpeg_are_bounded() -> None:
+    content = file(Image.new("L", (28, 28)), "JPEG", progressive=True)
+    scan = content.index(b"\xff\xda")
+    assert refusal(content[:scan] + content[scan:-2] * 600 + content[-2:]) is TooLarge
+
+
+def with_chunk(png: bytes, kind: bytes, content: bytes) -> bytes:
+    chunk = len(content).to_bytes(4, "big") + kind + content + zlib.crc32(kind + content).to_bytes(4, "big")
+    return png[:33] + chunk + png[33:]
+
+
 def test_png_round_trip_recipe_and_bytes() -> None:
     pixels = np.random.default_rng(0).integers(0, 255, (3, 8, 8), np.uint8)
     recipe = {"model": "m", "seed": 2**63 - 1, "class": "3"}

@@ -284,19 +284,23 @@ for _ in range(300):
     DEEP = [DEEP]
 
 
+def wrong(key: str, *values: Any) -> list[dict[str, Any]]:
+    return [{key: value} for value in values]
+
+
 @pytest.mark.parametrize(
     "change",
     [
-        *({"n": value} for value in (10**9, 65_537, 0, -1, True, "4", 4.0, None, [4], 10**5000)),
-        *({"item": value} for value in (2**64, 2**63 - 1, -1, "x", None)),
-        *({"seed": value} for value in (2**64, -1, "x", True)),
-        *({"temperature": value} for value in (0, -1, float("nan"), float("inf"), "1", None, 10**400)),
-        *({"version": value} for value in (0, -1, "1", "../..", None)),
-        *({"model": value} for value in ("../x", "/etc", 5, None)),
-        *({"class": value} for value in (5, ["1"] * 3, "nope", [None] * 4, {}, DEEP)),
-        *({"latents": value} for value in (5, [], [[0.0] * 100_000] * 4, DEEP)),
-        *({"codes": value} for value in (5, [], [[0]] * 4, [[[9999] * 7] * 7] * 4, [[[-1] * 7] * 7] * 4, [[[2**63] * 7] * 7] * 4, [[[0.5] * 7] * 7] * 4, DEEP)),
-        *({"condition": value} for value in (5, [], ["a"], [[float("nan")] * 10] * 4, DEEP)),
+        *wrong("n", 10**9, 65_537, 0, -1, True, "4", 4.0, None, [4], 10**5000),
+        *wrong("item", 2**64, 2**63 - 1, -1, "x", None),
+        *wrong("seed", 2**64, -1, "x", True),
+        *wrong("temperature", 0, -1, float("nan"), float("inf"), "1", None, 10**400),
+        *wrong("version", 0, -1, "1", "../..", None),
+        *wrong("model", "../x", "/etc", 5, None),
+        *wrong("class", 5, ["1"] * 3, "nope", [None] * 4, {}, DEEP),
+        *wrong("latents", 5, [], [[0.0] * 100_000] * 4, DEEP),
+        *wrong("codes", 5, [], [[0]] * 4, [[[9999] * 7] * 7] * 4, [[[-1] * 7] * 7] * 4, [[[2**63] * 7] * 7] * 4, [[[0.5] * 7] * 7] * 4, DEEP),
+        *wrong("condition", 5, [], ["a"], [[float("nan")] * 10] * 4, DEEP),
     ],
     ids=lambda change: f"{next(iter(change))} {str(next(iter(change.values())))[:12]}" if next(iter(change.values())) != 10**5000 else "n huge",
 )  # fmt: skip
@@ -315,7 +319,8 @@ def test_a_recipe_that_nobody_could_have_made_costs_nothing(
 
 def test_recipes_that_are_no_recipes(model: Model, good: dict[str, Any]) -> None:
     assert recipes.remake(model, good)
-    for recipe in (None, [], "x", 5):
+    broken: list[Any] = [None, [], "x", 5]
+    for recipe in broken:
         with pytest.raises(InvalidValue, match=r"the recipe is damaged: it: .* is not an object"):
             recipes.check(recipe)
     for key in ("checksum", "temperature", "model", "seed"):

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import re
-import resource
 import subprocess
 import sys
 import threading
@@ -24,7 +22,7 @@ from runtime import bulk, files
 from runtime import parquet as limits
 from runtime.decisions import Rule
 from runtime.engine import Model, load
-from runtime.errors import InvalidValue, Malformed, ManifoldError, TooLarge
+from runtime.errors import InvalidValue, TooLarge
 from tests import tabled
 from tests.served import served, until
 from tests.tabled import HEADER, ROW

@@ -80,15 +80,25 @@ def link(path: Path, target: str) -> None:
     path.symlink_to(target)
 
 
+def pipe(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+def below(folder: Path) -> Path:
+    folder.mkdir()
+    return folder / "1"
+
+
 MISSHAPES: dict[str, tuple[Callable[[Path], object], int, str]] = {
     "the manifest is a folder": (lambda root: hide(root, copy(root) / manifest.FILE), 1, "cannot be read: Is a directory"),
-    "the manifest is a pipe": (lambda root: (copy(root) / manifest.FILE).unlink() or os.mkfifo(root / "other/1/manifest.json"), 1, "not a regular file"),
+    "the manifest is a pipe": (lambda root: pipe(copy(root) / manifest.FILE), 1, "not a regular file"),
     "the manifest is endless": (lambda root: link(copy(root) / manifest.FILE, "/dev/zero"), 1, "not a regular file"),
     "the manifest is huge": (lambda root: os.truncate(copy(root) / manifest.FILE, 2**30), 1, "larger than 16777216 bytes"),
     "the manifest is no UTF-8": (lambda root: (copy(root) / manifest.FILE).write_bytes(b'{"name": "\xff"}'), 1, "wrong"),
     "a file of it is a pipe": (lambda root: os.mkfifo(copy(root) / "golden.npz"), 1, "golden.npz: is not a regular file"),
-    "the version is a file": (lambda root: (root / "other").mkdir() or (root / "other/1").write_text("x"), 1, "Invalid JSON"),
-    "the version is a broken link": (lambda root: (root / "other").mkdir() or (root / "other/1").symlink_to("/nowhere"), 1, "not found"),
+    "the version is a file": (lambda root: below(root / "other").write_text("x"), 1, "Invalid JSON"),
+    "the version is a broken link": (lambda root: below(root / "other").symlink_to("/nowhere"), 1, "not found"),
     "the model is a broken link": (lambda root: (root / "other").symlink_to("/nowhere"), 0, "target does not exist"),
     "the model is a loop": (lambda root: (root / "other").symlink_to("other"), 0, "Too many levels of symbolic links"),
     "the model is a file": (lambda root: (root / "other").write_text("x"), 0, "it is a file"),

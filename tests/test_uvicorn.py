@@ -64,7 +64,7 @@ def uses(file: str, of: str) -> set[str]:
     """Attributes of `of` (self, or self.NAME) that a class of a file uses and does not define."""
     tree = ast.parse((ROOT / file).read_text())
     (owner,) = [each for each in tree.body if isinstance(each, ast.ClassDef) and each.name == "Protocol"]
-    used, own = set(), set()
+    used, own = set[str](), set[str]()
     for node in ast.walk(owner):
         if isinstance(node, ast.Attribute) and ast.unparse(node.value) in (of, of.removeprefix("self.")):
             (own if isinstance(node.ctx, ast.Store) else used).add(node.attr)
@@ -115,7 +115,7 @@ class Transport(asyncio.Transport):
         return default
 
 
-async def connected(app: Any) -> tuple[HttpToolsProtocol, Transport]:
+async def connected(app: Any) -> tuple[Any, Transport]:
     """uvicorn's own protocol on such a transport, before an application."""
     config = uvicorn.Config(app, lifespan="off", log_config=None, access_log=False, ws="none")
     config.load()

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from runtime import batches, calibration, codecs, golden, repository
+from runtime import batches, calibration, checks, codecs, golden, repository
 from runtime import manifest as manifests
 from runtime.engine import Model, example_inputs, load, padded
 from runtime.errors import ArtifactError, shown
@@ -74,6 +74,10 @@ def export(
         _write_graphs(exported.tasks, examples, folder, backend)
         expected = {task: exported.tasks[task](inputs) for task, inputs in examples.items()}
         trial = Model(folder, manifest.model_copy(update={"scoring": None}), "cpu", 1)
+        if drawing := sorted(trial.manifest.drawing):
+            raise ArtifactError(
+                f"{name}: {', '.join(checks.draws(trial, task) for task in drawing)}; make the noise an input; nothing was published"
+            )
         manifest = manifest.model_copy(
             update={"tasks": {task: _padding(trial, task, examples[task]) for task in manifest.tasks}}
         )

@@ -95,7 +95,9 @@ def _plain(column: Any) -> Array:
         return np.asarray(column.to_numpy(zero_copy_only=False))
     whole = column.unify_dictionaries().combine_chunks()
     texts = np.asarray([*whole.dictionary.to_pylist(), None], object)
-    return texts[whole.indices.fill_null(-1).to_numpy(zero_copy_only=False)]
+    places: Array = whole.indices.fill_null(-1).to_numpy(zero_copy_only=False)
+    found: Array = texts[places]
+    return found
 
 
 def fit(table: Mapping[str, Array], stated: Stated | None = None) -> TableSpec:
@@ -104,7 +106,9 @@ def fit(table: Mapping[str, Array], stated: Stated | None = None) -> TableSpec:
     stated_names = [name for part in (stated.decimals, stated.units, stated.kinds) for name in part if name != OTHERS]
     if unknown := [name for name in stated_names if name not in table]:
         raise TrainingError(
-            f"there is no column {shown(unknown[0])}; the table has {', '.join(map(cut, list(table)[:LISTED]))}", field=unknown[0], valid=list(table)
+            f"there is no column {shown(unknown[0])}; the table has {', '.join(map(cut, list(table)[:LISTED]))}",
+            field=unknown[0],
+            valid=list(table),
         )
     found: list[NumericColumn | CategoricalColumn] = []
     ignored = {}

@@ -76,7 +76,7 @@ def train(
     except (RuntimeError, ValueError, TypeError) as error:
         raise TrainingError(f"device, devices, precision: {error}") from error
     fabric.launch()
-    loop = Loop(run, data or datasets.load(run.data), fabric, quiet, watch)
+    loop = _fitting(run, data or datasets.load(run.data), fabric, quiet, watch)
     with run.sole() if fabric.is_global_zero else nullcontext():
         try:
             loop.begin(resume)
@@ -84,6 +84,18 @@ def train(
         except OSError as error:
             raise loop.stopped_by(error) from error
     return run.folder
+
+
+def _fitting(run: Run, data: Data, fabric: Fabric, quiet: bool, watch: bool) -> Loop:
+    """Return the loop of a run. Raises TrainingError if its model needs more memory than there is."""
+    try:
+        return Loop(run, data, fabric, quiet, watch)
+    except (RuntimeError, MemoryError) as error:
+        if "memory" not in str(error) and not isinstance(error, MemoryError):
+            raise
+        raise TrainingError(
+            f"the model does not fit into memory; make it smaller with --set: {str(error).splitlines()[0]}"
+        ) from error
 
 
 class Loop:

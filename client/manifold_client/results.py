@@ -13,7 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+FORMATS = ("PNG", "JPEG", "WEBP")  # no other decoder sees what a service sends
 Float32 = NDArray[np.float32]
+
+
+def _reproducible(raw: Mapping[str, Any]) -> bool:
+    return raw.get("reproducible") is not False
 
 
 @dataclass(frozen=True)
@@ -24,6 +29,11 @@ class Result:
     version: int
     request_id: str
     raw: Mapping[str, Any]
+
+    @property
+    def reproducible(self) -> bool:
+        """Whether the same request gives this answer again: false if the model draws random numbers by itself, whatever the seed."""
+        return _reproducible(self.raw)
 
     @classmethod
     def common(cls, body: Mapping[str, Any]) -> dict[str, Any]:
@@ -58,7 +68,7 @@ class Made(Result):
 
 def made(body: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of Made."""
-    images = [Image.open(io.BytesIO(base64.b64decode(text))) for text in body.get("images") or ()]
+    images = [Image.open(io.BytesIO(base64.b64decode(text)), formats=FORMATS) for text in body.get("images") or ()]
     return {**Result.common(body), "images": images, "rows": body.get("rows") or []}
 
 
@@ -76,11 +86,16 @@ class Sample:
     row: dict[str, Any] | None
     raw: Mapping[str, Any]
 
+    @property
+    def reproducible(self) -> bool:
+        """Whether the same request gives this item again."""
+        return _reproducible(self.raw)
+
     @classmethod
     def parse(cls, line: Mapping[str, Any]) -> Sample:
         """A line with an item."""
         text = line.get("image")
-        image = None if text is None else Image.open(io.BytesIO(base64.b64decode(text)))
+        image = None if text is None else Image.open(io.BytesIO(base64.b64decode(text)), formats=FORMATS)
         return cls(line["item"], image, line.get("row"), line)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
+import functools
 import math
 import time
 from collections.abc import Callable, Collection, Mapping
@@ -15,11 +15,12 @@ import orjson
 from numpy.typing import NDArray
 
 from runtime import tasks, texts
-from runtime.errors import InvalidValue, ManifoldError, shown
+from runtime.errors import InvalidValue, Malformed, ManifoldError, cut, shown
 from runtime.inputs import Classes
 from runtime.sampling import MAX_SEED
 from runtime.tasks import Choices
 from service import tracing
+from service.aside import aside
 from service.inference import targets, tensors
 from service.inference.targets import Target
 from service.metrics import Metrics
@@ -35,10 +36,10 @@ KNOWN = ("binary_data_output", "timeout", "priority", "headers")
 SEQUENCES = ("sequence_id", "sequence_start", "sequence_end")
 EXTENSIONS = ("binary_tensor_data", "model_configuration", "model_repository", "parameters", "statistics")
 ROUTE = "infer"
+ID = 1000  # characters of an id, which the answer repeats
 # the states of the protocol
 STATES = {"ready": "READY", "loading": "LOADING", "unavailable": "UNAVAILABLE", "idle": "READY"}
 IDLE = "loads when it is first asked for"
-ASIDE = 256 * 1024  # bytes of outputs from which writing them leaves the event loop
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,15 @@ class Asked:
     raw: bytes | None = None  # instead of inputs: the rows of the one that must be given
 
 
+def check_id(text: Any) -> str:
+    """Return the id of a request. Raises Malformed for what is no text, and InvalidValue for one that is too long to be repeated."""
+    if not isinstance(text, str):
+        raise Malformed("id: a text is needed", field="id")
+    if len(text) > ID:
+        raise InvalidValue(f"id: {len(text)} characters are over the limit of {ID}", field="id")
+    return text
+
+
 @dataclass(frozen=True)
 class Inferred:
     """Its answer, before it is written."""
@@ -61,7 +71,7 @@ class Inferred:
     target: Target
     id: str
     outputs: dict[str, Array]
-    parameters: dict[str, str | int]  # of the answer: what chance was
+    parameters: dict[str, str | int | bool]  # of the answer: what chance was
 
 
 @dataclass
@@ -127,7 +137,7 @@ class Core:
         wanted = spec.roles if asked.outputs is None else asked.outputs
         for name in wanted:
             if name not in spec.roles:
-                raise InvalidValue(f"outputs: {target.name} has no {name!r}", field="outputs", valid=spec.roles)
+                raise InvalidValue(f"outputs: {target.name} has no {shown(name)}", field="outputs", valid=spec.roles)
         n, choices, timeout = _choices(asked.parameters)
         given = asked.inputs if asked.raw is None else _of_bytes(target, asked.raw)
         rows = tasks.rows_of(given, n, self.settings.max_items)
@@ -138,8 +148,8 @@ class Core:
         done, timing = await entry.batcher.drive(steps, rows, time.monotonic() + milliseconds / 1000)
         ran = time.perf_counter()
         made = Inferred(target, asked.id, {name: done.outputs[name] for name in wanted}, _of_chance(target, done))
-        large = sum(array.nbytes for array in made.outputs.values()) > ASIDE
-        answer = await asyncio.get_running_loop().run_in_executor(None, write, made) if large else write(made)
+        size = sum(array.nbytes for array in made.outputs.values())
+        answer = await aside(functools.partial(write, made), size)
         ended = time.perf_counter()
         now = time.monotonic()
         tracing.spent("encode", now - (ended - ran), now)
@@ -162,11 +172,13 @@ class Core:
     async def metadata(self, name: str, version: str) -> dict[str, Any]:
         """GET /v2/models/NAME."""
         target = await targets.find(self.registry, name, version, described=True)
-        return targets.metadata(target, self.registry.versions(target.entry.name))
+        versions = self.registry.versions(target.entry.name)
+        return await aside(lambda: targets.metadata(target, versions))  # with an example, which may be a large image
 
     async def config(self, name: str, version: str) -> dict[str, Any]:
         """GET /v2/models/NAME/config."""
-        return targets.config(await targets.find(self.registry, name, version))
+        target = await targets.find(self.registry, name, version)
+        return await aside(lambda: targets.config(target))
 
     async def ready(self, name: str, version: str) -> bool:
         """Whether the model would answer. Raises UnknownModel."""
@@ -244,7 +256,7 @@ def _choices(given: Mapping[str, Any]) -> tuple[int | None, Choices, int | None]
         if name in SEQUENCES and value:
             raise InvalidValue(f"{name}: models here keep no state between requests", field=name)
         if name not in PARAMETERS and name not in KNOWN and name not in SEQUENCES and not name.startswith("triton_"):
-            raise InvalidValue(f"parameters: {name} is not known", field=name, valid=PARAMETERS)
+            raise InvalidValue(f"parameters: {cut(name)} is not known", field=name, valid=PARAMETERS)
     temperature, prior = given.get("temperature"), given.get("prior")
     if temperature is not None and not _is(temperature, int, float):
         raise InvalidValue("temperature: a number above 0 is needed", field="temperature")
@@ -262,7 +274,7 @@ def _whole(given: Mapping[str, Any], name: str) -> int | None:
         return None
     number = texts.whole(value) if isinstance(value, str) else value if _is(value, int) else None
     if number is None or not 0 <= number <= MAX_SEED:
-        raise InvalidValue(f"{name}: {shown(value)} is not a whole number from 0 to 2^63 - 1", field=name)
+        raise InvalidValue(f"{cut(name)}: {shown(value)} is not a whole number from 0 to 2^63 - 1", field=name)
     return int(number)
 
 
@@ -287,14 +299,16 @@ def _is(value: Any, *kinds: type) -> bool:
     return isinstance(value, kinds) and not isinstance(value, bool)
 
 
-def _of_chance(target: Target, done: tasks.Done) -> dict[str, str | int]:
-    """What makes the same items again, and which classes were drawn."""
+def _of_chance(target: Target, done: tasks.Done) -> dict[str, str | int | bool]:
+    """What makes the same items again, and which classes were drawn; or that nothing does, as the graph draws random numbers itself."""
     filled, classes = done.filled, target.manifest.classes
-    found: dict[str, str | int] = {}
+    found: dict[str, str | int | bool] = {}
     if filled.seed is not None:
         found = {"seed": filled.seed, "first": filled.first}
     if filled.condition is not None and classes is not None:
         alone = (filled.condition.max(axis=1) == 1).all()
         drawn = [classes[int(index)] for index in np.argmax(filled.condition, axis=1)] if alone else filled.condition
         found["classes"] = orjson.dumps(drawn, option=orjson.OPT_SERIALIZE_NUMPY).decode()
+    if target.task in target.manifest.drawing:
+        found["reproducible"] = False
     return found

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import functools
 import gzip
 import re
@@ -15,13 +14,15 @@ import orjson
 from numpy.typing import NDArray
 
 from runtime import errors, texts
-from runtime.errors import InvalidValue, Malformed, ManifoldError, NotFound, TooLarge, UnsupportedMedia, shown
+from runtime.errors import InvalidValue, Malformed, ManifoldError, NotFound, TooLarge, UnsupportedMedia, cut, shown
 from service import replies
+from service.aside import JSON as JSON_WORK
+from service.aside import LARGE, aside
 from service.bodies import json_object
 from service.encoding import JSON
 from service.incoming import Incoming
 from service.inference import tensors
-from service.inference.core import ASIDE, EXTENSIONS, Asked, Core, Inferred, of_one_line, server
+from service.inference.core import EXTENSIONS, Asked, Core, Inferred, check_id, of_one_line, server
 from service.replies import Reply
 
 Array = NDArray[Any]
@@ -49,7 +50,12 @@ def of_error(error: ManifoldError, request_id: str) -> Reply:
     headers = {name: value for name, value in said.headers.items() if name != "Retry-After"}
     if status == 503:
         headers["Retry-After"] = said.headers.get("Retry-After", "1")
-    return Reply(orjson.dumps({"error": message}), status=status, headers=headers, error=error.type)
+    return Reply(
+        orjson.dumps({"error": message}),
+        status=status,
+        headers=headers,
+        error="internal" if status == 500 else error.type,
+    )
 
 
 def unexpected(error: Exception, request_id: str) -> Reply:
@@ -138,7 +144,7 @@ class Routes:
     async def _fields(self, request: Incoming) -> dict[str, Any]:
         """A body that may be left out."""
         body = await request.body(self.settings.max_body_bytes)
-        return json_object(body) if body else {}
+        return await aside(lambda: json_object(body), JSON_WORK * len(body)) if body else {}
 
     # --- inference ---
 
@@ -149,8 +155,7 @@ class Routes:
         def read() -> tuple[Asked, Callable[[str], bool]]:
             return _read(name, version, _inflated(body, coding, limit), head)
 
-        large = len(body) > ASIDE or coding is not None
-        asked, binary = await asyncio.get_running_loop().run_in_executor(None, read) if large else read()
+        asked, binary = await aside(read, LARGE if coding is not None else JSON_WORK * len(body))
         write = functools.partial(_write, binary=binary, coding=_coding(request.header(b"accept-encoding")))
         return await self.core.infer(asked, request.deadline(), request.came, write)
 
@@ -187,15 +192,12 @@ def _read(name: str, version: str, body: bytes, head: str | None) -> tuple[Asked
         start += taken
         key = tensor["name"]
         if key in given:
-            raise Malformed(f"{field}: {key!r} is there twice", field=field)
+            raise Malformed(f"{field}: {shown(key)} is there twice", field=field)
         given[key] = array
     if start != len(tail):
         raise Malformed(f"body: {len(tail) - start} bytes after the last binary tensor", field="inputs")
     wanted, binary = _wanted(fields, bool(parameters.get("binary_data_output", False)))
-    identity = fields.get("id", "")
-    if not isinstance(identity, str):
-        raise Malformed("id: a text is needed", field="id")
-    return Asked(name, version, parameters, given, wanted, identity), binary
+    return Asked(name, version, parameters, given, wanted, check_id(fields.get("id", ""))), binary
 
 
 def _head_size(text: str | None, whole: int) -> int:
@@ -241,7 +243,9 @@ def _input(tensor: dict[str, Any], tail: memoryview, field: str) -> tuple[Array,
     if "data" in tensor:
         raise Malformed(f"{field}: data and binary_data_size exclude each other", field=field)
     if isinstance(size, bool) or not isinstance(size, int) or not 0 <= size <= len(tail):
-        raise Malformed(f"{field}: binary_data_size {size!r}, but {len(tail)} bytes are left of the body", field=field)
+        raise Malformed(
+            f"{field}: binary_data_size {shown(size)}, but {len(tail)} bytes are left of the body", field=field
+        )
     return tensors.from_bytes(tail[:size], datatype, shape, field), size
 
 
@@ -253,7 +257,7 @@ def _wanted(fields: dict[str, Any], otherwise: bool) -> tuple[tuple[str, ...] | 
         parameters = _mapping(output, "parameters", "outputs.")
         for name in ("classification", "shared_memory_region"):
             if parameters.get(name):
-                raise InvalidValue(f"outputs: {name} is not offered", field="outputs", valid=["binary_data"])
+                raise InvalidValue(f"outputs: {cut(name)} is not offered", field="outputs", valid=["binary_data"])
         by_name[output["name"]] = bool(parameters.get("binary_data", otherwise))
     return tuple(by_name) or None, lambda output: by_name.get(output, otherwise)
 
@@ -265,7 +269,7 @@ def _inflated(body: bytes, given: str | None, limit: int) -> bytes:
         return body
     if coding not in ("gzip", "deflate"):
         raise UnsupportedMedia(
-            f"Content-Encoding: {coding} is not read", field="Content-Encoding", valid=["gzip", "deflate"]
+            f"Content-Encoding: {cut(coding)} is not read", field="Content-Encoding", valid=["gzip", "deflate"]
         )
     inflate = zlib.decompressobj(wbits=31 if coding == "gzip" else 15)
     try:

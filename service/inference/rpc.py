@@ -13,12 +13,13 @@ from google.protobuf import json_format
 from numpy.typing import NDArray
 
 from runtime import errors
-from runtime.errors import Forbidden, InvalidValue, Malformed, ManifoldError
+from runtime.errors import Forbidden, InvalidValue, Malformed, ManifoldError, shown
 from service import replies
 from service.asgi import FORWARDED, NO_ADMIN
-from service.calls import Call, Calls, deadline, readable
+from service.aside import aside
+from service.calls import Call, Calls, deadline, readable, work
 from service.inference import tensors
-from service.inference.core import Asked, Core, Inferred, of_one_line, server
+from service.inference.core import ID, Asked, Core, Inferred, check_id, of_one_line, server
 from service.metrics import Metrics
 from service.settings import is_loopback
 from service.stubs import inference_pb2 as pb
@@ -170,7 +171,7 @@ class Servicer(stubs.GRPCInferenceServiceServicer):
                         raise
                     self.calls.metrics.erred(error)
                     answer = pb.ModelStreamInferResponse(error_message=self._said(error))
-                    answer.infer_response.id = getattr(message, "id", "")  # whose error it is
+                    answer.infer_response.id = getattr(message, "id", "")[:ID]  # whose error it is
                 yield answer
 
     def _said(self, error: ManifoldError) -> str:
@@ -181,7 +182,8 @@ class Servicer(stubs.GRPCInferenceServiceServicer):
 
     async def _infer(self, message: pb.ModelInferRequest, deadline_ms: int | None) -> pb.ModelInferResponse:
         began = time.perf_counter()
-        return await self.core.infer(_read(readable(message)), deadline_ms, began, _write)
+        asked = await aside(lambda: _read(readable(message)), work())
+        return await self.core.infer(asked, deadline_ms, began, _write)
 
 
 def is_local(peer: str) -> bool:
@@ -200,7 +202,7 @@ def _read(message: pb.ModelInferRequest) -> Asked:
     for place, tensor in enumerate(message.inputs):
         field = f"inputs[{place}]"
         if tensor.name in given:
-            raise Malformed(f"{field}: {tensor.name!r} is there twice", field=field)
+            raise Malformed(f"{field}: {shown(tensor.name)} is there twice", field=field)
         _refuse(tensor.parameters, field, "shared_memory_region")
         shape = tensors.check_shape(list(tensor.shape), field)
         if not raw:
@@ -213,14 +215,16 @@ def _read(message: pb.ModelInferRequest) -> Asked:
         _refuse(output.parameters, "outputs", "classification", "shared_memory_region")
     wanted = tuple(dict.fromkeys(output.name for output in message.outputs)) or None
     parameters = {name: _value(parameter) for name, parameter in message.parameters.items()}
-    return Asked(message.model_name, message.model_version, parameters, given, wanted, message.id)
+    return Asked(message.model_name, message.model_version, parameters, given, wanted, check_id(message.id))
 
 
 def _typed(tensor: pb.ModelInferRequest.InferInputTensor, shape: tuple[int, ...], field: str) -> Array:
     """An input as typed contents have it."""
     kind = CONTENTS.get(tensor.datatype)
     if kind is None:
-        raise InvalidValue(f"{field}: {tensor.datatype!r} does not go as contents", field=field, valid=list(CONTENTS))
+        raise InvalidValue(
+            f"{field}: {shown(tensor.datatype)} does not go as contents", field=field, valid=list(CONTENTS)
+        )
     others = [descriptor.name for descriptor, _ in tensor.contents.ListFields() if descriptor.name != kind]
     if others:
         raise Malformed(f"{field}: {tensor.datatype} goes into {kind}, not {others[0]}", field=field)
@@ -246,6 +250,8 @@ def _write(made: Inferred) -> pb.ModelInferResponse:
     for name, value in made.parameters.items():
         if isinstance(value, str):
             message.parameters[name].string_param = value
+        elif isinstance(value, bool):
+            message.parameters[name].bool_param = value
         else:
             message.parameters[name].int64_param = value
     for name, array in made.outputs.items():

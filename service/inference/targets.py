@@ -50,7 +50,7 @@ async def find(registry: Registry, name: str, version: str, *, described: bool =
     if task not in manifest.tasks:
         why = operations.why_not_encode(manifest) if task == "encode" else ""
         raise UnknownModel(
-            f"model: {model} has no task {task!r}{why}", field="model", valid=[model, *(f"{model}.{each}" for each in manifest.tasks)]
+            f"model: {model} has no task {shown(task)}{why}", field="model", valid=[model, *(f"{model}.{each}" for each in manifest.tasks)]
         )  # fmt: skip
     return Target(name, entry, manifest, task)
 
@@ -62,7 +62,7 @@ def split(registry: Registry, name: str) -> tuple[str, str | None]:
     model, dot, task = name.rpartition(".")
     if dot and model in registry.latest:
         return model, task
-    raise UnknownModel(f"model: there is no model {name!r}", field="model", valid=list(registry.latest))
+    raise UnknownModel(f"model: there is no model {shown(name)}", field="model", valid=list(registry.latest))
 
 
 def version_of(text: str) -> int | None:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.errors import InvalidValue, Malformed
+from runtime.errors import InvalidValue, Malformed, shown
 
 Array = NDArray[Any]
 
@@ -33,14 +33,14 @@ def check_shape(shape: object, field: str) -> tuple[int, ...]:
         raise Malformed(f"{field}: shape: a list of at most {DIMENSIONS} whole numbers is needed", field=field)
     for size in shape:
         if isinstance(size, bool) or not isinstance(size, int) or not 0 <= size < 2**31:
-            raise Malformed(f"{field}: shape: {size!r} is not a whole number from 0 to {2**31 - 1}", field=field)
+            raise Malformed(f"{field}: shape: {shown(size)} is not a whole number from 0 to {2**31 - 1}", field=field)
     return tuple(shape)
 
 
 def dtype_of(datatype: object, field: str) -> np.dtype[Any]:
     """The array type of a datatype. Raises InvalidValue for one that no model here takes."""
     if not isinstance(datatype, str) or datatype not in DTYPES:
-        raise InvalidValue(f"{field}: datatype {datatype!r} is not taken", field=field, valid=list(DTYPES))
+        raise InvalidValue(f"{field}: datatype {shown(datatype)} is not taken", field=field, valid=list(DTYPES))
     return DTYPES[datatype]
 
 

@@ -323,7 +323,7 @@ class GetModelRequest(_message.Message):
     def __init__(self, model: _Optional[str] = ..., version: _Optional[int] = ...) -> None: ...
 
 class SampleResponse(_message.Message):
-    __slots__ = ("model", "version", "request_id", "timing", "seed", "first", "images", "data", "rows", "latents", "codes", "classes", "condition")
+    __slots__ = ("model", "version", "request_id", "timing", "seed", "first", "images", "data", "rows", "latents", "codes", "classes", "condition", "reproducible")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
@@ -337,6 +337,7 @@ class SampleResponse(_message.Message):
     CODES_FIELD_NUMBER: _ClassVar[int]
     CLASSES_FIELD_NUMBER: _ClassVar[int]
     CONDITION_FIELD_NUMBER: _ClassVar[int]
+    REPRODUCIBLE_FIELD_NUMBER: _ClassVar[int]
     model: str
     version: int
     request_id: str
@@ -350,10 +351,11 @@ class SampleResponse(_message.Message):
     codes: Array
     classes: _containers.RepeatedCompositeFieldContainer[ClassChoice]
     condition: Array
-    def __init__(self, model: _Optional[str] = ..., version: _Optional[int] = ..., request_id: _Optional[str] = ..., timing: _Optional[_Union[Timing, _Mapping]] = ..., seed: _Optional[int] = ..., first: _Optional[int] = ..., images: _Optional[_Iterable[bytes]] = ..., data: _Optional[_Union[Array, _Mapping]] = ..., rows: _Optional[_Iterable[_Union[Row, _Mapping]]] = ..., latents: _Optional[_Union[Array, _Mapping]] = ..., codes: _Optional[_Union[Array, _Mapping]] = ..., classes: _Optional[_Iterable[_Union[ClassChoice, _Mapping]]] = ..., condition: _Optional[_Union[Array, _Mapping]] = ...) -> None: ...
+    reproducible: bool
+    def __init__(self, model: _Optional[str] = ..., version: _Optional[int] = ..., request_id: _Optional[str] = ..., timing: _Optional[_Union[Timing, _Mapping]] = ..., seed: _Optional[int] = ..., first: _Optional[int] = ..., images: _Optional[_Iterable[bytes]] = ..., data: _Optional[_Union[Array, _Mapping]] = ..., rows: _Optional[_Iterable[_Union[Row, _Mapping]]] = ..., latents: _Optional[_Union[Array, _Mapping]] = ..., codes: _Optional[_Union[Array, _Mapping]] = ..., classes: _Optional[_Iterable[_Union[ClassChoice, _Mapping]]] = ..., condition: _Optional[_Union[Array, _Mapping]] = ..., reproducible: _Optional[bool] = ...) -> None: ...
 
 class EncodeResponse(_message.Message):
-    __slots__ = ("model", "version", "request_id", "timing", "seed", "first", "mean", "log_variance", "latents", "codes", "fitted")
+    __slots__ = ("model", "version", "request_id", "timing", "seed", "first", "mean", "log_variance", "latents", "codes", "fitted", "reproducible")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
@@ -365,6 +367,7 @@ class EncodeResponse(_message.Message):
     LATENTS_FIELD_NUMBER: _ClassVar[int]
     CODES_FIELD_NUMBER: _ClassVar[int]
     FITTED_FIELD_NUMBER: _ClassVar[int]
+    REPRODUCIBLE_FIELD_NUMBER: _ClassVar[int]
     model: str
     version: int
     request_id: str
@@ -376,10 +379,11 @@ class EncodeResponse(_message.Message):
     latents: Array
     codes: Array
     fitted: _containers.RepeatedCompositeFieldContainer[Fitted]
-    def __init__(self, model: _Optional[str] = ..., version: _Optional[int] = ..., request_id: _Optional[str] = ..., timing: _Optional[_Union[Timing, _Mapping]] = ..., seed: _Optional[int] = ..., first: _Optional[int] = ..., mean: _Optional[_Union[Array, _Mapping]] = ..., log_variance: _Optional[_Union[Array, _Mapping]] = ..., latents: _Optional[_Union[Array, _Mapping]] = ..., codes: _Optional[_Union[Array, _Mapping]] = ..., fitted: _Optional[_Iterable[_Union[Fitted, _Mapping]]] = ...) -> None: ...
+    reproducible: bool
+    def __init__(self, model: _Optional[str] = ..., version: _Optional[int] = ..., request_id: _Optional[str] = ..., timing: _Optional[_Union[Timing, _Mapping]] = ..., seed: _Optional[int] = ..., first: _Optional[int] = ..., mean: _Optional[_Union[Array, _Mapping]] = ..., log_variance: _Optional[_Union[Array, _Mapping]] = ..., latents: _Optional[_Union[Array, _Mapping]] = ..., codes: _Optional[_Union[Array, _Mapping]] = ..., fitted: _Optional[_Iterable[_Union[Fitted, _Mapping]]] = ..., reproducible: _Optional[bool] = ...) -> None: ...
 
 class ReconstructResponse(_message.Message):
-    __slots__ = ("model", "version", "request_id", "timing", "seed", "first", "images", "data", "rows", "errors", "fitted")
+    __slots__ = ("model", "version", "request_id", "timing", "seed", "first", "images", "data", "rows", "errors", "fitted", "reproducible")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
@@ -391,6 +395,7 @@ class ReconstructResponse(_message.Message):
     ROWS_FIELD_NUMBER: _ClassVar[int]
     ERRORS_FIELD_NUMBER: _ClassVar[int]
     FITTED_FIELD_NUMBER: _ClassVar[int]
+    REPRODUCIBLE_FIELD_NUMBER: _ClassVar[int]
     model: str
     version: int
     request_id: str
@@ -402,10 +407,11 @@ class ReconstructResponse(_message.Message):
     rows: _containers.RepeatedCompositeFieldContainer[Row]
     errors: _containers.RepeatedScalarFieldContainer[float]
     fitted: _containers.RepeatedCompositeFieldContainer[Fitted]
-    def __init__(self, model: _Optional[str] = ..., version: _Optional[int] = ..., request_id: _Optional[str] = ..., timing: _Optional[_Union[Timing, _Mapping]] = ..., seed: _Optional[int] = ..., first: _Optional[int] = ..., images: _Optional[_Iterable[bytes]] = ..., data: _Optional[_Union[Array, _Mapping]] = ..., rows: _Optional[_Iterable[_Union[Row, _Mapping]]] = ..., errors: _Optional[_Iterable[float]] = ..., fitted: _Optional[_Iterable[_Union[Fitted, _Mapping]]] = ...) -> None: ...
+    reproducible: bool
+    def __init__(self, model: _Optional[str] = ..., version: _Optional[int] = ..., request_id: _Optional[str] = ..., timing: _Optional[_Union[Timing, _Mapping]] = ..., seed: _Optional[int] = ..., first: _Optional[int] = ..., images: _Optional[_Iterable[bytes]] = ..., data: _Optional[_Union[Array, _Mapping]] = ..., rows: _Optional[_Iterable[_Union[Row, _Mapping]]] = ..., errors: _Optional[_Iterable[float]] = ..., fitted: _Optional[_Iterable[_Union[Fitted, _Mapping]]] = ..., reproducible: _Optional[bool] = ...) -> None: ...
 
 class InterpolateResponse(_message.Message):
-    __slots__ = ("model", "version", "request_id", "timing", "seed", "first", "images", "data", "rows", "latents", "fitted")
+    __slots__ = ("model", "version", "request_id", "timing", "seed", "first", "images", "data", "rows", "latents", "fitted", "reproducible")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
@@ -417,6 +423,7 @@ class InterpolateResponse(_message.Message):
     ROWS_FIELD_NUMBER: _ClassVar[int]
     LATENTS_FIELD_NUMBER: _ClassVar[int]
     FITTED_FIELD_NUMBER: _ClassVar[int]
+    REPRODUCIBLE_FIELD_NUMBER: _ClassVar[int]
     model: str
     version: int
     request_id: str
@@ -428,7 +435,8 @@ class InterpolateResponse(_message.Message):
     rows: _containers.RepeatedCompositeFieldContainer[Row]
     latents: Array
     fitted: _containers.RepeatedCompositeFieldContainer[Fitted]
-    def __init__(self, model: _Optional[str] = ..., version: _Optional[int] = ..., request_id: _Optional[str] = ..., timing: _Optional[_Union[Timing, _Mapping]] = ..., seed: _Optional[int] = ..., first: _Optional[int] = ..., images: _Optional[_Iterable[bytes]] = ..., data: _Optional[_Union[Array, _Mapping]] = ..., rows: _Optional[_Iterable[_Union[Row, _Mapping]]] = ..., latents: _Optional[_Union[Array, _Mapping]] = ..., fitted: _Optional[_Iterable[_Union[Fitted, _Mapping]]] = ...) -> None: ...
+    reproducible: bool
+    def __init__(self, model: _Optional[str] = ..., version: _Optional[int] = ..., request_id: _Optional[str] = ..., timing: _Optional[_Union[Timing, _Mapping]] = ..., seed: _Optional[int] = ..., first: _Optional[int] = ..., images: _Optional[_Iterable[bytes]] = ..., data: _Optional[_Union[Array, _Mapping]] = ..., rows: _Optional[_Iterable[_Union[Row, _Mapping]]] = ..., latents: _Optional[_Union[Array, _Mapping]] = ..., fitted: _Optional[_Iterable[_Union[Fitted, _Mapping]]] = ..., reproducible: _Optional[bool] = ...) -> None: ...
 
 class Part(_message.Message):
     __slots__ = ("value", "p_value")
@@ -532,7 +540,7 @@ class CalibrationInfo(_message.Message):
     def __init__(self, id: _Optional[str] = ..., n: _Optional[int] = ..., created: _Optional[str] = ...) -> None: ...
 
 class ScoreResponse(_message.Message):
-    __slots__ = ("model", "version", "request_id", "timing", "seed", "first", "items", "threshold", "calibration", "fitted")
+    __slots__ = ("model", "version", "request_id", "timing", "seed", "first", "items", "threshold", "calibration", "fitted", "reproducible")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
@@ -543,6 +551,7 @@ class ScoreResponse(_message.Message):
     THRESHOLD_FIELD_NUMBER: _ClassVar[int]
     CALIBRATION_FIELD_NUMBER: _ClassVar[int]
     FITTED_FIELD_NUMBER: _ClassVar[int]
+    REPRODUCIBLE_FIELD_NUMBER: _ClassVar[int]
     model: str
     version: int
     request_id: str
@@ -553,7 +562,8 @@ class ScoreResponse(_message.Message):
     threshold: ThresholdInfo
     calibration: CalibrationInfo
     fitted: _containers.RepeatedCompositeFieldContainer[Fitted]
-    def __init__(self, model: _Optional[str] = ..., version: _Optional[int] = ..., request_id: _Optional[str] = ..., timing: _Optional[_Union[Timing, _Mapping]] = ..., seed: _Optional[int] = ..., first: _Optional[int] = ..., items: _Optional[_Iterable[_Union[ScoredItem, _Mapping]]] = ..., threshold: _Optional[_Union[ThresholdInfo, _Mapping]] = ..., calibration: _Optional[_Union[CalibrationInfo, _Mapping]] = ..., fitted: _Optional[_Iterable[_Union[Fitted, _Mapping]]] = ...) -> None: ...
+    reproducible: bool
+    def __init__(self, model: _Optional[str] = ..., version: _Optional[int] = ..., request_id: _Optional[str] = ..., timing: _Optional[_Union[Timing, _Mapping]] = ..., seed: _Optional[int] = ..., first: _Optional[int] = ..., items: _Optional[_Iterable[_Union[ScoredItem, _Mapping]]] = ..., threshold: _Optional[_Union[ThresholdInfo, _Mapping]] = ..., calibration: _Optional[_Union[CalibrationInfo, _Mapping]] = ..., fitted: _Optional[_Iterable[_Union[Fitted, _Mapping]]] = ..., reproducible: _Optional[bool] = ...) -> None: ...
 
 class ClassifiedItem(_message.Message):
     __slots__ = ("probabilities",)
@@ -589,7 +599,7 @@ class ClassificationInfo(_message.Message):
     def __init__(self, by: _Optional[str] = ..., class_prior: _Optional[_Mapping[str, float]] = ..., temperature: _Optional[float] = ..., calibration_error: _Optional[float] = ...) -> None: ...
 
 class ClassifyResponse(_message.Message):
-    __slots__ = ("model", "version", "request_id", "timing", "seed", "first", "items", "classification", "fitted")
+    __slots__ = ("model", "version", "request_id", "timing", "seed", "first", "items", "classification", "fitted", "reproducible")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
@@ -599,6 +609,7 @@ class ClassifyResponse(_message.Message):
     ITEMS_FIELD_NUMBER: _ClassVar[int]
     CLASSIFICATION_FIELD_NUMBER: _ClassVar[int]
     FITTED_FIELD_NUMBER: _ClassVar[int]
+    REPRODUCIBLE_FIELD_NUMBER: _ClassVar[int]
     model: str
     version: int
     request_id: str
@@ -608,7 +619,8 @@ class ClassifyResponse(_message.Message):
     items: _containers.RepeatedCompositeFieldContainer[ClassifiedItem]
     classification: ClassificationInfo
     fitted: _containers.RepeatedCompositeFieldContainer[Fitted]
-    def __init__(self, model: _Optional[str] = ..., version: _Optional[int] = ..., request_id: _Optional[str] = ..., timing: _Optional[_Union[Timing, _Mapping]] = ..., seed: _Optional[int] = ..., first: _Optional[int] = ..., items: _Optional[_Iterable[_Union[ClassifiedItem, _Mapping]]] = ..., classification: _Optional[_Union[ClassificationInfo, _Mapping]] = ..., fitted: _Optional[_Iterable[_Union[Fitted, _Mapping]]] = ...) -> None: ...
+    reproducible: bool
+    def __init__(self, model: _Optional[str] = ..., version: _Optional[int] = ..., request_id: _Optional[str] = ..., timing: _Optional[_Union[Timing, _Mapping]] = ..., seed: _Optional[int] = ..., first: _Optional[int] = ..., items: _Optional[_Iterable[_Union[ClassifiedItem, _Mapping]]] = ..., classification: _Optional[_Union[ClassificationInfo, _Mapping]] = ..., fitted: _Optional[_Iterable[_Union[Fitted, _Mapping]]] = ..., reproducible: _Optional[bool] = ...) -> None: ...
 
 class CategoryProbabilities(_message.Message):
     __slots__ = ("probabilities",)
@@ -637,7 +649,7 @@ class ImputedColumns(_message.Message):
     def __init__(self, columns: _Optional[_Mapping[str, CategoryProbabilities]] = ...) -> None: ...
 
 class ImputeResponse(_message.Message):
-    __slots__ = ("model", "version", "request_id", "timing", "seed", "first", "rows", "probabilities", "images", "data", "classes", "fitted")
+    __slots__ = ("model", "version", "request_id", "timing", "seed", "first", "rows", "probabilities", "images", "data", "classes", "fitted", "reproducible")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
@@ -650,6 +662,7 @@ class ImputeResponse(_message.Message):
     DATA_FIELD_NUMBER: _ClassVar[int]
     CLASSES_FIELD_NUMBER: _ClassVar[int]
     FITTED_FIELD_NUMBER: _ClassVar[int]
+    REPRODUCIBLE_FIELD_NUMBER: _ClassVar[int]
     model: str
     version: int
     request_id: str
@@ -662,10 +675,11 @@ class ImputeResponse(_message.Message):
     data: Array
     classes: _containers.RepeatedScalarFieldContainer[str]
     fitted: _containers.RepeatedCompositeFieldContainer[Fitted]
-    def __init__(self, model: _Optional[str] = ..., version: _Optional[int] = ..., request_id: _Optional[str] = ..., timing: _Optional[_Union[Timing, _Mapping]] = ..., seed: _Optional[int] = ..., first: _Optional[int] = ..., rows: _Optional[_Iterable[_Union[Row, _Mapping]]] = ..., probabilities: _Optional[_Iterable[_Union[ImputedColumns, _Mapping]]] = ..., images: _Optional[_Iterable[bytes]] = ..., data: _Optional[_Union[Array, _Mapping]] = ..., classes: _Optional[_Iterable[str]] = ..., fitted: _Optional[_Iterable[_Union[Fitted, _Mapping]]] = ...) -> None: ...
+    reproducible: bool
+    def __init__(self, model: _Optional[str] = ..., version: _Optional[int] = ..., request_id: _Optional[str] = ..., timing: _Optional[_Union[Timing, _Mapping]] = ..., seed: _Optional[int] = ..., first: _Optional[int] = ..., rows: _Optional[_Iterable[_Union[Row, _Mapping]]] = ..., probabilities: _Optional[_Iterable[_Union[ImputedColumns, _Mapping]]] = ..., images: _Optional[_Iterable[bytes]] = ..., data: _Optional[_Union[Array, _Mapping]] = ..., classes: _Optional[_Iterable[str]] = ..., fitted: _Optional[_Iterable[_Union[Fitted, _Mapping]]] = ..., reproducible: _Optional[bool] = ...) -> None: ...
 
 class ModelSummary(_message.Message):
-    __slots__ = ("name", "version", "family", "description", "tasks", "endpoints", "state", "reason", "device", "note", "classes", "data", "default", "conditions")
+    __slots__ = ("name", "version", "family", "description", "tasks", "endpoints", "state", "reason", "device", "note", "classes", "data", "default", "conditions", "reproducible")
     NAME_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     FAMILY_FIELD_NUMBER: _ClassVar[int]
@@ -680,6 +694,7 @@ class ModelSummary(_message.Message):
     DATA_FIELD_NUMBER: _ClassVar[int]
     DEFAULT_FIELD_NUMBER: _ClassVar[int]
     CONDITIONS_FIELD_NUMBER: _ClassVar[int]
+    REPRODUCIBLE_FIELD_NUMBER: _ClassVar[int]
     name: str
     version: int
     family: str
@@ -694,7 +709,8 @@ class ModelSummary(_message.Message):
     data: str
     default: bool
     conditions: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, name: _Optional[str] = ..., version: _Optional[int] = ..., family: _Optional[str] = ..., description: _Optional[str] = ..., tasks: _Optional[_Iterable[str]] = ..., endpoints: _Optional[_Iterable[str]] = ..., state: _Optional[str] = ..., reason: _Optional[str] = ..., device: _Optional[str] = ..., note: _Optional[str] = ..., classes: _Optional[_Iterable[str]] = ..., data: _Optional[str] = ..., default: _Optional[bool] = ..., conditions: _Optional[_Iterable[str]] = ...) -> None: ...
+    reproducible: bool
+    def __init__(self, name: _Optional[str] = ..., version: _Optional[int] = ..., family: _Optional[str] = ..., description: _Optional[str] = ..., tasks: _Optional[_Iterable[str]] = ..., endpoints: _Optional[_Iterable[str]] = ..., state: _Optional[str] = ..., reason: _Optional[str] = ..., device: _Optional[str] = ..., note: _Optional[str] = ..., classes: _Optional[_Iterable[str]] = ..., data: _Optional[str] = ..., default: _Optional[bool] = ..., conditions: _Optional[_Iterable[str]] = ..., reproducible: _Optional[bool] = ...) -> None: ...
 
 class Model(_message.Message):
     __slots__ = ("summary", "manifest")

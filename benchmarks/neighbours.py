@@ -1,0 +1,180 @@
+"""Fast models beside a slow one that is asked for ten times what it can do: how much of their goodput do they keep.
+
+    python benchmarks/neighbours.py [--seconds 5] [--rounds 3] [--times 10] [--slow 1] [--tree FOLDER]
+
+Three kinds of models are served: `tiny` runs in place on the event loop, `small` runs some milliseconds in its thread, and `slow` takes a
+tenth of a second for a row (`--slow` of these). The load is open, from a client in a process of its own: `tiny` and `small` get requests at
+a fixed rate, a share of what they answer together when they are alone. In turns, they are alone, and beside slow models that each get
+`--times` as many requests as they can answer. An answer counts if it is a 200 within 300 ms for the fast ones. Prints a line for each model.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent.parent
+DEADLINE = 300  # milliseconds, of the fast models
+ROUNDS_OF_SLOW, ROUNDS_OF_SMALL = 5000.0, 150.0  # what a row of tests.foreign.looping takes: about 100 ms and 2 ms
+WARM = 0.5  # seconds that do not count
+
+
+class Client:
+    """Requests for one model over connections that are kept; HTTP/1.1, just enough of it."""
+
+    def __init__(self, port: int, model: str, rounds: float, deadline: int) -> None:
+        self.port, self.model, self.deadline = port, model, deadline
+        latents = [[rounds, *[0.0] * 5]]
+        body = json.dumps({"model": model, "latents": latents, "encoding": "array"}).encode()
+        head = (
+            "POST /sample HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nAccept: application/x-npy\r\n"
+            f"X-Deadline-Ms: {deadline}\r\nContent-Length: {len(body)}\r\n\r\n"
+        )
+        self.request = head.encode() + body
+        self.idle: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
+
+    async def ask(self) -> tuple[int, float]:
+        """Status (0 if there was none) and seconds."""
+        began = time.perf_counter()
+        try:
+            connection = self.idle.pop() if self.idle else await asyncio.open_connection("127.0.0.1", self.port)
+            reader, writer = connection
+            writer.write(self.request)
+            head = await reader.readuntil(b"\r\n\r\n")
+            await reader.readexactly(int(head.lower().split(b"content-length:")[1].split(b"\r\n")[0]))
+            self.idle.append(connection)
+            return int(head[9:12]), time.perf_counter() - began
+        except (OSError, asyncio.IncompleteReadError):
+            return 0, time.perf_counter() - began
+
+    async def capacity(self, seconds: float, connections: int) -> float:
+        """Answers a second to so many clients that wait for theirs."""
+        end, answered = time.perf_counter() + seconds, 0
+
+        async def one() -> None:
+            nonlocal answered
+            while time.perf_counter() < end:
+                status, _ = await self.ask()
+                answered += status == 200
+
+        began = time.perf_counter()
+        await asyncio.gather(*(one() for _ in range(connections)))
+        return answered / (time.perf_counter() - began)
+
+    async def offer(self, rate: float, seconds: float) -> dict[str, Any]:
+        """Requests at a fixed rate, whatever becomes of those before them."""
+        tasks, began = [], time.perf_counter()
+        count = int(rate * (seconds + WARM))
+        for number in range(count):
+            if (wait := began + number / rate - time.perf_counter()) > 0:
+                await asyncio.sleep(wait)
+            tasks.append(asyncio.create_task(self.ask()))
+        sent = time.perf_counter() - began
+        results = (await asyncio.gather(*tasks))[int(rate * WARM) :]
+        good = sorted(taken for status, taken in results if status == 200 and 1000 * taken <= self.deadline)
+        return {
+            "model": self.model, "offered": len(results) / (sent - WARM), "goodput": len(good) / (sent - WARM),
+            "p50": good[len(good) // 2] if good else None, "p99": good[int(0.99 * len(good))] if good else None,
+            "statuses": dict(Counter(status for status, _ in results)),
+        }  # fmt: skip
+
+
+async def measure(port: int, options: argparse.Namespace) -> list[dict[str, Any]]:
+    """Each round: the fast ones alone, then beside the slow ones."""
+    fast = [Client(port, "tiny", 1.0, DEADLINE), Client(port, "small", ROUNDS_OF_SMALL, DEADLINE)]
+    slow = [Client(port, f"slow{i}", ROUNDS_OF_SLOW, 2000) for i in range(options.slow)]
+    for client in (*fast, *slow):
+        await client.capacity(0.5, 1)
+    rates = options.rates or [
+        options.share * rate for rate in await asyncio.gather(*(client.capacity(2, 4) for client in fast))
+    ]
+    can = await slow[0].capacity(2, 1)
+    found = []
+    for _ in range(options.rounds):
+        for beside in (False, True):
+            tasks = [client.offer(rate, options.seconds) for client, rate in zip(fast, rates, strict=True)]
+            others = [client.offer(options.times * can, options.seconds) for client in slow] if beside else []
+            found += [{**one, "beside": beside} for one in await asyncio.gather(*tasks, *others)]
+            await asyncio.sleep(1)
+    return found
+
+
+def report(found: list[dict[str, Any]]) -> None:
+    print(
+        "| model | offered/s | alone: goodput/s | median, p99 ms | beside slow ones: goodput/s | median, p99 ms | kept | statuses |"
+    )
+    print("|---|---|---|---|---|---|---|---|")
+    for name in dict.fromkeys(one["model"] for one in found):
+        alone = [one for one in found if one["model"] == name and not one["beside"]]
+        beside = [one for one in found if one["model"] == name and one["beside"]]
+        cells = [name, f"{_median(beside, 'offered'):.1f}"]
+        for group in (alone, beside):
+            cells += (
+                [
+                    f"{_median(group, 'goodput'):.1f}",
+                    f"{1000 * _median(group, 'p50'):.1f}, {1000 * _median(group, 'p99'):.1f}",
+                ]
+                if group
+                else ["", ""]
+            )
+        kept = f"{_median(beside, 'goodput') / _median(alone, 'goodput'):.2f}" if alone else ""
+        print("|", " | ".join([*cells, kept, str(beside[-1]["statuses"])]), "|")
+
+
+def _median(group: list[dict[str, Any]], key: str) -> float:
+    return statistics.median(one[key] or 0.0 for one in group)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seconds", type=float, default=5)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--times", type=float, default=10, help="what is offered to a slow model over what it can do")
+    parser.add_argument(
+        "--share", type=float, default=0.25, help="what is offered to the fast ones over what they can do"
+    )
+    parser.add_argument("--rates", type=float, nargs=2, help="requests/s to the fast ones, instead of a share")
+    parser.add_argument("--slow", type=int, default=1, help="number of slow models")
+    parser.add_argument("--tree", type=Path, default=HERE)
+    parser.add_argument("--client", type=int, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.client:
+        print(json.dumps(asyncio.run(measure(options.client, options))))
+        return
+    sys.path[0] = str(HERE)
+    sys.path.append(str(HERE / "benchmarks"))
+    import serving
+
+    from tests import foreign
+
+    with tempfile.TemporaryDirectory() as folder:
+        root, port = Path(folder), serving.free_port()
+        foreign.write(root, name="tiny")
+        for name in ("small", *(f"slow{i}" for i in range(options.slow))):
+            foreign.write(root, foreign.looping, name=name)
+        os.chdir(options.tree)
+        service = serving.started(
+            [sys.executable, "-m", "service"], f"http://127.0.0.1:{port}/health/ready", MANIFOLD_PORT=str(port), MANIFOLD_GRPC_PORT="0",
+            MANIFOLD_MODELS_DIR=str(root), MANIFOLD_DEVICE="cpu", MANIFOLD_DEFAULT_MODEL="tiny",
+        )  # fmt: skip
+        try:
+            command = [sys.executable, str(Path(__file__).resolve()), *sys.argv[1:], "--client", str(port)]
+            found = json.loads(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout)
+        finally:
+            service.terminate()
+            service.wait(60)
+    report(found)
+
+
+if __name__ == "__main__":
+    main()

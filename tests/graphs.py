@@ -1,0 +1,90 @@
+"""Tiny ONNX graphs with a manifest written by hand, for what somebody else's graph may be like."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from onnx import TensorProto, helper, numpy_helper
+
+SIZE = 4
+FLOAT, HALF, INT64, INT32 = TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.INT64, TensorProto.INT32
+node = helper.make_node
+
+
+def value(name: str, kind: int = FLOAT, shape: Sequence[int | str] | None = ("B", SIZE)) -> Any:
+    """An input or output."""
+    return helper.make_tensor_value_info(name, kind, shape)
+
+
+def constant(name: str, content: Any) -> Any:
+    """An initializer."""
+    return numpy_helper.from_array(np.asarray(content), name)
+
+
+def write(
+    path: Path, nodes: Sequence[Any], inputs: Sequence[Any], outputs: Sequence[Any], constants: Sequence[Any] = (), *,
+    opset: int = 18, functions: Sequence[Any] = (),
+) -> None:  # fmt: skip
+    """Write a graph, as it is: nothing is checked."""
+    graph = helper.make_graph(list(nodes), "tiny", list(inputs), list(outputs), list(constants))
+    imports = [helper.make_opsetid("", opset), helper.make_opsetid("mine", 1), helper.make_opsetid("com.microsoft", 1)]
+    model = helper.make_model(graph, opset_imports=imports, ir_version=9, functions=list(functions))
+    path.write_bytes(model.SerializeToString())
+
+
+def turned(source: str, target: str) -> list[Any]:
+    """Nodes from (B, SIZE) to images (B, 1, 2, 2), and the constant that they need is `image`."""
+    return [node("Reshape", [source, "image"], [target])]
+
+
+IMAGE = constant("image", np.asarray([-1, 1, 2, 2], np.int64))
+
+
+def decoder(path: Path, middle: Sequence[Any], constants: Sequence[Any] = (), **options: Any) -> None:
+    """A graph from z (B, SIZE) to y (B, 1, 2, 2), by nodes from z to x."""
+    write(
+        path, [*middle, *turned("x", "y")], [value("z")], [value("y", shape=["B", 1, 2, 2])], [IMAGE, *constants], **options
+    )  # fmt: skip
+
+
+def manifest(**tasks: Any) -> dict[str, Any]:
+    """A manifest of images of 2 by 2; `decode` unless tasks are given."""
+    return {
+        "name": "tiny", "version": 1, "data": {"kind": "image", "height": 2, "width": 2, "channels": 1}, "latent": {"size": SIZE},
+        "tasks": tasks or {"decode": task()},
+    }  # fmt: skip
+
+
+def task(inputs: Sequence[Any] = (), outputs: Sequence[Any] = (), **more: Any) -> dict[str, Any]:
+    """A task; from the latent z to the image y unless it says otherwise."""
+    return {
+        "graph": "g.onnx",
+        "inputs": list(inputs) or [given("z", "latent", [SIZE])],
+        "outputs": list(outputs) or [{"role": "data", "name": "y", "shape": [1, 2, 2]}],
+        **more,
+    }
+
+
+def given(name: str, source: str, shape: Sequence[int], **more: Any) -> dict[str, Any]:
+    """An input of a task."""
+    return {"role": source, "name": name, "source": source, "shape": list(shape), **more}
+
+
+def folder(root: Path, content: dict[str, Any]) -> Path:
+    """The artifact's folder with its manifest, ROOT/tiny/1."""
+    made = root / "tiny/1"
+    made.mkdir(parents=True, exist_ok=True)
+    (made / "manifest.json").write_text(json.dumps(content))
+    return made
+
+
+def outside(name: str, location: str, content: np.ndarray) -> Any:
+    """An initializer whose values lie in a file."""
+    tensor = TensorProto(name=name, data_type=FLOAT, dims=content.shape, data_location=TensorProto.EXTERNAL)
+    for key, text in (("location", location), ("offset", "0"), ("length", str(content.nbytes))):
+        tensor.external_data.add(key=key, value=text)
+    return tensor
