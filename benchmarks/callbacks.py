@@ -392,6 +392,7 @@ def main() -> None:
         environment = {
             **os.environ, "MANIFOLD_PORT": str(port), "MANIFOLD_GRPC_PORT": str(rpc_port), "MANIFOLD_MODELS_DIR": str(models),
             "MANIFOLD_DEVICE": "cpu", "MANIFOLD_VERSIONS": "latest", "MANIFOLD_MEMORY_BYTES": str(options.budget),
+            "MANIFOLD_TRUST_LOOPBACK": "true",
         }  # fmt: skip
         command = [sys.executable, str(Path(__file__).resolve()), "--serve", str(found)]
         with (folder / "log").open("wb") as log:

@@ -231,12 +231,15 @@ def _header(source: IO[bytes], spec: TableSpec) -> tuple[bytes, list[str], str]:
     line = line_bytes.decode("utf-8").rstrip("\r")
 
     def names(delimiter: str) -> list[str]:
-        try:
-            return next(csv.reader(io.StringIO(line), delimiter=delimiter), [])
-        except csv.Error:  # all of a long line in one name: not that delimiter
-            return []
+        return next(csv.reader(io.StringIO(line), delimiter=delimiter), [])
 
-    delimiter = max(DELIMITERS, key=lambda each: len(set(names(each)) & set(spec.names)))
+    def known(delimiter: str) -> int:
+        try:
+            return len(set(names(delimiter)) & set(spec.names))
+        except csv.Error:  # all of a long line in one name: not that delimiter
+            return -1
+
+    delimiter = max(DELIMITERS, key=known)
     return head, names(delimiter), delimiter
 
 

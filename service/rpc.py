@@ -373,7 +373,8 @@ class Server:
         reflected = Reflection((*services, health.SERVICE_NAME, reflection.SERVICE_NAME))
         reflection_pb2_grpc.add_ServerReflectionServicer_to_server(reflected, added)
         server.add_generic_rpc_handlers((self.limits,))
-        host = f"[{self.settings.host}]" if ":" in self.settings.host else self.settings.host
+        name = self.settings.host.strip("[]")
+        host = f"[{name}]" if ":" in name else name
         self.port = self._listen(server, f"{host}:{port}")
         self._server, self._health = server, told
 

@@ -65,6 +65,17 @@ def test_the_service_imports_neither_torch_nor_training() -> None:
     assert done.stdout.strip() == "set()"
 
 
+def test_no_time_limit_depends_on_the_wall_clock() -> None:
+    """The clock may be set while the service runs: only times that are told, and the ages of files, come from it."""
+    told = {"service/tracing.py", "service/inference/core.py", "runtime/repository.py"}
+    for package in ("runtime", "service"):
+        for path in (ROOT / package).rglob("*.py"):
+            calls = {
+                ast.unparse(node.func) for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)
+            }
+            assert not calls & {"time.time", "time.time_ns"} or path.relative_to(ROOT).as_posix() in told, path
+
+
 def test_evaluation_needs_no_torch() -> None:
     code = "import sys, evaluation.session, evaluation.report, training.data; print({'torch', 'onnx', 'service'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
