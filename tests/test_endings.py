@@ -376,6 +376,7 @@ def test_an_output_that_cannot_be_written_is_said_before_the_work(
         assert done.exit_code == 1 and message in str(done.exception)
 
 
+@pytest.mark.slow
 def test_ctrl_c_is_status_130_and_leaves_no_file(tmp_path: Path) -> None:
     command = [
         sys.executable,
