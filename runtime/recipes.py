@@ -107,6 +107,10 @@ def _temperature(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= MAX_TEMPERATURE
 
 
+def _class(value: object) -> bool:
+    return isinstance(value, str) or _whole(0, MAX_SEED)(value)
+
+
 def _numbers(value: object) -> bool:
     return isinstance(value, list)
 
@@ -124,7 +128,7 @@ FIELDS: dict[str, tuple[Callable[[object], bool], str]] = {
     "seed": (_whole(0, MAX_SEED), "a seed, 0 to 2^63 - 1"),
     "item": (_whole(0, MAX_SEED), "an index, 0 to 2^63 - 1"),
     "prior": (_text(".{1,64}"), "the name of a prior"),
-    "class": (lambda value: isinstance(value, str | list), "a class, or a list of them"),
+    "class": (lambda value: all(map(_class, value if isinstance(value, list) else [value])), "a class, or a list of them"),
     "condition": (_numbers, "a list of numbers"),
     "latents": (_numbers, "a list of numbers"),
     "codes": (_numbers, "a list of whole numbers"),

@@ -41,7 +41,7 @@ SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 # label values that are known beforehand: each series begins at 0, so that Prometheus sees the first event as an increase
 INTERNAL = "internal"
 ERRORS = (*sorted(kind("").type for kind in STATUS), "method_not_allowed", INTERNAL)
-REFUSED = ("rows", "bytes", "wait", "rate", "bodies", "calls", "probes", "watches", "commands", "deadline", "stopping")
+REFUSED = ("rows", "bytes", "wait", "rate", "bodies", "commands", "calls", "probes", "watches", "deadline", "stopping")
 DENIED = ("unauthorized", "forbidden")
 CUT = ("slow_head", "slow_body", "slow_reader", "head_too_large", "malformed", "too_many", "bodies", "old_watch")
 P_VALUES = (0.0001, 0.001, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 0.8, 1.0)

@@ -128,6 +128,7 @@ def test_remake_of_a_picture_without_a_recipe(tmp_path: Path) -> None:
     assert "carries no recipe" in run("remake", str(path), ok=False).stderr
 
 
+@pytest.mark.slow
 def test_train_export_sample_by_command(tmp_path: Path) -> None:
     folder, models = tmp_path / "run", tmp_path / "models"
     settings = ["--set", "epochs=1", "--set", "latent_dim=3"]

@@ -297,7 +297,7 @@ def wrong(key: str, *values: Any) -> list[dict[str, Any]]:
         *wrong("temperature", 0, -1, float("nan"), float("inf"), "1", None, 10**400),
         *wrong("version", 0, -1, "1", "../..", None),
         *wrong("model", "../x", "/etc", 5, None),
-        *wrong("class", 5, ["1"] * 3, "nope", [None] * 4, {}, DEEP),
+        *wrong("class", 55, ["1"] * 3, "nope", [None] * 4, [True] * 4, {}, DEEP),
         *wrong("latents", 5, [], [[0.0] * 100_000] * 4, DEEP),
         *wrong("codes", 5, [], [[0]] * 4, [[[9999] * 7] * 7] * 4, [[[-1] * 7] * 7] * 4, [[[2**63] * 7] * 7] * 4, [[[0.5] * 7] * 7] * 4, DEEP),
         *wrong("condition", 5, [], ["a"], [[float("nan")] * 10] * 4, DEEP),
@@ -376,6 +376,7 @@ def test_an_output_that_cannot_be_written_is_said_before_the_work(
         assert done.exit_code == 1 and message in str(done.exception)
 
 
+@pytest.mark.slow
 def test_ctrl_c_is_status_130_and_leaves_no_file(tmp_path: Path) -> None:
     command = [
         sys.executable,

@@ -66,13 +66,14 @@ def test_the_service_imports_neither_torch_nor_training() -> None:
 
 
 def test_no_time_limit_depends_on_the_wall_clock() -> None:
-    """The clock may be set while the service runs: what it measures, it measures on the monotonic clock."""
+    """The clock may be set while the service runs: only times that are told, and the ages of files, come from it."""
+    told = {"service/tracing.py", "service/inference/core.py", "runtime/repository.py"}
     for package in ("runtime", "service"):
         for path in (ROOT / package).rglob("*.py"):
             calls = {
                 ast.unparse(node.func) for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)
             }
-            assert not calls & {"time.time", "time.time_ns"}, path
+            assert not calls & {"time.time", "time.time_ns"} or path.relative_to(ROOT).as_posix() in told, path
 
 
 def test_evaluation_needs_no_torch() -> None:

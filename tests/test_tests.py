@@ -10,7 +10,8 @@ import pytest
 
 OURS = {"runtime", "service", "training", "evaluation", "cli", "manifold_client", "benchmarks", "tests"}
 OF_PYTEST = {"tmp_path", "tmp_path_factory", "monkeypatch", "request", "capsys", "capfd", "caplog", "recwarn"}
-CHECKS = {"raises", "warns", "fail"}  # of pytest; numpy's begin with assert_
+CHECKS = {"raises", "warns", "fail"}  # of pytest; numpy's begin with assert_, and what begins with check_ raises
+OF_LIBRARIES = {"test_uvicorn"}  # contracts with what is not the project's, on purpose
 FILES = sorted(path for path in Path(__file__).parent.glob("test_*.py") if path != Path(__file__))
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
@@ -71,7 +72,9 @@ class Module:
     def checks(self, test: Function) -> bool:
         """Return whether the test asserts anything, itself or in a function that it calls."""
         for part in self.behind(test):
-            if isinstance(part, ast.Assert | ast.Raise) or (isinstance(part, ast.Name) and part.id in self.helpers):
+            if isinstance(part, ast.Assert | ast.Raise):
+                return True
+            if isinstance(part, ast.Name) and (part.id in self.helpers or part.id.startswith("check_")):
                 return True
             if isinstance(part, ast.Attribute) and (part.attr in CHECKS or part.attr.startswith("assert_")):
                 return True
@@ -117,14 +120,17 @@ def found(source: str) -> list[str]:
                 problems.append(f"{test.name}, line {part.lineno}: asserts what is always true")
             if isinstance(part, ast.Call) and isinstance(part.func, ast.Attribute) and part.func.attr == "raises":
                 kind = part.args[0] if part.args else None
-                if isinstance(kind, ast.Name) and kind.id in ("Exception", "BaseException"):
+                if isinstance(kind, ast.Name) and kind.id in ("Exception", "BaseException") and not part.keywords:
                     problems.append(f"{test.name}, line {part.lineno}: takes any exception, also one of the test's own")
     return problems
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_every_test_can_fail(path: Path) -> None:
-    assert found(path.read_text()) == []
+    problems = found(path.read_text())
+    if path.stem in OF_LIBRARIES:
+        problems = [problem for problem in problems if "runs nothing of the project" not in problem]
+    assert problems == []
 
 
 @pytest.mark.parametrize(

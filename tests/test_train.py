@@ -190,6 +190,7 @@ def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
         time.sleep(0.05)
 
 
+@pytest.mark.slow
 def test_kill_leaves_a_readable_checkpoint(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     with start(folder, 5000) as process:
@@ -203,6 +204,7 @@ def test_kill_leaves_a_readable_checkpoint(tmp_path: Path) -> None:
     assert runs.load_checkpoint(run.checkpoint)["position"]["step"] == position["step"] + 3
 
 
+@pytest.mark.slow
 def test_ctrl_c_finishes_the_step_and_saves(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     with start(folder, 5000) as process:

@@ -181,7 +181,6 @@ def test_the_address_that_was_connected_to_is_answered(root: Path) -> None:
     "hosts", ["http://box.example", "box.example:8000", "box.example/", "a b:1", "*.example", "[::1"]
 )
 def test_hosts_that_cannot_be_end_the_start(hosts: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("MANIFOLD_TESTS_SHARED", raising=False)
     monkeypatch.setenv("MANIFOLD_HOSTS", hosts)
     with pytest.raises(SettingsError, match=r"(?s)hosts.*is not a host name"):
         read()

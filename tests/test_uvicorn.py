@@ -143,11 +143,11 @@ def test_a_request_goes_its_way() -> None:
             await send({"type": "http.response.body", "body": b""})
 
         protocol, transport = await connected(app)
-        assert protocol.cycle is None and protocol.timeout_keep_alive_task is None
+        assert (protocol.cycle, protocol.timeout_keep_alive_task) == (None, None)
         assert protocol in protocol.connections
         protocol.data_received(HEAD)
-        first = protocol.cycle
-        assert isinstance(first, RequestResponseCycle)
+        first: Any = protocol.cycle
+        assert protocol.cycle.__class__ is RequestResponseCycle
         assert {name for name in OF_CYCLE if not hasattr(first, name)} == set()
         assert (protocol.url, dict(protocol.headers)[b"host"]) == (b"/a", b"here")
         assert first.more_body and not first.response_started and not first.response_complete

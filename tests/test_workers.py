@@ -177,6 +177,7 @@ def test_a_command_says_which_workers_did_not_answer(tmp_path: Path) -> None:
     until(lambda: not any(map(alive, pids)))
 
 
+@pytest.mark.slow
 def test_told_to_stop_all_end_also_one_that_stands_still(running: Running) -> None:
     pids = running.pids()
     os.kill(min(pids), signal.SIGSTOP)
