@@ -167,7 +167,7 @@ def test_calls_have_a_limit_over_both_transports(root: Path) -> None:
         assert refusals(service, "calls") == 2
         # whoever asks whether it is well is told
         assert httpx.get(f"{service.url}/health/live").status_code == 200
-        assert health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest()).status == 1
+        until(lambda: health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest()).status == 1)
         for stream in streams:
             stream.cancel()
         until(lambda: service.app.intake.calls.taken == 0)
