@@ -135,6 +135,13 @@ def status(answer: Any, field: str | None = None) -> int:
     return int(answer.status_code)
 
 
+@pytest.mark.parametrize("kind", ["image/png", "text/csv"])
+def test_a_query_of_many_fields_is_refused_before_it_is_read(kind: str, service: TestClient) -> None:
+    fields = "&".join(f"k{i}={i}" for i in range(65))
+    answer = service.post(f"/anomaly-score?{fields}", content=b"x", headers={"Content-Type": kind})
+    assert status(answer, "query") == 400
+
+
 @pytest.mark.parametrize(
     "text", [NINES, "0", "-1", "1.5", "1e3", "", " 5", "\u00b2", "0x10", "86400001", "5, 5", "nan"]
 )
