@@ -36,6 +36,14 @@ def free_port() -> int:
         return int(free.getsockname()[1])
 
 
+def answers(url: str) -> bool:
+    """Return whether something answers there with 200."""
+    try:
+        return httpx.get(url, verify=False).status_code == 200
+    except httpx.TransportError:
+        return False
+
+
 class Served:
     """`python -m service` on ports of loopback."""
 
