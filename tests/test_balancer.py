@@ -1,4 +1,4 @@
-"""What HAProxy passes on to the replicas, by the configuration that compose mounts. Skipped where HAProxy is not installed."""
+"""Requests that HAProxy passes on to replicas with the configuration that compose mounts. Skipped if HAProxy is not installed."""
 
 from __future__ import annotations
 

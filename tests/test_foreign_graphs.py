@@ -35,7 +35,7 @@ def check(folder: Path, *options: str) -> tuple[int, str]:
 
 
 def refused(folder: Path, *options: str) -> str:
-    """What `manifold check` says of an artifact that is refused."""
+    """Return what `manifold check` says of an artifact that is refused."""
     status, said = check(folder, *options)
     assert status == 1, said
     return said

@@ -26,6 +26,7 @@ from runtime.errors import InvalidValue, TooLarge
 from tests import tabled
 from tests.served import served, until
 from tests.tabled import HEADER, ROW
+from tests.test_bulk import scored
 
 MB = 2**20
 PEAK = 150 * MB  # of a process beyond what it takes to import everything
@@ -158,7 +159,7 @@ for path in sorted(pathlib.Path(sys.argv[2]).iterdir()):
 
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[str, int]]:
-    """What became of each file in a process of its own, and the bytes that this took at its peak."""
+    """Score each file in a process of its own. Return the result and the peak of memory in bytes, by name."""
     folder = tmp_path_factory.mktemp("bombs")
     for name, (kind, make, _) in BOMBS.items():
         (folder / f"{name}.{kind}").write_bytes(make())
@@ -235,11 +236,6 @@ def read(content: bytes, rows: int) -> list[tuple[Any, Any, Any]]:
     )
     names = ("kind", "weight", "price")
     return [row for chunk in found for row in zip(*(chunk.table[name].tolist() for name in names), strict=True)]
-
-
-def scored(model: Model, content: bytes, kind: str = "csv", rule: Rule | None = None, **options: Any) -> list[dict[str, Any]]:  # fmt: skip
-    parts = bulk.score(model, io.BytesIO(content), kind, rule or Rule(), **options)
-    return [json.loads(line) for part in parts for line in bulk.lines(part).splitlines()]
 
 
 def test_rows_with_a_long_cell_are_set_aside_and_the_rest_scored(model: Model) -> None:
@@ -366,7 +362,9 @@ def leave_http(service: Any, content: bytes, gate: Gate) -> None:
 
 def post_and_leave(service: Any, target: str, content: bytes, gate: Gate) -> None:
     """Send a file, and close the connection during its first chunk."""
-    head = f"POST {target} HTTP/1.1\r\nHost: localhost\r\nContent-Type: text/csv\r\nContent-Length: {len(content)}\r\n\r\n"
+    head = (
+        f"POST {target} HTTP/1.1\r\nHost: localhost\r\nContent-Type: text/csv\r\nContent-Length: {len(content)}\r\n\r\n"
+    )
     with socket.create_connection(("127.0.0.1", service.port), timeout=60) as client:
         client.sendall(head.encode() + content)
         until(lambda: gate.chunks == 1)
