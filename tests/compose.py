@@ -403,7 +403,8 @@ def on_gpu() -> None:
         url = f"http://127.0.0.1:{port}/health/ready"
         until(lambda: "loading" not in httpx.get(url).json()["models"].values(), "the models have been tried")
         answer = httpx.get(url).json()
-        if answer["status"] == "not ready" and not re.search("CUDA", answer["reason"]):
+        models = httpx.get(f"http://127.0.0.1:{port}/models").text
+        if answer["status"] == "not ready" and not re.search("CUDA", models):
             raise Failed(f"not ready without saying why: {answer['reason']}")
         say("GPU image", f"{answer['status']}: {(answer['reason'] or '')[:200]}")
     finally:

@@ -73,7 +73,8 @@ def looping(path: Path) -> None:
         helper.make_node("ReduceMax", ["z_in", "last"], ["largest"], keepdims=1),
         helper.make_node("Max", ["largest", "one"], ["rounds"]),
         helper.make_node("ReduceMax", ["rounds"], ["most"], keepdims=0),
-        helper.make_node("Cast", ["most"], ["trips"], to=TensorProto.INT64),
+        helper.make_node("Ceil", ["most"], ["whole"]),  # so that every row's own rounds are among them
+        helper.make_node("Cast", ["whole"], ["trips"], to=TensorProto.INT64),
         helper.make_node("MatMul", ["z_in", "w"], ["start"]),
         helper.make_node("Loop", ["trips", "", "start"], ["flat"], body=body),
         helper.make_node("Tanh", ["flat"], ["squashed"]),
