@@ -227,6 +227,8 @@ class Graph:
 
     nodes: list[Node] = field(default_factory=list)
     flags: dict[str, bool] = field(default_factory=dict)  # truth values that are constants, by name
+    inputs: list[str] = field(default_factory=list)
+    weights: set[str] = field(default_factory=set)  # names of initializers, which older files list among the inputs too
     outputs: list[str] = field(default_factory=list)
     scalars: set[str] = field(default_factory=set)  # inputs of rank 0
 
@@ -263,10 +265,12 @@ def _read_graph(data: Buffer, start: int, end: int, graph: Graph, depth: int) ->
             _add_node(graph, _read_node(data, a, b, depth))
         elif number == 5:
             name, flag = _read_tensor(data, a, b)
+            graph.weights.add(name)
             if flag is not None:
                 graph.flags[name] = flag
         elif number == 11:  # GraphProto.input
             name, is_scalar = _read_value(data, a, b)
+            graph.inputs.append(name)
             graph.scalars |= {name} if is_scalar else set()
         elif number == 12:  # output
             graph.outputs.append(_read_value(data, a, b)[0])

@@ -35,9 +35,11 @@ RECEIVING, WORKING, SENDING, ENDING = "receiving", "working", "sending", "ending
 FRAME = 16 * 1024  # bytes that a message may be over the body's limit, for its fields
 SMALL = 64 * 1024  # bytes of a message that is not counted, as HTTP does not count bodies of one piece
 PATIENCE = 1.0  # seconds without a message, after which a call makes room for others that have one
+IDLE_SECONDS = 600.0  # of a stream of inferences between two messages: clients of Triton open one and keep it
 WATCHES = 256  # streams of health and of reflection, which need no key
 WATCH_SECONDS = 3600.0  # of one of them
 
+INFERENCES = "/inference.GRPCInferenceService/ModelStreamInfer"
 WATCHING = ("/grpc.health.v1.Health/Watch", "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo")
 PROBES = (
     "/grpc.health.v1.Health/Check",
@@ -260,10 +262,9 @@ class Limits(grpc.GenericRpcHandler):  # type: ignore[misc]
         now = time.monotonic()
         for call in list(self.open):
             waited = now - call.since
-            if call.phase == RECEIVING and waited > self.settings.receive_seconds:
-                self._end(
-                    call, DeadlineExceeded(f"No message came within {self.settings.receive_seconds:g} s."), "slow_body"
-                )
+            silence = IDLE_SECONDS if call.method == INFERENCES else self.settings.receive_seconds
+            if call.phase == RECEIVING and waited > silence:
+                self._end(call, DeadlineExceeded(f"No message came within {silence:g} s."), "slow_body")
             elif call.phase in (SENDING, ENDING) and waited > self.settings.send_seconds:
                 error = DeadlineExceeded(f"Nothing of the answer was read within {self.settings.send_seconds:g} s.")
                 self._end(call, error, "slow_reader")

@@ -117,17 +117,37 @@ def test_a_message_that_does_not_come_is_not_waited_for(service: Served, channel
     ("method", "code"),
     [
         ("/manifold.v1.Manifold/AnomalyScoreFile", CODE.DEADLINE_EXCEEDED),
-        ("/inference.GRPCInferenceService/ModelStreamInfer", CODE.UNAVAILABLE),
+        (limits.INFERENCES, CODE.UNAVAILABLE),
         ("/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo", CODE.DEADLINE_EXCEEDED),
     ],
 )
 def test_a_silent_stream_ends_with_a_status(
-    method: str, code: grpc.StatusCode, service: Served, channel: grpc.Channel
+    method: str, code: grpc.StatusCode, service: Served, channel: grpc.Channel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(limits, "IDLE_SECONDS", RECEIVE)
     with silence() as nothing:
         call = channel.stream_stream(method)(nothing(), timeout=60)
         assert code_of(call) is code
         assert call.details() == f"No message came within {RECEIVE:g} s."
+    until(lambda: is_empty(service))
+
+
+def test_a_stream_of_inferences_may_be_silent_for_longer(service: Served, channel: grpc.Channel) -> None:
+    """A client of Triton opens one, and sends when it has something to send."""
+    go = threading.Event()
+
+    def requests() -> Iterator[inference_pb2.ModelInferRequest]:
+        go.wait(60)
+        yield inference_pb2.ModelInferRequest(model_name="nothing", id="late")
+
+    with silence() as nothing:
+        late = inference_pb2_grpc.GRPCInferenceServiceStub(channel).ModelStreamInfer(requests(), timeout=60)
+        assert (
+            code_of(channel.stream_stream("/manifold.v1.Manifold/AnomalyScoreFile")(nothing(), timeout=60))
+            is CODE.DEADLINE_EXCEEDED
+        )
+        go.set()
+        assert next(late).infer_response.id == "late"
     until(lambda: is_empty(service))
 
 
@@ -167,7 +187,7 @@ def test_calls_have_a_limit_over_both_transports(root: Path) -> None:
         assert refusals(service, "calls") == 2
         # whoever asks whether it is well is told
         assert httpx.get(f"{service.url}/health/live").status_code == 200
-        assert health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest()).status == 1
+        until(lambda: health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest()).status == 1)
         for stream in streams:
             stream.cancel()
         until(lambda: service.app.intake.calls.taken == 0)
