@@ -108,7 +108,13 @@ def _temperature(value: object) -> bool:
 
 
 def _class(value: object) -> bool:
-    return isinstance(value, str) or _whole(0, MAX_SEED)(value)
+    return isinstance(value, str) or _whole(0, MAX_SEED)(value) or _weights(value)
+
+
+def _weights(value: object) -> bool:
+    return isinstance(value, dict) and all(
+        isinstance(weight, int | float) and not isinstance(weight, bool) for weight in value.values()
+    )
 
 
 def _numbers(value: object) -> bool:
@@ -128,7 +134,7 @@ FIELDS: dict[str, tuple[Callable[[object], bool], str]] = {
     "seed": (_whole(0, MAX_SEED), "a seed, 0 to 2^63 - 1"),
     "item": (_whole(0, MAX_SEED), "an index, 0 to 2^63 - 1"),
     "prior": (_text(".{1,64}"), "the name of a prior"),
-    "class": (lambda value: all(map(_class, value if isinstance(value, list) else [value])), "a class, or a list of them"),
+    "class": (lambda value: all(map(_class, value if isinstance(value, list) else [value])), "a class, weights by class, or a list of them"),
     "condition": (_numbers, "a list of numbers"),
     "latents": (_numbers, "a list of numbers"),
     "codes": (_numbers, "a list of whole numbers"),

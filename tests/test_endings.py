@@ -376,7 +376,16 @@ def test_an_output_that_cannot_be_written_is_said_before_the_work(
         assert done.exit_code == 1 and message in str(done.exception)
 
 
+@pytest.fixture
+def _interruptible() -> Iterator[None]:
+    """SIGINT as a terminal's programs have it: a shell starts programs in the background with the signal ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.slow
+@pytest.mark.usefixtures("_interruptible")
 def test_ctrl_c_is_status_130_and_leaves_no_file(tmp_path: Path) -> None:
     command = [
         sys.executable,
@@ -399,6 +408,7 @@ def test_ctrl_c_is_status_130_and_leaves_no_file(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == []
 
 
+@pytest.mark.usefixtures("_interruptible")
 def test_a_library_that_turns_ctrl_c_into_another_error(monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted() -> None:
         try:
@@ -407,12 +417,8 @@ def test_a_library_that_turns_ctrl_c_into_another_error(monkeypatch: pytest.Monk
             raise ImportError("initialization failed") from None
 
     monkeypatch.setattr(cli, "app", interrupted)
-    before = signal.getsignal(signal.SIGINT)
-    try:
-        with pytest.raises(SystemExit) as caught:
-            cli.main()
-    finally:
-        signal.signal(signal.SIGINT, before)
+    with pytest.raises(SystemExit) as caught:
+        cli.main()
     assert caught.value.code == 130
 
 

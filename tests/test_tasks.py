@@ -89,7 +89,7 @@ REFUSED: list[tuple[str, str, dict[str, Any], dict[str, Any], str]] = [
     ("mnist-vae", "decode", {"latent": np.zeros((1, 20), np.float32)}, {"first": 1}, "seed: mnist-vae.decode draws nothing"),
     ("mnist-vae", "decode", {"latent": np.zeros((1, 20), np.float32)}, {"prior": "normal"}, "prior: there is no latent to draw"),
     ("mnist-vae", "decode", {"latent": np.zeros((1, 20), np.float32)}, {"temperature": 0.5}, "temperature: it changes nothing"),
-    ("mnist-vae", "decode", {}, {"temperature": 0.0}, "temperature: a number above 0"),
+    ("mnist-vae", "decode", {}, {"temperature": 0.0}, "temperature: 0.0 is not between 0.01 and 100"),
     ("mnist-vae", "decode", {}, {"classes": "3"}, "mnist-vae is not conditional"),
     ("mnist-vae", "decode", {}, {"seed": 2**63}, "seed: .* is not between 0 and"),
     ("mnist-vae", "decode", {}, {"prior": "nope"}, "prior: mnist-vae has no 'nope'"),
