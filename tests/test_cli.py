@@ -147,9 +147,9 @@ def test_train_export_sample_by_command(tmp_path: Path) -> None:
         "--quiet",
     )
     assert "done" in run("resume", str(folder), "--device", "cpu").stdout
-    assert run("export", str(folder), "--name", "mine", "--models", str(models)).stdout.strip() == str(
-        models / "mine/1"
-    )
+    assert run(
+        "export", str(folder), "--name", "mine", "--format", "torchscript", "--models", str(models)
+    ).stdout.strip() == str(models / "mine/1")
     assert "good: decode, encode, score" in run("check", str(models / "mine")).stdout
     run("sample", "mine", "-n", "4", "--models", str(models), "-o", str(tmp_path / "s.png"))
     assert codecs.read_recipe((tmp_path / "s.png").read_bytes())["model"] == "mine"
