@@ -58,8 +58,9 @@ def of_onnx(path: Path, outputs: Collection[str]) -> Chance:
         return NONE
     content = onnx_file.read(path)
     found: dict[str, dict[str, None]] = {"draws": {}, "unsure": {}, "mixes": {}}
+    followed: set[tuple[str, str]] = set()
     for node in _needed(content.graph, outputs):
-        _judge(node, [content.graph.flags], content, found, ())
+        _judge(node, [content.graph.flags], content, found, followed)
     return Chance(**{kind: tuple(names) for kind, names in found.items()})
 
 
@@ -95,19 +96,24 @@ def _judge(
     scopes: list[Mapping[str, bool]],
     content: Content,
     found: dict[str, dict[str, None]],
-    within: tuple[tuple[str, str], ...],
+    followed: set[tuple[str, str]],
 ) -> None:
-    """Add what a node says, with the graphs within it and the function that it calls. `scopes` hold the constants that it sees."""
+    """Add what a node says, with the graphs within it and the function that it calls.
+
+    `scopes` hold the constants that it sees. Each function is followed once: it says the same wherever it is called.
+    """
     called = (node.domain, node.op)
-    if called in content.functions and called not in within:
+    if called in content.functions:
         function = content.functions[called]
-        for inner in function.nodes:
-            _judge(inner, [function.flags], content, found, (*within, called))
+        nodes = [] if called in followed else function.nodes
+        followed.add(called)
+        for inner in nodes:
+            _judge(inner, [function.flags], content, found, followed)
     elif node.domain in STANDARD and (kind := _kind(node, scopes)):
         found[kind][node.op] = None
     for graph in node.inner:
         for inner in graph.nodes:
-            _judge(inner, [graph.flags, *scopes], content, found, within)
+            _judge(inner, [graph.flags, *scopes], content, found, followed)
 
 
 def _kind(node: Node, scopes: list[Mapping[str, bool]]) -> str | None:
