@@ -171,7 +171,7 @@ class Sample:
 
     @property
     def data(self) -> NDArray[np.float32]:
-        """The rows that are in the sample."""
+        """Return the rows that are in the sample."""
         return self._rows[: self.seen]
 
 

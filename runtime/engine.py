@@ -69,7 +69,7 @@ class Model:
         return self._run(task, self.manifest.tasks[task], inputs)
 
     def has_fixed_cost(self, task: str) -> bool:
-        """Whether the shapes of a task's inputs bound its time, whatever the values are."""
+        """Return whether the shapes of a task's inputs bound its time, whatever the values are."""
         return bool(getattr(self.graphs[task], "fixed_cost", False)) and not self.manifest.tasks[task].is_sampler
 
     def strange(self, role: str) -> InvalidValue:
@@ -220,7 +220,7 @@ class Model:
 
 
 def joined(pieces: Sequence[Mapping[str, Array]]) -> dict[str, Array]:
-    """Arrays by role of several runs as those of one."""
+    """Return the arrays by role of several runs as those of one."""
     if len(pieces) == 1:
         return dict(pieces[0])
     return {role: np.concatenate([piece[role] for piece in pieces]) for role in pieces[0]}

@@ -1,4 +1,4 @@
-"""Whether the shapes of an ONNX graph's inputs bound its time, whatever the values in them are.
+"""A test of ONNX graphs: do the shapes of the inputs bound the time, whatever the values in them are?
 
 A graph whose loops, branches or sizes depend on values may take a microsecond for one input and a minute for another one of the same shape.
 Such a graph is found by following the inputs' values through its nodes: the cost depends on them if they reach what controls a loop, a

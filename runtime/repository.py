@@ -165,7 +165,7 @@ def records(folder: Path) -> dict[str, FileRecord]:
 
 
 def _inside(folder: Path, name: str) -> bool:
-    """Whether a file lies in the folder once links are followed."""
+    """Return whether a file lies in the folder once links are followed."""
     path = folder / name
     return ("/" not in name and not path.is_symlink()) or path.resolve().is_relative_to(folder.resolve())
 
@@ -310,7 +310,7 @@ def seal(folder: Path, drawing: Collection[str] = ()) -> Manifest:
 
 @contextmanager
 def staging(root: Path, name: str) -> Iterator[Path]:
-    """A temporary folder on the repository's own disk, removed unless it was published. What killed commands left behind is removed first."""
+    """Yield a temporary folder on the repository's own disk, removed unless it was published. Folders that killed commands left are removed first."""
     root.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as stack:
         with locked(root):  # so that nobody sweeps the folder before its lock is held
