@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from runtime import batches, completion, golden, operations, repository
 from runtime import manifest as manifests
-from runtime.backends import DEVICES, Graph, open_backend
+from runtime.backends import DEVICES, Graph, OnnxGraph, open_backend
 from runtime.errors import ArtifactError, GraphError, InvalidValue, UnsupportedTask, shown
 from runtime.manifest import InputSpec, Manifest, TaskSpec
 from runtime.operations import Run
@@ -123,6 +123,8 @@ class Model:
                 trim({tensor.graph_name: example[tensor.role] for tensor in task.inputs})
             if rows is None:
                 self._told_apart(name, task, 4)
+                if isinstance(graph := self.graphs[name], OnnxGraph):
+                    graph.divided = False  # by time: the same request would give other bits on a busier machine
             elif rows > task.min_rows:
                 tasks = {**self.manifest.tasks, name: padded(self.manifest.tasks[name], rows)}
                 self.manifest = self.manifest.model_copy(update={"tasks": tasks})
