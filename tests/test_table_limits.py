@@ -11,6 +11,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ from runtime import bulk, files
 from runtime import parquet as limits
 from runtime.decisions import Rule
 from runtime.engine import Model, load
-from runtime.errors import InvalidValue, TooLarge
+from runtime.errors import InvalidValue, Malformed, TooLarge
 from tests import tabled
 from tests.served import served, until
 from tests.tabled import HEADER, ROW
@@ -96,6 +97,12 @@ def footer_of_claims() -> bytes:
     return b"PAR1" + footer + len(footer).to_bytes(4, "little") + b"PAR1"
 
 
+def footer_of_numbers() -> bytes:
+    """A list of 8 million numbers, each of which would take a step."""
+    footer = b"\x15\x02\x19\xf5" + b"\x80\xa4\xe8\x03" + bytes(8_000_000) + b"\0"
+    return b"PAR1" + footer + len(footer).to_bytes(4, "little") + b"PAR1"
+
+
 def many_rows() -> bytes:
     return written(table(repeated("purple", 60_000)), row_group_size=60_000)
 
@@ -109,6 +116,7 @@ BOMBS: dict[str, tuple[str, Callable[[], bytes], str]] = {
     "delta": ("parquet", delta_bomb, "Malformed: .*encoding that is not read"),
     "large footer": ("parquet", large_footer, "TooLarge: .*its footer has"),
     "footer of claims": ("parquet", footer_of_claims, "Malformed: .*"),
+    "footer of numbers": ("parquet", footer_of_numbers, "TooLarge: .*its footer has more than"),
     "many rows": ("parquet", many_rows, "60000 scored, 0 invalid"),
     "a long cell": ("csv", lambda: HEADER + b"1," + b"x" * 540_000 + b",70\n" + ROW * 2000, "2000 scored, 1 invalid: kind: a cell of 540000"),
     "long cells": ("csv", lambda: HEADER + (b"1," + b"x" * 5000 + b",70\n" + ROW) * 2000, "2000 scored, 2000 invalid"),
@@ -258,6 +266,22 @@ def test_pages_of_text_that_a_batch_touches_are_bounded() -> None:
     rows = file.check(0, 2048)
     assert 256 <= rows <= 512
     assert sum(batch.num_rows for batch in file.batches(2048)) == 2000
+
+
+def test_pages_without_values_end_the_work() -> None:
+    file = limits.File(io.BytesIO(written(table(["small"] * 10))), None, 4096)
+    header = bytes(
+        [0x15, 0, 0x15, 0, 0x15, 0, 0x2C, 0x15, 0, 0x15, 0, 0x15, 6, 0x15, 6, 0, 0]
+    )  # of a page of no values
+    file.source, file.size = io.BytesIO(header * 1000), len(header) * 1000
+    about = SimpleNamespace(
+        num_values=10, total_compressed_size=file.size, data_page_offset=0, has_dictionary_page=False, physical_type="DOUBLE",
+        path_in_schema="price",
+    )  # fmt: skip
+    with pytest.raises(Malformed, match="column 'price' has more pages than values"):
+        file._pages(about, 0, 10)
+    with pytest.raises(Malformed, match="column 'price' has 10 values for 9 rows"):
+        file._pages(about, 0, 9)
 
 
 def test_the_heaviest_batch_is_found() -> None:
