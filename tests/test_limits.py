@@ -109,6 +109,13 @@ def test_a_message_that_does_not_come_is_not_waited_for(service: Served, channel
     assert is_well(service)
 
 
+@pytest.mark.parametrize("method", [SAMPLE, "/manifold.v1.Manifold/SampleStream", "/grpc.health.v1.Health/Check"])
+def test_a_call_that_ends_without_a_message_gets_a_status(channel: grpc.Channel, method: str) -> None:
+    with pytest.raises(grpc.RpcError) as failure:
+        list(channel.stream_stream(method)(iter(()), timeout=20))
+    assert (failure.value.code(), failure.value.details()) == (CODE.INVALID_ARGUMENT, limits.NO_MESSAGE)
+
+
 @pytest.mark.parametrize(
     ("method", "code"),
     [
