@@ -35,6 +35,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import traceback
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -82,42 +83,44 @@ class Contexts:
     def __init__(self, path: Path) -> None:
         import coverage
 
-        self.path, self.coverage = (
-            path,
-            coverage.Coverage(
-                data_file=None, source=[str(ROOT / name) for name in ("runtime", "training", "evaluation")]
-            ),
-        )
+        packages = [str(ROOT / name) for name in ("runtime", "training", "evaluation")]
+        self.path, self.coverage = path, coverage.Coverage(data_file=None, source=packages)
+        self.coverage.set_option("run:disable_warnings", ["no-data-collected", "couldnt-parse", "module-not-imported"])
         self.found: dict[str, dict[str, Any]] = {}
-        self.setups: dict[str, dict[str, list[int]]] = {}
         self.coverage.start()
 
+    def pytest_runtest_setup(self, item: Any) -> None:
+        self.coverage.switch_context(f"setup|{item.nodeid}")
+
+    def pytest_runtest_call(self, item: Any) -> None:
+        self.coverage.switch_context(f"call|{item.nodeid}")
+
     def pytest_runtest_logreport(self, report: Any) -> None:
-        lines = self._lines()
         test = self.found.setdefault(report.nodeid, {"seconds": 0.0, "passed": True, "lines": {}})
         test["seconds"] += report.duration
         test["passed"] &= report.outcome == "passed"
-        if (
-            report.when == "setup"
-        ):  # also of fixtures that this test is the first of its file to ask for: the others use them too
-            of_file = self.setups.setdefault(report.nodeid.split("::")[0], {})
-            _add(of_file, lines)
-        _add(test["lines"], lines)
 
     def pytest_sessionfinish(self) -> None:
         self.coverage.stop()
-        for name, test in self.found.items():
-            _add(test["lines"], self.setups.get(name.split("::")[0], {}))
-        self.path.write_text(json.dumps(self.found))
-
-    def _lines(self) -> dict[str, list[int]]:
-        """The lines that ran since the last call."""
-        self.coverage.stop()
         data = self.coverage.get_data()
-        found = {str(Path(file).relative_to(ROOT)): sorted(data.lines(file) or ()) for file in data.measured_files()}
-        self.coverage.erase()
-        self.coverage.start()
-        return {file: lines for file, lines in found.items() if lines}
+        setups: dict[str, dict[str, list[int]]] = defaultdict(dict)
+        for path in data.measured_files():
+            file = str(Path(path).relative_to(ROOT))
+            lines: dict[str, list[int]] = defaultdict(list)
+            for line, contexts in data.contexts_by_lineno(path).items():
+                for context in contexts:
+                    lines[context].append(line)
+            for context, numbers in lines.items():
+                when, _, name = context.partition("|")
+                if name in self.found:
+                    _add(self.found[name]["lines"], {file: numbers})
+                if (
+                    when == "setup"
+                ):  # of fixtures that this test is the first of its file to ask for: the others use them too
+                    _add(setups[name.split("::")[0]], {file: numbers})
+        for name, test in self.found.items():
+            _add(test["lines"], setups[name.split("::")[0]])
+        self.path.write_text(json.dumps(self.found))
 
 
 def _add(to: dict[str, list[int]], lines: dict[str, list[int]]) -> None:
@@ -192,10 +195,12 @@ class Coverage:
 
     def of(self, mutant: Mutant) -> list[str]:
         """The tests that run the mutant's lines, first one of each test function, the most specific first."""
-        if mutant.function:
-            names = {name for line in mutant.lines for name in self.by_line.get((mutant.file, line), ())}
-        else:  # of the module: run when it was imported
-            names = {name for (file, _), found in self.by_line.items() if file == mutant.file for name in found}
+        names = {
+            name
+            for (file, line), found in self.by_line.items()
+            if file == mutant.file and line in mutant.lines
+            for name in found
+        }
         ordered = sorted(names, key=lambda name: (self.tests[name]["size"], self.tests[name]["seconds"], name))
         turn: Counter[str] = Counter()
         keyed = []
@@ -291,9 +296,26 @@ def _child(folder: Path, tests: Sequence[str], options: Sequence[str], cpu: floa
         import runtime
 
         assert Path(runtime.__file__ or "").is_relative_to(folder), "the project itself would be tested"
-        code = int(pytest.main(["-x", "-q", "-p", "no:cacheprovider", "--tb=short", *options, *tests]))
-        sys.stdout.flush()
+        code = int(
+            pytest.main(
+                [
+                    "-x",
+                    "-q",
+                    "-p",
+                    "no:cacheprovider",
+                    "--tb=short",
+                    "-W",
+                    "ignore::pytest.PytestAssertRewriteWarning",
+                    *options,
+                    *tests,
+                ]
+            )
+        )
+    except BaseException:
+        traceback.print_exc()
     finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
         os._exit(code)
 
 
@@ -384,7 +406,7 @@ def run(store: Path, mutants: Sequence[Mutant], *, done: set[str]) -> None:
             print(
                 number,
                 found["status"],
-                f"{mutant.file}:{mutant.lines[0]}",
+                f"{mutant.file}:{mutant.line}",
                 mutant.kind,
                 found.get("by", ""),
                 flush=True,
@@ -418,7 +440,7 @@ def verify(store: Path) -> None:
 def report(store: Path, mutants: Sequence[Mutant]) -> None:
     """Print the score, by kind and package, and every survivor."""
     known, keys = results(store), {mutant.key: mutant for mutant in mutants}
-    found = [{**known[key], "line": mutant.lines[0]} for key, mutant in keys.items() if key in known]
+    found = [{**known[key], "line": mutant.line} for key, mutant in keys.items() if key in known]
     judged = [record for record in found if record["status"] != "equivalent"]
     killed = sum(record["status"] == "killed" for record in judged)
     print(f"{len(found)} of {len(mutants)} mutants: {dict(Counter(record['status'] for record in found))}")

@@ -11,7 +11,7 @@ from __future__ import annotations
 import ast
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 COMPARISONS: dict[type[ast.cmpop], tuple[type[ast.cmpop], ...]] = {
@@ -48,7 +48,8 @@ class Mutant:
 
     file: str
     function: str  # the qualified name; empty in the module itself
-    lines: range
+    line: int
+    lines: range  # a test that runs one of these may tell the difference
     kind: str
     before: str  # the text that is changed
     after: str
@@ -59,7 +60,7 @@ class Mutant:
 
     def record(self) -> dict[str, Any]:
         """Return what a result says of the mutant."""
-        about = {"key": self.key, "file": self.file, "line": self.lines[0], "function": self.function}
+        about = {"key": self.key, "file": self.file, "line": self.line, "function": self.function}
         return {**about, "kind": self.kind, "before": self.before, "after": self.after}
 
     @property
@@ -85,44 +86,54 @@ def of_file(file: str, source: str) -> Iterator[Mutant]:
         starts.append(starts[-1] + len(line))
     whole = source.encode()
     seen: dict[str, int] = {}
-    for function, node, kind, after in _changes(ast.parse(source)):
+    for scope, node, kind, after in _changes(ast.parse(source)):
         begin, end = starts[node.lineno - 1] + node.col_offset, starts[node.end_lineno - 1] + node.end_col_offset
         before = whole[begin:end].decode()
         changed = (whole[:begin] + after.encode() + whole[end:]).decode()
         text = lines[node.lineno - 1].decode().strip()
-        place = digest(file, function, text)
+        place = digest(file, scope.function, text)
         name = f"{place}{node.col_offset - (len(lines[node.lineno - 1]) - len(lines[node.lineno - 1].lstrip()))}{kind}{after}"
         seen[name] = seen.get(name, 0) + 1  # the same line may be in a function twice
         key = digest(name, str(seen[name]))
         yield Mutant(
-            file,
-            function,
-            range(node.lineno, node.end_lineno + 1),
-            kind,
-            before,
-            after,
-            f"{place}.{seen[name]}",
-            key,
-            source,
-            changed,
-        )
+            file, scope.function, node.lineno, scope.lines or range(scope.statement, node.end_lineno + 1),
+            kind, before, after, f"{place}.{seen[name]}", key, source, changed,
+        )  # fmt: skip
 
 
-def _changes(tree: ast.Module) -> Iterator[tuple[str, Any, str, str]]:
-    """Yield (function, node, kind, text in its place)."""
-    waiting: list[tuple[ast.AST, str]] = [(tree, "")]
+@dataclass(frozen=True)
+class _Scope:
+    """Where a node is: in which function or class, from which line its statement begins, and the lines whose tests use what is defined there."""
+
+    function: str = ""
+    statement: int = 0
+    lines: range | None = (
+        None  # of the function or class; None in a function's body, where the statement's own lines tell which tests run it
+    )
+
+
+def _changes(tree: ast.Module) -> Iterator[tuple[_Scope, Any, str, str]]:
+    """Yield (scope, node, kind, text in its place)."""
+    waiting: list[tuple[ast.AST, _Scope]] = [(tree, _Scope(lines=range(10**9)))]
     while waiting:
-        node, function = waiting.pop()
-        if function == "Config" or _is_preset(node):
+        node, scope = waiting.pop()
+        if scope.function == "Config" or _is_preset(node):
             continue
-        for kind, target, after in _of_node(node, function):
-            yield function, target, kind, after
-        inner = (
-            f"{function}.{node.name}".lstrip(".")
-            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)
-            else function
-        )
-        waiting += [(child, inner) for child in reversed(list(_children(node)))]
+        if isinstance(node, ast.stmt):
+            scope = replace(scope, statement=node.lineno)
+        for kind, target, after in _of_node(node, scope.function):
+            yield scope, target, kind, after
+        for child in reversed(list(_children(node))):
+            waiting.append((child, _inner(scope, node, child)))
+
+
+def _inner(scope: _Scope, node: ast.AST, child: ast.AST) -> _Scope:
+    """The scope of a node's child. A body runs when the function is called; defaults and what is in a class run when the module is imported."""
+    if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+        return scope
+    name = f"{scope.function}.{node.name}".lstrip(".")
+    runs = isinstance(child, ast.stmt) and not isinstance(node, ast.ClassDef)
+    return _Scope(name, scope.statement, None if runs else range(node.lineno, (node.end_lineno or node.lineno) + 1))
 
 
 def _is_preset(node: ast.AST) -> bool:

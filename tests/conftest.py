@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import shutil
+import signal
 import tempfile
 import time
 from collections.abc import Iterator
@@ -116,6 +117,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def pytest_configure(config: pytest.Config) -> None:
     """Make the folder of what tests share, unless this is a worker of pytest-xdist: those have it from the process that started them."""
     shared.fast = config.getoption("--fast")
+    if (
+        signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    ):  # so in the background of a shell; processes that tests start would inherit it
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     if not hasattr(config, "workerinput"):
         os.environ[shared.FOLDER] = tempfile.mkdtemp(prefix="manifold-tests-")
 

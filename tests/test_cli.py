@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -62,6 +63,21 @@ def test_sheets_and_remakes_are_the_same_bytes(tmp_path: Path) -> None:
     made = runner.invoke(cli.app, ["remake", str(picture), "--models", str(SHIPPED)])
     assert "the same bytes" in made.output
     assert (tmp_path / "a.remade.png").read_bytes() == picture.read_bytes()
+
+
+def test_a_sheet_may_go_to_a_pipe_and_through_a_link(tmp_path: Path) -> None:
+    pipe, link = tmp_path / "pipe", tmp_path / "link.png"
+    os.mkfifo(pipe)
+    link.symlink_to(tmp_path / "target.png")
+    descriptor = os.open(pipe, os.O_RDWR)  # the sheet fits into the pipe's buffer
+    arguments = ["sample", "mnist-autoencoder", "-n", "1", "--models", str(SHIPPED), "-o"]
+    for out in (pipe, link):
+        done = CliRunner().invoke(cli.app, [*arguments, str(out)])
+        assert done.exit_code == 0, done.output
+    assert pipe.is_fifo()
+    assert link.is_symlink()
+    assert os.read(descriptor, 65536) == (tmp_path / "target.png").read_bytes()
+    os.close(descriptor)
 
 
 def test_a_sheet_of_rows_is_a_csv(tmp_path: Path) -> None:
@@ -147,9 +163,9 @@ def test_train_export_sample_by_command(tmp_path: Path) -> None:
         "--quiet",
     )
     assert "done" in run("resume", str(folder), "--device", "cpu").stdout
-    assert run("export", str(folder), "--name", "mine", "--models", str(models)).stdout.strip() == str(
-        models / "mine/1"
-    )
+    assert run(
+        "export", str(folder), "--name", "mine", "--format", "torchscript", "--models", str(models)
+    ).stdout.strip() == str(models / "mine/1")
     assert "good: decode, encode, score" in run("check", str(models / "mine")).stdout
     run("sample", "mine", "-n", "4", "--models", str(models), "-o", str(tmp_path / "s.png"))
     assert codecs.read_recipe((tmp_path / "s.png").read_bytes())["model"] == "mine"

@@ -166,7 +166,7 @@ def placed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Model, Data]:
     run = tiny_run(
         root / "run", "cvae", data, given=("x", "y"), likelihood="logistic", epochs=16, hidden=(128, 64), latent_dim=4, lr=3e-3, ema=0.9
     )  # fmt: skip
-    return load(export(run, "placed", root / "models", data=data), device="cpu"), data
+    return load(export(run, "placed", root / "models", data=data, backend="torchscript"), device="cpu"), data
 
 
 def centres(images: np.ndarray) -> np.ndarray:

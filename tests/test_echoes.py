@@ -1,4 +1,4 @@
-"""What a request brings is repeated in a few dozen characters at most: errors, warnings and explanations, over every transport."""
+"""Values of a request are repeated in a few dozen characters at most: in errors, warnings and explanations, over every transport."""
 
 from __future__ import annotations
 

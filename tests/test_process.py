@@ -26,7 +26,7 @@ from service import logs, ports, workers
 from service.settings import Settings, SettingsError
 from tests import foreign
 from tests.conftest import ROOT
-from tests.served import free_port, until
+from tests.served import answers, free_port, until
 
 
 @contextmanager
@@ -61,15 +61,8 @@ def service(
 
 
 def wait_until_ready(url: str, process: subprocess.Popen[str]) -> None:
-    deadline = time.monotonic() + 240
-    while time.monotonic() < deadline:
-        assert process.poll() is None, process.stderr.read() if process.stderr else ""
-        try:
-            if httpx.get(f"{url}/health/ready").status_code == 200:
-                return
-        except httpx.TransportError:
-            time.sleep(0.05)
-    raise AssertionError("not ready")
+    until(lambda: process.poll() is not None or answers(f"{url}/health/ready"), 240)
+    assert process.poll() is None, process.stderr.read() if process.stderr else ""
 
 
 def output(process: subprocess.Popen[str]) -> tuple[int, list[str]]:
@@ -154,13 +147,6 @@ def test_told_to_stop_while_models_load(tmp_path: Path) -> None:
         assert time.monotonic() - began < 10
 
 
-def answers(url: str) -> bool:
-    try:
-        return httpx.get(url).status_code == 200
-    except httpx.TransportError:
-        return False
-
-
 def slow(root: Path) -> None:
     """The foreign model, with a constant that takes ONNX Runtime a minute or more to compute when it loads it."""
     path = foreign.write(root) / "generator.onnx"
@@ -195,7 +181,7 @@ def test_every_line_of_the_log_is_in_its_format(tmp_path: Path) -> None:
     port = free_port()
     options = {"MANIFOLD_TLS_KEY": str(key), "MANIFOLD_TLS_CERTIFICATE": str(chain), "MANIFOLD_LOG_FORMAT": "json"}
     with service(tmp_path, port, prelude=NOISE, **options) as process:
-        until(lambda: said(port))
+        until(lambda: answers(f"https://127.0.0.1:{port}/health/live"))
         for number in (port, port + 1, port):
             with socket.create_connection(("127.0.0.1", number), timeout=30) as connection:
                 connection.sendall(b"nonsense\r\n\r\n")
@@ -229,14 +215,6 @@ def start(style):
     thread.join()
 logs.start = start
 """
-
-
-def said(port: int) -> bool:
-    """Whether something listens there and speaks TLS."""
-    try:
-        return httpx.get(f"https://127.0.0.1:{port}/health/live", verify=False).status_code == 200
-    except httpx.TransportError:
-        return False
 
 
 def test_an_error_that_nobody_expected_is_one_record(tmp_path: Path) -> None:

@@ -274,7 +274,7 @@ def test_versions_that_are_none(version: str, service: TestClient) -> None:
 
 
 def weighed(service: TestClient, weights: str) -> Any:
-    """What a mixture gives, over both ways to ask for it."""
+    """Return what a mixture gives, over both ways to ask for it."""
     one = service.post(
         "/sample", content=f'{{"model": "mnist-cgan", "seed": 1, "encoding": "array", "class": {weights}}}'
     )
