@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import os
 import sys
 import threading
@@ -629,7 +630,7 @@ def test_borrowed_work_whose_client_has_left_is_not_done(gate: Gate, make: Calla
     async def scene() -> None:
         first = ask(batcher, 0)
         await gate.running()
-        left, stayed = (asyncio.create_task(batcher.borrow(lambda n=n: done.append(n))) for n in (1, 2))
+        left, stayed = (asyncio.create_task(batcher.borrow(functools.partial(done.append, n))) for n in (1, 2))
         await settle()
         left.cancel()
         gate.go.set()
