@@ -25,7 +25,7 @@ import structlog
 import uvicorn
 
 from runtime import backends, repository
-from runtime.errors import ManifoldError
+from runtime.errors import ArtifactError, ManifoldError, shown
 from service import logs, ports, rpc, workers
 from service import settings as settings_module
 from service.asgi import Front
@@ -275,19 +275,36 @@ def check(settings: Settings) -> str:
             f"default_model: there is no {settings.default_model!r} in {settings.models_dir}{near}", valid=names
         )
     keys = f"keys: {', '.join(security.keys)}" if security.needed else "no keys asked for"
-    aside = "".join(f"; {name} cannot be served: {reason}" for name, reason in there.unreadable.items())
-    return f"{len(names)} models: {', '.join(names)}{aside}; {keys}; {'TLS' if security.certificate else 'no TLS'}"
+    return f"{len(names)} models: {', '.join(names)}; {keys}; {'TLS' if security.certificate else 'no TLS'}"
+
+
+def survey(settings: Settings) -> str:
+    """Return a line for each model that cannot be served, with the reason. Raise ArtifactError if none can.
+
+    Manifests are read and checksums are verified. No graph is opened, so a model may still fail to load.
+    """
+    registry = Registry(settings)
+    registry.verify()
+    broken = [entry for entry in registry.shown if entry.state == "unavailable"]
+    lines = [f"{entry.name} cannot be served: {entry.reason}" for entry in broken]
+    if lines and len(broken) == len(registry.shown):
+        raise ArtifactError("\n".join(lines))
+    return "\n".join(lines)
 
 
 def main() -> int:
     """The entry point: a wrong setting is one clear line and exit status 2. With --check, nothing is served."""
     style = os.environ.get(early.FORMAT, "text").lower()
     try:
+        if sys.argv[1:] not in ([], ["--check"]):
+            raise SettingsError(
+                f"{shown(' '.join(sys.argv[1:]))}: the service takes no arguments but --check; settings are MANIFOLD_* variables, or see "
+                "`manifold serve --help`"
+            )
         settings = settings_module.read()
         style = settings.log_format
         if sys.argv[1:] == ["--check"]:
-            logs.start(style)
-            print(check(settings))
+            print(*filter(None, (check(settings), survey(settings))), sep="\n")
         else:
             run(settings)
     except ManifoldError as error:

@@ -173,7 +173,7 @@ class Front:
         if scope["type"] == "http":
             await self._entered(scope, receive, send)
         else:
-            await self.app(scope, receive, send)
+            await self.app(scope, receive, _unless_cancelled(send))
 
     async def _enter(self, scope: Scope, receive: Receive, send: Send) -> None:
         began, held = time.perf_counter(), hold_from_now()
@@ -314,6 +314,16 @@ class Front:
                 "request", request_id=request_id, method=scope["method"][:LOGGED], path=quote(scope["path"][:LOGGED]), status=status,
                 milliseconds=round(1000 * seconds, 2), key=None if key is None else key.name,
             )  # fmt: skip
+
+
+def _unless_cancelled(send: Send) -> Send:
+    """Return `send` without the report that the application was cancelled, as it is if a third signal cuts the end of the service short."""
+
+    async def sent(message: Message) -> None:
+        if not message.get("message", "").rstrip().endswith("CancelledError"):
+            await send(message)
+
+    return sent
 
 
 def _cors(app: ASGIApp, settings: Settings) -> ASGIApp:

@@ -9,6 +9,7 @@ import os
 import shutil
 import stat
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from starlette.testclient import TestClient
 from runtime import manifest, repository
 from runtime.engine import load
 from runtime.errors import ArtifactError, UnknownModel
-from service.__main__ import check
+from service.__main__ import check, main, survey
 from service.registry import Registry
 from service.rest import create_app
 from service.settings import Settings, SettingsError
@@ -329,3 +330,29 @@ def test_deep_folders_and_links_to_themselves_are_walked_over(root: Path) -> Non
         assert load(made, device="cpu").manifest.name == "other"
     finally:
         subprocess.run(["rm", "-rf", made / "a"], check=True)  # shutil.rmtree nests its calls
+
+
+def test_check_says_which_models_cannot_be_served(root: Path) -> None:
+    settings = Settings(models_dir=root, default_model="foreign")
+    copy(root)
+    assert survey(settings) == ""
+    (root / "other/1/manifest.json").write_text("{} x")
+    (root / "empty/1").mkdir(parents=True)
+    lines = survey(settings).splitlines()
+    assert [line.partition(" cannot be served: ")[0] for line in lines if " cannot be served: " in line] == [
+        "empty",
+        "other",
+    ]
+    assert str(root) not in "".join(lines)
+    (root / "foreign/1/manifest.json").unlink()
+    with pytest.raises(ArtifactError, match="foreign cannot be served"):
+        survey(settings)
+
+
+@pytest.mark.parametrize("arguments", [["--chek"], ["--help"], ["--check", "x"], ["serve"]])
+def test_arguments_that_the_service_does_not_know(
+    arguments: list[str], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["service", *arguments])
+    assert main() == 2
+    assert "takes no arguments but --check" in capfd.readouterr().err
