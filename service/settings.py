@@ -239,7 +239,7 @@ def is_loopback(host: str) -> bool:
 
 def nearest(name: str, names: Iterable[str]) -> str:
     """Return the end of an error message that suggests the nearest of the valid names, or nothing."""
-    cutoff = 0.75 if name.startswith(PREFIX) else 0.6  # names with the prefix are half alike already
+    cutoff = 0.78 if name.startswith(PREFIX) else 0.6  # names with the prefix are half alike already
     near = difflib.get_close_matches(name, list(names), 1, cutoff)
     return f"; did you mean {near[0]}?" if near else ""
 
