@@ -835,7 +835,9 @@ def _writable(*paths: Path | None, makes_folders: bool = False) -> None:
             continue
         if path.is_dir():
             raise InvalidValue(f"{path}: is a folder; name a file", field="out")
-        folder = path.parent
+        if path.exists() and not path.is_file():
+            continue  # a device or a pipe, such as /dev/stdout
+        folder = Path(os.path.realpath(path)).parent if path.is_symlink() else path.parent
         while makes_folders and not folder.exists() and folder != folder.parent:
             folder = folder.parent
         if not folder.is_dir():

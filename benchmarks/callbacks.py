@@ -46,7 +46,7 @@ Actor = Callable[["Target"], Iterator[None]]
 
 
 class Recorder:
-    """What each callback took."""
+    """The times of all callbacks."""
 
     def __init__(self, path: Path) -> None:
         self.path = path

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -231,9 +232,8 @@ def open_images(path: Path, colour: str, *, skip: bool = False, mixed: bool = Fa
     if path.suffix not in (".npy", ".npz"):
         raise EvaluationError(f"{path}: neither a folder of images nor a .npy or .npz file")
     try:
-        return Held.of(
-            _npz(path) if path.suffix == ".npz" else np.load(path, mmap_mode="r", allow_pickle=False), name=path.name
-        )
+        content = _npz(path) if zipfile.is_zipfile(path) else np.load(path, mmap_mode="r", allow_pickle=False)
+        return Held.of(content, name=path.name)
     except EvaluationError:
         raise
     except (OSError, ValueError) as error:

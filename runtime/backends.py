@@ -1,4 +1,4 @@
-"""What runs a graph: ONNX Runtime, TorchScript (the only importer of torch, and lazily), and a deterministic fake for tests.
+"""The libraries that run a graph: ONNX Runtime, TorchScript (the only importer of torch, and lazily), and a deterministic fake for tests.
 
 A backend opens the graphs of one artifact on one device and gives, for each task, a function from arrays by graph name to arrays by
 graph name. It checks nothing about values: the engine does. Whatever ONNX Runtime or torch raises leaves it as a GraphError.
@@ -138,7 +138,7 @@ class OnnxBackend:
         )
 
     def chance(self, task: TaskSpec) -> Chance:
-        """What its operators say."""
+        """Return what the operators say."""
         return chance.of_onnx(self.folder / task.graph, [spec.graph_name for spec in task.outputs])
 
     def _session(self, path: Path, options: Any, recorded: bool) -> Any:
@@ -211,7 +211,7 @@ def _shrinking() -> Any:
 
 
 def _guarded(name: str, graph: Graph) -> Graph:
-    """A graph whose errors are GraphErrors."""
+    """Return the graph with its errors turned into GraphErrors."""
 
     def run(inputs: Mapping[str, Array]) -> dict[str, Array]:
         try:
@@ -276,20 +276,20 @@ def _check_session(path: Path, task: TaskSpec, session: Any) -> None:
 
 
 def _scalars(path: Path, task: TaskSpec, inputs: Mapping[str, Any]) -> set[str]:
-    """The inputs of rank 0: ONNX Runtime says of them what it says of those without a shape."""
+    """Return the inputs of rank 0. ONNX Runtime says of them what it says of those without a shape."""
     if all(inputs[spec.graph_name].shape for spec in task.inputs):
         return set()
     return onnx_file.read(path).graph.scalars
 
 
 def _type(name: str) -> str:
-    """numpy's name of a type such as `tensor(float)`; what is no tensor of numbers stays as it is."""
+    """Return numpy's name of a type such as `tensor(float)`, and any other type as it is."""
     inner = name.removeprefix("tensor(").removesuffix(")")
     return TYPES.get(inner, name)
 
 
 def _input_problems(task: TaskSpec, spec: InputSpec, kind: str, dims: list[int | str | None] | None) -> list[str]:
-    """What is wrong with an input of the type `kind`, with dimensions that are numbers if they are fixed; None for any shape."""
+    """Return what is wrong with an input of the type `kind`. `dims` holds a number for each fixed dimension; it is None for any shape."""
     fits = dims is None or (
         len(dims) == 1 + len(spec.shape)
         and all(not isinstance(have, int) or have == said for have, said in zip(dims[1:], spec.shape, strict=True))
@@ -311,7 +311,7 @@ def _input_problems(task: TaskSpec, spec: InputSpec, kind: str, dims: list[int |
 
 
 def _shown(dims: list[int | str | None]) -> str:
-    """Dimensions as text, the free ones by their names."""
+    """Return dimensions as text, the free ones by their names."""
     names = ["B", *"?" * len(dims)]
     return f"[{', '.join(str(name if dim is None else dim) for dim, name in zip(dims, names, strict=False))}]"
 
@@ -356,7 +356,7 @@ class TorchScriptBackend:
             self.note = "on the CPU: torch sees no CUDA device"
 
     def open(self, task: TaskSpec) -> Graph:
-        """The function that runs a method."""
+        """Return the function that runs a method."""
         torch, method = self.torch, self._method(task)
 
         def run(inputs: Mapping[str, Array]) -> dict[str, Array]:
@@ -377,11 +377,11 @@ class TorchScriptBackend:
         return run
 
     def chance(self, task: TaskSpec) -> Chance:
-        """What its operators say."""
+        """Return what the operators say."""
         return chance.of_torchscript(self._method(task))
 
     def _method(self, task: TaskSpec) -> Any:
-        """The method of the archive that runs a task."""
+        """Return the method of the archive that runs a task."""
         if task.graph not in self.modules:
             try:
                 jit: Any = self.torch.jit  # untyped
@@ -396,7 +396,7 @@ class TorchScriptBackend:
         return method
 
     def _arrays(self, task: TaskSpec, outputs: Any) -> dict[str, Array]:
-        """A method's outputs by graph name. Raises GraphError for anything but tensors, as many as the manifest names."""
+        """Return a method's outputs by graph name. Raises GraphError for anything but tensors, as many as the manifest names."""
         given = list(outputs) if isinstance(outputs, tuple | list) else [outputs]
         expected = ", ".join(spec.graph_name for spec in task.outputs)
         if wrong := [type(value).__name__ for value in given if not isinstance(value, self.torch.Tensor)]:
@@ -436,5 +436,5 @@ class FakeBackend:
         return run
 
     def chance(self, task: TaskSpec) -> Chance:
-        """None: it draws nothing, and its rows are by themselves."""
+        """Return NONE: the fake draws nothing, and its rows do not influence each other."""
         return chance.NONE

@@ -23,7 +23,7 @@ PADDINGS = (1, 2, 4, 8, 16, 32)  # multiples of rows to try; 16 suffices for all
 
 
 def dependence(run: Run, inputs: Mapping[str, Array], *, thorough: bool = True) -> list[str]:
-    """Outputs whose bits differ between 64 rows at once and the same rows in smaller batches, one line each.
+    """Return the outputs whose bits differ between 64 rows at once and the same rows in smaller batches, one line each.
 
     `inputs` have 64 rows. Thorough: small batches from everywhere in the large one; else one of each size, five runs in all.
     """
@@ -55,13 +55,13 @@ def padding(
 
 
 def repeats(run: Run, inputs: Mapping[str, Array]) -> bool:
-    """Whether two runs of the same inputs give the same bits. A graph that draws random numbers itself does not."""
+    """Return whether two runs of the same inputs give the same bits. A graph that draws random numbers itself does not."""
     first, second = run(inputs), run(inputs)
     return all(np.array_equal(first[role], second[role], equal_nan=True) for role in first)
 
 
 def influence(run: Run, inputs: Mapping[str, Array], others: Mapping[str, Array]) -> list[str]:
-    """Outputs of a row that change if the other rows of its batch change, one line each: a graph that mixes rows.
+    """Return the outputs of a row that change if the other rows of its batch change, one line each. Such a graph mixes rows.
 
     The number of rows stays the same, so that the choice of a kernel plays no part: the bits must be equal. `others` are other inputs of as
     many rows, at least two. The first row is kept in one run and the last in another, since influence may go one way alone.

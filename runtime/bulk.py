@@ -171,7 +171,7 @@ class Sample:
 
     @property
     def data(self) -> NDArray[np.float32]:
-        """The rows that are in the sample."""
+        """Return the rows that are in the sample."""
         return self._rows[: self.seen]
 
 
@@ -256,11 +256,13 @@ class Strangest:
         self.budget = budget
         self._numbers, self._scores = np.zeros(0, np.int64), np.zeros(0)
         self._parts: list[tuple[NDArray[np.int64], scoring.Float64]] = []
+        self._waiting = 0  # rows in them
 
     def add(self, numbers: NDArray[np.int64], scores: scoring.Float64) -> None:
         """Take rows in."""
         self._parts.append((numbers, scores))
-        if sum(len(each) for each, _ in self._parts) > max(self.budget, SAMPLE_ROWS):
+        self._waiting += len(numbers)
+        if self._waiting > max(self.budget, SAMPLE_ROWS):
             self._merge()
 
     def _merge(self) -> None:
@@ -268,6 +270,7 @@ class Strangest:
         scores = np.concatenate([self._scores, *(each for _, each in self._parts)])
         best = np.lexsort((numbers, -scores))[: self.budget]
         self._numbers, self._scores, self._parts = numbers[best], scores[best], []
+        self._waiting = 0
 
     def found(self) -> tuple[NDArray[np.int64], float | None]:
         """Return the rows' numbers in ascending order, and the least strange one's score."""

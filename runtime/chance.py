@@ -1,4 +1,4 @@
-"""What a graph does that its inputs do not say: it draws random numbers, or lets the rows of a batch influence each other.
+"""The operators of a graph that draw random numbers, or let the rows of a batch influence each other.
 
 A graph that draws cannot be made reproducible, so the artifact is served with `reproducible: false`. A graph that mixes rows would answer one
 request with the data of another, so it is refused. Operators say so by name; what no name says is found by runs (see runtime.engine).
@@ -39,7 +39,7 @@ TORCH_CALLS = {"prim::CallMethod", "prim::CallFunction"}  # what could not be wr
 
 @dataclass(frozen=True)
 class Chance:
-    """What the operators of one task say."""
+    """The findings about one task's operators."""
 
     draws: tuple[str, ...] = ()  # operators that draw, by name
     unsure: tuple[str, ...] = ()  # operators that draw if a value says so that is known in a run alone
@@ -58,13 +58,14 @@ def of_onnx(path: Path, outputs: Collection[str]) -> Chance:
         return NONE
     content = onnx_file.read(path)
     found: dict[str, dict[str, None]] = {"draws": {}, "unsure": {}, "mixes": {}}
+    followed: set[tuple[str, str]] = set()
     for node in _needed(content.graph, outputs):
-        _judge(node, [content.graph.flags], content, found, ())
+        _judge(node, [content.graph.flags], content, found, followed)
     return Chance(**{kind: tuple(names) for kind, names in found.items()})
 
 
 def _needed(graph: Graph, outputs: Collection[str]) -> list[Node]:
-    """The nodes that the outputs depend on: noise that only goes into another output is harmless."""
+    """Return the nodes that the outputs depend on: noise that only goes into another output is harmless."""
     maker = {name: node for node in graph.nodes for name in node.outputs if name}
     open_, seen, needed = list(outputs), set(outputs), []
     taken: set[int] = set()
@@ -82,7 +83,7 @@ def _needed(graph: Graph, outputs: Collection[str]) -> list[Node]:
 
 
 def _uses(node: Node) -> Iterator[str]:
-    """The names that a node takes, those of graphs within it among them."""
+    """Yield the names that a node takes, those of graphs within it among them."""
     yield from node.inputs
     for graph in node.inner:
         yield from graph.outputs
@@ -95,23 +96,28 @@ def _judge(
     scopes: list[Mapping[str, bool]],
     content: Content,
     found: dict[str, dict[str, None]],
-    within: tuple[tuple[str, str], ...],
+    followed: set[tuple[str, str]],
 ) -> None:
-    """Add what a node says, with the graphs within it and the function that it calls. `scopes` hold the constants that it sees."""
+    """Add what a node says, with the graphs within it and the function that it calls.
+
+    `scopes` hold the constants that it sees. Each function is followed once: it says the same wherever it is called.
+    """
     called = (node.domain, node.op)
-    if called in content.functions and called not in within:
+    if called in content.functions:
         function = content.functions[called]
-        for inner in function.nodes:
-            _judge(inner, [function.flags], content, found, (*within, called))
+        nodes = [] if called in followed else function.nodes
+        followed.add(called)
+        for inner in nodes:
+            _judge(inner, [function.flags], content, found, followed)
     elif node.domain in STANDARD and (kind := _kind(node, scopes)):
         found[kind][node.op] = None
     for graph in node.inner:
         for inner in graph.nodes:
-            _judge(inner, [graph.flags, *scopes], content, found, within)
+            _judge(inner, [graph.flags, *scopes], content, found, followed)
 
 
 def _kind(node: Node, scopes: list[Mapping[str, bool]]) -> str | None:
-    """Whether a node `draws`, is `unsure`, or `mixes`."""
+    """Return whether a node `draws`, is `unsure`, or `mixes`."""
     if node.op in DRAW:
         return "draws"
     if node.op in DROPOUT:
@@ -177,7 +183,7 @@ def _torch_kind(node: Any) -> str | None:
 
 
 def _argument(node: Any, *names: str) -> Any:
-    """The value of an argument if it is a constant, or the attribute `training`, which is false in evaluation mode."""
+    """Return the value of an argument if it is a constant, or the attribute `training`, which is false in evaluation mode."""
     for place, given in enumerate(node.inputs()):
         if node.schema() != "(no schema)" and _argument_name(node, place) in names:
             maker = given.node()
@@ -186,13 +192,13 @@ def _argument(node: Any, *names: str) -> Any:
 
 
 def _argument_name(node: Any, place: int) -> str:
-    """The name of an argument by its place, out of a schema such as `aten::dropout(Tensor input, float p, bool train) -> Tensor`."""
+    """Return the name of an argument by its place in a schema such as `aten::dropout(Tensor input, float p, bool train) -> Tensor`."""
     given = node.schema().split("(", 1)[1].rsplit(") ->", 1)[0].replace("*, ", "")
     parts = given.split(", ")
     return parts[place].split("=")[0].split(" ")[-1] if place < len(parts) else ""
 
 
 def _no_share(node: Any) -> bool:
-    """Whether a dropout, or a recurrent network with one, drops nothing."""
+    """Return whether a dropout, or a recurrent network with one, drops nothing."""
     share = _argument(node, "p", "dropout")
     return isinstance(share, float) and share == 0

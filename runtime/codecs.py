@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, PngImagePlugin
 
-from runtime import texts
+from runtime import npz, texts
 from runtime.errors import InvalidValue, Malformed, TooLarge, UnsupportedMedia, cut
 from runtime.spec import ImageSpec
 
@@ -365,11 +365,8 @@ def from_npy(content: bytes, field: str) -> NDArray[Any]:
     """
     buffer = io.BytesIO(content)
     try:
-        version = np.lib.format.read_magic(buffer)
-        read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        with warnings.catch_warnings(action="ignore"):  # numpy's, of headers that Python 2 might have written
-            shape, fortran, dtype = read_header(buffer)
-    except Exception:  # the header is a Python literal, and numpy lets through whatever its tokenizer and parser raise
+        shape, fortran, dtype = npz.header(buffer)
+    except npz.Unreadable:
         raise Malformed(f"{field}: not a readable .npy body (numpy.save of an array)", field=field) from None
     if dtype.kind not in "fiub":
         raise InvalidValue(f"{field}: an array of numbers is needed, not {cut(str(dtype))}", field=field)

@@ -119,7 +119,7 @@ def _parsed(values: Array, absent: NDArray[np.bool_], column: NumericColumn, fou
 def _blocks(
     values: Array, absent: NDArray[np.bool_], column: CategoricalColumn, unknown: bool, found: Encoded
 ) -> Float32:
-    """One-hot blocks (n, categories); different values are looked up once."""
+    """Return one-hot blocks (n, categories); different values are looked up once."""
     block = np.zeros((len(values), column.width), np.float32)
     block[absent] = np.nan
     index_of = {name: place for place, name in enumerate(column.categories)}

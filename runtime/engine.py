@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from runtime import batches, completion, golden, operations, repository
 from runtime import manifest as manifests
-from runtime.backends import DEVICES, Graph, open_backend
+from runtime.backends import DEVICES, Graph, OnnxGraph, open_backend
 from runtime.errors import ArtifactError, GraphError, InvalidValue, UnsupportedTask, shown
 from runtime.manifest import InputSpec, Manifest, TaskSpec
 from runtime.operations import Run
@@ -69,7 +69,7 @@ class Model:
         return self._run(task, self.manifest.tasks[task], inputs)
 
     def has_fixed_cost(self, task: str) -> bool:
-        """Whether the shapes of a task's inputs bound its time, whatever the values are."""
+        """Return whether the shapes of a task's inputs bound its time, whatever the values are."""
         return bool(getattr(self.graphs[task], "fixed_cost", False)) and not self.manifest.tasks[task].is_sampler
 
     def strange(self, role: str) -> InvalidValue:
@@ -123,6 +123,8 @@ class Model:
                 trim({tensor.graph_name: example[tensor.role] for tensor in task.inputs})
             if rows is None:
                 self._told_apart(name, task, 4)
+                if isinstance(graph := self.graphs[name], OnnxGraph):
+                    graph.divided = False  # by time: the same request would give other bits on a busier machine
             elif rows > task.min_rows:
                 tasks = {**self.manifest.tasks, name: padded(self.manifest.tasks[name], rows)}
                 self.manifest = self.manifest.model_copy(update={"tasks": tasks})
@@ -220,7 +222,7 @@ class Model:
 
 
 def joined(pieces: Sequence[Mapping[str, Array]]) -> dict[str, Array]:
-    """Arrays by role of several runs as those of one."""
+    """Return the arrays by role of several runs as those of one."""
     if len(pieces) == 1:
         return dict(pieces[0])
     return {role: np.concatenate([piece[role] for piece in pieces]) for role in pieces[0]}

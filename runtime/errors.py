@@ -25,6 +25,7 @@ import reprlib
 from collections.abc import Sequence
 
 ECHOED = 80  # characters of a value that an error repeats
+REASON = 400  # characters of a library's own message that an error repeats
 LISTED = 20  # values that an error lists in its message
 FIELD = 200  # characters of an error's field
 VALID = 2000  # characters of all that an error lists as valid
@@ -151,7 +152,6 @@ class _Short(reprlib.Repr):
 
 
 _short = _Short()
-REASON = 400  # characters of a library's own message that an error repeats
 
 
 def reason(error: BaseException) -> str:
@@ -159,8 +159,7 @@ def reason(error: BaseException) -> str:
     said = str(error)
     if "Traceback of TorchScript" in said:  # with the script's source; the last line has the error
         said = said.strip().splitlines()[-1]
-    text = " ".join(said.split()) or type(error).__name__
-    return text if len(text) <= REASON else f"{text[: REASON - 1]}…"
+    return cut(" ".join(said.split()) or type(error).__name__, REASON)
 
 
 def shown(value: object) -> str:

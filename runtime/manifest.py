@@ -140,7 +140,7 @@ class TensorSpec(Record):
 
     @property
     def described(self) -> str:
-        """Its type and the shape of one item."""
+        """Return the type and the shape of one item."""
         return f"{self.dtype}[{', '.join(map(str, self.shape))}]"
 
     @property
@@ -455,7 +455,7 @@ class Manifest(Record):
 
     @property
     def drawing(self) -> frozenset[str]:
-        """The tasks whose graphs draw random numbers themselves, as far as the manifest says so."""
+        """Return the tasks whose graphs draw random numbers themselves, as far as the manifest says so."""
         whole = self.reproducible is not False
         return frozenset(
             name for name, task in self.tasks.items() if not (whole if task.reproducible is None else task.reproducible)
@@ -518,7 +518,7 @@ class Manifest(Record):
             yield from self._output_problems(name, task)
 
     def _input_problems(self, name: str, task: TaskSpec) -> Iterator[str]:
-        """Inputs that no use case would fill as the task says: every request would fail, and the client could not help it."""
+        """Yield the inputs that no use case would fill as the task says: every request would fail, and the client could not help it."""
         filled = FILLED.get(name)
         for place, tensor in enumerate(task.inputs):
             where = f"tasks.{name}.{tensor.role}"
@@ -532,7 +532,7 @@ class Manifest(Record):
                 yield f"{where}: a second input with the source {tensor.source!r}; {name} fills one"
 
     def _output_problems(self, name: str, task: TaskSpec) -> Iterator[str]:
-        """Outputs that would be dropped without a word, and those whose shape no use case can read."""
+        """Yield the outputs that would be dropped without a word, and those whose shape no use case can read."""
         returned = self._returned(name)
         shapes = self._shapes_read(name)
         for role in task.extra or ():
@@ -550,7 +550,7 @@ class Manifest(Record):
                 yield f"{where}: shape {list(tensor.shape)}, it must be {' or '.join(str(list(shape)) for shape in wanted)} (without the batch)"
 
     def _returned(self, name: str) -> list[str] | None:
-        """Roles of the outputs that the use cases of a task return; None of a task that is there for /v2 alone."""
+        """Return the roles of the outputs that the use cases of a task return; None of a task that is there for /v2 alone."""
         if name != "score":
             return list(RETURNED[name]) if name in RETURNED else None
         if self.scoring is None:
@@ -560,7 +560,7 @@ class Manifest(Record):
         return [role for role in named if role]
 
     def _shapes_read(self, name: str) -> dict[str, list[tuple[int, ...]]]:
-        """Shapes that the outputs of a task must have for the use cases to read them, by role."""
+        """Return the shapes that the outputs of a task must have for the use cases to read them, by role."""
         if name == "score" and self.scoring is not None:
             shapes: dict[str, list[tuple[int, ...]]] = {term.name: [()] for term in self.scoring.terms}
             if self.scoring.surprise is not None:
@@ -575,7 +575,7 @@ class Manifest(Record):
         return {}
 
     def _surprise_shapes(self) -> list[tuple[int, ...]]:
-        """Nats by column, or by pixel: of each channel, or of all together."""
+        """Return the shapes of nats by column, or by pixel: of each channel, or of all together."""
         if isinstance(self.data, ImageSpec):
             return list(dict.fromkeys([self.data.shape, (1, *self.data.shape[1:]), self.data.shape[1:]]))
         return [(len(self.data.columns),)]
@@ -622,7 +622,7 @@ class Manifest(Record):
             yield "scoring: a score under classes needs a term that is a likelihood, to marginalise them"
 
     def _sampler_problems(self) -> Iterator[str]:
-        """What the check of a sampler's golden vectors would lack (runtime.golden.check_sampler)."""
+        """Yield what the check of a sampler's golden vectors would lack (runtime.golden.check_sampler)."""
         sample, role = self.task("sample"), self.golden.sampler if self.golden else None
         if sample is None or role is None:
             return
@@ -672,7 +672,7 @@ def read(path: Path) -> Manifest:
 
 
 def _below(loc: tuple[int | str, ...], whole: tuple[int | str, ...]) -> bool:
-    """Whether a place lies within another: a list whose only element is wrong counts as too short, which nobody needs to read."""
+    """Return whether a place lies within another. A list whose only element is wrong counts as too short, which nobody needs to read."""
     return len(loc) > len(whole) and loc[: len(whole)] == whole
 
 

@@ -26,6 +26,7 @@ Check = Callable[[str, Shape, np.dtype[Any]], str | None]  # of an array's name,
 LIMIT = 256 * 2**20  # bytes of all arrays of a file, where nothing else is said
 HEADER_BYTES = 16 * 2**10
 KINDS = "fiubU"  # numbers and texts, never objects
+METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # of compression, that numpy writes
 
 
 class Unreadable(ValueError):
@@ -49,9 +50,11 @@ def read(path: Path, wanted: Iterable[str], check: Check, *, limit: int = LIMIT)
     found: dict[str, Array] = {}
     try:
         with zipfile.ZipFile(path) as held:
-            members = {name.removesuffix(".npy"): name for name in held.namelist()}
+            members = {info.filename.removesuffix(".npy"): info for info in held.infolist()}
             for name in wanted:
                 if name in members:
+                    if members[name].compress_type not in METHODS:
+                        raise Unreadable(f"{shown(name)} is compressed in a way that numpy does not write")
                     with held.open(members[name]) as file:
                         found[name] = _array(name, file, check, limit)
                     limit -= found[name].nbytes
@@ -73,7 +76,10 @@ def read(path: Path, wanted: Iterable[str], check: Check, *, limit: int = LIMIT)
 
 def _array(name: str, file: IO[bytes], check: Check, limit: int) -> Array:
     head = io.BytesIO(file.read(HEADER_BYTES))  # not all of a header that claims gigabytes
-    shape, fortran, dtype = _header(name, head)
+    try:
+        shape, fortran, dtype = header(head)
+    except Unreadable:
+        raise Unreadable(f"{shown(name)} is not a readable array") from None
     if dtype.kind not in KINDS or min(shape, default=0) < 0:
         raise Unreadable(f"{shown(name)} holds {cut(str(dtype))}, not numbers")
     size = math.prod(shape) * dtype.itemsize
@@ -88,11 +94,12 @@ def _array(name: str, file: IO[bytes], check: Check, limit: int) -> Array:
     return np.frombuffer(bytearray(content), dtype).reshape(shape, order="F" if fortran else "C")
 
 
-def _header(name: str, file: io.BytesIO) -> tuple[Shape, bool, np.dtype[Any]]:
+def header(file: IO[bytes]) -> tuple[Shape, bool, np.dtype[Any]]:
+    """Read the header of a .npy file. Return shape, whether the order is Fortran's, and dtype. Raises Unreadable."""
     try:
         version = np.lib.format.read_magic(file)
-        of_version = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+        read_rest = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         with warnings.catch_warnings(action="ignore"):  # numpy's, of headers that Python 2 might have written
-            return of_version[version](file)
+            return read_rest(file)
     except Exception:  # the header is a Python literal, and numpy lets through whatever its tokenizer and parser raise
-        raise Unreadable(f"{shown(name)} is not a readable array") from None
+        raise Unreadable("not a readable header") from None

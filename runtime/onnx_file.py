@@ -80,7 +80,7 @@ def _text(data: Buffer, start: int, end: int) -> str:
 
 @dataclass(frozen=True)
 class Outline:
-    """What is known of a file after one quick pass."""
+    """The facts about a file that one quick pass finds."""
 
     external: tuple[str, ...]  # locations of files with weights, as they are written, each once
     suspect: bool  # an operator may draw or mix rows: `read` tells
@@ -94,7 +94,7 @@ def outline(path: Path) -> Outline:
 
 @functools.lru_cache(maxsize=256)
 def _outline(path: Path, inode: int, size: int, changed: int) -> Outline:
-    """`outline`, once for each state of a file: it is asked for by the check of files and again when the graph is opened."""
+    """Do as `outline` does, once for each state of a file. The check of files asks for it, and the opening of the graph again."""
     external: dict[str, None] = {}
     suspect = False
     with _mapped(path) as data:
@@ -216,7 +216,7 @@ class Node:
 
     @property
     def inner(self) -> Iterator[Graph]:
-        """The graphs within the node: branches, and the bodies of loops."""
+        """Yield the graphs within the node: branches, and the bodies of loops."""
         for attribute in self.attributes.values():
             yield from attribute.graphs
 
@@ -320,7 +320,7 @@ def _read_node(data: Buffer, start: int, end: int, depth: int) -> Node:
 
 
 def _domain(data: Buffer, start: int, end: int) -> str:
-    """The standard's domain has two names."""
+    """Return a domain by one name. The standard's has two."""
     name = _text(data, start, end)
     return "" if name == "ai.onnx" else name
 

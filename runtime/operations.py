@@ -139,7 +139,7 @@ class Imputed:
 
 
 def is_reproducible(manifest: Manifest, latents: Array | None, codes: Array | None) -> bool:
-    """Whether the same request gives the same items: false if the graph that `sample` runs draws random numbers itself."""
+    """Return whether the same request gives the same items: false if the graph that `sample` runs draws random numbers itself."""
     return not manifest.drawing or _sampling_task(manifest, latents, codes) not in manifest.drawing
 
 

@@ -24,27 +24,19 @@ FOOTER_STRUCTS = 200_000  # in it: a column of a row group takes five or six
 EXTRA_BYTES = 64 * 2**10  # of the footer's free metadata (pandas, Arrow); more of it is not read
 LIST_ITEMS = 32_768  # columns, or row groups
 PAGE_BYTES = 64 * 2**20  # of a page when decompressed
-OPEN_BYTES = (
-    128 * 2**20,
-    2 * 2**20,
-)  # of the largest pages of all columns that are read, and beside that for each column
+OPEN_BYTES = 128 * 2**20, 2 * 2**20  # of the largest pages of all columns that are read, and more for each column
 BATCH_BYTES = 32 * 2**20  # of the pages of text that a batch of rows touches
 LEAST_ROWS = 16  # of a batch
+EMPTY_PAGES = 64  # of a column in a row group: pages beyond its number of values
 VALUE_BYTES = 64  # of a value whose length is fixed
 HEADER_STRUCTS = 64  # in a page's header
 HEADER_BYTES = 512, 64 * 2**10  # of a page's header: what is read at first, and at most
 
 MAGIC = b"PAR1"
 DATA, DICTIONARY, DATA_V2 = 0, 2, 3  # types of pages
-SIZES = {
-    "BOOLEAN": 0,
-    "INT32": 4,
-    "INT64": 8,
-    "INT96": 12,
-    "FLOAT": 4,
-    "DOUBLE": 8,
-    "BYTE_ARRAY": 4,
-}  # least, of a value
+SIZES = {  # least bytes of a value
+    "BOOLEAN": 0, "INT32": 4, "INT64": 8, "INT96": 12, "FLOAT": 4, "DOUBLE": 8, "BYTE_ARRAY": 4,
+}  # fmt: skip
 PLAIN, PLAIN_DICTIONARY, RLE, DELTA_BINARY_PACKED, RLE_DICTIONARY, BYTE_STREAM_SPLIT = 0, 2, 3, 5, 8, 9
 ENCODINGS = (PLAIN, PLAIN_DICTIONARY, RLE, DELTA_BINARY_PACKED, RLE_DICTIONARY, BYTE_STREAM_SPLIT)
 ADVICE = "write the file anew with smaller pages or row groups"
@@ -67,9 +59,8 @@ class Pages:
             return rows * self.repeated
         ends = np.cumsum(np.asarray(self.rows, np.int64))
         before = np.concatenate([[0], np.cumsum(np.asarray(self.bytes, np.int64))])
-        beyond = np.searchsorted(
-            ends - self.rows, ends - 1 + rows
-        )  # the first page that a batch from page i's last row leaves out
+        # the first page that a batch from page i's last row leaves out
+        beyond = np.searchsorted(ends - self.rows, ends - 1 + rows)
         return rows * self.repeated + int((before[beyond] - before[:-1]).max())
 
 
@@ -107,7 +98,7 @@ class File:
     def check(self, group: int, rows: int) -> int:
         """Return how many of `rows` rows a batch of this row group may have. Raises TooLarge, or Malformed for headers that lie."""
         about = self.metadata.row_group(group)
-        pages = [self._pages(about.column(leaf), leaf) for leaf in self.leaves]
+        pages = [self._pages(about.column(leaf), leaf, about.num_rows) for leaf in self.leaves]
         limit = OPEN_BYTES[0] + OPEN_BYTES[1] * len(pages)
         if (held := sum(each.largest + each.dictionary for each in pages)) > limit:
             raise _too_large(f"row group {group + 1} needs {held} bytes at a time, the limit is {limit}; {ADVICE}")
@@ -122,9 +113,14 @@ class File:
             raise _too_large(f"{rows} rows of row group {group + 1} take {touched} bytes, the limit is {BATCH_BYTES}")
         return rows
 
-    def _pages(self, chunk: Any, leaf: int) -> Pages:
-        """Return the pages of a column in a row group, by their headers, in the order in which the decoder meets them."""
-        found, seen, name = Pages(), 0, chunk.path_in_schema
+    def _pages(self, chunk: Any, leaf: int, rows: int) -> Pages:
+        """Return the pages of a column in a row group, by their headers, in the order in which the decoder meets them.
+
+        Raises TooLarge, or Malformed: also for pages without values, of which many row groups could share millions.
+        """
+        found, seen, count, name = Pages(), 0, 0, chunk.path_in_schema
+        if chunk.num_values != rows and not self.metadata.schema.column(leaf).max_repetition_level:
+            raise Malformed(f"file: column {shown(name)} has {chunk.num_values} values for {rows} rows", field="file")
         at = chunk.data_page_offset
         if chunk.has_dictionary_page and 0 < (first := chunk.dictionary_page_offset or 0) < at:
             at = first
@@ -134,7 +130,9 @@ class File:
         size = self._value_size(leaf)
         while seen < chunk.num_values and at < end:
             header, length = self._header(at, name)
-            at += length + header[3]
+            at, count = at + length + header[3], count + 1
+            if count > chunk.num_values + EMPTY_PAGES:
+                raise Malformed(f"file: column {shown(name)} has more pages than values", field="file")
             if at > self.size:
                 raise Malformed(f"file: a page of column {shown(name)} lies beyond the file's end", field="file")
             seen += _add(found, header, chunk.physical_type, size, name)

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from runtime import codecs
 from runtime.engine import Model
-from runtime.errors import ECHOED, InvalidValue, shown
+from runtime.errors import InvalidValue, cut, shown
+from runtime.inputs import TEMPERATURES
 from runtime.manifest import NAME, Manifest
 from runtime.operations import Samples, is_reproducible
 from runtime.sampling import MAX_SEED
@@ -22,7 +23,6 @@ from runtime.spec import ImageSpec
 
 Array = NDArray[Any]
 MAX_ITEMS = 65_536  # of a picture that is made again; a service makes as many at most where nothing is set
-MAX_TEMPERATURE = 100
 
 
 def for_samples(
@@ -104,7 +104,9 @@ def _text(pattern: str) -> Callable[[object], bool]:
 
 
 def _temperature(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= MAX_TEMPERATURE
+    return (
+        isinstance(value, int | float) and not isinstance(value, bool) and TEMPERATURES[0] <= value <= TEMPERATURES[1]
+    )
 
 
 def _class(value: object) -> bool:
@@ -129,7 +131,7 @@ FIELDS: dict[str, tuple[Callable[[object], bool], str]] = {
     "model": (_text(NAME), "the name of a model"),
     "version": (_whole(1, 10**9), "a version"),
     "checksum": (_text("[0-9a-f]{64}"), "a SHA-256"),
-    "temperature": (_temperature, f"a number above 0, {MAX_TEMPERATURE} at most"),
+    "temperature": (_temperature, f"a number from {TEMPERATURES[0]:g} to {TEMPERATURES[1]:g}"),
     "n": (_whole(1, MAX_ITEMS), f"a number of items, 1 to {MAX_ITEMS}"),
     "seed": (_whole(0, MAX_SEED), "a seed, 0 to 2^63 - 1"),
     "item": (_whole(0, MAX_SEED), "an index, 0 to 2^63 - 1"),
@@ -155,7 +157,7 @@ def remake(model: Model, recipe: Mapping[str, Any]) -> bytes:
     try:
         options = _options(recipe, manifest)
     except (TypeError, ValueError, OverflowError) as error:
-        raise InvalidValue(f"the recipe is damaged: {str(error)[:ECHOED]}") from None
+        raise InvalidValue(f"the recipe is damaged: {cut(str(error))}") from None
     n = recipe.get("n", 1)
     samples = model.sample(n, **options)
     recipes = for_samples(manifest, model.checksum, samples, options)

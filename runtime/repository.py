@@ -135,18 +135,30 @@ def digest(path: Path) -> FileRecord:
         return FileRecord(sha256=hashlib.file_digest(file, "sha256").hexdigest(), bytes=path.stat().st_size)
 
 
-def everything(folder: Path, below: str = "") -> Iterator[tuple[str, os.DirEntry[str]]]:
+def everything(folder: Path) -> Iterator[tuple[str, os.DirEntry[str]]]:
     """Yield every file below an artifact's folder, by its path with `/` from there.
 
     Hidden folders are left out: they belong to tools, and to Kubernetes' way of changing a mounted folder. Links to folders are not followed.
     """
-    with os.scandir(folder) as found:
-        for entry in found:
-            if entry.is_file():
-                yield f"{below}{entry.name}", entry
-            elif entry.is_dir(follow_symlinks=False) and not entry.name.startswith("."):
-                with contextlib.suppress(PermissionError):  # what lies in it is then missing where it is needed
-                    yield from everything(folder / entry.name, f"{below}{entry.name}/")
+    waiting = [""]
+    for below in waiting:  # which grows
+        try:
+            found = os.scandir(folder / below)
+        except PermissionError:
+            if below:
+                continue  # what lies in it is then missing where it is needed
+            raise
+        with found:
+            for entry in found:
+                if _is_file(entry):
+                    yield f"{below}{entry.name}", entry
+                elif entry.is_dir(follow_symlinks=False) and not entry.name.startswith("."):
+                    waiting.append(f"{below}{entry.name}/")
+
+
+def _is_file(entry: os.DirEntry[str]) -> bool:
+    """Return whether an entry is a file or a link to one. DirEntry.is_file raises OSError for a link that leads to itself."""
+    return os.path.isfile(entry.path) if entry.is_symlink() else entry.is_file()
 
 
 def files(folder: Path) -> Iterator[tuple[str, os.DirEntry[str]]]:
@@ -165,7 +177,7 @@ def records(folder: Path) -> dict[str, FileRecord]:
 
 
 def _inside(folder: Path, name: str) -> bool:
-    """Whether a file lies in the folder once links are followed."""
+    """Return whether a file lies in the folder once links are followed."""
     path = folder / name
     return ("/" not in name and not path.is_symlink()) or path.resolve().is_relative_to(folder.resolve())
 
@@ -271,13 +283,20 @@ def irregular(folder: Path) -> list[str]:
     """Return the names of pipes, sockets and devices in a folder. Reading one would block, or never end."""
     with os.scandir(folder) as found:
         return sorted(
-            each.name for each in found if not each.is_file() and not each.is_dir() and os.path.exists(each.path)
+            each.name for each in found if not _is_file(each) and os.path.exists(each.path) and not each.is_dir()
         )
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path` that takes its place when the block ends without an error."""
+    """Yield a temporary path beside `path` that takes its place when the block ends without an error.
+
+    The target of a symbolic link is replaced, not the link. Devices and pipes, such as /dev/stdout, are written in place.
+    """
+    if path.exists() and not path.is_file():
+        yield path
+        return
+    path = Path(os.path.realpath(path)) if path.is_symlink() else path
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         yield temporary
@@ -303,7 +322,7 @@ def seal(folder: Path, drawing: Collection[str] = ()) -> Manifest:
 
 @contextmanager
 def staging(root: Path, name: str) -> Iterator[Path]:
-    """A temporary folder on the repository's own disk, removed unless it was published. What killed commands left behind is removed first."""
+    """Yield a temporary folder on the repository's own disk, removed unless it was published. Folders that killed commands left are removed first."""
     root.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as stack:
         with locked(root):  # so that nobody sweeps the folder before its lock is held

@@ -10,17 +10,18 @@ from collections.abc import Iterator
 
 TRUE, FALSE, BYTE, I16, I32, I64, DOUBLE, BINARY, LIST, SET, MAP, STRUCT, UUID = range(1, 14)
 DEPTH = 32  # structs within structs
+ITEMS = 8  # items of lists for each struct that is allowed
 
 
 class TooMany(Exception):
-    """More structs than are allowed."""
+    """More structs, or items of lists, than are allowed."""
 
 
 class Compact:
-    """A position in bytes of the compact protocol. `most` is how many structs it may meet."""
+    """A position in bytes of the compact protocol. `most` is how many structs it may meet, with `ITEMS` items of lists for each."""
 
     def __init__(self, data: bytes, most: int) -> None:
-        self.data, self.at, self.left = data, 0, most
+        self.data, self.at, self.left, self.items = data, 0, most, ITEMS * most
 
     def byte(self) -> int:
         """Return the next byte."""
@@ -58,7 +59,7 @@ class Compact:
             yield last, head & 0x0F
 
     def skip(self, kind: int, depth: int = 0) -> None:
-        """Step over a value. Raises ValueError for an unknown type and for values that are nested too deeply."""
+        """Step over a value. Raises KeyError for an unknown type, ValueError for values that are nested too deeply, TooMany."""
         if depth > DEPTH:
             raise ValueError("nested too deeply")
         if kind in (I16, I32, I64):
@@ -79,6 +80,9 @@ class Compact:
             self._jump({TRUE: 0, FALSE: 0, BYTE: 1, DOUBLE: 8, UUID: 16}[kind])
 
     def _skip_items(self, size: int, kinds: tuple[int, ...], depth: int) -> None:
+        self.items -= size
+        if self.items < 0:
+            raise TooMany
         for _ in range(size):
             for kind in kinds:
                 if kind in (TRUE, FALSE):

@@ -32,7 +32,7 @@ from runtime.errors import Busy, DeadlineExceeded, Unavailable
 from runtime.manifest import RANDOM, Manifest, TensorSpec
 from runtime.operations import Run
 from service import tracing
-from service.aside import PIXEL, aside
+from service.aside import LARGE, PIXEL, aside
 from service.queueing import Outputs, Piece, Queue, Work
 from service.settings import ModelSettings
 
@@ -179,7 +179,9 @@ class Batcher:
         self.rows += rows
         try:
             while True:
-                run, run_rows = await self._step(steps, parts, max(work, rows * self._step_bytes))
+                step = functools.partial(self._step, steps, parts)
+                size = max(work, rows * self._step_bytes)
+                run, run_rows = step() if size < LARGE else await aside(step, size)  # small steps pay for no coroutine
                 work = 0
                 if not isinstance(run, Run):
                     return run, timing
@@ -248,23 +250,17 @@ class Batcher:
 
     # --- one use case ---
 
-    async def _step(
-        self, steps: Generator[Run, Outputs, T], parts: list[Outputs] | None, work: float
-    ) -> tuple[Run | T, int]:
+    def _step(self, steps: Generator[Run, Outputs, T], parts: list[Outputs] | None) -> tuple[Run | T, int]:
         """Return the use case's next run with its rows, or its result and 0. `parts` are the outputs of the run before, in pieces.
 
         Noise is drawn here, outputs are joined and combined, and the inputs of a run are checked: off the event loop if there is much of it.
         """
-
-        def step() -> tuple[Run | T, int]:
-            try:
-                run = next(steps) if parts is None else steps.send(joined(parts))
-            except StopIteration as finished:
-                result: T = finished.value
-                return result, 0
-            return run, self.model.check(run.task, run.inputs)
-
-        return await aside(step, work)
+        try:
+            run = next(steps) if parts is None else steps.send(joined(parts))
+        except StopIteration as finished:
+            result: T = finished.value
+            return result, 0
+        return run, self.model.check(run.task, run.inputs)
 
     async def _run(self, run: Run, rows: int, deadline: float, timing: Timing) -> list[Outputs]:
         if self._closed:  # since the request was admitted
@@ -351,6 +347,8 @@ class Batcher:
         self._schedule()
 
     def _start_aside(self, call: Callable[[], Any], future: asyncio.Future[Any]) -> None:
+        if future.done():  # who asked for it has left
+            return
         self._free -= 1
 
         def back(done: Future[Any]) -> None:
@@ -385,8 +383,9 @@ class Batcher:
         failed = isinstance(attempt.outputs, Exception)
         self._count(Ran(task, rows, len(batch), reason, seconds, in_place, failed))
         if isinstance(attempt.outputs, Exception):
-            if len(batch) == 1:
-                batch[0].work.fail(attempt.outputs)
+            if len(batch) == 1 or self._closed:  # what is put back now would never run
+                for piece in batch:
+                    piece.work.fail(attempt.outputs)
             else:
                 self._reason = "alone"
                 self._queue.put_alone(batch)

@@ -25,6 +25,7 @@ from service.settings import Settings
 R = TypeVar("R", bound=contract.Request)
 T = TypeVar("T")
 MULTIPART = "multipart/form-data"
+MAX_FIELDS = 64  # of a query or a form
 NAMES = (
     "model",
     "class",
@@ -122,7 +123,11 @@ def _once(key: str, fields: Collection[str]) -> None:
 
 
 def query(request: Incoming) -> dict[str, Any]:
-    """Return the fields in the query, for bodies that have no place for them."""
+    """Return the fields in the query, for bodies that have no place for them. Raise Malformed for more than MAX_FIELDS."""
+    if request.scope["query_string"].count(b"&") >= MAX_FIELDS:
+        raise Malformed(
+            f"query: over the limit of {MAX_FIELDS} fields; send those that the request needs", field="query"
+        )
     fields: dict[str, Any] = {}
     for key, text in request.of_starlette(b"").query_params.multi_items():
         _once(key, fields)
@@ -163,7 +168,7 @@ async def _multipart(
     request: Request, settings: Settings, names: Sequence[str]
 ) -> tuple[dict[str, Any], dict[str, list[bytes]]]:
     """Fields, and files by the names under which they may come."""
-    parser = _Parts(request.headers, request.stream(), max_files=settings.max_items * len(names), max_fields=64)
+    parser = _Parts(request.headers, request.stream(), max_files=settings.max_items * len(names), max_fields=MAX_FIELDS)
     try:
         form = await parser.parse()
         parser.check_end()

@@ -78,13 +78,13 @@ class Incoming:
 
     def _join(self, given: list[tuple[bytes, bytes]]) -> str:
         """Join the values of headers that are there several times. Return the name of one that must not be, or nothing."""
-        self.headers, repeated = {}, ""
+        values: dict[bytes, list[bytes]] = {}
         for name, value in given:
-            if name in self.headers:
-                repeated = name.decode("latin-1") if name in SINGLE else repeated
-                value = self.headers[name] + b", " + value
-            self.headers[name] = value
-        return repeated
+            values.setdefault(name, []).append(value)
+        self.headers = {name: b", ".join(several) for name, several in values.items()}
+        return next(
+            (name.decode("latin-1") for name, several in values.items() if len(several) > 1 and name in SINGLE), ""
+        )
 
     def check_repeated(self) -> None:
         """Raise Malformed for a second value of a header that has one."""

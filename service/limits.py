@@ -38,6 +38,7 @@ PATIENCE = 1.0  # seconds without a message, after which a call makes room for o
 IDLE_SECONDS = 600.0  # of a stream of inferences between two messages: clients of Triton open one and keep it
 WATCHES = 256  # streams of health and of reflection, which need no key
 WATCH_SECONDS = 3600.0  # of one of them
+NO_MESSAGE = "The call has no message. Send one."
 
 INFERENCES = "/inference.GRPCInferenceService/ModelStreamInfer"
 WATCHING = ("/grpc.health.v1.Health/Watch", "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo")
@@ -118,8 +119,10 @@ class OpenCall:
         self._limits.dismiss(self, error)
 
     def close(self, task: object) -> None:
-        """The call is over: let go of what it holds."""
+        """The call is over: let go of what it holds. One that ended while it waited for its message has no status yet."""
         self._limits.open.discard(self)
+        if self.phase == RECEIVING:
+            self._limits.mute.append(self)
         self._limits.received(self)
         self._limits.intake.held -= self.held + self.kept
         self.held = self.kept = 0
@@ -198,6 +201,9 @@ class Limits(grpc.GenericRpcHandler):  # type: ignore[misc]
         self._receiving: dict[OpenCall, None] = {}
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._leaving: list[tuple[OpenCall, ManifoldError]] = []
+        self.mute: list[
+            OpenCall
+        ] = []  # ended without a message: gRPC leaves those open whose client only said that none comes
         self._dismissals = set[asyncio.Task[None]]()
         watches, probes = Room(WATCHES, "watches"), Room(settings.max_calls, "probes")
         self._rooms = {**dict.fromkeys(WATCHING, watches), **dict.fromkeys(PROBES, probes)}
@@ -272,6 +278,9 @@ class Limits(grpc.GenericRpcHandler):  # type: ignore[misc]
                 self._end(
                     call, Busy(f"A stream lasts {WATCH_SECONDS:g} s. Open it again.", reason="watches"), "old_watch"
                 )
+        mute, self.mute = self.mute, []
+        for call in mute:
+            self.dismiss(call, Malformed(NO_MESSAGE))
         for _ in range(len(self._waiting)):  # one that receives may have become old enough to make room
             self._wake()
 
@@ -298,6 +307,8 @@ class Limits(grpc.GenericRpcHandler):  # type: ignore[misc]
         leaving, self._leaving = self._leaving, []
         ends = ends_of([call.task for call, _ in leaving])
         for call, error in leaving:
+            if call.task.done() and call.task not in ends:  # its client has left
+                continue
             code = call.calls.code_of(error)
             dismissal = asyncio.create_task(
                 dismiss(call.task, ends.get(call.task), code, error.message, self.settings.send_seconds)
@@ -362,8 +373,8 @@ def _later(handler: Any, call: OpenCall) -> Any:
         try:
             async with aclosing(call.receiving(sent)) as messages:
                 message = await anext(messages, None)
-            if message is None:  # the client has gone
-                return
+            if message is None:
+                raise Malformed(NO_MESSAGE)
             if handler.response_streaming:
                 await handler.unary_stream(message, context)
             else:

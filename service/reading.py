@@ -107,6 +107,8 @@ class Reader:
         self, uploads: Uploads, class_: Classes | None, values: list[Any] | None, field: str = "condition"
     ) -> Classes | None:
         """Do as `condition` does, off the event loop if the request is large."""
+        if values is None:
+            return class_
         return await aside(functools.partial(self.condition, class_, values, field), uploads.work)
 
     def condition(self, class_: Classes | None, values: list[Any] | None, field: str = "condition") -> Classes | None:

@@ -19,7 +19,7 @@ from starlette.testclient import TestClient
 from runtime import manifest, repository
 from runtime.engine import Model, load
 from runtime.spec import NumericColumn, TableSpec
-from service import logs
+from service import early, logs
 from service.rest import create_app
 from service.settings import Settings
 from tests import shared
@@ -214,3 +214,11 @@ def _fast(pytestconfig: pytest.Config) -> Iterator[None]:
 def _plain_log() -> None:
     """The service's own log format, without its debug lines."""
     logs.configure("text")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_signals() -> Iterator[None]:
+    """Signals stay with pytest: a command that starts the service in this process would block them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(early, "prepare", lambda: None)
+        yield

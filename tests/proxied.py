@@ -9,9 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import httpx
-
-from tests.served import free_port, until
+from tests.served import answers, free_port, until
 
 CONFIG = Path(__file__).parent.parent / "deploy/haproxy/haproxy.cfg"
 HAPROXY = shutil.which("haproxy") or shutil.which("haproxy", path="/usr/sbin")
@@ -41,16 +39,9 @@ def haproxy(folder: Path, rest: int, grpc: int = 1) -> Iterator[dict[str, int]]:
         [HAPROXY, "-db", "-f", str(folder / "haproxy.cfg")], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
     try:
-        until(lambda: process.poll() is not None or _answers(ports["8080"]), 20)
+        until(lambda: process.poll() is not None or answers(f"http://127.0.0.1:{ports['8080']}/health/live"), 60)
         assert process.poll() is None, "HAProxy does not start"
         yield ports
     finally:
         process.terminate()
         process.wait(20)
-
-
-def _answers(port: int) -> bool:
-    try:
-        return httpx.get(f"http://127.0.0.1:{port}/health/live").status_code == 200
-    except httpx.HTTPError:
-        return False

@@ -22,7 +22,7 @@ from service.settings import Settings
 
 
 def until(condition: Callable[[], bool], seconds: float = 60) -> None:
-    """Waits for something that another thread does."""
+    """Wait for something that another thread or process does."""
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "it does not happen"
@@ -34,6 +34,14 @@ def free_port() -> int:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         return int(free.getsockname()[1])
+
+
+def answers(url: str) -> bool:
+    """Return whether something answers there with 200."""
+    try:
+        return httpx.get(url, verify=False).status_code == 200
+    except httpx.TransportError:
+        return False
 
 
 class Served:
@@ -85,6 +93,10 @@ class Served:
         """A number of /metrics; 0 where it is not there."""
         found = re.search(pattern + r" ([\d.e+-]+)", httpx.get(f"{self.url}/metrics").text)
         return float(found.group(1)) if found else 0.0
+
+    def cuts(self, reason: str) -> float:
+        """Return how many connections and calls were ended for that reason."""
+        return self.metric(rf'manifold_connections_cut_total\{{reason="{reason}"\}}')
 
 
 @contextmanager

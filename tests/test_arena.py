@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from runtime import engine
+from runtime import batches, engine
 from runtime.backends import OnnxGraph
+from tests import foreign
 from tests.conftest import ROOT
 
 
@@ -83,3 +85,10 @@ def test_a_large_run_leaves_little_memory_behind() -> None:
     assert resident() - before < 120 * 2**20
     for role, array in alone.items():
         assert np.array_equal(array, whole[role][:40])
+
+
+def test_a_graph_whose_bits_depend_on_the_batch_size_is_not_divided(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+    made = foreign.write(tmp_path)
+    assert engine.load(made, device="cpu").graphs["decode"].divided  # type: ignore[attr-defined]
+    monkeypatch.setattr(batches, "padding", lambda *_, **__: None)
+    assert not engine.load(made, device="cpu").graphs["decode"].divided  # type: ignore[attr-defined]

@@ -1,14 +1,11 @@
-"""What HAProxy passes on to the replicas, by the configuration that compose mounts. Skipped where HAProxy is not installed."""
+"""Requests that HAProxy passes on to replicas with the configuration that compose mounts. Skipped if HAProxy is not installed."""
 
 from __future__ import annotations
 
-import re
-import shutil
 import socket
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import grpc
 import pytest
@@ -18,11 +15,9 @@ from service.stubs import inference_pb2_grpc as inference_stubs
 from service.stubs import manifold_pb2 as pb
 from service.stubs import manifold_pb2_grpc as stubs
 from tests import foreign
-from tests.conftest import ROOT
-from tests.served import Served, free_port, served, until
+from tests.proxied import CONFIG, HAPROXY, haproxy
+from tests.served import Served, served
 
-HAPROXY = shutil.which("haproxy")
-CONFIG = ROOT / "deploy/haproxy/haproxy.cfg"
 pytestmark = pytest.mark.skipif(HAPROXY is None, reason="HAProxy is not installed (apt-get install haproxy)")
 
 
@@ -43,51 +38,15 @@ class Balancer:
         return int(answer.split(" ", 2)[1]), answer
 
 
-def configured(ports: dict[str, int]) -> str:
-    """Return the configuration with other ports, and one replica that is here instead of those that Docker's names give."""
-    text = CONFIG.read_text()
-    for name, port in ports.items():
-        text = re.sub(rf"bind :{name}\b", f"bind 127.0.0.1:{port}", text)
-    text = re.sub(
-        r"server-template replica 1-16 replica:800(\d)(.*?) resolvers docker init-addr none",
-        lambda found: f"server replica 127.0.0.1:{ports[f'800{found[1]}']}{found[2]} check port {ports['8000']}",
-        text,
-    )
-    return text.replace("http-check connect port 8000", f"http-check connect port {ports['8000']}")
-
-
 @pytest.fixture(scope="module")
 def balancer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Balancer]:
-    assert HAPROXY is not None
     root = tmp_path_factory.mktemp("balancer")
     foreign.write(root)
-    with served(root, grpc=True, trust_loopback=True, hosts=()) as replica:
-        ports = {
-            "8080": free_port(),
-            "8081": free_port(),
-            "8404": free_port(),
-            "8000": replica.port,
-            "8001": replica.server.rpc.port,
-        }
-        file = Path(tmp_path_factory.mktemp("haproxy")) / "haproxy.cfg"
-        file.write_text(configured(ports))
-        with subprocess.Popen(
-            [HAPROXY, "-db", "-f", str(file)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-        ) as process:
-            try:
-                found = Balancer(ports["8080"], ports["8081"], replica)
-                until(lambda: _answers(found), 30)
-                yield found
-            finally:
-                process.terminate()
-                process.communicate(timeout=30)
-
-
-def _answers(balancer: Balancer) -> bool:
-    try:
-        return balancer.ask("/health/ready")[0] == 200
-    except OSError:
-        return False
+    with (
+        served(root, grpc=True, trust_loopback=True, hosts=()) as replica,
+        haproxy(tmp_path_factory.mktemp("haproxy"), replica.port, replica.server.rpc.port) as ports,
+    ):
+        yield Balancer(ports["8080"], ports["8081"], replica)
 
 
 def test_the_configuration_is_valid() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import os
 import sys
 import threading
@@ -595,6 +596,48 @@ def test_a_use_case_of_several_runs_ends_with_an_error_where_its_model_is_closed
             await asyncio.wait_for(batcher.drive(steps(), 1, time.monotonic() + 60), 10)
 
     asyncio.run(scene())
+
+
+def test_a_batch_that_fails_after_its_model_was_closed_leaves_nobody_waiting(
+    gate: Gate, make: Callable[..., Batcher]
+) -> None:
+    batcher = make()
+
+    def explode(inputs: Mapping[str, Array], outputs: dict[str, Array]) -> None:
+        if len(gate.batches) == 2:
+            raise RuntimeError("this batch")
+
+    gate.spoil = explode
+
+    async def scene() -> list[Any]:
+        first = ask(batcher, 0)
+        await gate.running()
+        others = [ask(batcher, seed) for seed in (1, 2)]
+        await settle()
+        gate.go.set()
+        await first
+        gate.go.clear()
+        batcher.close()
+        gate.go.set()
+        return await asyncio.wait_for(asyncio.gather(*others, return_exceptions=True), 10)
+
+    assert all(isinstance(each, RuntimeError | Unavailable) for each in asyncio.run(scene()))
+
+
+def test_borrowed_work_whose_client_has_left_is_not_done(gate: Gate, make: Callable[..., Batcher]) -> None:
+    batcher, done = make(), list[int]()
+
+    async def scene() -> None:
+        first = ask(batcher, 0)
+        await gate.running()
+        left, stayed = (asyncio.create_task(batcher.borrow(functools.partial(done.append, n))) for n in (1, 2))
+        await settle()
+        left.cancel()
+        gate.go.set()
+        await asyncio.gather(first, stayed)
+
+    asyncio.run(scene())
+    assert done == [2]
 
 
 def test_an_event_loop_that_ends_before_a_run_does_it_no_harm(

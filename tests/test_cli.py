@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -62,6 +63,21 @@ def test_sheets_and_remakes_are_the_same_bytes(tmp_path: Path) -> None:
     made = runner.invoke(cli.app, ["remake", str(picture), "--models", str(SHIPPED)])
     assert "the same bytes" in made.output
     assert (tmp_path / "a.remade.png").read_bytes() == picture.read_bytes()
+
+
+def test_a_sheet_may_go_to_a_pipe_and_through_a_link(tmp_path: Path) -> None:
+    pipe, link = tmp_path / "pipe", tmp_path / "link.png"
+    os.mkfifo(pipe)
+    link.symlink_to(tmp_path / "target.png")
+    descriptor = os.open(pipe, os.O_RDWR)  # the sheet fits into the pipe's buffer
+    arguments = ["sample", "mnist-autoencoder", "-n", "1", "--models", str(SHIPPED), "-o"]
+    for out in (pipe, link):
+        done = CliRunner().invoke(cli.app, [*arguments, str(out)])
+        assert done.exit_code == 0, done.output
+    assert pipe.is_fifo()
+    assert link.is_symlink()
+    assert os.read(descriptor, 65536) == (tmp_path / "target.png").read_bytes()
+    os.close(descriptor)
 
 
 def test_a_sheet_of_rows_is_a_csv(tmp_path: Path) -> None:

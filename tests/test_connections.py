@@ -50,21 +50,17 @@ def error_of(answer: bytes) -> tuple[int, str]:
     return int(head.split()[1]), json.loads(body)["error"]["type"]
 
 
-def cuts(service: Served, reason: str) -> float:
-    return service.metric(rf'manifold_connections_cut_total\{{reason="{reason}"\}}')
-
-
 def is_well(service: Served) -> bool:
     return httpx.post(f"{service.url}/sample", json={"seed": 1}, timeout=30).status_code == 200
 
 
 @pytest.mark.parametrize("sent", [b"", b"POST /sample HTT", b"POST /sample HTTP/1.1\r\nHost: here\r\nX-A: b\r\n"])
 def test_a_head_that_does_not_come_is_not_waited_for(sent: bytes, service: Served) -> None:
-    before = cuts(service, "slow_head")
+    before = service.cuts("slow_head")
     with connect(service, sent) as connection:
         assert is_well(service)
         assert error_of(rest(connection)) == (408, "slow_head")
-    assert cuts(service, "slow_head") == before + 1
+    assert service.cuts("slow_head") == before + 1
 
 
 def test_a_head_that_trickles_has_no_more_time(service: Served) -> None:
@@ -101,7 +97,7 @@ def test_who_closes_half_of_a_connection_is_let_go(sent: bytes, service: Served)
 
 @pytest.mark.parametrize("pieces", [0, 1, 10_000])
 def test_a_body_that_does_not_come_is_not_waited_for(pieces: int, service: Served) -> None:
-    before = cuts(service, "slow_body")
+    before = service.cuts("slow_body")
     with connect(service, b"POST /sample HTTP/1.1\r\nHost: here\r\nContent-Length: 100000\r\n\r\n") as connection:
         began = time.monotonic()
         with contextlib.suppress(OSError):
@@ -116,7 +112,7 @@ def test_a_body_that_does_not_come_is_not_waited_for(pieces: int, service: Serve
         assert time.monotonic() - began < 10
         if pieces < 2:  # who still sends may have its answer taken away by a reset
             assert error_of(answer) == (408, "slow_body")
-    until(lambda: cuts(service, "slow_body") == before + 1)
+    until(lambda: service.cuts("slow_body") == before + 1)
     assert is_well(service)
 
 
@@ -163,7 +159,7 @@ def flood(prefix: bytes, unit: bytes, service: Served) -> bytes:
 def test_heads_without_end_are_cut(prefix: bytes, unit: bytes, service: Served) -> None:
     def ended() -> float:
         """On a machine that does much else, the flood may be too slow before it is too large."""
-        return sum(cuts(service, reason) for reason in ("head_too_large", "malformed", "slow_head", "slow_body"))
+        return sum(service.cuts(reason) for reason in ("head_too_large", "malformed", "slow_head", "slow_body"))
 
     before = ended()
     answer = flood(prefix, unit, service)
@@ -191,13 +187,13 @@ def test_what_is_not_http_gets_the_one_shape_of_an_error(sent: bytes, service: S
 
 def test_who_does_not_read_is_left(service: Served) -> None:
     """A stream whose client takes nothing ends, and lets go of what it holds."""
-    before = cuts(service, "slow_reader")
+    before = service.cuts("slow_reader")
     body = json.dumps({"n": 500_000}).encode()
     head = f"POST /sample HTTP/1.1\r\nHost: here\r\nAccept: application/x-ndjson\r\nContent-Length: {len(body)}\r\n\r\n"
     with connect(service) as connection:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         connection.sendall(head.encode() + body)
-        until(lambda: cuts(service, "slow_reader") == before + 1)
+        until(lambda: service.cuts("slow_reader") == before + 1)
         until(lambda: service.batcher.rows == 0)
     assert is_well(service)
 

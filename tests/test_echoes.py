@@ -1,4 +1,4 @@
-"""What a request brings is repeated in a few dozen characters at most: errors, warnings and explanations, over every transport."""
+"""Values of a request are repeated in a few dozen characters at most: in errors, warnings and explanations, over every transport."""
 
 from __future__ import annotations
 
@@ -97,6 +97,7 @@ W = "w" * 50_000  # a head of a request has at most 64 KiB
         ("GET", f"/v2/models/{W}", {}),
         ("GET", f"/v2/models/fake/versions/{W}", {}),
         ("GET", f"/v2/{W}", {}),
+        ("PUT", f"/v2/models/{W}", {}),
         ("POST", f"/admin/models/{W}/load", {}),
         ("POST", f"/v2/repository/models/{W}/load", {}),
         ("POST", "/sample", {"Content-Type": W}),

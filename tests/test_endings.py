@@ -376,16 +376,7 @@ def test_an_output_that_cannot_be_written_is_said_before_the_work(
         assert done.exit_code == 1 and message in str(done.exception)
 
 
-@pytest.fixture
-def _interruptible() -> Iterator[None]:
-    """SIGINT as a terminal's programs have it: a shell starts programs in the background with the signal ignored."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
 @pytest.mark.slow
-@pytest.mark.usefixtures("_interruptible")
 def test_ctrl_c_is_status_130_and_leaves_no_file(tmp_path: Path) -> None:
     command = [
         sys.executable,
@@ -408,7 +399,15 @@ def test_ctrl_c_is_status_130_and_leaves_no_file(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == []
 
 
-@pytest.mark.usefixtures("_interruptible")
+@pytest.fixture
+def _plain_ctrl_c() -> Iterator[None]:
+    """SIGINT as a program finds it at its start; a command that ran in this process has left its own handler."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("_plain_ctrl_c")
 def test_a_library_that_turns_ctrl_c_into_another_error(monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted() -> None:
         try:

@@ -27,13 +27,17 @@ BY_VALUE: dict[str, list[tuple[Any, ...]]] = {
     "Pad": [("Pad", ["z", "pads_of"])],
     "OneHot": [("OneHot", ["count", "number", "values"])],
     "Resize": [("Resize", ["z", "empty", "empty", "pair"])],
+    "Slice": [("Slice", ["z", "count", "two"])],
+    "Reshape": [("Reshape", ["z", "pair"])],
+    "TopK": [("TopK", ["z", "count"])],
+    "number of values above 0": [("NonZero", ["z"]), ("Shape", ["y0"]), ("ConstantOfShape", ["y1"])],
     "through others": [("Neg", ["count"]), ("Abs", ["y0"]), ("ConstantOfShape", ["y1"])],
 }
 BY_SHAPE: dict[str, list[tuple[Any, ...]]] = {
     "shape": [("Shape", ["z"]), ("ConstantOfShape", ["y0"])],
     "size": [("Size", ["z"]), ("Range", ["zero", "y0", "one"])],
     "constants": [("Expand", ["z", "two"]), ("Pad", ["y0", "pads"])],
-    "values of no consequence": [("Add", ["z", "z"]), ("Slice", ["y0", "count", "two"]), ("Reshape", ["z", "pair"])],
+    "values of no consequence": [("Add", ["z", "z"]), ("Gather", ["y0", "count"])],
 }
 
 

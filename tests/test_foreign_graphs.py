@@ -15,7 +15,7 @@ from onnx import SparseTensorProto, helper
 from typer.testing import CliRunner
 
 import cli
-from runtime import calibration, manifest, onnx_file, repository
+from runtime import calibration, chance, manifest, onnx_file, repository
 from runtime.engine import load
 from runtime.errors import ArtifactError, GraphError
 from runtime.operations import Scores
@@ -35,7 +35,7 @@ def check(folder: Path, *options: str) -> tuple[int, str]:
 
 
 def refused(folder: Path, *options: str) -> str:
-    """What `manifold check` says of an artifact that is refused."""
+    """Return what `manifold check` says of an artifact that is refused."""
     status, said = check(folder, *options)
     assert status == 1, said
     return said
@@ -450,6 +450,19 @@ def test_graphs_that_do_not_draw(tmp_path: Path, how: str) -> None:
     assert check(made, "--seal")[0] == 0
     assert load(made).manifest.reproducible is None
     assert "reproducible" not in (made / manifest.FILE).read_text()
+
+
+def test_functions_that_call_each_other_twice_are_followed_once(tmp_path: Path) -> None:
+    """Each of 40 functions calls the one before it twice: 2^40 calls in all."""
+    opsets = [helper.make_opsetid("", 18), helper.make_opsetid("mine", 1)]
+    calls = [
+        [node(f"F{i - 1}", ["z"], ["t"], domain="mine"), node(f"F{i - 1}", ["t"], ["x"], domain="mine")]
+        for i in range(1, 40)
+    ]
+    bodies = [[NOISE, NOISY], *calls]
+    functions = [helper.make_function("mine", f"F{i}", ["z"], ["x"], body, opsets) for i, body in enumerate(bodies)]
+    decoder(tmp_path / "g.onnx", [node("F39", ["z"], ["x"], domain="mine")], functions=functions)
+    assert chance.of_onnx(tmp_path / "g.onnx", ["x"]).draws == ("RandomNormalLike",)
 
 
 def test_the_tasks_that_draw_are_told_from_those_that_do_not(tmp_path: Path) -> None:

@@ -62,7 +62,7 @@ def connected(service: Served) -> grpc.Channel:
 
 @contextlib.contextmanager
 def silence() -> Iterator[Callable[[], Iterator[Any]]]:
-    """What makes requests that do not come, until the block ends."""
+    """Yield a function that makes requests that do not come until the block ends."""
     over = threading.Event()
 
     def requests() -> Iterator[Any]:
@@ -73,10 +73,6 @@ def silence() -> Iterator[Callable[[], Iterator[Any]]]:
         yield requests
     finally:
         over.set()
-
-
-def cuts(service: Served, reason: str) -> float:
-    return service.metric(rf'manifold_connections_cut_total\{{reason="{reason}"\}}')
 
 
 def refusals(service: Served, reason: str) -> float:
@@ -103,14 +99,21 @@ def is_empty(service: Served) -> bool:
 
 def test_a_message_that_does_not_come_is_not_waited_for(service: Served, channel: grpc.Channel) -> None:
     """Not even by the first call of a service, which has no handler yet that could send a status."""
-    before = cuts(service, "slow_body")
+    before = service.cuts("slow_body")
     with silence() as nothing:
         waiting = channel.stream_unary(SAMPLE).future(nothing(), timeout=60)
         assert waiting.code() is CODE.DEADLINE_EXCEEDED
         assert waiting.details() == f"No message came within {RECEIVE:g} s."
-    assert cuts(service, "slow_body") == before + 1
+    assert service.cuts("slow_body") == before + 1
     until(lambda: is_empty(service))
     assert is_well(service)
+
+
+@pytest.mark.parametrize("method", [SAMPLE, "/manifold.v1.Manifold/SampleStream", "/grpc.health.v1.Health/Check"])
+def test_a_call_that_ends_without_a_message_gets_a_status(channel: grpc.Channel, method: str) -> None:
+    with pytest.raises(grpc.RpcError) as failure:
+        list(channel.stream_stream(method)(iter(()), timeout=20))
+    assert (failure.value.code(), failure.value.details()) == (CODE.INVALID_ARGUMENT, limits.NO_MESSAGE)
 
 
 @pytest.mark.parametrize(
@@ -152,9 +155,9 @@ def test_a_stream_of_inferences_may_be_silent_for_longer(service: Served, channe
 
 
 def test_a_stream_that_nobody_reads_ends(service: Served, channel: grpc.Channel) -> None:
-    before = cuts(service, "slow_reader")
+    before = service.cuts("slow_reader")
     call = stubs.ManifoldStub(channel).SampleStream(pb.SampleRequest(n=500_000), timeout=60)
-    until(lambda: cuts(service, "slow_reader") == before + 1)
+    until(lambda: service.cuts("slow_reader") == before + 1)
     until(lambda: service.batcher.rows == 0)
     assert is_well(service)
     assert code_of(call) in (CODE.DEADLINE_EXCEEDED, CODE.CANCELLED)  # CANCELLED: it read too late even for the status
@@ -165,9 +168,9 @@ def test_requests_without_end_are_not_gathered(service: Served, channel: grpc.Ch
     """A client that sends and never reads: each request waits for the answer before it, and the stream ends."""
     sent = itertools.count()
     request = inference_pb2.ModelInferRequest(model_name="nothing", id="a" * 10_000)
-    before = cuts(service, "slow_reader")
+    before = service.cuts("slow_reader")
     call = inference_pb2_grpc.GRPCInferenceServiceStub(channel).ModelStreamInfer((request for _ in sent), timeout=60)
-    until(lambda: cuts(service, "slow_reader") == before + 1)
+    until(lambda: service.cuts("slow_reader") == before + 1)
     assert next(sent) < 20_000
     assert is_well(service)
     call.cancel()
@@ -195,7 +198,7 @@ def test_calls_have_a_limit_over_both_transports(root: Path) -> None:
 
 
 def test_messages_have_a_limit_together(root: Path) -> None:
-    """As bodies of HTTP have: what is counted for one is not there for the other, and small ones are not counted."""
+    """Messages and bodies of HTTP share one limit. Small messages are not counted."""
     with (
         served(root, grpc=True, max_bodies_bytes=2**20, max_body_bytes=2**20) as service,
         connected(service) as channel,
@@ -226,7 +229,7 @@ def test_half_messages_have_a_limit_together(root: Path) -> None:
         assert is_well(service)
         waiting = [channel.stream_unary(SAMPLE).future(nothing()) for _ in range(5)]
         assert is_well(service)
-        until(lambda: cuts(service, "bodies") >= 1)
+        until(lambda: service.cuts("bodies") >= 1)
         assert len(service.server.rpc.limits._receiving) <= 2
         for each in waiting:
             each.cancel()
@@ -330,7 +333,7 @@ def frame(kind: int, payload: bytes = b"", flags: int = 0, stream: int = 0) -> b
 
 
 def frames(connection: socket.socket) -> Iterator[tuple[int, int, bytes]]:
-    """What the service sends: kind, flags and payload."""
+    """Yield the kind, flags and payload of each frame that the service sends."""
     with connection.makefile("rb") as reading:
         while len(head := reading.read(9)) == 9:
             yield head[3], head[4], reading.read(int.from_bytes(head[:3]))
@@ -368,10 +371,10 @@ def test_a_channel_that_pings_all_the_time_is_not_kept(service: Served) -> None:
 
 def test_a_stream_that_reads_not_even_its_status_is_reset(service: Served) -> None:
     """The handler is over at once; what is left is the stream, which gRPC would keep until the client has gone."""
-    before = cuts(service, "slow_reader")
+    before = service.cuts("slow_reader")
     with http2(service, NO_WINDOW) as connection:
         connection.sendall(request("/manifold.v1.Manifold/SampleStream", pb.SampleRequest(n=1000).SerializeToString()))
-        until(lambda: cuts(service, "slow_reader") == before + 1)
+        until(lambda: service.cuts("slow_reader") == before + 1)
         over = threading.Event()
 
         def ask() -> None:  # gRPC lets go of the call before at the next one

@@ -146,3 +146,20 @@ def test_statistics_and_images_of_reports_are_bounded(tmp_path: Path, monkeypatc
     (tmp_path / "a.npy").write_bytes(header((1000, 3, 10_000, 10_000), "|u1"))
     with at_most(2 * MB), pytest.raises(EvaluationError, match="cannot be read"):
         images.open_images(tmp_path / "a.npy", "RGB")
+
+
+def test_only_what_numpy_writes_is_unpacked(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "a.npz", "w", zipfile.ZIP_LZMA) as held:
+        held.writestr("a.npy", header((1,)) + bytes(4))
+    with pytest.raises(npz.Unreadable, match="'a' is compressed in a way that numpy does not write"):
+        npz.read(tmp_path / "a.npz", ["a"], lambda *_: None)
+
+
+def test_images_are_known_by_their_content(tmp_path: Path) -> None:
+    pixels = np.zeros((3, 4, 4, 1), np.uint8)
+    with (tmp_path / "a.npy").open("wb") as file:
+        np.savez(file, pixels)
+    with (tmp_path / "b.npz").open("wb") as file:
+        np.save(file, pixels)
+    for name in ("a.npy", "b.npz"):
+        assert len(images.open_images(tmp_path / name, "L").batch(0, 3).pixels) == 3

@@ -26,7 +26,7 @@ from service import logs, ports, workers
 from service.settings import Settings, SettingsError
 from tests import foreign
 from tests.conftest import ROOT
-from tests.served import free_port, until
+from tests.served import answers, free_port, until
 
 
 @contextmanager
@@ -38,6 +38,7 @@ def service(
         **os.environ,
         "MANIFOLD_MODELS_DIR": str(models),
         "MANIFOLD_PORT": str(port),
+        "MANIFOLD_GRPC_PORT": "0",  # the next port may be somebody else's
         "PYTHONPATH": str(ROOT),
     }
     environment |= {"MANIFOLD_DEFAULT_MODEL": "foreign", **more}
@@ -61,15 +62,8 @@ def service(
 
 
 def wait_until_ready(url: str, process: subprocess.Popen[str]) -> None:
-    deadline = time.monotonic() + 240
-    while time.monotonic() < deadline:
-        assert process.poll() is None, process.stderr.read() if process.stderr else ""
-        try:
-            if httpx.get(f"{url}/health/ready").status_code == 200:
-                return
-        except httpx.TransportError:
-            time.sleep(0.05)
-    raise AssertionError("not ready")
+    until(lambda: process.poll() is not None or answers(f"{url}/health/ready"), 240)
+    assert process.poll() is None, process.stderr.read() if process.stderr else ""
 
 
 def output(process: subprocess.Popen[str]) -> tuple[int, list[str]]:
@@ -86,13 +80,13 @@ def events(lines: list[str]) -> list[str]:
 def test_starts_answers_and_ends(tmp_path: Path) -> None:
     """A port that is taken is one line and status 2, before any model is loaded; also with workers, and for gRPC."""
     foreign.write(tmp_path)
-    port, free = free_port(), free_port()
+    port, rpc, free = free_port(), free_port(), free_port()
     url = f"http://127.0.0.1:{port}"
-    with service(tmp_path, port) as process:
+    with service(tmp_path, port, MANIFOLD_GRPC_PORT=str(rpc)) as process:
         wait_until_ready(url, process)
         assert httpx.post(f"{url}/sample", json={"seed": 1}, headers={"accept": "image/png"}).content[1:4] == b"PNG"
         with ExitStack() as stack:
-            taken = {"MANIFOLD_PORT": str(free), "MANIFOLD_GRPC_PORT": str(port + 1), "MANIFOLD_LOG_FORMAT": "json"}
+            taken = {"MANIFOLD_PORT": str(free), "MANIFOLD_GRPC_PORT": str(rpc), "MANIFOLD_LOG_FORMAT": "json"}
             several = {"MANIFOLD_WORKERS": "2", "MANIFOLD_DEVICE": "cpu"}
             others = [
                 stack.enter_context(service(tmp_path, port, **more))
@@ -154,13 +148,6 @@ def test_told_to_stop_while_models_load(tmp_path: Path) -> None:
         assert time.monotonic() - began < 10
 
 
-def answers(url: str) -> bool:
-    try:
-        return httpx.get(url).status_code == 200
-    except httpx.TransportError:
-        return False
-
-
 def slow(root: Path) -> None:
     """The foreign model, with a constant that takes ONNX Runtime a minute or more to compute when it loads it."""
     path = foreign.write(root) / "generator.onnx"
@@ -192,11 +179,16 @@ def test_every_line_of_the_log_is_in_its_format(tmp_path: Path) -> None:
     key, chain = tmp_path / "key.pem", tmp_path / "chain.pem"
     certificate.private_key_pem.write_to_path(key)
     certificate.cert_chain_pems[0].write_to_path(chain)
-    port = free_port()
-    options = {"MANIFOLD_TLS_KEY": str(key), "MANIFOLD_TLS_CERTIFICATE": str(chain), "MANIFOLD_LOG_FORMAT": "json"}
+    port, rpc = free_port(), free_port()
+    options = {
+        "MANIFOLD_GRPC_PORT": str(rpc),
+        "MANIFOLD_TLS_KEY": str(key),
+        "MANIFOLD_TLS_CERTIFICATE": str(chain),
+        "MANIFOLD_LOG_FORMAT": "json",
+    }
     with service(tmp_path, port, prelude=NOISE, **options) as process:
-        until(lambda: said(port))
-        for number in (port, port + 1, port):
+        until(lambda: answers(f"https://127.0.0.1:{port}/health/live"))
+        for number in (port, rpc, port):
             with socket.create_connection(("127.0.0.1", number), timeout=30) as connection:
                 connection.sendall(b"nonsense\r\n\r\n")
                 while connection.recv(1000):
@@ -229,14 +221,6 @@ def start(style):
     thread.join()
 logs.start = start
 """
-
-
-def said(port: int) -> bool:
-    """Whether something listens there and speaks TLS."""
-    try:
-        return httpx.get(f"https://127.0.0.1:{port}/health/live", verify=False).status_code == 200
-    except httpx.TransportError:
-        return False
 
 
 def test_an_error_that_nobody_expected_is_one_record(tmp_path: Path) -> None:

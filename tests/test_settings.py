@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from service import settings
-from service.settings import SettingsError, check_variables
+from service.settings import Settings, SettingsError, check_variables
 from tests import foreign
 from tests.conftest import ROOT
 from tests.test_deploy import variables
@@ -94,3 +95,21 @@ def test_a_misspelt_variable_ends_check_and_start_with_status_2(tmp_path: Path) 
         assert (
             done.stderr == "settings:\n  MANIFOLD_MAX_ROW: there is no such setting; did you mean MANIFOLD_MAX_ROWS?\n"
         )
+
+
+def test_the_table_of_settings_has_each_one_with_its_default() -> None:
+    rows = re.findall(r"^\| (`MANIFOLD_[^|]*) \| ([^|]*)\|", (ROOT / "docs/service.md").read_text(), re.MULTILINE)
+    told = dict[str, str]()
+    for names, defaults in rows:
+        variables, values = re.findall(r"`(\w+)`", names), [value.strip() for value in defaults.split(",")]
+        told |= zip(variables, values if len(values) == len(variables) else values * len(variables), strict=True)
+    fields = {f"MANIFOLD_{name.upper()}": field.default for name, field in Settings.model_fields.items()}
+    del fields["MANIFOLD_MODELS"]  # sections of manifold.toml
+    assert told.keys() == fields.keys()
+    stated = {name: default for name, default in fields.items() if default not in (None, "", ())}
+    assert {name: told[name] for name in stated} == {name: written(default) for name, default in stated.items()}
+
+
+def written(default: object) -> str:
+    """Return a default as documents have it."""
+    return f"{default:g}" if isinstance(default, float) else str(default).lower()

@@ -95,7 +95,7 @@ def test_nothing_is_smuggled(shape: Shape, service: Recorded) -> None:
 
 @pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: shape.name)
 def test_nothing_is_smuggled_byte_by_byte(shape: Shape, service: Recorded, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As if each byte were a packet of its own: where one ends is nothing that a reader may go by."""
+    """Each byte arrives alone, as in a packet of its own: the reader must not depend on the ends of packets."""
     whole = Protocol.data_received
 
     def data_received(self: Protocol, data: bytes) -> None:
@@ -123,7 +123,7 @@ def test_nothing_is_smuggled_through_haproxy(shape: Shape, service: Recorded, pr
 
 
 def test_a_body_behind_an_upgrade_arrives_in_the_next_packet(service: Recorded) -> None:
-    """As `curl --http2` and Java send it: the head alone, then a body that looks like a request."""
+    """The head is sent alone, as `curl --http2` and Java do, then a body that looks like a request."""
     hidden = b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n"
     head = post(UPGRADE, b"Expect: 100-continue\r\n", b"Content-Length: %d\r\n" % len(hidden))
     service.seen.clear()

@@ -104,7 +104,7 @@ def _parametrised(call: ast.AST) -> set[str]:
 
 
 def found(source: str) -> list[str]:
-    """What is wrong with the tests of a file, by line."""
+    """Return what is wrong with the tests of a file, by line."""
     module, problems = Module(source), []
     for test in module.tests():
         if not module.reaches_the_project(test):

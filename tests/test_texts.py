@@ -135,6 +135,13 @@ def status(answer: Any, field: str | None = None) -> int:
     return int(answer.status_code)
 
 
+@pytest.mark.parametrize("kind", ["image/png", "text/csv"])
+def test_a_query_of_many_fields_is_refused_before_it_is_read(kind: str, service: TestClient) -> None:
+    fields = "&".join(f"k{i}={i}" for i in range(65))
+    answer = service.post(f"/anomaly-score?{fields}", content=b"x", headers={"Content-Type": kind})
+    assert status(answer, "query") == 400
+
+
 @pytest.mark.parametrize(
     "text", [NINES, "0", "-1", "1.5", "1e3", "", " 5", "\u00b2", "0x10", "86400001", "5, 5", "nan"]
 )
@@ -267,7 +274,7 @@ def test_versions_that_are_none(version: str, service: TestClient) -> None:
 
 
 def weighed(service: TestClient, weights: str) -> Any:
-    """What a mixture gives, over both ways to ask for it."""
+    """Return what a mixture gives, over both ways to ask for it."""
     one = service.post(
         "/sample", content=f'{{"model": "mnist-cgan", "seed": 1, "encoding": "array", "class": {weights}}}'
     )

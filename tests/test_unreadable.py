@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import stat
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from runtime import manifest, repository
+from runtime.engine import load
 from runtime.errors import ArtifactError, UnknownModel
 from service.__main__ import check
 from service.registry import Registry
@@ -309,3 +311,21 @@ def test_sections_are_checked_before_the_start_and_at_it(root: Path) -> None:
             SettingsError, match=r"models\.forein: there is no such model in .*; did you mean foreign\?"
         ):
             start(settings)
+
+
+def test_deep_folders_and_links_to_themselves_are_walked_over(root: Path) -> None:
+    made = copy(root)
+    files = sorted(name for name, _ in repository.everything(made))
+    (made / "loop").symlink_to("loop")
+    parent = os.open(made, os.O_RDONLY)
+    for _ in range(1200):  # deeper than Python's calls may be nested
+        os.mkdir("a", dir_fd=parent)
+        child = os.open("a", os.O_RDONLY, dir_fd=parent)
+        os.close(parent)
+        parent = child
+    os.close(parent)
+    try:
+        assert sorted(name for name, _ in repository.everything(made)) == files
+        assert load(made, device="cpu").manifest.name == "other"
+    finally:
+        subprocess.run(["rm", "-rf", made / "a"], check=True)  # shutil.rmtree nests its calls

@@ -47,7 +47,21 @@ class Running:
         }  # fmt: skip
         with log.open("wb") as file:
             self.process = subprocess.Popen([sys.executable, "-m", "service"], cwd=ROOT, env=environment, stderr=file)
-        until(lambda: self.said("ready") >= COUNT, 120)
+
+    def __enter__(self) -> Running:
+        with ExitStack() as stack:
+            stack.callback(self.kill)
+            until(lambda: self.said("ready") >= COUNT, 120)
+            stack.pop_all()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.kill()
+
+    def kill(self) -> None:
+        """End the parent; its workers end by themselves, also those that stand still."""
+        self.process.kill()
+        self.process.wait()
 
     def said(self, event: str) -> int:
         """Lines of the log with that event. Every line is JSON."""
@@ -96,11 +110,8 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     foreign.write(root)
     keys = root / "keys"
     keys.write_text("")
-    service = Running(root, root / "log", MANIFOLD_KEYS_FILE=str(keys), MANIFOLD_AUTH="off")
-    yield service
-    if service.process.poll() is None:
-        service.process.kill()
-    service.process.wait()
+    with Running(root, root / "log", MANIFOLD_KEYS_FILE=str(keys), MANIFOLD_AUTH="off") as service:
+        yield service
 
 
 def test_one_answer_per_seed_and_one_page_of_metrics(running: Running) -> None:
@@ -163,18 +174,17 @@ def test_a_worker_that_stands_still_holds_up_nobody_and_is_replaced(running: Run
 
 def test_a_command_says_which_workers_did_not_answer(tmp_path: Path) -> None:
     foreign.write(tmp_path)
-    service = Running(tmp_path, tmp_path / "log", MANIFOLD_HANG_SECONDS="60", MANIFOLD_COMMAND_SECONDS="1")
-    victim = min(service.pids())
-    os.kill(victim, signal.SIGSTOP)
-    for path in ("/admin/models/foreign/load", "/v2/repository/models/foreign/unload", "/admin/reload"):
-        answer = service.call(path)
-        assert answer.status_code == 503, answer.text
-        assert f"(pid {victim}) did not answer within 1 s; 1 others did" in answer.text
-    # the parent is killed: the worker that stands still ends too
-    pids = service.pids()
-    service.process.kill()
-    service.process.wait()
-    until(lambda: not any(map(alive, pids)))
+    with Running(tmp_path, tmp_path / "log", MANIFOLD_HANG_SECONDS="60", MANIFOLD_COMMAND_SECONDS="1") as service:
+        victim = min(service.pids())
+        os.kill(victim, signal.SIGSTOP)
+        for path in ("/admin/models/foreign/load", "/v2/repository/models/foreign/unload", "/admin/reload"):
+            answer = service.call(path)
+            assert answer.status_code == 503, answer.text
+            assert f"(pid {victim}) did not answer within 1 s; 1 others did" in answer.text
+        # the parent is killed: the worker that stands still ends too
+        pids = service.pids()
+        service.kill()
+        until(lambda: not any(map(alive, pids)))
 
 
 @pytest.mark.slow
@@ -188,7 +198,10 @@ def test_told_to_stop_all_end_also_one_that_stands_still(running: Running) -> No
 
 
 def alive(pid: int) -> bool:
-    return Path(f"/proc/{pid}").exists() and "State:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+    try:
+        return "State:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+    except (FileNotFoundError, ProcessLookupError):  # the second if it ends while it is read
+        return False
 
 
 # --- the keeper ---

@@ -335,7 +335,7 @@ class Sampler(nn.Module):
         return loops.row_sampler(self._steps(), self.width)
 
     def _steps(self, known: nn.Module | None = None) -> dict[str, Any]:
-        """Every step as a graph; with `known`, that makes what is kept of data and mask, there is such a step too.
+        """Return every step as a graph. With `known`, which makes what is kept of data and mask, there is such a step too.
 
         A step that was exported before is not exported again: sampling and imputing share most of them.
         """
@@ -430,7 +430,7 @@ class FreeImputer(nn.Module):
 
 
 def sampling(model: GatedNetwork, sampler: Sampler, outputs: Sequence[TensorSpec], max_rows: int) -> Task:
-    """The task `sample` of a network: uniforms, the condition where there are classes, and a temperature, to what the sampler makes."""
+    """Return the task `sample` of a network: uniforms, the condition where there are classes, and a temperature, to what the sampler makes."""
     return Task(sampler if model.classes else FreeSampler(sampler), _chance(model), outputs, sampler.to_onnx, max_rows)
 
 

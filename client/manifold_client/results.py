@@ -32,7 +32,7 @@ class Result:
 
     @property
     def reproducible(self) -> bool:
-        """Whether the same request gives this answer again: false if the model draws random numbers by itself, whatever the seed."""
+        """Return whether the same request gives this answer again: false if the model draws random numbers by itself, whatever the seed."""
         return _reproducible(self.raw)
 
     @classmethod
@@ -88,7 +88,7 @@ class Sample:
 
     @property
     def reproducible(self) -> bool:
-        """Whether the same request gives this item again."""
+        """Return whether the same request gives this item again."""
         return _reproducible(self.raw)
 
     @classmethod

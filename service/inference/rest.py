@@ -162,12 +162,12 @@ class Routes:
     # --- what there is not ---
 
     async def _refuse(self, request: Incoming, allowed: str) -> Reply:
-        body = orjson.dumps({"error": f"{request.scope['path']} takes {allowed}"})
+        body = orjson.dumps({"error": f"{cut(request.scope['path'])} takes {allowed}"})
         return Reply(body, status=405, headers={"Allow": allowed}, error="method_not_allowed")
 
     async def _nothing(self, request: Incoming) -> Reply:
         raise NotFound(
-            f"there is no {request.scope['path']} here; the extensions are {', '.join(EXTENSIONS)}", field="path"
+            f"there is no {cut(request.scope['path'])} here; the extensions are {', '.join(EXTENSIONS)}", field="path"
         )  # fmt: skip
 
 
