@@ -21,7 +21,7 @@ UNITS = {
     "norm": "norm",
 }  # by the last word of a figure's name; the others are nats
 
-CURVES, SECONDS = "curves.png", 10.0  # a drawing takes about 0.2 s
+CURVES, SECONDS = "curves.png", 30.0  # a drawing takes 0.2 s, and more on a busy machine
 
 
 def save(items: NDArray[Any], spec: DataSpec, stem: Path) -> Path:
