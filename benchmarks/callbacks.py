@@ -101,9 +101,10 @@ def serve(path: Path) -> None:
     asyncio.events.Handle._run = measured  # type: ignore[method-assign]
     signal.signal(signal.SIGUSR1, recorder.clear)
     signal.signal(signal.SIGUSR2, recorder.write)
-    from service.__main__ import main as run_service
+    from service import __main__ as entry
+    from service.settings import read
 
-    sys.exit(run_service())
+    entry.run(read())
 
 
 # --- the load -----------------------------------------------------------------------------------------------------------------
