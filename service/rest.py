@@ -26,7 +26,7 @@ from runtime import codecs, errors
 from runtime.errors import ManifoldError, cut
 from service import admin, bodies, contract, describe, encoding, replies, streams, tracing, uploads
 from service.asgi import OPEN, Endpoint, Front
-from service.aside import ROW, aside
+from service.aside import LARGE, ROW, aside, later
 from service.handlers import Answer, Handlers
 from service.incoming import Incoming
 from service.inference.core import Core
@@ -143,7 +143,11 @@ def _endpoint(
         if media_type in streams.MEDIA_TYPES:
             assert isinstance(fields, contract.SampleRequest)
             return await streams.respond(fields, files, deadline, media_type, request.request_id, handlers, metrics)
-        answer = await method(fields, files, deadline)
+        try:
+            answer = await method(fields, files, deadline)
+        finally:
+            if files.work >= LARGE:  # to free millions of numbers takes as long as to read them
+                later(vars(fields).clear)
         write = functools.partial(_written, answer, media_type, request.request_id)
         body, spent = await aside(write, encoding.work(answer))
         now = time.monotonic()
