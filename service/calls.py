@@ -165,7 +165,7 @@ _work: ContextVar[float] = ContextVar("work", default=0.0)
 
 
 def work() -> float:
-    """What reading the message of this call takes, in bytes (service.aside)."""
+    """Return the work of reading the message of this call, in bytes (service.aside)."""
     return _work.get()
 
 

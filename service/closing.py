@@ -21,7 +21,7 @@ log = structlog.get_logger()
 
 @dataclass(eq=False)
 class Held:
-    """What a closed model still holds."""
+    """The parts that a closed model still holds."""
 
     name: str
     weight: int  # bytes of its graphs

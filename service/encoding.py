@@ -97,7 +97,7 @@ def _pngs(answer: Answer, spec: ImageSpec) -> list[bytes]:
 
 
 def work(answer: Answer, listed: float = LISTED) -> float:
-    """What writing the answer takes, in bytes (service.aside); `listed` is for an entry of a list."""
+    """Return the work of writing the answer, in bytes (service.aside). `listed` is for an entry of a list."""
     arrays = sum(value.nbytes for value in answer.fields.values() if isinstance(value, np.ndarray))
     lists = max((len(value) for value in answer.fields.values() if isinstance(value, list)), default=0)
     if answer.items is None:

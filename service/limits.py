@@ -111,7 +111,7 @@ class OpenCall:
 
     @property
     def calls(self) -> Calls:
-        """What the calls of its service have in common."""
+        """Return what the calls of its service have in common."""
         return self._limits.calls[self.method[1:].partition("/")[0]]
 
     def leave(self, error: ManifoldError) -> None:
