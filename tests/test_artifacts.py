@@ -23,7 +23,7 @@ from runtime.engine import Model, example_inputs, load
 from runtime.errors import ArtifactError, InvalidValue, ManifoldError, Unavailable, UnknownModel, UnsupportedTask
 from service.rest import create_app
 from service.settings import Settings
-from tests import foreign
+from tests import foreign, shared
 from tests.conftest import EXTRACTORS, NAMES, ROOT, SHIPPED, tiny_run, wait_until_ready
 from training import export as exporting
 from training import families, graphs, runs
@@ -131,17 +131,18 @@ def test_graphs_carry_no_paths_of_the_machine_that_made_them() -> None:
 # --- publishing ---
 
 
-def test_versions_count_up_and_nothing_is_overwritten(tmp_path: Path, digits: Data, tiny: Path) -> None:
-    run = runs.open_run(tiny / "runs/vae")
-    shutil.copytree(tiny / "models/vae", tmp_path / "vae")
-    first = tmp_path / "vae/1"
-    second = exporting.export(run, "vae", tmp_path, data=digits)
+def test_versions_count_up_and_nothing_is_overwritten(tmp_path: Path, digits: Data) -> None:
+    """A second export of the same run is another version with the same contents."""
+    run = tiny_run(tmp_path / "run", "classifier", digits)
+    models = tmp_path / "models"
+    first = shared.export(run, "classifier", models, data=digits)
+    second = exporting.export(run, "classifier", models, data=digits)
     assert (first.name, second.name) == ("1", "2")
-    assert [path.name for path in (tmp_path / "vae").iterdir() if path.name.startswith(".")] == []
+    assert [path.name for path in (models / "classifier").iterdir() if path.name.startswith(".")] == []
     found = manifest.read(first)
-    with repository.staging(tmp_path, "vae") as folder, pytest.raises(ArtifactError, match="never overwritten"):
+    with repository.staging(models, "classifier") as folder, pytest.raises(ArtifactError, match="never overwritten"):
         (folder / "file").touch()
-        repository.publish(folder, tmp_path, found)
+        repository.publish(folder, models, found)
     assert load(first).checksum == load(second).checksum
 
 
@@ -172,11 +173,18 @@ def test_unknown_format(tmp_path: Path, digits: Data, tiny: Path) -> None:
         exporting.export(runs.open_run(tiny / "runs/vae"), "x", tmp_path, data=digits, backend="keras")
 
 
-@pytest.mark.parametrize("likelihood", ["gaussian-learned", "laplace"])
-def test_other_likelihoods_export_too(tmp_path: Path, digits: Data, likelihood: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("learned", {"likelihood": "gaussian-learned", "samples": 2, "epochs": 1}),
+        ("laplace", {"likelihood": "laplace", "samples": 2, "epochs": 1}),
+        ("autoencoder", {"likelihood": "gaussian", "variational": False, "latent_dim": 5}),
+    ],
+)
+def test_other_likelihoods_export_too(tmp_path: Path, digits: Data, name: str, changes: dict[str, Any]) -> None:
     """All tasks in TorchScript, and the one that the likelihood is in as an ONNX graph too."""
-    run = tiny_run(tmp_path / likelihood, "vae", digits, likelihood=likelihood, samples=2, epochs=1)
-    model = load(exporting.export(run, likelihood, tmp_path / "models", data=digits, backend="torchscript"))
+    run = tiny_run(tmp_path / name, "vae", digits, **changes)
+    model = load(shared.export(run, name, tmp_path / "models", data=digits, backend="torchscript"))
     assert model.sample(2, seed=0).data.shape == (2, 1, 8, 8)
     task = families.get("vae").exports(trained_model(run, digits), run.config, digits).tasks["score"]
     inputs = {**example_inputs(model.manifest.tasks["score"], model.manifest, 5), "data": digits.edge(digits.test)[:5]}

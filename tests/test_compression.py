@@ -23,7 +23,7 @@ from training.data import Data
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory, digits: Data) -> Path:
     root = tmp_path_factory.mktemp("compression")
-    run = tiny_run(root / "run", "vqvae", digits, epochs=40, prior_epochs=20, widths=(16, 16), code_dim=4)
+    run = tiny_run(root / "run", "vqvae", digits, epochs=20, prior_epochs=10, widths=(16, 16), code_dim=4)
     export(run, "vq", root / "models", data=digits, backend="torchscript")
     plain = tiny_run(root / "plain", "vqvae", digits, conditional=False)
     export(plain, "plain", root / "models", data=digits, backend="torchscript")

@@ -201,27 +201,28 @@ def naive(model: GatedPixelCNN, uniforms: Tensor, condition: Tensor) -> Tensor:
 def test_cached_sampling_of_colours_and_densities_is_naive_sampling(
     tmp_path: Path, channels: int, likelihood: str
 ) -> None:
+    """In torch, and as a graph of what no artifact below has: export compares the graphs of those with torch."""
     model = network(pictures(4, 3, channels, 16), likelihood=likelihood)
-    uniforms, condition = (
-        torch.rand(5, model.uniforms, generator=torch.Generator().manual_seed(1)),
-        torch.eye(3)[[0, 1, 2, 0, 1]],
-    )
+    uniforms = torch.rand(5, model.uniforms, generator=torch.Generator().manual_seed(1))
+    condition = torch.eye(3)[[0, 1, 2, 0, 1]]
     expected = naive(model, uniforms, condition).permute(0, 3, 1, 2)
     sampler = Sampler(model, Finish(model)).eval()
     with torch.no_grad():
         codes, items = sampler(uniforms, condition, torch.ones(5))
     assert torch.allclose(codes.view(expected.shape).double(), expected.double(), atol=1e-5)
+    assert set(np.unique(np.round(items.numpy() * 15, 4) % 1)) == {0.0}  # levels
+    if (channels, likelihood) != (3, "mixture"):
+        return
     graphs.save_onnx({"sample": sampler.to_onnx()}, tmp_path)
     session = onnxruntime.InferenceSession(str(tmp_path / "sample.onnx"))
     given = {"uniforms": uniforms.numpy(), "condition": condition.numpy(), "temperature": np.ones(5, np.float32)}
     found = session.run(["codes", "data"], given)
     assert np.allclose(found[0].reshape(expected.shape), expected.numpy(), atol=1e-5)
     assert np.allclose(found[1], items.numpy(), atol=1e-5)
-    assert set(np.unique(np.round(found[1] * 15, 4) % 1)) == {0.0}  # levels
 
 
-def test_what_is_known_is_kept_and_the_rest_follows_from_it(tmp_path: Path) -> None:
-    """The loop with known pixels: equal to naive sampling that is told them, in torch and as a graph."""
+def test_what_is_known_is_kept_and_the_rest_follows_from_it() -> None:
+    """The loop with known pixels: equal to naive sampling that is told them. Export compares the graph with torch."""
     model = network(pictures(4, 3, 3, 8))
     generator = torch.Generator().manual_seed(1)
     uniforms, condition = torch.rand(4, model.uniforms, generator=generator), torch.eye(3)[[0, 1, 2, 0]]
@@ -240,11 +241,6 @@ def test_what_is_known_is_kept_and_the_rest_follows_from_it(tmp_path: Path) -> N
         imputer = Imputer(Sampler(model, Finish(model)), model.nearest).eval()
         codes, _ = imputer(uniforms, condition, torch.ones(4), data, mask)
     assert torch.equal(codes.permute(0, 2, 3, 1), values)
-    graphs.save_onnx({"impute": imputer.to_onnx()}, tmp_path)
-    session = onnxruntime.InferenceSession(str(tmp_path / "impute.onnx"))
-    given = {"uniforms": uniforms, "condition": condition, "temperature": torch.ones(4), "given": data, "mask": mask}
-    (found,) = session.run(["codes"], {name: value.numpy() for name, value in given.items()})
-    assert np.array_equal(found, codes.numpy())
 
 
 # --- artifacts ---

@@ -19,7 +19,7 @@ from training import graphs, loops
 from training.data import Data, Part
 from training.families import pixelcnn
 from training.families.pixelcnn import Config, Finish, GatedPixelCNN
-from training.gated import Sampler
+from training.gated import Sampler, nothing
 
 
 def grid(height: int, width: int, levels: int, classes: int = 3) -> Data:
@@ -71,29 +71,30 @@ def test_probabilities_of_all_images_sum_to_one() -> None:
             assert float(total) == pytest.approx(1, abs=1e-5)
 
 
+def drawn_inputs(batch: int, places: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Uniforms, a mixture of 3 classes for each item, and temperatures between 0.5 and 1.5."""
+    generator = torch.Generator().manual_seed(1)
+    uniforms = torch.rand(batch, places, generator=generator)
+    condition = torch.rand(batch, 3, generator=generator).softmax(1)
+    return uniforms, condition, torch.linspace(0.5, 1.5, batch)
+
+
+@pytest.mark.parametrize("batch", [1, 16])
 @pytest.mark.parametrize("shape", [(7, 7, 16), (8, 8, 4), (3, 5, 2)])
-def test_cached_sampling_is_naive_sampling(tmp_path: Path, shape: tuple[int, int, int]) -> None:
-    """In torch and as one ONNX graph: the same codes, in batches of one and of more."""
+def test_cached_sampling_is_naive_sampling(shape: tuple[int, int, int], batch: int) -> None:
+    """The test below compares the graph."""
     model = network(grid(*shape))
-    sampler = Sampler(model, Finish(model)).eval()
-    graphs.save_onnx({"sample": sampler.to_onnx()}, tmp_path)
-    session = onnxruntime.InferenceSession(str(tmp_path / "sample.onnx"))
-    for batch in (1, 16):
-        generator = torch.Generator().manual_seed(1)
-        uniforms = torch.rand(batch, shape[0] * shape[1], generator=generator)
-        condition = torch.rand(batch, 3, generator=generator).softmax(1)
-        temperature = torch.linspace(0.5, 1.5, batch)
-        expected = naive(model, uniforms, condition, temperature)
-        with torch.no_grad():
-            codes, items = sampler(uniforms, condition, temperature)
-        assert torch.equal(codes, expected)
-        assert torch.equal(torch.round(items[:, 0] * (shape[2] - 1)).long(), expected)
-        given = {"uniforms": uniforms.numpy(), "condition": condition.numpy(), "temperature": temperature.numpy()}
-        assert np.array_equal(session.run(["codes"], given)[0], expected.numpy())
+    uniforms, condition, temperature = drawn_inputs(batch, shape[0] * shape[1])
+    expected = naive(model, uniforms, condition, temperature)
+    with torch.no_grad():
+        codes, items = Sampler(model, Finish(model)).eval()(uniforms, condition, temperature)
+    assert torch.equal(codes, expected)
+    assert torch.equal(torch.round(items[:, 0] * (shape[2] - 1)).long(), expected)
 
 
 @pytest.mark.parametrize("classes", [3, 0])
-def test_a_sampler_split_by_rows_gives_the_same_and_lets_items_go(tmp_path: Path, classes: int) -> None:
+def test_the_graph_and_one_split_by_rows_give_the_same_and_let_items_go(tmp_path: Path, classes: int) -> None:
+    """The graph of all rows, in batches of one and of more, equals naive sampling; the graph of one row, run row by row, equals both."""
     data = grid(6, 5, 4)
     model = network(data, conditional=bool(classes))
     sampler = Sampler(model, Finish(model)).eval()
@@ -111,11 +112,14 @@ def test_a_sampler_split_by_rows_gives_the_same_and_lets_items_go(tmp_path: Path
             alive.append(len(found["next_prev_row"]))
         return found
 
-    generator = np.random.default_rng(0)
-    inputs = {"uniforms": generator.random((7, 30), np.float32), "temperature": np.ones(7, np.float32)}
-    if classes:
-        inputs["condition"] = np.eye(3, dtype=np.float32)[generator.integers(0, 3, 7)]
-    expected = run("sample", inputs)["codes"]
+    for batch in (1, 7):
+        uniforms, condition, temperature = drawn_inputs(batch, 30)
+        inputs = {"uniforms": uniforms.numpy(), "temperature": temperature.numpy()}
+        if classes:
+            inputs["condition"] = condition.numpy()
+        expected = run("sample", inputs)["codes"]
+        told = condition if classes else nothing(uniforms)
+        assert np.array_equal(expected, naive(model, uniforms, told, temperature).numpy())
     codes, items, left = loops.by_rows(run, inputs, 6)
     assert np.array_equal(codes, expected)
     assert left.tolist() == list(range(7))

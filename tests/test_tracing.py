@@ -100,7 +100,8 @@ def test_without_the_setting_nothing_is_traced(tmp_path: Path, collector: tuple[
     assert not collector[1]
 
 
-def test_a_collector_that_is_not_there_changes_no_answer(tmp_path: Path) -> None:
+def test_a_collector_that_is_not_there_changes_no_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "0.5")  # seconds in which the exporter tries again
     foreign.write(tmp_path)
     with served(tmp_path, traces="http://127.0.0.1:9/v1/traces") as service:
         assert service.client.post("/sample", json={"n": 1}).status_code == 200

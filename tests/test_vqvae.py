@@ -157,7 +157,7 @@ def test_the_bound_is_one_and_the_prior_sums_to_one(digits: Data) -> None:
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory, digits: Data) -> Model:
     root = tmp_path_factory.mktemp("vqvae")
-    run = tiny_run(root / "run", "vqvae", digits, epochs=40, prior_epochs=20, widths=(16, 16), code_dim=4)
+    run = tiny_run(root / "run", "vqvae", digits, epochs=20, prior_epochs=10, widths=(16, 16), code_dim=4)
     return load(export(run, "vq", root / "models", data=digits, backend="torchscript"), device="cpu")
 
 
