@@ -48,6 +48,7 @@ def edit(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
 # --- shipped ---
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*NAMES, *EXTRACTORS])
 def test_shipped_artifacts_are_good(name: str, shipped: dict[str, Model]) -> None:
     assert checks.run_all(shipped[name]) == []

@@ -79,9 +79,9 @@ CALLS: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("path", CALLS)
 def test_answers_of_a_graph_that_draws_say_so(service: Served, path: str) -> None:
-    first, second = (post(service, path, model="noisy", encoding="array", **CALLS[path]) for _ in range(2))
-    assert first.json()["reproducible"] is False
-    assert first.json()["data"] != second.json()["data"]
+    answers = [post(service, path, model="noisy", encoding="array", **CALLS[path]).json() for _ in range(9)]
+    assert {answer["reproducible"] for answer in answers} == {False}
+    assert len({str(answer["data"]) for answer in answers}) > 1  # two alone may be equal: values below 0 are shown as 0
     assert post(service, path, "application/x-npy", model="noisy", **CALLS[path]).headers["x-reproducible"] == "false"
     assert post(service, path, "image/png", model="noisy", **CALLS[path]).headers["x-reproducible"] == "false"
     quiet = post(service, path, model="quiet", **CALLS[path])

@@ -18,6 +18,8 @@ from service.connections import MAX_HEAD
 from tests import foreign
 from tests.served import Served, served, until
 
+pytestmark = pytest.mark.slow  # clients that stand still are waited for
+
 RECEIVE, SEND = 0.6, 1.0  # seconds that the service gives
 ENOUGH = 1024 * MAX_HEAD  # more than the buffers between a client and a service that is busy with something else
 

@@ -220,6 +220,7 @@ def cifar(path: Path, content: bytes) -> str:
     return hashlib.md5(path.read_bytes()).hexdigest()
 
 
+@pytest.mark.slow
 def test_the_official_cifar_archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pixels = np.random.default_rng(0).integers(0, 255, (1200, 3072), np.uint8)
     old = {b"data": pixels, b"labels": [3] * 1200}

@@ -14,6 +14,8 @@ from tests import foreign, hostile
 from tests.conftest import ROWS, SHIPPED
 from tests.served import Served, served
 
+pytestmark = pytest.mark.slow  # many random requests
+
 CASES = 60
 
 

@@ -134,6 +134,7 @@ def test_what_disentanglement_refuses() -> None:
         disentanglement.mig(np.zeros((300, 2)), np.arange(300.0)[:, None])
 
 
+@pytest.mark.slow
 def test_made_shapes_hold_every_combination_once() -> None:
     images, known = shapes.make()
     assert len(images) == np.prod([len(values) for values in shapes.FACTORS.values()])

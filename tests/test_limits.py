@@ -24,6 +24,8 @@ from service.stubs import manifold_pb2_grpc as stubs
 from tests import foreign
 from tests.served import Served, served, until
 
+pytestmark = pytest.mark.slow  # clients that stand still are waited for
+
 CODE = grpc.StatusCode
 RECEIVE = SEND = 0.5  # seconds that the service gives
 SAMPLE = "/manifold.v1.Manifold/Sample"

@@ -28,6 +28,8 @@ from tests import foreign
 from tests.conftest import ROOT
 from tests.served import answers, free_port, until
 
+pytestmark = pytest.mark.slow  # processes are started and stopped
+
 
 @contextmanager
 def service(
@@ -133,7 +135,6 @@ def ignores_hangup(pid: int) -> bool:
     return found is not None and bool(int(found.group(1), 16) & 1 << signal.SIGHUP - 1)
 
 
-@pytest.mark.slow
 def test_told_to_stop_while_models_load(tmp_path: Path) -> None:
     """The load takes longer than the test: it is not waited for."""
     slow(tmp_path)

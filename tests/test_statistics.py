@@ -34,6 +34,7 @@ def streamed(x: Array, cuts: list[int]) -> Moments:
 # --- moments ---
 
 
+@pytest.mark.slow
 @given(st.lists(st.integers(0, 900), max_size=12), st.sampled_from([5, 64, 2000]))
 def test_the_bits_do_not_depend_on_how_rows_were_cut(cuts: list[int], d: int) -> None:
     x = rows(900, 5)[:, np.arange(d) % 5] + np.arange(d)

@@ -31,6 +31,8 @@ from tests import foreign
 from tests.conftest import ROOT
 from tests.served import free_port, until
 
+pytestmark = pytest.mark.slow  # processes are started and stopped
+
 COUNT = 2
 HANG, DRAIN = 4.0, 0.5  # seconds, of the settings
 
@@ -187,7 +189,6 @@ def test_a_command_says_which_workers_did_not_answer(tmp_path: Path) -> None:
         until(lambda: not any(map(alive, pids)))
 
 
-@pytest.mark.slow
 def test_told_to_stop_all_end_also_one_that_stands_still(running: Running) -> None:
     pids = running.pids()
     os.kill(min(pids), signal.SIGSTOP)
