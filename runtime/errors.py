@@ -141,17 +141,14 @@ class Forbidden(RequestError):
 class _Short(reprlib.Repr):
     """The standard library's abbreviating repr, with the limits of this project."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.maxstring = self.maxlong = self.maxother = ECHOED
-        self.maxlevel, self.maxlist, self.maxtuple, self.maxdict = 2, 4, 4, 4
-
     def repr_int(self, x: int, level: int) -> str:
         """Return the digits, or the size of a number that Python refuses to write out."""
         return super().repr_int(x, level) if x.bit_length() < 4 * ECHOED else f"<a number of {x.bit_length()} bits>"
 
 
 _short = _Short()
+_short.maxstring = _short.maxlong = _short.maxother = ECHOED
+_short.maxlevel, _short.maxlist, _short.maxtuple, _short.maxdict = 2, 4, 4, 4
 
 
 def reason(error: BaseException) -> str:

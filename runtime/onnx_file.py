@@ -286,8 +286,6 @@ def _read_function(data: Buffer, start: int, end: int) -> tuple[tuple[str, str],
             name = _text(data, a, b)
         elif number == 10:  # domain
             domain = _domain(data, a, b)
-        elif number == 5:  # output
-            graph.outputs.append(_text(data, a, b))
         elif number == 7:
             _add_node(graph, _read_node(data, a, b, 0))
     return (domain, name), graph

@@ -12,8 +12,9 @@ import pytest
 
 from runtime.backends import OnnxBackend, OnnxGraph
 from runtime.bound import BoundGraph
-from runtime.engine import Model, example_inputs
+from runtime.engine import Model, example_inputs, load
 from runtime.manifest import Manifest, TaskSpec
+from tests import foreign
 from tests.conftest import NAMES
 
 
@@ -64,6 +65,36 @@ def test_results_of_concurrent_runs_are_their_own(shipped: dict[str, Model]) -> 
     for thread in threads:
         thread.join()
     assert wrong == []
+
+
+def test_outputs_are_read_when_the_device_has_finished(tmp_path: Path) -> None:
+    model = load(foreign.write(tmp_path), device="cpu")
+    plain, _, task = opened(model, "decode")
+
+    class Binding:
+        """A binding whose outputs are computed no sooner than somebody waits for them."""
+
+        def __init__(self) -> None:
+            self.own = plain.session.io_binding()
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self.own, name)
+
+        def synchronize_outputs(self) -> None:
+            plain.session.run_with_iobinding(self.own, onnxruntime.RunOptions())
+
+    class Late:
+        """A session of a device that works while the program goes on."""
+
+        def io_binding(self) -> Binding:
+            return Binding()
+
+        def run_with_iobinding(self, binding: Binding, options: Any) -> None:
+            """Return at once."""
+
+    given = inputs(task, model.manifest, 4)
+    found = BoundGraph(onnxruntime, Late(), task, "cpu")(given)
+    assert np.array_equal(found["img_out"], plain(given)["img_out"])
 
 
 def test_a_recording_that_fails_is_done_without(shipped: dict[str, Model], tmp_path: Path) -> None:

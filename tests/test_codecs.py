@@ -9,6 +9,7 @@ import zlib
 import numpy as np
 import pytest
 from PIL import Image
+from pydantic import ValidationError
 
 from runtime import codecs
 from runtime.errors import InvalidValue, Malformed, RequestError, TooLarge, UnsupportedMedia
@@ -23,6 +24,12 @@ def file(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, kind, **options)
     return buffer.getvalue()
+
+
+@pytest.mark.parametrize("ends", [(0.5, 0.5), (1.0, -1.0)])
+def test_a_range_has_a_low_and_a_high_end(ends: tuple[float, float]) -> None:
+    with pytest.raises(ValidationError, match=r"range must be \[low, high\] with low < high"):
+        ImageSpec(height=8, width=8, channels=1, range=ends)
 
 
 @pytest.mark.parametrize("spec", [GREY, COLOUR, SIGNED, ImageSpec(height=8, width=8, channels=1, range=(0, 255))])

@@ -184,6 +184,14 @@ def test_missing_values_take_no_part_in_the_schema() -> None:
     assert np.isnan(encoded[:, block]).sum() == 10
 
 
+def test_the_first_row_that_cannot_be_encoded_is_named() -> None:
+    spec = tables.fit(made_table())
+    table = {name: column.astype(object) for name, column in made_table(9).items()}
+    table["price"][7], table["price"][3] = "dear", "cheap"
+    with pytest.raises(DataError, match=r"^data: row 4: price: 'cheap' is not a number"):
+        tables.encode(table, spec)
+
+
 def test_labels_are_a_column_of_their_own() -> None:
     table = {**made_table(200), "label": np.resize(["good", "bad", "ugly"], 200)}
     data = datasets.from_table("made", table, {}, label="label")

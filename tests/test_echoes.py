@@ -203,3 +203,24 @@ def test_no_error_is_long_whoever_writes_it() -> None:
     assert len(ManifoldError(LONG).message) == 2000
     assert len(ArtifactError(LONG).message) == 8000
     assert InvalidValue("short", valid=("a", 1)).valid == ["a", 1]
+
+
+def test_a_value_is_shown_in_80_characters() -> None:
+    expected: list[tuple[object, str]] = [
+        ("a" * 78, repr("a" * 78)),
+        ("a" * 79, "'" + "a" * 37 + "..." + "a" * 38 + "'"),
+        (b"a" * 79, "b'" + "a" * 36 + "..." + "a" * 38 + "'"),
+        (10**79, "1" + "0" * 79),
+        (10**80, "1" + "0" * 37 + "..." + "0" * 39),
+        (-(10**5000), "<a number of 16610 bits>"),
+        ([1, 2, 3, 4], "[1, 2, 3, 4]"),
+        ([1, 2, 3, 4, 5], "[1, 2, 3, 4, ...]"),
+        ((1, 2, 3, 4, 5), "(1, 2, 3, 4, ...)"),
+        (dict.fromkeys("abcde"), "{'a': None, 'b': None, 'c': None, 'd': None, ...}"),
+        ([[[1]]], "[[[...]]]"),
+        ({"a": {"b": {"c": 1}}}, "{'a': {'b': {...}}}"),
+        (["a" * 50, "b" * 50], "['" + "a" * 50 + "', '" + "b" * 23 + "…"),
+    ]
+    for value, said in expected:
+        assert errors.shown(value) == said
+        assert len(said) <= errors.ECHOED + 2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import os
 import resource
 import signal
@@ -16,6 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
@@ -326,6 +328,38 @@ def test_recipes_that_are_no_recipes(model: Model, good: dict[str, Any]) -> None
     for key in ("checksum", "temperature", "model", "seed"):
         with pytest.raises(InvalidValue, match=f"damaged: {key}"):
             recipes.check({name: value for name, value in good.items() if name != key})
+
+
+def test_a_recipe_of_no_items_is_damaged(good: dict[str, Any]) -> None:
+    assert recipes.check({**good, "n": 1})["n"] == 1
+    with pytest.raises(InvalidValue, match=r"damaged: n: 0 is not a number of items, 1 to 65536"):
+        recipes.check({**good, "n": 0})
+
+
+def test_a_recipe_of_given_codes_gives_the_same_picture(model: Model, good: dict[str, Any]) -> None:
+    assert model.manifest.codes is not None
+    levels, shape = model.manifest.codes.levels, model.manifest.codes.shape
+    codes = np.linspace(0, levels - 1, 4 * math.prod(shape)).astype(np.int64).reshape(4, *shape)
+    samples = model.sample(4, codes=codes)
+    made = recipes.for_samples(model.manifest, model.checksum, samples, {"codes": codes})
+    assert recipes.remake(model, recipes.for_grid(made)) == recipes.grid_picture(model.manifest, samples, made)
+
+
+@pytest.mark.parametrize(
+    ("codes", "said"),
+    [
+        ([[[0] * 7] * 7] * 3 + [[[128] + [0] * 6] + [[0] * 7] * 6], r"codes: one is not 0 to 127"),
+        ([[[0] * 7] * 7] * 3 + [[[-1] + [0] * 6] + [[0] * 7] * 6], r"codes: one is not 0 to 127"),
+        ([[[0] * 7] * 7] * 3, r"codes: the shape is \[3, 7, 7\], not \[4, 7, 7\]"),
+        ([[0] * 7] * 4, r"codes: the shape is \[4, 7\], not \[4, 7, 7\]"),
+        ([[[0] * 7] * 7] * 3 + [[[0] * 7] * 6], r"setting an array element with a sequence"),
+    ],
+    ids=["too large", "negative", "too few items", "another shape", "items of different shapes"],
+)
+def test_the_codes_of_a_damaged_recipe(model: Model, good: dict[str, Any], codes: list[Any], said: str) -> None:
+    recipe = {key: value for key, value in good.items() if key not in ("seed", "item")}
+    with pytest.raises(InvalidValue, match=f"^the recipe is damaged: {said}"):
+        recipes.remake(model, {**recipe, "codes": codes})
 
 
 @pytest.mark.parametrize("text", ["[" * 100_000, "{", "1" * 5000, "nonsense"])

@@ -21,6 +21,7 @@ from runtime import calibration, checks, manifest
 from runtime.engine import load
 from runtime.errors import InvalidValue, ManifoldError, UnsupportedTask
 from runtime.manifest import Scoring, Term
+from runtime.operations import Scores
 from runtime.scoring import Calibrated
 from tests.conftest import tiny_run
 from tests.shared import export
@@ -158,6 +159,15 @@ def test_five_rows_are_too_few(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(InvalidValue, match="5 are too few to calibrate on; at least 20"):
         calibration.recalibrate(model, np.zeros((5, *model.manifest.data.shape), np.float32), tmp_path, source="five")
     assert not list(tmp_path.glob("*/*"))
+
+
+def test_scores_that_are_not_finite_are_no_calibration(tmp_path: Path) -> None:
+    about = Scoring(score="odd", terms=(Term(name="odd", kind="nll"),))
+    for wrong in (np.nan, np.inf):
+        scores = Scores({"odd": np.asarray([*np.arange(29.0), wrong])}, None)
+        with pytest.raises(InvalidValue, match="rows: odd is not finite for some of them"):
+            calibration.write(about, scores, tmp_path, source="a test", by_column=False)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_models_without_a_score_are_not_calibrated(tiny: Path, tmp_path: Path) -> None:

@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from onnx import SparseTensorProto, helper
 from typer.testing import CliRunner
 
 import cli
-from runtime import calibration, chance, manifest, onnx_file, repository
+from runtime import calibration, chance, golden, manifest, onnx_file, repository
 from runtime.engine import load
 from runtime.errors import ArtifactError, GraphError
 from runtime.operations import Scores
@@ -322,6 +323,37 @@ def test_golden_vectors_that_compare_nothing(tmp_path: Path, latent: Any, data: 
     assert said in refused(made)
 
 
+def _replayed(folder: Path, run: golden.Runner, *, tasks: dict[str, Any], **vectors: Any) -> list[str]:
+    """Return what differs from golden vectors, for a function in place of the graphs."""
+    np.savez(folder / "golden.npz", **vectors)
+    about = manifest.Manifest.model_validate({**graphs.manifest(**tasks), "golden": {}})
+    return golden.replay(run, folder, about, "cpu")
+
+
+def test_a_graph_that_fails_on_its_golden_vectors_is_one_line_of_the_result(tmp_path: Path) -> None:
+    def run(task: str, inputs: Any) -> dict[str, Any]:
+        if task == "encode":
+            raise GraphError("g.onnx: no such kernel", graph="g.onnx")
+        return {"data": inputs["latent"].reshape(-1, 1, 2, 2) + 1}
+
+    encode = task([given("z", "data", [1, 2, 2])], [{"role": "mean", "name": "y", "shape": [SIZE]}])
+    latent, data = np.zeros((2, SIZE), np.float32), np.zeros((2, 1, 2, 2), np.float32)
+    vectors = {"encode.in.data": data, "encode.out.mean": latent, "decode.in.latent": latent, "decode.out.data": data}
+    assert _replayed(tmp_path, run, tasks={"encode": encode, "decode": task()}, **vectors) == [
+        "encode: does not run on the golden vectors: g.onnx: no such kernel",
+        "decode.data: differs by 1, allowed 0.0001",
+    ]
+
+
+def test_a_task_without_golden_inputs_is_not_run(tmp_path: Path) -> None:
+    def run(task: str, inputs: Any) -> dict[str, Any]:
+        raise AssertionError(f"{task} was run on {sorted(inputs)}")
+
+    decode = task([given("z", "latent", [SIZE]), given("t", "temperature", [])])
+    latent = np.zeros((2, SIZE), np.float32)
+    assert _replayed(tmp_path, run, tasks={"decode": decode}, **{"decode.in.latent": latent}) == []
+
+
 def test_a_file_that_nothing_reads_is_a_note(tmp_path: Path) -> None:
     made = graphs.folder(tmp_path, graphs.manifest())
     decoder(made / "g.onnx", [COPY])
@@ -463,6 +495,44 @@ def test_functions_that_call_each_other_twice_are_followed_once(tmp_path: Path) 
     functions = [helper.make_function("mine", f"F{i}", ["z"], ["x"], body, opsets) for i, body in enumerate(bodies)]
     decoder(tmp_path / "g.onnx", [node("F39", ["z"], ["x"], domain="mine")], functions=functions)
     assert chance.of_onnx(tmp_path / "g.onnx", ["x"]).draws == ("RandomNormalLike",)
+
+
+def _called(path: Path, *extra: bytes) -> chance.Chance:
+    """Return what is found in a graph that calls a function with noise. Fields `extra` are put at the end of the function's message."""
+    function = _function(NOISE)
+    model = helper.make_model(
+        helper.make_graph([node("Noisy", ["z"], ["x"], domain="mine")], "tiny", [value("z")], [value("x")]),
+        opset_imports=[helper.make_opsetid("", 18), helper.make_opsetid("mine", 1)],
+    )
+    content = function.SerializeToString() + b"".join(extra)
+    path.write_bytes(model.SerializeToString() + b"\xca\x01" + _size(content) + content)  # ModelProto.functions
+    return chance.of_onnx(path, ["x"])
+
+
+def test_noise_within_a_function_is_found(tmp_path: Path) -> None:
+    assert _called(tmp_path / "g.onnx").draws == ("RandomNormalLike",)
+
+
+@pytest.mark.parametrize("field", [1, 5, 7, 10])
+def test_a_field_of_another_type_is_skipped_as_protobuf_does(tmp_path: Path, field: int) -> None:
+    """A number in place of a function's name, output, node or domain hides no noise."""
+    path = tmp_path / "g.onnx"
+    assert _called(path, bytes([field << 3, 1])).draws == ("RandomNormalLike",)
+    found = onnx_file.read(path).functions["mine", "Noisy"]
+    assert [each.op for each in found.nodes] == ["RandomNormalLike", "Add"]
+    (function,) = onnx.load(path).functions
+    assert (function.name, function.domain, len(function.node)) == ("Noisy", "mine", 2)
+
+
+def test_an_attribute_without_a_value_is_0(tmp_path: Path) -> None:
+    """Writers of protobuf may leave out what is 0."""
+    norm = _norm(training_mode=0)[0]
+    norm.attribute[0].ClearField("i")
+    decoder(tmp_path / "g.onnx", [norm], NORM)
+    assert chance.of_onnx(tmp_path / "g.onnx", ["y"]) == chance.NONE
+    norm.attribute[0].i = 1
+    decoder(tmp_path / "g.onnx", [norm], NORM)
+    assert chance.of_onnx(tmp_path / "g.onnx", ["y"]).mixes == ("BatchNormalization",)
 
 
 def test_the_tasks_that_draw_are_told_from_those_that_do_not(tmp_path: Path) -> None:
@@ -653,6 +723,35 @@ def test_torchscript_that_draws_or_mixes_rows(tmp_path: Path) -> None:
     assert load(_script(tmp_path, Draws(), method="kept")).manifest.reproducible is None
     assert "by aten::batch_norm in training mode" in refused(_script(tmp_path, Draws(), method="normed"))
     assert "mixes the rows of a batch: data of one row" in refused(_script(tmp_path, Draws(), method="centred"))
+
+
+def test_torchscript_that_calls_what_cannot_be_looked_into(tmp_path: Path) -> None:
+    """A part that is known by its interface alone may be any module: runs tell that it draws, and no operator says so."""
+    import torch
+
+    @torch.jit.interface
+    class Part(torch.nn.Module):
+        def forward(self, z: torch.Tensor) -> torch.Tensor:  # type: ignore[empty-body]
+            pass
+
+    class Noisy(torch.nn.Module):
+        def forward(self, z: torch.Tensor) -> torch.Tensor:
+            return z + torch.randn_like(z)
+
+    class Whole(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.part = Noisy()
+
+        def forward(self, z: torch.Tensor) -> torch.Tensor:
+            return self.part(z).reshape(-1, 1, 2, 2)  # type: ignore[no-any-return]
+
+    Whole.__annotations__["part"] = Part  # annotations of this file are texts, which torch cannot look up here
+    made = _script(tmp_path, Whole())
+    found = load(made)
+    assert found.chance["decode"].unsure == ("prim::CallMethod",)
+    assert found.manifest.reproducible is False
+    assert "m.pt draws random numbers by prim::CallMethod" in check(made, "--seal")[1]
 
 
 # --- the reader of ONNX files ---

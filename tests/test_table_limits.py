@@ -24,6 +24,7 @@ from runtime import parquet as limits
 from runtime.decisions import Rule
 from runtime.engine import Model, load
 from runtime.errors import InvalidValue, Malformed, TooLarge
+from runtime.thrift import Compact
 from tests import tabled
 from tests.served import served, until
 from tests.tabled import HEADER, ROW
@@ -282,6 +283,49 @@ def test_pages_without_values_end_the_work() -> None:
         file._pages(about, 0, 10)
     with pytest.raises(Malformed, match="column 'price' has 10 values for 9 rows"):
         file._pages(about, 0, 9)
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        bytes([0x15, *b"\xff" * 10, 1]),  # a number of more than 64 bits
+        bytes([0x1E]),  # a field of a type that does not exist
+        bytes([0x1C] * 99),  # a struct within a struct, 99 times
+    ],
+)
+def test_headers_of_pages_that_are_no_thrift(header: bytes) -> None:
+    content = written(table(["small"] * 10))
+    file = limits.File(io.BytesIO(content), None, 4096)
+    at = file.metadata.row_group(0).column(0).dictionary_page_offset
+    file.source = io.BytesIO(content[:at] + header + content[at + len(header) :])
+    with pytest.raises(Malformed, match="column 'price' has a page without a readable header"):
+        file.check(0, 10)
+
+
+def test_a_dictionary_that_claims_more_values_than_it_has_bytes_for() -> None:
+    file = limits.File(io.BytesIO(lying_dictionary()), None, 4096)
+    with pytest.raises(Malformed, match="the dictionary of column 'kind' claims 2147483647 values"):
+        file.check(0, 80)
+
+
+def test_numbers_of_thrift_have_64_bits() -> None:
+    assert Compact(b"\xff" * 9 + b"\x01", 1).varint() == 2**64 - 1
+    with pytest.raises(ValueError, match="more than 64 bits"):
+        Compact(b"\xff" * 10 + b"\x01", 1).varint()
+
+
+def test_a_row_that_is_longer_than_a_block(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "BLOCK_BYTES", 1000)
+    for line in (b"1.5,%s,70\n" % (b"x" * 2100), b'1.5,"small,70\n' + ROW * 200):
+        with pytest.raises(TooLarge, match="file: a row is longer than 1000 bytes, or a quote in it is never closed"):
+            scored(model, HEADER + line)
+
+
+def test_a_header_of_many_long_names_is_read(model: Model) -> None:
+    """For each of the other delimiters the line is one name, longer than the module csv takes."""
+    names = b"".join(b",%d" % i + b"x" * 1000 for i in range(200))
+    (found,) = scored(model, HEADER.strip() + names + b"\n" + ROW.strip() + b"," * 200 + b"\n")
+    assert "score" in found
 
 
 def test_the_heaviest_batch_is_found() -> None:

@@ -14,11 +14,13 @@ from starlette.testclient import TestClient
 
 from runtime import checks, reasons
 from runtime.engine import Model, load
+from runtime.errors import UnsupportedTask
 from runtime.manifest import COMBINED
 from runtime.rows import encode as encode_rows
 from runtime.spec import TableSpec
 from service.rest import create_app
 from service.settings import Settings
+from tests import tabled
 from tests.conftest import tiny_run, wait_until_ready
 from tests.shared import export
 from training import data as datasets
@@ -181,6 +183,11 @@ def test_missing_values_are_filled_in_from_the_others(model: Model) -> None:
     assert np.array_equal(again.data[7], alone.data[0])
     assert not np.array_equal(again.data, found.data)
     assert set(np.unique(again.data[:, blocks["kind"]])) == {0.0, 1.0}
+
+
+def test_a_model_that_only_scores_fills_in_nothing(tmp_path: Path) -> None:
+    with pytest.raises(UnsupportedTask, match="rows cannot impute; it can score"):
+        load(tabled.write(tmp_path)).impute(np.full((2, 4), np.nan, np.float32))
 
 
 def test_imputation_over_http(model: Model) -> None:

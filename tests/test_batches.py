@@ -1,0 +1,21 @@
+"""The search for bits that depend on the batch, on functions instead of graphs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from runtime import batches
+
+
+def test_a_difference_in_one_small_batch_alone_is_found() -> None:
+    """The value of row 4 is another one only in a run of that row by itself."""
+
+    def run(inputs: Mapping[str, Any]) -> dict[str, Any]:
+        return {"data": inputs["data"] + (0.5 if inputs["data"].tolist() == [4.0] else 0.0)}
+
+    inputs = {"data": np.arange(batches.ROWS, dtype=np.float32)}
+    assert batches.dependence(run, inputs) == ["data differs by 0.5 between 1 rows and 64"]
+    assert batches.dependence(run, inputs, thorough=False) == []
