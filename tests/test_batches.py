@@ -19,3 +19,13 @@ def test_a_difference_in_one_small_batch_alone_is_found() -> None:
     inputs = {"data": np.arange(batches.ROWS, dtype=np.float32)}
     assert batches.dependence(run, inputs) == ["data differs by 0.5 between 1 rows and 64"]
     assert batches.dependence(run, inputs, thorough=False) == []
+
+
+def test_the_influence_of_other_rows_is_measured() -> None:
+    """The mean of the batch is added to each row: 2 at first, 3 beside the first row and 5 beside the last one."""
+
+    def run(inputs: Mapping[str, Any]) -> dict[str, Any]:
+        return {"data": inputs["data"] + inputs["data"].mean(), "alone": inputs["data"] * 2}
+
+    inputs, others = {"data": np.asarray([0.0, 0, 0, 8])}, {"data": np.full(4, 4.0)}
+    assert batches.influence(run, inputs, others) == ["data of one row changes by 3 with the other rows"]

@@ -39,6 +39,12 @@ def test_p_values_of_no_change_are_even() -> None:
     assert stats.kstest(p, "uniform").statistic < 0.1
 
 
+def test_the_sample_itself_is_no_change() -> None:
+    sample = np.linspace(0, 1, 50)
+    found = drift.kolmogorov_smirnov(sample, sample)
+    assert (found.statistic, found.p_value) == (0.0, 1.0)
+
+
 def test_only_recent_values_count() -> None:
     recent, sample = drift.Recent(100), np.linspace(0, 1, 1000)
     assert recent.against(sample) is None

@@ -224,3 +224,10 @@ def test_a_value_is_shown_in_80_characters() -> None:
     for value, said in expected:
         assert errors.shown(value) == said
         assert len(said) <= errors.ECHOED + 2
+
+
+def test_the_last_line_of_a_script_s_error_is_repeated() -> None:
+    said = "The following operation failed\nTraceback of TorchScript, serialized code:\n  File x\nRuntimeError:  no\tmatch\n"
+    assert errors.reason(RuntimeError(said)) == "RuntimeError: no match"
+    assert errors.reason(RuntimeError("two\nlines")) == "two lines"
+    assert errors.reason(KeyError()) == "KeyError"

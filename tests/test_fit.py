@@ -167,6 +167,9 @@ def test_scores_that_are_not_finite_are_no_calibration(tmp_path: Path) -> None:
         scores = Scores({"odd": np.asarray([*np.arange(29.0), wrong])}, None)
         with pytest.raises(InvalidValue, match="rows: odd is not finite for some of them"):
             calibration.write(about, scores, tmp_path, source="a test", by_column=False)
+    few = Scores({"odd": np.arange(19.0)}, None)
+    with pytest.raises(InvalidValue, match="19 are too few to calibrate on; at least 20"):
+        calibration.write(about, few, tmp_path, source="a test", by_column=False)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -79,6 +79,25 @@ def test_a_size_that_depends_on_shapes_has(tmp_path: Path, steps: list[tuple[Any
     assert has_fixed_cost(graph(tmp_path / "x.onnx", steps))
 
 
+# inputs that set the size of an output, or how often something is done, by the operators' documentation
+SIZES: dict[str, set[int]] = {
+    "Range": {0, 1, 2}, "ConstantOfShape": {0}, "Expand": {1}, "Tile": {1}, "Resize": {1, 2, 3}, "Upsample": {1}, "Pad": {1},
+    "OneHot": {1}, "HannWindow": {0}, "HammingWindow": {0}, "BlackmanWindow": {0}, "MelWeightMatrix": {0, 1}, "AffineGrid": {1},
+    "CenterCropPad": {1}, "Col2Im": {1, 2}, "MaxUnpool": {2}, "DFT": {1}, "STFT": {1, 3}, "SplitToSequence": {1}, "ImageDecoder": {0},
+    "NonZero": {0}, "Compress": {1}, "Unique": {0}, "NonMaxSuppression": {0, 1, 2, 3, 4}, "Slice": {1, 2, 3, 4}, "TopK": {1},
+    "Split": {1}, "Reshape": {1},
+}  # fmt: skip
+
+
+def test_the_inputs_of_an_operator_that_are_sizes(tmp_path: Path) -> None:
+    """The file is only read, so that the other inputs may be left out."""
+    for kind, places in SIZES.items():
+        for place in range(6):
+            inputs = ["one"] * place + ["count"] + ["one"] * (5 - place)
+            fixed = has_fixed_cost(graph(tmp_path / "x.onnx", [(kind, inputs)]))
+            assert fixed == (place not in places), (kind, place)
+
+
 def test_loops_branches_and_functions_of_the_file_have_no_fixed_cost(tmp_path: Path) -> None:
     foreign.looping(tmp_path / "loop.onnx")
     assert not has_fixed_cost(tmp_path / "loop.onnx")

@@ -259,6 +259,20 @@ def test_weights_that_are_not_in_the_sealed_list(tmp_path: Path, inner: bool) ->
     assert "weights of g.onnx: 'weights/w.bin' has no checksum under files" in refused(made)
 
 
+def test_the_checksum_is_of_the_graphs_whether_they_are_sealed_or_not(tmp_path: Path) -> None:
+    """Without a list of files it is of all that lie there; with one, of those in the list."""
+    made = graphs.folder(tmp_path, graphs.manifest())
+    decoder(made / "g.onnx", [COPY])
+    open_ = load(made).checksum
+    decoder(made / "g.onnx", [node("Neg", ["z"], ["x"])])
+    other = load(made).checksum
+    assert other != open_
+    repository.seal(made)
+    sealed = load(made).checksum
+    (made / "notes.txt").touch()
+    assert load(made).checksum == sealed
+
+
 @pytest.mark.parametrize(
     "location", ["../w.bin", "/etc/hostname", "weights/../../w.bin", "weights/../g.onnx", "none.bin", "", "."]
 )
@@ -793,10 +807,23 @@ def test_files_of_weights_are_found_wherever_they_stand(tmp_path: Path) -> None:
         [held("c")],
         sparse_initializer=[SparseTensorProto(values=held("d"), indices=held("e"))],
     )
+    sparse = SparseTensorProto(values=held("h"), indices=held("i"))
+    several = helper.make_attribute("several", [SparseTensorProto(values=held("j"), indices=held("k"))])
     nodes = [node("If", ["yes"], ["x"], then_branch=branch), node("Constant", [], ["k"], value=held("f"))]
+    nodes += [node("Constant", [], ["s"], sparse_value=sparse), node("Own", [], ["o"], domain="mine")]
+    nodes[-1].attribute.append(several)
     path = tmp_path / "g.onnx"
     graphs.write(path, nodes, [], [], [held("g")], functions=[function])
-    assert sorted(onnx_file.outline(path).external) == [f"{name}.bin" for name in "abcdefg"]
+    assert sorted(onnx_file.outline(path).external) == [f"{name}.bin" for name in "abcdefghijk"]
+
+
+def test_only_an_input_with_an_empty_shape_is_a_scalar(tmp_path: Path) -> None:
+    untyped = onnx.ValueInfoProto(name="untyped")
+    inputs = [value("scalar", shape=()), value("unknown", shape=None), value("one", shape=(1,)), untyped]
+    graphs.write(tmp_path / "g.onnx", [COPY], inputs, [value("x")])
+    found = onnx_file.read(tmp_path / "g.onnx").graph
+    assert found.inputs == ["scalar", "unknown", "one", "untyped"]
+    assert found.scalars == {"scalar"}
 
 
 def _size(content: bytes) -> bytes:

@@ -308,6 +308,31 @@ def test_a_dictionary_that_claims_more_values_than_it_has_bytes_for() -> None:
         file.check(0, 80)
 
 
+@pytest.mark.parametrize("kind", ["int32", "int64", "float32", "float64"])
+def test_a_dictionary_of_numbers_that_claims_more_of_them(kind: str) -> None:
+    content = written(pa.table({"price": np.resize(np.asarray([1, 2], kind), 80)}), compression="none")
+    limits.File(io.BytesIO(content), None, 4096).check(0, 80)
+    header = b"\x4c\x15\x04"  # of the dictionary's page: 2 values
+    assert content.count(header) == 1
+    file = limits.File(io.BytesIO(content.replace(header, b"\x4c\x15\x06")), None, 4096)
+    with pytest.raises(Malformed, match="the dictionary of column 'price' claims 3 values"):
+        file.check(0, 80)
+
+
+def test_the_bytes_of_all_pages_are_limited_by_what_cells_may_have(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A row group of 60 cells of 200 bytes in pages of their own: 15 rows of the model's limit are none too many, 4 bytes a cell are."""
+    monkeypatch.setattr(limits, "BATCH_BYTES", 10_000)
+    content = written(table(["x" * 200] * 60), use_dictionary=False, data_page_size=1, write_batch_size=1)
+    assert limits.File(io.BytesIO(content), ["kind"], 200).check(0, 16) == 16
+    with pytest.raises(TooLarge, match=r"row group 1 has 12\d\d\d bytes in 60 rows; a cell has 4 at most"):
+        limits.File(io.BytesIO(content), ["kind"], 4).check(0, 16)
+
+
+def test_a_column_without_pages_takes_no_room() -> None:
+    pages = limits.Pages()
+    assert (pages.largest, pages.dictionary, pages.total, pages.heaviest(1000)) == (0, 0, 0, 0)
+
+
 def test_numbers_of_thrift_have_64_bits() -> None:
     assert Compact(b"\xff" * 9 + b"\x01", 1).varint() == 2**64 - 1
     with pytest.raises(ValueError, match="more than 64 bits"):
