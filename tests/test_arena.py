@@ -87,6 +87,20 @@ def test_a_large_run_leaves_little_memory_behind() -> None:
         assert np.array_equal(array, whole[role][:40])
 
 
+def test_a_model_that_is_loaded_gives_back_the_memory_of_its_trials(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+    runs: list[tuple[int, bool]] = []  # rows, and whether the arena was shrunk
+    original = OnnxGraph._run
+
+    def spy(graph: OnnxGraph, inputs: Mapping[str, Any], *, shrink: bool = False) -> dict[str, Any]:
+        runs.append((len(next(iter(inputs.values()))), shrink))
+        return original(graph, inputs, shrink=shrink)
+
+    monkeypatch.setattr(OnnxGraph, "_run", spy)
+    engine.load(foreign.write(tmp_path), device="cpu")
+    large = [place for place, (rows, _) in enumerate(runs) if rows == batches.ROWS]
+    assert (1, True) in runs[large[-1] + 1 :]
+
+
 def test_a_graph_whose_bits_depend_on_the_batch_size_is_not_divided(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
     made = foreign.write(tmp_path)
     assert engine.load(made, device="cpu").graphs["decode"].divided  # type: ignore[attr-defined]

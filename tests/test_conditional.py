@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from starlette.testclient import TestClient
 
-from runtime import checks, codecs
+from runtime import checks, codecs, sampling
 from runtime.engine import Model, load
 from runtime.errors import InvalidValue, UnsupportedTask
 from runtime.operations import End
@@ -76,6 +76,16 @@ def test_random_classes_follow_the_class_prior(cvae: Model) -> None:
     condition = cvae.sample(4000, seed=0).condition
     assert condition is not None
     assert condition.mean(0).tolist() == pytest.approx([0.25, 0.75], abs=0.02)
+
+
+def test_a_random_class_of_given_images_is_that_of_seed_0(cvae: Model) -> None:
+    data = np.random.default_rng(0).random((8, 1, 4, 4), np.float32)
+    drawn = [("cat", "dog")[place] for place in sampling.choice(0, 0, 8, cvae.manifest.class_weights)]
+    assert set(drawn) == {"cat", "dog"}
+    found, expected = cvae.encode(data, classes="random").mean, cvae.encode(data, classes=drawn).mean
+    assert found is not None
+    assert expected is not None
+    assert np.array_equal(found, expected)
 
 
 def test_codes_without_a_latent(tmp_path: Path) -> None:

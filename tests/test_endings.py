@@ -115,6 +115,15 @@ def test_staging_folders_of_killed_commands_are_removed_and_live_ones_are_not(tm
     assert os.listdir(tmp_path) == []
 
 
+def test_a_folder_is_locked_once(tmp_path: Path) -> None:
+    with locks.held(tmp_path) as first:
+        assert first is True
+        with locks.held(tmp_path) as second:
+            assert second is False
+    with locks.held(tmp_path) as third:
+        assert third is True
+
+
 def test_without_locks_only_old_staging_folders_are_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(locks, "_try", lambda descriptor: None)
     new, old = (tmp_path / name / ".staging-x" for name in ("new", "old"))

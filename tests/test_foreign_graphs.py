@@ -201,6 +201,15 @@ def test_manifests_whose_requests_would_all_fail(
         manifest.read(made)
 
 
+def test_a_graph_that_fails_says_so_in_the_error_alone(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """ONNX Runtime would write the same text to standard error, once for each request."""
+    made = graphs.folder(tmp_path, graphs.manifest())
+    decoder(made / "g.onnx", [node("Reshape", ["z", "seven"], ["x"])], [constant("seven", np.asarray([7, -1]))])
+    with pytest.raises(GraphError, match="g.onnx: ONNX Runtime cannot run it: .*cannot be reshaped"):
+        load(made)
+    assert capfd.readouterr().err == ""
+
+
 def test_an_output_that_is_named_as_extra_is_there_for_the_library(tmp_path: Path) -> None:
     outputs = [*task()["outputs"], {"role": "depth", "name": "x", "shape": [SIZE]}]
     made = graphs.folder(tmp_path, graphs.manifest(decode=task(outputs=outputs, extra=["depth"])))

@@ -165,6 +165,17 @@ def test_the_loader_finds_a_sampler_that_does_not_follow_its_logits(tiny: Path) 
     assert golden.check_sampler(model.run, flipped, outputs, "logits")
 
 
+def test_a_sampler_is_compared_with_logits_of_any_size() -> None:
+    """Two places whose logits lie 2000 apart: a wrong code is found in each."""
+    logits = np.asarray([[[1000.0, -1000.0], [1001.0, -1001.0]]])  # (1, 2 codes, 2 places)
+    inputs = {"uniforms": np.asarray([[0.5, 0.5]])}  # the second code at first, then the first one
+    for codes, wrong in (([[1, 0]], 0), ([[0, 0]], 1), ([[1, 1]], 1), ([[0, 1]], 2)):
+        outputs = {"codes": np.asarray(codes), "data": np.zeros((1, 2))}
+        found = golden.check_sampler(lambda *_: {"logits": logits}, inputs, outputs, "logits")
+        said = f"sample.codes: {wrong} of 2 codes are not what one parallel pass picks"
+        assert found == ([said] if wrong else []), codes
+
+
 def test_torchscript_sampler_gives_the_same_codes(tiny: Path) -> None:
     graph, script = (load(tiny / f"models/{name}", device="cpu") for name in ("pixelcnn", "pixelcnn-ts"))
     a, b = (model.sample(9, seed=5).codes for model in (graph, script))

@@ -353,6 +353,15 @@ def test_a_header_of_many_long_names_is_read(model: Model) -> None:
     assert "score" in found
 
 
+def test_progress_is_told_after_each_chunk(model: Model) -> None:
+    told: list[tuple[int, int]] = []
+    out = io.BytesIO()
+    parts = bulk.score(model, io.BytesIO(HEADER + ROW * 150 + b"dear,small,70\n" + ROW * 99), "csv", Rule(), rows=100)
+    total = bulk.drain(parts, bulk.NdjsonWriter(out), lambda so_far: told.append((so_far.rows, so_far.bad)))
+    assert told == [(100, 0), (199, 1), (249, 1)]
+    assert (total.rows, len(out.getvalue().splitlines())) == (249, 250)
+
+
 def test_the_heaviest_batch_is_found() -> None:
     pages = limits.Pages(rows=[10, 1, 10], bytes=[100, 1000, 100])
     assert [pages.heaviest(rows) for rows in (1, 2, 3, 30)] == [1000, 1100, 1200, 1200]
