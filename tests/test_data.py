@@ -192,6 +192,17 @@ def test_the_first_row_that_cannot_be_encoded_is_named() -> None:
         tables.encode(table, spec)
 
 
+def test_a_row_without_any_value_cannot_be_encoded() -> None:
+    table = {name: column.astype(object) for name, column in made_table(9).items()}
+    for name in ("price", "weight", "paid"):
+        table[name][2] = None
+    spec = tables.fit(made_table())
+    assert np.isnan(tables.encode(table, spec)[2]).any()
+    table["kind"][2] = ""
+    with pytest.raises(DataError, match=r"^data: row 3: every value is missing"):
+        tables.encode(table, spec)
+
+
 def test_labels_are_a_column_of_their_own() -> None:
     table = {**made_table(200), "label": np.resize(["good", "bad", "ugly"], 200)}
     data = datasets.from_table("made", table, {}, label="label")

@@ -16,7 +16,7 @@ from runtime.engine import Model, load
 from runtime.errors import InvalidValue, UnsupportedTask
 from runtime.inputs import draw_latents
 from runtime.manifest import GaussianPrior, MixturePrior
-from runtime.operations import End
+from runtime.operations import PATHS, End
 from runtime.spec import ImageSpec
 from tests.conftest import CLASS_OF, NAMES, ROWS, SHIPPED, WITHOUT_ENCODER
 from training.data import Data
@@ -158,6 +158,14 @@ def test_paths_begin_and_end_where_they_should(shipped: dict[str, Model], method
         assert lengths.min() > 0.85 * min(lengths[0], lengths[-1])
     else:
         assert np.allclose(path.latents[3], (ends[0][0] + ends[1][0]) / 2, atol=1e-6)
+
+
+def test_slerp_goes_along_the_circle_at_even_speed() -> None:
+    for degrees in (60.0, 90.0, 150.0):
+        turns = np.deg2rad(degrees) * np.asarray([0, 0.25, 0.5, 1])
+        expected = 2 * np.stack([np.cos(turns), np.sin(turns)], axis=1)
+        found = PATHS["slerp"](expected[0].astype(np.float32), expected[-1].astype(np.float32), turns / turns[-1])
+        assert np.allclose(found, expected, atol=1e-6), degrees
 
 
 def test_slerp_of_the_same_point_and_of_zero(shipped: dict[str, Model]) -> None:
