@@ -11,7 +11,7 @@ from runtime import batches
 
 
 def test_a_difference_in_one_small_batch_alone_is_found() -> None:
-    """The value of row 4 is another one only in a run of that row by itself."""
+    """The value of row 4 differs only in a run of that row alone."""
 
     def run(inputs: Mapping[str, Any]) -> dict[str, Any]:
         return {"data": inputs["data"] + (0.5 if inputs["data"].tolist() == [4.0] else 0.0)}

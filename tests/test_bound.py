@@ -72,7 +72,7 @@ def test_outputs_are_read_when_the_device_has_finished(tmp_path: Path) -> None:
     plain, _, task = opened(model, "decode")
 
     class Binding:
-        """A binding whose outputs are computed no sooner than somebody waits for them."""
+        """A binding whose outputs are computed only when `synchronize_outputs` is called."""
 
         def __init__(self) -> None:
             self.own = plain.session.io_binding()
@@ -84,7 +84,7 @@ def test_outputs_are_read_when_the_device_has_finished(tmp_path: Path) -> None:
             plain.session.run_with_iobinding(self.own, onnxruntime.RunOptions())
 
     class Late:
-        """A session of a device that works while the program goes on."""
+        """A session that returns before its device has finished."""
 
         def io_binding(self) -> Binding:
             return Binding()

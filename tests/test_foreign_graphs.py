@@ -270,7 +270,7 @@ def test_weights_that_are_not_in_the_sealed_list(tmp_path: Path, inner: bool) ->
 
 
 def test_the_checksum_is_of_the_graphs_whether_they_are_sealed_or_not(tmp_path: Path) -> None:
-    """Without a list of files it is of all that lie there; with one, of those in the list."""
+    """Without a list of files, the checksum covers all files of the folder; with a list, the files in it."""
     made = graphs.folder(tmp_path, graphs.manifest())
     decoder(made / "g.onnx", [COPY])
     open_ = load(made).checksum
@@ -774,7 +774,7 @@ def test_torchscript_gives_the_same_bits_in_every_run(tmp_path: Path) -> None:
 
 
 def test_torchscript_that_calls_what_cannot_be_looked_into(tmp_path: Path) -> None:
-    """A part that is known by its interface alone may be any module: runs tell that it draws, and no operator says so."""
+    """A submodule that is known by its interface alone may be any module, so that only runs show that it draws."""
     import torch
 
     @torch.jit.interface

@@ -320,7 +320,7 @@ def test_a_dictionary_of_numbers_that_claims_more_of_them(kind: str) -> None:
 
 
 def test_the_bytes_of_all_pages_are_limited_by_what_cells_may_have(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A row group of 60 cells of 200 bytes in pages of their own: 15 rows of the model's limit are none too many, 4 bytes a cell are."""
+    """60 cells of 200 bytes, each in a page of its own, are read if a cell may have 200 bytes, and refused if it may have 4."""
     monkeypatch.setattr(limits, "BATCH_BYTES", 10_000)
     content = written(table(["x" * 200] * 60), use_dictionary=False, data_page_size=1, write_batch_size=1)
     assert limits.File(io.BytesIO(content), ["kind"], 200).check(0, 16) == 16
