@@ -12,7 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from runtime.engine import load
 from runtime.fixed_cost import has_fixed_cost
-from tests import foreign
+from tests import foreign, graphs
 
 CONSTANTS: dict[str, np.ndarray[Any, Any]] = {
     "one": np.ones((), np.int64), "zero": np.zeros((), np.int64), "two": np.asarray([2], np.int64), "pads": np.zeros(4, np.int64),
@@ -93,9 +93,10 @@ def test_the_inputs_of_an_operator_that_are_sizes(tmp_path: Path) -> None:
     """The file is only read, so that the other inputs may be left out."""
     for kind, places in SIZES.items():
         for place in range(6):
-            inputs = ["one"] * place + ["count"] + ["one"] * (5 - place)
-            fixed = has_fixed_cost(graph(tmp_path / "x.onnx", [(kind, inputs)]))
-            assert fixed == (place not in places), (kind, place)
+            inputs = ["one"] * place + ["given"] + ["one"] * (5 - place)
+            nodes = [helper.make_node(kind, inputs, ["y"])]
+            graphs.write(tmp_path / "x.onnx", nodes, [graphs.value("given")], [graphs.value("y")])
+            assert has_fixed_cost(tmp_path / "x.onnx") == (place not in places), (kind, place)
 
 
 def test_loops_branches_and_functions_of_the_file_have_no_fixed_cost(tmp_path: Path) -> None:

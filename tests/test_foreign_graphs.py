@@ -17,12 +17,12 @@ from typer.testing import CliRunner
 
 import cli
 from runtime import calibration, chance, golden, manifest, onnx_file, repository
-from runtime.backends import open_backend
+from runtime.backends import TorchScriptBackend, open_backend
 from runtime.engine import load
 from runtime.errors import ArtifactError, GraphError
 from runtime.operations import Scores
 from service.entries import stamp
-from tests import graphs
+from tests import graphs, tabled
 from tests.graphs import HALF, IMAGE, INT32, INT64, SIZE, constant, decoder, given, node, outside, task, turned, value
 
 Change = Callable[[dict[str, Any]], None]
@@ -209,6 +209,38 @@ def test_a_graph_that_fails_says_so_in_the_error_alone(tmp_path: Path, capfd: py
     with pytest.raises(GraphError, match=r"g\.onnx: ONNX Runtime cannot run it: .*cannot be reshaped"):
         load(made)
     assert capfd.readouterr().err == ""
+
+
+def test_nats_of_rows_have_one_number_for_each_column(tmp_path: Path) -> None:
+    def outputs(columns: int) -> dict[str, Any]:
+        content = tabled.manifest()
+        score = {**content["tasks"]["score"], "outputs": [{"role": "odd"}, {"role": "nats", "shape": [columns]}]}
+        return {"tasks": {"score": score}, "scoring": {**content["scoring"], "surprise": "nats"}}
+
+    assert manifest.read(tabled.write(tmp_path / "right", **outputs(3))).scoring is not None
+    with pytest.raises(ArtifactError, match=r"tasks\.score\.nats: shape \[4\], it must be \[3\]"):
+        manifest.read(tabled.write(tmp_path / "wrong", **outputs(4)))
+
+
+def test_a_manifest_has_a_largest_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = graphs.folder(tmp_path, graphs.manifest())
+    size = (made / manifest.FILE).stat().st_size
+    monkeypatch.setattr(manifest, "MAX_BYTES", size)
+    assert manifest.read(made).name == "tiny"
+    monkeypatch.setattr(manifest, "MAX_BYTES", size - 1)
+    with pytest.raises(ArtifactError, match=f"is larger than {size - 1} bytes"):
+        manifest.read(made)
+
+
+@pytest.mark.parametrize("cuda", [False, True])
+def test_torchscript_that_falls_back_to_the_cpu_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cuda: bool
+) -> None:
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+    notes = {device: TorchScriptBackend(tmp_path, device, torch.get_num_threads()).note for device in ("auto", "cpu")}
+    assert notes == {"auto": None if cuda else "on the CPU: torch sees no CUDA device", "cpu": None}
 
 
 def test_an_output_that_is_named_as_extra_is_there_for_the_library(tmp_path: Path) -> None:

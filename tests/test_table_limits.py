@@ -292,6 +292,7 @@ def test_pages_without_values_end_the_work() -> None:
         bytes([0x1E]),  # a field of a type that does not exist
         bytes([0x1C] * 99),  # a struct within a struct, 99 times
     ],
+    ids=["long number", "unknown type", "deep"],
 )
 def test_headers_of_pages_that_are_no_thrift(header: bytes) -> None:
     content = written(table(["small"] * 10))
