@@ -288,6 +288,27 @@ def test_statistics_that_do_not_fit_are_refused(extractor: Extractor, held: Refe
         reference.read_npz(path, extractor)
 
 
+@pytest.mark.parametrize(
+    "content", ["{", "[]", "null", "[" * 100_000, '{"reference": 3}', '{"reference": {"n": "x"}}', '{"class_shares": [[1], 2]}', '{"anchors": 3}']
+)  # fmt: skip
+def test_provenance_of_another_shape_is_one_clear_line(content: str, extractor: Extractor, tmp_path: Path) -> None:
+    np.savez(tmp_path / "other.npz", mu=np.zeros(32), sigma=np.eye(32))
+    (tmp_path / "other.json").write_text(content)
+    with pytest.raises(EvaluationError, match=r"other\.json: cannot be read: .*manifold reference"):
+        reference.read_npz(tmp_path / "other.npz", extractor)
+
+
+REPORT = '{"model": "a", "protocol": {"extractor_sha256": ""}, "anchors": {}, "details": {}, "metrics": %s}'
+
+
+@pytest.mark.parametrize("content", ["[" * 100_000, "[]", "3", REPORT % "3", REPORT % "{}", REPORT % '{"fid": "x"}'])
+def test_a_report_of_another_shape_is_one_clear_line(content: str, tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text(content)
+    result = CliRunner().invoke(cli.app, ["compare", str(tmp_path / "a.json")])
+    assert isinstance(result.exception, EvaluationError)
+    assert "not a report of `manifold evaluate --out`" in result.exception.message
+
+
 # --- sources ---
 
 
