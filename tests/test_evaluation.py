@@ -8,6 +8,7 @@ import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -467,6 +468,78 @@ def test_what_cannot_be_evaluated(tiny_models: Path, real: RealData, held: Refer
         assert message in str(result.exception), (arguments, result.exception)
     with pytest.raises(UnsupportedTask, match="makes no images"):
         models.evaluate(extractor.model, held, extractor)
+
+
+@pytest.fixture
+def conditioned(tmp_path: Path) -> engine.Model:
+    """A model on the fake backend, conditioned on x and y, that reconstructs 4 x 4 images."""
+    value = {"role": "condition", "source": "condition", "shape": [2]}
+    item, made = {"role": "data", "source": "data", "shape": [1, 4, 4]}, {"role": "data", "shape": [1, 4, 4]}
+    found = {
+        "name": "placed", "version": 1, "backend": "fake", "data": {"kind": "image", "height": 4, "width": 4, "channels": 1},
+        "latent": {"size": 3}, "conditions": {"names": ["x", "y"], "examples": [[0.5, 0.5]]},
+        "tasks": {
+            "encode": {"graph": "none", "inputs": [item, value], "outputs": [{"role": "mean", "shape": [3]}]},
+            "decode": {"graph": "none", "inputs": [{"role": "latent", "source": "latent", "shape": [3]}, value], "outputs": [made]},
+        },
+    }  # fmt: skip
+    folder = tmp_path / "placed/1"
+    folder.mkdir(parents=True)
+    (folder / "manifest.json").write_text(json.dumps(found))
+    return engine.load(folder, device="cpu")
+
+
+def test_items_are_reconstructed_by_their_own_values(conditioned: engine.Model) -> None:
+    generator = np.random.default_rng(0)
+    pixels, factors = generator.integers(0, 256, (6, 1, 4, 4), np.uint8), generator.random((6, 3), np.float32)
+    test = Held(pixels, np.full(6, -1), "shapes", factors, ("y", "size", "x"))
+    found = records.Report("placed", 1, {}, {})
+    models._reconstruction(found, conditioned, test, records.Pictures(), evaluate.silent)
+    own, others = (
+        conditioned.reconstruct(pixels / np.float32(255), classes=values).errors.mean()
+        for values in (factors[:, [2, 0]], factors[::-1, [2, 0]])
+    )
+    assert found.metrics["reconstruction_mse"] == pytest.approx(own, rel=1e-5)
+    assert abs(own - others) > 1e-3 * own
+
+
+@pytest.mark.parametrize(("factors", "names"), [(None, ()), (np.zeros((6, 2), np.float32), ("x", "size"))])
+def test_data_without_the_values_of_the_condition_is_refused(
+    factors: Array | None, names: tuple[str, ...], conditioned: engine.Model
+) -> None:
+    test = Held(np.zeros((6, 1, 4, 4), np.uint8), np.full(6, -1), "shapes", factors, names)
+    with pytest.raises(EvaluationError, match="shapes lacks x, y, which placed is told") as caught:
+        models._reconstruction(
+            records.Report("placed", 1, {}, {}), conditioned, test, records.Pictures(), evaluate.silent
+        )
+    assert caught.value.field == "data"
+
+
+def test_too_few_samples_are_refused_before_anything_is_drawn(conditioned: engine.Model) -> None:
+    for n in (1, 0, -3):
+        with pytest.raises(EvaluationError, match="at least 2") as caught:
+            models.check_can(conditioned, n, None)
+        assert caught.value.field == "n"
+    models.check_can(conditioned, 2, None)
+
+
+def test_samples_that_are_training_images_are_counted(real: RealData) -> None:
+    def copies(first: Array) -> tuple[records.Report, Array | None]:
+        found, shown = records.Report("vae", 1, {}, {}), records.Pictures()
+        models._copies(found, SimpleNamespace(first=first), real, shown)  # type: ignore[arg-type]
+        return found, shown.neighbours
+
+    own = real.train.pixels[[7, 70, 700]]
+    near = own ^ np.uint8(1)  # the nearest, and no copy: each pixel is off by one
+    found, neighbours = copies(np.concatenate([own, near[:2]]))
+    assert found.warnings == ["3 of 5 samples are training images, bit for bit"]
+    assert neighbours is not None
+    assert np.array_equal(neighbours, real.train.pixels[[7, 70, 700, 7, 70]])
+    assert found.metrics["nearest_train_distance"] == 0
+    assert found.anchors["test_nearest_train_distance"] > 0
+    found, _ = copies(near)
+    assert found.warnings == []
+    assert found.metrics["nearest_train_distance"] == pytest.approx(8 / 255, rel=1e-5)
 
 
 # --- records and comparisons ---

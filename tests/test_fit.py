@@ -22,6 +22,7 @@ from runtime.engine import load
 from runtime.errors import InvalidValue, ManifoldError, UnsupportedTask
 from runtime.manifest import Scoring, Term
 from runtime.scoring import Calibrated
+from runtime.spec import ImageSpec
 from tests.conftest import tiny_run
 from tests.shared import export
 from tests.test_tabular import related
@@ -261,6 +262,21 @@ def test_images_are_judged_by_another_set(digits: Data, tmp_path: Path) -> None:
     ):
         with pytest.raises(ManifoldError, match=message):
             run("judge", "small", "--data", "digits", *wrong, "--models", tmp_path / "models")
+
+
+def test_images_of_another_set_are_fitted_to_the_model() -> None:
+    """Images of the model's shape keep their pixels, brought to its range; others are made grey and resized."""
+    spec = ImageSpec(height=4, width=4, channels=1, range=(-1.0, 1.0))
+    same = np.arange(48, dtype=np.uint8).reshape(3, 1, 4, 4) * 5
+    assert np.allclose(anomaly.fitted(same, spec), same / 127.5 - 1, atol=1e-6)
+    colour = (
+        np.repeat(np.asarray([[[0]], [[51]], [[255]]], np.uint8)[:, None], 3, axis=1)
+        .repeat(8, axis=2)
+        .repeat(8, axis=3)
+    )
+    fitted = anomaly.fitted(colour, spec)
+    assert fitted.shape == (3, 1, 4, 4)
+    assert np.allclose(fitted, np.asarray([-1, -0.6, 1])[:, None, None, None], atol=1e-2)
 
 
 def test_what_cannot_be_judged_says_why(folder: Path) -> None:

@@ -283,6 +283,22 @@ def test_the_score_of_a_conditional_pair_is_the_best_class(digits: Data) -> None
     assert torch.allclose(Score(model.discriminator)(x), -each.amax(1), atol=1e-5)
 
 
+@pytest.mark.parametrize("spectral", [False, True])
+def test_the_discriminator_depends_on_the_class_by_projection(digits: Data, spectral: bool) -> None:
+    """Logits of one item under two classes differ by <embedding(a) - embedding(b), h>."""
+    torch.manual_seed(0)
+    discriminator = cgan.build(config(spectral=spectral), digits).eval().discriminator
+    x, classes = torch.rand(5, 1, 8, 8), torch.eye(10)
+    with torch.no_grad():
+        first, second = (discriminator(x, classes[[y] * 5]) for y in (3, 8))
+        assert isinstance(discriminator.embedding, nn.Linear)
+        apart = discriminator.features(x) @ (
+            discriminator.embedding.weight[:, 3] - discriminator.embedding.weight[:, 8]
+        )
+    assert (first != second).all()
+    assert torch.allclose(first - second, apart, atol=1e-6)
+
+
 # --- artifacts ---
 
 

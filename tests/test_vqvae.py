@@ -22,7 +22,7 @@ from tests.shared import export
 from training.data import Data
 from training.errors import TrainingError
 from training.families import vqvae
-from training.families.vqvae import VQVAE, Config
+from training.families.vqvae import VQVAE, Config, _rows
 from training.phases import Batch
 from training.quantiser import Quantiser, _apart, usage
 
@@ -149,6 +149,31 @@ def test_the_bound_is_one_and_the_prior_sums_to_one(digits: Data) -> None:
         learned = -model.prior.nll(codes, condition.expand(20, -1)).flatten(1).sum(1)
     assert (reconstruction + learned <= exact + 1e-4).all()
     assert (reconstruction - model.uniform_nats <= uniform + 1e-4).all()
+
+
+@pytest.mark.parametrize(("likelihood", "levels"), [("bernoulli", True), ("logistic", True), ("gaussian", False)])
+def test_only_a_law_over_levels_has_bits(digits: Data, likelihood: str, levels: bool) -> None:
+    """Bits per dimension count levels; a density has none. The manifest says which of both the score is."""
+    config = Config(
+        levels=2,
+        widths=(2, 2),
+        residual=0,
+        code_dim=2,
+        prior_channels=2,
+        prior_layers=1,
+        prior_head=2,
+        likelihood=likelihood,
+    )
+    few = dataclasses.replace(digits, train=digits.train[:20], test=digits.test[:20])
+    model = VQVAE(config, few).eval()
+    model.quantiser.learn(_rows(model.vectors(torch.rand(5, 1, 8, 8))), torch.Generator())  # places the codebook
+    figures = {metric.name: metric.value for metric in vqvae.report(model, config, few)}
+    assert ("bits_per_dim" in figures) == levels
+    if levels:
+        assert figures["bits_per_dim"] == pytest.approx(figures["nll"] / 64 / math.log(2), abs=1e-3)
+    scoring = vqvae.exports(model, config, few).scoring
+    assert scoring is not None
+    assert [term.likelihood.discrete for term in scoring.terms if term.likelihood] == [levels]
 
 
 # --- trained ---
