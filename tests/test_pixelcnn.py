@@ -20,6 +20,7 @@ from training.data import Data, Part
 from training.families import pixelcnn
 from training.families.pixelcnn import Config, Finish, GatedPixelCNN
 from training.gated import Sampler, nothing
+from training.phases import Batch
 
 
 def grid(height: int, width: int, levels: int, classes: int = 3) -> Data:
@@ -144,6 +145,27 @@ def test_temperature_goes_to_the_most_likely_level() -> None:
         codes, _ = Sampler(model, Finish(model))(uniforms, condition, torch.full((20,), 0.001))
         most_likely = model(codes, condition).argmax(1)
     assert torch.equal(codes, most_likely)
+
+
+def test_a_sheet_draws_the_classes_in_turn() -> None:
+    model = network(grid(3, 3, 4))
+    drawn = pixelcnn.draw(model, 5, torch.Generator().manual_seed(0))
+    uniforms = torch.rand(5, model.uniforms, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        condition = model.to_condition(torch.tensor([0, 1, 2, 0, 1]))
+        _, expected = Sampler(model, Finish(model))(uniforms, condition, torch.ones(5))
+    assert torch.equal(drawn, expected)
+
+
+def test_the_test_loss_is_the_exact_likelihood_of_each_item() -> None:
+    """On two pixels of two levels the four images of a class have probabilities that sum to one."""
+    data = grid(1, 2, 2)
+    model = network(data)
+    every = torch.tensor(list(itertools.product([0.0, 1.0], repeat=2))).view(4, 1, 1, 2)
+    with torch.no_grad():
+        found = pixelcnn.evaluate(model, Batch(every, torch.full((4,), 2), torch.Generator(), 0.0))
+    assert found["loss"].shape == (4,)
+    assert torch.exp(-found["loss"]).sum().item() == pytest.approx(1, abs=1e-5)
 
 
 def test_unconditional() -> None:

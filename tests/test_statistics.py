@@ -96,6 +96,19 @@ def test_what_moments_refuse() -> None:
         moments.merged(Moments(4))
 
 
+def test_features_that_never_vary_are_left_out_of_the_factor() -> None:
+    x = rows(100, 5)
+    x[:, [1, 3]] = 7.0
+    found = of_rows(x)
+    live = np.asarray([0, 2, 4])
+    assert np.array_equal(found.live, live)
+    assert np.array_equal(found.block(live), found.covariance[np.ix_(live, live)])
+    assert np.array_equal(found.block(np.arange(5)), found.covariance)
+    assert found.cholesky is not None
+    assert np.allclose(found.cholesky @ found.cholesky.T, found.block(live))
+    assert of_rows(x[:3]).cholesky is None  # a few rows are their own factor
+
+
 # --- the trace term, by case ---
 
 
