@@ -539,6 +539,7 @@ def test_continuity_is_along_paths_between_encoded_items(
         assert start != stop
         assert np.allclose(path[[0, -1]], means[[start, stop]], atol=1e-6)
         assert (value == own[start]).all()
+    assert isinstance(conditioned.manifest.data, ImageSpec)
     features = flat(codecs.to_uint8(sample(68, **drawn).data, conditioned.manifest.data))[0].reshape(4, 17, -1)
     moved = np.linalg.norm(np.diff(features, axis=1), axis=2)
     assert found.metrics["largest_step"] == pytest.approx((moved.max(axis=1) / moved.sum(axis=1)).mean(), rel=1e-4)

@@ -19,7 +19,7 @@ from training import graphs, loops
 from training.data import Data, Part
 from training.families import pixelcnn
 from training.families.pixelcnn import Config, Finish, GatedPixelCNN
-from training.gated import Sampler, nothing
+from training.gated import FreeSampler, Sampler, nothing
 from training.phases import Batch
 
 
@@ -175,6 +175,10 @@ def test_unconditional() -> None:
     drawn = pixelcnn.draw(model, 3, torch.Generator().manual_seed(0))
     assert drawn.shape == (3, 1, 4, 4)
     assert [metric.name for metric in pixelcnn.report(model, Config(), data)] == ["nll", "bits_per_dim"]
+    sampler, uniforms, temperature = Sampler(model, Finish(model)), torch.rand(3, model.uniforms), torch.ones(3)
+    with torch.no_grad():
+        free, told = FreeSampler(sampler)(uniforms, temperature), sampler(uniforms, torch.zeros(3, 1), temperature)
+    assert torch.equal(free[0], told[0])
 
 
 def test_the_loader_finds_a_sampler_that_does_not_follow_its_logits(tiny: Path) -> None:

@@ -190,8 +190,12 @@ def test_only_a_law_over_levels_has_bits(digits: Data, likelihood: str, levels: 
     few = dataclasses.replace(digits, train=digits.train[:20], test=digits.test[:20])
     model = VQVAE(config, few).eval()
     model.quantiser.learn(_rows(model.vectors(torch.rand(5, 1, 8, 8))), torch.Generator())  # places the codebook
-    figures = {metric.name: metric.value for metric in vqvae.report(model, config, few)}
+    metrics = vqvae.report(model, config, few)
+    figures = {metric.name: metric.value for metric in metrics}
     assert ("bits_per_dim" in figures) == levels
+    assert {"binarisation" in metric.protocol for metric in metrics if metric.name == "nll"} == {
+        likelihood == "bernoulli"
+    }
     if levels:
         assert figures["bits_per_dim"] == pytest.approx(figures["nll"] / 64 / math.log(2), abs=1e-3)
     used, perplexity = usage(vqvae.training_codes(model, few.train), 2)
