@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import orjson
 import pytest
 from google.protobuf.message import Message
 from PIL import Image, PngImagePlugin
@@ -206,7 +207,7 @@ def test_json_of_many_parts_is_refused_before_it_is_read(
     text: str, service: TestClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each takes a hundred bytes and more, and nothing else runs while orjson reads them."""
-    monkeypatch.setattr(texts.orjson, "loads", pytest.fail)
+    monkeypatch.setattr(orjson, "loads", pytest.fail)
     for route in ("/sample", "/encode", "/v2/models/mnist-vae/infer", "/v2/repository/index"):
         assert status(service.post(route, content=text)) == 413
 
