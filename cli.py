@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from runtime.errors import InvalidValue, ManifoldError
+from runtime.errors import ArtifactError, InvalidValue, ManifoldError
 
 if TYPE_CHECKING:
     from runtime.engine import Model
@@ -378,7 +378,10 @@ def _made_by(fingerprint: str, models: Path) -> str:
 
     for name, versions in repository.scan(models).items():
         for version in versions:
-            files = manifest.read(models / name / str(version)).files
+            try:
+                files = manifest.read(models / name / str(version)).files
+            except ArtifactError:  # another model that is broken
+                continue
             if repository.checksum(files).startswith(fingerprint):
                 return f"{name}/{version}"
     raise InvalidValue(

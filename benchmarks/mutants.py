@@ -1,7 +1,8 @@
 """Mutation testing: how many small errors, put into the code at random, do the tests find?
 
     python benchmarks/mutants.py cover [--store mutants] [OPTIONS OF PYTEST]   which test runs which line, once: some ten minutes
-    python benchmarks/mutants.py run [--store mutants] [--n 400] [--seed 20]   one mutant after the other; can be stopped and goes on
+    python benchmarks/mutants.py run [--store mutants] [--n 400] [--seed 20]   one mutant after the other; can be stopped and goes on.
+                                                                               With --part 1/2 and --part 2/2, two processes share the work
     python benchmarks/mutants.py again [--store mutants] [--all]               survivors (or all) once more, after tests were added
     python benchmarks/mutants.py verify [--store mutants]                      tests that killed pass without a mutant
     python benchmarks/mutants.py report [--store mutants]                      the score and the survivors
@@ -467,6 +468,7 @@ def main() -> None:
     parser.add_argument("--store", type=Path, default=Path("mutants"))
     parser.add_argument("--n", type=int, default=400)
     parser.add_argument("--seed", type=int, default=20)
+    parser.add_argument("--part", default="1/1", help="run, again: the first of two parts is 1/2")
     parser.add_argument("--all", action="store_true", help="again: also those that were killed")
     options, rest = parser.parse_known_args()
     store = options.store.resolve()
@@ -487,7 +489,8 @@ def main() -> None:
     )
     if options.command == "again":
         mutants = [mutant for mutant in mutants if mutant.key in known]
-    return run(store, mutants, done=done)
+    part, parts = map(int, options.part.split("/"))
+    return run(store, mutants[part - 1 :: parts], done=done)
 
 
 if __name__ == "__main__":

@@ -232,12 +232,20 @@ def open_images(path: Path, colour: str, *, skip: bool = False, mixed: bool = Fa
     if path.suffix not in (".npy", ".npz"):
         raise EvaluationError(f"{path}: neither a folder of images nor a .npy or .npz file")
     try:
-        content = _npz(path) if zipfile.is_zipfile(path) else np.load(path, mmap_mode="r", allow_pickle=False)
+        content = _npz(path) if zipfile.is_zipfile(path) else _npy(path)
         return Held.of(content, name=path.name)
     except EvaluationError:
         raise
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, OverflowError) as error:
         raise EvaluationError(f"{path}: cannot be read: {cut(str(error), 200)}") from None
+
+
+def _npy(path: Path) -> NDArray[Any]:
+    """Return the array of an .npy file, mapped into memory. Raises ValueError or OverflowError for what cannot be read."""
+    with path.open("rb") as file:
+        npz.header(file)  # numpy lets through other errors of a damaged header
+    content: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+    return content
 
 
 def _npz(path: Path) -> NDArray[Any]:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evaluation.errors import ProtocolMismatch
+from runtime.errors import shown
 
 Array = NDArray[Any]
 
@@ -61,6 +62,18 @@ class Pictures:
 def rounded(value: float) -> float:
     """DIGITS significant digits: what follows is noise. Infinite values stay so."""
     return float(f"{value:.{DIGITS}g}")
+
+
+def check_report(found: Mapping[str, Any]) -> None:
+    """Raise ValueError, KeyError or TypeError for a JSON value that is not what `Report.as_dict` gives, as far as it is compared."""
+    for key in ("protocol", "metrics", "anchors", "details"):
+        if not isinstance(found[key], dict):
+            raise ValueError(f"{key} is not an object")
+    found["model"], found["protocol"]["extractor_sha256"]
+    if not {"fid", "fd_classifier"} & found["metrics"].keys():
+        raise ValueError("metrics have no Fréchet distance")
+    if wrong := [name for name, value in found["metrics"].items() if not isinstance(value, int | float)]:
+        raise ValueError(f"metrics: {shown(wrong[0])} is not a number")
 
 
 def check_comparable(reports: Sequence[Mapping[str, Any]]) -> None:

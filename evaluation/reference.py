@@ -138,6 +138,21 @@ def beside(path: Path) -> Path:
     return path.with_suffix(".json")
 
 
+def _provenance(path: Path) -> dict[str, Any]:
+    """Return what the JSON file beside statistics says. Raises EvaluationError for a file of another shape."""
+    try:
+        found = json.loads(path.read_text())
+        about, shares = found.get("reference", {}), found.get("class_shares") or []
+        good = isinstance(about, dict) and isinstance(about.get("n") or 1, int) and isinstance(shares, list)
+        if good and isinstance(found.get("anchors") or {}, dict) and np.asarray(shares, np.float64).ndim == 1:
+            return dict(found)
+        raise ValueError("another shape than `manifold reference` writes")
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise EvaluationError(
+            f"{path}: cannot be read: {error}; remove it, or write both files again with `manifold reference`"
+        ) from None
+
+
 def read_npz(path: Path, extractor: Extractor) -> Reference:
     """Moments from a file of ours or of pytorch-fid's.
 
@@ -164,7 +179,7 @@ def read_npz(path: Path, extractor: Extractor) -> Reference:
         about["sha256"] = hashlib.file_digest(file, "sha256").hexdigest()
     provenance: dict[str, Any] = {}
     if beside(path).exists():
-        provenance = json.loads(beside(path).read_text())
+        provenance = _provenance(beside(path))
         for key, own in (("extractor_sha256", extractor.sha256), ("resize", extractor.mode)):
             if (theirs := provenance.get(key, own)) != own:
                 raise EvaluationError(

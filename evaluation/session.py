@@ -14,7 +14,7 @@ from evaluation.errors import EvaluationError
 from evaluation.extractors import Extractor
 from evaluation.models import RealData
 from evaluation.progress import Stages
-from evaluation.records import Pictures
+from evaluation.records import Pictures, check_report
 from runtime import engine, repository
 from runtime import manifest as manifests
 from runtime.engine import Model
@@ -170,7 +170,7 @@ class Session:
     def _read(self, path: Path) -> dict[str, Any]:
         try:
             found: dict[str, Any] = json.loads(path.read_text())
-            found["protocol"]["extractor_sha256"], found["metrics"], found["anchors"]
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            check_report(found)
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise EvaluationError(f"{path}: not a report of `manifold evaluate --out`: {error}") from None
         return found

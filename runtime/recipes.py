@@ -159,6 +159,10 @@ def remake(model: Model, recipe: Mapping[str, Any]) -> bytes:
     except (TypeError, ValueError, OverflowError) as error:
         raise InvalidValue(f"the recipe is damaged: {cut(str(error))}") from None
     n = recipe.get("n", 1)
+    if (pixels := n * manifest.data.height * manifest.data.width) > codecs.MAX_PIXELS:
+        raise InvalidValue(
+            f"the recipe is damaged: n: {n} items have {pixels} pixels, and no picture with more than {codecs.MAX_PIXELS} is read"
+        )
     samples = model.sample(n, **options)
     recipes = for_samples(manifest, model.checksum, samples, options)
     return grid_picture(manifest, samples, recipes) if "n" in recipe else pictures(manifest, samples, recipes)[0]

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from runtime import engine
+from runtime import manifest as manifests
 from runtime.manifest import Manifest
 from runtime.operations import softmax
 from tests.conftest import SHIPPED, tiny_run
@@ -69,6 +70,32 @@ def test_calibration_error_by_hand() -> None:
     probabilities = np.asarray([[0.95, 0.05], [0.05, 0.95], [0.55, 0.45], [0.55, 0.45]])
     assert classes.calibration_error(probabilities, np.asarray([0, 1, 0, 1])) == pytest.approx(0.5 * 0.05 + 0.5 * 0.05)
     assert classes.calibration_error(np.eye(3), np.arange(3)) == 0
+
+
+def test_figures_are_of_fifteen_bins_and_keep_five_digits() -> None:
+    """0.61 and 0.65 lie in one bin of fifteen, so what one says too much the other says too little; shipped figures are of as many."""
+    probabilities = np.asarray([[0.61, 0.39], [0.65, 0.35], [0.3, 0.7]])
+    found = {metric.name: metric for metric in classes.figures(probabilities, np.asarray([1, 0, 1]), {"part": "test"})}
+    assert found["accuracy"].value == 0.66667
+    assert found["cross_entropy"].value == pytest.approx(-np.log([0.39, 0.65, 0.7]).mean(), abs=1e-5)
+    assert found["calibration_error"].value == pytest.approx((0.61 - 0.35 + 0.3) / 3, abs=1e-5)
+    shipped = manifests.read(SHIPPED / "digits-classifier/1").metrics
+    assert found["calibration_error"].protocol["bins"] == 15
+    assert {metric.protocol["bins"] for metric in shipped if metric.name == "calibration_error"} == {15}
+
+
+def test_a_residual_block_adds_to_its_input() -> None:
+    torch.manual_seed(0)
+    block, x = classifier.Residual(4).eval(), torch.randn(2, 4, 5, 5)
+    with torch.no_grad():
+        assert torch.allclose(block(x), x + block.body(x))
+        assert (block(x) >= x).all()  # the last layer of f is rectified
+
+
+def test_a_classifier_exports_a_logit_for_each_class(digits: Data) -> None:
+    options = Config(widths=(4, 6))
+    outputs = classifier.exports(classifier.build(options, digits), options, digits).tasks["features"].outputs
+    assert {output.role: output.shape for output in outputs} == {"logits": (10,), "features": (6,)}
 
 
 def test_the_temperature_undoes_overconfidence() -> None:

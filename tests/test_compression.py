@@ -97,6 +97,9 @@ def test_the_commands(models: Path, tmp_path: Path, digits: Data) -> None:
     made = run.invoke(cli.app, ["compress", str(picture), "--model", "vq", "-o", str(file), "--models", str(models)])
     assert made.exit_code == 0, made.exception
     assert "bits for 1 of 8x8 pixels" in made.output
+    broken = models / "broken" / "1"
+    broken.mkdir(parents=True)
+    (broken / "manifest.json").write_text("{")  # another model, which stops nobody
     done = run.invoke(cli.app, ["decompress", str(file), "-o", str(back), "--models", str(models)])
     assert done.exit_code == 0, done.exception
     model = load(models / "vq", device="cpu")

@@ -8,6 +8,7 @@ import io
 import pickle
 import tarfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -208,6 +209,39 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     path.write_text("a\n1.5\n2.5\n")
     with pytest.raises(TrainingError, match="at least 30"):
         datasets.load(str(path))
+
+
+@pytest.mark.parametrize("values", [[[1, 2], [3]], [[1], [1]], [{"a": 1}, {"a": 2}], [b"a", b"b"]])
+def test_columns_that_are_neither_numbers_nor_texts(values: list[Any], tmp_path: Path) -> None:
+    path = tmp_path / "t.parquet"
+    pa.parquet.write_table(pa.table({"x": np.arange(40.0), "odd": pa.array(values * 20)}), path)
+    table = tables.read(path)
+    with pytest.raises(DataError, match=r"column 'odd' holds lists.*--column odd=ignore"):
+        tables.fit(table)
+    assert tables.fit(table, tables.Stated(kinds={"odd": "ignore"})).names == ["x"]
+
+
+def test_durations_and_long_texts_are_no_categories() -> None:
+    with pytest.raises(DataError, match="durations"):
+        tables.fit({"odd": np.arange(40).astype("m8[s]")})
+    spec = tables.fit({"x": np.arange(40.0), "odd": np.asarray(["a" * 10_000, "b"] * 20, object)})
+    assert spec.ignored == {"odd": "has a text of 10000 characters, the limit is 1024"}
+
+
+def test_a_small_file_of_many_rows_is_refused_before_it_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tables, "MAX_CELLS", 1000)
+    for name, column in (("rows", pa.nulls(1001)), ("items", pa.array([[None] * 1001], pa.list_(pa.int32())))):
+        pa.parquet.write_table(pa.table({"a": column}), tmp_path / f"{name}.parquet")
+        with pytest.raises(DataError, match="has 1001 cells, the limit is 1000"):
+            tables.read(tmp_path / f"{name}.parquet")
+
+
+def test_a_header_that_is_not_utf8(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_bytes(b"a,\xff\n1,2\n")
+    with pytest.raises(DataError, match=r"t\.csv: cannot be read as csv"):
+        tables.read(tmp_path / "t.csv")
 
 
 def cifar(path: Path, content: bytes) -> str:

@@ -32,7 +32,7 @@ from tests.test_train import make_run
 from training import runs
 from training.data import Data
 from training.errors import TrainingError
-from training.train import train
+from training.train import train, trained_model
 
 # --- publishing ---
 
@@ -157,7 +157,15 @@ def test_a_half_written_line_of_the_log_is_dropped(
     train(run, digits, device="cpu", quiet=True, stop_after=12)
     log = run.folder / runs.LOG
     whole = log.read_text()
-    for left in ('{"step": 12, "pha', '{"step": 12}[', "\0\0\0", "[1, 2]\n", '{"no": 1}\n', '{"step": "x"}\n'):
+    for left in (
+        '{"step": 12, "pha',
+        '{"step": 12}[',
+        "\0\0\0",
+        "[1, 2]\n",
+        "[" * 100_000,
+        '{"no": 1}\n',
+        '{"step": "x"}\n',
+    ):
         log.write_text(whole + left)
         assert len(runs.read_log(log)) == len(whole.splitlines())
     log.write_bytes(whole.encode() + b'{"step": 12, "caf\xc3')
@@ -215,6 +223,10 @@ def test_other_files_that_cannot_be_read(tmp_path: Path, digits: Data) -> None:
     other = make_run(run.folder, latent_dim=7)
     with pytest.raises(TrainingError, match="does not fit"):
         train(other, digits, resume=True, device="cpu", quiet=True)
+    with pytest.raises(TrainingError, match="does not fit"):
+        trained_model(other, digits)  # as an export does
+    with pytest.raises(TrainingError, match="does not fit into memory"):
+        trained_model(make_run(run.folder, latent_dim=2**60), digits)
     runs.save_checkpoint(run.checkpoint, {"position": {"nothing": 1}})
     with pytest.raises(TrainingError, match="does not fit"):
         train(run, digits, resume=True, device="cpu", quiet=True)
@@ -315,6 +327,11 @@ def test_a_recipe_that_nobody_could_have_made_costs_nothing(
         recipes.remake(model, recipe)
     assert time.process_time() - began < 1
     assert len(caught.value.message) < 400
+
+
+def test_a_recipe_of_a_picture_that_could_not_be_read_costs_nothing(model: Model, good: dict[str, Any]) -> None:
+    with pytest.raises(InvalidValue, match="30000 items have 23520000 pixels"):
+        recipes.remake(model, {**good, "n": 30_000})
 
 
 def test_recipes_that_are_no_recipes(model: Model, good: dict[str, Any]) -> None:

@@ -8,6 +8,7 @@ import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,9 +17,9 @@ from numpy.typing import NDArray
 from typer.testing import CliRunner
 
 import cli
-from evaluation import evaluate, extractors, frechet, images, models, records, reference, report
+from evaluation import evaluate, extractors, frechet, images, latent, models, records, reference, report
 from evaluation.errors import EvaluationError, ProtocolMismatch
-from evaluation.extractors import Extractor
+from evaluation.extractors import Extractor, Features
 from evaluation.images import Held
 from evaluation.models import RealData
 from evaluation.reference import Reference
@@ -288,6 +289,27 @@ def test_statistics_that_do_not_fit_are_refused(extractor: Extractor, held: Refe
         reference.read_npz(path, extractor)
 
 
+@pytest.mark.parametrize(
+    "content", ["{", "[]", "null", "[" * 100_000, '{"reference": 3}', '{"reference": {"n": "x"}}', '{"class_shares": [[1], 2]}', '{"anchors": 3}']
+)  # fmt: skip
+def test_provenance_of_another_shape_is_one_clear_line(content: str, extractor: Extractor, tmp_path: Path) -> None:
+    np.savez(tmp_path / "other.npz", mu=np.zeros(32), sigma=np.eye(32))
+    (tmp_path / "other.json").write_text(content)
+    with pytest.raises(EvaluationError, match=r"other\.json: cannot be read: .*manifold reference"):
+        reference.read_npz(tmp_path / "other.npz", extractor)
+
+
+REPORT = '{"model": "a", "protocol": {"extractor_sha256": ""}, "anchors": {}, "details": {}, "metrics": %s}'
+
+
+@pytest.mark.parametrize("content", ["[" * 100_000, "[]", "3", REPORT % "3", REPORT % "{}", REPORT % '{"fid": "x"}'])
+def test_a_report_of_another_shape_is_one_clear_line(content: str, tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text(content)
+    result = CliRunner().invoke(cli.app, ["compare", str(tmp_path / "a.json")])
+    assert isinstance(result.exception, EvaluationError)
+    assert "not a report of `manifold evaluate --out`" in result.exception.message
+
+
 # --- sources ---
 
 
@@ -467,6 +489,175 @@ def test_what_cannot_be_evaluated(tiny_models: Path, real: RealData, held: Refer
         assert message in str(result.exception), (arguments, result.exception)
     with pytest.raises(UnsupportedTask, match="makes no images"):
         models.evaluate(extractor.model, held, extractor)
+
+
+@pytest.fixture
+def conditioned(tmp_path: Path) -> engine.Model:
+    """A model on the fake backend, conditioned on x and y, that reconstructs 4 x 4 images."""
+    value = {"role": "condition", "source": "condition", "shape": [2]}
+    item, made = {"role": "data", "source": "data", "shape": [1, 4, 4]}, {"role": "data", "shape": [1, 4, 4]}
+    found = {
+        "name": "placed", "version": 1, "backend": "fake", "data": {"kind": "image", "height": 4, "width": 4, "channels": 1},
+        "latent": {"size": 3}, "conditions": {"names": ["x", "y"], "examples": [[0.5, 0.5]]},
+        "tasks": {
+            "encode": {"graph": "none", "inputs": [item, value], "outputs": [{"role": "mean", "shape": [3]}]},
+            "decode": {"graph": "none", "inputs": [{"role": "latent", "source": "latent", "shape": [3]}, value], "outputs": [made]},
+        },
+    }  # fmt: skip
+    folder = tmp_path / "placed/1"
+    folder.mkdir(parents=True)
+    (folder / "manifest.json").write_text(json.dumps(found))
+    return engine.load(folder, device="cpu")
+
+
+def test_items_are_reconstructed_by_their_own_values(conditioned: engine.Model) -> None:
+    generator = np.random.default_rng(0)
+    pixels, factors = generator.integers(0, 256, (6, 1, 4, 4), np.uint8), generator.random((6, 3), np.float32)
+    test = Held(pixels, np.full(6, -1), "shapes", factors, ("y", "size", "x"))
+    found = records.Report("placed", 1, {}, {})
+    models._reconstruction(found, conditioned, test, records.Pictures(), evaluate.silent)
+    own, others = (
+        conditioned.reconstruct(pixels / np.float32(255), classes=values).errors.mean()
+        for values in (factors[:, [2, 0]], factors[::-1, [2, 0]])
+    )
+    assert found.metrics["reconstruction_mse"] == pytest.approx(own, rel=1e-5)
+    assert abs(own - others) > 1e-3 * own
+
+
+def shapes_of(n: int, seed: int = 0) -> Held:
+    """Random images with factors of three values each, x and y among them."""
+    generator = np.random.default_rng(seed)
+    pixels, factors = (
+        generator.integers(0, 256, (n, 1, 4, 4), np.uint8),
+        generator.integers(1, 4, (n, 3)) / np.float32(4),
+    )
+    return Held(pixels, np.full(n, -1), "shapes", factors, ("y", "size", "x"))
+
+
+def test_continuity_is_along_paths_between_encoded_items(
+    conditioned: engine.Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Paths of 17 points begin and end at latents of items and stay under the first one's values; 5000 items say what a unit is."""
+    monkeypatch.setattr(latent, "PAIRS", 4)
+    test, drawn, sample = shapes_of(5100), {}, conditioned.sample
+
+    def spy(n: int, **given: Any) -> Any:
+        drawn.update(given)
+        return sample(n, **given)
+
+    monkeypatch.setattr(conditioned, "sample", spy)
+    found = records.Report("placed", 1, {}, {})
+    flat = lambda pixels: (np.asarray(pixels, np.float32).reshape(len(pixels), -1), None)  # noqa: E731
+    models._continuity(found, conditioned, flat, test, 0, evaluate.silent)  # type: ignore[arg-type]
+    about = found.details["continuity"]
+    assert (about["n"], about["paths"], about["steps"], about["part"]) == (5000, 4, 16, "test")
+    paths, values = drawn["latents"].reshape(4, 17, 3), drawn["classes"].reshape(4, 17, 2)
+    assert test.factors is not None
+    own = test.factors[:, [2, 0]]
+    means = conditioned.encode(test.pixels / np.float32(255), classes=own).placed
+    for path, value in zip(paths, values, strict=True):
+        start, stop = (np.abs(means - end).sum(axis=1).argmin() for end in (path[0], path[-1]))
+        assert start != stop
+        assert np.allclose(path[[0, -1]], means[[start, stop]], atol=1e-6)
+        assert (value == own[start]).all()
+    assert isinstance(conditioned.manifest.data, ImageSpec)
+    features = flat(codecs.to_uint8(sample(68, **drawn).data, conditioned.manifest.data))[0].reshape(4, 17, -1)
+    moved = np.linalg.norm(np.diff(features, axis=1), axis=2)
+    assert found.metrics["largest_step"] == pytest.approx((moved.max(axis=1) / moved.sum(axis=1)).mean(), rel=1e-4)
+
+
+def test_traversals_are_conditioned_on_the_items_own_values(
+    conditioned: engine.Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told, sample = [], conditioned.sample
+
+    def spy(n: int, **given: Any) -> Any:
+        told.append(given["classes"])
+        return sample(n, **given)
+
+    monkeypatch.setattr(conditioned, "sample", spy)
+    data = RealData("shapes", shapes_of(80), shapes_of(20, 1), shapes_of(40, 2))
+    found, png = models.disentangle(conditioned, data, 7)
+    assert data.test.factors is not None
+    assert found["active"] == len(told) > 0
+    for values in told:
+        assert np.array_equal(values, data.test.factors[7:8, [2, 0]])
+    assert png.startswith(PNG)
+    # numbers compare with those that were published under the same protocol
+    assert found["protocol"] == {"codes": "posterior means", "train": 80, "test": 40, "bins": 20, "trees": 40}
+    assert set(found["mig_by_factor"]) == {"y", "size", "x"}
+    assert found["mig"] == pytest.approx(np.mean(list(found["mig_by_factor"].values())), rel=1e-3)
+    for item in (-1, 40):
+        with pytest.raises(EvaluationError, match="not one of the 40 test items"):
+            models.disentangle(conditioned, data, item)
+
+
+@pytest.mark.parametrize(("factors", "names"), [(None, ()), (np.zeros((6, 2), np.float32), ("x", "size"))])
+def test_data_without_the_values_of_the_condition_is_refused(
+    factors: Array | None, names: tuple[str, ...], conditioned: engine.Model
+) -> None:
+    test = Held(np.zeros((6, 1, 4, 4), np.uint8), np.full(6, -1), "shapes", factors, names)
+    with pytest.raises(EvaluationError, match="shapes lacks x, y, which placed is told") as caught:
+        models._reconstruction(
+            records.Report("placed", 1, {}, {}), conditioned, test, records.Pictures(), evaluate.silent
+        )
+    assert caught.value.field == "data"
+
+
+def test_too_few_samples_are_refused_before_anything_is_drawn(conditioned: engine.Model) -> None:
+    for n in (1, 0, -3):
+        with pytest.raises(EvaluationError, match="at least 2") as caught:
+            models.check_can(conditioned, n, None)
+        assert caught.value.field == "n"
+    models.check_can(conditioned, 2, None)
+
+
+@pytest.mark.parametrize(
+    ("labels", "shares", "expected"),
+    [
+        (0, [0.5, 0.5], {"test_is_prior", "test_class_accuracy"}),
+        (-1, [0.5, 0.5], {"test_is_prior"}),  # some labels are not known
+        (0, [1.0, 0.0], {"test_class_accuracy"}),  # a class without images
+        (0, None, {"test_class_accuracy"}),
+    ],
+)
+def test_real_images_anchor_what_their_labels_and_classes_allow(
+    labels: int, shares: list[float] | None, expected: set[str], real: RealData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    generator = np.random.default_rng(0)
+    rows = generator.normal(size=(40, 3)).astype(np.float32)
+    likely = np.where(np.arange(40)[:, None] % 2 == [0, 1], 0.9, 0.1).astype(np.float32)
+    known = np.where(
+        np.arange(40) < 4, labels, np.arange(40) % 2
+    )  # of the first four, two are another class than 0 or 1
+    features = Features(40, of_rows(rows), rows, likely, known, 0.0, real.train.pixels[:0])
+    monkeypatch.setattr(models, "cached", lambda *_: (features, None))
+    held = Reference(features.gaussian, {}, features, None if shares is None else np.asarray(shares))
+    found = models.anchors(real, held, None, 40, 0)  # type: ignore[arg-type]
+    assert {"test_is_prior", "test_class_accuracy"} & set(found) == expected
+    assert found["train_vs_test"] == 0
+    assert found["train_n"] == 40
+    assert found.get("test_class_accuracy", 0.95) == 0.95
+    assert found["test_is_marginal"] > 1.3
+
+
+def test_samples_that_are_training_images_are_counted(real: RealData) -> None:
+    def copies(first: Array) -> tuple[records.Report, Array | None]:
+        found, shown = records.Report("vae", 1, {}, {}), records.Pictures()
+        models._copies(found, SimpleNamespace(first=first), real, shown)  # type: ignore[arg-type]
+        return found, shown.neighbours
+
+    own = real.train.pixels[[7, 70, 700]]
+    near = own ^ np.uint8(1)  # the nearest, and no copy: each pixel is off by one
+    found, neighbours = copies(np.concatenate([own, near[:2]]))
+    assert found.warnings == ["3 of 5 samples are training images, bit for bit"]
+    assert neighbours is not None
+    assert np.array_equal(neighbours, real.train.pixels[[7, 70, 700, 7, 70]])
+    assert found.metrics["nearest_train_distance"] == 0
+    assert found.anchors["test_nearest_train_distance"] > 0
+    found, _ = copies(near)
+    assert found.warnings == []
+    assert found.metrics["nearest_train_distance"] == pytest.approx(8 / 255, rel=1e-5)
 
 
 # --- records and comparisons ---

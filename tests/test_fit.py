@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,8 +21,10 @@ from evaluation import anomaly
 from runtime import calibration, checks, manifest
 from runtime.engine import load
 from runtime.errors import InvalidValue, ManifoldError, UnsupportedTask
-from runtime.manifest import Scoring, Term
+from runtime.manifest import Metric, Scoring, Term
 from runtime.scoring import Calibrated
+from runtime.spec import ImageSpec, NumericColumn, TableSpec
+from tests import tabled
 from tests.conftest import tiny_run
 from tests.shared import export
 from tests.test_tabular import related
@@ -75,6 +78,21 @@ def test_the_report_shows_what_was_found(folder: Path) -> None:
     for expected in ("False alarms", "Known anomalies", "IForest", "left out", "data:image/png", "c = "):
         assert expected in page
     assert "http://" not in page.replace("http://www.w3.org", "")
+
+
+def test_the_report_has_a_part_for_each_question(folder: Path) -> None:
+    page, spec = (folder / "mine.html").read_text(), load(folder / "models/mine", device="cpu").manifest.data
+    assert re.findall("<h2>(.*?)</h2>", page) == ["False alarms", "Known anomalies", "The strangest rows", "Columns"]
+    heads = [re.findall("<th>(.*?)</th>", table) for table in page.split("<table>")[1:]]
+    assert [head[0] for head in heads] == ["rate asked for", "by", "score", "column"]
+    assert heads[1] == ["by", "AUROC", "average precision", "found at 1% false alarms", "flagged by the line for 1%"]
+    for row in ("<tr><td>a</td><td>numeric", "<tr><td>same</td><td>left out</td>", "(the score)</td>"):
+        assert row in page
+    assert isinstance(spec, TableSpec)
+    (column,) = (column for column in spec.columns if column.name == "c")
+    assert isinstance(column, NumericColumn)
+    shown = [float(value) for value in re.findall(r"c = (-?[\d.]+),", page)]
+    assert max(shown) > column.maximum + 1  # rows are shown as they are, though training never saw such values
 
 
 def test_the_file_that_was_fitted_can_be_scored(folder: Path) -> None:
@@ -198,6 +216,57 @@ def test_peers_as_good_as_the_model_are_not_named(monkeypatch: pytest.MonkeyPatc
     assert anomaly.judge(scorer(np.arange(500.0)), rows, rows, strange).warnings == []
 
 
+def test_the_share_of_anomalies_that_the_line_flags(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows, strange = np.arange(100.0)[:, None], np.asarray([[1000.0], [999.0], [600.0], [3.0]])
+    monkeypatch.setattr(anomaly, "_peers", lambda *items: {})
+    found = anomaly.judge(scorer(np.arange(500.0)), rows, rows, strange)
+    assert found.terms["a"]["flagged_at_1%"] == 0.75
+    assert (found.n, found.anomalies) == (100, 4)
+
+
+def test_peers_are_a_forest_and_the_mean_distance_to_five_neighbours() -> None:
+    train = np.concatenate([np.zeros((3, 2)), np.full((4, 2), 3.0)])
+    train[:, 1] = np.nan  # a missing value is 0 in every item
+    found = anomaly._peers(train, np.asarray([[0.0, np.nan]]), np.asarray([[13.0, 0.0], [3.0, 4.0]]))
+    assert found["input kNN"].tolist() == pytest.approx([(3 + 3) / 5, (4 * 10 + 13) / 5, (4 * 4 + 5) / 5])
+    usual = np.random.default_rng(0).normal(size=(200, 2))
+    forest = anomaly._peers(usual, np.zeros((1, 2)), np.full((1, 2), 6.0))["IForest"]
+    assert forest[1] > forest[0] + 0.2
+
+
+def test_figures_are_recorded_in_place_of_earlier_ones(tmp_path: Path) -> None:
+    """Figures of others stay; the two terms and the peer stand beside the one that is the score."""
+    by_others = Metric(name="auroc", value=0.5, protocol={"by": "someone"})
+    terms = [{"name": name, "kind": "nll", "description": "made up"} for name in ("odd", "even")]
+    score = tabled.manifest()["tasks"]["score"]
+    score["outputs"].append({"role": "even", "shape": []})
+    written = tabled.write(
+        tmp_path,
+        tasks={"score": score},
+        scoring={"score": "odd", "terms": terms},
+        metrics=[by_others.model_dump(mode="json")],
+    )
+    model: Any = SimpleNamespace(folder=written)
+    for auroc in (0.7, 0.9):
+        found = anomaly.Judgement(
+            [{"asked": 0.01, "met": 0.02, "expected": [0.0, 0.03]}],
+            {"odd": {"auroc": auroc, "flagged_at_1%": 0.5}, "even": {"auroc": 0.8, "flagged_at_1%": 0.25}},
+            {"IForest": {"auroc": 0.6}},
+            n=100,
+            anomalies=4,
+        )
+        anomaly.record(model, found, "shapes")
+    metrics = manifest.read(written).metrics
+    assert [(metric.name, metric.value) for metric in metrics] == [
+        ("auroc", 0.5), ("false_positive_rate_at_0.01", 0.02), ("auroc", 0.9), ("flagged_at_1%", 0.5),
+    ]  # fmt: skip
+    assert metrics[2].protocol["beside"] == {"IForest": 0.6, "even": 0.8}
+    assert metrics[3].protocol["beside"] == {"even": 0.25}
+    assert {key: metrics[1].protocol[key] for key in ("n", "anomalies", "score", "against", "expected")} == {
+        "n": 100, "anomalies": 4, "score": "odd", "against": "shapes", "expected": [0.0, 0.03],
+    }  # fmt: skip
+
+
 def scorer(calibration_scores: np.ndarray) -> Any:
     """What anomaly.judge asks of a model: one term, the item itself, calibrated on the given scores."""
     about = Scoring(terms=(Term(name="a", kind="nll", description="the item"),), score="a")
@@ -261,6 +330,21 @@ def test_images_are_judged_by_another_set(digits: Data, tmp_path: Path) -> None:
     ):
         with pytest.raises(ManifoldError, match=message):
             run("judge", "small", "--data", "digits", *wrong, "--models", tmp_path / "models")
+
+
+def test_images_of_another_set_are_fitted_to_the_model() -> None:
+    """Images of the model's shape keep their pixels, brought to its range; others are made grey and resized."""
+    spec = ImageSpec(height=4, width=4, channels=1, range=(-1.0, 1.0))
+    same = np.arange(48, dtype=np.uint8).reshape(3, 1, 4, 4) * 5
+    assert np.allclose(anomaly.fitted(same, spec), same / 127.5 - 1, atol=1e-6)
+    colour = (
+        np.repeat(np.asarray([[[0]], [[51]], [[255]]], np.uint8)[:, None], 3, axis=1)
+        .repeat(8, axis=2)
+        .repeat(8, axis=3)
+    )
+    fitted = anomaly.fitted(colour, spec)
+    assert fitted.shape == (3, 1, 4, 4)
+    assert np.allclose(fitted, np.asarray([-1, -0.6, 1])[:, None, None, None], atol=1e-2)
 
 
 def test_what_cannot_be_judged_says_why(folder: Path) -> None:

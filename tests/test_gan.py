@@ -24,11 +24,13 @@ from training.data import Data
 from training.errors import TrainingError
 from training.families import cgan, gan
 from training.families.gan import Config, Score
-from training.layers import fix_norms
+from training.layers import fix_norms, to_float
+from training.phases import Batch
 from training.runs import load_checkpoint
 from training.tables import Stated
 from training.train import trained_model
 
+CPU = torch.device("cpu")
 SMALL = {"hidden": (16, 32), "widths": (8, 4), "latent_dim": 8}
 
 
@@ -104,6 +106,15 @@ def test_augmentation_keeps_shape_and_passes_gradients(policy: str) -> None:
     assert not torch.equal(changed, x)
     changed.sum().backward()
     assert x.grad is not None and x.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("policy", adversarial.POLICIES)
+def test_augmentation_of_an_item_does_not_depend_on_the_others(policy: str) -> None:
+    x = torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+    beside = torch.cat([x[:1], x[1:].flip(2) / 2])
+    first, second = (adversarial.augment(each, [policy], torch.Generator().manual_seed(0)) for each in (x, beside))
+    assert torch.equal(first[0], second[0])
+    assert not torch.equal(first[1:], second[1:])
 
 
 def test_translation_moves_and_cutout_erases_a_square() -> None:
@@ -281,6 +292,72 @@ def test_the_score_of_a_conditional_pair_is_the_best_class(digits: Data) -> None
     x = torch.rand(5, 1, 8, 8)
     each = torch.stack([model.discriminator(x, torch.eye(10)[[y] * 5]) for y in range(10)], 1)
     assert torch.allclose(Score(model.discriminator)(x), -each.amax(1), atol=1e-5)
+
+
+@pytest.mark.parametrize("spectral", [False, True])
+def test_the_discriminator_depends_on_the_class_by_projection(digits: Data, spectral: bool) -> None:
+    """Logits of one item under two classes differ by <embedding(a) - embedding(b), h>."""
+    torch.manual_seed(0)
+    discriminator = cgan.build(config(spectral=spectral), digits).eval().discriminator
+    x, classes = torch.rand(5, 1, 8, 8), torch.eye(10)
+    with torch.no_grad():
+        first, second = (discriminator(x, classes[[y] * 5]) for y in (3, 8))
+        assert isinstance(discriminator.embedding, nn.Linear)
+        apart = discriminator.features(x) @ (
+            discriminator.embedding.weight[:, 3] - discriminator.embedding.weight[:, 8]
+        )
+    assert (first != second).all()
+    assert torch.allclose(first - second, apart, atol=1e-6)
+
+
+def batch_of(digits: Data) -> Batch:
+    return Batch(to_float(digits.train.items[:20], CPU), torch.from_numpy(digits.train.labels[:20]), generator(), 0.0)
+
+
+def generator() -> torch.Generator:
+    return torch.Generator().manual_seed(3)
+
+
+def test_logged_logits_are_means_and_the_test_loss_is_the_cross_entropy(digits: Data) -> None:
+    torch.manual_seed(0)
+    model, batch = cgan.build(config(), digits).eval(), batch_of(digits)
+    with torch.no_grad():
+        c = model.condition(batch.labels)
+        real = model.discriminator(batch.items, c)
+        fake = model.discriminator(model.generator(model.latents(20, generator()), c), c)
+        losses, figures = model.discriminator_loss(batch), gan.evaluate(model, batch_of(digits))
+    assert losses["real_logit"].item() == pytest.approx(real.mean().item(), rel=1e-5)
+    assert losses["fake_logit"].item() == pytest.approx(fake.mean().item(), rel=1e-5)
+    entropy = -(real.sigmoid().log() + (1 - fake.sigmoid()).log())
+    assert losses["loss"].item() == pytest.approx(entropy.mean().item(), rel=1e-5)
+    assert torch.allclose(figures["loss"], entropy, rtol=1e-5)
+    assert torch.allclose(figures["real_logit"], real)
+    assert torch.allclose(figures["fake_logit"], fake)
+
+
+def test_a_generator_looks_ahead_where_it_is_asked_to(digits: Data) -> None:
+    """Without unrolled steps the loss is that of the discriminator as it is; with some, of a better one, which is fooled less."""
+    found = {}
+    for steps in (0, 3):
+        torch.manual_seed(0)
+        model = gan.build(config(unrolled=steps, dropout=0.0, discriminator_lr=1e-2), digits)
+        found[steps] = model.generator_loss(batch_of(digits))["loss"].item()
+        with torch.no_grad():
+            plain = model.discriminator(model.made(batch_of(digits), None))
+    assert found[0] == pytest.approx(-plain.sigmoid().log().mean().item(), rel=1e-5)
+    assert found[3] > found[0] + 0.01
+
+
+@pytest.mark.parametrize("body", ["mlp", "dcgan"])
+def test_every_weight_learns(digits: Data, body: str) -> None:
+    torch.manual_seed(0)
+    model, batch = cgan.build(config(body=body), digits), batch_of(digits)
+    for player, loss in ((model.discriminator, model.discriminator_loss), (model.generator, model.generator_loss)):
+        loss(batch)["loss"].backward()
+        for name, weight in player.named_parameters():
+            assert weight.grad is not None, name
+            assert weight.grad.any(), name
+            assert name != "head.weight" or len(weight) == 1  # the logit alone: no row that nothing reads
 
 
 # --- artifacts ---

@@ -148,6 +148,14 @@ def test_statistics_and_images_of_reports_are_bounded(tmp_path: Path, monkeypatc
         images.open_images(tmp_path / "a.npy", "RGB")
 
 
+@pytest.mark.parametrize("shape", ["(1,2", "(" * 5000, "(-1, 28, 28)}", "(2**70,)}"])
+def test_a_damaged_header_of_images_is_named(shape: str, tmp_path: Path) -> None:
+    head = f"{{'descr': '|u1', 'fortran_order': False, 'shape': {shape}\n".encode()
+    (tmp_path / "a.npy").write_bytes(b"\x93NUMPY\x01\x00" + len(head).to_bytes(2, "little") + head)
+    with pytest.raises(EvaluationError, match=r"a\.npy: cannot be read"):
+        images.open_images(tmp_path / "a.npy", "RGB")
+
+
 def test_only_what_numpy_writes_is_unpacked(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "a.npz", "w", zipfile.ZIP_LZMA) as held:
         held.writestr("a.npy", header((1,)) + bytes(4))

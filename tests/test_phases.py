@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from runtime.manifest import Metric
 from training import families, runs
 from training.data import Data
+from training.errors import TrainingError
 from training.phases import Batch, Losses, Phase, Player, Recipe
 from training.train import train
 
@@ -113,3 +114,20 @@ def test_resume_across_phases_changes_no_bit(
     for part in ("model", "average"):
         assert [name for name in a[part] if not torch.equal(a[part][name], b[part][name])] == []
     assert (parts.folder / runs.METRICS).exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"schedule": "linear"}, "schedule: unknown 'linear'; valid are constant, cosine"),
+        ({"stored": "float64"}, "stored: unknown 'float64'; valid are float32, float16"),
+        ({"ema": 1.0}, "ema: 1.0 is not below 1"),
+        ({"lr": 0.0}, "lr: 0.0 is not above 0"),
+        ({"epochs": 0}, "epochs: 0 is below 1"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_a_recipe_names_the_option_that_is_wrong(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(TrainingError, match=message) as caught:
+        Recipe(**changes)
+    assert caught.value.field == next(iter(changes))

@@ -19,7 +19,8 @@ from training import graphs, loops
 from training.data import Data, Part
 from training.families import pixelcnn
 from training.families.pixelcnn import Config, Finish, GatedPixelCNN
-from training.gated import Sampler, nothing
+from training.gated import FreeSampler, Sampler, nothing
+from training.phases import Batch
 
 
 def grid(height: int, width: int, levels: int, classes: int = 3) -> Data:
@@ -146,6 +147,27 @@ def test_temperature_goes_to_the_most_likely_level() -> None:
     assert torch.equal(codes, most_likely)
 
 
+def test_a_sheet_draws_the_classes_in_turn() -> None:
+    model = network(grid(3, 3, 4))
+    drawn = pixelcnn.draw(model, 5, torch.Generator().manual_seed(0))
+    uniforms = torch.rand(5, model.uniforms, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        condition = model.to_condition(torch.tensor([0, 1, 2, 0, 1]))
+        _, expected = Sampler(model, Finish(model))(uniforms, condition, torch.ones(5))
+    assert torch.equal(drawn, expected)
+
+
+def test_the_test_loss_is_the_exact_likelihood_of_each_item() -> None:
+    """On two pixels of two levels the four images of a class have probabilities that sum to one."""
+    data = grid(1, 2, 2)
+    model = network(data)
+    every = torch.tensor(list(itertools.product([0.0, 1.0], repeat=2))).view(4, 1, 1, 2)
+    with torch.no_grad():
+        found = pixelcnn.evaluate(model, Batch(every, torch.full((4,), 2), torch.Generator(), 0.0))
+    assert found["loss"].shape == (4,)
+    assert torch.exp(-found["loss"]).sum().item() == pytest.approx(1, abs=1e-5)
+
+
 def test_unconditional() -> None:
     data = grid(4, 4, 3)
     model = network(data, conditional=False)
@@ -153,6 +175,10 @@ def test_unconditional() -> None:
     drawn = pixelcnn.draw(model, 3, torch.Generator().manual_seed(0))
     assert drawn.shape == (3, 1, 4, 4)
     assert [metric.name for metric in pixelcnn.report(model, Config(), data)] == ["nll", "bits_per_dim"]
+    sampler, uniforms, temperature = Sampler(model, Finish(model)), torch.rand(3, model.uniforms), torch.ones(3)
+    with torch.no_grad():
+        free, told = FreeSampler(sampler)(uniforms, temperature), sampler(uniforms, torch.zeros(3, 1), temperature)
+    assert torch.equal(free[0], told[0])
 
 
 def test_the_loader_finds_a_sampler_that_does_not_follow_its_logits(tiny: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import pickle
 from typing import Any
 
 import numpy as np
@@ -65,6 +67,15 @@ def test_shards_merge_to_the_whole(cut: int) -> None:
     assert np.allclose(both.covariance, np.cov(x.T), rtol=1e-10, atol=1e-12)
 
 
+def test_moments_of_many_shards_hold_few_rows() -> None:
+    """Each shard is too small to be folded alone; 200 of them together are, so merging needs no memory for their 50 000 rows."""
+    x = rows(50_000, 8)
+    shards = [streamed(part, []) for part in np.split(x, 200)]
+    whole = functools.reduce(Moments.merged, shards)
+    assert len(pickle.dumps(whole)) < 2 * len(pickle.dumps(shards[0]))
+    assert np.allclose(whole.gaussian().covariance, np.cov(x.T), rtol=1e-10)
+
+
 def test_a_large_offset_does_not_cancel() -> None:
     """The sum of squares less the squared sum would lose all digits here."""
     x = rows(1000, 8)
@@ -83,6 +94,19 @@ def test_what_moments_refuse() -> None:
         moments.gaussian()
     with pytest.raises(EvaluationError, match="do not merge"):
         moments.merged(Moments(4))
+
+
+def test_features_that_never_vary_are_left_out_of_the_factor() -> None:
+    x = rows(100, 5)
+    x[:, [1, 3]] = 7.0
+    found = of_rows(x)
+    live = np.asarray([0, 2, 4])
+    assert np.array_equal(found.live, live)
+    assert np.array_equal(found.block(live), found.covariance[np.ix_(live, live)])
+    assert np.array_equal(found.block(np.arange(5)), found.covariance)
+    assert found.cholesky is not None
+    assert np.allclose(found.cholesky @ found.cholesky.T, found.block(live))
+    assert of_rows(x[:3]).cholesky is None  # a few rows are their own factor
 
 
 # --- the trace term, by case ---
@@ -161,6 +185,16 @@ def test_the_fast_way_is_taken_back_where_rounding_would_show() -> None:
     for gaussian, fast in ((well, True), (ill, False)):
         values = frechet._product_spectrum(gaussian, gaussian)
         assert (frechet.rounding(values) <= frechet.ROUNDING * 2 * gaussian.trace) == fast
+
+
+def test_a_distance_that_rounding_could_make_is_zero() -> None:
+    """Two Gaussians of variance 1 whose means are apart: 16 ε of the sum of both traces is rounding, anything above is a distance."""
+    variance, limit = np.diag([1.0, 0.0]), 2.0**-47  # 16 ε (1 + 1), which is |(2⁻²⁴, 2⁻²⁴)|²
+    centre = Gaussian(np.zeros(2), 10, covariance=variance)
+    at_limit = Gaussian(np.full(2, 2.0**-24), 10, covariance=variance)
+    above = Gaussian(np.full(2, 2.0**-23), 10, covariance=variance)
+    assert frechet.distance(centre, at_limit) == 0
+    assert frechet.distance(centre, above) == 4 * limit
 
 
 def test_different_dimensions_are_different_extractors() -> None:

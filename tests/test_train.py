@@ -269,6 +269,8 @@ def test_average_follows_the_weights(digits: Data) -> None:
         (["noise=-1"], "noise: -1.0 is not above 0"),
         (["hidden=[0]"], "must be sizes of at least 1"),
         (["schedule=linear"], "valid are constant, cosine"),
+        (["seed=99999999999999999999"], "seed: 99999999999999999999 is beyond 64 bits"),
+        (["hidden=[99999999999999999999]"], "hidden: 99999999999999999999 is beyond 64 bits"),
     ],
 )
 def test_wrong_options_list_the_valid_ones(settings: list[str], message: str) -> None:

@@ -53,6 +53,26 @@ def test_a_transaction_does_not_see_itself() -> None:
     assert changed["amount_over_usual"][-1] > plain["amount_over_usual"][-1]
 
 
+def test_features_of_a_few_transactions_by_hand() -> None:
+    """Sunday 00:30, Sunday 12:20, Monday 05:59 and Monday 06:00, by one card at one terminal."""
+    seconds = np.asarray([1800, 44_400, DAY + 21_540, DAY + 21_600])
+    one = np.zeros(4, int)
+    found = features(seconds, one, one, np.asarray([10.0, 10.02, 10.04, 250.0]))
+    assert found["hour"].tolist() == [0.5, 12.33, 5.98, 6.0]
+    assert found["weekday"].tolist() == ["6", "6", "0", "0"]
+    assert found["night"].tolist() == ["1", "0", "1", "0"]
+    assert found["card_1d_count"].tolist() == found["terminal_1d_count"].tolist() == [0, 1, 1, 2]
+    assert found["card_1d_mean"].tolist()[1:] == [10.0, 10.02, 10.03]
+    assert found["card_30d_mean"].tolist()[1:] == found["terminal_30d_mean"].tolist()[1:] == [10.0, 10.01, 10.02]
+    assert found["amount_over_usual"].tolist()[1:] == [0.0018, 0.0027, 3.1257]
+    assert found["hours_since_last"].tolist() == [720.0, 11.833, 17.65, 0.017]
+
+
+def test_no_transactions_have_no_features() -> None:
+    none = np.zeros(0, int)
+    assert {column.shape for column in features(none, none, none, none).values()} == {(0,)}
+
+
 def test_first_transactions_miss_what_they_cannot_have() -> None:
     found = features(np.asarray([5, 10]), np.asarray([1, 2]), np.asarray([1, 1]), np.asarray([3.0, 4.0]))
     assert np.isnan(found["card_30d_mean"]).all()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from pathlib import Path
 
@@ -18,9 +19,11 @@ from training.data import Data
 from training.errors import TrainingError
 from training.families import vae
 from training.families.vae import VAE, Config
-from training.layers import Neighbours
+from training.layers import Neighbours, to_float
 from training.phases import Batch
 from training.train import trained_model
+
+CPU = torch.device("cpu")
 
 
 def small(data: Data, **changes: object) -> VAE:
@@ -119,6 +122,69 @@ def test_autoencoder_has_no_posterior(digits: Data) -> None:
     assert float(model.loss(Batch(torch.rand(2, 1, 8, 8), torch.zeros(2), torch.Generator(), 0.0))["kl"]) == 0
 
 
+def test_what_is_logged_of_the_latent(digits: Data) -> None:
+    """KL by dimension and active units; an autoencoder has neither."""
+    batch = Batch(to_float(digits.test.items, CPU), torch.zeros(len(digits.test)), torch.Generator(), 0.0)
+    plain = small(digits, variational=False, likelihood="gaussian")
+    assert vae.monitor(plain, batch) == {}
+    model = small(digits, latent_dim=3, likelihood="gaussian")
+    with torch.no_grad():
+        found = vae.monitor(model, batch)
+        mean, log_variance = model.encode(model.likelihood.settle(batch.items.flatten(1)))
+        assert log_variance is not None
+        kl = 0.5 * (log_variance.exp() + mean**2 - 1 - log_variance).mean(0)
+    assert found["kl_by_dimension"] == pytest.approx(kl.tolist(), abs=1e-4)
+    assert found["active_units"] == int((mean.var(0) > 0.01).sum())
+
+
+def test_a_figure_is_the_mean_over_the_test_part_to_four_digits(digits: Data) -> None:
+    model = small(digits, variational=False, likelihood="gaussian")
+    batch = Batch(to_float(digits.test.items, CPU), torch.zeros(len(digits.test)), torch.Generator(), 0.0)
+    with torch.no_grad():
+        exact = float(vae.evaluate(model, batch)["loss"].double().mean())
+    (found,) = vae.report(model, model.config, digits)
+    assert (found.name, found.unit) == ("reconstruction", "nats")
+    assert found.value == pytest.approx(exact, abs=1e-4)
+    assert "binarisation" not in found.protocol
+
+
+def test_figures_say_that_pixels_were_binarised(digits: Data) -> None:
+    model = small(digits, likelihood="bernoulli", iwae_k=2)
+    found = {metric.name: metric for metric in vae.report(model, model.config, digits)}
+    assert {metric.protocol["binarisation"] for metric in found.values()} == {"dynamic, one draw an item"}
+    assert found["elbo"].value == pytest.approx(-found["reconstruction"].value - found["kl"].value, abs=2e-4)
+    assert found["kl"].value == pytest.approx(sum(found["active_units"].protocol["kl_by_dimension"]), abs=2e-4)
+    assert "k = 2" in found["iwae_2"].protocol["bound"]
+
+
+def test_trimmed_items_place_nothing(digits: Data) -> None:
+    """The aggregate posterior is that of the items that are left when the least likely ones are taken away."""
+    model = small(digits, latent_dim=2)
+    x = model.likelihood.settle(to_float(digits.train.items, CPU).flatten(1))
+    noise = torch.randn((vae.SCORE_DRAWS, len(x), 2), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        kept = vae.least_strange(sum(model.terms(x, noise)), 0.25).numpy()  # type: ignore[arg-type]
+        place = vae.placement(model, dataclasses.replace(model.config, trim=0.25), digits.train)
+        expected = vae.placement(model, model.config, digits.train[kept])
+    assert len(kept) == len(digits.train) - len(digits.train) // 4
+    assert torch.equal(place.centre, expected.centre)
+    assert torch.equal(place.whitening, expected.whitening)
+
+
+def test_references_say_which_of_their_values_are_missing(table: Data) -> None:
+    model = vae.build(vae.Config(hidden=(16,), latent_dim=2, references=30), table)
+    items = np.nan_to_num(table.train.items)
+    with torch.no_grad():
+        assert vae.placement(model, model.config, dataclasses.replace(table.train, items=items)).there is None
+        items[::2, 0] = np.nan
+        place = vae.placement(model, model.config, dataclasses.replace(table.train, items=items))
+    assert place.there is not None
+    assert place.inputs is not None
+    assert 5 < int((place.there == 0).sum()) < 25
+    assert (place.there[:, 1:] == 1).all()
+    assert torch.isfinite(place.inputs).all()
+
+
 def test_score_is_the_elbo_over_its_fixed_draws(digits: Data) -> None:
     model = small(digits, latent_dim=3)
     references = torch.randn(40, 3, generator=torch.Generator().manual_seed(1))
@@ -186,6 +252,8 @@ def test_score_rules_are_checked(digits: Data) -> None:
     assert vae._scoring(vae.Config(), terms, False).score == "combined"
     plain = vae.Config(references=0)
     assert vae._scoring(plain, tuple(vae._terms(plain, "x", tabular=False)), False).score == "negative_elbo"
+    alone = vae.Config(references=0, variational=False)
+    assert vae._scoring(alone, tuple(vae._terms(alone, "x", tabular=False)), False).score == "reconstruction"
     for wrong in ("entropy", "fisher:kl,entropy", "sum:kl", "kl,squared_error", ""):
         with pytest.raises(TrainingError, match="neither a term"):
             vae._scoring(vae.Config(score=wrong), terms, False)

@@ -22,9 +22,12 @@ from tests.shared import export
 from training.data import Data
 from training.errors import TrainingError
 from training.families import vqvae
-from training.families.vqvae import VQVAE, Config
+from training.families.vqvae import VQVAE, Config, _rows
+from training.layers import to_float
 from training.phases import Batch
 from training.quantiser import Quantiser, _apart, usage
+
+CPU = torch.device("cpu")
 
 
 def quantiser(levels: int = 8, dimensions: int = 3, **options: object) -> Quantiser:
@@ -77,6 +80,26 @@ def test_it_starts_from_k_means() -> None:
         q.learn(z, torch.Generator().manual_seed(4))
     after = (z - q.embed(q.nearest(z))).square().sum(1).mean()
     assert after < 0.2 * random
+
+
+def test_averages_start_at_k_means() -> None:
+    """The first step moves entries by its own batch and by that of k-means, which are the same: they stay where the clusters are."""
+    centres = torch.tensor([[5.0, 0, 0], [0, 5, 0], [0, 0, 5], [5, 5, 5]])
+    z = centres.repeat(50, 1)
+    q = Quantiser(4, 3, moving=True, decay=0.9, restart=0.0)
+    q.learn(z, torch.Generator().manual_seed(0))
+    assert torch.allclose(q.embed(q.nearest(centres)), centres, atol=1e-5)
+
+
+def test_entries_are_chosen_in_full_precision() -> None:
+    """Two entries are closer to each other than half precision can tell; the nearer one is chosen though training is in half precision."""
+    q, z = quantiser(2, 3), torch.tensor([[100.0, 0.0, 0.0], [100.1, 0.0, 0.0]])
+    with torch.no_grad():
+        q.codebook.copy_(z)
+    q.started.fill_(1)
+    with torch.autocast("cpu", torch.bfloat16):
+        _, codes, _, _ = q.learn(z, torch.Generator())
+    assert codes.tolist() == [0, 1]
 
 
 def test_new_entries_are_drawn_by_squared_distance() -> None:
@@ -149,6 +172,52 @@ def test_the_bound_is_one_and_the_prior_sums_to_one(digits: Data) -> None:
         learned = -model.prior.nll(codes, condition.expand(20, -1)).flatten(1).sum(1)
     assert (reconstruction + learned <= exact + 1e-4).all()
     assert (reconstruction - model.uniform_nats <= uniform + 1e-4).all()
+
+
+@pytest.mark.parametrize(("likelihood", "levels"), [("bernoulli", True), ("logistic", True), ("gaussian", False)])
+def test_only_a_law_over_levels_has_bits(digits: Data, likelihood: str, levels: bool) -> None:
+    """Bits per dimension count levels; a density has none. The manifest says which of both the score is."""
+    config = Config(
+        levels=2,
+        widths=(2, 2),
+        residual=0,
+        code_dim=2,
+        prior_channels=2,
+        prior_layers=1,
+        prior_head=2,
+        likelihood=likelihood,
+    )
+    few = dataclasses.replace(digits, train=digits.train[:20], test=digits.test[:20])
+    model = VQVAE(config, few).eval()
+    model.quantiser.learn(_rows(model.vectors(torch.rand(5, 1, 8, 8))), torch.Generator())  # places the codebook
+    metrics = vqvae.report(model, config, few)
+    figures = {metric.name: metric.value for metric in metrics}
+    assert ("bits_per_dim" in figures) == levels
+    assert {"binarisation" in metric.protocol for metric in metrics if metric.name == "nll"} == {
+        likelihood == "bernoulli"
+    }
+    if levels:
+        assert figures["bits_per_dim"] == pytest.approx(figures["nll"] / 64 / math.log(2), abs=1e-3)
+    used, perplexity = usage(vqvae.training_codes(model, few.train), 2)
+    assert (figures["code_usage"], figures["code_perplexity"]) == (round(used, 4), round(perplexity, 2))
+    scoring = vqvae.exports(model, config, few).scoring
+    assert scoring is not None
+    assert [term.likelihood.discrete for term in scoring.terms if term.likelihood] == [levels]
+
+
+def test_the_log_shows_how_much_of_the_codebook_is_used(digits: Data) -> None:
+    torch.manual_seed(0)
+    model = VQVAE(Config(levels=32, widths=(4, 4), residual=0, code_dim=2), digits).eval()
+    batch = Batch(
+        to_float(digits.test.items, CPU), torch.from_numpy(digits.test.labels), torch.Generator().manual_seed(0), 0.0
+    )
+    seen = dataclasses.replace(batch, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        codes = model.codes_of(model.vectors(model.see(seen)))
+        found = vqvae.monitor(model, batch)
+    assert found["code_usage"] == pytest.approx(len(codes.unique()) / 32, abs=1e-4)
+    assert 0 < found["code_usage"] < 1
+    assert found["code_perplexity"] == pytest.approx(usage(codes, 32)[1], abs=0.01)
 
 
 # --- trained ---
@@ -256,6 +325,15 @@ def test_the_decoder_starts_at_the_mean_of_the_data(digits: Data) -> None:
     with torch.no_grad():
         shown = float(model.likelihood.mean(model.decode_codes(codes)).mean())
     assert shown == pytest.approx(float(dark.train.items.mean()) / 255, rel=0.3)
+
+
+@pytest.mark.parametrize(("pixel", "mean"), [(0, 0.01), (255, 0.99)])
+def test_a_decoder_of_black_or_white_images_starts_at_a_finite_logit(digits: Data, pixel: int, mean: float) -> None:
+    flat = dataclasses.replace(digits.train, items=np.full_like(digits.train.items, pixel))
+    model = VQVAE(Config(widths=(4, 4), residual=0), dataclasses.replace(digits, train=flat))
+    bias = model.decoder[-1].bias
+    assert isinstance(bias, Tensor)
+    assert torch.allclose(bias.sigmoid(), torch.tensor(mean))
 
 
 def test_the_prior_learns_the_codes_that_the_artifact_gives(digits: Data, monkeypatch: pytest.MonkeyPatch) -> None:

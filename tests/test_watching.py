@@ -49,6 +49,17 @@ def test_one_item_is_a_collapse() -> None:
     assert seen.record["relative_spread"] == pytest.approx(1, abs=0.1)
 
 
+def test_a_watch_goes_on_from_its_state() -> None:
+    """A norm that was usual before a checkpoint is usual after it."""
+    items = torch.randn(500, 4, generator=torch.Generator().manual_seed(1))
+    before, after = watch_over(items), watch_over(items)
+    before.look(10, MEANS)
+    after.restore(before.state())
+    gone = {**MEANS, "generator/gradient_norm": 1e-3, "discriminator/real_logit": 9.0, "discriminator/fake_logit": -9.0}
+    assert names(watch_over(items).look(20, gone)) == []
+    assert names(after.look(20, gone)) == names(before.look(20, gone)) == ["vanishing gradients"]
+
+
 def test_classes_that_are_lost_are_named() -> None:
     items = torch.randn(500, 4, generator=torch.Generator().manual_seed(1))
 

@@ -114,7 +114,7 @@ def read_log(path: Path) -> list[dict[str, Any]]:
     for line in path.read_text(errors="replace").splitlines():
         try:
             record = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
         if isinstance(record, dict) and isinstance(record.get("step"), int):
             records.append(record)
@@ -134,6 +134,9 @@ def make_config(cls: type[Recipe], values: Mapping[str, Any]) -> Recipe:
 
 def _coerce(key: str, value: Any, default: Any) -> Any:
     """JSON has no tuples and writes whole floats as integers; everything else must have the default's type."""
+    for each in value if isinstance(value, list | tuple) else [value]:
+        if isinstance(each, int) and not -(2**63) <= each < 2**63:
+            raise TrainingError(f"{key}: {shown(each)} is beyond 64 bits", field=key)
     if isinstance(default, tuple):
         if isinstance(value, list | tuple) and all(isinstance(item, type(default[0])) for item in value):
             return tuple(value)
@@ -186,7 +189,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
             state: dict[str, Any] = _restore(skeleton, {key: file.get_tensor(key) for key in file.keys()})  # noqa: SIM118
     except FileNotFoundError:
         raise TrainingError(f"{path.parent} has no checkpoint yet; start it again with `manifold train`") from None
-    except (SafetensorError, KeyError, TypeError, ValueError, AttributeError) as error:
+    except (SafetensorError, KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise TrainingError(
             f"{path} is damaged ({error}); it was not written by this project, or the disk failed"
         ) from error

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtri
 
-from runtime import columns, parquet, rows
+from runtime import columns, files, parquet, rows
 from runtime.errors import LISTED, Malformed, TooLarge, cut, shown
 from runtime.spec import CategoricalColumn, NumericColumn, TableSpec
 from training.errors import DataError, TrainingError
@@ -27,6 +27,7 @@ from training.errors import DataError, TrainingError
 Array = NDArray[Any]
 MAX_CATEGORIES = 20  # whole numbers with more values are numbers
 CELL_BYTES = 2**20  # of a Parquet file, on average
+MAX_CELLS = 500_000_000  # of a file, which is read as a whole: 4 GB as numbers
 MAX_STRINGS = 1000  # string columns with more values are identifiers, not categories
 KNOTS = 101  # of a quantile transform
 KINDS = ("numeric", "range", "quantile", "categorical", "ignore")
@@ -60,9 +61,18 @@ def _read_csv(path: Path) -> Any:
 def _read_parquet(path: Path) -> Any:
     with path.open("rb") as source:
         file = parquet.File(source, None, CELL_BYTES)
+        _check_cells(file.metadata)
         for group in range(file.metadata.num_row_groups):
             file.check(group, parquet.LEAST_ROWS)
         return file.reader.read()
+
+
+def _check_cells(metadata: Any) -> None:
+    """Raise TooLarge for more than MAX_CELLS cells, of which a file of a few kilobytes can claim any number."""
+    groups = [metadata.row_group(at) for at in range(metadata.num_row_groups)]
+    nested = sum(group.column(at).num_values for group in groups for at in range(group.num_columns))
+    if (cells := max(nested, metadata.num_rows * metadata.num_columns)) > MAX_CELLS:
+        raise TooLarge(f"file: has {cells} cells, the limit is {MAX_CELLS}; take a sample of its rows", field="file")
 
 
 READERS: dict[str, Callable[[Path], Any]] = {".csv": _read_csv, ".parquet": _read_parquet}
@@ -75,16 +85,17 @@ def read(path: Path) -> dict[str, Array]:
 
     try:
         table = READERS[path.suffix](path)
-    except (OSError, pyarrow.ArrowInvalid) as error:
+        names = table.column_names  # which are decoded here
+    except (OSError, pyarrow.ArrowException, UnicodeDecodeError) as error:
         raise DataError(f"{path}: cannot be read as {path.suffix[1:]}: {cut(str(error), 200)}") from error
     except (Malformed, TooLarge) as error:
         raise DataError(f"{path}: {error.message.removeprefix('file: ')}") from error
     if table.num_rows == 0:
         raise DataError(f"{path}: has no rows")
-    if len(set(table.column_names)) != len(table.column_names):
-        twice = next(name for name in table.column_names if table.column_names.count(name) > 1)
+    if len(set(names)) != len(names):
+        twice = next(name for name in names if names.count(name) > 1)
         raise DataError(f"{path}: two columns are called {shown(twice)}")
-    return {name: _plain(table[name]) for name in table.column_names}
+    return {name: _plain(table[name]) for name in names}
 
 
 def _plain(column: Any) -> Array:
@@ -129,6 +140,7 @@ def _fit_column(name: str, values: Array, stated: Stated) -> NumericColumn | Cat
     kind = stated.kinds.get(name)
     if kind == "ignore":
         return "left out on request"
+    _check_values(name, values)
     present = values[~columns.missing_values(values)]
     if len(present) == 0:
         return "has no values"
@@ -139,6 +151,8 @@ def _fit_column(name: str, values: Array, stated: Stated) -> NumericColumn | Cat
         kind = "categorical" if not numeric or few else stated.kinds.get(OTHERS, "numeric")
     if kind == "categorical":
         categories = sorted({rows.canonical(value) for value in present.tolist()}, key=_natural)
+        if (longest := max(map(len, categories))) > files.CELL_BYTES // 4:  # a character has up to four bytes
+            return f"has a text of {longest} characters, the limit is {files.CELL_BYTES // 4}"
         if len(categories) < 2:
             return f"has the single value {cut(categories[0])}"
         if len(categories) > MAX_STRINGS or (not numeric and len(categories) > max(2, len(present) // 2)):
@@ -172,6 +186,20 @@ def _fit_column(name: str, values: Array, stated: Stated) -> NumericColumn | Cat
         centre, scale = plain["minimum"], plain["maximum"] - plain["minimum"]
     measured = {"mean": centre, "scale": scale, "decimals": decimals, "unit": stated.units.get(name)}
     return NumericColumn.model_validate({**plain, **about, **measured})
+
+
+def _check_values(name: str, values: Array) -> None:
+    """Raise DataError for a column of lists, structures, bytes or durations, which can be neither numbers nor categories."""
+    others = (list, tuple, dict, bytes, np.ndarray)
+    of_objects = (
+        values.dtype == object and next((each for each in values if isinstance(each, others)), None) is not None
+    )
+    if of_objects or values.dtype.kind == "m":
+        raise DataError(
+            f"data: column {shown(name)} holds lists, structures, bytes or durations; numbers, texts or booleans are needed: "
+            f"leave it out by --column {cut(name)}=ignore",
+            field=name,
+        )
 
 
 def _quantiles(numbers: Array) -> dict[str, Any]:

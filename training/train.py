@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,6 +24,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
+from runtime.errors import reason
 from runtime.repository import replacing
 from training import data as datasets
 from training import families, sheets
@@ -88,13 +90,20 @@ def train(
 
 def _fitting(run: Run, data: Data, fabric: Fabric, quiet: bool, watch: bool) -> Loop:
     """Return the loop of a run. Raises TrainingError if its model needs more memory than there is."""
-    try:
+    with _in_memory():
         return Loop(run, data, fabric, quiet, watch)
+
+
+@contextmanager
+def _in_memory() -> Iterator[None]:
+    """Turn torch's error for a model that is too large into a TrainingError."""
+    try:
+        yield
     except (RuntimeError, MemoryError) as error:
-        if "memory" not in str(error) and not isinstance(error, MemoryError):
+        if not isinstance(error, MemoryError) and not re.search("memory|overflow", str(error)):
             raise
         raise TrainingError(
-            f"the model does not fit into memory; make it smaller with --set: {str(error).splitlines()[0]}"
+            f"the model does not fit into memory; make it smaller with --set: {reason(error)}"
         ) from error
 
 
@@ -432,20 +441,8 @@ class Loop:
 
     def _apply(self, state: Mapping[str, Any]) -> None:
         """Take over everything that a checkpoint holds. Raises TrainingError if it is of another model than the config describes."""
-        try:
+        with _fits(self.run):
             self._take(state)
-        except (
-            KeyError,
-            TypeError,
-            ValueError,
-            AttributeError,
-            RuntimeError,
-        ) as error:  # RuntimeError: torch's, for other shapes
-            first = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise TrainingError(
-                f"{self.run.checkpoint} does not fit {self.run.folder / CONFIG}: {first}; one of the two was made by another run or another "
-                "version of Manifold"
-            ) from error
 
     def _take(self, state: Mapping[str, Any]) -> None:
         self.position = Position(**state["position"])
@@ -492,10 +489,34 @@ def _optional(values: Any, device: torch.device) -> Tensor | None:
     return None if values is None else torch.as_tensor(values).to(device)
 
 
+@contextmanager
+def _fits(run: Run) -> Iterator[None]:
+    """Turn the errors of a checkpoint that is of another model than the config describes into a TrainingError."""
+    try:
+        yield
+    except (
+        KeyError,
+        TypeError,
+        ValueError,
+        AttributeError,
+        RuntimeError,
+    ) as error:  # RuntimeError: torch's, for other shapes
+        first = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise TrainingError(
+            f"{run.checkpoint} does not fit {run.folder / CONFIG}: {first}; one of the two was made by another run or another "
+            "version of Manifold"
+        ) from error
+
+
 def trained_model(run: Run, data: Data) -> nn.Module:
-    """The run's model with its averaged weights as the artifact stores them, in evaluation mode on the CPU."""
-    model = families.get(run.family).build(run.config, data)
-    model.load_state_dict(load_checkpoint(run.checkpoint)["average"])
+    """Return the run's model with its averaged weights as the artifact stores them, in evaluation mode on the CPU.
+
+    Raises TrainingError if the checkpoint is of another model than the config describes.
+    """
+    with _in_memory():
+        model = families.get(run.family).build(run.config, data)
+    with _fits(run):
+        model.load_state_dict(load_checkpoint(run.checkpoint)["average"])
     round_weights(model, run.config.stored)
     return model.eval()
 

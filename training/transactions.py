@@ -53,12 +53,9 @@ class Past:
 
     def __init__(self, keys: Array, seconds: Array) -> None:
         _, place = np.unique(keys, return_inverse=True)
-        self.span = int(seconds.max() - seconds.min()) + max(WINDOWS) * DAY + 2 if len(seconds) else 1
-        position = (
-            place.astype(np.int64) * self.span
-            + (seconds - seconds.min() if len(seconds) else seconds)
-            + max(WINDOWS) * DAY
-        )
+        since = seconds - seconds.min() if len(seconds) else seconds
+        self.span = int(since.max(initial=0)) + 1
+        position = place.astype(np.int64) * self.span + since
         self.order = np.argsort(position, kind="stable")  # of equal times, the order they came in
         self.position, self.seconds = position[self.order], seconds[self.order]
         self.back = np.empty(len(self.order), np.int64)
