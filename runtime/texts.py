@@ -4,6 +4,9 @@ Whatever a client, an artifact or a picture brings as text is read here: bodies,
 
 JSON is read by orjson, which accepts RFC 8259 and nothing more: no NaN, no Infinity and no number beyond float64. Integers beyond 64 bits
 become floats, so that a field of whole numbers refuses them. Of a key that occurs twice in an object, the last value counts.
+
+An empty array is three characters of a text and a hundred bytes of memory, and orjson lets no other thread run while it reads. So a text
+with many arrays, objects or keys is refused before it is read; numbers cost less, and may be as many as a body holds.
 """
 
 from __future__ import annotations
@@ -13,9 +16,10 @@ from typing import Any
 
 import orjson
 
-from runtime.errors import Malformed, shown
+from runtime.errors import Malformed, TooLarge, shown
 
 LEVELS = 64  # of objects and arrays within each other; arrays of numbers have at most 16 dimensions
+PARTS = 2**18  # brackets and colons of a text: about the number of its arrays, objects and keys
 DIGITS = 19  # 2^63 - 1 has so many
 
 _STRING = re.compile(rb'"[^"]*"')
@@ -24,7 +28,8 @@ _OTHERS = bytes(sorted(set(range(256)) - set(b'[]{}"')))
 
 
 def json_of(content: bytes | str, field: str = "body") -> Any:
-    """Return the value of a JSON text. Raise Malformed if it is not JSON, or has more than `LEVELS` levels."""
+    """Return the value of a JSON text. Raise Malformed if it is not JSON, or has more than `LEVELS` levels, and TooLarge if it has too many parts."""
+    check_parts(content, field)
     try:
         value = orjson.loads(content)
     except orjson.JSONDecodeError as error:
@@ -34,6 +39,25 @@ def json_of(content: bytes | str, field: str = "body") -> Any:
     if _is_deep(content):
         raise _too_deep(field)
     return value
+
+
+def check_parts(content: bytes | str, field: str = "body") -> None:
+    """Raise TooLarge for a JSON text with more than `PARTS` brackets and colons, or Malformed if it begins with too many levels."""
+    if len(content) <= PARTS:
+        return
+    text = content.encode() if isinstance(content, str) else content
+    if _count(text, b"[{:") > PARTS:
+        start = text[:PARTS]
+        if _count(start, b"[{") - _count(start, b"]}") > LEVELS:
+            raise _too_deep(field)
+        raise TooLarge(
+            f"{field}: JSON with more than {PARTS} arrays, objects and keys; send fewer, or numbers as a binary body",
+            field=field,
+        )
+
+
+def _count(text: bytes, characters: bytes) -> int:
+    return sum(text.count(each) for each in characters)
 
 
 def _too_deep(field: str) -> Malformed:

@@ -197,8 +197,11 @@ class Front:
             if endpoint is not None:
                 status = await self._answer(endpoint, request, send, errors)
             else:
-                status = await self._pass(scope, receive, send, request_id)
-                route = getattr(scope.get("route"), "path", "other")
+                route = "other"
+                try:
+                    status = await self._pass(scope, receive, send, request_id)
+                finally:  # after an error too: a path as it came would be a series of its own
+                    route = getattr(scope.get("route"), "path", route)
         finally:
             let_go(held)
             if trace is not None:
@@ -251,7 +254,8 @@ class Front:
         flight, request_id = self.flights.begin(request), request.request_id
         try:
             try:
-                request.enter()
+                if request.scope["path"] not in HEALTH:  # probes are answered, however much is in work
+                    request.enter()
                 reply = await endpoint(request)
             except ManifoldError as error:
                 self.metrics.erred(error)

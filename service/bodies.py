@@ -74,6 +74,10 @@ def _read(
 
 def validate(shape: type[R], fields: Any) -> R:
     """Fields against the contract. Raises InvalidValue for the first thing that is wrong, saying what is valid."""
+    if len(fields) > len(shape.model_fields):  # pydantic would make an error of each field too many
+        unknown = next((name for name in fields if name not in {*_names(shape), *shape.model_fields}), None)
+        if unknown is not None:
+            raise _unknown(unknown, _names(shape))
     try:
         return shape.model_validate(fields)
     except ValidationError as error:
@@ -181,6 +185,7 @@ async def _multipart(
     fields: dict[str, Any] = {}
     files: dict[str, list[bytes]] = {name: [] for name in names}
     try:
+        texts.check_parts("".join(value for _, value in form.multi_items() if isinstance(value, str)))
         for key, value in form.multi_items():
             if not isinstance(value, UploadFile):
                 _once(key, fields)
@@ -208,15 +213,23 @@ def _explain(error: ValidationError, shape: type[contract.Request]) -> InvalidVa
         for part in path
         if not (isinstance(part, str) and ("[" in part or part in ("str", "constrained-str", "int", "dict", "list")))
     )
-    names = [info.alias or name for name, info in shape.model_fields.items()]
     if kind == "extra_forbidden":
-        return InvalidValue(f"{cut(field)}: unknown field", field=field, valid=names if len(path) == 1 else None)
+        return _unknown(field, _names(shape) if len(path) == 1 else None)
     if kind == "missing":
         return InvalidValue(f"{cut(field)}: is missing", field=field)
     valid = _literals(problem.get("ctx", {}))
     given = problem["input"]
     shown = f" (given {given!r})" if isinstance(given, str | int | float | bool | None) and len(str(given)) < 60 else ""
     return InvalidValue(f"{cut(field)}: {cut(problem['msg'], 300)}{shown}", field=field, valid=valid)
+
+
+def _names(shape: type[contract.Request]) -> list[str]:
+    """Return the names of the fields, as clients write them."""
+    return [info.alias or name for name, info in shape.model_fields.items()]
+
+
+def _unknown(field: str, valid: list[str] | None) -> InvalidValue:
+    return InvalidValue(f"{cut(field)}: unknown field", field=field, valid=valid)
 
 
 def _literals(context: Mapping[str, Any]) -> list[str] | None:

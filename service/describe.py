@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import stat
+from pathlib import Path
 from typing import Any
 
+from runtime.errors import NotFound, Unavailable
 from service.entries import Entry
 from service.registry import data_summary
 
@@ -28,6 +32,21 @@ def _is_reproducible(entry: Entry) -> bool | None:
     if entry.manifest.drawing:
         return False
     return True if entry.model is not None else entry.manifest.reproducible
+
+
+def preview(path: Path, field: str) -> os.stat_result:
+    """Return the status of a model's preview, which can be read. Raises NotFound if there is none, and Unavailable if it cannot be read."""
+    name = path.parent.parent.name
+    try:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise FileNotFoundError
+        path.open("rb").close()
+    except (FileNotFoundError, NotADirectoryError):
+        raise NotFound(f"{name} has no preview", field=field) from None
+    except OSError as error:
+        raise Unavailable(f"the preview of {name} cannot be read: {error.strerror}", field=field) from None
+    return status
 
 
 def stats(entry: Entry) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import base64
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sized
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,8 @@ from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 from numpy.typing import NDArray
 
-from runtime.errors import InvalidValue
+from runtime import texts
+from runtime.errors import InvalidValue, TooLarge
 from service.reading import Uploads
 from service.stubs import manifold_pb2 as pb
 
@@ -35,6 +36,8 @@ def fields_of(message: Message) -> dict[str, Any]:
     fields: dict[str, Any] = {}
     for descriptor, value in message.ListFields():
         kind = descriptor.message_type
+        if descriptor.is_repeated:
+            _check_size(value, descriptor.name)
         if kind is not None and kind.GetOptions().map_entry:
             fields[descriptor.name] = {
                 key: _value(each) if isinstance(each, Message) else each for key, each in value.items()
@@ -48,6 +51,12 @@ def fields_of(message: Message) -> dict[str, Any]:
         else:
             fields[descriptor.name] = value
     return fields
+
+
+def _check_size(entries: Sized, field: str) -> None:
+    """Raise TooLarge for more entries than JSON may have arrays, objects and keys: each takes many times the bytes of its message."""
+    if len(entries) > texts.PARTS:
+        raise TooLarge(f"{field}: {len(entries)} entries are over the limit of {texts.PARTS}; send fewer", field=field)
 
 
 def request(message: Message, work: float = 0) -> tuple[dict[str, Any], Uploads]:
@@ -86,12 +95,14 @@ def _value(message: Message) -> Any:
     if isinstance(message, pb.Value):
         return _scalar(message)
     if isinstance(message, pb.Row):
+        _check_size(message.columns, "columns")
         return {name: _scalar(value) for name, value in message.columns.items()}
     if isinstance(message, pb.ClassChoice):
         match message.WhichOneof("choice"):
             case "names":
                 return list(message.names.names)
             case "weights":
+                _check_size(message.weights.weights, "weights")
                 return dict(message.weights.weights)
             case _:
                 return message.name

@@ -20,12 +20,13 @@ from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.openapi.utils import get_openapi
 from fastapi_offline import FastAPIOffline
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.responses import FileResponse, HTMLResponse, Response
 
-from runtime import codecs, errors
+from runtime import codecs
 from runtime.errors import ManifoldError, cut
 from service import admin, bodies, contract, describe, encoding, replies, streams, tracing, uploads
-from service.asgi import OPEN, Endpoint, Front
+from service.asgi import GONE, OPEN, Endpoint, Front
 from service.aside import LARGE, ROW, aside, later
 from service.handlers import Answer, Handlers
 from service.incoming import Incoming
@@ -213,9 +214,8 @@ def _add_models(app: FastAPI, registry: Registry) -> None:
     @app.get("/models/{name}/preview.png", response_class=FileResponse, summary="What the model makes, as a picture.")
     async def preview(name: str, version: int | None = None) -> Response:
         path = registry.find(name, version).folder / "preview.png"
-        if not await aside(path.exists, pool="disk"):
-            raise errors.NotFound(f"{name} has no preview", field="name")
-        return FileResponse(path, media_type="image/png")
+        status = await aside(lambda: describe.preview(path, "name"), pool="disk")
+        return FileResponse(path, media_type="image/png", stat_result=status)
 
 
 def _add_operations(app: FastAPI, registry: Registry, metrics: Metrics) -> None:
@@ -325,6 +325,11 @@ def _add_errors(app: FastAPI) -> None:
             request,
             replies.refusal(422, request.state.request_id, "invalid_value", f"{name}: {problem['msg']}", field=name),
         )
+
+    @app.exception_handler(ClientDisconnect)
+    async def left(request: Request, error: ClientDisconnect) -> Response:
+        """The client has left while it sent a body, which is no error of the service."""
+        return Response(status_code=GONE)
 
     @app.exception_handler(Exception)
     async def unknown(request: Request, error: Exception) -> Response:

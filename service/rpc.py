@@ -16,7 +16,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
 from runtime import errors
-from runtime.errors import InvalidValue, Malformed, ManifoldError, NotFound, UnsupportedMedia, cut
+from runtime.errors import InvalidValue, Malformed, ManifoldError, UnsupportedMedia, cut
 from service import bodies, calls, contract, describe, encoding, messages, uploads
 from service.aside import LARGE, ROW, aside
 from service.calls import Call, Calls, Unreadable, code_of, deadline, readable
@@ -191,10 +191,12 @@ class Servicer(stubs.ManifoldServicer):
         async with Call(self.calls, context, "GetPreview"):
             entry = self.registry.find(*_which(message))
             path = entry.folder / "preview.png"
-            try:
-                return pb.Preview(png=await aside(path.read_bytes, pool="disk"))
-            except FileNotFoundError:
-                raise NotFound(f"{entry.name} has no preview", field="model") from None
+
+            def read() -> bytes:
+                describe.preview(path, "model")
+                return path.read_bytes()
+
+            return pb.Preview(png=await aside(read, pool="disk"))
 
     # --- pieces ---
 

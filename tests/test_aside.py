@@ -10,16 +10,20 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import grpc
 import numpy as np
 import pytest
 
 from runtime import bulk, codecs
+from runtime.errors import Malformed, TooLarge
+from runtime.spec import ImageSpec
 from service import aside as module
-from service import bodies, encoding, handlers, messages, metrics, security
+from service import bodies, contract, encoding, handlers, messages, metrics, security
 from service.aside import LARGE, aside, later
+from service.reading import GROUP, Reader, Uploads
+from service.settings import Settings
 from service.stubs import manifold_pb2 as pb
 from service.stubs import manifold_pb2_grpc as stubs
 from tests import foreign
@@ -208,3 +212,60 @@ def test_pages_that_are_asked_for_at_once_are_whole(service: Served) -> None:
     assert len(expected) == 3
     for each in found:
         assert all(line in each.result() for line in expected)
+
+
+class Pictured:
+    """As much of a manifest as a reader of images needs."""
+
+    name = "pictured"
+    data = ImageSpec(kind="image", height=8, width=8, channels=1)
+
+
+def test_many_images_are_read_in_groups_as_one_by_one() -> None:
+    generator = np.random.default_rng(0)
+    pictures = tuple(codecs.to_png(generator.integers(0, 256, (1, 8, 8), np.uint8)) for _ in range(2 * GROUP + 3))
+    reader, manifest = Reader(Settings()), cast(Any, Pictured())
+
+    async def read(some: tuple[bytes, ...]) -> Any:
+        return await reader.items(manifest, contract.EncodeRequest(), Uploads(images=some))
+
+    async def scene() -> None:
+        data, fitted, warnings = await read(pictures)
+        assert np.array_equal(data, np.concatenate([(await read((each,)))[0] for each in pictures]))
+        assert (len(fitted), len(warnings)) == (len(pictures), len(pictures))
+        with pytest.raises(Malformed, match=rf"images\[{GROUP + 1}\]: not an image"):
+            await read((*pictures[: GROUP + 1], b"x", *pictures))
+        with pytest.raises(TooLarge, match="images: 1025 is over the limit of 1024"):
+            await read(pictures[:1] * 1025)
+
+    asyncio.run(scene())
+
+
+def test_a_client_that_leaves_ends_the_reading_of_its_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen, go, real = threading.Semaphore(0), threading.Event(), codecs.read_image
+    count = 0
+
+    def held(*arguments: Any, **options: Any) -> Any:
+        nonlocal count
+        count += 1
+        seen.release()
+        assert go.wait(60)
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(codecs, "read_image", held)
+
+    async def scene() -> None:
+        uploads = Uploads(images=(codecs.to_png(np.zeros((1, 8, 8), np.uint8)),) * 10 * GROUP)
+        reading = asyncio.create_task(
+            Reader(Settings()).items(cast(Any, Pictured()), contract.EncodeRequest(), uploads)
+        )
+        await asyncio.to_thread(seen.acquire)
+        reading.cancel()
+        go.set()
+        with pytest.raises(asyncio.CancelledError):
+            await reading
+        await asyncio.gather(*(aside(lambda: None) for _ in range(module.THREADS["requests"])))  # behind what is left
+
+    asyncio.run(scene())
+    until(lambda: count == GROUP)
+    assert count == GROUP

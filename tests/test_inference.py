@@ -6,6 +6,7 @@ import gzip
 import json
 import struct
 import time
+import tracemalloc
 import zlib
 from collections.abc import Iterator
 from typing import Any
@@ -502,3 +503,13 @@ def test_values_out_of_range() -> None:
     assert tensors.from_values([], "FP32", (0, 3), "x").shape == (0, 3)
     with pytest.raises(Malformed):
         tensors.from_bytes(b"123", "FP32", (1,), "x")
+
+
+def test_a_long_text_among_values_takes_no_room_for_each_of_them() -> None:
+    values = ["x" * 10_000, *[0.5] * 10_000]  # 400 MB as an array of texts
+    for data in (values, [values, values], [[values]], "x" * 10_000):
+        tracemalloc.start()
+        with pytest.raises(InvalidValue, match="not all values are FP32"):
+            tensors.from_values(data, "FP32", (10_001,), "x")
+        assert tracemalloc.get_traced_memory()[1] < 2**20
+        tracemalloc.stop()

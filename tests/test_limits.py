@@ -191,7 +191,8 @@ def test_calls_have_a_limit_over_both_transports(root: Path) -> None:
         assert (answer.status_code, answer.json()["error"]["type"]) == (429, "busy")
         assert refusals(service, "calls") == 2
         # whoever asks whether it is well is told
-        assert httpx.get(f"{service.url}/health/live").status_code == 200
+        for path in ("/health/live", "/health/ready", "/v2/health/live", "/v2/health/ready"):
+            assert httpx.get(f"{service.url}{path}").status_code == 200, path
         until(lambda: health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest()).status == 1)
         for stream in streams:
             stream.cancel()

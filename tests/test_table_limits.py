@@ -495,3 +495,16 @@ def leave_calibration(service: Any, content: bytes, gate: Gate) -> None:
     """Wait until the work is told, too: the request itself ends after the work."""
     post_and_leave(service, "/admin/models/rows/calibrate", content, gate)
     until(lambda: gate.stopped())
+
+
+def test_a_client_that_leaves_while_it_sends_is_no_internal_error(tmp_path: Path) -> None:
+    tabled.write(tmp_path)
+    with served(tmp_path, default_model="rows") as service:
+        for target in ("/admin/models/rows/calibrate", "/anomaly-score"):
+            head = f"POST {target} HTTP/1.1\r\nHost: localhost\r\nContent-Type: text/csv\r\nContent-Length: 9\r\n\r\n"
+            with socket.create_connection(("127.0.0.1", service.port), timeout=60) as client:
+                client.sendall(head.encode() + b"half")
+        for route in ("/admin/models/{name}/calibrate", "/anomaly-score"):
+            series = rf'manifold_requests_total\{{route="{re.escape(route)}",status="499"\}}'
+            until(lambda series=series: service.metric(series) == 1)  # type: ignore[misc]
+        assert service.metric(r'manifold_errors_total\{type="internal"\}') == 0

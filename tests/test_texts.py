@@ -6,20 +6,25 @@ import base64
 import io
 import json
 import random
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import orjson
 import pytest
+from google.protobuf.message import Message
 from PIL import Image, PngImagePlugin
 from starlette.testclient import TestClient
 
 from runtime import codecs, inputs, texts
-from runtime.errors import InvalidValue, Malformed
+from runtime.errors import InvalidValue, Malformed, TooLarge
 from runtime.manifest import Manifest
+from service import bodies, contract, messages
 from service.rest import create_app
 from service.settings import Settings
+from service.stubs import manifold_pb2 as pb
 from tests.conftest import SHIPPED
 
 NINES = "9" * 5000
@@ -193,6 +198,52 @@ def test_deep_json_in_bodies(service: TestClient) -> None:
             assert status(service.post(route, content=body)) == 400
     row = f'{{"model": "transactions-vae", "rows": [{{"amount": {"[" * 60}{"]" * 60}}}]}}'
     assert status(service.post("/anomaly-score", content=row), "amount") == 422
+
+
+@pytest.mark.parametrize(
+    "text", ['{"rows": [%s[]]}' % ("[]," * texts.PARTS), '{"class": {%s"3": 1}}' % ('"3":1,' * texts.PARTS)]
+)
+def test_json_of_many_parts_is_refused_before_it_is_read(
+    text: str, service: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each takes a hundred bytes and more, and nothing else runs while orjson reads them."""
+    monkeypatch.setattr(orjson, "loads", pytest.fail)
+    for route in ("/sample", "/encode", "/v2/models/mnist-vae/infer", "/v2/repository/index"):
+        assert status(service.post(route, content=text)) == 413
+
+
+def test_json_of_many_parts_in_the_fields_of_a_form(service: TestClient) -> None:
+    picture = codecs.to_png(np.zeros((1, 28, 28), np.uint8))
+    fields = {f"k{place}": "[%s[]]" % ("[]," * (texts.PARTS // 3)) for place in range(4)}
+    assert status(service.post("/reconstruct", data=fields, files={"file": picture})) == 413
+    with pytest.raises(TooLarge):
+        texts.json_of("[%s1]" % ("[]," * texts.PARTS), "recipe")
+
+
+@pytest.mark.parametrize(("message", "field"), [
+    (pb.EncodeRequest.FromString(b"\x32\x00" * (texts.PARTS + 1)), "rows"),
+    (pb.EncodeRequest(rows=[pb.Row(columns={str(place): pb.Value() for place in range(texts.PARTS + 1)})]), "columns"),
+    (pb.SampleRequest(**{"class": pb.ClassChoice(weights={"weights": {str(place): 1 for place in range(texts.PARTS + 1)}})}), "weights"),
+])  # fmt: skip
+def test_messages_of_many_parts_are_refused_before_they_are_walked(message: Message, field: str) -> None:
+    with pytest.raises(TooLarge, match=f"{field}: 262145 entries are over the limit of 262144") as caught:
+        messages.request(message)
+    assert caught.value.field == field
+
+
+def test_numbers_may_be_many() -> None:
+    assert len(texts.json_of("[%s1]" % ("1.5," * texts.PARTS))) == texts.PARTS + 1
+    assert len(texts.json_of("[%s[]]" % ("[]," * (texts.PARTS - 2)))) == texts.PARTS - 1
+
+
+def test_of_many_unknown_fields_one_is_named(service: TestClient) -> None:
+    body = {"n": 1, **{f"k{place}": place for place in range(100_000)}}
+    began = time.thread_time()
+    with pytest.raises(InvalidValue, match="k0: unknown field") as caught:
+        bodies.validate(contract.SampleRequest, body)
+    assert time.thread_time() - began < 0.05
+    assert caught.value.valid is not None and "class" in caught.value.valid
+    assert status(service.post("/sample", json={**body, "class": "3"}), "k0") == 422
 
 
 def test_fields_that_are_there_twice(service: TestClient) -> None:

@@ -14,16 +14,20 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 from starlette.testclient import TestClient
 
 from runtime import manifest, repository
 from runtime.engine import load
 from runtime.errors import ArtifactError, UnknownModel
+from service import describe
 from service.__main__ import check, main, survey
 from service.registry import Registry
 from service.rest import create_app
 from service.settings import Settings, SettingsError
+from service.stubs import manifold_pb2 as pb
+from service.stubs import manifold_pb2_grpc as stubs
 from tests import foreign
 from tests.conftest import wait_until_ready
 from tests.served import served, until
@@ -356,3 +360,45 @@ def test_arguments_that_the_service_does_not_know(
     monkeypatch.setattr(sys, "argv", ["service", *arguments])
     assert main() == 2
     assert "takes no arguments but --check" in capfd.readouterr().err
+
+
+def test_a_preview_that_is_no_file_or_cannot_be_read(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    preview = root / "foreign/1/preview.png"
+
+    def told(service: Any) -> set[tuple[int | str, str]]:
+        """Return what both transports say."""
+        answer = service.client.get("/models/foreign/preview.png")
+        with grpc.insecure_channel(service.target) as channel, pytest.raises(grpc.RpcError) as caught:
+            stubs.ManifoldStub(channel).GetPreview(pb.GetModelRequest(model="foreign"))
+        message = answer.json()["error"]["message"]
+        assert caught.value.details() == message
+        return {(answer.status_code, message), (caught.value.code().name, message)}
+
+    with served(root, grpc=True) as service:
+        missing = {(404, "foreign has no preview"), ("NOT_FOUND", "foreign has no preview")}
+        assert told(service) == missing
+        preview.mkdir()
+        assert told(service) == missing
+        preview.rmdir()
+        preview.write_bytes(b"x")
+        assert service.client.get("/models/foreign/preview.png").content == b"x"
+        real = Path.open
+
+        def guarded(path: Path, *arguments: Any, **options: Any) -> Any:
+            if path.name == "preview.png":
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+            return real(path, *arguments, **options)
+
+        monkeypatch.setattr(Path, "open", guarded)
+        message = "the preview of foreign cannot be read: Permission denied"
+        assert told(service) == {(503, message), ("UNAVAILABLE", message)}
+        assert service.metric(r'manifold_errors_total\{type="internal"\}') == 0
+
+
+def test_a_path_with_an_internal_error_is_no_series_of_its_own(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(describe, "preview", lambda path, field: 1 / 0)
+    with served(root) as service:
+        assert service.client.get("/models/foreign/preview.png").status_code == 500
+        until(
+            lambda: service.metric(r'manifold_requests_total\{route="/models/\{name\}/preview.png",status="500"\}') == 1
+        )

@@ -254,6 +254,16 @@ def test_commands_reach_all_and_those_that_do_not_answer_are_named() -> None:
     assert work.unloaded == set()
 
 
+def test_a_name_that_no_worker_knows_is_not_unloaded_in_those_that_come() -> None:
+    told = [Told(0), Told(1)]
+    work = errands.Errands(told, 60)
+    work.ask("unload", "a", told[0], 1)
+    assert work.unloaded == {"a"}  # for a worker that starts meanwhile
+    for worker in told:
+        work.done(worker, 0, ["error", "UnknownModel", "there is no model 'a'"])
+    assert work.unloaded == set()
+
+
 def test_one_that_ends_is_not_waited_for() -> None:
     told = [Told(0), Told(1)]
     work = errands.Errands(told, 60)

@@ -61,6 +61,8 @@ def from_values(values: object, datatype: str, shape: tuple[int, ...], field: st
     dtype = dtype_of(datatype, field)
     if datatype == "FP16":
         raise InvalidValue(f"{field}: FP16 goes as binary data alone", field=field)
+    if str in _kinds(values):  # numpy would give each value the room of the longest text
+        raise InvalidValue(f"{field}: data: not all values are {datatype}", field=field)
     try:
         array: Array = np.asarray(values)
     except ValueError:  # lists of different lengths
@@ -71,6 +73,18 @@ def from_values(values: object, datatype: str, shape: tuple[int, ...], field: st
         raise InvalidValue(f"{field}: data: not all values are {datatype}", field=field)
     with np.errstate(over="ignore"):  # what becomes infinite is refused as such
         return array.reshape(shape).astype(dtype.newbyteorder("="), copy=False)
+
+
+def _kinds(values: object) -> set[type]:
+    """Return the types of the values in lists within each other."""
+    if not isinstance(values, list):
+        return {type(values)}
+    kinds = set(map(type, values))
+    if list in kinds:
+        kinds.discard(list)
+        for each in values:
+            kinds |= _kinds(each)
+    return kinds
 
 
 def _fits(array: Array, dtype: np.dtype[Any]) -> bool:
