@@ -199,6 +199,8 @@ def test_a_row_without_any_value_cannot_be_encoded() -> None:
         table[name][2] = None
     spec = tables.fit(made_table())
     assert np.isnan(tables.encode(table, spec)[2]).any()
+    table["kind"][3] = "enormous"  # a category that fitting never saw is none of the known ones
+    assert sorted(tables.encode(table, spec)[3:5, 2:5].sum(axis=1)) == [0, 1]
     table["kind"][2] = ""
     with pytest.raises(DataError, match=r"^data: row 3: every value is missing"):
         tables.encode(table, spec)

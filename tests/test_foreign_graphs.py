@@ -327,12 +327,31 @@ def test_weights_outside_the_folder(tmp_path: Path, location: str) -> None:
     assert "tasks.decode.graph: weights of g.onnx: " in refused(made)
 
 
+def test_a_plain_graph_is_not_looked_into_further(tmp_path: Path) -> None:
+    decoder(tmp_path / "g.onnx", [node("Identity", ["z"], ["x"])])
+    assert not onnx_file.outline(tmp_path / "g.onnx").suspect
+
+
+def test_a_model_takes_classes_or_real_values(tmp_path: Path) -> None:
+    real = {"names": ["x"], "examples": [[0.5]]}
+    told = {"name": "condition", "role": "condition", "shape": [1], "source": "condition"}
+    content = {**graphs.manifest(), "conditions": real}
+    content["tasks"]["decode"]["inputs"].append(told)
+    assert manifest.Manifest.model_validate(content).conditions is not None
+    with pytest.raises(ValueError, match="a model takes classes or real values, not both"):
+        manifest.Manifest.model_validate({**content, "classes": ["a"]})
+
+
 def test_links_that_lead_out_of_the_folder(tmp_path: Path) -> None:
     made = _outside(tmp_path, "w.bin")
     (made / "w.bin").rename(tmp_path / "w.bin")
     (made / "w.bin").symlink_to(tmp_path / "w.bin")
     assert "a link that leads out of the artifact's folder" in refused(made)
     assert "a link that leads out of the artifact's folder" in refused(made, "--seal")
+    with pytest.raises(
+        ArtifactError, match=r"w\.bin: a link that leads out of the artifact's folder; put the file there"
+    ):
+        repository.records(made)
     (made / "real.bin").write_bytes((tmp_path / "w.bin").read_bytes())
     (made / "w.bin").unlink()
     (made / "w.bin").symlink_to("real.bin")  # as Kubernetes mounts files
