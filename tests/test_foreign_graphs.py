@@ -429,6 +429,16 @@ def test_a_task_without_golden_inputs_is_not_run(tmp_path: Path) -> None:
     assert _replayed(tmp_path, run, tasks={"decode": decode}, **{"decode.in.latent": latent}) == []
 
 
+@pytest.mark.parametrize(("reproducible", "found"), [(True, ["decode.data: differs by 1"]), (False, [])])
+def test_a_graph_that_draws_is_not_compared(tmp_path: Path, reproducible: bool, found: list[str]) -> None:
+    """It never gives its golden vectors twice."""
+    decode = {**task(), "reproducible": reproducible}
+    latent, data = np.zeros((2, SIZE), np.float32), np.zeros((2, 1, 2, 2), np.float32)
+    vectors = {"decode.in.latent": latent, "decode.out.data": data}
+    told = _replayed(tmp_path, lambda task, inputs: {"data": data + 1}, tasks={"decode": decode}, **vectors)
+    assert [line.split(", ")[0] for line in told] == found
+
+
 def test_a_file_that_nothing_reads_is_a_note(tmp_path: Path) -> None:
     made = graphs.folder(tmp_path, graphs.manifest())
     decoder(made / "g.onnx", [COPY])
