@@ -63,14 +63,9 @@ LIBRARIES = (
     "fastapi", "starlette.testclient", "pydantic", "pydantic_settings", "prometheus_client", "structlog", "typer.testing", "hypothesis.extra.numpy",
     "pytest", "_pytest.assertion.rewrite", "httpx", "pooch", "rich.progress", "yaml", "trustme", "constriction", "uvicorn",
 )  # fmt: skip
-ELSEWHERE = (
-    "process",
-    "worker",
-    "keeper",
-    "connections",
-    "deploy",
-    "tracing",
-)  # files of tests whose outcome is a matter of time
+ELSEWHERE = (  # files of tests whose outcome is a matter of time, or that need gRPC, which does not outlive a fork
+    "process", "worker", "keeper", "connections", "deploy", "tracing", "rpc",
+)  # fmt: skip
 FAST_TESTS, ALL_TESTS = 40, 80  # run at most for one mutant
 CPU_SECONDS, MEMORY = 120, 6 * 2**30  # of one mutant's process: data, not address space
 
