@@ -25,7 +25,7 @@ from service import bodies, contract, messages
 from service.rest import create_app
 from service.settings import Settings
 from service.stubs import manifold_pb2 as pb
-from tests.conftest import SHIPPED
+from tests.conftest import SHIPPED, wait_until_ready
 
 NINES = "9" * 5000
 
@@ -128,6 +128,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
         (root / name).symlink_to(SHIPPED / name)
     settings = Settings(models_dir=root, default_model="mnist-vae", device="cpu", lazy=True)
     with TestClient(create_app(settings), raise_server_exceptions=False) as client:
+        wait_until_ready(client)
         yield client
 
 
