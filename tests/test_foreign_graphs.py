@@ -429,6 +429,11 @@ def test_a_task_without_golden_inputs_is_not_run(tmp_path: Path) -> None:
     assert _replayed(tmp_path, run, tasks={"decode": decode}, **{"decode.in.latent": latent}) == []
 
 
+@pytest.mark.parametrize(("whole", "drawing"), [(None, set()), (True, set()), (False, {"decode"})])
+def test_a_whole_manifest_may_say_that_it_draws(whole: bool | None, drawing: set[str]) -> None:
+    assert manifest.Manifest.model_validate({**graphs.manifest(), "reproducible": whole}).drawing == drawing
+
+
 @pytest.mark.parametrize(("reproducible", "found"), [(True, ["decode.data: differs by 1"]), (False, [])])
 def test_a_graph_that_draws_is_not_compared(tmp_path: Path, reproducible: bool, found: list[str]) -> None:
     """It never gives its golden vectors twice."""
