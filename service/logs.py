@@ -38,6 +38,7 @@ class Writer:
         self._lines: deque[bytes] = deque()
         self._waiting = 0  # bytes, those that are being written included
         self._lost = 0  # lines, since the log last said so
+        self._well = True  # the last lines could be written
         self._changed = threading.Condition()
         threading.Thread(target=self._write_on, name="log", daemon=True).start()
 
@@ -59,12 +60,12 @@ class Writer:
     def drain(self, seconds: float = PATIENCE) -> None:
         """Wait until everything is written, or for so many seconds."""
         with self._changed:
-            self._changed.wait_for(lambda: not self._waiting, seconds)
+            self._changed.wait_for(lambda: not self._waiting and not (self._lost and self._well), seconds)
 
     def _write_on(self) -> None:
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._lines)
+                self._changed.wait_for(lambda: self._lines or (self._lost and self._well))
                 taken, lost = list(self._lines), self._lost
                 self._lines.clear()
             if lost:
@@ -72,6 +73,7 @@ class Writer:
             written = self._put(b"".join(taken))
             with self._changed:
                 self._lost += -lost if written else len(taken) - bool(lost)
+                self._well = written
                 self._waiting = sum(map(len, self._lines))
                 self._changed.notify_all()
 

@@ -278,6 +278,19 @@ def test_few_open_files_and_a_log_that_nobody_reads(tmp_path: Path) -> None:
     assert events(lines).count("request") >= 1000
 
 
+def test_lost_lines_are_told_though_no_line_follows() -> None:
+    reading, writing = os.pipe()
+    writer = logs.Writer(writing, "json")
+    writer.write("x" * (logs.MOST - 1) + "\n")  # more than the pipe holds
+    until(lambda: not writer._lines)
+    writer.write("lost\n")
+    with open(reading) as file:
+        assert len(next(file)) == logs.MOST
+        assert json.loads(next(file))["lines"] == 1
+    writer.drain()
+    assert writer._lost == 0
+
+
 def test_lines_of_the_log_that_are_lost_are_counted() -> None:
     reading, writing = os.pipe()
     writer = logs.Writer(writing, "json")
