@@ -110,9 +110,7 @@ class Contexts:
                 when, _, name = context.partition("|")
                 if name in self.found:
                     _add(self.found[name]["lines"], {file: numbers})
-                if (
-                    when == "setup"
-                ):  # of fixtures that this test is the first of its file to ask for: the others use them too
+                if when == "setup":  # of fixtures that the file's first test asks for: the others use them too
                     _add(setups[name.split("::")[0]], {file: numbers})
         for name, test in self.found.items():
             _add(test["lines"], setups[name.split("::")[0]])
@@ -165,7 +163,7 @@ def _moved(tests: dict[str, Any], old: dict[str, str], new: dict[str, str]) -> d
 
 
 def _collected() -> set[str]:
-    """The names of all tests of the tree."""
+    """Return the names of all tests of the tree."""
     found = subprocess.run(
         [ROOT / ".venv/bin/pytest", "--collect-only", "--no-header", "-p", "no:cacheprovider"], cwd=ROOT, capture_output=True,
         check=True, text=True,
@@ -186,9 +184,8 @@ class Coverage:
     def __init__(self, store: Path) -> None:
         known = json.loads((store / "coverage.json").read_text())
         now = {str(path.relative_to(ROOT)): path.read_text() for path in _sources(ROOT)}
-        there = (
-            _collected()
-        )  # pytest ends with an error if it is given a test that is not there any more, which would look like a kill
+        # pytest ends with an error if it is given a test that is not there any more, which would look like a kill
+        there = _collected()
         self.tests = {
             name: test
             for name, test in _moved(known["tests"], known["sources"], now).items()
@@ -304,21 +301,8 @@ def _child(folder: Path, tests: Sequence[str], options: Sequence[str], cpu: floa
         import runtime
 
         assert Path(runtime.__file__ or "").is_relative_to(folder), "the project itself would be tested"
-        code = int(
-            pytest.main(
-                [
-                    "-x",
-                    "-q",
-                    "-p",
-                    "no:cacheprovider",
-                    "--tb=short",
-                    "-W",
-                    "ignore::pytest.PytestAssertRewriteWarning",
-                    *options,
-                    *tests,
-                ]
-            )
-        )
+        fixed = ["-x", "-q", "-p", "no:cacheprovider", "--tb=short", "-W", "ignore::pytest.PytestAssertRewriteWarning"]
+        code = int(pytest.main([*fixed, *options, *tests]))
     except BaseException:
         traceback.print_exc()
     finally:

@@ -103,13 +103,12 @@ def of_file(file: str, source: str) -> Iterator[Mutant]:
 
 @dataclass(frozen=True)
 class _Scope:
-    """Where a node is: in which function or class, from which line its statement begins, and the lines whose tests use what is defined there."""
+    """The place of a node: its function or class, the first line of its statement, and the lines whose tests use what is defined there."""
 
     function: str = ""
     statement: int = 0
-    lines: range | None = (
-        None  # of the function or class; None in a function's body, where the statement's own lines tell which tests run it
-    )
+    # lines of the function or class; None in a function's body, where the statement's own lines tell which tests run it
+    lines: range | None = None
 
 
 def _changes(tree: ast.Module) -> Iterator[tuple[_Scope, Any, str, str]]:
@@ -128,7 +127,7 @@ def _changes(tree: ast.Module) -> Iterator[tuple[_Scope, Any, str, str]]:
 
 
 def _inner(scope: _Scope, node: ast.AST, child: ast.AST) -> _Scope:
-    """The scope of a node's child. A body runs when the function is called; defaults and what is in a class run when the module is imported."""
+    """Return the scope of a node's child. A body runs when the function is called; defaults and what is in a class run when the module is imported."""
     if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
         return scope
     name = f"{scope.function}.{node.name}".lstrip(".")

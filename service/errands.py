@@ -146,9 +146,8 @@ class Errands:
             return
         del self._open[number]
         if errand.verb == "unload" and errand.results and all(result[0] == "error" for result in errand.results):
-            self.unloaded.discard(
-                errand.argument
-            )  # no worker has such a model; one that comes by this name is to be served
+            # no worker has such a model; one that comes by this name is to be served
+            self.unloaded.discard(errand.argument)
         if errand.silent:
             log.warning(
                 "workers do not answer", verb=errand.verb, argument=errand.argument, workers=_names(errand.silent)

@@ -201,9 +201,8 @@ class Limits(grpc.GenericRpcHandler):  # type: ignore[misc]
         self._receiving: dict[OpenCall, None] = {}
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._leaving: list[tuple[OpenCall, ManifoldError]] = []
-        self.mute: list[
-            OpenCall
-        ] = []  # ended without a message: gRPC leaves those open whose client only said that none comes
+        # calls that ended without a message: gRPC leaves those open whose client only said that none comes
+        self.mute: list[OpenCall] = []
         self._dismissals = set[asyncio.Task[None]]()
         watches, probes = Room(WATCHES, "watches"), Room(settings.max_calls, "probes")
         self._rooms = {**dict.fromkeys(WATCHING, watches), **dict.fromkeys(PROBES, probes)}

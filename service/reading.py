@@ -55,7 +55,7 @@ class Reader:
         return await aside(read, LARGE if pictures else max(uploads.work, ROW * len(request.rows or ())))
 
     async def _many_images(self, spec: ImageSpec, given: list[str | bytes], fit: str) -> Read:
-        """Images in groups, so that a client that leaves ends the work, and others get their turn."""
+        """Read images in groups, so that the work ends if the client leaves, and other requests get their turn."""
         self.limit(len(given), "images")
         read: list[tuple[codecs.Pixels, Fitted]] = []
         for start in range(0, len(given), GROUP):
@@ -65,7 +65,7 @@ class Reader:
     def _images(
         self, spec: ImageSpec, given: Sequence[str | bytes], fit: str, start: int = 0
     ) -> list[tuple[codecs.Pixels, Fitted]]:
-        """The pixels of images, and what was done to each. `start` is the place of the first one in the request."""
+        """Return the pixels of images, and what was done to each. `start` is the place of the first one in the request."""
         return [
             codecs.read_image(_content(content, field), spec, fit=fit, field=field, max_pixels=self.settings.max_pixels)
             for field, content in ((f"images[{place}]", content) for place, content in enumerate(given, start))
@@ -267,7 +267,7 @@ class Reader:
 
 
 def _joined(read: Sequence[tuple[codecs.Pixels, Fitted]], spec: ImageSpec) -> Read:
-    """Images as one array at the graph's edge."""
+    """Return images as one array at the graph's edge."""
     data = codecs.from_uint8(np.stack([pixels for pixels, _ in read]), spec)
     return data, [fitted for _, fitted in read], [[] for _ in read]
 

@@ -129,7 +129,7 @@ class Registry:
         self.latest[name] = highest  # none can be served: its reason is the model's
 
     def verify(self) -> None:
-        """Look at the version of every model that would be loaded, without loading it."""
+        """Verify the version of every model that would be loaded, without loading it."""
         for name, version in self.latest.items():
             if version != UNKNOWN:
                 self._verify(self.entries[name, version])

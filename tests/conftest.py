@@ -117,9 +117,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def pytest_configure(config: pytest.Config) -> None:
     """Make the folder of what tests share, unless this is a worker of pytest-xdist: those have it from the process that started them."""
     shared.fast = config.getoption("--fast")
-    if (
-        signal.getsignal(signal.SIGINT) is signal.SIG_IGN
-    ):  # so in the background of a shell; processes that tests start would inherit it
+    # a shell ignores the signal for what it starts in the background, and processes that tests start would inherit that
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     if not hasattr(config, "workerinput"):
         os.environ[shared.FOLDER] = tempfile.mkdtemp(prefix="manifold-tests-")
@@ -159,9 +158,8 @@ def tiny(tmp_path_factory: pytest.TempPathFactory, digits: Data, table: Data) ->
         (vae, "vae", digits, "onnx"), (vae, "vae-ts", digits, "torchscript"), (plain, "autoencoder", digits, "torchscript"),
         (rows, "table", table, "onnx"), (pixelcnn, "pixelcnn-ts", digits, "torchscript"), (pixelcnn, "pixelcnn", digits, "onnx"),
     ]  # fmt: skip
-    if (
-        os.environ.get("PYTEST_XDIST_WORKER") == "gw1"
-    ):  # two processes begin at either end and wait for each other only in the middle
+    # two processes begin at either end, and wait for each other only in the middle
+    if os.environ.get("PYTEST_XDIST_WORKER") == "gw1":
         exports.reverse()
     for run, name, data, backend in exports:
         shared.export(run, name, root / "models", data=data, backend=backend)

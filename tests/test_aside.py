@@ -215,7 +215,7 @@ def test_pages_that_are_asked_for_at_once_are_whole(service: Served) -> None:
 
 
 class Pictured:
-    """As much of a manifest as a reader of images needs."""
+    """The part of a manifest that a reader of images needs."""
 
     name = "pictured"
     data = ImageSpec(kind="image", height=8, width=8, channels=1)

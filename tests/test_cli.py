@@ -28,7 +28,7 @@ def run(*arguments: str, ok: bool = True) -> subprocess.CompletedProcess[str]:
 
 
 def here(*arguments: str) -> str:
-    """What the command prints, in this process: starting one that imports torch takes seconds."""
+    """Return what the command prints when it runs in this process. Starting a process that imports torch takes seconds."""
     done = CliRunner().invoke(cli.app, arguments)
     assert done.exit_code == 0, done.output
     return done.output

@@ -91,6 +91,7 @@ def test_who_cannot_compress(tiny: Path, digits: Data) -> None:
 
 
 def test_the_commands(models: Path, tmp_path: Path, digits: Data) -> None:
+    models = shutil.copytree(models, tmp_path / "models")  # one is removed below
     picture, file, back = (tmp_path / name for name in ("digit.png", "digit.mfc", "back.png"))
     picture.write_bytes(codecs.to_png(digits.test.items[3]))
     run = CliRunner()

@@ -436,7 +436,7 @@ def test_a_whole_manifest_may_say_that_it_draws(whole: bool | None, drawing: set
 
 @pytest.mark.parametrize(("reproducible", "found"), [(True, ["decode.data: differs by 1"]), (False, [])])
 def test_a_graph_that_draws_is_not_compared(tmp_path: Path, reproducible: bool, found: list[str]) -> None:
-    """It never gives its golden vectors twice."""
+    """Such a graph never gives its golden vectors twice."""
     decode = {**task(), "reproducible": reproducible}
     latent, data = np.zeros((2, SIZE), np.float32), np.zeros((2, 1, 2, 2), np.float32)
     vectors = {"decode.in.latent": latent, "decode.out.data": data}

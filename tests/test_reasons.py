@@ -65,7 +65,7 @@ def driven(one: Model, steps: Steps[T]) -> T:
 
 
 def test_rows_without_an_unusual_column_are_compared_with_nothing(tmp_path: Path) -> None:
-    """What a column should be is asked for those alone whose nats are above the usual."""
+    """Expected values are asked for the columns alone whose nats are above the usual."""
     rows, one = np.zeros((3, 4), np.float32), model(tmp_path, [2.0, 2.0, 2.0])
     found = driven(one, reasons.find(one.manifest, rows, one.score(rows), one.calibrated))
     assert found.excess is not None

@@ -191,10 +191,7 @@ def _fit_column(name: str, values: Array, stated: Stated) -> NumericColumn | Cat
 def _check_values(name: str, values: Array) -> None:
     """Raise DataError for a column of lists, structures, bytes or durations, which can be neither numbers nor categories."""
     others = (list, tuple, dict, bytes, np.ndarray)
-    of_objects = (
-        values.dtype == object and next((each for each in values if isinstance(each, others)), None) is not None
-    )
-    if of_objects or values.dtype.kind == "m":
+    if values.dtype.kind == "m" or (values.dtype == object and any(isinstance(each, others) for each in values)):
         raise DataError(
             f"data: column {shown(name)} holds lists, structures, bytes or durations; numbers, texts or booleans are needed: "
             f"leave it out by --column {cut(name)}=ignore",

@@ -500,10 +500,9 @@ def _fits(run: Run) -> Iterator[None]:
         ValueError,
         AttributeError,
         RuntimeError,
-    ) as error:  # RuntimeError: torch's, for other shapes
-        first = str(error).splitlines()[0] if str(error) else type(error).__name__
+    ) as error:  # the last is torch's, for other shapes
         raise TrainingError(
-            f"{run.checkpoint} does not fit {run.folder / CONFIG}: {first}; one of the two was made by another run or another "
+            f"{run.checkpoint} does not fit {run.folder / CONFIG}: {reason(error)}; one of the two was made by another run or another "
             "version of Manifold"
         ) from error
 
