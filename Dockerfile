@@ -16,7 +16,9 @@ ENV SLIM="find /opt/venv/lib -depth -type d ( -name tests -o -name include ) -ex
 
 FROM tools AS wheel
 WORKDIR /src
-COPY pyproject.toml README.md cli.py ./
+COPY pyproject.toml README.md ./
+COPY manifold manifold
+COPY cli cli
 COPY runtime runtime
 COPY service service
 RUN /opt/tools/bin/pip wheel --no-cache-dir --no-deps --no-build-isolation --wheel-dir /wheels .
@@ -41,8 +43,8 @@ WORKDIR /srv/manifold
 ENV PATH=/opt/venv/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 MANIFOLD_HOST=0.0.0.0 MANIFOLD_LOG_FORMAT=json
 USER manifold
 EXPOSE 8000 8001
-HEALTHCHECK --interval=5s --timeout=4s --start-period=60s --retries=3 CMD ["python3", "-m", "service.probe"]
-CMD ["python3", "-m", "service"]
+HEALTHCHECK --interval=5s --timeout=4s --start-period=60s --retries=3 CMD ["python3", "-m", "manifold.service.probe"]
+CMD ["python3", "-m", "manifold.service"]
 
 FROM base AS service
 COPY --from=service-venv /opt/venv /opt/venv
@@ -81,7 +83,9 @@ RUN ${PIP} --require-hashes -r /src/train.txt
 ARG TORCH="torch==2.13.0"
 RUN /opt/tools/bin/pip --python /opt/venv/bin/python install --no-cache-dir ${TORCH}
 WORKDIR /src
-COPY pyproject.toml README.md cli.py ./
+COPY pyproject.toml README.md ./
+COPY manifold manifold
+COPY cli cli
 COPY runtime runtime
 COPY service service
 COPY training training

@@ -48,11 +48,11 @@ clean:
 docs: .venv/dev.done  ## renews what tests compare with the code
 	$(BIN)/manifold schema > docs/manifest.schema.json
 	$(BIN)/manifold catalogue --page docs/models.md --readme README.md
-	$(BIN)/python -c 'import json; from service.rest import create_app; from service.settings import Settings; print(json.dumps(create_app(Settings()).app.openapi(), indent=1))' > docs/openapi.json
+	$(BIN)/python -c 'import json; from manifold.service.http.app import create_app; from manifold.service.settings import Settings; print(json.dumps(create_app(Settings()).app.openapi(), indent=1))' > docs/openapi.json
 
 .PHONY: stubs
 stubs: .venv/dev.done  ## renews the code that is made from proto/
-	$(BIN)/python -m grpc_tools.protoc -Iservice/stubs=proto --python_out=. --pyi_out=. --grpc_python_out=. proto/manifold.proto proto/inference.proto
+	$(BIN)/python -m grpc_tools.protoc -Imanifold/service/stubs=proto --python_out=. --pyi_out=. --grpc_python_out=. proto/manifold.proto proto/inference.proto
 
 .PHONY: lock
 UV_COMPILE = $(BIN)/uv pip compile -q --upgrade --python-version 3.11 --python-platform linux --generate-hashes --no-emit-index-url --no-annotate --no-header

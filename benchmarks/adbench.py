@@ -25,10 +25,10 @@ from adbench_peers import SPLITS, Split, figures, splits
 from numpy.typing import NDArray
 from scipy.stats import rankdata, wilcoxon
 
-from runtime.manifest import COMBINED
-from training import data as datasets
-from training.data import Data
-from training.tables import Stated
+from manifold.runtime.manifest import COMBINED
+from manifold.training import data as datasets
+from manifold.training.data import Data
+from manifold.training.tables import Stated
 
 Array = NDArray[Any]
 FAMILY = "tabular_vae"

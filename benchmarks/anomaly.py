@@ -19,15 +19,15 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
-from evaluation.anomaly import fitted
-from runtime import engine, repository
-from runtime.engine import Model
-from runtime.spec import ImageSpec
-from training import data as datasets
-from training import families, runs
-from training.data import Data
-from training.export import export
-from training.train import train
+from manifold.evaluation.anomaly import fitted
+from manifold.runtime import engine, repository
+from manifold.runtime.engine import Model
+from manifold.runtime.spec import ImageSpec
+from manifold.training import data as datasets
+from manifold.training import families, runs
+from manifold.training.data import Data
+from manifold.training.export import export
+from manifold.training.train import train
 
 Array = NDArray[Any]
 PAIRS = (

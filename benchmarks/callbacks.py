@@ -86,7 +86,7 @@ def _name(handle: Any) -> str:
 
 
 def serve(path: Path) -> None:
-    """`python -m service`, each callback of whose event loop is measured from SIGUSR1 to SIGUSR2."""
+    """`python -m manifold.service`, each callback of whose event loop is measured from SIGUSR1 to SIGUSR2."""
     import asyncio.events
 
     sys.modules["uvloop"] = None  # type: ignore[assignment]
@@ -101,8 +101,8 @@ def serve(path: Path) -> None:
     asyncio.events.Handle._run = measured  # type: ignore[method-assign]
     signal.signal(signal.SIGUSR1, recorder.clear)
     signal.signal(signal.SIGUSR2, recorder.write)
-    from service import __main__ as entry
-    from service.settings import read
+    from manifold.service import __main__ as entry
+    from manifold.service.settings import read
 
     entry.run(read())
 
@@ -150,7 +150,7 @@ def bodies(target: Target) -> Iterator[None]:
     """Megabytes, in every way in and out."""
     import numpy as np
 
-    from runtime import codecs
+    from manifold.runtime import codecs
 
     random = np.random.default_rng(0)
     latents = random.normal(size=(1000, 20)).tolist()
@@ -247,10 +247,10 @@ def calls(target: Target) -> Iterator[None]:
     import grpc
     import numpy as np
 
-    from service.stubs import inference_pb2 as v2
-    from service.stubs import inference_pb2_grpc as v2_stubs
-    from service.stubs import manifold_pb2 as pb
-    from service.stubs import manifold_pb2_grpc as stubs
+    from manifold.service.stubs import inference_pb2 as v2
+    from manifold.service.stubs import inference_pb2_grpc as v2_stubs
+    from manifold.service.stubs import manifold_pb2 as pb
+    from manifold.service.stubs import manifold_pb2_grpc as stubs
 
     latents = np.random.default_rng(0).normal(size=(1000, 20)).astype(np.float32)
     score = pb.ScoreRequest(model="transactions-vae")
@@ -308,14 +308,14 @@ def _npy(array: Any) -> bytes:
 
 
 def _row() -> dict[str, Any]:
-    from service.contract import _ROW
+    from manifold.service.core.contract import _ROW
 
     return dict(_ROW)
 
 
 def publish(root: Path, source: str, name: str, version: int) -> None:
     """A version of a model, put there by one rename."""
-    from runtime import repository
+    from manifold.runtime import repository
 
     folder = root / f".staging-{version}"
     shutil.copytree(repository.find(source, HERE / "models"), folder)

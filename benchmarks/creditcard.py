@@ -28,7 +28,7 @@ def ours(path: Path) -> None:
     import in_memory
     import torch
 
-    from training import data as datasets
+    from manifold.training import data as datasets
 
     torch.set_num_threads(1)
     data = datasets.load("creditcard")

@@ -20,15 +20,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from evaluation import frechet
-from evaluation.statistics import Moments
-from runtime import codecs, repository
-from runtime.engine import Model, load
-from runtime.operations import softmax
-from training import data as datasets
-from training import dcgan, families, runs
-from training.data import Data
-from training.train import train, trained_model
+from manifold.evaluation import frechet
+from manifold.evaluation.statistics import Moments
+from manifold.runtime import codecs, repository
+from manifold.runtime.engine import Model, load
+from manifold.runtime.operations import softmax
+from manifold.training import data as datasets
+from manifold.training import dcgan, families, runs
+from manifold.training.data import Data
+from manifold.training.train import train, trained_model
 
 IMAGES, SHOWN, SURE = 2000, 10, 0.9
 VARIANTS: dict[str, tuple[str, ...]] = {

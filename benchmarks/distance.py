@@ -18,8 +18,8 @@ import scipy
 from numpy.typing import NDArray
 from scipy import linalg
 
-from evaluation import frechet
-from evaluation.statistics import Gaussian, of_rows
+from manifold.evaluation import frechet
+from manifold.evaluation.statistics import Gaussian, of_rows
 
 Float64 = NDArray[np.float64]
 

@@ -14,11 +14,12 @@ from pathlib import Path
 
 import numpy as np
 
-from cli import _real_data
-from evaluation import extractors, models, reference
-from evaluation.extractors import BATCH, map_batches
-from evaluation.images import Generated
-from runtime import engine
+from manifold.cli import _real_data
+from manifold.evaluation import evaluate_model as models
+from manifold.evaluation import extractors, reference
+from manifold.evaluation.extractors import BATCH, map_batches
+from manifold.evaluation.images import Generated
+from manifold.runtime import engine
 
 
 def main() -> None:

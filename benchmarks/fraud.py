@@ -28,10 +28,11 @@ from pyarrow import parquet
 from sklearn.ensemble import IsolationForest
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from runtime import columns, engine, files, repository
-from runtime.engine import Model
-from runtime.spec import TableSpec
-from training import data as datasets
+from manifold.runtime import engine, repository
+from manifold.runtime.engine import Model
+from manifold.runtime.spec import TableSpec
+from manifold.runtime.tables import columns, files
+from manifold.training import data as datasets
 
 Array = NDArray[Any]
 A_DAY = 100  # alerts that a team looks at

@@ -18,8 +18,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime import codecs, engine
-from training import data as datasets
+from manifold.runtime import codecs, engine
+from manifold.training import data as datasets
 
 NAME, SHOWN = "mnist-pixelcnn", 10
 CANDIDATES = (1, 8, 32)

@@ -11,15 +11,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime import operations
-from runtime.manifest import COMBINED, Manifest, TaskSpec
-from runtime.operations import Steps
-from runtime.scoring import combine
-from runtime.tails import Tail
-from training import families, folds, runs
-from training.data import Data
-from training.exports import Exports
-from training.train import train, trained_model
+from manifold.runtime import operations
+from manifold.runtime.manifest import COMBINED, Manifest, TaskSpec
+from manifold.runtime.operations import Steps
+from manifold.runtime.scores.scoring import combine
+from manifold.runtime.scores.tails import Tail
+from manifold.training import families, folds, runs
+from manifold.training.data import Data
+from manifold.training.exports import Exports
+from manifold.training.train import train, trained_model
 
 Array = NDArray[Any]
 

@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from evaluation.extractors import Extractor
-from runtime import engine
-from training import inception
+from manifold.evaluation.extractors import Extractor
+from manifold.runtime import engine
+from manifold.training import inception
 
 IMAGES, SIZE = 6, 32
 TOLERANCE = 1e-4

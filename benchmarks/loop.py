@@ -16,9 +16,9 @@ from pathlib import Path
 
 from lightning_fabric import Fabric
 
-from training import data as datasets
-from training import families, runs
-from training.train import Loop
+from manifold.training import data as datasets
+from manifold.training import families, runs
+from manifold.training.train import Loop
 
 ROUNDS = 5
 

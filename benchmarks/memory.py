@@ -32,8 +32,8 @@ def resident(pid: int) -> float:
 
 def mixture() -> list[tuple[str, bytes, str, str]]:
     """Path, body, content type, accept."""
-    from runtime import codecs
-    from service.contract import _ROW
+    from manifold.runtime import codecs
+    from manifold.service.core.contract import _ROW
 
     digit = codecs.to_png(np.random.default_rng(0).integers(0, 255, (1, 28, 28)).astype(np.uint8))
     image = base64.b64encode(digit).decode()
@@ -106,7 +106,7 @@ def main() -> None:
     options = parser.parse_args()
     port = serving.free_port()
     service = serving.started(
-        [sys.executable, "-m", "service"],
+        [sys.executable, "-m", "manifold.service"],
         f"http://127.0.0.1:{port}/health/ready",
         MANIFOLD_PORT=str(port),
         MANIFOLD_DEVICE="cpu",

@@ -47,7 +47,7 @@ from mutations import Mutant
 
 ROOT = Path(__file__).parent.parent
 SCOPE = (
-    "runtime/*.py", "training/families/*.py",
+    "runtime/**/*.py", "training/families/*.py",
     *(f"training/{name}.py" for name in (
         "adversarial", "average", "classes", "dcgan", "emissions", "folds", "gated", "layers", "likelihoods", "loops", "phases", "priors",
         "quantiser", "shapes", "tables", "transactions", "watching",
@@ -298,7 +298,7 @@ def _child(folder: Path, tests: Sequence[str], options: Sequence[str], cpu: floa
         os.environ["PYTHONPATH"] = f"{folder}:{folder / 'client'}"
         import pytest
 
-        import runtime
+        from manifold import runtime
 
         assert Path(runtime.__file__ or "").is_relative_to(folder), "the project itself would be tested"
         fixed = ["-x", "-q", "-p", "no:cacheprovider", "--tb=short", "-W", "ignore::pytest.PytestAssertRewriteWarning"]

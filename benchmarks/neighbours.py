@@ -164,7 +164,7 @@ def main() -> None:
             foreign.write(root, foreign.looping, name=name)
         os.chdir(options.tree)
         service = serving.started(
-            [sys.executable, "-m", "service"], f"http://127.0.0.1:{port}/health/ready", MANIFOLD_PORT=str(port), MANIFOLD_GRPC_PORT="0",
+            [sys.executable, "-m", "manifold.service"], f"http://127.0.0.1:{port}/health/ready", MANIFOLD_PORT=str(port), MANIFOLD_GRPC_PORT="0",
             MANIFOLD_MODELS_DIR=str(root), MANIFOLD_DEVICE="cpu", MANIFOLD_DEFAULT_MODEL="tiny",
         )  # fmt: skip
         try:

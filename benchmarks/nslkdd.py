@@ -26,13 +26,13 @@ from sklearn.metrics import accuracy_score, average_precision_score, f1_score, r
 from sklearn.neighbors import NearestNeighbors
 from sklearn.neural_network import MLPClassifier
 
-from runtime import operations
-from runtime.operations import Steps
-from runtime.spec import TableSpec
-from training import data as datasets
-from training import nslkdd, tables
-from training.data import Data
-from training.tables import Stated
+from manifold.runtime import operations
+from manifold.runtime.operations import Steps
+from manifold.runtime.spec import TableSpec
+from manifold.training import data as datasets
+from manifold.training import nslkdd, tables
+from manifold.training.data import Data
+from manifold.training.tables import Stated
 
 Array = NDArray[Any]
 SEEDS = range(5)

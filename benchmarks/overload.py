@@ -143,7 +143,7 @@ def main() -> None:
         serving.repository(options.models, folder / "models")
         (folder / "body").write_bytes(serving.as_npy("dcgan", options.rows))
         service = serving.started(
-            [sys.executable, "-m", "service"], f"http://127.0.0.1:{port}/health/ready", MANIFOLD_PORT=str(port), MANIFOLD_GRPC_PORT="0",
+            [sys.executable, "-m", "manifold.service"], f"http://127.0.0.1:{port}/health/ready", MANIFOLD_PORT=str(port), MANIFOLD_GRPC_PORT="0",
             MANIFOLD_MODELS_DIR=str(folder / "models"), MANIFOLD_DEVICE="cpu", MANIFOLD_QUEUE_MS=str(options.queue_ms),
         )  # fmt: skip
         try:

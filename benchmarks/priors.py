@@ -13,13 +13,13 @@ from pathlib import Path
 
 import numpy as np
 
-from cli import _real_data
-from evaluation import extractors, frechet, metrics, reference
-from evaluation.images import Generated, Held
-from evaluation.report import markdown_table
-from runtime import codecs, engine
-from runtime.manifest import NormalPrior
-from runtime.spec import ImageSpec
+from manifold.cli import _real_data
+from manifold.evaluation import extractors, frechet, metrics, reference
+from manifold.evaluation.images import Generated, Held
+from manifold.evaluation.report import markdown_table
+from manifold.runtime import codecs, engine
+from manifold.runtime.manifest import NormalPrior
+from manifold.runtime.spec import ImageSpec
 
 PRIORS = {"normal": "N(0, I)", "gaussian": "full Gaussian", "mixture": "mixture of 10"}
 

@@ -146,7 +146,7 @@ def main() -> None:
         )
         http, grpc = ports["Manifold"]
         ours = serving.started(
-            [sys.executable, "-m", "service"], f"http://127.0.0.1:{http}/v2/health/ready", MANIFOLD_PORT=str(http), MANIFOLD_GRPC_PORT=str(grpc),
+            [sys.executable, "-m", "manifold.service"], f"http://127.0.0.1:{http}/v2/health/ready", MANIFOLD_PORT=str(http), MANIFOLD_GRPC_PORT=str(grpc),
             MANIFOLD_DEVICE="cpu", MANIFOLD_MODELS_DIR=str(folder / "models"),
         )  # fmt: skip
         try:

@@ -22,9 +22,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from runtime import codecs, compression, engine
-from runtime.spec import ImageSpec
-from training import data as datasets
+from manifold.runtime import codecs, compression, engine
+from manifold.runtime.spec import ImageSpec
+from manifold.training import data as datasets
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt

@@ -23,10 +23,10 @@ import numpy as np
 import onnxruntime
 import torch
 
-from runtime import sampling
-from training import graphs, loops
-from training.emissions import Levels
-from training.gated import GatedNetwork, Sampler
+from manifold.runtime import sampling
+from manifold.training import graphs, loops
+from manifold.training.emissions import Levels
+from manifold.training.gated import GatedNetwork, Sampler
 
 Arrays = Mapping[str, np.ndarray]
 

@@ -3,7 +3,7 @@
     python benchmarks/serving.py MODELS [--rounds 5] [--seconds 3] [--only NAME ...]
 
 MODELS is a folder with mlp.onnx (latent 20 to 1x28x28) and dcgan32.onnx (latent 64 to 1x32x32), decoders of `z` to `x` in [0, 1]. Starts
-`python -m service` on them and on the shipped mnist-vae, and an empty FastAPI route, on free ports of 127.0.0.1; loads them with wrk, 32
+`python -m manifold.service` on them and on the shipped mnist-vae, and an empty FastAPI route, on free ports of 127.0.0.1; loads them with wrk, 32
 connections; rounds are interleaved, figures are medians, and any answer but 200 voids one. The engine alone is `runtime.load(...)` in a
 process of its own, one thread. gRPC has no such load generator, so it and REST are also compared by the server's own CPU time for a request
 that a Python client sends. Prints a table.
@@ -177,8 +177,8 @@ def transports(port: int, rpc_port: int, pid: int, calls: int = 3000) -> dict[st
 
     import grpc
 
-    from service.stubs import manifold_pb2 as pb
-    from service.stubs import manifold_pb2_grpc as stubs
+    from manifold.service.stubs import manifold_pb2 as pb
+    from manifold.service.stubs import manifold_pb2_grpc as stubs
 
     row = latents("mlp", 1)
     message = pb.SampleRequest(
@@ -229,7 +229,7 @@ def main() -> None:
             f"http://127.0.0.1:{empty_port}/", PYTHONPATH=str(folder),
         )  # fmt: skip
         ours = started(
-            [sys.executable, "-m", "service"], f"http://127.0.0.1:{port}/health/ready",
+            [sys.executable, "-m", "manifold.service"], f"http://127.0.0.1:{port}/health/ready",
             MANIFOLD_PORT=str(port), MANIFOLD_GRPC_PORT=str(rpc_port), MANIFOLD_MODELS_DIR=str(folder / "models"), MANIFOLD_DEVICE="cpu",
         )  # fmt: skip
         rates: dict[str, list[float]] = {"empty": [], **{name: [] for name in chosen}}

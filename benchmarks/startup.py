@@ -2,7 +2,7 @@
 
     python benchmarks/startup.py [--rounds 3] [--models 20]
 
-Starts `python -m service` on the shipped models, or as many of them, on a free port of 127.0.0.1: with all loaded, and lazily, where models
+Starts `python -m manifold.service` on the shipped models, or as many of them, on a free port of 127.0.0.1: with all loaded, and lazily, where models
 are verified and wait until they are asked for. For the stalls, and for what loading side by side is worth, the same models are loaded in
 processes of their own beside an event loop that wakes up every millisecond. Rounds alternate; prints one JSON line of medians.
 """
@@ -31,7 +31,7 @@ def start(models: Path, lazy: bool) -> tuple[float, float]:
     """Seconds until the service was ready, and the MB it takes then."""
     port, began = serving.free_port(), time.perf_counter()
     process = serving.started(
-        [sys.executable, "-m", "service"], f"http://127.0.0.1:{port}/health/ready",
+        [sys.executable, "-m", "manifold.service"], f"http://127.0.0.1:{port}/health/ready",
         MANIFOLD_PORT=str(port), MANIFOLD_GRPC_PORT="0", MANIFOLD_MODELS_DIR=str(models), MANIFOLD_LAZY=str(lazy),
     )  # fmt: skip
     try:
@@ -51,9 +51,9 @@ def resident(pid: int) -> float:
 def loading(models: Path, at_once: int | None) -> tuple[float, list[float]]:
     """Seconds that loading took, and the milliseconds that the event loop was late by meanwhile, the longest first."""
     sys.path[0] = str(ROOT)  # instead of this folder
-    from runtime import backends
-    from service import registry
-    from service.settings import Settings
+    from manifold.runtime.graphs import backends
+    from manifold.service.models import registry
+    from manifold.service.settings import Settings
 
     registry.MOST_AT_ONCE = at_once or registry.MOST_AT_ONCE
 

@@ -35,7 +35,7 @@ BODY = json.dumps({"model": NAME, "seed": SEED}).encode()
 
 def publish(root: Path, version: int) -> None:
     """The next version, put there by one rename."""
-    from runtime import repository
+    from manifold.runtime import repository
 
     source = repository.find(TURNS[version % 2], MODELS)
     folder = root / f".staging-{version}"
@@ -48,7 +48,7 @@ def publish(root: Path, version: int) -> None:
 
 def expected() -> list[bytes]:
     """What each of the two makes of the seed, as the service writes it."""
-    import runtime
+    from manifold import runtime
 
     found = []
     for name in TURNS:
@@ -154,7 +154,7 @@ def main() -> None:
             "MANIFOLD_TRUST_LOOPBACK": "true",
         }  # fmt: skip
         service = serving.started(
-            [sys.executable, "-m", "service"], f"http://127.0.0.1:{port}/health/ready", **environment
+            [sys.executable, "-m", "manifold.service"], f"http://127.0.0.1:{port}/health/ready", **environment
         )
         try:
             asyncio.run(swap(port, root, options.rate, options.swaps))

@@ -26,11 +26,11 @@ import numpy as np
 import torch
 from lightning_fabric import Fabric
 
-from training import data as datasets
-from training import families, runs
-from training.layers import to_float
-from training.phases import Batch
-from training.train import Loop
+from manifold.training import data as datasets
+from manifold.training import families, runs
+from manifold.training.layers import to_float
+from manifold.training.phases import Batch
+from manifold.training.train import Loop
 
 BATCH = 128
 

@@ -18,11 +18,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from runtime.spec import NumericColumn, TableSpec
-from training import data as datasets
-from training import families, runs
-from training.data import RING_DEVIATION, RING_MODES, RING_RADIUS, Data
-from training.train import train, trained_model
+from manifold.runtime.spec import NumericColumn, TableSpec
+from manifold.training import data as datasets
+from manifold.training import families, runs
+from manifold.training.data import RING_DEVIATION, RING_MODES, RING_RADIUS, Data
+from manifold.training.train import train, trained_model
 
 UNROLLED = (0, 5, 10)
 SAMPLES, LOOKS = 2000, 5

@@ -2,7 +2,7 @@
 
     python benchmarks/workers.py [--workers 1 2] [--rounds 3] [--seconds 4]
 
-Starts `python -m service` with each number of workers on the shipped mnist-vae, on free ports of 127.0.0.1, and loads them in turn with wrk, 32
+Starts `python -m manifold.service` with each number of workers on the shipped mnist-vae, on free ports of 127.0.0.1, and loads them in turn with wrk, 32
 connections; any answer but 200 voids a run. The load generator runs on the same cores: how many of them it took is told too. Prints a table
 of medians.
 """
@@ -59,7 +59,7 @@ def main() -> None:
                 url = f"http://127.0.0.1:{port}"
                 services[workers] = (
                     serving.started(
-                        [sys.executable, "-m", "service"], f"{url}/health/ready", MANIFOLD_PORT=str(port), MANIFOLD_GRPC_PORT="0",
+                        [sys.executable, "-m", "manifold.service"], f"{url}/health/ready", MANIFOLD_PORT=str(port), MANIFOLD_GRPC_PORT="0",
                         MANIFOLD_MODELS_DIR=str(folder / "models"), MANIFOLD_DEVICE="cpu", MANIFOLD_WORKERS=str(workers), MANIFOLD_DEFAULT_MODEL=NAME,
                     ),
                     url,

@@ -17,13 +17,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from evaluation.page import page, plot, table
-from evaluation.records import rounded
-from runtime import codecs, reasons, repository, rows
-from runtime import manifest as manifests
-from runtime.engine import Model
-from runtime.manifest import Manifest, Metric
-from runtime.spec import ImageSpec, NumericColumn, TableSpec
+from manifold.evaluation.page import page, plot, table
+from manifold.evaluation.records import rounded
+from manifold.runtime import codecs, repository
+from manifold.runtime import manifest as manifests
+from manifold.runtime.engine import Model
+from manifold.runtime.manifest import Manifest, Metric
+from manifold.runtime.scores import reasons
+from manifold.runtime.spec import ImageSpec, NumericColumn, TableSpec
+from manifold.runtime.tables import rows
 
 Array = NDArray[Any]
 Float64 = NDArray[np.float64]

@@ -10,10 +10,10 @@ import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from runtime import manifest as manifests
-from runtime import repository
-from runtime.manifest import Manifest, Metric
-from runtime.operations import CAN
+from manifold.runtime import manifest as manifests
+from manifold.runtime import repository
+from manifold.runtime.manifest import Manifest, Metric
+from manifold.runtime.operations import CAN
 
 BEGIN, END = "<!-- models: written by `manifold catalogue` -->", "<!-- end of models -->"
 ENDPOINTS = {"score": "anomaly-score"}  # what use cases are called on the wire, where it differs

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from evaluation.errors import EvaluationError
-from runtime import codecs
-from runtime.engine import Model
-from runtime.spec import ImageSpec
+from manifold.evaluation.errors import EvaluationError
+from manifold.runtime import codecs
+from manifold.runtime.engine import Model
+from manifold.runtime.spec import ImageSpec
 
 Array = NDArray[Any]
 Float64 = NDArray[np.float64]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from runtime.errors import InvalidValue
+from manifold.runtime.errors import InvalidValue
 
 
 class EvaluationError(InvalidValue):

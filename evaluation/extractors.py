@@ -18,14 +18,14 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from evaluation import resize
-from evaluation.errors import EvaluationError
-from evaluation.images import Batch, Source
-from evaluation.statistics import Gaussian, Moments
-from runtime import codecs, engine, repository
-from runtime.engine import Model
-from runtime.operations import softmax
-from runtime.spec import ImageSpec
+from manifold.evaluation import resize
+from manifold.evaluation.errors import EvaluationError
+from manifold.evaluation.images import Batch, Source
+from manifold.evaluation.statistics import Gaussian, Moments
+from manifold.runtime import codecs, engine, repository
+from manifold.runtime.engine import Model
+from manifold.runtime.operations import softmax
+from manifold.runtime.spec import ImageSpec
 
 Array = NDArray[Any]
 Float32 = NDArray[np.float32]

@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import linalg
 
-from evaluation.errors import EvaluationError
-from evaluation.statistics import Gaussian, of_rows
+from manifold.evaluation.errors import EvaluationError
+from manifold.evaluation.statistics import Gaussian, of_rows
 
 Array = NDArray[Any]
 Float64 = NDArray[np.float64]

@@ -12,11 +12,11 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from evaluation.errors import EvaluationError
-from runtime import codecs, npz
-from runtime.engine import Model
-from runtime.errors import ManifoldError, cut
-from runtime.spec import ImageSpec
+from manifold.evaluation.errors import EvaluationError
+from manifold.runtime import codecs, npz
+from manifold.runtime.engine import Model
+from manifold.runtime.errors import ManifoldError, cut
+from manifold.runtime.spec import ImageSpec
 
 Array = NDArray[Any]
 Pixels = NDArray[np.uint8]

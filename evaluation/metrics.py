@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from evaluation.errors import EvaluationError
+from manifold.evaluation.errors import EvaluationError
 
 Array = NDArray[Any]
 Float64 = NDArray[np.float64]

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
-from evaluation.extractors import Progress
+from manifold.evaluation.extractors import Progress
 
 
 class Stages:

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from evaluation.errors import ProtocolMismatch
-from runtime.errors import shown
+from manifold.evaluation.errors import ProtocolMismatch
+from manifold.runtime.errors import shown
 
 Array = NDArray[Any]
 

@@ -17,12 +17,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from evaluation.errors import EvaluationError
-from evaluation.extractors import Extractor, Features, Progress, extract
-from evaluation.images import Source
-from evaluation.statistics import Gaussian
-from runtime import npz
-from runtime.repository import replacing
+from manifold.evaluation.errors import EvaluationError
+from manifold.evaluation.extractors import Extractor, Features, Progress, extract
+from manifold.evaluation.images import Source
+from manifold.evaluation.statistics import Gaussian
+from manifold.runtime import npz
+from manifold.runtime.repository import replacing
 
 Array = NDArray[Any]
 CACHE_VARIABLE = "MANIFOLD_CACHE"

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from evaluation.errors import EvaluationError
-from evaluation.page import page, plot, table
-from evaluation.records import RANKS, Pictures, ranks
-from runtime import codecs, repository
-from runtime import manifest as manifests
-from runtime.manifest import Manifest, Metric
+from manifold.evaluation.errors import EvaluationError
+from manifold.evaluation.page import page, plot, table
+from manifold.evaluation.records import RANKS, Pictures, ranks
+from manifold.runtime import codecs, repository
+from manifold.runtime import manifest as manifests
+from manifold.runtime.manifest import Manifest, Metric
 
 Array = NDArray[Any]
 Values = Mapping[str, Any]

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from evaluation.errors import EvaluationError
-from runtime import codecs
+from manifold.evaluation.errors import EvaluationError
+from manifold.runtime import codecs
 
 Array = NDArray[Any]
 Float32 = NDArray[np.float32]

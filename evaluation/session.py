@@ -9,15 +9,17 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from evaluation import evaluate, extractors, images, models, reference, report, resize
-from evaluation.errors import EvaluationError
-from evaluation.extractors import Extractor
-from evaluation.models import RealData
-from evaluation.progress import Stages
-from evaluation.records import Pictures, check_report
-from runtime import engine, repository
-from runtime import manifest as manifests
-from runtime.engine import Model
+from manifold.evaluation import evaluate_images as evaluate
+from manifold.evaluation import evaluate_model as models
+from manifold.evaluation import extractors, images, reference, report, resize
+from manifold.evaluation.errors import EvaluationError
+from manifold.evaluation.evaluate_model import RealData
+from manifold.evaluation.extractors import Extractor
+from manifold.evaluation.progress import Stages
+from manifold.evaluation.records import Pictures, check_report
+from manifold.runtime import engine, repository
+from manifold.runtime import manifest as manifests
+from manifold.runtime.engine import Model
 
 SHIPPED = "reference.npz"  # in an extractor's artifact
 

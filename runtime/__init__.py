@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from runtime.errors import ManifoldError
+from manifold.runtime.errors import ManifoldError
 
 if TYPE_CHECKING:
-    from runtime.engine import Model, load
+    from manifold.runtime.engine import Model, load
 
 __all__ = ["ManifoldError", "Model", "load"]
 
@@ -19,7 +19,7 @@ __all__ = ["ManifoldError", "Model", "load"]
 def __getattr__(name: str) -> Any:
     """The engine is imported when it is first asked for: `manifold --help` needs neither numpy nor ONNX Runtime."""
     if name in ("Model", "load"):
-        from runtime import engine
+        from manifold.runtime import engine
 
         return getattr(engine, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -5,11 +5,12 @@ from __future__ import annotations
 import functools
 from pathlib import Path
 
-from runtime import batches, repository
-from runtime import manifest as manifests
-from runtime.engine import Model, example_inputs, load
-from runtime.errors import ManifoldError
-from runtime.manifest import Manifest
+from manifold.runtime import manifest as manifests
+from manifold.runtime import repository
+from manifold.runtime.engine import Model, example_inputs, load
+from manifold.runtime.errors import ManifoldError
+from manifold.runtime.graphs import batches
+from manifold.runtime.manifest import Manifest
 
 
 def run_all(model: Model) -> list[str]:

@@ -22,9 +22,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, PngImagePlugin
 
-from runtime import npz, texts
-from runtime.errors import InvalidValue, Malformed, TooLarge, UnsupportedMedia, cut
-from runtime.spec import ImageSpec
+from manifold.runtime import npz, texts
+from manifold.runtime.errors import InvalidValue, Malformed, TooLarge, UnsupportedMedia, cut
+from manifold.runtime.spec import ImageSpec
 
 Float32 = NDArray[np.float32]
 Pixels = NDArray[np.uint8]

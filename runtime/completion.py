@@ -14,11 +14,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime import sampling
-from runtime.errors import InvalidValue
-from runtime.inputs import Classes, check_seed, check_temperature, conditions
-from runtime.manifest import Manifest, TaskSpec
-from runtime.operations import Array, Float32, Run, Steps, no_classes, role_of, softmax
+from manifold.runtime import sampling
+from manifold.runtime.errors import InvalidValue
+from manifold.runtime.inputs import Classes, check_seed, check_temperature, conditions
+from manifold.runtime.manifest import Manifest, TaskSpec
+from manifold.runtime.operations import Array, Float32, Run, Steps, no_classes, role_of, softmax
 
 CANDIDATES = 8  # where nothing is said
 CANDIDATE_STREAM = 2**33  # + its number

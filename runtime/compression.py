@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.engine import Model
-from runtime.errors import InvalidValue, Malformed, UnsupportedTask
-from runtime.operations import softmax
+from manifold.runtime.engine import Model
+from manifold.runtime.errors import InvalidValue, Malformed, UnsupportedTask
+from manifold.runtime.operations import softmax
 
 Array = NDArray[Any]
 Codes = NDArray[np.int64]

@@ -11,14 +11,15 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime import batches, completion, golden, operations, repository
-from runtime import manifest as manifests
-from runtime.backends import DEVICES, Graph, OnnxGraph, open_backend
-from runtime.errors import ArtifactError, GraphError, InvalidValue, UnsupportedTask, shown
-from runtime.manifest import InputSpec, Manifest, TaskSpec
-from runtime.operations import Run
-from runtime.scoring import Calibrated
-from runtime.spec import ImageSpec
+from manifold.runtime import completion, golden, operations, repository
+from manifold.runtime import manifest as manifests
+from manifold.runtime.errors import ArtifactError, GraphError, InvalidValue, UnsupportedTask, shown
+from manifold.runtime.graphs import batches
+from manifold.runtime.graphs.backends import DEVICES, Graph, OnnxGraph, open_backend
+from manifold.runtime.manifest import InputSpec, Manifest, TaskSpec
+from manifold.runtime.operations import Run
+from manifold.runtime.scores.scoring import Calibrated
+from manifold.runtime.spec import ImageSpec
 
 Array = NDArray[Any]
 T = TypeVar("T")

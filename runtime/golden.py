@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime import npz, sampling
-from runtime.errors import ArtifactError, ManifoldError
-from runtime.manifest import Manifest
+from manifold.runtime import npz, sampling
+from manifold.runtime.errors import ArtifactError, ManifoldError
+from manifold.runtime.manifest import Manifest
 
 Array = NDArray[Any]
 Runner = Callable[[str, Mapping[str, Array]], dict[str, Array]]

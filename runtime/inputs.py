@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime import codecs, sampling, texts
-from runtime.errors import InvalidValue, UnsupportedTask, shown
-from runtime.manifest import RANDOM, InputSpec, LatentSpec, Manifest, NormalPrior, TaskSpec
+from manifold.runtime import codecs, sampling, texts
+from manifold.runtime.errors import InvalidValue, UnsupportedTask, shown
+from manifold.runtime.manifest import RANDOM, InputSpec, LatentSpec, Manifest, NormalPrior, TaskSpec
 
 Array = NDArray[Any]
 Float32 = NDArray[np.float32]

@@ -20,8 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, ValidationError, model_validator
 
-from runtime.errors import ArtifactError
-from runtime.spec import DataSpec, ImageSpec, Record
+from manifold.runtime.errors import ArtifactError
+from manifold.runtime.spec import DataSpec, ImageSpec, Record
 
 FILE = "manifest.json"
 MAX_BYTES = 16 * 2**20  # of a manifest; the largest that is shipped has 0.5 MB

@@ -17,7 +17,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.errors import cut, shown
+from manifold.runtime.errors import cut, shown
 
 Array = NDArray[Any]
 Shape = tuple[int, ...]

@@ -13,11 +13,19 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime import codecs, sampling
-from runtime.errors import InvalidValue, UnsupportedTask, shown
-from runtime.inputs import Classes, check_seed, check_temperature, conditions, draw, draw_latents, latent_stream
-from runtime.manifest import RANDOM, Manifest, TaskSpec
-from runtime.spec import ImageSpec, TableSpec
+from manifold.runtime import codecs, sampling
+from manifold.runtime.errors import InvalidValue, UnsupportedTask, shown
+from manifold.runtime.inputs import (
+    Classes,
+    check_seed,
+    check_temperature,
+    conditions,
+    draw,
+    draw_latents,
+    latent_stream,
+)
+from manifold.runtime.manifest import RANDOM, Manifest, TaskSpec
+from manifold.runtime.spec import ImageSpec, TableSpec
 
 Array = NDArray[Any]
 Float32 = NDArray[np.float32]

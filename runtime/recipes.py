@@ -12,14 +12,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime import codecs
-from runtime.engine import Model
-from runtime.errors import InvalidValue, cut, shown
-from runtime.inputs import TEMPERATURES
-from runtime.manifest import NAME, Manifest
-from runtime.operations import Samples, is_reproducible
-from runtime.sampling import MAX_SEED
-from runtime.spec import ImageSpec
+from manifold.runtime import codecs
+from manifold.runtime.engine import Model
+from manifold.runtime.errors import InvalidValue, cut, shown
+from manifold.runtime.inputs import TEMPERATURES
+from manifold.runtime.manifest import NAME, Manifest
+from manifold.runtime.operations import Samples, is_reproducible
+from manifold.runtime.sampling import MAX_SEED
+from manifold.runtime.spec import ImageSpec
 
 Array = NDArray[Any]
 MAX_ITEMS = 65_536  # of a picture that is made again; a service makes as many at most where nothing is set

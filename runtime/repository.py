@@ -15,11 +15,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from runtime import manifest as manifests
-from runtime import onnx_file
-from runtime.errors import ArtifactError, GraphError, UnknownModel, shown
-from runtime.locks import held, locked
-from runtime.manifest import FileRecord, Manifest
+from manifold.runtime import manifest as manifests
+from manifold.runtime.errors import ArtifactError, GraphError, UnknownModel, shown
+from manifold.runtime.graphs import onnx_file
+from manifold.runtime.locks import held, locked
+from manifold.runtime.manifest import FileRecord, Manifest
 
 VERSION = re.compile(r"[1-9][0-9]{0,8}")
 PLAIN = re.compile(

@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime import sampling
-from runtime.errors import InvalidValue, TooLarge
-from runtime.inputs import Classes, check_seed, check_temperature, draw
-from runtime.manifest import RANDOM, InputSpec, Manifest, TaskSpec
-from runtime.operations import Run, Steps, no_classes
-from runtime.spec import ImageSpec
+from manifold.runtime import sampling
+from manifold.runtime.errors import InvalidValue, TooLarge
+from manifold.runtime.inputs import Classes, check_seed, check_temperature, draw
+from manifold.runtime.manifest import RANDOM, InputSpec, Manifest, TaskSpec
+from manifold.runtime.operations import Run, Steps, no_classes
+from manifold.runtime.spec import ImageSpec
 
 Array = NDArray[Any]
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import orjson
 
-from runtime.errors import Malformed, TooLarge, shown
+from manifold.runtime.errors import Malformed, TooLarge, shown
 
 LEVELS = 64  # of objects and arrays within each other; arrays of numbers have at most 16 dimensions
 PARTS = 2**18  # brackets and colons of a text: about the number of its arrays, objects and keys

@@ -1,4 +1,4 @@
-"""`python -m service`: reads the settings once and runs the server.
+"""`python -m manifold.service`: reads the settings once and runs the server.
 
 Exit statuses: 0, told to stop; 1, an error that nobody expected; 2, a setting, key file, certificate, folder or port is wrong, and nothing was
 loaded; 3, the server or its workers did not start.
@@ -6,7 +6,7 @@ loaded; 3, the server or its workers did not start.
 
 from __future__ import annotations
 
-from service import early
+from manifold.service.processes import early
 
 if __name__ == "__main__":
     early.prepare()  # before the imports, which take a second
@@ -24,18 +24,22 @@ from types import FrameType
 import structlog
 import uvicorn
 
-from runtime import backends, repository
-from runtime.errors import ArtifactError, ManifoldError, shown
-from service import logs, ports, rpc, workers
-from service import settings as settings_module
-from service.asgi import Front
-from service.cluster import Cluster
-from service.connections import Protocol, limited
-from service.inference import rpc as inference
-from service.registry import Registry, check_sections
-from service.rest import create_app
-from service.security import Security
-from service.settings import Settings, SettingsError, nearest
+from manifold.runtime import repository
+from manifold.runtime.errors import ArtifactError, ManifoldError, shown
+from manifold.runtime.graphs import backends
+from manifold.service import settings as settings_module
+from manifold.service.http.app import create_app
+from manifold.service.http.connections import Protocol, limited
+from manifold.service.http.front import Front
+from manifold.service.inference import rpc as inference
+from manifold.service.models.registry import Registry, check_sections
+from manifold.service.processes import keeper as workers
+from manifold.service.processes import ports
+from manifold.service.processes.cluster import Cluster
+from manifold.service.rpc import server as rpc
+from manifold.service.security import Security
+from manifold.service.settings import Settings, SettingsError, nearest
+from manifold.service.telemetry import logs
 
 log = structlog.get_logger()
 

@@ -11,11 +11,11 @@ import os
 import stat
 from pathlib import Path
 
-from runtime.errors import InvalidValue
-from runtime.locks import locked
-from runtime.repository import replacing
-from service import security
-from service.security import Key
+from manifold.runtime.errors import InvalidValue
+from manifold.runtime.locks import locked
+from manifold.runtime.repository import replacing
+from manifold.service import security
+from manifold.service.security import Key
 
 MODE = 0o644
 

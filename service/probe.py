@@ -1,4 +1,4 @@
-"""`python -m service.probe`: is the service of this machine ready? Status 0 or 1, for a container's health check.
+"""`python -m manifold.service.probe`: is the service of this machine ready? Status 0 or 1, for a container's health check.
 
 Runs every few seconds, so it imports next to nothing: the three settings that it needs are read as service.settings reads them.
 """

@@ -17,9 +17,9 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from runtime.errors import Busy, Forbidden, Unauthorized
-from service.aside import aside
-from service.settings import Settings, SettingsError
+from manifold.runtime.errors import Busy, Forbidden, Unauthorized
+from manifold.service.aside import aside
+from manifold.service.settings import Settings, SettingsError
 
 SCOPES = ("infer", "admin")
 NAME = "[A-Za-z0-9._-]{1,64}"

@@ -19,8 +19,8 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
-from runtime.errors import ManifoldError
-from service import versions
+from manifold.runtime.errors import ManifoldError
+from manifold.service.models import versions
 
 CONFIG_FILE = "manifold.toml"
 HOST_NAME = re.compile(r"[A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\]")

@@ -28,11 +28,11 @@ from typing import Any
 import grpc
 import httpx
 
+from manifold.service import security
+from manifold.service.stubs import manifold_pb2 as pb
+from manifold.service.stubs import manifold_pb2_grpc as stubs
 from manifold_client import Client
 from manifold_client.client import Retry
-from service import security
-from service.stubs import manifold_pb2 as pb
-from service.stubs import manifold_pb2_grpc as stubs
 from tests.conftest import ROOT
 from tests.served import free_port
 from tests.test_deploy import expressions

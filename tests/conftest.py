@@ -16,18 +16,19 @@ import pytest
 from hypothesis import settings
 from starlette.testclient import TestClient
 
-from runtime import manifest, repository
-from runtime.engine import Model, load
-from runtime.spec import NumericColumn, TableSpec
-from service import early, logs
-from service.rest import create_app
-from service.settings import Settings
+from manifold.runtime import manifest, repository
+from manifold.runtime.engine import Model, load
+from manifold.runtime.spec import NumericColumn, TableSpec
+from manifold.service.http.app import create_app
+from manifold.service.processes import early
+from manifold.service.settings import Settings
+from manifold.service.telemetry import logs
+from manifold.training import data as datasets
+from manifold.training import graphs, runs
+from manifold.training.data import Data
+from manifold.training.tables import Stated
+from manifold.training.train import Loop
 from tests import shared
-from training import data as datasets
-from training import graphs, runs
-from training.data import Data
-from training.tables import Stated
-from training.train import Loop
 
 settings.register_profile("steady", deadline=None, derandomize=True)  # the same examples on every machine, however slow
 settings.load_profile("steady")

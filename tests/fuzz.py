@@ -2,7 +2,7 @@
 
     python -m tests.fuzz [--cases 100000] [--seed 1] [--schemathesis PATH/TO/st]
 
-Starts `python -m service` on loopback with keys, sends what tests/hostile.py draws over HTTP and gRPC and, where its command is given, what
+Starts `python -m manifold.service` on loopback with keys, sends what tests/hostile.py draws over HTTP and gRPC and, where its command is given, what
 schemathesis makes of the OpenAPI document (`pip install schemathesis`, in an environment of its own). Prints what was answered, and the
 service's memory and open files after the first fifth and at the end. Ends with status 1 where something broke.
 """
@@ -28,7 +28,7 @@ import grpc
 import httpx
 from hypothesis import HealthCheck, Phase, given, seed, settings
 
-from service import security
+from manifold.service import security
 from tests import foreign, hostile
 from tests.conftest import ROOT, ROWS, SHIPPED
 from tests.served import free_port
@@ -69,7 +69,9 @@ class Service:
         }
         self.log = folder / "log"
         with self.log.open("w") as log:
-            self.process = subprocess.Popen([sys.executable, "-m", "service"], env=environment, cwd=folder, stderr=log)
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "manifold.service"], env=environment, cwd=folder, stderr=log
+            )
         while not self._ready():
             time.sleep(0.2)
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from runtime.engine import Model
+from manifold.runtime.engine import Model
 
 Array = np.ndarray[Any, Any]
 

@@ -22,8 +22,8 @@ from google.protobuf.message import Message
 from hypothesis import strategies as st
 from PIL import Image
 
-from service import rpc
-from service.stubs import manifold_pb2 as pb
+from manifold.service.rpc import server as rpc
+from manifold.service.stubs import manifold_pb2 as pb
 
 SEEDS = st.integers(0, 2**31)
 MODELS = (

@@ -14,11 +14,11 @@ from typing import Any
 
 import httpx
 
-from service.__main__ import Server
-from service.batcher import Batcher
-from service.registry import Registry
-from service.rest import create_app
-from service.settings import Settings
+from manifold.service.__main__ import Server
+from manifold.service.http.app import create_app
+from manifold.service.models.batcher import Batcher
+from manifold.service.models.registry import Registry
+from manifold.service.settings import Settings
 
 
 def until(condition: Callable[[], bool], seconds: float = 60) -> None:
@@ -45,7 +45,7 @@ def answers(url: str) -> bool:
 
 
 class Served:
-    """`python -m service` on ports of loopback."""
+    """`python -m manifold.service` on ports of loopback."""
 
     def __init__(self, root: Path, *, grpc: bool = False, **options: Any) -> None:
         for _ in range(3):  # somebody else may take the port that was free for gRPC

@@ -17,10 +17,10 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
-from training import export as exporting
-from training import families, runs
-from training.data import Data, Part
-from training.train import train
+from manifold.training import export as exporting
+from manifold.training import families, runs
+from manifold.training.data import Data, Part
+from manifold.training.train import train
 
 FOLDER = "TESTS_SHARED"  # set by tests/conftest.py for the processes of one test run
 

@@ -13,12 +13,14 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
-from runtime import errors
-from service import merging, metrics, replies
-from service.batcher import Ran
-from service.metrics import Metrics
-from service.registry import Registry
-from service.settings import Settings
+from manifold.runtime import errors
+from manifold.service.http import replies
+from manifold.service.models.batcher import Ran
+from manifold.service.models.registry import Registry
+from manifold.service.processes import merging
+from manifold.service.settings import Settings
+from manifold.service.telemetry import metrics
+from manifold.service.telemetry.metrics import Metrics
 from tests import foreign
 from tests.conftest import ROOT
 

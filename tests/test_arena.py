@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from runtime import batches, engine
-from runtime.backends import OnnxGraph
+from manifold.runtime import engine
+from manifold.runtime.graphs import batches
+from manifold.runtime.graphs.backends import OnnxGraph
 from tests import foreign
 from tests.conftest import ROOT
 

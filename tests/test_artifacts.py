@@ -17,20 +17,27 @@ import torch
 from starlette.testclient import TestClient
 from typer.testing import CliRunner
 
-import cli
-from runtime import checks, manifest, repository
-from runtime.engine import Model, example_inputs, load
-from runtime.errors import ArtifactError, InvalidValue, ManifoldError, Unavailable, UnknownModel, UnsupportedTask
-from service.rest import create_app
-from service.settings import Settings
+from manifold import cli
+from manifold.runtime import checks, manifest, repository
+from manifold.runtime.engine import Model, example_inputs, load
+from manifold.runtime.errors import (
+    ArtifactError,
+    InvalidValue,
+    ManifoldError,
+    Unavailable,
+    UnknownModel,
+    UnsupportedTask,
+)
+from manifold.service.http.app import create_app
+from manifold.service.settings import Settings
+from manifold.training import export as exporting
+from manifold.training import families, graphs, runs
+from manifold.training.data import Data
+from manifold.training.errors import TrainingError
+from manifold.training.exports import Task
+from manifold.training.train import trained_model
 from tests import foreign, shared
 from tests.conftest import EXTRACTORS, NAMES, ROOT, SHIPPED, tiny_run, wait_until_ready
-from training import export as exporting
-from training import families, graphs, runs
-from training.data import Data
-from training.errors import TrainingError
-from training.exports import Task
-from training.train import trained_model
 
 
 def copy(source: Path, target: Path) -> Path:
@@ -341,7 +348,7 @@ def test_the_fake_backend_runs_the_whole_stack(tmp_path: Path) -> None:
 
 
 def test_cuda_without_cuda_is_unavailable_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
-    from runtime import backends
+    from manifold.runtime.graphs import backends
 
     monkeypatch.setattr(backends, "_cuda_missing", lambda _: "there is no CUDA device or driver on this machine")
     with pytest.raises(Unavailable, match="no CUDA device") as caught:
@@ -360,7 +367,7 @@ def test_the_runtime_does_not_phone_home() -> None:
 def test_the_reason_for_no_cuda_is_found() -> None:
     import onnxruntime
 
-    from runtime import backends
+    from manifold.runtime.graphs import backends
 
     class WithCuda:
         get_available_providers = staticmethod(lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"])

@@ -16,16 +16,21 @@ import grpc
 import numpy as np
 import pytest
 
-from runtime import bulk, codecs
-from runtime.errors import Malformed, TooLarge
-from runtime.spec import ImageSpec
-from service import aside as module
-from service import bodies, contract, encoding, handlers, messages, metrics, security
-from service.aside import LARGE, aside, later
-from service.reading import GROUP, Reader, Uploads
-from service.settings import Settings
-from service.stubs import manifold_pb2 as pb
-from service.stubs import manifold_pb2_grpc as stubs
+from manifold.runtime import codecs
+from manifold.runtime.errors import Malformed, TooLarge
+from manifold.runtime.scores import bulk
+from manifold.runtime.spec import ImageSpec
+from manifold.service import aside as module
+from manifold.service import security
+from manifold.service.aside import LARGE, aside, later
+from manifold.service.core import contract, encoding, handlers
+from manifold.service.core.reading import GROUP, Reader, Uploads
+from manifold.service.http import bodies
+from manifold.service.rpc import messages
+from manifold.service.settings import Settings
+from manifold.service.stubs import manifold_pb2 as pb
+from manifold.service.stubs import manifold_pb2_grpc as stubs
+from manifold.service.telemetry import metrics
 from tests import foreign
 from tests.conftest import ROW, SHIPPED
 from tests.served import Served, served, until

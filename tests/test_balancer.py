@@ -10,10 +10,10 @@ from dataclasses import dataclass
 import grpc
 import pytest
 
-from service.stubs import inference_pb2 as inference
-from service.stubs import inference_pb2_grpc as inference_stubs
-from service.stubs import manifold_pb2 as pb
-from service.stubs import manifold_pb2_grpc as stubs
+from manifold.service.stubs import inference_pb2 as inference
+from manifold.service.stubs import inference_pb2_grpc as inference_stubs
+from manifold.service.stubs import manifold_pb2 as pb
+from manifold.service.stubs import manifold_pb2_grpc as stubs
 from tests import foreign
 from tests.proxied import CONFIG, HAPROXY, haproxy
 from tests.served import Served, served

@@ -17,13 +17,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runtime import operations
-from runtime.engine import Model, load
-from runtime.errors import Busy, DeadlineExceeded, InvalidValue, Unavailable
-from service import batcher as batching
-from service.batcher import CALM, NICE, Batcher, Costs, InPlace, Ran
-from service.queueing import WINDOW, Queue, Work
-from service.settings import Settings
+from manifold.runtime import operations
+from manifold.runtime.engine import Model, load
+from manifold.runtime.errors import Busy, DeadlineExceeded, InvalidValue, Unavailable
+from manifold.service.models import batcher as batching
+from manifold.service.models.batcher import CALM, NICE, Batcher, Costs, InPlace, Ran
+from manifold.service.models.queueing import WINDOW, Queue, Work
+from manifold.service.settings import Settings
 from tests import foreign
 from tests.gate import Gate
 
@@ -221,9 +221,9 @@ def test_outputs_are_checked_and_joined_where_they_are_made(
         return call
 
     for name in ("not_finite", "joined"):
-        monkeypatch.setattr(f"service.batcher.{name}", noted(getattr(batching, name)))
+        monkeypatch.setattr(f"manifold.service.models.batcher.{name}", noted(getattr(batching, name)))
     monkeypatch.setattr(model, "check", noted(model.check))
-    monkeypatch.setattr("service.batcher.IN_PLACE", 0)
+    monkeypatch.setattr("manifold.service.models.batcher.IN_PLACE", 0)
     batcher = make(max_rows=64)
 
     async def scene() -> Array:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from runtime import batches
+from manifold.runtime.graphs import batches
 
 
 def test_a_difference_in_one_small_batch_alone_is_found() -> None:

@@ -10,10 +10,10 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from runtime.backends import OnnxBackend, OnnxGraph
-from runtime.bound import BoundGraph
-from runtime.engine import Model, example_inputs, load
-from runtime.manifest import Manifest, TaskSpec
+from manifold.runtime.engine import Model, example_inputs, load
+from manifold.runtime.graphs.backends import OnnxBackend, OnnxGraph
+from manifold.runtime.graphs.bound import BoundGraph
+from manifold.runtime.manifest import Manifest, TaskSpec
 from tests import foreign
 from tests.conftest import NAMES
 

@@ -14,12 +14,13 @@ import pyarrow.csv
 import pyarrow.parquet
 import pytest
 
-from runtime import bulk, decisions, files
-from runtime.decisions import Rule
-from runtime.engine import Model, load
-from runtime.errors import Malformed, UnsupportedTask
-from runtime.manifest import COMBINED
-from runtime.spec import TableSpec
+from manifold.runtime.engine import Model, load
+from manifold.runtime.errors import Malformed, UnsupportedTask
+from manifold.runtime.manifest import COMBINED
+from manifold.runtime.scores import bulk, decisions
+from manifold.runtime.scores.decisions import Rule
+from manifold.runtime.spec import TableSpec
+from manifold.runtime.tables import files
 from tests.conftest import made_table
 
 
@@ -51,7 +52,7 @@ def test_a_file_is_scored_as_its_rows_are(model: Model, kind: str, write: Callab
     found = scored(model, write(table), kind, rows=70)
     spec = model.manifest.data
     assert isinstance(spec, TableSpec)
-    from runtime import rows
+    from manifold.runtime.tables import rows
 
     data, _ = rows.encode([{name: column[i].item() for name, column in table.items()} for i in range(300)], spec)
     expected = model.calibrated.place(model.score(data).terms)[COMBINED]

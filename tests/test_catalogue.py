@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-import cli
-from evaluation import catalogue
-from runtime import manifest, repository
-from runtime.manifest import Metric
+from manifold import cli
+from manifold.evaluation import catalogue
+from manifold.runtime import manifest, repository
+from manifold.runtime.manifest import Metric
 from tests.conftest import ROOT, SHIPPED
 
 

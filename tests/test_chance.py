@@ -14,12 +14,12 @@ import pytest
 from structlog.testing import capture_logs
 from typer.testing import CliRunner
 
-import cli
+from manifold import cli
+from manifold.runtime import codecs
+from manifold.runtime.engine import load
+from manifold.runtime.errors import UnsupportedTask
+from manifold.service.stubs import inference_pb2, inference_pb2_grpc, manifold_pb2, manifold_pb2_grpc
 from manifold_client import Client
-from runtime import codecs
-from runtime.engine import load
-from runtime.errors import UnsupportedTask
-from service.stubs import inference_pb2, inference_pb2_grpc, manifold_pb2, manifold_pb2_grpc
 from tests import graphs
 from tests.graphs import SIZE, given, node, task, value
 from tests.served import Served, served
@@ -159,7 +159,7 @@ def test_a_remake_says_that_it_is_another_picture(root: Path, tmp_path: Path, mo
 
 
 def test_the_library_says_so_too(root: Path) -> None:
-    from runtime import compression
+    from manifold.runtime import compression
 
     model = load(root / "noisy")
     assert model.manifest.drawing == {"decode"}

@@ -8,17 +8,17 @@ import numpy as np
 import pytest
 import torch
 
-from runtime import engine
-from runtime import manifest as manifests
-from runtime.manifest import Manifest
-from runtime.operations import softmax
+from manifold.runtime import engine
+from manifold.runtime import manifest as manifests
+from manifold.runtime.manifest import Manifest
+from manifold.runtime.operations import softmax
+from manifold.training import classes
+from manifold.training.data import Data
+from manifold.training.errors import TrainingError
+from manifold.training.families import classifier
+from manifold.training.families.classifier import Config, augment
 from tests.conftest import SHIPPED, tiny_run
 from tests.shared import export
-from training import classes
-from training.data import Data
-from training.errors import TrainingError
-from training.families import classifier
-from training.families.classifier import Config, augment
 
 
 def items(n: int = 64) -> torch.Tensor:

@@ -12,15 +12,20 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-import cli
-from runtime import codecs
+from manifold import cli
+from manifold.runtime import codecs
 from tests.conftest import ROOT, SHIPPED
 
 
 def run(*arguments: str, ok: bool = True) -> subprocess.CompletedProcess[str]:
     """The command as a user calls it."""
     done = subprocess.run(
-        [sys.executable, "-m", "cli", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=600, check=False
+        [sys.executable, "-m", "manifold.cli", *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
     )
     assert (done.returncode == 0) == ok, done.stderr
     assert "Traceback" not in done.stderr

@@ -19,12 +19,12 @@ from typing import Any
 import httpx
 import pytest
 
-from runtime import engine, operations
-from runtime.engine import Model
-from runtime.errors import Unavailable
-from service.entries import Entry, hold_from_now, let_go
-from service.registry import Registry
-from service.settings import Settings
+from manifold.runtime import engine, operations
+from manifold.runtime.engine import Model
+from manifold.runtime.errors import Unavailable
+from manifold.service.models.entries import Entry, hold_from_now, let_go
+from manifold.service.models.registry import Registry
+from manifold.service.settings import Settings
 from tests import foreign
 from tests.gate import Gate
 from tests.served import answers, free_port, until
@@ -345,7 +345,7 @@ def test_the_service_ends_in_time_though_a_run_does_not(tmp_path: Path) -> None:
     foreign.write(tmp_path, foreign.looping, name="looping")
     port = free_port()
     with subprocess.Popen(
-        [sys.executable, "-m", "service"], stderr=subprocess.PIPE, text=True,
+        [sys.executable, "-m", "manifold.service"], stderr=subprocess.PIPE, text=True,
         env={
             **os.environ, "MANIFOLD_MODELS_DIR": str(tmp_path), "MANIFOLD_PORT": str(port), "MANIFOLD_GRPC_PORT": "0",
             "MANIFOLD_DEFAULT_MODEL": "looping", "MANIFOLD_DRAIN_SECONDS": "0.5", "MANIFOLD_DEVICE": "cpu",

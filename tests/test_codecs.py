@@ -11,9 +11,9 @@ import pytest
 from PIL import Image
 from pydantic import ValidationError
 
-from runtime import codecs
-from runtime.errors import InvalidValue, Malformed, RequestError, TooLarge, UnsupportedMedia
-from runtime.spec import ImageSpec
+from manifold.runtime import codecs
+from manifold.runtime.errors import InvalidValue, Malformed, RequestError, TooLarge, UnsupportedMedia
+from manifold.runtime.spec import ImageSpec
 
 GREY = ImageSpec(height=28, width=28, channels=1, background=0.0, invert=True)
 COLOUR = ImageSpec(height=8, width=8, channels=3)

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from runtime import completion, sampling
-from runtime.manifest import Manifest
-from runtime.operations import drive
+from manifold.runtime import completion, sampling
+from manifold.runtime.manifest import Manifest
+from manifold.runtime.operations import drive
 from tests import graphs
 from tests.graphs import given, task
 

@@ -10,14 +10,14 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-import cli
-from runtime import codecs, compression
-from runtime.engine import Model, load
-from runtime.errors import InvalidValue, Malformed, UnsupportedTask
-from runtime.spec import ImageSpec
+from manifold import cli
+from manifold.runtime import codecs, compression
+from manifold.runtime.engine import Model, load
+from manifold.runtime.errors import InvalidValue, Malformed, UnsupportedTask
+from manifold.runtime.spec import ImageSpec
+from manifold.training.data import Data
 from tests.conftest import tiny_run
 from tests.shared import export
-from training.data import Data
 
 
 @pytest.fixture(scope="module")

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from starlette.testclient import TestClient
 
-from runtime import checks, codecs, sampling
-from runtime.engine import Model, load
-from runtime.errors import InvalidValue, UnsupportedTask
-from runtime.operations import End
-from service.rest import create_app
-from service.settings import Settings
+from manifold.runtime import checks, codecs, sampling
+from manifold.runtime.engine import Model, load
+from manifold.runtime.errors import InvalidValue, UnsupportedTask
+from manifold.runtime.operations import End
+from manifold.service.http.app import create_app
+from manifold.service.settings import Settings
 from tests.conftest import wait_until_ready
 
 LATENT = {"role": "latent", "source": "latent", "shape": [3]}

@@ -14,7 +14,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from service.connections import MAX_HEAD
+from manifold.service.http.connections import MAX_HEAD
 from tests import foreign
 from tests.served import Served, served, until
 

@@ -12,21 +12,21 @@ import pytest
 import torch
 from starlette.testclient import TestClient
 
-from runtime import codecs, recipes
-from runtime.engine import Model, load
-from runtime.errors import InvalidValue, UnsupportedTask
-from runtime.operations import End
-from runtime.spec import ImageSpec
-from service.rest import create_app
-from service.settings import Settings
+from manifold.runtime import codecs, recipes
+from manifold.runtime.engine import Model, load
+from manifold.runtime.errors import InvalidValue, UnsupportedTask
+from manifold.runtime.operations import End
+from manifold.runtime.spec import ImageSpec
+from manifold.service.http.app import create_app
+from manifold.service.settings import Settings
+from manifold.training import data as datasets
+from manifold.training.data import Data, Part
+from manifold.training.errors import TrainingError
+from manifold.training.families import cvae
+from manifold.training.families.cvae import CVAE, Config
+from manifold.training.families.vae import iwae
 from tests.conftest import tiny_run, wait_until_ready
 from tests.shared import export
-from training import data as datasets
-from training.data import Data, Part
-from training.errors import TrainingError
-from training.families import cvae
-from training.families.cvae import CVAE, Config
-from training.families.vae import iwae
 
 
 @pytest.fixture(scope="module")

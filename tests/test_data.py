@@ -17,13 +17,13 @@ import pyarrow.parquet
 import pytest
 from scipy import stats
 
-from runtime import rows
-from runtime.spec import CategoricalColumn, NumericColumn, TableSpec
+from manifold.runtime.spec import CategoricalColumn, NumericColumn, TableSpec
+from manifold.runtime.tables import rows
+from manifold.training import data as datasets
+from manifold.training import tables
+from manifold.training.data import Data, Remote
+from manifold.training.errors import DataError, TrainingError
 from tests.conftest import made_table
-from training import data as datasets
-from training import tables
-from training.data import Data, Remote
-from training.errors import DataError, TrainingError
 
 
 def idx(array: np.ndarray) -> bytes:

@@ -15,12 +15,12 @@ from packaging.utils import canonicalize_name
 from prometheus_client import Counter, Gauge
 from prometheus_client.parser import text_string_to_metric_families
 
-from runtime import repository
-from service import errands
-from service.histograms import Histogram
-from service.metrics import Metrics
-from service.registry import Registry
-from service.settings import Settings
+from manifold.runtime import repository
+from manifold.service.models.registry import Registry
+from manifold.service.processes import errands
+from manifold.service.settings import Settings
+from manifold.service.telemetry.histograms import Histogram
+from manifold.service.telemetry.metrics import Metrics
 from tests.conftest import ROOT, SHIPPED
 
 COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
@@ -237,7 +237,7 @@ def test_what_is_locked_is_the_same_in_all_images() -> None:
 
 
 def test_shipped_models_can_be_served_where_checksums_are_asked_for() -> None:
-    from runtime import manifest
+    from manifold.runtime import manifest
 
     for name in repository.scan(SHIPPED):
         found: Any = manifest.read(repository.find(name, SHIPPED))

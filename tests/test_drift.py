@@ -12,7 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from scipy import stats
 from starlette.testclient import TestClient
 
-from runtime import drift
+from manifold.runtime.scores import drift
 
 
 @pytest.mark.parametrize(("n", "m", "shift"), [(500, 900, 0.0), (500, 900, 0.15), (2000, 5000, 0.05), (37, 1000, 1.0)])

@@ -10,12 +10,12 @@ import grpc
 import pytest
 import structlog
 
-from runtime import errors
-from runtime.errors import ArtifactError, InvalidValue, ManifoldError
-from service.stubs import inference_pb2 as oip
-from service.stubs import inference_pb2_grpc as oip_stubs
-from service.stubs import manifold_pb2 as pb
-from service.stubs import manifold_pb2_grpc as stubs
+from manifold.runtime import errors
+from manifold.runtime.errors import ArtifactError, InvalidValue, ManifoldError
+from manifold.service.stubs import inference_pb2 as oip
+from manifold.service.stubs import inference_pb2_grpc as oip_stubs
+from manifold.service.stubs import manifold_pb2 as pb
+from manifold.service.stubs import manifold_pb2_grpc as stubs
 from tests import tabled
 from tests.served import Served, served
 from tests.test_conditional import CONDITION, DATA, DATA_IN, LATENT, MEAN, artifact, task

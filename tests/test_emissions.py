@@ -18,21 +18,21 @@ from starlette.testclient import TestClient
 from torch import Tensor
 from torch.nn import functional as F
 
-from runtime import codecs, completion, sampling
-from runtime.engine import Model, load
-from runtime.errors import InvalidValue, UnsupportedTask
-from runtime.spec import ImageSpec
-from service.rest import create_app
-from service.settings import Settings
+from manifold.runtime import codecs, completion, sampling
+from manifold.runtime.engine import Model, load
+from manifold.runtime.errors import InvalidValue, UnsupportedTask
+from manifold.runtime.spec import ImageSpec
+from manifold.service.http.app import create_app
+from manifold.service.settings import Settings
+from manifold.training import graphs
+from manifold.training.data import Data, Part
+from manifold.training.emissions import Mixture
+from manifold.training.errors import TrainingError
+from manifold.training.families import pixelcnn
+from manifold.training.families.pixelcnn import Config, Finish, GatedPixelCNN
+from manifold.training.gated import Imputer, Sampler
 from tests.conftest import tiny_run, wait_until_ready
 from tests.shared import export
-from training import graphs
-from training.data import Data, Part
-from training.emissions import Mixture
-from training.errors import TrainingError
-from training.families import pixelcnn
-from training.families.pixelcnn import Config, Finish, GatedPixelCNN
-from training.gated import Imputer, Sampler
 
 
 def pictures(height: int, width: int, channels: int, levels: int = 256, n: int = 60) -> Data:

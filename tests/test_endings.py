@@ -21,20 +21,20 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-import cli
-from runtime import codecs, locks, manifest, recipes, repository
-from runtime.engine import Model, load
-from runtime.errors import ArtifactError, InvalidValue, ManifoldError
-from runtime.manifest import Manifest
-from service import keyfile, security
+from manifold import cli
+from manifold.runtime import codecs, locks, manifest, recipes, repository
+from manifold.runtime.engine import Model, load
+from manifold.runtime.errors import ArtifactError, InvalidValue, ManifoldError
+from manifold.runtime.manifest import Manifest
+from manifold.service import keyfile, security
+from manifold.training import runs
+from manifold.training.data import Data
+from manifold.training.errors import TrainingError
+from manifold.training.train import train, trained_model
 from tests import foreign
 from tests.conftest import ROOT, SHIPPED
 from tests.served import until
 from tests.test_train import make_run
-from training import runs
-from training.data import Data
-from training.errors import TrainingError
-from training.train import train, trained_model
 
 # --- publishing ---
 
@@ -163,7 +163,9 @@ def test_a_full_disk_keeps_the_last_checkpoint(tmp_path: Path, digits: Data, mon
 def test_a_half_written_line_of_the_log_is_dropped(
     tmp_path: Path, digits: Data, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("training.sheets.curves", lambda log, path: runs.read_log(log))  # drawing takes seconds
+    monkeypatch.setattr(
+        "manifold.training.sheets.curves", lambda log, path: runs.read_log(log)
+    )  # drawing takes seconds
     run = make_run(tmp_path / "run", epochs=2)
     train(run, digits, device="cpu", quiet=True, stop_after=12)
     log = run.folder / runs.LOG
@@ -420,7 +422,7 @@ def test_an_output_that_cannot_be_written_is_said_before_the_work(
 ) -> None:
     folder = tmp_path / "a.ndjson"
     folder.mkdir()
-    monkeypatch.setattr("runtime.engine.load", lambda *_, **__: pytest.fail("it has begun to work"))
+    monkeypatch.setattr("manifold.runtime.engine.load", lambda *_, **__: pytest.fail("it has begun to work"))
     models = ["--models", str(SHIPPED)]
     done = CliRunner().invoke(cli.app, [*arguments, str(folder), *models])
     assert (done.exit_code, str(done.exception)) == (1, f"{folder}: is a folder; name a file")

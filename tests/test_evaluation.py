@@ -16,19 +16,21 @@ import pytest
 from numpy.typing import NDArray
 from typer.testing import CliRunner
 
-import cli
-from evaluation import evaluate, extractors, frechet, images, latent, models, records, reference, report
-from evaluation.errors import EvaluationError, ProtocolMismatch
-from evaluation.extractors import Extractor, Features
-from evaluation.images import Held
-from evaluation.models import RealData
-from evaluation.reference import Reference
-from evaluation.statistics import of_rows
-from runtime import codecs, engine, manifest
-from runtime.errors import UnsupportedTask
-from runtime.spec import ImageSpec
+from manifold import cli
+from manifold.evaluation import evaluate_images as evaluate
+from manifold.evaluation import evaluate_model as models
+from manifold.evaluation import extractors, frechet, images, latent, records, reference, report
+from manifold.evaluation.errors import EvaluationError, ProtocolMismatch
+from manifold.evaluation.evaluate_model import RealData
+from manifold.evaluation.extractors import Extractor, Features
+from manifold.evaluation.images import Held
+from manifold.evaluation.reference import Reference
+from manifold.evaluation.statistics import of_rows
+from manifold.runtime import codecs, engine, manifest
+from manifold.runtime.errors import UnsupportedTask
+from manifold.runtime.spec import ImageSpec
+from manifold.training.data import Data
 from tests.conftest import SHIPPED
-from training.data import Data
 
 Array = NDArray[Any]
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -751,7 +753,7 @@ def test_resize_modes_are_those_they_are_named_after() -> None:
     import torch
     from PIL import Image
 
-    from evaluation import resize
+    from manifold.evaluation import resize
 
     pixels = np.random.default_rng(0).integers(0, 256, (2, 3, 13, 9), dtype=np.uint8)
     expected = torch.nn.functional.interpolate(

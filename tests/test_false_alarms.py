@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from runtime import decisions
-from runtime.decisions import Rule
-from runtime.engine import Model, load
+from manifold.runtime.engine import Model, load
+from manifold.runtime.scores import decisions
+from manifold.runtime.scores.decisions import Rule
+from manifold.training import data as datasets
+from manifold.training.data import Data, Part
 from tests.conftest import tiny_run
 from tests.shared import export
-from training import data as datasets
-from training.data import Data, Part
 
 TINY = {"epochs": 2, "epoch_steps": 30, "hidden": (16,), "references": 200}
 

@@ -16,20 +16,21 @@ import pyarrow.parquet
 import pytest
 from typer.testing import CliRunner
 
-import cli
-from evaluation import anomaly
-from runtime import calibration, checks, manifest
-from runtime.engine import load
-from runtime.errors import InvalidValue, ManifoldError, UnsupportedTask
-from runtime.manifest import Metric, Scoring, Term
-from runtime.operations import Scores
-from runtime.scoring import Calibrated
-from runtime.spec import ImageSpec, NumericColumn, TableSpec
+from manifold import cli
+from manifold.evaluation import anomaly
+from manifold.runtime import checks, manifest
+from manifold.runtime.engine import load
+from manifold.runtime.errors import InvalidValue, ManifoldError, UnsupportedTask
+from manifold.runtime.manifest import Metric, Scoring, Term
+from manifold.runtime.operations import Scores
+from manifold.runtime.scores import calibration
+from manifold.runtime.scores.scoring import Calibrated
+from manifold.runtime.spec import ImageSpec, NumericColumn, TableSpec
+from manifold.training.data import Data
 from tests import tabled
 from tests.conftest import tiny_run
 from tests.shared import export
 from tests.test_tabular import related
-from training.data import Data
 
 
 def run(*arguments: object, code: int = 0) -> str:

@@ -10,8 +10,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from runtime.engine import load
-from runtime.fixed_cost import has_fixed_cost
+from manifold.runtime.engine import load
+from manifold.runtime.graphs.fixed_cost import has_fixed_cost
 from tests import foreign, graphs
 
 CONSTANTS: dict[str, np.ndarray[Any, Any]] = {

@@ -15,13 +15,15 @@ import pytest
 from onnx import SparseTensorProto, helper
 from typer.testing import CliRunner
 
-import cli
-from runtime import calibration, chance, golden, manifest, onnx_file, repository
-from runtime.backends import TorchScriptBackend, open_backend
-from runtime.engine import load
-from runtime.errors import ArtifactError, GraphError
-from runtime.operations import Scores
-from service.entries import stamp
+from manifold import cli
+from manifold.runtime import golden, manifest, repository
+from manifold.runtime.engine import load
+from manifold.runtime.errors import ArtifactError, GraphError
+from manifold.runtime.graphs import chance, onnx_file
+from manifold.runtime.graphs.backends import TorchScriptBackend, open_backend
+from manifold.runtime.operations import Scores
+from manifold.runtime.scores import calibration
+from manifold.service.models.entries import stamp
 from tests import graphs, tabled
 from tests.graphs import HALF, IMAGE, INT32, INT64, SIZE, constant, decoder, given, node, outside, task, turned, value
 
@@ -150,7 +152,7 @@ def test_a_case_that_nobody_foresaw_is_a_line_too(tmp_path: Path, monkeypatch: p
     def broken(*_: object) -> None:
         raise KeyError("surprise")
 
-    monkeypatch.setattr("runtime.checks.run_all", broken)
+    monkeypatch.setattr("manifold.runtime.checks.run_all", broken)
     assert "KeyError: 'surprise'" in refused(made)
 
 

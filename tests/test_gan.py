@@ -13,22 +13,22 @@ import torch
 from starlette.testclient import TestClient
 from torch import Tensor, nn
 
-from runtime.engine import load
-from service.rest import create_app
-from service.settings import Settings
+from manifold.runtime.engine import load
+from manifold.service.http.app import create_app
+from manifold.service.settings import Settings
+from manifold.training import adversarial, dcgan
+from manifold.training import data as datasets
+from manifold.training.data import Data
+from manifold.training.errors import TrainingError
+from manifold.training.families import cgan, gan
+from manifold.training.families.gan import Config, Score
+from manifold.training.layers import fix_norms, to_float
+from manifold.training.phases import Batch
+from manifold.training.runs import load_checkpoint
+from manifold.training.tables import Stated
+from manifold.training.train import trained_model
 from tests.conftest import made_table, tiny_run, wait_until_ready
 from tests.shared import export
-from training import adversarial, dcgan
-from training import data as datasets
-from training.data import Data
-from training.errors import TrainingError
-from training.families import cgan, gan
-from training.families.gan import Config, Score
-from training.layers import fix_norms, to_float
-from training.phases import Batch
-from training.runs import load_checkpoint
-from training.tables import Stated
-from training.train import trained_model
 
 CPU = torch.device("cpu")
 SMALL = {"hidden": (16, 32), "widths": (8, 4), "latent_dim": 8}
@@ -259,8 +259,8 @@ def test_each_turn_moves_its_own_player_alone(digits: Data, tmp_path: Path) -> N
     [{}, {"body": "dcgan"}, {"body": "dcgan", "spectral": True, "loss": "hinge", "augment": ("translation",)}],
 )
 def test_training_goes_on_exactly_where_it_stopped(digits: Data, tmp_path: Path, changes: dict[str, object]) -> None:
-    from training import families, runs
-    from training.train import train
+    from manifold.training import families, runs
+    from manifold.training.train import train
 
     options = runs.make_config(
         gan.Config, {**families.get("gan").PRESETS["smoke"], **changes, "watch_steps": 3, "judge": "none"}
@@ -422,7 +422,7 @@ def test_an_exported_generator_samples_and_scores(made: Path, name: str) -> None
 
 
 def test_the_exported_generator_is_the_average(made: Path, digits: Data) -> None:
-    from training.runs import open_run
+    from manifold.training.runs import open_run
 
     run = open_run(made / "runs/mlp")
     model, exported = trained_model(run, digits), load(made / "models/mlp", device="cpu")

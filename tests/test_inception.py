@@ -10,11 +10,11 @@ import pytest
 import torch
 from torch import nn
 
-from evaluation.extractors import Extractor
-from runtime import engine
-from training import inception
-from training.errors import DataError
-from training.inception import InceptionE, average_pool
+from manifold.evaluation.extractors import Extractor
+from manifold.runtime import engine
+from manifold.training import inception
+from manifold.training.errors import DataError
+from manifold.training.inception import InceptionE, average_pool
 
 
 @pytest.fixture(scope="module")

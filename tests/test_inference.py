@@ -18,11 +18,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from runtime.errors import InvalidValue, Malformed
-from service import security
-from service.inference import tensors
-from service.stubs import inference_pb2 as pb
-from service.stubs import inference_pb2_grpc as stubs
+from manifold.runtime.errors import InvalidValue, Malformed
+from manifold.service import security
+from manifold.service.inference import tensors
+from manifold.service.stubs import inference_pb2 as pb
+from manifold.service.stubs import inference_pb2_grpc as stubs
 from tests import foreign
 from tests.conftest import SHIPPED
 from tests.gate import Gate

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from sklearn.metrics import mutual_info_score
 
-from evaluation import disentanglement, latent
-from evaluation.errors import EvaluationError
-from runtime import codecs
-from runtime.engine import Model
+from manifold.evaluation import disentanglement, latent
+from manifold.evaluation.errors import EvaluationError
+from manifold.runtime import codecs
+from manifold.runtime.engine import Model
+from manifold.training import shapes
 from tests.conftest import ROOT, SHIPPED
-from training import shapes
 
 
 def generator(seed: int = 0) -> np.random.Generator:
@@ -163,9 +163,9 @@ def test_traversals_move_one_dimension(shipped: dict[str, Model]) -> None:
 def test_the_command_draws_traversals_and_refuses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from typer.testing import CliRunner
 
-    import cli
-    from evaluation.images import Held
-    from evaluation.models import RealData
+    from manifold import cli
+    from manifold.evaluation.evaluate_model import RealData
+    from manifold.evaluation.images import Held
 
     with np.load(SHIPPED / "mnist-vae" / "1" / "golden.npz") as golden:
         some = golden["encode.in.data"]

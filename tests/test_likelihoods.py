@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch.distributions import Categorical, Normal, kl_divergence
 
-from runtime.spec import CategoricalColumn, ImageSpec, NumericColumn, TableSpec
-from training import likelihoods
-from training.errors import TrainingError
-from training.families.vae import gaussian_kl
-from training.likelihoods import Bernoulli, Columns, Gaussian, GaussianLearned, Laplace, Logistic
+from manifold.runtime.spec import CategoricalColumn, ImageSpec, NumericColumn, TableSpec
+from manifold.training import likelihoods
+from manifold.training.errors import TrainingError
+from manifold.training.families.vae import gaussian_kl
+from manifold.training.likelihoods import Bernoulli, Columns, Gaussian, GaussianLearned, Laplace, Logistic
 
 TABLE = TableSpec(
     columns=(
@@ -130,7 +130,7 @@ def test_columns_sample_what_they_say() -> None:
 
 
 def test_torchs_pick_is_the_runtimes() -> None:
-    from runtime import sampling
+    from manifold.runtime import sampling
 
     generator = torch.Generator().manual_seed(0)
     weights, uniforms = torch.rand(500, 5, generator=generator).softmax(1), torch.rand(500, generator=generator)

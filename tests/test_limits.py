@@ -17,10 +17,11 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2_grpc
 
-from service import limits, rpc
-from service.stubs import inference_pb2, inference_pb2_grpc
-from service.stubs import manifold_pb2 as pb
-from service.stubs import manifold_pb2_grpc as stubs
+from manifold.service.rpc import limits
+from manifold.service.rpc import server as rpc
+from manifold.service.stubs import inference_pb2, inference_pb2_grpc
+from manifold.service.stubs import manifold_pb2 as pb
+from manifold.service.stubs import manifold_pb2_grpc as stubs
 from tests import foreign
 from tests.served import Served, served, until
 

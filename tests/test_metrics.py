@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from evaluation import metrics
-from evaluation.errors import EvaluationError
+from manifold.evaluation import metrics
+from manifold.evaluation.errors import EvaluationError
 
 Array = NDArray[Any]
 

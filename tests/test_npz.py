@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from evaluation import images, reference
-from evaluation.errors import EvaluationError
-from runtime import golden, npz
-from runtime import manifest as manifests
-from runtime.engine import load
-from runtime.errors import ArtifactError
-from runtime.scoring import Calibrated
+from manifold.evaluation import images, reference
+from manifold.evaluation.errors import EvaluationError
+from manifold.runtime import golden, npz
+from manifold.runtime import manifest as manifests
+from manifold.runtime.engine import load
+from manifold.runtime.errors import ArtifactError
+from manifold.runtime.scores.scoring import Calibrated
 from tests import foreign, tabled
 
 MB = 2**20

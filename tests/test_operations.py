@@ -11,15 +11,17 @@ from PIL import Image
 from scipy import stats
 from starlette.testclient import TestClient
 
-from runtime import codecs, recipes, rows, sampling, scoring
-from runtime.engine import Model, load
-from runtime.errors import InvalidValue, UnsupportedTask
-from runtime.inputs import draw_latents
-from runtime.manifest import GaussianPrior, MixturePrior
-from runtime.operations import PATHS, End
-from runtime.spec import ImageSpec
+from manifold.runtime import codecs, recipes, sampling
+from manifold.runtime.engine import Model, load
+from manifold.runtime.errors import InvalidValue, UnsupportedTask
+from manifold.runtime.inputs import draw_latents
+from manifold.runtime.manifest import GaussianPrior, MixturePrior
+from manifold.runtime.operations import PATHS, End
+from manifold.runtime.scores import scoring
+from manifold.runtime.spec import ImageSpec
+from manifold.runtime.tables import rows
+from manifold.training.data import Data
 from tests.conftest import CLASS_OF, NAMES, ROWS, SHIPPED, WITHOUT_ENCODER
-from training.data import Data
 
 CONDITIONAL = "digits-pixelcnn"
 

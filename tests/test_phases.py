@@ -11,12 +11,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from runtime.manifest import Metric
-from training import families, runs
-from training.data import Data
-from training.errors import TrainingError
-from training.phases import Batch, Losses, Phase, Player, Recipe
-from training.train import train
+from manifold.runtime.manifest import Metric
+from manifold.training import families, runs
+from manifold.training.data import Data
+from manifold.training.errors import TrainingError
+from manifold.training.phases import Batch, Losses, Phase, Player, Recipe
+from manifold.training.train import train
 
 
 @dataclass(frozen=True)

@@ -12,15 +12,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from runtime import golden
-from runtime.engine import load
-from runtime.spec import ImageSpec
-from training import graphs, loops
-from training.data import Data, Part
-from training.families import pixelcnn
-from training.families.pixelcnn import Config, Finish, GatedPixelCNN
-from training.gated import FreeSampler, Sampler, nothing
-from training.phases import Batch
+from manifold.runtime import golden
+from manifold.runtime.engine import load
+from manifold.runtime.spec import ImageSpec
+from manifold.training import graphs, loops
+from manifold.training.data import Data, Part
+from manifold.training.families import pixelcnn
+from manifold.training.families.pixelcnn import Config, Finish, GatedPixelCNN
+from manifold.training.gated import FreeSampler, Sampler, nothing
+from manifold.training.phases import Batch
 
 
 def grid(height: int, width: int, levels: int, classes: int = 3) -> Data:

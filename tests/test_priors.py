@@ -10,11 +10,11 @@ import pytest
 from scipy import stats
 from typer.testing import CliRunner
 
-import cli
-from runtime import engine, manifest
-from runtime.errors import UnsupportedTask
-from runtime.manifest import GaussianPrior, LatentSpec, MixturePrior, NormalPrior
-from training import priors
+from manifold import cli
+from manifold.runtime import engine, manifest
+from manifold.runtime.errors import UnsupportedTask
+from manifold.runtime.manifest import GaussianPrior, LatentSpec, MixturePrior, NormalPrior
+from manifold.training import priors
 
 
 def clusters(n: int = 4000) -> np.ndarray:

@@ -22,8 +22,10 @@ import pytest
 import trustme
 from onnx import TensorProto, helper, numpy_helper
 
-from service import logs, ports, workers
-from service.settings import Settings, SettingsError
+from manifold.service.processes import keeper as workers
+from manifold.service.processes import ports
+from manifold.service.settings import Settings, SettingsError
+from manifold.service.telemetry import logs
 from tests import foreign
 from tests.conftest import ROOT
 from tests.served import answers, free_port, until
@@ -35,7 +37,7 @@ pytestmark = pytest.mark.slow  # processes are started and stopped
 def service(
     models: Path, port: int, *, prelude: str = "", first: str = "", streams: str = "", **more: str
 ) -> Iterator[subprocess.Popen[str]]:
-    """`python -m service` on a port of loopback; after some lines of Python or of the shell, with the streams redirected."""
+    """`python -m manifold.service` on a port of loopback; after some lines of Python or of the shell, with the streams redirected."""
     environment = {
         **os.environ,
         "MANIFOLD_MODELS_DIR": str(models),
@@ -44,7 +46,7 @@ def service(
         "PYTHONPATH": str(ROOT),
     }
     environment |= {"MANIFOLD_DEFAULT_MODEL": "foreign", **more}
-    command = [sys.executable, "-m", "service"]
+    command = [sys.executable, "-m", "manifold.service"]
     if prelude:
         lines = (
             "from service import early",
@@ -348,7 +350,7 @@ def test_a_taken_port_is_told_from_a_free_one(host: str) -> None:
 @pytest.mark.parametrize(("name", "value"), [("MANIFOLD_MODELS_DIR", "nowhere"), ("MANIFOLD_DEVICE", "tpu")])
 def test_a_wrong_setting_is_one_message_and_a_status(name: str, value: str, tmp_path: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "service"],
+        [sys.executable, "-m", "manifold.service"],
         env={**os.environ, name: value, "PYTHONPATH": str(ROOT)}, cwd=tmp_path, capture_output=True, text=True, timeout=240, check=False,
     )  # fmt: skip
     assert done.returncode == 2

@@ -10,10 +10,11 @@ from google.protobuf.descriptor_pb2 import FileDescriptorProto, FileDescriptorSe
 from grpc_tools import protoc
 from pydantic import BaseModel
 
-from service import contract, rpc
-from service.inference import rpc as inference
-from service.rest import USE_CASES
-from service.stubs import inference_pb2, inference_pb2_grpc, manifold_pb2, manifold_pb2_grpc
+from manifold.service.core import contract
+from manifold.service.http.app import USE_CASES
+from manifold.service.inference import rpc as inference
+from manifold.service.rpc import server as rpc
+from manifold.service.stubs import inference_pb2, inference_pb2_grpc, manifold_pb2, manifold_pb2_grpc
 from tests.conftest import ROOT
 
 

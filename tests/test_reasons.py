@@ -11,13 +11,14 @@ from typing import Any, TypeVar
 import numpy as np
 from PIL import Image
 
-from runtime import operations, reasons
-from runtime.engine import Model, load
-from runtime.manifest import Scoring, Term
-from runtime.operations import Steps, drive
-from runtime.reasons import Reasons
-from runtime.scoring import Calibrated
-from runtime.spec import ImageSpec
+from manifold.runtime import operations
+from manifold.runtime.engine import Model, load
+from manifold.runtime.manifest import Scoring, Term
+from manifold.runtime.operations import Steps, drive
+from manifold.runtime.scores import reasons
+from manifold.runtime.scores.reasons import Reasons
+from manifold.runtime.scores.scoring import Calibrated
+from manifold.runtime.spec import ImageSpec
 from tests import tabled
 
 T = TypeVar("T")

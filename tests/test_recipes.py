@@ -13,18 +13,19 @@ import pytest
 from PIL import Image
 from starlette.testclient import TestClient
 
-from evaluation import extractors, models, reference
-from evaluation.images import Held
-from evaluation.models import RealData
-from runtime import checks, codecs
-from runtime.engine import Model, load
-from service.rest import create_app
-from service.settings import Settings
+from manifold.evaluation import evaluate_model as models
+from manifold.evaluation import extractors, reference
+from manifold.evaluation.evaluate_model import RealData
+from manifold.evaluation.images import Held
+from manifold.runtime import checks, codecs
+from manifold.runtime.engine import Model, load
+from manifold.service.http.app import create_app
+from manifold.service.settings import Settings
+from manifold.training import families
+from manifold.training.data import Data
+from manifold.training.runs import LOG
 from tests.conftest import SHIPPED, tiny_run, wait_until_ready
 from tests.shared import export
-from training import families
-from training.data import Data
-from training.runs import LOG
 
 IMAGES = [name for name in families.names() if not name.startswith("tabular")]  # test_tabular.py has the others
 

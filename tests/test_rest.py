@@ -23,12 +23,13 @@ from hypothesis import strategies as st
 from PIL import Image
 from starlette.testclient import TestClient
 
-from runtime import codecs
-from runtime.engine import Model
-from runtime.spec import ImageSpec
-from service import contract
-from service.rest import USE_CASES, create_app
-from service.settings import ModelSettings, Settings, SettingsError, read
+from manifold.runtime import codecs
+from manifold.runtime.engine import Model
+from manifold.runtime.spec import ImageSpec
+from manifold.service.core import contract
+from manifold.service.http.app import USE_CASES, create_app
+from manifold.service.settings import ModelSettings, Settings, SettingsError, read
+from manifold.training.data import Data
 from tests import foreign
 from tests.conftest import (
     CLASS_OF,
@@ -42,7 +43,6 @@ from tests.conftest import (
     some_shipped,
     wait_until_ready,
 )
-from training.data import Data
 
 CODES = ("cifar10-vqvae", "fashion-vqvae", "mnist-vqvae")  # no prior over their vectors
 IMAGE_MODELS = [name for name in NAMES if name not in ROWS]
@@ -501,7 +501,7 @@ def test_an_unknown_error_is_opaque_and_logged(client: TestClient, monkeypatch: 
     def broken(*arguments: object) -> None:
         raise RuntimeError("secret")
 
-    monkeypatch.setattr("service.encoding.to_fields", broken)
+    monkeypatch.setattr("manifold.service.core.encoding.to_fields", broken)
     with structlog.testing.capture_logs() as lines:
         response = client.post("/sample", json={}, headers={"x-request-id": "find-me"})
     assert response.status_code == 500
@@ -597,7 +597,9 @@ def test_without_torch_a_torchscript_model_names_its_extra_and_the_rest_serves(
 
 
 def test_a_model_told_to_use_cuda_says_why_it_cannot(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("runtime.backends._cuda_missing", lambda _: "there is no CUDA device or driver on this machine")
+    monkeypatch.setattr(
+        "manifold.runtime.graphs.backends._cuda_missing", lambda _: "there is no CUDA device or driver on this machine"
+    )
     root = some_shipped(tmp_path, "mnist-vae", "mnist-vae-2d")
     options = Settings(models_dir=root, models={"mnist-vae-2d": ModelSettings(device="cuda")})
     with TestClient(create_app(options)) as client:

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runtime import columns, rows
-from runtime.errors import InvalidValue
-from runtime.spec import CategoricalColumn, NumericColumn, TableSpec
+from manifold.runtime.errors import InvalidValue
+from manifold.runtime.spec import CategoricalColumn, NumericColumn, TableSpec
+from manifold.runtime.tables import columns, rows
 
 SPEC = TableSpec(
     columns=(

@@ -21,15 +21,16 @@ from grpc_status import rpc_status
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runtime import errors
-from runtime.errors import ManifoldError
-from service import messages, rpc
-from service.calls import code_of
-from service.replies import STATUS
-from service.rest import USE_CASES
-from service.settings import ModelSettings
-from service.stubs import manifold_pb2 as pb
-from service.stubs import manifold_pb2_grpc as stubs
+from manifold.runtime import errors
+from manifold.runtime.errors import ManifoldError
+from manifold.service.http.app import USE_CASES
+from manifold.service.http.replies import STATUS
+from manifold.service.rpc import messages
+from manifold.service.rpc import server as rpc
+from manifold.service.rpc.calls import code_of
+from manifold.service.settings import ModelSettings
+from manifold.service.stubs import manifold_pb2 as pb
+from manifold.service.stubs import manifold_pb2_grpc as stubs
 from tests import foreign
 from tests.conftest import CLASS_OF, ROWS, SHIPPED, made_table
 from tests.gate import Gate
@@ -61,7 +62,10 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     (root / ABSENT).symlink_to(SHIPPED / ABSENT)
     told = {ABSENT: ModelSettings(device="cuda")}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("runtime.backends._cuda_missing", lambda _: "there is no CUDA device or driver on this machine")
+        patch.setattr(
+            "manifold.runtime.graphs.backends._cuda_missing",
+            lambda _: "there is no CUDA device or driver on this machine",
+        )
         with served(root, grpc=True, max_items=64, max_body_bytes=200_000, models=told) as service:
             yield service
 
@@ -255,7 +259,7 @@ def test_what_goes_wrong_here_is_opaque_in_both(service: Served, stub: Any, monk
     def broken(*_: Any, **__: Any) -> Any:
         raise ZeroDivisionError("a secret")
 
-    monkeypatch.setattr("service.encoding.to_fields", broken)
+    monkeypatch.setattr("manifold.service.core.encoding.to_fields", broken)
     rest = httpx.post(f"{service.url}/sample", json={"model": "mnist-vae"}, timeout=120)
     assert (rest.status_code, rest.json()["error"]["type"]) == (500, "internal")
     code, said, _ = refused(stub, "Sample", pb.SampleRequest(model="mnist-vae"))

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from runtime import sampling
+from manifold.runtime import sampling
 
 SEEDS = st.integers(0, sampling.MAX_SEED)
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from runtime import decisions, scoring
-from runtime.manifest import COMBINED, Combination, Scoring, Term
-from runtime.tails import Tail
+from manifold.runtime.manifest import COMBINED, Combination, Scoring, Term
+from manifold.runtime.scores import decisions, scoring
+from manifold.runtime.scores.tails import Tail
 
 # --- tails ---
 

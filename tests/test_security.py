@@ -28,17 +28,17 @@ from starlette.testclient import TestClient
 from structlog.testing import capture_logs
 from typer.testing import CliRunner
 
-from cli import app as commands
-from runtime import repository
-from runtime.errors import Busy, Forbidden, Unauthorized
-from service import security
-from service.__main__ import check
-from service.asgi import OPEN
-from service.rest import USE_CASES, create_app
-from service.security import Bucket, Security
-from service.settings import Settings, SettingsError, is_loopback
-from service.stubs import manifold_pb2 as pb
-from service.stubs import manifold_pb2_grpc as stubs
+from manifold.cli import app as commands
+from manifold.runtime import repository
+from manifold.runtime.errors import Busy, Forbidden, Unauthorized
+from manifold.service import security
+from manifold.service.__main__ import check
+from manifold.service.http.app import USE_CASES, create_app
+from manifold.service.http.front import OPEN
+from manifold.service.security import Bucket, Security
+from manifold.service.settings import Settings, SettingsError, is_loopback
+from manifold.service.stubs import manifold_pb2 as pb
+from manifold.service.stubs import manifold_pb2_grpc as stubs
 from tests import foreign
 from tests.conftest import ROOT, made_table, wait_until_ready
 from tests.served import free_port, served, until
@@ -398,7 +398,7 @@ def test_a_signal_reloads_and_a_probe_asks(root: Path, tmp_path: Path, authority
 
     def probe() -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [sys.executable, "-m", "service.probe"],
+            [sys.executable, "-m", "manifold.service.probe"],
             env=environment,
             capture_output=True,
             text=True,
@@ -408,7 +408,7 @@ def test_a_signal_reloads_and_a_probe_asks(root: Path, tmp_path: Path, authority
 
     assert probe().returncode == 1
     with subprocess.Popen(
-        [sys.executable, "-m", "service"], env=environment, cwd=tmp_path, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-m", "manifold.service"], env=environment, cwd=tmp_path, stderr=subprocess.PIPE, text=True
     ) as process:
         try:
             with httpx.Client(base_url=f"https://127.0.0.1:{port}", verify=trusting, headers=bearer(TOKEN)) as client:
@@ -439,7 +439,7 @@ def test_a_signal_reloads_and_a_probe_asks(root: Path, tmp_path: Path, authority
 def test_files_that_are_not_there_end_the_start(options: dict[str, str], complaint: str, root: Path) -> None:
     environment = environment_of(models_dir=root, **options)
     done = subprocess.run(
-        [sys.executable, "-m", "service"],
+        [sys.executable, "-m", "manifold.service"],
         env=environment,
         cwd=root,
         capture_output=True,

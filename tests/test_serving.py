@@ -16,9 +16,9 @@ import pytest
 from PIL import Image
 from starlette.testclient import TestClient
 
-from service import streams
-from service.rest import create_app
-from service.settings import Settings
+from manifold.service.http import streams
+from manifold.service.http.app import create_app
+from manifold.service.settings import Settings
 from tests import foreign
 from tests.conftest import wait_until_ready
 from tests.gate import Gate
@@ -217,7 +217,7 @@ def _metrics(client: TestClient) -> dict[str, float]:
 
 
 def test_the_memory_of_gpus_is_told_where_there_are_any(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    from service import metrics
+    from manifold.service.telemetry import metrics
 
     assert not any(name.startswith("manifold_gpu_memory_bytes{") for name in _metrics(client))
     model = client.app.state.registry.entries["foreign", 1].model  # type: ignore[attr-defined]
@@ -233,7 +233,7 @@ def test_histograms_are_as_prometheus_counts() -> None:
     from prometheus_client import CollectorRegistry, generate_latest
     from prometheus_client import Histogram as Theirs
 
-    from service.histograms import Histogram
+    from manifold.service.telemetry.histograms import Histogram
 
     pages = []
     for kind in ("ours", "theirs"):

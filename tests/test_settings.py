@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from service import settings
-from service.settings import Settings, SettingsError, check_variables
+from manifold.service import settings
+from manifold.service.settings import Settings, SettingsError, check_variables
 from tests import foreign
 from tests.conftest import ROOT
 from tests.test_deploy import variables
@@ -88,7 +88,7 @@ def test_a_misspelt_variable_ends_check_and_start_with_status_2(tmp_path: Path) 
     foreign.write(tmp_path)
     for arguments in (["--check"], []):
         done = subprocess.run(
-            [sys.executable, "-m", "service", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False,
+            [sys.executable, "-m", "manifold.service", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False,
             env={**os.environ, "MANIFOLD_MODELS_DIR": str(tmp_path), "MANIFOLD_DEFAULT_MODEL": "foreign", "MANIFOLD_MAX_ROW": "3"},
         )  # fmt: skip
         assert (done.returncode, done.stdout) == (2, "")

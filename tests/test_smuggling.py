@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from service.connections import Protocol
+from manifold.service.http.connections import Protocol
 from tests import foreign
 from tests.proxied import HAPROXY, haproxy
 from tests.served import Served, served

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy import linalg
 
-from evaluation import frechet
-from evaluation.errors import EvaluationError
-from evaluation.statistics import Gaussian, Moments, of_rows
+from manifold.evaluation import frechet
+from manifold.evaluation.errors import EvaluationError
+from manifold.evaluation.statistics import Gaussian, Moments, of_rows
 
 Array = NDArray[Any]
 

@@ -19,12 +19,13 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from runtime import bulk, files
-from runtime import parquet as limits
-from runtime.decisions import Rule
-from runtime.engine import Model, load
-from runtime.errors import InvalidValue, Malformed, TooLarge
-from runtime.thrift import Compact
+from manifold.runtime.engine import Model, load
+from manifold.runtime.errors import InvalidValue, Malformed, TooLarge
+from manifold.runtime.scores import bulk
+from manifold.runtime.scores.decisions import Rule
+from manifold.runtime.tables import files
+from manifold.runtime.tables import parquet as limits
+from manifold.runtime.tables.thrift import Compact
 from tests import tabled
 from tests.served import served, until
 from tests.tabled import HEADER, ROW
@@ -235,7 +236,7 @@ def test_decimals_and_numbers_as_texts_are_read(model: Model) -> None:
 
 
 def read(content: bytes, rows: int) -> list[tuple[Any, Any, Any]]:
-    from runtime.spec import TableSpec
+    from manifold.runtime.spec import TableSpec
 
     spec = TableSpec.model_validate({"kind": "table", "columns": tabled.COLUMNS})
     found = list(files.chunks(io.BytesIO(content), "parquet", spec, rows=rows))
@@ -410,7 +411,7 @@ class Gate:
     """Holds each chunk that is encoded until it may go on, and counts them."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        from runtime import columns
+        from manifold.runtime.tables import columns
 
         self.chunks, self.open, self._encode = 0, threading.Event(), columns.encode
         self._recalibrate, self.stopped = bulk.recalibrate, lambda: False
@@ -430,7 +431,7 @@ class Gate:
 @pytest.mark.parametrize("transport", ["http", "grpc", "calibrate"])
 def test_work_ends_when_the_client_has_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, transport: str) -> None:
     """In the first pass of a budget, of which the client sees nothing, and in a calibration."""
-    from service import admin
+    from manifold.service.http import admin
 
     gate = Gate(monkeypatch)
     monkeypatch.setattr(admin, "LOOK", 0.01)
@@ -476,8 +477,8 @@ def post_and_leave(service: Any, target: str, content: bytes, gate: Gate) -> Non
 def leave_grpc(service: Any, content: bytes, gate: Gate) -> None:
     import grpc
 
-    from service.stubs import manifold_pb2 as pb
-    from service.stubs import manifold_pb2_grpc as stubs
+    from manifold.service.stubs import manifold_pb2 as pb
+    from manifold.service.stubs import manifold_pb2_grpc as stubs
 
     def sent() -> Iterator[pb.ScoreFileRequest]:
         yield pb.ScoreFileRequest(kind="csv", request=pb.ScoreRequest(budget=5))

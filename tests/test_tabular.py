@@ -12,23 +12,24 @@ from scipy import stats
 from sklearn.metrics import roc_auc_score
 from starlette.testclient import TestClient
 
-from runtime import checks, reasons
-from runtime.engine import Model, load
-from runtime.errors import UnsupportedTask
-from runtime.manifest import COMBINED
-from runtime.rows import encode as encode_rows
-from runtime.spec import TableSpec
-from service.rest import create_app
-from service.settings import Settings
+from manifold.runtime import checks
+from manifold.runtime.engine import Model, load
+from manifold.runtime.errors import UnsupportedTask
+from manifold.runtime.manifest import COMBINED
+from manifold.runtime.scores import reasons
+from manifold.runtime.spec import TableSpec
+from manifold.runtime.tables.rows import encode as encode_rows
+from manifold.service.http.app import create_app
+from manifold.service.settings import Settings
+from manifold.training import data as datasets
+from manifold.training import tables
+from manifold.training.data import Data
+from manifold.training.errors import TrainingError
+from manifold.training.families import tabular_vae
+from manifold.training.runs import LOG
 from tests import tabled
 from tests.conftest import tiny_run, wait_until_ready
 from tests.shared import export
-from training import data as datasets
-from training import tables
-from training.data import Data
-from training.errors import TrainingError
-from training.families import tabular_vae
-from training.runs import LOG
 
 
 def related(n: int, seed: int) -> dict[str, np.ndarray]:
@@ -70,7 +71,7 @@ def test_the_artifact_is_whole(model: Model) -> None:
 
 
 def _p(model: Model, table: dict[str, np.ndarray]) -> np.ndarray:
-    from training import tables
+    from manifold.training import tables
 
     assert isinstance(model.manifest.data, TableSpec)
     terms = model.score(tables.encode(table, model.manifest.data)).terms
@@ -163,7 +164,7 @@ def test_a_conditional_one_tells_classes_apart(tmp_path: Path) -> None:
 
 
 def test_missing_values_are_filled_in_from_the_others(model: Model) -> None:
-    from training import tables
+    from manifold.training import tables
 
     assert isinstance(model.manifest.data, TableSpec)
     table = related(400, 8)

@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from runtime import tasks
-from runtime.engine import Model, load
-from runtime.errors import InvalidValue, TooLarge
-from runtime.manifest import TASKS
-from runtime.tasks import Choices
+from manifold.runtime import tasks
+from manifold.runtime.engine import Model, load
+from manifold.runtime.errors import InvalidValue, TooLarge
+from manifold.runtime.manifest import TASKS
+from manifold.runtime.tasks import Choices
 from tests.conftest import EXTRACTORS, NAMES, SHIPPED
 
 MODELS = ("mnist-vae", "mnist-cvae", "mnist-vqvae", "digits-pixelcnn", "transactions-vae", "mnist-gan")

@@ -18,13 +18,15 @@ from google.protobuf.message import Message
 from PIL import Image, PngImagePlugin
 from starlette.testclient import TestClient
 
-from runtime import codecs, inputs, texts
-from runtime.errors import InvalidValue, Malformed, TooLarge
-from runtime.manifest import Manifest
-from service import bodies, contract, messages
-from service.rest import create_app
-from service.settings import Settings
-from service.stubs import manifold_pb2 as pb
+from manifold.runtime import codecs, inputs, texts
+from manifold.runtime.errors import InvalidValue, Malformed, TooLarge
+from manifold.runtime.manifest import Manifest
+from manifold.service.core import contract
+from manifold.service.http import bodies
+from manifold.service.http.app import create_app
+from manifold.service.rpc import messages
+from manifold.service.settings import Settings
+from manifold.service.stubs import manifold_pb2 as pb
 from tests.conftest import SHIPPED, wait_until_ready
 
 NINES = "9" * 5000
@@ -390,8 +392,8 @@ def test_recipes_that_are_none(text: str) -> None:
 
 
 def test_manifests_that_are_too_deep(tmp_path: Path) -> None:
-    from runtime import manifest
-    from runtime.errors import ArtifactError
+    from manifold.runtime import manifest
+    from manifold.runtime.errors import ArtifactError
 
     for text in (
         "[" * 100_000,

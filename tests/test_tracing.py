@@ -12,9 +12,9 @@ import grpc
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
-from service.settings import Settings, SettingsError
-from service.stubs import inference_pb2, inference_pb2_grpc, manifold_pb2, manifold_pb2_grpc
-from service.tracing import open_tracing
+from manifold.service.settings import Settings, SettingsError
+from manifold.service.stubs import inference_pb2, inference_pb2_grpc, manifold_pb2, manifold_pb2_grpc
+from manifold.service.telemetry.tracing import open_tracing
 from tests import foreign
 from tests.served import Served, served
 

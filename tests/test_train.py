@@ -15,13 +15,13 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor
 
-from runtime import repository
+from manifold.runtime import repository
+from manifold.training import families, runs, sheets
+from manifold.training.average import Average
+from manifold.training.data import Data
+from manifold.training.errors import Diverged, TrainingError
+from manifold.training.train import Loop, train
 from tests.conftest import ROOT
-from training import families, runs, sheets
-from training.average import Average
-from training.data import Data
-from training.errors import Diverged, TrainingError
-from training.train import Loop, train
 
 
 def make_run(folder: Path, family: str = "vae", **changes: object) -> runs.Run:

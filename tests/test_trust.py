@@ -14,13 +14,13 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from starlette.testclient import TestClient
 
-from service import security
-from service.rest import create_app
-from service.settings import Settings, SettingsError, read
-from service.stubs import inference_pb2 as inference
-from service.stubs import inference_pb2_grpc as inference_stubs
-from service.stubs import manifold_pb2 as pb
-from service.stubs import manifold_pb2_grpc as stubs
+from manifold.service import security
+from manifold.service.http.app import create_app
+from manifold.service.settings import Settings, SettingsError, read
+from manifold.service.stubs import inference_pb2 as inference
+from manifold.service.stubs import inference_pb2_grpc as inference_stubs
+from manifold.service.stubs import manifold_pb2 as pb
+from manifold.service.stubs import manifold_pb2_grpc as stubs
 from tests import foreign
 from tests.conftest import wait_until_ready
 from tests.served import Served, served

@@ -18,16 +18,16 @@ import grpc
 import pytest
 from starlette.testclient import TestClient
 
-from runtime import manifest, repository
-from runtime.engine import load
-from runtime.errors import ArtifactError, UnknownModel
-from service import describe
-from service.__main__ import check, main, survey
-from service.registry import Registry
-from service.rest import create_app
-from service.settings import Settings, SettingsError
-from service.stubs import manifold_pb2 as pb
-from service.stubs import manifold_pb2_grpc as stubs
+from manifold.runtime import manifest, repository
+from manifold.runtime.engine import load
+from manifold.runtime.errors import ArtifactError, UnknownModel
+from manifold.service.__main__ import check, main, survey
+from manifold.service.http.app import create_app
+from manifold.service.models import describe
+from manifold.service.models.registry import Registry
+from manifold.service.settings import Settings, SettingsError
+from manifold.service.stubs import manifold_pb2 as pb
+from manifold.service.stubs import manifold_pb2_grpc as stubs
 from tests import foreign
 from tests.conftest import wait_until_ready
 from tests.served import served, until

@@ -15,9 +15,9 @@ import pytest
 from pyarrow import parquet
 from starlette.testclient import TestClient
 
-from service import uploads
-from service.rest import create_app
-from service.settings import Settings
+from manifold.service.core import uploads
+from manifold.service.http.app import create_app
+from manifold.service.settings import Settings
 from tests.conftest import made_table, wait_until_ready
 from tests.test_bulk import as_csv, as_parquet
 
@@ -150,7 +150,7 @@ def test_a_truncated_parquet_is_refused(service: TestClient) -> None:
 
 
 def test_what_goes_wrong_on_the_way_is_the_last_line(service: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    from runtime import files
+    from manifold.runtime.tables import files
 
     monkeypatch.setattr(uploads, "ROWS", 8)
     monkeypatch.setattr(files, "BLOCK_BYTES", 300)

@@ -1,4 +1,4 @@
-"""The contract with uvicorn, whose internals service/connections.py and service/__main__.py subclass: what they use is there and behaves.
+"""The contract with uvicorn, whose internals service/http/connections.py and service/__main__.py subclass: what they use is there and behaves.
 
 Where these tests fail with a newer uvicorn, its upper bound in pyproject.toml stays; where they pass, it can be raised. What is used is
 listed once, and compared with the code: a use that is not listed fails.
@@ -82,8 +82,8 @@ def names(assignment: ast.Assign | ast.AnnAssign) -> list[ast.Name]:
 
 
 def test_what_the_code_uses_is_listed() -> None:
-    assert uses("service/connections.py", "self") <= ATTRIBUTES | LATER | METHODS[HttpToolsProtocol].keys()
-    assert uses("service/connections.py", "self.cycle") <= OF_CYCLE
+    assert uses("service/http/connections.py", "self") <= ATTRIBUTES | LATER | METHODS[HttpToolsProtocol].keys()
+    assert uses("service/http/connections.py", "self.cycle") <= OF_CYCLE
     inherited = set(dir(HttpToolsProtocol))
     own = {name for name in METHODS[HttpToolsProtocol] if name != "__init__"}
     assert own <= inherited

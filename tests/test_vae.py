@@ -11,17 +11,17 @@ import onnx
 import pytest
 import torch
 
-from runtime.engine import load
+from manifold.runtime.engine import load
+from manifold.training import graphs
+from manifold.training.data import Data
+from manifold.training.errors import TrainingError
+from manifold.training.families import vae
+from manifold.training.families.vae import VAE, Config
+from manifold.training.layers import Neighbours, to_float
+from manifold.training.phases import Batch
+from manifold.training.train import trained_model
 from tests.conftest import tiny_run
 from tests.shared import export
-from training import graphs
-from training.data import Data
-from training.errors import TrainingError
-from training.families import vae
-from training.families.vae import VAE, Config
-from training.layers import Neighbours, to_float
-from training.phases import Batch
-from training.train import trained_model
 
 CPU = torch.device("cpu")
 

@@ -19,12 +19,13 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from runtime.errors import Unavailable, UnknownModel
-from service import security, versions
-from service.registry import Registry
-from service.settings import Settings, SettingsError, read
-from service.stubs import inference_pb2 as pb
-from service.stubs import inference_pb2_grpc as stubs
+from manifold.runtime.errors import Unavailable, UnknownModel
+from manifold.service import security
+from manifold.service.models import versions
+from manifold.service.models.registry import Registry
+from manifold.service.settings import Settings, SettingsError, read
+from manifold.service.stubs import inference_pb2 as pb
+from manifold.service.stubs import inference_pb2_grpc as stubs
 from tests.gate import Gate
 from tests.served import Served, served, until
 
@@ -458,8 +459,8 @@ def test_many_who_wake_one_model_load_it_once(many: Path, monkeypatch: pytest.Mo
 
 
 def test_what_is_held_is_not_put_to_sleep(many: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("service.batcher.IN_PLACE", 0)  # a run that waits is not to keep the event loop
-    monkeypatch.setattr("service.registry.PATIENCE", 0.2)
+    monkeypatch.setattr("manifold.service.models.batcher.IN_PLACE", 0)  # a run that waits is not to keep the event loop
+    monkeypatch.setattr("manifold.service.models.registry.PATIENCE", 0.2)
     size = (many / "m0/1/decode.onnx").stat().st_size
     with served(many, lazy=True, memory_bytes=size) as service:
         ask(service, "m0")

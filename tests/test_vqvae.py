@@ -13,19 +13,19 @@ import pytest
 import torch
 from torch import Tensor
 
-from runtime import checks
-from runtime.engine import Model, load
-from runtime.errors import InvalidValue, UnsupportedTask
-from runtime.operations import End
+from manifold.runtime import checks
+from manifold.runtime.engine import Model, load
+from manifold.runtime.errors import InvalidValue, UnsupportedTask
+from manifold.runtime.operations import End
+from manifold.training.data import Data
+from manifold.training.errors import TrainingError
+from manifold.training.families import vqvae
+from manifold.training.families.vqvae import VQVAE, Config, _rows
+from manifold.training.layers import to_float
+from manifold.training.phases import Batch
+from manifold.training.quantiser import Quantiser, _apart, usage
 from tests.conftest import tiny_run
 from tests.shared import export
-from training.data import Data
-from training.errors import TrainingError
-from training.families import vqvae
-from training.families.vqvae import VQVAE, Config, _rows
-from training.layers import to_float
-from training.phases import Batch
-from training.quantiser import Quantiser, _apart, usage
 
 CPU = torch.device("cpu")
 

@@ -12,11 +12,11 @@ import pytest
 import torch
 from torch import nn
 
-from training import families, runs, train, watching
-from training.data import Data
-from training.families import gan
-from training.runs import load_checkpoint
-from training.watching import Alarm, Seen, Watch
+from manifold.training import families, runs, train, watching
+from manifold.training.data import Data
+from manifold.training.families import gan
+from manifold.training.runs import load_checkpoint
+from manifold.training.watching import Alarm, Seen, Watch
 
 MEANS = {
     "discriminator/loss": 1.3, "discriminator/real_logit": 0.2, "discriminator/fake_logit": -0.2, "discriminator/gradient_norm": 1.0,
@@ -97,7 +97,7 @@ def test_minimax_against_a_discriminator_that_has_won_vanishes(digits: Data, tmp
         with torch.no_grad():
             cast(nn.Linear, model.discriminator.head).bias.sub_(12.0)
         images = torch.from_numpy(digits.train.items[:64]).float() / 255
-        from training.phases import Batch
+        from manifold.training.phases import Batch
 
         batch = Batch(images, torch.from_numpy(digits.train.labels[:64]), torch.Generator().manual_seed(0), 0.0)
         model.generator_loss(batch)["loss"].backward()

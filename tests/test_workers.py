@@ -20,13 +20,14 @@ import httpx
 import pytest
 from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
 
-from runtime import backends
-from runtime.errors import Busy, Unavailable
-from service import cluster, errands, line, merging, workers
-from service.histograms import Histogram
-from service.settings import ModelSettings, Settings, SettingsError
-from service.stubs import inference_pb2 as pb
-from service.stubs import inference_pb2_grpc as stubs
+from manifold.runtime.errors import Busy, Unavailable
+from manifold.runtime.graphs import backends
+from manifold.service.processes import cluster, errands, line, merging
+from manifold.service.processes import keeper as workers
+from manifold.service.settings import ModelSettings, Settings, SettingsError
+from manifold.service.stubs import inference_pb2 as pb
+from manifold.service.stubs import inference_pb2_grpc as stubs
+from manifold.service.telemetry.histograms import Histogram
 from tests import foreign
 from tests.conftest import ROOT
 from tests.served import free_port, until
@@ -38,7 +39,7 @@ HANG, DRAIN = 4.0, 0.5  # seconds, of the settings
 
 
 class Running:
-    """`python -m service` with workers."""
+    """`python -m manifold.service` with workers."""
 
     def __init__(self, root: Path, log: Path, **settings: str) -> None:
         self.port, self.rpc, self.log = free_port(), free_port(), log
@@ -48,7 +49,9 @@ class Running:
             "MANIFOLD_HANG_SECONDS": str(HANG), "MANIFOLD_DRAIN_SECONDS": str(DRAIN), **settings,
         }  # fmt: skip
         with log.open("wb") as file:
-            self.process = subprocess.Popen([sys.executable, "-m", "service"], cwd=ROOT, env=environment, stderr=file)
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "manifold.service"], cwd=ROOT, env=environment, stderr=file
+            )
 
     def __enter__(self) -> Running:
         with ExitStack() as stack:
@@ -81,7 +84,7 @@ class Running:
         workers = set()
         for pid in found:
             with suppress(OSError):  # it has just ended
-                if b"service.worker" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                if b"manifold.service.processes.worker" in Path(f"/proc/{pid}/cmdline").read_bytes():
                     workers.add(int(pid))
         return workers
 

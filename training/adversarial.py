@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from training.errors import TrainingError
+from manifold.training.errors import TrainingError
 
 LOSSES = ("non-saturating", "minimax", "hinge")
 POLICIES = ("color", "translation", "cutout")

@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import optimize
 
-from runtime.engine import Model
-from runtime.manifest import Metric
-from runtime.operations import softmax
-from training.data import Data, Part
+from manifold.runtime.engine import Model
+from manifold.runtime.manifest import Metric
+from manifold.runtime.operations import softmax
+from manifold.training.data import Data, Part
 
 Array = NDArray[Any]
 

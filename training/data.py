@@ -21,11 +21,12 @@ import numpy as np
 import pooch
 from numpy.typing import NDArray
 
-from runtime import codecs, columns, rows
-from runtime.spec import CategoricalColumn, DataSpec, ImageSpec, TableSpec
-from training import nslkdd, shapes, tables, transactions
-from training.errors import DataError, TrainingError
-from training.tables import Stated
+from manifold.runtime import codecs
+from manifold.runtime.spec import CategoricalColumn, DataSpec, ImageSpec, TableSpec
+from manifold.runtime.tables import columns, rows
+from manifold.training import nslkdd, shapes, tables, transactions
+from manifold.training.errors import DataError, TrainingError
+from manifold.training.tables import Stated
 
 Array = NDArray[Any]
 ROOT_VARIABLE = "MANIFOLD_DATA"

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize
 
-from training.errors import TrainingError
+from manifold.training.errors import TrainingError
 
 RULES = ("strides", "normalise", "activations")
 SLOPE = 0.2  # of LeakyReLU below zero

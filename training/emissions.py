@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from training.likelihoods import LEAST_LOG_SCALE, softplus
+from manifold.training.likelihoods import LEAST_LOG_SCALE, softplus
 
 EDGE = 1e-6  # uniforms nearer than this to 0 or 1 are moved there before a quantile is taken
 

@@ -1,6 +1,6 @@
 """What can go wrong in training, beside what the runtime already names."""
 
-from runtime.errors import ManifoldError
+from manifold.runtime.errors import ManifoldError
 
 
 class TrainingError(ManifoldError):

@@ -18,21 +18,23 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from runtime import batches, calibration, checks, codecs, golden, repository
-from runtime import manifest as manifests
-from runtime.engine import Model, example_inputs, load, padded
-from runtime.errors import ArtifactError, shown
-from runtime.manifest import Golden, Manifest, Metric, Scoring, TaskSpec
-from runtime.operations import CAN, softmax
-from runtime.spec import ImageSpec
-from training import classes, families, folds, graphs, priors
-from training import data as datasets
-from training.data import Data
-from training.errors import TrainingError
-from training.exports import Exports, Task
-from training.layers import fix_norms
-from training.runs import METRICS, Run, load_checkpoint, read_config
-from training.train import trained_model
+from manifold.runtime import checks, codecs, golden, repository
+from manifold.runtime import manifest as manifests
+from manifold.runtime.engine import Model, example_inputs, load, padded
+from manifold.runtime.errors import ArtifactError, shown
+from manifold.runtime.graphs import batches
+from manifold.runtime.manifest import Golden, Manifest, Metric, Scoring, TaskSpec
+from manifold.runtime.operations import CAN, softmax
+from manifold.runtime.scores import calibration
+from manifold.runtime.spec import ImageSpec
+from manifold.training import classes, families, folds, graphs, priors
+from manifold.training import data as datasets
+from manifold.training.data import Data
+from manifold.training.errors import TrainingError
+from manifold.training.exports import Exports, Task
+from manifold.training.layers import fix_norms
+from manifold.training.runs import METRICS, Run, load_checkpoint, read_config
+from manifold.training.train import trained_model
 
 Array = NDArray[Any]
 FORMATS = {"onnx": "onnx", "torchscript": "torchscript"}
@@ -297,7 +299,7 @@ def _histograms(engine: Model, data: Data) -> bytes:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    from runtime import rows
+    from manifold.runtime.tables import rows
 
     assert not isinstance(data.spec, ImageSpec)
     n = min(5000, len(data.test))

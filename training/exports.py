@@ -10,10 +10,10 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from runtime import operations
-from runtime.manifest import Classification, CodesSpec, Conditions, InputSpec, LatentSpec, Scoring, TensorSpec
-from runtime.operations import Run
-from runtime.spec import DataSpec
+from manifold.runtime import operations
+from manifold.runtime.manifest import Classification, CodesSpec, Conditions, InputSpec, LatentSpec, Scoring, TensorSpec
+from manifold.runtime.operations import Run
+from manifold.runtime.spec import DataSpec
 
 T = TypeVar("T")
 

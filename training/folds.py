@@ -13,13 +13,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from runtime import operations
-from runtime.manifest import Manifest
-from runtime.operations import Scores
-from training import families
-from training.data import Data
-from training.runs import Run
-from training.train import train, trained_model
+from manifold.runtime import operations
+from manifold.runtime.manifest import Manifest
+from manifold.runtime.operations import Scores
+from manifold.training import families
+from manifold.training.data import Data
+from manifold.training.runs import Run
+from manifold.training.train import train, trained_model
 
 
 def scores(run: Run, data: Data, manifest: Manifest) -> Scores:

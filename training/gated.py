@@ -19,10 +19,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from runtime.manifest import InputSpec, TensorSpec
-from training import loops
-from training.emissions import Emission
-from training.exports import Task
+from manifold.runtime.manifest import InputSpec, TensorSpec
+from manifold.training import loops
+from manifold.training.emissions import Emission
+from manifold.training.exports import Task
 
 
 def gate(x: Tensor) -> Tensor:

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from onnx import external_data_helper, numpy_helper
 from torch import Tensor, nn
 
-from training import registry
-from training.exports import Task
+from manifold.training import registry
+from manifold.training.exports import Task
 
 Array = NDArray[Any]
 

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from runtime.manifest import InputSpec, Source
-from runtime.spec import DataSpec, ImageSpec, NumericColumn, TableSpec
-from training.errors import TrainingError
+from manifold.runtime.manifest import InputSpec, Source
+from manifold.runtime.spec import DataSpec, ImageSpec, NumericColumn, TableSpec
+from manifold.training.errors import TrainingError
 
 HALF_LOG_TWO_PI = 0.5 * math.log(2 * math.pi)
 LEAST_LOG_SCALE = -7.0  # of the logistic: a quarter of a level of 256

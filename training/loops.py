@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 from torch import Tensor, nn
 
-from training import graphs
+from manifold.training import graphs
 
 
 def export(

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from training.errors import DataError
+from manifold.training.errors import DataError
 
 Array = NDArray[Any]
 

@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from training.data import Part
-from training.errors import TrainingError
-from training.layers import to_float
-from training.watching import Watch
+from manifold.training.data import Part
+from manifold.training.errors import TrainingError
+from manifold.training.layers import to_float
+from manifold.training.watching import Watch
 
 SCHEDULES = ("constant", "cosine")
 STORED = ("float32", "float16")

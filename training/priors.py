@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime import manifest as manifests
-from runtime import repository
-from runtime.engine import Model
-from runtime.errors import UnsupportedTask
-from runtime.manifest import GaussianPrior, LatentSpec, Manifest, MixturePrior, Prior
-from training.data import Data, Part
+from manifold.runtime import manifest as manifests
+from manifold.runtime import repository
+from manifold.runtime.engine import Model
+from manifold.runtime.errors import UnsupportedTask
+from manifold.runtime.manifest import GaussianPrior, LatentSpec, Manifest, MixturePrior, Prior
+from manifold.training.data import Data, Part
 
 Array = NDArray[Any]
 

@@ -19,12 +19,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from runtime.errors import shown
-from runtime.locks import held
-from runtime.repository import replacing
-from training import families
-from training.errors import TrainingError
-from training.phases import Recipe
+from manifold.runtime.errors import shown
+from manifold.runtime.locks import held
+from manifold.runtime.repository import replacing
+from manifold.training import families
+from manifold.training.errors import TrainingError
+from manifold.training.phases import Recipe
 
 KEYS = {"family": str, "data": str, "preset": str, "config": dict}  # of a run's config file
 WORDS = {str: "a text", dict: "an object"}

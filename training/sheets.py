@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime import codecs, rows
-from runtime.repository import replacing
-from runtime.spec import DataSpec, ImageSpec
-from training.runs import read_log
+from manifold.runtime import codecs
+from manifold.runtime.repository import replacing
+from manifold.runtime.spec import DataSpec, ImageSpec
+from manifold.runtime.tables import rows
+from manifold.training.runs import read_log
 
 UNITS = {
     "accuracy": "fraction",

@@ -19,10 +19,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtri
 
-from runtime import columns, files, parquet, rows
-from runtime.errors import LISTED, Malformed, TooLarge, cut, shown
-from runtime.spec import CategoricalColumn, NumericColumn, TableSpec
-from training.errors import DataError, TrainingError
+from manifold.runtime.errors import LISTED, Malformed, TooLarge, cut, shown
+from manifold.runtime.spec import CategoricalColumn, NumericColumn, TableSpec
+from manifold.runtime.tables import columns, files, parquet, rows
+from manifold.training.errors import DataError, TrainingError
 
 Array = NDArray[Any]
 MAX_CATEGORIES = 20  # whole numbers with more values are numbers

@@ -24,18 +24,18 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from runtime.errors import reason
-from runtime.repository import replacing
-from training import data as datasets
-from training import families, sheets
-from training.average import Average
-from training.data import Data
-from training.errors import Diverged, TrainingError
-from training.layers import round_weights, to_float
-from training.phases import Batch, Phase, Player, in_order
-from training.progress import Progress
-from training.runs import ALARMS, CONFIG, LOG, METRICS, Run, load_checkpoint, read_log, save_checkpoint
-from training.watching import Alarm
+from manifold.runtime.errors import reason
+from manifold.runtime.repository import replacing
+from manifold.training import data as datasets
+from manifold.training import families, sheets
+from manifold.training.average import Average
+from manifold.training.data import Data
+from manifold.training.errors import Diverged, TrainingError
+from manifold.training.layers import round_weights, to_float
+from manifold.training.phases import Batch, Phase, Player, in_order
+from manifold.training.progress import Progress
+from manifold.training.runs import ALARMS, CONFIG, LOG, METRICS, Run, load_checkpoint, read_log, save_checkpoint
+from manifold.training.watching import Alarm
 
 
 class Interrupted(TrainingError):

@@ -16,8 +16,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from runtime.engine import Model
-from runtime.operations import softmax
+from manifold.runtime.engine import Model
+from manifold.runtime.operations import softmax
 
 Array = NDArray[Any]
 

@@ -14,18 +14,18 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from runtime import tasks, texts
-from runtime.errors import InvalidValue, Malformed, ManifoldError, cut, shown
-from runtime.inputs import Classes
-from runtime.sampling import MAX_SEED
-from runtime.tasks import Choices
-from service import tracing
-from service.aside import aside
-from service.inference import targets, tensors
-from service.inference.targets import Target
-from service.metrics import Metrics
-from service.registry import SERVING, Registry
-from service.settings import Settings
+from manifold.runtime import tasks, texts
+from manifold.runtime.errors import InvalidValue, Malformed, ManifoldError, cut, shown
+from manifold.runtime.inputs import Classes
+from manifold.runtime.sampling import MAX_SEED
+from manifold.runtime.tasks import Choices
+from manifold.service.aside import aside
+from manifold.service.inference import targets, tensors
+from manifold.service.inference.targets import Target
+from manifold.service.models.registry import SERVING, Registry
+from manifold.service.settings import Settings
+from manifold.service.telemetry import tracing
+from manifold.service.telemetry.metrics import Metrics
 
 Array = NDArray[Any]
 W = TypeVar("W")

@@ -12,19 +12,19 @@ import structlog
 from google.protobuf import json_format
 from numpy.typing import NDArray
 
-from runtime import errors
-from runtime.errors import Forbidden, InvalidValue, Malformed, ManifoldError, shown
-from service import replies
-from service.asgi import FORWARDED, NO_ADMIN
-from service.aside import aside
-from service.calls import Call, Calls, deadline, readable, work
-from service.inference import tensors
-from service.inference.core import ID, Asked, Core, Inferred, check_id, of_one_line, server
-from service.metrics import Metrics
-from service.settings import is_loopback
-from service.stubs import inference_pb2 as pb
-from service.stubs import inference_pb2_grpc as stubs
-from service.tracing import Tracing
+from manifold.runtime import errors
+from manifold.runtime.errors import Forbidden, InvalidValue, Malformed, ManifoldError, shown
+from manifold.service.aside import aside
+from manifold.service.http import replies
+from manifold.service.http.front import FORWARDED, NO_ADMIN
+from manifold.service.inference import tensors
+from manifold.service.inference.core import ID, Asked, Core, Inferred, check_id, of_one_line, server
+from manifold.service.rpc.calls import Call, Calls, deadline, readable, work
+from manifold.service.settings import is_loopback
+from manifold.service.stubs import inference_pb2 as pb
+from manifold.service.stubs import inference_pb2_grpc as stubs
+from manifold.service.telemetry.metrics import Metrics
+from manifold.service.telemetry.tracing import Tracing
 
 log = structlog.get_logger()
 

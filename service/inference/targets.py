@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 import orjson
 
-from runtime import operations, tasks, texts
-from runtime.engine import example_inputs
-from runtime.errors import InvalidValue, UnknownModel, shown
-from runtime.manifest import Manifest, TaskSpec, TensorSpec
-from runtime.spec import CategoricalColumn, TableSpec
-from service.entries import Entry
-from service.inference.tensors import name_of
-from service.registry import SERVING, Registry
+from manifold.runtime import operations, tasks, texts
+from manifold.runtime.engine import example_inputs
+from manifold.runtime.errors import InvalidValue, UnknownModel, shown
+from manifold.runtime.manifest import Manifest, TaskSpec, TensorSpec
+from manifold.runtime.spec import CategoricalColumn, TableSpec
+from manifold.service.inference.tensors import name_of
+from manifold.service.models.entries import Entry
+from manifold.service.models.registry import SERVING, Registry
 
 PLATFORMS = {"onnx": "onnxruntime_onnx", "torchscript": "pytorch_libtorch"}
 EXAMPLE_SEED = 7

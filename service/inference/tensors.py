@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.errors import InvalidValue, Malformed, shown
+from manifold.runtime.errors import InvalidValue, Malformed, shown
 
 Array = NDArray[Any]
 

@@ -3,7 +3,7 @@
 import grpc
 import warnings
 
-from service.stubs import inference_pb2 as service_dot_stubs_dot_inference__pb2
+from manifold.service.stubs import inference_pb2 as manifold_dot_service_dot_stubs_dot_inference__pb2
 
 GRPC_GENERATED_VERSION = '1.85.1'
 GRPC_VERSION = grpc.__version__
@@ -18,7 +18,7 @@ except ImportError:
 if _version_not_supported:
     raise RuntimeError(
         f'The grpc package installed is at version {GRPC_VERSION},'
-        + ' but the generated code in service/stubs/inference_pb2_grpc.py depends on'
+        + ' but the generated code in manifold/service/stubs/inference_pb2_grpc.py depends on'
         + f' grpcio>={GRPC_GENERATED_VERSION}.'
         + f' Please upgrade your grpc module to grpcio>={GRPC_GENERATED_VERSION}'
         + f' or downgrade your generated code using grpcio-tools<={GRPC_VERSION}.'
@@ -36,63 +36,63 @@ class GRPCInferenceServiceStub:
         """
         self.ServerLive = channel.unary_unary(
                 '/inference.GRPCInferenceService/ServerLive',
-                request_serializer=service_dot_stubs_dot_inference__pb2.ServerLiveRequest.SerializeToString,
-                response_deserializer=service_dot_stubs_dot_inference__pb2.ServerLiveResponse.FromString,
+                request_serializer=manifold_dot_service_dot_stubs_dot_inference__pb2.ServerLiveRequest.SerializeToString,
+                response_deserializer=manifold_dot_service_dot_stubs_dot_inference__pb2.ServerLiveResponse.FromString,
                 _registered_method=True)
         self.ServerReady = channel.unary_unary(
                 '/inference.GRPCInferenceService/ServerReady',
-                request_serializer=service_dot_stubs_dot_inference__pb2.ServerReadyRequest.SerializeToString,
-                response_deserializer=service_dot_stubs_dot_inference__pb2.ServerReadyResponse.FromString,
+                request_serializer=manifold_dot_service_dot_stubs_dot_inference__pb2.ServerReadyRequest.SerializeToString,
+                response_deserializer=manifold_dot_service_dot_stubs_dot_inference__pb2.ServerReadyResponse.FromString,
                 _registered_method=True)
         self.ModelReady = channel.unary_unary(
                 '/inference.GRPCInferenceService/ModelReady',
-                request_serializer=service_dot_stubs_dot_inference__pb2.ModelReadyRequest.SerializeToString,
-                response_deserializer=service_dot_stubs_dot_inference__pb2.ModelReadyResponse.FromString,
+                request_serializer=manifold_dot_service_dot_stubs_dot_inference__pb2.ModelReadyRequest.SerializeToString,
+                response_deserializer=manifold_dot_service_dot_stubs_dot_inference__pb2.ModelReadyResponse.FromString,
                 _registered_method=True)
         self.ServerMetadata = channel.unary_unary(
                 '/inference.GRPCInferenceService/ServerMetadata',
-                request_serializer=service_dot_stubs_dot_inference__pb2.ServerMetadataRequest.SerializeToString,
-                response_deserializer=service_dot_stubs_dot_inference__pb2.ServerMetadataResponse.FromString,
+                request_serializer=manifold_dot_service_dot_stubs_dot_inference__pb2.ServerMetadataRequest.SerializeToString,
+                response_deserializer=manifold_dot_service_dot_stubs_dot_inference__pb2.ServerMetadataResponse.FromString,
                 _registered_method=True)
         self.ModelMetadata = channel.unary_unary(
                 '/inference.GRPCInferenceService/ModelMetadata',
-                request_serializer=service_dot_stubs_dot_inference__pb2.ModelMetadataRequest.SerializeToString,
-                response_deserializer=service_dot_stubs_dot_inference__pb2.ModelMetadataResponse.FromString,
+                request_serializer=manifold_dot_service_dot_stubs_dot_inference__pb2.ModelMetadataRequest.SerializeToString,
+                response_deserializer=manifold_dot_service_dot_stubs_dot_inference__pb2.ModelMetadataResponse.FromString,
                 _registered_method=True)
         self.ModelInfer = channel.unary_unary(
                 '/inference.GRPCInferenceService/ModelInfer',
-                request_serializer=service_dot_stubs_dot_inference__pb2.ModelInferRequest.SerializeToString,
-                response_deserializer=service_dot_stubs_dot_inference__pb2.ModelInferResponse.FromString,
+                request_serializer=manifold_dot_service_dot_stubs_dot_inference__pb2.ModelInferRequest.SerializeToString,
+                response_deserializer=manifold_dot_service_dot_stubs_dot_inference__pb2.ModelInferResponse.FromString,
                 _registered_method=True)
         self.ModelStreamInfer = channel.stream_stream(
                 '/inference.GRPCInferenceService/ModelStreamInfer',
-                request_serializer=service_dot_stubs_dot_inference__pb2.ModelInferRequest.SerializeToString,
-                response_deserializer=service_dot_stubs_dot_inference__pb2.ModelStreamInferResponse.FromString,
+                request_serializer=manifold_dot_service_dot_stubs_dot_inference__pb2.ModelInferRequest.SerializeToString,
+                response_deserializer=manifold_dot_service_dot_stubs_dot_inference__pb2.ModelStreamInferResponse.FromString,
                 _registered_method=True)
         self.ModelConfig = channel.unary_unary(
                 '/inference.GRPCInferenceService/ModelConfig',
-                request_serializer=service_dot_stubs_dot_inference__pb2.ModelConfigRequest.SerializeToString,
-                response_deserializer=service_dot_stubs_dot_inference__pb2.ModelConfigResponse.FromString,
+                request_serializer=manifold_dot_service_dot_stubs_dot_inference__pb2.ModelConfigRequest.SerializeToString,
+                response_deserializer=manifold_dot_service_dot_stubs_dot_inference__pb2.ModelConfigResponse.FromString,
                 _registered_method=True)
         self.ModelStatistics = channel.unary_unary(
                 '/inference.GRPCInferenceService/ModelStatistics',
-                request_serializer=service_dot_stubs_dot_inference__pb2.ModelStatisticsRequest.SerializeToString,
-                response_deserializer=service_dot_stubs_dot_inference__pb2.ModelStatisticsResponse.FromString,
+                request_serializer=manifold_dot_service_dot_stubs_dot_inference__pb2.ModelStatisticsRequest.SerializeToString,
+                response_deserializer=manifold_dot_service_dot_stubs_dot_inference__pb2.ModelStatisticsResponse.FromString,
                 _registered_method=True)
         self.RepositoryIndex = channel.unary_unary(
                 '/inference.GRPCInferenceService/RepositoryIndex',
-                request_serializer=service_dot_stubs_dot_inference__pb2.RepositoryIndexRequest.SerializeToString,
-                response_deserializer=service_dot_stubs_dot_inference__pb2.RepositoryIndexResponse.FromString,
+                request_serializer=manifold_dot_service_dot_stubs_dot_inference__pb2.RepositoryIndexRequest.SerializeToString,
+                response_deserializer=manifold_dot_service_dot_stubs_dot_inference__pb2.RepositoryIndexResponse.FromString,
                 _registered_method=True)
         self.RepositoryModelLoad = channel.unary_unary(
                 '/inference.GRPCInferenceService/RepositoryModelLoad',
-                request_serializer=service_dot_stubs_dot_inference__pb2.RepositoryModelLoadRequest.SerializeToString,
-                response_deserializer=service_dot_stubs_dot_inference__pb2.RepositoryModelLoadResponse.FromString,
+                request_serializer=manifold_dot_service_dot_stubs_dot_inference__pb2.RepositoryModelLoadRequest.SerializeToString,
+                response_deserializer=manifold_dot_service_dot_stubs_dot_inference__pb2.RepositoryModelLoadResponse.FromString,
                 _registered_method=True)
         self.RepositoryModelUnload = channel.unary_unary(
                 '/inference.GRPCInferenceService/RepositoryModelUnload',
-                request_serializer=service_dot_stubs_dot_inference__pb2.RepositoryModelUnloadRequest.SerializeToString,
-                response_deserializer=service_dot_stubs_dot_inference__pb2.RepositoryModelUnloadResponse.FromString,
+                request_serializer=manifold_dot_service_dot_stubs_dot_inference__pb2.RepositoryModelUnloadRequest.SerializeToString,
+                response_deserializer=manifold_dot_service_dot_stubs_dot_inference__pb2.RepositoryModelUnloadResponse.FromString,
                 _registered_method=True)
 
 
@@ -178,63 +178,63 @@ def add_GRPCInferenceServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
             'ServerLive': grpc.unary_unary_rpc_method_handler(
                     servicer.ServerLive,
-                    request_deserializer=service_dot_stubs_dot_inference__pb2.ServerLiveRequest.FromString,
-                    response_serializer=service_dot_stubs_dot_inference__pb2.ServerLiveResponse.SerializeToString,
+                    request_deserializer=manifold_dot_service_dot_stubs_dot_inference__pb2.ServerLiveRequest.FromString,
+                    response_serializer=manifold_dot_service_dot_stubs_dot_inference__pb2.ServerLiveResponse.SerializeToString,
             ),
             'ServerReady': grpc.unary_unary_rpc_method_handler(
                     servicer.ServerReady,
-                    request_deserializer=service_dot_stubs_dot_inference__pb2.ServerReadyRequest.FromString,
-                    response_serializer=service_dot_stubs_dot_inference__pb2.ServerReadyResponse.SerializeToString,
+                    request_deserializer=manifold_dot_service_dot_stubs_dot_inference__pb2.ServerReadyRequest.FromString,
+                    response_serializer=manifold_dot_service_dot_stubs_dot_inference__pb2.ServerReadyResponse.SerializeToString,
             ),
             'ModelReady': grpc.unary_unary_rpc_method_handler(
                     servicer.ModelReady,
-                    request_deserializer=service_dot_stubs_dot_inference__pb2.ModelReadyRequest.FromString,
-                    response_serializer=service_dot_stubs_dot_inference__pb2.ModelReadyResponse.SerializeToString,
+                    request_deserializer=manifold_dot_service_dot_stubs_dot_inference__pb2.ModelReadyRequest.FromString,
+                    response_serializer=manifold_dot_service_dot_stubs_dot_inference__pb2.ModelReadyResponse.SerializeToString,
             ),
             'ServerMetadata': grpc.unary_unary_rpc_method_handler(
                     servicer.ServerMetadata,
-                    request_deserializer=service_dot_stubs_dot_inference__pb2.ServerMetadataRequest.FromString,
-                    response_serializer=service_dot_stubs_dot_inference__pb2.ServerMetadataResponse.SerializeToString,
+                    request_deserializer=manifold_dot_service_dot_stubs_dot_inference__pb2.ServerMetadataRequest.FromString,
+                    response_serializer=manifold_dot_service_dot_stubs_dot_inference__pb2.ServerMetadataResponse.SerializeToString,
             ),
             'ModelMetadata': grpc.unary_unary_rpc_method_handler(
                     servicer.ModelMetadata,
-                    request_deserializer=service_dot_stubs_dot_inference__pb2.ModelMetadataRequest.FromString,
-                    response_serializer=service_dot_stubs_dot_inference__pb2.ModelMetadataResponse.SerializeToString,
+                    request_deserializer=manifold_dot_service_dot_stubs_dot_inference__pb2.ModelMetadataRequest.FromString,
+                    response_serializer=manifold_dot_service_dot_stubs_dot_inference__pb2.ModelMetadataResponse.SerializeToString,
             ),
             'ModelInfer': grpc.unary_unary_rpc_method_handler(
                     servicer.ModelInfer,
-                    request_deserializer=service_dot_stubs_dot_inference__pb2.ModelInferRequest.FromString,
-                    response_serializer=service_dot_stubs_dot_inference__pb2.ModelInferResponse.SerializeToString,
+                    request_deserializer=manifold_dot_service_dot_stubs_dot_inference__pb2.ModelInferRequest.FromString,
+                    response_serializer=manifold_dot_service_dot_stubs_dot_inference__pb2.ModelInferResponse.SerializeToString,
             ),
             'ModelStreamInfer': grpc.stream_stream_rpc_method_handler(
                     servicer.ModelStreamInfer,
-                    request_deserializer=service_dot_stubs_dot_inference__pb2.ModelInferRequest.FromString,
-                    response_serializer=service_dot_stubs_dot_inference__pb2.ModelStreamInferResponse.SerializeToString,
+                    request_deserializer=manifold_dot_service_dot_stubs_dot_inference__pb2.ModelInferRequest.FromString,
+                    response_serializer=manifold_dot_service_dot_stubs_dot_inference__pb2.ModelStreamInferResponse.SerializeToString,
             ),
             'ModelConfig': grpc.unary_unary_rpc_method_handler(
                     servicer.ModelConfig,
-                    request_deserializer=service_dot_stubs_dot_inference__pb2.ModelConfigRequest.FromString,
-                    response_serializer=service_dot_stubs_dot_inference__pb2.ModelConfigResponse.SerializeToString,
+                    request_deserializer=manifold_dot_service_dot_stubs_dot_inference__pb2.ModelConfigRequest.FromString,
+                    response_serializer=manifold_dot_service_dot_stubs_dot_inference__pb2.ModelConfigResponse.SerializeToString,
             ),
             'ModelStatistics': grpc.unary_unary_rpc_method_handler(
                     servicer.ModelStatistics,
-                    request_deserializer=service_dot_stubs_dot_inference__pb2.ModelStatisticsRequest.FromString,
-                    response_serializer=service_dot_stubs_dot_inference__pb2.ModelStatisticsResponse.SerializeToString,
+                    request_deserializer=manifold_dot_service_dot_stubs_dot_inference__pb2.ModelStatisticsRequest.FromString,
+                    response_serializer=manifold_dot_service_dot_stubs_dot_inference__pb2.ModelStatisticsResponse.SerializeToString,
             ),
             'RepositoryIndex': grpc.unary_unary_rpc_method_handler(
                     servicer.RepositoryIndex,
-                    request_deserializer=service_dot_stubs_dot_inference__pb2.RepositoryIndexRequest.FromString,
-                    response_serializer=service_dot_stubs_dot_inference__pb2.RepositoryIndexResponse.SerializeToString,
+                    request_deserializer=manifold_dot_service_dot_stubs_dot_inference__pb2.RepositoryIndexRequest.FromString,
+                    response_serializer=manifold_dot_service_dot_stubs_dot_inference__pb2.RepositoryIndexResponse.SerializeToString,
             ),
             'RepositoryModelLoad': grpc.unary_unary_rpc_method_handler(
                     servicer.RepositoryModelLoad,
-                    request_deserializer=service_dot_stubs_dot_inference__pb2.RepositoryModelLoadRequest.FromString,
-                    response_serializer=service_dot_stubs_dot_inference__pb2.RepositoryModelLoadResponse.SerializeToString,
+                    request_deserializer=manifold_dot_service_dot_stubs_dot_inference__pb2.RepositoryModelLoadRequest.FromString,
+                    response_serializer=manifold_dot_service_dot_stubs_dot_inference__pb2.RepositoryModelLoadResponse.SerializeToString,
             ),
             'RepositoryModelUnload': grpc.unary_unary_rpc_method_handler(
                     servicer.RepositoryModelUnload,
-                    request_deserializer=service_dot_stubs_dot_inference__pb2.RepositoryModelUnloadRequest.FromString,
-                    response_serializer=service_dot_stubs_dot_inference__pb2.RepositoryModelUnloadResponse.SerializeToString,
+                    request_deserializer=manifold_dot_service_dot_stubs_dot_inference__pb2.RepositoryModelUnloadRequest.FromString,
+                    response_serializer=manifold_dot_service_dot_stubs_dot_inference__pb2.RepositoryModelUnloadResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -262,8 +262,8 @@ class GRPCInferenceService:
             request,
             target,
             '/inference.GRPCInferenceService/ServerLive',
-            service_dot_stubs_dot_inference__pb2.ServerLiveRequest.SerializeToString,
-            service_dot_stubs_dot_inference__pb2.ServerLiveResponse.FromString,
+            manifold_dot_service_dot_stubs_dot_inference__pb2.ServerLiveRequest.SerializeToString,
+            manifold_dot_service_dot_stubs_dot_inference__pb2.ServerLiveResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -289,8 +289,8 @@ class GRPCInferenceService:
             request,
             target,
             '/inference.GRPCInferenceService/ServerReady',
-            service_dot_stubs_dot_inference__pb2.ServerReadyRequest.SerializeToString,
-            service_dot_stubs_dot_inference__pb2.ServerReadyResponse.FromString,
+            manifold_dot_service_dot_stubs_dot_inference__pb2.ServerReadyRequest.SerializeToString,
+            manifold_dot_service_dot_stubs_dot_inference__pb2.ServerReadyResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -316,8 +316,8 @@ class GRPCInferenceService:
             request,
             target,
             '/inference.GRPCInferenceService/ModelReady',
-            service_dot_stubs_dot_inference__pb2.ModelReadyRequest.SerializeToString,
-            service_dot_stubs_dot_inference__pb2.ModelReadyResponse.FromString,
+            manifold_dot_service_dot_stubs_dot_inference__pb2.ModelReadyRequest.SerializeToString,
+            manifold_dot_service_dot_stubs_dot_inference__pb2.ModelReadyResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -343,8 +343,8 @@ class GRPCInferenceService:
             request,
             target,
             '/inference.GRPCInferenceService/ServerMetadata',
-            service_dot_stubs_dot_inference__pb2.ServerMetadataRequest.SerializeToString,
-            service_dot_stubs_dot_inference__pb2.ServerMetadataResponse.FromString,
+            manifold_dot_service_dot_stubs_dot_inference__pb2.ServerMetadataRequest.SerializeToString,
+            manifold_dot_service_dot_stubs_dot_inference__pb2.ServerMetadataResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -370,8 +370,8 @@ class GRPCInferenceService:
             request,
             target,
             '/inference.GRPCInferenceService/ModelMetadata',
-            service_dot_stubs_dot_inference__pb2.ModelMetadataRequest.SerializeToString,
-            service_dot_stubs_dot_inference__pb2.ModelMetadataResponse.FromString,
+            manifold_dot_service_dot_stubs_dot_inference__pb2.ModelMetadataRequest.SerializeToString,
+            manifold_dot_service_dot_stubs_dot_inference__pb2.ModelMetadataResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -397,8 +397,8 @@ class GRPCInferenceService:
             request,
             target,
             '/inference.GRPCInferenceService/ModelInfer',
-            service_dot_stubs_dot_inference__pb2.ModelInferRequest.SerializeToString,
-            service_dot_stubs_dot_inference__pb2.ModelInferResponse.FromString,
+            manifold_dot_service_dot_stubs_dot_inference__pb2.ModelInferRequest.SerializeToString,
+            manifold_dot_service_dot_stubs_dot_inference__pb2.ModelInferResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -424,8 +424,8 @@ class GRPCInferenceService:
             request_iterator,
             target,
             '/inference.GRPCInferenceService/ModelStreamInfer',
-            service_dot_stubs_dot_inference__pb2.ModelInferRequest.SerializeToString,
-            service_dot_stubs_dot_inference__pb2.ModelStreamInferResponse.FromString,
+            manifold_dot_service_dot_stubs_dot_inference__pb2.ModelInferRequest.SerializeToString,
+            manifold_dot_service_dot_stubs_dot_inference__pb2.ModelStreamInferResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -451,8 +451,8 @@ class GRPCInferenceService:
             request,
             target,
             '/inference.GRPCInferenceService/ModelConfig',
-            service_dot_stubs_dot_inference__pb2.ModelConfigRequest.SerializeToString,
-            service_dot_stubs_dot_inference__pb2.ModelConfigResponse.FromString,
+            manifold_dot_service_dot_stubs_dot_inference__pb2.ModelConfigRequest.SerializeToString,
+            manifold_dot_service_dot_stubs_dot_inference__pb2.ModelConfigResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -478,8 +478,8 @@ class GRPCInferenceService:
             request,
             target,
             '/inference.GRPCInferenceService/ModelStatistics',
-            service_dot_stubs_dot_inference__pb2.ModelStatisticsRequest.SerializeToString,
-            service_dot_stubs_dot_inference__pb2.ModelStatisticsResponse.FromString,
+            manifold_dot_service_dot_stubs_dot_inference__pb2.ModelStatisticsRequest.SerializeToString,
+            manifold_dot_service_dot_stubs_dot_inference__pb2.ModelStatisticsResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -505,8 +505,8 @@ class GRPCInferenceService:
             request,
             target,
             '/inference.GRPCInferenceService/RepositoryIndex',
-            service_dot_stubs_dot_inference__pb2.RepositoryIndexRequest.SerializeToString,
-            service_dot_stubs_dot_inference__pb2.RepositoryIndexResponse.FromString,
+            manifold_dot_service_dot_stubs_dot_inference__pb2.RepositoryIndexRequest.SerializeToString,
+            manifold_dot_service_dot_stubs_dot_inference__pb2.RepositoryIndexResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -532,8 +532,8 @@ class GRPCInferenceService:
             request,
             target,
             '/inference.GRPCInferenceService/RepositoryModelLoad',
-            service_dot_stubs_dot_inference__pb2.RepositoryModelLoadRequest.SerializeToString,
-            service_dot_stubs_dot_inference__pb2.RepositoryModelLoadResponse.FromString,
+            manifold_dot_service_dot_stubs_dot_inference__pb2.RepositoryModelLoadRequest.SerializeToString,
+            manifold_dot_service_dot_stubs_dot_inference__pb2.RepositoryModelLoadResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -559,8 +559,8 @@ class GRPCInferenceService:
             request,
             target,
             '/inference.GRPCInferenceService/RepositoryModelUnload',
-            service_dot_stubs_dot_inference__pb2.RepositoryModelUnloadRequest.SerializeToString,
-            service_dot_stubs_dot_inference__pb2.RepositoryModelUnloadResponse.FromString,
+            manifold_dot_service_dot_stubs_dot_inference__pb2.RepositoryModelUnloadRequest.SerializeToString,
+            manifold_dot_service_dot_stubs_dot_inference__pb2.RepositoryModelUnloadResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -3,7 +3,7 @@
 import grpc
 import warnings
 
-from service.stubs import manifold_pb2 as service_dot_stubs_dot_manifold__pb2
+from manifold.service.stubs import manifold_pb2 as manifold_dot_service_dot_stubs_dot_manifold__pb2
 
 GRPC_GENERATED_VERSION = '1.85.1'
 GRPC_VERSION = grpc.__version__
@@ -18,7 +18,7 @@ except ImportError:
 if _version_not_supported:
     raise RuntimeError(
         f'The grpc package installed is at version {GRPC_VERSION},'
-        + ' but the generated code in service/stubs/manifold_pb2_grpc.py depends on'
+        + ' but the generated code in manifold/service/stubs/manifold_pb2_grpc.py depends on'
         + f' grpcio>={GRPC_GENERATED_VERSION}.'
         + f' Please upgrade your grpc module to grpcio>={GRPC_GENERATED_VERSION}'
         + f' or downgrade your generated code using grpcio-tools<={GRPC_VERSION}.'
@@ -36,68 +36,68 @@ class ManifoldStub:
         """
         self.Sample = channel.unary_unary(
                 '/manifold.v1.Manifold/Sample',
-                request_serializer=service_dot_stubs_dot_manifold__pb2.SampleRequest.SerializeToString,
-                response_deserializer=service_dot_stubs_dot_manifold__pb2.SampleResponse.FromString,
+                request_serializer=manifold_dot_service_dot_stubs_dot_manifold__pb2.SampleRequest.SerializeToString,
+                response_deserializer=manifold_dot_service_dot_stubs_dot_manifold__pb2.SampleResponse.FromString,
                 _registered_method=True)
         self.SampleStream = channel.unary_stream(
                 '/manifold.v1.Manifold/SampleStream',
-                request_serializer=service_dot_stubs_dot_manifold__pb2.SampleRequest.SerializeToString,
-                response_deserializer=service_dot_stubs_dot_manifold__pb2.SampleResponse.FromString,
+                request_serializer=manifold_dot_service_dot_stubs_dot_manifold__pb2.SampleRequest.SerializeToString,
+                response_deserializer=manifold_dot_service_dot_stubs_dot_manifold__pb2.SampleResponse.FromString,
                 _registered_method=True)
         self.Encode = channel.unary_unary(
                 '/manifold.v1.Manifold/Encode',
-                request_serializer=service_dot_stubs_dot_manifold__pb2.EncodeRequest.SerializeToString,
-                response_deserializer=service_dot_stubs_dot_manifold__pb2.EncodeResponse.FromString,
+                request_serializer=manifold_dot_service_dot_stubs_dot_manifold__pb2.EncodeRequest.SerializeToString,
+                response_deserializer=manifold_dot_service_dot_stubs_dot_manifold__pb2.EncodeResponse.FromString,
                 _registered_method=True)
         self.Reconstruct = channel.unary_unary(
                 '/manifold.v1.Manifold/Reconstruct',
-                request_serializer=service_dot_stubs_dot_manifold__pb2.ReconstructRequest.SerializeToString,
-                response_deserializer=service_dot_stubs_dot_manifold__pb2.ReconstructResponse.FromString,
+                request_serializer=manifold_dot_service_dot_stubs_dot_manifold__pb2.ReconstructRequest.SerializeToString,
+                response_deserializer=manifold_dot_service_dot_stubs_dot_manifold__pb2.ReconstructResponse.FromString,
                 _registered_method=True)
         self.Interpolate = channel.unary_unary(
                 '/manifold.v1.Manifold/Interpolate',
-                request_serializer=service_dot_stubs_dot_manifold__pb2.InterpolateRequest.SerializeToString,
-                response_deserializer=service_dot_stubs_dot_manifold__pb2.InterpolateResponse.FromString,
+                request_serializer=manifold_dot_service_dot_stubs_dot_manifold__pb2.InterpolateRequest.SerializeToString,
+                response_deserializer=manifold_dot_service_dot_stubs_dot_manifold__pb2.InterpolateResponse.FromString,
                 _registered_method=True)
         self.AnomalyScore = channel.unary_unary(
                 '/manifold.v1.Manifold/AnomalyScore',
-                request_serializer=service_dot_stubs_dot_manifold__pb2.ScoreRequest.SerializeToString,
-                response_deserializer=service_dot_stubs_dot_manifold__pb2.ScoreResponse.FromString,
+                request_serializer=manifold_dot_service_dot_stubs_dot_manifold__pb2.ScoreRequest.SerializeToString,
+                response_deserializer=manifold_dot_service_dot_stubs_dot_manifold__pb2.ScoreResponse.FromString,
                 _registered_method=True)
         self.AnomalyScoreFile = channel.stream_stream(
                 '/manifold.v1.Manifold/AnomalyScoreFile',
-                request_serializer=service_dot_stubs_dot_manifold__pb2.ScoreFileRequest.SerializeToString,
-                response_deserializer=service_dot_stubs_dot_manifold__pb2.ScoreFileResponse.FromString,
+                request_serializer=manifold_dot_service_dot_stubs_dot_manifold__pb2.ScoreFileRequest.SerializeToString,
+                response_deserializer=manifold_dot_service_dot_stubs_dot_manifold__pb2.ScoreFileResponse.FromString,
                 _registered_method=True)
         self.Classify = channel.unary_unary(
                 '/manifold.v1.Manifold/Classify',
-                request_serializer=service_dot_stubs_dot_manifold__pb2.ClassifyRequest.SerializeToString,
-                response_deserializer=service_dot_stubs_dot_manifold__pb2.ClassifyResponse.FromString,
+                request_serializer=manifold_dot_service_dot_stubs_dot_manifold__pb2.ClassifyRequest.SerializeToString,
+                response_deserializer=manifold_dot_service_dot_stubs_dot_manifold__pb2.ClassifyResponse.FromString,
                 _registered_method=True)
         self.Impute = channel.unary_unary(
                 '/manifold.v1.Manifold/Impute',
-                request_serializer=service_dot_stubs_dot_manifold__pb2.ImputeRequest.SerializeToString,
-                response_deserializer=service_dot_stubs_dot_manifold__pb2.ImputeResponse.FromString,
+                request_serializer=manifold_dot_service_dot_stubs_dot_manifold__pb2.ImputeRequest.SerializeToString,
+                response_deserializer=manifold_dot_service_dot_stubs_dot_manifold__pb2.ImputeResponse.FromString,
                 _registered_method=True)
         self.ListModels = channel.unary_unary(
                 '/manifold.v1.Manifold/ListModels',
-                request_serializer=service_dot_stubs_dot_manifold__pb2.ListModelsRequest.SerializeToString,
-                response_deserializer=service_dot_stubs_dot_manifold__pb2.ModelList.FromString,
+                request_serializer=manifold_dot_service_dot_stubs_dot_manifold__pb2.ListModelsRequest.SerializeToString,
+                response_deserializer=manifold_dot_service_dot_stubs_dot_manifold__pb2.ModelList.FromString,
                 _registered_method=True)
         self.GetModel = channel.unary_unary(
                 '/manifold.v1.Manifold/GetModel',
-                request_serializer=service_dot_stubs_dot_manifold__pb2.GetModelRequest.SerializeToString,
-                response_deserializer=service_dot_stubs_dot_manifold__pb2.Model.FromString,
+                request_serializer=manifold_dot_service_dot_stubs_dot_manifold__pb2.GetModelRequest.SerializeToString,
+                response_deserializer=manifold_dot_service_dot_stubs_dot_manifold__pb2.Model.FromString,
                 _registered_method=True)
         self.GetStats = channel.unary_unary(
                 '/manifold.v1.Manifold/GetStats',
-                request_serializer=service_dot_stubs_dot_manifold__pb2.GetModelRequest.SerializeToString,
-                response_deserializer=service_dot_stubs_dot_manifold__pb2.Stats.FromString,
+                request_serializer=manifold_dot_service_dot_stubs_dot_manifold__pb2.GetModelRequest.SerializeToString,
+                response_deserializer=manifold_dot_service_dot_stubs_dot_manifold__pb2.Stats.FromString,
                 _registered_method=True)
         self.GetPreview = channel.unary_unary(
                 '/manifold.v1.Manifold/GetPreview',
-                request_serializer=service_dot_stubs_dot_manifold__pb2.GetModelRequest.SerializeToString,
-                response_deserializer=service_dot_stubs_dot_manifold__pb2.Preview.FromString,
+                request_serializer=manifold_dot_service_dot_stubs_dot_manifold__pb2.GetModelRequest.SerializeToString,
+                response_deserializer=manifold_dot_service_dot_stubs_dot_manifold__pb2.Preview.FromString,
                 _registered_method=True)
 
 
@@ -189,68 +189,68 @@ def add_ManifoldServicer_to_server(servicer, server):
     rpc_method_handlers = {
             'Sample': grpc.unary_unary_rpc_method_handler(
                     servicer.Sample,
-                    request_deserializer=service_dot_stubs_dot_manifold__pb2.SampleRequest.FromString,
-                    response_serializer=service_dot_stubs_dot_manifold__pb2.SampleResponse.SerializeToString,
+                    request_deserializer=manifold_dot_service_dot_stubs_dot_manifold__pb2.SampleRequest.FromString,
+                    response_serializer=manifold_dot_service_dot_stubs_dot_manifold__pb2.SampleResponse.SerializeToString,
             ),
             'SampleStream': grpc.unary_stream_rpc_method_handler(
                     servicer.SampleStream,
-                    request_deserializer=service_dot_stubs_dot_manifold__pb2.SampleRequest.FromString,
-                    response_serializer=service_dot_stubs_dot_manifold__pb2.SampleResponse.SerializeToString,
+                    request_deserializer=manifold_dot_service_dot_stubs_dot_manifold__pb2.SampleRequest.FromString,
+                    response_serializer=manifold_dot_service_dot_stubs_dot_manifold__pb2.SampleResponse.SerializeToString,
             ),
             'Encode': grpc.unary_unary_rpc_method_handler(
                     servicer.Encode,
-                    request_deserializer=service_dot_stubs_dot_manifold__pb2.EncodeRequest.FromString,
-                    response_serializer=service_dot_stubs_dot_manifold__pb2.EncodeResponse.SerializeToString,
+                    request_deserializer=manifold_dot_service_dot_stubs_dot_manifold__pb2.EncodeRequest.FromString,
+                    response_serializer=manifold_dot_service_dot_stubs_dot_manifold__pb2.EncodeResponse.SerializeToString,
             ),
             'Reconstruct': grpc.unary_unary_rpc_method_handler(
                     servicer.Reconstruct,
-                    request_deserializer=service_dot_stubs_dot_manifold__pb2.ReconstructRequest.FromString,
-                    response_serializer=service_dot_stubs_dot_manifold__pb2.ReconstructResponse.SerializeToString,
+                    request_deserializer=manifold_dot_service_dot_stubs_dot_manifold__pb2.ReconstructRequest.FromString,
+                    response_serializer=manifold_dot_service_dot_stubs_dot_manifold__pb2.ReconstructResponse.SerializeToString,
             ),
             'Interpolate': grpc.unary_unary_rpc_method_handler(
                     servicer.Interpolate,
-                    request_deserializer=service_dot_stubs_dot_manifold__pb2.InterpolateRequest.FromString,
-                    response_serializer=service_dot_stubs_dot_manifold__pb2.InterpolateResponse.SerializeToString,
+                    request_deserializer=manifold_dot_service_dot_stubs_dot_manifold__pb2.InterpolateRequest.FromString,
+                    response_serializer=manifold_dot_service_dot_stubs_dot_manifold__pb2.InterpolateResponse.SerializeToString,
             ),
             'AnomalyScore': grpc.unary_unary_rpc_method_handler(
                     servicer.AnomalyScore,
-                    request_deserializer=service_dot_stubs_dot_manifold__pb2.ScoreRequest.FromString,
-                    response_serializer=service_dot_stubs_dot_manifold__pb2.ScoreResponse.SerializeToString,
+                    request_deserializer=manifold_dot_service_dot_stubs_dot_manifold__pb2.ScoreRequest.FromString,
+                    response_serializer=manifold_dot_service_dot_stubs_dot_manifold__pb2.ScoreResponse.SerializeToString,
             ),
             'AnomalyScoreFile': grpc.stream_stream_rpc_method_handler(
                     servicer.AnomalyScoreFile,
-                    request_deserializer=service_dot_stubs_dot_manifold__pb2.ScoreFileRequest.FromString,
-                    response_serializer=service_dot_stubs_dot_manifold__pb2.ScoreFileResponse.SerializeToString,
+                    request_deserializer=manifold_dot_service_dot_stubs_dot_manifold__pb2.ScoreFileRequest.FromString,
+                    response_serializer=manifold_dot_service_dot_stubs_dot_manifold__pb2.ScoreFileResponse.SerializeToString,
             ),
             'Classify': grpc.unary_unary_rpc_method_handler(
                     servicer.Classify,
-                    request_deserializer=service_dot_stubs_dot_manifold__pb2.ClassifyRequest.FromString,
-                    response_serializer=service_dot_stubs_dot_manifold__pb2.ClassifyResponse.SerializeToString,
+                    request_deserializer=manifold_dot_service_dot_stubs_dot_manifold__pb2.ClassifyRequest.FromString,
+                    response_serializer=manifold_dot_service_dot_stubs_dot_manifold__pb2.ClassifyResponse.SerializeToString,
             ),
             'Impute': grpc.unary_unary_rpc_method_handler(
                     servicer.Impute,
-                    request_deserializer=service_dot_stubs_dot_manifold__pb2.ImputeRequest.FromString,
-                    response_serializer=service_dot_stubs_dot_manifold__pb2.ImputeResponse.SerializeToString,
+                    request_deserializer=manifold_dot_service_dot_stubs_dot_manifold__pb2.ImputeRequest.FromString,
+                    response_serializer=manifold_dot_service_dot_stubs_dot_manifold__pb2.ImputeResponse.SerializeToString,
             ),
             'ListModels': grpc.unary_unary_rpc_method_handler(
                     servicer.ListModels,
-                    request_deserializer=service_dot_stubs_dot_manifold__pb2.ListModelsRequest.FromString,
-                    response_serializer=service_dot_stubs_dot_manifold__pb2.ModelList.SerializeToString,
+                    request_deserializer=manifold_dot_service_dot_stubs_dot_manifold__pb2.ListModelsRequest.FromString,
+                    response_serializer=manifold_dot_service_dot_stubs_dot_manifold__pb2.ModelList.SerializeToString,
             ),
             'GetModel': grpc.unary_unary_rpc_method_handler(
                     servicer.GetModel,
-                    request_deserializer=service_dot_stubs_dot_manifold__pb2.GetModelRequest.FromString,
-                    response_serializer=service_dot_stubs_dot_manifold__pb2.Model.SerializeToString,
+                    request_deserializer=manifold_dot_service_dot_stubs_dot_manifold__pb2.GetModelRequest.FromString,
+                    response_serializer=manifold_dot_service_dot_stubs_dot_manifold__pb2.Model.SerializeToString,
             ),
             'GetStats': grpc.unary_unary_rpc_method_handler(
                     servicer.GetStats,
-                    request_deserializer=service_dot_stubs_dot_manifold__pb2.GetModelRequest.FromString,
-                    response_serializer=service_dot_stubs_dot_manifold__pb2.Stats.SerializeToString,
+                    request_deserializer=manifold_dot_service_dot_stubs_dot_manifold__pb2.GetModelRequest.FromString,
+                    response_serializer=manifold_dot_service_dot_stubs_dot_manifold__pb2.Stats.SerializeToString,
             ),
             'GetPreview': grpc.unary_unary_rpc_method_handler(
                     servicer.GetPreview,
-                    request_deserializer=service_dot_stubs_dot_manifold__pb2.GetModelRequest.FromString,
-                    response_serializer=service_dot_stubs_dot_manifold__pb2.Preview.SerializeToString,
+                    request_deserializer=manifold_dot_service_dot_stubs_dot_manifold__pb2.GetModelRequest.FromString,
+                    response_serializer=manifold_dot_service_dot_stubs_dot_manifold__pb2.Preview.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -278,8 +278,8 @@ class Manifold:
             request,
             target,
             '/manifold.v1.Manifold/Sample',
-            service_dot_stubs_dot_manifold__pb2.SampleRequest.SerializeToString,
-            service_dot_stubs_dot_manifold__pb2.SampleResponse.FromString,
+            manifold_dot_service_dot_stubs_dot_manifold__pb2.SampleRequest.SerializeToString,
+            manifold_dot_service_dot_stubs_dot_manifold__pb2.SampleResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -305,8 +305,8 @@ class Manifold:
             request,
             target,
             '/manifold.v1.Manifold/SampleStream',
-            service_dot_stubs_dot_manifold__pb2.SampleRequest.SerializeToString,
-            service_dot_stubs_dot_manifold__pb2.SampleResponse.FromString,
+            manifold_dot_service_dot_stubs_dot_manifold__pb2.SampleRequest.SerializeToString,
+            manifold_dot_service_dot_stubs_dot_manifold__pb2.SampleResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -332,8 +332,8 @@ class Manifold:
             request,
             target,
             '/manifold.v1.Manifold/Encode',
-            service_dot_stubs_dot_manifold__pb2.EncodeRequest.SerializeToString,
-            service_dot_stubs_dot_manifold__pb2.EncodeResponse.FromString,
+            manifold_dot_service_dot_stubs_dot_manifold__pb2.EncodeRequest.SerializeToString,
+            manifold_dot_service_dot_stubs_dot_manifold__pb2.EncodeResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -359,8 +359,8 @@ class Manifold:
             request,
             target,
             '/manifold.v1.Manifold/Reconstruct',
-            service_dot_stubs_dot_manifold__pb2.ReconstructRequest.SerializeToString,
-            service_dot_stubs_dot_manifold__pb2.ReconstructResponse.FromString,
+            manifold_dot_service_dot_stubs_dot_manifold__pb2.ReconstructRequest.SerializeToString,
+            manifold_dot_service_dot_stubs_dot_manifold__pb2.ReconstructResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -386,8 +386,8 @@ class Manifold:
             request,
             target,
             '/manifold.v1.Manifold/Interpolate',
-            service_dot_stubs_dot_manifold__pb2.InterpolateRequest.SerializeToString,
-            service_dot_stubs_dot_manifold__pb2.InterpolateResponse.FromString,
+            manifold_dot_service_dot_stubs_dot_manifold__pb2.InterpolateRequest.SerializeToString,
+            manifold_dot_service_dot_stubs_dot_manifold__pb2.InterpolateResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -413,8 +413,8 @@ class Manifold:
             request,
             target,
             '/manifold.v1.Manifold/AnomalyScore',
-            service_dot_stubs_dot_manifold__pb2.ScoreRequest.SerializeToString,
-            service_dot_stubs_dot_manifold__pb2.ScoreResponse.FromString,
+            manifold_dot_service_dot_stubs_dot_manifold__pb2.ScoreRequest.SerializeToString,
+            manifold_dot_service_dot_stubs_dot_manifold__pb2.ScoreResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -440,8 +440,8 @@ class Manifold:
             request_iterator,
             target,
             '/manifold.v1.Manifold/AnomalyScoreFile',
-            service_dot_stubs_dot_manifold__pb2.ScoreFileRequest.SerializeToString,
-            service_dot_stubs_dot_manifold__pb2.ScoreFileResponse.FromString,
+            manifold_dot_service_dot_stubs_dot_manifold__pb2.ScoreFileRequest.SerializeToString,
+            manifold_dot_service_dot_stubs_dot_manifold__pb2.ScoreFileResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -467,8 +467,8 @@ class Manifold:
             request,
             target,
             '/manifold.v1.Manifold/Classify',
-            service_dot_stubs_dot_manifold__pb2.ClassifyRequest.SerializeToString,
-            service_dot_stubs_dot_manifold__pb2.ClassifyResponse.FromString,
+            manifold_dot_service_dot_stubs_dot_manifold__pb2.ClassifyRequest.SerializeToString,
+            manifold_dot_service_dot_stubs_dot_manifold__pb2.ClassifyResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -494,8 +494,8 @@ class Manifold:
             request,
             target,
             '/manifold.v1.Manifold/Impute',
-            service_dot_stubs_dot_manifold__pb2.ImputeRequest.SerializeToString,
-            service_dot_stubs_dot_manifold__pb2.ImputeResponse.FromString,
+            manifold_dot_service_dot_stubs_dot_manifold__pb2.ImputeRequest.SerializeToString,
+            manifold_dot_service_dot_stubs_dot_manifold__pb2.ImputeResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -521,8 +521,8 @@ class Manifold:
             request,
             target,
             '/manifold.v1.Manifold/ListModels',
-            service_dot_stubs_dot_manifold__pb2.ListModelsRequest.SerializeToString,
-            service_dot_stubs_dot_manifold__pb2.ModelList.FromString,
+            manifold_dot_service_dot_stubs_dot_manifold__pb2.ListModelsRequest.SerializeToString,
+            manifold_dot_service_dot_stubs_dot_manifold__pb2.ModelList.FromString,
             options,
             channel_credentials,
             insecure,
@@ -548,8 +548,8 @@ class Manifold:
             request,
             target,
             '/manifold.v1.Manifold/GetModel',
-            service_dot_stubs_dot_manifold__pb2.GetModelRequest.SerializeToString,
-            service_dot_stubs_dot_manifold__pb2.Model.FromString,
+            manifold_dot_service_dot_stubs_dot_manifold__pb2.GetModelRequest.SerializeToString,
+            manifold_dot_service_dot_stubs_dot_manifold__pb2.Model.FromString,
             options,
             channel_credentials,
             insecure,
@@ -575,8 +575,8 @@ class Manifold:
             request,
             target,
             '/manifold.v1.Manifold/GetStats',
-            service_dot_stubs_dot_manifold__pb2.GetModelRequest.SerializeToString,
-            service_dot_stubs_dot_manifold__pb2.Stats.FromString,
+            manifold_dot_service_dot_stubs_dot_manifold__pb2.GetModelRequest.SerializeToString,
+            manifold_dot_service_dot_stubs_dot_manifold__pb2.Stats.FromString,
             options,
             channel_credentials,
             insecure,
@@ -602,8 +602,8 @@ class Manifold:
             request,
             target,
             '/manifold.v1.Manifold/GetPreview',
-            service_dot_stubs_dot_manifold__pb2.GetModelRequest.SerializeToString,
-            service_dot_stubs_dot_manifold__pb2.Preview.FromString,
+            manifold_dot_service_dot_stubs_dot_manifold__pb2.GetModelRequest.SerializeToString,
+            manifold_dot_service_dot_stubs_dot_manifold__pb2.Preview.FromString,
             options,
             channel_credentials,
             insecure,

@@ -45,7 +45,7 @@ def start(root: Path, **settings: str) -> tuple[subprocess.Popen[bytes], Service
         **os.environ, "MANIFOLD_PORT": str(port), "MANIFOLD_GRPC_PORT": str(rpc), "MANIFOLD_MODELS_DIR": str(root), "MANIFOLD_DEVICE": "cpu",
         "MANIFOLD_TRUST_LOOPBACK": "true", **settings,
     }  # fmt: skip
-    process = subprocess.Popen([PYTHON, "-m", "service"], cwd=ROOT, env=environment)
+    process = subprocess.Popen([PYTHON, "-m", "manifold.service"], cwd=ROOT, env=environment)
     until = time.monotonic() + 240
     while time.monotonic() < until and process.poll() is None:
         try:

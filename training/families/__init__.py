@@ -23,11 +23,11 @@ from typing import Any, Protocol, cast
 import torch
 from torch import Tensor, nn
 
-from runtime.manifest import Metric
-from training.data import Data
-from training.errors import TrainingError
-from training.exports import Exports
-from training.phases import Batch, Phase, Recipe
+from manifold.runtime.manifest import Metric
+from manifold.training.data import Data
+from manifold.training.errors import TrainingError
+from manifold.training.exports import Exports
+from manifold.training.phases import Batch, Phase, Recipe
 
 
 class Family(Protocol):

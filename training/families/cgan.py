@@ -6,10 +6,10 @@ projection (Miyato and Koyama, 2018, arXiv 1802.05637). Everything else is train
 
 from __future__ import annotations
 
-from training.data import Data
-from training.errors import TrainingError
-from training.families import gan
-from training.families.gan import GAN, PRESETS, Config, draw, evaluate, exports, monitor, phases, report
+from manifold.training.data import Data
+from manifold.training.errors import TrainingError
+from manifold.training.families import gan
+from manifold.training.families.gan import GAN, PRESETS, Config, draw, evaluate, exports, monitor, phases, report
 
 __all__ = ["PRESETS", "Config", "build", "draw", "evaluate", "exports", "monitor", "phases", "report"]
 

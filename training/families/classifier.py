@@ -15,12 +15,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from runtime.manifest import Classification, InputSpec, Metric, TensorSpec
-from runtime.spec import ImageSpec
-from training.data import Data
-from training.errors import TrainingError
-from training.exports import Exports, Task
-from training.phases import Batch, Losses, Phase, Player, Recipe
+from manifold.runtime.manifest import Classification, InputSpec, Metric, TensorSpec
+from manifold.runtime.spec import ImageSpec
+from manifold.training.data import Data
+from manifold.training.errors import TrainingError
+from manifold.training.exports import Exports, Task
+from manifold.training.phases import Batch, Losses, Phase, Player, Recipe
 
 
 @dataclass(frozen=True)

@@ -16,12 +16,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from runtime.manifest import Classification, Conditions, Likelihood, TensorSpec, Term
-from training.data import Data
-from training.errors import TrainingError
-from training.exports import Exports, Task
-from training.families import vae
-from training.families.vae import VAE, Score, draw, evaluate, iwae, monitor, phases, report
+from manifold.runtime.manifest import Classification, Conditions, Likelihood, TensorSpec, Term
+from manifold.training.data import Data
+from manifold.training.errors import TrainingError
+from manifold.training.exports import Exports, Task
+from manifold.training.families import vae
+from manifold.training.families.vae import VAE, Score, draw, evaluate, iwae, monitor, phases, report
 
 __all__ = ["PRESETS", "Config", "build", "draw", "evaluate", "exports", "monitor", "phases", "report"]
 

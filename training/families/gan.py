@@ -20,18 +20,18 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.utils import parametrizations
 
-from runtime import repository
-from runtime.engine import Model, load
-from runtime.errors import ArtifactError, UnknownModel
-from runtime.manifest import InputSpec, LatentSpec, Metric, Scoring, TensorSpec, Term
-from runtime.spec import ImageSpec, NumericColumn, TableSpec
-from training import adversarial, dcgan, watching
-from training.data import Data
-from training.errors import TrainingError
-from training.exports import Exports, Task
-from training.layers import mlp, round_weights, to_float
-from training.phases import Batch, Losses, Phase, Player, Recipe, in_order
-from training.watching import Watch
+from manifold.runtime import repository
+from manifold.runtime.engine import Model, load
+from manifold.runtime.errors import ArtifactError, UnknownModel
+from manifold.runtime.manifest import InputSpec, LatentSpec, Metric, Scoring, TensorSpec, Term
+from manifold.runtime.spec import ImageSpec, NumericColumn, TableSpec
+from manifold.training import adversarial, dcgan, watching
+from manifold.training.data import Data
+from manifold.training.errors import TrainingError
+from manifold.training.exports import Exports, Task
+from manifold.training.layers import mlp, round_weights, to_float
+from manifold.training.phases import Batch, Losses, Phase, Player, Recipe, in_order
+from manifold.training.watching import Watch
 
 LOGIT = "negative_logit"
 

@@ -15,15 +15,24 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from runtime.manifest import Classification, CodesSpec, InputSpec, Likelihood, Metric, Scoring, TensorSpec, Term
-from runtime.spec import ImageSpec
-from training.data import Data
-from training.emissions import Emission, Levels, Mixture
-from training.errors import TrainingError
-from training.exports import Exports, Task
-from training.gated import GatedNetwork, Sampler, imputing, nothing, sampling, told
-from training.layers import per_item
-from training.phases import Batch, Losses, Phase, Player, Recipe, in_order
+from manifold.runtime.manifest import (
+    Classification,
+    CodesSpec,
+    InputSpec,
+    Likelihood,
+    Metric,
+    Scoring,
+    TensorSpec,
+    Term,
+)
+from manifold.runtime.spec import ImageSpec
+from manifold.training.data import Data
+from manifold.training.emissions import Emission, Levels, Mixture
+from manifold.training.errors import TrainingError
+from manifold.training.exports import Exports, Task
+from manifold.training.gated import GatedNetwork, Sampler, imputing, nothing, sampling, told
+from manifold.training.layers import per_item
+from manifold.training.phases import Batch, Losses, Phase, Player, Recipe, in_order
 
 
 @dataclass(frozen=True)

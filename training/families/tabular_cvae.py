@@ -11,10 +11,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from training.data import Data
-from training.exports import Exports
-from training.families import cvae, tabular_vae
-from training.families.cvae import CVAE, draw, evaluate, monitor, phases, report
+from manifold.training.data import Data
+from manifold.training.exports import Exports
+from manifold.training.families import cvae, tabular_vae
+from manifold.training.families.cvae import CVAE, draw, evaluate, monitor, phases, report
 
 __all__ = ["PRESETS", "Config", "build", "draw", "evaluate", "exports", "monitor", "phases", "report"]
 

@@ -12,12 +12,12 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-from runtime.spec import TableSpec
-from training.data import Data
-from training.errors import TrainingError
-from training.exports import Exports
-from training.families import vae
-from training.families.vae import VAE, draw, evaluate, monitor, phases, report
+from manifold.runtime.spec import TableSpec
+from manifold.training.data import Data
+from manifold.training.errors import TrainingError
+from manifold.training.exports import Exports
+from manifold.training.families import vae
+from manifold.training.families.vae import VAE, draw, evaluate, monitor, phases, report
 
 __all__ = ["PRESETS", "Config", "build", "draw", "evaluate", "exports", "monitor", "phases", "report"]
 

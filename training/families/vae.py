@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from runtime.manifest import (
+from manifold.runtime.manifest import (
     COMBINED,
     Combination,
     GaussianPrior,
@@ -32,13 +32,13 @@ from runtime.manifest import (
     TensorSpec,
     Term,
 )
-from runtime.spec import ImageSpec, TableSpec
-from training import dcgan, likelihoods
-from training.data import Data, Part
-from training.errors import TrainingError
-from training.exports import Exports, Task
-from training.layers import Neighbours, mlp, per_item
-from training.phases import Batch, Losses, Phase, Player, Recipe, in_order
+from manifold.runtime.spec import ImageSpec, TableSpec
+from manifold.training import dcgan, likelihoods
+from manifold.training.data import Data, Part
+from manifold.training.errors import TrainingError
+from manifold.training.exports import Exports, Task
+from manifold.training.layers import Neighbours, mlp, per_item
+from manifold.training.phases import Batch, Losses, Phase, Player, Recipe, in_order
 
 SCORE_DRAWS = 8  # draws from the posterior, fixed in the artifact, for the ELBO of the score task
 # what is combined where nothing is said (benchmarks/anomaly.py and benchmarks/adbench.py have the figures)

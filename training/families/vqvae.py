@@ -16,17 +16,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from runtime.manifest import CodesSpec, InputSpec, LatentSpec, Likelihood, Metric, Scoring, TensorSpec, Term
-from runtime.spec import ImageSpec
-from training import likelihoods
-from training.data import Data, Part
-from training.emissions import Levels
-from training.errors import TrainingError
-from training.exports import Exports, Task
-from training.gated import GatedNetwork, Sampler, nothing, sampling, told
-from training.layers import per_item
-from training.phases import Batch, Losses, Phase, Player, Recipe, in_order
-from training.quantiser import Quantiser, usage
+from manifold.runtime.manifest import CodesSpec, InputSpec, LatentSpec, Likelihood, Metric, Scoring, TensorSpec, Term
+from manifold.runtime.spec import ImageSpec
+from manifold.training import likelihoods
+from manifold.training.data import Data, Part
+from manifold.training.emissions import Levels
+from manifold.training.errors import TrainingError
+from manifold.training.exports import Exports, Task
+from manifold.training.gated import GatedNetwork, Sampler, nothing, sampling, told
+from manifold.training.layers import per_item
+from manifold.training.phases import Batch, Losses, Phase, Player, Recipe, in_order
+from manifold.training.quantiser import Quantiser, usage
 
 SHRINK = 4  # of height and width, by two strided convolutions
 LIKELIHOODS = ("bernoulli", "gaussian", "laplace", "logistic")

@@ -1,0 +1,166 @@
+"""A set of images, wherever they come from, against real images: distances, scores, precision and recall.
+
+A report is plain data (JSON values) and the same twice for the same seed; the pictures for the page are kept apart from it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from numpy.typing import NDArray
+
+from manifold.evaluation import frechet, metrics
+from manifold.evaluation.extractors import Extractor, Features, Progress, extract
+from manifold.evaluation.images import Source
+from manifold.evaluation.records import Pictures, Report, rounded
+from manifold.evaluation.reference import Reference
+
+Array = NDArray[Any]
+Stage = Callable[[str], Progress | None]  # a stage begins; what to tell of its progress
+
+SHEET = 64  # pictures on the page
+CONFIDENT = 0.9  # a class probability above it: an image that is clearly something
+TOO_ALIKE = 0.01  # part of exact duplicates that is worth a warning
+
+
+def silent(stage: str) -> None:
+    """No progress."""
+
+
+def evaluate_images(
+    source: Source, reference: Reference, extractor: Extractor, *, seed: int = 0, stage: Stage = silent
+) -> tuple[Report, Features, Pictures]:
+    """Any source of images against a reference: distances, scores, precision and recall, the perfect generator beside them."""
+    features = extract(extractor, source, seed=seed, progress=stage(f"{source.name}: features"))
+    stage("metrics")
+    report = Report(source.name, None, _protocol(extractor, reference, features.n, seed), {})
+    _distances(report, features, reference, extractor, seed)
+    _scores(report, features, reference, seed)
+    _perfect(report, features.n, reference, seed)
+    report.metrics["duplicates"] = rounded(features.duplicates)
+    if features.duplicates > TOO_ALIKE:
+        report.warnings.append(
+            f"{features.duplicates:.1%} of the images are exact copies of others: the model has collapsed, or the set holds copies"
+        )
+    for name in features.skipped:
+        report.warnings.append(f"left out, as it cannot be read: {name}")
+    if features.n < extractor.dimensions:
+        report.warnings.append(
+            f"{features.n} images for {extractor.dimensions} features: the distance is exact, and biased far upwards; use more"
+        )
+    _classes(report, features, reference, extractor)
+    return report, features, Pictures(features.first[:SHEET], _class_pictures(features, extractor))
+
+
+def _protocol(extractor: Extractor, reference: Reference, n: int, seed: int) -> dict[str, Any]:
+    return {
+        "extractor": extractor.name, "extractor_sha256": extractor.sha256, "reference": reference.about, "n": n,
+        "resize": extractor.mode, "seed": seed,
+    }  # fmt: skip
+
+
+def _distances(report: Report, features: Features, reference: Reference, extractor: Extractor, seed: int) -> None:
+    name = extractor.distance_name
+    value = frechet.distance(reference.gaussian, features.gaussian)
+    report.metrics[name] = rounded(value)
+    points = frechet.curve(reference.gaussian, features.rows, seed)
+    points = [*[point for point in points if point[0] < features.n], (features.n, value)]
+    report.curve = [[n, rounded(found)] for n, found in points]
+    if len(points) > 2:
+        report.metrics[f"{name}_infinity"] = rounded(frechet.at_infinity(points))
+        report.details[f"{name}_infinity"] = {"fit": "a + b / N over the curve's points", "from": points[0][0]}
+    if reference.features is None:
+        report.warnings.append("KID, precision and recall need the reference's features, and a file has only moments")
+        return
+    real, fake = reference.features.rows, features.rows
+    pairs = {"rows": [len(real), len(fake)]}
+    if min(len(real), len(fake)) >= 2 * metrics.BLOCKS:
+        kid = metrics.kernel_distance(real, fake, seed)
+        report.metrics |= {"kid": rounded(kid.value), "kid_se": rounded(kid.error)}
+        report.details["kid"] = {
+            **pairs,
+            "estimator": "unbiased, all pairs; standard error by jackknife over 20 blocks",
+        }
+    if min(len(real), len(fake)) > metrics.NEIGHBOURS:
+        precision, recall = metrics.precision_recall(real, fake)
+        report.metrics |= {"precision": rounded(precision), "recall": rounded(recall)}
+        report.details["precision"] = report.details["recall"] = {**pairs, "neighbours": metrics.NEIGHBOURS}
+
+
+def _scores(report: Report, features: Features, reference: Reference, seed: int) -> None:
+    if features.probabilities is None:
+        return
+    report.metrics["confident"] = rounded(metrics.confident(features.probabilities, CONFIDENT))
+    report.details["confident"] = {
+        "is": f"images that the extractor puts into a class with probability above {CONFIDENT}"
+    }
+    marginal = metrics.inception_score(features.probabilities, seed)
+    report.metrics |= {"is_marginal": rounded(marginal.value), "is_marginal_sd": rounded(marginal.error)}
+    report.details["is_marginal"] = {"splits": metrics.SPLITS, "against": "the marginal of each split, as published"}
+    shares = reference.class_shares
+    if shares is not None and (shares == 0).any():
+        report.warnings.append(
+            "is_prior left out: the reference has no image of some class, so that it would be infinite"
+        )
+    elif shares is not None:
+        prior = metrics.inception_score(features.probabilities, seed, shares)
+        divergence = metrics.class_divergence(features.probabilities, shares)
+        report.metrics |= {
+            "is_prior": rounded(prior.value), "is_prior_sd": rounded(prior.error), "class_divergence": rounded(divergence),
+        }  # fmt: skip
+        report.details["is_prior"] = {"splits": metrics.SPLITS, "against": "the class distribution of the reference"}
+        report.details["class_divergence"] = {
+            "unit": "nats",
+            "is": "KL(classes of the images || classes of the reference)",
+        }
+
+
+def _perfect(report: Report, n: int, reference: Reference, seed: int) -> None:
+    """What n images of a perfect generator would score: an anchor, never subtracted."""
+    m = reference.n or 10**12  # a file that does not say how many: as if it were the truth
+    anchor = {"closed_form": rounded(frechet.expected_floor(reference.gaussian.spectrum, n, m))}
+    if reference.features is not None:
+        mean, deviation = frechet.resampled_floor(reference.features.rows, n, m, seed)
+        anchor |= {"resampled": rounded(mean), "resampled_sd": rounded(deviation)}
+    report.anchors["perfect_generator"] = anchor
+
+
+def _classes(report: Report, features: Features, reference: Reference, extractor: Extractor) -> None:
+    """Rows by class: how often each comes, and where a class was asked for, how often that came."""
+    if features.probabilities is None:
+        return
+    chosen = features.probabilities.argmax(axis=1)
+    asked = features.labels
+    conditional = bool((asked >= 0).all())
+    if conditional:
+        report.metrics["class_accuracy"] = rounded(float((chosen == asked).mean()))
+        report.details["class_accuracy"] = {"is": "images that the extractor puts into the class asked for"}
+    names = extractor.classes or [str(i) for i in range(features.probabilities.shape[1])]
+    if len(names) > 100:  # Inception's 1008 say nothing about the data
+        return
+    for index, name in enumerate(names):
+        row: dict[str, Any] = {"class": name, "share": rounded(float((chosen == index).mean()))}
+        if reference.class_shares is not None:
+            row["reference_share"] = rounded(float(reference.class_shares[index]))
+        if (chosen == index).any():
+            row["confidence"] = rounded(float(features.probabilities[chosen == index, index].mean()))
+        if conditional and (asked == index).any():
+            row["accuracy"] = rounded(float((chosen[asked == index] == index).mean()))
+        report.by_class.append(row)
+    report.metrics["least_class_share"] = min(row["share"] for row in report.by_class)
+    report.details["least_class_share"] = {"is": "share of the rarest class, by the extractor's classifier"}
+    missing = [row["class"] for row in report.by_class if row["share"] == 0 and row.get("reference_share", 1) > 0]
+    if missing:
+        report.warnings.append(f"no image falls into: {', '.join(missing)}")
+
+
+def _class_pictures(features: Features, extractor: Extractor) -> dict[str, Array]:
+    if features.probabilities is None or len(features.first) < 2 or (extractor.classes is None):
+        return {}
+    chosen = features.probabilities[: len(features.first)].argmax(axis=1)
+    return {
+        name: features.first[chosen == index][:12]
+        for index, name in enumerate(extractor.classes)
+        if (chosen == index).any()
+    }

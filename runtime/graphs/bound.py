@@ -1,0 +1,92 @@
+"""Graphs on a GPU: fixed shapes, arrays that stay on the device, and launches recorded once.
+
+A run's rows are padded to a power of two (a bucket), so that a graph sees a dozen shapes in its life instead of hundreds: each new one costs a
+search for kernels and memory that is never given back (microsoft/onnxruntime#19838, #22297). A bucket keeps its input and output buffers
+on the device; feed-forward graphs are recorded as CUDA graphs, one a bucket, at their first run. Graphs with loops cannot be: ONNX Runtime
+refuses to open them so, and they are opened without; so is a graph whose recording fails.
+
+Nothing here needs a GPU: the device may be the CPU, which is how the tests run it. On CUDA it is unverified.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from manifold.runtime.manifest import TaskSpec, TensorSpec
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Bucket:
+    """The buffers of one number of rows, bound to a session."""
+
+    binding: Any
+    inputs: dict[str, Any]  # OrtValue by graph name
+    outputs: dict[str, Any]
+    options: Any  # RunOptions
+
+
+class BoundGraph:
+    """A session whose inputs and outputs are bound to buffers. One run at a time, as a session has one stream of the device anyway."""
+
+    def __init__(
+        self, library: Any, session: Any, task: TaskSpec, device: str, *, plain: Callable[[], Any] | None = None
+    ) -> None:
+        self.library = library  # onnxruntime, which one module alone imports
+        self.session, self.task, self.device = session, task, device
+        self.plain = (
+            plain  # opens a session that does not record, for where a recording fails; None where this one does not
+        )
+        self._buckets: dict[int, Bucket] = {}
+        self._lock = threading.Lock()
+
+    def __call__(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        rows = len(next(iter(inputs.values())))
+        size = 1 << (rows - 1).bit_length()
+        with self._lock:
+            try:
+                return self._run(inputs, rows, size)
+            except Exception:  # what ONNX Runtime raises shares no base class
+                if self.plain is None:
+                    raise
+                self.session, self.plain = self.plain(), None
+                self._buckets.clear()
+                return self._run(inputs, rows, size)
+
+    def _run(self, inputs: Mapping[str, Array], rows: int, size: int) -> dict[str, Array]:
+        bucket = self._bucket(size)
+        for name, value in bucket.inputs.items():
+            value.update_inplace(_padded(inputs[name], size - rows))
+        self.session.run_with_iobinding(bucket.binding, bucket.options)
+        bucket.binding.synchronize_outputs()
+        return {name: np.array(value.numpy()[:rows]) for name, value in bucket.outputs.items()}
+
+    def _bucket(self, size: int) -> Bucket:
+        if size not in self._buckets:
+            inputs, outputs = self._buffers(self.task.inputs, size), self._buffers(self.task.outputs, size)
+            binding = self.session.io_binding()
+            for name, value in inputs.items():
+                binding.bind_ortvalue_input(name, value)
+            for name, value in outputs.items():
+                binding.bind_ortvalue_output(name, value)
+            options = self.library.RunOptions()
+            if self.plain is not None:  # it records; 0 is ONNX Runtime's own
+                options.add_run_config_entry("gpu_graph_id", str(len(self._buckets) + 1))
+            self._buckets[size] = Bucket(binding, inputs, outputs, options)
+        return self._buckets[size]
+
+    def _buffers(self, specs: Sequence[TensorSpec], size: int) -> dict[str, Any]:
+        make = self.library.OrtValue.ortvalue_from_shape_and_type
+        return {spec.graph_name: make([size, *spec.shape], np.dtype(spec.dtype).type, self.device, 0) for spec in specs}
+
+
+def _padded(array: Array, padding: int) -> Array:
+    whole = np.concatenate([array, array[-1:].repeat(padding, axis=0)]) if padding else array
+    return np.ascontiguousarray(whole)

@@ -1,0 +1,374 @@
+"""A reader of the few parts of an ONNX file that ONNX Runtime does not tell: files with weights, operators, and their constants.
+
+It reads the protobuf wire format by itself (https://protobuf.dev/programming-guides/encoding), since the service is installed without the
+package `onnx`. Field numbers are those of onnx.proto. The file is mapped, not read, and tensors are skipped, so that a file of gigabytes
+costs no memory.
+"""
+
+from __future__ import annotations
+
+import functools
+import mmap
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from manifold.runtime.errors import GraphError
+
+Buffer = Any  # bytes or a map of a file
+
+DEPTH = 64  # messages within messages; protobuf itself stops at 100
+VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5  # wire types; groups (3, 4) have never been used by ONNX
+BOOL = 9  # TensorProto.DataType
+LARGEST_FLAG = 64  # bytes of a tensor that may be a flag
+
+# operators that are looked at one by one: those that draw, and those that mix rows (see runtime.chance)
+SUSPECTS = re.compile(rb"Random|Multinomial|Bernoulli|Dropout|BatchNorm|Sampling")
+
+
+class Broken(ValueError):
+    """Bytes that are no protobuf message."""
+
+
+def fields(data: Buffer, start: int, end: int) -> Iterator[tuple[int, int, int, int]]:
+    """Yield (number, wire type, a, b) of each field: a is the value of a varint; of bytes, a and b are where they start and end."""
+    at = start
+    while at < end:
+        key, at = _varint(data, at, end)
+        wire = key & 7
+        if wire == BYTES:
+            size, at = _varint(data, at, end)
+            if size > end - at:
+                raise Broken("a field is longer than what holds it")
+            yield key >> 3, wire, at, at + size
+            at += size
+        elif wire == VARINT:
+            value, at = _varint(data, at, end)
+            yield key >> 3, wire, value, 0
+        elif wire in (FIXED64, FIXED32):
+            size = 8 if wire == FIXED64 else 4
+            if size > end - at:
+                raise Broken("a number is cut off")
+            yield key >> 3, wire, at, at + size
+            at += size
+        else:
+            raise Broken(f"wire type {wire}")
+
+
+def _varint(data: Buffer, at: int, end: int) -> tuple[int, int]:
+    value = shift = 0
+    while at < end:
+        byte = data[at]
+        at += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, at
+        shift += 7
+        if shift > 63:
+            raise Broken("a number has more than 64 bits")
+    raise Broken("a number is cut off")
+
+
+def _text(data: Buffer, start: int, end: int) -> str:
+    return str(data[start:end], "utf-8", "replace")
+
+
+# --- what a file refers to ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Outline:
+    """The facts about a file that one quick pass finds."""
+
+    external: tuple[str, ...]  # locations of files with weights, as they are written, each once
+    suspect: bool  # an operator may draw or mix rows: `read` tells
+
+
+def outline(path: Path) -> Outline:
+    """Return the outline of an ONNX file. Raises GraphError for a file that is none, OSError for one that cannot be read."""
+    status = path.stat()
+    return _outline(path, status.st_ino, status.st_size, status.st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=256)
+def _outline(path: Path, inode: int, size: int, changed: int) -> Outline:
+    """Do as `outline` does, once for each state of a file. The check of files asks for it, and the opening of the graph again."""
+    external: dict[str, None] = {}
+    suspect = False
+    with _mapped(path) as data:
+        for number, wire, start, end in fields(data, 0, len(data)):
+            if wire == BYTES and number in (7, 25):  # ModelProto.graph, functions
+                node = 1 if number == 7 else 7
+                suspect |= _outline_nodes(data, start, end, node, external)
+    return Outline(tuple(external), suspect)
+
+
+def _outline_nodes(data: Buffer, start: int, end: int, node: int, external: dict[str, None]) -> bool:
+    """Walk a graph, or a function, whose nodes are in field `node`; return whether one of them is suspect."""
+    suspect = False
+    for number, wire, a, b in fields(data, start, end):
+        if wire != BYTES:
+            continue
+        if number == node:
+            content = data[a:b]
+            suspect = suspect or SUSPECTS.search(content) is not None
+            if b"location" in content:
+                _outline_node(content, 0, len(content), external, 0)
+        elif node == 7 and number == 11:  # FunctionProto.attribute_proto: values where a call gives none
+            _outline_attribute(data, a, b, external, 0)
+        elif node == 1 and number == 5:  # GraphProto.initializer
+            _outline_tensor(data, a, b, external)
+        elif node == 1 and number == 15:  # GraphProto.sparse_initializer
+            _outline_sparse(data, a, b, external)
+    return suspect
+
+
+def _outline_node(data: Buffer, start: int, end: int, external: dict[str, None], depth: int) -> None:
+    """Collect the external files of the tensors and graphs among a node's attributes."""
+    if depth > DEPTH:
+        raise Broken(f"graphs within graphs, more than {DEPTH} deep")
+    for number, wire, a, b in fields(data, start, end):
+        if wire == BYTES and number == 5:  # NodeProto.attribute
+            _outline_attribute(data, a, b, external, depth)
+
+
+def _outline_attribute(data: Buffer, start: int, end: int, external: dict[str, None], depth: int) -> None:
+    for number, wire, a, b in fields(data, start, end):
+        if wire != BYTES:
+            continue
+        if number in (5, 10):  # AttributeProto.t, tensors
+            _outline_tensor(data, a, b, external)
+        elif number in (22, 23):  # sparse_tensor, sparse_tensors
+            _outline_sparse(data, a, b, external)
+        elif number in (6, 11):  # g, graphs
+            _outline_inner(data, a, b, external, depth + 1)
+
+
+def _outline_inner(data: Buffer, start: int, end: int, external: dict[str, None], depth: int) -> None:
+    for number, wire, a, b in fields(data, start, end):
+        if wire == BYTES and number == 1:
+            _outline_node(data, a, b, external, depth)
+        elif wire == BYTES and number == 5:
+            _outline_tensor(data, a, b, external)
+        elif wire == BYTES and number == 15:
+            _outline_sparse(data, a, b, external)
+
+
+def _outline_sparse(data: Buffer, start: int, end: int, external: dict[str, None]) -> None:
+    for number, wire, a, b in fields(data, start, end):
+        if wire == BYTES and number in (1, 2):  # SparseTensorProto.values, indices
+            _outline_tensor(data, a, b, external)
+
+
+def _outline_tensor(data: Buffer, start: int, end: int, external: dict[str, None]) -> None:
+    """Add the file that a tensor names. `data_location` is not asked: protobuf merges parts of a message, so it may stand elsewhere."""
+    for number, wire, a, b in fields(data, start, end):
+        if number == 13 and wire == BYTES:  # TensorProto.external_data: StringStringEntryProto
+            entry = {part: (c, d) for part, kind, c, d in fields(data, a, b) if kind == BYTES}
+            if 1 in entry and data[slice(*entry[1])] == b"location":
+                external[_text(data, *entry[2]) if 2 in entry else ""] = None
+
+
+class _mapped:  # noqa: N801 - a context manager, used as a function
+    """The content of a file, mapped into memory. Turns what is wrong with it into a GraphError."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __enter__(self) -> Buffer:
+        with self.path.open("rb") as file:
+            try:
+                self.data: Buffer = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            except ValueError:  # an empty file cannot be mapped
+                self.data = b""
+        return self.data
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(self.data, mmap.mmap):
+            self.data.close()
+        if isinstance(error, Broken | IndexError):
+            raise GraphError(f"{self.path.name}: is not an ONNX file: {error}", graph=self.path.name) from None
+
+
+# --- operators ----------------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Attribute:
+    """An attribute of a node, as far as it is read."""
+
+    number: int = 0
+    flag: bool | None = None  # of a tensor with one truth value
+    graphs: list[Graph] = field(default_factory=list)
+
+
+@dataclass
+class Node:
+    """An operator with its place in the graph."""
+
+    domain: str = ""
+    op: str = ""
+    inputs: list[str] = field(default_factory=list)
+    outputs: list[str] = field(default_factory=list)
+    attributes: dict[str, Attribute] = field(default_factory=dict)
+
+    @property
+    def inner(self) -> Iterator[Graph]:
+        """Yield the graphs within the node: branches, and the bodies of loops."""
+        for attribute in self.attributes.values():
+            yield from attribute.graphs
+
+
+@dataclass
+class Graph:
+    """The nodes of a graph, or of a function."""
+
+    nodes: list[Node] = field(default_factory=list)
+    flags: dict[str, bool] = field(default_factory=dict)  # truth values that are constants, by name
+    inputs: list[str] = field(default_factory=list)
+    weights: set[str] = field(default_factory=set)  # names of initializers, which older files list among the inputs too
+    outputs: list[str] = field(default_factory=list)
+    scalars: set[str] = field(default_factory=set)  # inputs of rank 0
+
+
+@dataclass
+class Content:
+    """A whole file."""
+
+    graph: Graph
+    functions: Mapping[tuple[str, str], Graph]  # by domain and name
+
+
+def read(path: Path) -> Content:
+    """Return the operators of an ONNX file. Raises GraphError for a file that is none."""
+    graph, functions = Graph(), dict[tuple[str, str], Graph]()
+    with _mapped(path) as data:
+        for number, wire, start, end in fields(data, 0, len(data)):
+            if wire == BYTES and number == 7:
+                _read_graph(data, start, end, graph, 0)
+            elif wire == BYTES and number == 25:
+                name, function = _read_function(data, start, end)
+                functions.setdefault(name, Graph()).nodes.extend(function.nodes)  # of several overloads, all
+                functions[name].flags.update(function.flags)
+    return Content(graph, functions)
+
+
+def _read_graph(data: Buffer, start: int, end: int, graph: Graph, depth: int) -> Graph:
+    if depth > DEPTH:
+        raise Broken(f"graphs within graphs, more than {DEPTH} deep")
+    for number, wire, a, b in fields(data, start, end):
+        if wire != BYTES:
+            continue
+        if number == 1:
+            _add_node(graph, _read_node(data, a, b, depth))
+        elif number == 5:
+            name, flag = _read_tensor(data, a, b)
+            graph.weights.add(name)
+            if flag is not None:
+                graph.flags[name] = flag
+        elif number == 11:  # GraphProto.input
+            name, is_scalar = _read_value(data, a, b)
+            graph.inputs.append(name)
+            graph.scalars |= {name} if is_scalar else set()
+        elif number == 12:  # output
+            graph.outputs.append(_read_value(data, a, b)[0])
+    return graph
+
+
+def _read_function(data: Buffer, start: int, end: int) -> tuple[tuple[str, str], Graph]:
+    name, domain, graph = "", "", Graph()
+    for number, wire, a, b in fields(data, start, end):
+        if wire != BYTES:
+            continue
+        if number == 1:  # FunctionProto.name
+            name = _text(data, a, b)
+        elif number == 10:  # domain
+            domain = _domain(data, a, b)
+        elif number == 7:
+            _add_node(graph, _read_node(data, a, b, 0))
+    return (domain, name), graph
+
+
+def _add_node(graph: Graph, node: Node) -> None:
+    graph.nodes.append(node)
+    value = node.attributes.get("value")
+    if node.op == "Constant" and node.outputs and value is not None and value.flag is not None:
+        graph.flags[node.outputs[0]] = value.flag
+
+
+def _read_node(data: Buffer, start: int, end: int, depth: int) -> Node:
+    node = Node()
+    for number, wire, a, b in fields(data, start, end):
+        if wire != BYTES:
+            continue
+        if number == 1:
+            node.inputs.append(_text(data, a, b))
+        elif number == 2:
+            node.outputs.append(_text(data, a, b))
+        elif number == 4:
+            node.op = _text(data, a, b)
+        elif number == 7:
+            node.domain = _domain(data, a, b)
+        elif number == 5:
+            name, attribute = _read_attribute(data, a, b, depth)
+            node.attributes[name] = attribute
+    return node
+
+
+def _domain(data: Buffer, start: int, end: int) -> str:
+    """Return a domain by one name. The standard's has two."""
+    name = _text(data, start, end)
+    return "" if name == "ai.onnx" else name
+
+
+def _read_attribute(data: Buffer, start: int, end: int, depth: int) -> tuple[str, Attribute]:
+    name, attribute = "", Attribute()
+    for number, wire, a, b in fields(data, start, end):
+        if number == 1 and wire == BYTES:
+            name = _text(data, a, b)
+        elif number == 3 and wire == VARINT:
+            attribute.number = a
+        elif number == 5 and wire == BYTES:
+            attribute.flag = _read_tensor(data, a, b)[1]
+        elif number in (6, 11) and wire == BYTES:
+            attribute.graphs.append(_read_graph(data, a, b, Graph(), depth + 1))
+    return name, attribute
+
+
+def _read_tensor(data: Buffer, start: int, end: int) -> tuple[str, bool | None]:
+    """Return a tensor's name, and its value if it is one truth value."""
+    name, kind, flag = "", 0, None
+    for number, wire, a, b in fields(data, start, end):
+        if number == 8 and wire == BYTES:  # TensorProto.name
+            name = _text(data, a, b)
+        elif number == 2 and wire == VARINT:  # data_type
+            kind = a
+        elif number in (5, 9) and wire == BYTES and 0 < b - a <= LARGEST_FLAG:  # int32_data (packed), raw_data
+            flag = any(data[a:b])
+        elif number == 5 and wire == VARINT:
+            flag = a != 0
+    return name, flag if kind == BOOL else None
+
+
+def _read_value(data: Buffer, start: int, end: int) -> tuple[str, bool]:
+    """Return the name of an input or output, and whether it is said to be a scalar: a shape without dimensions."""
+    name, is_scalar = "", False
+    for number, wire, a, b in fields(data, start, end):
+        if number == 1 and wire == BYTES:  # ValueInfoProto.name
+            name = _text(data, a, b)
+        elif number == 2 and wire == BYTES:  # type
+            for part, kind, c, d in fields(data, a, b):
+                if part == 1 and kind == BYTES:  # TypeProto.tensor_type
+                    shapes = [(e, f) for field_, how, e, f in fields(data, c, d) if field_ == 2 and how == BYTES]
+                    is_scalar = bool(shapes) and all(e == f for e, f in shapes)
+    return name, is_scalar
+
+
+def below(location: str) -> str | None:
+    """Return the path of an external file below its graph's folder, as it is listed under `files`; None if it leads out of the folder."""
+    parts = location.split("/")
+    if location.startswith("/") or ".." in parts:
+        return None
+    return "/".join(part for part in parts if part not in ("", "."))

@@ -1,0 +1,1 @@
+"""Anomaly scores: calibration, p-values, decisions, explanations, and files of rows."""

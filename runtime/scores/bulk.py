@@ -1,0 +1,380 @@
+"""Files of rows scored as streams: constant memory, order kept, bad rows set aside with their reason and the rest scored.
+
+Output is NDJSON (a line a row, as /anomaly-score gives items, with its `row`) or Parquet (flat columns). Row numbers count from 1 as rows
+stand in the file.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any, Protocol, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from manifold.runtime.engine import Model
+from manifold.runtime.errors import Unavailable, UnsupportedTask, cut
+from manifold.runtime.operations import Scores
+from manifold.runtime.scores import calibration, decisions, reasons, scoring
+from manifold.runtime.scores.decisions import Judged, Rule
+from manifold.runtime.spec import NumericColumn, TableSpec
+from manifold.runtime.tables import columns, files
+
+Array = NDArray[Any]
+
+SAMPLE_ROWS, SAMPLE_BYTES = 200_000, 256 * 2**20  # a model is calibrated on at most; beyond it a sample says the same
+
+
+@dataclass
+class Scored:
+    """Rows of a chunk, in their order. `bad` are those that could not be scored, by number, with the reason."""
+
+    numbers: NDArray[np.int64]  # (n,), of the rows that were scored
+    judged: Judged | None  # None where none was
+    warnings: list[list[str]]
+    explanations: list[dict[str, Any] | None] | None  # of the rows that are flagged, where asked for
+    bad: dict[int, str]
+
+
+@dataclass
+class Total:
+    """What has been done so far."""
+
+    rows: int = 0  # scored
+    bad: int = 0
+    flagged: int = 0
+    states: dict[str, int] = field(default_factory=dict)
+
+    def add(self, scored: Scored) -> None:
+        """One more chunk."""
+        self.rows += len(scored.numbers)
+        self.bad += len(scored.bad)
+        if scored.judged is not None:
+            self.flagged += int(scored.judged.flagged.sum())
+            for state, count in zip(*np.unique(scored.judged.states, return_counts=True), strict=True):
+                name = decisions.STATES[state]
+                self.states[name] = self.states.get(name, 0) + int(count)
+
+
+class Writer(Protocol):
+    """Where scored rows go."""
+
+    def write(self, scored: Scored) -> None: ...
+
+    def close(self) -> None: ...
+
+
+def table_of(model: Model) -> TableSpec:
+    """The model's columns. Raises UnsupportedTask for a model of images, or one without a score."""
+    spec = model.manifest.data
+    if not isinstance(spec, TableSpec) or model.manifest.scoring is None:
+        lacks = "carries no score" if isinstance(spec, TableSpec) else "makes images; send those to it"
+        raise UnsupportedTask(
+            f"{model.manifest.name} does not score rows: it {lacks}, or name a model of rows", field="model"
+        )
+    return spec
+
+
+@dataclass
+class Encoded:
+    """Rows of a chunk at the graph's edge."""
+
+    numbers: NDArray[np.int64]  # (n,)
+    data: NDArray[np.float32]  # (n, width)
+    warnings: list[list[str]]
+    bad: dict[int, str]
+    table: dict[str, Array]  # columns as they came, bad rows among them
+    places: Array  # of the n rows, in the table
+
+    def given(self, which: Array, spec: TableSpec) -> list[dict[str, Any]]:
+        """Some of the n rows as they came; numbers as numbers, though a wrong one elsewhere has made their column one of texts."""
+        picked = {
+            column.name: [
+                _number(value) if isinstance(column, NumericColumn) else value
+                for value in self.table[column.name][self.places[which]].tolist()
+            ]
+            for column in spec.columns
+        }
+        return [dict(zip(picked, values, strict=True)) for values in zip(*picked.values(), strict=True)]
+
+
+def _number(value: Any) -> Any:
+    """Texts and decimals as floats; nothing stays nothing."""
+    return value if value is None or isinstance(value, bool | int | float) else float(value) if value != "" else None
+
+
+def encoded(model: Model, source: IO[bytes], kind: str, *, rows: int = files.CHUNK_ROWS) -> Iterator[Encoded]:
+    """Yield the rows of a file, chunk by chunk, as the model takes them. Raises InvalidValue where too many rows are invalid."""
+    spec = table_of(model)
+    missing = any(tensor.missing for tensor in model.manifest.tasks["score"].inputs)
+    seen = invalid = 0
+    for chunk in files.chunks(source, kind, spec, rows=rows):
+        found = columns.encode(chunk.table, spec, unknown=True, missing=missing)
+        keep = np.ones(len(chunk.numbers), bool)
+        keep[list(found.bad)] = False
+        keep[np.isin(chunk.numbers, list(chunk.bad))] = False
+        bad = dict(
+            sorted({**{int(chunk.numbers[at]): reason for at, reason in found.bad.items()}, **chunk.bad}.items())
+        )
+        places = np.flatnonzero(keep)
+        warnings = [found.warnings.get(int(at), []) for at in places]
+        yield Encoded(chunk.numbers[keep], found.data[keep], warnings, bad, chunk.table, places)
+        seen, invalid = seen + len(places) + len(bad), invalid + len(bad)
+        if bad:
+            files.check_invalid(invalid, seen, *next(reversed(bad.items())))
+
+
+def recalibrate(
+    model: Model, source: IO[bytes], kind: str, root: Path, *, name: str, stopped: Callable[[], bool] = lambda: False
+) -> tuple[Path, str]:
+    """Publish the model anew in `root`, calibrated on a file of normal rows, which is called `name`: its folder, and what was done.
+
+    The file is read twice and must be seekable. Of more rows than are needed, a random sample is taken. Raises UnsupportedTask for a model
+    that does not score rows, and Unavailable where `stopped`, which is asked between chunks, says that nobody waits for the result.
+    """
+    width = math.prod(table_of(model).shape)
+    digest = hashlib.file_digest(cast(Any, source), "sha256").hexdigest()
+    source.seek(0)
+    sample, bad = Sample(min(SAMPLE_ROWS, max(calibration.LEAST, SAMPLE_BYTES // (4 * width))), width), 0
+    for part in encoded(model, source, kind):
+        sample.add(part.data)
+        bad += len(part.bad)
+        if stopped():
+            raise Unavailable("the client has left")
+    rows = (
+        f"{len(sample.data)} rows" if len(sample.data) == sample.seen else f"{len(sample.data)} of {sample.seen} rows"
+    )
+    said = f"{rows} of {cut(name)} (SHA-256 {digest[:12]}…)"
+    folder = calibration.recalibrate(model, sample.data, root, source=said)
+    return folder, f"calibrated on {said}, {bad} bad ones left out"
+
+
+class Sample:
+    """At most `most` rows of a stream of them, each as likely to be among them as any other (reservoir sampling, algorithm R)."""
+
+    def __init__(self, most: int, width: int) -> None:
+        self._rows = np.empty((most, width), np.float32)  # the system gives the memory as it is written
+        self._generator = np.random.Generator(np.random.Philox(0))
+        self.seen = 0
+
+    def add(self, rows: NDArray[np.float32]) -> None:
+        """Take rows (n, width) in."""
+        orders = np.arange(self.seen, self.seen + len(rows))
+        self.seen += len(rows)
+        places = np.where(orders < len(self._rows), orders, self._generator.integers(0, orders + 1))
+        taken = places < len(self._rows)
+        self._rows[places[taken]] = rows[taken]
+
+    @property
+    def data(self) -> NDArray[np.float32]:
+        """Return the rows that are in the sample."""
+        return self._rows[: self.seen]
+
+
+def score(
+    model: Model,
+    source: IO[bytes],
+    kind: str,
+    rule: Rule,
+    *,
+    explain: bool = False,
+    rows: int = files.CHUNK_ROWS,
+) -> Iterator[Scored]:
+    """Yield the rows of a file, chunk by chunk. A budget is spent on the whole file, which is then read twice and must be seekable."""
+    return (part for part in steps(model, source, kind, rule, explain=explain, rows=rows) if part is not None)
+
+
+def steps(
+    model: Model, source: IO[bytes], kind: str, rule: Rule, *, explain: bool = False, rows: int = files.CHUNK_ROWS
+) -> Iterator[Scored | None]:
+    """Do as `score` does, and yield None after each chunk of the first pass of a budget, so that the caller can stop there."""
+    about = model.manifest.scoring
+    table_of(model)
+    assert about is not None
+    chosen, line = None, None
+    if rule.budget is not None:
+        start, strangest = source.tell(), Strangest(rule.budget)
+        for numbers, values in _scores(model, encoded(model, source, kind, rows=rows)):
+            strangest.add(numbers, values)
+            yield None
+        chosen, least = strangest.found()
+        line = model.calibrated.line_at(about.score, least)
+        source.seek(start)
+    for part in encoded(model, source, kind, rows=rows):
+        if not len(part.data):
+            yield Scored(part.numbers, None, [], None, part.bad)
+            continue
+        scores = model.score(part.data)
+        taken = None if chosen is None else _among(part.numbers, chosen)
+        unknown = decisions.are_unknown(part.warnings)
+        judged = decisions.judge(about, model.calibrated, scores.terms, unknown, rule, chosen=taken)
+        if line is not None:  # the whole file's, not this chunk's
+            judged = dataclasses.replace(judged, threshold=line)
+        yield Scored(
+            part.numbers, judged, part.warnings, _explained(model, part, scores, judged) if explain else None, part.bad
+        )
+
+
+def _among(numbers: NDArray[np.int64], chosen: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Return which numbers are among the chosen ones, which are in ascending order."""
+    return np.searchsorted(chosen, numbers, side="left") < np.searchsorted(chosen, numbers, side="right")
+
+
+def _explained(model: Model, part: Encoded, scores: Scores, judged: Judged) -> list[dict[str, Any] | None] | None:
+    """Reasons of the rows that are flagged; None without nats by column."""
+    if scores.surprise is None:
+        return None
+    spec, about = table_of(model), model.manifest.scoring
+    assert about is not None
+    found: list[dict[str, Any] | None] = [None] * len(part.numbers)
+    flagged = np.flatnonzero(judged.flagged)
+    if len(flagged):
+        few = Scores({name: values[flagged] for name, values in scores.terms.items()}, scores.surprise[flagged])
+        why = model.drive(reasons.find(model.manifest, part.data[flagged], few, model.calibrated))
+        for at, reason in zip(flagged, reasons.describe(why, spec, about, part.given(flagged, spec)), strict=True):
+            found[at] = reason
+    return found
+
+
+def _scores(model: Model, parts: Iterator[Encoded]) -> Iterator[tuple[NDArray[np.int64], scoring.Float64]]:
+    """Yield the numbers and the scores of each chunk's rows, also of a chunk without valid ones."""
+    about = model.manifest.scoring
+    assert about is not None
+    for part in parts:
+        scores = model.calibrated.place(model.score(part.data).terms)[about.score] if len(part.data) else np.zeros(0)
+        yield part.numbers, scores
+
+
+class Strangest:
+    """The `budget` rows of a stream with the highest scores; of equal ones, those that came first."""
+
+    def __init__(self, budget: int) -> None:
+        self.budget = budget
+        self._numbers, self._scores = np.zeros(0, np.int64), np.zeros(0)
+        self._parts: list[tuple[NDArray[np.int64], scoring.Float64]] = []
+        self._waiting = 0  # rows in them
+
+    def add(self, numbers: NDArray[np.int64], scores: scoring.Float64) -> None:
+        """Take rows in."""
+        self._parts.append((numbers, scores))
+        self._waiting += len(numbers)
+        if self._waiting > max(self.budget, SAMPLE_ROWS):
+            self._merge()
+
+    def _merge(self) -> None:
+        numbers = np.concatenate([self._numbers, *(each for each, _ in self._parts)])
+        scores = np.concatenate([self._scores, *(each for _, each in self._parts)])
+        best = np.lexsort((numbers, -scores))[: self.budget]
+        self._numbers, self._scores, self._parts = numbers[best], scores[best], []
+        self._waiting = 0
+
+    def found(self) -> tuple[NDArray[np.int64], float | None]:
+        """Return the rows' numbers in ascending order, and the least strange one's score."""
+        self._merge()
+        return np.sort(self._numbers), float(self._scores[-1]) if len(self._scores) else None
+
+
+def drain(parts: Iterator[Scored], writer: Writer, progress: Callable[[Total], None] | None = None) -> Total:
+    """Writes all parts and closes the writer; says how far it is after each."""
+    total = Total()
+    for scored in parts:
+        writer.write(scored)
+        total.add(scored)
+        if progress:
+            progress(total)
+    writer.close()
+    return total
+
+
+# --- output -------------------------------------------------------------------------------------------------------------------
+
+
+def lines(scored: Scored) -> bytes:
+    """The chunk as NDJSON, in the rows' order; a row that could not be scored has its `error` instead of a score."""
+    import orjson
+
+    entries: list[tuple[int, dict[str, Any]]] = []
+    if scored.judged is not None:
+        for i, number in enumerate(scored.numbers.tolist()):
+            entry = {"row": number, **scored.judged.item(i), "warnings": scored.warnings[i]}
+            if scored.explanations is not None:
+                entry["explanation"] = scored.explanations[i]
+            entries.append((number, entry))
+    entries += [(number, {"row": number, "error": reason}) for number, reason in scored.bad.items()]
+    return b"".join(
+        orjson.dumps(entry, option=orjson.OPT_APPEND_NEWLINE) for _, entry in sorted(entries, key=lambda e: e[0])
+    )
+
+
+class NdjsonWriter:
+    """A line a row."""
+
+    def __init__(self, out: IO[bytes]) -> None:
+        self.out = out
+
+    def write(self, scored: Scored) -> None:
+        self.out.write(lines(scored))
+
+    def close(self) -> None:
+        self.out.flush()
+
+
+class ParquetWriter:
+    """Flat columns: row, score, p_value, is_anomaly, band, risk, state, warnings, and part.NAME with part.NAME.p_value.
+
+    Rows that could not be scored are not in it; `rejected` takes them as NDJSON.
+    """
+
+    def __init__(self, out: IO[bytes], rejected: IO[bytes]) -> None:
+        self.out, self.rejected = out, rejected
+        self._writer: Any = None
+
+    def write(self, scored: Scored) -> None:
+        import orjson
+        import pyarrow
+        from pyarrow import parquet
+
+        for number, reason in scored.bad.items():
+            self.rejected.write(orjson.dumps({"row": number, "error": reason}, option=orjson.OPT_APPEND_NEWLINE))
+        judged, n = scored.judged, len(scored.numbers)
+        if judged is None:
+            return
+        made: dict[str, Any] = {
+            "row": scored.numbers,
+            "score": judged.score,
+            "p_value": pyarrow.nulls(n, pyarrow.float64()) if judged.p_value is None else judged.p_value,
+            "is_anomaly": judged.flagged,
+            "band": _names(judged.bands, decisions.BANDS, n),
+            "risk": pyarrow.nulls(n, pyarrow.int64()) if judged.risk is None else judged.risk,
+            "state": _names(judged.states, decisions.STATES, n),
+            "warnings": pyarrow.array(scored.warnings, pyarrow.list_(pyarrow.string())),
+        }
+        for name, (values, p) in judged.parts.items():
+            made[f"part.{name}"] = values
+            made[f"part.{name}.p_value"] = pyarrow.nulls(n, pyarrow.float64()) if p is None else p
+        if scored.explanations is not None:
+            made["explanation"] = pyarrow.array([orjson.dumps(each).decode() for each in scored.explanations])
+        table = pyarrow.table(made)
+        if self._writer is None:
+            self._writer = parquet.ParquetWriter(self.out, table.schema)
+        self._writer.write_table(table)
+
+    def close(self) -> None:
+        if self._writer is not None:
+            self._writer.close()
+
+
+def _names(places: NDArray[np.int64] | None, names: tuple[str, ...], n: int) -> Any:
+    """Places as texts, each stored once."""
+    import pyarrow
+
+    if places is None:
+        return pyarrow.nulls(n, pyarrow.string())
+    return pyarrow.DictionaryArray.from_arrays(pyarrow.array(places.astype(np.int8)), pyarrow.array(names)).cast(
+        pyarrow.string()
+    )

@@ -1,0 +1,157 @@
+"""Latent placement: from terms of the score to calibrated p-values, a decision, a risk. Reasons are in runtime.reasons.
+
+Two outputs, two jobs. The score ranks: one term, or several combined by their log-survivals (runtime.tails), continuous and unbounded. The
+p-value decides: conformal (Vovk et al., 2005; Bates et al., 2021, arXiv 2104.08279), p = (1 + k) / (n + 1) with k of n calibration scores at
+least as high, from items that training never saw. So p is at least 1 / (n + 1), and the realised false positive rate at level alpha has
+the law Beta(k, n + 1 - k), k = floor((n + 1) alpha). A combination is calibrated as a whole, since its terms depend on each other.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from manifold.runtime import npz
+from manifold.runtime.errors import ArtifactError
+from manifold.runtime.manifest import COMBINED, Calibration, Combination, Scoring
+from manifold.runtime.scores.tails import Tail
+
+Float64 = NDArray[np.float64]
+
+# risk is a fixed function of p, so that 900 means the same after retraining: linear in log p between these points
+RISK = ((1.0, 0), (0.1, 600), (0.02, 900), (0.001, 980), (1e-6, 999))
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """Where the line is drawn."""
+
+    score: float | None  # items above it are anomalies; None where the rate is below the calibration's resolution
+    p_value: float | None
+    false_positive_rate: float | None
+    interval: tuple[float, float] | None  # 95% interval of the realised rate, over calibration sets of this size
+
+
+class Calibrated:
+    """The calibration of one artifact, and what follows from it."""
+
+    def __init__(
+        self, about: Calibration | None, scores: dict[str, Float64], combination: Combination | None = None
+    ) -> None:
+        self.about, self.scores, self.combination = about, scores, combination
+        self.tails = {name: Tail.fit(scores[name]) for name in combination.terms} if combination and scores else {}
+
+    @classmethod
+    def read(cls, folder: Path, scoring: Scoring | None) -> Calibrated:
+        """The artifact's calibration arrays. Raises ArtifactError where they do not fit the manifest."""
+        if scoring is None or scoring.calibration is None:
+            return cls(None, {})
+        path = folder / scoring.calibration.file
+        names = [*(term.name for term in scoring.terms), *([COMBINED] if scoring.combination else [])]
+        expected = (scoring.calibration.n,)
+        try:
+            held = npz.read(path, names, lambda name, shape, _: None if shape == expected else f"not {list(expected)}")
+        except npz.Unreadable as error:
+            raise ArtifactError(f"{path}: cannot be read: {error}") from error
+        scores = {name: np.asarray(values, np.float64) for name, values in held.items()}
+        for name in names:
+            values = scores.get(name)
+            if (
+                values is None
+                or values.shape != (scoring.calibration.n,)
+                or not np.isfinite(values).all()
+                or (np.diff(values) < 0).any()
+            ):
+                raise ArtifactError(
+                    f"{path}: {name!r} must be {scoring.calibration.n} finite numbers in ascending order"
+                )
+        return cls(scoring.calibration, scores, scoring.combination)
+
+    @property
+    def n(self) -> int:
+        """Calibration items."""
+        return self.about.n if self.about else 0
+
+    def place(self, terms: Mapping[str, Float64]) -> dict[str, Float64]:
+        """The terms (n,), and their combination beside them where there is one."""
+        if self.combination is None or not self.tails:
+            return dict(terms)
+        return {**terms, COMBINED: combine(self.combination, self.tails, terms)}
+
+    def p_values(self, term: str, values: Float64) -> Float64:
+        """Conformal p-values (n,) of one term."""
+        calibration = self.scores[term]
+        at_least = len(calibration) - np.searchsorted(calibration, values, side="left")
+        p: Float64 = (1 + at_least) / (len(calibration) + 1)
+        return p
+
+    def line_at(self, term: str, score: float | None) -> Threshold:
+        """The line at a score, with the p-value there where there is a calibration."""
+        p = float(self.p_values(term, np.asarray([score]))[0]) if self.n and score is not None else None
+        return Threshold(score, p, None, None)
+
+    def threshold(self, term: str, rate: float) -> Threshold:
+        """The line for a false positive rate."""
+        k = math.floor((self.n + 1) * rate * (1 + 1e-12))
+        if k < 1:
+            return Threshold(None, rate, rate, None)
+        score = float(self.scores[term][max(self.n - k, 0)]) if k <= self.n else -math.inf
+        return Threshold(score if math.isfinite(score) else None, k / (self.n + 1), rate, rate_interval(self.n, k))
+
+
+def combine(combination: Combination, tails: Mapping[str, Tail], terms: Mapping[str, Float64]) -> Float64:
+    """Nats (n,) of the terms (n,): the sum of their log-survivals, or the largest."""
+    nats = np.stack([tails[name](terms[name]) for name in combination.terms])
+    found: Float64 = nats.sum(axis=0) if combination.method == "fisher" else nats.max(axis=0)
+    return found
+
+
+def cross_combined(combination: Combination, terms: Mapping[str, Float64], *, folds: int = 10) -> Float64:
+    """The combination of calibration items (n,), each by tails that it took no part in, as is true of the items to come.
+
+    Cross-fitted, as in cross-conformal prediction (Vovk, 2015): tails of the other folds, so that no item is spent on them. Items are in
+    random order, or in an order that does not matter. Few items are left out one by one.
+    """
+    n = len(next(iter(terms.values())))
+    if n < 2:
+        raise ValueError("a combination is calibrated on at least two items")
+    fold = np.arange(n) % min(folds, n)
+    combined = np.empty(n)
+    for held_out in range(min(folds, n)):
+        rest, here = fold != held_out, fold == held_out
+        tails = {name: Tail.fit(terms[name][rest]) for name in combination.terms}
+        combined[here] = combine(combination, tails, {name: terms[name][here] for name in combination.terms})
+    return combined
+
+
+@lru_cache(maxsize=256)
+def rate_interval(n: int, k: int, level: float = 0.95) -> tuple[float, float]:
+    """Central interval of Beta(k, n + 1 - k), by bisection on P(Beta(k, n + 1 - k) <= x) = P(Binomial(n, x) >= k)."""
+    log_factorial = np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, n + 1)))])
+    tail = np.arange(k, n + 1)
+    log_choose = log_factorial[n] - log_factorial[tail] - log_factorial[n - tail]
+
+    def below(x: float) -> float:
+        logs = log_choose + tail * math.log(x) + (n - tail) * math.log1p(-x)
+        return float(np.exp(logs).sum())
+
+    def quantile(target: float) -> float:
+        low, high = 1e-12, 1 - 1e-12
+        for _ in range(60):
+            middle = (low + high) / 2
+            low, high = (middle, high) if below(middle) < target else (low, middle)
+        return (low + high) / 2
+
+    return (0.0, 1.0) if k > n else (quantile((1 - level) / 2), quantile((1 + level) / 2))
+
+
+def risk(p: Float64) -> NDArray[np.int64]:
+    """0 to 999 for p-values (n,), a fixed function of them: 0.1 is 600, 0.02 is 900, 0.001 is 980."""
+    logs = [-math.log(point) for point, _ in RISK]
+    return np.interp(-np.log(p), logs, [value for _, value in RISK]).astype(np.int64)

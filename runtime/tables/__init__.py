@@ -1,0 +1,1 @@
+"""Rows of tables: files, columns and their encoding as arrays."""

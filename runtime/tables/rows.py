@@ -1,0 +1,199 @@
+"""Table rows to and from encoded float32 arrays: the one place for scaling, categories and their errors.
+
+Nothing is guessed: a missing value, a string in a numeric column or a number that is not finite is an error that names row and column.
+Where the caller allows it (scoring does), a category never seen in training becomes a block of zeros, a missing value NaN, and both are
+reported. runtime.columns does the same for whole columns.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from manifold.runtime.errors import InvalidValue, cut, shown
+from manifold.runtime.spec import CategoricalColumn, NumericColumn, TableSpec
+
+Float32 = NDArray[np.float32]
+Row = Mapping[str, Any] | Sequence[Any]
+
+
+def canonical(value: Any) -> str:
+    """A category's one spelling: 0, 0.0, False and "0" are the same category."""
+    if isinstance(value, bool | np.bool_):
+        return str(int(value))
+    if isinstance(value, float | np.floating) and float(value).is_integer():
+        return str(int(value))
+    return str(value)
+
+
+def category(value: Any, column: CategoricalColumn) -> str:
+    """The category that a value names, in the spelling of the column; what it would be called where there is none of that name."""
+    name = canonical(value)
+    if name not in column.categories and isinstance(value, str):
+        try:
+            other = canonical(float(value))  # "0.0" of a file
+        except (ValueError, OverflowError):
+            return name
+        return other if other in column.categories else name
+    return name
+
+
+def encode(
+    rows: Sequence[Row], spec: TableSpec, *, unknown: bool = False, missing: bool = False, field: str = "rows"
+) -> tuple[Float32, list[list[str]]]:
+    """Rows (objects by column, or arrays in column order) to float32 (n, width), with warnings by row.
+
+    `unknown` allows categories never seen in training, `missing` values that are null or left out. Raises InvalidValue naming row and
+    column.
+    """
+    warnings: list[list[str]] = [[] for _ in rows]
+    encoded = np.zeros((len(rows), *spec.shape), np.float32)
+    for index, row in enumerate(rows):
+        given = values(row, spec, f"{field}[{index}]", missing=missing)
+        for (column, block), value in zip(spec.blocks(), given, strict=True):
+            place = f"{field}[{index}].{column.name}"
+            if value is None:
+                encoded[index, block] = np.nan
+                warnings[index].append(is_missing(column))
+            elif isinstance(column, NumericColumn):
+                encoded[index, block] = _number(value, column, place, warnings[index])
+            else:
+                encoded[index, block] = _one_hot(value, column, place, unknown, warnings[index])
+    return encoded, warnings
+
+
+def values(row: Row, spec: TableSpec, place: str = "row", *, missing: bool = False) -> list[Any]:
+    """A row's values in column order, None for those that are missing. Raises InvalidValue for unknown columns, and for missing values
+    where they are not allowed."""
+    names = spec.names
+    if isinstance(row, Mapping):
+        for name in row:
+            if name not in names and name not in spec.ignored:
+                raise InvalidValue(f"{place}: unknown column {shown(name)}", field=f"{place}.{name}", valid=names)
+        return _complete([row.get(name) for name in names], names, place, missing)
+    if isinstance(row, str) or not isinstance(row, Sequence):
+        raise InvalidValue(f"{place}: a row is an object by column or an array", field=place, valid=names)
+    if len(row) != len(names):
+        raise InvalidValue(f"{place}: {len(row)} values, but there are {len(names)} columns", field=place, valid=names)
+    return _complete(list(row), names, place, missing)
+
+
+def _complete(given: list[Any], names: list[str], place: str, missing: bool) -> list[Any]:
+    if not missing:
+        for name, value in zip(names, given, strict=True):
+            if value is None:
+                raise InvalidValue(
+                    f"{place}: column {shown(name)} is missing; every column needs a value",
+                    field=f"{place}.{name}",
+                    valid=names,
+                )
+    if given and all(value is None for value in given):
+        raise InvalidValue(f"{place}: every value is missing", field=place, valid=names)
+    return given
+
+
+# what is wrong with a value, and what is said about one that is let through; runtime.columns says the same
+
+
+def not_a_number(value: Any, column: NumericColumn) -> str:
+    return f"{shown(value)} is not a number; column {shown(column.name)} is numeric"
+
+
+def not_finite(value: Any) -> str:
+    return f"{cut(str(value)) if isinstance(value, str | float) else shown(value)} is not finite"
+
+
+def is_clipped(value: Any, column: NumericColumn) -> str:
+    return f"{cut(column.name)}: {value if isinstance(value, float) else cut(str(value))} is more than {column.clip:g} scales from the mean and was clipped"
+
+
+def is_unknown(name: str, column: CategoricalColumn) -> str:
+    return f"unknown_category: {cut(column.name)} {shown(name)} was never seen in training"
+
+
+def is_missing(column: NumericColumn | CategoricalColumn) -> str:
+    return f"missing: {cut(column.name)} has no value; it took no part in the score"
+
+
+def _number(value: Any, column: NumericColumn, place: str, warnings: list[str]) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
+        raise InvalidValue(f"{place}: {not_a_number(value, column)}", field=place)
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
+    if not math.isfinite(number):
+        raise InvalidValue(f"{place}: {not_finite(value)}", field=place)
+    encoded = float(standardise(np.float64(number), column))
+    if abs(encoded) >= column.clip:
+        warnings.append(is_clipped(value, column))
+    return encoded
+
+
+def standardise(values: Any, column: NumericColumn) -> Any:
+    """Numbers to the graph's edge, float64 in -clip..clip; NaN stays."""
+    return np.clip((transform(values, column) - column.mean) / column.scale, -column.clip, column.clip)
+
+
+def transform(values: Any, column: NumericColumn) -> Any:
+    """t(value): the identity, log(1 + value) and its mirror image below 0, or the quantile transform."""
+    if column.transform == "log1p":
+        return np.sign(values) * np.log1p(np.abs(values))
+    if column.transform == "quantile":
+        assert column.knots is not None and column.scores is not None and column.slope is not None
+        beyond = np.minimum(values - column.knots[0], 0) + np.maximum(values - column.knots[-1], 0)
+        return np.interp(values, column.knots, column.scores) + column.slope * beyond
+    return values
+
+
+def _one_hot(value: Any, column: CategoricalColumn, place: str, unknown: bool, warnings: list[str]) -> Float32:
+    if isinstance(value, list | dict):
+        raise InvalidValue(f"{place}: a category is a string or a number", field=place, valid=list(column.categories))
+    block = np.zeros(column.width, np.float32)
+    name = category(value, column)
+    if name in column.categories:
+        block[column.categories.index(name)] = 1
+    elif unknown:
+        warnings.append(is_unknown(name, column))
+    else:
+        raise InvalidValue(f"{place}: unknown category {shown(name)}", field=place, valid=list(column.categories))
+    return block
+
+
+def decode(encoded: NDArray[Any], spec: TableSpec, *, held: bool = True) -> list[dict[str, Any]]:
+    """Float (n, width) to rows by column: numbers unscaled, rounded and, where `held`, held to the training range, as what a model makes
+    is; the largest entry of each block."""
+    columns: dict[str, list[Any]] = {}
+    for column, block in spec.blocks():
+        values = np.asarray(encoded[:, block], np.float64)
+        if isinstance(column, NumericColumn):
+            columns[column.name] = _unscale(values[:, 0], column, held)
+        else:
+            columns[column.name] = [column.categories[index] for index in values.argmax(axis=1)]
+    return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+
+
+def _unscale(values: NDArray[np.float64], column: NumericColumn, held: bool) -> list[Any]:
+    numbers = _inverse(values * column.scale + column.mean, column)
+    if held:
+        numbers = np.clip(numbers, column.minimum, column.maximum)
+    if column.decimals is not None:
+        numbers = np.round(numbers, column.decimals)
+    plain: list[Any] = (numbers.astype(np.int64) if column.decimals == 0 else numbers).tolist()
+    return plain
+
+
+def _inverse(values: NDArray[np.float64], column: NumericColumn) -> NDArray[np.float64]:
+    """The value for t(value)."""
+    if column.transform == "log1p":
+        return np.asarray(np.sign(values) * np.expm1(np.abs(values)), np.float64)
+    if column.transform == "quantile":
+        assert column.knots is not None and column.scores is not None and column.slope is not None
+        beyond = np.minimum(values - column.scores[0], 0) + np.maximum(values - column.scores[-1], 0)
+        inside: NDArray[np.float64] = np.interp(values, column.scores, column.knots) + beyond / column.slope
+        return inside
+    return values

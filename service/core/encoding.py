@@ -1,0 +1,107 @@
+"""Answers as bytes: JSON, a picture, or an array. Chosen by Accept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import orjson
+
+from manifold.runtime import codecs, recipes
+from manifold.runtime.errors import UnsupportedMedia, cut
+from manifold.runtime.spec import ImageSpec, TableSpec
+from manifold.runtime.tables import rows
+from manifold.service.aside import JSON as JSON_WORK
+from manifold.service.core.handlers import Answer
+
+JSON = "application/json"
+NUMBERS = (JSON, codecs.NPY)
+PICTURES = (JSON, "image/png", "image/webp", codecs.NPY)
+ITEM = 30 * 1024  # bytes (service.aside) for an image or a row of an answer, beside its numbers
+LISTED = 512  # ... for an entry of a list, as JSON
+OPTIONS = orjson.OPT_SERIALIZE_NUMPY
+
+
+@lru_cache(maxsize=256)
+def choose(accept: str, offered: tuple[str, ...]) -> str:
+    """The one of the media types `offered` to answer with. Raises UnsupportedMedia where none of those asked for is."""
+    wanted: list[tuple[float, int, str]] = []
+    for place, part in enumerate((accept.strip() or "*/*").split(",")):
+        name, *parameters = (piece.strip() for piece in part.split(";"))
+        quality = 1.0
+        for parameter in parameters:
+            if parameter.startswith("q="):
+                try:
+                    quality = float(parameter[2:])
+                except ValueError:
+                    quality = 0.0
+        if quality > 0 and name:
+            wanted.append((-quality, place, name.lower()))
+    for _, _, name in sorted(wanted):
+        for media_type in offered:
+            if name in (media_type, "*/*") or (name.endswith("/*") and media_type.startswith(name[:-1])):
+                return media_type
+    raise UnsupportedMedia(f"Accept: {cut(accept)} is not offered", field="Accept", valid=offered)
+
+
+def to_fields(answer: Answer, request_id: str, *, picture: Callable[[bytes], Any] = codecs.to_base64) -> dict[str, Any]:
+    """The answer as its contract has it, numpy arrays inside; `timing` is left to the caller. `picture` is what becomes of a PNG."""
+    body = {"model": answer.entry.name, "version": answer.entry.version, "request_id": request_id, **answer.fields}
+    if answer.items is not None:
+        spec = answer.manifest.data
+        if isinstance(spec, TableSpec):
+            body["rows"] = rows.decode(answer.items, spec)
+        elif answer.encoding == "array":
+            body["data"] = codecs.to_unit32(answer.items, spec)
+        else:
+            body["images"] = [picture(png) for png in _pngs(answer, spec)]
+    return body
+
+
+def dumps(body: Any) -> bytes:
+    """JSON bytes."""
+    return orjson.dumps(body, option=OPTIONS)
+
+
+def to_picture(answer: Answer, media_type: str) -> bytes:
+    """One image, or a grid. Raises UnsupportedMedia where the answer holds no images."""
+    spec = answer.manifest.data
+    if answer.items is None or not isinstance(spec, ImageSpec):
+        raise UnsupportedMedia("Accept: this answer holds no images", field="Accept", valid=[JSON, codecs.NPY])
+    if media_type == "image/png" and len(answer.items) == 1:
+        return _pngs(answer, spec)[0]
+    pixels = codecs.to_uint8(answer.items, spec)
+    sheet = pixels[0] if len(pixels) == 1 else codecs.grid(pixels)
+    recipe = recipes.for_grid(answer.recipes()) if answer.recipes else None
+    return codecs.to_webp(sheet) if media_type == "image/webp" else codecs.to_png(sheet, recipe)
+
+
+def to_npy(answer: Answer) -> bytes:
+    """Images float32 (n, C, H, W) in [0, 1]; encoded rows; posterior means or draws, codes, scores."""
+    if answer.items is None:
+        assert answer.numbers is not None
+        return codecs.to_npy(answer.numbers)
+    spec = answer.manifest.data
+    if isinstance(spec, ImageSpec):
+        return codecs.to_npy(codecs.to_unit32(answer.items, spec))
+    return codecs.to_npy(answer.items)
+
+
+def _pngs(answer: Answer, spec: ImageSpec) -> list[bytes]:
+    assert answer.items is not None
+    texts: Sequence[dict[str, Any] | None] = [None] * len(answer.items) if answer.recipes is None else answer.recipes()
+    return [
+        codecs.to_png(pixels, text) for pixels, text in zip(codecs.to_uint8(answer.items, spec), texts, strict=True)
+    ]
+
+
+def work(answer: Answer, listed: float = LISTED) -> float:
+    """Return the work of writing the answer, in bytes (service.aside). `listed` is for an entry of a list."""
+    arrays = sum(value.nbytes for value in answer.fields.values() if isinstance(value, np.ndarray))
+    lists = max((len(value) for value in answer.fields.values() if isinstance(value, list)), default=0)
+    if answer.items is None:
+        return JSON_WORK * arrays + listed * lists
+    # pictures where they may be: the numbers alone are written faster, and rarely many
+    return JSON_WORK * arrays + max(listed * lists, ITEM * len(answer.items), answer.items.nbytes)

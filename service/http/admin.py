@@ -1,0 +1,139 @@
+"""What needs the scope `admin`: reading keys and certificate again, models that come and go, and calibrating one on rows of one's own.
+
+Without keys these routes are off, unless the setting `trust_loopback` lets requests from this machine use them (service.asgi).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import threading
+from collections.abc import Callable
+from typing import TypeVar
+
+import structlog
+from fastapi import FastAPI, Request
+from starlette.responses import Response
+
+from manifold.runtime.errors import InvalidValue, Unavailable, UnsupportedMedia, UnsupportedTask, cut
+from manifold.runtime.scores import bulk
+from manifold.service.aside import aside, later
+from manifold.service.core import contract, encoding, uploads
+from manifold.service.models import describe
+from manifold.service.models.registry import Registry
+from manifold.service.security import Security
+from manifold.service.settings import SettingsError
+
+log = structlog.get_logger()
+
+T = TypeVar("T")
+
+LOOK = 0.5  # seconds between two questions whether the client is still there
+
+BODY = {
+    "required": True,
+    "content": {kind: {"schema": {"type": "string", "format": "binary"}} for kind in uploads.MEDIA_TYPES},
+}
+READ_ONLY = (
+    "the folder of models cannot be written here: run `manifold calibrate` where it can, and start the service again"
+)
+
+
+def add(app: FastAPI, registry: Registry, security: Security) -> None:
+    """The routes."""
+    settings = registry.settings
+    one_at_a_time = asyncio.Lock()
+
+    @app.post(
+        "/admin/reload", response_model=contract.Reloaded, summary="Reads keys and certificate again.", tags=["admin"]
+    )
+    async def reload() -> Response:
+        try:
+            if registry.cluster is not None:
+                await registry.cluster.everywhere("keys")
+            else:
+                await security.reload_aside()
+        except SettingsError as error:  # what is wrong is the installation's, and said to who may mend it
+            raise InvalidValue(f"{error.message}; what there was is kept", field=error.field) from None
+        log.info("reloaded", keys=list(security.keys))
+        keys = [
+            {"name": key.name, "id": key.id, "scopes": sorted(key.scopes), "rate": key.rate}
+            for key in security.keys.values()
+        ]
+        return Response(
+            encoding.dumps({"keys": keys, "needed": security.needed, "tls": security.certificate is not None}),
+            media_type=encoding.JSON,
+        )
+
+    @app.post(
+        "/admin/models/{name}/load", response_model=contract.ModelSummary, tags=["admin"],
+        summary="Takes over a model as it lies in its folder now: what is new or has changed is loaded, then swapped in.",
+    )  # fmt: skip
+    async def load(name: str) -> Response:
+        registry.check_open()
+        await registry.change("load", name)
+        entry = registry.find(name, None)
+        return Response(encoding.dumps(describe.summary(entry, settings.default_model)), media_type=encoding.JSON)
+
+    @app.post(
+        "/admin/models/{name}/unload", response_model=contract.ModelSummary, tags=["admin"],
+        summary="Takes a model out of service, until it is loaded again; requests that it works on are answered.",
+    )  # fmt: skip
+    async def unload(name: str) -> Response:
+        await registry.change("unload", name)
+        entry = registry.find(name, None)
+        return Response(encoding.dumps(describe.summary(entry, settings.default_model)), media_type=encoding.JSON)
+
+    @app.post(
+        "/admin/models/{name}/calibrate", response_model=contract.Recalibrated, tags=["admin"], openapi_extra={"requestBody": BODY},
+        summary="Calibrates a model of rows on a file of normal ones, as its next version, which is the latest from then on.",
+    )  # fmt: skip
+    async def calibrate(name: str, request: Request) -> Response:
+        registry.check_open()
+        content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+        kind = uploads.MEDIA_TYPES.get(content_type)
+        if kind is None:
+            raise UnsupportedMedia(
+                f"Content-Type: {cut(content_type) or 'nothing'} is not read; send a file of normal rows",
+                field="Content-Type", valid=list(uploads.MEDIA_TYPES),
+            )  # fmt: skip
+        entry = await registry.get(name, None)
+        model = entry.model
+        assert model is not None
+        bulk.table_of(model)
+        file = await uploads.spool(request.stream(), settings.max_upload_bytes)
+        try:
+            async with one_at_a_time:
+                try:
+                    folder, done = await _while_there(
+                        request,
+                        lambda gone: bulk.recalibrate(
+                            model, file, kind, settings.models_dir, name="an upload", stopped=gone
+                        ),
+                    )
+                except PermissionError as error:
+                    raise UnsupportedTask(READ_ONLY, field="name") from error
+                except OSError as error:
+                    if error.errno == errno.EROFS:
+                        raise UnsupportedTask(READ_ONLY, field="name") from error
+                    raise Unavailable(f"the version cannot be written: {error.strerror}") from error
+        finally:
+            later(file.close)
+        made = await registry.adopt(name, int(folder.name))
+        log.info("calibrated", model=name, version=made.version, on=done)
+        return Response(
+            encoding.dumps({"model": name, "version": made.version, "done": done}), media_type=encoding.JSON
+        )
+
+
+async def _while_there(request: Request, work: Callable[[Callable[[], bool]], T]) -> T:
+    """Return the result of work on a thread. The work is given a function that says whether the client has left."""
+    gone = threading.Event()
+    future = asyncio.ensure_future(aside(lambda: work(gone.is_set), pool="models"))
+    try:
+        while not (await asyncio.wait({future}, timeout=LOOK))[0]:
+            if await request.is_disconnected():
+                gone.set()
+        return future.result()
+    finally:
+        gone.set()

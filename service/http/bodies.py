@@ -1,0 +1,239 @@
+"""Requests as they come over HTTP: JSON, a multipart upload, a raw image or npy body with the other fields in the query."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Collection, Coroutine, Mapping, Sequence
+from typing import Any, TypeVar
+
+import numpy as np
+from pydantic import ValidationError
+from starlette.datastructures import UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
+from starlette.requests import Request
+
+from manifold.runtime import codecs, texts
+from manifold.runtime.errors import InvalidValue, Malformed, TooLarge, UnsupportedMedia, cut, shown
+from manifold.service.aside import JSON as JSON_WORK
+from manifold.service.aside import aside
+from manifold.service.core import contract
+from manifold.service.core.encoding import JSON
+from manifold.service.core.reading import Uploads
+from manifold.service.http.incoming import Incoming
+from manifold.service.settings import Settings
+
+R = TypeVar("R", bound=contract.Request)
+T = TypeVar("T")
+MULTIPART = "multipart/form-data"
+MAX_FIELDS = 64  # of a query or a form
+NAMES = (
+    "model",
+    "class",
+    "target_class",
+    "prior",
+)  # fields of a query or form that are texts even where they look like numbers
+ACCEPTED = (JSON, MULTIPART, *codecs.MEDIA_TYPES, codecs.NPY)
+
+
+async def parse(request: Incoming, shape: type[R], settings: Settings, also: Sequence[str] = ()) -> tuple[R, Uploads]:
+    """The request as its contract has it, and what came beside the fields. Raises RequestError of one kind or another.
+
+    `also` are content types that the route reads elsewhere, for the error that lists what is read.
+    """
+    if encoding := request.header(b"content-encoding"):
+        raise UnsupportedMedia(
+            f"Content-Encoding: {cut(encoding)} is not read; send the body as it is", field="Content-Encoding"
+        )
+    content_type = request.content_type or JSON
+    body = await request.body(settings.max_body_bytes)
+    is_array = content_type in (*codecs.MEDIA_TYPES, codecs.NPY)
+    work = len(body) if is_array else JSON_WORK * len(body)
+    return await aside(functools.partial(_read, request, content_type, body, work, shape, settings, also), work)
+
+
+def _read(
+    request: Incoming, content_type: str, body: bytes, work: float, shape: type[R], settings: Settings, also: Sequence[str]
+) -> tuple[R, Uploads]:  # fmt: skip
+    """A body of a content type. `work` is what reading it takes, in bytes (service.aside)."""
+    if content_type == JSON or content_type.endswith("+json"):
+        return validate(shape, _object(body)), Uploads(work=work)
+    if content_type == MULTIPART:
+        names = ("file", "mask") if "masks" in shape.model_fields else ("file",)
+        fields, files = _at_once(_multipart(request.of_starlette(body), settings, names))
+        uploads = Uploads(images=tuple(files["file"]), masks=tuple(files.get("mask", ())), work=work)
+        return validate(shape, {**query(request), **fields}), uploads
+    if content_type in codecs.MEDIA_TYPES:
+        return validate(shape, query(request)), Uploads(images=(_not_empty(body),))
+    if content_type == codecs.NPY:
+        array = codecs.from_npy(_not_empty(body), "body")
+        return validate(shape, query(request)), Uploads(array=np.asarray(array), work=work)
+    raise UnsupportedMedia(
+        f"Content-Type: {cut(content_type)} is not read", field="Content-Type", valid=(*ACCEPTED, *also)
+    )
+
+
+def validate(shape: type[R], fields: Any) -> R:
+    """Fields against the contract. Raises InvalidValue for the first thing that is wrong, saying what is valid."""
+    if len(fields) > len(shape.model_fields):  # pydantic would make an error of each field too many
+        unknown = next((name for name in fields if name not in {*_names(shape), *shape.model_fields}), None)
+        if unknown is not None:
+            raise _unknown(unknown, _names(shape))
+    try:
+        return shape.model_validate(fields)
+    except ValidationError as error:
+        raise _explain(error, shape) from None
+
+
+def _not_empty(body: bytes) -> bytes:
+    if not body:
+        raise Malformed("body: empty", field="body")
+    return body
+
+
+def _object(body: bytes) -> dict[str, Any]:
+    if not body.strip():
+        raise Malformed("body: empty; send a JSON object, {} at least", field="body")
+    return json_object(body)
+
+
+def json_object(body: bytes) -> dict[str, Any]:
+    """What JSON says. Raises Malformed for what is none, or no object."""
+    content = texts.json_of(body)
+    if not isinstance(content, dict):
+        raise Malformed("body: a JSON object is needed", field="body")
+    return content
+
+
+def _field(key: str, text: str) -> Any:
+    """Return a value of a query or form: JSON if it is JSON, else the text itself. Names stay text: class 3 is the class called 3.
+
+    Raise Malformed for an array or object that is not JSON, or has too many levels.
+    """
+    structured = text.startswith(("[", "{"))
+    if key in NAMES and not structured:
+        return text
+    try:
+        return texts.json_of(text, key)
+    except Malformed:
+        if structured:
+            raise
+        return text
+
+
+def _once(key: str, fields: Collection[str]) -> None:
+    """Raise Malformed for a field of a query or form that is there already."""
+    if key in fields:
+        raise Malformed(f"{shown(key)}: the field is there more than once; send it once", field=key)
+
+
+def query(request: Incoming) -> dict[str, Any]:
+    """Return the fields in the query, for bodies that have no place for them. Raise Malformed for more than MAX_FIELDS."""
+    if request.scope["query_string"].count(b"&") >= MAX_FIELDS:
+        raise Malformed(
+            f"query: over the limit of {MAX_FIELDS} fields; send those that the request needs", field="query"
+        )
+    fields: dict[str, Any] = {}
+    for key, text in request.of_starlette(b"").query_params.multi_items():
+        _once(key, fields)
+        fields[key] = _field(key, text)
+    return fields
+
+
+def _at_once(reading: Coroutine[Any, Any, T]) -> T:
+    """Return what a coroutine returns that has nothing to wait for, with or without an event loop."""
+    try:
+        reading.send(None)
+    except StopIteration as finished:
+        result: T = finished.value
+        return result
+    reading.close()
+    raise RuntimeError("reading a body that is here already waits for something")
+
+
+class _Parts(MultiPartParser):
+    """Starlette's parser, which also knows whether the body has an end: one that was cut off would lack images in silence."""
+
+    spool_max_size = 0  # no limit: the body is in memory already, and its files would gain nothing from a disk
+    ended = False
+
+    def on_end(self) -> None:
+        """The closing boundary."""
+        self.ended = True
+
+    def check_end(self) -> None:
+        """Raises MultiPartException where none came."""
+        if not self.ended:
+            for file in self._files_to_close_on_error:
+                file.close()
+            raise MultiPartException("it ends within a part")
+
+
+async def _multipart(
+    request: Request, settings: Settings, names: Sequence[str]
+) -> tuple[dict[str, Any], dict[str, list[bytes]]]:
+    """Fields, and files by the names under which they may come."""
+    parser = _Parts(request.headers, request.stream(), max_files=settings.max_items * len(names), max_fields=MAX_FIELDS)
+    try:
+        form = await parser.parse()
+        parser.check_end()
+    except MultiPartException as error:
+        if error.message.startswith("Too many files"):
+            raise TooLarge(f"file: over the limit of {settings.max_items} a request", field="file") from None
+        raise Malformed(f"body: not readable as {MULTIPART}: {cut(error.message, 200)}", field="body") from None
+    except (ValueError, LookupError) as error:  # of the boundary, or an encoding that there is not
+        raise Malformed(f"body: not readable as {MULTIPART}: {cut(str(error), 200)}", field="body") from None
+    fields: dict[str, Any] = {}
+    files: dict[str, list[bytes]] = {name: [] for name in names}
+    try:
+        texts.check_parts("".join(value for _, value in form.multi_items() if isinstance(value, str)))
+        for key, value in form.multi_items():
+            if not isinstance(value, UploadFile):
+                _once(key, fields)
+                fields[key] = _field(key, value)
+            elif key in files:
+                files[key].append(await value.read())
+            else:
+                under = " or ".join(f"{name!r}" for name in names)
+                raise InvalidValue(
+                    f"{cut(key)}: files are uploaded under the name {under}", field=key, valid=list(names)
+                )
+    finally:
+        await form.close()
+    if not files["file"]:
+        raise InvalidValue("file: at least one is needed", field="file")
+    return fields, files
+
+
+def _explain(error: ValidationError, shape: type[contract.Request]) -> InvalidValue:
+    """pydantic's first complaint as one of ours."""
+    problem = error.errors(include_url=False)[0]
+    path, kind = problem["loc"], problem["type"]
+    field = ".".join(
+        str(part)
+        for part in path
+        if not (isinstance(part, str) and ("[" in part or part in ("str", "constrained-str", "int", "dict", "list")))
+    )
+    if kind == "extra_forbidden":
+        return _unknown(field, _names(shape) if len(path) == 1 else None)
+    if kind == "missing":
+        return InvalidValue(f"{cut(field)}: is missing", field=field)
+    valid = _literals(problem.get("ctx", {}))
+    given = problem["input"]
+    shown = f" (given {given!r})" if isinstance(given, str | int | float | bool | None) and len(str(given)) < 60 else ""
+    return InvalidValue(f"{cut(field)}: {cut(problem['msg'], 300)}{shown}", field=field, valid=valid)
+
+
+def _names(shape: type[contract.Request]) -> list[str]:
+    """Return the names of the fields, as clients write them."""
+    return [info.alias or name for name, info in shape.model_fields.items()]
+
+
+def _unknown(field: str, valid: list[str] | None) -> InvalidValue:
+    return InvalidValue(f"{cut(field)}: unknown field", field=field, valid=valid)
+
+
+def _literals(context: Mapping[str, Any]) -> list[str] | None:
+    expected = context.get("expected")
+    return (
+        [word.strip("' ") for word in expected.replace(" or ", ", ").split(",")] if isinstance(expected, str) else None
+    )

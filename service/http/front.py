@@ -1,0 +1,350 @@
+"""The way of a request: an id kept or made, counted, timed, and, for the use cases, straight to their handlers.
+
+Pure ASGI. A use case needs nothing of a web framework's routing, validation and serialisation, which take longer than a small model; so
+POST requests to one go from here to its handler and back. Everything else goes on to the application behind. Before either, the request is
+admitted, by its key or, where no keys are needed, by its host and origin; nothing of its body has been read then.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import re
+import secrets
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Any, Protocol
+from urllib.parse import quote
+
+import structlog
+from fastapi import FastAPI
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from manifold.runtime.errors import Forbidden, ManifoldError, RequestError
+from manifold.service.http import replies
+from manifold.service.http.incoming import Incoming, Intake
+from manifold.service.http.origins import Origins
+from manifold.service.http.replies import Reply
+from manifold.service.inference import http as inference
+from manifold.service.models.entries import hold_from_now, let_go
+from manifold.service.models.registry import Registry
+from manifold.service.security import Key, Security
+from manifold.service.settings import Settings, is_loopback
+from manifold.service.telemetry.metrics import Metrics
+from manifold.service.telemetry.tracing import CARRIED, Trace, Tracing
+
+log = structlog.get_logger()
+
+REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
+LOGGED = 200  # characters of a path in a log line or a trace
+LOOK = 0.05  # seconds: requests older than that are watched for clients that have gone
+GONE = 499  # status under which they are counted: nobody gets it
+
+# what is the same in every installation, or what probes and Prometheus ask for
+OPEN = frozenset(
+    {"/", "/docs", "/openapi.json", "/health/live", "/health/ready", "/v2/health/live", "/v2/health/ready", "/metrics"}
+)
+OPEN_BELOW = "/static-offline-docs/"
+# what probes ask under any name; where they ask under a foreign one, the answer is ready or not and nothing else
+HEALTH = frozenset({"/health/live", "/health/ready", "/v2/health/live", "/v2/health/ready"})
+ADMIN = ("/admin/", "/v2/repository/models/")
+# what proxies add, and browsers for a page: the client is then somebody else
+FORWARDED = frozenset(
+    {
+        "forwarded",
+        "x-forwarded-for",
+        "x-forwarded-host",
+        "x-forwarded-proto",
+        "x-real-ip",
+        "via",
+        "origin",
+        "sec-fetch-site",
+    }
+)
+NO_ADMIN = (
+    "without API keys, admin routes are off; use a key with the scope admin, or set MANIFOLD_TRUST_LOOPBACK=true "
+    "if everybody on this machine may use them (docs/security.md)"
+)
+# an answer is data: no page may run, frame or guess at it, and nobody in between keep it
+DATA = (
+    (b"x-content-type-options", b"nosniff"),
+    (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
+    (b"cross-origin-resource-policy", b"same-origin"),
+    (b"cache-control", b"no-store"),
+)
+# to pages, besides; they have a policy and a cache-control of their own
+PAGES = ((b"x-frame-options", b"DENY"), (b"referrer-policy", b"no-referrer"))
+STRICT = (b"strict-transport-security", b"max-age=31536000")
+
+_PREFIX, _COUNT = secrets.token_hex(8), itertools.count(secrets.randbelow(2**40))
+
+Endpoint = Callable[[Incoming], Awaitable[Reply]]
+
+
+class Errors(Protocol):
+    """How what goes wrong is written: this project's way, or a protocol's."""
+
+    def of_error(self, error: ManifoldError, request_id: str, /) -> Reply:
+        """What the client can read."""
+
+    def unexpected(self, error: Exception, request_id: str, /) -> Reply:
+        """A bug."""
+
+
+def new_id() -> str:
+    """A request id: of this process, and of this request in it."""
+    return f"{_PREFIX}{next(_COUNT):016x}"
+
+
+@dataclass(eq=False, slots=True)
+class Flight:
+    """A use case that is being answered."""
+
+    task: asyncio.Task[Any]
+    request: Incoming
+    began: float
+    watcher: asyncio.Task[None] | None = None
+    over: bool = False
+    gone: bool = False
+
+    async def watch(self) -> None:
+        """Cancels the work of a client that has gone away. The body has been read: what comes now is the end."""
+        if await self.request.gone() and not self.over:
+            self.gone = True
+            self.task.cancel()
+
+
+class Flights:
+    """Use cases that are being answered. Those that take long get a watcher; short ones cost nothing."""
+
+    def __init__(self) -> None:
+        self._all: set[Flight] = set()
+        self._timer: asyncio.TimerHandle | None = None
+
+    def begin(self, request: Incoming) -> Flight:
+        """From now on."""
+        task = asyncio.current_task()
+        assert task is not None
+        flight = Flight(task, request, time.monotonic())
+        self._all.add(flight)
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(LOOK, self._look)
+        return flight
+
+    def end(self, flight: Flight) -> None:
+        """The answer is out, or nobody waits for it."""
+        flight.over = True
+        self._all.discard(flight)
+        if flight.watcher is not None:
+            flight.watcher.cancel()
+
+    def _look(self) -> None:
+        self._timer = None
+        now = time.monotonic()
+        for flight in self._all:
+            if flight.watcher is None and flight.request.read and now - flight.began > LOOK:
+                flight.watcher = flight.task.get_loop().create_task(flight.watch())
+        if self._all:
+            self._timer = asyncio.get_running_loop().call_later(LOOK, self._look)
+
+
+class Front:
+    """The application: use cases are answered here, the rest goes on with a request id and is counted."""
+
+    def __init__(
+        self, app: FastAPI, endpoints: Mapping[str, Endpoint], tensors: inference.Routes, registry: Registry, metrics: Metrics, security: Security
+    ) -> None:  # fmt: skip
+        self.app, self.endpoints, self.tensors = app, endpoints, tensors
+        self.registry, self.metrics, self.security = registry, metrics, security
+        settings = registry.settings
+        self.origins, self.trust_loopback = Origins(settings), settings.trust_loopback
+        self.flights, self.intake = Flights(), Intake(settings.max_bodies_bytes, settings.max_calls)
+        self.log_requests = settings.log_requests
+        self.guards = (*DATA, STRICT) if settings.tls_certificate else DATA
+        self.state = app.state
+        self.tracing: Tracing | None = app.state.tracing
+        self._entered = _cors(self._enter, settings) if settings.cors_origins else self._enter
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            await self._entered(scope, receive, send)
+        else:
+            await self.app(scope, receive, _unless_cancelled(send))
+
+    async def _enter(self, scope: Scope, receive: Receive, send: Send) -> None:
+        began, held = time.perf_counter(), hold_from_now()
+        request = Incoming(scope, receive, self.intake)
+        given = request.header(b"x-request-id") or ""  # joined by a comma and a space if it is there twice
+        request_id = request.request_id = given if REQUEST_ID.fullmatch(given) else new_id()
+        scope.setdefault("state", {})["request_id"] = request_id
+        path, status, key = scope["path"], 500, None
+        if scope["method"] == "HEAD":  # the server behind `send` leaves the body out
+            scope = {**scope, "method": "GET"}
+        endpoint, route, errors = self._find(scope["method"], path)
+        trace = self._trace(request, path) if self.tracing else None
+        try:
+            try:
+                key = self._admit(path, request)
+            except ManifoldError as error:
+                self.metrics.erred(error)
+                status = await self._send(errors.of_error(error, request_id), send, request_id)
+                route = route if endpoint is not None else "refused"
+                return
+            if endpoint is not None:
+                status = await self._answer(endpoint, request, send, errors)
+            else:
+                route = "other"
+                try:
+                    status = await self._pass(scope, receive, send, request_id)
+                finally:  # after an error too: a path as it came would be a series of its own
+                    route = getattr(scope.get("route"), "path", route)
+        finally:
+            let_go(held)
+            if trace is not None:
+                answered: dict[str, str | int] = {"http.response.status_code": status, "http.route": route}
+                trace.end(f"{request.scope['method']} {route}", failed=status >= 500, **answered)
+            self._note(request.scope, route, status, time.perf_counter() - began, request_id, key)
+
+    def _find(self, method: str, path: str) -> tuple[Endpoint | None, str, Errors]:
+        """What answers here, under which name it is counted, and how an error is written."""
+        if path.startswith(inference.PREFIX) and path[len(inference.PREFIX) :][:1] in ("", "/"):
+            return *self.tensors.find(method, path), inference
+        return self.endpoints.get(path) if method == "POST" else None, path, replies
+
+    def _trace(self, request: Incoming, path: str) -> Trace:
+        assert self.tracing is not None
+        carried = {name: value for name in CARRIED if (value := request.header(name.encode())) is not None}
+        method = request.scope["method"]
+        said = {"http.request.method": method, "url.path": path[:LOGGED], "manifold.request_id": request.request_id}
+        return self.tracing.begin(method, carried, **said)
+
+    def _admit(self, path: str, request: Incoming) -> Key | None:
+        """Return the key under which a request goes on. Raise Malformed, Unauthorized, Forbidden or Busy."""
+        request.check_repeated()
+        admin = path.startswith(ADMIN)
+        if self.security.needed:
+            if path in OPEN or path.startswith(OPEN_BELOW):
+                return None
+            return self.security.check(request.header(b"authorization"), "admin" if admin else "infer")
+        try:
+            self.origins.check(request)
+        except RequestError:
+            if path not in HEALTH:
+                raise
+            request.scope["state"]["bare"] = True
+        if admin:
+            self._admit_admin(request)
+        return None
+
+    def _admit_admin(self, request: Incoming) -> None:
+        """Raise Forbidden unless loopback is trusted and the request comes from this machine."""
+        if not self.trust_loopback:
+            raise Forbidden(NO_ADMIN, field="Authorization")
+        if not _from_here(request):
+            raise Forbidden(
+                "without API keys, admin routes answer requests from this machine alone, not through a proxy and not from a page; "
+                "use a key with the scope admin", field="Authorization",
+            )  # fmt: skip
+
+    async def _answer(self, endpoint: Endpoint, request: Incoming, send: Send, errors: Errors) -> int:
+        flight, request_id = self.flights.begin(request), request.request_id
+        try:
+            try:
+                if request.scope["path"] not in HEALTH:  # probes are answered, however much is in work
+                    request.enter()
+                reply = await endpoint(request)
+            except ManifoldError as error:
+                self.metrics.erred(error)
+                reply = errors.of_error(error, request_id)
+            except ClientDisconnect:
+                return GONE
+            except Exception as error:
+                self.metrics.erred(error)
+                reply = errors.unexpected(error, request_id)
+            return await self._send(reply, send, request_id)
+        except asyncio.CancelledError:
+            if not flight.gone:
+                raise
+            return GONE
+        finally:
+            self.flights.end(flight)
+            request.close()
+
+    async def _pass(self, scope: Scope, receive: Receive, send: Send, request_id: str) -> int:
+        status = 500
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                own = {name for name, _ in message["headers"]}
+                more = [pair for pair in (*self.guards, *PAGES) if pair[0] not in own]
+                message["headers"] = [*message["headers"], (b"x-request-id", request_id.encode("latin-1")), *more]
+            await send(message)
+
+        await self.app(scope, receive, send_with_id)
+        return status
+
+    async def _send(self, reply: Reply, send: Send, request_id: str) -> int:
+        headers = [
+            (b"content-type", reply.media_type.encode("latin-1")),
+            (b"x-request-id", request_id.encode("latin-1")),
+            *self.guards,
+            *((name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in reply.headers.items()),
+        ]
+        body = reply.body
+        if isinstance(body, bytes):
+            headers.append((b"content-length", str(len(body)).encode()))
+            await send({"type": "http.response.start", "status": reply.status, "headers": headers})
+            await send({"type": "http.response.body", "body": body})
+            return reply.status
+        await send({"type": "http.response.start", "status": reply.status, "headers": headers})
+        async with aclosing(body):  # whatever ends it, what it holds is let go now
+            async for line in body:
+                await send({"type": "http.response.body", "body": line, "more_body": True})
+        await send({"type": "http.response.body", "body": b""})
+        return reply.status
+
+    def _note(self, scope: Scope, route: str, status: int, seconds: float, request_id: str, key: Key | None) -> None:
+        self.metrics.requested(route, status, seconds)
+        if key is not None:
+            self.metrics.asked(key.id)
+        if self.log_requests:
+            log.info(
+                "request", request_id=request_id, method=scope["method"][:LOGGED], path=quote(scope["path"][:LOGGED]), status=status,
+                milliseconds=round(1000 * seconds, 2), key=None if key is None else key.name,
+            )  # fmt: skip
+
+
+def _unless_cancelled(send: Send) -> Send:
+    """Return `send` without the report that the application was cancelled, as it is if a third signal cuts the end of the service short."""
+
+    async def sent(message: Message) -> None:
+        if not message.get("message", "").rstrip().endswith("CancelledError"):
+            await send(message)
+
+    return sent
+
+
+def _cors(app: ASGIApp, settings: Settings) -> ASGIApp:
+    """For pages of the origins that are named; they send keys as a header, never cookies."""
+    return CORSMiddleware(
+        app, allow_origins=settings.cors_origins, allow_methods=("GET", "POST"), max_age=600,
+        allow_headers=("Authorization", "Content-Type", "X-Request-ID", "X-Deadline-Ms", "Inference-Header-Content-Length"),
+        expose_headers=("X-Request-ID", "X-Model", "X-Model-Version", "X-Seed", "X-First", "Retry-After", "Inference-Header-Content-Length"),
+    )  # fmt: skip
+
+
+def _from_here(request: Incoming) -> bool:
+    """Whether a request comes from this machine, not through a proxy on it and not from a page whose name was made to point here."""
+    client, host = request.scope.get("client"), request.header(b"host") or ""
+    return (
+        client is not None
+        and is_loopback(client[0])
+        and is_loopback(host.rpartition(":")[0] if re.search(r":\d+$", host) else host)
+        and not any(name.encode() in request.headers for name in FORWARDED)
+    )

@@ -1,0 +1,179 @@
+"""A request to a use case over HTTP: the few things that are needed of it, without a framework's objects."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator
+
+from starlette.requests import ClientDisconnect, Request
+from starlette.types import Message, Receive, Scope
+
+from manifold.runtime import texts
+from manifold.runtime.errors import Busy, InvalidValue, Malformed, TooLarge, shown
+
+# headers with one value: a second one would be read by one program and not by another
+SINGLE = frozenset({
+    b"authorization", b"content-encoding", b"content-length", b"content-type", b"host", b"inference-header-content-length", b"origin",
+    b"sec-fetch-dest", b"sec-fetch-mode", b"sec-fetch-site", b"transfer-encoding", b"x-deadline-ms", b"x-request-id",
+})  # fmt: skip
+LONGEST = 86_400_000  # milliseconds of X-Deadline-Ms: a day
+
+
+class Room:
+    """A number of requests that may be in work at once."""
+
+    def __init__(self, limit: int, name: str = "calls") -> None:
+        self.limit, self.name, self.taken = limit, name, 0
+
+    def enter(self) -> None:
+        """Count one more. Raise Busy over the limit."""
+        if self.taken >= self.limit:
+            raise Busy(f"{self.name}: {self.limit} are in work already. Retry after 1 s.", reason=self.name)
+        self.taken += 1
+
+    def leave(self) -> None:
+        """Count one less."""
+        self.taken -= 1
+
+
+class Intake:
+    """The requests in work over HTTP and gRPC: their number, and the bytes of all bodies that are being received or worked on.
+
+    Bodies of one piece, which are small, are not counted.
+    """
+
+    def __init__(self, limit: int, calls: int) -> None:
+        self.limit, self.held, self.calls = limit, 0, Room(calls)
+
+    def hold(self, size: int) -> None:
+        """Raises Busy over the limit."""
+        if self.held + size > self.limit:
+            raise Busy(f"bodies: {self.limit} bytes of requests are in work; try again", reason="bodies")
+        self.held += size
+
+
+class Incoming:
+    """One request. `read` is true once its body has been."""
+
+    __slots__ = (
+        "_entered",
+        "_held",
+        "_intake",
+        "_receive",
+        "came",
+        "headers",
+        "read",
+        "repeated",
+        "request_id",
+        "scope",
+    )
+
+    def __init__(self, scope: Scope, receive: Receive, intake: Intake) -> None:
+        self.scope, self._receive, self._intake, self._held = scope, receive, intake, 0
+        self._entered = False
+        self.request_id, self.read, self.came = "", False, time.perf_counter()
+        given: list[tuple[bytes, bytes]] = scope["headers"]
+        self.headers: dict[bytes, bytes] = dict(given)
+        self.repeated = "" if len(self.headers) == len(given) else self._join(given)
+
+    def _join(self, given: list[tuple[bytes, bytes]]) -> str:
+        """Join the values of headers that are there several times. Return the name of one that must not be, or nothing."""
+        values: dict[bytes, list[bytes]] = {}
+        for name, value in given:
+            values.setdefault(name, []).append(value)
+        self.headers = {name: b", ".join(several) for name, several in values.items()}
+        return next(
+            (name.decode("latin-1") for name, several in values.items() if len(several) > 1 and name in SINGLE), ""
+        )
+
+    def check_repeated(self) -> None:
+        """Raise Malformed for a second value of a header that has one."""
+        if self.repeated:
+            raise Malformed(f"{self.repeated}: the header is there more than once; send it once", field=self.repeated)
+
+    def header(self, name: bytes) -> str | None:
+        """By its name in lower case."""
+        value = self.headers.get(name)
+        return None if value is None else value.decode("latin-1")
+
+    @property
+    def content_type(self) -> str | None:
+        """Without its parameters, in lower case."""
+        value = self.header(b"content-type")
+        return None if value is None else value.partition(";")[0].strip().lower()
+
+    def deadline(self) -> int | None:
+        """Milliseconds of X-Deadline-Ms. Raises InvalidValue."""
+        text = self.header(b"x-deadline-ms")
+        if text is None:
+            return None
+        milliseconds = texts.whole(text, LONGEST)
+        if not milliseconds:
+            raise InvalidValue(
+                f"X-Deadline-Ms: {shown(text)} is not a whole number of milliseconds from 1 to {LONGEST}",
+                field="X-Deadline-Ms",
+            )
+        return milliseconds
+
+    def check_length(self, limit: int) -> None:
+        """Raises TooLarge where the request says that its body is."""
+        declared = self.header(b"content-length")
+        if declared is not None and declared.isdecimal() and texts.whole(declared, limit) is None:
+            raise TooLarge(f"body: {shown(declared)} bytes are over the limit of {limit}", field="body")
+
+    async def body(self, limit: int) -> bytes:
+        """All of it, refused as soon as it is known to be too large."""
+        self.check_length(limit)
+        chunks, size = [], 0
+        while not self.read:
+            chunk = await self._chunk()
+            size += len(chunk)
+            if size > limit:
+                raise TooLarge(f"body: over the limit of {limit} bytes", field="body")
+            if not self.read:
+                self._intake.hold(len(chunk))
+                self._held += len(chunk)
+            chunks.append(chunk)
+        return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+    def enter(self) -> None:
+        """Count the request among those in work. Raise Busy where there are too many."""
+        self._intake.calls.enter()
+        self._entered = True
+
+    def close(self) -> None:
+        """The request is over: its body is let go."""
+        self._intake.held -= self._held
+        self._held = 0
+        if self._entered:
+            self._intake.calls.leave()
+            self._entered = False
+
+    async def chunks(self, in_memory: int) -> AsyncIterator[bytes]:
+        """It as it comes, of which so many bytes stay in memory."""
+        while not self.read:
+            chunk = await self._chunk()
+            if self._held < in_memory and not self.read:
+                self._intake.hold(len(chunk))
+                self._held += len(chunk)
+            yield chunk
+
+    async def _chunk(self) -> bytes:
+        message = await self._receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        self.read = not message.get("more_body", False)
+        content: bytes = message.get("body", b"")
+        return content
+
+    async def gone(self) -> bool:
+        """After the body: waits for the end of the connection, or of the answer."""
+        return bool((await self._receive())["type"] == "http.disconnect")
+
+    def of_starlette(self, body: bytes) -> Request:
+        """As the framework has it, for its parsers of queries and forms."""
+
+        async def again() -> Message:
+            return {"type": "http.request", "body": body, "more_body": False}
+
+        return Request(self.scope, again)

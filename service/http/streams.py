@@ -1,0 +1,87 @@
+"""Samples sent as they are made: NDJSON, or server-sent events with the same lines as their data.
+
+A line an item: its `item` (the index from the request's first on), its `image` (base64 PNG), `data` or `row`, and where there is one its
+`class`, `condition`, `latent` or `codes`. The last line has `total` and what every answer has. What goes wrong before the first line is an
+error like any other; after it, the last line is that error. An item is the same as in an answer that is sent whole.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import AsyncGenerator, Callable, Iterator
+from typing import Any
+
+from manifold.service.aside import aside
+from manifold.service.core import contract, encoding
+from manifold.service.core.handlers import Answer, Handlers
+from manifold.service.core.reading import Uploads
+from manifold.service.http import replies
+from manifold.service.http.replies import Reply
+from manifold.service.telemetry.metrics import Metrics
+
+NDJSON = "application/x-ndjson"
+EVENTS = "text/event-stream"
+MEDIA_TYPES = (NDJSON, EVENTS)
+# fields of an answer with a value for each item, and what a line calls them
+BY_ITEM = {
+    "images": "image", "data": "data", "rows": "row", "classes": "class", "condition": "condition", "latents": "latent", "codes": "codes",
+}  # fmt: skip
+
+
+async def respond(
+    request: contract.SampleRequest, uploads: Uploads, deadline_ms: int | None, media_type: str, request_id: str, handlers: Handlers,
+    metrics: Metrics,
+) -> Reply:  # fmt: skip
+    """A stream of what /sample would answer. Raises what it raises."""
+    parts = await handlers.sample_stream(request, uploads, deadline_ms)
+    lines = _lines(parts, request.first, request_id, _event if media_type == EVENTS else _line, metrics)
+    return Reply(lines, media_type, headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
+
+
+def items(answer: Answer, request_id: str, start: int) -> Iterator[dict[str, Any]]:
+    """A part's items, the first of which has the index `start`."""
+    fields = encoding.to_fields(answer, request_id)
+    found = {name: fields[key] for key, name in BY_ITEM.items() if key in fields}
+    told = {"reproducible": False} if "reproducible" in fields else {}
+    for index in range(len(answer.items) if answer.items is not None else 0):
+        yield {"item": start + index, **{name: values[index] for name, values in found.items()}, **told}
+
+
+async def _lines(
+    parts: AsyncGenerator[Answer],
+    first: int,
+    request_id: str,
+    write: Callable[[dict[str, Any]], bytes],
+    metrics: Metrics,
+) -> AsyncGenerator[bytes]:
+    total, queue, compute = 0, 0.0, 0.0
+    about: dict[str, Any] = {}
+
+    def written(part: Answer) -> bytes:
+        return b"".join(write(item) for item in items(part, request_id, first + total))
+
+    try:
+        async for part in parts:
+            metrics.answered(part, "sample")
+            yield await aside(functools.partial(written, part), encoding.work(part))
+            assert part.items is not None
+            total, queue, compute = total + len(part.items), queue + part.queue, compute + part.compute
+            about = {"model": part.entry.name, "version": part.entry.version, "request_id": request_id}
+            if "seed" in part.fields:
+                about |= {"seed": part.fields["seed"], "first": first}
+            if "reproducible" in part.fields:
+                about["reproducible"] = False
+        yield write({"total": total, **about, "timing": {"queue": round(queue, 3), "compute": round(compute, 3)}})
+    except Exception as error:  # the status has been sent: the last line says what is wrong
+        metrics.erred(error)
+        yield write({"error": {**replies.in_stream(error, request_id), "request_id": request_id}})
+    finally:
+        await parts.aclose()
+
+
+def _line(content: dict[str, Any]) -> bytes:
+    return encoding.dumps(content) + b"\n"
+
+
+def _event(content: dict[str, Any]) -> bytes:
+    return b"data: " + encoding.dumps(content) + b"\n\n"

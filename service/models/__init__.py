@@ -1,0 +1,1 @@
+"""The models that the service holds: registry, versions, batching and queueing, descriptions."""

@@ -1,0 +1,475 @@
+"""Rows of concurrent requests in one run: admission, deadlines, cancellation, and who pays for what goes wrong.
+
+One Batcher a model. A use case (a generator of runs, see runtime.operations) is driven here. A run goes at once where the engine is free;
+what arrives while it works is joined into the next run (service.queueing says how), so an idle service adds no delay and a busy one batches
+by itself. Since no item depends on its batch-mates, how rows are grouped can never be seen in an answer.
+
+Runs that take less than a thread's hop would are run in place, if their graph's cost is fixed (runtime.fixed_cost); the others run on the
+model's worker threads, outside the interpreter's lock. Nothing here waits for a run on the event loop, least of all `close`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import math
+import os
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Generator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from manifold.runtime.engine import Model, joined, not_finite
+from manifold.runtime.errors import Busy, DeadlineExceeded, Unavailable
+from manifold.runtime.manifest import RANDOM, Manifest, TensorSpec
+from manifold.runtime.operations import Run
+from manifold.service.aside import LARGE, PIXEL, aside
+from manifold.service.models.queueing import Outputs, Piece, Queue, Work
+from manifold.service.settings import ModelSettings
+from manifold.service.telemetry import tracing
+
+Array = NDArray[Any]
+T = TypeVar("T")
+
+IN_PLACE = 0.001  # seconds of work: a run that is expected to take less does not leave the event loop
+SLOW = 0.005  # seconds of a core: a run that takes so much, and was not expected to, ends its task's runs in place
+SURPRISE = 4  # times the expected work, from which a slow run was not expected
+LONG = 0.02  # seconds: a run that is expected to take longer steps back behind the event loop and shorter runs
+NICE = 10  # how far, in the system's units: beside one busy thread it still gets a tenth of a core, and an idle core as a whole
+CALM = 64  # runs in a row below IN_PLACE, after which the task may run in place again
+LEAST_STEP = 4096  # bytes: what a row's part in the steps of a use case takes at least (service.aside)
+SWEEP = 0.05  # seconds between looks at deadlines
+
+
+@dataclass(slots=True)
+class Timing:
+    """Milliseconds of one request, summed over its runs."""
+
+    queue: float = 0.0
+    compute: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Ran:
+    """One run of the engine, for whoever counts them."""
+
+    task: str
+    rows: int
+    requests: int
+    reason: str  # why it went then: `idle` engine, `full` batch, `next` after another run, `alone` after a failure
+    seconds: float
+    in_place: bool
+    failed: bool
+
+
+@dataclass(slots=True)
+class Tally:
+    """What the runs of a task add up to."""
+
+    runs: int = 0
+    rows: int = 0
+    requests: int = 0
+    failed: int = 0
+    seconds: float = 0.0
+
+
+class Costs:
+    """Seconds that a run takes: a moving mean for each task and power of two of rows."""
+
+    KEPT = 0.8  # of the mean, at each new run
+
+    def __init__(self) -> None:
+        self._seconds: dict[str, dict[int, float]] = {}
+        self.a_row: dict[str, float] = {}  # seconds a row of each task, at the largest size that has been seen
+
+    def add(self, task: str, rows: int, seconds: float) -> None:
+        """A run of `rows` rows took so long."""
+        known, size = self._seconds.setdefault(task, {}), rows.bit_length()
+        known[size] = self.KEPT * known.get(size, seconds) + (1 - self.KEPT) * seconds
+        if size == max(known):
+            self.a_row[task] = self.KEPT * self.a_row.get(task, seconds / rows) + (1 - self.KEPT) * seconds / rows
+
+    def of(self, task: str, rows: int) -> float | None:
+        """What a run of so many rows will take, from the nearest size that has been seen; None before the first."""
+        known, size = self._seconds.get(task), rows.bit_length()
+        if not known:
+            return None
+        nearest = min(known, key=lambda each: (abs(each - size), each))
+        return known[nearest] * max(1.0, 2.0 ** (size - nearest))
+
+
+class InPlace:
+    """The tasks that may run on the event loop. A task needs a graph of fixed cost, and leaves at its first slow run."""
+
+    def __init__(self, model: Model) -> None:
+        self.work = Costs()  # by a core's time: waits for the interpreter's lock are left out
+        self._fixed = {name for name in model.manifest.tasks if model.device == "cpu" and model.has_fixed_cost(name)}
+        self._wary: dict[str, int] = {}  # runs below IN_PLACE that a task needs before it may run in place again
+
+    def allows(self, task: str, rows: int) -> bool:
+        """Return whether a run of so many rows is expected to be shorter than a hop to a thread."""
+        if task not in self._fixed or task in self._wary:
+            return False
+        expected = self.work.of(task, rows)
+        return expected is not None and expected < IN_PLACE
+
+    def ran(self, task: str, rows: int, work: float) -> None:
+        """Note what a run of the task took of a core, in seconds."""
+        if task in self._fixed:
+            expected = self.work.of(task, rows) or 0.0
+            if work > SLOW and work > SURPRISE * expected:
+                self._wary[task] = CALM
+            elif task in self._wary and work < IN_PLACE:
+                self._wary[task] -= 1
+                if not self._wary[task]:
+                    del self._wary[task]
+        self.work.add(task, rows, work)
+
+
+class Batcher:
+    """Runs the use cases of one model."""
+
+    def __init__(self, model: Model, settings: ModelSettings) -> None:
+        assert settings.instances and settings.max_rows and settings.queue_rows and settings.queue_bytes
+        self.model, self.instances = model, settings.instances
+        self.queue_rows, self.queue_bytes, self.queue_ms = settings.queue_rows, settings.queue_bytes, settings.queue_ms
+        self.rows, self.bytes = 0, 0  # accepted and not yet answered
+        self.listener: Callable[[Ran], None] = lambda ran: None
+        self.costs, self.in_place = Costs(), InPlace(model)
+        self.tallies = {name: Tally() for name in model.manifest.tasks}
+        self._queue = Queue()
+        self._asides: deque[tuple[Callable[[], Any], asyncio.Future[Any]]] = deque()
+        self._most = {
+            name: max(task.min_rows, min(settings.max_rows, task.max_rows))
+            for name, task in model.manifest.tasks.items()
+        }
+        self._step_bytes = _step_bytes(model.manifest)
+        name = model.manifest.name
+        self._pool = ThreadPoolExecutor(settings.instances, thread_name_prefix=name)
+        self._long = ThreadPoolExecutor(settings.instances, thread_name_prefix=f"{name}-long", initializer=_step_back)
+        self.running: set[Future[Any]] = set()  # in its threads, for requests that wait and for those that have left
+        self._free = settings.instances
+        self._scheduled = False
+        self._turn = True  # of borrowed work, where both wait
+        self._until = 0.0  # when the last run that has begun is expected to end, on the monotonic clock
+        self._reason = "idle"
+        self._sweeper: asyncio.TimerHandle | None = None
+        self._closed = False
+
+    # --- what the handlers call ---
+
+    async def drive(
+        self, steps: Generator[Run, Outputs, T], rows: int, deadline: float, work: float = 0
+    ) -> tuple[T, Timing]:
+        """Runs a use case of `rows` rows to its end. `deadline` is on the monotonic clock; `work` is what its first step takes at least, in
+        bytes (service.aside).
+
+        Raises Busy at once where the queue is full or too slow for the deadline, DeadlineExceeded where a run would start too late.
+        """
+        timing, held, parts = Timing(), 0, None
+        self._admit(rows, deadline)
+        self.rows += rows
+        try:
+            while True:
+                step = functools.partial(self._step, steps, parts)
+                size = max(work, rows * self._step_bytes)
+                run, run_rows = step() if size < LARGE else await aside(step, size)  # small steps pay for no coroutine
+                work = 0
+                if not isinstance(run, Run):
+                    return run, timing
+                self.bytes -= held
+                held = sum(array.nbytes for array in run.inputs.values())
+                self.bytes += held
+                if parts is None and self.bytes > max(self.queue_bytes, held):
+                    raise self._busy(
+                        "bytes", f"{self.bytes >> 20} MiB are queued, the limit is {self.queue_bytes >> 20}"
+                    )
+                parts = await self._run(run, run_rows, deadline, timing)
+        finally:
+            self.rows -= rows
+            self.bytes -= held
+
+    async def borrow(self, call: Callable[[], T]) -> T:
+        """Anything else on one of the model's threads, in turn with the runs."""
+        if self._closed:
+            raise Unavailable("the service is stopping", field="model")
+        future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        self._asides.append((call, future))
+        self._schedule()
+        return await future
+
+    def close(self) -> None:
+        """Refuse what waits, now and from now on. What runs ends in its threads (`running`); nobody waits for it here."""
+        self._closed = True
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+        for work in self._queue.drain():
+            work.fail(Unavailable("the service is stopping"))
+        while self._asides:
+            _, future = self._asides.popleft()
+            if not future.done():
+                future.set_exception(Unavailable("the service is stopping"))
+        for pool in (self._pool, self._long):
+            pool.shutdown(wait=False, cancel_futures=True)
+
+    # --- admission ---
+
+    def _admit(self, rows: int, deadline: float) -> None:
+        if self._closed:
+            raise Unavailable("the service is stopping", field="model")
+        if not self.rows:
+            return
+        if self.rows + rows > self.queue_rows:
+            raise self._busy("rows", f"{self.rows} rows are queued, the limit is {self.queue_rows}")
+        wait, allowed = self.wait(), deadline - time.monotonic()
+        if self.queue_ms is not None:
+            allowed = min(allowed, self.queue_ms / 1000)
+        if wait > allowed:
+            raise self._busy(
+                "wait",
+                f"the rows that are queued will take {1000 * wait:.0f} ms, and {1000 * max(allowed, 0):.0f} are allowed",
+            )
+
+    def wait(self) -> float:
+        """Seconds until what is queued now will have gone to the engine, by what runs have taken so far."""
+        a_row = self.costs.a_row
+        queued = sum([rows * a_row.get(task, 0.0) for task, rows in self._queue.rows.items()]) / self.instances
+        return queued if self._free else queued + max(0.0, self._until - time.monotonic())
+
+    def _busy(self, reason: str, what: str) -> Busy:
+        seconds = max(1, math.ceil(self.wait()))
+        return Busy(f"{self.model.manifest.name}: {what}; try again in {seconds} s", retry_after=seconds, reason=reason)
+
+    # --- one use case ---
+
+    def _step(self, steps: Generator[Run, Outputs, T], parts: list[Outputs] | None) -> tuple[Run | T, int]:
+        """Return the use case's next run with its rows, or its result and 0. `parts` are the outputs of the run before, in pieces.
+
+        Noise is drawn here, outputs are joined and combined, and the inputs of a run are checked: off the event loop if there is much of it.
+        """
+        try:
+            run = next(steps) if parts is None else steps.send(joined(parts))
+        except StopIteration as finished:
+            result: T = finished.value
+            return result, 0
+        return run, self.model.check(run.task, run.inputs)
+
+    async def _run(self, run: Run, rows: int, deadline: float, timing: Timing) -> list[Outputs]:
+        if self._closed:  # since the request was admitted
+            raise Unavailable("the service is stopping", field="model")
+        loop = asyncio.get_running_loop()
+        work = Work(run.task, run.inputs, rows, time.monotonic(), deadline, loop.create_future())
+        self._queue.put(work)
+        self._schedule()
+        parts = await work.done
+        assert work.began is not None
+        timing.queue += 1000 * (work.began - work.asked)
+        timing.compute += 1000 * work.compute
+        tracing.spent("queue", work.asked, work.began)
+        tracing.spent(
+            "run", work.began, work.began + work.compute, model=self.model.manifest.name, task=run.task, rows=rows
+        )
+        return parts
+
+    # --- the queue and the engine ---
+
+    def _schedule(self) -> None:
+        """After the callbacks that are due now: requests that arrived together go together."""
+        if self._free and not self._scheduled:
+            self._scheduled = True
+            asyncio.get_running_loop().call_soon(self._dispatch)
+        if self._sweeper is None:
+            self._sweeper = asyncio.get_running_loop().call_later(SWEEP, self._sweep)
+
+    def _dispatch(self) -> None:
+        self._scheduled = False
+        while self._free and not self._closed:
+            if self._asides and (self._turn or not self._queue):
+                self._turn = False  # the next one is a run's, so that a row of uploads does not keep requests out
+                self._start_aside(*self._asides.popleft())
+                continue
+            self._turn = True
+            batch = self._queue.take(self._most.__getitem__)
+            self._drop_late([piece.work for piece in batch])
+            batch = [piece for piece in batch if not piece.work.over]
+            if not batch:
+                if self._queue or self._asides:
+                    continue
+                self._reason = "idle"
+                return
+            task, rows = batch[0].work.task, sum(piece.stop - piece.start for piece in batch)
+            if self.in_place.allows(task, rows):
+                self._land(batch, self._attempt(batch), in_place=True)
+                if self._queue or self._asides:
+                    self._schedule()  # not at once: the event loop has others to serve
+                else:
+                    self._reason = "idle"
+                return
+            self._start(batch)
+
+    def _start(self, batch: list[Piece]) -> None:
+        self._free -= 1
+        expected = self.costs.of(batch[0].work.task, sum(piece.stop - piece.start for piece in batch)) or 0.0
+        self._until = time.monotonic() + expected
+        pool = self._long if expected > LONG else self._pool
+        self._submit(pool, functools.partial(self._attempt, batch), functools.partial(self._landed, batch))
+
+    def _submit(self, pool: ThreadPoolExecutor, call: Callable[[], T], landed: Callable[[Future[T]], None]) -> None:
+        """Run `call` on one of a pool's threads, and then `landed` on the event loop."""
+        loop, future = asyncio.get_running_loop(), pool.submit(call)
+
+        def back(done: Future[T]) -> None:
+            with suppress(RuntimeError):  # the event loop has ended, and with it whoever waited
+                loop.call_soon_threadsafe(arrive, done)
+
+        def arrive(done: Future[T]) -> None:
+            self.running.discard(done)
+            landed(done)
+
+        self.running.add(future)
+        future.add_done_callback(back)
+
+    def _landed(self, batch: list[Piece], attempt: Future[Attempt]) -> None:
+        self._free += 1
+        if attempt.cancelled():
+            for piece in batch:
+                piece.work.fail(Unavailable("the service is stopping"))
+            return
+        self._land(batch, attempt.result(), in_place=False)
+        self._schedule()
+
+    def _start_aside(self, call: Callable[[], Any], future: asyncio.Future[Any]) -> None:
+        if future.done():  # who asked for it has left
+            return
+        self._free -= 1
+
+        def back(done: Future[Any]) -> None:
+            self._free += 1
+            if not future.done():
+                error = Unavailable("the service is stopping") if done.cancelled() else done.exception()
+                future.set_result(done.result()) if error is None else future.set_exception(error)
+            self._schedule()
+
+        self._submit(self._pool, call, back)
+
+    def _attempt(self, batch: list[Piece]) -> Attempt:
+        """The run itself, wherever it runs."""
+        began, working = time.monotonic(), time.thread_time()
+        try:
+            computed = self.model.compute(batch[0].work.task, joined([each.inputs for each in batch]))
+            outputs: Outputs | Exception = computed
+            shares = _shares_of(batch, computed)
+        except Exception as error:  # whatever a graph raises is the answer of those whose rows were in it
+            outputs, shares = error, []
+        return Attempt(outputs, shares, began, time.monotonic(), time.thread_time() - working)
+
+    def _land(self, batch: list[Piece], attempt: Attempt, *, in_place: bool) -> None:
+        """Hands outputs out; where the run failed, everybody's rows run again by themselves."""
+        task, rows = batch[0].work.task, sum(piece.stop - piece.start for piece in batch)
+        seconds = attempt.ended - attempt.began
+        reason = "full" if rows == self._most[task] else self._reason
+        self._reason = "next"
+        for piece in batch:
+            piece.work.began = attempt.began if piece.work.began is None else piece.work.began
+            piece.work.compute += seconds
+        failed = isinstance(attempt.outputs, Exception)
+        self._count(Ran(task, rows, len(batch), reason, seconds, in_place, failed))
+        if isinstance(attempt.outputs, Exception):
+            if len(batch) == 1 or self._closed:  # what is put back now would never run
+                for piece in batch:
+                    piece.work.fail(attempt.outputs)
+            else:
+                self._reason = "alone"
+                self._queue.put_alone(batch)
+                self._schedule()
+            return
+        self.costs.add(task, rows, seconds)
+        self.in_place.ran(task, rows, attempt.work)
+        for piece, (outputs, strange) in zip(batch, attempt.shares, strict=True):
+            if strange is not None:
+                piece.work.fail(self.model.strange(strange))
+            else:
+                piece.work.receive(piece.start, outputs)
+
+    def _count(self, ran: Ran) -> None:
+        tally = self.tallies[ran.task]
+        tally.runs += 1
+        tally.rows += ran.rows
+        tally.requests += ran.requests
+        tally.failed += ran.failed
+        tally.seconds += ran.seconds
+        self.listener(ran)
+
+    # --- deadlines ---
+
+    def _sweep(self) -> None:
+        """Ends what waits beyond its deadline, though the engine may be busy for long."""
+        self._sweeper = None
+        self._drop_late(list(self._queue))
+        if self.rows:
+            self._sweeper = asyncio.get_running_loop().call_later(SWEEP, self._sweep)
+
+    def _drop_late(self, works: list[Work]) -> None:
+        now = time.monotonic()
+        for work in works:
+            if now > work.deadline:
+                waited = 1000 * (now - work.asked)
+                work.fail(
+                    DeadlineExceeded(
+                        f"the deadline passed after {waited:.0f} ms in the queue; ask for less, or allow more by X-Deadline-Ms"
+                    )
+                )
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """What a run gave, or what it raised, when (seconds on the monotonic clock), and its thread's time on a core."""
+
+    outputs: Outputs | Exception
+    shares: list[tuple[Outputs, str | None]]  # of each piece, with the role of an output of it that is not finite
+    began: float
+    ended: float
+    work: float
+
+
+def _step_back() -> None:
+    """Lower the priority of this thread, where the system has priorities of threads. It cannot be raised again."""
+    if sys.platform == "linux":
+        with suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)
+
+
+def _shares_of(batch: list[Piece], outputs: Outputs) -> list[tuple[Outputs, str | None]]:
+    """Each piece's rows of the outputs, and the role of an output that is not finite in these rows."""
+    strange = not_finite(outputs)
+    if len(batch) == 1:
+        return [(outputs, strange)]
+    shares, start = [], 0
+    for piece in batch:
+        stop = start + piece.stop - piece.start
+        share = {role: array[start:stop] for role, array in outputs.items()}
+        shares.append((share, not_finite(share) if strange is not None else None))
+        start = stop
+    return shares
+
+
+def _step_bytes(manifest: Manifest) -> float:
+    """What the steps of a use case between its runs take for a row, in bytes (service.aside): numbers are drawn, the others are copied."""
+    drawn, copied = 0, 0
+    for task in manifest.tasks.values():
+        noise = sum(_bytes(tensor) for tensor in task.inputs if tensor.source in RANDOM)
+        drawn = max(drawn, noise)
+        copied = max(copied, sum(_bytes(tensor) for tensor in (*task.inputs, *task.outputs)) - noise)
+    return max(LEAST_STEP, PIXEL * drawn, copied / 4)
+
+
+def _bytes(tensor: TensorSpec) -> int:
+    return math.prod(tensor.shape) * np.dtype(tensor.dtype).itemsize

@@ -1,0 +1,194 @@
+"""One version of one model as the service holds it: its state, who uses it, and how it comes and goes.
+
+An entry that is taken out of service stays whole for the requests that hold it, and is closed when the last of them has been answered. A
+request holds what it has got from the registry until it is over: `hold_from_now` and `let_go` are around each. Closing waits for nothing:
+what runs ends in its thread (service.closing). What has finished loading after its entry was taken out is closed at once.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import structlog
+
+from manifold.runtime import engine, operations, repository
+from manifold.runtime import manifest as manifests
+from manifold.runtime.engine import Model
+from manifold.runtime.errors import ArtifactError, ManifoldError, Unavailable
+from manifold.runtime.manifest import Manifest
+from manifold.service.models.batcher import Batcher, Ran
+from manifold.service.models.closing import Closing
+from manifold.service.settings import ModelSettings, Settings
+
+log = structlog.get_logger()
+
+# endpoints by the use case behind them
+ENDPOINTS = {
+    "sample": "sample",
+    "encode": "encode",
+    "reconstruct": "reconstruct",
+    "interpolate": "interpolate",
+    "anomaly-score": "score",
+    "classify": "classify",
+    "impute": "impute",
+}
+
+# the folders of an absolute path
+FOLDERS = re.compile(r"(?<![\w.:/])/(?:[^\s/:;,'\"]+/)+(?=[^\s/])")
+
+Listener = Callable[["Entry", Ran], None]
+Stamp = tuple[tuple[str, int, int, int], ...]
+
+_held: ContextVar[list[Entry] | None] = ContextVar("held", default=None)
+
+
+@dataclass(eq=False)
+class Entry:
+    """States: `idle` (loads when it is first asked for), `loading`, `ready`, `unavailable` with the reason."""
+
+    name: str
+    version: int
+    folder: Path
+    settings: ModelSettings
+    state: str = "loading"
+    reason: str | None = None  # why it is unavailable; of a ready one, why what lies in its folder now is not served
+    expected: bool = False  # unavailable by choice: the service is ready without it
+    manifest: Manifest | None = None
+    model: Model | None = None
+    batcher: Batcher | None = field(default=None, repr=False)
+    endpoints: list[str] = field(default_factory=list)  # what it can be asked for, once it is loaded
+    stamp: Stamp = ()  # of its files when they were looked at last
+    weight: int = 0  # bytes of its graphs
+    used: float = 0.0  # when it was asked for last, on the monotonic clock
+    users: int = 0  # requests that hold it
+    wanted: int = 0  # requests that wait until it has woken up
+    retired: bool = False  # out of service: closes with its last request
+    closing: Closing = field(default_factory=Closing, repr=False)  # takes what the entry held when it closes
+    _changing: threading.Lock = field(init=False, repr=False, default_factory=threading.Lock)  # loads are in threads
+
+    def look(self, settings: Settings) -> None:
+        """Reads the manifest. Raises ManifoldError."""
+        self.stamp = stamp(self.folder)
+        self.manifest = manifests.read(self.folder)
+        if settings.require_checksums and not self.manifest.files:
+            raise ArtifactError("its manifest has no checksums, which are asked for here: manifold check --seal")
+        self.endpoints = endpoints(self.manifest)
+        self.weight = sum(size for name, size, *_ in self.stamp if name.endswith((".onnx", ".bin", ".pt")))
+
+    def load(self, settings: Settings, listener: Listener) -> None:
+        """Load the artifact. What goes wrong becomes the entry's reason; a model that nobody waits for any more is freed."""
+        with self.failing():
+            self._check_wanted()
+            self.look(settings)
+            model = engine.load(self.folder, device=self.settings.device or "auto", threads=settings.threads)
+            with self._changing:
+                self._check_wanted()
+                if self.manifest is not None:  # with what loading has found out
+                    self.manifest = self.manifest.with_drawing(model.manifest.drawing)
+                self.model, self.batcher = model, Batcher(model, self.settings)
+                self.batcher.listener = functools.partial(listener, self)
+                self.state, self.reason = "ready", None
+
+    def _check_wanted(self) -> None:
+        """Raise Unavailable if the entry was taken out of service before its model was there."""
+        if self.retired:
+            raise Unavailable("unloaded while it was loading", expected=True)
+
+    @contextmanager
+    def failing(self) -> Iterator[None]:
+        """Makes the entry unavailable where the block raises an error."""
+        try:
+            yield
+        except ManifoldError as error:
+            self.state, self.reason = "unavailable", self._public(error.message)
+            self.expected = isinstance(error, Unavailable) and error.expected
+            log.warning("model unavailable", model=self.name, version=self.version, reason=error.message)
+        except OSError as error:  # a file that cannot be read, or that has vanished since the folder was listed
+            self.state, self.reason = "unavailable", f"{Path(error.filename or '').name}: {error.strerror or error}"
+            log.warning("model unavailable", model=self.name, version=self.version, reason=self.reason)
+        except Exception as error:  # a broken artifact must not take the others down with it
+            self.state, self.reason = "unavailable", self._public(f"{type(error).__name__}: {error}")
+            log.exception("model failed to load", model=self.name, version=self.version)
+
+    def _public(self, reason: str) -> str:
+        """Return a reason as clients read it: with names of files, and not where they are on this machine. The log has the whole."""
+        root = self.folder.parent.parent
+        for folder in {f"{root}/", f"{root.absolute()}/", f"{root.resolve()}/"}:
+            reason = reason.replace(folder, "")
+        return FOLDERS.sub("", reason)
+
+    def hold(self) -> None:
+        """For the request that is being answered, until it is over."""
+        self.used = time.monotonic()
+        held = _held.get()
+        if held is not None:
+            self.users += 1
+            held.append(self)
+
+    def retire(self) -> None:
+        """No request gets it any more; it closes with the last that has it."""
+        with self._changing:
+            self.retired = True
+        if not self.users:
+            self.close()
+
+    def close(self) -> None:
+        """Let go of threads and graphs. What waits is refused; what runs ends in its thread, and its memory counts until then."""
+        if self.batcher is None:
+            return
+        self.batcher.listener = _nobody
+        parts: list[object] = [self.batcher, self.model]
+        self.batcher = self.model = None
+        self.closing.begin(self.name, self.weight, parts)
+
+    def sleep(self) -> None:
+        """Back to where it is loaded when it is asked for."""
+        self.close()
+        self.state = "idle"
+
+    def _let_go(self) -> None:
+        self.users -= 1
+        if self.retired and not self.users:
+            self.close()
+            log.info("drained", model=self.name, version=self.version)
+
+
+def _nobody(ran: Ran) -> None:
+    """Hears of runs that nobody counts."""
+
+
+def hold_from_now() -> list[Entry]:
+    """What the request of this context will have held; `let_go` of it when it is over."""
+    held: list[Entry] = []
+    _held.set(held)
+    return held
+
+
+def let_go(held: list[Entry]) -> None:
+    """The request is over."""
+    while held:
+        held.pop()._let_go()
+
+
+def endpoints(manifest: Manifest) -> list[str]:
+    """What a model can be asked for."""
+    return [endpoint for endpoint, use_case in ENDPOINTS.items() if operations.CAN[use_case](manifest)]
+
+
+def stamp(folder: Path) -> Stamp:
+    """Return names, sizes, times and modes of an artifact's files, by which a change is noticed. Empty if there is no folder."""
+    try:
+        found = [(name, entry.stat()) for name, entry in repository.everything(folder)]
+    except FileNotFoundError:
+        return ()
+    except OSError as error:  # unlike no folder at all, so that its becoming readable is a change
+        return (("", error.errno or 0, 0, 0),)
+    return tuple(sorted((name, status.st_size, status.st_mtime_ns, status.st_mode) for name, status in found))

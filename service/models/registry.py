@@ -1,0 +1,519 @@
+"""The models a service holds, by name and version, and how they change while it runs.
+
+What is new is loaded, verified and warmed up beside what serves; then requests get the new one, and the old one is closed when its last
+request has been answered. What cannot be loaded changes nothing but a reason in /models.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import functools
+import math
+import os
+import re
+import time
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+
+import structlog
+
+from manifold.runtime import repository
+from manifold.runtime.errors import ArtifactError, ManifoldError, Unavailable, UnknownModel, shown
+from manifold.runtime.manifest import NAME, Manifest
+from manifold.runtime.spec import ImageSpec
+from manifold.service.aside import aside
+from manifold.service.models import versions
+from manifold.service.models.closing import Closing
+from manifold.service.models.entries import Entry, Listener, Stamp, stamp
+from manifold.service.processes.cluster import Cluster
+from manifold.service.settings import Settings, SettingsError, nearest
+
+log = structlog.get_logger()
+
+MOST_AT_ONCE = (
+    4  # models that load side by side: each tries its kernels on a batch of 64, which takes memory for a moment
+)
+SERVING = ("ready", "idle")  # states of what answers when it is asked
+LOOK = 0.02  # seconds between looks at a model that loads, or that is to make room
+PATIENCE = 2.0  # seconds that a model waits for room that working ones take, before it goes over the budget
+UNKNOWN = 0  # the version of a model whose folder cannot be read
+UNLOADED = "unloaded; load it again with POST /v2/repository/models/NAME/load"
+
+
+class Registry:
+    """Every model's latest version; others that the settings allow load when they are first asked for."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.entries: dict[tuple[str, int], Entry] = {}
+        self.latest: dict[str, int] = {}
+        self.listener: Listener = lambda entry, ran: None  # hears of every run
+        self.leaving = False  # told to stop: not ready any more
+        self.stopped_at = math.inf  # and no new work either, from then on, on the monotonic clock
+        self.cluster: Cluster | None = None  # the other workers, where there are any
+        self.closing = Closing()
+        self.drained = False  # whether no run and no load was left over when the service ended
+        self._unloaded: set[str] = set()
+        self._unreadable: dict[str, str] = {}  # names of folders that could not be read when last looked at, and why
+        self._changing: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._waking: dict[Entry, asyncio.Task[None]] = {}
+        self._in_turn = asyncio.Lock()  # those who wake up, where there is a budget
+        there = repository.survey(settings.models_dir)
+        check_sections(settings, there)
+        for name, found in there.versions.items():
+            for version in self._allowed(name, found):
+                self.entries[name, version] = self._entry(name, version, "idle")
+                self.latest[name] = version
+        for key in self.latest.items():
+            self.entries[key].state = "loading"
+        for name, reason in there.unreadable.items():
+            self._set_aside(name, reason)
+
+    def _entry(self, name: str, version: int, state: str = "loading") -> Entry:
+        folder = self.settings.models_dir / name / str(version)
+        return Entry(name, version, folder, self.settings.of_model(name), state, closing=self.closing)
+
+    def _set_aside(self, name: str, reason: str) -> None:
+        """Show a model whose folder cannot be read as unavailable. One that is loaded already goes on serving."""
+        self._unreadable[name] = reason
+        log.warning("model cannot be read", model=name, reason=reason)
+        if name not in self.latest:
+            entry = self.entries[name, UNKNOWN] = self._entry(name, UNKNOWN, "unavailable")
+            entry.reason = reason
+            self.latest[name] = UNKNOWN
+
+    def _allowed(self, name: str, found: list[int]) -> list[int]:
+        return versions.parse(self.settings.of_model(name).versions or "all").choose(found)
+
+    @property
+    def stopped(self) -> bool:
+        """Whether the service takes no new work."""
+        return self.stopped_at < math.inf
+
+    @stopped.setter
+    def stopped(self, value: bool) -> None:
+        if value != self.stopped:
+            self.stopped_at = time.monotonic() if value else math.inf
+
+    # --- the start and the end ---
+
+    def load(self) -> None:
+        """Loads the latest version of every model, the default first, as many at once as there are cores; lazily, looks at them."""
+        names = [name for name, version in self.latest.items() if name not in self._unloaded and version != UNKNOWN]
+        names.sort(key=lambda name: name != self.settings.default_model)
+        with ThreadPoolExecutor(min(MOST_AT_ONCE, os.cpu_count() or 1), "load") as pool:
+            list(pool.map(self._load_first, names))
+
+    def _load_first(self, name: str) -> None:
+        """The latest version, or the one before where it is broken. Nothing once the service is told to stop."""
+        if self.leaving:
+            return
+        highest = self.latest[name]
+        for version in reversed(self.versions(name)):
+            entry = self.entries.get((name, version))
+            if entry is None or name in self._unloaded:
+                return
+            entry.state = "loading"
+            self.latest[name] = version
+            if self.settings.lazily:
+                self._verify(entry)
+            else:
+                entry.load(self.settings, self.listener)
+            if entry.retired:  # unloaded, or replaced, while it was loading: what took its place stays
+                return
+            if entry.state != "unavailable" or entry.expected:
+                return
+        self.latest[name] = highest  # none can be served: its reason is the model's
+
+    def verify(self) -> None:
+        """Verify the version of every model that would be loaded, without loading it."""
+        for name, version in self.latest.items():
+            if version != UNKNOWN:
+                self._verify(self.entries[name, version])
+
+    def _verify(self, entry: Entry) -> None:
+        """All that can be told without loading it."""
+        with entry.failing():
+            entry.look(self.settings)
+            assert entry.manifest is not None
+            if problems := repository.verify(entry.folder, entry.manifest):
+                raise ArtifactError("\n".join([f"{entry.folder}:", *(f"  {problem}" for problem in problems)]))
+            entry.state = "idle"
+
+    def close(self) -> None:
+        """Refuse what waits. What runs ends in its threads, and what is still loading is closed when it has loaded."""
+        for entry in list(self.entries.values()):
+            entry.retire()
+            entry.close()
+
+    async def drain(self, loading: asyncio.Future[None]) -> bool:
+        """Wait, after `close`, for what still runs and loads: `drain_seconds` from the service's stop. Return whether it has ended."""
+        until = min(self.stopped_at, time.monotonic()) + self.settings.drain_seconds
+        await asyncio.wait([loading], timeout=max(0.0, until - time.monotonic()))
+        ended = await self.closing.wait(max(0.0, until - time.monotonic()))
+        self.drained = ended and loading.done()
+        if not self.drained:
+            log.warning("ends without what has not ended", runs_of=self.closing.names, loading=not loading.done())
+        return self.drained
+
+    # --- what requests ask ---
+
+    @property
+    def shown(self) -> list[Entry]:
+        """The entries of GET /models: the latest of each name, and other versions that were asked for."""
+        latest = set(self.latest.items())
+        # a copy: threads read it too
+        return [entry for key, entry in list(self.entries.items()) if entry.state != "idle" or key in latest]
+
+    async def get(self, name: str | None, version: int | None) -> Entry:
+        """A ready entry with its model, held for the request. Raises UnknownModel, or Unavailable with the reason."""
+        entry = await self.awake(name, version)
+        if entry.state == "loading":
+            raise Unavailable(f"{entry.name} is still loading; try again in a moment", field="model")
+        if entry.state != "ready":
+            raise Unavailable(f"{entry.name} is unavailable: {entry.reason}", field="model")
+        entry.hold()
+        return entry
+
+    async def described(self, name: str | None, version: int | None) -> Entry:
+        """The entry, with its manifest where it can be had; it is loaded for it only where it has never been looked at."""
+        entry = self.find(name, version)
+        return entry if entry.manifest is not None else await self.awake(entry.name, entry.version)
+
+    async def awake(self, name: str | None, version: int | None) -> Entry:
+        """The entry, loaded now if it was idle; in whatever state it is then."""
+        entry = self.find(name, version)
+        while entry.state == "idle":
+            task = self._waking.get(entry)
+            if task is None:
+                task = self._waking[entry] = asyncio.create_task(self._wake(entry))
+            entry.wanted += 1
+            try:
+                # the others who wait for it are not to suffer from one who does not any more
+                await asyncio.shield(task)
+            finally:
+                entry.wanted -= 1
+            entry = self.find(name, version)
+        return entry
+
+    async def _wake(self, entry: Entry) -> None:
+        try:
+            entry.used = time.monotonic()
+            async with self._in_turn if self.settings.memory_bytes is not None else contextlib.nullcontext():
+                if not entry.retired:
+                    await self._wait_for_room(entry)
+                await aside(functools.partial(entry.load, self.settings, self.listener), pool="models")
+            if entry.retired:  # meanwhile: it has closed itself
+                return
+            if entry.state == "unavailable" and not entry.expected and self.latest.get(entry.name) == entry.version:
+                self._elect(entry.name)  # those who wait get the version before
+        finally:
+            del self._waking[entry]
+
+    async def _wait_for_room(self, coming: Entry) -> None:
+        """Make room for a model. Wait a moment for models that are working, and longer for runs of models that are closed already."""
+        if self.settings.memory_bytes is None:
+            return
+        if not coming.weight:
+            coming.weight = sum(size for _, size, *_ in await aside(lambda: stamp(coming.folder), pool="disk"))
+        began = time.monotonic()
+        while not self._make_room(coming):
+            if coming.retired or not self._may_get_room(time.monotonic() - began):
+                log.warning("over the memory budget", model=coming.name, bytes=coming.weight)
+                return
+            await asyncio.sleep(LOOK)
+
+    def _may_get_room(self, waited: float) -> bool:
+        """Whether it is worth waiting for room any longer. A closed model's room comes; a working model's may not."""
+        if self.closing.weight:
+            return waited < self.settings.deadline_ms / 1000
+        return waited < PATIENCE and any(entry.state == "ready" for entry in self.entries.values())
+
+    def _make_room(self, coming: Entry) -> bool:
+        """Whether there is room for it, once those are asleep that nobody uses, what was asked for longest ago first, as far as needed.
+
+        A closed model takes its room until its last run has ended.
+        """
+        budget = self.settings.memory_bytes
+        if budget is None:
+            return True
+        awake = [entry for entry in self.entries.values() if entry.state == "ready" and entry is not coming]
+        over = coming.weight + self.closing.weight + sum(entry.weight for entry in awake) - budget
+        for entry in sorted(awake, key=lambda entry: entry.used):
+            if over <= 0:
+                break
+            if not entry.users and not entry.wanted:
+                before = self.closing.weight
+                entry.sleep()
+                over -= entry.weight - (self.closing.weight - before)
+                log.info("put to sleep", model=entry.name, version=entry.version, bytes=entry.weight)
+        return over <= 0
+
+    def find(self, name: str | None, version: int | None) -> Entry:
+        """The entry, in whatever state."""
+        names = list(self.latest)
+        if name is None:
+            name = self.settings.default_model
+            if name is None or name not in self.latest:
+                raise UnknownModel(
+                    "model: say which model; the settings name no default that is there", field="model", valid=names
+                )
+        if name not in self.latest:
+            raise UnknownModel(f"model: there is no model {shown(name)}", field="model", valid=names)
+        entry = self.entries.get((name, self.latest[name] if version is None else version))
+        if entry is None:
+            raise UnknownModel(
+                f"version: {name} has no version {shown(version)}",
+                field="version",
+                valid=self.versions(name),
+            )
+        return entry
+
+    def versions(self, name: str) -> list[int]:
+        """Of a model, ascending."""
+        return sorted(version for model, version in list(self.entries) if model == name)
+
+    def check_open(self) -> None:
+        """Raises Unavailable once the service takes no more."""
+        if self.stopped:
+            raise Unavailable("the service is stopping; ask another one, or again in a moment")
+
+    def readiness(self) -> tuple[bool, str | None]:
+        """Return whether the service is ready, and why not.
+
+        It is not ready until every model has been tried. Then the default model counts, or, if there is none, any model is enough; with
+        `strict_ready` every model counts. Models that were unloaded, or that lack an extra or a device, are unavailable by choice and never
+        count.
+
+        Anybody may read the reason, so that it names models and says where the rest is, which may need a key.
+        """
+        if self.leaving:
+            return False, "stopping"
+        entries = [self.entries[item] for item in self.latest.items()]
+        loading = [entry.name for entry in entries if entry.state == "loading"]
+        broken = [entry for entry in entries if entry.state == "unavailable" and not entry.expected]
+        if not self.settings.strict_ready:
+            broken = [entry for entry in broken if entry.name == self.settings.default_model]
+        if loading:
+            return False, f"loading {', '.join(loading)}"
+        if broken:
+            return False, f"unavailable: {_pointers(broken)}"
+        if not any(entry.state in SERVING for entry in entries):
+            return False, f"no model is ready{': ' if entries else ''}{_pointers(entries)}"
+        return True, None
+
+    # --- what changes while the service runs ---
+
+    async def refresh(self, name: str) -> Entry:
+        """The model as it lies in its folder now: new and changed versions loaded, gone ones taken out. Gives the version that serves.
+
+        A version that cannot be loaded leaves the one that was serving as it is. Raises UnknownModel where there is no folder, and
+        Unavailable with the reason where the highest version cannot be loaded.
+        """
+        if not re.fullmatch(NAME, name):  # it would be a path
+            raise UnknownModel(f"model: there is no model {shown(name)}", field="model", valid=list(self.latest))
+        async with self._changing[name]:
+            self._unloaded.discard(name)
+            return await self._refresh(name)
+
+    async def _refresh(self, name: str) -> Entry:
+        look = functools.partial(repository.look_into, self.settings.models_dir / name)
+        found, reason = await aside(look, pool="disk")
+        if reason is not None:
+            self._set_aside(name, reason)
+            raise Unavailable(f"{name} cannot be loaded: {reason}", field="model")
+        self._unreadable.pop(name, None)
+        allowed = self._allowed(name, found)
+        failed = None
+        for version in reversed(allowed):
+            entry = await self._renew(name, version, load=not self.settings.lazily and version == allowed[-1])
+            failed = entry if entry.state == "unavailable" and version == allowed[-1] else failed
+        self._drop(name, found, allowed)
+        if not allowed:
+            raise UnknownModel(
+                f"model: {shown(name)} has no version to serve; put an artifact into the folder of models first",
+                field="model", valid=list(self.latest),
+            )  # fmt: skip
+        before = self.latest.get(name)
+        self._elect(name)
+        if before is not None and before != self.latest[name]:
+            self._rest(name, before)
+        if failed is not None:
+            raise Unavailable(f"{name} {failed.version} is unavailable: {failed.reason}", field="model")
+        return self.entries[name, self.latest[name]]
+
+    async def _renew(self, name: str, version: int, *, load: bool) -> Entry:
+        """One version: the entry that was tried last, which serves where it could be loaded."""
+        old = self.entries.get((name, version))
+        while old is not None and old.state == "loading":
+            await asyncio.sleep(LOOK)
+        now = await aside(lambda: stamp(self.settings.models_dir / name / str(version)), pool="disk")
+        if old is not None and old.stamp == now and old.state in SERVING:
+            if not (load and old.state == "idle"):
+                return old
+        new = self._entry(name, version)
+        if load or (old is not None and old.state == "ready"):
+            async with self._in_turn if self.settings.memory_bytes is not None else contextlib.nullcontext():
+                await self._wait_for_room(new)
+                await aside(functools.partial(new.load, self.settings, self.listener), pool="models")
+        else:
+            await aside(functools.partial(self._verify, new), pool="models")
+        if new.state == "unavailable":
+            new.expected = True  # what comes while the service runs does not take it away from the models that it has
+        if old is not None and old.state == "ready" and new.state == "unavailable":
+            old.reason, old.stamp = f"what lies in its folder now is not served: {new.reason}", new.stamp
+            return new
+        self.entries[name, version] = new
+        if old is not None:
+            old.retire()
+        log.info("model changed", model=name, version=version, state=new.state)
+        return new
+
+    def _drop(self, name: str, found: list[int], allowed: list[int]) -> None:
+        """Takes out versions that are not allowed any more, unless none that is could take their place, and those whose folder is gone."""
+        replaced = any(self.entries[name, version].state in SERVING for version in allowed)
+        for version in set(self.versions(name)) - set(allowed):
+            if replaced or version not in found:
+                self.entries.pop((name, version)).retire()
+        if not self.versions(name):
+            self.latest.pop(name, None)
+
+    def _rest(self, name: str, version: int) -> None:
+        """A version that was the latest, and may still be asked for, is let go until it is."""
+        old = self.entries.get((name, version))
+        if old is not None and old.state == "ready":
+            self.entries[name, version] = dataclasses.replace(
+                old, state="idle", model=None, batcher=None, users=0, reason=None
+            )  # fmt: skip
+            old.retire()
+
+    def _elect(self, name: str) -> None:
+        """Choose the version that requests get which name none: the highest that is ready, or, lazily, that has not failed."""
+        known = self.versions(name)
+        serving = [version for version in known if self.entries[name, version].state in SERVING]
+        ready = [version for version in serving if self.entries[name, version].state == "ready"]
+        self.latest[name] = ((not self.settings.lazily and ready) or serving or known)[-1]
+
+    async def unload(self, name: str) -> None:
+        """Takes a model out of service until it is loaded again. Raises UnknownModel."""
+        async with self._changing[name]:
+            if name not in self.latest:
+                raise UnknownModel(f"model: there is no model {shown(name)}", field="model", valid=list(self.latest))
+            self._unloaded.add(name)
+            for version in self.versions(name):
+                old = self.entries[name, version]
+                new = self.entries[name, version] = self._unloaded_entry(name, version)
+                new.manifest = old.manifest
+                old.retire()
+            log.info("unloaded", model=name)
+
+    def unload_first(self, names: Iterable[str]) -> None:
+        """Before the start: models that have been unloaded in the other workers."""
+        for name in set(names) & set(self.latest):
+            for version in self.versions(name):
+                self.entries[name, version] = self._unloaded_entry(name, version)
+            self._unloaded.add(name)
+
+    def _unloaded_entry(self, name: str, version: int) -> Entry:
+        entry = self._entry(name, version, "unavailable")
+        entry.reason, entry.expected = UNLOADED.replace("NAME", name), True
+        return entry
+
+    async def change(self, verb: str, name: str) -> None:
+        """`load` or `unload`, in every worker. Raises as refresh and unload do."""
+        if self.cluster is not None:
+            await self.cluster.everywhere(verb, name)
+        elif verb == "load":
+            await self.refresh(name)
+        else:
+            await self.unload(name)
+
+    async def adopt(self, name: str, version: int) -> Entry:
+        """A version that has been published just now. Raises Unavailable where it cannot be served."""
+        await self.change("load", name)
+        if (name, version) not in self.entries:
+            raise Unavailable(f"{name} {version} is there, but the setting `versions` keeps it out", field="model")
+        return self.entries[name, version]
+
+    async def follow(self) -> None:
+        """Looks at the folder of models every `watch_seconds`, and takes over what has changed. Ends when it is cancelled."""
+        said = None  # what was wrong with the folder itself at the last look
+        while True:
+            await asyncio.sleep(self.settings.watch_seconds)
+            try:
+                changed, unreadable = await self._changed()
+                for name, reason in unreadable.items():
+                    self._set_aside(name, reason)
+                for name in changed:
+                    try:
+                        await self.refresh(name)
+                    except (ManifoldError, OSError) as error:
+                        log.warning("not taken over", model=name, reason=str(error))
+                said = None
+            except ManifoldError as error:
+                if error.message != said:
+                    log.warning(
+                        "the folder of models cannot be read: all models stay as they are", reason=error.message
+                    )
+                said = error.message
+            except Exception:  # whatever one look meets, the next one is due
+                log.exception("the folder of models could not be looked at")
+
+    async def _changed(self) -> tuple[list[str], dict[str, str]]:
+        """Return the names whose folders are not as they were when they were looked at last, and those that cannot be read any more.
+
+        Raises ArtifactError if the folder of models cannot be read, or is empty all of a sudden, as a folder is whose disk is not mounted.
+        """
+        listing = await aside(lambda: repository.survey(self.settings.models_dir), pool="disk")
+        there, unreadable = listing.versions, listing.unreadable
+        if self.latest and not there and not unreadable:
+            raise ArtifactError(f"{self.settings.models_dir}: holds no models any more")
+        names = sorted({*there, *self.latest} - self._unloaded - set(unreadable))
+        allowed = {name: self._allowed(name, there.get(name, [])) for name in names}
+        stamps = await aside(lambda: self._stamps(allowed), pool="disk")
+        changed = [name for name in names if name not in self._unloaded and self._differs(name, stamps[name])]
+        return changed, {name: why for name, why in unreadable.items() if self._unreadable.get(name) != why}
+
+    def _stamps(self, versions: Mapping[str, list[int]]) -> dict[str, dict[int, Stamp]]:
+        root = self.settings.models_dir
+        return {
+            name: {version: stamp(root / name / str(version)) for version in found} for name, found in versions.items()
+        }
+
+    def _differs(self, name: str, now: Mapping[int, Stamp]) -> bool:
+        known = {version: self.entries[name, version].stamp for version in self.versions(name)}
+        return known.keys() != now.keys() or any(known[version] not in ((), now[version]) for version in known)
+
+
+def check_sections(settings: Settings, there: repository.Listing) -> None:
+    """Raise SettingsError for a section of a model that does not exist."""
+    known = [*there.versions, *there.unreadable]
+    if unknown := set(settings.models) - set(known):
+        near = nearest(min(unknown), known)
+        raise SettingsError(
+            f"settings: models.{min(unknown)}: there is no such model in {settings.models_dir}{near}",
+            field="models",
+            valid=sorted(known),
+        )
+
+
+def _pointers(entries: Iterable[Entry]) -> str:
+    """Return the names of models that do not answer, and where each has its reason."""
+    return "; ".join(f"{entry.name} (GET /models/{entry.name} and the log have the reason)" for entry in entries)
+
+
+def data_summary(manifest: Manifest) -> dict[str, object]:
+    """The data spec as a client needs it."""
+    spec = manifest.data
+    if isinstance(spec, ImageSpec):
+        return {
+            "kind": "image",
+            "height": spec.height,
+            "width": spec.width,
+            "channels": spec.channels,
+            "background": spec.background,
+        }
+    return spec.model_dump(mode="json", exclude_none=True)

@@ -1,0 +1,96 @@
+"""One of several processes that serve as one: the service as it is alone, on sockets that it is given, with a line to its parent process.
+
+The parent starts `python -m manifold.service.worker LINE SOCKET ...` with the numbers of the inherited sockets, and sends the settings over the line.
+"""
+
+from __future__ import annotations
+
+from manifold.service.processes import early
+
+if __name__ == "__main__":
+    early.prepare()  # before the imports, which take a second
+
+import base64
+import contextlib
+import ctypes
+import os
+import pickle
+import select
+import signal
+import socket
+import sys
+from collections.abc import Iterable
+
+from manifold.runtime.errors import InvalidValue, ManifoldError
+from manifold.service.__main__ import WRONG, Server, build, within_files
+from manifold.service.processes.cluster import Cluster
+from manifold.service.processes.line import Line, Message
+from manifold.service.settings import Settings, SettingsError
+from manifold.service.telemetry import logs
+
+PR_SET_PDEATHSIG = 1
+
+
+def work(
+    settings: Settings, listening: list[socket.socket], line: Line, heard: list[Message], unloaded: Iterable[str]
+) -> None:
+    """Serve until told to stop, or until the parent process is gone. `heard` are messages that came with the settings."""
+    settings = within_files(settings)
+    app = build(settings)
+    registry, security, metrics = app.state.registry, app.state.security, app.state.metrics
+    registry.unload_first(unloaded)
+    server = Server(app, settings)
+
+    async def load(name: str) -> None:
+        await registry.refresh(name)
+
+    async def reload(_: str) -> None:
+        try:
+            await security.reload_aside()
+        except SettingsError as error:  # by a name that the others know
+            raise InvalidValue(f"{error.message}; what there was is kept") from None
+
+    async def page(_: str) -> str:
+        return str((await metrics.page_aside()).decode())
+
+    deeds = {"load": load, "unload": registry.unload, "keys": reload, "metrics": page}
+    registry.cluster = server.cluster = Cluster(line, deeds, server.lose, settings.command_seconds, heard)
+    server.serve_on(listening)
+
+
+def first_messages(line: Line, end: socket.socket) -> list[Message]:
+    """Return the parent's first messages. Raises SystemExit if the parent is gone."""
+    while not line.closed:
+        select.select([end], [], [])
+        if messages := line.receive():
+            return messages
+    raise SystemExit(0)
+
+
+def follow_parent(parent: int) -> None:
+    """Have this process told to stop when its parent ends, also if it stands still then. Only Linux can."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != parent:
+        raise SystemExit(0)
+
+
+def main() -> int:
+    """The entry point of a worker."""
+    numbers = [int(each) for each in sys.argv[1:]]
+    end, *listening = (socket.socket(fileno=number) for number in numbers)
+    line = Line(end)
+    (_, parent, pickled, unloaded), *heard = first_messages(line, end)
+    follow_parent(parent)
+    settings: Settings = pickle.loads(base64.b64decode(pickled))  # of the parent process
+    logs.start(settings.log_format)
+    try:
+        work(settings, listening, line, heard, unloaded)
+    except ManifoldError as error:
+        logs.refuse(error, settings.log_format)
+        return WRONG
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""The gRPC transport: the server, calls, messages and their limits."""

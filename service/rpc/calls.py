@@ -1,0 +1,220 @@
+"""Around every rpc: its request id, its place in the metrics, its errors with their details, its deadline, and bytes that are no message."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import inspect
+import operator
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from contextlib import aclosing
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any, TypeAlias, TypeVar
+
+import grpc
+import orjson
+import structlog
+from google.protobuf import any_pb2, duration_pb2
+from google.protobuf.message import Message
+from google.rpc import code_pb2, error_details_pb2, status_pb2
+from grpc_status import rpc_status
+
+from manifold.runtime import errors
+from manifold.runtime.errors import Malformed, ManifoldError, Unavailable
+from manifold.service.aside import JSON as JSON_WORK
+from manifold.service.aside import aside
+from manifold.service.http import replies
+from manifold.service.http.front import REQUEST_ID, new_id
+from manifold.service.http.incoming import SINGLE
+from manifold.service.models.entries import hold_from_now, let_go
+from manifold.service.telemetry.metrics import Metrics
+from manifold.service.telemetry.tracing import Tracing
+
+log = structlog.get_logger()
+
+M = TypeVar("M", bound=Message)
+Context: TypeAlias = Any  # grpc.aio.ServicerContext, which says nothing of its types
+
+
+Codes: TypeAlias = Mapping[type[ManifoldError], grpc.StatusCode]
+
+
+@dataclass(frozen=True)
+class Calls:
+    """What the calls of one service have in common."""
+
+    service: str
+    codes: Codes
+    metrics: Metrics
+    tracing: Tracing | None = None
+    message: Callable[[ManifoldError], str] = operator.attrgetter("message")  # of an error
+
+    def code_of(self, error: ManifoldError) -> grpc.StatusCode:
+        """Of its table."""
+        return code_of(error, self.codes)
+
+    def status(self, error: ManifoldError, code: grpc.StatusCode, request_id: str) -> status_pb2.Status:
+        """The error with what REST says of it, in google.rpc's messages."""
+        metadata = {} if error.field is None else {"field": error.field}
+        if error.valid is not None:
+            metadata["valid"] = orjson.dumps(error.valid, default=str).decode()
+        details: list[Message] = [
+            error_details_pb2.ErrorInfo(reason=error.type.upper(), domain="manifold", metadata=metadata),
+            error_details_pb2.RequestInfo(request_id=request_id),
+        ]
+        if error.field is not None:
+            violation = error_details_pb2.BadRequest.FieldViolation(field=error.field, description=error.message)
+            details.append(error_details_pb2.BadRequest(field_violations=[violation]))
+        if isinstance(error, errors.Busy | Unavailable):
+            delay = duration_pb2.Duration()
+            delay.FromNanoseconds(int(1e9 * getattr(error, "retry_after", 1)))
+            details.append(error_details_pb2.RetryInfo(retry_delay=delay))
+        packed = []
+        for detail in details:
+            packed.append(any_pb2.Any())
+            packed[-1].Pack(detail)
+        return status_pb2.Status(code=getattr(code_pb2, code.name), message=self.message(error), details=packed)
+
+
+def code_of(error: ManifoldError, codes: Codes) -> grpc.StatusCode:
+    """The code of the nearest class."""
+    return next((codes[kind] for kind in type(error).__mro__ if kind in codes), grpc.StatusCode.INTERNAL)
+
+
+class Call:
+    """Around an rpc: its request id, its place in the metrics, and its errors with their details."""
+
+    def __init__(self, calls: Calls, context: Context, name: str) -> None:
+        self.calls, self.context, self.route = calls, context, f"/{calls.service}/{name}"
+        metadata = context.invocation_metadata() or ()
+        sent = {str(key): str(value) for key, value in metadata}
+        self.repeated = "" if len(sent) == len(metadata) else repeated(metadata)
+        given = sent.get("x-request-id", "")
+        self.request_id = given if REQUEST_ID.fullmatch(given) and self.repeated != "x-request-id" else new_id()
+        self.began, self.held = time.perf_counter(), hold_from_now()
+        said = {
+            "rpc.system": "grpc",
+            "rpc.service": calls.service,
+            "rpc.method": name,
+            "manifold.request_id": self.request_id,
+        }
+        self.trace = calls.tracing.begin(self.route[1:], sent, **said) if calls.tracing else None
+
+    async def __aenter__(self) -> Call:
+        self.context.set_trailing_metadata((("x-request-id", self.request_id),))
+        if self.repeated:
+            error = Malformed(f"{self.repeated}: the metadata has it more than once; send it once", field=self.repeated)
+            await self.__aexit__(type(error), error, None)  # raises, and ends the call with the error
+        return self
+
+    async def __aexit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        code = grpc.StatusCode.OK
+        try:
+            if isinstance(error, asyncio.CancelledError | GeneratorExit):
+                code = grpc.StatusCode.CANCELLED
+            elif isinstance(error, ManifoldError) and self.calls.code_of(error) is not grpc.StatusCode.INTERNAL:
+                code = self.calls.code_of(error)
+                self.calls.metrics.erred(error)
+                await self.context.abort_with_status(
+                    rpc_status.to_status(self.calls.status(error, code, self.request_id))
+                )
+            elif isinstance(error, Exception):
+                code = grpc.StatusCode.INTERNAL
+                self.calls.metrics.erred(error)
+                replies.log_internal(error, self.request_id)
+                await self.context.abort(code, replies.OPAQUE)
+        finally:
+            let_go(self.held)
+            if self.trace is not None:
+                failed = code in (grpc.StatusCode.INTERNAL, grpc.StatusCode.UNAVAILABLE)
+                self.trace.end(self.route[1:], failed=failed, **{"rpc.grpc.status_code": code.value[0]})
+            self.calls.metrics.requested(self.route, code.name, time.perf_counter() - self.began)
+
+
+def repeated(metadata: Iterable[tuple[Any, Any]]) -> str:
+    """Return the name of a key that is there more than once and must not be, or nothing."""
+    names = [str(key) for key, _ in metadata]
+    return next((name for name in names if name.encode() in SINGLE and names.count(name) > 1), "")
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """A message that is not there, and the error that says why."""
+
+    error: ManifoldError
+
+
+def readable(message: M) -> M:
+    """Return the message. Raise the error of one that is not there."""
+    if isinstance(message, Unreadable):
+        raise message.error
+    return message
+
+
+@dataclass(frozen=True)
+class Unread:
+    """A large message that is yet to be parsed, off the event loop."""
+
+    parse: Callable[[bytes], Message | Unreadable]
+    content: bytes
+
+
+_work: ContextVar[float] = ContextVar("work", default=0.0)
+
+
+def work() -> float:
+    """Return the work of reading the message of this call, in bytes (service.aside)."""
+    return _work.get()
+
+
+async def _parsed(message: Any) -> Any:
+    work = JSON_WORK * len(message.content) if isinstance(message, Unread) else 0.0
+    _work.set(work)
+    return await aside(functools.partial(message.parse, message.content), work) if work else message
+
+
+async def _all_parsed(messages: AsyncIterator[Any]) -> AsyncIterator[Any]:
+    async for message in messages:
+        yield await _parsed(message)
+
+
+def off_the_loop(handler: Any) -> Any:
+    """Return the handler of an rpc. Its large messages are parsed before it is called, or as it asks for them."""
+    handler = handler._replace(response_serializer=_written(handler.response_serializer))
+    if handler.stream_stream is not None:
+        return handler._replace(stream_stream=_streaming(handler.stream_stream, _all_parsed))
+    if handler.unary_stream is not None:
+        return handler._replace(unary_stream=_streaming(handler.unary_stream, _parsed))
+    return handler._replace(unary_unary=_answering(handler.unary_unary))
+
+
+def _answering(answer: Callable[[Any, Context], Awaitable[Any]]) -> Callable[[Any, Context], Awaitable[Any]]:
+    async def answering(message: Any, context: Context) -> Any:
+        return await answer(await _parsed(message) if isinstance(message, Unread) else message, context)
+
+    return answering
+
+
+def _streaming(
+    answers: Callable[[Any, Context], AsyncGenerator[Any]], parsed: Callable[[Any], Any]
+) -> Callable[[Any, Context], AsyncGenerator[Any]]:
+    async def streaming(sent: Any, context: Context) -> AsyncGenerator[Any]:
+        found = parsed(sent)
+        async with aclosing(answers(await found if inspect.iscoroutine(found) else found, context)) as parts:
+            async for part in parts:
+                yield part
+
+    return streaming
+
+
+def _written(serialize: Callable[[Message], bytes]) -> Callable[[Message | bytes], bytes]:
+    """Messages that were large have been serialized off the event loop."""
+    return lambda message: message if isinstance(message, bytes) else serialize(message)
+
+
+def deadline(context: Context) -> int | None:
+    """Milliseconds that are left to the call."""
+    left = context.time_remaining()
+    return None if left is None else max(1, int(1000 * left))

@@ -1,0 +1,202 @@
+"""Protobuf messages to the fields of the contract and back. Field names agree (a test holds them to it), so this walks over descriptors;
+only the few messages that stand for a JSON value have rules of their own.
+"""
+
+from __future__ import annotations
+
+import base64
+import math
+from collections.abc import Callable, Mapping, Sized
+from typing import Any
+
+import numpy as np
+from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.message import Message
+from numpy.typing import NDArray
+
+from manifold.runtime import texts
+from manifold.runtime.errors import InvalidValue, TooLarge
+from manifold.service.core.reading import Uploads
+from manifold.service.stubs import manifold_pb2 as pb
+
+Array = NDArray[Any]
+
+DTYPES: dict[int, np.dtype[Any]] = {
+    pb.Array.FLOAT32: np.dtype("<f4"),
+    pb.Array.INT64: np.dtype("<i8"),
+    pb.Array.UINT8: np.dtype("u1"),
+}
+OF_DTYPE = {"f": pb.Array.FLOAT32, "i": pb.Array.INT64, "u": pb.Array.UINT8, "b": pb.Array.UINT8}
+
+# --- requests -----------------------------------------------------------------------------------------------------------------
+
+
+def fields_of(message: Message) -> dict[str, Any]:
+    """What was set, as JSON has it; arrays stay arrays."""
+    fields: dict[str, Any] = {}
+    for descriptor, value in message.ListFields():
+        kind = descriptor.message_type
+        if descriptor.is_repeated:
+            _check_size(value, descriptor.name)
+        if kind is not None and kind.GetOptions().map_entry:
+            fields[descriptor.name] = {
+                key: _value(each) if isinstance(each, Message) else each for key, each in value.items()
+            }
+        elif descriptor.is_repeated and kind is not None:
+            fields[descriptor.name] = [_value(item) for item in value]
+        elif descriptor.is_repeated:
+            fields[descriptor.name] = list(value)
+        elif kind is not None:
+            fields[descriptor.name] = to_array(value, descriptor.name) if isinstance(value, pb.Array) else _value(value)
+        else:
+            fields[descriptor.name] = value
+    return fields
+
+
+def _check_size(entries: Sized, field: str) -> None:
+    """Raise TooLarge for more entries than JSON may have arrays, objects and keys: each takes many times the bytes of its message."""
+    if len(entries) > texts.PARTS:
+        raise TooLarge(f"{field}: {len(entries)} entries are over the limit of {texts.PARTS}; send fewer", field=field)
+
+
+def request(message: Message, work: float = 0) -> tuple[dict[str, Any], Uploads]:
+    """A request's fields for the contract, and the files or the array beside them, which pass through unwalked."""
+    fields = fields_of(message)
+    images, masks = tuple(fields.pop("images", ())), tuple(fields.pop("masks", ()))
+    given = [name for name in ("array", "latents", "codes") if name in fields]
+    array = fields.pop(given[0]) if len(given) == 1 else None
+    if array is not None and images:
+        raise InvalidValue("array: not beside images", field="array")
+    if array is not None and given[0] == "latents" and array.dtype.kind != "f":
+        array = array.astype(np.float32)  # whole numbers would be taken for codes
+    if array is not None and given[0] == "codes" and array.dtype.kind == "f":
+        fields["codes"], array = array.tolist(), None
+    for end in ("from", "to"):
+        if "image" in fields.get(end, {}):
+            fields[end]["image"] = base64.b64encode(fields[end]["image"]).decode("ascii")
+    return {name: _plain(value) for name, value in fields.items()}, Uploads(images, array, masks, work)
+
+
+def to_array(message: pb.Array, field: str) -> Array:
+    """The array. Raises InvalidValue where shape and content disagree."""
+    dtype, shape = DTYPES.get(message.type), tuple(message.shape)
+    if dtype is None or any(size < 0 for size in shape) or len(message.content) != math.prod(shape) * dtype.itemsize:
+        raise InvalidValue(
+            f"{field}: {len(message.content)} bytes do not make {pb.Array.Type.Name(message.type) if dtype else 'type'} {list(shape)}; "
+            "content is in C order, little-endian",
+            field=field,
+        )
+    array: Array = np.frombuffer(message.content, dtype).reshape(shape)
+    return array
+
+
+def _value(message: Message) -> Any:
+    """A message as the JSON value it stands for."""
+    if isinstance(message, pb.Value):
+        return _scalar(message)
+    if isinstance(message, pb.Row):
+        _check_size(message.columns, "columns")
+        return {name: _scalar(value) for name, value in message.columns.items()}
+    if isinstance(message, pb.ClassChoice):
+        match message.WhichOneof("choice"):
+            case "names":
+                return list(message.names.names)
+            case "weights":
+                _check_size(message.weights.weights, "weights")
+                return dict(message.weights.weights)
+            case _:
+                return message.name
+    return fields_of(message)
+
+
+def _scalar(value: pb.Value) -> float | str | None:
+    kind = value.WhichOneof("value")
+    return None if kind is None else getattr(value, kind)
+
+
+def _plain(value: Any) -> Any:
+    """Arrays within fields as lists: small ones, conditions and ends."""
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    return {name: _plain(each) for name, each in value.items()} if isinstance(value, dict) else value
+
+
+# --- answers ------------------------------------------------------------------------------------------------------------------
+
+
+def fill(message: Message, fields: Mapping[str, Any]) -> None:
+    """Sets a message's fields; what is None stays unset."""
+    for name, value in fields.items():
+        if value is not None:
+            _set(message, message.DESCRIPTOR.fields_by_name[name], value)
+
+
+def _set(message: Message, descriptor: FieldDescriptor, value: Any) -> None:
+    name, kind = descriptor.name, descriptor.message_type
+    if kind is None:
+        if descriptor.is_repeated:
+            getattr(message, name).extend(value.tolist() if isinstance(value, np.ndarray) else value)
+        elif descriptor.type == FieldDescriptor.TYPE_BYTES and isinstance(value, str):
+            setattr(message, name, base64.b64decode(value))
+        else:
+            setattr(message, name, value)
+    elif kind.GetOptions().map_entry:
+        entries, of_messages = getattr(message, name), kind.fields_by_name["value"].message_type is not None
+        for key, each in value.items():
+            if of_messages:
+                _write(entries[key], each)
+            else:
+                entries[key] = each
+    elif descriptor.is_repeated:
+        for each in value:
+            _write(getattr(message, name).add(), each)
+    else:
+        _write(getattr(message, name), value)
+
+
+def _write(message: Message, value: Any) -> None:
+    """A JSON value into the message that stands for it."""
+    rule = RULES.get(message.DESCRIPTOR.name)
+    if rule is not None:
+        rule(message, value)
+    else:
+        message.SetInParent()
+        fill(message, value)
+
+
+def _write_array(message: pb.Array, value: Any) -> None:
+    array = np.asarray(value)
+    if array.dtype.kind not in OF_DTYPE:
+        raise TypeError(f"no array of {array.dtype} goes over the wire")
+    message.type = OF_DTYPE[array.dtype.kind]
+    message.shape.extend(array.shape)
+    message.content = np.ascontiguousarray(array, DTYPES[message.type]).tobytes()
+
+
+def _write_value(message: pb.Value, value: Any) -> None:
+    if isinstance(value, str):
+        message.text = value
+    elif value is not None:
+        message.number = value
+
+
+def _write_row(message: pb.Row, value: Mapping[str, Any]) -> None:
+    for name, each in value.items():
+        _write_value(message.columns[name], each)
+
+
+def _write_class(message: pb.ClassChoice, value: Any) -> None:
+    if isinstance(value, Mapping):
+        message.weights.weights.update(value)
+    else:
+        message.name = value
+
+
+def _write_imputed(message: pb.ImputedColumns, value: Mapping[str, Mapping[str, float]]) -> None:
+    for column, probabilities in value.items():
+        message.columns[column].probabilities.update(probabilities)
+
+
+RULES: dict[str, Callable[[Any, Any], None]] = {
+    "Array": _write_array, "Value": _write_value, "Row": _write_row, "ClassChoice": _write_class, "ImputedColumns": _write_imputed,
+}  # fmt: skip
