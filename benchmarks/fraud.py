@@ -45,7 +45,7 @@ SCENARIOS = (
 
 # the command, and then its own peak as Linux has it: what a parent reads of a child includes the parent's size at the start
 PEAK = """
-import cli
+from manifold import cli
 try:
     cli.main()
 finally:

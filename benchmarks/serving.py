@@ -133,7 +133,7 @@ ENGINE = """
 import json, sys, time
 import numpy as np
 from pathlib import Path
-from runtime import codecs, engine, recipes
+from manifold.runtime import codecs, engine, recipes
 root, seconds = Path(sys.argv[1]), float(sys.argv[2])
 def rate(call):
     for _ in range(5): call()

@@ -140,7 +140,7 @@ def test_an_error_of_a_process_is_one_message_and_a_status() -> None:
 
 
 def test_training_without_its_extra_names_it() -> None:
-    code = "import sys; sys.modules['torch'] = None; sys.argv = ['manifold', 'train', 'vae', '--data', 'digits']; import cli; cli.main()"
+    code = "import sys; sys.modules['torch'] = None; sys.argv = ['manifold', 'train', 'vae', '--data', 'digits']; from manifold import cli; cli.main()"
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=600, check=False
     )

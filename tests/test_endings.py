@@ -82,7 +82,7 @@ def test_publishing_says_what_the_system_said(tmp_path: Path, monkeypatch: pytes
 HOLDS = """
 import sys, time
 from pathlib import Path
-from runtime import repository
+from manifold.runtime import repository
 with repository.staging(Path(sys.argv[1]), "left") as folder:
     (folder / "half").write_text("half")
     print(folder, flush=True)
@@ -443,7 +443,7 @@ def test_ctrl_c_is_status_130_and_leaves_no_file(tmp_path: Path) -> None:
     command = [
         sys.executable,
         "-m",
-        "cli",
+        "manifold.cli",
         "sample",
         "mnist-pixelcnn",
         "-n",

@@ -49,10 +49,10 @@ def service(
     command = [sys.executable, "-m", "manifold.service"]
     if prelude:
         lines = (
-            "from service import early",
+            "from manifold.service.processes import early",
             "early.prepare()",
             prelude,
-            "from service import __main__",
+            "from manifold.service import __main__",
             "raise SystemExit(__main__.main())",
         )
         command = [sys.executable, "-c", "\n".join(lines)]
@@ -211,7 +211,7 @@ def test_every_line_of_the_log_is_in_its_format(tmp_path: Path) -> None:
 # what libraries do
 NOISE = """
 import logging, sys, threading, warnings
-from service import logs
+from manifold.service.telemetry import logs
 begin = logs.start
 def start(style):
     begin(style)
@@ -227,7 +227,7 @@ logs.start = start
 
 
 def test_an_error_that_nobody_expected_is_one_record(tmp_path: Path) -> None:
-    fault = "import service.registry as each\neach.Registry.__init__ = lambda *_: 1 / 0"
+    fault = "import manifold.service.models.registry as each\neach.Registry.__init__ = lambda *_: 1 / 0"
     foreign.write(tmp_path)
     with service(tmp_path, free_port(), prelude=fault, MANIFOLD_LOG_FORMAT="json") as process:
         (record,) = map(json.loads, expect(process, 1))

@@ -138,9 +138,9 @@ MEASURE = """
 import io, json, pathlib, resource, sys
 resource.setrlimit(resource.RLIMIT_AS, (3 << 30, 3 << 30))
 import pyarrow.csv, pyarrow.parquet
-from runtime import bulk
-from runtime.decisions import Rule
-from runtime.engine import load
+from manifold.runtime.scores import bulk
+from manifold.runtime.scores.decisions import Rule
+from manifold.runtime.engine import load
 model = load(sys.argv[1], device="cpu")
 
 def peak():

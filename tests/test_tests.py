@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-OURS = {"runtime", "service", "training", "evaluation", "cli", "manifold_client", "benchmarks", "tests"}
+OURS = {"manifold", "manifold_client", "benchmarks", "tests"}
 OF_PYTEST = {"tmp_path", "tmp_path_factory", "monkeypatch", "request", "capsys", "capfd", "caplog", "recwarn"}
 CHECKS = {"raises", "warns", "fail"}  # of pytest; numpy's begin with assert_, and what begins with check_ raises
 OF_LIBRARIES = {"test_uvicorn"}  # contracts with what is not the project's, on purpose
@@ -153,5 +153,5 @@ def test_a_test_that_cannot_fail_is_found(body: str, problem: str) -> None:
 
 
 def test_what_a_helper_does_counts() -> None:
-    source = "from runtime import sampling\n\ndef check():\n    assert sampling.pick(1, 2) == 3\n\ndef test_x():\n    check()\n"
+    source = "from manifold.runtime import sampling\n\ndef check():\n    assert sampling.pick(1, 2) == 3\n\ndef test_x():\n    check()\n"
     assert found(source) == []

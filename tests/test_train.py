@@ -163,7 +163,7 @@ def start(folder: Path, epochs: int) -> subprocess.Popen[str]:
     command = [
         sys.executable,
         "-m",
-        "cli",
+        "manifold.cli",
         "train",
         "vae",
         "--data",
