@@ -58,7 +58,7 @@ def pairs(models: Path, n: int) -> None:
     for name, other in PAIRS:
         model = engine.load(repository.find(name, models), device="cpu")
         own, strange = datasets.load(model.manifest.data_name or ""), datasets.load(other)
-        spec = model.manifest.data
+        spec = model.manifest.spec
         assert isinstance(spec, ImageSpec)
         items = strange.test.items if len(strange.test) >= 1000 else strange.train.items
         found = rows(model, own.edge(own.test)[:n], fitted(items[:n], spec))

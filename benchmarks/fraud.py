@@ -95,7 +95,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, help="where the files are kept; a temporary folder where left out")
     options = parser.parse_args()
     model = engine.load(repository.find(options.model, Path("models")), device="cpu", threads=1)
-    spec = model.manifest.data
+    spec = model.manifest.spec
     assert isinstance(spec, TableSpec)
     (remote,) = datasets.REMOTES["fraud_simulated"]
     table, scenario, day = datasets.transactions_table(datasets.fetch(remote))

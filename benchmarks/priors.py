@@ -37,7 +37,7 @@ def main() -> None:
     rows = []
     for name in ("mnist-autoencoder", "mnist-vae"):
         model = engine.load(options.models / name, device="cpu")
-        spec, latent = model.manifest.data, model.manifest.latent
+        spec, latent = model.manifest.spec, model.manifest.space
         assert isinstance(spec, ImageSpec)
         assert latent is not None
         priors = {**latent.priors, "normal": NormalPrior()}

@@ -101,7 +101,7 @@ def ours(model: engine.Model, images: Pixels, decoded: int) -> tuple[float, floa
 
     Raises RuntimeError where the first `decoded` images do not come back, codes and pixels, from their files.
     """
-    spec = model.manifest.data
+    spec = model.manifest.spec
     assert isinstance(spec, ImageSpec)
     alone, together, error = 0, 0, 0.0
     for index, group in enumerate(hundreds(images)):

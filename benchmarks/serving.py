@@ -145,13 +145,13 @@ def rate(call):
 found = {}
 for name in ("mlp", "dcgan"):
     model = engine.load(root / name, device="cpu", threads=1)
-    z = np.random.default_rng(7).uniform(-1, 1, (64, model.manifest.latent.size)).astype(np.float32)
+    z = np.random.default_rng(7).uniform(-1, 1, (64, model.manifest.space.size)).astype(np.float32)
     found[name] = 64 * rate(lambda: model.run("decode", {"latent": z}))
 model = engine.load(root / "mlp", device="cpu", threads=1)
 def grid():
     samples = model.sample(64)
     texts = recipes.for_samples(model.manifest, model.checksum, samples, {})
-    return model.manifest.data.sheet(samples.data, texts)
+    return model.manifest.spec.sheet(samples.data, texts)
 found["grid"] = rate(grid)
 print(json.dumps(found))
 """

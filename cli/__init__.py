@@ -194,7 +194,7 @@ def _judge(model: Model, data: Any, html: Path | None, record: bool, against: st
 
     if model.manifest.scoring is None:
         raise InvalidValue(f"model: {model.manifest.name} carries no score", field="model")
-    spec = model.manifest.data
+    spec = model.manifest.spec
     if spec != data.spec:
         raise InvalidValue(f"data: {data.name} does not hold the items of {model.manifest.name}", field="data")
     strange = None if data.anomalies is None else data.anomalies.items
@@ -259,7 +259,7 @@ def sample(
 
     _writable(out)
     loaded = _load(model, models, device)
-    spec = loaded.manifest.data
+    spec = loaded.manifest.spec
     out = out or Path(f"{loaded.manifest.name}.{'csv' if isinstance(spec, TableSpec) else 'png'}")
     _writable(out)
     options = {"seed": seed, "first": first, "classes": class_, "prior": prior, "temperature": temperature}
@@ -329,7 +329,7 @@ def compress(
     out = out or images[0].with_suffix(".mfc")
     _writable(out)
     loaded = _load(model, models, device)
-    spec = loaded.manifest.data
+    spec = loaded.manifest.spec
     if not isinstance(spec, ImageSpec):
         raise InvalidValue(f"model: {model} is a model of rows, not of images", field="model")
     pixels = np.stack([imaging.read_image(image.read_bytes(), spec, field=str(image))[0] for image in images])
@@ -364,7 +364,7 @@ def decompress(
     content = file.read_bytes()
     loaded = _load(model or _made_by(compression.made_by(content), models), models, device)
     data, _ = compression.decompress(loaded, content)
-    spec = loaded.manifest.data
+    spec = loaded.manifest.spec
     assert isinstance(spec, ImageSpec)
     for index, image in enumerate(imaging.to_uint8(data, spec)):
         path = out if len(data) == 1 else out.with_stem(f"{out.stem}-{index:04}")

@@ -154,7 +154,7 @@ def record(model: Model, found: Judgement, against: str | None = None) -> Manife
 
 def to_html(model: Model, found: Judgement, test: Array, anomalies: Array | None = None) -> str:
     """The report of a fitted table: schema, rates, what was found, and the strangest rows with their reasons."""
-    manifest, spec, about = model.manifest, model.manifest.data, model.manifest.scoring
+    manifest, spec, about = model.manifest, model.manifest.spec, model.manifest.scoring
     assert isinstance(spec, TableSpec) and about is not None and found.scores is not None
     calibration = about.calibration
     assert calibration is not None

@@ -113,7 +113,7 @@ def traversals(
 
     Ends are REACH deviations of the posterior means to both sides of their mean.
     """
-    spec = model.manifest.data
+    spec = model.manifest.spec
     if not isinstance(spec, ImageSpec):
         raise EvaluationError(f"{model.manifest.name} makes rows, which no picture shows")
     centre, deviation = means.mean(axis=0), means.std(axis=0)

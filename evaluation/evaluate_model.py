@@ -65,7 +65,7 @@ def evaluate(
     )
     report = replace(
         report, model=manifest.name, version=manifest.version, checksum=model.checksum,
-        prior=prior or (manifest.latent.prior if manifest.latent else None),
+        prior=prior or (manifest.space.prior if manifest.space else None),
     )  # fmt: skip
     if data is not None:
         _likelihood(report, model, data.test, stage)
@@ -82,13 +82,13 @@ def evaluate(
 def check_can(model: Model, n: int, prior: str | None) -> None:
     """Raises UnsupportedTask for a model that makes no images, EvaluationError for too few or a prior that it has not."""
     manifest = model.manifest
-    if not isinstance(manifest.data, ImageSpec) or not CAN["sample"](manifest):
+    if not isinstance(manifest.spec, ImageSpec) or not CAN["sample"](manifest):
         raise UnsupportedTask(
             f"{manifest.name} makes no images to evaluate; it can {', '.join(manifest.tasks)}", field="model"
         )
     if n < 2:
         raise EvaluationError(f"n: {n} image(s); at least 2 are needed, and thousands for a steady number", field="n")
-    priors = list(manifest.latent.priors) if manifest.latent else []
+    priors = list(manifest.space.priors) if manifest.space else []
     if prior is not None and prior not in priors:
         raise EvaluationError(f"prior: {manifest.name} has no {prior!r}", field="prior", valid=priors)
 
@@ -121,8 +121,8 @@ def anchors(
 
 
 def _edge(model: Model, held: Held, start: int, stop: int) -> Array:
-    assert isinstance(model.manifest.data, ImageSpec)
-    return imaging.from_uint8(held.pixels[start:stop], model.manifest.data)
+    assert isinstance(model.manifest.spec, ImageSpec)
+    return imaging.from_uint8(held.pixels[start:stop], model.manifest.spec)
 
 
 def _told(model: Model, held: Held, tasks: Sequence[str]) -> Callable[[int, int], Mapping[str, Any]]:
@@ -174,7 +174,7 @@ def _likelihood(report: Report, model: Model, test: Held, stage: Stage) -> None:
     }
     report.details["nll"] = protocol
     if about.discrete:
-        dimensions = math.prod(model.manifest.data.shape)
+        dimensions = math.prod(model.manifest.spec.shape)
         report.metrics["bits_per_dim"] = rounded(float(nats.mean()) / dimensions / math.log(2))
         report.details["bits_per_dim"] = {**protocol, "unit": "bits", "dimensions": dimensions}
 
@@ -199,8 +199,8 @@ def _reconstruction(report: Report, model: Model, test: Held, pictures: Pictures
     report.details["psnr"] = {**where, "unit": "dB", "is": "mean over images of 10 log10(1 / mse)"}
     shown = min(16, test.n)
     back = model.reconstruct(_edge(model, test, 0, shown), **told(0, shown)).data
-    assert isinstance(model.manifest.data, ImageSpec)
-    pictures.originals, pictures.reconstructions = test.pixels[:shown], imaging.to_uint8(back, model.manifest.data)
+    assert isinstance(model.manifest.spec, ImageSpec)
+    pictures.originals, pictures.reconstructions = test.pixels[:shown], imaging.to_uint8(back, model.manifest.spec)
 
 
 def _codes(report: Report, model: Model, test: Held, stage: Stage) -> None:
@@ -222,7 +222,7 @@ def _codes(report: Report, model: Model, test: Held, stage: Stage) -> None:
 def _continuity(report: Report, model: Model, extractor: Extractor, test: Held, seed: int, stage: Stage) -> None:
     """How evenly pictures change along paths between test items' latents, in units of the aggregate posterior."""
     manifest = model.manifest
-    if manifest.latent is None or not CAN["interpolate"](manifest) or not CAN["reconstruct"](manifest):
+    if manifest.space is None or not CAN["interpolate"](manifest) or not CAN["reconstruct"](manifest):
         return
     items = test.picked(ENCODED, seed)
     told = _told(model, items, ("encode", "decode"))
@@ -234,7 +234,7 @@ def _continuity(report: Report, model: Model, extractor: Extractor, test: Held, 
     covariance = latent.aggregate_covariance(means, np.concatenate(variances) if variances else None)
     order = np.random.Generator(np.random.Philox(seed)).permutation(items.n)
     pairs = order[: 2 * min(latent.PAIRS, items.n // 2)].reshape(-1, 2)
-    path, parts = PATHS[manifest.latent.interpolation], np.linspace(0, 1, latent.STEPS + 1)
+    path, parts = PATHS[manifest.space.interpolation], np.linspace(0, 1, latent.STEPS + 1)
     latents = np.stack([path(means[start], means[stop], parts) for start, stop in pairs])  # (P, S, L)
     flat = latents.reshape(-1, latents.shape[2])
     owners = np.repeat(pairs[:, 0], latents.shape[1])  # a path stays in the class that it starts from
@@ -242,9 +242,9 @@ def _continuity(report: Report, model: Model, extractor: Extractor, test: Held, 
     def look(start: int, stop: int) -> Array:
         given = [told(int(owner), int(owner) + 1).get("classes") for owner in owners[start:stop]]
         classes = {} if given[0] is None else {"classes": _joined(given)}
-        assert isinstance(manifest.data, ImageSpec)
+        assert isinstance(manifest.spec, ImageSpec)
         made = model.sample(stop - start, latents=flat[start:stop], **classes).data
-        return extractor(imaging.to_uint8(made, manifest.data))[0]
+        return extractor(imaging.to_uint8(made, manifest.spec))[0]
 
     seen = np.concatenate(map_batches(look, len(flat), BATCH, None)).reshape(*latents.shape[:2], -1)
     found = latent.continuity(latents, seen, latent.whitening(covariance))
@@ -252,7 +252,7 @@ def _continuity(report: Report, model: Model, extractor: Extractor, test: Held, 
         "continuity": rounded(found.per_unit), "continuity_95": rounded(found.per_unit_95), "largest_step": rounded(found.largest_step),
     }  # fmt: skip
     about = {
-        "part": "test", "n": items.n, "paths": len(pairs), "steps": latent.STEPS, "interpolation": manifest.latent.interpolation,
+        "part": "test", "n": items.n, "paths": len(pairs), "steps": latent.STEPS, "interpolation": manifest.space.interpolation,
         "latent_units": "whitened by the aggregate posterior", "latent_length": rounded(found.latent_length),
         "feature_length": rounded(found.feature_length),
     }  # fmt: skip
@@ -277,7 +277,7 @@ def disentangle(model: Model, data: RealData, item: int) -> tuple[dict[str, Any]
     Raises UnsupportedTask for a model without a latent that it encodes into, EvaluationError where the item is not there.
     """
     manifest = model.manifest
-    if manifest.latent is None or not CAN["interpolate"](manifest) or not CAN["reconstruct"](manifest):
+    if manifest.space is None or not CAN["interpolate"](manifest) or not CAN["reconstruct"](manifest):
         raise UnsupportedTask(
             f"{manifest.name} does not encode into a latent; it can {', '.join(manifest.tasks)}", field="model"
         )
@@ -287,7 +287,7 @@ def disentangle(model: Model, data: RealData, item: int) -> tuple[dict[str, Any]
     told = _told(model, data.test, ("encode", "decode"))(item, item + 1)
     dimensions, rows = disentanglement.traversals(model, test, item, told.get("classes"))
     found: dict[str, Any] = {
-        "model": manifest.name, "version": manifest.version, "data": data.name, "latent": manifest.latent.size, "active": len(dimensions),
+        "model": manifest.name, "version": manifest.version, "data": data.name, "latent": manifest.space.size, "active": len(dimensions),
         "dimensions": dimensions,
     }  # fmt: skip
     held = data.train.picked(MOST_ITEMS, 0)

@@ -43,7 +43,7 @@ class Extractor:
     """What turns images into features (n, d) and class probabilities (n, C)."""
 
     def __init__(self, model: Model, resize_mode: str = resize.NONE) -> None:
-        spec, task = model.manifest.data, model.manifest.task("features")
+        spec, task = model.manifest.spec, model.manifest.task("features")
         if task is None or "features" not in task.roles or not isinstance(spec, ImageSpec):
             raise EvaluationError(
                 f"extractor: {model.manifest.name} has no task `features` on images; it can {', '.join(model.manifest.tasks)}",

@@ -215,7 +215,7 @@ class Generated:
         samples = self.model.sample(
             stop - start, seed=self.seed, first=start, prior=self.prior, temperature=self.temperature
         )
-        spec = self.model.manifest.data
+        spec = self.model.manifest.spec
         assert isinstance(spec, ImageSpec)
         asked = samples.condition if self.model.manifest.classes is not None else None
         labels = np.full(stop - start, -1) if asked is None else asked.argmax(axis=1)

@@ -76,7 +76,7 @@ class Session:
         name, _, prior = name.partition(":")
         folder = self._folder(name)
         manifest = manifests.read(folder)
-        wanted = prior or (manifest.latent.prior if manifest.latent else None)
+        wanted = prior or (manifest.space.prior if manifest.space else None)
         data = data or manifest.data_name or ""
         extractor = self.extractor(self.options.extractor or extractors.for_data(data, self.root))
         for known in report.recorded(manifest):
@@ -150,10 +150,10 @@ class Session:
         return name
 
     def _check_shape(self, model: Model, real: RealData) -> None:
-        if real.test.pixels.shape[1:] != model.manifest.data.shape:
+        if real.test.pixels.shape[1:] != model.manifest.spec.shape:
             raise EvaluationError(
                 f"data: {real.name} holds images of shape {list(real.test.pixels.shape[1:])}, "
-                f"{model.manifest.name} makes {list(model.manifest.data.shape)}",
+                f"{model.manifest.name} makes {list(model.manifest.spec.shape)}",
                 field="data",
             )
 

@@ -197,8 +197,8 @@ def test_generated_images_are_what_the_service_sends(extractor: Extractor) -> No
     source = images.Generated(model, 20, seed=5)
     pixels = np.concatenate([np.asarray(source.batch(start, start + 10).pixels) for start in (0, 10)])
     samples = model.sample(20, seed=5)
-    assert isinstance(model.manifest.data, ImageSpec)
-    assert np.array_equal(pixels, imaging.to_uint8(samples.data, model.manifest.data))
+    assert isinstance(model.manifest.spec, ImageSpec)
+    assert np.array_equal(pixels, imaging.to_uint8(samples.data, model.manifest.spec))
     assert samples.condition is not None
     assert np.array_equal(source.batch(0, 20).labels, samples.condition.argmax(axis=1))
 
@@ -562,8 +562,8 @@ def test_continuity_is_along_paths_between_encoded_items(
         assert start != stop
         assert np.allclose(path[[0, -1]], means[[start, stop]], atol=1e-6)
         assert (value == own[start]).all()
-    assert isinstance(conditioned.manifest.data, ImageSpec)
-    features = flat(imaging.to_uint8(sample(68, **drawn).data, conditioned.manifest.data))[0].reshape(4, 17, -1)
+    assert isinstance(conditioned.manifest.spec, ImageSpec)
+    features = flat(imaging.to_uint8(sample(68, **drawn).data, conditioned.manifest.spec))[0].reshape(4, 17, -1)
     moved = np.linalg.norm(np.diff(features, axis=1), axis=2)
     assert found.metrics["largest_step"] == pytest.approx((moved.max(axis=1) / moved.sum(axis=1)).mean(), rel=1e-4)
 

@@ -157,7 +157,7 @@ def test_traversals_move_one_dimension(shipped: dict[str, Model]) -> None:
     latents = np.repeat(means[3:4], 5, axis=0)
     first = dimensions[0]
     latents[:, first] = means[:, first].mean() + means[:, first].std() * np.linspace(-2.5, 2.5, 5)
-    spec = ImageSpec.of(model.manifest.data, "mnist-vae")
+    spec = ImageSpec.of(model.manifest.spec, "mnist-vae")
     assert np.array_equal(rows[0], imaging.to_uint8(model.sample(5, latents=latents).data, spec))
 
 

@@ -81,7 +81,7 @@ def test_it_is_served_without_a_line_of_its_own(made: Model, digits: Data) -> No
         if "sample" in {endpoint.strip("/") for endpoint in about["endpoints"]}:
             sent = client.post("/sample", json=bodies["sample"]).json()["images"]
             pixels = np.stack([np.asarray(Image.open(io.BytesIO(base64.b64decode(text)))) for text in sent])
-            own = imaging.to_uint8(made.sample(3, seed=1).data, made.manifest.data)[:, 0]  # type: ignore[arg-type]
+            own = imaging.to_uint8(made.sample(3, seed=1).data, made.manifest.spec)[:, 0]  # type: ignore[arg-type]
             assert np.array_equal(pixels, own)
 
 

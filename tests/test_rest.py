@@ -116,7 +116,7 @@ def test_every_route_for_every_model(client: TestClient, name: str, route: str) 
 
 @pytest.mark.parametrize("name", IMAGE_MODELS)
 def test_ways_to_send_and_to_receive_images(client: TestClient, name: str, shipped: dict[str, Model]) -> None:
-    spec = shipped[name].manifest.data
+    spec = shipped[name].manifest.spec
     assert isinstance(spec, ImageSpec)
     item = imaging.to_uint8(shipped[name].sample(1, seed=4).data, spec)  # (1, C, H, W)
     pixels = item[0].transpose(1, 2, 0).squeeze()
@@ -189,7 +189,7 @@ def test_interpolate_between_all_kinds_of_ends(client: TestClient) -> None:
 
 
 def test_scores_are_calibrated_and_explained(client: TestClient, shipped: dict[str, Model]) -> None:
-    digit = imaging.to_uint8(shipped["mnist-vae"].sample(1, seed=4).data, shipped["mnist-vae"].manifest.data)[0, 0]  # type: ignore[arg-type]
+    digit = imaging.to_uint8(shipped["mnist-vae"].sample(1, seed=4).data, shipped["mnist-vae"].manifest.spec)[0, 0]  # type: ignore[arg-type]
     noise = np.random.default_rng(0).integers(0, 255, (28, 28), np.uint8)
     request = {"images": [text(png(digit)), text(png(noise))], "explain": True, "false_positive_rate": 0.05}
     answer = client.post("/anomaly-score", json=request).json()

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from manifold.runtime import checks, golden, repository
 from manifold.runtime import manifest as manifests
+from manifold.runtime import priors as stores
 from manifold.runtime.engine import Model, example_inputs, load, padded
 from manifold.runtime.errors import ArtifactError, shown
 from manifold.runtime.graphs import batches
@@ -95,9 +96,10 @@ def export(
                     ]
                 )
             )
-        if manifest.latent is not None and manifest.latent.priors and "encode" in manifest.tasks:
+        if manifest.space is not None and manifest.space.priors and "encode" in manifest.tasks:
             means = priors.posterior_means(engine, data, data.train)
-            manifest = manifest.model_copy(update={"latent": priors.added(manifest.latent, priors.fit(means))})
+            manifest = manifest.model_copy(update={"latent": priors.added(manifest.space, priors.fit(means))})
+        manifest = stores.stored(folder, manifest)
         if manifest.scoring is not None:
             manifest = manifest.model_copy(update={"scoring": _calibrate(engine, run, data, folder)})
         if manifest.classification is not None:

@@ -71,7 +71,7 @@ class Writer(Protocol):
 
 def table_of(model: Model) -> Kind:
     """Return the model's columns. Raise UnsupportedTask for a model of items that do not come in files of rows, or one without a score."""
-    spec = model.manifest.data
+    spec = model.manifest.spec
     if not spec.in_files or model.manifest.scoring is None:
         lacks = "carries no score" if spec.in_files else f"makes {spec.noun}; send those to it"
         raise UnsupportedTask(

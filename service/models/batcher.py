@@ -27,6 +27,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from manifold.runtime import lengths
 from manifold.runtime.engine import Model, joined, not_finite
 from manifold.runtime.errors import Busy, DeadlineExceeded, Unavailable
 from manifold.runtime.manifest import RANDOM, Manifest, TensorSpec
@@ -152,6 +153,7 @@ class Batcher:
             for name, task in model.manifest.tasks.items()
         }
         self._step_bytes = _step_bytes(model.manifest)
+        self._has_lengths = any(task.longest is not None for task in model.manifest.tasks.values())
         name = model.manifest.name
         self._pool = ThreadPoolExecutor(settings.instances, thread_name_prefix=name)
         self._long = ThreadPoolExecutor(settings.instances, thread_name_prefix=f"{name}-long", initializer=_step_back)
@@ -174,6 +176,8 @@ class Batcher:
 
         Raises Busy at once where the queue is full or too slow for the deadline, DeadlineExceeded where a run would start too late.
         """
+        if self._has_lengths:
+            steps = lengths.bucketed(self.model.manifest, steps)
         timing, held, parts = Timing(), 0, None
         self._admit(rows, deadline)
         self.rows += rows
@@ -267,6 +271,8 @@ class Batcher:
             raise Unavailable("the service is stopping", field="model")
         loop = asyncio.get_running_loop()
         work = Work(run.task, run.inputs, rows, time.monotonic(), deadline, loop.create_future())
+        if self._has_lengths:
+            work.length = lengths.of(self.model.manifest.tasks[run.task], run.inputs)
         self._queue.put(work)
         self._schedule()
         parts = await work.done
