@@ -275,7 +275,7 @@ def test_few_open_files_and_a_log_that_nobody_reads(tmp_path: Path) -> None:
         process.send_signal(signal.SIGTERM)
         lines = expect(process, 0)
     first = json.loads(lines[0])
-    assert first["event"] == "few open files are allowed: connections beyond them are refused"
+    assert first["event"] == "the limit of open files is low: connections beyond it are refused"
     assert first["limit"] == 64
     assert events(lines).count("request") >= 1000
 

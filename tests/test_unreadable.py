@@ -21,10 +21,11 @@ from starlette.testclient import TestClient
 from manifold.runtime import manifest, repository
 from manifold.runtime.engine import load
 from manifold.runtime.errors import ArtifactError, UnknownModel
-from manifold.service.__main__ import check, main, survey
+from manifold.service.__main__ import main
 from manifold.service.http.app import create_app
 from manifold.service.models import describe
 from manifold.service.models.registry import Registry
+from manifold.service.server import check, survey
 from manifold.service.settings import Settings, SettingsError
 from manifold.service.stubs import manifold_pb2 as pb
 from manifold.service.stubs import manifold_pb2_grpc as stubs

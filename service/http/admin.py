@@ -54,7 +54,9 @@ def add(app: FastAPI, registry: Registry, security: Security) -> None:
             else:
                 await security.reload_aside()
         except SettingsError as error:  # what is wrong is the installation's, and said to who may mend it
-            raise InvalidValue(f"{error.message}; what there was is kept", field=error.field) from None
+            raise InvalidValue(
+                f"{error.message}; the previous keys and certificate stay in force", field=error.field
+            ) from None
         log.info("reloaded", keys=list(security.keys))
         keys = [
             {"name": key.name, "id": key.id, "scopes": sorted(key.scopes), "rate": key.rate}
