@@ -23,6 +23,7 @@ from hypothesis import strategies as st
 
 from manifold.runtime import errors
 from manifold.runtime.errors import ManifoldError
+from manifold.service.core import failures
 from manifold.service.http.app import USE_CASES
 from manifold.service.http.replies import STATUS
 from manifold.service.rpc import messages
@@ -250,6 +251,7 @@ def test_what_is_wrong_is_said_alike(
 
 
 def test_every_error_has_a_code_of_its_kind() -> None:
+    assert set(STATUS) == set(failures.PUBLIC)
     for kind in STATUS:
         assert code_of(kind(""), rpc.CODES) is not grpc.StatusCode.INTERNAL, kind
     assert code_of(errors.ArtifactError(""), rpc.CODES) is grpc.StatusCode.INTERNAL

@@ -26,10 +26,10 @@ from starlette.responses import FileResponse, HTMLResponse, Response
 from manifold.runtime import codecs
 from manifold.runtime.errors import ManifoldError, cut
 from manifold.service.aside import LARGE, ROW, aside, later
-from manifold.service.core import contract, encoding, uploads
+from manifold.service.core import contract, encoding
 from manifold.service.core.handlers import Answer, Handlers
 from manifold.service.core.reading import Uploads
-from manifold.service.http import admin, bodies, replies, streams
+from manifold.service.http import admin, bodies, replies, streams, uploads
 from manifold.service.http.front import GONE, OPEN, Endpoint, Front
 from manifold.service.http.incoming import Incoming
 from manifold.service.http.replies import STATUS, Reply

@@ -8,9 +8,7 @@ admitted, by its key or, where no keys are needed, by its host and origin; nothi
 from __future__ import annotations
 
 import asyncio
-import itertools
 import re
-import secrets
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import aclosing
@@ -25,8 +23,10 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from manifold.runtime.errors import Forbidden, ManifoldError, RequestError
+from manifold.service.core.intake import Intake
+from manifold.service.core.metadata import FORWARDED, NO_ADMIN, REQUEST_ID, new_id
 from manifold.service.http import replies
-from manifold.service.http.incoming import Incoming, Intake
+from manifold.service.http.incoming import Incoming
 from manifold.service.http.origins import Origins
 from manifold.service.http.replies import Reply
 from manifold.service.inference import http as inference
@@ -39,7 +39,6 @@ from manifold.service.telemetry.tracing import CARRIED, Trace, Tracing
 
 log = structlog.get_logger()
 
-REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
 LOGGED = 200  # characters of a path in a log line or a trace
 LOOK = 0.05  # seconds: requests older than that are watched for clients that have gone
 GONE = 499  # status under which they are counted: nobody gets it
@@ -52,23 +51,6 @@ OPEN_BELOW = "/static-offline-docs/"
 # what probes ask under any name; where they ask under a foreign one, the answer is ready or not and nothing else
 HEALTH = frozenset({"/health/live", "/health/ready", "/v2/health/live", "/v2/health/ready"})
 ADMIN = ("/admin/", "/v2/repository/models/")
-# what proxies add, and browsers for a page: the client is then somebody else
-FORWARDED = frozenset(
-    {
-        "forwarded",
-        "x-forwarded-for",
-        "x-forwarded-host",
-        "x-forwarded-proto",
-        "x-real-ip",
-        "via",
-        "origin",
-        "sec-fetch-site",
-    }
-)
-NO_ADMIN = (
-    "without API keys, admin routes are off; use a key with the scope admin, or set MANIFOLD_TRUST_LOOPBACK=true "
-    "if everybody on this machine may use them (docs/security.md)"
-)
 # an answer is data: no page may run, frame or guess at it, and nobody in between keep it
 DATA = (
     (b"x-content-type-options", b"nosniff"),
@@ -79,8 +61,6 @@ DATA = (
 # to pages, besides; they have a policy and a cache-control of their own
 PAGES = ((b"x-frame-options", b"DENY"), (b"referrer-policy", b"no-referrer"))
 STRICT = (b"strict-transport-security", b"max-age=31536000")
-
-_PREFIX, _COUNT = secrets.token_hex(8), itertools.count(secrets.randbelow(2**40))
 
 Endpoint = Callable[[Incoming], Awaitable[Reply]]
 
@@ -93,11 +73,6 @@ class Errors(Protocol):
 
     def unexpected(self, error: Exception, request_id: str, /) -> Reply:
         """A bug."""
-
-
-def new_id() -> str:
-    """A request id: of this process, and of this request in it."""
-    return f"{_PREFIX}{next(_COUNT):016x}"
 
 
 @dataclass(eq=False, slots=True)

@@ -12,10 +12,9 @@ from collections.abc import AsyncGenerator, Callable, Iterator
 from typing import Any
 
 from manifold.service.aside import aside
-from manifold.service.core import contract, encoding
+from manifold.service.core import contract, encoding, failures
 from manifold.service.core.handlers import Answer, Handlers
 from manifold.service.core.reading import Uploads
-from manifold.service.http import replies
 from manifold.service.http.replies import Reply
 from manifold.service.telemetry.metrics import Metrics
 
@@ -74,7 +73,7 @@ async def _lines(
         yield write({"total": total, **about, "timing": {"queue": round(queue, 3), "compute": round(compute, 3)}})
     except Exception as error:  # the status has been sent: the last line says what is wrong
         metrics.erred(error)
-        yield write({"error": {**replies.in_stream(error, request_id), "request_id": request_id}})
+        yield write({"error": {**failures.in_stream(error, request_id), "request_id": request_id}})
     finally:
         await parts.aclose()
 

@@ -25,9 +25,8 @@ from manifold.runtime import errors
 from manifold.runtime.errors import Malformed, ManifoldError, Unavailable
 from manifold.service.aside import JSON as JSON_WORK
 from manifold.service.aside import aside
-from manifold.service.http import replies
-from manifold.service.http.front import REQUEST_ID, new_id
-from manifold.service.http.incoming import SINGLE
+from manifold.service.core import failures
+from manifold.service.core.metadata import REQUEST_ID, SINGLE, new_id
 from manifold.service.models.entries import hold_from_now, let_go
 from manifold.service.telemetry.metrics import Metrics
 from manifold.service.telemetry.tracing import Tracing
@@ -123,8 +122,8 @@ class Call:
             elif isinstance(error, Exception):
                 code = grpc.StatusCode.INTERNAL
                 self.calls.metrics.erred(error)
-                replies.log_internal(error, self.request_id)
-                await self.context.abort(code, replies.OPAQUE)
+                failures.log_internal(error, self.request_id)
+                await self.context.abort(code, failures.OPAQUE)
         finally:
             let_go(self.held)
             if self.trace is not None:

@@ -25,7 +25,7 @@ from grpc._cython import cygrpc
 from manifold.runtime.errors import Busy, DeadlineExceeded, Malformed, ManifoldError
 from manifold.service.aside import JSON as JSON_WORK
 from manifold.service.aside import LARGE
-from manifold.service.http.incoming import Intake, Room
+from manifold.service.core.intake import Intake, Room
 from manifold.service.rpc.calls import Call, Calls, Unread, Unreadable, off_the_loop
 from manifold.service.settings import Settings
 

@@ -18,11 +18,11 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 from manifold.runtime import errors
 from manifold.runtime.errors import InvalidValue, Malformed, ManifoldError, UnsupportedMedia, cut
 from manifold.service.aside import LARGE, ROW, aside
-from manifold.service.core import contract, encoding, uploads
+from manifold.service.core import contract, encoding, row_files
 from manifold.service.core.handlers import Answer, Handlers
+from manifold.service.core.intake import Intake
 from manifold.service.core.reading import Uploads
-from manifold.service.http import bodies
-from manifold.service.http.incoming import Intake
+from manifold.service.core.validation import validate
 from manifold.service.inference import rpc as inference
 from manifold.service.models import describe
 from manifold.service.models.registry import Registry
@@ -144,16 +144,16 @@ class Servicer(stubs.ManifoldServicer):
         async with Call(self.calls, context, "AnomalyScoreFile"):
             self.registry.check_open()
             head = readable(await anext(aiter(sent), pb.ScoreFileRequest()))
-            if head.kind not in uploads.KINDS:
+            if head.kind not in row_files.KINDS:
                 raise UnsupportedMedia(
-                    f"kind: {cut(head.kind) or 'nothing'} is not read", field="kind", valid=uploads.KINDS
+                    f"kind: {cut(head.kind) or 'nothing'} is not read", field="kind", valid=row_files.KINDS
                 )
             fields, given = await _read(head.request, contract.ScoreRequest)
             if given.images or given.array is not None:
                 raise InvalidValue("images: not beside a file of rows", field="images")
             chunks = _chunks(sent)
             limits = self.settings.max_upload_bytes
-            _, lines = await uploads.score(fields, head.kind, chunks, limits, self.handlers, self.metrics)
+            _, lines = await row_files.score(fields, head.kind, chunks, limits, self.handlers, self.metrics)
             async with aclosing(lines):
                 async for line in lines:
                     yield pb.ScoreFileResponse(lines=line)
@@ -236,7 +236,7 @@ class Servicer(stubs.ManifoldServicer):
 async def _read(message: Message, shape: type[R]) -> tuple[R, Uploads]:
     def read() -> tuple[R, Uploads]:
         fields, given = messages.request(readable(message), work)
-        return bodies.validate(shape, fields), given
+        return validate(shape, fields), given
 
     work = calls.work()
     return await aside(read, work)
@@ -246,7 +246,7 @@ async def _chunks(sent: AsyncIterator[pb.ScoreFileRequest]) -> AsyncIterator[byt
     """Yield the pieces of a file. Those that stay in memory are counted until the call is over."""
     async for part in sent:
         chunk = readable(part).chunk
-        kept(len(chunk), uploads.IN_MEMORY)
+        kept(len(chunk), row_files.IN_MEMORY)
         yield chunk
 
 

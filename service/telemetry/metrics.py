@@ -26,11 +26,11 @@ from prometheus_client import (
 )
 from prometheus_client.core import GaugeMetricFamily, HistogramMetricFamily, Metric
 
-from manifold.runtime.errors import Busy, DeadlineExceeded, Forbidden, ManifoldError, Unauthorized, Unavailable
+from manifold.runtime.errors import Busy, DeadlineExceeded, Forbidden, Unauthorized, Unavailable
 from manifold.runtime.scores.drift import Recent
 from manifold.service.aside import aside
+from manifold.service.core import failures
 from manifold.service.core.handlers import Answer
-from manifold.service.http.replies import STATUS, status_of
 from manifold.service.models.batcher import Ran
 from manifold.service.models.entries import Entry
 from manifold.service.models.registry import SERVING, Registry
@@ -40,7 +40,7 @@ BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.
 SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 # label values that are known beforehand: each series begins at 0, so that Prometheus sees the first event as an increase
 INTERNAL = "internal"
-ERRORS = (*sorted(kind("").type for kind in STATUS), "method_not_allowed", INTERNAL)
+ERRORS = (*sorted(kind("").type for kind in failures.PUBLIC), "method_not_allowed", INTERNAL)
 REFUSED = ("rows", "bytes", "wait", "rate", "bodies", "commands", "calls", "probes", "watches", "deadline", "stopping")
 DENIED = ("unauthorized", "forbidden")
 CUT = ("slow_head", "slow_body", "slow_reader", "head_too_large", "malformed", "too_many", "bodies", "old_watch")
@@ -187,9 +187,8 @@ class Metrics:
         histogram.observe(seconds)
 
     def erred(self, error: Exception) -> None:
-        """Count a request that was refused, or that has failed. What the client is not told about is internal."""
-        told = isinstance(error, ManifoldError) and status_of(error) != 500
-        self.errors.labels(error.type if isinstance(error, ManifoldError) and told else INTERNAL).inc()
+        """Count a request that was refused or has failed. Errors that the client may not read are internal."""
+        self.errors.labels(error.type if failures.is_public(error) else INTERNAL).inc()
         if isinstance(error, Busy):
             self.refused.labels(error.reason).inc()
         elif isinstance(error, Unauthorized | Forbidden):
