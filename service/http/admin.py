@@ -1,6 +1,6 @@
 """What needs the scope `admin`: reading keys and certificate again, models that come and go, and calibrating one on rows of one's own.
 
-Without keys these routes are off, unless the setting `trust_loopback` lets requests from this machine use them (service.asgi).
+Without keys these routes are off, unless the setting `trust_loopback` lets requests from this machine use them (http/front.py).
 """
 
 from __future__ import annotations

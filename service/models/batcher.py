@@ -1,7 +1,7 @@
 """Rows of concurrent requests in one run: admission, deadlines, cancellation, and who pays for what goes wrong.
 
 One Batcher a model. A use case (a generator of runs, see runtime.operations) is driven here. A run goes at once where the engine is free;
-what arrives while it works is joined into the next run (service.queueing says how), so an idle service adds no delay and a busy one batches
+what arrives while it works is joined into the next run (models/queueing.py says how), so an idle service adds no delay and a busy one batches
 by itself. Since no item depends on its batch-mates, how rows are grouped can never be seen in an answer.
 
 Runs that take less than a thread's hop would are run in place, if their graph's cost is fixed (runtime.fixed_cost); the others run on the

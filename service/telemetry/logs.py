@@ -2,7 +2,7 @@
 
 Lines of Python's logging, warnings and uncaught errors take the same way as the service's own. A thread writes them, so that nobody waits
 for a reader of the log that does not read. Lines that cannot be written are counted, and the log says so once it can be written again.
-gRPC's core (service.early) and ONNX Runtime have their own writers: these are silenced, as their errors are raised in Python too.
+gRPC's core (processes/early.py) and ONNX Runtime have their own writers: these are silenced, as their errors are raised in Python too.
 """
 
 from __future__ import annotations
