@@ -36,6 +36,7 @@ from manifold.service.http.replies import STATUS, Reply
 from manifold.service.inference.core import Core
 from manifold.service.inference.http import Routes
 from manifold.service.models import describe
+from manifold.service.models.following import Follower
 from manifold.service.models.registry import Registry
 from manifold.service.security import Security
 from manifold.service.settings import Settings
@@ -71,7 +72,7 @@ def create_app(settings: Settings, registry: Registry | None = None) -> Front:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         loading = asyncio.ensure_future(aside(registry.load, pool="models"))
         loading.add_done_callback(loaded)
-        following = asyncio.create_task(registry.follow()) if settings.watch_seconds else None
+        following = asyncio.create_task(Follower(registry).run()) if settings.watch_seconds else None
         yield
         if following is not None:
             following.cancel()
