@@ -11,7 +11,7 @@ from grpc_tools import protoc
 from pydantic import BaseModel
 
 from manifold.service.core import contract
-from manifold.service.http.app import USE_CASES
+from manifold.service.http.endpoints import USE_CASES
 from manifold.service.inference import rpc as inference
 from manifold.service.rpc import server as rpc
 from manifold.service.stubs import inference_pb2, inference_pb2_grpc, manifold_pb2, manifold_pb2_grpc

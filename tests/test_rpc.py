@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 from manifold.runtime import errors
 from manifold.runtime.errors import ManifoldError
 from manifold.service.core import failures
-from manifold.service.http.app import USE_CASES
+from manifold.service.http.endpoints import USE_CASES
 from manifold.service.http.replies import STATUS
 from manifold.service.rpc import messages
 from manifold.service.rpc import server as rpc

@@ -32,7 +32,8 @@ from manifold.cli import app as commands
 from manifold.runtime import repository
 from manifold.runtime.errors import Busy, Forbidden, Unauthorized
 from manifold.service import security
-from manifold.service.http.app import USE_CASES, create_app
+from manifold.service.http.app import create_app
+from manifold.service.http.endpoints import USE_CASES
 from manifold.service.http.front import OPEN
 from manifold.service.security import Bucket, Security
 from manifold.service.server import check

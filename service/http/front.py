@@ -12,8 +12,7 @@ import re
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import aclosing
-from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 from urllib.parse import quote
 
 import structlog
@@ -26,6 +25,7 @@ from manifold.runtime.errors import Forbidden, ManifoldError, RequestError
 from manifold.service.core.intake import Intake
 from manifold.service.core.metadata import FORWARDED, NO_ADMIN, REQUEST_ID, new_id
 from manifold.service.http import replies
+from manifold.service.http.flights import Flights
 from manifold.service.http.incoming import Incoming
 from manifold.service.http.origins import Origins
 from manifold.service.http.replies import Reply
@@ -40,8 +40,7 @@ from manifold.service.telemetry.tracing import CARRIED, Trace, Tracing
 log = structlog.get_logger()
 
 LOGGED = 200  # characters of a path in a log line or a trace
-LOOK = 0.05  # seconds: requests older than that are watched for clients that have gone
-GONE = 499  # status under which they are counted: nobody gets it
+GONE = 499  # the status in metrics and logs of a request whose client has left
 
 # what is the same in every installation, or what probes and Prometheus ask for
 OPEN = frozenset(
@@ -73,58 +72,6 @@ class Errors(Protocol):
 
     def unexpected(self, error: Exception, request_id: str, /) -> Reply:
         """A bug."""
-
-
-@dataclass(eq=False, slots=True)
-class Flight:
-    """A use case that is being answered."""
-
-    task: asyncio.Task[Any]
-    request: Incoming
-    began: float
-    watcher: asyncio.Task[None] | None = None
-    over: bool = False
-    gone: bool = False
-
-    async def watch(self) -> None:
-        """Cancels the work of a client that has gone away. The body has been read: what comes now is the end."""
-        if await self.request.gone() and not self.over:
-            self.gone = True
-            self.task.cancel()
-
-
-class Flights:
-    """Use cases that are being answered. Those that take long get a watcher; short ones cost nothing."""
-
-    def __init__(self) -> None:
-        self._all: set[Flight] = set()
-        self._timer: asyncio.TimerHandle | None = None
-
-    def begin(self, request: Incoming) -> Flight:
-        """From now on."""
-        task = asyncio.current_task()
-        assert task is not None
-        flight = Flight(task, request, time.monotonic())
-        self._all.add(flight)
-        if self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(LOOK, self._look)
-        return flight
-
-    def end(self, flight: Flight) -> None:
-        """The answer is out, or nobody waits for it."""
-        flight.over = True
-        self._all.discard(flight)
-        if flight.watcher is not None:
-            flight.watcher.cancel()
-
-    def _look(self) -> None:
-        self._timer = None
-        now = time.monotonic()
-        for flight in self._all:
-            if flight.watcher is None and flight.request.read and now - flight.began > LOOK:
-                flight.watcher = flight.task.get_loop().create_task(flight.watch())
-        if self._all:
-            self._timer = asyncio.get_running_loop().call_later(LOOK, self._look)
 
 
 class Front:
