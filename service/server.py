@@ -27,6 +27,7 @@ from manifold.service.processes import early, ports
 from manifold.service.processes import keeper as workers
 from manifold.service.processes.cluster import Cluster
 from manifold.service.rpc import server as rpc
+from manifold.service.rpc.servicer import Servicer
 from manifold.service.security import Security
 from manifold.service.settings import Settings, SettingsError, nearest
 from manifold.service.telemetry import logs
@@ -67,7 +68,7 @@ class Server(uvicorn.Server):
         super().__init__(config)
         metrics.connections.set_function(lambda: len(self.server_state.connections))
         tracing = app.state.tracing
-        use_cases = rpc.Servicer(app.state.handlers, registry, metrics, settings, tracing)
+        use_cases = Servicer(app.state.handlers, registry, metrics, settings, tracing)
         self.rpc = rpc.Server(
             use_cases, inference.Servicer(app.state.inference, metrics, tracing), settings, security, app.intake
         )

@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from manifold.service.core import contract
 from manifold.service.http.endpoints import USE_CASES
 from manifold.service.inference import rpc as inference
-from manifold.service.rpc import server as rpc
+from manifold.service.rpc import servicer as rpc
 from manifold.service.stubs import inference_pb2, inference_pb2_grpc, manifold_pb2, manifold_pb2_grpc
 from tests.conftest import ROOT
 

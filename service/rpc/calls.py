@@ -7,7 +7,7 @@ import functools
 import inspect
 import operator
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import aclosing
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -28,6 +28,7 @@ from manifold.service.aside import aside
 from manifold.service.core import failures
 from manifold.service.core.metadata import REQUEST_ID, SINGLE, new_id
 from manifold.service.models.entries import hold_from_now, let_go
+from manifold.service.rpc.codes import Codes, code_of
 from manifold.service.telemetry.metrics import Metrics
 from manifold.service.telemetry.tracing import Tracing
 
@@ -35,9 +36,6 @@ log = structlog.get_logger()
 
 M = TypeVar("M", bound=Message)
 Context: TypeAlias = Any  # grpc.aio.ServicerContext, which says nothing of its types
-
-
-Codes: TypeAlias = Mapping[type[ManifoldError], grpc.StatusCode]
 
 
 @dataclass(frozen=True)
@@ -75,11 +73,6 @@ class Calls:
             packed.append(any_pb2.Any())
             packed[-1].Pack(detail)
         return status_pb2.Status(code=getattr(code_pb2, code.name), message=self.message(error), details=packed)
-
-
-def code_of(error: ManifoldError, codes: Codes) -> grpc.StatusCode:
-    """The code of the nearest class."""
-    return next((codes[kind] for kind in type(error).__mro__ if kind in codes), grpc.StatusCode.INTERNAL)
 
 
 class Call:
