@@ -28,7 +28,7 @@ MAY_NOT_IMPORT = {
     "service/models": TRANSPORTS,
     "service/telemetry": TRANSPORTS,
 }
-ONLY_IN = {"PIL": {"runtime/codecs.py"}, "onnxruntime": {"runtime/graphs/backends.py"}}
+ONLY_IN = {"PIL": {"runtime/imaging.py"}, "onnxruntime": {"runtime/graphs/backends.py"}}
 
 
 def modules(path: Path) -> set[str]:

@@ -8,7 +8,7 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from starlette.responses import Response
 
-from manifold.runtime import codecs
+from manifold.runtime import codecs, imaging
 from manifold.service.aside import aside
 from manifold.service.core import contract, encoding
 from manifold.service.http import bodies, streams, uploads
@@ -93,7 +93,7 @@ def _pictures_in(request: type[contract.Request]) -> Schema:
     files = {"type": "array", "items": BINARY["schema"]}
     masks = {"mask": files} if "masks" in request.model_fields else {}
     form = {"type": "object", "properties": {"file": files, **masks}, "required": ["file"]}
-    return {bodies.MULTIPART: {"schema": form}, **dict.fromkeys(codecs.MEDIA_TYPES, BINARY)}
+    return {bodies.MULTIPART: {"schema": form}, **dict.fromkeys(imaging.MEDIA_TYPES, BINARY)}
 
 
 def _pictures_out(name: str) -> Schema:
