@@ -21,12 +21,12 @@ from manifold.runtime.graphs import backends
 from manifold.service.http.app import create_app
 from manifold.service.http.connections import Protocol, limited
 from manifold.service.http.front import Front
-from manifold.service.inference import rpc as inference
+from manifold.service.inference.rpc import InferenceServicer
 from manifold.service.models.registry import Registry, check_sections
 from manifold.service.processes import early, ports
 from manifold.service.processes import keeper as workers
 from manifold.service.processes.cluster import Cluster
-from manifold.service.rpc import server as rpc
+from manifold.service.rpc.server import RpcServer
 from manifold.service.rpc.servicer import Servicer
 from manifold.service.security import Security
 from manifold.service.settings import Settings, SettingsError, nearest
@@ -69,8 +69,8 @@ class Server(uvicorn.Server):
         metrics.connections.set_function(lambda: len(self.server_state.connections))
         tracing = app.state.tracing
         use_cases = Servicer(app.state.handlers, registry, metrics, settings, tracing)
-        self.rpc = rpc.Server(
-            use_cases, inference.Servicer(app.state.inference, metrics, tracing), settings, security, app.intake
+        self.rpc = RpcServer(
+            use_cases, InferenceServicer(app.state.inference, metrics, tracing), settings, security, app.intake
         )
         security.reloaded.append(self._renew)
 

@@ -66,7 +66,7 @@ def test_every_route_has_its_rpc(compiled: FileDescriptorProto) -> None:
     ("name", "generated", "stub", "servicer"),
     [
         ("manifold", manifold_pb2, manifold_pb2_grpc.ManifoldServicer, rpc.Servicer),
-        ("inference", inference_pb2, inference_pb2_grpc.GRPCInferenceServiceServicer, inference.Servicer),
+        ("inference", inference_pb2, inference_pb2_grpc.GRPCInferenceServiceServicer, inference.InferenceServicer),
     ],
 )
 def test_the_generated_code_is_of_its_contract(

@@ -24,8 +24,8 @@ from manifold.service.models.entries import Entry
 from manifold.service.telemetry.metrics import Metrics
 
 KINDS = ("csv", "parquet")
-ROWS = 2048  # scored in one go: a request of one row waits no longer than for those
-IN_MEMORY = 8 * 2**20  # bytes of a file that stay there; the rest goes to the temporary folder
+ROWS = 2048  # of one run: another request waits no longer than for those
+IN_MEMORY = 8 * 2**20  # bytes of a file; the rest is spooled to the temporary folder
 
 
 async def score(
@@ -36,7 +36,7 @@ async def score(
     handlers: Handlers,
     metrics: Metrics,
 ) -> tuple[Entry, AsyncGenerator[bytes]]:
-    """The model, and the answer's lines for a file that comes in chunks. Raises where nothing can be scored at all."""
+    """Return the model, and the answer's lines for a file that comes in chunks. Raise a RequestError if nothing can be scored."""
     for name in ("images", "rows", "class_", "condition"):
         if getattr(fields, name) is not None:
             raise InvalidValue(f"{name.rstrip('_')}: not beside a file of rows", field=name.rstrip("_"))
@@ -55,7 +55,7 @@ async def score(
 
 
 async def spool(chunks: AsyncIterator[bytes], limit: int) -> IO[bytes]:
-    """A body as a file, from its start. Raises TooLarge, or Unavailable where the temporary folder has no room for it."""
+    """Return a body as a file, at its start. Raise TooLarge, or Unavailable if the temporary folder has no room for it."""
     spooled = tempfile.SpooledTemporaryFile(IN_MEMORY)  # noqa: SIM115 - closed by whoever reads it
     size, waiting = 0, bytearray()
 
@@ -90,13 +90,13 @@ async def _next(entry: Entry, parts: Iterator[bulk.Scored | None]) -> bulk.Score
     """
     assert entry.batcher is not None
     while True:
-        found, part = await entry.batcher.borrow(lambda: _step(parts))
-        if part is not None or not found:
+        stepped, part = await entry.batcher.borrow(lambda: _step(parts))
+        if part is not None or not stepped:
             return part
 
 
 def _step(parts: Iterator[bulk.Scored | None]) -> tuple[bool, bulk.Scored | None]:
-    """Return whether there was a step, and what came of it."""
+    """Return whether there was a step left, and its result."""
     for part in parts:
         return True, part
     return False, None

@@ -47,7 +47,7 @@ CONTENTS = {
 }  # fmt: skip
 
 
-class Servicer(stubs.GRPCInferenceServiceServicer):
+class InferenceServicer(stubs.GRPCInferenceServiceServicer):
     """One method an rpc."""
 
     def __init__(self, core: Core, metrics: Metrics, tracing: Tracing | None = None) -> None:

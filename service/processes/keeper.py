@@ -29,7 +29,7 @@ from manifold.runtime.graphs import backends
 from manifold.service.processes import early, line
 from manifold.service.processes.errands import Errands
 from manifold.service.processes.line import Line, Message
-from manifold.service.processes.merging import Family
+from manifold.service.processes.merging import MetricFamily
 from manifold.service.settings import Settings, SettingsError
 
 log = structlog.get_logger()
@@ -59,7 +59,7 @@ class Worker:
     line: Line
     began: float
     listens: bool = False
-    page: dict[str, Family] = field(default_factory=dict)  # its metrics, when they were last asked for
+    page: dict[str, MetricFamily] = field(default_factory=dict)  # its metrics, when they were last asked for
     answered: bool = False  # has answered a heartbeat at all
     beat: int = 0  # the number of the last heartbeat
     waiting: bool = False  # for the answer to it

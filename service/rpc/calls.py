@@ -132,7 +132,7 @@ def repeated(metadata: Iterable[tuple[Any, Any]]) -> str:
 
 
 @dataclass(frozen=True)
-class Unreadable:
+class UnreadableMessage:
     """A message that is not there, and the error that says why."""
 
     error: ManifoldError
@@ -140,16 +140,16 @@ class Unreadable:
 
 def readable(message: M) -> M:
     """Return the message. Raise the error of one that is not there."""
-    if isinstance(message, Unreadable):
+    if isinstance(message, UnreadableMessage):
         raise message.error
     return message
 
 
 @dataclass(frozen=True)
-class Unread:
+class UnparsedMessage:
     """A large message that is yet to be parsed, off the event loop."""
 
-    parse: Callable[[bytes], Message | Unreadable]
+    parse: Callable[[bytes], Message | UnreadableMessage]
     content: bytes
 
 
@@ -162,7 +162,7 @@ def work() -> float:
 
 
 async def _parsed(message: Any) -> Any:
-    work = JSON_WORK * len(message.content) if isinstance(message, Unread) else 0.0
+    work = JSON_WORK * len(message.content) if isinstance(message, UnparsedMessage) else 0.0
     _work.set(work)
     return await aside(functools.partial(message.parse, message.content), work) if work else message
 
@@ -184,7 +184,7 @@ def off_the_loop(handler: Any) -> Any:
 
 def _answering(answer: Callable[[Any, Context], Awaitable[Any]]) -> Callable[[Any, Context], Awaitable[Any]]:
     async def answering(message: Any, context: Context) -> Any:
-        return await answer(await _parsed(message) if isinstance(message, Unread) else message, context)
+        return await answer(await _parsed(message) if isinstance(message, UnparsedMessage) else message, context)
 
     return answering
 
@@ -193,8 +193,8 @@ def _streaming(
     answers: Callable[[Any, Context], AsyncGenerator[Any]], parsed: Callable[[Any], Any]
 ) -> Callable[[Any, Context], AsyncGenerator[Any]]:
     async def streaming(sent: Any, context: Context) -> AsyncGenerator[Any]:
-        found = parsed(sent)
-        async with aclosing(answers(await found if inspect.iscoroutine(found) else found, context)) as parts:
+        message = parsed(sent)
+        async with aclosing(answers(await message if inspect.iscoroutine(message) else message, context)) as parts:
             async for part in parts:
                 yield part
 

@@ -10,13 +10,13 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from manifold.service.rpc.calls import Unreadable, readable
+from manifold.service.rpc.calls import UnreadableMessage, readable
 from manifold.service.rpc.codes import CODES, code_of
 
 Context: TypeAlias = Any  # grpc.aio.ServicerContext, which says nothing of its types
 
 
-class Health(health_pb2_grpc.HealthServicer):
+class HealthService(health_pb2_grpc.HealthServicer):
     """The health of each service, asked once or watched. Nothing is locked while a client reads, so that no client delays others."""
 
     def __init__(self) -> None:
@@ -32,7 +32,7 @@ class Health(health_pb2_grpc.HealthServicer):
 
     async def Check(self, message: health_pb2.HealthCheckRequest, context: Context) -> health_pb2.HealthCheckResponse:  # noqa: N802
         """Return whether a service answers."""
-        if isinstance(message, Unreadable):
+        if isinstance(message, UnreadableMessage):
             await context.abort(code_of(message.error, CODES), message.error.message)
         status = self._known.get(message.service)
         if status is None:
@@ -53,7 +53,7 @@ class Health(health_pb2_grpc.HealthServicer):
             await changed.wait()
 
 
-class Reflection(reflection.aio.ReflectionServicer):
+class ReflectionService(reflection.aio.ReflectionServicer):
     """Reflection, with an error for a message that cannot be read."""
 
     async def ServerReflectionInfo(self, sent: AsyncIterator[Any], context: Context) -> AsyncIterator[Any]:  # noqa: N802

@@ -14,7 +14,7 @@ from manifold.service.inference import rpc as inference
 from manifold.service.rpc.calls import Calls
 from manifold.service.rpc.codes import CODES
 from manifold.service.rpc.gate import Gate
-from manifold.service.rpc.health import Health, Reflection
+from manifold.service.rpc.health import HealthService, ReflectionService
 from manifold.service.rpc.limits import FRAME, Limited, Limits
 from manifold.service.rpc.servicer import NAME, Servicer
 from manifold.service.security import Security
@@ -33,11 +33,16 @@ ALIVE = {
 STREAMS = 128  # of a connection, beyond the calls that it may make, for health and reflection
 
 
-class Server:
+class RpcServer:
     """The gRPC server, on the event loop of the HTTP one."""
 
     def __init__(
-        self, servicer: Servicer, tensors: inference.Servicer, settings: Settings, security: Security, intake: Intake
+        self,
+        servicer: Servicer,
+        tensors: inference.InferenceServicer,
+        settings: Settings,
+        security: Security,
+        intake: Intake,
     ) -> None:
         self.servicer, self.tensors, self.settings, self.security = servicer, tensors, settings, security
         others = {name: Calls(name, CODES, servicer.metrics) for name in (health.SERVICE_NAME, reflection.SERVICE_NAME)}
@@ -46,7 +51,7 @@ class Server:
         self.port = 0
         self._server: grpc.aio.Server | None = None
         self._watch: asyncio.Task[None] | None = None
-        self._health: Health | None = None
+        self._health: HealthService | None = None
 
     def open(self, port: int) -> None:
         """Open the port. Calls are answered once the server has started. Raise RuntimeError if the port cannot be opened."""
@@ -66,9 +71,9 @@ class Server:
         added = Limited(self.limits)
         stubs.add_ManifoldServicer_to_server(self.servicer, added)
         inference_stubs.add_GRPCInferenceServiceServicer_to_server(self.tensors, added)
-        served = Health()
+        served = HealthService()
         health_pb2_grpc.add_HealthServicer_to_server(served, added)
-        reflected = Reflection((*services, health.SERVICE_NAME, reflection.SERVICE_NAME))
+        reflected = ReflectionService((*services, health.SERVICE_NAME, reflection.SERVICE_NAME))
         reflection_pb2_grpc.add_ServerReflectionServicer_to_server(reflected, added)
         server.add_generic_rpc_handlers((self.limits,))
         name = self.settings.host.strip("[]")
@@ -98,7 +103,7 @@ class Server:
         first = grpc.ssl_server_certificate_configuration(used)
         return int(server.add_secure_port(address, grpc.dynamic_ssl_server_credentials(first, latest)))
 
-    async def _follow(self, served: Health) -> None:
+    async def _follow(self, served: HealthService) -> None:
         """Keep the health as /health/ready has it."""
         before = None
         while True:

@@ -37,7 +37,7 @@ NAME = "manifold.v1.Manifold"
 
 
 class Servicer(stubs.ManifoldServicer):
-    """One method an rpc."""
+    """The service Manifold: a method for each rpc."""
 
     def __init__(
         self, handlers: Handlers, registry: Registry, metrics: Metrics, settings: Settings, tracing: Tracing | None = None
@@ -48,19 +48,19 @@ class Servicer(stubs.ManifoldServicer):
     # --- use cases ---
 
     async def Sample(self, message: pb.SampleRequest, context: Context) -> pb.SampleResponse:  # noqa: N802
-        """New items."""
+        """Answer with new items."""
         return await self._use(
             context, "sample", message, contract.SampleRequest, self.handlers.sample, pb.SampleResponse()
         )
 
     async def Encode(self, message: pb.EncodeRequest, context: Context) -> pb.EncodeResponse:  # noqa: N802
-        """Where items lie."""
+        """Answer with the latents of items."""
         return await self._use(
             context, "encode", message, contract.EncodeRequest, self.handlers.encode, pb.EncodeResponse()
         )
 
     async def Reconstruct(self, message: pb.ReconstructRequest, context: Context) -> pb.ReconstructResponse:  # noqa: N802
-        """Items through the latent and back."""
+        """Answer with items that were encoded and decoded again."""
         return await self._use(
             context,
             "reconstruct",
@@ -71,7 +71,7 @@ class Servicer(stubs.ManifoldServicer):
         )
 
     async def Interpolate(self, message: pb.InterpolateRequest, context: Context) -> pb.InterpolateResponse:  # noqa: N802
-        """A path between two items."""
+        """Answer with a path between two items."""
         return await self._use(
             context,
             "interpolate",
@@ -82,19 +82,19 @@ class Servicer(stubs.ManifoldServicer):
         )
 
     async def AnomalyScore(self, message: pb.ScoreRequest, context: Context) -> pb.ScoreResponse:  # noqa: N802
-        """How strange items are."""
+        """Answer with how anomalous items are."""
         return await self._use(
             context, "anomaly-score", message, contract.ScoreRequest, self.handlers.score, pb.ScoreResponse()
         )
 
     async def Classify(self, message: pb.ClassifyRequest, context: Context) -> pb.ClassifyResponse:  # noqa: N802
-        """Which class items are of."""
+        """Answer with the classes of items."""
         return await self._use(
             context, "classify", message, contract.ClassifyRequest, self.handlers.classify, pb.ClassifyResponse()
         )
 
     async def Impute(self, message: pb.ImputeRequest, context: Context) -> pb.ImputeResponse:  # noqa: N802
-        """Rows made whole."""
+        """Answer with items whose missing values are filled in."""
         return await self._use(
             context, "impute", message, contract.ImputeRequest, self.handlers.impute, pb.ImputeResponse()
         )
@@ -102,7 +102,7 @@ class Servicer(stubs.ManifoldServicer):
     # --- streams ---
 
     async def SampleStream(self, message: pb.SampleRequest, context: Context) -> AsyncIterator[pb.SampleResponse]:  # noqa: N802
-        """New items as they are made."""
+        """Yield new items as they are made."""
         async with Call(self.calls, context, "SampleStream") as call:
             self.registry.check_open()
             fields, given = await _read(message, contract.SampleRequest)
@@ -113,7 +113,7 @@ class Servicer(stubs.ManifoldServicer):
     async def AnomalyScoreFile(  # noqa: N802
         self, sent: AsyncIterator[pb.ScoreFileRequest], context: Context
     ) -> AsyncIterator[pb.ScoreFileResponse]:
-        """The rows of a file."""
+        """Yield the scores of a file's rows."""
         async with Call(self.calls, context, "AnomalyScoreFile"):
             self.registry.check_open()
             head = readable(await anext(aiter(sent), pb.ScoreFileRequest()))
@@ -134,7 +134,7 @@ class Servicer(stubs.ManifoldServicer):
     # --- models ---
 
     async def ListModels(self, message: pb.ListModelsRequest, context: Context) -> pb.ModelList:  # noqa: N802
-        """What there is, and its state."""
+        """List the models and their states."""
         async with Call(self.calls, context, "ListModels"):
             readable(message)
             default = self.settings.default_model
@@ -148,7 +148,7 @@ class Servicer(stubs.ManifoldServicer):
             return answer
 
     async def GetModel(self, message: pb.GetModelRequest, context: Context) -> pb.Model:  # noqa: N802
-        """One model: its manifest's public part."""
+        """Answer with the public part of a model's manifest."""
         async with Call(self.calls, context, "GetModel"):
             entry = await self.registry.described(*_which(message))
             answer = pb.Model(manifest=await aside(lambda: orjson.dumps(describe.public(entry)).decode()))
@@ -156,14 +156,14 @@ class Servicer(stubs.ManifoldServicer):
             return answer
 
     async def GetStats(self, message: pb.GetModelRequest, context: Context) -> pb.Stats:  # noqa: N802
-        """What one model has done, and what waits."""
+        """Answer with the runs of a model, and what waits for one."""
         async with Call(self.calls, context, "GetStats"):
             answer = pb.Stats()
             messages.fill(answer, describe.stats(await self.registry.get(*_which(message))))
             return answer
 
     async def GetPreview(self, message: pb.GetModelRequest, context: Context) -> pb.Preview:  # noqa: N802
-        """What the model makes, as a picture."""
+        """Answer with a picture of what the model makes."""
         async with Call(self.calls, context, "GetPreview"):
             entry = self.registry.find(*_which(message))
             path = entry.folder / "preview.png"
@@ -186,7 +186,7 @@ class Servicer(stubs.ManifoldServicer):
             return await self._write(await method(fields, given, deadline(context)), route, answer, call.request_id)
 
     async def _write(self, answer: Answer, route: str, message: M, request_id: str) -> M:
-        """The answer as a message, off the event loop where that takes long."""
+        """Return the answer as a message. A large one is written off the event loop."""
 
         size = encoding.work(answer, ROW)  # messages are filled field by field
 

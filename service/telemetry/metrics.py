@@ -47,7 +47,7 @@ CUT = ("slow_head", "slow_body", "slow_reader", "head_too_large", "malformed", "
 P_VALUES = (0.0001, 0.001, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 0.8, 1.0)
 
 
-class Scores:
+class ScoreMetrics:
     """Histograms of p-values by model and part, and how far recent scores lie from the calibration sample.
 
     A collector of its own: a request may bring a thousand rows, which are counted at once and not one by one.
@@ -82,10 +82,10 @@ class Scores:
         for key, part in parts.items():
             bounds = [*map(str, P_VALUES[:-1]), "+Inf"]
             p_values.add_metric(key, list(zip(bounds, np.cumsum(part.counts).tolist(), strict=True)), part.total)
-            if (found := part.recent.against(part.sample)) is not None:
-                statistic.add_metric(key, found.statistic)
-                chance.add_metric(key, found.p_value)
-                rows.add_metric(key, found.n)
+            if (drift := part.recent.against(part.sample)) is not None:
+                statistic.add_metric(key, drift.statistic)
+                chance.add_metric(key, drift.p_value)
+                rows.add_metric(key, drift.n)
         yield from (p_values, statistic, chance, rows)
 
 
@@ -118,7 +118,7 @@ class Metrics:
         self.collected = CollectorRegistry()
         ProcessCollector(registry=self.collected)
         GCCollector(registry=self.collected)
-        self.models, self.scores, self._writing = registry, Scores(), asyncio.Lock()
+        self.models, self.scores, self._writing = registry, ScoreMetrics(), asyncio.Lock()
         self.collected.register(self.scores)
         # finding a labelled child takes longer than counting: the ones in use are kept
         self._requests: dict[tuple[str, int | str], tuple[Counter, Child]] = {}
@@ -271,7 +271,7 @@ class Metrics:
 
 
 def gpu_memory() -> list[tuple[int, int]]:
-    """Bytes used and there, of each GPU; empty without NVIDIA's library or its Python package."""
+    """Return the bytes used and in all, of each GPU; an empty list without NVIDIA's library or its Python package."""
     try:
         import pynvml
     except ImportError:
@@ -280,11 +280,11 @@ def gpu_memory() -> list[tuple[int, int]]:
         pynvml.nvmlInit()
     except pynvml.NVMLError:
         return []
-    found = []
+    memory = []
     for index in range(pynvml.nvmlDeviceGetCount()):
-        about = pynvml.nvmlDeviceGetMemoryInfo(pynvml.nvmlDeviceGetHandleByIndex(index))
-        found.append((int(about.used), int(about.total)))
-    return found
+        info = pynvml.nvmlDeviceGetMemoryInfo(pynvml.nvmlDeviceGetHandleByIndex(index))
+        memory.append((int(info.used), int(info.total)))
+    return memory
 
 
 def _version_of_onnxruntime() -> str:
