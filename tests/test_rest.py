@@ -27,7 +27,8 @@ from manifold.runtime import codecs, imaging
 from manifold.runtime.engine import Model
 from manifold.runtime.kinds.image import ImageSpec
 from manifold.service.core import contract
-from manifold.service.http.app import USE_CASES, create_app
+from manifold.service.http.app import create_app
+from manifold.service.http.endpoints import USE_CASES
 from manifold.service.settings import ModelSettings, Settings, SettingsError, read
 from manifold.training.data import Data
 from tests import foreign

@@ -32,10 +32,11 @@ from manifold.cli import app as commands
 from manifold.runtime import repository
 from manifold.runtime.errors import Busy, Forbidden, Unauthorized
 from manifold.service import security
-from manifold.service.__main__ import check
-from manifold.service.http.app import USE_CASES, create_app
+from manifold.service.http.app import create_app
+from manifold.service.http.endpoints import USE_CASES
 from manifold.service.http.front import OPEN
-from manifold.service.security import Bucket, Security
+from manifold.service.security import Security, TokenBucket
+from manifold.service.server import check
 from manifold.service.settings import Settings, SettingsError, is_loopback
 from manifold.service.stubs import manifold_pb2 as pb
 from manifold.service.stubs import manifold_pb2_grpc as stubs
@@ -267,7 +268,7 @@ def test_checksums_can_be_asked_for(root: Path) -> None:
 def test_a_bucket_gives_its_rate_and_no_more(rate: float, gaps: list[float]) -> None:
     """Over any time, at most the burst and what has flowed in; whoever waits as long as it is told gets one."""
     now, given_out = 100.0, 0
-    bucket = Bucket(rate, now)
+    bucket = TokenBucket(rate, now)
     for gap in gaps:
         now += gap
         wait = bucket.take(rate, now)
@@ -320,7 +321,7 @@ def test_keys_are_read_again_without_a_restart(root: Path, tmp_path: Path) -> No
         file.write_text(good.replace("late", "la te"))
         answer = client.post("/admin/reload", headers=bearer(ops))
         assert answer.status_code == 422
-        assert "what there was is kept" in answer.json()["error"]["message"]
+        assert "the previous keys and certificate stay in force" in answer.json()["error"]["message"]
         assert client.get("/models", headers=bearer(token)).status_code == 200
         file.write_text("\n".join(line for line in good.split("\n") if "late" not in line))
         client.post("/admin/reload", headers=bearer(ops))
@@ -424,7 +425,7 @@ def test_a_signal_reloads_and_a_probe_asks(root: Path, tmp_path: Path, authority
         finally:
             process.terminate()
             error = process.communicate(timeout=60)[1]
-    assert "not reloaded, what there was is kept" in error
+    assert "not reloaded; the previous keys and certificate stay in force" in error
     assert "nonsense" not in error
 
 
