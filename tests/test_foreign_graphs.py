@@ -227,9 +227,9 @@ def test_nats_of_rows_have_one_number_for_each_column(tmp_path: Path) -> None:
 def test_a_manifest_has_a_largest_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = graphs.folder(tmp_path, graphs.manifest())
     size = (made / manifest.FILE).stat().st_size
-    monkeypatch.setattr(manifest, "MAX_BYTES", size)
+    monkeypatch.setattr("manifold.runtime.manifest.file.MAX_BYTES", size)
     assert manifest.read(made).name == "tiny"
-    monkeypatch.setattr(manifest, "MAX_BYTES", size - 1)
+    monkeypatch.setattr("manifold.runtime.manifest.file.MAX_BYTES", size - 1)
     with pytest.raises(ArtifactError, match=f"is larger than {size - 1} bytes"):
         manifest.read(made)
 

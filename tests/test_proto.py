@@ -35,6 +35,9 @@ def test_every_message_has_the_fields_of_its_contract(compiled: FileDescriptorPr
     shapes: list[type[BaseModel]] = [shape for pair in USE_CASES.values() for shape in pair]
     shapes += [
         contract.End,
+        contract.Condition,
+        contract.Posterior,
+        contract.MadeItems,
         contract.Timing,
         contract.Fitted,
         contract.Part,

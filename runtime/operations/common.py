@@ -74,6 +74,12 @@ def stated(
     return inputs
 
 
+def numbers_of(spec: TaskSpec, numbers: Numbers | None) -> Numbers:
+    """Return those of the numbers that a task takes."""
+    roles = {tensor.role for tensor in spec.inputs if tensor.source in NUMBERS}
+    return {name: value for name, value in (numbers or {}).items() if name in roles}
+
+
 def with_data(
     manifest: Manifest, spec: TaskSpec, data: Array, condition: Given | None, numbers: Numbers | None = None
 ) -> dict[str, Array]:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from manifold.runtime import conditions, sampling
 from manifold.runtime.conditions import Given
 from manifold.runtime.errors import InvalidValue
-from manifold.runtime.inputs import check_seed, check_temperature, number
+from manifold.runtime.inputs import Numbers, check_numbers, check_seed, check_temperature, number
 from manifold.runtime.manifest import NUMBERS, Manifest, TaskSpec
 from manifold.runtime.operations.common import check_takes, role_of, softmax
 from manifold.runtime.operations.steps import Array, Float32, Run, Steps
@@ -40,7 +40,7 @@ class Completed:
 
 def complete(
     manifest: Manifest, data: Array, mask: Array, *, seed: int | None = None, first: int = 0, condition: Given | None = None,
-    candidates: int = CANDIDATES, temperature: float = 1.0,
+    candidates: int = CANDIDATES, temperature: float = 1.0, numbers: Numbers | None = None,
 ) -> Steps[Completed]:  # fmt: skip
     """data (n, C, H, W) with its unknown pixels drawn, where mask (n, 1, H, W) is 0; known ones, 1, stay as they are.
 
@@ -52,6 +52,7 @@ def complete(
         raise InvalidValue(f"masks: {len(mask)} for {len(data)} images; one for each is needed", field="masks")
     check_takes(manifest, [spec], condition)
     check_temperature(temperature)
+    check_numbers(manifest, [spec], numbers or {})
     n, seed = len(data), check_seed(seed, first, len(data), needed=True)
     of_classes = open_classes(manifest, condition)
     total = candidates * of_classes
@@ -62,7 +63,9 @@ def complete(
     }
     if (tensor := spec.input("temperature")) is not None:
         inputs[tensor.role] = np.full(n * total, temperature, np.float32)
-    inputs |= {each.role: number(each, {}, n * total) for each in spec.inputs if each.source in NUMBERS}
+    inputs |= {
+        each.role: number(each, _repeated(numbers, total), n * total) for each in spec.inputs if each.source in NUMBERS
+    }
     told: dict[str, Array] = {}
     if (tensor := spec.input("condition")) is not None:
         if of_classes > 1:
@@ -82,6 +85,14 @@ def complete(
     best = made.reshape(n, total, *made.shape[1:])[np.arange(n), chosen]
     whole = np.where(mask > 0, data, best).astype(np.float32)
     return Completed(whole, seed, chosen % of_classes if of_classes > 1 else None)
+
+
+def _repeated(numbers: Numbers | None, total: int) -> Numbers:
+    """Return numbers of items as those of their candidates."""
+    return {
+        name: np.repeat(np.atleast_1d(np.asarray(value)), total) if np.size(value) > 1 else value
+        for name, value in (numbers or {}).items()
+    }
 
 
 def open_classes(manifest: Manifest, condition: Given | None) -> int:

@@ -16,6 +16,7 @@ from manifold.runtime.operations.common import (
     cannot,
     check_takes,
     latent_inputs,
+    numbers_of,
     require,
     role_of,
     stated,
@@ -112,8 +113,7 @@ def reconstruct(
     check_takes(manifest, [spec, encoder], condition)
     check_takes(manifest, [spec], target, "target_class")
     check_numbers(manifest, [encoder, spec], numbers or {})
-    own = {name: value for name, value in (numbers or {}).items() if name in {tensor.role for tensor in encoder.inputs}}
-    of_encoder = condition if takes(encoder) else None
+    of_encoder, own = condition if takes(encoder) else None, numbers_of(encoder, numbers)
     encoded = yield from encode(manifest, data, seed=seed, first=first, condition=of_encoder, numbers=own)
     inputs = stated(manifest, spec, condition if target is None else target, len(data), numbers)
     if task == "decode":

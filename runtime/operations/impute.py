@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from manifold.runtime import sampling
 from manifold.runtime.conditions import Given
-from manifold.runtime.inputs import check_seed
+from manifold.runtime.inputs import Numbers, check_numbers, check_seed
 from manifold.runtime.manifest import Manifest
-from manifold.runtime.operations.common import Latents, cannot, latent_inputs, stated
+from manifold.runtime.operations.common import Latents, cannot, latent_inputs, numbers_of, stated
 from manifold.runtime.operations.encode import encode
 from manifold.runtime.operations.sample import sample
 from manifold.runtime.operations.score import bayes, score_by_class
@@ -34,7 +34,13 @@ class Imputed:
 
 
 def impute(
-    manifest: Manifest, data: Array, *, condition: Given | None = None, seed: int | None = None, first: int = 0
+    manifest: Manifest,
+    data: Array,
+    *,
+    condition: Given | None = None,
+    seed: int | None = None,
+    first: int = 0,
+    numbers: Numbers | None = None,
 ) -> Steps[Imputed]:
     """Return rows with their missing values (NaN) filled in from the others.
 
@@ -46,6 +52,9 @@ def impute(
         raise cannot(manifest, "impute")
     n, count = len(data), 1
     check_seed(seed, first, n, needed=False)
+    tasks = manifest.tasks
+    check_numbers(manifest, [tasks["encode"], tasks["decode"]], numbers or {})
+    own = numbers_of(tasks["encode"], numbers)
     weights = np.ones((n, 1))
     encoder = manifest.tasks["encode"]
     if encoder.input("condition") is not None and condition is None and manifest.classes is not None:
@@ -64,8 +73,8 @@ def impute(
     found = holes
     for step in range(IMPUTE_STEPS):
         chance = seed if step == IMPUTE_STEPS - 1 else None
-        encoded = yield from encode(manifest, found, seed=chance, first=first, condition=condition)
-        back = yield from _decoded(manifest, encoded.latent, condition, len(holes))
+        encoded = yield from encode(manifest, found, seed=chance, first=first, condition=condition, numbers=own)
+        back = yield from _decoded(manifest, encoded.latent, condition, len(holes), numbers)
         found = np.where(missing, back, holes)
     mean = (weights[:, :, None] * found.reshape(n, count, -1)).sum(axis=1).astype(np.float32)
     whole = np.where(np.isnan(data), mean, data)
@@ -76,9 +85,11 @@ def impute(
     return Imputed(np.where(missing, drawn_rows.data, data), whole, missing, seed)
 
 
-def _decoded(manifest: Manifest, latents: Latents, condition: Given | None, n: int) -> Steps[Array]:
+def _decoded(
+    manifest: Manifest, latents: Latents, condition: Given | None, n: int, numbers: Numbers | None
+) -> Steps[Array]:
     spec = manifest.tasks["decode"]
-    inputs = {**latent_inputs(manifest, spec, latents), **stated(manifest, spec, condition, n)}
+    inputs = {**latent_inputs(manifest, spec, latents), **stated(manifest, spec, condition, n, numbers)}
     outputs = yield Run("decode", inputs)
     return outputs[manifest.main]
 

@@ -306,7 +306,9 @@ class Handlers:
         if request.masks or uploads.masks:
             raise InvalidValue(f"masks: {entry.name} takes {spec.noun}, whose missing values are null", field="masks")
         items = await self.reader.items(manifest, request, uploads, missing=True)
-        steps = operations.impute(manifest, items.data, condition=condition, seed=request.seed, first=request.first)
+        steps = operations.impute(
+            manifest, items.data, condition=condition, seed=request.seed, first=request.first, numbers=request.inputs
+        )
         whole = await self._drive(answer, steps, len(items.data), deadline_ms)
         write = partial(spec.fill, getattr(request, spec.wire.many), whole.data, whole.probabilities)
         answer.fields |= await aside(write, ROW * len(items.data))
@@ -336,7 +338,7 @@ class Handlers:
             )
         steps = operations.complete(
             manifest, data, mask, seed=request.seed, first=request.first, condition=condition, candidates=request.candidates,
-            temperature=request.temperature,
+            temperature=request.temperature, numbers=request.inputs,
         )  # fmt: skip
         found = await self._drive(answer, steps, len(data) * each, deadline_ms)
         answer.items = found.data
