@@ -227,7 +227,7 @@ class Pictured:
     """The part of a manifest that a reader of images needs."""
 
     name = "pictured"
-    data = ImageSpec(kind="image", height=8, width=8, channels=1)
+    spec = ImageSpec(kind="image", height=8, width=8, channels=1)
 
 
 def test_many_images_are_read_in_groups_as_one_by_one() -> None:
