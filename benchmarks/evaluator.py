@@ -14,12 +14,12 @@ from pathlib import Path
 
 import numpy as np
 
-from manifold.cli import _real_data
 from manifold.evaluation import evaluate_model as models
 from manifold.evaluation import extractors, reference
 from manifold.evaluation.extractors import BATCH, map_batches
 from manifold.evaluation.images import Generated
 from manifold.runtime import engine
+from manifold.training.judging import real_data
 
 
 def main() -> None:
@@ -32,7 +32,7 @@ def main() -> None:
     options = parser.parse_args()
     model = engine.load(options.models / options.model, device="cpu")
     data = model.manifest.provenance["data"]["data"]
-    real = _real_data(data)
+    real = real_data(data)
     extractor = extractors.load(extractors.for_data(data, options.models), options.models, device="cpu")
     held = reference.of_source(extractor, real.test, "test")
     models.anchors(real, held, extractor, options.n, 0)  # the cache is warm from here on

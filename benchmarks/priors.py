@@ -13,13 +13,13 @@ from pathlib import Path
 
 import numpy as np
 
-from manifold.cli import _real_data
 from manifold.evaluation import extractors, frechet, metrics, reference
-from manifold.evaluation.images import Generated, Held
-from manifold.evaluation.report import markdown_table
+from manifold.evaluation.images import Generated, ImageArray
+from manifold.evaluation.markdown import table
 from manifold.runtime import codecs, engine
 from manifold.runtime.manifest import NormalPrior
 from manifold.runtime.spec import ImageSpec
+from manifold.training.judging import real_data
 
 PRIORS = {"normal": "N(0, I)", "gaussian": "full Gaussian", "mixture": "mixture of 10"}
 
@@ -30,7 +30,7 @@ def main() -> None:
     parser.add_argument("--n", type=int, default=10_000)
     parser.add_argument("--models", type=Path, default=Path("models"))
     options = parser.parse_args()
-    real = _real_data("mnist")
+    real = real_data("mnist")
     extractor = extractors.load(extractors.for_data("mnist", options.models), options.models, device="cpu")
     held = reference.of_source(extractor, real.test, "test")
     assert held.features is not None
@@ -43,7 +43,7 @@ def main() -> None:
         priors = {**latent.priors, "normal": NormalPrior()}
         model.manifest = model.manifest.model_copy(update={"latent": latent.model_copy(update={"priors": priors})})
         back = model.reconstruct(codecs.from_uint8(real.test.pixels, spec)).data
-        sources = {"reconstructions": Held.of(codecs.to_uint8(back, spec))} | {
+        sources = {"reconstructions": ImageArray.of(codecs.to_uint8(back, spec))} | {
             label: Generated(model, options.n, 0, prior) for prior, label in PRIORS.items()
         }
         for label, source in sources.items():
@@ -61,7 +61,7 @@ def main() -> None:
                     f"{recall:.3f}",
                 ]
             )
-    print(markdown_table(("model", "latents", extractor.distance_name, "kid", "precision", "recall"), rows))
+    print(table(("model", "latents", extractor.distance_name, "kid", "precision", "recall"), rows))
     floor = frechet.expected_floor(held.gaussian.spectrum, options.n, held.n or options.n)
     print(
         f"a perfect generator: {floor:.3f} (closed form); numpy {np.__version__}; extractor {extractor.name} {extractor.sha256[:12]}"

@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 
 from manifold.evaluation import resize
 from manifold.evaluation.errors import EvaluationError
-from manifold.evaluation.images import Batch, Source
-from manifold.evaluation.statistics import Gaussian, Moments
+from manifold.evaluation.images import ImageBatch, Source
+from manifold.evaluation.statistics import FeatureGaussian, Moments
 from manifold.runtime import codecs, engine, repository
 from manifold.runtime.engine import Model
 from manifold.runtime.operations import softmax
@@ -37,6 +37,7 @@ KEPT = 10_000  # rows of features kept for the metrics that look at pairs; momen
 INCEPTION = "6726825d"  # SHA-256 of the published weights begins so; their distance alone is called FID
 
 Progress = Callable[[int, int], None]  # images done, images in all
+Stage = Callable[[str], Progress | None]  # begins a stage and returns what to tell of its progress
 
 
 class Extractor:
@@ -104,6 +105,10 @@ class Extractor:
         return outputs["features"], softmax(outputs["logits"]).astype(np.float32) if self.has_logits else None
 
 
+def silent(stage: str) -> None:
+    """Show no progress."""
+
+
 def _is_weights(name: str) -> bool:
     """Files that are weights, and neither pictures, vectors nor statistics."""
     return not name.endswith((".png", ".npz", ".json", ".onnx"))
@@ -116,12 +121,12 @@ def load(name: str, models: Path, resize_mode: str = resize.NONE, device: str = 
 
 def for_data(data: str, models: Path) -> str:
     """Name of the artifact that extracts features and was trained on the data set. Raises EvaluationError that lists what there is."""
-    chosen, found = repository.trained_on(data, models, "features")
+    chosen, others = repository.trained_on(data, models, "features")
     if not chosen:
         raise EvaluationError(
             f"extractor: none in {models} was trained on {data!r}; name one with --extractor",
             field="extractor",
-            valid=list(found),
+            valid=list(others),
         )
     return chosen[0]
 
@@ -130,11 +135,11 @@ def for_data(data: str, models: Path) -> str:
 
 
 @dataclass(frozen=True)
-class Features:
+class ExtractedFeatures:
     """What one pass over images leaves."""
 
     n: int
-    gaussian: Gaussian
+    gaussian: FeatureGaussian
     rows: Float32  # (at most KEPT, d)
     probabilities: Float32 | None  # (n, C)
     labels: NDArray[np.int64]  # (n,) asked for, or the data's; -1 where unknown
@@ -156,7 +161,7 @@ class Features:
 
 def extract(
     extractor: Extractor, source: Source, *, seed: int = 0, batch: int = BATCH, progress: Progress | None = None
-) -> Features:
+) -> ExtractedFeatures:
     """One pass of all images of the source through the extractor; never holds more than a few batches of them.
 
     Raises EvaluationError for fewer than 2 images. `seed` picks the rows that are kept where there are more than KEPT.
@@ -167,7 +172,7 @@ def extract(
     hashes: set[bytes] = set()
     done = shown = 0
 
-    def work(start: int) -> tuple[Batch, Float32, Float32 | None]:
+    def work(start: int) -> tuple[ImageBatch, Float32, Float32 | None]:
         images = source.batch(start, min(start + batch, source.n))
         if not len(images):
             return images, np.zeros((0, extractor.dimensions), np.float32), None
@@ -190,7 +195,7 @@ def extract(
             progress(done, source.n)
     if moments.n < 2:
         raise EvaluationError(f"{source.name}: {moments.n} image(s) to be read; at least 2 are needed")
-    return Features(
+    return ExtractedFeatures(
         moments.n, moments.gaussian(), np.concatenate(rows), np.concatenate(probabilities) if probabilities else None,
         np.concatenate(labels), 1 - len(hashes) / moments.n, _same_size(first), tuple(skipped),
     )  # fmt: skip
@@ -227,10 +232,10 @@ def _in_order(work: Callable[[int], T], starts: range) -> Iterator[tuple[int, T]
 
 
 def map_batches(work: Callable[[int, int], T], n: int, batch: int = BATCH, progress: Progress | None = None) -> list[T]:
-    """work(start, stop) over n items in batches, side by side, results in order."""
-    found = []
+    """Return the results of work(start, stop) over n items in batches. Batches run in parallel; results are in order."""
+    results = []
     for start, result in _in_order(lambda start: work(start, min(start + batch, n)), range(0, n, batch)):
-        found.append(result)
+        results.append(result)
         if progress:
             progress(min(start + batch, n), n)
-    return found
+    return results

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from scipy import linalg
 
 from manifold.evaluation.errors import EvaluationError
-from manifold.evaluation.statistics import Gaussian, of_rows
+from manifold.evaluation.statistics import FeatureGaussian, of_rows
 
 Array = NDArray[Any]
 Float64 = NDArray[np.float64]
@@ -26,7 +26,7 @@ ROUNDING = 1e-10  # error of the trace term that the fast way may make, relative
 RESOLUTION = 16 * EPS  # of a difference of traces, relative to them
 
 
-def distance(reference: Gaussian, other: Gaussian) -> float:
+def distance(reference: FeatureGaussian, other: FeatureGaussian) -> float:
     """d² as above, exact for singular covariances, 0 where it is below what rounding can tell. What is derived is kept in the Gaussians.
 
     Raises EvaluationError for different dimensions, and for a matrix that is no covariance.
@@ -39,11 +39,11 @@ def distance(reference: Gaussian, other: Gaussian) -> float:
         return 0.0
     gap = reference.mean - other.mean
     traces = reference.trace + other.trace
-    found = float(gap @ gap) + traces - 2 * trace_term(reference, other)
-    return found if found > RESOLUTION * traces else 0.0
+    squared = float(gap @ gap) + traces - 2 * trace_term(reference, other)
+    return squared if squared > RESOLUTION * traces else 0.0
 
 
-def trace_term(reference: Gaussian, other: Gaussian) -> float:
+def trace_term(reference: FeatureGaussian, other: FeatureGaussian) -> float:
     """tr √(S₁ S₂), by the cheapest way that is exact."""
     if other.rows is None and reference.rows is None:
         values = _product_spectrum(reference, other)
@@ -58,7 +58,7 @@ def rounding(values: Float64) -> float:
     return float(np.minimum(error / (2 * np.sqrt(np.maximum(values, error))), np.sqrt(error)).sum()) if error else 0.0
 
 
-def _product_spectrum(reference: Gaussian, other: Gaussian) -> Float64:
+def _product_spectrum(reference: FeatureGaussian, other: FeatureGaussian) -> Float64:
     """Eigenvalues of Bᵀ S₂ B, which are those of S₁ S₂ (without null space), ≥ 0."""
     if reference.cholesky is not None:
         # Lᵀ S L in place of a copy, by symmetry at half the cost of two products; only the upper triangle is written
@@ -94,11 +94,11 @@ def expected_floor(spectrum: Array, n: int, m: int) -> float:
 def resampled_floor(features: Array, n: int, m: int, seed: int, repeats: int = 5) -> tuple[float, float]:
     """The same without the Gaussian assumption: n and m rows drawn with replacement from real features (N, d); mean and deviation."""
     generator = np.random.Generator(np.random.Philox(seed))
-    found = []
+    distances = []
     for _ in range(repeats):
         first, second = (of_rows(features[np.sort(generator.integers(0, len(features), size))]) for size in (n, m))
-        found.append(distance(first, second))
-    return float(np.mean(found)), float(np.std(found, ddof=1))
+        distances.append(distance(first, second))
+    return float(np.mean(distances)), float(np.std(distances, ddof=1))
 
 
 # --- extrapolation ------------------------------------------------------------------------------------------------------------
@@ -107,7 +107,7 @@ POINTS = 15  # as Chong and Forsyth have it
 BLOCKS = 10
 
 
-def curve(reference: Gaussian, features: Array, seed: int) -> list[tuple[int, float]]:
+def curve(reference: FeatureGaussian, features: Array, seed: int) -> list[tuple[int, float]]:
     """Distance by number of images, at sizes evenly spread in 1/N from a tenth to all of them.
 
     At each size the mean over up to BLOCKS disjoint parts of a seeded shuffle: what a part is off by is then nearly the same at every

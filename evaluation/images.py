@@ -26,7 +26,7 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 
 
 @dataclass(frozen=True)
-class Batch:
+class ImageBatch:
     """Images with the classes that were asked for, or that they have; -1 where unknown."""
 
     pixels: Pixels | list[Pixels]  # (n, C, H, W), or (C, H, W) each where sizes differ
@@ -48,7 +48,7 @@ class Source(Protocol):
     def name(self) -> str:
         """What reports call them."""
 
-    def batch(self, start: int, stop: int) -> Batch:
+    def batch(self, start: int, stop: int) -> ImageBatch:
         """Images start .. stop - 1. Thread-safe."""
 
     def content_hash(self) -> str | None:
@@ -56,7 +56,7 @@ class Source(Protocol):
 
 
 @dataclass(frozen=True)
-class Held:
+class ImageArray:
     """An array (N, C, H, W) of bytes, or of floats in [0, 1]."""
 
     pixels: Pixels
@@ -66,7 +66,7 @@ class Held:
     factor_names: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, array: Array, labels: Array | None = None, name: str = "array") -> Held:
+    def of(cls, array: Array, labels: Array | None = None, name: str = "array") -> ImageArray:
         """Checks the array. (N, H, W) and (N, H, W, 3) are understood too. Raises EvaluationError for values out of range."""
         pixels = as_pixels(array, name)
         known = np.full(len(pixels), -1) if labels is None else np.asarray(labels)
@@ -77,8 +77,8 @@ class Held:
         """How many."""
         return len(self.pixels)
 
-    def batch(self, start: int, stop: int) -> Batch:
-        return Batch(self.pixels[start:stop], self.labels[start:stop])
+    def batch(self, start: int, stop: int) -> ImageBatch:
+        return ImageBatch(self.pixels[start:stop], self.labels[start:stop])
 
     def content_hash(self) -> str:
         digest = hashlib.sha256(str(self.pixels.shape).encode())
@@ -86,13 +86,23 @@ class Held:
         digest.update(np.ascontiguousarray(self.labels).data)
         return digest.hexdigest()
 
-    def picked(self, n: int, seed: int) -> Held:
+    def picked(self, n: int, seed: int) -> ImageArray:
         """n of them without replacement, in order; all where there are no more."""
         if n >= self.n:
             return self
         index = np.sort(np.random.Generator(np.random.Philox(seed)).choice(self.n, n, replace=False))
         factors = None if self.factors is None else self.factors[index]
-        return Held(self.pixels[index], self.labels[index], self.name, factors, self.factor_names)
+        return ImageArray(self.pixels[index], self.labels[index], self.name, factors, self.factor_names)
+
+
+@dataclass(frozen=True)
+class RealData:
+    """The parts of a data set that an evaluation needs, as bytes."""
+
+    name: str
+    train: ImageArray
+    calibration: ImageArray
+    test: ImageArray
 
 
 def as_pixels(array: Array, name: str) -> Pixels:
@@ -144,7 +154,7 @@ class Folder:
         """How many files."""
         return len(self.files)
 
-    def batch(self, start: int, stop: int) -> Batch:
+    def batch(self, start: int, stop: int) -> ImageBatch:
         read: list[Pixels] = []
         skipped = []
         for path in self.files[start:stop]:
@@ -156,7 +166,7 @@ class Folder:
                 skipped.append(f"{path}: {error.message}")
         labels = np.full(len(read), -1, np.int64)
         same = len({image.shape for image in read}) == 1
-        return Batch(np.stack(read) if same else read, labels, tuple(skipped))
+        return ImageBatch(np.stack(read) if same else read, labels, tuple(skipped))
 
     def _read(self, path: Path) -> Pixels:
         try:
@@ -211,7 +221,7 @@ class Generated:
         """The model's."""
         return self.model.manifest.name
 
-    def batch(self, start: int, stop: int) -> Batch:
+    def batch(self, start: int, stop: int) -> ImageBatch:
         samples = self.model.sample(
             stop - start, seed=self.seed, first=start, prior=self.prior, temperature=self.temperature
         )
@@ -219,7 +229,7 @@ class Generated:
         assert isinstance(spec, ImageSpec)
         asked = samples.condition if self.model.manifest.classes is not None else None
         labels = np.full(stop - start, -1) if asked is None else asked.argmax(axis=1)
-        return Batch(codecs.to_uint8(samples.data, spec), labels.astype(np.int64))
+        return ImageBatch(codecs.to_uint8(samples.data, spec), labels.astype(np.int64))
 
     def content_hash(self) -> None:
         return None
@@ -233,7 +243,7 @@ def open_images(path: Path, colour: str, *, skip: bool = False, mixed: bool = Fa
         raise EvaluationError(f"{path}: neither a folder of images nor a .npy or .npz file")
     try:
         content = _npz(path) if zipfile.is_zipfile(path) else _npy(path)
-        return Held.of(content, name=path.name)
+        return ImageArray.of(content, name=path.name)
     except EvaluationError:
         raise
     except (OSError, ValueError, OverflowError) as error:

@@ -1,7 +1,7 @@
 """What makes a latent space good: near places decode to images that look alike (continuity), and along a path nothing jumps.
 
 Latents are measured in units whitened by the aggregate posterior q(z) = E q(z | x), so that a model cannot look smooth by spreading its
-codes out; images in the extractor's features. That every place decodes to something (completeness) is `confident` in evaluation.evaluate.
+codes out; images in the extractor's features. That every place decodes to something (completeness) is `confident` in evaluation.evaluate_images.
 """
 
 from __future__ import annotations

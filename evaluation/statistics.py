@@ -81,24 +81,24 @@ class Moments:
         both._fold()
         return both
 
-    def gaussian(self) -> Gaussian:
+    def gaussian(self) -> FeatureGaussian:
         """Mean and unbiased covariance. Raises EvaluationError for fewer than 2 rows."""
         if self.n < 2:
             raise EvaluationError(f"{self.n} image(s): at least 2 are needed for a covariance")
         rows = np.concatenate(self._rows) if self._rows else np.zeros((0, self.dimensions))
         if self._scatter is None and self.n <= self.dimensions:
             mean = rows.mean(axis=0)
-            return Gaussian(mean, self.n, rows=(rows - mean) / np.sqrt(self.n - 1))
+            return FeatureGaussian(mean, self.n, rows=(rows - mean) / np.sqrt(self.n - 1))
         whole = Moments(self.dimensions)
         if self._scatter is not None:
             whole._merge(self._folded, self._mean, self._scatter)
         if len(rows):
             whole._merge_block(rows)
         assert whole._scatter is not None
-        return Gaussian(whole._mean, self.n, covariance=whole._scatter / (self.n - 1))
+        return FeatureGaussian(whole._mean, self.n, covariance=whole._scatter / (self.n - 1))
 
 
-class Gaussian:
+class FeatureGaussian:
     """What the Fréchet distance compares: a mean and a covariance, or a factor of it where there are few rows.
 
     `rows` (n, d) are centred and scaled so that rowsᵀ rows is the covariance. What is derived is kept: a reference that is compared with
@@ -113,7 +113,7 @@ class Gaussian:
         self.mean, self.n, self.rows = mean, n, rows
         self._covariance = covariance
 
-    def same_as(self, other: Gaussian) -> bool:
+    def same_as(self, other: FeatureGaussian) -> bool:
         """Whether both hold the same numbers, bit for bit."""
         ours, theirs = (part.rows if part.rows is not None else part.covariance for part in (self, other))
         return np.array_equal(self.mean, other.mean) and np.array_equal(ours, theirs)
@@ -188,7 +188,7 @@ def _check_spectrum(values: Array) -> None:
         )
 
 
-def of_rows(features: Array) -> Gaussian:
+def of_rows(features: Array) -> FeatureGaussian:
     """The Gaussian of feature rows (n, d) that are all at hand."""
     moments = Moments(features.shape[1])
     moments.add(features)

@@ -17,14 +17,26 @@ from numpy.typing import NDArray
 from typer.testing import CliRunner
 
 from manifold import cli
+from manifold.evaluation import (
+    comparison,
+    disentanglement,
+    extractors,
+    frechet,
+    held_out,
+    images,
+    latent,
+    recording,
+    reference,
+    report_page,
+)
+from manifold.evaluation import copies as copying
 from manifold.evaluation import evaluate_images as evaluate
 from manifold.evaluation import evaluate_model as models
-from manifold.evaluation import extractors, frechet, images, latent, records, reference, report
 from manifold.evaluation.errors import EvaluationError, ProtocolMismatch
-from manifold.evaluation.evaluate_model import RealData
-from manifold.evaluation.extractors import Extractor, Features
-from manifold.evaluation.images import Held
+from manifold.evaluation.extractors import ExtractedFeatures, Extractor
+from manifold.evaluation.images import ImageArray, RealData
 from manifold.evaluation.reference import Reference
+from manifold.evaluation.report import Pictures, Report
 from manifold.evaluation.statistics import of_rows
 from manifold.runtime import codecs, engine, manifest
 from manifold.runtime.errors import UnsupportedTask
@@ -49,7 +61,7 @@ def extractor() -> Extractor:
 @pytest.fixture(scope="module")
 def real(digits: Data) -> RealData:
     parts = {"train": digits.train, "calibration": digits.calibration, "test": digits.test}
-    return RealData("digits", **{name: Held(part.items, part.labels, "digits") for name, part in parts.items()})
+    return RealData("digits", **{name: ImageArray(part.items, part.labels, "digits") for name, part in parts.items()})
 
 
 @pytest.fixture
@@ -58,10 +70,10 @@ def held(extractor: Extractor, real: RealData) -> Reference:
 
 
 @pytest.fixture(scope="module")
-def pool(real: RealData) -> Held:
+def pool(real: RealData) -> ImageArray:
     """All 1797 digits."""
     parts = (real.train, real.calibration, real.test)
-    return Held(
+    return ImageArray(
         np.concatenate([part.pixels for part in parts]), np.concatenate([part.labels for part in parts]), "all digits"
     )
 
@@ -74,7 +86,7 @@ def scores(source: images.Source, held: Reference, extractor: Extractor) -> dict
 
 
 def test_a_set_against_itself(extractor: Extractor, real: RealData, held: Reference) -> None:
-    found = scores(Held(real.test.pixels, real.test.labels), held, extractor)
+    found = scores(ImageArray(real.test.pixels, real.test.labels), held, extractor)
     assert found["fd_classifier"] < 1e-9
     assert found["precision"] == found["recall"] == 1
     assert found["kid"] < 0  # unbiased: a set against itself lies below zero by what its diagonal is worth
@@ -101,44 +113,46 @@ def noisy(pixels: Array, level: int) -> Array:
 def test_the_distance_grows_with_noise_and_blur(
     spoil: Any, extractor: Extractor, real: RealData, held: Reference
 ) -> None:
-    found = [scores(Held.of(spoil(real.test.pixels, level)), held, extractor)["fd_classifier"] for level in range(6)]
+    found = [
+        scores(ImageArray.of(spoil(real.test.pixels, level)), held, extractor)["fd_classifier"] for level in range(6)
+    ]
     assert found[0] < 1e-9
     assert all(after > before for before, after in itertools.pairwise(found)), found
 
 
-def test_one_class(extractor: Extractor, pool: Held, held: Reference) -> None:
-    found = scores(Held.of(pool.pixels[pool.labels == 6]), held, extractor)
+def test_one_class(extractor: Extractor, pool: ImageArray, held: Reference) -> None:
+    found = scores(ImageArray.of(pool.pixels[pool.labels == 6]), held, extractor)
     assert found["is_marginal"] == pytest.approx(1, abs=0.05)
     assert found["is_prior"] > 8
     assert found["class_divergence"] > 2
     assert found["recall"] < 0.3
 
 
-def test_recall_drops_as_classes_are_removed(extractor: Extractor, pool: Held, held: Reference) -> None:
+def test_recall_drops_as_classes_are_removed(extractor: Extractor, pool: ImageArray, held: Reference) -> None:
     found = []
     for classes in (10, 7, 4, 1):
         kept = pool.labels < classes
-        found.append(scores(Held.of(pool.pixels[kept][:400]), held, extractor))
+        found.append(scores(ImageArray.of(pool.pixels[kept][:400]), held, extractor))
     recalls = [each["recall"] for each in found]
     assert all(after < before - 0.1 for before, after in itertools.pairwise(recalls)), recalls
     assert min(each["precision"] for each in found) > 0.8
 
 
 def test_one_repeated_image_is_caught(extractor: Extractor, real: RealData, held: Reference) -> None:
-    found, _, _ = evaluate.evaluate_images(Held.of(np.repeat(real.test.pixels[:1], 300, axis=0)), held, extractor)
+    found, _, _ = evaluate.evaluate_images(ImageArray.of(np.repeat(real.test.pixels[:1], 300, axis=0)), held, extractor)
     assert found.metrics["duplicates"] > 0.99
     half = np.zeros((4, 8, 8), np.uint8)
     half[0] = 1
-    assert extractors.extract(extractor, Held.of(half)).duplicates == 0.5
+    assert extractors.extract(extractor, ImageArray.of(half)).duplicates == 0.5
     assert found.metrics["recall"] < 0.05
     assert found.metrics["fd_classifier"] > 10 * found.anchors["perfect_generator"]["resampled"]
     assert any("exact copies" in warning for warning in found.warnings)
     assert any("no image falls into" in warning for warning in found.warnings)
 
 
-def test_kid_between_halves(extractor: Extractor, pool: Held) -> None:
+def test_kid_between_halves(extractor: Extractor, pool: ImageArray) -> None:
     order = np.random.Generator(np.random.Philox(0)).permutation(pool.n)
-    halves = [Held(pool.pixels[part], pool.labels[part]) for part in (order[:898], order[898:])]
+    halves = [ImageArray(pool.pixels[part], pool.labels[part]) for part in (order[:898], order[898:])]
     held = reference.of_source(extractor, halves[0], "half")
     found = scores(halves[1], held, extractor)
     assert abs(found["kid"]) < 3 * found["kid_se"]
@@ -163,7 +177,7 @@ def test_samples_of_one_gaussian_are_as_far_apart_as_expected() -> None:
     assert np.mean(found) == pytest.approx(frechet.expected_floor(np.asarray([4.0]), 50, 70), rel=0.06)
 
 
-def test_real_images_score_what_a_perfect_generator_would(extractor: Extractor, pool: Held) -> None:
+def test_real_images_score_what_a_perfect_generator_would(extractor: Extractor, pool: ImageArray) -> None:
     rows = extractors.extract(extractor, pool).rows
     generator = np.random.Generator(np.random.Philox(1))
     found = []
@@ -206,8 +220,8 @@ def test_generated_images_are_what_the_service_sends(extractor: Extractor) -> No
 def test_features_are_cached_by_content(extractor: Extractor, real: RealData, monkeypatch: pytest.MonkeyPatch) -> None:
     first = reference.of_source(extractor, real.test, "test")
     monkeypatch.setattr(reference, "extract", lambda *_, **__: pytest.fail("went through the extractor again"))
-    again = reference.of_source(extractor, Held(real.test.pixels.copy(), real.test.labels), "test")
-    assert again.about["sha256"] == first.about["sha256"]
+    again = reference.of_source(extractor, ImageArray(real.test.pixels.copy(), real.test.labels), "test")
+    assert again.origin["sha256"] == first.origin["sha256"]
     assert np.array_equal(again.gaussian.covariance, first.gaussian.covariance)
     assert again.features is not None
     assert first.features is not None
@@ -215,7 +229,7 @@ def test_features_are_cached_by_content(extractor: Extractor, real: RealData, mo
     changed = real.test.pixels.copy()
     changed[0, 0, 0, 0] ^= 255
     with pytest.raises(pytest.fail.Exception):
-        reference.of_source(extractor, Held(changed, real.test.labels), "test")
+        reference.of_source(extractor, ImageArray(changed, real.test.labels), "test")
 
 
 def test_a_damaged_cache_is_made_anew(extractor: Extractor, real: RealData) -> None:
@@ -252,17 +266,17 @@ def test_npz_is_pytorch_fids_with_provenance_beside_it(extractor: Extractor, hel
         assert content["sigma"].shape == (32, 32)
     beside = json.loads((tmp_path / "digits.json").read_text())
     assert beside["extractor_sha256"] == extractor.sha256
-    assert beside["reference"] == {"data": "digits", "split": "test", "n": 300, "sha256": held.about["sha256"]}
+    assert beside["reference"] == {"data": "digits", "split": "test", "n": 300, "sha256": held.origin["sha256"]}
     back = reference.read_npz(path, extractor)
     assert frechet.distance(back.gaussian, held.gaussian) < 1e-9
-    assert back.about == held.about
-    found, _, _ = evaluate.evaluate_images(Held.of(np.zeros((50, 8, 8), np.uint8)), back, extractor)
+    assert back.origin == held.origin
+    found, _, _ = evaluate.evaluate_images(ImageArray.of(np.zeros((50, 8, 8), np.uint8)), back, extractor)
     assert "is_prior" in found.metrics
     assert "kid" not in found.metrics
     assert any("only moments" in warning for warning in found.warnings)
 
     (tmp_path / "digits.json").unlink()  # as pytorch-fid writes it
-    assert reference.read_npz(path, extractor).about["split"] == "not stated by the file"
+    assert reference.read_npz(path, extractor).origin["split"] == "not stated by the file"
 
 
 def test_statistics_that_do_not_fit_are_refused(extractor: Extractor, held: Reference, tmp_path: Path) -> None:
@@ -317,14 +331,14 @@ def test_a_report_of_another_shape_is_one_clear_line(content: str, tmp_path: Pat
 
 def test_arrays_out_of_range_are_refused() -> None:
     good = np.random.default_rng(0).random((4, 8, 8))
-    assert np.array_equal(Held.of(good).pixels[:, 0], np.rint(good * 255))
-    assert Held.of(np.zeros((4, 8, 8, 3), np.uint8)).pixels.shape == (4, 3, 8, 8)
+    assert np.array_equal(ImageArray.of(good).pixels[:, 0], np.rint(good * 255))
+    assert ImageArray.of(np.zeros((4, 8, 8, 3), np.uint8)).pixels.shape == (4, 3, 8, 8)
     for bad in (good * 255, good - 0.5, np.where(good > 0.9, np.nan, good), good + np.inf, (good * 999).astype(int)):
         with pytest.raises(EvaluationError, match="out of range"):
-            Held.of(bad)
+            ImageArray.of(bad)
     for shape in ((4, 8), (4, 2, 8, 8), (0, 8, 8)):
         with pytest.raises(EvaluationError, match="is not images"):
-            Held.of(np.zeros(shape, np.uint8))
+            ImageArray.of(np.zeros(shape, np.uint8))
 
 
 @pytest.fixture
@@ -370,10 +384,10 @@ def test_mixed_sizes(folder: Path, extractor: Extractor) -> None:
 
 def test_too_few_images(extractor: Extractor, real: RealData, held: Reference, tmp_path: Path) -> None:
     with pytest.raises(EvaluationError, match="at least 2"):
-        extractors.extract(extractor, Held.of(real.test.pixels[:1]))
+        extractors.extract(extractor, ImageArray.of(real.test.pixels[:1]))
     with pytest.raises(EvaluationError, match="10 splits and there are 9"):
-        scores(Held.of(real.test.pixels[:9]), held, extractor)
-    few, _, _ = evaluate.evaluate_images(Held.of(real.test.pixels[:20]), held, extractor)
+        scores(ImageArray.of(real.test.pixels[:9]), held, extractor)
+    few, _, _ = evaluate.evaluate_images(ImageArray.of(real.test.pixels[:20]), held, extractor)
     assert any("20 images for 32 features" in warning for warning in few.warnings)
     assert "kid" not in few.metrics
     (tmp_path / "empty").mkdir()
@@ -466,8 +480,8 @@ def test_codes_are_counted(extractor: Extractor, real: RealData) -> None:
         def encode(self, data: Array) -> Any:
             return type("Encoded", (), {"codes": np.rint(data[:, 0] * 3).astype(np.int64)})
 
-    found = records.Report("codes", 1, {}, {})
-    models._codes(found, Quantiser(), real.test, evaluate.silent)  # type: ignore[arg-type]
+    found = Report("codes", 1, {}, {})
+    held_out.codes(found, Quantiser(), real.test, extractors.silent)  # type: ignore[arg-type]
     assert found.metrics["code_usage"] == 0.5  # digits have 4 levels
     assert 2 < found.metrics["code_perplexity"] < 4
 
@@ -515,9 +529,9 @@ def conditioned(tmp_path: Path) -> engine.Model:
 def test_items_are_reconstructed_by_their_own_values(conditioned: engine.Model) -> None:
     generator = np.random.default_rng(0)
     pixels, factors = generator.integers(0, 256, (6, 1, 4, 4), np.uint8), generator.random((6, 3), np.float32)
-    test = Held(pixels, np.full(6, -1), "shapes", factors, ("y", "size", "x"))
-    found = records.Report("placed", 1, {}, {})
-    models._reconstruction(found, conditioned, test, records.Pictures(), evaluate.silent)
+    test = ImageArray(pixels, np.full(6, -1), "shapes", factors, ("y", "size", "x"))
+    found = Report("placed", 1, {}, {})
+    held_out.reconstruction(found, conditioned, test, Pictures(), extractors.silent)
     own, others = (
         conditioned.reconstruct(pixels / np.float32(255), classes=values).errors.mean()
         for values in (factors[:, [2, 0]], factors[::-1, [2, 0]])
@@ -526,14 +540,14 @@ def test_items_are_reconstructed_by_their_own_values(conditioned: engine.Model) 
     assert abs(own - others) > 1e-3 * own
 
 
-def shapes_of(n: int, seed: int = 0) -> Held:
+def shapes_of(n: int, seed: int = 0) -> ImageArray:
     """Random images with factors of three values each, x and y among them."""
     generator = np.random.default_rng(seed)
     pixels, factors = (
         generator.integers(0, 256, (n, 1, 4, 4), np.uint8),
         generator.integers(1, 4, (n, 3)) / np.float32(4),
     )
-    return Held(pixels, np.full(n, -1), "shapes", factors, ("y", "size", "x"))
+    return ImageArray(pixels, np.full(n, -1), "shapes", factors, ("y", "size", "x"))
 
 
 def test_continuity_is_along_paths_between_encoded_items(
@@ -548,9 +562,9 @@ def test_continuity_is_along_paths_between_encoded_items(
         return sample(n, **given)
 
     monkeypatch.setattr(conditioned, "sample", spy)
-    found = records.Report("placed", 1, {}, {})
+    found = Report("placed", 1, {}, {})
     flat = lambda pixels: (np.asarray(pixels, np.float32).reshape(len(pixels), -1), None)  # noqa: E731
-    models._continuity(found, conditioned, flat, test, 0, evaluate.silent)  # type: ignore[arg-type]
+    held_out.continuity(found, conditioned, flat, test, 0, extractors.silent)  # type: ignore[arg-type]
     about = found.details["continuity"]
     assert (about["n"], about["paths"], about["steps"], about["part"]) == (5000, 4, 16, "test")
     paths, values = drawn["latents"].reshape(4, 17, 3), drawn["classes"].reshape(4, 17, 2)
@@ -579,7 +593,7 @@ def test_traversals_are_conditioned_on_the_items_own_values(
 
     monkeypatch.setattr(conditioned, "sample", spy)
     data = RealData("shapes", shapes_of(80), shapes_of(20, 1), shapes_of(40, 2))
-    found, png = models.disentangle(conditioned, data, 7)
+    found, png = disentanglement.of_model(conditioned, data, 7)
     assert data.test.factors is not None
     assert found["active"] == len(told) > 0
     for values in told:
@@ -591,18 +605,16 @@ def test_traversals_are_conditioned_on_the_items_own_values(
     assert found["mig"] == pytest.approx(np.mean(list(found["mig_by_factor"].values())), rel=1e-3)
     for item in (-1, 40):
         with pytest.raises(EvaluationError, match="not one of the 40 test items"):
-            models.disentangle(conditioned, data, item)
+            disentanglement.of_model(conditioned, data, item)
 
 
 @pytest.mark.parametrize(("factors", "names"), [(None, ()), (np.zeros((6, 2), np.float32), ("x", "size"))])
 def test_data_without_the_values_of_the_condition_is_refused(
     factors: Array | None, names: tuple[str, ...], conditioned: engine.Model
 ) -> None:
-    test = Held(np.zeros((6, 1, 4, 4), np.uint8), np.full(6, -1), "shapes", factors, names)
-    with pytest.raises(EvaluationError, match="shapes lacks x, y, which placed is told") as caught:
-        models._reconstruction(
-            records.Report("placed", 1, {}, {}), conditioned, test, records.Pictures(), evaluate.silent
-        )
+    test = ImageArray(np.zeros((6, 1, 4, 4), np.uint8), np.full(6, -1), "shapes", factors, names)
+    with pytest.raises(EvaluationError, match="shapes lacks x, y, which placed is conditioned on") as caught:
+        held_out.reconstruction(Report("placed", 1, {}, {}), conditioned, test, Pictures(), extractors.silent)
     assert caught.value.field == "data"
 
 
@@ -632,7 +644,7 @@ def test_real_images_anchor_what_their_labels_and_classes_allow(
     known = np.where(
         np.arange(40) < 4, labels, np.arange(40) % 2
     )  # of the first four, two are another class than 0 or 1
-    features = Features(40, of_rows(rows), rows, likely, known, 0.0, real.train.pixels[:0])
+    features = ExtractedFeatures(40, of_rows(rows), rows, likely, known, 0.0, real.train.pixels[:0])
     monkeypatch.setattr(models, "cached", lambda *_: (features, None))
     held = Reference(features.gaussian, {}, features, None if shares is None else np.asarray(shares))
     found = models.anchors(real, held, None, 40, 0)  # type: ignore[arg-type]
@@ -644,9 +656,9 @@ def test_real_images_anchor_what_their_labels_and_classes_allow(
 
 
 def test_samples_that_are_training_images_are_counted(real: RealData) -> None:
-    def copies(first: Array) -> tuple[records.Report, Array | None]:
-        found, shown = records.Report("vae", 1, {}, {}), records.Pictures()
-        models._copies(found, SimpleNamespace(first=first), real, shown)  # type: ignore[arg-type]
+    def copies(first: Array) -> tuple[Report, Array | None]:
+        found, shown = Report("vae", 1, {}, {}), Pictures()
+        copying.copies(found, SimpleNamespace(first=first), real, shown)  # type: ignore[arg-type]
         return found, shown.neighbours
 
     own = real.train.pixels[[7, 70, 700]]
@@ -674,7 +686,7 @@ def test_reports_are_recorded_in_the_manifest_and_compared(tiny_models: Path, mo
     assert after.metrics[: len(before)] == before
     assert len(after.metrics) == len(before) + len(found["metrics"])
     engine.load(folder, device="cpu")  # the checksums still hold
-    (recorded,) = report.recorded(after)
+    (recorded,) = recording.recorded(after)
     for key in ("model", "version", "prior", "protocol", "metrics", "anchors", "details"):
         assert recorded[key] == found[key]
 
@@ -694,9 +706,9 @@ def test_likelihoods_of_different_x_stand_in_no_one_column(tiny_models: Path) ->
     both = [
         json.loads(run("evaluate", name, "--n", "100", "--json", models=tiny_models)) for name in ("vae", "pixelcnn")
     ]
-    alone, together = report.comparison(both[:1]), report.comparison(both)
+    alone, together = comparison.to_markdown(both[:1]), comparison.to_markdown(both)
     assert f"≤ {both[0]['metrics']['nll']:.4g}" in alone  # a bound says that it is one
-    assert "≤" not in report.comparison(both[1:])  # an exact one does not
+    assert "≤" not in comparison.to_markdown(both[1:])  # an exact one does not
     assert "bits_per_dim" not in together
     assert "nll left out, as x is not the same: grey values binarised at 1/2; pixels at 4 levels" in together
 
@@ -776,8 +788,8 @@ def test_the_page_shows_pictures_that_can_be_opened(extractor: Extractor, real: 
 
     from PIL import Image
 
-    found, _, pictures = evaluate.evaluate_images(Held.of(real.test.pixels), held, extractor)
-    page = report.to_html(found.as_dict(), pictures)
+    found, _, pictures = evaluate.evaluate_images(ImageArray.of(real.test.pixels), held, extractor)
+    page = report_page.to_html(found.as_dict(), pictures)
     contents = re.findall(r'base64,([^"]+)"', page)
     assert len(contents) >= 2
     for content in contents:

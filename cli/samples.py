@@ -1,0 +1,153 @@
+"""Commands that make items with an artifact alone: sheets of samples, pictures made again from their recipes, compressed images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from manifold.cli.artifacts import load
+from manifold.cli.options import Device, ModelName, Models, Prior
+from manifold.cli.outputs import check_writable, write
+from manifold.runtime.errors import InvalidValue
+
+if TYPE_CHECKING:
+    from manifold.runtime.engine import Model
+    from manifold.runtime.operations import Samples
+
+
+def sample(
+    model: ModelName,
+    n: Annotated[int, typer.Option("-n", min=1, max=4096, help="How many.")] = 64,
+    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="0 to 2^63 - 1.")] = 0,
+    first: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Index of the first item.")] = 0,
+    class_: Annotated[str | None, typer.Option("--class", help="A class by name; random where left out.")] = None,
+    prior: Prior = None,
+    temperature: Annotated[float, typer.Option(min=0.01, max=100)] = 1.0,
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", help="MODEL.png, or MODEL.csv for tables, where left out.")
+    ] = None,
+    device: Device = "auto",
+    models: Models = Path("models"),
+) -> None:
+    """A sheet of samples from an artifact alone: a PNG with its recipe, or a CSV of rows."""
+    from manifold.runtime import operations
+    from manifold.runtime.spec import TableSpec
+
+    check_writable(out)
+    loaded = load(model, models, device)
+    out = out or Path(f"{loaded.manifest.name}.{'csv' if isinstance(loaded.manifest.data, TableSpec) else 'png'}")
+    check_writable(out)
+    options = {"seed": seed, "first": first, "classes": class_, "prior": prior, "temperature": temperature}
+    samples = loaded.sample(n, **options)
+    if not operations.is_reproducible(loaded.manifest, None, None):
+        typer.echo(
+            f"note: {loaded.manifest.name} draws random numbers by itself: these samples are not reproducible", err=True
+        )
+    write(out, _sheet(loaded, samples, options))
+    typer.echo(out)
+
+
+def _sheet(model: Model, samples: Samples, options: dict[str, Any]) -> bytes:
+    """Return samples as one file: a PNG with its recipe, or a CSV of rows."""
+    import csv
+    import io
+
+    from manifold.runtime import recipes
+    from manifold.runtime.spec import TableSpec
+    from manifold.runtime.tables import rows
+
+    spec = model.manifest.data
+    if not isinstance(spec, TableSpec):
+        each = recipes.for_samples(model.manifest, model.checksum, samples, options)
+        return recipes.grid_picture(model.manifest, samples, each)
+    file = io.StringIO(newline="")
+    writer = csv.DictWriter(file, spec.names)
+    writer.writeheader()
+    writer.writerows(rows.decode(samples.data, spec))
+    return file.getvalue().encode()
+
+
+def remake(
+    picture: Annotated[Path, typer.Argument(help="A PNG made by /sample or `manifold sample`.")],
+    out: Annotated[Path | None, typer.Option("-o", "--out", help="NAME.remade.png where left out.")] = None,
+    device: Device = "auto",
+    models: Models = Path("models"),
+) -> None:
+    """Make a picture again from the recipe that its PNG carries."""
+    from manifold.runtime import codecs, recipes
+
+    try:
+        content = picture.read_bytes()
+    except OSError as error:
+        raise InvalidValue(f"{picture}: {error.strerror}") from None
+    recipe = recipes.check(codecs.read_recipe(content))
+    out = out or picture.with_suffix(".remade.png")
+    check_writable(out)
+    remade = recipes.remake(load(f"{recipe['model']}/{recipe['version']}", models, device), recipe)
+    write(out, remade)
+    if codecs.read_recipe(remade).get("reproducible") is False:
+        same = f"not the same picture: {recipe.get('model')} draws random numbers by itself, so that its recipes are not reproducible"
+    elif remade == content:
+        same = "the same bytes"
+    else:
+        same = "the same recipe; the file's bytes differ, as another Pillow writes them"
+    typer.echo(f"{out}: {same}")
+
+
+def compress(
+    images: Annotated[list[Path], typer.Argument(help="PNG, JPEG or WebP files; all go into one file.")],
+    model: Annotated[str, typer.Option(help="An artifact with codes and a prior over them.")],
+    out: Annotated[Path | None, typer.Option("-o", "--out", help="IMAGE.mfc, of the first, where left out.")] = None,
+    device: Device = "auto",
+    models: Models = Path("models"),
+) -> None:
+    """Write images as entropy-coded codes of a VQ-VAE, by its own prior."""
+    import numpy as np
+
+    from manifold.runtime import codecs, compression
+    from manifold.runtime.spec import ImageSpec
+
+    out = out or images[0].with_suffix(".mfc")
+    check_writable(out)
+    loaded = load(model, models, device)
+    spec = loaded.manifest.data
+    if not isinstance(spec, ImageSpec):
+        raise InvalidValue(f"model: {model} is a model of rows, not of images", field="model")
+    pixels = np.stack([codecs.read_image(image.read_bytes(), spec, field=str(image))[0] for image in images])
+    compressed = compression.compress(loaded, codecs.from_uint8(pixels, spec))
+    write(out, compressed.content)
+    typer.echo(
+        f"{out}: {compressed.bits} bits for {len(images)} of {spec.width}x{spec.height} pixels, and a header of {compression.HEADER.size} bytes"
+    )
+
+
+def decompress(
+    file: Annotated[Path, typer.Argument(help="A file made by `manifold compress`.")],
+    model: Annotated[
+        str | None, typer.Option(help="The artifact that made it; looked for by its checksum where left out.")
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("-o", "--out", help="FILE.png where left out; of several images FILE-0000.png and on."),
+    ] = None,
+    device: Device = "auto",
+    models: Models = Path("models"),
+) -> None:
+    """Make the images again from their codes: exactly the codes that were written."""
+    from manifold.runtime import codecs, compression, repository
+    from manifold.runtime.spec import ImageSpec
+
+    out = out or file.with_suffix(".png")
+    check_writable(out)
+    content = file.read_bytes()
+    name = model or repository.with_checksum(compression.made_by(content), models)
+    loaded = load(name, models, device)
+    data, _ = compression.decompress(loaded, content)
+    spec = loaded.manifest.data
+    assert isinstance(spec, ImageSpec)
+    for index, image in enumerate(codecs.to_uint8(data, spec)):
+        path = out if len(data) == 1 else out.with_stem(f"{out.stem}-{index:04}")
+        write(path, codecs.to_png(image))
+        typer.echo(path)
