@@ -22,7 +22,7 @@ from sklearn.metrics import roc_auc_score
 from manifold.evaluation.anomaly import fitted
 from manifold.runtime import engine, repository
 from manifold.runtime.engine import Model
-from manifold.runtime.spec import ImageSpec
+from manifold.runtime.kinds.image import ImageSpec
 from manifold.training import data as datasets
 from manifold.training import families, runs
 from manifold.training.data import Data
@@ -58,8 +58,7 @@ def pairs(models: Path, n: int) -> None:
     for name, other in PAIRS:
         model = engine.load(repository.find(name, models), device="cpu")
         own, strange = datasets.load(model.manifest.data_name or ""), datasets.load(other)
-        spec = model.manifest.data
-        assert isinstance(spec, ImageSpec)
+        spec = ImageSpec.of(model.manifest.data, name)
         items = strange.test.items if len(strange.test) >= 1000 else strange.train.items
         found = rows(model, own.edge(own.test)[:n], fitted(items[:n], spec))
         assert model.manifest.scoring is not None

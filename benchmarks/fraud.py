@@ -30,7 +30,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 
 from manifold.runtime import engine, repository
 from manifold.runtime.engine import Model
-from manifold.runtime.spec import TableSpec
+from manifold.runtime.kinds.table import TableSpec
 from manifold.runtime.tables import columns, files
 from manifold.training import data as datasets
 
@@ -95,8 +95,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, help="where the files are kept; a temporary folder where left out")
     options = parser.parse_args()
     model = engine.load(repository.find(options.model, Path("models")), device="cpu", threads=1)
-    spec = model.manifest.data
-    assert isinstance(spec, TableSpec)
+    spec = TableSpec.of(model.manifest.data, options.model)
     (remote,) = datasets.REMOTES["fraud_simulated"]
     table, scenario, day = datasets.transactions_table(datasets.fetch(remote))
     table = {name: values[: options.rows] for name, values in table.items()}

@@ -27,8 +27,8 @@ from sklearn.neighbors import NearestNeighbors
 from sklearn.neural_network import MLPClassifier
 
 from manifold.runtime import operations
+from manifold.runtime.kinds.table import TableSpec
 from manifold.runtime.operations import Steps
-from manifold.runtime.spec import TableSpec
 from manifold.training import data as datasets
 from manifold.training import nslkdd, tables
 from manifold.training.data import Data
@@ -155,8 +155,7 @@ def scores() -> None:
     usual, strange = data.test.items, data.anomalies.items
     table, attacks = nslkdd.read(datasets.fetch(datasets.REMOTES["nsl_kdd"][0]))
     known = np.asarray([nslkdd.KIND_OF[attack] for attack in attacks.tolist()])
-    assert isinstance(data.spec, TableSpec)
-    others = tables.encode(_rows(table, known != "normal"), data.spec)
+    others = tables.encode(_rows(table, known != "normal"), TableSpec.of(data.spec, data.name))
     found: dict[str, list[tuple[float, ...]]] = {}
     by_seed = []
     for seed in SEEDS:
@@ -243,7 +242,7 @@ def _classifiers(data: Data, seed: int) -> Iterator[tuple[str, Any]]:
 def recovery() -> None:
     """protocol, flag and service of KDDTest+ from the other columns, with and without the class; beside gradient boosting, one a column."""
     data = datasets.load("nslkdd-classes")
-    assert isinstance(data.spec, TableSpec)
+    spec = TableSpec.of(data.spec, data.name)
     assert data.classes is not None
     trained = in_memory.fit("tabular_cvae", data, **CHOSEN)
     told = [data.classes[label] for label in data.test.labels]
@@ -254,7 +253,7 @@ def recovery() -> None:
     print(
         "| column | values | tabular_cvae, class given | without | gradient boosting, class given | without |\n|---|---|---|---|---|---|"
     )
-    for column, block in data.spec.blocks():
+    for column, block in spec.placed():
         if column.name not in ("protocol_type", "flag", "service"):
             continue
         blank = data.test.items.copy()

@@ -14,11 +14,10 @@ from pathlib import Path
 import numpy as np
 
 from manifold.evaluation import extractors, frechet, metrics, reference
-from manifold.evaluation.images import Generated, ImageArray
+from manifold.evaluation.images import Generated, ImageArray, pixels_of
 from manifold.evaluation.markdown import table
-from manifold.runtime import codecs, engine
+from manifold.runtime import engine
 from manifold.runtime.manifest import NormalPrior
-from manifold.runtime.spec import ImageSpec
 from manifold.training.judging import real_data
 
 PRIORS = {"normal": "N(0, I)", "gaussian": "full Gaussian", "mixture": "mixture of 10"}
@@ -32,25 +31,24 @@ def main() -> None:
     options = parser.parse_args()
     real = real_data("mnist")
     extractor = extractors.load(extractors.for_data("mnist", options.models), options.models, device="cpu")
-    held = reference.of_source(extractor, real.test, "test")
-    assert held.features is not None
+    real_statistics = reference.of_source(extractor, real.test, "test")
+    assert real_statistics.features is not None
     rows = []
     for name in ("mnist-autoencoder", "mnist-vae"):
         model = engine.load(options.models / name, device="cpu")
-        spec, latent = model.manifest.data, model.manifest.latent
-        assert isinstance(spec, ImageSpec)
+        latent = model.manifest.latent
         assert latent is not None
         priors = {**latent.priors, "normal": NormalPrior()}
         model.manifest = model.manifest.model_copy(update={"latent": latent.model_copy(update={"priors": priors})})
-        back = model.reconstruct(codecs.from_uint8(real.test.pixels, spec)).data
-        sources = {"reconstructions": ImageArray.of(codecs.to_uint8(back, spec))} | {
+        back = model.reconstruct(model.manifest.data.to_model(real.test.pixels)).data
+        sources = {"reconstructions": ImageArray.of(pixels_of(model, back))} | {
             label: Generated(model, options.n, 0, prior) for prior, label in PRIORS.items()
         }
         for label, source in sources.items():
-            found = extractors.extract(extractor, source)
-            kid = metrics.kernel_distance(held.features.rows, found.rows, 0)
-            precision, recall = metrics.precision_recall(held.features.rows, found.rows)
-            distance = frechet.distance(held.gaussian, found.gaussian)
+            features = extractors.extract(extractor, source)
+            kid = metrics.kernel_distance(real_statistics.features.rows, features.rows, 0)
+            precision, recall = metrics.precision_recall(real_statistics.features.rows, features.rows)
+            distance = frechet.distance(real_statistics.gaussian, features.gaussian)
             rows.append(
                 [
                     name,
@@ -62,7 +60,7 @@ def main() -> None:
                 ]
             )
     print(table(("model", "latents", extractor.distance_name, "kid", "precision", "recall"), rows))
-    floor = frechet.expected_floor(held.gaussian.spectrum, options.n, held.n or options.n)
+    floor = frechet.expected_floor(real_statistics.gaussian.spectrum, options.n, real_statistics.n or options.n)
     print(
         f"a perfect generator: {floor:.3f} (closed form); numpy {np.__version__}; extractor {extractor.name} {extractor.sha256[:12]}"
     )

@@ -18,7 +18,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from manifold.runtime.spec import NumericColumn, TableSpec
+from manifold.runtime.kinds.table import TableSpec
+from manifold.runtime.tables.schema import NumericColumn
 from manifold.training import data as datasets
 from manifold.training import families, runs
 from manifold.training.data import RING_DEVIATION, RING_MODES, RING_RADIUS, Data
@@ -42,10 +43,9 @@ def points(run: runs.Run, data: Data) -> NDArray[np.float64]:
 
 def decoded(items: NDArray[np.float32], data: Data) -> NDArray[np.float64]:
     """Encoded rows in the ring's own units."""
-    assert isinstance(data.spec, TableSpec)
-    columns = [column for column in data.spec.columns if isinstance(column, NumericColumn)]
-    found: NDArray[np.float64] = items * [column.scale for column in columns] + [column.mean for column in columns]
-    return found
+    columns = [column for column in TableSpec.of(data.spec, data.name).columns if isinstance(column, NumericColumn)]
+    values: NDArray[np.float64] = items * [column.scale for column in columns] + [column.mean for column in columns]
+    return values
 
 
 def judged(found: NDArray[np.float64]) -> tuple[int, float]:

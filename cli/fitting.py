@@ -50,6 +50,7 @@ def fit(
     import dataclasses
 
     from manifold.runtime import engine
+    from manifold.runtime.kinds.table import TableSpec
     from manifold.training import data as datasets
     from manifold.training import export as exporting
     from manifold.training import families, judging, runs, tables
@@ -68,7 +69,7 @@ def fit(
     folder = loop.train(new, data=data, device="cpu", quiet=quiet)
     published = exporting.export(runs.open_run(folder), name, models, data=data)
     _tell(judging.judge(engine.load(published, device="cpu"), data, html=html, record=True))
-    for column, reason in data.spec.ignored.items():  # type: ignore[union-attr]
+    for column, reason in TableSpec.of(data.spec, str(file)).ignored.items():
         typer.echo(f"left out: {column}: {reason}", err=True)
     typer.echo(
         f"{published}: done; the report is {html}; next: manifold score ROWS.csv --model {name} -o SCORES.parquet"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -11,10 +11,6 @@ from manifold.cli.artifacts import load
 from manifold.cli.options import Device, ModelName, Models, Prior
 from manifold.cli.outputs import check_writable, write
 from manifold.runtime.errors import InvalidValue
-
-if TYPE_CHECKING:
-    from manifold.runtime.engine import Model
-    from manifold.runtime.operations import Samples
 
 
 def sample(
@@ -32,12 +28,12 @@ def sample(
     models: Models = Path("models"),
 ) -> None:
     """A sheet of samples from an artifact alone: a PNG with its recipe, or a CSV of rows."""
-    from manifold.runtime import operations
-    from manifold.runtime.spec import TableSpec
+    from manifold.runtime import operations, recipes
 
     check_writable(out)
     loaded = load(model, models, device)
-    out = out or Path(f"{loaded.manifest.name}.{'csv' if isinstance(loaded.manifest.data, TableSpec) else 'png'}")
+    spec = loaded.manifest.data
+    out = out or Path(f"{loaded.manifest.name}{spec.suffix}")
     check_writable(out)
     options = {"seed": seed, "first": first, "classes": class_, "prior": prior, "temperature": temperature}
     samples = loaded.sample(n, **options)
@@ -45,28 +41,9 @@ def sample(
         typer.echo(
             f"note: {loaded.manifest.name} draws random numbers by itself: these samples are not reproducible", err=True
         )
-    write(out, _sheet(loaded, samples, options))
+    texts = recipes.for_samples(loaded.manifest, loaded.checksum, samples, options)
+    write(out, spec.sheet(samples.data, texts))
     typer.echo(out)
-
-
-def _sheet(model: Model, samples: Samples, options: dict[str, Any]) -> bytes:
-    """Return samples as one file: a PNG with its recipe, or a CSV of rows."""
-    import csv
-    import io
-
-    from manifold.runtime import recipes
-    from manifold.runtime.spec import TableSpec
-    from manifold.runtime.tables import rows
-
-    spec = model.manifest.data
-    if not isinstance(spec, TableSpec):
-        each = recipes.for_samples(model.manifest, model.checksum, samples, options)
-        return recipes.grid_picture(model.manifest, samples, each)
-    file = io.StringIO(newline="")
-    writer = csv.DictWriter(file, spec.names)
-    writer.writeheader()
-    writer.writerows(rows.decode(samples.data, spec))
-    return file.getvalue().encode()
 
 
 def remake(
@@ -76,18 +53,18 @@ def remake(
     models: Models = Path("models"),
 ) -> None:
     """Make a picture again from the recipe that its PNG carries."""
-    from manifold.runtime import codecs, recipes
+    from manifold.runtime import imaging, recipes
 
     try:
         content = picture.read_bytes()
     except OSError as error:
         raise InvalidValue(f"{picture}: {error.strerror}") from None
-    recipe = recipes.check(codecs.read_recipe(content))
+    recipe = recipes.check(imaging.read_recipe(content))
     out = out or picture.with_suffix(".remade.png")
     check_writable(out)
     remade = recipes.remake(load(f"{recipe['model']}/{recipe['version']}", models, device), recipe)
     write(out, remade)
-    if codecs.read_recipe(remade).get("reproducible") is False:
+    if imaging.read_recipe(remade).get("reproducible") is False:
         same = f"not the same picture: {recipe.get('model')} draws random numbers by itself, so that its recipes are not reproducible"
     elif remade == content:
         same = "the same bytes"
@@ -106,17 +83,15 @@ def compress(
     """Write images as entropy-coded codes of a VQ-VAE, by its own prior."""
     import numpy as np
 
-    from manifold.runtime import codecs, compression
-    from manifold.runtime.spec import ImageSpec
+    from manifold.runtime import compression, imaging
+    from manifold.runtime.kinds.image import ImageSpec
 
     out = out or images[0].with_suffix(".mfc")
     check_writable(out)
     loaded = load(model, models, device)
-    spec = loaded.manifest.data
-    if not isinstance(spec, ImageSpec):
-        raise InvalidValue(f"model: {model} is a model of rows, not of images", field="model")
-    pixels = np.stack([codecs.read_image(image.read_bytes(), spec, field=str(image))[0] for image in images])
-    compressed = compression.compress(loaded, codecs.from_uint8(pixels, spec))
+    spec = ImageSpec.of(loaded.manifest.data, f"model: {model}")
+    pixels = np.stack([imaging.read_image(image.read_bytes(), spec, field=str(image))[0] for image in images])
+    compressed = compression.compress(loaded, imaging.from_uint8(pixels, spec))
     write(out, compressed.content)
     typer.echo(
         f"{out}: {compressed.bits} bits for {len(images)} of {spec.width}x{spec.height} pixels, and a header of {compression.HEADER.size} bytes"
@@ -136,8 +111,8 @@ def decompress(
     models: Models = Path("models"),
 ) -> None:
     """Make the images again from their codes: exactly the codes that were written."""
-    from manifold.runtime import codecs, compression, repository
-    from manifold.runtime.spec import ImageSpec
+    from manifold.runtime import compression, imaging, repository
+    from manifold.runtime.kinds.image import ImageSpec
 
     out = out or file.with_suffix(".png")
     check_writable(out)
@@ -145,9 +120,8 @@ def decompress(
     name = model or repository.with_checksum(compression.made_by(content), models)
     loaded = load(name, models, device)
     data, _ = compression.decompress(loaded, content)
-    spec = loaded.manifest.data
-    assert isinstance(spec, ImageSpec)
-    for index, image in enumerate(codecs.to_uint8(data, spec)):
+    spec = ImageSpec.of(loaded.manifest.data, f"model: {name}")
+    for index, image in enumerate(imaging.to_uint8(data, spec)):
         path = out if len(data) == 1 else out.with_stem(f"{out.stem}-{index:04}")
-        write(path, codecs.to_png(image))
+        write(path, imaging.to_png(image))
         typer.echo(path)

@@ -16,11 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from manifold.evaluation.report import rounded
-from manifold.runtime import codecs, repository
+from manifold.runtime import imaging, repository
 from manifold.runtime import manifest as manifests
 from manifold.runtime.engine import Model
+from manifold.runtime.kinds.image import ImageSpec
 from manifold.runtime.manifest import Manifest, Metric
-from manifold.runtime.spec import ImageSpec
 
 Array = NDArray[Any]
 Float64 = NDArray[np.float64]
@@ -110,8 +110,8 @@ def _peers(train: Array, test: Array, anomalies: Array) -> dict[str, Float64]:
 def fitted(items: Array, spec: ImageSpec) -> Array:
     """Return uint8 images (N, C, H, W) of another data set as inputs of a model of `spec`: made grey and resized, as the service does."""
     if items.shape[1:] == spec.shape:
-        return codecs.from_uint8(items, spec)
-    return codecs.from_uint8(np.stack([codecs.read_image(codecs.to_png(item), spec)[0] for item in items]), spec)
+        return imaging.from_uint8(items, spec)
+    return imaging.from_uint8(np.stack([imaging.read_image(imaging.to_png(item), spec)[0] for item in items]), spec)
 
 
 def record(model: Model, judgement: Judgement, against: str | None = None) -> Manifest:

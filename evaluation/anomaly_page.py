@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 from manifold.evaluation.anomaly import Float64, Judgement
 from manifold.evaluation.page import page, plot, table
 from manifold.runtime.engine import Model
+from manifold.runtime.kinds.table import TableSpec
 from manifold.runtime.repository import replacing
 from manifold.runtime.scores import reasons
-from manifold.runtime.spec import NumericColumn, TableSpec
 from manifold.runtime.tables import rows
+from manifold.runtime.tables.schema import NumericColumn
 
 Array = NDArray[Any]
 
@@ -32,8 +33,9 @@ def write(path: Path, model: Model, judgement: Judgement, test: Array, anomalies
 
 def to_html(model: Model, judgement: Judgement, test: Array, anomalies: Array | None = None) -> str:
     """The report of a fitted table: schema, rates, what was found, and the strangest rows with their reasons."""
-    manifest, spec, scoring = model.manifest, model.manifest.data, model.manifest.scoring
-    assert isinstance(spec, TableSpec) and scoring is not None and judgement.scores is not None
+    manifest, scoring = model.manifest, model.manifest.scoring
+    spec = TableSpec.of(manifest.data, f"model: {manifest.name}")
+    assert scoring is not None and judgement.scores is not None
     calibration = scoring.calibration
     assert calibration is not None
     parts = [f"<h1>{html.escape(manifest.name)} {manifest.version}</h1><p>{html.escape(manifest.description)}</p>"]
@@ -85,7 +87,7 @@ def _strangest(model: Model, spec: TableSpec, judgement: Judgement, items: Array
     given = rows.decode(np.nan_to_num(items[places], nan=0.0), spec, held=False)
     why = model.drive(reasons.find(model.manifest, items[places], scores, model.calibrated))
     lines: list[tuple[str, ...]] = []
-    for place, reason in zip(places, reasons.describe(why, spec, model.manifest.scoring, given), strict=True):
+    for place, reason in zip(places, spec.explain(why, given), strict=True):
         columns = ", ".join(
             f"{column['column']} = {_short(column['value'])}, expected {_short(column['expected'])} ({column['share']:.0%})"
             for column in reason["columns"][:3]

@@ -15,15 +15,14 @@ from numpy.typing import NDArray
 
 from manifold.evaluation.errors import EvaluationError
 from manifold.evaluation.extractors import BATCH, map_batches
-from manifold.evaluation.images import ImageArray, RealData
+from manifold.evaluation.images import ImageArray, RealData, pixels_of
 from manifold.evaluation.markdown import table
 from manifold.evaluation.model_inputs import conditions, inputs
 from manifold.evaluation.report import Values, rounded
-from manifold.runtime import codecs
+from manifold.runtime import imaging
 from manifold.runtime.engine import Model
 from manifold.runtime.errors import UnsupportedTask
 from manifold.runtime.operations import CAN
-from manifold.runtime.spec import ImageSpec
 
 Array = NDArray[Any]
 Float64 = NDArray[np.float64]
@@ -123,14 +122,14 @@ def traversals(
     Ends are REACH deviations of the posterior means to both sides of their mean.
     """
     spec = model.manifest.data
-    if not isinstance(spec, ImageSpec):
-        raise EvaluationError(f"{model.manifest.name} makes rows, which no picture shows")
+    if not spec.pictures:
+        raise EvaluationError(f"{model.manifest.name} makes {spec.noun}, which no picture shows")
     centre, deviation = means.mean(axis=0), means.std(axis=0)
     dimensions, rows = active(means), []
     for dimension in dimensions:
         latents = np.repeat(means[item : item + 1], steps, axis=0).astype(np.float32)
         latents[:, dimension] = centre[dimension] + deviation[dimension] * np.linspace(-REACH, REACH, steps)
-        rows.append(codecs.to_uint8(model.sample(steps, latents=latents, classes=classes).data, spec))
+        rows.append(pixels_of(model, model.sample(steps, latents=latents, classes=classes).data))
     return dimensions, np.asarray(rows).reshape(len(rows), steps, *spec.shape)
 
 
@@ -159,7 +158,7 @@ def of_model(model: Model, data: RealData, item: int) -> tuple[dict[str, Any], b
     if some.factors is not None and data.test.factors is not None:
         figures |= _by_factor(train, some.factors, test, data.test.factors, some.factor_names)
     pixels = rows.reshape(-1, *rows.shape[2:])
-    return figures, codecs.to_png(codecs.grid(pixels, columns=rows.shape[1], scale=max(1, round(56 / rows.shape[3]))))
+    return figures, imaging.to_png(imaging.grid(pixels, columns=rows.shape[1], scale=max(1, round(56 / rows.shape[3]))))
 
 
 def _means(model: Model, images: ImageArray) -> Array:

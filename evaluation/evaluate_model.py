@@ -20,7 +20,6 @@ from manifold.evaluation.report import Pictures, Report, rounded
 from manifold.runtime.engine import Model
 from manifold.runtime.errors import UnsupportedTask
 from manifold.runtime.operations import CAN
-from manifold.runtime.spec import ImageSpec
 
 
 def evaluate(
@@ -62,7 +61,7 @@ def evaluate(
 def check_can(model: Model, n: int, prior: str | None) -> None:
     """Raise UnsupportedTask for a model that makes no images, EvaluationError for too few samples or an unknown prior."""
     manifest = model.manifest
-    if not isinstance(manifest.data, ImageSpec) or not CAN["sample"](manifest):
+    if not manifest.data.pictures or not CAN["sample"](manifest):
         raise UnsupportedTask(
             f"{manifest.name} makes no images to evaluate; it can {', '.join(manifest.tasks)}", field="model"
         )

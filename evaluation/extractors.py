@@ -22,10 +22,10 @@ from manifold.evaluation import resize
 from manifold.evaluation.errors import EvaluationError
 from manifold.evaluation.images import ImageBatch, Source
 from manifold.evaluation.statistics import FeatureGaussian, Moments
-from manifold.runtime import codecs, engine, repository
+from manifold.runtime import engine, imaging, repository
 from manifold.runtime.engine import Model
+from manifold.runtime.kinds.image import ImageSpec
 from manifold.runtime.operations import softmax
-from manifold.runtime.spec import ImageSpec
 
 Array = NDArray[Any]
 Float32 = NDArray[np.float32]
@@ -45,12 +45,12 @@ class Extractor:
 
     def __init__(self, model: Model, resize_mode: str = resize.NONE) -> None:
         spec, task = model.manifest.data, model.manifest.task("features")
-        if task is None or "features" not in task.roles or not isinstance(spec, ImageSpec):
+        if task is None or "features" not in task.roles or not spec.pictures:
             raise EvaluationError(
                 f"extractor: {model.manifest.name} has no task `features` on images; it can {', '.join(model.manifest.tasks)}",
                 field="extractor",
             )
-        self.model, self.spec, self.mode = model, spec, resize.check(resize_mode)
+        self.model, self.spec, self.mode = model, ImageSpec.of(spec, model.manifest.name), resize.check(resize_mode)
         self.classes = model.manifest.classes
         shapes = {tensor.role: tensor.shape for tensor in task.outputs}
         self.dimensions = shapes["features"][0]
@@ -93,7 +93,7 @@ class Extractor:
                 )
             pixels = pixels.repeat(self.spec.channels, axis=1)
         if pixels.shape[2:] == (self.spec.height, self.spec.width):
-            return codecs.from_uint8(pixels, self.spec)
+            return imaging.from_uint8(pixels, self.spec)
         low, high = self.spec.range
         resized = resize.resize(pixels, self.spec.height, self.spec.width, self.mode)
         edge: Float32 = resized * np.float32((high - low) / 255) + np.float32(low)

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from manifold.evaluation import latent, metrics
 from manifold.evaluation.extractors import BATCH, Extractor, Stage, map_batches
-from manifold.evaluation.images import ImageArray
-from manifold.evaluation.model_inputs import conditions, inputs, joined, no_conditions, pixels
+from manifold.evaluation.images import ImageArray, pixels_of
+from manifold.evaluation.model_inputs import conditions, inputs, joined, no_conditions
 from manifold.evaluation.report import Pictures, Report, rounded
 from manifold.runtime.engine import Model
 from manifold.runtime.manifest import Likelihood
@@ -82,7 +82,7 @@ def reconstruction(report: Report, model: Model, test: ImageArray, pictures: Pic
     report.details["psnr"] = {**part, "unit": "dB", "is": "mean over images of 10 log10(1 / mse)"}
     n = min(PAIRS, test.n)
     back = model.reconstruct(inputs(model, test, 0, n), **given(0, n)).data
-    pictures.originals, pictures.reconstructions = test.pixels[:n], pixels(model, back)
+    pictures.originals, pictures.reconstructions = test.pixels[:n], pixels_of(model, back)
 
 
 def codes(report: Report, model: Model, test: ImageArray, stage: Stage) -> None:
@@ -124,7 +124,7 @@ def continuity(report: Report, model: Model, extractor: Extractor, test: ImageAr
         classes = [given(int(owner), int(owner) + 1).get("classes") for owner in owners[start:stop]]
         arguments = {} if classes[0] is None else {"classes": joined(classes)}
         samples = model.sample(stop - start, latents=flat[start:stop], **arguments)
-        return extractor(pixels(model, samples.data))[0]
+        return extractor(pixels_of(model, samples.data))[0]
 
     seen = np.concatenate(map_batches(features, len(flat), BATCH, None)).reshape(*latents.shape[:2], -1)
     figures = latent.continuity(latents, seen, latent.whitening(covariance))

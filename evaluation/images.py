@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from manifold.evaluation.errors import EvaluationError
-from manifold.runtime import codecs, npz
+from manifold.runtime import imaging, npz
 from manifold.runtime.engine import Model
 from manifold.runtime.errors import ManifoldError, cut
-from manifold.runtime.spec import ImageSpec
+from manifold.runtime.kinds.image import ImageSpec
 
 Array = NDArray[Any]
 Pixels = NDArray[np.uint8]
@@ -170,7 +170,7 @@ class Folder:
 
     def _read(self, path: Path) -> Pixels:
         try:
-            pixels = codecs.read_pixels(path.read_bytes(), self.colour, field=str(path))
+            pixels = imaging.read_pixels(path.read_bytes(), self.colour, field=str(path))
         except ManifoldError as error:
             if self.skip:
                 raise
@@ -190,7 +190,7 @@ class Folder:
         if "shape" not in self._cache:
             for path in self.files:
                 try:
-                    pixels = codecs.read_pixels(path.read_bytes(), self.colour, field=str(path))
+                    pixels = imaging.read_pixels(path.read_bytes(), self.colour, field=str(path))
                 except ManifoldError:
                     continue  # it is named when its turn comes
                 self._cache["shape"] = (1, *pixels.shape) if pixels.ndim == 2 else (3, *pixels.shape[:2])
@@ -225,14 +225,17 @@ class Generated:
         samples = self.model.sample(
             stop - start, seed=self.seed, first=start, prior=self.prior, temperature=self.temperature
         )
-        spec = self.model.manifest.data
-        assert isinstance(spec, ImageSpec)
         asked = samples.condition if self.model.manifest.classes is not None else None
         labels = np.full(stop - start, -1) if asked is None else asked.argmax(axis=1)
-        return ImageBatch(codecs.to_uint8(samples.data, spec), labels.astype(np.int64))
+        return ImageBatch(pixels_of(self.model, samples.data), labels.astype(np.int64))
 
     def content_hash(self) -> None:
         return None
+
+
+def pixels_of(model: Model, outputs: Array) -> Pixels:
+    """Return a model's outputs as uint8 images. Raises InvalidValue for a model of something else."""
+    return imaging.to_uint8(outputs, ImageSpec.of(model.manifest.data, f"model: {model.manifest.name}"))
 
 
 def open_images(path: Path, colour: str, *, skip: bool = False, mixed: bool = False) -> Source:

@@ -10,9 +10,7 @@ from numpy.typing import NDArray
 
 from manifold.evaluation.errors import EvaluationError
 from manifold.evaluation.images import ImageArray
-from manifold.runtime import codecs
 from manifold.runtime.engine import Model
-from manifold.runtime.spec import ImageSpec
 
 Array = NDArray[Any]
 Conditions = Callable[[int, int], Mapping[str, Any]]  # of items start .. stop - 1, as arguments of Model's methods
@@ -20,14 +18,7 @@ Conditions = Callable[[int, int], Mapping[str, Any]]  # of items start .. stop -
 
 def inputs(model: Model, images: ImageArray, start: int, stop: int) -> Array:
     """Return images start .. stop - 1 as the model's inputs (n, C, H, W)."""
-    assert isinstance(model.manifest.data, ImageSpec)
-    return codecs.from_uint8(images.pixels[start:stop], model.manifest.data)
-
-
-def pixels(model: Model, data: Array) -> Array:
-    """Return a model's outputs as uint8 images."""
-    assert isinstance(model.manifest.data, ImageSpec)
-    return codecs.to_uint8(data, model.manifest.data)
+    return model.manifest.data.to_model(images.pixels[start:stop])
 
 
 def conditions(model: Model, images: ImageArray, tasks: Sequence[str]) -> Conditions:

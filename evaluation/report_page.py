@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from manifold.evaluation.cells import DISTANCES, cell, metric_rows, title, whole
 from manifold.evaluation.page import page, plot, table
 from manifold.evaluation.report import Pictures, Values
-from manifold.runtime import codecs
+from manifold.runtime import codecs, imaging
 
 Array = NDArray[Any]
 
@@ -74,7 +74,7 @@ def _class_row(row: dict[str, Any], keys: list[str], images: Array | None) -> st
 
 def _image(images: Array, columns: int) -> str:
     scale = max(1, round(40 / images.shape[2]))
-    content = codecs.to_base64(codecs.to_png(codecs.grid(images, columns=columns, scale=scale)))
+    content = codecs.to_base64(imaging.to_png(imaging.grid(images, columns=columns, scale=scale)))
     return f'<img alt="" src="data:image/png;base64,{content}">'
 
 

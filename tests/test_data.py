@@ -17,8 +17,9 @@ import pyarrow.parquet
 import pytest
 from scipy import stats
 
-from manifold.runtime.spec import CategoricalColumn, NumericColumn, TableSpec
+from manifold.runtime.kinds.table import TableSpec
 from manifold.runtime.tables import rows
+from manifold.runtime.tables.schema import CategoricalColumn, NumericColumn
 from manifold.training import data as datasets
 from manifold.training import tables
 from manifold.training.data import Data, Remote
@@ -181,7 +182,7 @@ def test_missing_values_take_no_part_in_the_schema() -> None:
     assert isinstance(weight, NumericColumn)
     assert weight.mean == pytest.approx(np.nanmean(holes["weight"]))
     encoded = tables.encode(holes, spec)
-    _, block = next((column, block) for column, block in spec.blocks() if column.name == "weight")
+    _, block = next((column, block) for column, block in spec.placed() if column.name == "weight")
     assert np.isnan(encoded[:, block]).sum() == 10
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from manifold.runtime import golden
 from manifold.runtime.engine import load
-from manifold.runtime.spec import ImageSpec
+from manifold.runtime.kinds.image import ImageSpec
 from manifold.training import graphs, loops
 from manifold.training.data import Data, Part
 from manifold.training.families import pixelcnn

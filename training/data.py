@@ -21,9 +21,12 @@ import numpy as np
 import pooch
 from numpy.typing import NDArray
 
-from manifold.runtime import codecs
-from manifold.runtime.spec import CategoricalColumn, DataSpec, ImageSpec, TableSpec
+from manifold.runtime import imaging
+from manifold.runtime.kinds import DataSpec
+from manifold.runtime.kinds.image import ImageSpec
+from manifold.runtime.kinds.table import TableSpec
 from manifold.runtime.tables import columns, rows
+from manifold.runtime.tables.schema import CategoricalColumn
 from manifold.training import nslkdd, shapes, tables, transactions
 from manifold.training.errors import DataError, TrainingError
 from manifold.training.tables import Stated
@@ -68,7 +71,7 @@ class Data:
 
     def edge(self, part: Part) -> Array:
         """Items of a part as they come to a graph's edge, float32."""
-        return codecs.from_uint8(part.items, self.spec) if isinstance(self.spec, ImageSpec) else part.items
+        return imaging.from_uint8(part.items, self.spec) if isinstance(self.spec, ImageSpec) else part.items
 
     def of_factors(self, part: Part, names: Sequence[str]) -> Array:
         """Columns of a part's factors by name, (N, len(names)). Raises TrainingError for unknown ones."""
@@ -383,7 +386,7 @@ def _cifar_sheets(folder: Path) -> tuple[Part, Part]:
         )
 
     def sheet(name: str) -> Array:
-        tiles = codecs.read_pixels((folder / name).read_bytes(), "RGB").reshape(25, 32, 40, 32, 3)
+        tiles = imaging.read_pixels((folder / name).read_bytes(), "RGB").reshape(25, 32, 40, 32, 3)
         return tiles.transpose(0, 2, 4, 1, 3).reshape(1000, 3, 32, 32)
 
     with np.load(folder / "labels.npz") as labels:

@@ -12,7 +12,7 @@ from manifold.evaluation.anomaly import Judgement
 from manifold.evaluation.images import ImageArray, RealData
 from manifold.runtime.engine import Model
 from manifold.runtime.errors import InvalidValue
-from manifold.runtime.spec import ImageSpec
+from manifold.runtime.kinds.image import ImageSpec
 from manifold.training import data as datasets
 from manifold.training.data import Data
 
@@ -22,8 +22,7 @@ LEAST_IMAGES = 1000  # of a test part whose images stand in for anomalies; of a 
 def real_data(name: str) -> RealData:
     """Return a data set of images as the evaluator takes it. Raises InvalidValue for a data set of rows."""
     data = datasets.load(name)
-    if not isinstance(data.spec, ImageSpec):
-        raise InvalidValue(f"data: {name} holds rows, not images", field="data")
+    ImageSpec.of(data.spec, f"data: {name}")
     parts = {
         part: ImageArray(items.items, items.labels, name, items.factors, data.factors)
         for part, items in (("train", data.train), ("calibration", data.calibration), ("test", data.test))
@@ -55,9 +54,9 @@ def _check(model: Model, data: Data, against: str | None, html: Path | None) -> 
         raise InvalidValue(f"model: {manifest.name} carries no score", field="model")
     if manifest.data != data.spec:
         raise InvalidValue(f"data: {data.name} does not hold the items of {manifest.name}", field="data")
-    if html is not None and isinstance(data.spec, ImageSpec):
+    if html is not None and not data.spec.in_files:
         raise InvalidValue("--html: the page is of rows", field="html")
-    if against is not None and not isinstance(data.spec, ImageSpec):
+    if against is not None and not data.spec.pictures:
         raise InvalidValue("--against: rows have known anomalies of their own", field="against")
 
 
@@ -66,7 +65,6 @@ def _anomalies(model: Model, data: Data, against: str | None) -> NDArray[Any] | 
     if against is None:
         return None if data.anomalies is None else data.anomalies.items
     other = datasets.load(against)
-    if not isinstance(other.spec, ImageSpec) or not isinstance(model.manifest.data, ImageSpec):
-        raise InvalidValue(f"--against: {against} holds rows, not images", field="against")
+    ImageSpec.of(other.spec, f"--against: {against}")
     images = other.test if len(other.test) >= LEAST_IMAGES else other.train
-    return anomaly.fitted(images.items, model.manifest.data)
+    return anomaly.fitted(images.items, ImageSpec.of(model.manifest.data, f"model: {model.manifest.name}"))

@@ -15,8 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from manifold.runtime.kinds.image import ImageSpec
 from manifold.runtime.manifest import Classification, InputSpec, Metric, TensorSpec
-from manifold.runtime.spec import ImageSpec
 from manifold.training.data import Data
 from manifold.training.errors import TrainingError
 from manifold.training.exports import Exports, Task
