@@ -170,7 +170,9 @@ def test_the_command_draws_traversals_and_refuses(tmp_path: Path, monkeypatch: p
 
     with np.load(SHIPPED / "mnist-vae" / "1" / "golden.npz") as golden:
         some = golden["encode.in.data"]
-    held = ImageArray(np.repeat(np.rint(some * 255).astype(np.uint8), 10, axis=0), np.zeros(10 * len(some), np.int64), "made")
+    held = ImageArray(
+        np.repeat(np.rint(some * 255).astype(np.uint8), 10, axis=0), np.zeros(10 * len(some), np.int64), "made"
+    )
     known = np.stack([np.arange(held.n) // 10, np.arange(held.n) % 2], axis=1).astype(np.float32)
     held = ImageArray(held.pixels, held.labels, "made", known, ("item", "parity"))
     monkeypatch.setattr(evaluation, "_real_data", lambda name: RealData(name, held, held, held))

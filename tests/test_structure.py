@@ -22,6 +22,14 @@ MAY_IMPORT = {
 ONLY_IN = {"PIL": {"runtime/imaging.py"}, "onnxruntime": {"runtime/graphs/backends.py"}}
 
 
+MOST_BYTES = 24_000  # of a file of source
+LONG = {  # generated files, and those that are about to be split
+    "service/stubs/inference_pb2_grpc.py", "service/stubs/manifold_pb2.py", "service/stubs/manifold_pb2_grpc.py",
+    "runtime/manifest.py", "runtime/operations.py", "service/models/registry.py",
+    "training/data.py", "training/families/vae.py", "training/train.py",
+}  # fmt: skip
+
+
 def modules(path: Path) -> set[str]:
     """Return the modules that a file imports, wherever in it. Names that are imported from a package may be modules of it."""
     found = set()
@@ -90,6 +98,12 @@ def test_evaluation_needs_no_torch() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+def test_no_file_is_too_long_to_read() -> None:
+    for package in ("runtime", "service", "training", "evaluation", "cli", "client", "benchmarks", "tests"):
+        for path in (ROOT / package).rglob("*.py"):
+            assert path.stat().st_size <= MOST_BYTES or path.relative_to(ROOT).as_posix() in LONG, path
 
 
 def test_the_folders_that_must_exist() -> None:
