@@ -96,7 +96,7 @@ def main() -> None:
                 began = time.perf_counter()
                 values[way] = run()
                 times[way].append(time.perf_counter() - began)
-        median = {way: float(np.median(each)) for way, each in times.items()}
+        median = {way: float(np.median(seconds)) for way, seconds in times.items()}
         exact = frechet._nuclear_norm(first.factor, second.factor)
         gap = first.mean - second.mean
         truth = float(gap @ gap) + first.trace + second.trace - 2 * exact

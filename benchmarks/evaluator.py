@@ -65,7 +65,7 @@ def main() -> None:
             began = time.perf_counter()
             step()
             times[name].append(time.perf_counter() - began)
-    median = {name: float(np.median(each)) for name, each in times.items()}
+    median = {name: float(np.median(seconds)) for name, seconds in times.items()}
     engine_alone = median["engine draws"] + median["engine looks"]
     print(f"{options.model}, {options.n} images, extractor {extractor.name}, medians of {options.rounds}")
     for name, seconds in median.items():

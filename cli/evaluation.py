@@ -166,9 +166,9 @@ def disentangle(
 
 def _session(models: Path, n: int, seed: int, extractor: str | None, resize: str, device: str, quiet: bool) -> Session:
     """Return the evaluations of one command."""
-    from manifold.evaluation.session import Options, Session
+    from manifold.evaluation.session import Session, SessionOptions
 
-    return Session(models, Options(n, seed, extractor, resize, device), _real_data, quiet)
+    return Session(models, SessionOptions(n, seed, extractor, resize, device), _real_data, quiet)
 
 
 def _real_data(name: str) -> RealData:

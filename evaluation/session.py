@@ -34,7 +34,7 @@ PARTS = ("test", "calibration", "train")
 
 
 @dataclass(frozen=True)
-class Options:
+class SessionOptions:
     """The options that all measurements of a command share."""
 
     n: int
@@ -47,7 +47,7 @@ class Options:
 class Session:
     """One command's evaluations. `load_data` gives a data set by name."""
 
-    def __init__(self, root: Path, options: Options, load_data: Callable[[str], RealData], quiet: bool) -> None:
+    def __init__(self, root: Path, options: SessionOptions, load_data: Callable[[str], RealData], quiet: bool) -> None:
         self.root, self.options, self.quiet = root, options, quiet
         self.data = cache(load_data)
         self.extractor = cache(self._extractor)
