@@ -32,7 +32,7 @@ def write(path: Path, model: Model, judgement: Judgement, test: Array, anomalies
 
 
 def to_html(model: Model, judgement: Judgement, test: Array, anomalies: Array | None = None) -> str:
-    """The report of a fitted table: schema, rates, what was found, and the strangest rows with their reasons."""
+    """Return the report of a fitted table: schema, rates, what it finds, and the most anomalous rows with their reasons."""
     manifest, scoring = model.manifest, model.manifest.scoring
     spec = TableSpec.of(manifest.data, f"model: {manifest.name}")
     assert scoring is not None and judgement.scores is not None

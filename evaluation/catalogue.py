@@ -169,7 +169,7 @@ def _distance(metrics: Metrics) -> str:
 
 
 def _resized(metric: Metric) -> str:
-    """Images that were not judged as they are: their figures are no match for those that were."""
+    """Return a note about images that were resized before they were judged: such figures do not compare with others."""
     common = metric.protocol.get("common")
     resize = common.get("resize", "none") if isinstance(common, dict) else "none"
     return f" (images resized for it, {resize})" if metric.name == "fd_classifier" and resize != "none" else ""

@@ -1,4 +1,4 @@
-"""Whether each latent dimension holds one factor of the data, and each factor sits in one dimension; and traversals to look at.
+"""Disentanglement: whether each latent dimension holds one factor of the data, and each factor is in one dimension; and traversals.
 
 MIG: Chen et al., 2018, arXiv 1802.04942, eq. 6. DCI: Eastwood and Williams, 2018, "A framework for the quantitative evaluation of
 disentangled representations", with importances of random forests. Codes are posterior means (N, L), factors (N, K) with few values each.
@@ -37,7 +37,7 @@ REACH, STEPS = 2.5, 11  # of a traversal, in deviations
 
 @dataclass(frozen=True)
 class DCI:
-    """All in 0..1. `importance` (L, K) adds up to 1 over the dimensions of each factor."""
+    """The figures of DCI, all in 0..1. `importance` (L, K) adds up to 1 over the dimensions of each factor."""
 
     disentanglement: float
     completeness: float
@@ -46,7 +46,7 @@ class DCI:
 
 
 def mutual_information(codes: Array, factors: Array, bins: int = BINS) -> tuple[Float64, Float64]:
-    """I(code_j; factor_k) (L, K) and H(factor_k) (K,), in nats, by counting; codes are cut into bins of equal width."""
+    """Return I(code_j; factor_k) (L, K) and H(factor_k) (K,) in nats, by counting. Codes are cut into bins of equal width."""
     ranks = [_ranks(factor) for factor in factors.T]
     information = np.zeros((codes.shape[1], len(ranks)))
     for j, code in enumerate(codes.T):
@@ -62,7 +62,7 @@ def mutual_information(codes: Array, factors: Array, bins: int = BINS) -> tuple[
 
 
 def mig(codes: Array, factors: Array) -> Float64:
-    """The mutual information gap of each factor (K,): of the two dimensions that tell most of it, over its entropy. Its mean is MIG."""
+    """Return the mutual information gap of each factor (K,): of the two most informative dimensions, over its entropy. Its mean is MIG."""
     information, entropy = mutual_information(codes, factors)
     if len(information) < 2:
         raise EvaluationError("MIG is a gap between two latent dimensions, and there is one")
@@ -72,7 +72,7 @@ def mig(codes: Array, factors: Array) -> Float64:
 
 
 def dci(codes: Array, factors: Array, test_codes: Array, test_factors: Array, seed: int = 0) -> DCI:
-    """Forests that tell each factor from the codes: who needs which dimension."""
+    """Return DCI, by random forests that predict each factor from the codes."""
     from sklearn.ensemble import RandomForestClassifier
 
     importance, right = [], []
@@ -109,7 +109,7 @@ def _entropy(p: Float64) -> float:
 
 
 def active(means: Array) -> list[int]:
-    """Dimensions whose posterior mean varies over the data, most first."""
+    """Return the dimensions whose posterior mean varies over the data, most first."""
     variance = means.astype(np.float64).var(axis=0)
     return [int(index) for index in np.argsort(-variance, kind="stable") if variance[index] > ACTIVE]
 
@@ -117,7 +117,7 @@ def active(means: Array) -> list[int]:
 def traversals(
     model: Model, means: Array, item: int, classes: Any = None, steps: int = STEPS
 ) -> tuple[list[int], Array]:
-    """Each active dimension of one item's latent moved from end to end, the others held: the dimensions, and uint8 (rows, steps, C, H, W).
+    """Move each active dimension of one item's latent from end to end. Return the dimensions and uint8 images (rows, steps, C, H, W).
 
     Ends are REACH deviations of the posterior means to both sides of their mean.
     """

@@ -25,7 +25,7 @@ TOO_ALIKE = 0.01  # part of exact duplicates that is worth a warning
 def evaluate_images(
     source: Source, reference: Reference, extractor: Extractor, *, seed: int = 0, stage: Stage = silent
 ) -> tuple[Report, ExtractedFeatures, Pictures]:
-    """Any source of images against a reference: distances, scores, precision and recall, the perfect generator beside them."""
+    """Judge any source of images by a reference: distances, scores, precision and recall, beside a perfect generator's."""
     features = extract(extractor, source, seed=seed, progress=stage(f"{source.name}: features"))
     stage("metrics")
     report = Report(source.name, None, _protocol(extractor, reference, features.n, seed), {})
@@ -113,7 +113,7 @@ def _scores(report: Report, features: ExtractedFeatures, reference: Reference, s
 
 
 def _perfect(report: Report, n: int, reference: Reference, seed: int) -> None:
-    """What n images of a perfect generator would score: an anchor, never subtracted."""
+    """Add what n images of a perfect generator would score: an anchor, which is never subtracted."""
     m = reference.n or 10**12  # a file that does not say how many: as if it were the truth
     anchor = {"closed_form": rounded(frechet.expected_floor(reference.gaussian.spectrum, n, m))}
     if reference.features is not None:
@@ -123,7 +123,7 @@ def _perfect(report: Report, n: int, reference: Reference, seed: int) -> None:
 
 
 def _classes(report: Report, features: ExtractedFeatures, reference: Reference, extractor: Extractor) -> None:
-    """Rows by class: how often each comes, and where a class was asked for, how often that came."""
+    """Add rows by class: how often each occurs, and how often it occurs where it was asked for."""
     if features.probabilities is None:
         return
     chosen = features.probabilities.argmax(axis=1)

@@ -27,7 +27,7 @@ RESOLUTION = 16 * EPS  # of a difference of traces, relative to them
 
 
 def distance(reference: FeatureGaussian, other: FeatureGaussian) -> float:
-    """d² as above, exact for singular covariances, 0 where it is below what rounding can tell. What is derived is kept in the Gaussians.
+    """Return d² as above, exact for singular covariances, 0 if it is below what rounding can tell. Derived factors are kept in the Gaussians.
 
     Raises EvaluationError for different dimensions, and for a matrix that is no covariance.
     """
@@ -44,7 +44,7 @@ def distance(reference: FeatureGaussian, other: FeatureGaussian) -> float:
 
 
 def trace_term(reference: FeatureGaussian, other: FeatureGaussian) -> float:
-    """tr √(S₁ S₂), by the cheapest way that is exact."""
+    """Return tr √(S₁ S₂), computed in the cheapest way that is exact."""
     if other.rows is None and reference.rows is None:
         values = _product_spectrum(reference, other)
         if rounding(values) <= ROUNDING * (reference.trace + other.trace):
@@ -53,13 +53,13 @@ def trace_term(reference: FeatureGaussian, other: FeatureGaussian) -> float:
 
 
 def rounding(values: Float64) -> float:
-    """Bound on the error of Σ √λ, where each λ ≥ 0 of a symmetric matrix carries an error of up to ε λmax: Σ ε λmax / (2 √λ)."""
+    """Return a bound on the error of Σ √λ, where each λ ≥ 0 of a symmetric matrix has an error of up to ε λmax: Σ ε λmax / (2 √λ)."""
     error = EPS * float(values.max(initial=0.0))
     return float(np.minimum(error / (2 * np.sqrt(np.maximum(values, error))), np.sqrt(error)).sum()) if error else 0.0
 
 
 def _product_spectrum(reference: FeatureGaussian, other: FeatureGaussian) -> Float64:
-    """Eigenvalues of Bᵀ S₂ B, which are those of S₁ S₂ (without null space), ≥ 0."""
+    """Return the eigenvalues of Bᵀ S₂ B, which are those of S₁ S₂ (without null space), ≥ 0."""
     if reference.cholesky is not None:
         # Lᵀ S L in place of a copy, by symmetry at half the cost of two products; only the upper triangle is written
         upper = np.asfortranarray(reference.cholesky.T)
@@ -73,7 +73,7 @@ def _product_spectrum(reference: FeatureGaussian, other: FeatureGaussian) -> Flo
 
 
 def _nuclear_norm(left: Float64, right: Float64) -> float:
-    """|leftᵀ right|₊, the sum of singular values."""
+    """Return |leftᵀ right|₊, the sum of singular values."""
     return float(linalg.svdvals(left.T @ right, overwrite_a=True, check_finite=False).sum())
 
 
@@ -81,7 +81,7 @@ def _nuclear_norm(left: Float64, right: Float64) -> float:
 
 
 def expected_floor(spectrum: Array, n: int, m: int) -> float:
-    """What n perfect samples score on average against m real ones, to first order, for Gaussian features.
+    """Return what n perfect samples score on average against m real ones, to first order, for Gaussian features.
 
     (1/n + 1/m) [Σ λᵢ + ½ Σᵢⱼ λᵢ λⱼ (1 + δᵢⱼ) / (λᵢ + λⱼ)] with λ the eigenvalues of the covariance: the mean's part, and the second-order
     expansion of the trace term under the Wishart fluctuations of both covariances.
@@ -92,7 +92,7 @@ def expected_floor(spectrum: Array, n: int, m: int) -> float:
 
 
 def resampled_floor(features: Array, n: int, m: int, seed: int, repeats: int = 5) -> tuple[float, float]:
-    """The same without the Gaussian assumption: n and m rows drawn with replacement from real features (N, d); mean and deviation."""
+    """Return the same without the Gaussian assumption, by n and m rows drawn with replacement from real features (N, d): mean and deviation."""
     generator = np.random.Generator(np.random.Philox(seed))
     distances = []
     for _ in range(repeats):
@@ -108,7 +108,7 @@ BLOCKS = 10
 
 
 def curve(reference: FeatureGaussian, features: Array, seed: int) -> list[tuple[int, float]]:
-    """Distance by number of images, at sizes evenly spread in 1/N from a tenth to all of them.
+    """Return the distance by number of images, at sizes evenly spread in 1/N from a tenth to all of them.
 
     At each size the mean over up to BLOCKS disjoint parts of a seeded shuffle: what a part is off by is then nearly the same at every
     size, and does not bend the line.
@@ -123,7 +123,7 @@ def curve(reference: FeatureGaussian, features: Array, seed: int) -> list[tuple[
 
 
 def at_infinity(points: list[tuple[int, float]]) -> float:
-    """Where a straight line in 1/N meets 1/N = 0 (Chong and Forsyth, 2020, arXiv 1911.07023, eq. 5). May fall below 0."""
+    """Return where a straight line in 1/N meets 1/N = 0 (Chong and Forsyth, 2020, arXiv 1911.07023, eq. 5). It may be below 0."""
     sizes, values = np.asarray(points, np.float64).T
     slope_and_constant = np.polyfit(1 / sizes, values, 1)
     return float(slope_and_constant[1])

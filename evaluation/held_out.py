@@ -1,4 +1,4 @@
-"""What a model says about held-out images: likelihood, reconstructions, codes, and how evenly images change between their latents.
+"""The figures of a model on held-out images: likelihood, reconstructions, codes, and how evenly images change between their latents.
 
 Each function adds its numbers to the report of a model. A model that lacks the task is left as it is.
 """

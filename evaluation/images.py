@@ -1,4 +1,4 @@
-"""Where images come from: a data set's part, a folder of files, an array, a model. Always in batches, uint8 (n, C, H, W), 0 to 255."""
+"""Sources of images: a data set's part, a folder of files, an array, a model. They give batches of uint8 (n, C, H, W), 0 to 255."""
 
 from __future__ import annotations
 
@@ -38,21 +38,21 @@ class ImageBatch:
 
 
 class Source(Protocol):
-    """n images that can be had in any order."""
+    """A set of n images that can be read in any order."""
 
     @property
     def n(self) -> int:
-        """How many."""
+        """Return the number of images."""
 
     @property
     def name(self) -> str:
-        """What reports call them."""
+        """Return the name for reports."""
 
     def batch(self, start: int, stop: int) -> ImageBatch:
-        """Images start .. stop - 1. Thread-safe."""
+        """Return images start .. stop - 1. It is thread-safe."""
 
     def content_hash(self) -> str | None:
-        """A SHA-256 over what the images are; None for what is made anew."""
+        """Return a SHA-256 over what the images are; None for images that are generated."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class ImageArray:
 
     @property
     def n(self) -> int:
-        """How many."""
+        """Return the number of images."""
         return len(self.pixels)
 
     def batch(self, start: int, stop: int) -> ImageBatch:
@@ -87,7 +87,7 @@ class ImageArray:
         return digest.hexdigest()
 
     def picked(self, n: int, seed: int) -> ImageArray:
-        """n of them without replacement, in order; all where there are no more."""
+        """Return n of them without replacement, in order; all if there are no more."""
         if n >= self.n:
             return self
         index = np.sort(np.random.Generator(np.random.Philox(seed)).choice(self.n, n, replace=False))
@@ -106,7 +106,7 @@ class RealData:
 
 
 def as_pixels(array: Array, name: str) -> Pixels:
-    """Bytes (N, C, H, W) from bytes or floats in [0, 1], with channels first, last or left out. Raises EvaluationError."""
+    """Return bytes (N, C, H, W) from bytes or floats in [0, 1], with channels first, last or left out. Raises EvaluationError."""
     if array.ndim == 3:
         array = array[:, None]
     if array.ndim == 4 and array.shape[1] not in (1, 3) and array.shape[3] in (1, 3):
@@ -132,7 +132,7 @@ def as_pixels(array: Array, name: str) -> Pixels:
 
 @dataclass(frozen=True)
 class Folder:
-    """Image files below a folder, in the order of their names. Those that cannot be read stop it, or are left out where `skip`."""
+    """Image files below a folder, in the order of their names. One that cannot be read is an error, or is left out with `skip`."""
 
     root: Path
     colour: str  # "L" or "RGB", what the extractor looks at
@@ -151,7 +151,7 @@ class Folder:
 
     @property
     def n(self) -> int:
-        """How many files."""
+        """Return the number of images."""
         return len(self.files)
 
     def batch(self, start: int, stop: int) -> ImageBatch:
@@ -186,7 +186,7 @@ class Folder:
         return image
 
     def _first_shape(self) -> tuple[int, ...]:
-        """Of the first file that can be read."""
+        """Return the shape of the first file that can be read."""
         if "shape" not in self._cache:
             for path in self.files:
                 try:
@@ -208,7 +208,7 @@ class Folder:
 
 @dataclass(frozen=True)
 class Generated:
-    """What a model makes: image i is item i of the seed, as the service would send it in a PNG."""
+    """The images that a model generates. Image i is item i of the seed, as the service would send it in a PNG."""
 
     model: Model
     n: int
@@ -218,7 +218,7 @@ class Generated:
 
     @property
     def name(self) -> str:
-        """The model's."""
+        """Return the name for reports."""
         return self.model.manifest.name
 
     def batch(self, start: int, stop: int) -> ImageBatch:
@@ -239,7 +239,7 @@ def pixels_of(model: Model, outputs: Array) -> Pixels:
 
 
 def open_images(path: Path, colour: str, *, skip: bool = False, mixed: bool = False) -> Source:
-    """A folder of image files, or a .npy or .npz file (its only array, or `arr_0`)."""
+    """Open a folder of image files, or a .npy or .npz file (its only array, or `arr_0`)."""
     if path.is_dir():
         return Folder.of(path, colour, skip=skip, mixed=mixed)
     if path.suffix not in (".npy", ".npz"):

@@ -43,12 +43,12 @@ class Reference:
 
     @property
     def n(self) -> int | None:
-        """Images; None where a file did not say."""
+        """Return the number of images; None if a file does not state it."""
         return self.gaussian.n
 
 
 def of_source(extractor: Extractor, source: Source, split: str, progress: Progress | None = None) -> Reference:
-    """Statistics of all images of the source, from the cache where these images went through this extractor before."""
+    """Return the statistics of all images of the source, from the cache if these images went through this extractor before."""
     features, digest = cached(extractor, source, progress)
     origin = {"data": source.name, "split": split, "n": features.n, "sha256": digest}
     return Reference(features.gaussian, origin, features, features.class_shares)
@@ -57,7 +57,7 @@ def of_source(extractor: Extractor, source: Source, split: str, progress: Progre
 def cached(
     extractor: Extractor, source: Source, progress: Progress | None = None
 ) -> tuple[ExtractedFeatures, str | None]:
-    """One pass through the extractor, or what an earlier one left; and the SHA-256 of the images."""
+    """Return the features of a pass through the extractor, from the cache if possible, and the SHA-256 of the images."""
     content = source.content_hash()
     if content is None:
         return extract(extractor, source, progress=progress), None
@@ -75,7 +75,7 @@ def cached(
 
 
 def cache_folder() -> Path:
-    """Where reference features are kept: MANIFOLD_CACHE, else the user's cache."""
+    """Return the folder of cached features: MANIFOLD_CACHE, else the user's cache."""
     if given := os.environ.get(CACHE_VARIABLE):
         return Path(given)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "manifold" / "features"
@@ -112,7 +112,7 @@ def _read(path: Path) -> ExtractedFeatures:
 
 
 def write_npz(path: Path, reference: Reference, extractor: Extractor, anchors: dict[str, Any] | None = None) -> None:
-    """`path` with mu and sigma, and the JSON beside it."""
+    """Write mu and sigma into `path`, and the provenance into the JSON file beside it."""
     provenance = {
         "extractor": extractor.name, "extractor_sha256": extractor.sha256, "dimensions": extractor.dimensions, "resize": extractor.mode,
         "reference": reference.origin,
@@ -136,7 +136,7 @@ def _check_moments(name: str, shape: npz.Shape, dtype: np.dtype[Any]) -> str | N
 
 
 def beside(path: Path) -> Path:
-    """Where a file's provenance is: `reference.npz` has `reference.json`."""
+    """Return the file with a file's provenance: `reference.npz` has `reference.json`."""
     return path.with_suffix(".json")
 
 
@@ -156,7 +156,7 @@ def _provenance(path: Path) -> dict[str, Any]:
 
 
 def read_npz(path: Path, extractor: Extractor) -> Reference:
-    """Moments from a file of ours or of pytorch-fid's.
+    """Read moments from a file of ours or of pytorch-fid's.
 
     Raises EvaluationError where it is unreadable, or made by another extractor or resize rule. Without provenance beside it, only the
     dimensions can be checked, and the protocol says that the file did not say more.
