@@ -101,10 +101,10 @@ def serve(path: Path) -> None:
     asyncio.events.Handle._run = measured  # type: ignore[method-assign]
     signal.signal(signal.SIGUSR1, recorder.clear)
     signal.signal(signal.SIGUSR2, recorder.write)
-    from manifold.service import __main__ as entry
+    from manifold.service import server
     from manifold.service.settings import read
 
-    entry.run(read())
+    server.run(read())
 
 
 # --- the load -----------------------------------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ def serve(
 ) -> None:
     """Serve the models over HTTP and gRPC. All other settings are MANIFOLD_* variables or manifold.toml."""
     from manifold.service import settings
-    from manifold.service.__main__ import run
+    from manifold.service.server import run
 
     run(settings.read(host=host, port=port, grpc_port=grpc_port, models_dir=models, workers=workers))
 

@@ -191,7 +191,7 @@ def test_pages_of_metrics_and_files_are_read_off_the_event_loop(
     service: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen = [Seen(monkeypatch, metrics, name) for name in ("generate_latest",)]
-    seen += [Seen(monkeypatch, shutil, "disk_usage"), Seen(monkeypatch, metrics.Scores, "collect")]
+    seen += [Seen(monkeypatch, shutil, "disk_usage"), Seen(monkeypatch, metrics.ScoreMetrics, "collect")]
     read = Seen(monkeypatch, Path, "read_bytes")
     assert "manifold_ready 1.0" in service.client.get("/metrics").text
     with grpc.insecure_channel(service.target) as channel:

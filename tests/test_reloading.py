@@ -54,7 +54,7 @@ def test_keys_are_read_again_without_a_restart(root: Path, tmp_path: Path) -> No
         file.write_text(good.replace("late", "la te"))
         answer = client.post("/admin/reload", headers=bearer(ops))
         assert answer.status_code == 422
-        assert "what there was is kept" in answer.json()["error"]["message"]
+        assert "the previous keys and certificate stay in force" in answer.json()["error"]["message"]
         assert client.get("/models", headers=bearer(token)).status_code == 200
         file.write_text("\n".join(line for line in good.split("\n") if "late" not in line))
         client.post("/admin/reload", headers=bearer(ops))
@@ -158,7 +158,7 @@ def test_a_signal_reloads_and_a_probe_asks(root: Path, tmp_path: Path, authority
         finally:
             process.terminate()
             error = process.communicate(timeout=60)[1]
-    assert "not reloaded, what there was is kept" in error
+    assert "not reloaded; the previous keys and certificate stay in force" in error
     assert "nonsense" not in error
 
 

@@ -17,7 +17,7 @@ from manifold.runtime import codecs, imaging
 from manifold.runtime.engine import Model
 from manifold.runtime.kinds.image import ImageSpec
 from manifold.service.core import contract
-from manifold.service.http.app import USE_CASES
+from manifold.service.http.endpoints import USE_CASES
 from manifold.training.data import Data
 from tests.bodies import items, png, text
 from tests.conftest import (

@@ -16,7 +16,8 @@ from starlette.testclient import TestClient
 
 from manifold.runtime import codecs
 from manifold.service.core import contract
-from manifold.service.http.app import USE_CASES, create_app
+from manifold.service.http.app import create_app
+from manifold.service.http.endpoints import USE_CASES
 from manifold.service.settings import Settings
 from tests.bodies import bomb, items, png, text
 from tests.conftest import (

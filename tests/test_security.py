@@ -20,10 +20,10 @@ from structlog.testing import capture_logs
 
 from manifold.runtime.errors import Busy, Forbidden, Unauthorized
 from manifold.service import security
-from manifold.service.__main__ import check
-from manifold.service.http.app import USE_CASES
+from manifold.service.http.endpoints import USE_CASES
 from manifold.service.http.front import OPEN
-from manifold.service.security import Bucket, Security
+from manifold.service.security import Security, TokenBucket
+from manifold.service.server import check
 from manifold.service.settings import Settings, SettingsError, is_loopback
 from manifold.service.stubs import manifold_pb2 as pb
 from manifold.service.stubs import manifold_pb2_grpc as stubs
@@ -237,7 +237,7 @@ def test_checksums_can_be_asked_for(root: Path) -> None:
 def test_a_bucket_gives_its_rate_and_no_more(rate: float, gaps: list[float]) -> None:
     """Over any time, at most the burst and what has flowed in; whoever waits as long as it is told gets one."""
     now, given_out = 100.0, 0
-    bucket = Bucket(rate, now)
+    bucket = TokenBucket(rate, now)
     for gap in gaps:
         now += gap
         wait = bucket.take(rate, now)

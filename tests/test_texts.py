@@ -22,7 +22,7 @@ from manifold.runtime import codecs, imaging, inputs, texts
 from manifold.runtime.errors import InvalidValue, Malformed, TooLarge
 from manifold.runtime.manifest import Manifest
 from manifold.service.core import contract
-from manifold.service.http import bodies
+from manifold.service.core.validation import validate
 from manifold.service.http.app import create_app
 from manifold.service.rpc import messages
 from manifold.service.settings import Settings
@@ -243,7 +243,7 @@ def test_of_many_unknown_fields_one_is_named(service: TestClient) -> None:
     body = {"n": 1, **{f"k{place}": place for place in range(100_000)}}
     began = time.thread_time()
     with pytest.raises(InvalidValue, match="k0: unknown field") as caught:
-        bodies.validate(contract.SampleRequest, body)
+        validate(contract.SampleRequest, body)
     assert time.thread_time() - began < 0.05
     assert caught.value.valid is not None and "class" in caught.value.valid
     assert status(service.post("/sample", json={**body, "class": "3"}), "k0") == 422
