@@ -116,6 +116,16 @@ def find(name: str, root: Path) -> Path:
     return locate(Path(name) if Path(name).is_dir() and not below.is_dir() else below)
 
 
+def with_checksum(start: str, root: Path) -> str:
+    """Return name/version of the artifact below `root` whose checksum begins with `start`. Raises UnknownModel if there is none."""
+    for name, numbers in scan(root).items():
+        for version in numbers:
+            with contextlib.suppress(ArtifactError):  # an artifact that is broken is none of those looked for
+                if checksum(manifests.read(root / name / str(version)).files).startswith(start):
+                    return f"{name}/{version}"
+    raise UnknownModel(f"no artifact in {root} has the checksum {start}… that the file was made by", field="model")
+
+
 def trained_on(data: str, root: Path, task: str) -> tuple[list[str], dict[str, str | None]]:
     """Names of the artifacts with a task that were trained on a data set, and of all that have the task what each was trained on."""
     found = {}

@@ -33,11 +33,11 @@ from manifold.service.settings import ModelSettings
 from manifold.service.stubs import manifold_pb2 as pb
 from manifold.service.stubs import manifold_pb2_grpc as stubs
 from tests import foreign
+from tests.bodies import png
 from tests.conftest import CLASS_OF, ROWS, SHIPPED, made_table
 from tests.gate import Gate
 from tests.served import Served, served, until
 from tests.test_bulk import as_csv
-from tests.test_rest import png
 
 OF_SHIPPED = (
     "mnist-vae",
