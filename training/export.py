@@ -24,7 +24,7 @@ from manifold.runtime.engine import Model, example_inputs, load, padded
 from manifold.runtime.errors import ArtifactError, shown
 from manifold.runtime.graphs import batches
 from manifold.runtime.manifest import Golden, Manifest, Metric, Scoring, TaskSpec
-from manifold.runtime.operations import CAN, softmax
+from manifold.runtime.operations import softmax, supports
 from manifold.runtime.scores import calibration
 from manifold.training import classes, families, folds, graphs, priors
 from manifold.training import data as datasets
@@ -278,7 +278,7 @@ def preview(engine: Model, data: Data) -> bytes:
     """Return a PNG that shows what the model makes. Of a model that makes nothing but features, it shows the test items it is least right about."""
     spec = data.spec
     real = data.edge(data.test[: spec.previewed])
-    if CAN["sample"](engine.manifest):
+    if supports(engine.manifest, "sample"):
         n = min(spec.previewed, len(data.test)) if spec.parts else PREVIEW_ITEMS
         return spec.preview(engine.sample(n, seed=PREVIEW_SEED).data, real)
     logits = engine.run("features", {"data": data.edge(data.test)})["logits"].astype(np.float64)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -16,6 +17,16 @@ from manifold.runtime.operations.steps import Array, Float32, Float64
 
 # a latent, float32 (n, *shape); of a model that names its latents, a mapping from roles to such arrays
 Latents: TypeAlias = Any
+
+
+@dataclass(frozen=True)
+class Capability:
+    """An endpoint, and which models support it."""
+
+    endpoint: str
+    place: int  # in lists of endpoints
+    supports: Callable[[Manifest], bool]
+    why_not: Callable[[Manifest], str] = lambda manifest: ""  # what a model lacks, as the end of a sentence
 
 
 # --- latents ------------------------------------------------------------------------------------------------------------------
@@ -157,7 +168,7 @@ def makes_items(manifest: Manifest) -> bool:
 
 def why_not_encode(manifest: Manifest) -> str:
     """Return what a model that makes items, and does not encode them, has instead of a latent for each item; nothing for other models."""
-    if not makes_items(manifest):
+    if not makes_items(manifest) or "encode" in manifest.tasks:
         return ""
     if manifest.latent is None:
         return ": it has no latent space"

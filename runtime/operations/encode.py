@@ -11,6 +11,7 @@ from manifold.runtime.conditions import Given
 from manifold.runtime.inputs import Numbers, check_numbers, check_seed
 from manifold.runtime.manifest import Manifest
 from manifold.runtime.operations.common import (
+    Capability,
     Latents,
     as_stated,
     cannot,
@@ -21,6 +22,7 @@ from manifold.runtime.operations.common import (
     role_of,
     stated,
     takes,
+    why_not_encode,
     with_data,
 )
 from manifold.runtime.operations.steps import Array, Float32, Float64, Run, Steps
@@ -139,3 +141,9 @@ def reconstruction_task(manifest: Manifest) -> str | None:
     if "decode" in manifest.tasks and given & places:
         return "decode"
     return "decode_codes" if "decode_codes" in manifest.tasks and "codes" in given else None
+
+
+CAPABILITIES = (
+    Capability("encode", 20, lambda manifest: "encode" in manifest.tasks, why_not_encode),
+    Capability("reconstruct", 30, lambda manifest: reconstruction_task(manifest) is not None, why_not_encode),
+)

@@ -12,6 +12,7 @@ from manifold.runtime.errors import InvalidValue, UnsupportedTask, shown
 from manifold.runtime.inputs import Numbers, check_numbers, check_seed, draw_latents, latent_stream, number
 from manifold.runtime.manifest import NUMBERS, InputSpec, Manifest
 from manifold.runtime.operations.common import (
+    Capability,
     Latents,
     as_stated,
     by_role,
@@ -147,3 +148,11 @@ def _slerp(start: Float32, stop: Float32, parts: Float64) -> Float32:
 
 
 PATHS = {"slerp": _slerp, "lerp": _lerp}
+
+
+CAPABILITIES = (
+    Capability(
+        "interpolate", 40, lambda manifest: "decode" in manifest.tasks and manifest.space is not None,
+        lambda manifest: ": it has no latent space" if manifest.space is None else "",
+    ),
+)  # fmt: skip

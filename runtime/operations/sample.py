@@ -11,7 +11,17 @@ from manifold.runtime.conditions import Given
 from manifold.runtime.errors import InvalidValue
 from manifold.runtime.inputs import Numbers, Options, check_numbers, check_seed, check_temperature, draw
 from manifold.runtime.manifest import RANDOM, Manifest, TaskSpec
-from manifold.runtime.operations.common import Latents, as_stated, by_role, cannot, check_takes, key_of, require
+from manifold.runtime.operations.common import (
+    Capability,
+    Latents,
+    as_stated,
+    by_role,
+    cannot,
+    check_takes,
+    key_of,
+    makes_items,
+    require,
+)
 from manifold.runtime.operations.steps import Array, Float32, Run, Steps
 
 
@@ -122,3 +132,6 @@ def _is_partly_open(spec: TaskSpec, condition: Given | None) -> bool:
         return False
     wanted = [tensor for tensor in spec.inputs if tensor.source in ("condition", "tokens")]
     return len(condition.parts) < len(wanted) or any(map(conditions.is_random, condition.parts.values()))
+
+
+CAPABILITIES = (Capability("sample", 10, makes_items),)

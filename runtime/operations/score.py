@@ -10,7 +10,7 @@ from manifold.runtime.conditions import Given
 from manifold.runtime.errors import UnsupportedTask
 from manifold.runtime.inputs import Numbers, check_numbers, number
 from manifold.runtime.manifest import NUMBERS, Manifest
-from manifold.runtime.operations.common import cannot, role_of, softmax, stated, with_data
+from manifold.runtime.operations.common import Capability, cannot, role_of, softmax, stated, with_data
 from manifold.runtime.operations.steps import Array, Float64, Run, Steps
 
 
@@ -110,3 +110,16 @@ def class_energies(manifest: Manifest, data: Array) -> Steps[Float64]:
         return outputs["logits"].astype(np.float64)
     _, by_class = yield from score_by_class(manifest, data)
     return log_joint(manifest, by_class[classification.term])
+
+
+def _why_not_classify(manifest: Manifest) -> str:
+    return ": it knows no classes" if manifest.classes is None else ": it carries no rule for p(class | item)"
+
+
+CAPABILITIES = (
+    Capability(
+        "anomaly-score", 50, lambda manifest: manifest.scoring is not None,
+        lambda manifest: ": it has no likelihood and carries no score",
+    ),
+    Capability("classify", 60, lambda manifest: manifest.classification is not None, _why_not_classify),
+)  # fmt: skip

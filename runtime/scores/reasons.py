@@ -20,7 +20,7 @@ from manifold.runtime.conditions import Given, tagged
 from manifold.runtime.inputs import Numbers
 from manifold.runtime.kinds import Evidence
 from manifold.runtime.manifest import Manifest
-from manifold.runtime.operations import CAN, Run, Scores, Steps
+from manifold.runtime.operations import Run, Scores, Steps, supports
 from manifold.runtime.scores.scoring import Calibrated
 
 Array = NDArray[Any]
@@ -58,7 +58,7 @@ def find(
         if scoring.latent is not None and scoring.latent in calibrated.scores:
             latent = scores.terms[scoring.latent] - calibrated.scores[scoring.latent].mean()
             evidence = replace(evidence, latent=latent)
-        if evidence.excess is not None and CAN["impute"](manifest):
+        if evidence.excess is not None and supports(manifest, "impute"):
             evidence = replace(evidence, expected=(yield from _expected(manifest, data, evidence.excess, condition)))
     if "neighbours" in manifest.tasks and len(data):
         near = yield Run("neighbours", {"data": data})
