@@ -13,6 +13,7 @@ from manifold.runtime.conditions import ByValues, Given, tagged
 from manifold.runtime.errors import InvalidValue, UnsupportedTask
 from manifold.runtime.inputs import Numbers, number
 from manifold.runtime.manifest import NUMBERS, InputSpec, Manifest, TaskSpec
+from manifold.runtime.manifest.rules import STATED
 from manifold.runtime.operations.steps import Array, Float32, Float64
 
 # a latent, float32 (n, *shape); of a model that names its latents, a mapping from roles to such arrays
@@ -58,6 +59,13 @@ def as_stated(manifest: Manifest, latents: Mapping[str, Float32]) -> Latents:
     return dict(latents) if manifest.has_named_latents else next(iter(latents.values()))
 
 
+def others_of(manifest: Manifest, outputs: Mapping[str, Array]) -> dict[str, Array]:
+    """Return the outputs of items beside the main ones, by role."""
+    if len(manifest.items) == 1:
+        return {}
+    return {role: outputs[role] for role in manifest.items if role in outputs and role != manifest.main}
+
+
 def key_of(manifest: Manifest, tensor: InputSpec) -> str:
     """Return the role under which `by_role` has the latent of an input."""
     return tensor.role if manifest.has_named_latents else next(iter(manifest.latents))
@@ -65,8 +73,10 @@ def key_of(manifest: Manifest, tensor: InputSpec) -> str:
 
 def latent_inputs(manifest: Manifest, spec: TaskSpec, latents: Latents) -> dict[str, Array]:
     """Return the inputs of a task that latents fill."""
+    if not manifest.has_named_latents and not isinstance(latents, Mapping):
+        return {tensor.role: latents for tensor in spec.latents}
     given = by_role(manifest, latents)
-    return {tensor.role: given[key_of(manifest, tensor)] for tensor in spec.inputs if tensor.source == "latent"}
+    return {tensor.role: given[key_of(manifest, tensor)] for tensor in spec.latents}
 
 
 # --- inputs that a request states beside its items ------------------------------------------------------------------------------
@@ -77,6 +87,8 @@ def stated(
 ) -> dict[str, Array]:
     """Return the inputs of a task that a condition and numbers fill. Raises InvalidValue if a condition is needed and left open."""
     inputs: dict[str, Array] = {}
+    if spec.sources.isdisjoint(STATED):
+        return inputs
     for tensor in spec.inputs:
         if tensor.source in conditions.SOURCES:
             inputs[tensor.role] = conditions.fill(manifest, tensor, required(manifest, tensor, condition), n, 0, 0)
@@ -126,7 +138,7 @@ def required(manifest: Manifest, tensor: InputSpec, condition: Given | None, fie
 
 def takes(spec: TaskSpec) -> bool:
     """Return whether a task takes a condition."""
-    return any(tensor.source in conditions.SOURCES for tensor in spec.inputs)
+    return not spec.sources.isdisjoint(conditions.SOURCES)
 
 
 def check_takes(manifest: Manifest, specs: list[TaskSpec], condition: Given | None, field: str = "class") -> None:

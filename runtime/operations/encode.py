@@ -18,6 +18,7 @@ from manifold.runtime.operations.common import (
     check_takes,
     latent_inputs,
     numbers_of,
+    others_of,
     require,
     role_of,
     stated,
@@ -125,8 +126,7 @@ def reconstruct(
         inputs[role_of(spec, "codes")] = encoded.codes
     outputs = yield Run(task, inputs)
     back = outputs[manifest.main]
-    others = {role: outputs[role] for role in manifest.items if role in outputs and role != manifest.main}
-    return Reconstructed(back, manifest.spec.errors(data, back), encoded.seed, others)
+    return Reconstructed(back, manifest.spec.errors(data, back), encoded.seed, others_of(manifest, outputs))
 
 
 def reconstruction_task(manifest: Manifest) -> str | None:

@@ -18,6 +18,7 @@ from manifold.runtime.operations.common import (
     by_role,
     check_takes,
     latent_inputs,
+    others_of,
     require,
     required,
     takes,
@@ -77,8 +78,12 @@ def interpolate(
         elif tensor.source in NUMBERS:
             inputs[tensor.role] = number(tensor, numbers or {}, steps)
     outputs = yield Run("decode", inputs)
-    others = {role: outputs[role] for role in manifest.items if role in outputs and role != manifest.main}
-    return Path(outputs[manifest.main], as_stated(manifest, latents), chosen if left_open else None, others)
+    return Path(
+        outputs[manifest.main],
+        as_stated(manifest, latents),
+        chosen if left_open else None,
+        others_of(manifest, outputs),
+    )
 
 
 def _conditions(manifest: Manifest, tensor: InputSpec, start: End, stop: End, parts: Float64) -> Array:
