@@ -28,7 +28,7 @@ from scipy.stats import rankdata, wilcoxon
 from manifold.runtime.manifest import COMBINED
 from manifold.training import data as datasets
 from manifold.training.data import Data
-from manifold.training.tables import Stated
+from manifold.training.data.tables import Stated
 
 Array = NDArray[Any]
 FAMILY = "tabular_vae"

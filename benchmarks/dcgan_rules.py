@@ -26,8 +26,9 @@ from manifold.runtime import codecs, repository
 from manifold.runtime.engine import Model, load
 from manifold.runtime.operations import softmax
 from manifold.training import data as datasets
-from manifold.training import dcgan, families, runs
+from manifold.training import families, runs
 from manifold.training.data import Data
+from manifold.training.networks import dcgan
 from manifold.training.train import train, trained_model
 
 IMAGES, SHOWN, SURE = 2000, 10, 0.9

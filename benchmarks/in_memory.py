@@ -16,9 +16,10 @@ from manifold.runtime.manifest import COMBINED, Manifest, TaskSpec
 from manifold.runtime.operations import Steps
 from manifold.runtime.scores.scoring import combine
 from manifold.runtime.scores.tails import Tail
-from manifold.training import families, folds, runs
+from manifold.training import families, runs
 from manifold.training.data import Data
-from manifold.training.exports import Exports
+from manifold.training.exporting import folds
+from manifold.training.exporting.tasks import Exports
 from manifold.training.train import train, trained_model
 
 Array = NDArray[Any]

@@ -30,9 +30,9 @@ from manifold.runtime import operations
 from manifold.runtime.operations import Steps
 from manifold.runtime.spec import TableSpec
 from manifold.training import data as datasets
-from manifold.training import nslkdd, tables
-from manifold.training.data import Data
-from manifold.training.tables import Stated
+from manifold.training.data import Data, tables
+from manifold.training.data.tables import Stated
+from manifold.training.datasets import nslkdd
 
 Array = NDArray[Any]
 SEEDS = range(5)

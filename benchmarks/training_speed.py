@@ -28,7 +28,7 @@ from lightning_fabric import Fabric
 
 from manifold.training import data as datasets
 from manifold.training import families, runs
-from manifold.training.layers import to_float
+from manifold.training.networks.layers import to_float
 from manifold.training.phases import Batch
 from manifold.training.train import Loop
 

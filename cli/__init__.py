@@ -135,8 +135,9 @@ def fit(
     from manifold.runtime import engine
     from manifold.training import data as datasets
     from manifold.training import export as exporting
-    from manifold.training import families, runs, tables
+    from manifold.training import families, runs
     from manifold.training import train as loop
+    from manifold.training.data import tables
 
     html = html or Path(f"{name}.html")
     _writable(html)
@@ -737,7 +738,7 @@ def fit_priors(
 ) -> None:
     """Fit a Gaussian and a mixture to where the training items lie, and add them to an artifact as priors. Export does it by itself."""
     from manifold.training import data as datasets
-    from manifold.training import priors
+    from manifold.training.exporting import priors
 
     loaded = _load(model, models, "cpu")
     typer.echo(priors.add_to_artifact(loaded, datasets.load(data or loaded.manifest.data_name or "")))

@@ -24,9 +24,10 @@ from manifold.service.processes import early
 from manifold.service.settings import Settings
 from manifold.service.telemetry import logs
 from manifold.training import data as datasets
-from manifold.training import graphs, runs
+from manifold.training import runs
 from manifold.training.data import Data
-from manifold.training.tables import Stated
+from manifold.training.data.tables import Stated
+from manifold.training.exporting import graphs
 from manifold.training.train import Loop
 from tests import shared
 

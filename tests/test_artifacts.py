@@ -31,10 +31,11 @@ from manifold.runtime.errors import (
 from manifold.service.http.app import create_app
 from manifold.service.settings import Settings
 from manifold.training import export as exporting
-from manifold.training import families, graphs, runs
+from manifold.training import families, runs
 from manifold.training.data import Data
 from manifold.training.errors import TrainingError
-from manifold.training.exports import Task
+from manifold.training.exporting import graphs
+from manifold.training.exporting.tasks import Task
 from manifold.training.train import trained_model
 from tests import foreign, shared
 from tests.conftest import EXTRACTORS, NAMES, ROOT, SHIPPED, tiny_run, wait_until_ready

@@ -12,9 +12,9 @@ from manifold.runtime import engine
 from manifold.runtime import manifest as manifests
 from manifold.runtime.manifest import Manifest
 from manifold.runtime.operations import softmax
-from manifold.training import classes
 from manifold.training.data import Data
 from manifold.training.errors import TrainingError
+from manifold.training.exporting import classes
 from manifold.training.families import classifier
 from manifold.training.families.classifier import Config, augment
 from tests.conftest import SHIPPED, tiny_run

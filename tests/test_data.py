@@ -20,8 +20,7 @@ from scipy import stats
 from manifold.runtime.spec import CategoricalColumn, NumericColumn, TableSpec
 from manifold.runtime.tables import rows
 from manifold.training import data as datasets
-from manifold.training import tables
-from manifold.training.data import Data, Remote
+from manifold.training.data import Data, Remote, tables
 from manifold.training.errors import DataError, TrainingError
 from tests.conftest import made_table
 

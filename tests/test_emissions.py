@@ -24,13 +24,13 @@ from manifold.runtime.errors import InvalidValue, UnsupportedTask
 from manifold.runtime.spec import ImageSpec
 from manifold.service.http.app import create_app
 from manifold.service.settings import Settings
-from manifold.training import graphs
 from manifold.training.data import Data, Part
-from manifold.training.emissions import Mixture
 from manifold.training.errors import TrainingError
+from manifold.training.exporting import graphs
 from manifold.training.families import pixelcnn
 from manifold.training.families.pixelcnn import Config, Finish, GatedPixelCNN
-from manifold.training.gated import Imputer, Sampler
+from manifold.training.networks.emissions import Mixture
+from manifold.training.networks.gated import Imputer, Sampler
 from tests.conftest import tiny_run, wait_until_ready
 from tests.shared import export
 

@@ -164,7 +164,7 @@ def test_a_half_written_line_of_the_log_is_dropped(
     tmp_path: Path, digits: Data, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        "manifold.training.sheets.curves", lambda log, path: runs.read_log(log)
+        "manifold.training.loop.sheets.curves", lambda log, path: runs.read_log(log)
     )  # drawing takes seconds
     run = make_run(tmp_path / "run", epochs=2)
     train(run, digits, device="cpu", quiet=True, stop_after=12)

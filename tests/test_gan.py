@@ -16,16 +16,16 @@ from torch import Tensor, nn
 from manifold.runtime.engine import load
 from manifold.service.http.app import create_app
 from manifold.service.settings import Settings
-from manifold.training import adversarial, dcgan
 from manifold.training import data as datasets
 from manifold.training.data import Data
+from manifold.training.data.tables import Stated
 from manifold.training.errors import TrainingError
 from manifold.training.families import cgan, gan
 from manifold.training.families.gan import Config, Score
-from manifold.training.layers import fix_norms, to_float
+from manifold.training.networks import adversarial, dcgan
+from manifold.training.networks.layers import fix_norms, to_float
 from manifold.training.phases import Batch
 from manifold.training.runs import load_checkpoint
-from manifold.training.tables import Stated
 from manifold.training.train import trained_model
 from tests.conftest import made_table, tiny_run, wait_until_ready
 from tests.shared import export

@@ -13,7 +13,7 @@ from manifold.evaluation import disentanglement, latent
 from manifold.evaluation.errors import EvaluationError
 from manifold.runtime import codecs
 from manifold.runtime.engine import Model
-from manifold.training import shapes
+from manifold.training.datasets import shapes
 from tests.conftest import ROOT, SHIPPED
 
 

@@ -15,11 +15,11 @@ from torch import Tensor
 from manifold.runtime import golden
 from manifold.runtime.engine import load
 from manifold.runtime.spec import ImageSpec
-from manifold.training import graphs, loops
 from manifold.training.data import Data, Part
+from manifold.training.exporting import graphs, loops
 from manifold.training.families import pixelcnn
 from manifold.training.families.pixelcnn import Config, Finish, GatedPixelCNN
-from manifold.training.gated import FreeSampler, Sampler, nothing
+from manifold.training.networks.gated import FreeSampler, Sampler, nothing
 from manifold.training.phases import Batch
 
 

@@ -14,7 +14,7 @@ from manifold import cli
 from manifold.runtime import engine, manifest
 from manifold.runtime.errors import UnsupportedTask
 from manifold.runtime.manifest import GaussianPrior, LatentSpec, MixturePrior, NormalPrior
-from manifold.training import priors
+from manifold.training.exporting import priors
 
 
 def clusters(n: int = 4000) -> np.ndarray:

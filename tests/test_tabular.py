@@ -22,8 +22,7 @@ from manifold.runtime.tables.rows import encode as encode_rows
 from manifold.service.http.app import create_app
 from manifold.service.settings import Settings
 from manifold.training import data as datasets
-from manifold.training import tables
-from manifold.training.data import Data
+from manifold.training.data import Data, tables
 from manifold.training.errors import TrainingError
 from manifold.training.families import tabular_vae
 from manifold.training.runs import LOG
@@ -71,7 +70,7 @@ def test_the_artifact_is_whole(model: Model) -> None:
 
 
 def _p(model: Model, table: dict[str, np.ndarray]) -> np.ndarray:
-    from manifold.training import tables
+    from manifold.training.data import tables
 
     assert isinstance(model.manifest.data, TableSpec)
     terms = model.score(tables.encode(table, model.manifest.data)).terms
@@ -164,7 +163,7 @@ def test_a_conditional_one_tells_classes_apart(tmp_path: Path) -> None:
 
 
 def test_missing_values_are_filled_in_from_the_others(model: Model) -> None:
-    from manifold.training import tables
+    from manifold.training.data import tables
 
     assert isinstance(model.manifest.data, TableSpec)
     table = related(400, 8)

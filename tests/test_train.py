@@ -16,10 +16,11 @@ from lightning_fabric import Fabric
 from torch import Tensor
 
 from manifold.runtime import repository
-from manifold.training import families, runs, sheets
-from manifold.training.average import Average
+from manifold.training import families, runs
 from manifold.training.data import Data
 from manifold.training.errors import Diverged, TrainingError
+from manifold.training.loop import sheets
+from manifold.training.loop.average import Average
 from manifold.training.train import Loop, train
 from tests.conftest import ROOT
 

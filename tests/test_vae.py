@@ -12,12 +12,12 @@ import pytest
 import torch
 
 from manifold.runtime.engine import load
-from manifold.training import graphs
 from manifold.training.data import Data
 from manifold.training.errors import TrainingError
+from manifold.training.exporting import graphs
 from manifold.training.families import vae
 from manifold.training.families.vae import VAE, Config
-from manifold.training.layers import Neighbours, to_float
+from manifold.training.networks.layers import Neighbours, to_float
 from manifold.training.phases import Batch
 from manifold.training.train import trained_model
 from tests.conftest import tiny_run

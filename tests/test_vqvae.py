@@ -21,9 +21,9 @@ from manifold.training.data import Data
 from manifold.training.errors import TrainingError
 from manifold.training.families import vqvae
 from manifold.training.families.vqvae import VQVAE, Config, _rows
-from manifold.training.layers import to_float
+from manifold.training.networks.layers import to_float
+from manifold.training.networks.quantiser import Quantiser, _apart, usage
 from manifold.training.phases import Batch
-from manifold.training.quantiser import Quantiser, _apart, usage
 from tests.conftest import tiny_run
 from tests.shared import export
 

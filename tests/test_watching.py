@@ -12,11 +12,12 @@ import pytest
 import torch
 from torch import nn
 
-from manifold.training import families, runs, train, watching
+from manifold.training import families, runs, train
 from manifold.training.data import Data
 from manifold.training.families import gan
+from manifold.training.loop import watching
+from manifold.training.loop.watching import Alarm, Seen, Watch
 from manifold.training.runs import load_checkpoint
-from manifold.training.watching import Alarm, Seen, Watch
 
 MEANS = {
     "discriminator/loss": 1.3, "discriminator/real_logit": 0.2, "discriminator/fake_logit": -0.2, "discriminator/gradient_norm": 1.0,

@@ -27,12 +27,13 @@ from manifold.runtime.manifest import Golden, Manifest, Metric, Scoring, TaskSpe
 from manifold.runtime.operations import CAN, softmax
 from manifold.runtime.scores import calibration
 from manifold.runtime.spec import ImageSpec
-from manifold.training import classes, families, folds, graphs, priors
 from manifold.training import data as datasets
+from manifold.training import families
 from manifold.training.data import Data
 from manifold.training.errors import TrainingError
-from manifold.training.exports import Exports, Task
-from manifold.training.layers import fix_norms
+from manifold.training.exporting import classes, folds, graphs, priors
+from manifold.training.exporting.tasks import Exports, Task
+from manifold.training.networks.layers import fix_norms
 from manifold.training.runs import METRICS, Run, load_checkpoint, read_config
 from manifold.training.train import trained_model
 

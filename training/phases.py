@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from manifold.training.data import Part
 from manifold.training.errors import TrainingError
-from manifold.training.layers import to_float
-from manifold.training.watching import Watch
+from manifold.training.loop.watching import Watch
+from manifold.training.networks.layers import to_float
 
 SCHEDULES = ("constant", "cosine")
 STORED = ("float32", "float16")

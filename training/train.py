@@ -27,15 +27,16 @@ from torch import Tensor, nn
 from manifold.runtime.errors import reason
 from manifold.runtime.repository import replacing
 from manifold.training import data as datasets
-from manifold.training import families, sheets
-from manifold.training.average import Average
+from manifold.training import families
 from manifold.training.data import Data
 from manifold.training.errors import Diverged, TrainingError
-from manifold.training.layers import round_weights, to_float
+from manifold.training.loop import sheets
+from manifold.training.loop.average import Average
+from manifold.training.loop.progress import Progress
+from manifold.training.loop.watching import Alarm
+from manifold.training.networks.layers import round_weights, to_float
 from manifold.training.phases import Batch, Phase, Player, in_order
-from manifold.training.progress import Progress
 from manifold.training.runs import ALARMS, CONFIG, LOG, METRICS, Run, load_checkpoint, read_log, save_checkpoint
-from manifold.training.watching import Alarm
 
 
 class Interrupted(TrainingError):

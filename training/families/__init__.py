@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from manifold.runtime.manifest import Metric
 from manifold.training.data import Data
 from manifold.training.errors import TrainingError
-from manifold.training.exports import Exports
+from manifold.training.exporting.tasks import Exports
 from manifold.training.phases import Batch, Phase, Recipe
 
 

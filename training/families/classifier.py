@@ -19,7 +19,7 @@ from manifold.runtime.manifest import Classification, InputSpec, Metric, TensorS
 from manifold.runtime.spec import ImageSpec
 from manifold.training.data import Data
 from manifold.training.errors import TrainingError
-from manifold.training.exports import Exports, Task
+from manifold.training.exporting.tasks import Exports, Task
 from manifold.training.phases import Batch, Losses, Phase, Player, Recipe
 
 
@@ -170,7 +170,7 @@ def draw(model: Classifier, n: int, generator: torch.Generator) -> None:
 
 @torch.no_grad()
 def report(model: Classifier, config: Config, data: Data) -> list[Metric]:
-    """Nothing: accuracy and the rest are measured on the artifact, when it is exported (training.classes)."""
+    """Nothing: accuracy and the rest are measured on the artifact, when it is exported (exporting.classes)."""
     return []
 
 

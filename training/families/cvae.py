@@ -19,7 +19,7 @@ from torch import Tensor
 from manifold.runtime.manifest import Classification, Conditions, Likelihood, TensorSpec, Term
 from manifold.training.data import Data
 from manifold.training.errors import TrainingError
-from manifold.training.exports import Exports, Task
+from manifold.training.exporting.tasks import Exports, Task
 from manifold.training.families import vae
 from manifold.training.families.vae import VAE, Score, draw, evaluate, iwae, monitor, phases, report
 

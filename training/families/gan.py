@@ -1,8 +1,8 @@
 """Generative adversarial network (Goodfellow et al., 2014, arXiv 1406.2661): a generator and a discriminator that take turns.
 
-The recipe: multilayer perceptrons, or convolutions by the rules of DCGAN (Radford et al., 2015; training.dcgan); the minimax loss, the
+The recipe: multilayer perceptrons, or convolutions by the rules of DCGAN (Radford et al., 2015; networks.dcgan); the minimax loss, the
 non-saturating one or the hinge, one-sided label smoothing, spectral normalisation, differentiable augmentation, unrolled steps
-(training.adversarial). What is exported is the moving average of the generator (Yazıcı et al., 2018, arXiv 1806.04498).
+(networks.adversarial). What is exported is the moving average of the generator (Yazıcı et al., 2018, arXiv 1806.04498).
 """
 
 from __future__ import annotations
@@ -25,13 +25,14 @@ from manifold.runtime.engine import Model, load
 from manifold.runtime.errors import ArtifactError, UnknownModel
 from manifold.runtime.manifest import InputSpec, LatentSpec, Metric, Scoring, TensorSpec, Term
 from manifold.runtime.spec import ImageSpec, NumericColumn, TableSpec
-from manifold.training import adversarial, dcgan, watching
 from manifold.training.data import Data
 from manifold.training.errors import TrainingError
-from manifold.training.exports import Exports, Task
-from manifold.training.layers import mlp, round_weights, to_float
+from manifold.training.exporting.tasks import Exports, Task
+from manifold.training.loop import watching
+from manifold.training.loop.watching import Watch
+from manifold.training.networks import adversarial, dcgan
+from manifold.training.networks.layers import mlp, round_weights, to_float
 from manifold.training.phases import Batch, Losses, Phase, Player, Recipe, in_order
-from manifold.training.watching import Watch
 
 LOGIT = "negative_logit"
 

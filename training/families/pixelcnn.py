@@ -1,7 +1,7 @@
 """Gated PixelCNN (van den Oord et al., 2016, arXiv 1606.05328) on the pixels of grey and colour images, class-conditional where there are
 classes.
 
-The network and its cached sampler are in training.gated, what a pixel holds in training.emissions: 2 to 256 levels by softmax, or a density
+The network and its cached sampler are in training.networks.gated, what a pixel holds in networks.emissions: 2 to 256 levels by softmax, or a density
 of dequantised values by a mixture. Here are likelihood, rounding to fewer levels, and the graphs: samples, scores with a map of surprise, and
 images filled in where they are not known.
 """
@@ -27,11 +27,11 @@ from manifold.runtime.manifest import (
 )
 from manifold.runtime.spec import ImageSpec
 from manifold.training.data import Data
-from manifold.training.emissions import Emission, Levels, Mixture
 from manifold.training.errors import TrainingError
-from manifold.training.exports import Exports, Task
-from manifold.training.gated import GatedNetwork, Sampler, imputing, nothing, sampling, told
-from manifold.training.layers import per_item
+from manifold.training.exporting.tasks import Exports, Task
+from manifold.training.networks.emissions import Emission, Levels, Mixture
+from manifold.training.networks.gated import GatedNetwork, Sampler, imputing, nothing, sampling, told
+from manifold.training.networks.layers import per_item
 from manifold.training.phases import Batch, Losses, Phase, Player, Recipe, in_order
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from manifold.training.data import Data
-from manifold.training.exports import Exports
+from manifold.training.exporting.tasks import Exports
 from manifold.training.families import cvae, tabular_vae
 from manifold.training.families.cvae import CVAE, draw, evaluate, monitor, phases, report
 

@@ -15,7 +15,7 @@ from typing import Any
 from manifold.runtime.spec import TableSpec
 from manifold.training.data import Data
 from manifold.training.errors import TrainingError
-from manifold.training.exports import Exports
+from manifold.training.exporting.tasks import Exports
 from manifold.training.families import vae
 from manifold.training.families.vae import VAE, draw, evaluate, monitor, phases, report
 

@@ -33,11 +33,12 @@ from manifold.runtime.manifest import (
     Term,
 )
 from manifold.runtime.spec import ImageSpec, TableSpec
-from manifold.training import dcgan, likelihoods
+from manifold.training import likelihoods
 from manifold.training.data import Data, Part
 from manifold.training.errors import TrainingError
-from manifold.training.exports import Exports, Task
-from manifold.training.layers import Neighbours, mlp, per_item
+from manifold.training.exporting.tasks import Exports, Task
+from manifold.training.networks import dcgan
+from manifold.training.networks.layers import Neighbours, mlp, per_item
 from manifold.training.phases import Batch, Losses, Phase, Player, Recipe, in_order
 
 SCORE_DRAWS = 8  # draws from the posterior, fixed in the artifact, for the ELBO of the score task

@@ -1,6 +1,6 @@
 """VQ-VAE with a learned prior (van den Oord, Vinyals and Kavukcuoglu, 2017, arXiv 1711.00937).
 
-The recipe: an encoder that shrinks the image four times, a codebook (training.quantiser), the encoder's mirror image as the decoder, one of
+The recipe: an encoder that shrinks the image four times, a codebook (networks.quantiser), the encoder's mirror image as the decoder, one of
 the likelihoods; then, with all that frozen, a gated PixelCNN over the grid of codes, class-conditional where there are classes.
 
 log p(x) ≥ log p(x | z_q(x)) + log p(codes(x)), as one term of p(x) = Σ p(x | codes) p(codes) is kept: a true bound, with the uniform prior
@@ -20,13 +20,13 @@ from manifold.runtime.manifest import CodesSpec, InputSpec, LatentSpec, Likeliho
 from manifold.runtime.spec import ImageSpec
 from manifold.training import likelihoods
 from manifold.training.data import Data, Part
-from manifold.training.emissions import Levels
 from manifold.training.errors import TrainingError
-from manifold.training.exports import Exports, Task
-from manifold.training.gated import GatedNetwork, Sampler, nothing, sampling, told
-from manifold.training.layers import per_item
+from manifold.training.exporting.tasks import Exports, Task
+from manifold.training.networks.emissions import Levels
+from manifold.training.networks.gated import GatedNetwork, Sampler, nothing, sampling, told
+from manifold.training.networks.layers import per_item
+from manifold.training.networks.quantiser import Quantiser, usage
 from manifold.training.phases import Batch, Losses, Phase, Player, Recipe, in_order
-from manifold.training.quantiser import Quantiser, usage
 
 SHRINK = 4  # of height and width, by two strided convolutions
 LIKELIHOODS = ("bernoulli", "gaussian", "laplace", "logistic")

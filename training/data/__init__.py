@@ -24,9 +24,10 @@ from numpy.typing import NDArray
 from manifold.runtime import codecs
 from manifold.runtime.spec import CategoricalColumn, DataSpec, ImageSpec, TableSpec
 from manifold.runtime.tables import columns, rows
-from manifold.training import nslkdd, shapes, tables, transactions
+from manifold.training.data import tables
+from manifold.training.data.tables import Stated
+from manifold.training.datasets import nslkdd, shapes, transactions
 from manifold.training.errors import DataError, TrainingError
-from manifold.training.tables import Stated
 
 Array = NDArray[Any]
 ROOT_VARIABLE = "MANIFOLD_DATA"
