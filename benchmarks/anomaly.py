@@ -23,9 +23,8 @@ from manifold.evaluation.anomaly import fitted
 from manifold.runtime import engine, repository
 from manifold.runtime.engine import Model
 from manifold.runtime.spec import ImageSpec
-from manifold.training import data as datasets
-from manifold.training import families, runs
-from manifold.training.data import Data
+from manifold.training import datasets, families, runs
+from manifold.training.data import Arrays, Data
 from manifold.training.export import export
 from manifold.training.train import train
 
@@ -60,8 +59,8 @@ def pairs(models: Path, n: int) -> None:
         own, strange = datasets.load(model.manifest.data_name or ""), datasets.load(other)
         spec = model.manifest.data
         assert isinstance(spec, ImageSpec)
-        items = strange.test.items if len(strange.test) >= 1000 else strange.train.items
-        found = rows(model, own.edge(own.test)[:n], fitted(items[:n], spec))
+        items = Arrays.of(strange.test).items if len(strange.test) >= 1000 else Arrays.of(strange.train).items
+        found = rows(model, own.inputs(own.test)[:n], fitted(items[:n], spec))
         assert model.manifest.scoring is not None
         for term, (auroc, tpr, fpr) in found.items():
             mark = "**" if term == model.manifest.scoring.score else ""
@@ -89,7 +88,7 @@ def one_class(out: Path, epochs: int) -> None:
             train(run, part, device="cpu", quiet=True)
             export(run, f"digit-{digit}", out / "models", data=part)
         model = engine.load(out / "models" / f"digit-{digit}", device="cpu")
-        edge, own = data.edge(data.test), data.test.labels == digit
+        edge, own = data.inputs(data.test), data.test.labels == digit
         found = rows(model, edge[own], edge[~own])
         for term, (auroc, _, _) in found.items():
             means.setdefault(term, []).append(auroc)

@@ -25,9 +25,8 @@ from manifold.evaluation.statistics import Moments
 from manifold.runtime import codecs, repository
 from manifold.runtime.engine import Model, load
 from manifold.runtime.operations import softmax
-from manifold.training import data as datasets
-from manifold.training import families, runs
-from manifold.training.data import Data
+from manifold.training import datasets, families, runs
+from manifold.training.data import Arrays, Data
 from manifold.training.networks import dcgan
 from manifold.training.train import train, trained_model
 
@@ -61,7 +60,7 @@ class Judge:
     def __init__(self, data: Data) -> None:
         (name, *_), _ = repository.trained_on(data.name, Path("models"), "features")
         self.model: Model = load(repository.find(name, Path("models")), device="cpu")
-        self.real = self._moments(self._features(data.edge(data.test))["features"])
+        self.real = self._moments(self._features(data.inputs(data.test))["features"])
 
     def _features(self, images: NDArray[Any]) -> dict[str, NDArray[Any]]:
         parts = [self.model.run("features", {"data": images[i : i + 500]}) for i in range(0, len(images), 500)]
@@ -104,8 +103,8 @@ def main() -> None:
         print(f"| {name} | {distance:.1f} | {covered} of 10 | {sure:.2f} | {seconds:.0f} |", flush=True)
         sheets.append(pixels[:SHOWN])
     print("\n| autoencoder | test MSE | seconds |\n|---|---|---|")
-    test = torch.from_numpy(data.edge(data.test[:IMAGES]))
-    sheets.append(data.test.items[:SHOWN])
+    test = torch.from_numpy(data.inputs(Arrays.of(data.test)[:IMAGES]))
+    sheets.append(Arrays.of(data.test).items[:SHOWN])
     for name, rules in VARIANTS.items():
         model, seconds = trained("vae", data, asked.steps, {**AUTOENCODER, "rules": rules})
         with torch.no_grad():

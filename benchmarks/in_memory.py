@@ -71,7 +71,7 @@ def fit(family: str, data: Data, **changes: Any) -> Trained:
         if data.folds:
             calibration = folds.scores(run, data, manifest).terms
         else:
-            calibration = _terms(manifest, exported, data.edge(data.calibration))
+            calibration = _terms(manifest, exported, data.inputs(data.calibration))
     return Trained(manifest, exported, calibration)
 
 

@@ -16,8 +16,7 @@ from pathlib import Path
 
 from lightning_fabric import Fabric
 
-from manifold.training import data as datasets
-from manifold.training import families, runs
+from manifold.training import datasets, families, runs
 from manifold.training.train import Loop
 
 ROUNDS = 5

@@ -24,7 +24,7 @@ from PIL import Image
 
 from manifold.runtime import codecs, compression, engine
 from manifold.runtime.spec import ImageSpec
-from manifold.training import data as datasets
+from manifold.training import datasets
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt

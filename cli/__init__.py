@@ -133,19 +133,18 @@ def fit(
     import dataclasses
 
     from manifold.runtime import engine
-    from manifold.training import data as datasets
     from manifold.training import export as exporting
     from manifold.training import families, runs
     from manifold.training import train as loop
-    from manifold.training.data import tables
+    from manifold.training.data import schema, tables
 
     html = html or Path(f"{name}.html")
     _writable(html)
     exporting.check_name(name)
     family = "tabular_cvae" if label else "tabular_vae"
     module = families.get(family)
-    stated = tables.Stated(kinds=dict(_pair(kind, "--column") for kind in kinds or []))
-    data = datasets.of_file(file, stated, label, truth)
+    stated = schema.Stated(kinds=dict(_pair(kind, "--column") for kind in kinds or []))
+    data = tables.of_file(file, stated, label, truth)
     config = _config(module, preset, settings)
     config = dataclasses.replace(config, mixed=mixed or config.mixed)
     folder = run or Path("runs") / name
@@ -178,7 +177,7 @@ def judge(
     models: Models = Path("models"),
 ) -> None:
     """Judge a model's score: the false alarm rates it keeps, and what it finds beside an isolation forest and nearest neighbours."""
-    from manifold.training import data as datasets
+    from manifold.training import datasets
 
     _writable(html)
     _recordable(record, model, models)
@@ -191,14 +190,15 @@ def _judge(model: Model, data: Any, html: Path | None, record: bool, against: st
     from manifold.evaluation import anomaly
     from manifold.runtime.repository import replacing
     from manifold.runtime.spec import ImageSpec
-    from manifold.training import data as datasets
+    from manifold.training import datasets
+    from manifold.training.data import Arrays
 
     if model.manifest.scoring is None:
         raise InvalidValue(f"model: {model.manifest.name} carries no score", field="model")
     spec = model.manifest.data
     if spec != data.spec:
         raise InvalidValue(f"data: {data.name} does not hold the items of {model.manifest.name}", field="data")
-    strange = None if data.anomalies is None else data.anomalies.items
+    strange = None if data.anomalies is None else Arrays.of(data.anomalies).items
     if isinstance(spec, ImageSpec):
         if html is not None:
             raise InvalidValue("--html: the page is of rows", field="html")
@@ -206,15 +206,15 @@ def _judge(model: Model, data: Any, html: Path | None, record: bool, against: st
             other = datasets.load(against)
             if not isinstance(other.spec, ImageSpec):
                 raise InvalidValue(f"--against: {against} holds rows, not images", field="against")
-            strange = anomaly.fitted((other.test if len(other.test) >= 1000 else other.train).items, spec)
+            strange = anomaly.fitted(Arrays.of(other.test if len(other.test) >= 1000 else other.train).items, spec)
     elif against is not None:
         raise InvalidValue("--against: rows have known anomalies of their own", field="against")
-    found = anomaly.judge(model, data.edge(data.train), data.edge(data.test), strange)
+    found = anomaly.judge(model, data.inputs(data.train), data.inputs(data.test), strange)
     if record:
         anomaly.record(model, found, against)
     if html is not None:
         with replacing(html) as temporary:
-            temporary.write_text(anomaly.to_html(model, found, data.test.items, strange))
+            temporary.write_text(anomaly.to_html(model, found, Arrays.of(data.test).items, strange))
     for each in found.rates:
         typer.echo(
             f"false alarms: {each['met']:.2%} where {each['asked']:.1%} was asked for, on {found.n} held-out rows"
@@ -737,7 +737,7 @@ def fit_priors(
     models: Models = Path("models"),
 ) -> None:
     """Fit a Gaussian and a mixture to where the training items lie, and add them to an artifact as priors. Export does it by itself."""
-    from manifold.training import data as datasets
+    from manifold.training import datasets
     from manifold.training.exporting import priors
 
     loaded = _load(model, models, "cpu")
@@ -749,13 +749,14 @@ def _real_data(name: str) -> Any:
     from manifold.evaluation.evaluate_model import RealData
     from manifold.evaluation.images import Held
     from manifold.runtime.spec import ImageSpec
-    from manifold.training import data as datasets
+    from manifold.training import datasets
+    from manifold.training.data import Arrays
 
     data = datasets.load(name)
     if not isinstance(data.spec, ImageSpec):
         raise InvalidValue(f"data: {name} holds rows, not images", field="data")
     parts = {
-        part: Held(held.items, held.labels, name, held.factors, data.factors)
+        part: Held(Arrays.of(held).items, held.labels, name, held.factors, data.factors)
         for part, held in (("train", data.train), ("calibration", data.calibration), ("test", data.test))
     }
     return RealData(name, **parts)

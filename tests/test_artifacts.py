@@ -196,7 +196,10 @@ def test_other_likelihoods_export_too(tmp_path: Path, digits: Data, name: str, c
     model = load(shared.export(run, name, tmp_path / "models", data=digits, backend="torchscript"))
     assert model.sample(2, seed=0).data.shape == (2, 1, 8, 8)
     task = families.get("vae").exports(trained_model(run, digits), run.config, digits).tasks["score"]
-    inputs = {**example_inputs(model.manifest.tasks["score"], model.manifest, 5), "data": digits.edge(digits.test)[:5]}
+    inputs = {
+        **example_inputs(model.manifest.tasks["score"], model.manifest, 5),
+        "data": digits.inputs(digits.test)[:5],
+    }
     given = [torch.from_numpy(inputs[spec.role][:3]) for spec in task.inputs]
     graphs.save_onnx({"score": graphs.task_to_onnx(task, given)}, tmp_path)
     session = onnxruntime.InferenceSession(str(tmp_path / "score.onnx"))

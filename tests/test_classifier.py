@@ -114,7 +114,7 @@ def test_a_classifier_learns_and_exports(tmp_path: Path, digits: Data) -> None:
     )
     assert list(model.manifest.tasks) == ["features"]
     assert model.manifest.classes == digits.classes
-    outputs = model.run("features", {"data": digits.edge(digits.test)})
+    outputs = model.run("features", {"data": digits.inputs(digits.test)})
     assert outputs["features"].shape == (300, 16)
     accuracy = (outputs["logits"].argmax(1) == digits.test.labels).mean()
     reported = {metric.name: metric.value for metric in model.manifest.metrics}
@@ -122,7 +122,7 @@ def test_a_classifier_learns_and_exports(tmp_path: Path, digits: Data) -> None:
     about = model.manifest.classification
     assert about is not None
     assert about.temperature != 1
-    probabilities = model.classify(digits.edge(digits.test))
+    probabilities = model.classify(digits.inputs(digits.test))
     assert np.allclose(probabilities, softmax(outputs["logits"] / about.temperature))
     assert classes.cross_entropy(probabilities, digits.test.labels) == pytest.approx(
         reported["cross_entropy"], abs=1e-4

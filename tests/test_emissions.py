@@ -24,7 +24,7 @@ from manifold.runtime.errors import InvalidValue, UnsupportedTask
 from manifold.runtime.spec import ImageSpec
 from manifold.service.http.app import create_app
 from manifold.service.settings import Settings
-from manifold.training.data import Data, Part
+from manifold.training.data import Arrays, Data
 from manifold.training.errors import TrainingError
 from manifold.training.exporting import graphs
 from manifold.training.families import pixelcnn
@@ -39,7 +39,7 @@ def pictures(height: int, width: int, channels: int, levels: int = 256, n: int =
     """Random images."""
     generator = np.random.Generator(np.random.Philox(0))
     items = (generator.integers(0, levels, (n, channels, height, width)) * 255 // (levels - 1)).astype(np.uint8)
-    part = Part(items, generator.integers(0, 3, n))
+    part = Arrays(items, generator.integers(0, 3, n))
     spec = ImageSpec(height=height, width=width, channels=channels, levels=levels)
     return Data("pictures", spec, part, part, part, ("a", "b", "c"))
 
@@ -155,7 +155,7 @@ def test_bits_of_levels_and_of_densities_are_comparable() -> None:
 
 def test_dequantised_values_lie_in_their_levels_interval() -> None:
     model = network(pictures(4, 4, 1, 8), likelihood="mixture")
-    images = torch.from_numpy(pictures(4, 4, 1, 8).train.items).float() / 255
+    images = torch.from_numpy(Arrays.of(pictures(4, 4, 1, 8).train).items).float() / 255
     generator = torch.Generator().manual_seed(0)
     seen = torch.cat([model.observe(images, generator) for _ in range(20)])
     level = torch.round(images * 7).repeat(20, 1, 1, 1)

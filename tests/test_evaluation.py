@@ -29,7 +29,7 @@ from manifold.evaluation.statistics import of_rows
 from manifold.runtime import codecs, engine, manifest
 from manifold.runtime.errors import UnsupportedTask
 from manifold.runtime.spec import ImageSpec
-from manifold.training.data import Data
+from manifold.training.data import Arrays, Data
 from tests.conftest import SHIPPED
 
 Array = NDArray[Any]
@@ -49,7 +49,9 @@ def extractor() -> Extractor:
 @pytest.fixture(scope="module")
 def real(digits: Data) -> RealData:
     parts = {"train": digits.train, "calibration": digits.calibration, "test": digits.test}
-    return RealData("digits", **{name: Held(part.items, part.labels, "digits") for name, part in parts.items()})
+    return RealData(
+        "digits", **{name: Held(Arrays.of(part).items, part.labels, "digits") for name, part in parts.items()}
+    )
 
 
 @pytest.fixture

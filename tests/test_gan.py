@@ -16,15 +16,15 @@ from torch import Tensor, nn
 from manifold.runtime.engine import load
 from manifold.service.http.app import create_app
 from manifold.service.settings import Settings
-from manifold.training import data as datasets
-from manifold.training.data import Data
-from manifold.training.data.tables import Stated
+from manifold.training import datasets
+from manifold.training.batches import Batch, to_float
+from manifold.training.data import Arrays, Data, tables
+from manifold.training.data.schema import Stated
 from manifold.training.errors import TrainingError
 from manifold.training.families import cgan, gan
 from manifold.training.families.gan import Config, Score
 from manifold.training.networks import adversarial, dcgan
-from manifold.training.networks.layers import fix_norms, to_float
-from manifold.training.phases import Batch
+from manifold.training.networks.layers import fix_norms
 from manifold.training.runs import load_checkpoint
 from manifold.training.train import trained_model
 from tests.conftest import made_table, tiny_run, wait_until_ready
@@ -311,7 +311,9 @@ def test_the_discriminator_depends_on_the_class_by_projection(digits: Data, spec
 
 
 def batch_of(digits: Data) -> Batch:
-    return Batch(to_float(digits.train.items[:20], CPU), torch.from_numpy(digits.train.labels[:20]), generator(), 0.0)
+    return Batch(
+        to_float(Arrays.of(digits.train).items[:20], CPU), torch.from_numpy(digits.train.labels[:20]), generator(), 0.0
+    )
 
 
 def generator() -> torch.Generator:
@@ -367,7 +369,7 @@ def test_every_weight_learns(digits: Data, body: str) -> None:
 def made(tmp_path_factory: pytest.TempPathFactory, digits: Data) -> Path:
     root = tmp_path_factory.mktemp("gans")
     numbers = {name: column for name, column in made_table().items() if name in ("price", "weight")}
-    table = datasets.from_table("numbers", numbers, {"source": "tests"}, Stated({"price": 2}))
+    table = tables.from_table("numbers", numbers, {"source": "tests"}, Stated({"price": 2}))
     mlp = tiny_run(root / "runs/mlp", "gan", digits, targets=(0.7, 0.9))
     spectral = tiny_run(root / "runs/sn", "gan", digits, body="dcgan", spectral=True, stored="float16")
     conditional = tiny_run(root / "runs/cgan", "cgan", digits, body="dcgan", unrolled=1)

@@ -13,9 +13,10 @@ from torch import Tensor, nn
 
 from manifold.runtime.manifest import Metric
 from manifold.training import families, runs
+from manifold.training.batches import Batch
 from manifold.training.data import Data
 from manifold.training.errors import TrainingError
-from manifold.training.phases import Batch, Losses, Phase, Player, Recipe
+from manifold.training.phases import Losses, Phase, Player, Recipe
 from manifold.training.train import train
 
 

@@ -15,19 +15,19 @@ from torch import Tensor
 from manifold.runtime import golden
 from manifold.runtime.engine import load
 from manifold.runtime.spec import ImageSpec
-from manifold.training.data import Data, Part
+from manifold.training.batches import Batch
+from manifold.training.data import Arrays, Data
 from manifold.training.exporting import graphs, loops
 from manifold.training.families import pixelcnn
 from manifold.training.families.pixelcnn import Config, Finish, GatedPixelCNN
 from manifold.training.networks.gated import FreeSampler, Sampler, nothing
-from manifold.training.phases import Batch
 
 
 def grid(height: int, width: int, levels: int, classes: int = 3) -> Data:
     """Random images of a small size."""
     generator = np.random.Generator(np.random.Philox(0))
     items = (generator.integers(0, levels, (40, 1, height, width)) * 255 // (levels - 1)).astype(np.uint8)
-    part = Part(items, generator.integers(0, classes, 40))
+    part = Arrays(items, generator.integers(0, classes, 40))
     spec = ImageSpec(height=height, width=width, channels=1, levels=levels)
     return Data("grid", spec, part, part, part, tuple("abcdefghij"[:classes]))
 

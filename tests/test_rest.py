@@ -29,7 +29,7 @@ from manifold.runtime.spec import ImageSpec
 from manifold.service.core import contract
 from manifold.service.http.app import USE_CASES, create_app
 from manifold.service.settings import ModelSettings, Settings, SettingsError, read
-from manifold.training.data import Data
+from manifold.training.data import Arrays, Data
 from tests import foreign
 from tests.conftest import (
     CLASS_OF,
@@ -671,8 +671,8 @@ def test_settings_that_are_wrong_are_named(monkeypatch: pytest.MonkeyPatch, tmp_
 def test_classify_is_what_the_library_says(
     name: str, client: TestClient, shipped: dict[str, Model], digits: Data
 ) -> None:
-    model, items = shipped[name], digits.test.items[:6]
-    expected = model.classify(digits.edge(digits.test)[:6])
+    model, items = shipped[name], Arrays.of(digits.test).items[:6]
+    expected = model.classify(digits.inputs(digits.test)[:6])
     request = {"model": name, "images": [text(codecs.to_png(image)) for image in items]}
     answer = client.post("/classify", json=request).json()
     contract.ClassifyResponse.model_validate(answer)

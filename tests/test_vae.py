@@ -12,13 +12,13 @@ import pytest
 import torch
 
 from manifold.runtime.engine import load
-from manifold.training.data import Data
+from manifold.training.batches import Batch, to_float
+from manifold.training.data import Arrays, Data
 from manifold.training.errors import TrainingError
 from manifold.training.exporting import graphs
 from manifold.training.families import vae
 from manifold.training.families.vae import VAE, Config
-from manifold.training.networks.layers import Neighbours, to_float
-from manifold.training.phases import Batch
+from manifold.training.networks.layers import Neighbours
 from manifold.training.train import trained_model
 from tests.conftest import tiny_run
 from tests.shared import export
@@ -34,7 +34,7 @@ def small(data: Data, **changes: object) -> VAE:
 def test_elbo_below_iwae_below_the_exact_likelihood(digits: Data) -> None:
     """With one latent, p(x) = ∫ p(x | z) p(z) dz can be had by quadrature."""
     model = small(digits)
-    x = (torch.from_numpy(digits.test.items[:4]).float() / 255).flatten(1).round()
+    x = (torch.from_numpy(Arrays.of(digits.test).items[:4]).float() / 255).flatten(1).round()
     z = torch.linspace(-8, 8, 4001)[:, None]
     with torch.no_grad():
         log_joint = torch.stack(
@@ -59,7 +59,7 @@ def test_elbo_below_iwae_below_the_exact_likelihood(digits: Data) -> None:
 
 def test_more_draws_lower_the_variance_not_the_mean(digits: Data) -> None:
     model = small(digits, latent_dim=8)
-    x = (torch.from_numpy(digits.test.items[:1]).float() / 255).flatten(1).round()
+    x = (torch.from_numpy(Arrays.of(digits.test).items[:1]).float() / 255).flatten(1).round()
     generator = torch.Generator().manual_seed(0)
 
     def estimates(draws: int) -> torch.Tensor:
@@ -73,7 +73,7 @@ def test_more_draws_lower_the_variance_not_the_mean(digits: Data) -> None:
 
 
 def test_without_the_kl_the_variances_collapse(digits: Data) -> None:
-    items = torch.from_numpy(digits.train.items[:256]).float() / 255
+    items = torch.from_numpy(Arrays.of(digits.train).items[:256]).float() / 255
     spread = {}
     for beta in (0.0, 1.0):
         model = small(digits, latent_dim=4, beta=beta, likelihood="gaussian", noise=0.1)
@@ -90,7 +90,7 @@ def test_without_the_kl_the_variances_collapse(digits: Data) -> None:
 
 def test_warmup_weighs_the_kl_and_the_bound_does_not(digits: Data) -> None:
     model = small(digits, kl_warmup=10.0, beta=2.0)
-    items = torch.from_numpy(digits.train.items[:8]).float() / 255
+    items = torch.from_numpy(Arrays.of(digits.train).items[:8]).float() / 255
 
     def losses(epoch: float) -> dict[str, float]:
         batch = Batch(items, torch.zeros(8), torch.Generator().manual_seed(0), epoch)
@@ -106,7 +106,7 @@ def test_warmup_weighs_the_kl_and_the_bound_does_not(digits: Data) -> None:
 
 def test_loss_is_summed_over_the_item_and_averaged_over_the_batch(digits: Data) -> None:
     model = small(digits, likelihood="gaussian")
-    items = torch.from_numpy(digits.train.items[:1]).float() / 255
+    items = torch.from_numpy(Arrays.of(digits.train).items[:1]).float() / 255
     one, many = (
         float(model.loss(Batch(x, torch.zeros(len(x)), torch.Generator().manual_seed(0), 0.0))["kl"].detach())
         for x in (items, items.repeat(7, 1, 1, 1))
@@ -124,7 +124,7 @@ def test_autoencoder_has_no_posterior(digits: Data) -> None:
 
 def test_what_is_logged_of_the_latent(digits: Data) -> None:
     """KL by dimension and active units; an autoencoder has neither."""
-    batch = Batch(to_float(digits.test.items, CPU), torch.zeros(len(digits.test)), torch.Generator(), 0.0)
+    batch = Batch(to_float(Arrays.of(digits.test).items, CPU), torch.zeros(len(digits.test)), torch.Generator(), 0.0)
     plain = small(digits, variational=False, likelihood="gaussian")
     assert vae.monitor(plain, batch) == {}
     model = small(digits, latent_dim=3, likelihood="gaussian")
@@ -139,7 +139,7 @@ def test_what_is_logged_of_the_latent(digits: Data) -> None:
 
 def test_a_figure_is_the_mean_over_the_test_part_to_four_digits(digits: Data) -> None:
     model = small(digits, variational=False, likelihood="gaussian")
-    batch = Batch(to_float(digits.test.items, CPU), torch.zeros(len(digits.test)), torch.Generator(), 0.0)
+    batch = Batch(to_float(Arrays.of(digits.test).items, CPU), torch.zeros(len(digits.test)), torch.Generator(), 0.0)
     with torch.no_grad():
         exact = float(vae.evaluate(model, batch)["loss"].double().mean())
     (found,) = vae.report(model, model.config, digits)
@@ -160,12 +160,12 @@ def test_figures_say_that_pixels_were_binarised(digits: Data) -> None:
 def test_trimmed_items_place_nothing(digits: Data) -> None:
     """The aggregate posterior is that of the items that are left when the least likely ones are taken away."""
     model = small(digits, latent_dim=2)
-    x = model.likelihood.settle(to_float(digits.train.items, CPU).flatten(1))
+    x = model.likelihood.settle(to_float(Arrays.of(digits.train).items, CPU).flatten(1))
     noise = torch.randn((vae.SCORE_DRAWS, len(x), 2), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         kept = vae.least_strange(sum(model.terms(x, noise)), 0.25).numpy()  # type: ignore[arg-type]
         place = vae.placement(model, dataclasses.replace(model.config, trim=0.25), digits.train)
-        expected = vae.placement(model, model.config, digits.train[kept])
+        expected = vae.placement(model, model.config, Arrays.of(digits.train)[kept])
     assert len(kept) == len(digits.train) - len(digits.train) // 4
     assert torch.equal(place.centre, expected.centre)
     assert torch.equal(place.whitening, expected.whitening)
@@ -173,11 +173,12 @@ def test_trimmed_items_place_nothing(digits: Data) -> None:
 
 def test_references_say_which_of_their_values_are_missing(table: Data) -> None:
     model = vae.build(vae.Config(hidden=(16,), latent_dim=2, references=30), table)
-    items = np.nan_to_num(table.train.items)
+    train = Arrays.of(table.train)
+    items = np.nan_to_num(train.items)
     with torch.no_grad():
-        assert vae.placement(model, model.config, dataclasses.replace(table.train, items=items)).there is None
+        assert vae.placement(model, model.config, dataclasses.replace(train, items=items)).there is None
         items[::2, 0] = np.nan
-        place = vae.placement(model, model.config, dataclasses.replace(table.train, items=items))
+        place = vae.placement(model, model.config, dataclasses.replace(train, items=items))
     assert place.there is not None
     assert place.inputs is not None
     assert 5 < int((place.there == 0).sum()) < 25
@@ -190,7 +191,7 @@ def test_score_is_the_elbo_over_its_fixed_draws(digits: Data) -> None:
     references = torch.randn(40, 3, generator=torch.Generator().manual_seed(1))
     unit = vae.Placement(torch.zeros(3), torch.eye(3), torch.eye(3), references, None)
     score = vae.Score(model, unit, seed=0)
-    data = torch.from_numpy(digits.test.items[:5]).float() / 255
+    data = torch.from_numpy(Arrays.of(digits.test).items[:5]).float() / 255
     with torch.no_grad():
         reconstruction, kl, negative_elbo, distance, neighbours, squared_error, surprise = score(data)
         expected = model.terms(model.likelihood.settle(data.flatten(1)), score.noise.expand(-1, 5, -1))
@@ -218,7 +219,7 @@ def test_near_neighbours_keep_their_digits() -> None:
 
 def test_missing_values_cost_nothing_and_tell_nothing(table: Data) -> None:
     model = vae.build(vae.Config(hidden=(16,), latent_dim=2, references=30), table)
-    x = torch.from_numpy(table.test.items[:6])
+    x = torch.from_numpy(Arrays.of(table.test).items[:6])
     blocks = [block for _, block in table.spec.blocks()]  # type: ignore[union-attr]
     holes = x.clone()
     holes[:, blocks[1]] = torch.nan
@@ -263,7 +264,7 @@ def test_aggregate_posterior_is_the_law_of_total_variance(digits: Data) -> None:
     model = small(digits, latent_dim=2)
     with torch.no_grad():
         place = vae.placement(model, model.config, digits.train)
-        x = model.likelihood.settle((torch.from_numpy(digits.train.items).float() / 255).flatten(1))
+        x = model.likelihood.settle((torch.from_numpy(Arrays.of(digits.train).items).float() / 255).flatten(1))
         mean, log_variance = model.encode(x)
         assert log_variance is not None
         draws = mean + (0.5 * log_variance).exp() * torch.randn(

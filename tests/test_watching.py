@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from manifold.training import families, runs, train
-from manifold.training.data import Data
+from manifold.training.data import Arrays, Data
 from manifold.training.families import gan
 from manifold.training.loop import watching
 from manifold.training.loop.watching import Alarm, Seen, Watch
@@ -97,8 +97,8 @@ def test_minimax_against_a_discriminator_that_has_won_vanishes(digits: Data, tmp
         model = gan.build(options, digits)
         with torch.no_grad():
             cast(nn.Linear, model.discriminator.head).bias.sub_(12.0)
-        images = torch.from_numpy(digits.train.items[:64]).float() / 255
-        from manifold.training.phases import Batch
+        images = torch.from_numpy(Arrays.of(digits.train).items[:64]).float() / 255
+        from manifold.training.batches import Batch
 
         batch = Batch(images, torch.from_numpy(digits.train.labels[:64]), torch.Generator().manual_seed(0), 0.0)
         model.generator_loss(batch)["loss"].backward()

@@ -27,9 +27,9 @@ from manifold.runtime.manifest import Golden, Manifest, Metric, Scoring, TaskSpe
 from manifold.runtime.operations import CAN, softmax
 from manifold.runtime.scores import calibration
 from manifold.runtime.spec import ImageSpec
-from manifold.training import data as datasets
-from manifold.training import families
+from manifold.training import datasets, families
 from manifold.training.data import Data
+from manifold.training.data.parts import first
 from manifold.training.errors import TrainingError
 from manifold.training.exporting import classes, folds, graphs, priors
 from manifold.training.exporting.tasks import Exports, Task
@@ -73,7 +73,9 @@ def export(
         examples = {task: example_inputs(spec, manifest, batches.ROWS) for task, spec in manifest.tasks.items()}
         for inputs in examples.values():  # real items where the task takes data
             if "data" in inputs:
-                inputs["data"] = np.resize(data.edge(data.test), inputs["data"].shape)  # repeats where there are few
+                inputs["data"] = np.resize(
+                    data.inputs(first(data.test, batches.ROWS)), inputs["data"].shape
+                )  # repeats if there are few
         _write_graphs(exported.tasks, examples, folder, backend)
         expected = {task: exported.tasks[task](inputs) for task, inputs in examples.items()}
         trial = Model(folder, manifest.model_copy(update={"scoring": None}), "cpu", 1)
@@ -142,7 +144,7 @@ def _draft(
     }  # fmt: skip
     names = data.classes if exported.classes and data.classes else None
     return Manifest(
-        name=name, version=version, family=run.family, license=datasets.LICENCES.get(data.name, ""),
+        name=name, version=version, family=run.family, license=data.licence,
         description=description or exported.description, backend=backend, data=exported.spec or data.spec,
         classes=names, class_prior=None, conditions=exported.conditions, latent=exported.latent, codes=exported.codes, tasks=tasks, scoring=exported.scoring,
         classification=exported.classification,
@@ -249,7 +251,7 @@ def _calibrate(engine: Model, run: Run, data: Data, folder: Path) -> Scoring:
         source = f"{len(data.train)} training items, each by a model trained on the other {data.folds - 1} of {data.folds} folds"
     else:
         known = {"classes": priors.told(engine.manifest, data, data.calibration)} if engine.manifest.conditions else {}
-        scores = engine.score(data.edge(data.calibration), **known)
+        scores = engine.score(data.inputs(data.calibration), **known)
         source = str(data.protocol.get("calibration", f"{len(data.calibration)} items"))
     return calibration.write(about, scores, folder, source=source, by_column=not isinstance(data.spec, ImageSpec))
 
@@ -287,10 +289,10 @@ def preview(engine: Model, data: Data) -> bytes:
     if CAN["sample"](engine.manifest):
         pixels = codecs.to_uint8(engine.sample(PREVIEW_ITEMS, seed=PREVIEW_SEED).data, spec)
     else:
-        logits = engine.run("features", {"data": data.edge(data.test)})["logits"].astype(np.float64)
+        logits = engine.run("features", {"data": data.inputs(data.test)})["logits"].astype(np.float64)
         labels = data.test.labels[:, None]
         margin = np.take_along_axis(logits, labels, axis=1)[:, 0] - logits.max(axis=1)
-        pixels = data.test.items[np.argsort(margin, kind="stable")[:PREVIEW_ITEMS]]
+        pixels = data.test.batch(np.argsort(margin, kind="stable")[:PREVIEW_ITEMS]).items
     return codecs.to_png(codecs.grid(pixels, scale=max(1, round(28 / spec.height))))
 
 
@@ -305,7 +307,7 @@ def _histograms(engine: Model, data: Data) -> bytes:
     assert not isinstance(data.spec, ImageSpec)
     n = min(5000, len(data.test))
     both = {
-        "real": rows.decode(data.test.items[:n], data.spec),
+        "real": rows.decode(first(data.test, n).items, data.spec),
         "sampled": rows.decode(engine.sample(n, seed=PREVIEW_SEED).data, data.spec),
     }
     names = data.spec.names

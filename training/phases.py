@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 
-from manifold.training.data import Part
+from manifold.training.batches import Batch
 from manifold.training.errors import TrainingError
 from manifold.training.loop.watching import Watch
-from manifold.training.networks.layers import to_float
 
 SCHEDULES = ("constant", "cosine")
 STORED = ("float32", "float16")
@@ -60,31 +58,6 @@ class Recipe:
         for key in keys:
             if not getattr(self, key) > 0:
                 raise TrainingError(f"{key}: {getattr(self, key)} is not above 0", field=key)
-
-
-@dataclass(frozen=True)
-class Batch:
-    """A batch on the device. The generator is the only source of chance in a loss."""
-
-    items: Tensor  # float32 (B, *shape): images in [0, 1], or encoded rows
-    labels: Tensor  # int64 (B,), -1 where there are none
-    generator: torch.Generator
-    epoch: float  # how far training is, for warm-ups
-    factors: Tensor | None = None  # float32 (B, F), where the data has them
-
-    def some(self, which: Tensor) -> Batch:
-        """The items with these indices."""
-        factors = None if self.factors is None else self.factors[which]
-        return replace(self, items=self.items[which], labels=self.labels[which], factors=factors)
-
-
-def in_order(part: Part, size: int, generator: torch.Generator) -> Iterator[Batch]:
-    """A part in batches, on the generator's device."""
-    device = generator.device
-    for start in range(0, len(part), size):
-        held = part[start : start + size]
-        factors = None if held.factors is None else torch.as_tensor(held.factors).to(device)
-        yield Batch(to_float(held.items, device), torch.as_tensor(held.labels).to(device), generator, 0.0, factors)
 
 
 Losses = dict[str, Tensor]  # scalars in nats; "loss" is the one that is minimised

@@ -26,16 +26,16 @@ from torch import Tensor, nn
 
 from manifold.runtime.errors import reason
 from manifold.runtime.repository import replacing
-from manifold.training import data as datasets
-from manifold.training import families
+from manifold.training import batches, datasets, families
+from manifold.training.batches import Batch, in_order, joined
 from manifold.training.data import Data
 from manifold.training.errors import Diverged, TrainingError
 from manifold.training.loop import sheets
 from manifold.training.loop.average import Average
 from manifold.training.loop.progress import Progress
 from manifold.training.loop.watching import Alarm
-from manifold.training.networks.layers import round_weights, to_float
-from manifold.training.phases import Batch, Phase, Player, in_order
+from manifold.training.networks.layers import round_weights
+from manifold.training.phases import Phase, Player
 from manifold.training.runs import ALARMS, CONFIG, LOG, METRICS, Run, load_checkpoint, read_log, save_checkpoint
 
 
@@ -133,11 +133,9 @@ class Loop:
         self.seconds = 0.0  # of training, not of looking
         self.curves = sheets.Curves(run.folder / LOG, run.folder / sheets.CURVES)
         self.window: dict[str, float] = {}  # sums since the last look of the phase's watch
-        self.items = torch.as_tensor(data.train.items).to(fabric.device)
-        self.labels = torch.as_tensor(data.train.labels).to(fabric.device)
-        self.factors = _optional(data.train.factors, fabric.device)
-        self.batch_size = min(self.config.batch_size, len(self.items) // fabric.world_size)
-        self.steps_per_pass = len(self.items) // (self.batch_size * fabric.world_size)
+        self.source = batches.source(data.train, fabric.device)
+        self.batch_size = min(self.config.batch_size, len(data.train) // fabric.world_size)
+        self.steps_per_pass = len(data.train) // (self.batch_size * fabric.world_size)
         self.steps_per_epoch = self.config.epoch_steps or self.steps_per_pass
         self.enter_phase()
 
@@ -181,17 +179,11 @@ class Loop:
         path = (self.position.phase, number, *([self.position.rolled_back] if self.position.rolled_back else []))
         if place == 0 or self._order_of != path:
             order = torch.Generator().manual_seed(self._seed(*path))
-            self._order = torch.randperm(len(self.items), generator=order).to(self.items.device)
+            self._order = torch.randperm(len(self.data.train), generator=order).to(self.source.device)
             self._order_of = path
         start = (place * self.fabric.world_size + self.fabric.global_rank) * self.batch_size
         index = self._order[start : start + self.batch_size]
-        return Batch(
-            to_float(self.items[index], self.fabric.device),
-            self.labels[index],
-            self.generator,
-            self.position.in_phase / self.steps_per_epoch,
-            None if self.factors is None else self.factors[index],
-        )
+        return self.source.batch(index, self.generator, self.position.in_phase / self.steps_per_epoch)
 
     def _seed(self, *path: int) -> int:
         """A seed for what `path` names, a function of the run's own."""
@@ -386,15 +378,14 @@ class Loop:
 
         With a generator of its own, so that looking does not move the training's.
         """
-        part = self.data.test[: self.config.test_items]
+        part, limit = self.data.test, min(len(self.data.test), self.config.test_items)
         generator = torch.Generator(self.fabric.device).manual_seed(self.config.seed)
         sums: dict[str, float] = {}
         self.bare.eval()
-        for batch in in_order(part, 500, generator):
+        for batch in in_order(part, 500, generator, limit):
             for name, values in self.family.evaluate(self.bare, batch).items():
-                sums[name] = sums.get(name, 0.0) + float(values.double().sum()) / len(part)
-        (whole,) = in_order(part, len(part), generator)
-        more = self.family.monitor(self.bare, whole)
+                sums[name] = sums.get(name, 0.0) + float(values.double().sum()) / limit
+        more = self.family.monitor(self.bare, joined(part, generator, limit))
         self.bare.train()
         return {**{f"test/{name}": value for name, value in sums.items()}, **more}
 
@@ -484,10 +475,6 @@ def _named(device: torch.device) -> str:
         if device.type == "cpu"
         else device.type
     )
-
-
-def _optional(values: Any, device: torch.device) -> Tensor | None:
-    return None if values is None else torch.as_tensor(values).to(device)
 
 
 @contextmanager

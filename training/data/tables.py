@@ -1,237 +1,146 @@
-"""Tables from CSV and Parquet: reading, and the schema. Encoding is the runtime's (runtime.columns).
-
-Schema rules, fitted on training rows alone and kept in the manifest. Strings, booleans and whole numbers with at most 20 different values
-are categories; other numbers are numeric, with log(1 + v) where they are non-negative and skewed (skewness above 2), standardised by mean
-and standard deviation and clipped at ten of them. Where it is stated, they are scaled by their range instead, or take a quantile transform.
-The number of decimals is the training rows' too, unless it is stated. Left out and named in the manifest: columns with one value,
-identifiers (strings that hardly ever repeat), columns without values. A missing value (an empty cell, null, NaN) takes no part: not in the
-schema, not in the likelihood.
-"""
+"""Data sets made of tables: rows are split, and the schema is fitted on the training rows."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
-from scipy.special import ndtri
 
-from manifold.runtime.errors import LISTED, Malformed, TooLarge, cut, shown
-from manifold.runtime.spec import CategoricalColumn, NumericColumn, TableSpec
-from manifold.runtime.tables import columns, files, parquet, rows
+from manifold.runtime.spec import CategoricalColumn, TableSpec
+from manifold.runtime.tables import columns, rows
+from manifold.training.data import reading, schema
+from manifold.training.data.parts import Array, Arrays
+from manifold.training.data.remote import digest
+from manifold.training.data.schema import Stated
+from manifold.training.data.splits import Data
 from manifold.training.errors import DataError, TrainingError
 
-Array = NDArray[Any]
-MAX_CATEGORIES = 20  # whole numbers with more values are numbers
-CELL_BYTES = 2**20  # of a Parquet file, on average
-MAX_CELLS = 500_000_000  # of a file, which is read as a whole: 4 GB as numbers
-MAX_STRINGS = 1000  # string columns with more values are identifiers, not categories
-KNOTS = 101  # of a quantile transform
-KINDS = ("numeric", "range", "quantile", "categorical", "ignore")
-OTHERS = "*"  # the name that states a kind for every number that has none of its own
+Table = Mapping[str, Array]
+LEAST_ROWS = 30  # of a table
+SMALL, FOLDS = 2000, 5  # tables with fewer rows are calibrated by folds of the training rows
 
 
-@dataclass(frozen=True)
-class Stated:
-    """What is known about columns by name, beside what the rules find."""
-
-    decimals: Mapping[str, int] = field(default_factory=dict)
-    units: Mapping[str, str] = field(default_factory=dict)
-    kinds: Mapping[str, str] = field(default_factory=dict)  # one of KINDS each; `*` stands for all other numbers
-
-    def __post_init__(self) -> None:
-        for name, kind in self.kinds.items():
-            if kind not in KINDS:
-                raise TrainingError(
-                    f"column {name!r}: unknown kind {kind!r}; valid are {', '.join(KINDS)}",
-                    field=name,
-                    valid=list(KINDS),
-                )
-
-
-def _read_csv(path: Path) -> Any:
-    from pyarrow import csv
-
-    return csv.read_csv(path)
-
-
-def _read_parquet(path: Path) -> Any:
-    with path.open("rb") as source:
-        file = parquet.File(source, None, CELL_BYTES)
-        _check_cells(file.metadata)
-        for group in range(file.metadata.num_row_groups):
-            file.check(group, parquet.LEAST_ROWS)
-        return file.reader.read()
-
-
-def _check_cells(metadata: Any) -> None:
-    """Raise TooLarge for more than MAX_CELLS cells, of which a file of a few kilobytes can claim any number."""
-    groups = [metadata.row_group(at) for at in range(metadata.num_row_groups)]
-    nested = sum(group.column(at).num_values for group in groups for at in range(group.num_columns))
-    if (cells := max(nested, metadata.num_rows * metadata.num_columns)) > MAX_CELLS:
-        raise TooLarge(f"file: has {cells} cells, the limit is {MAX_CELLS}; take a sample of its rows", field="file")
-
-
-READERS: dict[str, Callable[[Path], Any]] = {".csv": _read_csv, ".parquet": _read_parquet}
-
-
-def read(path: Path) -> dict[str, Array]:
-    """Columns of a .csv or .parquet file: numbers (NaN where missing) or objects (None). Raises DataError where it cannot be read or is
-    empty."""
-    import pyarrow
-
-    try:
-        table = READERS[path.suffix](path)
-        names = table.column_names  # which are decoded here
-    except (OSError, pyarrow.ArrowException, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot be read as {path.suffix[1:]}: {cut(str(error), 200)}") from error
-    except (Malformed, TooLarge) as error:
-        raise DataError(f"{path}: {error.message.removeprefix('file: ')}") from error
-    if table.num_rows == 0:
-        raise DataError(f"{path}: has no rows")
-    if len(set(names)) != len(names):
-        twice = next(name for name in names if names.count(name) > 1)
-        raise DataError(f"{path}: two columns are called {shown(twice)}")
-    return {name: _plain(table[name]) for name in names}
-
-
-def _plain(column: Any) -> Array:
-    """Return a column's numbers or objects; rows share the texts of a dictionary."""
-    from pyarrow import types
-
-    if not types.is_dictionary(column.type):
-        return np.asarray(column.to_numpy(zero_copy_only=False))
-    whole = column.unify_dictionaries().combine_chunks()
-    texts = np.asarray([*whole.dictionary.to_pylist(), None], object)
-    places: Array = whole.indices.fill_null(-1).to_numpy(zero_copy_only=False)
-    found: Array = texts[places]
-    return found
-
-
-def fit(table: Mapping[str, Array], stated: Stated | None = None) -> TableSpec:
-    """The schema of `table`. Raises TrainingError for infinite numbers, and where no column is left to learn from."""
-    stated = stated or Stated()
-    stated_names = [name for part in (stated.decimals, stated.units, stated.kinds) for name in part if name != OTHERS]
-    if unknown := [name for name in stated_names if name not in table]:
-        raise TrainingError(
-            f"there is no column {shown(unknown[0])}; the table has {', '.join(map(cut, list(table)[:LISTED]))}",
-            field=unknown[0],
-            valid=list(table),
-        )
-    found: list[NumericColumn | CategoricalColumn] = []
-    ignored = {}
-    for name, values in table.items():
-        column = _fit_column(name, values, stated)
-        if isinstance(column, str):
-            ignored[name] = column
-        else:
-            found.append(column)
-    if not found:
-        reasons = "; ".join(f"{name}: {reason}" for name, reason in ignored.items())
-        raise TrainingError(f"data: no column is left to learn from ({reasons})")
-    return TableSpec(columns=tuple(found), ignored=ignored)
-
-
-def _fit_column(name: str, values: Array, stated: Stated) -> NumericColumn | CategoricalColumn | str:
-    """The column, or why it is left out."""
-    kind = stated.kinds.get(name)
-    if kind == "ignore":
-        return "left out on request"
-    _check_values(name, values)
-    present = values[~columns.missing_values(values)]
-    if len(present) == 0:
-        return "has no values"
-    numeric = np.issubdtype(present.dtype, np.number)
-    whole = numeric and bool(np.all(present == np.floor(present)))
-    if kind is None:
-        few = whole and len(np.unique(present)) <= MAX_CATEGORIES
-        kind = "categorical" if not numeric or few else stated.kinds.get(OTHERS, "numeric")
-    if kind == "categorical":
-        categories = sorted({rows.canonical(value) for value in present.tolist()}, key=_natural)
-        if (longest := max(map(len, categories))) > files.CELL_BYTES // 4:  # a character has up to four bytes
-            return f"has a text of {longest} characters, the limit is {files.CELL_BYTES // 4}"
-        if len(categories) < 2:
-            return f"has the single value {cut(categories[0])}"
-        if len(categories) > MAX_STRINGS or (not numeric and len(categories) > max(2, len(present) // 2)):
-            return f"is an identifier: {len(categories)} different values in {len(present)} rows"
-        return CategoricalColumn(name=name, categories=tuple(categories))
-    if not numeric:
-        raise TrainingError(f"column {shown(name)}: {shown(present.tolist()[0])} is not a number", field=name)
-    numbers = present.astype(np.float64)
-    if not np.all(np.isfinite(numbers)):
-        raise DataError(f"data: column {shown(name)} has values that are not finite")
-    if numbers.min() == numbers.max():
-        return f"has the single value {rows.canonical(present[0])}"
-    about: dict[str, Any] = {"transform": "identity"}
-    if kind == "quantile":
-        about = _quantiles(numbers)
-    elif kind == "numeric" and numbers.min() >= 0 and _skewness(numbers) > 2:
-        about = {"transform": "log1p"}
-    plain: dict[str, Any] = {
-        "name": name,
-        "mean": 0.0,
-        "scale": 1.0,
-        "minimum": float(numbers.min()),
-        "maximum": float(numbers.max()),
+def of_file(path: Path, stated: Stated | None = None, label: str | None = None, truth: str | None = None) -> Data:
+    """Return the table in a .csv or .parquet file, split; arguments as of from_table. Raises DataError if it cannot be read."""
+    if path.suffix not in reading.READERS:
+        raise TrainingError(f"{path}: a table is a {' or '.join(reading.READERS)} file", field="file")
+    options = {"label": label, "truth": truth, "kinds": dict(stated.kinds) if stated and stated.kinds else None}
+    protocol = {
+        "file": path.name,
+        "sha256": digest(path, "sha256"),
+        **{key: value for key, value in options.items() if value},
     }
-    transformed = rows.transform(numbers, NumericColumn.model_validate({**plain, **about}))
-    if (scale := float(transformed.std())) < 1e-12 * max(1.0, float(np.abs(transformed).max())):
-        return f"hardly varies: its deviation is {scale:.3g}"
-    decimals = stated.decimals.get(name, _decimals(numbers))
-    centre = float(transformed.mean())
-    if kind == "range":
-        centre, scale = plain["minimum"], plain["maximum"] - plain["minimum"]
-    measured = {"mean": centre, "scale": scale, "decimals": decimals, "unit": stated.units.get(name)}
-    return NumericColumn.model_validate({**plain, **about, **measured})
+    return from_table(path.stem, reading.read(path), protocol, stated, label, truth)
 
 
-def _check_values(name: str, values: Array) -> None:
-    """Raise DataError for a column of lists, structures, bytes or durations, which can be neither numbers nor categories."""
-    others = (list, tuple, dict, bytes, np.ndarray)
-    if values.dtype.kind == "m" or (values.dtype == object and any(isinstance(each, others) for each in values)):
-        raise DataError(
-            f"data: column {shown(name)} holds lists, structures, bytes or durations; numbers, texts or booleans are needed: "
-            f"leave it out by --column {cut(name)}=ignore",
-            field=name,
+def from_table(
+    name: str,
+    table: Table,
+    protocol: dict[str, Any],
+    stated: Stated | None = None,
+    label: str | None = None,
+    truth: str | None = None,
+) -> Data:
+    """Split rows by a permutation (seed 0) into 80% train, 10% calibration, 10% test. The schema is fitted on the training rows.
+
+    If there are fewer than 2000 rows, 90% train and calibration is by folds. `truth` names a column that is 1 for known anomalies and 0
+    for the others; the anomalies are kept for evaluation alone.
+    """
+    anomalies = None
+    if truth is not None:
+        table, anomalies = _without_anomalies(table, truth)
+    n = len(next(iter(table.values())))
+    if n < LEAST_ROWS:
+        raise TrainingError(f"data: {name} has {n} rows; at least {LEAST_ROWS} are needed to train, calibrate and test")
+    order = np.random.Generator(np.random.Philox(0)).permutation(n)
+    small = n < SMALL
+    trained = n * 9 // 10 if small else n * 8 // 10
+    cuts = {"train": order[:trained], "calibration": order[trained : n * 9 // 10], "test": order[n * 9 // 10 :]}
+    parts = {part: take(table, which) for part, which in cuts.items()}
+    if anomalies is not None:
+        parts["anomalies"] = anomalies
+    protocol = {**protocol, "split": "permutation, Philox seed 0"}
+    return from_parts(name, parts, protocol, stated, label, folds=FOLDS if small else 0)
+
+
+def take(table: Table, which: Array) -> dict[str, Array]:
+    """Return some rows of a table, by index or by mask."""
+    return {name: column[which] for name, column in table.items()}
+
+
+def _without_anomalies(table: Table, truth: str) -> tuple[dict[str, Array], dict[str, Array]]:
+    """Return the rows whose column `truth` is 0, and those whose column is 1, both without that column."""
+    if truth not in table:
+        raise TrainingError(f"truth: there is no column {truth!r}", field="truth", valid=list(table))
+    values = [rows.canonical(value) for value in table[truth].tolist()]
+    if wrong := sorted(set(values) - {"0", "1"}):
+        raise TrainingError(
+            f"truth: column {truth!r} has {wrong[0]!r}; it must be 1 for anomalies and 0 for other rows", field="truth"
         )
+    anomalous = np.asarray(values) == "1"
+    rest = {name: column for name, column in table.items() if name != truth}
+    return take(rest, ~anomalous), take(rest, anomalous)
 
 
-def _quantiles(numbers: Array) -> dict[str, Any]:
-    """Knots at quantiles, and the normal quantiles of their shares; ties share the middle of theirs."""
-    shares = np.linspace(0, 1, KNOTS)
-    normal = ndtri(np.clip(shares, 0.5 / len(numbers), 1 - 0.5 / len(numbers)))
-    knots, place = np.unique(np.quantile(numbers, shares), return_inverse=True)
-    scores = np.bincount(place, normal) / np.bincount(place)
-    return {
-        "transform": "quantile", "knots": tuple(knots.tolist()), "scores": tuple(scores.tolist()), "slope": float(1 / numbers.std()),
-    }  # fmt: skip
+def from_parts(
+    name: str,
+    parts: Mapping[str, Table],
+    protocol: dict[str, Any],
+    stated: Stated | None = None,
+    label: str | None = None,
+    folds: int = 0,
+    licence: str = "",
+) -> Data:
+    """Return the data set of tables that are split already. The schema is fitted on the training rows.
+
+    The parts are `train`, `calibration` (may be empty if `folds` are given), `test`, and `anomalies` if some are known. `label` names the
+    column with the class, which is then no column of the rows. Raises TrainingError if it is absent or has missing values, DataError for
+    classes that the training rows lack.
+    """
+    classes: tuple[str, ...] | None = None
+    labels = {part: np.full(_rows(table), -1, np.int64) for part, table in parts.items()}
+    if label is not None:
+        column = _classes(parts["train"], label)
+        classes = column.categories
+        # nobody asks for the classes of anomalies
+        labels |= {part: _labels(part, table, column) for part, table in parts.items() if part != "anomalies"}
+    left = {part: {key: values for key, values in table.items() if key != label} for part, table in parts.items()}
+    spec = schema.fit(left["train"], stated)
+    made = {part: Arrays(schema.encode(table, spec), labels[part]) for part, table in left.items()}
+    return Data(
+        name,
+        spec,
+        made["train"],
+        made["calibration"],
+        made["test"],
+        classes,
+        {"data": name, **protocol, **{part: f"{len(held)} rows" for part, held in made.items()}},
+        anomalies=made.get("anomalies"),
+        folds=folds,
+        licence=licence,
+    )
 
 
-def _decimals(numbers: Array) -> int | None:
-    """The digits after the point that all numbers make do with, at most 6; None where they need more."""
-    return next((digits for digits in range(7) if np.array_equal(numbers, np.round(numbers, digits))), None)
+def _rows(table: Table) -> int:
+    return len(next(iter(table.values())))
 
 
-def _natural(category: str) -> tuple[int, float, str]:
-    """Numbers in numeric order, before words."""
-    try:
-        return (0, float(category), category)
-    except ValueError:
-        return (1, 0.0, category)
+def _classes(train: Table, label: str) -> CategoricalColumn:
+    """Return the column of classes, fitted on the training rows."""
+    if label not in train:
+        raise TrainingError(f"label: there is no column {label!r}", field="label", valid=list(train))
+    column = schema.fit({label: train[label]}, Stated(kinds={label: "categorical"})).columns[0]
+    assert isinstance(column, CategoricalColumn)
+    return column
 
 
-def _skewness(values: Array) -> float:
-    centred = values - values.mean()
-    return float((centred**3).mean() / max(float((centred**2).mean()) ** 1.5, 1e-300))
-
-
-def encode(table: Mapping[str, Array], spec: TableSpec) -> Array:
-    """Columns to float32 (n, width), missing values as NaN. Raises DataError for the first row that cannot be."""
-    found = columns.encode(table, spec, unknown=True, missing=True)
-    if found.bad:
-        row = min(found.bad)
-        raise DataError(f"data: row {row + 1}: {found.bad[row]}")
-    return found.data
+def _labels(part: str, table: Table, column: CategoricalColumn) -> Array:
+    """Return the class of each row, int64 (n,). Raises DataError for the first row without a known one."""
+    block = columns.encode(table, TableSpec(columns=(column,)))
+    if block.bad:
+        row = min(block.bad)
+        raise DataError(f"data: {part} row {row + 1}: {block.bad[row]}")
+    classes: Array = block.data.argmax(axis=1).astype(np.int64)
+    return classes

@@ -18,6 +18,7 @@ from manifold.runtime.manifest import Manifest
 from manifold.runtime.operations import Scores
 from manifold.training import families
 from manifold.training.data import Data
+from manifold.training.data.parts import subset
 from manifold.training.runs import Run
 from manifold.training.train import train, trained_model
 
@@ -29,13 +30,13 @@ def scores(run: Run, data: Data, manifest: Manifest) -> Scores:
     with tempfile.TemporaryDirectory() as scratch:
         for fold in range(data.folds):
             held_out, rest = order[fold :: data.folds], np.delete(order, np.s_[fold :: data.folds])
-            part = dataclasses.replace(data, train=data.train[rest], folds=0)
+            part = dataclasses.replace(data, train=subset(data.train, rest), folds=0)
             config = dataclasses.replace(run.config, seed=run.config.seed + fold + 1)
             one = dataclasses.replace(run, folder=Path(scratch) / str(fold), config=config)
             train(one, part, device="cpu", quiet=True, watch=False)
             with torch.no_grad():
                 exported = families.get(run.family).exports(trained_model(one, part), config, part)
-            items = data.edge(data.train[held_out])
+            items = data.inputs(data.train.batch(held_out))
             found.append(exported.drive(operations.score(manifest, items)))
     terms = {name: np.concatenate([each.terms[name] for each in found]) for name in found[0].terms}
     surprises = [each.surprise for each in found if each.surprise is not None]

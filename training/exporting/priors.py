@@ -20,6 +20,7 @@ from manifold.runtime.engine import Model
 from manifold.runtime.errors import UnsupportedTask
 from manifold.runtime.manifest import GaussianPrior, LatentSpec, Manifest, MixturePrior, Prior
 from manifold.training.data import Data, Part
+from manifold.training.data.parts import batches
 
 Array = NDArray[Any]
 
@@ -33,10 +34,9 @@ def posterior_means(model: Model, data: Data, part: Part) -> Array:
     """Where the items of a part lie: float32 (N, L). A conditional encoder is told each item's own class or factors."""
     task = model.manifest.tasks["encode"]
     means = []
-    for start in range(0, len(part), BATCH):
-        held = part[start : start + BATCH]
+    for held in batches(part, BATCH):
         classes = told(model.manifest, data, held) if task.input("condition") else None
-        means.append(model.encode(data.edge(held), classes=classes).placed)
+        means.append(model.encode(data.inputs(held), classes=classes).placed)
     return np.concatenate(means)
 
 

@@ -24,10 +24,11 @@ import torch
 from torch import Tensor, nn
 
 from manifold.runtime.manifest import Metric
+from manifold.training.batches import Batch
 from manifold.training.data import Data
 from manifold.training.errors import TrainingError
 from manifold.training.exporting.tasks import Exports
-from manifold.training.phases import Batch, Phase, Recipe
+from manifold.training.phases import Phase, Recipe
 
 
 class Family(Protocol):

@@ -11,16 +11,20 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from manifold.runtime.manifest import Classification, InputSpec, Metric, TensorSpec
 from manifold.runtime.spec import ImageSpec
-from manifold.training.data import Data
+from manifold.training.batches import Batch
+from manifold.training.data import Data, Part
+from manifold.training.data.parts import first
 from manifold.training.errors import TrainingError
 from manifold.training.exporting.tasks import Exports, Task
-from manifold.training.phases import Batch, Losses, Phase, Player, Recipe
+from manifold.training.phases import Losses, Phase, Player, Recipe
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,7 @@ class Config(Recipe):
             raise TrainingError(f"label_smoothing: {self.label_smoothing} is not below 1", field="label_smoothing")
 
 
+PIXELS = 2**28  # values, whose mean and deviation normalise the input: 1 GB as float32
 PRESETS: dict[str, dict[str, Any]] = {
     "smoke": {"epochs": 4, "widths": (8, 16), "shift": 0, "test_items": 200, "ema": 0.9},
     "cpu": {"epochs": 12, "schedule": "cosine", "weight_decay": 0.01},
@@ -88,7 +93,7 @@ class Classifier(nn.Module):
             raise TrainingError(
                 f"widths: {stages} stages halve {data.spec.height}x{data.spec.width} to nothing", field="widths"
             )
-        pixels = data.train.items.astype("float32") / 255
+        pixels = _pixels(data.train)
         self.register_buffer("mean", torch.tensor(pixels.mean(axis=(0, 2, 3)))[:, None, None])
         self.register_buffer("deviation", torch.tensor(pixels.std(axis=(0, 2, 3)))[:, None, None])
         layers: list[nn.Module] = [convolution(data.spec.channels, config.widths[0])]
@@ -107,6 +112,13 @@ class Classifier(nn.Module):
         logits, _ = self(x)
         loss = F.cross_entropy(logits, batch.labels, label_smoothing=self.config.label_smoothing)
         return {"loss": loss, "accuracy": (logits.argmax(1) == batch.labels).float().mean()}
+
+
+def _pixels(part: Part) -> NDArray[np.float32]:
+    """Return the items of a part in [0, 1], float32 (N, C, H, W); of a large part, as many as have PIXELS values."""
+    one = math.prod(part.batch(np.arange(1)).items.shape)
+    pixels = first(part, max(1, PIXELS // one)).items.astype(np.float32)
+    return pixels / np.float32(255)
 
 
 def augment(x: Tensor, config: Config, fill: Tensor, generator: torch.Generator) -> Tensor:

@@ -25,14 +25,15 @@ from manifold.runtime.engine import Model, load
 from manifold.runtime.errors import ArtifactError, UnknownModel
 from manifold.runtime.manifest import InputSpec, LatentSpec, Metric, Scoring, TensorSpec, Term
 from manifold.runtime.spec import ImageSpec, NumericColumn, TableSpec
+from manifold.training.batches import Batch, in_order, to_float
 from manifold.training.data import Data
 from manifold.training.errors import TrainingError
 from manifold.training.exporting.tasks import Exports, Task
 from manifold.training.loop import watching
 from manifold.training.loop.watching import Watch
 from manifold.training.networks import adversarial, dcgan
-from manifold.training.networks.layers import mlp, round_weights, to_float
-from manifold.training.phases import Batch, Losses, Phase, Player, Recipe, in_order
+from manifold.training.networks.layers import mlp, round_weights
+from manifold.training.phases import Losses, Phase, Player, Recipe
 
 LOGIT = "negative_logit"
 
@@ -280,7 +281,7 @@ def _watch(model: Any, config: Config) -> Watch:
     data: Data = model.data
     device = next(model.parameters()).device
     rows = np.random.Generator(np.random.Philox(config.seed)).permutation(len(data.train))[: watching.ITEMS]
-    real = to_float(data.train.items[rows], device)
+    real = to_float(data.train.batch(rows).items, device)
     judge = _judge(config.judge, data)
     shares = np.bincount(data.train.labels, minlength=len(data.classes or ())) / len(data.train) if judge else None
     return Watch(

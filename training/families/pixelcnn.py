@@ -26,13 +26,14 @@ from manifold.runtime.manifest import (
     Term,
 )
 from manifold.runtime.spec import ImageSpec
+from manifold.training.batches import Batch, in_order
 from manifold.training.data import Data
 from manifold.training.errors import TrainingError
 from manifold.training.exporting.tasks import Exports, Task
 from manifold.training.networks.emissions import Emission, Levels, Mixture
 from manifold.training.networks.gated import GatedNetwork, Sampler, imputing, nothing, sampling, told
 from manifold.training.networks.layers import per_item
-from manifold.training.phases import Batch, Losses, Phase, Player, Recipe, in_order
+from manifold.training.phases import Losses, Phase, Player, Recipe
 
 
 @dataclass(frozen=True)

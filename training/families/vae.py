@@ -34,12 +34,14 @@ from manifold.runtime.manifest import (
 )
 from manifold.runtime.spec import ImageSpec, TableSpec
 from manifold.training import likelihoods
+from manifold.training.batches import Batch, in_order
 from manifold.training.data import Data, Part
+from manifold.training.data.parts import subset
 from manifold.training.errors import TrainingError
 from manifold.training.exporting.tasks import Exports, Task
 from manifold.training.networks import dcgan
 from manifold.training.networks.layers import Neighbours, mlp, per_item
-from manifold.training.phases import Batch, Losses, Phase, Player, Recipe, in_order
+from manifold.training.phases import Losses, Phase, Player, Recipe
 
 SCORE_DRAWS = 8  # draws from the posterior, fixed in the artifact, for the ELBO of the score task
 # what is combined where nothing is said (benchmarks/anomaly.py and benchmarks/adbench.py have the figures)
@@ -500,7 +502,7 @@ def placement(model: VAE, config: Config, part: Part) -> Placement:
     """The aggregate posterior of a part, and its references: rows of it, drawn with the run's seed."""
     device = next(model.parameters()).device
     if config.trim:
-        part = part[_usual(model, config, part)]
+        part = subset(part, _usual(model, config, part))
     means, variance = [], torch.zeros(model.config.latent_dim, device=device, dtype=torch.float64)
     for batch in in_order(part, 5000, torch.Generator(device)):
         x = model.likelihood.settle(batch.items.flatten(1))
@@ -516,7 +518,7 @@ def placement(model: VAE, config: Config, part: Part) -> Placement:
         rows = np.random.Generator(np.random.Philox(config.seed)).permutation(len(part))[: config.references]
         latents = ((z[torch.from_numpy(rows).to(device)] - z.mean(0)) @ whitening).float().cpu()
         if model.tabular:
-            held = torch.from_numpy(part.items[rows])
+            held = torch.from_numpy(part.batch(rows).items)
             inputs, there = likelihoods.filled(held), (held == held).float()
             there = None if bool(there.all()) else there
     if config.stored == "float16":  # as the weights are

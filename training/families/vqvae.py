@@ -19,14 +19,16 @@ from torch import Tensor, nn
 from manifold.runtime.manifest import CodesSpec, InputSpec, LatentSpec, Likelihood, Metric, Scoring, TensorSpec, Term
 from manifold.runtime.spec import ImageSpec
 from manifold.training import likelihoods
+from manifold.training.batches import Batch, in_order
 from manifold.training.data import Data, Part
+from manifold.training.data.parts import first
 from manifold.training.errors import TrainingError
 from manifold.training.exporting.tasks import Exports, Task
 from manifold.training.networks.emissions import Levels
 from manifold.training.networks.gated import GatedNetwork, Sampler, nothing, sampling, told
 from manifold.training.networks.layers import per_item
 from manifold.training.networks.quantiser import Quantiser, usage
-from manifold.training.phases import Batch, Losses, Phase, Player, Recipe, in_order
+from manifold.training.phases import Losses, Phase, Player, Recipe
 
 SHRINK = 4  # of height and width, by two strided convolutions
 LIKELIHOODS = ("bernoulli", "gaussian", "laplace", "logistic")
@@ -194,7 +196,7 @@ def _start_at_mean(layer: Any, part: Part) -> None:
 
     Where most pixels are black, the first steps of a decoder that starts at grey all push one way, until the sigmoid is flat and it is dead.
     """
-    mean = torch.from_numpy(part.items[:1000] / 255.0).mean((0, 2, 3)).clamp(0.01, 0.99)
+    mean = torch.from_numpy(first(part, 1000).items / 255.0).mean((0, 2, 3)).clamp(0.01, 0.99)
     layer.bias.copy_(mean.logit())
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,12 +17,6 @@ def mlp(sizes: Sequence[int]) -> nn.Sequential:
     for before, after in pairwise(sizes):
         layers += [nn.Linear(before, after), nn.ReLU()]
     return nn.Sequential(*layers[:-1])
-
-
-def to_float(items: Any, device: torch.device) -> Tensor:
-    """uint8 images (tensor or array) to float32 in [0, 1] on the device; encoded rows as they are."""
-    tensor = torch.as_tensor(items).to(device)
-    return tensor.float().div_(255) if tensor.dtype == torch.uint8 else tensor
 
 
 def per_item(values: Tensor) -> Tensor:
