@@ -22,7 +22,7 @@ from sklearn.metrics import roc_auc_score
 from manifold.evaluation.anomaly import fitted
 from manifold.runtime import engine, repository
 from manifold.runtime.engine import Model
-from manifold.runtime.spec import ImageSpec
+from manifold.runtime.kinds.image import ImageSpec
 from manifold.training import datasets, families, runs
 from manifold.training.data import Arrays, Data
 from manifold.training.export import export

@@ -150,12 +150,12 @@ def bodies(target: Target) -> Iterator[None]:
     """Megabytes, in every way in and out."""
     import numpy as np
 
-    from manifold.runtime import codecs
+    from manifold.runtime import imaging
 
     random = np.random.default_rng(0)
     latents = random.normal(size=(1000, 20)).tolist()
     images = random.integers(0, 255, (256, 1, 28, 28)).astype(np.uint8)
-    pngs = [codecs.to_png(image) for image in images]
+    pngs = [imaging.to_png(image) for image in images]
     rows = [_row() for _ in range(1000)]
     holes = [{**row, "amount": None, "weekday": None} for row in rows]
     form = b"".join(

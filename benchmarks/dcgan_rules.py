@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from manifold.evaluation import frechet
 from manifold.evaluation.statistics import Moments
-from manifold.runtime import codecs, repository
+from manifold.runtime import imaging, repository
 from manifold.runtime.engine import Model, load
 from manifold.runtime.operations import softmax
 from manifold.training import datasets, families, runs
@@ -114,7 +114,7 @@ def main() -> None:
         print(f"| {name} | {error:.5f} | {seconds:.0f} |", flush=True)
         sheets.append(np.rint(back[:SHOWN].clamp(0, 1).numpy() * 255).astype(np.uint8))
     if asked.out:
-        asked.out.write_bytes(codecs.to_png(codecs.grid(np.concatenate(sheets), columns=SHOWN, scale=2)))
+        asked.out.write_bytes(imaging.to_png(imaging.grid(np.concatenate(sheets), columns=SHOWN, scale=2)))
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 
 from manifold.runtime import engine, repository
 from manifold.runtime.engine import Model
-from manifold.runtime.spec import TableSpec
+from manifold.runtime.kinds.table import TableSpec
 from manifold.runtime.tables import columns, files
 from manifold.training.data import Arrays
 from manifold.training.data.remote import fetch

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from manifold.runtime import codecs, engine
+from manifold.runtime import engine, imaging
 from manifold.training import datasets
 
 NAME, SHOWN = "mnist-pixelcnn", 10
@@ -62,7 +62,7 @@ def main() -> None:
         sheet += [made.data[:SHOWN], again.data]
     if asked.out:
         pixels = np.rint(np.concatenate(sheet) * 255).astype(np.uint8)
-        asked.out.write_bytes(codecs.to_png(codecs.grid(pixels, columns=SHOWN, scale=3)))
+        asked.out.write_bytes(imaging.to_png(imaging.grid(pixels, columns=SHOWN, scale=3)))
 
 
 def log_likelihood(model: engine.Model, images: NDArray[np.float32]) -> NDArray[np.float64]:

@@ -32,10 +32,10 @@ def resident(pid: int) -> float:
 
 def mixture() -> list[tuple[str, bytes, str, str]]:
     """Path, body, content type, accept."""
-    from manifold.runtime import codecs
+    from manifold.runtime import imaging
     from manifold.service.core.contract import _ROW
 
-    digit = codecs.to_png(np.random.default_rng(0).integers(0, 255, (1, 28, 28)).astype(np.uint8))
+    digit = imaging.to_png(np.random.default_rng(0).integers(0, 255, (1, 28, 28)).astype(np.uint8))
     image = base64.b64encode(digit).decode()
     samplers, sizes, kinds = (
         ("mnist-vae", "mnist-cvae", "transactions-vae"),

@@ -27,8 +27,8 @@ from sklearn.neighbors import NearestNeighbors
 from sklearn.neural_network import MLPClassifier
 
 from manifold.runtime import operations
+from manifold.runtime.kinds.table import TableSpec
 from manifold.runtime.operations import Steps
-from manifold.runtime.spec import TableSpec
 from manifold.training import datasets
 from manifold.training.data import Arrays, Data, remote, schema, tables
 from manifold.training.data.schema import Stated
@@ -254,7 +254,7 @@ def recovery() -> None:
     print(
         "| column | values | tabular_cvae, class given | without | gradient boosting, class given | without |\n|---|---|---|---|---|---|"
     )
-    for column, block in data.spec.blocks():
+    for column, block in data.spec.placed():
         if column.name not in ("protocol_type", "flag", "service"):
             continue
         blank = Arrays.of(data.test).items.copy()

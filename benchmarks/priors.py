@@ -17,9 +17,9 @@ from manifold.cli import _real_data
 from manifold.evaluation import extractors, frechet, metrics, reference
 from manifold.evaluation.images import Generated, Held
 from manifold.evaluation.report import markdown_table
-from manifold.runtime import codecs, engine
+from manifold.runtime import engine, imaging
+from manifold.runtime.kinds.image import ImageSpec
 from manifold.runtime.manifest import NormalPrior
-from manifold.runtime.spec import ImageSpec
 
 PRIORS = {"normal": "N(0, I)", "gaussian": "full Gaussian", "mixture": "mixture of 10"}
 
@@ -42,8 +42,8 @@ def main() -> None:
         assert latent is not None
         priors = {**latent.priors, "normal": NormalPrior()}
         model.manifest = model.manifest.model_copy(update={"latent": latent.model_copy(update={"priors": priors})})
-        back = model.reconstruct(codecs.from_uint8(real.test.pixels, spec)).data
-        sources = {"reconstructions": Held.of(codecs.to_uint8(back, spec))} | {
+        back = model.reconstruct(imaging.from_uint8(real.test.pixels, spec)).data
+        sources = {"reconstructions": Held.of(imaging.to_uint8(back, spec))} | {
             label: Generated(model, options.n, 0, prior) for prior, label in PRIORS.items()
         }
         for label, source in sources.items():

@@ -22,8 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from manifold.runtime import codecs, compression, engine
-from manifold.runtime.spec import ImageSpec
+from manifold.runtime import compression, engine, imaging
+from manifold.runtime.kinds.image import ImageSpec
 from manifold.training import datasets
 
 matplotlib.use("Agg")
@@ -105,15 +105,15 @@ def ours(model: engine.Model, images: Pixels, decoded: int) -> tuple[float, floa
     assert isinstance(spec, ImageSpec)
     alone, together, error = 0, 0, 0.0
     for index, group in enumerate(hundreds(images)):
-        edge = codecs.from_uint8(group, spec)
+        edge = imaging.from_uint8(group, spec)
         made = compression.compress(model, edge)
-        shown = codecs.to_uint8(model.sample(len(group), codes=made.codes).data, spec)
+        shown = imaging.to_uint8(model.sample(len(group), codes=made.codes).data, spec)
         files = [compression.compress(model, item[None]) for item in edge]
         if index * len(group) < decoded:
             data, codes = compression.decompress(model, made.content)
             one, _ = compression.decompress(model, files[0].content)
-            same = np.array_equal(codes, made.codes) and np.array_equal(codecs.to_uint8(data, spec), shown)
-            if not (same and np.array_equal(codecs.to_uint8(one, spec), shown[:1])):
+            same = np.array_equal(codes, made.codes) and np.array_equal(imaging.to_uint8(data, spec), shown)
+            if not (same and np.array_equal(imaging.to_uint8(one, spec), shown[:1])):
                 raise RuntimeError("not what was written came back")
         alone += sum(len(file.content) for file in files)
         together += len(made.content)

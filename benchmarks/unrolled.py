@@ -18,7 +18,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from manifold.runtime.spec import NumericColumn, TableSpec
+from manifold.runtime.kinds.table import TableSpec
+from manifold.runtime.tables.schema import NumericColumn
 from manifold.training import datasets, families, runs
 from manifold.training.data import Arrays, Data
 from manifold.training.datasets import ring

@@ -156,7 +156,7 @@ def fit(
     )
     published = exporting.export(runs.open_run(made), name, models, data=data)
     _judge(engine.load(published, device="cpu"), data, html, True)
-    for column, reason in data.spec.ignored.items():  # type: ignore[union-attr]
+    for column, reason in data.spec.ignored.items():  # type: ignore[attr-defined]
         typer.echo(f"left out: {column}: {reason}", err=True)
     typer.echo(
         f"{published}: done; the report is {html}; next: manifold score ROWS.csv --model {name} -o SCORES.parquet"
@@ -188,8 +188,8 @@ def judge(
 def _judge(model: Model, data: Any, html: Path | None, record: bool, against: str | None = None) -> None:
     """What `fit` and `judge` print, record and show."""
     from manifold.evaluation import anomaly
+    from manifold.runtime.kinds.image import ImageSpec
     from manifold.runtime.repository import replacing
-    from manifold.runtime.spec import ImageSpec
     from manifold.training import datasets
     from manifold.training.data import Arrays
 
@@ -254,8 +254,8 @@ def sample(
     import csv
 
     from manifold.runtime import operations, recipes
+    from manifold.runtime.kinds.table import TableSpec
     from manifold.runtime.repository import replacing
-    from manifold.runtime.spec import TableSpec
     from manifold.runtime.tables import rows
 
     _writable(out)
@@ -277,7 +277,7 @@ def sample(
     else:
         made = recipes.for_samples(loaded.manifest, loaded.checksum, samples, options)
         with replacing(out) as temporary:
-            temporary.write_bytes(recipes.grid_picture(loaded.manifest, samples, made))
+            temporary.write_bytes(spec.sheet(samples.data, made))
     typer.echo(out)
 
 
@@ -289,14 +289,14 @@ def remake(
     models: Models = Path("models"),
 ) -> None:
     """Make a picture again from the recipe that its PNG carries."""
-    from manifold.runtime import codecs, recipes
+    from manifold.runtime import imaging, recipes
     from manifold.runtime.repository import replacing
 
     try:
         content = picture.read_bytes()
     except OSError as error:
         raise InvalidValue(f"{picture}: {error.strerror}") from None
-    recipe = recipes.check(codecs.read_recipe(content))
+    recipe = recipes.check(imaging.read_recipe(content))
     out = out or picture.with_suffix(".remade.png")
     _writable(out)
     made = recipes.remake(_load(f"{recipe['model']}/{recipe['version']}", models, device), recipe)
@@ -307,7 +307,7 @@ def remake(
         if made == content
         else "the same recipe; the file's bytes differ, as another Pillow writes them"
     )
-    if codecs.read_recipe(made).get("reproducible") is False:
+    if imaging.read_recipe(made).get("reproducible") is False:
         same = f"not the same picture: {recipe.get('model')} draws random numbers by itself, so that its recipes are not reproducible"
     typer.echo(f"{out}: {same}")
 
@@ -323,9 +323,9 @@ def compress(
     """Write images as entropy-coded codes of a VQ-VAE, by its own prior."""
     import numpy as np
 
-    from manifold.runtime import codecs, compression
+    from manifold.runtime import compression, imaging
+    from manifold.runtime.kinds.image import ImageSpec
     from manifold.runtime.repository import replacing
-    from manifold.runtime.spec import ImageSpec
 
     out = out or images[0].with_suffix(".mfc")
     _writable(out)
@@ -333,8 +333,8 @@ def compress(
     spec = loaded.manifest.data
     if not isinstance(spec, ImageSpec):
         raise InvalidValue(f"model: {model} is a model of rows, not of images", field="model")
-    pixels = np.stack([codecs.read_image(image.read_bytes(), spec, field=str(image))[0] for image in images])
-    made = compression.compress(loaded, codecs.from_uint8(pixels, spec))
+    pixels = np.stack([imaging.read_image(image.read_bytes(), spec, field=str(image))[0] for image in images])
+    made = compression.compress(loaded, imaging.from_uint8(pixels, spec))
     with replacing(out) as temporary:
         temporary.write_bytes(made.content)
     typer.echo(
@@ -356,9 +356,9 @@ def decompress(
     models: Models = Path("models"),
 ) -> None:
     """Make the images again from their codes: exactly the codes that were written."""
-    from manifold.runtime import codecs, compression
+    from manifold.runtime import compression, imaging
+    from manifold.runtime.kinds.image import ImageSpec
     from manifold.runtime.repository import replacing
-    from manifold.runtime.spec import ImageSpec
 
     out = out or file.with_suffix(".png")
     _writable(out)
@@ -367,10 +367,10 @@ def decompress(
     data, _ = compression.decompress(loaded, content)
     spec = loaded.manifest.data
     assert isinstance(spec, ImageSpec)
-    for index, image in enumerate(codecs.to_uint8(data, spec)):
+    for index, image in enumerate(imaging.to_uint8(data, spec)):
         path = out if len(data) == 1 else out.with_stem(f"{out.stem}-{index:04}")
         with replacing(path) as temporary:
-            temporary.write_bytes(codecs.to_png(image))
+            temporary.write_bytes(imaging.to_png(image))
         typer.echo(path)
 
 
@@ -748,7 +748,7 @@ def _real_data(name: str) -> Any:
     """The data set as the evaluator wants it. Here, as the evaluator knows no training."""
     from manifold.evaluation.evaluate_model import RealData
     from manifold.evaluation.images import Held
-    from manifold.runtime.spec import ImageSpec
+    from manifold.runtime.kinds.image import ImageSpec
     from manifold.training import datasets
     from manifold.training.data import Arrays
 

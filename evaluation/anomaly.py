@@ -19,13 +19,15 @@ from numpy.typing import NDArray
 
 from manifold.evaluation.page import page, plot, table
 from manifold.evaluation.records import rounded
-from manifold.runtime import codecs, repository
+from manifold.runtime import imaging, repository
 from manifold.runtime import manifest as manifests
 from manifold.runtime.engine import Model
+from manifold.runtime.kinds.image import ImageSpec
+from manifold.runtime.kinds.table import TableSpec
 from manifold.runtime.manifest import Manifest, Metric
 from manifold.runtime.scores import reasons
-from manifold.runtime.spec import ImageSpec, NumericColumn, TableSpec
 from manifold.runtime.tables import rows
+from manifold.runtime.tables.schema import NumericColumn
 
 Array = NDArray[Any]
 Float64 = NDArray[np.float64]
@@ -117,8 +119,8 @@ def _peers(train: Array, test: Array, strange: Array) -> dict[str, Float64]:
 def fitted(items: Array, spec: ImageSpec) -> Array:
     """uint8 images (N, C, H, W) of another data set as they come to the edge of a model of `spec`: made grey, scaled, as the service does."""
     if items.shape[1:] == spec.shape:
-        return codecs.from_uint8(items, spec)
-    return codecs.from_uint8(np.stack([codecs.read_image(codecs.to_png(item), spec)[0] for item in items]), spec)
+        return imaging.from_uint8(items, spec)
+    return imaging.from_uint8(np.stack([imaging.read_image(imaging.to_png(item), spec)[0] for item in items]), spec)
 
 
 def record(model: Model, found: Judgement, against: str | None = None) -> Manifest:
@@ -205,7 +207,7 @@ def _strangest(model: Model, spec: TableSpec, found: Judgement, items: Array) ->
     given = rows.decode(np.nan_to_num(items[places], nan=0.0), spec, held=False)
     why = model.drive(reasons.find(model.manifest, items[places], scores, model.calibrated))
     lines: list[tuple[str, ...]] = []
-    for place, reason in zip(places, reasons.describe(why, spec, model.manifest.scoring, given), strict=True):
+    for place, reason in zip(places, spec.explain(why, given), strict=True):
         said = ", ".join(
             f"{each['column']} = {_short(each['value'])}, expected {_short(each['expected'])} ({each['share']:.0%})"
             for each in reason["columns"][:3]

@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from manifold.evaluation.errors import EvaluationError
-from manifold.runtime import codecs
+from manifold.runtime import imaging
 from manifold.runtime.engine import Model
-from manifold.runtime.spec import ImageSpec
+from manifold.runtime.kinds.image import ImageSpec
 
 Array = NDArray[Any]
 Float64 = NDArray[np.float64]
@@ -121,5 +121,5 @@ def traversals(
     for dimension in dimensions:
         latents = np.repeat(means[item : item + 1], steps, axis=0).astype(np.float32)
         latents[:, dimension] = centre[dimension] + deviation[dimension] * np.linspace(-REACH, REACH, steps)
-        rows.append(codecs.to_uint8(model.sample(steps, latents=latents, classes=classes).data, spec))
+        rows.append(imaging.to_uint8(model.sample(steps, latents=latents, classes=classes).data, spec))
     return dimensions, np.asarray(rows).reshape(len(rows), steps, *spec.shape)

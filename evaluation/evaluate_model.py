@@ -21,11 +21,11 @@ from manifold.evaluation.extractors import BATCH, Extractor, Features, map_batch
 from manifold.evaluation.images import Generated, Held
 from manifold.evaluation.records import Pictures, Report, rounded
 from manifold.evaluation.reference import Reference, cached
-from manifold.runtime import codecs
+from manifold.runtime import imaging
 from manifold.runtime.engine import Model
 from manifold.runtime.errors import UnsupportedTask
+from manifold.runtime.kinds.image import ImageSpec
 from manifold.runtime.operations import CAN, PATHS
-from manifold.runtime.spec import ImageSpec
 
 Array = NDArray[Any]
 
@@ -122,7 +122,7 @@ def anchors(
 
 def _edge(model: Model, held: Held, start: int, stop: int) -> Array:
     assert isinstance(model.manifest.data, ImageSpec)
-    return codecs.from_uint8(held.pixels[start:stop], model.manifest.data)
+    return imaging.from_uint8(held.pixels[start:stop], model.manifest.data)
 
 
 def _told(model: Model, held: Held, tasks: Sequence[str]) -> Callable[[int, int], Mapping[str, Any]]:
@@ -200,7 +200,7 @@ def _reconstruction(report: Report, model: Model, test: Held, pictures: Pictures
     shown = min(16, test.n)
     back = model.reconstruct(_edge(model, test, 0, shown), **told(0, shown)).data
     assert isinstance(model.manifest.data, ImageSpec)
-    pictures.originals, pictures.reconstructions = test.pixels[:shown], codecs.to_uint8(back, model.manifest.data)
+    pictures.originals, pictures.reconstructions = test.pixels[:shown], imaging.to_uint8(back, model.manifest.data)
 
 
 def _codes(report: Report, model: Model, test: Held, stage: Stage) -> None:
@@ -244,7 +244,7 @@ def _continuity(report: Report, model: Model, extractor: Extractor, test: Held, 
         classes = {} if given[0] is None else {"classes": _joined(given)}
         assert isinstance(manifest.data, ImageSpec)
         made = model.sample(stop - start, latents=flat[start:stop], **classes).data
-        return extractor(codecs.to_uint8(made, manifest.data))[0]
+        return extractor(imaging.to_uint8(made, manifest.data))[0]
 
     seen = np.concatenate(map_batches(look, len(flat), BATCH, None)).reshape(*latents.shape[:2], -1)
     found = latent.continuity(latents, seen, latent.whitening(covariance))
@@ -306,7 +306,7 @@ def disentangle(model: Model, data: RealData, item: int) -> tuple[dict[str, Any]
     if not dimensions:
         raise EvaluationError(f"{manifest.name}: no latent dimension varies over the data: the posterior has collapsed")
     shown = rows.reshape(-1, *rows.shape[2:])
-    return found, codecs.to_png(codecs.grid(shown, columns=rows.shape[1], scale=max(1, round(56 / rows.shape[3]))))
+    return found, imaging.to_png(imaging.grid(shown, columns=rows.shape[1], scale=max(1, round(56 / rows.shape[3]))))
 
 
 def _means(model: Model, held: Held) -> Array:

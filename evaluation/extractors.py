@@ -22,10 +22,10 @@ from manifold.evaluation import resize
 from manifold.evaluation.errors import EvaluationError
 from manifold.evaluation.images import Batch, Source
 from manifold.evaluation.statistics import Gaussian, Moments
-from manifold.runtime import codecs, engine, repository
+from manifold.runtime import engine, imaging, repository
 from manifold.runtime.engine import Model
+from manifold.runtime.kinds.image import ImageSpec
 from manifold.runtime.operations import softmax
-from manifold.runtime.spec import ImageSpec
 
 Array = NDArray[Any]
 Float32 = NDArray[np.float32]
@@ -92,7 +92,7 @@ class Extractor:
                 )
             pixels = pixels.repeat(self.spec.channels, axis=1)
         if pixels.shape[2:] == (self.spec.height, self.spec.width):
-            return codecs.from_uint8(pixels, self.spec)
+            return imaging.from_uint8(pixels, self.spec)
         low, high = self.spec.range
         resized = resize.resize(pixels, self.spec.height, self.spec.width, self.mode)
         edge: Float32 = resized * np.float32((high - low) / 255) + np.float32(low)

@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from manifold.evaluation.errors import EvaluationError
-from manifold.runtime import codecs, npz
+from manifold.runtime import imaging, npz
 from manifold.runtime.engine import Model
 from manifold.runtime.errors import ManifoldError, cut
-from manifold.runtime.spec import ImageSpec
+from manifold.runtime.kinds.image import ImageSpec
 
 Array = NDArray[Any]
 Pixels = NDArray[np.uint8]
@@ -160,7 +160,7 @@ class Folder:
 
     def _read(self, path: Path) -> Pixels:
         try:
-            pixels = codecs.read_pixels(path.read_bytes(), self.colour, field=str(path))
+            pixels = imaging.read_pixels(path.read_bytes(), self.colour, field=str(path))
         except ManifoldError as error:
             if self.skip:
                 raise
@@ -180,7 +180,7 @@ class Folder:
         if "shape" not in self._cache:
             for path in self.files:
                 try:
-                    pixels = codecs.read_pixels(path.read_bytes(), self.colour, field=str(path))
+                    pixels = imaging.read_pixels(path.read_bytes(), self.colour, field=str(path))
                 except ManifoldError:
                     continue  # it is named when its turn comes
                 self._cache["shape"] = (1, *pixels.shape) if pixels.ndim == 2 else (3, *pixels.shape[:2])
@@ -219,7 +219,7 @@ class Generated:
         assert isinstance(spec, ImageSpec)
         asked = samples.condition if self.model.manifest.classes is not None else None
         labels = np.full(stop - start, -1) if asked is None else asked.argmax(axis=1)
-        return Batch(codecs.to_uint8(samples.data, spec), labels.astype(np.int64))
+        return Batch(imaging.to_uint8(samples.data, spec), labels.astype(np.int64))
 
     def content_hash(self) -> None:
         return None

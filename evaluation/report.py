@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from manifold.evaluation.errors import EvaluationError
 from manifold.evaluation.page import page, plot, table
 from manifold.evaluation.records import RANKS, Pictures, ranks
-from manifold.runtime import codecs, repository
+from manifold.runtime import codecs, imaging, repository
 from manifold.runtime import manifest as manifests
 from manifold.runtime.manifest import Manifest, Metric
 
@@ -248,7 +248,7 @@ def _plain_full(value: Any) -> str:
 
 def _image(images: Array, columns: int) -> str:
     scale = max(1, round(40 / images.shape[2]))
-    content = codecs.to_base64(codecs.to_png(codecs.grid(images, columns=columns, scale=scale)))
+    content = codecs.to_base64(imaging.to_png(imaging.grid(images, columns=columns, scale=scale)))
     return f'<img alt="" src="data:image/png;base64,{content}">'
 
 

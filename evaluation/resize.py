@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from manifold.evaluation.errors import EvaluationError
-from manifold.runtime import codecs
+from manifold.runtime import imaging
 
 Array = NDArray[Any]
 Float32 = NDArray[np.float32]
@@ -42,7 +42,7 @@ def resize(images: Array, height: int, width: int, mode: str) -> Float32:
             valid=MODES[1:],
         )
     if mode == "pil-bicubic":
-        return np.clip(codecs.resize_bicubic(images, height, width), 0, 255)
+        return np.clip(imaging.resize_bicubic(images, height, width), 0, 255)
     half_pixel = check(mode) == "torch-bilinear"
     rows = weights(images.shape[2], height, half_pixel)
     columns = weights(images.shape[3], width, half_pixel)

@@ -19,7 +19,6 @@ from manifold.runtime.graphs.backends import DEVICES, Graph, OnnxGraph, open_bac
 from manifold.runtime.manifest import InputSpec, Manifest, TaskSpec
 from manifold.runtime.operations import Run
 from manifold.runtime.scores.scoring import Calibrated
-from manifold.runtime.spec import ImageSpec
 
 Array = NDArray[Any]
 T = TypeVar("T")
@@ -203,7 +202,7 @@ class Model:
 
     def complete(self, data: Array, mask: Array, **options: Any) -> completion.Completed:
         """Images (n, C, H, W) with the pixels drawn that mask (n, 1, H, W) does not know; options as of completion.complete."""
-        if not (isinstance(self.manifest.data, ImageSpec) and operations.CAN["impute"](self.manifest)):
+        if "impute" not in self.manifest.tasks or not operations.CAN["impute"](self.manifest):
             raise UnsupportedTask(
                 f"{self.manifest.name} does not fill in images; it can {', '.join(self.manifest.tasks)}", field="model"
             )
@@ -312,9 +311,8 @@ def _example(tensor: InputSpec, manifest: Manifest, rows: int, generator: np.ran
         case "condition":
             legal = np.asarray(manifest.conditions.examples) if manifest.conditions else np.eye(tensor.shape[0])
             values = legal[generator.integers(0, len(legal), rows)]
-        case "data" if isinstance(manifest.data, ImageSpec):
-            low, high = manifest.data.range
-            values = generator.uniform(low, high, shape)
+        case "data":
+            values = manifest.data.example(rows, generator)
         case _:
             values = np.minimum(generator.random(shape, np.float32), np.float32(1 - 2**-24))
     return values.astype(tensor.dtype)

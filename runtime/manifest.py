@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 from pydantic import Field, ValidationError, model_validator
 
 from manifold.runtime.errors import ArtifactError
-from manifold.runtime.spec import DataSpec, ImageSpec, Record
+from manifold.runtime.kinds import DataSpec
+from manifold.runtime.records import Record
 
 FILE = "manifest.json"
 MAX_BYTES = 16 * 2**20  # of a manifest; the largest that is shipped has 0.5 MB
@@ -508,8 +509,8 @@ class Manifest(Record):
                 yield f"tasks.{name}: needs an input whose source is 'data', beside the mask"
             if name == "impute" and task.input("uniform") is None:
                 yield f"tasks.{name}: needs an input whose source is 'uniform', of which its candidates are drawn"
-            if name == "impute" and not isinstance(self.data, ImageSpec):
-                yield f"tasks.{name}: fills in images; missing values of rows are filled in by encode and decode"
+            if name == "impute" and self.data.mask_shape is None:
+                yield f"tasks.{name}: takes a mask, and {self.data.noun} have none; missing values are filled in by encode and decode"
             yield from self._input_problems(name, task)
             outputs = REQUIRED_OUTPUTS.get(name)
             if outputs and not any(set(roles) <= set(task.roles) for roles in outputs):
@@ -564,7 +565,7 @@ class Manifest(Record):
         if name == "score" and self.scoring is not None:
             shapes: dict[str, list[tuple[int, ...]]] = {term.name: [()] for term in self.scoring.terms}
             if self.scoring.surprise is not None:
-                shapes[self.scoring.surprise] = self._surprise_shapes()
+                shapes[self.scoring.surprise] = self.data.nats_shapes
             return shapes
         if name == "features" and self.classification is not None and self.classification.term is None:
             return {"logits": [(len(self.classes or ()),)]}
@@ -574,19 +575,13 @@ class Manifest(Record):
             return {"distance": [count], "nearest": [(*count, *self.data.shape)], "known": [(*count, *self.data.shape)]}
         return {}
 
-    def _surprise_shapes(self) -> list[tuple[int, ...]]:
-        """Return the shapes of nats by column, or by pixel: of each channel, or of all together."""
-        if isinstance(self.data, ImageSpec):
-            return list(dict.fromkeys([self.data.shape, (1, *self.data.shape[1:]), self.data.shape[1:]]))
-        return [(len(self.data.columns),)]
-
     def _tensor_problems(self, name: str, task: TaskSpec) -> Iterator[str]:
         latent = (self.latent.size,) if self.latent else None
         shapes = {
             "data": self.data.shape,
             "latent": latent,
             "codes": self.codes.shape if self.codes else None,
-            "mask": (1, *self.data.shape[1:]),
+            "mask": self.data.mask_shape or (1, *self.data.shape[1:]),
             "mean": latent,
             "log_variance": latent,
         }

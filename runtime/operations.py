@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from manifold.runtime import codecs, sampling
+from manifold.runtime import sampling
 from manifold.runtime.errors import InvalidValue, UnsupportedTask, shown
 from manifold.runtime.inputs import (
     Classes,
@@ -25,7 +25,6 @@ from manifold.runtime.inputs import (
     latent_stream,
 )
 from manifold.runtime.manifest import RANDOM, Manifest, TaskSpec
-from manifold.runtime.spec import ImageSpec, TableSpec
 
 Array = NDArray[Any]
 Float32 = NDArray[np.float32]
@@ -234,7 +233,7 @@ def reconstruct(
         assert encoded.codes is not None
         inputs[role_of(spec, "codes")] = encoded.codes
     outputs = yield Run(task, inputs)
-    return Reconstructed(outputs["data"], _errors(manifest, data, outputs["data"]), encoded.seed)
+    return Reconstructed(outputs["data"], manifest.data.errors(data, outputs["data"]), encoded.seed)
 
 
 def interpolate(
@@ -432,7 +431,7 @@ CAN: dict[str, Callable[[Manifest], bool]] = {
 def _fills_rows(manifest: Manifest) -> bool:
     """Whether its graphs take missing values, by turns of encode and decode."""
     tasks = manifest.tasks
-    if not isinstance(manifest.data, TableSpec) or manifest.latent is None or not {"decode", "encode"} <= set(tasks):
+    if not manifest.data.nullable or manifest.latent is None or not {"decode", "encode"} <= set(tasks):
         return False
     marginal = manifest.scoring is not None and manifest.scoring.evidence is not None
     return any(tensor.missing for tensor in tasks["encode"].inputs) and (
@@ -565,16 +564,6 @@ def _end_latent(manifest: Manifest, end: End, seed: int) -> Steps[Float32]:
         seed = end.seed
     drawn: Float32 = draw_latents(manifest, None, seed, end.first, 1, latent_stream(manifest), 1.0)[0]
     return drawn
-
-
-def _errors(manifest: Manifest, data: Array, back: Array) -> NDArray[np.float64]:
-    spec = manifest.data
-    if isinstance(spec, ImageSpec):
-        difference = codecs.to_unit(data, spec) - codecs.to_unit(back, spec)
-    else:
-        difference = data.astype(np.float64) - back
-    squares: NDArray[np.float64] = (difference.reshape(len(data), -1) ** 2).mean(axis=1)
-    return squares
 
 
 def _lerp(start: Float32, stop: Float32, parts: NDArray[np.float64]) -> Float32:

@@ -5,23 +5,26 @@ The same pixels on the same artifact, ONNX Runtime version and type of CPU; the 
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from manifold.runtime import codecs
-from manifold.runtime.engine import Model
+from manifold.runtime import imaging
 from manifold.runtime.errors import InvalidValue, cut, shown
 from manifold.runtime.inputs import TEMPERATURES
 from manifold.runtime.manifest import NAME, Manifest
 from manifold.runtime.operations import Samples, is_reproducible
 from manifold.runtime.sampling import MAX_SEED
-from manifold.runtime.spec import ImageSpec
+
+if TYPE_CHECKING:
+    from manifold.runtime.engine import Model
 
 Array = NDArray[Any]
+PNG = "image/png"
 MAX_ITEMS = 65_536  # of a picture that is made again; a service makes as many at most where nothing is set
 
 
@@ -54,30 +57,6 @@ def for_samples(
                 recipe[given] = np.asarray(options[given])[index].tolist()
         recipes.append(recipe)
     return recipes
-
-
-def for_grid(recipes: list[dict[str, Any]]) -> dict[str, Any]:
-    """One recipe for a grid of items."""
-    first, n = recipes[0], len(recipes)
-    recipe = {**first, "n": n}
-    for key in ("class", "condition", "latents", "codes"):
-        values = [one[key] for one in recipes if key in one]
-        if values and (key != "class" or any(value != values[0] for value in values)):
-            recipe[key] = values
-    return recipe
-
-
-def pictures(manifest: Manifest, samples: Samples, recipes: list[dict[str, Any]]) -> list[bytes]:
-    """Each item as a PNG with its recipe."""
-    assert isinstance(manifest.data, ImageSpec)
-    pixels = codecs.to_uint8(samples.data, manifest.data)
-    return [codecs.to_png(image, recipe) for image, recipe in zip(pixels, recipes, strict=True)]
-
-
-def grid_picture(manifest: Manifest, samples: Samples, recipes: list[dict[str, Any]]) -> bytes:
-    """All items side by side as one PNG with its recipe."""
-    assert isinstance(manifest.data, ImageSpec)
-    return codecs.to_png(codecs.grid(codecs.to_uint8(samples.data, manifest.data)), for_grid(recipes))
 
 
 def check(recipe: object) -> dict[str, Any]:
@@ -147,8 +126,9 @@ NEEDED = ("model", "version", "checksum", "temperature")
 def remake(model: Model, recipe: Mapping[str, Any]) -> bytes:
     """Return the picture of a recipe, made again. Raises InvalidValue if the recipe is for another artifact, or damaged."""
     recipe, manifest = check(dict(recipe)), model.manifest
-    if not isinstance(manifest.data, ImageSpec):
-        raise InvalidValue(f"{manifest.name} makes rows, not pictures")
+    spec = manifest.data
+    if not spec.pictures:
+        raise InvalidValue(f"{manifest.name} makes {spec.noun}, not pictures")
     if recipe.get("checksum") != model.checksum:
         raise InvalidValue(
             f"the recipe is for {recipe.get('model')} {recipe.get('version')} with checksum {str(recipe.get('checksum'))[:12]}…, but this "
@@ -159,13 +139,13 @@ def remake(model: Model, recipe: Mapping[str, Any]) -> bytes:
     except (TypeError, ValueError, OverflowError) as error:
         raise InvalidValue(f"the recipe is damaged: {cut(str(error))}") from None
     n = recipe.get("n", 1)
-    if (pixels := n * manifest.data.height * manifest.data.width) > codecs.MAX_PIXELS:
+    if (pixels := n * math.prod(spec.shape[1:])) > imaging.MAX_PIXELS:
         raise InvalidValue(
-            f"the recipe is damaged: n: {n} items have {pixels} pixels, and no picture with more than {codecs.MAX_PIXELS} is read"
+            f"the recipe is damaged: n: {n} items have {pixels} pixels, and no picture with more than {imaging.MAX_PIXELS} is read"
         )
     samples = model.sample(n, **options)
     recipes = for_samples(manifest, model.checksum, samples, options)
-    return grid_picture(manifest, samples, recipes) if "n" in recipe else pictures(manifest, samples, recipes)[0]
+    return spec.sheet(samples.data, recipes) if "n" in recipe else spec.write_file(samples.data, PNG, recipes)
 
 
 def _options(recipe: Mapping[str, Any], manifest: Manifest) -> dict[str, Any]:

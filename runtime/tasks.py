@@ -18,7 +18,6 @@ from manifold.runtime.errors import InvalidValue, TooLarge
 from manifold.runtime.inputs import Classes, check_seed, check_temperature, draw
 from manifold.runtime.manifest import RANDOM, InputSpec, Manifest, TaskSpec
 from manifold.runtime.operations import Run, Steps, no_classes
-from manifold.runtime.spec import ImageSpec
 
 Array = NDArray[Any]
 
@@ -168,8 +167,8 @@ def _described(tensor: InputSpec) -> str:
 def _range(manifest: Manifest, tensor: InputSpec) -> tuple[float, float] | None:
     """What the tensor's values must lie between; None where all that are finite may be."""
     match tensor.source:
-        case "data" if isinstance(manifest.data, ImageSpec):
-            return manifest.data.range
+        case "data":
+            return manifest.data.limits
         case "codes" if manifest.codes is not None:
             return 0, manifest.codes.levels - 1
         case "mask":

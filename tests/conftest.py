@@ -18,7 +18,8 @@ from starlette.testclient import TestClient
 
 from manifold.runtime import manifest, repository
 from manifold.runtime.engine import Model, load
-from manifold.runtime.spec import NumericColumn, TableSpec
+from manifold.runtime.kinds.table import TableSpec
+from manifold.runtime.tables.schema import NumericColumn
 from manifold.service.http.app import create_app
 from manifold.service.processes import early
 from manifold.service.settings import Settings

@@ -16,15 +16,16 @@ import grpc
 import numpy as np
 import pytest
 
-from manifold.runtime import codecs
+from manifold.runtime import codecs, imaging
 from manifold.runtime.errors import Malformed, TooLarge
+from manifold.runtime.kinds.image import ImageSpec
+from manifold.runtime.kinds.table import TableSpec
 from manifold.runtime.scores import bulk
-from manifold.runtime.spec import ImageSpec
 from manifold.service import aside as module
 from manifold.service import security
 from manifold.service.aside import LARGE, aside, later
 from manifold.service.core import contract, encoding, handlers
-from manifold.service.core.reading import GROUP, Reader, Uploads
+from manifold.service.core.reading import Reader, Uploads
 from manifold.service.http import bodies
 from manifold.service.rpc import messages
 from manifold.service.settings import Settings
@@ -99,7 +100,7 @@ class Seen:
 
 
 LATENTS = [[0.5] * foreign.LATENT] * 1000
-IMAGE = codecs.to_png(np.zeros((3, 8, 10), np.uint8))
+IMAGE = imaging.to_png(np.zeros((3, 8, 10), np.uint8))
 ROWS = [ROW] * 500
 HUGE = json.dumps({"latents": LATENTS * 20}).encode()
 FORM = b"".join(
@@ -123,7 +124,7 @@ OVER_HTTP: dict[str, tuple[Any, str, str, bytes, str]] = {
     ),
     "judging scores": (handlers, "judged", "/anomaly-score", rows(), "application/json"),
     "writing rows": (encoding, "dumps", "/sample", b'{"model": "transactions-vae", "n": 500}', "application/json"),
-    "filling rows in": (handlers, "_whole_rows", "/impute", rows(seed=1), "application/json"),
+    "filling rows in": (TableSpec, "fill", "/impute", rows(seed=1), "application/json"),
 }  # fmt: skip
 
 
@@ -219,6 +220,9 @@ def test_pages_that_are_asked_for_at_once_are_whole(service: Served) -> None:
         assert all(line in each.result() for line in expected)
 
 
+GROUP = ImageSpec.wire.group or 0
+
+
 class Pictured:
     """The part of a manifest that a reader of images needs."""
 
@@ -228,16 +232,16 @@ class Pictured:
 
 def test_many_images_are_read_in_groups_as_one_by_one() -> None:
     generator = np.random.default_rng(0)
-    pictures = tuple(codecs.to_png(generator.integers(0, 256, (1, 8, 8), np.uint8)) for _ in range(2 * GROUP + 3))
+    pictures = tuple(imaging.to_png(generator.integers(0, 256, (1, 8, 8), np.uint8)) for _ in range(2 * GROUP + 3))
     reader, manifest = Reader(Settings()), cast(Any, Pictured())
 
     async def read(some: tuple[bytes, ...]) -> Any:
-        return await reader.items(manifest, contract.EncodeRequest(), Uploads(images=some))
+        return await reader.items(manifest, contract.EncodeRequest(), Uploads(files=some))
 
     async def scene() -> None:
-        data, fitted, warnings = await read(pictures)
-        assert np.array_equal(data, np.concatenate([(await read((each,)))[0] for each in pictures]))
-        assert (len(fitted), len(warnings)) == (len(pictures), len(pictures))
+        items = await read(pictures)
+        assert np.array_equal(items.data, np.concatenate([(await read((each,))).data for each in pictures]))
+        assert (len(items.fitted), len(items.warnings)) == (len(pictures), len(pictures))
         with pytest.raises(Malformed, match=rf"images\[{GROUP + 1}\]: not an image"):
             await read((*pictures[: GROUP + 1], b"x", *pictures))
         with pytest.raises(TooLarge, match="images: 1025 is over the limit of 1024"):
@@ -247,7 +251,7 @@ def test_many_images_are_read_in_groups_as_one_by_one() -> None:
 
 
 def test_a_client_that_leaves_ends_the_reading_of_its_images(monkeypatch: pytest.MonkeyPatch) -> None:
-    seen, go, real = threading.Semaphore(0), threading.Event(), codecs.read_image
+    seen, go, real = threading.Semaphore(0), threading.Event(), imaging.read_image
     count = 0
 
     def held(*arguments: Any, **options: Any) -> Any:
@@ -257,10 +261,10 @@ def test_a_client_that_leaves_ends_the_reading_of_its_images(monkeypatch: pytest
         assert go.wait(60)
         return real(*arguments, **options)
 
-    monkeypatch.setattr(codecs, "read_image", held)
+    monkeypatch.setattr(imaging, "read_image", held)
 
     async def scene() -> None:
-        uploads = Uploads(images=(codecs.to_png(np.zeros((1, 8, 8), np.uint8)),) * 10 * GROUP)
+        uploads = Uploads(files=(imaging.to_png(np.zeros((1, 8, 8), np.uint8)),) * 10 * GROUP)
         reading = asyncio.create_task(
             Reader(Settings()).items(cast(Any, Pictured()), contract.EncodeRequest(), uploads)
         )

@@ -16,10 +16,10 @@ import pytest
 
 from manifold.runtime.engine import Model, load
 from manifold.runtime.errors import Malformed, UnsupportedTask
+from manifold.runtime.kinds.table import TableSpec
 from manifold.runtime.manifest import COMBINED
 from manifold.runtime.scores import bulk, decisions
 from manifold.runtime.scores.decisions import Rule
-from manifold.runtime.spec import TableSpec
 from manifold.runtime.tables import files
 from tests.conftest import made_table
 

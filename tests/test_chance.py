@@ -15,7 +15,7 @@ from structlog.testing import capture_logs
 from typer.testing import CliRunner
 
 from manifold import cli
-from manifold.runtime import codecs
+from manifold.runtime import imaging
 from manifold.runtime.engine import load
 from manifold.runtime.errors import UnsupportedTask
 from manifold.service.stubs import inference_pb2, inference_pb2_grpc, manifold_pb2, manifold_pb2_grpc
@@ -69,7 +69,7 @@ def post(service: Served, path: str, accept: str = "application/json", **fields:
     return answer
 
 
-IMAGE = base64.b64encode(codecs.to_png(np.zeros((2, 2, 1), np.uint8))).decode()
+IMAGE = base64.b64encode(imaging.to_png(np.zeros((2, 2, 1), np.uint8))).decode()
 CALLS: dict[str, dict[str, Any]] = {
     "/sample": {"n": 2, "seed": 5},
     "/reconstruct": {"images": [IMAGE]},
@@ -152,7 +152,7 @@ def test_a_remake_says_that_it_is_another_picture(root: Path, tmp_path: Path, mo
     )
     assert made.exit_code == 0, made.output
     assert ("these samples are not reproducible" in made.output) != same
-    assert (codecs.read_recipe(picture.read_bytes()).get("reproducible") is False) != same
+    assert (imaging.read_recipe(picture.read_bytes()).get("reproducible") is False) != same
     again = runner.invoke(cli.app, ["remake", str(picture), "--models", str(root)])
     assert again.exit_code == 0, again.output
     assert ("the same bytes" if same else "not the same picture: noisy draws random numbers by itself") in again.output

@@ -13,7 +13,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from manifold import cli
-from manifold.runtime import codecs
+from manifold.runtime import imaging
 from tests.conftest import ROOT, SHIPPED
 
 
@@ -169,4 +169,4 @@ def test_train_export_sample_by_command(tmp_path: Path) -> None:
     ).strip() == str(models / "mine/1")
     assert "good: decode, encode, score" in run("check", str(models / "mine")).stdout
     here("sample", "mine", "-n", "4", "--models", str(models), "-o", str(tmp_path / "s.png"))
-    assert codecs.read_recipe((tmp_path / "s.png").read_bytes())["model"] == "mine"
+    assert imaging.read_recipe((tmp_path / "s.png").read_bytes())["model"] == "mine"

@@ -11,9 +11,9 @@ import pytest
 from PIL import Image
 from pydantic import ValidationError
 
-from manifold.runtime import codecs
+from manifold.runtime import codecs, imaging
 from manifold.runtime.errors import InvalidValue, Malformed, RequestError, TooLarge, UnsupportedMedia
-from manifold.runtime.spec import ImageSpec
+from manifold.runtime.kinds.image import ImageSpec
 
 GREY = ImageSpec(height=28, width=28, channels=1, background=0.0, invert=True)
 COLOUR = ImageSpec(height=8, width=8, channels=3)
@@ -35,20 +35,20 @@ def test_a_range_has_a_low_and_a_high_end(ends: tuple[float, float]) -> None:
 @pytest.mark.parametrize("spec", [GREY, COLOUR, SIGNED, ImageSpec(height=8, width=8, channels=1, range=(0, 255))])
 def test_every_level_survives_the_graphs_edge(spec: ImageSpec) -> None:
     levels = np.arange(256, dtype=np.uint8)
-    edge = codecs.from_uint8(levels, spec)
+    edge = imaging.from_uint8(levels, spec)
     assert edge.dtype == np.float32
     assert (edge[0], edge[255]) == spec.range
-    assert np.array_equal(codecs.to_uint8(edge, spec), levels)
-    assert codecs.to_unit(edge, spec) == pytest.approx(levels / 255, abs=1e-6)
+    assert np.array_equal(imaging.to_uint8(edge, spec), levels)
+    assert imaging.to_unit(edge, spec) == pytest.approx(levels / 255, abs=1e-6)
 
 
 def test_values_beyond_the_range_are_clipped() -> None:
-    assert codecs.to_uint8(np.asarray([-9.0, 9.0]), SIGNED).tolist() == [0, 255]
+    assert imaging.to_uint8(np.asarray([-9.0, 9.0]), SIGNED).tolist() == [0, 255]
 
 
 def test_a_fitting_image_is_left_alone() -> None:
     pixels = np.random.default_rng(0).integers(0, 120, (28, 28), np.uint8)
-    read, fitted = codecs.read_image(file(Image.fromarray(pixels)), GREY, fit="strict")
+    read, fitted = imaging.read_image(file(Image.fromarray(pixels)), GREY, fit="strict")
     assert np.array_equal(read[0], pixels)
     assert fitted.steps == ()
 
@@ -57,7 +57,7 @@ def test_contain_scales_and_centres_on_the_background() -> None:
     wide = np.full((10, 40), 200, np.uint8)
     wide[0] = wide[-1] = 0
     wide[:, 0] = wide[:, -1] = 0
-    read, fitted = codecs.read_image(file(Image.fromarray(wide)), GREY)
+    read, fitted = imaging.read_image(file(Image.fromarray(wide)), GREY)
     assert read.shape == (1, 28, 28)
     assert fitted.steps == ("scaled and centred to 28x28",)
     assert read[0, 14, 14] > 150
@@ -68,7 +68,7 @@ def test_contain_scales_and_centres_on_the_background() -> None:
 def test_black_on_white_is_inverted_and_said() -> None:
     white = np.full((56, 56), 255, np.uint8)
     white[20:36, 20:36] = 0
-    read, fitted = codecs.read_image(file(Image.fromarray(white)), GREY)
+    read, fitted = imaging.read_image(file(Image.fromarray(white)), GREY)
     assert read[0, 0, 0] == 0
     assert read[0, 14, 14] == 255
     assert any("inverted" in step for step in fitted.steps)
@@ -76,27 +76,27 @@ def test_black_on_white_is_inverted_and_said() -> None:
 
 def test_wide_black_on_white_gets_white_margins_before_it_is_inverted() -> None:
     white = np.full((14, 56), 255, np.uint8)
-    read, _ = codecs.read_image(file(Image.fromarray(white)), GREY)
+    read, _ = imaging.read_image(file(Image.fromarray(white)), GREY)
     assert not read.any()
 
 
 def test_colour_becomes_grey_by_itu_601() -> None:
     red = Image.new("RGB", (28, 28), (255, 0, 0))
-    read, fitted = codecs.read_image(file(red), GREY.model_copy(update={"invert": False}))
+    read, fitted = imaging.read_image(file(red), GREY.model_copy(update={"invert": False}))
     assert read[0, 0, 0] == 76
     assert fitted.steps == ("RGB to grey",)
 
 
 def test_alpha_is_laid_over_the_background() -> None:
     clear = Image.new("RGBA", (28, 28), (255, 255, 255, 0))
-    read, fitted = codecs.read_image(file(clear), GREY)
+    read, fitted = imaging.read_image(file(clear), GREY)
     assert not read.any()
     assert "laid over the background" in fitted.steps
 
 
 def test_sixteen_bits_are_scaled_not_clipped() -> None:
     deep = Image.fromarray((np.arange(28 * 28) * 83).astype(np.uint16).reshape(28, 28))
-    read, fitted = codecs.read_image(file(deep), GREY.model_copy(update={"invert": False}))
+    read, fitted = imaging.read_image(file(deep), GREY.model_copy(update={"invert": False}))
     assert len(np.unique(read)) > 200
     assert "16 bits to 8" in fitted.steps
 
@@ -106,7 +106,7 @@ def test_exif_turns_upright() -> None:
     exif[0x0112] = 6  # turned by a quarter
     image = Image.new("L", (28, 28))
     image.paste(250, (0, 0, 10, 4))
-    read, fitted = codecs.read_image(file(image, "JPEG", exif=exif, quality=95), GREY)
+    read, fitted = imaging.read_image(file(image, "JPEG", exif=exif, quality=95), GREY)
     assert "turned upright by its EXIF tag" in fitted.steps
     assert read[0, 2, 26] > 200
 
@@ -114,13 +114,13 @@ def test_exif_turns_upright() -> None:
 @pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "RGBA", "LA", "I;16"])
 @pytest.mark.parametrize("spec", [GREY, COLOUR])
 def test_every_mode_is_read(mode: str, spec: ImageSpec) -> None:
-    pixels, _ = codecs.read_image(file(Image.new(mode, (9, 5))), spec)
+    pixels, _ = imaging.read_image(file(Image.new(mode, (9, 5))), spec)
     assert pixels.shape == spec.shape
 
 
 def test_strict_refuses_and_says_what_fits() -> None:
     with pytest.raises(InvalidValue, match="28x28 grey"):
-        codecs.read_image(file(Image.new("L", (27, 28))), GREY, fit="strict")
+        imaging.read_image(file(Image.new("L", (27, 28))), GREY, fit="strict")
 
 
 def test_a_bomb_is_refused_by_its_header() -> None:
@@ -136,7 +136,7 @@ def test_a_bomb_is_refused_by_its_header() -> None:
             + chunk(b"IEND", b"")
         )
         with pytest.raises(TooLarge, match="pixels"):
-            codecs.read_image(bomb, GREY)
+            imaging.read_image(bomb, GREY)
 
 
 @pytest.mark.parametrize(
@@ -144,15 +144,15 @@ def test_a_bomb_is_refused_by_its_header() -> None:
 )
 def test_garbage_is_malformed(content: bytes) -> None:
     with pytest.raises(Malformed):
-        codecs.read_image(content, GREY)
+        imaging.read_image(content, GREY)
 
 
-@pytest.mark.parametrize("kind", codecs.FORMATS)
+@pytest.mark.parametrize("kind", imaging.FORMATS)
 def test_every_cut_of_a_good_file_is_an_error_or_the_picture(kind: str) -> None:
     whole = file(Image.fromarray(np.random.default_rng(0).integers(0, 255, (28, 28), np.uint8)), kind)
     for length in range(1, len(whole) - 16, 13):
         with pytest.raises(RequestError):
-            codecs.read_image(whole[:length], GREY)
+            imaging.read_image(whole[:length], GREY)
 
 
 def test_flipped_bytes_never_raise_anything_else() -> None:
@@ -162,20 +162,20 @@ def test_flipped_bytes_never_raise_anything_else() -> None:
         damaged = bytearray(whole)
         damaged[place] ^= 0xFF
         with contextlib.suppress(RequestError):
-            assert codecs.read_image(bytes(damaged), GREY)[0].shape == (1, 28, 28)
+            assert imaging.read_image(bytes(damaged), GREY)[0].shape == (1, 28, 28)
             read += 1
     assert read < len(range(0, len(whole), 7)) / 2  # nearly every chunk of a PNG has a checksum
 
 
 def test_other_formats_are_named() -> None:
     with pytest.raises(UnsupportedMedia, match="GIF"):
-        codecs.read_image(file(Image.new("L", (28, 28)), "GIF"), GREY)
+        imaging.read_image(file(Image.new("L", (28, 28)), "GIF"), GREY)
 
 
 def test_no_other_decoder_sees_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
     Image.init()
     asked: list[str] = []
-    for name in set(Image.OPEN) - set(codecs.FORMATS):
+    for name in set(Image.OPEN) - set(imaging.FORMATS):
         monkeypatch.setitem(
             Image.OPEN, name, (lambda *_, name=name: asked.append(name), lambda *_, name=name: asked.append(name))
         )
@@ -194,14 +194,14 @@ def test_no_other_decoder_sees_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
         b"RIFF\0\0\0\0WEBPVP8 ",
     ):
         assert refusal(content) is Malformed
-    for kind in codecs.FORMATS:
-        codecs.read_image(file(Image.new("L", (28, 28)), kind), GREY)
+    for kind in imaging.FORMATS:
+        imaging.read_image(file(Image.new("L", (28, 28)), kind), GREY)
     assert asked == []
 
 
-def refusal(content: bytes, max_pixels: int = codecs.MAX_PIXELS) -> type[Exception]:
+def refusal(content: bytes, max_pixels: int = imaging.MAX_PIXELS) -> type[Exception]:
     with pytest.raises(RequestError) as refused:
-        codecs.read_image(content, GREY, max_pixels=max_pixels)
+        imaging.read_image(content, GREY, max_pixels=max_pixels)
     return type(refused.value)
 
 
@@ -209,7 +209,7 @@ def refusal(content: bytes, max_pixels: int = codecs.MAX_PIXELS) -> type[Excepti
 def test_a_webp_file_is_measured_before_it_is_opened(monkeypatch: pytest.MonkeyPatch, lossless: bool) -> None:
     plain = file(Image.new("RGB", (300, 200)), "WEBP", lossless=lossless)
     moving = file(Image.new("RGB", (300, 200)), "WEBP", save_all=True, append_images=[Image.new("RGB", (300, 200), 9)])
-    assert {codecs._webp_size(content) for content in (plain, moving)} == {(300, 200)}
+    assert {imaging._webp_size(content) for content in (plain, moving)} == {(300, 200)}
     large = moving[:24] + b"\xff\xff\x00\xff\xff\x00" + moving[30:]  # a canvas of 65536 x 65536 pixels
     monkeypatch.setattr(Image, "open", lambda *_, **__: pytest.fail("a decoder was asked"))
     assert refusal(large) is TooLarge
@@ -219,11 +219,11 @@ def test_a_webp_file_is_measured_before_it_is_opened(monkeypatch: pytest.MonkeyP
 def test_texts_of_a_png_are_bounded() -> None:
     """Text chunks that unpack to more than a megabyte, or that are no recipe however deep their brackets go."""
     pixels = np.zeros((1, 28, 28), np.uint8)
-    bomb = with_chunk(codecs.to_png(pixels), b"zTXt", b"manifold\0\0" + zlib.compress(bytes(50 * 2**20)))
+    bomb = with_chunk(imaging.to_png(pixels), b"zTXt", b"manifold\0\0" + zlib.compress(bytes(50 * 2**20)))
     assert refusal(bomb) is Malformed
     for text in (b"[" * 900_000, b"[1]", b"7", b"{", b'"' + b"x" * 900_000):
         with pytest.raises(InvalidValue, match="recipe is damaged"):
-            codecs.read_recipe(with_chunk(codecs.to_png(pixels), b"tEXt", b"manifold\0" + text))
+            imaging.read_recipe(with_chunk(imaging.to_png(pixels), b"tEXt", b"manifold\0" + text))
 
 
 def test_scans_of_a_jpeg_are_bounded() -> None:
@@ -240,23 +240,23 @@ def with_chunk(png: bytes, kind: bytes, content: bytes) -> bytes:
 def test_png_round_trip_recipe_and_bytes() -> None:
     pixels = np.random.default_rng(0).integers(0, 255, (3, 8, 8), np.uint8)
     recipe = {"model": "m", "seed": 2**63 - 1, "class": "3"}
-    content = codecs.to_png(pixels, recipe)
-    assert content == codecs.to_png(pixels, recipe)
-    assert codecs.read_recipe(content) == recipe
-    read, _ = codecs.read_image(content, COLOUR)
+    content = imaging.to_png(pixels, recipe)
+    assert content == imaging.to_png(pixels, recipe)
+    assert imaging.read_recipe(content) == recipe
+    read, _ = imaging.read_image(content, COLOUR)
     assert np.array_equal(read, pixels)
     with pytest.raises(InvalidValue, match="no recipe"):
-        codecs.read_recipe(codecs.to_png(pixels))
+        imaging.read_recipe(imaging.to_png(pixels))
 
 
 def test_webp_is_lossless() -> None:
     pixels = np.random.default_rng(0).integers(0, 255, (3, 8, 8), np.uint8)
-    assert np.array_equal(codecs.read_image(codecs.to_webp(pixels), COLOUR)[0], pixels)
+    assert np.array_equal(imaging.read_image(imaging.to_webp(pixels), COLOUR)[0], pixels)
 
 
 def test_grid_places_every_image() -> None:
     images = np.arange(5, dtype=np.uint8)[:, None, None, None] * np.ones((5, 1, 4, 3), np.uint8)
-    sheet = codecs.grid(images, columns=3, gap=1)
+    sheet = imaging.grid(images, columns=3, gap=1)
     assert sheet.shape == (1, 9, 11)
     assert [int(sheet[0, top, left]) for top, left in ((0, 0), (0, 4), (0, 8), (5, 0), (5, 4))] == [0, 1, 2, 3, 4]
 

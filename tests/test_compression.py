@@ -11,10 +11,10 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from manifold import cli
-from manifold.runtime import codecs, compression
+from manifold.runtime import compression, imaging
 from manifold.runtime.engine import Model, load
 from manifold.runtime.errors import InvalidValue, Malformed, UnsupportedTask
-from manifold.runtime.spec import ImageSpec
+from manifold.runtime.kinds.image import ImageSpec
 from manifold.training.data import Arrays, Data
 from tests.conftest import tiny_run
 from tests.shared import export
@@ -93,7 +93,7 @@ def test_who_cannot_compress(tiny: Path, digits: Data) -> None:
 def test_the_commands(models: Path, tmp_path: Path, digits: Data) -> None:
     models = shutil.copytree(models, tmp_path / "models")  # one is removed below
     picture, file, back = (tmp_path / name for name in ("digit.png", "digit.mfc", "back.png"))
-    picture.write_bytes(codecs.to_png(Arrays.of(digits.test).items[3]))
+    picture.write_bytes(imaging.to_png(Arrays.of(digits.test).items[3]))
     run = CliRunner()
     made = run.invoke(cli.app, ["compress", str(picture), "--model", "vq", "-o", str(file), "--models", str(models)])
     assert made.exit_code == 0, made.exception
@@ -105,7 +105,7 @@ def test_the_commands(models: Path, tmp_path: Path, digits: Data) -> None:
     assert done.exit_code == 0, done.exception
     model = load(models / "vq", device="cpu")
     assert isinstance(model.manifest.data, ImageSpec)
-    expected = codecs.to_uint8(model.reconstruct(digits.inputs(digits.test)[3:4]).data[0], model.manifest.data)
+    expected = imaging.to_uint8(model.reconstruct(digits.inputs(digits.test)[3:4]).data[0], model.manifest.data)
     assert np.abs(np.asarray(Image.open(back)).astype(int) - expected[0]).max() <= 1
     made = run.invoke(cli.app, ["compress", str(picture), str(picture), "--model", "vq", "--models", str(models)])
     assert made.exit_code == 0, made.exception

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from starlette.testclient import TestClient
 
-from manifold.runtime import checks, codecs, sampling
+from manifold.runtime import checks, imaging, sampling
 from manifold.runtime.engine import Model, load
 from manifold.runtime.errors import InvalidValue, UnsupportedTask
 from manifold.runtime.operations import End
@@ -142,7 +142,7 @@ def test_the_wire_carries_classes_and_codes(tmp_path: Path) -> None:
         ]
         mixed = client.post("/sample", json={"n": 2, "class": {"cat": 1, "dog": 3}, "seed": 1}).json()
         assert mixed["classes"] == [{"cat": 0.25, "dog": 0.75}] * 2
-        picture = codecs.to_png(np.zeros((1, 4, 4), np.uint8))
+        picture = imaging.to_png(np.zeros((1, 4, 4), np.uint8))
         for form in ({"class": "dog"}, {"class": "1"}, {"class": '["dog"]'}, {"class": '{"dog": 2}'}):
             for answer in (
                 client.post("/reconstruct", data=form, files={"file": ("x.png", picture)}),

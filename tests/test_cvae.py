@@ -12,11 +12,11 @@ import pytest
 import torch
 from starlette.testclient import TestClient
 
-from manifold.runtime import codecs, recipes
+from manifold.runtime import imaging, recipes
 from manifold.runtime.engine import Model, load
 from manifold.runtime.errors import InvalidValue, UnsupportedTask
+from manifold.runtime.kinds.image import ImageSpec
 from manifold.runtime.operations import End
-from manifold.runtime.spec import ImageSpec
 from manifold.service.http.app import create_app
 from manifold.service.settings import Settings
 from manifold.training import datasets
@@ -255,7 +255,7 @@ def test_real_values_over_the_wire(placed: tuple[Model, Data]) -> None:
         answer = client.post("/sample", json=body).json()
         assert np.allclose(answer["condition"], [[0.4, 0.6]] * 2)
         assert np.allclose(answer["data"], model.sample(2, seed=1, classes=np.asarray([0.4, 0.6])).data, atol=1e-6)
-        image = base64.b64encode(codecs.to_png(Arrays.of(data.test).items[0])).decode()
+        image = base64.b64encode(imaging.to_png(Arrays.of(data.test).items[0])).decode()
         own = data.of_factors(data.test, ("x", "y"))[:1].tolist()
         moved = client.post(
             "/reconstruct",
@@ -282,12 +282,12 @@ def test_real_values_over_the_wire(placed: tuple[Model, Data]) -> None:
             assert refused.status_code == 422, refused.text
             assert refused.json()["error"]["field"] == field
         drawn = client.post("/sample", json={"n": 1, "condition": [0.4, 0.6]}).json()["images"][0]
-        assert recipes.remake(model, codecs.read_recipe(base64.b64decode(drawn))) == base64.b64decode(drawn)
+        assert recipes.remake(model, imaging.read_recipe(base64.b64decode(drawn))) == base64.b64decode(drawn)
 
 
 def test_another_class_over_the_wire(model: Model, digits: Data) -> None:
     own = load("models/digits-classifier", device="cpu")
-    images = [base64.b64encode(codecs.to_png(item)).decode() for item in Arrays.of(digits.test).items[:40]]
+    images = [base64.b64encode(imaging.to_png(item)).decode() for item in Arrays.of(digits.test).items[:40]]
     labels = [str(label) for label in digits.test.labels[:40]]
     other = [str((label + 5) % 10) for label in digits.test.labels[:40]]
     settings = Settings(models_dir=model.folder.parents[1], default_model=model.manifest.name, device="cpu")

@@ -17,8 +17,9 @@ import pyarrow.parquet
 import pytest
 from scipy import stats
 
-from manifold.runtime.spec import CategoricalColumn, NumericColumn, TableSpec
+from manifold.runtime.kinds.table import TableSpec
 from manifold.runtime.tables import rows
+from manifold.runtime.tables.schema import CategoricalColumn, NumericColumn
 from manifold.training import datasets
 from manifold.training.data import Arrays, Data, reading, schema, tables
 from manifold.training.data import idx as idx_files
@@ -183,7 +184,7 @@ def test_missing_values_take_no_part_in_the_schema() -> None:
     assert isinstance(weight, NumericColumn)
     assert weight.mean == pytest.approx(np.nanmean(holes["weight"]))
     encoded = schema.encode(holes, spec)
-    _, block = next((column, block) for column, block in spec.blocks() if column.name == "weight")
+    _, block = next((column, block) for column, block in spec.placed() if column.name == "weight")
     assert np.isnan(encoded[:, block]).sum() == 10
 
 

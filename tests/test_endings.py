@@ -22,7 +22,7 @@ import pytest
 from typer.testing import CliRunner
 
 from manifold import cli
-from manifold.runtime import codecs, locks, manifest, recipes, repository
+from manifold.runtime import imaging, locks, manifest, recipes, repository
 from manifold.runtime.engine import Model, load
 from manifold.runtime.errors import ArtifactError, InvalidValue, ManifoldError
 from manifold.runtime.manifest import Manifest
@@ -301,7 +301,7 @@ def model() -> Model:
 @pytest.fixture(scope="module")
 def good(model: Model) -> dict[str, Any]:
     samples = model.sample(4, seed=3)
-    return recipes.for_grid(recipes.for_samples(model.manifest, model.checksum, samples, {"first": 0}))
+    return imaging.grid_recipe(recipes.for_samples(model.manifest, model.checksum, samples, {"first": 0}))
 
 
 DEEP: list[Any] = []
@@ -370,7 +370,7 @@ def test_a_recipe_of_given_codes_gives_the_same_picture(model: Model, good: dict
     codes = np.linspace(0, levels - 1, 4 * math.prod(shape)).astype(np.int64).reshape(4, *shape)
     samples = model.sample(4, codes=codes)
     made = recipes.for_samples(model.manifest, model.checksum, samples, {"codes": codes})
-    assert recipes.remake(model, recipes.for_grid(made)) == recipes.grid_picture(model.manifest, samples, made)
+    assert recipes.remake(model, imaging.grid_recipe(made)) == model.manifest.data.sheet(samples.data, made)
 
 
 @pytest.mark.parametrize(
@@ -398,10 +398,10 @@ def test_a_text_that_is_no_recipe(text: str, tmp_path: Path) -> None:
     from PIL.PngImagePlugin import PngInfo
 
     about, buffer = PngInfo(), io.BytesIO()
-    about.add_text(codecs.RECIPE, text)
+    about.add_text(imaging.RECIPE, text)
     Image.new("L", (3, 3)).save(buffer, "png", pnginfo=about)
     with pytest.raises(InvalidValue, match="damaged"):
-        recipes.check(codecs.read_recipe(buffer.getvalue()))
+        recipes.check(imaging.read_recipe(buffer.getvalue()))
 
 
 # --- outputs, and keys of the keyboard ---

@@ -26,9 +26,9 @@ from manifold.evaluation.extractors import Extractor, Features
 from manifold.evaluation.images import Held
 from manifold.evaluation.reference import Reference
 from manifold.evaluation.statistics import of_rows
-from manifold.runtime import codecs, engine, manifest
+from manifold.runtime import engine, imaging, manifest
 from manifold.runtime.errors import UnsupportedTask
-from manifold.runtime.spec import ImageSpec
+from manifold.runtime.kinds.image import ImageSpec
 from manifold.training.data import Arrays, Data
 from tests.conftest import SHIPPED
 
@@ -200,7 +200,7 @@ def test_generated_images_are_what_the_service_sends(extractor: Extractor) -> No
     pixels = np.concatenate([np.asarray(source.batch(start, start + 10).pixels) for start in (0, 10)])
     samples = model.sample(20, seed=5)
     assert isinstance(model.manifest.data, ImageSpec)
-    assert np.array_equal(pixels, codecs.to_uint8(samples.data, model.manifest.data))
+    assert np.array_equal(pixels, imaging.to_uint8(samples.data, model.manifest.data))
     assert samples.condition is not None
     assert np.array_equal(source.batch(0, 20).labels, samples.condition.argmax(axis=1))
 
@@ -334,7 +334,7 @@ def folder(tmp_path: Path, real: RealData) -> Path:
     root = tmp_path / "images"
     root.mkdir()
     for index, image in enumerate(real.test.pixels[:60]):
-        (root / f"{index:03d}.png").write_bytes(codecs.to_png(image))
+        (root / f"{index:03d}.png").write_bytes(imaging.to_png(image))
     return root
 
 
@@ -362,7 +362,7 @@ def test_corrupt_files_are_named(folder: Path, extractor: Extractor) -> None:
 
 
 def test_mixed_sizes(folder: Path, extractor: Extractor) -> None:
-    (folder / "999.png").write_bytes(codecs.to_png(np.zeros((1, 10, 9), np.uint8)))
+    (folder / "999.png").write_bytes(imaging.to_png(np.zeros((1, 10, 9), np.uint8)))
     for skip in (False, True):
         with pytest.raises(EvaluationError, match=r"mixed sizes: .*000\.png is 8x8, .*999\.png is 9x10"):
             extractors.extract(extractor, images.open_images(folder, "L", skip=skip))
@@ -565,7 +565,7 @@ def test_continuity_is_along_paths_between_encoded_items(
         assert np.allclose(path[[0, -1]], means[[start, stop]], atol=1e-6)
         assert (value == own[start]).all()
     assert isinstance(conditioned.manifest.data, ImageSpec)
-    features = flat(codecs.to_uint8(sample(68, **drawn).data, conditioned.manifest.data))[0].reshape(4, 17, -1)
+    features = flat(imaging.to_uint8(sample(68, **drawn).data, conditioned.manifest.data))[0].reshape(4, 17, -1)
     moved = np.linalg.norm(np.diff(features, axis=1), axis=2)
     assert found.metrics["largest_step"] == pytest.approx((moved.max(axis=1) / moved.sum(axis=1)).mean(), rel=1e-4)
 

@@ -21,11 +21,13 @@ from manifold.evaluation import anomaly
 from manifold.runtime import checks, manifest
 from manifold.runtime.engine import load
 from manifold.runtime.errors import InvalidValue, ManifoldError, UnsupportedTask
+from manifold.runtime.kinds.image import ImageSpec
+from manifold.runtime.kinds.table import TableSpec
 from manifold.runtime.manifest import Metric, Scoring, Term
 from manifold.runtime.operations import Scores
 from manifold.runtime.scores import calibration
 from manifold.runtime.scores.scoring import Calibrated
-from manifold.runtime.spec import ImageSpec, NumericColumn, TableSpec
+from manifold.runtime.tables.schema import NumericColumn
 from manifold.training.data import Data
 from tests import tabled
 from tests.conftest import tiny_run
@@ -63,8 +65,8 @@ def test_one_command_publishes_a_calibrated_artifact(folder: Path) -> None:
     model = load(folder / "models/mine", device="cpu")
     assert checks.run_all(model) == []
     spec = model.manifest.data
-    assert list(spec.ignored) == ["id", "same"]  # type: ignore[union-attr]
-    assert "identifier" in spec.ignored["id"]  # type: ignore[union-attr]
+    assert list(spec.ignored) == ["id", "same"]  # type: ignore[attr-defined]
+    assert "identifier" in spec.ignored["id"]  # type: ignore[attr-defined]
     recorded = {metric.name: metric for metric in model.manifest.metrics}
     assert recorded["auroc"].value > 0.85
     assert recorded["auroc"].protocol["anomalies"] == 60
@@ -180,15 +182,18 @@ def test_five_rows_are_too_few(folder: Path, tmp_path: Path) -> None:
     assert not list(tmp_path.glob("*/*"))
 
 
+IMAGES = ImageSpec(height=2, width=2, channels=1)
+
+
 def test_scores_that_are_not_finite_are_no_calibration(tmp_path: Path) -> None:
     about = Scoring(score="odd", terms=(Term(name="odd", kind="nll"),))
     for wrong in (np.nan, np.inf):
         scores = Scores({"odd": np.asarray([*np.arange(29.0), wrong])}, None)
         with pytest.raises(InvalidValue, match="rows: odd is not finite for some of them"):
-            calibration.write(about, scores, tmp_path, source="a test", by_column=False)
+            calibration.write(about, scores, tmp_path, source="a test", spec=IMAGES)
     few = Scores({"odd": np.arange(19.0)}, None)
     with pytest.raises(InvalidValue, match="19 are too few to calibrate on; at least 20"):
-        calibration.write(about, few, tmp_path, source="a test", by_column=False)
+        calibration.write(about, few, tmp_path, source="a test", spec=IMAGES)
     assert list(tmp_path.iterdir()) == []
 
 

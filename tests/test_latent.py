@@ -11,8 +11,9 @@ from sklearn.metrics import mutual_info_score
 
 from manifold.evaluation import disentanglement, latent
 from manifold.evaluation.errors import EvaluationError
-from manifold.runtime import codecs
+from manifold.runtime import imaging
 from manifold.runtime.engine import Model
+from manifold.runtime.kinds.image import ImageSpec
 from manifold.training.datasets import shapes
 from tests.conftest import ROOT, SHIPPED
 
@@ -156,8 +157,8 @@ def test_traversals_move_one_dimension(shipped: dict[str, Model]) -> None:
     latents = np.repeat(means[3:4], 5, axis=0)
     first = dimensions[0]
     latents[:, first] = means[:, first].mean() + means[:, first].std() * np.linspace(-2.5, 2.5, 5)
-    assert model.manifest.data.kind == "image"
-    assert np.array_equal(rows[0], codecs.to_uint8(model.sample(5, latents=latents).data, model.manifest.data))
+    spec = ImageSpec.of(model.manifest.data, "mnist-vae")
+    assert np.array_equal(rows[0], imaging.to_uint8(model.sample(5, latents=latents).data, spec))
 
 
 def test_the_command_draws_traversals_and_refuses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

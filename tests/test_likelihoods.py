@@ -9,7 +9,9 @@ import pytest
 import torch
 from torch.distributions import Categorical, Normal, kl_divergence
 
-from manifold.runtime.spec import CategoricalColumn, ImageSpec, NumericColumn, TableSpec
+from manifold.runtime.kinds.image import ImageSpec
+from manifold.runtime.kinds.table import TableSpec
+from manifold.runtime.tables.schema import CategoricalColumn, NumericColumn
 from manifold.training import likelihoods
 from manifold.training.errors import TrainingError
 from manifold.training.families.vae import gaussian_kl

@@ -11,14 +11,15 @@ from PIL import Image
 from scipy import stats
 from starlette.testclient import TestClient
 
-from manifold.runtime import codecs, recipes, sampling
+from manifold.runtime import codecs, imaging, recipes, sampling
 from manifold.runtime.engine import Model, load
 from manifold.runtime.errors import InvalidValue, UnsupportedTask
 from manifold.runtime.inputs import draw_latents
+from manifold.runtime.kinds.image import ImageSpec
+from manifold.runtime.kinds.table import TableSpec
 from manifold.runtime.manifest import GaussianPrior, MixturePrior
 from manifold.runtime.operations import PATHS, End
 from manifold.runtime.scores import scoring
-from manifold.runtime.spec import ImageSpec
 from manifold.runtime.tables import rows
 from manifold.training.data import Arrays, Data
 from tests.conftest import CLASS_OF, NAMES, ROWS, SHIPPED, WITHOUT_ENCODER
@@ -35,15 +36,16 @@ def test_same_seed_and_index_same_bits(name: str, shipped: dict[str, Model], cli
         assert np.array_equal(model.sample(n, seed=11, first=first).data, whole[first : first + n])
     assert np.array_equal(load(SHIPPED / name, device="cpu").sample(9, seed=11, first=4).data, whole[4:13])
     request: dict[str, Any] = {"model": name, "seed": 11, "first": 4, "n": 9}
-    if isinstance(model.manifest.data, ImageSpec):
+    spec = model.manifest.data
+    if spec.pictures:
         images = [
             Image.open(io.BytesIO(codecs.from_base64(text, "")))
             for text in client.post("/sample", json=request).json()["images"]
         ]
-        pixels = codecs.to_uint8(whole[4:13], model.manifest.data).transpose(0, 2, 3, 1)
+        pixels = imaging.to_uint8(whole[4:13], ImageSpec.of(spec, name)).transpose(0, 2, 3, 1)
         assert np.array_equal(np.stack([np.asarray(image) for image in images]).reshape(pixels.shape), pixels)
     else:
-        assert client.post("/sample", json=request).json()["rows"] == rows.decode(whole[4:13], model.manifest.data)
+        assert client.post("/sample", json=request).json()["rows"] == rows.decode(whole[4:13], TableSpec.of(spec, name))
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name not in WITHOUT_ENCODER])
@@ -224,10 +226,10 @@ def test_remake_gives_the_same_bytes(name: str, client: TestClient, shipped: dic
         variants += [{"latents": given}, *({"prior": name} for name in latent.priors)]
     for fields in variants:
         content = client.post("/sample", json={"model": name, **fields}, headers={"accept": "image/png"}).content
-        assert recipes.remake(shipped[name], codecs.read_recipe(content)) == content, fields
+        assert recipes.remake(shipped[name], imaging.read_recipe(content)) == content, fields
         for text in client.post("/sample", json={"model": name, "seed": 5, **fields}).json()["images"]:
             item = codecs.from_base64(text, "")
-            assert recipes.remake(shipped[name], codecs.read_recipe(item)) == item
+            assert recipes.remake(shipped[name], imaging.read_recipe(item)) == item
 
 
 def test_recipes_of_other_weights_or_damaged_are_refused(shipped: dict[str, Model]) -> None:
@@ -276,7 +278,7 @@ def test_the_shipped_digits_calibration_holds_on_test_items(shipped: dict[str, M
     model = shipped[CONDITIONAL]
     assert isinstance(model.manifest.data, ImageSpec)
     p = model.calibrated.p_values(
-        "nll", model.score(codecs.from_uint8(Arrays.of(digits.test).items, model.manifest.data)).terms["nll"]
+        "nll", model.score(imaging.from_uint8(Arrays.of(digits.test).items, model.manifest.data)).terms["nll"]
     )
     realised = (p <= 0.1).mean()
     assert abs(realised - 0.1) < 3.5 * np.sqrt(0.1 * 0.9 * (1 / 200 + 1 / 300))

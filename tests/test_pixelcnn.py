@@ -14,7 +14,7 @@ from torch import Tensor
 
 from manifold.runtime import golden
 from manifold.runtime.engine import load
-from manifold.runtime.spec import ImageSpec
+from manifold.runtime.kinds.image import ImageSpec
 from manifold.training.batches import Batch
 from manifold.training.data import Arrays, Data
 from manifold.training.exporting import graphs, loops

@@ -10,6 +10,7 @@ from google.protobuf.descriptor_pb2 import FileDescriptorProto, FileDescriptorSe
 from grpc_tools import protoc
 from pydantic import BaseModel
 
+from manifold.runtime.kinds import table
 from manifold.service.core import contract
 from manifold.service.http.app import USE_CASES
 from manifold.service.inference import rpc as inference
@@ -39,7 +40,7 @@ def test_every_message_has_the_fields_of_its_contract(compiled: FileDescriptorPr
         contract.Part,
         contract.ScoredItem,
         contract.Explanation,
-        contract.ColumnReason,
+        table.ColumnReason,
         contract.Neighbour,
         contract.ClassifiedItem,
         contract.ClassificationInfo,

@@ -13,16 +13,14 @@ from PIL import Image
 
 from manifold.runtime import operations
 from manifold.runtime.engine import Model, load
-from manifold.runtime.manifest import Scoring, Term
+from manifold.runtime.kinds import Evidence
+from manifold.runtime.kinds.image import ImageSpec
 from manifold.runtime.operations import Steps, drive
 from manifold.runtime.scores import reasons
-from manifold.runtime.scores.reasons import Reasons
 from manifold.runtime.scores.scoring import Calibrated
-from manifold.runtime.spec import ImageSpec
 from tests import tabled
 
 T = TypeVar("T")
-NLL = (Term(name="nll", kind="nll"),)
 
 
 def test_each_image_has_a_map_of_its_own() -> None:
@@ -30,7 +28,7 @@ def test_each_image_has_a_map_of_its_own() -> None:
     nats = np.zeros((2, 3, 2, 2))
     nats[0, :, 0, 1], nats[1, :, 1, 0] = [3, 6, 9], [1, 2, 3]
     spec = ImageSpec(height=2, width=2, channels=3)
-    found = reasons.describe(Reasons(nats), spec, Scoring(score="nll", terms=NLL, surprise_scale=10.0))
+    found = spec.explain(Evidence(nats, scale=10.0), ())
     pixels = [np.asarray(Image.open(io.BytesIO(base64.b64decode(item["map"])))).tolist() for item in found]
     assert pixels == [[[0, 153], [0, 0]], [[0, 0], [51, 0]]]  # 6 and 2 tenths of 255
 

@@ -17,7 +17,7 @@ from manifold.evaluation import evaluate_model as models
 from manifold.evaluation import extractors, reference
 from manifold.evaluation.evaluate_model import RealData
 from manifold.evaluation.images import Held
-from manifold.runtime import checks, codecs
+from manifold.runtime import checks, imaging
 from manifold.runtime.engine import Model, load
 from manifold.service.http.app import create_app
 from manifold.service.settings import Settings
@@ -58,7 +58,7 @@ def test_it_is_served_without_a_line_of_its_own(made: Model, digits: Data) -> No
     """Whatever the manifest promises answers over HTTP, and as the engine does."""
     name = made.manifest.name
     settings = Settings(models_dir=made.folder.parents[1], default_model=name, device="cpu")
-    image = base64.b64encode(codecs.to_png(Arrays.of(digits.test).items[0])).decode()
+    image = base64.b64encode(imaging.to_png(Arrays.of(digits.test).items[0])).decode()
     told = {"class": str(digits.test.labels[0])} if name in ("cvae", "cgan") else {}
     bodies: dict[str, dict[str, Any]] = {
         "sample": {"n": 3, "seed": 1},
@@ -81,7 +81,7 @@ def test_it_is_served_without_a_line_of_its_own(made: Model, digits: Data) -> No
         if "sample" in {endpoint.strip("/") for endpoint in about["endpoints"]}:
             sent = client.post("/sample", json=bodies["sample"]).json()["images"]
             pixels = np.stack([np.asarray(Image.open(io.BytesIO(base64.b64decode(text)))) for text in sent])
-            own = codecs.to_uint8(made.sample(3, seed=1).data, made.manifest.data)[:, 0]  # type: ignore[arg-type]
+            own = imaging.to_uint8(made.sample(3, seed=1).data, made.manifest.data)[:, 0]  # type: ignore[arg-type]
             assert np.array_equal(pixels, own)
 
 

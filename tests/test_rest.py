@@ -23,9 +23,9 @@ from hypothesis import strategies as st
 from PIL import Image
 from starlette.testclient import TestClient
 
-from manifold.runtime import codecs
+from manifold.runtime import codecs, imaging
 from manifold.runtime.engine import Model
-from manifold.runtime.spec import ImageSpec
+from manifold.runtime.kinds.image import ImageSpec
 from manifold.service.core import contract
 from manifold.service.http.app import USE_CASES, create_app
 from manifold.service.settings import ModelSettings, Settings, SettingsError, read
@@ -118,7 +118,7 @@ def test_every_route_for_every_model(client: TestClient, name: str, route: str) 
 def test_ways_to_send_and_to_receive_images(client: TestClient, name: str, shipped: dict[str, Model]) -> None:
     spec = shipped[name].manifest.data
     assert isinstance(spec, ImageSpec)
-    item = codecs.to_uint8(shipped[name].sample(1, seed=4).data, spec)  # (1, C, H, W)
+    item = imaging.to_uint8(shipped[name].sample(1, seed=4).data, spec)  # (1, C, H, W)
     pixels = item[0].transpose(1, 2, 0).squeeze()
     array = item if spec.channels > 1 else item[:, 0]
     route = "/reconstruct" if name in LATENT_MODELS else "/anomaly-score"
@@ -189,7 +189,7 @@ def test_interpolate_between_all_kinds_of_ends(client: TestClient) -> None:
 
 
 def test_scores_are_calibrated_and_explained(client: TestClient, shipped: dict[str, Model]) -> None:
-    digit = codecs.to_uint8(shipped["mnist-vae"].sample(1, seed=4).data, shipped["mnist-vae"].manifest.data)[0, 0]  # type: ignore[arg-type]
+    digit = imaging.to_uint8(shipped["mnist-vae"].sample(1, seed=4).data, shipped["mnist-vae"].manifest.data)[0, 0]  # type: ignore[arg-type]
     noise = np.random.default_rng(0).integers(0, 255, (28, 28), np.uint8)
     request = {"images": [text(png(digit)), text(png(noise))], "explain": True, "false_positive_rate": 0.05}
     answer = client.post("/anomaly-score", json=request).json()
@@ -673,7 +673,7 @@ def test_classify_is_what_the_library_says(
 ) -> None:
     model, items = shipped[name], Arrays.of(digits.test).items[:6]
     expected = model.classify(digits.inputs(digits.test)[:6])
-    request = {"model": name, "images": [text(codecs.to_png(image)) for image in items]}
+    request = {"model": name, "images": [text(imaging.to_png(image)) for image in items]}
     answer = client.post("/classify", json=request).json()
     contract.ClassifyResponse.model_validate(answer)
     assert [item["class"] for item in answer["items"]] == [str(index) for index in expected.argmax(axis=1)]

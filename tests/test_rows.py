@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from manifold.runtime.errors import InvalidValue
-from manifold.runtime.spec import CategoricalColumn, NumericColumn, TableSpec
+from manifold.runtime.kinds.table import TableSpec
 from manifold.runtime.tables import columns, rows
+from manifold.runtime.tables.schema import CategoricalColumn, NumericColumn
 
 SPEC = TableSpec(
     columns=(

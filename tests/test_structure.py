@@ -19,7 +19,7 @@ MAY_IMPORT = {
     "evaluation": {"runtime"},
     "client/manifold_client": set(),
 }
-ONLY_IN = {"PIL": {"runtime/codecs.py"}, "onnxruntime": {"runtime/graphs/backends.py"}}
+ONLY_IN = {"PIL": {"runtime/imaging.py"}, "onnxruntime": {"runtime/graphs/backends.py"}}
 
 
 def modules(path: Path) -> set[str]:

@@ -236,7 +236,7 @@ def test_decimals_and_numbers_as_texts_are_read(model: Model) -> None:
 
 
 def read(content: bytes, rows: int) -> list[tuple[Any, Any, Any]]:
-    from manifold.runtime.spec import TableSpec
+    from manifold.runtime.kinds.table import TableSpec
 
     spec = TableSpec.model_validate({"kind": "table", "columns": tabled.COLUMNS})
     found = list(files.chunks(io.BytesIO(content), "parquet", spec, rows=rows))

@@ -15,9 +15,9 @@ from starlette.testclient import TestClient
 from manifold.runtime import checks
 from manifold.runtime.engine import Model, load
 from manifold.runtime.errors import UnsupportedTask
+from manifold.runtime.kinds.table import TableSpec
 from manifold.runtime.manifest import COMBINED
 from manifold.runtime.scores import reasons
-from manifold.runtime.spec import TableSpec
 from manifold.runtime.tables.rows import encode as encode_rows
 from manifold.service.http.app import create_app
 from manifold.service.settings import Settings
@@ -167,7 +167,7 @@ def test_missing_values_are_filled_in_from_the_others(model: Model) -> None:
     table["kind"], table["c"] = np.asarray([None] * 400), np.full(400, np.nan)
     data = schema.encode(table, model.manifest.data)
     found = model.impute(data)
-    blocks = {column.name: block for column, block in model.manifest.data.blocks()}
+    blocks = {column.name: block for column, block in model.manifest.data.placed()}
     truth = schema.encode(related(400, 8), model.manifest.data)
     kind, c = found.probabilities[:, blocks["kind"]], found.data[:, blocks["c"]][:, 0]
     assert np.allclose(kind.sum(axis=1), 1, atol=1e-5)
@@ -271,11 +271,10 @@ def test_neighbours_are_the_nearest_training_rows(model: Model, rows: Data) -> N
 
 
 def explained(model: Model, given: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    spec, about = model.manifest.data, model.manifest.scoring
-    assert isinstance(spec, TableSpec) and about is not None
+    spec = TableSpec.of(model.manifest.data, "a test")
     data, _ = encode_rows(given, spec, missing=True)
     why = model.drive(reasons.find(model.manifest, data, model.score(data), model.calibrated))
-    return reasons.describe(why, spec, about, given)
+    return spec.explain(why, given)
 
 
 def test_neighbours_with_missing_values_show_them_as_missing(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from google.protobuf.message import Message
 from PIL import Image, PngImagePlugin
 from starlette.testclient import TestClient
 
-from manifold.runtime import codecs, inputs, texts
+from manifold.runtime import codecs, imaging, inputs, texts
 from manifold.runtime.errors import InvalidValue, Malformed, TooLarge
 from manifold.runtime.manifest import Manifest
 from manifold.service.core import contract
@@ -173,7 +173,7 @@ def test_lengths_that_are_none(service: TestClient) -> None:
 def test_deep_json_in_queries_and_forms(field: str, text: str, service: TestClient) -> None:
     array = io.BytesIO()
     np.save(array, np.zeros((1, 20), np.float32))
-    picture = codecs.to_png(np.zeros((1, 28, 28), np.uint8))
+    picture = imaging.to_png(np.zeros((1, 28, 28), np.uint8))
     if len(text) < 60_000:  # of a URL that clients send
         answer = service.post(
             "/sample", params={field: text}, content=array.getvalue(), headers={"Content-Type": codecs.NPY}
@@ -216,7 +216,7 @@ def test_json_of_many_parts_is_refused_before_it_is_read(
 
 
 def test_json_of_many_parts_in_the_fields_of_a_form(service: TestClient) -> None:
-    picture = codecs.to_png(np.zeros((1, 28, 28), np.uint8))
+    picture = imaging.to_png(np.zeros((1, 28, 28), np.uint8))
     fields = {f"k{place}": "[%s[]]" % ("[]," * (texts.PARTS // 3)) for place in range(4)}
     assert status(service.post("/reconstruct", data=fields, files={"file": picture})) == 413
     with pytest.raises(TooLarge):
@@ -250,7 +250,7 @@ def test_of_many_unknown_fields_one_is_named(service: TestClient) -> None:
 
 
 def test_fields_that_are_there_twice(service: TestClient) -> None:
-    picture = codecs.to_png(np.zeros((1, 28, 28), np.uint8))
+    picture = imaging.to_png(np.zeros((1, 28, 28), np.uint8))
     image = {"Content-Type": "image/png"}
     assert status(service.post("/reconstruct?seed=1&seed=2", content=picture, headers=image), "seed") == 400
     assert status(service.post("/reconstruct", data={"seed": ["1", "2"]}, files={"file": picture}), "seed") == 400
@@ -385,10 +385,10 @@ def test_weights_keep_their_ratio(service: TestClient) -> None:
 )
 def test_recipes_that_are_none(text: str) -> None:
     info, picture = PngImagePlugin.PngInfo(), io.BytesIO()
-    info.add_text(codecs.RECIPE, text)
+    info.add_text(imaging.RECIPE, text)
     Image.fromarray(np.zeros((2, 2), np.uint8)).save(picture, "PNG", pnginfo=info)
     with pytest.raises(InvalidValue, match="recipe"):
-        codecs.read_recipe(picture.getvalue())
+        imaging.read_recipe(picture.getvalue())
 
 
 def test_manifests_that_are_too_deep(tmp_path: Path) -> None:

@@ -9,7 +9,6 @@ import functools
 import json
 import math
 import re
-import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from manifold.runtime import checks, codecs, golden, repository
+from manifold.runtime import checks, golden, repository
 from manifold.runtime import manifest as manifests
 from manifold.runtime.engine import Model, example_inputs, load, padded
 from manifold.runtime.errors import ArtifactError, shown
@@ -26,7 +25,6 @@ from manifold.runtime.graphs import batches
 from manifold.runtime.manifest import Golden, Manifest, Metric, Scoring, TaskSpec
 from manifold.runtime.operations import CAN, softmax
 from manifold.runtime.scores import calibration
-from manifold.runtime.spec import ImageSpec
 from manifold.training import datasets, families
 from manifold.training.data import Data
 from manifold.training.data.parts import first
@@ -46,7 +44,6 @@ GOLDEN_ROWS = 5
 GOLDEN_VALUES = 20_000  # of one tensor at most
 PREVIEW_SEED, PREVIEW_ITEMS = 0, 64
 TORCHSCRIPT_FILE = "model.pt"
-ACROSS = 6  # plots, in the preview of a table
 
 
 def export(
@@ -253,7 +250,7 @@ def _calibrate(engine: Model, run: Run, data: Data, folder: Path) -> Scoring:
         known = {"classes": priors.told(engine.manifest, data, data.calibration)} if engine.manifest.conditions else {}
         scores = engine.score(data.inputs(data.calibration), **known)
         source = str(data.protocol.get("calibration", f"{len(data.calibration)} items"))
-    return calibration.write(about, scores, folder, source=source, by_column=not isinstance(data.spec, ImageSpec))
+    return calibration.write(about, scores, folder, source=source, spec=data.spec)
 
 
 def _calibrate_classes(engine: Model, manifest: Manifest, data: Data) -> Manifest:
@@ -279,65 +276,14 @@ def _calibrate_classes(engine: Model, manifest: Manifest, data: Data) -> Manifes
 
 
 def preview(engine: Model, data: Data) -> bytes:
-    """A PNG that shows what the model makes: a sheet of samples, or for tables each column's distribution beside the real one.
-
-    Of a model that makes nothing but features, the test items it is least right about.
-    """
+    """Return a PNG that shows what the model makes. If it makes nothing but features, the PNG shows the test items it is least right about."""
     spec = data.spec
-    if not isinstance(spec, ImageSpec):
-        return _histograms(engine, data)
+    real = data.inputs(first(data.test, spec.previewed))
     if CAN["sample"](engine.manifest):
-        pixels = codecs.to_uint8(engine.sample(PREVIEW_ITEMS, seed=PREVIEW_SEED).data, spec)
-    else:
-        logits = engine.run("features", {"data": data.inputs(data.test)})["logits"].astype(np.float64)
-        labels = data.test.labels[:, None]
-        margin = np.take_along_axis(logits, labels, axis=1)[:, 0] - logits.max(axis=1)
-        pixels = data.test.batch(np.argsort(margin, kind="stable")[:PREVIEW_ITEMS]).items
-    return codecs.to_png(codecs.grid(pixels, scale=max(1, round(28 / spec.height))))
-
-
-def _histograms(engine: Model, data: Data) -> bytes:
-    import io
-
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    from manifold.runtime.tables import rows
-
-    assert not isinstance(data.spec, ImageSpec)
-    n = min(5000, len(data.test))
-    both = {
-        "real": rows.decode(first(data.test, n).items, data.spec),
-        "sampled": rows.decode(engine.sample(n, seed=PREVIEW_SEED).data, data.spec),
-    }
-    names = data.spec.names
-    across = min(len(names), ACROSS)
-    down = -(-len(names) // across)
-    figure = Figure(figsize=(2.6 * across, 2.4 * down), layout="constrained")
-    FigureCanvasAgg(figure)
-    every = np.ravel(figure.subplots(down, across))
-    for axes in every[len(names) :]:
-        axes.set_axis_off()
-    for axes, column in zip(every, data.spec.columns, strict=False):
-        axes.set_title(column.name, fontsize=9)
-        axes.tick_params(labelsize=7)
-        values = {part: [row[column.name] for row in table] for part, table in both.items()}
-        if column.kind == "numeric":
-            edges = np.quantile(np.concatenate(list(values.values())), [0.0, 0.995])
-            bins: Any = np.linspace(edges[0], edges[1], 40)
-            for part, numbers in values.items():
-                axes.hist(numbers, bins, histtype="step", label=part)
-        else:
-            for shift, (part, chosen) in zip((-0.2, 0.2), values.items(), strict=True):
-                axes.bar(
-                    np.arange(column.width) + shift, [chosen.count(name) for name in column.categories], 0.4, label=part
-                )
-            if column.width <= 12:
-                axes.set_xticks(np.arange(column.width), column.categories)
-            else:
-                axes.set_xlabel(f"{column.width} categories", fontsize=7)
-    figure.axes[0].legend(fontsize=7)
-    buffer = io.BytesIO()
-    with warnings.catch_warnings():
-        figure.savefig(buffer, format="png", dpi=90)
-    return codecs.with_few_colours(buffer.getvalue())
+        n = min(spec.previewed, len(data.test)) if spec.parts else PREVIEW_ITEMS
+        return spec.preview(engine.sample(n, seed=PREVIEW_SEED).data, real)
+    logits = engine.run("features", {"data": data.inputs(data.test)})["logits"].astype(np.float64)
+    labels = data.test.labels[:, None]
+    margin = np.take_along_axis(logits, labels, axis=1)[:, 0] - logits.max(axis=1)
+    worst = np.argsort(margin, kind="stable")[:PREVIEW_ITEMS]
+    return spec.preview(data.inputs(data.test.batch(worst)), real)

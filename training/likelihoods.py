@@ -15,8 +15,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from manifold.runtime.kinds import DataSpec
+from manifold.runtime.kinds.image import ImageSpec
+from manifold.runtime.kinds.table import TableSpec
 from manifold.runtime.manifest import InputSpec, Source
-from manifold.runtime.spec import DataSpec, ImageSpec, NumericColumn, TableSpec
+from manifold.runtime.tables.schema import NumericColumn
 from manifold.training.errors import TrainingError
 
 HALF_LOG_TWO_PI = 0.5 * math.log(2 * math.pi)
@@ -239,11 +242,11 @@ class Columns(nn.Module):
 
 def _runs(spec: TableSpec) -> Iterator[tuple[slice, slice | None]]:
     """Neighbouring numeric columns in one piece, as their places among the encoded columns and among the numeric ones; each category alone."""
-    for number, group in groupby(spec.blocks(), lambda column: isinstance(column[0], NumericColumn)):
+    for number, group in groupby(spec.placed(), lambda column: isinstance(column[0], NumericColumn)):
         blocks = [block for _, block in group]
         if number:
             before = sum(
-                isinstance(column, NumericColumn) and block.stop <= blocks[0].start for column, block in spec.blocks()
+                isinstance(column, NumericColumn) and block.stop <= blocks[0].start for column, block in spec.placed()
             )
             yield slice(blocks[0].start, blocks[-1].stop), slice(before, before + len(blocks))
         else:

@@ -19,11 +19,11 @@ from numpy.typing import NDArray
 
 from manifold.runtime.engine import Model
 from manifold.runtime.errors import Unavailable, UnsupportedTask, cut
+from manifold.runtime.kinds import Kind
 from manifold.runtime.operations import Scores
 from manifold.runtime.scores import calibration, decisions, reasons, scoring
 from manifold.runtime.scores.decisions import Judged, Rule
-from manifold.runtime.spec import NumericColumn, TableSpec
-from manifold.runtime.tables import columns, files
+from manifold.runtime.tables import files
 
 Array = NDArray[Any]
 
@@ -69,11 +69,11 @@ class Writer(Protocol):
     def close(self) -> None: ...
 
 
-def table_of(model: Model) -> TableSpec:
-    """The model's columns. Raises UnsupportedTask for a model of images, or one without a score."""
+def table_of(model: Model) -> Kind:
+    """Return the model's columns. Raise UnsupportedTask for a model of items that do not come in files of rows, or one without a score."""
     spec = model.manifest.data
-    if not isinstance(spec, TableSpec) or model.manifest.scoring is None:
-        lacks = "carries no score" if isinstance(spec, TableSpec) else "makes images; send those to it"
+    if not spec.in_files or model.manifest.scoring is None:
+        lacks = "carries no score" if spec.in_files else f"makes {spec.noun}; send those to it"
         raise UnsupportedTask(
             f"{model.manifest.name} does not score rows: it {lacks}, or name a model of rows", field="model"
         )
@@ -91,30 +91,14 @@ class Encoded:
     table: dict[str, Array]  # columns as they came, bad rows among them
     places: Array  # of the n rows, in the table
 
-    def given(self, which: Array, spec: TableSpec) -> list[dict[str, Any]]:
-        """Some of the n rows as they came; numbers as numbers, though a wrong one elsewhere has made their column one of texts."""
-        picked = {
-            column.name: [
-                _number(value) if isinstance(column, NumericColumn) else value
-                for value in self.table[column.name][self.places[which]].tolist()
-            ]
-            for column in spec.columns
-        }
-        return [dict(zip(picked, values, strict=True)) for values in zip(*picked.values(), strict=True)]
-
-
-def _number(value: Any) -> Any:
-    """Texts and decimals as floats; nothing stays nothing."""
-    return value if value is None or isinstance(value, bool | int | float) else float(value) if value != "" else None
-
 
 def encoded(model: Model, source: IO[bytes], kind: str, *, rows: int = files.CHUNK_ROWS) -> Iterator[Encoded]:
     """Yield the rows of a file, chunk by chunk, as the model takes them. Raises InvalidValue where too many rows are invalid."""
     spec = table_of(model)
     missing = any(tensor.missing for tensor in model.manifest.tasks["score"].inputs)
     seen = invalid = 0
-    for chunk in files.chunks(source, kind, spec, rows=rows):
-        found = columns.encode(chunk.table, spec, unknown=True, missing=missing)
+    for chunk in spec.chunks(source, kind, rows):
+        found = spec.encode(chunk.table, missing=missing)
         keep = np.ones(len(chunk.numbers), bool)
         keep[list(found.bad)] = False
         keep[np.isin(chunk.numbers, list(chunk.bad))] = False
@@ -229,14 +213,14 @@ def _explained(model: Model, part: Encoded, scores: Scores, judged: Judged) -> l
     """Reasons of the rows that are flagged; None without nats by column."""
     if scores.surprise is None:
         return None
-    spec, about = table_of(model), model.manifest.scoring
-    assert about is not None
+    spec = table_of(model)
     found: list[dict[str, Any] | None] = [None] * len(part.numbers)
     flagged = np.flatnonzero(judged.flagged)
     if len(flagged):
         few = Scores({name: values[flagged] for name, values in scores.terms.items()}, scores.surprise[flagged])
         why = model.drive(reasons.find(model.manifest, part.data[flagged], few, model.calibrated))
-        for at, reason in zip(flagged, reasons.describe(why, spec, about, part.given(flagged, spec)), strict=True):
+        given = spec.given(part.table, part.places[flagged])
+        for at, reason in zip(flagged, spec.explain(why, given), strict=True):
             found[at] = reason
     return found
 

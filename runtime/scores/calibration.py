@@ -17,16 +17,16 @@ from manifold.runtime import manifest as manifests
 from manifold.runtime import repository
 from manifold.runtime.engine import Model, load
 from manifold.runtime.errors import InvalidValue, UnsupportedTask
+from manifold.runtime.kinds import Kind
 from manifold.runtime.manifest import COMBINED, Calibration, Scoring
 from manifold.runtime.operations import Scores
 from manifold.runtime.scores.scoring import Float64, cross_combined
-from manifold.runtime.spec import ImageSpec
 
 LEAST = 20  # items; p-values then resolve 1 in 21, and the answer says so
 QUANTILE = 0.999  # of the surprise, that is drawn white
 
 
-def write(about: Scoring, scores: Scores, folder: Path, *, source: str, by_column: bool) -> Scoring:
+def write(about: Scoring, scores: Scores, folder: Path, *, source: str, spec: Kind) -> Scoring:
     """Stores calibration scores in an artifact's folder and returns the section of the manifest that refers to them.
 
     `scores` are of n items in an order that does not matter. Raises InvalidValue for fewer than LEAST, or scores that are not finite.
@@ -48,8 +48,8 @@ def write(about: Scoring, scores: Scores, folder: Path, *, source: str, by_colum
     update: dict[str, object] = {"calibration": calibration.model_copy(update={"id": f"cal-{record.sha256[:8]}"})}
     if scores.surprise is not None:
         update["surprise_scale"] = max(float(np.quantile(scores.surprise, QUANTILE)), 1e-6)
-        if by_column:
-            update["surprise_mean"] = tuple(float(value) for value in scores.surprise.mean(axis=0))
+        if (usual := spec.usual(scores.surprise)) is not None:
+            update["surprise_mean"] = usual
     return about.model_copy(update=update)
 
 
@@ -78,8 +78,7 @@ def recalibrate(model: Model, data: NDArray[np.float32], root: Path, *, source: 
     plain = manifests.read(model.folder)  # as it is stored: padding that this machine needs is not the artifact's
     with repository.staging(root, manifest.name) as folder:
         repository.copy(model.folder, folder)
-        by_column = not isinstance(manifest.data, ImageSpec)
-        scoring = write(about, model.score(data), folder, source=source, by_column=by_column)
+        scoring = write(about, model.score(data), folder, source=source, spec=manifest.data)
         earlier = {"version": plain.version, "n": about.calibration.n if about.calibration else 0, "calibrated": now()}
         made = plain.model_copy(
             update={

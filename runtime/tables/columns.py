@@ -8,13 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from manifold.runtime.errors import LISTED, InvalidValue, shown
-from manifold.runtime.spec import CategoricalColumn, NumericColumn, TableSpec
+from manifold.runtime.tables.schema import CategoricalColumn, NumericColumn
+
+if TYPE_CHECKING:
+    from manifold.runtime.kinds.table import TableSpec
 from manifold.runtime.tables import rows
 
 Array = NDArray[Any]
@@ -47,7 +50,7 @@ def encode(table: Mapping[str, Array], spec: TableSpec, *, unknown: bool = False
     n = len(table[spec.names[0]])
     found = Encoded(np.empty((n, *spec.shape), np.float32))
     nothing = np.ones(n, bool)  # rows without a single value
-    for column, block in spec.blocks():
+    for column, block in spec.placed():
         values = np.asarray(table[column.name])
         absent_rows = missing_values(values)
         nothing &= absent_rows

@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,7 +29,10 @@ from manifold.runtime.errors import (
     cut,
     shown,
 )
-from manifold.runtime.spec import CategoricalColumn, TableSpec
+from manifold.runtime.tables.schema import CategoricalColumn
+
+if TYPE_CHECKING:
+    from manifold.runtime.kinds.table import TableSpec
 from manifold.runtime.tables import parquet
 
 Array = NDArray[Any]

@@ -1,6 +1,7 @@
 """The wire contract: requests, responses, limits, defaults. Field names here are the contract, for REST and gRPC alike.
 
 Arrays stay untyped here (`list[Any]`): walking a million floats with a validator is slower than the model. runtime.codecs checks them.
+The fields of items, such as images and rows, are those of the kinds of data (runtime.kinds).
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StrictBool
 
+from manifold.runtime import kinds
 from manifold.runtime.sampling import MAX_SEED
 
 Seed = Annotated[int, Field(strict=True, ge=0, le=MAX_SEED)]
@@ -40,9 +42,13 @@ def _example(**fields: Any) -> ConfigDict:
 
 Array = list[Any]  # nested lists of numbers
 _CONDITION = "[C] for all or [n][C]: real-valued conditions, or class weights as numbers; excludes class"
-Row = dict[str, Any] | list[Any]
 ClassName = str | Annotated[int, Field(strict=True)]
 ClassChoice = ClassName | list[ClassName] | dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]]
+
+
+# the fields that the kinds of data bring
+ITEMS, OPTIONS, SINGLE, MADE = (kinds.fields(part) for part in ("request", "options", "single", "answer"))
+NEIGHBOUR, EXPLANATION = kinds.fields("neighbour"), kinds.fields("explanation")
 
 
 class Request(BaseModel):
@@ -87,12 +93,8 @@ class SampleRequest(Chance):
     )
 
 
-class Content(Request):
-    """Requests about items: images or rows, one of the two."""
-
-    images: list[str] | None = Field(default=None, description="[n] base64 PNG, JPEG or WebP")
-    rows: list[Row] | None = Field(default=None, description="[n] objects by column, or arrays in column order")
-    fit: Literal["contain", "strict"] = "contain"
+class Content(OPTIONS, ITEMS, Request):  # type: ignore[misc,valid-type]
+    """Requests about items of one kind: images or rows."""
 
 
 class Items(Content):
@@ -120,13 +122,11 @@ class ReconstructRequest(Items, Chance):
     encoding: Literal["png", "array"] = "png"
 
 
-class End(BaseModel):
-    """One end of an interpolation: one of image, row, latent, seed, class, condition; the last two may stand beside the others."""
+class End(SINGLE):  # type: ignore[misc,valid-type]
+    """One end of an interpolation: an item, latent, seed, class or condition; the last two may stand beside the others."""
 
     model_config = ConfigDict(extra="forbid", populate_by_name=True)
 
-    image: str | None = None
-    row: Row | None = None
     latent: Array | None = None
     seed: Seed | None = None
     first: Seed = 0
@@ -136,7 +136,7 @@ class End(BaseModel):
     condition: Array | None = Field(default=None, description="[C]")
 
 
-class InterpolateRequest(Request):
+class InterpolateRequest(OPTIONS, Request):  # type: ignore[misc,valid-type]
     """A path between two items."""
 
     model_config = _example(**{"from": {"seed": 1}, "to": {"seed": 2}, "steps": 8})
@@ -146,7 +146,6 @@ class InterpolateRequest(Request):
     steps: Annotated[int, Field(strict=True, ge=2)] = 8
     method: Literal["slerp", "lerp"] | None = Field(default=None, description="slerp for normal latents, else lerp")
     seed: Seed | None = Field(default=None, description="for what the ends leave open")
-    fit: Literal["contain", "strict"] = "contain"
     encoding: Literal["png", "array"] = "png"
 
 
@@ -242,12 +241,8 @@ class Response(BaseModel):
     )
 
 
-class Made(Response):
+class Made(MADE, Response):  # type: ignore[misc,valid-type]
     """Answers with items: images, or data, or rows."""
-
-    images: list[str] | None = Field(default=None, description="[n] base64 PNG")
-    data: Array | None = Field(default=None, description="[n][C][H][W] in [0, 1]")
-    rows: list[dict[str, Any]] | None = None
 
 
 class SampleResponse(Made):
@@ -294,32 +289,15 @@ class Part(BaseModel):
     p_value: float | None
 
 
-class ColumnReason(BaseModel):
-    """What one column has to do with a row's score."""
-
-    column: str
-    value: str | float | int | bool | None
-    nats: float = Field(description="-log p of the value given the row's place in latent space")
-    excess: float = Field(description="nats above the mean of the calibration rows")
-    share: float | None = Field(description="of all that is above the usual; with latent_share, shares add up to 1")
-    expected: str | float | int | None = Field(description="from the other columns; of the strangest columns alone")
-    direction: Literal["high", "low"] | None = Field(description="of a number, against what was expected")
-
-
-class Neighbour(BaseModel):
+class Neighbour(NEIGHBOUR):  # type: ignore[misc,valid-type]
     """A normal item of the training data that is among the nearest."""
 
     distance: float
-    row: dict[str, Any] | None = None
-    image: str | None = Field(default=None, description="a PNG, base64: decoded from where the item lies")
 
 
-class Explanation(BaseModel):
+class Explanation(EXPLANATION):  # type: ignore[misc,valid-type]
     """Why an item is as strange as it is."""
 
-    map: str | None = Field(default=None, description="of images: nats by pixel, a PNG, base64")
-    columns: list[ColumnReason] | None = Field(default=None, description="of rows: the strangest first")
-    latent_share: float | None = Field(default=None, description="of rows: what an unlikely place in latent space adds")
     neighbours: list[Neighbour] | None = Field(default=None, description="nearest first; not every artifact has them")
 
 

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import orjson
 
-from manifold.runtime import codecs, recipes
+from manifold.runtime import codecs, kinds
 from manifold.runtime.errors import UnsupportedMedia, cut
-from manifold.runtime.spec import ImageSpec, TableSpec
-from manifold.runtime.tables import rows
 from manifold.service.aside import JSON as JSON_WORK
 from manifold.service.core.handlers import Answer
 
 JSON = "application/json"
 NUMBERS = (JSON, codecs.NPY)
-PICTURES = (JSON, "image/png", "image/webp", codecs.NPY)
+PICTURES = (JSON, *kinds.media_types(), codecs.NPY)
 ITEM = 30 * 1024  # bytes (service.aside) for an image or a row of an answer, beside its numbers
 LISTED = 512  # ... for an entry of a list, as JSON
 OPTIONS = orjson.OPT_SERIALIZE_NUMPY
@@ -50,14 +48,12 @@ def to_fields(answer: Answer, request_id: str, *, picture: Callable[[bytes], Any
     """The answer as its contract has it, numpy arrays inside; `timing` is left to the caller. `picture` is what becomes of a PNG."""
     body = {"model": answer.entry.name, "version": answer.entry.version, "request_id": request_id, **answer.fields}
     if answer.items is not None:
-        spec = answer.manifest.data
-        if isinstance(spec, TableSpec):
-            body["rows"] = rows.decode(answer.items, spec)
-        elif answer.encoding == "array":
-            body["data"] = codecs.to_unit32(answer.items, spec)
-        else:
-            body["images"] = [picture(png) for png in _pngs(answer, spec)]
+        body |= answer.manifest.data.write(answer.items, answer.encoding, _recipes(answer), picture)
     return body
+
+
+def _recipes(answer: Answer) -> list[dict[str, Any]] | None:
+    return None if answer.recipes is None else answer.recipes()
 
 
 def dumps(body: Any) -> bytes:
@@ -66,35 +62,18 @@ def dumps(body: Any) -> bytes:
 
 
 def to_picture(answer: Answer, media_type: str) -> bytes:
-    """One image, or a grid. Raises UnsupportedMedia where the answer holds no images."""
-    spec = answer.manifest.data
-    if answer.items is None or not isinstance(spec, ImageSpec):
+    """Return the items as one file. Raises UnsupportedMedia if the answer has no items that can be written so."""
+    if answer.items is None or media_type not in answer.manifest.data.wire.media_types:
         raise UnsupportedMedia("Accept: this answer holds no images", field="Accept", valid=[JSON, codecs.NPY])
-    if media_type == "image/png" and len(answer.items) == 1:
-        return _pngs(answer, spec)[0]
-    pixels = codecs.to_uint8(answer.items, spec)
-    sheet = pixels[0] if len(pixels) == 1 else codecs.grid(pixels)
-    recipe = recipes.for_grid(answer.recipes()) if answer.recipes else None
-    return codecs.to_webp(sheet) if media_type == "image/webp" else codecs.to_png(sheet, recipe)
+    return answer.manifest.data.write_file(answer.items, media_type, _recipes(answer))
 
 
 def to_npy(answer: Answer) -> bytes:
-    """Images float32 (n, C, H, W) in [0, 1]; encoded rows; posterior means or draws, codes, scores."""
+    """Return the items as numbers, such as images float32 (n, C, H, W) in [0, 1]; else posterior means or draws, codes, or scores."""
     if answer.items is None:
         assert answer.numbers is not None
         return codecs.to_npy(answer.numbers)
-    spec = answer.manifest.data
-    if isinstance(spec, ImageSpec):
-        return codecs.to_npy(codecs.to_unit32(answer.items, spec))
-    return codecs.to_npy(answer.items)
-
-
-def _pngs(answer: Answer, spec: ImageSpec) -> list[bytes]:
-    assert answer.items is not None
-    texts: Sequence[dict[str, Any] | None] = [None] * len(answer.items) if answer.recipes is None else answer.recipes()
-    return [
-        codecs.to_png(pixels, text) for pixels, text in zip(codecs.to_uint8(answer.items, spec), texts, strict=True)
-    ]
+    return codecs.to_npy(answer.manifest.data.write_array(answer.items))
 
 
 def work(answer: Answer, listed: float = LISTED) -> float:

@@ -13,14 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from manifold.runtime import completion, operations, recipes
-from manifold.runtime.codecs import Fitted
 from manifold.runtime.errors import InvalidValue, TooLarge, UnsupportedTask
 from manifold.runtime.inputs import check_seed
 from manifold.runtime.manifest import Manifest
 from manifold.runtime.operations import Run
 from manifold.runtime.scores import decisions, reasons, scoring
-from manifold.runtime.spec import CategoricalColumn, ImageSpec, TableSpec
-from manifold.runtime.tables import rows
 from manifold.service.aside import ROW, aside
 from manifold.service.core import contract
 from manifold.service.core.reading import Reader, Uploads
@@ -153,7 +150,7 @@ class Handlers:
         samples = await self._drive(answer, steps, order.n, deadline_ms)
         answer.items = samples.data
         assert entry.model is not None
-        if isinstance(manifest.data, ImageSpec):
+        if manifest.data.pictures:
             answer.recipes = partial(recipes.for_samples, manifest, entry.model.checksum, samples, options)
         if samples.seed is not None:
             answer.fields |= {"seed": samples.seed, "first": options["first"]}
@@ -175,11 +172,11 @@ class Handlers:
     async def encode(self, request: contract.EncodeRequest, uploads: Uploads, deadline_ms: int | None = None) -> Answer:
         """Where items lie."""
         entry, manifest = await self.entry(request, "encode")
-        data, fitted, _ = await self.reader.items(manifest, request, uploads)
+        items = await self.reader.items(manifest, request, uploads)
         answer = Answer(entry, work=uploads.work)
         classes = await self.reader.told(uploads, request.class_, request.condition)
-        steps = operations.encode(manifest, data, seed=request.seed, first=request.first, classes=classes)
-        encoded = await self._drive(answer, steps, len(data), deadline_ms)
+        steps = operations.encode(manifest, items.data, seed=request.seed, first=request.first, classes=classes)
+        encoded = await self._drive(answer, steps, len(items.data), deadline_ms)
         arrays = {
             "mean": encoded.mean,
             "log_variance": encoded.log_variance,
@@ -188,7 +185,7 @@ class Handlers:
         }
         answer.fields |= {name: array for name, array in arrays.items() if array is not None}
         answer.numbers = encoded.codes if encoded.mean is None else encoded.placed
-        self._note(answer, fitted, request)
+        self._note(answer, items.fitted, request)
         return answer
 
     async def reconstruct(
@@ -196,17 +193,17 @@ class Handlers:
     ) -> Answer:
         """Items through the latent and back."""
         entry, manifest = await self.entry(request, "reconstruct")
-        data, fitted, _ = await self.reader.items(manifest, request, uploads)
+        items = await self.reader.items(manifest, request, uploads)
         answer = Answer(entry, encoding=request.encoding, work=uploads.work)
         classes = await self.reader.told(uploads, request.class_, request.condition)
         target = await self.reader.told(uploads, request.target_class, request.target_condition, "target_condition")
         steps = operations.reconstruct(
-            manifest, data, seed=request.seed, first=request.first, classes=classes, target=target
+            manifest, items.data, seed=request.seed, first=request.first, classes=classes, target=target
         )
-        back = await self._drive(answer, steps, len(data), deadline_ms)
+        back = await self._drive(answer, steps, len(items.data), deadline_ms)
         answer.items = back.data
         answer.fields["errors"] = back.errors
-        self._note(answer, fitted, request)
+        self._note(answer, items.fitted, request)
         return answer
 
     async def interpolate(
@@ -232,26 +229,28 @@ class Handlers:
         """How strange items are."""
         entry, manifest = await self.entry(request, "anomaly-score")
         rule = rule_of(request)
-        data, fitted, warnings = await self.reader.items(manifest, request, uploads, unknown=True)
+        nullable = any(tensor.missing for tensor in manifest.tasks["score"].inputs)
+        items = await self.reader.items(manifest, request, uploads, unknown=True, missing=nullable)
+        warnings = items.warnings
         answer = Answer(entry, work=uploads.work)
         classes = await self.reader.told(uploads, request.class_, request.condition)
         assert manifest.scoring is not None and entry.model is not None
         calibrated = entry.model.calibrated
-        steps = reasons.scored(manifest, data, calibrated, explain=request.explain, classes=classes)
-        scores, why = await self._drive(answer, steps, len(data), deadline_ms)
+        steps = reasons.scored(manifest, items.data, calibrated, explain=request.explain, classes=classes)
+        scores, why = await self._drive(answer, steps, len(items.data), deadline_ms)
         scored_by = manifest.scoring
 
         def finish() -> None:
             judgement = decisions.judge(scored_by, calibrated, scores.terms, decisions.are_unknown(warnings), rule)
             answer.fields |= judged(calibrated, judgement, warnings)
             if why is not None:
-                described = reasons.describe(why, manifest.data, scored_by, request.rows or ())
+                described = manifest.data.explain(why, getattr(request, manifest.data.wire.many) or ())
                 for item, reason in zip(answer.fields["items"], described, strict=True):
                     item["explanation"] = reason
             answer.numbers, answer.judged = judgement.score, judgement
 
-        await aside(finish, ROW * len(data))
-        self._note(answer, fitted)
+        await aside(finish, ROW * len(items.data))
+        self._note(answer, items.fitted)
         return answer
 
     async def classify(
@@ -259,26 +258,28 @@ class Handlers:
     ) -> Answer:
         """Which class items are of."""
         entry, manifest = await self.entry(request, "classify")
-        data, fitted, _ = await self.reader.items(manifest, request, uploads)
+        items = await self.reader.items(manifest, request, uploads)
         answer = Answer(entry, work=uploads.work)
-        probabilities = await self._drive(answer, operations.classify(manifest, data), len(data), deadline_ms)
+        probabilities = await self._drive(
+            answer, operations.classify(manifest, items.data), len(items.data), deadline_ms
+        )
         about, names = manifest.classification, manifest.classes
         assert about is not None and names is not None
 
-        def items() -> list[dict[str, Any]]:
+        def classified() -> list[dict[str, Any]]:
             return [
                 {"class": names[int(row.argmax())], "probabilities": dict(zip(names, row.tolist(), strict=True))}
                 for row in probabilities
             ]
 
-        answer.fields["items"] = await aside(items, ROW * len(probabilities))
+        answer.fields["items"] = await aside(classified, ROW * len(probabilities))
         error = next((metric.value for metric in manifest.metrics if metric.name == "calibration_error"), None)
         answer.fields["classification"] = {
             "by": about.term or "logits", "class_prior": dict(zip(names, manifest.class_weights, strict=True)),
             "temperature": about.temperature, "calibration_error": error,
         }  # fmt: skip
         answer.numbers = probabilities
-        self._note(answer, fitted)
+        self._note(answer, items.fitted)
         return answer
 
     async def impute(self, request: contract.ImputeRequest, uploads: Uploads, deadline_ms: int | None = None) -> Answer:
@@ -286,18 +287,18 @@ class Handlers:
         entry, manifest = await self.entry(request, "impute")
         answer = Answer(entry, encoding=request.encoding, work=uploads.work)
         classes = await self.reader.told(uploads, request.class_, request.condition)
-        if isinstance(manifest.data, ImageSpec):
+        if "impute" in manifest.tasks:
             return await self._completed(answer, request, uploads, classes, deadline_ms)
         spec = manifest.data
         if request.masks or uploads.masks:
-            raise InvalidValue(f"masks: {entry.name} takes rows, whose missing values are null", field="masks")
-        given = self.reader.rows_of(manifest, request, uploads)
-        data = await aside(partial(self.reader.holes, manifest, given), ROW * len(given))
-        steps = operations.impute(manifest, data, classes=classes, seed=request.seed, first=request.first)
-        found = await self._drive(answer, steps, len(data), deadline_ms)
-        answer.fields |= await aside(partial(_whole_rows, spec, given, found), ROW * len(given))
-        answer.numbers = found.data
-        self._note(answer, [], request)
+            raise InvalidValue(f"masks: {entry.name} takes {spec.noun}, whose missing values are null", field="masks")
+        items = await self.reader.items(manifest, request, uploads, missing=True)
+        steps = operations.impute(manifest, items.data, classes=classes, seed=request.seed, first=request.first)
+        whole = await self._drive(answer, steps, len(items.data), deadline_ms)
+        write = partial(spec.fill, getattr(request, spec.wire.many), whole.data, whole.probabilities)
+        answer.fields |= await aside(write, ROW * len(items.data))
+        answer.numbers = whole.data
+        self._note(answer, (), request)
         return answer
 
     async def _completed(
@@ -305,11 +306,12 @@ class Handlers:
     ) -> Answer:
         """Images with what was not known drawn."""
         manifest = answer.manifest
-        data, mask, fitted = await self.reader.masked(manifest, request, uploads)
+        items, mask = await self.reader.masked(manifest, request, uploads)
+        data = items.data
         each = request.candidates * completion.open_classes(manifest, classes)
         if len(data) * each > self.settings.max_items:
             raise TooLarge(
-                f"candidates: {len(data)} images by {each} are over the limit of {self.settings.max_items} a request"
+                f"candidates: {len(data)} {manifest.data.noun} by {each} are over the limit of {self.settings.max_items} a request"
                 + (" (every class is tried: say which)" if each > request.candidates else "")
                 + "; ask for fewer, or in several",
                 field="candidates",
@@ -323,7 +325,7 @@ class Handlers:
         answer.fields |= {"seed": found.seed, "first": request.first}
         if found.classes is not None and manifest.classes is not None:
             answer.fields["classes"] = [manifest.classes[index] for index in found.classes]
-        self._note(answer, fitted)
+        self._note(answer, items.fitted)
         return answer
 
     # --- pieces ---
@@ -354,10 +356,10 @@ class Handlers:
         return result
 
     @staticmethod
-    def _note(answer: Answer, fitted: list[Fitted], request: contract.Chance | None = None) -> None:
+    def _note(answer: Answer, fitted: Sequence[dict[str, Any]], request: contract.Chance | None = None) -> None:
         """What was done to the images, and the seed where one was given."""
         if fitted:
-            answer.fields["fitted"] = [one.as_dict() for one in fitted]
+            answer.fields["fitted"] = list(fitted)
         if request is not None and request.seed is not None:
             answer.fields |= {"seed": request.seed, "first": request.first}
 
@@ -368,21 +370,9 @@ def _note_chance(answer: Answer, task: str) -> None:
         answer.fields["reproducible"] = False
 
 
-def _whole_rows(spec: TableSpec, given: Sequence[contract.Row], found: operations.Imputed) -> dict[str, Any]:
-    """Rows whose missing values are filled in, and the probabilities of the categories that were missing."""
-    filled, probabilities = [], []
-    for row, made, whole in zip(given, rows.decode(found.data, spec), found.probabilities, strict=True):
-        known = dict(zip(spec.names, rows.values(row, spec, missing=True), strict=True))
-        absent = [(column, block) for column, block in spec.blocks() if known[column.name] is None]
-        filled.append({name: made[name] if value is None else value for name, value in known.items()})
-        probabilities.append({
-            column.name: dict(zip(column.categories, whole[block].tolist(), strict=True))
-            for column, block in absent if isinstance(column, CategoricalColumn)
-        })  # fmt: skip
-    return {"rows": filled, "probabilities": probabilities}
-
-
-def judged(calibrated: scoring.Calibrated, judgement: decisions.Judged, warnings: list[list[str]]) -> dict[str, Any]:
+def judged(
+    calibrated: scoring.Calibrated, judgement: decisions.Judged, warnings: Sequence[Sequence[str]]
+) -> dict[str, Any]:
     """Items, threshold and calibration of a /anomaly-score answer."""
     items = [{**judgement.item(i), "warnings": warnings[i], "explanation": None} for i in range(len(judgement.score))]
     return {"items": items, **threshold_of(calibrated, judgement)}
@@ -421,8 +411,8 @@ def _why(manifest: Manifest, endpoint: str) -> str:
     if endpoint == "anomaly-score":
         return ": it has no likelihood and carries no score"
     if endpoint == "impute":
-        images = isinstance(manifest.data, ImageSpec)
-        return ": it has no graph that keeps known pixels" if images else ": its graphs take no missing values"
+        nullable = manifest.data.nullable
+        return ": its graphs take no missing values" if nullable else ": it has no graph that keeps what is known"
     if endpoint in ("encode", "reconstruct") and "encode" not in manifest.tasks:
         return operations.why_not_encode(manifest)
     if endpoint == "classify":

@@ -23,7 +23,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import FileResponse, HTMLResponse, Response
 
-from manifold.runtime import codecs
+from manifold.runtime import codecs, imaging
 from manifold.runtime.errors import ManifoldError, cut
 from manifold.service.aside import LARGE, ROW, aside, later
 from manifold.service.core import contract, encoding, uploads
@@ -372,7 +372,7 @@ def _document(app: FastAPI) -> None:
                                 "required": ["file"],
                             }
                         },
-                        **dict.fromkeys(codecs.MEDIA_TYPES, binary),
+                        **dict.fromkeys(imaging.MEDIA_TYPES, binary),
                     }
                 )
                 operation["requestBody"] = {

@@ -12,7 +12,7 @@ from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
-from manifold.runtime import codecs, texts
+from manifold.runtime import codecs, imaging, texts
 from manifold.runtime.errors import InvalidValue, Malformed, TooLarge, UnsupportedMedia, cut, shown
 from manifold.service.aside import JSON as JSON_WORK
 from manifold.service.aside import aside
@@ -32,7 +32,7 @@ NAMES = (
     "target_class",
     "prior",
 )  # fields of a query or form that are texts even where they look like numbers
-ACCEPTED = (JSON, MULTIPART, *codecs.MEDIA_TYPES, codecs.NPY)
+ACCEPTED = (JSON, MULTIPART, *imaging.MEDIA_TYPES, codecs.NPY)
 
 
 async def parse(request: Incoming, shape: type[R], settings: Settings, also: Sequence[str] = ()) -> tuple[R, Uploads]:
@@ -46,7 +46,7 @@ async def parse(request: Incoming, shape: type[R], settings: Settings, also: Seq
         )
     content_type = request.content_type or JSON
     body = await request.body(settings.max_body_bytes)
-    is_array = content_type in (*codecs.MEDIA_TYPES, codecs.NPY)
+    is_array = content_type in (*imaging.MEDIA_TYPES, codecs.NPY)
     work = len(body) if is_array else JSON_WORK * len(body)
     return await aside(functools.partial(_read, request, content_type, body, work, shape, settings, also), work)
 
@@ -60,10 +60,10 @@ def _read(
     if content_type == MULTIPART:
         names = ("file", "mask") if "masks" in shape.model_fields else ("file",)
         fields, files = _at_once(_multipart(request.of_starlette(body), settings, names))
-        uploads = Uploads(images=tuple(files["file"]), masks=tuple(files.get("mask", ())), work=work)
+        uploads = Uploads(files=tuple(files["file"]), masks=tuple(files.get("mask", ())), work=work)
         return validate(shape, {**query(request), **fields}), uploads
-    if content_type in codecs.MEDIA_TYPES:
-        return validate(shape, query(request)), Uploads(images=(_not_empty(body),))
+    if content_type in imaging.MEDIA_TYPES:
+        return validate(shape, query(request)), Uploads(files=(_not_empty(body),))
     if content_type == codecs.NPY:
         array = codecs.from_npy(_not_empty(body), "body")
         return validate(shape, query(request)), Uploads(array=np.asarray(array), work=work)

@@ -11,6 +11,7 @@ import functools
 from collections.abc import AsyncGenerator, Callable, Iterator
 from typing import Any
 
+from manifold.runtime import kinds
 from manifold.service.aside import aside
 from manifold.service.core import contract, encoding
 from manifold.service.core.handlers import Answer, Handlers
@@ -24,7 +25,8 @@ EVENTS = "text/event-stream"
 MEDIA_TYPES = (NDJSON, EVENTS)
 # fields of an answer with a value for each item, and what a line calls them
 BY_ITEM = {
-    "images": "image", "data": "data", "rows": "row", "classes": "class", "condition": "condition", "latents": "latent", "codes": "codes",
+    **{many: one for kind in kinds.every for many, one in kind.wire.by_item.items()},
+    "classes": "class", "condition": "condition", "latents": "latent", "codes": "codes",
 }  # fmt: skip
 
 

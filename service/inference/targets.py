@@ -6,14 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import orjson
 
 from manifold.runtime import operations, tasks, texts
 from manifold.runtime.engine import example_inputs
 from manifold.runtime.errors import InvalidValue, UnknownModel, shown
 from manifold.runtime.manifest import Manifest, TaskSpec, TensorSpec
-from manifold.runtime.spec import CategoricalColumn, TableSpec
 from manifold.service.inference.tensors import name_of
 from manifold.service.models.entries import Entry
 from manifold.service.models.registry import SERVING, Registry
@@ -138,7 +136,7 @@ def example(target: Target) -> str:
     made = example_inputs(spec, manifest, 1)
     inputs = []
     for role, tensor in given.items():
-        array = _plain_row(manifest) if tensor.source == "data" else made[role]
+        array = manifest.data.plain() if tensor.source == "data" else made[role]
         inputs.append({
             "name": role, "shape": [1, *tensor.shape], "datatype": name_of(tensor.dtype), "data": array.ravel().tolist()
         })  # fmt: skip
@@ -151,18 +149,6 @@ def example(target: Target) -> str:
         if not tasks.draws(spec, set(given), "class" in request["parameters"]):
             del request["parameters"]["seed"]
     return orjson.dumps(request).decode()
-
-
-def _plain_row(manifest: Manifest) -> np.ndarray[Any, np.dtype[np.float32]]:
-    """An item that is short to write: a black image; a row of means and first categories."""
-    data = np.full(
-        manifest.data.shape, 0.0 if isinstance(manifest.data, TableSpec) else manifest.data.range[0], np.float32
-    )
-    if isinstance(manifest.data, TableSpec):
-        for column, place in manifest.data.blocks():
-            if isinstance(column, CategoricalColumn):
-                data[place.start] = 1
-    return data
 
 
 def _tensor(tensor: TensorSpec) -> dict[str, Any]:

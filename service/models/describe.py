@@ -9,7 +9,6 @@ from typing import Any
 
 from manifold.runtime.errors import NotFound, Unavailable
 from manifold.service.models.entries import Entry
-from manifold.service.models.registry import data_summary
 
 
 def summary(entry: Entry, default: str | None) -> dict[str, Any]:
@@ -20,7 +19,7 @@ def summary(entry: Entry, default: str | None) -> dict[str, Any]:
         "tasks": list(manifest.tasks) if manifest else [], "endpoints": entry.endpoints, "state": entry.state,
         "reason": entry.reason, "device": model.device if model else None, "note": model.note if model else None,
         "classes": list(manifest.classes) if manifest and manifest.classes else None,
-        "conditions": list(manifest.conditions.names) if manifest and manifest.conditions else None, "data": data_summary(manifest) if manifest else None,
+        "conditions": list(manifest.conditions.names) if manifest and manifest.conditions else None, "data": manifest.data.summary() if manifest else None,
         "default": entry.name == default, "reproducible": _is_reproducible(entry),
     }  # fmt: skip
 

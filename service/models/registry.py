@@ -22,8 +22,7 @@ import structlog
 
 from manifold.runtime import repository
 from manifold.runtime.errors import ArtifactError, ManifoldError, Unavailable, UnknownModel, shown
-from manifold.runtime.manifest import NAME, Manifest
-from manifold.runtime.spec import ImageSpec
+from manifold.runtime.manifest import NAME
 from manifold.service.aside import aside
 from manifold.service.models import versions
 from manifold.service.models.closing import Closing
@@ -503,17 +502,3 @@ def check_sections(settings: Settings, there: repository.Listing) -> None:
 def _pointers(entries: Iterable[Entry]) -> str:
     """Return the names of models that do not answer, and where each has its reason."""
     return "; ".join(f"{entry.name} (GET /models/{entry.name} and the log have the reason)" for entry in entries)
-
-
-def data_summary(manifest: Manifest) -> dict[str, object]:
-    """The data spec as a client needs it."""
-    spec = manifest.data
-    if isinstance(spec, ImageSpec):
-        return {
-            "kind": "image",
-            "height": spec.height,
-            "width": spec.width,
-            "channels": spec.channels,
-            "background": spec.background,
-        }
-    return spec.model_dump(mode="json", exclude_none=True)

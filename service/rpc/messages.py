@@ -5,12 +5,13 @@ only the few messages that stand for a JSON value have rules of their own.
 from __future__ import annotations
 
 import base64
+import functools
 import math
 from collections.abc import Callable, Mapping, Sized
 from typing import Any
 
 import numpy as np
-from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
 from numpy.typing import NDArray
 
@@ -62,19 +63,31 @@ def _check_size(entries: Sized, field: str) -> None:
 def request(message: Message, work: float = 0) -> tuple[dict[str, Any], Uploads]:
     """A request's fields for the contract, and the files or the array beside them, which pass through unwalked."""
     fields = fields_of(message)
-    images, masks = tuple(fields.pop("images", ())), tuple(fields.pop("masks", ()))
+    masks = tuple(fields.pop("masks", ()))
+    files = tuple(content for name in _files(message.DESCRIPTOR) for content in fields.pop(name, ()))
     given = [name for name in ("array", "latents", "codes") if name in fields]
     array = fields.pop(given[0]) if len(given) == 1 else None
-    if array is not None and images:
-        raise InvalidValue("array: not beside images", field="array")
+    if array is not None and files:
+        raise InvalidValue("array: not beside items", field="array")
     if array is not None and given[0] == "latents" and array.dtype.kind != "f":
         array = array.astype(np.float32)  # whole numbers would be taken for codes
     if array is not None and given[0] == "codes" and array.dtype.kind == "f":
         fields["codes"], array = array.tolist(), None
     for end in ("from", "to"):
-        if "image" in fields.get(end, {}):
-            fields[end]["image"] = base64.b64encode(fields[end]["image"]).decode("ascii")
-    return {name: _plain(value) for name, value in fields.items()}, Uploads(images, array, masks, work)
+        if end in fields:
+            fields[end] = {name: _in_base64(value) for name, value in fields[end].items()}
+    return {name: _plain(value) for name, value in fields.items()}, Uploads(files, array, masks, work)
+
+
+@functools.cache
+def _files(kind: Descriptor) -> list[str]:
+    """Return the names of a message's fields with several files, which are the items of a request."""
+    fields = kind.fields
+    return [field.name for field in fields if field.is_repeated and field.type == FieldDescriptor.TYPE_BYTES]
+
+
+def _in_base64(value: Any) -> Any:
+    return base64.b64encode(value).decode("ascii") if isinstance(value, bytes) else value
 
 
 def to_array(message: pb.Array, field: str) -> Array:

@@ -149,7 +149,7 @@ class Servicer(stubs.ManifoldServicer):
                     f"kind: {cut(head.kind) or 'nothing'} is not read", field="kind", valid=uploads.KINDS
                 )
             fields, given = await _read(head.request, contract.ScoreRequest)
-            if given.images or given.array is not None:
+            if given.files or given.array is not None:
                 raise InvalidValue("images: not beside a file of rows", field="images")
             chunks = _chunks(sent)
             limits = self.settings.max_upload_bytes

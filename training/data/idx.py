@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from manifold.runtime.spec import ImageSpec
+from manifold.runtime.kinds.image import ImageSpec
 from manifold.training.data.parts import Array, Arrays
 from manifold.training.data.remote import Remote, fetch
 from manifold.training.data.splits import Data, split

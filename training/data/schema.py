@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 from scipy.special import ndtri
 
 from manifold.runtime.errors import LISTED, cut, shown
-from manifold.runtime.spec import CategoricalColumn, NumericColumn, TableSpec
+from manifold.runtime.kinds.table import TableSpec
 from manifold.runtime.tables import columns, files, rows
+from manifold.runtime.tables.schema import CategoricalColumn, NumericColumn
 from manifold.training.errors import DataError, TrainingError
 
 Array = NDArray[Any]

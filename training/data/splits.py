@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from manifold.runtime import codecs
-from manifold.runtime.spec import DataSpec, ImageSpec
+from manifold.runtime.kinds import DataSpec
 from manifold.training.data.parts import Array, Arrays, Part
 from manifold.training.errors import TrainingError
 
@@ -30,8 +29,7 @@ class Data:
 
     def inputs(self, part: Part) -> Array:
         """Return all items of a part as model inputs, float32."""
-        items = Arrays.of(part).items
-        return codecs.from_uint8(items, self.spec) if isinstance(self.spec, ImageSpec) else items
+        return self.spec.to_model(Arrays.of(part).items)
 
     def of_factors(self, part: Part, names: Sequence[str]) -> Array:
         """Return columns of a part's factors by name, (N, len(names)). Raises TrainingError for unknown ones."""

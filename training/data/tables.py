@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from manifold.runtime.spec import CategoricalColumn, TableSpec
+from manifold.runtime.kinds.table import TableSpec
 from manifold.runtime.tables import columns, rows
+from manifold.runtime.tables.schema import CategoricalColumn
 from manifold.training.data import reading, schema
 from manifold.training.data.parts import Array, Arrays
 from manifold.training.data.remote import digest

@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from manifold.runtime import codecs
-from manifold.runtime.spec import ImageSpec
+from manifold.runtime import imaging
+from manifold.runtime.kinds.image import ImageSpec
 from manifold.training.data import Arrays, Data
 from manifold.training.data.parts import Array
 from manifold.training.data.remote import ROOT_VARIABLE, Remote, digest, fetch
@@ -111,5 +111,5 @@ def _check(folder: Path, names: list[str]) -> None:
 
 def _sheets(folder: Path, names: list[str]) -> Array:
     """Return the images of some sheets, uint8 (N, 3, 32, 32)."""
-    tiles = [codecs.read_pixels((folder / name).read_bytes(), "RGB").reshape(25, 32, 40, 32, 3) for name in names]
+    tiles = [imaging.read_pixels((folder / name).read_bytes(), "RGB").reshape(25, 32, 40, 32, 3) for name in names]
     return np.concatenate([each.transpose(0, 2, 4, 1, 3).reshape(1000, 3, 32, 32) for each in tiles])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from manifold.runtime.spec import ImageSpec
+from manifold.runtime.kinds.image import ImageSpec
 from manifold.training.data import Arrays, Data
 from manifold.training.data.splits import split
 

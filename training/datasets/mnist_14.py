@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from manifold.runtime.spec import ImageSpec
+from manifold.runtime.kinds.image import ImageSpec
 from manifold.training.data import Arrays, Data, Part
 from manifold.training.datasets import mnist
 

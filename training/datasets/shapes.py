@@ -10,7 +10,7 @@ import itertools
 
 import numpy as np
 
-from manifold.runtime.spec import ImageSpec
+from manifold.runtime.kinds.image import ImageSpec
 from manifold.training.data import Arrays, Data
 from manifold.training.data.parts import Array
 from manifold.training.data.splits import split

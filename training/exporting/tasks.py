@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from torch import nn
 
 from manifold.runtime import operations
+from manifold.runtime.kinds import DataSpec
 from manifold.runtime.manifest import Classification, CodesSpec, Conditions, InputSpec, LatentSpec, Scoring, TensorSpec
 from manifold.runtime.operations import Run
-from manifold.runtime.spec import DataSpec
 
 T = TypeVar("T")
 

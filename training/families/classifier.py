@@ -17,8 +17,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from manifold.runtime.kinds.image import ImageSpec
 from manifold.runtime.manifest import Classification, InputSpec, Metric, TensorSpec
-from manifold.runtime.spec import ImageSpec
 from manifold.training.batches import Batch
 from manifold.training.data import Data, Part
 from manifold.training.data.parts import first

@@ -23,8 +23,10 @@ from torch.nn.utils import parametrizations
 from manifold.runtime import repository
 from manifold.runtime.engine import Model, load
 from manifold.runtime.errors import ArtifactError, UnknownModel
+from manifold.runtime.kinds.image import ImageSpec
+from manifold.runtime.kinds.table import TableSpec
 from manifold.runtime.manifest import InputSpec, LatentSpec, Metric, Scoring, TensorSpec, Term
-from manifold.runtime.spec import ImageSpec, NumericColumn, TableSpec
+from manifold.runtime.tables.schema import NumericColumn
 from manifold.training.batches import Batch, in_order, to_float
 from manifold.training.data import Data
 from manifold.training.errors import TrainingError

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from manifold.runtime.kinds.image import ImageSpec
 from manifold.runtime.manifest import (
     Classification,
     CodesSpec,
@@ -25,7 +26,6 @@ from manifold.runtime.manifest import (
     TensorSpec,
     Term,
 )
-from manifold.runtime.spec import ImageSpec
 from manifold.training.batches import Batch, in_order
 from manifold.training.data import Data
 from manifold.training.errors import TrainingError

@@ -18,6 +18,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from manifold.runtime.kinds.image import ImageSpec
+from manifold.runtime.kinds.table import TableSpec
 from manifold.runtime.manifest import (
     COMBINED,
     Combination,
@@ -32,7 +34,6 @@ from manifold.runtime.manifest import (
     TensorSpec,
     Term,
 )
-from manifold.runtime.spec import ImageSpec, TableSpec
 from manifold.training import likelihoods
 from manifold.training.batches import Batch, in_order
 from manifold.training.data import Data, Part

@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from manifold.runtime.kinds.image import ImageSpec
 from manifold.runtime.manifest import CodesSpec, InputSpec, LatentSpec, Likelihood, Metric, Scoring, TensorSpec, Term
-from manifold.runtime.spec import ImageSpec
 from manifold.training import likelihoods
 from manifold.training.batches import Batch, in_order
 from manifold.training.data import Data, Part

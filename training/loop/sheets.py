@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -10,10 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from manifold.runtime import codecs
+from manifold.runtime.kinds import DataSpec
 from manifold.runtime.repository import replacing
-from manifold.runtime.spec import DataSpec, ImageSpec
-from manifold.runtime.tables import rows
 from manifold.training.runs import read_log
 
 UNITS = {
@@ -26,19 +23,11 @@ CURVES, SECONDS = "curves.png", 30.0  # a drawing takes 0.2 s, and more on a bus
 
 
 def save(items: NDArray[Any], spec: DataSpec, stem: Path) -> Path:
-    """A sheet of items (n, *shape): a PNG grid of images, or a CSV of rows. Returns the path, `stem` with its suffix."""
+    """Write a sheet of items (n, *shape): a PNG grid of images, or a CSV of rows. Return the path, `stem` with its suffix."""
     stem.parent.mkdir(parents=True, exist_ok=True)
-    if isinstance(spec, ImageSpec):
-        path = stem.with_suffix(".png")
-        pixels = np.clip(np.rint(items * 255), 0, 255).astype(np.uint8)  # families draw in [0, 1]
-        with replacing(path) as temporary:
-            temporary.write_bytes(codecs.to_png(codecs.grid(pixels, scale=2)))
-        return path
-    path = stem.with_suffix(".csv")
-    with replacing(path) as temporary, temporary.open("w", newline="") as file:
-        writer = csv.DictWriter(file, spec.names)
-        writer.writeheader()
-        writer.writerows(rows.decode(items, spec))
+    path = stem.with_suffix(spec.suffix)
+    with replacing(path) as temporary:
+        temporary.write_bytes(spec.sheet(items, scale=2))
     return path
 
 

@@ -1,0 +1,265 @@
+"""Images: grey or colour, of one size. Outside they are uint8 pixels in PNG, JPEG and WebP files; in a model they are float32 (n, C, H, W)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+from pydantic import BaseModel, Field, model_validator
+
+from manifold.runtime import codecs, imaging
+from manifold.runtime.errors import InvalidValue
+from manifold.runtime.imaging import Fitted, Pixels
+from manifold.runtime.kinds.base import Array, Evidence, Float32, Float64, Items, Kind, Reading, Wire
+
+Fit = Literal["contain", "strict"]
+
+
+class Request(BaseModel):
+    """The images of a request."""
+
+    images: list[str] | None = Field(default=None, description="[n] base64 PNG, JPEG or WebP")
+
+
+class Single(BaseModel):
+    """One image."""
+
+    image: str | None = None
+
+
+class Options(BaseModel):
+    """How images are brought to the model's size."""
+
+    fit: Fit = "contain"
+
+
+class Answer(BaseModel):
+    """The images of an answer."""
+
+    images: list[str] | None = Field(default=None, description="[n] base64 PNG")
+    data: list[Any] | None = Field(default=None, description="[n][C][H][W] in [0, 1]")
+
+
+class Neighbour(BaseModel):
+    """An image of an explanation."""
+
+    image: str | None = Field(default=None, description="a PNG, base64: decoded from where the item lies")
+
+
+class Explanation(BaseModel):
+    """Where an image is anomalous."""
+
+    map: str | None = Field(default=None, description="of images: nats by pixel, a PNG, base64")
+
+
+class ImageSpec(Kind):
+    """Images. At a graph's inputs and outputs they are float32 (B, channels, height, width) in `range`; outside they are uint8 0..255."""
+
+    kind: Literal["image"] = "image"
+    height: int = Field(ge=1, le=4096)
+    width: int = Field(ge=1, le=4096)
+    channels: Literal[1, 3]
+    range: tuple[float, float] = Field(default=(0.0, 1.0), description="what 0 and 255 become at the graph's edge")
+    levels: int = Field(
+        default=256, ge=2, le=256, description="grey levels the model distinguishes; the graph rounds to them"
+    )
+    background: float | None = Field(default=None, ge=0, le=1, description="what empty space is, 0 black to 1 white")
+    invert: bool = Field(
+        default=False, description="images whose border is nearer to the opposite of `background` are inverted"
+    )
+
+    noun: ClassVar[str] = "images"
+    wire: ClassVar[Wire] = Wire(
+        many="images", one="image", request=Request, single=Single, answer=Answer, options=Options, neighbour=Neighbour,
+        explanation=Explanation, by_item={"images": "image", "data": "data"}, media_types=("image/png", "image/webp"), group=16,
+    )  # fmt: skip
+    pictures: ClassVar[bool] = True
+    one_unit: ClassVar[bool] = True
+    error_unit: ClassVar[str] = "of pixels in [0, 1]"
+    likelihoods: ClassVar[tuple[str, ...]] = ("bernoulli", "gaussian", "gaussian-learned", "laplace", "logistic")
+    suffix: ClassVar[str] = ".png"
+
+    @model_validator(mode="after")
+    def _check(self) -> ImageSpec:
+        if self.range[0] >= self.range[1]:
+            raise ValueError("range must be [low, high] with low < high")
+        if self.invert and self.background is None:
+            raise ValueError("invert needs a background to compare with")
+        return self
+
+    # --- arrays ---
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(C, H, W)."""
+        return (self.channels, self.height, self.width)
+
+    @property
+    def limits(self) -> tuple[float, float]:
+        """The range."""
+        return self.range
+
+    @property
+    def mask_shape(self) -> tuple[int, ...]:
+        """One channel: a pixel is known or not."""
+        return (1, self.height, self.width)
+
+    @property
+    def nats_shapes(self) -> list[tuple[int, ...]]:
+        """Nats of each channel of a pixel, or of all together, with or without an axis for them."""
+        return list(dict.fromkeys([self.shape, self.mask_shape, (self.height, self.width)]))
+
+    def to_model(self, stored: Array) -> Float32:
+        """Return uint8 pixels in the range."""
+        return imaging.from_uint8(stored, self)
+
+    def errors(self, data: Array, back: Array) -> Float64:
+        """Return the mean squared error (n,) of pixels in [0, 1]."""
+        difference = imaging.to_unit(data, self) - imaging.to_unit(back, self)
+        squares: Float64 = (difference.reshape(len(data), -1) ** 2).mean(axis=1)
+        return squares
+
+    def example(self, rows: int, generator: np.random.Generator) -> Float32:
+        """Return images of noise."""
+        return generator.uniform(*self.range, (rows, *self.shape)).astype(np.float32)
+
+    def plain(self) -> Float32:
+        """Return a black image."""
+        return np.full(self.shape, self.range[0], np.float32)
+
+    # --- requests ---
+
+    def read(self, given: Sequence[str | bytes], how: Reading, field: str, start: int = 0) -> Items:
+        """Read image files, as bytes or in base64."""
+        return self._joined([
+            self._pixels(content, how, f"{field}[{place}]") for place, content in enumerate(given, start)
+        ])  # fmt: skip
+
+    def read_one(self, given: str | bytes, how: Reading, field: str) -> Items:
+        """Read one image file."""
+        return self._joined([self._pixels(given, how, field)])
+
+    def _pixels(self, content: str | bytes, how: Reading, field: str) -> tuple[Pixels, Fitted]:
+        fit = how.options.get("fit", "contain")
+        return imaging.read_image(_bytes(content, field), self, fit=fit, field=field, max_pixels=how.max_pixels)
+
+    def _joined(self, read: Sequence[tuple[Pixels, Fitted]]) -> Items:
+        data = imaging.from_uint8(np.stack([pixels for pixels, _ in read]), self)
+        return Items(data, tuple(fitted.as_dict() for _, fitted in read), ((),) * len(read))
+
+    def read_array(self, array: Array, field: str) -> Items:
+        """Read an array (n, C, H, W), (n, H, W) of grey images, or one image without n; uint8 0..255 or floats 0..1."""
+        shape = self.shape
+        if array.shape in (shape, shape[1:]):
+            array = array[None]
+        if self.channels == 1 and array.shape[1:] == shape[1:]:
+            array = array[:, None]
+        if array.shape[1:] != shape or not len(array):
+            wanted = f"[n, {', '.join(map(str, shape))}]"
+            raise InvalidValue(f"{field}: shape {list(array.shape)}, but {wanted} is needed", field=field)
+        return Items(self._in_range(array, field), (), ((),) * len(array))
+
+    def _in_range(self, array: Array, field: str) -> Float32:
+        if array.dtype == np.uint8:
+            return imaging.from_uint8(array, self)
+        numbers = codecs.floats(array, self.shape, field)
+        if numbers.min() < 0 or numbers.max() > 1:
+            raise InvalidValue(f"{field}: floats must be in 0..1 (or send uint8 0..255)", field=field)
+        low, high = self.range
+        return np.asarray(numbers * (high - low) + low, np.float32)
+
+    def read_masks(self, given: Sequence[str | bytes], items: Items, how: Reading, start: int = 0) -> Array:
+        """Read masks of the items from `start` on: image files that are white where the image is known."""
+        whole = (self.width, self.height)
+        masks = []
+        for place, content in enumerate(given, start):
+            field = f"masks[{place}]"
+            size = (items.fitted[place]["width"], items.fitted[place]["height"]) if items.fitted else whole
+            masks.append(imaging.read_mask(_bytes(content, field), self, size, field=field, max_pixels=how.max_pixels))
+        return np.stack(masks)
+
+    @property
+    def needed(self) -> str:
+        """The ways in which images come."""
+        return "images: base64 in JSON, a multipart file, or an image as the body"
+
+    # --- answers ---
+
+    def write(
+        self, items: Array, encoding: str, recipes: Sequence[Mapping[str, Any]] | None, picture: Callable[[bytes], Any]
+    ) -> dict[str, Any]:
+        """Return PNGs with their recipes, or pixels in [0, 1]."""
+        if encoding == "array":
+            return {"data": imaging.to_unit32(items, self)}
+        return {"images": [picture(png) for png in self._pngs(items, recipes)]}
+
+    def _pngs(self, items: Array, recipes: Sequence[Mapping[str, Any]] | None) -> list[bytes]:
+        texts = [None] * len(items) if recipes is None else recipes
+        return [imaging.to_png(pixels, text) for pixels, text in zip(imaging.to_uint8(items, self), texts, strict=True)]
+
+    def write_array(self, items: Array) -> Array:
+        """Return pixels float32 (n, C, H, W) in [0, 1]."""
+        return imaging.to_unit32(items, self)
+
+    def write_file(self, items: Array, media_type: str, recipes: Sequence[Mapping[str, Any]] | None) -> bytes:
+        """Return one image, or a grid of several."""
+        if media_type == "image/png" and len(items) == 1:
+            return self._pngs(items, recipes)[0]
+        pixels = imaging.to_uint8(items, self)
+        picture = pixels[0] if len(pixels) == 1 else imaging.grid(pixels)
+        if media_type == "image/webp":
+            return imaging.to_webp(picture)
+        return imaging.to_png(picture, None if recipes is None else imaging.grid_recipe(recipes))
+
+    def summary(self) -> dict[str, Any]:
+        """Return size, channels and background."""
+        return {name: getattr(self, name) for name in ("kind", "height", "width", "channels", "background")}
+
+    # --- explanations and pictures ---
+
+    def explain(self, evidence: Evidence, given: Sequence[Any]) -> list[dict[str, Any]]:
+        """Return a map of nats by pixel for each item, and its nearest neighbours."""
+        return [
+            {"map": picture, **near} for picture, near in zip(self._maps(evidence), self._near(evidence), strict=True)
+        ]
+
+    def _maps(self, evidence: Evidence) -> list[str | None]:
+        """Return pictures of nats by pixel. White is as anomalous as one pixel in a thousand."""
+        if evidence.nats is None:
+            return [None] * (0 if evidence.distances is None else len(evidence.distances))
+        by_pixel = evidence.nats.reshape(len(evidence.nats), -1, self.height, self.width).mean(axis=1, keepdims=True)
+        scaled = by_pixel / (evidence.scale or float(by_pixel.max()) or 1.0)
+        pixels = np.rint(np.clip(scaled, 0, 1) * 255).astype(np.uint8)
+        return [_shown(item) for item in pixels]
+
+    def _near(self, evidence: Evidence) -> list[dict[str, Any]]:
+        if evidence.neighbours is None or evidence.distances is None:
+            return [{} for _ in range(0 if evidence.nats is None else len(evidence.nats))]
+        return [
+            {
+                "neighbours": [
+                    {"distance": distance, "image": _shown(pixels)}
+                    for distance, pixels in zip(distances, imaging.to_uint8(near, self), strict=True)
+                ]
+            }
+            for distances, near in zip(evidence.distances.tolist(), evidence.neighbours, strict=True)
+        ]
+
+    def sheet(self, items: Array, recipes: Sequence[Mapping[str, Any]] | None = None, *, scale: int = 1) -> bytes:
+        """Return a PNG with all images side by side, and the recipe of them all."""
+        picture = imaging.grid(imaging.to_uint8(items, self), scale=scale)
+        return imaging.to_png(picture, None if recipes is None else imaging.grid_recipe(recipes))
+
+    def preview(self, made: Array, real: Array) -> bytes:
+        """Return a sheet of what the model makes, with small images enlarged."""
+        return self.sheet(made, scale=max(1, round(28 / self.height)))
+
+
+def _bytes(given: str | bytes, field: str) -> bytes:
+    """Return a file's bytes, which come as base64 in JSON."""
+    return codecs.from_base64(given, field) if isinstance(given, str) else given
+
+
+def _shown(pixels: Pixels) -> str:
+    return codecs.to_base64(imaging.to_png(pixels))

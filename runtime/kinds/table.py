@@ -1,0 +1,296 @@
+"""Tables: rows of numbers and categories. In a model they are float32 (n, width), the encoded columns side by side."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import IO, Any, ClassVar, Literal
+
+import numpy as np
+from pydantic import BaseModel, Field, model_validator
+
+from manifold.runtime import imaging
+from manifold.runtime.errors import InvalidValue, cut
+from manifold.runtime.kinds.base import Array, Evidence, Float32, Items, Kind, Reading, Wire
+from manifold.runtime.tables import columns, files, rows
+from manifold.runtime.tables.columns import Encoded
+from manifold.runtime.tables.files import Chunk
+from manifold.runtime.tables.schema import CategoricalColumn, Column, NumericColumn
+
+Row = dict[str, Any] | list[Any]
+ACROSS = 6  # plots side by side in a preview
+
+
+class Request(BaseModel):
+    """The rows of a request."""
+
+    rows: list[Row] | None = Field(default=None, description="[n] objects by column, or arrays in column order")
+
+
+class Single(BaseModel):
+    """One row."""
+
+    row: Row | None = None
+
+
+class Answer(BaseModel):
+    """The rows of an answer."""
+
+    rows: list[dict[str, Any]] | None = None
+
+
+class Neighbour(BaseModel):
+    """A row of an explanation."""
+
+    row: dict[str, Any] | None = None
+
+
+class ColumnReason(BaseModel):
+    """What one column has to do with a row's score."""
+
+    column: str
+    value: str | float | int | bool | None
+    nats: float = Field(description="-log p of the value given the row's place in latent space")
+    excess: float = Field(description="nats above the mean of the calibration rows")
+    share: float | None = Field(description="of all that is above the usual; with latent_share, shares add up to 1")
+    expected: str | float | int | None = Field(description="from the other columns; of the strangest columns alone")
+    direction: Literal["high", "low"] | None = Field(description="of a number, against what was expected")
+
+
+class Explanation(BaseModel):
+    """Why a row is anomalous."""
+
+    columns: list[ColumnReason] | None = Field(default=None, description="of rows: the strangest first")
+    latent_share: float | None = Field(default=None, description="of rows: what an unlikely place in latent space adds")
+
+
+class TableSpec(Kind):
+    """Rows. At a graph's inputs and outputs they are float32 (B, width), the encoded columns side by side.
+
+    If a task's input takes missing values, they are NaN there: such a column costs no nats and tells the encoder nothing.
+    """
+
+    kind: Literal["table"] = "table"
+    columns: tuple[Column, ...] = Field(min_length=1)
+    ignored: dict[str, str] = Field(
+        default_factory=dict, description="columns that rows may have and the model does not look at, and why"
+    )
+
+    noun: ClassVar[str] = "rows"
+    wire: ClassVar[Wire] = Wire(
+        many="rows", one="row", request=Request, single=Single, answer=Answer, neighbour=Neighbour, explanation=Explanation,
+        by_item={"rows": "row"},
+    )  # fmt: skip
+    in_files: ClassVar[bool] = True
+    nullable: ClassVar[bool] = True
+    error_unit: ClassVar[str] = "of scaled columns"
+    likelihoods: ClassVar[tuple[str, ...]] = ("columns",)
+    suffix: ClassVar[str] = ".csv"
+    previewed: ClassVar[int] = 5000
+
+    @model_validator(mode="after")
+    def _check(self) -> TableSpec:
+        if len(set(self.names)) != len(self.names) or set(self.names) & set(self.ignored):
+            raise ValueError("column names must differ")
+        return self
+
+    # --- arrays ---
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(width,)."""
+        return (sum(column.width for column in self.columns),)
+
+    @property
+    def names(self) -> list[str]:
+        """The names of the columns, in order."""
+        return [column.name for column in self.columns]
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """The names of the columns."""
+        return tuple(self.names)
+
+    def placed(self) -> Iterator[tuple[NumericColumn | CategoricalColumn, slice]]:
+        """Yield each column with its place among the encoded columns."""
+        start = 0
+        for column in self.columns:
+            yield column, slice(start, start + column.width)
+            start += column.width
+
+    def blocks(self) -> Iterator[slice]:
+        """Yield the place of each column among the encoded columns."""
+        return (block for _, block in self.placed())
+
+    def plain(self) -> Float32:
+        """Return a row of means and first categories."""
+        row = np.zeros(self.shape, np.float32)
+        for column, block in self.placed():
+            if isinstance(column, CategoricalColumn):
+                row[block.start] = 1
+        return row
+
+    # --- requests ---
+
+    def read(self, given: Sequence[Row], how: Reading, field: str, start: int = 0) -> Items:
+        """Read rows: objects by column, or arrays in column order."""
+        data, warnings = rows.encode(given, self, unknown=how.unknown, missing=how.missing, field=field)
+        return Items(data, (), tuple(map(tuple, warnings)))
+
+    def read_array(self, array: Array, field: str) -> Items:
+        """Raise InvalidValue: encoded rows are no wire format."""
+        raise InvalidValue(f"{field}: numbers are not read as rows; send {self.needed}", field="rows", valid=self.names)
+
+    @property
+    def needed(self) -> str:
+        """The columns."""
+        return f"rows: with the columns {', '.join(self.names)}"
+
+    def fill(self, given: Sequence[Row], data: Array, probabilities: Array) -> dict[str, Any]:
+        """Return rows whose missing values are filled in, and the probabilities of the categories that were missing."""
+        filled, chances = [], []
+        for row, made, whole in zip(given, rows.decode(data, self), probabilities, strict=True):
+            known = dict(zip(self.names, rows.values(row, self, missing=True), strict=True))
+            filled.append({name: made[name] if value is None else value for name, value in known.items()})
+            chances.append({
+                column.name: dict(zip(column.categories, whole[block].tolist(), strict=True))
+                for column, block in self.placed() if known[column.name] is None and isinstance(column, CategoricalColumn)
+            })  # fmt: skip
+        return {"rows": filled, "probabilities": chances}
+
+    # --- answers ---
+
+    def write(
+        self, items: Array, encoding: str, recipes: Sequence[Mapping[str, Any]] | None, picture: Callable[[bytes], Any]
+    ) -> dict[str, Any]:
+        """Return rows by column."""
+        return {"rows": rows.decode(items, self)}
+
+    # --- explanations and pictures ---
+
+    def explain(self, evidence: Evidence, given: Sequence[Row]) -> list[dict[str, Any]]:
+        """Return for each row its columns by excess, and its nearest neighbours."""
+        near = self._near(evidence)
+        return [{**self._reasons(evidence, item, row), **near[item]} for item, row in enumerate(given)]
+
+    def _reasons(self, evidence: Evidence, item: int, given: Row) -> dict[str, Any]:
+        """Return the columns by excess, each with its share of all that is above the usual; shares and the latent's add up to 1."""
+        assert evidence.excess is not None and evidence.nats is not None
+        excess = evidence.excess[item]
+        latent = 0.0 if evidence.latent is None else float(evidence.latent[item])
+        whole = float(np.maximum(excess, 0).sum()) + max(latent, 0.0)
+        values = rows.values(given, self, missing=True)
+        wanted: dict[str, Any] = {}
+        if evidence.expected is not None:
+            (wanted,) = rows.decode(np.nan_to_num(evidence.expected[item : item + 1]), self)
+        reasons = []
+        for place, (column, block) in enumerate(self.placed()):
+            asked = evidence.expected is not None and not np.isnan(evidence.expected[item, block.start])
+            expected = wanted[column.name] if asked else None
+            reasons.append({
+                "column": column.name, "value": _shown(column, values[place]), "nats": float(evidence.nats[item, place]),
+                "excess": float(excess[place]), "share": max(float(excess[place]), 0.0) / whole if whole else None, "expected": expected,
+                "direction": _direction(column, values[place], expected),
+            })  # fmt: skip
+        return {
+            "columns": sorted(reasons, key=lambda reason: -reason["excess"]),
+            "latent_share": max(latent, 0.0) / whole if whole and evidence.latent is not None else None,
+        }
+
+    def _near(self, evidence: Evidence) -> list[dict[str, Any]]:
+        """Return the nearest training rows of each row, None where a value of theirs is missing; nothing if the artifact has none."""
+        if evidence.neighbours is None or evidence.distances is None:
+            return [{} for _ in range(0 if evidence.nats is None else len(evidence.nats))]
+        near = []
+        for item, distances in enumerate(evidence.distances.tolist()):
+            shown = rows.decode(evidence.neighbours[item], self)
+            for row, known in zip(shown, [] if evidence.known is None else evidence.known[item], strict=False):
+                row |= {column.name: None for column, block in self.placed() if not known[block.start]}
+            pairs = zip(distances, shown, strict=True)
+            near.append({"neighbours": [{"distance": distance, "row": row} for distance, row in pairs]})
+        return near
+
+    def sheet(self, items: Array, recipes: Sequence[Mapping[str, Any]] | None = None, *, scale: int = 1) -> bytes:
+        """Return a CSV file of the rows."""
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, self.names)
+        writer.writeheader()
+        writer.writerows(rows.decode(items, self))
+        return text.getvalue().encode()
+
+    def preview(self, made: Array, real: Array) -> bytes:
+        """Return a PNG with the distribution of each column of real and of sampled rows. Needs matplotlib."""
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+
+        across = min(len(self.columns), ACROSS)
+        down = -(-len(self.columns) // across)
+        figure = Figure(figsize=(2.6 * across, 2.4 * down), layout="constrained")
+        FigureCanvasAgg(figure)
+        every = np.ravel(figure.subplots(down, across))
+        tables = {"real": rows.decode(real, self), "sampled": rows.decode(made, self)}
+        for axes in every[len(self.columns) :]:
+            axes.set_axis_off()
+        for axes, column in zip(every, self.columns, strict=False):
+            axes.set_title(column.name, fontsize=9)
+            axes.tick_params(labelsize=7)
+            _plot(axes, column, {name: [row[column.name] for row in table] for name, table in tables.items()})
+        figure.axes[0].legend(fontsize=7)
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="png", dpi=90)
+        return imaging.with_few_colours(buffer.getvalue())
+
+    # --- files of rows ---
+
+    def chunks(self, source: IO[bytes], form: str, rows: int) -> Iterator[Chunk]:
+        """Yield the columns of a CSV or Parquet file, `rows` rows at a time."""
+        return files.chunks(source, form, self, rows=rows)
+
+    def encode(self, table: Mapping[str, Array], *, missing: bool) -> Encoded:
+        """Return columns as encoded rows; invalid ones are listed."""
+        return columns.encode(table, self, unknown=True, missing=missing)
+
+    def given(self, table: Mapping[str, Array], places: Array) -> list[dict[str, Any]]:
+        """Return rows by column. Numbers are numbers, though an invalid one elsewhere has made their column one of texts."""
+        picked = {
+            column.name: [
+                _number(value) if isinstance(column, NumericColumn) else value
+                for value in table[column.name][places].tolist()
+            ]
+            for column in self.columns
+        }
+        return [dict(zip(picked, values, strict=True)) for values in zip(*picked.values(), strict=True)]
+
+
+def _number(value: Any) -> Any:
+    """Return texts and decimals as floats, and None for an empty text."""
+    return value if value is None or isinstance(value, bool | int | float) else float(value) if value != "" else None
+
+
+def _shown(column: Any, value: Any) -> Any:
+    """Return a value as the request has it, but cut where it is a text that is no category."""
+    return cut(value) if isinstance(value, str) and value not in getattr(column, "categories", ()) else value
+
+
+def _direction(column: Any, value: Any, expected: Any) -> str | None:
+    """Return `high` or `low` for a number that has an expected value."""
+    if not isinstance(column, NumericColumn) or expected is None or value is None:
+        return None
+    return "high" if value > expected else "low"
+
+
+def _plot(axes: Any, column: NumericColumn | CategoricalColumn, values: dict[str, list[Any]]) -> None:
+    """Draw the distribution of one column for each table."""
+    if isinstance(column, NumericColumn):
+        low, high = np.quantile(np.concatenate(list(values.values())), [0.0, 0.995])
+        for name, numbers in values.items():
+            axes.hist(numbers, np.linspace(low, high, 40), histtype="step", label=name)
+        return
+    for shift, (name, chosen) in zip((-0.2, 0.2), values.items(), strict=True):
+        heights = [chosen.count(category) for category in column.categories]
+        axes.bar(np.arange(column.width) + shift, heights, 0.4, label=name)
+    if column.width <= 12:
+        axes.set_xticks(np.arange(column.width), column.categories)
+    else:
+        axes.set_xlabel(f"{column.width} categories", fontsize=7)
