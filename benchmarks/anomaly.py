@@ -80,9 +80,7 @@ def one_class(out: Path, epochs: int) -> None:
     print("| digit | " + "term: AUROC |\n|---|---|")
     for digit in range(10):
         part = only(data, digit)
-        config = runs.make_config(
-            family.Config, {"epochs": epochs, "latent_dim": 16, "schedule": "cosine", "ema": 0.99, "iwae_k": 2}
-        )
+        config = family.Config(epochs=epochs, latent_dim=16, schedule="cosine", ema=0.99, iwae_k=2)
         run = runs.Run(out / str(digit), "vae", part.name, "cpu", config)
         if not (out / "models" / f"digit-{digit}").exists():
             train(run, part, device="cpu", quiet=True)

@@ -46,7 +46,7 @@ AUTOENCODER = {
 def trained(family: str, data: Data, steps: int, options: dict[str, Any]) -> tuple[Any, float]:
     """The model, and the seconds it took."""
     module = families.get(family)
-    config = runs.make_config(module.Config, {**SAME, **options, "epoch_steps": steps})
+    config = module.Config.model_validate({**SAME, **options, "epoch_steps": steps})
     with tempfile.TemporaryDirectory() as folder:
         run = runs.Run(Path(folder) / "run", family, data.name, "cpu", config)
         began = time.perf_counter()

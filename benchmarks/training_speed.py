@@ -38,7 +38,7 @@ def loop_of(family: str, data: str, n: int) -> Loop:
     """A loop at its first phase."""
     module = families.get(family)
     whole = datasets.load(data)
-    config = runs.make_config(module.Config, {**module.PRESETS["cpu"], "batch_size": BATCH})
+    config = module.Config.model_validate({**module.PRESETS["cpu"], "batch_size": BATCH})
     run = runs.Run(Path(tempfile.mkdtemp()), family, data, "cpu", config)
     return Loop(run, replace(whole, train=Arrays.of(whole.train)[:n]), Fabric(accelerator="cpu"))
 

@@ -76,9 +76,8 @@ def main() -> None:
             looks = []
             with tempfile.TemporaryDirectory() as folder:
                 part = asked.steps // LOOKS
-                config = runs.make_config(
-                    families.get("gan").Config, {**OPTIONS, "unrolled": unrolled, "seed": seed, "epochs": LOOKS, "epoch_steps": part}
-                )  # fmt: skip
+                options = {**OPTIONS, "unrolled": unrolled, "seed": seed, "epochs": LOOKS, "epoch_steps": part}
+                config = families.get("gan").Config.model_validate(options)
                 run = runs.Run(Path(folder) / "run", "gan", "ring", "cpu", config)
                 for look in range(LOOKS):
                     train(run, data, resume=look > 0, stop_after=part, device="cpu", quiet=True, watch=False)

@@ -57,13 +57,13 @@ def train(
 
 def _config(module: Any, preset: str, settings: list[str] | None) -> Any:
     """A family's preset with what --set changes. Raises InvalidValue for a preset that it lacks, TrainingError for wrong keys."""
-    from manifold.training import runs
+    from manifold.training import recipes
 
     if preset not in module.PRESETS:
         valid = list(module.PRESETS)
         raise InvalidValue(f"preset: unknown {preset!r}; valid are {', '.join(valid)}", field="preset", valid=valid)
-    return runs.make_config(
-        module.Config, {**module.PRESETS[preset], **runs.parse_overrides(module.Config, settings or [])}
+    return module.Config.model_validate(
+        {**module.PRESETS[preset], **recipes.parse_overrides(module.Config, settings or [])}
     )
 
 
@@ -130,8 +130,6 @@ def fit(
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
 ) -> None:
     """From a file of rows to a published, calibrated artifact that scores them, with a report."""
-    import dataclasses
-
     from manifold.runtime import engine
     from manifold.training import export as exporting
     from manifold.training import families, runs
@@ -146,7 +144,7 @@ def fit(
     stated = schema.Stated(kinds=dict(_pair(kind, "--column") for kind in kinds or []))
     data = tables.of_file(file, stated, label, truth)
     config = _config(module, preset, settings)
-    config = dataclasses.replace(config, mixed=mixed or config.mixed)
+    config = config.changed(mixed=mixed or config.mixed)
     folder = run or Path("runs") / name
     made = loop.train(
         runs.Run(folder, family, str(file), preset, config),

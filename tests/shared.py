@@ -49,7 +49,7 @@ def once(key: str, make: Callable[[Path], object]) -> Path:
 def tiny_run(folder: Path, family: str, data: Data, **changes: object) -> runs.Run:
     """Return a smoke run, trained, as a copy in `folder`."""
     module = families.get(family)
-    config = runs.make_config(module.Config, {**module.PRESETS["smoke"], **changes})
+    config = module.Config.model_validate({**module.PRESETS["smoke"], **changes})
     run = runs.Run(folder, family, data.name, "smoke", config)
 
     def make(shared: Path) -> None:

@@ -31,7 +31,7 @@ from manifold.runtime.errors import (
 from manifold.service.http.app import create_app
 from manifold.service.settings import Settings
 from manifold.training import export as exporting
-from manifold.training import families, runs
+from manifold.training import runs
 from manifold.training.data import Data
 from manifold.training.errors import TrainingError
 from manifold.training.exporting import graphs
@@ -195,7 +195,7 @@ def test_other_likelihoods_export_too(tmp_path: Path, digits: Data, name: str, c
     run = tiny_run(tmp_path / name, "vae", digits, **changes)
     model = load(shared.export(run, name, tmp_path / "models", data=digits, backend="torchscript"))
     assert model.sample(2, seed=0).data.shape == (2, 1, 8, 8)
-    task = families.get("vae").exports(trained_model(run, digits), run.config, digits).tasks["score"]
+    task = exporting.exports(run, digits).tasks["score"]
     inputs = {
         **example_inputs(model.manifest.tasks["score"], model.manifest, 5),
         "data": digits.inputs(digits.test)[:5],

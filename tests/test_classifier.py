@@ -10,6 +10,7 @@ import torch
 
 from manifold.runtime import engine
 from manifold.runtime import manifest as manifests
+from manifold.runtime.errors import InvalidValue
 from manifold.runtime.manifest import Manifest
 from manifold.runtime.operations import softmax
 from manifold.training.data import Data
@@ -133,7 +134,7 @@ def test_a_classifier_learns_and_exports(tmp_path: Path, digits: Data) -> None:
 
 
 def test_what_a_classifier_refuses(table: Data, digits: Data) -> None:
-    with pytest.raises(TrainingError, match="images with classes"):
+    with pytest.raises(InvalidValue, match="images are needed"):
         classifier.build(Config(), table)
     with pytest.raises(TrainingError, match="to nothing"):
         classifier.build(Config(widths=(4,) * 5), digits)
@@ -143,7 +144,7 @@ def test_what_a_classifier_refuses(table: Data, digits: Data) -> None:
         ({"shift": -1}, "shift"),
     ):
         with pytest.raises(TrainingError, match=message):
-            Config(**options)
+            Config.model_validate(options)
 
 
 @pytest.mark.parametrize(

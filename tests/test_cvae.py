@@ -20,11 +20,11 @@ from manifold.runtime.operations import End
 from manifold.service.http.app import create_app
 from manifold.service.settings import Settings
 from manifold.training import datasets
+from manifold.training.bounds import iwae
 from manifold.training.data import Arrays, Data
 from manifold.training.errors import TrainingError
 from manifold.training.families import cvae
 from manifold.training.families.cvae import CVAE, Config
-from manifold.training.families.vae import iwae
 from tests.conftest import tiny_run, wait_until_ready
 from tests.shared import export
 
@@ -41,7 +41,7 @@ def model(tmp_path_factory: pytest.TempPathFactory, digits: Data) -> Model:
 def test_bounds_given_the_class_lie_below_the_exact_likelihood(digits: Data) -> None:
     """With one latent, p(x | y) = ∫ p(x | z, y) p(z) dz can be had by quadrature."""
     torch.manual_seed(0)
-    model = CVAE(Config(latent_dim=1, hidden=(16,)), digits)
+    model = CVAE(cvae.resolve(Config(latent_dim=1, hidden=(16,)), digits), digits)
     x = (torch.from_numpy(Arrays.of(digits.test).items[:3]).float() / 255).flatten(1).round()
     c = model.condition(torch.tensor([0, 4, 9]))
     z = torch.linspace(-8, 8, 4001)[:, None]
@@ -62,7 +62,7 @@ def test_bounds_given_the_class_lie_below_the_exact_likelihood(digits: Data) -> 
 
 def test_the_class_reaches_posterior_and_decoder(digits: Data) -> None:
     torch.manual_seed(0)
-    model = CVAE(Config(latent_dim=3, hidden=(16,)), digits)
+    model = CVAE(cvae.resolve(Config(latent_dim=3, hidden=(16,)), digits), digits)
     c = model.condition(torch.tensor([3])).requires_grad_()
     mean, _ = model.encode(torch.rand(1, 64), c)
     assert torch.autograd.grad(mean.sum(), c)[0].abs().sum() > 0
@@ -138,7 +138,7 @@ def test_the_importance_weighted_bound_is_the_tighter_one(model: Model, digits: 
 
 def test_what_a_cvae_refuses(table: Data) -> None:
     with pytest.raises(TrainingError, match="no classes to condition on"):
-        cvae.build(Config(), table)
+        cvae.build(cvae.resolve(Config(), table), table)
     with pytest.raises(TrainingError, match="class_k"):
         Config(class_k=1)
     with pytest.raises(TrainingError, match="has a posterior"):

@@ -46,7 +46,8 @@ def pictures(height: int, width: int, channels: int, levels: int = 256, n: int =
 
 def network(data: Data, **changes: object) -> GatedPixelCNN:
     torch.manual_seed(0)
-    return GatedPixelCNN(Config(**{"channels": 8, "layers": 3, "head": 16, **changes}), data).eval()  # type: ignore[arg-type]
+    config = Config.model_validate({"channels": 8, "layers": 3, "head": 16, **changes})
+    return GatedPixelCNN(pixelcnn.resolve(config, data), data).eval()
 
 
 # --- order ---

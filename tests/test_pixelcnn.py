@@ -34,7 +34,8 @@ def grid(height: int, width: int, levels: int, classes: int = 3) -> Data:
 
 def network(data: Data, **changes: object) -> GatedPixelCNN:
     torch.manual_seed(0)
-    return GatedPixelCNN(Config(**{"channels": 8, "layers": 3, "head": 16, **changes}), data).eval()  # type: ignore[arg-type]
+    config = Config.model_validate({"channels": 8, "layers": 3, "head": 16, **changes})
+    return GatedPixelCNN(pixelcnn.resolve(config, data), data).eval()
 
 
 def naive(model: GatedPixelCNN, uniforms: Tensor, condition: Tensor, temperature: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -13,12 +14,15 @@ import torch
 
 from manifold.runtime.engine import load
 from manifold.training.batches import Batch, to_float
+from manifold.training.bounds import iwae
 from manifold.training.data import Arrays, Data
 from manifold.training.errors import TrainingError
 from manifold.training.exporting import graphs
 from manifold.training.families import vae
 from manifold.training.families.vae import VAE, Config
-from manifold.training.networks.layers import Neighbours
+from manifold.training.scores import rules
+from manifold.training.scores.neighbours import Neighbours
+from manifold.training.scores.placement import Placement
 from manifold.training.train import trained_model
 from tests.conftest import tiny_run
 from tests.shared import export
@@ -28,7 +32,8 @@ CPU = torch.device("cpu")
 
 def small(data: Data, **changes: object) -> VAE:
     torch.manual_seed(0)
-    return VAE(Config(**{"latent_dim": 1, "hidden": (16,), **changes}), data)  # type: ignore[arg-type]
+    config = Config.model_validate({"latent_dim": 1, "hidden": (16,), **changes})
+    return VAE(vae.resolve(config, data), data)
 
 
 def test_elbo_below_iwae_below_the_exact_likelihood(digits: Data) -> None:
@@ -46,10 +51,9 @@ def test_elbo_below_iwae_below_the_exact_likelihood(digits: Data) -> None:
         reconstruction, kl = model.terms(x, noise)
         elbo = -(reconstruction + kl)
         bounds = {
-            k: vae.iwae(model, x.repeat(100, 1), noise[: k * 100].view(k, 400, 1)).view(100, 4).mean(0)
-            for k in (1, 5, 50)
+            k: iwae(model, x.repeat(100, 1), noise[: k * 100].view(k, 400, 1)).view(100, 4).mean(0) for k in (1, 5, 50)
         }
-        tight = vae.iwae(model, x, noise)
+        tight = iwae(model, x, noise)
     assert torch.allclose(tight, exact, atol=0.01)
     assert (elbo <= exact + 1e-3).all()
     assert (bounds[1] <= bounds[5] + 0.02).all()
@@ -163,8 +167,8 @@ def test_trimmed_items_place_nothing(digits: Data) -> None:
     x = model.likelihood.settle(to_float(Arrays.of(digits.train).items, CPU).flatten(1))
     noise = torch.randn((vae.SCORE_DRAWS, len(x), 2), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        kept = vae.least_strange(sum(model.terms(x, noise)), 0.25).numpy()  # type: ignore[arg-type]
-        place = vae.placement(model, dataclasses.replace(model.config, trim=0.25), digits.train)
+        kept = vae.least_surprising(sum(model.terms(x, noise)), 0.25).numpy()  # type: ignore[arg-type]
+        place = vae.placement(model, model.config.changed(trim=0.25), digits.train)
         expected = vae.placement(model, model.config, Arrays.of(digits.train)[kept])
     assert len(kept) == len(digits.train) - len(digits.train) // 4
     assert torch.equal(place.centre, expected.centre)
@@ -172,24 +176,24 @@ def test_trimmed_items_place_nothing(digits: Data) -> None:
 
 
 def test_references_say_which_of_their_values_are_missing(table: Data) -> None:
-    model = vae.build(vae.Config(hidden=(16,), latent_dim=2, references=30), table)
+    model = vae.build(vae.resolve(vae.Config(hidden=(16,), latent_dim=2, references=30), table), table)
     train = Arrays.of(table.train)
     items = np.nan_to_num(train.items)
     with torch.no_grad():
-        assert vae.placement(model, model.config, dataclasses.replace(train, items=items)).there is None
+        assert vae.placement(model, model.config, dataclasses.replace(train, items=items)).known is None
         items[::2, 0] = np.nan
         place = vae.placement(model, model.config, dataclasses.replace(train, items=items))
-    assert place.there is not None
+    assert place.known is not None
     assert place.inputs is not None
-    assert 5 < int((place.there == 0).sum()) < 25
-    assert (place.there[:, 1:] == 1).all()
+    assert 5 < int((place.known == 0).sum()) < 25
+    assert (place.known[:, 1:] == 1).all()
     assert torch.isfinite(place.inputs).all()
 
 
 def test_score_is_the_elbo_over_its_fixed_draws(digits: Data) -> None:
     model = small(digits, latent_dim=3)
     references = torch.randn(40, 3, generator=torch.Generator().manual_seed(1))
-    unit = vae.Placement(torch.zeros(3), torch.eye(3), torch.eye(3), references, None)
+    unit = Placement(torch.zeros(3), torch.eye(3), torch.eye(3), references, None)
     score = vae.Score(model, unit, seed=0)
     data = torch.from_numpy(Arrays.of(digits.test).items[:5]).float() / 255
     with torch.no_grad():
@@ -218,7 +222,7 @@ def test_near_neighbours_keep_their_digits() -> None:
 
 
 def test_missing_values_cost_nothing_and_tell_nothing(table: Data) -> None:
-    model = vae.build(vae.Config(hidden=(16,), latent_dim=2, references=30), table)
+    model = vae.build(vae.resolve(vae.Config(hidden=(16,), latent_dim=2, references=30), table), table)
     x = torch.from_numpy(Arrays.of(table.test).items[:6])
     blocks = [block for _, block in table.spec.placed()]  # type: ignore[attr-defined]
     holes = x.clone()
@@ -245,19 +249,25 @@ def test_missing_values_cost_nothing_and_tell_nothing(table: Data) -> None:
 
 
 def test_score_rules_are_checked(digits: Data) -> None:
-    terms = tuple(vae._terms(vae.Config(), "x", tabular=False))
-    found = vae._scoring(vae.Config(score="min-p:kl,squared_error"), terms, False)
+    terms = vae._terms(vae.resolve(vae.Config(), digits), digits.spec)
+    found = rules.scoring("min-p:kl,squared_error", terms, "kl")
     assert found.combination is not None
     assert (found.score, found.combination.method, found.combination.terms) == ("combined", "min-p", ("kl", "squared_error"))  # fmt: skip
-    assert vae._scoring(vae.Config(score="kl"), terms, False).combination is None
-    assert vae._scoring(vae.Config(), terms, False).score == "combined"
-    plain = vae.Config(references=0)
-    assert vae._scoring(plain, tuple(vae._terms(plain, "x", tabular=False)), False).score == "negative_elbo"
-    alone = vae.Config(references=0, variational=False)
-    assert vae._scoring(alone, tuple(vae._terms(alone, "x", tabular=False)), False).score == "reconstruction"
+    assert rules.scoring("kl", terms, "kl").combination is None
     for wrong in ("entropy", "fisher:kl,entropy", "sum:kl", "kl,squared_error", ""):
         with pytest.raises(TrainingError, match="neither a term"):
-            vae._scoring(vae.Config(score=wrong), terms, False)
+            rules.scoring(wrong, terms, "kl")
+
+
+def test_the_default_score_depends_on_the_data_and_its_references(digits: Data, table: Data) -> None:
+    def score(data: Data, **changes: Any) -> str:
+        return vae.resolve(vae.Config.model_validate(changes), data).score
+
+    assert score(digits) == "fisher:squared_error,latent_neighbours"
+    assert score(table) == "fisher:reconstruction,latent_neighbours,input_neighbours"
+    assert score(digits, references=0) == "negative_elbo"
+    assert score(digits, references=0, variational=False) == "reconstruction"
+    assert score(digits, score="kl") == "kl"
 
 
 def test_aggregate_posterior_is_the_law_of_total_variance(digits: Data) -> None:

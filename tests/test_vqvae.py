@@ -16,6 +16,7 @@ from torch import Tensor
 from manifold.runtime import checks
 from manifold.runtime.engine import Model, load
 from manifold.runtime.errors import InvalidValue, UnsupportedTask
+from manifold.runtime.kinds.image import ImageSpec
 from manifold.runtime.operations import End
 from manifold.training.batches import Batch, to_float
 from manifold.training.data import Arrays, Data
@@ -32,6 +33,10 @@ CPU = torch.device("cpu")
 def quantiser(levels: int = 8, dimensions: int = 3, **options: object) -> Quantiser:
     torch.manual_seed(0)
     return Quantiser(levels, dimensions, **{"moving": True, "decay": 0.9, "restart": 0.0, **options})  # type: ignore[arg-type]
+
+
+def resolved(data: Data, **options: object) -> Config:
+    return vqvae.resolve(Config.model_validate(options), data)
 
 
 def vectors(n: int = 500, dimensions: int = 3, seed: int = 1) -> Tensor:
@@ -153,7 +158,9 @@ def test_dead_entries_are_put_where_vectors_are(moving: bool) -> None:
 def test_the_bound_is_one_and_the_prior_sums_to_one(digits: Data) -> None:
     """Two codes on a 2x2 grid: p(x) = Σ p(x | codes) p(codes) has sixteen terms."""
     torch.manual_seed(0)
-    config = Config(levels=2, widths=(4, 4), residual=0, code_dim=2, prior_channels=4, prior_layers=1, prior_head=4)
+    config = resolved(
+        digits, levels=2, widths=(4, 4), residual=0, code_dim=2, prior_channels=4, prior_layers=1, prior_head=4
+    )
     model = VQVAE(config, digits).eval()
     x = (torch.from_numpy(Arrays.of(digits.test).items[:20]).float() / 255).round()
     every = torch.tensor(list(itertools.product([0, 1], repeat=4))).view(16, 2, 2)
@@ -176,7 +183,8 @@ def test_the_bound_is_one_and_the_prior_sums_to_one(digits: Data) -> None:
 @pytest.mark.parametrize(("likelihood", "levels"), [("bernoulli", True), ("logistic", True), ("gaussian", False)])
 def test_only_a_law_over_levels_has_bits(digits: Data, likelihood: str, levels: bool) -> None:
     """Bits per dimension count levels; a density has none. The manifest says which of both the score is."""
-    config = Config(
+    config = resolved(
+        digits,
         levels=2,
         widths=(2, 2),
         residual=0,
@@ -206,7 +214,7 @@ def test_only_a_law_over_levels_has_bits(digits: Data, likelihood: str, levels: 
 
 def test_the_log_shows_how_much_of_the_codebook_is_used(digits: Data) -> None:
     torch.manual_seed(0)
-    model = VQVAE(Config(levels=32, widths=(4, 4), residual=0, code_dim=2), digits).eval()
+    model = VQVAE(resolved(digits, levels=32, widths=(4, 4), residual=0, code_dim=2), digits).eval()
     batch = Batch(
         to_float(Arrays.of(digits.test).items, CPU),
         torch.from_numpy(digits.test.labels),
@@ -288,9 +296,11 @@ def test_the_score_is_the_bound_marginalised_over_classes(model: Model, digits: 
 
 
 def test_what_a_vqvae_refuses(digits: Data, table: Data, model: Model) -> None:
-    for data in (table,):
-        with pytest.raises(TrainingError, match="multiples of 4"):
-            vqvae.build(Config(), data)
+    with pytest.raises(InvalidValue, match="images are needed"):
+        vqvae.resolve(Config(), table)
+    odd = dataclasses.replace(digits, spec=ImageSpec(height=6, width=8, channels=1))
+    with pytest.raises(TrainingError, match="multiples of 4, digits has 6x8"):
+        VQVAE(resolved(odd), odd)
     for options, message in (
         ({"widths": (4,)}, "widths"),
         ({"likelihood": "columns"}, "likelihood"),
@@ -298,7 +308,7 @@ def test_what_a_vqvae_refuses(digits: Data, table: Data, model: Model) -> None:
         ({"levels": 1}, "levels"),
     ):
         with pytest.raises(TrainingError, match=message):
-            Config(**options)
+            Config.model_validate(options)
     with pytest.raises(UnsupportedTask):
         model.classify(digits.inputs(digits.test)[:1])
 
@@ -335,7 +345,7 @@ def test_the_decoder_starts_at_the_mean_of_the_data(digits: Data) -> None:
 def test_a_decoder_of_black_or_white_images_starts_at_a_finite_logit(digits: Data, pixel: int, mean: float) -> None:
     arrays = Arrays.of(digits.train)
     flat = dataclasses.replace(arrays, items=np.full_like(arrays.items, pixel))
-    model = VQVAE(Config(widths=(4, 4), residual=0), dataclasses.replace(digits, train=flat))
+    model = VQVAE(resolved(digits, widths=(4, 4), residual=0), dataclasses.replace(digits, train=flat))
     bias = model.decoder[-1].bias
     assert isinstance(bias, Tensor)
     assert torch.allclose(bias.sigmoid(), torch.tensor(mean))

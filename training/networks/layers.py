@@ -29,40 +29,6 @@ def per_item(values: Tensor) -> Tensor:
     return nn.functional.pad(flat, (0, -flat.shape[1] % LINE)).sum(1)
 
 
-CANDIDATES = 4  # times k
-
-
-class Neighbours(nn.Module):
-    """Mean Euclidean distance of points (B, D) to the k nearest of N references, (B,).
-
-    The nearest are found by one product of matrices; their distances are then taken again from the differences, as |a|² - 2ab + |b|² loses
-    all its digits where two points are close.
-    """
-
-    points: Tensor
-
-    def __init__(self, references: Tensor, k: int) -> None:
-        super().__init__()
-        self.register_buffer("points", references.contiguous())  # (N, D)
-        self.k = min(k, len(references))
-
-    def _nearest(self, x: Tensor, k: int) -> tuple[Tensor, Tensor]:
-        """Indices of the k nearest by the product, and their distances, (B, k) each."""
-        half = 0.5 * (self.points * self.points).sum(1)
-        nearest = (half - x @ self.points.T).topk(k, dim=1, largest=False).indices
-        differences = x[:, None] - self.points[nearest]  # (B, k, D)
-        return nearest, per_item((differences * differences).flatten(0, 1)).view(-1, k).sqrt()
-
-    def find(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Indices of the k nearest and their distances, (B, k) each, nearest first: picked anew among more, by the distances themselves."""
-        nearest, distances = self._nearest(x, min(CANDIDATES * self.k, len(self.points)))
-        best = distances.topk(self.k, dim=1, largest=False)
-        return nearest.gather(1, best.indices), best.values
-
-    def forward(self, x: Tensor) -> Tensor:
-        return per_item(self._nearest(x, self.k)[1]) / self.k
-
-
 class Affine(nn.Module):
     """What a batch normalisation is once its statistics are fixed: x scale + shift by channel."""
 
