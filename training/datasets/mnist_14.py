@@ -17,11 +17,11 @@ LICENCE = mnist.LICENCE
 def load() -> Data:
     """Return the set, split like MNIST."""
     whole = mnist.load()
-    assert isinstance(whole.spec, ImageSpec)
+    spec = ImageSpec.of(whole.spec, NAME)
     return replace(
         whole,
         name=NAME,
-        spec=whole.spec.model_copy(update={"height": 14, "width": 14}),
+        spec=spec.model_copy(update={"height": 14, "width": 14}),
         train=_halved(whole.train),
         calibration=_halved(whole.calibration),
         test=_halved(whole.test),
