@@ -51,9 +51,9 @@ def as_data(split: Split) -> Data:
 def scores(split: Split) -> dict[str, Array]:
     """Terms of the test rows and the score that the artifact would give."""
     data = as_data(split)
-    found = in_memory.fit(FAMILY, data, mixed=split.kind == "mixed", seed=split.seed).score(data.inputs(data.test))
-    ours = found.pop(COMBINED)
-    return {**found, OURS: ours}
+    by_name = in_memory.fit(FAMILY, data, mixed=split.kind == "mixed", seed=split.seed).score(data.inputs(data.test))
+    ours = by_name.pop(COMBINED)
+    return {**by_name, OURS: ours}
 
 
 def run_all(options: argparse.Namespace) -> None:
@@ -67,9 +67,9 @@ def run_all(options: argparse.Namespace) -> None:
                     if (split.name, split.kind, seed) in done:
                         continue
                     began = time.perf_counter()
-                    found = scores(split)
+                    by_name = scores(split)
                     seconds = round(time.perf_counter() - began, 2)
-                    for name, values in found.items():
+                    for name, values in by_name.items():
                         line = {
                             "key": (split.name, split.kind, seed, name),
                             **figures(split.labels, values),
@@ -92,26 +92,26 @@ def tables(paths: list[Path], seeds: int) -> None:
         by, wanted = results[kind], set(results[kind][OURS])
         sets = sorted({name for name, _ in wanted})
         print(f"\n{kind}: {len(sets)} sets, {len(wanted)} splits\n")
-        whole = {each: found for each, found in by.items() if wanted <= set(found)}
-        for each in sorted(set(by) - set(whole)):
-            print(f"left out: {each}, which has {len(wanted & set(by[each]))} of the splits")
+        whole = {detector: records for detector, records in by.items() if wanted <= set(records)}
+        for detector in sorted(set(by) - set(whole)):
+            print(f"left out: {detector}, which has {len(wanted & set(by[detector]))} of the splits")
         if not sets:
             continue
         means = {
-            each: np.asarray([np.mean([found[key] for key in wanted if key[0] == name], axis=0) for name in sets])
-            for each, found in whole.items()
+            detector: np.asarray([np.mean([records[key] for key in wanted if key[0] == name], axis=0) for name in sets])
+            for detector, records in whole.items()
         }  # (sets, 2): AUROC and average precision
-        detectors = sorted(means, key=lambda each: -means[each][:, 0].mean())
-        ranks = rankdata([-means[each][:, 0] for each in detectors], axis=0).mean(axis=1)
+        detectors = sorted(means, key=lambda detector: -means[detector][:, 0].mean())
+        ranks = rankdata([-means[detector][:, 0] for detector in detectors], axis=0).mean(axis=1)
         print(
             "| detector | AUROC | average precision | mean rank | ours wins | p (Wilcoxon) |\n|---|---|---|---|---|---|"
         )
-        for place, each in enumerate(detectors):
+        for place, detector in enumerate(detectors):
             wins = p = ""
-            if each != OURS and (difference := means[OURS][:, 0] - means[each][:, 0]).any():
+            if detector != OURS and (difference := means[OURS][:, 0] - means[detector][:, 0]).any():
                 wins, p = f"{int((difference > 0).sum())} of {len(sets)}", f"{wilcoxon(difference).pvalue:.3g}"
-            auroc, precision = means[each].mean(axis=0)
-            print(f"| {each} | {auroc:.4f} | {precision:.4f} | {ranks[place]:.1f} | {wins} | {p} |")
+            auroc, precision = means[detector].mean(axis=0)
+            print(f"| {detector} | {auroc:.4f} | {precision:.4f} | {ranks[place]:.1f} | {wins} | {p} |")
 
 
 def main() -> None:

@@ -115,15 +115,15 @@ def main() -> None:
                         began = time.perf_counter()
                         try:
                             detector.fit(train)
-                            found: dict[str, Any] = figures(split.labels, detector.decision_function(test))
+                            numbers: dict[str, Any] = figures(split.labels, detector.decision_function(test))
                         except Exception as error:  # a detector that cannot do a set is a result too
-                            found = {
+                            numbers = {
                                 "auroc": 0.5,
                                 "ap": float(split.labels.mean()),
                                 "error": f"{type(error).__name__}: {error}",
                             }
-                        found["seconds"] = round(time.perf_counter() - began, 3)
-                        out.write(json.dumps({"key": key, **found}) + "\n")
+                        numbers["seconds"] = round(time.perf_counter() - began, 3)
+                        out.write(json.dumps({"key": key, **numbers}) + "\n")
                         out.flush()
 
 

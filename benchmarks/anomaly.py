@@ -39,16 +39,16 @@ def rows(model: Model, usual: Array, strange: Array) -> dict[str, tuple[float, f
     """By term: AUROC, share found at the calibrated line for 1%, and the share of usual items beyond it."""
     both = [model.calibrated.place(model.score(items).terms) for items in (usual, strange)]
     labels = np.repeat([False, True], [len(usual), len(strange)])
-    found = {}
+    by_term = {}
     for name in both[0]:
         values = np.concatenate([part[name] for part in both])
         flagged = model.calibrated.p_values(name, values) <= 0.01
-        found[name] = (
+        by_term[name] = (
             float(roc_auc_score(labels, values)),
             float(flagged[labels].mean()),
             float(flagged[~labels].mean()),
         )
-    return found
+    return by_term
 
 
 def pairs(models: Path, n: int) -> None:
@@ -57,12 +57,11 @@ def pairs(models: Path, n: int) -> None:
     for name, other in PAIRS:
         model = engine.load(repository.find(name, models), device="cpu")
         own, strange = datasets.load(model.manifest.data_name or ""), datasets.load(other)
-        spec = model.manifest.data
-        assert isinstance(spec, ImageSpec)
+        spec = ImageSpec.of(model.manifest.spec, name)
         items = Arrays.of(strange.test).items if len(strange.test) >= 1000 else Arrays.of(strange.train).items
-        found = rows(model, own.inputs(own.test)[:n], fitted(items[:n], spec))
+        by_term = rows(model, own.inputs(own.test)[:n], fitted(items[:n], spec))
         assert model.manifest.scoring is not None
-        for term, (auroc, tpr, fpr) in found.items():
+        for term, (auroc, tpr, fpr) in by_term.items():
             mark = "**" if term == model.manifest.scoring.score else ""
             print(f"| {name}, {other} | {mark}{term}{mark} | {auroc:.3f} | {tpr:.3f} | {fpr:.4f} |", flush=True)
 
@@ -80,18 +79,20 @@ def one_class(out: Path, epochs: int) -> None:
     print("| digit | " + "term: AUROC |\n|---|---|")
     for digit in range(10):
         part = only(data, digit)
-        config = family.Config(epochs=epochs, latent_dim=16, schedule="cosine", ema=0.99, iwae_k=2)
+        config = family.Config.model_validate(
+            {"epochs": epochs, "latent_dim": 16, "schedule": "cosine", "ema": 0.99, "iwae_k": 2}
+        )
         run = runs.Run(out / str(digit), "vae", part.name, "cpu", config)
         if not (out / "models" / f"digit-{digit}").exists():
             train(run, part, device="cpu", quiet=True)
             export(run, f"digit-{digit}", out / "models", data=part)
         model = engine.load(out / "models" / f"digit-{digit}", device="cpu")
         edge, own = data.inputs(data.test), data.test.labels == digit
-        found = rows(model, edge[own], edge[~own])
-        for term, (auroc, _, _) in found.items():
+        by_term = rows(model, edge[own], edge[~own])
+        for term, (auroc, _, _) in by_term.items():
             means.setdefault(term, []).append(auroc)
         print(
-            f"| {digit} | " + ", ".join(f"{term} {auroc:.3f}" for term, (auroc, _, _) in found.items()) + " |",
+            f"| {digit} | " + ", ".join(f"{term} {auroc:.3f}" for term, (auroc, _, _) in by_term.items()) + " |",
             flush=True,
         )
     print("| mean | " + ", ".join(f"{term} {np.mean(values):.4f}" for term, values in means.items()) + " |")

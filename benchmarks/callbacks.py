@@ -66,8 +66,8 @@ class Recorder:
             self.longest = sorted([*self.longest, (core, wall, _name(handle))], reverse=True)[:KEPT]
 
     def write(self, *_: object) -> None:
-        found = {"core": self.core, "wall": self.wall, "longest": self.longest, "longest_wall": self.longest_wall}
-        self.path.with_suffix(".new").write_text(json.dumps(found))
+        times = {"core": self.core, "wall": self.wall, "longest": self.longest, "longest_wall": self.longest_wall}
+        self.path.with_suffix(".new").write_text(json.dumps(times))
         self.path.with_suffix(".new").replace(self.path)
 
 
@@ -101,10 +101,10 @@ def serve(path: Path) -> None:
     asyncio.events.Handle._run = measured  # type: ignore[method-assign]
     signal.signal(signal.SIGUSR1, recorder.clear)
     signal.signal(signal.SIGUSR2, recorder.write)
-    from manifold.service import __main__ as entry
+    from manifold.service import server
     from manifold.service.settings import read
 
-    entry.run(read())
+    server.run(read())
 
 
 # --- the load -----------------------------------------------------------------------------------------------------------------
@@ -129,8 +129,8 @@ class Target:
             answer = connection.getresponse()
             answer.read()
             status = answer.status
-        found = self.counts.setdefault(name, {})
-        found[status] = found.get(status, 0) + 1
+        statuses = self.counts.setdefault(name, {})
+        statuses[status] = statuses.get(status, 0) + 1
 
     def run(self, actor: Actor) -> None:
         """Acts until it is over."""
@@ -283,12 +283,12 @@ def calls(target: Target) -> Iterator[None]:
             lambda: list(stub.SampleStream(pb.SampleRequest(n=300), timeout=60)),
         ]
         for call in itertools.cycle(requests):
-            found, code = target.counts.setdefault("gRPC", {}), 0
+            statuses, code = target.counts.setdefault("gRPC", {}), 0
             try:
                 call()
             except grpc.RpcError as error:
                 code = error.code().value[0]
-            found[code] = found.get(code, 0) + 1
+            statuses[code] = statuses.get(code, 0) + 1
             yield time.sleep(0.05)
 
 
@@ -334,7 +334,7 @@ def repository_of(root: Path) -> None:
     foreign.write(root, foreign.looping, name="looping")
 
 
-def measure(target: Target, service: subprocess.Popen[bytes], seconds: float, found: Path) -> dict[str, Any]:
+def measure(target: Target, service: subprocess.Popen[bytes], seconds: float, times_file: Path) -> dict[str, Any]:
     target.ask("warm", "/sample", _json({"model": "mnist-vae"}))
     service.send_signal(signal.SIGUSR1)
     threads = [threading.Thread(target=target.run, args=(actor,)) for actor in ACTORS]
@@ -346,9 +346,9 @@ def measure(target: Target, service: subprocess.Popen[bytes], seconds: float, fo
     for thread in threads:
         thread.join(90)
     until = time.monotonic() + 60
-    while not found.exists() and time.monotonic() < until:
+    while not times_file.exists() and time.monotonic() < until:
         time.sleep(0.05)
-    measured: dict[str, Any] = json.loads(found.read_text())
+    measured: dict[str, Any] = json.loads(times_file.read_text())
     return measured
 
 
@@ -368,7 +368,7 @@ def report(measured: dict[str, Any], counts: dict[str, dict[int, int]]) -> None:
     )
     for core, wall, name in measured["longest"]:
         print(f"  {core:7.1f} ms of a core, {wall:7.1f} by the clock: {name}")
-    print("answers by status:", "; ".join(f"{name} {found}" for name, found in sorted(counts.items())))
+    print("answers by status:", "; ".join(f"{name} {statuses}" for name, statuses in sorted(counts.items())))
 
 
 def main() -> None:
@@ -386,7 +386,7 @@ def main() -> None:
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        models, found = folder / "models", folder / "found.json"
+        models, times_file = folder / "models", folder / "found.json"
         models.mkdir()
         repository_of(models)
         port, rpc_port = serving.free_port(), serving.free_port()
@@ -395,13 +395,13 @@ def main() -> None:
             "MANIFOLD_DEVICE": "cpu", "MANIFOLD_VERSIONS": "latest", "MANIFOLD_MEMORY_BYTES": str(options.budget),
             "MANIFOLD_TRUST_LOOPBACK": "true",
         }  # fmt: skip
-        command = [sys.executable, str(Path(__file__).resolve()), "--serve", str(found)]
+        command = [sys.executable, str(Path(__file__).resolve()), "--serve", str(times_file)]
         with (folder / "log").open("wb") as log:
             service = subprocess.Popen(command, cwd=options.tree, env=environment, stdout=log, stderr=log)
         try:
             target = Target(port, rpc_port, models)
             _wait_until_ready(target)
-            measured = measure(target, service, options.seconds, found)
+            measured = measure(target, service, options.seconds, times_file)
         except BaseException:
             print((folder / "log").read_text()[-4000:], file=sys.stderr)
             raise

@@ -69,10 +69,10 @@ def peers(path: Path) -> None:
     print(f"| by | AUROC | average precision at {FRAUD_RATE:.2%} | recall at 1% false alarms |\n|---|---|---|---|")
     for name, runs in scores.items():
         rows = []
-        for each in runs:
-            line = np.quantile(each[~labels], 0.99)
-            precision = average_precision_score(labels, each, sample_weight=weights)
-            rows.append((roc_auc_score(labels, each), precision, (each[labels] > line).mean()))
+        for run in runs:
+            line = np.quantile(run[~labels], 0.99)
+            precision = average_precision_score(labels, run, sample_weight=weights)
+            rows.append((roc_auc_score(labels, run), precision, (run[labels] > line).mean()))
         mean, spread = np.mean(rows, axis=0), np.std(rows, axis=0)
         print(
             f"| {name} | "

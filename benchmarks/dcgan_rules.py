@@ -73,11 +73,11 @@ class Judge:
 
     def __call__(self, images: NDArray[np.float32]) -> tuple[float, int, float]:
         """Fréchet distance, classes with half their share, and the share that is surely something."""
-        found = self._features(images)
-        probabilities = softmax(found["logits"])
+        features = self._features(images)
+        probabilities = softmax(features["logits"])
         counts = np.bincount(probabilities.argmax(axis=1), minlength=probabilities.shape[1])
         covered = int((counts >= 0.5 * len(images) / probabilities.shape[1]).sum())
-        distance = frechet.distance(self.real, self._moments(found["features"]))
+        distance = frechet.distance(self.real, self._moments(features["features"]))
         return distance, covered, float((probabilities.max(axis=1) > SURE).mean())
 
 

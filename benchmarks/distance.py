@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from scipy import linalg
 
 from manifold.evaluation import frechet
-from manifold.evaluation.statistics import Gaussian, of_rows
+from manifold.evaluation.statistics import FeatureGaussian, of_rows
 
 Float64 = NDArray[np.float64]
 
@@ -33,14 +33,16 @@ def features(n: int, d: int, seed: int, spectrum: Float64, dead: float = 0.0) ->
     return x
 
 
-def copy(gaussian: Gaussian) -> Gaussian:
+def copy(gaussian: FeatureGaussian) -> FeatureGaussian:
     """The same with nothing derived."""
     if gaussian.rows is not None:
-        return Gaussian(gaussian.mean, gaussian.n, rows=gaussian.rows)
-    return Gaussian(gaussian.mean, gaussian.n, covariance=gaussian.covariance)
+        return FeatureGaussian(gaussian.mean, gaussian.n, rows=gaussian.rows)
+    return FeatureGaussian(gaussian.mean, gaussian.n, covariance=gaussian.covariance)
 
 
-def distance_by(root_trace: Callable[[Float64, Float64], float], first: Gaussian, second: Gaussian) -> float:
+def distance_by(
+    root_trace: Callable[[Float64, Float64], float], first: FeatureGaussian, second: FeatureGaussian
+) -> float:
     """The distance with another trace term."""
     gap = first.mean - second.mean
     return float(gap @ gap) + first.trace + second.trace - 2 * root_trace(first.covariance, second.covariance)
@@ -94,7 +96,7 @@ def main() -> None:
                 began = time.perf_counter()
                 values[way] = run()
                 times[way].append(time.perf_counter() - began)
-        median = {way: float(np.median(each)) for way, each in times.items()}
+        median = {way: float(np.median(seconds)) for way, seconds in times.items()}
         exact = frechet._nuclear_norm(first.factor, second.factor)
         gap = first.mean - second.mean
         truth = float(gap @ gap) + first.trace + second.trace - 2 * exact

@@ -14,12 +14,12 @@ from pathlib import Path
 
 import numpy as np
 
-from manifold.cli import _real_data
 from manifold.evaluation import evaluate_model as models
 from manifold.evaluation import extractors, reference
 from manifold.evaluation.extractors import BATCH, map_batches
 from manifold.evaluation.images import Generated
 from manifold.runtime import engine
+from manifold.training.judging import real_data
 
 
 def main() -> None:
@@ -32,7 +32,7 @@ def main() -> None:
     options = parser.parse_args()
     model = engine.load(options.models / options.model, device="cpu")
     data = model.manifest.provenance["data"]["data"]
-    real = _real_data(data)
+    real = real_data(data)
     extractor = extractors.load(extractors.for_data(data, options.models), options.models, device="cpu")
     held = reference.of_source(extractor, real.test, "test")
     models.anchors(real, held, extractor, options.n, 0)  # the cache is warm from here on
@@ -65,7 +65,7 @@ def main() -> None:
             began = time.perf_counter()
             step()
             times[name].append(time.perf_counter() - began)
-    median = {name: float(np.median(each)) for name, each in times.items()}
+    median = {name: float(np.median(seconds)) for name, seconds in times.items()}
     engine_alone = median["engine draws"] + median["engine looks"]
     print(f"{options.model}, {options.n} images, extractor {extractor.name}, medians of {options.rounds}")
     for name, seconds in median.items():

@@ -32,7 +32,7 @@ from manifold.runtime import engine, repository
 from manifold.runtime.engine import Model
 from manifold.runtime.kinds.table import TableSpec
 from manifold.runtime.tables import columns, files
-from manifold.training.data import Arrays
+from manifold.training import datasets
 from manifold.training.data.remote import fetch
 from manifold.training.datasets import transactions
 
@@ -59,18 +59,18 @@ def score_file(model: Path, source: Path, out: Path) -> tuple[float, float]:
     """Seconds and peak resident MiB of `manifold score`, in a process of its own; start and loading are part of it."""
     began = time.perf_counter()
     command = [sys.executable, "-c", PEAK, "score", str(source), "--model", str(model), "-o", str(out), "--quiet"]
-    said = subprocess.run(command, cwd=Path(__file__).parents[1], capture_output=True, text=True, check=False)
-    if said.returncode:
-        raise SystemExit(said.stderr)
-    return time.perf_counter() - began, float(said.stdout.split()[-1])
+    done = subprocess.run(command, cwd=Path(__file__).parents[1], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(done.stderr)
+    return time.perf_counter() - began, float(done.stdout.split()[-1])
 
 
 def run_engine(model: Model, data: Array) -> tuple[float, dict[str, Array]]:
     """Seconds of the score task alone, and what it gave."""
-    began, found = time.perf_counter(), []
+    began, scores = time.perf_counter(), []
     for start in range(0, len(data), files.CHUNK_ROWS):
-        found.append(model.run("score", {"data": data[start : start + files.CHUNK_ROWS]}))
-    terms = {role: np.concatenate([part[role] for part in found]) for role in found[0] if found[0][role].ndim == 1}
+        scores.append(model.run("score", {"data": data[start : start + files.CHUNK_ROWS]}))
+    terms = {role: np.concatenate([part[role] for part in scores]) for role in scores[0] if scores[0][role].ndim == 1}
     return time.perf_counter() - began, terms
 
 
@@ -79,10 +79,10 @@ def quality(name: str, scores: Array, scenario: Array, day: Array) -> str:
     fraud = scenario > 0
     line = np.quantile(scores[~fraud], 0.99)
     top = []
-    for each in np.unique(day):
-        here = np.flatnonzero(day == each)
+    for date in np.unique(day):
+        here = np.flatnonzero(day == date)
         top.append(float(fraud[here[np.argsort(-scores[here], kind="stable")[:A_DAY]]].mean()))
-    recall = " | ".join(f"{(scores[scenario == each] > line).mean():.3f}" for each in SCENARIOS)
+    recall = " | ".join(f"{(scores[scenario == number] > line).mean():.3f}" for number in SCENARIOS)
     return (
         f"| {name} | {roc_auc_score(fraud, scores):.3f} | {average_precision_score(fraud, scores):.3f} | {np.mean(top):.3f} | "
         f"{(scores[fraud] > line).mean():.3f} | {recall} |"
@@ -97,8 +97,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, help="where the files are kept; a temporary folder where left out")
     options = parser.parse_args()
     model = engine.load(repository.find(options.model, Path("models")), device="cpu", threads=1)
-    spec = model.manifest.data
-    assert isinstance(spec, TableSpec)
+    spec = TableSpec.of(model.manifest.spec, options.model)
     table, scenario, day = transactions.read(fetch(transactions.FILE))
     table = {name: values[: options.rows] for name, values in table.items()}
     n = len(table["amount"])
@@ -127,7 +126,7 @@ def main() -> None:
     after = day[:n] >= transactions.DAYS["test"][0]
     if not (after & (scenario[:n] > 0)).any():
         return
-    trained = np.nan_to_num(Arrays.of(transactions.load().train).items)  # the very rows that the model had
+    trained = np.nan_to_num(datasets.load("transactions").train.items)  # the very rows that the model had
     forest = IsolationForest(random_state=0).fit(trained)
     print(
         f"\nDays {day[:n][after].min()} to {day[:n][after].max()}: {after.sum():,} transactions, {(after & (scenario[:n] > 0)).sum():,} frauds\n"

@@ -1,4 +1,4 @@
-"""Half an image known, the other half drawn: what the choice among candidates is worth (runtime.completion).
+"""Half an image known, the other half drawn: what the choice among candidates is worth (runtime.operations.complete).
 
     python benchmarks/imputation.py [--images 100] [--seed 1] [-o docs/imputed.png]
 

@@ -41,11 +41,11 @@ class Trained:
 
     def score(self, items: Array) -> dict[str, Array]:
         """Terms of the score, (n,) each, and their combination, as the artifact would give it."""
-        terms, about = _terms(self.manifest, self.exported, items), self.manifest.scoring
-        if about is None or about.combination is None:
+        terms, scoring = _terms(self.manifest, self.exported, items), self.manifest.scoring
+        if scoring is None or scoring.combination is None:
             return terms
-        tails = {name: Tail.fit(self.calibration[name]) for name in about.combination.terms}
-        return {**terms, COMBINED: combine(about.combination, tails, terms)}
+        tails = {name: Tail.fit(self.calibration[name]) for name in scoring.combination.terms}
+        return {**terms, COMBINED: combine(scoring.combination, tails, terms)}
 
     def rank(self, items: Array) -> Array:
         """The score alone, (n,)."""

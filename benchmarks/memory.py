@@ -25,9 +25,9 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 def resident(pid: int) -> float:
     """MB."""
-    found = re.search(r"VmRSS:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
-    assert found
-    return int(found.group(1)) / 1000
+    match = re.search(r"VmRSS:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
+    assert match
+    return int(match.group(1)) / 1000
 
 
 def mixture() -> list[tuple[str, bytes, str, str]]:
@@ -53,8 +53,12 @@ def mixture() -> list[tuple[str, bytes, str, str]]:
         ("/impute", {"model": "transactions-vae", "rows": [{**_ROW, "amount": None}]}, "application/json"),
         ("/sample", {"model": "nobody"}, "application/json"), ("/sample", {"n": -1}, "application/json"), ("/encode", {"images": ["AAAA"]}, "application/json"),
     ]  # fmt: skip
-    found = [(path, json.dumps(body).encode(), "application/json", accept) for path, body, accept in bodies]
-    return [*found, ("/encode", digit, "image/png", "application/json"), ("/sample", b"{", "application/json", "*/*")]
+    requests = [(path, json.dumps(body).encode(), "application/json", accept) for path, body, accept in bodies]
+    return [
+        *requests,
+        ("/encode", digit, "image/png", "application/json"),
+        ("/sample", b"{", "application/json", "*/*"),
+    ]
 
 
 async def client(
@@ -90,7 +94,7 @@ async def run(port: int, pid: int, total: int, clients: int) -> None:
         numbers: asyncio.Queue[int] = asyncio.Queue()
         for number in chosen:
             numbers.put_nowait(int(number))
-        await asyncio.gather(*(client(port, requests, numbers, 100 * part + each) for each in range(clients)))
+        await asyncio.gather(*(client(port, requests, numbers, 100 * part + index) for index in range(clients)))
         now = resident(pid)
         first = first or now
         print(

@@ -82,7 +82,7 @@ class Contexts:
         packages = [str(ROOT / name) for name in ("runtime", "training", "evaluation")]
         self.path, self.coverage = path, coverage.Coverage(data_file=None, source=packages)
         self.coverage.set_option("run:disable_warnings", ["no-data-collected", "couldnt-parse", "module-not-imported"])
-        self.found: dict[str, dict[str, Any]] = {}
+        self.by_test: dict[str, dict[str, Any]] = {}
         self.coverage.start()
 
     def pytest_runtest_setup(self, item: Any) -> None:
@@ -92,7 +92,7 @@ class Contexts:
         self.coverage.switch_context(f"call|{item.nodeid}")
 
     def pytest_runtest_logreport(self, report: Any) -> None:
-        test = self.found.setdefault(report.nodeid, {"seconds": 0.0, "passed": True, "lines": {}})
+        test = self.by_test.setdefault(report.nodeid, {"seconds": 0.0, "passed": True, "lines": {}})
         test["seconds"] += report.duration
         test["passed"] &= report.outcome == "passed"
 
@@ -108,13 +108,13 @@ class Contexts:
                     lines[context].append(line)
             for context, numbers in lines.items():
                 when, _, name = context.partition("|")
-                if name in self.found:
-                    _add(self.found[name]["lines"], {file: numbers})
+                if name in self.by_test:
+                    _add(self.by_test[name]["lines"], {file: numbers})
                 if when == "setup":  # of fixtures that the file's first test asks for: the others use them too
                     _add(setups[name.split("::")[0]], {file: numbers})
-        for name, test in self.found.items():
+        for name, test in self.by_test.items():
             _add(test["lines"], setups[name.split("::")[0]])
-        self.path.write_text(json.dumps(self.found))
+        self.path.write_text(json.dumps(self.by_test))
 
 
 def _add(to: dict[str, list[int]], lines: dict[str, list[int]]) -> None:
@@ -164,11 +164,11 @@ def _moved(tests: dict[str, Any], old: dict[str, str], new: dict[str, str]) -> d
 
 def _collected() -> set[str]:
     """Return the names of all tests of the tree."""
-    found = subprocess.run(
+    done = subprocess.run(
         [ROOT / ".venv/bin/pytest", "--collect-only", "--no-header", "-p", "no:cacheprovider"], cwd=ROOT, capture_output=True,
         check=True, text=True,
     )  # fmt: skip
-    return {line for line in found.stdout.splitlines() if "::" in line}
+    return {line for line in done.stdout.splitlines() if "::" in line}
 
 
 @functools.cache
@@ -184,12 +184,12 @@ class Coverage:
     def __init__(self, store: Path) -> None:
         known = json.loads((store / "coverage.json").read_text())
         now = {str(path.relative_to(ROOT)): path.read_text() for path in _sources(ROOT)}
-        # pytest ends with an error if it is given a test that is not there any more, which would look like a kill
-        there = _collected()
+        # pytest ends with an error if it is given a test that is not collected any more, which would look like a kill
+        collected = _collected()
         self.tests = {
             name: test
             for name, test in _moved(known["tests"], known["sources"], now).items()
-            if test["passed"] and name in there and not any(word in name.split("::")[0] for word in ELSEWHERE)
+            if test["passed"] and name in collected and not any(word in name.split("::")[0] for word in ELSEWHERE)
         }
         self.by_line: dict[tuple[str, int], list[str]] = defaultdict(list)
         for name, test in self.tests.items():
@@ -202,9 +202,9 @@ class Coverage:
         """The tests that run the mutant's lines, first one of each test function, the most specific first."""
         names = {
             name
-            for (file, line), found in self.by_line.items()
+            for (file, line), running in self.by_line.items()
             if file == mutant.file and line in mutant.lines
-            for name in found
+            for name in running
         }
         ordered = sorted(names, key=lambda name: (self.tests[name]["size"], self.tests[name]["seconds"], name))
         turn: Counter[str] = Counter()
@@ -360,13 +360,13 @@ def sample(n: int, seed: int) -> list[Mutant]:
     for path in _sources(ROOT):
         for mutant in mutations.of_file(str(path.relative_to(ROOT)), path.read_text()):
             by_line[mutant.place].append(mutant)
-    found: list[Mutant] = []
+    chosen: list[Mutant] = []
     for place in sorted(by_line, key=lambda place: mutations.digest(str(seed), place)):
-        if len(found) == n:
+        if len(chosen) == n:
             break
         order = sorted(by_line[place], key=lambda mutant: mutations.digest(str(seed), mutant.key))
-        found += [mutant for mutant in order if mutant.is_python][:1]
-    return found
+        chosen += [mutant for mutant in order if mutant.is_python][:1]
+    return chosen
 
 
 def results(store: Path) -> dict[str, dict[str, Any]]:
@@ -388,19 +388,19 @@ def run(store: Path, mutants: Sequence[Mutant], *, done: set[str]) -> None:
         for number, mutant in enumerate(mutants):
             if mutant.key in done:
                 continue
-            found = (
+            record = (
                 {**mutant.record(), "status": "equivalent"}
                 if mutant.key in reasons
                 else outcome(copy, mutant, covered.of(mutant))
             )
             with (store / "results.jsonl").open("a") as file:
-                file.write(json.dumps(found) + "\n")
+                file.write(json.dumps(record) + "\n")
             print(
                 number,
-                found["status"],
+                record["status"],
                 f"{mutant.file}:{mutant.line}",
                 mutant.kind,
-                found.get("by", ""),
+                record.get("by", ""),
                 flush=True,
             )
     finally:
@@ -409,8 +409,8 @@ def run(store: Path, mutants: Sequence[Mutant], *, done: set[str]) -> None:
 
 def verify(store: Path) -> None:
     """Run each test that killed a mutant without any mutant. A result by one that fails is taken out of the store."""
-    found = results(store)
-    tests = sorted({record["by"] for record in found.values() if "::" in record.get("by", "")})
+    records = results(store)
+    tests = sorted({record["by"] for record in records.values() if "::" in record.get("by", "")})
     preload()
     copy = Copy()
     wrong = set()
@@ -422,25 +422,25 @@ def verify(store: Path) -> None:
                 }
     finally:
         shutil.rmtree(copy.folder, ignore_errors=True)
-    kept = [record for record in found.values() if record.get("by") not in wrong]
+    kept = [record for record in records.values() if record.get("by") not in wrong]
     (store / "results.jsonl").write_text("".join(json.dumps(record) + "\n" for record in kept))
     print(
-        f"{len(tests)} tests killed mutants; {len(wrong)} of them fail without any: {sorted(wrong)}; run again for {len(found) - len(kept)} mutants"
+        f"{len(tests)} tests killed mutants; {len(wrong)} of them fail without any: {sorted(wrong)}; run again for {len(records) - len(kept)} mutants"
     )
 
 
 def report(store: Path, mutants: Sequence[Mutant]) -> None:
     """Print the score, by kind and package, and every survivor."""
     known, keys = results(store), {mutant.key: mutant for mutant in mutants}
-    found = [{**known[key], "line": mutant.line} for key, mutant in keys.items() if key in known]
-    judged = [record for record in found if record["status"] != "equivalent"]
+    records = [{**known[key], "line": mutant.line} for key, mutant in keys.items() if key in known]
+    judged = [record for record in records if record["status"] != "equivalent"]
     killed = sum(record["status"] == "killed" for record in judged)
-    print(f"{len(found)} of {len(mutants)} mutants: {dict(Counter(record['status'] for record in found))}")
+    print(f"{len(records)} of {len(mutants)} mutants: {dict(Counter(record['status'] for record in records))}")
     print(f"score {killed}/{len(judged)} = {killed / max(1, len(judged)):.1%}")
     for what, of in (("package", lambda record: record["file"].split("/")[0]), ("kind", lambda record: record["kind"])):
         for name, group in sorted(_grouped(judged, of)):
             print(f"  {what} {name}: {sum(record['status'] == 'killed' for record in group)}/{len(group)}")
-    for record in found:
+    for record in records:
         if record["status"] in ("survived", "uncovered"):
             print(f"{record['status']}: {record['file']}:{record['line']} {record['kind']} [{record['key']}]")
             print(f"    - {record['before']}\n    + {record['after']}")

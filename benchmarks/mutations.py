@@ -60,8 +60,8 @@ class Mutant:
 
     def record(self) -> dict[str, Any]:
         """Return what a result says of the mutant."""
-        about = {"key": self.key, "file": self.file, "line": self.line, "function": self.function}
-        return {**about, "kind": self.kind, "before": self.before, "after": self.after}
+        place = {"key": self.key, "file": self.file, "line": self.line, "function": self.function}
+        return {**place, "kind": self.kind, "before": self.before, "after": self.after}
 
     @property
     def is_python(self) -> bool:

@@ -99,24 +99,24 @@ async def measure(port: int, options: argparse.Namespace) -> list[dict[str, Any]
         options.share * rate for rate in await asyncio.gather(*(client.capacity(2, 4) for client in fast))
     ]
     can = await slow[0].capacity(2, 1)
-    found = []
+    answered = []
     for _ in range(options.rounds):
         for beside in (False, True):
             tasks = [client.offer(rate, options.seconds) for client, rate in zip(fast, rates, strict=True)]
             others = [client.offer(options.times * can, options.seconds) for client in slow] if beside else []
-            found += [{**one, "beside": beside} for one in await asyncio.gather(*tasks, *others)]
+            answered += [{**one, "beside": beside} for one in await asyncio.gather(*tasks, *others)]
             await asyncio.sleep(1)
-    return found
+    return answered
 
 
-def report(found: list[dict[str, Any]]) -> None:
+def report(answered: list[dict[str, Any]]) -> None:
     print(
         "| model | offered/s | alone: goodput/s | median, p99 ms | beside slow ones: goodput/s | median, p99 ms | kept | statuses |"
     )
     print("|---|---|---|---|---|---|---|---|")
-    for name in dict.fromkeys(one["model"] for one in found):
-        alone = [one for one in found if one["model"] == name and not one["beside"]]
-        beside = [one for one in found if one["model"] == name and one["beside"]]
+    for name in dict.fromkeys(one["model"] for one in answered):
+        alone = [one for one in answered if one["model"] == name and not one["beside"]]
+        beside = [one for one in answered if one["model"] == name and one["beside"]]
         cells = [name, f"{_median(beside, 'offered'):.1f}"]
         for group in (alone, beside):
             cells += (
@@ -169,11 +169,11 @@ def main() -> None:
         )  # fmt: skip
         try:
             command = [sys.executable, str(Path(__file__).resolve()), *sys.argv[1:], "--client", str(port)]
-            found = json.loads(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout)
+            answered = json.loads(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout)
         finally:
             service.terminate()
             service.wait(60)
-    report(found)
+    report(answered)
 
 
 if __name__ == "__main__":

@@ -71,18 +71,18 @@ def choose() -> None:
     )
     print("| settings | AUROC, mean over families | found at 1%, mean | by family |\n|---|---|---|---|")
     for name, changes in SCORES.items():
-        found = np.mean([_by_family(table, kinds, {**changes, "seed": seed}) for seed in range(3)], axis=0)  # (4, 2)
-        each = ", ".join(f"{family} {auroc:.3f}" for family, auroc in zip(ATTACKS, found[:, 0], strict=True))
-        print(f"| {name} | {found[:, 0].mean():.4f} | {found[:, 1].mean():.3f} | {each} |", flush=True)
+        figures = np.mean([_by_family(table, kinds, {**changes, "seed": seed}) for seed in range(3)], axis=0)  # (4, 2)
+        families = ", ".join(f"{family} {auroc:.3f}" for family, auroc in zip(ATTACKS, figures[:, 0], strict=True))
+        print(f"| {name} | {figures[:, 0].mean():.4f} | {figures[:, 1].mean():.3f} | {families} |", flush=True)
     print(
         "\nClasses, attacks left out in four folds: half the recall of normal rows, half the mean recall of attacks never seen\n"
     )
     print("| settings | figure | normal rows | by fold |\n|---|---|---|---|")
     for name, (kind, changes) in CLASSES.items():
         folds = [_left_out(table, attacks, kinds, fold, kind, changes) for fold in range(len(LEFT_OUT))]
-        each = ", ".join(f"{figure:.3f}" for figure, _ in folds)
+        families = ", ".join(f"{figure:.3f}" for figure, _ in folds)
         figure, normal = np.mean(folds, axis=0)
-        print(f"| {name} | {figure:.4f} | {normal:.3f} | {each} |", flush=True)
+        print(f"| {name} | {figure:.4f} | {normal:.3f} | {families} |", flush=True)
 
 
 def _by_family(table: dict[str, Array], kinds: Array, changes: dict[str, Any]) -> list[tuple[float, float]]:
@@ -131,9 +131,9 @@ def _left_out(
     data = tables.from_parts("nslkdd-choice", parts, {}, _kinds(kind), "label")
     trained = in_memory.fit("tabular_cvae", data, **changes)
     right = classified(trained, data) == data.test.labels
-    there = attacks[judged]
-    recall = [right[there == name].mean() for name in LEFT_OUT[fold] if (attacks == name).sum() >= LEAST_ROWS]
-    normal_recall = float(right[there == "normal"].mean())
+    families = attacks[judged]
+    recall = [right[families == name].mean() for name in LEFT_OUT[fold] if (attacks == name).sum() >= LEAST_ROWS]
+    normal_recall = float(right[families == "normal"].mean())
     return float(0.5 * normal_recall + 0.5 * np.mean(recall)), normal_recall
 
 
@@ -155,9 +155,8 @@ def scores() -> None:
     usual, strange = Arrays.of(data.test).items, Arrays.of(data.anomalies).items
     table, attacks = nslkdd.read(remote.fetch(nslkdd.FILES[0]))
     known = np.asarray([nslkdd.KIND_OF[attack] for attack in attacks.tolist()])
-    assert isinstance(data.spec, TableSpec)
-    others = schema.encode(_rows(table, known != "normal"), data.spec)
-    found: dict[str, list[tuple[float, ...]]] = {}
+    others = schema.encode(_rows(table, known != "normal"), TableSpec.of(data.spec, data.name))
+    figures: dict[str, list[tuple[float, ...]]] = {}
     by_seed = []
     for seed in SEEDS:
         forest = IsolationForest(random_state=seed).fit(Arrays.of(data.train).items)
@@ -173,16 +172,16 @@ def scores() -> None:
         ):
             held_out = ranks(Arrays.of(data.calibration).items)
             line = float(np.quantile(held_out, 0.99))
-            found.setdefault(name, []).append(_figures(ranks(usual), ranks(strange), line))
+            figures.setdefault(name, []).append(_figures(ranks(usual), ranks(strange), line))
             if name == "tabular_vae":
                 seen = ranks(others)
                 families = [_against(held_out, seen[known[known != "normal"] == family], line)[0] for family in ATTACKS]
-                by_seed.append((float(np.mean(families)), *found[name][-1][:2]))
+                by_seed.append((float(np.mean(families)), *figures[name][-1][:2]))
     print(
         f"KDDTest+: {len(usual)} normal rows, {len(strange)} attacks; the line for 1% drawn on {len(data.calibration)} normal rows of KDDTrain+\n"
     )
     print("| by | AUROC | average precision | attacks found | false alarms really met |\n|---|---|---|---|---|")
-    for name, rows in found.items():
+    for name, rows in figures.items():
         mean, spread = np.mean(rows, axis=0), np.std(rows, axis=0)
         print(f"| {name} | " + " | ".join(f"{m:.4f} ± {s:.4f}" for m, s in zip(mean, spread, strict=True)) + " |")
     print(
@@ -211,16 +210,16 @@ def classes() -> None:
     """Five classes of KDDTest+: ours, random forest, MLP, gradient boosting."""
     data = datasets.load("nslkdd-classes")
     truth = data.test.labels
-    found: dict[str, list[tuple[float, float, float]]] = {}
+    runs: dict[str, list[tuple[float, float, float]]] = {}
     for seed in SEEDS:
         for name, predict in _classifiers(data, seed):
             began = time.perf_counter()
             guess = predict()
             figures = float(accuracy_score(truth, guess)), float(f1_score(truth, guess, average="weighted"))
-            found.setdefault(name, []).append((*figures, time.perf_counter() - began))
+            runs.setdefault(name, []).append((*figures, time.perf_counter() - began))
     print(f"KDDTest+: {len(truth)} rows, five classes, {len(SEEDS)} seeds\n")
     print("| by | accuracy | weighted F1 | seconds |\n|---|---|---|---|")
-    for name, rows in found.items():
+    for name, rows in runs.items():
         mean, spread = np.mean(rows, axis=0), np.std(rows, axis=0)
         print(f"| {name} | {mean[0]:.4f} ± {spread[0]:.4f} | {mean[1]:.4f} ± {spread[1]:.4f} | {mean[2]:.0f} |")
 
@@ -243,10 +242,10 @@ def _classifiers(data: Data, seed: int) -> Iterator[tuple[str, Any]]:
 def recovery() -> None:
     """protocol, flag and service of KDDTest+ from the other columns, with and without the class; beside gradient boosting, one a column."""
     data = datasets.load("nslkdd-classes")
-    assert isinstance(data.spec, TableSpec)
+    spec = TableSpec.of(data.spec, data.name)
     assert data.classes is not None
     trained = in_memory.fit("tabular_cvae", data, **CHOSEN)
-    told = [data.classes[label] for label in data.test.labels]
+    classes = [data.classes[label] for label in data.test.labels]
     one_hot = {
         part: np.eye(len(data.classes), dtype=np.float32)[held.labels]
         for part, held in (("train", data.train), ("test", data.test))
@@ -254,7 +253,7 @@ def recovery() -> None:
     print(
         "| column | values | tabular_cvae, class given | without | gradient boosting, class given | without |\n|---|---|---|---|---|---|"
     )
-    for column, block in data.spec.placed():
+    for column, block in spec.placed():
         if column.name not in ("protocol_type", "flag", "service"):
             continue
         blank = Arrays.of(data.test).items.copy()
@@ -264,7 +263,7 @@ def recovery() -> None:
         )
 
         def filled(items: Array, cut: slice, given: bool, block: slice = block) -> Steps[Array]:
-            made = yield from operations.impute(trained.manifest, items, classes=told[cut] if given else None)
+            made = yield from operations.impute(trained.manifest, items, classes=classes[cut] if given else None)
             return made.data[:, block].argmax(axis=1)
 
         ours = [

@@ -13,13 +13,12 @@ from pathlib import Path
 
 import numpy as np
 
-from manifold.cli import _real_data
 from manifold.evaluation import extractors, frechet, metrics, reference
-from manifold.evaluation.images import Generated, Held
-from manifold.evaluation.report import markdown_table
-from manifold.runtime import engine, imaging
-from manifold.runtime.kinds.image import ImageSpec
+from manifold.evaluation.images import Generated, ImageArray, pixels_of
+from manifold.evaluation.markdown import table
+from manifold.runtime import engine
 from manifold.runtime.manifest import NormalPrior
+from manifold.training.judging import real_data
 
 PRIORS = {"normal": "N(0, I)", "gaussian": "full Gaussian", "mixture": "mixture of 10"}
 
@@ -30,27 +29,26 @@ def main() -> None:
     parser.add_argument("--n", type=int, default=10_000)
     parser.add_argument("--models", type=Path, default=Path("models"))
     options = parser.parse_args()
-    real = _real_data("mnist")
+    real = real_data("mnist")
     extractor = extractors.load(extractors.for_data("mnist", options.models), options.models, device="cpu")
-    held = reference.of_source(extractor, real.test, "test")
-    assert held.features is not None
+    real_statistics = reference.of_source(extractor, real.test, "test")
+    assert real_statistics.features is not None
     rows = []
     for name in ("mnist-autoencoder", "mnist-vae"):
         model = engine.load(options.models / name, device="cpu")
-        spec, latent = model.manifest.data, model.manifest.latent
-        assert isinstance(spec, ImageSpec)
+        latent = model.manifest.space
         assert latent is not None
         priors = {**latent.priors, "normal": NormalPrior()}
         model.manifest = model.manifest.model_copy(update={"latent": latent.model_copy(update={"priors": priors})})
-        back = model.reconstruct(imaging.from_uint8(real.test.pixels, spec)).data
-        sources = {"reconstructions": Held.of(imaging.to_uint8(back, spec))} | {
+        back = model.reconstruct(model.manifest.spec.to_model(real.test.pixels)).data
+        sources = {"reconstructions": ImageArray.of(pixels_of(model, back))} | {
             label: Generated(model, options.n, 0, prior) for prior, label in PRIORS.items()
         }
         for label, source in sources.items():
-            found = extractors.extract(extractor, source)
-            kid = metrics.kernel_distance(held.features.rows, found.rows, 0)
-            precision, recall = metrics.precision_recall(held.features.rows, found.rows)
-            distance = frechet.distance(held.gaussian, found.gaussian)
+            features = extractors.extract(extractor, source)
+            kid = metrics.kernel_distance(real_statistics.features.rows, features.rows, 0)
+            precision, recall = metrics.precision_recall(real_statistics.features.rows, features.rows)
+            distance = frechet.distance(real_statistics.gaussian, features.gaussian)
             rows.append(
                 [
                     name,
@@ -61,8 +59,8 @@ def main() -> None:
                     f"{recall:.3f}",
                 ]
             )
-    print(markdown_table(("model", "latents", extractor.distance_name, "kid", "precision", "recall"), rows))
-    floor = frechet.expected_floor(held.gaussian.spectrum, options.n, held.n or options.n)
+    print(table(("model", "latents", extractor.distance_name, "kid", "precision", "recall"), rows))
+    floor = frechet.expected_floor(real_statistics.gaussian.spectrum, options.n, real_statistics.n or options.n)
     print(
         f"a perfect generator: {floor:.3f} (closed form); numpy {np.__version__}; extractor {extractor.name} {extractor.sha256[:12]}"
     )

@@ -161,7 +161,7 @@ def measure(
     ports: dict[str, tuple[int, int]], folder: Path, rounds: int, seconds: float
 ) -> dict[tuple[str, int, str], list[float]]:
     """Requests/s by way, rows and server, a number a round."""
-    found: dict[tuple[str, int, str], list[float]] = {}
+    rates: dict[tuple[str, int, str], list[float]] = {}
     sums: dict[int, set[float]] = {rows: set() for rows in ROWS}
     for _ in range(rounds):
         for rows in ROWS:
@@ -169,17 +169,17 @@ def measure(
                 for (kind, how), port in zip(WAYS.items(), (http, grpc, http, grpc), strict=True):
                     rate, total = loop(kind, f"127.0.0.1:{port}", rows, seconds)
                     sums[rows].add(round(total, 1))
-                    found.setdefault((f"tritonclient.{kind}, {how}", rows, name), []).append(rate)
-                found.setdefault(("wrk, 32 connections", rows, name), []).append(by_wrk(http, folder, rows, seconds))
-    assert all(len(each) == 1 for each in sums.values()), f"the servers do not agree: {sums}"
-    return found
+                    rates.setdefault((f"tritonclient.{kind}, {how}", rows, name), []).append(rate)
+                rates.setdefault(("wrk, 32 connections", rows, name), []).append(by_wrk(http, folder, rows, seconds))
+    assert all(len(values) == 1 for values in sums.values()), f"the servers do not agree: {sums}"
+    return rates
 
 
-def report(found: dict[tuple[str, int, str], list[float]]) -> None:
+def report(rates: dict[tuple[str, int, str], list[float]]) -> None:
     print("| way | rows | Manifold | PyTriton | ratio |")
     print("|---|---|---|---|---|")
-    for way, rows in dict.fromkeys((way, rows) for way, rows, _ in found):
-        ours, theirs = (statistics.median(found[way, rows, name]) for name in ("Manifold", "PyTriton"))
+    for way, rows in dict.fromkeys((way, rows) for way, rows, _ in rates):
+        ours, theirs = (statistics.median(rates[way, rows, name]) for name in ("Manifold", "PyTriton"))
         print(f"| {way} | {rows} | {ours:,.0f} | {theirs:,.0f} | {ours / theirs:.2f} |")
 
 

@@ -90,8 +90,8 @@ def by_sheet(images: Pixels, codec: str, quality: int) -> tuple[float, float]:
     """Bits an image and PSNR, one file a hundred."""
     size, error = 0, 0.0
     for group in hundreds(images):
-        found, back = through(sheet(group), codec, quality)
-        size += found
+        bits, back = through(sheet(group), codec, quality)
+        size += bits
         error += squared_error(tiles_of(back, images.shape[1:]), group)
     return 8 * size / len(images), psnr(error / images.size)
 
@@ -101,8 +101,7 @@ def ours(model: engine.Model, images: Pixels, decoded: int) -> tuple[float, floa
 
     Raises RuntimeError where the first `decoded` images do not come back, codes and pixels, from their files.
     """
-    spec = model.manifest.data
-    assert isinstance(spec, ImageSpec)
+    spec = ImageSpec.of(model.manifest.spec, model.manifest.name)
     alone, together, error = 0, 0, 0.0
     for index, group in enumerate(hundreds(images)):
         edge = imaging.from_uint8(group, spec)
@@ -148,23 +147,23 @@ def main() -> None:
         items = datasets.load(name).test.items
         images = items[: min(options.n, len(items)) // SIDE**2 * SIDE**2]  # whole sheets
         alone, together, quality = ours(model, images, options.decoded)
-        found: dict[str, Any] = {"data": name, "images": len(images), "psnr": round(quality, 2)}
+        summary: dict[str, Any] = {"data": name, "images": len(images), "psnr": round(quality, 2)}
         for kind, rate, way, line in (("file", alone, one_by_one, "-"), ("sheet", together, by_sheet, "--")):
             lines = curves(images, way)
-            found[f"{kind}_bits"] = round(rate, 1)
+            summary[f"{kind}_bits"] = round(rate, 1)
             for (codec, curve), colour in zip(lines.items(), ("tab:blue", "tab:green"), strict=True):
                 bits = at(curve, quality)
-                found[f"{kind}_{codec}_bits"] = bits and round(bits, 1)
-                found[f"{kind}_{codec}_over_ours"] = bits and round(bits / rate, 2)
+                summary[f"{kind}_{codec}_bits"] = bits and round(bits, 1)
+                summary[f"{kind}_{codec}_over_ours"] = bits and round(bits / rate, 2)
                 if bits is None:
-                    found[f"{kind}_{codec}_least"] = [round(value, 2) for value in min(curve)]
+                    summary[f"{kind}_{codec}_least"] = [round(value, 2) for value in min(curve)]
                 panel.plot(*zip(*sorted(curve), strict=True), line, color=colour, label=f"{codec}, one {kind}")
             panel.plot(rate, quality, "*" if kind == "file" else "P", ms=13, color="tab:red", label=f"ours, one {kind}")  # fmt: skip
         panel.set(xscale="log", xlabel="bits an image, header and all", ylabel="PSNR (dB)", title=f"{name}: {artifact}")
         panel.set_xticks(ticks := [200, 500, 1000, 2000, 5000], [str(tick) for tick in ticks])
         panel.minorticks_off()
         panel.grid(alpha=0.3)
-        print(json.dumps(found), flush=True)
+        print(json.dumps(summary), flush=True)
     panels[0].legend(fontsize=8)
     figure.savefig(options.out, dpi=90)
 

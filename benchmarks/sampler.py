@@ -111,15 +111,15 @@ class Graphs:
 
 def _softmax(logits: np.ndarray) -> np.ndarray:
     weights = np.exp(logits - logits.max(1, keepdims=True))
-    found: np.ndarray = weights / weights.sum(1, keepdims=True)
-    return found
+    shares: np.ndarray = weights / weights.sum(1, keepdims=True)
+    return shares
 
 
 def timed(work: Callable[[Arrays], np.ndarray], inputs: Arrays) -> tuple[np.ndarray, float]:
     """What it gives, and milliseconds."""
     began = time.perf_counter()
-    found = work(inputs)
-    return found, 1000 * (time.perf_counter() - began)
+    outputs = work(inputs)
+    return outputs, 1000 * (time.perf_counter() - began)
 
 
 def main() -> None:
@@ -153,10 +153,10 @@ def main() -> None:
                 for way, work in ways.items():
                     if way == "naive" and places > 200 and round_ > 1:  # minutes
                         continue
-                    found, taken = timed(work, inputs)
+                    outputs, taken = timed(work, inputs)
                     times[way].append(taken)
                     if way == "naive":
-                        same &= np.array_equal(found, codes["cached"])
+                        same &= np.array_equal(outputs, codes["cached"])
             ms = {way: statistics.median(values) for way, values in times.items()}
             print(
                 json.dumps(

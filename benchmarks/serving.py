@@ -124,9 +124,9 @@ def wrk(
     output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     if "Non-2xx" in output or "Socket errors" in output:
         raise SystemExit(f"{url}: refused or broken\n{output}")
-    found = re.search(r"Requests/sec:\s+([\d.]+)", output)
-    assert found
-    return float(found.group(1))
+    match = re.search(r"Requests/sec:\s+([\d.]+)", output)
+    assert match
+    return float(match.group(1))
 
 
 ENGINE = """
@@ -145,13 +145,13 @@ def rate(call):
 found = {}
 for name in ("mlp", "dcgan"):
     model = engine.load(root / name, device="cpu", threads=1)
-    z = np.random.default_rng(7).uniform(-1, 1, (64, model.manifest.latent.size)).astype(np.float32)
+    z = np.random.default_rng(7).uniform(-1, 1, (64, model.manifest.space.size)).astype(np.float32)
     found[name] = 64 * rate(lambda: model.run("decode", {"latent": z}))
 model = engine.load(root / "mlp", device="cpu", threads=1)
 def grid():
     samples = model.sample(64)
     texts = recipes.for_samples(model.manifest, model.checksum, samples, {})
-    return model.manifest.data.sheet(samples.data, texts)
+    return model.manifest.spec.sheet(samples.data, texts)
 found["grid"] = rate(grid)
 print(json.dumps(found))
 """
@@ -160,8 +160,8 @@ print(json.dumps(found))
 def engine_alone(root: Path, seconds: int) -> dict[str, float]:
     """Rows/s of 64 rows at a time, and grids/s with their PNG."""
     command = [sys.executable, "-c", ENGINE, str(root), str(seconds)]
-    found: dict[str, float] = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
-    return found
+    rates: dict[str, float] = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    return rates
 
 
 def cpu_seconds(pid: int) -> float:
@@ -199,14 +199,14 @@ def transports(port: int, rpc_port: int, pid: int, calls: int = 3000) -> dict[st
             for _ in range(n):
                 assert stub.Sample(message).data.content
 
-    found = {}
+    microseconds = {}
     for name, load in (("REST", over_rest), ("gRPC", over_grpc)):
         load(200)
         before = cpu_seconds(pid)
         with concurrent.futures.ThreadPoolExecutor(8) as pool:
             list(pool.map(load, [calls // 8] * 8))
-        found[name] = 1e6 * (cpu_seconds(pid) - before) / (calls // 8 * 8)
-    return found
+        microseconds[name] = 1e6 * (cpu_seconds(pid) - before) / (calls // 8 * 8)
+    return microseconds
 
 
 def main() -> None:

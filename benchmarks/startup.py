@@ -43,9 +43,9 @@ def start(models: Path, lazy: bool) -> tuple[float, float]:
 
 def resident(pid: int) -> float:
     """MB."""
-    found = re.search(r"VmRSS:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
-    assert found
-    return int(found.group(1)) / 1000
+    match = re.search(r"VmRSS:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
+    assert match
+    return int(match.group(1)) / 1000
 
 
 def loading(models: Path, at_once: int | None) -> tuple[float, list[float]]:
@@ -98,7 +98,7 @@ def main() -> None:
     print(
         json.dumps({
             "models": len(names), **{key: round(statistics.median(values), 2) for key, values in figures.items()},
-            "longest_stalls_ms": [round(each, 1) for each in sorted(late)[:-6:-1]], "stalls_over_50_ms": sum(each > 50 for each in late),
+            "longest_stalls_ms": [round(stall, 1) for stall in sorted(late)[:-6:-1]], "stalls_over_50_ms": sum(stall > 50 for stall in late),
         })
     )  # fmt: skip
 

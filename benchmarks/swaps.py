@@ -50,11 +50,11 @@ def expected() -> list[bytes]:
     """What each of the two makes of the seed, as the service writes it."""
     from manifold import runtime
 
-    found = []
+    answers = []
     for name in TURNS:
         array = runtime.load(MODELS / name, device="cpu").sample(1, seed=SEED).data
-        found.append(np.ascontiguousarray(array, "<f4").tobytes())
-    return found
+        answers.append(np.ascontiguousarray(array, "<f4").tobytes())
+    return answers
 
 
 def post(port: int, path: str) -> None:

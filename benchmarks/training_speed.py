@@ -109,8 +109,8 @@ def run(command: list[str]) -> dict[str, Any]:
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(f"{' '.join(command)}: {done.stderr[-2000:]}")
-    found: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
-    return found
+    result: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+    return result
 
 
 def main() -> None:
@@ -142,9 +142,9 @@ def main() -> None:
             parameters = set()
             for _ in range(options.rounds):
                 for way, command in ways.items():
-                    found = run(command)
-                    rates[way].append(found["rate"] if "rate" in found else found["rates"][-1])
-                    parameters.add(found["parameters"])
+                    result = run(command)
+                    rates[way].append(result["rate"] if "rate" in result else result["rates"][-1])
+                    parameters.add(result["parameters"])
             if len(parameters) != 1:
                 raise RuntimeError(f"the networks differ: {parameters} parameters")
             pace = {way: statistics.median(values) for way, values in rates.items()}

@@ -43,21 +43,20 @@ def points(run: runs.Run, data: Data) -> NDArray[np.float64]:
 
 def decoded(items: NDArray[np.float32], data: Data) -> NDArray[np.float64]:
     """Encoded rows in the ring's own units."""
-    assert isinstance(data.spec, TableSpec)
-    columns = [column for column in data.spec.columns if isinstance(column, NumericColumn)]
-    found: NDArray[np.float64] = items * [column.scale for column in columns] + [column.mean for column in columns]
-    return found
+    columns = [column for column in TableSpec.of(data.spec, data.name).columns if isinstance(column, NumericColumn)]
+    values: NDArray[np.float64] = items * [column.scale for column in columns] + [column.mean for column in columns]
+    return values
 
 
-def judged(found: NDArray[np.float64]) -> tuple[int, float]:
+def judged(points: NDArray[np.float64]) -> tuple[int, float]:
     """Modes covered, and the share of samples within three deviations of one."""
     angles = 2 * np.pi * np.arange(ring.MODES) / ring.MODES
     centres = ring.RADIUS * np.stack([np.cos(angles), np.sin(angles)], 1)
-    distances = np.linalg.norm(found[:, None] - centres, axis=2)
+    distances = np.linalg.norm(points[:, None] - centres, axis=2)
     nearest = distances.argmin(axis=1)
     near = distances.min(axis=1)
     counts = np.bincount(nearest[near < 30 * ring.DEVIATION], minlength=ring.MODES)
-    return int((counts >= 0.01 * len(found)).sum()), float((near < 3 * ring.DEVIATION).mean())
+    return int((counts >= 0.01 * len(points)).sum()), float((near < 3 * ring.DEVIATION).mean())
 
 
 def main() -> None:
@@ -105,8 +104,8 @@ def draw(pictures: dict[int, list[tuple[int, NDArray[np.float64]]]], real: NDArr
     FigureCanvasAgg(figure)
     axes = figure.subplots(len(pictures), LOOKS + 1, squeeze=False)
     for row, (unrolled, looks) in zip(axes, pictures.items(), strict=True):
-        for cell, (step, found) in zip(row, [*looks, (0, real)], strict=True):
-            cell.scatter(found[:, 0], found[:, 1], s=1, alpha=0.3, color="tab:green" if step == 0 else "tab:blue")
+        for cell, (step, points) in zip(row, [*looks, (0, real)], strict=True):
+            cell.scatter(points[:, 0], points[:, 1], s=1, alpha=0.3, color="tab:green" if step == 0 else "tab:blue")
             cell.set(xlim=(-2.8, 2.8), ylim=(-2.8, 2.8), xticks=[], yticks=[], aspect="equal")
             cell.set_title(f"step {step}" if step else "data", fontsize=8)
         row[0].set_ylabel(f"{unrolled} unrolled")

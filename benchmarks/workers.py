@@ -32,7 +32,7 @@ LOADS = {
 def family(pid: int) -> list[int]:
     """A process and its children."""
     children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    return [pid, *(each for child in children for each in family(int(child)))]
+    return [pid, *(process for child in children for process in family(int(child)))]
 
 
 def generator_seconds() -> float:

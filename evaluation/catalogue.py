@@ -10,8 +10,10 @@ import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from manifold.evaluation.cells import DISTANCES
 from manifold.runtime import manifest as manifests
 from manifold.runtime import repository
+from manifold.runtime.errors import InvalidValue
 from manifold.runtime.manifest import Manifest, Metric
 from manifold.runtime.operations import CAN
 
@@ -21,15 +23,14 @@ MIB = 1024 * 1024
 
 
 def artifacts(root: Path) -> list[tuple[Path, Manifest]]:
-    """The latest version of each, with its folder, by data set and name."""
-    found = [
-        (folder, manifests.read(folder)) for folder in (repository.find(name, root) for name in repository.scan(root))
-    ]
-    return sorted(found, key=lambda pair: (_data(pair[1]), "features" in pair[1].tasks, pair[1].name))
+    """Return the latest version of each artifact, with its folder, by data set and name."""
+    folders = [repository.find(name, root) for name in repository.scan(root)]
+    pairs = [(folder, manifests.read(folder)) for folder in folders]
+    return sorted(pairs, key=lambda pair: (_data(pair[1]), "features" in pair[1].tasks, pair[1].name))
 
 
 def table(root: Path) -> str:
-    """A Markdown table, a line an artifact."""
+    """Return a Markdown table, a line for each artifact."""
     lines = ["| name | what it is | figures |", "|---|---|---|"]
     for _, manifest in artifacts(root):
         lines.append(f"| `{manifest.name}` | {manifest.description.rstrip('.')} | {'; '.join(figures(manifest))} |")
@@ -37,16 +38,16 @@ def table(root: Path) -> str:
 
 
 def page(root: Path, beside: Path) -> str:
-    """The whole page: a section a data set, the table of each, sample sheets. Links are relative to the folder `beside`."""
+    """Return the whole page: a section for each data set, with its artifacts and their sheets. Links are relative to the folder `beside`."""
     by_data: dict[str, list[tuple[Path, Manifest]]] = {}
     for folder, manifest in artifacts(root):
         by_data.setdefault(_data(manifest), []).append((folder, manifest))
     parts = ["# The shipped models", _INTRODUCTION]
-    for data, held in by_data.items():
+    for data, group in by_data.items():
         parts.append(f"## {data}")
-        if anchors := _anchors(manifest for _, manifest in held):
+        if anchors := _anchors(manifest for _, manifest in group):
             parts.append(anchors)
-        for folder, manifest in held:
+        for folder, manifest in group:
             parts.append(_section(folder, manifest, beside))
     return "\n\n".join(parts) + "\n"
 
@@ -57,8 +58,22 @@ for tables each column's distribution beside the real one, for classifiers the t
 different extractors are different scales: compare within a data set."""
 
 
+def write(root: Path, page_: Path, readme: Path | None = None) -> list[Path]:
+    """Write the page, and the table between the marks of the file `readme`. Return the files. Raises InvalidValue without the marks."""
+    texts = {page_: page(root, page_.parent)}
+    if readme is not None:
+        try:
+            texts[readme] = between(readme.read_text(), table(root))
+        except (OSError, ValueError) as error:
+            raise InvalidValue(f"readme: {readme}: {error}", field="readme") from None
+    for path, text in texts.items():
+        with repository.replacing(path) as temporary:
+            temporary.write_text(text)
+    return list(texts)
+
+
 def between(text: str, new: str) -> str:
-    """The text with what stands between the marks replaced. Raises ValueError where they are not there once each, in order."""
+    """Return the text with what stands between the marks replaced. Raises ValueError unless each mark occurs once, in order."""
     if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
         raise ValueError(f"needs the lines {BEGIN} and {END}, once each")
     before, rest = text.split(BEGIN)
@@ -91,9 +106,9 @@ def _spent(manifest: Manifest) -> str:
     return f", {spent['seconds'] / 60:.0f} min of training on {spent['device']}" if isinstance(spent, dict) else ""
 
 
-def _anchors(held: Iterable[Manifest]) -> str:
-    """What real images score, of the first artifact that was evaluated."""
-    for manifest in held:
+def _anchors(manifests_: Iterable[Manifest]) -> str:
+    """Return what real images score, by the first artifact that was evaluated."""
+    for manifest in manifests_:
         for metric in manifest.metrics:
             anchors = metric.protocol.get("anchors")
             if isinstance(anchors, dict) and "train_vs_test" in anchors:
@@ -109,9 +124,8 @@ def _anchors(held: Iterable[Manifest]) -> str:
 
 
 def figures(manifest: Manifest) -> list[str]:
-    """What the manifest's metrics say, the most telling first."""
-    found = [rule(manifest.metrics) for rule in RULES]
-    return [text for text in found if text]
+    """Return what the manifest's metrics say, the most telling first."""
+    return [text for rule in RULES if (text := rule(manifest.metrics))]
 
 
 Metrics = tuple[Metric, ...]
@@ -125,10 +139,10 @@ def _likelihood(metrics: Metrics) -> str:
     elbo = _first(metrics, "elbo")
     iwae = next((metric for metric in metrics if metric.name.startswith("iwae_")), None)
     nll, bits = _first(metrics, "nll"), _first(metrics, "bits_per_dim")
-    of = elbo or nll
-    if of is None:
+    stated = elbo or nll
+    if stated is None:
         return ""
-    seen = of.protocol.get("binarisation") or of.protocol.get("observed")
+    seen = stated.protocol.get("binarisation") or stated.protocol.get("observed")
     parts = [f"ELBO {elbo.value:.1f} nats"] if elbo else []
     parts += [f"{iwae.name.upper().replace('_', '-')} {iwae.value:.1f}"] if elbo and iwae else []
     if not elbo and nll is not None:
@@ -149,13 +163,13 @@ def _reconstruction(metrics: Metrics) -> str:
 
 
 def _distance(metrics: Metrics) -> str:
-    found = [metric for metric in metrics if metric.name in ("fd_classifier", "fid")]
-    shown = [f"{metric.value:.3g}{_of_prior(metric, len(found))}" for metric in found]
-    return f"{found[0].name} {', '.join(shown)}{_resized(found[0])}" if found else ""
+    distances = [metric for metric in metrics if metric.name in DISTANCES]
+    values = [f"{metric.value:.3g}{_of_prior(metric, len(distances))}" for metric in distances]
+    return f"{distances[0].name} {', '.join(values)}{_resized(distances[0])}" if distances else ""
 
 
 def _resized(metric: Metric) -> str:
-    """Images that were not judged as they are: their figures are no match for those that were."""
+    """Return a note about images that were resized before they were judged: such figures do not compare with others."""
     common = metric.protocol.get("common")
     resize = common.get("resize", "none") if isinstance(common, dict) else "none"
     return f" (images resized for it, {resize})" if metric.name == "fd_classifier" and resize != "none" else ""
@@ -182,11 +196,11 @@ def _accuracy(metrics: Metrics) -> str:
 
 
 def _anomalies(metrics: Metrics) -> str:
-    area, found = _first(metrics, "auroc"), _first(metrics, "found_at_1%")
+    area, recall = _first(metrics, "auroc"), _first(metrics, "found_at_1%")
     if area is None:
         return ""
     against = area.protocol.get("against") or "known anomalies"
-    share = f", {found.value:.0%} found at 1% false alarms" if found else ""
+    share = f", {recall.value:.0%} found at 1% false alarms" if recall else ""
     return f"against {against}: AUROC {area.value:.3f}{share}"
 
 

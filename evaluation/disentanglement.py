@@ -1,4 +1,4 @@
-"""Whether each latent dimension holds one factor of the data, and each factor sits in one dimension; and traversals to look at.
+"""Disentanglement: whether each latent dimension holds one factor of the data, and each factor is in one dimension; and traversals.
 
 MIG: Chen et al., 2018, arXiv 1802.04942, eq. 6. DCI: Eastwood and Williams, 2018, "A framework for the quantitative evaluation of
 disentangled representations", with importances of random forests. Codes are posterior means (N, L), factors (N, K) with few values each.
@@ -6,6 +6,7 @@ disentangled representations", with importances of random forests. Codes are pos
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,9 +14,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from manifold.evaluation.errors import EvaluationError
+from manifold.evaluation.extractors import BATCH, map_batches
+from manifold.evaluation.images import ImageArray, RealData, pixels_of
+from manifold.evaluation.markdown import table
+from manifold.evaluation.model_inputs import conditions, inputs
+from manifold.evaluation.report import Values, rounded
 from manifold.runtime import imaging
 from manifold.runtime.engine import Model
-from manifold.runtime.kinds.image import ImageSpec
+from manifold.runtime.errors import UnsupportedTask
+from manifold.runtime.operations import CAN
 
 Array = NDArray[Any]
 Float64 = NDArray[np.float64]
@@ -23,13 +30,14 @@ Float64 = NDArray[np.float64]
 BINS = 20  # of equal width, for the mutual information with a real-valued code
 MOST_VALUES = 100  # of a factor
 TREES = 40
+MOST_ITEMS = 10_000  # training items at most that factors are told from
 ACTIVE = 0.01  # variance of the posterior mean over the data above which a dimension is active (Burda et al., 2015, section 5.1)
 REACH, STEPS = 2.5, 11  # of a traversal, in deviations
 
 
 @dataclass(frozen=True)
 class DCI:
-    """All in 0..1. `importance` (L, K) adds up to 1 over the dimensions of each factor."""
+    """The figures of DCI, all in 0..1. `importance` (L, K) adds up to 1 over the dimensions of each factor."""
 
     disentanglement: float
     completeness: float
@@ -38,7 +46,7 @@ class DCI:
 
 
 def mutual_information(codes: Array, factors: Array, bins: int = BINS) -> tuple[Float64, Float64]:
-    """I(code_j; factor_k) (L, K) and H(factor_k) (K,), in nats, by counting; codes are cut into bins of equal width."""
+    """Return I(code_j; factor_k) (L, K) and H(factor_k) (K,) in nats, by counting. Codes are cut into bins of equal width."""
     ranks = [_ranks(factor) for factor in factors.T]
     information = np.zeros((codes.shape[1], len(ranks)))
     for j, code in enumerate(codes.T):
@@ -54,7 +62,7 @@ def mutual_information(codes: Array, factors: Array, bins: int = BINS) -> tuple[
 
 
 def mig(codes: Array, factors: Array) -> Float64:
-    """The mutual information gap of each factor (K,): of the two dimensions that tell most of it, over its entropy. Its mean is MIG."""
+    """Return the mutual information gap of each factor (K,): of the two most informative dimensions, over its entropy. Its mean is MIG."""
     information, entropy = mutual_information(codes, factors)
     if len(information) < 2:
         raise EvaluationError("MIG is a gap between two latent dimensions, and there is one")
@@ -64,7 +72,7 @@ def mig(codes: Array, factors: Array) -> Float64:
 
 
 def dci(codes: Array, factors: Array, test_codes: Array, test_factors: Array, seed: int = 0) -> DCI:
-    """Forests that tell each factor from the codes: who needs which dimension."""
+    """Return DCI, by random forests that predict each factor from the codes."""
     from sklearn.ensemble import RandomForestClassifier
 
     importance, right = [], []
@@ -91,8 +99,8 @@ def _ranks(factor: Array) -> NDArray[np.int64]:
     values, ranks = np.unique(factor, return_inverse=True)
     if len(values) > MOST_VALUES:
         raise EvaluationError(f"a factor has {len(values)} different values; cut it into at most {MOST_VALUES} first")
-    found: NDArray[np.int64] = ranks.reshape(-1)
-    return found
+    flat: NDArray[np.int64] = ranks.reshape(-1)
+    return flat
 
 
 def _entropy(p: Float64) -> float:
@@ -101,7 +109,7 @@ def _entropy(p: Float64) -> float:
 
 
 def active(means: Array) -> list[int]:
-    """Dimensions whose posterior mean varies over the data, most first."""
+    """Return the dimensions whose posterior mean varies over the data, most first."""
     variance = means.astype(np.float64).var(axis=0)
     return [int(index) for index in np.argsort(-variance, kind="stable") if variance[index] > ACTIVE]
 
@@ -109,17 +117,86 @@ def active(means: Array) -> list[int]:
 def traversals(
     model: Model, means: Array, item: int, classes: Any = None, steps: int = STEPS
 ) -> tuple[list[int], Array]:
-    """Each active dimension of one item's latent moved from end to end, the others held: the dimensions, and uint8 (rows, steps, C, H, W).
+    """Move each active dimension of one item's latent from end to end. Return the dimensions and uint8 images (rows, steps, C, H, W).
 
     Ends are REACH deviations of the posterior means to both sides of their mean.
     """
-    spec = model.manifest.data
-    if not isinstance(spec, ImageSpec):
-        raise EvaluationError(f"{model.manifest.name} makes rows, which no picture shows")
+    spec = model.manifest.spec
+    if not spec.pictures:
+        raise EvaluationError(f"{model.manifest.name} makes {spec.noun}, which no picture shows")
     centre, deviation = means.mean(axis=0), means.std(axis=0)
     dimensions, rows = active(means), []
     for dimension in dimensions:
         latents = np.repeat(means[item : item + 1], steps, axis=0).astype(np.float32)
         latents[:, dimension] = centre[dimension] + deviation[dimension] * np.linspace(-REACH, REACH, steps)
-        rows.append(imaging.to_uint8(model.sample(steps, latents=latents, classes=classes).data, spec))
+        rows.append(pixels_of(model, model.sample(steps, latents=latents, classes=classes).data))
     return dimensions, np.asarray(rows).reshape(len(rows), steps, *spec.shape)
+
+
+def of_model(model: Model, data: RealData, item: int) -> tuple[dict[str, Any], bytes]:
+    """Return the active dimensions, MIG and DCI if the data's factors are known, and a PNG of traversals from a test item, a row a dimension.
+
+    Raises UnsupportedTask for a model without a latent that it encodes into, EvaluationError for an item that does not exist.
+    """
+    manifest = model.manifest
+    if manifest.space is None or not CAN["interpolate"](manifest) or not CAN["reconstruct"](manifest):
+        raise UnsupportedTask(
+            f"{manifest.name} does not encode into a latent; it can {', '.join(manifest.tasks)}", field="model"
+        )
+    if not 0 <= item < data.test.n:
+        raise EvaluationError(f"item: {item} is not one of the {data.test.n} test items", field="item")
+    some = data.train.picked(MOST_ITEMS, 0)
+    train, test = _means(model, some), _means(model, data.test)
+    classes = conditions(model, data.test, ("encode", "decode"))(item, item + 1).get("classes")
+    dimensions, rows = traversals(model, test, item, classes)
+    if not dimensions:
+        raise EvaluationError(f"{manifest.name}: no latent dimension varies over the data: the posterior has collapsed")
+    figures: dict[str, Any] = {
+        "model": manifest.name, "version": manifest.version, "data": data.name, "latent": manifest.space.size, "active": len(dimensions),
+        "dimensions": dimensions,
+    }  # fmt: skip
+    if some.factors is not None and data.test.factors is not None:
+        figures |= _by_factor(train, some.factors, test, data.test.factors, some.factor_names)
+    pixels = rows.reshape(-1, *rows.shape[2:])
+    return figures, imaging.to_png(imaging.grid(pixels, columns=rows.shape[1], scale=max(1, round(56 / rows.shape[3]))))
+
+
+def _means(model: Model, images: ImageArray) -> Array:
+    """Return the posterior means (N, L) of images."""
+    given = conditions(model, images, ("encode",))
+    parts = map_batches(
+        lambda start, stop: model.encode(inputs(model, images, start, stop), **given(start, stop)).placed, images.n, BATCH
+    )  # fmt: skip
+    return np.concatenate(parts)
+
+
+def _by_factor(train: Array, factors: Array, test: Array, test_factors: Array, names: Sequence[str]) -> dict[str, Any]:
+    """Return MIG and DCI as JSON values, with their protocol."""
+    gaps = mig(train, factors)
+    parts = dci(train, factors, test, test_factors)
+    importance = parts.importance.T.tolist()
+    return {
+        "mig": rounded(float(gaps.mean())), "mig_by_factor": dict(zip(names, map(rounded, gaps.tolist()), strict=True)),
+        "dci_disentanglement": rounded(parts.disentanglement), "dci_completeness": rounded(parts.completeness),
+        "dci_informativeness": rounded(parts.informativeness),
+        "importance": {name: [rounded(value) for value in column] for name, column in zip(names, importance, strict=True)},
+        "protocol": {"codes": "posterior means", "train": len(train), "test": len(test), "bins": BINS, "trees": TREES},
+    }  # fmt: skip
+
+
+def to_markdown(figures: Values) -> str:
+    """Return the figures of `of_model` as Markdown."""
+    lines = [
+        f"# {figures['model']} {figures['version']} on {figures['data']}",
+        f"{figures['active']} of {figures['latent']} dimensions are active",
+    ]
+    if "mig" in figures:
+        names = ("mig", "dci_disentanglement", "dci_completeness", "dci_informativeness")
+        lines.append(table(names, [[f"{figures[name]:.3f}" for name in names]]))
+        dimensions = figures["dimensions"]
+        rows = [
+            [factor, f"{figures['mig_by_factor'][factor]:.3f}", *(f"{shares[j]:.2f}" for j in dimensions)]
+            for factor, shares in figures["importance"].items()
+        ]
+        lines.append(table(("factor", "mig", *(f"z{j}" for j in dimensions)), rows))
+    return "\n\n".join(lines) + "\n"

@@ -6,8 +6,8 @@ from manifold.runtime.errors import InvalidValue
 
 
 class EvaluationError(InvalidValue):
-    """Something about the images, the statistics or the options is wrong; the message says what to do."""
+    """An error in the images, the statistics or the options. The message says what to do."""
 
 
 class ProtocolMismatch(EvaluationError):
-    """Two numbers were measured in different ways; comparing them would say nothing."""
+    """Two numbers that were measured in different ways and cannot be compared."""

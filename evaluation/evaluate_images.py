@@ -5,33 +5,27 @@ A report is plain data (JSON values) and the same twice for the same seed; the p
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from numpy.typing import NDArray
 
 from manifold.evaluation import frechet, metrics
-from manifold.evaluation.extractors import Extractor, Features, Progress, extract
+from manifold.evaluation.extractors import ExtractedFeatures, Extractor, Stage, extract, silent
 from manifold.evaluation.images import Source
-from manifold.evaluation.records import Pictures, Report, rounded
 from manifold.evaluation.reference import Reference
+from manifold.evaluation.report import Pictures, Report, rounded
 
 Array = NDArray[Any]
-Stage = Callable[[str], Progress | None]  # a stage begins; what to tell of its progress
 
 SHEET = 64  # pictures on the page
 CONFIDENT = 0.9  # a class probability above it: an image that is clearly something
 TOO_ALIKE = 0.01  # part of exact duplicates that is worth a warning
 
 
-def silent(stage: str) -> None:
-    """No progress."""
-
-
 def evaluate_images(
     source: Source, reference: Reference, extractor: Extractor, *, seed: int = 0, stage: Stage = silent
-) -> tuple[Report, Features, Pictures]:
-    """Any source of images against a reference: distances, scores, precision and recall, the perfect generator beside them."""
+) -> tuple[Report, ExtractedFeatures, Pictures]:
+    """Judge any source of images by a reference: distances, scores, precision and recall, beside a perfect generator's."""
     features = extract(extractor, source, seed=seed, progress=stage(f"{source.name}: features"))
     stage("metrics")
     report = Report(source.name, None, _protocol(extractor, reference, features.n, seed), {})
@@ -55,18 +49,20 @@ def evaluate_images(
 
 def _protocol(extractor: Extractor, reference: Reference, n: int, seed: int) -> dict[str, Any]:
     return {
-        "extractor": extractor.name, "extractor_sha256": extractor.sha256, "reference": reference.about, "n": n,
+        "extractor": extractor.name, "extractor_sha256": extractor.sha256, "reference": reference.origin, "n": n,
         "resize": extractor.mode, "seed": seed,
     }  # fmt: skip
 
 
-def _distances(report: Report, features: Features, reference: Reference, extractor: Extractor, seed: int) -> None:
+def _distances(
+    report: Report, features: ExtractedFeatures, reference: Reference, extractor: Extractor, seed: int
+) -> None:
     name = extractor.distance_name
     value = frechet.distance(reference.gaussian, features.gaussian)
     report.metrics[name] = rounded(value)
     points = frechet.curve(reference.gaussian, features.rows, seed)
     points = [*[point for point in points if point[0] < features.n], (features.n, value)]
-    report.curve = [[n, rounded(found)] for n, found in points]
+    report.curve = [[n, rounded(distance)] for n, distance in points]
     if len(points) > 2:
         report.metrics[f"{name}_infinity"] = rounded(frechet.at_infinity(points))
         report.details[f"{name}_infinity"] = {"fit": "a + b / N over the curve's points", "from": points[0][0]}
@@ -88,7 +84,7 @@ def _distances(report: Report, features: Features, reference: Reference, extract
         report.details["precision"] = report.details["recall"] = {**pairs, "neighbours": metrics.NEIGHBOURS}
 
 
-def _scores(report: Report, features: Features, reference: Reference, seed: int) -> None:
+def _scores(report: Report, features: ExtractedFeatures, reference: Reference, seed: int) -> None:
     if features.probabilities is None:
         return
     report.metrics["confident"] = rounded(metrics.confident(features.probabilities, CONFIDENT))
@@ -117,7 +113,7 @@ def _scores(report: Report, features: Features, reference: Reference, seed: int)
 
 
 def _perfect(report: Report, n: int, reference: Reference, seed: int) -> None:
-    """What n images of a perfect generator would score: an anchor, never subtracted."""
+    """Add what n images of a perfect generator would score: an anchor, which is never subtracted."""
     m = reference.n or 10**12  # a file that does not say how many: as if it were the truth
     anchor = {"closed_form": rounded(frechet.expected_floor(reference.gaussian.spectrum, n, m))}
     if reference.features is not None:
@@ -126,8 +122,8 @@ def _perfect(report: Report, n: int, reference: Reference, seed: int) -> None:
     report.anchors["perfect_generator"] = anchor
 
 
-def _classes(report: Report, features: Features, reference: Reference, extractor: Extractor) -> None:
-    """Rows by class: how often each comes, and where a class was asked for, how often that came."""
+def _classes(report: Report, features: ExtractedFeatures, reference: Reference, extractor: Extractor) -> None:
+    """Add rows by class: how often each occurs, and how often it occurs where it was asked for."""
     if features.probabilities is None:
         return
     chosen = features.probabilities.argmax(axis=1)
@@ -155,7 +151,7 @@ def _classes(report: Report, features: Features, reference: Reference, extractor
         report.warnings.append(f"no image falls into: {', '.join(missing)}")
 
 
-def _class_pictures(features: Features, extractor: Extractor) -> dict[str, Array]:
+def _class_pictures(features: ExtractedFeatures, extractor: Extractor) -> dict[str, Array]:
     if features.probabilities is None or len(features.first) < 2 or (extractor.classes is None):
         return {}
     chosen = features.probabilities[: len(features.first)].argmax(axis=1)

@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 
 from manifold.evaluation import resize
 from manifold.evaluation.errors import EvaluationError
-from manifold.evaluation.images import Batch, Source
-from manifold.evaluation.statistics import Gaussian, Moments
+from manifold.evaluation.images import ImageBatch, Source
+from manifold.evaluation.statistics import FeatureGaussian, Moments
 from manifold.runtime import engine, imaging, repository
 from manifold.runtime.engine import Model
 from manifold.runtime.kinds.image import ImageSpec
@@ -37,19 +37,20 @@ KEPT = 10_000  # rows of features kept for the metrics that look at pairs; momen
 INCEPTION = "6726825d"  # SHA-256 of the published weights begins so; their distance alone is called FID
 
 Progress = Callable[[int, int], None]  # images done, images in all
+Stage = Callable[[str], Progress | None]  # begins a stage and returns what to tell of its progress
 
 
 class Extractor:
-    """What turns images into features (n, d) and class probabilities (n, C)."""
+    """A model that turns images into features (n, d) and class probabilities (n, C)."""
 
     def __init__(self, model: Model, resize_mode: str = resize.NONE) -> None:
-        spec, task = model.manifest.data, model.manifest.task("features")
-        if task is None or "features" not in task.roles or not isinstance(spec, ImageSpec):
+        spec, task = model.manifest.spec, model.manifest.task("features")
+        if task is None or "features" not in task.roles or not spec.pictures:
             raise EvaluationError(
                 f"extractor: {model.manifest.name} has no task `features` on images; it can {', '.join(model.manifest.tasks)}",
                 field="extractor",
             )
-        self.model, self.spec, self.mode = model, spec, resize.check(resize_mode)
+        self.model, self.spec, self.mode = model, ImageSpec.of(spec, model.manifest.name), resize.check(resize_mode)
         self.classes = model.manifest.classes
         shapes = {tensor.role: tensor.shape for tensor in task.outputs}
         self.dimensions = shapes["features"][0]
@@ -58,17 +59,17 @@ class Extractor:
 
     @property
     def name(self) -> str:
-        """The artifact's, with its version."""
+        """Return the artifact's name and version."""
         return f"{self.model.manifest.name}/{self.model.manifest.version}"
 
     @property
     def colour(self) -> str:
-        """How image files are read for it."""
+        """Return how image files are read for it: L or RGB."""
         return "L" if self.spec.channels == 1 else "RGB"
 
     @property
     def sha256(self) -> str:
-        """Of the graph and its weights, whatever else the artifact holds."""
+        """Return the SHA-256 of the graph and its weights. It does not depend on the artifact's other files."""
         manifest = self.model.manifest
         files = manifest.files or repository.records(self.model.folder)
         graph = manifest.tasks["features"].graph
@@ -77,12 +78,12 @@ class Extractor:
 
     @property
     def distance_name(self) -> str:
-        """`fid` through the Inception v3 of the published values, else `fd_classifier`."""
+        """Return `fid` for the Inception v3 of the published values, else `fd_classifier`."""
         weights = str(self.model.manifest.provenance.get("weights_sha256", ""))
         return "fid" if weights.startswith(INCEPTION) else "fd_classifier"
 
     def edge(self, pixels: Array | list[Array]) -> Float32:
-        """uint8 images to the graph's edge: grey repeated where colour is looked at, resized by the stated rule."""
+        """Return uint8 images as model inputs: grey images are repeated for a colour model, and resized by the stated rule."""
         if isinstance(pixels, list):
             return np.concatenate([self.edge(image[None]) for image in pixels])
         if pixels.shape[1] != self.spec.channels:
@@ -99,29 +100,33 @@ class Extractor:
         return edge
 
     def __call__(self, pixels: Array | list[Array]) -> tuple[Float32, Float32 | None]:
-        """Features (n, d) and class probabilities (n, C), None where the artifact has no logits."""
+        """Return features (n, d) and class probabilities (n, C), None if the artifact has no logits."""
         outputs = self.model.run("features", {self._role: self.edge(pixels)})
         return outputs["features"], softmax(outputs["logits"]).astype(np.float32) if self.has_logits else None
 
 
+def silent(stage: str) -> None:
+    """Show no progress."""
+
+
 def _is_weights(name: str) -> bool:
-    """Files that are weights, and neither pictures, vectors nor statistics."""
+    """Return whether a file holds weights: it is neither a picture nor vectors nor statistics."""
     return not name.endswith((".png", ".npz", ".json", ".onnx"))
 
 
 def load(name: str, models: Path, resize_mode: str = resize.NONE, device: str = "auto") -> Extractor:
-    """The extractor of that name in the folder of models, or at that path."""
+    """Return the extractor of that name in the folder of models, or at that path."""
     return Extractor(engine.load(repository.find(name, models), device=device), resize_mode)
 
 
 def for_data(data: str, models: Path) -> str:
-    """Name of the artifact that extracts features and was trained on the data set. Raises EvaluationError that lists what there is."""
-    chosen, found = repository.trained_on(data, models, "features")
+    """Return the name of the artifact that extracts features and was trained on the data set. Raises EvaluationError that lists the others."""
+    chosen, others = repository.trained_on(data, models, "features")
     if not chosen:
         raise EvaluationError(
             f"extractor: none in {models} was trained on {data!r}; name one with --extractor",
             field="extractor",
-            valid=list(found),
+            valid=list(others),
         )
     return chosen[0]
 
@@ -130,11 +135,11 @@ def for_data(data: str, models: Path) -> str:
 
 
 @dataclass(frozen=True)
-class Features:
-    """What one pass over images leaves."""
+class ExtractedFeatures:
+    """The results of one pass over images."""
 
     n: int
-    gaussian: Gaussian
+    gaussian: FeatureGaussian
     rows: Float32  # (at most KEPT, d)
     probabilities: Float32 | None  # (n, C)
     labels: NDArray[np.int64]  # (n,) asked for, or the data's; -1 where unknown
@@ -144,7 +149,7 @@ class Features:
 
     @property
     def class_shares(self) -> NDArray[np.float64] | None:
-        """Part of the images in each class: of the labels where all are known, else of the mean probabilities; sums to 1."""
+        """Return the share of the images in each class: by labels if all are known, else by mean probabilities. The shares sum to 1."""
         if self.probabilities is None:
             return None
         if (self.labels >= 0).all():
@@ -156,8 +161,8 @@ class Features:
 
 def extract(
     extractor: Extractor, source: Source, *, seed: int = 0, batch: int = BATCH, progress: Progress | None = None
-) -> Features:
-    """One pass of all images of the source through the extractor; never holds more than a few batches of them.
+) -> ExtractedFeatures:
+    """Pass all images of the source through the extractor. At most a few batches of them are in memory.
 
     Raises EvaluationError for fewer than 2 images. `seed` picks the rows that are kept where there are more than KEPT.
     """
@@ -167,7 +172,7 @@ def extract(
     hashes: set[bytes] = set()
     done = shown = 0
 
-    def work(start: int) -> tuple[Batch, Float32, Float32 | None]:
+    def work(start: int) -> tuple[ImageBatch, Float32, Float32 | None]:
         images = source.batch(start, min(start + batch, source.n))
         if not len(images):
             return images, np.zeros((0, extractor.dimensions), np.float32), None
@@ -190,7 +195,7 @@ def extract(
             progress(done, source.n)
     if moments.n < 2:
         raise EvaluationError(f"{source.name}: {moments.n} image(s) to be read; at least 2 are needed")
-    return Features(
+    return ExtractedFeatures(
         moments.n, moments.gaussian(), np.concatenate(rows), np.concatenate(probabilities) if probabilities else None,
         np.concatenate(labels), 1 - len(hashes) / moments.n, _same_size(first), tuple(skipped),
     )  # fmt: skip
@@ -208,7 +213,7 @@ def _same_size(batches: list[Array]) -> Array:
 
 
 def _in_order(work: Callable[[int], T], starts: range) -> Iterator[tuple[int, T]]:
-    """work(start) for every start, side by side on all cores, in order; at most a few results wait."""
+    """Yield work(start) for every start, in order. It runs in parallel on all cores; at most a few results wait."""
     workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     with ThreadPoolExecutor(workers) as pool:
         waiting: deque[Any] = deque()
@@ -227,10 +232,10 @@ def _in_order(work: Callable[[int], T], starts: range) -> Iterator[tuple[int, T]
 
 
 def map_batches(work: Callable[[int, int], T], n: int, batch: int = BATCH, progress: Progress | None = None) -> list[T]:
-    """work(start, stop) over n items in batches, side by side, results in order."""
-    found = []
+    """Return the results of work(start, stop) over n items in batches. Batches run in parallel; results are in order."""
+    results = []
     for start, result in _in_order(lambda start: work(start, min(start + batch, n)), range(0, n, batch)):
-        found.append(result)
+        results.append(result)
         if progress:
             progress(min(start + batch, n), n)
-    return found
+    return results

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from scipy import linalg
 
 from manifold.evaluation.errors import EvaluationError
-from manifold.evaluation.statistics import Gaussian, of_rows
+from manifold.evaluation.statistics import FeatureGaussian, of_rows
 
 Array = NDArray[Any]
 Float64 = NDArray[np.float64]
@@ -26,8 +26,8 @@ ROUNDING = 1e-10  # error of the trace term that the fast way may make, relative
 RESOLUTION = 16 * EPS  # of a difference of traces, relative to them
 
 
-def distance(reference: Gaussian, other: Gaussian) -> float:
-    """d² as above, exact for singular covariances, 0 where it is below what rounding can tell. What is derived is kept in the Gaussians.
+def distance(reference: FeatureGaussian, other: FeatureGaussian) -> float:
+    """Return d² as above, exact for singular covariances, 0 if it is below what rounding can tell. Derived factors are kept in the Gaussians.
 
     Raises EvaluationError for different dimensions, and for a matrix that is no covariance.
     """
@@ -39,12 +39,12 @@ def distance(reference: Gaussian, other: Gaussian) -> float:
         return 0.0
     gap = reference.mean - other.mean
     traces = reference.trace + other.trace
-    found = float(gap @ gap) + traces - 2 * trace_term(reference, other)
-    return found if found > RESOLUTION * traces else 0.0
+    squared = float(gap @ gap) + traces - 2 * trace_term(reference, other)
+    return squared if squared > RESOLUTION * traces else 0.0
 
 
-def trace_term(reference: Gaussian, other: Gaussian) -> float:
-    """tr √(S₁ S₂), by the cheapest way that is exact."""
+def trace_term(reference: FeatureGaussian, other: FeatureGaussian) -> float:
+    """Return tr √(S₁ S₂), computed in the cheapest way that is exact."""
     if other.rows is None and reference.rows is None:
         values = _product_spectrum(reference, other)
         if rounding(values) <= ROUNDING * (reference.trace + other.trace):
@@ -53,13 +53,13 @@ def trace_term(reference: Gaussian, other: Gaussian) -> float:
 
 
 def rounding(values: Float64) -> float:
-    """Bound on the error of Σ √λ, where each λ ≥ 0 of a symmetric matrix carries an error of up to ε λmax: Σ ε λmax / (2 √λ)."""
+    """Return a bound on the error of Σ √λ, where each λ ≥ 0 of a symmetric matrix has an error of up to ε λmax: Σ ε λmax / (2 √λ)."""
     error = EPS * float(values.max(initial=0.0))
     return float(np.minimum(error / (2 * np.sqrt(np.maximum(values, error))), np.sqrt(error)).sum()) if error else 0.0
 
 
-def _product_spectrum(reference: Gaussian, other: Gaussian) -> Float64:
-    """Eigenvalues of Bᵀ S₂ B, which are those of S₁ S₂ (without null space), ≥ 0."""
+def _product_spectrum(reference: FeatureGaussian, other: FeatureGaussian) -> Float64:
+    """Return the eigenvalues of Bᵀ S₂ B, which are those of S₁ S₂ (without null space), ≥ 0."""
     if reference.cholesky is not None:
         # Lᵀ S L in place of a copy, by symmetry at half the cost of two products; only the upper triangle is written
         upper = np.asfortranarray(reference.cholesky.T)
@@ -73,7 +73,7 @@ def _product_spectrum(reference: Gaussian, other: Gaussian) -> Float64:
 
 
 def _nuclear_norm(left: Float64, right: Float64) -> float:
-    """|leftᵀ right|₊, the sum of singular values."""
+    """Return |leftᵀ right|₊, the sum of singular values."""
     return float(linalg.svdvals(left.T @ right, overwrite_a=True, check_finite=False).sum())
 
 
@@ -81,7 +81,7 @@ def _nuclear_norm(left: Float64, right: Float64) -> float:
 
 
 def expected_floor(spectrum: Array, n: int, m: int) -> float:
-    """What n perfect samples score on average against m real ones, to first order, for Gaussian features.
+    """Return what n perfect samples score on average against m real ones, to first order, for Gaussian features.
 
     (1/n + 1/m) [Σ λᵢ + ½ Σᵢⱼ λᵢ λⱼ (1 + δᵢⱼ) / (λᵢ + λⱼ)] with λ the eigenvalues of the covariance: the mean's part, and the second-order
     expansion of the trace term under the Wishart fluctuations of both covariances.
@@ -92,13 +92,13 @@ def expected_floor(spectrum: Array, n: int, m: int) -> float:
 
 
 def resampled_floor(features: Array, n: int, m: int, seed: int, repeats: int = 5) -> tuple[float, float]:
-    """The same without the Gaussian assumption: n and m rows drawn with replacement from real features (N, d); mean and deviation."""
+    """Return the same without the Gaussian assumption, by n and m rows drawn with replacement from real features (N, d): mean and deviation."""
     generator = np.random.Generator(np.random.Philox(seed))
-    found = []
+    distances = []
     for _ in range(repeats):
         first, second = (of_rows(features[np.sort(generator.integers(0, len(features), size))]) for size in (n, m))
-        found.append(distance(first, second))
-    return float(np.mean(found)), float(np.std(found, ddof=1))
+        distances.append(distance(first, second))
+    return float(np.mean(distances)), float(np.std(distances, ddof=1))
 
 
 # --- extrapolation ------------------------------------------------------------------------------------------------------------
@@ -107,8 +107,8 @@ POINTS = 15  # as Chong and Forsyth have it
 BLOCKS = 10
 
 
-def curve(reference: Gaussian, features: Array, seed: int) -> list[tuple[int, float]]:
-    """Distance by number of images, at sizes evenly spread in 1/N from a tenth to all of them.
+def curve(reference: FeatureGaussian, features: Array, seed: int) -> list[tuple[int, float]]:
+    """Return the distance by number of images, at sizes evenly spread in 1/N from a tenth to all of them.
 
     At each size the mean over up to BLOCKS disjoint parts of a seeded shuffle: what a part is off by is then nearly the same at every
     size, and does not bend the line.
@@ -123,7 +123,7 @@ def curve(reference: Gaussian, features: Array, seed: int) -> list[tuple[int, fl
 
 
 def at_infinity(points: list[tuple[int, float]]) -> float:
-    """Where a straight line in 1/N meets 1/N = 0 (Chong and Forsyth, 2020, arXiv 1911.07023, eq. 5). May fall below 0."""
+    """Return where a straight line in 1/N meets 1/N = 0 (Chong and Forsyth, 2020, arXiv 1911.07023, eq. 5). It may be below 0."""
     sizes, values = np.asarray(points, np.float64).T
     slope_and_constant = np.polyfit(1 / sizes, values, 1)
     return float(slope_and_constant[1])

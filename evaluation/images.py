@@ -1,4 +1,4 @@
-"""Where images come from: a data set's part, a folder of files, an array, a model. Always in batches, uint8 (n, C, H, W), 0 to 255."""
+"""Sources of images: a data set's part, a folder of files, an array, a model. They give batches of uint8 (n, C, H, W), 0 to 255."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 
 
 @dataclass(frozen=True)
-class Batch:
+class ImageBatch:
     """Images with the classes that were asked for, or that they have; -1 where unknown."""
 
     pixels: Pixels | list[Pixels]  # (n, C, H, W), or (C, H, W) each where sizes differ
@@ -38,25 +38,25 @@ class Batch:
 
 
 class Source(Protocol):
-    """n images that can be had in any order."""
+    """A set of n images that can be read in any order."""
 
     @property
     def n(self) -> int:
-        """How many."""
+        """Return the number of images."""
 
     @property
     def name(self) -> str:
-        """What reports call them."""
+        """Return the name for reports."""
 
-    def batch(self, start: int, stop: int) -> Batch:
-        """Images start .. stop - 1. Thread-safe."""
+    def batch(self, start: int, stop: int) -> ImageBatch:
+        """Return images start .. stop - 1. It is thread-safe."""
 
     def content_hash(self) -> str | None:
-        """A SHA-256 over what the images are; None for what is made anew."""
+        """Return a SHA-256 over what the images are; None for images that are generated."""
 
 
 @dataclass(frozen=True)
-class Held:
+class ImageArray:
     """An array (N, C, H, W) of bytes, or of floats in [0, 1]."""
 
     pixels: Pixels
@@ -66,7 +66,7 @@ class Held:
     factor_names: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, array: Array, labels: Array | None = None, name: str = "array") -> Held:
+    def of(cls, array: Array, labels: Array | None = None, name: str = "array") -> ImageArray:
         """Checks the array. (N, H, W) and (N, H, W, 3) are understood too. Raises EvaluationError for values out of range."""
         pixels = as_pixels(array, name)
         known = np.full(len(pixels), -1) if labels is None else np.asarray(labels)
@@ -74,11 +74,11 @@ class Held:
 
     @property
     def n(self) -> int:
-        """How many."""
+        """Return the number of images."""
         return len(self.pixels)
 
-    def batch(self, start: int, stop: int) -> Batch:
-        return Batch(self.pixels[start:stop], self.labels[start:stop])
+    def batch(self, start: int, stop: int) -> ImageBatch:
+        return ImageBatch(self.pixels[start:stop], self.labels[start:stop])
 
     def content_hash(self) -> str:
         digest = hashlib.sha256(str(self.pixels.shape).encode())
@@ -86,17 +86,27 @@ class Held:
         digest.update(np.ascontiguousarray(self.labels).data)
         return digest.hexdigest()
 
-    def picked(self, n: int, seed: int) -> Held:
-        """n of them without replacement, in order; all where there are no more."""
+    def picked(self, n: int, seed: int) -> ImageArray:
+        """Return n of them without replacement, in order; all if there are no more."""
         if n >= self.n:
             return self
         index = np.sort(np.random.Generator(np.random.Philox(seed)).choice(self.n, n, replace=False))
         factors = None if self.factors is None else self.factors[index]
-        return Held(self.pixels[index], self.labels[index], self.name, factors, self.factor_names)
+        return ImageArray(self.pixels[index], self.labels[index], self.name, factors, self.factor_names)
+
+
+@dataclass(frozen=True)
+class RealData:
+    """The parts of a data set that an evaluation needs, as bytes."""
+
+    name: str
+    train: ImageArray
+    calibration: ImageArray
+    test: ImageArray
 
 
 def as_pixels(array: Array, name: str) -> Pixels:
-    """Bytes (N, C, H, W) from bytes or floats in [0, 1], with channels first, last or left out. Raises EvaluationError."""
+    """Return bytes (N, C, H, W) from bytes or floats in [0, 1], with channels first, last or left out. Raises EvaluationError."""
     if array.ndim == 3:
         array = array[:, None]
     if array.ndim == 4 and array.shape[1] not in (1, 3) and array.shape[3] in (1, 3):
@@ -122,7 +132,7 @@ def as_pixels(array: Array, name: str) -> Pixels:
 
 @dataclass(frozen=True)
 class Folder:
-    """Image files below a folder, in the order of their names. Those that cannot be read stop it, or are left out where `skip`."""
+    """Image files below a folder, in the order of their names. One that cannot be read is an error, or is left out with `skip`."""
 
     root: Path
     colour: str  # "L" or "RGB", what the extractor looks at
@@ -141,10 +151,10 @@ class Folder:
 
     @property
     def n(self) -> int:
-        """How many files."""
+        """Return the number of images."""
         return len(self.files)
 
-    def batch(self, start: int, stop: int) -> Batch:
+    def batch(self, start: int, stop: int) -> ImageBatch:
         read: list[Pixels] = []
         skipped = []
         for path in self.files[start:stop]:
@@ -156,7 +166,7 @@ class Folder:
                 skipped.append(f"{path}: {error.message}")
         labels = np.full(len(read), -1, np.int64)
         same = len({image.shape for image in read}) == 1
-        return Batch(np.stack(read) if same else read, labels, tuple(skipped))
+        return ImageBatch(np.stack(read) if same else read, labels, tuple(skipped))
 
     def _read(self, path: Path) -> Pixels:
         try:
@@ -176,7 +186,7 @@ class Folder:
         return image
 
     def _first_shape(self) -> tuple[int, ...]:
-        """Of the first file that can be read."""
+        """Return the shape of the first file that can be read."""
         if "shape" not in self._cache:
             for path in self.files:
                 try:
@@ -198,7 +208,7 @@ class Folder:
 
 @dataclass(frozen=True)
 class Generated:
-    """What a model makes: image i is item i of the seed, as the service would send it in a PNG."""
+    """The images that a model generates. Image i is item i of the seed, as the service would send it in a PNG."""
 
     model: Model
     n: int
@@ -208,32 +218,35 @@ class Generated:
 
     @property
     def name(self) -> str:
-        """The model's."""
+        """Return the name for reports."""
         return self.model.manifest.name
 
-    def batch(self, start: int, stop: int) -> Batch:
+    def batch(self, start: int, stop: int) -> ImageBatch:
         samples = self.model.sample(
             stop - start, seed=self.seed, first=start, prior=self.prior, temperature=self.temperature
         )
-        spec = self.model.manifest.data
-        assert isinstance(spec, ImageSpec)
         asked = samples.condition if self.model.manifest.classes is not None else None
         labels = np.full(stop - start, -1) if asked is None else asked.argmax(axis=1)
-        return Batch(imaging.to_uint8(samples.data, spec), labels.astype(np.int64))
+        return ImageBatch(pixels_of(self.model, samples.data), labels.astype(np.int64))
 
     def content_hash(self) -> None:
         return None
 
 
+def pixels_of(model: Model, outputs: Array) -> Pixels:
+    """Return a model's outputs as uint8 images. Raises InvalidValue for a model of something else."""
+    return imaging.to_uint8(outputs, ImageSpec.of(model.manifest.spec, f"model: {model.manifest.name}"))
+
+
 def open_images(path: Path, colour: str, *, skip: bool = False, mixed: bool = False) -> Source:
-    """A folder of image files, or a .npy or .npz file (its only array, or `arr_0`)."""
+    """Open a folder of image files, or a .npy or .npz file (its only array, or `arr_0`)."""
     if path.is_dir():
         return Folder.of(path, colour, skip=skip, mixed=mixed)
     if path.suffix not in (".npy", ".npz"):
         raise EvaluationError(f"{path}: neither a folder of images nor a .npy or .npz file")
     try:
         content = _npz(path) if zipfile.is_zipfile(path) else _npy(path)
-        return Held.of(content, name=path.name)
+        return ImageArray.of(content, name=path.name)
     except EvaluationError:
         raise
     except (OSError, ValueError, OverflowError) as error:

@@ -1,7 +1,7 @@
-"""What makes a latent space good: near places decode to images that look alike (continuity), and along a path nothing jumps.
+"""The continuity of a latent space: near latents decode to images that look alike, and along a path nothing jumps.
 
 Latents are measured in units whitened by the aggregate posterior q(z) = E q(z | x), so that a model cannot look smooth by spreading its
-codes out; images in the extractor's features. That every place decodes to something (completeness) is `confident` in evaluation.evaluate.
+codes out; images in the extractor's features. That every place decodes to something (completeness) is `confident` in evaluation.evaluate_images.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Continuity:
 
 
 def aggregate_covariance(mean: Array, log_variance: Array | None) -> Float64:
-    """Covariance (L, L) of q(z) from posterior means and log variances (N, L): of the means, and the mean variance on the diagonal."""
+    """Return the covariance (L, L) of q(z) from posterior means and log variances (N, L): of the means, plus the mean variance on the diagonal."""
     covariance = np.cov(mean.astype(np.float64).T).reshape(mean.shape[1], mean.shape[1])
     if log_variance is not None:
         covariance = covariance + np.diag(np.exp(log_variance.astype(np.float64)).mean(axis=0))
@@ -41,7 +41,7 @@ def aggregate_covariance(mean: Array, log_variance: Array | None) -> Float64:
 
 
 def whitening(covariance: Float64) -> Float64:
-    """W (L, L), symmetric, with W covariance W = 1 in every direction that varies."""
+    """Return W (L, L), symmetric, with W covariance W = 1 in every direction that varies."""
     values, vectors = np.linalg.eigh(covariance)
     flat = values <= FLAT * values.max()
     scale = 1 / np.sqrt(np.where(flat, values.max(), values))
@@ -50,7 +50,7 @@ def whitening(covariance: Float64) -> Float64:
 
 
 def continuity(latents: Array, features: Array, white: Float64) -> Continuity:
-    """Figures of paths: latents (P, S, L), features of what they decode to (P, S, d)."""
+    """Return the figures of paths: latents (P, S, L), features of what they decode to (P, S, d)."""
     moved = np.linalg.norm(np.diff(latents.astype(np.float64), axis=1) @ white, axis=2)  # (P, S - 1)
     changed = np.linalg.norm(np.diff(features.astype(np.float64), axis=1), axis=2)
     lengths, steps = changed.sum(axis=1), changed.shape[1]

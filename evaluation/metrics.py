@@ -31,7 +31,7 @@ class Estimate:
 
 
 def kernel_distance(real: Array, fake: Array, seed: int, blocks: int = BLOCKS) -> Estimate:
-    """KID (Bińkowski et al., 2018, arXiv 1801.01401): unbiased MMD² under k(x, y) = (x·y / d + 1)³, over all pairs of rows.
+    """Return KID (Bińkowski et al., 2018, arXiv 1801.01401): unbiased MMD² under k(x, y) = (x·y / d + 1)³, over all pairs of rows.
 
     real (M, d), fake (N, d). Published values average over 100 subsets of 1000; this uses every pair, whose expectation is the same and
     whose variance is least. The standard error is the jackknife's, leaving out one of `blocks` random blocks of both sides at a time.
@@ -68,12 +68,12 @@ def _blocks(rows: Array, count: int, generator: np.random.Generator) -> list[Flo
 
 
 def _block_sums(x: list[Float64], y: list[Float64]) -> Float64:
-    """Sums of the kernel over each pair of blocks."""
+    """Return the sums of the kernel over each pair of blocks."""
     return np.asarray([[_kernel_sum(a, b) for b in y] for a in x])
 
 
 def _kernel_sum(a: Float64, b: Float64) -> float:
-    """Σ (x·y / d + 1)³ over all pairs of rows: cubed by products, as a power costs ten times as much."""
+    """Return Σ (x·y / d + 1)³ over all pairs of rows. It is cubed by products, as a power costs ten times as much."""
     base = a @ b.T
     base /= a.shape[1]
     base += 1
@@ -89,7 +89,7 @@ def _kernel_diagonal(rows: Float64) -> Float64:
 
 
 def inception_score(probabilities: Array, seed: int, prior: Array | None = None, splits: int = SPLITS) -> Estimate:
-    """exp E KL(p(y | x) || q(y)) (Salimans et al., 2016, arXiv 1606.03498), mean and deviation over splits shuffled by the seed.
+    """Return exp E KL(p(y | x) || q(y)) (Salimans et al., 2016, arXiv 1606.03498): mean and deviation over splits shuffled by the seed.
 
     probabilities (N, C). q is the marginal of each split, as published (`is_marginal`), or a given prior (C,), the class distribution of
     the data (`is_prior`): log is_prior = log is_marginal + KL(marginal || prior), so that the two part where classes are dropped.
@@ -109,7 +109,7 @@ def inception_score(probabilities: Array, seed: int, prior: Array | None = None,
 
 
 def _divergence(p: Float64, q: Float64) -> Float64:
-    """KL(p || q) by row, in nats; 0 log 0 is 0, and infinite where q lacks a class that p has."""
+    """Return KL(p || q) by row, in nats. 0 log 0 is 0; it is infinite if q lacks a class that p has."""
     with np.errstate(divide="ignore", invalid="ignore"):
         terms = np.where(p > 0, p * (np.log(p) - np.log(q)), 0.0)
     total: Float64 = terms.sum(axis=-1)
@@ -117,7 +117,7 @@ def _divergence(p: Float64, q: Float64) -> Float64:
 
 
 def class_divergence(probabilities: Array, prior: Array) -> float:
-    """KL(marginal of the images || class distribution of the data) in nats: 0 where every class comes as often as it should."""
+    """Return KL(marginal of the images || class distribution of the data) in nats: 0 if every class occurs as often as in the data."""
     return float(_divergence(probabilities.astype(np.float64).mean(axis=0), np.asarray(prior, np.float64)))
 
 
@@ -125,7 +125,7 @@ def class_divergence(probabilities: Array, prior: Array) -> float:
 
 
 def precision_recall(real: Array, fake: Array, neighbours: int = NEIGHBOURS) -> tuple[float, float]:
-    """Kynkäänniemi et al., 2019, arXiv 1904.06991, eq. 1 and 2: parts of fake within real's manifold, and of real within fake's.
+    """Return the shares of fake within real's manifold, and of real within fake's (Kynkäänniemi et al., 2019, arXiv 1904.06991, eq. 1 and 2).
 
     A manifold is the union of balls around its points, each reaching to its k-th nearest neighbour. real (M, d), fake (N, d).
     """
@@ -146,7 +146,7 @@ def precision_recall(real: Array, fake: Array, neighbours: int = NEIGHBOURS) -> 
 
 
 def _radii(rows: Float64, neighbours: int) -> Float64:
-    """Squared distance of each row to its k-th nearest other row."""
+    """Return the squared distance of each row to its k-th nearest other row."""
     radii = []
     for start in range(0, len(rows), ROWS):
         part = rows[start : start + ROWS]
@@ -157,7 +157,7 @@ def _radii(rows: Float64, neighbours: int) -> Float64:
 
 
 def squared_distances(x: Array, y: Array) -> Float64:
-    """(n, m) squared Euclidean distances between rows, ≥ 0."""
+    """Return the squared Euclidean distances between rows (n, m), ≥ 0."""
     squares: Float64 = x @ y.T
     squares *= -2
     squares += (x * x).sum(axis=1)[:, None]
@@ -166,7 +166,7 @@ def squared_distances(x: Array, y: Array) -> Float64:
 
 
 def confident(probabilities: Array, threshold: float) -> float:
-    """Part of the images (N, C) whose most probable class has more than the threshold."""
+    """Return the share of the images (N, C) whose most probable class is above the threshold."""
     return float((probabilities.max(axis=1) > threshold).mean())
 
 
@@ -174,12 +174,12 @@ def confident(probabilities: Array, threshold: float) -> float:
 
 
 def psnr(errors: Float64) -> float:
-    """Mean over images of 10 log₁₀(1 / MSE), in dB, for mean squared errors in [0, 1] units; a perfect image counts as 100 dB."""
+    """Return the mean over images of 10 log₁₀(1 / MSE), in dB, for mean squared errors in [0, 1] units. A perfect image counts as 100 dB."""
     return float(np.minimum(-10 * np.log10(np.maximum(errors, 1e-300)), 100.0).mean())
 
 
 def code_usage(codes: Array, levels: int) -> tuple[float, float]:
-    """Part of the codebook that occurs, and the perplexity exp H of the codes' frequencies, over a whole set of codes (N, ...)."""
+    """Return the share of the codebook that occurs, and the perplexity exp H of the codes' frequencies, over a whole set of codes (N, ...)."""
     if codes.min() < 0 or codes.max() >= levels:
         raise EvaluationError(f"codes: {codes.min()} to {codes.max()}, but there are {levels}")
     counts = np.bincount(codes.ravel(), minlength=levels)

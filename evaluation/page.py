@@ -19,7 +19,7 @@ code{font-size:12px;word-break:break-all}.pair{display:flex;gap:1rem;flex-wrap:w
 
 
 def page(title: str, parts: Iterable[str]) -> str:
-    """A whole page of parts that are HTML already."""
+    """Return a whole page of parts that are HTML already."""
     head = (
         '<meta charset="utf-8"><meta name="viewport" content="width=device-width">'
         f"<title>{html.escape(title)}</title><style>{STYLE}</style>"
@@ -29,14 +29,14 @@ def page(title: str, parts: Iterable[str]) -> str:
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Texts as a table, without a head where the header is empty."""
+    """Return texts as a table, without a head if the header is empty."""
     head = "".join(f"<th>{html.escape(cell)}</th>" for cell in header) if any(header) else ""
     body = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
     return f"<table><tr>{head}</tr>{body}</table>"
 
 
 def plot(figure: Any, alt: str) -> str:
-    """A matplotlib figure as a PNG within the page."""
+    """Return a matplotlib figure as a PNG within the page."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=110)
     content = codecs.to_base64(buffer.getvalue())

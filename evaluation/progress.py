@@ -1,4 +1,4 @@
-"""What an evaluation shows while it runs: stage, images, time left; on standard error, so that output can be piped."""
+"""The progress of an evaluation: stage, images, time left. It goes to standard error, so that output can be piped."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from manifold.evaluation.extractors import Progress
 
 
 class Stages:
-    """A bar for each stage on a terminal; one line a stage elsewhere; nothing where `quiet`."""
+    """The stages of an evaluation: a bar for each on a terminal, one line for each elsewhere, nothing if `quiet`."""
 
     def __init__(self, quiet: bool = False) -> None:
         self.console = Console(stderr=True, quiet=quiet, soft_wrap=True)
@@ -31,7 +31,7 @@ class Stages:
         self.bar.stop()
 
     def __call__(self, stage: str) -> Progress:
-        """A stage begins; the result takes images done and images in all."""
+        """Begin a stage. The result takes images done and images in all."""
         if not self.console.is_terminal:
             self.console.print(stage, highlight=False)
         task = self.bar.add_task(stage, total=None)

@@ -18,9 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from manifold.evaluation.errors import EvaluationError
-from manifold.evaluation.extractors import Extractor, Features, Progress, extract
+from manifold.evaluation.extractors import ExtractedFeatures, Extractor, Progress, extract
 from manifold.evaluation.images import Source
-from manifold.evaluation.statistics import Gaussian
+from manifold.evaluation.statistics import FeatureGaussian
 from manifold.runtime import npz
 from manifold.runtime.repository import replacing
 
@@ -35,27 +35,29 @@ FORMAT = 1  # of the cached files; another one is made anew
 class Reference:
     """Real images as an extractor sees them. `features` are absent where only moments were read from a file."""
 
-    gaussian: Gaussian
-    about: dict[str, Any]  # data, split, n, sha256: goes into the protocol
-    features: Features | None = None
+    gaussian: FeatureGaussian
+    origin: dict[str, Any]  # data, split, n, sha256: goes into the protocol
+    features: ExtractedFeatures | None = None
     class_shares: NDArray[np.float64] | None = None
     anchors: dict[str, Any] | None = None  # that came with a file
 
     @property
     def n(self) -> int | None:
-        """Images; None where a file did not say."""
+        """Return the number of images; None if a file does not state it."""
         return self.gaussian.n
 
 
 def of_source(extractor: Extractor, source: Source, split: str, progress: Progress | None = None) -> Reference:
-    """Statistics of all images of the source, from the cache where these images went through this extractor before."""
+    """Return the statistics of all images of the source, from the cache if these images went through this extractor before."""
     features, digest = cached(extractor, source, progress)
-    about = {"data": source.name, "split": split, "n": features.n, "sha256": digest}
-    return Reference(features.gaussian, about, features, features.class_shares)
+    origin = {"data": source.name, "split": split, "n": features.n, "sha256": digest}
+    return Reference(features.gaussian, origin, features, features.class_shares)
 
 
-def cached(extractor: Extractor, source: Source, progress: Progress | None = None) -> tuple[Features, str | None]:
-    """One pass through the extractor, or what an earlier one left; and the SHA-256 of the images."""
+def cached(
+    extractor: Extractor, source: Source, progress: Progress | None = None
+) -> tuple[ExtractedFeatures, str | None]:
+    """Return the features of a pass through the extractor, from the cache if possible, and the SHA-256 of the images."""
     content = source.content_hash()
     if content is None:
         return extract(extractor, source, progress=progress), None
@@ -73,13 +75,13 @@ def cached(extractor: Extractor, source: Source, progress: Progress | None = Non
 
 
 def cache_folder() -> Path:
-    """Where reference features are kept: MANIFOLD_CACHE, else the user's cache."""
+    """Return the folder of cached features: MANIFOLD_CACHE, else the user's cache."""
     if given := os.environ.get(CACHE_VARIABLE):
         return Path(given)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "manifold" / "features"
 
 
-def _write(path: Path, features: Features) -> None:
+def _write(path: Path, features: ExtractedFeatures) -> None:
     gaussian = features.gaussian
     arrays: dict[str, Any] = {
         "n": features.n, "mu": gaussian.mean, "rows": features.rows, "labels": features.labels, "duplicates": features.duplicates,
@@ -95,14 +97,14 @@ def _write(path: Path, features: Features) -> None:
         np.savez(file, **arrays)
 
 
-def _read(path: Path) -> Features:
-    with path.open("rb") as file, np.load(file, allow_pickle=False) as held:
-        found = dict(held)
-    n = int(found["n"])
-    gaussian = Gaussian(found["mu"], n, covariance=found.get("sigma"), rows=found.get("factor"))
-    return Features(
-        n, gaussian, found["rows"], found.get("probabilities"), found["labels"], float(found["duplicates"]), found["first"],
-        tuple(str(name) for name in found["skipped"]),
+def _read(path: Path) -> ExtractedFeatures:
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as content:
+        arrays = dict(content)
+    n = int(arrays["n"])
+    gaussian = FeatureGaussian(arrays["mu"], n, covariance=arrays.get("sigma"), rows=arrays.get("factor"))
+    return ExtractedFeatures(
+        n, gaussian, arrays["rows"], arrays.get("probabilities"), arrays["labels"], float(arrays["duplicates"]), arrays["first"],
+        tuple(str(name) for name in arrays["skipped"]),
     )  # fmt: skip
 
 
@@ -110,10 +112,10 @@ def _read(path: Path) -> Features:
 
 
 def write_npz(path: Path, reference: Reference, extractor: Extractor, anchors: dict[str, Any] | None = None) -> None:
-    """`path` with mu and sigma, and the JSON beside it."""
+    """Write mu and sigma into `path`, and the provenance into the JSON file beside it."""
     provenance = {
         "extractor": extractor.name, "extractor_sha256": extractor.sha256, "dimensions": extractor.dimensions, "resize": extractor.mode,
-        "reference": reference.about,
+        "reference": reference.origin,
     }  # fmt: skip
     if reference.class_shares is not None:
         provenance["class_shares"] = [round(float(share), 8) for share in reference.class_shares]
@@ -134,18 +136,18 @@ def _check_moments(name: str, shape: npz.Shape, dtype: np.dtype[Any]) -> str | N
 
 
 def beside(path: Path) -> Path:
-    """Where a file's provenance is: `reference.npz` has `reference.json`."""
+    """Return the file with a file's provenance: `reference.npz` has `reference.json`."""
     return path.with_suffix(".json")
 
 
 def _provenance(path: Path) -> dict[str, Any]:
     """Return what the JSON file beside statistics says. Raises EvaluationError for a file of another shape."""
     try:
-        found = json.loads(path.read_text())
-        about, shares = found.get("reference", {}), found.get("class_shares") or []
-        good = isinstance(about, dict) and isinstance(about.get("n") or 1, int) and isinstance(shares, list)
-        if good and isinstance(found.get("anchors") or {}, dict) and np.asarray(shares, np.float64).ndim == 1:
-            return dict(found)
+        stated = json.loads(path.read_text())
+        origin, shares = stated.get("reference", {}), stated.get("class_shares") or []
+        good = isinstance(origin, dict) and isinstance(origin.get("n") or 1, int) and isinstance(shares, list)
+        if good and isinstance(stated.get("anchors") or {}, dict) and np.asarray(shares, np.float64).ndim == 1:
+            return dict(stated)
         raise ValueError("another shape than `manifold reference` writes")
     except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise EvaluationError(
@@ -154,14 +156,14 @@ def _provenance(path: Path) -> dict[str, Any]:
 
 
 def read_npz(path: Path, extractor: Extractor) -> Reference:
-    """Moments from a file of ours or of pytorch-fid's.
+    """Read moments from a file of ours or of pytorch-fid's.
 
     Raises EvaluationError where it is unreadable, or made by another extractor or resize rule. Without provenance beside it, only the
     dimensions can be checked, and the protocol says that the file did not say more.
     """
     try:
-        held = npz.read(path, ("mu", "sigma"), _check_moments, limit=MOMENTS_BYTES)
-        mean, covariance = (np.asarray(held[key], np.float64) for key in ("mu", "sigma"))
+        arrays = npz.read(path, ("mu", "sigma"), _check_moments, limit=MOMENTS_BYTES)
+        mean, covariance = (np.asarray(arrays[key], np.float64) for key in ("mu", "sigma"))
     except (ValueError, KeyError) as error:
         if not path.exists():
             raise EvaluationError(f"{path}: there is no such file; `manifold reference` makes one") from None
@@ -174,19 +176,40 @@ def read_npz(path: Path, extractor: Extractor) -> Reference:
         raise EvaluationError(
             f"{path}: statistics of {len(mean)} features, {extractor.name} gives {extractor.dimensions}: another extractor made them"
         )
-    about: dict[str, Any] = {"data": path.name, "split": "not stated by the file", "n": None}
-    with path.open("rb") as file:
-        about["sha256"] = hashlib.file_digest(file, "sha256").hexdigest()
-    provenance: dict[str, Any] = {}
-    if beside(path).exists():
-        provenance = _provenance(beside(path))
-        for key, own in (("extractor_sha256", extractor.sha256), ("resize", extractor.mode)):
-            if (theirs := provenance.get(key, own)) != own:
-                raise EvaluationError(
-                    f"{path}: made by {provenance.get('extractor')} with {key} {theirs}, but {extractor.name} here has {own}; "
-                    "statistics of another extractor do not compare"
-                )
-        about = provenance.get("reference", about)
+    provenance = _fitting_provenance(path, extractor)
+    origin = provenance.get("reference") or _bare_origin(path)
     shares = provenance.get("class_shares")
-    gaussian = Gaussian(mean, about.get("n"), covariance=(covariance + covariance.T) / 2)
-    return Reference(gaussian, about, None, np.asarray(shares) if shares else None, provenance.get("anchors"))
+    gaussian = FeatureGaussian(mean, origin.get("n"), covariance=(covariance + covariance.T) / 2)
+    return Reference(gaussian, origin, None, np.asarray(shares) if shares else None, provenance.get("anchors"))
+
+
+def _fitting_provenance(path: Path, extractor: Extractor) -> dict[str, Any]:
+    """Return what the JSON file beside statistics says, nothing without one. Raises EvaluationError for another extractor's."""
+    if not beside(path).exists():
+        return {}
+    provenance = _provenance(beside(path))
+    for key, own in (("extractor_sha256", extractor.sha256), ("resize", extractor.mode)):
+        if (theirs := provenance.get(key, own)) != own:
+            raise EvaluationError(
+                f"{path}: made by {provenance.get('extractor')} with {key} {theirs}, but {extractor.name} here has {own}; "
+                "statistics of another extractor do not compare"
+            )
+    return provenance
+
+
+def _bare_origin(path: Path) -> dict[str, Any]:
+    """Return what is known of statistics without provenance."""
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return {"data": path.name, "split": "not stated by the file", "n": None, "sha256": digest}
+
+
+def is_statistics(path: Path) -> bool:
+    """Return whether a file is an .npz with statistics, rather than images or nothing readable."""
+    if path.suffix != ".npz":
+        return False
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return "mu.npy" in archive.namelist()
+    except (OSError, zipfile.BadZipFile):
+        return False  # reading it as images says what is wrong

@@ -24,14 +24,14 @@ MODES = (NONE, "torch-bilinear", "tf1-bilinear", "pil-bicubic")
 
 
 def check(mode: str) -> str:
-    """The mode; raises EvaluationError for an unknown one."""
+    """Return the mode. Raises EvaluationError for an unknown one."""
     if mode not in MODES:
         raise EvaluationError(f"resize: unknown {mode!r}; valid are {', '.join(MODES)}", field="resize", valid=MODES)
     return mode
 
 
 def resize(images: Array, height: int, width: int, mode: str) -> Float32:
-    """uint8 images (n, C, H, W) to float32 (n, C, height, width), 0 to 255, not rounded."""
+    """Return uint8 images (n, C, H, W) as float32 (n, C, height, width), 0 to 255, not rounded."""
     if images.shape[2:] == (height, width):
         return images.astype(np.float32)
     if mode == NONE:
@@ -52,7 +52,7 @@ def resize(images: Array, height: int, width: int, mode: str) -> Float32:
 
 @lru_cache(maxsize=16)
 def weights(before: int, after: int, half_pixel: bool) -> Float32:
-    """(after, before): what each old place gives to each new one, linearly between its two neighbours."""
+    """Return the share (after, before) of each old place in each new one, linear between its two neighbours."""
     place = np.arange(after, dtype=np.float64)
     source = (place + 0.5) * before / after - 0.5 if half_pixel else place * before / after
     source = np.clip(source, 0, before - 1)

@@ -1,32 +1,41 @@
-"""What the commands share: finding the extractor and the data, the reference from the cache, progress, and artifacts to write into."""
+"""The evaluations of one command: finds the model, the extractor and the data, takes the reference from the cache, shows progress."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from manifold.evaluation import evaluate_images as evaluate
-from manifold.evaluation import evaluate_model as models
-from manifold.evaluation import extractors, images, reference, report, resize
+from manifold.evaluation import (
+    disentanglement,
+    evaluate_images,
+    evaluate_model,
+    extractors,
+    images,
+    recording,
+    reference,
+    resize,
+)
+from manifold.evaluation import report as reports
 from manifold.evaluation.errors import EvaluationError
-from manifold.evaluation.evaluate_model import RealData
-from manifold.evaluation.extractors import Extractor
+from manifold.evaluation.extractors import Extractor, Stage
+from manifold.evaluation.images import RealData
 from manifold.evaluation.progress import Stages
-from manifold.evaluation.records import Pictures, check_report
+from manifold.evaluation.reference import Reference
+from manifold.evaluation.report import Pictures
 from manifold.runtime import engine, repository
 from manifold.runtime import manifest as manifests
 from manifold.runtime.engine import Model
 
 SHIPPED = "reference.npz"  # in an extractor's artifact
+PARTS = ("test", "calibration", "train")
 
 
 @dataclass(frozen=True)
-class Options:
-    """What is the same for all that one command measures."""
+class SessionOptions:
+    """The options that all measurements of a command share."""
 
     n: int
     seed: int
@@ -38,7 +47,7 @@ class Options:
 class Session:
     """One command's evaluations. `load_data` gives a data set by name."""
 
-    def __init__(self, root: Path, options: Options, load_data: Callable[[str], RealData], quiet: bool) -> None:
+    def __init__(self, root: Path, options: SessionOptions, load_data: Callable[[str], RealData], quiet: bool) -> None:
         self.root, self.options, self.quiet = root, options, quiet
         self.data = cache(load_data)
         self.extractor = cache(self._extractor)
@@ -51,95 +60,96 @@ class Session:
     def evaluate(
         self, name: str, data: str | None, *, prior: str | None = None, against: Path | None = None
     ) -> tuple[dict[str, Any], Pictures, Path]:
-        """Report, pictures and folder of the artifact."""
+        """Judge a model. Return report, pictures and the folder of the artifact."""
         model = self._model(name)
-        models.check_can(model, self.options.n, prior)
+        evaluate_model.check_can(model, self.options.n, prior)
         data = data or self._data_of(model)
-        extractor = self.extractor(self.options.extractor or extractors.for_data(data, self.root))
+        extractor = self._extractor_for(data)
         with Stages(self.quiet) as stage:
             if against is not None:
                 path = extractor.model.folder / SHIPPED if str(against) == "shipped" else against
-                real, held = None, reference.read_npz(path, extractor)
+                real, statistics = None, reference.read_npz(path, extractor)
             else:
                 real = self.data(data)
                 self._check_shape(model, real)
-                held = reference.of_source(extractor, real.test, "test", stage(f"{data}: reference"))
-            found, pictures = models.evaluate(
-                model, held, extractor, real, n=self.options.n, seed=self.options.seed, prior=prior, stage=stage
+                statistics = reference.of_source(extractor, real.test, "test", stage(f"{data}: reference"))
+            report, pictures = evaluate_model.evaluate(
+                model, statistics, extractor, real, n=self.options.n, seed=self.options.seed, prior=prior, stage=stage
             )
-        return found.as_dict(), pictures, model.folder
+        return report.as_dict(), pictures, model.folder
 
     def known_or_evaluated(self, name: str, data: str | None) -> dict[str, Any]:
-        """A report from a JSON file, from the artifact's manifest where it was recorded under these options, or measured now."""
+        """Return a report: from a JSON file, from the artifact's manifest if it was recorded under these options, or measured now."""
         if name.endswith(".json"):
-            return self._read(Path(name))
+            return reports.read(Path(name))
         name, _, prior = name.partition(":")
-        folder = self._folder(name)
-        manifest = manifests.read(folder)
-        wanted = prior or (manifest.latent.prior if manifest.latent else None)
+        manifest = manifests.read(repository.find(name, self.root))
+        wanted = prior or (manifest.space.prior if manifest.space else None)
         data = data or manifest.data_name or ""
-        extractor = self.extractor(self.options.extractor or extractors.for_data(data, self.root))
-        for known in report.recorded(manifest):
-            protocol = known["protocol"]
-            same = (extractor.sha256, self.options.n, self.options.seed, extractor.mode, data) == (
-                protocol["extractor_sha256"], protocol["n"], protocol["seed"], protocol["resize"], protocol["reference"].get("data"),
-            )  # fmt: skip
-            if same and known.get("prior") == wanted:
+        extractor = self._extractor_for(data)
+        for known in recording.recorded(manifest):
+            if self._is_same(known["protocol"], extractor, data) and known.get("prior") == wanted:
                 return known
         return self.evaluate(name, data, prior=prior or None)[0]
 
     def evaluate_images(self, path: Path, against: Path, *, skip: bool) -> tuple[dict[str, Any], Pictures]:
-        """Any images against any images, or against statistics."""
+        """Judge any images by other images, or by statistics."""
         extractor = self.extractor(self.options.extractor or "")
         with Stages(self.quiet) as stage:
-            if against.suffix == ".npz" and self._is_statistics(against):
-                held = reference.read_npz(against, extractor)
+            if reference.is_statistics(against):
+                statistics = reference.read_npz(against, extractor)
             else:
-                held = reference.of_source(extractor, self._images(against, extractor, skip), "all", stage("reference"))
-            found, _, pictures = evaluate.evaluate_images(
-                self._images(path, extractor, skip), held, extractor, seed=self.options.seed, stage=stage
+                statistics = self._reference_of(against, extractor, skip, stage)
+            report, _, pictures = evaluate_images.evaluate_images(
+                self._images(path, extractor, skip), statistics, extractor, seed=self.options.seed, stage=stage
             )
-        return found.as_dict(), pictures
+        return report.as_dict(), pictures
 
     def write_reference(
         self, out: Path | None, data: str | None, path: Path | None, part: str, *, skip: bool = False
     ) -> Path:
-        """Statistics of a data set's part or of images, into a file, or into the extractor's artifact where `out` is None."""
+        """Write statistics of a data set's part, or of the images in `path`, into a file; without `out` into the extractor's artifact."""
         extractor = self.extractor(self.options.extractor or "")
         anchors: dict[str, Any] = {}
         with Stages(self.quiet) as stage:
             if path is not None:
-                source = self._images(path, extractor, skip)
-                held = reference.of_source(extractor, source, "all", stage("reference"))
+                statistics = self._reference_of(path, extractor, skip, stage)
             else:
                 real = self.data(data or self._data_of(extractor.model))
-                if part not in ("test", "calibration", "train"):
-                    raise EvaluationError(f"part: unknown {part!r}; valid are test, calibration, train", field="part")
-                held = reference.of_source(extractor, getattr(real, part), part, stage("reference"))
+                if part not in PARTS:
+                    raise EvaluationError(f"part: unknown {part!r}; valid are {', '.join(PARTS)}", field="part")
+                statistics = reference.of_source(extractor, getattr(real, part), part, stage("reference"))
                 if part == "test":
-                    anchors = models.anchors(real, held, extractor, held.n or 0, 0, stage)
+                    anchors = evaluate_model.anchors(real, statistics, extractor, statistics.n or 0, 0, stage)
         target = out or extractor.model.folder / SHIPPED
         if target.suffix != ".npz":
             raise EvaluationError(f"out: {target} must end in .npz", field="out")
-        reference.write_npz(target, held, extractor, anchors)
+        reference.write_npz(target, statistics, extractor, anchors)
         if out is None:
             repository.seal(extractor.model.folder)
         return target
 
     def disentangle(self, name: str, data: str | None, item: int) -> tuple[dict[str, Any], bytes]:
-        """Figures of an artifact's latent dimensions, and a PNG of their traversals."""
+        """Return figures of an artifact's latent dimensions, and a PNG of their traversals."""
         model = self._model(name)
         real = self.data(data or self._data_of(model))
         self._check_shape(model, real)
-        return models.disentangle(model, real, item)
+        return disentanglement.of_model(model, real, item)
 
     # --- pieces ---
 
-    def _folder(self, name: str) -> Path:
-        return repository.find(name, self.root)
-
     def _model(self, name: str) -> Model:
-        return engine.load(self._folder(name), device=self.options.device)
+        return engine.load(repository.find(name, self.root), device=self.options.device)
+
+    def _extractor_for(self, data: str) -> Extractor:
+        """Return the extractor of the options, else the one that was trained on the data set."""
+        return self.extractor(self.options.extractor or extractors.for_data(data, self.root))
+
+    def _is_same(self, protocol: dict[str, Any], extractor: Extractor, data: str) -> bool:
+        """Return whether a report's protocol is the one of this session."""
+        recorded = [protocol[key] for key in ("extractor_sha256", "n", "seed", "resize")]
+        own = [extractor.sha256, self.options.n, self.options.seed, extractor.mode]
+        return recorded == own and protocol["reference"].get("data") == data
 
     def _data_of(self, model: Model) -> str:
         name = model.manifest.data_name
@@ -150,29 +160,16 @@ class Session:
         return name
 
     def _check_shape(self, model: Model, real: RealData) -> None:
-        if real.test.pixels.shape[1:] != model.manifest.data.shape:
+        if real.test.pixels.shape[1:] != model.manifest.spec.shape:
             raise EvaluationError(
                 f"data: {real.name} holds images of shape {list(real.test.pixels.shape[1:])}, "
-                f"{model.manifest.name} makes {list(model.manifest.data.shape)}",
+                f"{model.manifest.name} makes {list(model.manifest.spec.shape)}",
                 field="data",
             )
 
     def _images(self, path: Path, extractor: Extractor, skip: bool) -> images.Source:
         return images.open_images(path, extractor.colour, skip=skip, mixed=extractor.mode != resize.NONE)
 
-    def _is_statistics(self, path: Path) -> bool:
-        import zipfile
-
-        try:
-            with zipfile.ZipFile(path) as held:
-                return "mu.npy" in held.namelist()
-        except (OSError, zipfile.BadZipFile):
-            return False  # whoever reads it as images will say what is wrong
-
-    def _read(self, path: Path) -> dict[str, Any]:
-        try:
-            found: dict[str, Any] = json.loads(path.read_text())
-            check_report(found)
-        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-            raise EvaluationError(f"{path}: not a report of `manifold evaluate --out`: {error}") from None
-        return found
+    def _reference_of(self, path: Path, extractor: Extractor, skip: bool, stage: Stage) -> Reference:
+        """Return the statistics of images in a folder or file."""
+        return reference.of_source(extractor, self._images(path, extractor, skip), "all", stage("reference"))

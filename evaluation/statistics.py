@@ -44,7 +44,7 @@ class Moments:
         self._fold()
 
     def _fold(self) -> None:
-        """Folds whole blocks once the rows outnumber the dimensions."""
+        """Merge whole blocks once the rows outnumber the dimensions."""
         pending = self.n - self._folded
         if self.n <= self.dimensions or pending < BLOCK:
             return
@@ -60,7 +60,7 @@ class Moments:
         self._merge(len(rows), mean, centred.T @ centred)
 
     def _merge(self, n: int, mean: Float64, scatter: Float64) -> None:
-        """Chan's update, eq. 2.1: the scatter of both is the sum of theirs and that of their means."""
+        """Merge by Chan's update, eq. 2.1: the scatter of both is the sum of theirs and that of their means."""
         total = self._folded + n
         difference = mean - self._mean
         between = np.outer(difference, difference) * (self._folded * n / total)
@@ -69,7 +69,7 @@ class Moments:
         self._folded = total
 
     def merged(self, other: Moments) -> Moments:
-        """The moments of both parts together; neither is changed."""
+        """Return the moments of both parts together. Neither is changed."""
         if other.dimensions != self.dimensions:
             raise EvaluationError(f"features: {self.dimensions} and {other.dimensions} dimensions do not merge")
         both = Moments(self.dimensions)
@@ -81,24 +81,24 @@ class Moments:
         both._fold()
         return both
 
-    def gaussian(self) -> Gaussian:
-        """Mean and unbiased covariance. Raises EvaluationError for fewer than 2 rows."""
+    def gaussian(self) -> FeatureGaussian:
+        """Return mean and unbiased covariance. Raises EvaluationError for fewer than 2 rows."""
         if self.n < 2:
             raise EvaluationError(f"{self.n} image(s): at least 2 are needed for a covariance")
         rows = np.concatenate(self._rows) if self._rows else np.zeros((0, self.dimensions))
         if self._scatter is None and self.n <= self.dimensions:
             mean = rows.mean(axis=0)
-            return Gaussian(mean, self.n, rows=(rows - mean) / np.sqrt(self.n - 1))
+            return FeatureGaussian(mean, self.n, rows=(rows - mean) / np.sqrt(self.n - 1))
         whole = Moments(self.dimensions)
         if self._scatter is not None:
             whole._merge(self._folded, self._mean, self._scatter)
         if len(rows):
             whole._merge_block(rows)
         assert whole._scatter is not None
-        return Gaussian(whole._mean, self.n, covariance=whole._scatter / (self.n - 1))
+        return FeatureGaussian(whole._mean, self.n, covariance=whole._scatter / (self.n - 1))
 
 
-class Gaussian:
+class FeatureGaussian:
     """What the Fréchet distance compares: a mean and a covariance, or a factor of it where there are few rows.
 
     `rows` (n, d) are centred and scaled so that rowsᵀ rows is the covariance. What is derived is kept: a reference that is compared with
@@ -113,19 +113,19 @@ class Gaussian:
         self.mean, self.n, self.rows = mean, n, rows
         self._covariance = covariance
 
-    def same_as(self, other: Gaussian) -> bool:
-        """Whether both hold the same numbers, bit for bit."""
+    def same_as(self, other: FeatureGaussian) -> bool:
+        """Return whether both hold the same numbers, bit for bit."""
         ours, theirs = (part.rows if part.rows is not None else part.covariance for part in (self, other))
         return np.array_equal(self.mean, other.mean) and np.array_equal(ours, theirs)
 
     @property
     def dimensions(self) -> int:
-        """d."""
+        """Return d."""
         return len(self.mean)
 
     @cached_property
     def covariance(self) -> Float64:
-        """(d, d)."""
+        """Return the covariance (d, d)."""
         if self._covariance is not None:
             return self._covariance
         assert self.rows is not None
@@ -133,21 +133,21 @@ class Gaussian:
 
     @cached_property
     def trace(self) -> float:
-        """Of the covariance."""
+        """Return the trace of the covariance."""
         return float((self.rows**2).sum()) if self.rows is not None else float(np.trace(self.covariance))
 
     @cached_property
     def live(self) -> NDArray[np.int64]:
-        """Features that vary at all: a dead one (a ReLU that never fires) has a row of zeros, and nothing to do with any distance's root."""
+        """Return the features that vary. A dead one (a ReLU that never fires) has a row of zeros, and does not matter to any distance's root."""
         return np.flatnonzero(self.covariance.diagonal() > 0)
 
     def block(self, index: NDArray[np.int64]) -> Float64:
-        """The covariance of these features."""
+        """Return the covariance of these features."""
         return self.covariance if len(index) == self.dimensions else self.covariance[np.ix_(index, index)]
 
     @cached_property
     def cholesky(self) -> Float64 | None:
-        """Lower factor L of the live features' covariance, L Lᵀ; None where even that is not positive definite."""
+        """Return the lower factor L of the live features' covariance, L Lᵀ; None if even that is not positive definite."""
         if self.rows is not None or not len(self.live):
             return None
         try:
@@ -158,7 +158,7 @@ class Gaussian:
 
     @cached_property
     def factor(self) -> Float64:
-        """B (d, r) with covariance = B Bᵀ: rows, Cholesky, or eigenvectors without the null space (λ < λmax d ε)."""
+        """Return B (d, r) with covariance = B Bᵀ: rows, Cholesky, or eigenvectors without the null space (λ < λmax d ε)."""
         if self.rows is not None:
             return self.rows.T
         if self.cholesky is not None:
@@ -172,7 +172,7 @@ class Gaussian:
 
     @cached_property
     def spectrum(self) -> Float64:
-        """Eigenvalues of the covariance, ascending, not below 0."""
+        """Return the eigenvalues of the covariance, ascending, not below 0."""
         if self.rows is not None:
             return np.sort(np.linalg.svd(self.rows, compute_uv=False) ** 2)
         values = np.linalg.eigvalsh(self.covariance)
@@ -181,15 +181,15 @@ class Gaussian:
 
 
 def _check_spectrum(values: Array) -> None:
-    """Eigenvalues below zero by more than rounding are no covariance's."""
+    """Raise EvaluationError for eigenvalues that are below zero by more than rounding."""
     if values[0] < -NEGATIVE * max(float(values[-1]), 0.0):
         raise EvaluationError(
             f"not a covariance: its eigenvalues go from {values[0]:g} to {values[-1]:g}, so it is not positive semi-definite"
         )
 
 
-def of_rows(features: Array) -> Gaussian:
-    """The Gaussian of feature rows (n, d) that are all at hand."""
+def of_rows(features: Array) -> FeatureGaussian:
+    """Return the Gaussian of feature rows (n, d) that are all in memory."""
     moments = Moments(features.shape[1])
     moments.add(features)
     return moments.gaussian()

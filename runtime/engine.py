@@ -11,12 +11,13 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from manifold.runtime import completion, golden, operations, repository
+from manifold.runtime import golden, lengths, operations, priors, repository
 from manifold.runtime import manifest as manifests
 from manifold.runtime.errors import ArtifactError, GraphError, InvalidValue, UnsupportedTask, shown
 from manifold.runtime.graphs import batches
 from manifold.runtime.graphs.backends import DEVICES, Graph, OnnxGraph, open_backend
 from manifold.runtime.manifest import InputSpec, Manifest, TaskSpec
+from manifold.runtime.manifest.conditions import BYTES, Item, Values
 from manifold.runtime.operations import Run
 from manifold.runtime.scores.scoring import Calibrated
 
@@ -36,6 +37,7 @@ class Model:
         self.graphs: dict[str, Graph] = {name: backend.open(task) for name, task in manifest.tasks.items()}
         self.chance = {name: backend.chance(task) for name, task in manifest.tasks.items()}
         self._judge()
+        priors.load(folder, manifest)
         self.calibrated = Calibrated.read(folder, manifest.scoring)
         # for recipes: which bits made this picture
         self.checksum = repository.checksum(manifest.files or repository.records(folder))
@@ -48,7 +50,10 @@ class Model:
         for outputs that are not as the manifest says.
         """
         self.check(task, inputs)
-        outputs = self.compute(task, inputs)
+        spec = self.manifest.tasks[task]
+        length = lengths.of(spec, inputs)
+        outputs = self.compute(task, inputs if length is None else lengths.padded(spec, inputs, length))
+        outputs = lengths.cut(spec, outputs, length)
         if role := not_finite(outputs):
             raise self.strange(role)
         return outputs
@@ -165,7 +170,7 @@ class Model:
         results = {}
         for tensor in spec.outputs:
             array = outputs[tensor.graph_name]
-            if array.shape != (rows + padding, *tensor.shape) or array.dtype != tensor.dtype:
+            if len(array) != rows + padding or not tensor.fits(array.shape[1:]) or array.dtype != tensor.dtype:
                 said = f"{tensor.dtype}{[rows + padding, *tensor.shape]}"
                 raise GraphError(
                     f"{spec.graph}: output {tensor.role!r} is {array.dtype}{list(array.shape)}, the manifest says {said}",
@@ -178,47 +183,57 @@ class Model:
         """Runs a use case to its end, here and now."""
         return operations.drive(steps, self.run)
 
-    # --- the use cases; arguments as in runtime.operations ---
+    # --- the use cases; arguments as in runtime.operations, and `classes` as a short form of `condition` ---
 
     def sample(self, n: int = 1, **options: Any) -> operations.Samples:
-        """n items from the prior: `seed`, `first`, `latents`, `codes`, `classes`, `prior`, `temperature`."""
-        return self.drive(operations.sample(self.manifest, n, **options))
+        """Return n items from the prior: `seed`, `first`, `latents`, `codes`, `condition`, `prior`, `temperature`, `numbers`."""
+        return self.drive(operations.sample(self.manifest, n, **_options(options)))
 
     def encode(self, data: Array, **options: Any) -> operations.Encoded:
-        """data (B, *shape) at the graph's edge to its posterior or codes: `seed`, `first`, `classes`."""
-        return self.drive(operations.encode(self.manifest, data, **options))
+        """Return the posterior or codes of data (B, *shape): `seed`, `first`, `condition`, `numbers`."""
+        return self.drive(operations.encode(self.manifest, data, **_options(options)))
 
     def reconstruct(self, data: Array, **options: Any) -> operations.Reconstructed:
-        """data to itself through the latent: `seed`, `first`, `classes`, `target`."""
-        return self.drive(operations.reconstruct(self.manifest, data, **options))
+        """Return data through the latent and back: `seed`, `first`, `condition`, `target`, `numbers`."""
+        return self.drive(operations.reconstruct(self.manifest, data, **_options(options)))
 
     def interpolate(self, start: operations.End, stop: operations.End, **options: Any) -> operations.Path:
-        """A path in latent space, decoded: `steps`, `method`, `seed`."""
+        """Return a path in latent space, decoded: `steps`, `method`, `seed`, `numbers`."""
         return self.drive(operations.interpolate(self.manifest, start, stop, **options))
 
     def score(self, data: Array, **options: Any) -> operations.Scores:
-        """Terms of the anomaly score: `classes`."""
-        return self.drive(operations.score(self.manifest, data, **options))
+        """Return the terms of the anomaly score: `condition`, `numbers`."""
+        return self.drive(operations.score(self.manifest, data, **_options(options)))
 
-    def complete(self, data: Array, mask: Array, **options: Any) -> completion.Completed:
-        """Images (n, C, H, W) with the pixels drawn that mask (n, 1, H, W) does not know; options as of completion.complete."""
+    def complete(self, data: Array, mask: Array, **options: Any) -> operations.Completed:
+        """Return items with the values drawn that mask (n, *mask_shape) does not know; options as of operations.complete."""
         if "impute" not in self.manifest.tasks or not operations.CAN["impute"](self.manifest):
             raise UnsupportedTask(
-                f"{self.manifest.name} does not fill in images; it can {', '.join(self.manifest.tasks)}", field="model"
+                f"{self.manifest.name} does not fill in {self.manifest.spec.noun} by a mask; it can {', '.join(self.manifest.tasks)}",
+                field="model",
             )
-        return self.drive(completion.complete(self.manifest, data, mask, **options))
+        return self.drive(operations.complete(self.manifest, data, mask, **_options(options)))
 
     def impute(self, data: Array, **options: Any) -> operations.Imputed:
-        """Missing values (NaN) of rows from the others: `classes`, `seed`, `first`."""
-        return self.drive(operations.impute(self.manifest, data, **options))
+        """Return rows with their missing values (NaN) filled in from the others: `condition`, `seed`, `first`."""
+        return self.drive(operations.impute(self.manifest, data, **_options(options)))
 
     def classify(self, data: Array) -> NDArray[np.float64]:
-        """p(y | x), (B, C)."""
+        """Return p(y | x), (B, C)."""
         return self.drive(operations.classify(self.manifest, data))
 
     def class_energies(self, data: Array) -> NDArray[np.float64]:
-        """log p(y | x) before the temperature and up to a constant, (B, C)."""
+        """Return log p(y | x) before the temperature and up to a constant, (B, C)."""
         return self.drive(operations.class_energies(self.manifest, data))
+
+
+def _options(options: dict[str, Any]) -> dict[str, Any]:
+    """Return options with `classes` under its long name."""
+    if "classes" not in options:
+        return options
+    if options.get("condition") is not None:
+        raise InvalidValue("classes and condition exclude each other", field="classes")
+    return {**{name: value for name, value in options.items() if name != "classes"}, "condition": options["classes"]}
 
 
 def joined(pieces: Sequence[Mapping[str, Array]]) -> dict[str, Array]:
@@ -244,9 +259,9 @@ def check_inputs(spec: TaskSpec, inputs: Mapping[str, Array]) -> int:
         )
     for tensor in spec.inputs:
         array = inputs[tensor.role]
-        if array.dtype != tensor.dtype or array.shape[1:] != tensor.shape:
+        if array.dtype != tensor.dtype or not tensor.fits(array.shape[1:]):
             raise InvalidValue(
-                f"input {tensor.role!r} is {array.dtype}{list(array.shape)}, it must be {tensor.dtype}[rows, {', '.join(map(str, tensor.shape))}]",
+                f"input {tensor.role!r} is {array.dtype}{list(array.shape)}, it must be {tensor.described} for each row",
                 field=tensor.role,
             )
         if array.dtype.kind == "f" and (np.isinf(array).any() if tensor.missing else not np.isfinite(array).all()):
@@ -306,13 +321,26 @@ def _example(tensor: InputSpec, manifest: Manifest, rows: int, generator: np.ran
             values = generator.integers(0, manifest.codes.levels if manifest.codes else 2, shape)
         case "temperature":
             values = np.ones(shape)
+        case "number" | "integer":
+            values = np.full(shape, tensor.default if tensor.default is not None else tensor.example)
+        case "tokens":
+            values = generator.integers(0, BYTES, shape)
+        case "token_mask":
+            values = np.ones(shape)
         case "mask":
             values = generator.integers(0, 2, shape)
         case "condition":
-            legal = np.asarray(manifest.conditions.examples) if manifest.conditions else np.eye(tensor.shape[0])
-            values = legal[generator.integers(0, len(legal), rows)]
+            values = _example_condition(tensor, manifest, rows, generator)
         case "data":
-            values = manifest.data.example(rows, generator)
+            values = manifest.spec.example(rows, generator)
         case _:
             values = np.minimum(generator.random(shape, np.float32), np.float32(1 - 2**-24))
     return values.astype(tensor.dtype)
+
+
+def _example_condition(tensor: InputSpec, manifest: Manifest, rows: int, generator: np.random.Generator) -> Array:
+    condition = manifest.condition_of(tensor)
+    if isinstance(condition, Item):
+        return condition.data.example(rows, generator)
+    legal = np.asarray(condition.examples) if isinstance(condition, Values) else np.eye(tensor.shape[0])
+    return legal[generator.integers(0, len(legal), rows)]

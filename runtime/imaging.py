@@ -322,7 +322,7 @@ def grid_recipe(recipes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Return the recipe of a grid of items, from the recipes of the items."""
     first, n = recipes[0], len(recipes)
     recipe = {**first, "n": n}
-    for key in ("class", "condition", "latents", "codes"):
+    for key in ("class", "condition", "conditions", "inputs", "latents", "named_latents", "codes"):
         values = [one[key] for one in recipes if key in one]
         if values and (key != "class" or any(value != values[0] for value in values)):
             recipe[key] = values

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from manifold.runtime import imaging
+from manifold.runtime.conditions import ByClass, ByItem, BySeveral, ByText, ByValues, Condition, One, of_items, tagged
 from manifold.runtime.errors import InvalidValue, cut, shown
 from manifold.runtime.inputs import TEMPERATURES
 from manifold.runtime.manifest import NAME, Manifest
@@ -25,38 +26,75 @@ if TYPE_CHECKING:
 
 Array = NDArray[Any]
 PNG = "image/png"
+CONDITION = "condition"  # the name of a model's only condition
 MAX_ITEMS = 65_536  # of a picture that is made again; a service makes as many at most where nothing is set
 
 
 def for_samples(
     manifest: Manifest, checksum: str, samples: Samples, options: Mapping[str, Any]
 ) -> list[dict[str, Any]]:
-    """One recipe for each item. `options` are those of the request: first, classes, prior, temperature, and given latents or codes."""
+    """Return one recipe for each item. `options` are those of the request: first, condition, prior, temperature, numbers, latents, codes."""
     common = {
-        "model": manifest.name,
-        "version": manifest.version,
-        "checksum": checksum,
-        "temperature": options.get("temperature", 1.0),
-    }
+        "model": manifest.name, "version": manifest.version, "checksum": checksum, "temperature": options.get("temperature", 1.0),
+    }  # fmt: skip
     if options.get("prior") is not None:
         common["prior"] = options["prior"]
     if not is_reproducible(manifest, options.get("latents"), options.get("codes")):
         common["reproducible"] = False
-    classes = options.get("classes")
     recipes = []
     for index in range(len(samples.data)):
         recipe = dict(common)
         if samples.seed is not None:
             recipe |= {"seed": samples.seed, "item": options.get("first", 0) + index}
-        if isinstance(classes, np.ndarray):
-            recipe["condition"] = np.broadcast_to(classes, samples.condition.shape)[index].tolist()  # type: ignore[union-attr]
-        elif samples.condition is not None:
-            recipe["class"] = "random" if classes is None else classes[index] if isinstance(classes, list) else classes
-        for given in ("latents", "codes"):
-            if options.get(given) is not None:
-                recipe[given] = np.asarray(options[given])[index].tolist()
-        recipes.append(recipe)
+        recipes.append({**recipe, **_condition(samples, options, index), **_given(options, len(samples.data), index)})
     return recipes
+
+
+def _condition(samples: Samples, options: Mapping[str, Any], index: int) -> dict[str, Any]:
+    """Return what the recipe of one item says of its condition."""
+    given = options.get("condition", options.get("classes"))
+    condition = None if given is None else tagged(given)
+    if isinstance(condition, ByValues):
+        assert samples.condition is not None
+        return {"condition": np.broadcast_to(condition.values, samples.condition.shape)[index].tolist()}
+    if isinstance(condition, BySeveral | ByText | ByItem):
+        parts = condition.parts if isinstance(condition, BySeveral) else {CONDITION: condition}
+        return {
+            "conditions": {
+                name: _part(of_items(part, np.asarray([index]), len(samples.data))) for name, part in parts.items()
+            }
+        }
+    if samples.condition is None:
+        return {}
+    choice = "random" if condition is None else condition.choice
+    return {"class": choice[index] if isinstance(choice, list) else choice}
+
+
+def _part(part: Condition) -> dict[str, Any]:
+    """Return a condition of one item in its long form. Given items are not kept."""
+    match part:
+        case ByText(texts):
+            return {"texts": list(texts)}
+        case ByValues(values):
+            return {"values": np.atleast_2d(values)[0].tolist()}
+        case ByClass(choice):
+            return {"class": choice[0] if isinstance(choice, list) else choice}
+    return {}
+
+
+def _given(options: Mapping[str, Any], n: int, index: int) -> dict[str, Any]:
+    """Return the arrays and numbers that the request of one item gives."""
+    recipe: dict[str, Any] = {}
+    latents, codes, numbers = options.get("latents"), options.get("codes"), options.get("numbers")
+    if isinstance(latents, Mapping):
+        recipe["named_latents"] = {role: np.asarray(values)[index].tolist() for role, values in latents.items()}
+    elif latents is not None:
+        recipe["latents"] = np.asarray(latents)[index].tolist()
+    if codes is not None:
+        recipe["codes"] = np.asarray(codes)[index].tolist()
+    if numbers:
+        recipe["inputs"] = {name: float(np.broadcast_to(value, (n,))[index]) for name, value in numbers.items()}
+    return recipe
 
 
 def check(recipe: object) -> dict[str, Any]:
@@ -102,6 +140,10 @@ def _numbers(value: object) -> bool:
     return isinstance(value, list)
 
 
+def _objects(value: object) -> bool:
+    return all(isinstance(each, dict) for each in (value if isinstance(value, list) else [value]))
+
+
 def _damaged(key: str, value: object, kind: str) -> InvalidValue:
     return InvalidValue(f"the recipe is damaged: {key}: {shown(value)} is not {kind}")
 
@@ -117,7 +159,10 @@ FIELDS: dict[str, tuple[Callable[[object], bool], str]] = {
     "prior": (_text(".{1,64}"), "the name of a prior"),
     "class": (lambda value: all(map(_class, value if isinstance(value, list) else [value])), "a class, weights by class, or a list of them"),
     "condition": (_numbers, "a list of numbers"),
+    "conditions": (_objects, "an object, or a list of them"),
+    "inputs": (_objects, "an object of numbers by name, or a list of them"),
     "latents": (_numbers, "a list of numbers"),
+    "named_latents": (_objects, "an object of lists by name, or a list of them"),
     "codes": (_numbers, "a list of whole numbers"),
 }  # fmt: skip
 NEEDED = ("model", "version", "checksum", "temperature")
@@ -126,7 +171,7 @@ NEEDED = ("model", "version", "checksum", "temperature")
 def remake(model: Model, recipe: Mapping[str, Any]) -> bytes:
     """Return the picture of a recipe, made again. Raises InvalidValue if the recipe is for another artifact, or damaged."""
     recipe, manifest = check(dict(recipe)), model.manifest
-    spec = manifest.data
+    spec = manifest.spec
     if not spec.pictures:
         raise InvalidValue(f"{manifest.name} makes {spec.noun}, not pictures")
     if recipe.get("checksum") != model.checksum:
@@ -157,12 +202,21 @@ def _options(recipe: Mapping[str, Any], manifest: Manifest) -> dict[str, Any]:
     if "prior" in recipe:
         options["prior"] = recipe["prior"]
     if "class" in recipe:
-        options["classes"] = recipe["class"]
+        options["condition"] = ByClass(recipe["class"])
+    if "conditions" in recipe:
+        options["condition"] = _conditions(_by_name(recipe, "conditions"), len(manifest.conditioned) > 1)
+    if "inputs" in recipe:
+        options["numbers"] = _by_name(recipe, "inputs")
     if "condition" in recipe:
-        options["classes"] = _array(recipe, "condition", np.float64)  # as given: the picture's text repeats it
+        options["condition"] = _array(recipe, "condition", np.float64)  # as given: the picture's text repeats it
     if "latents" in recipe:
-        shape = (manifest.latent.size,) if manifest.latent else None
+        shape = manifest.space.dims if manifest.space else None
         options["latents"] = _array(recipe if grid else {"latents": [recipe["latents"]]}, "latents", np.float32, shape)
+    if "named_latents" in recipe:
+        options["latents"] = {
+            role: _array({"n": recipe.get("n", 1), role: rows}, role, np.float32, manifest.latents[role].dims)
+            for role, rows in _by_name(recipe, "named_latents").items() if role in manifest.latents
+        }  # fmt: skip
     if "codes" in recipe:
         about = manifest.codes
         codes = _array(
@@ -172,6 +226,32 @@ def _options(recipe: Mapping[str, Any], manifest: Manifest) -> dict[str, Any]:
             raise InvalidValue(f"the recipe is damaged: codes: one is not 0 to {about.levels - 1}")
         options["codes"] = codes
     return options
+
+
+def _by_name(recipe: Mapping[str, Any], key: str) -> dict[str, list[Any]]:
+    """Return what the items of a recipe have by name: for each name a list, one value for each item."""
+    items = recipe[key] if "n" in recipe else [recipe[key]]
+    if not isinstance(items, list) or len(items) != recipe.get("n", 1) or len({tuple(item) for item in items}) != 1:
+        raise _damaged(key, recipe[key], "one object for each item, with the same names")
+    return {name: [item[name] for item in items] for name in items[0]}
+
+
+def _conditions(parts: Mapping[str, list[Any]], several: bool) -> Condition:
+    """Return the conditions of all items from their long forms. Raises InvalidValue for one that the recipe does not keep."""
+    read: dict[str, One] = {}
+    for name, values in parts.items():
+        match values:
+            case [{"texts": list()}, *_]:
+                read[name] = ByText(tuple(str(value["texts"][0]) for value in values))
+            case [{"values": list()}, *_]:
+                read[name] = ByValues(np.asarray([value["values"] for value in values], np.float64))
+            case [{"class": _}, *_]:
+                read[name] = ByClass([value["class"] for value in values])
+            case _:
+                raise InvalidValue(
+                    f"the recipe does not keep conditions.{name}, such as an image; the picture cannot be made again"
+                )
+    return BySeveral(read) if several else next(iter(read.values()))
 
 
 def _array(recipe: Mapping[str, Any], key: str, dtype: Any, shape: tuple[int, ...] | None = ()) -> Array:

@@ -19,7 +19,7 @@ from manifold.runtime import manifest as manifests
 from manifold.runtime.errors import ArtifactError, GraphError, UnknownModel, shown
 from manifold.runtime.graphs import onnx_file
 from manifold.runtime.locks import held, locked
-from manifold.runtime.manifest import FileRecord, Manifest
+from manifold.runtime.manifest import PRIORS_FILE, FileRecord, Manifest
 
 VERSION = re.compile(r"[1-9][0-9]{0,8}")
 PLAIN = re.compile(
@@ -116,6 +116,16 @@ def find(name: str, root: Path) -> Path:
     return locate(Path(name) if Path(name).is_dir() and not below.is_dir() else below)
 
 
+def with_checksum(start: str, root: Path) -> str:
+    """Return name/version of the artifact below `root` whose checksum begins with `start`. Raises UnknownModel if there is none."""
+    for name, numbers in scan(root).items():
+        for version in numbers:
+            with contextlib.suppress(ArtifactError):  # an artifact that is broken is none of those looked for
+                if checksum(manifests.read(root / name / str(version)).files).startswith(start):
+                    return f"{name}/{version}"
+    raise UnknownModel(f"no artifact in {root} has the checksum {start}… that the file was made by", field="model")
+
+
 def trained_on(data: str, root: Path, task: str) -> tuple[list[str], dict[str, str | None]]:
     """Names of the artifacts with a task that were trained on a data set, and of all that have the task what each was trained on."""
     found = {}
@@ -202,10 +212,12 @@ def copy(source: Path, target: Path) -> None:
 
 
 def checksum(files: Mapping[str, FileRecord]) -> str:
-    """One SHA-256 over the checksums of an artifact's files: which bits are these."""
-    return hashlib.sha256(
-        "".join(f"{name} {record.sha256}\n" for name, record in sorted(files.items())).encode()
-    ).hexdigest()
+    """Return one SHA-256 over the checksums of an artifact's files, which says which bits these are.
+
+    Priors are left out: they may be fitted after an artifact was published, and a recipe names the one that it drew from.
+    """
+    lines = (f"{name} {record.sha256}\n" for name, record in sorted(files.items()) if name != PRIORS_FILE)
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 def verify(folder: Path, manifest: Manifest) -> list[str]:
@@ -252,6 +264,13 @@ def _named(manifest: Manifest) -> Iterator[tuple[str, str]]:
     if manifest.backend != "fake":
         for task, spec in manifest.tasks.items():
             yield f"tasks.{task}.graph", spec.graph
+    for role, latent in manifest.latents.items():
+        for name, prior in latent.fitted():
+            if prior.file is not None:
+                yield (
+                    f"{'latent' if not manifest.has_named_latents else f'latent.{role}'}.priors.{name}.file",
+                    prior.file,
+                )
     if manifest.golden is not None:
         yield "golden.file", manifest.golden.file
     if manifest.scoring is not None and manifest.scoring.calibration is not None:

@@ -59,12 +59,14 @@ def choice(seed: int, first: int, n: int, weights: Sequence[float]) -> NDArray[n
     return _chosen(seed, first, n, CLASS_STREAM, weights)
 
 
-def component(seed: int, first: int, n: int, weights: Sequence[float]) -> NDArray[np.int64]:
-    """Components of a mixture, int64 (n,), by inverse CDF of `weights` from a stream of their own."""
-    return _chosen(seed, first, n, COMPONENT_STREAM, weights)
+def component(
+    seed: int, first: int, n: int, weights: Sequence[float] | NDArray[Any], stream: int | None = None
+) -> NDArray[np.int64]:
+    """Return components of a mixture, int64 (n,), by inverse CDF of `weights` from a stream of their own."""
+    return _chosen(seed, first, n, COMPONENT_STREAM if stream is None else stream, weights)
 
 
-def _chosen(seed: int, first: int, n: int, stream: int, weights: Sequence[float]) -> NDArray[np.int64]:
+def _chosen(seed: int, first: int, n: int, stream: int, weights: Sequence[float] | NDArray[Any]) -> NDArray[np.int64]:
     return pick(np.tile(np.asarray(weights), (n, 1)), uniform(seed, first, n, stream, ()))
 
 

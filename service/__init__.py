@@ -1,1 +1,1 @@
-"""REST (and later gRPC) around the runtime. No torch, no training, no model family."""
+"""REST, gRPC and the Open Inference Protocol around the runtime. No torch, no training, no model family."""

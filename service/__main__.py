@@ -1,4 +1,4 @@
-"""`python -m manifold.service`: reads the settings once and runs the server.
+"""`python -m manifold.service`: takes signals early, reads the settings once and runs the server, or checks what would be served.
 
 Exit statuses: 0, told to stop; 1, an error that nobody expected; 2, a setting, key file, certificate, folder or port is wrong, and nothing was
 loaded; 3, the server or its workers did not start.
@@ -11,289 +11,14 @@ from manifold.service.processes import early
 if __name__ == "__main__":
     early.prepare()  # before the imports, which take a second
 
-import asyncio
-import contextlib
-import math
 import os
 import sys
-import threading
-import time
-from socket import socket
-from types import FrameType
 
-import structlog
-import uvicorn
-
-from manifold.runtime import repository
-from manifold.runtime.errors import ArtifactError, ManifoldError, shown
-from manifold.runtime.graphs import backends
+from manifold.runtime.errors import ManifoldError, shown
+from manifold.service import server
 from manifold.service import settings as settings_module
-from manifold.service.http.app import create_app
-from manifold.service.http.connections import Protocol, limited
-from manifold.service.http.front import Front
-from manifold.service.inference import rpc as inference
-from manifold.service.models.registry import Registry, check_sections
-from manifold.service.processes import keeper as workers
-from manifold.service.processes import ports
-from manifold.service.processes.cluster import Cluster
-from manifold.service.rpc import server as rpc
-from manifold.service.security import Security
-from manifold.service.settings import Settings, SettingsError, nearest
+from manifold.service.settings import SettingsError
 from manifold.service.telemetry import logs
-
-log = structlog.get_logger()
-
-KEEP_ALIVE = (
-    75  # seconds: longer than load balancers keep a connection that is idle, which must not be closed under them
-)
-GRACE = 2.0  # seconds beyond notice and drain, after which a process ends whatever it is doing
-FILES = 40  # open files that a process needs beside its connections
-LAST = 0.2  # seconds at least that HTTP has to end after gRPC
-WRONG, NOT_STARTED = 2, 3  # exit statuses
-SWITCH = 0.001  # seconds: how long a worker whose run has ended waits for the interpreter's lock at most
-
-
-class Server(uvicorn.Server):
-    """The servers of HTTP and gRPC, on one event loop.
-
-    Told to stop, it is first not ready, then, `notice_seconds` later, takes no more, and ends when what it has is answered, or
-    `drain_seconds` later. A process that is still there `GRACE` seconds after that ends whatever it is doing.
-    """
-
-    def __init__(self, app: Front, settings: Settings) -> None:
-        registry, metrics, security = app.state.registry, app.state.metrics, app.state.security
-        self.registry: Registry = registry
-        self.security: Security = security
-        self.settings, self.stop_at = settings, math.inf
-        self.stops = 0  # signals to stop that have come
-        self.reload_first = False  # SIGHUP came before the event loop
-        self.own_process = False  # ends with the server, whatever else runs in it
-        self.cluster: Cluster | None = None
-        self._reloading: asyncio.Task[None] | None = None  # the event loop itself holds tasks weakly
-        self.loop: asyncio.AbstractEventLoop | None = None
-        config = uvicorn.Config(
-            app, host=settings.host, port=settings.port, log_config=None, log_level="error", access_log=False, server_header=False, proxy_headers=False,
-            ws="none", http=limited(settings, lambda reason: metrics.cut.labels(reason).inc()), timeout_keep_alive=KEEP_ALIVE, backlog=ports.BACKLOG,
-            timeout_graceful_shutdown=round(settings.drain_seconds), ssl_certfile=settings.tls_certificate, ssl_keyfile=settings.tls_key,
-        )  # fmt: skip
-        super().__init__(config)
-        metrics.connections.set_function(lambda: len(self.server_state.connections))
-        tracing = app.state.tracing
-        use_cases = rpc.Servicer(app.state.handlers, registry, metrics, settings, tracing)
-        self.rpc = rpc.Server(
-            use_cases, inference.Servicer(app.state.inference, metrics, tracing), settings, security, app.intake
-        )
-        security.reloaded.append(self._renew)
-
-    async def startup(self, sockets: list[socket] | None = None) -> None:
-        """Take gRPC's port, then serve HTTP and begin to load models, then serve gRPC. The server does not start without its ports."""
-        self.loop = asyncio.get_running_loop()
-        if self.settings.rpc_port:
-            try:
-                self.rpc.open(self.settings.rpc_port)
-            except RuntimeError as error:
-                log.error("gRPC cannot listen", port=self.settings.rpc_port, reason=str(error))
-                self.should_exit = True
-                return
-        if self.cluster is not None:
-            self.cluster.open()
-        await super().startup(sockets)
-        if self.reload_first:
-            self._reload()
-        if self.started and self.settings.rpc_port:
-            await self.rpc.start()
-
-    async def shutdown(self, sockets: list[socket] | None = None) -> None:
-        """Take nothing more, end what gRPC has, then what HTTP has, then the models. Both have the same `drain_seconds`."""
-        began = time.monotonic()
-        for server in self.servers:
-            server.close()
-        await self.rpc.stop(self.settings.drain_seconds)
-        left = self.settings.drain_seconds - (time.monotonic() - began)
-        self.config.timeout_graceful_shutdown = max(LAST, left)  # type: ignore[assignment]
-        await super().shutdown(sockets)
-
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Take a signal that no thread receives (service.early)."""
-        self.heed(sig)
-
-    def heed(self, number: int) -> None:
-        """Take a signal, in any thread. The first one to stop begins the end, the second cuts the notice short, the third all the rest."""
-        if number in early.RELOADING:
-            self._reload_soon()
-            return
-        self.stops += 1
-        self.registry.leaving = True
-        notice, drain = self.settings.notice_seconds, self.settings.drain_seconds
-        wait = notice if self.stops == 1 else 0.0
-        self.stop_at = min(self.stop_at, time.monotonic() + wait)
-        self.force_exit = self.stops > 2
-        if self.own_process:
-            _end_within(GRACE + (wait + drain if self.stops <= 2 else 0.0))
-
-    def lose(self) -> None:
-        """End without notice: the parent process is gone, and nobody would restart this one."""
-        self.stops = max(self.stops, 1)
-        self.heed(early.STOPPING[0])
-
-    def serve_on(self, listening: list[socket] | None = None) -> None:
-        """Serve on sockets that are given or on its own, in the main thread. End the process if it cannot."""
-        self.own_process = early.prepared()
-        if self.own_process:
-            early.heed(self.heed)
-        with contextlib.suppress(KeyboardInterrupt):  # which uvicorn raises again when it has ended
-            self.run(listening)
-        if not self.started:
-            sys.exit(WRONG if self.should_exit and not self.stops else NOT_STARTED)
-        if not self.registry.drained:  # Python would wait for the threads of runs and loads that do not end
-            logs.drain()
-            os._exit(0)
-
-    def _reload_soon(self) -> None:
-        """Have the event loop read keys and certificate again, now or once it runs."""
-        if self.loop is None:
-            self.reload_first = True
-        else:
-            with contextlib.suppress(RuntimeError):  # the loop has ended
-                self.loop.call_soon_threadsafe(self._reload)
-
-    def _reload(self) -> None:
-        """Read keys and certificate again, after SIGHUP."""
-        self._reloading = asyncio.get_running_loop().create_task(self._reload_now())
-
-    async def _reload_now(self) -> None:
-        try:
-            await self.security.reload_aside()
-        except ManifoldError as error:
-            log.error("not reloaded, what there was is kept", reason=error.message)
-        else:
-            log.info("reloaded", keys=list(self.security.keys))
-
-    def _renew(self) -> None:
-        """A new certificate, for connections from now on."""
-        if self.config.ssl is not None and self.security.certificate is not None:
-            self.config.ssl.load_cert_chain(self.security.certificate.path, self.security.certificate.key)
-
-    async def on_tick(self, counter: int) -> bool:
-        """Ten times a second: whether to stop. Once a second: which connections only wait."""
-        if counter % 10 == 0:
-            now = asyncio.get_running_loop().time()
-            for connection in list(self.server_state.connections):
-                if isinstance(connection, Protocol):
-                    connection.look(now, 1.0)
-            self.rpc.limits.look()
-        stopping = await super().on_tick(counter) or time.monotonic() >= self.stop_at
-        self.registry.stopped = self.registry.stopped or stopping
-        return stopping
-
-
-def _end_within(seconds: float) -> None:
-    """End this process after so many seconds, whatever its event loop and its threads are doing then."""
-
-    def end() -> None:
-        log.warning("ended while work was still under way")
-        logs.drain()
-        os._exit(0)
-
-    timer = threading.Timer(seconds, end)
-    timer.daemon = True
-    timer.start()
-
-
-def run(settings: Settings) -> None:
-    """Serve until told to stop; requests in flight get `drain_seconds` to end. End the process with status 2 if a setting or port is wrong."""
-    early.prepare()
-    logs.start(settings.log_format)
-    try:
-        sys.exit(_serve(settings))
-    except ManifoldError as error:
-        logs.refuse(error, settings.log_format)
-        sys.exit(WRONG)
-
-
-def _serve(settings: Settings) -> int:
-    """Take the ports, then serve in this process or in workers. Return the exit status."""
-    check(settings)
-    count = workers.allowed(settings)
-    with contextlib.ExitStack() as held:
-        listening = [held.enter_context(each) for each in ports.bound(settings)]
-        if count > 1:
-            for each in ports.reserved(settings):
-                held.enter_context(each)
-            return workers.Keeper(settings.model_copy(update={"workers": count}), listening).run()
-        ports.check_rpc(settings)
-        alone = within_files(settings.model_copy(update={"workers": 1}))
-        Server(build(alone), alone).serve_on(listening)
-        return 0
-
-
-def build(settings: Settings) -> Front:
-    """Return the application, with this process made ready for it."""
-    sys.setswitchinterval(SWITCH)
-    app = create_app(settings)
-    backends.import_ahead(entry.folder for entry in app.state.registry.entries.values())
-    logs.silence_engine()
-    return app
-
-
-def within_files(settings: Settings) -> Settings:
-    """Return the settings with no more connections than this process may open files, and raise its limit as far as that is allowed."""
-    try:
-        import resource
-    except ImportError:  # not on Windows
-        return settings
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != hard:
-        with contextlib.suppress(OSError, ValueError):
-            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-            soft = hard
-    most = max(1, soft - FILES)
-    if soft == resource.RLIM_INFINITY or most >= settings.max_connections:
-        return settings
-    tell = log.warning if most < settings.max_connections // 2 else log.info
-    tell(
-        "few open files are allowed: connections beyond them are refused", limit=soft, max_connections=most, asked=settings.max_connections,
-        remedy=f"raise `ulimit -n` (LimitNOFILE, ulimits) to {settings.max_connections + FILES}, or lower MANIFOLD_MAX_CONNECTIONS",
-    )  # fmt: skip
-    return settings.model_copy(update={"max_connections": most})
-
-
-def check(settings: Settings) -> str:
-    """What would be served, and to whom. Raises ManifoldError where the service would not start, or would have nothing to serve."""
-    security = Security(settings)
-    workers.allowed(settings)
-    ports.check_host(settings)
-    there = repository.survey(settings.models_dir)
-    check_sections(settings, there)
-    names = sorted(there.versions)
-    if not names and not settings.watch_seconds:
-        raise SettingsError(
-            f"{settings.models_dir}: holds no models; MANIFOLD_MODELS_DIR (MODELS of docker-compose.yml) names the folder of models"
-        )
-    if "default_model" in settings.model_fields_set and settings.default_model not in {
-        *names,
-        *there.unreadable,
-    }:  # the default's default may be missing
-        near = nearest(settings.default_model or "", names)
-        raise SettingsError(
-            f"default_model: there is no {settings.default_model!r} in {settings.models_dir}{near}", valid=names
-        )
-    keys = f"keys: {', '.join(security.keys)}" if security.needed else "no keys asked for"
-    return f"{len(names)} models: {', '.join(names)}; {keys}; {'TLS' if security.certificate else 'no TLS'}"
-
-
-def survey(settings: Settings) -> str:
-    """Return a line for each model that cannot be served, with the reason. Raise ArtifactError if none can.
-
-    Manifests are read and checksums are verified. No graph is opened, so a model may still fail to load.
-    """
-    registry = Registry(settings)
-    registry.verify()
-    broken = [entry for entry in registry.shown if entry.state == "unavailable"]
-    lines = [f"{entry.name} cannot be served: {entry.reason}" for entry in broken]
-    if lines and len(broken) == len(registry.shown):
-        raise ArtifactError("\n".join(lines))
-    return "\n".join(lines)
 
 
 def main() -> int:
@@ -308,12 +33,12 @@ def main() -> int:
         settings = settings_module.read()
         style = settings.log_format
         if sys.argv[1:] == ["--check"]:
-            print(*filter(None, (check(settings), survey(settings))), sep="\n")
+            print(*filter(None, (server.check(settings), server.survey(settings))), sep="\n")
         else:
-            run(settings)
+            server.run(settings)
     except ManifoldError as error:
         logs.refuse(error, style)
-        return WRONG
+        return server.WRONG
     return 0
 
 

@@ -126,7 +126,7 @@ class Certificate:
         return self.key.read_bytes(), self.path.read_bytes()
 
 
-class Bucket:
+class TokenBucket:
     """What is left of a rate, in requests."""
 
     __slots__ = ("at", "left")
@@ -150,7 +150,7 @@ class Security:
     def __init__(self, settings: Settings) -> None:
         self.settings, self.needed = settings, settings.authenticated
         self.keys: Mapping[str, Key] = read(settings)
-        self._buckets: dict[str, Bucket] = {}
+        self._buckets: dict[str, TokenBucket] = {}
         self.certificate: Certificate | None = None
         if settings.tls_certificate is not None and settings.tls_key is not None:
             self.certificate = Certificate(settings.tls_certificate, settings.tls_key)
@@ -204,7 +204,7 @@ class Security:
             return
         now = time.monotonic()
         if key.name not in self._buckets:
-            self._buckets[key.name] = Bucket(rate, now)
+            self._buckets[key.name] = TokenBucket(rate, now)
         wait = self._buckets[key.name].take(rate, now)
         if wait:
             raise Busy(f"the key {key.name} may ask {key.rate:g} times a second", retry_after=wait, reason="rate")

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from onnx import TensorProto, helper, numpy_helper
+from typer.testing import CliRunner
+
+from manifold import cli
 
 SIZE = 4
 FLOAT, HALF, INT64, INT32 = TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.INT64, TensorProto.INT32
 node = helper.make_node
+Change = Callable[[dict[str, Any]], None]  # of a manifest
 
 
 def value(name: str, kind: int = FLOAT, shape: Sequence[int | str] | None = ("B", SIZE)) -> Any:
@@ -88,3 +92,34 @@ def outside(name: str, location: str, content: np.ndarray) -> Any:
     for key, text in (("location", location), ("offset", "0"), ("length", str(content.nbytes))):
         tensor.external_data.add(key=key, value=text)
     return tensor
+
+
+def check(folder: Path, *options: str) -> tuple[int, str]:
+    """Exit status and output of `manifold check`, which never raises."""
+    done = CliRunner().invoke(cli.app, ["check", *options, str(folder)])
+    assert done.exception is None or isinstance(done.exception, SystemExit), done.exception
+    assert "Traceback" not in done.output
+    return done.exit_code, done.output
+
+
+def refused(folder: Path, *options: str) -> str:
+    """Return what `manifold check` says of an artifact that is refused."""
+    status, said = check(folder, *options)
+    assert status == 1, said
+    return said
+
+
+COPY = node("Identity", ["z"], ["x"])
+
+
+SCORE = {
+    "graph": "g.onnx",
+    "inputs": [given("z", "data", [1, 2, 2])],
+    "outputs": [{"role": "nll", "name": "y", "shape": []}],
+}
+SCORING = {"score": "nll", "terms": [{"name": "nll", "kind": "nll"}]}
+
+
+def size_of(content: bytes) -> bytes:
+    """The length of a field of a protobuf message, in three bytes."""
+    return bytes([len(content) & 0x7F | 0x80, len(content) >> 7 & 0x7F | 0x80, len(content) >> 14])

@@ -22,7 +22,7 @@ from google.protobuf.message import Message
 from hypothesis import strategies as st
 from PIL import Image
 
-from manifold.service.rpc import server as rpc
+from manifold.service.rpc.servicer import NAME
 from manifold.service.stubs import manifold_pb2 as pb
 
 SEEDS = st.integers(0, 2**31)
@@ -374,7 +374,7 @@ REFUSALS = {
 def call(channel: grpc.Channel, drawn: tuple[str, bytes], metadata: list[tuple[str, str]]) -> str:
     """The code of an rpc with these bytes as its message, or its messages. Raises Broken as `check` does."""
     name, content = drawn
-    method = f"/{rpc.NAME}/{name}"
+    method = f"/{NAME}/{name}"
     try:
         if name == "AnomalyScoreFile":
             parts = [content, pb.ScoreFileRequest(chunk=b"amount,hour\n1,2\n").SerializeToString(), content]

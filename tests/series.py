@@ -62,7 +62,7 @@ class SeriesSpec(Kind):
 
     def read_array(self, array: Array, field: str) -> Items:
         """Read an array (n, T, C)."""
-        return self.read(array, Reading(), field)
+        return self.read(list(array), Reading(), field)
 
     def write(
         self, items: Array, encoding: str, recipes: Sequence[Mapping[str, Any]] | None, picture: Callable[[bytes], Any]

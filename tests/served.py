@@ -14,10 +14,10 @@ from typing import Any
 
 import httpx
 
-from manifold.service.__main__ import Server
 from manifold.service.http.app import create_app
 from manifold.service.models.batcher import Batcher
 from manifold.service.models.registry import Registry
+from manifold.service.server import Server
 from manifold.service.settings import Settings
 
 

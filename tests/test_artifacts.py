@@ -309,7 +309,7 @@ def test_where_nothing_is(tmp_path: Path) -> None:
 
 def test_rows_are_padded_and_run_in_pieces_unseen(tiny: Path) -> None:
     model = load(tiny / "models/vae")
-    latents = np.random.default_rng(0).normal(size=(23, model.manifest.latent.size)).astype(np.float32)  # type: ignore[union-attr]
+    latents = np.random.default_rng(0).normal(size=(23, model.manifest.space.count)).astype(np.float32)  # type: ignore[union-attr]
     expected = model.run("decode", {"latent": latents})["data"]
     task = model.manifest.tasks["decode"].model_copy(update={"min_rows": 4, "max_rows": 8})
     seen: list[int] = []

@@ -191,7 +191,7 @@ def test_pages_of_metrics_and_files_are_read_off_the_event_loop(
     service: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen = [Seen(monkeypatch, metrics, name) for name in ("generate_latest",)]
-    seen += [Seen(monkeypatch, shutil, "disk_usage"), Seen(monkeypatch, metrics.Scores, "collect")]
+    seen += [Seen(monkeypatch, shutil, "disk_usage"), Seen(monkeypatch, metrics.ScoreMetrics, "collect")]
     read = Seen(monkeypatch, Path, "read_bytes")
     assert "manifold_ready 1.0" in service.client.get("/metrics").text
     with grpc.insecure_channel(service.target) as channel:
@@ -227,7 +227,7 @@ class Pictured:
     """The part of a manifest that a reader of images needs."""
 
     name = "pictured"
-    data = ImageSpec(kind="image", height=8, width=8, channels=1)
+    spec = ImageSpec(kind="image", height=8, width=8, channels=1)
 
 
 def test_many_images_are_read_in_groups_as_one_by_one() -> None:

@@ -21,7 +21,7 @@ from manifold.runtime import operations
 from manifold.runtime.engine import Model, load
 from manifold.runtime.errors import Busy, DeadlineExceeded, InvalidValue, Unavailable
 from manifold.service.models import batcher as batching
-from manifold.service.models.batcher import CALM, NICE, Batcher, Costs, InPlace, Ran
+from manifold.service.models.batcher import CALM, NICE, Batcher, InPlace, Ran, RunCosts
 from manifold.service.models.queueing import WINDOW, Queue, Work
 from manifold.service.settings import Settings
 from tests import foreign
@@ -498,7 +498,7 @@ def test_what_waits_beyond_its_deadline_ends_though_the_engine_is_busy(
 
 
 def test_costs_follow_what_runs_take() -> None:
-    costs = Costs()
+    costs = RunCosts()
     assert costs.of("decode", 1) is None
     costs.add("decode", 4, 0.001)
     assert costs.of("decode", 4) == pytest.approx(0.001)

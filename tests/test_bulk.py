@@ -50,7 +50,7 @@ def scored(model: Model, content: bytes, kind: str = "csv", rule: Rule | None = 
 def test_a_file_is_scored_as_its_rows_are(model: Model, kind: str, write: Callable[[Any], bytes]) -> None:
     table = made_table(300)
     found = scored(model, write(table), kind, rows=70)
-    spec = model.manifest.data
+    spec = model.manifest.spec
     assert isinstance(spec, TableSpec)
     from manifold.runtime.tables import rows
 

@@ -43,7 +43,7 @@ def test_help_lists_every_command_and_imports_nothing_heavy() -> None:
     text = run("--help").stdout
     for command in ("train", "resume", "export", "sample", "remake", "check", "schema", "serve"):
         assert f"  {command} " in text
-    code = "import sys, cli; print([m for m in ('numpy', 'torch', 'onnxruntime', 'fastapi', 'pydantic') if m in sys.modules])"
+    code = "import sys, manifold.cli; print([m for m in ('numpy', 'torch', 'onnxruntime', 'fastapi', 'pydantic') if m in sys.modules])"
     assert (
         subprocess.run(
             [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True

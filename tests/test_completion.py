@@ -7,9 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from manifold.runtime import completion, sampling
+from manifold.runtime import sampling
 from manifold.runtime.manifest import Manifest
 from manifold.runtime.operations import drive
+from manifold.runtime.operations.complete import CANDIDATE_STREAM, Completed
+from manifold.runtime.operations.complete import complete as complete_items
 from tests import graphs
 from tests.graphs import given, task
 
@@ -33,21 +35,21 @@ class Runs:
         return {"nll": np.zeros(len(inputs["data"])), "nats": np.zeros(inputs["data"].shape)}
 
 
-def complete(candidates: int) -> tuple[Runs, completion.Completed]:
+def complete(candidates: int) -> tuple[Runs, Completed]:
     """Complete items 7 and 8 of seed 5, of which nothing is known."""
     runs, nothing = Runs(), np.zeros((2, *SHAPE), np.float32)
-    return runs, drive(completion.complete(MANIFEST, nothing, nothing, seed=5, first=7, candidates=candidates), runs)
+    return runs, drive(complete_items(MANIFEST, nothing, nothing, seed=5, first=7, candidates=candidates), runs)
 
 
 def test_a_candidate_is_the_same_however_many_there_are() -> None:
     runs, _ = complete(3)
     uniforms = runs.seen[0][1]["uniform"].reshape(2, 3, 4)  # (items, candidates, U)
     for candidate in range(3):
-        stream = completion.CANDIDATE_STREAM + candidate
+        stream = CANDIDATE_STREAM + candidate
         assert np.array_equal(uniforms[:, candidate], sampling.uniform(5, 7, 2, stream, (4,)))
 
 
 def test_a_single_candidate_is_taken_without_a_score() -> None:
     runs, made = complete(1)
     assert [name for name, _ in runs.seen] == ["impute"]
-    assert np.array_equal(made.data.reshape(2, 4), sampling.uniform(5, 7, 2, completion.CANDIDATE_STREAM, (4,)))
+    assert np.array_equal(made.data.reshape(2, 4), sampling.uniform(5, 7, 2, CANDIDATE_STREAM, (4,)))

@@ -104,8 +104,8 @@ def test_the_commands(models: Path, tmp_path: Path, digits: Data) -> None:
     done = run.invoke(cli.app, ["decompress", str(file), "-o", str(back), "--models", str(models)])
     assert done.exit_code == 0, done.exception
     model = load(models / "vq", device="cpu")
-    assert isinstance(model.manifest.data, ImageSpec)
-    expected = imaging.to_uint8(model.reconstruct(digits.inputs(digits.test)[3:4]).data[0], model.manifest.data)
+    assert isinstance(model.manifest.spec, ImageSpec)
+    expected = imaging.to_uint8(model.reconstruct(digits.inputs(digits.test)[3:4]).data[0], model.manifest.spec)
     assert np.abs(np.asarray(Image.open(back)).astype(int) - expected[0]).max() <= 1
     made = run.invoke(cli.app, ["compress", str(picture), str(picture), "--model", "vq", "--models", str(models)])
     assert made.exit_code == 0, made.exception

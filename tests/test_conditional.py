@@ -62,14 +62,14 @@ def test_reconstruct_under_a_class(cvae: Model) -> None:
 
 
 def test_between_two_classes_the_latent_stays(cvae: Model) -> None:
-    path = cvae.interpolate(End(classes="cat"), End(classes="dog"), steps=5, seed=7)
+    path = cvae.interpolate(End(condition="cat"), End(condition="dog"), steps=5, seed=7)
     assert path.seed == 7
     assert (path.latents == path.latents[0]).all()
     assert np.array_equal(path.data[0], cvae.sample(1, seed=7, classes="cat").data[0])
     assert np.array_equal(path.data[-1], cvae.sample(1, seed=7, classes="dog").data[0])
     assert np.array_equal(path.data[2], cvae.sample(1, seed=7, classes={"cat": 0.5, "dog": 0.5}).data[0])
     with pytest.raises(InvalidValue, match=r"from\.class"):
-        cvae.interpolate(End(seed=1), End(classes="dog"))
+        cvae.interpolate(End(seed=1), End(condition="dog"))
 
 
 def test_random_classes_follow_the_class_prior(cvae: Model) -> None:

@@ -86,7 +86,7 @@ def test_sampling_by_class_random_class_and_mixture(model: Model, digits: Data) 
 
 
 def test_interpolation_between_classes_at_a_fixed_latent(model: Model) -> None:
-    path = model.interpolate(End(classes="1"), End(classes="7"), steps=5, seed=3)
+    path = model.interpolate(End(condition="1"), End(condition="7"), steps=5, seed=3)
     assert np.array_equal(path.latents, path.latents[:1].repeat(5, axis=0))
     ends = [model.sample(1, seed=3, classes=name).data[0] for name in "17"]
     assert np.allclose(path.data[0], ends[0], atol=1e-6)

@@ -18,10 +18,11 @@ from starlette.testclient import TestClient
 from torch import Tensor
 from torch.nn import functional as F
 
-from manifold.runtime import completion, imaging, sampling
+from manifold.runtime import imaging, sampling
 from manifold.runtime.engine import Model, load
 from manifold.runtime.errors import InvalidValue, UnsupportedTask
 from manifold.runtime.kinds.image import ImageSpec
+from manifold.runtime.operations.complete import CANDIDATE_STREAM
 from manifold.service.http.app import create_app
 from manifold.service.settings import Settings
 from manifold.training.data import Arrays, Data
@@ -274,8 +275,8 @@ def test_artifacts_sample_score_and_say_what_they_are(made: Path) -> None:
         assert scores.surprise.shape == samples.data.shape
         assert "impute" in model.manifest.tasks
     binary = load(made / "binary", device="cpu")
-    assert isinstance(binary.manifest.data, ImageSpec)
-    assert binary.manifest.data.levels == 2
+    assert isinstance(binary.manifest.spec, ImageSpec)
+    assert binary.manifest.spec.levels == 2
     assert set(np.unique(binary.sample(4, seed=0).data)) <= {0.0, 1.0}
     density = load(made / "density", device="cpu")
     assert density.manifest.codes is None
@@ -321,7 +322,7 @@ def test_an_items_completion_depends_on_seed_and_index_alone(made: Path) -> None
         model.complete(images, mask[:2])
     with pytest.raises(UnsupportedTask):
         load("models/mnist-vae", device="cpu").complete(images, mask)
-    assert completion.CANDIDATE_STREAM > sampling.COMPONENT_STREAM
+    assert CANDIDATE_STREAM > sampling.COMPONENT_STREAM
 
 
 # --- the service ---
@@ -444,9 +445,9 @@ def test_the_model_of_the_library_loads_what_the_service_answers(made: Path, cli
     answer = client.post(
         "/impute", json={"model": "colour", "images": [text(pixels)], "masks": [text(mask)], "seed": 9}
     ).json()
-    edge = imaging.from_uint8(pixels.transpose(2, 0, 1)[None], model.manifest.data)  # type: ignore[arg-type]
+    edge = imaging.from_uint8(pixels.transpose(2, 0, 1)[None], model.manifest.spec)  # type: ignore[arg-type]
     found = model.complete(edge, (mask > 0).astype(np.float32)[None, None], seed=9)
-    expected = imaging.to_uint8(found.data, model.manifest.data)[0].transpose(1, 2, 0)  # type: ignore[arg-type]
+    expected = imaging.to_uint8(found.data, model.manifest.spec)[0].transpose(1, 2, 0)  # type: ignore[arg-type]
     assert (decoded(answer)[0] == expected).all()
     assert (decoded(answer)[0][1:3] == pixels[1:3]).all()
 

@@ -371,7 +371,7 @@ def test_a_recipe_of_given_codes_gives_the_same_picture(model: Model, good: dict
     codes = np.linspace(0, levels - 1, 4 * math.prod(shape)).astype(np.int64).reshape(4, *shape)
     samples = model.sample(4, codes=codes)
     made = recipes.for_samples(model.manifest, model.checksum, samples, {"codes": codes})
-    assert recipes.remake(model, imaging.grid_recipe(made)) == model.manifest.data.sheet(samples.data, made)
+    assert recipes.remake(model, imaging.grid_recipe(made)) == model.manifest.spec.sheet(samples.data, made)
 
 
 @pytest.mark.parametrize(

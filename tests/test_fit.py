@@ -64,7 +64,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_one_command_publishes_a_calibrated_artifact(folder: Path) -> None:
     model = load(folder / "models/mine", device="cpu")
     assert checks.run_all(model) == []
-    spec = model.manifest.data
+    spec = model.manifest.spec
     assert list(spec.ignored) == ["id", "same"]  # type: ignore[attr-defined]
     assert "identifier" in spec.ignored["id"]  # type: ignore[attr-defined]
     recorded = {metric.name: metric for metric in model.manifest.metrics}
@@ -85,7 +85,7 @@ def test_the_report_shows_what_was_found(folder: Path) -> None:
 
 
 def test_the_report_has_a_part_for_each_question(folder: Path) -> None:
-    page, spec = (folder / "mine.html").read_text(), load(folder / "models/mine", device="cpu").manifest.data
+    page, spec = (folder / "mine.html").read_text(), load(folder / "models/mine", device="cpu").manifest.spec
     assert re.findall("<h2>(.*?)</h2>", page) == ["False alarms", "Known anomalies", "The strangest rows", "Columns"]
     heads = [re.findall("<th>(.*?)</th>", table) for table in page.split("<table>")[1:]]
     assert [head[0] for head in heads] == ["rate asked for", "by", "score", "column"]
@@ -178,7 +178,7 @@ def test_recalibration_makes_a_new_version(folder: Path, tmp_path: Path) -> None
 def test_five_rows_are_too_few(folder: Path, tmp_path: Path) -> None:
     model = load(folder / "models/mine", device="cpu")
     with pytest.raises(InvalidValue, match="5 are too few to calibrate on; at least 20"):
-        calibration.recalibrate(model, np.zeros((5, *model.manifest.data.shape), np.float32), tmp_path, source="five")
+        calibration.recalibrate(model, np.zeros((5, *model.manifest.spec.shape), np.float32), tmp_path, source="five")
     assert not list(tmp_path.glob("*/*"))
 
 

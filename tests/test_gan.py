@@ -413,7 +413,7 @@ def test_an_exported_generator_samples_and_scores(made: Path, name: str) -> None
     model = load(made / "models" / name, device="cpu")
     assert set(model.manifest.tasks) == {"sample", "decode", "score"}
     samples = model.sample(7, seed=3)
-    assert samples.data.shape == (7, *model.manifest.data.shape)
+    assert samples.data.shape == (7, *model.manifest.spec.shape)
     assert np.isfinite(samples.data).all()
     alone = model.sample(1, seed=3, first=4)
     assert np.array_equal(alone.data[0], samples.data[4])

@@ -1,32 +1,26 @@
-"""The Open Inference Protocol over both transports, as its text says; tests/tritonclient drives it with the public client."""
+"""The Open Inference Protocol over both transports, as its text says; tests/tritonclient drives it with a client of others."""
 
 from __future__ import annotations
 
 import gzip
 import json
-import struct
 import time
-import tracemalloc
 import zlib
 from collections.abc import Iterator
 from typing import Any
 
 import grpc
-import httpx
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from manifold.runtime.errors import InvalidValue, Malformed
-from manifold.service import security
-from manifold.service.inference import tensors
 from manifold.service.stubs import inference_pb2 as pb
 from manifold.service.stubs import inference_pb2_grpc as stubs
 from tests import foreign
 from tests.conftest import SHIPPED
-from tests.gate import Gate
-from tests.served import Served, served, until
+from tests.open_inference import HEAD, Z, binary, by_sample, framed, infer, latent
+from tests.served import Served, served
 
 MODELS = (
     "mnist-vae",
@@ -37,8 +31,6 @@ MODELS = (
     "nslkdd-cvae",
     "transactions-vae",
 )
-HEAD = "Inference-Header-Content-Length"
-Z = np.random.Generator(np.random.Philox(1)).standard_normal((2, 20)).astype(np.float32)
 
 
 @pytest.fixture(scope="module")
@@ -55,31 +47,6 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
 def stub(service: Served) -> Iterator[Any]:
     with grpc.insecure_channel(service.target) as channel:
         yield stubs.GRPCInferenceServiceStub(channel)
-
-
-def infer(service: Served, model: str, body: dict[str, Any] | bytes, **headers: str) -> httpx.Response:
-    content = body if isinstance(body, bytes) else json.dumps(body).encode()
-    return service.client.post(f"/v2/models/{model}/infer", content=content, headers=headers)
-
-
-def latent(array: np.ndarray = Z, **fields: Any) -> dict[str, Any]:
-    return {"name": "latent", "shape": list(array.shape), "datatype": "FP32", "data": array.tolist(), **fields}
-
-
-def framed(head: dict[str, Any], *tails: bytes) -> tuple[bytes, dict[str, str]]:
-    text = json.dumps(head).encode()
-    return b"".join((text, *tails)), {HEAD: str(len(text))}
-
-
-def binary(answer: httpx.Response) -> tuple[dict[str, Any], bytes]:
-    assert answer.headers["content-type"] == "application/octet-stream"
-    size = int(answer.headers[HEAD])
-    return json.loads(answer.content[:size]), answer.content[size:]
-
-
-def by_sample(service: Served, **body: Any) -> np.ndarray:
-    answer = service.client.post("/sample", json={"encoding": "array", **body}).json()
-    return np.asarray(answer["data"], np.float32)
 
 
 # --- metadata ---
@@ -376,66 +343,6 @@ def test_a_stream_answers_in_order_and_outlives_errors(stub: Any) -> None:
     assert caught.value.code() is grpc.StatusCode.NOT_FOUND
 
 
-def test_a_full_queue_is_503_and_unavailable(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Not 429: the protocol's clients know no such thing."""
-    root = tmp_path_factory.mktemp("full")
-    (root / "mnist-vae").symlink_to(SHIPPED / "mnist-vae")
-    with served(root, grpc=True, queue_rows=4) as service, grpc.insecure_channel(service.target) as channel:
-        stub = stubs.GRPCInferenceServiceStub(channel)
-        entry = service.registry.entries["mnist-vae", 1]
-        assert entry.model is not None and entry.batcher is not None
-        gate, batcher = Gate(entry.model), entry.batcher
-        four = pb.ModelInferRequest(model_name="mnist-vae")
-        four.parameters["n"].int64_param = 4
-        waiting = stub.ModelInfer.future(four)
-        until(lambda: batcher.rows == 4)
-        answer = infer(service, "mnist-vae", {})
-        assert (answer.status_code, list(answer.json())) == (503, ["error"])
-        assert int(answer.headers["retry-after"]) >= 1
-        with pytest.raises(grpc.RpcError) as caught:
-            stub.ModelInfer(pb.ModelInferRequest(model_name="mnist-vae"))
-        assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
-        gate.go.set()
-        assert waiting.result(30).model_name == "mnist-vae"
-        late = infer(service, "mnist-vae", {}, **{"X-Deadline-Ms": "0"})
-        assert late.status_code == 400
-
-
-def test_a_service_that_stops_is_alive_and_takes_no_more(
-    service: Served, stub: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(service.registry, "stopped", True)
-    assert service.client.get("/v2/health/live").status_code == 200
-    assert service.client.get("/v2/models/mnist-vae").status_code == 200
-    assert infer(service, "mnist-vae", {}).status_code == 503
-    assert service.client.post("/sample", json={"model": "mnist-vae"}).status_code == 503
-    with pytest.raises(grpc.RpcError) as caught:
-        stub.ModelInfer(pb.ModelInferRequest(model_name="mnist-vae"))
-    assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
-
-
-def test_keys_are_asked_for(tmp_path_factory: pytest.TempPathFactory) -> None:
-    root = tmp_path_factory.mktemp("keys")
-    (root / "mnist-vae").symlink_to(SHIPPED / "mnist-vae")
-    token, key = security.create("client", ["infer"])
-    with served(root, grpc=True, auth="on", keys=str(key)) as service, grpc.insecure_channel(service.target) as channel:
-        stub = stubs.GRPCInferenceServiceStub(channel)
-        assert service.client.get("/v2/health/ready").status_code == 200
-        assert stub.ServerReady(pb.ServerReadyRequest()).ready
-        for path in ("/v2", "/v2/models/mnist-vae", "/v2/models/stats"):
-            answer = service.client.get(path)
-            assert (answer.status_code, list(answer.json())) == (401, ["error"])
-            assert isinstance(answer.json()["error"], str)
-            assert service.client.get(path, headers={"Authorization": f"Bearer {token}"}).status_code == 200
-        assert infer(service, "mnist-vae", {}).status_code == 401
-        assert infer(service, "mnist-vae", {}, Authorization=f"Bearer {token}").status_code == 200
-        request = pb.ModelInferRequest(model_name="mnist-vae")
-        with pytest.raises(grpc.RpcError) as caught:
-            stub.ModelInfer(request)
-        assert caught.value.code() is grpc.StatusCode.UNAUTHENTICATED
-        assert stub.ModelInfer(request, metadata=(("authorization", f"Bearer {token}"),)).model_name == "mnist-vae"
-
-
 KEYS = (
     "inputs",
     "outputs",
@@ -468,48 +375,14 @@ def test_nothing_makes_a_500(service: Served, body: Any, head: str | None, tail:
     assert answer.status_code == 200 or list(answer.json()) == ["error"]
 
 
-# --- tensors ---
-
-
-@pytest.mark.parametrize("datatype", tensors.DTYPES)
-def test_bytes_and_values_agree(datatype: str) -> None:
-    code = {
-        "BOOL": "?", "UINT8": "B", "UINT16": "H", "UINT32": "I", "UINT64": "Q", "INT8": "b", "INT16": "h", "INT32": "i", "INT64": "q",
-        "FP16": "e", "FP32": "f", "FP64": "d",
-    }[datatype]  # fmt: skip
-    flat = [False, True, True, True, False, True] if datatype == "BOOL" else [0, 1, 2, 3, 4, 5]
-    values = [flat[:3], flat[3:]]
-    packed = struct.pack(f"<6{code}", *flat)
-    array = tensors.from_bytes(packed, datatype, (2, 3), "x")
-    assert array.tolist() == values
-    assert tensors.to_bytes(array) == packed
-    if datatype != "FP16":
-        for form in (values, flat):
-            assert np.array_equal(tensors.from_values(form, datatype, (2, 3), "x"), array)
-
-
-def test_values_out_of_range() -> None:
-    for datatype, values in (
-        ("UINT8", [256]),
-        ("INT8", [-129]),
-        ("INT64", [2**63]),
-        ("INT32", [1.5]),
-        ("BOOL", [1]),
-        ("UINT64", [-1]),
-    ):
-        with pytest.raises(InvalidValue):
-            tensors.from_values(values, datatype, (1,), "x")
-    assert tensors.from_values([2**64 - 1], "UINT64", (1,), "x")[0] == 2**64 - 1
-    assert tensors.from_values([], "FP32", (0, 3), "x").shape == (0, 3)
-    with pytest.raises(Malformed):
-        tensors.from_bytes(b"123", "FP32", (1,), "x")
-
-
-def test_a_long_text_among_values_takes_no_room_for_each_of_them() -> None:
-    values = ["x" * 10_000, *[0.5] * 10_000]  # 400 MB as an array of texts
-    for data in (values, [values, values], [[values]], "x" * 10_000):
-        tracemalloc.start()
-        with pytest.raises(InvalidValue, match="not all values are FP32"):
-            tensors.from_values(data, "FP32", (10_001,), "x")
-        assert tracemalloc.get_traced_memory()[1] < 2**20
-        tracemalloc.stop()
+def test_a_service_that_stops_is_alive_and_takes_no_more(
+    service: Served, stub: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service.registry, "stopped", True)
+    assert service.client.get("/v2/health/live").status_code == 200
+    assert service.client.get("/v2/models/mnist-vae").status_code == 200
+    assert infer(service, "mnist-vae", {}).status_code == 503
+    assert service.client.post("/sample", json={"model": "mnist-vae"}).status_code == 503
+    with pytest.raises(grpc.RpcError) as caught:
+        stub.ModelInfer(pb.ModelInferRequest(model_name="mnist-vae"))
+    assert caught.value.code() is grpc.StatusCode.UNAVAILABLE

@@ -157,7 +157,7 @@ def test_traversals_move_one_dimension(shipped: dict[str, Model]) -> None:
     latents = np.repeat(means[3:4], 5, axis=0)
     first = dimensions[0]
     latents[:, first] = means[:, first].mean() + means[:, first].std() * np.linspace(-2.5, 2.5, 5)
-    spec = ImageSpec.of(model.manifest.data, "mnist-vae")
+    spec = ImageSpec.of(model.manifest.spec, "mnist-vae")
     assert np.array_equal(rows[0], imaging.to_uint8(model.sample(5, latents=latents).data, spec))
 
 
@@ -165,15 +165,17 @@ def test_the_command_draws_traversals_and_refuses(tmp_path: Path, monkeypatch: p
     from typer.testing import CliRunner
 
     from manifold import cli
-    from manifold.evaluation.evaluate_model import RealData
-    from manifold.evaluation.images import Held
+    from manifold.cli import evaluation
+    from manifold.evaluation.images import ImageArray, RealData
 
     with np.load(SHIPPED / "mnist-vae" / "1" / "golden.npz") as golden:
         some = golden["encode.in.data"]
-    held = Held(np.repeat(np.rint(some * 255).astype(np.uint8), 10, axis=0), np.zeros(10 * len(some), np.int64), "made")
+    held = ImageArray(
+        np.repeat(np.rint(some * 255).astype(np.uint8), 10, axis=0), np.zeros(10 * len(some), np.int64), "made"
+    )
     known = np.stack([np.arange(held.n) // 10, np.arange(held.n) % 2], axis=1).astype(np.float32)
-    held = Held(held.pixels, held.labels, "made", known, ("item", "parity"))
-    monkeypatch.setattr(cli, "_real_data", lambda name: RealData(name, held, held, held))
+    held = ImageArray(held.pixels, held.labels, "made", known, ("item", "parity"))
+    monkeypatch.setattr(evaluation, "_real_data", lambda name: RealData(name, held, held, held))
     run = CliRunner().invoke(
         cli.app, ["disentangle", "mnist-vae", "--models", str(ROOT / "models"), "-o", str(tmp_path / "t.png"), "--json"]
     )

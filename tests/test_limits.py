@@ -187,7 +187,7 @@ def test_calls_have_a_limit_over_both_transports(root: Path) -> None:
         with pytest.raises(grpc.RpcError) as caught:
             stubs.ManifoldStub(channel).Sample(pb.SampleRequest())
         assert caught.value.code() is CODE.RESOURCE_EXHAUSTED
-        assert caught.value.details() == "calls: 2 are in work already. Retry after 1 s."
+        assert caught.value.details() == "calls: the server is already processing 2 (the limit). Retry after 1 s."
         answer = httpx.post(f"{service.url}/sample", json={})
         assert (answer.status_code, answer.json()["error"]["type"]) == (429, "busy")
         assert refusals(service, "calls") == 2

@@ -36,7 +36,7 @@ def test_same_seed_and_index_same_bits(name: str, shipped: dict[str, Model], cli
         assert np.array_equal(model.sample(n, seed=11, first=first).data, whole[first : first + n])
     assert np.array_equal(load(SHIPPED / name, device="cpu").sample(9, seed=11, first=4).data, whole[4:13])
     request: dict[str, Any] = {"model": name, "seed": 11, "first": 4, "n": 9}
-    spec = model.manifest.data
+    spec = model.manifest.spec
     if spec.pictures:
         images = [
             Image.open(io.BytesIO(codecs.from_base64(text, "")))
@@ -97,8 +97,8 @@ def test_temperature_and_priors(shipped: dict[str, Model]) -> None:
     assert np.allclose(cold, 0.5 * warm, atol=1e-6)
     fitted = model.sample(5000, seed=0, prior="gaussian").latents
     assert fitted is not None
-    assert model.manifest.latent is not None
-    prior = model.manifest.latent.priors["gaussian"]
+    assert model.manifest.space is not None
+    prior = model.manifest.space.priors["gaussian"]
     assert isinstance(prior, GaussianPrior)
     factor = np.asarray(prior.cholesky)
     assert np.allclose(np.cov(fitted.T), factor @ factor.T, atol=0.1)
@@ -110,8 +110,8 @@ def test_temperature_and_priors(shipped: dict[str, Model]) -> None:
 @pytest.mark.parametrize("name", ["mnist-vae", "mnist-autoencoder"])
 def test_the_mixture_prior_has_its_moments_and_its_components(name: str, shipped: dict[str, Model]) -> None:
     model = shipped[name]
-    assert model.manifest.latent is not None
-    prior = model.manifest.latent.priors["mixture"]
+    assert model.manifest.space is not None
+    prior = model.manifest.space.priors["mixture"]
     assert isinstance(prior, MixturePrior)
     weights, means, factors = (np.asarray(part) for part in (prior.weights, prior.means, prior.choleskys))
     n = 20_000
@@ -221,8 +221,8 @@ def test_remake_gives_the_same_bytes(name: str, client: TestClient, shipped: dic
     variants: list[dict[str, Any]] = [{"n": 5, "first": 3}, {"n": 1, "temperature": 0.7}, {}]
     if shipped[name].manifest.classes:
         variants += [{"n": 3, "class": ["1", "2", 3]}, {"n": 2, "class": {"1": 0.5, "7": 0.5}}, {"class": "4"}]
-    elif latent := shipped[name].manifest.latent:
-        given = np.linspace(-1, 1, 2 * latent.size).reshape(2, -1).tolist()
+    elif latent := shipped[name].manifest.space:
+        given = np.linspace(-1, 1, 2 * latent.count).reshape(2, -1).tolist()
         variants += [{"latents": given}, *({"prior": name} for name in latent.priors)]
     for fields in variants:
         content = client.post("/sample", json={"model": name, **fields}, headers={"accept": "image/png"}).content
@@ -276,9 +276,9 @@ def test_p_values_of_new_normal_items_are_uniform() -> None:
 def test_the_shipped_digits_calibration_holds_on_test_items(shipped: dict[str, Model], digits: Data) -> None:
     """200 calibration digits, 300 test digits: the realised rate at 10% lies in the interval of both."""
     model = shipped[CONDITIONAL]
-    assert isinstance(model.manifest.data, ImageSpec)
+    assert isinstance(model.manifest.spec, ImageSpec)
     p = model.calibrated.p_values(
-        "nll", model.score(imaging.from_uint8(Arrays.of(digits.test).items, model.manifest.data)).terms["nll"]
+        "nll", model.score(imaging.from_uint8(Arrays.of(digits.test).items, model.manifest.spec)).terms["nll"]
     )
     realised = (p <= 0.1).mean()
     assert abs(realised - 0.1) < 3.5 * np.sqrt(0.1 * 0.9 * (1 / 200 + 1 / 300))

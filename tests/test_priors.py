@@ -11,7 +11,7 @@ from scipy import stats
 from typer.testing import CliRunner
 
 from manifold import cli
-from manifold.runtime import engine, manifest
+from manifold.runtime import engine, manifest, repository
 from manifold.runtime.errors import UnsupportedTask
 from manifold.runtime.manifest import GaussianPrior, LatentSpec, MixturePrior, NormalPrior
 from manifold.training.exporting import priors
@@ -28,7 +28,7 @@ def clusters(n: int = 4000) -> np.ndarray:
 def log_density(prior: MixturePrior, x: np.ndarray) -> np.ndarray:
     parts = [
         np.log(weight) + stats.multivariate_normal(mean, np.asarray(factor) @ np.asarray(factor).T).logpdf(x)
-        for weight, mean, factor in zip(prior.weights, prior.means, prior.choleskys, strict=True)
+        for weight, mean, factor in zip(*prior.components, strict=True)
     ]
     found: np.ndarray = np.logaddexp.reduce(parts)
     return found
@@ -55,7 +55,7 @@ def test_a_unit_that_encodes_nothing_and_few_rows() -> None:
     dead[:, 1] = 0.5
     fitted = priors.fit(dead)
     assert isinstance(fitted["gaussian"], GaussianPrior)
-    assert fitted["gaussian"].cholesky[1][1] > 0
+    assert fitted["gaussian"].components[2][0, 1, 1] > 0
     assert set(priors.fit(clusters(150))) == {"gaussian"}  # too few for ten components
 
 
@@ -68,7 +68,11 @@ def test_what_the_family_gave_is_kept() -> None:
         LatentSpec(size=3, priors=found.priors)
     mixture = found.priors["mixture"]
     assert isinstance(mixture, MixturePrior)
-    for change in ({"weights": (0.5,) * 10}, {"means": mixture.means[1:]}, {"weights": (-0.5, 1.5, *([0.0] * 8))}):
+    for change in (
+        {"weights": (0.5,) * 10},
+        {"means": mixture.model_dump()["means"][1:]},
+        {"weights": (-0.5, 1.5, *([0.0] * 8))},
+    ):
         with pytest.raises(ValueError, match="weights"):
             MixturePrior.model_validate(mixture.model_dump() | change)
 
@@ -78,14 +82,18 @@ def test_an_artifact_gets_its_priors_afterwards(tiny: Path, tmp_path: Path) -> N
         shutil.copytree(tiny / "models" / name, tmp_path / name)
     path = tmp_path / "vae/1/manifest.json"
     before = manifest.read(path)
-    assert before.latent is not None
-    stripped = before.latent.model_copy(update={"priors": {"normal": NormalPrior()}})
-    path.write_text(manifest.dumps(before.model_copy(update={"latent": stripped})))
+    assert before.space is not None
+    stripped = before.space.model_copy(update={"priors": {"normal": NormalPrior()}})
+    (path.parent / "priors.npz").unlink()
+    files = {name: record for name, record in before.files.items() if name != "priors.npz"}
+    path.write_text(manifest.dumps(before.model_copy(update={"latent": stripped, "files": files})))
     result = CliRunner().invoke(cli.app, ["fit-priors", "vae", "--data", "digits", "--models", str(tmp_path)])
     assert result.exit_code == 0, result.exception
     after = manifest.read(path)
-    assert after.latent is not None
-    assert after.latent.priors["mixture"] == before.latent.priors["mixture"]  # what export had fitted
+    made, exported = np.load(path.parent / "priors.npz"), np.load(tiny / "models/vae/1/priors.npz")
+    assert set(made) == set(exported)
+    assert after.files == repository.records(path.parent)
+    assert all(np.array_equal(made[name], exported[name]) for name in made)
     assert engine.load(tmp_path / "vae", device="cpu").sample(3, seed=0, prior="mixture").data.shape == (3, 1, 8, 8)
     result = CliRunner().invoke(cli.app, ["fit-priors", "pixelcnn", "--models", str(tmp_path)])
     assert isinstance(result.exception, UnsupportedTask)

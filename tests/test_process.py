@@ -275,14 +275,14 @@ def test_few_open_files_and_a_log_that_nobody_reads(tmp_path: Path) -> None:
         process.send_signal(signal.SIGTERM)
         lines = expect(process, 0)
     first = json.loads(lines[0])
-    assert first["event"] == "few open files are allowed: connections beyond them are refused"
+    assert first["event"] == "the limit of open files is low: connections beyond it are refused"
     assert first["limit"] == 64
     assert events(lines).count("request") >= 1000
 
 
 def test_lost_lines_are_told_though_no_line_follows() -> None:
     reading, writing = os.pipe()
-    writer = logs.Writer(writing, "json")
+    writer = logs.LogWriter(writing, "json")
     writer.write("x" * (logs.MOST - 1) + "\n")  # more than the pipe holds
     until(lambda: not writer._lines)
     writer.write("lost\n")
@@ -295,7 +295,7 @@ def test_lost_lines_are_told_though_no_line_follows() -> None:
 
 def test_lines_of_the_log_that_are_lost_are_counted() -> None:
     reading, writing = os.pipe()
-    writer = logs.Writer(writing, "json")
+    writer = logs.LogWriter(writing, "json")
     for number in range(30_000):  # more than a pipe and the queue hold, and nobody reads yet
         writer.write(f'{{"event": "{number}", "more": "{"x" * 80}"}}\n')
     writer.drain(0.01)
@@ -307,7 +307,7 @@ def test_lines_of_the_log_that_are_lost_are_counted() -> None:
             kept += [record["event"]] if "more" in record else []
     assert lost > 0
     with open("/dev/full", "w") as full:  # a file system that is full loses lines, and raises nothing
-        broken = logs.Writer(full.fileno(), "json")
+        broken = logs.LogWriter(full.fileno(), "json")
         broken.write("a line\n")
         broken.drain()
         until(lambda: broken._lost == 1)

@@ -12,9 +12,9 @@ from pydantic import BaseModel
 
 from manifold.runtime.kinds import table
 from manifold.service.core import contract
-from manifold.service.http.app import USE_CASES
+from manifold.service.http.endpoints import USE_CASES
 from manifold.service.inference import rpc as inference
-from manifold.service.rpc import server as rpc
+from manifold.service.rpc import servicer as rpc
 from manifold.service.stubs import inference_pb2, inference_pb2_grpc, manifold_pb2, manifold_pb2_grpc
 from tests.conftest import ROOT
 
@@ -35,6 +35,9 @@ def test_every_message_has_the_fields_of_its_contract(compiled: FileDescriptorPr
     shapes: list[type[BaseModel]] = [shape for pair in USE_CASES.values() for shape in pair]
     shapes += [
         contract.End,
+        contract.Condition,
+        contract.Posterior,
+        contract.MadeItems,
         contract.Timing,
         contract.Fitted,
         contract.Part,
@@ -66,7 +69,7 @@ def test_every_route_has_its_rpc(compiled: FileDescriptorProto) -> None:
     ("name", "generated", "stub", "servicer"),
     [
         ("manifold", manifold_pb2, manifold_pb2_grpc.ManifoldServicer, rpc.Servicer),
-        ("inference", inference_pb2, inference_pb2_grpc.GRPCInferenceServiceServicer, inference.Servicer),
+        ("inference", inference_pb2, inference_pb2_grpc.GRPCInferenceServiceServicer, inference.InferenceServicer),
     ],
 )
 def test_the_generated_code_is_of_its_contract(

@@ -15,8 +15,7 @@ from starlette.testclient import TestClient
 
 from manifold.evaluation import evaluate_model as models
 from manifold.evaluation import extractors, reference
-from manifold.evaluation.evaluate_model import RealData
-from manifold.evaluation.images import Held
+from manifold.evaluation.images import ImageArray, RealData
 from manifold.runtime import checks, imaging
 from manifold.runtime.engine import Model, load
 from manifold.service.http.app import create_app
@@ -81,14 +80,14 @@ def test_it_is_served_without_a_line_of_its_own(made: Model, digits: Data) -> No
         if "sample" in {endpoint.strip("/") for endpoint in about["endpoints"]}:
             sent = client.post("/sample", json=bodies["sample"]).json()["images"]
             pixels = np.stack([np.asarray(Image.open(io.BytesIO(base64.b64decode(text)))) for text in sent])
-            own = imaging.to_uint8(made.sample(3, seed=1).data, made.manifest.data)[:, 0]  # type: ignore[arg-type]
+            own = imaging.to_uint8(made.sample(3, seed=1).data, made.manifest.spec)[:, 0]  # type: ignore[arg-type]
             assert np.array_equal(pixels, own)
 
 
 def test_it_is_evaluated(made: Model, digits: Data) -> None:
     """Against real digits, through the shipped classifier; a classifier is judged as an extractor itself."""
     parts = {
-        name: Held(Arrays.of(part).items, part.labels, "digits")
+        name: ImageArray(Arrays.of(part).items, part.labels, "digits")
         for name, part in (("train", digits.train), ("calibration", digits.calibration), ("test", digits.test))
     }
     data = RealData("digits", **parts)

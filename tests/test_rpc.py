@@ -23,20 +23,21 @@ from hypothesis import strategies as st
 
 from manifold.runtime import errors
 from manifold.runtime.errors import ManifoldError
-from manifold.service.http.app import USE_CASES
+from manifold.service.core import failures
+from manifold.service.http.endpoints import USE_CASES
 from manifold.service.http.replies import STATUS
 from manifold.service.rpc import messages
-from manifold.service.rpc import server as rpc
-from manifold.service.rpc.calls import code_of
+from manifold.service.rpc.codes import CODES, code_of
+from manifold.service.rpc.servicer import NAME
 from manifold.service.settings import ModelSettings
 from manifold.service.stubs import manifold_pb2 as pb
 from manifold.service.stubs import manifold_pb2_grpc as stubs
 from tests import foreign
+from tests.bodies import png
 from tests.conftest import CLASS_OF, ROWS, SHIPPED, made_table
 from tests.gate import Gate
 from tests.served import Served, served, until
 from tests.test_bulk import as_csv
-from tests.test_rest import png
 
 OF_SHIPPED = (
     "mnist-vae",
@@ -187,7 +188,7 @@ def test_the_same_answer_or_the_same_error(service: Served, stub: Any, name: str
         code, said, details = refused(stub, RPC_OF[route], message)
         error = rest.json()["error"]
         kind = next(each for each in STATUS if each("").type == error["type"])
-        assert code is code_of(kind(""), rpc.CODES)
+        assert code is code_of(kind(""), CODES)
         assert said == error["message"]
         assert details["ErrorInfo"].reason == error["type"].upper()
 
@@ -234,7 +235,7 @@ def test_what_is_wrong_is_said_alike(
     error = rest.json()["error"]
     assert (rest.status_code, error["type"]) == (STATUS[kind], kind("").type)
     code, said, details = refused(stub, RPC_OF[route], to_message(body, getattr(pb, USE_CASES[route][0].__name__)))
-    assert code is code_of(kind(""), rpc.CODES)
+    assert code is code_of(kind(""), CODES)
     info = details["ErrorInfo"]
     assert (info.reason, info.domain) == (error["type"].upper(), "manifold")
     assert info.metadata.get("field") == error["field"]
@@ -250,9 +251,10 @@ def test_what_is_wrong_is_said_alike(
 
 
 def test_every_error_has_a_code_of_its_kind() -> None:
+    assert set(STATUS) == set(failures.PUBLIC)
     for kind in STATUS:
-        assert code_of(kind(""), rpc.CODES) is not grpc.StatusCode.INTERNAL, kind
-    assert code_of(errors.ArtifactError(""), rpc.CODES) is grpc.StatusCode.INTERNAL
+        assert code_of(kind(""), CODES) is not grpc.StatusCode.INTERNAL, kind
+    assert code_of(errors.ArtifactError(""), CODES) is grpc.StatusCode.INTERNAL
 
 
 def test_what_goes_wrong_here_is_opaque_in_both(service: Served, stub: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -397,12 +399,12 @@ def test_models_stats_and_previews(service: Served, stub: Any) -> None:
 
 def test_health_and_reflection(channel: grpc.Channel) -> None:
     asked = health_pb2_grpc.HealthStub(channel)
-    for name in ("", rpc.NAME):
+    for name in ("", NAME):
         assert asked.Check(health_pb2.HealthCheckRequest(service=name)).status == health_pb2.HealthCheckResponse.SERVING
     reflected = reflection_pb2_grpc.ServerReflectionStub(channel)
     request = reflection_pb2.ServerReflectionRequest(list_services="")
     (answer,) = reflected.ServerReflectionInfo(iter([request]))
-    assert rpc.NAME in {each.name for each in answer.list_services_response.service}
+    assert NAME in {each.name for each in answer.list_services_response.service}
 
 
 def test_request_ids_and_limits(stub: Any) -> None:

@@ -15,7 +15,7 @@ from scipy import linalg
 
 from manifold.evaluation import frechet
 from manifold.evaluation.errors import EvaluationError
-from manifold.evaluation.statistics import Gaussian, Moments, of_rows
+from manifold.evaluation.statistics import FeatureGaussian, Moments, of_rows
 
 Array = NDArray[Any]
 
@@ -131,7 +131,7 @@ def test_equals_sqrtm_where_that_converges(d: int, skew: bool) -> None:
 
 def test_commuting_covariances_have_a_closed_form() -> None:
     a, b = np.asarray([4.0, 9.0, 0.0, 1.0]), np.asarray([1.0, 0.0, 0.0, 25.0])
-    first, second = (Gaussian(np.zeros(4), 9, covariance=np.diag(v)) for v in (a, b))
+    first, second = (FeatureGaussian(np.zeros(4), 9, covariance=np.diag(v)) for v in (a, b))
     assert frechet.distance(first, second) == pytest.approx(((np.sqrt(a) - np.sqrt(b)) ** 2).sum(), rel=1e-12)
 
 
@@ -160,7 +160,7 @@ def test_a_set_against_itself_is_zero(name: str) -> None:
     assert frechet.distance(of_rows(x), of_rows(shuffled)) < 1e-9 * max(1.0, of_rows(x).trace)
 
 
-def exact(first: Gaussian, second: Gaussian) -> float:
+def exact(first: FeatureGaussian, second: FeatureGaussian) -> float:
     """By SVD of eigen-factors, whatever the case: slow, and no null space is in the way."""
     factors = []
     for part in (first, second):
@@ -190,9 +190,9 @@ def test_the_fast_way_is_taken_back_where_rounding_would_show() -> None:
 def test_a_distance_that_rounding_could_make_is_zero() -> None:
     """Two Gaussians of variance 1 whose means are apart: 16 ε of the sum of both traces is rounding, anything above is a distance."""
     variance, limit = np.diag([1.0, 0.0]), 2.0**-47  # 16 ε (1 + 1), which is |(2⁻²⁴, 2⁻²⁴)|²
-    centre = Gaussian(np.zeros(2), 10, covariance=variance)
-    at_limit = Gaussian(np.full(2, 2.0**-24), 10, covariance=variance)
-    above = Gaussian(np.full(2, 2.0**-23), 10, covariance=variance)
+    centre = FeatureGaussian(np.zeros(2), 10, covariance=variance)
+    at_limit = FeatureGaussian(np.full(2, 2.0**-24), 10, covariance=variance)
+    above = FeatureGaussian(np.full(2, 2.0**-23), 10, covariance=variance)
     assert frechet.distance(centre, at_limit) == 0
     assert frechet.distance(centre, above) == 4 * limit
 
@@ -203,7 +203,7 @@ def test_different_dimensions_are_different_extractors() -> None:
 
 
 def test_a_matrix_that_is_no_covariance_is_refused() -> None:
-    broken = Gaussian(np.zeros(2), 9, covariance=np.asarray([[1.0, 3.0], [3.0, 1.0]]))
+    broken = FeatureGaussian(np.zeros(2), 9, covariance=np.asarray([[1.0, 3.0], [3.0, 1.0]]))
     with pytest.raises(EvaluationError, match="not positive semi-definite"):
         frechet.distance(broken, of_rows(rows(9, 2)))
 
@@ -237,7 +237,7 @@ def test_resampling_agrees_with_the_closed_form_for_gaussian_features() -> None:
 def test_the_limit_is_nearer_to_the_truth_than_any_number_of_samples() -> None:
     d = 24
     generator = np.random.Generator(np.random.Philox(7))
-    reference = Gaussian(np.zeros(d), None, covariance=np.eye(d))
+    reference = FeatureGaussian(np.zeros(d), None, covariance=np.eye(d))
     x = generator.normal(size=(2000, d)) * 1.2  # the true distance is d 0.2²
     points = frechet.curve(reference, x, seed=0)
     assert points[-1][0] == 2000

@@ -15,11 +15,28 @@ OURS = {"runtime", "service", "training", "evaluation", "cli", "manifold_client"
 MAY_IMPORT = {
     "runtime": set(),
     "service": {"runtime"},
-    "training": {"runtime"},
+    "training": {"runtime", "evaluation"},  # it may judge what it made
     "evaluation": {"runtime"},
     "client/manifold_client": set(),
 }
+# the two transports of the service know nothing of each other, and what they share knows neither
+TRANSPORTS = {"manifold.service.http", "manifold.service.rpc"}
+MAY_NOT_IMPORT = {
+    "service/http": {"manifold.service.rpc"},
+    "service/rpc": {"manifold.service.http"},
+    "service/core": TRANSPORTS,
+    "service/models": TRANSPORTS,
+    "service/telemetry": TRANSPORTS,
+}
 ONLY_IN = {"PIL": {"runtime/imaging.py"}, "onnxruntime": {"runtime/graphs/backends.py"}}
+
+
+MOST_BYTES = 24_000  # of a file of source
+LONG = {  # generated files, and those that are about to be split
+    "service/stubs/inference_pb2_grpc.py", "service/stubs/manifold_pb2.py", "service/stubs/manifold_pb2_grpc.py",
+    "runtime/manifest.py", "runtime/operations.py",
+    "training/data.py", "training/families/vae.py", "training/train.py",
+}  # fmt: skip
 
 
 def modules(path: Path) -> set[str]:
@@ -44,6 +61,13 @@ def test_import_rules(package: str) -> None:
     for path in (ROOT / package).rglob("*.py"):
         own = package.split("/")[-1]
         assert imports(path) & (OURS - {own}) <= MAY_IMPORT[package], path
+
+
+@pytest.mark.parametrize("room", MAY_NOT_IMPORT)
+def test_rooms_of_the_service(room: str) -> None:
+    for path in (ROOT / room).rglob("*.py"):
+        for module in modules(path):
+            assert not any(f"{module}.".startswith(f"{other}.") for other in MAY_NOT_IMPORT[room]), f"{path}: {module}"
 
 
 def test_one_place_for_pillow_onnxruntime_and_torch() -> None:
@@ -85,11 +109,17 @@ def test_no_time_limit_depends_on_the_wall_clock() -> None:
 
 def test_evaluation_needs_no_torch() -> None:
     code = (
-        "import sys, manifold.evaluation.session, manifold.evaluation.report, manifold.training.data; "
+        "import sys, manifold.evaluation.session, manifold.evaluation.report_page, manifold.training.judging; "
         "print({'torch', 'onnx', 'manifold.service'} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+def test_no_file_is_too_long_to_read() -> None:
+    for package in ("runtime", "service", "training", "evaluation", "cli", "client", "benchmarks", "tests"):
+        for path in (ROOT / package).rglob("*.py"):
+            assert path.stat().st_size <= MOST_BYTES or path.relative_to(ROOT).as_posix() in LONG, path
 
 
 def test_the_folders_that_must_exist() -> None:

@@ -14,7 +14,7 @@ from starlette.testclient import TestClient
 
 from manifold.runtime import checks
 from manifold.runtime.engine import Model, load
-from manifold.runtime.errors import InvalidValue, UnsupportedTask
+from manifold.runtime.errors import UnsupportedTask
 from manifold.runtime.kinds.table import TableSpec
 from manifold.runtime.manifest import COMBINED
 from manifold.runtime.scores import reasons
@@ -60,8 +60,8 @@ def test_an_epoch_is_a_number_of_steps(model: Model) -> None:
 
 def test_the_artifact_is_whole(model: Model) -> None:
     assert checks.run_all(model) == []
-    assert model.manifest.latent is not None
-    assert model.manifest.latent.size == 3  # half of six encoded columns
+    assert model.manifest.space is not None
+    assert model.manifest.space.size == 3  # half of six encoded columns
     scoring = model.manifest.scoring
     assert scoring is not None
     assert scoring.score == COMBINED
@@ -70,8 +70,8 @@ def test_the_artifact_is_whole(model: Model) -> None:
 
 def _p(model: Model, table: dict[str, np.ndarray]) -> np.ndarray:
 
-    assert isinstance(model.manifest.data, TableSpec)
-    terms = model.score(schema.encode(table, model.manifest.data)).terms
+    assert isinstance(model.manifest.spec, TableSpec)
+    terms = model.score(schema.encode(table, model.manifest.spec)).terms
     return model.calibrated.p_values(COMBINED, model.calibrated.place(terms)[COMBINED])
 
 
@@ -107,8 +107,8 @@ def test_missing_values_are_scored(model: Model) -> None:
 
 
 def test_tabular_families_take_tables(digits: Data, tmp_path: Path) -> None:
-    with pytest.raises(InvalidValue, match="holds images; rows are needed"):
-        tabular_vae.resolve(tabular_vae.Config(), digits)
+    with pytest.raises(TrainingError, match="family `vae`"):
+        tabular_vae.build(tabular_vae.Config(), digits)
     with pytest.raises(TrainingError, match="latent_dim"):
         tabular_vae.Config(latent_dim=-1)
 
@@ -162,13 +162,13 @@ def test_a_conditional_one_tells_classes_apart(tmp_path: Path) -> None:
 
 def test_missing_values_are_filled_in_from_the_others(model: Model) -> None:
 
-    assert isinstance(model.manifest.data, TableSpec)
+    assert isinstance(model.manifest.spec, TableSpec)
     table = related(400, 8)
     table["kind"], table["c"] = np.asarray([None] * 400), np.full(400, np.nan)
-    data = schema.encode(table, model.manifest.data)
+    data = schema.encode(table, model.manifest.spec)
     found = model.impute(data)
-    blocks = {column.name: block for column, block in model.manifest.data.placed()}
-    truth = schema.encode(related(400, 8), model.manifest.data)
+    blocks = {column.name: block for column, block in model.manifest.spec.placed()}
+    truth = schema.encode(related(400, 8), model.manifest.spec)
     kind, c = found.probabilities[:, blocks["kind"]], found.data[:, blocks["c"]][:, 0]
     assert np.allclose(kind.sum(axis=1), 1, atol=1e-5)
     assert (kind.argmax(1) == truth[:, blocks["kind"]].argmax(1)).mean() > 0.75
@@ -230,7 +230,7 @@ def test_imputation_over_http(model: Model) -> None:
     [("a", 4.0, "high"), ("b", -4.0, "low"), ("c", 5.0, "high"), ("size", 60.0, "high")],
 )
 def test_a_perturbed_column_ranks_first(model: Model, column: str, value: float, direction: str) -> None:
-    spec = model.manifest.data
+    spec = model.manifest.spec
     assert isinstance(spec, TableSpec)
     row = {"a": 0.6, "b": 0.4, "c": 1.0, "kind": "up", "size": 1.0}
     assert model.manifest.scoring is not None
@@ -271,7 +271,7 @@ def test_neighbours_are_the_nearest_training_rows(model: Model, rows: Data) -> N
 
 
 def explained(model: Model, given: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    spec = TableSpec.of(model.manifest.data, "a test")
+    spec = TableSpec.of(model.manifest.spec, "a test")
     data, _ = encode_rows(given, spec, missing=True)
     why = model.drive(reasons.find(model.manifest, data, model.score(data), model.calibrated))
     return spec.explain(why, given)

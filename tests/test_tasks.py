@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from manifold.runtime import tasks
 from manifold.runtime.engine import Model, load
 from manifold.runtime.errors import InvalidValue, TooLarge
 from manifold.runtime.manifest import TASKS
-from manifold.runtime.tasks import Choices
+from manifold.runtime.operations import infer
+from manifold.runtime.operations.infer import Choices
 from tests.conftest import EXTRACTORS, NAMES, SHIPPED
 
 MODELS = ("mnist-vae", "mnist-cvae", "mnist-vqvae", "digits-pixelcnn", "transactions-vae", "mnist-gan")
@@ -22,15 +22,15 @@ def models() -> dict[str, Model]:
     return {name: load(SHIPPED / name, device="cpu") for name in MODELS}
 
 
-def done(model: Model, task: str, rows: int = 1, given: dict[str, Any] | None = None, **choices: Any) -> tasks.Done:
-    return model.drive(tasks.infer(model.manifest, task, given or {}, Choices(**choices), rows))
+def done(model: Model, task: str, rows: int = 1, given: dict[str, Any] | None = None, **choices: Any) -> infer.Done:
+    return model.drive(infer.infer(model.manifest, task, given or {}, Choices(**choices), rows))
 
 
 @pytest.mark.parametrize("name", MODELS)
 def test_seed_7_is_the_same_item_as_in_sample(models: dict[str, Model], name: str) -> None:
     model = models[name]
     expected = model.sample(3, seed=7, first=2)
-    found = done(model, tasks.default(model.manifest), 3, seed=7, first=2)
+    found = done(model, infer.default(model.manifest), 3, seed=7, first=2)
     assert np.array_equal(found.outputs["data"], expected.data)
     assert (found.filled.seed, found.filled.first) == (7, 2)
     if expected.condition is not None:
@@ -41,17 +41,17 @@ def test_seed_7_is_the_same_item_as_in_sample(models: dict[str, Model], name: st
 def test_class_prior_and_temperature_are_those_of_sample(models: dict[str, Model]) -> None:
     model = models["mnist-cvae"]
     expected = model.sample(2, seed=1, classes=["3", "8"], temperature=0.5)
-    found = done(model, "decode", 2, seed=1, classes=["3", "8"], temperature=0.5)
+    found = done(model, "decode", 2, seed=1, condition=["3", "8"], temperature=0.5)
     assert np.array_equal(found.outputs["data"], expected.data)
     model = models["mnist-vae"]
-    prior = next(name for name in model.manifest.latent.priors if name != "normal")  # type: ignore[union-attr]
+    prior = next(name for name in model.manifest.space.priors if name != "normal")  # type: ignore[union-attr]
     assert np.array_equal(
         done(model, "decode", 2, seed=1, prior=prior).outputs["data"], model.sample(2, seed=1, prior=prior).data
     )
     model = models["mnist-vqvae"]
     codes = model.sample(2, seed=1, temperature=0.7, classes="2").codes
     assert codes is not None
-    assert np.array_equal(done(model, "sample", 2, seed=1, temperature=0.7, classes="2").outputs["codes"], codes)
+    assert np.array_equal(done(model, "sample", 2, seed=1, temperature=0.7, condition="2").outputs["codes"], codes)
 
 
 def test_what_is_given_does_not_move_what_is_drawn(models: dict[str, Model]) -> None:
@@ -90,12 +90,12 @@ REFUSED: list[tuple[str, str, dict[str, Any], dict[str, Any], str]] = [
     ("mnist-vae", "decode", {"latent": np.zeros((1, 20), np.float32)}, {"prior": "normal"}, "prior: there is no latent to draw"),
     ("mnist-vae", "decode", {"latent": np.zeros((1, 20), np.float32)}, {"temperature": 0.5}, "temperature: it changes nothing"),
     ("mnist-vae", "decode", {}, {"temperature": 0.0}, "temperature: 0.0 is not between 0.01 and 100"),
-    ("mnist-vae", "decode", {}, {"classes": "3"}, "mnist-vae is not conditional"),
+    ("mnist-vae", "decode", {}, {"condition": "3"}, "mnist-vae is not conditional"),
     ("mnist-vae", "decode", {}, {"seed": 2**63}, "seed: .* is not between 0 and"),
     ("mnist-vae", "decode", {}, {"prior": "nope"}, "prior: mnist-vae has no 'nope'"),
-    ("mnist-cvae", "decode", {"condition": np.eye(10, dtype=np.float32)[:1]}, {"classes": "3"}, "class: the condition is given"),
+    ("mnist-cvae", "decode", {"condition": np.eye(10, dtype=np.float32)[:1]}, {"condition": "3"}, "class: the condition is given"),
     ("mnist-cvae", "decode", {"condition": -np.eye(10, dtype=np.float32)[:1]}, {}, "condition: values from 0 to inf"),
-    ("mnist-cvae", "decode", {}, {"classes": "eleven"}, "class: unknown 'eleven'"),
+    ("mnist-cvae", "decode", {}, {"condition": "eleven"}, "class: unknown 'eleven'"),
     ("mnist-vqvae", "decode_codes", {"codes": np.full((1, 7, 7), 128, np.int64)}, {}, "codes: values from 0 to 127"),
     ("mnist-vqvae", "decode", {}, {}, "latent: mnist-vqvae.decode needs this input"),
     ("mnist-vqvae", "sample", {"uniforms": np.ones((1, 49), np.float32)}, {}, "uniforms: values from 0 to 1"),
@@ -113,22 +113,22 @@ def test_what_is_wrong_is_said(
 
 def test_rows() -> None:
     one, two = np.zeros((1, 2)), np.zeros((2, 2))
-    assert tasks.rows_of({}, None, 4) == 1
-    assert tasks.rows_of({}, 4, 4) == 4
-    assert tasks.rows_of({"a": two, "b": two}, 2, 4) == 2
+    assert infer.rows_of({}, None, 4) == 1
+    assert infer.rows_of({}, 4, 4) == 4
+    assert infer.rows_of({"a": two, "b": two}, 2, 4) == 2
     bad: list[tuple[dict[str, Any], int | None, str]] = [
         ({"a": two, "b": one}, None, "as many rows"), ({"a": two}, 3, "n: 3, but 2 rows"), ({}, 0, "at least one"),
         ({"a": np.zeros((0, 2))}, None, "at least one"), ({"a": np.float32(0)}, None, "at least one"),
     ]  # fmt: skip
     for given, n, message in bad:
         with pytest.raises(InvalidValue, match=message):
-            tasks.rows_of(given, n, 4)
+            infer.rows_of(given, n, 4)
     with pytest.raises(TooLarge, match="over the limit of 4"):
-        tasks.rows_of({}, 5, 4)
+        infer.rows_of({}, 5, 4)
 
 
 def test_every_shipped_model_has_a_default(shipped: dict[str, Model]) -> None:
-    found = {name: tasks.default(model.manifest) for name, model in shipped.items()}
+    found = {name: infer.default(model.manifest) for name, model in shipped.items()}
     assert set(found) == {*NAMES, *EXTRACTORS}
-    assert sorted(tasks.ORDER) == sorted(TASKS)
+    assert sorted(infer.ORDER) == sorted(TASKS)
     assert (found["mnist-vae"], found["mnist-gan"], found["mnist-classifier"]) == ("decode", "sample", "features")

@@ -12,7 +12,10 @@ OURS = {"manifold", "manifold_client", "benchmarks", "tests"}
 OF_PYTEST = {"tmp_path", "tmp_path_factory", "monkeypatch", "request", "capsys", "capfd", "caplog", "recwarn"}
 CHECKS = {"raises", "warns", "fail"}  # of pytest; numpy's begin with assert_, and what begins with check_ raises
 OF_LIBRARIES = {"test_uvicorn"}  # contracts with what is not the project's, on purpose
-FILES = sorted(path for path in Path(__file__).parent.glob("test_*.py") if path != Path(__file__))
+HERE = Path(__file__).parent
+FILES = sorted(
+    path for folder in (HERE, HERE / "evaluation") for path in folder.glob("test_*.py") if path != Path(__file__)
+)
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 

@@ -18,11 +18,10 @@ from google.protobuf.message import Message
 from PIL import Image, PngImagePlugin
 from starlette.testclient import TestClient
 
-from manifold.runtime import codecs, imaging, inputs, texts
+from manifold.runtime import codecs, conditions, imaging, texts
 from manifold.runtime.errors import InvalidValue, Malformed, TooLarge
-from manifold.runtime.manifest import Manifest
 from manifold.service.core import contract
-from manifold.service.http import bodies
+from manifold.service.core.validation import validate
 from manifold.service.http.app import create_app
 from manifold.service.rpc import messages
 from manifold.service.settings import Settings
@@ -243,7 +242,7 @@ def test_of_many_unknown_fields_one_is_named(service: TestClient) -> None:
     body = {"n": 1, **{f"k{place}": place for place in range(100_000)}}
     began = time.thread_time()
     with pytest.raises(InvalidValue, match="k0: unknown field") as caught:
-        bodies.validate(contract.SampleRequest, body)
+        validate(contract.SampleRequest, body)
     assert time.thread_time() - began < 0.05
     assert caught.value.valid is not None and "class" in caught.value.valid
     assert status(service.post("/sample", json={**body, "class": "3"}), "k0") == 422
@@ -355,26 +354,18 @@ def test_weights_are_normalised_whatever_their_size(weights: str, service: TestC
 
 
 def test_weights_keep_their_ratio(service: TestClient) -> None:
-    manifest = Manifest.model_validate_json(
-        (
-            SHIPPED
-            / "mnist-cgan"
-            / sorted(path.name for path in (SHIPPED / "mnist-cgan").iterdir())[-1]
-            / "manifest.json"
-        ).read_bytes()
-    )
     generator = np.random.default_rng(0)
     for _ in range(200):
         given = generator.uniform(0, 10, 10)
         expected = (given / given.sum()).astype(np.float32)
         names = [str(place) for place in range(10)]
         assert np.array_equal(
-            inputs.class_weights(manifest, dict(zip(names, given.tolist(), strict=True)), 10), expected
+            conditions.class_weights(names, dict(zip(names, given.tolist(), strict=True)), 10), expected
         )
-    assert inputs.class_weights(manifest, {"3": 1e308, "5": 1e-308}, 10).tolist() == np.eye(10)[3].tolist()
+    assert conditions.class_weights(names, {"3": 1e308, "5": 1e-308}, 10).tolist() == np.eye(10)[3].tolist()
     for wrong in ({"3": float("inf")}, {"3": float("nan")}, {"3": -1.0, "5": 3.0}, {"3": 10**400}, {"3": 0.0}, {}):
         with pytest.raises(InvalidValue, match="class"):
-            inputs.class_weights(manifest, wrong, 10)
+            conditions.class_weights(names, wrong, 10)
 
 
 # --- recipes ---

@@ -21,10 +21,12 @@ from starlette.testclient import TestClient
 from manifold.runtime import manifest, repository
 from manifold.runtime.engine import load
 from manifold.runtime.errors import ArtifactError, UnknownModel
-from manifold.service.__main__ import check, main, survey
+from manifold.service.__main__ import main
 from manifold.service.http.app import create_app
 from manifold.service.models import describe
+from manifold.service.models.following import Follower
 from manifold.service.models.registry import Registry
+from manifold.service.server import check, survey
 from manifold.service.settings import Settings, SettingsError
 from manifold.service.stubs import manifold_pb2 as pb
 from manifold.service.stubs import manifold_pb2_grpc as stubs
@@ -202,7 +204,7 @@ def test_a_folder_that_becomes_unreadable_goes_on_serving_and_comes_back(
     with served(root, watch_seconds=0.02) as service:
         registry = service.registry
         closed = deny(monkeypatch, root / "foreign")
-        until(lambda: "foreign" in registry._unreadable)
+        until(lambda: "foreign" in registry.unreadable)
         assert service.client.post("/sample", json={}).status_code == 200
         answer = service.client.post("/admin/models/foreign/load")
         assert (answer.status_code, "cannot be read" in answer.json()["error"]["message"]) == (503, True)
@@ -223,14 +225,14 @@ def test_a_folder_of_models_that_vanishes_takes_no_model_away(
 ) -> None:
     with served(root, watch_seconds=0.02) as service:
         looked = 0
-        changed = service.registry._changed
+        changed = Follower._changed
 
-        def counted() -> Any:
+        def counted(follower: Follower) -> Any:
             nonlocal looked
             looked += 1
-            return changed()
+            return changed(follower)
 
-        monkeypatch.setattr(service.registry, "_changed", counted)
+        monkeypatch.setattr(Follower, "_changed", counted)
         if how == "unreadable":
             deny(monkeypatch, root)
         else:

@@ -15,7 +15,7 @@ import pytest
 from pyarrow import parquet
 from starlette.testclient import TestClient
 
-from manifold.service.core import uploads
+from manifold.service.core import row_files
 from manifold.service.http.app import create_app
 from manifold.service.settings import Settings
 from tests.conftest import made_table, wait_until_ready
@@ -33,14 +33,14 @@ def service(tiny: Path) -> Iterator[TestClient]:
 def post(service: TestClient, content: bytes, kind: str = "text/csv", **query: Any) -> list[dict[str, Any]]:
     answer = service.post("/anomaly-score", content=content, headers={"Content-Type": kind}, params=query)
     assert answer.status_code == 200, answer.text
-    assert answer.headers["content-type"] == uploads.NDJSON
+    assert answer.headers["content-type"] == "application/x-ndjson"
     assert answer.headers["x-model"] == query.get("model", "table")
     return [json.loads(line) for line in answer.text.splitlines()]
 
 
 @pytest.mark.parametrize("kind", ["csv", "parquet"])
 def test_a_file_is_answered_as_its_rows_are(service: TestClient, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(uploads, "ROWS", 64)
+    monkeypatch.setattr(row_files, "ROWS", 64)
     table = made_table(300)
     content, media = (
         (as_csv(table), "text/csv; charset=utf-8")
@@ -72,7 +72,7 @@ def test_bad_rows_stand_in_their_place(service: TestClient) -> None:
 
 
 def test_budget_and_reasons(service: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(uploads, "ROWS", 32)
+    monkeypatch.setattr(row_files, "ROWS", 32)
     *lines, last = post(service, as_csv(made_table(200)), budget=7, explain="true")
     flagged = [line for line in lines if line["is_anomaly"]]
     assert last["threshold"]["score"] == min(line["score"] for line in flagged)
@@ -152,7 +152,7 @@ def test_a_truncated_parquet_is_refused(service: TestClient) -> None:
 def test_what_goes_wrong_on_the_way_is_the_last_line(service: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
     from manifold.runtime.tables import files
 
-    monkeypatch.setattr(uploads, "ROWS", 8)
+    monkeypatch.setattr(row_files, "ROWS", 8)
     monkeypatch.setattr(files, "BLOCK_BYTES", 300)
     good = as_csv(made_table(40))
     *lines, last = post(service, good + b"1.0,70,\xff\xfe,0\n")

@@ -1,4 +1,4 @@
-"""The contract with uvicorn, whose internals service/http/connections.py and service/__main__.py subclass: what they use is there and behaves.
+"""The contract with uvicorn, whose internals service/http/connections.py and service/server.py subclass: what they use is there and behaves.
 
 Where these tests fail with a newer uvicorn, its upper bound in pyproject.toml stays; where they pass, it can be raised. What is used is
 listed once, and compared with the code: a use that is not listed fails.

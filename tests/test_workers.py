@@ -232,7 +232,7 @@ class Told:
 
     def __init__(self, place: int, *, listens: bool = True, answers: bool = True, takes: bool = True) -> None:
         self.place, self.listens, self.answers, self.takes = place, listens, answers, takes
-        self.name, self.page, self.heard = f"worker {place}", dict[str, merging.Family](), list[Any]()
+        self.name, self.page, self.heard = f"worker {place}", dict[str, merging.MetricFamily](), list[Any]()
 
     def tell(self, message: Any) -> bool:
         self.heard += [message] if self.takes else []
@@ -385,7 +385,7 @@ def test_one_that_uses_the_processor_has_more_time() -> None:
 # --- metrics ---
 
 
-def page(requests: int, ready: int, memory: int, seconds: list[float]) -> dict[str, merging.Family]:
+def page(requests: int, ready: int, memory: int, seconds: list[float]) -> dict[str, merging.MetricFamily]:
     registry = CollectorRegistry()
     Counter("manifold_requests", "Requests", ["route"], registry=registry).labels('/a"b').inc(requests)
     Gauge("manifold_ready", "Ready", registry=registry).set(ready)

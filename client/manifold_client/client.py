@@ -1,4 +1,4 @@
-"""The two clients. What to send and how to read the answer is written once, in `Call`; the clients only wait or await."""
+"""The two clients. What to send and how to read the answer is written once, in `Exchange`; the clients only wait or await."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ STREAM = {"accept": "application/x-ndjson"}
 
 
 @dataclass(frozen=True)
-class Call(Generic[R]):
+class Exchange(Generic[R]):
     """One request and how to read its answer."""
 
     path: str
@@ -50,13 +50,13 @@ class Call(Generic[R]):
     parse: Callable[[Mapping[str, Any]], R]
 
 
-def _call(path: str, parse: Callable[[Mapping[str, Any]], R], fields: Mapping[str, Any]) -> Call[R]:
+def _exchange(path: str, parse: Callable[[Mapping[str, Any]], R], fields: Mapping[str, Any]) -> Exchange[R]:
     body = {
         key.rstrip("_"): value.tolist() if isinstance(value, np.ndarray) else value
         for key, value in fields.items()
         if value is not None
     }
-    return Call(path, body, parse)
+    return Exchange(path, body, parse)
 
 
 def _image(image: AnyImage) -> str:
@@ -92,44 +92,46 @@ def _end(end: Mapping[str, Any]) -> dict[str, Any]:
     return ready
 
 
-class Calls:
-    """The requests there are. Extra keyword arguments (model, version, class_, ...) are the wire's fields."""
+class Exchanges:
+    """The exchanges, one for each endpoint. Extra keyword arguments (model, version, class_, ...) are the wire's fields."""
 
     @staticmethod
-    def sample(n: int | None = None, *, seed: int | None = None, latents: Any = None, **fields: Any) -> Call[Samples]:
-        return _call("/sample", Samples.parse, {"n": n, "seed": seed, "latents": latents, **fields})
+    def sample(
+        n: int | None = None, *, seed: int | None = None, latents: Any = None, **fields: Any
+    ) -> Exchange[Samples]:
+        return _exchange("/sample", Samples.parse, {"n": n, "seed": seed, "latents": latents, **fields})
 
     @staticmethod
     def encode(
         images: Sequence[AnyImage] | None = None, *, rows: Sequence[Row] | None = None, **fields: Any
-    ) -> Call[Encoded]:
-        return _call("/encode", Encoded.parse, {**_items(images, rows), **fields})
+    ) -> Exchange[Encoded]:
+        return _exchange("/encode", Encoded.parse, {**_items(images, rows), **fields})
 
     @staticmethod
     def reconstruct(
         images: Sequence[AnyImage] | None = None, *, rows: Sequence[Row] | None = None, **fields: Any
-    ) -> Call[Reconstruction]:
-        return _call("/reconstruct", Reconstruction.parse, {**_items(images, rows), **fields})
+    ) -> Exchange[Reconstruction]:
+        return _exchange("/reconstruct", Reconstruction.parse, {**_items(images, rows), **fields})
 
     @staticmethod
     def interpolate(
         start: Mapping[str, Any], stop: Mapping[str, Any], *, steps: int = 8, **fields: Any
-    ) -> Call[Interpolation]:
-        return _call(
+    ) -> Exchange[Interpolation]:
+        return _exchange(
             "/interpolate", Interpolation.parse, {"from": _end(start), "to": _end(stop), "steps": steps, **fields}
         )
 
     @staticmethod
     def anomaly_score(
         images: Sequence[AnyImage] | None = None, *, rows: Sequence[Row] | None = None, **fields: Any
-    ) -> Call[Scores]:
-        return _call("/anomaly-score", Scores.parse, {**_items(images, rows), **fields})
+    ) -> Exchange[Scores]:
+        return _exchange("/anomaly-score", Scores.parse, {**_items(images, rows), **fields})
 
     @staticmethod
     def classify(
         images: Sequence[AnyImage] | None = None, *, rows: Sequence[Row] | None = None, **fields: Any
-    ) -> Call[Classes]:
-        return _call("/classify", Classes.parse, {**_items(images, rows), **fields})
+    ) -> Exchange[Classes]:
+        return _exchange("/classify", Classes.parse, {**_items(images, rows), **fields})
 
     @staticmethod
     def impute(
@@ -138,9 +140,9 @@ class Calls:
         images: Sequence[AnyImage] | None = None,
         masks: Sequence[AnyImage] | None = None,
         **fields: Any,
-    ) -> Call[Imputed]:
+    ) -> Exchange[Imputed]:
         given = {**_items(images, rows), "masks": None if masks is None else [_image(_mask(mask)) for mask in masks]}
-        return _call("/impute", Imputed.parse, {**given, **fields})
+        return _exchange("/impute", Imputed.parse, {**given, **fields})
 
 
 @dataclass(frozen=True)
@@ -236,18 +238,18 @@ class Client:
             time.sleep(self._retry.wait(attempt, response))
         raise AssertionError("unreachable")
 
-    def _do(self, call: Call[R]) -> R:
-        return call.parse(self._send("POST", call.path, call.body))
+    def _do(self, exchange: Exchange[R]) -> R:
+        return exchange.parse(self._send("POST", exchange.path, exchange.body))
 
     def sample(self, n: int | None = None, **fields: Any) -> Samples:
         """New items: seed, first, latents, codes, class_, prior, temperature, return_latents, model, version."""
-        return self._do(Calls.sample(n, **fields))
+        return self._do(Exchanges.sample(n, **fields))
 
     def sample_stream(self, n: int, **fields: Any) -> Iterator[Sample]:
         """New items as they are made, more of them than `sample` may ask for; fields as of `sample`. Not retried once it has begun."""
-        call = Calls.sample(n, **fields)
+        exchange = Exchanges.sample(n, **fields)
         for attempt in range(self._retry.attempts):
-            with self._http.stream("POST", call.path, json=call.body, headers=STREAM) as response:
+            with self._http.stream("POST", exchange.path, json=exchange.body, headers=STREAM) as response:
                 if response.is_success:
                     for line in response.iter_lines():
                         if (item := _streamed(line, response)) is not None:
@@ -260,29 +262,29 @@ class Client:
 
     def encode(self, images: Sequence[AnyImage] | None = None, **fields: Any) -> Encoded:
         """Where items lie: images or rows; seed, class_, fit, model, version."""
-        return self._do(Calls.encode(images, **fields))
+        return self._do(Exchanges.encode(images, **fields))
 
     def reconstruct(self, images: Sequence[AnyImage] | None = None, **fields: Any) -> Reconstruction:
         """Items through the latent and back: images or rows; seed, class_, fit, model, version."""
-        return self._do(Calls.reconstruct(images, **fields))
+        return self._do(Exchanges.reconstruct(images, **fields))
 
     def interpolate(self, start: Mapping[str, Any], stop: Mapping[str, Any], **fields: Any) -> Interpolation:
         """A path; each end is one of {"image"}, {"row"}, {"latent"}, {"seed"}, {"class"}; steps, method, seed, model, version."""
-        return self._do(Calls.interpolate(start, stop, **fields))
+        return self._do(Exchanges.interpolate(start, stop, **fields))
 
     def anomaly_score(self, images: Sequence[AnyImage] | None = None, **fields: Any) -> Scores:
         """How strange items are: images or rows; false_positive_rate, budget or costs, block_rate, explain, class_, fit, model, version."""
-        return self._do(Calls.anomaly_score(images, **fields))
+        return self._do(Exchanges.anomaly_score(images, **fields))
 
     def classify(self, images: Sequence[AnyImage] | None = None, **fields: Any) -> Classes:
         """Which class items are of: images or rows; fit, model, version."""
-        return self._do(Calls.classify(images, **fields))
+        return self._do(Exchanges.classify(images, **fields))
 
     def impute(self, rows: Sequence[Row] | None = None, **fields: Any) -> Imputed:
         """Rows with values missing (None, or left out), or `images` with `masks` (true, or white, where known; one, or one an image), filled in:
         seed, first, class_, condition, candidates, temperature, model, version.
         """
-        return self._do(Calls.impute(rows, **fields))
+        return self._do(Exchanges.impute(rows, **fields))
 
     def models(self) -> list[dict[str, Any]]:
         """What there is, and its state."""
@@ -336,18 +338,18 @@ class AsyncClient:
             await asyncio.sleep(self._retry.wait(attempt, response))
         raise AssertionError("unreachable")
 
-    async def _do(self, call: Call[R]) -> R:
-        return call.parse(await self._send("POST", call.path, call.body))
+    async def _do(self, exchange: Exchange[R]) -> R:
+        return exchange.parse(await self._send("POST", exchange.path, exchange.body))
 
     async def sample(self, n: int | None = None, **fields: Any) -> Samples:
         """As Client.sample."""
-        return await self._do(Calls.sample(n, **fields))
+        return await self._do(Exchanges.sample(n, **fields))
 
     async def sample_stream(self, n: int, **fields: Any) -> AsyncIterator[Sample]:
         """As Client.sample_stream."""
-        call = Calls.sample(n, **fields)
+        exchange = Exchanges.sample(n, **fields)
         for attempt in range(self._retry.attempts):
-            async with self._http.stream("POST", call.path, json=call.body, headers=STREAM) as response:
+            async with self._http.stream("POST", exchange.path, json=exchange.body, headers=STREAM) as response:
                 if response.is_success:
                     async for line in response.aiter_lines():
                         if (item := _streamed(line, response)) is not None:
@@ -360,27 +362,27 @@ class AsyncClient:
 
     async def encode(self, images: Sequence[AnyImage] | None = None, **fields: Any) -> Encoded:
         """As Client.encode."""
-        return await self._do(Calls.encode(images, **fields))
+        return await self._do(Exchanges.encode(images, **fields))
 
     async def reconstruct(self, images: Sequence[AnyImage] | None = None, **fields: Any) -> Reconstruction:
         """As Client.reconstruct."""
-        return await self._do(Calls.reconstruct(images, **fields))
+        return await self._do(Exchanges.reconstruct(images, **fields))
 
     async def interpolate(self, start: Mapping[str, Any], stop: Mapping[str, Any], **fields: Any) -> Interpolation:
         """As Client.interpolate."""
-        return await self._do(Calls.interpolate(start, stop, **fields))
+        return await self._do(Exchanges.interpolate(start, stop, **fields))
 
     async def anomaly_score(self, images: Sequence[AnyImage] | None = None, **fields: Any) -> Scores:
         """As Client.anomaly_score."""
-        return await self._do(Calls.anomaly_score(images, **fields))
+        return await self._do(Exchanges.anomaly_score(images, **fields))
 
     async def classify(self, images: Sequence[AnyImage] | None = None, **fields: Any) -> Classes:
         """As Client.classify."""
-        return await self._do(Calls.classify(images, **fields))
+        return await self._do(Exchanges.classify(images, **fields))
 
     async def impute(self, rows: Sequence[Row] | None = None, **fields: Any) -> Imputed:
         """As Client.impute."""
-        return await self._do(Calls.impute(rows, **fields))
+        return await self._do(Exchanges.impute(rows, **fields))
 
     async def models(self) -> list[dict[str, Any]]:
         """As Client.models."""

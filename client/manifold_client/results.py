@@ -41,8 +41,8 @@ class Result:
 
 
 @dataclass(frozen=True)
-class Made(Result):
-    """Items: images, or rows for tables."""
+class ItemsResult(Result):
+    """An answer with items: images, or rows for tables."""
 
     images: list[Image.Image]
     rows: list[dict[str, Any]]
@@ -66,8 +66,8 @@ class Made(Result):
         return np.stack([np.asarray(image) for image in self.images])
 
 
-def made(body: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of Made."""
+def item_fields(body: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of ItemsResult."""
     images = [Image.open(io.BytesIO(base64.b64decode(text)), formats=FORMATS) for text in body.get("images") or ()]
     return {**Result.common(body), "images": images, "rows": body.get("rows") or []}
 
@@ -100,7 +100,7 @@ class Sample:
 
 
 @dataclass(frozen=True)
-class Samples(Made):
+class Samples(ItemsResult):
     """New items."""
 
     seed: int | None
@@ -112,7 +112,7 @@ class Samples(Made):
     @classmethod
     def parse(cls, body: Mapping[str, Any]) -> Samples:
         return cls(
-            **made(body),
+            **item_fields(body),
             seed=body.get("seed"),
             latents=array(body, "latents"),
             codes=array(body, "codes", np.int64),
@@ -137,25 +137,25 @@ class Encoded(Result):
 
 
 @dataclass(frozen=True)
-class Reconstruction(Made):
+class Reconstruction(ItemsResult):
     """Items after encode and decode."""
 
     errors: NDArray[np.float64]  # (n,)
 
     @classmethod
     def parse(cls, body: Mapping[str, Any]) -> Reconstruction:
-        return cls(**made(body), errors=array(body, "errors", np.float64))
+        return cls(**item_fields(body), errors=array(body, "errors", np.float64))
 
 
 @dataclass(frozen=True)
-class Interpolation(Made):
+class Interpolation(ItemsResult):
     """A path."""
 
     latents: Float32  # (steps, L)
 
     @classmethod
     def parse(cls, body: Mapping[str, Any]) -> Interpolation:
-        return cls(**made(body), latents=array(body, "latents"))
+        return cls(**item_fields(body), latents=array(body, "latents"))
 
 
 @dataclass(frozen=True)
@@ -211,7 +211,7 @@ class Classes(Result):
 
 
 @dataclass(frozen=True)
-class Imputed(Made):
+class Imputed(ItemsResult):
     """Rows or images made whole."""
 
     probabilities: list[dict[str, dict[str, float]]]  # of rows: of each category, by column that was missing
@@ -219,4 +219,6 @@ class Imputed(Made):
 
     @classmethod
     def parse(cls, body: Mapping[str, Any]) -> Imputed:
-        return cls(**made(body), probabilities=body.get("probabilities") or [], classes=body.get("classes") or [])
+        return cls(
+            **item_fields(body), probabilities=body.get("probabilities") or [], classes=body.get("classes") or []
+        )

@@ -6,6 +6,7 @@ stand in the file.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import math
@@ -18,15 +19,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from manifold.runtime.engine import Model
-from manifold.runtime.errors import Unavailable, UnsupportedTask, cut
+from manifold.runtime.errors import InvalidValue, Unavailable, UnsupportedTask, cut
 from manifold.runtime.kinds import Kind
 from manifold.runtime.operations import Scores
+from manifold.runtime.repository import replacing
 from manifold.runtime.scores import calibration, decisions, reasons, scoring
 from manifold.runtime.scores.decisions import Judged, Rule
 from manifold.runtime.tables import files
 
 Array = NDArray[Any]
 
+SUFFIXES = (".ndjson", ".jsonl", ".parquet")  # of outputs
 SAMPLE_ROWS, SAMPLE_BYTES = 200_000, 256 * 2**20  # a model is calibrated on at most; beyond it a sample says the same
 
 
@@ -71,7 +74,7 @@ class Writer(Protocol):
 
 def table_of(model: Model) -> Kind:
     """Return the model's columns. Raise UnsupportedTask for a model of items that do not come in files of rows, or one without a score."""
-    spec = model.manifest.data
+    spec = model.manifest.spec
     if not spec.in_files or model.manifest.scoring is None:
         lacks = "carries no score" if spec.in_files else f"makes {spec.noun}; send those to it"
         raise UnsupportedTask(
@@ -272,6 +275,44 @@ def drain(parts: Iterator[Scored], writer: Writer, progress: Callable[[Total], N
         if progress:
             progress(total)
     writer.close()
+    return total
+
+
+def check_output(out: Path) -> None:
+    """Raise InvalidValue for an output of `score_file` with an unknown suffix."""
+    if out.suffix not in SUFFIXES:
+        raise InvalidValue(f"{out}: the output is a .ndjson or .parquet file", field="out")
+
+
+def rejected_file(out: Path) -> Path:
+    """Return the file beside a Parquet file that takes the rows that could not be scored."""
+    return out.with_suffix(".rejected.ndjson")
+
+
+def score_file(
+    model: Model,
+    file: Path,
+    out: Path,
+    rule: Rule,
+    *,
+    explain: bool = False,
+    progress: Callable[[Total], None] | None = None,
+) -> Total:
+    """Score a file of rows into another one, which is replaced once all rows are in it. Raises InvalidValue as `check_output` does.
+
+    The rows of a Parquet file that could not be scored are in `rejected_file`, which exists only if there are any.
+    """
+    check_output(out)
+    kind, rejected = files.format_of(file), rejected_file(out)
+    with contextlib.ExitStack() as stack:
+        source = stack.enter_context(file.open("rb"))
+        target, aside = (
+            stack.enter_context(stack.enter_context(replacing(path)).open("wb")) for path in (out, rejected)
+        )
+        writer = ParquetWriter(target, aside) if out.suffix == ".parquet" else NdjsonWriter(target)
+        total = drain(score(model, source, kind, rule, explain=explain), writer, progress)
+    if not rejected.stat().st_size:
+        rejected.unlink()
     return total
 
 

@@ -78,7 +78,7 @@ def recalibrate(model: Model, data: NDArray[np.float32], root: Path, *, source: 
     plain = manifests.read(model.folder)  # as it is stored: padding that this machine needs is not the artifact's
     with repository.staging(root, manifest.name) as folder:
         repository.copy(model.folder, folder)
-        scoring = write(about, model.score(data), folder, source=source, spec=manifest.data)
+        scoring = write(about, model.score(data), folder, source=source, spec=manifest.spec)
         earlier = {"version": plain.version, "n": about.calibration.n if about.calibration else 0, "calibrated": now()}
         made = plain.model_copy(
             update={

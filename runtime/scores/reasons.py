@@ -9,15 +9,15 @@ reconstruction of the whole item would lean towards the very value that is in qu
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from manifold.runtime import operations
-from manifold.runtime.inputs import Classes
+from manifold.runtime import conditions, operations
+from manifold.runtime.conditions import Given, tagged
+from manifold.runtime.inputs import Numbers
 from manifold.runtime.kinds import Evidence
 from manifold.runtime.manifest import Manifest
 from manifold.runtime.operations import CAN, Run, Scores, Steps
@@ -30,20 +30,26 @@ EXPECTED = 5  # parts of an item, those with the largest excess, for which the e
 
 
 def scored(
-    manifest: Manifest, data: Array, calibrated: Calibrated, *, explain: bool, classes: Classes | None = None
+    manifest: Manifest,
+    data: Array,
+    calibrated: Calibrated,
+    *,
+    explain: bool,
+    condition: Given | None = None,
+    numbers: Numbers | None = None,
 ) -> Steps[tuple[Scores, Evidence | None]]:
     """Scores of items, and where they are asked for and the artifact has nats to tell, their reasons."""
-    scores = yield from operations.score(manifest, data, classes=classes)
+    scores = yield from operations.score(manifest, data, condition=condition, numbers=numbers)
     if not explain or scores.surprise is None:
         return scores, None
-    return scores, (yield from find(manifest, data, scores, calibrated, classes=classes))
+    return scores, (yield from find(manifest, data, scores, calibrated, condition=condition))
 
 
 def find(
-    manifest: Manifest, data: Array, scores: Scores, calibrated: Calibrated, *, classes: Classes | None = None
+    manifest: Manifest, data: Array, scores: Scores, calibrated: Calibrated, *, condition: Given | None = None
 ) -> Steps[Evidence]:
     """Return what is known about the scores of items (n, *shape)."""
-    scoring, spec = manifest.scoring, manifest.data
+    scoring, spec = manifest.scoring, manifest.spec
     assert scoring is not None
     evidence = Evidence(scores.surprise, scale=scoring.surprise_scale)
     if spec.parts is not None and scores.surprise is not None:
@@ -53,16 +59,16 @@ def find(
             latent = scores.terms[scoring.latent] - calibrated.scores[scoring.latent].mean()
             evidence = replace(evidence, latent=latent)
         if evidence.excess is not None and CAN["impute"](manifest):
-            evidence = replace(evidence, expected=(yield from _expected(manifest, data, evidence.excess, classes)))
+            evidence = replace(evidence, expected=(yield from _expected(manifest, data, evidence.excess, condition)))
     if "neighbours" in manifest.tasks and len(data):
         near = yield Run("neighbours", {"data": data})
         evidence = replace(evidence, neighbours=near["nearest"], known=near.get("known"), distances=near["distance"])
     return evidence
 
 
-def _expected(manifest: Manifest, data: Array, excess: Float64, classes: Classes | None) -> Steps[Array]:
+def _expected(manifest: Manifest, data: Array, excess: Float64, condition: Given | None) -> Steps[Array]:
     """Return the parts of each item with the largest excess as the others would have them, (n, *shape); NaN elsewhere."""
-    blocks = list(manifest.data.blocks())
+    blocks = list(manifest.spec.blocks())
     places = np.argsort(-excess, axis=1, kind="stable")[:, :EXPECTED]
     item, place = np.nonzero(np.take_along_axis(excess, places, axis=1) > 0)
     part = places[item, place]
@@ -72,16 +78,12 @@ def _expected(manifest: Manifest, data: Array, excess: Float64, classes: Classes
     asked = data[item]
     for at, which in enumerate(part):
         asked[at, blocks[which]] = np.nan
-    filled = yield from operations.impute(manifest, asked, classes=_chosen(classes, item, len(data)))
+    filled = yield from operations.impute(manifest, asked, condition=_chosen(condition, item, len(data)))
     for at, which in enumerate(part):
         expected[item[at], blocks[which]] = filled.data[at, blocks[which]]
     return expected
 
 
-def _chosen(classes: Classes | None, items: Array, n: int) -> Classes | None:
-    """Return the classes of some of n items, each by its index."""
-    if isinstance(classes, np.ndarray):
-        return np.broadcast_to(np.atleast_2d(classes), (n, classes.shape[-1]))[items]
-    if isinstance(classes, Sequence) and not isinstance(classes, str):
-        return [classes[int(at)] for at in items]
-    return classes
+def _chosen(condition: Given | None, items: Array, n: int) -> Given | None:
+    """Return the condition of some of n items, each by its index."""
+    return None if condition is None else conditions.of_items(tagged(condition), items, n)

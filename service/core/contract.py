@@ -41,6 +41,7 @@ def _example(**fields: Any) -> ConfigDict:
 
 
 Array = list[Any]  # nested lists of numbers
+FiniteNumber = Annotated[float, Field(allow_inf_nan=False)]
 _CONDITION = "[C] for all or [n][C]: real-valued conditions, or class weights as numbers; excludes class"
 ClassName = str | Annotated[int, Field(strict=True)]
 ClassChoice = ClassName | list[ClassName] | dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]]
@@ -62,6 +63,34 @@ class Request(BaseModel):
     )
 
 
+class Condition(ITEMS):  # type: ignore[misc,valid-type]
+    """A condition in its long form: one of class, values, texts, or items of some kind of data."""
+
+    model_config = ConfigDict(extra="forbid", populate_by_name=True)
+
+    class_: ClassChoice | None = Field(
+        default=None, alias="class", description='name, index, list of n, "random", or weights by name'
+    )
+    values: Array | None = Field(
+        default=None, description="[C] for all or [n][C]: real values, or class weights as numbers"
+    )
+    texts: list[str] | None = Field(default=None, description="[n], or one for all")
+
+
+Numbers = dict[str, FiniteNumber | list[FiniteNumber]]
+_CONDITIONS = (
+    "by name, of models that are conditioned on a text, an image, or several things; excludes class and condition"
+)
+_INPUTS = "numbers that the model takes by name, such as guidance: one for all items, or [n]"
+
+
+class Stated(Request):
+    """Requests that state more of a model's inputs than its items."""
+
+    conditions: dict[str, Condition] | None = Field(default=None, description=_CONDITIONS)
+    inputs: Numbers | None = Field(default=None, description=_INPUTS)
+
+
 class Chance(Request):
     """Requests whose answer may be drawn."""
 
@@ -69,7 +98,7 @@ class Chance(Request):
     first: Seed = Field(default=0, description="index of the first item: item 3 of seed 7 can be made alone")
 
 
-class SampleRequest(Chance):
+class SampleRequest(Stated, Chance):
     """New items."""
 
     model_config = _example(seed=7, n=4)
@@ -78,6 +107,7 @@ class SampleRequest(Chance):
         default=None, description="1, or as many as there are latents or codes"
     )
     latents: Array | None = Field(default=None, description="[n][L]")
+    named_latents: dict[str, Array] | None = Field(default=None, description="instead, of models with several: by name")
     codes: Array | None = Field(default=None, description="[n][h][w]")
     class_: ClassChoice | None = Field(
         default=None, alias="class", description='name, index, list of n, "random", or weights by name'
@@ -97,7 +127,7 @@ class Content(OPTIONS, ITEMS, Request):  # type: ignore[misc,valid-type]
     """Requests about items of one kind: images or rows."""
 
 
-class Items(Content):
+class Items(Stated, Content):
     """Requests about items whose class may be known."""
 
     class_: ClassChoice | None = Field(default=None, alias="class")
@@ -128,12 +158,14 @@ class End(SINGLE):  # type: ignore[misc,valid-type]
     model_config = ConfigDict(extra="forbid", populate_by_name=True)
 
     latent: Array | None = None
+    named_latent: dict[str, Array] | None = Field(default=None, description="instead, of models with several: by name")
     seed: Seed | None = None
     first: Seed = 0
     class_: ClassName | dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]] | None = Field(
         default=None, alias="class"
     )
     condition: Array | None = Field(default=None, description="[C]")
+    conditions: dict[str, Condition] | None = Field(default=None, description=_CONDITIONS)
 
 
 class InterpolateRequest(OPTIONS, Request):  # type: ignore[misc,valid-type]
@@ -146,6 +178,7 @@ class InterpolateRequest(OPTIONS, Request):  # type: ignore[misc,valid-type]
     steps: Annotated[int, Field(strict=True, ge=2)] = 8
     method: Literal["slerp", "lerp"] | None = Field(default=None, description="slerp for normal latents, else lerp")
     seed: Seed | None = Field(default=None, description="for what the ends leave open")
+    inputs: Numbers | None = Field(default=None, description=_INPUTS)
     encoding: Literal["png", "array"] = "png"
 
 
@@ -245,10 +278,23 @@ class Made(MADE, Response):  # type: ignore[misc,valid-type]
     """Answers with items: images, or data, or rows."""
 
 
-class SampleResponse(Made):
+class MadeItems(MADE):  # type: ignore[misc,valid-type]
+    """Items under the role of one of a model's outputs."""
+
+
+class Several(Made):
+    """Answers with the items of a model that may have several outputs."""
+
+    items: dict[str, MadeItems] | None = Field(
+        default=None, description="by output, of models with several: instead of images, data or rows"
+    )
+
+
+class SampleResponse(Several):
     """New items."""
 
     latents: Array | None = None
+    named_latents: dict[str, Array] | None = Field(default=None, description="of models with several")
     codes: Array | None = None
     condition: Array | None = Field(
         default=None, description="[n][C] of each item, for models that are told real values"
@@ -256,6 +302,18 @@ class SampleResponse(Made):
     classes: list[Any] | None = Field(
         default=None, description="of each item, for conditional models: a name, or weights by name"
     )
+    conditions: dict[str, Condition] | None = Field(
+        default=None,
+        description="by name, of models that are conditioned on a text or on several things, without given items",
+    )
+
+
+class Posterior(BaseModel):
+    """The posterior of one of several latents."""
+
+    mean: Array | None = None
+    log_variance: Array | None = None
+    latents: Array | None = None
 
 
 class EncodeResponse(Response):
@@ -265,20 +323,22 @@ class EncodeResponse(Response):
     log_variance: Array | None = None
     latents: Array | None = None
     codes: Array | None = None
+    posteriors: dict[str, Posterior] | None = Field(default=None, description="by latent, of models with several")
     fitted: list[Fitted] | None = None
 
 
-class ReconstructResponse(Made):
+class ReconstructResponse(Several):
     """Items after encode and decode."""
 
     errors: list[float] = Field(description="mean squared error: of pixels in [0, 1], or of scaled columns")
     fitted: list[Fitted] | None = None
 
 
-class InterpolateResponse(Made):
+class InterpolateResponse(Several):
     """The path."""
 
-    latents: Array
+    latents: Array | None = None
+    named_latents: dict[str, Array] | None = Field(default=None, description="of models with several")
     fitted: list[Fitted] | None = None
 
 

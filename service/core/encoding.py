@@ -45,10 +45,20 @@ def choose(accept: str, offered: tuple[str, ...]) -> str:
 
 
 def to_fields(answer: Answer, request_id: str, *, picture: Callable[[bytes], Any] = codecs.to_base64) -> dict[str, Any]:
-    """The answer as its contract has it, numpy arrays inside; `timing` is left to the caller. `picture` is what becomes of a PNG."""
+    """The answer as its contract has it, numpy arrays inside; `timing` is left to the caller. `picture` is what becomes of a PNG.
+
+    The items of a model with several outputs are under `items`, by role.
+    """
     body = {"model": answer.entry.name, "version": answer.entry.version, "request_id": request_id, **answer.fields}
-    if answer.items is not None:
-        body |= answer.manifest.data.write(answer.items, answer.encoding, _recipes(answer), picture)
+    if answer.items is None:
+        return body
+    manifest, recipes = answer.manifest, _recipes(answer)
+    if len(manifest.items) == 1:
+        return body | manifest.spec.write(answer.items, answer.encoding, recipes, picture)
+    outputs = {manifest.main: answer.items, **answer.others}
+    body["items"] = {
+        role: manifest.spec_of(role).write(items, answer.encoding, recipes, picture) for role, items in outputs.items()
+    }
     return body
 
 
@@ -63,9 +73,9 @@ def dumps(body: Any) -> bytes:
 
 def to_picture(answer: Answer, media_type: str) -> bytes:
     """Return the items as one file. Raises UnsupportedMedia if the answer has no items that can be written so."""
-    if answer.items is None or media_type not in answer.manifest.data.wire.media_types:
+    if answer.items is None or media_type not in answer.manifest.spec.wire.media_types:
         raise UnsupportedMedia("Accept: this answer holds no images", field="Accept", valid=[JSON, codecs.NPY])
-    return answer.manifest.data.write_file(answer.items, media_type, _recipes(answer))
+    return answer.manifest.spec.write_file(answer.items, media_type, _recipes(answer))
 
 
 def to_npy(answer: Answer) -> bytes:
@@ -73,7 +83,7 @@ def to_npy(answer: Answer) -> bytes:
     if answer.items is None:
         assert answer.numbers is not None
         return codecs.to_npy(answer.numbers)
-    return codecs.to_npy(answer.manifest.data.write_array(answer.items))
+    return codecs.to_npy(answer.manifest.spec.write_array(answer.items))
 
 
 def work(answer: Answer, listed: float = LISTED) -> float:

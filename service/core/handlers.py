@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Callable, Generator, Sequence
+from collections.abc import AsyncGenerator, Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeVar
@@ -12,10 +12,12 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from manifold.runtime import completion, operations, recipes
+from manifold.runtime import operations, recipes
+from manifold.runtime.conditions import Given, of_items, tagged
 from manifold.runtime.errors import InvalidValue, TooLarge, UnsupportedTask
 from manifold.runtime.inputs import check_seed
 from manifold.runtime.manifest import Manifest
+from manifold.runtime.manifest.conditions import Classes
 from manifold.runtime.operations import Run
 from manifold.runtime.scores import decisions, reasons, scoring
 from manifold.service.aside import ROW, aside
@@ -37,7 +39,8 @@ class Answer:
 
     entry: Entry
     fields: dict[str, Any] = field(default_factory=dict)
-    items: Array | None = None  # at the graph's edge; images, data or rows on the wire
+    items: Array | None = None  # as the graph gives them; images, data or rows on the wire
+    others: Mapping[str, Array] = field(default_factory=dict)  # of other outputs, by role
     recipes: Callable[[], list[dict[str, Any]]] | None = None  # of each item, where they are pictures
     encoding: str = "png"
     work: float = 0  # of reading the request, in bytes (service.aside)
@@ -64,11 +67,17 @@ class Order:
     def part(self, start: int, stop: int) -> Order:
         """Items start .. stop - 1: what is given by item is cut, and the seed goes on at its index."""
         options = {**self.options, "first": self.options["first"] + start}
-        for name in ("latents", "codes", "classes"):
-            value = options[name]
-            by_item = isinstance(value, np.ndarray | list) and len(value) == self.n
-            options[name] = value[start:stop] if by_item else value
+        for name in ("latents", "codes", "numbers"):
+            options[name] = self._cut(options[name], start, stop)
+        if options["condition"] is not None:
+            options["condition"] = of_items(tagged(options["condition"]), np.arange(start, stop), self.n)
         return Order(self.entry, stop - start, options, self.work)
+
+    def _cut(self, value: Any, start: int, stop: int) -> Any:
+        """Return the values of some items. What is stated for all items stays as it is."""
+        if isinstance(value, dict):
+            return {name: self._cut(each, start, stop) for name, each in value.items()}
+        return value[start:stop] if isinstance(value, np.ndarray | list) and len(value) == self.n else value
 
 
 class Handlers:
@@ -98,9 +107,8 @@ class Handlers:
                 f"n: {order.n} is over the limit of {self.settings.max_stream_items} a stream; ask in several, each from its `first`",
                 field="n",
             )
-        classes = order.options["classes"]
-        if isinstance(classes, list) and len(classes) != order.n:
-            raise InvalidValue(f"class: {len(classes)} classes for {order.n} items", field="class")
+        if isinstance(request.class_, list) and len(request.class_) != order.n:
+            raise InvalidValue(f"class: {len(request.class_)} classes for {order.n} items", field="class")
         # one seed for all parts, and room for the last of them
         order.options["seed"] = check_seed(request.seed, request.first, order.n, needed=True)
         first = await self._made(order.part(0, 1), request, deadline_ms)
@@ -130,14 +138,14 @@ class Handlers:
         """What is asked for, checked as far as it can be before anything runs."""
         entry, manifest = await self.entry(request, "sample")
         latents, codes = await aside(partial(self.reader.given, manifest, request, uploads), uploads.work)
-        given = latents if latents is not None else codes
-        n = request.n if request.n is not None else len(given) if given is not None else 1
-        if given is not None and len(given) != n:
-            raise InvalidValue(f"n: {n}, but {len(given)} latents or codes are given; leave n out", field="n")
+        count = _count(codes if latents is None else latents)
+        n = request.n if request.n is not None else count or 1
+        if count is not None and count != n:
+            raise InvalidValue(f"n: {n}, but {count} latents or codes are given; leave n out", field="n")
         options = {
             "seed": request.seed, "first": request.first, "latents": latents, "codes": codes,
-            "classes": await self.reader.told(uploads, request.class_, request.condition), "prior": request.prior,
-            "temperature": request.temperature,
+            "condition": await self.reader.condition(manifest, uploads, request), "prior": request.prior,
+            "temperature": request.temperature, "numbers": request.inputs or {},
         }  # fmt: skip
         return Order(entry, n, options, uploads.work)
 
@@ -148,9 +156,9 @@ class Handlers:
         manifest = answer.manifest
         steps = operations.sample(manifest, order.n, **options)
         samples = await self._drive(answer, steps, order.n, deadline_ms)
-        answer.items = samples.data
+        answer.items, answer.others = samples.data, samples.others
         assert entry.model is not None
-        if manifest.data.pictures:
+        if manifest.spec.pictures:
             answer.recipes = partial(recipes.for_samples, manifest, entry.model.checksum, samples, options)
         if samples.seed is not None:
             answer.fields |= {"seed": samples.seed, "first": options["first"]}
@@ -161,12 +169,13 @@ class Handlers:
             )
         elif samples.condition is not None:
             answer.fields["condition"] = samples.condition
-        if request.return_latents:
-            answer.fields |= {
-                name: array
-                for name, array in (("latents", samples.latents), ("codes", samples.codes))
-                if array is not None
+        if samples.conditions:
+            answer.fields["conditions"] = {
+                name: _as_stated(manifest, name, value) for name, value in samples.conditions.items()
             }
+        if request.return_latents:
+            answer.fields |= _latents(samples.latents)
+            answer.fields |= {} if samples.codes is None else {"codes": samples.codes}
         return answer
 
     async def encode(self, request: contract.EncodeRequest, uploads: Uploads, deadline_ms: int | None = None) -> Answer:
@@ -174,17 +183,13 @@ class Handlers:
         entry, manifest = await self.entry(request, "encode")
         items = await self.reader.items(manifest, request, uploads)
         answer = Answer(entry, work=uploads.work)
-        classes = await self.reader.told(uploads, request.class_, request.condition)
-        steps = operations.encode(manifest, items.data, seed=request.seed, first=request.first, classes=classes)
+        condition = await self.reader.condition(manifest, uploads, request)
+        steps = operations.encode(
+            manifest, items.data, seed=request.seed, first=request.first, condition=condition, numbers=request.inputs
+        )
         encoded = await self._drive(answer, steps, len(items.data), deadline_ms)
-        arrays = {
-            "mean": encoded.mean,
-            "log_variance": encoded.log_variance,
-            "latents": encoded.latents,
-            "codes": encoded.codes,
-        }
-        answer.fields |= {name: array for name, array in arrays.items() if array is not None}
-        answer.numbers = encoded.codes if encoded.mean is None else encoded.placed
+        answer.fields |= _posterior(encoded)
+        answer.numbers = encoded.codes if encoded.mean is None else _first(encoded.latent)
         self._note(answer, items.fitted, request)
         return answer
 
@@ -195,13 +200,19 @@ class Handlers:
         entry, manifest = await self.entry(request, "reconstruct")
         items = await self.reader.items(manifest, request, uploads)
         answer = Answer(entry, encoding=request.encoding, work=uploads.work)
-        classes = await self.reader.told(uploads, request.class_, request.condition)
-        target = await self.reader.told(uploads, request.target_class, request.target_condition, "target_condition")
+        condition = await self.reader.condition(manifest, uploads, request)
+        target = self.reader.values(request.target_class, request.target_condition, "target_condition")
         steps = operations.reconstruct(
-            manifest, items.data, seed=request.seed, first=request.first, classes=classes, target=target
+            manifest,
+            items.data,
+            seed=request.seed,
+            first=request.first,
+            condition=condition,
+            target=target,
+            numbers=request.inputs,
         )
         back = await self._drive(answer, steps, len(items.data), deadline_ms)
-        answer.items = back.data
+        answer.items, answer.others = back.data, back.others or {}
         answer.fields["errors"] = back.errors
         self._note(answer, items.fitted, request)
         return answer
@@ -215,11 +226,11 @@ class Handlers:
         start, stop, fitted = await self.reader.ends(manifest, request, uploads)
         answer = Answer(entry, encoding=request.encoding, work=uploads.work)
         steps = operations.interpolate(
-            manifest, start, stop, steps=request.steps, method=request.method, seed=request.seed
+            manifest, start, stop, steps=request.steps, method=request.method, seed=request.seed, numbers=request.inputs
         )
         path = await self._drive(answer, steps, request.steps, deadline_ms)
-        answer.items = path.data
-        answer.fields["latents"] = path.latents
+        answer.items, answer.others = path.data, path.others or {}
+        answer.fields |= _latents(path.latents)
         if path.seed is not None:
             answer.fields |= {"seed": path.seed, "first": 0}
         self._note(answer, fitted)
@@ -233,10 +244,12 @@ class Handlers:
         items = await self.reader.items(manifest, request, uploads, unknown=True, missing=nullable)
         warnings = items.warnings
         answer = Answer(entry, work=uploads.work)
-        classes = await self.reader.told(uploads, request.class_, request.condition)
+        condition = await self.reader.condition(manifest, uploads, request)
         assert manifest.scoring is not None and entry.model is not None
         calibrated = entry.model.calibrated
-        steps = reasons.scored(manifest, items.data, calibrated, explain=request.explain, classes=classes)
+        steps = reasons.scored(
+            manifest, items.data, calibrated, explain=request.explain, condition=condition, numbers=request.inputs
+        )
         scores, why = await self._drive(answer, steps, len(items.data), deadline_ms)
         scored_by = manifest.scoring
 
@@ -244,7 +257,7 @@ class Handlers:
             judgement = decisions.judge(scored_by, calibrated, scores.terms, decisions.are_unknown(warnings), rule)
             answer.fields |= judged(calibrated, judgement, warnings)
             if why is not None:
-                described = manifest.data.explain(why, getattr(request, manifest.data.wire.many) or ())
+                described = manifest.spec.explain(why, getattr(request, manifest.spec.wire.many) or ())
                 for item, reason in zip(answer.fields["items"], described, strict=True):
                     item["explanation"] = reason
             answer.numbers, answer.judged = judgement.score, judgement
@@ -286,14 +299,16 @@ class Handlers:
         """Rows with what was missing filled in, or images with what was not known."""
         entry, manifest = await self.entry(request, "impute")
         answer = Answer(entry, encoding=request.encoding, work=uploads.work)
-        classes = await self.reader.told(uploads, request.class_, request.condition)
+        condition = await self.reader.condition(manifest, uploads, request)
         if "impute" in manifest.tasks:
-            return await self._completed(answer, request, uploads, classes, deadline_ms)
-        spec = manifest.data
+            return await self._completed(answer, request, uploads, condition, deadline_ms)
+        spec = manifest.spec
         if request.masks or uploads.masks:
             raise InvalidValue(f"masks: {entry.name} takes {spec.noun}, whose missing values are null", field="masks")
         items = await self.reader.items(manifest, request, uploads, missing=True)
-        steps = operations.impute(manifest, items.data, classes=classes, seed=request.seed, first=request.first)
+        steps = operations.impute(
+            manifest, items.data, condition=condition, seed=request.seed, first=request.first, numbers=request.inputs
+        )
         whole = await self._drive(answer, steps, len(items.data), deadline_ms)
         write = partial(spec.fill, getattr(request, spec.wire.many), whole.data, whole.probabilities)
         answer.fields |= await aside(write, ROW * len(items.data))
@@ -302,23 +317,28 @@ class Handlers:
         return answer
 
     async def _completed(
-        self, answer: Answer, request: contract.ImputeRequest, uploads: Uploads, classes: Any, deadline_ms: int | None
+        self,
+        answer: Answer,
+        request: contract.ImputeRequest,
+        uploads: Uploads,
+        condition: Given | None,
+        deadline_ms: int | None,
     ) -> Answer:
         """Images with what was not known drawn."""
         manifest = answer.manifest
         items, mask = await self.reader.masked(manifest, request, uploads)
         data = items.data
-        each = request.candidates * completion.open_classes(manifest, classes)
+        each = request.candidates * operations.open_classes(manifest, condition)
         if len(data) * each > self.settings.max_items:
             raise TooLarge(
-                f"candidates: {len(data)} {manifest.data.noun} by {each} are over the limit of {self.settings.max_items} a request"
+                f"candidates: {len(data)} {manifest.spec.noun} by {each} are over the limit of {self.settings.max_items} a request"
                 + (" (every class is tried: say which)" if each > request.candidates else "")
                 + "; ask for fewer, or in several",
                 field="candidates",
             )
-        steps = completion.complete(
-            manifest, data, mask, seed=request.seed, first=request.first, classes=classes, candidates=request.candidates,
-            temperature=request.temperature,
+        steps = operations.complete(
+            manifest, data, mask, seed=request.seed, first=request.first, condition=condition, candidates=request.candidates,
+            temperature=request.temperature, numbers=request.inputs,
         )  # fmt: skip
         found = await self._drive(answer, steps, len(data) * each, deadline_ms)
         answer.items = found.data
@@ -406,18 +426,59 @@ def rule_of(request: contract.ScoreRequest) -> decisions.Rule:
 
 def _why(manifest: Manifest, endpoint: str) -> str:
     """The reason behind what a model cannot do, where there is a plain one."""
-    if endpoint == "interpolate" and manifest.latent is None:
+    if endpoint == "interpolate" and manifest.space is None:
         return ": it has no latent space"
     if endpoint == "anomaly-score":
         return ": it has no likelihood and carries no score"
     if endpoint == "impute":
-        nullable = manifest.data.nullable
+        nullable = manifest.spec.nullable
         return ": its graphs take no missing values" if nullable else ": it has no graph that keeps what is known"
     if endpoint in ("encode", "reconstruct") and "encode" not in manifest.tasks:
         return operations.why_not_encode(manifest)
     if endpoint == "classify":
         return ": it knows no classes" if manifest.classes is None else ": it carries no rule for p(class | item)"
     return ""
+
+
+def _count(given: Any) -> int | None:
+    """Return how many items are given as latents or codes."""
+    return None if given is None else len(_first(given))
+
+
+def _first(latents: operations.Latents) -> Array:
+    """Return the latents, or those of the first name."""
+    first: Array = next(iter(latents.values())) if isinstance(latents, dict) else latents
+    return first
+
+
+def _latents(latents: operations.Latents | None) -> dict[str, Any]:
+    if latents is None:
+        return {}
+    return {"named_latents" if isinstance(latents, dict) else "latents": latents}
+
+
+def _posterior(encoded: operations.Encoded) -> dict[str, Any]:
+    """Return the posterior and the codes; the posterior of several latents by name."""
+    parts = {name: getattr(encoded, name) for name in ("mean", "log_variance", "latents")}
+    parts = {name: value for name, value in parts.items() if value is not None}
+    codes = {} if encoded.codes is None else {"codes": encoded.codes}
+    if not isinstance(encoded.mean, dict):
+        return {**parts, **codes}
+    named = {role: {name: value[role] for name, value in parts.items() if role in value} for role in encoded.mean}
+    return {"posteriors": named, **codes}
+
+
+def _as_stated(manifest: Manifest, name: str, value: Any) -> dict[str, Any]:
+    """Return a condition in its long form."""
+    if isinstance(value, list):
+        return {"texts": value}
+    one = manifest.conditioned[name]
+    alone = isinstance(one, Classes) and ((value > 0).sum(axis=1) == 1).all()
+    return (
+        {"class": [one.names[place] for place in value.argmax(axis=1)]}
+        if isinstance(one, Classes) and alone
+        else {"values": value}
+    )
 
 
 def _class_of(weights: Array, names: tuple[str, ...]) -> str | dict[str, float]:

@@ -11,10 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from manifold.runtime import codecs, kinds, operations
-from manifold.runtime.errors import InvalidValue, TooLarge, UnsupportedTask
-from manifold.runtime.inputs import Classes
+from manifold.runtime.conditions import ByClass, ByItem, BySeveral, ByText, ByValues, Given, One
+from manifold.runtime.errors import InvalidValue, ManifoldError, TooLarge, UnsupportedTask
 from manifold.runtime.kinds import Items, Kind, Reading
 from manifold.runtime.manifest import Manifest
+from manifold.runtime.manifest.conditions import Item
 from manifold.service.aside import LARGE, ROW, aside
 from manifold.service.core import contract
 from manifold.service.models.entries import endpoints
@@ -48,7 +49,7 @@ class Reader:
         self, manifest: Manifest, request: contract.Content, uploads: Uploads, *, unknown: bool = False, missing: bool = False
     ) -> Items:  # fmt: skip
         """Read the items. `unknown` allows categories that training has never seen, `missing` missing values. Raises RequestError."""
-        spec, field = manifest.data, manifest.data.wire.many
+        spec, field = manifest.spec, manifest.spec.wire.many
         self._refuse_others(manifest, request, uploads)
         if uploads.array is not None:
             read = await aside(functools.partial(spec.read_array, uploads.array, "body"), uploads.work)
@@ -78,7 +79,7 @@ class Reader:
     @staticmethod
     def _refuse_others(manifest: Manifest, request: contract.Content, uploads: Uploads) -> None:
         """Raise InvalidValue for items of another kind than the model's."""
-        spec = manifest.data
+        spec = manifest.spec
         other = next((name for name in MANY if name != spec.wire.many and getattr(request, name) is not None), None)
         if other is None and uploads.files and spec.wire.group is None:
             other = FILES
@@ -89,7 +90,7 @@ class Reader:
         self, manifest: Manifest, request: contract.InterpolateRequest, uploads: Uploads
     ) -> tuple[operations.End, operations.End, tuple[dict[str, Any], ...]]:
         """Read both ends of a path. Return them, and what was done to their items."""
-        spec, how = manifest.data, self._how(request)
+        spec, how = manifest.spec, self._how(request)
 
         def read() -> tuple[operations.End, operations.End, tuple[dict[str, Any], ...]]:
             start, fitted = self._end(manifest, request.from_, "from", how)
@@ -110,8 +111,8 @@ class Reader:
 
     def given(
         self, manifest: Manifest, request: contract.SampleRequest, uploads: Uploads
-    ) -> tuple[Array | None, Array | None]:
-        """Latents and codes of a /sample request, by field or as a body of numbers."""
+    ) -> tuple[operations.Latents | None, Array | None]:
+        """Read the latents and codes of a /sample request, by field or as a body of numbers."""
         if uploads.files:
             raise InvalidValue("/sample takes no items; /reconstruct does", field=FILES)
         latents: Any = request.latents
@@ -119,48 +120,103 @@ class Reader:
         if uploads.array is not None:
             if latents is not None or codes is not None:
                 raise InvalidValue("latents: given twice, as a field and as the body", field="latents")
-            latents, codes = (
-                (None, uploads.array) if uploads.array.dtype.kind in "iu" and manifest.codes else (uploads.array, None)
+            is_codes = uploads.array.dtype.kind in "iu" and manifest.codes is not None
+            latents, codes = (None, uploads.array) if is_codes else (uploads.array, None)
+        named = self.latents(manifest, latents, request.named_latents, "latents")
+        return named, None if codes is None else self._codes(manifest, codes)
+
+    def latents(
+        self, manifest: Manifest, one: Any, named: dict[str, Any] | None, field: str
+    ) -> operations.Latents | None:
+        """Read latents (n, *shape), of one latent or by name. Raises UnsupportedTask for a model without such latents."""
+        given = named if one is None else {field: one}
+        if given is None:
+            return None
+        if one is not None and named is not None:
+            raise InvalidValue(f"{field}: given twice, also by name", field=field)
+        wanted = manifest.latents if manifest.has_named_latents else {field: manifest.space}
+        read = {}
+        for name, values in given.items():
+            latent, place = wanted.get(name), field if one is not None else f"named_{field}.{name}"
+            if latent is None:
+                raise self._no_latent(manifest, place, list(manifest.latents))
+            read[name] = codecs.floats(values, latent.dims, place)
+            self._not_empty(read[name], place)
+        if len({len(values) for values in read.values()}) > 1:
+            raise InvalidValue(f"named_{field}: as many of each latent are needed", field=f"named_{field}")
+        return read if manifest.has_named_latents else next(iter(read.values()), None)
+
+    @staticmethod
+    def _no_latent(manifest: Manifest, field: str, names: list[str]) -> ManifoldError:
+        if manifest.has_named_latents:
+            return InvalidValue(
+                f"{field}: {manifest.name} names its latents {', '.join(names)}", field=field, valid=names
             )
-        if latents is not None:
-            if manifest.latent is None:
-                raise UnsupportedTask(
-                    f"{manifest.name} has no latent; leave latents out", field="latents", valid=endpoints(manifest)
-                )
-            latents = codecs.floats(latents, (manifest.latent.size,), "latents")
-            self._not_empty(latents, "latents")
-        if codes is not None:
-            if manifest.codes is None or "decode_codes" not in manifest.tasks:
-                raise UnsupportedTask(
-                    f"{manifest.name} does not decode codes; leave codes out", field="codes", valid=endpoints(manifest)
-                )
-            numbers = codecs.floats(codes, manifest.codes.shape, "codes")
-            self._not_empty(numbers, "codes")
-            if (numbers != np.rint(numbers)).any() or numbers.min() < 0 or numbers.max() >= manifest.codes.levels:
-                raise InvalidValue(
-                    f"codes: whole numbers from 0 to {manifest.codes.levels - 1} are needed", field="codes"
-                )
-            codes = numbers.astype(np.int64)
-        return latents, codes
+        if manifest.space is not None:
+            return InvalidValue(f"{field}: {manifest.name} has one latent; give it as latents", field=field)
+        return UnsupportedTask(
+            f"{manifest.name} has no latent; leave latents out", field=field, valid=endpoints(manifest)
+        )
 
-    async def told(
-        self, uploads: Uploads, class_: Classes | None, values: list[Any] | None, field: str = "condition"
-    ) -> Classes | None:
-        """Do as `condition` does, off the event loop if the request is large."""
-        if values is None:
-            return class_
-        return await aside(functools.partial(self.condition, class_, values, field), uploads.work)
+    def _codes(self, manifest: Manifest, codes: Any) -> Array:
+        if manifest.codes is None or "decode_codes" not in manifest.tasks:
+            raise UnsupportedTask(
+                f"{manifest.name} does not decode codes; leave codes out", field="codes", valid=endpoints(manifest)
+            )
+        numbers = codecs.floats(codes, manifest.codes.shape, "codes")
+        self._not_empty(numbers, "codes")
+        if (numbers != np.rint(numbers)).any() or numbers.min() < 0 or numbers.max() >= manifest.codes.levels:
+            raise InvalidValue(f"codes: whole numbers from 0 to {manifest.codes.levels - 1} are needed", field="codes")
+        return numbers.astype(np.int64)
 
-    def condition(self, class_: Classes | None, values: list[Any] | None, field: str = "condition") -> Classes | None:
-        """A class as it was given, or the array of a condition; the operation checks its width. Raises InvalidValue for both."""
+    async def condition(self, manifest: Manifest, uploads: Uploads, stated: Any) -> Given | None:
+        """Read the condition that a request, or an end of a path, states. Large ones are read off the event loop."""
+        if stated.condition is None and stated.conditions is None:
+            given: Given | None = stated.class_
+            return given
+        return await aside(
+            functools.partial(self.read_condition, manifest, stated), max(uploads.work, _weight(stated.conditions))
+        )
+
+    def read_condition(self, manifest: Manifest, stated: Any, prefix: str = "") -> Given | None:
+        """Return a class as it was given, the array of a condition, or conditions by name. Raises InvalidValue for more than one form."""
+        if stated.conditions is None:
+            return self.values(stated.class_, stated.condition, f"{prefix}condition")
+        field = f"{prefix}conditions"
+        if stated.class_ is not None or stated.condition is not None:
+            raise InvalidValue(f"{field}: class and condition are short forms of it; give one of them", field=field)
+        return BySeveral({
+            name: self._part(manifest, name, part, f"{field}.{name}") for name, part in stated.conditions.items()
+        })  # fmt: skip
+
+    def _part(self, manifest: Manifest, name: str, part: contract.Condition, field: str) -> One:
+        """Read one condition in its long form."""
+        given = [key for key in ("class_", "values", "texts", *MANY) if getattr(part, key) is not None]
+        if len(given) != 1:
+            valid = ["class", "values", "texts", *MANY]
+            raise InvalidValue(f"{field}: one of {', '.join(valid)} is needed", field=field, valid=valid)
+        if part.texts is not None:
+            return ByText(tuple(part.texts))
+        if part.class_ is not None:
+            return ByClass(part.class_)
+        if part.values is not None:
+            return ByValues(_numbers(part.values, f"{field}.values"))
+        one = manifest.conditioned.get(name)
+        if not isinstance(one, Item) or one.data.wire.many != given[0]:
+            needed = (
+                one.data.wire.many if isinstance(one, Item) else one.kind if one else ", ".join(manifest.conditioned)
+            )
+            raise InvalidValue(f"{field}.{given[0]}: {manifest.name} takes {needed} here", field=f"{field}.{given[0]}")
+        self.limit(len(getattr(part, given[0])), f"{field}.{given[0]}")
+        return ByItem(one.data.read(getattr(part, given[0]), self._how(part), f"{field}.{given[0]}").data)
+
+    def values(self, class_: Given | None, values: list[Any] | None, field: str = "condition") -> Given | None:
+        """Return a class as it was given, or the array of values; the operation checks its width. Raises InvalidValue for both."""
         if values is None:
             return class_
         if class_ is not None:
             raise InvalidValue(f"{field} and {field.replace('condition', 'class')} exclude each other", field=field)
-        try:
-            return np.atleast_2d(np.asarray(values, np.float64))
-        except (ValueError, TypeError, OverflowError):
-            raise InvalidValue(f"{field}: numbers of shape [C] or [n, C] are needed", field=field) from None
+        return _numbers(values, field)
 
     def _not_empty(self, array: Sequence[Any] | Array, name: str) -> None:
         if not len(array):
@@ -171,7 +227,7 @@ class Reader:
         self, manifest: Manifest, request: contract.ImputeRequest, uploads: Uploads
     ) -> tuple[Items, Array]:
         """Read items and their masks (n, *mask_shape), 1 where the item is known."""
-        items, spec = await self.items(manifest, request, uploads), manifest.data
+        items, spec = await self.items(manifest, request, uploads), manifest.spec
         given, n = [*(request.masks or ()), *uploads.masks], len(items.data)
         if len(given) not in (1, n):
             raise InvalidValue(
@@ -189,20 +245,39 @@ class Reader:
         self, manifest: Manifest, end: contract.End, name: str, how: Reading
     ) -> tuple[operations.End, tuple[dict[str, Any], ...]]:
         """Read one end of a path. Return it, and what was done to its item."""
-        spec = manifest.data
-        given = [key for key in (*SINGLE, "latent", "seed") if getattr(end, key) is not None]
-        told = self.condition(end.class_, end.condition, f"{name}.condition")
-        if len(given) > 1 or (not given and told is None):
+        spec = manifest.spec
+        given = [key for key in (*SINGLE, "latent", "named_latent", "seed") if getattr(end, key) is not None]
+        condition = self.read_condition(manifest, end, f"{name}.")
+        if len(given) > 1 or (not given and condition is None):
             valid = [*SINGLE, "latent", "seed", "class", "condition"]
             raise InvalidValue(f"{name}: one of {', '.join(valid)} is needed", field=name, valid=valid)
-        latent, items = None, None
-        if end.latent is not None:
-            assert manifest.latent is not None
-            latent = codecs.floats([end.latent], (manifest.latent.size,), f"{name}.latent")[0]
+        items, latent = None, self._latent_of(manifest, end, name)
         if given and given[0] in SINGLE:
             if given[0] != spec.wire.one:
                 field = f"{name}.{given[0]}"
                 raise InvalidValue(f"{field}: {manifest.name} takes {spec.noun}; send {spec.wire.one}", field=field)
             items = spec.read_one(getattr(end, given[0]), how, f"{name}.{given[0]}")
         data, fitted = (None, ()) if items is None else (items.data[0], items.fitted)
-        return operations.End(latent, data, end.seed, end.first, told), fitted
+        return operations.End(latent, data, end.seed, end.first, condition), fitted
+
+    def _latent_of(self, manifest: Manifest, end: contract.End, name: str) -> operations.Latents | None:
+        """Read the latent of an end, (*shape), or latents by name."""
+        if end.latent is not None and manifest.space is not None and not manifest.has_named_latents:
+            return codecs.floats([end.latent], manifest.space.dims, f"{name}.latent")[0]
+        named = None if end.named_latent is None else {role: [values] for role, values in end.named_latent.items()}
+        one = None if end.latent is None else [end.latent]
+        read = self.latents(manifest, one, named, f"{name}.latent")
+        return None if read is None else {role: values[0] for role, values in read.items()}
+
+
+def _numbers(values: list[Any], field: str) -> Array:
+    try:
+        return np.atleast_2d(np.asarray(values, np.float64))
+    except (ValueError, TypeError, OverflowError):
+        raise InvalidValue(f"{field}: numbers of shape [C] or [n, C] are needed", field=field) from None
+
+
+def _weight(conditions: dict[str, contract.Condition] | None) -> float:
+    """Return the work of reading conditions, in bytes: items may take long, however few bytes they have."""
+    heavy = any(getattr(part, name) is not None for part in (conditions or {}).values() for name in MANY)
+    return LARGE if heavy else 0

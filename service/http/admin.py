@@ -1,6 +1,6 @@
 """What needs the scope `admin`: reading keys and certificate again, models that come and go, and calibrating one on rows of one's own.
 
-Without keys these routes are off, unless the setting `trust_loopback` lets requests from this machine use them (service.asgi).
+Without keys these routes are off, unless the setting `trust_loopback` lets requests from this machine use them (http/front.py).
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from starlette.responses import Response
 from manifold.runtime.errors import InvalidValue, Unavailable, UnsupportedMedia, UnsupportedTask, cut
 from manifold.runtime.scores import bulk
 from manifold.service.aside import aside, later
-from manifold.service.core import contract, encoding, uploads
+from manifold.service.core import contract, encoding, row_files
+from manifold.service.http.uploads import MEDIA_TYPES
 from manifold.service.models import describe
 from manifold.service.models.registry import Registry
 from manifold.service.security import Security
@@ -32,7 +33,7 @@ LOOK = 0.5  # seconds between two questions whether the client is still there
 
 BODY = {
     "required": True,
-    "content": {kind: {"schema": {"type": "string", "format": "binary"}} for kind in uploads.MEDIA_TYPES},
+    "content": {kind: {"schema": {"type": "string", "format": "binary"}} for kind in MEDIA_TYPES},
 }
 READ_ONLY = (
     "the folder of models cannot be written here: run `manifold calibrate` where it can, and start the service again"
@@ -54,7 +55,9 @@ def add(app: FastAPI, registry: Registry, security: Security) -> None:
             else:
                 await security.reload_aside()
         except SettingsError as error:  # what is wrong is the installation's, and said to who may mend it
-            raise InvalidValue(f"{error.message}; what there was is kept", field=error.field) from None
+            raise InvalidValue(
+                f"{error.message}; the previous keys and certificate stay in force", field=error.field
+            ) from None
         log.info("reloaded", keys=list(security.keys))
         keys = [
             {"name": key.name, "id": key.id, "scopes": sorted(key.scopes), "rate": key.rate}
@@ -91,17 +94,17 @@ def add(app: FastAPI, registry: Registry, security: Security) -> None:
     async def calibrate(name: str, request: Request) -> Response:
         registry.check_open()
         content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-        kind = uploads.MEDIA_TYPES.get(content_type)
+        kind = MEDIA_TYPES.get(content_type)
         if kind is None:
             raise UnsupportedMedia(
                 f"Content-Type: {cut(content_type) or 'nothing'} is not read; send a file of normal rows",
-                field="Content-Type", valid=list(uploads.MEDIA_TYPES),
+                field="Content-Type", valid=list(MEDIA_TYPES),
             )  # fmt: skip
         entry = await registry.get(name, None)
         model = entry.model
         assert model is not None
         bulk.table_of(model)
-        file = await uploads.spool(request.stream(), settings.max_upload_bytes)
+        file = await row_files.spool(request.stream(), settings.max_upload_bytes)
         try:
             async with one_at_a_time:
                 try:

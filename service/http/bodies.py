@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Collection, Coroutine, Mapping, Sequence
+from collections.abc import Collection, Coroutine, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
-from pydantic import ValidationError
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
@@ -19,6 +18,7 @@ from manifold.service.aside import aside
 from manifold.service.core import contract
 from manifold.service.core.encoding import JSON
 from manifold.service.core.reading import Uploads
+from manifold.service.core.validation import validate
 from manifold.service.http.incoming import Incoming
 from manifold.service.settings import Settings
 
@@ -70,18 +70,6 @@ def _read(
     raise UnsupportedMedia(
         f"Content-Type: {cut(content_type)} is not read", field="Content-Type", valid=(*ACCEPTED, *also)
     )
-
-
-def validate(shape: type[R], fields: Any) -> R:
-    """Fields against the contract. Raises InvalidValue for the first thing that is wrong, saying what is valid."""
-    if len(fields) > len(shape.model_fields):  # pydantic would make an error of each field too many
-        unknown = next((name for name in fields if name not in {*_names(shape), *shape.model_fields}), None)
-        if unknown is not None:
-            raise _unknown(unknown, _names(shape))
-    try:
-        return shape.model_validate(fields)
-    except ValidationError as error:
-        raise _explain(error, shape) from None
 
 
 def _not_empty(body: bytes) -> bytes:
@@ -202,38 +190,3 @@ async def _multipart(
     if not files["file"]:
         raise InvalidValue("file: at least one is needed", field="file")
     return fields, files
-
-
-def _explain(error: ValidationError, shape: type[contract.Request]) -> InvalidValue:
-    """pydantic's first complaint as one of ours."""
-    problem = error.errors(include_url=False)[0]
-    path, kind = problem["loc"], problem["type"]
-    field = ".".join(
-        str(part)
-        for part in path
-        if not (isinstance(part, str) and ("[" in part or part in ("str", "constrained-str", "int", "dict", "list")))
-    )
-    if kind == "extra_forbidden":
-        return _unknown(field, _names(shape) if len(path) == 1 else None)
-    if kind == "missing":
-        return InvalidValue(f"{cut(field)}: is missing", field=field)
-    valid = _literals(problem.get("ctx", {}))
-    given = problem["input"]
-    shown = f" (given {given!r})" if isinstance(given, str | int | float | bool | None) and len(str(given)) < 60 else ""
-    return InvalidValue(f"{cut(field)}: {cut(problem['msg'], 300)}{shown}", field=field, valid=valid)
-
-
-def _names(shape: type[contract.Request]) -> list[str]:
-    """Return the names of the fields, as clients write them."""
-    return [info.alias or name for name, info in shape.model_fields.items()]
-
-
-def _unknown(field: str, valid: list[str] | None) -> InvalidValue:
-    return InvalidValue(f"{cut(field)}: unknown field", field=field, valid=valid)
-
-
-def _literals(context: Mapping[str, Any]) -> list[str] | None:
-    expected = context.get("expected")
-    return (
-        [word.strip("' ") for word in expected.replace(" or ", ", ").split(",")] if isinstance(expected, str) else None
-    )

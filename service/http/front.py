@@ -8,14 +8,11 @@ admitted, by its key or, where no keys are needed, by its host and origin; nothi
 from __future__ import annotations
 
 import asyncio
-import itertools
 import re
-import secrets
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import aclosing
-from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 from urllib.parse import quote
 
 import structlog
@@ -25,8 +22,11 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from manifold.runtime.errors import Forbidden, ManifoldError, RequestError
+from manifold.service.core.intake import Intake
+from manifold.service.core.metadata import FORWARDED, NO_ADMIN, REQUEST_ID, new_id
 from manifold.service.http import replies
-from manifold.service.http.incoming import Incoming, Intake
+from manifold.service.http.flights import Flights
+from manifold.service.http.incoming import Incoming
 from manifold.service.http.origins import Origins
 from manifold.service.http.replies import Reply
 from manifold.service.inference import http as inference
@@ -39,10 +39,8 @@ from manifold.service.telemetry.tracing import CARRIED, Trace, Tracing
 
 log = structlog.get_logger()
 
-REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
 LOGGED = 200  # characters of a path in a log line or a trace
-LOOK = 0.05  # seconds: requests older than that are watched for clients that have gone
-GONE = 499  # status under which they are counted: nobody gets it
+GONE = 499  # the status in metrics and logs of a request whose client has left
 
 # what is the same in every installation, or what probes and Prometheus ask for
 OPEN = frozenset(
@@ -52,23 +50,6 @@ OPEN_BELOW = "/static-offline-docs/"
 # what probes ask under any name; where they ask under a foreign one, the answer is ready or not and nothing else
 HEALTH = frozenset({"/health/live", "/health/ready", "/v2/health/live", "/v2/health/ready"})
 ADMIN = ("/admin/", "/v2/repository/models/")
-# what proxies add, and browsers for a page: the client is then somebody else
-FORWARDED = frozenset(
-    {
-        "forwarded",
-        "x-forwarded-for",
-        "x-forwarded-host",
-        "x-forwarded-proto",
-        "x-real-ip",
-        "via",
-        "origin",
-        "sec-fetch-site",
-    }
-)
-NO_ADMIN = (
-    "without API keys, admin routes are off; use a key with the scope admin, or set MANIFOLD_TRUST_LOOPBACK=true "
-    "if everybody on this machine may use them (docs/security.md)"
-)
 # an answer is data: no page may run, frame or guess at it, and nobody in between keep it
 DATA = (
     (b"x-content-type-options", b"nosniff"),
@@ -79,8 +60,6 @@ DATA = (
 # to pages, besides; they have a policy and a cache-control of their own
 PAGES = ((b"x-frame-options", b"DENY"), (b"referrer-policy", b"no-referrer"))
 STRICT = (b"strict-transport-security", b"max-age=31536000")
-
-_PREFIX, _COUNT = secrets.token_hex(8), itertools.count(secrets.randbelow(2**40))
 
 Endpoint = Callable[[Incoming], Awaitable[Reply]]
 
@@ -93,63 +72,6 @@ class Errors(Protocol):
 
     def unexpected(self, error: Exception, request_id: str, /) -> Reply:
         """A bug."""
-
-
-def new_id() -> str:
-    """A request id: of this process, and of this request in it."""
-    return f"{_PREFIX}{next(_COUNT):016x}"
-
-
-@dataclass(eq=False, slots=True)
-class Flight:
-    """A use case that is being answered."""
-
-    task: asyncio.Task[Any]
-    request: Incoming
-    began: float
-    watcher: asyncio.Task[None] | None = None
-    over: bool = False
-    gone: bool = False
-
-    async def watch(self) -> None:
-        """Cancels the work of a client that has gone away. The body has been read: what comes now is the end."""
-        if await self.request.gone() and not self.over:
-            self.gone = True
-            self.task.cancel()
-
-
-class Flights:
-    """Use cases that are being answered. Those that take long get a watcher; short ones cost nothing."""
-
-    def __init__(self) -> None:
-        self._all: set[Flight] = set()
-        self._timer: asyncio.TimerHandle | None = None
-
-    def begin(self, request: Incoming) -> Flight:
-        """From now on."""
-        task = asyncio.current_task()
-        assert task is not None
-        flight = Flight(task, request, time.monotonic())
-        self._all.add(flight)
-        if self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(LOOK, self._look)
-        return flight
-
-    def end(self, flight: Flight) -> None:
-        """The answer is out, or nobody waits for it."""
-        flight.over = True
-        self._all.discard(flight)
-        if flight.watcher is not None:
-            flight.watcher.cancel()
-
-    def _look(self) -> None:
-        self._timer = None
-        now = time.monotonic()
-        for flight in self._all:
-            if flight.watcher is None and flight.request.read and now - flight.began > LOOK:
-                flight.watcher = flight.task.get_loop().create_task(flight.watch())
-        if self._all:
-            self._timer = asyncio.get_running_loop().call_later(LOOK, self._look)
 
 
 class Front:

@@ -9,47 +9,11 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.types import Message, Receive, Scope
 
 from manifold.runtime import texts
-from manifold.runtime.errors import Busy, InvalidValue, Malformed, TooLarge, shown
+from manifold.runtime.errors import InvalidValue, Malformed, TooLarge, shown
+from manifold.service.core.intake import Intake
+from manifold.service.core.metadata import SINGLE
 
-# headers with one value: a second one would be read by one program and not by another
-SINGLE = frozenset({
-    b"authorization", b"content-encoding", b"content-length", b"content-type", b"host", b"inference-header-content-length", b"origin",
-    b"sec-fetch-dest", b"sec-fetch-mode", b"sec-fetch-site", b"transfer-encoding", b"x-deadline-ms", b"x-request-id",
-})  # fmt: skip
 LONGEST = 86_400_000  # milliseconds of X-Deadline-Ms: a day
-
-
-class Room:
-    """A number of requests that may be in work at once."""
-
-    def __init__(self, limit: int, name: str = "calls") -> None:
-        self.limit, self.name, self.taken = limit, name, 0
-
-    def enter(self) -> None:
-        """Count one more. Raise Busy over the limit."""
-        if self.taken >= self.limit:
-            raise Busy(f"{self.name}: {self.limit} are in work already. Retry after 1 s.", reason=self.name)
-        self.taken += 1
-
-    def leave(self) -> None:
-        """Count one less."""
-        self.taken -= 1
-
-
-class Intake:
-    """The requests in work over HTTP and gRPC: their number, and the bytes of all bodies that are being received or worked on.
-
-    Bodies of one piece, which are small, are not counted.
-    """
-
-    def __init__(self, limit: int, calls: int) -> None:
-        self.limit, self.held, self.calls = limit, 0, Room(calls)
-
-    def hold(self, size: int) -> None:
-        """Raises Busy over the limit."""
-        if self.held + size > self.limit:
-            raise Busy(f"bodies: {self.limit} bytes of requests are in work; try again", reason="bodies")
-        self.held += size
 
 
 class Incoming:

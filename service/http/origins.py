@@ -50,10 +50,10 @@ class Origins:
         """Return whether a Host is a loopback name, one of the settings, or the address that the client has connected to."""
         if self.any_host:
             return True
-        found = HOST.fullmatch(host.decode("latin-1").lower())
-        if found is None:
+        match = HOST.fullmatch(host.decode("latin-1").lower())
+        if match is None:
             return False
-        name = found[1].removesuffix(".")
+        name = match[1].removesuffix(".")
         if name in self.names or is_loopback(name):
             if len(self._known) < KEPT:
                 self._known.add(host)

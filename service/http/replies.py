@@ -7,20 +7,15 @@ from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
 from typing import Any
 
-import structlog
-
 from manifold.runtime import errors
 from manifold.runtime.errors import ManifoldError
-from manifold.service.core import encoding
-
-log = structlog.get_logger()
+from manifold.service.core import encoding, failures
 
 STATUS: dict[type[ManifoldError], int] = {
     errors.Malformed: 400, errors.Unauthorized: 401, errors.Forbidden: 403, errors.UnknownModel: 404, errors.NotFound: 404, errors.UnsupportedTask: 409,
     errors.TooLarge: 413, errors.UnsupportedMedia: 415, errors.InvalidValue: 422, errors.Busy: 429, errors.Unavailable: 503,
     errors.DeadlineExceeded: 504,
 }  # fmt: skip
-OPAQUE = "something went wrong here, not in your request; the log has the request id"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +38,7 @@ def of_error(error: ManifoldError, request_id: str) -> Reply:
     """An error that the client can read; one that is no business of its is logged and kept."""
     status = status_of(error)
     if status == 500:
-        log_internal(error, request_id)
+        failures.log_internal(error, request_id)
         return internal(request_id)
     headers = {"Retry-After": str(math.ceil(getattr(error, "retry_after", 1)))} if status in (429, 503) else {}
     if status == 401:
@@ -53,29 +48,13 @@ def of_error(error: ManifoldError, request_id: str) -> Reply:
 
 def unexpected(error: Exception, request_id: str) -> Reply:
     """A bug: the log has it."""
-    log_internal(error, request_id)
+    failures.log_internal(error, request_id)
     return internal(request_id)
-
-
-def log_internal(error: Exception, request_id: str | None) -> None:
-    """Log an error that is not the client's: one line if it says what is wrong, such as a graph that fails; else with the traceback of a bug."""
-    if isinstance(error, ManifoldError):
-        log.error("internal", request_id=request_id, type=error.type, message=error.message)
-    else:
-        log.error("internal", request_id=request_id, exc_info=error)
-
-
-def in_stream(error: Exception, request_id: str | None = None) -> dict[str, Any]:
-    """Return an error as the last line of a stream that has begun. What is not the client's is logged, and opaque."""
-    if isinstance(error, ManifoldError) and status_of(error) != 500:
-        return {"type": error.type, "message": error.message, "field": error.field}
-    log_internal(error, request_id)
-    return {"type": "internal", "message": OPAQUE, "field": None}
 
 
 def internal(request_id: str) -> Reply:
     """500, which says nothing of what went wrong."""
-    return refusal(500, request_id, "internal", OPAQUE)
+    return refusal(500, request_id, "internal", failures.OPAQUE)
 
 
 def refusal(

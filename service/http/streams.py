@@ -13,10 +13,9 @@ from typing import Any
 
 from manifold.runtime import kinds
 from manifold.service.aside import aside
-from manifold.service.core import contract, encoding
+from manifold.service.core import contract, encoding, failures
 from manifold.service.core.handlers import Answer, Handlers
 from manifold.service.core.reading import Uploads
-from manifold.service.http import replies
 from manifold.service.http.replies import Reply
 from manifold.service.telemetry.metrics import Metrics
 
@@ -34,19 +33,19 @@ async def respond(
     request: contract.SampleRequest, uploads: Uploads, deadline_ms: int | None, media_type: str, request_id: str, handlers: Handlers,
     metrics: Metrics,
 ) -> Reply:  # fmt: skip
-    """A stream of what /sample would answer. Raises what it raises."""
+    """Return what /sample would answer, as a stream. Raise what it raises."""
     parts = await handlers.sample_stream(request, uploads, deadline_ms)
     lines = _lines(parts, request.first, request_id, _event if media_type == EVENTS else _line, metrics)
     return Reply(lines, media_type, headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
 
 
 def items(answer: Answer, request_id: str, start: int) -> Iterator[dict[str, Any]]:
-    """A part's items, the first of which has the index `start`."""
+    """Yield the items of a part, the first of which has the index `start`."""
     fields = encoding.to_fields(answer, request_id)
-    found = {name: fields[key] for key, name in BY_ITEM.items() if key in fields}
-    told = {"reproducible": False} if "reproducible" in fields else {}
+    columns = {name: fields[key] for key, name in BY_ITEM.items() if key in fields}
+    chance = {"reproducible": False} if "reproducible" in fields else {}
     for index in range(len(answer.items) if answer.items is not None else 0):
-        yield {"item": start + index, **{name: values[index] for name, values in found.items()}, **told}
+        yield {"item": start + index, **{name: values[index] for name, values in columns.items()}, **chance}
 
 
 async def _lines(
@@ -57,7 +56,7 @@ async def _lines(
     metrics: Metrics,
 ) -> AsyncGenerator[bytes]:
     total, queue, compute = 0, 0.0, 0.0
-    about: dict[str, Any] = {}
+    ending: dict[str, Any] = {}
 
     def written(part: Answer) -> bytes:
         return b"".join(write(item) for item in items(part, request_id, first + total))
@@ -68,15 +67,15 @@ async def _lines(
             yield await aside(functools.partial(written, part), encoding.work(part))
             assert part.items is not None
             total, queue, compute = total + len(part.items), queue + part.queue, compute + part.compute
-            about = {"model": part.entry.name, "version": part.entry.version, "request_id": request_id}
+            ending = {"model": part.entry.name, "version": part.entry.version, "request_id": request_id}
             if "seed" in part.fields:
-                about |= {"seed": part.fields["seed"], "first": first}
+                ending |= {"seed": part.fields["seed"], "first": first}
             if "reproducible" in part.fields:
-                about["reproducible"] = False
-        yield write({"total": total, **about, "timing": {"queue": round(queue, 3), "compute": round(compute, 3)}})
+                ending["reproducible"] = False
+        yield write({"total": total, **ending, "timing": {"queue": round(queue, 3), "compute": round(compute, 3)}})
     except Exception as error:  # the status has been sent: the last line says what is wrong
         metrics.erred(error)
-        yield write({"error": {**replies.in_stream(error, request_id), "request_id": request_id}})
+        yield write({"error": {**failures.in_stream(error, request_id), "request_id": request_id}})
     finally:
         await parts.aclose()
 

@@ -14,11 +14,12 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from manifold.runtime import tasks, texts
+from manifold.runtime import texts
+from manifold.runtime.conditions import Choice
 from manifold.runtime.errors import InvalidValue, Malformed, ManifoldError, cut, shown
-from manifold.runtime.inputs import Classes
+from manifold.runtime.operations import infer
+from manifold.runtime.operations.infer import Choices
 from manifold.runtime.sampling import MAX_SEED
-from manifold.runtime.tasks import Choices
 from manifold.service.aside import aside
 from manifold.service.inference import targets, tensors
 from manifold.service.inference.targets import Target
@@ -140,8 +141,8 @@ class Core:
                 raise InvalidValue(f"outputs: {target.name} has no {shown(name)}", field="outputs", valid=spec.roles)
         n, choices, timeout = _choices(asked.parameters)
         given = asked.inputs if asked.raw is None else _of_bytes(target, asked.raw)
-        rows = tasks.rows_of(given, n, self.settings.max_items)
-        steps = tasks.infer(target.manifest, target.task, given, choices, rows)
+        rows = infer.rows_of(given, n, self.settings.max_items)
+        steps = infer.infer(target.manifest, target.task, given, choices, rows)
         milliseconds = timeout or deadline_ms or entry.settings.deadline_ms or self.settings.deadline_ms
         assert entry.batcher is not None
         taken = time.perf_counter()
@@ -239,7 +240,7 @@ class Core:
 def _of_bytes(target: Target, content: bytes) -> dict[str, Array]:
     """The input that bytes alone can mean: the one that must be given, or the only one."""
     inputs = target.spec.inputs
-    needed = [tensor for tensor in inputs if not tasks.is_optional(target.manifest, tensor)] or list(inputs)
+    needed = [tensor for tensor in inputs if not infer.is_optional(target.manifest, tensor)] or list(inputs)
     if len(needed) != 1:
         names = [tensor.role for tensor in needed]
         raise InvalidValue(
@@ -278,7 +279,7 @@ def _whole(given: Mapping[str, Any], name: str) -> int | None:
     return int(number)
 
 
-def _class(value: Any) -> Classes | None:
+def _class(value: Any) -> Choice | None:
     """A class by name or index; JSON in a text for one each, or for weights by name, as parameters are no lists."""
     if isinstance(value, str) and value[:1] in ("[", "{"):
         read = texts.json_of(value, "class")
@@ -290,7 +291,7 @@ def _class(value: Any) -> Classes | None:
         raise InvalidValue(
             "class: a name or an index is needed, or JSON of several, or of weights, in a text", field="class"
         )
-    chosen: Classes | None = value
+    chosen: Choice | None = value
     return chosen
 
 
@@ -299,7 +300,7 @@ def _is(value: Any, *kinds: type) -> bool:
     return isinstance(value, kinds) and not isinstance(value, bool)
 
 
-def _of_chance(target: Target, done: tasks.Done) -> dict[str, str | int | bool]:
+def _of_chance(target: Target, done: infer.Done) -> dict[str, str | int | bool]:
     """What makes the same items again, and which classes were drawn; or that nothing does, as the graph draws random numbers itself."""
     filled, classes = done.filled, target.manifest.classes
     found: dict[str, str | int | bool] = {}

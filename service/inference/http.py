@@ -26,6 +26,7 @@ from manifold.runtime.errors import (
 )
 from manifold.service.aside import JSON as JSON_WORK
 from manifold.service.aside import LARGE, aside
+from manifold.service.core import failures
 from manifold.service.core.encoding import JSON
 from manifold.service.http import replies
 from manifold.service.http.bodies import json_object
@@ -55,7 +56,7 @@ def of_error(error: ManifoldError, request_id: str) -> Reply:
     """An error as the protocol has it: one text. What is valid is in it, as there is no other place."""
     status = next((STATUS[kind] for kind in type(error).__mro__ if kind in STATUS), 500)
     said = replies.of_error(error, request_id)  # logs what is no business of the client's
-    message = replies.OPAQUE if status == 500 else of_one_line(error)
+    message = failures.OPAQUE if status == 500 else of_one_line(error)
     headers = {name: value for name, value in said.headers.items() if name != "Retry-After"}
     if status == 503:
         headers["Retry-After"] = said.headers.get("Retry-After", "1")
@@ -70,7 +71,7 @@ def of_error(error: ManifoldError, request_id: str) -> Reply:
 def unexpected(error: Exception, request_id: str) -> Reply:
     """A bug: the log has it."""
     replies.unexpected(error, request_id)
-    return Reply(orjson.dumps({"error": replies.OPAQUE}), status=500, error="internal")
+    return Reply(orjson.dumps({"error": failures.OPAQUE}), status=500, error="internal")
 
 
 class Routes:

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from manifold.runtime import errors
 from manifold.runtime.errors import Forbidden, InvalidValue, Malformed, ManifoldError, shown
 from manifold.service.aside import aside
-from manifold.service.http import replies
-from manifold.service.http.front import FORWARDED, NO_ADMIN
+from manifold.service.core import failures
+from manifold.service.core.metadata import FORWARDED, NO_ADMIN
 from manifold.service.inference import tensors
 from manifold.service.inference.core import ID, Asked, Core, Inferred, check_id, of_one_line, server
 from manifold.service.rpc.calls import Call, Calls, deadline, readable, work
@@ -47,7 +47,7 @@ CONTENTS = {
 }  # fmt: skip
 
 
-class Servicer(stubs.GRPCInferenceServiceServicer):
+class InferenceServicer(stubs.GRPCInferenceServiceServicer):
     """One method an rpc."""
 
     def __init__(self, core: Core, metrics: Metrics, tracing: Tracing | None = None) -> None:
@@ -177,7 +177,7 @@ class Servicer(stubs.GRPCInferenceServiceServicer):
     def _said(self, error: ManifoldError) -> str:
         if self.calls.code_of(error) is grpc.StatusCode.INTERNAL:
             log.error("internal", type=error.type, message=error.message)
-            return replies.OPAQUE
+            return failures.OPAQUE
         return of_one_line(error)
 
     async def _infer(self, message: pb.ModelInferRequest, deadline_ms: int | None) -> pb.ModelInferResponse:

@@ -8,10 +8,11 @@ from typing import Any
 
 import orjson
 
-from manifold.runtime import operations, tasks, texts
+from manifold.runtime import operations, texts
 from manifold.runtime.engine import example_inputs
 from manifold.runtime.errors import InvalidValue, UnknownModel, shown
 from manifold.runtime.manifest import Manifest, TaskSpec, TensorSpec
+from manifold.runtime.operations import infer
 from manifold.service.inference.tensors import name_of
 from manifold.service.models.entries import Entry
 from manifold.service.models.registry import SERVING, Registry
@@ -44,7 +45,7 @@ async def find(registry: Registry, name: str, version: str, *, described: bool =
     manifest = entry.manifest
     assert manifest is not None
     if task is None:
-        task = tasks.default(manifest)
+        task = infer.default(manifest)
     if task not in manifest.tasks:
         why = operations.why_not_encode(manifest) if task == "encode" else ""
         raise UnknownModel(
@@ -84,7 +85,7 @@ def metadata(target: Target, versions: list[int]) -> dict[str, Any]:
     return {
         "name": target.name, "versions": [str(version) for version in versions], "platform": platform(manifest),
         "inputs": [
-            {**_tensor(tensor), "parameters": {"source": tensor.source, "optional": tasks.is_optional(manifest, tensor)}}
+            {**_tensor(tensor), "parameters": {"source": tensor.source, "optional": infer.is_optional(manifest, tensor)}}
             for tensor in spec.inputs
         ],
         "outputs": [_tensor(tensor) for tensor in spec.outputs],
@@ -115,7 +116,7 @@ def config(target: Target) -> dict[str, Any]:
         "name": target.name, "platform": platform(manifest), "backend": manifest.backend,
         "max_batch_size": max(spec.min_rows, min(entry.settings.max_rows, spec.max_rows)),
         "input": [
-            {"name": tensor.role, "data_type": f"TYPE_{name_of(tensor.dtype)}", "dims": list(tensor.shape), "optional": tasks.is_optional(manifest, tensor)}
+            {"name": tensor.role, "data_type": f"TYPE_{name_of(tensor.dtype)}", "dims": list(tensor.shape), "optional": infer.is_optional(manifest, tensor)}
             for tensor in spec.inputs
         ],
         "output": [
@@ -132,11 +133,11 @@ def config(target: Target) -> dict[str, Any]:
 def example(target: Target) -> str:
     """A request's JSON that is legal: what must be given, of one row, and a seed for the rest where there is any."""
     manifest, spec = target.manifest, target.spec
-    given = {tensor.role: tensor for tensor in spec.inputs if not tasks.is_optional(manifest, tensor)}
+    given = {tensor.role: tensor for tensor in spec.inputs if not infer.is_optional(manifest, tensor)}
     made = example_inputs(spec, manifest, 1)
     inputs = []
     for role, tensor in given.items():
-        array = manifest.data.plain() if tensor.source == "data" else made[role]
+        array = manifest.spec.plain() if tensor.source == "data" else made[role]
         inputs.append({
             "name": role, "shape": [1, *tensor.shape], "datatype": name_of(tensor.dtype), "data": array.ravel().tolist()
         })  # fmt: skip
@@ -146,7 +147,7 @@ def example(target: Target) -> str:
         request["parameters"] = {**chosen, "seed": EXAMPLE_SEED}
         if manifest.classes is not None and spec.input("condition") is not None:
             request["parameters"]["class"] = manifest.classes[0]
-        if not tasks.draws(spec, set(given), "class" in request["parameters"]):
+        if not infer.draws(spec, set(given), "class" in request["parameters"]):
             del request["parameters"]["seed"]
     return orjson.dumps(request).decode()
 

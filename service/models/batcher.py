@@ -1,7 +1,7 @@
 """Rows of concurrent requests in one run: admission, deadlines, cancellation, and who pays for what goes wrong.
 
 One Batcher a model. A use case (a generator of runs, see runtime.operations) is driven here. A run goes at once where the engine is free;
-what arrives while it works is joined into the next run (service.queueing says how), so an idle service adds no delay and a busy one batches
+what arrives while it works is joined into the next run (models/queueing.py says how), so an idle service adds no delay and a busy one batches
 by itself. Since no item depends on its batch-mates, how rows are grouped can never be seen in an answer.
 
 Runs that take less than a thread's hop would are run in place, if their graph's cost is fixed (runtime.fixed_cost); the others run on the
@@ -27,6 +27,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from manifold.runtime import lengths
 from manifold.runtime.engine import Model, joined, not_finite
 from manifold.runtime.errors import Busy, DeadlineExceeded, Unavailable
 from manifold.runtime.manifest import RANDOM, Manifest, TensorSpec
@@ -50,7 +51,7 @@ SWEEP = 0.05  # seconds between looks at deadlines
 
 
 @dataclass(slots=True)
-class Timing:
+class RunTiming:
     """Milliseconds of one request, summed over its runs."""
 
     queue: float = 0.0
@@ -81,7 +82,7 @@ class Tally:
     seconds: float = 0.0
 
 
-class Costs:
+class RunCosts:
     """Seconds that a run takes: a moving mean for each task and power of two of rows."""
 
     KEPT = 0.8  # of the mean, at each new run
@@ -110,7 +111,7 @@ class InPlace:
     """The tasks that may run on the event loop. A task needs a graph of fixed cost, and leaves at its first slow run."""
 
     def __init__(self, model: Model) -> None:
-        self.work = Costs()  # by a core's time: waits for the interpreter's lock are left out
+        self.work = RunCosts()  # by a core's time: waits for the interpreter's lock are left out
         self._fixed = {name for name in model.manifest.tasks if model.device == "cpu" and model.has_fixed_cost(name)}
         self._wary: dict[str, int] = {}  # runs below IN_PLACE that a task needs before it may run in place again
 
@@ -143,7 +144,7 @@ class Batcher:
         self.queue_rows, self.queue_bytes, self.queue_ms = settings.queue_rows, settings.queue_bytes, settings.queue_ms
         self.rows, self.bytes = 0, 0  # accepted and not yet answered
         self.listener: Callable[[Ran], None] = lambda ran: None
-        self.costs, self.in_place = Costs(), InPlace(model)
+        self.costs, self.in_place = RunCosts(), InPlace(model)
         self.tallies = {name: Tally() for name in model.manifest.tasks}
         self._queue = Queue()
         self._asides: deque[tuple[Callable[[], Any], asyncio.Future[Any]]] = deque()
@@ -152,6 +153,7 @@ class Batcher:
             for name, task in model.manifest.tasks.items()
         }
         self._step_bytes = _step_bytes(model.manifest)
+        self._has_lengths = any(task.longest is not None for task in model.manifest.tasks.values())
         name = model.manifest.name
         self._pool = ThreadPoolExecutor(settings.instances, thread_name_prefix=name)
         self._long = ThreadPoolExecutor(settings.instances, thread_name_prefix=f"{name}-long", initializer=_step_back)
@@ -168,13 +170,15 @@ class Batcher:
 
     async def drive(
         self, steps: Generator[Run, Outputs, T], rows: int, deadline: float, work: float = 0
-    ) -> tuple[T, Timing]:
+    ) -> tuple[T, RunTiming]:
         """Runs a use case of `rows` rows to its end. `deadline` is on the monotonic clock; `work` is what its first step takes at least, in
         bytes (service.aside).
 
         Raises Busy at once where the queue is full or too slow for the deadline, DeadlineExceeded where a run would start too late.
         """
-        timing, held, parts = Timing(), 0, None
+        if self._has_lengths:
+            steps = lengths.bucketed(self.model.manifest, steps)
+        timing, held, parts = RunTiming(), 0, None
         self._admit(rows, deadline)
         self.rows += rows
         try:
@@ -262,11 +266,13 @@ class Batcher:
             return result, 0
         return run, self.model.check(run.task, run.inputs)
 
-    async def _run(self, run: Run, rows: int, deadline: float, timing: Timing) -> list[Outputs]:
+    async def _run(self, run: Run, rows: int, deadline: float, timing: RunTiming) -> list[Outputs]:
         if self._closed:  # since the request was admitted
             raise Unavailable("the service is stopping", field="model")
         loop = asyncio.get_running_loop()
         work = Work(run.task, run.inputs, rows, time.monotonic(), deadline, loop.create_future())
+        if self._has_lengths:
+            work.length = lengths.of(self.model.manifest.tasks[run.task], run.inputs)
         self._queue.put(work)
         self._schedule()
         parts = await work.done

@@ -20,7 +20,7 @@ log = structlog.get_logger()
 
 
 @dataclass(eq=False)
-class Held:
+class ClosedModel:
     """The parts that a closed model still holds."""
 
     name: str
@@ -33,7 +33,7 @@ class Closing:
     """The models of a registry whose last runs have not ended."""
 
     def __init__(self) -> None:
-        self._held: set[Held] = set()
+        self._held: set[ClosedModel] = set()
         self._none = asyncio.Event()
         self._none.set()
 
@@ -56,7 +56,7 @@ class Closing:
         if not running:
             later(parts.clear)
             return
-        held = Held(name, weight, parts, running)
+        held = ClosedModel(name, weight, parts, running)
         self._held.add(held)
         self._none.clear()
         loop = asyncio.get_running_loop()
@@ -68,7 +68,7 @@ class Closing:
         for run in list(running):
             run.add_done_callback(ended)
 
-    def _run_ended(self, held: Held, run: Future[Any]) -> None:
+    def _run_ended(self, held: ClosedModel, run: Future[Any]) -> None:
         held.running.discard(run)
         if not held.running:
             self._held.discard(held)

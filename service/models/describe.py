@@ -19,7 +19,7 @@ def summary(entry: Entry, default: str | None) -> dict[str, Any]:
         "tasks": list(manifest.tasks) if manifest else [], "endpoints": entry.endpoints, "state": entry.state,
         "reason": entry.reason, "device": model.device if model else None, "note": model.note if model else None,
         "classes": list(manifest.classes) if manifest and manifest.classes else None,
-        "conditions": list(manifest.conditions.names) if manifest and manifest.conditions else None, "data": manifest.data.summary() if manifest else None,
+        "conditions": list(manifest.conditions.names) if manifest and manifest.conditions else None, "data": manifest.spec.summary() if manifest else None,
         "default": entry.name == default, "reproducible": _is_reproducible(entry),
     }  # fmt: skip
 

@@ -2,7 +2,7 @@
 
 An entry that is taken out of service stays whole for the requests that hold it, and is closed when the last of them has been answered. A
 request holds what it has got from the registry until it is over: `hold_from_now` and `let_go` are around each. Closing waits for nothing:
-what runs ends in its thread (service.closing). What has finished loading after its entry was taken out is closed at once.
+what runs ends in its thread (models/closing.py). What has finished loading after its entry was taken out is closed at once.
 """
 
 from __future__ import annotations

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 Array = NDArray[Any]
 Outputs = dict[str, Array]
+Line = str | tuple[str, int]  # a task, and the length of its free axes if it has any
 
 WINDOW = 2  # times the rows of a batch: as many of the oldest requests are looked at
 
@@ -32,11 +33,17 @@ class Work:
     asked: float  # seconds on the monotonic clock
     deadline: float
     done: asyncio.Future[list[Outputs]]  # in pieces, in the order of the rows
+    length: int | None = None  # of free axes, which all inputs of a run share
     taken: int = 0  # rows that have gone to the engine
     back: int = 0  # rows that have come back
     began: float | None = None  # when the first of them went
     compute: float = 0.0  # seconds of the runs it was part of
     pieces: list[tuple[int, Outputs]] = field(default_factory=list)
+
+    @property
+    def line(self) -> Line:
+        """The runs that it can be joined with."""
+        return self.task if self.length is None else (self.task, self.length)
 
     @property
     def over(self) -> bool:
@@ -77,7 +84,7 @@ class Queue:
     """Work by task, in turn."""
 
     def __init__(self) -> None:
-        self._by_task: OrderedDict[str, dict[int, Work]] = OrderedDict()  # lines, oldest first
+        self._by_task: OrderedDict[Line, dict[int, Work]] = OrderedDict()  # lines, oldest first
         self._again: deque[Piece] = deque()  # to be run alone: the batch they were in has failed
         self.rows: dict[str, int] = {}  # by task, not gone to the engine; cancelled ones count until they are seen
 
@@ -90,7 +97,7 @@ class Queue:
 
     def put(self, work: Work) -> None:
         """At the end of its task's line."""
-        self._by_task.setdefault(work.task, {})[id(work)] = work
+        self._by_task.setdefault(work.line, {})[id(work)] = work
         self.rows[work.task] = self.rows.get(work.task, 0) + work.rows
 
     def put_alone(self, pieces: list[Piece]) -> None:
@@ -104,7 +111,8 @@ class Queue:
             if not piece.work.over:
                 return [piece]
         while self._by_task:
-            task, line = self._by_task.popitem(last=False)
+            key, line = self._by_task.popitem(last=False)
+            task = key if isinstance(key, str) else key[0]
             for work in [work for work in islice(line.values(), WINDOW * limit(task)) if work.over]:
                 del line[id(work)]
                 self.rows[task] -= work.rows - work.taken
@@ -114,7 +122,7 @@ class Queue:
                     del line[id(work)]
             self.rows[task] -= sum(piece.stop - piece.start for piece in pieces)
             if line:
-                self._by_task[task] = line  # at the end: the other tasks' turn comes first
+                self._by_task[key] = line  # at the end: the other tasks' turn comes first
             if pieces:
                 return pieces
         return []

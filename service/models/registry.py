@@ -7,7 +7,6 @@ request has been answered. What cannot be loaded changes nothing but a reason in
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import dataclasses
 import functools
 import math
@@ -15,18 +14,19 @@ import os
 import re
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 
 import structlog
 
 from manifold.runtime import repository
-from manifold.runtime.errors import ArtifactError, ManifoldError, Unavailable, UnknownModel, shown
+from manifold.runtime.errors import ArtifactError, Unavailable, UnknownModel, shown
 from manifold.runtime.manifest import NAME
 from manifold.service.aside import aside
 from manifold.service.models import versions
 from manifold.service.models.closing import Closing
-from manifold.service.models.entries import Entry, Listener, Stamp, stamp
+from manifold.service.models.entries import Entry, Listener, stamp
+from manifold.service.models.memory import Memory
 from manifold.service.processes.cluster import Cluster
 from manifold.service.settings import Settings, SettingsError, nearest
 
@@ -36,8 +36,7 @@ MOST_AT_ONCE = (
     4  # models that load side by side: each tries its kernels on a batch of 64, which takes memory for a moment
 )
 SERVING = ("ready", "idle")  # states of what answers when it is asked
-LOOK = 0.02  # seconds between looks at a model that loads, or that is to make room
-PATIENCE = 2.0  # seconds that a model waits for room that working ones take, before it goes over the budget
+POLL = 0.02  # seconds between polls of a version that is still loading
 UNKNOWN = 0  # the version of a model whose folder cannot be read
 UNLOADED = "unloaded; load it again with POST /v2/repository/models/NAME/load"
 
@@ -55,36 +54,37 @@ class Registry:
         self.cluster: Cluster | None = None  # the other workers, where there are any
         self.closing = Closing()
         self.drained = False  # whether no run and no load was left over when the service ended
-        self._unloaded: set[str] = set()
-        self._unreadable: dict[str, str] = {}  # names of folders that could not be read when last looked at, and why
+        self.unloaded: set[str] = set()  # names of models that stay out of service until they are loaded again
+        self.unreadable: dict[str, str] = {}  # why the folder of a model could not be read the last time, by name
         self._changing: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._waking: dict[Entry, asyncio.Task[None]] = {}
-        self._in_turn = asyncio.Lock()  # those who wake up, where there is a budget
-        there = repository.survey(settings.models_dir)
-        check_sections(settings, there)
-        for name, found in there.versions.items():
-            for version in self._allowed(name, found):
+        self.memory = Memory(settings, self.entries, self.closing)
+        listing = repository.survey(settings.models_dir)
+        check_sections(settings, listing)
+        for name, found in listing.versions.items():
+            for version in self.allowed(name, found):
                 self.entries[name, version] = self._entry(name, version, "idle")
                 self.latest[name] = version
         for key in self.latest.items():
             self.entries[key].state = "loading"
-        for name, reason in there.unreadable.items():
-            self._set_aside(name, reason)
+        for name, reason in listing.unreadable.items():
+            self.show_unreadable(name, reason)
 
     def _entry(self, name: str, version: int, state: str = "loading") -> Entry:
         folder = self.settings.models_dir / name / str(version)
         return Entry(name, version, folder, self.settings.of_model(name), state, closing=self.closing)
 
-    def _set_aside(self, name: str, reason: str) -> None:
+    def show_unreadable(self, name: str, reason: str) -> None:
         """Show a model whose folder cannot be read as unavailable. One that is loaded already goes on serving."""
-        self._unreadable[name] = reason
+        self.unreadable[name] = reason
         log.warning("model cannot be read", model=name, reason=reason)
         if name not in self.latest:
             entry = self.entries[name, UNKNOWN] = self._entry(name, UNKNOWN, "unavailable")
             entry.reason = reason
             self.latest[name] = UNKNOWN
 
-    def _allowed(self, name: str, found: list[int]) -> list[int]:
+    def allowed(self, name: str, found: list[int]) -> list[int]:
+        """Return the versions that the settings allow, of those that were found."""
         return versions.parse(self.settings.of_model(name).versions or "all").choose(found)
 
     @property
@@ -101,7 +101,7 @@ class Registry:
 
     def load(self) -> None:
         """Loads the latest version of every model, the default first, as many at once as there are cores; lazily, looks at them."""
-        names = [name for name, version in self.latest.items() if name not in self._unloaded and version != UNKNOWN]
+        names = [name for name, version in self.latest.items() if name not in self.unloaded and version != UNKNOWN]
         names.sort(key=lambda name: name != self.settings.default_model)
         with ThreadPoolExecutor(min(MOST_AT_ONCE, os.cpu_count() or 1), "load") as pool:
             list(pool.map(self._load_first, names))
@@ -113,7 +113,7 @@ class Registry:
         highest = self.latest[name]
         for version in reversed(self.versions(name)):
             entry = self.entries.get((name, version))
-            if entry is None or name in self._unloaded:
+            if entry is None or name in self.unloaded:
                 return
             entry.state = "loading"
             self.latest[name] = version
@@ -201,9 +201,7 @@ class Registry:
     async def _wake(self, entry: Entry) -> None:
         try:
             entry.used = time.monotonic()
-            async with self._in_turn if self.settings.memory_bytes is not None else contextlib.nullcontext():
-                if not entry.retired:
-                    await self._wait_for_room(entry)
+            async with self.memory.room_for(entry):
                 await aside(functools.partial(entry.load, self.settings, self.listener), pool="models")
             if entry.retired:  # meanwhile: it has closed itself
                 return
@@ -211,45 +209,6 @@ class Registry:
                 self._elect(entry.name)  # those who wait get the version before
         finally:
             del self._waking[entry]
-
-    async def _wait_for_room(self, coming: Entry) -> None:
-        """Make room for a model. Wait a moment for models that are working, and longer for runs of models that are closed already."""
-        if self.settings.memory_bytes is None:
-            return
-        if not coming.weight:
-            coming.weight = sum(size for _, size, *_ in await aside(lambda: stamp(coming.folder), pool="disk"))
-        began = time.monotonic()
-        while not self._make_room(coming):
-            if coming.retired or not self._may_get_room(time.monotonic() - began):
-                log.warning("over the memory budget", model=coming.name, bytes=coming.weight)
-                return
-            await asyncio.sleep(LOOK)
-
-    def _may_get_room(self, waited: float) -> bool:
-        """Whether it is worth waiting for room any longer. A closed model's room comes; a working model's may not."""
-        if self.closing.weight:
-            return waited < self.settings.deadline_ms / 1000
-        return waited < PATIENCE and any(entry.state == "ready" for entry in self.entries.values())
-
-    def _make_room(self, coming: Entry) -> bool:
-        """Whether there is room for it, once those are asleep that nobody uses, what was asked for longest ago first, as far as needed.
-
-        A closed model takes its room until its last run has ended.
-        """
-        budget = self.settings.memory_bytes
-        if budget is None:
-            return True
-        awake = [entry for entry in self.entries.values() if entry.state == "ready" and entry is not coming]
-        over = coming.weight + self.closing.weight + sum(entry.weight for entry in awake) - budget
-        for entry in sorted(awake, key=lambda entry: entry.used):
-            if over <= 0:
-                break
-            if not entry.users and not entry.wanted:
-                before = self.closing.weight
-                entry.sleep()
-                over -= entry.weight - (self.closing.weight - before)
-                log.info("put to sleep", model=entry.name, version=entry.version, bytes=entry.weight)
-        return over <= 0
 
     def find(self, name: str | None, version: int | None) -> Entry:
         """The entry, in whatever state."""
@@ -315,17 +274,17 @@ class Registry:
         if not re.fullmatch(NAME, name):  # it would be a path
             raise UnknownModel(f"model: there is no model {shown(name)}", field="model", valid=list(self.latest))
         async with self._changing[name]:
-            self._unloaded.discard(name)
+            self.unloaded.discard(name)
             return await self._refresh(name)
 
     async def _refresh(self, name: str) -> Entry:
         look = functools.partial(repository.look_into, self.settings.models_dir / name)
         found, reason = await aside(look, pool="disk")
         if reason is not None:
-            self._set_aside(name, reason)
+            self.show_unreadable(name, reason)
             raise Unavailable(f"{name} cannot be loaded: {reason}", field="model")
-        self._unreadable.pop(name, None)
-        allowed = self._allowed(name, found)
+        self.unreadable.pop(name, None)
+        allowed = self.allowed(name, found)
         failed = None
         for version in reversed(allowed):
             entry = await self._renew(name, version, load=not self.settings.lazily and version == allowed[-1])
@@ -348,15 +307,14 @@ class Registry:
         """One version: the entry that was tried last, which serves where it could be loaded."""
         old = self.entries.get((name, version))
         while old is not None and old.state == "loading":
-            await asyncio.sleep(LOOK)
+            await asyncio.sleep(POLL)
         now = await aside(lambda: stamp(self.settings.models_dir / name / str(version)), pool="disk")
         if old is not None and old.stamp == now and old.state in SERVING:
             if not (load and old.state == "idle"):
                 return old
         new = self._entry(name, version)
         if load or (old is not None and old.state == "ready"):
-            async with self._in_turn if self.settings.memory_bytes is not None else contextlib.nullcontext():
-                await self._wait_for_room(new)
+            async with self.memory.room_for(new):
                 await aside(functools.partial(new.load, self.settings, self.listener), pool="models")
         else:
             await aside(functools.partial(self._verify, new), pool="models")
@@ -401,7 +359,7 @@ class Registry:
         async with self._changing[name]:
             if name not in self.latest:
                 raise UnknownModel(f"model: there is no model {shown(name)}", field="model", valid=list(self.latest))
-            self._unloaded.add(name)
+            self.unloaded.add(name)
             for version in self.versions(name):
                 old = self.entries[name, version]
                 new = self.entries[name, version] = self._unloaded_entry(name, version)
@@ -414,7 +372,7 @@ class Registry:
         for name in set(names) & set(self.latest):
             for version in self.versions(name):
                 self.entries[name, version] = self._unloaded_entry(name, version)
-            self._unloaded.add(name)
+            self.unloaded.add(name)
 
     def _unloaded_entry(self, name: str, version: int) -> Entry:
         entry = self._entry(name, version, "unavailable")
@@ -437,59 +395,10 @@ class Registry:
             raise Unavailable(f"{name} {version} is there, but the setting `versions` keeps it out", field="model")
         return self.entries[name, version]
 
-    async def follow(self) -> None:
-        """Looks at the folder of models every `watch_seconds`, and takes over what has changed. Ends when it is cancelled."""
-        said = None  # what was wrong with the folder itself at the last look
-        while True:
-            await asyncio.sleep(self.settings.watch_seconds)
-            try:
-                changed, unreadable = await self._changed()
-                for name, reason in unreadable.items():
-                    self._set_aside(name, reason)
-                for name in changed:
-                    try:
-                        await self.refresh(name)
-                    except (ManifoldError, OSError) as error:
-                        log.warning("not taken over", model=name, reason=str(error))
-                said = None
-            except ManifoldError as error:
-                if error.message != said:
-                    log.warning(
-                        "the folder of models cannot be read: all models stay as they are", reason=error.message
-                    )
-                said = error.message
-            except Exception:  # whatever one look meets, the next one is due
-                log.exception("the folder of models could not be looked at")
 
-    async def _changed(self) -> tuple[list[str], dict[str, str]]:
-        """Return the names whose folders are not as they were when they were looked at last, and those that cannot be read any more.
-
-        Raises ArtifactError if the folder of models cannot be read, or is empty all of a sudden, as a folder is whose disk is not mounted.
-        """
-        listing = await aside(lambda: repository.survey(self.settings.models_dir), pool="disk")
-        there, unreadable = listing.versions, listing.unreadable
-        if self.latest and not there and not unreadable:
-            raise ArtifactError(f"{self.settings.models_dir}: holds no models any more")
-        names = sorted({*there, *self.latest} - self._unloaded - set(unreadable))
-        allowed = {name: self._allowed(name, there.get(name, [])) for name in names}
-        stamps = await aside(lambda: self._stamps(allowed), pool="disk")
-        changed = [name for name in names if name not in self._unloaded and self._differs(name, stamps[name])]
-        return changed, {name: why for name, why in unreadable.items() if self._unreadable.get(name) != why}
-
-    def _stamps(self, versions: Mapping[str, list[int]]) -> dict[str, dict[int, Stamp]]:
-        root = self.settings.models_dir
-        return {
-            name: {version: stamp(root / name / str(version)) for version in found} for name, found in versions.items()
-        }
-
-    def _differs(self, name: str, now: Mapping[int, Stamp]) -> bool:
-        known = {version: self.entries[name, version].stamp for version in self.versions(name)}
-        return known.keys() != now.keys() or any(known[version] not in ((), now[version]) for version in known)
-
-
-def check_sections(settings: Settings, there: repository.Listing) -> None:
+def check_sections(settings: Settings, listing: repository.Listing) -> None:
     """Raise SettingsError for a section of a model that does not exist."""
-    known = [*there.versions, *there.unreadable]
+    known = [*listing.versions, *listing.unreadable]
     if unknown := set(settings.models) - set(known):
         near = nearest(min(unknown), known)
         raise SettingsError(

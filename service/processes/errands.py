@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import structlog
 
 from manifold.service.processes import merging
-from manifold.service.processes.merging import Family
+from manifold.service.processes.merging import MetricFamily
 
 log = structlog.get_logger()
 
@@ -31,7 +31,7 @@ class Doer(Protocol):
 
     place: int
     listens: bool
-    page: dict[str, Family]
+    page: dict[str, MetricFamily]
 
     @property
     def name(self) -> str:
@@ -69,7 +69,7 @@ class Errands:
         self.workers, self.seconds = workers, seconds
         self.unloaded: set[str] = set()  # models, for workers that start later
         self.restarts = 0
-        self._ended: list[dict[str, Family]] = []  # one, of all workers that have ended
+        self._ended: list[dict[str, MetricFamily]] = []  # one, of all workers that have ended
         self._open: dict[int, Errand] = {}
         self._scrape: Errand | None = None  # the request for metrics that is under way
         self._next: list[tuple[Doer, int]] = []  # who waits for the next one
@@ -165,10 +165,10 @@ class Errands:
     def _page(self) -> list[Result]:
         """Return the page of metrics of all workers, with what they said last."""
         merged = merging.merge([worker.page for worker in self.workers], self._ended)
-        up = Family("gauge", "1 where a worker process answers its parent")
+        up = MetricFamily("gauge", "1 where a worker process answers its parent")
         for worker in self.workers:
             up.samples[UP, (("worker", str(worker.place)),)] = float(worker.listens and worker.answers)
-        restarts = Family(
+        restarts = MetricFamily(
             "counter", "Worker processes that ended by themselves, or were ended because they did not answer"
         )
         restarts.samples[f"{RESTARTS}_total", ()] = float(self.restarts)

@@ -2,8 +2,8 @@
 
 The keeper is the parent process. It takes the ports before anything is loaded and hands HTTP's sockets to the workers, which also share
 gRPC's port (SO_REUSEPORT). It starts a worker anew that has ended by itself or does not answer, ends all of them on a signal, and relays what
-one worker asks all to do (service.errands). It serves nothing itself, and never waits for a worker: every message to one is queued
-(service.line), every command and the end of the service have a time limit.
+one worker asks all to do (processes/errands.py). It serves nothing itself, and never waits for a worker: every message to one is queued
+(processes/line.py), every command and the end of the service have a time limit.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from manifold.runtime.graphs import backends
 from manifold.service.processes import early, line
 from manifold.service.processes.errands import Errands
 from manifold.service.processes.line import Line, Message
-from manifold.service.processes.merging import Family
+from manifold.service.processes.merging import MetricFamily
 from manifold.service.settings import Settings, SettingsError
 
 log = structlog.get_logger()
@@ -40,9 +40,7 @@ BEAT = 1.0  # seconds between heartbeats
 BUSY = 10.0  # times as long may a worker be silent that uses the processor: it may be loading a large model
 SHARE = 0.1  # of a core, from which on it counts as using the processor
 FIRST = 60.0  # seconds at least until a worker that starts must answer
-GRACE = (
-    4.0  # seconds beyond notice and drain, after which workers are killed; they end themselves before (service.ending)
-)
+GRACE = 4.0  # seconds beyond notice and drain, after which workers are killed; they end themselves before (server.py)
 AGAIN, LONGEST = (
     1.0,
     30.0,
@@ -61,7 +59,7 @@ class Worker:
     line: Line
     began: float
     listens: bool = False
-    page: dict[str, Family] = field(default_factory=dict)  # its metrics, when they were last asked for
+    page: dict[str, MetricFamily] = field(default_factory=dict)  # its metrics, when they were last asked for
     answered: bool = False  # has answered a heartbeat at all
     beat: int = 0  # the number of the last heartbeat
     waiting: bool = False  # for the answer to it

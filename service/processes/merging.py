@@ -25,7 +25,7 @@ Key = tuple[str, tuple[tuple[str, str], ...]]
 
 
 @dataclass
-class Family:
+class MetricFamily:
     """A metric, with what its samples have come to so far."""
 
     kind: str
@@ -33,10 +33,10 @@ class Family:
     samples: dict[Key, float] = field(default_factory=dict)
 
 
-def parse(page: str) -> dict[str, Family]:
+def parse(page: str) -> dict[str, MetricFamily]:
     """A page by the names of its metrics."""
     return {
-        metric.name: Family(
+        metric.name: MetricFamily(
             metric.type, metric.documentation,
             {(sample.name, tuple(sorted(sample.labels.items()))): sample.value for sample in metric.samples},
         )
@@ -44,18 +44,20 @@ def parse(page: str) -> dict[str, Family]:
     }  # fmt: skip
 
 
-def merge(pages: Iterable[Mapping[str, Family]], ended: Iterable[Mapping[str, Family]] = ()) -> dict[str, Family]:
+def merge(
+    pages: Iterable[Mapping[str, MetricFamily]], ended: Iterable[Mapping[str, MetricFamily]] = ()
+) -> dict[str, MetricFamily]:
     """One page of several, and what pages of workers that have ended add to its counters."""
-    found: dict[str, Family] = {}
+    found: dict[str, MetricFamily] = {}
     for page in pages:
         for name, family in page.items():
-            into = found.setdefault(name, Family(family.kind, family.about))
+            into = found.setdefault(name, MetricFamily(family.kind, family.about))
             for key, value in family.samples.items():
                 into.samples[key] = _joined(name, into.samples[key], value) if key in into.samples else value
     for page in ended:
         for name, family in page.items():
             if family.kind in ("counter", "histogram"):
-                into = found.setdefault(name, Family(family.kind, family.about))
+                into = found.setdefault(name, MetricFamily(family.kind, family.about))
                 for key, value in family.samples.items():
                     into.samples[key] = into.samples.get(key, 0.0) + value
     return found
@@ -70,7 +72,7 @@ def _joined(name: str, one: float, other: float) -> float:
 class _Merged:
     """A collector of what there is already."""
 
-    def __init__(self, families: Mapping[str, Family]) -> None:
+    def __init__(self, families: Mapping[str, MetricFamily]) -> None:
         self.families = families
 
     def collect(self) -> Iterator[Metric]:
@@ -85,7 +87,7 @@ class _Merged:
             yield metric
 
 
-def text(families: Mapping[str, Family]) -> bytes:
+def text(families: Mapping[str, MetricFamily]) -> bytes:
     """The page."""
     registry = CollectorRegistry()
     registry.register(_Merged(families))

@@ -1,6 +1,6 @@
-"""One of several processes that serve as one: the service as it is alone, on sockets that it is given, with a line to its parent process.
+"""A worker: one of several processes that serve as one, on inherited sockets, with a line to the parent process.
 
-The parent starts `python -m manifold.service.worker LINE SOCKET ...` with the numbers of the inherited sockets, and sends the settings over the line.
+The parent starts `python -m manifold.service.processes.worker LINE SOCKET ...` with the numbers of the inherited sockets, and sends the settings over the line.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ import sys
 from collections.abc import Iterable
 
 from manifold.runtime.errors import InvalidValue, ManifoldError
-from manifold.service.__main__ import WRONG, Server, build, within_files
 from manifold.service.processes.cluster import Cluster
 from manifold.service.processes.line import Line, Message
+from manifold.service.server import WRONG, Server, build, within_files
 from manifold.service.settings import Settings, SettingsError
 from manifold.service.telemetry import logs
 
@@ -48,7 +48,7 @@ def work(
         try:
             await security.reload_aside()
         except SettingsError as error:  # by a name that the others know
-            raise InvalidValue(f"{error.message}; what there was is kept") from None
+            raise InvalidValue(f"{error.message}; the previous keys and certificate stay in force") from None
 
     async def page(_: str) -> str:
         return str((await metrics.page_aside()).decode())

@@ -7,7 +7,7 @@ import functools
 import inspect
 import operator
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import aclosing
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -25,10 +25,10 @@ from manifold.runtime import errors
 from manifold.runtime.errors import Malformed, ManifoldError, Unavailable
 from manifold.service.aside import JSON as JSON_WORK
 from manifold.service.aside import aside
-from manifold.service.http import replies
-from manifold.service.http.front import REQUEST_ID, new_id
-from manifold.service.http.incoming import SINGLE
+from manifold.service.core import failures
+from manifold.service.core.metadata import REQUEST_ID, SINGLE, new_id
 from manifold.service.models.entries import hold_from_now, let_go
+from manifold.service.rpc.codes import Codes, code_of
 from manifold.service.telemetry.metrics import Metrics
 from manifold.service.telemetry.tracing import Tracing
 
@@ -36,9 +36,6 @@ log = structlog.get_logger()
 
 M = TypeVar("M", bound=Message)
 Context: TypeAlias = Any  # grpc.aio.ServicerContext, which says nothing of its types
-
-
-Codes: TypeAlias = Mapping[type[ManifoldError], grpc.StatusCode]
 
 
 @dataclass(frozen=True)
@@ -76,11 +73,6 @@ class Calls:
             packed.append(any_pb2.Any())
             packed[-1].Pack(detail)
         return status_pb2.Status(code=getattr(code_pb2, code.name), message=self.message(error), details=packed)
-
-
-def code_of(error: ManifoldError, codes: Codes) -> grpc.StatusCode:
-    """The code of the nearest class."""
-    return next((codes[kind] for kind in type(error).__mro__ if kind in codes), grpc.StatusCode.INTERNAL)
 
 
 class Call:
@@ -123,8 +115,8 @@ class Call:
             elif isinstance(error, Exception):
                 code = grpc.StatusCode.INTERNAL
                 self.calls.metrics.erred(error)
-                replies.log_internal(error, self.request_id)
-                await self.context.abort(code, replies.OPAQUE)
+                failures.log_internal(error, self.request_id)
+                await self.context.abort(code, failures.OPAQUE)
         finally:
             let_go(self.held)
             if self.trace is not None:
@@ -140,7 +132,7 @@ def repeated(metadata: Iterable[tuple[Any, Any]]) -> str:
 
 
 @dataclass(frozen=True)
-class Unreadable:
+class UnreadableMessage:
     """A message that is not there, and the error that says why."""
 
     error: ManifoldError
@@ -148,16 +140,16 @@ class Unreadable:
 
 def readable(message: M) -> M:
     """Return the message. Raise the error of one that is not there."""
-    if isinstance(message, Unreadable):
+    if isinstance(message, UnreadableMessage):
         raise message.error
     return message
 
 
 @dataclass(frozen=True)
-class Unread:
+class UnparsedMessage:
     """A large message that is yet to be parsed, off the event loop."""
 
-    parse: Callable[[bytes], Message | Unreadable]
+    parse: Callable[[bytes], Message | UnreadableMessage]
     content: bytes
 
 
@@ -170,7 +162,7 @@ def work() -> float:
 
 
 async def _parsed(message: Any) -> Any:
-    work = JSON_WORK * len(message.content) if isinstance(message, Unread) else 0.0
+    work = JSON_WORK * len(message.content) if isinstance(message, UnparsedMessage) else 0.0
     _work.set(work)
     return await aside(functools.partial(message.parse, message.content), work) if work else message
 
@@ -192,7 +184,7 @@ def off_the_loop(handler: Any) -> Any:
 
 def _answering(answer: Callable[[Any, Context], Awaitable[Any]]) -> Callable[[Any, Context], Awaitable[Any]]:
     async def answering(message: Any, context: Context) -> Any:
-        return await answer(await _parsed(message) if isinstance(message, Unread) else message, context)
+        return await answer(await _parsed(message) if isinstance(message, UnparsedMessage) else message, context)
 
     return answering
 
@@ -201,8 +193,8 @@ def _streaming(
     answers: Callable[[Any, Context], AsyncGenerator[Any]], parsed: Callable[[Any], Any]
 ) -> Callable[[Any, Context], AsyncGenerator[Any]]:
     async def streaming(sent: Any, context: Context) -> AsyncGenerator[Any]:
-        found = parsed(sent)
-        async with aclosing(answers(await found if inspect.iscoroutine(found) else found, context)) as parts:
+        message = parsed(sent)
+        async with aclosing(answers(await message if inspect.iscoroutine(message) else message, context)) as parts:
             async for part in parts:
                 yield part
 

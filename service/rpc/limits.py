@@ -25,8 +25,8 @@ from grpc._cython import cygrpc
 from manifold.runtime.errors import Busy, DeadlineExceeded, Malformed, ManifoldError
 from manifold.service.aside import JSON as JSON_WORK
 from manifold.service.aside import LARGE
-from manifold.service.http.incoming import Intake, Room
-from manifold.service.rpc.calls import Call, Calls, Unread, Unreadable, off_the_loop
+from manifold.service.core.intake import Intake, Room
+from manifold.service.rpc.calls import Call, Calls, UnparsedMessage, UnreadableMessage, off_the_loop
 from manifold.service.settings import Settings
 
 Context: TypeAlias = Any  # grpc.aio.ServicerContext, which says nothing of its types
@@ -336,13 +336,13 @@ def ends_of(tasks: Collection[asyncio.Task[Any]]) -> dict[asyncio.Task[Any], End
     A call's task is started by another one, which then waits for the end of the stream. gRPC keeps it to itself, and offers no way to end
     a call before its handler runs, or against a client that does not read. Both hold the call's state, by which they are found here.
     """
-    known, found = {id(task): task for task in tasks}, dict[asyncio.Task[Any], End]()
+    known, ends = {id(task): task for task in tasks}, dict[asyncio.Task[Any], End]()
     for other in asyncio.all_tasks():
         if other.get_name() == "rpc_task":
             held = gc.get_referents(*gc.get_referents(other.get_coro()))
             states = [each for each in held if isinstance(each, cygrpc.RPCState)]
-            found |= {known[id(each)]: (other, states[0]) for each in held if id(each) in known and states}
-    return found
+            ends |= {known[id(each)]: (other, states[0]) for each in held if id(each) in known and states}
+    return ends
 
 
 async def dismiss(
@@ -407,23 +407,23 @@ def _limited(handler: Any) -> Any:
     return handler._replace(**{kind: streaming(getattr(handler, kind), handler.request_streaming)})
 
 
-def _tolerant(parse: Callable[[bytes], Message]) -> Callable[[bytes], Message | Unreadable | Unread]:
+def _tolerant(parse: Callable[[bytes], Message]) -> Callable[[bytes], Message | UnreadableMessage | UnparsedMessage]:
     """Return a parser that counts a message, gives an error for bytes that are no message, and leaves large ones for later."""
     kind = parse.__self__.DESCRIPTOR  # type: ignore[attr-defined]
     name, file = kind.name, f"proto/{kind.file.name.rpartition('/')[2]}"
 
-    def read(content: bytes) -> Message | Unreadable:
+    def read(content: bytes) -> Message | UnreadableMessage:
         try:
             return parse(content)
         except DecodeError:
-            return Unreadable(Malformed(f"the message is not a {name} of {file}"))
+            return UnreadableMessage(Malformed(f"the message is not a {name} of {file}"))
 
-    def counted(content: bytes) -> Message | Unreadable | Unread:
+    def counted(content: bytes) -> Message | UnreadableMessage | UnparsedMessage:
         try:
             taken(len(content))
         except Busy as error:
-            return Unreadable(error)
-        return read(content) if JSON_WORK * len(content) < LARGE else Unread(read, content)
+            return UnreadableMessage(error)
+        return read(content) if JSON_WORK * len(content) < LARGE else UnparsedMessage(read, content)
 
     return counted
 

@@ -110,6 +110,10 @@ def _value(message: Message) -> Any:
     if isinstance(message, pb.Row):
         _check_size(message.columns, "columns")
         return {name: _scalar(value) for name, value in message.columns.items()}
+    if isinstance(message, pb.Array):
+        return to_array(message, "array")
+    if isinstance(message, pb.Numbers):
+        return list(message.values) if len(message.values) != 1 else message.values[0]
     if isinstance(message, pb.ClassChoice):
         match message.WhichOneof("choice"):
             case "names":
@@ -128,9 +132,11 @@ def _scalar(value: pb.Value) -> float | str | None:
 
 
 def _plain(value: Any) -> Any:
-    """Arrays within fields as lists: small ones, conditions and ends."""
+    """Return arrays within fields as lists, which are small (conditions and ends), and files within objects in base64."""
     if isinstance(value, np.ndarray):
         return value.tolist()
+    if isinstance(value, list) and value and isinstance(value[0], bytes):
+        return [_in_base64(each) for each in value]
     return {name: _plain(each) for name, each in value.items()} if isinstance(value, dict) else value
 
 
@@ -201,6 +207,8 @@ def _write_row(message: pb.Row, value: Mapping[str, Any]) -> None:
 def _write_class(message: pb.ClassChoice, value: Any) -> None:
     if isinstance(value, Mapping):
         message.weights.weights.update(value)
+    elif isinstance(value, list):
+        message.names.names.extend(map(str, value))
     else:
         message.name = value
 

@@ -73,6 +73,45 @@ class ClassChoice(_message.Message):
     weights: ClassChoice.Weights
     def __init__(self, name: _Optional[str] = ..., names: _Optional[_Union[ClassChoice.Names, _Mapping]] = ..., weights: _Optional[_Union[ClassChoice.Weights, _Mapping]] = ...) -> None: ...
 
+class Numbers(_message.Message):
+    __slots__ = ("values",)
+    VALUES_FIELD_NUMBER: _ClassVar[int]
+    values: _containers.RepeatedScalarFieldContainer[float]
+    def __init__(self, values: _Optional[_Iterable[float]] = ...) -> None: ...
+
+class Condition(_message.Message):
+    __slots__ = ("values", "texts", "images", "rows")
+    CLASS_FIELD_NUMBER: _ClassVar[int]
+    VALUES_FIELD_NUMBER: _ClassVar[int]
+    TEXTS_FIELD_NUMBER: _ClassVar[int]
+    IMAGES_FIELD_NUMBER: _ClassVar[int]
+    ROWS_FIELD_NUMBER: _ClassVar[int]
+    values: Array
+    texts: _containers.RepeatedScalarFieldContainer[str]
+    images: _containers.RepeatedScalarFieldContainer[bytes]
+    rows: _containers.RepeatedCompositeFieldContainer[Row]
+    def __init__(self, values: _Optional[_Union[Array, _Mapping]] = ..., texts: _Optional[_Iterable[str]] = ..., images: _Optional[_Iterable[bytes]] = ..., rows: _Optional[_Iterable[_Union[Row, _Mapping]]] = ..., **kwargs) -> None: ...
+
+class Posterior(_message.Message):
+    __slots__ = ("mean", "log_variance", "latents")
+    MEAN_FIELD_NUMBER: _ClassVar[int]
+    LOG_VARIANCE_FIELD_NUMBER: _ClassVar[int]
+    LATENTS_FIELD_NUMBER: _ClassVar[int]
+    mean: Array
+    log_variance: Array
+    latents: Array
+    def __init__(self, mean: _Optional[_Union[Array, _Mapping]] = ..., log_variance: _Optional[_Union[Array, _Mapping]] = ..., latents: _Optional[_Union[Array, _Mapping]] = ...) -> None: ...
+
+class MadeItems(_message.Message):
+    __slots__ = ("images", "data", "rows")
+    IMAGES_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    ROWS_FIELD_NUMBER: _ClassVar[int]
+    images: _containers.RepeatedScalarFieldContainer[bytes]
+    data: Array
+    rows: _containers.RepeatedCompositeFieldContainer[Row]
+    def __init__(self, images: _Optional[_Iterable[bytes]] = ..., data: _Optional[_Union[Array, _Mapping]] = ..., rows: _Optional[_Iterable[_Union[Row, _Mapping]]] = ...) -> None: ...
+
 class Timing(_message.Message):
     __slots__ = ("queue", "compute", "encode")
     QUEUE_FIELD_NUMBER: _ClassVar[int]
@@ -96,7 +135,28 @@ class Fitted(_message.Message):
     def __init__(self, width: _Optional[int] = ..., height: _Optional[int] = ..., mode: _Optional[str] = ..., steps: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class SampleRequest(_message.Message):
-    __slots__ = ("model", "version", "seed", "first", "n", "latents", "codes", "prior", "temperature", "return_latents", "encoding", "condition")
+    __slots__ = ("model", "version", "seed", "first", "n", "latents", "codes", "prior", "temperature", "return_latents", "encoding", "condition", "conditions", "inputs", "named_latents")
+    class ConditionsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: Condition
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[_Union[Condition, _Mapping]] = ...) -> None: ...
+    class InputsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: Numbers
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[_Union[Numbers, _Mapping]] = ...) -> None: ...
+    class NamedLatentsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: Array
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[_Union[Array, _Mapping]] = ...) -> None: ...
     MODEL_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     SEED_FIELD_NUMBER: _ClassVar[int]
@@ -110,6 +170,9 @@ class SampleRequest(_message.Message):
     RETURN_LATENTS_FIELD_NUMBER: _ClassVar[int]
     ENCODING_FIELD_NUMBER: _ClassVar[int]
     CONDITION_FIELD_NUMBER: _ClassVar[int]
+    CONDITIONS_FIELD_NUMBER: _ClassVar[int]
+    INPUTS_FIELD_NUMBER: _ClassVar[int]
+    NAMED_LATENTS_FIELD_NUMBER: _ClassVar[int]
     model: str
     version: int
     seed: int
@@ -122,10 +185,27 @@ class SampleRequest(_message.Message):
     return_latents: bool
     encoding: str
     condition: Array
-    def __init__(self, model: _Optional[str] = ..., version: _Optional[int] = ..., seed: _Optional[int] = ..., first: _Optional[int] = ..., n: _Optional[int] = ..., latents: _Optional[_Union[Array, _Mapping]] = ..., codes: _Optional[_Union[Array, _Mapping]] = ..., prior: _Optional[str] = ..., temperature: _Optional[float] = ..., return_latents: _Optional[bool] = ..., encoding: _Optional[str] = ..., condition: _Optional[_Union[Array, _Mapping]] = ..., **kwargs) -> None: ...
+    conditions: _containers.MessageMap[str, Condition]
+    inputs: _containers.MessageMap[str, Numbers]
+    named_latents: _containers.MessageMap[str, Array]
+    def __init__(self, model: _Optional[str] = ..., version: _Optional[int] = ..., seed: _Optional[int] = ..., first: _Optional[int] = ..., n: _Optional[int] = ..., latents: _Optional[_Union[Array, _Mapping]] = ..., codes: _Optional[_Union[Array, _Mapping]] = ..., prior: _Optional[str] = ..., temperature: _Optional[float] = ..., return_latents: _Optional[bool] = ..., encoding: _Optional[str] = ..., condition: _Optional[_Union[Array, _Mapping]] = ..., conditions: _Optional[_Mapping[str, Condition]] = ..., inputs: _Optional[_Mapping[str, Numbers]] = ..., named_latents: _Optional[_Mapping[str, Array]] = ..., **kwargs) -> None: ...
 
 class EncodeRequest(_message.Message):
-    __slots__ = ("model", "version", "seed", "first", "images", "rows", "fit", "condition", "array")
+    __slots__ = ("model", "version", "seed", "first", "images", "rows", "fit", "condition", "array", "conditions", "inputs")
+    class ConditionsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: Condition
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[_Union[Condition, _Mapping]] = ...) -> None: ...
+    class InputsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: Numbers
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[_Union[Numbers, _Mapping]] = ...) -> None: ...
     MODEL_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     SEED_FIELD_NUMBER: _ClassVar[int]
@@ -136,6 +216,8 @@ class EncodeRequest(_message.Message):
     FIT_FIELD_NUMBER: _ClassVar[int]
     CONDITION_FIELD_NUMBER: _ClassVar[int]
     ARRAY_FIELD_NUMBER: _ClassVar[int]
+    CONDITIONS_FIELD_NUMBER: _ClassVar[int]
+    INPUTS_FIELD_NUMBER: _ClassVar[int]
     model: str
     version: int
     seed: int
@@ -145,10 +227,26 @@ class EncodeRequest(_message.Message):
     fit: str
     condition: Array
     array: Array
-    def __init__(self, model: _Optional[str] = ..., version: _Optional[int] = ..., seed: _Optional[int] = ..., first: _Optional[int] = ..., images: _Optional[_Iterable[bytes]] = ..., rows: _Optional[_Iterable[_Union[Row, _Mapping]]] = ..., fit: _Optional[str] = ..., condition: _Optional[_Union[Array, _Mapping]] = ..., array: _Optional[_Union[Array, _Mapping]] = ..., **kwargs) -> None: ...
+    conditions: _containers.MessageMap[str, Condition]
+    inputs: _containers.MessageMap[str, Numbers]
+    def __init__(self, model: _Optional[str] = ..., version: _Optional[int] = ..., seed: _Optional[int] = ..., first: _Optional[int] = ..., images: _Optional[_Iterable[bytes]] = ..., rows: _Optional[_Iterable[_Union[Row, _Mapping]]] = ..., fit: _Optional[str] = ..., condition: _Optional[_Union[Array, _Mapping]] = ..., array: _Optional[_Union[Array, _Mapping]] = ..., conditions: _Optional[_Mapping[str, Condition]] = ..., inputs: _Optional[_Mapping[str, Numbers]] = ..., **kwargs) -> None: ...
 
 class ReconstructRequest(_message.Message):
-    __slots__ = ("model", "version", "seed", "first", "images", "rows", "fit", "encoding", "condition", "target_class", "target_condition", "array")
+    __slots__ = ("model", "version", "seed", "first", "images", "rows", "fit", "encoding", "condition", "target_class", "target_condition", "array", "conditions", "inputs")
+    class ConditionsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: Condition
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[_Union[Condition, _Mapping]] = ...) -> None: ...
+    class InputsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: Numbers
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[_Union[Numbers, _Mapping]] = ...) -> None: ...
     MODEL_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     SEED_FIELD_NUMBER: _ClassVar[int]
@@ -162,6 +260,8 @@ class ReconstructRequest(_message.Message):
     TARGET_CLASS_FIELD_NUMBER: _ClassVar[int]
     TARGET_CONDITION_FIELD_NUMBER: _ClassVar[int]
     ARRAY_FIELD_NUMBER: _ClassVar[int]
+    CONDITIONS_FIELD_NUMBER: _ClassVar[int]
+    INPUTS_FIELD_NUMBER: _ClassVar[int]
     model: str
     version: int
     seed: int
@@ -174,10 +274,26 @@ class ReconstructRequest(_message.Message):
     target_class: ClassChoice
     target_condition: Array
     array: Array
-    def __init__(self, model: _Optional[str] = ..., version: _Optional[int] = ..., seed: _Optional[int] = ..., first: _Optional[int] = ..., images: _Optional[_Iterable[bytes]] = ..., rows: _Optional[_Iterable[_Union[Row, _Mapping]]] = ..., fit: _Optional[str] = ..., encoding: _Optional[str] = ..., condition: _Optional[_Union[Array, _Mapping]] = ..., target_class: _Optional[_Union[ClassChoice, _Mapping]] = ..., target_condition: _Optional[_Union[Array, _Mapping]] = ..., array: _Optional[_Union[Array, _Mapping]] = ..., **kwargs) -> None: ...
+    conditions: _containers.MessageMap[str, Condition]
+    inputs: _containers.MessageMap[str, Numbers]
+    def __init__(self, model: _Optional[str] = ..., version: _Optional[int] = ..., seed: _Optional[int] = ..., first: _Optional[int] = ..., images: _Optional[_Iterable[bytes]] = ..., rows: _Optional[_Iterable[_Union[Row, _Mapping]]] = ..., fit: _Optional[str] = ..., encoding: _Optional[str] = ..., condition: _Optional[_Union[Array, _Mapping]] = ..., target_class: _Optional[_Union[ClassChoice, _Mapping]] = ..., target_condition: _Optional[_Union[Array, _Mapping]] = ..., array: _Optional[_Union[Array, _Mapping]] = ..., conditions: _Optional[_Mapping[str, Condition]] = ..., inputs: _Optional[_Mapping[str, Numbers]] = ..., **kwargs) -> None: ...
 
 class End(_message.Message):
-    __slots__ = ("image", "row", "latent", "seed", "first", "condition")
+    __slots__ = ("image", "row", "latent", "seed", "first", "condition", "named_latent", "conditions")
+    class NamedLatentEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: Array
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[_Union[Array, _Mapping]] = ...) -> None: ...
+    class ConditionsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: Condition
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[_Union[Condition, _Mapping]] = ...) -> None: ...
     IMAGE_FIELD_NUMBER: _ClassVar[int]
     ROW_FIELD_NUMBER: _ClassVar[int]
     LATENT_FIELD_NUMBER: _ClassVar[int]
@@ -185,16 +301,27 @@ class End(_message.Message):
     FIRST_FIELD_NUMBER: _ClassVar[int]
     CLASS_FIELD_NUMBER: _ClassVar[int]
     CONDITION_FIELD_NUMBER: _ClassVar[int]
+    NAMED_LATENT_FIELD_NUMBER: _ClassVar[int]
+    CONDITIONS_FIELD_NUMBER: _ClassVar[int]
     image: bytes
     row: Row
     latent: Array
     seed: int
     first: int
     condition: Array
-    def __init__(self, image: _Optional[bytes] = ..., row: _Optional[_Union[Row, _Mapping]] = ..., latent: _Optional[_Union[Array, _Mapping]] = ..., seed: _Optional[int] = ..., first: _Optional[int] = ..., condition: _Optional[_Union[Array, _Mapping]] = ..., **kwargs) -> None: ...
+    named_latent: _containers.MessageMap[str, Array]
+    conditions: _containers.MessageMap[str, Condition]
+    def __init__(self, image: _Optional[bytes] = ..., row: _Optional[_Union[Row, _Mapping]] = ..., latent: _Optional[_Union[Array, _Mapping]] = ..., seed: _Optional[int] = ..., first: _Optional[int] = ..., condition: _Optional[_Union[Array, _Mapping]] = ..., named_latent: _Optional[_Mapping[str, Array]] = ..., conditions: _Optional[_Mapping[str, Condition]] = ..., **kwargs) -> None: ...
 
 class InterpolateRequest(_message.Message):
-    __slots__ = ("model", "version", "to", "steps", "method", "seed", "fit", "encoding")
+    __slots__ = ("model", "version", "to", "steps", "method", "seed", "fit", "encoding", "inputs")
+    class InputsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: Numbers
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[_Union[Numbers, _Mapping]] = ...) -> None: ...
     MODEL_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     FROM_FIELD_NUMBER: _ClassVar[int]
@@ -204,6 +331,7 @@ class InterpolateRequest(_message.Message):
     SEED_FIELD_NUMBER: _ClassVar[int]
     FIT_FIELD_NUMBER: _ClassVar[int]
     ENCODING_FIELD_NUMBER: _ClassVar[int]
+    INPUTS_FIELD_NUMBER: _ClassVar[int]
     model: str
     version: int
     to: End
@@ -212,7 +340,8 @@ class InterpolateRequest(_message.Message):
     seed: int
     fit: str
     encoding: str
-    def __init__(self, model: _Optional[str] = ..., version: _Optional[int] = ..., to: _Optional[_Union[End, _Mapping]] = ..., steps: _Optional[int] = ..., method: _Optional[str] = ..., seed: _Optional[int] = ..., fit: _Optional[str] = ..., encoding: _Optional[str] = ..., **kwargs) -> None: ...
+    inputs: _containers.MessageMap[str, Numbers]
+    def __init__(self, model: _Optional[str] = ..., version: _Optional[int] = ..., to: _Optional[_Union[End, _Mapping]] = ..., steps: _Optional[int] = ..., method: _Optional[str] = ..., seed: _Optional[int] = ..., fit: _Optional[str] = ..., encoding: _Optional[str] = ..., inputs: _Optional[_Mapping[str, Numbers]] = ..., **kwargs) -> None: ...
 
 class Costs(_message.Message):
     __slots__ = ("false_positive", "false_negative", "prevalence")
@@ -225,7 +354,21 @@ class Costs(_message.Message):
     def __init__(self, false_positive: _Optional[float] = ..., false_negative: _Optional[float] = ..., prevalence: _Optional[float] = ...) -> None: ...
 
 class ScoreRequest(_message.Message):
-    __slots__ = ("model", "version", "images", "rows", "fit", "false_positive_rate", "budget", "explain", "condition", "costs", "block_rate", "array")
+    __slots__ = ("model", "version", "images", "rows", "fit", "false_positive_rate", "budget", "explain", "condition", "costs", "block_rate", "array", "conditions", "inputs")
+    class ConditionsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: Condition
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[_Union[Condition, _Mapping]] = ...) -> None: ...
+    class InputsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: Numbers
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[_Union[Numbers, _Mapping]] = ...) -> None: ...
     MODEL_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     IMAGES_FIELD_NUMBER: _ClassVar[int]
@@ -239,6 +382,8 @@ class ScoreRequest(_message.Message):
     COSTS_FIELD_NUMBER: _ClassVar[int]
     BLOCK_RATE_FIELD_NUMBER: _ClassVar[int]
     ARRAY_FIELD_NUMBER: _ClassVar[int]
+    CONDITIONS_FIELD_NUMBER: _ClassVar[int]
+    INPUTS_FIELD_NUMBER: _ClassVar[int]
     model: str
     version: int
     images: _containers.RepeatedScalarFieldContainer[bytes]
@@ -251,7 +396,9 @@ class ScoreRequest(_message.Message):
     costs: Costs
     block_rate: float
     array: Array
-    def __init__(self, model: _Optional[str] = ..., version: _Optional[int] = ..., images: _Optional[_Iterable[bytes]] = ..., rows: _Optional[_Iterable[_Union[Row, _Mapping]]] = ..., fit: _Optional[str] = ..., false_positive_rate: _Optional[float] = ..., budget: _Optional[int] = ..., explain: _Optional[bool] = ..., condition: _Optional[_Union[Array, _Mapping]] = ..., costs: _Optional[_Union[Costs, _Mapping]] = ..., block_rate: _Optional[float] = ..., array: _Optional[_Union[Array, _Mapping]] = ..., **kwargs) -> None: ...
+    conditions: _containers.MessageMap[str, Condition]
+    inputs: _containers.MessageMap[str, Numbers]
+    def __init__(self, model: _Optional[str] = ..., version: _Optional[int] = ..., images: _Optional[_Iterable[bytes]] = ..., rows: _Optional[_Iterable[_Union[Row, _Mapping]]] = ..., fit: _Optional[str] = ..., false_positive_rate: _Optional[float] = ..., budget: _Optional[int] = ..., explain: _Optional[bool] = ..., condition: _Optional[_Union[Array, _Mapping]] = ..., costs: _Optional[_Union[Costs, _Mapping]] = ..., block_rate: _Optional[float] = ..., array: _Optional[_Union[Array, _Mapping]] = ..., conditions: _Optional[_Mapping[str, Condition]] = ..., inputs: _Optional[_Mapping[str, Numbers]] = ..., **kwargs) -> None: ...
 
 class ClassifyRequest(_message.Message):
     __slots__ = ("model", "version", "images", "rows", "fit", "array")
@@ -270,7 +417,21 @@ class ClassifyRequest(_message.Message):
     def __init__(self, model: _Optional[str] = ..., version: _Optional[int] = ..., images: _Optional[_Iterable[bytes]] = ..., rows: _Optional[_Iterable[_Union[Row, _Mapping]]] = ..., fit: _Optional[str] = ..., array: _Optional[_Union[Array, _Mapping]] = ...) -> None: ...
 
 class ImputeRequest(_message.Message):
-    __slots__ = ("model", "version", "rows", "condition", "seed", "first", "images", "masks", "fit", "candidates", "temperature", "encoding", "array")
+    __slots__ = ("model", "version", "rows", "condition", "seed", "first", "images", "masks", "fit", "candidates", "temperature", "encoding", "array", "conditions", "inputs")
+    class ConditionsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: Condition
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[_Union[Condition, _Mapping]] = ...) -> None: ...
+    class InputsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: Numbers
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[_Union[Numbers, _Mapping]] = ...) -> None: ...
     MODEL_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     ROWS_FIELD_NUMBER: _ClassVar[int]
@@ -285,6 +446,8 @@ class ImputeRequest(_message.Message):
     TEMPERATURE_FIELD_NUMBER: _ClassVar[int]
     ENCODING_FIELD_NUMBER: _ClassVar[int]
     ARRAY_FIELD_NUMBER: _ClassVar[int]
+    CONDITIONS_FIELD_NUMBER: _ClassVar[int]
+    INPUTS_FIELD_NUMBER: _ClassVar[int]
     model: str
     version: int
     rows: _containers.RepeatedCompositeFieldContainer[Row]
@@ -298,7 +461,9 @@ class ImputeRequest(_message.Message):
     temperature: float
     encoding: str
     array: Array
-    def __init__(self, model: _Optional[str] = ..., version: _Optional[int] = ..., rows: _Optional[_Iterable[_Union[Row, _Mapping]]] = ..., condition: _Optional[_Union[Array, _Mapping]] = ..., seed: _Optional[int] = ..., first: _Optional[int] = ..., images: _Optional[_Iterable[bytes]] = ..., masks: _Optional[_Iterable[bytes]] = ..., fit: _Optional[str] = ..., candidates: _Optional[int] = ..., temperature: _Optional[float] = ..., encoding: _Optional[str] = ..., array: _Optional[_Union[Array, _Mapping]] = ..., **kwargs) -> None: ...
+    conditions: _containers.MessageMap[str, Condition]
+    inputs: _containers.MessageMap[str, Numbers]
+    def __init__(self, model: _Optional[str] = ..., version: _Optional[int] = ..., rows: _Optional[_Iterable[_Union[Row, _Mapping]]] = ..., condition: _Optional[_Union[Array, _Mapping]] = ..., seed: _Optional[int] = ..., first: _Optional[int] = ..., images: _Optional[_Iterable[bytes]] = ..., masks: _Optional[_Iterable[bytes]] = ..., fit: _Optional[str] = ..., candidates: _Optional[int] = ..., temperature: _Optional[float] = ..., encoding: _Optional[str] = ..., array: _Optional[_Union[Array, _Mapping]] = ..., conditions: _Optional[_Mapping[str, Condition]] = ..., inputs: _Optional[_Mapping[str, Numbers]] = ..., **kwargs) -> None: ...
 
 class ScoreFileRequest(_message.Message):
     __slots__ = ("request", "chunk", "kind")
@@ -323,7 +488,28 @@ class GetModelRequest(_message.Message):
     def __init__(self, model: _Optional[str] = ..., version: _Optional[int] = ...) -> None: ...
 
 class SampleResponse(_message.Message):
-    __slots__ = ("model", "version", "request_id", "timing", "seed", "first", "images", "data", "rows", "latents", "codes", "classes", "condition", "reproducible")
+    __slots__ = ("model", "version", "request_id", "timing", "seed", "first", "images", "data", "rows", "latents", "codes", "classes", "condition", "reproducible", "named_latents", "conditions", "items")
+    class NamedLatentsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: Array
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[_Union[Array, _Mapping]] = ...) -> None: ...
+    class ConditionsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: Condition
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[_Union[Condition, _Mapping]] = ...) -> None: ...
+    class ItemsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: MadeItems
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[_Union[MadeItems, _Mapping]] = ...) -> None: ...
     MODEL_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
@@ -338,6 +524,9 @@ class SampleResponse(_message.Message):
     CLASSES_FIELD_NUMBER: _ClassVar[int]
     CONDITION_FIELD_NUMBER: _ClassVar[int]
     REPRODUCIBLE_FIELD_NUMBER: _ClassVar[int]
+    NAMED_LATENTS_FIELD_NUMBER: _ClassVar[int]
+    CONDITIONS_FIELD_NUMBER: _ClassVar[int]
+    ITEMS_FIELD_NUMBER: _ClassVar[int]
     model: str
     version: int
     request_id: str
@@ -352,10 +541,20 @@ class SampleResponse(_message.Message):
     classes: _containers.RepeatedCompositeFieldContainer[ClassChoice]
     condition: Array
     reproducible: bool
-    def __init__(self, model: _Optional[str] = ..., version: _Optional[int] = ..., request_id: _Optional[str] = ..., timing: _Optional[_Union[Timing, _Mapping]] = ..., seed: _Optional[int] = ..., first: _Optional[int] = ..., images: _Optional[_Iterable[bytes]] = ..., data: _Optional[_Union[Array, _Mapping]] = ..., rows: _Optional[_Iterable[_Union[Row, _Mapping]]] = ..., latents: _Optional[_Union[Array, _Mapping]] = ..., codes: _Optional[_Union[Array, _Mapping]] = ..., classes: _Optional[_Iterable[_Union[ClassChoice, _Mapping]]] = ..., condition: _Optional[_Union[Array, _Mapping]] = ..., reproducible: _Optional[bool] = ...) -> None: ...
+    named_latents: _containers.MessageMap[str, Array]
+    conditions: _containers.MessageMap[str, Condition]
+    items: _containers.MessageMap[str, MadeItems]
+    def __init__(self, model: _Optional[str] = ..., version: _Optional[int] = ..., request_id: _Optional[str] = ..., timing: _Optional[_Union[Timing, _Mapping]] = ..., seed: _Optional[int] = ..., first: _Optional[int] = ..., images: _Optional[_Iterable[bytes]] = ..., data: _Optional[_Union[Array, _Mapping]] = ..., rows: _Optional[_Iterable[_Union[Row, _Mapping]]] = ..., latents: _Optional[_Union[Array, _Mapping]] = ..., codes: _Optional[_Union[Array, _Mapping]] = ..., classes: _Optional[_Iterable[_Union[ClassChoice, _Mapping]]] = ..., condition: _Optional[_Union[Array, _Mapping]] = ..., reproducible: _Optional[bool] = ..., named_latents: _Optional[_Mapping[str, Array]] = ..., conditions: _Optional[_Mapping[str, Condition]] = ..., items: _Optional[_Mapping[str, MadeItems]] = ...) -> None: ...
 
 class EncodeResponse(_message.Message):
-    __slots__ = ("model", "version", "request_id", "timing", "seed", "first", "mean", "log_variance", "latents", "codes", "fitted", "reproducible")
+    __slots__ = ("model", "version", "request_id", "timing", "seed", "first", "mean", "log_variance", "latents", "codes", "fitted", "reproducible", "posteriors")
+    class PosteriorsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: Posterior
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[_Union[Posterior, _Mapping]] = ...) -> None: ...
     MODEL_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
@@ -368,6 +567,7 @@ class EncodeResponse(_message.Message):
     CODES_FIELD_NUMBER: _ClassVar[int]
     FITTED_FIELD_NUMBER: _ClassVar[int]
     REPRODUCIBLE_FIELD_NUMBER: _ClassVar[int]
+    POSTERIORS_FIELD_NUMBER: _ClassVar[int]
     model: str
     version: int
     request_id: str
@@ -380,10 +580,18 @@ class EncodeResponse(_message.Message):
     codes: Array
     fitted: _containers.RepeatedCompositeFieldContainer[Fitted]
     reproducible: bool
-    def __init__(self, model: _Optional[str] = ..., version: _Optional[int] = ..., request_id: _Optional[str] = ..., timing: _Optional[_Union[Timing, _Mapping]] = ..., seed: _Optional[int] = ..., first: _Optional[int] = ..., mean: _Optional[_Union[Array, _Mapping]] = ..., log_variance: _Optional[_Union[Array, _Mapping]] = ..., latents: _Optional[_Union[Array, _Mapping]] = ..., codes: _Optional[_Union[Array, _Mapping]] = ..., fitted: _Optional[_Iterable[_Union[Fitted, _Mapping]]] = ..., reproducible: _Optional[bool] = ...) -> None: ...
+    posteriors: _containers.MessageMap[str, Posterior]
+    def __init__(self, model: _Optional[str] = ..., version: _Optional[int] = ..., request_id: _Optional[str] = ..., timing: _Optional[_Union[Timing, _Mapping]] = ..., seed: _Optional[int] = ..., first: _Optional[int] = ..., mean: _Optional[_Union[Array, _Mapping]] = ..., log_variance: _Optional[_Union[Array, _Mapping]] = ..., latents: _Optional[_Union[Array, _Mapping]] = ..., codes: _Optional[_Union[Array, _Mapping]] = ..., fitted: _Optional[_Iterable[_Union[Fitted, _Mapping]]] = ..., reproducible: _Optional[bool] = ..., posteriors: _Optional[_Mapping[str, Posterior]] = ...) -> None: ...
 
 class ReconstructResponse(_message.Message):
-    __slots__ = ("model", "version", "request_id", "timing", "seed", "first", "images", "data", "rows", "errors", "fitted", "reproducible")
+    __slots__ = ("model", "version", "request_id", "timing", "seed", "first", "images", "data", "rows", "errors", "fitted", "reproducible", "items")
+    class ItemsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: MadeItems
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[_Union[MadeItems, _Mapping]] = ...) -> None: ...
     MODEL_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
@@ -396,6 +604,7 @@ class ReconstructResponse(_message.Message):
     ERRORS_FIELD_NUMBER: _ClassVar[int]
     FITTED_FIELD_NUMBER: _ClassVar[int]
     REPRODUCIBLE_FIELD_NUMBER: _ClassVar[int]
+    ITEMS_FIELD_NUMBER: _ClassVar[int]
     model: str
     version: int
     request_id: str
@@ -408,10 +617,25 @@ class ReconstructResponse(_message.Message):
     errors: _containers.RepeatedScalarFieldContainer[float]
     fitted: _containers.RepeatedCompositeFieldContainer[Fitted]
     reproducible: bool
-    def __init__(self, model: _Optional[str] = ..., version: _Optional[int] = ..., request_id: _Optional[str] = ..., timing: _Optional[_Union[Timing, _Mapping]] = ..., seed: _Optional[int] = ..., first: _Optional[int] = ..., images: _Optional[_Iterable[bytes]] = ..., data: _Optional[_Union[Array, _Mapping]] = ..., rows: _Optional[_Iterable[_Union[Row, _Mapping]]] = ..., errors: _Optional[_Iterable[float]] = ..., fitted: _Optional[_Iterable[_Union[Fitted, _Mapping]]] = ..., reproducible: _Optional[bool] = ...) -> None: ...
+    items: _containers.MessageMap[str, MadeItems]
+    def __init__(self, model: _Optional[str] = ..., version: _Optional[int] = ..., request_id: _Optional[str] = ..., timing: _Optional[_Union[Timing, _Mapping]] = ..., seed: _Optional[int] = ..., first: _Optional[int] = ..., images: _Optional[_Iterable[bytes]] = ..., data: _Optional[_Union[Array, _Mapping]] = ..., rows: _Optional[_Iterable[_Union[Row, _Mapping]]] = ..., errors: _Optional[_Iterable[float]] = ..., fitted: _Optional[_Iterable[_Union[Fitted, _Mapping]]] = ..., reproducible: _Optional[bool] = ..., items: _Optional[_Mapping[str, MadeItems]] = ...) -> None: ...
 
 class InterpolateResponse(_message.Message):
-    __slots__ = ("model", "version", "request_id", "timing", "seed", "first", "images", "data", "rows", "latents", "fitted", "reproducible")
+    __slots__ = ("model", "version", "request_id", "timing", "seed", "first", "images", "data", "rows", "latents", "fitted", "reproducible", "named_latents", "items")
+    class NamedLatentsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: Array
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[_Union[Array, _Mapping]] = ...) -> None: ...
+    class ItemsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: MadeItems
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[_Union[MadeItems, _Mapping]] = ...) -> None: ...
     MODEL_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
@@ -424,6 +648,8 @@ class InterpolateResponse(_message.Message):
     LATENTS_FIELD_NUMBER: _ClassVar[int]
     FITTED_FIELD_NUMBER: _ClassVar[int]
     REPRODUCIBLE_FIELD_NUMBER: _ClassVar[int]
+    NAMED_LATENTS_FIELD_NUMBER: _ClassVar[int]
+    ITEMS_FIELD_NUMBER: _ClassVar[int]
     model: str
     version: int
     request_id: str
@@ -436,7 +662,9 @@ class InterpolateResponse(_message.Message):
     latents: Array
     fitted: _containers.RepeatedCompositeFieldContainer[Fitted]
     reproducible: bool
-    def __init__(self, model: _Optional[str] = ..., version: _Optional[int] = ..., request_id: _Optional[str] = ..., timing: _Optional[_Union[Timing, _Mapping]] = ..., seed: _Optional[int] = ..., first: _Optional[int] = ..., images: _Optional[_Iterable[bytes]] = ..., data: _Optional[_Union[Array, _Mapping]] = ..., rows: _Optional[_Iterable[_Union[Row, _Mapping]]] = ..., latents: _Optional[_Union[Array, _Mapping]] = ..., fitted: _Optional[_Iterable[_Union[Fitted, _Mapping]]] = ..., reproducible: _Optional[bool] = ...) -> None: ...
+    named_latents: _containers.MessageMap[str, Array]
+    items: _containers.MessageMap[str, MadeItems]
+    def __init__(self, model: _Optional[str] = ..., version: _Optional[int] = ..., request_id: _Optional[str] = ..., timing: _Optional[_Union[Timing, _Mapping]] = ..., seed: _Optional[int] = ..., first: _Optional[int] = ..., images: _Optional[_Iterable[bytes]] = ..., data: _Optional[_Union[Array, _Mapping]] = ..., rows: _Optional[_Iterable[_Union[Row, _Mapping]]] = ..., latents: _Optional[_Union[Array, _Mapping]] = ..., fitted: _Optional[_Iterable[_Union[Fitted, _Mapping]]] = ..., reproducible: _Optional[bool] = ..., named_latents: _Optional[_Mapping[str, Array]] = ..., items: _Optional[_Mapping[str, MadeItems]] = ...) -> None: ...
 
 class Part(_message.Message):
     __slots__ = ("value", "p_value")

@@ -2,7 +2,7 @@
 
 Lines of Python's logging, warnings and uncaught errors take the same way as the service's own. A thread writes them, so that nobody waits
 for a reader of the log that does not read. Lines that cannot be written are counted, and the log says so once it can be written again.
-gRPC's core (service.early) and ONNX Runtime have their own writers: these are silenced, as their errors are raised in Python too.
+gRPC's core (processes/early.py) and ONNX Runtime have their own writers: these are silenced, as their errors are raised in Python too.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ SEVERE_ONLY = 4  # severity of ONNX Runtime's log: fatal errors
 log = structlog.get_logger()
 
 
-class Writer:
+class LogWriter:
     """A file whose lines are written to a file descriptor by a thread."""
 
     def __init__(self, number: int, style: str) -> None:
@@ -136,7 +136,7 @@ def _renderers(style: str) -> list[Any]:
     return [structlog.dev.ConsoleRenderer(colors=os.isatty(2), exception_formatter=plain)]
 
 
-def configure(style: str, file: TextIO | Writer | None = None) -> None:
+def configure(style: str, file: TextIO | LogWriter | None = None) -> None:
     """Write the service's own lines to `file`, by default sys.stderr, as JSON or as text for people."""
     logging.getLogger("python_multipart").setLevel(
         logging.CRITICAL
@@ -152,7 +152,7 @@ def configure(style: str, file: TextIO | Writer | None = None) -> None:
     )
 
 
-_writer: Writer | None = None
+_writer: LogWriter | None = None
 
 
 def start(style: str) -> None:
@@ -160,7 +160,7 @@ def start(style: str) -> None:
     global _writer
     if _writer is not None:  # once a process
         return
-    writer = _writer = Writer(2, style)
+    writer = _writer = LogWriter(2, style)
     configure(style, writer)
     _route_logging(style, writer)
     _route_errors()
@@ -196,7 +196,7 @@ def silence_engine() -> None:
         engine.set_default_logger_severity(SEVERE_ONLY)
 
 
-def _route_logging(style: str, writer: Writer) -> None:
+def _route_logging(style: str, writer: LogWriter) -> None:
     stamp = structlog.processors.TimeStamper(fmt="iso")
     formatter = structlog.stdlib.ProcessorFormatter(
         foreign_pre_chain=[structlog.stdlib.add_logger_name, structlog.processors.add_log_level, stamp],

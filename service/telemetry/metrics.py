@@ -26,11 +26,11 @@ from prometheus_client import (
 )
 from prometheus_client.core import GaugeMetricFamily, HistogramMetricFamily, Metric
 
-from manifold.runtime.errors import Busy, DeadlineExceeded, Forbidden, ManifoldError, Unauthorized, Unavailable
+from manifold.runtime.errors import Busy, DeadlineExceeded, Forbidden, Unauthorized, Unavailable
 from manifold.runtime.scores.drift import Recent
 from manifold.service.aside import aside
+from manifold.service.core import failures
 from manifold.service.core.handlers import Answer
-from manifold.service.http.replies import STATUS, status_of
 from manifold.service.models.batcher import Ran
 from manifold.service.models.entries import Entry
 from manifold.service.models.registry import SERVING, Registry
@@ -40,14 +40,14 @@ BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.
 SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 # label values that are known beforehand: each series begins at 0, so that Prometheus sees the first event as an increase
 INTERNAL = "internal"
-ERRORS = (*sorted(kind("").type for kind in STATUS), "method_not_allowed", INTERNAL)
+ERRORS = (*sorted(kind("").type for kind in failures.PUBLIC), "method_not_allowed", INTERNAL)
 REFUSED = ("rows", "bytes", "wait", "rate", "bodies", "commands", "calls", "probes", "watches", "deadline", "stopping")
 DENIED = ("unauthorized", "forbidden")
 CUT = ("slow_head", "slow_body", "slow_reader", "head_too_large", "malformed", "too_many", "bodies", "old_watch")
 P_VALUES = (0.0001, 0.001, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 0.8, 1.0)
 
 
-class Scores:
+class ScoreMetrics:
     """Histograms of p-values by model and part, and how far recent scores lie from the calibration sample.
 
     A collector of its own: a request may bring a thousand rows, which are counted at once and not one by one.
@@ -82,10 +82,10 @@ class Scores:
         for key, part in parts.items():
             bounds = [*map(str, P_VALUES[:-1]), "+Inf"]
             p_values.add_metric(key, list(zip(bounds, np.cumsum(part.counts).tolist(), strict=True)), part.total)
-            if (found := part.recent.against(part.sample)) is not None:
-                statistic.add_metric(key, found.statistic)
-                chance.add_metric(key, found.p_value)
-                rows.add_metric(key, found.n)
+            if (drift := part.recent.against(part.sample)) is not None:
+                statistic.add_metric(key, drift.statistic)
+                chance.add_metric(key, drift.p_value)
+                rows.add_metric(key, drift.n)
         yield from (p_values, statistic, chance, rows)
 
 
@@ -118,7 +118,7 @@ class Metrics:
         self.collected = CollectorRegistry()
         ProcessCollector(registry=self.collected)
         GCCollector(registry=self.collected)
-        self.models, self.scores, self._writing = registry, Scores(), asyncio.Lock()
+        self.models, self.scores, self._writing = registry, ScoreMetrics(), asyncio.Lock()
         self.collected.register(self.scores)
         # finding a labelled child takes longer than counting: the ones in use are kept
         self._requests: dict[tuple[str, int | str], tuple[Counter, Child]] = {}
@@ -187,9 +187,8 @@ class Metrics:
         histogram.observe(seconds)
 
     def erred(self, error: Exception) -> None:
-        """Count a request that was refused, or that has failed. What the client is not told about is internal."""
-        told = isinstance(error, ManifoldError) and status_of(error) != 500
-        self.errors.labels(error.type if isinstance(error, ManifoldError) and told else INTERNAL).inc()
+        """Count a request that was refused or has failed. Errors that the client may not read are internal."""
+        self.errors.labels(error.type if failures.is_public(error) else INTERNAL).inc()
         if isinstance(error, Busy):
             self.refused.labels(error.reason).inc()
         elif isinstance(error, Unauthorized | Forbidden):
@@ -272,7 +271,7 @@ class Metrics:
 
 
 def gpu_memory() -> list[tuple[int, int]]:
-    """Bytes used and there, of each GPU; empty without NVIDIA's library or its Python package."""
+    """Return the bytes used and in all, of each GPU; an empty list without NVIDIA's library or its Python package."""
     try:
         import pynvml
     except ImportError:
@@ -281,11 +280,11 @@ def gpu_memory() -> list[tuple[int, int]]:
         pynvml.nvmlInit()
     except pynvml.NVMLError:
         return []
-    found = []
+    memory = []
     for index in range(pynvml.nvmlDeviceGetCount()):
-        about = pynvml.nvmlDeviceGetMemoryInfo(pynvml.nvmlDeviceGetHandleByIndex(index))
-        found.append((int(about.used), int(about.total)))
-    return found
+        info = pynvml.nvmlDeviceGetMemoryInfo(pynvml.nvmlDeviceGetHandleByIndex(index))
+        memory.append((int(info.used), int(info.total)))
+    return memory
 
 
 def _version_of_onnxruntime() -> str:

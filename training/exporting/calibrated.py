@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from manifold.runtime import priors as stores
 from manifold.runtime.operations import Scores, softmax
 from manifold.runtime.scores import calibration
 from manifold.training.data.parts import batches
@@ -12,11 +13,12 @@ BATCH = 1000  # items
 
 
 def fit_priors(context: Context) -> None:
-    """Fit priors to where the training items lie, if latents are drawn from priors."""
-    latent, data = context.manifest.latent, context.data
+    """Fit priors to where the training items lie, if latents are drawn from priors. Arrays of priors go into a file."""
+    latent, data = context.manifest.space, context.data
     if latent is not None and latent.priors and "encode" in context.manifest.tasks:
         means = priors.posterior_means(context.engine, data, data.train)
         context.update(latent=priors.added(latent, priors.fit(means)))
+    context.manifest = stores.stored(context.folder, context.manifest)
 
 
 def calibrate_scores(context: Context) -> None:

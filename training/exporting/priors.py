@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from manifold.runtime import manifest as manifests
+from manifold.runtime import priors as stores
 from manifold.runtime import repository
 from manifold.runtime.engine import Model
 from manifold.runtime.errors import UnsupportedTask
@@ -90,12 +91,15 @@ def add_to_artifact(model: Model, data: Data) -> Path:
 
     Raises UnsupportedTask for an artifact without a latent that items can be placed in.
     """
-    latent = model.manifest.latent
+    latent = model.manifest.space
     if latent is None or "encode" not in model.manifest.tasks:
         raise UnsupportedTask(
             f"{model.manifest.name} places no items in a latent space; it can {', '.join(model.manifest.tasks)}"
         )
     fitted = fit(posterior_means(model, data, data.train))
     manifest = manifests.read(model.folder)  # as it was written: the engine may have padded its own
-    repository.save(model.folder, manifest.model_copy(update={"latent": added(latent, fitted)}))
+    manifest = manifest.model_copy(update={"latent": added(latent, fitted)})
+    manifest = stores.stored(model.folder, manifest)
+    files = {**manifest.files, manifests.PRIORS_FILE: repository.digest(model.folder / manifests.PRIORS_FILE)}
+    repository.save(model.folder, manifest.model_copy(update={"files": files if manifest.files else {}}))
     return model.folder

@@ -94,11 +94,11 @@ def _rounded(value: Any) -> float | None:
 
 def _points(context: Context) -> bytes | None:
     """Return where test items lie in latent space, as .npz. A latent so wide that not even 100 items fit has none."""
-    if context.manifest.latent is None or "encode" not in context.manifest.tasks:
+    if context.manifest.space is None or "encode" not in context.manifest.tasks:
         return None
     data = context.data
     for most in POINTS:
-        if 2 * most * context.manifest.latent.size <= POINTS_BYTES:
+        if 2 * most * context.manifest.space.count <= POINTS_BYTES:
             part = subset(data.test, _spread(len(data.test), most))
             means = priors.posterior_means(context.engine, data, part).astype(np.float16)
             buffer = io.BytesIO()

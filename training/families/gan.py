@@ -288,7 +288,7 @@ def _judge(name: str, data: Data) -> Model | None:
         raise TrainingError(f"judge: {error.message}", field="judge") from None
     if (
         judge.manifest.classes != data.classes
-        or judge.manifest.data.shape != data.spec.shape
+        or judge.manifest.spec.shape != data.spec.shape
         or "features" not in judge.manifest.tasks
     ):
         raise TrainingError(f"judge: {name} is no classifier of what {data.name} holds", field="judge")

@@ -14,11 +14,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from manifold.runtime import sampling
+from manifold.runtime import conditions, sampling
+from manifold.runtime.conditions import Given
 from manifold.runtime.errors import InvalidValue
-from manifold.runtime.inputs import Classes, check_seed, check_temperature, conditions
-from manifold.runtime.manifest import Manifest, TaskSpec
-from manifold.runtime.operations import Array, Float32, Run, Steps, no_classes, role_of, softmax
+from manifold.runtime.inputs import Numbers, check_numbers, check_seed, check_temperature, number
+from manifold.runtime.manifest import NUMBERS, Manifest, TaskSpec
+from manifold.runtime.operations.common import check_takes, role_of, softmax
+from manifold.runtime.operations.steps import Array, Float32, Run, Steps
 
 CANDIDATES = 8  # where nothing is said
 CANDIDATE_STREAM = 2**33  # + its number
@@ -37,8 +39,8 @@ class Completed:
 
 
 def complete(
-    manifest: Manifest, data: Array, mask: Array, *, seed: int | None = None, first: int = 0, classes: Classes | None = None,
-    candidates: int = CANDIDATES, temperature: float = 1.0,
+    manifest: Manifest, data: Array, mask: Array, *, seed: int | None = None, first: int = 0, condition: Given | None = None,
+    candidates: int = CANDIDATES, temperature: float = 1.0, numbers: Numbers | None = None,
 ) -> Steps[Completed]:  # fmt: skip
     """data (n, C, H, W) with its unknown pixels drawn, where mask (n, 1, H, W) is 0; known ones, 1, stay as they are.
 
@@ -48,11 +50,11 @@ def complete(
     spec = manifest.tasks["impute"]
     if mask.shape != (len(data), 1, *data.shape[2:]):
         raise InvalidValue(f"masks: {len(mask)} for {len(data)} images; one for each is needed", field="masks")
-    if classes is not None and spec.input("condition") is None:
-        raise no_classes(manifest, classes)
+    check_takes(manifest, [spec], condition)
     check_temperature(temperature)
+    check_numbers(manifest, [spec], numbers or {})
     n, seed = len(data), check_seed(seed, first, len(data), needed=True)
-    of_classes = open_classes(manifest, classes)
+    of_classes = open_classes(manifest, condition)
     total = candidates * of_classes
     inputs = {
         role_of(spec, "data"): data.repeat(total, axis=0),
@@ -61,16 +63,17 @@ def complete(
     }
     if (tensor := spec.input("temperature")) is not None:
         inputs[tensor.role] = np.full(n * total, temperature, np.float32)
+    inputs |= {
+        each.role: number(each, _repeated(numbers, total), n * total) for each in spec.inputs if each.source in NUMBERS
+    }
     told: dict[str, Array] = {}
     if (tensor := spec.input("condition")) is not None:
         if of_classes > 1:
             rows: Array = np.tile(np.eye(of_classes, dtype=np.float32), (n * candidates, 1))
         else:
-            rows = conditions(manifest, tensor, "random" if classes is None else classes, n, seed, first).repeat(
-                total, axis=0
-            )
+            rows = conditions.fill(manifest, tensor, condition, n, seed, first).repeat(total, axis=0)
         inputs[tensor.role] = told["condition"] = rows
-    made = (yield Run("impute", inputs))["data"]
+    made = (yield Run("impute", inputs))[manifest.main]
     chosen = np.zeros(n, np.int64)
     if total > 1:
         weights = yield from _weights(manifest, made, mask.repeat(total, axis=0), told)
@@ -84,10 +87,18 @@ def complete(
     return Completed(whole, seed, chosen % of_classes if of_classes > 1 else None)
 
 
-def open_classes(manifest: Manifest, classes: Classes | None) -> int:
+def _repeated(numbers: Numbers | None, total: int) -> Numbers:
+    """Return numbers of items as those of their candidates."""
+    return {
+        name: np.repeat(np.atleast_1d(np.asarray(value)), total) if np.size(value) > 1 else value
+        for name, value in (numbers or {}).items()
+    }
+
+
+def open_classes(manifest: Manifest, condition: Given | None) -> int:
     """How many classes are tried for each candidate."""
     conditional = manifest.tasks["impute"].input("condition") is not None
-    return len(manifest.classes) if conditional and classes is None and manifest.classes else 1
+    return len(manifest.classes) if conditional and condition is None and manifest.classes else 1
 
 
 def _uniforms(spec: TaskSpec, seed: int, first: int, n: int, total: int) -> dict[str, Array]:
@@ -108,3 +119,8 @@ def _weights(manifest: Manifest, made: Array, mask: Array, told: dict[str, Array
     surprise = (yield Run("score", inputs))[scoring.surprise]
     nats: NDArray[np.float64] = (surprise.astype(np.float64) * mask).reshape(len(made), -1).sum(axis=1)
     return -nats
+
+
+def completes(manifest: Manifest) -> bool:
+    """Return whether the model has a task for it, and a likelihood by value to choose by."""
+    return "impute" in manifest.tasks and manifest.scoring is not None and manifest.scoring.surprise is not None

@@ -1,4 +1,4 @@
-"""Files of rows sent to /anomaly-score: spooled to disk, scored chunk by chunk, answered as NDJSON while it goes on.
+"""Files of rows that are scored: spooled to disk, scored chunk by chunk, and answered as lines of JSON meanwhile.
 
 The answer is a line a row, in the file's order, as /anomaly-score gives items, with its `row`; a row that cannot be scored has its `error`.
 The last line holds the totals, the threshold and the calibration. What goes wrong before the first line is an error like any other; after
@@ -15,47 +15,17 @@ from typing import IO, Any
 
 import orjson
 
-from manifold.runtime.errors import InvalidValue, TooLarge, Unavailable, UnsupportedMedia, cut
+from manifold.runtime.errors import InvalidValue, TooLarge, Unavailable
 from manifold.runtime.scores import bulk
 from manifold.service.aside import LARGE, aside, later
-from manifold.service.core import contract
+from manifold.service.core import contract, failures
 from manifold.service.core.handlers import Handlers, rule_of, threshold_of
-from manifold.service.http import bodies, replies
-from manifold.service.http.incoming import Incoming
-from manifold.service.http.replies import Reply
 from manifold.service.models.entries import Entry
-from manifold.service.settings import Settings
 from manifold.service.telemetry.metrics import Metrics
 
-MEDIA_TYPES = {
-    "text/csv": "csv", "application/csv": "csv",
-    "application/vnd.apache.parquet": "parquet", "application/x-parquet": "parquet", "application/parquet": "parquet",
-}  # fmt: skip
-KINDS = sorted(set(MEDIA_TYPES.values()))
-NDJSON = "application/x-ndjson"
-ROWS = 2048  # scored in one go: a request of one row waits no longer than for those
-IN_MEMORY = 8 * 2**20  # bytes of a file that stay there; the rest goes to the temporary folder
-
-
-def kind_of(request: Incoming) -> str | None:
-    """csv or parquet, where the body is a file of rows."""
-    return MEDIA_TYPES.get(request.content_type or "")
-
-
-async def respond(request: Incoming, kind: str, handlers: Handlers, metrics: Metrics, settings: Settings) -> Reply:
-    """Scores the body. Raises a RequestError where nothing can be scored at all."""
-    if encoding := request.header(b"content-encoding"):
-        raise UnsupportedMedia(
-            f"Content-Encoding: {cut(encoding)} is not read; send the file as it is", field="Content-Encoding"
-        )
-    fields = bodies.validate(contract.ScoreRequest, bodies.query(request))
-    limit = settings.max_upload_bytes
-    request.check_length(limit)
-    entry, lines = await score(fields, kind, request.chunks(IN_MEMORY), limit, handlers, metrics)
-    headers = {"X-Model": entry.name, "X-Model-Version": str(entry.version)}
-    if _told(entry, fields.explain):
-        headers["X-Reproducible"] = "false"
-    return Reply(lines, NDJSON, headers=headers)
+KINDS = ("csv", "parquet")
+ROWS = 2048  # of one run: another request waits no longer than for those
+IN_MEMORY = 8 * 2**20  # bytes of a file; the rest is spooled to the temporary folder
 
 
 async def score(
@@ -66,7 +36,7 @@ async def score(
     handlers: Handlers,
     metrics: Metrics,
 ) -> tuple[Entry, AsyncGenerator[bytes]]:
-    """The model, and the answer's lines for a file that comes in chunks. Raises where nothing can be scored at all."""
+    """Return the model, and the answer's lines for a file that comes in chunks. Raise a RequestError if nothing can be scored."""
     for name in ("images", "rows", "class_", "condition"):
         if getattr(fields, name) is not None:
             raise InvalidValue(f"{name.rstrip('_')}: not beside a file of rows", field=name.rstrip("_"))
@@ -81,11 +51,11 @@ async def score(
     except BaseException:
         later(spooled.close)
         raise
-    return entry, _lines(entry, first, parts, spooled, metrics, _told(entry, fields.explain))
+    return entry, _lines(entry, first, parts, spooled, metrics, random=is_random(entry, explain=fields.explain))
 
 
 async def spool(chunks: AsyncIterator[bytes], limit: int) -> IO[bytes]:
-    """A body as a file, from its start. Raises TooLarge, or Unavailable where the temporary folder has no room for it."""
+    """Return a body as a file, at its start. Raise TooLarge, or Unavailable if the temporary folder has no room for it."""
     spooled = tempfile.SpooledTemporaryFile(IN_MEMORY)  # noqa: SIM115 - closed by whoever reads it
     size, waiting = 0, bytearray()
 
@@ -120,13 +90,13 @@ async def _next(entry: Entry, parts: Iterator[bulk.Scored | None]) -> bulk.Score
     """
     assert entry.batcher is not None
     while True:
-        found, part = await entry.batcher.borrow(lambda: _step(parts))
-        if part is not None or not found:
+        stepped, part = await entry.batcher.borrow(lambda: _step(parts))
+        if part is not None or not stepped:
             return part
 
 
 def _step(parts: Iterator[bulk.Scored | None]) -> tuple[bool, bulk.Scored | None]:
-    """Return whether there was a step, and what came of it."""
+    """Return whether there was a step left, and its result."""
     for part in parts:
         return True, part
     return False, None
@@ -138,7 +108,8 @@ async def _lines(
     parts: Iterator[bulk.Scored | None],
     spooled: IO[bytes],
     metrics: Metrics,
-    told: dict[str, Any],
+    *,
+    random: bool,
 ) -> AsyncGenerator[bytes]:
     total, part, last = bulk.Total(), first, None
     try:
@@ -150,19 +121,19 @@ async def _lines(
             yield await aside(functools.partial(bulk.lines, part))
             part = await _next(entry, parts)
         assert entry.model is not None
-        found = {} if last is None else threshold_of(entry.model.calibrated, last)
-        yield _line({"total": dataclasses.asdict(total), **found, **told})
+        threshold = {} if last is None else threshold_of(entry.model.calibrated, last)
+        yield _line({"total": dataclasses.asdict(total), **threshold, **({"reproducible": False} if random else {})})
     except Exception as error:  # the status has been sent: the last line says what is wrong
         metrics.erred(error)
-        yield _line({"error": replies.in_stream(error)})
+        yield _line({"error": failures.in_stream(error)})
     finally:
         later(spooled.close)
 
 
-def _told(entry: Entry, explain: bool) -> dict[str, Any]:
-    """What the answer says if the graph of the score, or of its explanation, draws random numbers itself."""
+def is_random(entry: Entry, *, explain: bool) -> bool:
+    """Return whether the graph of the score, or of its explanation, draws random numbers itself."""
     drawing = frozenset() if entry.manifest is None else entry.manifest.drawing
-    return {"reproducible": False} if drawing and (explain or "score" in drawing) else {}
+    return bool(drawing) and (explain or "score" in drawing)
 
 
 def _line(content: dict[str, Any]) -> bytes:

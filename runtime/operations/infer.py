@@ -11,17 +11,17 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from manifold.runtime import sampling
+from manifold.runtime.conditions import SOURCES, Given, is_random
 from manifold.runtime.errors import InvalidValue, TooLarge
-from manifold.runtime.inputs import Classes, check_seed, check_temperature, draw
-from manifold.runtime.manifest import RANDOM, InputSpec, Manifest, TaskSpec
-from manifold.runtime.operations import Run, Steps, no_classes
+from manifold.runtime.inputs import Options, check_seed, check_temperature, draw
+from manifold.runtime.manifest import NUMBERS, RANDOM, InputSpec, Manifest, TaskSpec
+from manifold.runtime.manifest.conditions import BYTES, Item
+from manifold.runtime.operations.common import check_takes
+from manifold.runtime.operations.steps import Array, Run, Steps
 
-Array = NDArray[Any]
-
-OPTIONAL = (*RANDOM, "condition", "temperature")  # sources that a seed or a default fills
+OPTIONAL = (*RANDOM, *SOURCES, "temperature")  # sources that a seed or a default fills
 # the task behind a model's own name: what it is there for, as far as its tasks say
 ORDER = ("sample", "decode", "score", "features", "encode", "decode_codes", "score_codes", "neighbours", "impute", "translate")  # fmt: skip
 
@@ -32,7 +32,7 @@ class Choices:
 
     seed: int | None = None
     first: int | None = None
-    classes: Classes | None = None
+    condition: Given | None = None
     prior: str | None = None
     temperature: float | None = None
 
@@ -63,15 +63,18 @@ def default(manifest: Manifest) -> str:
 
 def is_optional(manifest: Manifest, tensor: InputSpec) -> bool:
     """Whether a request may leave the input out: a seed or a default fills it."""
-    return tensor.source in OPTIONAL and not (
-        tensor.source == "latent" and manifest.latent is not None and manifest.latent.prior is None
-    )
+    if tensor.source == "latent":
+        latent = manifest.latent_of(tensor)
+        return latent is None or latent.prior is not None
+    if tensor.source in NUMBERS:
+        return tensor.default is not None
+    return tensor.source in OPTIONAL and not isinstance(manifest.condition_of(tensor), Item)
 
 
 def draws(spec: TaskSpec, given: Collection[str], told: bool) -> bool:
     """Whether a seed has anything to do with a run that is given these inputs and, where `told`, a class."""
     left = {tensor.source for tensor in spec.inputs if tensor.role not in given}
-    return not left.isdisjoint(RANDOM) or ("condition" in left and not told)
+    return not left.isdisjoint(RANDOM) or (not left.isdisjoint(SOURCES) and not told)
 
 
 def infer(manifest: Manifest, task: str, given: Mapping[str, Array], choices: Choices, rows: int) -> Steps[Done]:
@@ -89,23 +92,20 @@ def fill(manifest: Manifest, task: str, given: Mapping[str, Array], choices: Cho
     spec = manifest.tasks[task]
     _check_given(manifest, spec, task, given)
     _check_choices(manifest, task, {tensor.source for tensor in spec.inputs if tensor.role not in given}, choices)
-    told = choices.classes is not None and not (isinstance(choices.classes, str) and choices.classes == "random")
-    chance = draws(spec, given, told)
+    chance = draws(spec, given, not is_random(choices.condition))
     if not chance and (choices.seed is not None or choices.first is not None):
         raise InvalidValue(f"seed: {manifest.name}.{task} draws nothing of what it is given here", field="seed")
     first = choices.first or 0
     seed = check_seed(choices.seed, first, rows, needed=chance)
     inputs: dict[str, Array] = {}
+    options = Options(choices.condition, choices.prior, 1.0 if choices.temperature is None else choices.temperature)
     condition, stream = None, sampling.FIRST_INPUT_STREAM
     for tensor in spec.inputs:
         if tensor.role in given:
             inputs[tensor.role] = given[tensor.role]
         else:
-            inputs[tensor.role] = draw(
-                manifest, spec, tensor, seed, first, rows, stream, classes=choices.classes, prior=choices.prior,
-                temperature=1.0 if choices.temperature is None else choices.temperature,
-            )  # fmt: skip
-            condition = inputs[tensor.role] if tensor.source == "condition" else condition
+            inputs[tensor.role] = draw(manifest, spec, tensor, seed, first, rows, stream, options)
+            condition = inputs[tensor.role] if tensor.source == "condition" and len(tensor.shape) == 1 else condition
         stream += tensor.source in RANDOM
     return Filled(inputs, rows, seed if chance else None, first, condition)
 
@@ -128,9 +128,9 @@ def rows_of(given: Mapping[str, Array], n: int | None, limit: int) -> int:
 
 def _check_choices(manifest: Manifest, task: str, left: set[Any], choices: Choices) -> None:
     """Raises InvalidValue for what would change nothing."""
-    if choices.classes is not None and "condition" not in left:
-        if manifest.tasks[task].input("condition") is None:
-            raise no_classes(manifest, choices.classes)
+    spec = manifest.tasks[task]
+    if choices.condition is not None and left.isdisjoint(SOURCES):
+        check_takes(manifest, [spec], choices.condition)
         raise InvalidValue("class: the condition is given as a tensor; leave one of the two out", field="class")
     if choices.prior is not None and "latent" not in left:
         raise InvalidValue("prior: there is no latent to draw here", field="prior")
@@ -147,7 +147,7 @@ def _check_given(manifest: Manifest, spec: TaskSpec, task: str, given: Mapping[s
         tensor = tensors.get(role)
         if tensor is None:
             raise InvalidValue(f"{role}: {manifest.name}.{task} has no such input", field=role, valid=list(tensors))
-        if array.dtype != tensor.dtype or array.shape[1:] != tensor.shape or not array.ndim:
+        if array.dtype != tensor.dtype or not array.ndim or not tensor.fits(array.shape[1:]):
             raise InvalidValue(f"{role}: {array.dtype}{list(array.shape)}, it must be {_described(tensor)}", field=role)
         if array.size and (low_high := _range(manifest, tensor)):
             low, high = low_high
@@ -161,14 +161,20 @@ def _check_given(manifest: Manifest, spec: TaskSpec, task: str, given: Mapping[s
 
 
 def _described(tensor: InputSpec) -> str:
-    return f"{tensor.dtype}[{', '.join(map(str, ('rows', *tensor.shape)))}]"
+    return tensor.described.replace("[", "[rows, " if tensor.shape else "[rows", 1)
 
 
 def _range(manifest: Manifest, tensor: InputSpec) -> tuple[float, float] | None:
     """What the tensor's values must lie between; None where all that are finite may be."""
     match tensor.source:
         case "data":
-            return manifest.data.limits
+            return manifest.spec.limits
+        case "number" | "integer":
+            return tensor.limits
+        case "tokens":
+            return 0, BYTES - 1
+        case "token_mask":
+            return 0, 1
         case "codes" if manifest.codes is not None:
             return 0, manifest.codes.levels - 1
         case "mask":

@@ -1,0 +1,117 @@
+"""Commands about detectors: fitting one to a file of rows, and judging the score of any model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from manifold.cli.artifacts import load
+from manifold.cli.options import Changes, Models, Preset, Quiet
+from manifold.cli.outputs import check_recordable, check_writable
+from manifold.cli.training import configuration
+from manifold.runtime.errors import InvalidValue
+
+if TYPE_CHECKING:
+    from manifold.evaluation.anomaly import Judgement
+
+
+def fit(
+    file: Annotated[Path, typer.Argument(help="A .csv or .parquet file of rows that are (mostly) normal.")],
+    name: Annotated[str, typer.Option(help="Name of the artifact.")],
+    truth: Annotated[
+        str | None, typer.Option(help="A column that is 1 for known anomalies: they are only judged by.")
+    ] = None,
+    label: Annotated[
+        str | None, typer.Option(help="A column with classes: makes a conditional model that classifies.")
+    ] = None,
+    kinds: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--column", metavar="NAME=KIND", help="numeric, quantile, categorical or ignore; repeat for more."
+        ),
+    ] = None,
+    mixed: Annotated[
+        bool,
+        typer.Option(
+            "--mixed",
+            help="The rows may hold anomalies themselves: the strangest fifth, or --set trim=SHARE, is trimmed.",
+        ),
+    ] = False,
+    preset: Preset = "cpu",
+    settings: Changes = None,
+    html: Annotated[Path | None, typer.Option(help="The report; NAME.html where left out.")] = None,
+    run: Annotated[Path | None, typer.Option("--run", help="Run folder; runs/NAME where left out.")] = None,
+    models: Models = Path("models"),
+    quiet: Quiet = False,
+) -> None:
+    """From a file of rows to a published, calibrated artifact that scores them, with a report."""
+    from manifold.runtime import engine
+    from manifold.runtime.kinds.table import TableSpec
+    from manifold.training import export as exporting
+    from manifold.training import families, judging, runs
+    from manifold.training import train as loop
+    from manifold.training.data import schema, tables
+
+    html = html or Path(f"{name}.html")
+    check_writable(html)
+    exporting.check_name(name)
+    family = "tabular_cvae" if label else "tabular_vae"
+    module = families.get(family)
+    stated = schema.Stated(kinds=dict(_pair(kind, "--column") for kind in kinds or []))
+    data = tables.of_file(file, stated, label, truth)
+    config = configuration(module, preset, settings)
+    config = config.changed(mixed=mixed or config.mixed)
+    new = runs.Run(run or Path("runs") / name, family, str(file), preset, config)
+    folder = loop.train(new, data=data, device="cpu", quiet=quiet)
+    published = exporting.export(runs.open_run(folder), name, models, data=data)
+    _tell(judging.judge(engine.load(published, device="cpu"), data, html=html, record=True))
+    for column, reason in TableSpec.of(data.spec, str(file)).ignored.items():
+        typer.echo(f"left out: {column}: {reason}", err=True)
+    typer.echo(
+        f"{published}: done; the report is {html}; next: manifold score ROWS.csv --model {name} -o SCORES.parquet"
+    )
+
+
+def judge(
+    model: Annotated[str, typer.Argument(help="A model with a score: name in the folder of artifacts, or a path.")],
+    data: Annotated[
+        str | None, typer.Option(help="A data set; the one the model was trained on where left out.")
+    ] = None,
+    against: Annotated[
+        str | None, typer.Option(help="Of images: another data set, whose images are the anomalies to be found.")
+    ] = None,
+    html: Annotated[Path | None, typer.Option(help="Also write the report page, of rows.")] = None,
+    record: Annotated[bool, typer.Option("--record", help="Write the figures into the artifact's manifest.")] = False,
+    models: Models = Path("models"),
+) -> None:
+    """Judge a model's score: the false alarm rates it keeps, and what it finds beside an isolation forest and nearest neighbours."""
+    from manifold.training import datasets, judging
+
+    check_writable(html)
+    if record:
+        check_recordable(model, models)
+    loaded = load(model, models)
+    items = datasets.load(data or loaded.manifest.data_name or "")
+    _tell(judging.judge(loaded, items, against=against, html=html, record=record))
+
+
+def _tell(judgement: Judgement) -> None:
+    """Print a judgement: the rates, the figures of the score and of its peers, and warnings on stderr."""
+    for rate in judgement.rates:
+        typer.echo(
+            f"false alarms: {rate['met']:.2%} where {rate['asked']:.1%} was asked for, on {judgement.n} held-out rows"
+        )
+    for name, figures in {**judgement.terms, **judgement.peers}.items():
+        typer.echo(f"{name}: " + ", ".join(f"{figure} {value:.3f}" for figure, value in figures.items()))
+    for warning in judgement.warnings:
+        typer.echo(f"note: {warning}", err=True)
+
+
+def _pair(text: str, option: str) -> tuple[str, str]:
+    """Return name and value of NAME=VALUE. Raises InvalidValue."""
+    name, separator, value = text.partition("=")
+    if not separator or not name:
+        raise InvalidValue(f"{option} {text}: write NAME=VALUE", field=option)
+    return name, value

@@ -1,0 +1,100 @@
+"""Commands that train model families and publish what was trained."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from manifold.cli.artifacts import load
+from manifold.cli.options import Changes, DataName, Device, ModelName, Models, Preset, Quiet, RunFolder
+from manifold.runtime.errors import InvalidValue
+
+
+def train(
+    family: Annotated[str, typer.Argument(help="A file of training/families, such as vae or pixelcnn.")],
+    data: Annotated[str, typer.Option(help="A data set by name, or a .csv or .parquet file.")],
+    preset: Preset = "cpu",
+    settings: Changes = None,
+    out: Annotated[Path | None, typer.Option(help="Run folder; runs/FAMILY-DATA where left out.")] = None,
+    device: Device = "auto",
+    precision: Annotated[str, typer.Option(help="32-true, or bf16-mixed on a GPU.")] = "32-true",
+    devices: Annotated[int, typer.Option(min=1, max=64, help="How many devices.")] = 1,
+    quiet: Quiet = False,
+) -> None:
+    """Train a model family on a data set; makes a run folder."""
+    from manifold.training import families, runs
+    from manifold.training import train as loop
+
+    config = configuration(families.get(family), preset, settings)
+    run = runs.Run(out or Path("runs") / f"{family}-{Path(data).stem}", family, data, preset, config)
+    folder = loop.train(run, device=device, precision=precision, devices=devices, quiet=quiet)
+    typer.echo(f"{folder}: done; next: manifold export {folder} --name NAME")
+
+
+def configuration(family: Any, preset: str, settings: list[str] | None) -> Any:
+    """Return a family's preset with the changes of --set. Raises InvalidValue for an unknown preset, TrainingError for unknown keys."""
+    from manifold.training import recipes
+
+    if preset not in family.PRESETS:
+        valid = list(family.PRESETS)
+        raise InvalidValue(f"preset: unknown {preset!r}; valid are {', '.join(valid)}", field="preset", valid=valid)
+    changes = recipes.parse_overrides(family.Config, settings or [])
+    return family.Config.model_validate({**family.PRESETS[preset], **changes})
+
+
+def resume(
+    run: RunFolder,
+    device: Device = "auto",
+    precision: Annotated[str, typer.Option(help="As it was started.")] = "32-true",
+    quiet: Quiet = False,
+) -> None:
+    """Go on with a run where it stopped, exactly."""
+    from manifold.training import runs
+    from manifold.training import train as loop
+
+    typer.echo(f"{loop.train(runs.open_run(run), resume=True, device=device, precision=precision, quiet=quiet)}: done")
+
+
+def export(
+    run: RunFolder,
+    name: Annotated[str, typer.Option(help="Name of the artifact.")],
+    models: Models = Path("models"),
+    format_: Annotated[str, typer.Option("--format", help="onnx or torchscript.")] = "onnx",
+    description: Annotated[str, typer.Option(help="One line; made from the run where left out.")] = "",
+) -> None:
+    """Publish a run as an artifact that the service loads, once it has proved equal to torch."""
+    from manifold.training import export as exporting
+    from manifold.training import runs
+
+    typer.echo(exporting.export(runs.open_run(run), name, models, backend=format_, description=description))
+
+
+def fit_priors(
+    model: ModelName,
+    data: DataName = None,
+    models: Models = Path("models"),
+) -> None:
+    """Fit a Gaussian and a mixture to where the training items lie, and add them to an artifact as priors. Export does it by itself."""
+    from manifold.training import datasets
+    from manifold.training.exporting import priors
+
+    loaded = load(model, models)
+    typer.echo(priors.add_to_artifact(loaded, datasets.load(data or loaded.manifest.data_name or "")))
+
+
+def inception(
+    weights: Annotated[
+        Path | None, typer.Option(help="pt_inception-2015-12-05-6726825d.pth; downloaded where left out.")
+    ] = None,
+    name: Annotated[str, typer.Option(help="Name of the artifact.")] = "inception-v3",
+    models: Models = Path("models"),
+) -> None:
+    """Make the extractor of published FIDs from its weights, which are checked against their published hash."""
+    from manifold.runtime import repository
+    from manifold.training import inception as network
+
+    path = network.weights_file(weights)
+    extractor = network.build(network.read_weights(path))
+    typer.echo(network.publish(extractor, models, name, repository.digest(path).sha256))

@@ -1,0 +1,85 @@
+"""The cells of a report's tables: numbers as text with units, errors and bounds, beside what real images score."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from manifold.evaluation.report import Values
+
+# the unit of a metric that has one
+UNITS = {"nll": "nats", "nll_se": "nats", "class_divergence": "nats", "bits_per_dim": "bits", "psnr": "dB"}
+PAIRED = {"kid": "kid_se", "is_marginal": "is_marginal_sd", "is_prior": "is_prior_sd", "nll": "nll_se"}
+LIKELIHOODS = ("nll", "bits_per_dim")
+DISTANCES = ("fid", "fd_classifier")
+
+
+def title(report: Values) -> str:
+    """Return the model's name, version and prior."""
+    version = f" {report['version']}" if "version" in report else ""
+    prior = f", prior {report['prior']}" if "prior" in report else ""
+    return f"{report['model']}{version}{prior}"
+
+
+def shown(name: str, metrics: Values) -> str:
+    """Return a number as text, with its error if it has one."""
+    text = f"{metrics[name]:.4g}"
+    return f"{text} ± {metrics[PAIRED[name]]:.2g}" if PAIRED.get(name) in metrics else text
+
+
+def bounded(name: str, report: Values) -> str:
+    """Return a number as text, with ≤ if it is an upper bound."""
+    bound = report["details"].get(name, {}).get("bound", "exact") if name in LIKELIHOODS else "exact"
+    return ("" if bound == "exact" else "≤ ") + shown(name, report["metrics"])
+
+
+def metric_rows(report: Values) -> list[tuple[str, str, str]]:
+    """Return name, value with unit, and what real images score (empty if unknown), of each metric."""
+    anchors = _anchors(report["anchors"])
+    return [
+        (name, " ".join([bounded(name, report), UNITS.get(name, "")]).strip(), anchors.get(name, ""))
+        for name in report["metrics"]
+        if name not in PAIRED.values()
+    ]
+
+
+def _anchors(anchors: Values) -> dict[str, str]:
+    """Return what real images score, by metric."""
+    perfect = anchors.get("perfect_generator", {})
+    floor = perfect.get("resampled", perfect.get("closed_form"))
+    distances = [
+        _anchor(anchors, "train_vs_test", "train against test"),
+        f"perfect generator {floor:.4g}" if floor is not None else "",
+    ]
+    return {
+        "kid": _anchor(anchors, "train_vs_test_kid", "train against test"),
+        "is_marginal": _anchor(anchors, "test_is_marginal", "test"),
+        "is_prior": _anchor(anchors, "test_is_prior", "test"),
+        "class_accuracy": _anchor(anchors, "test_class_accuracy", "test"),
+        "confident": _anchor(anchors, "test_confident", "test"),
+        "nearest_train_distance": _anchor(anchors, "test_nearest_train_distance", "test"),
+        **dict.fromkeys(DISTANCES, ", ".join(text for text in distances if text)),
+    }
+
+
+def _anchor(anchors: Values, key: str, label: str) -> str:
+    return f"{label} {anchors[key]:.4g}" if key in anchors else ""
+
+
+def cell(value: Any) -> str:
+    """Return a value of a row by class as text."""
+    return "" if value is None else value if isinstance(value, str) else f"{value:.4g}"
+
+
+def plain(value: Any) -> str:
+    """Return a value of a protocol as text, checksums cut."""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {plain(part)}" for key, part in value.items())
+    return str(value)[:16] + "…" if isinstance(value, str) and len(value) == 64 else str(value)
+
+
+def whole(value: Any) -> str:
+    """Return a value of a protocol as text, whole."""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key}: {whole(part)}" for key, part in value.items())
+    return str(value)

@@ -1,0 +1,153 @@
+"""The figures of a model on held-out images: likelihood, reconstructions, codes, and how evenly images change between their latents.
+
+Each function adds its numbers to the report of a model. A model that lacks the task is left as it is.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from manifold.evaluation import latent, metrics
+from manifold.evaluation.extractors import BATCH, Extractor, Stage, map_batches
+from manifold.evaluation.images import ImageArray, pixels_of
+from manifold.evaluation.model_inputs import conditions, inputs, joined, no_conditions
+from manifold.evaluation.report import Pictures, Report, rounded
+from manifold.runtime.engine import Model
+from manifold.runtime.manifest import Likelihood
+from manifold.runtime.operations import CAN, PATHS
+
+Array = NDArray[Any]
+
+ENCODED = 5000  # test images at most whose latents say what a unit is
+PAIRS = 16  # images that are shown with their reconstructions
+BOUNDS = {"exact": "exact", "elbo": "upper bound: -ELBO", "iwae": "upper bound: importance-weighted"}
+
+
+def likelihood(report: Report, model: Model, test: ImageArray, stage: Stage) -> None:
+    """Add -log p(x) over the test images, or its bound, if the artifact states what its score says about it."""
+    scoring = model.manifest.scoring
+    term = next((term for term in scoring.terms if term.likelihood), None) if scoring else None
+    if term is None or term.likelihood is None:
+        return
+    given = conditions(model, test, ("score",)) if model.manifest.conditions is not None else no_conditions
+    batches = map_batches(
+        lambda start, stop: model.score(inputs(model, test, start, stop), **given(start, stop)).terms[term.name],
+        test.n, BATCH, stage("likelihood of the test part"),
+    )  # fmt: skip
+    nats = np.concatenate(batches)
+    protocol = _likelihood_protocol(model, term.likelihood, test.n)
+    report.metrics |= {
+        "nll": rounded(float(nats.mean())),
+        "nll_se": rounded(float(nats.std(ddof=1) / math.sqrt(len(nats)))),
+    }
+    report.details["nll"] = protocol
+    if term.likelihood.discrete:
+        dimensions = math.prod(model.manifest.spec.shape)
+        report.metrics["bits_per_dim"] = rounded(float(nats.mean()) / dimensions / math.log(2))
+        report.details["bits_per_dim"] = {**protocol, "unit": "bits", "dimensions": dimensions}
+
+
+def _likelihood_protocol(model: Model, stated: Likelihood, n: int) -> dict[str, Any]:
+    protocol: dict[str, Any] = {
+        "unit": "nats",
+        "bound": BOUNDS[stated.bound],
+        "k": stated.k,
+        "observed": stated.observed,
+    }
+    protocol |= {"n": n, "part": "test"}
+    if model.manifest.conditions is not None:
+        return protocol | {"given": list(model.manifest.conditions.names)}
+    if model.manifest.tasks["score"].input("condition") is not None:
+        return protocol | {"classes": "marginalised by the class prior"}
+    return protocol
+
+
+def reconstruction(report: Report, model: Model, test: ImageArray, pictures: Pictures, stage: Stage) -> None:
+    """Add the mean squared error and the PSNR of the test images through encode and decode."""
+    if not CAN["reconstruct"](model.manifest):
+        return
+    given = conditions(model, test, ("encode", "decode", "decode_codes"))
+    batches = map_batches(
+        lambda start, stop: model.reconstruct(inputs(model, test, start, stop), **given(start, stop)).errors,
+        test.n, BATCH, stage("reconstructions"),
+    )  # fmt: skip
+    errors = np.concatenate(batches)
+    report.metrics |= {"reconstruction_mse": rounded(float(errors.mean())), "psnr": rounded(metrics.psnr(errors))}
+    part = {"part": "test", "n": test.n}
+    report.details["reconstruction_mse"] = {**part, "unit": "squared, of values in [0, 1]", "latent": "posterior mean"}
+    report.details["psnr"] = {**part, "unit": "dB", "is": "mean over images of 10 log10(1 / mse)"}
+    n = min(PAIRS, test.n)
+    back = model.reconstruct(inputs(model, test, 0, n), **given(0, n)).data
+    pictures.originals, pictures.reconstructions = test.pixels[:n], pixels_of(model, back)
+
+
+def codes(report: Report, model: Model, test: ImageArray, stage: Stage) -> None:
+    """Add how much of the codebook the test images use."""
+    encoder = model.manifest.task("encode")
+    if encoder is None or "codes" not in encoder.roles or model.manifest.codes is None:
+        return
+    given = conditions(model, test, ("encode",))
+    batches = map_batches(
+        lambda start, stop: model.encode(inputs(model, test, start, stop), **given(start, stop)).codes,
+        test.n, BATCH, stage("codes"),
+    )  # fmt: skip
+    levels = model.manifest.codes.levels
+    usage, perplexity = metrics.code_usage(np.concatenate([part for part in batches if part is not None]), levels)
+    report.metrics |= {"code_usage": rounded(usage), "code_perplexity": rounded(perplexity)}
+    report.details["code_usage"] = report.details["code_perplexity"] = {"part": "test", "n": test.n, "levels": levels}
+
+
+def continuity(report: Report, model: Model, extractor: Extractor, test: ImageArray, seed: int, stage: Stage) -> None:
+    """Add how evenly images change along paths between test images' latents, in units of the aggregate posterior."""
+    manifest = model.manifest
+    if manifest.space is None or not CAN["interpolate"](manifest) or not CAN["reconstruct"](manifest):
+        return
+    images = test.picked(ENCODED, seed)
+    given = conditions(model, images, ("encode", "decode"))
+    encoded = map_batches(
+        lambda start, stop: model.encode(inputs(model, images, start, stop), **given(start, stop)), images.n, BATCH, stage("continuity")
+    )  # fmt: skip
+    means = np.concatenate([part.placed for part in encoded])
+    variances = [part.log_variance for part in encoded if part.log_variance is not None]
+    covariance = latent.aggregate_covariance(means, np.concatenate(variances) if variances else None)
+    pairs = _pairs(images.n, seed)
+    path, steps = PATHS[manifest.space.interpolation], np.linspace(0, 1, latent.STEPS + 1)
+    latents = np.stack([path(means[start], means[stop], steps) for start, stop in pairs])  # (P, S, L)
+    flat = latents.reshape(-1, latents.shape[2])
+    owners = np.repeat(pairs[:, 0], latents.shape[1])  # a path stays in the class that it starts from
+
+    def features(start: int, stop: int) -> Array:
+        classes = [given(int(owner), int(owner) + 1).get("classes") for owner in owners[start:stop]]
+        arguments = {} if classes[0] is None else {"classes": joined(classes)}
+        samples = model.sample(stop - start, latents=flat[start:stop], **arguments)
+        return extractor(pixels_of(model, samples.data))[0]
+
+    seen = np.concatenate(map_batches(features, len(flat), BATCH, None)).reshape(*latents.shape[:2], -1)
+    figures = latent.continuity(latents, seen, latent.whitening(covariance))
+    protocol = {
+        "part": "test", "n": images.n, "paths": len(pairs), "steps": latent.STEPS, "interpolation": manifest.space.interpolation,
+        "latent_units": "whitened by the aggregate posterior", "latent_length": rounded(figures.latent_length),
+        "feature_length": rounded(figures.feature_length),
+    }  # fmt: skip
+    _add_continuity(report, figures, protocol)
+
+
+def _pairs(n: int, seed: int) -> NDArray[np.int64]:
+    """Return the ends (P, 2) of paths between random items."""
+    order = np.random.Generator(np.random.Philox(seed)).permutation(n)
+    return order[: 2 * min(latent.PAIRS, n // 2)].reshape(-1, 2)
+
+
+def _add_continuity(report: Report, figures: latent.Continuity, protocol: dict[str, Any]) -> None:
+    even = f"part of a path's feature length in its largest step; {1 / latent.STEPS:.4g} is even"
+    for name, value, meaning in (
+        ("continuity", figures.per_unit, "mean feature distance per unit of latent distance along a path"),
+        ("continuity_95", figures.per_unit_95, "95th percentile of the same over steps"),
+        ("largest_step", figures.largest_step, even),
+    ):
+        report.metrics[name] = rounded(value)
+        report.details[name] = {**protocol, "is": meaning}

@@ -1,0 +1,49 @@
+"""Images of a data set as a model takes them: its inputs, and the classes or real values that it is conditioned on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from manifold.evaluation.errors import EvaluationError
+from manifold.evaluation.images import ImageArray
+from manifold.runtime.engine import Model
+
+Array = NDArray[Any]
+Conditions = Callable[[int, int], Mapping[str, Any]]  # of items start .. stop - 1, as arguments of Model's methods
+
+
+def inputs(model: Model, images: ImageArray, start: int, stop: int) -> Array:
+    """Return images start .. stop - 1 as the model's inputs (n, C, H, W)."""
+    return model.manifest.spec.to_model(images.pixels[start:stop])
+
+
+def conditions(model: Model, images: ImageArray, tasks: Sequence[str]) -> Conditions:
+    """Return the items' own classes or real values, for tasks that take a condition. Raises EvaluationError if the data lacks them."""
+    specs = [model.manifest.tasks[name] for name in tasks if name in model.manifest.tasks]
+    if all(spec.input("condition") is None for spec in specs):
+        return no_conditions
+    if model.manifest.conditions is None:
+        return lambda start, stop: {"classes": [int(label) for label in images.labels[start:stop]]}
+    names = model.manifest.conditions.names
+    if images.factors is None or not set(names) <= set(images.factor_names):
+        raise EvaluationError(
+            f"data: {images.name} lacks {', '.join(names)}, which {model.manifest.name} is conditioned on", field="data"
+        )
+    values = images.factors[:, [images.factor_names.index(name) for name in names]]
+    return lambda start, stop: {"classes": values[start:stop]}
+
+
+def no_conditions(start: int, stop: int) -> Mapping[str, Any]:
+    """Return no arguments."""
+    return {}
+
+
+def joined(classes: Sequence[Any]) -> Any:
+    """Return the classes, or rows of real values, of single items as those of a batch."""
+    if isinstance(classes[0], np.ndarray):
+        return np.concatenate(classes)
+    return [label for labels in classes for label in labels]

@@ -1,0 +1,69 @@
+"""Reports in the manifests of artifacts: an evaluation's numbers as metrics, and metrics as reports again."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from manifold.evaluation.cells import DISTANCES, UNITS, title
+from manifold.evaluation.errors import EvaluationError
+from manifold.evaluation.report import Values
+from manifold.runtime import manifest as manifests
+from manifold.runtime import repository
+from manifold.runtime.manifest import Manifest, Metric
+
+RECORDED = "evaluation"  # marks metrics of a manifest that an evaluation wrote
+
+
+def recorded(manifest: Manifest) -> list[dict[str, Any]]:
+    """Return the reports that evaluations wrote into the manifest, one for each prior and protocol."""
+    reports: dict[str, dict[str, Any]] = {}
+    for metric in manifest.metrics:
+        if metric.protocol.get("by") != RECORDED:
+            continue
+        protocol, prior = dict(metric.protocol["common"]), metric.protocol.get("prior")
+        key = json.dumps([protocol, prior], sort_keys=True)
+        report = reports.setdefault(key, _empty(manifest, protocol, prior))
+        report["metrics"][metric.name] = metric.value
+        report["anchors"] |= metric.protocol.get("anchors", {})
+        if "detail" in metric.protocol:
+            report["details"][metric.name] = metric.protocol["detail"]
+    return list(reports.values())
+
+
+def _empty(manifest: Manifest, protocol: dict[str, Any], prior: str | None) -> dict[str, Any]:
+    """Return a report without numbers."""
+    return {
+        "model": manifest.name, "version": manifest.version, **({"prior": prior} if prior else {}), "protocol": protocol,
+        "metrics": {}, "anchors": {}, "details": {}, "by_class": [], "curve": [], "warnings": [],
+    }  # fmt: skip
+
+
+def record(folder: Path, report: Values) -> Manifest:
+    """Write the report's numbers into the manifest of the artifact in `folder`, in place of an earlier record of the same prior and protocol.
+
+    Raises EvaluationError if the manifest is of another model or version.
+    """
+    manifest = manifests.read(folder)
+    if (report["model"], report.get("version")) != (manifest.name, manifest.version):
+        raise EvaluationError(f"{folder} is {manifest.name} {manifest.version}, the report is of {title(report)}")
+    common = {"by": RECORDED, "prior": report.get("prior"), "common": report["protocol"]}
+    common = {key: value for key, value in common.items() if value is not None}
+    kept = [
+        metric for metric in manifest.metrics if any(metric.protocol.get(key) != value for key, value in common.items())
+    ]
+    updated = manifest.model_copy(update={"metrics": (*kept, *_metrics(report, common))})
+    repository.save(folder, updated)
+    return updated
+
+
+def _metrics(report: Values, common: dict[str, Any]) -> list[Metric]:
+    """Return the report's numbers, each with its protocol; the distances also with the anchors."""
+    metrics = []
+    for name, value in report["metrics"].items():
+        detail = {"detail": report["details"][name]} if name in report["details"] else {}
+        anchors = {"anchors": report["anchors"]} if name in DISTANCES else {}
+        protocol = {**common, **detail, **anchors}
+        metrics.append(Metric(name=name, value=value, unit=UNITS.get(name, ""), protocol=protocol))
+    return metrics

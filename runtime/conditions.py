@@ -1,0 +1,292 @@
+"""The conditions of a request as model inputs: classes, values, texts, items such as images, or several of these.
+
+Each kind of condition has a type of its own. The short forms that requests and the library use for classes and values are turned into them by
+`tagged`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from manifold.runtime import codecs, sampling, texts
+from manifold.runtime.errors import InvalidValue, shown
+from manifold.runtime.manifest import InputSpec, Manifest, TaskSpec
+from manifold.runtime.manifest.conditions import Classes, Item, Text, Values
+
+Array = NDArray[Any]
+Float32 = NDArray[np.float32]
+
+RANDOM = "random"
+SOURCES = ("condition", "tokens", "token_mask")  # of the inputs that a condition fills
+PART_STREAM = 2**36  # + its place: the stream of a part's random choice, from the second part on
+
+# a class by name or index, "random", one for each item, or weights by name
+Choice: TypeAlias = str | int | Sequence[str | int] | Mapping[str, float]
+
+
+@dataclass(frozen=True, eq=False)
+class ByClass:
+    """A choice of classes."""
+
+    choice: Choice
+
+
+@dataclass(frozen=True, eq=False)
+class ByValues:
+    """Real values or class weights, (C,) for all items or (n, C)."""
+
+    values: Array
+
+
+@dataclass(frozen=True, eq=False)
+class ByText:
+    """Texts, one for all items or one for each."""
+
+    texts: tuple[str, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class ByItem:
+    """Items of some kind of data as model inputs, (1, *shape) for all items or (n, *shape)."""
+
+    data: Array
+
+
+@dataclass(frozen=True, eq=False)
+class BySeveral:
+    """Conditions by name."""
+
+    parts: Mapping[str, ByClass | ByValues | ByText | ByItem]
+
+
+One: TypeAlias = ByClass | ByValues | ByText | ByItem
+Condition: TypeAlias = One | BySeveral
+Given: TypeAlias = Condition | Choice | Array  # with the short forms
+
+
+def tagged(given: Given) -> Condition:
+    """Return a condition, also for a short form: an array states values, anything else classes."""
+    if isinstance(given, ByClass | ByValues | ByText | ByItem | BySeveral):
+        return given
+    return ByValues(given) if isinstance(given, np.ndarray) else ByClass(given)
+
+
+def of_items(condition: Condition, items: Array, n: int) -> Condition:
+    """Return the condition of some of n items, by their indices. What is stated for all items stays as it is."""
+    match condition:
+        case BySeveral(parts):
+            return BySeveral({name: of_items(part, items, n) for name, part in parts.items()})  # type: ignore[misc]
+        case ByValues(values) if len(np.atleast_2d(values)) == n:
+            return ByValues(np.atleast_2d(values)[items])
+        case ByItem(data) if len(data) == n:
+            return ByItem(data[items])
+        case ByText(texts) if len(texts) == n:
+            return ByText(tuple(texts[int(item)] for item in items))
+        case ByClass(choice) if isinstance(choice, Sequence) and not isinstance(choice, str):
+            return ByClass([choice[int(item)] for item in items])
+    return condition
+
+
+def is_random(given: Given | None) -> bool:
+    """Return whether the condition is drawn."""
+    chosen = None if given is None else tagged(given)
+    return chosen is None or (
+        isinstance(chosen, ByClass) and isinstance(chosen.choice, str) and chosen.choice == RANDOM
+    )
+
+
+def part_of(manifest: Manifest, tensor: InputSpec, given: Given | None) -> One | None:
+    """Return the part of a condition that fills an input; None if it is left open. Raises InvalidValue for parts that the model lacks."""
+    if given is None:
+        return None
+    condition, names = tagged(given), list(manifest.conditioned)
+    if isinstance(condition, BySeveral):
+        if unknown := next((name for name in condition.parts if name not in names), None):
+            field = f"conditions.{unknown}"
+            raise InvalidValue(
+                f"{field}: {manifest.name} is conditioned on {', '.join(names)}", field=field, valid=names
+            )
+        return condition.parts.get(manifest.name_of_condition(tensor))
+    if len(names) > 1 and not is_random(condition):
+        raise InvalidValue(
+            f"condition: {manifest.name} is conditioned on {', '.join(names)}; state each under conditions", field="condition", valid=names
+        )  # fmt: skip
+    return None if len(names) > 1 else condition
+
+
+def fill(manifest: Manifest, tensor: InputSpec, given: Given | None, n: int, seed: int, first: int) -> Array:
+    """Return an input (n, *shape) whose source is a condition. What is left open is drawn: classes by their prior, else from the examples.
+
+    Raises InvalidValue for conditions that are not as the manifest says.
+    """
+    part, stated = part_of(manifest, tensor, given), manifest.condition_of(tensor)
+    draw = _Draw(manifest, manifest.name_of_condition(tensor), n, seed, first)
+    if isinstance(stated, Text):
+        return draw.text(stated, part, tensor)
+    if isinstance(stated, Item):
+        return draw.item(stated, part)
+    if isinstance(part, ByValues):
+        return draw.values(stated, part.values, tensor.shape[0])
+    if isinstance(part, ByText | ByItem):
+        raise draw.wrong("classes" if isinstance(stated, Classes) else "values")
+    return draw.classes(stated, RANDOM if part is None else part.choice, tensor.shape[0])
+
+
+@dataclass(frozen=True)
+class _Draw:
+    """One condition of n items of a seed."""
+
+    manifest: Manifest
+    name: str
+    n: int
+    seed: int
+    first: int
+
+    @property
+    def field(self) -> str:
+        """The field of a request that states the condition in its long form."""
+        return f"conditions.{self.name}" if len(self.manifest.conditioned) > 1 else "condition"
+
+    def wrong(self, needed: str) -> InvalidValue:
+        return InvalidValue(f"{self.field}: {self.manifest.name} takes {needed} here", field=self.field)
+
+    def chosen(self, weights: Sequence[float]) -> NDArray[np.int64]:
+        """Draw one of several for each item."""
+        place = list(self.manifest.conditioned).index(self.name) if self.name in self.manifest.conditioned else 0
+        if place == 0:
+            return sampling.choice(self.seed, self.first, self.n, weights)
+        uniforms = sampling.uniform(self.seed, self.first, self.n, PART_STREAM + place, ())
+        return sampling.pick(np.tile(np.asarray(weights), (self.n, 1)), uniforms)
+
+    def even(self, count: int) -> NDArray[np.int64]:
+        """Draw one of `count` for each item."""
+        return self.chosen([1 / count] * count)
+
+    def values(self, stated: Classes | Values | None, given: Array, width: int) -> Float32:
+        rows = codecs.floats(np.atleast_2d(given), (width,), self.field)
+        if len(rows) not in (1, self.n):
+            raise InvalidValue(
+                f"{self.field}: {len(rows)} rows for {self.n} items; give one, or one an item", field=self.field
+            )
+        if isinstance(stated, Classes) and not ((rows >= 0).all() and rows.any(axis=1).all()):
+            raise InvalidValue(
+                f"{self.field}: weights of classes must be at least 0, and one of each item's above 0", field=self.field
+            )
+        return np.ascontiguousarray(np.broadcast_to(rows, (self.n, width)))
+
+    def classes(self, stated: Classes | Values | None, choice: Choice, width: int) -> Float32:
+        field = self.field.replace("condition", "class") if self.field == "condition" else self.field
+        if isinstance(stated, Values) and isinstance(choice, str) and choice == RANDOM:
+            return np.asarray(stated.examples, np.float32)[self.even(len(stated.examples))]
+        if not isinstance(stated, Classes):
+            names = f" of {', '.join(stated.names)}" if stated else ""
+            raise InvalidValue(
+                f"{field}: {self.manifest.name} has no class names; give the values{names} as condition", field=field
+            )
+        if isinstance(choice, Mapping):
+            return np.tile(class_weights(stated.names, choice, width, field), (self.n, 1))
+        if isinstance(choice, str | int):
+            if choice == RANDOM:
+                return np.eye(width, dtype=np.float32)[self.chosen(stated.weights)]
+            choice = [choice] * self.n
+        if len(choice) != self.n:
+            raise InvalidValue(f"{field}: {len(choice)} classes for {self.n} items", field=field)
+        return np.eye(width, dtype=np.float32)[[class_index(stated.names, name, field) for name in choice]]
+
+    def text(self, stated: Text, part: One | None, tensor: InputSpec) -> Array:
+        if is_random(part):
+            given = tuple(stated.examples[place] for place in self.even(len(stated.examples)))
+        elif isinstance(part, ByText):
+            given = part.texts * (self.n if len(part.texts) == 1 else 1)
+        else:
+            raise self.wrong("texts")
+        if len(given) != self.n:
+            raise InvalidValue(
+                f"{self.field}: {len(given)} texts for {self.n} items; give one, or one an item", field=self.field
+            )
+        tokens, mask = tokenised(given, tensor.shape[0], bool(tensor.free), self.field)
+        return tokens if tensor.source == "tokens" else mask
+
+    def item(self, stated: Item, part: One | None) -> Array:
+        if not isinstance(part, ByItem):
+            raise InvalidValue(
+                f"{self.field}: {self.manifest.name} is conditioned on {stated.data.noun}; give one, or one an item",
+                field=self.field,
+            )
+        if part.data.shape[1:] != stated.shape or len(part.data) not in (1, self.n):
+            raise InvalidValue(
+                f"{self.field}: {part.data.shape[0]} {stated.data.noun} of shape {list(part.data.shape[1:])} for {self.n} items; "
+                f"give one, or one an item, of shape {list(stated.shape)}", field=self.field,
+            )  # fmt: skip
+        return np.ascontiguousarray(np.broadcast_to(part.data, (self.n, *stated.shape)), np.float32)
+
+
+def of_inputs(manifest: Manifest, spec: TaskSpec, inputs: Mapping[str, Array]) -> dict[str, Any]:
+    """Return the conditions that inputs hold, by name: vectors (n, C), and texts. Nothing for a model with one vector, or with given items."""
+    if len(manifest.conditioned) < 2 and spec.input("tokens") is None:
+        return {}
+    held: dict[str, Any] = {}
+    for tensor in spec.inputs:
+        if tensor.source == "condition" and len(tensor.shape) == 1:
+            held[manifest.name_of_condition(tensor)] = inputs[tensor.role]
+        elif tensor.source == "tokens":
+            mask = next(inputs[other.role] for other in spec.inputs if other.source == "token_mask")
+            held[manifest.name_of_condition(tensor)] = texts_of(inputs[tensor.role], mask)
+    return held
+
+
+def texts_of(tokens: Array, mask: Array) -> list[str]:
+    """Return the texts of tokens (n, T) that a mask (n, T) marks."""
+    return [bytes(row[known > 0].tolist()).decode(errors="replace") for row, known in zip(tokens, mask, strict=True)]
+
+
+def tokenised(given: Sequence[str], longest: int, free: bool, field: str) -> tuple[NDArray[np.int64], Float32]:
+    """Return the bytes of texts as tokens (n, T), zeros behind the end, and a mask (n, T) of those that are there.
+
+    T is `longest`, or the length of the longest text if the axis is `free`. Raises InvalidValue for a text that is longer.
+    """
+    encoded = [text.encode() for text in given]
+    most = max(map(len, encoded))
+    if most > longest:
+        raise InvalidValue(f"{field}: a text of {most} bytes is over the limit of {longest}", field=field)
+    width = max(1, most) if free else longest
+    tokens, mask = np.zeros((len(given), width), np.int64), np.zeros((len(given), width), np.float32)
+    for row, content in enumerate(encoded):
+        tokens[row, : len(content)], mask[row, : len(content)] = np.frombuffer(content, np.uint8), 1
+    return tokens, mask
+
+
+def class_weights(names: Sequence[str], given: Mapping[str, float], width: int, field: str = "class") -> Float32:
+    """Return weights by name as an array (C,) that sums to 1. Raises InvalidValue for weights that state no mixture."""
+    weights, named = np.zeros(width), set[int]()
+    for name, weight in given.items():
+        index = class_index(names, name, field)
+        if index in named:
+            raise InvalidValue(f"{field}: {shown(name)} is there twice, by name and by index", field=field)
+        named.add(index)
+        try:
+            weights[index] = weight
+        except (OverflowError, TypeError, ValueError):
+            raise InvalidValue(f"{field}: {shown(weight)} is not a weight; give a number", field=field) from None
+    if not np.isfinite(weights).all() or (weights < 0).any() or not weights.any():
+        raise InvalidValue(f"{field}: weights must be finite and at least 0, and one of them above 0", field=field)
+    # by a power of two, which changes no digit: the sum of large weights would overflow, and that of tiny ones lose their digits
+    weights = np.ldexp(weights, -int(np.frexp(weights.max())[1]))
+    shares: Float32 = (weights / weights.sum()).astype(np.float32)
+    return shares
+
+
+def class_index(names: Sequence[str], name: str | int, field: str = "class") -> int:
+    """Return the index of a class given by name or index, which may be text; names win. Raises InvalidValue."""
+    text = name if isinstance(name, str) else str(name) if abs(name) <= sampling.MAX_SEED else ""
+    if text in names:
+        return list(names).index(text)
+    index = texts.whole(text, len(names) - 1)
+    if index is not None:
+        return index
+    raise InvalidValue(f"{field}: unknown {shown(name)}", field=field, valid=list(names))

@@ -1,0 +1,44 @@
+"""The manifest of an artifact: tasks, tensors, items, provenance, metrics, calibration.
+
+A manifest is one JSON file that, with the files beside it, suffices to run a model: the loader never guesses. This package only describes and
+validates; it opens no graph. The JSON schema in docs/manifest.schema.json is made from it.
+
+    document     the manifest as a whole; its short and long forms
+    tensors      inputs, outputs and tasks
+    latents      latents, codes and priors
+    conditions   what a model is conditioned on
+    scoring      the anomaly score and the probabilities of classes
+    rules        what each task must take and give
+    problems     the checks of a whole manifest
+    file         reading and writing
+"""
+
+from manifold.runtime.manifest.document import NAME, Conditions, FileRecord, Golden, Manifest, Metric
+from manifold.runtime.manifest.file import FILE, MAX_BYTES, dumps, read, schema
+from manifold.runtime.manifest.latents import (
+    PRIORS_FILE,
+    CodesSpec,
+    FittedPrior,
+    GaussianPrior,
+    LatentSpec,
+    MixturePrior,
+    NormalPrior,
+    Prior,
+)
+from manifold.runtime.manifest.rules import TASKS, TIED
+from manifold.runtime.manifest.scoring import (
+    COMBINED,
+    Calibration,
+    Classification,
+    Combination,
+    Likelihood,
+    Scoring,
+    Term,
+)
+from manifold.runtime.manifest.tensors import NUMBERS, RANDOM, InputSpec, Source, TaskSpec, TensorSpec
+
+__all__ = [
+    "COMBINED", "FILE", "MAX_BYTES", "NAME", "NUMBERS", "PRIORS_FILE", "RANDOM", "TASKS", "TIED", "Calibration", "Classification", "CodesSpec",
+    "Combination", "Conditions", "FileRecord", "FittedPrior", "GaussianPrior", "Golden", "InputSpec", "LatentSpec", "Likelihood", "Manifest",
+    "Metric", "MixturePrior", "NormalPrior", "Prior", "Scoring", "Source", "TaskSpec", "TensorSpec", "Term", "dumps", "read", "schema",
+]  # fmt: skip

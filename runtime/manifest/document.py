@@ -1,0 +1,272 @@
+"""The manifest of an artifact: `models/NAME/VERSION/manifest.json`.
+
+Short forms state one item (`data`), one latent (`latent`) and one condition (`classes` with `class_prior`, or `conditions`). The long forms
+name several. Code reads both through `items`, `latents` and `conditioned`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from functools import cached_property
+from typing import Annotated, Any, Literal
+
+from pydantic import Discriminator, Field, Tag, model_validator
+
+from manifold.runtime.kinds import DataSpec, Kind
+from manifold.runtime.manifest import problems
+from manifold.runtime.manifest.conditions import Classes, Condition, Item, Several, Text, Values
+from manifold.runtime.manifest.latents import CodesSpec, LatentSpec
+from manifold.runtime.manifest.scoring import Classification, Scoring
+from manifold.runtime.manifest.tensors import InputSpec, TaskSpec, TensorSpec
+from manifold.runtime.records import Record
+
+NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
+ROLE = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
+DATA, TARGET, LATENT, CONDITION = "data", "target", "latent", "condition"  # roles in the short forms
+
+
+class Metric(Record):
+    """One number with the protocol that makes it comparable."""
+
+    name: str
+    value: float
+    unit: str = ""
+    protocol: dict[str, Any] = Field(default_factory=dict)
+
+
+class FileRecord(Record):
+    """Checksum and size of a file of the artifact."""
+
+    sha256: str = Field(pattern="^[0-9a-f]{64}$")
+    bytes: int = Field(ge=0)
+
+
+class Golden(Record):
+    """Inputs and what the training framework gave for them: npz keys `TASK.in.ROLE` and `TASK.out.ROLE`.
+
+    `sampler` holds the name of an output with the logits (B, K, *codes.shape) of one parallel pass, of the task score_codes where there is
+    one, else of score: the loader then checks that inverse-CDF picks from those logits give back the codes that `sample` made.
+    """
+
+    file: str = "golden.npz"
+    tolerance: dict[str, float] = Field(
+        default_factory=lambda: {"cpu": 1e-4, "cuda": 2e-3}, min_length=1, description="absolute, by device"
+    )
+    sampler: str | None = None
+
+
+class Conditions(Record):
+    """Real values that a model is conditioned on, as columns of its condition."""
+
+    names: tuple[str, ...] = Field(min_length=1)
+    examples: tuple[tuple[float, ...], ...] = Field(
+        min_length=1, description="rows of the training part: what is drawn from where a request gives none"
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> Conditions:
+        Values(names=self.names, examples=self.examples)
+        return self
+
+
+ONE, NAMED = "one", "named"  # forms of a field: a single record, or a mapping from names to records
+
+
+def _form_of_data(value: Any) -> str:
+    return NAMED if isinstance(value, dict) and not isinstance(value.get("kind"), str) and value else ONE
+
+
+def _form_of_latent(value: Any) -> str:
+    return NAMED if isinstance(value, dict) and value and all(map(_is_object, value.values())) else ONE
+
+
+def _is_object(value: Any) -> bool:
+    return isinstance(value, dict | Record)
+
+
+Data = Annotated[
+    Annotated[DataSpec, Tag(ONE)] | Annotated[dict[ROLE, DataSpec], Tag(NAMED), Field(min_length=1)],
+    Discriminator(_form_of_data),
+]
+Latent = Annotated[
+    Annotated[LatentSpec, Tag(ONE)] | Annotated[dict[ROLE, LatentSpec], Tag(NAMED), Field(min_length=1)],
+    Discriminator(_form_of_latent),
+]
+
+
+class Manifest(Record):
+    """An artifact. `models/NAME/VERSION/manifest.json`."""
+
+    format: Literal[1] = 1
+    name: str = Field(pattern=NAME)
+    version: int = Field(ge=1)
+    family: str = "foreign"
+    description: str = ""
+    license: str = ""
+    backend: Literal["onnx", "torchscript", "fake"] = "onnx"
+    data: Data = Field(
+        description="the items; a mapping from roles of outputs to specs for a model that makes several, the first of which it takes"
+    )
+    target: DataSpec | None = Field(
+        default=None, description="the output `target` of translate, if it is not as the input is"
+    )
+    classes: tuple[str, ...] | None = Field(
+        default=None, description="names, in the order of the columns of the condition and of the logits"
+    )
+    class_prior: tuple[float, ...] | None = Field(default=None, description="uniform where left out")
+    conditions: Conditions | None = Field(
+        default=None, description="of models that take real values instead of a class"
+    )
+    condition: Annotated[Condition | Several, Field(discriminator="kind")] | None = Field(
+        default=None, description="what the model is conditioned on, where it is neither classes nor real values alone"
+    )
+    latent: Latent | None = Field(
+        default=None, description="a mapping from roles of inputs to latents for a model with several"
+    )
+    codes: CodesSpec | None = None
+    tasks: dict[str, TaskSpec] = Field(min_length=1)
+    scoring: Scoring | None = None
+    classification: Classification | None = None
+    golden: Golden | None = None
+    reproducible: bool | None = Field(
+        default=None,
+        description="false if a graph draws random numbers itself, so that the same request gives another answer; the loader finds out, "
+        "and `manifold check --seal` records it",
+    )
+    metrics: tuple[Metric, ...] = ()
+    provenance: dict[str, Any] = Field(default_factory=dict)
+    files: dict[str, FileRecord] = Field(
+        default_factory=dict, description="every file but the manifest, with its checksum"
+    )
+
+    # --- items ---
+
+    @cached_property
+    def items(self) -> dict[str, Kind]:
+        """The specs of the items that the model makes, by the role of their output."""
+        return dict(self.data) if isinstance(self.data, dict) else {DATA: self.data}
+
+    @cached_property
+    def spec(self) -> Kind:
+        """The spec of the items that the model takes, which is the first of those that it makes."""
+        return next(iter(self.items.values()))
+
+    @cached_property
+    def main(self) -> str:
+        """The role of the output with such items."""
+        return next(iter(self.items))
+
+    def spec_of(self, role: str) -> Kind:
+        """Return the spec of an output by its role."""
+        if role == TARGET:
+            return self.target or self.spec
+        return self.items.get(role, self.spec)
+
+    # --- latents ---
+
+    @cached_property
+    def latents(self) -> dict[str, LatentSpec]:
+        """The latents by the role of their input; none for a model without a latent space."""
+        if self.latent is None:
+            return {}
+        return dict(self.latent) if isinstance(self.latent, dict) else {LATENT: self.latent}
+
+    @cached_property
+    def space(self) -> LatentSpec | None:
+        """The latent, or the first of several; None for a model without a latent space."""
+        return next(iter(self.latents.values()), None)
+
+    @property
+    def has_named_latents(self) -> bool:
+        """Whether requests and answers name the latents."""
+        return isinstance(self.latent, dict)
+
+    def latent_of(self, tensor: TensorSpec) -> LatentSpec | None:
+        """Return the latent that fills an input, or that an output such as ROLE.mean belongs to."""
+        if not self.has_named_latents:
+            return self.space
+        return self.latents.get(tensor.role.partition(".")[0])
+
+    # --- conditions ---
+
+    @cached_property
+    def conditioned(self) -> dict[str, Classes | Values | Text | Item]:
+        """What the model is conditioned on, by name: that of a part of several, else `condition`."""
+        if isinstance(self.condition, Several):
+            return dict(self.condition.parts)
+        one = self._one_condition()
+        return {} if one is None else {CONDITION: one}
+
+    def _one_condition(self) -> Classes | Values | Text | Item | None:
+        if self.classes is not None:
+            return Classes.model_construct(names=self.classes, prior=self.class_prior)
+        if self.conditions is not None:
+            return Values(names=self.conditions.names, examples=self.conditions.examples)
+        return None if isinstance(self.condition, Several) else self.condition
+
+    def condition_of(self, tensor: InputSpec) -> Classes | Values | Text | Item | None:
+        """Return what fills an input whose source is condition, tokens or token_mask."""
+        return self.conditioned.get(self.name_of_condition(tensor))
+
+    def name_of_condition(self, tensor: InputSpec) -> str:
+        """Return the name under which a request states what fills the input."""
+        if not isinstance(self.condition, Several):
+            return CONDITION
+        return tensor.role.removesuffix("_mask") if tensor.source == "token_mask" else tensor.role
+
+    @property
+    def class_weights(self) -> list[float]:
+        """The class prior, normalised; empty without classes."""
+        one = self.conditioned.get(CONDITION)
+        return one.weights if isinstance(one, Classes) else []
+
+    # --- tasks and provenance ---
+
+    @property
+    def data_name(self) -> str | None:
+        """The data set that it was trained on, if its provenance says so."""
+        data = self.provenance.get("data")
+        name = data.get("data") if isinstance(data, dict) else None
+        return name if isinstance(name, str) else None
+
+    def task(self, name: str) -> TaskSpec | None:
+        """Return the task of that name, if the artifact has it."""
+        return self.tasks.get(name)
+
+    @property
+    def drawing(self) -> frozenset[str]:
+        """The tasks whose graphs draw random numbers themselves, as far as the manifest says so."""
+        whole = self.reproducible is not False
+        return frozenset(
+            name for name, task in self.tasks.items() if not (whole if task.reproducible is None else task.reproducible)
+        )
+
+    def with_drawing(self, drawing: Collection[str]) -> Manifest:
+        """Return the manifest with these tasks marked as not reproducible; itself if there are none."""
+        if not drawing:
+            return self
+        tasks = {
+            name: task.model_copy(update={"reproducible": name not in drawing}) for name, task in self.tasks.items()
+        }
+        return self.model_copy(update={"tasks": tasks, "reproducible": False})
+
+    @model_validator(mode="before")
+    @classmethod
+    def _shorten(cls, given: Any) -> Any:
+        """Write classes and real values as the short forms have them."""
+        condition = given.get("condition") if isinstance(given, dict) else None
+        if not isinstance(condition, dict) or condition.get("kind") not in ("classes", "values"):
+            return given
+        if given.get("classes") is not None or given.get("conditions") is not None:
+            raise ValueError("condition: stated twice, also as classes or conditions")
+        rest = {name: value for name, value in given.items() if name != "condition"}
+        fields = {name: value for name, value in condition.items() if name != "kind"}
+        if condition["kind"] == "values":
+            return {**rest, "conditions": fields}
+        return {**rest, "classes": fields.get("names"), "class_prior": fields.get("prior")}
+
+    @model_validator(mode="after")
+    def _check(self) -> Manifest:
+        if wrong := list(problems.every(self)):
+            raise ValueError("; ".join(wrong))
+        return self

@@ -1,0 +1,78 @@
+"""The file of a manifest: reading, writing, and its JSON schema."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import stat
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from manifold.runtime.errors import ArtifactError
+from manifold.runtime.manifest.document import NAMED, ONE, Manifest
+
+FILE = "manifest.json"
+
+
+MAX_BYTES = 16 * 2**20  # of a manifest; the largest that is shipped has 0.5 MB
+
+
+NUMBERS = re.compile(r"\[\s+-?[\d.][\d.eE+-]*(?:,\s+-?[\d.][\d.eE+-]*)*\s+\]")
+
+
+def read(path: Path) -> Manifest:
+    """Reads and validates `path`, a manifest or the folder that holds one.
+
+    Raises ArtifactError with one line per field that is wrong.
+    """
+    try:
+        path = path / FILE if path.is_dir() else path
+        return Manifest.model_validate_json(_content(path))
+    except FileNotFoundError:
+        raise ArtifactError(f"{path}: not found; an artifact is a folder NAME/VERSION with a {FILE} in it") from None
+    except OSError as error:
+        raise ArtifactError(f"{path}: cannot be read: {error.strerror or error}") from None
+    except ValidationError as error:
+        problems = error.errors()
+        causes = [problem["loc"] for problem in problems]
+        lines = [
+            f"  {'.'.join(map(str, _place(problem['loc']))) or '(whole)'}: {problem['msg']}"
+            for problem in problems
+            if not (problem["type"] == "too_short" and any(_below(loc, problem["loc"]) for loc in causes))
+        ]
+        raise ArtifactError("\n".join([f"{path}: {len(lines)} field(s) are wrong:", *lines])) from None
+
+
+def _place(loc: tuple[int | str, ...]) -> tuple[int | str, ...]:
+    """Return the place of a problem without the form of its field, which pydantic names after `data` and `latent`."""
+    return (loc[0], *loc[2:]) if loc[:1] in (("data",), ("latent",)) and loc[1:2] in ((ONE,), (NAMED,)) else loc
+
+
+def _below(loc: tuple[int | str, ...], whole: tuple[int | str, ...]) -> bool:
+    """Return whether a place lies within another. A list whose only element is wrong counts as too short, which nobody needs to read."""
+    return len(loc) > len(whole) and loc[: len(whole)] == whole
+
+
+def _content(path: Path) -> bytes:
+    """Return the bytes of a manifest. Raises ArtifactError for a pipe or a device, which might never end, and for more than MAX_BYTES."""
+    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | getattr(os, "O_NONBLOCK", 0))) as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise ArtifactError(f"{path}: is not a regular file")
+        content = file.read(MAX_BYTES + 1)
+    if len(content) > MAX_BYTES:
+        raise ArtifactError(f"{path}: is larger than {MAX_BYTES} bytes, which no manifest needs")
+    return content
+
+
+def dumps(manifest: Manifest) -> str:
+    """The manifest as JSON text, ready to be written; lists of numbers on one line each."""
+    text = json.dumps(manifest.model_dump(mode="json", exclude_none=True), indent=1, ensure_ascii=False)
+    return NUMBERS.sub(lambda found: re.sub(r"\s+", " ", found[0]).replace("[ ", "[").replace(" ]", "]"), text) + "\n"
+
+
+def schema() -> dict[str, Any]:
+    """JSON schema of the manifest."""
+    return Manifest.model_json_schema()

@@ -1,0 +1,258 @@
+"""The checks of a whole manifest: what its sections say of each other. Each check yields what is wrong, with the field in front."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from manifold.runtime.manifest.conditions import Classes, Text
+from manifold.runtime.manifest.rules import FILLED, REQUIRED_OUTPUTS, REQUIRED_SOURCES, RETURNED, TASKS
+from manifold.runtime.manifest.tensors import NUMBERS, SENT, InputSpec, TaskSpec, TensorSpec
+
+if TYPE_CHECKING:
+    from manifold.runtime.manifest.document import Manifest
+
+
+def every(manifest: Manifest) -> Iterator[str]:
+    """Yield everything that is wrong."""
+    yield from _condition_problems(manifest)
+    for name, task in manifest.tasks.items():
+        if name in TASKS:
+            yield from _task_problems(manifest, name, task)
+        else:
+            yield f"tasks.{name}: unknown task, valid are {', '.join(TASKS)}"
+    yield from _scoring_problems(manifest)
+    yield from _classification_problems(manifest)
+    yield from _sampler_problems(manifest)
+
+
+def _condition_problems(manifest: Manifest) -> Iterator[str]:
+    stated = [name for name in ("classes", "conditions", "condition") if getattr(manifest, name) is not None]
+    if len(stated) > 1:
+        yield f"{stated[-1]}: a model takes classes or real values, not both; `condition` of the kind several states more than one"
+    if manifest.class_prior is not None and manifest.classes is None:
+        yield "class_prior: needs one weight a class"
+    for name, condition in manifest.conditioned.items():
+        if isinstance(condition, Classes):
+            prefix = "" if manifest.classes is not None else f"condition.parts.{name}."
+            yield from (f"{prefix}{problem}" for problem in condition.problems())
+
+
+# --- tasks --------------------------------------------------------------------------------------------------------------------
+
+
+def _task_problems(manifest: Manifest, name: str, task: TaskSpec) -> Iterator[str]:
+    needed = REQUIRED_SOURCES.get(name)
+    if needed and task.input(needed) is None:
+        yield f"tasks.{name}: needs an input whose source is {needed!r}"
+    if name == "impute":
+        yield from _impute_problems(manifest, task)
+    yield from _input_problems(manifest, name, task)
+    outputs = [_with_item(manifest, roles) for roles in REQUIRED_OUTPUTS.get(name, ())]
+    if outputs and not any(set(roles) <= set(task.roles) for roles in outputs):
+        yield f"tasks.{name}: needs an output with the role {' or '.join(repr(roles[0]) for roles in outputs)}"
+    for tensor in (*task.inputs, *task.outputs):
+        yield from _tensor_problems(manifest, name, tensor)
+    yield from _output_problems(manifest, name, task)
+
+
+def _with_item(manifest: Manifest, roles: tuple[str, ...]) -> tuple[str, ...]:
+    """Return required roles with the model's own name for its items and its first latent."""
+    first = next(iter(manifest.latents), "latent")
+    own = {"data": manifest.main, "mean": f"{first}.mean" if manifest.has_named_latents else "mean"}
+    return tuple(own.get(role, role) for role in roles)
+
+
+def _impute_problems(manifest: Manifest, task: TaskSpec) -> Iterator[str]:
+    if task.input("data") is None:
+        yield "tasks.impute: needs an input whose source is 'data', beside the mask"
+    if task.input("uniform") is None:
+        yield "tasks.impute: needs an input whose source is 'uniform', of which its candidates are drawn"
+    if manifest.spec.mask_shape is None:
+        yield f"tasks.impute: takes a mask, and {manifest.spec.noun} have none; missing values are filled in by encode and decode"
+
+
+def _input_problems(manifest: Manifest, name: str, task: TaskSpec) -> Iterator[str]:
+    """Yield the inputs that no use case would fill as the task says: every request would fail, and the client could not help it."""
+    filled = FILLED.get(name)
+    for place, tensor in enumerate(task.inputs):
+        where = f"tasks.{name}.{tensor.role}"
+        if tensor.dtype != SENT[tensor.source]:
+            yield f"{where}: {tensor.dtype}, but the service sends {tensor.source} as {SENT[tensor.source]}; cast it in the graph"
+        yield from (f"{where}: {problem}" for problem in _condition_input_problems(manifest, tensor))
+        if tensor.source in NUMBERS and tensor.default is None and tensor.example is None:
+            yield f"{where}: a {tensor.source} needs a default, or an example where every request has to state it"
+        if filled is not None and tensor.source not in filled:
+            yield f"{where}: nothing fills the source {tensor.source!r} of {name}, which takes {', '.join(filled)}"
+        elif _is_second(manifest, tensor, task.inputs[:place]) and filled is not None:
+            yield f"{where}: a second input with the source {tensor.source!r}; {name} fills one"
+
+
+def _is_second(manifest: Manifest, tensor: InputSpec, before: tuple[InputSpec, ...]) -> bool:
+    """Return whether an earlier input would be filled with the same."""
+    several = tensor.source in NUMBERS or (tensor.source == "condition" and len(manifest.conditioned) > 1)
+    return not several and any(other.source == tensor.source for other in before)
+
+
+def _condition_input_problems(manifest: Manifest, tensor: InputSpec) -> Iterator[str]:
+    if tensor.source not in ("condition", "tokens", "token_mask"):
+        return
+    condition = manifest.condition_of(tensor)
+    if condition is None:
+        # a vector whose columns nobody has named is stated as numbers
+        if len(manifest.conditioned) > 1 or tensor.source != "condition":
+            yield f"the section `condition` says nothing of it; it names {', '.join(manifest.conditioned) or 'nothing'}"
+        elif len(tensor.shape) != 1:
+            yield f"shape {list(tensor.shape)}, but a condition is a vector of weights or values, so its shape is [C]"
+    elif isinstance(condition, Text) != (tensor.source != "condition"):
+        takes = "tokens and token_mask" if isinstance(condition, Text) else "condition"
+        yield f"the source {tensor.source!r}, but a condition of the kind {condition.kind} fills {takes}"
+    elif not isinstance(condition, Text) and tensor.shape != condition.shape:
+        yield f"shape {list(tensor.shape)} but {_needed(condition)}"
+
+
+def _needed(condition: object) -> str:
+    names = getattr(condition, "names", None)
+    if isinstance(condition, Classes):
+        return f"there are {len(condition.names)} classes"
+    return f"the conditions are {', '.join(names)}" if names else f"the condition has {list(condition.shape)}"  # type: ignore[attr-defined]
+
+
+def _output_problems(manifest: Manifest, name: str, task: TaskSpec) -> Iterator[str]:
+    """Yield the outputs that would be dropped without a word, and those whose shape no use case can read."""
+    returned, shapes = _returned(manifest, name), _shapes_read(manifest, name)
+    for role in task.extra or ():
+        if role not in task.roles:
+            yield f"tasks.{name}.extra: there is no output {role!r}; there are {', '.join(task.roles)}"
+    for tensor in task.outputs:
+        where = f"tasks.{name}.{tensor.role}"
+        if returned is not None and tensor.role not in (*returned, *(task.extra or ())):
+            yield (
+                f"{where}: no use case returns this output of {name}, which gives {', '.join(returned) or 'nothing without a scoring section'}; "
+                f"take it out of the manifest (the graph may keep it), or name it in tasks.{name}.extra to have it over /v2 alone"
+            )
+        wanted = shapes.get(tensor.role)
+        if wanted is not None and tensor.shape not in wanted:
+            yield f"{where}: shape {list(tensor.shape)}, it must be {' or '.join(str(list(shape)) for shape in wanted)} (without the batch)"
+
+
+def _returned(manifest: Manifest, name: str) -> list[str] | None:
+    """Return the roles of the outputs that the use cases of a task return; None for a task that is there for /v2 alone."""
+    if name == "score":
+        return _score_roles(manifest)
+    if name not in RETURNED:
+        return None
+    roles = [role for role in RETURNED[name] if role != "data"]
+    if "data" in RETURNED[name]:
+        roles = [*manifest.items, *roles]
+    if not manifest.has_named_latents:
+        return roles
+    own = [f"{latent}.{part}" for latent in manifest.latents for part in ("mean", "log_variance") if part in roles]
+    of_latents = [*manifest.latents] if "latent" in roles else []
+    return [role for role in roles if role not in ("mean", "log_variance", "latent")] + own + of_latents
+
+
+def _score_roles(manifest: Manifest) -> list[str]:
+    if manifest.scoring is None:
+        return []
+    golden = manifest.golden.sampler if manifest.golden else None
+    named = [*(term.name for term in manifest.scoring.terms), manifest.scoring.surprise, golden]
+    return [role for role in named if role]
+
+
+def _shapes_read(manifest: Manifest, name: str) -> dict[str, list[tuple[int, ...]]]:
+    """Return the shapes that the outputs of a task must have for the use cases to read them, by role."""
+    if name == "score" and manifest.scoring is not None:
+        shapes: dict[str, list[tuple[int, ...]]] = {term.name: [()] for term in manifest.scoring.terms}
+        if manifest.scoring.surprise is not None:
+            shapes[manifest.scoring.surprise] = manifest.spec.nats_shapes
+        return shapes
+    if name == "features" and manifest.classification is not None and manifest.classification.term is None:
+        return {"logits": [(len(manifest.classes or ()),)]}
+    if name == "neighbours":
+        near = {tensor.role: tensor.shape for tensor in manifest.tasks[name].outputs}
+        count = near.get("distance", ())[:1] or (1,)
+        items = (*count, *manifest.spec.shape)
+        return {"distance": [count], "nearest": [items], "known": [items]}
+    return {}
+
+
+def _tensor_problems(manifest: Manifest, name: str, tensor: TensorSpec) -> Iterator[str]:
+    """Yield where the shape of a tensor is not what the section that describes it says."""
+    where = f"tasks.{name}.{tensor.role}"
+    key = tensor.source if isinstance(tensor, InputSpec) else tensor.role
+    if key in ("temperature", *NUMBERS) and isinstance(tensor, InputSpec) and tensor.shape != ():
+        what = "a temperature" if key == "temperature" else f"a {key}"
+        yield f"{where}: {what} is one number an item, so its shape is []"
+    if key == "codes" and tensor.dtype != "int64":
+        yield f"{where}: codes are int64"
+    stated = _stated_shape(manifest, tensor, key)
+    if stated is MISSING:
+        yield f"{where}: the manifest has no {'codes' if key == 'codes' else 'latent'} section that says its size"
+    elif stated is not None and tensor.shape != stated:
+        yield f"{where}: shape {list(tensor.shape)} but the manifest says {list(stated)}"
+
+
+MISSING: tuple[int, ...] = (-1,)  # a shape that the manifest would have to state
+
+
+def _stated_shape(manifest: Manifest, tensor: TensorSpec, key: str) -> tuple[int, ...] | None:
+    """Return the shape that the manifest states for a tensor, MISSING if its section is not there, and None for any shape."""
+    if isinstance(tensor, InputSpec):
+        if key == "data":
+            return manifest.spec.shape
+        if key == "mask":
+            return manifest.spec.mask_shape or (1, *manifest.spec.shape[1:])
+    elif key in ("data", "target", *manifest.items):
+        return manifest.spec_of(key).shape
+    if key == "codes":
+        return MISSING if manifest.codes is None else manifest.codes.shape
+    last = key.rpartition(".")[2]
+    if key == "latent" or last in ("mean", "log_variance") or (manifest.has_named_latents and key in manifest.latents):
+        latent = manifest.latent_of(tensor)
+        return MISSING if latent is None else latent.dims
+    return None
+
+
+# --- sections -----------------------------------------------------------------------------------------------------------------
+
+
+def _scoring_problems(manifest: Manifest) -> Iterator[str]:
+    scoring, task = manifest.scoring, manifest.task("score")
+    if scoring is None:
+        return
+    if task is None:
+        yield "scoring: there is no score task"
+        return
+    for role in [*(term.name for term in scoring.terms), *([scoring.surprise] if scoring.surprise else [])]:
+        if role not in task.roles:
+            yield f"scoring: the score task has no output {role!r}, it has {', '.join(task.roles)}"
+    if task.input("condition") is not None and manifest.classes is not None and scoring.evidence is None:
+        yield "scoring: a score under classes needs a term that is a likelihood, to marginalise them"
+
+
+def _sampler_problems(manifest: Manifest) -> Iterator[str]:
+    """Yield what the check of a sampler's golden vectors would lack (runtime.golden.check_sampler)."""
+    sample, role = manifest.task("sample"), manifest.golden.sampler if manifest.golden else None
+    if sample is None or role is None:
+        return
+    if "codes" not in sample.roles or "uniforms" not in {tensor.role for tensor in sample.inputs}:
+        yield "golden.sampler: the task sample needs the input 'uniforms' and the output 'codes' to be checked by it"
+    judge = manifest.task("score_codes") or manifest.task("score")
+    if judge is None or role not in judge.roles:
+        yield f"golden.sampler: neither score_codes nor score has the output {role!r}"
+
+
+def _classification_problems(manifest: Manifest) -> Iterator[str]:
+    classification, features, score = manifest.classification, manifest.task("features"), manifest.task("score")
+    if classification is None:
+        return
+    if manifest.classes is None:
+        yield "classification: the manifest names no classes"
+    if classification.term is None and (features is None or "logits" not in features.roles):
+        yield "classification: without a term it needs the task features with the output logits"
+    if classification.term is not None:
+        if manifest.scoring is None or classification.term not in {term.name for term in manifest.scoring.terms}:
+            yield f"classification.term: {classification.term!r} is not a term of the score"
+        elif score is None or score.input("condition") is None:
+            yield "classification: the score task takes no condition, so that no class can be told from another"

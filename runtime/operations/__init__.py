@@ -1,0 +1,29 @@
+"""The use cases, made of tasks: one module each. Arrays only, as graphs take and give them; no images, no rows, no wire.
+
+steps         runs, and how a use case is driven
+common        pieces that several use cases need
+sample        new items
+encode        posteriors, codes and reconstructions
+interpolate   paths in latent space
+score         anomaly scores and probabilities of classes
+impute        missing values of rows
+complete      images whose pixels are known in part
+infer         one task by itself, on tensors
+capabilities  which models support which use cases
+"""
+
+from manifold.runtime.operations.capabilities import CAN
+from manifold.runtime.operations.common import Latents, role_of, softmax, why_not_encode
+from manifold.runtime.operations.complete import Completed, complete, open_classes
+from manifold.runtime.operations.encode import Encoded, Reconstructed, encode, reconstruct
+from manifold.runtime.operations.impute import Imputed, impute
+from manifold.runtime.operations.interpolate import PATHS, End, Path, interpolate
+from manifold.runtime.operations.sample import Samples, is_reproducible, sample
+from manifold.runtime.operations.score import Scores, class_energies, classify, score
+from manifold.runtime.operations.steps import Run, Steps, drive, watched
+
+__all__ = [
+    "CAN", "PATHS", "Completed", "Encoded", "End", "Imputed", "Latents", "Path", "Reconstructed", "Run", "Samples", "Scores", "Steps",
+    "class_energies", "classify", "complete", "drive", "encode", "impute", "interpolate", "is_reproducible", "open_classes", "reconstruct",
+    "role_of", "sample", "score", "softmax", "watched", "why_not_encode",
+]  # fmt: skip

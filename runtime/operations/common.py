@@ -1,0 +1,178 @@
+"""The pieces that several use cases need: latents by role, inputs that a request states beside its items, and the errors of missing tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from manifold.runtime import conditions
+from manifold.runtime.conditions import ByValues, Given, tagged
+from manifold.runtime.errors import InvalidValue, UnsupportedTask
+from manifold.runtime.inputs import Numbers, number
+from manifold.runtime.manifest import NUMBERS, InputSpec, Manifest, TaskSpec
+from manifold.runtime.operations.steps import Array, Float32, Float64
+
+# a latent, float32 (n, *shape); of a model that names its latents, a mapping from roles to such arrays
+Latents: TypeAlias = Any
+
+
+# --- latents ------------------------------------------------------------------------------------------------------------------
+
+
+def by_role(manifest: Manifest, latents: Latents) -> dict[str, Float32]:
+    """Return latents by role, also of a model with one. Raises InvalidValue for roles that the model lacks."""
+    if not isinstance(latents, Mapping):
+        if manifest.has_named_latents:
+            valid = list(manifest.latents)
+            raise InvalidValue(
+                f"latents: {manifest.name} has several: {', '.join(valid)}; state each by name",
+                field="latents",
+                valid=valid,
+            )
+        return {next(iter(manifest.latents)): latents}
+    for role in latents:
+        if role not in manifest.latents:
+            raise InvalidValue(
+                f"latents.{role}: {manifest.name} has no such latent",
+                field=f"latents.{role}",
+                valid=list(manifest.latents),
+            )
+    return dict(latents)
+
+
+def as_stated(manifest: Manifest, latents: Mapping[str, Float32]) -> Latents:
+    """Return latents as requests and answers state them: by role only if the model names them."""
+    return dict(latents) if manifest.has_named_latents else next(iter(latents.values()))
+
+
+def key_of(manifest: Manifest, tensor: InputSpec) -> str:
+    """Return the role under which `by_role` has the latent of an input."""
+    return tensor.role if manifest.has_named_latents else next(iter(manifest.latents))
+
+
+def latent_inputs(manifest: Manifest, spec: TaskSpec, latents: Latents) -> dict[str, Array]:
+    """Return the inputs of a task that latents fill."""
+    given = by_role(manifest, latents)
+    return {tensor.role: given[key_of(manifest, tensor)] for tensor in spec.inputs if tensor.source == "latent"}
+
+
+# --- inputs that a request states beside its items ------------------------------------------------------------------------------
+
+
+def stated(
+    manifest: Manifest, spec: TaskSpec, condition: Given | None, n: int, numbers: Numbers | None = None
+) -> dict[str, Array]:
+    """Return the inputs of a task that a condition and numbers fill. Raises InvalidValue if a condition is needed and left open."""
+    inputs: dict[str, Array] = {}
+    for tensor in spec.inputs:
+        if tensor.source in conditions.SOURCES:
+            inputs[tensor.role] = conditions.fill(manifest, tensor, required(manifest, tensor, condition), n, 0, 0)
+        elif tensor.source in NUMBERS:
+            inputs[tensor.role] = number(tensor, numbers or {}, n)
+    return inputs
+
+
+def numbers_of(spec: TaskSpec, numbers: Numbers | None) -> Numbers:
+    """Return those of the numbers that a task takes."""
+    roles = {tensor.role for tensor in spec.inputs if tensor.source in NUMBERS}
+    return {name: value for name, value in (numbers or {}).items() if name in roles}
+
+
+def with_data(
+    manifest: Manifest, spec: TaskSpec, data: Array, condition: Given | None, numbers: Numbers | None = None
+) -> dict[str, Array]:
+    """Return the inputs of a task that takes items. Raises InvalidValue for a condition that the task does not take."""
+    check_takes(manifest, [spec], condition)
+    return {role_of(spec, "data"): data, **stated(manifest, spec, condition, len(data), numbers)}
+
+
+def required(manifest: Manifest, tensor: InputSpec, condition: Given | None, field: str = "class") -> Given:
+    """Return the condition. Raises InvalidValue if it, or the part that fills the input, is left open."""
+    if condition is not None and conditions.part_of(manifest, tensor, condition) is not None:
+        return condition
+    one = manifest.condition_of(tensor)
+    if manifest.conditions is not None:
+        field, names = field.replace("class", "condition"), manifest.conditions.names
+        raise InvalidValue(
+            f"{field}: {manifest.name} is conditioned on {', '.join(names)}; state their values",
+            field=field,
+            valid=names,
+        )
+    if manifest.condition is None or one is None:
+        raise InvalidValue(
+            f"{field}: {manifest.name} is conditional; say which class", field=field, valid=manifest.classes
+        )
+    name = manifest.name_of_condition(tensor)
+    field = f"conditions.{name}"
+    raise InvalidValue(
+        f"{field}: {manifest.name} is conditioned on it; state the {one.kind}",
+        field=field,
+        valid=list(manifest.conditioned),
+    )
+
+
+def takes(spec: TaskSpec) -> bool:
+    """Return whether a task takes a condition."""
+    return any(tensor.source in conditions.SOURCES for tensor in spec.inputs)
+
+
+def check_takes(manifest: Manifest, specs: list[TaskSpec], condition: Given | None, field: str = "class") -> None:
+    """Raise InvalidValue for a condition that none of the tasks takes."""
+    if condition is None or any(map(takes, specs)):
+        return
+    if isinstance(tagged(condition), ByValues):
+        field = field.replace("class", "condition")
+    raise InvalidValue(
+        f"{field}: {manifest.name} is not conditional; leave the {field.split('.')[-1]} out", field=field
+    )
+
+
+# --- tasks --------------------------------------------------------------------------------------------------------------------
+
+
+def require(manifest: Manifest, task: str, verb: str) -> TaskSpec:
+    """Return the task, or raise UnsupportedTask that says what the model can."""
+    spec = manifest.task(task)
+    if spec is None:
+        raise cannot(manifest, verb)
+    return spec
+
+
+def cannot(manifest: Manifest, verb: str) -> UnsupportedTask:
+    """Return the error for a use case that a model does not support."""
+    why = why_not_encode(manifest) if "encode" not in manifest.tasks and verb in ("encode", "reconstruct") else ""
+    return UnsupportedTask(
+        f"{manifest.name} cannot {verb}{why}; it can {', '.join(manifest.tasks)}",
+        field="model",
+        valid=list(manifest.tasks),
+    )
+
+
+def makes_items(manifest: Manifest) -> bool:
+    """Return whether a model makes new items."""
+    return "sample" in manifest.tasks or ("decode" in manifest.tasks and manifest.latent is not None)
+
+
+def why_not_encode(manifest: Manifest) -> str:
+    """Return what a model that makes items, and does not encode them, has instead of a latent for each item; nothing for other models."""
+    if not makes_items(manifest):
+        return ""
+    if manifest.latent is None:
+        return ": it has no latent space"
+    return ": it makes items of latents and was never trained to go back, as an autoencoder is"
+
+
+def role_of(spec: TaskSpec, source: Any) -> str:
+    """Return the role of the first input with that source."""
+    tensor = spec.input(source)
+    assert tensor is not None, source
+    return tensor.role
+
+
+def softmax(energies: Array) -> Float64:
+    """Return probabilities over the last axis, in float64; -inf gives 0."""
+    shifted = np.exp(energies - energies.max(axis=-1, keepdims=True), dtype=np.float64)
+    probabilities: Float64 = shifted / shifted.sum(axis=-1, keepdims=True)
+    return probabilities

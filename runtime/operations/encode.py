@@ -1,0 +1,141 @@
+"""Items to their posterior or codes, and through the latent and back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from manifold.runtime import sampling
+from manifold.runtime.conditions import Given
+from manifold.runtime.inputs import Numbers, check_numbers, check_seed
+from manifold.runtime.manifest import Manifest
+from manifold.runtime.operations.common import (
+    Latents,
+    as_stated,
+    cannot,
+    check_takes,
+    latent_inputs,
+    numbers_of,
+    require,
+    role_of,
+    stated,
+    takes,
+    with_data,
+)
+from manifold.runtime.operations.steps import Array, Float32, Float64, Run, Steps
+
+POSTERIOR_STREAMS = 2**37  # + its place: the stream of a latent's posterior, from the second latent on
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """The posterior of items, their codes, or both."""
+
+    mean: Latents | None = None
+    log_variance: Latents | None = None
+    latents: Latents | None = None  # a draw, if a seed was given
+    codes: Array | None = None
+    seed: int | None = None
+
+    @property
+    def latent(self) -> Latents:
+        """The draw if there is one, else the posterior mean."""
+        chosen = self.mean if self.latents is None else self.latents
+        assert chosen is not None
+        return chosen
+
+    @property
+    def placed(self) -> Float32:
+        """The draw or the mean of a model with one latent."""
+        latent: Float32 = self.latent
+        return latent
+
+
+@dataclass(frozen=True)
+class Reconstructed:
+    """Items after encode and decode."""
+
+    data: Array
+    errors: Float64  # (n,) mean squared error, in the unit that the kind of data names
+    seed: int | None = None
+    others: dict[str, Array] | None = None  # outputs beside `data`, by role
+
+
+def encode(
+    manifest: Manifest, data: Array, *, seed: int | None = None, first: int = 0, condition: Given | None = None,
+    numbers: Numbers | None = None,
+) -> Steps[Encoded]:  # fmt: skip
+    """Return the posterior or the codes of data (n, *shape); with a seed also a draw from the posterior."""
+    spec = require(manifest, "encode", "encode")
+    check_seed(seed, first, len(data), needed=False)
+    check_numbers(manifest, [spec], numbers or {})
+    outputs = yield Run("encode", with_data(manifest, spec, data, condition, numbers))
+    means = _parts(manifest, outputs, "mean") or _parts(manifest, outputs, "latent")
+    log_variances = _parts(manifest, outputs, "log_variance")
+    draws = {} if seed is None else _drawn(means, log_variances, seed, first)
+    mean, log_variance, drawn = (as_stated(manifest, each) if each else None for each in (means, log_variances, draws))
+    return Encoded(mean, log_variance, drawn, outputs.get("codes"), seed)
+
+
+def _parts(manifest: Manifest, outputs: dict[str, Array], part: str) -> dict[str, Float32]:
+    """Return one part of the posterior of each latent, by the latent's role."""
+    if not manifest.has_named_latents:
+        return {next(iter(manifest.latents), "latent"): outputs[part]} if part in outputs else {}
+    roles = {role: role if part == "latent" else f"{role}.{part}" for role in manifest.latents}
+    return {role: outputs[name] for role, name in roles.items() if name in outputs}
+
+
+def _drawn(means: dict[str, Float32], log_variances: dict[str, Float32], seed: int, first: int) -> dict[str, Float32]:
+    """Return a draw from the posterior of each latent; the mean itself of one without a variance."""
+    draws = dict(means)
+    for place, (role, mean) in enumerate(means.items()):
+        if role in log_variances:
+            stream = POSTERIOR_STREAMS + place if place else sampling.POSTERIOR_STREAM
+            noise = sampling.normal(seed, first, len(mean), stream, mean.shape[1:])
+            draws[role] = mean + np.exp(0.5 * log_variances[role].astype(np.float64)).astype(np.float32) * noise
+    return draws
+
+
+def reconstruct(
+    manifest: Manifest, data: Array, *, seed: int | None = None, first: int = 0, condition: Given | None = None,
+    target: Given | None = None, numbers: Numbers | None = None,
+) -> Steps[Reconstructed]:  # fmt: skip
+    """Return data through encode and decode: by the posterior mean, or by a draw if a seed is given.
+
+    `condition` is what the items are conditioned on; `target` is what they are decoded under if that is to differ: the style stays, the class
+    changes.
+    """
+    task = reconstruction_task(manifest)
+    if task is None:
+        raise cannot(manifest, "reconstruct")
+    encoder, spec = manifest.tasks["encode"], manifest.tasks[task]
+    check_takes(manifest, [spec, encoder], condition)
+    check_takes(manifest, [spec], target, "target_class")
+    check_numbers(manifest, [encoder, spec], numbers or {})
+    of_encoder, own = condition if takes(encoder) else None, numbers_of(encoder, numbers)
+    encoded = yield from encode(manifest, data, seed=seed, first=first, condition=of_encoder, numbers=own)
+    inputs = stated(manifest, spec, condition if target is None else target, len(data), numbers)
+    if task == "decode":
+        inputs |= latent_inputs(manifest, spec, encoded.latent)
+    else:
+        assert encoded.codes is not None
+        inputs[role_of(spec, "codes")] = encoded.codes
+    outputs = yield Run(task, inputs)
+    back = outputs[manifest.main]
+    others = {role: outputs[role] for role in manifest.items if role in outputs and role != manifest.main}
+    return Reconstructed(back, manifest.spec.errors(data, back), encoded.seed, others)
+
+
+def reconstruction_task(manifest: Manifest) -> str | None:
+    """Return decode if the model encodes to latents, decode_codes if it encodes to codes, and None if it goes back by neither."""
+    encoder = manifest.task("encode")
+    given = set(encoder.roles) if encoder else set()
+    places = (
+        {"mean", "latent"}
+        if not manifest.has_named_latents
+        else {f"{role}.mean" for role in manifest.latents} | {*manifest.latents}
+    )
+    if "decode" in manifest.tasks and given & places:
+        return "decode"
+    return "decode_codes" if "decode_codes" in manifest.tasks and "codes" in given else None

@@ -1,0 +1,149 @@
+"""Paths in latent space."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from manifold.runtime import conditions
+from manifold.runtime.conditions import Given
+from manifold.runtime.errors import InvalidValue, UnsupportedTask, shown
+from manifold.runtime.inputs import Numbers, check_numbers, check_seed, draw_latents, latent_stream, number
+from manifold.runtime.manifest import NUMBERS, InputSpec, Manifest
+from manifold.runtime.operations.common import (
+    Latents,
+    as_stated,
+    by_role,
+    check_takes,
+    latent_inputs,
+    require,
+    required,
+    takes,
+)
+from manifold.runtime.operations.encode import encode
+from manifold.runtime.operations.steps import Array, Float32, Float64, Run, Steps
+
+
+@dataclass(frozen=True)
+class End:
+    """One end of an interpolation: one of the four, and a condition beside any of them."""
+
+    latent: Latents | None = None  # (*shape)
+    data: Array | None = None  # (*shape)
+    seed: int | None = None
+    first: int = 0
+    condition: Given | None = None
+
+
+@dataclass(frozen=True)
+class Path:
+    """A decoded path in latent space, ends included."""
+
+    data: Array
+    latents: Latents
+    seed: int | None = None
+    others: dict[str, Array] | None = None  # outputs beside `data`, by role
+
+
+def interpolate(
+    manifest: Manifest, start: End, stop: End, *, steps: int = 8, method: str | None = None, seed: int | None = None,
+    numbers: Numbers | None = None,
+) -> Steps[Path]:  # fmt: skip
+    """Return a path of `steps` latents from start to stop, decoded. `seed` fills what an end leaves open: both then have the same latent."""
+    if manifest.space is None:
+        raise UnsupportedTask(
+            f"{manifest.name} has no latent space to interpolate in; it can {', '.join(manifest.tasks)}", field="model",
+            valid=list(manifest.tasks),
+        )  # fmt: skip
+    spec = require(manifest, "decode", "interpolate")
+    method = method or manifest.space.interpolation
+    if method not in PATHS:
+        raise InvalidValue(f"method: unknown {shown(method)}", field="method", valid=list(PATHS))
+    check_numbers(manifest, [spec], numbers or {})
+    left_open = any(end.latent is None and end.data is None and end.seed is None for end in (start, stop))
+    chosen = check_seed(seed, 0, 1, needed=left_open)
+    ends = []
+    for name, end in (("from", start), ("to", stop)):
+        ends.append((yield from _latents_of(manifest, end, chosen)))
+        check_takes(manifest, [spec], end.condition, f"{name}.class")
+    parts = np.linspace(0, 1, steps)
+    latents = {role: _path(method, ends[0][role], ends[1][role], parts) for role in manifest.latents}
+    inputs = latent_inputs(manifest, spec, as_stated(manifest, latents))
+    for tensor in spec.inputs:
+        if tensor.source in conditions.SOURCES:
+            inputs[tensor.role] = _conditions(manifest, tensor, start, stop, parts)
+        elif tensor.source in NUMBERS:
+            inputs[tensor.role] = number(tensor, numbers or {}, steps)
+    outputs = yield Run("decode", inputs)
+    others = {role: outputs[role] for role in manifest.items if role in outputs and role != manifest.main}
+    return Path(outputs[manifest.main], as_stated(manifest, latents), chosen if left_open else None, others)
+
+
+def _conditions(manifest: Manifest, tensor: InputSpec, start: End, stop: End, parts: Float64) -> Array:
+    """Return the condition of each step: between two vectors a straight line, of others the nearer end's."""
+    ends = [
+        conditions.fill(manifest, tensor, required(manifest, tensor, end.condition, f"{name}.class"), 1, 0, 0)[0]
+        for name, end in (("from", start), ("to", stop))
+    ]
+    if tensor.source == "condition" and len(tensor.shape) == 1:
+        return _lerp(ends[0], ends[1], parts)
+    longest = [
+        max(sizes) for sizes in zip(ends[0].shape, ends[1].shape, strict=True)
+    ]  # texts have lengths of their own
+    ends = [np.pad(end, [(0, size - own) for size, own in zip(longest, end.shape, strict=True)]) for end in ends]
+    return np.stack([ends[int(part > 0.5)] for part in parts])
+
+
+def _latents_of(manifest: Manifest, end: End, seed: int) -> Steps[dict[str, Float32]]:
+    """Return the latents of an end, (*shape) each, by role."""
+    if end.latent is not None:
+        given = by_role(manifest, end.latent)
+        drawn = {} if len(given) == len(manifest.latents) else _drawn(manifest, seed, end.first)
+        return {role: given.get(role, drawn.get(role, np.zeros(0, np.float32))) for role in manifest.latents}
+    if end.data is not None:
+        encoder = manifest.task("encode")
+        own = end.condition if encoder is not None and takes(encoder) else None
+        encoded = yield from encode(manifest, end.data[None], condition=own)
+        return {role: latents[0] for role, latents in by_role(manifest, encoded.latent).items()}
+    if end.seed is not None:
+        check_seed(end.seed, end.first, 1, needed=True)
+        seed = end.seed
+    return _drawn(manifest, seed, end.first)
+
+
+def _drawn(manifest: Manifest, seed: int, first: int) -> dict[str, Float32]:
+    named = manifest.has_named_latents
+    return {
+        role: draw_latents(manifest, None, seed, first, 1, latent_stream(manifest, role if named else None), 1.0, role)[
+            0
+        ]
+        for role in manifest.latents
+    }
+
+
+def _path(method: str, start: Float32, stop: Float32, parts: Float64) -> Float32:
+    """Return a path between latents of any shape."""
+    return PATHS[method](start.ravel(), stop.ravel(), parts).reshape(len(parts), *start.shape)
+
+
+def _lerp(start: Float32, stop: Float32, parts: Float64) -> Float32:
+    """Return a straight line; the ends are exact."""
+    line: Float32 = ((1 - parts)[:, None] * start + parts[:, None] * stop).astype(np.float32)
+    return line
+
+
+def _slerp(start: Float32, stop: Float32, parts: Float64) -> Float32:
+    """Return an arc of the great circle (Shoemake, 1985), which keeps normal latents at a likely length; nearly parallel ends go straight."""
+    a, b = start.astype(np.float64), stop.astype(np.float64)
+    lengths = float(np.linalg.norm(a)) * float(np.linalg.norm(b))
+    angle = float(np.arccos(np.clip(a @ b / lengths, -1, 1))) if lengths > 0 else 0.0
+    if min(angle, np.pi - angle) < 1e-4:
+        return _lerp(start, stop, parts)
+    path = np.sin((1 - parts) * angle)[:, None] * a + np.sin(parts * angle)[:, None] * b
+    arc: Float32 = (path / np.sin(angle)).astype(np.float32)
+    arc[parts == 0], arc[parts == 1] = start, stop
+    return arc
+
+
+PATHS = {"slerp": _slerp, "lerp": _lerp}

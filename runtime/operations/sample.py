@@ -1,0 +1,124 @@
+"""New items: by the `sample` task, or by `decode` of latents from a prior."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from manifold.runtime import conditions, sampling
+from manifold.runtime.conditions import Given
+from manifold.runtime.errors import InvalidValue
+from manifold.runtime.inputs import Numbers, Options, check_numbers, check_seed, check_temperature, draw
+from manifold.runtime.manifest import RANDOM, Manifest, TaskSpec
+from manifold.runtime.operations.common import Latents, as_stated, by_role, cannot, check_takes, key_of, require
+from manifold.runtime.operations.steps import Array, Float32, Run, Steps
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Items with what made them."""
+
+    data: Array  # (n, *shape), as the graph gives them
+    seed: int | None  # None if no random numbers were drawn
+    latents: Latents | None = None
+    codes: Array | None = None
+    condition: Float32 | None = None  # (n, C), of a model that is conditioned on one vector
+    conditions: dict[str, Any] = field(
+        default_factory=dict
+    )  # by name, of a model with several or with a text: (n, C), or texts
+    others: dict[str, Array] = field(
+        default_factory=dict
+    )  # outputs beside `data`, by role, of a model that makes several
+
+
+def is_reproducible(manifest: Manifest, latents: Latents | None, codes: Array | None) -> bool:
+    """Return whether the same request gives the same items: false if the graph that `sample` runs draws random numbers itself."""
+    return not manifest.drawing or sampling_task(manifest, latents, codes) not in manifest.drawing
+
+
+def sample(
+    manifest: Manifest, n: int = 1, *, seed: int | None = None, first: int = 0, latents: Latents | None = None, codes: Array | None = None,
+    condition: Given | None = None, prior: str | None = None, temperature: float = 1.0, numbers: Numbers | None = None,
+) -> Steps[Samples]:  # fmt: skip
+    """Return n items by the `sample` task, or by `decode` after the prior; of given latents (n, *shape) or codes if there are any.
+
+    Item i depends on seed and first + i alone. A condition that is left open is drawn.
+    """
+    task = sampling_task(manifest, latents, codes)
+    spec, given = manifest.tasks[task], {} if latents is None else by_role(manifest, latents)
+    check_temperature(temperature)
+    check_numbers(manifest, [spec], numbers or {})
+    open_latents = [
+        tensor for tensor in spec.inputs if tensor.source == "latent" and key_of(manifest, tensor) not in given
+    ]
+    chance = needs_seed(spec, bool(open_latents), condition)
+    seed = check_seed(seed, first, n, needed=chance)
+    if prior is not None and not open_latents:
+        raise InvalidValue("prior: there is no latent to draw here", field="prior")
+    choices = Options(condition, prior, temperature, numbers or {})
+    inputs: dict[str, Array] = {}
+    stream = sampling.FIRST_INPUT_STREAM
+    for tensor in spec.inputs:
+        if tensor.source == "latent" and tensor not in open_latents:
+            inputs[tensor.role] = given[key_of(manifest, tensor)]
+        elif tensor.source == "codes" and codes is not None:
+            inputs[tensor.role] = codes
+        else:
+            inputs[tensor.role] = draw(manifest, spec, tensor, seed, first, n, stream, choices)
+        stream += tensor.source in RANDOM
+    check_takes(manifest, [spec], condition)
+    outputs = yield Run(task, inputs)
+    return _samples(manifest, spec, inputs, outputs, seed if chance else None, codes)
+
+
+def _samples(
+    manifest: Manifest, spec: TaskSpec, inputs: Mapping[str, Array], outputs: Mapping[str, Array], seed: int | None, codes: Array | None
+) -> Samples:  # fmt: skip
+    latents = {key_of(manifest, tensor): inputs[tensor.role] for tensor in spec.inputs if tensor.source == "latent"}
+    made = {role: outputs[role] for role in manifest.latents if manifest.has_named_latents and role in outputs}
+    if not latents and not made and "latent" in outputs and not manifest.has_named_latents:
+        made = {"latent": outputs["latent"]}
+    condition = spec.input("condition") if len(manifest.conditioned) < 2 else None
+    vector = inputs[condition.role] if condition is not None and len(condition.shape) == 1 else None
+    return Samples(
+        outputs[manifest.main], seed, as_stated(manifest, latents or made) if latents or made else None, outputs.get("codes", codes),
+        condition=vector, conditions=conditions.of_inputs(manifest, spec, inputs),
+        others={role: outputs[role] for role in manifest.items if role in outputs and role != manifest.main},
+    )  # fmt: skip
+
+
+def sampling_task(manifest: Manifest, latents: Latents | None, codes: Array | None) -> str:
+    """Return the task that makes items. Raises UnsupportedTask, or InvalidValue for both latents and codes."""
+    tasks = manifest.tasks
+    if latents is not None and codes is not None:
+        raise InvalidValue("latents and codes exclude each other", field="codes")
+    if codes is not None:
+        require(manifest, "decode_codes", "decode codes")
+        return "decode_codes"
+    if latents is not None:
+        chosen = next((name for name in ("sample", "decode") if name in tasks and tasks[name].input("latent")), None)
+        if chosen is None:
+            raise cannot(manifest, "decode latents")
+        return chosen
+    if "sample" in tasks:
+        return "sample"
+    if manifest.latent is None or "decode" not in tasks:
+        raise cannot(manifest, "sample")
+    return "decode"
+
+
+def needs_seed(spec: TaskSpec, open_latents: bool, condition: Given | None) -> bool:
+    """Return whether a run draws random numbers: noise, latents, or a condition that is left open."""
+    sources = {tensor.source for tensor in spec.inputs}
+    conditional = not sources.isdisjoint(conditions.SOURCES)
+    drawn = conditional and (conditions.is_random(condition) or _is_partly_open(spec, condition))
+    return drawn or "normal" in sources or "uniform" in sources or open_latents
+
+
+def _is_partly_open(spec: TaskSpec, condition: Given | None) -> bool:
+    """Return whether several conditions state fewer parts than the task has inputs for."""
+    if not isinstance(condition, conditions.BySeveral):
+        return False
+    wanted = [tensor for tensor in spec.inputs if tensor.source in ("condition", "tokens")]
+    return len(condition.parts) < len(wanted) or any(map(conditions.is_random, condition.parts.values()))

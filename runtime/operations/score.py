@@ -1,0 +1,112 @@
+"""The terms of the anomaly score, and the probabilities of classes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from manifold.runtime.conditions import Given
+from manifold.runtime.errors import UnsupportedTask
+from manifold.runtime.inputs import Numbers, check_numbers, number
+from manifold.runtime.manifest import NUMBERS, Manifest
+from manifold.runtime.operations.common import cannot, role_of, softmax, stated, with_data
+from manifold.runtime.operations.steps import Array, Float64, Run, Steps
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Terms of the anomaly score by name, float64 (n,) each, and nats of each value or part if the artifact has them."""
+
+    terms: dict[str, Float64]
+    surprise: Array | None
+
+
+def score(
+    manifest: Manifest, data: Array, *, condition: Given | None = None, numbers: Numbers | None = None
+) -> Steps[Scores]:
+    """Return the terms of the anomaly score. Without a class, a conditional model's terms are marginalised over classes by the class prior."""
+    scoring = manifest.scoring
+    if scoring is None or "score" not in manifest.tasks:
+        raise UnsupportedTask(
+            f"{manifest.name} carries no anomaly score; it can {', '.join(manifest.tasks)}", field="model",
+            valid=list(manifest.tasks),
+        )  # fmt: skip
+    spec = manifest.tasks["score"]
+    check_numbers(manifest, [spec], numbers or {})
+    if spec.input("condition") is not None and condition is None and manifest.classes is not None:
+        return (yield from _marginal_score(manifest, data, numbers))
+    outputs = yield Run("score", with_data(manifest, spec, data, condition, numbers))
+    terms = {term.name: outputs[term.name].astype(np.float64) for term in scoring.terms}
+    return Scores(terms, outputs[scoring.surprise] if scoring.surprise else None)
+
+
+def _marginal_score(manifest: Manifest, data: Array, numbers: Numbers | None) -> Steps[Scores]:
+    """Return -log Σ_y p(y) exp(-nll(x | y)) for terms that are -log p(x | y), or bound it; posterior-weighted means for the others."""
+    scoring = manifest.scoring
+    assert scoring is not None
+    outputs, by_class = yield from score_by_class(manifest, data, numbers)
+    evidence = scoring.evidence
+    assert evidence is not None  # the manifest sees to it
+    posterior, _ = bayes(manifest, by_class[evidence])
+    terms = {name: (posterior * values).sum(axis=1) for name, values in by_class.items()}
+    for term in scoring.terms:
+        if term.name == evidence or term.likelihood:
+            terms[term.name] = -bayes(manifest, by_class[term.name])[1]
+    surprise = None
+    if scoring.surprise:
+        n, count = posterior.shape
+        parts = outputs[scoring.surprise].reshape(n, count, *outputs[scoring.surprise].shape[1:])
+        surprise = parts[np.arange(n), posterior.argmax(axis=1)]
+    return Scores(terms, surprise)
+
+
+def score_by_class(
+    manifest: Manifest, data: Array, numbers: Numbers | None = None
+) -> Steps[tuple[dict[str, Array], dict[str, Float64]]]:
+    """Return the outputs of `score` for every item under every class in turn, (n C, ...), and its terms, float64 (n, C)."""
+    spec, scoring = manifest.tasks["score"], manifest.scoring
+    assert scoring is not None
+    n, count = len(data), len(manifest.class_weights)
+    condition = np.tile(np.eye(count, dtype=np.float32), (n, 1))  # (n C, C)
+    inputs = {role_of(spec, "data"): data.repeat(count, axis=0), role_of(spec, "condition"): condition}
+    inputs |= {
+        tensor.role: number(tensor, numbers or {}, n * count) for tensor in spec.inputs if tensor.source in NUMBERS
+    }
+    outputs = yield Run("score", inputs)
+    return outputs, {term.name: outputs[term.name].astype(np.float64).reshape(n, count) for term in scoring.terms}
+
+
+def log_joint(manifest: Manifest, nll: Float64) -> Float64:
+    """Return log p(y) - nll(x | y), (n, C); a class of weight 0 takes no part."""
+    with np.errstate(divide="ignore"):
+        joint: Float64 = np.log(np.asarray(manifest.class_weights)) - nll
+    return joint
+
+
+def bayes(manifest: Manifest, nll: Float64) -> tuple[Float64, Float64]:
+    """Return p(y | x) (n, C) and log p(x) (n,) for nll(x | y) (n, C)."""
+    joint = log_joint(manifest, nll)
+    top = joint.max(axis=1)
+    evidence = top + np.log(np.exp(joint - top[:, None]).sum(axis=1))
+    return np.exp(joint - evidence[:, None]), evidence
+
+
+def classify(manifest: Manifest, data: Array) -> Steps[Float64]:
+    """Return p(y | x), float64 (n, C), rows sum to 1: as the manifest's `classification` has it, at its temperature."""
+    energies = yield from class_energies(manifest, data)
+    assert manifest.classification is not None
+    return softmax(energies / manifest.classification.temperature)
+
+
+def class_energies(manifest: Manifest, data: Array) -> Steps[Float64]:
+    """Return log p(y | x) before the temperature, up to a constant for each item, float64 (n, C)."""
+    classification = manifest.classification
+    if classification is None:
+        raise cannot(manifest, "classify")
+    if classification.term is None:
+        spec = manifest.tasks["features"]
+        outputs = yield Run("features", {role_of(spec, "data"): data, **stated(manifest, spec, None, len(data))})
+        return outputs["logits"].astype(np.float64)
+    _, by_class = yield from score_by_class(manifest, data)
+    return log_joint(manifest, by_class[classification.term])

@@ -1,0 +1,78 @@
+"""The files of fitted priors: npz with LATENT.PRIOR.weights (K,), LATENT.PRIOR.means (K, L) and LATENT.PRIOR.choleskys (K, L, L)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from manifold.runtime import npz
+from manifold.runtime.errors import ArtifactError
+from manifold.runtime.manifest import PRIORS_FILE, FittedPrior, LatentSpec, Manifest
+from manifold.runtime.repository import replacing
+
+PARTS = ("weights", "means", "choleskys")
+COMPONENTS = 1024  # of a mixture, at most
+
+
+def every(manifest: Manifest) -> Iterator[tuple[str, LatentSpec, FittedPrior]]:
+    """Yield the fitted priors of every latent with the key under which a file has them."""
+    for role, latent in manifest.latents.items():
+        for name, prior in latent.fitted():
+            yield f"{role}.{name}", latent, prior
+
+
+def load(folder: Path, manifest: Manifest) -> None:
+    """Read the numbers of all priors that are in files. Raises ArtifactError for a file without them."""
+    for key, latent, prior in every(manifest):
+        if prior.file is not None:
+            prior.load(_read(folder / prior.file, key, latent.count))
+
+
+def _read(path: Path, key: str, size: int) -> tuple[Any, Any, Any]:
+    def check(name: str, shape: npz.Shape, dtype: np.dtype[Any]) -> str | None:
+        wanted = {"weights": (), "means": (size,), "choleskys": (size, size)}[name.rpartition(".")[2]]
+        fits = len(shape) == len(wanted) + 1 and 1 <= shape[0] <= COMPONENTS and shape[1:] == wanted
+        return None if fits and dtype.kind == "f" else f"not {['components', *wanted]} numbers"
+
+    names = [f"{key}.{part}" for part in PARTS]
+    try:
+        arrays = npz.read(path, names, check)
+    except npz.Unreadable as error:
+        raise ArtifactError(f"{path}: cannot be read: {error}") from error
+    if missing := [name for name in names if name not in arrays]:
+        raise ArtifactError(f"{path}: has no array {missing[0]}")
+    weights, means, choleskys = (np.asarray(arrays[name], np.float64) for name in names)
+    if len({len(weights), len(means), len(choleskys)}) != 1 or not all(
+        np.isfinite(each).all() for each in arrays.values()
+    ):
+        raise ArtifactError(f"{path}: {key} needs as many weights, means and choleskys, of finite numbers")
+    if (weights < 0).any() or not np.isclose(weights.sum(), 1, rtol=1e-6):
+        raise ArtifactError(f"{path}: {key}.weights must be at least 0 and add up to 1")
+    return weights, means, choleskys
+
+
+def stored(folder: Path, manifest: Manifest) -> Manifest:
+    """Write the numbers of all fitted priors into a file of the artifact's folder. Return the manifest that refers to it."""
+    arrays = {
+        f"{key}.{part}": array
+        for key, _, prior in every(manifest)
+        for part, array in zip(PARTS, prior.components, strict=True)
+    }
+    if not arrays:
+        return manifest
+    with replacing(folder / PRIORS_FILE) as temporary, temporary.open("wb") as file:
+        np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
+    latents = {role: _referring(latent) for role, latent in manifest.latents.items()}
+    update = latents if manifest.has_named_latents else next(iter(latents.values()))
+    return manifest.model_copy(update={"latent": update})
+
+
+def _referring(latent: LatentSpec) -> LatentSpec:
+    """Return the latent with priors that name the file."""
+    referring = {name: type(prior).model_validate({"file": PRIORS_FILE}) for name, prior in latent.fitted()}
+    for name, prior in latent.fitted():
+        referring[name].load(prior.components)
+    return latent.model_copy(update={"priors": {**latent.priors, **referring}})

@@ -1,0 +1,70 @@
+"""The errors of the routes that are not use cases, in the same shape as theirs."""
+
+from __future__ import annotations
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+from starlette.responses import Response
+
+from manifold.runtime.errors import ManifoldError, cut
+from manifold.service.http import replies
+from manifold.service.http.endpoints import USE_CASES
+from manifold.service.http.front import GONE
+from manifold.service.http.replies import Reply
+
+TYPES = {404: "not_found", 405: "method_not_allowed"}
+
+
+def add(app: FastAPI) -> None:
+    """Add the handlers of all exceptions."""
+
+    @app.exception_handler(ManifoldError)
+    async def ours(request: Request, error: ManifoldError) -> Response:
+        return _respond(request, replies.of_error(error, request.state.request_id))
+
+    @app.exception_handler(HTTPException)
+    async def of_starlette(request: Request, error: HTTPException) -> Response:
+        return _respond(request, _unrouted(app, request, error))
+
+    @app.exception_handler(RequestValidationError)
+    async def of_fastapi(request: Request, error: RequestValidationError) -> Response:
+        """Answer for path and query parameters of the GET routes."""
+        problem = error.errors()[0]
+        name = str(problem["loc"][-1])
+        message = f"{name}: {problem['msg']}"
+        return _respond(request, replies.refusal(422, request.state.request_id, "invalid_value", message, field=name))
+
+    @app.exception_handler(ClientDisconnect)
+    async def left(request: Request, error: ClientDisconnect) -> Response:
+        """Answer a client that has left while it sent a body, which is no error of the service."""
+        return Response(status_code=GONE)
+
+    @app.exception_handler(Exception)
+    async def unknown(request: Request, error: Exception) -> Response:
+        return _respond(request, replies.unexpected(error, request.state.request_id))
+
+
+def _respond(request: Request, reply: Reply) -> Response:
+    request.app.state.metrics.errors.labels(reply.error).inc()
+    return Response(reply.body, reply.status, headers=reply.headers, media_type=reply.media_type)
+
+
+def _unrouted(app: FastAPI, request: Request, error: HTTPException) -> Reply:
+    """Return the reply for an unknown path or method, or for another error of the framework."""
+    path, status = request.url.path, error.status_code
+    use_cases = {f"/{name}" for name in USE_CASES}
+    headers = dict(error.headers or {})
+    if path in use_cases:
+        status, headers = 405, {"Allow": "POST"}
+    elif status == 405 and "GET" in (allowed := headers.get("Allow", "")) and "HEAD" not in allowed:
+        headers = {"Allow": allowed.replace("GET", "GET, HEAD")}
+    if status == 405:
+        valid = headers.get("Allow", "").split(", ")
+        message = f"{cut(path)} does not take {cut(request.method)}"
+    else:
+        valid = sorted(use_cases | {route.path for route in app.routes if hasattr(route, "path")})
+        message = f"there is no {cut(path)}" if status == 404 else cut(str(error.detail), 200)
+    kind = TYPES.get(status, "malformed")
+    return replies.refusal(status, request.state.request_id, kind, message, valid=valid, headers=headers)

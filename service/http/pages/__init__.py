@@ -1,0 +1,48 @@
+"""The page of the service, and the page of its API's documentation. Each may run the scripts that it holds now, and no others."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+from fastapi import FastAPI
+from fastapi.openapi.docs import get_swagger_ui_html
+from starlette.responses import HTMLResponse, Response
+
+PAGE = Path(__file__).parent / "index.html"
+SCRIPTS = "/static-offline-docs"  # where the application serves Swagger UI
+
+
+def add(app: FastAPI) -> None:
+    """Add the pages at / and /docs."""
+    text = PAGE.read_text()
+    own = f"script-src {_hashes(text, 'script')}; style-src {_hashes(text, 'style')}"
+    app.get("/", include_in_schema=False)(_page(text, own))
+    docs = bytes(
+        get_swagger_ui_html(
+            openapi_url="/openapi.json", title="Manifold", swagger_js_url=f"{SCRIPTS}/swagger-ui-bundle.js",
+            swagger_css_url=f"{SCRIPTS}/swagger-ui.css", swagger_favicon_url=f"{SCRIPTS}/favicon.png",
+        ).body
+    ).decode()  # fmt: skip
+    # Swagger UI sets styles by script
+    foreign = f"script-src 'self' {_hashes(docs, 'script')}; style-src 'self' 'unsafe-inline'"
+    app.get("/docs", include_in_schema=False)(_page(docs, foreign))
+
+
+def _page(text: str, sources: str) -> Callable[[], Awaitable[Response]]:
+    """Return a route that answers with a page. `sources` is the part of its content security policy on scripts and styles."""
+    policy = f"default-src 'none'; {sources}; img-src 'self' data: blob:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+
+    async def page() -> Response:
+        return HTMLResponse(text, headers={"Content-Security-Policy": policy, "Cache-Control": "no-cache"})
+
+    return page
+
+
+def _hashes(page: str, tag: str) -> str:
+    """Return the sources of a content security policy that allow the inline scripts, or styles, of a page."""
+    inline = re.findall(rf"<{tag}>(.*?)</{tag}>", page, re.DOTALL)
+    return " ".join(f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'" for text in inline)

@@ -1,0 +1,40 @@
+"""Files of rows as bodies of /anomaly-score, by their content types, and the answer as lines of NDJSON."""
+
+from __future__ import annotations
+
+from manifold.runtime.errors import UnsupportedMedia, cut
+from manifold.service.core import contract, row_files
+from manifold.service.core.handlers import Handlers
+from manifold.service.core.validation import validate
+from manifold.service.http import bodies
+from manifold.service.http.incoming import Incoming
+from manifold.service.http.replies import Reply
+from manifold.service.http.streams import NDJSON
+from manifold.service.settings import Settings
+from manifold.service.telemetry.metrics import Metrics
+
+MEDIA_TYPES = {
+    "text/csv": "csv", "application/csv": "csv",
+    "application/vnd.apache.parquet": "parquet", "application/x-parquet": "parquet", "application/parquet": "parquet",
+}  # fmt: skip
+
+
+def kind_of(request: Incoming) -> str | None:
+    """Return csv or parquet if the body is a file of rows, else None."""
+    return MEDIA_TYPES.get(request.content_type or "")
+
+
+async def respond(request: Incoming, kind: str, handlers: Handlers, metrics: Metrics, settings: Settings) -> Reply:
+    """Return the scores of the body as lines. Raise a RequestError if nothing can be scored."""
+    if encoding := request.header(b"content-encoding"):
+        raise UnsupportedMedia(
+            f"Content-Encoding: {cut(encoding)} is not read; send the file as it is", field="Content-Encoding"
+        )
+    fields = validate(contract.ScoreRequest, bodies.query(request))
+    limit = settings.max_upload_bytes
+    request.check_length(limit)
+    entry, lines = await row_files.score(fields, kind, request.chunks(row_files.IN_MEMORY), limit, handlers, metrics)
+    headers = {"X-Model": entry.name, "X-Model-Version": str(entry.version)}
+    if row_files.is_random(entry, explain=fields.explain):
+        headers["X-Reproducible"] = "false"
+    return Reply(lines, NDJSON, headers=headers)

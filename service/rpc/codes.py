@@ -1,0 +1,26 @@
+"""The status codes of errors over gRPC. The Open Inference Protocol has a table of its own (inference/rpc.py)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TypeAlias
+
+import grpc
+
+from manifold.runtime import errors
+from manifold.runtime.errors import ManifoldError
+
+Codes: TypeAlias = Mapping[type[ManifoldError], grpc.StatusCode]
+
+CODES: Codes = {
+    errors.RequestError: grpc.StatusCode.INVALID_ARGUMENT, errors.UnknownModel: grpc.StatusCode.NOT_FOUND,
+    errors.NotFound: grpc.StatusCode.NOT_FOUND, errors.UnsupportedTask: grpc.StatusCode.FAILED_PRECONDITION,
+    errors.Unauthorized: grpc.StatusCode.UNAUTHENTICATED, errors.Forbidden: grpc.StatusCode.PERMISSION_DENIED,
+    errors.Busy: grpc.StatusCode.RESOURCE_EXHAUSTED, errors.Unavailable: grpc.StatusCode.UNAVAILABLE,
+    errors.DeadlineExceeded: grpc.StatusCode.DEADLINE_EXCEEDED,
+}  # fmt: skip
+
+
+def code_of(error: ManifoldError, codes: Codes) -> grpc.StatusCode:
+    """Return the code of the nearest class in the table, INTERNAL if none is there."""
+    return next((codes[kind] for kind in type(error).__mro__ if kind in codes), grpc.StatusCode.INTERNAL)

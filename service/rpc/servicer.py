@@ -1,0 +1,235 @@
+"""The rpcs: messages are translated to the handlers and back."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
+from typing import Any, TypeAlias, TypeVar, cast
+
+import orjson
+from google.protobuf.message import Message
+
+from manifold.runtime.errors import InvalidValue, UnsupportedMedia, cut
+from manifold.service.aside import LARGE, ROW, aside
+from manifold.service.core import contract, encoding, row_files
+from manifold.service.core.handlers import Answer, Handlers
+from manifold.service.core.reading import Uploads
+from manifold.service.core.validation import validate
+from manifold.service.models import describe
+from manifold.service.models.registry import Registry
+from manifold.service.rpc import calls, messages
+from manifold.service.rpc.calls import Call, Calls, deadline, readable
+from manifold.service.rpc.codes import CODES
+from manifold.service.rpc.limits import kept
+from manifold.service.settings import Settings
+from manifold.service.stubs import manifold_pb2 as pb
+from manifold.service.stubs import manifold_pb2_grpc as stubs
+from manifold.service.telemetry.metrics import Metrics
+from manifold.service.telemetry.tracing import Tracing
+from manifold.service.telemetry.tracing import spent as spent_on
+
+M = TypeVar("M", bound=Message)
+R = TypeVar("R", bound=contract.Request)
+Context: TypeAlias = Any  # grpc.aio.ServicerContext, which says nothing of its types
+
+NAME = "manifold.v1.Manifold"
+
+
+class Servicer(stubs.ManifoldServicer):
+    """The service Manifold: a method for each rpc."""
+
+    def __init__(
+        self, handlers: Handlers, registry: Registry, metrics: Metrics, settings: Settings, tracing: Tracing | None = None
+    ) -> None:  # fmt: skip
+        self.handlers, self.registry, self.metrics, self.settings = handlers, registry, metrics, settings
+        self.calls = Calls(NAME, CODES, metrics, tracing)
+
+    # --- use cases ---
+
+    async def Sample(self, message: pb.SampleRequest, context: Context) -> pb.SampleResponse:  # noqa: N802
+        """Answer with new items."""
+        return await self._use(
+            context, "sample", message, contract.SampleRequest, self.handlers.sample, pb.SampleResponse()
+        )
+
+    async def Encode(self, message: pb.EncodeRequest, context: Context) -> pb.EncodeResponse:  # noqa: N802
+        """Answer with the latents of items."""
+        return await self._use(
+            context, "encode", message, contract.EncodeRequest, self.handlers.encode, pb.EncodeResponse()
+        )
+
+    async def Reconstruct(self, message: pb.ReconstructRequest, context: Context) -> pb.ReconstructResponse:  # noqa: N802
+        """Answer with items that were encoded and decoded again."""
+        return await self._use(
+            context,
+            "reconstruct",
+            message,
+            contract.ReconstructRequest,
+            self.handlers.reconstruct,
+            pb.ReconstructResponse(),
+        )
+
+    async def Interpolate(self, message: pb.InterpolateRequest, context: Context) -> pb.InterpolateResponse:  # noqa: N802
+        """Answer with a path between two items."""
+        return await self._use(
+            context,
+            "interpolate",
+            message,
+            contract.InterpolateRequest,
+            self.handlers.interpolate,
+            pb.InterpolateResponse(),
+        )
+
+    async def AnomalyScore(self, message: pb.ScoreRequest, context: Context) -> pb.ScoreResponse:  # noqa: N802
+        """Answer with how anomalous items are."""
+        return await self._use(
+            context, "anomaly-score", message, contract.ScoreRequest, self.handlers.score, pb.ScoreResponse()
+        )
+
+    async def Classify(self, message: pb.ClassifyRequest, context: Context) -> pb.ClassifyResponse:  # noqa: N802
+        """Answer with the classes of items."""
+        return await self._use(
+            context, "classify", message, contract.ClassifyRequest, self.handlers.classify, pb.ClassifyResponse()
+        )
+
+    async def Impute(self, message: pb.ImputeRequest, context: Context) -> pb.ImputeResponse:  # noqa: N802
+        """Answer with items whose missing values are filled in."""
+        return await self._use(
+            context, "impute", message, contract.ImputeRequest, self.handlers.impute, pb.ImputeResponse()
+        )
+
+    # --- streams ---
+
+    async def SampleStream(self, message: pb.SampleRequest, context: Context) -> AsyncIterator[pb.SampleResponse]:  # noqa: N802
+        """Yield new items as they are made."""
+        async with Call(self.calls, context, "SampleStream") as call:
+            self.registry.check_open()
+            fields, given = await _read(message, contract.SampleRequest)
+            async with aclosing(await self.handlers.sample_stream(fields, given, deadline(context))) as parts:
+                async for part in parts:
+                    yield await self._write(part, "sample", pb.SampleResponse(), call.request_id)
+
+    async def AnomalyScoreFile(  # noqa: N802
+        self, sent: AsyncIterator[pb.ScoreFileRequest], context: Context
+    ) -> AsyncIterator[pb.ScoreFileResponse]:
+        """Yield the scores of a file's rows."""
+        async with Call(self.calls, context, "AnomalyScoreFile"):
+            self.registry.check_open()
+            head = readable(await anext(aiter(sent), pb.ScoreFileRequest()))
+            if head.kind not in row_files.KINDS:
+                raise UnsupportedMedia(
+                    f"kind: {cut(head.kind) or 'nothing'} is not read", field="kind", valid=row_files.KINDS
+                )
+            fields, given = await _read(head.request, contract.ScoreRequest)
+            if given.files or given.array is not None:
+                raise InvalidValue("images: not beside a file of rows", field="images")
+            chunks = _chunks(sent)
+            limits = self.settings.max_upload_bytes
+            _, lines = await row_files.score(fields, head.kind, chunks, limits, self.handlers, self.metrics)
+            async with aclosing(lines):
+                async for line in lines:
+                    yield pb.ScoreFileResponse(lines=line)
+
+    # --- models ---
+
+    async def ListModels(self, message: pb.ListModelsRequest, context: Context) -> pb.ModelList:  # noqa: N802
+        """List the models and their states."""
+        async with Call(self.calls, context, "ListModels"):
+            readable(message)
+            default = self.settings.default_model
+            answer, shown = pb.ModelList(), self.registry.shown
+
+            def fill() -> None:
+                for entry in shown:
+                    messages.fill(answer.models.add(), _summary(describe.summary(entry, default)))
+
+            await aside(fill, 2 * ROW * len(shown))
+            return answer
+
+    async def GetModel(self, message: pb.GetModelRequest, context: Context) -> pb.Model:  # noqa: N802
+        """Answer with the public part of a model's manifest."""
+        async with Call(self.calls, context, "GetModel"):
+            entry = await self.registry.described(*_which(message))
+            answer = pb.Model(manifest=await aside(lambda: orjson.dumps(describe.public(entry)).decode()))
+            messages.fill(answer.summary, _summary(describe.summary(entry, self.settings.default_model)))
+            return answer
+
+    async def GetStats(self, message: pb.GetModelRequest, context: Context) -> pb.Stats:  # noqa: N802
+        """Answer with the runs of a model, and what waits for one."""
+        async with Call(self.calls, context, "GetStats"):
+            answer = pb.Stats()
+            messages.fill(answer, describe.stats(await self.registry.get(*_which(message))))
+            return answer
+
+    async def GetPreview(self, message: pb.GetModelRequest, context: Context) -> pb.Preview:  # noqa: N802
+        """Answer with a picture of what the model makes."""
+        async with Call(self.calls, context, "GetPreview"):
+            entry = self.registry.find(*_which(message))
+            path = entry.folder / "preview.png"
+
+            def read() -> bytes:
+                describe.preview(path, "model")
+                return path.read_bytes()
+
+            return pb.Preview(png=await aside(read, pool="disk"))
+
+    # --- pieces ---
+
+    async def _use(
+        self, context: Context, route: str, message: Message, shape: type[R],
+        method: Callable[[R, Uploads, int | None], Awaitable[Answer]], answer: M,
+    ) -> M:  # fmt: skip
+        async with Call(self.calls, context, shape.__name__.removesuffix("Request")) as call:
+            self.registry.check_open()
+            fields, given = await _read(message, shape)
+            return await self._write(await method(fields, given, deadline(context)), route, answer, call.request_id)
+
+    async def _write(self, answer: Answer, route: str, message: M, request_id: str) -> M:
+        """Return the answer as a message. A large one is written off the event loop."""
+
+        size = encoding.work(answer, ROW)  # messages are filled field by field
+
+        def write() -> tuple[float, M]:
+            began = time.perf_counter()
+            fields = encoding.to_fields(answer, request_id, picture=bytes)
+            spent = 1000 * (time.perf_counter() - began)
+            fields["timing"] = {"queue": answer.queue, "compute": answer.compute, "encode": spent}
+            messages.fill(message, fields)
+            # what is large is serialized here too; the server passes bytes on
+            return spent, message if size < LARGE else cast(M, message.SerializeToString())
+
+        spent, written = await aside(write, size)
+        now = time.monotonic()
+        spent_on("encode", now - spent / 1000, now)
+        self.metrics.answered(answer, route, spent)
+        return written
+
+
+async def _read(message: Message, shape: type[R]) -> tuple[R, Uploads]:
+    def read() -> tuple[R, Uploads]:
+        fields, given = messages.request(readable(message), work)
+        return validate(shape, fields), given
+
+    work = calls.work()
+    return await aside(read, work)
+
+
+async def _chunks(sent: AsyncIterator[pb.ScoreFileRequest]) -> AsyncIterator[bytes]:
+    """Yield the pieces of a file. Those that stay in memory are counted until the call is over."""
+    async for part in sent:
+        chunk = readable(part).chunk
+        kept(len(chunk), row_files.IN_MEMORY)
+        yield chunk
+
+
+def _which(message: pb.GetModelRequest) -> tuple[str | None, int | None]:
+    readable(message)
+    return (
+        message.model if message.HasField("model") else None,
+        message.version if message.HasField("version") else None,
+    )
+
+
+def _summary(fields: dict[str, Any]) -> dict[str, Any]:
+    return {**fields, "data": None if fields["data"] is None else orjson.dumps(fields["data"]).decode()}

@@ -1,0 +1,25 @@
+"""Evaluations by the library and by the command."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from typer.testing import CliRunner
+
+from manifold import cli
+from manifold.evaluation import evaluate_images, images
+from manifold.evaluation.extractors import Extractor
+from manifold.evaluation.reference import Reference
+
+PNG = b"\x89PNG\r\n\x1a\n"
+
+
+def scores(source: images.Source, held: Reference, extractor: Extractor) -> dict[str, float]:
+    return evaluate_images.evaluate_images(source, held, extractor)[0].metrics
+
+
+def run(*arguments: str, models: Path) -> Any:
+    result = CliRunner().invoke(cli.app, [*arguments, "--models", str(models), "--quiet"], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result.stdout

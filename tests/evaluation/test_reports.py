@@ -1,0 +1,88 @@
+"""Reports: recorded in manifests, compared, and shown as a page."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from manifold import cli
+from manifold.evaluation import comparison, evaluate_images, recording, report_page
+from manifold.evaluation.errors import ProtocolMismatch
+from manifold.evaluation.extractors import Extractor
+from manifold.evaluation.images import ImageArray, RealData
+from manifold.evaluation.reference import Reference
+from manifold.runtime import engine, manifest
+from tests.evaluation.helpers import run
+
+# --- records and comparisons ---
+
+
+def test_reports_are_recorded_in_the_manifest_and_compared(tiny_models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tiny_models / "vae/1"
+    before = manifest.read(folder).metrics
+    for _ in range(2):  # a second record takes the place of the first
+        found = json.loads(run("evaluate", "vae", "--n", "100", "--json", "--record", models=tiny_models))
+    after = manifest.read(folder)
+    assert after.metrics[: len(before)] == before
+    assert len(after.metrics) == len(before) + len(found["metrics"])
+    engine.load(folder, device="cpu")  # the checksums still hold
+    (recorded,) = recording.recorded(after)
+    for key in ("model", "version", "prior", "protocol", "metrics", "anchors", "details"):
+        assert recorded[key] == found[key]
+
+    table = run("compare", "vae", "vae:mixture", "pixelcnn", "--n", "100", models=tiny_models)
+    assert (
+        table.count("\n") == 10
+    )  # header, line, three models, train against test, test, a perfect generator, and what was left out
+    assert "train against test" in table
+    assert "a perfect generator" in table
+    found_rows = [row for row in table.splitlines() if any(f"| {name} 1" in row for name in ("vae", "pixelcnn"))]
+    kids = [float(row.split("|")[5].split("±")[0]) for row in found_rows]
+    assert kids == sorted(kids)
+    assert [row.split("|")[1].split(",")[0].strip() for row in found_rows] == ["1", "2", "3"]
+
+
+def test_likelihoods_of_different_x_stand_in_no_one_column(tiny_models: Path) -> None:
+    both = [
+        json.loads(run("evaluate", name, "--n", "100", "--json", models=tiny_models)) for name in ("vae", "pixelcnn")
+    ]
+    alone, together = comparison.to_markdown(both[:1]), comparison.to_markdown(both)
+    assert f"≤ {both[0]['metrics']['nll']:.4g}" in alone  # a bound says that it is one
+    assert "≤" not in comparison.to_markdown(both[1:])  # an exact one does not
+    assert "bits_per_dim" not in together
+    assert "nll left out, as x is not the same: grey values binarised at 1/2; pixels at 4 levels" in together
+
+
+def test_numbers_under_different_protocols_are_not_compared(tiny_models: Path, tmp_path: Path) -> None:
+    for n in ("100", "120"):
+        run("evaluate", "vae", "--n", n, "--out", str(tmp_path / f"{n}.json"), models=tiny_models)
+    files = [str(tmp_path / "100.json"), str(tmp_path / "120.json")]
+    result = CliRunner().invoke(cli.app, ["compare", *files, "--models", str(tiny_models)])
+    assert isinstance(result.exception, ProtocolMismatch)
+    assert "n is 100 and 120" in result.exception.message
+    content = json.loads((tmp_path / "100.json").read_text())
+    content["protocol"]["extractor_sha256"] = "0" * 64
+    (tmp_path / "120.json").write_text(json.dumps(content))
+    result = CliRunner().invoke(cli.app, ["compare", *files, "--models", str(tiny_models)])
+    assert isinstance(result.exception, ProtocolMismatch)
+    assert "extractor_sha256" in result.exception.message
+    (tmp_path / "120.json").write_text("{}")
+    assert "not a report" in str(CliRunner().invoke(cli.app, ["compare", *files]).exception)
+
+
+def test_the_page_shows_pictures_that_can_be_opened(extractor: Extractor, real: RealData, held: Reference) -> None:
+    import base64
+    import re
+
+    from PIL import Image
+
+    found, _, pictures = evaluate_images.evaluate_images(ImageArray.of(real.test.pixels), held, extractor)
+    page = report_page.to_html(found.as_dict(), pictures)
+    contents = re.findall(r'base64,([^"]+)"', page)
+    assert len(contents) >= 2
+    for content in contents:
+        Image.open(io.BytesIO(base64.b64decode(content))).load()
