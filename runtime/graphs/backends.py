@@ -428,9 +428,10 @@ class FakeBackend:
                 phase += (np.sin(np.arange(1, values.shape[1] + 1) * (place + 1)) * values).sum(axis=1)
             outputs = {}
             for place, output in enumerate(task.outputs):
-                waves = 0.5 + 0.5 * np.sin(phase[:, None] + np.arange(int(np.prod(output.shape))) * 0.1 + place)
+                shape = _shape_of(output, task, inputs)
+                waves = 0.5 + 0.5 * np.sin(phase[:, None] + np.arange(int(np.prod(shape))) * 0.1 + place)
                 whole = np.rint(waves) if output.dtype == "int64" else waves
-                outputs[output.graph_name] = whole.astype(output.dtype).reshape(rows, *output.shape)
+                outputs[output.graph_name] = whole.astype(output.dtype).reshape(rows, *shape)
             return outputs
 
         return run
@@ -438,3 +439,11 @@ class FakeBackend:
     def chance(self, task: TaskSpec) -> Chance:
         """Return NONE: the fake draws nothing, and its rows do not influence each other."""
         return chance.NONE
+
+
+def _shape_of(output: TensorSpec, task: TaskSpec, inputs: Mapping[str, Array]) -> tuple[int, ...]:
+    """Return the shape of one item of an output, whose free axes have the length of the inputs'."""
+    if not output.free:
+        return output.shape
+    length = next(inputs[tensor.graph_name].shape[axis + 1] for tensor in task.inputs for axis in tensor.free or ())
+    return tuple(length if axis in output.free else size for axis, size in enumerate(output.shape))
