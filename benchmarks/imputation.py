@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from manifold.runtime import engine, imaging
-from manifold.training import data as datasets
+from manifold.training import datasets
 
 NAME, SHOWN = "mnist-pixelcnn", 10
 CANDIDATES = (1, 8, 32)

@@ -24,7 +24,7 @@ from PIL import Image
 
 from manifold.runtime import compression, engine, imaging
 from manifold.runtime.kinds.image import ImageSpec
-from manifold.training import data as datasets
+from manifold.training import datasets
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt

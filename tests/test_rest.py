@@ -18,7 +18,7 @@ from manifold.runtime.engine import Model
 from manifold.runtime.kinds.image import ImageSpec
 from manifold.service.core import contract, use_cases
 from manifold.service.core.use_cases import classify
-from manifold.training.data import Data
+from manifold.training.data import Arrays, Data
 from tests.bodies import items, png, text
 from tests.conftest import (
     CLASS_OF,
@@ -257,8 +257,8 @@ def test_the_openapi_document_is_the_one_in_docs(client: TestClient) -> None:
 def test_classify_is_what_the_library_says(
     name: str, client: TestClient, shipped: dict[str, Model], digits: Data
 ) -> None:
-    model, items = shipped[name], digits.test.items[:6]
-    expected = model.classify(digits.edge(digits.test)[:6])
+    model, items = shipped[name], Arrays.of(digits.test).items[:6]
+    expected = model.classify(digits.inputs(digits.test)[:6])
     request = {"model": name, "images": [text(imaging.to_png(image)) for image in items]}
     answer = client.post("/classify", json=request).json()
     classify.ClassifyResponse.model_validate(answer)

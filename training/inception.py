@@ -27,9 +27,9 @@ from manifold.runtime.engine import Model, example_inputs, load
 from manifold.runtime.errors import ArtifactError
 from manifold.runtime.kinds.image import ImageSpec
 from manifold.runtime.manifest import Golden, InputSpec, Manifest, TaskSpec, TensorSpec
-from manifold.training import graphs
 from manifold.training.errors import DataError
-from manifold.training.exports import Task
+from manifold.training.exporting import graphs
+from manifold.training.exporting.tasks import Task
 
 URL = "https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/pt_inception-2015-12-05-6726825d.pth"
 HASH_PREFIX = "6726825d"  # of the file's SHA-256, published in its name

@@ -265,13 +265,14 @@ def pick(probabilities: Tensor, uniforms: Tensor) -> Tensor:
 
 
 NAMES = ("bernoulli", "gaussian", "gaussian-learned", "laplace", "logistic", "columns")
-# what x is in log p(x), for images; where it is a probability of levels rather than a density, bits/dim follow
+# what x is in log p(x); DISCRETE ones are a probability of levels rather than a density, and bits/dim follow
 OBSERVED = {
     "bernoulli": "grey values binarised at 1/2",
     "gaussian": "values in [0, 1], a density",
     "gaussian-learned": "values in [0, 1], a density",
     "laplace": "values in [0, 1], a density",
     "logistic": "levels",
+    "columns": "encoded columns, in scaled units",
 }
 DISCRETE = ("bernoulli", "logistic")
 
@@ -282,10 +283,12 @@ def build(name: str, spec: DataSpec, *, noise: float, floor: float, rows: int) -
         raise TrainingError(
             f"likelihood: unknown {name!r}; valid are {', '.join(NAMES)}", field="likelihood", valid=NAMES
         )
-    if isinstance(spec, TableSpec) != (name == "columns"):
+    if name not in spec.likelihoods:
+        valid = ", ".join(spec.likelihoods)
         raise TrainingError(
-            f"likelihood: {name!r} does not fit {spec.kind} data; tables take 'columns', images the others",
+            f"likelihood: {name!r} does not fit {spec.noun}; valid are {valid}",
             field="likelihood",
+            valid=spec.likelihoods,
         )
     dimensions = math.prod(spec.shape)
     match name:
@@ -298,7 +301,5 @@ def build(name: str, spec: DataSpec, *, noise: float, floor: float, rows: int) -
         case "laplace":
             return Laplace(dimensions, noise)
         case "logistic":
-            assert isinstance(spec, ImageSpec)
-            return Logistic(dimensions, spec.levels, noise)
-    assert isinstance(spec, TableSpec)
-    return Columns(spec, floor, math.log(rows + 1))
+            return Logistic(dimensions, ImageSpec.of(spec, "likelihood logistic").levels, noise)
+    return Columns(TableSpec.of(spec, "likelihood columns"), floor, math.log(rows + 1))

@@ -9,9 +9,9 @@ from __future__ import annotations
 from manifold.training.data import Data
 from manifold.training.errors import TrainingError
 from manifold.training.families import gan
-from manifold.training.families.gan import GAN, PRESETS, Config, draw, evaluate, exports, monitor, phases, report
+from manifold.training.families.gan import GAN, PRESETS, Config, draw, evaluate, exports, phases, report, resolve
 
-__all__ = ["PRESETS", "Config", "build", "draw", "evaluate", "exports", "monitor", "phases", "report"]
+__all__ = ["PRESETS", "Config", "build", "draw", "evaluate", "exports", "phases", "report", "resolve"]
 
 
 def build(config: gan.Config, data: Data) -> GAN:

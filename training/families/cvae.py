@@ -8,43 +8,43 @@ give p(y | x) by Bayes' rule: by the importance-weighted bound, as an ELBO's gap
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
+from typing import Any, Self
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from manifold.runtime.manifest import Classification, Conditions, Likelihood, TensorSpec, Term
+from manifold.training.bounds import iwae
 from manifold.training.data import Data
 from manifold.training.errors import TrainingError
-from manifold.training.exports import Exports, Task
+from manifold.training.exporting.tasks import Exports, Task
 from manifold.training.families import vae
-from manifold.training.families.vae import VAE, Score, draw, evaluate, iwae, monitor, phases, report
+from manifold.training.families.vae import VAE, Score, draw, evaluate, monitor, phases, report, resolve
+from manifold.training.scores.placement import Placement
 
-__all__ = ["PRESETS", "Config", "build", "draw", "evaluate", "exports", "monitor", "phases", "report"]
+__all__ = ["PRESETS", "Config", "build", "draw", "evaluate", "exports", "monitor", "phases", "report", "resolve"]
 
 
 CLASS = "class"
 EXAMPLES = 64  # rows of the training part's factors that the artifact carries, to draw from where a request gives none
 
 
-@dataclass(frozen=True)
 class Config(vae.Config):
     """Options of the family."""
 
-    given: tuple[str, ...] = ("class",)  # what is joined: the class, or factors of the data set by name
-    balance: float = 0.0  # 0: every item counts the same, 1: every class does, in between: a compromise
-    class_k: int = 32  # importance samples, fixed in the artifact, of the bound that p(y | x) is made of
+    given: tuple[str, ...] = ("class",)  # the condition: the class, or factors of the data set by name
+    balance: float = Field(0.0, ge=0, le=1)  # 0: every item counts the same, 1: every class does
+    class_k: int = Field(32, ge=2)  # importance samples, fixed in the artifact, of the bound that p(y | x) is made of
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.at_least(class_k=2)
-        if not 0 <= self.balance <= 1:
-            raise TrainingError(f"balance: {self.balance} must be from 0 to 1", field="balance")
+    @model_validator(mode="after")
+    def _check(self) -> Self:
         if not self.variational:
             raise TrainingError("variational: a conditional model of this family has a posterior", field="variational")
+        return self
 
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -114,14 +114,14 @@ class ScoreAndBound(Score):
 
     draws: Tensor
 
-    def __init__(self, model: VAE, place: vae.Placement, k: int, seed: int) -> None:
+    def __init__(self, model: VAE, place: Placement, k: int, seed: int) -> None:
         super().__init__(model, place, seed)
         size = self.model.config.latent_dim
         self.register_buffer("draws", torch.randn((k, 1, size), generator=torch.Generator().manual_seed(seed + 1)))
 
     def forward(self, data: Tensor, condition: Tensor | None = None) -> tuple[Tensor, ...]:
         *terms, surprise = super().forward(data, condition)
-        x = self.model.likelihood.settle(data.flatten(1))
+        x = self.model.settled(data)
         noise = self.draws.expand(-1, x.shape[0], -1)
         return *terms, -iwae(self.model, x, noise, condition), surprise
 

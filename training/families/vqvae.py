@@ -1,6 +1,6 @@
 """VQ-VAE with a learned prior (van den Oord, Vinyals and Kavukcuoglu, 2017, arXiv 1711.00937).
 
-The recipe: an encoder that shrinks the image four times, a codebook (training.quantiser), the encoder's mirror image as the decoder, one of
+The recipe: an encoder that shrinks the image four times, a codebook (networks.quantiser), the encoder's mirror image as the decoder, one of
 the likelihoods; then, with all that frozen, a gated PixelCNN over the grid of codes, class-conditional where there are classes.
 
 log p(x) ≥ log p(x | z_q(x)) + log p(codes(x)), as one term of p(x) = Σ p(x | codes) p(codes) is kept: a true bound, with the uniform prior
@@ -10,68 +10,54 @@ log p(x) ≥ log p(x | z_q(x)) + log p(codes(x)), as one term of p(x) = Σ p(x |
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from manifold.runtime.kinds.image import ImageSpec
 from manifold.runtime.manifest import CodesSpec, InputSpec, LatentSpec, Likelihood, Metric, Scoring, TensorSpec, Term
 from manifold.training import likelihoods
+from manifold.training.batches import Batch, in_order
 from manifold.training.data import Data, Part
-from manifold.training.emissions import Levels
+from manifold.training.data.parts import first
 from manifold.training.errors import TrainingError
-from manifold.training.exports import Exports, Task
-from manifold.training.gated import GatedNetwork, Sampler, nothing, sampling, told
-from manifold.training.layers import per_item
-from manifold.training.phases import Batch, Losses, Phase, Player, Recipe, in_order
-from manifold.training.quantiser import Quantiser, usage
+from manifold.training.exporting.tasks import Exports, Task
+from manifold.training.networks.emissions import Levels
+from manifold.training.networks.gated import GatedNetwork, Sampler, nothing, sampling, told
+from manifold.training.networks.layers import per_item
+from manifold.training.networks.quantiser import Quantiser, usage
+from manifold.training.phases import Losses, Phase, Player
+from manifold.training.recipes import Recipe, Share, Size
 
 SHRINK = 4  # of height and width, by two strided convolutions
-LIKELIHOODS = ("bernoulli", "gaussian", "laplace", "logistic")
-
 # what ranks strange items: from Fashion-MNIST to MNIST and on, the codes tell (0.96) where the reconstruction's likelihood misleads (0.05);
 # benchmarks/anomaly.py has the figures
 AUTO = "prior"
 
 
-@dataclass(frozen=True)
 class Config(Recipe):
     """Options of the family."""
 
-    widths: tuple[int, ...] = (32, 64)  # channels of the two strided convolutions
-    residual: int = 2  # residual blocks on each side
-    levels: int = 128  # K, entries of the codebook
-    code_dim: int = 32  # dimensions of an entry
+    widths: tuple[Size, ...] = Field((32, 64), min_length=2, max_length=2)  # channels of the two strided convolutions
+    residual: int = Field(2, ge=0)  # residual blocks on each side
+    levels: int = Field(128, ge=2)  # K, entries of the codebook
+    code_dim: int = Field(32, ge=1)  # dimensions of an entry
     normalise: bool = True  # vectors before the codebook, over the batch (Łańcucki et al., 2020, arXiv 2005.08520)
     moving: bool = True  # the codebook follows by moving averages; False: by the gradient of the codebook loss
-    decay: float = 0.99  # of those averages
-    restart: float = 1.0  # entries on which fewer vectors a step fall (as a moving average) are put elsewhere; 0 is off
-    commitment: float = 0.25  # beta of the paper
-    likelihood: str = "auto"  # bernoulli for grey images, logistic for colour; or gaussian, laplace
-    noise: float = 0.1  # sigma of the Gaussian, b of the Laplace, the logistic's scale at first
-    prior_channels: int = 32
-    prior_layers: int = 6
-    prior_head: int = 64
-    prior_dropout: float = 0.1
-    prior_epochs: int = 10
-    prior_lr: float = 1e-3
-    conditional: bool = True  # the prior is told the class, where the data has classes
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.at_least(
-            residual=0, levels=2, code_dim=1, restart=0, commitment=0, prior_channels=1, prior_layers=1, prior_head=1
-        )
-        self.at_least(prior_dropout=0, prior_epochs=1, decay=0)
-        self.above_zero("noise", "prior_lr")
-        if len(self.widths) != 2 or min(self.widths) < 1:
-            raise TrainingError(f"widths: {list(self.widths)} must be two numbers of channels", field="widths")
-        for key in ("decay", "prior_dropout"):
-            if getattr(self, key) >= 1:
-                raise TrainingError(f"{key}: {getattr(self, key)} is not below 1", field=key)
-        self.one_of("likelihood", ("auto", *LIKELIHOODS))
+    decay: Share = 0.99  # of those averages
+    restart: float = Field(1.0, ge=0)  # entries with fewer vectors a step (as a moving average) are moved; 0 is off
+    commitment: float = Field(0.25, ge=0)  # beta of the paper
+    likelihood: Literal["auto", "bernoulli", "gaussian", "laplace", "logistic"] = "auto"  # bernoulli for grey images
+    noise: float = Field(0.1, gt=0)  # sigma of the Gaussian, b of the Laplace, the logistic's scale at first
+    prior_channels: int = Field(32, ge=1)  # these six are options of the PixelCNN
+    prior_layers: int = Field(6, ge=1)
+    prior_head: int = Field(64, ge=1)
+    prior_dropout: Share = 0.1
+    prior_epochs: int = Field(10, ge=1)
+    prior_lr: float = Field(1e-3, gt=0)
+    conditional: bool = True  # the prior is conditioned on the class, if the data has classes
 
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -82,6 +68,13 @@ PRESETS: dict[str, dict[str, Any]] = {
     "cpu": {"epochs": 15, "prior_epochs": 8},
     "gpu": {"epochs": 100, "schedule": "cosine", "levels": 256, "widths": (64, 128), "prior_channels": 64, "prior_layers": 10, "prior_epochs": 60},
 }  # fmt: skip
+
+
+def resolve(config: Config, data: Data) -> Config:
+    """Return the config with a likelihood, and without classes if the data has none. Raises InvalidValue for data without images."""
+    grey = ImageSpec.of(data.spec, f"data: {data.name}").channels == 1
+    likelihood = config.likelihood if config.likelihood != "auto" else "bernoulli" if grey else "logistic"
+    return config.changed(likelihood=likelihood, conditional=config.conditional and data.classes is not None)
 
 
 class Residual(nn.Module):
@@ -105,11 +98,12 @@ class VQVAE(nn.Module):
 
     def __init__(self, config: Config, data: Data) -> None:
         super().__init__()
-        spec = data.spec
-        if not isinstance(spec, ImageSpec) or spec.height % SHRINK or spec.width % SHRINK:
-            raise TrainingError(f"vqvae: needs images whose sides are multiples of {SHRINK}", field="data")
-        name = config.likelihood if config.likelihood != "auto" else "bernoulli" if spec.channels == 1 else "logistic"
-        config = replace(config, likelihood=name)
+        spec, name = ImageSpec.of(data.spec, f"data: {data.name}"), config.likelihood
+        if spec.height % SHRINK or spec.width % SHRINK:
+            raise TrainingError(
+                f"data: vqvae needs images whose sides are multiples of {SHRINK}, {data.name} has {spec.height}x{spec.width}",
+                field="data",
+            )
         self.config, self.shape, self.grid = config, spec.shape, (spec.height // SHRINK, spec.width // SHRINK)
         self.observed, self.discrete = likelihoods.OBSERVED[name], name in likelihoods.DISCRETE
         self.likelihood = likelihoods.build(name, spec, noise=config.noise, floor=1e-3, rows=len(data.train))
@@ -129,7 +123,7 @@ class VQVAE(nn.Module):
             nn.ConvTranspose2d(first, spec.channels, 4, stride=2, padding=1),
         )  # fmt: skip
         _start_at_mean(self.decoder[-1], data.train)
-        self.classes = len(data.classes) if data.classes and config.conditional else 0
+        self.classes = len(data.classes or ()) if config.conditional else 0
         self.prior = GatedNetwork(
             Levels(config.levels, 1, config.prior_channels, config.prior_head), self.grid, self.classes,
             channels=config.prior_channels, layers=config.prior_layers, dropout=config.prior_dropout,
@@ -194,7 +188,7 @@ def _start_at_mean(layer: Any, part: Part) -> None:
 
     Where most pixels are black, the first steps of a decoder that starts at grey all push one way, until the sigmoid is flat and it is dead.
     """
-    mean = torch.from_numpy(part.items[:1000] / 255.0).mean((0, 2, 3)).clamp(0.01, 0.99)
+    mean = torch.from_numpy(first(part, 1000).items / 255.0).mean((0, 2, 3)).clamp(0.01, 0.99)
     layer.bias.copy_(mean.logit())
 
 

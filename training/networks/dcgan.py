@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +17,8 @@ from torch.nn.utils import parametrizations, parametrize
 
 from manifold.training.errors import TrainingError
 
-RULES = ("strides", "normalise", "activations")
+Rule = Literal["strides", "normalise", "activations"]
+RULES: tuple[Rule, ...] = get_args(Rule)
 SLOPE = 0.2  # of LeakyReLU below zero
 SETTLE = 50  # power iterations before a spectral norm is removed
 
@@ -81,12 +83,6 @@ def down(channels: int, widths: Sequence[int], rules: Sequence[str] = RULES, spe
     made = nn.Sequential(*layers)
     made.apply(initialise)
     return made
-
-
-def check_rules(rules: Sequence[str]) -> None:
-    """Raises TrainingError for a rule that there is not."""
-    if wrong := [name for name in rules if name and name not in RULES]:
-        raise TrainingError(f"rules: unknown {wrong[0]!r}; valid are {', '.join(RULES)}", field="rules", valid=RULES)
 
 
 def _norm(channels: int, rules: Sequence[str], classes: int) -> nn.Module:

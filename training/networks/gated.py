@@ -20,9 +20,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from manifold.runtime.manifest import InputSpec, TensorSpec
-from manifold.training import loops
-from manifold.training.emissions import Emission
-from manifold.training.exports import Task
+from manifold.training.exporting import loops
+from manifold.training.exporting.tasks import Task
+from manifold.training.networks.emissions import Emission
 
 
 def gate(x: Tensor) -> Tensor:

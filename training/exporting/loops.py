@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 from torch import Tensor, nn
 
-from manifold.training import graphs
+from manifold.training.exporting import graphs
 
 
 def export(
@@ -31,7 +31,7 @@ def export(
 def grid_sampler(steps: Mapping[str, onnx.ModelProto], height: int, width: int) -> onnx.ModelProto:
     """setup; for each row: row step, for each column: pixel step; finish. A step `known`, where there is one, comes before them.
 
-    In: uniforms, condition, temperature, and what `known` takes. Out: codes, data. The names are those of training.gated's steps.
+    In: uniforms, condition, temperature, and what `known` takes. Out: codes, data. The names are those of training.networks.gated's steps.
     """
     parts = {name: _scoped(model, name) for name, model in steps.items()}
     kind = _kind(parts)

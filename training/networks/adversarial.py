@@ -7,15 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from manifold.training.errors import TrainingError
-
-LOSSES = ("non-saturating", "minimax", "hinge")
-POLICIES = ("color", "translation", "cutout")
+Loss = Literal["non-saturating", "minimax", "hinge"]
+Policy = Literal["color", "translation", "cutout"]
 SHIFT, HOLE = 1 / 8, 1 / 2  # shares of the side
 
 Weights = dict[str, Tensor]
@@ -63,13 +62,6 @@ def frozen(module: nn.Module) -> Iterator[None]:
 
 
 # --- differentiable augmentation ----------------------------------------------------------------------------------------------
-
-
-def check_policies(policies: Sequence[str]) -> None:
-    """Raises TrainingError for one that there is not."""
-    if wrong := [name for name in policies if name and name not in POLICIES]:
-        valid = ", ".join(POLICIES)
-        raise TrainingError(f"augment: unknown {wrong[0]!r}; valid are {valid}", field="augment", valid=POLICIES)
 
 
 def augment(x: Tensor, policies: Sequence[str], generator: torch.Generator) -> Tensor:

@@ -1,23 +1,68 @@
-"""Card transactions to rows that a model of one row can judge: each card's and terminal's own past stands beside the transaction.
+"""The simulated card transactions of the Fraud Detection Handbook (Le Borgne, Siblini, Lebichot and Bontempi, 2022), as rows.
 
-Every feature is of strictly earlier transactions, so that a row can be made the moment the transaction happens; none knows a fraud label.
-After the feature families of the Fraud Detection Handbook (Le Borgne, Siblini, Lebichot and Bontempi, 2022, chapter 3), without its
-terminal risk, which is made of labels.
+A model scores one row at a time, so each card's and terminal's own past stands beside the transaction. Every feature is of strictly earlier
+transactions, so that a row can be made the moment the transaction happens; none depends on a fraud label. The features follow the Handbook's
+chapter 3, without its terminal risk, which is made of labels.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-Array = NDArray[Any]
+from manifold.training.data import Data, tables
+from manifold.training.data.parts import Array
+from manifold.training.data.remote import Remote, fetch
+from manifold.training.data.schema import Stated
+
 Float64 = NDArray[np.float64]
+
+NAME = "transactions"
+LICENCE = "simulated by the Fraud Detection Handbook (Le Borgne et al., 2022): text CC BY-SA 4.0, code GPL-3.0"
+FILE = Remote(
+    "fraud_simulated/transactions.npz", "", "sha256:cb70ba00237d581096862e7256f602639c9b3fcb94d21d777e2c6c23b9a91e04"
+)
+DAYS = {"train": (30, 100), "calibration": (100, 114), "test": (114, 183)}  # the first 30 fill the windows
+ROWS = {"train": 100_000, "calibration": 20_000, "test": 20_000, "anomalies": 5_000}
 
 DAY = 86_400  # seconds
 WINDOWS = (1, 7, 30)  # days
 FIRST_GAP = 30 * DAY  # since the last transaction, of a card's first one
+
+
+STATED = Stated(
+    units={"hour": "h", "hours_since_last": "h"},
+    kinds={f"{key}_{days}d_count": "numeric" for key in ("card", "terminal") for days in WINDOWS},
+)
+
+
+def load() -> Data:
+    """Return the set, split by time.
+
+    Days 30 to 100 train and two weeks calibrate, both without the frauds. In the later days, genuine rows are the test part and frauds the
+    known anomalies. All rows are drawn with seed 0.
+    """
+    table, scenario, day = read(fetch(FILE))
+    generator = np.random.Generator(np.random.Philox(0))
+    parts = {}
+    for part, most in ROWS.items():
+        low, high = DAYS.get(part, DAYS["test"])
+        kind = scenario > 0 if part == "anomalies" else scenario == 0
+        candidates = np.flatnonzero((day >= low) & (day < high) & kind)
+        drawn = generator.choice(candidates, min(most, len(candidates)), replace=False)
+        parts[part] = tables.take(table, np.sort(drawn))
+    days = {f"{part}_days": f"{low} to {high}" for part, (low, high) in DAYS.items()}
+    return tables.from_parts(NAME, parts, {"source": "fraud_simulated", **days}, STATED, licence=LICENCE)
+
+
+def read(path: Path) -> tuple[dict[str, Array], Array, Array]:
+    """Return all rows of the file as columns, the fraud scenario of each (0: genuine), and its day, from 0."""
+    with np.load(path) as raw:
+        seconds = np.cumsum(raw["time_delta_s"].astype(np.int64))  # since Sunday 2018-04-01 00:00
+        table = features(seconds, raw["customer_id"], raw["terminal_id"], raw["amount_cents"] / 100)
+        return table, raw["fraud_scenario"].astype(np.int64), seconds // DAY
 
 
 def features(seconds: Array, cards: Array, terminals: Array, amount: Array) -> dict[str, Array]:

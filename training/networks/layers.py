@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,12 +19,6 @@ def mlp(sizes: Sequence[int]) -> nn.Sequential:
     return nn.Sequential(*layers[:-1])
 
 
-def to_float(items: Any, device: torch.device) -> Tensor:
-    """uint8 images (tensor or array) to float32 in [0, 1] on the device; encoded rows as they are."""
-    tensor = torch.as_tensor(items).to(device)
-    return tensor.float().div_(255) if tensor.dtype == torch.uint8 else tensor
-
-
 def per_item(values: Tensor) -> Tensor:
     """Sum over all dimensions of an item: (B, ...) to (B,).
 
@@ -34,40 +27,6 @@ def per_item(values: Tensor) -> Tensor:
     """
     flat = values.flatten(1)
     return nn.functional.pad(flat, (0, -flat.shape[1] % LINE)).sum(1)
-
-
-CANDIDATES = 4  # times k
-
-
-class Neighbours(nn.Module):
-    """Mean Euclidean distance of points (B, D) to the k nearest of N references, (B,).
-
-    The nearest are found by one product of matrices; their distances are then taken again from the differences, as |a|² - 2ab + |b|² loses
-    all its digits where two points are close.
-    """
-
-    points: Tensor
-
-    def __init__(self, references: Tensor, k: int) -> None:
-        super().__init__()
-        self.register_buffer("points", references.contiguous())  # (N, D)
-        self.k = min(k, len(references))
-
-    def _nearest(self, x: Tensor, k: int) -> tuple[Tensor, Tensor]:
-        """Indices of the k nearest by the product, and their distances, (B, k) each."""
-        half = 0.5 * (self.points * self.points).sum(1)
-        nearest = (half - x @ self.points.T).topk(k, dim=1, largest=False).indices
-        differences = x[:, None] - self.points[nearest]  # (B, k, D)
-        return nearest, per_item((differences * differences).flatten(0, 1)).view(-1, k).sqrt()
-
-    def find(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Indices of the k nearest and their distances, (B, k) each, nearest first: picked anew among more, by the distances themselves."""
-        nearest, distances = self._nearest(x, min(CANDIDATES * self.k, len(self.points)))
-        best = distances.topk(self.k, dim=1, largest=False)
-        return nearest.gather(1, best.indices), best.values
-
-    def forward(self, x: Tensor) -> Tensor:
-        return per_item(self._nearest(x, self.k)[1]) / self.k
 
 
 class Affine(nn.Module):

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from onnx import external_data_helper, numpy_helper
 from torch import Tensor, nn
 
-from manifold.training import registry
-from manifold.training.exports import Task
+from manifold.training.exporting import registry
+from manifold.training.exporting.tasks import Task
 
 Array = NDArray[Any]
 

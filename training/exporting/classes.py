@@ -15,6 +15,7 @@ from manifold.runtime.engine import Model
 from manifold.runtime.manifest import Metric
 from manifold.runtime.operations import softmax
 from manifold.training.data import Data, Part
+from manifold.training.data.parts import batches
 
 Array = NDArray[Any]
 
@@ -62,6 +63,4 @@ def figures(probabilities: Array, labels: Array, protocol: dict[str, Any]) -> li
 
 def energies(model: Model, data: Data, part: Part) -> Array:
     """log p(y | x) before the temperature, up to a constant, for the items of a part, (N, C)."""
-    edge = data.edge(part)
-    found = [model.class_energies(edge[start : start + BATCH]) for start in range(0, len(edge), BATCH)]
-    return np.concatenate(found)
+    return np.concatenate([model.class_energies(data.inputs(held)) for held in batches(part, BATCH)])

@@ -1,6 +1,6 @@
-"""Tables from CSV and Parquet: reading, and the schema. Encoding is the runtime's (runtime.columns).
+"""The schema of a table, and rows encoded by it. The encoding itself is the runtime's (runtime.tables.columns).
 
-Schema rules, fitted on training rows alone and kept in the manifest. Strings, booleans and whole numbers with at most 20 different values
+The rules are fitted on training rows alone and kept in the manifest. Strings, booleans and whole numbers with at most 20 different values
 are categories; other numbers are numeric, with log(1 + v) where they are non-negative and skewed (skewness above 2), standardised by mean
 and standard deviation and clipped at ten of them. Where it is stated, they are scaled by their range instead, or take a quantile transform.
 The number of decimals is the training rows' too, unless it is stated. Left out and named in the manifest: columns with one value,
@@ -10,25 +10,22 @@ schema, not in the likelihood.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtri
 
-from manifold.runtime.errors import LISTED, Malformed, TooLarge, cut, shown
+from manifold.runtime.errors import LISTED, cut, shown
 from manifold.runtime.kinds.table import TableSpec
-from manifold.runtime.tables import columns, files, parquet, rows
+from manifold.runtime.tables import columns, files, rows
 from manifold.runtime.tables.schema import CategoricalColumn, NumericColumn
 from manifold.training.errors import DataError, TrainingError
 
 Array = NDArray[Any]
 MAX_CATEGORIES = 20  # whole numbers with more values are numbers
-CELL_BYTES = 2**20  # of a Parquet file, on average
-MAX_CELLS = 500_000_000  # of a file, which is read as a whole: 4 GB as numbers
 MAX_STRINGS = 1000  # string columns with more values are identifiers, not categories
 KNOTS = 101  # of a quantile transform
 KINDS = ("numeric", "range", "quantile", "categorical", "ignore")
@@ -51,65 +48,6 @@ class Stated:
                     field=name,
                     valid=list(KINDS),
                 )
-
-
-def _read_csv(path: Path) -> Any:
-    from pyarrow import csv
-
-    return csv.read_csv(path)
-
-
-def _read_parquet(path: Path) -> Any:
-    with path.open("rb") as source:
-        file = parquet.File(source, None, CELL_BYTES)
-        _check_cells(file.metadata)
-        for group in range(file.metadata.num_row_groups):
-            file.check(group, parquet.LEAST_ROWS)
-        return file.reader.read()
-
-
-def _check_cells(metadata: Any) -> None:
-    """Raise TooLarge for more than MAX_CELLS cells, of which a file of a few kilobytes can claim any number."""
-    groups = [metadata.row_group(at) for at in range(metadata.num_row_groups)]
-    nested = sum(group.column(at).num_values for group in groups for at in range(group.num_columns))
-    if (cells := max(nested, metadata.num_rows * metadata.num_columns)) > MAX_CELLS:
-        raise TooLarge(f"file: has {cells} cells, the limit is {MAX_CELLS}; take a sample of its rows", field="file")
-
-
-READERS: dict[str, Callable[[Path], Any]] = {".csv": _read_csv, ".parquet": _read_parquet}
-
-
-def read(path: Path) -> dict[str, Array]:
-    """Columns of a .csv or .parquet file: numbers (NaN where missing) or objects (None). Raises DataError where it cannot be read or is
-    empty."""
-    import pyarrow
-
-    try:
-        table = READERS[path.suffix](path)
-        names = table.column_names  # which are decoded here
-    except (OSError, pyarrow.ArrowException, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot be read as {path.suffix[1:]}: {cut(str(error), 200)}") from error
-    except (Malformed, TooLarge) as error:
-        raise DataError(f"{path}: {error.message.removeprefix('file: ')}") from error
-    if table.num_rows == 0:
-        raise DataError(f"{path}: has no rows")
-    if len(set(names)) != len(names):
-        twice = next(name for name in names if names.count(name) > 1)
-        raise DataError(f"{path}: two columns are called {shown(twice)}")
-    return {name: _plain(table[name]) for name in names}
-
-
-def _plain(column: Any) -> Array:
-    """Return a column's numbers or objects; rows share the texts of a dictionary."""
-    from pyarrow import types
-
-    if not types.is_dictionary(column.type):
-        return np.asarray(column.to_numpy(zero_copy_only=False))
-    whole = column.unify_dictionaries().combine_chunks()
-    texts = np.asarray([*whole.dictionary.to_pylist(), None], object)
-    places: Array = whole.indices.fill_null(-1).to_numpy(zero_copy_only=False)
-    found: Array = texts[places]
-    return found
 
 
 def fit(table: Mapping[str, Array], stated: Stated | None = None) -> TableSpec:

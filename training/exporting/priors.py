@@ -21,6 +21,7 @@ from manifold.runtime.engine import Model
 from manifold.runtime.errors import UnsupportedTask
 from manifold.runtime.manifest import GaussianPrior, LatentSpec, Manifest, MixturePrior, Prior
 from manifold.training.data import Data, Part
+from manifold.training.data.parts import batches
 
 Array = NDArray[Any]
 
@@ -31,18 +32,17 @@ BATCH = 1024
 
 
 def posterior_means(model: Model, data: Data, part: Part) -> Array:
-    """Where the items of a part lie: float32 (N, L). A conditional encoder is told each item's own class or factors."""
+    """Return where the items of a part lie: float32 (N, L). A conditional encoder is conditioned on each item's own class or factors."""
     task = model.manifest.tasks["encode"]
     means = []
-    for start in range(0, len(part), BATCH):
-        held = part[start : start + BATCH]
-        classes = told(model.manifest, data, held) if task.input("condition") else None
-        means.append(model.encode(data.edge(held), classes=classes).placed)
+    for held in batches(part, BATCH):
+        classes = conditions(model.manifest, data, held) if task.input("condition") else None
+        means.append(model.encode(data.inputs(held), classes=classes).placed)
     return np.concatenate(means)
 
 
-def told(manifest: Manifest, data: Data, part: Part) -> Any:
-    """What a conditional model is told of the items of a part: their factors, or their classes."""
+def conditions(manifest: Manifest, data: Data, part: Part) -> Any:
+    """Return what a conditional model is conditioned on for the items of a part: their factors, or their classes."""
     if manifest.conditions is not None:
         return data.of_factors(part, manifest.conditions.names)
     return [int(label) for label in part.labels]

@@ -7,12 +7,17 @@ rotations, and positions keep them inside the picture.
 from __future__ import annotations
 
 import itertools
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-Array = NDArray[Any]
+from manifold.runtime.kinds.image import ImageSpec
+from manifold.training.data import Arrays, Data
+from manifold.training.data.parts import Array
+from manifold.training.data.splits import split
+
+NAME = "shapes"
+LICENCE = ""  # made by this file
+HELD_OUT = TESTED = 1000  # items for calibration, and for the test part
 
 SIDE = 32
 OVER = 2  # times as fine a grid is drawn, and averaged
@@ -25,14 +30,33 @@ FACTORS: dict[str, tuple[float, ...]] = {
     "y": tuple(np.linspace(0.34, 0.66, 6).round(3)),
     "hue": (0.0, 0.25, 0.5, 0.75),  # of the colour circle
 }
-NAMES = tuple(FACTORS)
+FACTOR_NAMES = tuple(FACTORS)
+
+
+def load() -> Data:
+    """Return the set, split by a permutation with seed 0."""
+    items, factors = make()
+    order = np.random.Generator(np.random.Philox(0)).permutation(len(items))
+    every = Arrays(items[order], factors[order, 0].astype(np.int64), factors[order])
+    cut = len(items) - TESTED
+    return split(
+        NAME,
+        ImageSpec(height=SIDE, width=SIDE, channels=3, background=0.0),
+        every[:cut],
+        every[cut:],
+        HELD_OUT,
+        classes=SHAPES,
+        factors=FACTOR_NAMES,
+        made="every combination of factors once",
+        order="permutation, Philox seed 0",
+    )
 
 
 def make() -> tuple[Array, Array]:
-    """Images uint8 (N, 3, SIDE, SIDE) and factors float32 (N, 6), the last factor fastest."""
+    """Return images uint8 (N, 3, SIDE, SIDE) and factors float32 (N, 6), the last factor fastest."""
     hues = np.asarray([_rgb(hue) for hue in FACTORS["hue"]])  # (hues, 3)
     images, factors = [], []
-    for values in itertools.product(*(FACTORS[name] for name in NAMES[:-1])):
+    for values in itertools.product(*(FACTORS[name] for name in FACTOR_NAMES[:-1])):
         mask = _mask(int(values[0]), *values[1:])
         images.append(np.rint(255 * hues[:, :, None, None] * mask).astype(np.uint8))
         factors += [(*values, hue) for hue in FACTORS["hue"]]
