@@ -6,7 +6,7 @@ import functools
 from pathlib import Path
 
 from manifold.runtime import manifest as manifests
-from manifold.runtime import repository
+from manifold.runtime import priors, repository
 from manifold.runtime.engine import Model, example_inputs, load
 from manifold.runtime.errors import ManifoldError
 from manifold.runtime.graphs import batches
@@ -68,10 +68,12 @@ def draws(model: Model, task: str) -> str:
 
 
 def check(folder: Path, device: str, *, seal: bool) -> tuple[list[str], list[str], Manifest]:
-    """Check an artifact, and seal it first if asked to. Return problems, notes, and the manifest as it is stored now.
+    """Check an artifact, and seal it first if asked to, with fitted priors in a file of their own. Return problems, notes, and the manifest as it is stored now.
 
     Raises ArtifactError for an artifact that cannot be loaded, Unavailable if something that it needs is not on this machine.
     """
+    if seal:
+        priors.move(folder)
     stored = repository.seal(folder) if seal else manifests.read(folder)
     model = load(folder, device=device)
     if seal and model.manifest.drawing - stored.drawing:

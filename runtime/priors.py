@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from manifold.runtime import npz
+from manifold.runtime import manifest as manifests
+from manifold.runtime import npz, repository
 from manifold.runtime.errors import ArtifactError
-from manifold.runtime.manifest import PRIORS_FILE, FittedPrior, LatentSpec, Manifest
-from manifold.runtime.repository import replacing
+from manifold.runtime.manifest import PRIORS_FILE, FittedPrior, GaussianPrior, LatentSpec, Manifest
 
 PARTS = ("weights", "means", "choleskys")
 COMPONENTS = 1024  # of a mixture, at most
@@ -28,14 +28,18 @@ def load(folder: Path, manifest: Manifest) -> None:
     """Read the numbers of all priors that are in files. Raises ArtifactError for a file without them."""
     for key, latent, prior in every(manifest):
         if prior.file is not None:
-            prior.load(_read(folder / prior.file, key, latent.count))
+            most = 1 if isinstance(prior, GaussianPrior) else COMPONENTS
+            prior.load(_read(folder / prior.file, key, latent.count, most))
 
 
-def _read(path: Path, key: str, size: int) -> tuple[Any, Any, Any]:
+def _read(path: Path, key: str, size: int, most: int) -> tuple[Any, Any, Any]:
+    """Read weights (K,), means (K, size) and factors (K, size, size) of at most so many components."""
+
     def check(name: str, shape: npz.Shape, dtype: np.dtype[Any]) -> str | None:
         wanted = {"weights": (), "means": (size,), "choleskys": (size, size)}[name.rpartition(".")[2]]
-        fits = len(shape) == len(wanted) + 1 and 1 <= shape[0] <= COMPONENTS and shape[1:] == wanted
-        return None if fits and dtype.kind == "f" else f"not {['components', *wanted]} numbers"
+        fits = len(shape) == len(wanted) + 1 and 1 <= shape[0] <= most and shape[1:] == wanted
+        components = 1 if most == 1 else f"1 to {most}"
+        return None if fits and dtype.kind == "f" else f"not float{[components, *wanted]}"
 
     names = [f"{key}.{part}" for part in PARTS]
     try:
@@ -43,7 +47,7 @@ def _read(path: Path, key: str, size: int) -> tuple[Any, Any, Any]:
     except npz.Unreadable as error:
         raise ArtifactError(f"{path}: cannot be read: {error}") from error
     if missing := [name for name in names if name not in arrays]:
-        raise ArtifactError(f"{path}: has no array {missing[0]}")
+        raise ArtifactError(f"{path}: has no array {missing[0]}; a prior needs {', '.join(names)}")
     weights, means, choleskys = (np.asarray(arrays[name], np.float64) for name in names)
     if len({len(weights), len(means), len(choleskys)}) != 1 or not all(
         np.isfinite(each).all() for each in arrays.values()
@@ -63,11 +67,24 @@ def stored(folder: Path, manifest: Manifest) -> Manifest:
     }
     if not arrays:
         return manifest
-    with replacing(folder / PRIORS_FILE) as temporary, temporary.open("wb") as file:
+    with repository.replacing(folder / PRIORS_FILE) as temporary, temporary.open("wb") as file:
         np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
     latents = {role: _referring(latent) for role, latent in manifest.latents.items()}
     update = latents if manifest.has_named_latents else next(iter(latents.values()))
     return manifest.model_copy(update={"latent": update})
+
+
+def move(folder: Path) -> None:
+    """Move the numbers of fitted priors that an artifact's manifest states into a file beside it. Nothing else changes."""
+    manifest = manifests.read(folder)
+    if all(prior.file is not None for _, _, prior in every(manifest)):
+        return
+    load(folder, manifest)
+    moved = stored(folder, manifest)
+    if manifest.files:
+        record = repository.digest(folder / PRIORS_FILE)
+        moved = moved.model_copy(update={"files": dict(sorted({**manifest.files, PRIORS_FILE: record}.items()))})
+    repository.save(folder, moved)
 
 
 def _referring(latent: LatentSpec) -> LatentSpec:

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import structlog
 
-from manifold.runtime import engine, operations, repository
+from manifold.runtime import engine, operations, priors, repository
 from manifold.runtime import manifest as manifests
 from manifold.runtime.engine import Model
 from manifold.runtime.errors import ArtifactError, ManifoldError, Unavailable
@@ -82,6 +82,7 @@ class Entry:
                 self._check_wanted()
                 if self.manifest is not None:  # with what loading has found out
                     self.manifest = self.manifest.with_drawing(model.manifest.drawing)
+                    priors.load(self.folder, self.manifest)
                 self.model, self.batcher = model, Batcher(model, self.settings)
                 self.batcher.listener = functools.partial(listener, self)
                 self.state, self.reason = "ready", None

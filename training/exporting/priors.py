@@ -98,6 +98,7 @@ def add_to_artifact(model: Model, data: Data) -> Path:
         )
     fitted = fit(posterior_means(model, data, data.train))
     manifest = manifests.read(model.folder)  # as it was written: the engine may have padded its own
+    stores.load(model.folder, manifest)
     manifest = manifest.model_copy(update={"latent": added(latent, fitted)})
     manifest = stores.stored(model.folder, manifest)
     files = {**manifest.files, manifests.PRIORS_FILE: repository.digest(model.folder / manifests.PRIORS_FILE)}
