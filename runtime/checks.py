@@ -68,7 +68,7 @@ def draws(model: Model, task: str) -> str:
 
 
 def check(folder: Path, device: str, *, seal: bool) -> tuple[list[str], list[str], Manifest]:
-    """Check an artifact, and seal it first if asked to, with fitted priors in a file of their own. Return problems, notes, and the manifest as it is stored now.
+    """Check an artifact; if asked to, seal it first and move fitted priors into a file. Return problems, notes, and the manifest as stored.
 
     Raises ArtifactError for an artifact that cannot be loaded, Unavailable if something that it needs is not on this machine.
     """
