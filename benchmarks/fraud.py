@@ -33,6 +33,7 @@ from manifold.runtime.engine import Model
 from manifold.runtime.kinds.table import TableSpec
 from manifold.runtime.tables import columns, files
 from manifold.training import datasets
+from manifold.training.data import Arrays
 from manifold.training.data.remote import fetch
 from manifold.training.datasets import transactions
 
@@ -126,7 +127,7 @@ def main() -> None:
     after = day[:n] >= transactions.DAYS["test"][0]
     if not (after & (scenario[:n] > 0)).any():
         return
-    trained = np.nan_to_num(datasets.load("transactions").train.items)  # the very rows that the model had
+    trained = np.nan_to_num(Arrays.of(datasets.load("transactions").train).items)  # the very rows that the model had
     forest = IsolationForest(random_state=0).fit(trained)
     print(
         f"\nDays {day[:n][after].min()} to {day[:n][after].max()}: {after.sum():,} transactions, {(after & (scenario[:n] > 0)).sum():,} frauds\n"

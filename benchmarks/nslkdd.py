@@ -27,6 +27,7 @@ from sklearn.neighbors import NearestNeighbors
 from sklearn.neural_network import MLPClassifier
 
 from manifold.runtime import operations
+from manifold.runtime.conditions import ByClass
 from manifold.runtime.kinds.table import TableSpec
 from manifold.runtime.operations import Steps
 from manifold.training import datasets
@@ -263,7 +264,9 @@ def recovery() -> None:
         )
 
         def filled(items: Array, cut: slice, given: bool, block: slice = block) -> Steps[Array]:
-            made = yield from operations.impute(trained.manifest, items, classes=classes[cut] if given else None)
+            made = yield from operations.impute(
+                trained.manifest, items, condition=ByClass(classes[cut]) if given else None
+            )
             return made.data[:, block].argmax(axis=1)
 
         ours = [
@@ -276,7 +279,7 @@ def recovery() -> None:
         ]
         others = []
         for given in (True, False):
-            x, test = (np.delete(held.items, np.r_[block], axis=1) for held in (data.train, data.test))
+            x, test = (np.delete(Arrays.of(held).items, np.r_[block], axis=1) for held in (data.train, data.test))
             if given:
                 x, test = np.hstack([x, one_hot["train"]]), np.hstack([test, one_hot["test"]])
             boosted = HistGradientBoostingClassifier(max_iter=30, early_stopping=False, random_state=0).fit(

@@ -56,12 +56,13 @@ class Plain:
 
     def __init__(self, loop: Loop) -> None:
         (player,) = loop.phases[0].players
+        items = Arrays.of(loop.data.train)
         self.model, self.loss, self.config, self.items, self.labels = (
             loop.bare,
             player.loss,
             loop.config,
-            loop.items,
-            loop.labels,
+            torch.from_numpy(items.items),
+            torch.from_numpy(items.labels),
         )
         self.parameters = list(player.parameters)
         self.optimiser = torch.optim.Adam(self.parameters, lr=self.config.lr, fused=True)
