@@ -86,7 +86,10 @@ def test_items_made_on_demand_are_exported_like_arrays(tmp_path: Path, digits: D
     items = digits.inputs(first(digits.test, 9))
     for name, values in left.score(items).terms.items():
         assert np.array_equal(values, right.score(items).terms[name]), name
-    assert left.calibrated.p_values("kl", np.arange(5.0)).tolist() == right.calibrated.p_values("kl", np.arange(5.0)).tolist()
+    assert (
+        left.calibrated.p_values("kl", np.arange(5.0)).tolist()
+        == right.calibrated.p_values("kl", np.arange(5.0)).tolist()
+    )
     assert all(part.asked for part in parts)
 
 

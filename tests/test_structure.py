@@ -97,7 +97,11 @@ def test_a_family_imports_another_only_to_extend_it() -> None:
     extended = {"cvae": {"vae"}, "tabular_vae": {"vae"}, "tabular_cvae": {"cvae", "tabular_vae"}, "cgan": {"gan"}}
     stems = {path.stem for path in (ROOT / "training/families").glob("*.py")} - {"__init__"}
     for stem in stems:
-        others = {name for name in stems if f"manifold.training.families.{name}" in modules(ROOT / f"training/families/{stem}.py")}
+        others = {
+            name
+            for name in stems
+            if f"manifold.training.families.{name}" in modules(ROOT / f"training/families/{stem}.py")
+        }
         assert others == extended.get(stem, set()), stem
 
 
