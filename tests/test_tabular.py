@@ -14,7 +14,7 @@ from starlette.testclient import TestClient
 
 from manifold.runtime import checks
 from manifold.runtime.engine import Model, load
-from manifold.runtime.errors import UnsupportedTask
+from manifold.runtime.errors import InvalidValue, UnsupportedTask
 from manifold.runtime.kinds.table import TableSpec
 from manifold.runtime.manifest import COMBINED
 from manifold.runtime.scores import reasons
@@ -107,8 +107,8 @@ def test_missing_values_are_scored(model: Model) -> None:
 
 
 def test_tabular_families_take_tables(digits: Data, tmp_path: Path) -> None:
-    with pytest.raises(TrainingError, match="family `vae`"):
-        tabular_vae.build(tabular_vae.Config(), digits)
+    with pytest.raises(InvalidValue, match="holds images; rows are needed"):
+        tabular_vae.resolve(tabular_vae.Config(), digits)
     with pytest.raises(TrainingError, match="latent_dim"):
         tabular_vae.Config(latent_dim=-1)
 
