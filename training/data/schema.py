@@ -51,7 +51,7 @@ class Stated:
 
 
 def fit(table: Mapping[str, Array], stated: Stated | None = None) -> TableSpec:
-    """The schema of `table`. Raises TrainingError for infinite numbers, and where no column is left to learn from."""
+    """Return the schema of `table`. Raises TrainingError for infinite numbers, and where no column is left to learn from."""
     stated = stated or Stated()
     stated_names = [name for part in (stated.decimals, stated.units, stated.kinds) for name in part if name != OTHERS]
     if unknown := [name for name in stated_names if name not in table]:
@@ -75,7 +75,7 @@ def fit(table: Mapping[str, Array], stated: Stated | None = None) -> TableSpec:
 
 
 def _fit_column(name: str, values: Array, stated: Stated) -> NumericColumn | CategoricalColumn | str:
-    """The column, or why it is left out."""
+    """Return the column, or why it is left out."""
     kind = stated.kinds.get(name)
     if kind == "ignore":
         return "left out on request"
@@ -139,7 +139,7 @@ def _check_values(name: str, values: Array) -> None:
 
 
 def _quantiles(numbers: Array) -> dict[str, Any]:
-    """Knots at quantiles, and the normal quantiles of their shares; ties share the middle of theirs."""
+    """Return knots at the quantiles, and the normal quantiles of their shares; ties share the middle of theirs."""
     shares = np.linspace(0, 1, KNOTS)
     normal = ndtri(np.clip(shares, 0.5 / len(numbers), 1 - 0.5 / len(numbers)))
     knots, place = np.unique(np.quantile(numbers, shares), return_inverse=True)
@@ -150,12 +150,12 @@ def _quantiles(numbers: Array) -> dict[str, Any]:
 
 
 def _decimals(numbers: Array) -> int | None:
-    """The digits after the point that all numbers make do with, at most 6; None where they need more."""
+    """Return the digits after the point that all numbers make do with, at most 6; None where they need more."""
     return next((digits for digits in range(7) if np.array_equal(numbers, np.round(numbers, digits))), None)
 
 
 def _natural(category: str) -> tuple[int, float, str]:
-    """Numbers in numeric order, before words."""
+    """Return a key that sorts numbers in numeric order, before words."""
     try:
         return (0, float(category), category)
     except ValueError:
@@ -168,7 +168,7 @@ def _skewness(values: Array) -> float:
 
 
 def encode(table: Mapping[str, Array], spec: TableSpec) -> Array:
-    """Columns to float32 (n, width), missing values as NaN. Raises DataError for the first row that cannot be."""
+    """Encode columns as float32 (n, width), missing values as NaN. Raises DataError for the first row that cannot be."""
     found = columns.encode(table, spec, unknown=True, missing=True)
     if found.bad:
         row = min(found.bad)

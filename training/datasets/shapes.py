@@ -64,7 +64,7 @@ def make() -> tuple[Array, Array]:
 
 
 def _mask(shape: int, scale: float, rotation: float, x: float, y: float) -> Array:
-    """How much of each pixel the shape covers, (SIDE, SIDE)."""
+    """Return how much of each pixel the shape covers, (SIDE, SIDE)."""
     fine = SIDE * OVER
     places = (np.arange(fine) + 0.5) / fine
     dx, dy = places[None, :] - x, places[:, None] - y

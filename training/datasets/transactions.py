@@ -66,7 +66,7 @@ def read(path: Path) -> tuple[dict[str, Array], Array, Array]:
 
 
 def features(seconds: Array, cards: Array, terminals: Array, amount: Array) -> dict[str, Array]:
-    """Columns (n,) for transactions (n,) in order of time; `seconds` since a Sunday at midnight."""
+    """Return columns (n,) for transactions (n,) in order of time; `seconds` since a Sunday at midnight."""
     seconds = seconds.astype(np.int64)
     if (np.diff(seconds) < 0).any():
         raise ValueError("transactions must be in order of time")
@@ -108,7 +108,7 @@ class Past:
         self.first = np.searchsorted(self.position // self.span, self.position // self.span, side="left")
 
     def window(self, length: int, amount: Float64) -> tuple[Array, Float64]:
-        """How many earlier transactions of the key lie within `length` seconds, and their sum, (n,) each.
+        """Return how many earlier transactions of the key lie within `length` seconds, and their sum, (n,) each.
 
         Cents are added as whole numbers: running sums of floats would carry what other keys, and the future, have spent.
         """
@@ -120,7 +120,7 @@ class Past:
         return count[self.back], total[self.back] / 100
 
     def gap(self) -> Array:
-        """Seconds since the key's last transaction, (n,); FIRST_GAP where there is none."""
+        """Return seconds since the key's last transaction, (n,); FIRST_GAP where there is none."""
         here = np.arange(len(self.order))
         gap = np.where(here > self.first, self.seconds - self.seconds[np.maximum(here - 1, 0)], FIRST_GAP)
         return gap[self.back]

@@ -24,7 +24,7 @@ BATCH = 500
 
 
 def fit_temperature(energies: Array, labels: Array) -> float:
-    """The T > 0 under which softmax(energies / T) has the least cross-entropy; energies (N, C), labels (N,)."""
+    """Return the T > 0 under which softmax(energies / T) has the least cross-entropy; energies (N, C), labels (N,)."""
 
     def loss(log_temperature: float) -> float:
         return cross_entropy(softmax(energies / np.exp(log_temperature)), labels)
@@ -36,12 +36,12 @@ def fit_temperature(energies: Array, labels: Array) -> float:
 
 
 def cross_entropy(probabilities: Array, labels: Array) -> float:
-    """Mean of -log p(label), in nats; a probability of zero counts as 1e-30."""
+    """Return the mean of -log p(label), in nats; a probability of zero counts as 1e-30."""
     return float(-np.log(np.maximum(probabilities[np.arange(len(labels)), labels], 1e-30)).mean())
 
 
 def calibration_error(probabilities: Array, labels: Array) -> float:
-    """Σ |accuracy - confidence| over BINS equal bins of the highest probability, weighed by their counts."""
+    """Return Σ |accuracy - confidence| over BINS equal bins of the highest probability, weighed by their counts."""
     confidence = probabilities.max(axis=1)
     right = probabilities.argmax(axis=1) == labels
     place = np.minimum((confidence * BINS).astype(int), BINS - 1)
@@ -50,7 +50,7 @@ def calibration_error(probabilities: Array, labels: Array) -> float:
 
 
 def figures(probabilities: Array, labels: Array, protocol: dict[str, Any]) -> list[Metric]:
-    """Accuracy, cross-entropy and expected calibration error."""
+    """Return accuracy, cross-entropy and expected calibration error."""
     right = float((probabilities.argmax(axis=1) == labels).mean())
     binned = {**protocol, "bins": BINS, "of": "the highest probability, equal widths"}
     entropy, error = cross_entropy(probabilities, labels), calibration_error(probabilities, labels)
@@ -62,5 +62,5 @@ def figures(probabilities: Array, labels: Array, protocol: dict[str, Any]) -> li
 
 
 def energies(model: Model, data: Data, part: Part) -> Array:
-    """log p(y | x) before the temperature, up to a constant, for the items of a part, (N, C)."""
+    """Return log p(y | x) before the temperature, up to a constant, for the items of a part, (N, C)."""
     return np.concatenate([model.class_energies(data.inputs(held)) for held in batches(part, BATCH)])

@@ -32,7 +32,7 @@ ALIGNMENT = 64
 def to_onnx(
     module: nn.Module, arguments: tuple[Tensor, ...], inputs: Sequence[str], outputs: Sequence[str], dynamic_shapes: Any
 ) -> onnx.ModelProto:
-    """The module as an ONNX model, weights inside."""
+    """Return the module as an ONNX model, weights inside."""
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     registry.share()
     with warnings.catch_warnings():
@@ -51,7 +51,7 @@ def to_onnx(
 
 
 def task_to_onnx(task: Task, examples: Sequence[Tensor]) -> onnx.ModelProto:
-    """A task's graph with a free batch dimension."""
+    """Return a task's graph with a free batch dimension."""
     if task.to_onnx is not None:
         model: onnx.ModelProto = task.to_onnx()
         return model
@@ -74,7 +74,7 @@ def _parameters(module: nn.Module) -> list[Any]:
 
 
 def save_onnx(models: Mapping[str, onnx.ModelProto], folder: Path) -> None:
-    """Writes `NAME.onnx` for each model, with all larger weights in one external-data file, each stored once (by content).
+    """Write `NAME.onnx` for each model, with all larger weights in one external-data file, each stored once (by content).
 
     Weights that half precision holds exactly (see `Recipe.stored`) are stored so, and cast when the graph is loaded. Where the exporter
     turned the axes of a weight that another graph has too, it is turned when the graph is loaded.
@@ -142,7 +142,7 @@ class _Stored:
 
 
 def _turn(tensor: onnx.TensorProto, place: _Place) -> list[onnx.NodeProto]:
-    """Makes the initializer what is stored, and gives the nodes that turn it to what it was."""
+    """Make the initializer what is stored, and return the nodes that turn it to what it was."""
     name, turned, shape = tensor.name, f"{tensor.name}.turned", f"{tensor.name}.shape"
     constant = onnx.helper.make_tensor(shape, onnx.TensorProto.INT64, [len(tensor.dims)], list(tensor.dims))
     tensor.name = f"{name}.stored"
@@ -165,7 +165,7 @@ def _put_first(nodes: Sequence[onnx.NodeProto], graph: onnx.GraphProto) -> None:
 
 
 def _halve(graph: onnx.GraphProto) -> None:
-    """Replaces larger float32 initializers whose values are all half-precision numbers by those and a Cast, which the runtime folds."""
+    """Replace larger float32 initializers whose values are all half-precision numbers by those and a Cast, which the runtime folds."""
     casts = []
     for tensor in graph.initializer:
         if tensor.data_type != onnx.TensorProto.FLOAT:
@@ -181,7 +181,7 @@ def _halve(graph: onnx.GraphProto) -> None:
 
 
 def save_torchscript(tasks: Mapping[str, Task], examples: Mapping[str, Sequence[Tensor]], path: Path) -> None:
-    """Writes all tasks as methods of one archive, where shared weights are stored once. Loops are scripted, the rest traced.
+    """Write all tasks as methods of one archive, where shared weights are stored once. Loops are scripted, the rest traced.
 
     The methods are defined as source on a scripted box: tracing a call to a scripted module breaks torch 2.13's alias analysis.
     """

@@ -22,14 +22,14 @@ from manifold.training.exporting import graphs
 def export(
     module: nn.Module, inputs: Mapping[str, Tensor], outputs: Sequence[str], batch_axes: Mapping[str, int]
 ) -> onnx.ModelProto:
-    """One step; `batch_axes` says which dimension of each input is the batch."""
+    """Export one step; `batch_axes` says which dimension of each input is the batch."""
     batch = torch.export.Dim("batch", min=1, max=65536)
     shapes = tuple({batch_axes[name]: batch} if name in batch_axes else {} for name in inputs)
     return graphs.to_onnx(module, tuple(inputs.values()), list(inputs), list(outputs), shapes)
 
 
 def grid_sampler(steps: Mapping[str, onnx.ModelProto], height: int, width: int) -> onnx.ModelProto:
-    """setup; for each row: row step, for each column: pixel step; finish. A step `known`, where there is one, comes before them.
+    """Return one graph: setup; for each row: row step, for each column: pixel step; finish. A step `known`, where there is one, comes before them.
 
     In: uniforms, condition, temperature, and what `known` takes. Out: codes, data. The names are those of training.networks.gated's steps.
     """
@@ -58,7 +58,7 @@ def grid_sampler(steps: Mapping[str, onnx.ModelProto], height: int, width: int) 
 
 
 def row_sampler(steps: Mapping[str, onnx.ModelProto], width: int) -> dict[str, onnx.ModelProto]:
-    """The same sampler split by rows of the grid, for a host that goes from row to row (see `by_rows`): setup, row, finish."""
+    """Build the same sampler, split by rows of the grid, for a host that goes from row to row (see `by_rows`): setup, row, finish."""
     parts = {name: _scoped(model, name) for name, model in steps.items()}
     names = ("row", "prev_row", "row_cache", "v_cache", "classes", "h_cache", "empty_column", "uniforms", "temperature")
     made = {value.name: value for part in parts.values() for value in part.output}
@@ -80,7 +80,7 @@ CACHES = {"row_cache": 1, "v_cache": 2, "classes": 1}  # which dimension is the 
 def by_rows(
     run: Run, inputs: Mapping[str, NDArray[Any]], height: int, keep: Callable[[int], NDArray[np.bool_]] | None = None
 ) -> tuple[NDArray[np.int64], NDArray[Any], NDArray[np.int64]]:
-    """Samples with a split sampler: codes and items of what was kept to the end, and which of the batch that is.
+    """Sample with a split sampler: codes and items of what was kept to the end, and which of the batch that is.
 
     `keep` is asked after each row of the grid, with its index, for a mask (B,) of the items to go on with; the others cost nothing from there on.
     """
@@ -109,7 +109,7 @@ def by_rows(
 
 
 def _row(parts: Mapping[str, onnx.GraphProto]) -> list[onnx.NodeProto]:
-    """One row: its vertical step, and the loop over its columns."""
+    """Return one row: its vertical step, and the loop over its columns."""
     kind = _kind(parts)
     inner = _loop_body(
         "column", [*parts["pixel"].node],
@@ -126,7 +126,7 @@ def _row(parts: Mapping[str, onnx.GraphProto]) -> list[onnx.NodeProto]:
 
 
 def _kind(parts: Mapping[str, onnx.GraphProto]) -> int:
-    """The element type of the grid's values: int64 levels, or floats."""
+    """Return the element type of the grid's values: int64 levels, or floats."""
     kind: int = next(value.type.tensor_type.elem_type for value in parts["setup"].output if value.name == "prev_row")
     return kind
 
@@ -154,7 +154,7 @@ def _model(
 
 
 def _scoped(model: onnx.ModelProto, prefix: str) -> onnx.GraphProto:
-    """The graph with all its inner names prefixed; inputs and outputs keep theirs."""
+    """Return the graph with all its inner names prefixed; inputs and outputs keep theirs."""
     graph = onnx.GraphProto()
     graph.CopyFrom(model.graph)
     kept = {value.name for value in (*graph.input, *graph.output)} | {""}
@@ -173,7 +173,7 @@ def _scoped(model: onnx.ModelProto, prefix: str) -> onnx.GraphProto:
 
 
 def _renamed(nodes: Any, rename: Mapping[str, str]) -> list[onnx.NodeProto]:
-    """Copies of the nodes with their values renamed."""
+    """Return copies of the nodes with their values renamed."""
     copies = []
     for node in nodes:
         copy = onnx.NodeProto()
@@ -191,7 +191,7 @@ def _loop_body(
     scanned: Sequence[tuple[str, int]],
     rename: Mapping[str, str] | None = None,
 ) -> onnx.GraphProto:
-    """A Loop body. `carried` maps the name in to the name out and its element type; ranks are left to shape inference."""
+    """Return a Loop body. `carried` maps the name in to the name out and its element type; ranks are left to shape inference."""
     going, still = f"{counter}_going", f"{counter}_still_going"
     body = [helper.make_node("Identity", [going], [still]), *_renamed(nodes, rename or {})]
     scans = []
@@ -209,5 +209,5 @@ def _loop_body(
 
 
 def _initializers(parts: Any) -> list[onnx.TensorProto]:
-    """All weights, in the main graph, where every body sees them."""
+    """Return all weights, in the main graph, where every body sees them."""
     return [tensor for graph in parts for tensor in graph.initializer]

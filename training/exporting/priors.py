@@ -49,7 +49,7 @@ def conditions(manifest: Manifest, data: Data, part: Part) -> Any:
 
 
 def fit(means: Array) -> dict[str, Prior]:
-    """`gaussian`, full covariance, and `mixture`, of COMPONENTS with full covariances, fitted to posterior means (N, L) by EM."""
+    """Return `gaussian`, full covariance, and `mixture`, of COMPONENTS with full covariances, fitted to posterior means (N, L) by EM."""
     from sklearn.mixture import GaussianMixture
 
     means = means.astype(np.float64)
@@ -74,20 +74,20 @@ def fit(means: Array) -> dict[str, Prior]:
 
 
 def _rounded(array: Array) -> Any:
-    """Nested tuples of numbers of DIGITS significant digits."""
+    """Return nested tuples of numbers of DIGITS significant digits."""
     if array.ndim:
         return tuple(_rounded(part) for part in array)
     return float(f"{array:.{DIGITS}g}")
 
 
 def added(latent: LatentSpec, fitted: dict[str, Prior]) -> LatentSpec:
-    """The latent with the fitted priors added; what the family gave is kept."""
+    """Return the latent with the fitted priors added; what the family gave is kept."""
     new = {name: prior for name, prior in fitted.items() if name not in latent.priors}
     return latent.model_copy(update={"priors": {**latent.priors, **new}})
 
 
 def add_to_artifact(model: Model, data: Data) -> Path:
-    """Fits priors to the training part through the artifact itself and writes them into its manifest; returns its folder.
+    """Fit priors to the training part through the artifact itself, and write them into its manifest. Return its folder.
 
     Raises UnsupportedTask for an artifact without a latent that items can be placed in.
     """

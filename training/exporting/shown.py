@@ -30,7 +30,7 @@ PAGE = "page"  # the folder
 PAGE_BYTES, CURVES_BYTES, POINTS_BYTES = 150_000, 30_000, 70_000
 EPOCHS = (200, 100, 50, 25)  # of a phase's curve, at most: the most that fit are taken
 POINTS = (1000, 500, 250, 100)  # the same for items
-SHOWN = (32, 16, 8, 4)
+SHOWN = (32, 16, 8, 4, 2, 1)
 
 
 def write_preview(context: Context) -> None:

@@ -29,7 +29,7 @@ class Task:
     max_rows: int = 1024
 
     def __call__(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-        """The module's outputs by role, for inputs by role."""
+        """Return the module's outputs by role, for inputs by role."""
         module = self.module.eval()
         with torch.no_grad():
             outputs = module(*(torch.from_numpy(inputs[spec.role]) for spec in self.inputs))
@@ -59,5 +59,5 @@ class Exports:
     extra: dict[str, Any] = field(default_factory=dict)  # more provenance
 
     def drive(self, steps: Generator[Run, dict[str, NDArray[Any]], T]) -> T:
-        """Runs a use case to its end by the modules themselves, before there is an artifact."""
+        """Run a use case to its end by the modules themselves, before there is an artifact."""
         return operations.drive(steps, lambda task, inputs: self.tasks[task](inputs))

@@ -15,7 +15,7 @@ __all__ = ["PRESETS", "Config", "build", "draw", "evaluate", "exports", "phases"
 
 
 def build(config: gan.Config, data: Data) -> GAN:
-    """A model with fresh weights. Raises TrainingError for data without classes, or convolutions that cannot be told."""
+    """Return a model with fresh weights. Raises TrainingError for data without classes, or convolutions that cannot be told."""
     if data.classes is None:
         raise TrainingError(
             f"data: {data.name} has no classes to condition on; the family `gan` needs none", field="data"

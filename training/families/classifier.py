@@ -94,7 +94,7 @@ class Classifier(nn.Module):
         return self.head(features), features
 
     def loss(self, batch: Batch) -> Losses:
-        """Cross-entropy on augmented items, in nats, averaged over the batch."""
+        """Return the cross-entropy on augmented items, in nats, averaged over the batch."""
         x = augment(batch.items, self.config, self.mean, batch.generator)
         logits, _ = self(x)
         loss = F.cross_entropy(logits, batch.labels, label_smoothing=self.config.label_smoothing)
@@ -109,7 +109,7 @@ def _pixels(part: Part) -> NDArray[np.float32]:
 
 
 def augment(x: Tensor, config: Config, fill: Tensor, generator: torch.Generator) -> Tensor:
-    """Items (B, C, H, W), each shifted (the border is repeated), flipped and cut out (filled with `fill`, (C, 1, 1)) by its own draw."""
+    """Return items (B, C, H, W), each shifted (the border is repeated), flipped and cut out (filled with `fill`, (C, 1, 1)) by its own draw."""
     batch, _, height, width = x.shape
 
     def draw(low: int, high: int) -> Tensor:
@@ -135,24 +135,24 @@ def augment(x: Tensor, config: Config, fill: Tensor, generator: torch.Generator)
 
 
 def _within(start: Tensor, length: int, size: int) -> Tensor:
-    """(B, size): whether a place lies in start .. start + length - 1."""
+    """Return whether, (B, size), a place lies in start .. start + length - 1."""
     place = torch.arange(size, device=start.device)
     return (place >= start[:, None]) & (place < start[:, None] + length)
 
 
 def build(config: Config, data: Data) -> Classifier:
-    """A model with fresh weights, laid out for fast convolutions."""
+    """Return a model with fresh weights, laid out for fast convolutions."""
     return Classifier(config, data).to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
 
 def phases(model: Any, config: Config) -> list[Phase]:
-    """One phase, one player."""
+    """Return one phase with one player."""
     player = Player("classifier", tuple(model.parameters()), model.loss, config.lr, weight_decay=config.weight_decay)
     return [Phase("classifier", (player,), config.epochs)]
 
 
 def evaluate(model: Classifier, batch: Batch) -> dict[str, Tensor]:
-    """Cross-entropy in nats and whether the class is right, (B,) each."""
+    """Return the cross-entropy in nats and whether the class is right, (B,) each."""
     logits, _ = model(batch.items)
     right = (logits.argmax(1) == batch.labels).float()
     return {"loss": F.cross_entropy(logits, batch.labels, reduction="none"), "accuracy": right}
@@ -171,7 +171,7 @@ class Features(nn.Module):
 
 
 def exports(model: Classifier, config: Config, data: Data) -> Exports:
-    """features."""
+    """Return the task features."""
     items = InputSpec(role="data", source="data", shape=data.spec.shape)
     outputs = [
         TensorSpec(role="logits", shape=(len(data.classes or ()),)),

@@ -84,14 +84,14 @@ class CVAE(VAE):
             self.register_buffer("class_weights", torch.from_numpy(weights.astype(np.float32)), persistent=False)
 
     def condition(self, labels: Tensor, factors: Tensor | None = None) -> Tensor:
-        """One-hot rows, or the factors that are given, (B, C)."""
+        """Return the condition of items: one-hot rows, or the factors that are given, (B, C)."""
         if self.by_class:
             return F.one_hot(labels, self.width).float()
         assert factors is not None
         return factors[:, self.columns]
 
     def condition_of_draws(self, n: int) -> Tensor:
-        """The classes in turn, or rows of the training part."""
+        """Return the condition of a sample sheet: the classes in turn, or rows of the training part."""
         turns = torch.arange(n, device=self.centre.device)
         return self.condition(turns % self.width) if self.by_class else self.examples[turns % EXAMPLES]
 
@@ -105,7 +105,7 @@ class CVAE(VAE):
         return super().decode(z, self._scaled(c))
 
     def _scaled(self, c: Tensor | None) -> Tensor | None:
-        """Factors in units of their deviation over the training part; class weights as they are."""
+        """Return factors in units of their deviation over the training part; class weights as they are."""
         return c if c is None or self.by_class else (c - self.centre) / self.scale
 
 
@@ -127,12 +127,12 @@ class ScoreAndBound(Score):
 
 
 def build(config: Config, data: Data) -> CVAE:
-    """A model with fresh weights. Raises TrainingError for data without classes, or without the factors given."""
+    """Return a model with fresh weights. Raises TrainingError for data without classes, or without the factors given."""
     return CVAE(config, data)
 
 
 def exports(model: CVAE, config: Config, data: Data) -> Exports:
-    """The VAE's tasks with a condition; score has the bound that /classify is made of."""
+    """Return the VAE's tasks with a condition; score has the bound that /classify is made of."""
     exported = vae.exports(model, config, data)
     told = "" if model.by_class else f" Told {', '.join(config.given)}."
     description = exported.description.replace("Variational", "Conditional variational", 1) + told

@@ -160,7 +160,7 @@ class Discriminator(nn.Module):
         return parametrizations.spectral_norm(layer) if self.config.spectral else layer
 
     def features(self, x: Tensor) -> Tensor:
-        """h (B, F)."""
+        """Return the features h (B, F)."""
         h: Tensor = self.body(2 * x - 1 if self.bounded else x)
         return h
 
@@ -187,26 +187,26 @@ class GAN(nn.Module):
         self.generator, self.discriminator = Generator(config, data, classes), Discriminator(config, data, classes)
 
     def condition(self, labels: Tensor) -> Tensor | None:
-        """Labels (B,) to weights (B, C); None where nothing is told."""
+        """Map labels (B,) to weights (B, C); None where nothing is told."""
         return nn.functional.one_hot(labels, self.classes).float() if self.classes else None
 
     def latents(self, n: int, generator: torch.Generator) -> Tensor:
-        """n draws from N(0, I)."""
+        """Return n draws from N(0, I)."""
         return torch.randn((n, self.config.latent_dim), generator=generator, device=generator.device)
 
     def made(self, batch: Batch, c: Tensor | None) -> Tensor:
-        """As many items as the batch has."""
+        """Make as many items as the batch has."""
         made: Tensor = self.generator(self.latents(len(batch.items), batch.generator), c)
         return made
 
     def seen(self, x: Tensor, batch: Batch) -> Tensor:
-        """Items as the discriminator is shown them."""
+        """Return items as the discriminator is shown them."""
         if not self.config.augment:
             return x
         return (adversarial.augment(2 * x - 1, self.config.augment, batch.generator) + 1) / 2
 
     def discriminator_loss(self, batch: Batch) -> Losses:
-        """The discriminator's loss, and its mean logits on real and made items."""
+        """Return the discriminator's loss, and its mean logits on real and made items."""
         c = self.condition(batch.labels)
         with torch.no_grad():
             fakes = self.made(batch, c)
@@ -217,7 +217,7 @@ class GAN(nn.Module):
         return {"loss": loss, "real_logit": real.mean(), "fake_logit": fake.mean()}
 
     def generator_loss(self, batch: Batch) -> Losses:
-        """The generator's loss, at the discriminator as it is, or as it will be after the unrolled steps."""
+        """Return the generator's loss, at the discriminator as it is, or as it will be after the unrolled steps."""
         c = self.condition(batch.labels)
         if self.config.unrolled:
             weights = self._ahead(batch, c)
@@ -228,7 +228,7 @@ class GAN(nn.Module):
         return {"loss": adversarial.generator_loss(self.config.loss, fake)}
 
     def _ahead(self, batch: Batch, c: Tensor | None) -> dict[str, Tensor]:
-        """The discriminator's weights after the unrolled steps, all on this batch and the items made for it, through which gradients pass."""
+        """Return the discriminator's weights after the unrolled steps, all on this batch and the items made for it, through which gradients pass."""
         targets = adversarial.targets(self.config.targets, len(batch.items), batch.generator)
 
         def loss(weights: dict[str, Tensor]) -> Tensor:
@@ -243,12 +243,12 @@ class GAN(nn.Module):
 
 
 def build(config: Config, data: Data) -> GAN:
-    """A model with fresh weights."""
+    """Return a model with fresh weights."""
     return GAN(config, data)
 
 
 def phases(model: Any, config: Config) -> list[Phase]:
-    """One phase, in which the discriminator's turn comes first, with a watch over both."""
+    """Return one phase, in which the discriminator's turn comes first, with a watch over both."""
     betas = (config.beta1, 0.999)
     discriminator = Player(
         "discriminator", tuple(model.discriminator.parameters()), model.discriminator_loss, config.discriminator_lr, betas
@@ -260,7 +260,7 @@ def phases(model: Any, config: Config) -> list[Phase]:
 
 
 def _watch(model: Any, config: Config) -> Watch:
-    """What is made, beside as many real items, counted by class where a classifier of the data is to be had."""
+    """Return a watch over what is made, beside as many real items, counted by class if there is a classifier of the data."""
     data: Data = model.data
     device = next(model.parameters()).device
     rows = np.random.Generator(np.random.Philox(config.seed)).permutation(len(data.train))[: watching.ITEMS]
@@ -275,7 +275,7 @@ def _watch(model: Any, config: Config) -> Watch:
 
 
 def _judge(name: str, data: Data) -> Model | None:
-    """The classifier that counts classes. Raises TrainingError for one that does not fit the data."""
+    """Return the classifier that counts classes. Raises TrainingError for one that does not fit the data."""
     if name == "none" or data.classes is None:
         return None
     root = Path(os.environ.get("MANIFOLD_MODELS_DIR", "models"))
@@ -296,7 +296,7 @@ def _judge(name: str, data: Data) -> Model | None:
 
 
 def evaluate(model: GAN, batch: Batch) -> dict[str, Tensor]:
-    """Logits (B,) of test items and of as many made ones, and the cross-entropy of telling them apart, in nats."""
+    """Return logits (B,) of test items and of as many made ones, and the cross-entropy of telling them apart, in nats."""
     c = model.condition(batch.labels)
     real, fake = model.discriminator(batch.items, c), model.discriminator(model.made(batch, c), c)
     loss = nn.functional.softplus(-real) + nn.functional.softplus(fake)
@@ -305,7 +305,7 @@ def evaluate(model: GAN, batch: Batch) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def draw(model: GAN, n: int, generator: torch.Generator) -> Tensor:
-    """n items (n, *shape), classes in turn."""
+    """Return n items (n, *shape), classes in turn."""
     training = model.training
     labels = torch.arange(n, device=generator.device) % max(1, model.classes)
     items: Tensor = model.eval().generator(model.latents(n, generator), model.condition(labels))
@@ -315,7 +315,7 @@ def draw(model: GAN, n: int, generator: torch.Generator) -> Tensor:
 
 @torch.no_grad()
 def report(model: GAN, config: Config, data: Data) -> list[Metric]:
-    """How often the discriminator tells test items from made ones: one half is a draw."""
+    """Return how often the discriminator tells test items from made ones: one half is a draw."""
     device = next(model.parameters()).device
     generator = torch.Generator(device).manual_seed(config.seed)
     right = 0.0
@@ -353,7 +353,7 @@ class Score(nn.Module):
 
 
 def exports(model: GAN, config: Config, data: Data) -> Exports:
-    """sample and decode, which are the generator, and score, which is the discriminator."""
+    """Return the tasks sample and decode, which are the generator, and score, which is the discriminator."""
     round_weights(dcgan.without_spectral_norm(model.discriminator), config.stored)  # which dividing undid
     latent = InputSpec(role="latent", source="latent", shape=(config.latent_dim,))
     given = [InputSpec(role="condition", source="condition", shape=(model.classes,))] if model.classes else []

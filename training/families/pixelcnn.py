@@ -94,12 +94,12 @@ class GatedPixelCNN(GatedNetwork):
         self.nearest = Settle(levels, emission.integers)
 
     def settle(self, images: Tensor) -> Tensor:
-        """Images (B, C, H, W) in [0, 1] to the network's items without chance: the nearest level, or the middle of its interval in [0, 1]."""
+        """Map images (B, C, H, W) in [0, 1] to the network's items without chance: the nearest level, or the middle of its interval in [0, 1]."""
         items: Tensor = self.nearest(images)
         return items
 
     def observe(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        """What training and figures see of images: rounded by chance to fewer levels (of two: dynamic binarisation), and dequantised by
+        """Return what training and figures see of images: rounded by chance to fewer levels (of two: dynamic binarisation), and dequantised by
         uniform noise for a density."""
         steps = images * (self.levels - 1)
         rounded = torch.floor(steps + self._noise(steps, generator)) if self.by_chance else torch.round(steps)
@@ -112,35 +112,35 @@ class GatedPixelCNN(GatedNetwork):
         return torch.rand(like.shape, generator=generator, device=like.device)
 
     def bits_per_dim(self, nats: float) -> float:
-        """Of an item's -log p: of levels, or of a density on [0, 1] with log2 levels for the size of a level's interval."""
+        """Return the bits per dimension of an item's -log p: of levels, or of a density on [0, 1] with log2 levels for the size of a level's interval."""
         bits = nats / (math.log(2) * self.parts * self.height * self.width)
         return bits if self.emission.integers else bits + math.log2(self.levels)
 
     def loss(self, batch: Batch) -> Losses:
-        """-log p in nats, averaged over the batch."""
+        """Return -log p in nats, averaged over the batch."""
         items = self.observe(batch.items, batch.generator)
         return {"loss": per_item(self.nll(items, self.to_condition(batch.labels))).mean()}
 
 
 def build(config: Config, data: Data) -> GatedPixelCNN:
-    """A model with fresh weights."""
+    """Return a model with fresh weights."""
     return GatedPixelCNN(config, data)
 
 
 def phases(model: Any, config: Config) -> list[Phase]:
-    """One phase, one player."""
+    """Return one phase with one player."""
     return [Phase("pixelcnn", (Player("pixelcnn", tuple(model.parameters()), model.loss, config.lr),), config.epochs)]
 
 
 def evaluate(model: GatedPixelCNN, batch: Batch) -> dict[str, Tensor]:
-    """-log p given the true class, nats (B,)."""
+    """Return -log p given the true class, nats (B,)."""
     items = model.observe(batch.items, batch.generator)
     return {"loss": per_item(model.nll(items, model.to_condition(batch.labels)))}
 
 
 @torch.no_grad()
 def draw(model: GatedPixelCNN, n: int, generator: torch.Generator) -> Tensor:
-    """Images (n, C, H, W) in [0, 1], classes in turn."""
+    """Return images (n, C, H, W) in [0, 1], classes in turn."""
     device = next(model.parameters()).device
     uniforms = torch.rand((n, model.uniforms), generator=generator, device=device)
     condition = model.to_condition(torch.arange(n, device=device) % max(1, model.classes))
@@ -152,7 +152,7 @@ def draw(model: GatedPixelCNN, n: int, generator: torch.Generator) -> Tensor:
 
 @torch.no_grad()
 def report(model: GatedPixelCNN, config: Config, data: Data) -> list[Metric]:
-    """Exact test NLL given the true class, and with the class marginalised, in nats and bits/dim."""
+    """Return the exact test NLL given the true class, and with the class marginalised, in nats and bits/dim."""
     device = next(model.parameters()).device
     generator = torch.Generator(device).manual_seed(config.seed)
     sums: dict[str, float] = {}
@@ -183,7 +183,7 @@ def report(model: GatedPixelCNN, config: Config, data: Data) -> list[Metric]:
 
 
 def _observed(model: GatedPixelCNN) -> str:
-    """What x is in log p(x) of training and figures."""
+    """Return what x is in log p(x) of training and figures."""
     rounding = "rounded by chance, one draw an item" if model.by_chance else "rounded to the nearest"
     levels = f"pixels at {model.levels} levels" + (f", {rounding}" if model.rounds else "")
     return levels if model.emission.integers else f"{levels}, dequantised by uniform noise: a density on [0, 1]"
@@ -242,7 +242,7 @@ class Score(nn.Module):
 
 
 def exports(model: GatedPixelCNN, config: Config, data: Data) -> Exports:
-    """sample and impute (loops), and score."""
+    """Return the tasks sample and impute (loops), and score."""
     integers, shape = model.emission.integers, data.spec.shape
     grid = shape if model.parts > 1 else shape[1:]
     items = TensorSpec(role="data", shape=shape)

@@ -116,19 +116,19 @@ class VAE(nn.Module):
         self.decoder = mlp([config.latent_dim + width, *reversed(config.hidden), outside])
 
     def condition(self, labels: Tensor, factors: Tensor | None = None) -> Tensor | None:
-        """What items of these classes (B,) and factors (B, F) are conditioned on: nothing here."""
+        """Return the condition of items of these classes (B,) and factors (B, F): none here."""
         return None
 
     def condition_of_draws(self, n: int) -> Tensor | None:
-        """What the n items of a sample sheet are conditioned on: nothing here."""
+        """Return the condition of the n items of a sample sheet: none here."""
         return None
 
     def weights(self, labels: Tensor) -> Tensor | None:
-        """What the losses of items of these classes (B,) are multiplied by, 1 on average over the training part; None: nothing."""
+        """Return what the losses of items of these classes (B,) are multiplied by, 1 on average over the training part; None: nothing."""
         return None
 
     def encode(self, x: Tensor, c: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
-        """x (B, D) to mean and log_variance (B, L); None without a posterior. Missing values of a row (NaN) tell nothing."""
+        """Map x (B, D) to mean and log_variance (B, L); None without a posterior. Missing values of a row (NaN) tell nothing."""
         if self.spec.nullable:
             x = likelihoods.filled(x)
         mean = self.encoder(joined(self.down(x), c))
@@ -137,7 +137,7 @@ class VAE(nn.Module):
         return mean[:, : self.config.latent_dim], mean[:, self.config.latent_dim :]
 
     def decode(self, z: Tensor, c: Tensor | None = None) -> Tensor:
-        """z (B, L) to the parameters of p(x | z)."""
+        """Map z (B, L) to the parameters of p(x | z)."""
         parameters: Tensor = self.up(self.decoder(joined(z, c)))
         return parameters
 
@@ -154,7 +154,7 @@ class VAE(nn.Module):
         return self.likelihood.mean(self.decode(latents, c)).view(-1, *self.shape)
 
     def terms(self, x: Tensor, noise: Tensor, c: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Reconstruction NLL, averaged over the draws noise (S, B, L), and KL; nats, (B,) each."""
+        """Return the reconstruction NLL, averaged over the draws noise (S, B, L), and KL; nats, (B,) each."""
         mean, log_variance = self.encode(x, c)
         if log_variance is None:
             return per_item(self.likelihood.nll(self.decode(mean, c), x)), torch.zeros_like(mean[:, 0])
@@ -164,7 +164,7 @@ class VAE(nn.Module):
         return per_item(nll).view(draws, -1).mean(0), gaussian_kl(mean, log_variance).sum(1)
 
     def loss(self, batch: Batch) -> Losses:
-        """-ELBO with the KL weighed, in nats, averaged over the batch."""
+        """Return -ELBO with the KL weighed, in nats, averaged over the batch."""
         x = self.likelihood.observe(batch.items.flatten(1), batch.generator)
         shape = (self.config.samples, len(x), self.config.latent_dim)
         reconstruction, kl = self.terms(
@@ -403,7 +403,7 @@ def _kept(model: VAE, config: Config, part: Part) -> NDArray[np.int64]:
 
 
 def exports(model: VAE, config: Config, data: Data) -> Exports:
-    """Return decode, encode and score, and sample if x itself is drawn (tables). All take the condition if there is one."""
+    """Return the tasks decode, encode and score, and sample if x itself is drawn (tables). All take the condition if there is one."""
     where = placement(model, config, data.train)
     listed = _terms(config, data.spec)
     return Exports(

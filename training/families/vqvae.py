@@ -131,29 +131,29 @@ class VQVAE(nn.Module):
         self.register_buffer("prior_learned", torch.tensor(False))
 
     def vectors(self, x: Tensor) -> Tensor:
-        """Items (B, C, H, W) to vectors before quantisation, (B, d, h, w)."""
+        """Map items (B, C, H, W) to vectors before quantisation, (B, d, h, w)."""
         z: Tensor = self.encoder(x)
         return z
 
     def codes_of(self, z: Tensor) -> Tensor:
-        """Vectors (B, d, h, w) to codes (B, h, w)."""
+        """Map vectors (B, d, h, w) to codes (B, h, w)."""
         return self.quantiser.nearest(_rows(z)).view(-1, *self.grid)
 
     def parameters_of(self, z: Tensor) -> Tensor:
-        """Vectors (B, d, h, w) to the parameters of p(x | z), (B, D)."""
+        """Map vectors (B, d, h, w) to the parameters of p(x | z), (B, D)."""
         parameters: Tensor = self.decoder(z)
         return parameters.flatten(1)
 
     def decode_codes(self, codes: Tensor) -> Tensor:
-        """Codes (B, h, w) to the parameters of p(x | codes), (B, D)."""
+        """Map codes (B, h, w) to the parameters of p(x | codes), (B, D)."""
         return self.parameters_of(self.quantiser.embed(codes).permute(0, 3, 1, 2))
 
     def see(self, batch: Batch) -> Tensor:
-        """What training sees of a batch, (B, C, H, W)."""
+        """Return what training sees of a batch, (B, C, H, W)."""
         return self.likelihood.observe(batch.items.flatten(1), batch.generator).view(-1, *self.shape)
 
     def code_nats(self, codes: Tensor, condition: Tensor) -> Tensor:
-        """-log p(codes), (B,): by the learned prior once it has been trained, by the uniform one before."""
+        """Return -log p(codes), (B,): by the learned prior once it has been trained, by the uniform one before."""
         learned = per_item(self.prior.nll(codes, condition))
         return torch.where(self.prior_learned, learned, torch.full_like(learned, self.uniform_nats))
 
@@ -163,7 +163,7 @@ class VQVAE(nn.Module):
         return self.grid[0] * self.grid[1] * math.log(self.config.levels)
 
     def autoencoder_loss(self, batch: Batch) -> Losses:
-        """Reconstruction NLL in nats, codebook loss and commitment, averaged over the batch."""
+        """Return reconstruction NLL in nats, codebook loss and commitment, averaged over the batch."""
         x = self.see(batch)
         z = self.vectors(x)
         passed, _, codebook, commitment = self.quantiser.learn(_rows(z), batch.generator)
@@ -174,7 +174,7 @@ class VQVAE(nn.Module):
         return {"loss": loss, "reconstruction": reconstruction, "codebook": codebook, "commitment": commitment}
 
     def prior_loss(self, batch: Batch) -> Losses:
-        """-log p(codes) in nats; the autoencoder is not trained any more, and gives the codes that it will give when it serves."""
+        """Return -log p(codes) in nats; the autoencoder is not trained any more, and gives the codes that it will give when it serves."""
         self.encoder.eval()  # normalised as by the artifact, not by the batch
         with torch.no_grad(), torch.autocast(batch.items.device.type, enabled=False):
             codes = self.codes_of(self.vectors(self.see(batch)))
@@ -184,7 +184,7 @@ class VQVAE(nn.Module):
 
 @torch.no_grad()
 def _start_at_mean(layer: Any, part: Part) -> None:
-    """The last layer's bias at the logit of each channel's mean over (a thousand of) the items.
+    """Set the last layer's bias to the logit of each channel's mean over (a thousand of) the items.
 
     Where most pixels are black, the first steps of a decoder that starts at grey all push one way, until the sigmoid is flat and it is dead.
     """
@@ -193,17 +193,17 @@ def _start_at_mean(layer: Any, part: Part) -> None:
 
 
 def _rows(z: Tensor) -> Tensor:
-    """(B, d, h, w) to (B h w, d)."""
+    """Map (B, d, h, w) to (B h w, d)."""
     return z.permute(0, 2, 3, 1).reshape(-1, z.shape[1])
 
 
 def build(config: Config, data: Data) -> VQVAE:
-    """A model with fresh weights."""
+    """Return a model with fresh weights."""
     return VQVAE(config, data)
 
 
 def phases(model: Any, config: Config) -> list[Phase]:
-    """The autoencoder, then the prior over its codes."""
+    """Return two phases: the autoencoder, then the prior over its codes."""
     parts = (*model.encoder.parameters(), *model.decoder.parameters(), *model.likelihood.parameters())
     if not config.moving:
         parts = (*parts, *model.quantiser.parameters())
@@ -218,7 +218,7 @@ def phases(model: Any, config: Config) -> list[Phase]:
 
 
 def evaluate(model: VQVAE, batch: Batch) -> dict[str, Tensor]:
-    """The bound's parts in nats, (B,): -log p(x | z_q) and -log p(codes)."""
+    """Return the bound's parts in nats, (B,): -log p(x | z_q) and -log p(codes)."""
     x = model.see(batch)
     codes = model.codes_of(model.vectors(x))
     reconstruction = per_item(model.likelihood.nll(model.decode_codes(codes), x.flatten(1)))
@@ -227,14 +227,14 @@ def evaluate(model: VQVAE, batch: Batch) -> dict[str, Tensor]:
 
 
 def monitor(model: VQVAE, batch: Batch) -> dict[str, Any]:
-    """Usage and perplexity of the codebook over the whole test part."""
+    """Return the usage and perplexity of the codebook over the whole test part."""
     used, perplexity = usage(model.codes_of(model.vectors(model.see(batch))), model.config.levels)
     return {"code_usage": round(used, 4), "code_perplexity": round(perplexity, 2)}
 
 
 @torch.no_grad()
 def draw(model: VQVAE, n: int, generator: torch.Generator) -> Tensor:
-    """Means of p(x | codes) at codes from the prior (uniform ones until it has been trained), classes in turn."""
+    """Return means of p(x | codes) at codes from the prior (uniform ones until it has been trained), classes in turn."""
     device = next(model.parameters()).device
     uniforms = torch.rand((n, model.grid[0] * model.grid[1]), generator=generator, device=device)
     if not model.prior_learned:
@@ -252,7 +252,7 @@ def draw(model: VQVAE, n: int, generator: torch.Generator) -> Tensor:
 
 @torch.no_grad()
 def report(model: VQVAE, config: Config, data: Data) -> list[Metric]:
-    """The bound with the uniform and the learned prior, its parts, and the codebook's use over the whole training part."""
+    """Return the bound with the uniform and the learned prior, its parts, and the codebook's use over the whole training part."""
     device = next(model.parameters()).device
     generator = torch.Generator(device).manual_seed(config.seed)
     binarised = {"binarisation": "dynamic, one draw an item"} if model.config.likelihood == "bernoulli" else {}
@@ -300,7 +300,7 @@ def report(model: VQVAE, config: Config, data: Data) -> list[Metric]:
 
 
 def training_codes(model: VQVAE, part: Part) -> Tensor:
-    """Codes of a whole part as the graphs see it, (N, h, w)."""
+    """Return codes of a whole part as the graphs see it, (N, h, w)."""
     device = next(model.parameters()).device
     found = []
     for batch in in_order(part, 500, torch.Generator(device)):
@@ -392,13 +392,13 @@ class ScoreCodes(nn.Module):
 
 
 def _code_nats(model: VQVAE, codes: Tensor, condition: Tensor | None) -> Tensor:
-    """-log p(codes), (B,), by the learned prior; gathered rather than by cross-entropy, which exports more loosely."""
+    """Return -log p(codes), (B,), by the learned prior; gathered rather than by cross-entropy, which exports more loosely."""
     log_p: Tensor = model.prior(codes, nothing(codes) if condition is None else condition).log_softmax(1)
     return -per_item(log_p.gather(1, codes[:, None]))
 
 
 def exports(model: VQVAE, config: Config, data: Data) -> Exports:
-    """sample (prior and decoder in one graph), encode, decode, decode_codes, score, score_codes."""
+    """Return the tasks sample (prior and decoder in one graph), encode, decode, decode_codes, score, score_codes."""
     items, image = InputSpec(role="data", source="data", shape=model.shape), TensorSpec(role="data", shape=model.shape)
     given = InputSpec(role="codes", source="codes", dtype="int64", shape=model.grid)
     size = config.code_dim * model.grid[0] * model.grid[1]

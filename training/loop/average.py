@@ -24,7 +24,7 @@ class Average:
 
     @torch.no_grad()
     def update(self, step: int) -> None:
-        """Moves the average towards the model's weights."""
+        """Move the average towards the model's weights."""
         decay = min(self.decay, (1 + step) / (10 + step))
         floats, weights = [], []
         for name, value in self.model.state_dict().items():

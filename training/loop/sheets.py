@@ -59,7 +59,7 @@ class Curves:
 
 
 def curves(log: Path, path: Path) -> None:
-    """Training and test loss by step, from the JSONL log, as a PNG."""
+    """Draw training and test loss by step, from the JSONL log, as a PNG."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

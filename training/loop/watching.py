@@ -98,7 +98,7 @@ class Watch:
         return [Alarm("vanishing gradients", detail, True)]
 
     def state(self) -> dict[str, float]:
-        """What a look depends on, for the checkpoint."""
+        """Return what a look depends on, for the checkpoint."""
         return {"usual": self.usual}
 
     def restore(self, state: Mapping[str, float]) -> None:
@@ -107,13 +107,13 @@ class Watch:
 
 
 def spread(items: Tensor) -> float:
-    """Root mean square distance between two of the items (N, ...): of the 2 Var that it is for independent ones."""
+    """Return the root mean square distance between two of the items (N, ...): of the 2 Var that it is for independent ones."""
     flat = items.flatten(1).double()
     return float((2 * flat.var(dim=0, unbiased=True).sum()).sqrt())
 
 
 def classifier(model: Model) -> Callable[[Array], Array]:
-    """Class probabilities by an artifact with the task `features`, of items as at a graph's edge."""
+    """Return class probabilities by an artifact with the task `features`, of items as at a graph's edge."""
 
     def classify(items: Array) -> Array:
         return softmax(model.run("features", {"data": items.astype(np.float32)})["logits"])
@@ -122,7 +122,7 @@ def classifier(model: Model) -> Callable[[Array], Array]:
 
 
 def watched(draw: Callable[[torch.Generator, int], Tensor], seed: int, device: torch.device) -> Callable[[int], Tensor]:
-    """Draws of a generator of their own, the same at each look, so that looking does not move the training's."""
+    """Return draws of a generator of their own, the same at each look, so that looking does not move the training's."""
 
     def drawn(n: int) -> Tensor:
         with torch.no_grad():

@@ -21,7 +21,7 @@ Weights = dict[str, Tensor]
 
 
 def discriminator_loss(kind: str, real: Tensor, fake: Tensor, targets: Tensor | float = 1.0) -> Tensor:
-    """Loss of logits (B,) on real and made items.
+    """Return the loss of logits (B,) on real and made items.
 
     Cross-entropy with targets of the real items (Goodfellow et al., 2014, eq. 1, negated; targets below one are one-sided label smoothing,
     Salimans et al., 2016, section 3.4), or the hinge (Lim and Ye, 2017, arXiv 1705.02894), which knows no targets.
@@ -32,7 +32,7 @@ def discriminator_loss(kind: str, real: Tensor, fake: Tensor, targets: Tensor | 
 
 
 def generator_loss(kind: str, fake: Tensor) -> Tensor:
-    """Loss of the logits (B,) of made items: log(1 - D) itself (minimax), -log D (non-saturating; both Goodfellow et al., 2014, section 3),
+    """Return the loss of the logits (B,) of made items: log(1 - D) itself (minimax), -log D (non-saturating; both Goodfellow et al., 2014, section 3),
     or -logit (hinge)."""
     if kind == "minimax":
         return -F.softplus(fake).mean()
@@ -40,7 +40,7 @@ def generator_loss(kind: str, fake: Tensor) -> Tensor:
 
 
 def targets(bounds: Sequence[float], n: int, generator: torch.Generator) -> Tensor | float:
-    """Targets of n real items, drawn evenly between the bounds; one number where they are equal."""
+    """Return targets of n real items, drawn evenly between the bounds; one number where they are equal."""
     low, high = bounds
     if low == high:
         return low
@@ -65,7 +65,7 @@ def frozen(module: nn.Module) -> Iterator[None]:
 
 
 def augment(x: Tensor, policies: Sequence[str], generator: torch.Generator) -> Tensor:
-    """Images (B, C, H, W) in [-1, 1], each changed by draws of its own; gradients pass. DiffAugment, Zhao et al., 2020, arXiv 2006.10738.
+    """Return images (B, C, H, W) in [-1, 1], each changed by draws of its own; gradients pass. DiffAugment, Zhao et al., 2020, arXiv 2006.10738.
 
     color: brightness, saturation, contrast; translation: by up to an eighth of the side; cutout: a square of half the side. Real and made
     items are both changed, so that the generator learns the data and not the changes.
@@ -97,7 +97,7 @@ def _translation(x: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def _shifted(batch: int, size: int, generator: torch.Generator) -> Tensor:
-    """Places 0 .. size + 1 of a side with one more at each end, moved by a draw for each item."""
+    """Return places 0 .. size + 1 of a side with one more at each end, moved by a draw for each item."""
     most = max(1, round(size * SHIFT))
     moves = torch.randint(-most, most + 1, (batch, 1), generator=generator, device=generator.device)
     return (torch.arange(size, device=generator.device) + moves + 1).clamp(0, size + 1)
@@ -110,7 +110,7 @@ def _cutout(x: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def _outside(batch: int, size: int, generator: torch.Generator) -> Tensor:
-    """(B, size): whether a place lies outside the hole."""
+    """Return whether, (B, size), a place lies outside the hole."""
     length = round(size * HOLE)
     middle = torch.randint(0, size + 1, (batch, 1), generator=generator, device=generator.device)
     place = torch.arange(size, device=generator.device)
@@ -133,7 +133,7 @@ def unrolled(
     betas: tuple[float, float] = (0.9, 0.999),
     eps: float = 1e-8,
 ) -> Weights:
-    """The weights after so many steps of Adam on `loss`, as a function that gradients pass through, the steps' own included.
+    """Return the weights after so many steps of Adam on `loss`, as a function that gradients pass through, the steps' own included.
 
     Unrolled GANs, Metz et al., 2016, arXiv 1611.02163, eq. 7: the generator's loss is taken at these weights. The moments start at zero.
     """

@@ -66,7 +66,7 @@ class Up(nn.Module):
 
 
 def down(channels: int, widths: Sequence[int], rules: Sequence[str] = RULES, spectral: bool = False) -> nn.Sequential:
-    """Maps images (B, channels, H, W) to features (B, widths[-1], H / 2^n, W / 2^n).
+    """Map images (B, channels, H, W) to features (B, widths[-1], H / 2^n, W / 2^n).
 
     A spectral norm (Miyato et al., 2018, arXiv 1802.05957) takes the place of batch normalisation, whose scales would undo it.
     """
@@ -100,7 +100,7 @@ def initialise(module: nn.Module) -> None:
 
 
 def check(shape: Sequence[int], widths: Sequence[int]) -> tuple[int, int, int]:
-    """Channels, and the height and width that are left after as many halvings as there are widths.
+    """Return channels, and the height and width that are left after as many halvings as there are widths.
 
     Raises TrainingError for items that are no images, or that cannot be halved so often.
     """
@@ -115,7 +115,7 @@ def check(shape: Sequence[int], widths: Sequence[int]) -> tuple[int, int, int]:
 
 @torch.no_grad()
 def without_spectral_norm(module: nn.Module) -> nn.Module:
-    """The module itself, its weights divided by their spectral norms for good, so that its graph is one of plain convolutions."""
+    """Return the module itself, its weights divided by their spectral norms for good, so that its graph is one of plain convolutions."""
     for part in list(module.modules()):
         if not parametrize.is_parametrized(part, "weight"):
             continue

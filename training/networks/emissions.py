@@ -29,19 +29,19 @@ class Emission(nn.Module):
         self.heads = nn.ModuleList(nn.Sequential(nn.ReLU(), nn.Linear(head, width)) for _ in range(parts))
 
     def embed(self, values: Tensor) -> Tensor:
-        """values (..., parts) to (..., channels)."""
+        """Map values (..., parts) to (..., channels)."""
         raise NotImplementedError
 
     def parameters_of(self, features: Tensor, values: Tensor) -> Tensor:
-        """features (..., channels) and the values themselves (..., parts) to parameters (..., parts, width)."""
+        """Map features (..., channels) and the values themselves (..., parts) to parameters (..., parts, width)."""
         raise NotImplementedError
 
     def nll(self, parameters: Tensor, values: Tensor) -> Tensor:
-        """-log p in nats, (..., parts)."""
+        """Return -log p in nats, (..., parts)."""
         raise NotImplementedError
 
     def pick(self, features: Tensor, uniforms: Tensor, temperature: Tensor) -> Tensor:
-        """features (B, channels), uniforms (B, draws parts), temperature (B,): values (B, parts), each part told those before it."""
+        """Draw from features (B, channels), uniforms (B, draws parts), temperature (B,): values (B, parts), each part told those before it."""
         raise NotImplementedError
 
 
@@ -88,7 +88,7 @@ class Levels(Emission):
 
 
 def exact(x: Tensor) -> Tensor:
-    """At least single precision: nats are sums over hundreds of positions, and half precision (training) is coarser than that."""
+    """Convert to single precision at least: nats are sums over hundreds of positions, and half precision (training) is coarser than that."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
@@ -147,7 +147,7 @@ class Mixture(Emission):
         return torch.stack(picked, 1)
 
     def _draw(self, parameters: Tensor, first: Tensor, second: Tensor, temperature: Tensor) -> Tensor:
-        """parameters (B, 3 K), uniforms (B, 1) each: values (B,). The temperature divides logits and widens the components."""
+        """Draw from parameters (B, 3 K) and uniforms (B, 1) each: values (B,). The temperature divides logits and widens the components."""
         logits, mean, log_scale = self._in_range(parameters)
         below = torch.softmax(logits / temperature, 1).cumsum(1) <= first
         chosen = below.to(torch.int64).sum(1, keepdim=True).clamp(max=self.components - 1)

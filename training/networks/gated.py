@@ -26,7 +26,7 @@ from manifold.training.networks.emissions import Emission
 
 
 def gate(x: Tensor) -> Tensor:
-    """tanh of the first half of the channels times sigmoid of the second (eq. 2)."""
+    """Return tanh of the first half of the channels times sigmoid of the second (eq. 2)."""
     a, b = x.chunk(2, 1)
     return torch.tanh(a) * torch.sigmoid(b)
 
@@ -73,26 +73,26 @@ class GatedNetwork(nn.Module):
         return self.emission.draws * self.parts * self.height * self.width
 
     def values(self, items: Tensor) -> Tensor:
-        """Items with their parts last, (B, H, W, S)."""
+        """Return items with their parts last, (B, H, W, S)."""
         return items.permute(0, 2, 3, 1) if items.dim() == 4 else items[..., None]
 
     def forward(self, items: Tensor, condition: Tensor) -> Tensor:
-        """The emission's parameters, (B, K, H, W) or (B, K, S, H, W) as the items are."""
+        """Return the emission's parameters, (B, K, H, W) or (B, K, S, H, W) as the items are."""
         parameters = self.parameters_of(items, condition)  # (B, H, W, S, K)
         return parameters.permute(0, 4, 3, 1, 2) if items.dim() == 4 else parameters[..., 0, :].permute(0, 3, 1, 2)
 
     def parameters_of(self, items: Tensor, condition: Tensor) -> Tensor:
-        """The emission's parameters, (B, H, W, S, K)."""
+        """Return the emission's parameters, (B, H, W, S, K)."""
         values = self.values(items)
         return self.emission.parameters_of(self.features(values, condition).permute(0, 2, 3, 1), values)
 
     def nll(self, items: Tensor, condition: Tensor) -> Tensor:
-        """-log p of each position given those before it, in nats, of the items' shape."""
+        """Return -log p of each position given those before it, in nats, of the items' shape."""
         nats = self.emission.nll(self.parameters_of(items, condition), self.values(items))
         return nats.permute(0, 3, 1, 2) if items.dim() == 4 else nats[..., 0]
 
     def features(self, values: Tensor, condition: Tensor) -> Tensor:
-        """values (B, H, W, S) to features (B, C, H, W) of which none sees its own position or a later one.
+        """Map values (B, H, W, S) to features (B, C, H, W) of which none sees its own position or a later one.
 
         Shifts in place of masks: the first layer leaves out the position itself (mask A of van den Oord et al.), later ones do not (mask B).
         """
@@ -113,12 +113,12 @@ class GatedNetwork(nn.Module):
 
     @staticmethod
     def _linear(layer: nn.Module, x: Tensor) -> Tensor:
-        """A 1x1 convolution."""
+        """Return a 1x1 convolution."""
         out: Tensor = layer(x.permute(0, 2, 3, 1))
         return out.permute(0, 3, 1, 2)
 
     def to_condition(self, labels: Tensor) -> Tensor:
-        """Labels (B,) to one-hot weights; zeros (B, 1) for an unconditional model."""
+        """Map labels (B,) to one-hot weights; zeros (B, 1) for an unconditional model."""
         return (
             F.one_hot(labels, self.classes).float()
             if self.classes
@@ -130,7 +130,7 @@ class GatedNetwork(nn.Module):
 
 
 def nothing(x: Tensor) -> Tensor:
-    """What a network without classes is told, zeros (B, 1), for as many rows as x (B, ...) has."""
+    """Return what a network without classes is told, zeros (B, 1), for as many rows as x (B, ...) has."""
     return torch.zeros_like(x.flatten(1)[:, :1], dtype=torch.float32)
 
 
@@ -144,7 +144,7 @@ class Setup(nn.Module):
         self.parts, self.integers = model.parts, model.emission.integers
 
     def forward(self, condition: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """condition (B, classes); without classes any (B, ...) tensor, for its number of rows."""
+        """Take a condition (B, classes); without classes any (B, ...) tensor, for its number of rows."""
         if self.classes == 0:
             condition = nothing(condition)
         of_class = []
@@ -206,7 +206,7 @@ class RowStep(nn.Module):
     def forward(
         self, row: Tensor, prev_row: Tensor, row_cache: Tensor, v_cache: Tensor, classes: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """row (), prev_row (B, W, S), row_cache (W, B, C), v_cache (layers, W, B, C): links (W, B, layers 2C) to the horizontal
+        """Map row (), prev_row (B, W, S), row_cache (W, B, C), v_cache (layers, W, B, C): links (W, B, layers 2C) to the horizontal
         stack, what it adds for the class included, and both caches anew."""
         above = self.emission.embed(prev_row.transpose(0, 1)) * (row > 0).to(
             torch.float32
@@ -236,7 +236,7 @@ class PixelStep(nn.Module):
     def forward(
         self, row: Tensor, column: Tensor, prev: Tensor, column_cache: Tensor, h_cache: Tensor, links: Tensor, uniforms: Tensor, temperature: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-        """prev (B, S), column_cache (B, C), h_cache (B, layers C): the value (B, S), and both caches anew."""
+        """Map prev (B, S), column_cache (B, C), h_cache (B, layers C): the value (B, S), and both caches anew."""
         before = self.emission.embed(prev) * (column > 0).to(torch.float32)
         h = self.first(torch.cat([column_cache, before], 1))
         link = links.index_select(0, column.view(1))[0].chunk(len(self.horizontal), 1)  # (B, 2C) each
@@ -262,7 +262,7 @@ class KeepKnown(nn.Module):
         self, row: Tensor, column: Tensor, prev: Tensor, column_cache: Tensor, h_cache: Tensor, links: Tensor, uniforms: Tensor, temperature: Tensor,
         known: Tensor, keep: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-        """known (B, H W, S), keep (B, H W, 1) bool; the rest as in PixelStep."""
+        """Take known (B, H W, S) and keep (B, H W, 1) bool; the rest as in PixelStep."""
         value, before, cache = self.step(row, column, prev, column_cache, h_cache, links, uniforms, temperature)
         mine = (row * self.width + column).view(1)
         value = torch.where(keep.index_select(1, mine)[:, 0], known.index_select(1, mine)[:, 0], value)
@@ -307,7 +307,7 @@ class Sampler(nn.Module):
     def filled(
         self, uniforms: Tensor, condition: Tensor, temperature: Tensor, known: Tensor, keep: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """The same with some positions given, as KeepKnown takes them."""
+        """Draw the same with some positions given, as KeepKnown takes them."""
         classes, v_cache, row_cache, empty_h, empty_column, prev_row = self.setup(condition)
         places = torch.arange(max(self.height, self.width), device=uniforms.device)
         rows = []
@@ -327,11 +327,11 @@ class Sampler(nn.Module):
         return codes, items
 
     def to_onnx(self) -> Any:
-        """The same as one ONNX graph: two nested Loops around the exported steps."""
+        """Export the same as one ONNX graph: two nested Loops around the exported steps."""
         return loops.grid_sampler(self._steps(), self.height, self.width)
 
     def to_onnx_by_rows(self) -> dict[str, Any]:
-        """The same as three graphs, for `loops.by_rows`."""
+        """Export the same as three graphs, for `loops.by_rows`."""
         return loops.row_sampler(self._steps(), self.width)
 
     def _steps(self, known: nn.Module | None = None) -> dict[str, Any]:
@@ -413,7 +413,7 @@ class Imputer(nn.Module):
         return codes, items
 
     def to_onnx(self) -> Any:
-        """One ONNX graph."""
+        """Export one ONNX graph."""
         return loops.grid_sampler(self.sampler._steps(self.known), self.sampler.height, self.sampler.width)
 
 
@@ -437,7 +437,7 @@ def sampling(model: GatedNetwork, sampler: Sampler, outputs: Sequence[TensorSpec
 def imputing(
     model: GatedNetwork, sampler: Sampler, to_items: nn.Module, outputs: Sequence[TensorSpec], max_rows: int
 ) -> Task:
-    """The task `impute`: as `sample`, with an image and a mask of what is known of it. `to_items` makes the network's items of images."""
+    """Return the task `impute`: as `sample`, with an image and a mask of what is known of it. `to_items` makes the network's items of images."""
     imputer = Imputer(sampler, to_items)
     shape = (model.parts, model.height, model.width)
     inputs = [
@@ -457,5 +457,5 @@ def _chance(model: GatedNetwork) -> list[InputSpec]:
 
 
 def told(model: GatedNetwork) -> list[InputSpec]:
-    """The condition, where there are classes."""
+    """Return the condition, where there are classes."""
     return [InputSpec(role="condition", source="condition", shape=(model.classes,))] if model.classes else []

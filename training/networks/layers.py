@@ -12,7 +12,7 @@ LINE = 16  # float32 numbers in 64 bytes
 
 
 def mlp(sizes: Sequence[int]) -> nn.Sequential:
-    """Linear layers of the given sizes with ReLU between them (none after the last)."""
+    """Return linear layers of the given sizes with ReLU between them (none after the last)."""
     layers: list[nn.Module] = []
     for before, after in pairwise(sizes):
         layers += [nn.Linear(before, after), nn.ReLU()]
@@ -20,7 +20,7 @@ def mlp(sizes: Sequence[int]) -> nn.Sequential:
 
 
 def per_item(values: Tensor) -> Tensor:
-    """Sum over all dimensions of an item: (B, ...) to (B,).
+    """Return the sum over all dimensions of an item: (B, ...) to (B,).
 
     Every item is filled up with zeros to a multiple of 64 bytes: ONNX Runtime adds up in another order where a row begins elsewhere, and the
     last bit would depend on an item's place in the batch.
@@ -48,7 +48,7 @@ class Affine(nn.Module):
 
 
 def fix_norms(module: nn.Module) -> None:
-    """Puts an Affine in the place of each batch normalisation below the module.
+    """Put an Affine in the place of each batch normalisation below the module.
 
     An exporter folds batch normalisations into the convolutions before them, whose weights, rounded to half precision to be stored so, are then
     none that half precision holds.
@@ -62,7 +62,7 @@ def fix_norms(module: nn.Module) -> None:
 
 @torch.no_grad()
 def round_weights(model: nn.Module, stored: str) -> None:
-    """Rounds the parameters, which stay float32, to what is stored of them."""
+    """Round the parameters, which stay float32, to what is stored of them."""
     if stored == "float16":
         for parameter in model.parameters():
             parameter.copy_(parameter.half())

@@ -34,15 +34,15 @@ class Quantiser(nn.Module):
         self.register_buffer("started", torch.tensor(0))  # steps since k-means; 0 before it
 
     def nearest(self, z: Tensor) -> Tensor:
-        """Codes (N,) of the nearest entries, by |z - e|² without the part that is the same for all."""
+        """Return codes (N,) of the nearest entries, by |z - e|² without the part that is the same for all."""
         return (self.codebook.square().sum(1) - 2 * (z @ self.codebook.T)).argmin(1)
 
     def embed(self, codes: Tensor) -> Tensor:
-        """Entries of codes (...,), (..., d)."""
+        """Return entries of codes (...,), (..., d)."""
         return self.codebook[codes]
 
     def learn(self, z: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """One step's pass: vectors with straight-through gradient (N, d), codes (N,), codebook loss and commitment (N,) each.
+        """Return one step's pass: vectors with straight-through gradient (N, d), codes (N,), codebook loss and commitment (N,) each.
 
         The codebook is moved here where it follows by averages, and restarted where it is dead; chance comes from the generator.
         """
@@ -62,7 +62,7 @@ class Quantiser(nn.Module):
 
     @torch.no_grad()
     def _start(self, z: Tensor, generator: torch.Generator) -> None:
-        """k-means from vectors of the batch that lie apart; Lloyd, 1982."""
+        """Start the codebook by k-means from vectors of the batch that lie apart; Lloyd, 1982."""
         first = torch.randint(len(z), (1,), generator=generator, device=z.device)
         self.codebook.copy_(torch.cat([z[first], _apart(z, z[first], self.levels - 1, generator)]))
         for _ in range(LLOYD_STEPS):
@@ -75,7 +75,7 @@ class Quantiser(nn.Module):
 
     @torch.no_grad()
     def _follow(self, z: Tensor, codes: Tensor, generator: torch.Generator) -> None:
-        """Moving averages of counts and sums, the codebook where it follows them, and new places for dead entries."""
+        """Update moving averages of counts and sums, the codebook where it follows them, and new places for dead entries."""
         self.started += 1
         steps = int(self.started)
         decay = min(self.decay, steps / (9 + steps))  # the encoder moves fastest at first, and averages must keep up
@@ -99,7 +99,7 @@ class Quantiser(nn.Module):
 
 
 def _apart(z: Tensor, entries: Tensor, n: int, generator: torch.Generator) -> Tensor:
-    """n of the vectors z (N, d), one after the other, each by its squared distance to the nearest entry (K, d) or vector chosen before."""
+    """Return n of the vectors z (N, d), one after the other, each by its squared distance to the nearest entry (K, d) or vector chosen before."""
     least = torch.cdist(z, entries).square().amin(1) if len(entries) else torch.ones_like(z[:, 0])
     chosen = []
     for _ in range(n):
@@ -111,7 +111,7 @@ def _apart(z: Tensor, entries: Tensor, n: int, generator: torch.Generator) -> Te
 
 
 def usage(codes: Tensor, levels: int) -> tuple[float, float]:
-    """Part of the codebook that occurs, and the perplexity exp H of the codes (any shape)."""
+    """Return the part of the codebook that occurs, and the perplexity exp H of the codes (any shape)."""
     counts = torch.bincount(codes.flatten(), minlength=levels).double()
     p = counts[counts > 0] / counts.sum()
     return float((counts > 0).double().mean()), float(torch.exp(-(p * p.log()).sum()))
