@@ -253,13 +253,13 @@ def not_finite(outputs: Mapping[str, Array]) -> str | None:
 def check_inputs(spec: TaskSpec, inputs: Mapping[str, Array]) -> int:
     """Rows of the inputs; raises InvalidValue where they are not as the task says."""
     rows = {len(array) for array in inputs.values() if array.ndim}
-    if inputs.keys() != {tensor.role for tensor in spec.inputs} or len(rows) != 1 or 0 in rows:
+    if inputs.keys() != spec.input_roles or len(rows) != 1 or 0 in rows:
         raise InvalidValue(
             f"needs the inputs {', '.join(tensor.role for tensor in spec.inputs)}, with the same number of rows, at least one each"
         )
     for tensor in spec.inputs:
         array = inputs[tensor.role]
-        if array.dtype != tensor.dtype or not tensor.fits(array.shape[1:]):
+        if array.dtype != tensor.element or not tensor.fits(array.shape[1:]):
             raise InvalidValue(
                 f"input {tensor.role!r} is {array.dtype}{list(array.shape)}, it must be {tensor.described} for each row",
                 field=tensor.role,

@@ -190,7 +190,7 @@ def remake(model: Model, recipe: Mapping[str, Any]) -> bytes:
         )
     samples = model.sample(n, **options)
     recipes = for_samples(manifest, model.checksum, samples, options)
-    return spec.sheet(samples.data, recipes) if "n" in recipe else spec.write_file(samples.data, PNG, recipes)
+    return spec.sheet(samples.data, recipes) if "n" in recipe else spec.write_file(samples.data, PNG, lambda: recipes)
 
 
 def _options(recipe: Mapping[str, Any], manifest: Manifest) -> dict[str, Any]:

@@ -176,7 +176,7 @@ class Manifest(Record):
         """The latent, or the first of several; None for a model without a latent space."""
         return next(iter(self.latents.values()), None)
 
-    @property
+    @cached_property
     def has_named_latents(self) -> bool:
         """Whether requests and answers name the latents."""
         return isinstance(self.latent, dict)
@@ -233,7 +233,7 @@ class Manifest(Record):
         """Return the task of that name, if the artifact has it."""
         return self.tasks.get(name)
 
-    @property
+    @cached_property
     def drawing(self) -> frozenset[str]:
         """The tasks whose graphs draw random numbers themselves, as far as the manifest says so."""
         whole = self.reproducible is not False

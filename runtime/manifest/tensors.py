@@ -6,6 +6,7 @@ import math
 from functools import cached_property
 from typing import Annotated, Any, Literal
 
+import numpy as np
 from pydantic import Field, model_validator
 
 from manifold.runtime.records import Record
@@ -39,6 +40,11 @@ class TensorSpec(Record):
     free: tuple[Annotated[int, Field(ge=0)], ...] | None = Field(
         default=None, description="axes, 0 the first after the batch, that may be shorter; all free axes of a task have one length"
     )  # fmt: skip
+
+    @cached_property
+    def element(self) -> np.dtype[Any]:
+        """The type of its numbers."""
+        return np.dtype(self.dtype)
 
     @property
     def described(self) -> str:
@@ -150,6 +156,16 @@ class TaskSpec(Record):
     def sources(self) -> frozenset[str]:
         """The sources of the inputs."""
         return frozenset(spec.source for spec in self.inputs)
+
+    @cached_property
+    def input_roles(self) -> frozenset[str]:
+        """The roles of the inputs."""
+        return frozenset(spec.role for spec in self.inputs)
+
+    @cached_property
+    def takes_data_alone(self) -> bool:
+        """Whether items are all that a run needs."""
+        return self.sources == {"data"}
 
     @cached_property
     def latents(self) -> tuple[InputSpec, ...]:

@@ -99,14 +99,18 @@ def stated(
 
 def numbers_of(spec: TaskSpec, numbers: Numbers | None) -> Numbers:
     """Return those of the numbers that a task takes."""
+    if not numbers:
+        return {}
     roles = {tensor.role for tensor in spec.inputs if tensor.source in NUMBERS}
-    return {name: value for name, value in (numbers or {}).items() if name in roles}
+    return {name: value for name, value in numbers.items() if name in roles}
 
 
 def with_data(
     manifest: Manifest, spec: TaskSpec, data: Array, condition: Given | None, numbers: Numbers | None = None
 ) -> dict[str, Array]:
     """Return the inputs of a task that takes items. Raises InvalidValue for a condition that the task does not take."""
+    if spec.takes_data_alone and condition is None:
+        return {role_of(spec, "data"): data}
     check_takes(manifest, [spec], condition)
     return {role_of(spec, "data"): data, **stated(manifest, spec, condition, len(data), numbers)}
 

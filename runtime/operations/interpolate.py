@@ -70,8 +70,10 @@ def interpolate(
         ends.append((yield from _latents_of(manifest, end, chosen)))
         check_takes(manifest, [spec], end.condition, f"{name}.class")
     parts = np.linspace(0, 1, steps)
-    latents = {role: _path(method, ends[0][role], ends[1][role], parts) for role in manifest.latents}
-    inputs = latent_inputs(manifest, spec, as_stated(manifest, latents))
+    latents = as_stated(
+        manifest, {role: _path(method, ends[0][role], ends[1][role], parts) for role in manifest.latents}
+    )
+    inputs = latent_inputs(manifest, spec, latents)
     for tensor in spec.inputs:
         if tensor.source in conditions.SOURCES:
             inputs[tensor.role] = _conditions(manifest, tensor, start, stop, parts)
@@ -80,7 +82,7 @@ def interpolate(
     outputs = yield Run("decode", inputs)
     return Path(
         outputs[manifest.main],
-        as_stated(manifest, latents),
+        latents,
         chosen if left_open else None,
         others_of(manifest, outputs),
     )

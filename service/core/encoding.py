@@ -52,7 +52,7 @@ def to_fields(answer: Answer, request_id: str, *, picture: Callable[[bytes], Any
     body = {"model": answer.entry.name, "version": answer.entry.version, "request_id": request_id, **answer.fields}
     if answer.items is None:
         return body
-    manifest, recipes = answer.manifest, _recipes(answer)
+    manifest, recipes = answer.manifest, answer.recipes
     if len(manifest.items) == 1:
         return body | manifest.spec.write(answer.items, answer.encoding, recipes, picture)
     outputs = {manifest.main: answer.items, **answer.others}
@@ -60,10 +60,6 @@ def to_fields(answer: Answer, request_id: str, *, picture: Callable[[bytes], Any
         role: manifest.spec_of(role).write(items, answer.encoding, recipes, picture) for role, items in outputs.items()
     }
     return body
-
-
-def _recipes(answer: Answer) -> list[dict[str, Any]] | None:
-    return None if answer.recipes is None else answer.recipes()
 
 
 def dumps(body: Any) -> bytes:
@@ -75,7 +71,7 @@ def to_picture(answer: Answer, media_type: str) -> bytes:
     """Return the items as one file. Raises UnsupportedMedia if the answer has no items that can be written so."""
     if answer.items is None or media_type not in answer.manifest.spec.wire.media_types:
         raise UnsupportedMedia("Accept: this answer holds no images", field="Accept", valid=[JSON, codecs.NPY])
-    return answer.manifest.spec.write_file(answer.items, media_type, _recipes(answer))
+    return answer.manifest.spec.write_file(answer.items, media_type, answer.recipes)
 
 
 def to_npy(answer: Answer) -> bytes:
