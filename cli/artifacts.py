@@ -24,7 +24,12 @@ def load(model: str, models: Path, device: str = "cpu", threads: int = 1) -> Mod
 
 def check(
     artifacts: Annotated[list[Path], typer.Argument(help="Folders NAME/VERSION, or NAME for its latest version.")],
-    seal: Annotated[bool, typer.Option("--seal", help="Write the checksums of the files into the manifest, and fitted priors into a file.")] = False,
+    seal: Annotated[
+        bool,
+        typer.Option(
+            "--seal", help="Write the checksums of the files into the manifest, and fitted priors into a file."
+        ),
+    ] = False,
     device: Device = "auto",
 ) -> None:
     """Say what is wrong with an artifact, field by field: manifest, checksums, graphs, golden vectors, batch sizes."""
