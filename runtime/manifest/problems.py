@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from manifold.runtime.manifest.conditions import Classes, Text
-from manifold.runtime.manifest.rules import FILLED, REQUIRED_OUTPUTS, REQUIRED_SOURCES, RETURNED, TASKS
+from manifold.runtime.manifest.rules import FILLED, FREE, MEANINGS, REQUIRED_OUTPUTS, REQUIRED_SOURCES, RETURNED, TASKS
 from manifold.runtime.manifest.tensors import NUMBERS, SENT, InputSpec, TaskSpec, TensorSpec
 
 if TYPE_CHECKING:
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 def every(manifest: Manifest) -> Iterator[str]:
     """Yield everything that is wrong."""
+    yield from _name_problems(manifest)
     yield from _condition_problems(manifest)
     for name, task in manifest.tasks.items():
         if name in TASKS:
@@ -26,16 +27,48 @@ def every(manifest: Manifest) -> Iterator[str]:
     yield from _sampler_problems(manifest)
 
 
+def _name_problems(manifest: Manifest) -> Iterator[str]:
+    """Yield the names of items and latents that mean something else, and those that no task knows."""
+    for role in manifest.items if isinstance(manifest.data, dict) else ():
+        if role in MEANINGS or role in manifest.latents:
+            other = "a latent" if role in manifest.latents else "another output"
+            yield f"data.{role}: {role!r} is the name of {other}; choose another name"
+        elif not any(role in task.roles for task in manifest.tasks.values()):
+            yield f"data.{role}: no task has an output with this role"
+    for role in manifest.latents if manifest.has_named_latents else ():
+        tensors = [tensor for task in manifest.tasks.values() for tensor in (*task.inputs, *task.outputs)]
+        if not any(tensor.role.partition(".")[0] == role for tensor in tensors):
+            yield f"latent.{role}: no task has an input or an output with this role"
+    if manifest.target is not None and "target" not in (
+        manifest.tasks["translate"].roles if "translate" in manifest.tasks else ()
+    ):
+        yield "target: it is the output `target` of the task translate, and there is no such output"
+
+
 def _condition_problems(manifest: Manifest) -> Iterator[str]:
     stated = [name for name in ("classes", "conditions", "condition") if getattr(manifest, name) is not None]
     if len(stated) > 1:
-        yield f"{stated[-1]}: a model takes classes or real values, not both; `condition` of the kind several states more than one"
+        yield f"{stated[-1]}: {stated[0]} are stated too, and a model takes one of them; a `condition` of the kind several states more than one"
     if manifest.class_prior is not None and manifest.classes is None:
         yield "class_prior: needs one weight a class"
     for name, condition in manifest.conditioned.items():
         if isinstance(condition, Classes):
             prefix = "" if manifest.classes is not None else f"condition.parts.{name}."
             yield from (f"{prefix}{problem}" for problem in condition.problems())
+        if not any(_filled_by(manifest, tensor) == name for task in manifest.tasks.values() for tensor in task.inputs):
+            yield from _unused_problems(manifest, name, condition)
+
+
+def _filled_by(manifest: Manifest, tensor: InputSpec) -> str | None:
+    return manifest.name_of_condition(tensor) if tensor.source in ("condition", "tokens", "token_mask") else None
+
+
+def _unused_problems(manifest: Manifest, name: str, condition: object) -> Iterator[str]:
+    """Yield a condition in its long form that no task takes. Classes in the short form may be there for a classification alone."""
+    if manifest.condition is not None:
+        source = "tokens" if isinstance(condition, Text) else "condition"
+        part, role = ("", "") if name == "condition" else (f".parts.{name}", f" and the role {name!r}")
+        yield f"condition{part}: no task has an input with the source {source!r}{role}, so requests could state it in vain"
 
 
 # --- tasks --------------------------------------------------------------------------------------------------------------------
@@ -80,6 +113,8 @@ def _input_problems(manifest: Manifest, name: str, task: TaskSpec) -> Iterator[s
         if tensor.dtype != SENT[tensor.source]:
             yield f"{where}: {tensor.dtype}, but the service sends {tensor.source} as {SENT[tensor.source]}; cast it in the graph"
         yield from (f"{where}: {problem}" for problem in _condition_input_problems(manifest, tensor))
+        if tensor.free and tensor.source not in FREE:
+            yield f"{where}.free: an input with the source {tensor.source!r} has one shape; free axes are for {', '.join(FREE)}"
         if tensor.source in NUMBERS and tensor.default is None and tensor.example is None:
             yield f"{where}: a {tensor.source} needs a default, or an example where every request has to state it"
         if filled is not None and tensor.source not in filled:
@@ -90,7 +125,9 @@ def _input_problems(manifest: Manifest, name: str, task: TaskSpec) -> Iterator[s
 
 def _is_second(manifest: Manifest, tensor: InputSpec, before: tuple[InputSpec, ...]) -> bool:
     """Return whether an earlier input would be filled with the same."""
-    several = tensor.source in NUMBERS or (tensor.source == "condition" and len(manifest.conditioned) > 1)
+    several = tensor.source in NUMBERS or (
+        tensor.source in ("condition", "tokens", "token_mask") and len(manifest.conditioned) > 1
+    )
     return not several and any(other.source == tensor.source for other in before)
 
 

@@ -55,10 +55,10 @@ def to_fields(answer: Answer, request_id: str, *, picture: Callable[[bytes], Any
     manifest, recipes = answer.manifest, _recipes(answer)
     if len(manifest.items) == 1:
         return body | manifest.spec.write(answer.items, answer.encoding, recipes, picture)
-    outputs = {manifest.main: answer.items, **answer.others}
-    body["items"] = {
-        role: manifest.spec_of(role).write(items, answer.encoding, recipes, picture) for role, items in outputs.items()
-    }
+    body["items"] = {manifest.main: manifest.spec.write(answer.items, answer.encoding, recipes, picture)}
+    for role, items in answer.others.items():
+        own = None if recipes is None else [{**recipe, "output": role} for recipe in recipes]
+        body["items"][role] = manifest.spec_of(role).write(items, answer.encoding, own, picture)
     return body
 
 
@@ -93,4 +93,5 @@ def work(answer: Answer, listed: float = LISTED) -> float:
     if answer.items is None:
         return JSON_WORK * arrays + listed * lists
     # pictures where they may be: the numbers alone are written faster, and rarely many
-    return JSON_WORK * arrays + max(listed * lists, ITEM * len(answer.items), answer.items.nbytes)
+    outputs = [answer.items, *answer.others.values()]
+    return JSON_WORK * arrays + max(listed * lists, sum(max(ITEM * len(items), items.nbytes) for items in outputs))
