@@ -183,6 +183,8 @@ def remake(model: Model, recipe: Mapping[str, Any]) -> bytes:
     """Return the picture of a recipe, made again. Raises InvalidValue if the recipe is for another artifact, or damaged."""
     recipe, manifest = check(dict(recipe)), model.manifest
     role = recipe.get("output", manifest.main)
+    if role not in manifest.items:
+        raise _damaged("output", role, f"an output of {manifest.name}")
     spec = manifest.spec_of(role)
     if not spec.pictures:
         raise InvalidValue(f"{manifest.name} makes {spec.noun}, not pictures")

@@ -149,6 +149,9 @@ class ReconstructRequest(Items, Chance):
         default=None, description="decoded as this class instead of `class`: the style stays, the class changes"
     )
     target_condition: Array | None = Field(default=None, description="the same for real-valued conditions")
+    target_conditions: dict[str, Condition] | None = Field(
+        default=None, description="the same by name; a condition that is left out stays as in `conditions`"
+    )
     encoding: Literal["png", "array"] = "png"
 
 
@@ -217,6 +220,8 @@ class ClassifyRequest(Content):
     """Which class items are of."""
 
     model_config = _example(model="digits-pixelcnn", images=[_DIGIT])
+
+    inputs: Numbers | None = Field(default=None, description=_INPUTS)
 
 
 class ImputeRequest(Items, Chance):

@@ -201,7 +201,7 @@ class Handlers:
         items = await self.reader.items(manifest, request, uploads)
         answer = Answer(entry, encoding=request.encoding, work=uploads.work)
         condition = await self.reader.condition(manifest, uploads, request)
-        target = self.reader.values(request.target_class, request.target_condition, "target_condition")
+        target = await self.reader.target(manifest, uploads, request, condition)
         steps = operations.reconstruct(
             manifest,
             items.data,
@@ -274,7 +274,7 @@ class Handlers:
         items = await self.reader.items(manifest, request, uploads)
         answer = Answer(entry, work=uploads.work)
         probabilities = await self._drive(
-            answer, operations.classify(manifest, items.data), len(items.data), deadline_ms
+            answer, operations.classify(manifest, items.data, numbers=request.inputs), len(items.data), deadline_ms
         )
         about, names = manifest.classification, manifest.classes
         assert about is not None and names is not None
