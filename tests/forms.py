@@ -5,14 +5,19 @@ from __future__ import annotations
 import base64
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
+from starlette.testclient import TestClient
 
 from manifold.runtime.manifest import FILE
+from manifold.service.http.app import create_app
+from manifold.service.settings import Settings
+from tests.conftest import wait_until_ready
 from tests.tabled import COLUMNS
 
 IMAGE = {"kind": "image", "height": 2, "width": 3, "channels": 1}
@@ -189,3 +194,35 @@ def all_forms(root: Path) -> None:
     """Write all of these artifacts."""
     for content in (named(), shaped(), measured(), captioned(), captioned(free=True), several(), numbered()):
         write(root, content)
+
+
+# --- requests -----------------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def client(root: Path, **options: Any) -> Iterator[TestClient]:
+    """Yield a client of a service on these artifacts, ready."""
+    settings = Settings(models_dir=root, default_model="named", grpc_port=0, **options)
+    with TestClient(create_app(settings)) as client:
+        wait_until_ready(client)
+        yield client
+
+
+def ask(client: TestClient, path: str, **fields: Any) -> dict[str, Any]:
+    """Return the answer to a request, without what differs between two of them."""
+    answer = client.post(path, json=fields)
+    assert answer.status_code == 200, answer.text
+    return {name: value for name, value in answer.json().items() if name not in ("request_id", "timing")}
+
+
+def refused(client: TestClient, path: str, **fields: Any) -> tuple[str, str]:
+    """Return the field and the message of a request with a wrong value."""
+    answer = client.post(path, json=fields)
+    assert answer.status_code == 422, answer.text
+    error = answer.json()["error"]
+    return error["field"], error["message"]
+
+
+def pixels(text: str) -> np.ndarray:
+    """Return the pixels of a picture of an answer."""
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(text))))
