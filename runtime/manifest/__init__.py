@@ -9,7 +9,7 @@ validates; it opens no graph. The JSON schema in docs/manifest.schema.json is ma
     conditions   what a model is conditioned on
     scoring      the anomaly score and the probabilities of classes
     rules        what each task must take and give
-    problems     the checks of a whole manifest
+    problems     the checks of a whole manifest; condition_problems has those of conditions
     file         reading and writing
 """
 

@@ -275,5 +275,5 @@ class Manifest(Record):
     @model_validator(mode="after")
     def _check(self) -> Manifest:
         if wrong := list(problems.every(self)):
-            raise ValueError("; ".join(wrong))
+            raise ValueError("\n".join(wrong))
         return self

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from manifold.runtime.manifest.conditions import Classes, Text
+from manifold.runtime.manifest import condition_problems
 from manifold.runtime.manifest.rules import FILLED, FREE, MEANINGS, REQUIRED_OUTPUTS, REQUIRED_SOURCES, RETURNED, TASKS
 from manifold.runtime.manifest.tensors import NUMBERS, SENT, InputSpec, TaskSpec, TensorSpec
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 def every(manifest: Manifest) -> Iterator[str]:
     """Yield everything that is wrong."""
     yield from _name_problems(manifest)
-    yield from _condition_problems(manifest)
+    yield from condition_problems.of_sections(manifest)
     for name, task in manifest.tasks.items():
         if name in TASKS:
             yield from _task_problems(manifest, name, task)
@@ -45,32 +45,6 @@ def _name_problems(manifest: Manifest) -> Iterator[str]:
         yield "target: it is the output `target` of the task translate, and there is no such output"
 
 
-def _condition_problems(manifest: Manifest) -> Iterator[str]:
-    stated = [name for name in ("classes", "conditions", "condition") if getattr(manifest, name) is not None]
-    if len(stated) > 1:
-        yield f"{stated[-1]}: {stated[0]} are stated too, and a model takes one of them; a `condition` of the kind several states more than one"
-    if manifest.class_prior is not None and manifest.classes is None:
-        yield "class_prior: needs one weight a class"
-    for name, condition in manifest.conditioned.items():
-        if isinstance(condition, Classes):
-            prefix = "" if manifest.classes is not None else f"condition.parts.{name}."
-            yield from (f"{prefix}{problem}" for problem in condition.problems())
-        if not any(_filled_by(manifest, tensor) == name for task in manifest.tasks.values() for tensor in task.inputs):
-            yield from _unused_problems(manifest, name, condition)
-
-
-def _filled_by(manifest: Manifest, tensor: InputSpec) -> str | None:
-    return manifest.name_of_condition(tensor) if tensor.source in ("condition", "tokens", "token_mask") else None
-
-
-def _unused_problems(manifest: Manifest, name: str, condition: object) -> Iterator[str]:
-    """Yield a condition in its long form that no task takes. Classes in the short form may be there for a classification alone."""
-    if manifest.condition is not None:
-        source = "tokens" if isinstance(condition, Text) else "condition"
-        part, role = ("", "") if name == "condition" else (f".parts.{name}", f" and the role {name!r}")
-        yield f"condition{part}: no task has an input with the source {source!r}{role}, so requests could state it in vain"
-
-
 # --- tasks --------------------------------------------------------------------------------------------------------------------
 
 
@@ -81,7 +55,7 @@ def _task_problems(manifest: Manifest, name: str, task: TaskSpec) -> Iterator[st
     if name == "impute":
         yield from _impute_problems(manifest, task)
     yield from _input_problems(manifest, name, task)
-    outputs = [_with_item(manifest, roles) for roles in REQUIRED_OUTPUTS.get(name, ())]
+    outputs = [own for roles in REQUIRED_OUTPUTS.get(name, ()) for own in _own_roles(manifest, roles)]
     if outputs and not any(set(roles) <= set(task.roles) for roles in outputs):
         yield f"tasks.{name}: needs an output with the role {' or '.join(repr(roles[0]) for roles in outputs)}"
     for tensor in (*task.inputs, *task.outputs):
@@ -89,11 +63,11 @@ def _task_problems(manifest: Manifest, name: str, task: TaskSpec) -> Iterator[st
     yield from _output_problems(manifest, name, task)
 
 
-def _with_item(manifest: Manifest, roles: tuple[str, ...]) -> tuple[str, ...]:
-    """Return required roles with the model's own name for its items and its first latent."""
-    first = next(iter(manifest.latents), "latent")
-    own = {"data": manifest.main, "mean": f"{first}.mean" if manifest.has_named_latents else "mean"}
-    return tuple(own.get(role, role) for role in roles)
+def _own_roles(manifest: Manifest, roles: tuple[str, ...]) -> list[tuple[str, ...]]:
+    """Return required roles with the model's own name for its items, and with each of its latents that has a name."""
+    if roles == ("mean",) and manifest.has_named_latents:
+        return [(f"{latent}.mean",) for latent in manifest.latents]
+    return [tuple(manifest.main if role == "data" else role for role in roles)]
 
 
 def _impute_problems(manifest: Manifest, task: TaskSpec) -> Iterator[str]:
@@ -112,7 +86,7 @@ def _input_problems(manifest: Manifest, name: str, task: TaskSpec) -> Iterator[s
         where = f"tasks.{name}.{tensor.role}"
         if tensor.dtype != SENT[tensor.source]:
             yield f"{where}: {tensor.dtype}, but the service sends {tensor.source} as {SENT[tensor.source]}; cast it in the graph"
-        yield from (f"{where}: {problem}" for problem in _condition_input_problems(manifest, tensor))
+        yield from (f"{where}: {problem}" for problem in condition_problems.of_input(manifest, task, tensor))
         if tensor.free and tensor.source not in FREE:
             yield f"{where}.free: an input with the source {tensor.source!r} has one shape; free axes are for {', '.join(FREE)}"
         if tensor.source in NUMBERS and tensor.default is None and tensor.example is None:
@@ -129,30 +103,6 @@ def _is_second(manifest: Manifest, tensor: InputSpec, before: tuple[InputSpec, .
         tensor.source in ("condition", "tokens", "token_mask") and len(manifest.conditioned) > 1
     )
     return not several and any(other.source == tensor.source for other in before)
-
-
-def _condition_input_problems(manifest: Manifest, tensor: InputSpec) -> Iterator[str]:
-    if tensor.source not in ("condition", "tokens", "token_mask"):
-        return
-    condition = manifest.condition_of(tensor)
-    if condition is None:
-        # a vector whose columns nobody has named is stated as numbers
-        if len(manifest.conditioned) > 1 or tensor.source != "condition":
-            yield f"the section `condition` says nothing of it; it names {', '.join(manifest.conditioned) or 'nothing'}"
-        elif len(tensor.shape) != 1:
-            yield f"shape {list(tensor.shape)}, but a condition is a vector of weights or values, so its shape is [C]"
-    elif isinstance(condition, Text) != (tensor.source != "condition"):
-        takes = "tokens and token_mask" if isinstance(condition, Text) else "condition"
-        yield f"the source {tensor.source!r}, but a condition of the kind {condition.kind} fills {takes}"
-    elif not isinstance(condition, Text) and tensor.shape != condition.shape:
-        yield f"shape {list(tensor.shape)} but {_needed(condition)}"
-
-
-def _needed(condition: object) -> str:
-    names = getattr(condition, "names", None)
-    if isinstance(condition, Classes):
-        return f"there are {len(condition.names)} classes"
-    return f"the conditions are {', '.join(names)}" if names else f"the condition has {list(condition.shape)}"  # type: ignore[attr-defined]
 
 
 def _output_problems(manifest: Manifest, name: str, task: TaskSpec) -> Iterator[str]:
