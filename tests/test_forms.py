@@ -17,7 +17,7 @@ from manifold.runtime import imaging
 from manifold.runtime.engine import Model, load
 from manifold.runtime.operations import End
 from manifold.runtime.operations.common import by_role
-from tests import forms
+from tests import forms, tabled
 from tests.forms import ask, pixels, png, refused
 
 
@@ -252,3 +252,14 @@ def test_a_task_by_itself_on_the_library(models: dict[str, Model]) -> None:
     assert made["target"].shape == (2, 1, 4, 6) and model.manifest.spec_of("target").shape == (1, 4, 6)
     path = model.interpolate(End(seed=1), End(seed=2), steps=3)
     assert path.others is not None and path.others["facts"].shape == (3, 4)
+
+
+@pytest.mark.parametrize("field", ["inputs", "conditions"])
+def test_a_file_of_rows_comes_without_other_inputs(tmp_path: Path, field: str) -> None:
+    tabled.write(tmp_path)
+    with forms.client(tmp_path) as client:
+        query = {"model": "rows", field: "{}"}
+        answer = client.post(
+            "/anomaly-score", content=tabled.HEADER + tabled.ROW, params=query, headers={"content-type": "text/csv"}
+        )
+        assert answer.status_code == 422 and answer.json()["error"]["field"] == field

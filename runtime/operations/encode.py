@@ -72,8 +72,11 @@ def encode(
     check_seed(seed, first, len(data), needed=False)
     check_numbers(manifest, [spec], numbers or {})
     outputs = yield Run("encode", with_data(manifest, spec, data, condition, numbers))
-    means = {**_parts(manifest, outputs, "latent"), **_parts(manifest, outputs, "mean")}
-    means = {role: means[role] for role in manifest.latents or ("latent",) if role in means}
+    means = _parts(manifest, outputs, "mean")
+    if len(means) < (len(manifest.latents) or 1):  # some are given as they are, without a posterior
+        plain = _parts(manifest, outputs, "latent")
+        known = {**plain, **means}
+        means = {role: known[role] for role in manifest.latents or known if role in known}
     log_variances = _parts(manifest, outputs, "log_variance")
     draws = {} if seed is None else _drawn(means, log_variances, seed, first)
     mean, log_variance, drawn = (as_stated(manifest, each) if each else None for each in (means, log_variances, draws))
@@ -135,16 +138,17 @@ def reconstruction_task(manifest: Manifest) -> str | None:
     if encoder is None:
         return None
     if decoder is not None:
-        taken = {key_of(manifest, tensor) for tensor in decoder.inputs if tensor.source == "latent"}
-        if taken and taken <= encoded_latents(manifest):
+        given = encoded_latents(manifest)
+        taken = [key_of(manifest, tensor) for tensor in decoder.inputs if tensor.source == "latent"]
+        if taken and all(role in given for role in taken):
             return "decode"
     return "decode_codes" if "decode_codes" in manifest.tasks and "codes" in encoder.roles else None
 
 
-def encoded_latents(manifest: Manifest) -> set[str]:
+def encoded_latents(manifest: Manifest) -> list[str]:
     """Return the roles of the latents that the task encode gives."""
     encoder = manifest.task("encode")
-    roles = set(encoder.roles) if encoder else set()
+    roles = encoder.roles if encoder else []
     if not manifest.has_named_latents:
-        return set(manifest.latents) if roles & {"mean", "latent"} else set()
-    return {role for role in manifest.latents if {role, f"{role}.mean"} & roles}
+        return list(manifest.latents) if "mean" in roles or "latent" in roles else []
+    return [role for role in manifest.latents if role in roles or f"{role}.mean" in roles]

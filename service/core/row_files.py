@@ -37,7 +37,7 @@ async def score(
     metrics: Metrics,
 ) -> tuple[Entry, AsyncGenerator[bytes]]:
     """Return the model, and the answer's lines for a file that comes in chunks. Raise a RequestError if nothing can be scored."""
-    for name in ("images", "rows", "class_", "condition"):
+    for name in ("images", "rows", "class_", "condition", "conditions", "inputs"):
         if getattr(fields, name) is not None:
             raise InvalidValue(f"{name.rstrip('_')}: not beside a file of rows", field=name.rstrip("_"))
     rule = rule_of(fields)
