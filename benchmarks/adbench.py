@@ -26,9 +26,9 @@ from numpy.typing import NDArray
 from scipy.stats import rankdata, wilcoxon
 
 from manifold.runtime.manifest import COMBINED
-from manifold.training import data as datasets
 from manifold.training.data import Data
-from manifold.training.tables import Stated
+from manifold.training.data.schema import Stated
+from manifold.training.data.tables import FOLDS, SMALL, from_parts
 
 Array = NDArray[Any]
 FAMILY = "tabular_vae"
@@ -39,19 +39,19 @@ def as_data(split: Split) -> Data:
     """The split as the families take it."""
     names = [f"x{place}" for place in range(split.train.shape[1])]
     order = np.random.Generator(np.random.Philox(split.seed)).permutation(len(split.train))
-    small = len(order) < datasets.SMALL
+    small = len(order) < SMALL
     held_out = order[:0] if small else order[: len(order) // 9]
     train_rows = split.train[np.setdiff1d(order, held_out)]
     parts = {"train": train_rows, "calibration": split.train[held_out], "test": split.test}
     tables = {part: dict(zip(names, items.T, strict=True)) for part, items in parts.items()}
     kinds = Stated(kinds=dict.fromkeys(names, "numeric"))
-    return datasets.from_parts(split.name, tables, {"source": "ADBench"}, kinds, folds=datasets.FOLDS if small else 0)
+    return from_parts(split.name, tables, {"source": "ADBench"}, kinds, folds=FOLDS if small else 0)
 
 
 def scores(split: Split) -> dict[str, Array]:
     """Terms of the test rows and the score that the artifact would give."""
     data = as_data(split)
-    by_name = in_memory.fit(FAMILY, data, mixed=split.kind == "mixed", seed=split.seed).score(data.edge(data.test))
+    by_name = in_memory.fit(FAMILY, data, mixed=split.kind == "mixed", seed=split.seed).score(data.inputs(data.test))
     ours = by_name.pop(COMBINED)
     return {**by_name, OURS: ours}
 

@@ -23,9 +23,8 @@ from manifold.evaluation.anomaly import fitted
 from manifold.runtime import engine, repository
 from manifold.runtime.engine import Model
 from manifold.runtime.kinds.image import ImageSpec
-from manifold.training import data as datasets
-from manifold.training import families, runs
-from manifold.training.data import Data
+from manifold.training import datasets, families, runs
+from manifold.training.data import Arrays, Data
 from manifold.training.export import export
 from manifold.training.train import train
 
@@ -59,8 +58,8 @@ def pairs(models: Path, n: int) -> None:
         model = engine.load(repository.find(name, models), device="cpu")
         own, strange = datasets.load(model.manifest.data_name or ""), datasets.load(other)
         spec = ImageSpec.of(model.manifest.spec, name)
-        items = strange.test.items if len(strange.test) >= 1000 else strange.train.items
-        by_term = rows(model, own.edge(own.test)[:n], fitted(items[:n], spec))
+        items = Arrays.of(strange.test).items if len(strange.test) >= 1000 else Arrays.of(strange.train).items
+        by_term = rows(model, own.inputs(own.test)[:n], fitted(items[:n], spec))
         assert model.manifest.scoring is not None
         for term, (auroc, tpr, fpr) in by_term.items():
             mark = "**" if term == model.manifest.scoring.score else ""
@@ -80,15 +79,15 @@ def one_class(out: Path, epochs: int) -> None:
     print("| digit | " + "term: AUROC |\n|---|---|")
     for digit in range(10):
         part = only(data, digit)
-        config = runs.make_config(
-            family.Config, {"epochs": epochs, "latent_dim": 16, "schedule": "cosine", "ema": 0.99, "iwae_k": 2}
+        config = family.Config.model_validate(
+            {"epochs": epochs, "latent_dim": 16, "schedule": "cosine", "ema": 0.99, "iwae_k": 2}
         )
         run = runs.Run(out / str(digit), "vae", part.name, "cpu", config)
         if not (out / "models" / f"digit-{digit}").exists():
             train(run, part, device="cpu", quiet=True)
             export(run, f"digit-{digit}", out / "models", data=part)
         model = engine.load(out / "models" / f"digit-{digit}", device="cpu")
-        edge, own = data.edge(data.test), data.test.labels == digit
+        edge, own = data.inputs(data.test), data.test.labels == digit
         by_term = rows(model, edge[own], edge[~own])
         for term, (auroc, _, _) in by_term.items():
             means.setdefault(term, []).append(auroc)

@@ -308,9 +308,9 @@ def _npy(array: Any) -> bytes:
 
 
 def _row() -> dict[str, Any]:
-    from manifold.service.core.contract import _ROW
+    from manifold.service.core.contract import EXAMPLE_ROW
 
-    return dict(_ROW)
+    return dict(EXAMPLE_ROW)
 
 
 def publish(root: Path, source: str, name: str, version: int) -> None:

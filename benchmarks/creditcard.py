@@ -28,13 +28,17 @@ def ours(path: Path) -> None:
     import in_memory
     import torch
 
-    from manifold.training import data as datasets
+    from manifold.training import datasets
+    from manifold.training.data import Arrays
 
     torch.set_num_threads(1)
     data = datasets.load("creditcard")
     assert data.anomalies is not None
-    judged = np.concatenate([data.test.items, data.anomalies.items])
-    made: dict[str, Array] = {"train": np.concatenate([data.train.items, data.calibration.items]), "judged": judged}
+    judged = np.concatenate([Arrays.of(data.test).items, Arrays.of(data.anomalies).items])
+    made: dict[str, Array] = {
+        "train": np.concatenate([Arrays.of(data.train).items, Arrays.of(data.calibration).items]),
+        "judged": judged,
+    }
     made["labels"] = np.arange(len(judged)) >= len(data.test)
     for seed in SEEDS:
         made[f"tabular_vae-{seed}"] = in_memory.fit("tabular_vae", data, seed=seed).rank(judged)

@@ -25,9 +25,9 @@ from manifold.evaluation.statistics import Moments
 from manifold.runtime import imaging, repository
 from manifold.runtime.engine import Model, load
 from manifold.runtime.operations import softmax
-from manifold.training import data as datasets
-from manifold.training import dcgan, families, runs
-from manifold.training.data import Data
+from manifold.training import datasets, families, runs
+from manifold.training.data import Arrays, Data
+from manifold.training.networks import dcgan
 from manifold.training.train import train, trained_model
 
 IMAGES, SHOWN, SURE = 2000, 10, 0.9
@@ -46,7 +46,7 @@ AUTOENCODER = {
 def trained(family: str, data: Data, steps: int, options: dict[str, Any]) -> tuple[Any, float]:
     """The model, and the seconds it took."""
     module = families.get(family)
-    config = runs.make_config(module.Config, {**SAME, **options, "epoch_steps": steps})
+    config = module.Config.model_validate({**SAME, **options, "epoch_steps": steps})
     with tempfile.TemporaryDirectory() as folder:
         run = runs.Run(Path(folder) / "run", family, data.name, "cpu", config)
         began = time.perf_counter()
@@ -60,7 +60,7 @@ class Judge:
     def __init__(self, data: Data) -> None:
         (name, *_), _ = repository.trained_on(data.name, Path("models"), "features")
         self.model: Model = load(repository.find(name, Path("models")), device="cpu")
-        self.real = self._moments(self._features(data.edge(data.test))["features"])
+        self.real = self._moments(self._features(data.inputs(data.test))["features"])
 
     def _features(self, images: NDArray[Any]) -> dict[str, NDArray[Any]]:
         parts = [self.model.run("features", {"data": images[i : i + 500]}) for i in range(0, len(images), 500)]
@@ -103,8 +103,8 @@ def main() -> None:
         print(f"| {name} | {distance:.1f} | {covered} of 10 | {sure:.2f} | {seconds:.0f} |", flush=True)
         sheets.append(pixels[:SHOWN])
     print("\n| autoencoder | test MSE | seconds |\n|---|---|---|")
-    test = torch.from_numpy(data.edge(data.test[:IMAGES]))
-    sheets.append(data.test.items[:SHOWN])
+    test = torch.from_numpy(data.inputs(Arrays.of(data.test)[:IMAGES]))
+    sheets.append(Arrays.of(data.test).items[:SHOWN])
     for name, rules in VARIANTS.items():
         model, seconds = trained("vae", data, asked.steps, {**AUTOENCODER, "rules": rules})
         with torch.no_grad():

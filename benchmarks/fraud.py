@@ -32,7 +32,10 @@ from manifold.runtime import engine, repository
 from manifold.runtime.engine import Model
 from manifold.runtime.kinds.table import TableSpec
 from manifold.runtime.tables import columns, files
-from manifold.training import data as datasets
+from manifold.training import datasets
+from manifold.training.data import Arrays
+from manifold.training.data.remote import fetch
+from manifold.training.datasets import transactions
 
 Array = NDArray[Any]
 A_DAY = 100  # alerts that a team looks at
@@ -96,8 +99,7 @@ def main() -> None:
     options = parser.parse_args()
     model = engine.load(repository.find(options.model, Path("models")), device="cpu", threads=1)
     spec = TableSpec.of(model.manifest.spec, options.model)
-    (remote,) = datasets.REMOTES["fraud_simulated"]
-    table, scenario, day = datasets.transactions_table(datasets.fetch(remote))
+    table, scenario, day = transactions.read(fetch(transactions.FILE))
     table = {name: values[: options.rows] for name, values in table.items()}
     n = len(table["amount"])
     with tempfile.TemporaryDirectory() as scratch:
@@ -122,10 +124,10 @@ def main() -> None:
     print(
         f"| `manifold score` from Parquet to Parquet, start included | {rate['file']:,.0f} ({rate['file'] / rate['engine']:.2f} of it) | {peak:.0f} MiB |"
     )
-    after = day[:n] >= datasets.TRANSACTION_DAYS["test"][0]
+    after = day[:n] >= transactions.DAYS["test"][0]
     if not (after & (scenario[:n] > 0)).any():
         return
-    trained = np.nan_to_num(datasets.load("transactions").train.items)  # the very rows that the model had
+    trained = np.nan_to_num(Arrays.of(datasets.load("transactions").train).items)  # the very rows that the model had
     forest = IsolationForest(random_state=0).fit(trained)
     print(
         f"\nDays {day[:n][after].min()} to {day[:n][after].max()}: {after.sum():,} transactions, {(after & (scenario[:n] > 0)).sum():,} frauds\n"

@@ -19,7 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from manifold.runtime import engine, imaging
-from manifold.training import data as datasets
+from manifold.training import datasets
+from manifold.training.data import Arrays
 
 NAME, SHOWN = "mnist-pixelcnn", 10
 CANDIDATES = (1, 8, 32)
@@ -40,7 +41,7 @@ def main() -> None:
     parser.add_argument("-o", "--out", type=Path)
     asked = parser.parse_args()
     model = engine.load(Path("models") / NAME, device="cpu")
-    part = datasets.load("mnist-14").test
+    part = Arrays.of(datasets.load("mnist-14").test)
     images = np.rint(part.items[: asked.images].astype(np.float32) / 255)  # two levels, as the model knows them
     labels = part.labels[: asked.images]
     true = log_likelihood(model, images)

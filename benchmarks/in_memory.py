@@ -16,10 +16,12 @@ from manifold.runtime.manifest import COMBINED, Manifest, TaskSpec
 from manifold.runtime.operations import Steps
 from manifold.runtime.scores.scoring import combine
 from manifold.runtime.scores.tails import Tail
-from manifold.training import families, folds, runs
+from manifold.training import families, runs
 from manifold.training.data import Data
-from manifold.training.exports import Exports
-from manifold.training.train import train, trained_model
+from manifold.training.export import exports
+from manifold.training.exporting import folds
+from manifold.training.exporting.tasks import Exports
+from manifold.training.train import train
 
 Array = NDArray[Any]
 
@@ -54,11 +56,11 @@ class Trained:
 def fit(family: str, data: Data, **changes: Any) -> Trained:
     """Trains on the CPU with the family's `cpu` preset and what changes of it."""
     module = families.get(family)
-    config = runs.make_config(module.Config, {**module.PRESETS["cpu"], **changes})
+    config = module.Config.model_validate({**module.PRESETS["cpu"], **changes})
     with tempfile.TemporaryDirectory() as scratch:
         run = runs.Run(Path(scratch) / "run", family, data.name, "cpu", config)
         train(run, data, device="cpu", quiet=True, watch=False)
-        exported = module.exports(trained_model(run, data), config, data)
+        exported = exports(run, data)
         tasks = {
             name: TaskSpec(graph=f"{name}.onnx", inputs=tuple(task.inputs), outputs=tuple(task.outputs))
             for name, task in exported.tasks.items()
@@ -70,7 +72,7 @@ def fit(family: str, data: Data, **changes: Any) -> Trained:
         if data.folds:
             calibration = folds.scores(run, data, manifest).terms
         else:
-            calibration = _terms(manifest, exported, data.edge(data.calibration))
+            calibration = _terms(manifest, exported, data.inputs(data.calibration))
     return Trained(manifest, exported, calibration)
 
 

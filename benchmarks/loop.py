@@ -16,8 +16,7 @@ from pathlib import Path
 
 from lightning_fabric import Fabric
 
-from manifold.training import data as datasets
-from manifold.training import families, runs
+from manifold.training import datasets, families, runs
 from manifold.training.train import Loop
 
 ROUNDS = 5
@@ -26,7 +25,7 @@ ROUNDS = 5
 def main(name: str) -> None:
     data = datasets.load(name)
     family = families.get("vae")
-    config = runs.make_config(family.Config, family.PRESETS["cpu"])
+    config = family.Config(**family.PRESETS["cpu"])
     run = runs.Run(Path(tempfile.mkdtemp()), "vae", name, "cpu", config)
     loop = Loop(run, data, Fabric(accelerator="cpu"))
     steps = loop.steps_per_epoch

@@ -33,7 +33,7 @@ def resident(pid: int) -> float:
 def mixture() -> list[tuple[str, bytes, str, str]]:
     """Path, body, content type, accept."""
     from manifold.runtime import imaging
-    from manifold.service.core.contract import _ROW
+    from manifold.service.core.contract import EXAMPLE_ROW
 
     digit = imaging.to_png(np.random.default_rng(0).integers(0, 255, (1, 28, 28)).astype(np.uint8))
     image = base64.b64encode(digit).decode()
@@ -48,9 +48,9 @@ def mixture() -> list[tuple[str, bytes, str, str]]:
         ("/sample", {"n": 40}, "application/x-ndjson"), ("/sample", {"model": "digits-pixelcnn", "n": 2}, "image/png"),
         ("/encode", {"images": [image] * 3}, "application/json"), ("/reconstruct", {"images": [image]}, "image/png"),
         ("/interpolate", {"from": {"seed": 1}, "to": {"seed": 2}}, "image/webp"), ("/anomaly-score", {"images": [image], "explain": True}, "application/json"),
-        ("/anomaly-score", {"model": "transactions-vae", "rows": [_ROW] * 20, "explain": True}, "application/json"),
+        ("/anomaly-score", {"model": "transactions-vae", "rows": [EXAMPLE_ROW] * 20, "explain": True}, "application/json"),
         ("/classify", {"model": "mnist-classifier", "images": [image] * 2}, "application/json"),
-        ("/impute", {"model": "transactions-vae", "rows": [{**_ROW, "amount": None}]}, "application/json"),
+        ("/impute", {"model": "transactions-vae", "rows": [{**EXAMPLE_ROW, "amount": None}]}, "application/json"),
         ("/sample", {"model": "nobody"}, "application/json"), ("/sample", {"n": -1}, "application/json"), ("/encode", {"images": ["AAAA"]}, "application/json"),
     ]  # fmt: skip
     requests = [(path, json.dumps(body).encode(), "application/json", accept) for path, body, accept in bodies]

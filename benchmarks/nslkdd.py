@@ -27,12 +27,13 @@ from sklearn.neighbors import NearestNeighbors
 from sklearn.neural_network import MLPClassifier
 
 from manifold.runtime import operations
+from manifold.runtime.conditions import ByClass
 from manifold.runtime.kinds.table import TableSpec
 from manifold.runtime.operations import Steps
-from manifold.training import data as datasets
-from manifold.training import nslkdd, tables
-from manifold.training.data import Data
-from manifold.training.tables import Stated
+from manifold.training import datasets
+from manifold.training.data import Arrays, Data, remote, schema, tables
+from manifold.training.data.schema import Stated
+from manifold.training.datasets import nslkdd
 
 Array = NDArray[Any]
 SEEDS = range(5)
@@ -64,7 +65,7 @@ LEAST_ROWS = 8  # of an attack whose recall counts
 
 def choose() -> None:
     """Prints what the choices were made by."""
-    table, attacks = nslkdd.read(datasets.fetch(datasets.REMOTES["nsl_kdd"][0]))
+    table, attacks = nslkdd.read(remote.fetch(nslkdd.FILES[0]))
     kinds = np.asarray([nslkdd.KIND_OF[attack] for attack in attacks.tolist()])
     print(
         "Scores, trained on 50 000 normal rows of KDDTrain+, judged by its other normal rows and its attacks; means of three seeds\n"
@@ -96,13 +97,13 @@ def _by_family(table: dict[str, Array], kinds: Array, changes: dict[str, Any]) -
         "anomalies": strange,
     }
     parts = {part: _rows(table, rows) for part, rows in cuts.items()}
-    data = datasets.from_parts("nslkdd-choice", parts, {}, datasets.NSLKDD_KINDS)
+    data = tables.from_parts("nslkdd-choice", parts, {}, nslkdd.KINDS)
     assert data.anomalies is not None
     ranks = in_memory.fit("tabular_vae", data, **changes).rank
     usual, other, line = (
-        ranks(data.test.items),
-        ranks(data.anomalies.items),
-        np.quantile(ranks(data.calibration.items), 0.99),
+        ranks(Arrays.of(data.test).items),
+        ranks(Arrays.of(data.anomalies).items),
+        np.quantile(ranks(Arrays.of(data.calibration).items), 0.99),
     )
     return [_against(usual, other[kinds[strange] == family], float(line)) for family in ATTACKS]
 
@@ -128,7 +129,7 @@ def _left_out(
         "calibration": _rows(labelled, rest[-2000:]),
         "test": _rows(labelled, judged),
     }
-    data = datasets.from_parts("nslkdd-choice", parts, {}, _kinds(kind), "label")
+    data = tables.from_parts("nslkdd-choice", parts, {}, _kinds(kind), "label")
     trained = in_memory.fit("tabular_cvae", data, **changes)
     right = classified(trained, data) == data.test.labels
     families = attacks[judged]
@@ -152,16 +153,16 @@ def scores() -> None:
     """How strange KDDTest+'s rows are: ours, an isolation forest, nearest neighbours."""
     data = datasets.load("nslkdd")
     assert data.anomalies is not None
-    usual, strange = data.test.items, data.anomalies.items
-    table, attacks = nslkdd.read(datasets.fetch(datasets.REMOTES["nsl_kdd"][0]))
+    usual, strange = Arrays.of(data.test).items, Arrays.of(data.anomalies).items
+    table, attacks = nslkdd.read(remote.fetch(nslkdd.FILES[0]))
     known = np.asarray([nslkdd.KIND_OF[attack] for attack in attacks.tolist()])
-    others = tables.encode(_rows(table, known != "normal"), TableSpec.of(data.spec, data.name))
+    others = schema.encode(_rows(table, known != "normal"), TableSpec.of(data.spec, data.name))
     figures: dict[str, list[tuple[float, ...]]] = {}
     by_seed = []
     for seed in SEEDS:
-        forest = IsolationForest(random_state=seed).fit(data.train.items)
+        forest = IsolationForest(random_state=seed).fit(Arrays.of(data.train).items)
         chosen = np.random.default_rng(seed).permutation(len(data.train))[:10_000]
-        nearest = NearestNeighbors(n_neighbors=5).fit(data.train.items[chosen])
+        nearest = NearestNeighbors(n_neighbors=5).fit(Arrays.of(data.train).items[chosen])
         for name, ranks in (
             ("tabular_vae", in_memory.fit("tabular_vae", data, seed=seed).rank),
             ("isolation forest", lambda items, forest=forest: -forest.score_samples(items)),
@@ -170,7 +171,7 @@ def scores() -> None:
                 lambda items, nearest=nearest: nearest.kneighbors(items)[0].mean(axis=1),
             ),
         ):
-            held_out = ranks(data.calibration.items)
+            held_out = ranks(Arrays.of(data.calibration).items)
             line = float(np.quantile(held_out, 0.99))
             figures.setdefault(name, []).append(_figures(ranks(usual), ranks(strange), line))
             if name == "tabular_vae":
@@ -200,7 +201,7 @@ def _figures(usual: Array, strange: Array, line: float) -> tuple[float, ...]:
 def classified(trained: in_memory.Trained, data: Data) -> Array:
     """The class with the highest p(y | x), as an index, (n,)."""
     energies = trained.in_pieces(
-        lambda items, _: operations.class_energies(trained.manifest, items), data.edge(data.test), 500
+        lambda items, _: operations.class_energies(trained.manifest, items), data.inputs(data.test), 500
     )
     best: Array = energies.argmax(axis=1)
     return best
@@ -226,7 +227,7 @@ def classes() -> None:
 
 def _classifiers(data: Data, seed: int) -> Iterator[tuple[str, Any]]:
     """Names, and functions that train and predict."""
-    x, y, test = data.train.items, data.train.labels, data.test.items
+    x, y, test = Arrays.of(data.train).items, data.train.labels, Arrays.of(data.test).items
 
     def ours() -> Array:
         return classified(in_memory.fit("tabular_cvae", data, seed=seed, **CHOSEN), data)
@@ -256,12 +257,16 @@ def recovery() -> None:
     for column, block in spec.placed():
         if column.name not in ("protocol_type", "flag", "service"):
             continue
-        blank = data.test.items.copy()
+        blank = Arrays.of(data.test).items.copy()
         blank[:, block] = np.nan
-        truth = np.where(data.test.items[:, block].any(axis=1), data.test.items[:, block].argmax(axis=1), -1)
+        truth = np.where(
+            Arrays.of(data.test).items[:, block].any(axis=1), Arrays.of(data.test).items[:, block].argmax(axis=1), -1
+        )
 
         def filled(items: Array, cut: slice, given: bool, block: slice = block) -> Steps[Array]:
-            made = yield from operations.impute(trained.manifest, items, classes=classes[cut] if given else None)
+            made = yield from operations.impute(
+                trained.manifest, items, condition=ByClass(classes[cut]) if given else None
+            )
             return made.data[:, block].argmax(axis=1)
 
         ours = [
@@ -274,11 +279,11 @@ def recovery() -> None:
         ]
         others = []
         for given in (True, False):
-            x, test = (np.delete(held.items, np.r_[block], axis=1) for held in (data.train, data.test))
+            x, test = (np.delete(Arrays.of(held).items, np.r_[block], axis=1) for held in (data.train, data.test))
             if given:
                 x, test = np.hstack([x, one_hot["train"]]), np.hstack([test, one_hot["test"]])
             boosted = HistGradientBoostingClassifier(max_iter=30, early_stopping=False, random_state=0).fit(
-                x, data.train.items[:, block].argmax(axis=1)
+                x, Arrays.of(data.train).items[:, block].argmax(axis=1)
             )
             others.append(float((boosted.predict(test) == truth).mean()))
         print(

@@ -24,7 +24,8 @@ from PIL import Image
 
 from manifold.runtime import compression, engine, imaging
 from manifold.runtime.kinds.image import ImageSpec
-from manifold.training import data as datasets
+from manifold.training import datasets
+from manifold.training.data import Arrays
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
@@ -144,7 +145,7 @@ def main() -> None:
     figure, panels = plt.subplots(1, len(MODELS), figsize=(15, 4.6), layout="constrained")
     for panel, (name, artifact) in zip(panels, MODELS.items(), strict=True):
         model = engine.load(options.models / artifact, device="cpu")
-        items = datasets.load(name).test.items
+        items = Arrays.of(datasets.load(name).test).items
         images = items[: min(options.n, len(items)) // SIDE**2 * SIDE**2]  # whole sheets
         alone, together, quality = ours(model, images, options.decoded)
         summary: dict[str, Any] = {"data": name, "images": len(images), "psnr": round(quality, 2)}

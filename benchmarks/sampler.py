@@ -24,9 +24,9 @@ import onnxruntime
 import torch
 
 from manifold.runtime import sampling
-from manifold.training import graphs, loops
-from manifold.training.emissions import Levels
-from manifold.training.gated import GatedNetwork, Sampler
+from manifold.training.exporting import graphs, loops
+from manifold.training.networks.emissions import Levels
+from manifold.training.networks.gated import GatedNetwork, Sampler
 
 Arrays = Mapping[str, np.ndarray]
 

@@ -26,10 +26,9 @@ import numpy as np
 import torch
 from lightning_fabric import Fabric
 
-from manifold.training import data as datasets
-from manifold.training import families, runs
-from manifold.training.layers import to_float
-from manifold.training.phases import Batch
+from manifold.training import datasets, families, runs
+from manifold.training.batches import Batch, to_float
+from manifold.training.data import Arrays
 from manifold.training.train import Loop
 
 BATCH = 128
@@ -39,9 +38,9 @@ def loop_of(family: str, data: str, n: int) -> Loop:
     """A loop at its first phase."""
     module = families.get(family)
     whole = datasets.load(data)
-    config = runs.make_config(module.Config, {**module.PRESETS["cpu"], "batch_size": BATCH})
+    config = module.Config.model_validate({**module.PRESETS["cpu"], "batch_size": BATCH})
     run = runs.Run(Path(tempfile.mkdtemp()), family, data, "cpu", config)
-    return Loop(run, replace(whole, train=whole.train[:n]), Fabric(accelerator="cpu"))
+    return Loop(run, replace(whole, train=Arrays.of(whole.train)[:n]), Fabric(accelerator="cpu"))
 
 
 def ours(loop: Loop) -> float:
@@ -57,12 +56,13 @@ class Plain:
 
     def __init__(self, loop: Loop) -> None:
         (player,) = loop.phases[0].players
+        items = Arrays.of(loop.data.train)
         self.model, self.loss, self.config, self.items, self.labels = (
             loop.bare,
             player.loss,
             loop.config,
-            loop.items,
-            loop.labels,
+            torch.from_numpy(items.items),
+            torch.from_numpy(items.labels),
         )
         self.parameters = list(player.parameters)
         self.optimiser = torch.optim.Adam(self.parameters, lr=self.config.lr, fused=True)
@@ -127,7 +127,9 @@ def main() -> None:
     if options.worker:
         worker(*options.worker, options.data, options.n)
         return
-    images = to_float(torch.from_numpy(datasets.load(options.data).train.items[: options.n]), torch.device("cpu"))
+    images = to_float(
+        torch.from_numpy(Arrays.of(datasets.load(options.data).train).items[: options.n]), torch.device("cpu")
+    )
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "images.npy"
         np.save(path, images.numpy())

@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 
 from manifold.runtime.kinds.table import TableSpec
 from manifold.runtime.tables.schema import NumericColumn
-from manifold.training import data as datasets
-from manifold.training import families, runs
-from manifold.training.data import RING_DEVIATION, RING_MODES, RING_RADIUS, Data
+from manifold.training import datasets, families, runs
+from manifold.training.data import Arrays, Data
+from manifold.training.datasets import ring
 from manifold.training.train import train, trained_model
 
 UNROLLED = (0, 5, 10)
@@ -50,13 +50,13 @@ def decoded(items: NDArray[np.float32], data: Data) -> NDArray[np.float64]:
 
 def judged(points: NDArray[np.float64]) -> tuple[int, float]:
     """Modes covered, and the share of samples within three deviations of one."""
-    angles = 2 * np.pi * np.arange(RING_MODES) / RING_MODES
-    centres = RING_RADIUS * np.stack([np.cos(angles), np.sin(angles)], 1)
+    angles = 2 * np.pi * np.arange(ring.MODES) / ring.MODES
+    centres = ring.RADIUS * np.stack([np.cos(angles), np.sin(angles)], 1)
     distances = np.linalg.norm(points[:, None] - centres, axis=2)
     nearest = distances.argmin(axis=1)
     near = distances.min(axis=1)
-    counts = np.bincount(nearest[near < 30 * RING_DEVIATION], minlength=RING_MODES)
-    return int((counts >= 0.01 * len(points)).sum()), float((near < 3 * RING_DEVIATION).mean())
+    counts = np.bincount(nearest[near < 30 * ring.DEVIATION], minlength=ring.MODES)
+    return int((counts >= 0.01 * len(points)).sum()), float((near < 3 * ring.DEVIATION).mean())
 
 
 def main() -> None:
@@ -75,9 +75,8 @@ def main() -> None:
             looks = []
             with tempfile.TemporaryDirectory() as folder:
                 part = asked.steps // LOOKS
-                config = runs.make_config(
-                    families.get("gan").Config, {**OPTIONS, "unrolled": unrolled, "seed": seed, "epochs": LOOKS, "epoch_steps": part}
-                )  # fmt: skip
+                options = {**OPTIONS, "unrolled": unrolled, "seed": seed, "epochs": LOOKS, "epoch_steps": part}
+                config = families.get("gan").Config.model_validate(options)
                 run = runs.Run(Path(folder) / "run", "gan", "ring", "cpu", config)
                 for look in range(LOOKS):
                     train(run, data, resume=look > 0, stop_after=part, device="cpu", quiet=True, watch=False)
@@ -93,7 +92,7 @@ def main() -> None:
             flush=True,
         )
     if asked.out:
-        draw(pictures, decoded(data.test.items[:SAMPLES], data), asked.out)
+        draw(pictures, decoded(Arrays.of(data.test).items[:SAMPLES], data), asked.out)
 
 
 def draw(pictures: dict[int, list[tuple[int, NDArray[np.float64]]]], real: NDArray[np.float64], path: Path) -> None:

@@ -8,7 +8,7 @@ import sys
 
 import typer
 
-from manifold.cli import artifacts, evaluation, fitting, samples, scoring, service, training
+from manifold.cli import artifacts, asking, evaluation, fitting, samples, scoring, service, training
 from manifold.runtime.errors import ManifoldError
 
 INTERRUPTED = 130  # exit status after Ctrl-C, as shells have it
@@ -16,7 +16,7 @@ INTERRUPTED = 130  # exit status after Ctrl-C, as shells have it
 COMMANDS = (  # in the order of the help
     training.train, training.resume, training.export, fitting.fit, fitting.judge,
     samples.sample, samples.remake, samples.compress, samples.decompress, scoring.score, scoring.calibrate,
-    artifacts.check, artifacts.schema,
+    asking.ask, artifacts.check, artifacts.schema,
     evaluation.evaluate, artifacts.catalogue, evaluation.compare, evaluation.evaluate_images, evaluation.reference, training.inception,
     evaluation.disentangle, training.fit_priors,
     service.serve, service.key,

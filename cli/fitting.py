@@ -47,24 +47,22 @@ def fit(
     quiet: Quiet = False,
 ) -> None:
     """From a file of rows to a published, calibrated artifact that scores them, with a report."""
-    import dataclasses
-
     from manifold.runtime import engine
     from manifold.runtime.kinds.table import TableSpec
-    from manifold.training import data as datasets
     from manifold.training import export as exporting
-    from manifold.training import families, judging, runs, tables
+    from manifold.training import families, judging, runs
     from manifold.training import train as loop
+    from manifold.training.data import schema, tables
 
     html = html or Path(f"{name}.html")
     check_writable(html)
     exporting.check_name(name)
     family = "tabular_cvae" if label else "tabular_vae"
     module = families.get(family)
-    stated = tables.Stated(kinds=dict(_pair(kind, "--column") for kind in kinds or []))
-    data = datasets.of_file(file, stated, label, truth)
+    stated = schema.Stated(kinds=dict(_pair(kind, "--column") for kind in kinds or []))
+    data = tables.of_file(file, stated, label, truth)
     config = configuration(module, preset, settings)
-    config = dataclasses.replace(config, mixed=mixed or config.mixed)
+    config = config.changed(mixed=mixed or config.mixed)
     new = runs.Run(run or Path("runs") / name, family, str(file), preset, config)
     folder = loop.train(new, data=data, device="cpu", quiet=quiet)
     published = exporting.export(runs.open_run(folder), name, models, data=data)
@@ -89,8 +87,7 @@ def judge(
     models: Models = Path("models"),
 ) -> None:
     """Judge a model's score: the false alarm rates it keeps, and what it finds beside an isolation forest and nearest neighbours."""
-    from manifold.training import data as datasets
-    from manifold.training import judging
+    from manifold.training import datasets, judging
 
     check_writable(html)
     if record:

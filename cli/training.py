@@ -35,13 +35,13 @@ def train(
 
 def configuration(family: Any, preset: str, settings: list[str] | None) -> Any:
     """Return a family's preset with the changes of --set. Raises InvalidValue for an unknown preset, TrainingError for unknown keys."""
-    from manifold.training import runs
+    from manifold.training import recipes
 
     if preset not in family.PRESETS:
         valid = list(family.PRESETS)
         raise InvalidValue(f"preset: unknown {preset!r}; valid are {', '.join(valid)}", field="preset", valid=valid)
-    changes = runs.parse_overrides(family.Config, settings or [])
-    return runs.make_config(family.Config, {**family.PRESETS[preset], **changes})
+    changes = recipes.parse_overrides(family.Config, settings or [])
+    return family.Config.model_validate({**family.PRESETS[preset], **changes})
 
 
 def resume(
@@ -77,8 +77,8 @@ def fit_priors(
     models: Models = Path("models"),
 ) -> None:
     """Fit a Gaussian and a mixture to where the training items lie, and add them to an artifact as priors. Export does it by itself."""
-    from manifold.training import data as datasets
-    from manifold.training import priors
+    from manifold.training import datasets
+    from manifold.training.exporting import priors
 
     loaded = load(model, models)
     typer.echo(priors.add_to_artifact(loaded, datasets.load(data or loaded.manifest.data_name or "")))

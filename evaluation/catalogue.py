@@ -15,10 +15,9 @@ from manifold.runtime import manifest as manifests
 from manifold.runtime import repository
 from manifold.runtime.errors import InvalidValue
 from manifold.runtime.manifest import Manifest, Metric
-from manifold.runtime.operations import CAN
+from manifold.runtime.operations import endpoints
 
 BEGIN, END = "<!-- models: written by `manifold catalogue` -->", "<!-- end of models -->"
-ENDPOINTS = {"score": "anomaly-score"}  # what use cases are called on the wire, where it differs
 MIB = 1024 * 1024
 
 
@@ -86,11 +85,11 @@ def _data(manifest: Manifest) -> str:
 
 def _section(folder: Path, manifest: Manifest, beside: Path) -> str:
     size = sum(path.stat().st_size for path in folder.iterdir() if path.is_file()) / MIB
-    endpoints = ", ".join(f"/{ENDPOINTS.get(name, name)}" for name, can in CAN.items() if can(manifest))
+    paths = ", ".join(f"/{name}" for name in endpoints(manifest))
     facts = [
         f"family `{manifest.family}`, version {manifest.version}, {manifest.backend}, {size:.1f} MiB",
         f"preset `{manifest.provenance['preset']}`{_spent(manifest)}" if "preset" in manifest.provenance else "",
-        endpoints,
+        paths,
     ]
     lines = [f"### {manifest.name}", manifest.description, *(f"- {fact}" for fact in facts if fact)]
     lines[2:] = ["\n".join(lines[2:])]

@@ -22,7 +22,7 @@ from manifold.evaluation.report import Values, rounded
 from manifold.runtime import imaging
 from manifold.runtime.engine import Model
 from manifold.runtime.errors import UnsupportedTask
-from manifold.runtime.operations import CAN
+from manifold.runtime.operations import supports
 
 Array = NDArray[Any]
 Float64 = NDArray[np.float64]
@@ -139,7 +139,7 @@ def of_model(model: Model, data: RealData, item: int) -> tuple[dict[str, Any], b
     Raises UnsupportedTask for a model without a latent that it encodes into, EvaluationError for an item that does not exist.
     """
     manifest = model.manifest
-    if manifest.space is None or not CAN["interpolate"](manifest) or not CAN["reconstruct"](manifest):
+    if manifest.space is None or not supports(manifest, "interpolate") or not supports(manifest, "reconstruct"):
         raise UnsupportedTask(
             f"{manifest.name} does not encode into a latent; it can {', '.join(manifest.tasks)}", field="model"
         )

@@ -19,7 +19,7 @@ from manifold.evaluation.reference import Reference, cached
 from manifold.evaluation.report import Pictures, Report, rounded
 from manifold.runtime.engine import Model
 from manifold.runtime.errors import UnsupportedTask
-from manifold.runtime.operations import CAN
+from manifold.runtime.operations import supports
 
 
 def evaluate(
@@ -61,7 +61,7 @@ def evaluate(
 def check_can(model: Model, n: int, prior: str | None) -> None:
     """Raise UnsupportedTask for a model that makes no images, EvaluationError for too few samples or an unknown prior."""
     manifest = model.manifest
-    if not manifest.spec.pictures or not CAN["sample"](manifest):
+    if not manifest.spec.pictures or not supports(manifest, "sample"):
         raise UnsupportedTask(
             f"{manifest.name} makes no images to evaluate; it can {', '.join(manifest.tasks)}", field="model"
         )

@@ -18,7 +18,7 @@ from manifold.evaluation.model_inputs import conditions, inputs, joined, no_cond
 from manifold.evaluation.report import Pictures, Report, rounded
 from manifold.runtime.engine import Model
 from manifold.runtime.manifest import Likelihood
-from manifold.runtime.operations import CAN, PATHS
+from manifold.runtime.operations import PATHS, supports
 
 Array = NDArray[Any]
 
@@ -68,7 +68,7 @@ def _likelihood_protocol(model: Model, stated: Likelihood, n: int) -> dict[str, 
 
 def reconstruction(report: Report, model: Model, test: ImageArray, pictures: Pictures, stage: Stage) -> None:
     """Add the mean squared error and the PSNR of the test images through encode and decode."""
-    if not CAN["reconstruct"](model.manifest):
+    if not supports(model.manifest, "reconstruct"):
         return
     given = conditions(model, test, ("encode", "decode", "decode_codes"))
     batches = map_batches(
@@ -104,7 +104,7 @@ def codes(report: Report, model: Model, test: ImageArray, stage: Stage) -> None:
 def continuity(report: Report, model: Model, extractor: Extractor, test: ImageArray, seed: int, stage: Stage) -> None:
     """Add how evenly images change along paths between test images' latents, in units of the aggregate posterior."""
     manifest = model.manifest
-    if manifest.space is None or not CAN["interpolate"](manifest) or not CAN["reconstruct"](manifest):
+    if manifest.space is None or not supports(manifest, "interpolate") or not supports(manifest, "reconstruct"):
         return
     images = test.picked(ENCODED, seed)
     given = conditions(model, images, ("encode", "decode"))

@@ -68,9 +68,7 @@ def draws(model: Model, task: str) -> str:
 
 
 def check(folder: Path, device: str, *, seal: bool) -> tuple[list[str], list[str], Manifest]:
-    """Check an artifact, and seal it first if asked to. Return problems, notes, and the manifest as it is stored now.
-
-    Sealing also moves fitted priors out of the manifest into a file.
+    """Check an artifact; if asked to, seal it first and move fitted priors into a file. Return problems, notes, and the manifest as stored.
 
     Raises ArtifactError for an artifact that cannot be loaded, Unavailable if something that it needs is not on this machine.
     """

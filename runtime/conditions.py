@@ -146,7 +146,7 @@ def fill(manifest: Manifest, tensor: InputSpec, given: Given | None, n: int, see
     return draw.classes(stated, RANDOM if part is None else part.choice, tensor.shape[0])
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class _Draw:
     """One condition of n items of a seed."""
 
@@ -307,7 +307,7 @@ def class_index(names: Sequence[str], name: str | int, field: str = "class") -> 
     """Return the index of a class given by name or index, which may be text; names win. Raises InvalidValue."""
     text = name if isinstance(name, str) else str(name) if abs(name) <= sampling.MAX_SEED else ""
     if text in names:
-        return list(names).index(text)
+        return names.index(text)
     index = texts.whole(text, len(names) - 1)
     if index is not None:
         return index

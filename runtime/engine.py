@@ -209,7 +209,7 @@ class Model:
 
     def complete(self, data: Array, mask: Array, **options: Any) -> operations.Completed:
         """Return items with the values drawn that mask (n, *mask_shape) does not know; options as of operations.complete."""
-        if "impute" not in self.manifest.tasks or not operations.CAN["impute"](self.manifest):
+        if "impute" not in self.manifest.tasks or not operations.supports(self.manifest, "impute"):
             raise UnsupportedTask(
                 f"{self.manifest.name} does not fill in {self.manifest.spec.noun} by a mask; it can {', '.join(self.manifest.tasks)}",
                 field="model",

@@ -24,7 +24,7 @@ TEMPERATURES = (0.01, 100.0)  # what a temperature may be
 LATENT_STREAM = 2**35  # + its place: the stream of a latent's posterior or component, from the second latent on
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Options:
     """What a request says of the inputs that it does not give as arrays."""
 
@@ -81,6 +81,8 @@ def draw(
 
 def check_numbers(manifest: Manifest, tasks: Sequence[TaskSpec], numbers: Numbers) -> None:
     """Raise InvalidValue for a number that no input of the tasks is called by."""
+    if not numbers:
+        return
     valid = list(dict.fromkeys(tensor.role for task in tasks for tensor in task.inputs if tensor.source in NUMBERS))
     for name in numbers:
         if name not in valid:

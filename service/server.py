@@ -68,7 +68,7 @@ class Server(uvicorn.Server):
         super().__init__(config)
         metrics.connections.set_function(lambda: len(self.server_state.connections))
         tracing = app.state.tracing
-        use_cases = Servicer(app.state.handlers, registry, metrics, settings, tracing)
+        use_cases = Servicer(app.state.handling, registry, metrics, settings, tracing)
         self.rpc = RpcServer(
             use_cases, InferenceServicer(app.state.inference, metrics, tracing), settings, security, app.intake
         )

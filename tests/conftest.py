@@ -24,10 +24,10 @@ from manifold.service.http.app import create_app
 from manifold.service.processes import early
 from manifold.service.settings import Settings
 from manifold.service.telemetry import logs
-from manifold.training import data as datasets
-from manifold.training import graphs, runs
-from manifold.training.data import Data
-from manifold.training.tables import Stated
+from manifold.training import datasets, runs
+from manifold.training.data import Data, tables
+from manifold.training.data.schema import Stated
+from manifold.training.exporting import graphs
 from manifold.training.train import Loop
 from tests import shared
 
@@ -145,7 +145,7 @@ def digits() -> Data:
 
 @pytest.fixture(scope="session")
 def table() -> Data:
-    return datasets.from_table("made", made_table(), {"source": "tests"}, Stated({"price": 2}, {"weight": "kg"}))
+    return tables.from_table("made", made_table(), {"source": "tests"}, Stated({"price": 2}, {"weight": "kg"}))
 
 
 @pytest.fixture(scope="session")

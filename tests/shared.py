@@ -19,7 +19,7 @@ from filelock import FileLock
 
 from manifold.training import export as exporting
 from manifold.training import families, runs
-from manifold.training.data import Data, Part
+from manifold.training.data import Arrays, Data, Part
 from manifold.training.train import train
 
 FOLDER = "TESTS_SHARED"  # set by tests/conftest.py for the processes of one test run
@@ -49,7 +49,7 @@ def once(key: str, make: Callable[[Path], object]) -> Path:
 def tiny_run(folder: Path, family: str, data: Data, **changes: object) -> runs.Run:
     """Return a smoke run, trained, as a copy in `folder`."""
     module = families.get(family)
-    config = runs.make_config(module.Config, {**module.PRESETS["smoke"], **changes})
+    config = module.Config.model_validate({**module.PRESETS["smoke"], **changes})
     run = runs.Run(folder, family, data.name, "smoke", config)
 
     def make(shared: Path) -> None:
@@ -93,4 +93,4 @@ def _digest(data: Data) -> str:
 
 
 def _arrays(part: Part) -> list[bytes]:
-    return [array.tobytes() for array in (part.items, part.labels, part.factors) if array is not None]
+    return [array.tobytes() for array in (Arrays.of(part).items, part.labels, part.factors) if array is not None]

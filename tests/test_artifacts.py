@@ -31,10 +31,11 @@ from manifold.runtime.errors import (
 from manifold.service.http.app import create_app
 from manifold.service.settings import Settings
 from manifold.training import export as exporting
-from manifold.training import families, graphs, runs
+from manifold.training import runs
 from manifold.training.data import Data
 from manifold.training.errors import TrainingError
-from manifold.training.exports import Task
+from manifold.training.exporting import graphs
+from manifold.training.exporting.tasks import Task
 from manifold.training.train import trained_model
 from tests import foreign, shared
 from tests.conftest import EXTRACTORS, NAMES, ROOT, SHIPPED, tiny_run, wait_until_ready
@@ -194,8 +195,11 @@ def test_other_likelihoods_export_too(tmp_path: Path, digits: Data, name: str, c
     run = tiny_run(tmp_path / name, "vae", digits, **changes)
     model = load(shared.export(run, name, tmp_path / "models", data=digits, backend="torchscript"))
     assert model.sample(2, seed=0).data.shape == (2, 1, 8, 8)
-    task = families.get("vae").exports(trained_model(run, digits), run.config, digits).tasks["score"]
-    inputs = {**example_inputs(model.manifest.tasks["score"], model.manifest, 5), "data": digits.edge(digits.test)[:5]}
+    task = exporting.exports(run, digits).tasks["score"]
+    inputs = {
+        **example_inputs(model.manifest.tasks["score"], model.manifest, 5),
+        "data": digits.inputs(digits.test)[:5],
+    }
     given = [torch.from_numpy(inputs[spec.role][:3]) for spec in task.inputs]
     graphs.save_onnx({"score": graphs.task_to_onnx(task, given)}, tmp_path)
     session = onnxruntime.InferenceSession(str(tmp_path / "score.onnx"))

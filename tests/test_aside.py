@@ -24,8 +24,9 @@ from manifold.runtime.scores import bulk
 from manifold.service import aside as module
 from manifold.service import security
 from manifold.service.aside import LARGE, aside, later
-from manifold.service.core import contract, encoding, handlers
+from manifold.service.core import encoding
 from manifold.service.core.reading import Reader, Uploads
+from manifold.service.core.use_cases import anomaly_score, encode
 from manifold.service.http import bodies
 from manifold.service.rpc import messages
 from manifold.service.settings import Settings
@@ -122,7 +123,7 @@ OVER_HTTP: dict[str, tuple[Any, str, str, bytes, str]] = {
     "conditions as lists": (
         np, "atleast_2d", "/sample", json.dumps({"model": "mnist-cvae", "condition": [[0.1] * 10] * 2000}).encode(), "application/json",
     ),
-    "judging scores": (handlers, "judged", "/anomaly-score", rows(), "application/json"),
+    "judging scores": (anomaly_score, "judged", "/anomaly-score", rows(), "application/json"),
     "writing rows": (encoding, "dumps", "/sample", b'{"model": "transactions-vae", "n": 500}', "application/json"),
     "filling rows in": (TableSpec, "fill", "/impute", rows(seed=1), "application/json"),
 }  # fmt: skip
@@ -236,7 +237,7 @@ def test_many_images_are_read_in_groups_as_one_by_one() -> None:
     reader, manifest = Reader(Settings()), cast(Any, Pictured())
 
     async def read(some: tuple[bytes, ...]) -> Any:
-        return await reader.items(manifest, contract.EncodeRequest(), Uploads(files=some))
+        return await reader.items(manifest, encode.EncodeRequest(), Uploads(files=some))
 
     async def scene() -> None:
         items = await read(pictures)
@@ -265,9 +266,7 @@ def test_a_client_that_leaves_ends_the_reading_of_its_images(monkeypatch: pytest
 
     async def scene() -> None:
         uploads = Uploads(files=(imaging.to_png(np.zeros((1, 8, 8), np.uint8)),) * 10 * GROUP)
-        reading = asyncio.create_task(
-            Reader(Settings()).items(cast(Any, Pictured()), contract.EncodeRequest(), uploads)
-        )
+        reading = asyncio.create_task(Reader(Settings()).items(cast(Any, Pictured()), encode.EncodeRequest(), uploads))
         await asyncio.to_thread(seen.acquire)
         reading.cancel()
         go.set()

@@ -10,11 +10,12 @@ import torch
 
 from manifold.runtime import engine
 from manifold.runtime import manifest as manifests
+from manifold.runtime.errors import InvalidValue
 from manifold.runtime.manifest import Manifest
 from manifold.runtime.operations import softmax
-from manifold.training import classes
 from manifold.training.data import Data
 from manifold.training.errors import TrainingError
+from manifold.training.exporting import classes
 from manifold.training.families import classifier
 from manifold.training.families.classifier import Config, augment
 from tests.conftest import SHIPPED, tiny_run
@@ -114,7 +115,7 @@ def test_a_classifier_learns_and_exports(tmp_path: Path, digits: Data) -> None:
     )
     assert list(model.manifest.tasks) == ["features"]
     assert model.manifest.classes == digits.classes
-    outputs = model.run("features", {"data": digits.edge(digits.test)})
+    outputs = model.run("features", {"data": digits.inputs(digits.test)})
     assert outputs["features"].shape == (300, 16)
     accuracy = (outputs["logits"].argmax(1) == digits.test.labels).mean()
     reported = {metric.name: metric.value for metric in model.manifest.metrics}
@@ -122,7 +123,7 @@ def test_a_classifier_learns_and_exports(tmp_path: Path, digits: Data) -> None:
     about = model.manifest.classification
     assert about is not None
     assert about.temperature != 1
-    probabilities = model.classify(digits.edge(digits.test))
+    probabilities = model.classify(digits.inputs(digits.test))
     assert np.allclose(probabilities, softmax(outputs["logits"] / about.temperature))
     assert classes.cross_entropy(probabilities, digits.test.labels) == pytest.approx(
         reported["cross_entropy"], abs=1e-4
@@ -133,7 +134,7 @@ def test_a_classifier_learns_and_exports(tmp_path: Path, digits: Data) -> None:
 
 
 def test_what_a_classifier_refuses(table: Data, digits: Data) -> None:
-    with pytest.raises(TrainingError, match="images with classes"):
+    with pytest.raises(InvalidValue, match="images are needed"):
         classifier.build(Config(), table)
     with pytest.raises(TrainingError, match="to nothing"):
         classifier.build(Config(widths=(4,) * 5), digits)
@@ -143,7 +144,7 @@ def test_what_a_classifier_refuses(table: Data, digits: Data) -> None:
         ({"shift": -1}, "shift"),
     ):
         with pytest.raises(TrainingError, match=message):
-            Config(**options)
+            Config.model_validate(options)
 
 
 @pytest.mark.parametrize(

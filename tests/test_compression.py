@@ -15,7 +15,7 @@ from manifold.runtime import compression, imaging
 from manifold.runtime.engine import Model, load
 from manifold.runtime.errors import InvalidValue, Malformed, UnsupportedTask
 from manifold.runtime.kinds.image import ImageSpec
-from manifold.training.data import Data
+from manifold.training.data import Arrays, Data
 from tests.conftest import tiny_run
 from tests.shared import export
 
@@ -42,7 +42,7 @@ def codes_of(model: Model, items: np.ndarray) -> np.ndarray:
 
 
 def test_codes_come_back_exactly(model: Model, digits: Data) -> None:
-    items = digits.edge(digits.test)[:24]
+    items = digits.inputs(digits.test)[:24]
     for some in (items[:1], items[1:2], items):
         made = compression.compress(model, some)
         data, codes = compression.decompress(model, made.content)
@@ -52,7 +52,7 @@ def test_codes_come_back_exactly(model: Model, digits: Data) -> None:
 
 
 def test_files_are_as_small_as_the_prior_says(model: Model, digits: Data) -> None:
-    items = digits.edge(digits.test)[:40]
+    items = digits.inputs(digits.test)[:40]
     codes = codes_of(model, items)
     labels = range(10) if model.manifest.classes else [None]
     told = [{} if label is None else {"condition": np.eye(10, dtype=np.float32)[[label] * 40]} for label in labels]
@@ -67,7 +67,7 @@ def test_files_are_as_small_as_the_prior_says(model: Model, digits: Data) -> Non
 
 
 def test_damage_is_found(model: Model, models: Path, digits: Data) -> None:
-    content = compression.compress(model, digits.edge(digits.test)[:1]).content
+    content = compression.compress(model, digits.inputs(digits.test)[:1]).content
     with pytest.raises(Malformed, match="does not begin with MFC2"):
         compression.decompress(model, b"PNG" + content)
     with pytest.raises(Malformed, match="does not begin with MFC2"):
@@ -79,7 +79,7 @@ def test_damage_is_found(model: Model, models: Path, digits: Data) -> None:
     with pytest.raises(Malformed):
         compression.decompress(model, content[:12] + b"\x77\x77" + content[14:])
     with pytest.raises(InvalidValue, match="1 to 1024 go into one file, not 0"):
-        compression.compress(model, digits.edge(digits.test)[:0])
+        compression.compress(model, digits.inputs(digits.test)[:0])
     other = load(models / ("plain" if model.manifest.name == "vq" else "vq"), device="cpu")
     with pytest.raises(InvalidValue, match="made by another artifact"):
         compression.decompress(other, content)
@@ -87,13 +87,13 @@ def test_damage_is_found(model: Model, models: Path, digits: Data) -> None:
 
 def test_who_cannot_compress(tiny: Path, digits: Data) -> None:
     with pytest.raises(UnsupportedTask, match="needs codes and a prior"):
-        compression.compress(load(tiny / "models/vae", device="cpu"), digits.edge(digits.test)[:1])
+        compression.compress(load(tiny / "models/vae", device="cpu"), digits.inputs(digits.test)[:1])
 
 
 def test_the_commands(models: Path, tmp_path: Path, digits: Data) -> None:
     models = shutil.copytree(models, tmp_path / "models")  # one is removed below
     picture, file, back = (tmp_path / name for name in ("digit.png", "digit.mfc", "back.png"))
-    picture.write_bytes(imaging.to_png(digits.test.items[3]))
+    picture.write_bytes(imaging.to_png(Arrays.of(digits.test).items[3]))
     run = CliRunner()
     made = run.invoke(cli.app, ["compress", str(picture), "--model", "vq", "-o", str(file), "--models", str(models)])
     assert made.exit_code == 0, made.exception
@@ -105,7 +105,7 @@ def test_the_commands(models: Path, tmp_path: Path, digits: Data) -> None:
     assert done.exit_code == 0, done.exception
     model = load(models / "vq", device="cpu")
     assert isinstance(model.manifest.spec, ImageSpec)
-    expected = imaging.to_uint8(model.reconstruct(digits.edge(digits.test)[3:4]).data[0], model.manifest.spec)
+    expected = imaging.to_uint8(model.reconstruct(digits.inputs(digits.test)[3:4]).data[0], model.manifest.spec)
     assert np.abs(np.asarray(Image.open(back)).astype(int) - expected[0]).max() <= 1
     made = run.invoke(cli.app, ["compress", str(picture), str(picture), "--model", "vq", "--models", str(models)])
     assert made.exit_code == 0, made.exception

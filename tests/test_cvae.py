@@ -19,12 +19,12 @@ from manifold.runtime.kinds.image import ImageSpec
 from manifold.runtime.operations import End
 from manifold.service.http.app import create_app
 from manifold.service.settings import Settings
-from manifold.training import data as datasets
-from manifold.training.data import Data, Part
+from manifold.training import datasets
+from manifold.training.bounds import iwae
+from manifold.training.data import Arrays, Data
 from manifold.training.errors import TrainingError
 from manifold.training.families import cvae
 from manifold.training.families.cvae import CVAE, Config
-from manifold.training.families.vae import iwae
 from tests.conftest import tiny_run, wait_until_ready
 from tests.shared import export
 
@@ -41,8 +41,8 @@ def model(tmp_path_factory: pytest.TempPathFactory, digits: Data) -> Model:
 def test_bounds_given_the_class_lie_below_the_exact_likelihood(digits: Data) -> None:
     """With one latent, p(x | y) = ∫ p(x | z, y) p(z) dz can be had by quadrature."""
     torch.manual_seed(0)
-    model = CVAE(Config(latent_dim=1, hidden=(16,)), digits)
-    x = (torch.from_numpy(digits.test.items[:3]).float() / 255).flatten(1).round()
+    model = CVAE(cvae.resolve(Config(latent_dim=1, hidden=(16,)), digits), digits)
+    x = (torch.from_numpy(Arrays.of(digits.test).items[:3]).float() / 255).flatten(1).round()
     c = model.condition(torch.tensor([0, 4, 9]))
     z = torch.linspace(-8, 8, 4001)[:, None]
     with torch.no_grad():
@@ -62,7 +62,7 @@ def test_bounds_given_the_class_lie_below_the_exact_likelihood(digits: Data) -> 
 
 def test_the_class_reaches_posterior_and_decoder(digits: Data) -> None:
     torch.manual_seed(0)
-    model = CVAE(Config(latent_dim=3, hidden=(16,)), digits)
+    model = CVAE(cvae.resolve(Config(latent_dim=3, hidden=(16,)), digits), digits)
     c = model.condition(torch.tensor([3])).requires_grad_()
     mean, _ = model.encode(torch.rand(1, 64), c)
     assert torch.autograd.grad(mean.sum(), c)[0].abs().sum() > 0
@@ -95,7 +95,7 @@ def test_interpolation_between_classes_at_a_fixed_latent(model: Model) -> None:
 
 def test_reconstruction_under_another_class_changes_the_digit(model: Model, digits: Data) -> None:
     own = load("models/digits-classifier", device="cpu")
-    edge = digits.edge(digits.test)[:100]
+    edge = digits.inputs(digits.test)[:100]
     labels = [int(label) for label in digits.test.labels[:100]]
     same = model.reconstruct(edge, classes=labels)
     encoded = model.encode(edge, classes=labels)
@@ -111,7 +111,7 @@ def test_classes_by_bayes_rule(model: Model, digits: Data) -> None:
     about = model.manifest.classification
     assert about is not None
     assert about.term == "negative_iwae"
-    edge = digits.edge(digits.test)
+    edge = digits.inputs(digits.test)
     probabilities = model.classify(edge)
     assert np.allclose(probabilities.sum(axis=1), 1)
     reported = {metric.name: metric for metric in model.manifest.metrics}
@@ -132,13 +132,13 @@ def test_classes_by_bayes_rule(model: Model, digits: Data) -> None:
 
 def test_the_importance_weighted_bound_is_the_tighter_one(model: Model, digits: Data) -> None:
     labels = [int(label) for label in digits.test.labels]
-    terms = model.score(digits.edge(digits.test), classes=labels).terms
+    terms = model.score(digits.inputs(digits.test), classes=labels).terms
     assert terms["negative_iwae"].mean() < terms["negative_elbo"].mean()
 
 
 def test_what_a_cvae_refuses(table: Data) -> None:
     with pytest.raises(TrainingError, match="no classes to condition on"):
-        cvae.build(Config(), table)
+        cvae.build(cvae.resolve(Config(), table), table)
     with pytest.raises(TrainingError, match="class_k"):
         Config(class_k=1)
     with pytest.raises(TrainingError, match="has a posterior"):
@@ -159,7 +159,7 @@ def test_the_run_went_down(model: Model) -> None:
 SIDE = 16
 
 
-def halved(part: Part) -> Part:
+def halved(part: Arrays) -> Arrays:
     """The part with each 2 by 2 pixels of its images averaged."""
     pairs = part.items.reshape(len(part), 3, SIDE, 2, SIDE, 2).mean(axis=(3, 5))
     return dataclasses.replace(part, items=np.round(pairs).astype(np.uint8))
@@ -170,8 +170,8 @@ def placed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Model, Data]:
     """A model of made shapes that is told where they are, and a part of those shapes."""
     whole = datasets.load("shapes")
     data = dataclasses.replace(
-        whole, spec=ImageSpec(height=SIDE, width=SIDE, channels=3, background=0.0), train=halved(whole.train[:3000]),
-        calibration=halved(whole.calibration[:200]), test=halved(whole.test[:200]),
+        whole, spec=ImageSpec(height=SIDE, width=SIDE, channels=3, background=0.0), train=halved(Arrays.of(whole.train)[:3000]),
+        calibration=halved(Arrays.of(whole.calibration)[:200]), test=halved(Arrays.of(whole.test)[:200]),
     )  # fmt: skip
     root = tmp_path_factory.mktemp("placed")
     run = tiny_run(
@@ -192,7 +192,7 @@ def test_shapes_are_where_their_factors_say(placed: tuple[Model, Data]) -> None:
     _, data = placed
     square = data.test.factors is not None and data.test.labels < 2  # a triangle's centre of mass is not its place
     asked = data.of_factors(data.test, ("x", "y"))
-    assert np.abs(centres(data.test.items / 255.0) - asked)[square].max() < 0.01
+    assert np.abs(centres(Arrays.of(data.test).items / 255.0) - asked)[square].max() < 0.01
     with pytest.raises(TrainingError, match="lacks some of the factors depth"):
         data.of_factors(data.test, ("depth",))
 
@@ -219,7 +219,7 @@ def test_values_are_drawn_from_the_training_part_where_none_are_given(placed: tu
 
 def test_a_shape_is_moved_by_another_condition(placed: tuple[Model, Data]) -> None:
     model, data = placed
-    edge, own = data.edge(data.test)[:40], data.of_factors(data.test, ("x", "y"))[:40]
+    edge, own = data.inputs(data.test)[:40], data.of_factors(data.test, ("x", "y"))[:40]
     moved = model.reconstruct(edge, classes=own, target=np.asarray([0.65, 0.35]))
     away = np.abs(own - [0.65, 0.35]).mean()
     assert np.abs(centres(moved.data) - [0.65, 0.35]).mean() < 0.5 * away  # most of the way; the fit is a minute old
@@ -229,10 +229,10 @@ def test_a_shape_is_moved_by_another_condition(placed: tuple[Model, Data]) -> No
 
 def test_what_a_model_of_real_values_refuses(placed: tuple[Model, Data]) -> None:
     model, data = placed
-    edge = data.edge(data.test)[:2]
-    with pytest.raises(InvalidValue, match="told x, y; say their values"):
+    edge = data.inputs(data.test)[:2]
+    with pytest.raises(InvalidValue, match="conditioned on x, y; state their values"):
         model.encode(edge)
-    with pytest.raises(InvalidValue, match="told x, y; say their values"):
+    with pytest.raises(InvalidValue, match="conditioned on x, y; state their values"):
         model.score(edge)
     with pytest.raises(InvalidValue, match="give the values of x, y as condition"):
         model.sample(1, classes="3")
@@ -255,13 +255,13 @@ def test_real_values_over_the_wire(placed: tuple[Model, Data]) -> None:
         answer = client.post("/sample", json=body).json()
         assert np.allclose(answer["condition"], [[0.4, 0.6]] * 2)
         assert np.allclose(answer["data"], model.sample(2, seed=1, classes=np.asarray([0.4, 0.6])).data, atol=1e-6)
-        image = base64.b64encode(imaging.to_png(data.test.items[0])).decode()
+        image = base64.b64encode(imaging.to_png(Arrays.of(data.test).items[0])).decode()
         own = data.of_factors(data.test, ("x", "y"))[:1].tolist()
         moved = client.post(
             "/reconstruct",
             json={"images": [image], "condition": own, "target_condition": [0.65, 0.35], "encoding": "array"},
         )
-        there = model.reconstruct(data.edge(data.test)[:1], classes=np.asarray(own), target=np.asarray([0.65, 0.35]))
+        there = model.reconstruct(data.inputs(data.test)[:1], classes=np.asarray(own), target=np.asarray([0.65, 0.35]))
         assert np.allclose(moved.json()["data"], there.data, atol=1e-6)
         path = client.post(
             "/interpolate",
@@ -287,7 +287,7 @@ def test_real_values_over_the_wire(placed: tuple[Model, Data]) -> None:
 
 def test_another_class_over_the_wire(model: Model, digits: Data) -> None:
     own = load("models/digits-classifier", device="cpu")
-    images = [base64.b64encode(imaging.to_png(item)).decode() for item in digits.test.items[:40]]
+    images = [base64.b64encode(imaging.to_png(item)).decode() for item in Arrays.of(digits.test).items[:40]]
     labels = [str(label) for label in digits.test.labels[:40]]
     other = [str((label + 5) % 10) for label in digits.test.labels[:40]]
     settings = Settings(models_dir=model.folder.parents[1], default_model=model.manifest.name, device="cpu")

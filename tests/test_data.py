@@ -20,9 +20,11 @@ from scipy import stats
 from manifold.runtime.kinds.table import TableSpec
 from manifold.runtime.tables import rows
 from manifold.runtime.tables.schema import CategoricalColumn, NumericColumn
-from manifold.training import data as datasets
-from manifold.training import tables
-from manifold.training.data import Data, Remote
+from manifold.training import datasets
+from manifold.training.data import Arrays, Data, reading, schema, tables
+from manifold.training.data import idx as idx_files
+from manifold.training.data.remote import Remote
+from manifold.training.datasets import cifar10, mnist
 from manifold.training.errors import DataError, TrainingError
 from tests.conftest import made_table
 
@@ -34,8 +36,8 @@ def idx(array: np.ndarray) -> bytes:
 
 def test_digits_are_split_once_and_for_all(digits: Data) -> None:
     assert (len(digits.train), len(digits.calibration), len(digits.test)) == (1297, 200, 300)
-    assert set(np.unique(digits.train.items)) == {0, 85, 170, 255}
-    everything = np.concatenate([part.items for part in (digits.train, digits.calibration, digits.test)])
+    assert set(np.unique(Arrays.of(digits.train).items)) == {0, 85, 170, 255}
+    everything = np.concatenate([Arrays.of(part).items for part in (digits.train, digits.calibration, digits.test)])
     assert len(np.unique(everything.reshape(1797, -1), axis=0)) > 1700
 
 
@@ -44,16 +46,16 @@ def test_idx_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     generator = np.random.default_rng(0)
     arrays = [generator.integers(0, 255, shape, np.uint8) for shape in ((6000, 28, 28), (6000,), (50, 28, 28), (50,))]
     remotes = []
-    for remote, array in zip(datasets.REMOTES["mnist"], arrays, strict=True):
+    for remote, array in zip(mnist.FILES, arrays, strict=True):
         path = tmp_path / remote.path
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(idx(array % 10 if array.ndim == 1 else array))
         remotes.append(Remote(remote.path, remote.url, f"sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}"))
     monkeypatch.setenv("MANIFOLD_DATA", str(tmp_path))
-    monkeypatch.setitem(datasets.REMOTES, "mnist", tuple(remotes))
+    monkeypatch.setattr(mnist, "FILES", tuple(remotes))
     data = datasets.load("mnist")
     assert (len(data.train), len(data.calibration), len(data.test)) == (1000, 5000, 50)
-    assert np.array_equal(data.calibration.items[:, 0], arrays[0][1000:])
+    assert np.array_equal(Arrays.of(data.calibration).items[:, 0], arrays[0][1000:])
 
     path = tmp_path / remotes[2].path
     whole = path.read_bytes()
@@ -69,7 +71,7 @@ def test_an_idx_file_that_is_not_whole(tmp_path: Path) -> None:
     path = tmp_path / "x.gz"
     path.write_bytes(gzip.compress(gzip.decompress(idx(np.zeros((3, 4), np.uint8)))[:-1]))
     with pytest.raises(DataError, match="not a whole IDX file"):
-        datasets.read_idx(path)
+        idx_files.read(path)
 
 
 def test_a_file_without_an_address_says_where_to_put_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -79,7 +81,7 @@ def test_a_file_without_an_address_says_where_to_put_it(monkeypatch: pytest.Monk
 
 
 def test_unknown_names_list_the_valid_ones() -> None:
-    with pytest.raises(TrainingError, match="mnist, mnist-14, fashion_mnist, frey_face, cifar10, digits"):
+    with pytest.raises(TrainingError, match=r"cifar10, creditcard, digits.*mnist, mnist-14.*or a path to a .csv"):
         datasets.load("imagenet")
 
 
@@ -97,10 +99,10 @@ def test_tables_from_files(tmp_path: Path, suffix: str) -> None:
 
 def test_the_schema_is_fitted_on_training_rows() -> None:
     table = made_table()
-    spec = tables.fit(table, tables.Stated({"price": 2}))
+    spec = schema.fit(table, schema.Stated({"price": 2}))
     price = spec.columns[0]
     assert isinstance(price, NumericColumn)
-    assert price.transform == "log1p" if tables._skewness(table["price"]) > 2 else "identity"
+    assert price.transform == "log1p" if schema._skewness(table["price"]) > 2 else "identity"
     kind, paid = spec.columns[2], spec.columns[3]
     assert isinstance(kind, CategoricalColumn)
     assert isinstance(paid, CategoricalColumn)
@@ -110,18 +112,18 @@ def test_the_schema_is_fitted_on_training_rows() -> None:
 
 def test_decimals_are_found_where_they_are_not_stated() -> None:
     columns = {"cents": np.arange(40) / 100, "whole": np.arange(40.0), "third": np.arange(40) / 3}
-    spec = tables.fit(columns)
+    spec = schema.fit(columns)
     assert [column.decimals for column in spec.columns if isinstance(column, NumericColumn)] == [2, 0, None]
-    row = rows.decode(tables.encode(columns, spec)[7:8], spec)[0]
+    row = rows.decode(schema.encode(columns, spec)[7:8], spec)[0]
     assert row == {"cents": 0.07, "whole": 7, "third": pytest.approx(7 / 3, abs=1e-5)}
     assert isinstance(row["whole"], int)
 
 
 def test_whole_columns_encode_like_single_rows() -> None:
     table = made_table(50)
-    spec = tables.fit(table)
+    spec = schema.fit(table)
     one_by_one, _ = rows.encode([{name: column[i].item() for name, column in table.items()} for i in range(50)], spec)
-    assert np.array_equal(tables.encode(table, spec), one_by_one)
+    assert np.array_equal(schema.encode(table, spec), one_by_one)
 
 
 @pytest.mark.parametrize(
@@ -137,38 +139,38 @@ def test_whole_columns_encode_like_single_rows() -> None:
     ],
 )
 def test_columns_that_cannot_be_learned_are_left_out(column: np.ndarray, reason: str) -> None:
-    spec = tables.fit({"c": column, "good": np.arange(40.0)})
+    spec = schema.fit({"c": column, "good": np.arange(40.0)})
     assert spec.names == ["good"]
     assert reason in spec.ignored["c"]
     with pytest.raises(TrainingError, match=r"no column is left .*c: "):
-        tables.fit({"c": column})
+        schema.fit({"c": column})
 
 
 def test_infinite_numbers_are_refused() -> None:
     with pytest.raises(DataError, match="'c' has values that are not finite"):
-        tables.fit({"c": np.asarray([*np.arange(39.5), np.inf])})
+        schema.fit({"c": np.asarray([*np.arange(39.5), np.inf])})
 
 
 def test_stated_kinds_are_taken() -> None:
     generator = np.random.default_rng(0)
     table = {"a": generator.integers(0, 5, 200), "b": generator.lognormal(size=200), "c": generator.normal(size=200)}
-    spec = tables.fit(table, tables.Stated(kinds={"a": "numeric", "b": "quantile", "c": "ignore"}))
+    spec = schema.fit(table, schema.Stated(kinds={"a": "numeric", "b": "quantile", "c": "ignore"}))
     a, b = spec.columns
     assert isinstance(a, NumericColumn)
     assert isinstance(b, NumericColumn)
     assert b.transform == "quantile"
-    encoded = tables.encode(table, spec)[:, 1]
+    encoded = schema.encode(table, spec)[:, 1]
     assert stats.kstest(encoded, "norm").pvalue > 0.01
     assert spec.ignored == {"c": "left out on request"}
-    ranged = tables.encode(table, tables.fit(table, tables.Stated(kinds={"*": "range", "c": "numeric"})))
+    ranged = schema.encode(table, schema.fit(table, schema.Stated(kinds={"*": "range", "c": "numeric"})))
     assert (ranged[:, 5].min(), ranged[:, 5].max()) == (0, 1)  # after five categories of a
     assert ranged[:, 6].std() == pytest.approx(1, abs=1e-4)
     with pytest.raises(TrainingError, match="no column 'z'"):
-        tables.fit(table, tables.Stated(kinds={"z": "numeric"}))
+        schema.fit(table, schema.Stated(kinds={"z": "numeric"}))
     with pytest.raises(TrainingError, match="unknown kind"):
-        tables.Stated(kinds={"a": "number"})
+        schema.Stated(kinds={"a": "number"})
     with pytest.raises(TrainingError, match="'x' is not a number"):
-        tables.fit({"a": np.asarray(["x"] * 40)}, tables.Stated(kinds={"a": "numeric"}))
+        schema.fit({"a": np.asarray(["x"] * 40)}, schema.Stated(kinds={"a": "numeric"}))
 
 
 def test_missing_values_take_no_part_in_the_schema() -> None:
@@ -177,45 +179,45 @@ def test_missing_values_take_no_part_in_the_schema() -> None:
     for place, name in enumerate(holes):
         holes[name][place::20] = None
     holes["weight"] = np.asarray([np.nan if value is None else value for value in holes["weight"]], np.float64)
-    spec = tables.fit(holes)
+    spec = schema.fit(holes)
     weight = next(column for column in spec.columns if column.name == "weight")
     assert isinstance(weight, NumericColumn)
     assert weight.mean == pytest.approx(np.nanmean(holes["weight"]))
-    encoded = tables.encode(holes, spec)
+    encoded = schema.encode(holes, spec)
     _, block = next((column, block) for column, block in spec.placed() if column.name == "weight")
     assert np.isnan(encoded[:, block]).sum() == 10
 
 
 def test_the_first_row_that_cannot_be_encoded_is_named() -> None:
-    spec = tables.fit(made_table())
+    spec = schema.fit(made_table())
     table = {name: column.astype(object) for name, column in made_table(9).items()}
     table["price"][7], table["price"][3] = "dear", "cheap"
     with pytest.raises(DataError, match=r"^data: row 4: price: 'cheap' is not a number"):
-        tables.encode(table, spec)
+        schema.encode(table, spec)
 
 
 def test_a_row_without_any_value_cannot_be_encoded() -> None:
     table = {name: column.astype(object) for name, column in made_table(9).items()}
     for name in ("price", "weight", "paid"):
         table[name][2] = None
-    spec = tables.fit(made_table())
-    assert np.isnan(tables.encode(table, spec)[2]).any()
+    spec = schema.fit(made_table())
+    assert np.isnan(schema.encode(table, spec)[2]).any()
     table["kind"][3] = "enormous"  # a category that fitting never saw is none of the known ones
-    assert sorted(tables.encode(table, spec)[3:5, 2:5].sum(axis=1)) == [0, 1]
+    assert sorted(schema.encode(table, spec)[3:5, 2:5].sum(axis=1)) == [0, 1]
     table["kind"][2] = ""
     with pytest.raises(DataError, match=r"^data: row 3: every value is missing"):
-        tables.encode(table, spec)
+        schema.encode(table, spec)
 
 
 def test_labels_are_a_column_of_their_own() -> None:
     table = {**made_table(200), "label": np.resize(["good", "bad", "ugly"], 200)}
-    data = datasets.from_table("made", table, {}, label="label")
+    data = tables.from_table("made", table, {}, label="label")
     assert data.classes == ("bad", "good", "ugly")
     assert isinstance(data.spec, TableSpec)
     assert "label" not in data.spec.names
     assert set(np.unique(data.train.labels)) == {0, 1, 2}
     with pytest.raises(TrainingError, match="no column 'y'"):
-        datasets.from_table("made", table, {}, label="y")
+        tables.from_table("made", table, {}, label="y")
 
 
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
@@ -227,7 +229,7 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     ):
         path.write_text(content)
         with pytest.raises(DataError, match=message):
-            tables.read(path)
+            reading.read(path)
     path.write_text("a\n1.5\n2.5\n")
     with pytest.raises(TrainingError, match="at least 30"):
         datasets.load(str(path))
@@ -237,33 +239,33 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
 def test_columns_that_are_neither_numbers_nor_texts(values: list[Any], tmp_path: Path) -> None:
     path = tmp_path / "t.parquet"
     pa.parquet.write_table(pa.table({"x": np.arange(40.0), "odd": pa.array(values * 20)}), path)
-    table = tables.read(path)
+    table = reading.read(path)
     with pytest.raises(DataError, match=r"column 'odd' holds lists.*--column odd=ignore"):
-        tables.fit(table)
-    assert tables.fit(table, tables.Stated(kinds={"odd": "ignore"})).names == ["x"]
+        schema.fit(table)
+    assert schema.fit(table, schema.Stated(kinds={"odd": "ignore"})).names == ["x"]
 
 
 def test_durations_and_long_texts_are_no_categories() -> None:
     with pytest.raises(DataError, match="durations"):
-        tables.fit({"odd": np.arange(40).astype("m8[s]")})
-    spec = tables.fit({"x": np.arange(40.0), "odd": np.asarray(["a" * 10_000, "b"] * 20, object)})
+        schema.fit({"odd": np.arange(40).astype("m8[s]")})
+    spec = schema.fit({"x": np.arange(40.0), "odd": np.asarray(["a" * 10_000, "b"] * 20, object)})
     assert spec.ignored == {"odd": "has a text of 10000 characters, the limit is 1024"}
 
 
 def test_a_small_file_of_many_rows_is_refused_before_it_is_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tables, "MAX_CELLS", 1000)
+    monkeypatch.setattr(reading, "MAX_CELLS", 1000)
     for name, column in (("rows", pa.nulls(1001)), ("items", pa.array([[None] * 1001], pa.list_(pa.int32())))):
         pa.parquet.write_table(pa.table({"a": column}), tmp_path / f"{name}.parquet")
         with pytest.raises(DataError, match="has 1001 cells, the limit is 1000"):
-            tables.read(tmp_path / f"{name}.parquet")
+            reading.read(tmp_path / f"{name}.parquet")
 
 
 def test_a_header_that_is_not_utf8(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_bytes(b"a,\xff\n1,2\n")
     with pytest.raises(DataError, match=r"t\.csv: cannot be read as csv"):
-        tables.read(tmp_path / "t.csv")
+        reading.read(tmp_path / "t.csv")
 
 
 def cifar(path: Path, content: bytes) -> str:
@@ -286,14 +288,12 @@ def test_the_official_cifar_archive(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("MANIFOLD_DATA", str(tmp_path))
 
     def expect(digest: str) -> None:
-        monkeypatch.setitem(
-            datasets.REMOTES, "cifar10", (Remote("cifar10/cifar-10-python.tar.gz", "", f"md5:{digest}"),)
-        )
+        monkeypatch.setattr(cifar10, "ARCHIVE", Remote(cifar10.ARCHIVE.path, "", f"md5:{digest}"))
 
     expect(cifar(path, content))
     data = datasets.load("cifar10")
     assert (len(data.train), len(data.calibration), len(data.test)) == (1000, 5000, 1200)
-    assert np.array_equal(data.test.items.reshape(1200, -1), pixels)
+    assert np.array_equal(Arrays.of(data.test).items.reshape(1200, -1), pixels)
     assert set(data.train.labels) == {3}
 
     expect(cifar(path, pickle.dumps(Path("/"), protocol=2)))

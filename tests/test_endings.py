@@ -30,6 +30,7 @@ from manifold.service import keyfile, security
 from manifold.training import runs
 from manifold.training.data import Data
 from manifold.training.errors import TrainingError
+from manifold.training.loop import checkpoints
 from manifold.training.train import train, trained_model
 from tests import foreign
 from tests.conftest import ROOT, SHIPPED
@@ -157,14 +158,14 @@ def test_a_full_disk_keeps_the_last_checkpoint(tmp_path: Path, digits: Data, mon
     assert run.checkpoint.read_bytes() == before
     assert [name for name in os.listdir(run.folder) if name.startswith(".")] == []
     train(run, digits, resume=True, device="cpu", quiet=True, stop_after=1)
-    assert runs.load_checkpoint(run.checkpoint)["position"]["step"] == 4
+    assert checkpoints.load(run.checkpoint)["position"]["step"] == 4
 
 
 def test_a_half_written_line_of_the_log_is_dropped(
     tmp_path: Path, digits: Data, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        "manifold.training.sheets.curves", lambda log, path: runs.read_log(log)
+        "manifold.training.loop.sheets.curves", lambda log, path: runs.read_log(log)
     )  # drawing takes seconds
     run = make_run(tmp_path / "run", epochs=2)
     train(run, digits, device="cpu", quiet=True, stop_after=12)
@@ -240,7 +241,7 @@ def test_other_files_that_cannot_be_read(tmp_path: Path, digits: Data) -> None:
         trained_model(other, digits)  # as an export does
     with pytest.raises(TrainingError, match="does not fit into memory"):
         trained_model(make_run(run.folder, latent_dim=2**60), digits)
-    runs.save_checkpoint(run.checkpoint, {"position": {"nothing": 1}})
+    checkpoints.save(run.checkpoint, {"position": {"nothing": 1}})
     with pytest.raises(TrainingError, match="does not fit"):
         train(run, digits, resume=True, device="cpu", quiet=True)
 

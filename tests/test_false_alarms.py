@@ -11,8 +11,8 @@ from scipy import stats
 from manifold.runtime.engine import Model, load
 from manifold.runtime.scores import decisions
 from manifold.runtime.scores.decisions import Rule
-from manifold.training import data as datasets
-from manifold.training.data import Data, Part
+from manifold.training import datasets
+from manifold.training.data import Arrays, Data, tables
 from tests.conftest import tiny_run
 from tests.shared import export
 
@@ -39,7 +39,7 @@ def of_rows(table: dict[str, np.ndarray]) -> Data:
     """A quarter each trains and calibrates, half tests."""
     n = len(next(iter(table.values())))
     cuts = {"train": slice(0, n // 4), "calibration": slice(n // 4, n // 2), "test": slice(n // 2, n)}
-    return datasets.from_parts(
+    return tables.from_parts(
         "made", {part: {name: values[cut] for name, values in table.items()} for part, cut in cuts.items()}, {}
     )
 
@@ -51,7 +51,7 @@ def of_digits() -> Data:
     items, labels = (np.concatenate([getattr(part, name) for part in parts]) for name in ("items", "labels"))
     order = np.random.default_rng(2).permutation(len(items))
     cuts = (order[:600], order[600:1100], order[1100:])
-    train, calibration, test = (Part(items[rows], labels[rows]) for rows in cuts)
+    train, calibration, test = (Arrays(items[rows], labels[rows]) for rows in cuts)
     return dataclasses.replace(digits, train=train, calibration=calibration, test=test)
 
 
@@ -69,7 +69,7 @@ def held_out(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
             TINY,
         )
     run = tiny_run(root / "run", family, data, **changes)
-    return load(export(run, "alarms", root / "models", data=data, backend="torchscript"), device="cpu"), data.edge(
+    return load(export(run, "alarms", root / "models", data=data, backend="torchscript"), device="cpu"), data.inputs(
         data.test
     )
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from manifold.runtime.manifest import Manifest
-from manifold.service.http.endpoints import USE_CASES
+from manifold.service.core import use_cases
 from manifold.service.rpc import messages
 from manifold.service.stubs import manifold_pb2 as pb
 from manifold.service.stubs import manifold_pb2_grpc as stubs
@@ -94,7 +94,7 @@ def test_the_same_answer_or_the_same_error(service: Served, stub: Any, route: st
     fields = to_message(body)
     if "masks" in fields:
         fields["masks"] = [base64.b64decode(each) for each in fields["masks"]]
-    message = getattr(pb, USE_CASES[route][0].__name__)()
+    message = getattr(pb, use_cases.every[route].request.__name__)()
     messages.fill(message, fields)
     if rest.status_code == 200:
         assert alike(plain(getattr(stub, RPC_OF[route])(message)), plain(rest.json()))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
-from typing import cast
+from typing import cast, get_args
 
 import numpy as np
 import pytest
@@ -16,16 +16,16 @@ from torch import Tensor, nn
 from manifold.runtime.engine import load
 from manifold.service.http.app import create_app
 from manifold.service.settings import Settings
-from manifold.training import adversarial, dcgan
-from manifold.training import data as datasets
-from manifold.training.data import Data
+from manifold.training import datasets
+from manifold.training.batches import Batch, to_float
+from manifold.training.data import Arrays, Data, tables
+from manifold.training.data.schema import Stated
 from manifold.training.errors import TrainingError
 from manifold.training.families import cgan, gan
 from manifold.training.families.gan import Config, Score
-from manifold.training.layers import fix_norms, to_float
-from manifold.training.phases import Batch
-from manifold.training.runs import load_checkpoint
-from manifold.training.tables import Stated
+from manifold.training.loop import checkpoints
+from manifold.training.networks import adversarial, dcgan
+from manifold.training.networks.layers import fix_norms
 from manifold.training.train import trained_model
 from tests.conftest import made_table, tiny_run, wait_until_ready
 from tests.shared import export
@@ -35,7 +35,7 @@ SMALL = {"hidden": (16, 32), "widths": (8, 4), "latent_dim": 8}
 
 
 def config(**changes: object) -> Config:
-    return Config(**{**SMALL, **changes})  # type: ignore[arg-type]
+    return Config.model_validate({**SMALL, **changes})
 
 
 # --- losses ---
@@ -98,7 +98,7 @@ def test_freezing_stops_gradients_of_weights_and_lets_them_pass() -> None:
 # --- augmentation ---
 
 
-@pytest.mark.parametrize("policy", adversarial.POLICIES)
+@pytest.mark.parametrize("policy", get_args(adversarial.Policy))
 def test_augmentation_keeps_shape_and_passes_gradients(policy: str) -> None:
     x = torch.rand(32, 3, 16, 16, requires_grad=True)
     changed = adversarial.augment(x, [policy], torch.Generator().manual_seed(0))
@@ -108,7 +108,7 @@ def test_augmentation_keeps_shape_and_passes_gradients(policy: str) -> None:
     assert x.grad is not None and x.grad.abs().sum() > 0
 
 
-@pytest.mark.parametrize("policy", adversarial.POLICIES)
+@pytest.mark.parametrize("policy", get_args(adversarial.Policy))
 def test_augmentation_of_an_item_does_not_depend_on_the_others(policy: str) -> None:
     x = torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(1))
     beside = torch.cat([x[:1], x[1:].flip(2) / 2])
@@ -248,7 +248,7 @@ def test_what_is_wrong_is_said(digits: Data, table: Data) -> None:
 
 def test_each_turn_moves_its_own_player_alone(digits: Data, tmp_path: Path) -> None:
     run = tiny_run(tmp_path / "run", "gan", digits, epochs=1, watch_steps=0)
-    state = load_checkpoint(run.checkpoint)
+    state = checkpoints.load(run.checkpoint)
     owned = [len(optimizer["state"]) for optimizer in state["optimizers"]]
     model = gan.build(run.config, digits)  # type: ignore[arg-type]
     assert owned == [len(list(model.discriminator.parameters())), len(list(model.generator.parameters()))]
@@ -262,14 +262,14 @@ def test_training_goes_on_exactly_where_it_stopped(digits: Data, tmp_path: Path,
     from manifold.training import families, runs
     from manifold.training.train import train
 
-    options = runs.make_config(
-        gan.Config, {**families.get("gan").PRESETS["smoke"], **changes, "watch_steps": 3, "judge": "none"}
+    options = gan.Config.model_validate(
+        {**families.get("gan").PRESETS["smoke"], **changes, "watch_steps": 3, "judge": "none"}
     )
     whole, parts = (runs.Run(tmp_path / name, "gan", "digits", "smoke", options) for name in ("whole", "parts"))
     train(whole, digits, device="cpu", quiet=True)
     train(parts, digits, device="cpu", quiet=True, stop_after=7)
     train(parts, digits, device="cpu", quiet=True, resume=True)
-    first, second = (load_checkpoint(run.checkpoint) for run in (whole, parts))
+    first, second = (checkpoints.load(run.checkpoint) for run in (whole, parts))
     assert first["position"] == second["position"]
     for key in ("model", "average"):
         for name, value in first[key].items():
@@ -279,7 +279,7 @@ def test_training_goes_on_exactly_where_it_stopped(digits: Data, tmp_path: Path,
 
 def test_power_iterations_are_not_averaged(digits: Data, tmp_path: Path) -> None:
     run = tiny_run(tmp_path / "run", "gan", digits, body="dcgan", spectral=True, watch_steps=0)
-    average = load_checkpoint(run.checkpoint)["average"]
+    average = checkpoints.load(run.checkpoint)["average"]
     vectors = [value for name, value in average.items() if name.endswith(("._u", "._v"))]
     assert vectors
     for vector in vectors:
@@ -311,7 +311,9 @@ def test_the_discriminator_depends_on_the_class_by_projection(digits: Data, spec
 
 
 def batch_of(digits: Data) -> Batch:
-    return Batch(to_float(digits.train.items[:20], CPU), torch.from_numpy(digits.train.labels[:20]), generator(), 0.0)
+    return Batch(
+        to_float(Arrays.of(digits.train).items[:20], CPU), torch.from_numpy(digits.train.labels[:20]), generator(), 0.0
+    )
 
 
 def generator() -> torch.Generator:
@@ -367,7 +369,7 @@ def test_every_weight_learns(digits: Data, body: str) -> None:
 def made(tmp_path_factory: pytest.TempPathFactory, digits: Data) -> Path:
     root = tmp_path_factory.mktemp("gans")
     numbers = {name: column for name, column in made_table().items() if name in ("price", "weight")}
-    table = datasets.from_table("numbers", numbers, {"source": "tests"}, Stated({"price": 2}))
+    table = tables.from_table("numbers", numbers, {"source": "tests"}, Stated({"price": 2}))
     mlp = tiny_run(root / "runs/mlp", "gan", digits, targets=(0.7, 0.9))
     spectral = tiny_run(root / "runs/sn", "gan", digits, body="dcgan", spectral=True, stored="float16")
     conditional = tiny_run(root / "runs/cgan", "cgan", digits, body="dcgan", unrolled=1)
@@ -388,7 +390,7 @@ def test_weights_that_are_stored_in_half_precision_take_half_the_room(made: Path
     """Batch normalisations are not folded into convolutions, which would make whole-precision weights of them again."""
     model = load(made / "models/sn", device="cpu")
     preset = gan.PRESETS["smoke"]
-    network = gan.build(Config(**{**preset, "body": "dcgan", "spectral": True}), datasets.load("digits"))
+    network = gan.build(Config.model_validate({**preset, "body": "dcgan", "spectral": True}), datasets.load("digits"))
     large = sum(weight.numel() for weight in network.parameters() if weight.numel() >= 512)
     assert (model.folder / "weights.bin").stat().st_size == pytest.approx(2 * large, rel=0.05)
 

@@ -11,7 +11,7 @@ from torch import nn
 from torch.onnx._internal.exporter import _registration
 from torch.onnx._internal.exporter._registration import ONNXRegistry
 
-from manifold.training import graphs, registry
+from manifold.training.exporting import graphs, registry
 
 ADD = torch.ops.aten.add.Tensor
 

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +15,7 @@ from manifold.runtime.errors import InvalidValue
 from manifold.runtime.kinds import Kind, Reading
 from manifold.runtime.kinds.image import ImageSpec
 from manifold.runtime.kinds.table import TableSpec
-from tests import tabled
+from tests import copied, tabled
 from tests.conftest import ROOT
 
 IMAGES = ImageSpec(height=4, width=6, channels=3, range=(-1.0, 1.0))
@@ -57,7 +54,7 @@ SPECS = {kind.__name__ for kind in kinds.every} | {"Kind"}
 
 
 def test_nobody_outside_asks_for_the_class_of_a_kind() -> None:
-    for package in ("runtime", "service", "evaluation", "cli", "client"):
+    for package in ("runtime", "service", "training", "evaluation", "cli", "client"):
         for path in (ROOT / package).rglob("*.py"):
             if path.parent != ROOT / "runtime/kinds":
                 asked = [ast.unparse(node) for node in ast.walk(ast.parse(path.read_text())) if _asks(node)]
@@ -125,20 +122,10 @@ def waves(root: Path) -> None:
 
 def test_a_kind_is_added_with_one_file(tmp_path: Path) -> None:
     """A copy of the project with tests/series.py among its kinds reads, writes, scores and documents series."""
-    project = tmp_path / "project/manifold"
-    project.mkdir(parents=True)
-    shutil.copy(ROOT / "manifold/__init__.py", project)
-    for package in ("service", "training", "evaluation", "cli"):
-        (project / package).symlink_to(ROOT / package)
-    shutil.copytree(ROOT / "runtime", project / "runtime", ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy(ROOT / "tests/series.py", project / "runtime/kinds/series.py")
+    package = copied.project(tmp_path, "runtime")
+    shutil.copy(ROOT / "tests/series.py", package / "runtime/kinds/series.py")
     waves(tmp_path / "models")
-    environment = {**os.environ, "PYTHONPATH": str(project.parent)}
-    done = subprocess.run(
-        [sys.executable, "-c", USE, str(tmp_path / "models")], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    answers = json.loads(done.stdout.splitlines()[-1])
+    answers = copied.run(package, USE, str(tmp_path / "models"))
     series = np.asarray(answers["sample"])
     assert series.shape == (2, 5, 2)
     assert np.asarray(answers["encode"]["mean"]).shape == (2, 3)

@@ -14,7 +14,7 @@ from manifold.evaluation.errors import EvaluationError
 from manifold.runtime import imaging
 from manifold.runtime.engine import Model
 from manifold.runtime.kinds.image import ImageSpec
-from manifold.training import shapes
+from manifold.training.datasets import shapes
 from tests.conftest import ROOT, SHIPPED
 
 

@@ -21,7 +21,7 @@ from manifold.runtime.manifest import GaussianPrior, MixturePrior
 from manifold.runtime.operations import PATHS, End
 from manifold.runtime.scores import scoring
 from manifold.runtime.tables import rows
-from manifold.training.data import Data
+from manifold.training.data import Arrays, Data
 from tests.conftest import CLASS_OF, NAMES, ROWS, SHIPPED, WITHOUT_ENCODER
 
 CONDITIONAL = "digits-pixelcnn"
@@ -278,7 +278,7 @@ def test_the_shipped_digits_calibration_holds_on_test_items(shipped: dict[str, M
     model = shipped[CONDITIONAL]
     assert isinstance(model.manifest.spec, ImageSpec)
     p = model.calibrated.p_values(
-        "nll", model.score(imaging.from_uint8(digits.test.items, model.manifest.spec)).terms["nll"]
+        "nll", model.score(imaging.from_uint8(Arrays.of(digits.test).items, model.manifest.spec)).terms["nll"]
     )
     realised = (p <= 0.1).mean()
     assert abs(realised - 0.1) < 3.5 * np.sqrt(0.1 * 0.9 * (1 / 200 + 1 / 300))

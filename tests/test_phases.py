@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,15 +10,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from manifold.runtime.manifest import Metric
 from manifold.training import families, runs
+from manifold.training.batches import Batch
 from manifold.training.data import Data
 from manifold.training.errors import TrainingError
-from manifold.training.phases import Batch, Losses, Phase, Player, Recipe
+from manifold.training.exporting.tasks import Exports
+from manifold.training.loop import checkpoints
+from manifold.training.phases import Losses, Phase, Player
+from manifold.training.recipes import Recipe
 from manifold.training.train import train
 
 
-@dataclass(frozen=True)
 class Config(Recipe):
     """Options of the toy."""
 
@@ -69,17 +70,15 @@ def toy(monkeypatch: pytest.MonkeyPatch) -> list[Toy]:
         built.append(Toy(config.width))
         return built[-1]
 
-    family = SimpleNamespace(
+    module = SimpleNamespace(
         Config=Config,
-        PRESETS={},
         build=build,
         phases=phases,
         evaluate=lambda model, batch: {"loss": batch.items.flatten(1).sum(1)},
-        monitor=lambda model, batch: {},
         draw=lambda model, n, generator: torch.rand(n, 1, 8, 8, generator=generator),
-        report=lambda model, config, data: [Metric(name="n", value=len(data.test))],
+        exports=lambda model, config, data: Exports({}),
     )
-    monkeypatch.setattr(families, "get", lambda name: family)
+    monkeypatch.setattr(families, "get", lambda name: families.of(module))
     return built
 
 
@@ -87,7 +86,7 @@ def test_players_take_turns_and_phases_follow(tmp_path: Path, toy: list[Toy], di
     run = runs.Run(tmp_path / "run", "toy", "digits", "smoke", Config(batch_size=256))
     train(run, digits, device="cpu", quiet=True)
     assert toy[0].seen == ["code"] * 5 + ["judge", "make"] * 10
-    state = runs.load_checkpoint(run.checkpoint)
+    state = checkpoints.load(run.checkpoint)
     assert state["position"] == {"phase": 2, "in_phase": 0, "step": 15, "rolled_back": 0}
     assert int(state["average"]["norm.num_batches_tracked"]) == 5
     assert {path.stem for path in (run.folder / "samples").iterdir()} == {
@@ -109,7 +108,7 @@ def test_resume_across_phases_changes_no_bit(
     for index, steps in enumerate(stops):
         train(parts, digits, resume=index > 0, stop_after=steps, device="cpu", quiet=True)
     train(parts, digits, resume=True, device="cpu", quiet=True)
-    a, b = (runs.load_checkpoint(run.checkpoint) for run in (whole, parts))
+    a, b = (checkpoints.load(run.checkpoint) for run in (whole, parts))
     assert a["position"] == b["position"]
     for part in ("model", "average"):
         assert [name for name in a[part] if not torch.equal(a[part][name], b[part][name])] == []

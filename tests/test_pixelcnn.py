@@ -15,26 +15,27 @@ from torch import Tensor
 from manifold.runtime import golden
 from manifold.runtime.engine import load
 from manifold.runtime.kinds.image import ImageSpec
-from manifold.training import graphs, loops
-from manifold.training.data import Data, Part
+from manifold.training.batches import Batch
+from manifold.training.data import Arrays, Data
+from manifold.training.exporting import graphs, loops
 from manifold.training.families import pixelcnn
 from manifold.training.families.pixelcnn import Config, Finish, GatedPixelCNN
-from manifold.training.gated import FreeSampler, Sampler, nothing
-from manifold.training.phases import Batch
+from manifold.training.networks.gated import FreeSampler, Sampler, nothing
 
 
 def grid(height: int, width: int, levels: int, classes: int = 3) -> Data:
     """Random images of a small size."""
     generator = np.random.Generator(np.random.Philox(0))
     items = (generator.integers(0, levels, (40, 1, height, width)) * 255 // (levels - 1)).astype(np.uint8)
-    part = Part(items, generator.integers(0, classes, 40))
+    part = Arrays(items, generator.integers(0, classes, 40))
     spec = ImageSpec(height=height, width=width, channels=1, levels=levels)
     return Data("grid", spec, part, part, part, tuple("abcdefghij"[:classes]))
 
 
 def network(data: Data, **changes: object) -> GatedPixelCNN:
     torch.manual_seed(0)
-    return GatedPixelCNN(Config(**{"channels": 8, "layers": 3, "head": 16, **changes}), data).eval()  # type: ignore[arg-type]
+    config = Config.model_validate({"channels": 8, "layers": 3, "head": 16, **changes})
+    return GatedPixelCNN(pixelcnn.resolve(config, data), data).eval()
 
 
 def naive(model: GatedPixelCNN, uniforms: Tensor, condition: Tensor, temperature: Tensor) -> Tensor:

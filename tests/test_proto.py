@@ -11,8 +11,8 @@ from grpc_tools import protoc
 from pydantic import BaseModel
 
 from manifold.runtime.kinds import table
-from manifold.service.core import contract
-from manifold.service.http.endpoints import USE_CASES
+from manifold.service.core import contract, use_cases
+from manifold.service.core.use_cases import anomaly_score, classify, encode, interpolate
 from manifold.service.inference import rpc as inference
 from manifold.service.rpc import servicer as rpc
 from manifold.service.stubs import inference_pb2, inference_pb2_grpc, manifold_pb2, manifold_pb2_grpc
@@ -32,24 +32,32 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> FileDescriptorProto:
 
 def test_every_message_has_the_fields_of_its_contract(compiled: FileDescriptorProto) -> None:
     messages = {message.name: [field.name for field in message.field] for message in compiled.message_type}
-    shapes: list[type[BaseModel]] = [shape for pair in USE_CASES.values() for shape in pair]
+    shapes: list[type[BaseModel]] = [
+        shape for case in use_cases.every.values() for shape in (case.request, case.response)
+    ]
     shapes += [
-        contract.End,
+        interpolate.End,
         contract.Condition,
-        contract.Posterior,
+        encode.Posterior,
         contract.MadeItems,
         contract.Timing,
         contract.Fitted,
-        contract.Part,
-        contract.ScoredItem,
-        contract.Explanation,
+        anomaly_score.Part,
+        anomaly_score.ScoredItem,
+        anomaly_score.Explanation,
         table.ColumnReason,
-        contract.Neighbour,
-        contract.ClassifiedItem,
-        contract.ClassificationInfo,
-        contract.ThresholdInfo,
+        anomaly_score.Neighbour,
+        classify.ClassifiedItem,
+        classify.ClassificationInfo,
+        anomaly_score.ThresholdInfo,
     ]
-    shapes += [contract.TaskStats, contract.Stats, contract.CalibrationInfo, contract.ModelSummary, contract.ModelList]
+    shapes += [
+        contract.TaskStats,
+        contract.Stats,
+        anomaly_score.CalibrationInfo,
+        contract.ModelSummary,
+        contract.ModelList,
+    ]
     for shape in shapes:
         names = [info.alias or name for name, info in shape.model_fields.items()]
         assert sorted(set(messages[shape.__name__]) - {"array"}) == sorted(names), shape.__name__  # a body over REST
@@ -60,7 +68,7 @@ def test_every_route_has_its_rpc(compiled: FileDescriptorProto) -> None:
     rpcs = {
         method.name: (method.input_type.split(".")[-1], method.output_type.split(".")[-1]) for method in service.method
     }
-    for route, (request, response) in USE_CASES.items():
+    for route, request, response in ((case.name, case.request, case.response) for case in use_cases.every.values()):
         name = "".join(word.capitalize() for word in route.split("-"))
         assert rpcs[name] == (request.__name__, response.__name__)
 

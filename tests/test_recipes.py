@@ -21,7 +21,7 @@ from manifold.runtime.engine import Model, load
 from manifold.service.http.app import create_app
 from manifold.service.settings import Settings
 from manifold.training import families
-from manifold.training.data import Data
+from manifold.training.data import Arrays, Data
 from manifold.training.runs import LOG
 from tests.conftest import SHIPPED, tiny_run, wait_until_ready
 from tests.shared import export
@@ -57,7 +57,7 @@ def test_it_is_served_without_a_line_of_its_own(made: Model, digits: Data) -> No
     """Whatever the manifest promises answers over HTTP, and as the engine does."""
     name = made.manifest.name
     settings = Settings(models_dir=made.folder.parents[1], default_model=name, device="cpu")
-    image = base64.b64encode(imaging.to_png(digits.test.items[0])).decode()
+    image = base64.b64encode(imaging.to_png(Arrays.of(digits.test).items[0])).decode()
     told = {"class": str(digits.test.labels[0])} if name in ("cvae", "cgan") else {}
     bodies: dict[str, dict[str, Any]] = {
         "sample": {"n": 3, "seed": 1},
@@ -87,7 +87,7 @@ def test_it_is_served_without_a_line_of_its_own(made: Model, digits: Data) -> No
 def test_it_is_evaluated(made: Model, digits: Data) -> None:
     """Against real digits, through the shipped classifier; a classifier is judged as an extractor itself."""
     parts = {
-        name: ImageArray(part.items, part.labels, "digits")
+        name: ImageArray(Arrays.of(part).items, part.labels, "digits")
         for name, part in (("train", digits.train), ("calibration", digits.calibration), ("test", digits.test))
     }
     data = RealData("digits", **parts)

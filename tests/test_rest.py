@@ -16,9 +16,9 @@ from starlette.testclient import TestClient
 from manifold.runtime import codecs, imaging
 from manifold.runtime.engine import Model
 from manifold.runtime.kinds.image import ImageSpec
-from manifold.service.core import contract
-from manifold.service.http.endpoints import USE_CASES
-from manifold.training.data import Data
+from manifold.service.core import contract, use_cases
+from manifold.service.core.use_cases import classify
+from manifold.training.data import Arrays, Data
 from tests.bodies import items, png, text
 from tests.conftest import (
     CLASS_OF,
@@ -41,7 +41,7 @@ def told(name: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("route", USE_CASES)
+@pytest.mark.parametrize("route", use_cases.every)
 def test_every_route_for_every_model(client: TestClient, name: str, route: str) -> None:
     """An answer that fits its contract, or 409 that says what the model can."""
     body: dict[str, Any] = {"model": name}
@@ -62,7 +62,7 @@ def test_every_route_for_every_model(client: TestClient, name: str, route: str) 
         assert response.json()["error"]["valid"] == can
         return
     assert response.status_code == 200, response.text
-    answer = USE_CASES[route][1].model_validate(response.json(), strict=True)
+    answer = use_cases.every[route].response.model_validate(response.json(), strict=True)
     assert answer.model == name
     assert answer.timing.compute > 0
     assert response.headers["x-request-id"] == answer.request_id
@@ -240,9 +240,11 @@ def test_request_ids_are_kept_or_made(client: TestClient) -> None:
     assert refused.json()["error"]["request_id"] == "abc-2"
 
 
-@pytest.mark.parametrize("route", USE_CASES)
+@pytest.mark.parametrize("route", use_cases.every)
 def test_the_examples_of_the_document_work(client: TestClient, route: str) -> None:
-    (example,) = client.get("/openapi.json").json()["components"]["schemas"][USE_CASES[route][0].__name__]["examples"]
+    (example,) = client.get("/openapi.json").json()["components"]["schemas"][use_cases.every[route].request.__name__][
+        "examples"
+    ]
     assert client.post(f"/{route}", json=example).status_code == 200
 
 
@@ -255,11 +257,11 @@ def test_the_openapi_document_is_the_one_in_docs(client: TestClient) -> None:
 def test_classify_is_what_the_library_says(
     name: str, client: TestClient, shipped: dict[str, Model], digits: Data
 ) -> None:
-    model, items = shipped[name], digits.test.items[:6]
-    expected = model.classify(digits.edge(digits.test)[:6])
+    model, items = shipped[name], Arrays.of(digits.test).items[:6]
+    expected = model.classify(digits.inputs(digits.test)[:6])
     request = {"model": name, "images": [text(imaging.to_png(image)) for image in items]}
     answer = client.post("/classify", json=request).json()
-    contract.ClassifyResponse.model_validate(answer)
+    classify.ClassifyResponse.model_validate(answer)
     assert [item["class"] for item in answer["items"]] == [str(index) for index in expected.argmax(axis=1)]
     assert (expected.argmax(axis=1) == digits.test.labels[:6]).sum() >= 5
     found = [list(item["probabilities"].values()) for item in answer["items"]]

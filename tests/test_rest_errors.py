@@ -15,9 +15,8 @@ from hypothesis import strategies as st
 from starlette.testclient import TestClient
 
 from manifold.runtime import codecs
-from manifold.service.core import contract
+from manifold.service.core import contract, use_cases
 from manifold.service.http.app import create_app
-from manifold.service.http.endpoints import USE_CASES
 from manifold.service.settings import Settings
 from tests.bodies import bomb, items, png, text
 from tests.conftest import (
@@ -216,7 +215,7 @@ FIELDS = [
     max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], derandomize=True
 )
 @given(
-    st.sampled_from(list(USE_CASES)),
+    st.sampled_from(list(use_cases.every)),
     st.sampled_from(NAMES),
     st.dictionaries(st.sampled_from(FIELDS), VALUES, max_size=4),
 )

@@ -23,8 +23,7 @@ from hypothesis import strategies as st
 
 from manifold.runtime import errors
 from manifold.runtime.errors import ManifoldError
-from manifold.service.core import failures
-from manifold.service.http.endpoints import USE_CASES
+from manifold.service.core import failures, use_cases
 from manifold.service.http.replies import STATUS
 from manifold.service.rpc import messages
 from manifold.service.rpc.codes import CODES, code_of
@@ -51,7 +50,7 @@ OF_SHIPPED = (
 )
 MODELS = (*OF_SHIPPED, "foreign")
 ABSENT = "mnist-vae-2d"  # there, but on a device that is not
-RPC_OF = {name: "".join(word.capitalize() for word in name.split("-")) for name in USE_CASES}
+RPC_OF = {name: "".join(word.capitalize() for word in name.split("-")) for name in use_cases.every}
 
 
 @pytest.fixture(scope="module")
@@ -172,14 +171,14 @@ def refused(stub: Any, name: str, message: Any) -> tuple[grpc.StatusCode, str, d
 
 
 @pytest.mark.parametrize("name", MODELS)
-@pytest.mark.parametrize("route", USE_CASES)
+@pytest.mark.parametrize("route", use_cases.every)
 def test_the_same_answer_or_the_same_error(service: Served, stub: Any, name: str, route: str) -> None:
     body = legal(name, route)
     rest = httpx.post(f"{service.url}/{route}", json=body, timeout=120)
-    message = to_message(body, getattr(pb, USE_CASES[route][0].__name__))
+    message = to_message(body, getattr(pb, use_cases.every[route].request.__name__))
     if rest.status_code == 200:
         answer = call(stub, route, message)
-        assert type(answer).__name__ == USE_CASES[route][1].__name__
+        assert type(answer).__name__ == use_cases.every[route].response.__name__
         found, expected = plain(answer), plain(rest.json())
         assert set(found) == set(expected)
         for key in expected:
@@ -234,7 +233,9 @@ def test_what_is_wrong_is_saidalike(
     rest = httpx.post(f"{service.url}/{route}", json=body, timeout=120)
     error = rest.json()["error"]
     assert (rest.status_code, error["type"]) == (STATUS[kind], kind("").type)
-    code, said, details = refused(stub, RPC_OF[route], to_message(body, getattr(pb, USE_CASES[route][0].__name__)))
+    code, said, details = refused(
+        stub, RPC_OF[route], to_message(body, getattr(pb, use_cases.every[route].request.__name__))
+    )
     assert code is code_of(kind(""), CODES)
     info = details["ErrorInfo"]
     assert (info.reason, info.domain) == (error["type"].upper(), "manifold")

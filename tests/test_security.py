@@ -20,7 +20,7 @@ from structlog.testing import capture_logs
 
 from manifold.runtime.errors import Busy, Forbidden, Unauthorized
 from manifold.service import security
-from manifold.service.http.endpoints import USE_CASES
+from manifold.service.core import use_cases
 from manifold.service.http.front import OPEN
 from manifold.service.security import Security, TokenBucket
 from manifold.service.server import check
@@ -147,7 +147,7 @@ def test_every_route_but_the_open_ones_asks_for_a_key(locked: TestClient) -> Non
     schema = locked.get("/openapi.json").json()
     routes = [(method, path) for path, methods in schema["paths"].items() for method in methods]
     assert ("post", "/admin/reload") in routes
-    assert {f"/{name}" for name in USE_CASES} <= {path for _, path in routes}
+    assert {f"/{name}" for name in use_cases.every} <= {path for _, path in routes}
     for method, path in [*routes, ("get", "/nowhere"), ("get", "/sample"), ("delete", "/models"), ("get", "/admin/")]:
         answer = locked.request(method, path.replace("{name}", "foreign"))
         if path in OPEN:

@@ -14,16 +14,14 @@ from starlette.testclient import TestClient
 
 from manifold.runtime import checks
 from manifold.runtime.engine import Model, load
-from manifold.runtime.errors import UnsupportedTask
+from manifold.runtime.errors import InvalidValue, UnsupportedTask
 from manifold.runtime.kinds.table import TableSpec
 from manifold.runtime.manifest import COMBINED
 from manifold.runtime.scores import reasons
 from manifold.runtime.tables.rows import encode as encode_rows
 from manifold.service.http.app import create_app
 from manifold.service.settings import Settings
-from manifold.training import data as datasets
-from manifold.training import tables
-from manifold.training.data import Data
+from manifold.training.data import Arrays, Data, schema, tables
 from manifold.training.errors import TrainingError
 from manifold.training.families import tabular_vae
 from manifold.training.runs import LOG
@@ -44,7 +42,7 @@ def related(n: int, seed: int) -> dict[str, np.ndarray]:
 
 @pytest.fixture(scope="module")
 def rows() -> Data:
-    return datasets.from_table("related", related(4000, 0), {"source": "tests"})
+    return tables.from_table("related", related(4000, 0), {"source": "tests"})
 
 
 @pytest.fixture(scope="module")
@@ -71,10 +69,9 @@ def test_the_artifact_is_whole(model: Model) -> None:
 
 
 def _p(model: Model, table: dict[str, np.ndarray]) -> np.ndarray:
-    from manifold.training import tables
 
     assert isinstance(model.manifest.spec, TableSpec)
-    terms = model.score(tables.encode(table, model.manifest.spec)).terms
+    terms = model.score(schema.encode(table, model.manifest.spec)).terms
     return model.calibrated.p_values(COMBINED, model.calibrated.place(terms)[COMBINED])
 
 
@@ -110,8 +107,8 @@ def test_missing_values_are_scored(model: Model) -> None:
 
 
 def test_tabular_families_take_tables(digits: Data, tmp_path: Path) -> None:
-    with pytest.raises(TrainingError, match="family `vae`"):
-        tabular_vae.build(tabular_vae.Config(), digits)
+    with pytest.raises(InvalidValue, match="holds images; rows are needed"):
+        tabular_vae.resolve(tabular_vae.Config(), digits)
     with pytest.raises(TrainingError, match="latent_dim"):
         tabular_vae.Config(latent_dim=-1)
 
@@ -120,11 +117,11 @@ def test_a_conditional_one_tells_classes_apart(tmp_path: Path) -> None:
     table = related(3000, 7)
     table["c"] = np.where(np.arange(3000) % 2, table["c"], table["c"] + 4)
     table["label"] = np.where(np.arange(3000) % 2, "plain", "shifted")
-    data = datasets.from_table("labelled", table, {"source": "tests"}, label="label")
+    data = tables.from_table("labelled", table, {"source": "tests"}, label="label")
     run = tiny_run(tmp_path / "run", "tabular_cvae", data, epochs=6, epoch_steps=50, hidden=(32, 32), references=200)
     model = load(export(run, "labelled", tmp_path / "models", data=data), device="cpu")
     assert checks.run_all(model) == []
-    whole = data.edge(data.test)
+    whole = data.inputs(data.test)
     holes = whole.copy()
     holes[:, 2] = np.nan  # c, which the class shifts by 4
     informed = model.impute(holes, classes=[data.classes[label] for label in data.test.labels])  # type: ignore[index]
@@ -136,7 +133,7 @@ def test_a_conditional_one_tells_classes_apart(tmp_path: Path) -> None:
     assert (found == data.test.labels).mean() > 0.85
     assert model.manifest.scoring is not None
     assert model.manifest.scoring.evidence == "negative_elbo"
-    assert np.isfinite(model.score(data.edge(data.test)).terms["input_neighbours"]).all()
+    assert np.isfinite(model.score(data.inputs(data.test)).terms["input_neighbours"]).all()
     settings = Settings(models_dir=tmp_path / "models", default_model="labelled", device="cpu")
     row = {"a": 0.3, "b": 0.2, "c": 4.5, "kind": "up", "size": 1.0}
     with TestClient(create_app(settings), raise_server_exceptions=False) as client:
@@ -164,15 +161,14 @@ def test_a_conditional_one_tells_classes_apart(tmp_path: Path) -> None:
 
 
 def test_missing_values_are_filled_in_from_the_others(model: Model) -> None:
-    from manifold.training import tables
 
     assert isinstance(model.manifest.spec, TableSpec)
     table = related(400, 8)
     table["kind"], table["c"] = np.asarray([None] * 400), np.full(400, np.nan)
-    data = tables.encode(table, model.manifest.spec)
+    data = schema.encode(table, model.manifest.spec)
     found = model.impute(data)
     blocks = {column.name: block for column, block in model.manifest.spec.placed()}
-    truth = tables.encode(related(400, 8), model.manifest.spec)
+    truth = schema.encode(related(400, 8), model.manifest.spec)
     kind, c = found.probabilities[:, blocks["kind"]], found.data[:, blocks["c"]][:, 0]
     assert np.allclose(kind.sum(axis=1), 1, atol=1e-5)
     assert (kind.argmax(1) == truth[:, blocks["kind"]].argmax(1)).mean() > 0.75
@@ -257,14 +253,14 @@ def test_a_wrong_category_says_what_was_expected(model: Model) -> None:
 
 
 def test_neighbours_are_the_nearest_training_rows(model: Model, rows: Data) -> None:
-    item = rows.test.items[:3]
+    item = Arrays.of(rows.test).items[:3]
     spec = rows.spec
     outputs = model.run("neighbours", {"data": item})
     assert outputs["nearest"].shape == (3, 5, 6)
     distances = np.linalg.norm(outputs["nearest"] - item[:, None], axis=2)
     assert np.allclose(distances, outputs["distance"], atol=1e-5)
     assert (np.diff(outputs["distance"], axis=1) >= 0).all()
-    training = {tuple(row) for row in rows.train.items.tolist()}
+    training = {tuple(row) for row in Arrays.of(rows.train).items.tolist()}
     assert all(tuple(row) in training for row in outputs["nearest"].reshape(-1, 6).tolist())
     terms = model.score(item).terms
     assert np.allclose(terms["input_neighbours"], outputs["distance"].mean(axis=1), atol=1e-5)
@@ -284,7 +280,7 @@ def explained(model: Model, given: list[dict[str, Any]]) -> list[dict[str, Any]]
 def test_neighbours_with_missing_values_show_them_as_missing(tmp_path: Path) -> None:
     table = related(1500, 1)
     table["b"][::2] = np.nan
-    data = datasets.from_table("holes", table, {"source": "tests"})
+    data = tables.from_table("holes", table, {"source": "tests"})
     run = tiny_run(
         tmp_path / "run", "tabular_vae", data, epochs=1, epoch_steps=20, hidden=(8,), references=300, mixed=True
     )
@@ -299,12 +295,12 @@ def test_trimming_leaves_out_what_does_not_belong(tmp_path: Path) -> None:
     table = related(3000, 2)
     elsewhere = np.arange(3000) % 10 == 0
     table["c"][elsewhere] = table["a"][elsewhere] - 3
-    data = datasets.from_table("mixed", table, {"source": "tests"})
+    data = tables.from_table("mixed", table, {"source": "tests"})
     fresh = related(1000, 3)
     other = {**fresh, "c": fresh["a"] - 3}
     spec = data.spec
     assert isinstance(spec, TableSpec)
-    usual, strange = (tables.encode(each, spec) for each in (fresh, other))
+    usual, strange = (schema.encode(each, spec) for each in (fresh, other))
     found = {}
     for trim in (0.0, 0.1):
         run = tiny_run(

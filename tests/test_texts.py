@@ -20,7 +20,7 @@ from starlette.testclient import TestClient
 
 from manifold.runtime import codecs, conditions, imaging, texts
 from manifold.runtime.errors import InvalidValue, Malformed, TooLarge
-from manifold.service.core import contract
+from manifold.service.core.use_cases import sample
 from manifold.service.core.validation import validate
 from manifold.service.http.app import create_app
 from manifold.service.rpc import messages
@@ -242,7 +242,7 @@ def test_of_many_unknown_fields_one_is_named(service: TestClient) -> None:
     body = {"n": 1, **{f"k{place}": place for place in range(100_000)}}
     began = time.thread_time()
     with pytest.raises(InvalidValue, match="k0: unknown field") as caught:
-        validate(contract.SampleRequest, body)
+        validate(sample.SampleRequest, body)
     assert time.thread_time() - began < 0.05
     assert caught.value.valid is not None and "class" in caught.value.valid
     assert status(service.post("/sample", json={**body, "class": "3"}), "k0") == 422

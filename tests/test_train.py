@@ -16,10 +16,11 @@ from lightning_fabric import Fabric
 from torch import Tensor
 
 from manifold.runtime import repository
-from manifold.training import families, runs, sheets
-from manifold.training.average import Average
+from manifold.training import families, recipes, runs
 from manifold.training.data import Data
 from manifold.training.errors import Diverged, TrainingError
+from manifold.training.loop import checkpoints, sheets
+from manifold.training.loop.average import Average
 from manifold.training.train import Loop, train
 from tests.conftest import ROOT
 
@@ -27,7 +28,7 @@ from tests.conftest import ROOT
 def make_run(folder: Path, family: str = "vae", **changes: object) -> runs.Run:
     module = families.get(family)
     return runs.Run(
-        folder, family, "digits", "smoke", runs.make_config(module.Config, {**module.PRESETS["smoke"], **changes})
+        folder, family, "digits", "smoke", module.Config.model_validate({**module.PRESETS["smoke"], **changes})
     )
 
 
@@ -51,7 +52,7 @@ def test_stopping_and_resuming_changes_no_bit(
         torch.rand(index + 1)  # whatever happens in between must not matter
         train(parts, digits, resume=index > 0, stop_after=steps, device="cpu", quiet=True)
     train(parts, digits, resume=True, device="cpu", quiet=True)
-    a, b = (runs.load_checkpoint(run.checkpoint) for run in (whole, parts))
+    a, b = (checkpoints.load(run.checkpoint) for run in (whole, parts))
     assert a["position"] == b["position"]
     first, second = flat(a), flat(b)
     assert first.keys() == second.keys()
@@ -146,11 +147,11 @@ def test_nan_names_step_phase_and_checkpoint(tmp_path: Path, digits: Data) -> No
     run = make_run(tmp_path / "run", epochs=3, lr=1e-3)
     train(run, digits, stop_after=12, device="cpu", quiet=True)
     before = run.checkpoint.read_bytes()
-    state = runs.load_checkpoint(run.checkpoint)
+    state = checkpoints.load(run.checkpoint)
     state["model"]["decoder.0.weight"][0, 0] = float("nan")
     broken = runs.Run(tmp_path / "broken", *[getattr(run, name) for name in ("family", "data", "preset", "config")])
     broken.save()
-    runs.save_checkpoint(broken.checkpoint, state)
+    checkpoints.save(broken.checkpoint, state)
     saved = broken.checkpoint.read_bytes()
     with pytest.raises(Diverged, match=r"step 12, phase 'vae'.*checkpoint\.safetensors"):
         train(broken, digits, resume=True, device="cpu", quiet=True)
@@ -197,11 +198,11 @@ def test_kill_leaves_a_readable_checkpoint(tmp_path: Path) -> None:
         wait_for(folder / runs.CHECKPOINT, process)
         time.sleep(0.5)
         process.kill()
-    position = runs.load_checkpoint(folder / runs.CHECKPOINT)["position"]
+    position = checkpoints.load(folder / runs.CHECKPOINT)["position"]
     assert position["step"] > 0
     run = runs.open_run(folder)
     train(run, resume=True, stop_after=3, device="cpu", quiet=True)
-    assert runs.load_checkpoint(run.checkpoint)["position"]["step"] == position["step"] + 3
+    assert checkpoints.load(run.checkpoint)["position"]["step"] == position["step"] + 3
 
 
 @pytest.mark.slow
@@ -214,7 +215,7 @@ def test_ctrl_c_finishes_the_step_and_saves(tmp_path: Path) -> None:
     assert process.returncode == 1
     assert "manifold resume" in error
     assert "Traceback" not in error
-    assert f"step {runs.load_checkpoint(folder / runs.CHECKPOINT)['position']['step']};" in error
+    assert f"step {checkpoints.load(folder / runs.CHECKPOINT)['position']['step']};" in error
 
 
 def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path) -> None:
@@ -228,10 +229,10 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path) -> None:
 
 def test_damaged_checkpoints_are_named(tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="no checkpoint yet"):
-        runs.load_checkpoint(tmp_path / "none.safetensors")
+        checkpoints.load(tmp_path / "none.safetensors")
     (tmp_path / "bad.safetensors").write_bytes(b"\x10\0\0\0\0\0\0\0{}")
     with pytest.raises(TrainingError, match="damaged"):
-        runs.load_checkpoint(tmp_path / "bad.safetensors")
+        checkpoints.load(tmp_path / "bad.safetensors")
     with pytest.raises(TrainingError, match="not a run"):
         runs.open_run(tmp_path)
 
@@ -258,16 +259,16 @@ def test_average_follows_the_weights(digits: Data) -> None:
     ("settings", "message"),
     [
         (["latent=3"], "unknown key 'latent'; valid are epochs"),
-        (["latent_dim=x"], "latent_dim: 'x' is not a int"),
+        (["latent_dim=x"], "latent_dim: 'x' is not a whole number"),
         (["latent_dim"], "write key=value"),
-        (["hidden=3"], "hidden: 3 is not a list of int"),
-        (["variational=1"], "variational: 1 is not a bool"),
+        (["hidden=3"], "hidden: 3 is not a list of whole numbers"),
+        (["variational=1"], "variational: 1 is not true or false"),
         (["epochs=0"], "epochs: 0 is below 1"),
         (["batch_size=0"], "batch_size: 0 is below 1"),
-        (["lr=0"], "lr: 0.0 is not above 0"),
-        (["ema=1"], "ema: 1.0 is not below 1"),
-        (["noise=-1"], "noise: -1.0 is not above 0"),
-        (["hidden=[0]"], "must be sizes of at least 1"),
+        (["lr=0"], "lr: 0 is not above 0"),
+        (["ema=1"], "ema: 1 is not below 1"),
+        (["noise=-1"], "noise: -1 is not above 0"),
+        (["hidden=[0]"], "hidden: 0 is below 1"),
         (["schedule=linear"], "valid are constant, cosine"),
         (["seed=99999999999999999999"], "seed: 99999999999999999999 is beyond 64 bits"),
         (["hidden=[99999999999999999999]"], "hidden: 99999999999999999999 is beyond 64 bits"),
@@ -275,14 +276,14 @@ def test_average_follows_the_weights(digits: Data) -> None:
 )
 def test_wrong_options_list_the_valid_ones(settings: list[str], message: str) -> None:
     with pytest.raises(TrainingError, match=message):
-        runs.parse_overrides(families.get("vae").Config, settings)
+        recipes.parse_overrides(families.get("vae").Config, settings)
 
 
 def test_options_are_read_as_they_are_meant() -> None:
-    parsed = runs.parse_overrides(
+    parsed = recipes.parse_overrides(
         families.get("vae").Config, ["hidden=[3,4]", "lr=1", "variational=False", "likelihood=laplace"]
     )
-    config = runs.make_config(families.get("vae").Config, parsed)
+    config = families.get("vae").Config(**parsed)
     assert (config.hidden, config.lr, config.variational, config.likelihood) == ((3, 4), 1.0, False, "laplace")  # type: ignore[attr-defined]
 
 

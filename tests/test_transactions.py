@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from manifold.training.transactions import DAY, FIRST_GAP, Past, features
+from manifold.training.datasets.transactions import DAY, FIRST_GAP, Past, features
 
 
 def made(n: int = 400, seed: int = 0) -> tuple[np.ndarray, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -12,13 +13,16 @@ import pytest
 import torch
 
 from manifold.runtime.engine import load
-from manifold.training import graphs
-from manifold.training.data import Data
+from manifold.training.batches import Batch, to_float
+from manifold.training.bounds import iwae
+from manifold.training.data import Arrays, Data
 from manifold.training.errors import TrainingError
+from manifold.training.exporting import graphs
 from manifold.training.families import vae
 from manifold.training.families.vae import VAE, Config
-from manifold.training.layers import Neighbours, to_float
-from manifold.training.phases import Batch
+from manifold.training.scores import rules
+from manifold.training.scores.neighbours import Neighbours
+from manifold.training.scores.placement import Placement
 from manifold.training.train import trained_model
 from tests.conftest import tiny_run
 from tests.shared import export
@@ -28,13 +32,14 @@ CPU = torch.device("cpu")
 
 def small(data: Data, **changes: object) -> VAE:
     torch.manual_seed(0)
-    return VAE(Config(**{"latent_dim": 1, "hidden": (16,), **changes}), data)  # type: ignore[arg-type]
+    config = Config.model_validate({"latent_dim": 1, "hidden": (16,), **changes})
+    return VAE(vae.resolve(config, data), data)
 
 
 def test_elbo_below_iwae_below_the_exact_likelihood(digits: Data) -> None:
     """With one latent, p(x) = ∫ p(x | z) p(z) dz can be had by quadrature."""
     model = small(digits)
-    x = (torch.from_numpy(digits.test.items[:4]).float() / 255).flatten(1).round()
+    x = (torch.from_numpy(Arrays.of(digits.test).items[:4]).float() / 255).flatten(1).round()
     z = torch.linspace(-8, 8, 4001)[:, None]
     with torch.no_grad():
         log_joint = torch.stack(
@@ -46,10 +51,9 @@ def test_elbo_below_iwae_below_the_exact_likelihood(digits: Data) -> None:
         reconstruction, kl = model.terms(x, noise)
         elbo = -(reconstruction + kl)
         bounds = {
-            k: vae.iwae(model, x.repeat(100, 1), noise[: k * 100].view(k, 400, 1)).view(100, 4).mean(0)
-            for k in (1, 5, 50)
+            k: iwae(model, x.repeat(100, 1), noise[: k * 100].view(k, 400, 1)).view(100, 4).mean(0) for k in (1, 5, 50)
         }
-        tight = vae.iwae(model, x, noise)
+        tight = iwae(model, x, noise)
     assert torch.allclose(tight, exact, atol=0.01)
     assert (elbo <= exact + 1e-3).all()
     assert (bounds[1] <= bounds[5] + 0.02).all()
@@ -59,7 +63,7 @@ def test_elbo_below_iwae_below_the_exact_likelihood(digits: Data) -> None:
 
 def test_more_draws_lower_the_variance_not_the_mean(digits: Data) -> None:
     model = small(digits, latent_dim=8)
-    x = (torch.from_numpy(digits.test.items[:1]).float() / 255).flatten(1).round()
+    x = (torch.from_numpy(Arrays.of(digits.test).items[:1]).float() / 255).flatten(1).round()
     generator = torch.Generator().manual_seed(0)
 
     def estimates(draws: int) -> torch.Tensor:
@@ -73,7 +77,7 @@ def test_more_draws_lower_the_variance_not_the_mean(digits: Data) -> None:
 
 
 def test_without_the_kl_the_variances_collapse(digits: Data) -> None:
-    items = torch.from_numpy(digits.train.items[:256]).float() / 255
+    items = torch.from_numpy(Arrays.of(digits.train).items[:256]).float() / 255
     spread = {}
     for beta in (0.0, 1.0):
         model = small(digits, latent_dim=4, beta=beta, likelihood="gaussian", noise=0.1)
@@ -90,7 +94,7 @@ def test_without_the_kl_the_variances_collapse(digits: Data) -> None:
 
 def test_warmup_weighs_the_kl_and_the_bound_does_not(digits: Data) -> None:
     model = small(digits, kl_warmup=10.0, beta=2.0)
-    items = torch.from_numpy(digits.train.items[:8]).float() / 255
+    items = torch.from_numpy(Arrays.of(digits.train).items[:8]).float() / 255
 
     def losses(epoch: float) -> dict[str, float]:
         batch = Batch(items, torch.zeros(8), torch.Generator().manual_seed(0), epoch)
@@ -106,7 +110,7 @@ def test_warmup_weighs_the_kl_and_the_bound_does_not(digits: Data) -> None:
 
 def test_loss_is_summed_over_the_item_and_averaged_over_the_batch(digits: Data) -> None:
     model = small(digits, likelihood="gaussian")
-    items = torch.from_numpy(digits.train.items[:1]).float() / 255
+    items = torch.from_numpy(Arrays.of(digits.train).items[:1]).float() / 255
     one, many = (
         float(model.loss(Batch(x, torch.zeros(len(x)), torch.Generator().manual_seed(0), 0.0))["kl"].detach())
         for x in (items, items.repeat(7, 1, 1, 1))
@@ -124,7 +128,7 @@ def test_autoencoder_has_no_posterior(digits: Data) -> None:
 
 def test_what_is_logged_of_the_latent(digits: Data) -> None:
     """KL by dimension and active units; an autoencoder has neither."""
-    batch = Batch(to_float(digits.test.items, CPU), torch.zeros(len(digits.test)), torch.Generator(), 0.0)
+    batch = Batch(to_float(Arrays.of(digits.test).items, CPU), torch.zeros(len(digits.test)), torch.Generator(), 0.0)
     plain = small(digits, variational=False, likelihood="gaussian")
     assert vae.monitor(plain, batch) == {}
     model = small(digits, latent_dim=3, likelihood="gaussian")
@@ -139,7 +143,7 @@ def test_what_is_logged_of_the_latent(digits: Data) -> None:
 
 def test_a_figure_is_the_mean_over_the_test_part_to_four_digits(digits: Data) -> None:
     model = small(digits, variational=False, likelihood="gaussian")
-    batch = Batch(to_float(digits.test.items, CPU), torch.zeros(len(digits.test)), torch.Generator(), 0.0)
+    batch = Batch(to_float(Arrays.of(digits.test).items, CPU), torch.zeros(len(digits.test)), torch.Generator(), 0.0)
     with torch.no_grad():
         exact = float(vae.evaluate(model, batch)["loss"].double().mean())
     (found,) = vae.report(model, model.config, digits)
@@ -160,37 +164,38 @@ def test_figures_say_that_pixels_were_binarised(digits: Data) -> None:
 def test_trimmed_items_place_nothing(digits: Data) -> None:
     """The aggregate posterior is that of the items that are left when the least likely ones are taken away."""
     model = small(digits, latent_dim=2)
-    x = model.likelihood.settle(to_float(digits.train.items, CPU).flatten(1))
+    x = model.likelihood.settle(to_float(Arrays.of(digits.train).items, CPU).flatten(1))
     noise = torch.randn((vae.SCORE_DRAWS, len(x), 2), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        kept = vae.least_strange(sum(model.terms(x, noise)), 0.25).numpy()  # type: ignore[arg-type]
-        place = vae.placement(model, dataclasses.replace(model.config, trim=0.25), digits.train)
-        expected = vae.placement(model, model.config, digits.train[kept])
+        kept = vae.least_surprising(sum(model.terms(x, noise)), 0.25).numpy()  # type: ignore[arg-type]
+        place = vae.placement(model, model.config.changed(trim=0.25), digits.train)
+        expected = vae.placement(model, model.config, Arrays.of(digits.train)[kept])
     assert len(kept) == len(digits.train) - len(digits.train) // 4
     assert torch.equal(place.centre, expected.centre)
     assert torch.equal(place.whitening, expected.whitening)
 
 
 def test_references_say_which_of_their_values_are_missing(table: Data) -> None:
-    model = vae.build(vae.Config(hidden=(16,), latent_dim=2, references=30), table)
-    items = np.nan_to_num(table.train.items)
+    model = vae.build(vae.resolve(vae.Config(hidden=(16,), latent_dim=2, references=30), table), table)
+    train = Arrays.of(table.train)
+    items = np.nan_to_num(train.items)
     with torch.no_grad():
-        assert vae.placement(model, model.config, dataclasses.replace(table.train, items=items)).there is None
+        assert vae.placement(model, model.config, dataclasses.replace(train, items=items)).known is None
         items[::2, 0] = np.nan
-        place = vae.placement(model, model.config, dataclasses.replace(table.train, items=items))
-    assert place.there is not None
+        place = vae.placement(model, model.config, dataclasses.replace(train, items=items))
+    assert place.known is not None
     assert place.inputs is not None
-    assert 5 < int((place.there == 0).sum()) < 25
-    assert (place.there[:, 1:] == 1).all()
+    assert 5 < int((place.known == 0).sum()) < 25
+    assert (place.known[:, 1:] == 1).all()
     assert torch.isfinite(place.inputs).all()
 
 
 def test_score_is_the_elbo_over_its_fixed_draws(digits: Data) -> None:
     model = small(digits, latent_dim=3)
     references = torch.randn(40, 3, generator=torch.Generator().manual_seed(1))
-    unit = vae.Placement(torch.zeros(3), torch.eye(3), torch.eye(3), references, None)
+    unit = Placement(torch.zeros(3), torch.eye(3), torch.eye(3), references, None)
     score = vae.Score(model, unit, seed=0)
-    data = torch.from_numpy(digits.test.items[:5]).float() / 255
+    data = torch.from_numpy(Arrays.of(digits.test).items[:5]).float() / 255
     with torch.no_grad():
         reconstruction, kl, negative_elbo, distance, neighbours, squared_error, surprise = score(data)
         expected = model.terms(model.likelihood.settle(data.flatten(1)), score.noise.expand(-1, 5, -1))
@@ -217,8 +222,8 @@ def test_near_neighbours_keep_their_digits() -> None:
 
 
 def test_missing_values_cost_nothing_and_tell_nothing(table: Data) -> None:
-    model = vae.build(vae.Config(hidden=(16,), latent_dim=2, references=30), table)
-    x = torch.from_numpy(table.test.items[:6])
+    model = vae.build(vae.resolve(vae.Config(hidden=(16,), latent_dim=2, references=30), table), table)
+    x = torch.from_numpy(Arrays.of(table.test).items[:6])
     blocks = [block for _, block in table.spec.placed()]  # type: ignore[attr-defined]
     holes = x.clone()
     holes[:, blocks[1]] = torch.nan
@@ -244,26 +249,32 @@ def test_missing_values_cost_nothing_and_tell_nothing(table: Data) -> None:
 
 
 def test_score_rules_are_checked(digits: Data) -> None:
-    terms = tuple(vae._terms(vae.Config(), "x", tabular=False))
-    found = vae._scoring(vae.Config(score="min-p:kl,squared_error"), terms, False)
+    terms = vae._terms(vae.resolve(vae.Config(), digits), digits.spec)
+    found = rules.scoring("min-p:kl,squared_error", terms, "kl")
     assert found.combination is not None
     assert (found.score, found.combination.method, found.combination.terms) == ("combined", "min-p", ("kl", "squared_error"))  # fmt: skip
-    assert vae._scoring(vae.Config(score="kl"), terms, False).combination is None
-    assert vae._scoring(vae.Config(), terms, False).score == "combined"
-    plain = vae.Config(references=0)
-    assert vae._scoring(plain, tuple(vae._terms(plain, "x", tabular=False)), False).score == "negative_elbo"
-    alone = vae.Config(references=0, variational=False)
-    assert vae._scoring(alone, tuple(vae._terms(alone, "x", tabular=False)), False).score == "reconstruction"
+    assert rules.scoring("kl", terms, "kl").combination is None
     for wrong in ("entropy", "fisher:kl,entropy", "sum:kl", "kl,squared_error", ""):
         with pytest.raises(TrainingError, match="neither a term"):
-            vae._scoring(vae.Config(score=wrong), terms, False)
+            rules.scoring(wrong, terms, "kl")
+
+
+def test_the_default_score_depends_on_the_data_and_its_references(digits: Data, table: Data) -> None:
+    def score(data: Data, **changes: Any) -> str:
+        return vae.resolve(vae.Config.model_validate(changes), data).score
+
+    assert score(digits) == "fisher:squared_error,latent_neighbours"
+    assert score(table) == "fisher:reconstruction,latent_neighbours,input_neighbours"
+    assert score(digits, references=0) == "negative_elbo"
+    assert score(digits, references=0, variational=False) == "reconstruction"
+    assert score(digits, score="kl") == "kl"
 
 
 def test_aggregate_posterior_is_the_law_of_total_variance(digits: Data) -> None:
     model = small(digits, latent_dim=2)
     with torch.no_grad():
         place = vae.placement(model, model.config, digits.train)
-        x = model.likelihood.settle((torch.from_numpy(digits.train.items).float() / 255).flatten(1))
+        x = model.likelihood.settle((torch.from_numpy(Arrays.of(digits.train).items).float() / 255).flatten(1))
         mean, log_variance = model.encode(x)
         assert log_variance is not None
         draws = mean + (0.5 * log_variance).exp() * torch.randn(

@@ -16,14 +16,14 @@ from torch import Tensor
 from manifold.runtime import checks
 from manifold.runtime.engine import Model, load
 from manifold.runtime.errors import InvalidValue, UnsupportedTask
+from manifold.runtime.kinds.image import ImageSpec
 from manifold.runtime.operations import End
-from manifold.training.data import Data
+from manifold.training.batches import Batch, to_float
+from manifold.training.data import Arrays, Data
 from manifold.training.errors import TrainingError
 from manifold.training.families import vqvae
 from manifold.training.families.vqvae import VQVAE, Config, _rows
-from manifold.training.layers import to_float
-from manifold.training.phases import Batch
-from manifold.training.quantiser import Quantiser, _apart, usage
+from manifold.training.networks.quantiser import Quantiser, _apart, usage
 from tests.conftest import tiny_run
 from tests.shared import export
 
@@ -33,6 +33,10 @@ CPU = torch.device("cpu")
 def quantiser(levels: int = 8, dimensions: int = 3, **options: object) -> Quantiser:
     torch.manual_seed(0)
     return Quantiser(levels, dimensions, **{"moving": True, "decay": 0.9, "restart": 0.0, **options})  # type: ignore[arg-type]
+
+
+def resolved(data: Data, **options: object) -> Config:
+    return vqvae.resolve(Config.model_validate(options), data)
 
 
 def vectors(n: int = 500, dimensions: int = 3, seed: int = 1) -> Tensor:
@@ -154,9 +158,11 @@ def test_dead_entries_are_put_where_vectors_are(moving: bool) -> None:
 def test_the_bound_is_one_and_the_prior_sums_to_one(digits: Data) -> None:
     """Two codes on a 2x2 grid: p(x) = Σ p(x | codes) p(codes) has sixteen terms."""
     torch.manual_seed(0)
-    config = Config(levels=2, widths=(4, 4), residual=0, code_dim=2, prior_channels=4, prior_layers=1, prior_head=4)
+    config = resolved(
+        digits, levels=2, widths=(4, 4), residual=0, code_dim=2, prior_channels=4, prior_layers=1, prior_head=4
+    )
     model = VQVAE(config, digits).eval()
-    x = (torch.from_numpy(digits.test.items[:20]).float() / 255).round()
+    x = (torch.from_numpy(Arrays.of(digits.test).items[:20]).float() / 255).round()
     every = torch.tensor(list(itertools.product([0, 1], repeat=4))).view(16, 2, 2)
     condition = model.prior.to_condition(torch.tensor([3]))
     with torch.no_grad():
@@ -177,7 +183,8 @@ def test_the_bound_is_one_and_the_prior_sums_to_one(digits: Data) -> None:
 @pytest.mark.parametrize(("likelihood", "levels"), [("bernoulli", True), ("logistic", True), ("gaussian", False)])
 def test_only_a_law_over_levels_has_bits(digits: Data, likelihood: str, levels: bool) -> None:
     """Bits per dimension count levels; a density has none. The manifest says which of both the score is."""
-    config = Config(
+    config = resolved(
+        digits,
         levels=2,
         widths=(2, 2),
         residual=0,
@@ -187,7 +194,7 @@ def test_only_a_law_over_levels_has_bits(digits: Data, likelihood: str, levels: 
         prior_head=2,
         likelihood=likelihood,
     )
-    few = dataclasses.replace(digits, train=digits.train[:20], test=digits.test[:20])
+    few = dataclasses.replace(digits, train=Arrays.of(digits.train)[:20], test=Arrays.of(digits.test)[:20])
     model = VQVAE(config, few).eval()
     model.quantiser.learn(_rows(model.vectors(torch.rand(5, 1, 8, 8))), torch.Generator())  # places the codebook
     metrics = vqvae.report(model, config, few)
@@ -207,9 +214,12 @@ def test_only_a_law_over_levels_has_bits(digits: Data, likelihood: str, levels: 
 
 def test_the_log_shows_how_much_of_the_codebook_is_used(digits: Data) -> None:
     torch.manual_seed(0)
-    model = VQVAE(Config(levels=32, widths=(4, 4), residual=0, code_dim=2), digits).eval()
+    model = VQVAE(resolved(digits, levels=32, widths=(4, 4), residual=0, code_dim=2), digits).eval()
     batch = Batch(
-        to_float(digits.test.items, CPU), torch.from_numpy(digits.test.labels), torch.Generator().manual_seed(0), 0.0
+        to_float(Arrays.of(digits.test).items, CPU),
+        torch.from_numpy(digits.test.labels),
+        torch.Generator().manual_seed(0),
+        0.0,
     )
     seen = dataclasses.replace(batch, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
@@ -244,7 +254,7 @@ def test_the_losses_went_down(model: Model) -> None:
 
 
 def test_codes_there_and_back(model: Model, digits: Data) -> None:
-    edge = digits.edge(digits.test)[:20]
+    edge = digits.inputs(digits.test)[:20]
     encoded = model.encode(edge)
     assert encoded.codes is not None
     assert encoded.codes.shape == (20, 2, 2)
@@ -266,7 +276,7 @@ def test_samples_come_from_prior_and_decoder_in_one_graph(model: Model) -> None:
 
 
 def test_interpolation_is_between_vectors_before_the_codebook(model: Model, digits: Data) -> None:
-    edge = digits.edge(digits.test)
+    edge = digits.inputs(digits.test)
     path = model.interpolate(End(data=edge[0]), End(data=edge[1]), steps=6)
     ends = model.reconstruct(edge[:2]).data
     assert np.allclose(path.data[[0, -1]], ends, atol=1e-6)
@@ -277,7 +287,7 @@ def test_interpolation_is_between_vectors_before_the_codebook(model: Model, digi
 
 
 def test_the_score_is_the_bound_marginalised_over_classes(model: Model, digits: Data) -> None:
-    edge = digits.edge(digits.test)[:5]
+    edge = digits.inputs(digits.test)[:5]
     by_class = np.stack([model.score(edge, classes=name).terms["nll"] for name in "0123456789"], axis=1)
     scores = model.score(edge)
     assert np.allclose(scores.terms["nll"], -np.log(np.exp(-by_class).mean(axis=1)), rtol=1e-5)
@@ -286,9 +296,11 @@ def test_the_score_is_the_bound_marginalised_over_classes(model: Model, digits: 
 
 
 def test_what_a_vqvae_refuses(digits: Data, table: Data, model: Model) -> None:
-    for data in (table,):
-        with pytest.raises(TrainingError, match="multiples of 4"):
-            vqvae.build(Config(), data)
+    with pytest.raises(InvalidValue, match="images are needed"):
+        vqvae.resolve(Config(), table)
+    odd = dataclasses.replace(digits, spec=ImageSpec(height=6, width=8, channels=1))
+    with pytest.raises(TrainingError, match="multiples of 4, digits has 6x8"):
+        VQVAE(resolved(odd), odd)
     for options, message in (
         ({"widths": (4,)}, "widths"),
         ({"likelihood": "columns"}, "likelihood"),
@@ -296,9 +308,9 @@ def test_what_a_vqvae_refuses(digits: Data, table: Data, model: Model) -> None:
         ({"levels": 1}, "levels"),
     ):
         with pytest.raises(TrainingError, match=message):
-            Config(**options)
+            Config.model_validate(options)
     with pytest.raises(UnsupportedTask):
-        model.classify(digits.edge(digits.test)[:1])
+        model.classify(digits.inputs(digits.test)[:1])
 
 
 # --- what keeps a codebook apart ---
@@ -319,18 +331,21 @@ def test_no_two_entries_are_put_on_one_point() -> None:
 
 def test_the_decoder_starts_at_the_mean_of_the_data(digits: Data) -> None:
     """On images that are nearly all black a decoder that starts at grey dies in its first steps (likelihood logistic)."""
-    dark = dataclasses.replace(digits, train=dataclasses.replace(digits.train, items=digits.train.items // 8))
+    dark = dataclasses.replace(
+        digits, train=dataclasses.replace(Arrays.of(digits.train), items=Arrays.of(digits.train).items // 8)
+    )
     model = VQVAE(Config(likelihood="logistic", widths=(8, 16)), dark)
     codes = torch.zeros(1, *model.grid, dtype=torch.int64)
     with torch.no_grad():
         shown = float(model.likelihood.mean(model.decode_codes(codes)).mean())
-    assert shown == pytest.approx(float(dark.train.items.mean()) / 255, rel=0.3)
+    assert shown == pytest.approx(float(Arrays.of(dark.train).items.mean()) / 255, rel=0.3)
 
 
 @pytest.mark.parametrize(("pixel", "mean"), [(0, 0.01), (255, 0.99)])
 def test_a_decoder_of_black_or_white_images_starts_at_a_finite_logit(digits: Data, pixel: int, mean: float) -> None:
-    flat = dataclasses.replace(digits.train, items=np.full_like(digits.train.items, pixel))
-    model = VQVAE(Config(widths=(4, 4), residual=0), dataclasses.replace(digits, train=flat))
+    arrays = Arrays.of(digits.train)
+    flat = dataclasses.replace(arrays, items=np.full_like(arrays.items, pixel))
+    model = VQVAE(resolved(digits, widths=(4, 4), residual=0), dataclasses.replace(digits, train=flat))
     bias = model.decoder[-1].bias
     assert isinstance(bias, Tensor)
     assert torch.allclose(bias.sigmoid(), torch.tensor(mean))
@@ -343,7 +358,7 @@ def test_the_prior_learns_the_codes_that_the_artifact_gives(digits: Data, monkey
     generator = torch.Generator().manual_seed(0)
     batches = [
         Batch(
-            torch.from_numpy(digits.train.items[start : start + 64]).float() / 255,
+            torch.from_numpy(Arrays.of(digits.train).items[start : start + 64]).float() / 255,
             torch.zeros(64, dtype=torch.int64),
             generator,
             0.0,

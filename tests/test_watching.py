@@ -12,11 +12,11 @@ import pytest
 import torch
 from torch import nn
 
-from manifold.training import families, runs, train, watching
-from manifold.training.data import Data
+from manifold.training import families, runs, train
+from manifold.training.data import Arrays, Data
 from manifold.training.families import gan
-from manifold.training.runs import load_checkpoint
-from manifold.training.watching import Alarm, Seen, Watch
+from manifold.training.loop import checkpoints, watching
+from manifold.training.loop.watching import Alarm, Seen, Watch
 
 MEANS = {
     "discriminator/loss": 1.3, "discriminator/real_logit": 0.2, "discriminator/fake_logit": -0.2, "discriminator/gradient_norm": 1.0,
@@ -96,8 +96,8 @@ def test_minimax_against_a_discriminator_that_has_won_vanishes(digits: Data, tmp
         model = gan.build(options, digits)
         with torch.no_grad():
             cast(nn.Linear, model.discriminator.head).bias.sub_(12.0)
-        images = torch.from_numpy(digits.train.items[:64]).float() / 255
-        from manifold.training.phases import Batch
+        images = torch.from_numpy(Arrays.of(digits.train).items[:64]).float() / 255
+        from manifold.training.batches import Batch
 
         batch = Batch(images, torch.from_numpy(digits.train.labels[:64]), torch.Generator().manual_seed(0), 0.0)
         model.generator_loss(batch)["loss"].backward()
@@ -126,13 +126,13 @@ def scripted_run(
     folder: Path, data: Data, monkeypatch: pytest.MonkeyPatch, steps: dict[int, Alarm], rollbacks: int
 ) -> runs.Run:
     family = families.get("gan")
-    config = runs.make_config(gan.Config, {**family.PRESETS["smoke"], "watch_steps": 0})
+    config = gan.Config.model_validate({**family.PRESETS["smoke"], "watch_steps": 0})
     plain = gan.phases
 
     def phases(model: Any, options: Any) -> Any:
         return [replace(phase, watch=Scripted(steps, rollbacks)) for phase in plain(model, options)]
 
-    monkeypatch.setattr(family, "phases", phases)
+    monkeypatch.setattr(gan, "phases", phases)
     run = runs.Run(folder, "gan", data.name, "smoke", config)
     train.train(run, data, device="cpu", quiet=True)
     monkeypatch.undo()
@@ -148,10 +148,10 @@ def test_an_alarm_goes_back_to_the_last_good_state(
 ) -> None:
     run = scripted_run(tmp_path / "a", digits, monkeypatch, {15: SEVERE}, rollbacks=1)
     assert alarms(run) == [{"step": 15, "alarm": "mode collapse", "detail": "tested", "gone_back_to": 10}]
-    state = load_checkpoint(run.checkpoint)
+    state = checkpoints.load(run.checkpoint)
     assert state["position"]["rolled_back"] == 1
     plain = scripted_run(tmp_path / "b", digits, monkeypatch, {}, rollbacks=1)
-    other = load_checkpoint(plain.checkpoint)
+    other = checkpoints.load(plain.checkpoint)
     assert state["position"]["step"] == other["position"]["step"]
     differs = [name for name, value in state["model"].items() if not torch.equal(value, other["model"][name])]
     assert differs  # it went on by other chance
@@ -167,7 +167,7 @@ def test_without_leave_or_need_it_goes_on(digits: Data, tmp_path: Path, monkeypa
     for name, alarm, rollbacks in (("none", SEVERE, 0), ("mild", MILD, 3)):
         run = scripted_run(tmp_path / name, digits, monkeypatch, {15: alarm}, rollbacks)
         assert [found["gone_back_to"] for found in alarms(run)] == [None]
-        assert load_checkpoint(run.checkpoint)["position"]["rolled_back"] == 0
+        assert checkpoints.load(run.checkpoint)["position"]["rolled_back"] == 0
         assert run.good.exists() == (rollbacks > 0)
 
 
@@ -190,13 +190,12 @@ def test_looking_changes_nothing(digits: Data, tmp_path: Path) -> None:
     family = families.get("gan")
     found = []
     for every in (0, 4):
-        options = runs.make_config(
-            gan.Config,
-            {**family.PRESETS["smoke"], "body": "dcgan", "watch_steps": every, "judge": "models/digits-classifier"},
+        options = gan.Config.model_validate(
+            {**family.PRESETS["smoke"], "body": "dcgan", "watch_steps": every, "judge": "models/digits-classifier"}
         )
         run = runs.Run(tmp_path / str(every), "gan", "digits", "smoke", options)
         train.train(run, digits, device="cpu", quiet=True)
-        found.append(load_checkpoint(run.checkpoint)["model"])
+        found.append(checkpoints.load(run.checkpoint)["model"])
         if every:
             looks = [json.loads(line) for line in (run.folder / runs.LOG).read_text().splitlines()]
             looks = [record["watch"] for record in looks if "watch" in record]

@@ -27,9 +27,9 @@ from manifold.runtime.engine import Model, example_inputs, load
 from manifold.runtime.errors import ArtifactError
 from manifold.runtime.kinds.image import ImageSpec
 from manifold.runtime.manifest import Golden, InputSpec, Manifest, TaskSpec, TensorSpec
-from manifold.training import graphs
 from manifold.training.errors import DataError
-from manifold.training.exports import Task
+from manifold.training.exporting import graphs
+from manifold.training.exporting.tasks import Task
 
 URL = "https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/pt_inception-2015-12-05-6726825d.pth"
 HASH_PREFIX = "6726825d"  # of the file's SHA-256, published in its name
@@ -182,7 +182,7 @@ class Inception(nn.Module):
 
 
 def weights_file(path: Path | None) -> Path:
-    """The published file: at `path`, else downloaded. Raises DataError where its SHA-256 does not begin as published."""
+    """Return the published file: at `path`, else downloaded. Raises DataError where its SHA-256 does not begin as published."""
     if path is None:
         try:
             path = Path(pooch.retrieve(URL, None, Path(URL).name, pooch.os_cache("manifold") / "inception"))
@@ -201,7 +201,7 @@ def weights_file(path: Path | None) -> Path:
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """The state dict in a .pth file, read without running code."""
+    """Return the state dict in a .pth file, read without running code."""
     try:
         state: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, pickle.UnpicklingError, zipfile.BadZipFile, EOFError) as error:
@@ -210,7 +210,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
 
 def build(state: Mapping[str, Tensor]) -> Inception:
-    """The network with these weights. Raises DataError that names what is missing or of another shape."""
+    """Return the network with these weights. Raises DataError that names what is missing or of another shape."""
     network = Inception()
     try:
         network.load_state_dict(dict(state))
@@ -220,7 +220,7 @@ def build(state: Mapping[str, Tensor]) -> Inception:
 
 
 def publish(network: Inception, root: Path, name: str, weights_sha256: str) -> Path:
-    """The network as an artifact `ROOT/NAME/<next version>`, checked against torch."""
+    """Publish the network as an artifact `ROOT/NAME/<next version>`, checked against torch."""
     spec = ImageSpec(height=SIZE, width=SIZE, channels=3, range=(-1.0, 1.0))
     items = InputSpec(role="data", source="data", shape=spec.shape)
     outputs = (TensorSpec(role="logits", shape=(LOGITS,)), TensorSpec(role="features", shape=(FEATURES,)))

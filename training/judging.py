@@ -13,8 +13,8 @@ from manifold.evaluation.images import ImageArray, RealData
 from manifold.runtime.engine import Model
 from manifold.runtime.errors import InvalidValue
 from manifold.runtime.kinds.image import ImageSpec
-from manifold.training import data as datasets
-from manifold.training.data import Data
+from manifold.training import datasets
+from manifold.training.data import Arrays, Data
 
 LEAST_IMAGES = 1000  # of a test part whose images stand in for anomalies; of a smaller one the training part does
 
@@ -24,8 +24,8 @@ def real_data(name: str) -> RealData:
     data = datasets.load(name)
     ImageSpec.of(data.spec, f"data: {name}")
     parts = {
-        part: ImageArray(items.items, items.labels, name, items.factors, data.factors)
-        for part, items in (("train", data.train), ("calibration", data.calibration), ("test", data.test))
+        part: ImageArray(Arrays.of(held).items, held.labels, name, held.factors, data.factors)
+        for part, held in (("train", data.train), ("calibration", data.calibration), ("test", data.test))
     }
     return RealData(name, **parts)
 
@@ -40,11 +40,11 @@ def judge(
     """
     _check(model, data, against, html)
     anomalies = _anomalies(model, data, against)
-    judgement = anomaly.judge(model, data.edge(data.train), data.edge(data.test), anomalies)
+    judgement = anomaly.judge(model, data.inputs(data.train), data.inputs(data.test), anomalies)
     if record:
         anomaly.record(model, judgement, against)
     if html is not None:
-        anomaly_page.write(html, model, judgement, data.test.items, anomalies)
+        anomaly_page.write(html, model, judgement, Arrays.of(data.test).items, anomalies)
     return judgement
 
 
@@ -63,8 +63,8 @@ def _check(model: Model, data: Data, against: str | None, html: Path | None) -> 
 def _anomalies(model: Model, data: Data, against: str | None) -> NDArray[Any] | None:
     """Return the known anomalies of a data set as model inputs, or the images of another one; None if there are neither."""
     if against is None:
-        return None if data.anomalies is None else data.anomalies.items
+        return None if data.anomalies is None else Arrays.of(data.anomalies).items
     other = datasets.load(against)
     ImageSpec.of(other.spec, f"--against: {against}")
     images = other.test if len(other.test) >= LEAST_IMAGES else other.train
-    return anomaly.fitted(images.items, ImageSpec.of(model.manifest.spec, f"model: {model.manifest.name}"))
+    return anomaly.fitted(Arrays.of(images).items, ImageSpec.of(model.manifest.spec, f"model: {model.manifest.name}"))

@@ -33,23 +33,23 @@ class Likelihood(Protocol):
     noise: tuple[InputSpec, ...]  # what `sample` takes, in order
 
     def observe(self, x: Tensor, generator: torch.Generator) -> Tensor:
-        """What training sees of the item x (B, D) in [0, 1]: binarised at random, or x itself."""
+        """Return what training sees of the item x (B, D) in [0, 1]: binarised at random, or x itself."""
         ...
 
     def settle(self, x: Tensor) -> Tensor:
-        """What a graph makes of x, without chance: binarised at 1/2, or x itself."""
+        """Return what a graph makes of x, without chance: binarised at 1/2, or x itself."""
         ...
 
     def nll(self, parameters: Tensor, x: Tensor) -> Tensor:
-        """-log p in nats, (B, pixels or columns)."""
+        """Return -log p in nats, (B, pixels or columns)."""
         ...
 
     def mean(self, parameters: Tensor) -> Tensor:
-        """E[x], (B, D)."""
+        """Return E[x], (B, D)."""
         ...
 
     def sample(self, parameters: Tensor, *noise: Tensor) -> Tensor:
-        """x drawn with the given noise, (B, D)."""
+        """Return x drawn with the given noise, (B, D)."""
         ...
 
 
@@ -166,7 +166,7 @@ class Logistic(_Continuous):
 
 
 def softplus(x: Tensor) -> Tensor:
-    """log(1 + exp(x)), written out: torch's own exports as log(1 - sigmoid), which overflows."""
+    """Return log(1 + exp(x)), written out: torch's own exports as log(1 - sigmoid), which overflows."""
     return x.clamp(min=0) + torch.log1p(torch.exp(-x.abs()))
 
 
@@ -200,7 +200,7 @@ class Columns(nn.Module):
         return x
 
     def _split(self, parameters: Tensor) -> tuple[Tensor, Tensor]:
-        """Means and logits (B, D), and scales (B, numeric columns)."""
+        """Return means and logits (B, D), and scales (B, numeric columns)."""
         dimensions = self.spec.shape[0]
         return parameters[:, :dimensions], self.floor + F.softplus(parameters[:, dimensions:])
 
@@ -241,7 +241,7 @@ class Columns(nn.Module):
 
 
 def _runs(spec: TableSpec) -> Iterator[tuple[slice, slice | None]]:
-    """Neighbouring numeric columns in one piece, as their places among the encoded columns and among the numeric ones; each category alone."""
+    """Return neighbouring numeric columns in one piece, as their places among the encoded columns and among the numeric ones; each category alone."""
     for number, group in groupby(spec.placed(), lambda column: isinstance(column[0], NumericColumn)):
         blocks = [block for _, block in group]
         if number:
@@ -254,38 +254,41 @@ def _runs(spec: TableSpec) -> Iterator[tuple[slice, slice | None]]:
 
 
 def filled(x: Tensor) -> Tensor:
-    """Encoded columns with 0 where a value is missing (NaN): the mean of a number, no category."""
+    """Return encoded columns with 0 where a value is missing (NaN): the mean of a number, no category."""
     return torch.where(x == x, x, torch.zeros_like(x))
 
 
 def pick(probabilities: Tensor, uniforms: Tensor) -> Tensor:
-    """Inverse CDF: the number of cumulative sums of (B, K) that are at most u (B,), clamped; int64 (B,)."""
+    """Invert a CDF: return the number of cumulative sums of (B, K) that are at most u (B,), clamped; int64 (B,)."""
     below = probabilities.cumsum(1) <= uniforms[:, None]
     return below.sum(1).clamp(max=probabilities.shape[1] - 1)
 
 
 NAMES = ("bernoulli", "gaussian", "gaussian-learned", "laplace", "logistic", "columns")
-# what x is in log p(x), for images; where it is a probability of levels rather than a density, bits/dim follow
+# what x is in log p(x); DISCRETE ones are a probability of levels rather than a density, and bits/dim follow
 OBSERVED = {
     "bernoulli": "grey values binarised at 1/2",
     "gaussian": "values in [0, 1], a density",
     "gaussian-learned": "values in [0, 1], a density",
     "laplace": "values in [0, 1], a density",
     "logistic": "levels",
+    "columns": "encoded columns, in scaled units",
 }
 DISCRETE = ("bernoulli", "logistic")
 
 
 def build(name: str, spec: DataSpec, *, noise: float, floor: float, rows: int) -> Likelihood:
-    """The likelihood called `name` for data of `spec`; `rows` is the number of training rows."""
+    """Return the likelihood called `name` for data of `spec`; `rows` is the number of training rows."""
     if name not in NAMES:
         raise TrainingError(
             f"likelihood: unknown {name!r}; valid are {', '.join(NAMES)}", field="likelihood", valid=NAMES
         )
-    if isinstance(spec, TableSpec) != (name == "columns"):
+    if name not in spec.likelihoods:
+        valid = ", ".join(spec.likelihoods)
         raise TrainingError(
-            f"likelihood: {name!r} does not fit {spec.kind} data; tables take 'columns', images the others",
+            f"likelihood: {name!r} does not fit {spec.noun}; valid are {valid}",
             field="likelihood",
+            valid=spec.likelihoods,
         )
     dimensions = math.prod(spec.shape)
     match name:
@@ -298,7 +301,5 @@ def build(name: str, spec: DataSpec, *, noise: float, floor: float, rows: int) -
         case "laplace":
             return Laplace(dimensions, noise)
         case "logistic":
-            assert isinstance(spec, ImageSpec)
-            return Logistic(dimensions, spec.levels, noise)
-    assert isinstance(spec, TableSpec)
-    return Columns(spec, floor, math.log(rows + 1))
+            return Logistic(dimensions, ImageSpec.of(spec, "likelihood logistic").levels, noise)
+    return Columns(TableSpec.of(spec, "likelihood columns"), floor, math.log(rows + 1))

@@ -1,30 +1,25 @@
 """A run folder: resolved config, log, checkpoint. Files are written to a temporary name, flushed to disk and renamed, so that a kill
-at any moment leaves the last good one readable. Checkpoints are safetensors: tensors by path, everything else as JSON in the header.
+at any moment leaves the last good one readable.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import errno
 import json
-import os
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
-from torch import Tensor
 
 from manifold.runtime.errors import shown
 from manifold.runtime.locks import held
 from manifold.runtime.repository import replacing
 from manifold.training import families
+from manifold.training.data import Data
 from manifold.training.errors import TrainingError
-from manifold.training.phases import Recipe
+from manifold.training.recipes import Recipe
 
 KEYS = {"family": str, "data": str, "preset": str, "config": dict}  # of a run's config file
 WORDS = {str: "a text", dict: "an object"}
@@ -64,15 +59,19 @@ class Run:
                     left.unlink(missing_ok=True)
             yield
 
+    def resolved(self, data: Data) -> Run:
+        """Return the run with every option that depends on the data filled in. Runs of older versions saved them unresolved."""
+        return dataclasses.replace(self, config=families.get(self.family).resolve(self.config, data))
+
     def save(self) -> None:
-        """Writes the resolved config."""
+        """Write the config."""
         self.folder.mkdir(parents=True, exist_ok=True)
         content = {
             "family": self.family,
             "data": self.data,
             "preset": self.preset,
             "torch": torch.__version__,
-            "config": dataclasses.asdict(self.config),
+            "config": self.config.model_dump(mode="json"),
         }
         with replacing(self.folder / CONFIG) as path:
             path.write_text(json.dumps(content, indent=1) + "\n")
@@ -93,8 +92,8 @@ def read_config(folder: Path) -> dict[str, Any]:
         raise TrainingError(f"{path}: {shown(content)} is not an object with the keys {', '.join(KEYS)}")
     for key, kind in KEYS.items():
         if not isinstance(content.get(key), kind):
-            there = f"{shown(content[key])} is not {WORDS[kind]}" if key in content else "is missing"
-            raise TrainingError(f"{path}: {key}: {there}; {ANOTHER}", field=key)
+            wrong = f"{shown(content[key])} is not {WORDS[kind]}" if key in content else "is missing"
+            raise TrainingError(f"{path}: {key}: {wrong}; {ANOTHER}", field=key)
     return content
 
 
@@ -102,7 +101,7 @@ def open_run(folder: Path) -> Run:
     """Read a run folder. Raises TrainingError if it is none, or was made by a version of Manifold with other keys."""
     content = read_config(folder)
     try:
-        config = make_config(families.get(content["family"]).Config, content["config"])
+        config = families.get(content["family"]).Config(**content["config"])
     except TrainingError as error:
         raise TrainingError(f"{folder / CONFIG}: {error.message}; {ANOTHER}", field=error.field) from None
     return Run(folder, content["family"], content["data"], content["preset"], config)
@@ -119,101 +118,3 @@ def read_log(path: Path) -> list[dict[str, Any]]:
         if isinstance(record, dict) and isinstance(record.get("step"), int):
             records.append(record)
     return records
-
-
-def make_config(cls: type[Recipe], values: Mapping[str, Any]) -> Recipe:
-    """A config from JSON values. Raises TrainingError for unknown keys and wrong types, listing the valid ones."""
-    fields = {field.name: field for field in dataclasses.fields(cls)}
-    resolved = {}
-    for key, value in values.items():
-        if key not in fields:
-            raise TrainingError(f"unknown key {key!r}; valid are {', '.join(fields)}", field=key, valid=list(fields))
-        resolved[key] = _coerce(key, value, fields[key].default)
-    return cls(**resolved)
-
-
-def _coerce(key: str, value: Any, default: Any) -> Any:
-    """JSON has no tuples and writes whole floats as integers; everything else must have the default's type."""
-    for each in value if isinstance(value, list | tuple) else [value]:
-        if isinstance(each, int) and not -(2**63) <= each < 2**63:
-            raise TrainingError(f"{key}: {shown(each)} is beyond 64 bits", field=key)
-    if isinstance(default, tuple):
-        if isinstance(value, list | tuple) and all(isinstance(item, type(default[0])) for item in value):
-            return tuple(value)
-    elif isinstance(default, float) and isinstance(value, int | float) and not isinstance(value, bool):
-        return float(value)
-    elif type(value) is type(default):
-        return value
-    kind = f"list of {type(default[0]).__name__}" if isinstance(default, tuple) else type(default).__name__
-    raise TrainingError(f"{key}: {shown(value)} is not a {kind}", field=key)
-
-
-def parse_overrides(cls: type[Recipe], settings: list[str]) -> dict[str, Any]:
-    """`key=value` pairs from the command line, values read as JSON where they are JSON."""
-    values = {}
-    for setting in settings:
-        key, separator, text = setting.partition("=")
-        if not separator:
-            raise TrainingError(f"--set {setting}: write key=value", field=key)
-        try:
-            values[key] = json.loads(text.lower() if text in ("True", "False") else text)
-        except json.JSONDecodeError:
-            values[key] = text
-    dataclasses.asdict(make_config(cls, values))  # complain about keys and types here, by name
-    return values
-
-
-def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
-    """Save nested dicts and lists of tensors and JSON values. Raises OSError if the disk is full; the file that was there is kept then."""
-    tensors: dict[str, Tensor] = {}
-    skeleton = _flatten(state, "", tensors)
-    with replacing(path) as temporary:
-        try:
-            save_file(tensors, temporary, {"state": json.dumps(skeleton)})
-        except SafetensorError as error:
-            raise _as_os_error(error, path) from error
-
-
-def _as_os_error(error: SafetensorError, path: Path) -> OSError:
-    """Return what the system said, which safetensors has in its text alone: `I/O error: No space left on device (os error 28)`."""
-    found = re.search(r"\(os error (\d+)\)", str(error))
-    number = int(found[1]) if found else errno.EIO
-    return OSError(number, os.strerror(number), str(path))
-
-
-def load_checkpoint(path: Path) -> dict[str, Any]:
-    """What `save_checkpoint` saved, on the CPU. Raises TrainingError where it is missing or damaged."""
-    try:
-        with safe_open(path, "pt") as file:
-            skeleton = json.loads(file.metadata()["state"])
-            state: dict[str, Any] = _restore(skeleton, {key: file.get_tensor(key) for key in file.keys()})  # noqa: SIM118
-    except FileNotFoundError:
-        raise TrainingError(f"{path.parent} has no checkpoint yet; start it again with `manifold train`") from None
-    except (SafetensorError, KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
-        raise TrainingError(
-            f"{path} is damaged ({error}); it was not written by this project, or the disk failed"
-        ) from error
-    return state
-
-
-def _flatten(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:
-    if isinstance(value, Tensor):
-        tensors[path] = value.detach().cpu().contiguous().clone()
-        return {"tensor": path}
-    if isinstance(value, Mapping):
-        return {"dict": [[key, _flatten(item, f"{path}/{key}", tensors)] for key, item in value.items()]}
-    if isinstance(value, list | tuple):
-        return {"list": [_flatten(item, f"{path}/{i}", tensors) for i, item in enumerate(value)]}
-    return {"value": value}
-
-
-def _restore(skeleton: dict[str, Any], tensors: dict[str, Tensor]) -> Any:
-    (kind, content), *_ = skeleton.items()
-    match kind:
-        case "tensor":
-            return tensors[content]
-        case "dict":
-            return {key: _restore(item, tensors) for key, item in content}
-        case "list":
-            return [_restore(item, tensors) for item in content]
-    return content

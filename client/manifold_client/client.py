@@ -144,6 +144,16 @@ class Exchanges:
         given = {**_items(images, rows), "masks": None if masks is None else [_image(_mask(mask)) for mask in masks]}
         return _exchange("/impute", Imputed.parse, {**given, **fields})
 
+    @staticmethod
+    def call(endpoint: str, **fields: Any) -> Exchange[dict[str, Any]]:
+        """Return the exchange of any endpoint, such as one that this client has no method for. The answer is its JSON."""
+        pictures = {
+            name: [_image(each) for each in fields[name]]
+            for name in ("images", "masks")
+            if fields.get(name) is not None
+        }
+        return _exchange(f"/{endpoint.strip('/')}", dict, {**fields, **pictures})
+
 
 @dataclass(frozen=True)
 class Retry:
@@ -286,6 +296,10 @@ class Client:
         """
         return self._do(Exchanges.impute(rows, **fields))
 
+    def call(self, endpoint: str, **fields: Any) -> dict[str, Any]:
+        """Return the answer of any endpoint as its JSON. Fields are the wire's; images may be files, arrays or pictures."""
+        return self._do(Exchanges.call(endpoint, **fields))
+
     def models(self) -> list[dict[str, Any]]:
         """What there is, and its state."""
         return list(self._send("GET", "/models")["models"])
@@ -383,6 +397,10 @@ class AsyncClient:
     async def impute(self, rows: Sequence[Row] | None = None, **fields: Any) -> Imputed:
         """As Client.impute."""
         return await self._do(Exchanges.impute(rows, **fields))
+
+    async def call(self, endpoint: str, **fields: Any) -> dict[str, Any]:
+        """Return the answer of any endpoint as its JSON. Fields are the wire's; images may be files, arrays or pictures."""
+        return await self._do(Exchanges.call(endpoint, **fields))
 
     async def models(self) -> list[dict[str, Any]]:
         """As Client.models."""

@@ -172,6 +172,16 @@ class TaskSpec(Record):
         return [spec.role for spec in self.outputs]
 
     @cached_property
+    def sources(self) -> frozenset[str]:
+        """The sources of the inputs."""
+        return frozenset(spec.source for spec in self.inputs)
+
+    @cached_property
+    def latents(self) -> tuple[InputSpec, ...]:
+        """The inputs that latents fill."""
+        return tuple(spec for spec in self.inputs if spec.source == "latent")
+
+    @cached_property
     def longest(self) -> int | None:
         """The largest length of the free axes; None if no input has any."""
         return next((tensor.shape[axis] for tensor in self.inputs for axis in tensor.free or ()), None)

@@ -12,7 +12,7 @@ infer         one task by itself, on tensors
 capabilities  which models support which use cases
 """
 
-from manifold.runtime.operations.capabilities import CAN
+from manifold.runtime.operations.capabilities import endpoints, supports, why_not
 from manifold.runtime.operations.common import Latents, role_of, softmax, why_not_encode, with_data
 from manifold.runtime.operations.complete import Completed, complete, open_classes
 from manifold.runtime.operations.encode import Encoded, Reconstructed, encode, reconstruct
@@ -23,7 +23,7 @@ from manifold.runtime.operations.score import Scores, class_energies, classify, 
 from manifold.runtime.operations.steps import Run, Steps, drive, watched
 
 __all__ = [
-    "CAN", "PATHS", "Completed", "Encoded", "End", "Imputed", "Latents", "Path", "Reconstructed", "Run", "Samples", "Scores", "Steps",
-    "class_energies", "classify", "complete", "drive", "encode", "impute", "interpolate", "is_reproducible", "open_classes", "reconstruct",
-    "role_of", "sample", "score", "softmax", "watched", "why_not_encode", "with_data",
+    "PATHS", "Completed", "Encoded", "End", "Imputed", "Latents", "Path", "Reconstructed", "Run", "Samples", "Scores", "Steps",
+    "class_energies", "classify", "complete", "drive", "encode", "endpoints", "impute", "interpolate", "is_reproducible", "open_classes", "reconstruct",
+    "role_of", "sample", "score", "softmax", "supports", "watched", "why_not", "why_not_encode", "with_data",
 ]  # fmt: skip

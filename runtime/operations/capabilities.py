@@ -1,21 +1,39 @@
-"""Which models support which use cases."""
+"""The capabilities of a model: which endpoints its tasks support.
+
+The module of a use case lists its endpoints in CAPABILITIES. An endpoint is so added to every list of endpoints.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import importlib
+import pkgutil
+from functools import cache
 
 from manifold.runtime.manifest import Manifest
-from manifold.runtime.operations.common import makes_items
-from manifold.runtime.operations.complete import completes
-from manifold.runtime.operations.encode import reconstruction_task
-from manifold.runtime.operations.impute import fills_missing
+from manifold.runtime.operations.common import Capability
 
-CAN: dict[str, Callable[[Manifest], bool]] = {
-    "sample": makes_items,
-    "encode": lambda m: "encode" in m.tasks,
-    "reconstruct": lambda m: reconstruction_task(m) is not None,
-    "interpolate": lambda m: "decode" in m.tasks and m.latent is not None,
-    "score": lambda m: m.scoring is not None,
-    "classify": lambda m: m.classification is not None,
-    "impute": lambda m: fills_missing(m) or completes(m),
-}
+
+@cache
+def capabilities() -> dict[str, Capability]:
+    """Return every capability by the name of its endpoint, in the order in which they are listed."""
+    package = importlib.import_module("manifold.runtime.operations")
+    modules = [
+        importlib.import_module(f"{package.__name__}.{each.name}") for each in pkgutil.iter_modules(package.__path__)
+    ]
+    known = [capability for module in modules for capability in getattr(module, "CAPABILITIES", ())]
+    return {capability.endpoint: capability for capability in sorted(known, key=lambda each: each.place)}
+
+
+def endpoints(manifest: Manifest) -> list[str]:
+    """Return the endpoints that a model supports."""
+    return [name for name, capability in capabilities().items() if capability.supports(manifest)]
+
+
+def supports(manifest: Manifest, endpoint: str) -> bool:
+    """Return whether a model supports an endpoint."""
+    return capabilities()[endpoint].supports(manifest)
+
+
+def why_not(manifest: Manifest, endpoint: str) -> str:
+    """Return why a model does not support an endpoint, as the end of a sentence; nothing if there is no plain reason."""
+    return capabilities()[endpoint].why_not(manifest)

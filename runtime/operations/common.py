@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -12,10 +13,21 @@ from manifold.runtime.conditions import ByClass, ByValues, Given, tagged
 from manifold.runtime.errors import InvalidValue, UnsupportedTask
 from manifold.runtime.inputs import Numbers, number
 from manifold.runtime.manifest import NUMBERS, InputSpec, Manifest, TaskSpec
+from manifold.runtime.manifest.rules import STATED
 from manifold.runtime.operations.steps import Array, Float32, Float64
 
 # a latent, float32 (n, *shape); of a model that names its latents, a mapping from roles to such arrays
 Latents: TypeAlias = Any
+
+
+@dataclass(frozen=True)
+class Capability:
+    """An endpoint, and which models support it."""
+
+    endpoint: str
+    place: int  # in lists of endpoints
+    supports: Callable[[Manifest], bool]
+    why_not: Callable[[Manifest], str] = lambda manifest: ""  # what a model lacks, as the end of a sentence
 
 
 # --- latents ------------------------------------------------------------------------------------------------------------------
@@ -47,6 +59,13 @@ def as_stated(manifest: Manifest, latents: Mapping[str, Float32]) -> Latents:
     return dict(latents) if manifest.has_named_latents else next(iter(latents.values()))
 
 
+def others_of(manifest: Manifest, outputs: Mapping[str, Array]) -> dict[str, Array]:
+    """Return the outputs of items beside the main ones, by role."""
+    if len(manifest.items) == 1:
+        return {}
+    return {role: outputs[role] for role in manifest.items if role in outputs and role != manifest.main}
+
+
 def key_of(manifest: Manifest, tensor: InputSpec) -> str:
     """Return the role under which `by_role` has the latent of an input."""
     return tensor.role if manifest.has_named_latents else next(iter(manifest.latents))
@@ -54,8 +73,10 @@ def key_of(manifest: Manifest, tensor: InputSpec) -> str:
 
 def latent_inputs(manifest: Manifest, spec: TaskSpec, latents: Latents) -> dict[str, Array]:
     """Return the inputs of a task that latents fill."""
+    if not manifest.has_named_latents and not isinstance(latents, Mapping):
+        return {tensor.role: latents for tensor in spec.latents}
     given = by_role(manifest, latents)
-    return {tensor.role: given[key_of(manifest, tensor)] for tensor in spec.inputs if tensor.source == "latent"}
+    return {tensor.role: given[key_of(manifest, tensor)] for tensor in spec.latents}
 
 
 # --- inputs that a request states beside its items ------------------------------------------------------------------------------
@@ -66,6 +87,8 @@ def stated(
 ) -> dict[str, Array]:
     """Return the inputs of a task that a condition and numbers fill. Raises InvalidValue if a condition is needed and left open."""
     inputs: dict[str, Array] = {}
+    if spec.sources.isdisjoint(STATED):
+        return inputs
     for tensor in spec.inputs:
         if tensor.source in conditions.SOURCES:
             inputs[tensor.role] = conditions.fill(manifest, tensor, required(manifest, tensor, condition), n, 0, 0)
@@ -115,7 +138,7 @@ def required(manifest: Manifest, tensor: InputSpec, condition: Given | None, fie
 
 def takes(spec: TaskSpec) -> bool:
     """Return whether a task takes a condition."""
-    return any(tensor.source in conditions.SOURCES for tensor in spec.inputs)
+    return not spec.sources.isdisjoint(conditions.SOURCES)
 
 
 def check_takes(manifest: Manifest, specs: list[TaskSpec], condition: Given | None, field: str = "class") -> None:
@@ -156,7 +179,7 @@ def makes_items(manifest: Manifest) -> bool:
 
 def why_not_encode(manifest: Manifest) -> str:
     """Return what a model that makes items, and does not encode them, has instead of a latent for each item; nothing for other models."""
-    if not makes_items(manifest):
+    if not makes_items(manifest) or "encode" in manifest.tasks:
         return ""
     if manifest.latent is None:
         return ": it has no latent space"

@@ -11,6 +11,7 @@ from manifold.runtime.conditions import Given
 from manifold.runtime.inputs import Numbers, check_numbers, check_seed
 from manifold.runtime.manifest import Manifest
 from manifold.runtime.operations.common import (
+    Capability,
     Latents,
     as_stated,
     cannot,
@@ -18,10 +19,12 @@ from manifold.runtime.operations.common import (
     key_of,
     latent_inputs,
     numbers_of,
+    others_of,
     require,
     role_of,
     stated,
     takes,
+    why_not_encode,
     with_data,
 )
 from manifold.runtime.operations.steps import Array, Float32, Float64, Run, Steps
@@ -128,8 +131,7 @@ def reconstruct(
         inputs[role_of(spec, "codes")] = encoded.codes
     outputs = yield Run(task, inputs)
     back = outputs[manifest.main]
-    others = {role: outputs[role] for role in manifest.items if role in outputs and role != manifest.main}
-    return Reconstructed(back, manifest.spec.errors(data, back), encoded.seed, others)
+    return Reconstructed(back, manifest.spec.errors(data, back), encoded.seed, others_of(manifest, outputs))
 
 
 def reconstruction_task(manifest: Manifest) -> str | None:
@@ -152,3 +154,9 @@ def encoded_latents(manifest: Manifest) -> list[str]:
     if not manifest.has_named_latents:
         return list(manifest.latents) if "mean" in roles or "latent" in roles else []
     return [role for role in manifest.latents if role in roles or f"{role}.mean" in roles]
+
+
+CAPABILITIES = (
+    Capability("encode", 20, lambda manifest: "encode" in manifest.tasks, why_not_encode),
+    Capability("reconstruct", 30, lambda manifest: reconstruction_task(manifest) is not None, why_not_encode),
+)

@@ -11,7 +11,17 @@ from manifold.runtime import sampling
 from manifold.runtime.conditions import Given
 from manifold.runtime.inputs import Numbers, check_numbers, check_seed, repeated
 from manifold.runtime.manifest import Manifest
-from manifold.runtime.operations.common import Latents, cannot, check_takes, latent_inputs, numbers_of, stated, takes
+from manifold.runtime.operations.common import (
+    Capability,
+    Latents,
+    cannot,
+    check_takes,
+    latent_inputs,
+    numbers_of,
+    stated,
+    takes,
+)
+from manifold.runtime.operations.complete import completes
 from manifold.runtime.operations.encode import encode
 from manifold.runtime.operations.sample import sample, sampling_task
 from manifold.runtime.operations.score import bayes, score_by_class
@@ -107,3 +117,11 @@ def fills_missing(manifest: Manifest) -> bool:
     return any(tensor.missing for tensor in tasks["encode"].inputs) and (
         tasks["encode"].input("condition") is None or marginal
     )
+
+
+def _why_not(manifest: Manifest) -> str:
+    nullable = manifest.spec.nullable
+    return ": its graphs take no missing values" if nullable else ": it has no graph that keeps what is known"
+
+
+CAPABILITIES = (Capability("impute", 70, lambda manifest: fills_missing(manifest) or completes(manifest), _why_not),)

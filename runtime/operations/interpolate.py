@@ -12,6 +12,7 @@ from manifold.runtime.errors import InvalidValue, UnsupportedTask, shown
 from manifold.runtime.inputs import Numbers, check_numbers, check_seed, draw_latents, latent_stream, number
 from manifold.runtime.manifest import NUMBERS, InputSpec, Manifest
 from manifold.runtime.operations.common import (
+    Capability,
     Latents,
     as_stated,
     by_role,
@@ -19,6 +20,7 @@ from manifold.runtime.operations.common import (
     check_takes,
     latent_inputs,
     numbers_of,
+    others_of,
     require,
     required,
     takes,
@@ -81,8 +83,12 @@ def interpolate(
         elif tensor.source in NUMBERS:
             inputs[tensor.role] = number(tensor, numbers or {}, steps)
     outputs = yield Run("decode", inputs)
-    others = {role: outputs[role] for role in manifest.items if role in outputs and role != manifest.main}
-    return Path(outputs[manifest.main], as_stated(manifest, latents), chosen if left_open else None, others)
+    return Path(
+        outputs[manifest.main],
+        as_stated(manifest, latents),
+        chosen if left_open else None,
+        others_of(manifest, outputs),
+    )
 
 
 def _conditions(manifest: Manifest, tensor: InputSpec, start: End, stop: End, parts: Float64) -> Array:
@@ -165,3 +171,11 @@ def _slerp(start: Float32, stop: Float32, parts: Float64) -> Float32:
 
 
 PATHS = {"slerp": _slerp, "lerp": _lerp}
+
+
+CAPABILITIES = (
+    Capability(
+        "interpolate", 40, lambda manifest: "decode" in manifest.tasks and manifest.space is not None,
+        lambda manifest: ": it has no latent space" if manifest.space is None else "",
+    ),
+)  # fmt: skip

@@ -11,7 +11,17 @@ from manifold.runtime.conditions import Given
 from manifold.runtime.errors import InvalidValue
 from manifold.runtime.inputs import Numbers, Options, check_numbers, check_seed, check_temperature, draw
 from manifold.runtime.manifest import RANDOM, Manifest, TaskSpec
-from manifold.runtime.operations.common import Latents, as_stated, by_role, cannot, check_takes, key_of, require
+from manifold.runtime.operations.common import (
+    Capability,
+    Latents,
+    by_role,
+    cannot,
+    check_takes,
+    key_of,
+    makes_items,
+    others_of,
+    require,
+)
 from manifold.runtime.operations.steps import Array, Float32, Run, Steps
 
 
@@ -48,10 +58,9 @@ def sample(
     task = sampling_task(manifest, latents, codes)
     spec, given = manifest.tasks[task], {} if latents is None else by_role(manifest, latents)
     check_temperature(temperature)
-    check_numbers(manifest, [spec], numbers or {})
-    open_latents = [
-        tensor for tensor in spec.inputs if tensor.source == "latent" and key_of(manifest, tensor) not in given
-    ]
+    if numbers:
+        check_numbers(manifest, [spec], numbers)
+    open_latents = [tensor for tensor in spec.latents if not given or key_of(manifest, tensor) not in given]
     chance = needs_seed(spec, bool(open_latents), condition)
     seed = check_seed(seed, first, n, needed=chance)
     if prior is not None and not open_latents:
@@ -75,17 +84,22 @@ def sample(
 def _samples(
     manifest: Manifest, spec: TaskSpec, inputs: Mapping[str, Array], outputs: Mapping[str, Array], seed: int | None, codes: Array | None
 ) -> Samples:  # fmt: skip
-    latents = {key_of(manifest, tensor): inputs[tensor.role] for tensor in spec.inputs if tensor.source == "latent"}
-    made = {role: outputs[role] for role in manifest.latents if manifest.has_named_latents and role in outputs}
-    if not latents and not made and "latent" in outputs and not manifest.has_named_latents:
-        made = {"latent": outputs["latent"]}
     condition = spec.input("condition") if len(manifest.conditioned) < 2 else None
     vector = inputs[condition.role] if condition is not None and len(condition.shape) == 1 else None
     return Samples(
-        outputs[manifest.main], seed, as_stated(manifest, latents or made) if latents or made else None, outputs.get("codes", codes),
-        condition=vector, conditions=conditions.of_inputs(manifest, spec, inputs),
-        others={role: outputs[role] for role in manifest.items if role in outputs and role != manifest.main},
+        outputs[manifest.main], seed, _latents(manifest, spec, inputs, outputs), outputs.get("codes", codes), vector,
+        conditions.of_inputs(manifest, spec, inputs), others_of(manifest, outputs),
     )  # fmt: skip
+
+
+def _latents(
+    manifest: Manifest, spec: TaskSpec, inputs: Mapping[str, Array], outputs: Mapping[str, Array]
+) -> Latents | None:
+    """Return the latents that a run was given, or else that it gave."""
+    if not manifest.has_named_latents:
+        return inputs[spec.latents[0].role] if spec.latents else outputs.get("latent")
+    given = {tensor.role: inputs[tensor.role] for tensor in spec.latents}
+    return given or {role: outputs[role] for role in manifest.latents if role in outputs} or None
 
 
 def sampling_task(manifest: Manifest, latents: Latents | None, codes: Array | None) -> str:
@@ -110,10 +124,11 @@ def sampling_task(manifest: Manifest, latents: Latents | None, codes: Array | No
 
 def needs_seed(spec: TaskSpec, open_latents: bool, condition: Given | None) -> bool:
     """Return whether a run draws random numbers: noise, latents, or a condition that is left open."""
-    sources = {tensor.source for tensor in spec.inputs}
+    sources = spec.sources
+    if open_latents or "normal" in sources or "uniform" in sources:
+        return True
     conditional = not sources.isdisjoint(conditions.SOURCES)
-    drawn = conditional and (conditions.is_random(condition) or _is_partly_open(spec, condition))
-    return drawn or "normal" in sources or "uniform" in sources or open_latents
+    return conditional and (conditions.is_random(condition) or _is_partly_open(spec, condition))
 
 
 def _is_partly_open(spec: TaskSpec, condition: Given | None) -> bool:
@@ -122,3 +137,6 @@ def _is_partly_open(spec: TaskSpec, condition: Given | None) -> bool:
         return False
     wanted = [tensor for tensor in spec.inputs if tensor.source in ("condition", "tokens")]
     return len(condition.parts) < len(wanted) or any(map(conditions.is_random, condition.parts.values()))
+
+
+CAPABILITIES = (Capability("sample", 10, makes_items),)

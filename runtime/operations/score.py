@@ -10,7 +10,7 @@ from manifold.runtime.conditions import Given
 from manifold.runtime.errors import UnsupportedTask
 from manifold.runtime.inputs import Numbers, check_numbers, number, repeated
 from manifold.runtime.manifest import NUMBERS, Manifest
-from manifold.runtime.operations.common import cannot, role_of, softmax, with_data
+from manifold.runtime.operations.common import Capability, cannot, role_of, softmax, with_data
 from manifold.runtime.operations.steps import Array, Float64, Run, Steps
 
 
@@ -111,3 +111,16 @@ def class_energies(manifest: Manifest, data: Array, numbers: Numbers | None = No
     check_numbers(manifest, [manifest.tasks["score"]], numbers or {})
     _, by_class = yield from score_by_class(manifest, data, numbers)
     return log_joint(manifest, by_class[classification.term])
+
+
+def _why_not_classify(manifest: Manifest) -> str:
+    return ": it knows no classes" if manifest.classes is None else ": it carries no rule for p(class | item)"
+
+
+CAPABILITIES = (
+    Capability(
+        "anomaly-score", 50, lambda manifest: manifest.scoring is not None,
+        lambda manifest: ": it has no likelihood and carries no score",
+    ),
+    Capability("classify", 60, lambda manifest: manifest.classification is not None, _why_not_classify),
+)  # fmt: skip

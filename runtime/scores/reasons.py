@@ -20,7 +20,7 @@ from manifold.runtime.conditions import Given, tagged
 from manifold.runtime.inputs import Numbers, of_items
 from manifold.runtime.kinds import Evidence
 from manifold.runtime.manifest import Manifest
-from manifold.runtime.operations import CAN, Run, Scores, Steps
+from manifold.runtime.operations import Run, Scores, Steps, supports
 from manifold.runtime.scores.scoring import Calibrated
 
 Array = NDArray[Any]
@@ -59,7 +59,7 @@ def find(
         if scoring.latent is not None and scoring.latent in calibrated.scores:
             latent = scores.terms[scoring.latent] - calibrated.scores[scoring.latent].mean()
             evidence = replace(evidence, latent=latent)
-        if evidence.excess is not None and CAN["impute"](manifest):
+        if evidence.excess is not None and supports(manifest, "impute"):
             expected = yield from _expected(manifest, data, evidence.excess, condition, numbers)
             evidence = replace(evidence, expected=expected)
     if "neighbours" in manifest.tasks and len(data):

@@ -1,1 +1,1 @@
-"""The use cases of the service, without a transport: contract, handlers, reading of requests, answers."""
+"""The use cases of the service, without a transport: contract, handling, reading of requests, answers. use_cases/ has one module for each."""

@@ -12,7 +12,7 @@ import orjson
 from manifold.runtime import codecs, kinds
 from manifold.runtime.errors import UnsupportedMedia, cut
 from manifold.service.aside import JSON as JSON_WORK
-from manifold.service.core.handlers import Answer
+from manifold.service.core.answers import Answer
 
 JSON = "application/json"
 NUMBERS = (JSON, codecs.NPY)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,8 +18,10 @@ from manifold.runtime.manifest import Manifest
 from manifold.runtime.manifest.conditions import Item
 from manifold.service.aside import LARGE, ROW, aside
 from manifold.service.core import contract
-from manifold.service.models.entries import endpoints
 from manifold.service.settings import Settings
+
+if TYPE_CHECKING:
+    from manifold.service.core.use_cases import impute, interpolate, sample
 
 Array = NDArray[Any]
 
@@ -87,7 +89,7 @@ class Reader:
             raise InvalidValue(f"{other}: {manifest.name} takes {spec.needed}", field=other, valid=spec.valid)
 
     async def ends(
-        self, manifest: Manifest, request: contract.InterpolateRequest, uploads: Uploads
+        self, manifest: Manifest, request: interpolate.InterpolateRequest, uploads: Uploads
     ) -> tuple[operations.End, operations.End, tuple[dict[str, Any], ...]]:
         """Read both ends of a path. Return them, and what was done to their items."""
         spec, how = manifest.spec, self._how(request)
@@ -110,7 +112,7 @@ class Reader:
             )
 
     def given(
-        self, manifest: Manifest, request: contract.SampleRequest, uploads: Uploads
+        self, manifest: Manifest, request: sample.SampleRequest, uploads: Uploads
     ) -> tuple[operations.Latents | None, Array | None]:
         """Read the latents and codes of a /sample request, by field or as a body of numbers."""
         if uploads.files:
@@ -155,13 +157,15 @@ class Reader:
         if manifest.space is not None:
             return InvalidValue(f"{field}: {manifest.name} has one latent; give it as latents", field=field)
         return UnsupportedTask(
-            f"{manifest.name} has no latent; leave latents out", field=field, valid=endpoints(manifest)
+            f"{manifest.name} has no latent; leave latents out", field=field, valid=operations.endpoints(manifest)
         )
 
     def _codes(self, manifest: Manifest, codes: Any) -> Array:
         if manifest.codes is None or "decode_codes" not in manifest.tasks:
             raise UnsupportedTask(
-                f"{manifest.name} does not decode codes; leave codes out", field="codes", valid=endpoints(manifest)
+                f"{manifest.name} does not decode codes; leave codes out",
+                field="codes",
+                valid=operations.endpoints(manifest),
             )
         numbers = codecs.floats(codes, manifest.codes.shape, "codes")
         self._not_empty(numbers, "codes")
@@ -220,9 +224,7 @@ class Reader:
         needed = one.data.wire.many if isinstance(one, Item) else forms.get(one.kind, one.kind)
         return InvalidValue(f"{field}: {manifest.name} takes {needed} here", field=field)
 
-    async def target(
-        self, manifest: Manifest, uploads: Uploads, request: contract.ReconstructRequest, condition: Given | None
-    ) -> Given | None:
+    async def target(self, manifest: Manifest, uploads: Uploads, request: Any, condition: Given | None) -> Given | None:
         """Read the condition that items are decoded under, if it differs from the one that they have. Parts left out stay as they are."""
         if request.target_conditions is None:
             return self.values(request.target_class, request.target_condition, "target_condition")
@@ -230,7 +232,7 @@ class Reader:
         target = await aside(read, max(uploads.work, _weight(request.target_conditions)))
         return BySeveral({**condition.parts, **target.parts}) if isinstance(condition, BySeveral) else target
 
-    def _target(self, manifest: Manifest, request: contract.ReconstructRequest) -> BySeveral:
+    def _target(self, manifest: Manifest, request: Any) -> BySeveral:
         field, parts = "target_conditions", request.target_conditions or {}
         if request.target_class is not None or request.target_condition is not None:
             raise InvalidValue(
@@ -251,9 +253,7 @@ class Reader:
             raise InvalidValue(f"{name}: at least one is needed", field=name)
         self.limit(len(array), name)
 
-    async def masked(
-        self, manifest: Manifest, request: contract.ImputeRequest, uploads: Uploads
-    ) -> tuple[Items, Array]:
+    async def masked(self, manifest: Manifest, request: impute.ImputeRequest, uploads: Uploads) -> tuple[Items, Array]:
         """Read items and their masks (n, *mask_shape), 1 where the item is known."""
         items, spec = await self.items(manifest, request, uploads), manifest.spec
         given, n = [*(request.masks or ()), *uploads.masks], len(items.data)
@@ -270,7 +270,7 @@ class Reader:
         return items, np.concatenate(masks)
 
     def _end(
-        self, manifest: Manifest, end: contract.End, name: str, how: Reading
+        self, manifest: Manifest, end: interpolate.End, name: str, how: Reading
     ) -> tuple[operations.End, tuple[dict[str, Any], ...]]:
         """Read one end of a path. Return it, and what was done to its item."""
         spec = manifest.spec
@@ -288,7 +288,7 @@ class Reader:
         data, fitted = (None, ()) if items is None else (items.data[0], items.fitted)
         return operations.End(latent, data, end.seed, end.first, condition), fitted
 
-    def _latent_of(self, manifest: Manifest, end: contract.End, name: str) -> operations.Latents | None:
+    def _latent_of(self, manifest: Manifest, end: interpolate.End, name: str) -> operations.Latents | None:
         """Read the latent of an end, (*shape), or latents by name."""
         if end.latent is not None and manifest.space is not None and not manifest.has_named_latents:
             return codecs.floats([end.latent], manifest.space.dims, f"{name}.latent")[0]

@@ -18,8 +18,10 @@ import orjson
 from manifold.runtime.errors import InvalidValue, TooLarge, Unavailable
 from manifold.runtime.scores import bulk
 from manifold.service.aside import LARGE, aside, later
-from manifold.service.core import contract, failures
-from manifold.service.core.handlers import Handlers, rule_of, threshold_of
+from manifold.service.core import failures
+from manifold.service.core.handling import Handling
+from manifold.service.core.reading import MANY
+from manifold.service.core.use_cases.anomaly_score import ScoreRequest, rule_of, threshold_of
 from manifold.service.models.entries import Entry
 from manifold.service.telemetry.metrics import Metrics
 
@@ -29,19 +31,19 @@ IN_MEMORY = 8 * 2**20  # bytes of a file; the rest is spooled to the temporary f
 
 
 async def score(
-    fields: contract.ScoreRequest,
+    fields: ScoreRequest,
     kind: str,
     chunks: AsyncIterator[bytes],
     limit: int,
-    handlers: Handlers,
+    handling: Handling,
     metrics: Metrics,
 ) -> tuple[Entry, AsyncGenerator[bytes]]:
     """Return the model, and the answer's lines for a file that comes in chunks. Raise a RequestError if nothing can be scored."""
-    for name in ("images", "rows", "class_", "condition", "conditions", "inputs"):
+    for name in (*MANY, "class_", "condition", "conditions", "inputs"):
         if getattr(fields, name) is not None:
             raise InvalidValue(f"{name.rstrip('_')}: not beside a file of rows", field=name.rstrip("_"))
     rule = rule_of(fields)
-    entry, _ = await handlers.entry(fields, "anomaly-score")
+    entry, _ = await handling.entry(fields, "anomaly-score")
     assert entry.model is not None and entry.batcher is not None
     bulk.table_of(entry.model)
     spooled = await spool(chunks, limit)

@@ -17,7 +17,7 @@ from starlette.responses import FileResponse, Response
 
 from manifold.service.aside import ROW, aside
 from manifold.service.core import contract, encoding
-from manifold.service.core.handlers import Handlers
+from manifold.service.core.handling import Handling
 from manifold.service.http import admin, endpoints, errors, openapi, pages
 from manifold.service.http.front import Front
 from manifold.service.inference.core import Core
@@ -41,7 +41,7 @@ def create_app(settings: Settings, registry: Registry | None = None) -> Front:
     """Return the application. Models load in a thread once it has started, so that it answers /health/live at once."""
     security, traced = Security(settings), tracing.open_tracing(settings)
     registry = registry or Registry(settings)
-    handlers, metrics = Handlers(registry, settings), Metrics(registry)
+    handling, metrics = Handling(registry, settings), Metrics(registry)
     app = FastAPIOffline(
         title="Manifold",
         version="0.1.0",
@@ -53,7 +53,7 @@ def create_app(settings: Settings, registry: Registry | None = None) -> Front:
     )
     app.state.registry, app.state.metrics, app.state.security = registry, metrics, security
     app.state.tracing = traced
-    app.state.handlers, app.state.inference = handlers, Core(registry, settings, metrics)
+    app.state.handling, app.state.inference = handling, Core(registry, settings, metrics)
     _add_models(app, registry)
     _add_operations(app, registry, metrics)
     pages.add(app)
@@ -61,7 +61,7 @@ def create_app(settings: Settings, registry: Registry | None = None) -> Front:
     errors.add(app)
     openapi.add(app)
     tensors = Routes(app.state.inference)
-    return Front(app, endpoints.of_use_cases(handlers, metrics, settings), tensors, registry, metrics, security)
+    return Front(app, endpoints.of_use_cases(handling, metrics, settings), tensors, registry, metrics, security)
 
 
 def _lifespan(registry: Registry, traced: Tracing | None) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:

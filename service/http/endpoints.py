@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Awaitable, Callable
-from typing import Any
 
 from manifold.runtime import codecs
 from manifold.service.aside import LARGE, aside, later
-from manifold.service.core import contract, encoding
-from manifold.service.core.handlers import Answer, Handlers
-from manifold.service.core.reading import Uploads
+from manifold.service.core import encoding, use_cases
+from manifold.service.core.answers import Answer
+from manifold.service.core.handling import Handling
+from manifold.service.core.use_cases.base import UseCase
 from manifold.service.http import bodies, streams, uploads
 from manifold.service.http.front import Endpoint
 from manifold.service.http.incoming import Incoming
@@ -20,53 +19,29 @@ from manifold.service.settings import Settings
 from manifold.service.telemetry import tracing
 from manifold.service.telemetry.metrics import Metrics
 
-Route = Callable[[Any, Uploads, int | None], Awaitable[Answer]]
 
-USE_CASES: dict[str, tuple[type[contract.Request], type[contract.Response]]] = {
-    "sample": (contract.SampleRequest, contract.SampleResponse),
-    "encode": (contract.EncodeRequest, contract.EncodeResponse),
-    "reconstruct": (contract.ReconstructRequest, contract.ReconstructResponse),
-    "interpolate": (contract.InterpolateRequest, contract.InterpolateResponse),
-    "anomaly-score": (contract.ScoreRequest, contract.ScoreResponse),
-    "classify": (contract.ClassifyRequest, contract.ClassifyResponse),
-    "impute": (contract.ImputeRequest, contract.ImputeResponse),
-}
-
-NUMBERS_ONLY = ("encode", "anomaly-score", "classify")  # the others answer with items, which may be pictures
-
-
-def of_use_cases(handlers: Handlers, metrics: Metrics, settings: Settings) -> dict[str, Endpoint]:
+def of_use_cases(handling: Handling, metrics: Metrics, settings: Settings) -> dict[str, Endpoint]:
     """Return the function that answers each path."""
-    methods: dict[str, Route] = {
-        "sample": handlers.sample, "encode": handlers.encode, "reconstruct": handlers.reconstruct,
-        "interpolate": handlers.interpolate, "anomaly-score": handlers.score,
-        "classify": handlers.classify, "impute": handlers.impute,
-    }  # fmt: skip
-    return {
-        f"/{name}": _endpoint(name, shape, methods[name], handlers, metrics, settings)
-        for name, (shape, _) in USE_CASES.items()
-    }
+    return {case.path: _endpoint(case, handling, metrics, settings) for case in use_cases.every.values()}
 
 
-def _endpoint(
-    name: str, shape: type[contract.Request], method: Route, handlers: Handlers, metrics: Metrics, settings: Settings
-) -> Endpoint:
-    offered = encoding.NUMBERS if name in NUMBERS_ONLY else encoding.PICTURES
-    offered = (*offered, *(streams.MEDIA_TYPES if name == "sample" else ()))
-    tables = tuple(uploads.MEDIA_TYPES) if name == "anomaly-score" else ()
+def _endpoint(case: UseCase, handling: Handling, metrics: Metrics, settings: Settings) -> Endpoint:
+    offered = encoding.PICTURES if case.gives_items else encoding.NUMBERS
+    offered = (*offered, *(streams.MEDIA_TYPES if case.stream is not None else ()))
+    tables = tuple(uploads.MEDIA_TYPES) if case.takes_row_files else ()
 
     async def endpoint(request: Incoming) -> Reply:
-        handlers.registry.check_open()
+        handling.registry.check_open()
         if tables and (kind := uploads.kind_of(request)) is not None:
-            return await uploads.respond(request, kind, handlers, metrics, settings)
+            return await uploads.respond(request, kind, handling, metrics, settings)
         media_type = encoding.choose(request.header(b"accept") or "*/*", offered)
         deadline = request.deadline()
-        fields, files = await bodies.parse(request, shape, settings, tables)
-        if media_type in streams.MEDIA_TYPES:
-            assert isinstance(fields, contract.SampleRequest)
-            return await streams.respond(fields, files, deadline, media_type, request.request_id, handlers, metrics)
+        fields, files = await bodies.parse(request, case.request, settings, tables)
+        if case.stream is not None and media_type in streams.MEDIA_TYPES:
+            parts = await case.stream(handling, fields, files, deadline)
+            return streams.respond(parts, case.name, fields, media_type, request.request_id, metrics)
         try:
-            answer = await method(fields, files, deadline)
+            answer = await case.handle(handling, fields, files, deadline)
         finally:
             if files.work >= LARGE:  # to free millions of numbers takes as long as to read them
                 later(vars(fields).clear)
@@ -74,7 +49,7 @@ def _endpoint(
         body, spent = await aside(write, encoding.work(answer))
         now = time.monotonic()
         tracing.spent("encode", now - spent / 1000, now)
-        metrics.answered(answer, name, spent)
+        metrics.answered(answer, case.name, spent)
         return Reply(body, media_type, headers=_headers(answer))
 
     return endpoint

@@ -9,8 +9,8 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from manifold.runtime.errors import ManifoldError, cut
+from manifold.service.core import use_cases
 from manifold.service.http import replies
-from manifold.service.http.endpoints import USE_CASES
 from manifold.service.http.front import GONE
 from manifold.service.http.replies import Reply
 
@@ -54,9 +54,9 @@ def _respond(request: Request, reply: Reply) -> Response:
 def _unrouted(app: FastAPI, request: Request, error: HTTPException) -> Reply:
     """Return the reply for an unknown path or method, or for another error of the framework."""
     path, status = request.url.path, error.status_code
-    use_cases = {f"/{name}" for name in USE_CASES}
+    posted = {case.path for case in use_cases.every.values()}
     headers = dict(error.headers or {})
-    if path in use_cases:
+    if path in posted:
         status, headers = 405, {"Allow": "POST"}
     elif status == 405 and "GET" in (allowed := headers.get("Allow", "")) and "HEAD" not in allowed:
         headers = {"Allow": allowed.replace("GET", "GET, HEAD")}
@@ -64,7 +64,7 @@ def _unrouted(app: FastAPI, request: Request, error: HTTPException) -> Reply:
         valid = headers.get("Allow", "").split(", ")
         message = f"{cut(path)} does not take {cut(request.method)}"
     else:
-        valid = sorted(use_cases | {route.path for route in app.routes if hasattr(route, "path")})
+        valid = sorted(posted | {route.path for route in app.routes if hasattr(route, "path")})
         message = f"there is no {cut(path)}" if status == 404 else cut(str(error.detail), 200)
     kind = TYPES.get(status, "malformed")
     return replies.refusal(status, request.state.request_id, kind, message, valid=valid, headers=headers)

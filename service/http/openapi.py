@@ -8,17 +8,18 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from starlette.responses import Response
 
-from manifold.runtime import codecs, imaging
+from manifold.runtime import codecs, imaging, kinds
 from manifold.service.aside import aside
-from manifold.service.core import contract, encoding
+from manifold.service.core import contract, encoding, use_cases
+from manifold.service.core.use_cases.base import UseCase
 from manifold.service.http import bodies, streams, uploads
-from manifold.service.http.endpoints import NUMBERS_ONLY, USE_CASES
 from manifold.service.http.front import OPEN
 from manifold.service.http.replies import STATUS
 
 Schema = dict[str, Any]
 
 BINARY: Schema = {"schema": {"type": "string", "format": "binary"}}
+TEXT: Schema = {"schema": {"type": "string"}}
 KEY: Schema = {
     "type": "http",
     "scheme": "bearer",
@@ -49,7 +50,7 @@ def _document(app: FastAPI) -> Schema:
     components = schema.setdefault("components", {})
     components.setdefault("schemas", {}).update(_schemas())
     components["securitySchemes"] = {"key": KEY}
-    schema["paths"] = {f"/{name}": {"post": _operation(name)} for name in USE_CASES} | schema["paths"]
+    schema["paths"] = {case.path: {"post": _operation(case)} for case in use_cases.every.values()} | schema["paths"]
     refused = {"description": "Error", "content": {encoding.JSON: _json(contract.ErrorResponse)}}
     for path, operations in schema["paths"].items():
         for operation in operations.values():
@@ -62,31 +63,33 @@ def _document(app: FastAPI) -> Schema:
 def _schemas() -> Schema:
     """Return the schemas of errors, and of the requests and responses of the use cases, by name."""
     schemas: Schema = {}
-    for shape in (contract.ErrorResponse, *(shape for pair in USE_CASES.values() for shape in pair)):
+    for shape in (
+        contract.ErrorResponse,
+        *(shape for case in use_cases.every.values() for shape in (case.request, case.response)),
+    ):
         definition = shape.model_json_schema(ref_template="#/components/schemas/{model}")
         schemas |= definition.pop("$defs", {})
         schemas[shape.__name__] = definition
     return schemas
 
 
-def _operation(name: str) -> Schema:
+def _operation(case: UseCase) -> Schema:
     """Return the operation of a use case."""
-    request, response = USE_CASES[name]
-    content = {encoding.JSON: _json(response), **_pictures_out(name), codecs.NPY: BINARY}
+    content = {encoding.JSON: _json(case.response), **_pictures_out(case), codecs.NPY: BINARY}
     return {
-        "summary": request.__doc__,
-        "operationId": name,
+        "summary": case.summary,
+        "operationId": case.name,
         "tags": ["use cases"],
-        "requestBody": {"required": True, "content": _bodies(name, request)},
+        "requestBody": {"required": True, "content": _bodies(case)},
         "responses": {"200": {"description": "OK", "content": content}},
     }
 
 
-def _bodies(name: str, request: type[contract.Request]) -> Schema:
+def _bodies(case: UseCase) -> Schema:
     """Return the bodies that a use case reads, by content type."""
-    pictures = {} if name in ("sample", "interpolate") else _pictures_in(request)
-    tables = dict.fromkeys(uploads.MEDIA_TYPES, BINARY) if name == "anomaly-score" else {}
-    return {encoding.JSON: _json(request), **pictures, codecs.NPY: BINARY, **tables}
+    pictures = _pictures_in(case.request) if case.takes_files else {}
+    tables = dict.fromkeys(uploads.MEDIA_TYPES, BINARY) if case.takes_row_files else {}
+    return {encoding.JSON: _json(case.request), **pictures, codecs.NPY: BINARY, **tables}
 
 
 def _pictures_in(request: type[contract.Request]) -> Schema:
@@ -96,9 +99,9 @@ def _pictures_in(request: type[contract.Request]) -> Schema:
     return {bodies.MULTIPART: {"schema": form}, **dict.fromkeys(imaging.MEDIA_TYPES, BINARY)}
 
 
-def _pictures_out(name: str) -> Schema:
-    pictures = {} if name in NUMBERS_ONLY else {"image/png": BINARY, "image/webp": BINARY}
-    streamed = {kind: {"schema": {"type": "string"}} for kind in streams.MEDIA_TYPES} if name == "sample" else {}
+def _pictures_out(case: UseCase) -> Schema:
+    pictures = dict.fromkeys(kinds.media_types(), BINARY) if case.gives_items else {}
+    streamed = {} if case.stream is None else dict.fromkeys(streams.MEDIA_TYPES, TEXT)
     return {**pictures, **streamed}
 
 

@@ -14,9 +14,8 @@ from typing import Any
 
 from manifold.runtime import kinds
 from manifold.service.aside import aside
-from manifold.service.core import contract, encoding, failures
-from manifold.service.core.handlers import Answer, Handlers
-from manifold.service.core.reading import Uploads
+from manifold.service.core import encoding, failures
+from manifold.service.core.answers import Answer
 from manifold.service.http.replies import Reply
 from manifold.service.telemetry.metrics import Metrics
 
@@ -31,13 +30,11 @@ BY_ITEM = {
 BY_NAME = ("items", "named_latents", "conditions")  # fields with values for each item by name
 
 
-async def respond(
-    request: contract.SampleRequest, uploads: Uploads, deadline_ms: int | None, media_type: str, request_id: str, handlers: Handlers,
-    metrics: Metrics,
-) -> Reply:  # fmt: skip
-    """Return what /sample would answer, as a stream. Raise what it raises."""
-    parts = await handlers.sample_stream(request, uploads, deadline_ms)
-    lines = _lines(parts, request.first, request_id, _event if media_type == EVENTS else _line, metrics)
+def respond(
+    parts: AsyncGenerator[Answer], endpoint: str, request: Any, media_type: str, request_id: str, metrics: Metrics
+) -> Reply:
+    """Return a stream of the items of an answer as they are made."""
+    lines = _lines(parts, endpoint, request.first, request_id, _event if media_type == EVENTS else _line, metrics)
     return Reply(lines, media_type, headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
 
 
@@ -78,6 +75,7 @@ def _named_at(named: Mapping[str, Any], index: int) -> dict[str, Any]:
 
 async def _lines(
     parts: AsyncGenerator[Answer],
+    endpoint: str,
     first: int,
     request_id: str,
     write: Callable[[dict[str, Any]], bytes],
@@ -91,7 +89,7 @@ async def _lines(
 
     try:
         async for part in parts:
-            metrics.answered(part, "sample")
+            metrics.answered(part, endpoint)
             yield await aside(functools.partial(written, part), encoding.work(part))
             assert part.items is not None
             total, queue, compute = total + len(part.items), queue + part.queue, compute + part.compute

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from manifold.runtime.errors import UnsupportedMedia, cut
-from manifold.service.core import contract, row_files
-from manifold.service.core.handlers import Handlers
+from manifold.service.core import row_files
+from manifold.service.core.handling import Handling
+from manifold.service.core.use_cases.anomaly_score import ScoreRequest
 from manifold.service.core.validation import validate
 from manifold.service.http import bodies
 from manifold.service.http.incoming import Incoming
@@ -24,16 +25,16 @@ def kind_of(request: Incoming) -> str | None:
     return MEDIA_TYPES.get(request.content_type or "")
 
 
-async def respond(request: Incoming, kind: str, handlers: Handlers, metrics: Metrics, settings: Settings) -> Reply:
+async def respond(request: Incoming, kind: str, handling: Handling, metrics: Metrics, settings: Settings) -> Reply:
     """Return the scores of the body as lines. Raise a RequestError if nothing can be scored."""
     if encoding := request.header(b"content-encoding"):
         raise UnsupportedMedia(
             f"Content-Encoding: {cut(encoding)} is not read; send the file as it is", field="Content-Encoding"
         )
-    fields = validate(contract.ScoreRequest, bodies.query(request))
+    fields = validate(ScoreRequest, bodies.query(request))
     limit = settings.max_upload_bytes
     request.check_length(limit)
-    entry, lines = await row_files.score(fields, kind, request.chunks(row_files.IN_MEMORY), limit, handlers, metrics)
+    entry, lines = await row_files.score(fields, kind, request.chunks(row_files.IN_MEMORY), limit, handling, metrics)
     headers = {"X-Model": entry.name, "X-Model-Version": str(entry.version)}
     if row_files.is_random(entry, explain=fields.explain):
         headers["X-Reproducible"] = "false"

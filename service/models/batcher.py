@@ -166,7 +166,7 @@ class Batcher:
         self._sweeper: asyncio.TimerHandle | None = None
         self._closed = False
 
-    # --- what the handlers call ---
+    # --- what use cases call ---
 
     async def drive(
         self, steps: Generator[Run, Outputs, T], rows: int, deadline: float, work: float = 0

@@ -30,17 +30,6 @@ from manifold.service.settings import ModelSettings, Settings
 
 log = structlog.get_logger()
 
-# endpoints by the use case behind them
-ENDPOINTS = {
-    "sample": "sample",
-    "encode": "encode",
-    "reconstruct": "reconstruct",
-    "interpolate": "interpolate",
-    "anomaly-score": "score",
-    "classify": "classify",
-    "impute": "impute",
-}
-
 # the folders of an absolute path
 FOLDERS = re.compile(r"(?<![\w.:/])/(?:[^\s/:;,'\"]+/)+(?=[^\s/])")
 
@@ -80,7 +69,7 @@ class Entry:
         self.manifest = manifests.read(self.folder)
         if settings.require_checksums and not self.manifest.files:
             raise ArtifactError("its manifest has no checksums, which are asked for here: manifold check --seal")
-        self.endpoints = endpoints(self.manifest)
+        self.endpoints = operations.endpoints(self.manifest)
         self.weight = sum(size for name, size, *_ in self.stamp if name.endswith((".onnx", ".bin", ".pt")))
 
     def load(self, settings: Settings, listener: Listener) -> None:
@@ -177,11 +166,6 @@ def let_go(held: list[Entry]) -> None:
     """The request is over."""
     while held:
         held.pop()._let_go()
-
-
-def endpoints(manifest: Manifest) -> list[str]:
-    """What a model can be asked for."""
-    return [endpoint for endpoint, use_case in ENDPOINTS.items() if operations.CAN[use_case](manifest)]
 
 
 def stamp(folder: Path) -> Stamp:

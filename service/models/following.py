@@ -51,7 +51,7 @@ class Follower:
 
         Raise ArtifactError if the folder of models cannot be read, or is suddenly empty, as it is if its disk is not mounted.
         """
-        listing = await aside(lambda: repository.survey(self.settings.models_dir), pool="disk")
+        listing = await self._survey()
         versions, unreadable, latest = listing.versions, listing.unreadable, self.registry.latest
         if latest and not versions and not unreadable:
             raise ArtifactError(f"{self.settings.models_dir}: holds no models any more")
@@ -59,7 +59,12 @@ class Follower:
         allowed = {name: self.registry.allowed(name, versions.get(name, [])) for name in names}
         stamps = await aside(lambda: self._stamps(allowed), pool="disk")
         changed = [name for name in names if name not in self.registry.unloaded and self._differs(name, stamps[name])]
+        if changed and await self._survey() != listing:  # it changes at this moment: the next poll sees all of it
+            return [], {}
         return changed, {name: why for name, why in unreadable.items() if self.registry.unreadable.get(name) != why}
+
+    async def _survey(self) -> repository.Listing:
+        return await aside(lambda: repository.survey(self.settings.models_dir), pool="disk")
 
     def _stamps(self, versions: Mapping[str, list[int]]) -> dict[str, dict[int, Stamp]]:
         root = self.settings.models_dir

@@ -1,4 +1,4 @@
-"""The rpcs: messages are translated to the handlers and back."""
+"""The rpcs: messages are translated to the use cases and back."""
 
 from __future__ import annotations
 
@@ -12,9 +12,12 @@ from google.protobuf.message import Message
 
 from manifold.runtime.errors import InvalidValue, UnsupportedMedia, cut
 from manifold.service.aside import LARGE, ROW, aside
-from manifold.service.core import contract, encoding, row_files
-from manifold.service.core.handlers import Answer, Handlers
+from manifold.service.core import contract, encoding, row_files, use_cases
+from manifold.service.core.answers import Answer
+from manifold.service.core.handling import Handling
 from manifold.service.core.reading import Uploads
+from manifold.service.core.use_cases import anomaly_score, sample
+from manifold.service.core.use_cases.base import UseCase
 from manifold.service.core.validation import validate
 from manifold.service.models import describe
 from manifold.service.models.registry import Registry
@@ -37,67 +40,13 @@ NAME = "manifold.v1.Manifold"
 
 
 class Servicer(stubs.ManifoldServicer):
-    """The service Manifold: a method for each rpc."""
+    """The service Manifold: a method for each rpc. Those of the use cases are added below."""
 
     def __init__(
-        self, handlers: Handlers, registry: Registry, metrics: Metrics, settings: Settings, tracing: Tracing | None = None
+        self, handling: Handling, registry: Registry, metrics: Metrics, settings: Settings, tracing: Tracing | None = None
     ) -> None:  # fmt: skip
-        self.handlers, self.registry, self.metrics, self.settings = handlers, registry, metrics, settings
+        self.handling, self.registry, self.metrics, self.settings = handling, registry, metrics, settings
         self.calls = Calls(NAME, CODES, metrics, tracing)
-
-    # --- use cases ---
-
-    async def Sample(self, message: pb.SampleRequest, context: Context) -> pb.SampleResponse:  # noqa: N802
-        """Answer with new items."""
-        return await self._use(
-            context, "sample", message, contract.SampleRequest, self.handlers.sample, pb.SampleResponse()
-        )
-
-    async def Encode(self, message: pb.EncodeRequest, context: Context) -> pb.EncodeResponse:  # noqa: N802
-        """Answer with the latents of items."""
-        return await self._use(
-            context, "encode", message, contract.EncodeRequest, self.handlers.encode, pb.EncodeResponse()
-        )
-
-    async def Reconstruct(self, message: pb.ReconstructRequest, context: Context) -> pb.ReconstructResponse:  # noqa: N802
-        """Answer with items that were encoded and decoded again."""
-        return await self._use(
-            context,
-            "reconstruct",
-            message,
-            contract.ReconstructRequest,
-            self.handlers.reconstruct,
-            pb.ReconstructResponse(),
-        )
-
-    async def Interpolate(self, message: pb.InterpolateRequest, context: Context) -> pb.InterpolateResponse:  # noqa: N802
-        """Answer with a path between two items."""
-        return await self._use(
-            context,
-            "interpolate",
-            message,
-            contract.InterpolateRequest,
-            self.handlers.interpolate,
-            pb.InterpolateResponse(),
-        )
-
-    async def AnomalyScore(self, message: pb.ScoreRequest, context: Context) -> pb.ScoreResponse:  # noqa: N802
-        """Answer with how anomalous items are."""
-        return await self._use(
-            context, "anomaly-score", message, contract.ScoreRequest, self.handlers.score, pb.ScoreResponse()
-        )
-
-    async def Classify(self, message: pb.ClassifyRequest, context: Context) -> pb.ClassifyResponse:  # noqa: N802
-        """Answer with the classes of items."""
-        return await self._use(
-            context, "classify", message, contract.ClassifyRequest, self.handlers.classify, pb.ClassifyResponse()
-        )
-
-    async def Impute(self, message: pb.ImputeRequest, context: Context) -> pb.ImputeResponse:  # noqa: N802
-        """Answer with items whose missing values are filled in."""
-        return await self._use(
-            context, "impute", message, contract.ImputeRequest, self.handlers.impute, pb.ImputeResponse()
-        )
 
     # --- streams ---
 
@@ -105,8 +54,8 @@ class Servicer(stubs.ManifoldServicer):
         """Yield new items as they are made."""
         async with Call(self.calls, context, "SampleStream") as call:
             self.registry.check_open()
-            fields, given = await _read(message, contract.SampleRequest)
-            async with aclosing(await self.handlers.sample_stream(fields, given, deadline(context))) as parts:
+            fields, given = await _read(message, sample.SampleRequest)
+            async with aclosing(await sample.stream(self.handling, fields, given, deadline(context))) as parts:
                 async for part in parts:
                     yield await self._write(part, "sample", pb.SampleResponse(), call.request_id)
 
@@ -121,12 +70,12 @@ class Servicer(stubs.ManifoldServicer):
                 raise UnsupportedMedia(
                     f"kind: {cut(head.kind) or 'nothing'} is not read", field="kind", valid=row_files.KINDS
                 )
-            fields, given = await _read(head.request, contract.ScoreRequest)
+            fields, given = await _read(head.request, anomaly_score.ScoreRequest)
             if given.files or given.array is not None:
                 raise InvalidValue("images: not beside a file of rows", field="images")
             chunks = _chunks(sent)
             limits = self.settings.max_upload_bytes
-            _, lines = await row_files.score(fields, head.kind, chunks, limits, self.handlers, self.metrics)
+            _, lines = await row_files.score(fields, head.kind, chunks, limits, self.handling, self.metrics)
             async with aclosing(lines):
                 async for line in lines:
                     yield pb.ScoreFileResponse(lines=line)
@@ -176,14 +125,13 @@ class Servicer(stubs.ManifoldServicer):
 
     # --- pieces ---
 
-    async def _use(
-        self, context: Context, route: str, message: Message, shape: type[R],
-        method: Callable[[R, Uploads, int | None], Awaitable[Answer]], answer: M,
-    ) -> M:  # fmt: skip
-        async with Call(self.calls, context, shape.__name__.removesuffix("Request")) as call:
+    async def use(self, case: UseCase, message: Message, context: Context) -> Message:
+        """Answer the rpc of a use case."""
+        async with Call(self.calls, context, case.request.__name__.removesuffix("Request")) as call:
             self.registry.check_open()
-            fields, given = await _read(message, shape)
-            return await self._write(await method(fields, given, deadline(context)), route, answer, call.request_id)
+            fields, given = await _read(message, case.request)
+            answer = await case.handle(self.handling, fields, given, deadline(context))
+            return await self._write(answer, case.name, getattr(pb, case.response.__name__)(), call.request_id)
 
     async def _write(self, answer: Answer, route: str, message: M, request_id: str) -> M:
         """Return the answer as a message. A large one is written off the event loop."""
@@ -204,6 +152,19 @@ class Servicer(stubs.ManifoldServicer):
         spent_on("encode", now - spent / 1000, now)
         self.metrics.answered(answer, route, spent)
         return written
+
+
+def _rpc(case: UseCase) -> Callable[[Servicer, Message, Context], Awaitable[Message]]:
+    """Return the method of the rpc of a use case."""
+
+    async def rpc(self: Servicer, message: Message, context: Context) -> Message:
+        return await self.use(case, message, context)
+
+    return rpc
+
+
+for _case in use_cases.every.values():
+    setattr(Servicer, _case.rpc, _rpc(_case))
 
 
 async def _read(message: Message, shape: type[R]) -> tuple[R, Uploads]:

@@ -30,7 +30,7 @@ from manifold.runtime.errors import Busy, DeadlineExceeded, Forbidden, Unauthori
 from manifold.runtime.scores.drift import Recent
 from manifold.service.aside import aside
 from manifold.service.core import failures
-from manifold.service.core.handlers import Answer
+from manifold.service.core.answers import Answer
 from manifold.service.models.batcher import Ran
 from manifold.service.models.entries import Entry
 from manifold.service.models.registry import SERVING, Registry

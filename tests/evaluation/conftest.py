@@ -13,7 +13,7 @@ from manifold.evaluation.extractors import Extractor
 from manifold.evaluation.images import ImageArray, RealData
 from manifold.evaluation.reference import Reference
 from manifold.runtime import imaging
-from manifold.training.data import Data
+from manifold.training.data import Arrays, Data
 from tests.conftest import SHIPPED
 
 
@@ -30,7 +30,9 @@ def extractor() -> Extractor:
 @pytest.fixture(scope="session")
 def real(digits: Data) -> RealData:
     parts = {"train": digits.train, "calibration": digits.calibration, "test": digits.test}
-    return RealData("digits", **{name: ImageArray(part.items, part.labels, "digits") for name, part in parts.items()})
+    return RealData(
+        "digits", **{name: ImageArray(Arrays.of(part).items, part.labels, "digits") for name, part in parts.items()}
+    )
 
 
 @pytest.fixture

@@ -2,55 +2,96 @@
 
 A family file exposes
 
-    Config                      frozen dataclass, extends training.phases.Recipe
-    PRESETS                     {"smoke" | "cpu" | "gpu": {key: value}}
-    build(config, data)         the model, an nn.Module
-    phases(model, config)       what the loop trains; losses are methods of the model with "loss" in their names
-    evaluate(model, batch)      per-item test figures {name: (B,)}, with "loss" among them
-    monitor(model, batch)       what else to log of the test part at the end of an epoch, as JSON values
-    draw(model, n, generator)   n items for the sample sheet; None from a family that makes none
-    report(model, config, data) the figures that go into the manifest
-    exports(model, config, data) the tasks: training.export.Exports
+    Config                       the options, extends training.recipes.Recipe
+    build(config, data)          the model, an nn.Module
+    phases(model, config)        what the loop trains; losses are methods of the model with "loss" in their names
+    evaluate(model, batch)       per-item test figures {name: (B,)}, with "loss" among them
+    exports(model, config, data) the tasks: training.exporting.tasks.Exports
+
+and, if the defaults below do not suit it,
+
+    PRESETS                      {"smoke" | "cpu" | "gpu": {key: value}}
+    resolve(config, data)        the config with every option that depends on the data filled in; resolving it again changes nothing
+    monitor(model, batch)        other figures of the test part for the log at the end of an epoch, as JSON values
+    draw(model, n, generator)    n items for the sample sheet; None from a family that makes none
+    report(model, config, data)  the figures for the manifest
+
+All functions but `resolve` get a resolved config.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import pkgutil
-from collections.abc import Callable
-from typing import Any, Protocol, cast
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from manifold.runtime.manifest import Metric
+from manifold.training.batches import Batch
 from manifold.training.data import Data
 from manifold.training.errors import TrainingError
-from manifold.training.exports import Exports
-from manifold.training.phases import Batch, Phase, Recipe
+from manifold.training.exporting.tasks import Exports
+from manifold.training.phases import Phase
+from manifold.training.recipes import Recipe
+
+SMOKE = {"epochs": 2, "test_items": 200, "ema": 0.9}
 
 
-class Family(Protocol):
+def _resolve(config: Any, data: Data) -> Any:
+    """Return the config as it is: no option depends on the data."""
+    return config
+
+
+def _monitor(model: Any, batch: Batch) -> dict[str, Any]:
+    """Return no other figures."""
+    return {}
+
+
+def _draw(model: Any, n: int, generator: torch.Generator) -> Tensor | None:
+    """Return None: nothing is drawn."""
+    return None
+
+
+def _report(model: Any, config: Any, data: Data) -> list[Metric]:
+    """Return no figures."""
+    return []
+
+
+@dataclasses.dataclass(frozen=True)
+class Family:
     """The interface of a family file; see above."""
 
     Config: type[Recipe]
-    PRESETS: dict[str, dict[str, Any]]
     build: Callable[[Any, Data], nn.Module]
     phases: Callable[[Any, Any], list[Phase]]
     evaluate: Callable[[Any, Batch], dict[str, Tensor]]
-    monitor: Callable[[Any, Batch], dict[str, Any]]
-    draw: Callable[[Any, int, torch.Generator], Tensor | None]
-    report: Callable[[Any, Any, Data], list[Metric]]
     exports: Callable[[Any, Any, Data], Exports]
+    PRESETS: Mapping[str, dict[str, Any]] = dataclasses.field(
+        default_factory=lambda: {"smoke": SMOKE, "cpu": {}, "gpu": {}}
+    )
+    resolve: Callable[[Any, Data], Any] = _resolve
+    monitor: Callable[[Any, Batch], dict[str, Any]] = _monitor
+    draw: Callable[[Any, int, torch.Generator], Tensor | None] = _draw
+    report: Callable[[Any, Any, Data], list[Metric]] = _report
 
 
 def names() -> list[str]:
-    """The families there are."""
+    """Return the names of the families."""
     return sorted(module.name for module in pkgutil.iter_modules(__path__))
 
 
 def get(name: str) -> Family:
-    """The family called `name`; TrainingError lists the valid ones otherwise."""
+    """Return the family called `name`. Raises TrainingError, which lists the valid names, for an unknown one."""
     if name not in names():
         raise TrainingError(f"unknown family {name!r}; valid are {', '.join(names())}", field="family", valid=names())
-    return cast(Family, importlib.import_module(f"{__name__}.{name}"))
+    return of(importlib.import_module(f"{__name__}.{name}"))
+
+
+def of(module: Any) -> Family:
+    """Return the family that a module exposes, with the defaults of what it leaves out."""
+    fields = [field.name for field in dataclasses.fields(Family)]
+    return Family(**{name: getattr(module, name) for name in fields if hasattr(module, name)})

@@ -9,13 +9,13 @@ from __future__ import annotations
 from manifold.training.data import Data
 from manifold.training.errors import TrainingError
 from manifold.training.families import gan
-from manifold.training.families.gan import GAN, PRESETS, Config, draw, evaluate, exports, monitor, phases, report
+from manifold.training.families.gan import GAN, PRESETS, Config, draw, evaluate, exports, phases, report, resolve
 
-__all__ = ["PRESETS", "Config", "build", "draw", "evaluate", "exports", "monitor", "phases", "report"]
+__all__ = ["PRESETS", "Config", "build", "draw", "evaluate", "exports", "phases", "report", "resolve"]
 
 
 def build(config: gan.Config, data: Data) -> GAN:
-    """A model with fresh weights. Raises TrainingError for data without classes, or convolutions that cannot be told."""
+    """Return a model with fresh weights. Raises TrainingError for data without classes, or convolutions that cannot be told."""
     if data.classes is None:
         raise TrainingError(
             f"data: {data.name} has no classes to condition on; the family `gan` needs none", field="data"

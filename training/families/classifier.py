@@ -7,47 +7,40 @@ stage, a global average, one linear layer; shifts, flips and cutout (DeVries and
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
+from pydantic import Field
 from torch import Tensor, nn
 
 from manifold.runtime.kinds.image import ImageSpec
-from manifold.runtime.manifest import Classification, InputSpec, Metric, TensorSpec
-from manifold.training.data import Data
+from manifold.runtime.manifest import Classification, InputSpec, TensorSpec
+from manifold.training.batches import Batch
+from manifold.training.data import Data, Part
+from manifold.training.data.parts import first
 from manifold.training.errors import TrainingError
-from manifold.training.exports import Exports, Task
-from manifold.training.phases import Batch, Losses, Phase, Player, Recipe
+from manifold.training.exporting.tasks import Exports, Task
+from manifold.training.phases import Losses, Phase, Player
+from manifold.training.recipes import Recipe, Size
 
 
-@dataclass(frozen=True)
 class Config(Recipe):
     """Options of the family."""
 
-    widths: tuple[int, ...] = (
-        32,
-        64,
-        128,
-        192,
-    )  # channels of the stem and of each stage; the last is the number of features
-    shift: int = 2  # pixels, at most, in each direction
+    # channels of the stem and of each stage; the last is the number of features
+    widths: tuple[Size, ...] = Field((32, 64, 128, 192), min_length=2)
+    shift: int = Field(2, ge=0)  # pixels, at most, in each direction
     flip: bool = False  # left to right, half of the items
-    cutout: int = 0  # side of the square that is erased; 0 is off
-    label_smoothing: float = 0.0
-    weight_decay: float = 0.0  # decoupled (Loshchilov and Hutter, 2017)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.at_least(shift=0, cutout=0, label_smoothing=0, weight_decay=0)
-        if len(self.widths) < 2 or min(self.widths) < 1:
-            raise TrainingError(f"widths: {list(self.widths)} must be a stem and at least one stage", field="widths")
-        if self.label_smoothing >= 1:
-            raise TrainingError(f"label_smoothing: {self.label_smoothing} is not below 1", field="label_smoothing")
+    cutout: int = Field(0, ge=0)  # side of the square that is erased; 0 is off
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    weight_decay: float = Field(0.0, ge=0)  # decoupled (Loshchilov and Hutter, 2017)
 
 
+PIXELS = 2**28  # values, whose mean and deviation normalise the input: 1 GB as float32
 PRESETS: dict[str, dict[str, Any]] = {
     "smoke": {"epochs": 4, "widths": (8, 16), "shift": 0, "test_items": 200, "ema": 0.9},
     "cpu": {"epochs": 12, "schedule": "cosine", "weight_decay": 0.01},
@@ -81,17 +74,16 @@ class Classifier(nn.Module):
     def __init__(self, config: Config, data: Data) -> None:
         super().__init__()
         self.config = config
-        if not isinstance(data.spec, ImageSpec) or data.classes is None:
-            raise TrainingError(f"data: a classifier needs images with classes, which {data.name} is not", field="data")
+        spec = ImageSpec.of(data.spec, f"data: {data.name}")
+        if data.classes is None:
+            raise TrainingError(f"data: a classifier needs classes, which {data.name} lacks", field="data")
         stages = len(config.widths) - 1
-        if min(data.spec.height, data.spec.width) < 2**stages:
-            raise TrainingError(
-                f"widths: {stages} stages halve {data.spec.height}x{data.spec.width} to nothing", field="widths"
-            )
-        pixels = data.train.items.astype("float32") / 255
+        if min(spec.height, spec.width) < 2**stages:
+            raise TrainingError(f"widths: {stages} stages halve {spec.height}x{spec.width} to nothing", field="widths")
+        pixels = _pixels(data.train)
         self.register_buffer("mean", torch.tensor(pixels.mean(axis=(0, 2, 3)))[:, None, None])
         self.register_buffer("deviation", torch.tensor(pixels.std(axis=(0, 2, 3)))[:, None, None])
-        layers: list[nn.Module] = [convolution(data.spec.channels, config.widths[0])]
+        layers: list[nn.Module] = [convolution(spec.channels, config.widths[0])]
         for before, after in pairwise(config.widths):
             layers += [convolution(before, after), nn.MaxPool2d(2), Residual(after)]
         self.body = nn.Sequential(*layers)
@@ -102,15 +94,22 @@ class Classifier(nn.Module):
         return self.head(features), features
 
     def loss(self, batch: Batch) -> Losses:
-        """Cross-entropy on augmented items, in nats, averaged over the batch."""
+        """Return the cross-entropy on augmented items, in nats, averaged over the batch."""
         x = augment(batch.items, self.config, self.mean, batch.generator)
         logits, _ = self(x)
         loss = F.cross_entropy(logits, batch.labels, label_smoothing=self.config.label_smoothing)
         return {"loss": loss, "accuracy": (logits.argmax(1) == batch.labels).float().mean()}
 
 
+def _pixels(part: Part) -> NDArray[np.float32]:
+    """Return the items of a part in [0, 1], float32 (N, C, H, W); of a large part, as many as have PIXELS values."""
+    one = math.prod(part.batch(np.arange(1)).items.shape)
+    pixels = first(part, max(1, PIXELS // one)).items.astype(np.float32)
+    return pixels / np.float32(255)
+
+
 def augment(x: Tensor, config: Config, fill: Tensor, generator: torch.Generator) -> Tensor:
-    """Items (B, C, H, W), each shifted (the border is repeated), flipped and cut out (filled with `fill`, (C, 1, 1)) by its own draw."""
+    """Return items (B, C, H, W), each shifted (the border is repeated), flipped and cut out (filled with `fill`, (C, 1, 1)) by its own draw."""
     batch, _, height, width = x.shape
 
     def draw(low: int, high: int) -> Tensor:
@@ -136,42 +135,27 @@ def augment(x: Tensor, config: Config, fill: Tensor, generator: torch.Generator)
 
 
 def _within(start: Tensor, length: int, size: int) -> Tensor:
-    """(B, size): whether a place lies in start .. start + length - 1."""
+    """Return whether, (B, size), a place lies in start .. start + length - 1."""
     place = torch.arange(size, device=start.device)
     return (place >= start[:, None]) & (place < start[:, None] + length)
 
 
 def build(config: Config, data: Data) -> Classifier:
-    """A model with fresh weights, laid out for fast convolutions."""
+    """Return a model with fresh weights, laid out for fast convolutions."""
     return Classifier(config, data).to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
 
 def phases(model: Any, config: Config) -> list[Phase]:
-    """One phase, one player."""
+    """Return one phase with one player."""
     player = Player("classifier", tuple(model.parameters()), model.loss, config.lr, weight_decay=config.weight_decay)
     return [Phase("classifier", (player,), config.epochs)]
 
 
 def evaluate(model: Classifier, batch: Batch) -> dict[str, Tensor]:
-    """Cross-entropy in nats and whether the class is right, (B,) each."""
+    """Return the cross-entropy in nats and whether the class is right, (B,) each."""
     logits, _ = model(batch.items)
     right = (logits.argmax(1) == batch.labels).float()
     return {"loss": F.cross_entropy(logits, batch.labels, reduction="none"), "accuracy": right}
-
-
-def monitor(model: Classifier, batch: Batch) -> dict[str, Any]:
-    """Nothing more."""
-    return {}
-
-
-def draw(model: Classifier, n: int, generator: torch.Generator) -> None:
-    """A classifier makes no items."""
-
-
-@torch.no_grad()
-def report(model: Classifier, config: Config, data: Data) -> list[Metric]:
-    """Nothing: accuracy and the rest are measured on the artifact, when it is exported (training.classes)."""
-    return []
 
 
 class Features(nn.Module):
@@ -187,7 +171,7 @@ class Features(nn.Module):
 
 
 def exports(model: Classifier, config: Config, data: Data) -> Exports:
-    """features."""
+    """Return the task features."""
     items = InputSpec(role="data", source="data", shape=data.spec.shape)
     outputs = [
         TensorSpec(role="logits", shape=(len(data.classes or ()),)),

@@ -8,43 +8,43 @@ give p(y | x) by Bayes' rule: by the importance-weighted bound, as an ELBO's gap
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
+from typing import Any, Self
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from manifold.runtime.manifest import Classification, Conditions, Likelihood, TensorSpec, Term
+from manifold.training.bounds import iwae
 from manifold.training.data import Data
 from manifold.training.errors import TrainingError
-from manifold.training.exports import Exports, Task
+from manifold.training.exporting.tasks import Exports, Task
 from manifold.training.families import vae
-from manifold.training.families.vae import VAE, Score, draw, evaluate, iwae, monitor, phases, report
+from manifold.training.families.vae import VAE, Score, draw, evaluate, monitor, phases, report, resolve
+from manifold.training.scores.placement import Placement
 
-__all__ = ["PRESETS", "Config", "build", "draw", "evaluate", "exports", "monitor", "phases", "report"]
+__all__ = ["PRESETS", "Config", "build", "draw", "evaluate", "exports", "monitor", "phases", "report", "resolve"]
 
 
 CLASS = "class"
 EXAMPLES = 64  # rows of the training part's factors that the artifact carries, to draw from where a request gives none
 
 
-@dataclass(frozen=True)
 class Config(vae.Config):
     """Options of the family."""
 
-    given: tuple[str, ...] = ("class",)  # what is joined: the class, or factors of the data set by name
-    balance: float = 0.0  # 0: every item counts the same, 1: every class does, in between: a compromise
-    class_k: int = 32  # importance samples, fixed in the artifact, of the bound that p(y | x) is made of
+    given: tuple[str, ...] = ("class",)  # the condition: the class, or factors of the data set by name
+    balance: float = Field(0.0, ge=0, le=1)  # 0: every item counts the same, 1: every class does
+    class_k: int = Field(32, ge=2)  # importance samples, fixed in the artifact, of the bound that p(y | x) is made of
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.at_least(class_k=2)
-        if not 0 <= self.balance <= 1:
-            raise TrainingError(f"balance: {self.balance} must be from 0 to 1", field="balance")
+    @model_validator(mode="after")
+    def _check(self) -> Self:
         if not self.variational:
             raise TrainingError("variational: a conditional model of this family has a posterior", field="variational")
+        return self
 
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -84,14 +84,14 @@ class CVAE(VAE):
             self.register_buffer("class_weights", torch.from_numpy(weights.astype(np.float32)), persistent=False)
 
     def condition(self, labels: Tensor, factors: Tensor | None = None) -> Tensor:
-        """One-hot rows, or the factors that are given, (B, C)."""
+        """Return the condition of items: one-hot rows, or the factors that are given, (B, C)."""
         if self.by_class:
             return F.one_hot(labels, self.width).float()
         assert factors is not None
         return factors[:, self.columns]
 
     def condition_of_draws(self, n: int) -> Tensor:
-        """The classes in turn, or rows of the training part."""
+        """Return the condition of a sample sheet: the classes in turn, or rows of the training part."""
         turns = torch.arange(n, device=self.centre.device)
         return self.condition(turns % self.width) if self.by_class else self.examples[turns % EXAMPLES]
 
@@ -105,7 +105,7 @@ class CVAE(VAE):
         return super().decode(z, self._scaled(c))
 
     def _scaled(self, c: Tensor | None) -> Tensor | None:
-        """Factors in units of their deviation over the training part; class weights as they are."""
+        """Return factors in units of their deviation over the training part; class weights as they are."""
         return c if c is None or self.by_class else (c - self.centre) / self.scale
 
 
@@ -114,25 +114,25 @@ class ScoreAndBound(Score):
 
     draws: Tensor
 
-    def __init__(self, model: VAE, place: vae.Placement, k: int, seed: int) -> None:
+    def __init__(self, model: VAE, place: Placement, k: int, seed: int) -> None:
         super().__init__(model, place, seed)
         size = self.model.config.latent_dim
         self.register_buffer("draws", torch.randn((k, 1, size), generator=torch.Generator().manual_seed(seed + 1)))
 
     def forward(self, data: Tensor, condition: Tensor | None = None) -> tuple[Tensor, ...]:
         *terms, surprise = super().forward(data, condition)
-        x = self.model.likelihood.settle(data.flatten(1))
+        x = self.model.settled(data)
         noise = self.draws.expand(-1, x.shape[0], -1)
         return *terms, -iwae(self.model, x, noise, condition), surprise
 
 
 def build(config: Config, data: Data) -> CVAE:
-    """A model with fresh weights. Raises TrainingError for data without classes, or without the factors given."""
+    """Return a model with fresh weights. Raises TrainingError for data without classes, or without the factors given."""
     return CVAE(config, data)
 
 
 def exports(model: CVAE, config: Config, data: Data) -> Exports:
-    """The VAE's tasks with a condition; score has the bound that /classify is made of."""
+    """Return the VAE's tasks with a condition; score has the bound that /classify is made of."""
     exported = vae.exports(model, config, data)
     told = "" if model.by_class else f" Told {', '.join(config.given)}."
     description = exported.description.replace("Variational", "Conditional variational", 1) + told

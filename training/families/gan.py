@@ -1,21 +1,21 @@
 """Generative adversarial network (Goodfellow et al., 2014, arXiv 1406.2661): a generator and a discriminator that take turns.
 
-The recipe: multilayer perceptrons, or convolutions by the rules of DCGAN (Radford et al., 2015; training.dcgan); the minimax loss, the
+The recipe: multilayer perceptrons, or convolutions by the rules of DCGAN (Radford et al., 2015; networks.dcgan); the minimax loss, the
 non-saturating one or the hinge, one-sided label smoothing, spectral normalisation, differentiable augmentation, unrolled steps
-(training.adversarial). What is exported is the moving average of the generator (Yazıcı et al., 2018, arXiv 1806.04498).
+(networks.adversarial). What is exported is the moving average of the generator (Yazıcı et al., 2018, arXiv 1806.04498).
 """
 
 from __future__ import annotations
 
 import math
 import os
-from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 import torch
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.utils import parametrizations
@@ -23,78 +23,58 @@ from torch.nn.utils import parametrizations
 from manifold.runtime import repository
 from manifold.runtime.engine import Model, load
 from manifold.runtime.errors import ArtifactError, UnknownModel
-from manifold.runtime.kinds.image import ImageSpec
-from manifold.runtime.kinds.table import TableSpec
 from manifold.runtime.manifest import InputSpec, LatentSpec, Metric, Scoring, TensorSpec, Term
-from manifold.runtime.tables.schema import NumericColumn
-from manifold.training import adversarial, dcgan, watching
+from manifold.training.batches import Batch, in_order, to_float
 from manifold.training.data import Data
 from manifold.training.errors import TrainingError
-from manifold.training.exports import Exports, Task
-from manifold.training.layers import mlp, round_weights, to_float
-from manifold.training.phases import Batch, Losses, Phase, Player, Recipe, in_order
-from manifold.training.watching import Watch
+from manifold.training.exporting.tasks import Exports, Task
+from manifold.training.loop import watching
+from manifold.training.loop.watching import Watch
+from manifold.training.networks import adversarial, dcgan
+from manifold.training.networks.layers import mlp, round_weights
+from manifold.training.phases import Losses, Phase, Player
+from manifold.training.recipes import Recipe, Share, Size, WithoutBlanks
 
 LOGIT = "negative_logit"
 
 
-@dataclass(frozen=True)
 class Config(Recipe):
     """Options of the family."""
 
-    lr: float = 2e-4  # Adam's, of both players
-    clip_norm: float = 0.0
-    latent_dim: int = 64
-    body: str = "mlp"  # or "dcgan": convolutions
-    hidden: tuple[int, ...] = (256, 512)  # of the MLPs: the generator's layers; the discriminator mirrors them
-    widths: tuple[int, ...] = (128, 64)  # of the convolutions: the generator's channels; the discriminator mirrors them
-    rules: tuple[str, ...] = dcgan.RULES  # of DCGAN, that the convolutions keep
-    loss: str = "non-saturating"  # or minimax, hinge
-    targets: tuple[float, ...] = (1.0, 1.0)  # of real items, drawn between; (0.7, 0.9) is one-sided label smoothing
-    dropout: float = 0.3  # in the MLP discriminator
+    lr: float = Field(2e-4, gt=0)  # Adam's, of both players
+    clip_norm: float = Field(0.0, ge=0)
+    latent_dim: int = Field(64, ge=1)
+    body: Literal["mlp", "dcgan"] = "mlp"  # dcgan: convolutions
+    hidden: tuple[Size, ...] = Field((256, 512), min_length=1)  # the generator's layers; the discriminator mirrors them
+    widths: tuple[Size, ...] = Field((128, 64), min_length=1)  # the generator's channels, if it has convolutions
+    rules: Annotated[tuple[dcgan.Rule, ...], WithoutBlanks] = dcgan.RULES  # of DCGAN, that the convolutions keep
+    loss: adversarial.Loss = "non-saturating"
+    # of real items, drawn between; (0.7, 0.9) is one-sided label smoothing
+    targets: tuple[float, ...] = Field((1.0, 1.0), min_length=2, max_length=2)
+    dropout: Share = 0.3  # in the MLP discriminator
     spectral: bool = False  # spectral normalisation of the discriminator, in place of its batch normalisation
-    augment: tuple[str, ...] = ("",)  # differentiable augmentation: color, translation, cutout
-    beta1: float = 0.5  # of Adam
-    discriminator_lr: float = 0.0  # 0: the generator's (Heusel et al., 2017, give it more)
-    unrolled: int = 0  # steps of the discriminator that the generator looks ahead
-    watch_steps: int = 200  # between looks at what is made and how gradients are; 0: none
-    watch_after: int = 2000  # steps before alarms about what is made
-    judge: str = (
-        "auto"  # classifier that counts classes: an artifact's folder, the data's own among the models, or none
-    )
-    rollbacks: int = 0  # times that training goes back to the last good state when it is alarmed
+    augment: Annotated[tuple[adversarial.Policy, ...], WithoutBlanks] = ()  # differentiable augmentation
+    beta1: Share = 0.5  # of Adam
+    discriminator_lr: float = Field(0.0, ge=0)  # 0: the generator's (Heusel et al., 2017, give it more)
+    unrolled: int = Field(0, ge=0)  # steps of the discriminator that the generator looks ahead
+    watch_steps: int = Field(200, ge=0)  # between inspections of made items and gradients; 0: none
+    watch_after: int = Field(2000, ge=0)  # steps before alarms about made items
+    # the classifier that counts classes: an artifact's folder, the data's own among the models of this machine, or none
+    judge: str = "auto"
+    rollbacks: int = Field(0, ge=0)  # times that an alarm rolls training back to the last good state
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.at_least(
-            latent_dim=1, dropout=0, beta1=0, discriminator_lr=0, unrolled=0, watch_steps=0, watch_after=0, rollbacks=0
-        )
-        self.one_of("body", ("mlp", "dcgan"))
-        self.one_of("loss", adversarial.LOSSES)
-        dcgan.check_rules(self.rules)
-        adversarial.check_policies(self.augment)
-        for key in ("hidden", "widths"):
-            if min(getattr(self, key), default=0) < 1:
-                raise TrainingError(f"{key}: {list(getattr(self, key))} must be sizes of at least 1", field=key)
-        if len(self.targets) != 2 or not 0 < self.targets[0] <= self.targets[1] <= 1:
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        low, high = self.targets
+        if not 0 < low <= high <= 1:
             raise TrainingError(
                 f"targets: {list(self.targets)} must be two numbers in (0, 1], the lower first", field="targets"
             )
         if self.loss == "hinge" and self.targets != (1.0, 1.0):
-            raise TrainingError(
-                "targets: the hinge has none to smooth; leave them out, or take another loss", field="targets"
-            )
-        if self.dropout >= 1 or self.beta1 >= 1:
-            raise TrainingError("dropout and beta1 must be below 1", field="dropout" if self.dropout >= 1 else "beta1")
-        if self.body == "mlp" and self.augment != ("",):
-            raise TrainingError(
-                "augment: needs images as the convolutions see them; take body 'dcgan'", field="augment"
-            )
-
-    @property
-    def policies(self) -> tuple[str, ...]:
-        """Of the augmentation."""
-        return tuple(name for name in self.augment if name)
+            raise TrainingError("targets: the hinge has none; leave them out, or take another loss", field="targets")
+        if self.body == "mlp" and self.augment:
+            raise TrainingError("augment: needs images as convolutions see them; take body 'dcgan'", field="augment")
+        return self
 
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -104,13 +84,18 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
+def resolve(config: Config, data: Data) -> Config:
+    """Return the config with the discriminator's learning rate. `judge` depends on the machine and is looked up when training starts."""
+    return config.changed(discriminator_lr=config.discriminator_lr or config.lr)
+
+
 class Generator(nn.Module):
     """Latents (B, L), and weights (B, C) of classes where there are some, to items (B, *shape) as at a graph's edge."""
 
     def __init__(self, config: Config, data: Data, classes: int) -> None:
         super().__init__()
         self.config, self.shape, self.classes = config, data.spec.shape, classes
-        self.images = isinstance(data.spec, ImageSpec)
+        self.bounded = data.spec.limits is not None
         if config.body == "dcgan":
             channels, height, width = dcgan.check(self.shape, config.widths)
             self.small = (config.widths[0], height, width)
@@ -127,7 +112,7 @@ class Generator(nn.Module):
         else:
             x = self.layers(joined).unflatten(1, self.shape)
         x = x.to(torch.promote_types(x.dtype, torch.float32))  # half precision (training) is coarser than levels
-        if not self.images:
+        if not self.bounded:
             return x
         return torch.sigmoid(x if self._plain else 2 * x)  # (tanh(x) + 1) / 2: a tanh, brought to [0, 1]
 
@@ -145,7 +130,7 @@ class Discriminator(nn.Module):
     def __init__(self, config: Config, data: Data, classes: int) -> None:
         super().__init__()
         self.config, self.classes = config, classes
-        self.images = isinstance(data.spec, ImageSpec)
+        self.bounded = data.spec.limits is not None
         shape = data.spec.shape
         if config.body == "dcgan":
             channels, height, width = dcgan.check(shape, config.widths)
@@ -175,8 +160,8 @@ class Discriminator(nn.Module):
         return parametrizations.spectral_norm(layer) if self.config.spectral else layer
 
     def features(self, x: Tensor) -> Tensor:
-        """h (B, F)."""
-        h: Tensor = self.body(2 * x - 1 if self.images else x)
+        """Return the features h (B, F)."""
+        h: Tensor = self.body(2 * x - 1 if self.bounded else x)
         return h
 
     def forward(self, x: Tensor, c: Tensor | None = None) -> Tensor:
@@ -193,9 +178,7 @@ class GAN(nn.Module):
 
     def __init__(self, config: Config, data: Data, classes: int = 0) -> None:
         super().__init__()
-        if isinstance(data.spec, TableSpec) and not all(
-            isinstance(column, NumericColumn) for column in data.spec.columns
-        ):
+        if data.spec.parts is not None and any(block.stop - block.start > 1 for block in data.spec.blocks()):
             raise TrainingError(
                 "gan: makes images, or rows of numbers; these have categories: tabular_vae makes them", field="data"
             )
@@ -204,26 +187,26 @@ class GAN(nn.Module):
         self.generator, self.discriminator = Generator(config, data, classes), Discriminator(config, data, classes)
 
     def condition(self, labels: Tensor) -> Tensor | None:
-        """Labels (B,) to weights (B, C); None where nothing is told."""
+        """Map labels (B,) to weights (B, C); None where nothing is told."""
         return nn.functional.one_hot(labels, self.classes).float() if self.classes else None
 
     def latents(self, n: int, generator: torch.Generator) -> Tensor:
-        """n draws from N(0, I)."""
+        """Return n draws from N(0, I)."""
         return torch.randn((n, self.config.latent_dim), generator=generator, device=generator.device)
 
     def made(self, batch: Batch, c: Tensor | None) -> Tensor:
-        """As many items as the batch has."""
+        """Make as many items as the batch has."""
         made: Tensor = self.generator(self.latents(len(batch.items), batch.generator), c)
         return made
 
     def seen(self, x: Tensor, batch: Batch) -> Tensor:
-        """Items as the discriminator is shown them."""
-        if not self.config.policies:
+        """Return items as the discriminator is shown them."""
+        if not self.config.augment:
             return x
-        return (adversarial.augment(2 * x - 1, self.config.policies, batch.generator) + 1) / 2
+        return (adversarial.augment(2 * x - 1, self.config.augment, batch.generator) + 1) / 2
 
     def discriminator_loss(self, batch: Batch) -> Losses:
-        """The discriminator's loss, and its mean logits on real and made items."""
+        """Return the discriminator's loss, and its mean logits on real and made items."""
         c = self.condition(batch.labels)
         with torch.no_grad():
             fakes = self.made(batch, c)
@@ -234,7 +217,7 @@ class GAN(nn.Module):
         return {"loss": loss, "real_logit": real.mean(), "fake_logit": fake.mean()}
 
     def generator_loss(self, batch: Batch) -> Losses:
-        """The generator's loss, at the discriminator as it is, or as it will be after the unrolled steps."""
+        """Return the generator's loss, at the discriminator as it is, or as it will be after the unrolled steps."""
         c = self.condition(batch.labels)
         if self.config.unrolled:
             weights = self._ahead(batch, c)
@@ -245,7 +228,7 @@ class GAN(nn.Module):
         return {"loss": adversarial.generator_loss(self.config.loss, fake)}
 
     def _ahead(self, batch: Batch, c: Tensor | None) -> dict[str, Tensor]:
-        """The discriminator's weights after the unrolled steps, all on this batch and the items made for it, through which gradients pass."""
+        """Return the discriminator's weights after the unrolled steps, all on this batch and the items made for it, through which gradients pass."""
         targets = adversarial.targets(self.config.targets, len(batch.items), batch.generator)
 
         def loss(weights: dict[str, Tensor]) -> Tensor:
@@ -255,20 +238,20 @@ class GAN(nn.Module):
             return adversarial.discriminator_loss(self.config.loss, real, fake, targets)
 
         weights = dict(self.discriminator.named_parameters())
-        lr = self.config.discriminator_lr or self.config.lr
+        lr = self.config.discriminator_lr
         return adversarial.unrolled(weights, loss, self.config.unrolled, lr, (self.config.beta1, 0.999))
 
 
 def build(config: Config, data: Data) -> GAN:
-    """A model with fresh weights."""
+    """Return a model with fresh weights."""
     return GAN(config, data)
 
 
 def phases(model: Any, config: Config) -> list[Phase]:
-    """One phase, in which the discriminator's turn comes first, with a watch over both."""
+    """Return one phase, in which the discriminator's turn comes first, with a watch over both."""
     betas = (config.beta1, 0.999)
     discriminator = Player(
-        "discriminator", tuple(model.discriminator.parameters()), model.discriminator_loss, config.discriminator_lr or config.lr, betas
+        "discriminator", tuple(model.discriminator.parameters()), model.discriminator_loss, config.discriminator_lr, betas
     )  # fmt: skip
     generator = Player("generator", tuple(model.generator.parameters()), model.generator_loss, config.lr, betas)
     return [
@@ -277,11 +260,11 @@ def phases(model: Any, config: Config) -> list[Phase]:
 
 
 def _watch(model: Any, config: Config) -> Watch:
-    """What is made, beside as many real items, counted by class where a classifier of the data is to be had."""
+    """Return a watch over what is made, beside as many real items, counted by class if there is a classifier of the data."""
     data: Data = model.data
     device = next(model.parameters()).device
     rows = np.random.Generator(np.random.Philox(config.seed)).permutation(len(data.train))[: watching.ITEMS]
-    real = to_float(data.train.items[rows], device)
+    real = to_float(data.train.batch(rows).items, device)
     judge = _judge(config.judge, data)
     shares = np.bincount(data.train.labels, minlength=len(data.classes or ())) / len(data.train) if judge else None
     return Watch(
@@ -292,7 +275,7 @@ def _watch(model: Any, config: Config) -> Watch:
 
 
 def _judge(name: str, data: Data) -> Model | None:
-    """The classifier that counts classes. Raises TrainingError for one that does not fit the data."""
+    """Return the classifier that counts classes. Raises TrainingError for one that does not fit the data."""
     if name == "none" or data.classes is None:
         return None
     root = Path(os.environ.get("MANIFOLD_MODELS_DIR", "models"))
@@ -313,21 +296,16 @@ def _judge(name: str, data: Data) -> Model | None:
 
 
 def evaluate(model: GAN, batch: Batch) -> dict[str, Tensor]:
-    """Logits (B,) of test items and of as many made ones, and the cross-entropy of telling them apart, in nats."""
+    """Return logits (B,) of test items and of as many made ones, and the cross-entropy of telling them apart, in nats."""
     c = model.condition(batch.labels)
     real, fake = model.discriminator(batch.items, c), model.discriminator(model.made(batch, c), c)
     loss = nn.functional.softplus(-real) + nn.functional.softplus(fake)
     return {"loss": loss, "real_logit": real, "fake_logit": fake}
 
 
-def monitor(model: GAN, batch: Batch) -> dict[str, Any]:
-    """Nothing more."""
-    return {}
-
-
 @torch.no_grad()
 def draw(model: GAN, n: int, generator: torch.Generator) -> Tensor:
-    """n items (n, *shape), classes in turn."""
+    """Return n items (n, *shape), classes in turn."""
     training = model.training
     labels = torch.arange(n, device=generator.device) % max(1, model.classes)
     items: Tensor = model.eval().generator(model.latents(n, generator), model.condition(labels))
@@ -337,7 +315,7 @@ def draw(model: GAN, n: int, generator: torch.Generator) -> Tensor:
 
 @torch.no_grad()
 def report(model: GAN, config: Config, data: Data) -> list[Metric]:
-    """How often the discriminator tells test items from made ones: one half is a draw."""
+    """Return how often the discriminator tells test items from made ones: one half is a draw."""
     device = next(model.parameters()).device
     generator = torch.Generator(device).manual_seed(config.seed)
     right = 0.0
@@ -375,7 +353,7 @@ class Score(nn.Module):
 
 
 def exports(model: GAN, config: Config, data: Data) -> Exports:
-    """sample and decode, which are the generator, and score, which is the discriminator."""
+    """Return the tasks sample and decode, which are the generator, and score, which is the discriminator."""
     round_weights(dcgan.without_spectral_norm(model.discriminator), config.stored)  # which dividing undid
     latent = InputSpec(role="latent", source="latent", shape=(config.latent_dim,))
     given = [InputSpec(role="condition", source="condition", shape=(model.classes,))] if model.classes else []
@@ -408,6 +386,6 @@ def _describe(config: Config, data: Data, conditional: bool) -> str:
     parts = [f"{config.loss} loss"]
     parts += [f"targets {config.targets[0]:g} to {config.targets[1]:g}"] if config.targets != (1.0, 1.0) else []
     parts += ["spectral normalisation"] if config.spectral else []
-    parts += [f"augmentation by {', '.join(config.policies)}"] if config.policies else []
+    parts += [f"augmentation by {', '.join(config.augment)}"] if config.augment else []
     parts += [f"{config.unrolled} unrolled steps"] if config.unrolled else []
     return f"{kind} adversarial network on {data.name}: {body}, latent size {config.latent_dim}, {', '.join(parts)}."

@@ -1,7 +1,7 @@
 """Gated PixelCNN (van den Oord et al., 2016, arXiv 1606.05328) on the pixels of grey and colour images, class-conditional where there are
 classes.
 
-The network and its cached sampler are in training.gated, what a pixel holds in training.emissions: 2 to 256 levels by softmax, or a density
+The network and its cached sampler are in training.networks.gated, what a pixel holds in networks.emissions: 2 to 256 levels by softmax, or a density
 of dequantised values by a mixture. Here are likelihood, rounding to fewer levels, and the graphs: samples, scores with a map of surprise, and
 images filled in where they are not known.
 """
@@ -9,10 +9,10 @@ images filled in where they are not known.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, Self
 
 import torch
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from manifold.runtime.kinds.image import ImageSpec
@@ -26,39 +26,36 @@ from manifold.runtime.manifest import (
     TensorSpec,
     Term,
 )
+from manifold.training.batches import Batch, in_order
 from manifold.training.data import Data
-from manifold.training.emissions import Emission, Levels, Mixture
 from manifold.training.errors import TrainingError
-from manifold.training.exports import Exports, Task
-from manifold.training.gated import GatedNetwork, Sampler, imputing, nothing, sampling, told
-from manifold.training.layers import per_item
-from manifold.training.phases import Batch, Losses, Phase, Player, Recipe, in_order
+from manifold.training.exporting.tasks import Exports, Task
+from manifold.training.networks.emissions import Emission, Levels, Mixture
+from manifold.training.networks.gated import GatedNetwork, Sampler, imputing, nothing, sampling, told
+from manifold.training.networks.layers import per_item
+from manifold.training.phases import Losses, Phase, Player
+from manifold.training.recipes import Recipe, Share
 
 
-@dataclass(frozen=True)
 class Config(Recipe):
     """Options of the family."""
 
-    channels: int = 32  # of both stacks
-    layers: int = 5  # gated layers; the receptive field is layers + 2 pixels up and left
-    head: int = 64  # channels of the output head
-    dropout: float = 0.1  # on the gated activations, while training
-    conditional: bool = True  # where the data has classes
-    levels: int = 0  # that grey values are rounded to; 0: the data's own
-    dynamic: bool = (
-        True  # of fewer levels than the data's: up or down by chance each time while training, else the nearest
-    )
-    likelihood: str = "softmax"  # over levels, or mixture: a density of dequantised values
-    components: int = 5  # of the mixture
+    channels: int = Field(32, ge=1)  # of both stacks
+    layers: int = Field(5, ge=1)  # gated layers; the receptive field is layers + 2 pixels up and left
+    head: int = Field(64, ge=1)  # channels of the output head
+    dropout: Share = 0.1  # on the gated activations, while training
+    conditional: bool = True  # the model is conditioned on the class, if the data has classes
+    levels: int = Field(0, ge=0, le=256)  # that grey values are rounded to; 0: the data's own
+    # of fewer levels than the data's: rounded up or down at random each time while training, otherwise to the nearest
+    dynamic: bool = True
+    likelihood: Literal["softmax", "mixture"] = "softmax"  # over levels, or a density of dequantised values
+    components: int = Field(5, ge=1)  # of the mixture
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.at_least(channels=1, layers=1, head=1, dropout=0, components=1)
-        self.one_of("likelihood", ("softmax", "mixture"))
-        if self.dropout >= 1:
-            raise TrainingError(f"dropout: {self.dropout} is not below 1", field="dropout")
-        if self.levels not in (0, *range(2, 257)):
-            raise TrainingError(f"levels: {self.levels} must be from 2 to 256, or 0 for the data's own", field="levels")
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.levels == 1:
+            raise TrainingError("levels: 1 must be from 2 to 256, or 0 for the data's own", field="levels")
+        return self
 
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -68,17 +65,20 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
+def resolve(config: Config, data: Data) -> Config:
+    """Return the config with the data's own levels, and without classes if the data has none. Raises InvalidValue for data without images."""
+    levels = config.levels or ImageSpec.of(data.spec, f"data: {data.name}").levels
+    return config.changed(levels=levels, conditional=config.conditional and data.classes is not None)
+
+
 class GatedPixelCNN(GatedNetwork):
     """The network over the pixels of images (B, C, H, W)."""
 
     def __init__(self, config: Config, data: Data) -> None:
-        spec = data.spec
-        if not isinstance(spec, ImageSpec):
-            raise TrainingError("pixelcnn: needs images, of 2 to 256 levels", field="data")
-        levels = config.levels or spec.levels
+        spec, levels = ImageSpec.of(data.spec, f"data: {data.name}"), config.levels
         if levels > spec.levels:
             raise TrainingError(f"levels: {levels} are more than the {spec.levels} of {data.name}", field="levels")
-        classes = len(data.classes) if data.classes and config.conditional else 0
+        classes = len(data.classes or ()) if config.conditional else 0
         emission: Emission = (
             Levels(levels, spec.channels, config.channels, config.head)
             if config.likelihood == "softmax"
@@ -94,12 +94,12 @@ class GatedPixelCNN(GatedNetwork):
         self.nearest = Settle(levels, emission.integers)
 
     def settle(self, images: Tensor) -> Tensor:
-        """Images (B, C, H, W) in [0, 1] to the network's items without chance: the nearest level, or the middle of its interval in [0, 1]."""
+        """Map images (B, C, H, W) in [0, 1] to the network's items without chance: the nearest level, or the middle of its interval in [0, 1]."""
         items: Tensor = self.nearest(images)
         return items
 
     def observe(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        """What training and figures see of images: rounded by chance to fewer levels (of two: dynamic binarisation), and dequantised by
+        """Return what training and figures see of images: rounded by chance to fewer levels (of two: dynamic binarisation), and dequantised by
         uniform noise for a density."""
         steps = images * (self.levels - 1)
         rounded = torch.floor(steps + self._noise(steps, generator)) if self.by_chance else torch.round(steps)
@@ -112,40 +112,35 @@ class GatedPixelCNN(GatedNetwork):
         return torch.rand(like.shape, generator=generator, device=like.device)
 
     def bits_per_dim(self, nats: float) -> float:
-        """Of an item's -log p: of levels, or of a density on [0, 1] with log2 levels for the size of a level's interval."""
+        """Return the bits per dimension of an item's -log p: of levels, or of a density on [0, 1] with log2 levels for the size of a level's interval."""
         bits = nats / (math.log(2) * self.parts * self.height * self.width)
         return bits if self.emission.integers else bits + math.log2(self.levels)
 
     def loss(self, batch: Batch) -> Losses:
-        """-log p in nats, averaged over the batch."""
+        """Return -log p in nats, averaged over the batch."""
         items = self.observe(batch.items, batch.generator)
         return {"loss": per_item(self.nll(items, self.to_condition(batch.labels))).mean()}
 
 
 def build(config: Config, data: Data) -> GatedPixelCNN:
-    """A model with fresh weights."""
+    """Return a model with fresh weights."""
     return GatedPixelCNN(config, data)
 
 
 def phases(model: Any, config: Config) -> list[Phase]:
-    """One phase, one player."""
+    """Return one phase with one player."""
     return [Phase("pixelcnn", (Player("pixelcnn", tuple(model.parameters()), model.loss, config.lr),), config.epochs)]
 
 
 def evaluate(model: GatedPixelCNN, batch: Batch) -> dict[str, Tensor]:
-    """-log p given the true class, nats (B,)."""
+    """Return -log p given the true class, nats (B,)."""
     items = model.observe(batch.items, batch.generator)
     return {"loss": per_item(model.nll(items, model.to_condition(batch.labels)))}
 
 
-def monitor(model: GatedPixelCNN, batch: Batch) -> dict[str, Any]:
-    """Nothing beyond the likelihood."""
-    return {}
-
-
 @torch.no_grad()
 def draw(model: GatedPixelCNN, n: int, generator: torch.Generator) -> Tensor:
-    """Images (n, C, H, W) in [0, 1], classes in turn."""
+    """Return images (n, C, H, W) in [0, 1], classes in turn."""
     device = next(model.parameters()).device
     uniforms = torch.rand((n, model.uniforms), generator=generator, device=device)
     condition = model.to_condition(torch.arange(n, device=device) % max(1, model.classes))
@@ -157,7 +152,7 @@ def draw(model: GatedPixelCNN, n: int, generator: torch.Generator) -> Tensor:
 
 @torch.no_grad()
 def report(model: GatedPixelCNN, config: Config, data: Data) -> list[Metric]:
-    """Exact test NLL given the true class, and with the class marginalised, in nats and bits/dim."""
+    """Return the exact test NLL given the true class, and with the class marginalised, in nats and bits/dim."""
     device = next(model.parameters()).device
     generator = torch.Generator(device).manual_seed(config.seed)
     sums: dict[str, float] = {}
@@ -188,7 +183,7 @@ def report(model: GatedPixelCNN, config: Config, data: Data) -> list[Metric]:
 
 
 def _observed(model: GatedPixelCNN) -> str:
-    """What x is in log p(x) of training and figures."""
+    """Return what x is in log p(x) of training and figures."""
     rounding = "rounded by chance, one draw an item" if model.by_chance else "rounded to the nearest"
     levels = f"pixels at {model.levels} levels" + (f", {rounding}" if model.rounds else "")
     return levels if model.emission.integers else f"{levels}, dequantised by uniform noise: a density on [0, 1]"
@@ -247,7 +242,7 @@ class Score(nn.Module):
 
 
 def exports(model: GatedPixelCNN, config: Config, data: Data) -> Exports:
-    """sample and impute (loops), and score."""
+    """Return the tasks sample and impute (loops), and score."""
     integers, shape = model.emission.integers, data.spec.shape
     grid = shape if model.parts > 1 else shape[1:]
     items = TensorSpec(role="data", shape=shape)

@@ -8,25 +8,17 @@ rarely those of the rows to come.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
-from manifold.training.data import Data
-from manifold.training.exports import Exports
 from manifold.training.families import cvae, tabular_vae
-from manifold.training.families.cvae import CVAE, draw, evaluate, monitor, phases, report
+from manifold.training.families.cvae import build, draw, evaluate, exports, monitor, phases, report
+from manifold.training.families.tabular_vae import resolve
 
-__all__ = ["PRESETS", "Config", "build", "draw", "evaluate", "exports", "monitor", "phases", "report"]
+__all__ = ["PRESETS", "Config", "build", "draw", "evaluate", "exports", "monitor", "phases", "report", "resolve"]
 
 
-@dataclass(frozen=True)
-class Config(cvae.Config):
-    """Options of the family. A latent size of 0 is chosen by the number of columns."""
-
-    latent_dim: int = 0
-    mixed: bool = False  # the training rows may hold anomalies; a trim of 0 is tabular_vae.TRIM then
-
-    least_latent = 0
+class Config(tabular_vae.Config, cvae.Config):
+    """Options of the family: those of both."""
 
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -34,13 +26,3 @@ PRESETS: dict[str, dict[str, Any]] = {
     "cpu": tabular_vae.PRESETS["cpu"],
     "gpu": tabular_vae.PRESETS["gpu"],
 }
-
-
-def build(config: Config, data: Data) -> CVAE:
-    """A model with fresh weights. Raises TrainingError for data that is no table, or has no classes."""
-    return cvae.build(tabular_vae.resolved(config, data), data)
-
-
-def exports(model: CVAE, config: Config, data: Data) -> Exports:
-    """The conditional VAE's tasks."""
-    return cvae.exports(model, model.config, data)

@@ -9,30 +9,27 @@ is trimmed.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
+
+from pydantic import Field
 
 from manifold.runtime.kinds.table import TableSpec
 from manifold.training.data import Data
-from manifold.training.errors import TrainingError
-from manifold.training.exports import Exports
 from manifold.training.families import vae
-from manifold.training.families.vae import VAE, draw, evaluate, monitor, phases, report
+from manifold.training.families.vae import build, draw, evaluate, exports, monitor, phases, report
+from manifold.training.scores import rules
 
-__all__ = ["PRESETS", "Config", "build", "draw", "evaluate", "exports", "monitor", "phases", "report"]
+__all__ = ["PRESETS", "Config", "build", "draw", "evaluate", "exports", "monitor", "phases", "report", "resolve"]
 
-TRIM = 0.2  # of training rows that may hold anomalies, where no share is named
-LATENT = (2, 8)  # sizes of the latent: half of the encoded columns, held to this
+TRIM = 0.2  # of training rows that may hold anomalies, if no share is stated
+LATENT = (2, 8)  # least and largest size of the latent, which is half of the encoded columns in between
 
 
-@dataclass(frozen=True)
 class Config(vae.Config):
-    """Options of the family. A latent size of 0 is chosen by the number of columns."""
+    """Options of the family."""
 
-    latent_dim: int = 0
+    latent_dim: int = Field(0, ge=0)  # 0: by the number of columns
     mixed: bool = False  # the training rows may hold anomalies; a trim of 0 is TRIM then
-
-    least_latent = 0
 
 
 RECIPE: dict[str, Any] = {
@@ -45,27 +42,15 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
-def resolved(config: Any, data: Data) -> Any:
-    """The config with what depends on the data filled in. Raises TrainingError for data that is no table."""
-    if not isinstance(data.spec, TableSpec):
-        raise TrainingError(f"data: {data.name} holds images; the family `vae` is for those", field="data")
-    size = config.latent_dim or min(max((data.spec.shape[0] + 1) // 2, LATENT[0]), LATENT[1])
-    score = (
-        config.score
-        if config.score != "auto" or not config.references
-        else vae.AUTO_MIXED
-        if config.mixed
-        else vae.AUTO_TABLE
-    )
-    trim = config.trim or (TRIM if config.mixed else 0.0)
-    return replace(config, latent_dim=size, score=score, trim=trim)
+C = TypeVar("C", bound=Config)
 
 
-def build(config: Config, data: Data) -> VAE:
-    """A model with fresh weights. Raises TrainingError for data that is no table."""
-    return VAE(resolved(config, data), data)
-
-
-def exports(model: VAE, config: Config, data: Data) -> Exports:
-    """The VAE's tasks."""
-    return vae.exports(model, model.config, data)
+def resolve(config: C, data: Data) -> C:
+    """Return the config with what depends on the data filled in. Raises InvalidValue for data that is no table."""
+    spec = TableSpec.of(data.spec, f"data: {data.name}")
+    size = config.latent_dim or min(max((spec.shape[0] + 1) // 2, LATENT[0]), LATENT[1])
+    config = config.changed(latent_dim=size)
+    if config.mixed:
+        score = rules.MIXED if config.score == "auto" and config.references else config.score
+        config = config.changed(score=score, trim=config.trim or TRIM)
+    return vae.resolve(config, data)

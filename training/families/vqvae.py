@@ -1,6 +1,6 @@
 """VQ-VAE with a learned prior (van den Oord, Vinyals and Kavukcuoglu, 2017, arXiv 1711.00937).
 
-The recipe: an encoder that shrinks the image four times, a codebook (training.quantiser), the encoder's mirror image as the decoder, one of
+The recipe: an encoder that shrinks the image four times, a codebook (networks.quantiser), the encoder's mirror image as the decoder, one of
 the likelihoods; then, with all that frozen, a gated PixelCNN over the grid of codes, class-conditional where there are classes.
 
 log p(x) ≥ log p(x | z_q(x)) + log p(codes(x)), as one term of p(x) = Σ p(x | codes) p(codes) is kept: a true bound, with the uniform prior
@@ -10,68 +10,54 @@ log p(x) ≥ log p(x | z_q(x)) + log p(codes(x)), as one term of p(x) = Σ p(x |
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from manifold.runtime.kinds.image import ImageSpec
 from manifold.runtime.manifest import CodesSpec, InputSpec, LatentSpec, Likelihood, Metric, Scoring, TensorSpec, Term
 from manifold.training import likelihoods
+from manifold.training.batches import Batch, in_order
 from manifold.training.data import Data, Part
-from manifold.training.emissions import Levels
+from manifold.training.data.parts import first
 from manifold.training.errors import TrainingError
-from manifold.training.exports import Exports, Task
-from manifold.training.gated import GatedNetwork, Sampler, nothing, sampling, told
-from manifold.training.layers import per_item
-from manifold.training.phases import Batch, Losses, Phase, Player, Recipe, in_order
-from manifold.training.quantiser import Quantiser, usage
+from manifold.training.exporting.tasks import Exports, Task
+from manifold.training.networks.emissions import Levels
+from manifold.training.networks.gated import GatedNetwork, Sampler, nothing, sampling, told
+from manifold.training.networks.layers import per_item
+from manifold.training.networks.quantiser import Quantiser, usage
+from manifold.training.phases import Losses, Phase, Player
+from manifold.training.recipes import Recipe, Share, Size
 
 SHRINK = 4  # of height and width, by two strided convolutions
-LIKELIHOODS = ("bernoulli", "gaussian", "laplace", "logistic")
-
 # what ranks strange items: from Fashion-MNIST to MNIST and on, the codes tell (0.96) where the reconstruction's likelihood misleads (0.05);
 # benchmarks/anomaly.py has the figures
 AUTO = "prior"
 
 
-@dataclass(frozen=True)
 class Config(Recipe):
     """Options of the family."""
 
-    widths: tuple[int, ...] = (32, 64)  # channels of the two strided convolutions
-    residual: int = 2  # residual blocks on each side
-    levels: int = 128  # K, entries of the codebook
-    code_dim: int = 32  # dimensions of an entry
+    widths: tuple[Size, ...] = Field((32, 64), min_length=2, max_length=2)  # channels of the two strided convolutions
+    residual: int = Field(2, ge=0)  # residual blocks on each side
+    levels: int = Field(128, ge=2)  # K, entries of the codebook
+    code_dim: int = Field(32, ge=1)  # dimensions of an entry
     normalise: bool = True  # vectors before the codebook, over the batch (Łańcucki et al., 2020, arXiv 2005.08520)
     moving: bool = True  # the codebook follows by moving averages; False: by the gradient of the codebook loss
-    decay: float = 0.99  # of those averages
-    restart: float = 1.0  # entries on which fewer vectors a step fall (as a moving average) are put elsewhere; 0 is off
-    commitment: float = 0.25  # beta of the paper
-    likelihood: str = "auto"  # bernoulli for grey images, logistic for colour; or gaussian, laplace
-    noise: float = 0.1  # sigma of the Gaussian, b of the Laplace, the logistic's scale at first
-    prior_channels: int = 32
-    prior_layers: int = 6
-    prior_head: int = 64
-    prior_dropout: float = 0.1
-    prior_epochs: int = 10
-    prior_lr: float = 1e-3
-    conditional: bool = True  # the prior is told the class, where the data has classes
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.at_least(
-            residual=0, levels=2, code_dim=1, restart=0, commitment=0, prior_channels=1, prior_layers=1, prior_head=1
-        )
-        self.at_least(prior_dropout=0, prior_epochs=1, decay=0)
-        self.above_zero("noise", "prior_lr")
-        if len(self.widths) != 2 or min(self.widths) < 1:
-            raise TrainingError(f"widths: {list(self.widths)} must be two numbers of channels", field="widths")
-        for key in ("decay", "prior_dropout"):
-            if getattr(self, key) >= 1:
-                raise TrainingError(f"{key}: {getattr(self, key)} is not below 1", field=key)
-        self.one_of("likelihood", ("auto", *LIKELIHOODS))
+    decay: Share = 0.99  # of those averages
+    restart: float = Field(1.0, ge=0)  # entries with fewer vectors a step (as a moving average) are moved; 0 is off
+    commitment: float = Field(0.25, ge=0)  # beta of the paper
+    likelihood: Literal["auto", "bernoulli", "gaussian", "laplace", "logistic"] = "auto"  # bernoulli for grey images
+    noise: float = Field(0.1, gt=0)  # sigma of the Gaussian, b of the Laplace, the logistic's scale at first
+    prior_channels: int = Field(32, ge=1)  # these six are options of the PixelCNN
+    prior_layers: int = Field(6, ge=1)
+    prior_head: int = Field(64, ge=1)
+    prior_dropout: Share = 0.1
+    prior_epochs: int = Field(10, ge=1)
+    prior_lr: float = Field(1e-3, gt=0)
+    conditional: bool = True  # the prior is conditioned on the class, if the data has classes
 
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -82,6 +68,13 @@ PRESETS: dict[str, dict[str, Any]] = {
     "cpu": {"epochs": 15, "prior_epochs": 8},
     "gpu": {"epochs": 100, "schedule": "cosine", "levels": 256, "widths": (64, 128), "prior_channels": 64, "prior_layers": 10, "prior_epochs": 60},
 }  # fmt: skip
+
+
+def resolve(config: Config, data: Data) -> Config:
+    """Return the config with a likelihood, and without classes if the data has none. Raises InvalidValue for data without images."""
+    grey = ImageSpec.of(data.spec, f"data: {data.name}").channels == 1
+    likelihood = config.likelihood if config.likelihood != "auto" else "bernoulli" if grey else "logistic"
+    return config.changed(likelihood=likelihood, conditional=config.conditional and data.classes is not None)
 
 
 class Residual(nn.Module):
@@ -105,11 +98,12 @@ class VQVAE(nn.Module):
 
     def __init__(self, config: Config, data: Data) -> None:
         super().__init__()
-        spec = data.spec
-        if not isinstance(spec, ImageSpec) or spec.height % SHRINK or spec.width % SHRINK:
-            raise TrainingError(f"vqvae: needs images whose sides are multiples of {SHRINK}", field="data")
-        name = config.likelihood if config.likelihood != "auto" else "bernoulli" if spec.channels == 1 else "logistic"
-        config = replace(config, likelihood=name)
+        spec, name = ImageSpec.of(data.spec, f"data: {data.name}"), config.likelihood
+        if spec.height % SHRINK or spec.width % SHRINK:
+            raise TrainingError(
+                f"data: vqvae needs images whose sides are multiples of {SHRINK}, {data.name} has {spec.height}x{spec.width}",
+                field="data",
+            )
         self.config, self.shape, self.grid = config, spec.shape, (spec.height // SHRINK, spec.width // SHRINK)
         self.observed, self.discrete = likelihoods.OBSERVED[name], name in likelihoods.DISCRETE
         self.likelihood = likelihoods.build(name, spec, noise=config.noise, floor=1e-3, rows=len(data.train))
@@ -129,7 +123,7 @@ class VQVAE(nn.Module):
             nn.ConvTranspose2d(first, spec.channels, 4, stride=2, padding=1),
         )  # fmt: skip
         _start_at_mean(self.decoder[-1], data.train)
-        self.classes = len(data.classes) if data.classes and config.conditional else 0
+        self.classes = len(data.classes or ()) if config.conditional else 0
         self.prior = GatedNetwork(
             Levels(config.levels, 1, config.prior_channels, config.prior_head), self.grid, self.classes,
             channels=config.prior_channels, layers=config.prior_layers, dropout=config.prior_dropout,
@@ -137,29 +131,29 @@ class VQVAE(nn.Module):
         self.register_buffer("prior_learned", torch.tensor(False))
 
     def vectors(self, x: Tensor) -> Tensor:
-        """Items (B, C, H, W) to vectors before quantisation, (B, d, h, w)."""
+        """Map items (B, C, H, W) to vectors before quantisation, (B, d, h, w)."""
         z: Tensor = self.encoder(x)
         return z
 
     def codes_of(self, z: Tensor) -> Tensor:
-        """Vectors (B, d, h, w) to codes (B, h, w)."""
+        """Map vectors (B, d, h, w) to codes (B, h, w)."""
         return self.quantiser.nearest(_rows(z)).view(-1, *self.grid)
 
     def parameters_of(self, z: Tensor) -> Tensor:
-        """Vectors (B, d, h, w) to the parameters of p(x | z), (B, D)."""
+        """Map vectors (B, d, h, w) to the parameters of p(x | z), (B, D)."""
         parameters: Tensor = self.decoder(z)
         return parameters.flatten(1)
 
     def decode_codes(self, codes: Tensor) -> Tensor:
-        """Codes (B, h, w) to the parameters of p(x | codes), (B, D)."""
+        """Map codes (B, h, w) to the parameters of p(x | codes), (B, D)."""
         return self.parameters_of(self.quantiser.embed(codes).permute(0, 3, 1, 2))
 
     def see(self, batch: Batch) -> Tensor:
-        """What training sees of a batch, (B, C, H, W)."""
+        """Return what training sees of a batch, (B, C, H, W)."""
         return self.likelihood.observe(batch.items.flatten(1), batch.generator).view(-1, *self.shape)
 
     def code_nats(self, codes: Tensor, condition: Tensor) -> Tensor:
-        """-log p(codes), (B,): by the learned prior once it has been trained, by the uniform one before."""
+        """Return -log p(codes), (B,): by the learned prior once it has been trained, by the uniform one before."""
         learned = per_item(self.prior.nll(codes, condition))
         return torch.where(self.prior_learned, learned, torch.full_like(learned, self.uniform_nats))
 
@@ -169,7 +163,7 @@ class VQVAE(nn.Module):
         return self.grid[0] * self.grid[1] * math.log(self.config.levels)
 
     def autoencoder_loss(self, batch: Batch) -> Losses:
-        """Reconstruction NLL in nats, codebook loss and commitment, averaged over the batch."""
+        """Return reconstruction NLL in nats, codebook loss and commitment, averaged over the batch."""
         x = self.see(batch)
         z = self.vectors(x)
         passed, _, codebook, commitment = self.quantiser.learn(_rows(z), batch.generator)
@@ -180,7 +174,7 @@ class VQVAE(nn.Module):
         return {"loss": loss, "reconstruction": reconstruction, "codebook": codebook, "commitment": commitment}
 
     def prior_loss(self, batch: Batch) -> Losses:
-        """-log p(codes) in nats; the autoencoder is not trained any more, and gives the codes that it will give when it serves."""
+        """Return -log p(codes) in nats; the autoencoder is not trained any more, and gives the codes that it will give when it serves."""
         self.encoder.eval()  # normalised as by the artifact, not by the batch
         with torch.no_grad(), torch.autocast(batch.items.device.type, enabled=False):
             codes = self.codes_of(self.vectors(self.see(batch)))
@@ -190,26 +184,26 @@ class VQVAE(nn.Module):
 
 @torch.no_grad()
 def _start_at_mean(layer: Any, part: Part) -> None:
-    """The last layer's bias at the logit of each channel's mean over (a thousand of) the items.
+    """Set the last layer's bias to the logit of each channel's mean over (a thousand of) the items.
 
     Where most pixels are black, the first steps of a decoder that starts at grey all push one way, until the sigmoid is flat and it is dead.
     """
-    mean = torch.from_numpy(part.items[:1000] / 255.0).mean((0, 2, 3)).clamp(0.01, 0.99)
+    mean = torch.from_numpy(first(part, 1000).items / 255.0).mean((0, 2, 3)).clamp(0.01, 0.99)
     layer.bias.copy_(mean.logit())
 
 
 def _rows(z: Tensor) -> Tensor:
-    """(B, d, h, w) to (B h w, d)."""
+    """Map (B, d, h, w) to (B h w, d)."""
     return z.permute(0, 2, 3, 1).reshape(-1, z.shape[1])
 
 
 def build(config: Config, data: Data) -> VQVAE:
-    """A model with fresh weights."""
+    """Return a model with fresh weights."""
     return VQVAE(config, data)
 
 
 def phases(model: Any, config: Config) -> list[Phase]:
-    """The autoencoder, then the prior over its codes."""
+    """Return two phases: the autoencoder, then the prior over its codes."""
     parts = (*model.encoder.parameters(), *model.decoder.parameters(), *model.likelihood.parameters())
     if not config.moving:
         parts = (*parts, *model.quantiser.parameters())
@@ -224,7 +218,7 @@ def phases(model: Any, config: Config) -> list[Phase]:
 
 
 def evaluate(model: VQVAE, batch: Batch) -> dict[str, Tensor]:
-    """The bound's parts in nats, (B,): -log p(x | z_q) and -log p(codes)."""
+    """Return the bound's parts in nats, (B,): -log p(x | z_q) and -log p(codes)."""
     x = model.see(batch)
     codes = model.codes_of(model.vectors(x))
     reconstruction = per_item(model.likelihood.nll(model.decode_codes(codes), x.flatten(1)))
@@ -233,14 +227,14 @@ def evaluate(model: VQVAE, batch: Batch) -> dict[str, Tensor]:
 
 
 def monitor(model: VQVAE, batch: Batch) -> dict[str, Any]:
-    """Usage and perplexity of the codebook over the whole test part."""
+    """Return the usage and perplexity of the codebook over the whole test part."""
     used, perplexity = usage(model.codes_of(model.vectors(model.see(batch))), model.config.levels)
     return {"code_usage": round(used, 4), "code_perplexity": round(perplexity, 2)}
 
 
 @torch.no_grad()
 def draw(model: VQVAE, n: int, generator: torch.Generator) -> Tensor:
-    """Means of p(x | codes) at codes from the prior (uniform ones until it has been trained), classes in turn."""
+    """Return means of p(x | codes) at codes from the prior (uniform ones until it has been trained), classes in turn."""
     device = next(model.parameters()).device
     uniforms = torch.rand((n, model.grid[0] * model.grid[1]), generator=generator, device=device)
     if not model.prior_learned:
@@ -258,7 +252,7 @@ def draw(model: VQVAE, n: int, generator: torch.Generator) -> Tensor:
 
 @torch.no_grad()
 def report(model: VQVAE, config: Config, data: Data) -> list[Metric]:
-    """The bound with the uniform and the learned prior, its parts, and the codebook's use over the whole training part."""
+    """Return the bound with the uniform and the learned prior, its parts, and the codebook's use over the whole training part."""
     device = next(model.parameters()).device
     generator = torch.Generator(device).manual_seed(config.seed)
     binarised = {"binarisation": "dynamic, one draw an item"} if model.config.likelihood == "bernoulli" else {}
@@ -306,7 +300,7 @@ def report(model: VQVAE, config: Config, data: Data) -> list[Metric]:
 
 
 def training_codes(model: VQVAE, part: Part) -> Tensor:
-    """Codes of a whole part as the graphs see it, (N, h, w)."""
+    """Return codes of a whole part as the graphs see it, (N, h, w)."""
     device = next(model.parameters()).device
     found = []
     for batch in in_order(part, 500, torch.Generator(device)):
@@ -398,13 +392,13 @@ class ScoreCodes(nn.Module):
 
 
 def _code_nats(model: VQVAE, codes: Tensor, condition: Tensor | None) -> Tensor:
-    """-log p(codes), (B,), by the learned prior; gathered rather than by cross-entropy, which exports more loosely."""
+    """Return -log p(codes), (B,), by the learned prior; gathered rather than by cross-entropy, which exports more loosely."""
     log_p: Tensor = model.prior(codes, nothing(codes) if condition is None else condition).log_softmax(1)
     return -per_item(log_p.gather(1, codes[:, None]))
 
 
 def exports(model: VQVAE, config: Config, data: Data) -> Exports:
-    """sample (prior and decoder in one graph), encode, decode, decode_codes, score, score_codes."""
+    """Return the tasks sample (prior and decoder in one graph), encode, decode, decode_codes, score, score_codes."""
     items, image = InputSpec(role="data", source="data", shape=model.shape), TensorSpec(role="data", shape=model.shape)
     given = InputSpec(role="codes", source="codes", dtype="int64", shape=model.grid)
     size = config.code_dim * model.grid[0] * model.grid[1]

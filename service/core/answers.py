@@ -1,0 +1,37 @@
+"""The answer of a use case, before it is written down."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from numpy.typing import NDArray
+
+from manifold.runtime.manifest import Manifest
+from manifold.runtime.scores import decisions
+from manifold.service.models.entries import Entry
+
+Array = NDArray[Any]
+
+
+@dataclass
+class Answer:
+    """An answer before it is written down as JSON, a picture or an array."""
+
+    entry: Entry
+    fields: dict[str, Any] = field(default_factory=dict)
+    items: Array | None = None  # as the graph gives them; images, data or rows on the wire
+    others: Mapping[str, Array] = field(default_factory=dict)  # of other outputs, by role
+    recipes: Callable[[], list[dict[str, Any]]] | None = None  # of each item, where they are pictures
+    encoding: str = "png"
+    work: float = 0  # of reading the request, in bytes (service.aside)
+    queue: float = 0.0
+    compute: float = 0.0
+    numbers: Array | None = None  # what a binary answer holds where there are no items
+    judged: decisions.Judged | None = None  # of /anomaly-score, for what is watched over requests
+
+    @property
+    def manifest(self) -> Manifest:
+        assert self.entry.manifest is not None
+        return self.entry.manifest

@@ -1,0 +1,84 @@
+"""The handling of a request that all use cases share: the model, the reading of the request, and the runs of the use case."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Generator, Sequence
+from functools import partial
+from typing import Any, TypeVar
+
+from numpy.typing import NDArray
+
+from manifold.runtime import operations
+from manifold.runtime.errors import UnsupportedTask
+from manifold.runtime.manifest import Manifest
+from manifold.runtime.operations import Run
+from manifold.service.core import contract
+from manifold.service.core.answers import Answer
+from manifold.service.core.reading import Reader
+from manifold.service.models.entries import Entry
+from manifold.service.models.registry import Registry
+from manifold.service.settings import Settings
+
+Array = NDArray[Any]
+T = TypeVar("T")
+
+
+class Handling:
+    """The registry, the settings and the reader of requests, for every use case."""
+
+    def __init__(self, registry: Registry, settings: Settings) -> None:
+        self.registry, self.settings, self.reader = registry, settings, Reader(settings)
+
+    async def entry(self, request: contract.Request, endpoint: str) -> tuple[Entry, Manifest]:
+        """Return the model that is asked for, ready. Raises UnsupportedTask if it does not support the endpoint."""
+        entry = await self.registry.get(request.model, request.version)
+        assert entry.manifest is not None
+        if endpoint not in entry.endpoints:
+            can = entry.endpoints
+            raise UnsupportedTask(
+                f"{entry.name} cannot /{endpoint}{operations.why_not(entry.manifest, endpoint)}; it can {', '.join('/' + name for name in can)}",
+                field="model",
+                valid=can,
+            )
+        return entry, entry.manifest
+
+    async def drive(
+        self, answer: Answer, steps: Generator[Run, dict[str, Array], T], n: int, deadline_ms: int | None
+    ) -> T:
+        """Run a use case of n items to its end, and note its times."""
+        assert answer.entry.batcher is not None
+        if answer.manifest.drawing:
+            steps = operations.watched(steps, partial(_note_chance, answer))
+        milliseconds = deadline_ms or answer.entry.settings.deadline_ms or self.settings.deadline_ms
+        deadline = time.monotonic() + milliseconds / 1000
+        result, timing = await answer.entry.batcher.drive(steps, n, deadline, answer.work)
+        answer.queue, answer.compute = timing.queue, timing.compute
+        return result
+
+
+def note(answer: Answer, fitted: Sequence[dict[str, Any]], request: contract.Chance | None = None) -> None:
+    """Note what was done to the items to fit them to the model, and the seed if one was given."""
+    if fitted:
+        answer.fields["fitted"] = list(fitted)
+    if request is not None and request.seed is not None:
+        answer.fields |= {"seed": request.seed, "first": request.first}
+
+
+def _note_chance(answer: Answer, task: str) -> None:
+    """Note that the same request gives another answer, if the graph of a task that was run draws random numbers itself."""
+    if task in answer.manifest.drawing:
+        answer.fields["reproducible"] = False
+
+
+def first_latent(latents: operations.Latents) -> Array:
+    """Return the latents, or those of the first name."""
+    first: Array = next(iter(latents.values())) if isinstance(latents, dict) else latents
+    return first
+
+
+def latent_fields(latents: operations.Latents | None) -> dict[str, Any]:
+    """Return the fields of an answer with latents: named ones if the model names them."""
+    if latents is None:
+        return {}
+    return {"named_latents" if isinstance(latents, dict) else "latents": latents}

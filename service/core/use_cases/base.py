@@ -1,0 +1,44 @@
+"""The description of a use case: what every surface needs to know of it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+
+from manifold.service.core import contract
+from manifold.service.core.answers import Answer
+from manifold.service.core.handling import Handling
+from manifold.service.core.reading import Uploads
+
+Handle = Callable[[Handling, Any, Uploads, int | None], Awaitable[Answer]]
+Stream = Callable[[Handling, Any, Uploads, int | None], Awaitable[AsyncGenerator[Answer]]]
+
+
+@dataclass(frozen=True)
+class UseCase:
+    """A use case under the name of its endpoint: /NAME over HTTP, the rpc Name over gRPC."""
+
+    name: str
+    request: type[contract.Request]
+    response: type[contract.Response]
+    handle: Handle
+    takes_files: bool = True  # files, or an array, may come beside the fields
+    gives_items: bool = False  # answers with items, which may be pictures
+    takes_row_files: bool = False  # whole files of rows are handled too
+    stream: Stream | None = None  # answers with items as they are made
+
+    @property
+    def path(self) -> str:
+        """The path over HTTP."""
+        return f"/{self.name}"
+
+    @property
+    def rpc(self) -> str:
+        """The name over gRPC."""
+        return "".join(word.capitalize() for word in self.name.split("-"))
+
+    @property
+    def summary(self) -> str:
+        """What it gives, in a few words."""
+        return self.request.__doc__ or ""

@@ -1,0 +1,125 @@
+"""Options are resolved once: what is trained, saved, described and exported says what was done."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from manifold.runtime import manifest
+from manifold.training import families, runs
+from manifold.training.data import Data
+from manifold.training.errors import TrainingError
+from manifold.training.exporting.tasks import Exports
+from manifold.training.families import gan
+from manifold.training.loop import checkpoints
+from manifold.training.recipes import Recipe
+from manifold.training.train import train
+from tests.conftest import tiny_run
+from tests.shared import export
+
+
+@pytest.mark.parametrize(
+    ("family", "options", "depends"),
+    [
+        ("vae", {}, {"likelihood": "bernoulli", "score": "fisher:squared_error,latent_neighbours"}),
+        ("cvae", {"references": 0}, {"likelihood": "bernoulli", "score": "negative_elbo"}),
+        ("pixelcnn", {}, {"levels": 4, "conditional": True}),
+        ("vqvae", {}, {"likelihood": "bernoulli", "conditional": True}),
+        ("gan", {"lr": 1e-3}, {"discriminator_lr": 1e-3}),
+    ],
+)
+def test_resolving_fills_in_what_depends_on_the_data(
+    digits: Data, family: str, options: dict[str, Any], depends: dict[str, Any]
+) -> None:
+    module = families.get(family)
+    resolved = module.resolve(module.Config.model_validate(options), digits)
+    assert {name: getattr(resolved, name) for name in depends} == depends
+    assert module.resolve(resolved, digits) == resolved
+
+
+def test_rows_resolve_size_score_and_trim(table: Data) -> None:
+    module = families.get("tabular_vae")
+    plain, mixed = (module.resolve(module.Config.model_validate({"mixed": mixed}), table) for mixed in (False, True))
+    assert (plain.latent_dim, plain.likelihood, plain.trim) == (4, "columns", 0)
+    assert (mixed.score, mixed.trim) == ("fisher:reconstruction,negative_elbo,latent_distance,input_neighbours", 0.2)
+    assert module.resolve(mixed, table) == mixed
+
+
+def test_what_is_saved_and_exported_is_resolved(tmp_path: Path, digits: Data) -> None:
+    run = tiny_run(tmp_path / "run", "vae", digits, references=50)
+    saved = json.loads((run.folder / runs.CONFIG).read_text())["config"]
+    assert (saved["likelihood"], saved["score"]) == ("bernoulli", "fisher:squared_error,latent_neighbours")
+    folder = export(run, "m", tmp_path / "models", data=digits, backend="torchscript")
+    assert manifest.read(folder / manifest.FILE).provenance["config"] == saved
+
+
+def test_a_run_of_an_older_version_goes_on_exactly(tmp_path: Path, digits: Data) -> None:
+    """Its config holds options unresolved, and lists of names with an empty one."""
+    old = {**families.get("gan").PRESETS["smoke"], "watch_steps": 0, "augment": [""], "discriminator_lr": 0.0}
+    config = gan.Config.model_validate(old)
+    whole = runs.Run(tmp_path / "whole", "gan", "digits", "smoke", config)
+    train(whole, digits, device="cpu", quiet=True)
+    parts = runs.Run(tmp_path / "parts", "gan", "digits", "smoke", config)
+    train(parts, digits, device="cpu", quiet=True, stop_after=7)
+    path = parts.folder / runs.CONFIG
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps({**content, "config": {**content["config"], "augment": [""], "discriminator_lr": 0.0}}))
+    train(runs.open_run(parts.folder), digits, resume=True, device="cpu", quiet=True)
+    a, b = (checkpoints.load(run.checkpoint)["model"] for run in (whole, parts))
+    assert [name for name in a if not torch.equal(a[name], b[name])] == []
+
+
+def test_a_family_needs_five_names(digits: Data) -> None:
+    module = SimpleNamespace(
+        Config=Recipe, build=torch.nn.Identity, phases=list, evaluate=dict, exports=lambda *_: Exports({})
+    )
+    family, config = families.of(module), Recipe()
+    assert family.resolve(config, digits) is config
+    assert (family.monitor(None, None), family.report(None, config, digits)) == ({}, [])  # type: ignore[arg-type]
+    assert family.draw(None, 3, torch.Generator()) is None
+    assert set(family.PRESETS) == {"smoke", "cpu", "gpu"}
+    for name in ("Config", "build", "phases", "evaluate", "exports"):
+        with pytest.raises(TypeError, match=name):
+            families.of(SimpleNamespace(**{key: value for key, value in vars(module).items() if key != name}))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"latent_dim": "3"}, "latent_dim: '3' is not a whole number"),
+        ({"latent_dim": 3.0}, "latent_dim: 3.0 is not a whole number"),
+        ({"latent_dim": True}, "latent_dim: True is not a whole number"),
+        ({"lr": float("nan")}, "lr: nan is not above 0"),
+        ({"hidden": [3, "x"]}, "hidden: [3, 'x'] is not a list of whole numbers"),
+        ({"hidden": {3}}, "hidden: {3} is not a list of whole numbers"),
+        ({"hidden": []}, "hidden: [] has 0 entries, at least 1 are needed"),
+        ({"rules": ["strides", "pools"]}, "rules: unknown 'pools'; valid are strides, normalise, activations"),
+        ({"body": "cnn"}, "body: unknown 'cnn'; valid are mlp, dcgan"),
+        ({"dropout": 1}, "dropout: 1 is not below 1"),
+        ({"targets": [0.9]}, "targets: [0.9] has 1 entries, at least 2 are needed"),
+        ({"targets": [0.9, 0.7]}, "targets: [0.9, 0.7] must be two numbers in (0, 1], the lower first"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_errors_of_options_are_worded_here(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(TrainingError) as caught:
+        gan.Config.model_validate(options)
+    assert caught.value.message == message
+    assert caught.value.field == next(iter(options))
+
+
+def test_json_gives_lists_and_whole_numbers() -> None:
+    config = gan.Config.model_validate({"hidden": [8], "targets": [1, 1], "lr": 1, "clip_norm": float("inf")})
+    assert (config.hidden, config.targets, config.lr) == ((8,), (1.0, 1.0), 1.0)
+    saved = json.loads(json.dumps(config.model_dump(mode="json")))
+    assert gan.Config.model_validate(saved) == config
+    assert config.changed(hidden=[4]).hidden == (4,)
+    with pytest.raises(TrainingError, match="lr: -1 is not above 0"):
+        config.changed(lr=-1)
+    assert np.isinf(config.clip_norm)

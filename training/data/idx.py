@@ -1,0 +1,34 @@
+"""The IDX format of the MNIST files, and data sets that are published as four of them."""
+
+from __future__ import annotations
+
+import gzip
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from manifold.runtime.kinds.image import ImageSpec
+from manifold.training.data.parts import Array, Arrays
+from manifold.training.data.remote import Remote, fetch
+from manifold.training.data.splits import Data, split
+from manifold.training.errors import DataError
+
+HELD_OUT = 5000  # items at the end of the training part, for calibration
+
+
+def of_files(name: str, files: Sequence[Remote], classes: tuple[str, ...], licence: str, *, invert: bool) -> Data:
+    """Return the set in four files: training images, training labels, test images, test labels."""
+    images, labels, test_images, test_labels = (read(fetch(remote)) for remote in files)
+    spec = ImageSpec(height=28, width=28, channels=1, background=0.0, invert=invert)
+    train, test = (Arrays(x[:, None], y.astype(np.int64)) for x, y in ((images, labels), (test_images, test_labels)))
+    return split(name, spec, train, test, HELD_OUT, classes=classes, licence=licence)
+
+
+def read(path: Path) -> Array:
+    """Return the array of unsigned bytes in a gzipped IDX file. Raises DataError if the file is not whole."""
+    raw = gzip.decompress(path.read_bytes())
+    dimensions = [int.from_bytes(raw[4 + 4 * i : 8 + 4 * i], "big") for i in range(raw[3])]
+    if raw[:3] != b"\0\0\x08" or len(raw) != 4 + 4 * len(dimensions) + int(np.prod(dimensions)):
+        raise DataError(f"{path} is not a whole IDX file of unsigned bytes")
+    return np.frombuffer(bytearray(raw), np.uint8, offset=4 + 4 * len(dimensions)).reshape(dimensions)

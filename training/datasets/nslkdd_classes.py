@@ -1,0 +1,26 @@
+"""NSL-KDD for /classify and /impute: all of KDDTrain+ with its five classes. KDDTest+ is the test part."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from manifold.training.data import Data, tables
+from manifold.training.data.schema import OTHERS, Stated
+from manifold.training.datasets import nslkdd
+
+NAME = "nslkdd-classes"
+LICENCE = nslkdd.LICENCE
+KINDS = Stated(kinds={**nslkdd.KINDS.kinds, OTHERS: "quantile"})
+
+
+def load() -> Data:
+    """Return the set; KDDTrain+ is split by a permutation."""
+    (train, kinds), (test, test_kinds) = (nslkdd.connections(remote) for remote in nslkdd.FILES)
+    order = np.random.Generator(np.random.Philox(0)).permutation(len(kinds))
+    train = {**train, "label": kinds}
+    parts = {
+        "train": tables.take(train, order[: -nslkdd.CALIBRATION]),
+        "calibration": tables.take(train, order[-nslkdd.CALIBRATION :]),
+        "test": {**test, "label": test_kinds},
+    }
+    return tables.from_parts(NAME, parts, nslkdd.PROTOCOL, KINDS, "label", licence=LICENCE)

@@ -1,0 +1,72 @@
+"""What is fitted to data that is not of the test part: priors, the calibration of scores, and the temperature of class probabilities."""
+
+from __future__ import annotations
+
+from manifold.runtime import priors as stores
+from manifold.runtime.operations import Scores, softmax
+from manifold.runtime.scores import calibration
+from manifold.training.data.parts import batches
+from manifold.training.exporting import classes, folds, priors
+from manifold.training.exporting.context import Context
+
+BATCH = 1000  # items
+
+
+def fit_priors(context: Context) -> None:
+    """Fit priors to where the training items lie, if latents are drawn from priors. Arrays of priors go into a file."""
+    latent, data = context.manifest.space, context.data
+    if latent is not None and latent.priors and "encode" in context.manifest.tasks:
+        means = priors.posterior_means(context.engine, data, data.train)
+        context.update(latent=priors.added(latent, priors.fit(means)))
+    context.manifest = stores.stored(context.folder, context.manifest)
+
+
+def calibrate_scores(context: Context) -> None:
+    """Store the scores of items that training never saw: the calibration part, or, for a small set, every training item by folds."""
+    scoring, data = context.manifest.scoring, context.data
+    if scoring is None:
+        return
+    if data.folds:
+        scores = folds.scores(context.run, data, context.engine.manifest)
+        source = f"{len(data.train)} training items, each by a model trained on the other {data.folds - 1} of {data.folds} folds"
+    else:
+        scores, source = _held_out(context), _source(context)
+    context.update(scoring=calibration.write(scoring, scores, context.folder, source=source, spec=data.spec))
+
+
+def _held_out(context: Context) -> Scores:
+    """Return the scores of the calibration part, through the engine."""
+    engine, data = context.engine, context.data
+    scores = []
+    for held in batches(data.calibration, BATCH):
+        known = {"classes": priors.conditions(engine.manifest, data, held)} if engine.manifest.conditions else {}
+        scores.append(engine.score(data.inputs(held), **known))
+    return folds.joined(scores)
+
+
+def calibrate_classes(context: Context) -> None:
+    """Fit the temperature of class probabilities to the calibration part, and add figures of the test part under it."""
+    engine, manifest, data = context.engine, context.manifest, context.data
+    if manifest.classification is None:
+        return
+    temperature, source = 1.0, "not fitted: there is no calibration part"
+    if len(data.calibration):
+        energies = classes.energies(engine, data, data.calibration)
+        temperature, source = classes.fit_temperature(energies, data.calibration.labels), _source(context)
+    stated = manifest.classification.model_copy(update={"temperature": round(temperature, 4), "source": source})
+    probabilities = softmax(classes.energies(engine, data, data.test) / stated.temperature)
+    protocol = {
+        **data.protocol,
+        "n": len(data.test),
+        "class_prior": "uniform" if manifest.class_prior is None else list(manifest.class_prior),
+        "by": stated.term or "logits",
+        "temperature": stated.temperature,
+    }
+    figures = classes.figures(probabilities, data.test.labels, protocol)
+    context.update(classification=stated, metrics=(*manifest.metrics, *figures))
+
+
+def _source(context: Context) -> str:
+    """Return what the calibration part is."""
+    data = context.data
+    return str(data.protocol.get("calibration", f"{len(data.calibration)} items"))

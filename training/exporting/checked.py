@@ -1,0 +1,112 @@
+"""The graphs of an artifact, and the proof that they give what torch gives."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+
+from manifold.runtime import checks, golden
+from manifold.runtime import manifest as manifests
+from manifold.runtime.engine import Model, example_inputs, padded
+from manifold.runtime.errors import ArtifactError
+from manifold.runtime.graphs import batches
+from manifold.runtime.manifest import TaskSpec
+from manifold.training.exporting import graphs
+from manifold.training.exporting.context import Array, Context
+from manifold.training.exporting.draft import TORCHSCRIPT_FILE
+
+TOLERANCE = 1e-4  # of parity with torch, for values up to one; relative above
+AGREEING = 0.9  # share of a sampler's items that must agree
+GOLDEN_ROWS = 5
+GOLDEN_VALUES = 20_000  # of one tensor, at most
+
+
+def write_graphs(context: Context) -> None:
+    """Write one graph for each task, and run its torch module on the examples."""
+    tasks, examples = context.exported.tasks, context.examples
+    tensors = {
+        name: [torch.from_numpy(examples[name][spec.role][:3]) for spec in task.inputs] for name, task in tasks.items()
+    }
+    if context.manifest.backend == "onnx":
+        models = {name: graphs.task_to_onnx(task, tensors[name]) for name, task in tasks.items()}
+        graphs.save_onnx(models, context.folder)
+    else:
+        graphs.save_torchscript(tasks, tensors, context.folder / TORCHSCRIPT_FILE)
+    context.expected = {task: tasks[task](inputs) for task, inputs in examples.items()}
+
+
+def pad(context: Context) -> None:
+    """Find the padding that makes the bits of each task independent of the batch. Raises ArtifactError for graphs that draw."""
+    trial = Model(context.folder, context.manifest.model_copy(update={"scoring": None}), "cpu", 1)
+    if drawing := sorted(trial.manifest.drawing):
+        draws = ", ".join(checks.draws(trial, task) for task in drawing)
+        raise ArtifactError(f"{context.manifest.name}: {draws}; make the noise an input; nothing was published")
+    context.update(tasks={task: _padding(trial, task, context.examples[task]) for task in context.manifest.tasks})
+
+
+@torch.no_grad()
+def _padding(engine: Model, task: str, real: Mapping[str, Array]) -> TaskSpec:
+    """Return the task with its padding, tried on real and on random inputs."""
+    spec = engine.manifest.tasks[task]
+    examples = [real, example_inputs(spec, engine.manifest, batches.ROWS, seed=1)]
+    rows = batches.padding(functools.partial(engine.padded_run, task), examples)
+    if rows is None:
+        raise ArtifactError(f"{task}: its bits depend on the batch, however its rows are padded: it mixes rows")
+    return padded(spec, rows)
+
+
+def write_golden(context: Context) -> None:
+    """Write a few inputs and outputs of each task.
+
+    What loops draw is not golden: one flipped code changes the rest (see runtime.golden).
+    """
+    manifest = context.manifest
+    assert manifest.golden is not None
+    vectors: dict[str, Array] = {}
+    for task, spec in manifest.tasks.items():
+        widest = max(math.prod(tensor.shape) for tensor in (*spec.inputs, *spec.outputs))
+        rows = max(1, min(GOLDEN_ROWS, GOLDEN_VALUES // widest))
+        vectors |= {f"{task}.in.{role}": array[:rows] for role, array in context.examples[task].items()}
+        if task not in context.loops:
+            compared = [tensor.role for tensor in spec.outputs if tensor.role not in manifests.TIED]
+            vectors |= {f"{task}.out.{role}": context.expected[task][role][:rows] for role in compared}
+    np.savez_compressed(context.folder / manifest.golden.file, **vectors)  # type: ignore[arg-type]
+
+
+def prove(context: Context) -> None:
+    """Open the graphs. Raises ArtifactError if they do not give what torch gives, or the golden vectors are not met."""
+    context.opened = engine = Model(context.folder, context.manifest, "cpu", 1)
+    problems = [*_parity(context), *golden.replay(engine.run, context.folder, context.manifest, "cpu")]
+    if problems:
+        name, backend = context.manifest.name, context.manifest.backend
+        head = f"{name}: the {backend} graphs do not give what torch gives; nothing was published:"
+        raise ArtifactError("\n".join([head, *(f"  {line}" for line in problems)]))
+
+
+def _parity(context: Context) -> list[str]:
+    """Return the outputs in which the engine differs from torch, one line each."""
+    problems: list[str | None] = []
+    for task, inputs in context.examples.items():
+        outputs, expected = context.engine.run(task, inputs), context.expected[task]
+        drawn = task in context.loops and not any(values.dtype.kind == "i" for values in expected.values())
+        for role in set(expected) - set(manifests.TIED):
+            wrong = _difference(outputs[role], expected[role], AGREEING if drawn else 1.0)
+            problems.append(wrong and f"{task}.{role}: {wrong}")
+    return sorted(filter(None, problems))
+
+
+def _difference(output: Array, expected: Array, share: float) -> str | None:
+    """Return in what an output differs from what torch gives by more than the tolerance; codes must be equal.
+
+    A share below one is for values that a loop draws: a component that flips at a step of its CDF changes the rest of its item.
+    """
+    if expected.dtype.kind == "i":
+        wrong = int((output != expected).sum())
+        return f"{wrong} of {expected.size} codes differ" if wrong else None
+    off = np.abs(output - expected) / np.maximum(1, np.abs(expected))
+    worst = float(np.quantile(off.reshape(len(off), -1).max(axis=1), share))
+    return None if worst <= TOLERANCE else f"differs by {worst:.2g}, allowed {TOLERANCE:g}"

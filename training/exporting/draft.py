@@ -1,0 +1,80 @@
+"""The manifest as it is known before anything was run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from manifold.runtime.manifest import Golden, Manifest, Metric, TaskSpec
+from manifold.runtime.scores import calibration
+from manifold.training.data import Data
+from manifold.training.errors import TrainingError
+from manifold.training.exporting.tasks import Exports
+from manifold.training.loop import checkpoints
+from manifold.training.runs import METRICS, Run, read_config
+
+TORCHSCRIPT_FILE = "model.pt"
+
+
+def draft(run: Run, name: str, version: int, backend: str, data: Data, exported: Exports, description: str) -> Manifest:
+    """Return the manifest of a run's artifact, without calibration, fitted priors and checksums."""
+    return Manifest(
+        name=name,
+        version=version,
+        family=run.family,
+        license=data.licence,
+        description=description or exported.description,
+        backend=backend,
+        data=exported.spec or data.spec,
+        classes=data.classes if exported.classes and data.classes else None,
+        class_prior=None,
+        conditions=exported.conditions,
+        latent=exported.latent,
+        codes=exported.codes,
+        tasks=_tasks(exported, backend),
+        scoring=exported.scoring,
+        classification=exported.classification,
+        golden=Golden(sampler=exported.sampler),
+        metrics=tuple(_metrics(run.folder / METRICS)),
+        provenance=_provenance(run, data, exported),
+    )
+
+
+def _tasks(exported: Exports, backend: str) -> dict[str, TaskSpec]:
+    tasks = {}
+    for name, task in exported.tasks.items():
+        graph, method = (f"{name}.onnx", None) if backend == "onnx" else (TORCHSCRIPT_FILE, name)
+        tasks[name] = TaskSpec(
+            graph=graph, method=method, inputs=tuple(task.inputs), outputs=tuple(task.outputs), max_rows=task.max_rows
+        )
+    return tasks
+
+
+def _provenance(run: Run, data: Data, exported: Exports) -> dict[str, Any]:
+    state = checkpoints.load(run.checkpoint)
+    return {
+        "family": run.family,
+        "data": data.protocol,
+        "preset": run.preset,
+        "config": run.config.model_dump(mode="json"),
+        "torch": read_config(run.folder).get("torch", "unknown"),
+        "weights": f"moving average, decay {run.config.ema}",
+        "exported": calibration.now(),
+        "finished": (run.folder / METRICS).exists(),
+        **({"spent": state["spent"]} if "spent" in state else {}),  # older runs lack it
+        **exported.extra,
+    }
+
+
+def _metrics(path: Path) -> list[Metric]:
+    """Return the figures of a run, if it is finished. Raises TrainingError for a file of another shape."""
+    if not path.exists():
+        return []
+    try:
+        return [Metric.model_validate(metric) for metric in json.loads(path.read_text())]
+    except (ValueError, TypeError, RecursionError) as error:
+        first = str(error).splitlines()[0]
+        raise TrainingError(
+            f"{path}: is no list of figures: {first}; remove it, and `manifold resume` writes it anew"
+        ) from None

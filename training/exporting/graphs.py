@@ -1,0 +1,201 @@
+"""From torch modules to graph files: ONNX by the dynamo exporter, TorchScript by trace (script for loops), weights stored once."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import logging
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from numpy.typing import NDArray
+from onnx import external_data_helper, numpy_helper
+from torch import Tensor, nn
+
+from manifold.training.exporting import registry
+from manifold.training.exporting.tasks import Task
+
+Array = NDArray[Any]
+
+OPSET = 20
+WEIGHTS = "weights.bin"
+INLINE = 1024  # smaller tensors stay in their graph, where shape inference sees them
+ALIGNMENT = 64
+
+
+def to_onnx(
+    module: nn.Module, arguments: tuple[Tensor, ...], inputs: Sequence[str], outputs: Sequence[str], dynamic_shapes: Any
+) -> onnx.ModelProto:
+    """Return the module as an ONNX model, weights inside."""
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    registry.share()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the exporter warns about its own internals
+        program = torch.onnx.export(
+            module.eval(), arguments, input_names=list(inputs), output_names=list(outputs), dynamic_shapes=dynamic_shapes,
+            opset_version=OPSET, dynamo=True, verbose=False, external_data=False,
+        )  # fmt: skip
+    assert program is not None
+    model: onnx.ModelProto = program.model_proto
+    for node in model.graph.node:
+        del node.metadata_props[:]  # stack traces with paths of the machine that exported
+        node.doc_string = ""
+    del model.graph.value_info[:], model.graph.metadata_props[:]
+    return model
+
+
+def task_to_onnx(task: Task, examples: Sequence[Tensor]) -> onnx.ModelProto:
+    """Return a task's graph with a free batch dimension."""
+    if task.to_onnx is not None:
+        model: onnx.ModelProto = task.to_onnx()
+        return model
+    batch = torch.export.Dim("batch", min=1, max=65536)
+    shapes: Any = tuple({0: batch} for _ in examples)
+    if any(
+        parameter.kind.name == "VAR_POSITIONAL" for parameter in _parameters(task.module)
+    ):  # forward(a, *rest): rest is one tuple
+        positional = sum(parameter.kind.name != "VAR_POSITIONAL" for parameter in _parameters(task.module))
+        shapes = (*shapes[:positional], shapes[positional:])
+    return to_onnx(
+        task.module, tuple(examples), [spec.role for spec in task.inputs], [spec.role for spec in task.outputs], shapes
+    )
+
+
+def _parameters(module: nn.Module) -> list[Any]:
+    import inspect
+
+    return list(inspect.signature(module.forward).parameters.values())
+
+
+def save_onnx(models: Mapping[str, onnx.ModelProto], folder: Path) -> None:
+    """Write `NAME.onnx` for each model, with all larger weights in one external-data file, each stored once (by content).
+
+    Weights that half precision holds exactly (see `Recipe.stored`) are stored so, and cast when the graph is loaded. Where the exporter
+    turned the axes of a weight that another graph has too, it is turned when the graph is loaded.
+    """
+    stored = _Stored()
+    for model in models.values():
+        _halve(model.graph)
+    with (folder / WEIGHTS).open("wb") as weights:
+        tensors = [tensor for model in models.values() for tensor in model.graph.initializer]
+        # most dimensions first: a matrix may be a convolution turned and flattened
+        for tensor in sorted(tensors, key=lambda tensor: -len(tensor.dims)):
+            values = numpy_helper.to_array(tensor)
+            if values.nbytes >= INLINE and stored.find(values) is None:
+                weights.write(b"\0" * (-weights.tell() % ALIGNMENT))
+                stored.add(values, weights.tell())
+                weights.write(values.tobytes())
+        for name, model in models.items():
+            turns = []
+            for tensor in model.graph.initializer:
+                values = numpy_helper.to_array(tensor)
+                if values.nbytes < INLINE:
+                    continue
+                place = stored.find(values)
+                assert place is not None
+                if place.axes is not None:
+                    turns += _turn(tensor, place)
+                tensor.raw_data = values.tobytes()  # set_external_data wants raw tensors
+                for kind in ("float_data", "int32_data", "int64_data", "double_data"):
+                    tensor.ClearField(kind)
+                external_data_helper.set_external_data(tensor, WEIGHTS, place.offset, values.nbytes)
+                tensor.ClearField("raw_data")
+            _put_first(turns, model.graph)
+            (folder / f"{name}.onnx").write_bytes(model.SerializeToString())
+    if not stored.whole:
+        (folder / WEIGHTS).unlink()
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a weight lies; where its axes are turned, the shape that lies there and how they are."""
+
+    offset: int
+    shape: tuple[int, ...] = ()
+    axes: tuple[int, ...] | None = None
+
+
+class _Stored:
+    """What has been written, by content, and by content with its axes turned in every way."""
+
+    def __init__(self) -> None:
+        self.whole: dict[bytes, _Place] = {}
+        self.turned: dict[bytes, _Place] = {}
+
+    def find(self, values: Array) -> _Place | None:
+        """The place of an array that is stored, turned or not."""
+        key = _digest(values)
+        return self.whole.get(key) or self.turned.get(key)
+
+    def add(self, values: Array, offset: int) -> None:
+        """Notes an array."""
+        small = values.squeeze()
+        for axes in itertools.permutations(range(small.ndim)):
+            self.turned.setdefault(_digest(small.transpose(axes)), _Place(offset, small.shape, axes))
+        self.whole[_digest(values)] = _Place(offset)
+
+
+def _turn(tensor: onnx.TensorProto, place: _Place) -> list[onnx.NodeProto]:
+    """Make the initializer what is stored, and return the nodes that turn it to what it was."""
+    name, turned, shape = tensor.name, f"{tensor.name}.turned", f"{tensor.name}.shape"
+    constant = onnx.helper.make_tensor(shape, onnx.TensorProto.INT64, [len(tensor.dims)], list(tensor.dims))
+    tensor.name = f"{name}.stored"
+    tensor.dims[:] = place.shape
+    return [
+        onnx.helper.make_node("Transpose", [tensor.name], [turned], perm=place.axes),
+        onnx.helper.make_node("Constant", [], [shape], value=constant),
+        onnx.helper.make_node("Reshape", [turned, shape], [name]),
+    ]
+
+
+def _digest(values: Array) -> bytes:
+    return hashlib.sha256(values.dtype.str.encode() + values.tobytes()).digest()
+
+
+def _put_first(nodes: Sequence[onnx.NodeProto], graph: onnx.GraphProto) -> None:
+    every = [*nodes, *graph.node]
+    del graph.node[:]
+    graph.node.extend(every)
+
+
+def _halve(graph: onnx.GraphProto) -> None:
+    """Replace larger float32 initializers whose values are all half-precision numbers by those and a Cast, which the runtime folds."""
+    casts = []
+    for tensor in graph.initializer:
+        if tensor.data_type != onnx.TensorProto.FLOAT:
+            continue
+        values = numpy_helper.to_array(tensor)
+        with np.errstate(over="ignore"):
+            half = values.astype(np.float16)
+        if values.nbytes < INLINE or not np.array_equal(half.astype(np.float32), values):
+            continue
+        casts.append(onnx.helper.make_node("Cast", [f"{tensor.name}.half"], [tensor.name], to=onnx.TensorProto.FLOAT))
+        tensor.CopyFrom(numpy_helper.from_array(half, f"{tensor.name}.half"))
+    _put_first(casts, graph)
+
+
+def save_torchscript(tasks: Mapping[str, Task], examples: Mapping[str, Sequence[Tensor]], path: Path) -> None:
+    """Write all tasks as methods of one archive, where shared weights are stored once. Loops are scripted, the rest traced.
+
+    The methods are defined as source on a scripted box: tracing a call to a scripted module breaks torch 2.13's alias analysis.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch.jit is deprecated; this format is kept on request
+        jit: Any = torch.jit  # untyped
+        box = nn.Module()
+        for name, task in tasks.items():
+            module = task.module.eval().requires_grad_(False)
+            loops = task.to_onnx is not None
+            compiled = jit.script(module) if loops else jit.trace(module, tuple(examples[name]), check_trace=False)
+            box.add_module(f"{name}_task", compiled)
+        archive = jit.script(box)
+        for name, task in tasks.items():
+            arguments = ", ".join(f"x{i}" for i in range(len(task.inputs)))
+            archive.define(f"def {name}(self, {arguments}):\n    return self.{name}_task({arguments})\n")
+        archive.save(str(path))

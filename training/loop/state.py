@@ -1,0 +1,150 @@
+"""The state of a training: everything that the next step depends on. Checkpoints hold it, so a run goes on from one exactly."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning_fabric import Fabric
+
+from manifold.runtime.errors import reason
+from manifold.training import batches, families
+from manifold.training.data import Data
+from manifold.training.errors import TrainingError
+from manifold.training.loop import checkpoints
+from manifold.training.loop.average import Average
+from manifold.training.phases import Phase
+from manifold.training.runs import CONFIG, Run
+
+
+@dataclass
+class Position:
+    """Where training is. `step` counts over all phases, `in_phase` since the phase began."""
+
+    phase: int = 0
+    in_phase: int = 0
+    step: int = 0
+    rolled_back: int = 0  # times; each gives what follows another seed
+
+
+class State:
+    """Model, average, optimisers, random generators and position of a training."""
+
+    def __init__(self, run: Run, data: Data, fabric: Fabric) -> None:
+        self.run, self.data, self.fabric = run.resolved(data), data, fabric
+        self.family, self.config = families.get(run.family), self.run.config
+        torch.manual_seed(self.config.seed)
+        self.bare = self.family.build(self.config, data)
+        self.model = fabric.setup_module(self.bare)
+        for name in vars(type(self.bare)):
+            if "loss" in name and callable(getattr(self.bare, name)):
+                self.model.mark_forward_method(name)
+        self.average = Average(self.bare, self.config.ema)
+        self.generator = torch.Generator(fabric.device).manual_seed(self.seed(fabric.global_rank))
+        self.phases: list[Phase] = self.family.phases(self.model, self.config)
+        if fabric.world_size > 1 and any(phase.watch and phase.watch.rollbacks for phase in self.phases):
+            raise TrainingError(
+                "rollbacks: one process goes back alone; train on one device, or without", field="rollbacks"
+            )
+        self.position = Position()
+        self.optimizers: list[Any] = []
+        self.seconds = 0.0  # of training, without evaluation
+        self.window: dict[str, float] = {}  # sums of losses since the watch's last inspection
+        self.source = batches.source(data.train, fabric.device)
+        self.batch_size = min(self.config.batch_size, len(data.train) // fabric.world_size)
+        self.steps_per_pass = len(data.train) // (self.batch_size * fabric.world_size)
+        self.steps_per_epoch = self.config.epoch_steps or self.steps_per_pass
+        self.enter_phase()
+
+    def seed(self, *path: int) -> int:
+        """Return a seed for what `path` names, a function of the run's own seed."""
+        return int(np.random.SeedSequence([self.config.seed, *path]).generate_state(1)[0])
+
+    def enter_phase(self) -> None:
+        """Make fresh optimisers for the players of the current phase."""
+        fused = self.fabric.device.type in ("cpu", "cuda")
+        self.optimizers = []
+        for player in self.phases[self.position.phase].players:
+            optimizer = torch.optim.AdamW(
+                player.parameters, lr=player.lr, betas=player.betas, weight_decay=player.weight_decay, fused=fused
+            )
+            self.optimizers.append(self.fabric.setup_optimizers(optimizer))
+
+    # --- checkpoints ---
+
+    def checkpoint(self, path: Path | None = None) -> None:
+        """Write the state to the run's checkpoint, or to another file."""
+        if self.fabric.is_global_zero:
+            checkpoints.save(path or self.run.checkpoint, self._captured())
+
+    def restore(self, path: Path | None = None) -> None:
+        """Go back to the run's checkpoint, or to another. Raises TrainingError if it is of another model than the config describes."""
+        state = checkpoints.load(path or self.run.checkpoint)
+        with fits(self.run):
+            self._take(state)
+
+    def _captured(self) -> dict[str, Any]:
+        rng: dict[str, Any] = {"generator": self.generator.get_state(), "cpu": torch.get_rng_state()}
+        if self.fabric.device.type == "cuda":
+            rng["cuda"] = torch.cuda.get_rng_state(self.fabric.device)
+        watch = self.phases[min(self.position.phase, len(self.phases) - 1)].watch
+        watching = {} if watch is None else {"watch": watch.state(), "window": self.window}
+        return {
+            **watching,
+            "spent": {"seconds": round(self.seconds, 1), "device": _name(self.fabric.device)},
+            "position": vars(self.position),
+            "model": self.bare.state_dict(),
+            "average": self.average.shadow,
+            "optimizers": [o.optimizer.state_dict() for o in self.optimizers],
+            "rng": rng,
+        }
+
+    def _take(self, state: Mapping[str, Any]) -> None:
+        self.position = Position(**state["position"])
+        self.seconds = max(self.seconds, state.get("spent", {}).get("seconds", 0.0))
+        self.bare.load_state_dict(state["model"])
+        self.average.shadow = {name: value.to(self.fabric.device) for name, value in state["average"].items()}
+        if self.position.phase < len(self.phases):
+            self._take_phase(state)
+        if self.fabric.is_global_zero:
+            self.generator.set_state(state["rng"]["generator"])
+        else:  # other processes draw anew: resume is exact for one process
+            self.generator.manual_seed(self.seed(self.fabric.global_rank, self.position.step))
+        torch.set_rng_state(state["rng"]["cpu"])
+        if "cuda" in state["rng"] and self.fabric.device.type == "cuda":
+            torch.cuda.set_rng_state(state["rng"]["cuda"], self.fabric.device)
+
+    def _take_phase(self, state: Mapping[str, Any]) -> None:
+        """Take over the optimisers and the watch of the current phase."""
+        self.enter_phase()
+        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.optimizer.load_state_dict(saved)
+        watch = self.phases[self.position.phase].watch
+        if watch is not None and "watch" in state:
+            watch.restore(state["watch"])
+            self.window = dict(state["window"])
+
+
+@contextmanager
+def fits(run: Run) -> Iterator[None]:
+    """Turn the errors of a checkpoint that is of another model than the config describes into a TrainingError."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:  # the last for other shapes
+        raise TrainingError(
+            f"{run.checkpoint} does not fit {run.folder / CONFIG}: {reason(error)}; one of the two was made by another run or another "
+            "version of Manifold"
+        ) from error
+
+
+def _name(device: torch.device) -> str:
+    """Return what a device is called: a GPU by its model, a CPU by its number of threads."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    threads = torch.get_num_threads()
+    return f"{threads} CPU thread{'s' if threads > 1 else ''}" if device.type == "cpu" else device.type

@@ -1,0 +1,267 @@
+"""The one training loop, over phases and players. It knows no family.
+
+Exact resume: everything that the next step depends on is in the checkpoint (weights, average, optimiser, generator and global RNG
+states, position), and the order of an epoch is a function of seed, phase and epoch. So N steps equal k steps, stop, resume, N - k
+steps, bit for bit on a CPU.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor
+
+from manifold.runtime.repository import replacing
+from manifold.training.batches import Batch
+from manifold.training.data import Data
+from manifold.training.errors import Diverged, TrainingError
+from manifold.training.loop import sheets
+from manifold.training.loop.evaluation import save_figures, save_sheet, test_record
+from manifold.training.loop.interrupts import Interrupted, finish_step
+from manifold.training.loop.progress import Progress
+from manifold.training.loop.state import State
+from manifold.training.loop.watching import Alarm
+from manifold.training.phases import Phase, Player
+from manifold.training.runs import ALARMS, LOG, Run, read_log
+
+
+class Loop(State):
+    """The steps that change the state of a training."""
+
+    def __init__(self, run: Run, data: Data, fabric: Fabric, quiet: bool = True, watch: bool = True) -> None:
+        super().__init__(run, data, fabric)
+        self.quiet, self.watched = quiet, watch and fabric.is_global_zero
+        self.curves = sheets.Curves(run.folder / LOG, run.folder / sheets.CURVES)
+
+    def begin(self, resume: bool) -> None:
+        """Go back to the checkpoint, or make the folder of a new run."""
+        if resume:
+            self.restore()
+            self._cut_log()
+        elif self.fabric.is_global_zero:
+            self.run.save()
+            for name in (LOG, ALARMS):
+                (self.run.folder / name).unlink(missing_ok=True)
+
+    def stopped_by(self, error: OSError) -> TrainingError:
+        """Return the error for a file that could not be written, most often because the disk is full."""
+        again = f"then `manifold resume {self.run.folder}`" if self.run.checkpoint.exists() else "and start it again"
+        return TrainingError(
+            f"{error.filename or self.run.folder}: {error.strerror or error}: training stopped at step {self.position.step}; {self._kept()}. "
+            f"Make room, {again}."
+        )
+
+    def _kept(self) -> str:
+        if self.run.checkpoint.exists():
+            return f"the last good checkpoint is {self.run.checkpoint}"
+        return "there is no checkpoint yet"
+
+    # --- one step ---
+
+    def batch(self) -> Batch:
+        """Return the batch at the current position."""
+        number, place = divmod(self.position.in_phase, self.steps_per_pass)
+        path = (self.position.phase, number, *([self.position.rolled_back] if self.position.rolled_back else []))
+        if place == 0 or self._order_of != path:
+            generator = torch.Generator().manual_seed(self.seed(*path))
+            self._order = torch.randperm(len(self.data.train), generator=generator).to(self.source.device)
+            self._order_of = path
+        start = (place * self.fabric.world_size + self.fabric.global_rank) * self.batch_size
+        indices = self._order[start : start + self.batch_size]
+        return self.source.batch(indices, self.generator, self.position.in_phase / self.steps_per_epoch)
+
+    _order_of: tuple[int, ...] = ()
+    _order: Tensor
+
+    def step(self, batch: Batch) -> dict[str, Tensor]:
+        """Give each player one turn. Return the losses by name, not yet read from the device."""
+        logged: dict[str, Tensor] = {}
+        phase = self.phases[self.position.phase]
+        rate = self._rate(phase)
+        for player, optimizer in zip(phase.players, self.optimizers, strict=True):
+            losses, norm = self._turn(phase, player, optimizer, rate, batch)
+            prefix = f"{player.name}/" if len(phase.players) > 1 else ""
+            logged |= {prefix + name: value.detach() for name, value in losses.items()}
+            if phase.watch and norm is not None:
+                logged[f"{prefix}gradient_norm"] = norm.detach()
+        self.average.update(self.position.step)
+        self.position.step += 1
+        self.position.in_phase += 1
+        return logged
+
+    def _turn(
+        self, phase: Phase, player: Player, optimizer: Any, rate: float, batch: Batch
+    ) -> tuple[dict[str, Tensor], Tensor | None]:
+        """Minimise the loss of one player by one step. Return its losses, and the norm of the gradient if it is computed."""
+        losses = player.loss(batch)
+        if not math.isfinite(losses["loss"].item()):
+            raise self._diverged(phase, player, losses)
+        self.model.zero_grad()  # of every player: a loss leaves gradients in the others' weights too
+        self.fabric.backward(losses["loss"])
+        norm = None
+        if self.config.clip_norm or phase.watch:
+            norm = self.fabric.clip_gradients(
+                self.model, optimizer, max_norm=self.config.clip_norm or math.inf, error_if_nonfinite=False
+            )
+        for group in optimizer.param_groups:
+            group["lr"] = player.lr * rate
+        optimizer.step()
+        return losses, norm
+
+    def _rate(self, phase: Phase) -> float:
+        if self.config.schedule == "cosine":
+            done = self.position.in_phase / (phase.epochs * self.steps_per_epoch)
+            return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * done))
+        return 1.0
+
+    def _diverged(self, phase: Phase, player: Player, losses: dict[str, Tensor]) -> Diverged:
+        values = ", ".join(f"{name} {value.item():g}" for name, value in losses.items())
+        return Diverged(
+            f"not finite at step {self.position.step}, phase {phase.name!r}, player {player.name!r}: {values}; {self._kept()}. Try a smaller lr or clip_norm."
+        )
+
+    # --- all steps ---
+
+    def run_phases(self, stop_after: int | None = None) -> None:
+        """Train every phase from the current position on, with a checkpoint, test losses and a sheet at the end of each epoch."""
+        last = None if stop_after is None else self.position.step + stop_after
+        with (
+            finish_step() as interrupted,
+            Progress(self.quiet or not self.fabric.is_global_zero) as progress,
+            self.curves,
+        ):
+            while self.position.phase < len(self.phases):
+                phase = self.phases[self.position.phase]
+                total = phase.epochs * self.steps_per_epoch
+                progress.phase(phase.name, self.position.in_phase, total)
+                while self.position.in_phase < total:
+                    self._epoch(phase, progress, lambda: self.position.step == last or interrupted())
+                    if interrupted():
+                        raise Interrupted(
+                            f"stopped at step {self.position.step}; `manifold resume {self.run.folder}` goes on from there"
+                        )
+                    if self.position.step == last:
+                        return
+                self._next_phase()
+        if self.watched:
+            save_figures(self)
+
+    def _epoch(self, phase: Phase, progress: Progress, stop: Callable[[], bool]) -> None:
+        """Train to the end of the epoch, or until `stop` says so; either way a checkpoint is written then."""
+        sums: dict[str, Tensor] = {}
+        counted, began = 0, time.perf_counter()
+        size = self.batch_size * self.fabric.world_size
+        while True:
+            try:
+                losses = self.step(self.batch())
+            except Diverged as error:
+                if not self._roll_back(phase, [Alarm("not finite", str(error), True)], progress):
+                    raise
+                continue
+            counted += 1
+            for name, value in losses.items():
+                sums[name] = sums[name] + value if name in sums else value
+            progress.advance(size, losses)
+            if self._inspect(phase, losses, progress):
+                continue
+            if self.position.in_phase % self.steps_per_epoch == 0:
+                seconds = time.perf_counter() - began
+                self.seconds += seconds
+                means = {name: float(value) / counted for name, value in sums.items()}
+                self._end_epoch(phase, means, counted * size / seconds, progress)
+                return
+            if stop():
+                self.seconds += time.perf_counter() - began
+                self.checkpoint()
+                return
+
+    def _next_phase(self) -> None:
+        self.position.phase += 1
+        self.position.in_phase = 0
+        if self.position.phase < len(self.phases):
+            self.enter_phase()
+        self.checkpoint()
+
+    @torch.no_grad()
+    def _end_epoch(self, phase: Phase, losses: dict[str, float], rate: float, progress: Progress) -> None:
+        epoch = self.position.in_phase // self.steps_per_epoch
+        record = {
+            "step": self.position.step,
+            "phase": phase.name,
+            "epoch": epoch,
+            "samples_per_second": round(rate, 1),
+            **{f"train/{k}": v for k, v in losses.items()},
+        }
+        if self.watched:
+            with self.average.applied():
+                record |= test_record(self)
+                if epoch & (epoch - 1) == 0 or epoch == phase.epochs:  # powers of two, and the last
+                    save_sheet(self, f"{phase.name}-{epoch:04d}")
+            self._log(record)
+            progress.epoch(record)
+            self.curves.grown()
+        self.checkpoint()
+
+    # --- watching ---
+
+    def _inspect(self, phase: Phase, losses: Mapping[str, Tensor], progress: Progress) -> bool:
+        """Let the phase's watch inspect the training every so many steps, and log what it saw. Return whether training went back."""
+        watch = phase.watch
+        if watch is None or not self.watched:
+            return False
+        for name, value in losses.items():
+            self.window[name] = self.window.get(name, 0.0) + float(value)
+        if self.position.in_phase % watch.every:
+            return False
+        seen = watch.look(self.position.step, {name: value / watch.every for name, value in self.window.items()})
+        self.window = {}
+        self._log({"step": self.position.step, "phase": phase.name, "watch": seen.record})
+        if self._roll_back(phase, [alarm for alarm in seen.alarms if alarm.severe], progress):
+            return True
+        for alarm in seen.alarms:
+            self._alarm(self.position.step, alarm, progress)
+        if watch.rollbacks and not seen.alarms:
+            self.checkpoint(self.run.good)
+        return False
+
+    def _alarm(self, step: int, alarm: Alarm, progress: Progress, gone_back_to: int | None = None) -> None:
+        """Report an alarm on the terminal and in a file of its own, which rolling back does not shorten."""
+        record = {"step": step, "alarm": alarm.name, "detail": alarm.detail, "gone_back_to": gone_back_to}
+        with (self.run.folder / ALARMS).open("a") as file:
+            file.write(json.dumps(record) + "\n")
+        back = "" if gone_back_to is None else f"; back to step {gone_back_to}"
+        progress.say(f"step {step}: {alarm.name}: {alarm.detail}{back}")
+
+    def _roll_back(self, phase: Phase, alarms: Sequence[Alarm], progress: Progress) -> bool:
+        """Go back to the last good state, and on with another seed. Return False without alarms, such a state, or rollbacks that are left."""
+        step, times = self.position.step, self.position.rolled_back
+        if not alarms or phase.watch is None or times >= phase.watch.rollbacks or not self.run.good.exists():
+            return False
+        self.restore(self.run.good)
+        for alarm in alarms:
+            self._alarm(step, alarm, progress, self.position.step)
+        self.position.rolled_back = times + 1
+        self.generator.manual_seed(self.seed(self.position.step, self.position.rolled_back))
+        self._cut_log()
+        progress.phase(phase.name, self.position.in_phase, phase.epochs * self.steps_per_epoch)
+        return True
+
+    # --- the log ---
+
+    def _log(self, record: Mapping[str, Any]) -> None:
+        with (self.run.folder / LOG).open("a") as file:
+            file.write(json.dumps(record) + "\n")
+
+    def _cut_log(self) -> None:
+        """Remove lines beyond the current step from the log."""
+        log = self.run.folder / LOG
+        if log.exists() and self.fabric.is_global_zero:
+            records = [record for record in read_log(log) if record["step"] <= self.position.step]
+            with replacing(log) as path:
+                path.write_text("".join(f"{json.dumps(record)}\n" for record in records))

@@ -1,0 +1,131 @@
+"""What goes wrong with adversarial training while it runs: mode collapse, dropped modes, gradients that vanish.
+
+A watch looks every so many steps at what the generator makes and at the window's means of losses and gradient norms, and raises alarms. It
+changes nothing by itself; whether to roll back to the last good state is the loop's business. What it knows of real items is in its
+constructor, so that a look costs a few hundred samples and one pass of the classifier.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from manifold.runtime.engine import Model
+from manifold.runtime.operations import softmax
+
+Array = NDArray[Any]
+
+ITEMS = 500  # made at a look
+COLLAPSED = 0.3  # spread of made items over that of real ones, below which they are nearly one item
+DROPPED = 0.1  # share of a class over its share of the data, below which it is lost
+GONE = 0.5  # share of the classes; when more of them are lost it is a collapse
+VANISHED = 0.01  # norm of the generator's gradient over the norm that was usual
+SURE = 0.99  # probability that the discriminator gives to what is so, when it has won
+
+
+@dataclass(frozen=True)
+class Alarm:
+    """What is wrong; a `severe` one is worth going back for."""
+
+    name: str
+    detail: str
+    severe: bool
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A look."""
+
+    record: dict[str, Any]  # figures, for the log
+    alarms: tuple[Alarm, ...]
+
+
+class Watch:
+    """Looks at one adversarial pair.
+
+    `draw(n)` gives n items (n, *shape) as the generator makes them now. `classify`, where there is one, gives class probabilities (n, C) of
+    items, and `shares` (C,) are those of the data. Alarms about the items begin `after` so many steps; no generator begins well.
+    """
+
+    def __init__(
+        self, draw: Callable[[int], Tensor], real: Tensor, *, every: int, after: int = 0, rollbacks: int = 0,
+        classify: Callable[[Array], Array] | None = None, shares: Array | None = None, names: Sequence[str] = (),
+    ) -> None:  # fmt: skip
+        self.draw, self.spread, self.every, self.after, self.rollbacks = draw, spread(real), every, after, rollbacks
+        self.classify, self.shares, self.names = classify, shares, names
+        self.usual = 0.0  # largest mean norm of the generator's gradient in a window so far
+
+    def look(self, step: int, means: Mapping[str, float]) -> Seen:
+        """`means` are those of the window since the last look, as the loop logs them by player."""
+        items = self.draw(ITEMS)
+        relative = spread(items) / self.spread if self.spread > 0 else 1.0
+        norm = means["generator/gradient_norm"]
+        self.usual = max(self.usual, norm)
+        record: dict[str, Any] = {
+            "relative_spread": round(relative, 4),
+            **{name: round(value, 5) for name, value in means.items() if name.endswith(("norm", "logit"))},
+        }
+        alarms = []
+        if relative < COLLAPSED:
+            alarms.append(Alarm("mode collapse", f"made items differ {relative:.2f} times as much as real ones", True))
+        if self.classify is not None and self.shares is not None:
+            found = self.classify(items.cpu().numpy()).argmax(axis=1)
+            made = np.bincount(found, minlength=len(self.shares)) / len(found)
+            record["class_shares"] = [round(float(share), 4) for share in made]
+            lost = np.flatnonzero(made < DROPPED * self.shares)
+            if len(lost) > GONE * len(made):
+                alarms.append(Alarm("mode collapse", f"{len(made) - len(lost)} of {len(made)} classes are left", True))
+            elif len(lost):
+                alarms.append(Alarm("mode dropping", f"lost: {', '.join(self.names[int(i)] for i in lost)}", False))
+        if step < self.after:
+            alarms = []
+        alarms += self._vanishing(means, norm)
+        return Seen(record, tuple(alarms))
+
+    def _vanishing(self, means: Mapping[str, float], norm: float) -> list[Alarm]:
+        real, fake = (1 / (1 + np.exp(-means[f"discriminator/{name}_logit"])) for name in ("real", "fake"))
+        if norm >= VANISHED * self.usual or real < SURE or fake > 1 - SURE:
+            return []
+        detail = (
+            f"the generator's norm is {norm / self.usual:.2g} of what it was; D(real) {real:.3f}, D(made) {fake:.3f}"
+        )
+        return [Alarm("vanishing gradients", detail, True)]
+
+    def state(self) -> dict[str, float]:
+        """Return what a look depends on, for the checkpoint."""
+        return {"usual": self.usual}
+
+    def restore(self, state: Mapping[str, float]) -> None:
+        """Takes it back."""
+        self.usual = state["usual"]
+
+
+def spread(items: Tensor) -> float:
+    """Return the root mean square distance between two of the items (N, ...): of the 2 Var that it is for independent ones."""
+    flat = items.flatten(1).double()
+    return float((2 * flat.var(dim=0, unbiased=True).sum()).sqrt())
+
+
+def classifier(model: Model) -> Callable[[Array], Array]:
+    """Return class probabilities by an artifact with the task `features`, of items as at a graph's edge."""
+
+    def classify(items: Array) -> Array:
+        return softmax(model.run("features", {"data": items.astype(np.float32)})["logits"])
+
+    return classify
+
+
+def watched(draw: Callable[[torch.Generator, int], Tensor], seed: int, device: torch.device) -> Callable[[int], Tensor]:
+    """Return draws of a generator of their own, the same at each look, so that looking does not move the training's."""
+
+    def drawn(n: int) -> Tensor:
+        with torch.no_grad():
+            return draw(torch.Generator(device).manual_seed(seed), n)
+
+    return drawn

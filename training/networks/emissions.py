@@ -1,0 +1,161 @@
+"""What an autoregressive network says of one position given all before it: levels by softmax, or values by a mixture.
+
+An emission owns how values come in (`embed`), what the network's features become (`parameters`), their nll in nats and their draw by inverse
+CDF together, as likelihoods do. A position has one or more parts (the colours of a pixel), which come in order: the second is told the first,
+the third both (van den Oord et al., 2016, arXiv 1601.06759, section 3.3). Values are (..., parts), last; nothing here draws by itself.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from manifold.training.likelihoods import LEAST_LOG_SCALE, softplus
+
+EDGE = 1e-6  # uniforms nearer than this to 0 or 1 are moved there before a quantile is taken
+
+
+class Emission(nn.Module):
+    """The interface, and what both have: a trunk, a head for each part, and what later parts are told of earlier ones."""
+
+    integers: bool  # whether values are int64 levels, or float32 in [0, 1]
+    draws: int  # uniforms that one value takes
+
+    def __init__(self, parts: int, channels: int, head: int, width: int) -> None:
+        super().__init__()
+        self.parts = parts
+        self.trunk = nn.Sequential(nn.ReLU(), nn.Linear(channels, head))
+        self.heads = nn.ModuleList(nn.Sequential(nn.ReLU(), nn.Linear(head, width)) for _ in range(parts))
+
+    def embed(self, values: Tensor) -> Tensor:
+        """Map values (..., parts) to (..., channels)."""
+        raise NotImplementedError
+
+    def parameters_of(self, features: Tensor, values: Tensor) -> Tensor:
+        """Map features (..., channels) and the values themselves (..., parts) to parameters (..., parts, width)."""
+        raise NotImplementedError
+
+    def nll(self, parameters: Tensor, values: Tensor) -> Tensor:
+        """Return -log p in nats, (..., parts)."""
+        raise NotImplementedError
+
+    def pick(self, features: Tensor, uniforms: Tensor, temperature: Tensor) -> Tensor:
+        """Draw from features (B, channels), uniforms (B, draws parts), temperature (B,): values (B, parts), each part told those before it."""
+        raise NotImplementedError
+
+
+class Levels(Emission):
+    """Softmax over the levels 0 .. levels - 1 of each part; parameters are logits."""
+
+    integers = True
+    draws = 1
+
+    def __init__(self, levels: int, parts: int, channels: int, head: int) -> None:
+        super().__init__(parts, channels, head, levels)
+        self.levels = levels
+        self.embedding = nn.Embedding(parts * levels, channels)
+        self.told = nn.Embedding((parts - 1) * levels, head) if parts > 1 else nn.Identity()
+
+    def embed(self, values: Tensor) -> Tensor:
+        if self.parts == 1:
+            alone: Tensor = self.embedding(values[..., 0])
+            return alone
+        every: Tensor = self.embedding(values + self.levels * torch.arange(self.parts, device=values.device))
+        return every.sum(-2)
+
+    def parameters_of(self, features: Tensor, values: Tensor) -> Tensor:
+        h, logits = self.trunk(features), []
+        for part, head in enumerate(self.heads):
+            logits.append(head(h))
+            if part + 1 < self.parts:
+                h = h + self.told(values[..., part] + part * self.levels)
+        return torch.stack(logits, -2)
+
+    def nll(self, parameters: Tensor, values: Tensor) -> Tensor:
+        return -exact(parameters).log_softmax(-1).gather(-1, values[..., None])[..., 0]
+
+    def pick(self, features: Tensor, uniforms: Tensor, temperature: Tensor) -> Tensor:
+        h, picked = self.trunk(features), []
+        for part, head in enumerate(self.heads):
+            probabilities = torch.softmax(head(h) / temperature[:, None], 1)
+            level = (probabilities.cumsum(1) <= uniforms[:, part : part + 1]).to(torch.int64).sum(1)
+            level = level.clamp(max=self.levels - 1)
+            picked.append(level)
+            if part + 1 < self.parts:
+                h = h + self.told(level + part * self.levels)
+        return torch.stack(picked, 1)
+
+
+def exact(x: Tensor) -> Tensor:
+    """Convert to single precision at least: nats are sums over hundreds of positions, and half precision (training) is coarser than that."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+class Mixture(Emission):
+    """A density on [0, 1]: a mixture of logistic laws for each part, each cut off at 0 and 1 and made whole again.
+
+    Discretised logistic mixtures are PixelCNN++'s (Salimans et al., 2017, arXiv 1701.05517, eq. 2); here values are dequantised, so that the
+    density itself is what is fitted (Theis et al., 2016, arXiv 1511.01844, section 3.1). Parameters (..., parts, 3 K) are the components'
+    logits, means and log scales before they are brought into range. A draw takes two uniforms: one for the component, one for the value.
+    """
+
+    integers = False
+    draws = 2
+
+    def __init__(self, components: int, parts: int, channels: int, head: int) -> None:
+        super().__init__(parts, channels, head, 3 * components)
+        self.components = components
+        self.embedding = nn.Linear(parts, channels)
+        self.told = nn.ModuleList(nn.Linear(1, head) for _ in range(parts - 1))
+
+    def embed(self, values: Tensor) -> Tensor:
+        embedded: Tensor = self.embedding(2 * values - 1)
+        return embedded
+
+    def parameters_of(self, features: Tensor, values: Tensor) -> Tensor:
+        h, found = self.trunk(features), []
+        for part, head in enumerate(self.heads):
+            found.append(head(h))
+            for place, told in enumerate(self.told):
+                if place == part:
+                    h = h + told(2 * values[..., part : part + 1] - 1)
+        return torch.stack(found, -2)
+
+    def nll(self, parameters: Tensor, values: Tensor) -> Tensor:
+        logits, mean, log_scale = self._in_range(exact(parameters))
+        rate = torch.exp(-log_scale)
+        centred = (values[..., None] - mean) * rate
+        # log of the logistic density, less that of the mass within [0, 1]: σ(u) - σ(l) = σ(u) σ(-l) (1 - exp(l - u))
+        log_density = -softplus(centred) - softplus(-centred) - log_scale
+        log_mass = -softplus((mean - 1) * rate) - softplus(-mean * rate) + torch.log1p(-torch.exp(-rate))
+        return -torch.logsumexp(logits.log_softmax(-1) + log_density - log_mass, -1)
+
+    def pick(self, features: Tensor, uniforms: Tensor, temperature: Tensor) -> Tensor:
+        h, picked = self.trunk(features), []
+        for part, head in enumerate(self.heads):
+            value = self._draw(
+                head(h),
+                uniforms[:, 2 * part : 2 * part + 1],
+                uniforms[:, 2 * part + 1 : 2 * part + 2],
+                temperature[:, None],
+            )
+            picked.append(value)
+            for place, told in enumerate(self.told):
+                if place == part:
+                    h = h + told(2 * value[:, None] - 1)
+        return torch.stack(picked, 1)
+
+    def _draw(self, parameters: Tensor, first: Tensor, second: Tensor, temperature: Tensor) -> Tensor:
+        """Draw from parameters (B, 3 K) and uniforms (B, 1) each: values (B,). The temperature divides logits and widens the components."""
+        logits, mean, log_scale = self._in_range(parameters)
+        below = torch.softmax(logits / temperature, 1).cumsum(1) <= first
+        chosen = below.to(torch.int64).sum(1, keepdim=True).clamp(max=self.components - 1)
+        mean, scale = mean.gather(1, chosen), log_scale.gather(1, chosen).exp() * temperature
+        low, high = torch.sigmoid(-mean / scale), torch.sigmoid((1 - mean) / scale)
+        share = (low + second * (high - low)).clamp(EDGE, 1 - EDGE)
+        return (mean + scale * (torch.log(share) - torch.log1p(-share))).clamp(0, 1)[:, 0]
+
+    def _in_range(self, parameters: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        logits, mean, log_scale = parameters.chunk(3, -1)
+        return logits, torch.sigmoid(mean), F.hardtanh(log_scale - 2.0, LEAST_LOG_SCALE, 1.0)

@@ -1,0 +1,461 @@
+"""The gated PixelCNN as a network over a grid of codes, and its cached sampler: what the family `pixelcnn` and the priors over codes share.
+
+van den Oord et al., 2016, arXiv 1606.05328. p(codes) = Π p(code_i | those before it) in raster order. The two stacks need no masks, only
+shifts, and have no blind spot: the vertical stack at row r sees rows above r, the horizontal one the codes left of it in the same row, and
+gets the vertical one's through `link`.
+
+Sampling is exact and cached: the vertical stack runs once a row, the horizontal one once a code, with one row or column of memory a layer
+(Ramachandran et al., 2017, arXiv 1704.06001, for the idea). It picks by inverse CDF from uniforms that come in as an input, and in ONNX it
+is one graph with the loops and caches inside.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from manifold.runtime.manifest import InputSpec, TensorSpec
+from manifold.training.exporting import loops
+from manifold.training.exporting.tasks import Task
+from manifold.training.networks.emissions import Emission
+
+
+def gate(x: Tensor) -> Tensor:
+    """Return tanh of the first half of the channels times sigmoid of the second (eq. 2)."""
+    a, b = x.chunk(2, 1)
+    return torch.tanh(a) * torch.sigmoid(b)
+
+
+class Layer(nn.Module):
+    """Weights of one gated layer. Its three users (all positions, one row, one pixel) are below."""
+
+    def __init__(self, channels: int, classes: int) -> None:
+        super().__init__()
+        self.vertical = nn.Conv2d(channels, 2 * channels, (2, 3))
+        self.link = nn.Conv2d(2 * channels, 2 * channels, 1)
+        self.horizontal = nn.Linear(
+            2 * channels, 2 * channels
+        )  # of the columns c - 1 and c, side by side: a 1x2 convolution
+        self.out = nn.Linear(channels, 2 * channels)  # residual and skip, fused
+        self.classes = nn.Linear(classes, 4 * channels, bias=False)  # for both stacks
+
+
+class GatedNetwork(nn.Module):
+    """p of every position of a grid given those before it, in one parallel pass; what a position holds is the emission's business.
+
+    Items (B, H, W), or (B, S, H, W) of S parts: int64 levels, or float32 values. Condition (B, classes) float.
+    """
+
+    def __init__(
+        self, emission: Emission, grid: tuple[int, int], classes: int, *, channels: int, layers: int, dropout: float
+    ) -> None:
+        super().__init__()
+        self.emission, self.parts = emission, emission.parts
+        (self.height, self.width), self.classes, self.channels = grid, classes, channels
+        self.first_vertical = nn.Conv2d(channels, channels, (2, 3))
+        self.first_horizontal = nn.Linear(2 * channels, channels)
+        self.stack = nn.ModuleList(Layer(channels, max(1, classes)) for _ in range(layers))
+        self.dropout = nn.Dropout(dropout)
+
+    @property
+    def layers(self) -> list[Layer]:
+        """The gated layers, in order."""
+        return cast(list[Layer], list(self.stack))
+
+    @property
+    def uniforms(self) -> int:
+        """How many uniforms an item takes: those of one part of all positions lie together."""
+        return self.emission.draws * self.parts * self.height * self.width
+
+    def values(self, items: Tensor) -> Tensor:
+        """Return items with their parts last, (B, H, W, S)."""
+        return items.permute(0, 2, 3, 1) if items.dim() == 4 else items[..., None]
+
+    def forward(self, items: Tensor, condition: Tensor) -> Tensor:
+        """Return the emission's parameters, (B, K, H, W) or (B, K, S, H, W) as the items are."""
+        parameters = self.parameters_of(items, condition)  # (B, H, W, S, K)
+        return parameters.permute(0, 4, 3, 1, 2) if items.dim() == 4 else parameters[..., 0, :].permute(0, 3, 1, 2)
+
+    def parameters_of(self, items: Tensor, condition: Tensor) -> Tensor:
+        """Return the emission's parameters, (B, H, W, S, K)."""
+        values = self.values(items)
+        return self.emission.parameters_of(self.features(values, condition).permute(0, 2, 3, 1), values)
+
+    def nll(self, items: Tensor, condition: Tensor) -> Tensor:
+        """Return -log p of each position given those before it, in nats, of the items' shape."""
+        nats = self.emission.nll(self.parameters_of(items, condition), self.values(items))
+        return nats.permute(0, 3, 1, 2) if items.dim() == 4 else nats[..., 0]
+
+    def features(self, values: Tensor, condition: Tensor) -> Tensor:
+        """Map values (B, H, W, S) to features (B, C, H, W) of which none sees its own position or a later one.
+
+        Shifts in place of masks: the first layer leaves out the position itself (mask A of van den Oord et al.), later ones do not (mask B).
+        """
+        e = self.emission.embed(values).permute(0, 3, 1, 2)  # (B, C, H, W)
+        v = self.first_vertical(F.pad(e, (1, 1, 2, 0)))[:, :, :-1]  # row r sees rows r - 2 and r - 1
+        left = F.pad(e, (2, 0))  # column c sees columns c - 2 and c - 1
+        h = self._linear(self.first_horizontal, torch.cat([left[..., :-2], left[..., 1:-1]], 1))
+        skip = torch.zeros_like(h)
+        for layer in self.layers:
+            of_class_v, of_class_h = layer.classes(condition)[..., None, None].chunk(2, 1)
+            p = layer.vertical(F.pad(v, (1, 1, 1, 0))) + of_class_v
+            v = gate(p)
+            before = F.pad(h, (1, 0))[..., :-1]
+            q = self._linear(layer.horizontal, torch.cat([before, h], 1)) + layer.link(p) + of_class_h
+            residual, more = self._linear(layer.out, self.dropout(gate(q))).chunk(2, 1)
+            h, skip = h + residual, skip + more
+        return skip
+
+    @staticmethod
+    def _linear(layer: nn.Module, x: Tensor) -> Tensor:
+        """Return a 1x1 convolution."""
+        out: Tensor = layer(x.permute(0, 2, 3, 1))
+        return out.permute(0, 3, 1, 2)
+
+    def to_condition(self, labels: Tensor) -> Tensor:
+        """Map labels (B,) to one-hot weights; zeros (B, 1) for an unconditional model."""
+        return (
+            F.one_hot(labels, self.classes).float()
+            if self.classes
+            else torch.zeros_like(labels, dtype=torch.float32)[:, None]
+        )
+
+
+# --- cached sampling ----------------------------------------------------------------------------------------------------------
+
+
+def nothing(x: Tensor) -> Tensor:
+    """Return what a network without classes is told, zeros (B, 1), for as many rows as x (B, ...) has."""
+    return torch.zeros_like(x.flatten(1)[:, :1], dtype=torch.float32)
+
+
+class Setup(nn.Module):
+    """Empty caches, and what each layer adds for the class: everything that the loops start from."""
+
+    def __init__(self, model: GatedNetwork) -> None:
+        super().__init__()
+        self.weights = nn.ModuleList(layer.classes for layer in model.layers)
+        self.channels, self.width, self.classes = model.channels, model.width, model.classes
+        self.parts, self.integers = model.parts, model.emission.integers
+
+    def forward(self, condition: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """Take a condition (B, classes); without classes any (B, ...) tensor, for its number of rows."""
+        if self.classes == 0:
+            condition = nothing(condition)
+        of_class = []
+        for linear in self.weights:
+            of_class.append(linear(condition))
+        classes = torch.stack(of_class)  # (layers, B, 4C)
+        empty = torch.zeros_like(classes[:, :, : self.channels])  # (layers, B, C)
+        v_cache = empty[:, None].expand(-1, self.width, -1, -1).clone()  # (layers, W, B, C)
+        h_cache = empty.transpose(0, 1).flatten(1)  # (B, layers C)
+        prev_row = (
+            torch.zeros_like(v_cache[0, :, :, :1]).transpose(0, 1).expand(-1, -1, self.parts).clone()
+        )  # (B, W, S)
+        if self.integers:
+            prev_row = prev_row.to(torch.int64)
+        return classes, v_cache, v_cache[0].clone(), h_cache, empty[0].clone(), prev_row
+
+
+class TwoRows(nn.Module):
+    """A 2x3 convolution of two rows (W, B, C) as one product of matrices: (W, B, its channels)."""
+
+    def __init__(self, convolution: nn.Conv2d) -> None:
+        super().__init__()
+        self.convolution = convolution
+
+    def forward(self, above: Tensor, row: Tensor) -> Tensor:
+        empty = torch.zeros_like(row[:1])
+        parts = []
+        for each in (above, row):
+            padded = torch.cat([empty, each, empty])
+            parts += [padded[:-2], each, padded[2:]]
+        weight = self.convolution.weight.permute(0, 2, 3, 1).flatten(1)  # row by row, column by column, channels
+        return F.linear(torch.cat(parts, 2), weight, self.convolution.bias)
+
+
+class Pointwise(nn.Module):
+    """A 1x1 convolution of a row (W, B, C)."""
+
+    def __init__(self, convolution: nn.Conv2d) -> None:
+        super().__init__()
+        self.convolution = convolution
+
+    def forward(self, row: Tensor) -> Tensor:
+        return F.linear(row, self.convolution.weight.flatten(1), self.convolution.bias)
+
+
+class RowStep(nn.Module):
+    """The vertical stack for row r, once the row above is finished. Memory: one row a layer, and the embedding of row r - 2.
+
+    Columns come first, then the batch, then channels: what the loop over columns takes of it lies together in memory.
+    """
+
+    def __init__(self, model: GatedNetwork) -> None:
+        super().__init__()
+        self.emission, self.first = model.emission, TwoRows(model.first_vertical)
+        self.vertical = nn.ModuleList(TwoRows(layer.vertical) for layer in model.layers)
+        self.link = nn.ModuleList(Pointwise(layer.link) for layer in model.layers)
+        self.channels = model.channels
+
+    def forward(
+        self, row: Tensor, prev_row: Tensor, row_cache: Tensor, v_cache: Tensor, classes: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Map row (), prev_row (B, W, S), row_cache (W, B, C), v_cache (layers, W, B, C): links (W, B, layers 2C) to the horizontal
+        stack, what it adds for the class included, and both caches anew."""
+        above = self.emission.embed(prev_row.transpose(0, 1)) * (row > 0).to(
+            torch.float32
+        )  # zero padding above the image
+        v = self.first(row_cache, above)
+        links, cache = [], []
+        for i, (vertical, link) in enumerate(zip(self.vertical, self.link)):  # noqa: B905 - TorchScript knows no strict
+            p = vertical(v_cache[i], v) + classes[i][:, : 2 * self.channels]  # (W, B, 2C)
+            links.append(link(p) + classes[i][:, 2 * self.channels :])
+            cache.append(v)
+            a, b = p.chunk(2, 2)
+            v = torch.tanh(a) * torch.sigmoid(b)
+        return torch.cat(links, 2), above, torch.stack(cache)
+
+
+class PixelStep(nn.Module):
+    """The horizontal stack for one pixel, and its value. Memory: one column a layer, and the embedding of column c - 2."""
+
+    def __init__(self, model: GatedNetwork) -> None:
+        super().__init__()
+        self.emission, self.first = model.emission, model.first_horizontal
+        self.horizontal = nn.ModuleList(layer.horizontal for layer in model.layers)
+        self.out = nn.ModuleList(layer.out for layer in model.layers)
+        self.width, self.places = model.width, model.height * model.width
+        self.draws = model.emission.draws * model.parts
+
+    def forward(
+        self, row: Tensor, column: Tensor, prev: Tensor, column_cache: Tensor, h_cache: Tensor, links: Tensor, uniforms: Tensor, temperature: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+        """Map prev (B, S), column_cache (B, C), h_cache (B, layers C): the value (B, S), and both caches anew."""
+        before = self.emission.embed(prev) * (column > 0).to(torch.float32)
+        h = self.first(torch.cat([column_cache, before], 1))
+        link = links.index_select(0, column.view(1))[0].chunk(len(self.horizontal), 1)  # (B, 2C) each
+        left = h_cache.chunk(len(self.horizontal), 1)  # (B, C) each
+        skip, cache = torch.zeros_like(h), []
+        for i, (horizontal, out) in enumerate(zip(self.horizontal, self.out)):  # noqa: B905
+            cache.append(h)
+            residual, more = out(gate(horizontal(torch.cat([left[i], h], 1)) + link[i])).chunk(2, 1)
+            h, skip = h + residual, skip + more
+        mine = row * self.width + column + self.places * torch.arange(self.draws, device=row.device)
+        value = self.emission.pick(skip, uniforms.index_select(1, mine), temperature)
+        return value, before, torch.cat(cache, 1)
+
+
+class KeepKnown(nn.Module):
+    """A pixel's step that leaves what is known as it is: value where `keep` is 0, the known one where it is 1."""
+
+    def __init__(self, step: PixelStep) -> None:
+        super().__init__()
+        self.step, self.width = step, step.width
+
+    def forward(
+        self, row: Tensor, column: Tensor, prev: Tensor, column_cache: Tensor, h_cache: Tensor, links: Tensor, uniforms: Tensor, temperature: Tensor,
+        known: Tensor, keep: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+        """Take known (B, H W, S) and keep (B, H W, 1) bool; the rest as in PixelStep."""
+        value, before, cache = self.step(row, column, prev, column_cache, h_cache, links, uniforms, temperature)
+        mine = (row * self.width + column).view(1)
+        value = torch.where(keep.index_select(1, mine)[:, 0], known.index_select(1, mine)[:, 0], value)
+        return value, before, cache
+
+
+class Known(nn.Module):
+    """data (B, S, H, W) and mask (B, 1, H, W), 1 where it is known, to what KeepKnown takes."""
+
+    def __init__(self, to_items: nn.Module) -> None:
+        super().__init__()
+        self.to_items = to_items
+
+    def forward(self, data: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        items = self.to_items(data)
+        return items.flatten(2).permute(0, 2, 1), (mask > 0.5).flatten(2).permute(0, 2, 1)
+
+
+class Sampler(nn.Module):
+    """uniforms (B, network.uniforms), condition (B, classes), temperature (B,): what `finish` makes. Also what TorchScript compiles.
+
+    `finish` makes codes (or values) and items of the values (H, B, W, S) that the loops leave.
+    """
+
+    def __init__(self, model: GatedNetwork, finish: nn.Module) -> None:
+        super().__init__()
+        self.setup, self.row_step, self.pixel_step, self.finish = (
+            Setup(model),
+            RowStep(model),
+            KeepKnown(PixelStep(model)),
+            finish,
+        )
+        self.height, self.width, self.parts = model.height, model.width, model.parts
+        self.uniforms = model.uniforms
+        self._exported: dict[str, Any] = {}
+
+    def forward(self, uniforms: Tensor, condition: Tensor, temperature: Tensor) -> tuple[Tensor, Tensor]:
+        known = self.setup(condition)[5][:, :1].expand(-1, self.height * self.width, -1)
+        codes, items = self.filled(uniforms, condition, temperature, known, torch.zeros_like(known[:, :, :1]) > 0)
+        return codes, items
+
+    def filled(
+        self, uniforms: Tensor, condition: Tensor, temperature: Tensor, known: Tensor, keep: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Draw the same with some positions given, as KeepKnown takes them."""
+        classes, v_cache, row_cache, empty_h, empty_column, prev_row = self.setup(condition)
+        places = torch.arange(max(self.height, self.width), device=uniforms.device)
+        rows = []
+        for r in range(self.height):
+            row = places[r]
+            links, row_cache, v_cache = self.row_step(row, prev_row, row_cache, v_cache, classes)
+            h_cache, column_cache, prev = empty_h, empty_column, prev_row[:, 0]
+            values = []
+            for c in range(self.width):
+                prev, column_cache, h_cache = self.pixel_step(
+                    row, places[c], prev, column_cache, h_cache, links, uniforms, temperature, known, keep
+                )
+                values.append(prev)
+            prev_row = torch.stack(values, 1)
+            rows.append(prev_row)
+        codes, items = self.finish(torch.stack(rows))
+        return codes, items
+
+    def to_onnx(self) -> Any:
+        """Export the same as one ONNX graph: two nested Loops around the exported steps."""
+        return loops.grid_sampler(self._steps(), self.height, self.width)
+
+    def to_onnx_by_rows(self) -> dict[str, Any]:
+        """Export the same as three graphs, for `loops.by_rows`."""
+        return loops.row_sampler(self._steps(), self.width)
+
+    def _steps(self, known: nn.Module | None = None) -> dict[str, Any]:
+        """Return every step as a graph. With `known`, which makes what is kept of data and mask, there is such a step too.
+
+        A step that was exported before is not exported again: sampling and imputing share most of them.
+        """
+        setup, row, pixel, finish = self.setup, self.row_step, self.pixel_step.step, self.finish
+        batch, layers, channels, width = 3, len(row.vertical), setup.channels, self.width
+        uniforms, condition = torch.rand(batch, self.uniforms), torch.rand(batch, max(1, setup.classes))
+        given, name = (condition, "condition") if setup.classes else (uniforms, "uniforms")
+        classes, v_cache, row_cache, h_cache, empty_column, prev_row = setup(given)
+        links = torch.zeros(width, batch, layers * 2 * channels)
+        # two tensors: the exporter would take one object, given twice, for one input
+        row_at, column_at = torch.tensor(1), torch.tensor(2)
+        inputs = {
+            "row": row_at, "column": column_at, "prev": prev_row[:, 0], "column_cache": empty_column, "h_cache": h_cache, "links": links,
+            "uniforms": uniforms, "temperature": torch.ones(batch),
+        }  # fmt: skip
+        axes = {"prev": 0, "column_cache": 0, "h_cache": 0, "links": 1, "uniforms": 0, "temperature": 0}
+        steps: dict[str, Any] = {}
+        pixel_name = "pixel" if known is None else "pixel keeping"
+        if known is not None:
+            image = torch.rand(batch, self.parts, self.height, width)
+            mask = (image[:, :1] > 0.5).float()
+            steps["known"] = loops.export(
+                known, {"given": image, "mask": mask}, ["known", "keep"], {"given": 0, "mask": 0}
+            )
+            held, keep = known(image, mask)
+            inputs, axes = {**inputs, "known": held, "keep": keep}, {**axes, "known": 0, "keep": 0}
+        return steps | {
+            "setup": self._once(
+                "setup", setup, {name: given}, ["classes", "v_cache", "row_cache", "h_cache", "empty_column", "prev_row"], {name: 0}
+            ),
+            "row": self._once(
+                "row", row, {"row": row_at, "prev_row": prev_row, "row_cache": row_cache, "v_cache": v_cache, "classes": classes},
+                ["links", "next_row_cache", "next_v_cache"], {"prev_row": 0, "row_cache": 1, "v_cache": 2, "classes": 1},
+            ),
+            "pixel": self._once(
+                pixel_name, pixel if known is None else self.pixel_step, inputs, ["value", "next_column_cache", "next_h_cache"], axes
+            ),
+            "finish": self._once("finish", finish, {"rows": prev_row[None].repeat(self.height, 1, 1, 1)}, ["codes", "data"], {"rows": 1}),
+        }  # fmt: skip
+
+    def _once(self, name: str, *arguments: Any) -> Any:
+        """Return a copy of the step's graph, exported at the first call with the weights of that time."""
+        if name not in self._exported:
+            self._exported[name] = loops.export(*arguments)
+        return copy.deepcopy(self._exported[name])
+
+
+class FreeSampler(nn.Module):
+    """The same for a network without classes: uniforms, temperature (B,)."""
+
+    def __init__(self, sampler: Sampler) -> None:
+        super().__init__()
+        self.sampler = sampler
+
+    def forward(self, uniforms: Tensor, temperature: Tensor) -> tuple[Tensor, Tensor]:
+        codes, items = self.sampler(uniforms, uniforms, temperature)
+        return codes, items
+
+
+class Imputer(nn.Module):
+    """uniforms, condition (B, classes), temperature (B,), data (B, S, H, W), mask (B, 1, H, W): as Sampler, with what is known kept.
+
+    The rest is drawn in order, each position given all before it: what is known further down has no say in it.
+    """
+
+    def __init__(self, sampler: Sampler, to_items: nn.Module) -> None:
+        super().__init__()
+        self.sampler, self.known = sampler, Known(to_items)
+
+    def forward(
+        self, uniforms: Tensor, condition: Tensor, temperature: Tensor, data: Tensor, mask: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        known, keep = self.known(data, mask)
+        codes, items = self.sampler.filled(uniforms, condition, temperature, known, keep)
+        return codes, items
+
+    def to_onnx(self) -> Any:
+        """Export one ONNX graph."""
+        return loops.grid_sampler(self.sampler._steps(self.known), self.sampler.height, self.sampler.width)
+
+
+class FreeImputer(nn.Module):
+    """The same for a network without classes."""
+
+    def __init__(self, imputer: Imputer) -> None:
+        super().__init__()
+        self.imputer = imputer
+
+    def forward(self, uniforms: Tensor, temperature: Tensor, data: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        codes, items = self.imputer(uniforms, uniforms, temperature, data, mask)
+        return codes, items
+
+
+def sampling(model: GatedNetwork, sampler: Sampler, outputs: Sequence[TensorSpec], max_rows: int) -> Task:
+    """Return the task `sample` of a network: uniforms, the condition where there are classes, and a temperature, to what the sampler makes."""
+    return Task(sampler if model.classes else FreeSampler(sampler), _chance(model), outputs, sampler.to_onnx, max_rows)
+
+
+def imputing(
+    model: GatedNetwork, sampler: Sampler, to_items: nn.Module, outputs: Sequence[TensorSpec], max_rows: int
+) -> Task:
+    """Return the task `impute`: as `sample`, with an image and a mask of what is known of it. `to_items` makes the network's items of images."""
+    imputer = Imputer(sampler, to_items)
+    shape = (model.parts, model.height, model.width)
+    inputs = [
+        *_chance(model),
+        InputSpec(role="data", name="given", source="data", shape=shape),  # what is made is called data too
+        InputSpec(role="mask", source="mask", shape=(1, *shape[1:])),
+    ]
+    return Task(imputer if model.classes else FreeImputer(imputer), inputs, outputs, imputer.to_onnx, max_rows)
+
+
+def _chance(model: GatedNetwork) -> list[InputSpec]:
+    return [
+        InputSpec(role="uniforms", source="uniform", shape=(model.uniforms,)),
+        *told(model),
+        InputSpec(role="temperature", source="temperature"),
+    ]
+
+
+def told(model: GatedNetwork) -> list[InputSpec]:
+    """Return the condition, where there are classes."""
+    return [InputSpec(role="condition", source="condition", shape=(model.classes,))] if model.classes else []

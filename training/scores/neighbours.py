@@ -1,0 +1,43 @@
+"""Distances to the nearest of some references, as part of a graph."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from manifold.training.networks.layers import per_item
+
+CANDIDATES = 4  # times k, of which the nearest are picked
+
+
+class Neighbours(nn.Module):
+    """The mean Euclidean distance of points (B, D) to the k nearest of N references, (B,).
+
+    The nearest are found by one product of matrices. Their distances are then computed again from the differences, because
+    |a|² - 2ab + |b|² loses all its digits if two points are close.
+    """
+
+    points: Tensor
+
+    def __init__(self, references: Tensor, k: int) -> None:
+        super().__init__()
+        self.register_buffer("points", references.contiguous())  # (N, D)
+        self.k = min(k, len(references))
+
+    def _nearest(self, x: Tensor, k: int) -> tuple[Tensor, Tensor]:
+        """Return the indices of the k nearest by the product, and their distances, (B, k) each."""
+        half = 0.5 * (self.points * self.points).sum(1)
+        nearest = (half - x @ self.points.T).topk(k, dim=1, largest=False).indices
+        differences = x[:, None] - self.points[nearest]  # (B, k, D)
+        return nearest, per_item((differences * differences).flatten(0, 1)).view(-1, k).sqrt()
+
+    def find(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the indices of the k nearest and their distances, (B, k) each, nearest first.
+
+        They are picked among more candidates, by the distances themselves.
+        """
+        nearest, distances = self._nearest(x, min(CANDIDATES * self.k, len(self.points)))
+        best = distances.topk(self.k, dim=1, largest=False)
+        return nearest.gather(1, best.indices), best.values
+
+    def forward(self, x: Tensor) -> Tensor:
+        return per_item(self._nearest(x, self.k)[1]) / self.k

@@ -1,0 +1,41 @@
+"""The terms of scores, as manifests describe them."""
+
+from __future__ import annotations
+
+from manifold.runtime.kinds import Kind
+from manifold.runtime.manifest import Likelihood, Term
+from manifold.training.scores.options import Scored
+from manifold.training.scores.placement import carries
+
+
+def distances(options: Scored, spec: Kind) -> list[Term]:
+    """Return the terms of `distances.Distances`, in its order."""
+    text = "Mahalanobis distance of the posterior mean to the aggregate posterior"
+    terms = [Term(name="latent_distance", kind="distance", description=text)]
+    if options.references:
+        nearest = f"mean distance to the {options.neighbours} nearest of {options.references} training items"
+        text = f"{nearest}, in latent space whitened by the aggregate posterior"
+        terms.append(Term(name="latent_neighbours", kind="distance", description=text))
+        if carries(spec):
+            terms.append(Term(name="input_neighbours", kind="distance", description=f"{nearest}, encoded columns"))
+    return terms
+
+
+def squared_error(spec: Kind) -> list[Term]:
+    """Return the term of the squared error, for data whose values have one unit."""
+    text = "mean squared error of the reconstruction at the posterior mean, of pixels in [0, 1]"
+    return [Term(name="squared_error", kind="distance", description=text)] if spec.one_unit else []
+
+
+def reconstruction(description: str) -> Term:
+    """Return the term of -log p(x | z)."""
+    return Term(name="reconstruction", kind="nll", description=description)
+
+
+def elbo(likelihood: Likelihood) -> list[Term]:
+    """Return the terms of the bound beside the reconstruction."""
+    text = "reconstruction + kl: an upper bound on -log p(x), in nats"
+    return [
+        Term(name="kl", kind="nll", description="KL(q(z | x) || p(z)) in nats"),
+        Term(name="negative_elbo", kind="nll", description=text, likelihood=likelihood),
+    ]
