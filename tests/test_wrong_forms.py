@@ -72,7 +72,7 @@ WRONG: list[tuple[Callable[[], Content], Change, str]] = [
         "latent.place.priors.fitted.gaussian: file: the numbers are in the file or in mean, not in both",
     ),
     # conditions
-    (forms.several, lambda m: m.update(classes=["a"]), "condition: classes are stated too, and a model takes one of them"),
+    (forms.several, lambda m: m.update(classes=["a"]), "condition: classes are stated too, and a model takes classes or real values"),
     (forms.shaped, lambda m: m.update(classes=["a"]), "condition: stated twice, also as classes or conditions"),
     (forms.shaped, lambda m: m["condition"].update(priors=[1, 0, 0]), "condition: classes have names and a prior; priors: missing or unknown"),
     (forms.shaped, lambda m: m["condition"].pop("names"), "condition: classes have names and a prior; names: missing or unknown"),

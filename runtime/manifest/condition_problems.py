@@ -18,7 +18,7 @@ def of_sections(manifest: Manifest) -> Iterator[str]:
     """Yield what is wrong with the sections that state conditions."""
     stated = [name for name in ("classes", "conditions", "condition") if getattr(manifest, name) is not None]
     if len(stated) > 1:
-        yield f"{stated[-1]}: {stated[0]} are stated too, and a model takes one of them; a `condition` of the kind several states more than one"
+        yield f"{stated[-1]}: {stated[0]} are stated too, and a model takes classes or real values, not both; a `condition` of the kind several can state both"
     if manifest.class_prior is not None and manifest.classes is None:
         yield "class_prior: needs one weight a class"
     for name, condition in manifest.conditioned.items():
