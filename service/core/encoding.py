@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ import orjson
 
 from manifold.runtime import codecs, kinds
 from manifold.runtime.errors import UnsupportedMedia, cut
+from manifold.runtime.kinds.base import Recipes
 from manifold.service.aside import JSON as JSON_WORK
 from manifold.service.core.answers import Answer
 
@@ -55,11 +56,16 @@ def to_fields(answer: Answer, request_id: str, *, picture: Callable[[bytes], Any
     manifest, recipes = answer.manifest, answer.recipes
     if len(manifest.items) == 1:
         return body | manifest.spec.write(answer.items, answer.encoding, recipes, picture)
-    outputs = {manifest.main: answer.items, **answer.others}
-    body["items"] = {
-        role: manifest.spec_of(role).write(items, answer.encoding, recipes, picture) for role, items in outputs.items()
-    }
+    body["items"] = {manifest.main: manifest.spec.write(answer.items, answer.encoding, recipes, picture)}
+    for role, items in answer.others.items():
+        own = None if recipes is None else partial(_of_output, recipes, role)
+        body["items"][role] = manifest.spec_of(role).write(items, answer.encoding, own, picture)
     return body
+
+
+def _of_output(recipes: Recipes, role: str) -> list[dict[str, Any]]:
+    """Return the recipes of the items of one output of several."""
+    return [{**recipe, "output": role} for recipe in recipes()]
 
 
 def dumps(body: Any) -> bytes:
@@ -89,4 +95,5 @@ def work(answer: Answer, listed: float = LISTED) -> float:
     if answer.items is None:
         return JSON_WORK * arrays + listed * lists
     # pictures where they may be: the numbers alone are written faster, and rarely many
-    return JSON_WORK * arrays + max(listed * lists, ITEM * len(answer.items), answer.items.nbytes)
+    outputs = [answer.items, *answer.others.values()]
+    return JSON_WORK * arrays + max(listed * lists, sum(max(ITEM * len(items), items.nbytes) for items in outputs))

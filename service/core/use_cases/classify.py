@@ -9,7 +9,7 @@ from pydantic import BaseModel, Field
 from manifold.runtime import operations
 from manifold.service.aside import ROW, aside
 from manifold.service.core.answers import Answer
-from manifold.service.core.contract import EXAMPLE_DIGIT, Content, Fitted, Response, example
+from manifold.service.core.contract import EXAMPLE_DIGIT, INPUTS, Content, Fitted, Numbers, Response, example
 from manifold.service.core.handling import Handling, note
 from manifold.service.core.reading import Uploads
 from manifold.service.core.use_cases.base import UseCase
@@ -19,6 +19,8 @@ class ClassifyRequest(Content):
     """Which class items are of."""
 
     model_config = example(model="digits-pixelcnn", images=[EXAMPLE_DIGIT])
+
+    inputs: Numbers | None = Field(default=None, description=INPUTS)
 
 
 class ClassifiedItem(BaseModel):
@@ -51,7 +53,7 @@ async def handle(handling: Handling, request: ClassifyRequest, uploads: Uploads,
     items = await handling.reader.items(manifest, request, uploads)
     answer = Answer(entry, work=uploads.work)
     probabilities = await handling.drive(
-        answer, operations.classify(manifest, items.data), len(items.data), deadline_ms
+        answer, operations.classify(manifest, items.data, numbers=request.inputs), len(items.data), deadline_ms
     )
     about, names = manifest.classification, manifest.classes
     assert about is not None and names is not None

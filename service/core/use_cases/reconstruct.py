@@ -8,7 +8,17 @@ from pydantic import Field
 
 from manifold.runtime import operations
 from manifold.service.core.answers import Answer
-from manifold.service.core.contract import EXAMPLE_ROW, Chance, ClassChoice, Fitted, Items, Nested, Several, example
+from manifold.service.core.contract import (
+    EXAMPLE_ROW,
+    Chance,
+    ClassChoice,
+    Condition,
+    Fitted,
+    Items,
+    Nested,
+    Several,
+    example,
+)
 from manifold.service.core.handling import Handling, note
 from manifold.service.core.reading import Uploads
 from manifold.service.core.use_cases.base import UseCase
@@ -23,6 +33,9 @@ class ReconstructRequest(Items, Chance):
         default=None, description="decoded as this class instead of `class`: the style stays, the class changes"
     )
     target_condition: Nested | None = Field(default=None, description="the same for real-valued conditions")
+    target_conditions: dict[str, Condition] | None = Field(
+        default=None, description="the same by name; a condition that is left out stays as in `conditions`"
+    )
     encoding: Literal["png", "array"] = "png"
 
 
@@ -39,7 +52,7 @@ async def handle(handling: Handling, request: ReconstructRequest, uploads: Uploa
     items = await handling.reader.items(manifest, request, uploads)
     answer = Answer(entry, encoding=request.encoding, work=uploads.work)
     condition = await handling.reader.condition(manifest, uploads, request)
-    target = handling.reader.values(request.target_class, request.target_condition, "target_condition")
+    target = await handling.reader.target(manifest, uploads, request, condition)
     steps = operations.reconstruct(
         manifest,
         items.data,
