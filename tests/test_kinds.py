@@ -54,7 +54,7 @@ SPECS = {kind.__name__ for kind in kinds.every} | {"Kind"}
 
 
 def test_nobody_outside_asks_for_the_class_of_a_kind() -> None:
-    for package in ("runtime", "service", "training", "evaluation", "cli", "client"):
+    for package in ("runtime", "service", "training", "evaluation", "cli", "client", "benchmarks"):
         for path in (ROOT / package).rglob("*.py"):
             if path.parent != ROOT / "runtime/kinds":
                 asked = [ast.unparse(node) for node in ast.walk(ast.parse(path.read_text())) if _asks(node)]
