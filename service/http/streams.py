@@ -14,7 +14,7 @@ from typing import Any
 from manifold.runtime import kinds
 from manifold.service.aside import aside
 from manifold.service.core import encoding, failures
-from manifold.service.core.answers import Answer
+from manifold.service.core.answers import UseCaseResult
 from manifold.service.http.replies import Reply
 from manifold.service.telemetry.metrics import Metrics
 
@@ -29,14 +29,19 @@ BY_ITEM = {
 
 
 def respond(
-    parts: AsyncGenerator[Answer], endpoint: str, request: Any, media_type: str, request_id: str, metrics: Metrics
+    parts: AsyncGenerator[UseCaseResult],
+    endpoint: str,
+    request: Any,
+    media_type: str,
+    request_id: str,
+    metrics: Metrics,
 ) -> Reply:
     """Return a stream of the items of an answer as they are made."""
     lines = _lines(parts, endpoint, request.first, request_id, _event if media_type == EVENTS else _line, metrics)
     return Reply(lines, media_type, headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
 
 
-def items(answer: Answer, request_id: str, start: int) -> Iterator[dict[str, Any]]:
+def items(answer: UseCaseResult, request_id: str, start: int) -> Iterator[dict[str, Any]]:
     """Yield the items of a part, the first of which has the index `start`."""
     fields = encoding.to_fields(answer, request_id)
     columns = {name: fields[key] for key, name in BY_ITEM.items() if key in fields}
@@ -46,7 +51,7 @@ def items(answer: Answer, request_id: str, start: int) -> Iterator[dict[str, Any
 
 
 async def _lines(
-    parts: AsyncGenerator[Answer],
+    parts: AsyncGenerator[UseCaseResult],
     endpoint: str,
     first: int,
     request_id: str,
@@ -56,7 +61,7 @@ async def _lines(
     total, queue, compute = 0, 0.0, 0.0
     ending: dict[str, Any] = {}
 
-    def written(part: Answer) -> bytes:
+    def written(part: UseCaseResult) -> bytes:
         return b"".join(write(item) for item in items(part, request_id, first + total))
 
     try:

@@ -30,7 +30,7 @@ from manifold.runtime.errors import Busy, DeadlineExceeded, Forbidden, Unauthori
 from manifold.runtime.scores.drift import Recent
 from manifold.service.aside import aside
 from manifold.service.core import failures
-from manifold.service.core.answers import Answer
+from manifold.service.core.answers import UseCaseResult
 from manifold.service.models.batcher import Ran
 from manifold.service.models.entries import Entry
 from manifold.service.models.registry import SERVING, Registry
@@ -202,7 +202,7 @@ class Metrics:
         """Count a request by the id of its key: the page is open, so that it shows no names."""
         self.by_key.labels(key).inc()
 
-    def answered(self, answer: Answer, route: str, encode: float = 0.0) -> None:
+    def answered(self, answer: UseCaseResult, route: str, encode: float = 0.0) -> None:
         """A use case was answered; `encode` is in milliseconds, as the answer's own times are."""
         self.timed(answer.entry, route, answer.queue, answer.compute, encode)
         if answer.judged is not None:

@@ -8,14 +8,14 @@ from pydantic import BaseModel, Field
 
 from manifold.runtime import operations
 from manifold.service.aside import ROW, aside
-from manifold.service.core.answers import Answer
-from manifold.service.core.contract import EXAMPLE_DIGIT, Content, Fitted, Response, example
+from manifold.service.core.answers import UseCaseResult
+from manifold.service.core.contract import EXAMPLE_DIGIT, Fitted, ItemsRequest, Response, example
 from manifold.service.core.handling import Handling, note
 from manifold.service.core.reading import Uploads
 from manifold.service.core.use_cases.base import UseCase
 
 
-class ClassifyRequest(Content):
+class ClassifyRequest(ItemsRequest):
     """Which class items are of."""
 
     model_config = example(model="digits-pixelcnn", images=[EXAMPLE_DIGIT])
@@ -45,11 +45,13 @@ class ClassifyResponse(Response):
     fitted: list[Fitted] | None = None
 
 
-async def handle(handling: Handling, request: ClassifyRequest, uploads: Uploads, deadline_ms: int | None) -> Answer:
+async def handle(
+    handling: Handling, request: ClassifyRequest, uploads: Uploads, deadline_ms: int | None
+) -> UseCaseResult:
     """Which class items are of."""
     entry, manifest = await handling.entry(request, "classify")
     items = await handling.reader.items(manifest, request, uploads)
-    answer = Answer(entry, work=uploads.work)
+    answer = UseCaseResult(entry, work=uploads.work)
     probabilities = await handling.drive(
         answer, operations.classify(manifest, items.data), len(items.data), deadline_ms
     )
