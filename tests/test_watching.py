@@ -124,7 +124,7 @@ SEVERE, MILD = Alarm("mode collapse", "tested", True), Alarm("mode dropping", "t
 
 def scripted_run(
     folder: Path, data: Data, monkeypatch: pytest.MonkeyPatch, steps: dict[int, Alarm], rollbacks: int
-) -> runs.Run:
+) -> runs.TrainingRun:
     family = families.get("gan")
     config = gan.Config.model_validate({**family.PRESETS["smoke"], "watch_steps": 0})
     plain = gan.phases
@@ -133,13 +133,13 @@ def scripted_run(
         return [replace(phase, watch=Scripted(steps, rollbacks)) for phase in plain(model, options)]
 
     monkeypatch.setattr(gan, "phases", phases)
-    run = runs.Run(folder, "gan", data.name, "smoke", config)
+    run = runs.TrainingRun(folder, "gan", data.name, "smoke", config)
     train.train(run, data, device="cpu", quiet=True)
     monkeypatch.undo()
     return run
 
 
-def alarms(run: runs.Run) -> list[dict[str, Any]]:
+def alarms(run: runs.TrainingRun) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (run.folder / runs.ALARMS).read_text().splitlines()]
 
 
@@ -193,7 +193,7 @@ def test_looking_changes_nothing(digits: Data, tmp_path: Path) -> None:
         options = gan.Config.model_validate(
             {**family.PRESETS["smoke"], "body": "dcgan", "watch_steps": every, "judge": "models/digits-classifier"}
         )
-        run = runs.Run(tmp_path / str(every), "gan", "digits", "smoke", options)
+        run = runs.TrainingRun(tmp_path / str(every), "gan", "digits", "smoke", options)
         train.train(run, digits, device="cpu", quiet=True)
         found.append(checkpoints.load(run.checkpoint)["model"])
         if every:

@@ -33,8 +33,8 @@ OTHERS = "*"  # the name that states a kind for every number that has none of it
 
 
 @dataclass(frozen=True)
-class Stated:
-    """What is known about columns by name, beside what the rules find."""
+class ColumnSettings:
+    """Decimals, units and kinds of columns by name. Everything else follows from the data by rules."""
 
     decimals: Mapping[str, int] = field(default_factory=dict)
     units: Mapping[str, str] = field(default_factory=dict)
@@ -50,9 +50,9 @@ class Stated:
                 )
 
 
-def fit(table: Mapping[str, Array], stated: Stated | None = None) -> TableSpec:
+def fit(table: Mapping[str, Array], stated: ColumnSettings | None = None) -> TableSpec:
     """Return the schema of `table`. Raises TrainingError for infinite numbers, and where no column is left to learn from."""
-    stated = stated or Stated()
+    stated = stated or ColumnSettings()
     stated_names = [name for part in (stated.decimals, stated.units, stated.kinds) for name in part if name != OTHERS]
     if unknown := [name for name in stated_names if name not in table]:
         raise TrainingError(
@@ -74,7 +74,7 @@ def fit(table: Mapping[str, Array], stated: Stated | None = None) -> TableSpec:
     return TableSpec(columns=tuple(found), ignored=ignored)
 
 
-def _fit_column(name: str, values: Array, stated: Stated) -> NumericColumn | CategoricalColumn | str:
+def _fit_column(name: str, values: Array, stated: ColumnSettings) -> NumericColumn | CategoricalColumn | str:
     """Return the column, or why it is left out."""
     kind = stated.kinds.get(name)
     if kind == "ignore":

@@ -145,7 +145,7 @@ def draw(model: GatedPixelCNN, n: int, generator: torch.Generator) -> Tensor:
     uniforms = torch.rand((n, model.uniforms), generator=generator, device=device)
     condition = model.to_condition(torch.arange(n, device=device) % max(1, model.classes))
     training = model.training
-    items: Tensor = Sampler(model.eval(), Finish(model))(uniforms, condition, torch.ones(n, device=device))[1]
+    items: Tensor = Sampler(model.eval(), AssembleImages(model))(uniforms, condition, torch.ones(n, device=device))[1]
     model.train(training)
     return items
 
@@ -192,7 +192,7 @@ def _observed(model: GatedPixelCNN) -> str:
 # --- sampling ----------------------------------------------------------------------------------------------------------------
 
 
-class Finish(nn.Module):
+class AssembleImages(nn.Module):
     """Values (H, B, W, S) as the loops leave them, to codes (B, H, W), or (B, S, H, W) of colours and densities, and images in [0, 1]."""
 
     def __init__(self, model: GatedPixelCNN) -> None:
@@ -264,7 +264,7 @@ def exports(model: GatedPixelCNN, config: Config, data: Data) -> Exports:
     if integers:
         scores.append(TensorSpec(role="logits", shape=(model.levels, *grid)))
     given = InputSpec(role="data", source="data", shape=shape)
-    sampler = Sampler(model, Finish(model))
+    sampler = Sampler(model, AssembleImages(model))
     return Exports(
         {
             "sample": sampling(model, sampler, [codes, items], max_rows=256),

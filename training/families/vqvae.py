@@ -242,7 +242,7 @@ def draw(model: VQVAE, n: int, generator: torch.Generator) -> Tensor:
         return model.likelihood.mean(model.decode_codes(codes)).view(n, *model.shape)
     condition = model.prior.to_condition(torch.arange(n, device=device) % max(1, model.classes))
     training = model.training
-    items: Tensor = Sampler(model.prior.eval(), Finish(model))(uniforms, condition, torch.ones(n, device=device))[1]
+    items: Tensor = Sampler(model.prior.eval(), DecodeRows(model))(uniforms, condition, torch.ones(n, device=device))[1]
     model.train(training)
     return items
 
@@ -312,7 +312,7 @@ def training_codes(model: VQVAE, part: Part) -> Tensor:
 # --- exports ------------------------------------------------------------------------------------------------------------------
 
 
-class Finish(nn.Module):
+class DecodeRows(nn.Module):
     """Levels (h, B, w, 1) as the sampler's loops leave them, to codes (B, h, w) and means of p(x | codes)."""
 
     def __init__(self, model: VQVAE) -> None:
@@ -416,7 +416,7 @@ def exports(model: VQVAE, config: Config, data: Data) -> Exports:
     logits = TensorSpec(role="logits", shape=(config.levels, *model.grid))
     return Exports(
         {
-            "sample": sampling(model.prior, Sampler(model.prior, Finish(model)), [codes, image], max_rows=256),
+            "sample": sampling(model.prior, Sampler(model.prior, DecodeRows(model)), [codes, image], max_rows=256),
             "encode": Task(Encode(model), [items], [codes, TensorSpec(role="latent", shape=(size,))]),
             "decode": Task(Decode(model), [latent], [image]),
             "decode_codes": Task(DecodeCodes(model), [given], [image]),

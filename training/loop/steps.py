@@ -28,13 +28,13 @@ from manifold.training.loop.progress import Progress
 from manifold.training.loop.state import State
 from manifold.training.loop.watching import Alarm
 from manifold.training.phases import Phase, Player
-from manifold.training.runs import ALARMS, LOG, Run, read_log
+from manifold.training.runs import ALARMS, LOG, TrainingRun, read_log
 
 
 class Loop(State):
     """The steps that change the state of a training."""
 
-    def __init__(self, run: Run, data: Data, fabric: Fabric, quiet: bool = True, watch: bool = True) -> None:
+    def __init__(self, run: TrainingRun, data: Data, fabric: Fabric, quiet: bool = True, watch: bool = True) -> None:
         super().__init__(run, data, fabric)
         self.quiet, self.watched = quiet, watch and fabric.is_global_zero
         self.curves = sheets.Curves(run.folder / LOG, run.folder / sheets.CURVES)
