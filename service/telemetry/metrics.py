@@ -165,17 +165,17 @@ class Metrics:
         build.labels(version("manifold"), platform.python_version(), _version_of_onnxruntime()).set(1)
         registry.listener = self.ran
 
-    def _counter(self, name: str, about: str, *labels: str) -> Counter:
-        return Counter(f"manifold_{name}", about, labels, registry=self.collected)
+    def _counter(self, name: str, documentation: str, *labels: str) -> Counter:
+        return Counter(f"manifold_{name}", documentation, labels, registry=self.collected)
 
-    def _gauge(self, name: str, about: str, *labels: str) -> Gauge:
-        return Gauge(f"manifold_{name}", about, labels, registry=self.collected)
+    def _gauge(self, name: str, documentation: str, *labels: str) -> Gauge:
+        return Gauge(f"manifold_{name}", documentation, labels, registry=self.collected)
 
-    def _histogram(self, name: str, about: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
-        return Histogram(f"manifold_{name}", about, buckets, labels, self.collected)
+    def _histogram(self, name: str, documentation: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
+        return Histogram(f"manifold_{name}", documentation, buckets, labels, self.collected)
 
-    def _seconds(self, name: str, about: str, *labels: str) -> Histogram:
-        return self._histogram(name, about, BUCKETS, *labels)
+    def _seconds(self, name: str, documentation: str, *labels: str) -> Histogram:
+        return self._histogram(name, documentation, BUCKETS, *labels)
 
     def requested(self, route: str, status: int | str, seconds: float) -> None:
         """A request was answered, with an error or without."""

@@ -55,8 +55,8 @@ async def handle(
     probabilities = await handling.drive(
         answer, operations.classify(manifest, items.data), len(items.data), deadline_ms
     )
-    about, names = manifest.classification, manifest.classes
-    assert about is not None and names is not None
+    classification, names = manifest.classification, manifest.classes
+    assert classification is not None and names is not None
 
     def classified() -> list[dict[str, Any]]:
         return [
@@ -67,8 +67,8 @@ async def handle(
     answer.fields["items"] = await aside(classified, ROW * len(probabilities))
     error = next((metric.value for metric in manifest.metrics if metric.name == "calibration_error"), None)
     answer.fields["classification"] = {
-        "by": about.term or "logits", "class_prior": dict(zip(names, manifest.class_weights, strict=True)),
-        "temperature": about.temperature, "calibration_error": error,
+        "by": classification.term or "logits", "class_prior": dict(zip(names, manifest.class_weights, strict=True)),
+        "temperature": classification.temperature, "calibration_error": error,
     }  # fmt: skip
     answer.numbers = probabilities
     note(answer, items.fitted)

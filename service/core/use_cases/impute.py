@@ -105,11 +105,11 @@ async def _completed(
         manifest, data, mask, seed=request.seed, first=request.first, condition=condition, candidates=request.candidates,
         temperature=request.temperature, numbers=request.inputs,
     )  # fmt: skip
-    found = await handling.drive(answer, steps, len(data) * each, deadline_ms)
-    answer.items = found.data
-    answer.fields |= {"seed": found.seed, "first": request.first}
-    if found.classes is not None and manifest.classes is not None:
-        answer.fields["classes"] = [manifest.classes[index] for index in found.classes]
+    completed = await handling.drive(answer, steps, len(data) * each, deadline_ms)
+    answer.items = completed.data
+    answer.fields |= {"seed": completed.seed, "first": request.first}
+    if completed.classes is not None and manifest.classes is not None:
+        answer.fields["classes"] = [manifest.classes[index] for index in completed.classes]
     note(answer, items.fitted)
     return answer
 
