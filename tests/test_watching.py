@@ -16,7 +16,7 @@ from manifold.training import families, runs, train
 from manifold.training.data import Arrays, Data
 from manifold.training.families import gan
 from manifold.training.loop import checkpoints, watching
-from manifold.training.loop.watching import Alarm, Seen, Watch
+from manifold.training.loop.watching import Alarm, Inspection, Watch
 
 MEANS = {
     "discriminator/loss": 1.3, "discriminator/real_logit": 0.2, "discriminator/fake_logit": -0.2, "discriminator/gradient_norm": 1.0,
@@ -29,7 +29,7 @@ def watch_over(items: torch.Tensor, **changes: Any) -> Watch:
     return Watch(lambda n: items, real, every=10, **changes)
 
 
-def names(seen: Seen) -> list[str]:
+def names(seen: Inspection) -> list[str]:
     return [alarm.name for alarm in seen.alarms]
 
 
@@ -114,9 +114,9 @@ class Scripted(Watch):
         super().__init__(lambda n: torch.randn(n, 2), torch.randn(10, 2), every=5, rollbacks=rollbacks)
         self.steps = dict(steps)
 
-    def look(self, step: int, means: Any) -> Seen:
+    def look(self, step: int, means: Any) -> Inspection:
         alarm = self.steps.pop(step, None)
-        return Seen({"mean": means["generator/gradient_norm"]}, () if alarm is None else (alarm,))
+        return Inspection({"mean": means["generator/gradient_norm"]}, () if alarm is None else (alarm,))
 
 
 SEVERE, MILD = Alarm("mode collapse", "tested", True), Alarm("mode dropping", "tested", False)

@@ -214,8 +214,8 @@ class Columns(nn.Module):
                 nats = 0.5 * ((x[:, block] - values[:, block]) / scale) ** 2 + scale.log() + HALF_LOG_TWO_PI
                 parts.append(nats * there[:, block])
             else:
-                seen = x[:, block].sum(1, keepdim=True)
-                nats = -(x[:, block] * values[:, block].log_softmax(1)).sum(1, keepdim=True) + (1 - seen) * self.unseen
+                known = x[:, block].sum(1, keepdim=True)
+                nats = -(x[:, block] * values[:, block].log_softmax(1)).sum(1, keepdim=True) + (1 - known) * self.unseen
                 parts.append(nats * there[:, block.start : block.start + 1])
         return torch.cat(parts, 1)
 

@@ -25,7 +25,7 @@ from manifold.training.data.parts import first
 from manifold.training.errors import TrainingError
 from manifold.training.exporting.tasks import Exports, Task
 from manifold.training.networks.emissions import Levels
-from manifold.training.networks.gated import GatedNetwork, Sampler, nothing, sampling, told
+from manifold.training.networks.gated import GatedNetwork, Sampler, condition_inputs, nothing, sampling
 from manifold.training.networks.layers import per_item
 from manifold.training.networks.quantiser import Quantiser, usage
 from manifold.training.phases import Losses, Phase, Player
@@ -302,11 +302,11 @@ def report(model: VQVAE, config: Config, data: Data) -> list[Metric]:
 def training_codes(model: VQVAE, part: Part) -> Tensor:
     """Return codes of a whole part as the graphs see it, (N, h, w)."""
     device = next(model.parameters()).device
-    found = []
+    codes = []
     for batch in in_order(part, 500, torch.Generator(device)):
         x = model.likelihood.settle(batch.items.flatten(1)).view(-1, *model.shape)
-        found.append(model.codes_of(model.vectors(x)).cpu())
-    return torch.cat(found)
+        codes.append(model.codes_of(model.vectors(x)).cpu())
+    return torch.cat(codes)
 
 
 # --- exports ------------------------------------------------------------------------------------------------------------------
@@ -406,11 +406,13 @@ def exports(model: VQVAE, config: Config, data: Data) -> Exports:
         InputSpec(role="latent", source="latent", shape=(size,)),
         TensorSpec(role="codes", dtype="int64", shape=model.grid),
     )
-    about = Likelihood(bound="elbo", observed=model.observed, discrete=model.discrete)
+    likelihood = Likelihood(bound="elbo", observed=model.observed, discrete=model.discrete)
     terms = (
         Term(name="reconstruction", kind="nll", description="-log p(x | z_q) in nats"),
         Term(name="prior", kind="nll", description="-log p(codes) in nats"),
-        Term(name="nll", kind="nll", description="their sum: an upper bound on -log p(x), in nats", likelihood=about),
+        Term(
+            name="nll", kind="nll", description="their sum: an upper bound on -log p(x), in nats", likelihood=likelihood
+        ),
     )
     scores = [*(TensorSpec(role=term.name) for term in terms), TensorSpec(role="surprise", shape=model.shape)]
     logits = TensorSpec(role="logits", shape=(config.levels, *model.grid))
@@ -420,9 +422,12 @@ def exports(model: VQVAE, config: Config, data: Data) -> Exports:
             "encode": Task(Encode(model), [items], [codes, TensorSpec(role="latent", shape=(size,))]),
             "decode": Task(Decode(model), [latent], [image]),
             "decode_codes": Task(DecodeCodes(model), [given], [image]),
-            "score": Task(Score(model), [items, *told(model.prior)], scores, max_rows=128),
+            "score": Task(Score(model), [items, *condition_inputs(model.prior)], scores, max_rows=128),
             "score_codes": Task(
-                ScoreCodes(model), [given, *told(model.prior)], [TensorSpec(role="nll"), logits], max_rows=256
+                ScoreCodes(model),
+                [given, *condition_inputs(model.prior)],
+                [TensorSpec(role="nll"), logits],
+                max_rows=256,
             ),
         },
         latent=LatentSpec(size=size, priors={}, interpolation="lerp"),
