@@ -36,13 +36,13 @@ def of(spec: TaskSpec, inputs: Mapping[str, Array]) -> int | None:
     """Return the length of the free axes of inputs; None if the task has none. Raises InvalidValue if they differ."""
     if spec.longest is None:
         return None
-    found: dict[str, int] = {
+    lengths: dict[str, int] = {
         tensor.role: inputs[tensor.role].shape[axis + 1] for tensor in spec.inputs for axis in tensor.free or ()
     }
-    if len(set(found.values())) > 1:
-        stated = ", ".join(f"{role} {length}" for role, length in found.items())
-        raise InvalidValue(f"inputs: one length is needed, not {stated}", field=next(iter(found)))
-    return next(iter(found.values()))
+    if len(set(lengths.values())) > 1:
+        stated = ", ".join(f"{role} {length}" for role, length in lengths.items())
+        raise InvalidValue(f"inputs: one length is needed, not {stated}", field=next(iter(lengths)))
+    return next(iter(lengths.values()))
 
 
 def bucket(spec: TaskSpec, length: int) -> int:

@@ -70,7 +70,7 @@ def _content(path: Path) -> bytes:
 def dumps(manifest: Manifest) -> str:
     """The manifest as JSON text, ready to be written; lists of numbers on one line each."""
     text = json.dumps(manifest.model_dump(mode="json", exclude_none=True), indent=1, ensure_ascii=False)
-    return NUMBERS.sub(lambda found: re.sub(r"\s+", " ", found[0]).replace("[ ", "[").replace(" ]", "]"), text) + "\n"
+    return NUMBERS.sub(lambda match: re.sub(r"\s+", " ", match[0]).replace("[ ", "[").replace(" ]", "]"), text) + "\n"
 
 
 def schema() -> dict[str, Any]:

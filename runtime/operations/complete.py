@@ -66,17 +66,17 @@ def complete(
     inputs |= {
         each.role: number(each, _repeated(numbers, total), n * total) for each in spec.inputs if each.source in NUMBERS
     }
-    told: dict[str, Array] = {}
+    conditioning: dict[str, Array] = {}
     if (tensor := spec.input("condition")) is not None:
         if of_classes > 1:
             rows: Array = np.tile(np.eye(of_classes, dtype=np.float32), (n * candidates, 1))
         else:
             rows = conditions.fill(manifest, tensor, condition, n, seed, first).repeat(total, axis=0)
-        inputs[tensor.role] = told["condition"] = rows
+        inputs[tensor.role] = conditioning["condition"] = rows
     made = (yield Run("impute", inputs))[manifest.main]
     chosen = np.zeros(n, np.int64)
     if total > 1:
-        weights = yield from _weights(manifest, made, mask.repeat(total, axis=0), told)
+        weights = yield from _weights(manifest, made, mask.repeat(total, axis=0), conditioning)
         if of_classes > 1:
             with np.errstate(divide="ignore"):
                 weights += np.log(np.tile(manifest.class_weights, n * candidates))
@@ -109,13 +109,15 @@ def _uniforms(spec: TaskSpec, seed: int, first: int, n: int, total: int) -> dict
     return {tensor.role: np.stack(drawn, axis=1).reshape(n * total, *tensor.shape)}
 
 
-def _weights(manifest: Manifest, made: Array, mask: Array, told: dict[str, Array]) -> Steps[NDArray[np.float64]]:
+def _weights(
+    manifest: Manifest, made: Array, mask: Array, conditioning: dict[str, Array]
+) -> Steps[NDArray[np.float64]]:
     """log p of what is known in each candidate given all before it, (n total,)."""
     spec, scoring = manifest.tasks["score"], manifest.scoring
     assert scoring is not None and scoring.surprise is not None
     inputs = {role_of(spec, "data"): made}
     if (tensor := spec.input("condition")) is not None:
-        inputs[tensor.role] = told["condition"]
+        inputs[tensor.role] = conditioning["condition"]
     surprise = (yield Run("score", inputs))[scoring.surprise]
     nats: NDArray[np.float64] = (surprise.astype(np.float64) * mask).reshape(len(made), -1).sum(axis=1)
     return -nats

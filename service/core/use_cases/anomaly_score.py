@@ -157,7 +157,7 @@ def judged(
 
 def threshold_of(calibrated: scoring.Calibrated, judgement: decisions.Judged) -> dict[str, Any]:
     """Where the line was drawn, and what it refers to."""
-    line, source = judgement.threshold, calibrated.about
+    line, source = judgement.threshold, calibrated.calibration
     return {
         "threshold": {
             "score": line.score, "p_value": line.p_value, "false_positive_rate": line.false_positive_rate,
