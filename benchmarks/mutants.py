@@ -47,13 +47,13 @@ from mutations import Mutant
 
 ROOT = Path(__file__).parent.parent
 SCOPE = (
-    "runtime/**/*.py", "training/families/*.py",
+    "runtime/**/*.py", "training/families/*.py", "training/networks/*.py", "training/scores/*.py",
     *(f"training/{name}.py" for name in (
-        "adversarial", "average", "classes", "dcgan", "emissions", "folds", "gated", "layers", "likelihoods", "loops", "phases", "priors",
-        "quantiser", "shapes", "tables", "transactions", "watching",
+        "bounds", "data/schema", "data/tables", "datasets/shapes", "datasets/transactions", "exporting/classes", "exporting/folds", "exporting/loops",
+        "exporting/priors", "likelihoods", "loop/average", "loop/watching", "phases",
     )),
     *(f"evaluation/{name}.py" for name in (
-        "anomaly", "disentanglement", "frechet", "latent", "metrics", "models", "reference", "resize", "statistics",
+        "anomaly", "disentanglement", "evaluate_model", "frechet", "latent", "metrics", "reference", "resize", "statistics",
     )),
 )  # fmt: skip
 EQUIVALENT = ROOT / "benchmarks/mutants.equivalent.json"

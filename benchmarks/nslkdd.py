@@ -254,7 +254,7 @@ def recovery() -> None:
     print(
         "| column | values | tabular_cvae, class given | without | gradient boosting, class given | without |\n|---|---|---|---|---|---|"
     )
-    for column, block in spec.placed():
+    for column, block in spec.placed:
         if column.name not in ("protocol_type", "flag", "service"):
             continue
         blank = Arrays.of(data.test).items.copy()

@@ -22,6 +22,7 @@ Array = NDArray[Any]
 Float32 = NDArray[np.float32]
 
 RANDOM = "random"
+ONLY = "condition"  # the name of a model's only condition
 SOURCES = ("condition", "tokens", "token_mask")  # of the inputs that a condition fills
 PART_STREAM = 2**36  # + its place: the stream of a part's random choice, from the second part on
 
@@ -76,6 +77,14 @@ def tagged(given: Given) -> Condition:
     return ByValues(given) if isinstance(given, np.ndarray) else ByClass(given)
 
 
+def shortest(manifest: Manifest, given: Given) -> Condition:
+    """Return a condition without its name if the model has one condition, so that both forms make the same recipe."""
+    condition = tagged(given)
+    if isinstance(condition, BySeveral) and len(manifest.conditioned) < 2 and len(condition.parts) == 1:
+        return next(iter(condition.parts.values()))
+    return condition
+
+
 def of_items(condition: Condition, items: Array, n: int) -> Condition:
     """Return the condition of some of n items, by their indices. What is stated for all items stays as it is."""
     match condition:
@@ -104,7 +113,7 @@ def part_of(manifest: Manifest, tensor: InputSpec, given: Given | None) -> One |
     """Return the part of a condition that fills an input; None if it is left open. Raises InvalidValue for parts that the model lacks."""
     if given is None:
         return None
-    condition, names = tagged(given), list(manifest.conditioned)
+    condition, names = tagged(given), list(manifest.conditioned) or [ONLY]
     if isinstance(condition, BySeveral):
         if unknown := next((name for name in condition.parts if name not in names), None):
             field = f"conditions.{unknown}"
@@ -133,7 +142,7 @@ def fill(manifest: Manifest, tensor: InputSpec, given: Given | None, n: int, see
     if isinstance(part, ByValues):
         return draw.values(stated, part.values, tensor.shape[0])
     if isinstance(part, ByText | ByItem):
-        raise draw.wrong("classes" if isinstance(stated, Classes) else "values")
+        raise draw.wrong("class" if isinstance(stated, Classes) else "values")
     return draw.classes(stated, RANDOM if part is None else part.choice, tensor.shape[0])
 
 
@@ -149,11 +158,15 @@ class _Draw:
 
     @property
     def field(self) -> str:
-        """The field of a request that states the condition in its long form."""
-        return f"conditions.{self.name}" if len(self.manifest.conditioned) > 1 else "condition"
+        """The field of a request that states the condition."""
+        stated = self.manifest.conditioned.get(self.name)
+        long = len(self.manifest.conditioned) > 1 or isinstance(stated, Text | Item)
+        return f"conditions.{self.name}" if long else ONLY
 
     def wrong(self, needed: str) -> InvalidValue:
-        return InvalidValue(f"{self.field}: {self.manifest.name} takes {needed} here", field=self.field)
+        short = {"class": "class", "values": ONLY}
+        key = short[needed] if self.field == ONLY else f"{self.field}.{needed}"
+        return InvalidValue(f"{self.field}: {self.manifest.name} takes {needed} here; state {key}", field=self.field)
 
     def chosen(self, weights: Sequence[float]) -> NDArray[np.int64]:
         """Draw one of several for each item."""
@@ -214,8 +227,9 @@ class _Draw:
 
     def item(self, stated: Item, part: One | None) -> Array:
         if not isinstance(part, ByItem):
+            wanted = f"{self.field}.{stated.data.wire.many}"
             raise InvalidValue(
-                f"{self.field}: {self.manifest.name} is conditioned on {stated.data.noun}; give one, or one an item",
+                f"{self.field}: {self.manifest.name} is conditioned on {stated.data.noun}; state one, or one an item, as {wanted}",
                 field=self.field,
             )
         if part.data.shape[1:] != stated.shape or len(part.data) not in (1, self.n):
@@ -235,9 +249,17 @@ def of_inputs(manifest: Manifest, spec: TaskSpec, inputs: Mapping[str, Array]) -
         if tensor.source == "condition" and len(tensor.shape) == 1:
             held[manifest.name_of_condition(tensor)] = inputs[tensor.role]
         elif tensor.source == "tokens":
-            mask = next(inputs[other.role] for other in spec.inputs if other.source == "token_mask")
-            held[manifest.name_of_condition(tensor)] = texts_of(inputs[tensor.role], mask)
+            mask = mask_of(manifest, spec, tensor)
+            known = inputs[tensor.role] if mask is None else inputs[mask.role]  # without a mask, zeros are padding
+            held[manifest.name_of_condition(tensor)] = texts_of(inputs[tensor.role], known)
     return held
+
+
+def mask_of(manifest: Manifest, spec: TaskSpec, tokens: InputSpec) -> InputSpec | None:
+    """Return the input with the mask of an input of tokens; None if the task takes none."""
+    name = manifest.name_of_condition(tokens)
+    masks = (tensor for tensor in spec.inputs if tensor.source == "token_mask")
+    return next((tensor for tensor in masks if manifest.name_of_condition(tensor) == name), None)
 
 
 def texts_of(tokens: Array, mask: Array) -> list[str]:

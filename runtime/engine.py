@@ -75,7 +75,9 @@ class Model:
 
     def has_fixed_cost(self, task: str) -> bool:
         """Return whether the shapes of a task's inputs bound its time, whatever the values are."""
-        return bool(getattr(self.graphs[task], "fixed_cost", False)) and not self.manifest.tasks[task].is_sampler
+        spec = self.manifest.tasks[task]
+        bounded = spec.longest is None and not spec.is_sampler  # one length says nothing of another's time
+        return bool(getattr(self.graphs[task], "fixed_cost", False)) and bounded
 
     def strange(self, role: str) -> InvalidValue:
         """The error of an item whose output is not finite."""
@@ -218,9 +220,9 @@ class Model:
         """Return rows with their missing values (NaN) filled in from the others: `condition`, `seed`, `first`."""
         return self.drive(operations.impute(self.manifest, data, **_options(options)))
 
-    def classify(self, data: Array) -> NDArray[np.float64]:
-        """Return p(y | x), (B, C)."""
-        return self.drive(operations.classify(self.manifest, data))
+    def classify(self, data: Array, **options: Any) -> NDArray[np.float64]:
+        """Return p(y | x), (B, C): `numbers`."""
+        return self.drive(operations.classify(self.manifest, data, **options))
 
     def class_energies(self, data: Array) -> NDArray[np.float64]:
         """Return log p(y | x) before the temperature and up to a constant, (B, C)."""
@@ -253,13 +255,13 @@ def not_finite(outputs: Mapping[str, Array]) -> str | None:
 def check_inputs(spec: TaskSpec, inputs: Mapping[str, Array]) -> int:
     """Rows of the inputs; raises InvalidValue where they are not as the task says."""
     rows = {len(array) for array in inputs.values() if array.ndim}
-    if inputs.keys() != {tensor.role for tensor in spec.inputs} or len(rows) != 1 or 0 in rows:
+    if inputs.keys() != spec.input_roles or len(rows) != 1 or 0 in rows:
         raise InvalidValue(
             f"needs the inputs {', '.join(tensor.role for tensor in spec.inputs)}, with the same number of rows, at least one each"
         )
     for tensor in spec.inputs:
         array = inputs[tensor.role]
-        if array.dtype != tensor.dtype or not tensor.fits(array.shape[1:]):
+        if array.dtype != tensor.element or not tensor.fits(array.shape[1:]):
             raise InvalidValue(
                 f"input {tensor.role!r} is {array.dtype}{list(array.shape)}, it must be {tensor.described} for each row",
                 field=tensor.role,
@@ -314,6 +316,8 @@ def example_inputs(task: TaskSpec, manifest: Manifest, rows: int, seed: int = 0)
 
 def _example(tensor: InputSpec, manifest: Manifest, rows: int, generator: np.random.Generator) -> Array:
     shape = (rows, *tensor.shape)
+    if tensor.example is not None:
+        return np.ascontiguousarray(np.broadcast_to(np.asarray(tensor.example, tensor.dtype), shape))
     match tensor.source:
         case "normal" | "latent":
             values: Array = generator.standard_normal(shape)
@@ -322,7 +326,7 @@ def _example(tensor: InputSpec, manifest: Manifest, rows: int, generator: np.ran
         case "temperature":
             values = np.ones(shape)
         case "number" | "integer":
-            values = np.full(shape, tensor.default if tensor.default is not None else tensor.example)
+            values = np.full(shape, tensor.default)
         case "tokens":
             values = generator.integers(0, BYTES, shape)
         case "token_mask":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from manifold.runtime import npz, sampling
 from manifold.runtime.errors import ArtifactError, ManifoldError
-from manifold.runtime.manifest import Manifest
+from manifold.runtime.manifest import STATED, Manifest
 
 Array = NDArray[Any]
 Runner = Callable[[str, Mapping[str, Array]], dict[str, Array]]
@@ -24,20 +24,20 @@ def read(folder: Path, manifest: Manifest) -> dict[str, Array]:
     """Return the arrays of the golden file, whose shapes follow from the manifest. Raises ArtifactError for others."""
     assert manifest.golden is not None
     path = folder / manifest.golden.file
-    shapes = {
-        f"{task}.{way}.{tensor.role}": tensor.shape
+    known = {
+        f"{task}.{way}.{tensor.role}": tensor
         for task, spec in manifest.tasks.items()
         for way, tensors in (("in", spec.inputs), ("out", spec.outputs))
         for tensor in tensors
     }
 
     def check(name: str, shape: npz.Shape, dtype: np.dtype[Any]) -> str | None:
-        if len(shape) == len(shapes[name]) + 1 and shape[0] <= ROWS and shape[1:] == shapes[name]:
+        if shape and shape[0] <= ROWS and known[name].fits(shape[1:]):
             return None
-        return f"the manifest says {[f'1 to {ROWS}', *shapes[name]]}"
+        return f"the manifest says {[f'1 to {ROWS}', *known[name].shape]}"
 
     try:
-        return npz.read(path, shapes, check)
+        return npz.read(path, known, check)
     except npz.Unreadable as error:
         raise ArtifactError(f"{path}: cannot be read: {error}") from error
 
@@ -63,7 +63,10 @@ def replay(run: Runner, folder: Path, manifest: Manifest, device: str) -> list[s
             if (key := f"{task}.out.{tensor.role}") in vectors:
                 problems += _compare(f"{task}.{tensor.role}", outputs[tensor.role], vectors[key], tolerance)
         if task == "sample" and manifest.golden.sampler:
-            problems += check_sampler(run, inputs, outputs, manifest.golden.sampler, "score_codes" in manifest.tasks)
+            judge = "score_codes" if "score_codes" in manifest.tasks else "score"
+            stated = [tensor.role for tensor in manifest.tasks[judge].inputs if tensor.source in STATED]
+            made = {**outputs, "data": outputs[manifest.main]}
+            problems += check_sampler(run, inputs, made, manifest.golden.sampler, judge == "score_codes", stated)
     return problems
 
 
@@ -81,17 +84,18 @@ def _compare(name: str, actual: Array, expected: Array, tolerance: float) -> lis
 
 
 def check_sampler(
-    run: Runner, inputs: Mapping[str, Array], outputs: Mapping[str, Array], logits_role: str, from_codes: bool = False
-) -> list[str]:
+    run: Runner, inputs: Mapping[str, Array], outputs: Mapping[str, Array], logits_role: str, from_codes: bool = False,
+    stated: Collection[str] = ("condition",),
+) -> list[str]:  # fmt: skip
     """One parallel pass over finished samples: do its logits, with the same uniforms, pick the codes that the loop picked?
 
     This holds on every device, whatever codes come out: a code may differ only where its uniform lies within NEAR of a step of the CDF.
     `inputs` and `outputs` are those of the sample task; the score task takes the finished data, or score_codes the codes, and gives
-    logits (B, K, *grid).
+    logits (B, K, *grid). `stated` are the roles of the conditions and numbers that both tasks take.
     """
-    condition = {"condition": inputs["condition"]} if "condition" in inputs else {}
+    conditions = {role: inputs[role] for role in stated if role in inputs}
     task, given = ("score_codes", {"codes": outputs["codes"]}) if from_codes else ("score", {"data": outputs["data"]})
-    scored = run(task, {**given, **condition})
+    scored = run(task, {**given, **conditions})
     logits = np.moveaxis(scored[logits_role].astype(np.float64), 1, -1)  # (B, *grid, K)
     temperature = inputs["temperature"].reshape(-1, *(1,) * (logits.ndim - 1)) if "temperature" in inputs else 1.0
     scaled = logits / temperature

@@ -112,6 +112,21 @@ def number(tensor: InputSpec, numbers: Numbers, n: int) -> Array:
     return np.ascontiguousarray(np.broadcast_to(values.astype(tensor.dtype), (n,)))
 
 
+def repeated(numbers: Numbers | None, times: int) -> Numbers:
+    """Return numbers of items as those of `times` copies of each."""
+    if times == 1:
+        return numbers or {}
+    return {
+        name: np.repeat(np.atleast_1d(np.asarray(value)), times) if np.size(value) > 1 else value
+        for name, value in (numbers or {}).items()
+    }
+
+
+def of_items(numbers: Numbers | None, items: Array) -> Numbers:
+    """Return the numbers of some of the items, by their indices."""
+    return {name: np.asarray(value)[items] if np.size(value) > 1 else value for name, value in (numbers or {}).items()}
+
+
 def _range(low: float, high: float) -> str:
     if math.isinf(low) and math.isinf(high):
         return "a finite number"
@@ -130,11 +145,7 @@ def draw_latents(
     """Return latents (n, *shape) from one of the priors of a latent; the temperature scales their spread."""
     latents = manifest.latents
     latent: LatentSpec = latents[role] if role in latents else next(iter(latents.values()))
-    name = prior or latent.prior
-    if name is None:
-        raise InvalidValue(f"{manifest.name} has no prior over its latents; give images or latents", field="prior")
-    if name not in latent.priors:
-        raise InvalidValue(f"prior: {manifest.name} has no {shown(name)}", field="prior", valid=list(latent.priors))
+    name = _prior_of(manifest, latent, prior)
     standard = sampling.normal(seed, first, n, stream, latent.dims)
     chosen = latent.priors[name]
     if not isinstance(chosen, FittedPrior):
@@ -148,10 +159,25 @@ def draw_latents(
     return made.astype(np.float32).reshape(n, *latent.dims)
 
 
+def _prior_of(manifest: Manifest, latent: LatentSpec, wanted: str | None) -> str:
+    """Return the prior to draw a latent from: the one wanted, or its default if only other latents have one of that name."""
+    if wanted in latent.priors:
+        return wanted
+    others = dict.fromkeys(name for each in manifest.latents.values() for name in each.priors)
+    if wanted is not None and wanted not in others:
+        raise InvalidValue(f"prior: {manifest.name} has no {shown(wanted)}", field="prior", valid=list(others))
+    if latent.prior is None:
+        raise InvalidValue(f"{manifest.name} has no prior over its latents; give images or latents", field="prior")
+    return latent.prior
+
+
 def latent_stream(manifest: Manifest, role: str | None = None) -> int:
-    """Return the stream that /sample fills a latent from, so that {"seed": 7} is the same item in both places."""
+    """Return the stream that /sample fills a latent from, so that {"seed": 7} is the same item in both places.
+
+    `role` is that of one of several latents. A latent that /sample does not draw has a stream by its place among the latents.
+    """
     spec = manifest.tasks.get("sample", manifest.tasks.get("decode"))
     drawn = [tensor for tensor in spec.inputs if tensor.source in RANDOM] if spec else []
     own = [place for place, tensor in enumerate(drawn) if tensor.source == "latent" and role in (None, tensor.role)]
-    others = [place for place, tensor in enumerate(drawn) if tensor.source == "latent"]
-    return sampling.FIRST_INPUT_STREAM + next(iter(own or others), 0)
+    otherwise = 0 if role is None else list(manifest.latents).index(role)
+    return sampling.FIRST_INPUT_STREAM + next(iter(own), otherwise)

@@ -5,17 +5,20 @@ Requests of different lengths so share few shapes, and those of one bucket share
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Collection, Mapping
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from manifold.runtime.errors import InvalidValue
 from manifold.runtime.manifest import Manifest, TaskSpec, TensorSpec
-from manifold.runtime.operations.steps import Run, Steps, T
+
+if TYPE_CHECKING:
+    from manifold.runtime.operations.steps import Steps
 
 Array = NDArray[Any]
+T = TypeVar("T")
 
 
 def bucketed(manifest: Manifest, steps: Steps[T]) -> Steps[T]:
@@ -26,7 +29,7 @@ def bucketed(manifest: Manifest, steps: Steps[T]) -> Steps[T]:
             spec = manifest.tasks[wanted.task]
             length = of(spec, wanted.inputs)
             inputs = wanted.inputs if length is None else padded(spec, wanted.inputs, length)
-            wanted = steps.send(cut(spec, (yield Run(wanted.task, inputs)), length))
+            wanted = steps.send(cut(spec, (yield wanted._replace(inputs=inputs)), length))
     except StopIteration as finished:
         result: T = finished.value
         return result
@@ -36,13 +39,28 @@ def of(spec: TaskSpec, inputs: Mapping[str, Array]) -> int | None:
     """Return the length of the free axes of inputs; None if the task has none. Raises InvalidValue if they differ."""
     if spec.longest is None:
         return None
-    lengths: dict[str, int] = {
+    stated: dict[str, int] = {
         tensor.role: inputs[tensor.role].shape[axis + 1] for tensor in spec.inputs for axis in tensor.free or ()
     }
-    if len(set(lengths.values())) > 1:
-        stated = ", ".join(f"{role} {length}" for role, length in lengths.items())
-        raise InvalidValue(f"inputs: one length is needed, not {stated}", field=next(iter(lengths)))
-    return next(iter(lengths.values()))
+    if len(set(stated.values())) > 1:
+        listed = ", ".join(f"{role} {length}" for role, length in stated.items())
+        raise InvalidValue(f"inputs: one length is needed, not {listed}", field=next(iter(stated)))
+    return next(iter(stated.values()))
+
+
+def agreed(spec: TaskSpec, inputs: dict[str, Array], given: Collection[str] = ()) -> dict[str, Array]:
+    """Return the inputs with noise that is not given cut to the length of the others, so that noise at a place does not depend on it."""
+    if spec.longest is None:
+        return inputs
+    drawn = {each.role for each in spec.inputs if each.source in ("normal", "uniform") and each.role not in given}
+    stated = [tensor for tensor in spec.inputs if tensor.free and tensor.role not in drawn]
+    if not stated:
+        return inputs
+    length = inputs[stated[0].role].shape[1 + (stated[0].free or (0,))[0]]
+    return {
+        tensor.role: _shortened(inputs[tensor.role], tensor, length) if tensor.role in drawn else inputs[tensor.role]
+        for tensor in spec.inputs
+    }
 
 
 def bucket(spec: TaskSpec, length: int) -> int:

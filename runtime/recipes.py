@@ -14,10 +14,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from manifold.runtime import imaging
-from manifold.runtime.conditions import ByClass, ByItem, BySeveral, ByText, ByValues, Condition, One, of_items, tagged
+from manifold.runtime.conditions import (
+    ONLY,
+    ByClass,
+    ByItem,
+    BySeveral,
+    ByText,
+    ByValues,
+    Condition,
+    One,
+    of_items,
+    shortest,
+)
 from manifold.runtime.errors import InvalidValue, cut, shown
 from manifold.runtime.inputs import TEMPERATURES
-from manifold.runtime.manifest import NAME, Manifest
+from manifold.runtime.manifest import NAME, ROLE, Manifest
 from manifold.runtime.operations import Samples, is_reproducible
 from manifold.runtime.sampling import MAX_SEED
 
@@ -26,7 +37,6 @@ if TYPE_CHECKING:
 
 Array = NDArray[Any]
 PNG = "image/png"
-CONDITION = "condition"  # the name of a model's only condition
 MAX_ITEMS = 65_536  # of a picture that is made again; a service makes as many at most where nothing is set
 
 
@@ -34,6 +44,8 @@ def for_samples(
     manifest: Manifest, checksum: str, samples: Samples, options: Mapping[str, Any]
 ) -> list[dict[str, Any]]:
     """Return one recipe for each item. `options` are those of the request: first, condition, prior, temperature, numbers, latents, codes."""
+    given = options.get("condition", options.get("classes"))
+    condition = None if given is None else shortest(manifest, given)
     common = {
         "model": manifest.name, "version": manifest.version, "checksum": checksum, "temperature": options.get("temperature", 1.0),
     }  # fmt: skip
@@ -46,19 +58,17 @@ def for_samples(
         recipe = dict(common)
         if samples.seed is not None:
             recipe |= {"seed": samples.seed, "item": options.get("first", 0) + index}
-        recipes.append({**recipe, **_condition(samples, options, index), **_given(options, len(samples.data), index)})
+        recipes.append({**recipe, **_condition(samples, condition, index), **_given(options, len(samples.data), index)})
     return recipes
 
 
-def _condition(samples: Samples, options: Mapping[str, Any], index: int) -> dict[str, Any]:
+def _condition(samples: Samples, condition: Condition | None, index: int) -> dict[str, Any]:
     """Return what the recipe of one item says of its condition."""
-    given = options.get("condition", options.get("classes"))
-    condition = None if given is None else tagged(given)
     if isinstance(condition, ByValues):
         assert samples.condition is not None
         return {"condition": np.broadcast_to(condition.values, samples.condition.shape)[index].tolist()}
     if isinstance(condition, BySeveral | ByText | ByItem):
-        parts = condition.parts if isinstance(condition, BySeveral) else {CONDITION: condition}
+        parts = condition.parts if isinstance(condition, BySeveral) else {ONLY: condition}
         return {
             "conditions": {
                 name: _part(of_items(part, np.asarray([index]), len(samples.data))) for name, part in parts.items()
@@ -164,6 +174,7 @@ FIELDS: dict[str, tuple[Callable[[object], bool], str]] = {
     "latents": (_numbers, "a list of numbers"),
     "named_latents": (_objects, "an object of lists by name, or a list of them"),
     "codes": (_numbers, "a list of whole numbers"),
+    "output": (_text(ROLE), "the role of an output"),
 }  # fmt: skip
 NEEDED = ("model", "version", "checksum", "temperature")
 
@@ -171,7 +182,10 @@ NEEDED = ("model", "version", "checksum", "temperature")
 def remake(model: Model, recipe: Mapping[str, Any]) -> bytes:
     """Return the picture of a recipe, made again. Raises InvalidValue if the recipe is for another artifact, or damaged."""
     recipe, manifest = check(dict(recipe)), model.manifest
-    spec = manifest.spec
+    role = recipe.get("output", manifest.main)
+    if role not in manifest.items:
+        raise _damaged("output", role, f"an output of {manifest.name}")
+    spec = manifest.spec_of(role)
     if not spec.pictures:
         raise InvalidValue(f"{manifest.name} makes {spec.noun}, not pictures")
     if recipe.get("checksum") != model.checksum:
@@ -189,8 +203,12 @@ def remake(model: Model, recipe: Mapping[str, Any]) -> bytes:
             f"the recipe is damaged: n: {n} items have {pixels} pixels, and no picture with more than {imaging.MAX_PIXELS} is read"
         )
     samples = model.sample(n, **options)
-    recipes = for_samples(manifest, model.checksum, samples, options)
-    return spec.sheet(samples.data, recipes) if "n" in recipe else spec.write_file(samples.data, PNG, recipes)
+    made = samples.data if role == manifest.main else samples.others.get(role)
+    if made is None:
+        raise _damaged("output", role, f"an output of {manifest.name}")
+    own = {"output": role} if role != manifest.main else {}
+    recipes = [{**each, **own} for each in for_samples(manifest, model.checksum, samples, options)]
+    return spec.sheet(made, recipes) if "n" in recipe else spec.write_file(made, PNG, lambda: recipes)
 
 
 def _options(recipe: Mapping[str, Any], manifest: Manifest) -> dict[str, Any]:
@@ -245,8 +263,9 @@ def _conditions(parts: Mapping[str, list[Any]], several: bool) -> Condition:
                 read[name] = ByText(tuple(str(value["texts"][0]) for value in values))
             case [{"values": list()}, *_]:
                 read[name] = ByValues(np.asarray([value["values"] for value in values], np.float64))
-            case [{"class": _}, *_]:
-                read[name] = ByClass([value["class"] for value in values])
+            case [{"class": str() | int() | dict() as first}, *others]:
+                same = all(value == {"class": first} for value in others)
+                read[name] = ByClass(first if same else [value["class"] for value in values])
             case _:
                 raise InvalidValue(
                     f"the recipe does not keep conditions.{name}, such as an image; the picture cannot be made again"

@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import BaseModel, Field
 
 from manifold.runtime import codecs
-from manifold.runtime.kinds.base import Array, Evidence, Items, Kind, Reading, Wire
+from manifold.runtime.kinds.base import Array, Evidence, Items, Kind, Reading, Recipes, Wire
 
 
 class Request(BaseModel):
@@ -65,7 +65,7 @@ class SeriesSpec(Kind):
         return self.read(list(array), Reading(), field)
 
     def write(
-        self, items: Array, encoding: str, recipes: Sequence[Mapping[str, Any]] | None, picture: Callable[[bytes], Any]
+        self, items: Array, encoding: str, recipes: Recipes | None, picture: Callable[[bytes], Any]
     ) -> dict[str, Any]:
         """Return the numbers."""
         return {"series": items}

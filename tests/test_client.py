@@ -60,6 +60,8 @@ def test_every_method(through: httpx.MockTransport, tmp_path: Path) -> None:
         encoded = client.encode(forms)
         assert encoded.mean is not None
         assert np.array_equal(encoded.mean, encoded.mean[:1].repeat(6, axis=0))
+        called = client.call("encode", images=forms)
+        assert np.array_equal(np.array(called["mean"], np.float32), encoded.mean)
         back = client.reconstruct([samples.images[0]])
         assert back.errors.shape == (1,)
         assert back.images[0].size == (28, 28)
@@ -127,6 +129,7 @@ def test_the_async_client_gives_the_same(through: httpx.MockTransport) -> None:
                 await client.interpolate({"seed": 1}, {"seed": 2}),
                 await client.anomaly_score([image]),
                 await client.models(),
+                await client.call("encode", images=[image]),
             ]
 
     results = asyncio.run(scene())

@@ -184,7 +184,7 @@ def test_missing_values_take_no_part_in_the_schema() -> None:
     assert isinstance(weight, NumericColumn)
     assert weight.mean == pytest.approx(np.nanmean(holes["weight"]))
     encoded = schema.encode(holes, spec)
-    _, block = next((column, block) for column, block in spec.placed() if column.name == "weight")
+    _, block = next((column, block) for column, block in spec.placed if column.name == "weight")
     assert np.isnan(encoded[:, block]).sum() == 10
 
 

@@ -94,6 +94,8 @@ def test_an_artifact_gets_its_priors_afterwards(tiny: Path, tmp_path: Path) -> N
         assert set(made) == set(exported)
         assert all(np.allclose(made[name], exported[name], atol=1e-6) for name in made)
     assert after.files == repository.records(path.parent)
+    again = CliRunner().invoke(cli.app, ["fit-priors", "vae", "--data", "digits", "--models", str(tmp_path)])
+    assert again.exit_code == 0 and manifest.read(path) == after  # those that it has stay as they are
     assert engine.load(tmp_path / "vae", device="cpu").sample(3, seed=0, prior="mixture").data.shape == (3, 1, 8, 8)
     result = CliRunner().invoke(cli.app, ["fit-priors", "pixelcnn", "--models", str(tmp_path)])
     assert isinstance(result.exception, UnsupportedTask)

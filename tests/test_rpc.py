@@ -182,7 +182,7 @@ def test_the_same_answer_or_the_same_error(service: Served, stub: Any, name: str
         found, expected = plain(answer), plain(rest.json())
         assert set(found) == set(expected)
         for key in expected:
-            assert _alike(found[key], expected[key]), key
+            assert alike(found[key], expected[key]), key
     else:
         code, said, details = refused(stub, RPC_OF[route], message)
         error = rest.json()["error"]
@@ -192,11 +192,11 @@ def test_the_same_answer_or_the_same_error(service: Served, stub: Any, name: str
         assert details["ErrorInfo"].reason == error["type"].upper()
 
 
-def _alike(found: Any, expected: Any) -> bool:
+def alike(found: Any, expected: Any) -> bool:
     if isinstance(expected, dict):
-        return set(found) == set(expected) and all(_alike(found[key], expected[key]) for key in expected)
+        return set(found) == set(expected) and all(alike(found[key], expected[key]) for key in expected)
     if isinstance(expected, list):
-        return len(found) == len(expected) and all(_alike(a, b) for a, b in zip(found, expected, strict=True))
+        return len(found) == len(expected) and all(alike(a, b) for a, b in zip(found, expected, strict=True))
     if isinstance(expected, float | int) and not isinstance(expected, bool):
         return float(found) == pytest.approx(expected, rel=1e-6)
     return bool(found == expected)
@@ -227,7 +227,7 @@ WRONG: list[tuple[str, dict[str, Any], type[ManifoldError]]] = [
 
 
 @pytest.mark.parametrize(("route", "body", "kind"), WRONG)
-def test_what_is_wrong_is_said_alike(
+def test_what_is_wrong_is_saidalike(
     service: Served, stub: Any, route: str, body: dict[str, Any], kind: type[ManifoldError]
 ) -> None:
     rest = httpx.post(f"{service.url}/{route}", json=body, timeout=120)

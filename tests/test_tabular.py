@@ -167,7 +167,7 @@ def test_missing_values_are_filled_in_from_the_others(model: Model) -> None:
     table["kind"], table["c"] = np.asarray([None] * 400), np.full(400, np.nan)
     data = schema.encode(table, model.manifest.spec)
     found = model.impute(data)
-    blocks = {column.name: block for column, block in model.manifest.spec.placed()}
+    blocks = {column.name: block for column, block in model.manifest.spec.placed}
     truth = schema.encode(related(400, 8), model.manifest.spec)
     kind, c = found.probabilities[:, blocks["kind"]], found.data[:, blocks["c"]][:, 0]
     assert np.allclose(kind.sum(axis=1), 1, atol=1e-5)

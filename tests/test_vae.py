@@ -224,7 +224,7 @@ def test_near_neighbours_keep_their_digits() -> None:
 def test_missing_values_cost_nothing_and_tell_nothing(table: Data) -> None:
     model = vae.build(vae.resolve(vae.Config(hidden=(16,), latent_dim=2, references=30), table), table)
     x = torch.from_numpy(Arrays.of(table.test).items[:6])
-    blocks = [block for _, block in table.spec.placed()]  # type: ignore[attr-defined]
+    blocks = [block for _, block in table.spec.placed]  # type: ignore[attr-defined]
     holes = x.clone()
     holes[:, blocks[1]] = torch.nan
     holes[3:, blocks[2]] = torch.nan

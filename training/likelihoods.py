@@ -242,11 +242,11 @@ class Columns(nn.Module):
 
 def _runs(spec: TableSpec) -> Iterator[tuple[slice, slice | None]]:
     """Return neighbouring numeric columns in one piece, as their places among the encoded columns and among the numeric ones; each category alone."""
-    for number, group in groupby(spec.placed(), lambda column: isinstance(column[0], NumericColumn)):
+    for number, group in groupby(spec.placed, lambda column: isinstance(column[0], NumericColumn)):
         blocks = [block for _, block in group]
         if number:
             before = sum(
-                isinstance(column, NumericColumn) and block.stop <= blocks[0].start for column, block in spec.placed()
+                isinstance(column, NumericColumn) and block.stop <= blocks[0].start for column, block in spec.placed
             )
             yield slice(blocks[0].start, blocks[-1].stop), slice(before, before + len(blocks))
         else:

@@ -294,6 +294,12 @@ def _input_problems(task: TaskSpec, spec: InputSpec, kind: str, dims: list[int |
         len(dims) == 1 + len(spec.shape)
         and all(not isinstance(have, int) or have == size for have, size in zip(dims[1:], spec.shape, strict=True))
     )
+    fixed_axes = [axis for axis in spec.free or () if dims is not None and fits and isinstance(dims[axis + 1], int)]
+    if fixed_axes and kind == spec.dtype:
+        return [
+            f"input {spec.graph_name!r} is {kind}{_shown(dims or [])} in the graph, whose axis {fixed_axes[0]} after the batch is fixed, but the "
+            f"manifest says that it is free; export it with a dynamic axis, or leave `free` out"
+        ]
     if kind != spec.dtype or not fits:
         shape = "" if dims is None else _shown(dims)
         return [

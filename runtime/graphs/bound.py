@@ -44,7 +44,9 @@ class BoundGraph:
         self.plain = (
             plain  # opens a session that does not record, for where a recording fails; None where this one does not
         )
-        self._buckets: dict[int, Bucket] = {}
+        self._buckets: dict[
+            int | tuple[int, int], Bucket
+        ] = {}  # by rows, and by the length of free axes if there are any
         self._lock = threading.Lock()
 
     def __call__(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
@@ -61,16 +63,22 @@ class BoundGraph:
                 return self._run(inputs, rows, size)
 
     def _run(self, inputs: Mapping[str, Array], rows: int, size: int) -> dict[str, Array]:
-        bucket = self._bucket(size)
+        bucket = self._bucket(size, self._length(inputs))
         for name, value in bucket.inputs.items():
             value.update_inplace(_padded(inputs[name], size - rows))
         self.session.run_with_iobinding(bucket.binding, bucket.options)
         bucket.binding.synchronize_outputs()
         return {name: np.array(value.numpy()[:rows]) for name, value in bucket.outputs.items()}
 
-    def _bucket(self, size: int) -> Bucket:
-        if size not in self._buckets:
-            inputs, outputs = self._buffers(self.task.inputs, size), self._buffers(self.task.outputs, size)
+    def _length(self, inputs: Mapping[str, Array]) -> int | None:
+        """Return the length of the free axes, None if there are none."""
+        free = ((tensor, axis) for tensor in self.task.inputs for axis in tensor.free or ())
+        return next((inputs[tensor.graph_name].shape[axis + 1] for tensor, axis in free), None)
+
+    def _bucket(self, size: int, length: int | None) -> Bucket:
+        key = size if length is None else (size, length)
+        if key not in self._buckets:
+            inputs, outputs = (self._buffers(specs, size, length) for specs in (self.task.inputs, self.task.outputs))
             binding = self.session.io_binding()
             for name, value in inputs.items():
                 binding.bind_ortvalue_input(name, value)
@@ -79,12 +87,15 @@ class BoundGraph:
             options = self.library.RunOptions()
             if self.plain is not None:  # it records; 0 is ONNX Runtime's own
                 options.add_run_config_entry("gpu_graph_id", str(len(self._buckets) + 1))
-            self._buckets[size] = Bucket(binding, inputs, outputs, options)
-        return self._buckets[size]
+            self._buckets[key] = Bucket(binding, inputs, outputs, options)
+        return self._buckets[key]
 
-    def _buffers(self, specs: Sequence[TensorSpec], size: int) -> dict[str, Any]:
+    def _buffers(self, specs: Sequence[TensorSpec], size: int, length: int | None) -> dict[str, Any]:
         make = self.library.OrtValue.ortvalue_from_shape_and_type
-        return {spec.graph_name: make([size, *spec.shape], np.dtype(spec.dtype).type, self.device, 0) for spec in specs}
+        return {
+            spec.graph_name: make([size, *spec.sized(length)], np.dtype(spec.dtype).type, self.device, 0)
+            for spec in specs
+        }
 
 
 def _padded(array: Array, padding: int) -> Array:

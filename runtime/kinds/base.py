@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 Array = NDArray[Any]
 Float32 = NDArray[np.float32]
+Recipes = Callable[
+    [], Sequence[Mapping[str, Any]]
+]  # of each item, where they are pictures; computed when they are written
 Float64 = NDArray[np.float64]
 
 BELOW_ONE = float(np.float32(1 - 2**-24))  # the largest float32 below 1
@@ -207,16 +210,16 @@ class Kind(Record):
     # --- answers ----------------------------------------------------------------------------------------------------------
 
     def write(
-        self, items: Array, encoding: str, recipes: Sequence[Mapping[str, Any]] | None, picture: Callable[[bytes], Any]
+        self, items: Array, encoding: str, recipes: Recipes | None, picture: Callable[[bytes], Any]
     ) -> dict[str, Any]:
-        """Return the fields of an answer with items. `picture` turns the bytes of a file into the value of a field."""
+        """Return the fields of an answer with items. `picture` turns the bytes of a file into the value of a field; `recipes` gives what made each item."""
         raise NotImplementedError
 
     def write_array(self, items: Array) -> Array:
         """Return items as a binary answer has them."""
         return items
 
-    def write_file(self, items: Array, media_type: str, recipes: Sequence[Mapping[str, Any]] | None) -> bytes:
+    def write_file(self, items: Array, media_type: str, recipes: Recipes | None) -> bytes:
         """Return items as one file of one of the kind's media types."""
         raise NotImplementedError
 

@@ -11,7 +11,7 @@ from pydantic import BaseModel, Field, model_validator
 from manifold.runtime import codecs, imaging
 from manifold.runtime.errors import InvalidValue
 from manifold.runtime.imaging import Fitted, Pixels
-from manifold.runtime.kinds.base import Array, Evidence, Float32, Float64, Items, Kind, Reading, Wire
+from manifold.runtime.kinds.base import Array, Evidence, Float32, Float64, Items, Kind, Reading, Recipes, Wire
 
 Fit = Literal["contain", "strict"]
 
@@ -187,22 +187,22 @@ class ImageSpec(Kind):
     # --- answers ---
 
     def write(
-        self, items: Array, encoding: str, recipes: Sequence[Mapping[str, Any]] | None, picture: Callable[[bytes], Any]
+        self, items: Array, encoding: str, recipes: Recipes | None, picture: Callable[[bytes], Any]
     ) -> dict[str, Any]:
         """Return PNGs with their recipes, or pixels in [0, 1]."""
         if encoding == "array":
             return {"data": imaging.to_unit32(items, self)}
         return {"images": [picture(png) for png in self._pngs(items, recipes)]}
 
-    def _pngs(self, items: Array, recipes: Sequence[Mapping[str, Any]] | None) -> list[bytes]:
-        texts = [None] * len(items) if recipes is None else recipes
+    def _pngs(self, items: Array, recipes: Recipes | None) -> list[bytes]:
+        texts = [None] * len(items) if recipes is None else recipes()
         return [imaging.to_png(pixels, text) for pixels, text in zip(imaging.to_uint8(items, self), texts, strict=True)]
 
     def write_array(self, items: Array) -> Array:
         """Return pixels float32 (n, C, H, W) in [0, 1]."""
         return imaging.to_unit32(items, self)
 
-    def write_file(self, items: Array, media_type: str, recipes: Sequence[Mapping[str, Any]] | None) -> bytes:
+    def write_file(self, items: Array, media_type: str, recipes: Recipes | None) -> bytes:
         """Return one image, or a grid of several."""
         if media_type == "image/png" and len(items) == 1:
             return self._pngs(items, recipes)[0]
@@ -210,7 +210,7 @@ class ImageSpec(Kind):
         picture = pixels[0] if len(pixels) == 1 else imaging.grid(pixels)
         if media_type == "image/webp":
             return imaging.to_webp(picture)
-        return imaging.to_png(picture, None if recipes is None else imaging.grid_recipe(recipes))
+        return imaging.to_png(picture, None if recipes is None else imaging.grid_recipe(recipes()))
 
     def summary(self) -> dict[str, Any]:
         """Return size, channels and background."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property
+from itertools import accumulate
 from typing import IO, Any, ClassVar, Literal
 
 import numpy as np
@@ -12,7 +14,7 @@ from pydantic import BaseModel, Field, model_validator
 
 from manifold.runtime import imaging
 from manifold.runtime.errors import InvalidValue, cut
-from manifold.runtime.kinds.base import Array, Evidence, Float32, Items, Kind, Reading, Wire
+from manifold.runtime.kinds.base import Array, Evidence, Float32, Items, Kind, Reading, Recipes, Wire
 from manifold.runtime.tables import columns, files, rows
 from manifold.runtime.tables.columns import EncodedTable
 from manifold.runtime.tables.files import Chunk
@@ -97,12 +99,12 @@ class TableSpec(Kind):
 
     # --- arrays ---
 
-    @property
+    @cached_property
     def shape(self) -> tuple[int, ...]:
         """(width,)."""
         return (sum(column.width for column in self.columns),)
 
-    @property
+    @cached_property
     def names(self) -> list[str]:
         """The names of the columns, in order."""
         return [column.name for column in self.columns]
@@ -112,21 +114,20 @@ class TableSpec(Kind):
         """The names of the columns."""
         return tuple(self.names)
 
-    def placed(self) -> Iterator[tuple[NumericColumn | CategoricalColumn, slice]]:
-        """Yield each column with its place among the encoded columns."""
-        start = 0
-        for column in self.columns:
-            yield column, slice(start, start + column.width)
-            start += column.width
+    @cached_property
+    def placed(self) -> tuple[tuple[NumericColumn | CategoricalColumn, slice], ...]:
+        """Each column with its place among the encoded columns."""
+        ends = [0, *accumulate(column.width for column in self.columns)]
+        return tuple(zip(self.columns, map(slice, ends, ends[1:]), strict=True))
 
     def blocks(self) -> Iterator[slice]:
         """Yield the place of each column among the encoded columns."""
-        return (block for _, block in self.placed())
+        return (block for _, block in self.placed)
 
     def plain(self) -> Float32:
         """Return a row of means and first categories."""
         row = np.zeros(self.shape, np.float32)
-        for column, block in self.placed():
+        for column, block in self.placed:
             if isinstance(column, CategoricalColumn):
                 row[block.start] = 1
         return row
@@ -155,14 +156,14 @@ class TableSpec(Kind):
             filled.append({name: made[name] if value is None else value for name, value in known.items()})
             chances.append({
                 column.name: dict(zip(column.categories, whole[block].tolist(), strict=True))
-                for column, block in self.placed() if known[column.name] is None and isinstance(column, CategoricalColumn)
+                for column, block in self.placed if known[column.name] is None and isinstance(column, CategoricalColumn)
             })  # fmt: skip
         return {"rows": filled, "probabilities": chances}
 
     # --- answers ---
 
     def write(
-        self, items: Array, encoding: str, recipes: Sequence[Mapping[str, Any]] | None, picture: Callable[[bytes], Any]
+        self, items: Array, encoding: str, recipes: Recipes | None, picture: Callable[[bytes], Any]
     ) -> dict[str, Any]:
         """Return rows by column."""
         return {"rows": rows.decode(items, self)}
@@ -185,7 +186,7 @@ class TableSpec(Kind):
         if evidence.expected is not None:
             (wanted,) = rows.decode(np.nan_to_num(evidence.expected[item : item + 1]), self)
         reasons = []
-        for place, (column, block) in enumerate(self.placed()):
+        for place, (column, block) in enumerate(self.placed):
             asked = evidence.expected is not None and not np.isnan(evidence.expected[item, block.start])
             expected = wanted[column.name] if asked else None
             reasons.append({
@@ -206,7 +207,7 @@ class TableSpec(Kind):
         for item, distances in enumerate(evidence.distances.tolist()):
             shown = rows.decode(evidence.neighbours[item], self)
             for row, known in zip(shown, [] if evidence.known is None else evidence.known[item], strict=False):
-                row |= {column.name: None for column, block in self.placed() if not known[block.start]}
+                row |= {column.name: None for column, block in self.placed if not known[block.start]}
             pairs = zip(distances, shown, strict=True)
             near.append({"neighbours": [{"distance": distance, "row": row} for distance, row in pairs]})
         return near

@@ -9,11 +9,11 @@ validates; it opens no graph. The JSON schema in docs/manifest.schema.json is ma
     conditions   what a model is conditioned on
     scoring      the anomaly score and the probabilities of classes
     rules        what each task must take and give
-    problems     the checks of a whole manifest
+    problems     the checks of a whole manifest; condition_problems has those of conditions
     file         reading and writing
 """
 
-from manifold.runtime.manifest.document import NAME, Conditions, FileRecord, Golden, Manifest, Metric
+from manifold.runtime.manifest.document import NAME, ROLE, Conditions, FileRecord, Golden, Manifest, Metric
 from manifold.runtime.manifest.file import FILE, MAX_BYTES, dumps, read, schema
 from manifold.runtime.manifest.latents import (
     PRIORS_FILE,
@@ -25,7 +25,7 @@ from manifold.runtime.manifest.latents import (
     NormalPrior,
     Prior,
 )
-from manifold.runtime.manifest.rules import TASKS, TIED
+from manifold.runtime.manifest.rules import STATED, TASKS, TIED
 from manifold.runtime.manifest.scoring import (
     COMBINED,
     Calibration,
@@ -38,7 +38,8 @@ from manifold.runtime.manifest.scoring import (
 from manifold.runtime.manifest.tensors import NUMBERS, RANDOM, InputSpec, Source, TaskSpec, TensorSpec
 
 __all__ = [
-    "COMBINED", "FILE", "MAX_BYTES", "NAME", "NUMBERS", "PRIORS_FILE", "RANDOM", "TASKS", "TIED", "Calibration", "Classification", "CodesSpec",
+    "COMBINED", "FILE", "MAX_BYTES", "NAME", "NUMBERS", "PRIORS_FILE", "RANDOM", "ROLE", "STATED", "TASKS", "TIED",
+    "Calibration", "Classification", "CodesSpec",
     "Combination", "Conditions", "FileRecord", "FittedPrior", "GaussianPrior", "Golden", "InputSpec", "LatentSpec", "Likelihood", "Manifest",
     "Metric", "MixturePrior", "NormalPrior", "Prior", "Scoring", "Source", "TaskSpec", "TensorSpec", "Term", "dumps", "read", "schema",
 ]  # fmt: skip

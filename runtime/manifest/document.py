@@ -21,7 +21,7 @@ from manifold.runtime.manifest.tensors import InputSpec, TaskSpec, TensorSpec
 from manifold.runtime.records import Record
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
-ROLE = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
+ROLE = r"^[A-Za-z0-9_-]{1,64}$"
 DATA, TARGET, LATENT, CONDITION = "data", "target", "latent", "condition"  # roles in the short forms
 
 
@@ -77,19 +77,22 @@ def _form_of_data(value: Any) -> str:
 
 
 def _form_of_latent(value: Any) -> str:
-    return NAMED if isinstance(value, dict) and value and all(map(_is_object, value.values())) else ONE
+    if not isinstance(value, dict) or not value or not all(map(_is_object, value.values())):
+        return ONE
+    return NAMED if value.keys() - LatentSpec.model_fields.keys() else ONE  # a latent whose size was forgotten
 
 
 def _is_object(value: Any) -> bool:
     return isinstance(value, dict | Record)
 
 
+Role = Annotated[str, Field(pattern=ROLE)]
 Data = Annotated[
-    Annotated[DataSpec, Tag(ONE)] | Annotated[dict[ROLE, DataSpec], Tag(NAMED), Field(min_length=1)],
+    Annotated[DataSpec, Tag(ONE)] | Annotated[dict[Role, DataSpec], Tag(NAMED), Field(min_length=1)],
     Discriminator(_form_of_data),
 ]
 Latent = Annotated[
-    Annotated[LatentSpec, Tag(ONE)] | Annotated[dict[ROLE, LatentSpec], Tag(NAMED), Field(min_length=1)],
+    Annotated[LatentSpec, Tag(ONE)] | Annotated[dict[Role, LatentSpec], Tag(NAMED), Field(min_length=1)],
     Discriminator(_form_of_latent),
 ]
 
@@ -176,7 +179,7 @@ class Manifest(Record):
         """The latent, or the first of several; None for a model without a latent space."""
         return next(iter(self.latents.values()), None)
 
-    @property
+    @cached_property
     def has_named_latents(self) -> bool:
         """Whether requests and answers name the latents."""
         return isinstance(self.latent, dict)
@@ -233,7 +236,7 @@ class Manifest(Record):
         """Return the task of that name, if the artifact has it."""
         return self.tasks.get(name)
 
-    @property
+    @cached_property
     def drawing(self) -> frozenset[str]:
         """The tasks whose graphs draw random numbers themselves, as far as the manifest says so."""
         whole = self.reproducible is not False
@@ -263,10 +266,14 @@ class Manifest(Record):
         fields = {name: value for name, value in condition.items() if name != "kind"}
         if condition["kind"] == "values":
             return {**rest, "conditions": fields}
-        return {**rest, "classes": fields.get("names"), "class_prior": fields.get("prior")}
+        if wrong := (fields.keys() - {"prior"}) ^ {"names"}:
+            raise ValueError(
+                f"condition: classes have names and a prior; {', '.join(sorted(wrong))}: missing or unknown"
+            )
+        return {**rest, "classes": fields["names"], "class_prior": fields.get("prior")}
 
     @model_validator(mode="after")
     def _check(self) -> Manifest:
         if wrong := list(problems.every(self)):
-            raise ValueError("; ".join(wrong))
+            raise ValueError("\n".join(wrong))
         return self

@@ -39,11 +39,18 @@ def read(path: Path) -> Manifest:
         problems = error.errors()
         causes = [problem["loc"] for problem in problems]
         lines = [
-            f"  {'.'.join(map(str, _place(problem['loc']))) or '(whole)'}: {problem['msg']}"
+            f"  {line}"
             for problem in problems
             if not (problem["type"] == "too_short" and any(_below(loc, problem["loc"]) for loc in causes))
+            for line in _lines(problem["loc"], problem["msg"])
         ]
         raise ArtifactError("\n".join([f"{path}: {len(lines)} field(s) are wrong:", *lines])) from None
+
+
+def _lines(loc: tuple[int | str, ...], message: str) -> list[str]:
+    """Return the lines of a problem: one for each that the checks of a whole manifest have found, which begins with its field."""
+    place, problem = ".".join(map(str, _place(loc))), message.removeprefix("Value error, ")
+    return [f"{place}: {problem}"] if place else problem.splitlines()
 
 
 def _place(loc: tuple[int | str, ...]) -> tuple[int | str, ...]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from manifold.runtime.manifest.conditions import Classes, Text
-from manifold.runtime.manifest.rules import FILLED, REQUIRED_OUTPUTS, REQUIRED_SOURCES, RETURNED, TASKS
+from manifold.runtime.manifest import condition_problems
+from manifold.runtime.manifest.rules import FILLED, FREE, MEANINGS, REQUIRED_OUTPUTS, REQUIRED_SOURCES, RETURNED, TASKS
 from manifold.runtime.manifest.tensors import NUMBERS, SENT, InputSpec, TaskSpec, TensorSpec
 
 if TYPE_CHECKING:
@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
 def every(manifest: Manifest) -> Iterator[str]:
     """Yield everything that is wrong."""
-    yield from _condition_problems(manifest)
+    yield from _name_problems(manifest)
+    yield from condition_problems.of_sections(manifest)
     for name, task in manifest.tasks.items():
         if name in TASKS:
             yield from _task_problems(manifest, name, task)
@@ -26,16 +27,22 @@ def every(manifest: Manifest) -> Iterator[str]:
     yield from _sampler_problems(manifest)
 
 
-def _condition_problems(manifest: Manifest) -> Iterator[str]:
-    stated = [name for name in ("classes", "conditions", "condition") if getattr(manifest, name) is not None]
-    if len(stated) > 1:
-        yield f"{stated[-1]}: a model takes classes or real values, not both; `condition` of the kind several states more than one"
-    if manifest.class_prior is not None and manifest.classes is None:
-        yield "class_prior: needs one weight a class"
-    for name, condition in manifest.conditioned.items():
-        if isinstance(condition, Classes):
-            prefix = "" if manifest.classes is not None else f"condition.parts.{name}."
-            yield from (f"{prefix}{problem}" for problem in condition.problems())
+def _name_problems(manifest: Manifest) -> Iterator[str]:
+    """Yield the names of items and latents that mean something else, and those that no task knows."""
+    for role in manifest.items if isinstance(manifest.data, dict) else ():
+        if role in MEANINGS or role in manifest.latents:
+            other = "a latent" if role in manifest.latents else "another output"
+            yield f"data.{role}: {role!r} is the name of {other}; choose another name"
+        elif not any(role in task.roles for task in manifest.tasks.values()):
+            yield f"data.{role}: no task has an output with this role"
+    for role in manifest.latents if manifest.has_named_latents else ():
+        tensors = [tensor for task in manifest.tasks.values() for tensor in (*task.inputs, *task.outputs)]
+        if not any(tensor.role.partition(".")[0] == role for tensor in tensors):
+            yield f"latent.{role}: no task has an input or an output with this role"
+    if manifest.target is not None and "target" not in (
+        manifest.tasks["translate"].roles if "translate" in manifest.tasks else ()
+    ):
+        yield "target: it is the output `target` of the task translate, and there is no such output"
 
 
 # --- tasks --------------------------------------------------------------------------------------------------------------------
@@ -48,7 +55,7 @@ def _task_problems(manifest: Manifest, name: str, task: TaskSpec) -> Iterator[st
     if name == "impute":
         yield from _impute_problems(manifest, task)
     yield from _input_problems(manifest, name, task)
-    outputs = [_with_item(manifest, roles) for roles in REQUIRED_OUTPUTS.get(name, ())]
+    outputs = [own for roles in REQUIRED_OUTPUTS.get(name, ()) for own in _own_roles(manifest, roles)]
     if outputs and not any(set(roles) <= set(task.roles) for roles in outputs):
         yield f"tasks.{name}: needs an output with the role {' or '.join(repr(roles[0]) for roles in outputs)}"
     for tensor in (*task.inputs, *task.outputs):
@@ -56,11 +63,11 @@ def _task_problems(manifest: Manifest, name: str, task: TaskSpec) -> Iterator[st
     yield from _output_problems(manifest, name, task)
 
 
-def _with_item(manifest: Manifest, roles: tuple[str, ...]) -> tuple[str, ...]:
-    """Return required roles with the model's own name for its items and its first latent."""
-    first = next(iter(manifest.latents), "latent")
-    own = {"data": manifest.main, "mean": f"{first}.mean" if manifest.has_named_latents else "mean"}
-    return tuple(own.get(role, role) for role in roles)
+def _own_roles(manifest: Manifest, roles: tuple[str, ...]) -> list[tuple[str, ...]]:
+    """Return required roles with the model's own name for its items, and with each of its latents that has a name."""
+    if roles == ("mean",) and manifest.has_named_latents:
+        return [(f"{latent}.mean",) for latent in manifest.latents]
+    return [tuple(manifest.main if role == "data" else role for role in roles)]
 
 
 def _impute_problems(manifest: Manifest, task: TaskSpec) -> Iterator[str]:
@@ -79,7 +86,9 @@ def _input_problems(manifest: Manifest, name: str, task: TaskSpec) -> Iterator[s
         where = f"tasks.{name}.{tensor.role}"
         if tensor.dtype != SENT[tensor.source]:
             yield f"{where}: {tensor.dtype}, but the service sends {tensor.source} as {SENT[tensor.source]}; cast it in the graph"
-        yield from (f"{where}: {problem}" for problem in _condition_input_problems(manifest, tensor))
+        yield from (f"{where}: {problem}" for problem in condition_problems.of_input(manifest, task, tensor))
+        if tensor.free and tensor.source not in FREE:
+            yield f"{where}.free: an input with the source {tensor.source!r} has one shape; free axes are for {', '.join(FREE)}"
         if tensor.source in NUMBERS and tensor.default is None and tensor.example is None:
             yield f"{where}: a {tensor.source} needs a default, or an example where every request has to state it"
         if filled is not None and tensor.source not in filled:
@@ -90,32 +99,10 @@ def _input_problems(manifest: Manifest, name: str, task: TaskSpec) -> Iterator[s
 
 def _is_second(manifest: Manifest, tensor: InputSpec, before: tuple[InputSpec, ...]) -> bool:
     """Return whether an earlier input would be filled with the same."""
-    several = tensor.source in NUMBERS or (tensor.source == "condition" and len(manifest.conditioned) > 1)
+    several = tensor.source in NUMBERS or (
+        tensor.source in ("condition", "tokens", "token_mask") and len(manifest.conditioned) > 1
+    )
     return not several and any(other.source == tensor.source for other in before)
-
-
-def _condition_input_problems(manifest: Manifest, tensor: InputSpec) -> Iterator[str]:
-    if tensor.source not in ("condition", "tokens", "token_mask"):
-        return
-    condition = manifest.condition_of(tensor)
-    if condition is None:
-        # a vector whose columns nobody has named is stated as numbers
-        if len(manifest.conditioned) > 1 or tensor.source != "condition":
-            yield f"the section `condition` says nothing of it; it names {', '.join(manifest.conditioned) or 'nothing'}"
-        elif len(tensor.shape) != 1:
-            yield f"shape {list(tensor.shape)}, but a condition is a vector of weights or values, so its shape is [C]"
-    elif isinstance(condition, Text) != (tensor.source != "condition"):
-        takes = "tokens and token_mask" if isinstance(condition, Text) else "condition"
-        yield f"the source {tensor.source!r}, but a condition of the kind {condition.kind} fills {takes}"
-    elif not isinstance(condition, Text) and tensor.shape != condition.shape:
-        yield f"shape {list(tensor.shape)} but {_needed(condition)}"
-
-
-def _needed(condition: object) -> str:
-    names = getattr(condition, "names", None)
-    if isinstance(condition, Classes):
-        return f"there are {len(condition.names)} classes"
-    return f"the conditions are {', '.join(names)}" if names else f"the condition has {list(condition.shape)}"  # type: ignore[attr-defined]
 
 
 def _output_problems(manifest: Manifest, name: str, task: TaskSpec) -> Iterator[str]:

@@ -49,6 +49,24 @@ FILLED: dict[str, tuple[Source, ...]] = {
     "impute": ("data", "mask", "uniform", "temperature", *STATED),
 }  # fmt: skip
 
+# The inputs that may have free axes: noise has the length of what a request states. Latents and codes are always stated as a whole.
+FREE: tuple[Source, ...] = ("tokens", "token_mask", "data", "mask", "condition", "normal", "uniform")
+
+# The roles that mean something, so that no item may be called so.
+MEANINGS = (
+    "target",
+    "latent",
+    "codes",
+    "values",
+    "mean",
+    "log_variance",
+    "features",
+    "logits",
+    "nearest",
+    "distance",
+    "known",
+)
+
 # The outputs that use cases return. A score task's are the terms of `scoring`, its surprise, and what the golden sampler compares.
 # `values` are what a sampler over real values has instead of codes: golden vectors hold them.
 RETURNED: dict[str, tuple[str, ...]] = {

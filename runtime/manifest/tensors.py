@@ -6,6 +6,7 @@ import math
 from functools import cached_property
 from typing import Annotated, Any, Literal
 
+import numpy as np
 from pydantic import Field, model_validator
 
 from manifold.runtime.records import Record
@@ -40,6 +41,11 @@ class TensorSpec(Record):
         default=None, description="axes, 0 the first after the batch, that may be shorter; all free axes of a task have one length"
     )  # fmt: skip
 
+    @cached_property
+    def element(self) -> np.dtype[Any]:
+        """The type of its numbers."""
+        return np.dtype(self.dtype)
+
     @property
     def described(self) -> str:
         """The type and the shape of one item."""
@@ -50,6 +56,11 @@ class TensorSpec(Record):
     def graph_name(self) -> str:
         """The tensor's name in the graph."""
         return self.name or self.role
+
+    def sized(self, length: int | None) -> tuple[int, ...]:
+        """Return the shape of one item whose free axes have a length; the whole shape for None."""
+        free = () if length is None else self.free or ()
+        return tuple(length or 0 if axis in free else size for axis, size in enumerate(self.shape))
 
     def fits(self, shape: tuple[int, ...]) -> bool:
         """Return whether one item may have this shape."""
@@ -92,17 +103,36 @@ class InputSpec(TensorSpec):
 
     @model_validator(mode="after")
     def _check_number(self) -> InputSpec:
+        if self.example is not None:
+            self._check_example()
         stated = [name for name in ("default", "minimum", "maximum") if getattr(self, name) is not None]
         if stated and self.source not in NUMBERS:
-            raise ValueError(f"{stated[0]}: belongs to inputs whose source is {' or '.join(NUMBERS)}")
+            raise ValueError(
+                f"{stated[0]}: belongs to inputs whose source is {' or '.join(NUMBERS)}, not {self.source}"
+            )
         low, high = self.limits
         if low > high:
             raise ValueError("minimum must not be above maximum")
-        if self.default is not None and not low <= self.default <= high:
-            raise ValueError(f"default: {self.default:g} is not between {low:g} and {high:g}")
+        for name in ("default", "example"):
+            value = getattr(self, name)
+            if self.source in NUMBERS and value is not None and not low <= value <= high:
+                raise ValueError(f"{name}: {value:g} is not between {low:g} and {high:g}")
         if self.source == "integer" and any(getattr(self, name) != int(getattr(self, name)) for name in stated):
             raise ValueError("default, minimum and maximum of an integer must be whole numbers")
         return self
+
+    def _check_example(self) -> None:
+        """Raise ValueError for an example that is no item of the input's shape and type."""
+        try:
+            example = np.asarray(self.example, np.float64)
+        except (TypeError, ValueError, OverflowError):
+            raise ValueError(f"example: numbers nested as the shape {list(self.shape)} are needed") from None
+        if example.shape != self.shape:
+            raise ValueError(f"example: its shape is {list(example.shape)}, and the input's {list(self.shape)}")
+        if not np.isfinite(example).all():
+            raise ValueError("example: its numbers must be finite")
+        if self.dtype == "int64" and (example != np.rint(example)).any():
+            raise ValueError("example: whole numbers are needed")
 
 
 class TaskSpec(Record):
@@ -150,6 +180,16 @@ class TaskSpec(Record):
     def sources(self) -> frozenset[str]:
         """The sources of the inputs."""
         return frozenset(spec.source for spec in self.inputs)
+
+    @cached_property
+    def input_roles(self) -> frozenset[str]:
+        """The roles of the inputs."""
+        return frozenset(spec.role for spec in self.inputs)
+
+    @cached_property
+    def takes_data_alone(self) -> bool:
+        """Whether items are all that a run needs."""
+        return self.sources == {"data"}
 
     @cached_property
     def latents(self) -> tuple[InputSpec, ...]:

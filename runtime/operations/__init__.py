@@ -13,7 +13,7 @@ capabilities  which models support which use cases
 """
 
 from manifold.runtime.operations.capabilities import endpoints, supports, why_not
-from manifold.runtime.operations.common import Latents, role_of, softmax, why_not_encode
+from manifold.runtime.operations.common import Latents, role_of, softmax, why_not_encode, with_data
 from manifold.runtime.operations.complete import Completed, complete, open_classes
 from manifold.runtime.operations.encode import Encoded, Reconstructed, encode, reconstruct
 from manifold.runtime.operations.impute import Imputed, impute
@@ -25,5 +25,5 @@ from manifold.runtime.operations.steps import Run, Steps, drive, watched
 __all__ = [
     "PATHS", "Completed", "Encoded", "End", "Imputed", "Latents", "Path", "Reconstructed", "Run", "Samples", "Scores", "Steps",
     "class_energies", "classify", "complete", "drive", "encode", "endpoints", "impute", "interpolate", "is_reproducible", "open_classes", "reconstruct",
-    "role_of", "sample", "score", "softmax", "supports", "watched", "why_not", "why_not_encode",
+    "role_of", "sample", "score", "softmax", "supports", "watched", "why_not", "why_not_encode", "with_data",
 ]  # fmt: skip

@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from manifold.runtime import conditions
-from manifold.runtime.conditions import ByValues, Given, tagged
+from manifold.runtime.conditions import ByClass, ByValues, Given, tagged
 from manifold.runtime.errors import InvalidValue, UnsupportedTask
 from manifold.runtime.inputs import Numbers, number
 from manifold.runtime.manifest import NUMBERS, InputSpec, Manifest, TaskSpec
@@ -99,14 +99,18 @@ def stated(
 
 def numbers_of(spec: TaskSpec, numbers: Numbers | None) -> Numbers:
     """Return those of the numbers that a task takes."""
+    if not numbers:
+        return {}
     roles = {tensor.role for tensor in spec.inputs if tensor.source in NUMBERS}
-    return {name: value for name, value in (numbers or {}).items() if name in roles}
+    return {name: value for name, value in numbers.items() if name in roles}
 
 
 def with_data(
     manifest: Manifest, spec: TaskSpec, data: Array, condition: Given | None, numbers: Numbers | None = None
 ) -> dict[str, Array]:
     """Return the inputs of a task that takes items. Raises InvalidValue for a condition that the task does not take."""
+    if spec.takes_data_alone and condition is None:
+        return {role_of(spec, "data"): data}
     check_takes(manifest, [spec], condition)
     return {role_of(spec, "data"): data, **stated(manifest, spec, condition, len(data), numbers)}
 
@@ -128,7 +132,7 @@ def required(manifest: Manifest, tensor: InputSpec, condition: Given | None, fie
             f"{field}: {manifest.name} is conditional; say which class", field=field, valid=manifest.classes
         )
     name = manifest.name_of_condition(tensor)
-    field = f"conditions.{name}"
+    field = f"{field.rpartition('class')[0]}conditions.{name}"
     raise InvalidValue(
         f"{field}: {manifest.name} is conditioned on it; state the {one.kind}",
         field=field,
@@ -145,8 +149,7 @@ def check_takes(manifest: Manifest, specs: list[TaskSpec], condition: Given | No
     """Raise InvalidValue for a condition that none of the tasks takes."""
     if condition is None or any(map(takes, specs)):
         return
-    if isinstance(tagged(condition), ByValues):
-        field = field.replace("class", "condition")
+    field = field.replace("class", {ByValues: "condition", ByClass: "class"}.get(type(tagged(condition)), "conditions"))
     raise InvalidValue(
         f"{field}: {manifest.name} is not conditional; leave the {field.split('.')[-1]} out", field=field
     )

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from manifold.runtime import conditions, sampling
 from manifold.runtime.conditions import Given
 from manifold.runtime.errors import InvalidValue
-from manifold.runtime.inputs import Numbers, check_numbers, check_seed, check_temperature, number
-from manifold.runtime.manifest import NUMBERS, Manifest, TaskSpec
+from manifold.runtime.inputs import Numbers, check_numbers, check_seed, check_temperature, number, repeated
+from manifold.runtime.manifest import NUMBERS, InputSpec, Manifest, TaskSpec
 from manifold.runtime.operations.common import check_takes, role_of, softmax
 from manifold.runtime.operations.steps import Array, Float32, Run, Steps
 
@@ -52,7 +52,7 @@ def complete(
         raise InvalidValue(f"masks: {len(mask)} for {len(data)} images; one for each is needed", field="masks")
     check_takes(manifest, [spec], condition)
     check_temperature(temperature)
-    check_numbers(manifest, [spec], numbers or {})
+    check_numbers(manifest, [spec, manifest.tasks["score"]], numbers or {})
     n, seed = len(data), check_seed(seed, first, len(data), needed=True)
     of_classes = open_classes(manifest, condition)
     total = candidates * of_classes
@@ -63,20 +63,12 @@ def complete(
     }
     if (tensor := spec.input("temperature")) is not None:
         inputs[tensor.role] = np.full(n * total, temperature, np.float32)
-    inputs |= {
-        each.role: number(each, _repeated(numbers, total), n * total) for each in spec.inputs if each.source in NUMBERS
-    }
-    conditioning: dict[str, Array] = {}
-    if (tensor := spec.input("condition")) is not None:
-        if of_classes > 1:
-            rows: Array = np.tile(np.eye(of_classes, dtype=np.float32), (n * candidates, 1))
-        else:
-            rows = conditions.fill(manifest, tensor, condition, n, seed, first).repeat(total, axis=0)
-        inputs[tensor.role] = conditioning["condition"] = rows
+    stated, of_score = _stated(manifest, condition, numbers, n, seed, first, total, of_classes)
+    inputs |= stated
     made = (yield Run("impute", inputs))[manifest.main]
     chosen = np.zeros(n, np.int64)
     if total > 1:
-        weights = yield from _weights(manifest, made, mask.repeat(total, axis=0), conditioning)
+        weights = yield from _weights(manifest, made, mask.repeat(total, axis=0), of_score)
         if of_classes > 1:
             with np.errstate(divide="ignore"):
                 weights += np.log(np.tile(manifest.class_weights, n * candidates))
@@ -87,12 +79,28 @@ def complete(
     return Completed(whole, seed, chosen % of_classes if of_classes > 1 else None)
 
 
-def _repeated(numbers: Numbers | None, total: int) -> Numbers:
-    """Return numbers of items as those of their candidates."""
-    return {
-        name: np.repeat(np.atleast_1d(np.asarray(value)), total) if np.size(value) > 1 else value
-        for name, value in (numbers or {}).items()
-    }
+def _stated(
+    manifest: Manifest, condition: Given | None, numbers: Numbers | None, n: int, seed: int, first: int, total: int, of_classes: int
+) -> tuple[dict[str, Array], dict[str, Array]]:  # fmt: skip
+    """Return the conditions and numbers of all candidates (n total, ...), by role: of the task impute, and of the score that weighs them."""
+    own = repeated(numbers, total)
+    made: dict[str, Array] = {}
+
+    def filled(tensor: InputSpec) -> Array:
+        if tensor.source in NUMBERS:
+            return number(tensor, own, n * total)
+        if tensor.source == "condition" and of_classes > 1:
+            return np.tile(np.eye(of_classes, dtype=np.float32), (n * total // of_classes, 1))
+        return conditions.fill(manifest, tensor, condition, n, seed, first).repeat(total, axis=0)
+
+    def of_task(name: str) -> dict[str, Array]:
+        wanted = [each for each in manifest.tasks[name].inputs if each.source in (*NUMBERS, *conditions.SOURCES)]
+        for tensor in wanted:
+            if tensor.role not in made:
+                made[tensor.role] = filled(tensor)
+        return {tensor.role: made[tensor.role] for tensor in wanted}
+
+    return of_task("impute"), of_task("score") if total > 1 else {}
 
 
 def open_classes(manifest: Manifest, condition: Given | None) -> int:
@@ -109,15 +117,11 @@ def _uniforms(spec: TaskSpec, seed: int, first: int, n: int, total: int) -> dict
     return {tensor.role: np.stack(drawn, axis=1).reshape(n * total, *tensor.shape)}
 
 
-def _weights(
-    manifest: Manifest, made: Array, mask: Array, conditioning: dict[str, Array]
-) -> Steps[NDArray[np.float64]]:
+def _weights(manifest: Manifest, made: Array, mask: Array, stated: dict[str, Array]) -> Steps[NDArray[np.float64]]:
     """log p of what is known in each candidate given all before it, (n total,)."""
     spec, scoring = manifest.tasks["score"], manifest.scoring
     assert scoring is not None and scoring.surprise is not None
-    inputs = {role_of(spec, "data"): made}
-    if (tensor := spec.input("condition")) is not None:
-        inputs[tensor.role] = conditioning["condition"]
+    inputs = {role_of(spec, "data"): made, **stated}
     surprise = (yield Run("score", inputs))[scoring.surprise]
     nats: NDArray[np.float64] = (surprise.astype(np.float64) * mask).reshape(len(made), -1).sum(axis=1)
     return -nats

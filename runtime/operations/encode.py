@@ -16,6 +16,7 @@ from manifold.runtime.operations.common import (
     as_stated,
     cannot,
     check_takes,
+    key_of,
     latent_inputs,
     numbers_of,
     others_of,
@@ -74,7 +75,11 @@ def encode(
     check_seed(seed, first, len(data), needed=False)
     check_numbers(manifest, [spec], numbers or {})
     outputs = yield Run("encode", with_data(manifest, spec, data, condition, numbers))
-    means = _parts(manifest, outputs, "mean") or _parts(manifest, outputs, "latent")
+    means = _parts(manifest, outputs, "mean")
+    if len(means) < (len(manifest.latents) or 1):  # some are given as they are, without a posterior
+        plain = _parts(manifest, outputs, "latent")
+        known = {**plain, **means}
+        means = {role: known[role] for role in manifest.latents or known if role in known}
     log_variances = _parts(manifest, outputs, "log_variance")
     draws = {} if seed is None else _drawn(means, log_variances, seed, first)
     mean, log_variance, drawn = (as_stated(manifest, each) if each else None for each in (means, log_variances, draws))
@@ -130,17 +135,25 @@ def reconstruct(
 
 
 def reconstruction_task(manifest: Manifest) -> str | None:
-    """Return decode if the model encodes to latents, decode_codes if it encodes to codes, and None if it goes back by neither."""
+    """Return decode if the model encodes to all latents that it takes, decode_codes if it encodes to codes, and None if to neither."""
+    encoder, decoder = manifest.task("encode"), manifest.task("decode")
+    if encoder is None:
+        return None
+    if decoder is not None:
+        given = encoded_latents(manifest)
+        taken = [key_of(manifest, tensor) for tensor in decoder.inputs if tensor.source == "latent"]
+        if taken and all(role in given for role in taken):
+            return "decode"
+    return "decode_codes" if "decode_codes" in manifest.tasks and "codes" in encoder.roles else None
+
+
+def encoded_latents(manifest: Manifest) -> list[str]:
+    """Return the roles of the latents that the task encode gives."""
     encoder = manifest.task("encode")
-    given = set(encoder.roles) if encoder else set()
-    places = (
-        {"mean", "latent"}
-        if not manifest.has_named_latents
-        else {f"{role}.mean" for role in manifest.latents} | {*manifest.latents}
-    )
-    if "decode" in manifest.tasks and given & places:
-        return "decode"
-    return "decode_codes" if "decode_codes" in manifest.tasks and "codes" in given else None
+    roles = encoder.roles if encoder else []
+    if not manifest.has_named_latents:
+        return list(manifest.latents) if "mean" in roles or "latent" in roles else []
+    return [role for role in manifest.latents if role in roles or f"{role}.mean" in roles]
 
 
 CAPABILITIES = (

@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from manifold.runtime import sampling
 from manifold.runtime.conditions import Given
-from manifold.runtime.inputs import Numbers, check_numbers, check_seed
+from manifold.runtime.inputs import Numbers, check_numbers, check_seed, repeated
 from manifold.runtime.manifest import Manifest
-from manifold.runtime.operations.common import Capability, Latents, cannot, latent_inputs, numbers_of, stated
+from manifold.runtime.operations.common import (
+    Capability,
+    Latents,
+    cannot,
+    check_takes,
+    latent_inputs,
+    numbers_of,
+    stated,
+    takes,
+)
 from manifold.runtime.operations.complete import completes
 from manifold.runtime.operations.encode import encode
-from manifold.runtime.operations.sample import sample
+from manifold.runtime.operations.sample import sample, sampling_task
 from manifold.runtime.operations.score import bayes, score_by_class
 from manifold.runtime.operations.steps import Array, Float32, Run, Steps
 
@@ -54,13 +62,13 @@ def impute(
     n, count = len(data), 1
     check_seed(seed, first, n, needed=False)
     tasks = manifest.tasks
-    check_numbers(manifest, [tasks["encode"], tasks["decode"]], numbers or {})
-    own = numbers_of(tasks["encode"], numbers)
+    check_takes(manifest, [tasks["encode"], tasks["decode"]], condition)
+    check_numbers(manifest, [tasks[name] for name in ("encode", "decode", "score") if name in tasks], numbers or {})
     weights = np.ones((n, 1))
     encoder = manifest.tasks["encode"]
     if encoder.input("condition") is not None and condition is None and manifest.classes is not None:
         assert manifest.scoring is not None and manifest.scoring.evidence is not None
-        _, by_class = yield from score_by_class(manifest, data)
+        _, by_class = yield from score_by_class(manifest, data, numbers_of(tasks["score"], numbers))
         weights, _ = bayes(manifest, by_class[manifest.scoring.evidence])
         if seed is None:
             count = weights.shape[1]
@@ -72,17 +80,22 @@ def impute(
     holes = data.repeat(count, axis=0)
     missing = np.isnan(holes)
     filled = holes
+    numbers = repeated(numbers, count)
+    own, of_encoder = numbers_of(encoder, numbers), condition if takes(encoder) else None
     for step in range(IMPUTE_STEPS):
         chance = seed if step == IMPUTE_STEPS - 1 else None
-        encoded = yield from encode(manifest, filled, seed=chance, first=first, condition=condition, numbers=own)
+        encoded = yield from encode(manifest, filled, seed=chance, first=first, condition=of_encoder, numbers=own)
         back = yield from _decoded(manifest, encoded.latent, condition, len(holes), numbers)
         filled = np.where(missing, back, holes)
     mean = (weights[:, :, None] * filled.reshape(n, count, -1)).sum(axis=1).astype(np.float32)
     whole = np.where(np.isnan(data), mean, data)
     if seed is None:
         return Imputed(whole, whole, np.isnan(data))
-    options: dict[str, Any] = {"latents": encoded.latent, "condition": condition, "seed": seed, "first": first}
-    drawn_rows = yield from sample(manifest, n, **options)
+    sampler = tasks[sampling_task(manifest, encoded.latent, None)]
+    drawn_rows = yield from sample(
+        manifest, n, latents=encoded.latent, condition=condition if takes(sampler) else None, seed=seed, first=first,
+        numbers=numbers_of(sampler, numbers),
+    )  # fmt: skip
     return Imputed(np.where(missing, drawn_rows.data, data), whole, missing, seed)
 
 

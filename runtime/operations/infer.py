@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from manifold.runtime import sampling
-from manifold.runtime.conditions import SOURCES, Given, is_random
+from manifold.runtime import lengths, sampling
+from manifold.runtime.conditions import SOURCES, Given, is_random, mask_of
 from manifold.runtime.errors import InvalidValue, TooLarge
 from manifold.runtime.inputs import InputOptions, check_seed, check_temperature, draw
 from manifold.runtime.manifest import NUMBERS, RANDOM, InputSpec, Manifest, TaskSpec
@@ -72,7 +72,7 @@ def is_optional(manifest: Manifest, tensor: InputSpec) -> bool:
 
 
 def draws(spec: TaskSpec, given: Collection[str], conditioned: bool) -> bool:
-    """Whether a seed has anything to do with a run that is given these inputs and, where `conditioned`, a class."""
+    """Return whether a seed has any effect on a run that is given these inputs and, if `conditioned`, a class."""
     left = {tensor.source for tensor in spec.inputs if tensor.role not in given}
     return not left.isdisjoint(RANDOM) or (not left.isdisjoint(SOURCES) and not conditioned)
 
@@ -91,6 +91,7 @@ def fill(manifest: Manifest, task: str, given: Mapping[str, Array], choices: Cho
     """
     spec = manifest.tasks[task]
     _check_given(manifest, spec, task, given)
+    given = _with_masks(manifest, spec, given)
     _check_choices(manifest, task, {tensor.source for tensor in spec.inputs if tensor.role not in given}, choices)
     chance = draws(spec, given, not is_random(choices.condition))
     if not chance and (choices.seed is not None or choices.first is not None):
@@ -109,7 +110,19 @@ def fill(manifest: Manifest, task: str, given: Mapping[str, Array], choices: Cho
             inputs[tensor.role] = draw(manifest, spec, tensor, seed, first, rows, stream, options)
             condition = inputs[tensor.role] if tensor.source == "condition" and len(tensor.shape) == 1 else condition
         stream += tensor.source in RANDOM
-    return Filled(inputs, rows, seed if chance else None, first, condition)
+    return Filled(lengths.agreed(spec, inputs, given), rows, seed if chance else None, first, condition)
+
+
+def _with_masks(manifest: Manifest, spec: TaskSpec, given: Mapping[str, Array]) -> Mapping[str, Array]:
+    """Return the inputs with masks of ones beside tokens that are given without. Raises InvalidValue for a mask without its tokens."""
+    whole = dict(given)
+    for tokens in (tensor for tensor in spec.inputs if tensor.source == "tokens"):
+        mask = mask_of(manifest, spec, tokens)
+        if mask is not None and mask.role not in given and tokens.role in given:
+            whole[mask.role] = np.ones(given[tokens.role].shape, np.float32)
+        elif mask is not None and mask.role in given and tokens.role not in given:
+            raise InvalidValue(f"{tokens.role}: is needed beside {mask.role}", field=tokens.role)
+    return whole
 
 
 def rows_of(given: Mapping[str, Array], n: int | None, limit: int) -> int:

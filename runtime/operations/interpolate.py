@@ -16,14 +16,16 @@ from manifold.runtime.operations.common import (
     Latents,
     as_stated,
     by_role,
+    cannot,
     check_takes,
     latent_inputs,
+    numbers_of,
     others_of,
     require,
     required,
     takes,
 )
-from manifold.runtime.operations.encode import encode
+from manifold.runtime.operations.encode import encode, encoded_latents
 from manifold.runtime.operations.steps import Array, Float32, Float64, Run, Steps
 
 
@@ -59,19 +61,23 @@ def interpolate(
             valid=list(manifest.tasks),
         )  # fmt: skip
     spec = require(manifest, "decode", "interpolate")
-    method = method or manifest.space.interpolation
-    if method not in PATHS:
+    if method is not None and method not in PATHS:
         raise InvalidValue(f"method: unknown {shown(method)}", field="method", valid=list(PATHS))
-    check_numbers(manifest, [spec], numbers or {})
-    left_open = any(end.latent is None and end.data is None and end.seed is None for end in (start, stop))
+    encoder = manifest.task("encode") if start.data is not None or stop.data is not None else None
+    check_numbers(manifest, [spec, *([encoder] if encoder else [])], numbers or {})
+    left_open = any(_is_open(manifest, end) for end in (start, stop))
     chosen = check_seed(seed, 0, 1, needed=left_open)
     ends = []
-    for name, end in (("from", start), ("to", stop)):
-        ends.append((yield from _latents_of(manifest, end, chosen)))
+    for name, end, place in (("from", start, 0), ("to", stop, -1)):
+        ends.append((yield from _latents_of(manifest, end, chosen, _at(numbers, place))))
         check_takes(manifest, [spec], end.condition, f"{name}.class")
     parts = np.linspace(0, 1, steps)
-    latents = {role: _path(method, ends[0][role], ends[1][role], parts) for role in manifest.latents}
-    inputs = latent_inputs(manifest, spec, as_stated(manifest, latents))
+    path = {
+        role: _path(method or latent.interpolation, ends[0][role], ends[1][role], parts)
+        for role, latent in manifest.latents.items()
+    }
+    latents = as_stated(manifest, path)
+    inputs = latent_inputs(manifest, spec, latents)
     for tensor in spec.inputs:
         if tensor.source in conditions.SOURCES:
             inputs[tensor.role] = _conditions(manifest, tensor, start, stop, parts)
@@ -80,7 +86,7 @@ def interpolate(
     outputs = yield Run("decode", inputs)
     return Path(
         outputs[manifest.main],
-        as_stated(manifest, latents),
+        latents,
         chosen if left_open else None,
         others_of(manifest, outputs),
     )
@@ -101,31 +107,44 @@ def _conditions(manifest: Manifest, tensor: InputSpec, start: End, stop: End, pa
     return np.stack([ends[int(part > 0.5)] for part in parts])
 
 
-def _latents_of(manifest: Manifest, end: End, seed: int) -> Steps[dict[str, Float32]]:
+def _is_open(manifest: Manifest, end: End) -> bool:
+    """Return whether an end leaves a latent open, which the seed of the request then fills."""
+    if end.latent is not None:
+        return len(by_role(manifest, end.latent)) < len(manifest.latents)
+    if end.data is not None:
+        return len(encoded_latents(manifest)) < len(manifest.latents)
+    return end.seed is None
+
+
+def _at(numbers: Numbers | None, place: int) -> Numbers:
+    """Return the numbers of one step of the path."""
+    return {name: np.atleast_1d(np.asarray(value))[place] for name, value in (numbers or {}).items() if np.size(value)}
+
+
+def _latents_of(manifest: Manifest, end: End, seed: int, numbers: Numbers) -> Steps[dict[str, Float32]]:
     """Return the latents of an end, (*shape) each, by role."""
+    given: dict[str, Float32] = {}
     if end.latent is not None:
         given = by_role(manifest, end.latent)
-        drawn = {} if len(given) == len(manifest.latents) else _drawn(manifest, seed, end.first)
-        return {role: given.get(role, drawn.get(role, np.zeros(0, np.float32))) for role in manifest.latents}
-    if end.data is not None:
-        encoder = manifest.task("encode")
-        own = end.condition if encoder is not None and takes(encoder) else None
-        encoded = yield from encode(manifest, end.data[None], condition=own)
-        return {role: latents[0] for role, latents in by_role(manifest, encoded.latent).items()}
-    if end.seed is not None:
+    elif end.data is not None:
+        encoder = require(manifest, "encode", "encode")
+        own = end.condition if takes(encoder) else None
+        if not encoded_latents(manifest):
+            raise cannot(manifest, "interpolate between items, as encode gives no latents")
+        encoded = yield from encode(manifest, end.data[None], condition=own, numbers=numbers_of(encoder, numbers))
+        given = {role: latents[0] for role, latents in by_role(manifest, encoded.latent).items()}
+    elif end.seed is not None:
         check_seed(end.seed, end.first, 1, needed=True)
         seed = end.seed
-    return _drawn(manifest, seed, end.first)
+    return given if len(given) == len(manifest.latents) else {**_drawn(manifest, seed, end.first), **given}
 
 
 def _drawn(manifest: Manifest, seed: int, first: int) -> dict[str, Float32]:
-    named = manifest.has_named_latents
-    return {
-        role: draw_latents(manifest, None, seed, first, 1, latent_stream(manifest, role if named else None), 1.0, role)[
-            0
-        ]
-        for role in manifest.latents
-    }
+    drawn = {}
+    for role in manifest.latents:
+        stream = latent_stream(manifest, role if manifest.has_named_latents else None)
+        drawn[role] = draw_latents(manifest, None, seed, first, 1, stream, 1.0, role)[0]
+    return drawn
 
 
 def _path(method: str, start: Float32, stop: Float32, parts: Float64) -> Float32:

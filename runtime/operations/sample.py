@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from manifold.runtime import conditions, sampling
+from manifold.runtime import conditions, lengths, sampling
 from manifold.runtime.conditions import Given
 from manifold.runtime.errors import InvalidValue
 from manifold.runtime.inputs import InputOptions, Numbers, check_numbers, check_seed, check_temperature, draw
@@ -77,7 +77,7 @@ def sample(
             inputs[tensor.role] = draw(manifest, spec, tensor, seed, first, n, stream, choices)
         stream += tensor.source in RANDOM
     check_takes(manifest, [spec], condition)
-    outputs = yield Run(task, inputs)
+    outputs = yield Run(task, lengths.agreed(spec, inputs))
     return _samples(manifest, spec, inputs, outputs, seed if chance else None, codes)
 
 

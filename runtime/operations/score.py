@@ -8,9 +8,9 @@ import numpy as np
 
 from manifold.runtime.conditions import Given
 from manifold.runtime.errors import UnsupportedTask
-from manifold.runtime.inputs import Numbers, check_numbers, number
+from manifold.runtime.inputs import Numbers, check_numbers, number, repeated
 from manifold.runtime.manifest import NUMBERS, Manifest
-from manifold.runtime.operations.common import Capability, cannot, role_of, softmax, stated, with_data
+from manifold.runtime.operations.common import Capability, cannot, role_of, softmax, with_data
 from manifold.runtime.operations.steps import Array, Float64, Run, Steps
 
 
@@ -70,9 +70,8 @@ def score_by_class(
     n, count = len(data), len(manifest.class_weights)
     condition = np.tile(np.eye(count, dtype=np.float32), (n, 1))  # (n C, C)
     inputs = {role_of(spec, "data"): data.repeat(count, axis=0), role_of(spec, "condition"): condition}
-    inputs |= {
-        tensor.role: number(tensor, numbers or {}, n * count) for tensor in spec.inputs if tensor.source in NUMBERS
-    }
+    own = repeated(numbers, count)
+    inputs |= {tensor.role: number(tensor, own, n * count) for tensor in spec.inputs if tensor.source in NUMBERS}
     outputs = yield Run("score", inputs)
     return outputs, {term.name: outputs[term.name].astype(np.float64).reshape(n, count) for term in scoring.terms}
 
@@ -92,23 +91,25 @@ def bayes(manifest: Manifest, nll: Float64) -> tuple[Float64, Float64]:
     return np.exp(joint - evidence[:, None]), evidence
 
 
-def classify(manifest: Manifest, data: Array) -> Steps[Float64]:
+def classify(manifest: Manifest, data: Array, *, numbers: Numbers | None = None) -> Steps[Float64]:
     """Return p(y | x), float64 (n, C), rows sum to 1: as the manifest's `classification` has it, at its temperature."""
-    energies = yield from class_energies(manifest, data)
+    energies = yield from class_energies(manifest, data, numbers)
     assert manifest.classification is not None
     return softmax(energies / manifest.classification.temperature)
 
 
-def class_energies(manifest: Manifest, data: Array) -> Steps[Float64]:
+def class_energies(manifest: Manifest, data: Array, numbers: Numbers | None = None) -> Steps[Float64]:
     """Return log p(y | x) before the temperature, up to a constant for each item, float64 (n, C)."""
     classification = manifest.classification
     if classification is None:
         raise cannot(manifest, "classify")
     if classification.term is None:
         spec = manifest.tasks["features"]
-        outputs = yield Run("features", {role_of(spec, "data"): data, **stated(manifest, spec, None, len(data))})
+        check_numbers(manifest, [spec], numbers or {})
+        outputs = yield Run("features", with_data(manifest, spec, data, None, numbers))
         return outputs["logits"].astype(np.float64)
-    _, by_class = yield from score_by_class(manifest, data)
+    check_numbers(manifest, [manifest.tasks["score"]], numbers or {})
+    _, by_class = yield from score_by_class(manifest, data, numbers)
     return log_joint(manifest, by_class[classification.term])
 
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from manifold.runtime import conditions, operations
 from manifold.runtime.conditions import Given, tagged
-from manifold.runtime.inputs import Numbers
+from manifold.runtime.inputs import Numbers, of_items
 from manifold.runtime.kinds import Evidence
 from manifold.runtime.manifest import Manifest
 from manifold.runtime.operations import Run, Scores, Steps, supports
@@ -42,12 +42,13 @@ def scored(
     scores = yield from operations.score(manifest, data, condition=condition, numbers=numbers)
     if not explain or scores.surprise is None:
         return scores, None
-    return scores, (yield from find(manifest, data, scores, calibrated, condition=condition))
+    return scores, (yield from find(manifest, data, scores, calibrated, condition=condition, numbers=numbers))
 
 
 def find(
-    manifest: Manifest, data: Array, scores: Scores, calibrated: Calibrated, *, condition: Given | None = None
-) -> Steps[Evidence]:
+    manifest: Manifest, data: Array, scores: Scores, calibrated: Calibrated, *, condition: Given | None = None,
+    numbers: Numbers | None = None,
+) -> Steps[Evidence]:  # fmt: skip
     """Return what is known about the scores of items (n, *shape)."""
     scoring, spec = manifest.scoring, manifest.spec
     assert scoring is not None
@@ -59,14 +60,19 @@ def find(
             latent = scores.terms[scoring.latent] - calibrated.scores[scoring.latent].mean()
             evidence = replace(evidence, latent=latent)
         if evidence.excess is not None and supports(manifest, "impute"):
-            evidence = replace(evidence, expected=(yield from _expected(manifest, data, evidence.excess, condition)))
+            expected = yield from _expected(manifest, data, evidence.excess, condition, numbers)
+            evidence = replace(evidence, expected=expected)
     if "neighbours" in manifest.tasks and len(data):
-        near = yield Run("neighbours", {"data": data})
+        near = yield Run(
+            "neighbours", operations.with_data(manifest, manifest.tasks["neighbours"], data, None, numbers)
+        )
         evidence = replace(evidence, neighbours=near["nearest"], known=near.get("known"), distances=near["distance"])
     return evidence
 
 
-def _expected(manifest: Manifest, data: Array, excess: Float64, condition: Given | None) -> Steps[Array]:
+def _expected(
+    manifest: Manifest, data: Array, excess: Float64, condition: Given | None, numbers: Numbers | None
+) -> Steps[Array]:
     """Return the parts of each item with the largest excess as the others would have them, (n, *shape); NaN elsewhere."""
     blocks = list(manifest.spec.blocks())
     places = np.argsort(-excess, axis=1, kind="stable")[:, :EXPECTED]
@@ -78,7 +84,9 @@ def _expected(manifest: Manifest, data: Array, excess: Float64, condition: Given
     asked = data[item]
     for at, which in enumerate(part):
         asked[at, blocks[which]] = np.nan
-    filled = yield from operations.impute(manifest, asked, condition=_chosen(condition, item, len(data)))
+    filled = yield from operations.impute(
+        manifest, asked, condition=_chosen(condition, item, len(data)), numbers=of_items(numbers, item)
+    )
     for at, which in enumerate(part):
         expected[item[at], blocks[which]] = filled.data[at, blocks[which]]
     return expected

@@ -52,7 +52,7 @@ def encode(
     n = len(table[spec.names[0]])
     result = EncodedTable(np.empty((n, *spec.shape), np.float32))
     nothing = np.ones(n, bool)  # rows without a single value
-    for column, block in spec.placed():
+    for column, block in spec.placed:
         values = np.asarray(table[column.name])
         absent_rows = missing_values(values)
         nothing &= absent_rows

@@ -57,7 +57,7 @@ def encode(
     encoded = np.zeros((len(rows), *spec.shape), np.float32)
     for index, row in enumerate(rows):
         given = values(row, spec, f"{field}[{index}]", missing=missing)
-        for (column, block), value in zip(spec.placed(), given, strict=True):
+        for (column, block), value in zip(spec.placed, given, strict=True):
             place = f"{field}[{index}].{column.name}"
             if value is None:
                 encoded[index, block] = np.nan
@@ -171,7 +171,7 @@ def decode(encoded: NDArray[Any], spec: TableSpec, *, held: bool = True) -> list
     """Float (n, width) to rows by column: numbers unscaled, rounded and, where `held`, held to the training range, as what a model makes
     is; the largest entry of each block."""
     columns: dict[str, list[Any]] = {}
-    for column, block in spec.placed():
+    for column, block in spec.placed:
         values = np.asarray(encoded[:, block], np.float64)
         if isinstance(column, NumericColumn):
             columns[column.name] = _unscale(values[:, 0], column, held)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ import orjson
 
 from manifold.runtime import codecs, kinds
 from manifold.runtime.errors import UnsupportedMedia, cut
+from manifold.runtime.kinds.base import Recipes
 from manifold.service.aside import JSON as JSON_WORK
 from manifold.service.core.answers import UseCaseResult
 
@@ -54,18 +55,19 @@ def to_fields(
     body = {"model": answer.entry.name, "version": answer.entry.version, "request_id": request_id, **answer.fields}
     if answer.items is None:
         return body
-    manifest, recipes = answer.manifest, _recipes(answer)
+    manifest, recipes = answer.manifest, answer.recipes
     if len(manifest.items) == 1:
         return body | manifest.spec.write(answer.items, answer.encoding, recipes, picture)
-    outputs = {manifest.main: answer.items, **answer.others}
-    body["items"] = {
-        role: manifest.spec_of(role).write(items, answer.encoding, recipes, picture) for role, items in outputs.items()
-    }
+    body["items"] = {manifest.main: manifest.spec.write(answer.items, answer.encoding, recipes, picture)}
+    for role, items in answer.others.items():
+        own = None if recipes is None else partial(_of_output, recipes, role)
+        body["items"][role] = manifest.spec_of(role).write(items, answer.encoding, own, picture)
     return body
 
 
-def _recipes(answer: UseCaseResult) -> list[dict[str, Any]] | None:
-    return None if answer.recipes is None else answer.recipes()
+def _of_output(recipes: Recipes, role: str) -> list[dict[str, Any]]:
+    """Return the recipes of the items of one output of several."""
+    return [{**recipe, "output": role} for recipe in recipes()]
 
 
 def dumps(body: Any) -> bytes:
@@ -77,7 +79,7 @@ def to_picture(answer: UseCaseResult, media_type: str) -> bytes:
     """Return the items as one file. Raises UnsupportedMedia if the answer has no items that can be written so."""
     if answer.items is None or media_type not in answer.manifest.spec.wire.media_types:
         raise UnsupportedMedia("Accept: this answer holds no images", field="Accept", valid=[JSON, codecs.NPY])
-    return answer.manifest.spec.write_file(answer.items, media_type, _recipes(answer))
+    return answer.manifest.spec.write_file(answer.items, media_type, answer.recipes)
 
 
 def to_npy(answer: UseCaseResult) -> bytes:
@@ -95,4 +97,5 @@ def work(answer: UseCaseResult, listed: float = LISTED) -> float:
     if answer.items is None:
         return JSON_WORK * arrays + listed * lists
     # pictures where they may be: the numbers alone are written faster, and rarely many
-    return JSON_WORK * arrays + max(listed * lists, ITEM * len(answer.items), answer.items.nbytes)
+    outputs = [answer.items, *answer.others.values()]
+    return JSON_WORK * arrays + max(listed * lists, sum(max(ITEM * len(items), items.nbytes) for items in outputs))

@@ -200,6 +200,7 @@ class Reader:
             valid = ["class", "values", "texts", *MANY]
             raise InvalidValue(f"{field}: one of {', '.join(valid)} is needed", field=field, valid=valid)
         if part.texts is not None:
+            self._not_empty(part.texts, f"{field}.texts")
             return ByText(tuple(part.texts))
         if part.class_ is not None:
             return ByClass(part.class_)
@@ -207,12 +208,39 @@ class Reader:
             return ByValues(_numbers(part.values, f"{field}.values"))
         one = manifest.conditioned.get(name)
         if not isinstance(one, Item) or one.data.wire.many != given[0]:
-            needed = (
-                one.data.wire.many if isinstance(one, Item) else one.kind if one else ", ".join(manifest.conditioned)
-            )
-            raise InvalidValue(f"{field}.{given[0]}: {manifest.name} takes {needed} here", field=f"{field}.{given[0]}")
-        self.limit(len(getattr(part, given[0])), f"{field}.{given[0]}")
+            raise self._no_item(manifest, name, f"{field}.{given[0]}")
+        self._not_empty(getattr(part, given[0]), f"{field}.{given[0]}")
         return ByItem(one.data.read(getattr(part, given[0]), self._how(part), f"{field}.{given[0]}").data)
+
+    @staticmethod
+    def _no_item(manifest: Manifest, name: str, field: str) -> InvalidValue:
+        """Return the error for items in place of another condition, or of one that the model lacks."""
+        one = manifest.conditioned.get(name)
+        if one is None:
+            names = list(manifest.conditioned)
+            conditioning = (
+                f"is conditioned on {', '.join(names)}" if names else "is not conditional; leave the conditions out"
+            )
+            return InvalidValue(f"{field}: {manifest.name} {conditioning}", field=field, valid=names)
+        forms = {"classes": "class", "text": "texts"}
+        needed = one.data.wire.many if isinstance(one, Item) else forms.get(one.kind, one.kind)
+        return InvalidValue(f"{field}: {manifest.name} takes {needed} here", field=field)
+
+    async def target(self, manifest: Manifest, uploads: Uploads, request: Any, condition: Given | None) -> Given | None:
+        """Read the condition that items are decoded under, if it differs from the one that they have. Parts left out stay as they are."""
+        if request.target_conditions is None:
+            return self.values(request.target_class, request.target_condition, "target_condition")
+        read = functools.partial(self._target, manifest, request)
+        target = await aside(read, max(uploads.work, _weight(request.target_conditions)))
+        return BySeveral({**condition.parts, **target.parts}) if isinstance(condition, BySeveral) else target
+
+    def _target(self, manifest: Manifest, request: Any) -> BySeveral:
+        field, parts = "target_conditions", request.target_conditions or {}
+        if request.target_class is not None or request.target_condition is not None:
+            raise InvalidValue(
+                f"{field}: target_class and target_condition are short forms of it; give one of them", field=field
+            )
+        return BySeveral({name: self._part(manifest, name, part, f"{field}.{name}") for name, part in parts.items()})
 
     def values(self, class_: Given | None, values: list[Any] | None, field: str = "condition") -> Given | None:
         """Return a class as it was given, or the array of values; the operation checks its width. Raises InvalidValue for both."""

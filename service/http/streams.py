@@ -1,14 +1,15 @@
 """Samples sent as they are made: NDJSON, or server-sent events with the same lines as their data.
 
 A line an item: its `item` (the index from the request's first on), its `image` (base64 PNG), `data` or `row`, and where there is one its
-`class`, `condition`, `latent` or `codes`. The last line has `total` and what every answer has. What goes wrong before the first line is an
+`class`, `condition`, `latent` or `codes`. A model with several outputs has these under `items`, by role; `named_latents` and `conditions` are by
+name too. The last line has `total` and what every answer has. What goes wrong before the first line is an
 error like any other; after it, the last line is that error. An item is the same as in an answer that is sent whole.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from typing import Any
 
 from manifold.runtime import kinds
@@ -26,6 +27,7 @@ BY_ITEM = {
     **{many: one for kind in kinds.every for many, one in kind.wire.by_item.items()},
     "classes": "class", "condition": "condition", "latents": "latent", "codes": "codes",
 }  # fmt: skip
+BY_NAME = ("items", "named_latents", "conditions")  # fields with values for each item by name
 
 
 def respond(
@@ -44,10 +46,36 @@ def respond(
 def items(answer: UseCaseResult, request_id: str, start: int) -> Iterator[dict[str, Any]]:
     """Yield the items of a part, the first of which has the index `start`."""
     fields = encoding.to_fields(answer, request_id)
-    columns = {name: fields[key] for key, name in BY_ITEM.items() if key in fields}
+    named = {key: fields[key] for key in BY_NAME if key in fields}
+    columns = _columns(fields)
     chance = {"reproducible": False} if "reproducible" in fields else {}
     for index in range(len(answer.items) if answer.items is not None else 0):
-        yield {"item": start + index, **{name: values[index] for name, values in columns.items()}, **chance}
+        yield {"item": start + index, **_at(columns, index), **_named_at(named, index), **chance}
+
+
+def _columns(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields that have a value for each item, by their name in a line."""
+    return {name: fields[key] for key, name in BY_ITEM.items() if key in fields}
+
+
+def _at(columns: Mapping[str, Any], index: int) -> dict[str, Any]:
+    return {name: values[index] for name, values in columns.items()}
+
+
+def _named_at(named: Mapping[str, Any], index: int) -> dict[str, Any]:
+    """Return what one item has by name: outputs, latents, and conditions in their long form."""
+    at: dict[str, Any] = {}
+    for key, by_name in named.items():
+        if key == "items":
+            at[key] = {role: _at(_columns(made), index) for role, made in by_name.items()}
+        elif key == "conditions":
+            at[key] = {
+                name: {form: values[index : index + 1] for form, values in condition.items()}
+                for name, condition in by_name.items()
+            }
+        else:
+            at[key] = _at(by_name, index)
+    return at
 
 
 async def _lines(

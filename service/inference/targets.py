@@ -116,11 +116,11 @@ def config(target: Target) -> dict[str, Any]:
         "name": target.name, "platform": platform(manifest), "backend": manifest.backend,
         "max_batch_size": max(spec.min_rows, min(entry.settings.max_rows, spec.max_rows)),
         "input": [
-            {"name": tensor.role, "data_type": f"TYPE_{name_of(tensor.dtype)}", "dims": list(tensor.shape), "optional": infer.is_optional(manifest, tensor)}
+            {"name": tensor.role, "data_type": f"TYPE_{name_of(tensor.dtype)}", "dims": _dims(tensor), "optional": infer.is_optional(manifest, tensor)}
             for tensor in spec.inputs
         ],
         "output": [
-            {"name": tensor.role, "data_type": f"TYPE_{name_of(tensor.dtype)}", "dims": list(tensor.shape)}
+            {"name": tensor.role, "data_type": f"TYPE_{name_of(tensor.dtype)}", "dims": _dims(tensor)}
             for tensor in spec.outputs
         ],
         "instance_group": [{"name": manifest.name, "kind": kind, "count": entry.settings.instances}],
@@ -153,4 +153,9 @@ def example(target: Target) -> str:
 
 
 def _tensor(tensor: TensorSpec) -> dict[str, Any]:
-    return {"name": tensor.role, "datatype": name_of(tensor.dtype), "shape": [-1, *tensor.shape]}
+    return {"name": tensor.role, "datatype": name_of(tensor.dtype), "shape": [-1, *_dims(tensor)]}
+
+
+def _dims(tensor: TensorSpec) -> list[int]:
+    """Return the shape of one item, -1 for a free axis."""
+    return [-1 if axis in (tensor.free or ()) else size for axis, size in enumerate(tensor.shape)]

@@ -232,7 +232,7 @@ class EncodeRequest(_message.Message):
     def __init__(self, model: _Optional[str] = ..., version: _Optional[int] = ..., seed: _Optional[int] = ..., first: _Optional[int] = ..., images: _Optional[_Iterable[bytes]] = ..., rows: _Optional[_Iterable[_Union[Row, _Mapping]]] = ..., fit: _Optional[str] = ..., condition: _Optional[_Union[Array, _Mapping]] = ..., array: _Optional[_Union[Array, _Mapping]] = ..., conditions: _Optional[_Mapping[str, Condition]] = ..., inputs: _Optional[_Mapping[str, Numbers]] = ..., **kwargs) -> None: ...
 
 class ReconstructRequest(_message.Message):
-    __slots__ = ("model", "version", "seed", "first", "images", "rows", "fit", "encoding", "condition", "target_class", "target_condition", "array", "conditions", "inputs")
+    __slots__ = ("model", "version", "seed", "first", "images", "rows", "fit", "encoding", "condition", "target_class", "target_condition", "array", "conditions", "inputs", "target_conditions")
     class ConditionsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -247,6 +247,13 @@ class ReconstructRequest(_message.Message):
         key: str
         value: Numbers
         def __init__(self, key: _Optional[str] = ..., value: _Optional[_Union[Numbers, _Mapping]] = ...) -> None: ...
+    class TargetConditionsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: Condition
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[_Union[Condition, _Mapping]] = ...) -> None: ...
     MODEL_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     SEED_FIELD_NUMBER: _ClassVar[int]
@@ -262,6 +269,7 @@ class ReconstructRequest(_message.Message):
     ARRAY_FIELD_NUMBER: _ClassVar[int]
     CONDITIONS_FIELD_NUMBER: _ClassVar[int]
     INPUTS_FIELD_NUMBER: _ClassVar[int]
+    TARGET_CONDITIONS_FIELD_NUMBER: _ClassVar[int]
     model: str
     version: int
     seed: int
@@ -276,7 +284,8 @@ class ReconstructRequest(_message.Message):
     array: Array
     conditions: _containers.MessageMap[str, Condition]
     inputs: _containers.MessageMap[str, Numbers]
-    def __init__(self, model: _Optional[str] = ..., version: _Optional[int] = ..., seed: _Optional[int] = ..., first: _Optional[int] = ..., images: _Optional[_Iterable[bytes]] = ..., rows: _Optional[_Iterable[_Union[Row, _Mapping]]] = ..., fit: _Optional[str] = ..., encoding: _Optional[str] = ..., condition: _Optional[_Union[Array, _Mapping]] = ..., target_class: _Optional[_Union[ClassChoice, _Mapping]] = ..., target_condition: _Optional[_Union[Array, _Mapping]] = ..., array: _Optional[_Union[Array, _Mapping]] = ..., conditions: _Optional[_Mapping[str, Condition]] = ..., inputs: _Optional[_Mapping[str, Numbers]] = ..., **kwargs) -> None: ...
+    target_conditions: _containers.MessageMap[str, Condition]
+    def __init__(self, model: _Optional[str] = ..., version: _Optional[int] = ..., seed: _Optional[int] = ..., first: _Optional[int] = ..., images: _Optional[_Iterable[bytes]] = ..., rows: _Optional[_Iterable[_Union[Row, _Mapping]]] = ..., fit: _Optional[str] = ..., encoding: _Optional[str] = ..., condition: _Optional[_Union[Array, _Mapping]] = ..., target_class: _Optional[_Union[ClassChoice, _Mapping]] = ..., target_condition: _Optional[_Union[Array, _Mapping]] = ..., array: _Optional[_Union[Array, _Mapping]] = ..., conditions: _Optional[_Mapping[str, Condition]] = ..., inputs: _Optional[_Mapping[str, Numbers]] = ..., target_conditions: _Optional[_Mapping[str, Condition]] = ..., **kwargs) -> None: ...
 
 class End(_message.Message):
     __slots__ = ("image", "row", "latent", "seed", "first", "condition", "named_latent", "conditions")
@@ -401,20 +410,29 @@ class ScoreRequest(_message.Message):
     def __init__(self, model: _Optional[str] = ..., version: _Optional[int] = ..., images: _Optional[_Iterable[bytes]] = ..., rows: _Optional[_Iterable[_Union[Row, _Mapping]]] = ..., fit: _Optional[str] = ..., false_positive_rate: _Optional[float] = ..., budget: _Optional[int] = ..., explain: _Optional[bool] = ..., condition: _Optional[_Union[Array, _Mapping]] = ..., costs: _Optional[_Union[Costs, _Mapping]] = ..., block_rate: _Optional[float] = ..., array: _Optional[_Union[Array, _Mapping]] = ..., conditions: _Optional[_Mapping[str, Condition]] = ..., inputs: _Optional[_Mapping[str, Numbers]] = ..., **kwargs) -> None: ...
 
 class ClassifyRequest(_message.Message):
-    __slots__ = ("model", "version", "images", "rows", "fit", "array")
+    __slots__ = ("model", "version", "images", "rows", "fit", "array", "inputs")
+    class InputsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: Numbers
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[_Union[Numbers, _Mapping]] = ...) -> None: ...
     MODEL_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     IMAGES_FIELD_NUMBER: _ClassVar[int]
     ROWS_FIELD_NUMBER: _ClassVar[int]
     FIT_FIELD_NUMBER: _ClassVar[int]
     ARRAY_FIELD_NUMBER: _ClassVar[int]
+    INPUTS_FIELD_NUMBER: _ClassVar[int]
     model: str
     version: int
     images: _containers.RepeatedScalarFieldContainer[bytes]
     rows: _containers.RepeatedCompositeFieldContainer[Row]
     fit: str
     array: Array
-    def __init__(self, model: _Optional[str] = ..., version: _Optional[int] = ..., images: _Optional[_Iterable[bytes]] = ..., rows: _Optional[_Iterable[_Union[Row, _Mapping]]] = ..., fit: _Optional[str] = ..., array: _Optional[_Union[Array, _Mapping]] = ...) -> None: ...
+    inputs: _containers.MessageMap[str, Numbers]
+    def __init__(self, model: _Optional[str] = ..., version: _Optional[int] = ..., images: _Optional[_Iterable[bytes]] = ..., rows: _Optional[_Iterable[_Union[Row, _Mapping]]] = ..., fit: _Optional[str] = ..., array: _Optional[_Union[Array, _Mapping]] = ..., inputs: _Optional[_Mapping[str, Numbers]] = ...) -> None: ...
 
 class ImputeRequest(_message.Message):
     __slots__ = ("model", "version", "rows", "condition", "seed", "first", "images", "masks", "fit", "candidates", "temperature", "encoding", "array", "conditions", "inputs")

@@ -124,6 +124,7 @@ class Metrics:
         self._requests: dict[tuple[str, int | str], tuple[Counter, Child]] = {}
         self._answers: dict[tuple[str, str], tuple[Child, Child, Child]] = {}
         self._tasks: dict[tuple[str, str], tuple[Child, Child, Child]] = {}
+        self._runs: dict[tuple[str, str, str], Counter] = {}
         self.requests = self._counter("requests", "Requests by route and status", "route", "status")
         self.seconds = self._seconds("request_seconds", "From the first byte to the last", "route")
         self.errors = self._counter("errors", "Errors by type", "type")
@@ -227,7 +228,10 @@ class Metrics:
             )
         for histogram, value in zip(self._tasks[key], (ran.rows, ran.requests, ran.seconds), strict=True):
             histogram.observe(value)
-        self.runs.labels(*key, ran.reason).inc()
+        counted = (*key, ran.reason)
+        if counted not in self._runs:
+            self._runs[counted] = self.runs.labels(*counted)
+        self._runs[counted].inc()
         if ran.failed:
             self.failed.labels(*key).inc()
 

@@ -9,7 +9,7 @@ from pydantic import BaseModel, Field
 from manifold.runtime import operations
 from manifold.service.aside import ROW, aside
 from manifold.service.core.answers import UseCaseResult
-from manifold.service.core.contract import EXAMPLE_DIGIT, Fitted, ItemsRequest, Response, example
+from manifold.service.core.contract import EXAMPLE_DIGIT, INPUTS, Fitted, ItemsRequest, Numbers, Response, example
 from manifold.service.core.handling import Handling, note
 from manifold.service.core.reading import Uploads
 from manifold.service.core.use_cases.base import UseCase
@@ -19,6 +19,8 @@ class ClassifyRequest(ItemsRequest):
     """Which class items are of."""
 
     model_config = example(model="digits-pixelcnn", images=[EXAMPLE_DIGIT])
+
+    inputs: Numbers | None = Field(default=None, description=INPUTS)
 
 
 class ClassifiedItem(BaseModel):
@@ -53,7 +55,7 @@ async def handle(
     items = await handling.reader.items(manifest, request, uploads)
     answer = UseCaseResult(entry, work=uploads.work)
     probabilities = await handling.drive(
-        answer, operations.classify(manifest, items.data), len(items.data), deadline_ms
+        answer, operations.classify(manifest, items.data, numbers=request.inputs), len(items.data), deadline_ms
     )
     classification, names = manifest.classification, manifest.classes
     assert classification is not None and names is not None

@@ -11,6 +11,7 @@ from manifold.service.core.answers import UseCaseResult
 from manifold.service.core.contract import (
     EXAMPLE_ROW,
     ClassChoice,
+    Condition,
     ConditionedItemsRequest,
     Fitted,
     Nested,
@@ -32,6 +33,9 @@ class ReconstructRequest(ConditionedItemsRequest, SeededRequest):
         default=None, description="decoded as this class instead of `class`: the style stays, the class changes"
     )
     target_condition: Nested | None = Field(default=None, description="the same for real-valued conditions")
+    target_conditions: dict[str, Condition] | None = Field(
+        default=None, description="the same by name; a condition that is left out stays as in `conditions`"
+    )
     encoding: Literal["png", "array"] = "png"
 
 
@@ -50,7 +54,7 @@ async def handle(
     items = await handling.reader.items(manifest, request, uploads)
     answer = UseCaseResult(entry, encoding=request.encoding, work=uploads.work)
     condition = await handling.reader.condition(manifest, uploads, request)
-    target = handling.reader.values(request.target_class, request.target_condition, "target_condition")
+    target = await handling.reader.target(manifest, uploads, request, condition)
     steps = operations.reconstruct(
         manifest,
         items.data,

@@ -186,7 +186,7 @@ async def _made(handling: Handling, order: Order, request: SampleRequest, deadli
     samples = await handling.drive(answer, steps, order.n, deadline_ms)
     answer.items, answer.others = samples.data, samples.others
     assert entry.model is not None
-    if manifest.spec.pictures:
+    if any(kind.pictures for kind in manifest.items.values()):
         answer.recipes = partial(recipes.for_samples, manifest, entry.model.checksum, samples, options)
     if samples.seed is not None:
         answer.fields |= {"seed": samples.seed, "first": options["first"]}

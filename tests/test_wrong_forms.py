@@ -1,0 +1,205 @@
+"""Manifests that are wrong in their long forms: one line for each problem, which names the field and says what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from manifold.runtime import manifest
+from manifold.runtime.errors import ArtifactError
+from tests import forms
+from tests.conftest import SHIPPED
+from tests.tabled import COLUMNS
+
+Content = dict[str, Any]
+
+
+def problems(root: Path, content: Content) -> list[str]:
+    """Return what is said of a manifest, one line each."""
+    folder = forms.write(root, content)
+    with pytest.raises(ArtifactError) as caught:
+        manifest.read(folder)
+    head, *lines = caught.value.message.splitlines()
+    assert head == f"{folder / manifest.FILE}: {len(lines)} field(s) are wrong:"
+    return [line.strip() for line in lines]
+
+
+def inputs(content: Content, task: str = "decode") -> dict[str, Any]:
+    """Return the inputs of a task by role."""
+    return {tensor["role"]: tensor for tensor in content["tasks"][task]["inputs"]}
+
+
+def replaced(value: Any, old: str, new: str) -> Any:
+    """Return a manifest with another name in place of one."""
+    if isinstance(value, dict):
+        return {replaced(name, old, new): replaced(each, old, new) for name, each in value.items()}
+    if isinstance(value, list):
+        return [replaced(each, old, new) for each in value]
+    return new if value == old else value
+
+
+Change = Callable[[Content], object]
+WRONG: list[tuple[Callable[[], Content], Change, str]] = [
+    # items
+    (forms.named, lambda m: m["data"].update(depth=forms.IMAGE), "data.depth: no task has an output with this role"),
+    (forms.named, lambda m: m["data"].pop("facts"), "tasks.decode.facts: no use case returns this output of decode, which gives picture; take it out"),
+    (forms.named, lambda m: m.update(replaced(m, "facts", "codes")), "data.codes: 'codes' is the name of another output; choose another name"),
+    (forms.named, lambda m: m.update(replaced(m, "facts", "texture")), "data.texture: 'texture' is the name of a latent; choose another name"),
+    (forms.named, lambda m: m["data"].update(facts={**forms.TABLE, "columns": COLUMNS[:2]}), "tasks.decode.facts: shape [4] but the manifest says [3]"),
+    (forms.named, lambda m: m["tasks"]["decode"]["outputs"].pop(0), "tasks.decode: needs an output with the role 'picture'"),
+    (forms.named, lambda m: m["tasks"].pop("translate"), "target: it is the output `target` of the task translate, and there is no such output"),
+    (forms.named, lambda m: m.pop("target"), "tasks.translate.target: shape [1, 4, 6] but the manifest says [1, 2, 3]"),
+    (forms.named, lambda m: m.update(data={}), "data: "),
+    (forms.named, lambda m: m.update(data={"a b": forms.IMAGE}), "data.a b.[key]: String should match pattern"),
+    # latents
+    (forms.named, lambda m: m["latent"].update(mood={"size": 2}), "latent.mood: no task has an input or an output with this role"),
+    (forms.named, lambda m: m["latent"]["place"].update(shape=[2]), "latent.place: size: a latent has either a size or a shape"),
+    (forms.named, lambda m: m["latent"]["texture"].update(shape=[2, 2]), "latent.texture: prior 'two' does not have the latent's size 4"),
+    (forms.named, lambda m: m["latent"]["place"].update(size=3), "tasks.decode.place: shape [2] but the manifest says [3]"),
+    (forms.named, lambda m: m.update(latent={"priors": {"normal": {"kind": "normal"}}}), "latent: size: a latent has either a size or a shape"),
+    (forms.named, lambda m: m["latent"]["place"].update(size=None, shape=[300, 300]), "latent.place: shape: [300, 300] has 90000 values, the limit is 65536"),
+    (forms.named, lambda m: m["latent"]["place"].update(default_prior="two"), "latent.place: default_prior 'two' is not among the priors ['normal']"),
+    (
+        forms.named, lambda m: m["latent"]["place"].update(priors={"fitted": {"kind": "gaussian"}}),
+        "latent.place.priors.fitted.gaussian: mean, cholesky, or a file, are needed",
+    ),
+    (
+        forms.named,
+        lambda m: m["latent"]["place"].update(priors={"fitted": {"kind": "gaussian", "file": "p.npz", "mean": [0, 0]}}),
+        "latent.place.priors.fitted.gaussian: file: the numbers are in the file or in mean, not in both",
+    ),
+    # conditions
+    (forms.several, lambda m: m.update(classes=["a"]), "condition: classes are stated too, and a model takes classes or real values"),
+    (forms.shaped, lambda m: m.update(classes=["a"]), "condition: stated twice, also as classes or conditions"),
+    (forms.shaped, lambda m: m["condition"].update(priors=[1, 0, 0]), "condition: classes have names and a prior; priors: missing or unknown"),
+    (forms.shaped, lambda m: m["condition"].pop("names"), "condition: classes have names and a prior; names: missing or unknown"),
+    (
+        forms.several, lambda m: m["condition"]["parts"].pop("pose"),
+        "tasks.decode.pose: the section `condition` says nothing of it; it names label, caption, look",
+    ),
+    (
+        forms.several, lambda m: m["condition"]["parts"].update(mood={"kind": "text", "examples": ["a"]}),
+        "condition.parts.mood: no task has an input with the source 'tokens' and the role 'mood'",
+    ),
+    (
+        forms.several, lambda m: m["condition"]["parts"]["label"].update(prior=[1, 1, 1]),
+        "condition.parts.label.class_prior: weights must be at least 0 and add up to 1",
+    ),
+    (forms.several, lambda m: m["condition"]["parts"]["label"].update(names=["a", "b"]), "tasks.decode.label: shape [3] but there are 2 classes"),
+    (
+        forms.several, lambda m: inputs(m)["caption"].update(source="condition", dtype="float32", free=None),
+        "tasks.decode.caption: the source 'condition', but a condition of the kind text fills tokens and token_mask",
+    ),
+    (forms.several, lambda m: inputs(m)["look"].update(shape=[1, 2, 2]), "tasks.decode.look: shape [1, 2, 2] but the condition has [1, 2, 3]"),
+    (
+        forms.several, lambda m: inputs(m)["caption"].update(dtype="float32"),
+        "tasks.decode.caption: float32, but the service sends tokens as int64; cast it in the graph",
+    ),
+    (forms.captioned, lambda m: m["condition"].update(examples=[]), "condition.text.examples: Tuple should have at least 1 item"),
+    (
+        forms.captioned, lambda m: m["condition"].update(examples=["x" * 17]),
+        "condition.examples: a text of 17 bytes is over the 16 that tasks.decode.tokens takes",
+    ),
+    (forms.captioned, lambda m: m.pop("condition"), "tasks.decode.tokens: the section `condition` says nothing of it; it names nothing"),
+    (
+        forms.captioned, lambda m: inputs(m)["token_mask"].update(shape=[8]),
+        "tasks.decode.token_mask: shape [8], but the mask of tokens has their shape [16] and free axes",
+    ),
+    (
+        forms.captioned, lambda m: m["tasks"]["decode"]["inputs"].pop(1),
+        "tasks.decode.token_mask: a mask needs the tokens that it is of: an input with the source 'tokens'",
+    ),
+    (forms.captioned, lambda m: inputs(m)["tokens"].update(shape=[4, 4]), "tasks.decode.tokens: shape [4, 4], but tokens are a row, so the shape is [T]"),
+    # numbers
+    (
+        forms.numbered, lambda m: inputs(m)["guidance"].pop("default"),
+        "tasks.decode.guidance: a number needs a default, or an example where every request has to state it",
+    ),
+    (forms.numbered, lambda m: inputs(m)["guidance"].update(default=21), "tasks.decode.inputs.2: default: 21 is not between 0 and 20"),
+    (forms.numbered, lambda m: inputs(m)["guidance"].update(minimum=30), "tasks.decode.inputs.2: minimum must not be above maximum"),
+    (
+        forms.numbered, lambda m: inputs(m)["steps"].update(default=2.5),
+        "tasks.decode.inputs.3: default, minimum and maximum of an integer must be whole numbers",
+    ),
+    (
+        forms.numbered, lambda m: inputs(m)["steps"].update(dtype="float32"),
+        "tasks.decode.steps: float32, but the service sends integer as int64; cast it in the graph",
+    ),
+    (forms.numbered, lambda m: inputs(m)["guidance"].update(shape=[1]), "tasks.decode.guidance: a number is one number an item, so its shape is []"),
+    (
+        forms.numbered, lambda m: inputs(m)["latent"].update(default=1),
+        "tasks.decode.inputs.0: default: belongs to inputs whose source is number or integer, not latent",
+    ),
+    (forms.numbered, lambda m: inputs(m, "encode")["spread"].update(example=-1), "tasks.encode.inputs.1: example: -1 is not between 0 and inf"),
+    (forms.numbered, lambda m: inputs(m, "encode")["spread"].update(example=[1, 2]), "tasks.encode.inputs.1: example: its shape is [2], and the input's []"),
+    (
+        forms.numbered, lambda m: inputs(m, "encode")["data"].update(example=[[1]]),
+        "tasks.encode.inputs.0: example: its shape is [1, 1], and the input's [1, 2, 3]",
+    ),
+    # lengths
+    (
+        lambda: forms.captioned(free=True), lambda m: inputs(m)["tokens"].update(free=[1]),
+        "tasks.decode.inputs.1: free: [1] must be axes of the shape, 0 to 0",
+    ),
+    (
+        lambda: forms.captioned(free=True), lambda m: m["tasks"]["decode"]["outputs"].append({"role": "other", "shape": [8], "free": [0]}),
+        "tasks.decode: free: all free axes of a task have one length, not [8, 16]",
+    ),
+    (
+        forms.captioned, lambda m: m["tasks"]["decode"]["outputs"].append({"role": "other", "shape": [8], "free": [0]}),
+        "tasks.decode: free: an output has the length of an input, and no input has a free axis",
+    ),
+    (
+        lambda: forms.captioned(free=True), lambda m: m["tasks"]["decode"].update(buckets=[4, 8]),
+        "tasks.decode: buckets: lengths of free axes, ascending, the last of them the largest",
+    ),
+    (
+        forms.captioned, lambda m: m["tasks"]["decode"].update(buckets=[16]),
+        "tasks.decode: buckets: lengths of free axes, ascending, the last of them the largest",
+    ),
+    (
+        lambda: forms.captioned(free=True), lambda m: inputs(m)["token_mask"].update(free=None),
+        "tasks.decode.token_mask: shape [16], but the mask of tokens has their shape [16] and free axes",
+    ),
+    (
+        forms.named, lambda m: inputs(m)["texture"].update(free=[0]),
+        "tasks.decode.texture.free: an input with the source 'latent' has one shape; free axes are for tokens",
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("make", "change", "said"), WRONG)
+def test_each_problem_is_one_line(tmp_path: Path, make: Callable[[], Content], change: Change, said: str) -> None:
+    content = make()
+    change(content)
+    lines = problems(tmp_path, content)
+    assert any(line.startswith(said) for line in lines), lines
+    assert len(lines) <= 4  # the same in another task, or what follows from it
+
+
+def test_several_problems_are_several_lines(tmp_path: Path) -> None:
+    content = forms.named()
+    content["data"]["depth"], content["latent"]["mood"] = forms.IMAGE, {"size": 1}
+    inputs(content)["place"]["shape"] = [7]
+    assert problems(tmp_path, content) == [
+        "data.depth: no task has an output with this role",
+        "latent.mood: no task has an input or an output with this role",
+        "tasks.decode.place: shape [7] but the manifest says [2]",
+    ]
+
+
+@pytest.mark.parametrize("path", sorted(SHIPPED.glob("*/*/manifest.json")), ids=lambda path: path.parent.parent.name)
+def test_manifests_in_short_forms_are_written_as_they_were_read(path: Path) -> None:
+    assert manifest.dumps(manifest.read(path)) == path.read_text()
+
+
+def test_manifests_in_long_forms_are_written_as_they_were_read(tmp_path: Path) -> None:
+    forms.all_forms(tmp_path)
+    for folder in tmp_path.glob("*/*"):
+        first = manifest.read(folder)
+        (folder / manifest.FILE).write_text(manifest.dumps(first))
+        assert manifest.read(folder) == first
+        assert manifest.dumps(manifest.read(folder)) == manifest.dumps(first)
