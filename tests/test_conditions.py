@@ -243,9 +243,7 @@ def test_recipes_of_several_conditions(tmp_path: Path, label: Any) -> None:
     picture = spec.sheet(samples.data, made)
     assert recipes.remake(model, imaging.read_recipe(picture)) == picture
     for item in (0, 1):
-        alone = spec.write_file(
-            samples.data[item : item + 1], "image/png", partial(made.__getitem__, slice(item, item + 1))
-        )
+        alone = spec.write_file(samples.data[item : item + 1], "image/png", partial(list, made[item : item + 1]))
         assert recipes.remake(model, imaging.read_recipe(alone)) == alone
 
 

@@ -59,7 +59,7 @@ class Config(Recipe):
     unrolled: int = Field(0, ge=0)  # steps of the discriminator that the generator looks ahead
     watch_steps: int = Field(200, ge=0)  # between inspections of made items and gradients; 0: none
     watch_after: int = Field(2000, ge=0)  # steps before alarms about made items
-    # the classifier that counts classes: an artifact's folder, the data's own among the models of this machine, or none
+    # the classifier that counts classes: an artifact by name or folder, none, or auto: the data's own, if there is one among the models
     judge: str = "auto"
     rollbacks: int = Field(0, ge=0)  # times that an alarm rolls training back to the last good state
 
@@ -85,8 +85,22 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 def resolve(config: Config, data: Data) -> Config:
-    """Return the config with the discriminator's learning rate. `judge` depends on the machine and is looked up when training starts."""
-    return config.changed(discriminator_lr=config.discriminator_lr or config.lr)
+    """Return the config with the discriminator's learning rate, and with the classifier that counts classes, by name."""
+    judge = _own_judge(config, data) if config.judge == "auto" else config.judge
+    return config.changed(discriminator_lr=config.discriminator_lr or config.lr, judge=judge)
+
+
+def _own_judge(config: Config, data: Data) -> str:
+    """Return the name of the classifier of the data among the models of this machine; `none` if there is none, or nothing is counted."""
+    root = _models()
+    if not config.watch_steps or data.classes is None or not root.is_dir():
+        return "none"
+    names, _ = repository.trained_on(data.name, root, "features")
+    return names[0] if names else "none"
+
+
+def _models() -> Path:
+    return Path(os.environ.get("MANIFOLD_MODELS_DIR", "models"))
 
 
 class Generator(nn.Module):
@@ -278,12 +292,8 @@ def _judge(name: str, data: Data) -> Model | None:
     """Return the classifier that counts classes. Raises TrainingError for one that does not fit the data."""
     if name == "none" or data.classes is None:
         return None
-    root = Path(os.environ.get("MANIFOLD_MODELS_DIR", "models"))
-    if name == "auto":
-        classifiers, _ = repository.trained_on(data.name, root, "features") if root.is_dir() else ([], {})
-        return load(repository.find(classifiers[0], root), device="cpu") if classifiers else None
     try:
-        judge = load(repository.locate(Path(name)), device="cpu")
+        judge = load(repository.find(name, _models()), device="cpu")
     except (ArtifactError, UnknownModel) as error:
         raise TrainingError(f"judge: {error.message}", field="judge") from None
     if (
