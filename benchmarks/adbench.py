@@ -27,7 +27,7 @@ from scipy.stats import rankdata, wilcoxon
 
 from manifold.runtime.manifest import COMBINED
 from manifold.training.data import Data
-from manifold.training.data.schema import Stated
+from manifold.training.data.schema import ColumnSettings
 from manifold.training.data.tables import FOLDS, SMALL, from_parts
 
 Array = NDArray[Any]
@@ -44,7 +44,7 @@ def as_data(split: Split) -> Data:
     train_rows = split.train[np.setdiff1d(order, held_out)]
     parts = {"train": train_rows, "calibration": split.train[held_out], "test": split.test}
     tables = {part: dict(zip(names, items.T, strict=True)) for part, items in parts.items()}
-    kinds = Stated(kinds=dict.fromkeys(names, "numeric"))
+    kinds = ColumnSettings(kinds=dict.fromkeys(names, "numeric"))
     return from_parts(split.name, tables, {"source": "ADBench"}, kinds, folds=FOLDS if small else 0)
 
 

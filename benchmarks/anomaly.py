@@ -82,7 +82,7 @@ def one_class(out: Path, epochs: int) -> None:
         config = family.Config.model_validate(
             {"epochs": epochs, "latent_dim": 16, "schedule": "cosine", "ema": 0.99, "iwae_k": 2}
         )
-        run = runs.Run(out / str(digit), "vae", part.name, "cpu", config)
+        run = runs.TrainingRun(out / str(digit), "vae", part.name, "cpu", config)
         if not (out / "models" / f"digit-{digit}").exists():
             train(run, part, device="cpu", quiet=True)
             export(run, f"digit-{digit}", out / "models", data=part)

@@ -48,7 +48,7 @@ def trained(family: str, data: Data, steps: int, options: dict[str, Any]) -> tup
     module = families.get(family)
     config = module.Config.model_validate({**SAME, **options, "epoch_steps": steps})
     with tempfile.TemporaryDirectory() as folder:
-        run = runs.Run(Path(folder) / "run", family, data.name, "cpu", config)
+        run = runs.TrainingRun(Path(folder) / "run", family, data.name, "cpu", config)
         began = time.perf_counter()
         train(run, data, device="cpu", quiet=True, watch=False)
         return trained_model(run, data), time.perf_counter() - began

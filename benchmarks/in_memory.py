@@ -58,7 +58,7 @@ def fit(family: str, data: Data, **changes: Any) -> Trained:
     module = families.get(family)
     config = module.Config.model_validate({**module.PRESETS["cpu"], **changes})
     with tempfile.TemporaryDirectory() as scratch:
-        run = runs.Run(Path(scratch) / "run", family, data.name, "cpu", config)
+        run = runs.TrainingRun(Path(scratch) / "run", family, data.name, "cpu", config)
         train(run, data, device="cpu", quiet=True, watch=False)
         exported = exports(run, data)
         tasks = {

@@ -26,7 +26,7 @@ def main(name: str) -> None:
     data = datasets.load(name)
     family = families.get("vae")
     config = family.Config(**family.PRESETS["cpu"])
-    run = runs.Run(Path(tempfile.mkdtemp()), "vae", name, "cpu", config)
+    run = runs.TrainingRun(Path(tempfile.mkdtemp()), "vae", name, "cpu", config)
     loop = Loop(run, data, Fabric(accelerator="cpu"))
     steps = loop.steps_per_epoch
     resident = loop.batch()

@@ -32,7 +32,7 @@ from manifold.runtime.kinds.table import TableSpec
 from manifold.runtime.operations import Steps
 from manifold.training import datasets
 from manifold.training.data import Arrays, Data, remote, schema, tables
-from manifold.training.data.schema import Stated
+from manifold.training.data.schema import ColumnSettings
 from manifold.training.datasets import nslkdd
 
 Array = NDArray[Any]
@@ -138,8 +138,8 @@ def _left_out(
     return float(0.5 * normal_recall + 0.5 * np.mean(recall)), normal_recall
 
 
-def _kinds(kind: str) -> Stated:
-    return Stated(kinds={**dict.fromkeys(nslkdd.CATEGORIES, "categorical"), "*": kind})
+def _kinds(kind: str) -> ColumnSettings:
+    return ColumnSettings(kinds={**dict.fromkeys(nslkdd.CATEGORIES, "categorical"), "*": kind})
 
 
 def _rows(table: dict[str, Array], rows: Array) -> dict[str, Array]:

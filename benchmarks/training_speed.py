@@ -39,7 +39,7 @@ def loop_of(family: str, data: str, n: int) -> Loop:
     module = families.get(family)
     whole = datasets.load(data)
     config = module.Config.model_validate({**module.PRESETS["cpu"], "batch_size": BATCH})
-    run = runs.Run(Path(tempfile.mkdtemp()), family, data, "cpu", config)
+    run = runs.TrainingRun(Path(tempfile.mkdtemp()), family, data, "cpu", config)
     return Loop(run, replace(whole, train=Arrays.of(whole.train)[:n]), Fabric(accelerator="cpu"))
 
 

@@ -32,7 +32,7 @@ OPTIONS = {
 }  # fmt: skip
 
 
-def points(run: runs.Run, data: Data) -> NDArray[np.float64]:
+def points(run: runs.TrainingRun, data: Data) -> NDArray[np.float64]:
     """Samples (N, 2) in the ring's own units."""
     model = trained_model(run, data)
     with torch.no_grad():
@@ -77,7 +77,7 @@ def main() -> None:
                 part = asked.steps // LOOKS
                 options = {**OPTIONS, "unrolled": unrolled, "seed": seed, "epochs": LOOKS, "epoch_steps": part}
                 config = families.get("gan").Config.model_validate(options)
-                run = runs.Run(Path(folder) / "run", "gan", "ring", "cpu", config)
+                run = runs.TrainingRun(Path(folder) / "run", "gan", "ring", "cpu", config)
                 for look in range(LOOKS):
                     train(run, data, resume=look > 0, stop_after=part, device="cpu", quiet=True, watch=False)
                     looks.append(((look + 1) * part, points(run, data)))

@@ -59,11 +59,11 @@ def fit(
     exporting.check_name(name)
     family = "tabular_cvae" if label else "tabular_vae"
     module = families.get(family)
-    stated = schema.Stated(kinds=dict(_pair(kind, "--column") for kind in kinds or []))
+    stated = schema.ColumnSettings(kinds=dict(_pair(kind, "--column") for kind in kinds or []))
     data = tables.of_file(file, stated, label, truth)
     config = configuration(module, preset, settings)
     config = config.changed(mixed=mixed or config.mixed)
-    new = runs.Run(run or Path("runs") / name, family, str(file), preset, config)
+    new = runs.TrainingRun(run or Path("runs") / name, family, str(file), preset, config)
     folder = loop.train(new, data=data, device="cpu", quiet=quiet)
     published = exporting.export(runs.open_run(folder), name, models, data=data)
     _tell(judging.judge(engine.load(published, device="cpu"), data, html=html, record=True))

@@ -28,7 +28,7 @@ def train(
     from manifold.training import train as loop
 
     config = configuration(families.get(family), preset, settings)
-    run = runs.Run(out or Path("runs") / f"{family}-{Path(data).stem}", family, data, preset, config)
+    run = runs.TrainingRun(out or Path("runs") / f"{family}-{Path(data).stem}", family, data, preset, config)
     folder = loop.train(run, device=device, precision=precision, devices=devices, quiet=quiet)
     typer.echo(f"{folder}: done; next: manifold export {folder} --name NAME")
 

@@ -141,7 +141,7 @@ def _likelihood(metrics: Metrics) -> str:
     stated = elbo or nll
     if stated is None:
         return ""
-    seen = stated.protocol.get("binarisation") or stated.protocol.get("observed")
+    observed = stated.protocol.get("binarisation") or stated.protocol.get("observed")
     parts = [f"ELBO {elbo.value:.1f} nats"] if elbo else []
     parts += [f"{iwae.name.upper().replace('_', '-')} {iwae.value:.1f}"] if elbo and iwae else []
     if not elbo and nll is not None:
@@ -149,7 +149,7 @@ def _likelihood(metrics: Metrics) -> str:
         parts.append(f"NLL {'' if exact else '≤ '}{nll.value:.1f} nats{', exact' if exact else ''}")
     if bits is not None and (elbo is None or "logistic" in str(elbo.protocol.get("likelihood"))):
         parts.append(f"{bits.value:.2f} bits/dim")
-    return ", ".join(parts) + (f" ({seen})" if seen else "")
+    return ", ".join(parts) + (f" ({observed})" if observed else "")
 
 
 def _reconstruction(metrics: Metrics) -> str:

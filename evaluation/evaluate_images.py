@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from manifold.evaluation import frechet, metrics
 from manifold.evaluation.extractors import ExtractedFeatures, Extractor, Stage, extract, silent
-from manifold.evaluation.images import Source
+from manifold.evaluation.images import ImageSource
 from manifold.evaluation.reference import Reference
 from manifold.evaluation.report import Pictures, Report, rounded
 
@@ -23,7 +23,7 @@ TOO_ALIKE = 0.01  # part of exact duplicates that is worth a warning
 
 
 def evaluate_images(
-    source: Source, reference: Reference, extractor: Extractor, *, seed: int = 0, stage: Stage = silent
+    source: ImageSource, reference: Reference, extractor: Extractor, *, seed: int = 0, stage: Stage = silent
 ) -> tuple[Report, ExtractedFeatures, Pictures]:
     """Judge any source of images by a reference: distances, scores, precision and recall, beside a perfect generator's."""
     features = extract(extractor, source, seed=seed, progress=stage(f"{source.name}: features"))

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from manifold.evaluation import resize
 from manifold.evaluation.errors import EvaluationError
-from manifold.evaluation.images import ImageBatch, Source
+from manifold.evaluation.images import ImageBatch, ImageSource
 from manifold.evaluation.statistics import FeatureGaussian, Moments
 from manifold.runtime import engine, imaging, repository
 from manifold.runtime.engine import Model
@@ -160,7 +160,7 @@ class ExtractedFeatures:
 
 
 def extract(
-    extractor: Extractor, source: Source, *, seed: int = 0, batch: int = BATCH, progress: Progress | None = None
+    extractor: Extractor, source: ImageSource, *, seed: int = 0, batch: int = BATCH, progress: Progress | None = None
 ) -> ExtractedFeatures:
     """Pass all images of the source through the extractor. At most a few batches of them are in memory.
 

@@ -126,8 +126,8 @@ def continuity(report: Report, model: Model, extractor: Extractor, test: ImageAr
         samples = model.sample(stop - start, latents=flat[start:stop], **arguments)
         return extractor(pixels_of(model, samples.data))[0]
 
-    seen = np.concatenate(map_batches(features, len(flat), BATCH, None)).reshape(*latents.shape[:2], -1)
-    figures = latent.continuity(latents, seen, latent.whitening(covariance))
+    path_features = np.concatenate(map_batches(features, len(flat), BATCH, None)).reshape(*latents.shape[:2], -1)
+    figures = latent.continuity(latents, path_features, latent.whitening(covariance))
     protocol = {
         "part": "test", "n": images.n, "paths": len(pairs), "steps": latent.STEPS, "interpolation": manifest.space.interpolation,
         "latent_units": "whitened by the aggregate posterior", "latent_length": rounded(figures.latent_length),

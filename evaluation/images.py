@@ -37,7 +37,7 @@ class ImageBatch:
         return len(self.pixels)
 
 
-class Source(Protocol):
+class ImageSource(Protocol):
     """A set of n images that can be read in any order."""
 
     @property
@@ -238,7 +238,7 @@ def pixels_of(model: Model, outputs: Array) -> Pixels:
     return imaging.to_uint8(outputs, ImageSpec.of(model.manifest.spec, f"model: {model.manifest.name}"))
 
 
-def open_images(path: Path, colour: str, *, skip: bool = False, mixed: bool = False) -> Source:
+def open_images(path: Path, colour: str, *, skip: bool = False, mixed: bool = False) -> ImageSource:
     """Open a folder of image files, or a .npy or .npz file (its only array, or `arr_0`)."""
     if path.is_dir():
         return Folder.of(path, colour, skip=skip, mixed=mixed)

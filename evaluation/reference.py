@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from manifold.evaluation.errors import EvaluationError
 from manifold.evaluation.extractors import ExtractedFeatures, Extractor, Progress, extract
-from manifold.evaluation.images import Source
+from manifold.evaluation.images import ImageSource
 from manifold.evaluation.statistics import FeatureGaussian
 from manifold.runtime import npz
 from manifold.runtime.repository import replacing
@@ -47,7 +47,7 @@ class Reference:
         return self.gaussian.n
 
 
-def of_source(extractor: Extractor, source: Source, split: str, progress: Progress | None = None) -> Reference:
+def of_source(extractor: Extractor, source: ImageSource, split: str, progress: Progress | None = None) -> Reference:
     """Return the statistics of all images of the source, from the cache if these images went through this extractor before."""
     features, digest = cached(extractor, source, progress)
     origin = {"data": source.name, "split": split, "n": features.n, "sha256": digest}
@@ -55,7 +55,7 @@ def of_source(extractor: Extractor, source: Source, split: str, progress: Progre
 
 
 def cached(
-    extractor: Extractor, source: Source, progress: Progress | None = None
+    extractor: Extractor, source: ImageSource, progress: Progress | None = None
 ) -> tuple[ExtractedFeatures, str | None]:
     """Return the features of a pass through the extractor, from the cache if possible, and the SHA-256 of the images."""
     content = source.content_hash()

@@ -167,7 +167,7 @@ class Session:
                 field="data",
             )
 
-    def _images(self, path: Path, extractor: Extractor, skip: bool) -> images.Source:
+    def _images(self, path: Path, extractor: Extractor, skip: bool) -> images.ImageSource:
         return images.open_images(path, extractor.colour, skip=skip, mixed=extractor.mode != resize.NONE)
 
     def _reference_of(self, path: Path, extractor: Extractor, skip: bool, stage: Stage) -> Reference:

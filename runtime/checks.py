@@ -32,17 +32,17 @@ def _run(model: Model, name: str) -> list[str]:
     if name in model.manifest.drawing:
         run(inputs)  # its bits differ from run to run, in whatever batch
         return []
-    found = batches.dependence(run, inputs)
-    return [f"{line}; this graph cannot promise the same item in every batch" for line in found]
+    mixing = batches.dependence(run, inputs)
+    return [f"{line}; this graph cannot promise the same item in every batch" for line in mixing]
 
 
 def unrecorded(stored: Manifest, model: Model) -> list[str]:
     """Return what the stored manifest leaves out, one line each: checksums, and that graphs draw random numbers."""
     problems = [] if stored.files else ['files: no checksums; "manifold check --seal" writes them']
     for name in sorted(model.manifest.drawing - stored.drawing):
-        said = stored.tasks[name].reproducible or stored.reproducible
+        claimed = stored.tasks[name].reproducible or stored.reproducible
         problems.append(
-            f"tasks.{name}: {draws(model, name)}, but the manifest {'says reproducible: true' if said else 'does not say so'}; "
+            f"tasks.{name}: {draws(model, name)}, but the manifest {'says reproducible: true' if claimed else 'does not say so'}; "
             '"manifold check --seal" records reproducible: false'
         )
     return problems
@@ -50,20 +50,20 @@ def unrecorded(stored: Manifest, model: Model) -> list[str]:
 
 def notes(folder: Path, model: Model) -> list[str]:
     """Return what is worth knowing of an artifact that is good."""
-    found = [
+    lines = [
         f"tasks.{name}: {draws(model, name)}; its answers say reproducible: false"
         for name in sorted(model.manifest.drawing)
     ]
     if extra := repository.left_over(folder, model.manifest):
         shown = ", ".join(extra[:5]) + (f" and {len(extra) - 5} more" if len(extra) > 5 else "")
-        found.append(f"files: {shown}: without a checksum; nothing reads them")
-    return found
+        lines.append(f"files: {shown}: without a checksum; nothing reads them")
+    return lines
 
 
 def draws(model: Model, task: str) -> str:
     """Say that a task draws random numbers, and by what."""
-    about = model.chance[task]
-    by = ", ".join(about.draws or about.unsure) or "itself"
+    operators = model.chance[task]
+    by = ", ".join(operators.draws or operators.unsure) or "itself"
     return f"{model.manifest.tasks[task].graph} draws random numbers by {by}"
 
 

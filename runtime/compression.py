@@ -144,10 +144,10 @@ def _best_classes(model: Model, codes: Codes) -> tuple[Codes, Float64]:
     n = len(codes)
     least, best, tables = np.full(n, np.inf), np.zeros(n, np.int64), np.empty(0)
     for label in range(_classes(model)):
-        found = _probabilities(model, codes, np.full(n, label))
-        bits = -np.log2(np.take_along_axis(found, codes[..., None], -1)).reshape(n, -1).sum(axis=1)
+        probabilities = _probabilities(model, codes, np.full(n, label))
+        bits = -np.log2(np.take_along_axis(probabilities, codes[..., None], -1)).reshape(n, -1).sum(axis=1)
         better = bits < least
-        tables = np.where(better.reshape(n, 1, 1, 1), found, tables) if label else found
+        tables = np.where(better.reshape(n, 1, 1, 1), probabilities, tables) if label else probabilities
         least, best = np.where(better, bits, least), np.where(better, label, best)
     return best, tables
 
@@ -159,8 +159,8 @@ def _probabilities(model: Model, codes: Codes, labels: Codes) -> Float64:
     condition = spec.input("condition")
     if condition is not None:
         width = condition.shape[0]
-        told = np.eye(width)[labels] if model.manifest.classes else np.zeros((len(codes), width))
-        inputs[condition.role] = told.astype(np.float32)
+        weights = np.eye(width)[labels] if model.manifest.classes else np.zeros((len(codes), width))
+        inputs[condition.role] = weights.astype(np.float32)
     logits = np.moveaxis(model.run("score_codes", inputs)["logits"], 1, -1).astype(np.float64)
     return softmax(np.rint(logits * GRID) / GRID) + FLOOR
 

@@ -87,15 +87,15 @@ class Model:
 
     def _judge(self) -> None:
         """Mark the tasks whose operators draw as not reproducible, whatever the manifest says. Raises GraphError if operators mix rows."""
-        for name, about in self.chance.items():
-            if about.mixes:
+        for name, operators in self.chance.items():
+            if operators.mixes:
                 graph = self.manifest.tasks[name].graph
                 raise GraphError(
-                    f"tasks.{name}: {graph} mixes the rows of a batch by {', '.join(about.mixes)} in training mode, so that one request would "
+                    f"tasks.{name}: {graph} mixes the rows of a batch by {', '.join(operators.mixes)} in training mode, so that one request would "
                     "change another's answer; export it in evaluation mode (model.eval())",
                     graph=graph,
                 )
-        self._mark([name for name, about in self.chance.items() if about.draws])
+        self._mark([name for name, operators in self.chance.items() if operators.draws])
 
     def _mark(self, drawing: Sequence[str]) -> None:
         self.manifest = self.manifest.with_drawing(self.manifest.drawing | set(drawing)) if drawing else self.manifest
@@ -112,7 +112,7 @@ class Model:
             if name in self.manifest.drawing:
                 continue  # its bits differ anyway
             if max(math.prod(tensor.shape) for tensor in task.inputs) > LARGE:
-                self._told_apart(name, task, 2)
+                self._check_runs(name, task, 2)
                 continue
             if self.chance[name].unsure and not batches.repeats(
                 self.padded_run(name, task.min_rows), example_inputs(task, self.manifest, task.min_rows)
@@ -129,23 +129,23 @@ class Model:
                 example = example_inputs(task, self.manifest, task.min_rows)
                 trim({tensor.graph_name: example[tensor.role] for tensor in task.inputs})
             if rows is None:
-                self._told_apart(name, task, 4)
+                self._check_runs(name, task, 4)
                 if isinstance(graph := self.graphs[name], OnnxGraph):
                     graph.divided = False  # by time: the same request would give other bits on a busier machine
             elif rows > task.min_rows:
                 tasks = {**self.manifest.tasks, name: padded(self.manifest.tasks[name], rows)}
                 self.manifest = self.manifest.model_copy(update={"tasks": tasks})
 
-    def _told_apart(self, name: str, task: TaskSpec, rows: int) -> None:
+    def _check_runs(self, name: str, task: TaskSpec, rows: int) -> None:
         """Mark a task that draws, or raise GraphError for one whose rows influence each other, by runs of a few rows."""
         rows = min(-(-rows // task.min_rows) * task.min_rows, task.max_rows)
         run = self.padded_run(name, task.min_rows)
         inputs, others = (example_inputs(task, self.manifest, rows, seed) for seed in (0, 1))
         if not batches.repeats(run, inputs):
             self._mark([name])
-        elif rows > 1 and (found := batches.influence(run, inputs, others)):
+        elif rows > 1 and (influences := batches.influence(run, inputs, others)):
             raise GraphError(
-                f"tasks.{name}: {task.graph} mixes the rows of a batch: {'; '.join(found)}, so that one request would change another's answer; "
+                f"tasks.{name}: {task.graph} mixes the rows of a batch: {'; '.join(influences)}, so that one request would change another's answer; "
                 "mend the graph, or set max_rows 1 to run each row by itself",
                 graph=task.graph,
             )
@@ -173,10 +173,10 @@ class Model:
         for tensor in spec.outputs:
             array = outputs[tensor.graph_name]
             if len(array) != rows + padding or not tensor.fits(array.shape[1:]) or array.dtype != tensor.dtype:
-                said = f"{tensor.dtype}{[rows + padding, *tensor.shape]}"
+                needed = f"{tensor.dtype}{[rows + padding, *tensor.shape]}"
                 raise GraphError(
-                    f"{spec.graph}: output {tensor.role!r} is {array.dtype}{list(array.shape)}, the manifest says {said}",
-                    graph=spec.graph, tensor=tensor.graph_name, expected=said,
+                    f"{spec.graph}: output {tensor.role!r} is {array.dtype}{list(array.shape)}, the manifest says {needed}",
+                    graph=spec.graph, tensor=tensor.graph_name, expected=needed,
                 )  # fmt: skip
             results[tensor.role] = np.ascontiguousarray(array[:rows])
         return results

@@ -153,10 +153,10 @@ _short.maxlevel, _short.maxlist, _short.maxtuple, _short.maxdict = 2, 4, 4, 4
 
 def reason(error: BaseException) -> str:
     """Return what a library says of an error, on one line and cut to `REASON` characters."""
-    said = str(error)
-    if "Traceback of TorchScript" in said:  # with the script's source; the last line has the error
-        said = said.strip().splitlines()[-1]
-    return cut(" ".join(said.split()) or type(error).__name__, REASON)
+    text = str(error)
+    if "Traceback of TorchScript" in text:  # with the script's source; the last line has the error
+        text = text.strip().splitlines()[-1]
+    return cut(" ".join(text.split()) or type(error).__name__, REASON)
 
 
 def shown(value: object) -> str:
@@ -177,12 +177,12 @@ def cannot_run(graph: str, library: str, error: BaseException) -> GraphError:
 
 def _listed(valid: Sequence[object]) -> list[object]:
     """Return what an error lists as valid: texts cut, and the list ended by … where it is long."""
-    found: list[object] = []
+    listed: list[object] = []
     left = VALID
     for value in valid:
         short = cut(value) if isinstance(value, str) else value
         left -= len(str(short)) + 4
         if left < 0:
-            return [*found, "…"]
-        found.append(short)
-    return found
+            return [*listed, "…"]
+        listed.append(short)
+    return listed

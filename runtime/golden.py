@@ -70,16 +70,16 @@ def replay(run: Runner, folder: Path, manifest: Manifest, device: str) -> list[s
     return problems
 
 
-def _compare(name: str, found: Array, expected: Array, tolerance: float) -> list[str]:
+def _compare(name: str, actual: Array, expected: Array, tolerance: float) -> list[str]:
     """Absolute difference, relative to the size of the values where that is above one."""
-    if found.shape != expected.shape:
-        return [f"{name}: shape {list(found.shape)}, golden {list(expected.shape)}"]
+    if actual.shape != expected.shape:
+        return [f"{name}: shape {list(actual.shape)}, golden {list(expected.shape)}"]
     if expected.dtype.kind not in "biuf" or not expected.size:
         return [
             f"{name}: the golden vectors are {expected.dtype}{list(expected.shape)}, which is nothing to compare with"
         ]
     scale = np.maximum(1.0, np.abs(expected))
-    worst = float((np.abs(found.astype(np.float64) - expected) / scale).max())
+    worst = float((np.abs(actual.astype(np.float64) - expected) / scale).max())
     return [f"{name}: differs by {worst:.2g}, allowed {tolerance:g}"] if not worst <= tolerance else []
 
 
@@ -93,9 +93,9 @@ def check_sampler(
     `inputs` and `outputs` are those of the sample task; the score task takes the finished data, or score_codes the codes, and gives
     logits (B, K, *grid). `stated` are the roles of the conditions and numbers that both tasks take.
     """
-    told = {role: inputs[role] for role in stated if role in inputs}
+    conditions = {role: inputs[role] for role in stated if role in inputs}
     task, given = ("score_codes", {"codes": outputs["codes"]}) if from_codes else ("score", {"data": outputs["data"]})
-    scored = run(task, {**given, **told})
+    scored = run(task, {**given, **conditions})
     logits = np.moveaxis(scored[logits_role].astype(np.float64), 1, -1)  # (B, *grid, K)
     temperature = inputs["temperature"].reshape(-1, *(1,) * (logits.ndim - 1)) if "temperature" in inputs else 1.0
     scaled = logits / temperature

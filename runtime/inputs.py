@@ -25,7 +25,7 @@ LATENT_STREAM = 2**35  # + its place: the stream of a latent's posterior or comp
 
 
 @dataclass(slots=True)
-class Options:
+class InputOptions:
     """What a request says of the inputs that it does not give as arrays."""
 
     condition: Given | None = None
@@ -55,7 +55,7 @@ def check_temperature(temperature: float) -> None:
 
 
 def draw(
-    manifest: Manifest, spec: TaskSpec, tensor: InputSpec, seed: int, first: int, n: int, stream: int, choices: Options
+    manifest: Manifest, spec: TaskSpec, tensor: InputSpec, seed: int, first: int, n: int, stream: int, choices: InputOptions
 ) -> Array:  # fmt: skip
     """Return an input (n, *shape) of a task that is not given: noise and latents of the seed, conditions, numbers, the temperature.
 

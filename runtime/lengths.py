@@ -43,8 +43,8 @@ def of(spec: TaskSpec, inputs: Mapping[str, Array]) -> int | None:
         tensor.role: inputs[tensor.role].shape[axis + 1] for tensor in spec.inputs for axis in tensor.free or ()
     }
     if len(set(stated.values())) > 1:
-        said = ", ".join(f"{role} {length}" for role, length in stated.items())
-        raise InvalidValue(f"inputs: one length is needed, not {said}", field=next(iter(stated)))
+        listed = ", ".join(f"{role} {length}" for role, length in stated.items())
+        raise InvalidValue(f"inputs: one length is needed, not {listed}", field=next(iter(stated)))
     return next(iter(stated.values()))
 
 

@@ -47,7 +47,7 @@ def read(path: Path, wanted: Iterable[str], check: Check, *, limit: int = LIMIT)
 
     Raises Unreadable where `check` objects to one of them, or where they have more than `limit` bytes in all.
     """
-    found: dict[str, Array] = {}
+    arrays: dict[str, Array] = {}
     try:
         with zipfile.ZipFile(path) as held:
             members = {info.filename.removesuffix(".npy"): info for info in held.infolist()}
@@ -56,8 +56,8 @@ def read(path: Path, wanted: Iterable[str], check: Check, *, limit: int = LIMIT)
                     if members[name].compress_type not in METHODS:
                         raise Unreadable(f"{shown(name)} is compressed in a way that numpy does not write")
                     with held.open(members[name]) as file:
-                        found[name] = _array(name, file, check, limit)
-                    limit -= found[name].nbytes
+                        arrays[name] = _array(name, file, check, limit)
+                    limit -= arrays[name].nbytes
     except Unreadable:
         raise
     except (
@@ -71,7 +71,7 @@ def read(path: Path, wanted: Iterable[str], check: Check, *, limit: int = LIMIT)
         RuntimeError,
     ) as error:
         raise Unreadable(cut(str(error), 200)) from None
-    return found
+    return arrays
 
 
 def _array(name: str, file: IO[bytes], check: Check, limit: int) -> Array:

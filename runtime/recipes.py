@@ -236,12 +236,12 @@ def _options(recipe: Mapping[str, Any], manifest: Manifest) -> dict[str, Any]:
             for role, rows in _by_name(recipe, "named_latents").items() if role in manifest.latents
         }  # fmt: skip
     if "codes" in recipe:
-        about = manifest.codes
+        spec = manifest.codes
         codes = _array(
-            recipe if grid else {"codes": [recipe["codes"]]}, "codes", np.int64, about.shape if about else None
+            recipe if grid else {"codes": [recipe["codes"]]}, "codes", np.int64, spec.shape if spec else None
         )
-        if about is not None and not ((codes >= 0) & (codes < about.levels)).all():
-            raise InvalidValue(f"the recipe is damaged: codes: one is not 0 to {about.levels - 1}")
+        if spec is not None and not ((codes >= 0) & (codes < spec.levels)).all():
+            raise InvalidValue(f"the recipe is damaged: codes: one is not 0 to {spec.levels - 1}")
         options["codes"] = codes
     return options
 

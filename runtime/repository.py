@@ -56,21 +56,21 @@ def survey(root: Path) -> Listing:
         ) from None
     except OSError as error:
         raise ArtifactError(f"{root}: cannot be read: {error.strerror}; {READABLE}") from None
-    found = Listing()
+    listing = Listing()
     for name in names:
         if not name.startswith("."):
-            _add(found, root / name)
-    return found
+            _add(listing, root / name)
+    return listing
 
 
-def _add(found: Listing, folder: Path) -> None:
+def _add(listing: Listing, folder: Path) -> None:
     """Add one model to the listing, under a name that can be written as UTF-8."""
     name = os.fsencode(folder.name).decode("utf-8", "backslashreplace")
     there, reason = look_into(folder)
     if reason is not None:
-        found.unreadable[name] = reason
+        listing.unreadable[name] = reason
     elif there:
-        found.versions[name] = there
+        listing.versions[name] = there
 
 
 def look_into(folder: Path) -> tuple[list[int], str | None]:
@@ -128,15 +128,15 @@ def with_checksum(start: str, root: Path) -> str:
 
 def trained_on(data: str, root: Path, task: str) -> tuple[list[str], dict[str, str | None]]:
     """Names of the artifacts with a task that were trained on a data set, and of all that have the task what each was trained on."""
-    found = {}
+    data_names = {}
     for name in scan(root):
         try:
             manifest = manifests.read(locate(root / name))
         except ArtifactError:  # whoever uses it will be told
             continue
         if task in manifest.tasks:
-            found[name] = manifest.data_name
-    return [name for name, trained in found.items() if trained == data], found
+            data_names[name] = manifest.data_name
+    return [name for name, trained in data_names.items() if trained == data], data_names
 
 
 def digest(path: Path) -> FileRecord:
@@ -153,13 +153,13 @@ def everything(folder: Path) -> Iterator[tuple[str, os.DirEntry[str]]]:
     waiting = [""]
     for below in waiting:  # which grows
         try:
-            found = os.scandir(folder / below)
+            entries = os.scandir(folder / below)
         except PermissionError:
             if below:
                 continue  # what lies in it is then missing where it is needed
             raise
-        with found:
-            for entry in found:
+        with entries:
+            for entry in entries:
                 if _is_file(entry):
                     yield f"{below}{entry.name}", entry
                 elif entry.is_dir(follow_symlinks=False) and not entry.name.startswith("."):
@@ -178,12 +178,12 @@ def files(folder: Path) -> Iterator[tuple[str, os.DirEntry[str]]]:
 
 def records(folder: Path) -> dict[str, FileRecord]:
     """Return the checksums of every file of an artifact but the manifest, by path. Raises ArtifactError for a link that leads out of it."""
-    found = {}
+    checksums = {}
     for name in sorted(name for name, _ in files(folder)):
         if not _inside(folder, name):
             raise ArtifactError(f"{folder / name}: a link that leads out of the artifact's folder; put the file there")
-        found[name] = digest(folder / name)
-    return found
+        checksums[name] = digest(folder / name)
+    return checksums
 
 
 def _inside(folder: Path, name: str) -> bool:
@@ -240,9 +240,9 @@ def _altered(folder: Path, manifest: Manifest) -> Iterator[str]:
     for name, record in manifest.files.items():
         if wrong := place(folder, name):
             yield f"files.{name}: {wrong if os.path.isfile(folder / name) else 'missing'}"
-        elif (found := digest(folder / name)) != record:
+        elif (actual := digest(folder / name)) != record:
             yield (
-                f"files.{name}: altered: SHA-256 {found.sha256[:12]}… of {found.bytes} bytes, the manifest says {record.sha256[:12]}… of {record.bytes}"
+                f"files.{name}: altered: SHA-256 {actual.sha256[:12]}… of {actual.bytes} bytes, the manifest says {record.sha256[:12]}… of {record.bytes}"
             )
 
 
@@ -300,9 +300,9 @@ def left_over(folder: Path, manifest: Manifest) -> list[str]:
 
 def irregular(folder: Path) -> list[str]:
     """Return the names of pipes, sockets and devices in a folder. Reading one would block, or never end."""
-    with os.scandir(folder) as found:
+    with os.scandir(folder) as entries:
         return sorted(
-            each.name for each in found if not _is_file(each) and os.path.exists(each.path) and not each.is_dir()
+            each.name for each in entries if not _is_file(each) and os.path.exists(each.path) and not each.is_dir()
         )
 
 

@@ -18,7 +18,7 @@ DEFAULTS = {"host": "127.0.0.1", "port": "8000", "tls_certificate": ""}
 ANYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 
 
-def told() -> dict[str, str]:
+def listener_settings() -> dict[str, str]:
     """Where the service listens: from the environment, else from manifold.toml."""
     file = Path("manifold.toml")
     written = tomllib.loads(file.read_text()) if file.exists() else {}
@@ -30,7 +30,7 @@ def told() -> dict[str, str]:
 
 def main() -> int:
     """Prints why not."""
-    settings = told()
+    settings = listener_settings()
     host, port = ANYWHERE.get(settings["host"], settings["host"]), int(settings["port"])
     connection = http.client.HTTPConnection(host, port, timeout=SECONDS)
     if settings["tls_certificate"]:  # neither its name nor who signed it is in question here

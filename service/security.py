@@ -64,13 +64,13 @@ def parse(text: str, where: str = "keys", rate: float = 0) -> list[Key]:
 
 
 def _entry(word: str, where: str, rate: float) -> Key:
-    found = ENTRY.fullmatch(word)
-    if found is None:  # what it holds stays unsaid: it may be a token, put there by mistake
+    match = ENTRY.fullmatch(word)
+    if match is None:  # what it holds stays unsaid: it may be a token, put there by mistake
         raise SettingsError(f"{where}: cannot be read; it is to be {SHAPE}", field="keys")
-    scopes = found["scopes"].split("+")
+    scopes = match["scopes"].split("+")
     if unknown := set(scopes) - set(SCOPES):
         raise SettingsError(f"{where}: unknown scope {min(unknown)!r}; valid are {', '.join(SCOPES)}", field="keys")
-    return Key(found["name"], frozenset(scopes), bytes.fromhex(found["digest"]), float(found["rate"] or rate))
+    return Key(match["name"], frozenset(scopes), bytes.fromhex(match["digest"]), float(match["rate"] or rate))
 
 
 def _digest(token: str) -> bytes:
@@ -79,19 +79,19 @@ def _digest(token: str) -> bytes:
 
 def read(settings: Settings) -> dict[str, Key]:
     """The keys by name. Raises SettingsError for an entry that is wrong, a name or a token that is there twice, or none where keys are needed."""
-    found = parse(settings.keys, "MANIFOLD_KEYS", settings.rate)
+    entries = parse(settings.keys, "MANIFOLD_KEYS", settings.rate)
     if settings.keys_file is not None:
         try:
             text = settings.keys_file.read_text()
         except (OSError, UnicodeDecodeError) as error:
             raise SettingsError(f"keys_file: {settings.keys_file} cannot be read: {error}", field="keys_file") from None
-        found += parse(text, str(settings.keys_file), settings.rate)
+        entries += parse(text, str(settings.keys_file), settings.rate)
     keys: dict[str, Key] = {}
-    for key in found:
+    for key in entries:
         if key.name in keys:
             raise SettingsError(f"keys: there are two keys called {key.name!r}", field="keys")
         keys[key.name] = key
-    if len({key.digest for key in found}) < len(found):
+    if len({key.digest for key in entries}) < len(entries):
         raise SettingsError("keys: one token stands under two names; make one for each", field="keys")
     if settings.authenticated and not keys:
         where = settings.published or settings.host
@@ -184,19 +184,19 @@ class Security:
             raise Unauthorized(f"Authorization: a key is needed; {HOW}", field="Authorization")
         if kind.lower() != "bearer" or not token.strip():
             raise Unauthorized(f"Authorization: not a Bearer token; {HOW}", field="Authorization")
-        digest, found = _digest(token.strip()), None
+        digest, matched = _digest(token.strip()), None
         for key in self.keys.values():  # all of them, however early one is found: the time says nothing
             if hmac.compare_digest(key.digest, digest):
-                found = key
-        if found is None:
+                matched = key
+        if matched is None:
             raise Unauthorized(f"Authorization: there is no such key; {HOW}", field="Authorization")
-        if scope not in found.scopes:
+        if scope not in matched.scopes:
             raise Forbidden(
-                f"Authorization: the key {found.name} has no scope {scope}, which this needs",
-                field="Authorization", valid=sorted(found.scopes),
+                f"Authorization: the key {matched.name} has no scope {scope}, which this needs",
+                field="Authorization", valid=sorted(matched.scopes),
             )  # fmt: skip
-        self._spend(found)
-        return found
+        self._spend(matched)
+        return matched
 
     def _spend(self, key: Key) -> None:
         rate = key.rate / self.settings.workers  # each has its share of the requests

@@ -26,7 +26,7 @@ from manifold.service.settings import Settings
 from manifold.service.telemetry import logs
 from manifold.training import datasets, runs
 from manifold.training.data import Data, tables
-from manifold.training.data.schema import Stated
+from manifold.training.data.schema import ColumnSettings
 from manifold.training.exporting import graphs
 from manifold.training.train import Loop
 from tests import shared
@@ -98,7 +98,7 @@ def made_table(n: int = 400) -> dict[str, np.ndarray]:
     }
 
 
-def tiny_run(folder: Path, family: str, data: Data, **changes: object) -> runs.Run:
+def tiny_run(folder: Path, family: str, data: Data, **changes: object) -> runs.TrainingRun:
     """A smoke run, trained. Tests that ask for the same one get copies of it."""
     return shared.tiny_run(folder, family, data, **changes)
 
@@ -145,7 +145,7 @@ def digits() -> Data:
 
 @pytest.fixture(scope="session")
 def table() -> Data:
-    return tables.from_table("made", made_table(), {"source": "tests"}, Stated({"price": 2}, {"weight": "kg"}))
+    return tables.from_table("made", made_table(), {"source": "tests"}, ColumnSettings({"price": 2}, {"weight": "kg"}))
 
 
 @pytest.fixture(scope="session")
@@ -156,7 +156,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory, digits: Data, table: Data) ->
     plain = tiny_run(root / "runs/autoencoder", "vae", digits, variational=False, likelihood="gaussian", latent_dim=5)
     rows = tiny_run(root / "runs/table", "vae", table, likelihood="columns", latent_dim=3)
     pixelcnn = tiny_run(root / "runs/pixelcnn", "pixelcnn", digits)
-    exports: list[tuple[runs.Run, str, Data, str]] = [
+    exports: list[tuple[runs.TrainingRun, str, Data, str]] = [
         (vae, "vae", digits, "onnx"), (vae, "vae-ts", digits, "torchscript"), (plain, "autoencoder", digits, "torchscript"),
         (rows, "table", table, "onnx"), (pixelcnn, "pixelcnn-ts", digits, "torchscript"), (pixelcnn, "pixelcnn", digits, "onnx"),
     ]  # fmt: skip

@@ -46,11 +46,11 @@ def once(key: str, make: Callable[[Path], object]) -> Path:
     return folder
 
 
-def tiny_run(folder: Path, family: str, data: Data, **changes: object) -> runs.Run:
+def tiny_run(folder: Path, family: str, data: Data, **changes: object) -> runs.TrainingRun:
     """Return a smoke run, trained, as a copy in `folder`."""
     module = families.get(family)
     config = module.Config.model_validate({**module.PRESETS["smoke"], **changes})
-    run = runs.Run(folder, family, data.name, "smoke", config)
+    run = runs.TrainingRun(folder, family, data.name, "smoke", config)
 
     def make(shared: Path) -> None:
         train(dataclasses.replace(run, folder=shared), data, device="cpu", quiet=True)
@@ -59,7 +59,7 @@ def tiny_run(folder: Path, family: str, data: Data, **changes: object) -> runs.R
     return run
 
 
-def export(run: runs.Run, name: str, root: Path, *, data: Data, backend: str = "onnx") -> Path:
+def export(run: runs.TrainingRun, name: str, root: Path, *, data: Data, backend: str = "onnx") -> Path:
     """Return what training.export.export makes of the run, as a copy in `root`.
 
     Where no graph is under test, TorchScript is the backend to take: it is exported in a fifth of the time.
@@ -73,7 +73,7 @@ def export(run: runs.Run, name: str, root: Path, *, data: Data, backend: str = "
     return root / name / "1"
 
 
-def _weights(run: runs.Run) -> str:
+def _weights(run: runs.TrainingRun) -> str:
     """A digest of the run's checkpoint."""
     return hashlib.sha256(run.checkpoint.read_bytes()).hexdigest()
 

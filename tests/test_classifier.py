@@ -87,7 +87,7 @@ def test_figures_are_of_fifteen_bins_and_keep_five_digits() -> None:
 
 def test_a_residual_block_adds_to_its_input() -> None:
     torch.manual_seed(0)
-    block, x = classifier.Residual(4).eval(), torch.randn(2, 4, 5, 5)
+    block, x = classifier.NormalisedResidual(4).eval(), torch.randn(2, 4, 5, 5)
     with torch.no_grad():
         assert torch.allclose(block(x), x + block.body(x))
         assert (block(x) >= x).all()  # the last layer of f is rectified

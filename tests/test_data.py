@@ -99,7 +99,7 @@ def test_tables_from_files(tmp_path: Path, suffix: str) -> None:
 
 def test_the_schema_is_fitted_on_training_rows() -> None:
     table = made_table()
-    spec = schema.fit(table, schema.Stated({"price": 2}))
+    spec = schema.fit(table, schema.ColumnSettings({"price": 2}))
     price = spec.columns[0]
     assert isinstance(price, NumericColumn)
     assert price.transform == "log1p" if schema._skewness(table["price"]) > 2 else "identity"
@@ -154,7 +154,7 @@ def test_infinite_numbers_are_refused() -> None:
 def test_stated_kinds_are_taken() -> None:
     generator = np.random.default_rng(0)
     table = {"a": generator.integers(0, 5, 200), "b": generator.lognormal(size=200), "c": generator.normal(size=200)}
-    spec = schema.fit(table, schema.Stated(kinds={"a": "numeric", "b": "quantile", "c": "ignore"}))
+    spec = schema.fit(table, schema.ColumnSettings(kinds={"a": "numeric", "b": "quantile", "c": "ignore"}))
     a, b = spec.columns
     assert isinstance(a, NumericColumn)
     assert isinstance(b, NumericColumn)
@@ -162,15 +162,15 @@ def test_stated_kinds_are_taken() -> None:
     encoded = schema.encode(table, spec)[:, 1]
     assert stats.kstest(encoded, "norm").pvalue > 0.01
     assert spec.ignored == {"c": "left out on request"}
-    ranged = schema.encode(table, schema.fit(table, schema.Stated(kinds={"*": "range", "c": "numeric"})))
+    ranged = schema.encode(table, schema.fit(table, schema.ColumnSettings(kinds={"*": "range", "c": "numeric"})))
     assert (ranged[:, 5].min(), ranged[:, 5].max()) == (0, 1)  # after five categories of a
     assert ranged[:, 6].std() == pytest.approx(1, abs=1e-4)
     with pytest.raises(TrainingError, match="no column 'z'"):
-        schema.fit(table, schema.Stated(kinds={"z": "numeric"}))
+        schema.fit(table, schema.ColumnSettings(kinds={"z": "numeric"}))
     with pytest.raises(TrainingError, match="unknown kind"):
-        schema.Stated(kinds={"a": "number"})
+        schema.ColumnSettings(kinds={"a": "number"})
     with pytest.raises(TrainingError, match="'x' is not a number"):
-        schema.fit({"a": np.asarray(["x"] * 40)}, schema.Stated(kinds={"a": "numeric"}))
+        schema.fit({"a": np.asarray(["x"] * 40)}, schema.ColumnSettings(kinds={"a": "numeric"}))
 
 
 def test_missing_values_take_no_part_in_the_schema() -> None:
@@ -242,7 +242,7 @@ def test_columns_that_are_neither_numbers_nor_texts(values: list[Any], tmp_path:
     table = reading.read(path)
     with pytest.raises(DataError, match=r"column 'odd' holds lists.*--column odd=ignore"):
         schema.fit(table)
-    assert schema.fit(table, schema.Stated(kinds={"odd": "ignore"})).names == ["x"]
+    assert schema.fit(table, schema.ColumnSettings(kinds={"odd": "ignore"})).names == ["x"]
 
 
 def test_durations_and_long_texts_are_no_categories() -> None:

@@ -29,7 +29,7 @@ from manifold.training.data import Arrays, Data
 from manifold.training.errors import TrainingError
 from manifold.training.exporting import graphs
 from manifold.training.families import pixelcnn
-from manifold.training.families.pixelcnn import Config, Finish, GatedPixelCNN
+from manifold.training.families.pixelcnn import AssembleImages, Config, GatedPixelCNN
 from manifold.training.networks.emissions import Mixture
 from manifold.training.networks.gated import Imputer, Sampler
 from tests.conftest import tiny_run, wait_until_ready
@@ -208,7 +208,7 @@ def test_cached_sampling_of_colours_and_densities_is_naive_sampling(
     uniforms = torch.rand(5, model.uniforms, generator=torch.Generator().manual_seed(1))
     condition = torch.eye(3)[[0, 1, 2, 0, 1]]
     expected = naive(model, uniforms, condition).permute(0, 3, 1, 2)
-    sampler = Sampler(model, Finish(model)).eval()
+    sampler = Sampler(model, AssembleImages(model)).eval()
     with torch.no_grad():
         codes, items = sampler(uniforms, condition, torch.ones(5))
     assert torch.allclose(codes.view(expected.shape).double(), expected.double(), atol=1e-5)
@@ -240,7 +240,7 @@ def test_what_is_known_is_kept_and_the_rest_follows_from_it() -> None:
             mine = uniforms.view(4, 3, 12)[:, :, place]
             picked = model.emission.pick(model.features(values, condition)[:, :, row, column], mine, torch.ones(4))
             values[:, row, column] = torch.where(mask[:, 0, row, column, None] > 0, known[:, row, column], picked)
-        imputer = Imputer(Sampler(model, Finish(model)), model.nearest).eval()
+        imputer = Imputer(Sampler(model, AssembleImages(model)), model.nearest).eval()
         codes, _ = imputer(uniforms, condition, torch.ones(4), data, mask)
     assert torch.equal(codes.permute(0, 2, 3, 1), values)
 

@@ -19,7 +19,7 @@ from manifold.service.settings import Settings
 from manifold.training import datasets
 from manifold.training.batches import Batch, to_float
 from manifold.training.data import Arrays, Data, tables
-from manifold.training.data.schema import Stated
+from manifold.training.data.schema import ColumnSettings
 from manifold.training.errors import TrainingError
 from manifold.training.families import cgan, gan
 from manifold.training.families.gan import Config, Score
@@ -265,7 +265,7 @@ def test_training_goes_on_exactly_where_it_stopped(digits: Data, tmp_path: Path,
     options = gan.Config.model_validate(
         {**families.get("gan").PRESETS["smoke"], **changes, "watch_steps": 3, "judge": "none"}
     )
-    whole, parts = (runs.Run(tmp_path / name, "gan", "digits", "smoke", options) for name in ("whole", "parts"))
+    whole, parts = (runs.TrainingRun(tmp_path / name, "gan", "digits", "smoke", options) for name in ("whole", "parts"))
     train(whole, digits, device="cpu", quiet=True)
     train(parts, digits, device="cpu", quiet=True, stop_after=7)
     train(parts, digits, device="cpu", quiet=True, resume=True)
@@ -369,7 +369,7 @@ def test_every_weight_learns(digits: Data, body: str) -> None:
 def made(tmp_path_factory: pytest.TempPathFactory, digits: Data) -> Path:
     root = tmp_path_factory.mktemp("gans")
     numbers = {name: column for name, column in made_table().items() if name in ("price", "weight")}
-    table = tables.from_table("numbers", numbers, {"source": "tests"}, Stated({"price": 2}))
+    table = tables.from_table("numbers", numbers, {"source": "tests"}, ColumnSettings({"price": 2}))
     mlp = tiny_run(root / "runs/mlp", "gan", digits, targets=(0.7, 0.9))
     spectral = tiny_run(root / "runs/sn", "gan", digits, body="dcgan", spectral=True, stored="float16")
     conditional = tiny_run(root / "runs/cgan", "cgan", digits, body="dcgan", unrolled=1)

@@ -38,7 +38,7 @@ def test_kl_is_the_closed_form() -> None:
 @pytest.mark.parametrize(
     "likelihood", [Gaussian(1, 0.3), GaussianLearned(1, 0.05), Laplace(1, 0.2)], ids=lambda each: type(each).__name__
 )
-def test_continuous_densities_integrate_to_one(likelihood: likelihoods.Likelihood) -> None:
+def test_continuous_densities_integrate_to_one(likelihood: likelihoods.DecoderLikelihood) -> None:
     parameters = torch.randn(1, likelihood.width, dtype=torch.float64)
     x = torch.linspace(-12, 13, 200_001, dtype=torch.float64)[:, None]
     density = torch.exp(-likelihood.nll(parameters.expand(len(x), -1), x))

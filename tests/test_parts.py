@@ -40,10 +40,10 @@ def on_demand(data: Data) -> tuple[Data, list[Made]]:
     return dataclasses.replace(data, train=parts[0], calibration=parts[1], test=parts[2]), parts
 
 
-def run_of(folder: Path, family: str, **changes: object) -> runs.Run:
+def run_of(folder: Path, family: str, **changes: object) -> runs.TrainingRun:
     module = families.get(family)
     options = {**module.PRESETS["smoke"], "test_items": 300, **changes}
-    return runs.Run(folder, family, "digits", "smoke", module.Config.model_validate(options))
+    return runs.TrainingRun(folder, family, "digits", "smoke", module.Config.model_validate(options))
 
 
 @pytest.mark.parametrize(

@@ -83,7 +83,7 @@ def toy(monkeypatch: pytest.MonkeyPatch) -> list[Toy]:
 
 
 def test_players_take_turns_and_phases_follow(tmp_path: Path, toy: list[Toy], digits: Data) -> None:
-    run = runs.Run(tmp_path / "run", "toy", "digits", "smoke", Config(batch_size=256))
+    run = runs.TrainingRun(tmp_path / "run", "toy", "digits", "smoke", Config(batch_size=256))
     train(run, digits, device="cpu", quiet=True)
     assert toy[0].seen == ["code"] * 5 + ["judge", "make"] * 10
     state = checkpoints.load(run.checkpoint)
@@ -102,7 +102,8 @@ def test_resume_across_phases_changes_no_bit(
     tmp_path: Path, toy: list[Toy], digits: Data, stops: tuple[int, ...]
 ) -> None:
     whole, parts = (
-        runs.Run(tmp_path / name, "toy", "digits", "smoke", Config(batch_size=256)) for name in ("whole", "parts")
+        runs.TrainingRun(tmp_path / name, "toy", "digits", "smoke", Config(batch_size=256))
+        for name in ("whole", "parts")
     )
     train(whole, digits, device="cpu", quiet=True)
     for index, steps in enumerate(stops):

@@ -19,7 +19,7 @@ from manifold.training.batches import Batch
 from manifold.training.data import Arrays, Data
 from manifold.training.exporting import graphs, loops
 from manifold.training.families import pixelcnn
-from manifold.training.families.pixelcnn import Config, Finish, GatedPixelCNN
+from manifold.training.families.pixelcnn import AssembleImages, Config, GatedPixelCNN
 from manifold.training.networks.gated import FreeSampler, Sampler, nothing
 
 
@@ -89,7 +89,7 @@ def test_cached_sampling_is_naive_sampling(shape: tuple[int, int, int], batch: i
     uniforms, condition, temperature = drawn_inputs(batch, shape[0] * shape[1])
     expected = naive(model, uniforms, condition, temperature)
     with torch.no_grad():
-        codes, items = Sampler(model, Finish(model)).eval()(uniforms, condition, temperature)
+        codes, items = Sampler(model, AssembleImages(model)).eval()(uniforms, condition, temperature)
     assert torch.equal(codes, expected)
     assert torch.equal(torch.round(items[:, 0] * (shape[2] - 1)).long(), expected)
 
@@ -99,7 +99,7 @@ def test_the_graph_and_one_split_by_rows_give_the_same_and_let_items_go(tmp_path
     """The graph of all rows, in batches of one and of more, equals naive sampling; the graph of one row, run row by row, equals both."""
     data = grid(6, 5, 4)
     model = network(data, conditional=bool(classes))
-    sampler = Sampler(model, Finish(model)).eval()
+    sampler = Sampler(model, AssembleImages(model)).eval()
     whole = {"sample": sampler.to_onnx(), **sampler.to_onnx_by_rows()}
     graphs.save_onnx(whole, tmp_path)
     sessions = {name: onnxruntime.InferenceSession(str(tmp_path / f"{name}.onnx")) for name in whole}
@@ -143,7 +143,7 @@ def test_temperature_goes_to_the_most_likely_level() -> None:
     model = network(grid(3, 3, 4))
     uniforms, condition = torch.rand(20, 9, generator=torch.Generator().manual_seed(0)), torch.zeros(20, 3)
     with torch.no_grad():
-        codes, _ = Sampler(model, Finish(model))(uniforms, condition, torch.full((20,), 0.001))
+        codes, _ = Sampler(model, AssembleImages(model))(uniforms, condition, torch.full((20,), 0.001))
         most_likely = model(codes, condition).argmax(1)
     assert torch.equal(codes, most_likely)
 
@@ -154,7 +154,7 @@ def test_a_sheet_draws_the_classes_in_turn() -> None:
     uniforms = torch.rand(5, model.uniforms, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         condition = model.to_condition(torch.tensor([0, 1, 2, 0, 1]))
-        _, expected = Sampler(model, Finish(model))(uniforms, condition, torch.ones(5))
+        _, expected = Sampler(model, AssembleImages(model))(uniforms, condition, torch.ones(5))
     assert torch.equal(drawn, expected)
 
 
@@ -176,7 +176,7 @@ def test_unconditional() -> None:
     drawn = pixelcnn.draw(model, 3, torch.Generator().manual_seed(0))
     assert drawn.shape == (3, 1, 4, 4)
     assert [metric.name for metric in pixelcnn.report(model, Config(), data)] == ["nll", "bits_per_dim"]
-    sampler, uniforms, temperature = Sampler(model, Finish(model)), torch.rand(3, model.uniforms), torch.ones(3)
+    sampler, uniforms, temperature = Sampler(model, AssembleImages(model)), torch.rand(3, model.uniforms), torch.ones(3)
     with torch.no_grad():
         free, told = FreeSampler(sampler)(uniforms, temperature), sampler(uniforms, torch.zeros(3, 1), temperature)
     assert torch.equal(free[0], told[0])

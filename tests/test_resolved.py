@@ -63,9 +63,9 @@ def test_a_run_of_an_older_version_goes_on_exactly(tmp_path: Path, digits: Data)
     """Its config holds options unresolved, and lists of names with an empty one."""
     old = {**families.get("gan").PRESETS["smoke"], "watch_steps": 0, "augment": [""], "discriminator_lr": 0.0}
     config = gan.Config.model_validate(old)
-    whole = runs.Run(tmp_path / "whole", "gan", "digits", "smoke", config)
+    whole = runs.TrainingRun(tmp_path / "whole", "gan", "digits", "smoke", config)
     train(whole, digits, device="cpu", quiet=True)
-    parts = runs.Run(tmp_path / "parts", "gan", "digits", "smoke", config)
+    parts = runs.TrainingRun(tmp_path / "parts", "gan", "digits", "smoke", config)
     train(parts, digits, device="cpu", quiet=True, stop_after=7)
     path = parts.folder / runs.CONFIG
     content = json.loads(path.read_text())

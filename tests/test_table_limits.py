@@ -392,12 +392,12 @@ def test_a_budget_takes_the_same_rows_in_any_chunks(model: Model, monkeypatch: p
 
 
 def test_a_sample_is_fair_and_small() -> None:
-    sample = bulk.Sample(100, 1)
+    sample = bulk.Reservoir(100, 1)
     for start in range(0, 10_000, 250):
         sample.add(np.arange(start, start + 250, dtype=np.float32)[:, None])
     assert sample.data.shape == (100, 1)
     assert len(np.unique(sample.data)) == 100
     assert 4000 < sample.data.mean() < 6000
-    few = bulk.Sample(100, 1)
+    few = bulk.Reservoir(100, 1)
     few.add(np.arange(40, dtype=np.float32)[:, None])
     assert np.array_equal(few.data[:, 0], np.arange(40))

@@ -25,9 +25,9 @@ from manifold.training.train import Loop, train
 from tests.conftest import ROOT
 
 
-def make_run(folder: Path, family: str = "vae", **changes: object) -> runs.Run:
+def make_run(folder: Path, family: str = "vae", **changes: object) -> runs.TrainingRun:
     module = families.get(family)
-    return runs.Run(
+    return runs.TrainingRun(
         folder, family, "digits", "smoke", module.Config.model_validate({**module.PRESETS["smoke"], **changes})
     )
 
@@ -149,7 +149,9 @@ def test_nan_names_step_phase_and_checkpoint(tmp_path: Path, digits: Data) -> No
     before = run.checkpoint.read_bytes()
     state = checkpoints.load(run.checkpoint)
     state["model"]["decoder.0.weight"][0, 0] = float("nan")
-    broken = runs.Run(tmp_path / "broken", *[getattr(run, name) for name in ("family", "data", "preset", "config")])
+    broken = runs.TrainingRun(
+        tmp_path / "broken", *[getattr(run, name) for name in ("family", "data", "preset", "config")]
+    )
     broken.save()
     checkpoints.save(broken.checkpoint, state)
     saved = broken.checkpoint.read_bytes()

@@ -37,12 +37,12 @@ USE_CASE = '''
 """The length of the latents of items."""
 
 from manifold.runtime.operations.magnitude import magnitude
-from manifold.service.core.answers import Answer
-from manifold.service.core.contract import Items, Response
+from manifold.service.core.answers import UseCaseResult
+from manifold.service.core.contract import ConditionedItemsRequest, Response
 from manifold.service.core.use_cases.base import UseCase
 
 
-class LatentMagnitudeRequest(Items):
+class LatentMagnitudeRequest(ConditionedItemsRequest):
     """How far items are from the origin of the latent space."""
 
 
@@ -55,7 +55,7 @@ class LatentMagnitudeResponse(Response):
 async def handle(handling, request, uploads, deadline_ms):
     entry, manifest = await handling.entry(request, "latent-magnitude")
     items = await handling.reader.items(manifest, request, uploads)
-    answer = Answer(entry, work=uploads.work)
+    answer = UseCaseResult(entry, work=uploads.work)
     norms = await handling.drive(answer, magnitude(manifest, items.data), len(items.data), deadline_ms)
     answer.fields["magnitudes"] = norms.astype(float)
     return answer

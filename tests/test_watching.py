@@ -16,7 +16,7 @@ from manifold.training import families, runs, train
 from manifold.training.data import Arrays, Data
 from manifold.training.families import gan
 from manifold.training.loop import checkpoints, watching
-from manifold.training.loop.watching import Alarm, Seen, Watch
+from manifold.training.loop.watching import Alarm, Inspection, Watch
 
 MEANS = {
     "discriminator/loss": 1.3, "discriminator/real_logit": 0.2, "discriminator/fake_logit": -0.2, "discriminator/gradient_norm": 1.0,
@@ -29,7 +29,7 @@ def watch_over(items: torch.Tensor, **changes: Any) -> Watch:
     return Watch(lambda n: items, real, every=10, **changes)
 
 
-def names(seen: Seen) -> list[str]:
+def names(seen: Inspection) -> list[str]:
     return [alarm.name for alarm in seen.alarms]
 
 
@@ -114,9 +114,9 @@ class Scripted(Watch):
         super().__init__(lambda n: torch.randn(n, 2), torch.randn(10, 2), every=5, rollbacks=rollbacks)
         self.steps = dict(steps)
 
-    def look(self, step: int, means: Any) -> Seen:
+    def look(self, step: int, means: Any) -> Inspection:
         alarm = self.steps.pop(step, None)
-        return Seen({"mean": means["generator/gradient_norm"]}, () if alarm is None else (alarm,))
+        return Inspection({"mean": means["generator/gradient_norm"]}, () if alarm is None else (alarm,))
 
 
 SEVERE, MILD = Alarm("mode collapse", "tested", True), Alarm("mode dropping", "tested", False)
@@ -124,7 +124,7 @@ SEVERE, MILD = Alarm("mode collapse", "tested", True), Alarm("mode dropping", "t
 
 def scripted_run(
     folder: Path, data: Data, monkeypatch: pytest.MonkeyPatch, steps: dict[int, Alarm], rollbacks: int
-) -> runs.Run:
+) -> runs.TrainingRun:
     family = families.get("gan")
     config = gan.Config.model_validate({**family.PRESETS["smoke"], "watch_steps": 0})
     plain = gan.phases
@@ -133,13 +133,13 @@ def scripted_run(
         return [replace(phase, watch=Scripted(steps, rollbacks)) for phase in plain(model, options)]
 
     monkeypatch.setattr(gan, "phases", phases)
-    run = runs.Run(folder, "gan", data.name, "smoke", config)
+    run = runs.TrainingRun(folder, "gan", data.name, "smoke", config)
     train.train(run, data, device="cpu", quiet=True)
     monkeypatch.undo()
     return run
 
 
-def alarms(run: runs.Run) -> list[dict[str, Any]]:
+def alarms(run: runs.TrainingRun) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (run.folder / runs.ALARMS).read_text().splitlines()]
 
 
@@ -193,7 +193,7 @@ def test_looking_changes_nothing(digits: Data, tmp_path: Path) -> None:
         options = gan.Config.model_validate(
             {**family.PRESETS["smoke"], "body": "dcgan", "watch_steps": every, "judge": "models/digits-classifier"}
         )
-        run = runs.Run(tmp_path / str(every), "gan", "digits", "smoke", options)
+        run = runs.TrainingRun(tmp_path / str(every), "gan", "digits", "smoke", options)
         train.train(run, digits, device="cpu", quiet=True)
         found.append(checkpoints.load(run.checkpoint)["model"])
         if every:

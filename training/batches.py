@@ -58,7 +58,7 @@ def joined(part: Part, generator: torch.Generator, limit: int) -> Batch:
     )
 
 
-class Source(Protocol):
+class BatchSource(Protocol):
     """The items that a model is trained on, by index."""
 
     def batch(self, indices: Tensor, generator: torch.Generator, epoch: float) -> Batch:
@@ -68,7 +68,7 @@ class Source(Protocol):
     device: torch.device  # of the indices
 
 
-def source(part: Part, device: torch.device) -> Source:
+def source(part: Part, device: torch.device) -> BatchSource:
     """Return a part as a source for the device. Arrays are kept there whole; any other part is read batch by batch."""
     return Resident(part, device) if isinstance(part, Arrays) else Streamed(part, device)
 

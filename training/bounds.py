@@ -7,7 +7,7 @@ from typing import Protocol
 
 from torch import Tensor
 
-from manifold.training.likelihoods import Likelihood
+from manifold.training.likelihoods import DecoderLikelihood
 from manifold.training.networks.layers import per_item
 
 
@@ -15,7 +15,7 @@ class Autoencoder(Protocol):
     """A model with q(z | x, c) and p(x | z, c); the condition c may be absent."""
 
     @property
-    def likelihood(self) -> Likelihood: ...
+    def likelihood(self) -> DecoderLikelihood: ...
 
     def encode(self, x: Tensor, c: Tensor | None = None) -> tuple[Tensor, Tensor | None]: ...
 

@@ -21,7 +21,7 @@ from manifold.training.exporting.draft import draft
 from manifold.training.exporting.shown import write_page, write_preview
 from manifold.training.exporting.tasks import Exports
 from manifold.training.networks.layers import fix_norms
-from manifold.training.runs import Run
+from manifold.training.runs import TrainingRun
 from manifold.training.train import trained_model
 
 FORMATS = ("onnx", "torchscript")
@@ -54,7 +54,7 @@ STEPS: tuple[Step, ...] = (
 
 
 def export(
-    run: Run, name: str, root: Path, *, backend: str = "onnx", data: Data | None = None, description: str = ""
+    run: TrainingRun, name: str, root: Path, *, backend: str = "onnx", data: Data | None = None, description: str = ""
 ) -> Path:
     """Publish the run's averaged weights as `ROOT/NAME/<next version>`. Return that folder.
 
@@ -77,7 +77,7 @@ def export(
         return repository.publish_next(folder, root, context.manifest)
 
 
-def exports(run: Run, data: Data) -> Exports:
+def exports(run: TrainingRun, data: Data) -> Exports:
     """Return the tasks of a trained run."""
     config, model = run.resolved(data).config, trained_model(run, data)
     with torch.no_grad():

@@ -190,12 +190,12 @@ def weights_file(path: Path | None) -> Path:
             raise DataError(f"{URL} could not be downloaded: {error}. Give the file by --weights.") from error
     try:
         with path.open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise DataError(f"{path}: {error.strerror}") from None
-    if not found.startswith(HASH_PREFIX):
+    if not digest.startswith(HASH_PREFIX):
         raise DataError(
-            f"{path}: its SHA-256 begins with {found[:8]}, the published weights' with {HASH_PREFIX}: another or a damaged file"
+            f"{path}: its SHA-256 begins with {digest[:8]}, the published weights' with {HASH_PREFIX}: another or a damaged file"
         )
     return path
 

@@ -26,8 +26,8 @@ HALF_LOG_TWO_PI = 0.5 * math.log(2 * math.pi)
 LEAST_LOG_SCALE = -7.0  # of the logistic: a quarter of a level of 256
 
 
-class Likelihood(Protocol):
-    """What a family may ask of a likelihood."""
+class DecoderLikelihood(Protocol):
+    """The likelihood p(x | parameters) of an item, whose parameters a decoder gives."""
 
     width: int  # parameters an item
     noise: tuple[InputSpec, ...]  # what `sample` takes, in order
@@ -214,8 +214,8 @@ class Columns(nn.Module):
                 nats = 0.5 * ((x[:, block] - values[:, block]) / scale) ** 2 + scale.log() + HALF_LOG_TWO_PI
                 parts.append(nats * there[:, block])
             else:
-                seen = x[:, block].sum(1, keepdim=True)
-                nats = -(x[:, block] * values[:, block].log_softmax(1)).sum(1, keepdim=True) + (1 - seen) * self.unseen
+                known = x[:, block].sum(1, keepdim=True)
+                nats = -(x[:, block] * values[:, block].log_softmax(1)).sum(1, keepdim=True) + (1 - known) * self.unseen
                 parts.append(nats * there[:, block.start : block.start + 1])
         return torch.cat(parts, 1)
 
@@ -277,7 +277,7 @@ OBSERVED = {
 DISCRETE = ("bernoulli", "logistic")
 
 
-def build(name: str, spec: DataSpec, *, noise: float, floor: float, rows: int) -> Likelihood:
+def build(name: str, spec: DataSpec, *, noise: float, floor: float, rows: int) -> DecoderLikelihood:
     """Return the likelihood called `name` for data of `spec`; `rows` is the number of training rows."""
     if name not in NAMES:
         raise TrainingError(

@@ -29,7 +29,7 @@ CONFIG, LOG, CHECKPOINT, METRICS = "config.json", "log.jsonl", "checkpoint.safet
 
 
 @dataclasses.dataclass(frozen=True)
-class Run:
+class TrainingRun:
     """What a run folder says about itself."""
 
     folder: Path
@@ -59,7 +59,7 @@ class Run:
                     left.unlink(missing_ok=True)
             yield
 
-    def resolved(self, data: Data) -> Run:
+    def resolved(self, data: Data) -> TrainingRun:
         """Return the run with every option that depends on the data filled in. Runs of older versions saved them unresolved."""
         return dataclasses.replace(self, config=families.get(self.family).resolve(self.config, data))
 
@@ -97,14 +97,14 @@ def read_config(folder: Path) -> dict[str, Any]:
     return content
 
 
-def open_run(folder: Path) -> Run:
+def open_run(folder: Path) -> TrainingRun:
     """Read a run folder. Raises TrainingError if it is none, or was made by a version of Manifold with other keys."""
     content = read_config(folder)
     try:
         config = families.get(content["family"]).Config(**content["config"])
     except TrainingError as error:
         raise TrainingError(f"{folder / CONFIG}: {error.message}; {ANOTHER}", field=error.field) from None
-    return Run(folder, content["family"], content["data"], content["preset"], config)
+    return TrainingRun(folder, content["family"], content["data"], content["preset"], config)
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:

@@ -19,13 +19,13 @@ from manifold.training.loop import checkpoints
 from manifold.training.loop.state import fits
 from manifold.training.loop.steps import Loop
 from manifold.training.networks.layers import round_weights
-from manifold.training.runs import Run
+from manifold.training.runs import TrainingRun
 
 __all__ = ["Loop", "train", "trained_model"]
 
 
 def train(
-    run: Run,
+    run: TrainingRun,
     data: Data | None = None,
     *,
     resume: bool = False,
@@ -62,7 +62,7 @@ def train(
     return run.folder
 
 
-def trained_model(run: Run, data: Data) -> nn.Module:
+def trained_model(run: TrainingRun, data: Data) -> nn.Module:
     """Return the run's model with its averaged weights as the artifact stores them, in evaluation mode on the CPU.
 
     Raises TrainingError if the checkpoint is of another model than the config describes.

@@ -292,7 +292,7 @@ def _input_problems(task: TaskSpec, spec: InputSpec, kind: str, dims: list[int |
     """Return what is wrong with an input of the type `kind`. `dims` holds a number for each fixed dimension; it is None for any shape."""
     fits = dims is None or (
         len(dims) == 1 + len(spec.shape)
-        and all(not isinstance(have, int) or have == said for have, said in zip(dims[1:], spec.shape, strict=True))
+        and all(not isinstance(have, int) or have == size for have, size in zip(dims[1:], spec.shape, strict=True))
     )
     fixed_axes = [axis for axis in spec.free or () if dims is not None and fits and isinstance(dims[axis + 1], int)]
     if fixed_axes and kind == spec.dtype:

@@ -67,15 +67,15 @@ def influence(run: Run, inputs: Mapping[str, Array], others: Mapping[str, Array]
     many rows, at least two. The first row is kept in one run and the last in another, since influence may go one way alone.
     """
     whole = run(inputs)
-    found: dict[str, float] = {}
+    changes: dict[str, float] = {}
     for kept in (0, -1):
         mixed = {role: array.copy() for role, array in others.items()}
         for role, array in inputs.items():
             mixed[role][kept] = array[kept]
         for role, array in run(mixed).items():
             if not np.array_equal(array[kept], whole[role][kept], equal_nan=True):
-                found[role] = max(_distance(array[kept], whole[role][kept]), found.get(role, 0.0))
-    return [f"{role} of one row changes by {distance:.2g} with the other rows" for role, distance in found.items()]
+                changes[role] = max(_distance(array[kept], whole[role][kept]), changes.get(role, 0.0))
+    return [f"{role} of one row changes by {distance:.2g} with the other rows" for role, distance in changes.items()]
 
 
 def _cuts(thorough: bool) -> Iterator[tuple[int, slice]]:

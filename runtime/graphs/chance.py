@@ -57,17 +57,17 @@ def of_onnx(path: Path, outputs: Collection[str]) -> Chance:
     if not onnx_file.outline(path).suspect:
         return NONE
     content = onnx_file.read(path)
-    found: dict[str, dict[str, None]] = {"draws": {}, "unsure": {}, "mixes": {}}
+    operators: dict[str, dict[str, None]] = {"draws": {}, "unsure": {}, "mixes": {}}
     followed: set[tuple[str, str]] = set()
     for node in _needed(content.graph, outputs):
-        _judge(node, [content.graph.flags], content, found, followed)
-    return Chance(**{kind: tuple(names) for kind, names in found.items()})
+        _judge(node, [content.graph.flags], content, operators, followed)
+    return Chance(**{kind: tuple(names) for kind, names in operators.items()})
 
 
 def _needed(graph: Graph, outputs: Collection[str]) -> list[Node]:
     """Return the nodes that the outputs depend on: noise that only goes into another output is harmless."""
     maker = {name: node for node in graph.nodes for name in node.outputs if name}
-    open_, seen, needed = list(outputs), set(outputs), []
+    open_, reached, needed = list(outputs), set(outputs), []
     taken: set[int] = set()
     while open_:
         node = maker.get(open_.pop())
@@ -76,8 +76,8 @@ def _needed(graph: Graph, outputs: Collection[str]) -> list[Node]:
         taken.add(id(node))
         needed.append(node)
         for name in _uses(node):
-            if name not in seen:
-                seen.add(name)
+            if name not in reached:
+                reached.add(name)
                 open_.append(name)
     return needed
 
@@ -95,7 +95,7 @@ def _judge(
     node: Node,
     scopes: list[Mapping[str, bool]],
     content: Content,
-    found: dict[str, dict[str, None]],
+    operators: dict[str, dict[str, None]],
     followed: set[tuple[str, str]],
 ) -> None:
     """Add what a node says, with the graphs within it and the function that it calls.
@@ -108,12 +108,12 @@ def _judge(
         nodes = [] if called in followed else function.nodes
         followed.add(called)
         for inner in nodes:
-            _judge(inner, [function.flags], content, found, followed)
+            _judge(inner, [function.flags], content, operators, followed)
     elif node.domain in STANDARD and (kind := _kind(node, scopes)):
-        found[kind][node.op] = None
+        operators[kind][node.op] = None
     for graph in node.inner:
         for inner in graph.nodes:
-            _judge(inner, [graph.flags, *scopes], content, found, followed)
+            _judge(inner, [graph.flags, *scopes], content, operators, followed)
 
 
 def _kind(node: Node, scopes: list[Mapping[str, bool]]) -> str | None:
@@ -125,8 +125,8 @@ def _kind(node: Node, scopes: list[Mapping[str, bool]]) -> str | None:
         name = node.inputs[place] if len(node.inputs) > place else ""
         if not name:
             return None
-        told = next((scope[name] for scope in scopes if name in scope), None)
-        return "unsure" if told is None else "draws" if told else None
+        training = next((scope[name] for scope in scopes if name in scope), None)
+        return "unsure" if training is None else "draws" if training else None
     if node.op == "BatchNormInternal":  # what training makes of it
         return "mixes"
     if node.op == "BatchNormalization":
@@ -142,11 +142,11 @@ def _kind(node: Node, scopes: list[Mapping[str, bool]]) -> str | None:
 
 def of_torchscript(method: Any) -> Chance:
     """Return what the operators of a method say, those of all it calls among them. The module is in evaluation mode."""
-    found: dict[str, dict[str, None]] = {"draws": {}, "unsure": {}, "mixes": {}}
+    operators: dict[str, dict[str, None]] = {"draws": {}, "unsure": {}, "mixes": {}}
     for node in _torch_nodes(method.inlined_graph):
         if kind := _torch_kind(node):
-            found[kind][node.kind()] = None
-    return Chance(**{kind: tuple(names) for kind, names in found.items()})
+            operators[kind][node.kind()] = None
+    return Chance(**{kind: tuple(names) for kind, names in operators.items()})
 
 
 def _torch_nodes(block: Any) -> Iterator[Any]:

@@ -18,7 +18,7 @@ from manifold.runtime.errors import InvalidValue
 from manifold.runtime.records import Record
 
 if TYPE_CHECKING:
-    from manifold.runtime.tables.columns import Encoded
+    from manifold.runtime.tables.columns import EncodedTable
     from manifold.runtime.tables.files import Chunk
 
 Array = NDArray[Any]
@@ -251,7 +251,7 @@ class Kind(Record):
         """Yield the columns of a file of rows. Only for kinds with `in_files`."""
         raise NotImplementedError
 
-    def encode(self, table: Mapping[str, Array], *, missing: bool) -> Encoded:
+    def encode(self, table: Mapping[str, Array], *, missing: bool) -> EncodedTable:
         """Return columns as model inputs; unknown categories are allowed. Only for kinds with `in_files`."""
         raise NotImplementedError
 

@@ -16,7 +16,7 @@ from manifold.runtime import imaging
 from manifold.runtime.errors import InvalidValue, cut
 from manifold.runtime.kinds.base import Array, Evidence, Float32, Items, Kind, Reading, Recipes, Wire
 from manifold.runtime.tables import columns, files, rows
-from manifold.runtime.tables.columns import Encoded
+from manifold.runtime.tables.columns import EncodedTable
 from manifold.runtime.tables.files import Chunk
 from manifold.runtime.tables.schema import CategoricalColumn, Column, NumericColumn
 
@@ -248,7 +248,7 @@ class TableSpec(Kind):
         """Yield the columns of a CSV or Parquet file, `rows` rows at a time."""
         return files.chunks(source, form, self, rows=rows)
 
-    def encode(self, table: Mapping[str, Array], *, missing: bool) -> Encoded:
+    def encode(self, table: Mapping[str, Array], *, missing: bool) -> EncodedTable:
         """Return columns as encoded rows; invalid ones are listed."""
         return columns.encode(table, self, unknown=True, missing=missing)
 

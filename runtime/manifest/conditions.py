@@ -54,14 +54,14 @@ class Classes(Record):
 
     def problems(self) -> list[str]:
         """Return what is wrong with names and prior, by field of the short form."""
-        found = []
+        problems = []
         if len(set(self.names)) != len(self.names):
-            found.append("classes: names must differ")
+            problems.append("classes: names must differ")
         if self.prior is not None and len(self.prior) != len(self.names):
-            found.append("class_prior: needs one weight a class")
+            problems.append("class_prior: needs one weight a class")
         elif self.prior is not None and not _is_distribution(self.prior):
-            found.append("class_prior: weights must be at least 0 and add up to 1")
-        return found
+            problems.append("class_prior: weights must be at least 0 and add up to 1")
+        return problems
 
 
 class Text(Record):

@@ -49,8 +49,8 @@ def read(path: Path) -> Manifest:
 
 def _lines(loc: tuple[int | str, ...], message: str) -> list[str]:
     """Return the lines of a problem: one for each that the checks of a whole manifest have found, which begins with its field."""
-    place, said = ".".join(map(str, _place(loc))), message.removeprefix("Value error, ")
-    return [f"{place}: {said}"] if place else said.splitlines()
+    place, problem = ".".join(map(str, _place(loc))), message.removeprefix("Value error, ")
+    return [f"{place}: {problem}"] if place else problem.splitlines()
 
 
 def _place(loc: tuple[int | str, ...]) -> tuple[int | str, ...]:
@@ -77,7 +77,7 @@ def _content(path: Path) -> bytes:
 def dumps(manifest: Manifest) -> str:
     """The manifest as JSON text, ready to be written; lists of numbers on one line each."""
     text = json.dumps(manifest.model_dump(mode="json", exclude_none=True), indent=1, ensure_ascii=False)
-    return NUMBERS.sub(lambda found: re.sub(r"\s+", " ", found[0]).replace("[ ", "[").replace(" ]", "]"), text) + "\n"
+    return NUMBERS.sub(lambda match: re.sub(r"\s+", " ", match[0]).replace("[ ", "[").replace(" ]", "]"), text) + "\n"
 
 
 def schema() -> dict[str, Any]:

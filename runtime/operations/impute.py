@@ -79,15 +79,15 @@ def impute(
             weights = np.ones((n, 1))
     holes = data.repeat(count, axis=0)
     missing = np.isnan(holes)
-    found = holes
+    filled = holes
     numbers = repeated(numbers, count)
     own, of_encoder = numbers_of(encoder, numbers), condition if takes(encoder) else None
     for step in range(IMPUTE_STEPS):
         chance = seed if step == IMPUTE_STEPS - 1 else None
-        encoded = yield from encode(manifest, found, seed=chance, first=first, condition=of_encoder, numbers=own)
+        encoded = yield from encode(manifest, filled, seed=chance, first=first, condition=of_encoder, numbers=own)
         back = yield from _decoded(manifest, encoded.latent, condition, len(holes), numbers)
-        found = np.where(missing, back, holes)
-    mean = (weights[:, :, None] * found.reshape(n, count, -1)).sum(axis=1).astype(np.float32)
+        filled = np.where(missing, back, holes)
+    mean = (weights[:, :, None] * filled.reshape(n, count, -1)).sum(axis=1).astype(np.float32)
     whole = np.where(np.isnan(data), mean, data)
     if seed is None:
         return Imputed(whole, whole, np.isnan(data))

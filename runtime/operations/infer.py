@@ -15,7 +15,7 @@ import numpy as np
 from manifold.runtime import lengths, sampling
 from manifold.runtime.conditions import SOURCES, Given, is_random, mask_of
 from manifold.runtime.errors import InvalidValue, TooLarge
-from manifold.runtime.inputs import Options, check_seed, check_temperature, draw
+from manifold.runtime.inputs import InputOptions, check_seed, check_temperature, draw
 from manifold.runtime.manifest import NUMBERS, RANDOM, InputSpec, Manifest, TaskSpec
 from manifold.runtime.manifest.conditions import BYTES, Item
 from manifold.runtime.operations.common import check_takes
@@ -71,10 +71,10 @@ def is_optional(manifest: Manifest, tensor: InputSpec) -> bool:
     return tensor.source in OPTIONAL and not isinstance(manifest.condition_of(tensor), Item)
 
 
-def draws(spec: TaskSpec, given: Collection[str], told: bool) -> bool:
-    """Return whether a seed has any effect on a run that is given these inputs and, if `told`, a class."""
+def draws(spec: TaskSpec, given: Collection[str], conditioned: bool) -> bool:
+    """Return whether a seed has any effect on a run that is given these inputs and, if `conditioned`, a class."""
     left = {tensor.source for tensor in spec.inputs if tensor.role not in given}
-    return not left.isdisjoint(RANDOM) or (not left.isdisjoint(SOURCES) and not told)
+    return not left.isdisjoint(RANDOM) or (not left.isdisjoint(SOURCES) and not conditioned)
 
 
 def infer(manifest: Manifest, task: str, given: Mapping[str, Array], choices: Choices, rows: int) -> Steps[Done]:
@@ -99,7 +99,9 @@ def fill(manifest: Manifest, task: str, given: Mapping[str, Array], choices: Cho
     first = choices.first or 0
     seed = check_seed(choices.seed, first, rows, needed=chance)
     inputs: dict[str, Array] = {}
-    options = Options(choices.condition, choices.prior, 1.0 if choices.temperature is None else choices.temperature)
+    options = InputOptions(
+        choices.condition, choices.prior, 1.0 if choices.temperature is None else choices.temperature
+    )
     condition, stream = None, sampling.FIRST_INPUT_STREAM
     for tensor in spec.inputs:
         if tensor.role in given:
@@ -127,8 +129,8 @@ def rows_of(given: Mapping[str, Array], n: int | None, limit: int) -> int:
     """How many items: of what is given, else n, else one. Raises InvalidValue, and TooLarge over the limit."""
     counts = {role: len(array) if array.ndim else 0 for role, array in given.items()}
     if len(set(counts.values())) > 1:
-        said = ", ".join(f"{role} {count}" for role, count in counts.items())
-        raise InvalidValue(f"inputs: as many rows of each are needed, not {said}", field=next(iter(counts)))
+        listed = ", ".join(f"{role} {count}" for role, count in counts.items())
+        raise InvalidValue(f"inputs: as many rows of each are needed, not {listed}", field=next(iter(counts)))
     rows = next(iter(counts.values()), 1 if n is None else n)
     if n is not None and n != rows:
         raise InvalidValue(f"n: {n}, but {rows} rows are given; leave n out", field="n")

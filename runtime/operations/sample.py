@@ -9,7 +9,7 @@ from typing import Any
 from manifold.runtime import conditions, lengths, sampling
 from manifold.runtime.conditions import Given
 from manifold.runtime.errors import InvalidValue
-from manifold.runtime.inputs import Numbers, Options, check_numbers, check_seed, check_temperature, draw
+from manifold.runtime.inputs import InputOptions, Numbers, check_numbers, check_seed, check_temperature, draw
 from manifold.runtime.manifest import RANDOM, Manifest, TaskSpec
 from manifold.runtime.operations.common import (
     Capability,
@@ -65,7 +65,7 @@ def sample(
     seed = check_seed(seed, first, n, needed=chance)
     if prior is not None and not open_latents:
         raise InvalidValue("prior: there is no latent to draw here", field="prior")
-    choices = Options(condition, prior, temperature, numbers or {})
+    choices = InputOptions(condition, prior, temperature, numbers or {})
     inputs: dict[str, Array] = {}
     stream = sampling.FIRST_INPUT_STREAM
     for tensor in spec.inputs:

@@ -39,12 +39,12 @@ def drive(steps: Steps[T], run: Callable[[str, Mapping[str, Array]], dict[str, A
         return result
 
 
-def watched(steps: Steps[T], seen: Callable[[str], None]) -> Steps[T]:
-    """Return the same use case, which calls `seen` with the task of each run."""
+def watched(steps: Steps[T], observe: Callable[[str], None]) -> Steps[T]:
+    """Return the same use case, which calls `observe` with the task of each run."""
     try:
         wanted = next(steps)
         while True:
-            seen(wanted.task)
+            observe(wanted.task)
             wanted = steps.send((yield wanted))
     except StopIteration as finished:
         result: T = finished.value

@@ -34,7 +34,7 @@ SAMPLE_ROWS, SAMPLE_BYTES = 200_000, 256 * 2**20  # a model is calibrated on at 
 
 
 @dataclass
-class Scored:
+class ScoredRows:
     """Rows of a chunk, in their order. `bad` are those that could not be scored, by number, with the reason."""
 
     numbers: NDArray[np.int64]  # (n,), of the rows that were scored
@@ -53,7 +53,7 @@ class Total:
     flagged: int = 0
     states: dict[str, int] = field(default_factory=dict)
 
-    def add(self, scored: Scored) -> None:
+    def add(self, scored: ScoredRows) -> None:
         """One more chunk."""
         self.rows += len(scored.numbers)
         self.bad += len(scored.bad)
@@ -67,7 +67,7 @@ class Total:
 class Writer(Protocol):
     """Where scored rows go."""
 
-    def write(self, scored: Scored) -> None: ...
+    def write(self, scored: ScoredRows) -> None: ...
 
     def close(self) -> None: ...
 
@@ -84,7 +84,7 @@ def table_of(model: Model) -> Kind:
 
 
 @dataclass
-class Encoded:
+class EncodedRows:
     """Rows of a chunk at the graph's edge."""
 
     numbers: NDArray[np.int64]  # (n,)
@@ -95,25 +95,25 @@ class Encoded:
     places: Array  # of the n rows, in the table
 
 
-def encoded(model: Model, source: IO[bytes], kind: str, *, rows: int = files.CHUNK_ROWS) -> Iterator[Encoded]:
+def encoded(model: Model, source: IO[bytes], kind: str, *, rows: int = files.CHUNK_ROWS) -> Iterator[EncodedRows]:
     """Yield the rows of a file, chunk by chunk, as the model takes them. Raises InvalidValue where too many rows are invalid."""
     spec = table_of(model)
     missing = any(tensor.missing for tensor in model.manifest.tasks["score"].inputs)
-    seen = invalid = 0
+    total = invalid = 0
     for chunk in spec.chunks(source, kind, rows):
-        found = spec.encode(chunk.table, missing=missing)
+        table = spec.encode(chunk.table, missing=missing)
         keep = np.ones(len(chunk.numbers), bool)
-        keep[list(found.bad)] = False
+        keep[list(table.bad)] = False
         keep[np.isin(chunk.numbers, list(chunk.bad))] = False
         bad = dict(
-            sorted({**{int(chunk.numbers[at]): reason for at, reason in found.bad.items()}, **chunk.bad}.items())
+            sorted({**{int(chunk.numbers[at]): reason for at, reason in table.bad.items()}, **chunk.bad}.items())
         )
         places = np.flatnonzero(keep)
-        warnings = [found.warnings.get(int(at), []) for at in places]
-        yield Encoded(chunk.numbers[keep], found.data[keep], warnings, bad, chunk.table, places)
-        seen, invalid = seen + len(places) + len(bad), invalid + len(bad)
+        warnings = [table.warnings.get(int(at), []) for at in places]
+        yield EncodedRows(chunk.numbers[keep], table.data[keep], warnings, bad, chunk.table, places)
+        total, invalid = total + len(places) + len(bad), invalid + len(bad)
         if bad:
-            files.check_invalid(invalid, seen, *next(reversed(bad.items())))
+            files.check_invalid(invalid, total, *next(reversed(bad.items())))
 
 
 def recalibrate(
@@ -127,32 +127,34 @@ def recalibrate(
     width = math.prod(table_of(model).shape)
     digest = hashlib.file_digest(cast(Any, source), "sha256").hexdigest()
     source.seek(0)
-    sample, bad = Sample(min(SAMPLE_ROWS, max(calibration.LEAST, SAMPLE_BYTES // (4 * width))), width), 0
+    reservoir, bad = Reservoir(min(SAMPLE_ROWS, max(calibration.LEAST, SAMPLE_BYTES // (4 * width))), width), 0
     for part in encoded(model, source, kind):
-        sample.add(part.data)
+        reservoir.add(part.data)
         bad += len(part.bad)
         if stopped():
             raise Unavailable("the client has left")
     rows = (
-        f"{len(sample.data)} rows" if len(sample.data) == sample.seen else f"{len(sample.data)} of {sample.seen} rows"
+        f"{len(reservoir.data)} rows"
+        if len(reservoir.data) == reservoir.offered
+        else f"{len(reservoir.data)} of {reservoir.offered} rows"
     )
-    said = f"{rows} of {cut(name)} (SHA-256 {digest[:12]}…)"
-    folder = calibration.recalibrate(model, sample.data, root, source=said)
-    return folder, f"calibrated on {said}, {bad} bad ones left out"
+    described = f"{rows} of {cut(name)} (SHA-256 {digest[:12]}…)"
+    folder = calibration.recalibrate(model, reservoir.data, root, source=described)
+    return folder, f"calibrated on {described}, {bad} bad ones left out"
 
 
-class Sample:
+class Reservoir:
     """At most `most` rows of a stream of them, each as likely to be among them as any other (reservoir sampling, algorithm R)."""
 
     def __init__(self, most: int, width: int) -> None:
         self._rows = np.empty((most, width), np.float32)  # the system gives the memory as it is written
         self._generator = np.random.Generator(np.random.Philox(0))
-        self.seen = 0
+        self.offered = 0
 
     def add(self, rows: NDArray[np.float32]) -> None:
         """Take rows (n, width) in."""
-        orders = np.arange(self.seen, self.seen + len(rows))
-        self.seen += len(rows)
+        orders = np.arange(self.offered, self.offered + len(rows))
+        self.offered += len(rows)
         places = np.where(orders < len(self._rows), orders, self._generator.integers(0, orders + 1))
         taken = places < len(self._rows)
         self._rows[places[taken]] = rows[taken]
@@ -160,7 +162,7 @@ class Sample:
     @property
     def data(self) -> NDArray[np.float32]:
         """Return the rows that are in the sample."""
-        return self._rows[: self.seen]
+        return self._rows[: self.offered]
 
 
 def score(
@@ -171,38 +173,38 @@ def score(
     *,
     explain: bool = False,
     rows: int = files.CHUNK_ROWS,
-) -> Iterator[Scored]:
+) -> Iterator[ScoredRows]:
     """Yield the rows of a file, chunk by chunk. A budget is spent on the whole file, which is then read twice and must be seekable."""
     return (part for part in steps(model, source, kind, rule, explain=explain, rows=rows) if part is not None)
 
 
 def steps(
     model: Model, source: IO[bytes], kind: str, rule: Rule, *, explain: bool = False, rows: int = files.CHUNK_ROWS
-) -> Iterator[Scored | None]:
+) -> Iterator[ScoredRows | None]:
     """Do as `score` does, and yield None after each chunk of the first pass of a budget, so that the caller can stop there."""
-    about = model.manifest.scoring
+    scored_by = model.manifest.scoring
     table_of(model)
-    assert about is not None
+    assert scored_by is not None
     chosen, line = None, None
     if rule.budget is not None:
         start, strangest = source.tell(), Strangest(rule.budget)
         for numbers, values in _scores(model, encoded(model, source, kind, rows=rows)):
             strangest.add(numbers, values)
             yield None
-        chosen, least = strangest.found()
-        line = model.calibrated.line_at(about.score, least)
+        chosen, least = strangest.result()
+        line = model.calibrated.line_at(scored_by.score, least)
         source.seek(start)
     for part in encoded(model, source, kind, rows=rows):
         if not len(part.data):
-            yield Scored(part.numbers, None, [], None, part.bad)
+            yield ScoredRows(part.numbers, None, [], None, part.bad)
             continue
         scores = model.score(part.data)
         taken = None if chosen is None else _among(part.numbers, chosen)
         unknown = decisions.are_unknown(part.warnings)
-        judged = decisions.judge(about, model.calibrated, scores.terms, unknown, rule, chosen=taken)
+        judged = decisions.judge(scored_by, model.calibrated, scores.terms, unknown, rule, chosen=taken)
         if line is not None:  # the whole file's, not this chunk's
             judged = dataclasses.replace(judged, threshold=line)
-        yield Scored(
+        yield ScoredRows(
             part.numbers, judged, part.warnings, _explained(model, part, scores, judged) if explain else None, part.bad
         )
 
@@ -212,28 +214,30 @@ def _among(numbers: NDArray[np.int64], chosen: NDArray[np.int64]) -> NDArray[np.
     return np.searchsorted(chosen, numbers, side="left") < np.searchsorted(chosen, numbers, side="right")
 
 
-def _explained(model: Model, part: Encoded, scores: Scores, judged: Judged) -> list[dict[str, Any] | None] | None:
+def _explained(model: Model, part: EncodedRows, scores: Scores, judged: Judged) -> list[dict[str, Any] | None] | None:
     """Reasons of the rows that are flagged; None without nats by column."""
     if scores.surprise is None:
         return None
     spec = table_of(model)
-    found: list[dict[str, Any] | None] = [None] * len(part.numbers)
+    explanations: list[dict[str, Any] | None] = [None] * len(part.numbers)
     flagged = np.flatnonzero(judged.flagged)
     if len(flagged):
         few = Scores({name: values[flagged] for name, values in scores.terms.items()}, scores.surprise[flagged])
         why = model.drive(reasons.find(model.manifest, part.data[flagged], few, model.calibrated))
         given = spec.given(part.table, part.places[flagged])
         for at, reason in zip(flagged, spec.explain(why, given), strict=True):
-            found[at] = reason
-    return found
+            explanations[at] = reason
+    return explanations
 
 
-def _scores(model: Model, parts: Iterator[Encoded]) -> Iterator[tuple[NDArray[np.int64], scoring.Float64]]:
+def _scores(model: Model, parts: Iterator[EncodedRows]) -> Iterator[tuple[NDArray[np.int64], scoring.Float64]]:
     """Yield the numbers and the scores of each chunk's rows, also of a chunk without valid ones."""
-    about = model.manifest.scoring
-    assert about is not None
+    scored_by = model.manifest.scoring
+    assert scored_by is not None
     for part in parts:
-        scores = model.calibrated.place(model.score(part.data).terms)[about.score] if len(part.data) else np.zeros(0)
+        scores = (
+            model.calibrated.place(model.score(part.data).terms)[scored_by.score] if len(part.data) else np.zeros(0)
+        )
         yield part.numbers, scores
 
 
@@ -260,13 +264,13 @@ class Strangest:
         self._numbers, self._scores, self._parts = numbers[best], scores[best], []
         self._waiting = 0
 
-    def found(self) -> tuple[NDArray[np.int64], float | None]:
+    def result(self) -> tuple[NDArray[np.int64], float | None]:
         """Return the rows' numbers in ascending order, and the least strange one's score."""
         self._merge()
         return np.sort(self._numbers), float(self._scores[-1]) if len(self._scores) else None
 
 
-def drain(parts: Iterator[Scored], writer: Writer, progress: Callable[[Total], None] | None = None) -> Total:
+def drain(parts: Iterator[ScoredRows], writer: Writer, progress: Callable[[Total], None] | None = None) -> Total:
     """Writes all parts and closes the writer; says how far it is after each."""
     total = Total()
     for scored in parts:
@@ -319,7 +323,7 @@ def score_file(
 # --- output -------------------------------------------------------------------------------------------------------------------
 
 
-def lines(scored: Scored) -> bytes:
+def lines(scored: ScoredRows) -> bytes:
     """The chunk as NDJSON, in the rows' order; a row that could not be scored has its `error` instead of a score."""
     import orjson
 
@@ -342,7 +346,7 @@ class NdjsonWriter:
     def __init__(self, out: IO[bytes]) -> None:
         self.out = out
 
-    def write(self, scored: Scored) -> None:
+    def write(self, scored: ScoredRows) -> None:
         self.out.write(lines(scored))
 
     def close(self) -> None:
@@ -359,7 +363,7 @@ class ParquetWriter:
         self.out, self.rejected = out, rejected
         self._writer: Any = None
 
-    def write(self, scored: Scored) -> None:
+    def write(self, scored: ScoredRows) -> None:
         import orjson
         import pyarrow
         from pyarrow import parquet

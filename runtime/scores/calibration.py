@@ -26,13 +26,13 @@ LEAST = 20  # items; p-values then resolve 1 in 21, and the answer says so
 QUANTILE = 0.999  # of the surprise, that is drawn white
 
 
-def write(about: Scoring, scores: Scores, folder: Path, *, source: str, spec: Kind) -> Scoring:
+def write(scoring: Scoring, scores: Scores, folder: Path, *, source: str, spec: Kind) -> Scoring:
     """Stores calibration scores in an artifact's folder and returns the section of the manifest that refers to them.
 
     `scores` are of n items in an order that does not matter. Raises InvalidValue for fewer than LEAST, or scores that are not finite.
     """
     values: dict[str, Float64] = dict(scores.terms)
-    n = len(values[about.terms[0].name])
+    n = len(values[scoring.terms[0].name])
     if n < LEAST:
         raise InvalidValue(
             f"rows: {n} are too few to calibrate on; at least {LEAST} are needed, better 1000", field="rows"
@@ -40,8 +40,8 @@ def write(about: Scoring, scores: Scores, folder: Path, *, source: str, spec: Ki
     for name, term in values.items():
         if not np.isfinite(term).all():
             raise InvalidValue(f"rows: {name} is not finite for some of them", field="rows")
-    if about.combination is not None:
-        values[COMBINED] = cross_combined(about.combination, scores.terms)
+    if scoring.combination is not None:
+        values[COMBINED] = cross_combined(scoring.combination, scores.terms)
     calibration = Calibration(id="", n=n, created=now(), source=source)
     _save(folder / calibration.file, values)
     record = repository.digest(folder / calibration.file)
@@ -50,7 +50,7 @@ def write(about: Scoring, scores: Scores, folder: Path, *, source: str, spec: Ki
         update["surprise_scale"] = max(float(np.quantile(scores.surprise, QUANTILE)), 1e-6)
         if (usual := spec.usual(scores.surprise)) is not None:
             update["surprise_mean"] = usual
-    return about.model_copy(update=update)
+    return scoring.model_copy(update=update)
 
 
 def _save(path: Path, values: Mapping[str, Float64]) -> None:
@@ -69,21 +69,25 @@ def recalibrate(model: Model, data: NDArray[np.float32], root: Path, *, source: 
 
     Raises UnsupportedTask for a model without a score, or one that is told real values.
     """
-    about, manifest = model.manifest.scoring, model.manifest
-    if about is None or manifest.conditions is not None:
+    scoring, manifest = model.manifest.scoring, model.manifest
+    if scoring is None or manifest.conditions is not None:
         raise UnsupportedTask(
-            f"{manifest.name} cannot be calibrated: it {'is told real values' if about else 'carries no score'}",
+            f"{manifest.name} cannot be calibrated: it {'is told real values' if scoring else 'carries no score'}",
             field="model",
         )
     plain = manifests.read(model.folder)  # as it is stored: padding that this machine needs is not the artifact's
     with repository.staging(root, manifest.name) as folder:
         repository.copy(model.folder, folder)
-        scoring = write(about, model.score(data), folder, source=source, spec=manifest.spec)
-        earlier = {"version": plain.version, "n": about.calibration.n if about.calibration else 0, "calibrated": now()}
+        calibrated = write(scoring, model.score(data), folder, source=source, spec=manifest.spec)
+        earlier = {
+            "version": plain.version,
+            "n": scoring.calibration.n if scoring.calibration else 0,
+            "calibrated": now(),
+        }
         made = plain.model_copy(
             update={
                 "version": repository.next_version(root, manifest.name),
-                "scoring": scoring,
+                "scoring": calibrated,
                 "files": repository.records(folder),
                 "provenance": {**plain.provenance, "recalibrated": earlier},
             }

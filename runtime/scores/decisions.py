@@ -99,7 +99,7 @@ class Judged:
 
 
 def judge(
-    about: Scoring,
+    scoring: Scoring,
     calibrated: Calibrated,
     terms: Mapping[str, Float64],
     unknown: NDArray[np.bool_],
@@ -113,25 +113,25 @@ def judge(
     more rows than these.
     """
     placed = calibrated.place(terms)
-    score = placed[about.score]
+    score = placed[scoring.score]
     if chosen is None and rule.budget is not None:
         chosen = strangest(score, rule.budget)
     if not calibrated.n:
         flagged = np.zeros(len(score), bool) if chosen is None else chosen
-        line = calibrated.line_at(about.score, _least(score, flagged))
+        line = calibrated.line_at(scoring.score, _least(score, flagged))
         parts: dict[str, tuple[Float64, Float64 | None]] = {name: (values, None) for name, values in placed.items()}
         return Judged(score, None, flagged, None, None, np.where(unknown, 3, 2), parts, line, None)
     p = {name: calibrated.p_values(name, values) for name, values in placed.items()}
-    p_value = p[about.score]
+    p_value = p[scoring.score]
     line, block = (
-        calibrated.threshold(about.score, rule.review_rate),
-        calibrated.threshold(about.score, rule.block_rate),
+        calibrated.threshold(scoring.score, rule.review_rate),
+        calibrated.threshold(scoring.score, rule.block_rate),
     )
     if chosen is None:
         flagged = _below(p_value, line)
     else:
         flagged = chosen
-        line = calibrated.line_at(about.score, _least(score, flagged))
+        line = calibrated.line_at(scoring.score, _least(score, flagged))
     bands = np.where(flagged, np.where(_below(p_value, block), 2, 1), 0)
     states = np.where(unknown, 3, np.where(p_value <= 1 / (calibrated.n + 1), 1, 0))
     return Judged(

@@ -42,9 +42,9 @@ class Calibrated:
     """The calibration of one artifact, and what follows from it."""
 
     def __init__(
-        self, about: Calibration | None, scores: dict[str, Float64], combination: Combination | None = None
+        self, calibration: Calibration | None, scores: dict[str, Float64], combination: Combination | None = None
     ) -> None:
-        self.about, self.scores, self.combination = about, scores, combination
+        self.calibration, self.scores, self.combination = calibration, scores, combination
         self.tails = {name: Tail.fit(scores[name]) for name in combination.terms} if combination and scores else {}
 
     @classmethod
@@ -76,7 +76,7 @@ class Calibrated:
     @property
     def n(self) -> int:
         """Calibration items."""
-        return self.about.n if self.about else 0
+        return self.calibration.n if self.calibration else 0
 
     def place(self, terms: Mapping[str, Float64]) -> dict[str, Float64]:
         """The terms (n,), and their combination beside them where there is one."""
@@ -108,8 +108,8 @@ class Calibrated:
 def combine(combination: Combination, tails: Mapping[str, Tail], terms: Mapping[str, Float64]) -> Float64:
     """Nats (n,) of the terms (n,): the sum of their log-survivals, or the largest."""
     nats = np.stack([tails[name](terms[name]) for name in combination.terms])
-    found: Float64 = nats.sum(axis=0) if combination.method == "fisher" else nats.max(axis=0)
-    return found
+    combined: Float64 = nats.sum(axis=0) if combination.method == "fisher" else nats.max(axis=0)
+    return combined
 
 
 def cross_combined(combination: Combination, terms: Mapping[str, Float64], *, folds: int = 10) -> Float64:

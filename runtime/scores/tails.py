@@ -47,8 +47,8 @@ class Tail:
         """-log P(V >= v), nats (n,)."""
         beyond = np.maximum(np.asarray(values, np.float64) - self.threshold, 0) / self.scale
         extra = np.log1p(self.shape * beyond) / self.shape if self.shape > 0 else beyond
-        found: Float64 = np.interp(values, self.values, self.nats) + extra
-        return found
+        nats: Float64 = np.interp(values, self.values, self.nats) + extra
+        return nats
 
 
 def _pareto(excess: Float64, spread: float) -> tuple[float, float]:

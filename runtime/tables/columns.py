@@ -25,7 +25,7 @@ Float32 = NDArray[np.float32]
 
 
 @dataclass
-class Encoded:
+class EncodedTable:
     """Encoded rows. `bad` names those that could not be encoded; their data is not to be used."""
 
     data: Float32  # (n, width)
@@ -36,7 +36,9 @@ class Encoded:
         self.warnings.setdefault(int(index), []).append(text)
 
 
-def encode(table: Mapping[str, Array], spec: TableSpec, *, unknown: bool = False, missing: bool = False) -> Encoded:
+def encode(
+    table: Mapping[str, Array], spec: TableSpec, *, unknown: bool = False, missing: bool = False
+) -> EncodedTable:
     """Columns (n,) of numbers, texts or objects to float32 (n, width).
 
     `unknown` allows categories never seen in training, `missing` values that are missing. Raises InvalidValue where a column is not there.
@@ -48,24 +50,24 @@ def encode(table: Mapping[str, Array], spec: TableSpec, *, unknown: bool = False
             valid=spec.names,
         )
     n = len(table[spec.names[0]])
-    found = Encoded(np.empty((n, *spec.shape), np.float32))
+    result = EncodedTable(np.empty((n, *spec.shape), np.float32))
     nothing = np.ones(n, bool)  # rows without a single value
     for column, block in spec.placed:
         values = np.asarray(table[column.name])
         absent_rows = missing_values(values)
         nothing &= absent_rows
         if isinstance(column, NumericColumn):
-            found.data[:, block.start] = _numbers(values, absent_rows, column, found)
+            result.data[:, block.start] = _numbers(values, absent_rows, column, result)
         else:
-            found.data[:, block] = _blocks(values, absent_rows, column, unknown, found)
+            result.data[:, block] = _blocks(values, absent_rows, column, unknown, result)
         for index in np.flatnonzero(absent_rows):
             if missing:
-                found.warn(index, rows.is_missing(column))
+                result.warn(index, rows.is_missing(column))
             else:
-                found.bad.setdefault(int(index), f"column {shown(column.name)} is missing; every column needs a value")
+                result.bad.setdefault(int(index), f"column {shown(column.name)} is missing; every column needs a value")
     for index in np.flatnonzero(nothing):
-        found.bad.setdefault(int(index), "every value is missing")
-    return found
+        result.bad.setdefault(int(index), "every value is missing")
+    return result
 
 
 def missing_values(values: Array) -> NDArray[np.bool_]:
@@ -79,20 +81,24 @@ def missing_values(values: Array) -> NDArray[np.bool_]:
     return np.asarray([value is None or value == "" or value != value for value in values.tolist()], bool)
 
 
-def _numbers(values: Array, absent: NDArray[np.bool_], column: NumericColumn, found: Encoded) -> NDArray[np.float64]:
+def _numbers(
+    values: Array, absent: NDArray[np.bool_], column: NumericColumn, result: EncodedTable
+) -> NDArray[np.float64]:
     if values.dtype.kind in "iuf":
         numbers = values.astype(np.float64)
     else:
-        numbers = _parsed(values, absent, column, found)
+        numbers = _parsed(values, absent, column, result)
     for index in np.flatnonzero(np.isinf(numbers)):
-        found.bad.setdefault(int(index), f"{column.name}: {rows.not_finite(numbers[index])}")
+        result.bad.setdefault(int(index), f"{column.name}: {rows.not_finite(numbers[index])}")
     encoded: NDArray[np.float64] = rows.standardise(numbers, column)
     for index in np.flatnonzero(np.abs(encoded) >= column.clip):
-        found.warn(index, rows.is_clipped(values[index : index + 1].tolist()[0], column))
+        result.warn(index, rows.is_clipped(values[index : index + 1].tolist()[0], column))
     return encoded
 
 
-def _parsed(values: Array, absent: NDArray[np.bool_], column: NumericColumn, found: Encoded) -> NDArray[np.float64]:
+def _parsed(
+    values: Array, absent: NDArray[np.bool_], column: NumericColumn, result: EncodedTable
+) -> NDArray[np.float64]:
     """Texts and objects to numbers, NaN where there is none."""
     numbers = np.full(len(values), np.nan)
     try:
@@ -115,12 +121,12 @@ def _parsed(values: Array, absent: NDArray[np.bool_], column: NumericColumn, fou
         except (ValueError, TypeError):
             numbers[index] = np.nan
         if np.isnan(numbers[index]):
-            found.bad.setdefault(int(index), f"{column.name}: {rows.not_a_number(value, column)}")
+            result.bad.setdefault(int(index), f"{column.name}: {rows.not_a_number(value, column)}")
     return numbers
 
 
 def _blocks(
-    values: Array, absent: NDArray[np.bool_], column: CategoricalColumn, unknown: bool, found: Encoded
+    values: Array, absent: NDArray[np.bool_], column: CategoricalColumn, unknown: bool, result: EncodedTable
 ) -> Float32:
     """Return one-hot blocks (n, categories); different values are looked up once."""
     block = np.zeros((len(values), column.width), np.float32)
@@ -133,9 +139,9 @@ def _blocks(
     block[known, places[known]] = 1
     for index in np.flatnonzero(~absent & (places < 0)):
         if unknown:
-            found.warn(index, rows.is_unknown(names[inverse[index]], column))
+            result.warn(index, rows.is_unknown(names[inverse[index]], column))
         else:
-            found.bad.setdefault(int(index), f"{column.name}: unknown category {shown(names[inverse[index]])}")
+            result.bad.setdefault(int(index), f"{column.name}: unknown category {shown(names[inverse[index]])}")
     return block
 
 

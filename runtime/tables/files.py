@@ -253,7 +253,7 @@ def _number(last: int, n: int, skipped: dict[int, str]) -> NDArray[np.int64]:
     return numbers[~np.isin(numbers, after)][:n]
 
 
-def _of_texts(column: Any, about: Any, chunk: Chunk) -> Array:
+def _of_texts(column: Any, spec: Any, chunk: Chunk) -> Array:
     """Return a column of texts as numbers (NaN where empty) if they are, else as objects with None where empty.
 
     Rows with a cell that is too long are noted as invalid.
@@ -261,9 +261,9 @@ def _of_texts(column: Any, about: Any, chunk: Chunk) -> Array:
     import pyarrow
     from pyarrow import compute
 
-    column = compute.utf8_trim_whitespace(_short_cells(column, about.name, chunk))
+    column = compute.utf8_trim_whitespace(_short_cells(column, spec.name, chunk))
     column = compute.if_else(compute.equal(column, ""), None, column)
-    if not isinstance(about, CategoricalColumn):
+    if not isinstance(spec, CategoricalColumn):
         try:
             return np.asarray(compute.cast(column, pyarrow.float64()).to_numpy(zero_copy_only=False), np.float64)
         except pyarrow.ArrowInvalid:

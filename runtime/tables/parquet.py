@@ -97,15 +97,15 @@ class File:
 
     def check(self, group: int, rows: int) -> int:
         """Return how many of `rows` rows a batch of this row group may have. Raises TooLarge, or Malformed for headers that lie."""
-        about = self.metadata.row_group(group)
-        pages = [self._pages(about.column(leaf), leaf, about.num_rows) for leaf in self.leaves]
+        row_group = self.metadata.row_group(group)
+        pages = [self._pages(row_group.column(leaf), leaf, row_group.num_rows) for leaf in self.leaves]
         limit = OPEN_BYTES[0] + OPEN_BYTES[1] * len(pages)
         if (held := sum(each.largest + each.dictionary for each in pages)) > limit:
             raise _too_large(f"row group {group + 1} needs {held} bytes at a time, the limit is {limit}; {ADVICE}")
-        total, allowed = sum(each.total for each in pages), about.num_rows * len(pages) * self.cell
+        total, allowed = sum(each.total for each in pages), row_group.num_rows * len(pages) * self.cell
         if total > BATCH_BYTES + allowed:
             raise _too_large(
-                f"row group {group + 1} has {total} bytes in {about.num_rows} rows; a cell has {self.cell} at most"
+                f"row group {group + 1} has {total} bytes in {row_group.num_rows} rows; a cell has {self.cell} at most"
             )
         while (touched := sum(each.heaviest(rows) for each in pages)) > BATCH_BYTES and rows > LEAST_ROWS:
             rows //= 2
@@ -118,7 +118,7 @@ class File:
 
         Raises TooLarge, or Malformed: also for pages without values, of which many row groups could share millions.
         """
-        found, seen, count, name = Pages(), 0, 0, chunk.path_in_schema
+        pages, values, count, name = Pages(), 0, 0, chunk.path_in_schema
         if chunk.num_values != rows and not self.metadata.schema.column(leaf).max_repetition_level:
             raise Malformed(f"file: column {shown(name)} has {chunk.num_values} values for {rows} rows", field="file")
         at = chunk.data_page_offset
@@ -128,16 +128,16 @@ class File:
         if at < 0 or end > self.size:
             raise Malformed(f"file: column {shown(name)} lies beyond the file's end", field="file")
         size = self._value_size(leaf)
-        while seen < chunk.num_values and at < end:
+        while values < chunk.num_values and at < end:
             header, length = self._header(at, name)
             at, count = at + length + header[3], count + 1
             if count > chunk.num_values + EMPTY_PAGES:
                 raise Malformed(f"file: column {shown(name)} has more pages than values", field="file")
             if at > self.size:
                 raise Malformed(f"file: a page of column {shown(name)} lies beyond the file's end", field="file")
-            seen += _add(found, header, chunk.physical_type, size, name)
-        found.repeated = found.dictionary if name in self.written_out else 0
-        return found
+            values += _add(pages, header, chunk.physical_type, size, name)
+        pages.repeated = pages.dictionary if name in self.written_out else 0
+        return pages
 
     def _header(self, at: int, name: str) -> tuple[dict[int, Any], int]:
         """Return a page's header and its length."""
@@ -157,14 +157,14 @@ class File:
 
     def _value_size(self, leaf: int) -> int:
         """Return the least bytes of a value. Raises TooLarge for values of a fixed length that is too great."""
-        about = self.metadata.schema.column(leaf)
-        if about.physical_type != "FIXED_LEN_BYTE_ARRAY":
-            return SIZES.get(about.physical_type, 1)
-        if about.length > VALUE_BYTES:
+        column = self.metadata.schema.column(leaf)
+        if column.physical_type != "FIXED_LEN_BYTE_ARRAY":
+            return SIZES.get(column.physical_type, 1)
+        if column.length > VALUE_BYTES:
             raise _too_large(
-                f"column {shown(about.path)} has values of {about.length} bytes, the limit is {VALUE_BYTES}"
+                f"column {shown(column.path)} has values of {column.length} bytes, the limit is {VALUE_BYTES}"
             )
-        return int(about.length)
+        return int(column.length)
 
 
 def _add(pages: Pages, header: dict[int, Any], kind: str, size: int, name: str) -> int:
@@ -172,10 +172,10 @@ def _add(pages: Pages, header: dict[int, Any], kind: str, size: int, name: str) 
     page, inflated = header[1], header[2]
     if inflated > PAGE_BYTES:
         raise _too_large(f"column {shown(name)} has a page of {inflated} bytes, the limit is {PAGE_BYTES}; {ADVICE}")
-    about = header.get({DATA: 5, DICTIONARY: 7, DATA_V2: 8}.get(page, 0))
-    if about is None:
+    page_header = header.get({DATA: 5, DICTIONARY: 7, DATA_V2: 8}.get(page, 0))
+    if page_header is None:
         return 0  # a page of another kind, which the decoder skips
-    values = about.get(1, -1)
+    values = page_header.get(1, -1)
     if values < 0:
         raise Malformed(f"file: column {shown(name)} has a page without a number of values", field="file")
     pages.total += inflated
@@ -184,7 +184,7 @@ def _add(pages: Pages, header: dict[int, Any], kind: str, size: int, name: str) 
             raise Malformed(f"file: the dictionary of column {shown(name)} claims {values} values", field="file")
         pages.dictionary += inflated + 16 * values
         return 0
-    encoding = about.get(2 if page == DATA else 4, PLAIN)
+    encoding = page_header.get(2 if page == DATA else 4, PLAIN)
     if encoding not in ENCODINGS:
         raise Malformed(
             f"file: column {shown(name)} has pages in an encoding that is not read (delta of texts); "

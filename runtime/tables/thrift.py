@@ -97,12 +97,12 @@ class Compact:
 
     def numbers(self, inner: tuple[int, ...] = (), depth: int = 0) -> dict[int, int | dict[int, int]]:
         """Return the whole numbers of a struct by field id, and those of the structs `inner` in it; all else is skipped."""
-        found: dict[int, int | dict[int, int]] = {}
+        numbers: dict[int, int | dict[int, int]] = {}
         for name, kind in self.fields():
             if kind in (I16, I32, I64):
-                found[name] = self.number()
+                numbers[name] = self.number()
             elif kind == STRUCT and name in inner and not depth:
-                found[name] = self.numbers(depth=1)  # type: ignore[assignment]
+                numbers[name] = self.numbers(depth=1)  # type: ignore[assignment]
             else:
                 self.skip(kind)
-        return found
+        return numbers

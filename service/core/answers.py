@@ -1,4 +1,4 @@
-"""The answer of a use case, before it is written down."""
+"""The result of a use case, before it is encoded."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ Array = NDArray[Any]
 
 
 @dataclass
-class Answer:
-    """An answer before it is written down as JSON, a picture or an array."""
+class UseCaseResult:
+    """The result of a use case, before it is encoded as JSON, a picture or an array."""
 
     entry: Entry
     fields: dict[str, Any] = field(default_factory=dict)

@@ -52,7 +52,7 @@ ITEMS, OPTIONS, SINGLE, MADE = (kinds.fields(part) for part in ("request", "opti
 NEIGHBOUR, EXPLANATION = kinds.fields("neighbour"), kinds.fields("explanation")
 
 
-class Request(BaseModel):
+class BaseRequest(BaseModel):
     """What every request may say. Unknown fields are refused: a typo is an error, not a default."""
 
     model_config = ConfigDict(extra="forbid", populate_by_name=True)
@@ -84,25 +84,25 @@ CONDITIONS = (
 INPUTS = "numbers that the model takes by name, such as guidance: one for all items, or [n]"
 
 
-class Stated(Request):
+class InputsRequest(BaseRequest):
     """Requests that state more of a model's inputs than its items."""
 
     conditions: dict[str, Condition] | None = Field(default=None, description=CONDITIONS)
     inputs: Numbers | None = Field(default=None, description=INPUTS)
 
 
-class Chance(Request):
+class SeededRequest(BaseRequest):
     """Requests whose answer may be drawn."""
 
     seed: Seed | None = None
     first: Seed = Field(default=0, description="index of the first item: item 3 of seed 7 can be made alone")
 
 
-class Content(OPTIONS, ITEMS, Request):  # type: ignore[misc,valid-type]
+class ItemsRequest(OPTIONS, ITEMS, BaseRequest):  # type: ignore[misc,valid-type]
     """Requests about items of one kind: images or rows."""
 
 
-class Items(Stated, Content):
+class ConditionedItemsRequest(InputsRequest, ItemsRequest):
     """Requests about items whose class may be known."""
 
     class_: ClassChoice | None = Field(default=None, alias="class")
@@ -144,7 +144,7 @@ class Response(BaseModel):
     )
 
 
-class Made(MADE, Response):  # type: ignore[misc,valid-type]
+class ItemsResponse(MADE, Response):  # type: ignore[misc,valid-type]
     """Answers with items: images, or data, or rows."""
 
 
@@ -152,7 +152,7 @@ class MadeItems(MADE):  # type: ignore[misc,valid-type]
     """Items under the role of one of a model's outputs."""
 
 
-class Several(Made):
+class OutputsResponse(ItemsResponse):
     """Answers with the items of a model that may have several outputs."""
 
     items: dict[str, MadeItems] | None = Field(

@@ -13,7 +13,7 @@ from manifold.runtime import codecs, kinds
 from manifold.runtime.errors import UnsupportedMedia, cut
 from manifold.runtime.kinds.base import Recipes
 from manifold.service.aside import JSON as JSON_WORK
-from manifold.service.core.answers import Answer
+from manifold.service.core.answers import UseCaseResult
 
 JSON = "application/json"
 NUMBERS = (JSON, codecs.NPY)
@@ -45,7 +45,9 @@ def choose(accept: str, offered: tuple[str, ...]) -> str:
     raise UnsupportedMedia(f"Accept: {cut(accept)} is not offered", field="Accept", valid=offered)
 
 
-def to_fields(answer: Answer, request_id: str, *, picture: Callable[[bytes], Any] = codecs.to_base64) -> dict[str, Any]:
+def to_fields(
+    answer: UseCaseResult, request_id: str, *, picture: Callable[[bytes], Any] = codecs.to_base64
+) -> dict[str, Any]:
     """The answer as its contract has it, numpy arrays inside; `timing` is left to the caller. `picture` is what becomes of a PNG.
 
     The items of a model with several outputs are under `items`, by role.
@@ -73,14 +75,14 @@ def dumps(body: Any) -> bytes:
     return orjson.dumps(body, option=OPTIONS)
 
 
-def to_picture(answer: Answer, media_type: str) -> bytes:
+def to_picture(answer: UseCaseResult, media_type: str) -> bytes:
     """Return the items as one file. Raises UnsupportedMedia if the answer has no items that can be written so."""
     if answer.items is None or media_type not in answer.manifest.spec.wire.media_types:
         raise UnsupportedMedia("Accept: this answer holds no images", field="Accept", valid=[JSON, codecs.NPY])
     return answer.manifest.spec.write_file(answer.items, media_type, answer.recipes)
 
 
-def to_npy(answer: Answer) -> bytes:
+def to_npy(answer: UseCaseResult) -> bytes:
     """Return the items as numbers, such as images float32 (n, C, H, W) in [0, 1]; else posterior means or draws, codes, or scores."""
     if answer.items is None:
         assert answer.numbers is not None
@@ -88,7 +90,7 @@ def to_npy(answer: Answer) -> bytes:
     return codecs.to_npy(answer.manifest.spec.write_array(answer.items))
 
 
-def work(answer: Answer, listed: float = LISTED) -> float:
+def work(answer: UseCaseResult, listed: float = LISTED) -> float:
     """Return the work of writing the answer, in bytes (service.aside). `listed` is for an entry of a list."""
     arrays = sum(value.nbytes for value in answer.fields.values() if isinstance(value, np.ndarray))
     lists = max((len(value) for value in answer.fields.values() if isinstance(value, list)), default=0)

@@ -14,7 +14,7 @@ from manifold.runtime.errors import UnsupportedTask
 from manifold.runtime.manifest import Manifest
 from manifold.runtime.operations import Run
 from manifold.service.core import contract
-from manifold.service.core.answers import Answer
+from manifold.service.core.answers import UseCaseResult
 from manifold.service.core.reading import Reader
 from manifold.service.models.entries import Entry
 from manifold.service.models.registry import Registry
@@ -30,7 +30,7 @@ class Handling:
     def __init__(self, registry: Registry, settings: Settings) -> None:
         self.registry, self.settings, self.reader = registry, settings, Reader(settings)
 
-    async def entry(self, request: contract.Request, endpoint: str) -> tuple[Entry, Manifest]:
+    async def entry(self, request: contract.BaseRequest, endpoint: str) -> tuple[Entry, Manifest]:
         """Return the model that is asked for, ready. Raises UnsupportedTask if it does not support the endpoint."""
         entry = await self.registry.get(request.model, request.version)
         assert entry.manifest is not None
@@ -44,7 +44,7 @@ class Handling:
         return entry, entry.manifest
 
     async def drive(
-        self, answer: Answer, steps: Generator[Run, dict[str, Array], T], n: int, deadline_ms: int | None
+        self, answer: UseCaseResult, steps: Generator[Run, dict[str, Array], T], n: int, deadline_ms: int | None
     ) -> T:
         """Run a use case of n items to its end, and note its times."""
         assert answer.entry.batcher is not None
@@ -57,7 +57,9 @@ class Handling:
         return result
 
 
-def note(answer: Answer, fitted: Sequence[dict[str, Any]], request: contract.Chance | None = None) -> None:
+def note(
+    answer: UseCaseResult, fitted: Sequence[dict[str, Any]], request: contract.SeededRequest | None = None
+) -> None:
     """Note what was done to the items to fit them to the model, and the seed if one was given."""
     if fitted:
         answer.fields["fitted"] = list(fitted)
@@ -65,7 +67,7 @@ def note(answer: Answer, fitted: Sequence[dict[str, Any]], request: contract.Cha
         answer.fields |= {"seed": request.seed, "first": request.first}
 
 
-def _note_chance(answer: Answer, task: str) -> None:
+def _note_chance(answer: UseCaseResult, task: str) -> None:
     """Note that the same request gives another answer, if the graph of a task that was run draws random numbers itself."""
     if task in answer.manifest.drawing:
         answer.fields["reproducible"] = False

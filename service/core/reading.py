@@ -48,7 +48,7 @@ class Reader:
         self.settings = settings
 
     async def items(
-        self, manifest: Manifest, request: contract.Content, uploads: Uploads, *, unknown: bool = False, missing: bool = False
+        self, manifest: Manifest, request: contract.ItemsRequest, uploads: Uploads, *, unknown: bool = False, missing: bool = False
     ) -> Items:  # fmt: skip
         """Read the items. `unknown` allows categories that training has never seen, `missing` missing values. Raises RequestError."""
         spec, field = manifest.spec, manifest.spec.wire.many
@@ -79,7 +79,7 @@ class Reader:
         return groups[0] if len(groups) == 1 else await aside(functools.partial(Items.joined, groups))
 
     @staticmethod
-    def _refuse_others(manifest: Manifest, request: contract.Content, uploads: Uploads) -> None:
+    def _refuse_others(manifest: Manifest, request: contract.ItemsRequest, uploads: Uploads) -> None:
         """Raise InvalidValue for items of another kind than the model's."""
         spec = manifest.spec
         other = next((name for name in MANY if name != spec.wire.many and getattr(request, name) is not None), None)
@@ -218,8 +218,10 @@ class Reader:
         one = manifest.conditioned.get(name)
         if one is None:
             names = list(manifest.conditioned)
-            said = f"is conditioned on {', '.join(names)}" if names else "is not conditional; leave the conditions out"
-            return InvalidValue(f"{field}: {manifest.name} {said}", field=field, valid=names)
+            conditioning = (
+                f"is conditioned on {', '.join(names)}" if names else "is not conditional; leave the conditions out"
+            )
+            return InvalidValue(f"{field}: {manifest.name} {conditioning}", field=field, valid=names)
         forms = {"classes": "class", "text": "texts"}
         needed = one.data.wire.many if isinstance(one, Item) else forms.get(one.kind, one.kind)
         return InvalidValue(f"{field}: {manifest.name} takes {needed} here", field=field)

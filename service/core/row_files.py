@@ -85,7 +85,7 @@ async def spool(chunks: AsyncIterator[bytes], limit: int) -> IO[bytes]:
     return spooled
 
 
-async def _next(entry: Entry, parts: Iterator[bulk.Scored | None]) -> bulk.Scored | None:
+async def _next(entry: Entry, parts: Iterator[bulk.ScoredRows | None]) -> bulk.ScoredRows | None:
     """Return the next chunk, from the model's own worker, in turn with all other runs; None at the end.
 
     Each chunk of a budget's first pass takes its own turn too, so that other requests go on and a client that has left ends the work.
@@ -97,7 +97,7 @@ async def _next(entry: Entry, parts: Iterator[bulk.Scored | None]) -> bulk.Score
             return part
 
 
-def _step(parts: Iterator[bulk.Scored | None]) -> tuple[bool, bulk.Scored | None]:
+def _step(parts: Iterator[bulk.ScoredRows | None]) -> tuple[bool, bulk.ScoredRows | None]:
     """Return whether there was a step left, and its result."""
     for part in parts:
         return True, part
@@ -106,8 +106,8 @@ def _step(parts: Iterator[bulk.Scored | None]) -> tuple[bool, bulk.Scored | None
 
 async def _lines(
     entry: Entry,
-    first: bulk.Scored | None,
-    parts: Iterator[bulk.Scored | None],
+    first: bulk.ScoredRows | None,
+    parts: Iterator[bulk.ScoredRows | None],
     spooled: IO[bytes],
     metrics: Metrics,
     *,

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from manifold.runtime.errors import InvalidValue, cut
 from manifold.service.core import contract
 
-R = TypeVar("R", bound=contract.Request)
+R = TypeVar("R", bound=contract.BaseRequest)
 
 
 def validate(shape: type[R], fields: Any) -> R:
@@ -25,7 +25,7 @@ def validate(shape: type[R], fields: Any) -> R:
         raise _explain(error, shape) from None
 
 
-def _explain(error: ValidationError, shape: type[contract.Request]) -> InvalidValue:
+def _explain(error: ValidationError, shape: type[contract.BaseRequest]) -> InvalidValue:
     """Return pydantic's first complaint as an error of this project."""
     problem = error.errors(include_url=False)[0]
     path, kind = problem["loc"], problem["type"]
@@ -44,7 +44,7 @@ def _explain(error: ValidationError, shape: type[contract.Request]) -> InvalidVa
     return InvalidValue(f"{cut(field)}: {cut(problem['msg'], 300)}{shown}", field=field, valid=valid)
 
 
-def _names(shape: type[contract.Request]) -> list[str]:
+def _names(shape: type[contract.BaseRequest]) -> list[str]:
     """Return the names of the fields, as clients write them."""
     return [info.alias or name for name, info in shape.model_fields.items()]
 

@@ -22,7 +22,7 @@ from manifold.service.core.validation import validate
 from manifold.service.http.incoming import Incoming
 from manifold.service.settings import Settings
 
-R = TypeVar("R", bound=contract.Request)
+R = TypeVar("R", bound=contract.BaseRequest)
 T = TypeVar("T")
 MULTIPART = "multipart/form-data"
 MAX_FIELDS = 64  # of a query or a form

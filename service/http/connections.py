@@ -111,7 +111,7 @@ class Protocol(HttpToolsProtocol):
         )
         self.last: Any = None  # the request that came last
         # what is waited for, in which request; since when, and from which byte on; what is not written yet, and since when
-        self.seen: tuple[Any, str] = (None, "head")
+        self.waited_for: tuple[Any, str] = (None, "head")
         self.since, self.start = self.loop.time(), 0
         self.unsent, self.unsent_since = 0, 0.0
         self.whole = True  # the request that came last has all of its body
@@ -210,8 +210,8 @@ class Protocol(HttpToolsProtocol):
     def look(self, now: float, every: float) -> None:
         """Ends the connection where its client has had its time. Called every so many seconds."""
         limit, awaited = self.settings.receive_seconds, self.awaited
-        if self.seen != (self.cycle, awaited):
-            self.seen, self.since, self.start = (self.cycle, awaited), now, self.received
+        if self.waited_for != (self.cycle, awaited):
+            self.waited_for, self.since, self.start = (self.cycle, awaited), now, self.received
         if self.transport.is_closing():
             pass  # said already; what is left to write has its time below
         elif self.flow.read_paused:  # it is the service that does not read

@@ -8,7 +8,7 @@ import time
 from manifold.runtime import codecs
 from manifold.service.aside import LARGE, aside, later
 from manifold.service.core import encoding, use_cases
-from manifold.service.core.answers import Answer
+from manifold.service.core.answers import UseCaseResult
 from manifold.service.core.handling import Handling
 from manifold.service.core.use_cases.base import UseCase
 from manifold.service.http import bodies, streams, uploads
@@ -55,7 +55,7 @@ def _endpoint(case: UseCase, handling: Handling, metrics: Metrics, settings: Set
     return endpoint
 
 
-def _written(answer: Answer, media_type: str, request_id: str) -> tuple[bytes, float]:
+def _written(answer: UseCaseResult, media_type: str, request_id: str) -> tuple[bytes, float]:
     """Return the answer's bytes, and the milliseconds that it took to write them."""
     began = time.perf_counter()
 
@@ -72,7 +72,7 @@ def _written(answer: Answer, media_type: str, request_id: str) -> tuple[bytes, f
     return encoding.dumps(body), spent()
 
 
-def _headers(answer: Answer) -> dict[str, str]:
+def _headers(answer: UseCaseResult) -> dict[str, str]:
     """Return the headers of an answer, which say what a picture or an array cannot."""
     headers = {"X-Model": answer.entry.name, "X-Model-Version": str(answer.entry.version)}
     if "seed" in answer.fields:

@@ -141,8 +141,12 @@ class Front:
         assert self.tracing is not None
         carried = {name: value for name in CARRIED if (value := request.header(name.encode())) is not None}
         method = request.scope["method"]
-        said = {"http.request.method": method, "url.path": path[:LOGGED], "manifold.request_id": request.request_id}
-        return self.tracing.begin(method, carried, **said)
+        attributes = {
+            "http.request.method": method,
+            "url.path": path[:LOGGED],
+            "manifold.request_id": request.request_id,
+        }
+        return self.tracing.begin(method, carried, **attributes)
 
     def _admit(self, path: str, request: Incoming) -> Key | None:
         """Return the key under which a request goes on. Raise Malformed, Unauthorized, Forbidden or Busy."""

@@ -92,7 +92,7 @@ def _bodies(case: UseCase) -> Schema:
     return {encoding.JSON: _json(case.request), **pictures, codecs.NPY: BINARY, **tables}
 
 
-def _pictures_in(request: type[contract.Request]) -> Schema:
+def _pictures_in(request: type[contract.BaseRequest]) -> Schema:
     files = {"type": "array", "items": BINARY["schema"]}
     masks = {"mask": files} if "masks" in request.model_fields else {}
     form = {"type": "object", "properties": {"file": files, **masks}, "required": ["file"]}

@@ -15,7 +15,7 @@ from typing import Any
 from manifold.runtime import kinds
 from manifold.service.aside import aside
 from manifold.service.core import encoding, failures
-from manifold.service.core.answers import Answer
+from manifold.service.core.answers import UseCaseResult
 from manifold.service.http.replies import Reply
 from manifold.service.telemetry.metrics import Metrics
 
@@ -31,14 +31,19 @@ BY_NAME = ("items", "named_latents", "conditions")  # fields with values for eac
 
 
 def respond(
-    parts: AsyncGenerator[Answer], endpoint: str, request: Any, media_type: str, request_id: str, metrics: Metrics
+    parts: AsyncGenerator[UseCaseResult],
+    endpoint: str,
+    request: Any,
+    media_type: str,
+    request_id: str,
+    metrics: Metrics,
 ) -> Reply:
     """Return a stream of the items of an answer as they are made."""
     lines = _lines(parts, endpoint, request.first, request_id, _event if media_type == EVENTS else _line, metrics)
     return Reply(lines, media_type, headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
 
 
-def items(answer: Answer, request_id: str, start: int) -> Iterator[dict[str, Any]]:
+def items(answer: UseCaseResult, request_id: str, start: int) -> Iterator[dict[str, Any]]:
     """Yield the items of a part, the first of which has the index `start`."""
     fields = encoding.to_fields(answer, request_id)
     named = {key: fields[key] for key in BY_NAME if key in fields}
@@ -74,7 +79,7 @@ def _named_at(named: Mapping[str, Any], index: int) -> dict[str, Any]:
 
 
 async def _lines(
-    parts: AsyncGenerator[Answer],
+    parts: AsyncGenerator[UseCaseResult],
     endpoint: str,
     first: int,
     request_id: str,
@@ -84,7 +89,7 @@ async def _lines(
     total, queue, compute = 0, 0.0, 0.0
     ending: dict[str, Any] = {}
 
-    def written(part: Answer) -> bytes:
+    def written(part: UseCaseResult) -> bytes:
         return b"".join(write(item) for item in items(part, request_id, first + total))
 
     try:

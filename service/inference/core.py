@@ -148,7 +148,9 @@ class Core:
         taken = time.perf_counter()
         done, timing = await entry.batcher.drive(steps, rows, time.monotonic() + milliseconds / 1000)
         ran = time.perf_counter()
-        made = Inferred(target, asked.id, {name: done.outputs[name] for name in wanted}, _of_chance(target, done))
+        made = Inferred(
+            target, asked.id, {name: done.outputs[name] for name in wanted}, _random_parameters(target, done)
+        )
         size = sum(array.nbytes for array in made.outputs.values())
         answer = await aside(functools.partial(write, made), size)
         ended = time.perf_counter()
@@ -191,9 +193,9 @@ class Core:
     async def stats(self, name: str, version: str) -> list[dict[str, Any]]:
         """What one model has done, by task; of every model that is ready where no name is given."""
         if name:
-            found = await targets.find(self.registry, name, version, described=True)
-            names = [found.task] if found.name != found.entry.name else list(found.manifest.tasks)
-            return [self._stats(found.entry.name, found.entry.version, task) for task in names]
+            target = await targets.find(self.registry, name, version, described=True)
+            names = [target.task] if target.name != target.entry.name else list(target.manifest.tasks)
+            return [self._stats(target.entry.name, target.entry.version, task) for task in names]
         return [
             self._stats(entry.name, entry.version, task)
             for entry in self.registry.shown
@@ -300,16 +302,16 @@ def _is(value: Any, *kinds: type) -> bool:
     return isinstance(value, kinds) and not isinstance(value, bool)
 
 
-def _of_chance(target: Target, done: infer.Done) -> dict[str, str | int | bool]:
+def _random_parameters(target: Target, done: infer.Done) -> dict[str, str | int | bool]:
     """What makes the same items again, and which classes were drawn; or that nothing does, as the graph draws random numbers itself."""
     filled, classes = done.filled, target.manifest.classes
-    found: dict[str, str | int | bool] = {}
+    parameters: dict[str, str | int | bool] = {}
     if filled.seed is not None:
-        found = {"seed": filled.seed, "first": filled.first}
+        parameters = {"seed": filled.seed, "first": filled.first}
     if filled.condition is not None and classes is not None:
         alone = (filled.condition.max(axis=1) == 1).all()
         drawn = [classes[int(index)] for index in np.argmax(filled.condition, axis=1)] if alone else filled.condition
-        found["classes"] = orjson.dumps(drawn, option=orjson.OPT_SERIALIZE_NUMPY).decode()
+        parameters["classes"] = orjson.dumps(drawn, option=orjson.OPT_SERIALIZE_NUMPY).decode()
     if target.task in target.manifest.drawing:
-        found["reproducible"] = False
-    return found
+        parameters["reproducible"] = False
+    return parameters

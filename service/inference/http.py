@@ -55,11 +55,11 @@ Answering = Callable[..., Awaitable[Reply]]
 def of_error(error: ManifoldError, request_id: str) -> Reply:
     """An error as the protocol has it: one text. What is valid is in it, as there is no other place."""
     status = next((STATUS[kind] for kind in type(error).__mro__ if kind in STATUS), 500)
-    said = replies.of_error(error, request_id)  # logs what is no business of the client's
+    reply = replies.of_error(error, request_id)  # logs what is no business of the client's
     message = failures.OPAQUE if status == 500 else of_one_line(error)
-    headers = {name: value for name, value in said.headers.items() if name != "Retry-After"}
+    headers = {name: value for name, value in reply.headers.items() if name != "Retry-After"}
     if status == 503:
-        headers["Retry-After"] = said.headers.get("Retry-After", "1")
+        headers["Retry-After"] = reply.headers.get("Retry-After", "1")
     return Reply(
         orjson.dumps({"error": message}),
         status=status,
@@ -120,8 +120,8 @@ class Routes:
 
     async def _ready(self, request: Incoming) -> Reply:
         ready, reason = self.core.registry.readiness()
-        said = {} if ready or request.scope["state"].get("bare") else {"error": reason}
-        return _json({"ready": ready, **said}, 200 if ready else 503)
+        detail = {} if ready or request.scope["state"].get("bare") else {"error": reason}
+        return _json({"ready": ready, **detail}, 200 if ready else 503)
 
     async def _metadata(self, request: Incoming, name: str, version: str) -> Reply:
         return _json(await self.core.metadata(name, version))
@@ -221,22 +221,22 @@ def _head_size(text: str | None, whole: int) -> int:
 
 
 def _mapping(fields: dict[str, Any], name: str, where: str = "") -> dict[str, Any]:
-    found = fields.get(name)
-    if found is not None and not isinstance(found, dict):
+    value = fields.get(name)
+    if value is not None and not isinstance(value, dict):
         raise Malformed(f"{where}{name}: an object is needed", field=where + name)
-    return found or {}
+    return value or {}
 
 
 def _list(fields: dict[str, Any], name: str) -> list[dict[str, Any]]:
     """Tensors, each an object with a name."""
-    found = fields.get(name)
-    if found is None:
+    value = fields.get(name)
+    if value is None:
         return []
-    if not isinstance(found, list) or not all(
-        isinstance(each, dict) and isinstance(each.get("name"), str) for each in found
+    if not isinstance(value, list) or not all(
+        isinstance(each, dict) and isinstance(each.get("name"), str) for each in value
     ):
         raise Malformed(f"{name}: a list of objects with a name is needed", field=name)
-    return found
+    return value
 
 
 def _input(tensor: dict[str, Any], tail: memoryview, field: str) -> tuple[Array, int]:

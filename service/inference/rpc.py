@@ -78,15 +78,15 @@ class InferenceServicer(stubs.GRPCInferenceServiceServicer):
         """Tensors of a model."""
         async with Call(self.calls, context, "ModelMetadata"):
             readable(message)
-            found = await self.core.metadata(message.name, message.version)
+            metadata = await self.core.metadata(message.name, message.version)
             answer = pb.ModelMetadataResponse(
-                name=found["name"],
-                versions=found["versions"],
-                platform=found["platform"],
-                properties=found["parameters"],
+                name=metadata["name"],
+                versions=metadata["versions"],
+                platform=metadata["platform"],
+                properties=metadata["parameters"],
             )
             for side in ("inputs", "outputs"):
-                for tensor in found[side]:
+                for tensor in metadata[side]:
                     getattr(answer, side).add(name=tensor["name"], datatype=tensor["datatype"], shape=tensor["shape"])
             return answer
 
@@ -94,18 +94,18 @@ class InferenceServicer(stubs.GRPCInferenceServiceServicer):
         """A model in the terms of Triton's configuration."""
         async with Call(self.calls, context, "ModelConfig"):
             readable(message)
-            found = await self.core.config(message.name, message.version)
+            config = await self.core.config(message.name, message.version)
             answer = pb.ModelConfigResponse()
-            json_format.ParseDict(found, answer.config)
+            json_format.ParseDict(config, answer.config)
             return answer
 
     async def ModelStatistics(self, message: pb.ModelStatisticsRequest, context: Context) -> pb.ModelStatisticsResponse:  # noqa: N802
         """What models have done."""
         async with Call(self.calls, context, "ModelStatistics"):
             readable(message)
-            found = await self.core.stats(message.name, message.version)
+            statistics = await self.core.stats(message.name, message.version)
             answer = pb.ModelStatisticsResponse()
-            json_format.ParseDict({"model_stats": found}, answer)
+            json_format.ParseDict({"model_stats": statistics}, answer)
             return answer
 
     # --- what comes and goes ---
@@ -170,11 +170,11 @@ class InferenceServicer(stubs.GRPCInferenceServiceServicer):
                     if ends:
                         raise
                     self.calls.metrics.erred(error)
-                    answer = pb.ModelStreamInferResponse(error_message=self._said(error))
+                    answer = pb.ModelStreamInferResponse(error_message=self._message_of(error))
                     answer.infer_response.id = getattr(message, "id", "")[:ID]  # whose error it is
                 yield answer
 
-    def _said(self, error: ManifoldError) -> str:
+    def _message_of(self, error: ManifoldError) -> str:
         if self.calls.code_of(error) is grpc.StatusCode.INTERNAL:
             log.error("internal", type=error.type, message=error.message)
             return failures.OPAQUE

@@ -96,15 +96,15 @@ def metadata(target: Target, versions: list[int]) -> dict[str, Any]:
 def properties(target: Target) -> dict[str, str]:
     """What the protocol has no field for, as texts."""
     manifest = target.manifest
-    found = {
+    texts = {
         "task": target.task,
         "tasks": " ".join(manifest.tasks),
         "description": manifest.description,
         "example": example(target),
     }
     if manifest.classes is not None and target.spec.input("condition") is not None:
-        found["classes"] = orjson.dumps(manifest.classes).decode()
-    return found
+        texts["classes"] = orjson.dumps(manifest.classes).decode()
+    return texts
 
 
 def config(target: Target) -> dict[str, Any]:

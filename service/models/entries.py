@@ -171,9 +171,9 @@ def let_go(held: list[Entry]) -> None:
 def stamp(folder: Path) -> Stamp:
     """Return names, sizes, times and modes of an artifact's files, by which a change is noticed. Empty if there is no folder."""
     try:
-        found = [(name, entry.stat()) for name, entry in repository.everything(folder)]
+        files = [(name, entry.stat()) for name, entry in repository.everything(folder)]
     except FileNotFoundError:
         return ()
     except OSError as error:  # unlike no folder at all, so that its becoming readable is a change
         return (("", error.errno or 0, 0, 0),)
-    return tuple(sorted((name, status.st_size, status.st_mtime_ns, status.st_mode) for name, status in found))
+    return tuple(sorted((name, status.st_size, status.st_mtime_ns, status.st_mode) for name, status in files))

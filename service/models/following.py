@@ -24,7 +24,7 @@ class Follower:
 
     async def run(self) -> None:
         """Poll the folder every `watch_seconds`, and load what has changed, until this task is cancelled."""
-        said = None  # what was wrong with the folder itself at the last poll
+        last_error = None  # what was wrong with the folder itself at the last poll
         while True:
             await asyncio.sleep(self.settings.watch_seconds)
             try:
@@ -36,13 +36,13 @@ class Follower:
                         await self.registry.refresh(name)
                     except (ManifoldError, OSError) as error:
                         log.warning("not taken over", model=name, reason=str(error))
-                said = None
+                last_error = None
             except ManifoldError as error:
-                if error.message != said:
+                if error.message != last_error:
                     log.warning(
                         "the folder of models cannot be read: all models stay as they are", reason=error.message
                     )
-                said = error.message
+                last_error = error.message
             except Exception:  # whatever goes wrong once, the folder is polled again
                 log.exception("the folder of models could not be looked at")
 
@@ -69,7 +69,8 @@ class Follower:
     def _stamps(self, versions: Mapping[str, list[int]]) -> dict[str, dict[int, Stamp]]:
         root = self.settings.models_dir
         return {
-            name: {version: stamp(root / name / str(version)) for version in found} for name, found in versions.items()
+            name: {version: stamp(root / name / str(version)) for version in numbers}
+            for name, numbers in versions.items()
         }
 
     def _differs(self, name: str, now: Mapping[int, Stamp]) -> bool:

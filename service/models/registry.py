@@ -61,8 +61,8 @@ class Registry:
         self.memory = Memory(settings, self.entries, self.closing)
         listing = repository.survey(settings.models_dir)
         check_sections(settings, listing)
-        for name, found in listing.versions.items():
-            for version in self.allowed(name, found):
+        for name, numbers in listing.versions.items():
+            for version in self.allowed(name, numbers):
                 self.entries[name, version] = self._entry(name, version, "idle")
                 self.latest[name] = version
         for key in self.latest.items():
@@ -83,9 +83,9 @@ class Registry:
             entry.reason = reason
             self.latest[name] = UNKNOWN
 
-    def allowed(self, name: str, found: list[int]) -> list[int]:
+    def allowed(self, name: str, present: list[int]) -> list[int]:
         """Return the versions that the settings allow, of those that were found."""
-        return versions.parse(self.settings.of_model(name).versions or "all").choose(found)
+        return versions.parse(self.settings.of_model(name).versions or "all").choose(present)
 
     @property
     def stopped(self) -> bool:
@@ -279,17 +279,17 @@ class Registry:
 
     async def _refresh(self, name: str) -> Entry:
         look = functools.partial(repository.look_into, self.settings.models_dir / name)
-        found, reason = await aside(look, pool="disk")
+        present, reason = await aside(look, pool="disk")
         if reason is not None:
             self.show_unreadable(name, reason)
             raise Unavailable(f"{name} cannot be loaded: {reason}", field="model")
         self.unreadable.pop(name, None)
-        allowed = self.allowed(name, found)
+        allowed = self.allowed(name, present)
         failed = None
         for version in reversed(allowed):
             entry = await self._renew(name, version, load=not self.settings.lazily and version == allowed[-1])
             failed = entry if entry.state == "unavailable" and version == allowed[-1] else failed
-        self._drop(name, found, allowed)
+        self._drop(name, present, allowed)
         if not allowed:
             raise UnknownModel(
                 f"model: {shown(name)} has no version to serve; put an artifact into the folder of models first",
@@ -329,11 +329,11 @@ class Registry:
         log.info("model changed", model=name, version=version, state=new.state)
         return new
 
-    def _drop(self, name: str, found: list[int], allowed: list[int]) -> None:
+    def _drop(self, name: str, present: list[int], allowed: list[int]) -> None:
         """Takes out versions that are not allowed any more, unless none that is could take their place, and those whose folder is gone."""
         replaced = any(self.entries[name, version].state in SERVING for version in allowed)
         for version in set(self.versions(name)) - set(allowed):
-            if replaced or version not in found:
+            if replaced or version not in present:
                 self.entries.pop((name, version)).retire()
         if not self.versions(name):
             self.latest.pop(name, None)

@@ -94,10 +94,10 @@ class Errands:
         # one that hangs is not waited for again and again; one that starts has counted nothing
         self._begin(self._scrape, [worker for worker in self.workers if worker.listens and worker.answers])
 
-    def _begin(self, errand: Errand, told: Sequence[Doer]) -> None:
+    def _begin(self, errand: Errand, workers: Sequence[Doer]) -> None:
         number = next(self._numbers)
         self._open[number] = errand
-        for worker in told:
+        for worker in workers:
             if not worker.tell(["do", number, errand.verb, errand.argument]):
                 errand.silent.append(worker)
             elif worker.listens:  # one that starts does it before it serves, and is not waited for

@@ -72,7 +72,7 @@ class Line:
         return self._whole()
 
     def _whole(self) -> list[Message]:
-        found = []
+        messages = []
         while len(self._in) >= LENGTH.size:
             (length,) = LENGTH.unpack_from(self._in)
             if length > self.most:
@@ -83,11 +83,11 @@ class Line:
             text = bytes(self._in[LENGTH.size : LENGTH.size + length])
             del self._in[: LENGTH.size + length]
             try:
-                found.append(orjson.loads(text))
+                messages.append(orjson.loads(text))
             except ValueError:
                 self._lose()
                 break
-        return found
+        return messages
 
     def _lose(self) -> None:
         self.closed = True

@@ -29,7 +29,7 @@ class MetricFamily:
     """A metric, with what its samples have come to so far."""
 
     kind: str
-    about: str
+    documentation: str
     samples: dict[Key, float] = field(default_factory=dict)
 
 
@@ -48,19 +48,19 @@ def merge(
     pages: Iterable[Mapping[str, MetricFamily]], ended: Iterable[Mapping[str, MetricFamily]] = ()
 ) -> dict[str, MetricFamily]:
     """One page of several, and what pages of workers that have ended add to its counters."""
-    found: dict[str, MetricFamily] = {}
+    merged: dict[str, MetricFamily] = {}
     for page in pages:
         for name, family in page.items():
-            into = found.setdefault(name, MetricFamily(family.kind, family.about))
+            into = merged.setdefault(name, MetricFamily(family.kind, family.documentation))
             for key, value in family.samples.items():
                 into.samples[key] = _joined(name, into.samples[key], value) if key in into.samples else value
     for page in ended:
         for name, family in page.items():
             if family.kind in ("counter", "histogram"):
-                into = found.setdefault(name, MetricFamily(family.kind, family.about))
+                into = merged.setdefault(name, MetricFamily(family.kind, family.documentation))
                 for key, value in family.samples.items():
                     into.samples[key] = into.samples.get(key, 0.0) + value
-    return found
+    return merged
 
 
 def _joined(name: str, one: float, other: float) -> float:
@@ -78,7 +78,7 @@ class _Merged:
     def collect(self) -> Iterator[Metric]:
         """What Prometheus reads; when a counter began is not said, as it has begun in several processes."""
         for name, family in self.families.items():
-            metric = Metric(name, family.about, family.kind)
+            metric = Metric(name, family.documentation, family.kind)
             metric.samples = [
                 Sample(key, dict(labels), value)
                 for (key, labels), value in family.samples.items()

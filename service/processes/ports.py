@@ -46,21 +46,21 @@ def _close(sockets: list[socket.socket]) -> None:
 
 def _bind(host: str, port: int, field: str, *, shared: bool = False) -> list[socket.socket]:
     """Return a socket for each address of the host. `shared` ones do not listen."""
-    found: list[socket.socket] = []
+    sockets: list[socket.socket] = []
     absent: OSError | None = None
     with contextlib.ExitStack() as undo:
-        undo.callback(_close, found)
+        undo.callback(_close, sockets)
         for family, address in _addresses(host, port, field):
             try:
-                found.append(_socket(family, address, shared))
+                sockets.append(_socket(family, address, shared))
             except OSError as error:
                 if error.errno not in ABSENT:
                     raise _refusal(host, port, field, error) from None
                 absent = error
-        if not found:
+        if not sockets:
             raise _refusal(host, port, field, absent)
         undo.pop_all()
-    return found
+    return sockets
 
 
 def _addresses(host: str, port: int, field: str) -> list[tuple[int, tuple[object, ...]]]:

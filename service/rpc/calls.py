@@ -86,13 +86,13 @@ class Call:
         given = sent.get("x-request-id", "")
         self.request_id = given if REQUEST_ID.fullmatch(given) and self.repeated != "x-request-id" else new_id()
         self.began, self.held = time.perf_counter(), hold_from_now()
-        said = {
+        attributes = {
             "rpc.system": "grpc",
             "rpc.service": calls.service,
             "rpc.method": name,
             "manifold.request_id": self.request_id,
         }
-        self.trace = calls.tracing.begin(self.route[1:], sent, **said) if calls.tracing else None
+        self.trace = calls.tracing.begin(self.route[1:], sent, **attributes) if calls.tracing else None
 
     async def __aenter__(self) -> Call:
         self.context.set_trailing_metadata((("x-request-id", self.request_id),))

@@ -43,12 +43,12 @@ class HealthService(health_pb2_grpc.HealthServicer):
         self, message: health_pb2.HealthCheckRequest, context: Context
     ) -> AsyncIterator[health_pb2.HealthCheckResponse]:
         """Yield whether a service answers, now and at each change."""
-        name, said = readable(message).service, None
+        name, last_status = readable(message).service, None
         while True:
             changed = self._changed
             status = self._known.get(name, health_pb2.HealthCheckResponse.SERVICE_UNKNOWN)
-            if status != said:
-                said = status
+            if status != last_status:
+                last_status = status
                 yield health_pb2.HealthCheckResponse(status=status)
             await changed.wait()
 

@@ -13,7 +13,7 @@ from google.protobuf.message import Message
 from manifold.runtime.errors import InvalidValue, UnsupportedMedia, cut
 from manifold.service.aside import LARGE, ROW, aside
 from manifold.service.core import contract, encoding, row_files, use_cases
-from manifold.service.core.answers import Answer
+from manifold.service.core.answers import UseCaseResult
 from manifold.service.core.handling import Handling
 from manifold.service.core.reading import Uploads
 from manifold.service.core.use_cases import anomaly_score, sample
@@ -33,7 +33,7 @@ from manifold.service.telemetry.tracing import Tracing
 from manifold.service.telemetry.tracing import spent as spent_on
 
 M = TypeVar("M", bound=Message)
-R = TypeVar("R", bound=contract.Request)
+R = TypeVar("R", bound=contract.BaseRequest)
 Context: TypeAlias = Any  # grpc.aio.ServicerContext, which says nothing of its types
 
 NAME = "manifold.v1.Manifold"
@@ -133,7 +133,7 @@ class Servicer(stubs.ManifoldServicer):
             answer = await case.handle(self.handling, fields, given, deadline(context))
             return await self._write(answer, case.name, getattr(pb, case.response.__name__)(), call.request_id)
 
-    async def _write(self, answer: Answer, route: str, message: M, request_id: str) -> M:
+    async def _write(self, answer: UseCaseResult, route: str, message: M, request_id: str) -> M:
         """Return the answer as a message. A large one is written off the event loop."""
 
         size = encoding.work(answer, ROW)  # messages are filled field by field

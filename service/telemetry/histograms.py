@@ -32,9 +32,14 @@ class Histogram:
     """A family of histograms with the same buckets."""
 
     def __init__(
-        self, name: str, about: str, bounds: tuple[float, ...], labels: tuple[str, ...], registry: CollectorRegistry
+        self,
+        name: str,
+        documentation: str,
+        bounds: tuple[float, ...],
+        labels: tuple[str, ...],
+        registry: CollectorRegistry,
     ) -> None:
-        self.name, self.about, self.bounds, self.names = name, about, bounds, labels
+        self.name, self.documentation, self.bounds, self.names = name, documentation, bounds, labels
         self._children: dict[tuple[str, ...], Child] = {}
         registry.register(self)
 
@@ -49,7 +54,7 @@ class Histogram:
 
     def collect(self) -> Iterator[Metric]:
         """What Prometheus reads."""
-        family = HistogramMetricFamily(self.name, self.about, labels=self.names)
+        family = HistogramMetricFamily(self.name, self.documentation, labels=self.names)
         bounds = [*(repr(float(bound)) for bound in self.bounds), "+Inf"]
         for values, child in list(self._children.items()):  # a copy: pages are written off the event loop
             family.add_metric(values, list(zip(bounds, accumulate(list(child.counts)), strict=True)), child.total)

@@ -30,7 +30,7 @@ from manifold.runtime.errors import Busy, DeadlineExceeded, Forbidden, Unauthori
 from manifold.runtime.scores.drift import Recent
 from manifold.service.aside import aside
 from manifold.service.core import failures
-from manifold.service.core.answers import Answer
+from manifold.service.core.answers import UseCaseResult
 from manifold.service.models.batcher import Ran
 from manifold.service.models.entries import Entry
 from manifold.service.models.registry import SERVING, Registry
@@ -166,17 +166,17 @@ class Metrics:
         build.labels(version("manifold"), platform.python_version(), _version_of_onnxruntime()).set(1)
         registry.listener = self.ran
 
-    def _counter(self, name: str, about: str, *labels: str) -> Counter:
-        return Counter(f"manifold_{name}", about, labels, registry=self.collected)
+    def _counter(self, name: str, documentation: str, *labels: str) -> Counter:
+        return Counter(f"manifold_{name}", documentation, labels, registry=self.collected)
 
-    def _gauge(self, name: str, about: str, *labels: str) -> Gauge:
-        return Gauge(f"manifold_{name}", about, labels, registry=self.collected)
+    def _gauge(self, name: str, documentation: str, *labels: str) -> Gauge:
+        return Gauge(f"manifold_{name}", documentation, labels, registry=self.collected)
 
-    def _histogram(self, name: str, about: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
-        return Histogram(f"manifold_{name}", about, buckets, labels, self.collected)
+    def _histogram(self, name: str, documentation: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
+        return Histogram(f"manifold_{name}", documentation, buckets, labels, self.collected)
 
-    def _seconds(self, name: str, about: str, *labels: str) -> Histogram:
-        return self._histogram(name, about, BUCKETS, *labels)
+    def _seconds(self, name: str, documentation: str, *labels: str) -> Histogram:
+        return self._histogram(name, documentation, BUCKETS, *labels)
 
     def requested(self, route: str, status: int | str, seconds: float) -> None:
         """A request was answered, with an error or without."""
@@ -203,7 +203,7 @@ class Metrics:
         """Count a request by the id of its key: the page is open, so that it shows no names."""
         self.by_key.labels(key).inc()
 
-    def answered(self, answer: Answer, route: str, encode: float = 0.0) -> None:
+    def answered(self, answer: UseCaseResult, route: str, encode: float = 0.0) -> None:
         """A use case was answered; `encode` is in milliseconds, as the answer's own times are."""
         self.timed(answer.entry, route, answer.queue, answer.compute, encode)
         if answer.judged is not None:

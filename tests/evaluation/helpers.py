@@ -15,7 +15,7 @@ from manifold.evaluation.reference import Reference
 PNG = b"\x89PNG\r\n\x1a\n"
 
 
-def scores(source: images.Source, held: Reference, extractor: Extractor) -> dict[str, float]:
+def scores(source: images.ImageSource, held: Reference, extractor: Extractor) -> dict[str, float]:
     return evaluate_images.evaluate_images(source, held, extractor)[0].metrics
 
 

@@ -74,5 +74,5 @@ def _plain(column: Any) -> Array:
     whole = column.unify_dictionaries().combine_chunks()
     texts = np.asarray([*whole.dictionary.to_pylist(), None], object)
     places: Array = whole.indices.fill_null(-1).to_numpy(zero_copy_only=False)
-    found: Array = texts[places]
-    return found
+    values: Array = texts[places]
+    return values

@@ -33,8 +33,8 @@ OTHERS = "*"  # the name that states a kind for every number that has none of it
 
 
 @dataclass(frozen=True)
-class Stated:
-    """What is known about columns by name, beside what the rules find."""
+class ColumnSettings:
+    """Decimals, units and kinds of columns by name. Everything else follows from the data by rules."""
 
     decimals: Mapping[str, int] = field(default_factory=dict)
     units: Mapping[str, str] = field(default_factory=dict)
@@ -50,9 +50,9 @@ class Stated:
                 )
 
 
-def fit(table: Mapping[str, Array], stated: Stated | None = None) -> TableSpec:
+def fit(table: Mapping[str, Array], stated: ColumnSettings | None = None) -> TableSpec:
     """Return the schema of `table`. Raises TrainingError for infinite numbers, and where no column is left to learn from."""
-    stated = stated or Stated()
+    stated = stated or ColumnSettings()
     stated_names = [name for part in (stated.decimals, stated.units, stated.kinds) for name in part if name != OTHERS]
     if unknown := [name for name in stated_names if name not in table]:
         raise TrainingError(
@@ -60,21 +60,21 @@ def fit(table: Mapping[str, Array], stated: Stated | None = None) -> TableSpec:
             field=unknown[0],
             valid=list(table),
         )
-    found: list[NumericColumn | CategoricalColumn] = []
+    kept: list[NumericColumn | CategoricalColumn] = []
     ignored = {}
     for name, values in table.items():
         column = _fit_column(name, values, stated)
         if isinstance(column, str):
             ignored[name] = column
         else:
-            found.append(column)
-    if not found:
+            kept.append(column)
+    if not kept:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in ignored.items())
         raise TrainingError(f"data: no column is left to learn from ({reasons})")
-    return TableSpec(columns=tuple(found), ignored=ignored)
+    return TableSpec(columns=tuple(kept), ignored=ignored)
 
 
-def _fit_column(name: str, values: Array, stated: Stated) -> NumericColumn | CategoricalColumn | str:
+def _fit_column(name: str, values: Array, stated: ColumnSettings) -> NumericColumn | CategoricalColumn | str:
     """Return the column, or why it is left out."""
     kind = stated.kinds.get(name)
     if kind == "ignore":
@@ -104,11 +104,11 @@ def _fit_column(name: str, values: Array, stated: Stated) -> NumericColumn | Cat
         raise DataError(f"data: column {shown(name)} has values that are not finite")
     if numbers.min() == numbers.max():
         return f"has the single value {rows.canonical(present[0])}"
-    about: dict[str, Any] = {"transform": "identity"}
+    transform: dict[str, Any] = {"transform": "identity"}
     if kind == "quantile":
-        about = _quantiles(numbers)
+        transform = _quantiles(numbers)
     elif kind == "numeric" and numbers.min() >= 0 and _skewness(numbers) > 2:
-        about = {"transform": "log1p"}
+        transform = {"transform": "log1p"}
     plain: dict[str, Any] = {
         "name": name,
         "mean": 0.0,
@@ -116,7 +116,7 @@ def _fit_column(name: str, values: Array, stated: Stated) -> NumericColumn | Cat
         "minimum": float(numbers.min()),
         "maximum": float(numbers.max()),
     }
-    transformed = rows.transform(numbers, NumericColumn.model_validate({**plain, **about}))
+    transformed = rows.transform(numbers, NumericColumn.model_validate({**plain, **transform}))
     if (scale := float(transformed.std())) < 1e-12 * max(1.0, float(np.abs(transformed).max())):
         return f"hardly varies: its deviation is {scale:.3g}"
     decimals = stated.decimals.get(name, _decimals(numbers))
@@ -124,7 +124,7 @@ def _fit_column(name: str, values: Array, stated: Stated) -> NumericColumn | Cat
     if kind == "range":
         centre, scale = plain["minimum"], plain["maximum"] - plain["minimum"]
     measured = {"mean": centre, "scale": scale, "decimals": decimals, "unit": stated.units.get(name)}
-    return NumericColumn.model_validate({**plain, **about, **measured})
+    return NumericColumn.model_validate({**plain, **transform, **measured})
 
 
 def _check_values(name: str, values: Array) -> None:
@@ -169,8 +169,8 @@ def _skewness(values: Array) -> float:
 
 def encode(table: Mapping[str, Array], spec: TableSpec) -> Array:
     """Encode columns as float32 (n, width), missing values as NaN. Raises DataError for the first row that cannot be."""
-    found = columns.encode(table, spec, unknown=True, missing=True)
-    if found.bad:
-        row = min(found.bad)
-        raise DataError(f"data: row {row + 1}: {found.bad[row]}")
-    return found.data
+    encoded = columns.encode(table, spec, unknown=True, missing=True)
+    if encoded.bad:
+        row = min(encoded.bad)
+        raise DataError(f"data: row {row + 1}: {encoded.bad[row]}")
+    return encoded.data

@@ -14,7 +14,7 @@ from manifold.runtime.tables.schema import CategoricalColumn
 from manifold.training.data import reading, schema
 from manifold.training.data.parts import Array, Arrays
 from manifold.training.data.remote import digest
-from manifold.training.data.schema import Stated
+from manifold.training.data.schema import ColumnSettings
 from manifold.training.data.splits import Data
 from manifold.training.errors import DataError, TrainingError
 
@@ -23,7 +23,9 @@ LEAST_ROWS = 30  # of a table
 SMALL, FOLDS = 2000, 5  # tables with fewer rows are calibrated by folds of the training rows
 
 
-def of_file(path: Path, stated: Stated | None = None, label: str | None = None, truth: str | None = None) -> Data:
+def of_file(
+    path: Path, stated: ColumnSettings | None = None, label: str | None = None, truth: str | None = None
+) -> Data:
     """Return the table in a .csv or .parquet file, split; arguments as of from_table. Raises DataError if it cannot be read."""
     if path.suffix not in reading.READERS:
         raise TrainingError(f"{path}: a table is a {' or '.join(reading.READERS)} file", field="file")
@@ -40,7 +42,7 @@ def from_table(
     name: str,
     table: Table,
     protocol: dict[str, Any],
-    stated: Stated | None = None,
+    stated: ColumnSettings | None = None,
     label: str | None = None,
     truth: str | None = None,
 ) -> Data:
@@ -89,7 +91,7 @@ def from_parts(
     name: str,
     parts: Mapping[str, Table],
     protocol: dict[str, Any],
-    stated: Stated | None = None,
+    stated: ColumnSettings | None = None,
     label: str | None = None,
     folds: int = 0,
     licence: str = "",
@@ -132,7 +134,7 @@ def _classes(train: Table, label: str) -> CategoricalColumn:
     """Return the column of classes, fitted on the training rows."""
     if label not in train:
         raise TrainingError(f"label: there is no column {label!r}", field="label", valid=list(train))
-    column = schema.fit({label: train[label]}, Stated(kinds={label: "categorical"})).columns[0]
+    column = schema.fit({label: train[label]}, ColumnSettings(kinds={label: "categorical"})).columns[0]
     assert isinstance(column, CategoricalColumn)
     return column
 

@@ -15,7 +15,7 @@ import numpy as np
 from manifold.training.data import Data, tables
 from manifold.training.data.parts import Array
 from manifold.training.data.remote import Remote, fetch
-from manifold.training.data.schema import OTHERS, Stated
+from manifold.training.data.schema import OTHERS, ColumnSettings
 from manifold.training.errors import DataError
 
 NAME = "nslkdd"
@@ -51,7 +51,7 @@ KIND_OF = {"normal": "normal", **{attack: kind for kind, attacks in ATTACKS.item
 
 
 # mostly one-hot tables are scaled by range: chosen on the attacks of KDDTrain+, see benchmarks/nslkdd.py
-KINDS = Stated(kinds={**dict.fromkeys(CATEGORIES, "categorical"), OTHERS: "range"})
+KINDS = ColumnSettings(kinds={**dict.fromkeys(CATEGORIES, "categorical"), OTHERS: "range"})
 
 
 def load() -> Data:

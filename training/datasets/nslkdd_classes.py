@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 
 from manifold.training.data import Data, tables
-from manifold.training.data.schema import OTHERS, Stated
+from manifold.training.data.schema import OTHERS, ColumnSettings
 from manifold.training.datasets import nslkdd
 
 NAME = "nslkdd-classes"
 LICENCE = nslkdd.LICENCE
-KINDS = Stated(kinds={**nslkdd.KINDS.kinds, OTHERS: "quantile"})
+KINDS = ColumnSettings(kinds={**nslkdd.KINDS.kinds, OTHERS: "quantile"})
 
 
 def load() -> Data:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from manifold.training.data import Data, tables
-from manifold.training.data.schema import Stated
+from manifold.training.data.schema import ColumnSettings
 
 NAME = "ring"
 LICENCE = ""  # made by this file
@@ -20,4 +20,6 @@ def load() -> Data:
     noise = DEVIATION * generator.standard_normal((2, ROWS))
     table = {"x": RADIUS * np.cos(angle) + noise[0], "y": RADIUS * np.sin(angle) + noise[1], "mode": mode}
     protocol = {"made": f"{MODES} Gaussians of deviation {DEVIATION} on a circle of radius {RADIUS:g}"}
-    return tables.from_table(NAME, table, protocol, Stated(kinds={"x": "numeric", "y": "numeric"}), label="mode")
+    return tables.from_table(
+        NAME, table, protocol, ColumnSettings(kinds={"x": "numeric", "y": "numeric"}), label="mode"
+    )

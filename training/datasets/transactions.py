@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from manifold.training.data import Data, tables
 from manifold.training.data.parts import Array
 from manifold.training.data.remote import Remote, fetch
-from manifold.training.data.schema import Stated
+from manifold.training.data.schema import ColumnSettings
 
 Float64 = NDArray[np.float64]
 
@@ -32,7 +32,7 @@ WINDOWS = (1, 7, 30)  # days
 FIRST_GAP = 30 * DAY  # since the last transaction, of a card's first one
 
 
-STATED = Stated(
+STATED = ColumnSettings(
     units={"hour": "h", "hours_since_last": "h"},
     kinds={f"{key}_{days}d_count": "numeric" for key in ("card", "terminal") for days in WINDOWS},
 )

@@ -29,10 +29,10 @@ def fit_temperature(energies: Array, labels: Array) -> float:
     def loss(log_temperature: float) -> float:
         return cross_entropy(softmax(energies / np.exp(log_temperature)), labels)
 
-    found = optimize.minimize_scalar(
+    minimum = optimize.minimize_scalar(
         loss, bounds=(np.log(0.05), np.log(100.0)), method="bounded", options={"xatol": 1e-4}
     )
-    return float(np.exp(found.x))
+    return float(np.exp(minimum.x))
 
 
 def cross_entropy(probabilities: Array, labels: Array) -> float:

@@ -23,7 +23,7 @@ def _copy(opset_version: int = _constants.TORCHLIB_OPSET) -> ONNXRegistry:
     """Return a registry that the caller may change, because an export can add operators of its own."""
     copy = ONNXRegistry()
     copy.__dict__.update(_built(opset_version).__dict__)
-    copy.functions = {target: list(found) for target, found in copy.functions.items()}
+    copy.functions = {target: list(overloads) for target, overloads in copy.functions.items()}
     return copy
 
 

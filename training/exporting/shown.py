@@ -122,8 +122,10 @@ def _items(context: Context, n: int) -> Array | None:
     if supports(engine.manifest, "reconstruct"):
         held = first(data.test, n)
         items = data.inputs(held)
-        told = engine.manifest.tasks["encode"].input("condition")
-        back = engine.reconstruct(items, classes=priors.conditions(engine.manifest, data, held) if told else None).data
+        conditioned = engine.manifest.tasks["encode"].input("condition")
+        back = engine.reconstruct(
+            items, classes=priors.conditions(engine.manifest, data, held) if conditioned else None
+        ).data
         return np.stack([items, back], axis=1).reshape(-1, *items.shape[1:])
     return engine.sample(n, seed=SEED).data if supports(engine.manifest, "sample") else None
 

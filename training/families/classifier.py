@@ -53,7 +53,7 @@ def convolution(before: int, after: int) -> nn.Sequential:
     return nn.Sequential(nn.Conv2d(before, after, 3, padding=1, bias=False), nn.BatchNorm2d(after), nn.ReLU())
 
 
-class Residual(nn.Module):
+class NormalisedResidual(nn.Module):
     """x + f(x), f two convolutions."""
 
     def __init__(self, width: int) -> None:
@@ -85,7 +85,7 @@ class Classifier(nn.Module):
         self.register_buffer("deviation", torch.tensor(pixels.std(axis=(0, 2, 3)))[:, None, None])
         layers: list[nn.Module] = [convolution(spec.channels, config.widths[0])]
         for before, after in pairwise(config.widths):
-            layers += [convolution(before, after), nn.MaxPool2d(2), Residual(after)]
+            layers += [convolution(before, after), nn.MaxPool2d(2), NormalisedResidual(after)]
         self.body = nn.Sequential(*layers)
         self.head = nn.Linear(config.widths[-1], len(data.classes))
 

@@ -134,8 +134,8 @@ def build(config: Config, data: Data) -> CVAE:
 def exports(model: CVAE, config: Config, data: Data) -> Exports:
     """Return the VAE's tasks with a condition; score has the bound that /classify is made of."""
     exported = vae.exports(model, config, data)
-    told = "" if model.by_class else f" Told {', '.join(config.given)}."
-    description = exported.description.replace("Variational", "Conditional variational", 1) + told
+    suffix = "" if model.by_class else f" Told {', '.join(config.given)}."
+    description = exported.description.replace("Variational", "Conditional variational", 1) + suffix
     plain, scoring = exported.tasks["score"], exported.scoring
     assert isinstance(plain.module, Score)
     assert scoring is not None
@@ -145,12 +145,14 @@ def exports(model: CVAE, config: Config, data: Data) -> Exports:
     if not model.by_class:  # nothing to marginalise over, and no class to tell
         examples = tuple(tuple(round(value, 6) for value in row) for row in model.examples.tolist())
         return replace(exported, conditions=Conditions(names=config.given, examples=examples), description=description)
-    about = next(term.likelihood for term in scoring.terms if term.likelihood)
+    likelihood = next(term.likelihood for term in scoring.terms if term.likelihood)
     term = Term(
         name="negative_iwae",
         kind="nll",
         description=f"-log p(x | y), importance-weighted bound over {config.class_k} draws fixed in the artifact, in nats",
-        likelihood=Likelihood(bound="iwae", k=config.class_k, observed=about.observed, discrete=about.discrete),
+        likelihood=Likelihood(
+            bound="iwae", k=config.class_k, observed=likelihood.observed, discrete=likelihood.discrete
+        ),
     )
     return replace(
         exported,

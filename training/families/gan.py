@@ -163,9 +163,9 @@ class Discriminator(nn.Module):
                 ]
             self.body, features = nn.Sequential(*layers), config.hidden[0]
         self.head = self._normed(nn.Linear(features, 1))
-        self.embedding = self._told(nn.Linear(classes, features, bias=False)) if classes else None
+        self.embedding = self._class_embedding(nn.Linear(classes, features, bias=False)) if classes else None
 
-    def _told(self, layer: nn.Linear) -> nn.Module:
+    def _class_embedding(self, layer: nn.Linear) -> nn.Module:
         """Small at first: the features are many, and a logit that is large by chance teaches nothing."""
         nn.init.normal_(layer.weight, 0.0, 0.1 / layer.out_features**0.5)
         return self._normed(layer)
@@ -213,7 +213,7 @@ class GAN(nn.Module):
         made: Tensor = self.generator(self.latents(len(batch.items), batch.generator), c)
         return made
 
-    def seen(self, x: Tensor, batch: Batch) -> Tensor:
+    def augmented(self, x: Tensor, batch: Batch) -> Tensor:
         """Return items as the discriminator is shown them."""
         if not self.config.augment:
             return x
@@ -224,8 +224,8 @@ class GAN(nn.Module):
         c = self.condition(batch.labels)
         with torch.no_grad():
             fakes = self.made(batch, c)
-        real = self.discriminator(self.seen(batch.items, batch), c)
-        fake = self.discriminator(self.seen(fakes, batch), c)
+        real = self.discriminator(self.augmented(batch.items, batch), c)
+        fake = self.discriminator(self.augmented(fakes, batch), c)
         targets = adversarial.targets(self.config.targets, len(real), batch.generator)
         loss = adversarial.discriminator_loss(self.config.loss, real, fake, targets)
         return {"loss": loss, "real_logit": real.mean(), "fake_logit": fake.mean()}
@@ -235,10 +235,10 @@ class GAN(nn.Module):
         c = self.condition(batch.labels)
         if self.config.unrolled:
             weights = self._ahead(batch, c)
-            fake = functional_call(self.discriminator, weights, (self.seen(self.made(batch, c), batch), c))
+            fake = functional_call(self.discriminator, weights, (self.augmented(self.made(batch, c), batch), c))
         else:
             with adversarial.frozen(self.discriminator):
-                fake = self.discriminator(self.seen(self.made(batch, c), batch), c)
+                fake = self.discriminator(self.augmented(self.made(batch, c), batch), c)
         return {"loss": adversarial.generator_loss(self.config.loss, fake)}
 
     def _ahead(self, batch: Batch, c: Tensor | None) -> dict[str, Tensor]:
@@ -246,8 +246,8 @@ class GAN(nn.Module):
         targets = adversarial.targets(self.config.targets, len(batch.items), batch.generator)
 
         def loss(weights: dict[str, Tensor]) -> Tensor:
-            fakes = self.seen(self.made(batch, c), batch)
-            real = functional_call(self.discriminator, weights, (self.seen(batch.items, batch), c))
+            fakes = self.augmented(self.made(batch, c), batch)
+            real = functional_call(self.discriminator, weights, (self.augmented(batch.items, batch), c))
             fake = functional_call(self.discriminator, weights, (fakes, c))
             return adversarial.discriminator_loss(self.config.loss, real, fake, targets)
 
@@ -330,8 +330,8 @@ def report(model: GAN, config: Config, data: Data) -> list[Metric]:
     generator = torch.Generator(device).manual_seed(config.seed)
     right = 0.0
     for batch in in_order(data.test, 500, generator):
-        found = evaluate(model, batch)
-        right += float(((found["real_logit"] > 0).double() + (found["fake_logit"] <= 0).double()).sum()) / 2
+        logits = evaluate(model, batch)
+        right += float(((logits["real_logit"] > 0).double() + (logits["fake_logit"] <= 0).double()).sum()) / 2
     protocol = {
         **data.protocol,
         "n": 2 * len(data.test),

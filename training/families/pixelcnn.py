@@ -31,7 +31,7 @@ from manifold.training.data import Data
 from manifold.training.errors import TrainingError
 from manifold.training.exporting.tasks import Exports, Task
 from manifold.training.networks.emissions import Emission, Levels, Mixture
-from manifold.training.networks.gated import GatedNetwork, Sampler, imputing, nothing, sampling, told
+from manifold.training.networks.gated import GatedNetwork, Sampler, condition_inputs, imputing, nothing, sampling
 from manifold.training.networks.layers import per_item
 from manifold.training.phases import Losses, Phase, Player
 from manifold.training.recipes import Recipe, Share
@@ -145,7 +145,7 @@ def draw(model: GatedPixelCNN, n: int, generator: torch.Generator) -> Tensor:
     uniforms = torch.rand((n, model.uniforms), generator=generator, device=device)
     condition = model.to_condition(torch.arange(n, device=device) % max(1, model.classes))
     training = model.training
-    items: Tensor = Sampler(model.eval(), Finish(model))(uniforms, condition, torch.ones(n, device=device))[1]
+    items: Tensor = Sampler(model.eval(), AssembleImages(model))(uniforms, condition, torch.ones(n, device=device))[1]
     model.train(training)
     return items
 
@@ -192,7 +192,7 @@ def _observed(model: GatedPixelCNN) -> str:
 # --- sampling ----------------------------------------------------------------------------------------------------------------
 
 
-class Finish(nn.Module):
+class AssembleImages(nn.Module):
     """Values (H, B, W, S) as the loops leave them, to codes (B, H, W), or (B, S, H, W) of colours and densities, and images in [0, 1]."""
 
     def __init__(self, model: GatedPixelCNN) -> None:
@@ -264,12 +264,12 @@ def exports(model: GatedPixelCNN, config: Config, data: Data) -> Exports:
     if integers:
         scores.append(TensorSpec(role="logits", shape=(model.levels, *grid)))
     given = InputSpec(role="data", source="data", shape=shape)
-    sampler = Sampler(model, Finish(model))
+    sampler = Sampler(model, AssembleImages(model))
     return Exports(
         {
             "sample": sampling(model, sampler, [codes, items], max_rows=256),
             "impute": imputing(model, sampler, model.nearest, [codes, items], max_rows=256),
-            "score": Task(Score(model), [given, *told(model)], scores, max_rows=256),
+            "score": Task(Score(model), [given, *condition_inputs(model)], scores, max_rows=256),
         },
         codes=CodesSpec(shape=grid, levels=model.levels) if integers else None,
         scoring=Scoring(score="nll", terms=(nll,), surprise="surprise"),

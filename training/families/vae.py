@@ -41,7 +41,7 @@ from manifold.training.phases import Losses, Phase, Player
 from manifold.training.recipes import Size, WithoutBlanks
 from manifold.training.scores import rules, terms
 from manifold.training.scores.distances import Distances, NearestItems, NearestLatents
-from manifold.training.scores.options import Scored
+from manifold.training.scores.options import ScoreOptions
 from manifold.training.scores.placement import Placement, carries, place
 
 SCORE_DRAWS = 8  # draws from the posterior, fixed in the artifact, for the ELBO of the score task
@@ -51,7 +51,7 @@ ACTIVE = (
 )
 
 
-class Config(Scored):
+class Config(ScoreOptions):
     """Options of the family."""
 
     latent_dim: int = Field(20, ge=1)

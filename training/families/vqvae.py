@@ -25,7 +25,7 @@ from manifold.training.data.parts import first
 from manifold.training.errors import TrainingError
 from manifold.training.exporting.tasks import Exports, Task
 from manifold.training.networks.emissions import Levels
-from manifold.training.networks.gated import GatedNetwork, Sampler, nothing, sampling, told
+from manifold.training.networks.gated import GatedNetwork, Sampler, condition_inputs, nothing, sampling
 from manifold.training.networks.layers import per_item
 from manifold.training.networks.quantiser import Quantiser, usage
 from manifold.training.phases import Losses, Phase, Player
@@ -242,7 +242,7 @@ def draw(model: VQVAE, n: int, generator: torch.Generator) -> Tensor:
         return model.likelihood.mean(model.decode_codes(codes)).view(n, *model.shape)
     condition = model.prior.to_condition(torch.arange(n, device=device) % max(1, model.classes))
     training = model.training
-    items: Tensor = Sampler(model.prior.eval(), Finish(model))(uniforms, condition, torch.ones(n, device=device))[1]
+    items: Tensor = Sampler(model.prior.eval(), DecodeRows(model))(uniforms, condition, torch.ones(n, device=device))[1]
     model.train(training)
     return items
 
@@ -302,17 +302,17 @@ def report(model: VQVAE, config: Config, data: Data) -> list[Metric]:
 def training_codes(model: VQVAE, part: Part) -> Tensor:
     """Return codes of a whole part as the graphs see it, (N, h, w)."""
     device = next(model.parameters()).device
-    found = []
+    codes = []
     for batch in in_order(part, 500, torch.Generator(device)):
         x = model.likelihood.settle(batch.items.flatten(1)).view(-1, *model.shape)
-        found.append(model.codes_of(model.vectors(x)).cpu())
-    return torch.cat(found)
+        codes.append(model.codes_of(model.vectors(x)).cpu())
+    return torch.cat(codes)
 
 
 # --- exports ------------------------------------------------------------------------------------------------------------------
 
 
-class Finish(nn.Module):
+class DecodeRows(nn.Module):
     """Levels (h, B, w, 1) as the sampler's loops leave them, to codes (B, h, w) and means of p(x | codes)."""
 
     def __init__(self, model: VQVAE) -> None:
@@ -406,23 +406,28 @@ def exports(model: VQVAE, config: Config, data: Data) -> Exports:
         InputSpec(role="latent", source="latent", shape=(size,)),
         TensorSpec(role="codes", dtype="int64", shape=model.grid),
     )
-    about = Likelihood(bound="elbo", observed=model.observed, discrete=model.discrete)
+    likelihood = Likelihood(bound="elbo", observed=model.observed, discrete=model.discrete)
     terms = (
         Term(name="reconstruction", kind="nll", description="-log p(x | z_q) in nats"),
         Term(name="prior", kind="nll", description="-log p(codes) in nats"),
-        Term(name="nll", kind="nll", description="their sum: an upper bound on -log p(x), in nats", likelihood=about),
+        Term(
+            name="nll", kind="nll", description="their sum: an upper bound on -log p(x), in nats", likelihood=likelihood
+        ),
     )
     scores = [*(TensorSpec(role=term.name) for term in terms), TensorSpec(role="surprise", shape=model.shape)]
     logits = TensorSpec(role="logits", shape=(config.levels, *model.grid))
     return Exports(
         {
-            "sample": sampling(model.prior, Sampler(model.prior, Finish(model)), [codes, image], max_rows=256),
+            "sample": sampling(model.prior, Sampler(model.prior, DecodeRows(model)), [codes, image], max_rows=256),
             "encode": Task(Encode(model), [items], [codes, TensorSpec(role="latent", shape=(size,))]),
             "decode": Task(Decode(model), [latent], [image]),
             "decode_codes": Task(DecodeCodes(model), [given], [image]),
-            "score": Task(Score(model), [items, *told(model.prior)], scores, max_rows=128),
+            "score": Task(Score(model), [items, *condition_inputs(model.prior)], scores, max_rows=128),
             "score_codes": Task(
-                ScoreCodes(model), [given, *told(model.prior)], [TensorSpec(role="nll"), logits], max_rows=256
+                ScoreCodes(model),
+                [given, *condition_inputs(model.prior)],
+                [TensorSpec(role="nll"), logits],
+                max_rows=256,
             ),
         },
         latent=LatentSpec(size=size, priors={}, interpolation="lerp"),

@@ -19,7 +19,7 @@ from manifold.training.errors import TrainingError
 from manifold.training.loop import checkpoints
 from manifold.training.loop.average import Average
 from manifold.training.phases import Phase
-from manifold.training.runs import CONFIG, Run
+from manifold.training.runs import CONFIG, TrainingRun
 
 
 @dataclass
@@ -35,7 +35,7 @@ class Position:
 class State:
     """Model, average, optimisers, random generators and position of a training."""
 
-    def __init__(self, run: Run, data: Data, fabric: Fabric) -> None:
+    def __init__(self, run: TrainingRun, data: Data, fabric: Fabric) -> None:
         self.run, self.data, self.fabric = run.resolved(data), data, fabric
         self.family, self.config = families.get(run.family), self.run.config
         torch.manual_seed(self.config.seed)
@@ -131,7 +131,7 @@ class State:
 
 
 @contextmanager
-def fits(run: Run) -> Iterator[None]:
+def fits(run: TrainingRun) -> Iterator[None]:
     """Turn the errors of a checkpoint that is of another model than the config describes into a TrainingError."""
     try:
         yield

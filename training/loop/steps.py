@@ -28,13 +28,13 @@ from manifold.training.loop.progress import Progress
 from manifold.training.loop.state import State
 from manifold.training.loop.watching import Alarm
 from manifold.training.phases import Phase, Player
-from manifold.training.runs import ALARMS, LOG, Run, read_log
+from manifold.training.runs import ALARMS, LOG, TrainingRun, read_log
 
 
 class Loop(State):
     """The steps that change the state of a training."""
 
-    def __init__(self, run: Run, data: Data, fabric: Fabric, quiet: bool = True, watch: bool = True) -> None:
+    def __init__(self, run: TrainingRun, data: Data, fabric: Fabric, quiet: bool = True, watch: bool = True) -> None:
         super().__init__(run, data, fabric)
         self.quiet, self.watched = quiet, watch and fabric.is_global_zero
         self.curves = sheets.Curves(run.folder / LOG, run.folder / sheets.CURVES)
@@ -219,14 +219,14 @@ class Loop(State):
             self.window[name] = self.window.get(name, 0.0) + float(value)
         if self.position.in_phase % watch.every:
             return False
-        seen = watch.look(self.position.step, {name: value / watch.every for name, value in self.window.items()})
+        inspection = watch.look(self.position.step, {name: value / watch.every for name, value in self.window.items()})
         self.window = {}
-        self._log({"step": self.position.step, "phase": phase.name, "watch": seen.record})
-        if self._roll_back(phase, [alarm for alarm in seen.alarms if alarm.severe], progress):
+        self._log({"step": self.position.step, "phase": phase.name, "watch": inspection.record})
+        if self._roll_back(phase, [alarm for alarm in inspection.alarms if alarm.severe], progress):
             return True
-        for alarm in seen.alarms:
+        for alarm in inspection.alarms:
             self._alarm(self.position.step, alarm, progress)
-        if watch.rollbacks and not seen.alarms:
+        if watch.rollbacks and not inspection.alarms:
             self.checkpoint(self.run.good)
         return False
 

@@ -39,7 +39,7 @@ class Alarm:
 
 
 @dataclass(frozen=True)
-class Seen:
+class Inspection:
     """A look."""
 
     record: dict[str, Any]  # figures, for the log
@@ -61,7 +61,7 @@ class Watch:
         self.classify, self.shares, self.names = classify, shares, names
         self.usual = 0.0  # largest mean norm of the generator's gradient in a window so far
 
-    def look(self, step: int, means: Mapping[str, float]) -> Seen:
+    def look(self, step: int, means: Mapping[str, float]) -> Inspection:
         """`means` are those of the window since the last look, as the loop logs them by player."""
         items = self.draw(ITEMS)
         relative = spread(items) / self.spread if self.spread > 0 else 1.0
@@ -75,8 +75,8 @@ class Watch:
         if relative < COLLAPSED:
             alarms.append(Alarm("mode collapse", f"made items differ {relative:.2f} times as much as real ones", True))
         if self.classify is not None and self.shares is not None:
-            found = self.classify(items.cpu().numpy()).argmax(axis=1)
-            made = np.bincount(found, minlength=len(self.shares)) / len(found)
+            classes = self.classify(items.cpu().numpy()).argmax(axis=1)
+            made = np.bincount(classes, minlength=len(self.shares)) / len(classes)
             record["class_shares"] = [round(float(share), 4) for share in made]
             lost = np.flatnonzero(made < DROPPED * self.shares)
             if len(lost) > GONE * len(made):
@@ -86,7 +86,7 @@ class Watch:
         if step < self.after:
             alarms = []
         alarms += self._vanishing(means, norm)
-        return Seen(record, tuple(alarms))
+        return Inspection(record, tuple(alarms))
 
     def _vanishing(self, means: Mapping[str, float], norm: float) -> list[Alarm]:
         real, fake = (1 / (1 + np.exp(-means[f"discriminator/{name}_logit"])) for name in ("real", "fake"))

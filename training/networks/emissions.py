@@ -114,13 +114,13 @@ class Mixture(Emission):
         return embedded
 
     def parameters_of(self, features: Tensor, values: Tensor) -> Tensor:
-        h, found = self.trunk(features), []
+        h, parameters = self.trunk(features), []
         for part, head in enumerate(self.heads):
-            found.append(head(h))
-            for place, told in enumerate(self.told):
+            parameters.append(head(h))
+            for place, embed in enumerate(self.told):
                 if place == part:
-                    h = h + told(2 * values[..., part : part + 1] - 1)
-        return torch.stack(found, -2)
+                    h = h + embed(2 * values[..., part : part + 1] - 1)
+        return torch.stack(parameters, -2)
 
     def nll(self, parameters: Tensor, values: Tensor) -> Tensor:
         logits, mean, log_scale = self._in_range(exact(parameters))
@@ -141,9 +141,9 @@ class Mixture(Emission):
                 temperature[:, None],
             )
             picked.append(value)
-            for place, told in enumerate(self.told):
+            for place, embed in enumerate(self.told):
                 if place == part:
-                    h = h + told(2 * value[:, None] - 1)
+                    h = h + embed(2 * value[:, None] - 1)
         return torch.stack(picked, 1)
 
     def _draw(self, parameters: Tensor, first: Tensor, second: Tensor, temperature: Tensor) -> Tensor:

@@ -451,11 +451,11 @@ def imputing(
 def _chance(model: GatedNetwork) -> list[InputSpec]:
     return [
         InputSpec(role="uniforms", source="uniform", shape=(model.uniforms,)),
-        *told(model),
+        *condition_inputs(model),
         InputSpec(role="temperature", source="temperature"),
     ]
 
 
-def told(model: GatedNetwork) -> list[InputSpec]:
+def condition_inputs(model: GatedNetwork) -> list[InputSpec]:
     """Return the condition, where there are classes."""
     return [InputSpec(role="condition", source="condition", shape=(model.classes,))] if model.classes else []

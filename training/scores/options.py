@@ -7,7 +7,7 @@ from pydantic import Field
 from manifold.training.recipes import Recipe
 
 
-class Scored(Recipe):
+class ScoreOptions(Recipe):
     """Options of placement and score."""
 
     references: int = Field(

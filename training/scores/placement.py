@@ -13,7 +13,7 @@ from manifold.runtime.kinds import Kind
 from manifold.training.batches import Batch, in_order
 from manifold.training.data import Part
 from manifold.training.likelihoods import filled
-from manifold.training.scores.options import Scored
+from manifold.training.scores.options import ScoreOptions
 
 BATCH = 5000  # items
 
@@ -40,7 +40,7 @@ def carries(spec: Kind) -> bool:
 
 
 def place(
-    posterior: Callable[[Batch], Posterior], part: Part, spec: Kind, options: Scored, device: torch.device
+    posterior: Callable[[Batch], Posterior], part: Part, spec: Kind, options: ScoreOptions, device: torch.device
 ) -> Placement:
     """Return the aggregate posterior of a part, and its references: items of it, drawn with the run's seed."""
     z, variance = _aggregate(posterior, part, device)

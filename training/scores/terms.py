@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from manifold.runtime.kinds import Kind
 from manifold.runtime.manifest import Likelihood, Term
-from manifold.training.scores.options import Scored
+from manifold.training.scores.options import ScoreOptions
 from manifold.training.scores.placement import carries
 
 
-def distances(options: Scored, spec: Kind) -> list[Term]:
+def distances(options: ScoreOptions, spec: Kind) -> list[Term]:
     """Return the terms of `distances.Distances`, in its order."""
     text = "Mahalanobis distance of the posterior mean to the aggregate posterior"
     terms = [Term(name="latent_distance", kind="distance", description=text)]

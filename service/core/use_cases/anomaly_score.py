@@ -10,8 +10,16 @@ from pydantic import BaseModel, ConfigDict, Field, StrictBool
 from manifold.runtime.errors import InvalidValue
 from manifold.runtime.scores import decisions, reasons, scoring
 from manifold.service.aside import ROW, aside
-from manifold.service.core.answers import Answer
-from manifold.service.core.contract import EXAMPLE_ROW, EXPLANATION, NEIGHBOUR, Fitted, Items, Response, example
+from manifold.service.core.answers import UseCaseResult
+from manifold.service.core.contract import (
+    EXAMPLE_ROW,
+    EXPLANATION,
+    NEIGHBOUR,
+    ConditionedItemsRequest,
+    Fitted,
+    Response,
+    example,
+)
 from manifold.service.core.handling import Handling, note
 from manifold.service.core.reading import Uploads
 from manifold.service.core.use_cases.base import UseCase
@@ -27,7 +35,7 @@ class Costs(BaseModel):
     prevalence: float = Field(gt=0, lt=1, allow_inf_nan=False, description="the share of anomalies among the rows")
 
 
-class ScoreRequest(Items):
+class ScoreRequest(ConditionedItemsRequest):
     """How strange items are."""
 
     model_config = example(model="transactions-vae", rows=[EXAMPLE_ROW, {**EXAMPLE_ROW, "amount": 900}], explain=True)
@@ -108,14 +116,14 @@ class ScoreResponse(Response):
     fitted: list[Fitted] | None = None
 
 
-async def handle(handling: Handling, request: ScoreRequest, uploads: Uploads, deadline_ms: int | None) -> Answer:
+async def handle(handling: Handling, request: ScoreRequest, uploads: Uploads, deadline_ms: int | None) -> UseCaseResult:
     """How strange items are."""
     entry, manifest = await handling.entry(request, "anomaly-score")
     rule = rule_of(request)
     nullable = any(tensor.missing for tensor in manifest.tasks["score"].inputs)
     items = await handling.reader.items(manifest, request, uploads, unknown=True, missing=nullable)
     warnings = items.warnings
-    answer = Answer(entry, work=uploads.work)
+    answer = UseCaseResult(entry, work=uploads.work)
     condition = await handling.reader.condition(manifest, uploads, request)
     assert manifest.scoring is not None and entry.model is not None
     calibrated = entry.model.calibrated
@@ -149,7 +157,7 @@ def judged(
 
 def threshold_of(calibrated: scoring.Calibrated, judgement: decisions.Judged) -> dict[str, Any]:
     """Where the line was drawn, and what it refers to."""
-    line, source = judgement.threshold, calibrated.about
+    line, source = judgement.threshold, calibrated.calibration
     return {
         "threshold": {
             "score": line.score, "p_value": line.p_value, "false_positive_rate": line.false_positive_rate,

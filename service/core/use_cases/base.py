@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from manifold.service.core import contract
-from manifold.service.core.answers import Answer
+from manifold.service.core.answers import UseCaseResult
 from manifold.service.core.handling import Handling
 from manifold.service.core.reading import Uploads
 
-Handle = Callable[[Handling, Any, Uploads, int | None], Awaitable[Answer]]
-Stream = Callable[[Handling, Any, Uploads, int | None], Awaitable[AsyncGenerator[Answer]]]
+Handle = Callable[[Handling, Any, Uploads, int | None], Awaitable[UseCaseResult]]
+Stream = Callable[[Handling, Any, Uploads, int | None], Awaitable[AsyncGenerator[UseCaseResult]]]
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class UseCase:
     """A use case under the name of its endpoint: /NAME over HTTP, the rpc Name over gRPC."""
 
     name: str
-    request: type[contract.Request]
+    request: type[contract.BaseRequest]
     response: type[contract.Response]
     handle: Handle
     takes_files: bool = True  # files, or an array, may come beside the fields

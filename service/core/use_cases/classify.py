@@ -8,14 +8,14 @@ from pydantic import BaseModel, Field
 
 from manifold.runtime import operations
 from manifold.service.aside import ROW, aside
-from manifold.service.core.answers import Answer
-from manifold.service.core.contract import EXAMPLE_DIGIT, INPUTS, Content, Fitted, Numbers, Response, example
+from manifold.service.core.answers import UseCaseResult
+from manifold.service.core.contract import EXAMPLE_DIGIT, INPUTS, Fitted, ItemsRequest, Numbers, Response, example
 from manifold.service.core.handling import Handling, note
 from manifold.service.core.reading import Uploads
 from manifold.service.core.use_cases.base import UseCase
 
 
-class ClassifyRequest(Content):
+class ClassifyRequest(ItemsRequest):
     """Which class items are of."""
 
     model_config = example(model="digits-pixelcnn", images=[EXAMPLE_DIGIT])
@@ -47,16 +47,18 @@ class ClassifyResponse(Response):
     fitted: list[Fitted] | None = None
 
 
-async def handle(handling: Handling, request: ClassifyRequest, uploads: Uploads, deadline_ms: int | None) -> Answer:
+async def handle(
+    handling: Handling, request: ClassifyRequest, uploads: Uploads, deadline_ms: int | None
+) -> UseCaseResult:
     """Which class items are of."""
     entry, manifest = await handling.entry(request, "classify")
     items = await handling.reader.items(manifest, request, uploads)
-    answer = Answer(entry, work=uploads.work)
+    answer = UseCaseResult(entry, work=uploads.work)
     probabilities = await handling.drive(
         answer, operations.classify(manifest, items.data, numbers=request.inputs), len(items.data), deadline_ms
     )
-    about, names = manifest.classification, manifest.classes
-    assert about is not None and names is not None
+    classification, names = manifest.classification, manifest.classes
+    assert classification is not None and names is not None
 
     def classified() -> list[dict[str, Any]]:
         return [
@@ -67,8 +69,8 @@ async def handle(handling: Handling, request: ClassifyRequest, uploads: Uploads,
     answer.fields["items"] = await aside(classified, ROW * len(probabilities))
     error = next((metric.value for metric in manifest.metrics if metric.name == "calibration_error"), None)
     answer.fields["classification"] = {
-        "by": about.term or "logits", "class_prior": dict(zip(names, manifest.class_weights, strict=True)),
-        "temperature": about.temperature, "calibration_error": error,
+        "by": classification.term or "logits", "class_prior": dict(zip(names, manifest.class_weights, strict=True)),
+        "temperature": classification.temperature, "calibration_error": error,
     }  # fmt: skip
     answer.numbers = probabilities
     note(answer, items.fitted)

@@ -7,8 +7,16 @@ from typing import Any
 from pydantic import BaseModel, Field
 
 from manifold.runtime import operations
-from manifold.service.core.answers import Answer
-from manifold.service.core.contract import EXAMPLE_ROW, Chance, Fitted, Items, Nested, Response, example
+from manifold.service.core.answers import UseCaseResult
+from manifold.service.core.contract import (
+    EXAMPLE_ROW,
+    ConditionedItemsRequest,
+    Fitted,
+    Nested,
+    Response,
+    SeededRequest,
+    example,
+)
 from manifold.service.core.handling import Handling, first_latent, note
 from manifold.service.core.reading import Uploads
 from manifold.service.core.use_cases.base import UseCase
@@ -22,7 +30,7 @@ class Posterior(BaseModel):
     latents: Nested | None = None
 
 
-class EncodeRequest(Items, Chance):
+class EncodeRequest(ConditionedItemsRequest, SeededRequest):
     """Where items lie in latent space."""
 
     model_config = example(model="transactions-vae", rows=[EXAMPLE_ROW])
@@ -39,11 +47,13 @@ class EncodeResponse(Response):
     fitted: list[Fitted] | None = None
 
 
-async def handle(handling: Handling, request: EncodeRequest, uploads: Uploads, deadline_ms: int | None) -> Answer:
+async def handle(
+    handling: Handling, request: EncodeRequest, uploads: Uploads, deadline_ms: int | None
+) -> UseCaseResult:
     """Where items lie."""
     entry, manifest = await handling.entry(request, "encode")
     items = await handling.reader.items(manifest, request, uploads)
-    answer = Answer(entry, work=uploads.work)
+    answer = UseCaseResult(entry, work=uploads.work)
     condition = await handling.reader.condition(manifest, uploads, request)
     steps = operations.encode(
         manifest, items.data, seed=request.seed, first=request.first, condition=condition, numbers=request.inputs

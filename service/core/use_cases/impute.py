@@ -11,14 +11,21 @@ from manifold.runtime import operations
 from manifold.runtime.conditions import Given
 from manifold.runtime.errors import InvalidValue, TooLarge
 from manifold.service.aside import ROW, aside
-from manifold.service.core.answers import Answer
-from manifold.service.core.contract import EXAMPLE_ROW, Chance, Fitted, Items, Made, example
+from manifold.service.core.answers import UseCaseResult
+from manifold.service.core.contract import (
+    EXAMPLE_ROW,
+    ConditionedItemsRequest,
+    Fitted,
+    ItemsResponse,
+    SeededRequest,
+    example,
+)
 from manifold.service.core.handling import Handling, note
 from manifold.service.core.reading import Uploads
 from manifold.service.core.use_cases.base import UseCase
 
 
-class ImputeRequest(Items, Chance):
+class ImputeRequest(ConditionedItemsRequest, SeededRequest):
     """Rows with values left out or null, or images with masks of what is known, to be filled in from the rest."""
 
     model_config = example(model="transactions-vae", rows=[{**EXAMPLE_ROW, "amount": None}])
@@ -38,7 +45,7 @@ class ImputeRequest(Items, Chance):
     )
 
 
-class ImputeResponse(Made):
+class ImputeResponse(ItemsResponse):
     """Items made whole: what was given as it came, what was missing filled in."""
 
     probabilities: list[dict[str, dict[str, float]]] | None = Field(
@@ -50,10 +57,12 @@ class ImputeResponse(Made):
     fitted: list[Fitted] | None = None
 
 
-async def handle(handling: Handling, request: ImputeRequest, uploads: Uploads, deadline_ms: int | None) -> Answer:
+async def handle(
+    handling: Handling, request: ImputeRequest, uploads: Uploads, deadline_ms: int | None
+) -> UseCaseResult:
     """Rows with what was missing filled in, or images with what was not known."""
     entry, manifest = await handling.entry(request, "impute")
-    answer = Answer(entry, encoding=request.encoding, work=uploads.work)
+    answer = UseCaseResult(entry, encoding=request.encoding, work=uploads.work)
     condition = await handling.reader.condition(manifest, uploads, request)
     if "impute" in manifest.tasks:
         return await _completed(handling, answer, request, uploads, condition, deadline_ms)
@@ -74,12 +83,12 @@ async def handle(handling: Handling, request: ImputeRequest, uploads: Uploads, d
 
 async def _completed(
     handling: Handling,
-    answer: Answer,
+    answer: UseCaseResult,
     request: ImputeRequest,
     uploads: Uploads,
     condition: Given | None,
     deadline_ms: int | None,
-) -> Answer:
+) -> UseCaseResult:
     """Images with what was not known drawn."""
     manifest = answer.manifest
     items, mask = await handling.reader.masked(manifest, request, uploads)
@@ -96,11 +105,11 @@ async def _completed(
         manifest, data, mask, seed=request.seed, first=request.first, condition=condition, candidates=request.candidates,
         temperature=request.temperature, numbers=request.inputs,
     )  # fmt: skip
-    found = await handling.drive(answer, steps, len(data) * each, deadline_ms)
-    answer.items = found.data
-    answer.fields |= {"seed": found.seed, "first": request.first}
-    if found.classes is not None and manifest.classes is not None:
-        answer.fields["classes"] = [manifest.classes[index] for index in found.classes]
+    completed = await handling.drive(answer, steps, len(data) * each, deadline_ms)
+    answer.items = completed.data
+    answer.fields |= {"seed": completed.seed, "first": request.first}
+    if completed.classes is not None and manifest.classes is not None:
+        answer.fields["classes"] = [manifest.classes[index] for index in completed.classes]
     note(answer, items.fitted)
     return answer
 

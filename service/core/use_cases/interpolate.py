@@ -7,20 +7,20 @@ from typing import Annotated, Literal
 from pydantic import ConfigDict, Field
 
 from manifold.runtime import operations
-from manifold.service.core.answers import Answer
+from manifold.service.core.answers import UseCaseResult
 from manifold.service.core.contract import (
     CONDITIONS,
     INPUTS,
     OPTIONS,
     SINGLE,
+    BaseRequest,
     ClassName,
     Condition,
     Fitted,
     Nested,
     Numbers,
-    Request,
+    OutputsResponse,
     Seed,
-    Several,
     example,
 )
 from manifold.service.core.handling import Handling, latent_fields, note
@@ -44,7 +44,7 @@ class End(SINGLE):  # type: ignore[misc]
     conditions: dict[str, Condition] | None = Field(default=None, description=CONDITIONS)
 
 
-class InterpolateRequest(OPTIONS, Request):  # type: ignore[misc]
+class InterpolateRequest(OPTIONS, BaseRequest):  # type: ignore[misc]
     """A path between two items."""
 
     model_config = example(**{"from": {"seed": 1}, "to": {"seed": 2}, "steps": 8})
@@ -58,7 +58,7 @@ class InterpolateRequest(OPTIONS, Request):  # type: ignore[misc]
     encoding: Literal["png", "array"] = "png"
 
 
-class InterpolateResponse(Several):
+class InterpolateResponse(OutputsResponse):
     """The path."""
 
     latents: Nested | None = None
@@ -66,12 +66,14 @@ class InterpolateResponse(Several):
     fitted: list[Fitted] | None = None
 
 
-async def handle(handling: Handling, request: InterpolateRequest, uploads: Uploads, deadline_ms: int | None) -> Answer:
+async def handle(
+    handling: Handling, request: InterpolateRequest, uploads: Uploads, deadline_ms: int | None
+) -> UseCaseResult:
     """A path between two items."""
     entry, manifest = await handling.entry(request, "interpolate")
     handling.reader.limit(request.steps, "steps")
     start, stop, fitted = await handling.reader.ends(manifest, request, uploads)
-    answer = Answer(entry, encoding=request.encoding, work=uploads.work)
+    answer = UseCaseResult(entry, encoding=request.encoding, work=uploads.work)
     steps = operations.interpolate(
         manifest, start, stop, steps=request.steps, method=request.method, seed=request.seed, numbers=request.inputs
     )

@@ -7,16 +7,16 @@ from typing import Literal
 from pydantic import Field
 
 from manifold.runtime import operations
-from manifold.service.core.answers import Answer
+from manifold.service.core.answers import UseCaseResult
 from manifold.service.core.contract import (
     EXAMPLE_ROW,
-    Chance,
     ClassChoice,
     Condition,
+    ConditionedItemsRequest,
     Fitted,
-    Items,
     Nested,
-    Several,
+    OutputsResponse,
+    SeededRequest,
     example,
 )
 from manifold.service.core.handling import Handling, note
@@ -24,7 +24,7 @@ from manifold.service.core.reading import Uploads
 from manifold.service.core.use_cases.base import UseCase
 
 
-class ReconstructRequest(Items, Chance):
+class ReconstructRequest(ConditionedItemsRequest, SeededRequest):
     """Items through the latent and back."""
 
     model_config = example(model="transactions-vae", rows=[EXAMPLE_ROW])
@@ -39,18 +39,20 @@ class ReconstructRequest(Items, Chance):
     encoding: Literal["png", "array"] = "png"
 
 
-class ReconstructResponse(Several):
+class ReconstructResponse(OutputsResponse):
     """Items after encode and decode."""
 
     errors: list[float] = Field(description="mean squared error: of pixels in [0, 1], or of scaled columns")
     fitted: list[Fitted] | None = None
 
 
-async def handle(handling: Handling, request: ReconstructRequest, uploads: Uploads, deadline_ms: int | None) -> Answer:
+async def handle(
+    handling: Handling, request: ReconstructRequest, uploads: Uploads, deadline_ms: int | None
+) -> UseCaseResult:
     """Items through the latent and back."""
     entry, manifest = await handling.entry(request, "reconstruct")
     items = await handling.reader.items(manifest, request, uploads)
-    answer = Answer(entry, encoding=request.encoding, work=uploads.work)
+    answer = UseCaseResult(entry, encoding=request.encoding, work=uploads.work)
     condition = await handling.reader.condition(manifest, uploads, request)
     target = await handling.reader.target(manifest, uploads, request, condition)
     steps = operations.reconstruct(

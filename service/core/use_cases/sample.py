@@ -20,8 +20,17 @@ from manifold.runtime.inputs import check_seed
 from manifold.runtime.manifest import Manifest
 from manifold.runtime.manifest.conditions import Classes
 from manifold.service.aside import ROW, aside
-from manifold.service.core.answers import Answer
-from manifold.service.core.contract import CONDITION, Chance, ClassChoice, Condition, Nested, Several, Stated, example
+from manifold.service.core.answers import UseCaseResult
+from manifold.service.core.contract import (
+    CONDITION,
+    ClassChoice,
+    Condition,
+    InputsRequest,
+    Nested,
+    OutputsResponse,
+    SeededRequest,
+    example,
+)
 from manifold.service.core.handling import Handling, first_latent, latent_fields
 from manifold.service.core.reading import Uploads
 from manifold.service.core.use_cases.base import UseCase
@@ -31,7 +40,7 @@ Array = NDArray[Any]
 PART_SECONDS = 0.1  # of a stream
 
 
-class SampleRequest(Stated, Chance):
+class SampleRequest(InputsRequest, SeededRequest):
     """New items."""
 
     model_config = example(seed=7, n=4)
@@ -58,7 +67,7 @@ class SampleRequest(Stated, Chance):
     )
 
 
-class SampleResponse(Several):
+class SampleResponse(OutputsResponse):
     """New items."""
 
     latents: Nested | None = None
@@ -101,7 +110,9 @@ class Order:
         return value[start:stop] if isinstance(value, np.ndarray | list) and len(value) == self.n else value
 
 
-async def handle(handling: Handling, request: SampleRequest, uploads: Uploads, deadline_ms: int | None) -> Answer:
+async def handle(
+    handling: Handling, request: SampleRequest, uploads: Uploads, deadline_ms: int | None
+) -> UseCaseResult:
     """New items."""
     order = await _order(handling, request, uploads)
     handling.reader.limit(order.n, "n")
@@ -110,7 +121,7 @@ async def handle(handling: Handling, request: SampleRequest, uploads: Uploads, d
 
 async def stream(
     handling: Handling, request: SampleRequest, uploads: Uploads, deadline_ms: int | None
-) -> AsyncGenerator[Answer]:
+) -> AsyncGenerator[UseCaseResult]:
     """New items, some at a time: a few first, more and more while a part takes less than PART_SECONDS. The deadline is each part's.
 
     What is wrong with the request is raised here, before the first part.
@@ -130,8 +141,8 @@ async def stream(
 
 
 async def _parts(
-    handling: Handling, order: Order, made: Answer, request: SampleRequest, deadline_ms: int | None
-) -> AsyncGenerator[Answer]:
+    handling: Handling, order: Order, made: UseCaseResult, request: SampleRequest, deadline_ms: int | None
+) -> AsyncGenerator[UseCaseResult]:
     start, size = 1, 1
     while True:
         following = None
@@ -166,10 +177,10 @@ async def _order(handling: Handling, request: SampleRequest, uploads: Uploads) -
     return Order(entry, n, options, uploads.work)
 
 
-async def _made(handling: Handling, order: Order, request: SampleRequest, deadline_ms: int | None) -> Answer:
+async def _made(handling: Handling, order: Order, request: SampleRequest, deadline_ms: int | None) -> UseCaseResult:
     """The items of an order."""
     entry, options = order.entry, order.options
-    answer = Answer(entry, encoding=request.encoding, work=order.work)
+    answer = UseCaseResult(entry, encoding=request.encoding, work=order.work)
     manifest = answer.manifest
     steps = operations.sample(manifest, order.n, **options)
     samples = await handling.drive(answer, steps, order.n, deadline_ms)
