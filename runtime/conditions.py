@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
@@ -96,9 +96,45 @@ def of_items(condition: Condition, items: Array, n: int) -> Condition:
             return ByItem(data[items])
         case ByText(texts) if len(texts) == n:
             return ByText(tuple(texts[int(item)] for item in items))
-        case ByClass(choice) if isinstance(choice, Sequence) and not isinstance(choice, str):
+        case ByClass(choice) if _is_list(choice) and len(choice) == n:
             return ByClass([choice[int(item)] for item in items])
     return condition
+
+
+def _is_list(choice: Choice) -> TypeGuard[Sequence[str | int]]:
+    return isinstance(choice, Sequence) and not isinstance(choice, str)
+
+
+def check_count(given: Given | None, n: int, name: str | None = None) -> None:
+    """Raise InvalidValue for a condition that states neither one for all of n items nor one for each. `name` is that of a part."""
+    condition = None if given is None else tagged(given)
+    field = ONLY if name is None else f"conditions.{name}"
+    match condition:
+        case BySeveral(parts):
+            for own, part in parts.items():
+                check_count(part, n, own)
+        case ByClass(choice) if _is_list(choice):
+            if len(choice) != n:
+                field = "class" if name is None else field
+                raise InvalidValue(f"{field}: {len(choice)} classes for {n} items", field=field)
+        case ByValues(values):
+            _check_one_or_each(len(np.atleast_2d(values)), n, field, "rows")
+        case ByText(texts):
+            _check_one_or_each(len(texts), n, field, "texts")
+        case ByItem(data):
+            _check_one_or_each(len(data), n, field, "items")
+
+
+def _check_one_or_each(count: int, n: int, field: str, noun: str) -> None:
+    if count not in (1, n):
+        raise InvalidValue(f"{field}: {count} {noun} for {n} items; give one, or one an item", field=field)
+
+
+def key_of(condition: Classes | Values | Text | Item) -> str:
+    """Return the key under which a request states a condition of this kind."""
+    if isinstance(condition, Item):
+        return condition.data.wire.many
+    return {"classes": "class", "text": "texts"}.get(condition.kind, condition.kind)
 
 
 def is_random(given: Given | None) -> bool:
@@ -122,8 +158,9 @@ def part_of(manifest: Manifest, tensor: InputSpec, given: Given | None) -> One |
             )
         return condition.parts.get(manifest.name_of_condition(tensor))
     if len(names) > 1 and not is_random(condition):
+        field = "class" if isinstance(condition, ByClass) else ONLY
         raise InvalidValue(
-            f"condition: {manifest.name} is conditioned on {', '.join(names)}; state each under conditions", field="condition", valid=names
+            f"{field}: {manifest.name} is conditioned on {', '.join(names)}; state each under conditions", field=field, valid=names
         )  # fmt: skip
     return None if len(names) > 1 else condition
 
@@ -182,10 +219,7 @@ class _Draw:
 
     def values(self, stated: Classes | Values | None, given: Array, width: int) -> Float32:
         rows = codecs.floats(np.atleast_2d(given), (width,), self.field)
-        if len(rows) not in (1, self.n):
-            raise InvalidValue(
-                f"{self.field}: {len(rows)} rows for {self.n} items; give one, or one an item", field=self.field
-            )
+        _check_one_or_each(len(rows), self.n, self.field, "rows")
         if isinstance(stated, Classes) and not ((rows >= 0).all() and rows.any(axis=1).all()):
             raise InvalidValue(
                 f"{self.field}: weights of classes must be at least 0, and one of each item's above 0", field=self.field
@@ -218,10 +252,7 @@ class _Draw:
             given = part.texts * (self.n if len(part.texts) == 1 else 1)
         else:
             raise self.wrong("texts")
-        if len(given) != self.n:
-            raise InvalidValue(
-                f"{self.field}: {len(given)} texts for {self.n} items; give one, or one an item", field=self.field
-            )
+        _check_one_or_each(len(given), self.n, self.field, "texts")
         tokens, mask = tokenised(given, tensor.shape[0], bool(tensor.free), self.field)
         return tokens if tensor.source == "tokens" else mask
 

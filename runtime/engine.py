@@ -309,15 +309,18 @@ def padded(task: TaskSpec, rows: int) -> TaskSpec:
 
 
 def example_inputs(task: TaskSpec, manifest: Manifest, rows: int, seed: int = 0) -> dict[str, Array]:
-    """Legal inputs for a task, drawn from a seed: for warm-ups and checks."""
+    """Return legal inputs for a task, drawn from a seed: for warm-ups and checks. Their rows differ, except for numbers."""
     generator = np.random.Generator(np.random.Philox(seed))
     return {tensor.role: _example(tensor, manifest, rows, generator) for tensor in task.inputs}
 
 
+def stated_example(tensor: InputSpec) -> Array | None:
+    """Return the example that a manifest states for an input, (1, *shape); None if it states none."""
+    return None if tensor.example is None else np.asarray(tensor.example, tensor.dtype)[None]
+
+
 def _example(tensor: InputSpec, manifest: Manifest, rows: int, generator: np.random.Generator) -> Array:
     shape = (rows, *tensor.shape)
-    if tensor.example is not None:
-        return np.ascontiguousarray(np.broadcast_to(np.asarray(tensor.example, tensor.dtype), shape))
     match tensor.source:
         case "normal" | "latent":
             values: Array = generator.standard_normal(shape)
@@ -326,7 +329,7 @@ def _example(tensor: InputSpec, manifest: Manifest, rows: int, generator: np.ran
         case "temperature":
             values = np.ones(shape)
         case "number" | "integer":
-            values = np.full(shape, tensor.default)
+            values = np.full(shape, tensor.example if tensor.default is None else tensor.default)
         case "tokens":
             values = generator.integers(0, BYTES, shape)
         case "token_mask":

@@ -20,6 +20,8 @@ Array = NDArray[Any]
 Float32 = NDArray[np.float32]
 Numbers: TypeAlias = Mapping[str, float | Sequence[float] | Array]  # by name: one for all items, or one for each
 
+# the largest number of an input: of float32, and of whole numbers that float64 holds exactly
+LARGEST: dict[str, float] = {"number": float(np.finfo(np.float32).max), "integer": 2.0**53}
 TEMPERATURES = (0.01, 100.0)  # what a temperature may be
 LATENT_STREAM = 2**35  # + its place: the stream of a latent's posterior or component, from the second latent on
 
@@ -109,7 +111,20 @@ def number(tensor: InputSpec, numbers: Numbers, n: int) -> Array:
         raise InvalidValue(f"{name}: {shown(given)}; {_range(low, high)} is needed", field=name)
     if tensor.source == "integer" and (values != np.rint(values)).any():
         raise InvalidValue(f"{name}: {shown(given)}; whole numbers are needed", field=name)
+    most = LARGEST[tensor.source]
+    if (np.abs(values) > most).any():
+        raise InvalidValue(f"{name}: {shown(given)}; a number from {-most:g} to {most:g} is needed", field=name)
     return np.ascontiguousarray(np.broadcast_to(values.astype(tensor.dtype), (n,)))
+
+
+def check_count(numbers: Numbers | None, n: int) -> None:
+    """Raise InvalidValue for numbers that are neither one for all of n items nor one for each."""
+    for name, value in (numbers or {}).items():
+        if np.size(value) not in (1, n):
+            field = f"inputs.{name}"
+            raise InvalidValue(
+                f"{field}: {np.size(value)} numbers for {n} items; give one, or one an item", field=field
+            )
 
 
 def repeated(numbers: Numbers | None, times: int) -> Numbers:

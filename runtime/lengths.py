@@ -39,13 +39,13 @@ def of(spec: TaskSpec, inputs: Mapping[str, Array]) -> int | None:
     """Return the length of the free axes of inputs; None if the task has none. Raises InvalidValue if they differ."""
     if spec.longest is None:
         return None
-    stated: dict[str, int] = {
-        tensor.role: inputs[tensor.role].shape[axis + 1] for tensor in spec.inputs for axis in tensor.free or ()
-    }
-    if len(set(stated.values())) > 1:
-        listed = ", ".join(f"{role} {length}" for role, length in stated.items())
-        raise InvalidValue(f"inputs: one length is needed, not {listed}", field=next(iter(stated)))
-    return next(iter(stated.values()))
+    stated: list[tuple[str, int]] = [
+        (tensor.role, inputs[tensor.role].shape[axis + 1]) for tensor in spec.inputs for axis in tensor.free or ()
+    ]
+    if len({length for _, length in stated}) > 1:
+        listed = ", ".join(f"{role} {length}" for role, length in stated)
+        raise InvalidValue(f"inputs: one length is needed, not {listed}", field=stated[0][0])
+    return stated[0][1]
 
 
 def agreed(spec: TaskSpec, inputs: dict[str, Array], given: Collection[str] = ()) -> dict[str, Array]:

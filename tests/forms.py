@@ -190,9 +190,24 @@ def numbered() -> dict[str, Any]:
     )
 
 
+def completing() -> dict[str, Any]:
+    """Return a model that fills in pictures, and makes a second one beside each."""
+    items = [given("data", [1, 2, 3]), given("mask", [1, 2, 3])]
+    return manifest(
+        "completing",
+        {
+            "impute": task([*items, given("uniforms", [6], "uniform")], {"picture": [1, 2, 3], "other": [1, 2, 3]}),
+            "score": task(items[:1], {"odd": [], "nats": [1, 2, 3]}),
+        },
+        data={"picture": IMAGE, "other": IMAGE},
+        scoring={"score": "odd", "surprise": "nats", "terms": [{"name": "odd", "kind": "nll"}]},
+    )
+
+
 def all_forms(root: Path) -> None:
     """Write all of these artifacts."""
-    for content in (named(), shaped(), measured(), captioned(), captioned(free=True), several(), numbered()):
+    made = (named(), shaped(), measured(), captioned(), captioned(free=True), several(), numbered(), completing())
+    for content in made:
         write(root, content)
 
 

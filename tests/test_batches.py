@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 from manifold.runtime.graphs import batches
+from tests import graphs
 
 
 def test_a_difference_in_one_small_batch_alone_is_found() -> None:
@@ -29,3 +32,15 @@ def test_the_influence_of_other_rows_is_measured() -> None:
 
     inputs, others = {"data": np.asarray([0.0, 0, 0, 8])}, {"data": np.full(4, 4.0)}
     assert batches.influence(run, inputs, others) == ["data of one row changes by 3 with the other rows"]
+
+
+@pytest.mark.parametrize("example", [None, [1.0, 2.0, 3.0, 4.0]])
+def test_an_example_in_the_manifest_hides_no_influence_of_other_rows(
+    tmp_path: Path, example: list[float] | None
+) -> None:
+    tensor = graphs.given("z", "latent", [graphs.SIZE])
+    stated = tensor if example is None else {**tensor, "example": example}
+    path = graphs.folder(tmp_path, graphs.manifest(decode={**graphs.task(), "inputs": [stated]}))
+    mean = [graphs.node("ReduceMean", ["z", "rows"], ["m"], keepdims=1), graphs.node("Sub", ["z", "m"], ["x"])]
+    graphs.decoder(path / "g.onnx", mean, [graphs.constant("rows", np.asarray([0]))])
+    assert "with the other rows" in graphs.refused(path)

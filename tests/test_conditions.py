@@ -157,7 +157,8 @@ def test_conditions_that_are_wrong(client: TestClient, conditions: dict[str, Any
 def test_forms_of_a_condition_exclude_each_other(client: TestClient) -> None:
     both = {"class": "cat", "conditions": {"condition": {"class": "dog"}}}
     assert refused(client, "/sample", model="shaped", **both)[0] == "conditions"
-    assert refused(client, "/sample", model="several", **{"class": "cat"})[0] == "condition"
+    assert refused(client, "/sample", model="several", **{"class": "cat"})[0] == "class"
+    assert refused(client, "/sample", model="several", condition=[[0.5]])[0] == "condition"
     assert refused(client, "/sample", model="captioned", **{"class": "cat"}) == (
         "conditions.condition", "conditions.condition: captioned takes texts here; state conditions.condition.texts"
     )  # fmt: skip
@@ -188,7 +189,7 @@ def test_paths_between_conditions(client: TestClient) -> None:
 def test_encoders_ask_for_every_condition(client: TestClient) -> None:
     stated = {name: part for name, part in STATED.items() if name != "pose"}
     field, said = refused(client, "/encode", model="several", images=[png(1), png(2)], conditions=stated)
-    assert field == "conditions.pose" and "state the values" in said
+    assert (field, said) == ("conditions.pose", "conditions.pose: several is conditioned on it; state values")
     whole = ask(client, "/encode", model="several", images=[png(1), png(2)], conditions=STATED)
     back = ask(client, "/reconstruct", model="several", images=[png(1), png(2)], conditions=STATED)
     assert np.asarray(whole["mean"]).shape == (2, 2) and len(back["images"]) == 2
@@ -293,3 +294,29 @@ def test_parts_of_a_stream_equal_the_whole(client: TestClient, model: str, field
         assert [line["conditions"][name] for line in lines] == [
             {form: values[place : place + 1] for form, values in stated.items()} for place in range(7)
         ]
+
+
+@pytest.mark.parametrize(
+    ("stated", "wrong"),
+    [
+        ({"label": {"class": ["cat", "dog"]}}, "conditions.label: 2 classes for 6 items"),
+        ({"pose": {"values": [[0.1], [0.2]]}}, "conditions.pose: 2 rows for 6 items; give one, or one an item"),
+        ({"caption": {"texts": ["a", "b"]}}, "conditions.caption: 2 texts for 6 items; give one, or one an item"),
+        ({"look": {"images": [png(1), png(2)]}}, "conditions.look: 2 "),
+    ],
+)
+def test_a_stream_counts_conditions_before_its_first_item(client: TestClient, stated: Any, wrong: str) -> None:
+    whole = {"look": LOOK, **stated}
+    for headers in ({}, {"Accept": "application/x-ndjson"}):
+        answer = client.post("/sample", json={"model": "several", "n": 6, "conditions": whole}, headers=headers)
+        assert answer.status_code == 422
+        assert answer.json()["error"]["message"].startswith(wrong)
+    few = client.post(
+        "/sample",
+        json={"model": "shaped", "n": 2, "conditions": {"condition": {"class": ["cat"] * 3}}},
+        headers={"Accept": "application/x-ndjson"},
+    )
+    assert few.status_code == 422 and "3 classes for 2 items" in few.text
+    numbers = {"model": "numbered", "n": 4, "inputs": {"guidance": [1, 2]}}
+    answer = client.post("/sample", json=numbers, headers={"Accept": "application/x-ndjson"})
+    assert answer.json()["error"]["message"] == "inputs.guidance: 2 numbers for 4 items; give one, or one an item"

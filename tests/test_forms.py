@@ -13,9 +13,10 @@ import pytest
 from PIL import Image
 from starlette.testclient import TestClient
 
-from manifold.runtime import imaging
+from manifold.runtime import imaging, operations
 from manifold.runtime.engine import Model, load
-from manifold.runtime.operations import End
+from manifold.runtime.manifest import Manifest
+from manifold.runtime.operations import End, supports
 from manifold.runtime.operations.common import by_role
 from tests import forms, tabled
 from tests.forms import ask, pixels, png, refused
@@ -263,3 +264,69 @@ def test_a_file_of_rows_comes_without_other_inputs(tmp_path: Path, field: str) -
             "/anomaly-score", content=tabled.HEADER + tabled.ROW, params=query, headers={"content-type": "text/csv"}
         )
         assert answer.status_code == 422 and answer.json()["error"]["field"] == field
+
+
+def test_items_with_several_outputs_are_filled_in(client: TestClient, models: dict[str, Model]) -> None:
+    images = [png(1), png(2)]
+    made = ask(client, "/impute", model="completing", images=images, masks=[png(8)], seed=1, candidates=3)
+    assert {role: len(part["images"]) for role, part in made["items"].items()} == {"picture": 2, "other": 2}
+    given = np.stack([pixels(each)[None] for each in images]) / np.float32(255)
+    mask = np.repeat((pixels(png(8)) > 127)[None, None], 2, axis=0)
+    whole = models["completing"].complete(given.astype(np.float32), mask, seed=1, candidates=3)
+    assert np.array_equal(whole.data[mask], given.astype(np.float32)[mask])
+    candidates = models["completing"].complete(given.astype(np.float32), np.zeros_like(mask), seed=1, candidates=1)
+    assert candidates.others["other"].shape == whole.others["other"].shape == (2, 1, 2, 3)
+
+
+@pytest.mark.parametrize("model", ["named", "shaped"])
+def test_no_latents_by_name_are_none(client: TestClient, model: str) -> None:
+    field, said = refused(client, "/sample", model=model, named_latents={})
+    assert field == "named_latents" and "at least one is needed" in said and "leave it out" in said
+    field, _ = refused(client, "/interpolate", model=model, **{"from": {"named_latent": {}}, "to": {"seed": 1}})
+    assert field == "from.named_latent"
+
+
+@pytest.mark.parametrize(
+    ("inputs", "wrong"),
+    [
+        ({"guidance": 1e300}, "inputs.guidance: 1e+300; a number from 0 to 20 is needed"),
+        ({"spread": 1e300}, "inputs.spread: 1e+300; a number from -3.40282e+38 to 3.40282e+38 is needed"),
+    ],
+)
+def test_numbers_that_no_tensor_holds_are_refused(client: TestClient, inputs: dict[str, float], wrong: str) -> None:
+    task = {"images": [png(1)]} if "spread" in inputs else {"n": 1}
+    path = "/encode" if "spread" in inputs else "/sample"
+    assert refused(client, path, model="numbered", inputs=inputs, **task) == (wrong.split(":")[0], wrong)
+
+
+def test_a_path_counts_the_numbers_of_its_encoder(client: TestClient) -> None:
+    ends = {"from": {"image": png(1), "class": "cat"}, "to": {"image": png(2), "class": "cat"}, "steps": 3}
+    assert ask(client, "/interpolate", model="numbered", inputs={"spread": [1, 2, 3]}, **ends)
+    wrong = refused(client, "/interpolate", model="numbered", inputs={"spread": [1, 2]}, **ends)
+    assert wrong == ("inputs.spread", "inputs.spread: 2 numbers for 3 items; give one, or one an item")
+
+
+def test_rows_are_filled_in_where_the_decoder_gets_every_latent(tmp_path: Path) -> None:
+    columns = {"data": forms.TABLE, "latent": {"a": {"size": 2}, "b": {"size": 2}}}
+    data = forms.given("data", [4], "data", missing=True)
+    latents = [forms.given("a", [2], "latent"), forms.given("b", [2], "latent")]
+    for means, offered in ((["a.mean"], False), (["a.mean", "b.mean"], True)):
+        tasks = {
+            "encode": forms.task([data], {role: [2] for role in means}),
+            "decode": forms.task(latents, {"data": [4]}),
+        }
+        name = f"with{len(means)}"
+        model = load(forms.write(tmp_path, forms.manifest(name, tasks, **columns)))
+        assert supports(model.manifest, "impute") == offered
+        if offered:
+            rows = np.asarray([[np.nan, 0, 1, 0]], np.float32)
+            whole = operations.drive(operations.impute(model.manifest, rows), zeros(model.manifest))
+            assert np.array_equal(whole.data, [[0, 0, 1, 0]])
+
+
+def zeros(manifest: Manifest) -> Any:
+    """Return a function that runs a task and gives zeros."""
+    return lambda task, inputs: {
+        tensor.role: np.zeros((len(next(iter(inputs.values()))), *tensor.shape), np.float32)
+        for tensor in manifest.tasks[task].outputs
+    }

@@ -23,7 +23,7 @@ from tests.open_inference import infer
 from tests.served import Served, served
 from tests.test_rpc import RPC_OF, alike, plain, refused
 
-NAMES = ("named", "shaped", "measured", "captioned", "free", "several", "numbered")
+NAMES = ("named", "shaped", "measured", "captioned", "free", "several", "numbered", "completing")
 STATED: dict[str, Any] = {
     "label": {"class": ["cat", "owl"]}, "pose": {"values": [[0.25], [0.5]]}, "caption": {"texts": ["a", "b"]}, "look": {"images": [png(3)]},
 }  # fmt: skip
@@ -66,6 +66,7 @@ BODIES: list[tuple[str, dict[str, Any]]] = [
     ("sample", {"named_latents": LATENTS}),
     ("sample", {"named_latents": {"place": LATENTS["place"]}, "seed": 3, "prior": "two"}),
     ("sample", {"named_latents": {"style": [[1, 2]]}}),
+    ("sample", {"model": "several", "n": 2, "class": "cat"}),
     ("encode", {"images": IMAGES, "seed": 3}),
     ("reconstruct", {"images": IMAGES}),
     ("interpolate", {"from": {"named_latent": {name: rows[0] for name, rows in LATENTS.items()}}, "to": {"seed": 1}, "steps": 3}),
@@ -84,6 +85,7 @@ BODIES: list[tuple[str, dict[str, Any]]] = [
     ("encode", {"model": "numbered", "images": IMAGES, "inputs": {"spread": 1}}),
     ("anomaly-score", {"model": "numbered", "images": IMAGES, "inputs": {"guidance": [1, 2]}}),
     ("classify", {"model": "numbered", "images": IMAGES, "inputs": {"guidance": [1, 2]}}),
+    ("impute", {"model": "completing", "images": IMAGES, "masks": [png(8)], "seed": 1, "candidates": 3}),
     ("impute", {"model": "numbered", "images": IMAGES, "masks": [png(8)], "seed": 1, "candidates": 2, "inputs": {"guidance": 2}}),
 ]  # fmt: skip
 
@@ -188,3 +190,36 @@ def test_conditions_by_role_and_a_target(service: Served) -> None:
     rows = service.client.post("/sample", json={"n": 2, "seed": 7, "encoding": "array"}).json()
     assert np.allclose(both["picture"], rows["items"]["picture"]["data"]) and both["facts"].shape == (2, 4)
     assert json.loads(service.client.get("/v2/models/named").json()["parameters"]["example"])["parameters"]["n"] == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "tensor", "wrong"),
+    [
+        ("label", {"shape": [1, 3], "data": [-1, 1, 1]}, "label: values from 0 to inf are needed"),
+        ("look", {"shape": [1, 1, 2, 3], "data": [5] * 6}, "look: values from 0 to 1 are needed"),
+    ],
+)
+def test_a_tensor_of_a_condition_has_the_range_of_its_kind(
+    service: Served, name: str, tensor: dict[str, Any], wrong: str
+) -> None:
+    look = {"name": "look", "shape": [1, 1, 2, 3], "datatype": "FP32", "data": [0] * 6}
+    given = [{"name": name, "datatype": "FP32", **tensor}, *([look] if name != "look" else [])]
+    answer = service.client.post("/v2/models/several/infer", json={"inputs": given, "parameters": {"seed": 1}})
+    assert (answer.status_code, answer.json()["error"]) == (400, wrong)
+
+
+def test_the_class_of_one_of_several_conditions_is_a_tensor(service: Served) -> None:
+    look = {"name": "look", "shape": [1, 1, 2, 3], "datatype": "FP32", "data": [0] * 6}
+    body = {"inputs": [look], "parameters": {"seed": 1, "class": "cat"}}
+    answer = service.client.post("/v2/models/several/infer", json=body)
+    assert answer.status_code == 400
+    assert "give the inputs label, pose, caption, caption_mask, look" in answer.json()["error"]
+
+
+def test_a_broken_array_is_called_by_its_field(stub: Any) -> None:
+    request = pb.SampleRequest()
+    request.named_latents["place"].MergeFrom(pb.Array(type=pb.Array.FLOAT32, shape=[1, 2], content=b"xx"))
+    with pytest.raises(grpc.RpcError) as caught:
+        stub.Sample(request)
+    assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+    assert caught.value.details().startswith("named_latents.place: 2 bytes")

@@ -17,6 +17,7 @@ from manifold.runtime import lengths, operations, repository
 from manifold.runtime.conditions import ByText
 from manifold.runtime.engine import Model, example_inputs, load
 from manifold.runtime.errors import ArtifactError, GraphError, InvalidValue
+from manifold.runtime.manifest import TaskSpec
 from manifold.runtime.operations import infer
 from manifold.service.http.app import create_app
 from manifold.service.models.batcher import Batcher, Ran
@@ -231,3 +232,11 @@ def test_padding_and_cutting_are_inverse(whole: Model) -> None:
     padded = lengths.padded(spec, inputs, 5)
     assert {array.shape for array in padded.values()} == {(3, 8)}
     assert all(not array[:, 5:].any() and np.array_equal(array[:, :5], inputs[role]) for role, array in padded.items())
+
+
+def test_both_axes_of_a_tensor_have_one_length() -> None:
+    square = {"role": "grid", "source": "normal", "shape": [8, 8], "free": [0, 1]}
+    spec = TaskSpec.model_validate({"graph": "none", "inputs": [square], "outputs": [{"role": "data", "shape": [1]}]})
+    assert lengths.of(spec, {"grid": np.zeros((1, 5, 5), np.float32)}) == 5
+    with pytest.raises(InvalidValue, match="grid 3, grid 5"):
+        lengths.of(spec, {"grid": np.zeros((1, 3, 5), np.float32)})

@@ -53,7 +53,11 @@ WRONG: list[tuple[Callable[[], Content], Change, str]] = [
     (forms.named, lambda m: m["tasks"].pop("translate"), "target: it is the output `target` of the task translate, and there is no such output"),
     (forms.named, lambda m: m.pop("target"), "tasks.translate.target: shape [1, 4, 6] but the manifest says [1, 2, 3]"),
     (forms.named, lambda m: m.update(data={}), "data: "),
+    (forms.captioned, lambda m: m.update(data={"height": 2, "width": 3, "channels": 1}), "data: Unable to extract tag using discriminator 'kind'"),
     (forms.named, lambda m: m.update(data={"a b": forms.IMAGE}), "data.a b.[key]: String should match pattern"),
+    (forms.numbered, lambda m: inputs(m, "impute")["mask"].update(example=[[[5] * 3] * 2]), "tasks.impute.mask.example: numbers from 0 to 1 are needed"),
+    (forms.several, lambda m: inputs(m)["label"].update(example=[-1, 1, 1]), "tasks.decode.label.example: numbers from 0 to inf are needed"),
+    (forms.several, lambda m: inputs(m)["look"].update(example=[[[2] * 3] * 2]), "tasks.decode.look.example: numbers from 0 to 1 are needed"),
     # latents
     (forms.named, lambda m: m["latent"].update(mood={"size": 2}), "latent.mood: no task has an input or an output with this role"),
     (forms.named, lambda m: m["latent"]["place"].update(shape=[2]), "latent.place: size: a latent has either a size or a shape"),

@@ -182,7 +182,7 @@ class ImageSpec(Kind):
     @property
     def needed(self) -> str:
         """The ways in which images come."""
-        return "images: base64 in JSON, a multipart file, or an image as the body"
+        return "images, as base64 in JSON, a multipart file, or an image as the body"
 
     # --- answers ---
 

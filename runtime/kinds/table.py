@@ -146,7 +146,7 @@ class TableSpec(Kind):
     @property
     def needed(self) -> str:
         """The columns."""
-        return f"rows: with the columns {', '.join(self.names)}"
+        return f"rows with the columns {', '.join(self.names)}"
 
     def fill(self, given: Sequence[Row], data: Array, probabilities: Array) -> dict[str, Any]:
         """Return rows whose missing values are filled in, and the probabilities of the categories that were missing."""

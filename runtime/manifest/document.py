@@ -73,7 +73,9 @@ ONE, NAMED = "one", "named"  # forms of a field: a single record, or a mapping f
 
 
 def _form_of_data(value: Any) -> str:
-    return NAMED if isinstance(value, dict) and not isinstance(value.get("kind"), str) and value else ONE
+    if not isinstance(value, dict) or not value or not all(map(_is_object, value.values())):
+        return ONE  # also a spec whose kind was forgotten
+    return NAMED
 
 
 def _form_of_latent(value: Any) -> str:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from manifold.runtime.manifest import condition_problems
+import numpy as np
+
+from manifold.runtime.manifest import condition_problems, legal
 from manifold.runtime.manifest.rules import FILLED, FREE, MEANINGS, REQUIRED_OUTPUTS, REQUIRED_SOURCES, RETURNED, TASKS
 from manifold.runtime.manifest.tensors import NUMBERS, SENT, InputSpec, TaskSpec, TensorSpec
 
@@ -91,10 +93,21 @@ def _input_problems(manifest: Manifest, name: str, task: TaskSpec) -> Iterator[s
             yield f"{where}.free: an input with the source {tensor.source!r} has one shape; free axes are for {', '.join(FREE)}"
         if tensor.source in NUMBERS and tensor.default is None and tensor.example is None:
             yield f"{where}: a {tensor.source} needs a default, or an example where every request has to state it"
+        yield from (f"{where}.example: {problem}" for problem in _wrong_example(manifest, tensor))
         if filled is not None and tensor.source not in filled:
             yield f"{where}: nothing fills the source {tensor.source!r} of {name}, which takes {', '.join(filled)}"
         elif _is_second(manifest, tensor, task.inputs[:place]) and filled is not None:
             yield f"{where}: a second input with the source {tensor.source!r}; {name} fills one"
+
+
+def _wrong_example(manifest: Manifest, tensor: InputSpec) -> Iterator[str]:
+    """Yield what is wrong with the numbers of an example: it is shown to clients, so a request may state them."""
+    limits = legal.between(manifest, tensor)
+    if tensor.example is None or limits is None:
+        return
+    numbers = np.asarray(tensor.example, np.float64)
+    if numbers.min() < limits[0] or numbers.max() > limits[1]:
+        yield f"numbers from {limits[0]:g} to {limits[1]:g} are needed"
 
 
 def _is_second(manifest: Manifest, tensor: InputSpec, before: tuple[InputSpec, ...]) -> bool:

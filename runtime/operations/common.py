@@ -134,7 +134,7 @@ def required(manifest: Manifest, tensor: InputSpec, condition: Given | None, fie
     name = manifest.name_of_condition(tensor)
     field = f"{field.rpartition('class')[0]}conditions.{name}"
     raise InvalidValue(
-        f"{field}: {manifest.name} is conditioned on it; state the {one.kind}",
+        f"{field}: {manifest.name} is conditioned on it; state {conditions.key_of(one)}",
         field=field,
         valid=list(manifest.conditioned),
     )

@@ -9,7 +9,7 @@ A temperature sharpens or flattens what candidates are drawn from; they are weig
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +19,7 @@ from manifold.runtime.conditions import Given
 from manifold.runtime.errors import InvalidValue
 from manifold.runtime.inputs import Numbers, check_numbers, check_seed, check_temperature, number, repeated
 from manifold.runtime.manifest import NUMBERS, InputSpec, Manifest, TaskSpec
-from manifold.runtime.operations.common import check_takes, role_of, softmax
+from manifold.runtime.operations.common import check_takes, others_of, role_of, softmax
 from manifold.runtime.operations.steps import Array, Float32, Run, Steps
 
 CANDIDATES = 8  # where nothing is said
@@ -33,6 +33,7 @@ class Completed:
 
     data: Float32  # (n, C, H, W): what was known as it came
     seed: int
+    others: dict[str, Array] = field(default_factory=dict)  # of the chosen candidates: outputs beside `data`, by role
     classes: NDArray[np.int64] | None = (
         None  # (n,) of conditional models that were told none: the one of the chosen candidate
     )
@@ -65,7 +66,8 @@ def complete(
         inputs[tensor.role] = np.full(n * total, temperature, np.float32)
     stated, of_score = _stated(manifest, condition, numbers, n, seed, first, total, of_classes)
     inputs |= stated
-    made = (yield Run("impute", inputs))[manifest.main]
+    outputs = yield Run("impute", inputs)
+    made = outputs[manifest.main]
     chosen = np.zeros(n, np.int64)
     if total > 1:
         weights = yield from _weights(manifest, made, mask.repeat(total, axis=0), of_score)
@@ -74,9 +76,13 @@ def complete(
                 weights += np.log(np.tile(manifest.class_weights, n * candidates))
         uniforms = sampling.uniform(seed, first, n, CHOICE_STREAM, ())
         chosen = sampling.pick(softmax(weights.reshape(n, total)), uniforms)
-    best = made.reshape(n, total, *made.shape[1:])[np.arange(n), chosen]
-    whole = np.where(mask > 0, data, best).astype(np.float32)
-    return Completed(whole, seed, chosen % of_classes if of_classes > 1 else None)
+
+    def best(candidates: Array) -> Array:
+        return candidates.reshape(n, total, *candidates.shape[1:])[np.arange(n), chosen]
+
+    whole = np.where(mask > 0, data, best(made)).astype(np.float32)
+    others = {role: best(values) for role, values in others_of(manifest, outputs).items()}
+    return Completed(whole, seed, others, chosen % of_classes if of_classes > 1 else None)
 
 
 def _stated(
@@ -104,13 +110,13 @@ def _stated(
 
 
 def open_classes(manifest: Manifest, condition: Given | None) -> int:
-    """How many classes are tried for each candidate."""
+    """Return the number of classes that are tried for each candidate."""
     conditional = manifest.tasks["impute"].input("condition") is not None
     return len(manifest.classes) if conditional and condition is None and manifest.classes else 1
 
 
 def _uniforms(spec: TaskSpec, seed: int, first: int, n: int, total: int) -> dict[str, Array]:
-    """Of every candidate a stream of its own, (n total, U), an item's candidates together."""
+    """Return uniforms (n total, U), each candidate's from a stream of its own, an item's candidates together."""
     tensor = spec.input("uniform")
     assert tensor is not None
     drawn = [sampling.uniform(seed, first, n, CANDIDATE_STREAM + k, tensor.shape) for k in range(total)]
@@ -118,7 +124,7 @@ def _uniforms(spec: TaskSpec, seed: int, first: int, n: int, total: int) -> dict
 
 
 def _weights(manifest: Manifest, made: Array, mask: Array, stated: dict[str, Array]) -> Steps[NDArray[np.float64]]:
-    """log p of what is known in each candidate given all before it, (n total,)."""
+    """Return log p of what is known in each candidate given all before it, (n total,)."""
     spec, scoring = manifest.tasks["score"], manifest.scoring
     assert scoring is not None and scoring.surprise is not None
     inputs = {role_of(spec, "data"): made, **stated}

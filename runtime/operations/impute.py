@@ -22,7 +22,7 @@ from manifold.runtime.operations.common import (
     takes,
 )
 from manifold.runtime.operations.complete import completes
-from manifold.runtime.operations.encode import encode
+from manifold.runtime.operations.encode import encode, reconstruction_task
 from manifold.runtime.operations.sample import sample, sampling_task
 from manifold.runtime.operations.score import bayes, score_by_class
 from manifold.runtime.operations.steps import Array, Float32, Run, Steps
@@ -111,7 +111,7 @@ def _decoded(
 def fills_missing(manifest: Manifest) -> bool:
     """Return whether its graphs take missing values, which are filled in by turns of encode and decode."""
     tasks = manifest.tasks
-    if not manifest.spec.nullable or manifest.latent is None or not {"decode", "encode"} <= set(tasks):
+    if not manifest.spec.nullable or len(manifest.items) > 1 or reconstruction_task(manifest) != "decode":
         return False
     marginal = manifest.scoring is not None and manifest.scoring.evidence is not None
     return any(tensor.missing for tensor in tasks["encode"].inputs) and (
@@ -120,8 +120,9 @@ def fills_missing(manifest: Manifest) -> bool:
 
 
 def _why_not(manifest: Manifest) -> str:
-    nullable = manifest.spec.nullable
-    return ": its graphs take no missing values" if nullable else ": it has no graph that keeps what is known"
+    if not manifest.spec.nullable:
+        return ": it has no graph that keeps what is known"
+    return ": it makes several outputs" if len(manifest.items) > 1 else ": its graphs take no missing values"
 
 
 CAPABILITIES = (Capability("impute", 70, lambda manifest: fills_missing(manifest) or completes(manifest), _why_not),)

@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 
 from manifold.runtime import lengths, sampling
-from manifold.runtime.conditions import SOURCES, Given, is_random, mask_of
+from manifold.runtime.conditions import SOURCES, ByClass, Given, is_random, mask_of, tagged
 from manifold.runtime.errors import InvalidValue, TooLarge
 from manifold.runtime.inputs import InputOptions, check_seed, check_temperature, draw
-from manifold.runtime.manifest import NUMBERS, RANDOM, InputSpec, Manifest, TaskSpec
-from manifold.runtime.manifest.conditions import BYTES, Item
+from manifold.runtime.manifest import NUMBERS, RANDOM, InputSpec, Manifest, TaskSpec, legal
+from manifold.runtime.manifest.conditions import Item
 from manifold.runtime.operations.common import check_takes
 from manifold.runtime.operations.steps import Array, Run, Steps
 
@@ -147,6 +147,16 @@ def _check_choices(manifest: Manifest, task: str, left: set[Any], choices: Choic
     if choices.condition is not None and left.isdisjoint(SOURCES):
         check_takes(manifest, [spec], choices.condition)
         raise InvalidValue("class: the condition is given as a tensor; leave one of the two out", field="class")
+    if (
+        choices.condition is not None
+        and len(manifest.conditioned) > 1
+        and isinstance(tagged(choices.condition), ByClass)
+    ):
+        roles = [tensor.role for tensor in spec.inputs if tensor.source in SOURCES]
+        raise InvalidValue(
+            f"class: {manifest.name} is conditioned on {', '.join(manifest.conditioned)}; give the inputs {', '.join(roles)}",
+            field="class", valid=roles,
+        )  # fmt: skip
     if choices.prior is not None and "latent" not in left:
         raise InvalidValue("prior: there is no latent to draw here", field="prior")
     if choices.temperature is not None and left.isdisjoint(("latent", "temperature")):
@@ -164,7 +174,7 @@ def _check_given(manifest: Manifest, spec: TaskSpec, task: str, given: Mapping[s
             raise InvalidValue(f"{role}: {manifest.name}.{task} has no such input", field=role, valid=list(tensors))
         if array.dtype != tensor.dtype or not array.ndim or not tensor.fits(array.shape[1:]):
             raise InvalidValue(f"{role}: {array.dtype}{list(array.shape)}, it must be {_described(tensor)}", field=role)
-        if array.size and (low_high := _range(manifest, tensor)):
+        if array.size and (low_high := legal.between(manifest, tensor)):
             low, high = low_high
             if array.min() < low or array.max() > high:
                 raise InvalidValue(f"{role}: values from {low:g} to {high:g} are needed", field=role)
@@ -177,28 +187,3 @@ def _check_given(manifest: Manifest, spec: TaskSpec, task: str, given: Mapping[s
 
 def _described(tensor: InputSpec) -> str:
     return tensor.described.replace("[", "[rows, " if tensor.shape else "[rows", 1)
-
-
-def _range(manifest: Manifest, tensor: InputSpec) -> tuple[float, float] | None:
-    """What the tensor's values must lie between; None where all that are finite may be."""
-    match tensor.source:
-        case "data":
-            return manifest.spec.limits
-        case "number" | "integer":
-            return tensor.limits
-        case "tokens":
-            return 0, BYTES - 1
-        case "token_mask":
-            return 0, 1
-        case "codes" if manifest.codes is not None:
-            return 0, manifest.codes.levels - 1
-        case "mask":
-            return 0, 1
-        case "uniform":
-            return 0, float(np.float32(1 - 2**-24))
-        case "condition" if manifest.classes is not None:
-            return 0, np.inf
-        case "temperature":
-            return float(np.finfo(np.float32).tiny), np.inf
-        case _:
-            return None

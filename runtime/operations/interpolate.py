@@ -9,7 +9,7 @@ import numpy as np
 from manifold.runtime import conditions
 from manifold.runtime.conditions import Given
 from manifold.runtime.errors import InvalidValue, UnsupportedTask, shown
-from manifold.runtime.inputs import Numbers, check_numbers, check_seed, draw_latents, latent_stream, number
+from manifold.runtime.inputs import Numbers, check_count, check_numbers, check_seed, draw_latents, latent_stream, number
 from manifold.runtime.manifest import NUMBERS, InputSpec, Manifest
 from manifold.runtime.operations.common import (
     Capability,
@@ -65,6 +65,7 @@ def interpolate(
         raise InvalidValue(f"method: unknown {shown(method)}", field="method", valid=list(PATHS))
     encoder = manifest.task("encode") if start.data is not None or stop.data is not None else None
     check_numbers(manifest, [spec, *([encoder] if encoder else [])], numbers or {})
+    check_count(numbers, steps)
     left_open = any(_is_open(manifest, end) for end in (start, stop))
     chosen = check_seed(seed, 0, 1, needed=left_open)
     ends = []

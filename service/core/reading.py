@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from manifold.runtime import codecs, kinds, operations
-from manifold.runtime.conditions import ByClass, ByItem, BySeveral, ByText, ByValues, Given, One
+from manifold.runtime.conditions import ByClass, ByItem, BySeveral, ByText, ByValues, Given, One, key_of
 from manifold.runtime.errors import InvalidValue, ManifoldError, TooLarge, UnsupportedTask
 from manifold.runtime.kinds import Items, Kind, Reading
 from manifold.runtime.manifest import Manifest
@@ -134,18 +134,27 @@ class Reader:
         given = named if one is None else {field: one}
         if given is None:
             return None
+        before, dot, last = field.rpartition(".")
+        by_name = f"{before}{dot}named_{last}"
         if one is not None and named is not None:
             raise InvalidValue(f"{field}: given twice, also by name", field=field)
+        if not given:
+            names = (
+                f"; name {', '.join(manifest.latents)}, or leave it out"
+                if manifest.has_named_latents
+                else "; leave it out"
+            )
+            raise InvalidValue(f"{by_name}: at least one is needed{names}", field=by_name)
         wanted = manifest.latents if manifest.has_named_latents else {field: manifest.space}
         read = {}
         for name, values in given.items():
-            latent, place = wanted.get(name), field if one is not None else f"named_{field}.{name}"
+            latent, place = wanted.get(name), field if one is not None else f"{by_name}.{name}"
             if latent is None:
                 raise self._no_latent(manifest, place, list(manifest.latents))
             read[name] = codecs.floats(values, latent.dims, place)
             self._not_empty(read[name], place)
         if len({len(values) for values in read.values()}) > 1:
-            raise InvalidValue(f"named_{field}: as many of each latent are needed", field=f"named_{field}")
+            raise InvalidValue(f"{by_name}: as many of each latent are needed", field=by_name)
         return read if manifest.has_named_latents else next(iter(read.values()), None)
 
     @staticmethod
@@ -222,9 +231,7 @@ class Reader:
                 f"is conditioned on {', '.join(names)}" if names else "is not conditional; leave the conditions out"
             )
             return InvalidValue(f"{field}: {manifest.name} {conditioning}", field=field, valid=names)
-        forms = {"classes": "class", "text": "texts"}
-        needed = one.data.wire.many if isinstance(one, Item) else forms.get(one.kind, one.kind)
-        return InvalidValue(f"{field}: {manifest.name} takes {needed} here", field=field)
+        return InvalidValue(f"{field}: {manifest.name} takes {key_of(one)} here", field=field)
 
     async def target(self, manifest: Manifest, uploads: Uploads, request: Any, condition: Given | None) -> Given | None:
         """Read the condition that items are decoded under, if it differs from the one that they have. Parts left out stay as they are."""

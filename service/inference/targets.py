@@ -9,7 +9,7 @@ from typing import Any
 import orjson
 
 from manifold.runtime import operations, texts
-from manifold.runtime.engine import example_inputs
+from manifold.runtime.engine import example_inputs, stated_example
 from manifold.runtime.errors import InvalidValue, UnknownModel, shown
 from manifold.runtime.manifest import Manifest, TaskSpec, TensorSpec
 from manifold.runtime.operations import infer
@@ -137,7 +137,9 @@ def example(target: Target) -> str:
     made = example_inputs(spec, manifest, 1)
     inputs = []
     for role, tensor in given.items():
-        array = manifest.spec.plain() if tensor.source == "data" else made[role]
+        array = stated_example(tensor)
+        if array is None:
+            array = manifest.spec.plain() if tensor.source == "data" else made[role]
         inputs.append({
             "name": role, "shape": [1, *tensor.shape], "datatype": name_of(tensor.dtype), "data": array.ravel().tolist()
         })  # fmt: skip

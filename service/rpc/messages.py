@@ -41,10 +41,11 @@ def fields_of(message: Message) -> dict[str, Any]:
             _check_size(value, descriptor.name)
         if kind is not None and kind.GetOptions().map_entry:
             fields[descriptor.name] = {
-                key: _value(each) if isinstance(each, Message) else each for key, each in value.items()
+                key: _value(each, f"{descriptor.name}.{key}") if isinstance(each, Message) else each
+                for key, each in value.items()
             }
         elif descriptor.is_repeated and kind is not None:
-            fields[descriptor.name] = [_value(item) for item in value]
+            fields[descriptor.name] = [_value(item, descriptor.name) for item in value]
         elif descriptor.is_repeated:
             fields[descriptor.name] = list(value)
         elif kind is not None:
@@ -103,15 +104,15 @@ def to_array(message: pb.Array, field: str) -> Array:
     return array
 
 
-def _value(message: Message) -> Any:
-    """A message as the JSON value it stands for."""
+def _value(message: Message, field: str = "array") -> Any:
+    """Return a message as the JSON value that it stands for. `field` is its name in errors."""
     if isinstance(message, pb.Value):
         return _scalar(message)
     if isinstance(message, pb.Row):
         _check_size(message.columns, "columns")
         return {name: _scalar(value) for name, value in message.columns.items()}
     if isinstance(message, pb.Array):
-        return to_array(message, "array")
+        return to_array(message, field)
     if isinstance(message, pb.Numbers):
         return list(message.values) if len(message.values) != 1 else message.values[0]
     if isinstance(message, pb.ClassChoice):

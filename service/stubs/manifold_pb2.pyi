@@ -895,7 +895,14 @@ class ImputedColumns(_message.Message):
     def __init__(self, columns: _Optional[_Mapping[str, CategoryProbabilities]] = ...) -> None: ...
 
 class ImputeResponse(_message.Message):
-    __slots__ = ("model", "version", "request_id", "timing", "seed", "first", "rows", "probabilities", "images", "data", "classes", "fitted", "reproducible")
+    __slots__ = ("model", "version", "request_id", "timing", "seed", "first", "rows", "probabilities", "images", "data", "classes", "fitted", "reproducible", "items")
+    class ItemsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: MadeItems
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[_Union[MadeItems, _Mapping]] = ...) -> None: ...
     MODEL_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
@@ -909,6 +916,7 @@ class ImputeResponse(_message.Message):
     CLASSES_FIELD_NUMBER: _ClassVar[int]
     FITTED_FIELD_NUMBER: _ClassVar[int]
     REPRODUCIBLE_FIELD_NUMBER: _ClassVar[int]
+    ITEMS_FIELD_NUMBER: _ClassVar[int]
     model: str
     version: int
     request_id: str
@@ -922,7 +930,8 @@ class ImputeResponse(_message.Message):
     classes: _containers.RepeatedScalarFieldContainer[str]
     fitted: _containers.RepeatedCompositeFieldContainer[Fitted]
     reproducible: bool
-    def __init__(self, model: _Optional[str] = ..., version: _Optional[int] = ..., request_id: _Optional[str] = ..., timing: _Optional[_Union[Timing, _Mapping]] = ..., seed: _Optional[int] = ..., first: _Optional[int] = ..., rows: _Optional[_Iterable[_Union[Row, _Mapping]]] = ..., probabilities: _Optional[_Iterable[_Union[ImputedColumns, _Mapping]]] = ..., images: _Optional[_Iterable[bytes]] = ..., data: _Optional[_Union[Array, _Mapping]] = ..., classes: _Optional[_Iterable[str]] = ..., fitted: _Optional[_Iterable[_Union[Fitted, _Mapping]]] = ..., reproducible: _Optional[bool] = ...) -> None: ...
+    items: _containers.MessageMap[str, MadeItems]
+    def __init__(self, model: _Optional[str] = ..., version: _Optional[int] = ..., request_id: _Optional[str] = ..., timing: _Optional[_Union[Timing, _Mapping]] = ..., seed: _Optional[int] = ..., first: _Optional[int] = ..., rows: _Optional[_Iterable[_Union[Row, _Mapping]]] = ..., probabilities: _Optional[_Iterable[_Union[ImputedColumns, _Mapping]]] = ..., images: _Optional[_Iterable[bytes]] = ..., data: _Optional[_Union[Array, _Mapping]] = ..., classes: _Optional[_Iterable[str]] = ..., fitted: _Optional[_Iterable[_Union[Fitted, _Mapping]]] = ..., reproducible: _Optional[bool] = ..., items: _Optional[_Mapping[str, MadeItems]] = ...) -> None: ...
 
 class ModelSummary(_message.Message):
     __slots__ = ("name", "version", "family", "description", "tasks", "endpoints", "state", "reason", "device", "note", "classes", "data", "default", "conditions", "reproducible")

@@ -16,7 +16,7 @@ from manifold.service.core.contract import (
     EXAMPLE_ROW,
     ConditionedItemsRequest,
     Fitted,
-    ItemsResponse,
+    OutputsResponse,
     SeededRequest,
     example,
 )
@@ -45,14 +45,14 @@ class ImputeRequest(ConditionedItemsRequest, SeededRequest):
     )
 
 
-class ImputeResponse(ItemsResponse):
+class ImputeResponse(OutputsResponse):
     """Items made whole: what was given as it came, what was missing filled in."""
 
     probabilities: list[dict[str, dict[str, float]]] | None = Field(
         default=None, description="of rows, [n]: of each category, by name, for the columns that were missing"
     )
     classes: list[str] | None = Field(
-        default=None, description="of images, where no class was told and the model has some: the chosen candidate's"
+        default=None, description="of images, of a conditional model that was given no class: the chosen candidate's"
     )
     fitted: list[Fitted] | None = None
 
@@ -106,7 +106,7 @@ async def _completed(
         temperature=request.temperature, numbers=request.inputs,
     )  # fmt: skip
     completed = await handling.drive(answer, steps, len(data) * each, deadline_ms)
-    answer.items = completed.data
+    answer.items, answer.others = completed.data, completed.others
     answer.fields |= {"seed": completed.seed, "first": request.first}
     if completed.classes is not None and manifest.classes is not None:
         answer.fields["classes"] = [manifest.classes[index] for index in completed.classes]

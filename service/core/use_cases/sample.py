@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, StrictBool
 
-from manifold.runtime import operations, recipes
+from manifold.runtime import conditions, inputs, operations, recipes
 from manifold.runtime.conditions import of_items, tagged
 from manifold.runtime.errors import InvalidValue, TooLarge
 from manifold.runtime.inputs import check_seed
@@ -132,8 +132,8 @@ async def stream(
             f"n: {order.n} is over the limit of {handling.settings.max_stream_items} a stream; ask in several, each from its `first`",
             field="n",
         )
-    if isinstance(request.class_, list) and len(request.class_) != order.n:
-        raise InvalidValue(f"class: {len(request.class_)} classes for {order.n} items", field="class")
+    conditions.check_count(order.options["condition"], order.n)
+    inputs.check_count(order.options["numbers"], order.n)
     # one seed for all parts, and room for the last of them
     order.options["seed"] = check_seed(request.seed, request.first, order.n, needed=True)
     first = await _made(handling, order.part(0, 1), request, deadline_ms)
