@@ -22,8 +22,12 @@ def ask(
     from manifold.runtime.errors import Malformed
     from manifold.service.core import local
 
-    text = sys.stdin.read() if request == "-" else Path(request[1:]).read_text() if request.startswith("@") else request
-    fields = texts.json_of(text, "request")
+    content: bytes | str = request
+    if request == "-":
+        content = sys.stdin.buffer.read()
+    elif request.startswith("@"):
+        content = Path(request[1:]).read_bytes()
+    fields = texts.json_of(content, "request")
     if not isinstance(fields, dict):
         raise Malformed("request: a JSON object is needed", field="request")
     typer.echo(local.answer(endpoint, fields, models, device).decode())

@@ -9,7 +9,8 @@ from typer.testing import CliRunner
 
 from manifold import cli
 from manifold.evaluation import catalogue
-from manifold.runtime import manifest, repository
+from manifold.runtime import imaging, manifest, repository
+from manifold.runtime.errors import InvalidValue
 from manifold.runtime.manifest import Metric
 from tests.conftest import ROOT, SHIPPED
 
@@ -18,6 +19,19 @@ def test_the_page_and_the_readme_are_current() -> None:
     assert (ROOT / "docs/models.md").read_text() == catalogue.page(SHIPPED, ROOT / "docs"), "run: make docs"
     text = (ROOT / "README.md").read_text()
     assert catalogue.between(text, catalogue.table(SHIPPED)) == text, "run: make docs"
+
+
+def test_pictures_can_be_made_again_by_the_shipped_models() -> None:
+    with_recipes = 0
+    for path in [*(ROOT / "docs").glob("*.png"), *SHIPPED.glob("*/*/*.png")]:
+        try:
+            recipe = imaging.read_recipe(path.read_bytes())
+        except InvalidValue:  # a figure or a sheet without a recipe
+            continue
+        own = manifest.read(SHIPPED / recipe["model"] / str(recipe["version"]))
+        assert recipe["checksum"] == repository.checksum(own.files), f"{path}: draw it again"
+        with_recipes += 1
+    assert with_recipes
 
 
 def test_every_shipped_model_has_a_section_with_a_sheet_that_is_there() -> None:

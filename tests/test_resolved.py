@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,11 +16,12 @@ from manifold.runtime import manifest
 from manifold.training import families, runs
 from manifold.training.data import Data
 from manifold.training.errors import TrainingError
+from manifold.training.exporting.draft import draft
 from manifold.training.exporting.tasks import Exports
 from manifold.training.families import gan
 from manifold.training.loop import checkpoints
 from manifold.training.recipes import Recipe
-from manifold.training.train import train
+from manifold.training.train import train, trained_model
 from tests.conftest import tiny_run
 from tests.shared import export
 
@@ -85,7 +87,7 @@ def test_a_family_needs_five_names(digits: Data) -> None:
     assert family.draw(None, 3, torch.Generator()) is None
     assert set(family.PRESETS) == {"smoke", "cpu", "gpu"}
     for name in ("Config", "build", "phases", "evaluate", "exports"):
-        with pytest.raises(TypeError, match=name):
+        with pytest.raises(TrainingError, match=f"{name} is missing"):
             families.of(SimpleNamespace(**{key: value for key, value in vars(module).items() if key != name}))
 
 
@@ -123,3 +125,16 @@ def test_json_gives_lists_and_whole_numbers() -> None:
     with pytest.raises(TrainingError, match="lr: -1 is not above 0"):
         config.changed(lr=-1)
     assert np.isinf(config.clip_norm)
+
+
+def test_exports_that_make_no_manifest_are_said_line_by_line(digits: Data, tmp_path: Path) -> None:
+    run = tiny_run(tmp_path / "run", "vae", digits)
+    family = families.get("vae")
+    exported = family.exports(trained_model(run, digits), run.resolved(digits).config, digits)
+    (made,) = exported.tasks["decode"].outputs
+    wrong = dataclasses.replace(exported.tasks["decode"], outputs=[made.model_copy(update={"shape": (1, 2, 3)})])
+    exported = dataclasses.replace(exported, tasks={**exported.tasks, "decode": wrong})
+    with pytest.raises(
+        TrainingError, match=r"family vae: its exports make no valid manifest:\n  tasks.decode.data: shape"
+    ):
+        draft(run.resolved(digits), "wrong", 1, "onnx", digits, exported, "")

@@ -160,8 +160,9 @@ def test_three_files_add_an_endpoint_to_every_surface(tmp_path: Path) -> None:
     assert answers["grpc"] == answers["rest"]
     assert answers["cannot"]["type"] == "unsupported_task" and "it does not encode" in answers["cannot"]["message"]
     assert answers["path"] == "How far items are from the origin of the latent space."
-    assert answers["endpoints"]["glyphs"] == ["encode", "latent-magnitude"]
-    assert answers["endpoints"]["foreign"] == ["sample", "interpolate"]
+    offered = answers["endpoints"]
+    assert "latent-magnitude" in offered["glyphs"] and "latent-magnitude" not in offered["foreign"]
+    assert offered["foreign"][:2] == ["sample", "interpolate"]
     assert answers["cli"]["magnitudes"][0] > 0
 
 

@@ -36,15 +36,20 @@ def read(path: Path) -> Manifest:
     except OSError as error:
         raise ArtifactError(f"{path}: cannot be read: {error.strerror or error}") from None
     except ValidationError as error:
-        problems = error.errors()
-        causes = [problem["loc"] for problem in problems]
-        lines = [
-            f"  {line}"
-            for problem in problems
-            if not (problem["type"] == "too_short" and any(_below(loc, problem["loc"]) for loc in causes))
-            for line in _lines(problem["loc"], problem["msg"])
-        ]
+        lines = lines_of(error)
         raise ArtifactError("\n".join([f"{path}: {len(lines)} field(s) are wrong:", *lines])) from None
+
+
+def lines_of(error: ValidationError) -> list[str]:
+    """Return what is wrong with a manifest, one indented line for each field."""
+    problems = error.errors()
+    causes = [problem["loc"] for problem in problems]
+    return [
+        f"  {line}"
+        for problem in problems
+        if not (problem["type"] == "too_short" and any(_below(loc, problem["loc"]) for loc in causes))
+        for line in _lines(problem["loc"], problem["msg"])
+    ]
 
 
 def _lines(loc: tuple[int | str, ...], message: str) -> list[str]:

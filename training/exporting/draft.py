@@ -6,7 +6,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from manifold.runtime.manifest import Golden, Manifest, Metric, TaskSpec
+from manifold.runtime.manifest.file import lines_of
 from manifold.runtime.scores import calibration
 from manifold.training.data import Data
 from manifold.training.errors import TrainingError
@@ -20,7 +23,21 @@ TORCHSCRIPT_FILE = "model.pt"
 def draft(
     run: TrainingRun, name: str, version: int, backend: str, data: Data, exported: Exports, description: str
 ) -> Manifest:
-    """Return the manifest of a run's artifact, without calibration, fitted priors and checksums."""
+    """Return the manifest of a run's artifact, without calibration, fitted priors and checksums.
+
+    Raises TrainingError if what the family exports makes no valid manifest.
+    """
+    try:
+        return _manifest(run, name, version, backend, data, exported, description)
+    except ValidationError as error:
+        raise TrainingError(
+            "\n".join([f"family {run.family}: its exports make no valid manifest:", *lines_of(error)])
+        ) from None
+
+
+def _manifest(
+    run: TrainingRun, name: str, version: int, backend: str, data: Data, exported: Exports, description: str
+) -> Manifest:
     return Manifest(
         name=name,
         version=version,

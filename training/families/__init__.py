@@ -92,6 +92,11 @@ def get(name: str) -> Family:
 
 
 def of(module: Any) -> Family:
-    """Return the family that a module exposes, with the defaults of what it leaves out."""
-    fields = [field.name for field in dataclasses.fields(Family)]
-    return Family(**{name: getattr(module, name) for name in fields if hasattr(module, name)})
+    """Return the family that a module exposes, with the defaults of what it leaves out. Raises TrainingError if a needed name is missing."""
+    fields = dataclasses.fields(Family)
+    needed = [each.name for each in fields if each.default is each.default_factory is dataclasses.MISSING]
+    if missing := [name for name in needed if not hasattr(module, name)]:
+        raise TrainingError(
+            f"{getattr(module, '__file__', module)}: a family needs {', '.join(needed)}; {', '.join(missing)} is missing"
+        )
+    return Family(**{each.name: getattr(module, each.name) for each in fields if hasattr(module, each.name)})
