@@ -36,7 +36,7 @@ def fit(
         bool,
         typer.Option(
             "--mixed",
-            help="The rows may hold anomalies themselves: the strangest fifth, or --set trim=SHARE, is trimmed.",
+            help="The rows may hold anomalies themselves: the most anomalous fifth, or --set trim=SHARE, is trimmed.",
         ),
     ] = False,
     preset: Preset = "cpu",

@@ -129,7 +129,7 @@ def _fingerprint(model: Model) -> bytes:
 
 
 def _classes(model: Model) -> int:
-    """How many things the prior may be told: each class, or nothing."""
+    """Return the number of conditions of the prior: one for each class, or one."""
     return len(model.manifest.classes) if model.manifest.classes else 1
 
 

@@ -43,7 +43,7 @@ def read(folder: Path, manifest: Manifest) -> dict[str, Array]:
 
 
 def replay(run: Runner, folder: Path, manifest: Manifest, device: str) -> list[str]:
-    """What differs by more than the device's tolerance, one line each; empty where nothing does."""
+    """Return what differs by more than the device's tolerance, one line each; nothing if all agrees."""
     assert manifest.golden is not None
     vectors = read(folder, manifest)
     tolerance = manifest.golden.tolerance.get(device, max(manifest.golden.tolerance.values()))

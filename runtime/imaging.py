@@ -251,7 +251,7 @@ def _contain(pixels: Pixels, spec: ImageSpec, by: Image.Resampling = Image.Resam
 
 
 def _empty(pixels: Pixels, spec: ImageSpec) -> int:
-    """What the margins are filled with: the background, or its opposite where the image is about to be inverted."""
+    """Return the value that margins are filled with: the background, or its opposite if the image is about to be inverted."""
     background = spec.background or 0.0
     opposite = spec.invert and _border_is_opposite(pixels, background)
     return round(255 * (1 - background if opposite else background))

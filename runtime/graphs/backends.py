@@ -223,12 +223,12 @@ def _guarded(name: str, graph: Graph) -> Graph:
 
 
 def cuda_missing() -> str | None:
-    """Why CUDA cannot be had on this machine, or None."""
+    """Return why CUDA is not available on this machine; None if it is."""
     return _cuda_missing(_onnxruntime())
 
 
 def _cuda_missing(onnxruntime: Any) -> str | None:
-    """Why CUDA cannot be had, or None."""
+    """Return why CUDA is not available; None if it is."""
     if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
         return "this installation of ONNX Runtime has no CUDA: install the extra manifold[gpu] instead of manifold[cpu]"
     if not _cuda_device():

@@ -56,14 +56,14 @@ class ColumnReason(BaseModel):
     nats: float = Field(description="-log p of the value given the row's place in latent space")
     excess: float = Field(description="nats above the mean of the calibration rows")
     share: float | None = Field(description="of all that is above the usual; with latent_share, shares add up to 1")
-    expected: str | float | int | None = Field(description="from the other columns; of the strangest columns alone")
+    expected: str | float | int | None = Field(description="from the other columns; of the columns with the largest excess alone")
     direction: Literal["high", "low"] | None = Field(description="of a number, against what was expected")
 
 
 class Explanation(BaseModel):
     """Why a row is anomalous."""
 
-    columns: list[ColumnReason] | None = Field(default=None, description="of rows: the strangest first")
+    columns: list[ColumnReason] | None = Field(default=None, description="of rows: the largest excess first")
     latent_share: float | None = Field(default=None, description="of rows: what an unlikely place in latent space adds")
 
 

@@ -128,7 +128,7 @@ class LatentSpec(Record):
         default=None, description="of any other latent"
     )
     priors: dict[str, Prior] = Field(
-        default_factory=_normal, description="none where a latent is had from data alone: vectors before a codebook"
+        default_factory=_normal, description="none if a latent comes from data alone: vectors before a codebook"
     )
     default_prior: str | None = Field(default=None, description="the first of the priors where left out")
     interpolation: Literal["slerp", "lerp"] = "slerp"

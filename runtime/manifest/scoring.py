@@ -19,7 +19,7 @@ class Likelihood(Record):
 
 
 class Term(Record):
-    """One term of the anomaly score: an output (B,) of the score graph, higher is stranger."""
+    """One term of the anomaly score: an output (B,) of the score graph, higher is more anomalous."""
 
     name: str
     kind: Literal["nll", "distance"] = Field(description="nll: in nats, marginalised over classes by log-sum-exp")
@@ -33,8 +33,8 @@ COMBINED = "combined"  # the name of what a combination gives, beside the terms
 class Combination(Record):
     """One score of several terms: each becomes its log-survival, -log P(term is at least as high), and these are combined.
 
-    `fisher` adds them (Fisher, 1932), so that terms that are each a little strange add up; `min-p` takes the largest (Tippett, 1931), so that
-    one very strange term suffices. Survival is that of the calibration items, with a fitted tail beyond them: see runtime.tails.
+    `fisher` adds them (Fisher, 1932), so that terms that are each a little anomalous add up; `min-p` takes the largest (Tippett, 1931), so that
+    one very anomalous term suffices. Survival is that of the calibration items, with a fitted tail beyond them: see runtime.tails.
     """
 
     method: Literal["fisher", "min-p"] = "fisher"
@@ -93,7 +93,7 @@ class Scoring(Record):
 
 
 class Classification(Record):
-    """How p(y | x) is had: by Bayes' rule from a score term given each class, or from the logits of `features`.
+    """Rule for p(y | x): by Bayes' rule from a score term given each class, or from the logits of `features`.
 
     log p(y | x) = (log p(y) - term(x, y)) / temperature + constant, with p(y) the class prior; logits take the term's place where it is
     left out. The temperature was fitted on items that training never saw (Guo et al., 2017, arXiv 1706.04599).

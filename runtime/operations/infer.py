@@ -62,7 +62,7 @@ def default(manifest: Manifest) -> str:
 
 
 def is_optional(manifest: Manifest, tensor: InputSpec) -> bool:
-    """Whether a request may leave the input out: a seed or a default fills it."""
+    """Return whether a request may leave the input out: a seed or a default fills it."""
     if tensor.source == "latent":
         latent = manifest.latent_of(tensor)
         return latent is None or latent.prior is not None
@@ -126,7 +126,7 @@ def _with_masks(manifest: Manifest, spec: TaskSpec, given: Mapping[str, Array]) 
 
 
 def rows_of(given: Mapping[str, Array], n: int | None, limit: int) -> int:
-    """How many items: of what is given, else n, else one. Raises InvalidValue, and TooLarge over the limit."""
+    """Return the number of items: of what is given, else n, else one. Raises InvalidValue, and TooLarge over the limit."""
     counts = {role: len(array) if array.ndim else 0 for role, array in given.items()}
     if len(set(counts.values())) > 1:
         listed = ", ".join(f"{role} {count}" for role, count in counts.items())

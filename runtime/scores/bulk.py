@@ -265,7 +265,7 @@ class Strangest:
         self._waiting = 0
 
     def result(self) -> tuple[NDArray[np.int64], float | None]:
-        """Return the rows' numbers in ascending order, and the least strange one's score."""
+        """Return the rows' numbers in ascending order, and the least anomalous one's score."""
         self._merge()
         return np.sort(self._numbers), float(self._scores[-1]) if len(self._scores) else None
 

@@ -51,7 +51,7 @@ class Rule:
     """How to decide: one of rate, budget and costs (the rate 0.01 where none is given), and where to block."""
 
     rate: float | None = None
-    budget: int | None = None  # the so many strangest of what is scored together
+    budget: int | None = None  # this many, the most anomalous, of what is scored together
     costs: Costs | None = None
     block: float | None = None  # the false positive rate for blocking, a tenth of that for review where left out
 

@@ -2,7 +2,7 @@
 
 Within the sample it is the empirical survival at mid-ranks, interpolated between values; beyond the sample's upper tenth it follows a
 generalised Pareto law of the excesses (Pickands, 1975), fitted by probability-weighted moments (Hosking and Wallis, 1987, eq. 7 to 9).
-Empirical p-values tie at 1 / (n + 1) for everything beyond the sample; this does not, so the strangest rows of many stay in order.
+Empirical p-values tie at 1 / (n + 1) for everything beyond the sample; this does not, so the most anomalous rows of many stay in order.
 """
 
 from __future__ import annotations

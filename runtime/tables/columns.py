@@ -71,7 +71,7 @@ def encode(
 
 
 def missing_values(values: Array) -> NDArray[np.bool_]:
-    """Which of a column's values (n,) are missing: None, NaN, or an empty text."""
+    """Return which of a column's values (n,) are missing: None, NaN, or an empty text."""
     if values.dtype.kind == "f":
         return np.isnan(values)
     if values.dtype.kind in "biu":

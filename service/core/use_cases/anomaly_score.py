@@ -36,7 +36,7 @@ class Costs(BaseModel):
 
 
 class ScoreRequest(ConditionedItemsRequest):
-    """How strange items are."""
+    """Anomaly scores of items."""
 
     model_config = example(model="transactions-vae", rows=[EXAMPLE_ROW, {**EXAMPLE_ROW, "amount": 900}], explain=True)
 
@@ -44,7 +44,7 @@ class ScoreRequest(ConditionedItemsRequest):
         default=None, gt=0, lt=1, allow_inf_nan=False, description="0.01 where left out"
     )
     budget: Annotated[int, Field(strict=True, ge=1)] | None = Field(
-        default=None, description="instead: the n strangest of the request"
+        default=None, description="instead: the n most anomalous of the request"
     )
     costs: Costs | None = Field(
         default=None, description="instead: flag where, at best, it pays (Sellke, Bayarri and Berger, 2001)"
@@ -70,7 +70,7 @@ class Neighbour(NEIGHBOUR):  # type: ignore[misc]
 
 
 class Explanation(EXPLANATION):  # type: ignore[misc]
-    """Why an item is as strange as it is."""
+    """Explanation of an item's anomaly score."""
 
     neighbours: list[Neighbour] | None = Field(default=None, description="nearest first; not every artifact has them")
 
@@ -78,7 +78,7 @@ class Explanation(EXPLANATION):  # type: ignore[misc]
 class ScoredItem(BaseModel):
     """One item's place."""
 
-    score: float = Field(description="continuous, higher is stranger")
+    score: float = Field(description="continuous, higher is more anomalous")
     p_value: float | None
     is_anomaly: bool
     band: Literal["allow", "review", "block"] | None
@@ -108,7 +108,7 @@ class CalibrationInfo(BaseModel):
 
 
 class ScoreResponse(Response):
-    """How strange items are."""
+    """Anomaly scores of items."""
 
     items: list[ScoredItem]
     threshold: ThresholdInfo
@@ -117,7 +117,7 @@ class ScoreResponse(Response):
 
 
 async def handle(handling: Handling, request: ScoreRequest, uploads: Uploads, deadline_ms: int | None) -> UseCaseResult:
-    """How strange items are."""
+    """Anomaly scores of items."""
     entry, manifest = await handling.entry(request, "anomaly-score")
     rule = rule_of(request)
     nullable = any(tensor.missing for tensor in manifest.tasks["score"].inputs)
@@ -156,7 +156,7 @@ def judged(
 
 
 def threshold_of(calibrated: scoring.Calibrated, judgement: decisions.Judged) -> dict[str, Any]:
-    """Where the line was drawn, and what it refers to."""
+    """Return the threshold, and the calibration that it refers to."""
     line, source = judgement.threshold, calibrated.calibration
     return {
         "threshold": {
@@ -168,7 +168,7 @@ def threshold_of(calibrated: scoring.Calibrated, judgement: decisions.Judged) ->
 
 
 def rule_of(request: ScoreRequest) -> decisions.Rule:
-    """How to decide. Raises InvalidValue for more than one way."""
+    """Return the rule of the decision. Raises InvalidValue for more than one way."""
     ways = [name for name in ("false_positive_rate", "budget", "costs") if getattr(request, name) is not None]
     if len(ways) > 1:
         raise InvalidValue(f"{' and '.join(ways)} exclude each other", field=ways[-1])

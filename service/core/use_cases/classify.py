@@ -16,7 +16,7 @@ from manifold.service.core.use_cases.base import UseCase
 
 
 class ClassifyRequest(ItemsRequest):
-    """Which class items are of."""
+    """Classify items."""
 
     model_config = example(model="digits-pixelcnn", images=[EXAMPLE_DIGIT])
 
@@ -31,7 +31,7 @@ class ClassifiedItem(BaseModel):
 
 
 class ClassificationInfo(BaseModel):
-    """How the probabilities were had."""
+    """Rule behind the probabilities."""
 
     by: str = Field(description="logits, or the likelihood bound that Bayes' rule was given for each class")
     class_prior: dict[str, float]
@@ -40,7 +40,7 @@ class ClassificationInfo(BaseModel):
 
 
 class ClassifyResponse(Response):
-    """Which class items are of."""
+    """Classify items."""
 
     items: list[ClassifiedItem]
     classification: ClassificationInfo
@@ -50,7 +50,7 @@ class ClassifyResponse(Response):
 async def handle(
     handling: Handling, request: ClassifyRequest, uploads: Uploads, deadline_ms: int | None
 ) -> UseCaseResult:
-    """Which class items are of."""
+    """Classify items."""
     entry, manifest = await handling.entry(request, "classify")
     items = await handling.reader.items(manifest, request, uploads)
     answer = UseCaseResult(entry, work=uploads.work)

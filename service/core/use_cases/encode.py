@@ -50,7 +50,7 @@ class EncodeResponse(Response):
 async def handle(
     handling: Handling, request: EncodeRequest, uploads: Uploads, deadline_ms: int | None
 ) -> UseCaseResult:
-    """Where items lie."""
+    """Encode items: their posteriors, or their codes."""
     entry, manifest = await handling.entry(request, "encode")
     items = await handling.reader.items(manifest, request, uploads)
     answer = UseCaseResult(entry, work=uploads.work)

@@ -162,7 +162,7 @@ async def _parts(
 
 
 async def _order(handling: Handling, request: SampleRequest, uploads: Uploads) -> Order:
-    """What is asked for, checked as far as it can be before anything runs."""
+    """Read the request, and check it as far as possible before anything runs."""
     entry, manifest = await handling.entry(request, "sample")
     latents, codes = await aside(partial(handling.reader.given, manifest, request, uploads), uploads.work)
     count = _count(codes if latents is None else latents)
