@@ -165,7 +165,8 @@ def test_a_kind_is_added_with_one_file(tmp_path: Path) -> None:
     assert [set(item["explanation"]) for item in answers["anomaly-score"]["items"]] == [set(), set()]
     assert np.asarray(answers["interpolate"]["series"]).shape == (3, 5, 2)
     assert answers["wrong"]["error"]["field"] == "rows"
-    assert answers["models"]["data"] == {"kind": "series", "steps": 5, "channels": 2}
+    described = {"field": "series", "media_types": []}
+    assert answers["models"]["data"] == {"kind": "series", "steps": 5, "channels": 2, **described}
     assert {"series", "resample", "images", "rows"} <= set(answers["request"])
     assert answers["client"] == [{"series": answers["sample"]}, [{"one_series": one} for one in answers["sample"]]]
     lines = [[float(cell) for cell in line.split(",")[2:]] for line in answers["cli"][1]]

@@ -211,4 +211,15 @@ def _which(message: pb.GetModelRequest) -> tuple[str | None, int | None]:
 
 
 def _summary(fields: dict[str, Any]) -> dict[str, Any]:
-    return {**fields, "data": None if fields["data"] is None else orjson.dumps(fields["data"]).decode()}
+    """Return a summary as its message has it: specs of data as JSON."""
+    items, conditioned = fields["items"] or {}, fields["conditioned"] or {}
+    return {
+        **fields,
+        "data": _json(fields["data"]),
+        "items": {role: _json(data) for role, data in items.items()},
+        "conditioned": {name: {**one, "data": _json(one.get("data"))} for name, one in conditioned.items()},
+    }
+
+
+def _json(value: Any) -> str | None:
+    return None if value is None else orjson.dumps(value).decode()
