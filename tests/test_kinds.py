@@ -122,6 +122,9 @@ with TestClient(create_app(settings), base_url="http://127.0.0.1") as client:
     }.items():
         answers[name] = client.post("/" + name.replace("wrong", "encode"), json=body).json()
     answers["models"] = client.get("/models").json()["models"][0]
+    data = answers["models"]["data"]  # by which the page chooses
+    accept = next((each for each in data["media_types"] if each.startswith("image/")), "application/json")
+    answers["page"] = client.post("/sample", json={"n": 2, "seed": 7}, headers={"accept": accept}).json()[data["field"]]
     answers["grpc"] = client.portal.call(over_grpc, client.app.app.state)
     answers["counted"] = client.get("/metrics").text
     through = lambda asked: httpx.Response(200, content=client.request(asked.method, asked.url.path, content=asked.read(), headers=dict(asked.headers)).content)
@@ -168,6 +171,7 @@ def test_a_kind_is_added_with_one_file(tmp_path: Path) -> None:
     described = {"field": "series", "media_types": []}
     assert answers["models"]["data"] == {"kind": "series", "steps": 5, "channels": 2, **described}
     assert {"series", "resample", "images", "rows"} <= set(answers["request"])
+    assert answers["page"] == answers["sample"]
     assert answers["client"] == [{"series": answers["sample"]}, [{"one_series": one} for one in answers["sample"]]]
     lines = [[float(cell) for cell in line.split(",")[2:]] for line in answers["cli"][1]]
     assert np.allclose(np.asarray(lines).reshape(series.shape), series, atol=1e-6)
