@@ -94,7 +94,7 @@ def _object(body: bytes) -> dict[str, Any]:
 
 
 def json_object(body: bytes) -> dict[str, Any]:
-    """What JSON says. Raises Malformed for what is none, or no object."""
+    """Return the object of a JSON body. Raise Malformed for a body that is not JSON, or not an object."""
     content = texts.json_of(body)
     if not isinstance(content, dict):
         raise Malformed("body: a JSON object is needed", field="body")

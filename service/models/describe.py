@@ -63,7 +63,7 @@ def _inputs(manifest: Manifest) -> list[dict[str, Any]]:
 
 
 def _is_reproducible(entry: Entry) -> bool | None:
-    """Whether all graphs are; None if neither loading nor the manifest has told."""
+    """Return whether all graphs are reproducible; None if neither loading nor the manifest says so."""
     if entry.manifest is None:
         return None
     if entry.manifest.drawing:
@@ -87,7 +87,7 @@ def preview(path: Path, field: str) -> os.stat_result:
 
 
 def stats(entry: Entry) -> dict[str, Any]:
-    """What GET /models/{name}/stats says."""
+    """Return the answer of GET /models/{name}/stats."""
     batcher = entry.batcher
     assert batcher is not None and entry.model is not None
     tasks = {

@@ -41,7 +41,7 @@ OF_DTYPE = {"f": pb.Array.FLOAT32, "i": pb.Array.INT64, "u": pb.Array.UINT8, "b"
 
 
 def fields_of(message: Message) -> dict[str, Any]:
-    """What was set, as JSON has it; arrays stay arrays."""
+    """Return the fields that were set, as JSON has them; arrays stay arrays."""
     fields: dict[str, Any] = {}
     for descriptor, value in message.ListFields():
         kind = descriptor.message_type
