@@ -27,7 +27,9 @@ def score(
     rate: Annotated[
         float | None, typer.Option("--false-positive-rate", min=0, max=1, help="0.01 where nothing is said.")
     ] = None,
-    budget: Annotated[int | None, typer.Option(min=1, help="Instead: flag this many rows of the file, the most anomalous.")] = None,
+    budget: Annotated[
+        int | None, typer.Option(min=1, help="Instead: flag this many rows of the file, the most anomalous.")
+    ] = None,
     block_rate: Annotated[
         float | None, typer.Option(min=0, max=1, help="Of the band `block`; a tenth where left out.")
     ] = None,

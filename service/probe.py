@@ -19,7 +19,7 @@ ANYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 
 
 def listener_settings() -> dict[str, str]:
-    """Where the service listens: from the environment, else from manifold.toml."""
+    """Return the settings of the service's listener: from the environment, else from manifold.toml."""
     file = Path("manifold.toml")
     written = tomllib.loads(file.read_text()) if file.exists() else {}
     return {

@@ -203,19 +203,19 @@ class Settings(BaseSettings):
 
     @property
     def rpc_port(self) -> int:
-        """Where gRPC listens; 0 where it does not."""
+        """The port of gRPC; 0 if it is off."""
         if self.grpc_port is not None:
             return self.grpc_port
         return self.port + 1 if 0 < self.port < 65535 else 0
 
     @property
     def lazily(self) -> bool:
-        """Whether models load when they are asked for: where that is said, or not all may fit."""
+        """True if models load when they are asked for: if the settings say so, or if not all of them may fit."""
         return self.lazy or self.memory_bytes is not None
 
     @property
     def authenticated(self) -> bool:
-        """Whether requests need a key."""
+        """True if requests need a key."""
         return self.auth == "on" or (self.auth == "auto" and not is_loopback(self.published or self.host))
 
     def of_model(self, name: str) -> ModelSettings:
@@ -230,7 +230,7 @@ class Settings(BaseSettings):
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach that address. A name other than localhost may be anything."""
+    """Return whether only this machine can reach that address. A name other than localhost may be anything."""
     try:
         return ip_address(host.strip("[]")).is_loopback
     except ValueError:
@@ -257,7 +257,7 @@ def check_variables(environment: Mapping[str, str]) -> None:
 
 
 def _is_nested(name: str) -> bool:
-    """Whether a variable is MANIFOLD_MODELS__NAME__KEY, whose parts are checked with the settings."""
+    """Return whether a variable is MANIFOLD_MODELS__NAME__KEY, whose parts are checked with the settings."""
     return name.upper().startswith(f"{PREFIX}MODELS__")
 
 

@@ -11,14 +11,19 @@ from pathlib import Path
 
 import pytest
 import yaml
+from grpc_health.v1 import health_pb2
 from prometheus_client.parser import text_string_to_metric_families
 
 from manifold.runtime import errors
+from manifold.service.core import use_cases
 from manifold.service.http import replies
+from manifold.service.http.app import create_app
+from manifold.service.inference.http import Routes
 from manifold.service.models.batcher import Ran
 from manifold.service.models.registry import Registry
 from manifold.service.processes import merging
 from manifold.service.settings import Settings
+from manifold.service.stubs import inference_pb2, manifold_pb2
 from manifold.service.telemetry import metrics
 from manifold.service.telemetry.metrics import Metrics
 from tests import foreign
@@ -127,6 +132,63 @@ def test_a_model_that_is_loaded_later_and_several_workers(counted: Metrics, tmp_
     loud = merging.text(merging.merge([failed, other])).decode()
     ended = merging.text(merging.merge([other], [failed])).decode()
     firing([quiet, quiet, loud, ended], ["FailedRuns"], tmp_path)
+
+
+def test_every_endpoint_has_a_latency_alert_and_nothing_else_has(tmp_path: Path) -> None:
+    """Else a new endpoint would be slow unseen, or what answers at once would hide it."""
+    (rules,) = yaml.safe_load((ROOT / "deploy/prometheus/alerts.yml").read_text())["groups"]
+    (expression,) = [rule["expr"] for rule in rules["rules"] if rule["alert"] == "SlowRequests"]
+    ((taken, left_out),) = re.findall(r'\{route=~"([^"]+)",route!~"([^"]+)"\}', expression)
+    app = create_app(Settings(models_dir=tmp_path)).app
+    tensors = Routes(app.state.inference)
+    routes = {route.path for route in app.routes if hasattr(route, "path")} | {
+        label for _, _, label, _ in tensors._table
+    }
+    rpcs = {
+        f"/{service.full_name}/{method.name}"
+        for file in (manifold_pb2, inference_pb2, health_pb2)
+        for service in file.DESCRIPTOR.services_by_name.values()
+        for method in service.methods
+    }
+    cases = use_cases.every.values()
+    watched = {case.path for case in cases} | {f"/manifold.v1.Manifold/{case.rpc}" for case in cases}
+    watched |= {"/v2/models/{name}/infer", "/inference.GRPCInferenceService/ModelInfer"}
+    labels = watched | routes | rpcs | {"other", "refused"}
+    assert len(labels) > 50
+    assert {label for label in labels if re.fullmatch(taken, label) and not re.fullmatch(left_out, label)} == watched
+    assert re.fullmatch(taken, "/latent-magnitude") and not re.fullmatch(left_out, "/latent-magnitude")
+
+
+@needs_promtool
+@pytest.mark.parametrize(
+    "route", ["/sample", "/an-endpoint-of-tomorrow", "/manifold.v1.Manifold/Tomorrow", "/v2/models/{name}/infer"]
+)
+def test_a_slow_route_fires_beside_many_that_answer_at_once(route: str, tmp_path: Path) -> None:
+    def bucket(route: str, le: str, each: int) -> dict[str, str]:
+        return {
+            "series": f'manifold_request_seconds_bucket{{instance="a", route="{route}", le="{le}"}}',
+            "values": f"0+{each}x20",
+        }
+
+    slow = [bucket(route, "1", 0), bucket(route, "2.5", 60), bucket(route, "+Inf", 60)]
+    fast = [bucket(other, le, 60_000) for other in ("/metrics", "/health/live") for le in ("1", "2.5", "+Inf")]
+    shutil.copy(ROOT / "deploy/prometheus/alerts.yml", tmp_path / "alerts.yml")
+    alert = {"eval_time": "20m", "alertname": "SlowRequests"}
+    tests = [
+        {"interval": "1m", "input_series": [*slow, *fast], "promql_expr_test": [
+            {"expr": 'ALERTS{alertname="SlowRequests", alertstate="firing"}', "eval_time": "20m", "exp_samples": [
+                {"labels": 'ALERTS{alertname="SlowRequests", alertstate="firing", instance="a", severity="ticket"}', "value": 1}
+            ]}
+        ]},
+        {"interval": "1m", "input_series": fast, "alert_rule_test": [alert]},
+    ]  # fmt: skip
+    (tmp_path / "test.yml").write_text(
+        yaml.safe_dump({"rule_files": ["alerts.yml"], "evaluation_interval": "1m", "tests": tests})
+    )
+    done = subprocess.run(
+        ["promtool", "test", "rules", "test.yml"], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 @needs_promtool

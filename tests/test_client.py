@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import io
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from starlette.testclient import TestClient
 
 from manifold_client import AsyncClient, Busy, Client, NotReady, RequestRefused
 from manifold_client.client import Retry
+from tests import forms
 from tests.conftest import ROW
 
 QUICK = Retry(attempts=3, base=0.001, longest=0.01)
@@ -23,6 +26,20 @@ QUICK = Retry(attempts=3, base=0.001, longest=0.01)
 @pytest.fixture
 def through(client: TestClient) -> httpx.MockTransport:
     """httpx to the service in process."""
+    return transport_to(client)
+
+
+@pytest.fixture(scope="module")
+def long_forms(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
+    """A client of models with several outputs, latents and conditions, and with numbers."""
+    root = tmp_path_factory.mktemp("forms")
+    forms.all_forms(root)
+    with forms.client(root) as service, Client(transport=transport_to(service)) as client:
+        yield client
+
+
+def transport_to(client: TestClient) -> httpx.MockTransport:
+    """Return httpx's way to a service in process."""
 
     def handle(request: httpx.Request) -> httpx.Response:
         response = client.request(
@@ -60,12 +77,13 @@ def test_every_method(through: httpx.MockTransport, tmp_path: Path) -> None:
         encoded = client.encode(forms)
         assert encoded.mean is not None
         assert np.array_equal(encoded.mean, encoded.mean[:1].repeat(6, axis=0))
-        called = client.call("encode", images=forms)
+        called = client.call("encode", images=[base64.b64encode(path.read_bytes()).decode(), *forms[:4], forms[5]])
         assert np.array_equal(np.array(called["mean"], np.float32), encoded.mean)
         back = client.reconstruct([samples.images[0]])
         assert back.errors.shape == (1,)
         assert back.images[0].size == (28, 28)
         path_between = client.interpolate({"image": samples.images[0]}, {"latent": samples.latents[1]}, steps=3)
+        assert path_between.latents is not None
         assert path_between.latents.shape == (3, 20)
         image = np.zeros((8, 8), np.uint8)
         classes = client.classify([image], model="digits-classifier")
@@ -82,6 +100,15 @@ def test_every_method(through: httpx.MockTransport, tmp_path: Path) -> None:
         assert codes.codes.shape == (2, 8, 8)
         assert codes.classes == ["3", "3"]
         assert {model["name"] for model in client.models()} >= {"mnist-vae"}
+
+
+def test_one_image_in_place_of_several_is_refused(through: httpx.MockTransport) -> None:
+    with Client(transport=through) as client:
+        for one in ("digit.png", Path("digit.png"), b"PNG", Image.new("L", (28, 28)), np.zeros((28, 28))):
+            with pytest.raises(TypeError, match="images: a list of images is needed"):
+                client.encode(one)  # type: ignore[arg-type]
+        with pytest.raises(TypeError, match="masks: a list of images is needed"):
+            client.call("impute", masks="digit.png")
 
 
 def test_streams(through: httpx.MockTransport) -> None:
@@ -224,3 +251,122 @@ def test_rows_and_images_are_made_whole(through: httpx.MockTransport) -> None:
             images=digits.arrays(), masks=[Image.fromarray(known)] * 3, model="digits-pixelcnn", seed=5, candidates=2
         )
         assert np.array_equal(as_pictures.arrays(), whole.arrays())
+
+
+# --- the long forms: several outputs, latents and conditions, and numbers by name ---
+
+
+def test_several_outputs_are_items_by_role(long_forms: Client) -> None:
+    made = long_forms.sample(2, seed=7, return_latents=True)
+    assert list(made.items) == ["picture", "facts"]
+    assert made.items["picture"].arrays().shape == (2, 2, 3)
+    assert len(made.items["facts"]) == 2 and set(made.items["facts"].rows[0]) == {"price", "kind", "weight"}
+    assert (len(made), made.images, made.rows) == (2, made.items["picture"].images, [])  # the first output
+    assert {name: latents.shape for name, latents in made.named_latents.items()} == {
+        "place": (2, 2),
+        "texture": (2, 2, 2, 2),
+    }
+    assert made.latents is None and made.values == {}
+    again = long_forms.sample(named_latents=made.named_latents)
+    assert again.items["facts"].rows == made.items["facts"].rows
+    back = long_forms.reconstruct(made.images)
+    assert len(back.items["picture"].images) == len(back.items["facts"].rows) == len(back.errors) == 2
+    plain = long_forms.sample(2, seed=7, model="shaped")
+    assert plain.items == {} and len(plain.images) == 2
+
+
+def test_posteriors_and_paths_by_name(long_forms: Client) -> None:
+    images = long_forms.sample(2, seed=7).images
+    encoded = long_forms.encode(images, seed=3)
+    assert list(encoded.posteriors) == ["place", "texture"] and encoded.mean is None
+    place, texture = encoded.posteriors["place"], encoded.posteriors["texture"]
+    assert place.mean is not None and place.log_variance is not None and place.latents is not None
+    assert place.mean.shape == place.log_variance.shape == place.latents.shape == (2, 2)
+    assert texture.mean is not None and texture.mean.shape == (2, 2, 2, 2) and texture.log_variance is None
+    end = {"named_latent": {"place": place.mean[0], "texture": texture.mean[0]}}
+    path = long_forms.interpolate(end, {"image": images[1]}, steps=3)
+    assert len(path.items["facts"].rows) == 3 and path.latents is None
+    assert np.allclose(path.named_latents["texture"][0], texture.mean[0])
+    alone = long_forms.encode(images, model="shaped")
+    assert alone.mean is not None and alone.mean.shape == (2, 2, 3) and alone.posteriors == {}
+
+
+def test_streams_of_the_long_forms(long_forms: Client) -> None:
+    whole = long_forms.sample(3, seed=7, return_latents=True)
+    for place, line in enumerate(long_forms.sample_stream(3, seed=7, return_latents=True)):
+        assert line.items["facts"].row == whole.items["facts"].rows[place]
+        assert line.image is line.items["picture"].image is not None
+        assert np.array_equal(np.asarray(line.image), whole.arrays()[place]) and line.values == {}
+        assert np.array_equal(line.named_latents["place"], whole.named_latents["place"][place])
+    whole = long_forms.sample(2, seed=1, model="captioned")
+    lines = list(long_forms.sample_stream(2, seed=1, model="captioned"))
+    assert [line.conditions["condition"]["texts"] for line in lines] == [
+        [text] for text in whole.conditions["condition"]["texts"]
+    ]
+    assert all(line.items == {} and line.image is not None for line in lines)
+
+
+def test_conditions_and_inputs_are_stated(long_forms: Client) -> None:
+    look = Image.new("L", (3, 2), 200)
+    stated = {
+        "label": {"class": ["cat", "owl"]}, "pose": {"values": np.asarray([[0.25], [0.5]])}, "caption": {"texts": ["a", "b"]},
+        "look": {"images": [look]},
+    }  # fmt: skip
+    made = long_forms.sample(2, seed=1, model="several", conditions=stated)
+    encoded = long_forms.encode(made.images, model="several", conditions=stated)
+    assert encoded.mean is not None and encoded.mean.shape == (2, 2)
+    back = long_forms.reconstruct(
+        made.images, model="several", conditions=stated, target_conditions={"look": {"images": [np.asarray(look)]}}
+    )
+    assert len(back.images) == 2
+    ends = [
+        {
+            "seed": seed,
+            "conditions": {
+                **stated,
+                "label": {"class": "cat"},
+                "pose": {"values": np.zeros(1)},
+                "caption": {"texts": ["a"]},
+            },
+        }
+        for seed in (1, 2)
+    ]
+    assert len(long_forms.interpolate(ends[0], ends[1], steps=3, model="several")) == 3
+    drawn = long_forms.sample(2, seed=1, model="several", conditions={"look": stated["look"]})
+    assert set(drawn.conditions) == {"label", "pose", "caption"}  # of what was drawn; it may be stated again
+    again = long_forms.sample(2, seed=1, model="several", conditions={**drawn.conditions, "look": stated["look"]})
+    assert np.array_equal(again.arrays(), drawn.arrays())
+    guided = long_forms.sample(
+        2, seed=1, model="numbered", class_="cat", inputs={"guidance": np.asarray([1, 2.5]), "steps": np.int64(4)}
+    )
+    assert len(guided) == 2
+    with pytest.raises(RequestRefused, match="from 0 to 20"):
+        long_forms.sample(2, model="numbered", inputs={"guidance": 21})
+
+
+def test_images_as_numbers_are_values(long_forms: Client) -> None:
+    made = long_forms.sample(2, seed=7, model="shaped", encoding="array")
+    assert made.images == [] and len(made) == 2 and np.asarray(made.values["data"]).shape == (2, 1, 2, 3)
+    line = next(long_forms.sample_stream(2, seed=7, model="shaped", encoding="array"))
+    assert line.image is None and line.values == {"data": made.values["data"][0]}
+
+
+def test_items_of_an_unknown_kind_stay_as_they_are() -> None:
+    common = {"model": "m", "version": 1, "request_id": "r", "timing": {}, "seed": 1, "first": 0}
+    series = [[[0.5, 1.0]], [[1.5, 2.0]]]
+    answers = iter([
+        httpx.Response(200, json={**common, "series": series, "latents": [[0], [1]]}),
+        httpx.Response(200, json={**common, "items": {"wave": {"series": series}, "facts": {"rows": [{"a": 1}, {"a": 2}]}}}),
+        httpx.Response(200, text='{"item": 0, "one_series": [[0.5, 1.0]], "latent": [0]}\n{"total": 1}\n'),
+        httpx.Response(200, text='{"item": 0, "items": {"wave": {"one_series": [[0.5, 1.0]]}}}\n{"total": 1}\n'),
+    ])  # fmt: skip
+    with Client(transport=httpx.MockTransport(lambda _: next(answers)), retry=QUICK) as client:
+        made = client.sample(2)
+        assert (made.values, len(made), made.images, made.rows) == ({"series": series}, 2, [], [])
+        several = client.sample(2)
+        assert several.items["wave"].values == several.values == {"series": series} and len(several) == 2
+        assert several.items["facts"].rows == [{"a": 1}, {"a": 2}]
+        for _ in range(2):
+            (line,) = client.sample_stream(1)
+            assert line.values == {"one_series": series[0]} and (line.image, line.row) == (None, None)
+        assert line.items["wave"].values == {"one_series": series[0]}

@@ -18,6 +18,7 @@ from manifold.runtime.engine import Model, load
 from manifold.runtime.manifest import Manifest
 from manifold.runtime.operations import End, supports
 from manifold.runtime.operations.common import by_role
+from manifold.service.core import contract
 from tests import forms, tabled
 from tests.forms import ask, pixels, png, refused
 
@@ -329,4 +330,63 @@ def zeros(manifest: Manifest) -> Any:
     return lambda task, inputs: {
         tensor.role: np.zeros((len(next(iter(inputs.values()))), *tensor.shape), np.float32)
         for tensor in manifest.tasks[task].outputs
+    }
+
+
+# --- what GET /models says of them ---
+
+
+def test_models_have_outputs_conditions_and_numbers_by_name(client: TestClient) -> None:
+    listed = {each["name"]: each for each in client.get("/models").json()["models"]}
+    for name, summary in listed.items():
+        whole = client.get(f"/models/{name}").json()
+        assert {key: whole[key] for key in summary} == summary
+        assert summary["endpoints"] and whole["format"] == 1
+    picture, facts = listed["named"]["items"].values()
+    assert list(listed["named"]["items"]) == ["picture", "facts"] and picture == listed["named"]["data"]
+    assert (picture["field"], picture["media_types"]) == ("images", ["image/png", "image/webp"])
+    assert (facts["kind"], facts["field"], facts["media_types"]) == ("table", "rows", [])
+    assert [column["name"] for column in facts["columns"]] == ["price", "kind", "weight"]
+    assert listed["several"]["conditioned"] == {
+        "label": {"kind": "classes", "names": forms.CLASSES}, "pose": {"kind": "values", "names": ["angle"]},
+        "caption": {"kind": "text"}, "look": {"kind": "item", "data": listed["several"]["data"]},
+    }  # fmt: skip
+    guidance = {"name": "guidance", "kind": "number", "default": 7.5, "minimum": 0, "maximum": 20}
+    steps = {"name": "steps", "kind": "integer", "default": 8, "minimum": 1, "maximum": 50}
+    spread = {"name": "spread", "kind": "number", "default": None, "minimum": 0, "maximum": None}
+    assert listed["numbered"]["inputs"] == [
+        {**guidance, "task": "decode"}, {**steps, "task": "decode"}, {**spread, "task": "encode"},
+        {**guidance, "task": "score"}, {**guidance, "task": "impute"},
+    ]  # fmt: skip
+
+
+def test_the_short_forms_have_the_fields_that_they_had(client: TestClient) -> None:
+    listed = {each["name"]: each for each in client.get("/models").json()["models"]}
+    shaped, measured = listed["shaped"], listed["measured"]
+    assert (shaped["classes"], shaped["conditions"], shaped["items"], shaped["inputs"]) == (
+        forms.CLASSES,
+        None,
+        None,
+        [],
+    )
+    assert shaped["conditioned"] == {"condition": {"kind": "classes", "names": forms.CLASSES}}
+    assert (measured["classes"], measured["conditions"]) == (None, ["angle", "size"])
+    assert measured["conditioned"] == {"condition": {"kind": "values", "names": ["angle", "size"]}}
+    assert {"kind": "image", "height": 2, "width": 3, "channels": 1}.items() <= shaped["data"].items()
+    assert listed["named"]["conditioned"] == {}
+
+
+def test_names_of_the_summary_hide_no_more_of_the_manifest() -> None:
+    """GET /models/NAME has the manifest's fields under the summary's; only those that always were are in short."""
+    hidden = set(contract.ModelSummary.model_fields) & set(Manifest.model_fields)
+    assert hidden == {
+        "name",
+        "version",
+        "family",
+        "description",
+        "tasks",
+        "classes",
+        "conditions",
+        "data",
+        "reproducible",
     }

@@ -106,6 +106,21 @@ def test_the_same_answer_or_the_same_error(service: Served, stub: Any, route: st
         assert (said, details["ErrorInfo"].metadata["field"]) == (error["message"], error["field"])
 
 
+def test_models_are_described_alike(service: Served, stub: Any) -> None:
+    rest = {each["name"]: each for each in httpx.get(f"{service.url}/models").json()["models"]}
+    listed = stub.ListModels(pb.ListModelsRequest()).models
+    assert {each.name for each in listed} == set(NAMES) == set(rest)
+    for each in listed:
+        fields = messages.fields_of(each)
+        items = {role: json.loads(data) for role, data in fields.get("items", {}).items()}
+        conditioned = {
+            name: {**one, **({"data": json.loads(one["data"])} if "data" in one else {})}
+            for name, one in fields.get("conditioned", {}).items()
+        }
+        fields |= {"data": json.loads(each.data), "items": items, "conditioned": conditioned}
+        assert plain(fields) == plain(rest[each.name])
+
+
 # --- /v2 ---
 
 

@@ -76,11 +76,38 @@ def _asks(node: ast.AST) -> bool:
 USE = """
 import json, sys
 from pathlib import Path
+import grpc, httpx
+from manifold_client import Client
 from starlette.testclient import TestClient
 from manifold.cli import app
 from manifold.service.http.app import create_app
+from manifold.service.rpc.servicer import Servicer
 from manifold.service.settings import Settings
+from manifold.service.stubs import manifold_pb2 as pb, manifold_pb2_grpc as stubs
 from typer.testing import CliRunner
+
+
+async def over_grpc(state):
+    server, said = grpc.aio.server(), {}
+    stubs.add_ManifoldServicer_to_server(Servicer(state.handling, state.registry, state.metrics, settings), server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        stub = stubs.ManifoldStub(channel)
+        for name, call in {
+            "Sample": lambda: stub.Sample(pb.SampleRequest(n=2)), "Encode": lambda: stub.Encode(pb.EncodeRequest()),
+            "SampleStream": lambda: stub.SampleStream(pb.SampleRequest(n=2)).read(),
+            "AnomalyScore": lambda: stub.AnomalyScore(pb.ScoreRequest()), "Classify": lambda: stub.Classify(pb.ClassifyRequest()),
+        }.items():
+            try:
+                await call()
+            except grpc.aio.AioRpcError as error:
+                said[name] = (error.code().name, error.details())
+        array = pb.Array(type=pb.Array.FLOAT32, shape=[1, 5, 2], content=bytes(40))
+        said["array"] = list((await stub.Encode(pb.EncodeRequest(array=array))).mean.shape)
+    await server.stop(0)
+    return said
+
 
 settings = Settings(models_dir=Path(sys.argv[1]), default_model="waves", grpc_port=0)
 answers = {}
@@ -95,6 +122,14 @@ with TestClient(create_app(settings), base_url="http://127.0.0.1") as client:
     }.items():
         answers[name] = client.post("/" + name.replace("wrong", "encode"), json=body).json()
     answers["models"] = client.get("/models").json()["models"][0]
+    data = answers["models"]["data"]  # by which the page chooses
+    accept = next((each for each in data["media_types"] if each.startswith("image/")), "application/json")
+    answers["page"] = client.post("/sample", json={"n": 2, "seed": 7}, headers={"accept": accept}).json()[data["field"]]
+    answers["grpc"] = client.portal.call(over_grpc, client.app.app.state)
+    answers["counted"] = client.get("/metrics").text
+    through = lambda asked: httpx.Response(200, content=client.request(asked.method, asked.url.path, content=asked.read(), headers=dict(asked.headers)).content)
+    with Client(transport=httpx.MockTransport(through)) as typed:
+        answers["client"] = [typed.sample(2, seed=7).values, [line.values for line in typed.sample_stream(2, seed=7)]]
     answers["request"] = list(client.get("/openapi.json").json()["components"]["schemas"]["EncodeRequest"]["properties"])
 ran = CliRunner().invoke(app, ["sample", "waves", "-n", "2", "--seed", "7", "--models", sys.argv[1], "-o", sys.argv[1] + "/two.csv"])
 answers["cli"] = (ran.output, Path(sys.argv[1], "two.csv").read_text().splitlines())
@@ -133,7 +168,25 @@ def test_a_kind_is_added_with_one_file(tmp_path: Path) -> None:
     assert [set(item["explanation"]) for item in answers["anomaly-score"]["items"]] == [set(), set()]
     assert np.asarray(answers["interpolate"]["series"]).shape == (3, 5, 2)
     assert answers["wrong"]["error"]["field"] == "rows"
-    assert answers["models"]["data"] == {"kind": "series", "steps": 5, "channels": 2}
+    described = {"field": "series", "media_types": []}
+    assert answers["models"]["data"] == {"kind": "series", "steps": 5, "channels": 2, **described}
     assert {"series", "resample", "images", "rows"} <= set(answers["request"])
+    assert answers["page"] == answers["sample"]
+    assert answers["client"] == [{"series": answers["sample"]}, [{"one_series": one} for one in answers["sample"]]]
     lines = [[float(cell) for cell in line.split(",")[2:]] for line in answers["cli"][1]]
     assert np.allclose(np.asarray(lines).reshape(series.shape), series, atol=1e-6)
+    over_grpc = answers["grpc"]  # whose messages have no field for series
+    message = (
+        "series: proto/manifold.proto has no field for this kind of data; send the request over REST, which serves it"
+    )
+    assert {
+        over_grpc.pop(name) == ["UNIMPLEMENTED", message]
+        for name in ("Sample", "SampleStream", "Encode", "AnomalyScore")
+    } == {True}
+    assert over_grpc.pop("Classify")[0] == "FAILED_PRECONDITION"  # the model does not classify, over REST neither
+    assert over_grpc == {"array": [1, 3]}
+    assert (
+        'manifold_requests_total{route="/manifold.v1.Manifold/AnomalyScore",status="UNIMPLEMENTED"} 1.0'
+        in answers["counted"]
+    )
+    assert 'manifold_errors_total{type="internal"} 0.0' in answers["counted"]

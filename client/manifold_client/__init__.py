@@ -16,6 +16,9 @@ from manifold_client.results import (
     Encoded,
     Imputed,
     Interpolation,
+    Item,
+    Items,
+    Posterior,
     Reconstruction,
     Sample,
     Samples,
@@ -24,6 +27,6 @@ from manifold_client.results import (
 )
 
 __all__ = [
-    "AsyncClient", "Busy", "Classes", "Client", "Encoded", "Imputed", "Interpolation", "ManifoldClientError", "NotReady", "Reconstruction",
-    "RequestRefused", "Sample", "Samples", "ScoredItem", "Scores",
+    "AsyncClient", "Busy", "Classes", "Client", "Encoded", "Imputed", "Interpolation", "Item", "Items", "ManifoldClientError", "NotReady",
+    "Posterior", "Reconstruction", "RequestRefused", "Sample", "Samples", "ScoredItem", "Scores",
 ]  # fmt: skip

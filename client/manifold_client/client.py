@@ -39,6 +39,7 @@ RETRIED = (429, 502, 503)  # 502 is a load balancer's, whose replica has gone aw
 # no answer came: asking again is safe, as no request changes anything there
 LOST = (httpx.ConnectError, httpx.ReadError, httpx.WriteError, httpx.RemoteProtocolError)
 STREAM = {"accept": "application/x-ndjson"}
+CONDITIONS = ("conditions", "target_conditions")  # fields with conditions by name
 
 
 @dataclass(frozen=True)
@@ -51,12 +52,25 @@ class Exchange(Generic[R]):
 
 
 def _exchange(path: str, parse: Callable[[Mapping[str, Any]], R], fields: Mapping[str, Any]) -> Exchange[R]:
-    body = {
-        key.rstrip("_"): value.tolist() if isinstance(value, np.ndarray) else value
-        for key, value in fields.items()
-        if value is not None
-    }
-    return Exchange(path, body, parse)
+    body = {key.rstrip("_"): value for key, value in fields.items() if value is not None}
+    body |= {name: _conditions(body[name]) for name in CONDITIONS if name in body}
+    return Exchange(path, _plain(body), parse)
+
+
+def _plain(value: Any) -> Any:
+    """Return a value as JSON has it: arrays, also those within mappings, become lists."""
+    if isinstance(value, np.ndarray | np.generic):
+        return value.tolist()
+    return {name: _plain(each) for name, each in value.items()} if isinstance(value, Mapping) else value
+
+
+def _conditions(conditions: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Return conditions by name. The images among them are made ready to send."""
+    ready = {name: dict(condition) for name, condition in conditions.items()}
+    for condition in ready.values():
+        if condition.get("images") is not None:
+            condition["images"] = [_image(image) for image in condition["images"]]
+    return ready
 
 
 def _image(image: AnyImage) -> str:
@@ -79,21 +93,33 @@ def _mask(mask: AnyImage) -> AnyImage:
 
 
 def _items(images: Sequence[AnyImage] | None, rows: Sequence[Row] | None) -> dict[str, Any]:
-    return {"images": None if images is None else [_image(image) for image in images], "rows": rows}
+    return {"images": None if images is None else [_image(image) for image in _listed(images, "images")], "rows": rows}
+
+
+def _listed(images: Any, field: str) -> Sequence[AnyImage]:
+    """Return images as they are. Raises TypeError for one image in place of several, whose characters or rows would be taken for images."""
+    if isinstance(images, str | bytes | Path | Image.Image) or getattr(images, "ndim", 3) < 3:
+        raise TypeError(f"{field}: a list of images is needed; for one, give a list with one")
+    several: Sequence[AnyImage] = images
+    return several
 
 
 def _end(end: Mapping[str, Any]) -> dict[str, Any]:
-    """An end of an interpolation; images and latents are made ready to send."""
+    """An end of an interpolation; its image and the images among its conditions are made ready to send."""
     ready = dict(end)
     if "image" in ready:
         ready["image"] = _image(ready["image"])
-    if isinstance(ready.get("latent"), np.ndarray):
-        ready["latent"] = ready["latent"].tolist()
+    if ready.get("conditions") is not None:
+        ready["conditions"] = _conditions(ready["conditions"])
     return ready
 
 
 class Exchanges:
-    """The exchanges, one for each endpoint. Extra keyword arguments (model, version, class_, ...) are the wire's fields."""
+    """The exchanges, one for each endpoint. Extra keyword arguments (model, version, class_, ...) are the wire's fields.
+
+    Any of them may be an array, or a mapping with arrays, such as `named_latents` and `inputs`. `conditions` are mappings by name, such as
+    {"caption": {"texts": ["a circle"]}, "look": {"images": [image]}}.
+    """
 
     @staticmethod
     def sample(
@@ -141,14 +167,17 @@ class Exchanges:
         masks: Sequence[AnyImage] | None = None,
         **fields: Any,
     ) -> Exchange[Imputed]:
-        given = {**_items(images, rows), "masks": None if masks is None else [_image(_mask(mask)) for mask in masks]}
+        given = {
+            **_items(images, rows),
+            "masks": None if masks is None else [_image(_mask(mask)) for mask in _listed(masks, "masks")],
+        }
         return _exchange("/impute", Imputed.parse, {**given, **fields})
 
     @staticmethod
     def call(endpoint: str, **fields: Any) -> Exchange[dict[str, Any]]:
         """Return the exchange of any endpoint, such as one that this client has no method for. The answer is its JSON."""
         pictures = {
-            name: [_image(each) for each in fields[name]]
+            name: [each if isinstance(each, str) else _image(each) for each in _listed(fields[name], name)]
             for name in ("images", "masks")
             if fields.get(name) is not None
         }
@@ -252,11 +281,13 @@ class Client:
         return exchange.parse(self._send("POST", exchange.path, exchange.body))
 
     def sample(self, n: int | None = None, **fields: Any) -> Samples:
-        """New items: seed, first, latents, codes, class_, prior, temperature, return_latents, model, version."""
+        """Make new items:
+        seed, first, latents or named_latents, codes, class_, condition or conditions, inputs, prior, temperature, return_latents, model, version.
+        """
         return self._do(Exchanges.sample(n, **fields))
 
     def sample_stream(self, n: int, **fields: Any) -> Iterator[Sample]:
-        """New items as they are made, more of them than `sample` may ask for; fields as of `sample`. Not retried once it has begun."""
+        """Yield new items as they are made, more of them than `sample` may ask for; fields as of `sample`. Not retried once it has begun."""
         exchange = Exchanges.sample(n, **fields)
         for attempt in range(self._retry.attempts):
             with self._http.stream("POST", exchange.path, json=exchange.body, headers=STREAM) as response:
@@ -271,41 +302,45 @@ class Client:
             time.sleep(self._retry.wait(attempt, response))
 
     def encode(self, images: Sequence[AnyImage] | None = None, **fields: Any) -> Encoded:
-        """Where items lie: images or rows; seed, class_, fit, model, version."""
+        """Return the posteriors of items: images or rows; seed, class_, condition or conditions, inputs, fit, model, version."""
         return self._do(Exchanges.encode(images, **fields))
 
     def reconstruct(self, images: Sequence[AnyImage] | None = None, **fields: Any) -> Reconstruction:
-        """Items through the latent and back: images or rows; seed, class_, fit, model, version."""
+        """Encode and decode items: images or rows; seed, class_, condition or conditions, target_conditions, inputs, fit, model, version."""
         return self._do(Exchanges.reconstruct(images, **fields))
 
     def interpolate(self, start: Mapping[str, Any], stop: Mapping[str, Any], **fields: Any) -> Interpolation:
-        """A path; each end is one of {"image"}, {"row"}, {"latent"}, {"seed"}, {"class"}; steps, method, seed, model, version."""
+        """Make a path; each end is one of {"image"}, {"row"}, {"latent"}, {"named_latent"}, {"seed"}, {"class"}, {"conditions"};
+        steps, method, seed, inputs, model, version.
+        """
         return self._do(Exchanges.interpolate(start, stop, **fields))
 
     def anomaly_score(self, images: Sequence[AnyImage] | None = None, **fields: Any) -> Scores:
-        """How strange items are: images or rows; false_positive_rate, budget or costs, block_rate, explain, class_, fit, model, version."""
+        """Score how anomalous items are:
+        images or rows; false_positive_rate, budget or costs, block_rate, explain, class_, condition or conditions, inputs, fit, model, version.
+        """
         return self._do(Exchanges.anomaly_score(images, **fields))
 
     def classify(self, images: Sequence[AnyImage] | None = None, **fields: Any) -> Classes:
-        """Which class items are of: images or rows; fit, model, version."""
+        """Classify items: images or rows; inputs, fit, model, version."""
         return self._do(Exchanges.classify(images, **fields))
 
     def impute(self, rows: Sequence[Row] | None = None, **fields: Any) -> Imputed:
-        """Rows with values missing (None, or left out), or `images` with `masks` (true, or white, where known; one, or one an image), filled in:
-        seed, first, class_, condition, candidates, temperature, model, version.
+        """Fill in rows with values missing (None, or left out), or `images` with `masks` (true, or white, where known; one, or one an image):
+        seed, first, class_, condition or conditions, inputs, candidates, temperature, model, version.
         """
         return self._do(Exchanges.impute(rows, **fields))
 
     def call(self, endpoint: str, **fields: Any) -> dict[str, Any]:
-        """Return the answer of any endpoint as its JSON. Fields are the wire's; images may be files, arrays or pictures."""
+        """Return the answer of any endpoint as its JSON. Fields are the wire's; images may also be paths (pathlib.Path), bytes of files, arrays or pictures."""
         return self._do(Exchanges.call(endpoint, **fields))
 
     def models(self) -> list[dict[str, Any]]:
-        """What there is, and its state."""
+        """List the models and their states."""
         return list(self._send("GET", "/models")["models"])
 
     def close(self) -> None:
-        """Closes the connections."""
+        """Close the connections."""
         self._http.close()
 
     def __enter__(self) -> Client:
@@ -330,7 +365,7 @@ class AsyncClient:
         retry: Retry | None = None,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
-        """As Client."""
+        """Take the same arguments as Client."""
         self._http = httpx.AsyncClient(
             base_url=url, timeout=timeout, transport=transport, verify=verify, headers=_headers(key)
         )
@@ -356,11 +391,11 @@ class AsyncClient:
         return exchange.parse(await self._send("POST", exchange.path, exchange.body))
 
     async def sample(self, n: int | None = None, **fields: Any) -> Samples:
-        """As Client.sample."""
+        """Await what Client.sample returns."""
         return await self._do(Exchanges.sample(n, **fields))
 
     async def sample_stream(self, n: int, **fields: Any) -> AsyncIterator[Sample]:
-        """As Client.sample_stream."""
+        """Yield what Client.sample_stream yields."""
         exchange = Exchanges.sample(n, **fields)
         for attempt in range(self._retry.attempts):
             async with self._http.stream("POST", exchange.path, json=exchange.body, headers=STREAM) as response:
@@ -375,39 +410,39 @@ class AsyncClient:
             await asyncio.sleep(self._retry.wait(attempt, response))
 
     async def encode(self, images: Sequence[AnyImage] | None = None, **fields: Any) -> Encoded:
-        """As Client.encode."""
+        """Await what Client.encode returns."""
         return await self._do(Exchanges.encode(images, **fields))
 
     async def reconstruct(self, images: Sequence[AnyImage] | None = None, **fields: Any) -> Reconstruction:
-        """As Client.reconstruct."""
+        """Await what Client.reconstruct returns."""
         return await self._do(Exchanges.reconstruct(images, **fields))
 
     async def interpolate(self, start: Mapping[str, Any], stop: Mapping[str, Any], **fields: Any) -> Interpolation:
-        """As Client.interpolate."""
+        """Await what Client.interpolate returns."""
         return await self._do(Exchanges.interpolate(start, stop, **fields))
 
     async def anomaly_score(self, images: Sequence[AnyImage] | None = None, **fields: Any) -> Scores:
-        """As Client.anomaly_score."""
+        """Await what Client.anomaly_score returns."""
         return await self._do(Exchanges.anomaly_score(images, **fields))
 
     async def classify(self, images: Sequence[AnyImage] | None = None, **fields: Any) -> Classes:
-        """As Client.classify."""
+        """Await what Client.classify returns."""
         return await self._do(Exchanges.classify(images, **fields))
 
     async def impute(self, rows: Sequence[Row] | None = None, **fields: Any) -> Imputed:
-        """As Client.impute."""
+        """Await what Client.impute returns."""
         return await self._do(Exchanges.impute(rows, **fields))
 
     async def call(self, endpoint: str, **fields: Any) -> dict[str, Any]:
-        """Return the answer of any endpoint as its JSON. Fields are the wire's; images may be files, arrays or pictures."""
+        """Return the answer of any endpoint as its JSON. Fields are the wire's; images may also be paths (pathlib.Path), bytes of files, arrays or pictures."""
         return await self._do(Exchanges.call(endpoint, **fields))
 
     async def models(self) -> list[dict[str, Any]]:
-        """As Client.models."""
+        """Await what Client.models returns."""
         return list((await self._send("GET", "/models"))["models"])
 
     async def aclose(self) -> None:
-        """Closes the connections."""
+        """Close the connections."""
         await self._http.aclose()
 
     async def __aenter__(self) -> AsyncClient:

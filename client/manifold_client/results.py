@@ -1,4 +1,8 @@
-"""Typed results. `raw` is the whole answer, as it came."""
+"""Typed results. `raw` is the whole answer, as it came.
+
+Items are images, rows, or something of a kind of data that this client does not know, which stays as it is on the wire (`values`). What a model
+names, such as its outputs and latents, is in a dictionary by that name.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +19,11 @@ from PIL import Image
 
 FORMATS = ("PNG", "JPEG", "WEBP")  # no other decoder sees what a service sends
 Float32 = NDArray[np.float32]
+# the lists of answers with items, and the fields of a stream's lines, that hold something else than the items of some kind
+KNOWN = ("latents", "codes", "classes", "condition", "errors", "fitted", "probabilities", "items")
+KNOWN_OF_A_LINE = (
+    "item", "items", "named_latents", "conditions", "reproducible", "class", "condition", "latent", "codes",
+)  # fmt: skip
 
 
 def _reproducible(raw: Mapping[str, Any]) -> bool:
@@ -23,7 +32,7 @@ def _reproducible(raw: Mapping[str, Any]) -> bool:
 
 @dataclass(frozen=True)
 class Result:
-    """What every answer says."""
+    """The fields of every answer."""
 
     model: str
     version: int
@@ -41,14 +50,22 @@ class Result:
 
 
 @dataclass(frozen=True)
-class ItemsResult(Result):
-    """An answer with items: images, or rows for tables."""
+class Items:
+    """Items of one kind of data. The fields of the other kinds are empty."""
 
     images: list[Image.Image]
     rows: list[dict[str, Any]]
+    values: dict[str, Any]  # items of any other kind, and images asked for as numbers, by field as on the wire
+
+    @classmethod
+    def parse(cls, fields: Mapping[str, Any]) -> Items:
+        """Read the fields that an answer has for items. Fields that are neither images nor rows stay as they are."""
+        images = [_picture(text) for text in fields.get("images") or ()]
+        others = {name: value for name, value in fields.items() if name not in ("images", "rows") and value is not None}
+        return cls(images, fields.get("rows") or [], others)
 
     def __len__(self) -> int:
-        return len(self.images) or len(self.rows)
+        return len(self.images) or len(self.rows) or max(map(len, self.values.values()), default=0)
 
     def grid(self, columns: int | None = None, gap: int = 2) -> Image.Image:
         """The images side by side."""
@@ -66,10 +83,24 @@ class ItemsResult(Result):
         return np.stack([np.asarray(image) for image in self.images])
 
 
+@dataclass(frozen=True)
+class ItemsResult(Items, Result):
+    """An answer with items. If the model has several outputs, the fields of Items are those of the first one."""
+
+    items: dict[str, Items]  # of each output, by its role; empty if the model has one output
+
+
 def item_fields(body: Mapping[str, Any]) -> dict[str, Any]:
     """Return the fields of ItemsResult."""
-    images = [Image.open(io.BytesIO(base64.b64decode(text)), formats=FORMATS) for text in body.get("images") or ()]
-    return {**Result.common(body), "images": images, "rows": body.get("rows") or []}
+    items = {role: Items.parse(made) for role, made in (body.get("items") or {}).items()}
+    # a field of an answer that this client does not know and that lists something is a kind's own
+    unknown = {name: value for name, value in body.items() if name not in KNOWN and isinstance(value, list)}
+    first = next(iter(items.values())) if items else Items.parse(unknown)
+    return {**Result.common(body), "items": items, "images": first.images, "rows": first.rows, "values": first.values}
+
+
+def _picture(text: str) -> Image.Image:
+    return Image.open(io.BytesIO(base64.b64decode(text)), formats=FORMATS)
 
 
 def array(body: Mapping[str, Any], name: str, kind: Any = np.float32) -> Any:
@@ -77,13 +108,35 @@ def array(body: Mapping[str, Any], name: str, kind: Any = np.float32) -> Any:
     return None if body.get(name) is None else np.asarray(body[name], kind)
 
 
-@dataclass(frozen=True)
-class Sample:
-    """One item of a stream."""
+def named_arrays(body: Mapping[str, Any], name: str) -> dict[str, Float32]:
+    """Return a field with arrays by name; empty if absent."""
+    return {each: np.asarray(values, np.float32) for each, values in (body.get(name) or {}).items()}
 
-    item: int  # its index: of the same seed, it is the same item in any answer
+
+@dataclass(frozen=True)
+class Item:
+    """One item of one kind of data. The fields of the other kinds are empty."""
+
     image: Image.Image | None
     row: dict[str, Any] | None
+    values: dict[str, Any]  # an item of any other kind, and an image asked for as numbers, by field as on the wire
+
+    @classmethod
+    def parse(cls, fields: Mapping[str, Any]) -> Item:
+        """Read the fields that a line of a stream has for an item. Fields other than image and row stay as they are."""
+        text = fields.get("image")
+        others = {name: value for name, value in fields.items() if name not in ("image", "row")}
+        return cls(None if text is None else _picture(text), fields.get("row"), others)
+
+
+@dataclass(frozen=True)
+class Sample(Item):
+    """One item of a stream. If the model has several outputs, the fields of Item are those of the first one."""
+
+    item: int  # its index: of the same seed, it is the same item in any answer
+    items: dict[str, Item]  # of each output, by its role; empty if the model has one output
+    named_latents: dict[str, Float32]  # of a model with several latents, by name
+    conditions: dict[str, dict[str, Any]]  # by name, as a request may state them
     raw: Mapping[str, Any]
 
     @property
@@ -93,10 +146,14 @@ class Sample:
 
     @classmethod
     def parse(cls, line: Mapping[str, Any]) -> Sample:
-        """A line with an item."""
-        text = line.get("image")
-        image = None if text is None else Image.open(io.BytesIO(base64.b64decode(text)), formats=FORMATS)
-        return cls(line["item"], image, line.get("row"), line)
+        """Read a line with an item."""
+        items = {role: Item.parse(made) for role, made in (line.get("items") or {}).items()}
+        unknown = {name: value for name, value in line.items() if name not in KNOWN_OF_A_LINE}
+        first = next(iter(items.values())) if items else Item.parse(unknown)
+        return cls(
+            image=first.image, row=first.row, values=first.values, item=line["item"], items=items,
+            named_latents=named_arrays(line, "named_latents"), conditions=line.get("conditions") or {}, raw=line,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -105,9 +162,11 @@ class Samples(ItemsResult):
 
     seed: int | None
     latents: Float32 | None  # (n, L)
+    named_latents: dict[str, Float32]  # (n, ...) of a model with several latents, by name
     codes: NDArray[np.int64] | None  # (n, h, w)
     classes: list[Any] | None
     condition: Float32 | None  # (n, C) real values that the items were made under
+    conditions: dict[str, dict[str, Any]]  # by name, as a request may state them
 
     @classmethod
     def parse(cls, body: Mapping[str, Any]) -> Samples:
@@ -115,25 +174,42 @@ class Samples(ItemsResult):
             **item_fields(body),
             seed=body.get("seed"),
             latents=array(body, "latents"),
+            named_latents=named_arrays(body, "named_latents"),
             codes=array(body, "codes", np.int64),
             classes=body.get("classes"),
             condition=array(body, "condition"),
+            conditions=body.get("conditions") or {},
         )
 
 
 @dataclass(frozen=True)
-class Encoded(Result):
-    """Where items lie."""
+class Posterior:
+    """The posterior over one latent."""
 
     mean: Float32 | None  # (n, L)
     log_variance: Float32 | None
-    latents: Float32 | None  # a draw, where a seed was given
+    latents: Float32 | None  # a draw, if a seed was given
+
+    @classmethod
+    def fields(cls, body: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the fields of a posterior."""
+        return {name: array(body, name) for name in ("mean", "log_variance", "latents")}
+
+
+@dataclass(frozen=True)
+class Encoded(Posterior, Result):
+    """The posteriors over the latents of items, or their codes."""
+
+    posteriors: dict[str, Posterior]  # of a model with several latents, by name; the fields of Posterior are then None
     codes: NDArray[np.int64] | None
 
     @classmethod
     def parse(cls, body: Mapping[str, Any]) -> Encoded:
-        floats = {name: array(body, name) for name in ("mean", "log_variance", "latents")}
-        return cls(**Result.common(body), **floats, codes=array(body, "codes", np.int64))
+        posteriors = {
+            name: Posterior(**Posterior.fields(each)) for name, each in (body.get("posteriors") or {}).items()
+        }
+        codes = array(body, "codes", np.int64)
+        return cls(**Result.common(body), **Posterior.fields(body), posteriors=posteriors, codes=codes)
 
 
 @dataclass(frozen=True)
@@ -151,11 +227,16 @@ class Reconstruction(ItemsResult):
 class Interpolation(ItemsResult):
     """A path."""
 
-    latents: Float32  # (steps, L)
+    latents: Float32 | None  # (steps, L); None for a model with several latents
+    named_latents: dict[str, Float32]  # (steps, ...) of a model with several latents, by name
 
     @classmethod
     def parse(cls, body: Mapping[str, Any]) -> Interpolation:
-        return cls(**item_fields(body), latents=array(body, "latents"))
+        return cls(
+            **item_fields(body),
+            latents=array(body, "latents"),
+            named_latents=named_arrays(body, "named_latents"),
+        )
 
 
 @dataclass(frozen=True)

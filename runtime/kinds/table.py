@@ -56,7 +56,9 @@ class ColumnReason(BaseModel):
     nats: float = Field(description="-log p of the value given the row's place in latent space")
     excess: float = Field(description="nats above the mean of the calibration rows")
     share: float | None = Field(description="of all that is above the usual; with latent_share, shares add up to 1")
-    expected: str | float | int | None = Field(description="from the other columns; of the columns with the largest excess alone")
+    expected: str | float | int | None = Field(
+        description="from the other columns; of the columns with the largest excess alone"
+    )
     direction: Literal["high", "low"] | None = Field(description="of a number, against what was expected")
 
 

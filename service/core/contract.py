@@ -176,6 +176,25 @@ class ErrorResponse(BaseModel):
     error: ErrorBody
 
 
+class ConditionSummary(BaseModel):
+    """A condition that a request may state under its name."""
+
+    kind: str
+    names: list[str] | None = Field(default=None, description="of classes, or of the real values")
+    data: dict[str, Any] | None = Field(default=None, description="the items that it takes, if it is an item")
+
+
+class NumberInput(BaseModel):
+    """A number that a request may state under `inputs`, as one task takes it."""
+
+    name: str
+    task: str
+    kind: Literal["number", "integer"]
+    default: float | None = Field(default=None, description="null if every request that runs the task must state it")
+    minimum: float | None = None
+    maximum: float | None = None
+
+
 class ModelSummary(BaseModel):
     """A line of GET /models."""
 
@@ -191,7 +210,16 @@ class ModelSummary(BaseModel):
     note: str | None
     classes: list[str] | None
     conditions: list[str] | None = Field(description="names of the real values that the model is told")
-    data: dict[str, Any] | None
+    data: dict[str, Any] | None = Field(
+        description="the items; `field` is their name in requests and answers, `media_types` are those of answers as one file"
+    )
+    items: dict[str, dict[str, Any]] | None = Field(
+        default=None, description="by output, of models with several, the first of which are those of `data`"
+    )
+    conditioned: dict[str, ConditionSummary] | None = Field(
+        default=None, description="what a request may state under `conditions`, by name"
+    )
+    inputs: list[NumberInput] | None = None
     default: bool
     reproducible: bool | None = Field(
         description="false if graphs draw random numbers themselves; null before that is known, which takes loading the model"

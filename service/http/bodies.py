@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Collection, Coroutine, Sequence
-from typing import Any, TypeVar
+from types import UnionType
+from typing import Any, TypeVar, Union, get_args, get_origin
 
 import numpy as np
 from starlette.datastructures import UploadFile
@@ -15,7 +16,7 @@ from manifold.runtime import codecs, imaging, texts
 from manifold.runtime.errors import InvalidValue, Malformed, TooLarge, UnsupportedMedia, cut, shown
 from manifold.service.aside import JSON as JSON_WORK
 from manifold.service.aside import aside
-from manifold.service.core import contract
+from manifold.service.core import contract, use_cases
 from manifold.service.core.encoding import JSON
 from manifold.service.core.reading import Uploads
 from manifold.service.core.validation import validate
@@ -26,12 +27,20 @@ R = TypeVar("R", bound=contract.BaseRequest)
 T = TypeVar("T")
 MULTIPART = "multipart/form-data"
 MAX_FIELDS = 64  # of a query or a form
-NAMES = (
-    "model",
-    "class",
-    "target_class",
-    "prior",
-)  # fields of a query or form that are texts even where they look like numbers
+
+
+def _takes_text(annotation: Any) -> bool:
+    """Return whether a field may hold any text."""
+    return annotation is str or (get_origin(annotation) in (Union, UnionType) and str in get_args(annotation))
+
+
+# fields of a query or form that are texts even where they look like numbers
+NAMES = {
+    info.alias or name
+    for case in use_cases.every.values()
+    for name, info in case.request.model_fields.items()
+    if _takes_text(info.annotation)
+}
 ACCEPTED = (JSON, MULTIPART, *imaging.MEDIA_TYPES, codecs.NPY)
 
 
@@ -85,7 +94,7 @@ def _object(body: bytes) -> dict[str, Any]:
 
 
 def json_object(body: bytes) -> dict[str, Any]:
-    """What JSON says. Raises Malformed for what is none, or no object."""
+    """Return the object of a JSON body. Raise Malformed for a body that is not JSON, or not an object."""
     content = texts.json_of(body)
     if not isinstance(content, dict):
         raise Malformed("body: a JSON object is needed", field="body")

@@ -39,7 +39,7 @@ def _endpoint(case: UseCase, handling: Handling, metrics: Metrics, settings: Set
         fields, files = await bodies.parse(request, case.request, settings, tables)
         if case.stream is not None and media_type in streams.MEDIA_TYPES:
             parts = await case.stream(handling, fields, files, deadline)
-            return streams.respond(parts, case.name, fields, media_type, request.request_id, metrics)
+            return streams.respond(parts, case, fields, media_type, request.request_id, metrics)
         try:
             answer = await case.handle(handling, fields, files, deadline)
         finally:

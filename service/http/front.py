@@ -68,7 +68,7 @@ class Errors(Protocol):
     """How what goes wrong is written: this project's way, or a protocol's."""
 
     def of_error(self, error: ManifoldError, request_id: str, /) -> Reply:
-        """What the client can read."""
+        """Return the reply for an error that the client can read."""
 
     def unexpected(self, error: Exception, request_id: str, /) -> Reply:
         """A bug."""
@@ -132,7 +132,7 @@ class Front:
             self._note(request.scope, route, status, time.perf_counter() - began, request_id, key)
 
     def _find(self, method: str, path: str) -> tuple[Endpoint | None, str, Errors]:
-        """What answers here, under which name it is counted, and how an error is written."""
+        """Return what answers a path, the name that it is counted under, and how its errors are written."""
         if path.startswith(inference.PREFIX) and path[len(inference.PREFIX) :][:1] in ("", "/"):
             return *self.tensors.find(method, path), inference
         return self.endpoints.get(path) if method == "POST" else None, path, replies
@@ -266,7 +266,7 @@ def _cors(app: ASGIApp, settings: Settings) -> ASGIApp:
 
 
 def _from_here(request: Incoming) -> bool:
-    """Whether a request comes from this machine, not through a proxy on it and not from a page whose name was made to point here."""
+    """Return whether a request comes from this machine, not through a proxy on it and not from a page whose name was made to point here."""
     client, host = request.scope.get("client"), request.header(b"host") or ""
     return (
         client is not None

@@ -135,7 +135,7 @@ class Incoming:
         return bool((await self._receive())["type"] == "http.disconnect")
 
     def of_starlette(self, body: bytes) -> Request:
-        """As the framework has it, for its parsers of queries and forms."""
+        """Return the request in the framework's form, for its parsers of queries and forms."""
 
         async def again() -> Message:
             return {"type": "http.request", "body": body, "more_body": False}

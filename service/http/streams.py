@@ -16,71 +16,69 @@ from manifold.runtime import kinds
 from manifold.service.aside import aside
 from manifold.service.core import encoding, failures
 from manifold.service.core.answers import UseCaseResult
+from manifold.service.core.use_cases.base import UseCase
 from manifold.service.http.replies import Reply
 from manifold.service.telemetry.metrics import Metrics
 
 NDJSON = "application/x-ndjson"
 EVENTS = "text/event-stream"
 MEDIA_TYPES = (NDJSON, EVENTS)
-# fields of an answer with a value for each item, and what a line calls them
-BY_ITEM = {
-    **{many: one for kind in kinds.every for many, one in kind.wire.by_item.items()},
-    "classes": "class", "condition": "condition", "latents": "latent", "codes": "codes",
-}  # fmt: skip
-BY_NAME = ("items", "named_latents", "conditions")  # fields with values for each item by name
+ITEMS = {
+    many: one for kind in kinds.every for many, one in kind.wire.by_item.items()
+}  # fields of items, and what a line calls them
 
 
 def respond(
     parts: AsyncGenerator[UseCaseResult],
-    endpoint: str,
+    case: UseCase,
     request: Any,
     media_type: str,
     request_id: str,
     metrics: Metrics,
 ) -> Reply:
     """Return a stream of the items of an answer as they are made."""
-    lines = _lines(parts, endpoint, request.first, request_id, _event if media_type == EVENTS else _line, metrics)
+    lines = _lines(parts, case, request.first, request_id, _event if media_type == EVENTS else _line, metrics)
     return Reply(lines, media_type, headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
 
 
-def items(answer: UseCaseResult, request_id: str, start: int) -> Iterator[dict[str, Any]]:
+def items(answer: UseCaseResult, case: UseCase, request_id: str, start: int) -> Iterator[dict[str, Any]]:
     """Yield the items of a part, the first of which has the index `start`."""
     fields = encoding.to_fields(answer, request_id)
-    named = {key: fields[key] for key in BY_NAME if key in fields}
-    columns = _columns(fields)
+    columns = _columns(fields, {**ITEMS, **case.by_item})
+    outputs = {role: _columns(made, ITEMS) for role, made in fields.get("items", {}).items()}
     chance = {"reproducible": False} if "reproducible" in fields else {}
     for index in range(len(answer.items) if answer.items is not None else 0):
-        yield {"item": start + index, **_at(columns, index), **_named_at(named, index), **chance}
+        line = {"item": start + index, **_at(columns, index)}
+        if outputs:
+            line["items"] = {role: _at(made, index) for role, made in outputs.items()}
+        yield {**line, **chance}
 
 
-def _columns(fields: Mapping[str, Any]) -> dict[str, Any]:
+def _columns(fields: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
     """Return the fields that have a value for each item, by their name in a line."""
-    return {name: fields[key] for key, name in BY_ITEM.items() if key in fields}
+    return {name: fields[key] for key, name in names.items() if key in fields}
 
 
 def _at(columns: Mapping[str, Any], index: int) -> dict[str, Any]:
-    return {name: values[index] for name, values in columns.items()}
+    """Return the values of one item."""
+    return {name: _value_at(values, index) for name, values in columns.items()}
 
 
-def _named_at(named: Mapping[str, Any], index: int) -> dict[str, Any]:
-    """Return what one item has by name: outputs, latents, and conditions in their long form."""
-    at: dict[str, Any] = {}
-    for key, by_name in named.items():
-        if key == "items":
-            at[key] = {role: _at(_columns(made), index) for role, made in by_name.items()}
-        elif key == "conditions":
-            at[key] = {
-                name: {form: values[index : index + 1] for form, values in condition.items()}
-                for name, condition in by_name.items()
-            }
-        else:
-            at[key] = _at(by_name, index)
-    return at
+def _value_at(values: Any, index: int) -> Any:
+    """Return the value of one item, or its values by name."""
+    if not isinstance(values, Mapping):
+        return values[index]
+    return {name: _alone(each, index) if isinstance(each, Mapping) else each[index] for name, each in values.items()}
+
+
+def _alone(condition: Mapping[str, Any], index: int) -> dict[str, Any]:
+    """Return a condition in its long form for one item of several."""
+    return {form: values[index : index + 1] for form, values in condition.items()}
 
 
 async def _lines(
     parts: AsyncGenerator[UseCaseResult],
-    endpoint: str,
+    case: UseCase,
     first: int,
     request_id: str,
     write: Callable[[dict[str, Any]], bytes],
@@ -90,11 +88,11 @@ async def _lines(
     ending: dict[str, Any] = {}
 
     def written(part: UseCaseResult) -> bytes:
-        return b"".join(write(item) for item in items(part, request_id, first + total))
+        return b"".join(write(item) for item in items(part, case, request_id, first + total))
 
     try:
         async for part in parts:
-            metrics.answered(part, endpoint)
+            metrics.answered(part, case.name)
             yield await aside(functools.partial(written, part), encoding.work(part))
             assert part.items is not None
             total, queue, compute = total + len(part.items), queue + part.queue, compute + part.compute

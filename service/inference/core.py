@@ -101,12 +101,12 @@ class Statistics:
 
 
 def server() -> dict[str, Any]:
-    """What this is."""
+    """Return the name, the version and the extensions of the server."""
     return {"name": "manifold", "version": version("manifold"), "extensions": list(EXTENSIONS)}
 
 
 def of_one_line(error: ManifoldError) -> str:
-    """What is wrong, and what would be valid: the protocol has room for one text."""
+    """Return the message of an error with its valid values: the protocol has room for one text."""
     return f"{error.message}; valid: {', '.join(map(str, error.valid))}" if error.valid else error.message
 
 
@@ -168,7 +168,7 @@ class Core:
         return answer
 
     def statistics(self, target: Target) -> Statistics:
-        """What has been counted of it."""
+        """Return the statistics of a task."""
         key = (target.entry.name, target.entry.version, target.task)
         return self._statistics.setdefault(key, Statistics())
 
@@ -184,14 +184,14 @@ class Core:
         return await aside(lambda: targets.config(target))
 
     async def ready(self, name: str, version: str) -> bool:
-        """Whether the model would answer. Raises UnknownModel."""
+        """Return whether the model would answer. Raise UnknownModel."""
         model, task = targets.split(self.registry, name)
         entry = self.registry.find(model, targets.version_of(version))
         known = entry.manifest is not None and (task is None or task in entry.manifest.tasks)
         return entry.state in SERVING and known and not self.registry.stopped
 
     async def stats(self, name: str, version: str) -> list[dict[str, Any]]:
-        """What one model has done, by task; of every model that is ready where no name is given."""
+        """Return the statistics of one model by task, or of every model that is ready if no name is given."""
         if name:
             target = await targets.find(self.registry, name, version, described=True)
             names = [target.task] if target.name != target.entry.name else list(target.manifest.tasks)
@@ -298,12 +298,12 @@ def _class(value: Any) -> Choice | None:
 
 
 def _is(value: Any, *kinds: type) -> bool:
-    """Of one of the kinds, and not true or false, which are ints in Python."""
+    """Return whether a value is of one of the kinds, and not true or false, which are ints in Python."""
     return isinstance(value, kinds) and not isinstance(value, bool)
 
 
 def _random_parameters(target: Target, done: infer.Done) -> dict[str, str | int | bool]:
-    """What makes the same items again, and which classes were drawn; or that nothing does, as the graph draws random numbers itself."""
+    """Return the seed that makes the same items again and the classes that were drawn, and whether the graph draws random numbers itself."""
     filled, classes = done.filled, target.manifest.classes
     parameters: dict[str, str | int | bool] = {}
     if filled.seed is not None:

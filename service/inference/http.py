@@ -102,7 +102,7 @@ class Routes:
         self._table = [(method, re.compile(pattern), label, answer) for method, pattern, label, answer in table]
 
     def find(self, method: str, path: str) -> tuple[Callable[[Incoming], Awaitable[Reply]], str]:
-        """What answers, and the label to count it under."""
+        """Return what answers a path, and the label to count it under."""
         for taken, pattern, label, answer in self._table:
             if match := pattern.fullmatch(path):
                 if method == taken:
@@ -297,7 +297,7 @@ def _inflated(body: bytes, given: str | None, limit: int) -> bytes:
 
 
 def _coding(accepted: str | None) -> str | None:
-    """How the client would have an answer compressed, of what is offered."""
+    """Return the compression that the client prefers among those on offer; None for no compression."""
     if not accepted:
         return None
     wanted = {part.partition(";")[0].strip().lower() for part in accepted.split(",") if not NEVER.search(part)}

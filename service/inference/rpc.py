@@ -61,15 +61,15 @@ class InferenceServicer(stubs.GRPCInferenceServiceServicer):
         return pb.ServerLiveResponse(live=True)
 
     async def ServerReady(self, message: pb.ServerReadyRequest, context: Context) -> pb.ServerReadyResponse:  # noqa: N802
-        """As /health/ready."""
+        """Return what /health/ready says."""
         return pb.ServerReadyResponse(ready=self.registry.readiness()[0])
 
     async def ServerMetadata(self, message: pb.ServerMetadataRequest, context: Context) -> pb.ServerMetadataResponse:  # noqa: N802
-        """What this is."""
+        """Return the name, the version and the extensions of the server."""
         return pb.ServerMetadataResponse(**server())
 
     async def ModelReady(self, message: pb.ModelReadyRequest, context: Context) -> pb.ModelReadyResponse:  # noqa: N802
-        """Whether a model would answer."""
+        """Return whether a model would answer."""
         async with Call(self.calls, context, "ModelReady"):
             readable(message)
             return pb.ModelReadyResponse(ready=await self.core.ready(message.name, message.version))
@@ -100,7 +100,7 @@ class InferenceServicer(stubs.GRPCInferenceServiceServicer):
             return answer
 
     async def ModelStatistics(self, message: pb.ModelStatisticsRequest, context: Context) -> pb.ModelStatisticsResponse:  # noqa: N802
-        """What models have done."""
+        """Return the statistics of models."""
         async with Call(self.calls, context, "ModelStatistics"):
             readable(message)
             statistics = await self.core.stats(message.name, message.version)
@@ -187,7 +187,7 @@ class InferenceServicer(stubs.GRPCInferenceServiceServicer):
 
 
 def is_local(peer: str) -> bool:
-    """Whether a call's peer, as gRPC writes it (ipv4:127.0.0.1:5, ipv6:%5B::1%5D:5, unix:...), is on this machine."""
+    """Return whether a call's peer, as gRPC writes it (ipv4:127.0.0.1:5, ipv6:%5B::1%5D:5, unix:...), is on this machine."""
     kind, _, address = unquote(peer).partition(":")
     return kind == "unix" or (kind in ("ipv4", "ipv6") and is_loopback(address.rpartition(":")[0]))
 

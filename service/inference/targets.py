@@ -94,7 +94,7 @@ def metadata(target: Target, versions: list[int]) -> dict[str, Any]:
 
 
 def properties(target: Target) -> dict[str, str]:
-    """What the protocol has no field for, as texts."""
+    """Return the properties that the protocol has no field for, as texts."""
     manifest = target.manifest
     texts = {
         "task": target.task,

@@ -88,7 +88,7 @@ def _kinds(values: object) -> set[type]:
 
 
 def _fits(array: Array, dtype: np.dtype[Any]) -> bool:
-    """Whether JSON's values are of that type: integers for integers and in their range, true and false for BOOL, numbers for floats."""
+    """Return whether JSON's values are of that type: integers for integers and in their range, true and false for BOOL, numbers for floats."""
     if not array.size:
         return True
     if dtype.kind == "b":

@@ -99,7 +99,7 @@ class RunCosts:
             self.a_row[task] = self.KEPT * self.a_row.get(task, seconds / rows) + (1 - self.KEPT) * seconds / rows
 
     def of(self, task: str, rows: int) -> float | None:
-        """What a run of so many rows will take, from the nearest size that has been seen; None before the first."""
+        """Estimate the seconds of a run of so many rows, from the nearest size that has been seen; None before the first run."""
         known, size = self._seconds.get(task), rows.bit_length()
         if not known:
             return None
@@ -468,7 +468,7 @@ def _shares_of(batch: list[Piece], outputs: Outputs) -> list[tuple[Outputs, str 
 
 
 def _step_bytes(manifest: Manifest) -> float:
-    """What the steps of a use case between its runs take for a row, in bytes (service.aside): numbers are drawn, the others are copied."""
+    """Return the work of a use case's steps between its runs for a row, in bytes (service.aside): numbers are drawn, the others are copied."""
     drawn, copied = 0, 0
     for task in manifest.tasks.values():
         noise = sum(_bytes(tensor) for tensor in task.inputs if tensor.source in RANDOM)

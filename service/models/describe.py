@@ -8,6 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from manifold.runtime.errors import NotFound, Unavailable
+from manifold.runtime.kinds import Kind
+from manifold.runtime.manifest import NUMBERS, Manifest
+from manifold.runtime.manifest.conditions import Classes, Item, Text, Values
 from manifold.service.models.entries import Entry
 
 
@@ -19,13 +22,48 @@ def summary(entry: Entry, default: str | None) -> dict[str, Any]:
         "tasks": list(manifest.tasks) if manifest else [], "endpoints": entry.endpoints, "state": entry.state,
         "reason": entry.reason, "device": model.device if model else None, "note": model.note if model else None,
         "classes": list(manifest.classes) if manifest and manifest.classes else None,
-        "conditions": list(manifest.conditions.names) if manifest and manifest.conditions else None, "data": manifest.spec.summary() if manifest else None,
+        "conditions": list(manifest.conditions.names) if manifest and manifest.conditions else None,
+        "data": _data(manifest.spec) if manifest else None, "items": _items(manifest) if manifest else None,
+        "conditioned": _conditioned(manifest) if manifest else None, "inputs": _inputs(manifest) if manifest else None,
         "default": entry.name == default, "reproducible": _is_reproducible(entry),
     }  # fmt: skip
 
 
+def _data(spec: Kind) -> dict[str, Any]:
+    """Return what a client needs to know of items, and how to ask for them: their field in JSON, and the media types of a file with them."""
+    return {**spec.summary(), "field": spec.wire.many, "media_types": list(spec.wire.media_types)}
+
+
+def _items(manifest: Manifest) -> dict[str, Any] | None:
+    """Return the items by output, as answers have them; None for a model with one output."""
+    return {role: _data(spec) for role, spec in manifest.items.items()} if len(manifest.items) > 1 else None
+
+
+def _conditioned(manifest: Manifest) -> dict[str, Any]:
+    """Return the conditions that a request may state, by name."""
+    return {name: _condition(one) for name, one in manifest.conditioned.items()}
+
+
+def _condition(one: Classes | Values | Text | Item) -> dict[str, Any]:
+    named = {"names": list(one.names)} if isinstance(one, Classes | Values) else {}
+    return {"kind": one.kind, **named, **({"data": _data(one.data)} if isinstance(one, Item) else {})}
+
+
+def _inputs(manifest: Manifest) -> list[dict[str, Any]]:
+    """Return the numbers that a request may state: one task may take another default, or range, than the next."""
+    return [
+        {
+            "name": tensor.role, "task": name, "kind": tensor.source,
+            "default": tensor.default, "minimum": tensor.minimum, "maximum": tensor.maximum,
+        }
+        for name, task in manifest.tasks.items()
+        for tensor in task.inputs
+        if tensor.source in NUMBERS
+    ]  # fmt: skip
+
+
 def _is_reproducible(entry: Entry) -> bool | None:
-    """Whether all graphs are; None if neither loading nor the manifest has told."""
+    """Return whether all graphs are reproducible; None if neither loading nor the manifest says so."""
     if entry.manifest is None:
         return None
     if entry.manifest.drawing:
@@ -49,7 +87,7 @@ def preview(path: Path, field: str) -> os.stat_result:
 
 
 def stats(entry: Entry) -> dict[str, Any]:
-    """What GET /models/{name}/stats says."""
+    """Return the answer of GET /models/{name}/stats."""
     batcher = entry.batcher
     assert batcher is not None and entry.model is not None
     tasks = {

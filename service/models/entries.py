@@ -156,7 +156,7 @@ def _nobody(ran: Ran) -> None:
 
 
 def hold_from_now() -> list[Entry]:
-    """What the request of this context will have held; `let_go` of it when it is over."""
+    """Return the list that collects what the request of this context holds; `let_go` of it when the request is over."""
     held: list[Entry] = []
     _held.set(held)
     return held

@@ -47,7 +47,7 @@ class Work:
 
     @property
     def over(self) -> bool:
-        """Whether nobody waits for it any more."""
+        """True if nobody waits for it any more."""
         return self.done.done()
 
     def fail(self, error: BaseException) -> None:

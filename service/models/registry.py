@@ -89,7 +89,7 @@ class Registry:
 
     @property
     def stopped(self) -> bool:
-        """Whether the service takes no new work."""
+        """True if the service takes no new work."""
         return self.stopped_at < math.inf
 
     @stopped.setter
@@ -231,7 +231,7 @@ class Registry:
         return entry
 
     def versions(self, name: str) -> list[int]:
-        """Of a model, ascending."""
+        """Return the versions of a model, ascending."""
         return sorted(version for model, version in list(self.entries) if model == name)
 
     def check_open(self) -> None:

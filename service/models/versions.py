@@ -17,7 +17,7 @@ class Policy:
     specific: tuple[int, ...] = ()
 
     def choose(self, versions: Sequence[int]) -> list[int]:
-        """Of these, ascending."""
+        """Return those of the versions that are served, ascending."""
         if self.specific:
             return sorted(set(versions) & set(self.specific))
         return sorted(versions)[-self.latest :] if self.latest else sorted(versions)

@@ -35,12 +35,12 @@ class Doer(Protocol):
 
     @property
     def name(self) -> str:
-        """What messages call it."""
+        """The worker's name in log messages."""
         ...
 
     @property
     def answers(self) -> bool:
-        """Whether it answered what it was asked last."""
+        """True if it answered what it was asked last."""
         ...
 
     def tell(self, message: Any) -> bool:

@@ -69,12 +69,12 @@ class Worker:
 
     @property
     def name(self) -> str:
-        """What messages call it."""
+        """The worker's name in log messages."""
         return f"worker {self.place} (pid {self.process.pid})"
 
     @property
     def answers(self) -> bool:
-        """Whether it answered its heartbeats, apart from the last."""
+        """True if it answered its heartbeats, apart from the last."""
         return self.silent < 2 * BEAT
 
     def tell(self, message: Any) -> bool:

@@ -76,7 +76,7 @@ class _Merged:
         self.families = families
 
     def collect(self) -> Iterator[Metric]:
-        """What Prometheus reads; when a counter began is not said, as it has begun in several processes."""
+        """Yield the families for Prometheus, without the times at which counters began, as they began in several processes."""
         for name, family in self.families.items():
             metric = Metric(name, family.documentation, family.kind)
             metric.samples = [

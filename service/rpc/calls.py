@@ -49,7 +49,7 @@ class Calls:
     message: Callable[[ManifoldError], str] = operator.attrgetter("message")  # of an error
 
     def code_of(self, error: ManifoldError) -> grpc.StatusCode:
-        """Of its table."""
+        """Return the status code of an error by the service's table."""
         return code_of(error, self.codes)
 
     def status(self, error: ManifoldError, code: grpc.StatusCode, request_id: str) -> status_pb2.Status:

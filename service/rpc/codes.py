@@ -8,11 +8,28 @@ from typing import TypeAlias
 import grpc
 
 from manifold.runtime import errors
-from manifold.runtime.errors import ManifoldError
+from manifold.runtime.errors import ManifoldError, UnsupportedMedia
 
 Codes: TypeAlias = Mapping[type[ManifoldError], grpc.StatusCode]
 
+
+class NotInProto(UnsupportedMedia):
+    """A field of a kind of data that proto/manifold.proto lacks. REST serves the kind without it."""
+
+    def __init__(self, field: str) -> None:
+        super().__init__(
+            f"{field}: proto/manifold.proto has no field for this kind of data; send the request over REST, which serves it",
+            field=field,
+        )
+
+    @property
+    def type(self) -> str:
+        """The type of all contents that are not understood."""
+        return UnsupportedMedia("").type
+
+
 CODES: Codes = {
+    NotInProto: grpc.StatusCode.UNIMPLEMENTED,
     errors.RequestError: grpc.StatusCode.INVALID_ARGUMENT, errors.UnknownModel: grpc.StatusCode.NOT_FOUND,
     errors.NotFound: grpc.StatusCode.NOT_FOUND, errors.UnsupportedTask: grpc.StatusCode.FAILED_PRECONDITION,
     errors.Unauthorized: grpc.StatusCode.UNAUTHENTICATED, errors.Forbidden: grpc.StatusCode.PERMISSION_DENIED,

@@ -15,9 +15,10 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
 from numpy.typing import NDArray
 
-from manifold.runtime import texts
+from manifold.runtime import kinds, texts
 from manifold.runtime.errors import InvalidValue, TooLarge
 from manifold.service.core.reading import Uploads
+from manifold.service.rpc.codes import NotInProto
 from manifold.service.stubs import manifold_pb2 as pb
 
 Array = NDArray[Any]
@@ -27,13 +28,20 @@ DTYPES: dict[int, np.dtype[Any]] = {
     pb.Array.INT64: np.dtype("<i8"),
     pb.Array.UINT8: np.dtype("u1"),
 }
+# the fields of requests and answers that the kinds of data bring
+OF_KINDS = {
+    name
+    for kind in kinds.every
+    for shape in (kind.wire.request, kind.wire.answer, kind.wire.explanation, kind.wire.neighbour)
+    for name in shape.model_fields
+}
 OF_DTYPE = {"f": pb.Array.FLOAT32, "i": pb.Array.INT64, "u": pb.Array.UINT8, "b": pb.Array.UINT8}
 
 # --- requests -----------------------------------------------------------------------------------------------------------------
 
 
 def fields_of(message: Message) -> dict[str, Any]:
-    """What was set, as JSON has it; arrays stay arrays."""
+    """Return the fields that were set, as JSON has them; arrays stay arrays."""
     fields: dict[str, Any] = {}
     for descriptor, value in message.ListFields():
         kind = descriptor.message_type
@@ -145,10 +153,17 @@ def _plain(value: Any) -> Any:
 
 
 def fill(message: Message, fields: Mapping[str, Any]) -> None:
-    """Sets a message's fields; what is None stays unset."""
+    """Set a message's fields; what is None stays unset. Raise NotInProto for the field of a kind of data that the message lacks."""
     for name, value in fields.items():
         if value is not None:
+            check_field(message, name)
             _set(message, message.DESCRIPTOR.fields_by_name[name], value)
+
+
+def check_field(message: Message, name: str) -> None:
+    """Raise NotInProto if the message lacks a field that a kind of data brings."""
+    if name not in message.DESCRIPTOR.fields_by_name and name in OF_KINDS:
+        raise NotInProto(name)
 
 
 def _set(message: Message, descriptor: FieldDescriptor, value: Any) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from typing import Any, TypeAlias, TypeVar, cast
 
@@ -16,7 +16,7 @@ from manifold.service.core import contract, encoding, row_files, use_cases
 from manifold.service.core.answers import UseCaseResult
 from manifold.service.core.handling import Handling
 from manifold.service.core.reading import Uploads
-from manifold.service.core.use_cases import anomaly_score, sample
+from manifold.service.core.use_cases import anomaly_score
 from manifold.service.core.use_cases.base import UseCase
 from manifold.service.core.validation import validate
 from manifold.service.models import describe
@@ -32,11 +32,11 @@ from manifold.service.telemetry.metrics import Metrics
 from manifold.service.telemetry.tracing import Tracing
 from manifold.service.telemetry.tracing import spent as spent_on
 
-M = TypeVar("M", bound=Message)
 R = TypeVar("R", bound=contract.BaseRequest)
 Context: TypeAlias = Any  # grpc.aio.ServicerContext, which says nothing of its types
 
 NAME = "manifold.v1.Manifold"
+STREAM = "Stream"  # ends the name of the rpc that gives the items of a use case as they are made
 
 
 class Servicer(stubs.ManifoldServicer):
@@ -48,16 +48,7 @@ class Servicer(stubs.ManifoldServicer):
         self.handling, self.registry, self.metrics, self.settings = handling, registry, metrics, settings
         self.calls = Calls(NAME, CODES, metrics, tracing)
 
-    # --- streams ---
-
-    async def SampleStream(self, message: pb.SampleRequest, context: Context) -> AsyncIterator[pb.SampleResponse]:  # noqa: N802
-        """Yield new items as they are made."""
-        async with Call(self.calls, context, "SampleStream") as call:
-            self.registry.check_open()
-            fields, given = await _read(message, sample.SampleRequest)
-            async with aclosing(await sample.stream(self.handling, fields, given, deadline(context))) as parts:
-                async for part in parts:
-                    yield await self._write(part, "sample", pb.SampleResponse(), call.request_id)
+    # --- files of rows ---
 
     async def AnomalyScoreFile(  # noqa: N802
         self, sent: AsyncIterator[pb.ScoreFileRequest], context: Context
@@ -127,30 +118,44 @@ class Servicer(stubs.ManifoldServicer):
 
     async def use(self, case: UseCase, message: Message, context: Context) -> Message:
         """Answer the rpc of a use case."""
-        async with Call(self.calls, context, case.request.__name__.removesuffix("Request")) as call:
+        async with Call(self.calls, context, case.rpc) as call:
             self.registry.check_open()
             fields, given = await _read(message, case.request)
+            if isinstance(fields, contract.ItemsRequest) and given.array is None:
+                entry = await self.registry.described(fields.model, fields.version)
+                if entry.manifest is not None and case.name in entry.endpoints:
+                    messages.check_field(message, entry.manifest.spec.wire.many)
             answer = await case.handle(self.handling, fields, given, deadline(context))
-            return await self._write(answer, case.name, getattr(pb, case.response.__name__)(), call.request_id)
+            return await self._write(answer, case, call.request_id)
 
-    async def _write(self, answer: UseCaseResult, route: str, message: M, request_id: str) -> M:
+    async def stream(self, case: UseCase, message: Message, context: Context) -> AsyncGenerator[Message]:
+        """Yield the items of a use case as they are made."""
+        assert case.stream is not None
+        async with Call(self.calls, context, f"{case.rpc}{STREAM}") as call:
+            self.registry.check_open()
+            fields, given = await _read(message, case.request)
+            async with aclosing(await case.stream(self.handling, fields, given, deadline(context))) as parts:
+                async for part in parts:
+                    yield await self._write(part, case, call.request_id)
+
+    async def _write(self, answer: UseCaseResult, case: UseCase, request_id: str) -> Message:
         """Return the answer as a message. A large one is written off the event loop."""
-
+        message: Message = getattr(pb, case.response.__name__)()
         size = encoding.work(answer, ROW)  # messages are filled field by field
 
-        def write() -> tuple[float, M]:
+        def write() -> tuple[float, Message]:
             began = time.perf_counter()
             fields = encoding.to_fields(answer, request_id, picture=bytes)
             spent = 1000 * (time.perf_counter() - began)
             fields["timing"] = {"queue": answer.queue, "compute": answer.compute, "encode": spent}
             messages.fill(message, fields)
             # what is large is serialized here too; the server passes bytes on
-            return spent, message if size < LARGE else cast(M, message.SerializeToString())
+            return spent, message if size < LARGE else cast(Message, message.SerializeToString())
 
         spent, written = await aside(write, size)
         now = time.monotonic()
         spent_on("encode", now - spent / 1000, now)
-        self.metrics.answered(answer, route, spent)
+        self.metrics.answered(answer, case.name, spent)
         return written
 
 
@@ -163,8 +168,21 @@ def _rpc(case: UseCase) -> Callable[[Servicer, Message, Context], Awaitable[Mess
     return rpc
 
 
+def _streaming_rpc(case: UseCase) -> Callable[[Servicer, Message, Context], AsyncGenerator[Message]]:
+    """Return the method of the rpc that streams the items of a use case."""
+
+    async def rpc(self: Servicer, message: Message, context: Context) -> AsyncGenerator[Message]:
+        async with aclosing(self.stream(case, message, context)) as parts:
+            async for part in parts:
+                yield part
+
+    return rpc
+
+
 for _case in use_cases.every.values():
     setattr(Servicer, _case.rpc, _rpc(_case))
+    if _case.stream is not None:
+        setattr(Servicer, f"{_case.rpc}{STREAM}", _streaming_rpc(_case))
 
 
 async def _read(message: Message, shape: type[R]) -> tuple[R, Uploads]:
@@ -193,4 +211,15 @@ def _which(message: pb.GetModelRequest) -> tuple[str | None, int | None]:
 
 
 def _summary(fields: dict[str, Any]) -> dict[str, Any]:
-    return {**fields, "data": None if fields["data"] is None else orjson.dumps(fields["data"]).decode()}
+    """Return a summary as its message has it: specs of data as JSON."""
+    items, conditioned = fields["items"] or {}, fields["conditioned"] or {}
+    return {
+        **fields,
+        "data": _json(fields["data"]),
+        "items": {role: _json(data) for role, data in items.items()},
+        "conditioned": {name: {**one, "data": _json(one.get("data"))} for name, one in conditioned.items()},
+    }
+
+
+def _json(value: Any) -> str | None:
+    return None if value is None else orjson.dumps(value).decode()

@@ -933,8 +933,48 @@ class ImputeResponse(_message.Message):
     items: _containers.MessageMap[str, MadeItems]
     def __init__(self, model: _Optional[str] = ..., version: _Optional[int] = ..., request_id: _Optional[str] = ..., timing: _Optional[_Union[Timing, _Mapping]] = ..., seed: _Optional[int] = ..., first: _Optional[int] = ..., rows: _Optional[_Iterable[_Union[Row, _Mapping]]] = ..., probabilities: _Optional[_Iterable[_Union[ImputedColumns, _Mapping]]] = ..., images: _Optional[_Iterable[bytes]] = ..., data: _Optional[_Union[Array, _Mapping]] = ..., classes: _Optional[_Iterable[str]] = ..., fitted: _Optional[_Iterable[_Union[Fitted, _Mapping]]] = ..., reproducible: _Optional[bool] = ..., items: _Optional[_Mapping[str, MadeItems]] = ...) -> None: ...
 
+class ConditionSummary(_message.Message):
+    __slots__ = ("kind", "names", "data")
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    NAMES_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    kind: str
+    names: _containers.RepeatedScalarFieldContainer[str]
+    data: str
+    def __init__(self, kind: _Optional[str] = ..., names: _Optional[_Iterable[str]] = ..., data: _Optional[str] = ...) -> None: ...
+
+class NumberInput(_message.Message):
+    __slots__ = ("name", "task", "kind", "default", "minimum", "maximum")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    TASK_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    DEFAULT_FIELD_NUMBER: _ClassVar[int]
+    MINIMUM_FIELD_NUMBER: _ClassVar[int]
+    MAXIMUM_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    task: str
+    kind: str
+    default: float
+    minimum: float
+    maximum: float
+    def __init__(self, name: _Optional[str] = ..., task: _Optional[str] = ..., kind: _Optional[str] = ..., default: _Optional[float] = ..., minimum: _Optional[float] = ..., maximum: _Optional[float] = ...) -> None: ...
+
 class ModelSummary(_message.Message):
-    __slots__ = ("name", "version", "family", "description", "tasks", "endpoints", "state", "reason", "device", "note", "classes", "data", "default", "conditions", "reproducible")
+    __slots__ = ("name", "version", "family", "description", "tasks", "endpoints", "state", "reason", "device", "note", "classes", "data", "default", "conditions", "reproducible", "items", "conditioned", "inputs")
+    class ItemsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    class ConditionedEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: ConditionSummary
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[_Union[ConditionSummary, _Mapping]] = ...) -> None: ...
     NAME_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     FAMILY_FIELD_NUMBER: _ClassVar[int]
@@ -950,6 +990,9 @@ class ModelSummary(_message.Message):
     DEFAULT_FIELD_NUMBER: _ClassVar[int]
     CONDITIONS_FIELD_NUMBER: _ClassVar[int]
     REPRODUCIBLE_FIELD_NUMBER: _ClassVar[int]
+    ITEMS_FIELD_NUMBER: _ClassVar[int]
+    CONDITIONED_FIELD_NUMBER: _ClassVar[int]
+    INPUTS_FIELD_NUMBER: _ClassVar[int]
     name: str
     version: int
     family: str
@@ -965,7 +1008,10 @@ class ModelSummary(_message.Message):
     default: bool
     conditions: _containers.RepeatedScalarFieldContainer[str]
     reproducible: bool
-    def __init__(self, name: _Optional[str] = ..., version: _Optional[int] = ..., family: _Optional[str] = ..., description: _Optional[str] = ..., tasks: _Optional[_Iterable[str]] = ..., endpoints: _Optional[_Iterable[str]] = ..., state: _Optional[str] = ..., reason: _Optional[str] = ..., device: _Optional[str] = ..., note: _Optional[str] = ..., classes: _Optional[_Iterable[str]] = ..., data: _Optional[str] = ..., default: _Optional[bool] = ..., conditions: _Optional[_Iterable[str]] = ..., reproducible: _Optional[bool] = ...) -> None: ...
+    items: _containers.ScalarMap[str, str]
+    conditioned: _containers.MessageMap[str, ConditionSummary]
+    inputs: _containers.RepeatedCompositeFieldContainer[NumberInput]
+    def __init__(self, name: _Optional[str] = ..., version: _Optional[int] = ..., family: _Optional[str] = ..., description: _Optional[str] = ..., tasks: _Optional[_Iterable[str]] = ..., endpoints: _Optional[_Iterable[str]] = ..., state: _Optional[str] = ..., reason: _Optional[str] = ..., device: _Optional[str] = ..., note: _Optional[str] = ..., classes: _Optional[_Iterable[str]] = ..., data: _Optional[str] = ..., default: _Optional[bool] = ..., conditions: _Optional[_Iterable[str]] = ..., reproducible: _Optional[bool] = ..., items: _Optional[_Mapping[str, str]] = ..., conditioned: _Optional[_Mapping[str, ConditionSummary]] = ..., inputs: _Optional[_Iterable[_Union[NumberInput, _Mapping]]] = ...) -> None: ...
 
 class Model(_message.Message):
     __slots__ = ("summary", "manifest")

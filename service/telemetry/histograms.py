@@ -53,7 +53,7 @@ class Histogram:
         return child
 
     def collect(self) -> Iterator[Metric]:
-        """What Prometheus reads."""
+        """Yield the histogram for Prometheus."""
         family = HistogramMetricFamily(self.name, self.documentation, labels=self.names)
         bounds = [*(repr(float(bound)) for bound in self.bounds), "+Inf"]
         for values, child in list(self._children.items()):  # a copy: pages are written off the event loop

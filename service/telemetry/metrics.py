@@ -69,7 +69,7 @@ class ScoreMetrics:
                     self._parts[key].add(values, p)
 
     def collect(self) -> Iterator[Metric]:
-        """What Prometheus reads."""
+        """Yield the p-values and their drift for Prometheus."""
         labels = ("model", "version", "part")
         p_values = HistogramMetricFamily("manifold_score_p_value", "p-values of scored rows: even, where nothing has changed", labels=labels)  # fmt: skip
         statistic = GaugeMetricFamily("manifold_score_drift_ks", "Kolmogorov-Smirnov distance of recent scores from calibration", labels=labels)  # fmt: skip
@@ -210,7 +210,7 @@ class Metrics:
             self.scores.add(answer.entry, answer.judged.parts)
 
     def timed(self, entry: Entry, route: str, queue: float, compute: float, encode: float) -> None:
-        """Where an answer's time went, in milliseconds."""
+        """Observe the parts of an answer's time, in milliseconds."""
         key = (entry.name, route)
         if key not in self._answers:
             self._answers[key] = (self.queue.labels(*key), self.compute.labels(*key), self.encode.labels(*key))
@@ -292,7 +292,7 @@ def gpu_memory() -> list[tuple[int, int]]:
 
 
 def _version_of_onnxruntime() -> str:
-    """Of either of the distributions that hold the module."""
+    """Return the version of either of the distributions that hold the module."""
     for name in ("onnxruntime", "onnxruntime-gpu"):
         try:
             return version(name)

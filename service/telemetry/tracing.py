@@ -77,7 +77,7 @@ def spent(name: str, start: float, stop: float, **attributes: str | int) -> None
 
 
 def open_tracing(settings: Settings) -> Tracing | None:
-    """As the settings say. Raises SettingsError where the extra is missing."""
+    """Return the tracing that the settings ask for; None if they ask for none. Raise SettingsError if the extra is missing."""
     if not settings.traces:
         return None
     try:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from manifold.service.core import contract
@@ -27,6 +27,9 @@ class UseCase:
     gives_items: bool = False  # answers with items, which may be pictures
     takes_row_files: bool = False  # whole files of rows are handled too
     stream: Stream | None = None  # answers with items as they are made
+    by_item: Mapping[str, str] = field(
+        default_factory=dict
+    )  # answer fields with a value for each item, beside those of the items' kind: what a line of the stream calls them
 
     @property
     def path(self) -> str:

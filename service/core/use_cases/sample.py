@@ -231,4 +231,9 @@ def _class_of(weights: Array, names: tuple[str, ...]) -> str | dict[str, float]:
     return names[held[0]] if len(held) == 1 else {names[i]: float(weights[i]) for i in held}
 
 
-USE_CASE = UseCase("sample", SampleRequest, SampleResponse, handle, takes_files=False, gives_items=True, stream=stream)
+BY_ITEM = {
+    "classes": "class", "condition": "condition", "conditions": "conditions", "latents": "latent", "named_latents": "named_latents", "codes": "codes",
+}  # fmt: skip
+USE_CASE = UseCase(
+    "sample", SampleRequest, SampleResponse, handle, takes_files=False, gives_items=True, stream=stream, by_item=BY_ITEM
+)
