@@ -176,8 +176,9 @@ def draw_latents(
 
 def _prior_of(manifest: Manifest, latent: LatentSpec, wanted: str | None) -> str:
     """Return the prior to draw a latent from: the one wanted, or its default if only other latents have one of that name."""
-    if wanted in latent.priors:
-        return wanted
+    own = latent.prior if wanted is None else wanted
+    if own is not None and own in latent.priors:
+        return own
     others = dict.fromkeys(name for each in manifest.latents.values() for name in each.priors)
     if wanted is not None and wanted not in others:
         raise InvalidValue(f"prior: {manifest.name} has no {shown(wanted)}", field="prior", valid=list(others))
