@@ -16,7 +16,7 @@ from manifold.runtime.manifest import Manifest
 from manifold.training.data import Data
 from manifold.training.data.parts import first
 from manifold.training.exporting.tasks import Exports
-from manifold.training.runs import TrainingRun
+from manifold.training.runs import ResolvedRun
 
 Array = NDArray[Any]
 LOOPS = ("sample", "impute")  # the tasks whose loops draw
@@ -26,7 +26,7 @@ LOOPS = ("sample", "impute")  # the tasks whose loops draw
 class Context:
     """An export under way. Each step reads it, writes files into the folder, and replaces the manifest."""
 
-    run: TrainingRun  # with a resolved config
+    run: ResolvedRun
     data: Data
     exported: Exports
     folder: Path  # where the artifact is made

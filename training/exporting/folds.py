@@ -20,11 +20,11 @@ from manifold.runtime.operations import Scores
 from manifold.training import families
 from manifold.training.data import Data
 from manifold.training.data.parts import subset
-from manifold.training.runs import TrainingRun
+from manifold.training.runs import ResolvedRun
 from manifold.training.train import train, trained_model
 
 
-def scores(run: TrainingRun, data: Data, manifest: Manifest) -> Scores:
+def scores(run: ResolvedRun, data: Data, manifest: Manifest) -> Scores:
     """Return out-of-fold scores of the training part, in a random order. Trains `data.folds` models like the run's, on the CPU."""
     order = np.random.Generator(np.random.Philox(run.config.seed)).permutation(len(data.train))
     every = []
