@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import os
+import warnings
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -59,7 +60,8 @@ class Config(Recipe):
     unrolled: int = Field(0, ge=0)  # steps of the discriminator that the generator looks ahead
     watch_steps: int = Field(200, ge=0)  # between inspections of made items and gradients; 0: none
     watch_after: int = Field(2000, ge=0)  # steps before alarms about made items
-    # the classifier that counts classes: an artifact by name or folder, none, or auto: the data's own, if there is one among the models
+    # the classifier that counts the classes of generated items: the name or folder of an artifact; none; or auto: a classifier of the
+    # data among the models, looked up each time training starts. The log states which one was used
     judge: str = "auto"
     rollbacks: int = Field(0, ge=0)  # times that an alarm rolls training back to the last good state
 
@@ -85,22 +87,8 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 def resolve(config: Config, data: Data) -> Config:
-    """Return the config with the discriminator's learning rate, and with the classifier that counts classes, by name."""
-    judge = _own_judge(config, data) if config.judge == "auto" else config.judge
-    return config.changed(discriminator_lr=config.discriminator_lr or config.lr, judge=judge)
-
-
-def _own_judge(config: Config, data: Data) -> str:
-    """Return the name of the classifier of the data among the models of this machine; `none` if there is none, or nothing is counted."""
-    root = _models()
-    if not config.watch_steps or data.classes is None or not root.is_dir():
-        return "none"
-    names, _ = repository.trained_on(data.name, root, "features")
-    return names[0] if names else "none"
-
-
-def _models() -> Path:
-    return Path(os.environ.get("MANIFOLD_MODELS_DIR", "models"))
+    """Return the config with the discriminator's learning rate. `judge` stays as it is: what `auto` finds depends on the machine."""
+    return config.changed(discriminator_lr=config.discriminator_lr or config.lr)
 
 
 class Generator(nn.Module):
@@ -285,15 +273,35 @@ def _watch(model: Any, config: Config) -> Watch:
         watching.watched(lambda generator, n: draw(model, n, generator), config.seed, device), real,
         every=config.watch_steps, after=config.watch_after, rollbacks=config.rollbacks,
         classify=watching.classifier(judge) if judge else None, shares=shares, names=data.classes or (),
+        judge=f"{judge.manifest.name}/{judge.manifest.version}" if judge else None,
     )  # fmt: skip
 
 
 def _judge(name: str, data: Data) -> Model | None:
-    """Return the classifier that counts classes. Raises TrainingError for one that does not fit the data."""
+    """Return the classifier that counts classes, or None if there is none.
+
+    Raises TrainingError if a classifier that the user named is missing or does not fit the data. If `auto` finds one that cannot be used,
+    a warning says so, and training runs without it.
+    """
+    root = Path(os.environ.get("MANIFOLD_MODELS_DIR", "models"))
     if name == "none" or data.classes is None:
         return None
+    if name != "auto":
+        return _loaded(name, root, data)
+    if not root.is_dir():
+        return None
     try:
-        judge = load(repository.find(name, _models()), device="cpu")
+        found, _ = repository.trained_on(data.name, root, "features")
+        return _loaded(found[0], root, data) if found else None
+    except (ArtifactError, TrainingError) as error:
+        warnings.warn(f"{error.message}; the classes of generated items are not counted", stacklevel=2)
+        return None
+
+
+def _loaded(name: str, root: Path, data: Data) -> Model:
+    """Return a classifier by its name or folder. Raises TrainingError if it is missing or does not fit the data."""
+    try:
+        judge = load(repository.find(name, root), device="cpu")
     except (ArtifactError, UnknownModel) as error:
         raise TrainingError(f"judge: {error.message}", field="judge") from None
     if (

@@ -7,6 +7,7 @@ constructor, so that a look costs a few hundred samples and one pass of the clas
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -47,18 +48,20 @@ class Inspection:
 
 
 class Watch:
-    """Looks at one adversarial pair.
+    """The inspections of one adversarial pair.
 
-    `draw(n)` gives n items (n, *shape) as the generator makes them now. `classify`, where there is one, gives class probabilities (n, C) of
-    items, and `shares` (C,) are those of the data. Alarms about the items begin `after` so many steps; no generator begins well.
+    `draw(n)` gives n items (n, *shape) as the generator makes them now. `classify`, if there is one, gives class probabilities (n, C) of
+    items, and `shares` (C,) are the shares of the data; `judge` is the classifier's name and version. Alarms about the items begin after
+    `after` steps, because no generator begins well.
     """
 
     def __init__(
         self, draw: Callable[[int], Tensor], real: Tensor, *, every: int, after: int = 0, rollbacks: int = 0,
         classify: Callable[[Array], Array] | None = None, shares: Array | None = None, names: Sequence[str] = (),
+        judge: str | None = None,
     ) -> None:  # fmt: skip
         self.draw, self.spread, self.every, self.after, self.rollbacks = draw, spread(real), every, after, rollbacks
-        self.classify, self.shares, self.names = classify, shares, names
+        self.classify, self.shares, self.names, self.judge = classify, shares, names, judge
         self.usual = 0.0  # largest mean norm of the generator's gradient in a window so far
 
     def look(self, step: int, means: Mapping[str, float]) -> Inspection:
@@ -77,6 +80,7 @@ class Watch:
         if self.classify is not None and self.shares is not None:
             classes = self.classify(items.cpu().numpy()).argmax(axis=1)
             made = np.bincount(classes, minlength=len(self.shares)) / len(classes)
+            record["judge"] = self.judge
             record["class_shares"] = [round(float(share), 4) for share in made]
             lost = np.flatnonzero(made < DROPPED * self.shares)
             if len(lost) > GONE * len(made):
@@ -97,13 +101,20 @@ class Watch:
         )
         return [Alarm("vanishing gradients", detail, True)]
 
-    def state(self) -> dict[str, float]:
-        """Return what a look depends on, for the checkpoint."""
-        return {"usual": self.usual}
+    def state(self) -> dict[str, Any]:
+        """Return what an inspection depends on, for the checkpoint."""
+        return {"usual": self.usual, "judge": self.judge}
 
-    def restore(self, state: Mapping[str, float]) -> None:
-        """Takes it back."""
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from the state of a checkpoint. Warn if another classifier counted the classes until then. Older checkpoints name none."""
         self.usual = state["usual"]
+        before = state.get("judge", self.judge)
+        if before != self.judge:
+            warnings.warn(
+                f"judge: until this checkpoint the classes of generated items were counted by {before or 'no classifier'}; "
+                f"from here on by {self.judge or 'none: it is not among the models (MANIFOLD_MODELS_DIR), or does not fit the data'}",
+                stacklevel=2,
+            )
 
 
 def spread(items: Tensor) -> float:
