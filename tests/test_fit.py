@@ -190,11 +190,30 @@ def test_scores_that_are_not_finite_are_no_calibration(tmp_path: Path) -> None:
     for wrong in (np.nan, np.inf):
         scores = Scores({"odd": np.asarray([*np.arange(29.0), wrong])}, None)
         with pytest.raises(InvalidValue, match="rows: odd is not finite for some of them"):
-            calibration.write(about, scores, tmp_path, source="a test", spec=IMAGES)
+            calibration.write(about, [scores], tmp_path, n=30, source="a test", spec=IMAGES)
     few = Scores({"odd": np.arange(19.0)}, None)
     with pytest.raises(InvalidValue, match="19 are too few to calibrate on; at least 20"):
-        calibration.write(about, few, tmp_path, source="a test", spec=IMAGES)
+        calibration.write(about, [few], tmp_path, n=19, source="a test", spec=IMAGES)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("n", [1, 2, 20, 999, 1000, 1001, 2500, 12345])
+def test_figures_of_surprise_are_exact_and_keep_one_value_in_a_thousand(n: int) -> None:
+    generator = np.random.Generator(np.random.Philox(n))
+    images, numbers = generator.exponential(size=(n, 2, 2)), generator.exponential(size=(n, 3))
+    columns = [NumericColumn(name=name, mean=0, scale=1, minimum=0, maximum=1) for name in "abc"]
+    rows = TableSpec(columns=tuple(columns))
+    for nats, spec in ((images, IMAGES), (numbers, rows), (numbers.astype(np.float32), rows)):
+        surprise = calibration.Surprise(n, spec)
+        for start in range(0, n, 300):
+            surprise.add(nats[start : start + 300])
+        expected: dict[str, Any] = {"surprise_scale": float(np.quantile(nats, 0.999))}
+        if spec.parts is not None:
+            expected["surprise_mean"] = tuple(nats.mean(axis=0).tolist())
+        assert surprise.figures() == expected
+        assert surprise._largest is not None
+        assert len(surprise._largest) <= nats.size * 0.001 + 2
+    assert calibration.Surprise(n, IMAGES).figures() == {}
 
 
 def test_models_without_a_score_are_not_calibrated(tiny: Path, tmp_path: Path) -> None:
