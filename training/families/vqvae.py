@@ -21,7 +21,7 @@ from manifold.runtime.manifest import CodesSpec, InputSpec, LatentSpec, Likeliho
 from manifold.training import likelihoods
 from manifold.training.batches import Batch, in_order
 from manifold.training.data import Data, Part
-from manifold.training.data.parts import first
+from manifold.training.data.parts import count, first
 from manifold.training.errors import TrainingError
 from manifold.training.exporting.tasks import Exports, Task
 from manifold.training.networks.emissions import Levels
@@ -188,7 +188,7 @@ def _start_at_mean(layer: Any, part: Part) -> None:
 
     Where most pixels are black, the first steps of a decoder that starts at grey all push one way, until the sigmoid is flat and it is dead.
     """
-    mean = torch.from_numpy(first(part, 1000).items / 255.0).mean((0, 2, 3)).clamp(0.01, 0.99)
+    mean = torch.from_numpy(first(part, count(part, 1000)).items / 255.0).mean((0, 2, 3)).clamp(0.01, 0.99)
     layer.bias.copy_(mean.logit())
 
 

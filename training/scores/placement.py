@@ -15,7 +15,7 @@ from manifold.training.data import Part
 from manifold.training.likelihoods import filled
 from manifold.training.scores.options import ScoreOptions
 
-BATCH = 5000  # items
+BATCH = 5000  # items, or fewer if they are large
 
 Posterior = tuple[Tensor, Tensor | None]  # mean and log-variance (B, L) of items; no log-variance without a posterior
 
