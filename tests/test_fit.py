@@ -237,8 +237,9 @@ def test_a_peer_that_is_better_is_named(better: str, monkeypatch: pytest.MonkeyP
     """The model puts one anomaly above all rows and one below; one peer puts both above, the other peer neither."""
     rows, strange = np.arange(100.0)[:, None], np.asarray([[200.0], [-1.0]])
     perfect = np.concatenate([np.zeros(100), np.ones(2)])
-    peers = {name: perfect if name == better else -perfect for name in ("IForest", "input kNN")}
-    monkeypatch.setattr(anomaly, "_peers", lambda *items: peers)
+    peers: dict[str, anomaly.Peer] = {"IForest": lambda items: -perfect, "input kNN": lambda items: -perfect}
+    peers[better] = lambda items: perfect
+    monkeypatch.setattr(anomaly, "_peers", lambda train: peers)
     found = anomaly.judge(scorer(np.arange(500.0)), rows, rows, strange)
     assert found.terms["a"]["auroc"] == 0.5
     assert {name: numbers["auroc"] for name, numbers in found.peers.items()} == {
@@ -249,14 +250,14 @@ def test_a_peer_that_is_better_is_named(better: str, monkeypatch: pytest.MonkeyP
 
 def test_peers_as_good_as_the_model_are_not_named(monkeypatch: pytest.MonkeyPatch) -> None:
     rows, strange = np.arange(100.0)[:, None], np.asarray([[200.0], [-1.0]])
-    same = np.concatenate([rows, strange])[:, 0]
-    monkeypatch.setattr(anomaly, "_peers", lambda *items: {"IForest": same, "input kNN": same})
+    peers = dict.fromkeys(("IForest", "input kNN"), lambda items: items[:, 0])
+    monkeypatch.setattr(anomaly, "_peers", lambda train: peers)
     assert anomaly.judge(scorer(np.arange(500.0)), rows, rows, strange).warnings == []
 
 
 def test_the_share_of_anomalies_that_the_line_flags(monkeypatch: pytest.MonkeyPatch) -> None:
     rows, strange = np.arange(100.0)[:, None], np.asarray([[1000.0], [999.0], [600.0], [3.0]])
-    monkeypatch.setattr(anomaly, "_peers", lambda *items: {})
+    monkeypatch.setattr(anomaly, "_peers", lambda train: {})
     found = anomaly.judge(scorer(np.arange(500.0)), rows, rows, strange)
     assert found.terms["a"]["flagged_at_1%"] == 0.75
     assert (found.n, found.anomalies) == (100, 4)
@@ -265,11 +266,30 @@ def test_the_share_of_anomalies_that_the_line_flags(monkeypatch: pytest.MonkeyPa
 def test_peers_are_a_forest_and_the_mean_distance_to_five_neighbours() -> None:
     train = np.concatenate([np.zeros((3, 2)), np.full((4, 2), 3.0)])
     train[:, 1] = np.nan  # a missing value is 0 in every item
-    found = anomaly._peers(train, np.asarray([[0.0, np.nan]]), np.asarray([[13.0, 0.0], [3.0, 4.0]]))
-    assert found["input kNN"].tolist() == pytest.approx([(3 + 3) / 5, (4 * 10 + 13) / 5, (4 * 4 + 5) / 5])
+    found = anomaly._peers(train)["input kNN"](np.asarray([[0.0, np.nan], [13.0, 0.0], [3.0, 4.0]]))
+    assert found.tolist() == pytest.approx([(3 + 3) / 5, (4 * 10 + 13) / 5, (4 * 4 + 5) / 5])
     usual = np.random.default_rng(0).normal(size=(200, 2))
-    forest = anomaly._peers(usual, np.zeros((1, 2)), np.full((1, 2), 6.0))["IForest"]
+    forest = anomaly._peers(usual)["IForest"](np.asarray([[0.0, 0.0], [6.0, 6.0]]))
     assert forest[1] > forest[0] + 0.2
+
+
+def test_figures_do_not_depend_on_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Held-out items and anomalies may share a batch. Batches of large items are smaller, and peers are fitted on fewer of them."""
+    generator = np.random.Generator(np.random.Philox(0))
+    train, test, known = (generator.normal(place, 1, (n, 3)) for n, place in ((600, 0), (301, 0), (40, 2)))
+
+    def judged() -> anomaly.Judgement:
+        return anomaly.judge(scorer(np.arange(500.0)), train, test, known)
+
+    whole = judged()
+    monkeypatch.setattr(anomaly, "SCORED_VALUES", 3 * 50)
+    assert [len(items) for items in anomaly.Judged(test, known).batches()] == [50] * 6 + [41]
+    parts = judged()
+    assert (parts.peers, parts.terms, parts.rates) == (whole.peers, whole.terms, whole.rates)
+    assert whole.scores is not None and parts.scores is not None
+    assert np.array_equal(parts.scores, whole.scores)
+    monkeypatch.setattr(anomaly, "FITTED_VALUES", 3 * 100)
+    assert judged().peers != whole.peers
 
 
 def test_figures_are_recorded_in_place_of_earlier_ones(tmp_path: Path) -> None:
