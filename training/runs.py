@@ -30,7 +30,7 @@ CONFIG, LOG, CHECKPOINT, METRICS = "config.json", "log.jsonl", "checkpoint.safet
 
 @dataclasses.dataclass(frozen=True)
 class TrainingRun:
-    """What a run folder says about itself."""
+    """A run: its folder, family, data set, preset and config."""
 
     folder: Path
     family: str
@@ -44,7 +44,7 @@ class TrainingRun:
 
     @property
     def good(self) -> Path:
-        """The last state that no watch had anything against, where one may go back to it."""
+        """The last state without alarms, to which an alarm can roll training back."""
         return self.folder / GOOD
 
     @contextmanager

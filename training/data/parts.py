@@ -22,12 +22,12 @@ class Part(Protocol):
 
     @property
     def labels(self) -> Array:
-        """The class of each item, int64 (N,), -1 if it has none."""
+        """Return the class of each item, int64 (N,), -1 if it has none."""
         ...
 
     @property
     def factors(self) -> Array | None:
-        """The factors that made each item, float32 (N, F), if they are known."""
+        """Return the factors that made each item, float32 (N, F), if they are known."""
         ...
 
     def __len__(self) -> int: ...

@@ -1,4 +1,4 @@
-"""What is fitted to data that is not of the test part: priors, the calibration of scores, and the temperature of class probabilities."""
+"""Fits to data outside the test part: priors, the calibration of scores, and the temperature of class probabilities."""
 
 from __future__ import annotations
 

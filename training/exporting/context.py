@@ -1,4 +1,4 @@
-"""What the steps of an export share."""
+"""The data that the steps of an export share."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ class Context:
 
     @property
     def engine(self) -> Model:
-        """The graphs in the runtime's engine, once they are written and padded."""
+        """Return the graphs in the runtime's engine, once they are written and padded."""
         assert self.opened is not None, "the graphs are not opened yet"
         return self.opened
 
     @property
     def loops(self) -> Sequence[str]:
-        """The tasks in which one draw that flips changes the rest of an item."""
+        """Return the tasks in which one draw that flips changes the rest of an item."""
         return LOOPS if self.exported.autoregressive or self.exported.sampler else ()
 
     def update(self, **changes: Any) -> None:

@@ -1,7 +1,8 @@
 """Calibration of a small set by folds: every training item is scored by a model that did not see it.
 
-As in cross-conformal prediction (Vovk, 2015, Annals of Mathematics and Artificial Intelligence 74), but items to come are scored by one more
-model, trained on all: its fit is a little better than the folds', so p-values lean to the careful side. The guarantee is approximate.
+This is cross-conformal prediction (Vovk, 2015, Annals of Mathematics and Artificial Intelligence 74), except that new items are scored by
+one more model, trained on all items: its fit is a little better than the folds', so p-values are slightly conservative. The guarantee is
+approximate.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""One file per family of models; its name is the family's name. The file holds paper, config, modules, losses, recipe and exports.
+"""The families of models, one file each; a file's name is the family's name. The file holds paper, config, modules, losses, recipe and exports.
 
 A family file exposes
 

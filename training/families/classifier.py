@@ -49,7 +49,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 def convolution(before: int, after: int) -> nn.Sequential:
-    """3x3, same size, batch-normalised, rectified."""
+    """Return a convolution, 3x3, same size, batch-normalised, rectified."""
     return nn.Sequential(nn.Conv2d(before, after, 3, padding=1, bias=False), nn.BatchNorm2d(after), nn.ReLU())
 
 

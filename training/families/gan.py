@@ -2,7 +2,7 @@
 
 The recipe: multilayer perceptrons, or convolutions by the rules of DCGAN (Radford et al., 2015; networks.dcgan); the minimax loss, the
 non-saturating one or the hinge, one-sided label smoothing, spectral normalisation, differentiable augmentation, unrolled steps
-(networks.adversarial). What is exported is the moving average of the generator (Yazıcı et al., 2018, arXiv 1806.04498).
+(networks.adversarial). The export holds the moving average of the generator (Yazıcı et al., 2018, arXiv 1806.04498).
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ def resolve(config: Config, data: Data) -> Config:
 
 
 class Generator(nn.Module):
-    """Latents (B, L), and weights (B, C) of classes where there are some, to items (B, *shape) as at a graph's edge."""
+    """The generator: latents (B, L), and class weights (B, C) if there are classes, to items (B, *shape) as model inputs."""
 
     def __init__(self, config: Config, data: Data, classes: int) -> None:
         super().__init__()
@@ -124,7 +124,7 @@ class Generator(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """Items (B, *shape) as at a graph's edge, and weights (B, C) of classes where there are some, to logits (B,), above zero for "real".
+    """The discriminator: model inputs (B, *shape), and class weights (B, C) if there are classes, to logits (B,), above zero for "real".
 
     The class comes in by projection (Miyato and Koyama, 2018, arXiv 1802.05637, eq. 3): logit = head(h) + <embedding(y), h>.
     """
@@ -154,7 +154,7 @@ class Discriminator(nn.Module):
         self.embedding = self._class_embedding(nn.Linear(classes, features, bias=False)) if classes else None
 
     def _class_embedding(self, layer: nn.Linear) -> nn.Module:
-        """Small at first: the features are many, and a logit that is large by chance teaches nothing."""
+        """Return the embedding with small weights: the features are many, and a logit that is large by chance teaches nothing."""
         nn.init.normal_(layer.weight, 0.0, 0.1 / layer.out_features**0.5)
         return self._normed(layer)
 
@@ -189,7 +189,7 @@ class GAN(nn.Module):
         self.generator, self.discriminator = Generator(config, data, classes), Discriminator(config, data, classes)
 
     def condition(self, labels: Tensor) -> Tensor | None:
-        """Map labels (B,) to weights (B, C); None where nothing is told."""
+        """Map labels (B,) to weights (B, C); None if the model has no classes."""
         return nn.functional.one_hot(labels, self.classes).float() if self.classes else None
 
     def latents(self, n: int, generator: torch.Generator) -> Tensor:
@@ -262,7 +262,7 @@ def phases(model: Any, config: Config) -> list[Phase]:
 
 
 def _watch(model: Any, config: Config) -> Watch:
-    """Return a watch over what is made, beside as many real items, counted by class if there is a classifier of the data."""
+    """Return a watch that compares generated items with as many real ones, and counts their classes if there is a judge."""
     data: Data = model.data
     device = next(model.parameters()).device
     rows = np.random.Generator(np.random.Philox(config.seed)).permutation(len(data.train))[: watching.ITEMS]
@@ -333,7 +333,7 @@ def draw(model: GAN, n: int, generator: torch.Generator) -> Tensor:
 
 @torch.no_grad()
 def report(model: GAN, config: Config, data: Data) -> list[Metric]:
-    """Return how often the discriminator tells test items from made ones: one half is a draw."""
+    """Return how often the discriminator classifies test items and generated ones correctly: one half is chance."""
     device = next(model.parameters()).device
     generator = torch.Generator(device).manual_seed(config.seed)
     right = 0.0
@@ -354,7 +354,7 @@ def report(model: GAN, config: Config, data: Data) -> list[Metric]:
 
 
 class Score(nn.Module):
-    """data (B, *shape) to the discriminator's logit, negated (B,): of the class that fits best where there are classes."""
+    """The score: data (B, *shape) to the discriminator's logit, negated (B,), of the class that fits best if there are classes."""
 
     def __init__(self, discriminator: Discriminator) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Where the training items lie in latent space, measured when a model is exported."""
+"""The places of the training items in latent space, measured when a model is exported."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Posterior = tuple[Tensor, Tensor | None]  # mean and log-variance (B, L) of item
 
 @dataclass(frozen=True)
 class Placement:
-    """Where the training items lie: float64, except for the references."""
+    """The places of the training items: float64, except for the references."""
 
     centre: Tensor  # (L,) mean of the posterior means
     covariance: Tensor  # (L, L) of the posterior means
