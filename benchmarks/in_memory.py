@@ -70,7 +70,8 @@ def fit(family: str, data: Data, **changes: Any) -> Trained:
             classes=data.classes if exported.classes else None, classification=exported.classification,
         )  # fmt: skip
         if data.folds:
-            calibration = folds.scores(run, data, manifest).terms
+            pieces = [scores.terms for scores in folds.scores(run.resolved(data), data, manifest)]
+            calibration = {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
         else:
             calibration = _terms(manifest, exported, data.inputs(data.calibration))
     return Trained(manifest, exported, calibration)

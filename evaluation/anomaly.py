@@ -3,14 +3,17 @@
 Figures are on rows that training never saw. Where anomalies are known: AUROC, average precision (which depends on their share among the
 judged rows), the share found where 1% of the other judged rows are flagged too, and the share that the calibrated line for 1% flags, which
 was drawn before. The two peers are fitted on the same training items: an isolation forest (Liu, Ting and
-Zhou, 2008) and the mean distance to the five nearest training items, in encoded columns or in pixels. Where the model loses to them, it says
-so. Images have no known anomalies of their own: those of another data set stand in.
+Zhou, 2008) and the mean distance to the five nearest training items, in encoded columns or in pixels. If the model loses to them, a warning
+says so. Images have no known anomalies of their own: those of another data set stand in.
+
+Items are read in batches. In memory are one batch, and the training items that the peers are fitted on: at most FITTED, and FITTED_VALUES values.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,12 +27,60 @@ from manifold.runtime.manifest import Manifest, Metric
 
 Array = NDArray[Any]
 Float64 = NDArray[np.float64]
+Peer = Callable[[Array], Float64]  # scores (n,) of items
 
 RATES = (0.001, 0.01, 0.05, 0.1)
 NEIGHBOURS = 5
 REFERENCES = 10_000  # training items at most, for plain neighbours
 FITTED = 60_000  # and for the forest
+FITTED_VALUES = 2**28  # of these items, at most: 1 GiB as float32
+SCORED = 2048  # items of a batch
+SCORED_VALUES = 2**24  # of a batch at most, unless one item has more
 RECORDED = "manifold fit"
+
+
+class Items(Protocol):
+    """Items as model inputs, such as an array (n, *shape). They may be read when they are asked for."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, rows: slice | NDArray[np.int64], /) -> Array:
+        """Return the items of a slice, or at these indices."""
+        ...
+
+
+class Judged:
+    """The items that a model is judged by: held-out ones, then known anomalies."""
+
+    def __init__(self, test: Items, anomalies: Items | None = None) -> None:
+        self.test, self.anomalies = test, test[:0] if anomalies is None else anomalies
+
+    def __len__(self) -> int:
+        return len(self.test) + len(self.anomalies)
+
+    def items(self, start: int, stop: int) -> Array:
+        """Return the items start .. stop - 1."""
+        n = len(self.test)
+        pieces = [
+            part[first:last]
+            for part, first, last in (
+                (self.test, start, min(stop, n)),
+                (self.anomalies, max(start - n, 0), min(stop, len(self)) - n),
+            )
+            if first < last
+        ]
+        return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
+
+    def batches(self) -> Iterator[Array]:
+        """Yield all items in order."""
+        size = _size(self.test, SCORED, SCORED_VALUES)
+        for start in range(0, len(self), size):
+            yield self.items(start, start + size)
+
+
+def _size(items: Items, most: int, values: int) -> int:
+    """Return how many items to read at once: `most`, or as many as have `values` values, at least 1."""
+    return max(1, min(most, values // max(1, items[:1].size)))
 
 
 @dataclass
@@ -45,16 +96,17 @@ class Judgement:
     warnings: list[str] = field(default_factory=list)
 
 
-def judge(model: Model, train: Array, test: Array, anomalies: Array | None = None) -> Judgement:
-    """Judge a model by model inputs (n, *shape): training items, held-out ones, and known anomalies."""
+def judge(model: Model, train: Items, test: Items, anomalies: Items | None = None) -> Judgement:
+    """Judge a model by training items, held-out ones, and known anomalies."""
     from scipy.stats import betabinom
 
     scoring, calibrated = model.manifest.scoring, model.calibrated
     assert scoring is not None
-    anomalies = test[:0] if anomalies is None else anomalies
-    everything = np.concatenate([test, anomalies])
-    placed = calibrated.place(model.score(everything).terms)
-    judgement = Judgement([], n=len(test), anomalies=len(anomalies), scores=placed[scoring.score])
+    judged = Judged(test, anomalies)
+    peers = _peers(train) if len(judged.anomalies) else {}
+    by_term, by_peer = _scores(judged, lambda items: model.score(items).terms, peers)
+    placed = calibrated.place(by_term)
+    judgement = Judgement([], n=len(test), anomalies=len(judged.anomalies), scores=placed[scoring.score])
     p = calibrated.p_values(scoring.score, placed[scoring.score])[: len(test)]
     for rate in RATES:
         line = calibrated.threshold(scoring.score, rate)
@@ -64,18 +116,33 @@ def judge(model: Model, train: Array, test: Array, anomalies: Array | None = Non
             judgement.rates.append(
                 {"asked": rate, "met": rounded(met), "expected": [rounded(float(low)), rounded(float(high))]}
             )
-    if not len(anomalies):
+    if not len(judged.anomalies):
         return judgement
-    labels = np.arange(len(everything)) >= len(test)
+    labels = np.arange(len(judged)) >= len(test)
     for name, values in placed.items():
         flagged = calibrated.p_values(name, values[labels]) <= 0.01
         judgement.terms[name] = {**figures(labels, values), "flagged_at_1%": rounded(float(flagged.mean()))}
-    judgement.peers = {name: figures(labels, values) for name, values in _peers(train, test, anomalies).items()}
+    judgement.peers = {name: figures(labels, values) for name, values in by_peer.items()}
     own = judgement.terms[scoring.score]["auroc"]
     for name, numbers in judgement.peers.items():
         if numbers["auroc"] > own:
             judgement.warnings.append(f"{name} does better here: AUROC {numbers['auroc']:.3f}, this model {own:.3f}")
     return judgement
+
+
+def _scores(
+    judged: Judged, terms: Callable[[Array], Mapping[str, Float64]], peers: Mapping[str, Peer]
+) -> tuple[dict[str, Float64], dict[str, Float64]]:
+    """Return the terms of all judged items, and the scores of the peers, (n,) by name. Each item is read once."""
+    by_term, by_peer = [], []
+    for items in judged.batches():
+        by_term.append(terms(items))
+        by_peer.append({name: peer(items) for name, peer in peers.items()})
+    return _joined(by_term), _joined(by_peer)
+
+
+def _joined(batches: Sequence[Mapping[str, Float64]]) -> dict[str, Float64]:
+    return {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
 
 
 def figures(labels: NDArray[np.bool_], scores: Float64) -> dict[str, float]:
@@ -90,21 +157,34 @@ def figures(labels: NDArray[np.bool_], scores: Float64) -> dict[str, float]:
     }
 
 
-def _peers(train: Array, test: Array, anomalies: Array) -> dict[str, Float64]:
+def _peers(train: Items) -> dict[str, Peer]:
+    """Return the peers by name, fitted on a random selection of the training items."""
     from sklearn.ensemble import IsolationForest
     from sklearn.neighbors import NearestNeighbors
 
     chosen = np.random.Generator(np.random.Philox(0)).permutation(len(train))
-    train, items = (
-        np.nan_to_num(part.reshape(len(part), -1), nan=0.0)
-        for part in (train[chosen[:FITTED]], np.concatenate([test, anomalies]))
-    )
-    forest = IsolationForest(random_state=0).fit(train)
-    nearest = NearestNeighbors(n_neighbors=min(NEIGHBOURS, len(train))).fit(train[:REFERENCES])
+    rows = _flat(train, chosen[: _size(train, FITTED, FITTED_VALUES)])
+    forest = IsolationForest(random_state=0).fit(rows)
+    nearest = NearestNeighbors(n_neighbors=min(NEIGHBOURS, len(rows))).fit(rows[:REFERENCES])
     return {
-        "IForest": -forest.score_samples(items),
-        "input kNN": nearest.kneighbors(items)[0].mean(axis=1),
+        "IForest": lambda items: -forest.score_samples(_row(items)),
+        "input kNN": lambda items: nearest.kneighbors(_row(items))[0].mean(axis=1),
     }
+
+
+def _flat(items: Items, indices: NDArray[np.int64]) -> Array:
+    """Return the items at these indices as rows (n, D). They are read in batches."""
+    one = items[:1]
+    rows = np.empty((len(indices), one.size), one.dtype)
+    size = _size(items, SCORED, SCORED_VALUES)
+    for start in range(0, len(indices), size):
+        rows[start : start + size] = _row(items[indices[start : start + size]])
+    return rows
+
+
+def _row(items: Array) -> Array:
+    """Return items as rows (n, D), a missing value as 0."""
+    return np.nan_to_num(items.reshape(len(items), -1), nan=0.0)
 
 
 def fitted(items: Array, spec: ImageSpec) -> Array:

@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from manifold.evaluation.anomaly import Float64, Judgement
+from manifold.evaluation.anomaly import Float64, Items, Judged, Judgement
 from manifold.evaluation.page import page, plot, table
 from manifold.runtime.engine import Model
 from manifold.runtime.kinds.table import TableSpec
@@ -19,19 +18,17 @@ from manifold.runtime.scores import reasons
 from manifold.runtime.tables import rows
 from manifold.runtime.tables.schema import NumericColumn
 
-Array = NDArray[Any]
-
 SHOWN = 10  # rows on the page
 FIGURES = ("auroc", "average_precision", "found_at_1%", "flagged_at_1%")
 
 
-def write(path: Path, model: Model, judgement: Judgement, test: Array, anomalies: Array | None = None) -> None:
+def write(path: Path, model: Model, judgement: Judgement, test: Items, anomalies: Items | None = None) -> None:
     """Write the page into a file."""
     with replacing(path) as temporary:
         temporary.write_text(to_html(model, judgement, test, anomalies))
 
 
-def to_html(model: Model, judgement: Judgement, test: Array, anomalies: Array | None = None) -> str:
+def to_html(model: Model, judgement: Judgement, test: Items, anomalies: Items | None = None) -> str:
     """Return the report of a fitted table: schema, rates, what it finds, and the most anomalous rows with their reasons."""
     manifest, scoring = model.manifest, model.manifest.scoring
     spec = TableSpec.of(manifest.spec, f"model: {manifest.name}")
@@ -61,8 +58,7 @@ def to_html(model: Model, judgement: Judgement, test: Array, anomalies: Array | 
             (name, *(f"{numbers[key]:.3f}" if key in numbers else "" for key in FIGURES)) for name, numbers in named
         ]))  # fmt: skip
     parts.append(_histogram(judgement))
-    everything = np.concatenate([test, anomalies]) if anomalies is not None else test
-    parts.append("<h2>The strangest rows</h2>" + _strangest(model, spec, judgement, everything))
+    parts.append("<h2>The strangest rows</h2>" + _strangest(model, spec, judgement, Judged(test, anomalies)))
     parts.append("<h2>Columns</h2>" + table(("column", "kind", "values"), _columns(spec)))
     return page(f"{manifest.name} {manifest.version}", parts)
 
@@ -78,14 +74,15 @@ def _columns(spec: TableSpec) -> list[tuple[str, str, str]]:
     return described + [(name, "left out", reason) for name, reason in spec.ignored.items()]
 
 
-def _strangest(model: Model, spec: TableSpec, judgement: Judgement, items: Array) -> str:
+def _strangest(model: Model, spec: TableSpec, judgement: Judgement, judged: Judged) -> str:
     assert judgement.scores is not None and model.manifest.scoring is not None
     places = np.argsort(-judgement.scores, kind="stable")[:SHOWN]
-    scores = model.score(items[places])
+    items = np.concatenate([judged.items(place, place + 1) for place in places.tolist()])
+    scores = model.score(items)
     if scores.surprise is None:
         return ""
-    given = rows.decode(np.nan_to_num(items[places], nan=0.0), spec, held=False)
-    why = model.drive(reasons.find(model.manifest, items[places], scores, model.calibrated))
+    given = rows.decode(np.nan_to_num(items, nan=0.0), spec, held=False)
+    why = model.drive(reasons.find(model.manifest, items, scores, model.calibrated))
     lines: list[tuple[str, ...]] = []
     for place, reason in zip(places, spec.explain(why, given), strict=True):
         columns = ", ".join(

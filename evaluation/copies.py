@@ -9,23 +9,25 @@ from numpy.typing import NDArray
 
 from manifold.evaluation import metrics
 from manifold.evaluation.extractors import ExtractedFeatures
-from manifold.evaluation.images import RealData
+from manifold.evaluation.images import Pixels, RealData, RealImages, batch_size
 from manifold.evaluation.report import Pictures, Report, rounded
 
 Array = NDArray[Any]
 
 SHOWN = 64  # samples that are looked up
-HELD_OUT = 256  # test images that they are compared with
+HELD_OUT = 256  # test images that they are compared with, or fewer if they are large
 
 
 def copies(report: Report, features: ExtractedFeatures, data: RealData, pictures: Pictures) -> None:
     """Add the distance in pixels from the first samples to the nearest training image, beside how near test images come."""
-    samples, train, test = features.first[:SHOWN], data.train.pixels, data.test.pixels
-    if not len(samples) or samples.shape[1:] != train.shape[1:]:
+    samples, train, test = features.first[:SHOWN], data.train, data.test
+    if not len(samples) or samples.shape[1:] != train.shape:
         return
+    compared = batch_size(test, HELD_OUT)
+    spread = np.arange(0, test.n, max(1, test.n // compared))[:compared]
     distances, index = nearest(samples, train)
-    of_test, _ = nearest(test[:: max(1, len(test) // HELD_OUT)][:HELD_OUT], train)
-    pictures.neighbours = train[index]
+    of_test, _ = nearest(test.at(spread), train)
+    pictures.neighbours = train.at(index)
     report.metrics["nearest_train_distance"] = rounded(float(np.median(distances)))
     report.anchors["test_nearest_train_distance"] = rounded(float(np.median(of_test)))
     report.details["nearest_train_distance"] = {
@@ -36,16 +38,17 @@ def copies(report: Report, features: ExtractedFeatures, data: RealData, pictures
         report.warnings.append(f"{equal} of {len(samples)} samples are training images, bit for bit")
 
 
-def nearest(images: Array, others: Array) -> tuple[Array, NDArray[np.int64]]:
+def nearest(images: Pixels, others: RealImages) -> tuple[Array, NDArray[np.int64]]:
     """Return the distance of each uint8 image to the nearest of the others, by pixels in [0, 1], and the index of that one."""
     rows = images.reshape(len(images), -1).astype(np.float64) / 255
     best, index = np.full(len(rows), np.inf), np.zeros(len(rows), np.int64)
-    for start in range(0, len(others), metrics.ROWS):
-        block = others[start : start + metrics.ROWS]
+    size = batch_size(others, metrics.ROWS)
+    for start in range(0, others.n, size):
+        block = np.asarray(others.batch(start, min(start + size, others.n)).pixels)
         squares = metrics.squared_distances(rows, block.reshape(len(block), -1).astype(np.float64) / 255)
         least = squares.argmin(axis=1)
         values = squares[np.arange(len(rows)), least]
         index, best = np.where(values < best, start + least, index), np.minimum(values, best)
     # without the rounding of the expanded square
-    exact = ((rows - others[index].reshape(len(rows), -1) / 255) ** 2).sum(axis=1)
+    exact = ((rows - others.at(index).reshape(len(rows), -1) / 255) ** 2).sum(axis=1)
     return np.sqrt(exact), index

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from manifold.evaluation.errors import EvaluationError
 from manifold.evaluation.extractors import BATCH, map_batches
-from manifold.evaluation.images import ImageArray, RealData, pixels_of
+from manifold.evaluation.images import RealData, RealImages, pixels_of
 from manifold.evaluation.markdown import table
 from manifold.evaluation.model_inputs import conditions, inputs
 from manifold.evaluation.report import Values, rounded
@@ -161,7 +161,7 @@ def of_model(model: Model, data: RealData, item: int) -> tuple[dict[str, Any], b
     return figures, imaging.to_png(imaging.grid(pixels, columns=rows.shape[1], scale=max(1, round(56 / rows.shape[3]))))
 
 
-def _means(model: Model, images: ImageArray) -> Array:
+def _means(model: Model, images: RealImages) -> Array:
     """Return the posterior means (N, L) of images."""
     given = conditions(model, images, ("encode",))
     parts = map_batches(

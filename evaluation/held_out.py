@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from manifold.evaluation import latent, metrics
 from manifold.evaluation.extractors import BATCH, Extractor, Stage, map_batches
-from manifold.evaluation.images import ImageArray, pixels_of
+from manifold.evaluation.images import RealImages, pixels_of
 from manifold.evaluation.model_inputs import conditions, inputs, joined, no_conditions
 from manifold.evaluation.report import Pictures, Report, rounded
 from manifold.runtime.engine import Model
@@ -27,7 +27,7 @@ PAIRS = 16  # images that are shown with their reconstructions
 BOUNDS = {"exact": "exact", "elbo": "upper bound: -ELBO", "iwae": "upper bound: importance-weighted"}
 
 
-def likelihood(report: Report, model: Model, test: ImageArray, stage: Stage) -> None:
+def likelihood(report: Report, model: Model, test: RealImages, stage: Stage) -> None:
     """Add -log p(x) over the test images, or its bound, if the artifact states what its score says about it."""
     scoring = model.manifest.scoring
     term = next((term for term in scoring.terms if term.likelihood), None) if scoring else None
@@ -66,7 +66,7 @@ def _likelihood_protocol(model: Model, stated: Likelihood, n: int) -> dict[str, 
     return protocol
 
 
-def reconstruction(report: Report, model: Model, test: ImageArray, pictures: Pictures, stage: Stage) -> None:
+def reconstruction(report: Report, model: Model, test: RealImages, pictures: Pictures, stage: Stage) -> None:
     """Add the mean squared error and the PSNR of the test images through encode and decode."""
     if not supports(model.manifest, "reconstruct"):
         return
@@ -82,10 +82,10 @@ def reconstruction(report: Report, model: Model, test: ImageArray, pictures: Pic
     report.details["psnr"] = {**part, "unit": "dB", "is": "mean over images of 10 log10(1 / mse)"}
     n = min(PAIRS, test.n)
     back = model.reconstruct(inputs(model, test, 0, n), **given(0, n)).data
-    pictures.originals, pictures.reconstructions = test.pixels[:n], pixels_of(model, back)
+    pictures.originals, pictures.reconstructions = test.at(np.arange(n)), pixels_of(model, back)
 
 
-def codes(report: Report, model: Model, test: ImageArray, stage: Stage) -> None:
+def codes(report: Report, model: Model, test: RealImages, stage: Stage) -> None:
     """Add how much of the codebook the test images use."""
     encoder = model.manifest.task("encode")
     if encoder is None or "codes" not in encoder.roles or model.manifest.codes is None:
@@ -101,7 +101,7 @@ def codes(report: Report, model: Model, test: ImageArray, stage: Stage) -> None:
     report.details["code_usage"] = report.details["code_perplexity"] = {"part": "test", "n": test.n, "levels": levels}
 
 
-def continuity(report: Report, model: Model, extractor: Extractor, test: ImageArray, seed: int, stage: Stage) -> None:
+def continuity(report: Report, model: Model, extractor: Extractor, test: RealImages, seed: int, stage: Stage) -> None:
     """Add how evenly images change along paths between test images' latents, in units of the aggregate posterior."""
     manifest = model.manifest
     if manifest.space is None or not supports(manifest, "interpolate") or not supports(manifest, "reconstruct"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -22,6 +23,8 @@ Array = NDArray[Any]
 Pixels = NDArray[np.uint8]
 
 NPZ_BYTES = 8 * 2**30  # of the images of an .npz file, unpacked
+VALUES = 2**24  # of a batch of images at most, unless one image has more
+HASHED = 500  # images that are hashed at a time, or fewer if they are large
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 
 
@@ -55,6 +58,32 @@ class ImageSource(Protocol):
         """Return a SHA-256 over what the images are; None for images that are generated."""
 
 
+class RealImages(ImageSource, Protocol):
+    """The images of a part of a data set, of one shape, with labels. They may be read when they are asked for."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Return the shape of one image, (C, H, W)."""
+
+    @property
+    def labels(self) -> NDArray[np.int64]:
+        """Return the class of each image, -1 where unknown."""
+
+    @property
+    def factors(self) -> Array | None:
+        """Return the factors of each image (N, F), if they are known."""
+
+    @property
+    def factor_names(self) -> tuple[str, ...]:
+        """Return the names of the factors."""
+
+    def at(self, indices: NDArray[np.int64]) -> Pixels:
+        """Return the images at these indices."""
+
+    def picked(self, n: int, seed: int) -> RealImages:
+        """Return n of them without replacement, in order; all if there are no more."""
+
+
 @dataclass(frozen=True)
 class ImageArray:
     """An array (N, C, H, W) of bytes, or of floats in [0, 1]."""
@@ -77,20 +106,26 @@ class ImageArray:
         """Return the number of images."""
         return len(self.pixels)
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Return the shape of one image, (C, H, W)."""
+        return self.pixels.shape[1:]
+
     def batch(self, start: int, stop: int) -> ImageBatch:
         return ImageBatch(self.pixels[start:stop], self.labels[start:stop])
 
+    def at(self, indices: NDArray[np.int64]) -> Pixels:
+        """Return the images at these indices."""
+        return self.pixels[indices]
+
     def content_hash(self) -> str:
-        digest = hashlib.sha256(str(self.pixels.shape).encode())
-        digest.update(np.ascontiguousarray(self.pixels).data)
-        digest.update(np.ascontiguousarray(self.labels).data)
-        return digest.hexdigest()
+        return content_hash(self)
 
     def picked(self, n: int, seed: int) -> ImageArray:
         """Return n of them without replacement, in order; all if there are no more."""
         if n >= self.n:
             return self
-        index = np.sort(np.random.Generator(np.random.Philox(seed)).choice(self.n, n, replace=False))
+        index = pick(self.n, n, seed)
         factors = None if self.factors is None else self.factors[index]
         return ImageArray(self.pixels[index], self.labels[index], self.name, factors, self.factor_names)
 
@@ -100,9 +135,30 @@ class RealData:
     """The parts of a data set that an evaluation needs, as bytes."""
 
     name: str
-    train: ImageArray
-    calibration: ImageArray
-    test: ImageArray
+    train: RealImages
+    calibration: RealImages
+    test: RealImages
+
+
+def pick(n: int, wanted: int, seed: int) -> NDArray[np.int64]:
+    """Return the indices of `wanted` of n images, without replacement, ascending."""
+    index: NDArray[np.int64] = np.sort(np.random.Generator(np.random.Philox(seed)).choice(n, wanted, replace=False))
+    return index
+
+
+def batch_size(images: RealImages, most: int) -> int:
+    """Return how many images to read at once: `most`, or as many as have VALUES values, at least 1."""
+    return max(1, min(most, VALUES // math.prod(images.shape)))
+
+
+def content_hash(images: RealImages) -> str:
+    """Return a SHA-256 over the shape, the pixels and the labels. The images are read in batches."""
+    digest = hashlib.sha256(str((images.n, *images.shape)).encode())
+    size = batch_size(images, HASHED)
+    for start in range(0, images.n, size):
+        digest.update(np.ascontiguousarray(images.batch(start, min(start + size, images.n)).pixels).data)
+    digest.update(np.ascontiguousarray(images.labels).data)
+    return digest.hexdigest()
 
 
 def as_pixels(array: Array, name: str) -> Pixels:

@@ -9,19 +9,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from manifold.evaluation.errors import EvaluationError
-from manifold.evaluation.images import ImageArray
+from manifold.evaluation.images import RealImages
 from manifold.runtime.engine import Model
 
 Array = NDArray[Any]
 Conditions = Callable[[int, int], Mapping[str, Any]]  # of items start .. stop - 1, as arguments of Model's methods
 
 
-def inputs(model: Model, images: ImageArray, start: int, stop: int) -> Array:
+def inputs(model: Model, images: RealImages, start: int, stop: int) -> Array:
     """Return images start .. stop - 1 as the model's inputs (n, C, H, W)."""
-    return model.manifest.spec.to_model(images.pixels[start:stop])
+    return model.manifest.spec.to_model(np.asarray(images.batch(start, stop).pixels))
 
 
-def conditions(model: Model, images: ImageArray, tasks: Sequence[str]) -> Conditions:
+def conditions(model: Model, images: RealImages, tasks: Sequence[str]) -> Conditions:
     """Return the items' own classes or real values, for tasks that take a condition. Raises EvaluationError if the data lacks them."""
     specs = [model.manifest.tasks[name] for name in tasks if name in model.manifest.tasks]
     if all(spec.input("condition") is None for spec in specs):

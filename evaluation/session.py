@@ -160,9 +160,9 @@ class Session:
         return name
 
     def _check_shape(self, model: Model, real: RealData) -> None:
-        if real.test.pixels.shape[1:] != model.manifest.spec.shape:
+        if real.test.shape != model.manifest.spec.shape:
             raise EvaluationError(
-                f"data: {real.name} holds images of shape {list(real.test.pixels.shape[1:])}, "
+                f"data: {real.name} holds images of shape {list(real.test.shape)}, "
                 f"{model.manifest.name} makes {list(model.manifest.spec.shape)}",
                 field="data",
             )

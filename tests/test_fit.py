@@ -190,11 +190,30 @@ def test_scores_that_are_not_finite_are_no_calibration(tmp_path: Path) -> None:
     for wrong in (np.nan, np.inf):
         scores = Scores({"odd": np.asarray([*np.arange(29.0), wrong])}, None)
         with pytest.raises(InvalidValue, match="rows: odd is not finite for some of them"):
-            calibration.write(about, scores, tmp_path, source="a test", spec=IMAGES)
+            calibration.write(about, [scores], tmp_path, n=30, source="a test", spec=IMAGES)
     few = Scores({"odd": np.arange(19.0)}, None)
     with pytest.raises(InvalidValue, match="19 are too few to calibrate on; at least 20"):
-        calibration.write(about, few, tmp_path, source="a test", spec=IMAGES)
+        calibration.write(about, [few], tmp_path, n=19, source="a test", spec=IMAGES)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("n", [1, 2, 20, 999, 1000, 1001, 2500, 12345])
+def test_figures_of_surprise_are_exact_and_keep_one_value_in_a_thousand(n: int) -> None:
+    generator = np.random.Generator(np.random.Philox(n))
+    images, numbers = generator.exponential(size=(n, 2, 2)), generator.exponential(size=(n, 3))
+    columns = [NumericColumn(name=name, mean=0, scale=1, minimum=0, maximum=1) for name in "abc"]
+    rows = TableSpec(columns=tuple(columns))
+    for nats, spec in ((images, IMAGES), (numbers, rows), (numbers.astype(np.float32), rows)):
+        surprise = calibration.Surprise(n, spec)
+        for start in range(0, n, 300):
+            surprise.add(nats[start : start + 300])
+        expected: dict[str, Any] = {"surprise_scale": float(np.quantile(nats, 0.999))}
+        if spec.parts is not None:
+            expected["surprise_mean"] = tuple(nats.mean(axis=0).tolist())
+        assert surprise.figures() == expected
+        assert surprise._largest is not None
+        assert len(surprise._largest) <= nats.size * 0.001 + 2
+    assert calibration.Surprise(n, IMAGES).figures() == {}
 
 
 def test_models_without_a_score_are_not_calibrated(tiny: Path, tmp_path: Path) -> None:
@@ -218,8 +237,9 @@ def test_a_peer_that_is_better_is_named(better: str, monkeypatch: pytest.MonkeyP
     """The model puts one anomaly above all rows and one below; one peer puts both above, the other peer neither."""
     rows, strange = np.arange(100.0)[:, None], np.asarray([[200.0], [-1.0]])
     perfect = np.concatenate([np.zeros(100), np.ones(2)])
-    peers = {name: perfect if name == better else -perfect for name in ("IForest", "input kNN")}
-    monkeypatch.setattr(anomaly, "_peers", lambda *items: peers)
+    peers: dict[str, anomaly.Peer] = {"IForest": lambda items: -perfect, "input kNN": lambda items: -perfect}
+    peers[better] = lambda items: perfect
+    monkeypatch.setattr(anomaly, "_peers", lambda train: peers)
     found = anomaly.judge(scorer(np.arange(500.0)), rows, rows, strange)
     assert found.terms["a"]["auroc"] == 0.5
     assert {name: numbers["auroc"] for name, numbers in found.peers.items()} == {
@@ -230,14 +250,14 @@ def test_a_peer_that_is_better_is_named(better: str, monkeypatch: pytest.MonkeyP
 
 def test_peers_as_good_as_the_model_are_not_named(monkeypatch: pytest.MonkeyPatch) -> None:
     rows, strange = np.arange(100.0)[:, None], np.asarray([[200.0], [-1.0]])
-    same = np.concatenate([rows, strange])[:, 0]
-    monkeypatch.setattr(anomaly, "_peers", lambda *items: {"IForest": same, "input kNN": same})
+    peers = dict.fromkeys(("IForest", "input kNN"), lambda items: items[:, 0])
+    monkeypatch.setattr(anomaly, "_peers", lambda train: peers)
     assert anomaly.judge(scorer(np.arange(500.0)), rows, rows, strange).warnings == []
 
 
 def test_the_share_of_anomalies_that_the_line_flags(monkeypatch: pytest.MonkeyPatch) -> None:
     rows, strange = np.arange(100.0)[:, None], np.asarray([[1000.0], [999.0], [600.0], [3.0]])
-    monkeypatch.setattr(anomaly, "_peers", lambda *items: {})
+    monkeypatch.setattr(anomaly, "_peers", lambda train: {})
     found = anomaly.judge(scorer(np.arange(500.0)), rows, rows, strange)
     assert found.terms["a"]["flagged_at_1%"] == 0.75
     assert (found.n, found.anomalies) == (100, 4)
@@ -246,11 +266,30 @@ def test_the_share_of_anomalies_that_the_line_flags(monkeypatch: pytest.MonkeyPa
 def test_peers_are_a_forest_and_the_mean_distance_to_five_neighbours() -> None:
     train = np.concatenate([np.zeros((3, 2)), np.full((4, 2), 3.0)])
     train[:, 1] = np.nan  # a missing value is 0 in every item
-    found = anomaly._peers(train, np.asarray([[0.0, np.nan]]), np.asarray([[13.0, 0.0], [3.0, 4.0]]))
-    assert found["input kNN"].tolist() == pytest.approx([(3 + 3) / 5, (4 * 10 + 13) / 5, (4 * 4 + 5) / 5])
+    found = anomaly._peers(train)["input kNN"](np.asarray([[0.0, np.nan], [13.0, 0.0], [3.0, 4.0]]))
+    assert found.tolist() == pytest.approx([(3 + 3) / 5, (4 * 10 + 13) / 5, (4 * 4 + 5) / 5])
     usual = np.random.default_rng(0).normal(size=(200, 2))
-    forest = anomaly._peers(usual, np.zeros((1, 2)), np.full((1, 2), 6.0))["IForest"]
+    forest = anomaly._peers(usual)["IForest"](np.asarray([[0.0, 0.0], [6.0, 6.0]]))
     assert forest[1] > forest[0] + 0.2
+
+
+def test_figures_do_not_depend_on_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Held-out items and anomalies may share a batch. Batches of large items are smaller, and peers are fitted on fewer of them."""
+    generator = np.random.Generator(np.random.Philox(0))
+    train, test, known = (generator.normal(place, 1, (n, 3)) for n, place in ((600, 0), (301, 0), (40, 2)))
+
+    def judged() -> anomaly.Judgement:
+        return anomaly.judge(scorer(np.arange(500.0)), train, test, known)
+
+    whole = judged()
+    monkeypatch.setattr(anomaly, "SCORED_VALUES", 3 * 50)
+    assert [len(items) for items in anomaly.Judged(test, known).batches()] == [50] * 6 + [41]
+    parts = judged()
+    assert (parts.peers, parts.terms, parts.rates) == (whole.peers, whole.terms, whole.rates)
+    assert whole.scores is not None and parts.scores is not None
+    assert np.array_equal(parts.scores, whole.scores)
+    monkeypatch.setattr(anomaly, "FITTED_VALUES", 3 * 100)
+    assert judged().peers != whole.peers
 
 
 def test_figures_are_recorded_in_place_of_earlier_ones(tmp_path: Path) -> None:

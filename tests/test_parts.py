@@ -11,20 +11,26 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from manifold.evaluation import anomaly, images
+from manifold.evaluation.session import Session, SessionOptions
 from manifold.runtime.engine import load
-from manifold.training import families, runs
+from manifold.training import batches as batches_module
+from manifold.training import datasets, families, judging, runs
+from manifold.training.batches import Batch
 from manifold.training.data import Arrays, Data, Part
-from manifold.training.data.parts import batches, first, subset
+from manifold.training.data import parts as parts_module
+from manifold.training.data.parts import batches, count, first, subset
 from manifold.training.export import export
-from manifold.training.loop import checkpoints
+from manifold.training.loop import checkpoints, evaluation
 from manifold.training.train import train
+from tests.conftest import SHIPPED
 
 
 class Made:
-    """A part that hands out copies of the items of another, and notes how many it was asked for."""
+    """A part that hands out copies of the items of another, notes how many it was asked for, and refuses more than `most`."""
 
-    def __init__(self, part: Part) -> None:
-        self.part, self.asked = part, 0
+    def __init__(self, part: Part, most: int) -> None:
+        self.part, self.most, self.asked = part, most, 0
         self.labels, self.factors = part.labels, part.factors
 
     def __len__(self) -> int:
@@ -32,11 +38,12 @@ class Made:
 
     def batch(self, indices: NDArray[np.int64]) -> Arrays:
         self.asked = max(self.asked, len(indices))
+        assert self.asked <= self.most
         return self.part.batch(indices)
 
 
-def on_demand(data: Data) -> tuple[Data, list[Made]]:
-    parts = [Made(part) for part in (data.train, data.calibration, data.test)]
+def on_demand(data: Data, most: int = 1024) -> tuple[Data, list[Made]]:
+    parts = [Made(part, most) for part in (data.train, data.calibration, data.test)]
     return dataclasses.replace(data, train=parts[0], calibration=parts[1], test=parts[2]), parts
 
 
@@ -93,8 +100,75 @@ def test_items_made_on_demand_are_exported_like_arrays(tmp_path: Path, digits: D
     assert all(part.asked for part in parts)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["vae", "vqvae"])
+def test_no_command_asks_for_more_than_a_bounded_batch(
+    tmp_path: Path, digits: Data, monkeypatch: pytest.MonkeyPatch, family: str
+) -> None:
+    """Training, export, judge and evaluate, with the bounds of large items; the figures are those of arrays."""
+    bound = 128  # items of 64 values; the batch of training and of the evaluator
+    for module, name in ((parts_module, "VALUES"), (anomaly, "SCORED_VALUES"), (images, "VALUES")):
+        monkeypatch.setattr(module, name, 64 * bound)
+    inverted = dataclasses.replace(
+        digits, test=Arrays(255 - Arrays.of(digits.train).items[:1000], digits.train.labels[:1000])
+    )
+    sets = {"digits": digits, "inverted": inverted}
+    monkeypatch.setattr(datasets, "load", lambda name: sets[name])
+    monkeypatch.setenv("MANIFOLD_CACHE", str(tmp_path / "cache"))
+    made, parts = on_demand(digits, bound)
+    run = run_of(
+        tmp_path / "run",
+        family,
+        **(
+            {"trim": 0.1, "beta": 0.01, "lr": 0.01, "epochs": 4}
+            if family == "vae"
+            else {"epochs": 1, "prior_epochs": 1}
+        ),
+    )
+    train(run, made, device="cpu", quiet=True)
+    folder = export(run, "m", tmp_path / "models", data=made, backend="torchscript")
+    (tmp_path / "models/digits-classifier").symlink_to(SHIPPED / "digits-classifier")
+    model, found = load(folder, device="cpu"), []
+    for data, against in ((digits, inverted), (made, on_demand(inverted, bound)[0])):
+        sets.update(digits=data, inverted=against)
+        judged = judging.judge(model, data, against="inverted")
+        options = SessionOptions(50, 0, "digits-classifier", "none", "cpu")
+        session = Session(tmp_path / "models", options, judging.real_data, quiet=True)
+        report, _, _ = session.evaluate("m", "digits")
+        reference = (
+            session.write_reference(tmp_path / "r.npz", "digits", None, "train").with_suffix(".json").read_text()
+        )
+        figures = session.disentangle("m", "digits", 3) if family == "vae" else None
+        found.append((judged.rates, judged.terms, judged.peers, judged.warnings, report, reference, figures))
+    assert found[0] == found[1]
+    assert all(0 < part.asked <= bound for part in parts)
+
+
+def test_large_items_come_in_smaller_batches(digits: Data, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parts_module, "VALUES", 64 * 7)
+    assert [len(held) for held in batches(digits.test, 500, 20)] == [7, 7, 6]
+    assert (count(digits.test, 5), count(digits.test, 500, 63), count(digits.test, 500, 64 * 9)) == (5, 1, 9)
+    assert list(batches(Arrays.of(digits.test)[:0], 5)) == []
+
+
+@pytest.mark.parametrize("family", ["vae", "gan"])
+def test_the_batch_for_monitor_is_bounded_and_is_made_for_families_that_have_it(
+    tmp_path: Path, digits: Data, monkeypatch: pytest.MonkeyPatch, family: str
+) -> None:
+    sizes = []
+
+    def joined(part: Part, generator: torch.Generator, limit: int) -> Batch:
+        sizes.append(limit)
+        return batches_module.joined(part, generator, limit)
+
+    monkeypatch.setattr(evaluation, "joined", joined)
+    monkeypatch.setattr(evaluation, "MONITORED", 64 * 100)
+    train(run_of(tmp_path / "run", family, epochs=2), digits, device="cpu", quiet=True)
+    assert sizes == ([100, 100] if family == "vae" else [])
+
+
 def test_a_subset_gives_the_items_of_its_part(digits: Data) -> None:
-    made = Made(digits.train)
+    made = Made(digits.train, 10)
     rows = np.asarray([7, 3, 900])
     part = subset(made, rows)
     assert not isinstance(part, Arrays)

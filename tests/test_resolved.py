@@ -13,12 +13,13 @@ import pytest
 import torch
 
 from manifold.runtime import manifest
+from manifold.training import export as exporting
 from manifold.training import families, runs
-from manifold.training.data import Data
+from manifold.training.data import Arrays, Data
 from manifold.training.errors import TrainingError
 from manifold.training.exporting.draft import draft
 from manifold.training.exporting.tasks import Exports
-from manifold.training.families import gan
+from manifold.training.families import gan, vae
 from manifold.training.loop import checkpoints
 from manifold.training.recipes import Recipe
 from manifold.training.train import train, trained_model
@@ -77,13 +78,94 @@ def test_a_run_of_an_older_version_goes_on_exactly(tmp_path: Path, digits: Data)
     assert [name for name in a if not torch.equal(a[name], b[name])] == []
 
 
+def gan_run(folder: Path, **changes: object) -> runs.TrainingRun:
+    options = {**families.get("gan").PRESETS["smoke"], "watch_steps": 5, **changes}
+    return runs.TrainingRun(folder, "gan", "digits", "smoke", gan.Config.model_validate(options))
+
+
+def looks(run: runs.TrainingRun) -> list[dict[str, Any]]:
+    records = runs.read_log(run.folder / runs.LOG)
+    return [record["watch"] for record in records if "watch" in record]
+
+
+def test_a_judge_that_auto_found_may_be_missing_later(
+    tmp_path: Path, digits: Data, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Training goes on without it, with a warning, and gives the same weights."""
+    whole, parts = (gan_run(tmp_path / name) for name in ("whole", "parts"))
+    train(whole, digits, device="cpu", quiet=True)
+    assert {look["judge"] for look in looks(whole)} == {"digits-classifier/1"}
+    train(parts, digits, device="cpu", quiet=True, stop_after=7)
+    assert json.loads((parts.folder / runs.CONFIG).read_text())["config"]["judge"] == "auto"
+    monkeypatch.setenv("MANIFOLD_MODELS_DIR", str(tmp_path / "absent"))
+    with pytest.warns(UserWarning, match=r"until this checkpoint .* by digits-classifier/1; from here on by none"):
+        train(runs.open_run(parts.folder), digits, resume=True, device="cpu", quiet=True)
+    assert ["class_shares" in look for look in looks(parts)] == [True] + [False] * (len(looks(whole)) - 1)
+    a, b = (checkpoints.load(run.checkpoint)["model"] for run in (whole, parts))
+    assert [name for name in a if not torch.equal(a[name], b[name])] == []
+
+
+def test_a_judge_that_auto_finds_and_that_does_not_fit_is_left_out(tmp_path: Path, digits: Data) -> None:
+    renamed = dataclasses.replace(digits, classes=tuple("abcdefghij"))
+    run = gan_run(tmp_path / "run", epochs=1)
+    with pytest.warns(UserWarning, match=r"digits-classifier is no classifier of what digits holds; .* not counted"):
+        train(run, renamed, device="cpu", quiet=True)
+    assert not any("class_shares" in look for look in looks(run))
+
+
+def test_a_judge_that_the_user_named_must_be_there(
+    tmp_path: Path, digits: Data, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = gan_run(tmp_path / "run", judge="digits-classifier")
+    train(run, digits, device="cpu", quiet=True, stop_after=7)
+    monkeypatch.setenv("MANIFOLD_MODELS_DIR", str(tmp_path / "absent"))
+    with pytest.raises(TrainingError, match=r"judge: .*digits-classifier"):
+        train(runs.open_run(run.folder), digits, resume=True, device="cpu", quiet=True)
+
+
+def test_checkpoints_of_older_versions_name_no_judge(digits: Data) -> None:
+    watch = gan.phases(gan.build(gan.Config(), digits), gan.Config())[0].watch
+    assert watch is not None
+    watch.restore({"usual": 3.0})  # without a warning
+    assert watch.state() == {"usual": 3.0, "judge": "digits-classifier/1"}
+
+
+def test_an_artifact_states_no_judge_that_its_run_may_not_have_used(tmp_path: Path, digits: Data) -> None:
+    run = tiny_run(tmp_path / "run", "gan", digits, epochs=1)
+    folder = export(run, "m", tmp_path / "models", data=digits, backend="torchscript")
+    assert manifest.read(folder / manifest.FILE).provenance["config"]["judge"] == "auto"
+
+
+@pytest.mark.parametrize("folds", [0, 2])
+def test_a_command_resolves_the_options_once(
+    tmp_path: Path, digits: Data, monkeypatch: pytest.MonkeyPatch, folds: int
+) -> None:
+    """One training, and one export, which trains a model for each fold of a small set."""
+    calls = 0
+    honest = vae.resolve
+
+    def resolve(config: vae.Config, data: Data) -> vae.Config:
+        nonlocal calls
+        calls += 1
+        return honest(config, data)
+
+    monkeypatch.setattr(vae, "resolve", resolve)
+    few = dataclasses.replace(digits, train=Arrays.of(digits.train)[:300], folds=folds)
+    options = {**families.get("vae").PRESETS["smoke"], "epochs": 1, "hidden": (16,), "references": 0}
+    run = runs.TrainingRun(tmp_path / "run", "vae", "digits", "smoke", vae.Config.model_validate(options))
+    train(run, few, device="cpu", quiet=True)
+    assert calls == 1
+    exporting.export(runs.open_run(run.folder), "m", tmp_path / "models", data=few, backend="torchscript")
+    assert calls == 2
+
+
 def test_a_family_needs_five_names(digits: Data) -> None:
     module = SimpleNamespace(
         Config=Recipe, build=torch.nn.Identity, phases=list, evaluate=dict, exports=lambda *_: Exports({})
     )
     family, config = families.of(module), Recipe()
     assert family.resolve(config, digits) is config
-    assert (family.monitor(None, None), family.report(None, config, digits)) == ({}, [])  # type: ignore[arg-type]
+    assert (family.monitor, family.report(None, config, digits)) == (None, [])
     assert family.draw(None, 3, torch.Generator()) is None
     assert set(family.PRESETS) == {"smoke", "cpu", "gpu"}
     for name in ("Config", "build", "phases", "evaluate", "exports"):

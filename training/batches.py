@@ -38,7 +38,7 @@ def to_float(items: Any, device: torch.device) -> Tensor:
 
 
 def in_order(part: Part, size: int, generator: torch.Generator, limit: int | None = None) -> Iterator[Batch]:
-    """Yield a part in batches, on the generator's device; at most its first `limit` items."""
+    """Yield a part in batches of at most `size` items (see `parts.batches`), on the generator's device; at most its first `limit` items."""
     device = generator.device
     for held in batches(part, size, limit):
         labels, factors = torch.as_tensor(held.labels).to(device), _optional(held.factors, device)

@@ -1,4 +1,4 @@
-"""What can go wrong in training, beside what the runtime already names."""
+"""The errors of training, in addition to those of the runtime."""
 
 from manifold.runtime.errors import ManifoldError
 

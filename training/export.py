@@ -66,12 +66,12 @@ def export(
         )
     check_name(name)
     data = data or datasets.load(run.data)
-    run = run.resolved(data)
-    exported = exports(run, data)
+    resolved = run.resolved(data)
+    exported = exports(resolved, data)
     with repository.staging(root, name) as folder:
         version = repository.next_version(root, name)
-        manifest = draft(run, name, version, backend, data, exported, description)
-        context = Context(run, data, exported, folder, manifest, examples(manifest, data))
+        manifest = draft(resolved, name, version, backend, data, exported, description)
+        context = Context(resolved, data, exported, folder, manifest, examples(manifest, data))
         for step in STEPS:
             step(context)
         return repository.publish_next(folder, root, context.manifest)
@@ -79,7 +79,8 @@ def export(
 
 def exports(run: TrainingRun, data: Data) -> Exports:
     """Return the tasks of a trained run."""
-    config, model = run.resolved(data).config, trained_model(run, data)
+    resolved = run.resolved(data)
+    config, model = resolved.config, trained_model(resolved, data)
     with torch.no_grad():
         exported = families.get(run.family).exports(model, config, data)
     if config.stored == "float16":

@@ -49,7 +49,7 @@ class BasicConv2d(nn.Module):
 
 
 def average_pool(x: Tensor) -> Tensor:
-    """3x3, same size; the padding is not counted."""
+    """Return the average over 3x3 neighbours, same size; the padding is not counted."""
     return F.avg_pool2d(x, 3, stride=1, padding=1, count_include_pad=False)
 
 

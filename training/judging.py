@@ -1,22 +1,85 @@
-"""Trained models before the evaluator: data sets as it takes them, and the score of a model judged as a detector."""
+"""Trained models before the evaluator: data sets as it takes them, and the score of a model judged as a detector.
+
+Items are read from a part when the evaluator asks for them, a batch at a time.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from manifold.evaluation import anomaly, anomaly_page
+from manifold.evaluation import images as sources
 from manifold.evaluation.anomaly import Judgement
-from manifold.evaluation.images import ImageArray, RealData
+from manifold.evaluation.images import ImageBatch, Pixels, RealData
 from manifold.runtime.engine import Model
 from manifold.runtime.errors import InvalidValue
 from manifold.runtime.kinds.image import ImageSpec
 from manifold.training import datasets
-from manifold.training.data import Arrays, Data
+from manifold.training.data import Data, Part
+from manifold.training.data.parts import Array, subset
 
 LEAST_IMAGES = 1000  # of a test part whose images stand in for anomalies; of a smaller one the training part does
+
+
+@dataclass(frozen=True)
+class PartImages:
+    """The images of a part, as the evaluator takes them."""
+
+    part: Part
+    shape: tuple[int, ...]  # (C, H, W)
+    name: str
+    factor_names: tuple[str, ...] = ()
+
+    @property
+    def n(self) -> int:
+        """Return the number of images."""
+        return len(self.part)
+
+    @property
+    def labels(self) -> NDArray[np.int64]:
+        """Return the class of each image, -1 where unknown."""
+        return self.part.labels
+
+    @property
+    def factors(self) -> Array | None:
+        """Return the factors of each image (N, F), if they are known."""
+        return self.part.factors
+
+    def batch(self, start: int, stop: int) -> ImageBatch:
+        """Return images start .. stop - 1."""
+        held = self.part.batch(np.arange(start, stop))
+        return ImageBatch(held.items, held.labels)
+
+    def at(self, indices: NDArray[np.int64]) -> Pixels:
+        """Return the images at these indices."""
+        return self.part.batch(indices).items
+
+    def content_hash(self) -> str:
+        """Return a SHA-256 over what the images are."""
+        return sources.content_hash(self)
+
+    def picked(self, n: int, seed: int) -> PartImages:
+        """Return n of them without replacement, in order; all if there are no more."""
+        return self if n >= self.n else replace(self, part=subset(self.part, sources.pick(self.n, n, seed)))
+
+
+class PartInputs:
+    """The items of a part as model inputs. `to_model` makes inputs of stored items."""
+
+    def __init__(self, part: Part, to_model: Callable[[Array], Array]) -> None:
+        self.part, self.to_model = part, to_model
+
+    def __len__(self) -> int:
+        return len(self.part)
+
+    def __getitem__(self, rows: slice | NDArray[np.int64]) -> Array:
+        indices = np.arange(*rows.indices(len(self))) if isinstance(rows, slice) else rows
+        return self.to_model(self.part.batch(indices).items)
 
 
 def real_data(name: str) -> RealData:
@@ -24,7 +87,7 @@ def real_data(name: str) -> RealData:
     data = datasets.load(name)
     ImageSpec.of(data.spec, f"data: {name}")
     parts = {
-        part: ImageArray(Arrays.of(held).items, held.labels, name, held.factors, data.factors)
+        part: PartImages(held, data.spec.shape, name, data.factors)
         for part, held in (("train", data.train), ("calibration", data.calibration), ("test", data.test))
     }
     return RealData(name, **parts)
@@ -39,12 +102,13 @@ def judge(
     for data of another kind, and for options that do not fit the kind of data.
     """
     _check(model, data, against, html)
+    train, test = (PartInputs(part, data.spec.to_model) for part in (data.train, data.test))
     anomalies = _anomalies(model, data, against)
-    judgement = anomaly.judge(model, data.inputs(data.train), data.inputs(data.test), anomalies)
+    judgement = anomaly.judge(model, train, test, anomalies)
     if record:
         anomaly.record(model, judgement, against)
     if html is not None:
-        anomaly_page.write(html, model, judgement, Arrays.of(data.test).items, anomalies)
+        anomaly_page.write(html, model, judgement, test, anomalies)
     return judgement
 
 
@@ -60,11 +124,12 @@ def _check(model: Model, data: Data, against: str | None, html: Path | None) -> 
         raise InvalidValue("--against: rows have known anomalies of their own", field="against")
 
 
-def _anomalies(model: Model, data: Data, against: str | None) -> NDArray[Any] | None:
+def _anomalies(model: Model, data: Data, against: str | None) -> PartInputs | None:
     """Return the known anomalies of a data set as model inputs, or the images of another one; None if there are neither."""
     if against is None:
-        return None if data.anomalies is None else Arrays.of(data.anomalies).items
+        return None if data.anomalies is None else PartInputs(data.anomalies, data.spec.to_model)
     other = datasets.load(against)
     ImageSpec.of(other.spec, f"--against: {against}")
     images = other.test if len(other.test) >= LEAST_IMAGES else other.train
-    return anomaly.fitted(Arrays.of(images).items, ImageSpec.of(model.manifest.spec, f"model: {model.manifest.name}"))
+    spec = ImageSpec.of(model.manifest.spec, f"model: {model.manifest.name}")
+    return PartInputs(images, lambda items: anomaly.fitted(items, spec))

@@ -75,7 +75,7 @@ class Bernoulli(nn.Module):
         return torch.sigmoid(parameters)
 
     def sample(self, parameters: Tensor, *noise: Tensor) -> Tensor:
-        return self.mean(parameters)  # the wire shows probabilities: a picture of coin flips helps nobody
+        return self.mean(parameters)  # answers show probabilities: a picture of coin flips is of no use
 
 
 class _Continuous(nn.Module):
@@ -171,10 +171,10 @@ def softplus(x: Tensor) -> Tensor:
 
 
 class Columns(nn.Module):
-    """One likelihood a column: a Gaussian with learned variance (and a floor) in scaled units, or a categorical over one-hot blocks.
+    """The likelihood of a row, column by column: a Gaussian with learned variance (and a floor) in scaled units, or a categorical over one-hot blocks.
 
     A category never seen in training arrives as a block of zeros and costs `unseen` nats, log(n + 1) for n training rows: rarer than
-    anything that was seen. A missing value arrives as NaN and costs nothing: what is bounded is log p of the values that are there (as in
+    anything that was seen. A missing value arrives as NaN and costs nothing: the bound is on log p of the values that are there (as in
     Nazabal et al., 2020, arXiv 1807.03653).
     """
 

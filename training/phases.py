@@ -1,4 +1,4 @@
-"""What a family hands to the loop: phases of players, with their losses. No loop here, and no family."""
+"""Phases of players, with their losses: a family defines them, the loop runs them. No loop here, and no family."""
 
 from __future__ import annotations
 

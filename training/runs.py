@@ -30,7 +30,7 @@ CONFIG, LOG, CHECKPOINT, METRICS = "config.json", "log.jsonl", "checkpoint.safet
 
 @dataclasses.dataclass(frozen=True)
 class TrainingRun:
-    """What a run folder says about itself."""
+    """A run: its folder, family, data set, preset and config."""
 
     folder: Path
     family: str
@@ -44,7 +44,7 @@ class TrainingRun:
 
     @property
     def good(self) -> Path:
-        """The last state that no watch had anything against, where one may go back to it."""
+        """The last state without alarms, to which an alarm can roll training back."""
         return self.folder / GOOD
 
     @contextmanager
@@ -59,9 +59,10 @@ class TrainingRun:
                     left.unlink(missing_ok=True)
             yield
 
-    def resolved(self, data: Data) -> TrainingRun:
+    def resolved(self, data: Data) -> ResolvedRun:
         """Return the run with every option that depends on the data filled in. Runs of older versions saved them unresolved."""
-        return dataclasses.replace(self, config=families.get(self.family).resolve(self.config, data))
+        config = families.get(self.family).resolve(self.config, data)
+        return ResolvedRun(self.folder, self.family, self.data, self.preset, config)
 
     def save(self) -> None:
         """Write the config."""
@@ -75,6 +76,15 @@ class TrainingRun:
         }
         with replacing(self.folder / CONFIG) as path:
             path.write_text(json.dumps(content, indent=1) + "\n")
+
+
+@dataclasses.dataclass(frozen=True)
+class ResolvedRun(TrainingRun):
+    """A run whose config has every option that depends on the data filled in."""
+
+    def resolved(self, data: Data) -> ResolvedRun:
+        """Return the run itself."""
+        return self
 
 
 def read_config(folder: Path) -> dict[str, Any]:

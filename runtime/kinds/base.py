@@ -233,10 +233,6 @@ class Kind(Record):
         """Return an explanation for each item; `given` are the items as the request has them."""
         raise NotImplementedError
 
-    def usual(self, nats: Array) -> tuple[float, ...] | None:
-        """Return the mean nats of each part over calibration items (n, parts); None for a kind without parts."""
-        return None if self.parts is None else tuple(float(value) for value in nats.mean(axis=0))
-
     def sheet(self, items: Array, recipes: Sequence[Mapping[str, Any]] | None = None, *, scale: int = 1) -> bytes:
         """Return one file, with the suffix of the kind, that shows all items."""
         raise NotImplementedError

@@ -7,8 +7,10 @@ about the client's false alarms than any held-out part of the training data.
 from __future__ import annotations
 
 import datetime
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,31 +28,70 @@ LEAST = 20  # items; p-values then resolve 1 in 21, and the answer says so
 QUANTILE = 0.999  # of the surprise, that is drawn white
 
 
-def write(scoring: Scoring, scores: Scores, folder: Path, *, source: str, spec: Kind) -> Scoring:
-    """Stores calibration scores in an artifact's folder and returns the section of the manifest that refers to them.
+class Surprise:
+    """The nats of n calibration items, added in batches: their QUANTILE, and the mean of each part for a kind with parts.
 
-    `scores` are of n items in an order that does not matter. Raises InvalidValue for fewer than LEAST, or scores that are not finite.
+    Both are exact. Only the largest values are kept, one in a thousand.
     """
-    values: dict[str, Float64] = dict(scores.terms)
-    n = len(values[scoring.terms[0].name])
+
+    def __init__(self, n: int, spec: Kind) -> None:
+        self.n, self.has_parts = n, spec.parts is not None
+        self._largest: NDArray[Any] | None = None
+        self._sums: NDArray[Any] | None = None  # of each part
+
+    def add(self, nats: NDArray[Any]) -> None:
+        """Add the nats of a batch (b, parts), or (b, *shape) if the kind has no parts."""
+        values = nats.ravel() if self._largest is None else np.concatenate([self._largest, nats.ravel()])
+        self._fraction, below = math.modf((self.n * math.prod(nats.shape[1:]) - 1) * QUANTILE)
+        kept = self.n * math.prod(nats.shape[1:]) - int(below)
+        self._largest = np.partition(values, -kept)[-kept:] if values.size > kept else values
+        if self.has_parts:
+            self._sums = (nats if self._sums is None else np.concatenate([self._sums[None], nats])).sum(axis=0)
+
+    def figures(self) -> dict[str, object]:
+        """Return the keys of the manifest's `scoring`; none if nothing was added."""
+        if self._largest is None:
+            return {}
+        around = np.sort(self._largest)[:2]  # the values before and after the quantile
+        found: dict[str, object] = {"surprise_scale": max(float(np.quantile(around, self._fraction)), 1e-6)}
+        if self._sums is not None:
+            found["surprise_mean"] = tuple(float(value) for value in self._sums / self.n)
+        return found
+
+
+def write(scoring: Scoring, batches: Iterable[Scores], folder: Path, *, n: int, source: str, spec: Kind) -> Scoring:
+    """Store calibration scores in an artifact's folder. Return the section of the manifest that refers to them.
+
+    `batches` are the scores of n items in all, in an order that does not matter. Raises InvalidValue for fewer than LEAST items, and for
+    scores that are not finite.
+    """
     if n < LEAST:
         raise InvalidValue(
             f"rows: {n} are too few to calibrate on; at least {LEAST} are needed, better 1000", field="rows"
         )
+    surprise = Surprise(n, spec)
+    values = _terms(scoring, batches, surprise)
     for name, term in values.items():
         if not np.isfinite(term).all():
             raise InvalidValue(f"rows: {name} is not finite for some of them", field="rows")
     if scoring.combination is not None:
-        values[COMBINED] = cross_combined(scoring.combination, scores.terms)
+        values[COMBINED] = cross_combined(scoring.combination, values)
     calibration = Calibration(id="", n=n, created=now(), source=source)
     _save(folder / calibration.file, values)
     record = repository.digest(folder / calibration.file)
-    update: dict[str, object] = {"calibration": calibration.model_copy(update={"id": f"cal-{record.sha256[:8]}"})}
-    if scores.surprise is not None:
-        update["surprise_scale"] = max(float(np.quantile(scores.surprise, QUANTILE)), 1e-6)
-        if (usual := spec.usual(scores.surprise)) is not None:
-            update["surprise_mean"] = usual
-    return scoring.model_copy(update=update)
+    named = calibration.model_copy(update={"id": f"cal-{record.sha256[:8]}"})
+    return scoring.model_copy(update={"calibration": named, **surprise.figures()})
+
+
+def _terms(scoring: Scoring, batches: Iterable[Scores], surprise: Surprise) -> dict[str, Float64]:
+    """Return the terms of all batches by name, (n,) each. Add the nats of each batch to `surprise`."""
+    pieces: dict[str, list[Float64]] = {term.name: [] for term in scoring.terms}
+    for scores in batches:
+        for name, values in pieces.items():
+            values.append(scores.terms[name])
+        if scores.surprise is not None:
+            surprise.add(scores.surprise)
+    return {name: np.concatenate(values) for name, values in pieces.items()}
 
 
 def _save(path: Path, values: Mapping[str, Float64]) -> None:
@@ -78,7 +119,7 @@ def recalibrate(model: Model, data: NDArray[np.float32], root: Path, *, source: 
     plain = manifests.read(model.folder)  # as it is stored: padding that this machine needs is not the artifact's
     with repository.staging(root, manifest.name) as folder:
         repository.copy(model.folder, folder)
-        calibrated = write(scoring, model.score(data), folder, source=source, spec=manifest.spec)
+        calibrated = write(scoring, [model.score(data)], folder, n=len(data), source=source, spec=manifest.spec)
         earlier = {
             "version": plain.version,
             "n": scoring.calibration.n if scoring.calibration else 0,

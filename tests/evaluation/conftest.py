@@ -10,11 +10,12 @@ import pytest
 
 from manifold.evaluation import extractors, reference
 from manifold.evaluation.extractors import Extractor
-from manifold.evaluation.images import ImageArray, RealData
+from manifold.evaluation.images import ImageArray
 from manifold.evaluation.reference import Reference
 from manifold.runtime import imaging
 from manifold.training.data import Arrays, Data
 from tests.conftest import SHIPPED
+from tests.evaluation.helpers import RealArrays
 
 
 @pytest.fixture(autouse=True)
@@ -28,20 +29,20 @@ def extractor() -> Extractor:
 
 
 @pytest.fixture(scope="session")
-def real(digits: Data) -> RealData:
+def real(digits: Data) -> RealArrays:
     parts = {"train": digits.train, "calibration": digits.calibration, "test": digits.test}
-    return RealData(
+    return RealArrays(
         "digits", **{name: ImageArray(Arrays.of(part).items, part.labels, "digits") for name, part in parts.items()}
     )
 
 
 @pytest.fixture
-def held(extractor: Extractor, real: RealData) -> Reference:
+def held(extractor: Extractor, real: RealArrays) -> Reference:
     return reference.of_source(extractor, real.test, "test")
 
 
 @pytest.fixture(scope="session")
-def pool(real: RealData) -> ImageArray:
+def pool(real: RealArrays) -> ImageArray:
     """All 1797 digits."""
     parts = (real.train, real.calibration, real.test)
     return ImageArray(
@@ -50,7 +51,7 @@ def pool(real: RealData) -> ImageArray:
 
 
 @pytest.fixture
-def folder(tmp_path: Path, real: RealData) -> Path:
+def folder(tmp_path: Path, real: RealArrays) -> Path:
     root = tmp_path / "images"
     root.mkdir()
     for index, image in enumerate(real.test.pixels[:60]):

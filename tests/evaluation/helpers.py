@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,19 @@ from typer.testing import CliRunner
 from manifold import cli
 from manifold.evaluation import evaluate_images, images
 from manifold.evaluation.extractors import Extractor
+from manifold.evaluation.images import ImageArray, RealData
 from manifold.evaluation.reference import Reference
 
 PNG = b"\x89PNG\r\n\x1a\n"
+
+
+@dataclass(frozen=True)
+class RealArrays(RealData):
+    """A data set whose images are arrays in memory."""
+
+    train: ImageArray
+    calibration: ImageArray
+    test: ImageArray
 
 
 def scores(source: images.ImageSource, held: Reference, extractor: Extractor) -> dict[str, float]:

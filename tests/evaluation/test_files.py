@@ -13,11 +13,11 @@ from manifold import cli
 from manifold.evaluation import evaluate_images, extractors, frechet, images, reference
 from manifold.evaluation.errors import EvaluationError
 from manifold.evaluation.extractors import Extractor
-from manifold.evaluation.images import ImageArray, RealData
+from manifold.evaluation.images import ImageArray
 from manifold.evaluation.reference import Reference
 from manifold.runtime import imaging
 from tests.conftest import SHIPPED
-from tests.evaluation.helpers import PNG, run, scores
+from tests.evaluation.helpers import PNG, RealArrays, run, scores
 
 # --- statistics in files ---
 
@@ -106,7 +106,7 @@ def test_arrays_out_of_range_are_refused() -> None:
             ImageArray.of(np.zeros(shape, np.uint8))
 
 
-def test_a_folder_is_its_images(folder: Path, real: RealData, extractor: Extractor) -> None:
+def test_a_folder_is_its_images(folder: Path, real: RealArrays, extractor: Extractor) -> None:
     source = images.open_images(folder, "L")
     assert np.array_equal(source.batch(3, 9).pixels, real.test.pixels[3:9])
     assert images.open_images(folder, "RGB").batch(0, 2).pixels[0].shape == (3, 8, 8)
@@ -138,7 +138,7 @@ def test_mixed_sizes(folder: Path, extractor: Extractor) -> None:
     assert extractors.extract(resizing, images.open_images(folder, "L", mixed=True)).n == 61
 
 
-def test_too_few_images(extractor: Extractor, real: RealData, held: Reference, tmp_path: Path) -> None:
+def test_too_few_images(extractor: Extractor, real: RealArrays, held: Reference, tmp_path: Path) -> None:
     with pytest.raises(EvaluationError, match="at least 2"):
         extractors.extract(extractor, ImageArray.of(real.test.pixels[:1]))
     with pytest.raises(EvaluationError, match="10 splits and there are 9"):
@@ -153,7 +153,7 @@ def test_too_few_images(extractor: Extractor, real: RealData, held: Reference, t
         images.open_images(tmp_path / "none", "L")
 
 
-def test_images_against_images_and_against_statistics(folder: Path, real: RealData, tmp_path: Path) -> None:
+def test_images_against_images_and_against_statistics(folder: Path, real: RealArrays, tmp_path: Path) -> None:
     array = tmp_path / "real.npy"
     np.save(array, real.train.pixels)
     common = ("--extractor", "digits-classifier", "--json")

@@ -18,14 +18,14 @@ from manifold.evaluation import disentanglement, extractors, held_out, latent
 from manifold.evaluation import evaluate_model as models
 from manifold.evaluation.errors import EvaluationError
 from manifold.evaluation.extractors import ExtractedFeatures, Extractor
-from manifold.evaluation.images import ImageArray, RealData
+from manifold.evaluation.images import ImageArray
 from manifold.evaluation.reference import Reference
 from manifold.evaluation.report import Pictures, Report
 from manifold.evaluation.statistics import of_rows
 from manifold.runtime import engine, imaging, manifest
 from manifold.runtime.errors import UnsupportedTask
 from manifold.runtime.kinds.image import ImageSpec
-from tests.evaluation.helpers import PNG, run
+from tests.evaluation.helpers import PNG, RealArrays, run
 
 Array = NDArray[Any]
 
@@ -79,7 +79,7 @@ def test_a_conditional_model_is_asked_for_classes(tiny_models: Path) -> None:
     assert found["details"]["nll"]["bound"] == "exact"
 
 
-def test_codes_are_counted(extractor: Extractor, real: RealData) -> None:
+def test_codes_are_counted(extractor: Extractor, real: RealArrays) -> None:
     class Quantiser:
         manifest = manifest.Manifest.model_validate(
             {
@@ -101,7 +101,7 @@ def test_codes_are_counted(extractor: Extractor, real: RealData) -> None:
     assert 2 < found.metrics["code_perplexity"] < 4
 
 
-def test_what_cannot_be_evaluated(tiny_models: Path, real: RealData, held: Reference, extractor: Extractor) -> None:
+def test_what_cannot_be_evaluated(tiny_models: Path, real: RealArrays, held: Reference, extractor: Extractor) -> None:
     for arguments, message in (
         (("evaluate", "table"), "makes no images"),
         (("evaluate", "table", "--data", "digits"), "makes no images"),
@@ -207,7 +207,7 @@ def test_traversals_are_conditioned_on_the_items_own_values(
         return sample(n, **given)
 
     monkeypatch.setattr(conditioned, "sample", spy)
-    data = RealData("shapes", shapes_of(80), shapes_of(20, 1), shapes_of(40, 2))
+    data = RealArrays("shapes", shapes_of(80), shapes_of(20, 1), shapes_of(40, 2))
     found, png = disentanglement.of_model(conditioned, data, 7)
     assert data.test.factors is not None
     assert found["active"] == len(told) > 0
@@ -251,7 +251,7 @@ def test_too_few_samples_are_refused_before_anything_is_drawn(conditioned: engin
     ],
 )
 def test_real_images_anchor_what_their_labels_and_classes_allow(
-    labels: int, shares: list[float] | None, expected: set[str], real: RealData, monkeypatch: pytest.MonkeyPatch
+    labels: int, shares: list[float] | None, expected: set[str], real: RealArrays, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     generator = np.random.default_rng(0)
     rows = generator.normal(size=(40, 3)).astype(np.float32)
@@ -270,7 +270,7 @@ def test_real_images_anchor_what_their_labels_and_classes_allow(
     assert found["test_is_marginal"] > 1.3
 
 
-def test_samples_that_are_training_images_are_counted(real: RealData) -> None:
+def test_samples_that_are_training_images_are_counted(real: RealArrays) -> None:
     def copies(first: Array) -> tuple[Report, Array | None]:
         found, shown = Report("vae", 1, {}, {}), Pictures()
         copying.copies(found, SimpleNamespace(first=first), real, shown)  # type: ignore[arg-type]

@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 from manifold.evaluation import evaluate_images, extractors, frechet, images, reference
 from manifold.evaluation.errors import EvaluationError
 from manifold.evaluation.extractors import Extractor
-from manifold.evaluation.images import ImageArray, RealData
+from manifold.evaluation.images import ImageArray
 from manifold.evaluation.reference import Reference
 from manifold.evaluation.statistics import of_rows
 from manifold.runtime import engine, imaging
 from manifold.runtime.kinds.image import ImageSpec
 from tests.conftest import SHIPPED
-from tests.evaluation.helpers import scores
+from tests.evaluation.helpers import RealArrays, scores
 
 Array = NDArray[Any]
 
@@ -27,7 +27,7 @@ Array = NDArray[Any]
 # --- what numbers must do ---
 
 
-def test_a_set_against_itself(extractor: Extractor, real: RealData, held: Reference) -> None:
+def test_a_set_against_itself(extractor: Extractor, real: RealArrays, held: Reference) -> None:
     found = scores(ImageArray(real.test.pixels, real.test.labels), held, extractor)
     assert found["fd_classifier"] < 1e-9
     assert found["precision"] == found["recall"] == 1
@@ -53,7 +53,7 @@ def noisy(pixels: Array, level: int) -> Array:
 
 @pytest.mark.parametrize("spoil", [blurred, noisy])
 def test_the_distance_grows_with_noise_and_blur(
-    spoil: Any, extractor: Extractor, real: RealData, held: Reference
+    spoil: Any, extractor: Extractor, real: RealArrays, held: Reference
 ) -> None:
     found = [
         scores(ImageArray.of(spoil(real.test.pixels, level)), held, extractor)["fd_classifier"] for level in range(6)
@@ -80,7 +80,7 @@ def test_recall_drops_as_classes_are_removed(extractor: Extractor, pool: ImageAr
     assert min(each["precision"] for each in found) > 0.8
 
 
-def test_one_repeated_image_is_caught(extractor: Extractor, real: RealData, held: Reference) -> None:
+def test_one_repeated_image_is_caught(extractor: Extractor, real: RealArrays, held: Reference) -> None:
     found, _, _ = evaluate_images.evaluate_images(
         ImageArray.of(np.repeat(real.test.pixels[:1], 300, axis=0)), held, extractor
     )
@@ -138,7 +138,7 @@ def test_real_images_score_what_a_perfect_generator_would(extractor: Extractor, 
 # --- the pass ---
 
 
-def test_nothing_depends_on_the_batch(extractor: Extractor, real: RealData, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_depends_on_the_batch(extractor: Extractor, real: RealArrays, monkeypatch: pytest.MonkeyPatch) -> None:
     found = []
     for batch, workers in ((128, None), (1, None), (37, {0}), (1000, {0, 1, 2})):
         if workers:
@@ -161,7 +161,9 @@ def test_generated_images_are_what_the_service_sends(extractor: Extractor) -> No
     assert np.array_equal(source.batch(0, 20).labels, samples.condition.argmax(axis=1))
 
 
-def test_features_are_cached_by_content(extractor: Extractor, real: RealData, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_features_are_cached_by_content(
+    extractor: Extractor, real: RealArrays, monkeypatch: pytest.MonkeyPatch
+) -> None:
     first = reference.of_source(extractor, real.test, "test")
     monkeypatch.setattr(reference, "extract", lambda *_, **__: pytest.fail("went through the extractor again"))
     again = reference.of_source(extractor, ImageArray(real.test.pixels.copy(), real.test.labels), "test")
@@ -176,7 +178,7 @@ def test_features_are_cached_by_content(extractor: Extractor, real: RealData, mo
         reference.of_source(extractor, ImageArray(changed, real.test.labels), "test")
 
 
-def test_a_damaged_cache_is_made_anew(extractor: Extractor, real: RealData) -> None:
+def test_a_damaged_cache_is_made_anew(extractor: Extractor, real: RealArrays) -> None:
     first = reference.of_source(extractor, real.test, "test")
     (path,) = reference.cache_folder().iterdir()
     path.write_bytes(path.read_bytes()[:1000])

@@ -13,10 +13,10 @@ from manifold import cli
 from manifold.evaluation import comparison, evaluate_images, recording, report_page
 from manifold.evaluation.errors import ProtocolMismatch
 from manifold.evaluation.extractors import Extractor
-from manifold.evaluation.images import ImageArray, RealData
+from manifold.evaluation.images import ImageArray
 from manifold.evaluation.reference import Reference
 from manifold.runtime import engine, manifest
-from tests.evaluation.helpers import run
+from tests.evaluation.helpers import RealArrays, run
 
 # --- records and comparisons ---
 
@@ -74,7 +74,7 @@ def test_numbers_under_different_protocols_are_not_compared(tiny_models: Path, t
     assert "not a report" in str(CliRunner().invoke(cli.app, ["compare", *files]).exception)
 
 
-def test_the_page_shows_pictures_that_can_be_opened(extractor: Extractor, real: RealData, held: Reference) -> None:
+def test_the_page_shows_pictures_that_can_be_opened(extractor: Extractor, real: RealArrays, held: Reference) -> None:
     import base64
     import re
 

@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 
 Array = NDArray[Any]
 
+VALUES = 2**24  # of a batch at most, unless one item has more: 64 MiB as float32
+
 
 class Part(Protocol):
     """The items of one split. They may lie in memory, or be read or made when a batch asks for them.
@@ -20,18 +22,18 @@ class Part(Protocol):
 
     @property
     def labels(self) -> Array:
-        """The class of each item, int64 (N,), -1 if it has none."""
+        """Return the class of each item, int64 (N,), -1 if it has none."""
         ...
 
     @property
     def factors(self) -> Array | None:
-        """The factors that made each item, float32 (N, F), if they are known."""
+        """Return the factors that made each item, float32 (N, F), if they are known."""
         ...
 
     def __len__(self) -> int: ...
 
     def batch(self, indices: Array) -> Arrays:
-        """Return the items at these indices, in this order, with their labels and factors."""
+        """Return the items at these indices, in this order, with their labels and factors. It is thread-safe: the evaluator uses threads."""
         ...
 
 
@@ -83,8 +85,15 @@ def first(part: Part, n: int) -> Arrays:
     return part.batch(np.arange(min(n, len(part))))
 
 
+def count(part: Part, most: int, values: int | None = None) -> int:
+    """Return how many items of a part to ask for at once: `most`, or fewer if these had more than `values` (VALUES) values. At least 1."""
+    one = part.batch(np.arange(1)).items.size if len(part) else 1
+    return max(1, min(most, (VALUES if values is None else values) // max(1, one)))
+
+
 def batches(part: Part, size: int, limit: int | None = None) -> Iterator[Arrays]:
-    """Yield a part in order, `size` items at a time; at most its first `limit` items."""
+    """Yield a part in order, `size` items at a time, or fewer if they are large (`count`); at most its first `limit` items."""
     stop = len(part) if limit is None else min(limit, len(part))
+    size = count(part, size)
     for start in range(0, stop, size):
         yield part.batch(np.arange(start, min(start + size, stop)))

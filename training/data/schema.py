@@ -2,7 +2,7 @@
 
 The rules are fitted on training rows alone and kept in the manifest. Strings, booleans and whole numbers with at most 20 different values
 are categories; other numbers are numeric, with log(1 + v) where they are non-negative and skewed (skewness above 2), standardised by mean
-and standard deviation and clipped at ten of them. Where it is stated, they are scaled by their range instead, or take a quantile transform.
+and standard deviation and clipped at ten of them. If a kind is stated, they are scaled by their range instead, or take a quantile transform.
 The number of decimals is the training rows' too, unless it is stated. Left out and named in the manifest: columns with one value,
 identifiers (strings that hardly ever repeat), columns without values. A missing value (an empty cell, null, NaN) takes no part: not in the
 schema, not in the likelihood.

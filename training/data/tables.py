@@ -107,7 +107,7 @@ def from_parts(
     if label is not None:
         column = _classes(parts["train"], label)
         classes = column.categories
-        # nobody asks for the classes of anomalies
+        # the classes of anomalies are not used
         labels |= {part: _labels(part, table, column) for part, table in parts.items() if part != "anomalies"}
     left = {part: {key: values for key, values in table.items() if key != label} for part, table in parts.items()}
     spec = schema.fit(left["train"], stated)

@@ -1,6 +1,8 @@
-"""What is fitted to data that is not of the test part: priors, the calibration of scores, and the temperature of class probabilities."""
+"""Fits to data outside the test part: priors, the calibration of scores, and the temperature of class probabilities."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
 
 from manifold.runtime import priors as stores
 from manifold.runtime.operations import Scores, softmax
@@ -27,21 +29,19 @@ def calibrate_scores(context: Context) -> None:
     if scoring is None:
         return
     if data.folds:
-        scores = folds.scores(context.run, data, context.engine.manifest)
-        source = f"{len(data.train)} training items, each by a model trained on the other {data.folds - 1} of {data.folds} folds"
+        scores, n = folds.scores(context.run, data, context.engine.manifest), len(data.train)
+        source = f"{n} training items, each by a model trained on the other {data.folds - 1} of {data.folds} folds"
     else:
-        scores, source = _held_out(context), _source(context)
-    context.update(scoring=calibration.write(scoring, scores, context.folder, source=source, spec=data.spec))
+        scores, n, source = _held_out(context), len(data.calibration), _source(context)
+    context.update(scoring=calibration.write(scoring, scores, context.folder, n=n, source=source, spec=data.spec))
 
 
-def _held_out(context: Context) -> Scores:
-    """Return the scores of the calibration part, through the engine."""
+def _held_out(context: Context) -> Iterator[Scores]:
+    """Yield the scores of the calibration part in batches, through the engine."""
     engine, data = context.engine, context.data
-    scores = []
     for held in batches(data.calibration, BATCH):
         known = {"classes": priors.conditions(engine.manifest, data, held)} if engine.manifest.conditions else {}
-        scores.append(engine.score(data.inputs(held), **known))
-    return folds.joined(scores)
+        yield engine.score(data.inputs(held), **known)
 
 
 def calibrate_classes(context: Context) -> None:

@@ -62,7 +62,7 @@ def _padding(engine: Model, task: str, real: Mapping[str, Array]) -> TaskSpec:
 def write_golden(context: Context) -> None:
     """Write a few inputs and outputs of each task.
 
-    What loops draw is not golden: one flipped code changes the rest (see runtime.golden).
+    The outputs of loops that draw are left out: one flipped code changes the rest (see runtime.golden).
     """
     manifest = context.manifest
     assert manifest.golden is not None

@@ -1,4 +1,4 @@
-"""What the steps of an export share."""
+"""The data that the steps of an export share."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from manifold.runtime.manifest import Manifest
 from manifold.training.data import Data
 from manifold.training.data.parts import first
 from manifold.training.exporting.tasks import Exports
-from manifold.training.runs import TrainingRun
+from manifold.training.runs import ResolvedRun
 
 Array = NDArray[Any]
 LOOPS = ("sample", "impute")  # the tasks whose loops draw
@@ -26,7 +26,7 @@ LOOPS = ("sample", "impute")  # the tasks whose loops draw
 class Context:
     """An export under way. Each step reads it, writes files into the folder, and replaces the manifest."""
 
-    run: TrainingRun  # with a resolved config
+    run: ResolvedRun
     data: Data
     exported: Exports
     folder: Path  # where the artifact is made
@@ -37,13 +37,13 @@ class Context:
 
     @property
     def engine(self) -> Model:
-        """The graphs in the runtime's engine, once they are written and padded."""
+        """Return the graphs in the runtime's engine, once they are written and padded."""
         assert self.opened is not None, "the graphs are not opened yet"
         return self.opened
 
     @property
     def loops(self) -> Sequence[str]:
-        """The tasks in which one draw that flips changes the rest of an item."""
+        """Return the tasks in which one draw that flips changes the rest of an item."""
         return LOOPS if self.exported.autoregressive or self.exported.sampler else ()
 
     def update(self, **changes: Any) -> None:

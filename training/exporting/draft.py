@@ -15,13 +15,13 @@ from manifold.training.data import Data
 from manifold.training.errors import TrainingError
 from manifold.training.exporting.tasks import Exports
 from manifold.training.loop import checkpoints
-from manifold.training.runs import METRICS, TrainingRun, read_config
+from manifold.training.runs import METRICS, ResolvedRun, read_config
 
 TORCHSCRIPT_FILE = "model.pt"
 
 
 def draft(
-    run: TrainingRun, name: str, version: int, backend: str, data: Data, exported: Exports, description: str
+    run: ResolvedRun, name: str, version: int, backend: str, data: Data, exported: Exports, description: str
 ) -> Manifest:
     """Return the manifest of a run's artifact, without calibration, fitted priors and checksums.
 
@@ -70,7 +70,7 @@ def _tasks(exported: Exports, backend: str) -> dict[str, TaskSpec]:
     return tasks
 
 
-def _provenance(run: TrainingRun, data: Data, exported: Exports) -> dict[str, Any]:
+def _provenance(run: ResolvedRun, data: Data, exported: Exports) -> dict[str, Any]:
     state = checkpoints.load(run.checkpoint)
     return {
         "family": run.family,

@@ -1,14 +1,15 @@
 """Calibration of a small set by folds: every training item is scored by a model that did not see it.
 
-As in cross-conformal prediction (Vovk, 2015, Annals of Mathematics and Artificial Intelligence 74), but items to come are scored by one more
-model, trained on all: its fit is a little better than the folds', so p-values lean to the careful side. The guarantee is approximate.
+This is cross-conformal prediction (Vovk, 2015, Annals of Mathematics and Artificial Intelligence 74), except that new items are scored by
+one more model, trained on all items: its fit is a little better than the folds', so p-values are slightly conservative. The guarantee is
+approximate.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -20,14 +21,13 @@ from manifold.runtime.operations import Scores
 from manifold.training import families
 from manifold.training.data import Data
 from manifold.training.data.parts import subset
-from manifold.training.runs import TrainingRun
+from manifold.training.runs import ResolvedRun
 from manifold.training.train import train, trained_model
 
 
-def scores(run: TrainingRun, data: Data, manifest: Manifest) -> Scores:
-    """Return out-of-fold scores of the training part, in a random order. Trains `data.folds` models like the run's, on the CPU."""
+def scores(run: ResolvedRun, data: Data, manifest: Manifest) -> Iterator[Scores]:
+    """Yield the out-of-fold scores of each fold of the training part. Trains `data.folds` models like the run's, on the CPU."""
     order = np.random.Generator(np.random.Philox(run.config.seed)).permutation(len(data.train))
-    every = []
     with tempfile.TemporaryDirectory() as scratch:
         for fold in range(data.folds):
             held_out, rest = order[fold :: data.folds], np.delete(order, np.s_[fold :: data.folds])
@@ -38,12 +38,4 @@ def scores(run: TrainingRun, data: Data, manifest: Manifest) -> Scores:
             with torch.no_grad():
                 exported = families.get(run.family).exports(trained_model(one, part), config, part)
             items = data.inputs(data.train.batch(held_out))
-            every.append(exported.drive(operations.score(manifest, items)))
-    return joined(every)
-
-
-def joined(every: Sequence[Scores]) -> Scores:
-    """Return the scores of several batches as those of one."""
-    terms = {name: np.concatenate([each.terms[name] for each in every]) for name in every[0].terms}
-    surprises = [each.surprise for each in every if each.surprise is not None]
-    return Scores(terms, np.concatenate(surprises) if surprises else None)
+            yield exported.drive(operations.score(manifest, items))

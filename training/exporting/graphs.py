@@ -76,8 +76,8 @@ def _parameters(module: nn.Module) -> list[Any]:
 def save_onnx(models: Mapping[str, onnx.ModelProto], folder: Path) -> None:
     """Write `NAME.onnx` for each model, with all larger weights in one external-data file, each stored once (by content).
 
-    Weights that half precision holds exactly (see `Recipe.stored`) are stored so, and cast when the graph is loaded. Where the exporter
-    turned the axes of a weight that another graph has too, it is turned when the graph is loaded.
+    Weights that half precision holds exactly (see `Recipe.stored`) are stored so, and cast when the graph is loaded. If the exporter
+    turned the axes of a weight that another graph has too, the weight is stored once and turned when the graph is loaded.
     """
     stored = _Stored()
     for model in models.values():
@@ -114,7 +114,7 @@ def save_onnx(models: Mapping[str, onnx.ModelProto], folder: Path) -> None:
 
 @dataclass(frozen=True)
 class _Place:
-    """Where a weight lies; where its axes are turned, the shape that lies there and how they are."""
+    """The place of a weight in the file. If its axes are turned, also the stored shape and the order of its axes."""
 
     offset: int
     shape: tuple[int, ...] = ()
@@ -122,19 +122,19 @@ class _Place:
 
 
 class _Stored:
-    """What has been written, by content, and by content with its axes turned in every way."""
+    """The weights that are written, by content, and by content with their axes turned in every way."""
 
     def __init__(self) -> None:
         self.whole: dict[bytes, _Place] = {}
         self.turned: dict[bytes, _Place] = {}
 
     def find(self, values: Array) -> _Place | None:
-        """The place of an array that is stored, turned or not."""
+        """Return the place of an array that is stored, turned or not; None if it is not stored."""
         key = _digest(values)
         return self.whole.get(key) or self.turned.get(key)
 
     def add(self, values: Array, offset: int) -> None:
-        """Notes an array."""
+        """Add an array that lies at `offset`."""
         small = values.squeeze()
         for axes in itertools.permutations(range(small.ndim)):
             self.turned.setdefault(_digest(small.transpose(axes)), _Place(offset, small.shape, axes))

@@ -1,7 +1,7 @@
 """Samplers that loop, as one ONNX graph: torch modules for the steps, exported one by one, and onnx.helper for the loops around them.
 
-Values are wired by name: a body sees what is computed outside it, so a step's input `x` is whatever is called `x` in its scope. What a
-loop carries from one turn to the next is called `x` going in and `next_x` coming out of the step.
+Values are wired by name: a body sees what is computed outside it, so a step's input `x` is whatever is called `x` in its scope. A
+value that a loop carries from one turn to the next is called `x` going in and `next_x` coming out of the step.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ CACHES = {"row_cache": 1, "v_cache": 2, "classes": 1}  # which dimension is the 
 def by_rows(
     run: Run, inputs: Mapping[str, NDArray[Any]], height: int, keep: Callable[[int], NDArray[np.bool_]] | None = None
 ) -> tuple[NDArray[np.int64], NDArray[Any], NDArray[np.int64]]:
-    """Sample with a split sampler: codes and items of what was kept to the end, and which of the batch that is.
+    """Sample with a split sampler. Return codes, items and places in the batch of the items that were kept to the end.
 
     `keep` is asked after each row of the grid, with its index, for a mask (B,) of the items to go on with; the others cost nothing from there on.
     """

@@ -1,4 +1,4 @@
-"""What a page shows of an artifact: the preview, training curves, encoded test points and a sheet.
+"""The content of an artifact's page: the preview, training curves, encoded test points and a sheet.
 
 The preview is one PNG at the artifact's top. The rest lies in its folder `page` and takes at most PAGE_BYTES:
 

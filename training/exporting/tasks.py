@@ -1,4 +1,4 @@
-"""What a family exports: tasks as modules with their tensors described. Making graphs of them is training.export's work."""
+"""The exports of a family: tasks as modules with their tensors described. Making graphs of them is training.export's work."""
 
 from __future__ import annotations
 

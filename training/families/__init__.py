@@ -1,4 +1,4 @@
-"""One file per family of models; its name is the family's name. The file holds paper, config, modules, losses, recipe and exports.
+"""The families of models, one file each; a file's name is the family's name. The file holds paper, config, modules, losses, recipe and exports.
 
 A family file exposes
 
@@ -12,7 +12,7 @@ and, if the defaults below do not suit it,
 
     PRESETS                      {"smoke" | "cpu" | "gpu": {key: value}}
     resolve(config, data)        the config with every option that depends on the data filled in; resolving it again changes nothing
-    monitor(model, batch)        other figures of the test part for the log at the end of an epoch, as JSON values
+    monitor(model, batch)        other figures of the test part for the log at the end of an epoch, as JSON values; None: there are none
     draw(model, n, generator)    n items for the sample sheet; None from a family that makes none
     report(model, config, data)  the figures for the manifest
 
@@ -46,11 +46,6 @@ def _resolve(config: Any, data: Data) -> Any:
     return config
 
 
-def _monitor(model: Any, batch: Batch) -> dict[str, Any]:
-    """Return no other figures."""
-    return {}
-
-
 def _draw(model: Any, n: int, generator: torch.Generator) -> Tensor | None:
     """Return None: nothing is drawn."""
     return None
@@ -74,7 +69,7 @@ class Family:
         default_factory=lambda: {"smoke": SMOKE, "cpu": {}, "gpu": {}}
     )
     resolve: Callable[[Any, Data], Any] = _resolve
-    monitor: Callable[[Any, Batch], dict[str, Any]] = _monitor
+    monitor: Callable[[Any, Batch], dict[str, Any]] | None = None
     draw: Callable[[Any, int, torch.Generator], Tensor | None] = _draw
     report: Callable[[Any, Any, Data], list[Metric]] = _report
 

@@ -1,6 +1,7 @@
-"""Conditional generative adversarial network (Mirza and Osindero, 2014, arXiv 1411.1784): both players are told the class.
+"""Conditional generative adversarial network (Mirza and Osindero, 2014, arXiv 1411.1784): both players are conditioned on the
+class.
 
-The generator by joining the class to the latent, and where it has convolutions by class-conditional batch normalisation, the discriminator by
+The generator takes the class beside the latent and, if it has convolutions, in class-conditional batch normalisation; the discriminator by
 projection (Miyato and Koyama, 2018, arXiv 1802.05637). Everything else is training.families.gan's.
 """
 
@@ -15,7 +16,7 @@ __all__ = ["PRESETS", "Config", "build", "draw", "evaluate", "exports", "phases"
 
 
 def build(config: gan.Config, data: Data) -> GAN:
-    """Return a model with fresh weights. Raises TrainingError for data without classes, or convolutions that cannot be told."""
+    """Return a model with fresh weights. Raises TrainingError for data without classes, or convolutions that cannot be conditioned."""
     if data.classes is None:
         raise TrainingError(
             f"data: {data.name} has no classes to condition on; the family `gan` needs none", field="data"

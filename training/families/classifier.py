@@ -21,7 +21,7 @@ from manifold.runtime.kinds.image import ImageSpec
 from manifold.runtime.manifest import Classification, InputSpec, TensorSpec
 from manifold.training.batches import Batch
 from manifold.training.data import Data, Part
-from manifold.training.data.parts import first
+from manifold.training.data.parts import count, first
 from manifold.training.errors import TrainingError
 from manifold.training.exporting.tasks import Exports, Task
 from manifold.training.phases import Losses, Phase, Player
@@ -49,7 +49,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 def convolution(before: int, after: int) -> nn.Sequential:
-    """3x3, same size, batch-normalised, rectified."""
+    """Return a convolution, 3x3, same size, batch-normalised, rectified."""
     return nn.Sequential(nn.Conv2d(before, after, 3, padding=1, bias=False), nn.BatchNorm2d(after), nn.ReLU())
 
 
@@ -103,8 +103,7 @@ class Classifier(nn.Module):
 
 def _pixels(part: Part) -> NDArray[np.float32]:
     """Return the items of a part in [0, 1], float32 (N, C, H, W); of a large part, as many as have PIXELS values."""
-    one = math.prod(part.batch(np.arange(1)).items.shape)
-    pixels = first(part, max(1, PIXELS // one)).items.astype(np.float32)
+    pixels = first(part, count(part, len(part), PIXELS)).items.astype(np.float32)
     return pixels / np.float32(255)
 
 

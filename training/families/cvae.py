@@ -2,7 +2,7 @@
 generative models"; Kingma et al., 2014, arXiv 1406.5298, model M2 with the class observed).
 
 The recipe: the VAE's, with the class (float weights, one-hot in training) or real-valued factors of the data joined to the encoder's
-input and to the latent code. What is maximised is the conditional ELBO, E log p(x | z, y) - KL(q(z | x, y) || p(z)). Bounds for every class
+input and to the latent code. The conditional ELBO is maximised, E log p(x | z, y) - KL(q(z | x, y) || p(z)). Bounds for every class
 give p(y | x) by Bayes' rule: by the importance-weighted bound, as an ELBO's gap differs between classes.
 """
 
@@ -55,7 +55,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 class CVAE(VAE):
-    """A VAE whose posterior and decoder are told the class (B, C), or factors (B, C) in their own units."""
+    """A VAE whose posterior and decoder are conditioned on the class (B, C), or on factors (B, C) in their own units."""
 
     config: Config
     centre: Tensor
@@ -142,7 +142,7 @@ def exports(model: CVAE, config: Config, data: Data) -> Exports:
     module = ScoreAndBound(model, plain.module.place, config.class_k, config.seed)
     *outputs, surprise = plain.outputs
     score = Task(module, plain.inputs, [*outputs, TensorSpec(role="negative_iwae"), surprise], max_rows=128)
-    if not model.by_class:  # nothing to marginalise over, and no class to tell
+    if not model.by_class:  # no classes to marginalise over or to classify by
         examples = tuple(tuple(round(value, 6) for value in row) for row in model.examples.tolist())
         return replace(exported, conditions=Conditions(names=config.given, examples=examples), description=description)
     likelihood = next(term.likelihood for term in scoring.terms if term.likelihood)

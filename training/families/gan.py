@@ -2,13 +2,14 @@
 
 The recipe: multilayer perceptrons, or convolutions by the rules of DCGAN (Radford et al., 2015; networks.dcgan); the minimax loss, the
 non-saturating one or the hinge, one-sided label smoothing, spectral normalisation, differentiable augmentation, unrolled steps
-(networks.adversarial). What is exported is the moving average of the generator (Yazıcı et al., 2018, arXiv 1806.04498).
+(networks.adversarial). The export holds the moving average of the generator (Yazıcı et al., 2018, arXiv 1806.04498).
 """
 
 from __future__ import annotations
 
 import math
 import os
+import warnings
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -59,7 +60,8 @@ class Config(Recipe):
     unrolled: int = Field(0, ge=0)  # steps of the discriminator that the generator looks ahead
     watch_steps: int = Field(200, ge=0)  # between inspections of made items and gradients; 0: none
     watch_after: int = Field(2000, ge=0)  # steps before alarms about made items
-    # the classifier that counts classes: an artifact by name or folder, none, or auto: the data's own, if there is one among the models
+    # the classifier that counts the classes of generated items: the name or folder of an artifact; none; or auto: a classifier of the
+    # data among the models, looked up each time training starts. The log states which one was used
     judge: str = "auto"
     rollbacks: int = Field(0, ge=0)  # times that an alarm rolls training back to the last good state
 
@@ -85,26 +87,12 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 def resolve(config: Config, data: Data) -> Config:
-    """Return the config with the discriminator's learning rate, and with the classifier that counts classes, by name."""
-    judge = _own_judge(config, data) if config.judge == "auto" else config.judge
-    return config.changed(discriminator_lr=config.discriminator_lr or config.lr, judge=judge)
-
-
-def _own_judge(config: Config, data: Data) -> str:
-    """Return the name of the classifier of the data among the models of this machine; `none` if there is none, or nothing is counted."""
-    root = _models()
-    if not config.watch_steps or data.classes is None or not root.is_dir():
-        return "none"
-    names, _ = repository.trained_on(data.name, root, "features")
-    return names[0] if names else "none"
-
-
-def _models() -> Path:
-    return Path(os.environ.get("MANIFOLD_MODELS_DIR", "models"))
+    """Return the config with the discriminator's learning rate. `judge` stays as it is: what `auto` finds depends on the machine."""
+    return config.changed(discriminator_lr=config.discriminator_lr or config.lr)
 
 
 class Generator(nn.Module):
-    """Latents (B, L), and weights (B, C) of classes where there are some, to items (B, *shape) as at a graph's edge."""
+    """The generator: latents (B, L), and class weights (B, C) if there are classes, to items (B, *shape) as model inputs."""
 
     def __init__(self, config: Config, data: Data, classes: int) -> None:
         super().__init__()
@@ -136,7 +124,7 @@ class Generator(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """Items (B, *shape) as at a graph's edge, and weights (B, C) of classes where there are some, to logits (B,), above zero for "real".
+    """The discriminator: model inputs (B, *shape), and class weights (B, C) if there are classes, to logits (B,), above zero for "real".
 
     The class comes in by projection (Miyato and Koyama, 2018, arXiv 1802.05637, eq. 3): logit = head(h) + <embedding(y), h>.
     """
@@ -166,7 +154,7 @@ class Discriminator(nn.Module):
         self.embedding = self._class_embedding(nn.Linear(classes, features, bias=False)) if classes else None
 
     def _class_embedding(self, layer: nn.Linear) -> nn.Module:
-        """Small at first: the features are many, and a logit that is large by chance teaches nothing."""
+        """Return the embedding with small weights: the features are many, and a logit that is large by chance teaches nothing."""
         nn.init.normal_(layer.weight, 0.0, 0.1 / layer.out_features**0.5)
         return self._normed(layer)
 
@@ -201,7 +189,7 @@ class GAN(nn.Module):
         self.generator, self.discriminator = Generator(config, data, classes), Discriminator(config, data, classes)
 
     def condition(self, labels: Tensor) -> Tensor | None:
-        """Map labels (B,) to weights (B, C); None where nothing is told."""
+        """Map labels (B,) to weights (B, C); None if the model has no classes."""
         return nn.functional.one_hot(labels, self.classes).float() if self.classes else None
 
     def latents(self, n: int, generator: torch.Generator) -> Tensor:
@@ -274,7 +262,7 @@ def phases(model: Any, config: Config) -> list[Phase]:
 
 
 def _watch(model: Any, config: Config) -> Watch:
-    """Return a watch over what is made, beside as many real items, counted by class if there is a classifier of the data."""
+    """Return a watch that compares generated items with as many real ones, and counts their classes if there is a judge."""
     data: Data = model.data
     device = next(model.parameters()).device
     rows = np.random.Generator(np.random.Philox(config.seed)).permutation(len(data.train))[: watching.ITEMS]
@@ -285,15 +273,35 @@ def _watch(model: Any, config: Config) -> Watch:
         watching.watched(lambda generator, n: draw(model, n, generator), config.seed, device), real,
         every=config.watch_steps, after=config.watch_after, rollbacks=config.rollbacks,
         classify=watching.classifier(judge) if judge else None, shares=shares, names=data.classes or (),
+        judge=f"{judge.manifest.name}/{judge.manifest.version}" if judge else None,
     )  # fmt: skip
 
 
 def _judge(name: str, data: Data) -> Model | None:
-    """Return the classifier that counts classes. Raises TrainingError for one that does not fit the data."""
+    """Return the classifier that counts classes, or None if there is none.
+
+    Raises TrainingError if a classifier that the user named is missing or does not fit the data. If `auto` finds one that cannot be used,
+    a warning says so, and training runs without it.
+    """
+    root = Path(os.environ.get("MANIFOLD_MODELS_DIR", "models"))
     if name == "none" or data.classes is None:
         return None
+    if name != "auto":
+        return _loaded(name, root, data)
+    if not root.is_dir():
+        return None
     try:
-        judge = load(repository.find(name, _models()), device="cpu")
+        found, _ = repository.trained_on(data.name, root, "features")
+        return _loaded(found[0], root, data) if found else None
+    except (ArtifactError, TrainingError) as error:
+        warnings.warn(f"{error.message}; the classes of generated items are not counted", stacklevel=2)
+        return None
+
+
+def _loaded(name: str, root: Path, data: Data) -> Model:
+    """Return a classifier by its name or folder. Raises TrainingError if it is missing or does not fit the data."""
+    try:
+        judge = load(repository.find(name, root), device="cpu")
     except (ArtifactError, UnknownModel) as error:
         raise TrainingError(f"judge: {error.message}", field="judge") from None
     if (
@@ -325,7 +333,7 @@ def draw(model: GAN, n: int, generator: torch.Generator) -> Tensor:
 
 @torch.no_grad()
 def report(model: GAN, config: Config, data: Data) -> list[Metric]:
-    """Return how often the discriminator tells test items from made ones: one half is a draw."""
+    """Return how often the discriminator classifies test items and generated ones correctly: one half is chance."""
     device = next(model.parameters()).device
     generator = torch.Generator(device).manual_seed(config.seed)
     right = 0.0
@@ -346,7 +354,7 @@ def report(model: GAN, config: Config, data: Data) -> list[Metric]:
 
 
 class Score(nn.Module):
-    """data (B, *shape) to the discriminator's logit, negated (B,): of the class that fits best where there are classes."""
+    """The score: data (B, *shape) to the discriminator's logit, negated (B,), of the class that fits best if there are classes."""
 
     def __init__(self, discriminator: Discriminator) -> None:
         super().__init__()

@@ -1,8 +1,8 @@
 """Conditional VAE for rows of a table: scores under a class or over all of them, p(class | row), and rows made of a class.
 
 The recipe: the conditional VAE's (Sohn, Lee and Yan, 2015) with the columns' likelihoods, sizes and schedule of `tabular_vae`. The encoder is
-told the class too, q(z | x, y): with the label in the decoder alone, as in ID-CVAE (Lopez-Martin et al., 2017, Sensors 17, 1967), a latent
-of some size carries the class by itself and the decoder stops listening. Classes have equal prior weights: those of the training rows are
+conditioned on the class too, q(z | x, y): with the label in the decoder alone, as in ID-CVAE (Lopez-Martin et al., 2017, Sensors 17, 1967), a latent
+of some size carries the class by itself and the decoder ignores the label. Classes have equal prior weights: those of the training rows are
 rarely those of the rows to come.
 """
 

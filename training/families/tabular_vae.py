@@ -1,10 +1,10 @@
-"""VAE for rows of a table, made to score them: "my training rows are normal, how strange is this one?"
+"""VAE for rows of a table, made to score them: "my training rows are normal, how anomalous is this one?"
 
 The recipe: the VAE's (Kingma and Welling, 2013), with one likelihood a column (a Gaussian with learned variance and a floor, after Dai and
 Wipf, 2019, arXiv 1903.05789, or a categorical), a small latent, few steps and a cosine schedule: a longer training reconstructs anomalies
 too. Distances to the nearest training rows, in latent and input space, stand beside the likelihood, as neither wins everywhere
-(benchmarks/adbench.py). `mixed` says that the training rows hold anomalies themselves: other terms are combined then, and the strangest fifth
-is trimmed.
+(benchmarks/adbench.py). `mixed` says that the training rows hold anomalies themselves: other terms are combined then, and the most
+anomalous fifth is trimmed.
 """
 
 from __future__ import annotations

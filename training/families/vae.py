@@ -128,7 +128,7 @@ class VAE(nn.Module):
         return None
 
     def encode(self, x: Tensor, c: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
-        """Map x (B, D) to mean and log_variance (B, L); None without a posterior. Missing values of a row (NaN) tell nothing."""
+        """Map x (B, D) to mean and log_variance (B, L); None without a posterior. Missing values of a row (NaN) have no influence."""
         if self.spec.nullable:
             x = likelihoods.filled(x)
         mean = self.encoder(joined(self.down(x), c))

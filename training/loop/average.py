@@ -37,7 +37,7 @@ class Average:
 
     @contextmanager
     def applied(self) -> Iterator[None]:
-        """The model carries the average within the block."""
+        """Put the average into the model, for the block."""
         own = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
         self.model.load_state_dict(self.shadow)
         try:

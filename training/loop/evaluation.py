@@ -9,6 +9,7 @@ import torch
 
 from manifold.runtime.repository import replacing
 from manifold.training.batches import in_order, joined
+from manifold.training.data.parts import count
 from manifold.training.loop import sheets
 from manifold.training.loop.state import State
 from manifold.training.networks.layers import round_weights
@@ -16,13 +17,15 @@ from manifold.training.runs import METRICS
 
 BATCH = 500  # items
 DRAWN = 64  # items of a sheet
+MONITORED = 2**28  # values that `monitor` gets at most, in one batch: 1 GiB as float32
 
 
 @torch.no_grad()
 def test_record(state: State) -> dict[str, Any]:
     """Return losses on the test part (at most `test_items`) as `test/NAME`, and the family's other figures.
 
-    They are computed with a generator of their own, so that they do not change the training's.
+    The other figures are of the same items, or of the first ones if they have more than MONITORED values. All are computed with a
+    generator of their own, so that they do not change the training's.
     """
     part, limit = state.data.test, min(len(state.data.test), state.config.test_items)
     generator = torch.Generator(state.fabric.device).manual_seed(state.config.seed)
@@ -31,9 +34,11 @@ def test_record(state: State) -> dict[str, Any]:
     for batch in in_order(part, BATCH, generator, limit):
         for name, values in state.family.evaluate(state.bare, batch).items():
             sums[name] = sums.get(name, 0.0) + float(values.double().sum()) / limit
-    others = state.family.monitor(state.bare, joined(part, generator, limit))
+    record: dict[str, Any] = {f"test/{name}": value for name, value in sums.items()}
+    if state.family.monitor is not None:
+        record |= state.family.monitor(state.bare, joined(part, generator, count(part, limit, MONITORED)))
     state.bare.train()
-    return {**{f"test/{name}": value for name, value in sums.items()}, **others}
+    return record
 
 
 @torch.no_grad()

@@ -1,4 +1,4 @@
-"""What a training shows: a bar with rate and losses on a terminal, one line an epoch elsewhere."""
+"""The progress of a training: a bar with rate and losses on a terminal, one line an epoch elsewhere."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ REFRESH = 0.2  # seconds between looks at the losses, which wait for the device
 
 
 class Progress:
-    """Reports to the terminal, or to nobody where `quiet`."""
+    """Reports to the terminal; none if `quiet`."""
 
     def __init__(self, quiet: bool) -> None:
         self.console = Console(stderr=True, quiet=quiet, soft_wrap=True)
@@ -37,11 +37,11 @@ class Progress:
         self.bar.stop()
 
     def phase(self, name: str, done: int, total: int) -> None:
-        """A phase of `total` steps begins, of which `done` are behind."""
+        """Begin a phase of `total` steps, of which `done` are done."""
         self.task = self.bar.add_task(name, total=total, completed=done, rate="", losses="")
 
     def advance(self, items: int, losses: dict[str, Tensor]) -> None:
-        """One step over `items` items."""
+        """Count one step over `items` items."""
         self.items += items
         self.pending += 1
         elapsed = time.perf_counter() - self.shown
@@ -51,11 +51,11 @@ class Progress:
             self.items, self.pending, self.shown = 0, 0, time.perf_counter()
 
     def say(self, text: str) -> None:
-        """A line."""
+        """Print a line."""
         self.console.print(text, highlight=False)
 
     def epoch(self, record: dict[str, Any]) -> None:
-        """An epoch is over."""
+        """Print the record of an epoch that has ended."""
         figures = "  ".join(f"{name} {value:.3f}" for name, value in record.items() if "/" in name)
         self.console.print(
             f"{record['phase']} epoch {record['epoch']}  {record['samples_per_second']:,.0f} items/s  {figures}",

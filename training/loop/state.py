@@ -24,7 +24,7 @@ from manifold.training.runs import CONFIG, TrainingRun
 
 @dataclass
 class Position:
-    """Where training is. `step` counts over all phases, `in_phase` since the phase began."""
+    """The position of training. `step` counts over all phases, `in_phase` since the phase began."""
 
     phase: int = 0
     in_phase: int = 0

@@ -1,4 +1,4 @@
-"""What adversarial pairs have in common: losses in logits, differentiable augmentation, unrolled steps. No networks and no family here.
+"""Losses in logits, differentiable augmentation and unrolled steps, for all adversarial pairs. No networks and no family here.
 
 Logits are the discriminator's, above zero for "real"; losses are in nats, means over the batch.
 """
@@ -50,7 +50,7 @@ def targets(bounds: Sequence[float], n: int, generator: torch.Generator) -> Tens
 
 @contextmanager
 def frozen(module: nn.Module) -> Iterator[None]:
-    """Within the block no gradient is taken of the module's weights, though it flows through them."""
+    """Compute no gradient of the module's weights within the block. Gradients still flow through the module."""
     parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
     for parameter in parameters:
         parameter.requires_grad_(False)

@@ -92,7 +92,7 @@ def _norm(channels: int, rules: Sequence[str], classes: int) -> nn.Module:
 
 
 def initialise(module: nn.Module) -> None:
-    """Weights from N(0, 0.02²), scales of batch normalisation from N(1, 0.02²), as in the paper."""
+    """Draw weights from N(0, 0.02²), scales of batch normalisation from N(1, 0.02²), as in the paper."""
     if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
         nn.init.normal_(module.weight, 0.0, 0.02)
     elif isinstance(module, nn.BatchNorm2d) and module.affine:

@@ -1,8 +1,9 @@
-"""What an autoregressive network says of one position given all before it: levels by softmax, or values by a mixture.
+"""The distribution of one position of an autoregressive network, given all before it: levels by softmax, or values by a mixture.
 
-An emission owns how values come in (`embed`), what the network's features become (`parameters`), their nll in nats and their draw by inverse
-CDF together, as likelihoods do. A position has one or more parts (the colours of a pixel), which come in order: the second is told the first,
-the third both (van den Oord et al., 2016, arXiv 1601.06759, section 3.3). Values are (..., parts), last; nothing here draws by itself.
+An emission owns the embedding of values (`embed`), the parameters made of the network's features (`parameters`), the nll in nats and the draw
+by inverse CDF together, as likelihoods do. A position has one or more parts (the colours of a pixel), which come in order: the second is
+conditioned on the first, the third on both (van den Oord et al., 2016, arXiv 1601.06759, section 3.3). Values are (..., parts), last; nothing
+here draws by itself.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ EDGE = 1e-6  # uniforms nearer than this to 0 or 1 are moved there before a quan
 
 
 class Emission(nn.Module):
-    """The interface, and what both have: a trunk, a head for each part, and what later parts are told of earlier ones."""
+    """The interface, and the modules that both share: a trunk, a head for each part, and embeddings of earlier parts for later ones."""
 
     integers: bool  # whether values are int64 levels, or float32 in [0, 1]
     draws: int  # uniforms that one value takes
@@ -41,7 +42,7 @@ class Emission(nn.Module):
         raise NotImplementedError
 
     def pick(self, features: Tensor, uniforms: Tensor, temperature: Tensor) -> Tensor:
-        """Draw from features (B, channels), uniforms (B, draws parts), temperature (B,): values (B, parts), each part told those before it."""
+        """Draw from features (B, channels), uniforms (B, draws parts), temperature (B,): values (B, parts), each part given those before it."""
         raise NotImplementedError
 
 

@@ -1,4 +1,4 @@
-"""The gated PixelCNN as a network over a grid of codes, and its cached sampler: what the family `pixelcnn` and the priors over codes share.
+"""The gated PixelCNN as a network over a grid of codes, and its cached sampler, for the family `pixelcnn` and the priors over codes.
 
 van den Oord et al., 2016, arXiv 1606.05328. p(codes) = Π p(code_i | those before it) in raster order. The two stacks need no masks, only
 shifts, and have no blind spot: the vertical stack at row r sees rows above r, the horizontal one the codes left of it in the same row, and
@@ -46,7 +46,7 @@ class Layer(nn.Module):
 
 
 class GatedNetwork(nn.Module):
-    """p of every position of a grid given those before it, in one parallel pass; what a position holds is the emission's business.
+    """The network: p of every position of a grid given those before it, in one parallel pass. The emission defines the values of a position.
 
     Items (B, H, W), or (B, S, H, W) of S parts: int64 levels, or float32 values. Condition (B, classes) float.
     """
@@ -64,12 +64,12 @@ class GatedNetwork(nn.Module):
 
     @property
     def layers(self) -> list[Layer]:
-        """The gated layers, in order."""
+        """Return the gated layers, in order."""
         return cast(list[Layer], list(self.stack))
 
     @property
     def uniforms(self) -> int:
-        """How many uniforms an item takes: those of one part of all positions lie together."""
+        """Return the number of uniforms that an item takes: those of one part of all positions lie together."""
         return self.emission.draws * self.parts * self.height * self.width
 
     def values(self, items: Tensor) -> Tensor:
@@ -130,7 +130,7 @@ class GatedNetwork(nn.Module):
 
 
 def nothing(x: Tensor) -> Tensor:
-    """Return what a network without classes is told, zeros (B, 1), for as many rows as x (B, ...) has."""
+    """Return the condition of a network without classes, zeros (B, 1), for as many rows as x (B, ...) has."""
     return torch.zeros_like(x.flatten(1)[:, :1], dtype=torch.float32)
 
 
@@ -252,7 +252,7 @@ class PixelStep(nn.Module):
 
 
 class KeepKnown(nn.Module):
-    """A pixel's step that leaves what is known as it is: value where `keep` is 0, the known one where it is 1."""
+    """The step of a pixel that keeps known values: the drawn value if `keep` is 0, the known one if it is 1."""
 
     def __init__(self, step: PixelStep) -> None:
         super().__init__()
@@ -327,15 +327,15 @@ class Sampler(nn.Module):
         return codes, items
 
     def to_onnx(self) -> Any:
-        """Export the same as one ONNX graph: two nested Loops around the exported steps."""
+        """Export the sampler as one ONNX graph: two nested Loops around the exported steps."""
         return loops.grid_sampler(self._steps(), self.height, self.width)
 
     def to_onnx_by_rows(self) -> dict[str, Any]:
-        """Export the same as three graphs, for `loops.by_rows`."""
+        """Export the sampler as three graphs, for `loops.by_rows`."""
         return loops.row_sampler(self._steps(), self.width)
 
     def _steps(self, known: nn.Module | None = None) -> dict[str, Any]:
-        """Return every step as a graph. With `known`, which makes what is kept of data and mask, there is such a step too.
+        """Return every step as a graph. `known`, if given, is one more step, which makes known values and their mask of data and mask.
 
         A step that was exported before is not exported again: sampling and imputing share most of them.
         """
@@ -384,7 +384,7 @@ class Sampler(nn.Module):
 
 
 class FreeSampler(nn.Module):
-    """The same for a network without classes: uniforms, temperature (B,)."""
+    """The sampler of a network without classes: uniforms, temperature (B,)."""
 
     def __init__(self, sampler: Sampler) -> None:
         super().__init__()
@@ -396,9 +396,9 @@ class FreeSampler(nn.Module):
 
 
 class Imputer(nn.Module):
-    """uniforms, condition (B, classes), temperature (B,), data (B, S, H, W), mask (B, 1, H, W): as Sampler, with what is known kept.
+    """The imputer: a Sampler with two more inputs, data (B, S, H, W) and mask (B, 1, H, W), whose known values are kept.
 
-    The rest is drawn in order, each position given all before it: what is known further down has no say in it.
+    The rest is drawn in order, each position given all before it: known values further down have no influence on it.
     """
 
     def __init__(self, sampler: Sampler, to_items: nn.Module) -> None:
@@ -418,7 +418,7 @@ class Imputer(nn.Module):
 
 
 class FreeImputer(nn.Module):
-    """The same for a network without classes."""
+    """The imputer of a network without classes."""
 
     def __init__(self, imputer: Imputer) -> None:
         super().__init__()
@@ -430,19 +430,19 @@ class FreeImputer(nn.Module):
 
 
 def sampling(model: GatedNetwork, sampler: Sampler, outputs: Sequence[TensorSpec], max_rows: int) -> Task:
-    """Return the task `sample` of a network: uniforms, the condition where there are classes, and a temperature, to what the sampler makes."""
+    """Return the task `sample` of a network: uniforms, the condition if there are classes, and a temperature, to the sampler's outputs."""
     return Task(sampler if model.classes else FreeSampler(sampler), _chance(model), outputs, sampler.to_onnx, max_rows)
 
 
 def imputing(
     model: GatedNetwork, sampler: Sampler, to_items: nn.Module, outputs: Sequence[TensorSpec], max_rows: int
 ) -> Task:
-    """Return the task `impute`: as `sample`, with an image and a mask of what is known of it. `to_items` makes the network's items of images."""
+    """Return the task `impute`: the inputs of `sample`, an image, and a mask of its known values. `to_items` makes the network's items of images."""
     imputer = Imputer(sampler, to_items)
     shape = (model.parts, model.height, model.width)
     inputs = [
         *_chance(model),
-        InputSpec(role="data", name="given", source="data", shape=shape),  # what is made is called data too
+        InputSpec(role="data", name="given", source="data", shape=shape),  # the output is called data too
         InputSpec(role="mask", source="mask", shape=(1, *shape[1:])),
     ]
     return Task(imputer if model.classes else FreeImputer(imputer), inputs, outputs, imputer.to_onnx, max_rows)
@@ -457,5 +457,5 @@ def _chance(model: GatedNetwork) -> list[InputSpec]:
 
 
 def condition_inputs(model: GatedNetwork) -> list[InputSpec]:
-    """Return the condition, where there are classes."""
+    """Return the condition, if there are classes."""
     return [InputSpec(role="condition", source="condition", shape=(model.classes,))] if model.classes else []

@@ -30,7 +30,7 @@ def per_item(values: Tensor) -> Tensor:
 
 
 class Affine(nn.Module):
-    """What a batch normalisation is once its statistics are fixed: x scale + shift by channel."""
+    """A batch normalisation with fixed statistics: x scale + shift by channel."""
 
     scale: Tensor
     shift: Tensor
@@ -62,7 +62,7 @@ def fix_norms(module: nn.Module) -> None:
 
 @torch.no_grad()
 def round_weights(model: nn.Module, stored: str) -> None:
-    """Round the parameters, which stay float32, to what is stored of them."""
+    """Round the parameters, which stay float32, to the values that are stored."""
     if stored == "float16":
         for parameter in model.parameters():
             parameter.copy_(parameter.half())

@@ -1,4 +1,4 @@
-"""Where the training items lie in latent space, measured when a model is exported."""
+"""The places of the training items in latent space, measured when a model is exported."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from manifold.training.data import Part
 from manifold.training.likelihoods import filled
 from manifold.training.scores.options import ScoreOptions
 
-BATCH = 5000  # items
+BATCH = 5000  # items, or fewer if they are large
 
 Posterior = tuple[Tensor, Tensor | None]  # mean and log-variance (B, L) of items; no log-variance without a posterior
 
 
 @dataclass(frozen=True)
 class Placement:
-    """Where the training items lie: float64, except for the references."""
+    """The places of the training items: float64, except for the references."""
 
     centre: Tensor  # (L,) mean of the posterior means
     covariance: Tensor  # (L, L) of the posterior means
