@@ -36,7 +36,7 @@ def draft(
 
 
 def _manifest(
-    run: TrainingRun, name: str, version: int, backend: str, data: Data, exported: Exports, description: str
+    run: ResolvedRun, name: str, version: int, backend: str, data: Data, exported: Exports, description: str
 ) -> Manifest:
     return Manifest(
         name=name,
