@@ -6,7 +6,7 @@ was drawn before. The two peers are fitted on the same training items: an isolat
 Zhou, 2008) and the mean distance to the five nearest training items, in encoded columns or in pixels. If the model loses to them, a warning
 says so. Images have no known anomalies of their own: those of another data set stand in.
 
-Items are read in batches. In memory are one batch, and the training items that the peers are fitted on: at most FITTED, and FITTED_VALUES values.
+InputItems are read in batches. In memory are one batch, and the training items that the peers are fitted on: at most FITTED, and FITTED_VALUES values.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ SCORED_VALUES = 2**24  # of a batch at most, unless one item has more
 RECORDED = "manifold fit"
 
 
-class Items(Protocol):
-    """Items as model inputs, such as an array (n, *shape). They may be read when they are asked for."""
+class InputItems(Protocol):
+    """InputItems as model inputs, such as an array (n, *shape). They may be read when they are asked for."""
 
     def __len__(self) -> int: ...
 
@@ -49,10 +49,10 @@ class Items(Protocol):
         ...
 
 
-class Judged:
+class JudgedItems:
     """The items that a model is judged by: held-out ones, then known anomalies."""
 
-    def __init__(self, test: Items, anomalies: Items | None = None) -> None:
+    def __init__(self, test: InputItems, anomalies: InputItems | None = None) -> None:
         self.test, self.anomalies = test, test[:0] if anomalies is None else anomalies
 
     def __len__(self) -> int:
@@ -78,7 +78,7 @@ class Judged:
             yield self.items(start, start + size)
 
 
-def _size(items: Items, most: int, values: int) -> int:
+def _size(items: InputItems, most: int, values: int) -> int:
     """Return how many items to read at once: `most`, or as many as have `values` values, at least 1."""
     return max(1, min(most, values // max(1, items[:1].size)))
 
@@ -96,13 +96,13 @@ class Judgement:
     warnings: list[str] = field(default_factory=list)
 
 
-def judge(model: Model, train: Items, test: Items, anomalies: Items | None = None) -> Judgement:
+def judge(model: Model, train: InputItems, test: InputItems, anomalies: InputItems | None = None) -> Judgement:
     """Judge a model by training items, held-out ones, and known anomalies."""
     from scipy.stats import betabinom
 
     scoring, calibrated = model.manifest.scoring, model.calibrated
     assert scoring is not None
-    judged = Judged(test, anomalies)
+    judged = JudgedItems(test, anomalies)
     peers = _peers(train) if len(judged.anomalies) else {}
     by_term, by_peer = _scores(judged, lambda items: model.score(items).terms, peers)
     placed = calibrated.place(by_term)
@@ -131,7 +131,7 @@ def judge(model: Model, train: Items, test: Items, anomalies: Items | None = Non
 
 
 def _scores(
-    judged: Judged, terms: Callable[[Array], Mapping[str, Float64]], peers: Mapping[str, Peer]
+    judged: JudgedItems, terms: Callable[[Array], Mapping[str, Float64]], peers: Mapping[str, Peer]
 ) -> tuple[dict[str, Float64], dict[str, Float64]]:
     """Return the terms of all judged items, and the scores of the peers, (n,) by name. Each item is read once."""
     by_term, by_peer = [], []
@@ -157,7 +157,7 @@ def figures(labels: NDArray[np.bool_], scores: Float64) -> dict[str, float]:
     }
 
 
-def _peers(train: Items) -> dict[str, Peer]:
+def _peers(train: InputItems) -> dict[str, Peer]:
     """Return the peers by name, fitted on a random selection of the training items."""
     from sklearn.ensemble import IsolationForest
     from sklearn.neighbors import NearestNeighbors
@@ -172,7 +172,7 @@ def _peers(train: Items) -> dict[str, Peer]:
     }
 
 
-def _flat(items: Items, indices: NDArray[np.int64]) -> Array:
+def _flat(items: InputItems, indices: NDArray[np.int64]) -> Array:
     """Return the items at these indices as rows (n, D). They are read in batches."""
     one = items[:1]
     rows = np.empty((len(indices), one.size), one.dtype)

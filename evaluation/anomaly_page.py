@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from manifold.evaluation.anomaly import Float64, Items, Judged, Judgement
+from manifold.evaluation.anomaly import Float64, InputItems, JudgedItems, Judgement
 from manifold.evaluation.page import page, plot, table
 from manifold.runtime.engine import Model
 from manifold.runtime.kinds.table import TableSpec
@@ -22,13 +22,15 @@ SHOWN = 10  # rows on the page
 FIGURES = ("auroc", "average_precision", "found_at_1%", "flagged_at_1%")
 
 
-def write(path: Path, model: Model, judgement: Judgement, test: Items, anomalies: Items | None = None) -> None:
+def write(
+    path: Path, model: Model, judgement: Judgement, test: InputItems, anomalies: InputItems | None = None
+) -> None:
     """Write the page into a file."""
     with replacing(path) as temporary:
         temporary.write_text(to_html(model, judgement, test, anomalies))
 
 
-def to_html(model: Model, judgement: Judgement, test: Items, anomalies: Items | None = None) -> str:
+def to_html(model: Model, judgement: Judgement, test: InputItems, anomalies: InputItems | None = None) -> str:
     """Return the report of a fitted table: schema, rates, what it finds, and the most anomalous rows with their reasons."""
     manifest, scoring = model.manifest, model.manifest.scoring
     spec = TableSpec.of(manifest.spec, f"model: {manifest.name}")
@@ -58,7 +60,7 @@ def to_html(model: Model, judgement: Judgement, test: Items, anomalies: Items | 
             (name, *(f"{numbers[key]:.3f}" if key in numbers else "" for key in FIGURES)) for name, numbers in named
         ]))  # fmt: skip
     parts.append(_histogram(judgement))
-    parts.append("<h2>The strangest rows</h2>" + _strangest(model, spec, judgement, Judged(test, anomalies)))
+    parts.append("<h2>The strangest rows</h2>" + _strangest(model, spec, judgement, JudgedItems(test, anomalies)))
     parts.append("<h2>Columns</h2>" + table(("column", "kind", "values"), _columns(spec)))
     return page(f"{manifest.name} {manifest.version}", parts)
 
@@ -74,7 +76,7 @@ def _columns(spec: TableSpec) -> list[tuple[str, str, str]]:
     return described + [(name, "left out", reason) for name, reason in spec.ignored.items()]
 
 
-def _strangest(model: Model, spec: TableSpec, judgement: Judgement, judged: Judged) -> str:
+def _strangest(model: Model, spec: TableSpec, judgement: Judgement, judged: JudgedItems) -> str:
     assert judgement.scores is not None and model.manifest.scoring is not None
     places = np.argsort(-judgement.scores, kind="stable")[:SHOWN]
     items = np.concatenate([judged.items(place, place + 1) for place in places.tolist()])

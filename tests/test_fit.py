@@ -283,7 +283,7 @@ def test_figures_do_not_depend_on_the_batch(monkeypatch: pytest.MonkeyPatch) -> 
 
     whole = judged()
     monkeypatch.setattr(anomaly, "SCORED_VALUES", 3 * 50)
-    assert [len(items) for items in anomaly.Judged(test, known).batches()] == [50] * 6 + [41]
+    assert [len(items) for items in anomaly.JudgedItems(test, known).batches()] == [50] * 6 + [41]
     parts = judged()
     assert (parts.peers, parts.terms, parts.rates) == (whole.peers, whole.terms, whole.rates)
     assert whole.scores is not None and parts.scores is not None

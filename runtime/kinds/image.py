@@ -16,13 +16,13 @@ from manifold.runtime.kinds.base import Array, Evidence, Float32, Float64, Items
 Fit = Literal["contain", "strict"]
 
 
-class Request(BaseModel):
+class ImageRequest(BaseModel):
     """The images of a request."""
 
     images: list[str] | None = Field(default=None, description="[n] base64 PNG, JPEG or WebP")
 
 
-class Single(BaseModel):
+class ImageSingle(BaseModel):
     """One image."""
 
     image: str | None = None
@@ -34,20 +34,20 @@ class Options(BaseModel):
     fit: Fit = "contain"
 
 
-class Answer(BaseModel):
+class ImageAnswer(BaseModel):
     """The images of an answer."""
 
     images: list[str] | None = Field(default=None, description="[n] base64 PNG")
     data: list[Any] | None = Field(default=None, description="[n][C][H][W] in [0, 1]")
 
 
-class Neighbour(BaseModel):
+class ImageNeighbour(BaseModel):
     """An image of an explanation."""
 
     image: str | None = Field(default=None, description="a PNG, base64: decoded from where the item lies")
 
 
-class Explanation(BaseModel):
+class ImageExplanation(BaseModel):
     """Where an image is anomalous."""
 
     map: str | None = Field(default=None, description="of images: nats by pixel, a PNG, base64")
@@ -71,8 +71,8 @@ class ImageSpec(Kind):
 
     noun: ClassVar[str] = "images"
     wire: ClassVar[Wire] = Wire(
-        many="images", one="image", request=Request, single=Single, answer=Answer, options=Options, neighbour=Neighbour,
-        explanation=Explanation, by_item={"images": "image", "data": "data"}, media_types=("image/png", "image/webp"), group=16,
+        many="images", one="image", request=ImageRequest, single=ImageSingle, answer=ImageAnswer, options=Options, neighbour=ImageNeighbour,
+        explanation=ImageExplanation, by_item={"images": "image", "data": "data"}, media_types=("image/png", "image/webp"), group=16,
     )  # fmt: skip
     pictures: ClassVar[bool] = True
     one_unit: ClassVar[bool] = True

@@ -24,25 +24,25 @@ Row = dict[str, Any] | list[Any]
 ACROSS = 6  # plots side by side in a preview
 
 
-class Request(BaseModel):
+class RowRequest(BaseModel):
     """The rows of a request."""
 
     rows: list[Row] | None = Field(default=None, description="[n] objects by column, or arrays in column order")
 
 
-class Single(BaseModel):
+class RowSingle(BaseModel):
     """One row."""
 
     row: Row | None = None
 
 
-class Answer(BaseModel):
+class RowAnswer(BaseModel):
     """The rows of an answer."""
 
     rows: list[dict[str, Any]] | None = None
 
 
-class Neighbour(BaseModel):
+class RowNeighbour(BaseModel):
     """A row of an explanation."""
 
     row: dict[str, Any] | None = None
@@ -62,7 +62,7 @@ class ColumnReason(BaseModel):
     direction: Literal["high", "low"] | None = Field(description="of a number, against what was expected")
 
 
-class Explanation(BaseModel):
+class RowExplanation(BaseModel):
     """Why a row is anomalous."""
 
     columns: list[ColumnReason] | None = Field(default=None, description="of rows: the largest excess first")
@@ -83,7 +83,7 @@ class TableSpec(Kind):
 
     noun: ClassVar[str] = "rows"
     wire: ClassVar[Wire] = Wire(
-        many="rows", one="row", request=Request, single=Single, answer=Answer, neighbour=Neighbour, explanation=Explanation,
+        many="rows", one="row", request=RowRequest, single=RowSingle, answer=RowAnswer, neighbour=RowNeighbour, explanation=RowExplanation,
         by_item={"rows": "row"},
     )  # fmt: skip
     in_files: ClassVar[bool] = True
