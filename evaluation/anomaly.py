@@ -40,7 +40,7 @@ RECORDED = "manifold fit"
 
 
 class InputItems(Protocol):
-    """InputItems as model inputs, such as an array (n, *shape). They may be read when they are asked for."""
+    """Items as model inputs, such as an array (n, *shape). They may be read when they are asked for."""
 
     def __len__(self) -> int: ...
 
