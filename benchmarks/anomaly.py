@@ -36,7 +36,7 @@ PAIRS = (
 
 
 def rows(model: Model, usual: Array, strange: Array) -> dict[str, tuple[float, float, float]]:
-    """By term: AUROC, share found at the calibrated line for 1%, and the share of usual items beyond it."""
+    """Return by term the AUROC, share found at the calibrated line for 1%, and the share of usual items beyond it."""
     both = [model.calibrated.place(model.score(items).terms) for items in (usual, strange)]
     labels = np.repeat([False, True], [len(usual), len(strange)])
     by_term = {}

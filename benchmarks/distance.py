@@ -1,4 +1,4 @@
-"""What the trace term of the Fréchet distance costs at d = 2048, beside the ways that others go, in one run on the same matrices.
+"""Cost of the trace term of the Fréchet distance at d = 2048, beside the ways that others go, in one run on the same matrices.
 
     python benchmarks/distance.py [--dimensions 2048] [--rounds 3]
 
@@ -49,14 +49,14 @@ def distance_by(
 
 
 def by_sqrtm(a: Float64, b: Float64) -> float:
-    """As pytorch-fid."""
+    """Compute it as pytorch-fid does."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return float(np.trace(linalg.sqrtm(a @ b)).real)
 
 
 def by_eigenvalues(a: Float64, b: Float64) -> float:
-    """As torch-fidelity."""
+    """Compute it as torch-fidelity does."""
     return float(np.sqrt(np.linalg.eigvals(a @ b).astype(np.complex128)).real.sum())
 
 

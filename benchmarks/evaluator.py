@@ -1,4 +1,4 @@
-"""What a whole evaluation costs beside the engine's own work in it: drawing the images, and the extractor's pass.
+"""Cost of a whole evaluation beside the engine's own work in it: drawing the images, and the extractor's pass.
 
     python benchmarks/evaluator.py MODEL [--n 10000] [--rounds 3]
 

@@ -1,4 +1,4 @@
-"""What the training loop costs beside its steps: samples/s of whole epochs against the same step on one resident batch.
+"""Cost of the training loop beside its steps: samples/s of whole epochs against the same step on one resident batch.
 
     python benchmarks/loop.py [DATA]
 

@@ -150,7 +150,7 @@ def _rows(table: dict[str, Array], rows: Array) -> dict[str, Array]:
 
 
 def scores() -> None:
-    """How strange KDDTest+'s rows are: ours, an isolation forest, nearest neighbours."""
+    """Return scores of KDDTest+'s rows: ours, an isolation forest, nearest neighbours."""
     data = datasets.load("nslkdd")
     assert data.anomalies is not None
     usual, strange = Arrays.of(data.test).items, Arrays.of(data.anomalies).items

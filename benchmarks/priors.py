@@ -1,4 +1,4 @@
-"""What a prior fitted after training is worth: the finding of "From variational to deterministic autoencoders" (Ghosh et al., 2020, table 1)
+"""Gain of a prior fitted after training: the finding of "From variational to deterministic autoencoders" (Ghosh et al., 2020, table 1)
 with our own features, on the shipped autoencoder and VAE.
 
     python benchmarks/priors.py [--n 10000]

@@ -103,7 +103,7 @@ class Graphs:
         return codes
 
     def follows_one_pass(self, codes: np.ndarray, inputs: Arrays) -> bool:
-        """Whether one parallel pass over the finished codes picks every one of them again."""
+        """Return whether one parallel pass over the finished codes picks every one of them again."""
         logits = self.run("whole", {"codes": codes, "condition": inputs["condition"]})["logits"]
         flat = np.moveaxis(logits, 1, -1).reshape(-1, self.levels)
         return bool(np.array_equal(sampling.pick(_softmax(flat), inputs["uniforms"].reshape(-1)), codes.reshape(-1)))
@@ -116,7 +116,7 @@ def _softmax(logits: np.ndarray) -> np.ndarray:
 
 
 def timed(work: Callable[[Arrays], np.ndarray], inputs: Arrays) -> tuple[np.ndarray, float]:
-    """What it gives, and milliseconds."""
+    """Return the result, and milliseconds."""
     began = time.perf_counter()
     outputs = work(inputs)
     return outputs, 1000 * (time.perf_counter() - began)

@@ -47,7 +47,7 @@ def publish(root: Path, version: int) -> None:
 
 
 def expected() -> list[bytes]:
-    """What each of the two makes of the seed, as the service writes it."""
+    """Return the answer of each of the two versions for the seed, as the service writes it."""
     from manifold import runtime
 
     answers = []

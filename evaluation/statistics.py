@@ -99,7 +99,7 @@ class Moments:
 
 
 class FeatureGaussian:
-    """What the Fréchet distance compares: a mean and a covariance, or a factor of it where there are few rows.
+    """Gaussian that the Fréchet distance compares: a mean and a covariance, or a factor of it if there are few rows.
 
     `rows` (n, d) are centred and scaled so that rowsᵀ rows is the covariance. What is derived is kept: a reference that is compared with
     many pays for its factor once.

@@ -140,7 +140,7 @@ def _uniform(model: Model, n: int) -> Float64:
 
 
 def _best_classes(model: Model, codes: Codes) -> tuple[Codes, Float64]:
-    """For each item the class under which its codes take fewest bits (n,), and the probabilities under it (n, *grid, K)."""
+    """Return for each item the class under which its codes take fewest bits (n,), and the probabilities under it (n, *grid, K)."""
     n = len(codes)
     least, best, tables = np.full(n, np.inf), np.zeros(n, np.int64), np.empty(0)
     for label in range(_classes(model)):

@@ -23,7 +23,6 @@ Float32 = NDArray[np.float32]
 
 RANDOM = "random"
 ONLY = "condition"  # the name of a model's only condition
-SOURCES = ("condition", "tokens", "token_mask")  # of the inputs that a condition fills
 PART_STREAM = 2**36  # + its place: the stream of a part's random choice, from the second part on
 
 # a class by name or index, "random", one for each item, or weights by name
@@ -227,7 +226,7 @@ class _Draw:
         return np.ascontiguousarray(np.broadcast_to(rows, (self.n, width)))
 
     def classes(self, stated: Classes | Values | None, choice: Choice, width: int) -> Float32:
-        field = self.field.replace("condition", "class") if self.field == "condition" else self.field
+        field = "class" if self.field == ONLY else self.field
         if isinstance(stated, Values) and isinstance(choice, str) and choice == RANDOM:
             return np.asarray(stated.examples, np.float32)[self.even(len(stated.examples))]
         if not isinstance(stated, Classes):

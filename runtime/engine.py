@@ -16,6 +16,7 @@ from manifold.runtime import manifest as manifests
 from manifold.runtime.errors import ArtifactError, GraphError, InvalidValue, UnsupportedTask, shown
 from manifold.runtime.graphs import batches
 from manifold.runtime.graphs.backends import DEVICES, Graph, OnnxGraph, open_backend
+from manifold.runtime.kinds.base import BELOW_ONE
 from manifold.runtime.manifest import InputSpec, Manifest, TaskSpec
 from manifold.runtime.manifest.conditions import BYTES, Item, Values
 from manifold.runtime.operations import Run
@@ -209,11 +210,6 @@ class Model:
 
     def complete(self, data: Array, mask: Array, **options: Any) -> operations.Completed:
         """Return items with the values drawn that mask (n, *mask_shape) does not know; options as of operations.complete."""
-        if "impute" not in self.manifest.tasks or not operations.supports(self.manifest, "impute"):
-            raise UnsupportedTask(
-                f"{self.manifest.name} does not fill in {self.manifest.spec.noun} by a mask; it can {', '.join(self.manifest.tasks)}",
-                field="model",
-            )
         return self.drive(operations.complete(self.manifest, data, mask, **_options(options)))
 
     def impute(self, data: Array, **options: Any) -> operations.Imputed:
@@ -326,14 +322,12 @@ def _example(tensor: InputSpec, manifest: Manifest, rows: int, generator: np.ran
             values: Array = generator.standard_normal(shape)
         case "codes":
             values = generator.integers(0, manifest.codes.levels if manifest.codes else 2, shape)
-        case "temperature":
+        case "temperature" | "token_mask":
             values = np.ones(shape)
         case "number" | "integer":
             values = np.full(shape, tensor.example if tensor.default is None else tensor.default)
         case "tokens":
             values = generator.integers(0, BYTES, shape)
-        case "token_mask":
-            values = np.ones(shape)
         case "mask":
             values = generator.integers(0, 2, shape)
         case "condition":
@@ -341,7 +335,7 @@ def _example(tensor: InputSpec, manifest: Manifest, rows: int, generator: np.ran
         case "data":
             values = manifest.spec.example(rows, generator)
         case _:
-            values = np.minimum(generator.random(shape, np.float32), np.float32(1 - 2**-24))
+            values = np.minimum(generator.random(shape, np.float32), np.float32(BELOW_ONE))
     return values.astype(tensor.dtype)
 
 

@@ -1,4 +1,4 @@
-"""What can go wrong, as a small tree. No status codes here: each transport has one table of its own.
+"""Errors, as a small tree of classes. Status codes are not here: each transport has a table of its own.
 
 ManifoldError
 ├── ArtifactError        the artifact is broken: manifest, checksum, golden vectors

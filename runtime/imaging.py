@@ -57,14 +57,14 @@ _DAMAGE = (
 
 @dataclass(frozen=True)
 class Fitted:
-    """What was done to an image to fit it to the model, in order; empty where it fitted as it was."""
+    """Steps that fitted an image to the model, in order. There are none if it fitted as it was."""
 
     size: tuple[int, int]  # width, height as it came
     mode: str
     steps: tuple[str, ...]
 
     def as_dict(self) -> dict[str, Any]:
-        """For the answer's `fitted`."""
+        """Return the steps as an entry of an answer's `fitted`."""
         return {"width": self.size[0], "height": self.size[1], "mode": self.mode, "steps": list(self.steps)}
 
 

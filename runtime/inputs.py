@@ -28,7 +28,7 @@ LATENT_STREAM = 2**35  # + its place: the stream of a latent's posterior or comp
 
 @dataclass(slots=True)
 class InputOptions:
-    """What a request says of the inputs that it does not give as arrays."""
+    """Choices of a request for the inputs that it does not give as arrays."""
 
     condition: Given | None = None
     prior: str | None = None

@@ -1,4 +1,4 @@
-"""Who may ask: API keys with their scopes and rates; and the certificate.
+"""Access control: API keys with their scopes and rates, and the certificate.
 
 A key is a random token of 256 bits that its owner holds; here only its SHA-256 is kept, which is enough for what nobody can guess (a
 password would need a slow hash). Keys are named, so that one can be taken away, and come from the environment and from a file, which is
@@ -30,7 +30,7 @@ HOW = "send the header Authorization: Bearer KEY; `manifold key NAME` makes one"
 
 @dataclass(frozen=True)
 class Key:
-    """What is known of a key."""
+    """Record of an API key."""
 
     name: str
     scopes: frozenset[str]
@@ -127,7 +127,7 @@ class Certificate:
 
 
 class TokenBucket:
-    """What is left of a rate, in requests."""
+    """Token bucket: the requests that are left of a rate."""
 
     __slots__ = ("at", "left")
 

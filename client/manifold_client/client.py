@@ -186,7 +186,7 @@ class Exchanges:
 
 @dataclass(frozen=True)
 class Retry:
-    """How often and how long: exponential back-off with jitter, or what the service asks for in Retry-After where that is longer."""
+    """Rule for retries: exponential back-off with jitter, or the service's Retry-After if that is longer."""
 
     attempts: int = 5
     base: float = 0.2  # seconds

@@ -1,4 +1,4 @@
-"""What the service refuses, as exceptions.
+"""Exceptions for what the service refuses.
 
 ManifoldClientError
 ├── RequestRefused   the request is wrong: see field and valid

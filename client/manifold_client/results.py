@@ -256,7 +256,7 @@ class ScoredItem:
 
 @dataclass(frozen=True)
 class Scores(Result):
-    """How strange items are."""
+    """Anomaly scores of items."""
 
     items: list[ScoredItem]
     threshold: dict[str, Any]
@@ -271,7 +271,7 @@ class Scores(Result):
 
 @dataclass(frozen=True)
 class Classes(Result):
-    """Which class items are of."""
+    """Classes of items."""
 
     names: list[str]
     classes: list[str]  # (n,) the most probable ones

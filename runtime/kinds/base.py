@@ -32,7 +32,7 @@ BELOW_ONE = float(np.float32(1 - 2**-24))  # the largest float32 below 1
 
 
 class Empty(BaseModel):
-    """No fields."""
+    """Model without fields, for a kind that adds none."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Wire:
 
 @dataclass(frozen=True)
 class Reading:
-    """How the items of a request are read."""
+    """Options that say how the items of a request are read."""
 
     options: Mapping[str, Any] = field(default_factory=dict)  # of the request, such as fit
     max_pixels: int = 16_000_000
@@ -84,7 +84,7 @@ class Items:
 
 @dataclass(frozen=True)
 class Evidence:
-    """What is known about why n items have the scores that they have."""
+    """Evidence that explains the scores of n items."""
 
     nats: Array | None  # (n, parts), or (n, *shape) where the kind has no parts
     excess: Float64 | None = None  # (n, parts): nats above the usual
@@ -199,7 +199,7 @@ class Kind(Record):
 
     @property
     def needed(self) -> str:
-        """What a request about such items must have, for errors."""
+        """The form in which a request must send items, as text for errors."""
         return self.wire.many
 
     @property

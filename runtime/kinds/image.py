@@ -29,7 +29,7 @@ class ImageSingle(BaseModel):
 
 
 class Options(BaseModel):
-    """How images are brought to the model's size."""
+    """Options that say how images are brought to the model's size."""
 
     fit: Fit = "contain"
 
@@ -48,7 +48,7 @@ class ImageNeighbour(BaseModel):
 
 
 class ImageExplanation(BaseModel):
-    """Where an image is anomalous."""
+    """Explanation of an image's score: where it is anomalous."""
 
     map: str | None = Field(default=None, description="of images: nats by pixel, a PNG, base64")
 
@@ -116,9 +116,7 @@ class ImageSpec(Kind):
 
     def errors(self, data: Array, back: Array) -> Float64:
         """Return the mean squared error (n,) of pixels in [0, 1]."""
-        difference = imaging.to_unit(data, self) - imaging.to_unit(back, self)
-        squares: Float64 = (difference.reshape(len(data), -1) ** 2).mean(axis=1)
-        return squares
+        return super().errors(imaging.to_unit(data, self), imaging.to_unit(back, self))
 
     def example(self, rows: int, generator: np.random.Generator) -> Float32:
         """Return images of noise."""

@@ -49,7 +49,7 @@ class RowNeighbour(BaseModel):
 
 
 class ColumnReason(BaseModel):
-    """What one column has to do with a row's score."""
+    """Share of one column in a row's score."""
 
     column: str
     value: str | float | int | bool | None
@@ -63,7 +63,7 @@ class ColumnReason(BaseModel):
 
 
 class RowExplanation(BaseModel):
-    """Why a row is anomalous."""
+    """Explanation of a row's score."""
 
     columns: list[ColumnReason] | None = Field(default=None, description="of rows: the largest excess first")
     latent_share: float | None = Field(default=None, description="of rows: what an unlikely place in latent space adds")

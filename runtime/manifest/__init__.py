@@ -35,10 +35,10 @@ from manifold.runtime.manifest.scoring import (
     Scoring,
     Term,
 )
-from manifold.runtime.manifest.tensors import NUMBERS, RANDOM, InputSpec, Source, TaskSpec, TensorSpec
+from manifold.runtime.manifest.tensors import CONDITIONS, NUMBERS, RANDOM, InputSpec, Source, TaskSpec, TensorSpec
 
 __all__ = [
-    "COMBINED", "FILE", "MAX_BYTES", "NAME", "NUMBERS", "PRIORS_FILE", "RANDOM", "ROLE", "STATED", "TASKS", "TIED",
+    "COMBINED", "CONDITIONS", "FILE", "MAX_BYTES", "NAME", "NUMBERS", "PRIORS_FILE", "RANDOM", "ROLE", "STATED", "TASKS", "TIED",
     "Calibration", "Classification", "CodesSpec",
     "Combination", "Conditions", "FileRecord", "FittedPrior", "GaussianPrior", "Golden", "InputSpec", "LatentSpec", "Likelihood", "Manifest",
     "Metric", "MixturePrior", "NormalPrior", "Prior", "Scoring", "Source", "TaskSpec", "TensorSpec", "Term", "dumps", "read", "schema",

@@ -6,12 +6,10 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from manifold.runtime.manifest.conditions import Classes, Text
-from manifold.runtime.manifest.tensors import InputSpec, TaskSpec
+from manifold.runtime.manifest.tensors import CONDITIONS, InputSpec, TaskSpec
 
 if TYPE_CHECKING:
     from manifold.runtime.manifest.document import Manifest
-
-FILLED_BY_CONDITIONS = ("condition", "tokens", "token_mask")
 
 
 def of_sections(manifest: Manifest) -> Iterator[str]:
@@ -32,7 +30,7 @@ def of_sections(manifest: Manifest) -> Iterator[str]:
 
 
 def _filled_by(manifest: Manifest, tensor: InputSpec) -> str | None:
-    return manifest.name_of_condition(tensor) if tensor.source in FILLED_BY_CONDITIONS else None
+    return manifest.name_of_condition(tensor) if tensor.source in CONDITIONS else None
 
 
 def _unused_problems(manifest: Manifest, name: str, condition: object) -> Iterator[str]:
@@ -57,7 +55,7 @@ def _example_problems(manifest: Manifest, name: str, text: Text) -> Iterator[str
 
 def of_input(manifest: Manifest, task: TaskSpec, tensor: InputSpec) -> Iterator[str]:
     """Yield what is wrong with an input that a condition fills."""
-    if tensor.source not in FILLED_BY_CONDITIONS:
+    if tensor.source not in CONDITIONS:
         return
     condition = manifest.condition_of(tensor)
     if condition is None:

@@ -1,4 +1,4 @@
-"""What a model is conditioned on: classes, real values, texts, items such as images, or several of these."""
+"""Conditions of a model: classes, real values, texts, items such as images, or several of these."""
 
 from __future__ import annotations
 

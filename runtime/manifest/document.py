@@ -183,7 +183,7 @@ class Manifest(Record):
 
     @cached_property
     def has_named_latents(self) -> bool:
-        """Whether requests and answers name the latents."""
+        """True if requests and answers name the latents."""
         return isinstance(self.latent, dict)
 
     def latent_of(self, tensor: TensorSpec) -> LatentSpec | None:
@@ -196,7 +196,7 @@ class Manifest(Record):
 
     @cached_property
     def conditioned(self) -> dict[str, Classes | Values | Text | Item]:
-        """What the model is conditioned on, by name: that of a part of several, else `condition`."""
+        """The conditions of the model by name: that of a part of several, else `condition`."""
         if isinstance(self.condition, Several):
             return dict(self.condition.parts)
         one = self._one_condition()

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from manifold.runtime.kinds.base import BELOW_ONE
 from manifold.runtime.manifest.conditions import BYTES, Classes, Item
 from manifold.runtime.manifest.tensors import InputSpec
 
@@ -27,7 +28,7 @@ def between(manifest: Manifest, tensor: InputSpec) -> tuple[float, float] | None
         case "codes" if manifest.codes is not None:
             return 0, manifest.codes.levels - 1
         case "uniform":
-            return 0, float(np.float32(1 - 2**-24))
+            return 0, BELOW_ONE
         case "temperature":
             return float(np.finfo(np.float32).tiny), np.inf
         case "condition":

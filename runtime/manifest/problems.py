@@ -9,7 +9,7 @@ import numpy as np
 
 from manifold.runtime.manifest import condition_problems, legal
 from manifold.runtime.manifest.rules import FILLED, FREE, MEANINGS, REQUIRED_OUTPUTS, REQUIRED_SOURCES, RETURNED, TASKS
-from manifold.runtime.manifest.tensors import NUMBERS, SENT, InputSpec, TaskSpec, TensorSpec
+from manifold.runtime.manifest.tensors import CONDITIONS, NUMBERS, SENT, InputSpec, TaskSpec, TensorSpec
 
 if TYPE_CHECKING:
     from manifold.runtime.manifest.document import Manifest
@@ -112,9 +112,7 @@ def _wrong_example(manifest: Manifest, tensor: InputSpec) -> Iterator[str]:
 
 def _is_second(manifest: Manifest, tensor: InputSpec, before: tuple[InputSpec, ...]) -> bool:
     """Return whether an earlier input would be filled with the same."""
-    several = tensor.source in NUMBERS or (
-        tensor.source in ("condition", "tokens", "token_mask") and len(manifest.conditioned) > 1
-    )
+    several = tensor.source in NUMBERS or (tensor.source in CONDITIONS and len(manifest.conditioned) > 1)
     return not several and any(other.source == tensor.source for other in before)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from manifold.runtime.manifest.tensors import NUMBERS, Source
+from manifold.runtime.manifest.tensors import CONDITIONS, NUMBERS, Source
 
 TASKS = (
     "decode",
@@ -37,12 +37,7 @@ REQUIRED_SOURCES: dict[str, Source] = {
     "impute": "mask",
 }  # fmt: skip
 
-STATED: tuple[Source, ...] = (
-    "condition",
-    "tokens",
-    "token_mask",
-    *NUMBERS,
-)  # the inputs that a request states beside its items
+STATED: tuple[Source, ...] = (*CONDITIONS, *NUMBERS)  # the inputs that a request states beside its items
 # The inputs that use cases fill, each once. Tasks that are not named here take any that a seed or a default fills.
 FILLED: dict[str, tuple[Source, ...]] = {
     "encode": ("data", *STATED), "score": ("data", *STATED), "features": ("data", *NUMBERS), "neighbours": ("data", *NUMBERS),

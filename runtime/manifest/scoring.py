@@ -10,7 +10,7 @@ from manifold.runtime.records import Record
 
 
 class Likelihood(Record):
-    """What makes a term in nats a statement about -log p(x): without this, likelihoods of two models do not compare."""
+    """Description of a term in nats as a statement about -log p(x). Without it, likelihoods of two models do not compare."""
 
     bound: Literal["exact", "elbo", "iwae"] = Field(description="elbo, iwae: the term is an upper bound of -log p(x)")
     k: int = Field(default=1, ge=1, description="draws from the posterior that the bound averages over")
@@ -52,7 +52,7 @@ class Calibration(Record):
 
 
 class Scoring(Record):
-    """How the score task's outputs become an anomaly score."""
+    """Rule that makes an anomaly score of the outputs of the task score."""
 
     score: str = Field(description="the term that ranks, or `combined`")
     terms: tuple[Term, ...] = Field(min_length=1)

@@ -16,6 +16,7 @@ Source = Literal[
 ]  # fmt: skip
 RANDOM: tuple[Source, ...] = ("normal", "uniform", "latent")  # the inputs that a seed can fill
 NUMBERS: tuple[Source, ...] = ("number", "integer")  # the inputs that a request states by name
+CONDITIONS: tuple[Source, ...] = ("condition", "tokens", "token_mask")  # the inputs that a condition fills
 
 # the type of what is put into each input
 SENT: dict[Source, str] = {
@@ -164,7 +165,7 @@ class TaskSpec(Record):
 
     @property
     def is_sampler(self) -> bool:
-        """Whether it takes uniforms, one a step: an autoregressive sampler, with loops."""
+        """True if the task takes uniforms, one a step: an autoregressive sampler, with loops."""
         return self.input("uniform") is not None
 
     @cached_property
@@ -188,7 +189,7 @@ class TaskSpec(Record):
 
     @cached_property
     def takes_data_alone(self) -> bool:
-        """Whether items are all that a run needs."""
+        """True if items are all that a run needs."""
         return self.sources == {"data"}
 
     @cached_property

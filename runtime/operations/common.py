@@ -12,7 +12,7 @@ from manifold.runtime import conditions
 from manifold.runtime.conditions import ByClass, ByValues, Given, tagged
 from manifold.runtime.errors import InvalidValue, UnsupportedTask
 from manifold.runtime.inputs import Numbers, number
-from manifold.runtime.manifest import NUMBERS, InputSpec, Manifest, TaskSpec
+from manifold.runtime.manifest import CONDITIONS, NUMBERS, InputSpec, Manifest, TaskSpec
 from manifold.runtime.manifest.rules import STATED
 from manifold.runtime.operations.steps import Array, Float32, Float64
 
@@ -90,7 +90,7 @@ def stated(
     if spec.sources.isdisjoint(STATED):
         return inputs
     for tensor in spec.inputs:
-        if tensor.source in conditions.SOURCES:
+        if tensor.source in CONDITIONS:
             inputs[tensor.role] = conditions.fill(manifest, tensor, required(manifest, tensor, condition), n, 0, 0)
         elif tensor.source in NUMBERS:
             inputs[tensor.role] = number(tensor, numbers or {}, n)
@@ -142,7 +142,7 @@ def required(manifest: Manifest, tensor: InputSpec, condition: Given | None, fie
 
 def takes(spec: TaskSpec) -> bool:
     """Return whether a task takes a condition."""
-    return not spec.sources.isdisjoint(conditions.SOURCES)
+    return not spec.sources.isdisjoint(CONDITIONS)
 
 
 def check_takes(manifest: Manifest, specs: list[TaskSpec], condition: Given | None, field: str = "class") -> None:

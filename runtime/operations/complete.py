@@ -18,8 +18,8 @@ from manifold.runtime import conditions, sampling
 from manifold.runtime.conditions import Given
 from manifold.runtime.errors import InvalidValue
 from manifold.runtime.inputs import Numbers, check_numbers, check_seed, check_temperature, number, repeated
-from manifold.runtime.manifest import NUMBERS, InputSpec, Manifest, TaskSpec
-from manifold.runtime.operations.common import check_takes, others_of, role_of, softmax
+from manifold.runtime.manifest import NUMBERS, STATED, InputSpec, Manifest, TaskSpec
+from manifold.runtime.operations.common import cannot, check_takes, others_of, role_of, softmax
 from manifold.runtime.operations.steps import Array, Float32, Run, Steps
 
 CANDIDATES = 8  # where nothing is said
@@ -43,11 +43,13 @@ def complete(
     manifest: Manifest, data: Array, mask: Array, *, seed: int | None = None, first: int = 0, condition: Given | None = None,
     candidates: int = CANDIDATES, temperature: float = 1.0, numbers: Numbers | None = None,
 ) -> Steps[Completed]:  # fmt: skip
-    """data (n, C, H, W) with its unknown pixels drawn, where mask (n, 1, H, W) is 0; known ones, 1, stay as they are.
+    """Return data (n, C, H, W) with its unknown pixels drawn, where mask (n, 1, H, W) is 0; known ones, 1, stay as they are.
 
     Without a class, a conditional model tries every class with so many candidates each. Item i depends on seed and first + i alone.
-    Raises InvalidValue for masks that are not one an image.
+    Raises InvalidValue for masks that are not one an image, UnsupportedTask for a model that does not complete items.
     """
+    if not completes(manifest):
+        raise cannot(manifest, f"fill in {manifest.spec.noun} by a mask")
     spec = manifest.tasks["impute"]
     if mask.shape != (len(data), 1, *data.shape[2:]):
         raise InvalidValue(f"masks: {len(mask)} for {len(data)} images; one for each is needed", field="masks")
@@ -100,7 +102,7 @@ def _stated(
         return conditions.fill(manifest, tensor, condition, n, seed, first).repeat(total, axis=0)
 
     def of_task(name: str) -> dict[str, Array]:
-        wanted = [each for each in manifest.tasks[name].inputs if each.source in (*NUMBERS, *conditions.SOURCES)]
+        wanted = [each for each in manifest.tasks[name].inputs if each.source in STATED]
         for tensor in wanted:
             if tensor.role not in made:
                 made[tensor.role] = filled(tensor)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -63,7 +63,7 @@ class Reconstructed:
     data: Array
     errors: Float64  # (n,) mean squared error, in the unit that the kind of data names
     seed: int | None = None
-    others: dict[str, Array] | None = None  # outputs beside `data`, by role
+    others: dict[str, Array] = field(default_factory=dict)  # outputs beside `data`, by role
 
 
 def encode(
@@ -141,7 +141,7 @@ def reconstruction_task(manifest: Manifest) -> str | None:
         return None
     if decoder is not None:
         given = encoded_latents(manifest)
-        taken = [key_of(manifest, tensor) for tensor in decoder.inputs if tensor.source == "latent"]
+        taken = [key_of(manifest, tensor) for tensor in decoder.latents]
         if taken and all(role in given for role in taken):
             return "decode"
     return "decode_codes" if "decode_codes" in manifest.tasks and "codes" in encoder.roles else None

@@ -13,22 +13,22 @@ from typing import Any
 import numpy as np
 
 from manifold.runtime import lengths, sampling
-from manifold.runtime.conditions import SOURCES, ByClass, Given, is_random, mask_of, tagged
+from manifold.runtime.conditions import ByClass, Given, is_random, mask_of, tagged
 from manifold.runtime.errors import InvalidValue, TooLarge
 from manifold.runtime.inputs import InputOptions, check_seed, check_temperature, draw
-from manifold.runtime.manifest import NUMBERS, RANDOM, InputSpec, Manifest, TaskSpec, legal
+from manifold.runtime.manifest import CONDITIONS, NUMBERS, RANDOM, InputSpec, Manifest, TaskSpec, legal
 from manifold.runtime.manifest.conditions import Item
 from manifold.runtime.operations.common import check_takes
 from manifold.runtime.operations.steps import Array, Run, Steps
 
-OPTIONAL = (*RANDOM, *SOURCES, "temperature")  # sources that a seed or a default fills
+OPTIONAL = (*RANDOM, *CONDITIONS, "temperature")  # sources that a seed or a default fills
 # the task behind a model's own name: what it is there for, as far as its tasks say
 ORDER = ("sample", "decode", "score", "features", "encode", "decode_codes", "score_codes", "neighbours", "impute", "translate")  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Choices:
-    """What is said of the inputs that are left out. None is: not said."""
+    """Choices for the inputs that are left out. None means that a request does not state it."""
 
     seed: int | None = None
     first: int | None = None
@@ -74,7 +74,7 @@ def is_optional(manifest: Manifest, tensor: InputSpec) -> bool:
 def draws(spec: TaskSpec, given: Collection[str], conditioned: bool) -> bool:
     """Return whether a seed has any effect on a run that is given these inputs and, if `conditioned`, a class."""
     left = {tensor.source for tensor in spec.inputs if tensor.role not in given}
-    return not left.isdisjoint(RANDOM) or (not left.isdisjoint(SOURCES) and not conditioned)
+    return not left.isdisjoint(RANDOM) or (not left.isdisjoint(CONDITIONS) and not conditioned)
 
 
 def infer(manifest: Manifest, task: str, given: Mapping[str, Array], choices: Choices, rows: int) -> Steps[Done]:
@@ -144,7 +144,7 @@ def rows_of(given: Mapping[str, Array], n: int | None, limit: int) -> int:
 def _check_choices(manifest: Manifest, task: str, left: set[Any], choices: Choices) -> None:
     """Raises InvalidValue for what would change nothing."""
     spec = manifest.tasks[task]
-    if choices.condition is not None and left.isdisjoint(SOURCES):
+    if choices.condition is not None and left.isdisjoint(CONDITIONS):
         check_takes(manifest, [spec], choices.condition)
         raise InvalidValue("class: the condition is given as a tensor; leave one of the two out", field="class")
     if (
@@ -152,7 +152,7 @@ def _check_choices(manifest: Manifest, task: str, left: set[Any], choices: Choic
         and len(manifest.conditioned) > 1
         and isinstance(tagged(choices.condition), ByClass)
     ):
-        roles = [tensor.role for tensor in spec.inputs if tensor.source in SOURCES]
+        roles = [tensor.role for tensor in spec.inputs if tensor.source in CONDITIONS]
         raise InvalidValue(
             f"class: {manifest.name} is conditioned on {', '.join(manifest.conditioned)}; give the inputs {', '.join(roles)}",
             field="class", valid=roles,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -10,7 +10,7 @@ from manifold.runtime import conditions
 from manifold.runtime.conditions import Given
 from manifold.runtime.errors import InvalidValue, UnsupportedTask, shown
 from manifold.runtime.inputs import Numbers, check_count, check_numbers, check_seed, draw_latents, latent_stream, number
-from manifold.runtime.manifest import NUMBERS, InputSpec, Manifest
+from manifold.runtime.manifest import CONDITIONS, NUMBERS, InputSpec, Manifest
 from manifold.runtime.operations.common import (
     Capability,
     Latents,
@@ -47,7 +47,7 @@ class Path:
     data: Array
     latents: Latents
     seed: int | None = None
-    others: dict[str, Array] | None = None  # outputs beside `data`, by role
+    others: dict[str, Array] = field(default_factory=dict)  # outputs beside `data`, by role
 
 
 def interpolate(
@@ -80,7 +80,7 @@ def interpolate(
     latents = as_stated(manifest, path)
     inputs = latent_inputs(manifest, spec, latents)
     for tensor in spec.inputs:
-        if tensor.source in conditions.SOURCES:
+        if tensor.source in CONDITIONS:
             inputs[tensor.role] = _conditions(manifest, tensor, start, stop, parts)
         elif tensor.source in NUMBERS:
             inputs[tensor.role] = number(tensor, numbers or {}, steps)

@@ -10,7 +10,7 @@ from manifold.runtime import conditions, lengths, sampling
 from manifold.runtime.conditions import Given
 from manifold.runtime.errors import InvalidValue
 from manifold.runtime.inputs import InputOptions, Numbers, check_numbers, check_seed, check_temperature, draw
-from manifold.runtime.manifest import RANDOM, Manifest, TaskSpec
+from manifold.runtime.manifest import CONDITIONS, RANDOM, Manifest, TaskSpec
 from manifold.runtime.operations.common import (
     Capability,
     Latents,
@@ -127,7 +127,7 @@ def needs_seed(spec: TaskSpec, open_latents: bool, condition: Given | None) -> b
     sources = spec.sources
     if open_latents or "normal" in sources or "uniform" in sources:
         return True
-    conditional = not sources.isdisjoint(conditions.SOURCES)
+    conditional = not sources.isdisjoint(CONDITIONS)
     return conditional and (conditions.is_random(condition) or _is_partly_open(spec, condition))
 
 

@@ -46,7 +46,7 @@ class ScoredRows:
 
 @dataclass
 class Total:
-    """What has been done so far."""
+    """Counts of the rows that were scored so far."""
 
     rows: int = 0  # scored
     bad: int = 0
@@ -65,7 +65,7 @@ class Total:
 
 
 class Writer(Protocol):
-    """Where scored rows go."""
+    """Protocol of what writes scored rows."""
 
     def write(self, scored: ScoredRows) -> None: ...
 

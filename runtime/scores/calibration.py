@@ -22,6 +22,7 @@ from manifold.runtime.errors import InvalidValue, UnsupportedTask
 from manifold.runtime.kinds import Kind
 from manifold.runtime.manifest import COMBINED, Calibration, Scoring
 from manifold.runtime.operations import Scores
+from manifold.runtime.operations.common import takes
 from manifold.runtime.scores.scoring import Float64, cross_combined
 
 LEAST = 20  # items; p-values then resolve 1 in 21, and the answer says so
@@ -108,12 +109,13 @@ def now() -> str:
 def recalibrate(model: Model, data: NDArray[np.float32], root: Path, *, source: str) -> Path:
     """Publishes the artifact anew in `root`, calibrated on `data` (n, *shape), as its next version; the graphs are the same.
 
-    Raises UnsupportedTask for a model without a score, or one that is told real values.
+    Raises UnsupportedTask for a model without a score, or one that is conditioned on more than classes.
     """
     scoring, manifest = model.manifest.scoring, model.manifest
-    if scoring is None or manifest.conditions is not None:
+    conditional = scoring is not None and takes(manifest.tasks["score"]) and manifest.classes is None
+    if scoring is None or conditional:
         raise UnsupportedTask(
-            f"{manifest.name} cannot be calibrated: it {'is told real values' if scoring else 'carries no score'}",
+            f"{manifest.name} cannot be calibrated: it {'is conditioned on more than classes' if conditional else 'carries no score'}",
             field="model",
         )
     plain = manifests.read(model.folder)  # as it is stored: padding that this machine needs is not the artifact's

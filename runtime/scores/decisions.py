@@ -27,7 +27,7 @@ UNKNOWN = ("unknown_category", "missing")  # beginnings of the warnings that mak
 
 @dataclass(frozen=True)
 class Costs:
-    """What errors cost, in any one unit, and the share of anomalies among the rows."""
+    """Costs of errors, in any one unit, and the share of anomalies among the rows."""
 
     false_positive: float
     false_negative: float
@@ -48,7 +48,7 @@ class Costs:
 
 @dataclass(frozen=True)
 class Rule:
-    """How to decide: one of rate, budget and costs (the rate 0.01 where none is given), and where to block."""
+    """Rule of decision: one of rate, budget and costs (the rate 0.01 if none is given), and the rate for `block`."""
 
     rate: float | None = None
     budget: int | None = None  # this many, the most anomalous, of what is scored together

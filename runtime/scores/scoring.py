@@ -30,7 +30,7 @@ RISK = ((1.0, 0), (0.1, 600), (0.02, 900), (0.001, 980), (1e-6, 999))
 
 @dataclass(frozen=True)
 class Threshold:
-    """Where the line is drawn."""
+    """Threshold of the anomaly score."""
 
     score: float | None  # items above it are anomalies; None where the rate is below the calibration's resolution
     p_value: float | None

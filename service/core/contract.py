@@ -53,7 +53,7 @@ NEIGHBOUR, EXPLANATION = kinds.fields("neighbour"), kinds.fields("explanation")
 
 
 class BaseRequest(BaseModel):
-    """What every request may say. Unknown fields are refused: a typo is an error, not a default."""
+    """Fields that every request may have. Unknown fields are refused: a typo is an error, not a default."""
 
     model_config = ConfigDict(extra="forbid", populate_by_name=True)
 
@@ -121,7 +121,7 @@ class Timing(BaseModel):
 
 
 class Fitted(BaseModel):
-    """What was done to an image to fit it to the model."""
+    """Steps that fitted an image to the model."""
 
     width: int
     height: int
@@ -130,7 +130,7 @@ class Fitted(BaseModel):
 
 
 class Response(BaseModel):
-    """What every answer says."""
+    """Fields that every answer has."""
 
     model: str
     version: int
@@ -233,7 +233,7 @@ class ModelList(BaseModel):
 
 
 class TaskStats(BaseModel):
-    """What the runs of a task add up to since the model was loaded."""
+    """Totals of the runs of a task since the model was loaded."""
 
     runs: int
     rows: int

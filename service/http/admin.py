@@ -1,4 +1,4 @@
-"""What needs the scope `admin`: reading keys and certificate again, models that come and go, and calibrating one on rows of one's own.
+"""Routes that need the scope `admin`: reading keys and certificate again, models that come and go, and calibrating one on rows of one's own.
 
 Without keys these routes are off, unless the setting `trust_loopback` lets requests from this machine use them (http/front.py).
 """

@@ -65,7 +65,7 @@ Endpoint = Callable[[Incoming], Awaitable[Reply]]
 
 
 class Errors(Protocol):
-    """How what goes wrong is written: this project's way, or a protocol's."""
+    """Writer of errors, in this project's form or in a protocol's."""
 
     def of_error(self, error: ManifoldError, request_id: str, /) -> Reply:
         """Return the reply for an error that the client can read."""
@@ -257,7 +257,7 @@ def _unless_cancelled(send: Send) -> Send:
 
 
 def _cors(app: ASGIApp, settings: Settings) -> ASGIApp:
-    """For pages of the origins that are named; they send keys as a header, never cookies."""
+    """Return the headers for pages of the named origins. Such pages send keys as a header, never cookies."""
     return CORSMiddleware(
         app, allow_origins=settings.cors_origins, allow_methods=("GET", "POST"), max_age=600,
         allow_headers=("Authorization", "Content-Type", "X-Request-ID", "X-Deadline-Ms", "Inference-Header-Content-Length"),

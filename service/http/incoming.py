@@ -56,7 +56,7 @@ class Incoming:
             raise Malformed(f"{self.repeated}: the header is there more than once; send it once", field=self.repeated)
 
     def header(self, name: bytes) -> str | None:
-        """By its name in lower case."""
+        """Return a header by its name in lower case."""
         value = self.headers.get(name)
         return None if value is None else value.decode("latin-1")
 

@@ -1,4 +1,4 @@
-"""Which hosts and origins may use a service that asks for no key.
+"""Rules for the hosts and origins that may use a service that asks for no key.
 
 A browser sends requests for any page that it shows, to loopback too. Two things tell such a request from one of the service's own users.
 Host is the name in the page's address: a page whose name was made to point here (DNS rebinding) sends its own name, never localhost and never

@@ -1,4 +1,4 @@
-"""What goes back over HTTP: a status, a content type, headers and a body, or the lines of a body; and errors, in their one shape."""
+"""Replies over HTTP: a status, a content type, headers and a body, or the lines of a body; and errors, in their one shape."""
 
 from __future__ import annotations
 

@@ -77,7 +77,7 @@ class Inferred:
 
 @dataclass
 class Times:
-    """How many, and how long together, in nanoseconds."""
+    """Count of events, and their total time in nanoseconds."""
 
     count: int = 0
     ns: int = 0
@@ -93,7 +93,7 @@ PHASES = ("success", "fail", "queue", "compute_input", "compute_infer", "compute
 
 @dataclass
 class Statistics:
-    """Of one target since the start."""
+    """Statistics of one target since the start."""
 
     inferences: int = 0  # rows of requests that were answered
     last: int = 0  # of them, milliseconds since 1970
@@ -111,7 +111,7 @@ def of_one_line(error: ManifoldError) -> str:
 
 
 class Core:
-    """What both transports call."""
+    """Operations that both transports call."""
 
     def __init__(self, registry: Registry, settings: Settings, metrics: Metrics) -> None:
         self.registry, self.settings, self.metrics = registry, settings, metrics

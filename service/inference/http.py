@@ -75,7 +75,7 @@ def unexpected(error: Exception, request_id: str) -> Reply:
 
 
 class Routes:
-    """Which path is answered by what."""
+    """Table of the paths and the functions that answer them."""
 
     def __init__(self, core: Core) -> None:
         self.core, self.settings = core, core.settings

@@ -1,4 +1,4 @@
-"""What the protocol calls a model: NAME, for the task that a model is there for, and NAME.TASK for each of its tasks."""
+"""Names of models in the protocol: NAME, for the task that a model is there for, and NAME.TASK for each of its tasks."""
 
 from __future__ import annotations
 

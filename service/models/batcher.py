@@ -73,7 +73,7 @@ class Ran:
 
 @dataclass(slots=True)
 class Tally:
-    """What the runs of a task add up to."""
+    """Totals of the runs of a task."""
 
     runs: int = 0
     rows: int = 0
@@ -437,7 +437,7 @@ class Batcher:
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """What a run gave, or what it raised, when (seconds on the monotonic clock), and its thread's time on a core."""
+    """Result of a run, or the exception that it raised, when (seconds on the monotonic clock), and its thread's time on a core."""
 
     outputs: Outputs | Exception
     shares: list[tuple[Outputs, str | None]]  # of each piece, with the role of an output of it that is not finite

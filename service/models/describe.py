@@ -1,4 +1,4 @@
-"""What the service says of a model: a line of the list, the manifest's public part, what it has done."""
+"""Descriptions of a model: a line of the list, the manifest's public part, what it has done."""
 
 from __future__ import annotations
 

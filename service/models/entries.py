@@ -116,7 +116,7 @@ class Entry:
         return FOLDERS.sub("", reason)
 
     def hold(self) -> None:
-        """For the request that is being answered, until it is over."""
+        """Hold the entry for a request until the request is over."""
         self.used = time.monotonic()
         held = _held.get()
         if held is not None:
@@ -124,7 +124,7 @@ class Entry:
             held.append(self)
 
     def retire(self) -> None:
-        """No request gets it any more; it closes with the last that has it."""
+        """Give the entry to no request any more, and close it with the last request that holds it."""
         with self._changing:
             self.retired = True
         if not self.users:

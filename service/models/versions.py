@@ -1,4 +1,4 @@
-"""Which versions of a model may be asked for: `all`, `latest`, `latest 3` (the highest so many), or some by number, `1 4`."""
+"""Versions of a model that may be asked for: `all`, `latest`, `latest 3` (the highest so many), or some by number, `1 4`."""
 
 from __future__ import annotations
 

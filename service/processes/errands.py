@@ -136,7 +136,7 @@ class Errands:
 
     @property
     def due(self) -> float:
-        """When the next command is overdue, on the monotonic clock."""
+        """The time at which the next command is overdue, on the monotonic clock."""
         return min((errand.until for errand in self._open.values()), default=math.inf)
 
     def _settle(self, number: int) -> None:

@@ -40,7 +40,7 @@ Context: TypeAlias = Any  # grpc.aio.ServicerContext, which says nothing of its 
 
 @dataclass(frozen=True)
 class Calls:
-    """What the calls of one service have in common."""
+    """Handling that the calls of one service share."""
 
     service: str
     codes: Codes

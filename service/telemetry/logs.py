@@ -91,7 +91,7 @@ class LogWriter:
 
 
 class Stderr(io.TextIOBase):
-    """What Python writes to sys.stderr, as lines of the log."""
+    """File that turns what Python writes to sys.stderr into lines of the log."""
 
     def __init__(self) -> None:
         self._begun = ""

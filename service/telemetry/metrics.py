@@ -109,7 +109,7 @@ class _Part:
 
 
 class Metrics:
-    """What the service counts."""
+    """Metrics of the service."""
 
     content_type = CONTENT_TYPE_LATEST
 

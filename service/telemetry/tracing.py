@@ -44,7 +44,7 @@ class Tracing:
 
 
 class Trace:
-    """Of one request."""
+    """Trace of one request."""
 
     def __init__(self, tracer: Tracer, span: Any) -> None:
         from opentelemetry.trace import set_span_in_context

@@ -26,7 +26,7 @@ from manifold.service.core.use_cases.base import UseCase
 
 
 class Costs(BaseModel):
-    """What errors cost, in any one unit, and how many rows are anomalies."""
+    """Costs of errors, in any one unit, and the share of anomalies."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -100,7 +100,7 @@ class ThresholdInfo(BaseModel):
 
 
 class CalibrationInfo(BaseModel):
-    """Which items the p-values refer to."""
+    """Calibration items that the p-values refer to."""
 
     id: str
     n: int

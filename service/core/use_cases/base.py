@@ -43,5 +43,5 @@ class UseCase:
 
     @property
     def summary(self) -> str:
-        """What it gives, in a few words."""
+        """The summary of the endpoint, which is the description of its request."""
         return self.request.__doc__ or ""

@@ -31,7 +31,7 @@ class Posterior(BaseModel):
 
 
 class EncodeRequest(ConditionedItemsRequest, SeededRequest):
-    """Where items lie in latent space."""
+    """Items to be placed in latent space."""
 
     model_config = example(model="transactions-vae", rows=[EXAMPLE_ROW])
 

@@ -78,7 +78,7 @@ async def handle(
         manifest, start, stop, steps=request.steps, method=request.method, seed=request.seed, numbers=request.inputs
     )
     path = await handling.drive(answer, steps, request.steps, deadline_ms)
-    answer.items, answer.others = path.data, path.others or {}
+    answer.items, answer.others = path.data, path.others
     answer.fields |= latent_fields(path.latents)
     if path.seed is not None:
         answer.fields |= {"seed": path.seed, "first": 0}

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from manifold.runtime import operations
+from manifold.runtime import kinds, operations
 from manifold.service.core.answers import UseCaseResult
 from manifold.service.core.contract import (
     EXAMPLE_ROW,
@@ -42,7 +42,9 @@ class ReconstructRequest(ConditionedItemsRequest, SeededRequest):
 class ReconstructResponse(OutputsResponse):
     """Items after encode and decode."""
 
-    errors: list[float] = Field(description="mean squared error: of pixels in [0, 1], or of scaled columns")
+    errors: list[float] = Field(
+        description=f"mean squared error: {', or '.join(kind.error_unit for kind in kinds.every)}"
+    )
     fitted: list[Fitted] | None = None
 
 
@@ -65,7 +67,7 @@ async def handle(
         numbers=request.inputs,
     )
     back = await handling.drive(answer, steps, len(items.data), deadline_ms)
-    answer.items, answer.others = back.data, back.others or {}
+    answer.items, answer.others = back.data, back.others
     answer.fields["errors"] = back.errors
     note(answer, items.fitted, request)
     return answer
