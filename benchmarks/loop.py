@@ -17,7 +17,7 @@ from pathlib import Path
 from lightning_fabric import Fabric
 
 from manifold.training import datasets, families, runs
-from manifold.training.train import Loop
+from manifold.training.loop.steps import Loop
 
 ROUNDS = 5
 

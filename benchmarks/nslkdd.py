@@ -96,7 +96,7 @@ def _by_family(table: dict[str, Array], kinds: Array, changes: dict[str, Any]) -
         "test": normal[58_000:],
         "anomalies": strange,
     }
-    parts = {part: _rows(table, rows) for part, rows in cuts.items()}
+    parts = {part: tables.take(table, rows) for part, rows in cuts.items()}
     data = tables.from_parts("nslkdd-choice", parts, {}, nslkdd.KINDS)
     assert data.anomalies is not None
     ranks = in_memory.fit("tabular_vae", data, **changes).rank
@@ -125,9 +125,9 @@ def _left_out(
     rest = generator.permutation(np.setdiff1d(np.flatnonzero(~held), normal))
     labelled = {**table, "label": kinds}
     parts = {
-        "train": _rows(labelled, rest[:-2000]),
-        "calibration": _rows(labelled, rest[-2000:]),
-        "test": _rows(labelled, judged),
+        "train": tables.take(labelled, rest[:-2000]),
+        "calibration": tables.take(labelled, rest[-2000:]),
+        "test": tables.take(labelled, judged),
     }
     data = tables.from_parts("nslkdd-choice", parts, {}, _kinds(kind), "label")
     trained = in_memory.fit("tabular_cvae", data, **changes)
@@ -142,10 +142,6 @@ def _kinds(kind: str) -> ColumnSettings:
     return ColumnSettings(kinds={**dict.fromkeys(nslkdd.CATEGORIES, "categorical"), "*": kind})
 
 
-def _rows(table: dict[str, Array], rows: Array) -> dict[str, Array]:
-    return {name: values[rows] for name, values in table.items()}
-
-
 # --- on KDDTest+ --------------------------------------------------------------------------------------------------------------
 
 
@@ -156,7 +152,7 @@ def scores() -> None:
     usual, strange = Arrays.of(data.test).items, Arrays.of(data.anomalies).items
     table, attacks = nslkdd.read(remote.fetch(nslkdd.FILES[0]))
     known = np.asarray([nslkdd.KIND_OF[attack] for attack in attacks.tolist()])
-    others = schema.encode(_rows(table, known != "normal"), TableSpec.of(data.spec, data.name))
+    others = schema.encode(tables.take(table, known != "normal"), TableSpec.of(data.spec, data.name))
     figures: dict[str, list[tuple[float, ...]]] = {}
     by_seed = []
     for seed in SEEDS:

@@ -29,7 +29,7 @@ from lightning_fabric import Fabric
 from manifold.training import datasets, families, runs
 from manifold.training.batches import Batch, to_float
 from manifold.training.data import Arrays
-from manifold.training.train import Loop
+from manifold.training.loop.steps import Loop
 
 BATCH = 128
 

@@ -29,7 +29,7 @@ def fit(
     kinds: Annotated[
         list[str] | None,
         typer.Option(
-            "--column", metavar="NAME=KIND", help="numeric, quantile, categorical or ignore; repeat for more."
+            "--column", metavar="NAME=KIND", help="numeric, range, quantile, categorical or ignore; repeat for more."
         ),
     ] = None,
     mixed: Annotated[

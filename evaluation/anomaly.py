@@ -6,7 +6,7 @@ was drawn before. The two peers are fitted on the same training items: an isolat
 Zhou, 2008) and the mean distance to the five nearest training items, in encoded columns or in pixels. If the model loses to them, a warning
 says so. Images have no known anomalies of their own: those of another data set stand in.
 
-InputItems are read in batches. In memory are one batch, and the training items that the peers are fitted on: at most FITTED, and FITTED_VALUES values.
+Items are read in batches. In memory are one batch, and the training items that the peers are fitted on: at most FITTED, and FITTED_VALUES values.
 """
 
 from __future__ import annotations

@@ -270,7 +270,6 @@ class Generated:
     n: int
     seed: int
     prior: str | None = None
-    temperature: float = 1.0
 
     @property
     def name(self) -> str:
@@ -278,9 +277,7 @@ class Generated:
         return self.model.manifest.name
 
     def batch(self, start: int, stop: int) -> ImageBatch:
-        samples = self.model.sample(
-            stop - start, seed=self.seed, first=start, prior=self.prior, temperature=self.temperature
-        )
+        samples = self.model.sample(stop - start, seed=self.seed, first=start, prior=self.prior)
         asked = samples.condition if self.model.manifest.classes is not None else None
         labels = np.full(stop - start, -1) if asked is None else asked.argmax(axis=1)
         return ImageBatch(pixels_of(self.model, samples.data), labels.astype(np.int64))

@@ -28,7 +28,7 @@ from manifold.training import datasets, runs
 from manifold.training.data import Data, tables
 from manifold.training.data.schema import ColumnSettings
 from manifold.training.exporting import graphs
-from manifold.training.train import Loop
+from manifold.training.loop.steps import Loop
 from tests import shared
 
 settings.register_profile("steady", deadline=None, derandomize=True)  # the same examples on every machine, however slow

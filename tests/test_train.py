@@ -21,7 +21,8 @@ from manifold.training.data import Data
 from manifold.training.errors import Diverged, TrainingError
 from manifold.training.loop import checkpoints, sheets
 from manifold.training.loop.average import Average
-from manifold.training.train import Loop, train
+from manifold.training.loop.steps import Loop
+from manifold.training.train import train
 from tests.conftest import ROOT
 
 

@@ -21,8 +21,6 @@ from manifold.training.loop.steps import Loop
 from manifold.training.networks.layers import round_weights
 from manifold.training.runs import TrainingRun
 
-__all__ = ["Loop", "train", "trained_model"]
-
 
 def train(
     run: TrainingRun,

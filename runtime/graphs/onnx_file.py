@@ -24,7 +24,7 @@ VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5  # wire types; groups (3, 4) have n
 BOOL = 9  # TensorProto.DataType
 LARGEST_FLAG = 64  # bytes of a tensor that may be a flag
 
-# operators that are looked at one by one: those that draw, and those that mix rows (see runtime.chance)
+# operators that are looked at one by one: those that draw, and those that mix rows (see runtime.graphs.chance)
 SUSPECTS = re.compile(rb"Random|Multinomial|Bernoulli|Dropout|BatchNorm|Sampling")
 
 

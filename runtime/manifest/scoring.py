@@ -34,7 +34,7 @@ class Combination(Record):
     """One score of several terms: each becomes its log-survival, -log P(term is at least as high), and these are combined.
 
     `fisher` adds them (Fisher, 1932), so that terms that are each a little anomalous add up; `min-p` takes the largest (Tippett, 1931), so that
-    one very anomalous term suffices. Survival is that of the calibration items, with a fitted tail beyond them: see runtime.tails.
+    one very anomalous term suffices. Survival is that of the calibration items, with a fitted tail beyond them: see runtime.scores.tails.
     """
 
     method: Literal["fisher", "min-p"] = "fisher"

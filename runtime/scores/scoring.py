@@ -1,6 +1,6 @@
-"""Latent placement: from terms of the score to calibrated p-values, a decision, a risk. Reasons are in runtime.reasons.
+"""Latent placement: from terms of the score to calibrated p-values, a decision, a risk. Reasons are in runtime.scores.reasons.
 
-Two outputs, two jobs. The score ranks: one term, or several combined by their log-survivals (runtime.tails), continuous and unbounded. The
+Two outputs, two jobs. The score ranks: one term, or several combined by their log-survivals (runtime.scores.tails), continuous and unbounded. The
 p-value decides: conformal (Vovk et al., 2005; Bates et al., 2021, arXiv 2104.08279), p = (1 + k) / (n + 1) with k of n calibration scores at
 least as high, from items that training never saw. So p is at least 1 / (n + 1), and the realised false positive rate at level alpha has
 the law Beta(k, n + 1 - k), k = floor((n + 1) alpha). A combination is calibrated as a whole, since its terms depend on each other.

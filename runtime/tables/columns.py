@@ -1,4 +1,4 @@
-"""Whole columns to encoded float32 arrays: what runtime.rows does row by row, at the speed of numpy, with bad rows set aside.
+"""Whole columns to encoded float32 arrays: what runtime.tables.rows does row by row, at the speed of numpy, with bad rows set aside.
 
 Columns come from files, so a number may stand as text, and what is missing is None, NaN or an empty text. A row that cannot be encoded is
 reported with its reason and left out of the work, and the others go on: one bad line of a million is no reason to lose the rest.

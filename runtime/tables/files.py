@@ -1,7 +1,7 @@
 """Tables in files, read in chunks of constant memory: CSV and Parquet to columns, rows that are no rows set aside.
 
 Rows are numbered as they stand in the file, from 1 (a CSV's header is no row). Cells of a CSV come as texts and are turned into numbers a
-column at a time; where one of them is no number the column stays text, and runtime.columns says which row is wrong.
+column at a time; where one of them is no number the column stays text, and runtime.tables.columns says which row is wrong.
 """
 
 from __future__ import annotations
@@ -267,7 +267,7 @@ def _of_texts(column: Any, spec: Any, chunk: Chunk) -> Array:
         try:
             return np.asarray(compute.cast(column, pyarrow.float64()).to_numpy(zero_copy_only=False), np.float64)
         except pyarrow.ArrowInvalid:
-            pass  # runtime.columns finds out which
+            pass  # runtime.tables.columns finds out which
     return np.asarray(column.to_numpy(zero_copy_only=False), object)
 
 

@@ -3,7 +3,7 @@
 A few kilobytes of Parquet can stand for gigabytes: a compressed page, a value of the dictionary that every row repeats, a footer whose lists
 claim millions of entries. The decoder allocates what the headers of the pages say, so these are read here first (the sums in the footer are
 not believed). What is left is bounded: pages that are open at the same time, rows of a batch, and the cells of texts, which stay indices
-into a dictionary until runtime.files has measured them.
+into a dictionary until runtime.tables.files has measured them.
 """
 
 from __future__ import annotations

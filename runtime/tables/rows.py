@@ -2,7 +2,7 @@
 
 Nothing is guessed: a missing value, a string in a numeric column or a number that is not finite is an error that names row and column.
 Where the caller allows it (scoring does), a category never seen in training becomes a block of zeros, a missing value NaN, and both are
-reported. runtime.columns does the same for whole columns.
+reported. runtime.tables.columns does the same for whole columns.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ def _complete(given: list[Any], names: list[str], place: str, missing: bool) -> 
     return given
 
 
-# what is wrong with a value, and what is said about one that is let through; runtime.columns says the same
+# what is wrong with a value, and what is said about one that is let through; runtime.tables.columns says the same
 
 
 def not_a_number(value: Any, column: NumericColumn) -> str:

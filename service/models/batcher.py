@@ -4,7 +4,7 @@ One Batcher a model. A use case (a generator of runs, see runtime.operations) is
 what arrives while it works is joined into the next run (models/queueing.py says how), so an idle service adds no delay and a busy one batches
 by itself. Since no item depends on its batch-mates, how rows are grouped can never be seen in an answer.
 
-Runs that take less than a thread's hop would are run in place, if their graph's cost is fixed (runtime.fixed_cost); the others run on the
+Runs that take less than a thread's hop would are run in place, if their graph's cost is fixed (runtime.graphs.fixed_cost); the others run on the
 model's worker threads, outside the interpreter's lock. Nothing here waits for a run on the event loop, least of all `close`.
 """
 

@@ -54,7 +54,7 @@ def from_table(
     anomalies = None
     if truth is not None:
         table, anomalies = _without_anomalies(table, truth)
-    n = len(next(iter(table.values())))
+    n = _rows(table)
     if n < LEAST_ROWS:
         raise TrainingError(f"data: {name} has {n} rows; at least {LEAST_ROWS} are needed to train, calibrate and test")
     order = np.random.Generator(np.random.Philox(0)).permutation(n)

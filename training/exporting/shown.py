@@ -109,15 +109,15 @@ def _points(context: Context) -> bytes | None:
 
 def _sheet(context: Context, limit: int) -> bytes | None:
     """Return as large a sheet as fits."""
-    for n in SHOWN:
-        items = _items(context, n)
-        if items is not None and len(content := context.data.spec.sheet(items)) <= limit:
-            return content
-    return None
+    groups = _groups(context, SHOWN[0])
+    if groups is None:
+        return None
+    sheets = (context.data.spec.sheet(groups[:n].reshape(-1, *groups.shape[2:])) for n in SHOWN)
+    return next((content for content in sheets if len(content) <= limit), None)
 
 
-def _items(context: Context, n: int) -> Array | None:
-    """Return test items, each followed by its reconstruction, or else samples."""
+def _groups(context: Context, n: int) -> Array | None:
+    """Return n test items, each with its reconstruction (n, 2, *shape), or else n samples (n, 1, *shape)."""
     engine, data = context.engine, context.data
     if supports(engine.manifest, "reconstruct"):
         held = first(data.test, n)
@@ -126,8 +126,8 @@ def _items(context: Context, n: int) -> Array | None:
         back = engine.reconstruct(
             items, classes=priors.conditions(engine.manifest, data, held) if conditioned else None
         ).data
-        return np.stack([items, back], axis=1).reshape(-1, *items.shape[1:])
-    return engine.sample(n, seed=SEED).data if supports(engine.manifest, "sample") else None
+        return np.stack([items, back], axis=1)
+    return engine.sample(n, seed=SEED).data[:, None] if supports(engine.manifest, "sample") else None
 
 
 def _spread(n: int, most: int) -> Array:

@@ -139,12 +139,12 @@ def exports(model: CVAE, config: Config, data: Data) -> Exports:
     plain, scoring = exported.tasks["score"], exported.scoring
     assert isinstance(plain.module, Score)
     assert scoring is not None
-    module = ScoreAndBound(model, plain.module.place, config.class_k, config.seed)
-    *outputs, surprise = plain.outputs
-    score = Task(module, plain.inputs, [*outputs, TensorSpec(role="negative_iwae"), surprise], max_rows=128)
     if not model.by_class:  # no classes to marginalise over or to classify by
         examples = tuple(tuple(round(value, 6) for value in row) for row in model.examples.tolist())
         return replace(exported, conditions=Conditions(names=config.given, examples=examples), description=description)
+    module = ScoreAndBound(model, plain.module.place, config.class_k, config.seed)
+    *outputs, surprise = plain.outputs
+    score = Task(module, plain.inputs, [*outputs, TensorSpec(role="negative_iwae"), surprise], max_rows=128)
     likelihood = next(term.likelihood for term in scoring.terms if term.likelihood)
     term = Term(
         name="negative_iwae",
