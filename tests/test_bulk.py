@@ -20,7 +20,7 @@ from manifold.runtime.kinds.table import TableSpec
 from manifold.runtime.manifest import COMBINED
 from manifold.runtime.scores import bulk, decisions
 from manifold.runtime.scores.decisions import Rule
-from manifold.runtime.tables import files
+from manifold.runtime.tables import csv_files
 from tests.conftest import made_table
 
 
@@ -94,7 +94,7 @@ def test_other_delimiters_and_quotes_are_read(model: Model, delimiter: str) -> N
 
 
 def test_bad_rows_keep_their_numbers_across_blocks(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(files, "BLOCK_BYTES", 400)
+    monkeypatch.setattr(csv_files, "BLOCK_BYTES", 400)
     wrong = {3, 17, 18, 60, 61, 99, 100}
     lines = ["1.5,70" if number in wrong else f"{number},70,small,0" for number in range(1, 101)]
     content = "\n".join(["price,weight,kind,paid", *lines]).encode()
@@ -113,7 +113,13 @@ def test_bad_rows_keep_their_numbers_across_blocks(model: Model, monkeypatch: py
         (b"price,kind,paid\n1,small,0\n", "csv", "lacks the column.* 'weight'; it has 'price'"),
         (b"a;b\n1;2\n", "csv", "lacks"),
         (b"price,weight,kind,paid,paid\n1,1,small,0,0\n", "csv", "two columns are called 'paid'"),
-        (b"price,weight,kind,paid\n1,1,\xff\xfe,0\n", "csv", "cannot be read as csv"),
+        (
+            "price,weight,kind,paid\n1,1,é,0\n".encode() + b"1,1,\xff,0\n",
+            "csv",
+            "byte 37 is no UTF-8, though the file is elsewhere",
+        ),
+        (b"1.5,70,2.5,0\n1,70,2,0\n", "csv", "its first line is numbers"),
+        (b",,\n1,2,3\n", "csv", "names no columns"),
         (b"PAR1 and then nothing", "parquet", "cannot be read as parquet"),
         (as_parquet(made_table(50))[:-40], "parquet", "cannot be read as parquet"),
         (as_parquet({"price": [1.0]}), "parquet", "lacks the column"),

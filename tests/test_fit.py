@@ -65,7 +65,8 @@ def test_one_command_publishes_a_calibrated_artifact(folder: Path) -> None:
     model = load(folder / "models/mine", device="cpu")
     assert checks.run_all(model) == []
     spec = model.manifest.spec
-    assert list(spec.ignored) == ["id", "same"]  # type: ignore[attr-defined]
+    assert list(spec.ignored) == ["id"]  # type: ignore[attr-defined]
+    assert spec.columns[-1].categories == ("1",)  # type: ignore[attr-defined]
     assert "identifier" in spec.ignored["id"]  # type: ignore[attr-defined]
     recorded = {metric.name: metric for metric in model.manifest.metrics}
     assert recorded["auroc"].value > 0.85
@@ -90,7 +91,7 @@ def test_the_report_has_a_part_for_each_question(folder: Path) -> None:
     heads = [re.findall("<th>(.*?)</th>", table) for table in page.split("<table>")[1:]]
     assert [head[0] for head in heads] == ["rate asked for", "by", "score", "column"]
     assert heads[1] == ["by", "AUROC", "average precision", "found at 1% false alarms", "flagged by the line for 1%"]
-    for row in ("<tr><td>a</td><td>numeric", "<tr><td>same</td><td>left out</td>", "(the score)</td>"):
+    for row in ("<tr><td>a</td><td>numeric", "<tr><td>same</td><td>categorical</td><td>1: 1</td>", "(the score)</td>"):
         assert row in page
     assert isinstance(spec, TableSpec)
     (column,) = (column for column in spec.columns if column.name == "c")
@@ -125,7 +126,7 @@ def test_the_file_that_was_fitted_can_be_scored(folder: Path) -> None:
 
 def test_bad_rows_have_a_file_of_their_own(folder: Path) -> None:
     path = folder / "bad.csv"
-    path.write_text("a,b,c,kind,size\n1,2,3,up,1\n1,2,x,up,1\n")
+    path.write_text("a,b,c,kind,size,same\n1,2,3,up,1,1\n1,2,x,up,1,1\n")
     said = run("score", path, "--model", "mine", "--models", folder / "models", "-o", folder / "bad.parquet")
     assert "1 bad, set aside in" in said
     assert json.loads((folder / "bad.rejected.ndjson").read_text()) == {
@@ -142,7 +143,7 @@ def test_recalibration_makes_a_new_version(folder: Path, tmp_path: Path) -> None
     def noisy(seed: int) -> dict[str, np.ndarray]:
         table = related(1000, seed)
         table["c"] = table["c"] + np.random.default_rng(seed).normal(size=1000)
-        return table
+        return {**table, "same": np.ones(1000)}
 
     pa.csv.write_csv(pa.table(noisy(11)), tmp_path / "own.csv")
     pa.parquet.write_table(pa.table(noisy(12)), tmp_path / "new.parquet")

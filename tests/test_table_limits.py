@@ -20,7 +20,7 @@ from manifold.runtime.engine import Model, load
 from manifold.runtime.errors import InvalidValue, Malformed, TooLarge
 from manifold.runtime.scores import bulk
 from manifold.runtime.scores.decisions import Rule
-from manifold.runtime.tables import files
+from manifold.runtime.tables import csv_files, files
 from manifold.runtime.tables import parquet as limits
 from manifold.runtime.tables.thrift import Compact
 from tests import tabled
@@ -338,7 +338,7 @@ def test_numbers_of_thrift_have_64_bits() -> None:
 
 
 def test_a_row_that_is_longer_than_a_block(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(files, "BLOCK_BYTES", 1000)
+    monkeypatch.setattr(csv_files, "BLOCK_BYTES", 1000)
     for line in (b"1.5,%s,70\n" % (b"x" * 2100), b'1.5,"small,70\n' + ROW * 200):
         with pytest.raises(TooLarge, match="file: a row is longer than 1000 bytes, or a quote in it is never closed"):
             scored(model, HEADER + line)
@@ -368,7 +368,7 @@ def test_the_heaviest_batch_is_found() -> None:
 def test_most_rows_may_be_invalid_where_they_are_few(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     found = scored(model, HEADER + b"1\n" * 9000 + ROW)
     assert len(found) == 9001
-    monkeypatch.setattr(files, "INVALID_ROWS", 10)
+    monkeypatch.setattr(csv_files, "INVALID_ROWS", 10)
     assert len(scored(model, HEADER + (b"x,small,70\n" + ROW) * 500)) == 1000
     with pytest.raises(InvalidValue, match=r"of the first \d+ rows are invalid"):
         scored(model, HEADER + (b"x,small,70\n1\n" + ROW) * 500)

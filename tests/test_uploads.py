@@ -113,7 +113,7 @@ def test_columns_of_other_things_are_refused(service: TestClient, cell: Any) -> 
 @pytest.mark.parametrize(
     ("content", "query", "status", "field", "says"),
     [
-        (b"\rice,weight,kind,paid\n1,2,small,0\n", {}, 400, "file", "cannot be read as csv"),
+        ("price,weight,kind,paid\n1,2,é,0\n".encode() + b"1,2,\xff,0\n", {}, 400, "file", "is no UTF-8"),
         (b"", {}, 400, "file", "is empty"),
         (b"price,weight\n1,2\n", {}, 400, "file", "lacks the column"),
         (b"price,weight,kind,paid\n", {}, 400, "file", "has no rows"),
@@ -150,13 +150,13 @@ def test_a_truncated_parquet_is_refused(service: TestClient) -> None:
 
 
 def test_what_goes_wrong_on_the_way_is_the_last_line(service: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    from manifold.runtime.tables import files
+    from manifold.runtime.tables import csv_files
 
-    monkeypatch.setattr(row_files, "ROWS", 8)
-    monkeypatch.setattr(files, "BLOCK_BYTES", 300)
-    good = as_csv(made_table(40))
-    *lines, last = post(service, good + b"1.0,70,\xff\xfe,0\n")
+    monkeypatch.setattr(row_files, "ROWS", 512)
+    monkeypatch.setattr(csv_files, "BLOCK_BYTES", 300)
+    good = as_csv(made_table(5000))
+    *lines, last = post(service, good + "1.0,70,é,0\n".encode() + b"1.0,70,\xff\xfe,0\n")
     assert [line["row"] for line in lines] == list(range(1, len(lines) + 1))
     assert len(lines) >= 8
     assert last["error"]["type"] == "malformed"
-    assert "cannot be read as csv" in last["error"]["message"]
+    assert "is no UTF-8" in last["error"]["message"]

@@ -243,8 +243,8 @@ class Kind(Record):
 
     # --- files of rows ----------------------------------------------------------------------------------------------------
 
-    def chunks(self, source: IO[bytes], form: str, rows: int) -> Iterator[Chunk]:
-        """Yield the columns of a file of rows. Only for kinds with `in_files`."""
+    def chunks(self, source: IO[bytes], form: str, rows: int, also: Sequence[str] = ()) -> Iterator[Chunk]:
+        """Yield the columns of a file of rows, and those of `also` that it has. Only for kinds with `in_files`."""
         raise NotImplementedError
 
     def encode(self, table: Mapping[str, Array], *, missing: bool) -> EncodedTable:

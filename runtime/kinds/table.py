@@ -19,6 +19,7 @@ from manifold.runtime.tables import columns, files, rows
 from manifold.runtime.tables.columns import EncodedTable
 from manifold.runtime.tables.files import Chunk
 from manifold.runtime.tables.schema import CategoricalColumn, Column, NumericColumn
+from manifold.runtime.tables.values import MISSING, Notation, number, spelling
 
 Row = dict[str, Any] | list[Any]
 ACROSS = 6  # plots side by side in a preview
@@ -80,6 +81,13 @@ class TableSpec(Kind):
     ignored: dict[str, str] = Field(
         default_factory=dict, description="columns that rows may have and the model does not look at, and why"
     )
+    missing: tuple[str, ...] = Field(
+        default=MISSING,
+        description="texts that stand for a missing value, compared without case; an empty text always does",
+    )
+    decimal: Literal[".", ","] = Field(
+        default=".", description="sign before decimals, where a file does not show another"
+    )
 
     noun: ClassVar[str] = "rows"
     wire: ClassVar[Wire] = Wire(
@@ -110,6 +118,16 @@ class TableSpec(Kind):
     def names(self) -> list[str]:
         """The names of the columns, in order."""
         return [column.name for column in self.columns]
+
+    @cached_property
+    def known(self) -> frozenset[str]:
+        """The names that a row may have, columns that are left out among them."""
+        return frozenset((*self.names, *self.ignored))
+
+    @cached_property
+    def notation(self) -> Notation:
+        """How texts are written: what stands for a missing value, and the sign before decimals."""
+        return Notation.of(self.missing, self.decimal)
 
     @property
     def parts(self) -> tuple[str, ...]:
@@ -246,9 +264,9 @@ class TableSpec(Kind):
 
     # --- files of rows ---
 
-    def chunks(self, source: IO[bytes], form: str, rows: int) -> Iterator[Chunk]:
-        """Yield the columns of a CSV or Parquet file, `rows` rows at a time."""
-        return files.chunks(source, form, self, rows=rows)
+    def chunks(self, source: IO[bytes], form: str, rows: int, also: Sequence[str] = ()) -> Iterator[Chunk]:
+        """Yield the columns of a CSV or Parquet file, `rows` rows at a time, and those of `also` that the file has."""
+        return files.chunks(source, form, self, rows=rows, also=also)
 
     def encode(self, table: Mapping[str, Array], *, missing: bool) -> EncodedTable:
         """Return columns as encoded rows; invalid ones are listed."""
@@ -257,18 +275,19 @@ class TableSpec(Kind):
     def given(self, table: Mapping[str, Array], places: Array) -> list[dict[str, Any]]:
         """Return rows by column. Numbers are numbers, though an invalid one elsewhere has made their column one of texts."""
         picked = {
-            column.name: [
-                _number(value) if isinstance(column, NumericColumn) else value
-                for value in table[column.name][places].tolist()
-            ]
+            column.name: [_plain(value, column, self.notation) for value in table[column.name][places].tolist()]
             for column in self.columns
         }
         return [dict(zip(picked, values, strict=True)) for values in zip(*picked.values(), strict=True)]
 
 
-def _number(value: Any) -> Any:
-    """Return texts and decimals as floats, and None for an empty text."""
-    return value if value is None or isinstance(value, bool | int | float) else float(value) if value != "" else None
+def _plain(value: Any, column: NumericColumn | CategoricalColumn, notation: Notation) -> Any:
+    """Return a valid value as JSON has it: None if it is missing, numbers for numeric columns."""
+    if rows.is_absent(value, column, notation):
+        return None
+    if isinstance(column, NumericColumn):
+        return value if isinstance(value, int | float) else number(value, notation)
+    return value if isinstance(value, bool | int | float | str) else spelling(value)
 
 
 def _shown(column: Any, value: Any) -> Any:

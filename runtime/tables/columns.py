@@ -1,12 +1,12 @@
 """Whole columns to encoded float32 arrays: what runtime.tables.rows does row by row, at the speed of numpy, with bad rows set aside.
 
-Columns come from files, so a number may stand as text, and what is missing is None, NaN or an empty text. A row that cannot be encoded is
+Values are read by the rules of runtime.tables.values, as those of a request are. A row that cannot be encoded is
 reported with its reason and left out of the work, and the others go on: one bad line of a million is no reason to lose the rest.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -14,11 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from manifold.runtime.errors import LISTED, InvalidValue, shown
+from manifold.runtime.tables import rows
+from manifold.runtime.tables import values as reading
 from manifold.runtime.tables.schema import CategoricalColumn, NumericColumn
+from manifold.runtime.tables.values import Notation
 
 if TYPE_CHECKING:
     from manifold.runtime.kinds.table import TableSpec
-from manifold.runtime.tables import rows
 
 Array = NDArray[Any]
 Float32 = NDArray[np.float32]
@@ -54,12 +56,12 @@ def encode(
     nothing = np.ones(n, bool)  # rows without a single value
     for column, block in spec.placed:
         values = np.asarray(table[column.name])
-        absent_rows = missing_values(values)
+        absent_rows = _absent(values, column, spec.notation)
         nothing &= absent_rows
         if isinstance(column, NumericColumn):
-            result.data[:, block.start] = _numbers(values, absent_rows, column, result)
+            result.data[:, block.start] = _numbers(values, absent_rows, column, spec.notation, result)
         else:
-            result.data[:, block] = _blocks(values, absent_rows, column, unknown, result)
+            result.data[:, block] = _blocks(values, absent_rows, column, spec.notation, unknown, result)
         for index in np.flatnonzero(absent_rows):
             if missing:
                 result.warn(index, rows.is_missing(column))
@@ -70,90 +72,100 @@ def encode(
     return result
 
 
-def missing_values(values: Array) -> NDArray[np.bool_]:
-    """Return which of a column's values (n,) are missing: None, NaN, or an empty text."""
+def _absent(values: Array, column: NumericColumn | CategoricalColumn, notation: Notation) -> NDArray[np.bool_]:
+    if isinstance(column, NumericColumn) or values.dtype.kind in "biuf":
+        return missing_values(values, notation)
+    return _each(values, lambda value: rows.is_absent(value, column, notation), bool)
+
+
+def missing_values(values: Array, notation: Notation) -> NDArray[np.bool_]:
+    """Return which of a column's values (n,) are missing: None, NaN, or a text that stands for that."""
     if values.dtype.kind == "f":
         return np.isnan(values)
     if values.dtype.kind in "biu":
         return np.zeros(len(values), bool)
-    if values.dtype.kind == "U":
-        return np.asarray(values == "", bool)
-    return np.asarray([value is None or value == "" or value != value for value in values.tolist()], bool)
+    return _each(values, lambda value: reading.is_missing(value, notation), bool)
+
+
+def numbers(values: Array, notation: Notation) -> NDArray[np.float64]:
+    """Return the numbers that a column's values (n,) are or spell, some of which may be infinite; NaN where there is none."""
+    if values.dtype.kind in "iuf":
+        return values.astype(np.float64)
+    if values.dtype.kind == "b":
+        return np.full(len(values), np.nan)
+
+    def number(value: Any) -> float:
+        found = reading.number(value, notation)
+        return np.nan if found is None else found
+
+    return _each(values, number, np.float64)
+
+
+def _each(values: Array, read: Callable[[Any], Any], dtype: Any) -> Array:
+    """Return `read` of each value. Texts are read once, however often they occur."""
+    known: dict[str, Any] = {}
+    result = np.empty(len(values), dtype)
+    for place, value in enumerate(values.tolist()):
+        if type(value) is str:
+            if value not in known:
+                known[value] = read(value)
+            result[place] = known[value]
+        else:
+            result[place] = read(value)
+    return result
 
 
 def _numbers(
-    values: Array, absent: NDArray[np.bool_], column: NumericColumn, result: EncodedTable
+    values: Array, absent: NDArray[np.bool_], column: NumericColumn, notation: Notation, result: EncodedTable
 ) -> NDArray[np.float64]:
-    if values.dtype.kind in "iuf":
-        numbers = values.astype(np.float64)
-    else:
-        numbers = _parsed(values, absent, column, result)
-    for index in np.flatnonzero(np.isinf(numbers)):
-        result.bad.setdefault(int(index), f"{column.name}: {rows.not_finite(numbers[index])}")
-    encoded: NDArray[np.float64] = rows.standardise(numbers, column)
+    found = numbers(values, notation)
+    found[absent] = np.nan
+    for index in np.flatnonzero(np.isnan(found) & ~absent):
+        result.bad.setdefault(
+            int(index), f"{column.name}: {rows.not_a_number(values[index : index + 1].tolist()[0], column)}"
+        )
+    for index in np.flatnonzero(np.isinf(found)):
+        result.bad.setdefault(int(index), f"{column.name}: {rows.not_finite(found[index])}")
+    encoded: NDArray[np.float64] = rows.standardise(found, column)
     for index in np.flatnonzero(np.abs(encoded) >= column.clip):
         result.warn(index, rows.is_clipped(values[index : index + 1].tolist()[0], column))
     return encoded
 
 
-def _parsed(
-    values: Array, absent: NDArray[np.bool_], column: NumericColumn, result: EncodedTable
-) -> NDArray[np.float64]:
-    """Texts and objects to numbers, NaN where there is none."""
-    numbers = np.full(len(values), np.nan)
-    try:
-        if values.dtype.kind == "b":
-            raise ValueError("truth values are no numbers")
-        numbers[~absent] = values[~absent].astype(np.float64)
-        if not np.isnan(numbers[~absent]).any() and not any(isinstance(value, bool) for value in values.tolist()):
-            return numbers
-    except (ValueError, TypeError, OverflowError):
-        pass  # some of them are no numbers: one by one below, which says which
-    plain = values.tolist()
-    for index in np.flatnonzero(~absent):
-        value = plain[index]
-        try:
-            if isinstance(value, bool):
-                raise ValueError(value)
-            numbers[index] = float(value)
-        except OverflowError:
-            numbers[index] = np.inf
-        except (ValueError, TypeError):
-            numbers[index] = np.nan
-        if np.isnan(numbers[index]):
-            result.bad.setdefault(int(index), f"{column.name}: {rows.not_a_number(value, column)}")
-    return numbers
-
-
 def _blocks(
-    values: Array, absent: NDArray[np.bool_], column: CategoricalColumn, unknown: bool, result: EncodedTable
+    values: Array,
+    absent: NDArray[np.bool_],
+    column: CategoricalColumn,
+    notation: Notation,
+    unknown: bool,
+    result: EncodedTable,
 ) -> Float32:
     """Return one-hot blocks (n, categories); different values are looked up once."""
     block = np.zeros((len(values), column.width), np.float32)
-    block[absent] = np.nan
-    index_of = {name: place for place, name in enumerate(column.categories)}
-    names, inverse = _names(values)
-    found_at = [index_of.get(rows.category(name, column), -1) for name in names]
-    places = np.asarray(found_at, np.int64)[inverse]
+    different, inverse = _different(values)
+    found = [column.lookup.find(value, notation) for value in different]
+    places = np.asarray([-1 if place is None else place for place in found], np.int64)[inverse]
     known = ~absent & (places >= 0)
+    block[absent] = np.nan
     block[known, places[known]] = 1
     for index in np.flatnonzero(~absent & (places < 0)):
+        name = reading.spelling(different[inverse[index]])
         if unknown:
-            result.warn(index, rows.is_unknown(names[inverse[index]], column))
+            result.warn(index, rows.is_unknown(name, column))
         else:
-            result.bad.setdefault(int(index), f"{column.name}: unknown category {shown(names[inverse[index]])}")
+            result.bad.setdefault(int(index), f"{column.name}: unknown category {shown(name)}")
     return block
 
 
-def _names(values: Array) -> tuple[list[str], NDArray[np.int64]]:
-    """Return the different categories in their one spelling, and each row's place among them; what is missing becomes some text or other.
+def _different(values: Array) -> tuple[list[Any], NDArray[np.int64]]:
+    """Return the different values, and each row's place among them. A number and a truth value that are equal stay apart.
 
-    The texts stay objects: an array of texts would give each of its rows the room of the longest.
+    Texts stay objects: an array of texts would give each of its rows the room of the longest.
     """
     if values.dtype.kind in "biuf":
         different, inverse = np.unique(values, return_inverse=True)
-        return [rows.canonical(value) for value in different.tolist()], inverse
-    place_of: dict[str, int] = {}
-    texts = (value if type(value) is str else rows.canonical(value) for value in values.tolist())
-    inverse = np.fromiter((place_of.setdefault(text, len(place_of)) for text in texts), np.int64, len(values))
-    return list(place_of), inverse
+        return different.tolist(), inverse
+    place_of: dict[Any, int] = {}
+    keys = ((type(value), value) for value in values.tolist())
+    inverse = np.fromiter((place_of.setdefault(key, len(place_of)) for key in keys), np.int64, len(values))
+    return [value for _, value in place_of], inverse

@@ -1,16 +1,15 @@
-"""Tables in files, read in chunks of constant memory: CSV and Parquet to columns, rows that are no rows set aside.
+"""Tables in CSV and Parquet files, read in chunks of constant memory or as a whole. Rows that are no rows are set aside.
 
-Rows are numbered as they stand in the file, from 1 (a CSV's header is no row). Cells of a CSV come as texts and are turned into numbers a
-column at a time; where one of them is no number the column stays text, and runtime.tables.columns says which row is wrong.
+Rows are numbered as they stand in the file, from 1 (a CSV's header is no row). A column comes as numbers if all of its values are or spell
+numbers, or are missing; else as texts or plain Python values, which runtime.tables.columns reads one by one and by the same rules.
 """
 
 from __future__ import annotations
 
 import csv
-import io
 import itertools
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -18,36 +17,28 @@ from typing import IO, TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from manifold.runtime.errors import (
-    LISTED,
-    InvalidValue,
-    Malformed,
-    ManifoldError,
-    RequestError,
-    TooLarge,
-    Unavailable,
-    cut,
-    shown,
-)
-from manifold.runtime.tables.schema import CategoricalColumn
+from manifold.runtime.errors import LISTED, Malformed, RequestError, TooLarge, Unavailable, cut, shown
+from manifold.runtime.tables import csv_files, parquet
+from manifold.runtime.tables.cells import numbers_of, of_arrow, plain, settled
+from manifold.runtime.tables.csv_files import MAX_COLUMNS, check_invalid, open_csv
+from manifold.runtime.tables.schema import CategoricalColumn, NumericColumn
+from manifold.runtime.tables.values import Notation
 
 if TYPE_CHECKING:
     from manifold.runtime.kinds.table import TableSpec
-from manifold.runtime.tables import parquet
+
+__all__ = ["Chunk", "FileTable", "check_invalid", "chunks", "format_of", "read"]
 
 Array = NDArray[Any]
 
 CHUNK_ROWS = 16_384
 CHUNK_CELLS = 500_000  # of a chunk, which has fewer rows where the table is wide
-BLOCK_BYTES = 4 * 2**20  # of a CSV, read at once; no row is longer
-HEADER_BYTES = 2**20  # of a CSV's first line
-MAX_COLUMNS = 16_384
 MAX_ROWS = 100_000_000
+MAX_CELLS = 500_000_000  # of a file that is read as a whole: 4 GB as numbers
 CELL_BYTES = 4096  # a longer cell is neither a number nor a category, and its row is invalid
-INVALID_ROWS, INVALID_SHARE = 10_000, 0.5  # more invalid rows than both allow end the work
-PENDING = 500_000  # invalid rows of a CSV that are known before the valid ones beside them
-DELIMITERS = ",;\t|"
+WHOLE_CELL_BYTES = 2**20  # of a Parquet file that is read as a whole, on average
 FORMATS = ("csv", "parquet")
+UNNAMED = "has no name in the file's header; row numbers often have none"
 
 
 @dataclass
@@ -59,62 +50,94 @@ class Chunk:
     bad: dict[int, str] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class FileTable:
+    """A whole file. Columns that cannot be values of a row are left out and listed."""
+
+    numbers: NDArray[np.int64]  # (n,), of the rows
+    columns: dict[str, Array]  # (n,): numbers, NaN if missing, or plain values
+    notation: Notation
+    bad: dict[int, str] = field(default_factory=dict)  # rows without cells, by number
+    left_out: dict[str, str] = field(default_factory=dict)  # by column, with the reason
+
+
 def format_of(path: Path) -> str:
-    """csv or parquet, by the name's suffix. Raises Malformed for another."""
+    """Return csv or parquet, by the name's suffix. Raises Malformed for another."""
     suffix = path.suffix.lower().removeprefix(".")
     if suffix not in FORMATS:
         raise Malformed(f"{cut(path.name)}: a table is a .csv or .parquet file", field="file", valid=list(FORMATS))
     return suffix
 
 
-def chunks(source: IO[bytes], kind: str, spec: TableSpec, *, rows: int = CHUNK_ROWS) -> Iterator[Chunk]:
-    """The columns of `spec`, `rows` rows at a time; columns that the model does not know are skipped.
+def chunks(
+    source: IO[bytes], kind: str, spec: TableSpec, *, rows: int = CHUNK_ROWS, also: Sequence[str] = ()
+) -> Iterator[Chunk]:
+    """Yield the columns of `spec`, `rows` rows at a time; columns that the model does not know are skipped.
 
-    `source` is a binary file, seekable for Parquet. Raises Malformed where the file cannot be read, has no rows or lacks columns.
+    `also` names further columns, which come as texts or plain values if the file has them. `source` is a binary file, seekable for
+    Parquet. Raises Malformed where the file cannot be read, has no rows or lacks columns.
     """
-    try:
-        import pyarrow
-    except ImportError:
-        raise Unavailable('reading tables needs pyarrow: pip install "manifold[tables]"', field="file") from None
+    check_library()
     read = _parquet if kind == "parquet" else _csv
     last = 0
-    try:
-        for chunk in read(source, spec, max(1, min(rows, CHUNK_CELLS // len(spec.columns)))):
+    with _reading(kind):
+        for chunk in read(source, spec, max(1, min(rows, CHUNK_CELLS // len(spec.columns))), tuple(also)):
             last = max([last, *chunk.numbers[-1:].tolist(), *chunk.bad])
             if last > MAX_ROWS:
                 raise TooLarge(f"file: has more than {MAX_ROWS} rows; send it in parts", field="file")
             yield chunk
-    except (pyarrow.ArrowException, OSError, UnicodeDecodeError, OverflowError, csv.Error) as error:
-        raise _unreadable(error, kind) from error
     if not last:
         raise Malformed("file: has no rows", field="file")
 
 
+def read(source: IO[bytes], kind: str, notation: Notation | None = None) -> FileTable:
+    """Return all columns of a file that have a name. A CSV's own decimal sign goes before that of `notation`.
+
+    Raises Malformed where the file cannot be read or has no rows, TooLarge for one with more than MAX_CELLS cells.
+    """
+    check_library()
+    with _reading(kind):
+        return (_whole_parquet if kind == "parquet" else _whole_csv)(source, notation or Notation.of())
+
+
+def check_library() -> None:
+    """Raise Unavailable without pyarrow."""
+    try:
+        import pyarrow  # noqa: F401
+    except ImportError:
+        raise Unavailable('reading tables needs pyarrow: pip install "manifold[tables]"', field="file") from None
+
+
+class _reading:  # noqa: N801 - a context manager that is read as a verb
+    """A context in which errors of the readers become Malformed or TooLarge."""
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, _: Any, error: BaseException | None, __: Any) -> None:
+        import pyarrow
+
+        if isinstance(error, pyarrow.ArrowException | OSError | UnicodeDecodeError | OverflowError | csv.Error):
+            raise _unreadable(error, self.kind) from error
+
+
 def _unreadable(error: Exception, kind: str) -> RequestError:
-    """Return the error for what pyarrow says of a file."""
+    """Return the error for what a library says of a file."""
     line = (str(error).splitlines() or [type(error).__name__])[0]
-    if "straddling object" in line:
+    if "straddling object" in line or "field larger than field limit" in line:
         return TooLarge(
-            f"file: a row is longer than {BLOCK_BYTES} bytes, or a quote in it is never closed", field="file"
+            f"file: a row is longer than {csv_files.BLOCK_BYTES} bytes, or a quote in it is never closed", field="file"
         )
     return Malformed(f"file: cannot be read as {kind}: {cut(line, 200)}", field="file")
-
-
-def check_invalid(invalid: int, rows: int, number: int, reason: str) -> None:
-    """Raise InvalidValue if too many of the first `rows` rows are invalid; row `number` is so for `reason`."""
-    if invalid > INVALID_ROWS and invalid > INVALID_SHARE * rows:
-        raise InvalidValue(
-            f"file: {invalid} of the first {rows} rows are invalid (row {number}: {reason}); the work ends here, as more than {INVALID_ROWS} "
-            f"rows and more than {INVALID_SHARE:.0%} are",
-            field="file",
-        )
 
 
 def _too_long(name: str, size: int) -> str:
     return f"{name}: a cell of {size} bytes; the limit is {CELL_BYTES}"
 
 
-def _check_columns(there: Iterable[str], spec: TableSpec) -> None:
+def _check_columns(there: Iterable[str], spec: TableSpec, also: Sequence[str]) -> None:
     count = Counter(there)
     if count.total() > MAX_COLUMNS:
         raise TooLarge(f"file: has {count.total()} columns, the limit is {MAX_COLUMNS}", field="file")
@@ -125,89 +148,33 @@ def _check_columns(there: Iterable[str], spec: TableSpec) -> None:
             field="file",
             valid=spec.names,
         )
-    if twice := [name for name in spec.names if count[name] > 1]:
-        raise Malformed(f"file: two columns are called {shown(twice[0])}", field="file")
+    if twice := [name for name in (*spec.names, *also) if count[name] > 1]:
+        raise csv_files.two_columns(twice[0])
 
 
 # --- CSV ----------------------------------------------------------------------------------------------------------------------
 
 
-class _Skipped:
-    """The rows that the reader of a CSV leaves out, as their number of cells is wrong, by number with the reason."""
-
-    def __init__(self) -> None:
-        self.reasons: dict[int, str] = {}
-        self.count = 0
-        self.error: ManifoldError | None = None
-        self._said: dict[int, str] = {}  # by number of cells: rows share the text
-
-    def __call__(self, row: Any) -> str:
-        """Note a row, or end the reading where they are too many."""
-        number, self.count = row.number - 1, self.count + 1
-        reason = self._said.setdefault(
-            min(row.actual_columns, MAX_COLUMNS),
-            f"has {row.actual_columns} cells, but the header has {row.expected_columns}",
-        )
-        self.reasons[number] = reason
-        try:
-            check_invalid(self.count, number, number, reason)
-            if len(self.reasons) > PENDING:
-                raise InvalidValue(
-                    f"file: {PENDING} rows within {2 * BLOCK_BYTES} bytes are invalid (row {number}: {reason})",
-                    field="file",
-                )
-        except InvalidValue as error:
-            self.error = error
-        return "skip" if self.error is None else "error"
-
-    def until(self, number: int) -> dict[int, str]:
-        """Take out the rows up to `number`."""
-        return {at: self.reasons.pop(at) for at in sorted(at for at in self.reasons if at <= number)}
+def _csv(source: IO[bytes], spec: TableSpec, rows: int, also: tuple[str, ...]) -> Iterator[Chunk]:
+    opened = open_csv(source, (*spec.names, *also))
+    _check_columns(opened.form.header, spec, also)
+    notation = _notation(opened, spec.notation)
+    last = 0
+    for batch in opened.batches:
+        yield from _windows(batch, last, rows, spec, notation, [name for name in also if name in batch.columns])
+        last = max([last, *batch.numbers[-1:].tolist()])
 
 
-def _csv(source: IO[bytes], spec: TableSpec, rows: int) -> Iterator[Chunk]:
-    import pyarrow
-
-    skipped = _Skipped()
-    number = 0  # of the last row that was numbered
-    try:
-        for batch in _open_csv(source, spec, skipped):
-            numbers = _number(number, batch.num_rows, skipped.reasons)
-            last = int(numbers[-1]) if len(numbers) else number
-            yield from _windows(batch, numbers, skipped.until(last), number, rows, spec)
-            number = last
-    except pyarrow.ArrowInvalid:
-        if skipped.error is not None:
-            raise skipped.error from None
-        raise
-    if skipped.reasons:
-        yield from _windows(None, np.zeros(0, np.int64), skipped.reasons, number, rows, spec)
-
-
-def _open_csv(source: IO[bytes], spec: TableSpec, skip: _Skipped) -> Iterable[Any]:
-    """Return batches of the model's columns as texts."""
-    import pyarrow
-    from pyarrow import csv as arrow
-
-    head, header, delimiter = _header(source, spec)
-    _check_columns(header, spec)
-    batches: Iterable[Any] = arrow.open_csv(
-        pyarrow.PythonFile(_Joined(head, source), mode="r"),
-        read_options=arrow.ReadOptions(block_size=BLOCK_BYTES, use_threads=False),
-        parse_options=arrow.ParseOptions(delimiter=delimiter, newlines_in_values=True, invalid_row_handler=skip),
-        convert_options=arrow.ConvertOptions(
-            include_columns=spec.names,
-            column_types=dict.fromkeys(spec.names, pyarrow.string()),
-            strings_can_be_null=False,
-        ),
-    )
-    return batches
+def _notation(opened: csv_files.Opened, stated: Notation) -> Notation:
+    """Return the notation of a file: its own decimal sign, if it shows one."""
+    return Notation(stated.missing, opened.form.decimal or stated.decimal)
 
 
 def _windows(
-    batch: Any, numbers: NDArray[np.int64], bad: dict[int, str], last: int, rows: int, spec: TableSpec
+    batch: csv_files.Batch, last: int, rows: int, spec: TableSpec, notation: Notation, also: Sequence[str]
 ) -> Iterator[Chunk]:
     """Yield the rows after `last` as chunks of `rows` consecutive numbers at most, valid and invalid ones together."""
+    numbers, bad = batch.numbers, batch.bad
     places = np.asarray(list(bad), np.int64)
     end = max([last, *numbers[-1:].tolist(), *places[-1:].tolist()])
     while last < end:
@@ -216,63 +183,16 @@ def _windows(
         lower, upper = np.searchsorted(places, [first, last], side="right")
         chunk = Chunk(numbers[start:stop], {}, {at: bad[at] for at in places[lower:upper].tolist()})
         for column in spec.columns:
-            texts = None if batch is None else batch.column(column.name).slice(start, stop - start)
-            chunk.table[column.name] = np.zeros(0) if texts is None else _of_texts(texts, column, chunk)
+            texts = _short_cells(batch.columns[column.name].slice(start, stop - start), column.name, chunk)
+            as_numbers = None if isinstance(column, CategoricalColumn) else numbers_of(texts, notation)
+            chunk.table[column.name] = plain(texts) if as_numbers is None else as_numbers
+        for name in also:
+            chunk.table[name] = plain(batch.columns[name].slice(start, stop - start))
         yield chunk
 
 
-def _header(source: IO[bytes], spec: TableSpec) -> tuple[bytes, list[str], str]:
-    """The file's beginning, the header in it, and the delimiter that finds most of the model's columns."""
-    head = source.read(BLOCK_BYTES)
-    if not head.strip():
-        raise Malformed("file: is empty", field="file")
-    line_bytes = head.removeprefix(b"\xef\xbb\xbf").split(b"\n", 1)[0]
-    if len(line_bytes) > HEADER_BYTES:
-        raise TooLarge(
-            f"file: the first line, which names the columns, is longer than {HEADER_BYTES} bytes", field="file"
-        )
-    line = line_bytes.decode("utf-8").rstrip("\r")
-
-    def names(delimiter: str) -> list[str]:
-        return next(csv.reader(io.StringIO(line), delimiter=delimiter), [])
-
-    def known(delimiter: str) -> int:
-        try:
-            return len(set(names(delimiter)) & set(spec.names))
-        except csv.Error:  # all of a long line in one name: not that delimiter
-            return -1
-
-    delimiter = max(DELIMITERS, key=known)
-    return head, names(delimiter), delimiter
-
-
-def _number(last: int, n: int, skipped: dict[int, str]) -> NDArray[np.int64]:
-    """Numbers of the next n rows after `last`, those of skipped rows left out."""
-    after = sorted(at for at in skipped if at > last)
-    numbers = np.arange(last + 1, last + n + 1 + len(after))
-    return numbers[~np.isin(numbers, after)][:n]
-
-
-def _of_texts(column: Any, spec: Any, chunk: Chunk) -> Array:
-    """Return a column of texts as numbers (NaN where empty) if they are, else as objects with None where empty.
-
-    Rows with a cell that is too long are noted as invalid.
-    """
-    import pyarrow
-    from pyarrow import compute
-
-    column = compute.utf8_trim_whitespace(_short_cells(column, spec.name, chunk))
-    column = compute.if_else(compute.equal(column, ""), None, column)
-    if not isinstance(spec, CategoricalColumn):
-        try:
-            return np.asarray(compute.cast(column, pyarrow.float64()).to_numpy(zero_copy_only=False), np.float64)
-        except pyarrow.ArrowInvalid:
-            pass  # runtime.tables.columns finds out which
-    return np.asarray(column.to_numpy(zero_copy_only=False), object)
-
-
 def _short_cells(column: Any, name: str, chunk: Chunk) -> Any:
-    """Return the column without cells that are too long."""
+    """Return the column without cells that are too long. Their rows are noted as invalid."""
     from pyarrow import compute
 
     sizes = compute.binary_length(column)
@@ -283,36 +203,58 @@ def _short_cells(column: Any, name: str, chunk: Chunk) -> Any:
     return compute.if_else(compute.greater(sizes, CELL_BYTES), "", column)
 
 
-class _Joined(io.RawIOBase):
-    """The bytes that were read already, then the rest of the source."""
+def _whole_csv(source: IO[bytes], stated: Notation) -> FileTable:
+    import pyarrow
 
-    def __init__(self, head: bytes, rest: IO[bytes]) -> None:
-        self._head, self._rest = io.BytesIO(head), rest
+    opened = open_csv(source)
+    notation = _notation(opened, stated)
+    batches, bad, rows, cells = [], dict[int, str](), 0, 0
+    for batch in opened.batches:
+        batches.append(batch)
+        bad |= batch.bad
+        rows += len(batch.numbers)
+        cells += len(batch.numbers) * len(batch.columns)
+        if cells > MAX_CELLS:
+            raise _too_many_cells(cells)
+    if not rows:
+        raise Malformed(f"file: has no rows{_first(bad)}", field="file")
+    columns = {
+        name: settled(pyarrow.chunked_array([batch.columns[name] for batch in batches]), notation)
+        for name in batches[0].columns
+    }
+    numbers = np.concatenate([batch.numbers for batch in batches])
+    return FileTable(numbers, columns, notation, bad, _unnamed(opened.form.header))
 
-    def readable(self) -> bool:
-        return True
 
-    def readinto(self, buffer: Any) -> int:
-        content = self._head.read(len(buffer)) or self._rest.read(len(buffer))
-        buffer[: len(content)] = content
-        return len(content)
+def _first(bad: dict[int, str]) -> str:
+    """Return what is wrong with the first invalid row, as an addition to a message."""
+    return f" that can be read (row {min(bad)} {bad[min(bad)]})" if bad else ""
+
+
+def _unnamed(header: Iterable[str]) -> dict[str, str]:
+    return {"": UNNAMED} if "" in header else {}
+
+
+def _too_many_cells(cells: int) -> TooLarge:
+    return TooLarge(f"file: has {cells} cells, the limit is {MAX_CELLS}; take a sample of its rows", field="file")
 
 
 # --- Parquet ------------------------------------------------------------------------------------------------------------------
 
 
-def _parquet(source: IO[bytes], spec: TableSpec, rows: int) -> Iterator[Chunk]:
-    file = parquet.File(source, spec.names, CELL_BYTES)
-    _check_columns(file.schema.names, spec)
-    for name in spec.names:
-        _check_type(name, file.schema.field(name).type)
+def _parquet(source: IO[bytes], spec: TableSpec, rows: int, also: tuple[str, ...]) -> Iterator[Chunk]:
+    file = parquet.File(source, [*spec.names, *also], CELL_BYTES)
+    _check_columns(file.schema.names, spec, also)
+    wanted = {*spec.names, *(name for name in also if name in file.schema.names)}
+    for column in spec.columns:
+        _check_type(column, file.schema.field(column.name).type)
     number = 1
     for batch in file.batches(rows):
-        if batch.schema.names != spec.names and sorted(batch.schema.names) != sorted(spec.names):
+        if len(batch.schema.names) != len(wanted) or set(batch.schema.names) != wanted:
             raise Malformed("file: columns within columns have the names of the model's", field="file")
         chunk = Chunk(np.arange(number, number + batch.num_rows), {})
         number += batch.num_rows
-        for name in spec.names:
+        for name in batch.schema.names:
             chunk.table[name] = _of_parquet(batch.column(name), name, chunk)
         yield chunk
 
@@ -322,7 +264,7 @@ def _of_parquet(column: Any, name: str, chunk: Chunk) -> Array:
     from pyarrow import types
 
     if not types.is_dictionary(column.type):
-        return np.asarray(column.to_numpy(zero_copy_only=False))
+        return of_arrow(column)
     places = column.indices.fill_null(-1).to_numpy(zero_copy_only=False)
     used, inverse = np.unique(places, return_inverse=True)
     texts = column.dictionary.take(_indices(used[used >= 0]))
@@ -342,23 +284,72 @@ def _indices(places: Array) -> Any:
 
 def _sizes(texts: Any) -> NDArray[np.int64]:
     """Return the bytes of each text, 0 for values of other kinds and for none."""
-    from pyarrow import compute, types
+    from pyarrow import compute
 
-    if not (types.is_string(texts.type) or types.is_large_string(texts.type)):
+    if not _is_text(texts.type):
         return np.zeros(len(texts), np.int64)
     return np.asarray(compute.binary_length(texts).fill_null(0).to_numpy(zero_copy_only=False), np.int64)
 
 
-def _check_type(name: str, kind: Any) -> None:
-    """Raises Malformed for a column that holds neither numbers nor texts: lists, times, bytes."""
+def _whole_parquet(source: IO[bytes], notation: Notation) -> FileTable:
+    file = parquet.File(source, None, WHOLE_CELL_BYTES)
+    metadata = file.metadata
+    groups = [metadata.row_group(at) for at in range(metadata.num_row_groups)]
+    nested = sum(group.column(at).num_values for group in groups for at in range(group.num_columns))
+    if (cells := max(nested, metadata.num_rows * metadata.num_columns)) > MAX_CELLS:
+        raise _too_many_cells(cells)
+    for group in range(metadata.num_row_groups):
+        file.check(group, parquet.LEAST_ROWS)
+    table = file.reader.read()
+    names = table.column_names
+    if not table.num_rows:
+        raise Malformed("file: has no rows", field="file")
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise csv_files.two_columns(twice)
+    columns, left_out = dict[str, Array](), _unnamed(names)
+    for name in filter(None, names):
+        column = table[name]
+        if not _is_plain(column.type):
+            left_out[name] = (
+                f"holds {cut(str(_values(column.type)))}; a value of a row is a number, a text, a truth value or a time"
+            )
+        elif _is_text(_values(column.type)):
+            columns[name] = settled(column, notation)
+        else:
+            columns[name] = of_arrow(column)
+    return FileTable(np.arange(1, table.num_rows + 1), columns, notation, {}, left_out)
+
+
+def _values(kind: Any) -> Any:
     from pyarrow import types
 
-    plain = kind.value_type if types.is_dictionary(kind) else kind
+    return kind.value_type if types.is_dictionary(kind) else kind
+
+
+def _is_text(kind: Any) -> bool:
+    from pyarrow import types
+
+    return bool(types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind))
+
+
+def _is_plain(kind: Any) -> bool:
+    """Return whether values of an Arrow type are numbers, texts, truth values, dates or times; lists, structures and bytes are not."""
+    from pyarrow import types
+
     tests = (
-        types.is_integer, types.is_floating, types.is_decimal, types.is_boolean, types.is_null,
-        types.is_string, types.is_large_string, types.is_string_view,
+        types.is_integer, types.is_floating, types.is_decimal, types.is_boolean, types.is_null, types.is_date, types.is_time, types.is_timestamp,
     )  # fmt: skip
-    if not any(test(plain) for test in tests):
+    plain = _values(kind)
+    return _is_text(plain) or any(test(plain) for test in tests)
+
+
+def _check_type(column: NumericColumn | CategoricalColumn, kind: Any) -> None:
+    """Raise Malformed for a type whose values cannot be those of the column: lists, structures, bytes or durations; times for numbers."""
+    from pyarrow import types
+
+    numeric = not isinstance(column, CategoricalColumn)
+    if not _is_plain(kind) or (numeric and types.is_temporal(_values(kind))):
         raise Malformed(
-            f"file: column {shown(name)} holds {cut(str(kind))}; numbers, texts or booleans are needed", field="file"
+            f"file: column {shown(column.name)} holds {cut(str(kind))}; numbers, texts or booleans are needed",
+            field="file",
         )

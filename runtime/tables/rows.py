@@ -1,8 +1,8 @@
 """Table rows to and from encoded float32 arrays: the one place for scaling, categories and their errors.
 
-Nothing is guessed: a missing value, a string in a numeric column or a number that is not finite is an error that names row and column.
-Where the caller allows it (scoring does), a category never seen in training becomes a block of zeros, a missing value NaN, and both are
-reported. runtime.tables.columns does the same for whole columns.
+What a value means is said by runtime.tables.values. A text that spells no number in a numeric column, or a number that is not finite, is an
+error that names row and column. Where the caller allows it (scoring does), a category never seen in training becomes a block of zeros, a
+missing value NaN, and both are reported. runtime.tables.columns does the same for whole columns.
 """
 
 from __future__ import annotations
@@ -15,34 +15,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from manifold.runtime.errors import InvalidValue, cut, shown
+from manifold.runtime.tables import values as reading
 from manifold.runtime.tables.schema import CategoricalColumn, NumericColumn
+from manifold.runtime.tables.values import Notation
 
 if TYPE_CHECKING:
     from manifold.runtime.kinds.table import TableSpec
 
 Float32 = NDArray[np.float32]
 Row = Mapping[str, Any] | Sequence[Any]
-
-
-def canonical(value: Any) -> str:
-    """A category's one spelling: 0, 0.0, False and "0" are the same category."""
-    if isinstance(value, bool | np.bool_):
-        return str(int(value))
-    if isinstance(value, float | np.floating) and float(value).is_integer():
-        return str(int(value))
-    return str(value)
-
-
-def category(value: Any, column: CategoricalColumn) -> str:
-    """The category that a value names, in the spelling of the column; what it would be called where there is none of that name."""
-    name = canonical(value)
-    if name not in column.categories and isinstance(value, str):
-        try:
-            other = canonical(float(value))  # "0.0" of a file
-        except (ValueError, OverflowError):
-            return name
-        return other if other in column.categories else name
-    return name
 
 
 def encode(
@@ -63,40 +44,57 @@ def encode(
                 encoded[index, block] = np.nan
                 warnings[index].append(is_missing(column))
             elif isinstance(column, NumericColumn):
-                encoded[index, block] = _number(value, column, place, warnings[index])
+                encoded[index, block] = _number(value, column, spec, place, warnings[index])
             else:
-                encoded[index, block] = _one_hot(value, column, place, unknown, warnings[index])
+                encoded[index, block] = _one_hot(value, column, spec, place, unknown, warnings[index])
     return encoded, warnings
 
 
 def values(row: Row, spec: TableSpec, place: str = "row", *, missing: bool = False) -> list[Any]:
-    """A row's values in column order, None for those that are missing. Raises InvalidValue for unknown columns, and for missing values
-    where they are not allowed."""
+    """Return a row's values in column order, None for those that are missing. Raises InvalidValue for unknown columns, and for missing
+    values where they are not allowed."""
     names = spec.names
     if isinstance(row, Mapping):
         for name in row:
-            if name not in names and name not in spec.ignored:
+            if name not in spec.known:
                 raise InvalidValue(f"{place}: unknown column {shown(name)}", field=f"{place}.{name}", valid=names)
-        return _complete([row.get(name) for name in names], names, place, missing)
-    if isinstance(row, str) or not isinstance(row, Sequence):
+        given = [row.get(name) for name in names]
+    elif isinstance(row, str) or not isinstance(row, Sequence):
         raise InvalidValue(f"{place}: a row is an object by column or an array", field=place, valid=names)
-    if len(row) != len(names):
+    elif len(row) != len(names):
         raise InvalidValue(f"{place}: {len(row)} values, but there are {len(names)} columns", field=place, valid=names)
-    return _complete(list(row), names, place, missing)
-
-
-def _complete(given: list[Any], names: list[str], place: str, missing: bool) -> list[Any]:
-    if not missing:
-        for name, value in zip(names, given, strict=True):
-            if value is None:
-                raise InvalidValue(
-                    f"{place}: column {shown(name)} is missing; every column needs a value",
-                    field=f"{place}.{name}",
-                    valid=names,
-                )
-    if given and all(value is None for value in given):
+    else:
+        given = list(row)
+    given = [_settled(value, column, spec.notation) for value, column in zip(given, spec.columns, strict=True)]
+    if not missing and None in given:
+        name = names[given.index(None)]
+        raise InvalidValue(
+            f"{place}: column {shown(name)} is missing; every column needs a value",
+            field=f"{place}.{name}",
+            valid=names,
+        )
+    if all(value is None for value in given):
         raise InvalidValue(f"{place}: every value is missing", field=place, valid=names)
     return given
+
+
+def _settled(value: Any, column: NumericColumn | CategoricalColumn, notation: Notation) -> Any:
+    """Return None for a missing value, and the number for a text that spells one in a numeric column; else the value."""
+    if is_absent(value, column, notation):
+        return None
+    if isinstance(column, NumericColumn) and isinstance(value, str):
+        spelled = reading.exact_number(value, notation)
+        return value if spelled is None else spelled
+    return value
+
+
+def is_absent(value: Any, column: NumericColumn | CategoricalColumn, notation: Notation) -> bool:
+    """Return whether a value of a column is missing. A category may be called as missing values are, such as "NA"."""
+    if value is None:
+        return True
+    if isinstance(column, CategoricalColumn) and column.lookup.named(value):
+        return False
+    return reading.is_missing(value, notation)
 
 
 # what is wrong with a value, and what is said about one that is let through; runtime.tables.columns says the same
@@ -122,13 +120,10 @@ def is_missing(column: NumericColumn | CategoricalColumn) -> str:
     return f"missing: {cut(column.name)} has no value; it took no part in the score"
 
 
-def _number(value: Any, column: NumericColumn, place: str, warnings: list[str]) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
+def _number(value: Any, column: NumericColumn, spec: TableSpec, place: str, warnings: list[str]) -> float:
+    number = reading.number(value, spec.notation)
+    if number is None:
         raise InvalidValue(f"{place}: {not_a_number(value, column)}", field=place)
-    try:
-        number = float(value)
-    except OverflowError:
-        number = math.inf
     if not math.isfinite(number):
         raise InvalidValue(f"{place}: {not_finite(value)}", field=place)
     encoded = float(standardise(np.float64(number), column))
@@ -153,16 +148,19 @@ def transform(values: Any, column: NumericColumn) -> Any:
     return values
 
 
-def _one_hot(value: Any, column: CategoricalColumn, place: str, unknown: bool, warnings: list[str]) -> Float32:
+def _one_hot(
+    value: Any, column: CategoricalColumn, spec: TableSpec, place: str, unknown: bool, warnings: list[str]
+) -> Float32:
     if isinstance(value, list | dict):
         raise InvalidValue(f"{place}: a category is a string or a number", field=place, valid=list(column.categories))
     block = np.zeros(column.width, np.float32)
-    name = category(value, column)
-    if name in column.categories:
-        block[column.categories.index(name)] = 1
+    found = column.lookup.find(value, spec.notation)
+    if found is not None:
+        block[found] = 1
     elif unknown:
-        warnings.append(is_unknown(name, column))
+        warnings.append(is_unknown(reading.spelling(value), column))
     else:
+        name = reading.spelling(value)
         raise InvalidValue(f"{place}: unknown category {shown(name)}", field=place, valid=list(column.categories))
     return block
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import itertools
+from functools import cached_property
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
 from manifold.runtime.records import Record
+from manifold.runtime.tables.values import Categories
 
 
 class NumericColumn(Record):
@@ -59,7 +61,7 @@ class CategoricalColumn(Record):
 
     kind: Literal["categorical"] = "categorical"
     name: str
-    categories: tuple[str, ...] = Field(min_length=2)
+    categories: tuple[str, ...] = Field(min_length=1, description="one, if the column was constant in training")
 
     @property
     def width(self) -> int:
@@ -71,6 +73,11 @@ class CategoricalColumn(Record):
         if len(set(self.categories)) != len(self.categories):
             raise ValueError("categories must differ")
         return self
+
+    @cached_property
+    def lookup(self) -> Categories:
+        """The categories by name and by meaning."""
+        return Categories(self.categories)
 
 
 Column = Annotated[NumericColumn | CategoricalColumn, Field(discriminator="kind")]

@@ -1,18 +1,20 @@
-"""The schema of a table, and rows encoded by it. The encoding itself is the runtime's (runtime.tables.columns).
+"""The schema of a table, and rows encoded by it. Values are read, and encoded, by the runtime (runtime.tables.values, .columns).
 
-The rules are fitted on training rows alone and kept in the manifest. Strings, booleans and whole numbers with at most 20 different values
-are categories; other numbers are numeric, with log(1 + v) where they are non-negative and skewed (skewness above 2), standardised by mean
-and standard deviation and clipped at ten of them. If a kind is stated, they are scaled by their range instead, or take a quantile transform.
-The number of decimals is the training rows' too, unless it is stated. Left out and named in the manifest: columns with one value,
-identifiers (strings that hardly ever repeat), columns without values. A missing value (an empty cell, null, NaN) takes no part: not in the
-schema, not in the likelihood.
+The rules are fitted on training rows alone and kept in the manifest; docs/tables.md states them for users. In short: two values are a
+category, texts and truth values are too, whole numbers with more values are counts, and other numbers are numeric, with log(1 + v) where
+they are non-negative and skewed (skewness above 2), standardised by mean and standard deviation and clipped at ten of them. If a kind is
+stated, they are scaled by their range instead, or take a quantile transform. A column with a single value is a category that has no other
+one. Left out and named in the manifest: identifiers (texts that hardly ever repeat), dates and times, columns without values. A missing
+value takes no part: not in the schema, not in the likelihood.
 """
 
 from __future__ import annotations
 
+import datetime
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,11 +24,25 @@ from manifold.runtime.errors import LISTED, cut, shown
 from manifold.runtime.kinds.table import TableSpec
 from manifold.runtime.tables import columns, files, rows
 from manifold.runtime.tables.schema import CategoricalColumn, NumericColumn
+from manifold.runtime.tables.values import (
+    DEFAULT,
+    EXACT,
+    MISSING,
+    Notation,
+    exact_number,
+    is_code,
+    is_moment,
+    spelling,
+    truth,
+)
 from manifold.training.errors import DataError, TrainingError
 
 Array = NDArray[Any]
-MAX_CATEGORIES = 20  # whole numbers with more values are numbers
-MAX_STRINGS = 1000  # string columns with more values are identifiers, not categories
+MAX_STRINGS = 1000  # text columns with more values are identifiers, not categories
+FEW_NUMBERS = 20  # a column with more different numbers, and hardly any other text, is one of numbers
+WRONG = 0.1  # of the values of a column of numbers that may be other texts, whose rows are then invalid
+MOMENTS = 0.5  # of the values of a column of dates and times
+LEAST_NUMBERED = 30  # rows, for a column to be their numbers
 KNOTS = 101  # of a quantile transform
 KINDS = ("numeric", "range", "quantile", "categorical", "ignore")
 OTHERS = "*"  # the name that states a kind for every number that has none of its own
@@ -34,11 +50,14 @@ OTHERS = "*"  # the name that states a kind for every number that has none of it
 
 @dataclass(frozen=True)
 class ColumnSettings:
-    """Decimals, units and kinds of columns by name. Everything else follows from the data by rules."""
+    """What is stated about columns, by name. Everything else follows from the data by rules."""
 
     decimals: Mapping[str, int] = field(default_factory=dict)
     units: Mapping[str, str] = field(default_factory=dict)
     kinds: Mapping[str, str] = field(default_factory=dict)  # one of KINDS each; `*` stands for all other numbers
+    missing: tuple[str, ...] = MISSING  # texts that stand for a missing value
+    decimal: Literal[".", ","] = "."  # sign before decimals in texts
+    left_out: Mapping[str, str] = field(default_factory=dict)  # columns that are no values of a row, and why
 
     def __post_init__(self) -> None:
         for name, kind in self.kinds.items():
@@ -51,18 +70,20 @@ class ColumnSettings:
 
 
 def fit(table: Mapping[str, Array], stated: ColumnSettings | None = None) -> TableSpec:
-    """Return the schema of `table`. Raises TrainingError for infinite numbers, and where no column is left to learn from."""
+    """Return the schema of `table`. Raises TrainingError where no column is left to learn from."""
     stated = stated or ColumnSettings()
     stated_names = [name for part in (stated.decimals, stated.units, stated.kinds) for name in part if name != OTHERS]
-    if unknown := [name for name in stated_names if name not in table]:
+    if unknown := [name for name in stated_names if name not in table and name not in stated.left_out]:
         raise TrainingError(
             f"there is no column {shown(unknown[0])}; the table has {', '.join(map(cut, list(table)[:LISTED]))}",
             field=unknown[0],
             valid=list(table),
         )
     kept: list[NumericColumn | CategoricalColumn] = []
-    ignored = {}
+    ignored = dict(stated.left_out)
     for name, values in table.items():
+        if name in ignored:
+            continue
         column = _fit_column(name, values, stated)
         if isinstance(column, str):
             ignored[name] = column
@@ -71,39 +92,110 @@ def fit(table: Mapping[str, Array], stated: ColumnSettings | None = None) -> Tab
     if not kept:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in ignored.items())
         raise TrainingError(f"data: no column is left to learn from ({reasons})")
-    return TableSpec(columns=tuple(kept), ignored=ignored)
+    return TableSpec(columns=tuple(kept), ignored=ignored, missing=stated.missing, decimal=stated.decimal)
 
 
 def _fit_column(name: str, values: Array, stated: ColumnSettings) -> NumericColumn | CategoricalColumn | str:
     """Return the column, or why it is left out."""
-    kind = stated.kinds.get(name)
+    kind, notation = stated.kinds.get(name), Notation.of(stated.missing, stated.decimal)
     if kind == "ignore":
         return "left out on request"
-    _check_values(name, values)
-    present = values[~columns.missing_values(values)]
+    if _is_nested(values):
+        return "holds lists, structures, bytes or durations; a value of a row is a number, a text or a truth value"
+    present = values[~columns.missing_values(values, notation)]
     if len(present) == 0:
         return "has no values"
-    numeric = np.issubdtype(present.dtype, np.number)
-    whole = numeric and bool(np.all(present == np.floor(present)))
+    numbers = columns.numbers(present, notation)
     if kind is None:
-        few = whole and len(np.unique(present)) <= MAX_CATEGORIES
-        kind = "categorical" if not numeric or few else stated.kinds.get(OTHERS, "numeric")
+        kind, reason = _kind(present, numbers, notation, stated.kinds.get(OTHERS, "numeric"))
+        if kind == "ignore":
+            return reason
     if kind == "categorical":
-        categories = sorted({rows.canonical(value) for value in present.tolist()}, key=_natural)
-        if (longest := max(map(len, categories))) > files.CELL_BYTES // 4:  # a character has up to four bytes
-            return f"has a text of {longest} characters, the limit is {files.CELL_BYTES // 4}"
-        if len(categories) < 2:
-            return f"has the single value {cut(categories[0])}"
-        if len(categories) > MAX_STRINGS or (not numeric and len(categories) > max(2, len(present) // 2)):
-            return f"is an identifier: {len(categories)} different values in {len(present)} rows"
-        return CategoricalColumn(name=name, categories=tuple(categories))
-    if not numeric:
-        raise TrainingError(f"column {shown(name)}: {shown(present.tolist()[0])} is not a number", field=name)
-    numbers = present.astype(np.float64)
-    if not np.all(np.isfinite(numbers)):
-        raise DataError(f"data: column {shown(name)} has values that are not finite")
+        return _categorical(name, present, notation, numeric=not np.isnan(numbers).any())
+    finite = numbers[np.isfinite(numbers)]
+    if not len(finite):
+        raise TrainingError(f"column {shown(name)}: {shown(present[:1].tolist()[0])} is not a number", field=name)
+    return _numeric(name, finite, kind, stated)
+
+
+def _kind(present: Array, numbers: NDArray[np.float64], notation: Notation, otherwise: str) -> tuple[str, str]:
+    """Return the kind of a column by its values (n,) and the numbers that they are or spell, and why it is to be ignored, if it is."""
+    wrong = np.isnan(numbers)
+    if not wrong.any():
+        if _are_codes(present):
+            return "categorical", ""
+        different = _exactly(present, numbers, notation)
+        if len(different) <= 2:
+            return "categorical", ""
+        whole = all(float(each).is_integer() for each in different)
+        if whole and len(different) == len(present) and max(map(abs, different)) > EXACT:
+            return "ignore", f"is an identifier: {len(different)} different whole numbers, some beyond 2^53"
+        return otherwise, ""
+    if np.mean([is_moment(value) for value in present.tolist()]) >= MOMENTS:
+        example = next(value for value in present.tolist() if is_moment(value))
+        return (
+            "ignore",
+            f"holds dates or times, such as {cut(spelling(example))}, and new ones always lie ahead; give the hour, the weekday or an age as "
+            "a column of its own",
+        )
+    if wrong.mean() <= WRONG and len(np.unique(numbers[~wrong])) > FEW_NUMBERS:
+        return otherwise, ""
+    return "categorical", ""
+
+
+def _exactly(present: Array, numbers: NDArray[np.float64], notation: Notation) -> set[int | float]:
+    """Return the different numbers of values (n,) that all are or spell numbers; whole ones are exact."""
+    if present.dtype.kind in "iuf":
+        return set(np.unique(present).tolist())
+    read = (
+        (exact_number(value, notation), number)
+        for value, number in zip(present.tolist(), numbers.tolist(), strict=True)
+    )
+    return {number if exact is None else exact for exact, number in read}
+
+
+def _are_codes(present: Array) -> bool:
+    """Return whether whole numbers have zeros in front and all are of one length, as postal codes and two-digit months are."""
+    if present.dtype.kind not in "OU":
+        return False
+    different = {value for value in present.tolist() if isinstance(value, str)}
+    return len(different) > 0 and len({len(text) for text in different}) == 1 and any(map(is_code, different))
+
+
+def _categorical(name: str, present: Array, notation: Notation, *, numeric: bool) -> CategoricalColumn | str:
+    """Return a column of the categories of values (n,), or why it is left out."""
+    count: dict[tuple[type, Any], int] = Counter((type(value), value) for value in present.tolist())
+    names = [_name(meaning, alike) for meaning, alike in _by_meaning(count, notation).items()]
+    if (longest := max(map(len, names))) > files.CELL_BYTES // 4:  # a character has up to four bytes
+        return f"has a text of {longest} characters, the limit is {files.CELL_BYTES // 4}"
+    if len(names) > MAX_STRINGS or (not numeric and len(names) > max(2, len(present) // 2)):
+        return f"is an identifier: {len(names)} different values in {len(present)} rows, such as {cut(names[0])}"
+    return CategoricalColumn(name=name, categories=tuple(sorted(names, key=_natural)))
+
+
+def _by_meaning(count: dict[tuple[type, Any], int], notation: Notation) -> dict[Any, dict[Any, int]]:
+    """Return how often each spelling occurs, by what it means: the same truth value, the same number, or the same text."""
+    are_truths = {truth(value) for _, value in count} == {True, False}
+    found: dict[Any, dict[Any, int]] = {}
+    for (_, value), n in count.items():
+        exact = None if are_truths else exact_number(value, notation)
+        meaning = ("truth", truth(value)) if are_truths else spelling(value) if exact is None else exact
+        spelled = found.setdefault(meaning, {})
+        spelled[spelling(value)] = spelled.get(spelling(value), 0) + n
+    return found
+
+
+def _name(meaning: Any, spelled: dict[Any, int]) -> str:
+    """Return the name of a category: a number as it is spelled everywhere, else the most frequent spelling."""
+    return spelling(meaning) if isinstance(meaning, int | float) else max(spelled, key=lambda text: spelled[text])
+
+
+def _numeric(
+    name: str, numbers: NDArray[np.float64], kind: str, stated: ColumnSettings
+) -> NumericColumn | CategoricalColumn | str:
+    """Return the column of finite numbers (n,), or why it is left out. One number alone is a category."""
     if numbers.min() == numbers.max():
-        return f"has the single value {rows.canonical(present[0])}"
+        return CategoricalColumn(name=name, categories=(spelling(numbers[0]),))
     transform: dict[str, Any] = {"transform": "identity"}
     if kind == "quantile":
         transform = _quantiles(numbers)
@@ -127,15 +219,31 @@ def _fit_column(name: str, values: Array, stated: ColumnSettings) -> NumericColu
     return NumericColumn.model_validate({**plain, **transform, **measured})
 
 
-def _check_values(name: str, values: Array) -> None:
-    """Raise DataError for a column of lists, structures, bytes or durations, which can be neither numbers nor categories."""
-    others = (list, tuple, dict, bytes, np.ndarray)
-    if values.dtype.kind == "m" or (values.dtype == object and any(isinstance(each, others) for each in values)):
-        raise DataError(
-            f"data: column {shown(name)} holds lists, structures, bytes or durations; numbers, texts or booleans are needed: "
-            f"leave it out by --column {cut(name)}=ignore",
-            field=name,
-        )
+def row_numbers(table: Mapping[str, Array], stated: ColumnSettings) -> dict[str, str]:
+    """Return the columns of a whole table, in the order of its rows, that number the rows, and why; none whose kind is stated.
+
+    Such are whole numbers without repetition that rise or fall from row to row, or that are consecutive in any order. A new row's number
+    would always lie beyond those of training.
+    """
+    notation, found = Notation.of(stated.missing, stated.decimal), {}
+    for name, values in table.items():
+        if name in stated.kinds or _is_nested(values):
+            continue
+        numbers = columns.numbers(values, notation)
+        if len(numbers) < LEAST_NUMBERED or not np.isfinite(numbers).all() or (numbers != np.floor(numbers)).any():
+            continue
+        steps = np.diff(numbers)
+        consecutive = numbers.max() - numbers.min() == len(numbers) - 1 and len(np.unique(numbers)) == len(numbers)
+        if (steps > 0).all() or (steps < 0).all() or consecutive:
+            shape = ", ".join(spelling(number) for number in numbers[:3])
+            found[name] = f"numbers the rows ({shape}, …): no two rows have the same, and new ones would lie beyond"
+    return found
+
+
+def _is_nested(values: Array) -> bool:
+    """Return whether a column holds lists, structures, bytes or durations."""
+    others = (list, tuple, dict, bytes, np.ndarray, datetime.timedelta)
+    return values.dtype.kind in "mSV" or (values.dtype == object and any(isinstance(each, others) for each in values))
 
 
 def _quantiles(numbers: Array) -> dict[str, Any]:
@@ -156,10 +264,8 @@ def _decimals(numbers: Array) -> int | None:
 
 def _natural(category: str) -> tuple[int, float, str]:
     """Return a key that sorts numbers in numeric order, before words."""
-    try:
-        return (0, float(category), category)
-    except ValueError:
-        return (1, 0.0, category)
+    number = exact_number(category, DEFAULT)
+    return (1, 0.0, category) if number is None else (0, float(number), category)
 
 
 def _skewness(values: Array) -> float:
@@ -169,7 +275,7 @@ def _skewness(values: Array) -> float:
 
 def encode(table: Mapping[str, Array], spec: TableSpec) -> Array:
     """Encode columns as float32 (n, width), missing values as NaN. Raises DataError for the first row that cannot be."""
-    encoded = columns.encode(table, spec, unknown=True, missing=True)
+    encoded = spec.encode(table, missing=True)
     if encoded.bad:
         row = min(encoded.bad)
         raise DataError(f"data: row {row + 1}: {encoded.bad[row]}")

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from manifold.runtime.kinds.table import TableSpec
-from manifold.runtime.tables import columns, rows
+from manifold.runtime.tables import columns
 from manifold.runtime.tables.schema import CategoricalColumn
+from manifold.runtime.tables.values import Notation, spelling
 from manifold.training.data import reading, schema
 from manifold.training.data.parts import Array, Arrays
 from manifold.training.data.remote import digest
@@ -27,15 +29,19 @@ def of_file(
     path: Path, stated: ColumnSettings | None = None, label: str | None = None, truth: str | None = None
 ) -> Data:
     """Return the table in a .csv or .parquet file, split; arguments as of from_table. Raises DataError if it cannot be read."""
-    if path.suffix not in reading.READERS:
-        raise TrainingError(f"{path}: a table is a {' or '.join(reading.READERS)} file", field="file")
-    options = {"label": label, "truth": truth, "kinds": dict(stated.kinds) if stated and stated.kinds else None}
+    if path.suffix.lower() not in reading.SUFFIXES:
+        raise TrainingError(f"{path}: a table is a {' or '.join(reading.SUFFIXES)} file", field="file")
+    stated = stated or ColumnSettings()
+    options = {"label": label, "truth": truth, "kinds": dict(stated.kinds)}
     protocol = {
         "file": path.name,
         "sha256": digest(path, "sha256"),
         **{key: value for key, value in options.items() if value},
     }
-    return from_table(path.stem, reading.read(path), protocol, stated, label, truth)
+    whole = reading.read(path, Notation.of(stated.missing))
+    stated = replace(stated, decimal=whole.notation.decimal, left_out=whole.left_out)
+    data = from_table(path.stem, whole.columns, protocol, stated, label, truth, set_aside=True)
+    return replace(data, notes=(*_invalid(whole.bad), *data.notes))
 
 
 def from_table(
@@ -45,12 +51,17 @@ def from_table(
     stated: ColumnSettings | None = None,
     label: str | None = None,
     truth: str | None = None,
+    *,
+    set_aside: bool = False,
 ) -> Data:
     """Split rows by a permutation (seed 0) into 80% train, 10% calibration, 10% test. The schema is fitted on the training rows.
 
     If there are fewer than 2000 rows, 90% train and calibration is by folds. `truth` names a column that is 1 for known anomalies and 0
-    for the others; the anomalies are kept for evaluation alone.
+    for the others; the anomalies are kept for evaluation alone. `set_aside` as of from_parts.
     """
+    stated = stated or ColumnSettings()
+    numbering = schema.row_numbers({key: table[key] for key in table if key not in (label, truth)}, stated)
+    stated = replace(stated, left_out={**stated.left_out, **numbering})
     anomalies = None
     if truth is not None:
         table, anomalies = _without_anomalies(table, truth)
@@ -65,7 +76,7 @@ def from_table(
     if anomalies is not None:
         parts["anomalies"] = anomalies
     protocol = {**protocol, "split": "permutation, Philox seed 0"}
-    return from_parts(name, parts, protocol, stated, label, folds=FOLDS if small else 0)
+    return from_parts(name, parts, protocol, stated, label, folds=FOLDS if small else 0, set_aside=set_aside)
 
 
 def take(table: Table, which: Array) -> dict[str, Array]:
@@ -77,7 +88,7 @@ def _without_anomalies(table: Table, truth: str) -> tuple[dict[str, Array], dict
     """Return the rows whose column `truth` is 0, and those whose column is 1, both without that column."""
     if truth not in table:
         raise TrainingError(f"truth: there is no column {truth!r}", field="truth", valid=list(table))
-    values = [rows.canonical(value) for value in table[truth].tolist()]
+    values = [spelling(value) for value in table[truth].tolist()]
     if wrong := sorted(set(values) - {"0", "1"}):
         raise TrainingError(
             f"truth: column {truth!r} has {wrong[0]!r}; it must be 1 for anomalies and 0 for other rows", field="truth"
@@ -95,12 +106,15 @@ def from_parts(
     label: str | None = None,
     folds: int = 0,
     licence: str = "",
+    *,
+    set_aside: bool = False,
 ) -> Data:
     """Return the data set of tables that are split already. The schema is fitted on the training rows.
 
     The parts are `train`, `calibration` (may be empty if `folds` are given), `test`, and `anomalies` if some are known. `label` names the
-    column with the class, which is then no column of the rows. Raises TrainingError if it is absent or has missing values, DataError for
-    classes that the training rows lack.
+    column with the class, which is then no column of the rows. Rows with invalid values, such as a word in a column of numbers, are left
+    out and noted if `set_aside`. Raises TrainingError if the label is absent or has missing values, DataError for classes that the training
+    rows lack, and for invalid values that are not set aside.
     """
     classes: tuple[str, ...] | None = None
     labels = {part: np.full(_rows(table), -1, np.int64) for part, table in parts.items()}
@@ -111,7 +125,14 @@ def from_parts(
         labels |= {part: _labels(part, table, column) for part, table in parts.items() if part != "anomalies"}
     left = {part: {key: values for key, values in table.items() if key != label} for part, table in parts.items()}
     spec = schema.fit(left["train"], stated)
-    made = {part: Arrays(schema.encode(table, spec), labels[part]) for part, table in left.items()}
+    made, invalid = {}, dict[int, str]()
+    for part, table in left.items():
+        encoded = spec.encode(table, missing=True)
+        if encoded.bad and not set_aside:
+            raise DataError(f"data: {part} row {min(encoded.bad) + 1}: {encoded.bad[min(encoded.bad)]}")
+        valid = np.setdiff1d(np.arange(len(encoded.data)), list(encoded.bad))
+        made[part] = Arrays(encoded.data[valid], labels[part][valid])
+        invalid |= {len(invalid) + place: reason for place, reason in enumerate(encoded.bad.values())}
     return Data(
         name,
         spec,
@@ -123,7 +144,16 @@ def from_parts(
         anomalies=made.get("anomalies"),
         folds=folds,
         licence=licence,
+        notes=_invalid(invalid),
     )
+
+
+def _invalid(reasons: Mapping[int, str]) -> tuple[str, ...]:
+    """Return a note on rows that were left out, with the reason of the first one."""
+    if not reasons:
+        return ()
+    n = len(reasons)
+    return (f"{n} {'row is' if n == 1 else 'rows are'} invalid and left out; the first one: {reasons[min(reasons)]}",)
 
 
 def _rows(table: Table) -> int:

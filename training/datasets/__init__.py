@@ -29,7 +29,7 @@ def load(name: str) -> Data:
     if (stem := name.replace("-", "_")) in _stems():
         data: Data = _module(stem).load()
         return data
-    if Path(name).suffix in reading.READERS:
+    if Path(name).suffix in reading.SUFFIXES:
         return tables.of_file(Path(name))
     raise TrainingError(
         f"data: unknown data set {name!r}; valid are {', '.join(names())}, or a path to a .csv or .parquet file",

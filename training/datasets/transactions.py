@@ -34,7 +34,10 @@ FIRST_GAP = 30 * DAY  # since the last transaction, of a card's first one
 
 STATED = ColumnSettings(
     units={"hour": "h", "hours_since_last": "h"},
-    kinds={f"{key}_{days}d_count": "numeric" for key in ("card", "terminal") for days in WINDOWS},
+    kinds={
+        "weekday": "categorical",
+        **{f"{key}_{days}d_count": "numeric" for key in ("card", "terminal") for days in WINDOWS},
+    },
 )
 
 

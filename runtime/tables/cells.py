@@ -1,0 +1,131 @@
+"""Columns of files as numpy arrays: numbers if every value is one or is missing, else texts and plain values.
+
+These are the fast ways to what runtime.tables.values says of single values; whatever they cannot decide is left as it is for it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from manifold.runtime.tables.values import EXACT, Notation
+
+Array = NDArray[Any]
+
+DIGITS = 15  # of a decimal that a float64 keeps
+
+
+def numbers_of(column: Any, notation: Notation) -> Array | None:
+    """Return a column of texts as float64, NaN where a value is missing; None if one of them is not plainly a finite number."""
+    import pyarrow
+    from pyarrow import compute
+
+    texts = compute.utf8_trim_whitespace(column)
+    if notation.decimal == ",":
+        if compute.any(compute.match_substring(texts, ".")).as_py():
+            return None  # groups of three digits: read one by one
+        texts = compute.replace_substring(texts, ",", ".")
+    missing = _missing(texts, notation)
+    try:
+        cast = compute.cast(compute.if_else(missing, None, texts), pyarrow.float64())
+    except pyarrow.ArrowInvalid:
+        return None
+    numbers = np.asarray(cast.to_numpy(zero_copy_only=False) if isinstance(cast, pyarrow.Array) else cast.to_numpy())
+    absent = np.asarray(
+        missing.to_numpy(zero_copy_only=False) if isinstance(missing, pyarrow.Array) else missing.to_numpy()
+    )
+    return numbers if np.array_equal(np.isfinite(numbers), ~absent.astype(bool)) else None
+
+
+def _missing(texts: Any, notation: Notation) -> Any:
+    """Return which texts, without blanks around them, stand for a missing value."""
+    import pyarrow
+    from pyarrow import compute
+
+    tokens = pyarrow.array(sorted(notation.missing), pyarrow.string())
+    return compute.is_in(compute.utf8_lower(texts), value_set=tokens)
+
+
+def plain(column: Any) -> Array:
+    """Return a column of texts as objects without blanks around them, None for nulls; rows share equal texts."""
+    coded = _coded(column)
+    return _taken(_trimmed(coded.dictionary).to_pylist(), coded.indices)
+
+
+def _trimmed(texts: Any) -> Any:
+    """Return texts without blanks around them, in Unicode's composed form, as runtime.tables.values.text_of gives them."""
+    from pyarrow import compute
+
+    texts = compute.utf8_trim_whitespace(texts)
+    return texts if compute.all(compute.string_is_ascii(texts)).as_py() else compute.utf8_normalize(texts, form="NFC")
+
+
+def _coded(column: Any) -> Any:
+    """Return a column as one array of places in a dictionary."""
+    import pyarrow
+    from pyarrow import types
+
+    coded = column if types.is_dictionary(column.type) else column.dictionary_encode()
+    return coded.unify_dictionaries().combine_chunks() if isinstance(coded, pyarrow.ChunkedArray) else coded
+
+
+def _taken(values: list[Any], indices: Any) -> Array:
+    """Return the values at these places, None for nulls."""
+    objects = np.empty(len(values) + 1, object)
+    objects[:-1] = values
+    places: Array = indices.fill_null(-1).to_numpy(zero_copy_only=False)
+    taken: Array = objects[places]
+    return taken
+
+
+def settled(column: Any, notation: Notation) -> Array:
+    """Return a column of texts as numbers if nothing is lost by that, else as texts.
+
+    Texts stay as they are if some are whole numbers with zeros in front (which may be codes), or beyond what a float64 holds exactly.
+    """
+    from pyarrow import compute
+
+    coded = _coded(column)
+    numbers = numbers_of(coded.dictionary, notation)
+    zeros = compute.match_substring_regex(compute.utf8_trim_whitespace(coded.dictionary), r"^0\d+$")
+    if numbers is None or (np.abs(numbers) > EXACT).any() or compute.any(zeros).as_py():
+        return plain(coded)
+    places: Array = coded.indices.fill_null(-1).to_numpy(zero_copy_only=False)
+    taken: Array = np.append(numbers, np.nan)[places]
+    return taken
+
+
+def of_arrow(column: Any) -> Array:
+    """Return a column of any plain type: numbers as an array of them, anything else as objects, None where a value is missing.
+
+    Whole numbers with missing values are float64 if that is exact. Decimals are float64 up to 15 digits, else Python's decimals.
+    """
+    import pyarrow
+    from pyarrow import compute, types
+
+    if types.is_dictionary(column.type):
+        coded = _coded(column)
+        return _taken(coded.dictionary.to_pylist(), coded.indices)
+    if types.is_decimal(column.type) and column.type.precision <= DIGITS:
+        column = compute.cast(column, pyarrow.float64())
+    if types.is_floating(column.type) or (types.is_integer(column.type) and not column.null_count):
+        return _numpy(column)
+    if types.is_integer(column.type):
+        bounds = compute.min_max(column).as_py()
+        if max(abs(bounds["min"] or 0), abs(bounds["max"] or 0)) <= EXACT:
+            return _numpy(compute.cast(column, pyarrow.float64()))
+    if types.is_timestamp(column.type):
+        column = compute.cast(column, pyarrow.timestamp("us", column.type.tz), safe=False)
+    objects = np.empty(len(column), object)
+    objects[:] = column.to_pylist()
+    return objects
+
+
+def _numpy(column: Any) -> Array:
+    import pyarrow
+
+    return np.asarray(
+        column.to_numpy() if isinstance(column, pyarrow.ChunkedArray) else column.to_numpy(zero_copy_only=False)
+    )

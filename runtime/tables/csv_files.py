@@ -1,0 +1,206 @@
+"""CSV files read in batches of text columns. Rows with a wrong number of cells are left out and listed."""
+
+from __future__ import annotations
+
+import csv
+import io
+import itertools
+from collections import Counter
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from typing import IO, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from manifold.runtime.errors import InvalidValue, Malformed, ManifoldError, TooLarge, shown
+from manifold.runtime.tables import dialect
+from manifold.runtime.tables.dialect import Dialect
+
+BLOCK_BYTES = 4 * 2**20  # that are read at once; no row is longer
+BATCH_ROWS = 16_384  # of the slower reader
+MAX_COLUMNS = 16_384
+INVALID_ROWS, INVALID_SHARE = 10_000, 0.5  # more invalid rows than both allow end the work
+PENDING = 500_000  # invalid rows that are known before the valid ones beside them
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Consecutive rows of a file, in which the invalid ones are missing."""
+
+    numbers: NDArray[np.int64]  # (n,), of the rows, from 1
+    columns: dict[str, Any]  # Arrow arrays (n,) of texts, as they stand in the file
+    bad: dict[int, str]  # rows up to the last of `numbers` with a wrong number of cells, with the reason
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A CSV file whose header has been read."""
+
+    form: Dialect
+    batches: Iterator[Batch]
+
+
+def check_invalid(invalid: int, rows: int, number: int, reason: str) -> None:
+    """Raise InvalidValue if too many of the first `rows` rows are invalid; row `number` is so for `reason`."""
+    if invalid > INVALID_ROWS and invalid > INVALID_SHARE * rows:
+        raise InvalidValue(
+            f"file: {invalid} of the first {rows} rows are invalid (row {number}: {reason}); the work ends here, as more than {INVALID_ROWS} "
+            f"rows and more than {INVALID_SHARE:.0%} are",
+            field="file",
+        )
+
+
+def open_csv(source: IO[bytes], wanted: Collection[str] | None = None) -> Opened:
+    """Open a CSV file for the columns `wanted`, of which some may be absent, or for all columns that have a name.
+
+    Raises Malformed for a file that is no CSV, or that has two columns of a name that is read.
+    """
+    text = io.BufferedReader(dialect.Text(source), 64 * 2**10)
+    head = text.read(BLOCK_BYTES)
+    if not head.strip():
+        raise Malformed("file: is empty", field="file")
+    if b"\0" in head and not wanted:
+        raise Malformed("file: holds NUL bytes, as binary files do; save the table as CSV in UTF-8", field="file")
+    content = head.decode("utf-8", "ignore")  # the last character may be cut
+    form = dialect.find(content, wanted or ())
+    if len(form.header) > MAX_COLUMNS:
+        raise TooLarge(f"file: has {len(form.header)} columns, the limit is {MAX_COLUMNS}", field="file")
+    places = {name: place for place, name in enumerate(form.header) if (name if wanted is None else name in wanted)}
+    count = Counter(form.header)
+    if twice := next((name for name in places if count[name] > 1), None):
+        raise two_columns(twice)
+    rest = head[len(content[: form.skip].encode()) :]
+    if len(head) < BLOCK_BYTES and not rest.strip():
+        return Opened(form, iter(()))
+    return Opened(form, _batches(_Joined(rest, text), form, places))
+
+
+def two_columns(name: str) -> Malformed:
+    """Return the error for a name that two columns of a file share."""
+    return Malformed(f"file: two columns are called {shown(name)}; rename or remove one of them", field="file")
+
+
+class _Skipped:
+    """The rows that are left out, as their number of cells is wrong, by number with the reason."""
+
+    def __init__(self, expected: int) -> None:
+        self.reasons: dict[int, str] = {}
+        self.error: ManifoldError | None = None
+        self._expected, self._count = expected, 0
+        self._said: dict[int, str] = {}  # by number of cells: rows share the text
+
+    def note(self, number: int, cells: int) -> None:
+        """Note a row. Raises InvalidValue if there are too many."""
+        self._count += 1
+        reason = self._said.setdefault(
+            min(cells, MAX_COLUMNS), f"has {cells} cells, but the header has {self._expected}"
+        )
+        self.reasons[number] = reason
+        check_invalid(self._count, number, number, reason)
+        if len(self.reasons) > PENDING:
+            raise InvalidValue(
+                f"file: {PENDING} rows within {2 * BLOCK_BYTES} bytes are invalid (row {number}: {reason})",
+                field="file",
+            )
+
+    def __call__(self, row: Any) -> str:
+        """Note a row for Arrow's reader, which is stopped by an answer rather than by an error."""
+        try:
+            self.note(row.number, row.actual_columns)
+        except InvalidValue as error:
+            self.error = error
+        return "skip" if self.error is None else "error"
+
+    def until(self, number: int) -> dict[int, str]:
+        """Take out the rows up to `number`."""
+        return {at: self.reasons.pop(at) for at in sorted(at for at in self.reasons if at <= number)}
+
+
+def _batches(source: _Joined, form: Dialect, places: dict[str, int]) -> Iterator[Batch]:
+    import pyarrow
+
+    skipped = _Skipped(len(form.header))
+    read = _by_python if form.spaced else _by_arrow
+    number = 0  # of the last row that was numbered
+    try:
+        for columns, rows in read(source, form, places, skipped):
+            numbers = _numbers(number, rows, skipped.reasons)
+            number = int(numbers[-1]) if len(numbers) else number
+            yield Batch(numbers, columns, skipped.until(number))
+    except pyarrow.ArrowInvalid:
+        if skipped.error is not None:
+            raise skipped.error from None
+        raise
+    if skipped.reasons:
+        yield Batch(
+            np.zeros(0, np.int64), {name: pyarrow.array([], pyarrow.string()) for name in places}, skipped.reasons
+        )
+
+
+def _numbers(last: int, n: int, skipped: dict[int, str]) -> NDArray[np.int64]:
+    """Return the numbers of the next n rows after `last`, those of skipped rows left out."""
+    after = sorted(at for at in skipped if at > last)
+    numbers = np.arange(last + 1, last + n + 1 + len(after))
+    return numbers[~np.isin(numbers, after)][:n]
+
+
+def _by_arrow(
+    source: _Joined, form: Dialect, places: dict[str, int], skipped: _Skipped
+) -> Iterator[tuple[dict[str, Any], int]]:
+    """Yield columns and their number of rows. Columns are read by their place, as names may occur twice."""
+    import pyarrow
+    from pyarrow import csv as arrow
+
+    names = [str(place) for place in range(len(form.header))]
+    wanted = [str(place) for place in places.values()]
+    with arrow.open_csv(
+        pyarrow.PythonFile(source, mode="r"),
+        read_options=arrow.ReadOptions(block_size=BLOCK_BYTES, use_threads=False, column_names=names),
+        parse_options=arrow.ParseOptions(
+            delimiter=form.delimiter, newlines_in_values=True, invalid_row_handler=skipped
+        ),
+        convert_options=arrow.ConvertOptions(
+            include_columns=wanted, column_types=dict.fromkeys(wanted, pyarrow.string()), strings_can_be_null=False
+        ),
+    ) as reader:
+        for batch in reader:
+            yield {name: batch.column(str(place)) for name, place in places.items()}, batch.num_rows
+
+
+def _by_python(
+    source: _Joined, form: Dialect, places: dict[str, int], skipped: _Skipped
+) -> Iterator[tuple[dict[str, Any], int]]:
+    """Do as _by_arrow does for files with blanks before quotes, which Arrow takes for part of the text."""
+    import pyarrow
+
+    reader = csv.reader(
+        io.TextIOWrapper(io.BufferedReader(source), "utf-8", newline=""),
+        delimiter=form.delimiter,
+        skipinitialspace=True,
+    )
+    rows = enumerate(filter(None, reader), 1)
+    while block := list(itertools.islice(rows, BATCH_ROWS)):
+        for number, row in block:
+            if len(row) != len(form.header):
+                skipped.note(number, len(row))
+        kept = [row for _, row in block if len(row) == len(form.header)]
+        yield (
+            {name: pyarrow.array([row[place] for row in kept], pyarrow.string()) for name, place in places.items()},
+            len(kept),
+        )
+
+
+class _Joined(io.RawIOBase):
+    """The bytes that were read already, then the rest of the source."""
+
+    def __init__(self, head: bytes, rest: io.BufferedReader[Any]) -> None:
+        self._head, self._rest = io.BytesIO(head), rest
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        content = self._head.read(len(buffer)) or self._rest.read(len(buffer))
+        buffer[: len(content)] = content
+        return len(content)

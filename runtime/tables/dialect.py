@@ -1,0 +1,183 @@
+"""The form of a CSV file, found from its beginning: encoding, header, delimiter, quotes after blanks, and the sign before decimals."""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import io
+import re
+from collections import Counter
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import IO, Any
+
+from manifold.runtime.errors import Malformed, TooLarge, cut
+from manifold.runtime.tables import values
+from manifold.runtime.tables.values import Decimals
+
+HEADER_BYTES = 2**20  # of a CSV's header
+SAMPLE_CHARACTERS, SAMPLE_ROWS = 256 * 2**10, 500  # of the beginning, by which the form is judged
+DELIMITERS = ";\t|,"  # of equally good ones the first: commas also stand before decimals
+STATED = re.compile(r'"?sep=(.)"?\r?\n', re.IGNORECASE)  # a first line that Excel reads
+LINES = re.compile(r"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+")
+
+BOMS = ((codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be"))
+# Windows-1252 is what files called Latin-1 are written in; its five undefined bytes are as in Latin-1
+LATIN = "".join(bytes([code]).decode("cp1252", "ignore") or chr(code) for code in range(256))
+
+# numbers that can be read in one way only: 0.5, 12.25, 1,234.5, and the same with the signs exchanged
+_ANYWHERE = r"[+-]?(?:\d{{1,3}}(?:{group}\d{{3}})+{point}\d+|\d*{point}(?:\d{{1,2}}|\d{{4,}})|0+{point}\d+|\d{{4,}}{point}\d+)(?:[eE][+-]?\d+)?"
+_EVIDENCE: dict[Decimals, re.Pattern[str]] = {
+    ".": re.compile(_ANYWHERE.format(point=r"\.", group=",")),
+    ",": re.compile(_ANYWHERE.format(point=",", group=r"\.")),
+}
+_EITHER = re.compile(r"[+-]?\d{1,3},\d{3}")
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """The form of one CSV file."""
+
+    header: tuple[str, ...]  # without blanks around names
+    delimiter: str
+    spaced: bool  # blanks stand between a delimiter and a quote
+    decimal: Decimals | None  # the sign before decimals; None if the beginning shows none
+    skip: int  # characters before the first row
+
+
+class Text(io.RawIOBase):
+    """The bytes of a text file as UTF-8, whatever it was written in: UTF-8, UTF-16 with a byte order mark, or Latin-1 (Windows-1252).
+
+    A file whose bytes are no UTF-8 is read as Latin-1. Raises Malformed if it has both.
+    """
+
+    def __init__(self, source: IO[bytes]) -> None:
+        self._source, self._rest, self._read = source, b"", 0
+        head = source.read(3)
+        found = next(((mark, name) for mark, name in BOMS if head.startswith(mark)), (b"", "utf-8"))
+        self._first, self.encoding = head[len(found[0]) :], found[1]
+        self._decoder = codecs.getincrementaldecoder(self.encoding)()
+        self._beyond_ascii = bool(found[0])
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while not self._rest:
+            content, self._first = self._first or self._source.read(max(len(buffer), 4)), b""
+            self._rest = self._decode(content, final=not content)
+            if not content:
+                break
+        size = min(len(buffer), len(self._rest))
+        buffer[:size], self._rest = self._rest[:size], self._rest[size:]
+        return size
+
+    def _decode(self, content: bytes, *, final: bool) -> bytes:
+        """Return bytes of the file as UTF-8."""
+        if self.encoding == "latin-1":
+            return codecs.charmap_decode(content, "strict", LATIN)[0].encode()
+        pending = self._decoder.getstate()[0]
+        try:
+            text = self._decoder.decode(content, final)
+        except UnicodeDecodeError as error:
+            if self.encoding != "utf-8" or self._beyond_ascii or not (pending + content)[: error.start].isascii():
+                raise Malformed(
+                    f"file: byte {self._read - len(pending) + error.start + 1} is no {self.encoding.upper()}, though the file is elsewhere; "
+                    "save it anew as UTF-8",
+                    field="file",
+                ) from None
+            self.encoding = "latin-1"
+            return self._decode(pending + content, final=final)
+        self._read += len(content)
+        if self.encoding == "utf-8" and not self._beyond_ascii:
+            self._beyond_ascii = not text.isascii()
+        return text.encode()
+
+
+def find(head: str, wanted: Collection[str] = ()) -> Dialect:
+    """Return the form of a file that begins with `head`, whose columns `wanted` are asked for (any, if there are none).
+
+    Raises Malformed for a file without a header, TooLarge for one that is too long.
+    """
+    begin, stated = _begin(head)
+    line = re.match(r"[^\r\n]*", head[begin:])
+    if line is not None and len(line.group().encode()) > HEADER_BYTES:
+        raise _long_header()
+    sample = head[begin : begin + SAMPLE_CHARACTERS]
+    if not re.search(r"[\r\n]", sample) and len(head) > begin + SAMPLE_CHARACTERS:  # a long first line
+        sample = head[begin : begin + 2 * HEADER_BYTES]
+    lines = LINES.findall(sample)
+    if len(lines) > 1 and len(sample) < len(head) - begin:
+        lines.pop()  # it may be cut
+    spaced_of = {each: bool(re.search(rf"(?:^|{re.escape(each)}) +\"", sample, re.MULTILINE)) for each in DELIMITERS}
+    candidates = [_Parsed(lines, each, spaced=spaced_of[each]) for each in stated or DELIMITERS]
+    best = max(candidates, key=lambda parsed: parsed.merit(wanted))
+    if len(best.first.encode()) > HEADER_BYTES:
+        raise _long_header()
+    _check_header(best.header, wanted)
+    return Dialect(tuple(best.header), best.delimiter, best.spaced, _decimal(best), begin + len(best.first))
+
+
+def _long_header() -> TooLarge:
+    return TooLarge(f"file: the first line, which names the columns, is longer than {HEADER_BYTES} bytes", field="file")
+
+
+def _begin(head: str) -> tuple[int, str]:
+    """Return how many characters come before the header, and the delimiter if the file states it."""
+    begin = len(head) - len(head.lstrip("\r\n"))
+    if found := STATED.match(head, begin):
+        return found.end(), found.group(1)
+    return begin, ""
+
+
+class _Parsed:
+    """The beginning of a file, read with one delimiter."""
+
+    def __init__(self, lines: Sequence[str], delimiter: str, *, spaced: bool) -> None:
+        self.delimiter, self.spaced = delimiter, spaced
+        self.header: list[str] = []
+        self.rows: list[list[str]] = []
+        reader = csv.reader(lines, delimiter=delimiter, skipinitialspace=spaced)
+        self.first = ""  # the header as it stands in the file
+        try:
+            self.header = [values.text_of(name) for name in next(reader, [])]
+            self.first = "".join(lines[: reader.line_num])
+            for row in reader:
+                if row:
+                    self.rows.append(row)
+                if len(self.rows) == SAMPLE_ROWS:
+                    break
+        except csv.Error:  # a text of more than 131 072 characters: not that delimiter, or a cell that is refused later
+            pass
+
+    def merit(self, wanted: Collection[str]) -> tuple[float, ...]:
+        """Return how well the delimiter fits: known columns, then rows with as many cells as the header, then columns."""
+        known = len(set(self.header) & set(wanted))
+        alike = sum(len(row) == len(self.header) for row in self.rows) / max(len(self.rows), 1)
+        return known, len(self.header) > 1, alike, len(self.header)
+
+
+def _check_header(header: Sequence[str], wanted: Collection[str]) -> None:
+    """Raise Malformed for a first line that is empty, or that looks like a row of numbers."""
+    if not any(header):
+        raise Malformed("file: its first line names no columns; a header is needed", field="file")
+    numbers = [name for name in header if name and values.number(name, values.DEFAULT) is not None]
+    plain = all(name.isdecimal() for name in numbers) and len(set(numbers)) == len(numbers)  # such as years
+    if len(numbers) == sum(map(bool, header)) and not plain and not set(header) & set(wanted):
+        raise Malformed(
+            f"file: its first line is numbers ({cut(', '.join(numbers))}); it must name the columns", field="file"
+        )
+
+
+def _decimal(parsed: _Parsed) -> Decimals | None:
+    """Return the sign before decimals that most columns of the sample show; None if they show none, or both equally often."""
+    votes: Counter[Decimals] = Counter()
+    for place in range(len(parsed.header)):
+        cells = {row[place].strip() for row in parsed.rows if len(row) > place}
+        votes.update(sign for sign, pattern in _EVIDENCE.items() if any(map(pattern.fullmatch, cells)))
+        if parsed.delimiter != "," and any(map(_EITHER.fullmatch, cells)):
+            votes[","] += (
+                0  # 1,234 in a file that is not separated by commas: decimals, unless another column shows points
+            )
+    ranked = votes.most_common()
+    return ranked[0][0] if ranked and (len(ranked) == 1 or ranked[0][1] > ranked[1][1]) else None
