@@ -5,6 +5,7 @@ These are the fast ways to what runtime.tables.values says of single values; wha
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -52,6 +53,14 @@ def plain(column: Any) -> Array:
     """Return a column of texts as objects without blanks around them, None for nulls; rows share equal texts."""
     coded = _coded(column)
     return _taken(_trimmed(coded.dictionary).to_pylist(), coded.indices)
+
+
+def replaced(column: Any, read: Callable[[str], Any]) -> Array:
+    """Return a column of texts as `plain` does, with other values for those of which `read` returns one; each different text is read once."""
+    coded = _coded(column)
+    texts = _trimmed(coded.dictionary).to_pylist()
+    found = [read(text) for text in texts]
+    return _taken([text if value is None else value for text, value in zip(texts, found, strict=True)], coded.indices)
 
 
 def _trimmed(texts: Any) -> Any:
@@ -109,7 +118,7 @@ def of_arrow(column: Any) -> Array:
         coded = _coded(column)
         return _taken(coded.dictionary.to_pylist(), coded.indices)
     if types.is_decimal(column.type) and column.type.precision <= DIGITS:
-        column = compute.cast(column, pyarrow.float64())
+        column = compute.cast(compute.cast(column, pyarrow.string()), pyarrow.float64())  # the nearest one, unlike at once
     if types.is_floating(column.type) or (types.is_integer(column.type) and not column.null_count):
         return _numpy(column)
     if types.is_integer(column.type):

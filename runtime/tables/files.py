@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 
 from manifold.runtime.errors import LISTED, Malformed, RequestError, TooLarge, Unavailable, cut, shown
 from manifold.runtime.tables import csv_files, parquet
-from manifold.runtime.tables.cells import numbers_of, of_arrow, plain, settled
+from manifold.runtime.tables.cells import numbers_of, of_arrow, plain, replaced, settled
 from manifold.runtime.tables.csv_files import MAX_COLUMNS, check_invalid, open_csv
 from manifold.runtime.tables.schema import CategoricalColumn, NumericColumn
-from manifold.runtime.tables.values import Notation
+from manifold.runtime.tables.values import Notation, exact_number, number
 
 if TYPE_CHECKING:
     from manifold.runtime.kinds.table import TableSpec
@@ -184,11 +184,23 @@ def _windows(
         chunk = Chunk(numbers[start:stop], {}, {at: bad[at] for at in places[lower:upper].tolist()})
         for column in spec.columns:
             texts = _short_cells(batch.columns[column.name].slice(start, stop - start), column.name, chunk)
-            as_numbers = None if isinstance(column, CategoricalColumn) else numbers_of(texts, notation)
-            chunk.table[column.name] = plain(texts) if as_numbers is None else as_numbers
+            chunk.table[column.name] = _of_texts(texts, column, notation, same=notation == spec.notation)
         for name in also:
             chunk.table[name] = plain(batch.columns[name].slice(start, stop - start))
         yield chunk
+
+
+def _of_texts(texts: Any, column: NumericColumn | CategoricalColumn, notation: Notation, *, same: bool) -> Array:
+    """Return a column as numbers, or as texts in which numbers of another notation than the model's (not `same`) are numbers."""
+    if isinstance(column, CategoricalColumn):
+        lookup = column.lookup
+        return (
+            plain(texts)
+            if same
+            else replaced(texts, lambda text: None if lookup.named(text) else exact_number(text, notation))
+        )
+    as_numbers = numbers_of(texts, notation)
+    return replaced(texts, lambda text: number(text, notation)) if as_numbers is None else as_numbers
 
 
 def _short_cells(column: Any, name: str, chunk: Chunk) -> Any:

@@ -109,7 +109,7 @@ def not_finite(value: Any) -> str:
 
 
 def is_clipped(value: Any, column: NumericColumn) -> str:
-    return f"{cut(column.name)}: {value if isinstance(value, float) else cut(str(value))} is more than {column.clip:g} scales from the mean and was clipped"
+    return f"{cut(column.name)}: {cut(reading.spelling(value))} is more than {column.clip:g} scales from the mean and was clipped"
 
 
 def is_unknown(name: str, column: CategoricalColumn) -> str:

@@ -155,7 +155,8 @@ class Categories:
 
     def __init__(self, names: Sequence[str]) -> None:
         self._exact = {name: place for place, name in enumerate(names)}
-        self._truths = len(names) == 2 and {truth(name) for name in names} == {True, False}
+        truths = {truth(name) for name in names}
+        self._truths = None not in truths and len(truths) == len(names)
         self._moments = any(is_moment(name) for name in names)
         self._alike: dict[Hashable, int] = {}
         shared = set()

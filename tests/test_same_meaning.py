@@ -1,0 +1,180 @@
+"""A row means the same as a JSON object, a JSON array, texts, a CSV line, a Parquet record and a gRPC message."""
+
+from __future__ import annotations
+
+import csv
+import io
+from decimal import Decimal
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from manifold.runtime.kinds.table import TableSpec
+from manifold.runtime.tables import files, rows
+from manifold.runtime.tables.schema import CategoricalColumn, NumericColumn
+from manifold.service.rpc import messages
+from manifold.service.stubs import manifold_pb2
+from manifold.training.data import schema
+
+WORDS = ("red", "blue", "Straße", "café", "a, b", 'say "so"', "two\nlines", "x;y", "10-20", "don't")
+SPEC = TableSpec(
+    columns=(
+        NumericColumn(name="amount", mean=10, scale=5, minimum=-1e6, maximum=1e6, clip=1e9),
+        NumericColumn(name="count", transform="log1p", mean=1, scale=2, minimum=0, maximum=5000),
+        CategoricalColumn(name="colour", categories=WORDS),
+        CategoricalColumn(name="paid", categories=("no", "yes")),
+        CategoricalColumn(name="level", categories=("1", "2.5")),
+        CategoricalColumn(name="code", categories=("007", "010", "123")),
+        CategoricalColumn(name="account", categories=(str(2**60), str(2**60 + 1))),
+        CategoricalColumn(name="country", categories=("DE", "NA")),
+        CategoricalColumn(name="same", categories=("0",)),
+    )
+)
+
+ROW = st.fixed_dictionaries({
+    "amount": st.none() | st.decimals(-99_999, 99_999, places=2),
+    "count": st.none() | st.integers(0, 2**53),
+    "colour": st.none() | st.sampled_from((*WORDS, "unseen", "naïve")),
+    "paid": st.none() | st.booleans(),
+    "level": st.none() | st.sampled_from((1, 2.5, 3)),
+    "code": st.none() | st.sampled_from(("007", "010", "123", "7")),
+    "account": st.none() | st.integers(2**60, 2**60 + 2),
+    "country": st.sampled_from(("DE", "NA", "FR")),  # "NA" is a category here, and stands for a missing value elsewhere
+    "same": st.none() | st.sampled_from((0, 1)),
+})  # fmt: skip
+
+FORMS = st.fixed_dictionaries({
+    "delimiter": st.sampled_from((",", ";", "\t", "|")),
+    "decimal": st.sampled_from((".", ",")),
+    "encoding": st.sampled_from(("utf-8", "utf-8-sig", "latin-1", "cp1252", "utf-16")),
+    "end": st.sampled_from(("\n", "\r\n", "\r")),
+    "blanks": st.sampled_from(("", " ", "  ")),
+    "missing": st.sampled_from(("", "NA", "NaN", "null", "-", "?", "n/a", "#N/A", "NULL", "nan", "<NA>")),
+    "booleans": st.sampled_from((("False", "True"), ("false", "true"), ("0", "1"), ("no", "yes"), ("N", "Y"), ("f", "t"), ("FALSE", "TRUE"))),
+    "quoting": st.sampled_from((csv.QUOTE_MINIMAL, csv.QUOTE_ALL)),
+    "last": st.booleans(),
+})  # fmt: skip
+
+
+def number(value: Any, decimal: str) -> str:
+    return str(value).replace(".", decimal)
+
+
+def texts(row: dict[str, Any], form: dict[str, Any]) -> dict[str, str]:
+    """Return a row as somebody's program may write it."""
+    said = {name: form["missing"] if value is None else str(value) for name, value in row.items()}
+    for name in ("amount", "level"):
+        if row[name] is not None:
+            said[name] = number(row[name], form["decimal"])
+    if row["paid"] is not None:
+        said["paid"] = form["booleans"][row["paid"]]
+    return said
+
+
+def as_csv(table: list[dict[str, Any]], form: dict[str, Any]) -> bytes:
+    out = io.StringIO(newline="")
+    quoting = csv.QUOTE_ALL if form["end"] == "\r" else form["quoting"]  # the writer leaves \n bare otherwise
+    writer = csv.writer(out, delimiter=form["delimiter"], lineterminator=form["end"], quoting=quoting)
+    writer.writerow([*SPEC.names, "not known"])
+    for row in table:
+        said = texts(row, form)
+        writer.writerow([*(form["blanks"] + said[name] for name in SPEC.names), "x"])
+    text = out.getvalue()
+    if form["blanks"] and quoting == csv.QUOTE_ALL:  # blanks before the quotes, as some programs write them
+        text = text.replace(f'{form["delimiter"]}"{form["blanks"]}', f'{form["delimiter"]}{form["blanks"]}"')
+    return (text if form["last"] else text.removesuffix(form["end"])).encode(form["encoding"])
+
+
+def as_parquet(table: list[dict[str, Any]], *, typed: bool) -> bytes:
+    kinds = {
+        "amount": pa.decimal128(12, 2), "count": pa.int64(), "colour": pa.dictionary(pa.int8(), pa.string()), "paid": pa.bool_(),
+        "level": pa.float32(), "account": pa.uint64(), "same": pa.int8(),
+    }  # fmt: skip
+    out = io.BytesIO()
+    columns = {}
+    for name in SPEC.names:
+        values = [row[name] for row in table]
+        kind = kinds.get(name, pa.string()) if typed else pa.string()
+        columns[name] = pa.array(values if typed else [None if value is None else str(value) for value in values], kind)
+    pa.parquet.write_table(pa.table(columns), out)
+    return out.getvalue()
+
+
+def in_json(row: dict[str, Any]) -> dict[str, Any]:
+    return {name: float(value) if isinstance(value, Decimal) else value for name, value in row.items()}
+
+
+def of_file(content: bytes, kind: str) -> tuple[np.ndarray, list[list[str]]]:
+    data, warnings = [], []
+    for chunk in files.chunks(io.BytesIO(content), kind, SPEC, rows=7):
+        assert chunk.bad == {}
+        encoded = SPEC.encode(chunk.table, missing=True)
+        assert encoded.bad == {}
+        data.append(encoded.data)
+        warnings += [encoded.warnings.get(place, []) for place in range(len(encoded.data))]
+    return np.concatenate(data), warnings
+
+
+def said(warnings: list[list[str]]) -> list[list[str]]:
+    """Return the warnings without the values' spellings, which the client has chosen."""
+    return [[" ".join(warning.split()[:2]) for warning in each] for each in warnings]
+
+
+def through_grpc(table: list[dict[str, Any]]) -> Any:
+    message = manifold_pb2.ScoreRequest()
+    messages.fill(message, {"rows": table})
+    return messages.fields_of(manifold_pb2.ScoreRequest.FromString(message.SerializeToString()))["rows"]
+
+
+@settings(max_examples=25, deadline=None, derandomize=True)
+@given(st.lists(ROW, min_size=1, max_size=8), FORMS)
+def test_a_row_means_the_same_on_every_path(table: list[dict[str, Any]], form: dict[str, Any]) -> None:
+    if all(row["amount"] is None for row in table):
+        form = {**form, "decimal": "."}
+    wanted, warnings = rows.encode([in_json(row) for row in table], SPEC, unknown=True, missing=True)
+    spoken = {**form, "decimal": "."}  # a request has no file that would show another sign
+    found = {
+        "array": rows.encode(
+            [[in_json(row)[name] for name in SPEC.names] for row in table], SPEC, unknown=True, missing=True
+        ),
+        "texts": rows.encode([texts(row, spoken) for row in table], SPEC, unknown=True, missing=True),
+        "parquet": of_file(as_parquet(table, typed=True), "parquet"),
+        "parquet texts": of_file(as_parquet(table, typed=False), "parquet"),
+        "csv": of_file(as_csv(table, form), "csv"),
+    }
+    of_grpc = through_grpc([{**in_json(row), "account": row["account"] and str(row["account"])} for row in table])
+    found["grpc"] = rows.encode(of_grpc, SPEC, unknown=True, missing=True)
+    for path, (data, others) in found.items():
+        np.testing.assert_array_equal(data, wanted, err_msg=path)
+        assert said(others) == said(warnings), path
+
+
+@pytest.mark.parametrize("typed", [True, False])
+@settings(max_examples=6, deadline=None, derandomize=True)
+@given(st.lists(ROW, min_size=40, max_size=60), FORMS)
+def test_the_schema_of_a_file_does_not_depend_on_its_form(
+    typed: bool, table: list[dict[str, Any]], form: dict[str, Any]
+) -> None:
+    """But for the names of truth values, which are those of the file."""
+    kinds = {
+        "amount": "numeric",
+        "count": "numeric",
+        **dict.fromkeys(("colour", "level", "code", "account", "country"), "categorical"),
+    }
+
+    def fitted(content: bytes, kind: str) -> TableSpec:
+        whole = files.read(io.BytesIO(content), kind)
+        columns = {name: whole.columns[name] for name in SPEC.names}
+        return schema.fit(columns, schema.ColumnSettings(kinds=kinds, decimal=whole.notation.decimal))
+
+    of_parquet, of_csv = fitted(as_parquet(table, typed=typed), "parquet"), fitted(as_csv(table, form), "csv")
+    for one, other in zip(of_parquet.columns, of_csv.columns, strict=True):
+        if one.name == "paid" and isinstance(one, CategoricalColumn) and isinstance(other, CategoricalColumn):
+            assert [other.lookup.find(name, SPEC.notation) for name in one.categories] == list(range(one.width))
+        else:
+            assert one == other
