@@ -321,6 +321,7 @@ def class_weights(names: Sequence[str], given: Mapping[str, float], width: int, 
         if index in named:
             raise InvalidValue(f"{field}: {shown(name)} is there twice, by name and by index", field=field)
         named.add(index)
+        codecs.check_types(weight, field)
         try:
             weights[index] = weight
         except (OverflowError, TypeError, ValueError):

@@ -176,6 +176,7 @@ class Reader:
                 field="codes",
                 valid=operations.endpoints(manifest),
             )
+        codecs.check_types(codes, "codes", whole=True)
         numbers = codecs.floats(codes, manifest.codes.shape, "codes")
         self._not_empty(numbers, "codes")
         if (numbers != np.rint(numbers)).any() or numbers.min() < 0 or numbers.max() >= manifest.codes.levels:
@@ -308,6 +309,7 @@ class Reader:
 
 
 def _numbers(values: list[Any], field: str) -> Array:
+    codecs.check_types(values, field)
     try:
         return np.atleast_2d(np.asarray(values, np.float64))
     except (ValueError, TypeError, OverflowError):

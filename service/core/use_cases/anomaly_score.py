@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StrictBool
+from pydantic import BaseModel, Field
 
 from manifold.runtime.errors import InvalidValue
 from manifold.runtime.scores import decisions, reasons, scoring
@@ -15,6 +15,7 @@ from manifold.service.core.contract import (
     EXAMPLE_ROW,
     EXPLANATION,
     NEIGHBOUR,
+    STRICT,
     ConditionedItemsRequest,
     Fitted,
     Response,
@@ -28,7 +29,7 @@ from manifold.service.core.use_cases.base import UseCase
 class Costs(BaseModel):
     """Costs of errors, in any one unit, and the share of anomalies."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = STRICT
 
     false_positive: float = Field(gt=0, allow_inf_nan=False)
     false_negative: float = Field(gt=0, allow_inf_nan=False)
@@ -43,7 +44,7 @@ class ScoreRequest(ConditionedItemsRequest):
     false_positive_rate: float | None = Field(
         default=None, gt=0, lt=1, allow_inf_nan=False, description="0.01 where left out"
     )
-    budget: Annotated[int, Field(strict=True, ge=1)] | None = Field(
+    budget: Annotated[int, Field(ge=1)] | None = Field(
         default=None, description="instead: the n most anomalous of the request"
     )
     costs: Costs | None = Field(
@@ -53,7 +54,7 @@ class ScoreRequest(ConditionedItemsRequest):
         default=None, gt=0, lt=1, allow_inf_nan=False,
         description="false positive rate of the band `block`; a tenth of that for review where left out",
     )  # fmt: skip
-    explain: StrictBool = False
+    explain: bool = False
 
 
 class Part(BaseModel):

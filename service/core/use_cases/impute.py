@@ -33,7 +33,7 @@ class ImputeRequest(ConditionedItemsRequest, SeededRequest):
     masks: list[str] | None = Field(
         default=None, description="[n], or one for all: base64 PNG, white where the image is known"
     )
-    candidates: Annotated[int, Field(strict=True, ge=1, le=64)] = Field(
+    candidates: Annotated[int, Field(ge=1, le=64)] = Field(
         default=8,
         description="of an image: so many are drawn, and one is chosen by how well the known pixels follow from it",
     )

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, StrictBool
+from pydantic import Field
 
 from manifold.runtime import conditions, inputs, operations, recipes
 from manifold.runtime.conditions import of_items, tagged
@@ -45,7 +45,7 @@ class SampleRequest(InputsRequest, SeededRequest):
 
     model_config = example(seed=7, n=4)
 
-    n: Annotated[int, Field(strict=True, ge=1)] | None = Field(
+    n: Annotated[int, Field(ge=1)] | None = Field(
         default=None, description="1, or as many as there are latents or codes"
     )
     latents: Nested | None = Field(default=None, description="[n][L]")
@@ -61,7 +61,7 @@ class SampleRequest(InputsRequest, SeededRequest):
     temperature: float = Field(
         default=1.0, ge=0.01, le=100, allow_inf_nan=False, description="scales normal latents, divides logits"
     )
-    return_latents: StrictBool = False
+    return_latents: bool = False
     encoding: Literal["png", "array"] = Field(
         default="png", description="of images: base64 PNG in `images`, or numbers in `data`"
     )
