@@ -54,6 +54,9 @@ class Reader:
         spec, field = manifest.spec, manifest.spec.wire.many
         self._refuse_others(manifest, request, uploads)
         if uploads.array is not None:
+            for option in OPTIONS:
+                if option in request.model_fields_set:
+                    raise operations.no_effect(manifest, option, "reads numbers, which are not fitted")
             read = await aside(functools.partial(spec.read_array, uploads.array, "body"), uploads.work)
             self.limit(len(read.data), field)
             return read
@@ -93,6 +96,10 @@ class Reader:
     ) -> tuple[operations.End, operations.End, tuple[dict[str, Any], ...]]:
         """Read both ends of a path. Return them, and what was done to their items."""
         spec, how = manifest.spec, self._how(request)
+        if all(getattr(end, spec.wire.one) is None for end in (request.from_, request.to)):
+            for option in OPTIONS:
+                if option in request.model_fields_set:
+                    raise operations.no_effect(manifest, option, f"is given no {spec.noun} at the ends")
 
         def read() -> tuple[operations.End, operations.End, tuple[dict[str, Any], ...]]:
             start, fitted = self._end(manifest, request.from_, "from", how)

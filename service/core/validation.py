@@ -55,9 +55,7 @@ def _path(problem: Any, fields: Any) -> tuple[str | int, ...]:
     path: list[str | int] = []
     at = fields
     for place, part in enumerate(problem["loc"]):
-        if isinstance(at, Mapping) and part in at:
-            at = at[part]
-        elif isinstance(at, list) and isinstance(part, int):
+        if (isinstance(at, Mapping) and part in at) or (isinstance(at, list) and isinstance(part, int)):
             at = at[part]
         elif problem["type"] != "missing" or place < len(problem["loc"]) - 1:
             continue

@@ -7,7 +7,6 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field
 
-from manifold.runtime.errors import InvalidValue
 from manifold.runtime.scores import decisions, reasons, scoring
 from manifold.service.aside import ROW, aside
 from manifold.service.core.answers import UseCaseResult
@@ -81,7 +80,7 @@ class ScoredItem(BaseModel):
 
     score: float = Field(description="continuous, higher is more anomalous")
     p_value: float | None
-    is_anomaly: bool
+    is_anomaly: bool | None = Field(description="null if the model cannot decide: `warnings` of the answer says why")
     band: Literal["allow", "review", "block"] | None
     risk: int | None = Field(description="0 to 999, a fixed function of the p-value")
     state: Literal["ok", "below_resolution", "uncalibrated", "unknown"]
@@ -114,6 +113,7 @@ class ScoreResponse(Response):
     items: list[ScoredItem]
     threshold: ThresholdInfo
     calibration: CalibrationInfo | None
+    warnings: list[str] | None = Field(default=None, description="why items are not decided; left out where all are")
     fitted: list[Fitted] | None = None
 
 
@@ -121,6 +121,9 @@ async def handle(handling: Handling, request: ScoreRequest, uploads: Uploads, de
     """Anomaly scores of items."""
     entry, manifest = await handling.entry(request, "anomaly-score")
     rule = rule_of(request)
+    rule.check(manifest)
+    if request.explain:
+        reasons.check_explains(manifest)
     nullable = any(tensor.missing for tensor in manifest.tasks["score"].inputs)
     items = await handling.reader.items(manifest, request, uploads, unknown=True, missing=nullable)
     warnings = items.warnings
@@ -157,7 +160,7 @@ def judged(
 
 
 def threshold_of(calibrated: scoring.Calibrated, judgement: decisions.Judged) -> dict[str, Any]:
-    """Return the threshold, and the calibration that it refers to."""
+    """Return the threshold, the calibration that it refers to, and why items are not decided."""
     line, source = judgement.threshold, calibrated.calibration
     return {
         "threshold": {
@@ -165,21 +168,14 @@ def threshold_of(calibrated: scoring.Calibrated, judgement: decisions.Judged) ->
             "interval": None if line.interval is None else list(line.interval), "block_p_value": judgement.block_p_value,
         },
         "calibration": None if source is None else {"id": source.id, "n": source.n, "created": source.created},
+        **({"warnings": list(judgement.notes)} if judgement.notes else {}),
     }  # fmt: skip
 
 
 def rule_of(request: ScoreRequest) -> decisions.Rule:
-    """Return the rule of the decision. Raises InvalidValue for more than one way."""
-    ways = [name for name in ("false_positive_rate", "budget", "costs") if getattr(request, name) is not None]
-    if len(ways) > 1:
-        raise InvalidValue(f"{' and '.join(ways)} exclude each other", field=ways[-1])
+    """Return the rule of the decision. Raise InvalidValue for more than one way."""
     costs = None if request.costs is None else decisions.Costs(**request.costs.model_dump())
-    rule = decisions.Rule(request.false_positive_rate, request.budget, costs, request.block_rate)
-    if request.budget is None and rule.block_rate > rule.review_rate:
-        raise InvalidValue(
-            f"block_rate: {rule.block_rate:g} is above the rate for review, {rule.review_rate:g}", field="block_rate"
-        )
-    return rule
+    return decisions.Rule(request.false_positive_rate, request.budget, costs, request.block_rate)
 
 
 USE_CASE = UseCase("anomaly-score", ScoreRequest, ScoreResponse, handle, takes_row_files=True)

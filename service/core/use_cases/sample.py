@@ -58,8 +58,12 @@ class SampleRequest(InputsRequest, SeededRequest):
     )
     condition: Nested | None = Field(default=None, description=CONDITION)
     prior: str | None = None
-    temperature: float = Field(
-        default=1.0, ge=0.01, le=100, allow_inf_nan=False, description="scales normal latents, divides logits"
+    temperature: float | None = Field(
+        default=None,
+        ge=0.01,
+        le=100,
+        allow_inf_nan=False,
+        description="1 where left out; scales normal latents, divides logits; refused if nothing uses it",
     )
     return_latents: bool = False
     encoding: Literal["png", "array"] = Field(
@@ -169,6 +173,8 @@ async def _order(handling: Handling, request: SampleRequest, uploads: Uploads) -
     n = request.n if request.n is not None else count or 1
     if count is not None and count != n:
         raise InvalidValue(f"n: {n}, but {count} latents or codes are given; leave n out", field="n")
+    if request.return_latents and not manifest.latents and manifest.codes is None:
+        raise operations.no_effect(manifest, "return_latents", "has neither latents nor codes")
     options = {
         "seed": request.seed, "first": request.first, "latents": latents, "codes": codes,
         "condition": await handling.reader.condition(manifest, uploads, request), "prior": request.prior,
