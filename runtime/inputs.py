@@ -36,15 +36,18 @@ class InputOptions:
     numbers: Numbers = field(default_factory=dict)
 
 
-def check_seed(seed: int | None, first: int, n: int, *, needed: bool) -> int:
-    """Return the seed, or a fresh one if random numbers are needed and none was given. Raises InvalidValue out of range."""
-    for name, value in (("seed", seed), ("first", first)):
+def check_seed(seed: int | None, first: int, n: int, *, needed: bool, prefix: str = "") -> int:
+    """Return the seed, or a fresh one if random numbers are needed and none was given. Raise InvalidValue out of range.
+
+    `prefix` is what stands before `seed` and `first` in the path of the request, such as `from.`.
+    """
+    for name, value in ((f"{prefix}seed", seed), (f"{prefix}first", first)):
         if value is not None and (isinstance(value, bool) or not isinstance(value, int | np.integer)):
             raise InvalidValue(f"{name}: {shown(value)} is not an integer", field=name)
     if seed is not None and not 0 <= seed <= sampling.MAX_SEED:
-        raise InvalidValue(f"seed: {seed} is not between 0 and 2^63 - 1", field="seed")
+        raise InvalidValue(f"{prefix}seed: {seed} is not between 0 and 2^63 - 1", field=f"{prefix}seed")
     if not 0 <= first <= sampling.MAX_SEED - n:
-        raise InvalidValue(f"first: {first} is not between 0 and 2^63 - 1 - n", field="first")
+        raise InvalidValue(f"{prefix}first: {first} is not between 0 and 2^63 - 1 - n", field=f"{prefix}first")
     if seed is None:
         return secrets.randbelow(2**32) if needed else 0
     return seed

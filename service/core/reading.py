@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from manifold.runtime import codecs, kinds, operations
-from manifold.runtime.conditions import ByClass, ByItem, BySeveral, ByText, ByValues, Given, One, key_of
+from manifold.runtime.conditions import ByClass, ByItem, BySeveral, ByText, ByValues, Choice, Given, One, key_of
 from manifold.runtime.errors import InvalidValue, ManifoldError, TooLarge, UnsupportedTask
 from manifold.runtime.kinds import Items, Kind, Reading
 from manifold.runtime.manifest import Manifest
@@ -193,14 +193,13 @@ class Reader:
     async def condition(self, manifest: Manifest, uploads: Uploads, stated: Any) -> Given | None:
         """Read the condition that a request, or an end of a path, states. Large ones are read off the event loop."""
         if stated.condition is None and stated.conditions is None:
-            given: Given | None = stated.class_
-            return given
+            return self.values(stated.class_, None)
         return await aside(
             functools.partial(self.read_condition, manifest, stated), max(uploads.work, _weight(stated.conditions))
         )
 
     def read_condition(self, manifest: Manifest, stated: Any, prefix: str = "") -> Given | None:
-        """Return a class as it was given, the array of a condition, or conditions by name. Raises InvalidValue for more than one form."""
+        """Return a class, the array of a condition, or conditions by name. Raise InvalidValue for more than one form."""
         if stated.conditions is None:
             return self.values(stated.class_, stated.condition, f"{prefix}condition")
         field = f"{prefix}conditions"
@@ -218,16 +217,17 @@ class Reader:
             raise InvalidValue(f"{field}: one of {', '.join(valid)} is needed", field=field, valid=valid)
         if part.texts is not None:
             self._not_empty(part.texts, f"{field}.texts")
-            return ByText(tuple(part.texts))
+            return ByText(tuple(part.texts), field)
         if part.class_ is not None:
-            return ByClass(part.class_)
+            return ByClass(part.class_, field)
         if part.values is not None:
-            return ByValues(_numbers(part.values, f"{field}.values"))
+            return ByValues(_numbers(part.values, f"{field}.values"), field)
         one = manifest.conditioned.get(name)
         if not isinstance(one, Item) or one.data.wire.many != given[0]:
             raise self._no_item(manifest, name, f"{field}.{given[0]}")
         self._not_empty(getattr(part, given[0]), f"{field}.{given[0]}")
-        return ByItem(one.data.read(getattr(part, given[0]), self._how(part), f"{field}.{given[0]}").data)
+        read = one.data.read(getattr(part, given[0]), self._how(part), f"{field}.{given[0]}")
+        return ByItem(read.data, field)
 
     @staticmethod
     def _no_item(manifest: Manifest, name: str, field: str) -> InvalidValue:
@@ -257,13 +257,14 @@ class Reader:
             )
         return BySeveral({name: self._part(manifest, name, part, f"{field}.{name}") for name, part in parts.items()})
 
-    def values(self, class_: Given | None, values: list[Any] | None, field: str = "condition") -> Given | None:
-        """Return a class as it was given, or the array of values; the operation checks its width. Raises InvalidValue for both."""
+    def values(self, class_: Choice | None, values: list[Any] | None, field: str = "condition") -> One | None:
+        """Return a class or the array of values; the operation checks its width. Raise InvalidValue for both."""
+        of_class = field.replace("condition", "class")
         if values is None:
-            return class_
+            return None if class_ is None else ByClass(class_, of_class)
         if class_ is not None:
-            raise InvalidValue(f"{field} and {field.replace('condition', 'class')} exclude each other", field=field)
-        return _numbers(values, field)
+            raise InvalidValue(f"{field} and {of_class} exclude each other", field=field)
+        return ByValues(_numbers(values, field), field)
 
     def _not_empty(self, array: Sequence[Any] | Array, name: str) -> None:
         if not len(array):
