@@ -159,10 +159,11 @@ def check_takes(manifest: Manifest, specs: list[TaskSpec], condition: Given | No
 def options_of(manifest: Manifest, specs: Sequence[TaskSpec], *others: str) -> list[str]:
     """Return the options of a request that have an effect on a run of the tasks: `others`, and those that their inputs take."""
     inputs = [tensor for spec in specs for tensor in spec.inputs]
-    conditional = any(tensor.source in CONDITIONS for tensor in inputs)
-    names = ["condition" if manifest.conditions is not None else "class"] if conditional else []
-    if conditional and (len(manifest.conditioned) > 1 or not isinstance(manifest.condition, Classes | Values)):
-        names = [f"conditions.{name}" for name in manifest.conditioned]
+    names: list[str] = []
+    if any(tensor.source in CONDITIONS for tensor in inputs):
+        one = next(iter(manifest.conditioned.values())) if len(manifest.conditioned) == 1 else None
+        short = {Classes: "class", Values: "condition"}.get(type(one))
+        names = [short] if short else [f"conditions.{name}" for name in manifest.conditioned]
     numbers = [f"inputs.{tensor.role}" for tensor in inputs if tensor.source in NUMBERS]
     return list(dict.fromkeys([*others, *names, *numbers]))
 
