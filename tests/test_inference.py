@@ -247,7 +247,7 @@ BAD: list[tuple[Any, str]] = [
     ({"inputs": [{**LATENT, "datatype": 3}]}, "datatype 3"), ({"inputs": [{**LATENT, "datatype": "BYTES"}]}, "datatype 'BYTES'"),
     ({"inputs": [{**LATENT, "datatype": "FP64"}]}, "float64[1, 20], it must be float32"), ({"inputs": [{**LATENT, "datatype": "FP16"}]}, "binary data alone"),
     ({"inputs": [{**LATENT, "data": ["a"] * 20}]}, "not all values are FP32"), ({"inputs": [{**LATENT, "data": [True] * 20}]}, "not all values"),
-    ({"inputs": [{**LATENT, "data": [[1, 2], [3]]}]}, "not nested"), ({"inputs": [{**LATENT, "data": None}]}, "a list of values is needed"),
+    ({"inputs": [{**LATENT, "data": [[1, 2], [3]]}]}, "not nested"), ({"inputs": [{**LATENT, "data": None}]}, "not all values are FP32"), ({"inputs": [{**LATENT, "data": 1}]}, "a list of values is needed"),
     ({"inputs": [{**LATENT, "data": [1e300] * 20}]}, "not finite"),
     ({"inputs": [LATENT, LATENT]}, "there twice"), ({"inputs": [{**LATENT, "name": "z"}]}, "no such input; valid: latent"),
     ({"inputs": [{"name": "latent", "shape": [1, 20], "datatype": "FP32"}]}, "data or binary_data_size"),

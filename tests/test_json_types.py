@@ -209,12 +209,16 @@ def test_arrays_hold_numbers(values: Any, named: str) -> None:
         codecs.check_types(values, "x")
 
 
-def test_codes_are_integers() -> None:
-    for values in ([[1, 2]], [[np.int32(1)]], np.zeros((1, 2), np.uint8)):
+@pytest.mark.parametrize("values", [[[1, 2]], [[np.int32(1)]], np.zeros((1, 2), np.uint8)])
+def test_codes_may_be_integers_of_any_size(values: Any) -> None:
+    codecs.check_types(values, "codes", whole=True)
+    assert codecs.floats(values, (2,) if np.size(values) > 1 else (1,), "codes").dtype == np.float32
+
+
+@pytest.mark.parametrize("values", [[[1.0]], [[True]], [["1"]], np.zeros(2, np.float32)])
+def test_codes_are_no_floats(values: Any) -> None:
+    with pytest.raises(InvalidValue, match="codes: integers are needed"):
         codecs.check_types(values, "codes", whole=True)
-    for values in ([[1.0]], [[True]], [["1"]], np.zeros(2, np.float32)):
-        with pytest.raises(InvalidValue, match="codes: integers are needed"):
-            codecs.check_types(values, "codes", whole=True)
 
 
 @pytest.mark.parametrize("query", ["seed=3", "n=2&seed=3", "x", "model=named"])

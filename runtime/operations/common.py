@@ -162,7 +162,7 @@ def options_of(manifest: Manifest, specs: Sequence[TaskSpec], *others: str) -> l
     names: list[str] = []
     if any(tensor.source in CONDITIONS for tensor in inputs):
         one = next(iter(manifest.conditioned.values())) if len(manifest.conditioned) == 1 else None
-        short = {Classes: "class", Values: "condition"}.get(type(one))
+        short = "class" if isinstance(one, Classes) else "condition" if isinstance(one, Values) else None
         names = [short] if short else [f"conditions.{name}" for name in manifest.conditioned]
     numbers = [f"inputs.{tensor.role}" for tensor in inputs if tensor.source in NUMBERS]
     return list(dict.fromkeys([*others, *names, *numbers]))
