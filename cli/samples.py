@@ -24,7 +24,8 @@ def sample(
         float | None, typer.Option(min=0.01, max=100, help="1 where left out; refused if nothing uses it.")
     ] = None,
     out: Annotated[
-        Path | None, typer.Option("-o", "--out", help="A .png file, or .csv for tables; MODEL.png or MODEL.csv where left out.")
+        Path | None,
+        typer.Option("-o", "--out", help="A .png file, or .csv for tables; MODEL.png or MODEL.csv where left out."),
     ] = None,
     device: Device = "auto",
     models: Models = Path("models"),

@@ -19,7 +19,15 @@ Float32 = NDArray[np.float32]
 
 NPY = "application/x-npy"
 # what JSON calls the values that Python reads
-NAMES = {str: "text", bool: "true or false", type(None): "null", dict: "objects", list: "arrays", int: "integers", float: "numbers such as 4.0"}
+NAMES = {
+    str: "text",
+    bool: "true or false",
+    type(None): "null",
+    dict: "objects",
+    list: "arrays",
+    int: "integers",
+    float: "numbers such as 4.0",
+}
 
 
 def from_base64(text: str, field: str) -> bytes:

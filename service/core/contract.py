@@ -64,9 +64,7 @@ class BaseRequest(BaseModel):
     model_config = STRICT
 
     model: str | None = Field(default=None, description="the settings' default where left out")
-    version: Annotated[int, Field(ge=1)] | None = Field(
-        default=None, description="the latest where left out"
-    )
+    version: Annotated[int, Field(ge=1)] | None = Field(default=None, description="the latest where left out")
 
 
 class Condition(ITEMS):  # type: ignore[misc,valid-type]

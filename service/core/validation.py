@@ -45,8 +45,12 @@ def _explain(error: ValidationError, shape: type[contract.BaseRequest], fields: 
     valid = _literals(problem.get("ctx", {}))
     given = problem["input"]
     if needed := list(dict.fromkeys(TYPES[each["type"]] for each in here if each["type"] in TYPES)):
-        return InvalidValue(f"{cut(field)}: {' or '.join(needed)} is needed, not {shown(given)}", field=field, valid=valid)
-    repeated = f" (given {given!r})" if isinstance(given, str | int | float | bool | None) and len(str(given)) < 60 else ""
+        return InvalidValue(
+            f"{cut(field)}: {' or '.join(needed)} is needed, not {shown(given)}", field=field, valid=valid
+        )
+    repeated = (
+        f" (given {given!r})" if isinstance(given, str | int | float | bool | None) and len(str(given)) < 60 else ""
+    )
     return InvalidValue(f"{cut(field)}: {cut(problem['msg'], 300)}{repeated}", field=field, valid=valid)
 
 

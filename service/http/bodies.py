@@ -127,7 +127,9 @@ def _once(key: str, fields: Collection[str]) -> None:
 def refuse_query(request: Incoming) -> None:
     """Raise InvalidValue for a query beside a JSON body, which would have no effect."""
     if request.scope["query_string"]:
-        names = cut(", ".join(request.of_starlette(b"").query_params)) or shown(request.scope["query_string"].decode("latin-1"))
+        names = cut(", ".join(request.of_starlette(b"").query_params)) or shown(
+            request.scope["query_string"].decode("latin-1")
+        )
         raise InvalidValue(f"query: {names}: a JSON request has its fields in its body; move them there", field="query")
 
 

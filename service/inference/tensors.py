@@ -68,7 +68,9 @@ def from_values(values: object, datatype: str, shape: tuple[int, ...], field: st
     dtype = dtype_of(datatype, field)
     if datatype == "FP16":
         raise InvalidValue(f"{field}: FP16 goes as binary data alone", field=field)
-    if not codecs.types_of(values) <= TAKEN[dtype.kind]:  # before numpy would give each value the room of the longest text
+    if (
+        not codecs.types_of(values) <= TAKEN[dtype.kind]
+    ):  # before numpy would give each value the room of the longest text
         raise InvalidValue(f"{field}: data: not all values are {datatype}", field=field)
     if not isinstance(values, list):
         raise Malformed(f"{field}: data: a list of values is needed, not {shown(values)}", field=field)
