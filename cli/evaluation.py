@@ -23,7 +23,7 @@ from manifold.cli.options import (
     Resize,
     Seed,
 )
-from manifold.cli.outputs import check_recordable, check_writable, write
+from manifold.cli.outputs import check_recordable, check_suffix, check_writable, write
 from manifold.runtime.errors import InvalidValue
 
 if TYPE_CHECKING:
@@ -157,6 +157,7 @@ def disentangle(
     from manifold.evaluation import disentanglement
 
     check_writable(out, makes_folders=True)
+    check_suffix(out, "traversals", ".png")
     session = _session(models, 0, 0, None, "none", device, True)
     figures, picture = session.disentangle(model, data, item)
     if out is not None:

@@ -15,6 +15,19 @@ def check_writable(*paths: Path | None, makes_folders: bool = False) -> None:
             _check(path, makes_folders)
 
 
+def check_suffix(path: Path | None, made: str, *suffixes: str) -> None:
+    """Raise InvalidValue for a file whose suffix says another format than the command writes. A device or a pipe has none to check.
+
+    `made` is what the command writes, for the error.
+    """
+    if path is None or (path.exists() and not path.is_file()) or path.suffix.lower() in suffixes:
+        return
+    raise InvalidValue(
+        f"{path}: {made} are written as {' or '.join(suffixes)}, not as {path.suffix or 'a file without a suffix'}; name such a file",
+        field="out", valid=suffixes,
+    )  # fmt: skip
+
+
 def _check(path: Path, makes_folders: bool) -> None:
     if path.is_dir():
         raise InvalidValue(f"{path}: is a folder; name a file", field="out")

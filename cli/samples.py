@@ -9,7 +9,7 @@ import typer
 
 from manifold.cli.artifacts import load
 from manifold.cli.options import Device, ModelName, Models, Prior
-from manifold.cli.outputs import check_writable, write
+from manifold.cli.outputs import check_suffix, check_writable, write
 from manifold.runtime.errors import InvalidValue
 
 
@@ -20,9 +20,12 @@ def sample(
     first: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Index of the first item.")] = 0,
     class_: Annotated[str | None, typer.Option("--class", help="A class by name; random where left out.")] = None,
     prior: Prior = None,
-    temperature: Annotated[float, typer.Option(min=0.01, max=100)] = 1.0,
+    temperature: Annotated[
+        float | None, typer.Option(min=0.01, max=100, help="1 where left out; refused if nothing uses it.")
+    ] = None,
     out: Annotated[
-        Path | None, typer.Option("-o", "--out", help="MODEL.png, or MODEL.csv for tables, where left out.")
+        Path | None,
+        typer.Option("-o", "--out", help="A .png file, or .csv for tables; MODEL.png or MODEL.csv where left out."),
     ] = None,
     device: Device = "auto",
     models: Models = Path("models"),
@@ -33,6 +36,7 @@ def sample(
     check_writable(out)
     loaded = load(model, models, device)
     spec = loaded.manifest.spec
+    check_suffix(out, spec.noun, spec.suffix)
     out = out or Path(f"{loaded.manifest.name}{spec.suffix}")
     check_writable(out)
     options = {"seed": seed, "first": first, "classes": class_, "prior": prior, "temperature": temperature}
@@ -62,6 +66,7 @@ def remake(
     recipe = recipes.check(imaging.read_recipe(content))
     out = out or picture.with_suffix(".remade.png")
     check_writable(out)
+    check_suffix(out, "pictures", ".png")
     remade = recipes.remake(load(f"{recipe['model']}/{recipe['version']}", models, device), recipe)
     write(out, remade)
     if imaging.read_recipe(remade).get("reproducible") is False:
@@ -116,6 +121,7 @@ def decompress(
 
     out = out or file.with_suffix(".png")
     check_writable(out)
+    check_suffix(out, "images", ".png")
     content = file.read_bytes()
     name = model or repository.with_checksum(compression.made_by(content), models)
     loaded = load(name, models, device)

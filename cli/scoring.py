@@ -12,7 +12,6 @@ import typer
 from manifold.cli.artifacts import load
 from manifold.cli.options import Device, ModelName, Models, Quiet
 from manifold.cli.outputs import check_writable
-from manifold.runtime.errors import InvalidValue
 
 if TYPE_CHECKING:
     from manifold.runtime.scores.bulk import Total
@@ -43,24 +42,26 @@ def score(
     from manifold.runtime.scores import bulk, decisions
     from manifold.runtime.tables import files
 
-    if rate is not None and budget is not None:
-        raise InvalidValue("--budget and --false-positive-rate exclude each other", field="budget")
+    rule = decisions.Rule(rate, budget, None, block_rate)
     bulk.check_output(out)
     rejected = bulk.rejected_file(out)
     check_writable(out, rejected)
     files.format_of(file)
     loaded = load(model, models, device, threads)
     began = time.perf_counter()
-    rule = decisions.Rule(rate, budget, None, block_rate)
+    rule.check(loaded.manifest)
     total = bulk.score_file(loaded, file, out, rule, explain=explain, progress=None if quiet else _progress(began))
     if loaded.manifest.drawing:
         typer.echo(
             f"note: {loaded.manifest.name} draws random numbers by itself: these scores are not reproducible", err=True
         )
+    for note in total.notes:
+        typer.echo(f"warning: {note}", err=True)
     where = f", set aside in {rejected if rejected.exists() else out}" if total.bad else ""
+    undecided = f", {total.undecided:,} not decided" if total.undecided else ""
     seconds = time.perf_counter() - began
     typer.echo(
-        f"{out}: {total.rows:,} rows in {seconds:.1f} s ({total.rows / seconds:,.0f} rows/s), {total.flagged:,} flagged, {total.bad:,} bad{where}"
+        f"{out}: {total.rows:,} rows in {seconds:.1f} s ({total.rows / seconds:,.0f} rows/s), {total.flagged:,} flagged{undecided}, {total.bad:,} bad{where}"
     )
 
 

@@ -18,6 +18,16 @@ from manifold.runtime.errors import InvalidValue, Malformed, cut
 Float32 = NDArray[np.float32]
 
 NPY = "application/x-npy"
+# what JSON calls the values that Python reads
+NAMES = {
+    str: "text",
+    bool: "true or false",
+    type(None): "null",
+    dict: "objects",
+    list: "arrays",
+    int: "integers",
+    float: "numbers such as 4.0",
+}
 
 
 def from_base64(text: str, field: str) -> bytes:
@@ -63,8 +73,41 @@ def from_npy(content: bytes, field: str) -> NDArray[Any]:
         raise Malformed(f"{field}: an array of shape {cut(str(list(shape)))} cannot be", field=field) from None
 
 
+def types_of(values: object) -> set[type]:
+    """Return the types of the values in lists within each other, without a step of Python for each value."""
+    if not isinstance(values, list | tuple):
+        return {type(values)}
+    types = set(map(type, values))
+    if list in types or tuple in types:
+        types -= {list, tuple}
+        for each in values:
+            types |= types_of(each) if isinstance(each, list | tuple) else set()
+    return types
+
+
+def check_types(values: object, field: str, *, whole: bool = False) -> None:
+    """Raise InvalidValue for nested lists, or an array, with anything but numbers: texts, true and false, and null are not converted.
+
+    With `whole`, the numbers must be integers: 4.0 is not one.
+    """
+    if isinstance(values, np.ndarray | np.generic):
+        wrong = {values.dtype.name} if values.dtype.kind not in ("iu" if whole else "iuf") else set()
+    else:
+        wrong = {
+            NAMES.get(kind, kind.__name__)
+            for kind in types_of(values)
+            if not issubclass(kind, (int, np.integer) if whole else (int, float, np.number, np.ndarray)) or kind is bool
+        }
+    if wrong:
+        needed = "integers" if whole else "numbers"
+        raise InvalidValue(
+            f"{field}: {needed} are needed, not {' or '.join(sorted(wrong))}; values are not converted", field=field
+        )
+
+
 def floats(values: Sequence[Any] | NDArray[Any], shape: tuple[int, ...], field: str, *, limit: float = 1e6) -> Float32:
     """Nested lists or an array to float32 (n, *shape), finite and at most `limit` in size. Raises InvalidValue naming the item."""
+    check_types(values, field)
     try:
         array = np.asarray(values, dtype=np.float64)
     except (ValueError, TypeError, OverflowError):

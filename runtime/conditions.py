@@ -1,13 +1,13 @@
 """The conditions of a request as model inputs: classes, values, texts, items such as images, or several of these.
 
 Each kind of condition has a type of its own. The short forms that requests and the library use for classes and values are turned into them by
-`tagged`.
+`tagged`. `field` of a condition is the path under which a request stated it, for errors; None for one that no request stated.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias, TypeGuard
 
 import numpy as np
@@ -34,6 +34,7 @@ class ByClass:
     """A choice of classes."""
 
     choice: Choice
+    field: str | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,6 +42,7 @@ class ByValues:
     """Real values or class weights, (C,) for all items or (n, C)."""
 
     values: Array
+    field: str | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,6 +50,7 @@ class ByText:
     """Texts, one for all items or one for each."""
 
     texts: tuple[str, ...]
+    field: str | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,6 +58,7 @@ class ByItem:
     """Items of some kind of data as model inputs, (1, *shape) for all items or (n, *shape)."""
 
     data: Array
+    field: str | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,13 +94,13 @@ def of_items(condition: Condition, items: Array, n: int) -> Condition:
         case BySeveral(parts):
             return BySeveral({name: of_items(part, items, n) for name, part in parts.items()})  # type: ignore[misc]
         case ByValues(values) if len(np.atleast_2d(values)) == n:
-            return ByValues(np.atleast_2d(values)[items])
+            return replace(condition, values=np.atleast_2d(values)[items])
         case ByItem(data) if len(data) == n:
-            return ByItem(data[items])
+            return replace(condition, data=data[items])
         case ByText(texts) if len(texts) == n:
-            return ByText(tuple(texts[int(item)] for item in items))
+            return replace(condition, texts=tuple(texts[int(item)] for item in items))
         case ByClass(choice) if _is_list(choice) and len(choice) == n:
-            return ByClass([choice[int(item)] for item in items])
+            return replace(condition, choice=[choice[int(item)] for item in items])
     return condition
 
 
@@ -107,14 +111,15 @@ def _is_list(choice: Choice) -> TypeGuard[Sequence[str | int]]:
 def check_count(given: Given | None, n: int, name: str | None = None) -> None:
     """Raise InvalidValue for a condition that states neither one for all of n items nor one for each. `name` is that of a part."""
     condition = None if given is None else tagged(given)
-    field = ONLY if name is None else f"conditions.{name}"
+    said = getattr(condition, "field", None)
+    field = said or (ONLY if name is None else f"conditions.{name}")
     match condition:
         case BySeveral(parts):
             for own, part in parts.items():
                 check_count(part, n, own)
         case ByClass(choice) if _is_list(choice):
             if len(choice) != n:
-                field = "class" if name is None else field
+                field = "class" if name is None and said is None else field
                 raise InvalidValue(f"{field}: {len(choice)} classes for {n} items", field=field)
         case ByValues(values):
             _check_one_or_each(len(np.atleast_2d(values)), n, field, "rows")
@@ -151,13 +156,13 @@ def part_of(manifest: Manifest, tensor: InputSpec, given: Given | None) -> One |
     condition, names = tagged(given), list(manifest.conditioned) or [ONLY]
     if isinstance(condition, BySeveral):
         if unknown := next((name for name in condition.parts if name not in names), None):
-            field = f"conditions.{unknown}"
+            field = condition.parts[unknown].field or f"conditions.{unknown}"
             raise InvalidValue(
                 f"{field}: {manifest.name} is conditioned on {', '.join(names)}", field=field, valid=names
             )
         return condition.parts.get(manifest.name_of_condition(tensor))
     if len(names) > 1 and not is_random(condition):
-        field = "class" if isinstance(condition, ByClass) else ONLY
+        field = condition.field or ("class" if isinstance(condition, ByClass) else ONLY)
         raise InvalidValue(
             f"{field}: {manifest.name} is conditioned on {', '.join(names)}; state each under conditions", field=field, valid=names
         )  # fmt: skip
@@ -170,7 +175,7 @@ def fill(manifest: Manifest, tensor: InputSpec, given: Given | None, n: int, see
     Raises InvalidValue for conditions that are not as the manifest says.
     """
     part, stated = part_of(manifest, tensor, given), manifest.condition_of(tensor)
-    draw = _Draw(manifest, manifest.name_of_condition(tensor), n, seed, first)
+    draw = _Draw(manifest, manifest.name_of_condition(tensor), n, seed, first, None if part is None else part.field)
     if isinstance(stated, Text):
         return draw.text(stated, part, tensor)
     if isinstance(stated, Item):
@@ -191,17 +196,24 @@ class _Draw:
     n: int
     seed: int
     first: int
+    said: str | None = None  # the path under which a request stated the condition
 
     @property
     def field(self) -> str:
-        """The field of a request that states the condition."""
+        """The path under which a request stated the condition, or else that under which it can."""
+        return self.said or self.place
+
+    @property
+    def place(self) -> str:
+        """The path under which a request can state the condition."""
         stated = self.manifest.conditioned.get(self.name)
         long = len(self.manifest.conditioned) > 1 or isinstance(stated, Text | Item)
         return f"conditions.{self.name}" if long else ONLY
 
     def wrong(self, needed: str) -> InvalidValue:
         short = {"class": "class", "values": ONLY}
-        key = short[needed] if self.field == ONLY else f"{self.field}.{needed}"
+        long = self.said if self.said is not None and "conditions." in self.said else self.place
+        key = short[needed] if long == ONLY else f"{long}.{needed}"
         return InvalidValue(f"{self.field}: {self.manifest.name} takes {needed} here; state {key}", field=self.field)
 
     def chosen(self, weights: Sequence[float]) -> NDArray[np.int64]:
@@ -226,7 +238,7 @@ class _Draw:
         return np.ascontiguousarray(np.broadcast_to(rows, (self.n, width)))
 
     def classes(self, stated: Classes | Values | None, choice: Choice, width: int) -> Float32:
-        field = "class" if self.field == ONLY else self.field
+        field = "class" if self.said is None and self.place == ONLY else self.field
         if isinstance(stated, Values) and isinstance(choice, str) and choice == RANDOM:
             return np.asarray(stated.examples, np.float32)[self.even(len(stated.examples))]
         if not isinstance(stated, Classes):
@@ -257,7 +269,7 @@ class _Draw:
 
     def item(self, stated: Item, part: One | None) -> Array:
         if not isinstance(part, ByItem):
-            wanted = f"{self.field}.{stated.data.wire.many}"
+            wanted = f"{self.place}.{stated.data.wire.many}"
             raise InvalidValue(
                 f"{self.field}: {self.manifest.name} is conditioned on {stated.data.noun}; state one, or one an item, as {wanted}",
                 field=self.field,
@@ -321,6 +333,7 @@ def class_weights(names: Sequence[str], given: Mapping[str, float], width: int, 
         if index in named:
             raise InvalidValue(f"{field}: {shown(name)} is there twice, by name and by index", field=field)
         named.add(index)
+        codecs.check_types(weight, field)
         try:
             weights[index] = weight
         except (OverflowError, TypeError, ValueError):

@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from manifold.runtime import conditions, sampling
+from manifold.runtime import codecs, conditions, sampling
 from manifold.runtime.conditions import Given
 from manifold.runtime.errors import InvalidValue, UnsupportedTask, shown
 from manifold.runtime.manifest import NUMBERS, RANDOM, FittedPrior, InputSpec, LatentSpec, Manifest, TaskSpec
@@ -36,12 +36,18 @@ class InputOptions:
     numbers: Numbers = field(default_factory=dict)
 
 
-def check_seed(seed: int | None, first: int, n: int, *, needed: bool) -> int:
-    """Return the seed, or a fresh one if random numbers are needed and none was given. Raises InvalidValue out of range."""
+def check_seed(seed: int | None, first: int, n: int, *, needed: bool, prefix: str = "") -> int:
+    """Return the seed, or a fresh one if random numbers are needed and none was given. Raise InvalidValue out of range.
+
+    `prefix` is what stands before `seed` and `first` in the path of the request, such as `from.`.
+    """
+    for name, value in ((f"{prefix}seed", seed), (f"{prefix}first", first)):
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int | np.integer)):
+            raise InvalidValue(f"{name}: {shown(value)} is not an integer", field=name)
     if seed is not None and not 0 <= seed <= sampling.MAX_SEED:
-        raise InvalidValue(f"seed: {seed} is not between 0 and 2^63 - 1", field="seed")
+        raise InvalidValue(f"{prefix}seed: {seed} is not between 0 and 2^63 - 1", field=f"{prefix}seed")
     if not 0 <= first <= sampling.MAX_SEED - n:
-        raise InvalidValue(f"first: {first} is not between 0 and 2^63 - 1 - n", field="first")
+        raise InvalidValue(f"{prefix}first: {first} is not between 0 and 2^63 - 1 - n", field=f"{prefix}first")
     if seed is None:
         return secrets.randbelow(2**32) if needed else 0
     return seed
@@ -50,6 +56,7 @@ def check_seed(seed: int | None, first: int, n: int, *, needed: bool) -> int:
 def check_temperature(temperature: float) -> None:
     """Raise InvalidValue for a temperature beyond `TEMPERATURES`, at which latents or logits would overflow."""
     low, high = TEMPERATURES
+    codecs.check_types(temperature, "temperature")
     if not low <= temperature <= high:
         raise InvalidValue(
             f"temperature: {shown(temperature)} is not between {low:g} and {high:g}", field="temperature"
@@ -101,6 +108,7 @@ def number(tensor: InputSpec, numbers: Numbers, n: int) -> Array:
     low, high = tensor.limits
     if given is None:
         raise InvalidValue(f"{name}: is needed, {_range(low, high)}", field=name)
+    codecs.check_types(given, name)
     try:
         values = np.atleast_1d(np.asarray(given, np.float64))
     except (TypeError, ValueError, OverflowError):

@@ -29,7 +29,7 @@ from manifold.runtime.conditions import (
 from manifold.runtime.errors import InvalidValue, cut, shown
 from manifold.runtime.inputs import TEMPERATURES
 from manifold.runtime.manifest import NAME, ROLE, Manifest
-from manifold.runtime.operations import Samples, is_reproducible
+from manifold.runtime.operations import Samples, is_reproducible, takes_temperature
 from manifold.runtime.sampling import MAX_SEED
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def for_samples(
     given = options.get("condition", options.get("classes"))
     condition = None if given is None else shortest(manifest, given)
     common = {
-        "model": manifest.name, "version": manifest.version, "checksum": checksum, "temperature": options.get("temperature", 1.0),
+        "model": manifest.name, "version": manifest.version, "checksum": checksum, "temperature": options.get("temperature") or 1.0,
     }  # fmt: skip
     if options.get("prior") is not None:
         common["prior"] = options["prior"]
@@ -202,6 +202,8 @@ def remake(model: Model, recipe: Mapping[str, Any]) -> bytes:
         raise InvalidValue(
             f"the recipe is damaged: n: {n} items have {pixels} pixels, and no picture with more than {imaging.MAX_PIXELS} is read"
         )
+    if not takes_temperature(manifest, options.get("latents"), options.get("codes")):
+        del options["temperature"]  # every recipe has one
     samples = model.sample(n, **options)
     made = samples.data if role == manifest.main else samples.others.get(role)
     if made is None:

@@ -160,7 +160,7 @@ def test_forms_of_a_condition_exclude_each_other(client: TestClient) -> None:
     assert refused(client, "/sample", model="several", **{"class": "cat"})[0] == "class"
     assert refused(client, "/sample", model="several", condition=[[0.5]])[0] == "condition"
     assert refused(client, "/sample", model="captioned", **{"class": "cat"}) == (
-        "conditions.condition", "conditions.condition: captioned takes texts here; state conditions.condition.texts"
+        "class", "class: captioned takes texts here; state conditions.condition.texts"
     )  # fmt: skip
     assert refused(client, "/sample", conditions={"condition": {"class": "cat"}}) == (
         "conditions", "conditions: named is not conditional; leave the conditions out"

@@ -156,7 +156,7 @@ def test_a_seed_fills_what_is_left_out(service: Served, stub: Any) -> None:
         assert (head["parameters"]["seed"], head["parameters"]["first"]) == (7, 0)
         message = pb.ModelInferRequest(model_name=name)
         message.parameters["seed"].int64_param = 7
-        message.parameters["first"].string_param = "2"
+        message.parameters["first"].int64_param = 2
         for key, value in options.items():
             setattr(message.parameters[key], "double_param" if key == "temperature" else "string_param", value)
         message.outputs.add(name="data")
@@ -247,7 +247,8 @@ BAD: list[tuple[Any, str]] = [
     ({"inputs": [{**LATENT, "datatype": 3}]}, "datatype 3"), ({"inputs": [{**LATENT, "datatype": "BYTES"}]}, "datatype 'BYTES'"),
     ({"inputs": [{**LATENT, "datatype": "FP64"}]}, "float64[1, 20], it must be float32"), ({"inputs": [{**LATENT, "datatype": "FP16"}]}, "binary data alone"),
     ({"inputs": [{**LATENT, "data": ["a"] * 20}]}, "not all values are FP32"), ({"inputs": [{**LATENT, "data": [True] * 20}]}, "not all values"),
-    ({"inputs": [{**LATENT, "data": [[1, 2], [3]]}]}, "not nested"), ({"inputs": [{**LATENT, "data": None}]}, "1 values"),
+    ({"inputs": [{**LATENT, "data": [[1, 2], [3]]}]}, "not nested"), ({"inputs": [{**LATENT, "data": None}]}, "not all values are FP32"),
+    ({"inputs": [{**LATENT, "data": 1}]}, "a list of values is needed"),
     ({"inputs": [{**LATENT, "data": [1e300] * 20}]}, "not finite"),
     ({"inputs": [LATENT, LATENT]}, "there twice"), ({"inputs": [{**LATENT, "name": "z"}]}, "no such input; valid: latent"),
     ({"inputs": [{"name": "latent", "shape": [1, 20], "datatype": "FP32"}]}, "data or binary_data_size"),

@@ -219,7 +219,7 @@ def test_without_a_calibration_there_is_a_score_and_a_budget() -> None:
     found = decisions.judge(ABOUT, nothing, terms, unknown, decisions.Rule())
     assert found.item(0)["state"] == "uncalibrated"
     assert found.item(1) == {
-        "score": 3.0, "p_value": None, "is_anomaly": False, "band": None, "risk": None, "state": "unknown",
+        "score": 3.0, "p_value": None, "is_anomaly": None, "band": None, "risk": None, "state": "unknown",
         "parts": {"a": {"value": 3.0, "p_value": None}},
     }  # fmt: skip
     assert decisions.judge(ABOUT, nothing, terms, np.zeros(2, bool), decisions.Rule(budget=1)).flagged.tolist() == [

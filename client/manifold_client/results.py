@@ -245,7 +245,7 @@ class ScoredItem:
 
     score: float
     p_value: float | None
-    is_anomaly: bool
+    is_anomaly: bool | None  # None if the model cannot decide; `warnings` of the answer says why
     band: str | None
     risk: int | None
     state: str
@@ -261,12 +261,19 @@ class Scores(Result):
     items: list[ScoredItem]
     threshold: dict[str, Any]
     calibration: dict[str, Any] | None
+    warnings: list[str]  # why items are not decided
 
     @classmethod
     def parse(cls, body: Mapping[str, Any]) -> Scores:
         known = ScoredItem.__dataclass_fields__
         items = [ScoredItem(**{key: item.get(key) for key in known}) for item in body["items"]]
-        return cls(**Result.common(body), items=items, threshold=body["threshold"], calibration=body.get("calibration"))
+        return cls(
+            **Result.common(body),
+            items=items,
+            threshold=body["threshold"],
+            calibration=body.get("calibration"),
+            warnings=body.get("warnings") or [],
+        )
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -13,6 +13,7 @@ from manifold.runtime.conditions import ByClass, ByValues, Given, tagged
 from manifold.runtime.errors import InvalidValue, UnsupportedTask
 from manifold.runtime.inputs import Numbers, number
 from manifold.runtime.manifest import CONDITIONS, NUMBERS, InputSpec, Manifest, TaskSpec
+from manifold.runtime.manifest.conditions import Classes, Values
 from manifold.runtime.manifest.rules import STATED
 from manifold.runtime.operations.steps import Array, Float32, Float64
 
@@ -153,6 +154,23 @@ def check_takes(manifest: Manifest, specs: list[TaskSpec], condition: Given | No
     raise InvalidValue(
         f"{field}: {manifest.name} is not conditional; leave the {field.split('.')[-1]} out", field=field
     )
+
+
+def options_of(manifest: Manifest, specs: Sequence[TaskSpec], *others: str) -> list[str]:
+    """Return the options of a request that have an effect on a run of the tasks: `others`, and those that their inputs take."""
+    inputs = [tensor for spec in specs for tensor in spec.inputs]
+    names: list[str] = []
+    if any(tensor.source in CONDITIONS for tensor in inputs):
+        one = next(iter(manifest.conditioned.values())) if len(manifest.conditioned) == 1 else None
+        short = "class" if isinstance(one, Classes) else "condition" if isinstance(one, Values) else None
+        names = [short] if short else [f"conditions.{name}" for name in manifest.conditioned]
+    numbers = [f"inputs.{tensor.role}" for tensor in inputs if tensor.source in NUMBERS]
+    return list(dict.fromkeys([*others, *names, *numbers]))
+
+
+def no_effect(manifest: Manifest, option: str, why: str, valid: Sequence[str] | None = None) -> InvalidValue:
+    """Return the error for an option that would change nothing. `valid` are the options that have an effect."""
+    return InvalidValue(f"{option}: has no effect here: {manifest.name} {why}; leave it out", field=option, valid=valid)
 
 
 # --- tasks --------------------------------------------------------------------------------------------------------------------

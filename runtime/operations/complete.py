@@ -19,7 +19,15 @@ from manifold.runtime.conditions import Given
 from manifold.runtime.errors import InvalidValue
 from manifold.runtime.inputs import Numbers, check_numbers, check_seed, check_temperature, number, repeated
 from manifold.runtime.manifest import NUMBERS, STATED, InputSpec, Manifest, TaskSpec
-from manifold.runtime.operations.common import cannot, check_takes, others_of, role_of, softmax
+from manifold.runtime.operations.common import (
+    cannot,
+    check_takes,
+    no_effect,
+    options_of,
+    others_of,
+    role_of,
+    softmax,
+)
 from manifold.runtime.operations.steps import Array, Float32, Run, Steps
 
 CANDIDATES = 8  # where nothing is said
@@ -41,7 +49,7 @@ class Completed:
 
 def complete(
     manifest: Manifest, data: Array, mask: Array, *, seed: int | None = None, first: int = 0, condition: Given | None = None,
-    candidates: int = CANDIDATES, temperature: float = 1.0, numbers: Numbers | None = None,
+    candidates: int = CANDIDATES, temperature: float | None = None, numbers: Numbers | None = None,
 ) -> Steps[Completed]:  # fmt: skip
     """Return data (n, C, H, W) with its unknown pixels drawn, where mask (n, 1, H, W) is 0; known ones, 1, stay as they are.
 
@@ -54,7 +62,12 @@ def complete(
     if mask.shape != (len(data), 1, *data.shape[2:]):
         raise InvalidValue(f"masks: {len(mask)} for {len(data)} images; one for each is needed", field="masks")
     check_takes(manifest, [spec], condition)
-    check_temperature(temperature)
+    tempered = spec.input("temperature")
+    if temperature is not None and tempered is None:
+        valid = options_of(manifest, [spec, manifest.tasks["score"]], "candidates")
+        raise no_effect(manifest, "temperature", "has no input for a temperature", valid)
+    if temperature is not None:
+        check_temperature(temperature)
     check_numbers(manifest, [spec, manifest.tasks["score"]], numbers or {})
     n, seed = len(data), check_seed(seed, first, len(data), needed=True)
     of_classes = open_classes(manifest, condition)
@@ -64,8 +77,8 @@ def complete(
         role_of(spec, "mask"): mask.repeat(total, axis=0).astype(np.float32),
         **_uniforms(spec, seed, first, n, total),
     }
-    if (tensor := spec.input("temperature")) is not None:
-        inputs[tensor.role] = np.full(n * total, temperature, np.float32)
+    if tempered is not None:
+        inputs[tempered.role] = np.full(n * total, 1.0 if temperature is None else temperature, np.float32)
     stated, of_score = _stated(manifest, condition, numbers, n, seed, first, total, of_classes)
     inputs |= stated
     outputs = yield Run("impute", inputs)

@@ -70,7 +70,7 @@ def interpolate(
     chosen = check_seed(seed, 0, 1, needed=left_open)
     ends = []
     for name, end, place in (("from", start, 0), ("to", stop, -1)):
-        ends.append((yield from _latents_of(manifest, end, chosen, _at(numbers, place))))
+        ends.append((yield from _latents_of(manifest, name, end, chosen, _at(numbers, place))))
         check_takes(manifest, [spec], end.condition, f"{name}.class")
     parts = np.linspace(0, 1, steps)
     path = {
@@ -122,8 +122,8 @@ def _at(numbers: Numbers | None, place: int) -> Numbers:
     return {name: np.atleast_1d(np.asarray(value))[place] for name, value in (numbers or {}).items() if np.size(value)}
 
 
-def _latents_of(manifest: Manifest, end: End, seed: int, numbers: Numbers) -> Steps[dict[str, Float32]]:
-    """Return the latents of an end, (*shape) each, by role."""
+def _latents_of(manifest: Manifest, name: str, end: End, seed: int, numbers: Numbers) -> Steps[dict[str, Float32]]:
+    """Return the latents of an end, (*shape) each, by role. `name` is from or to."""
     given: dict[str, Float32] = {}
     if end.latent is not None:
         given = by_role(manifest, end.latent)
@@ -135,7 +135,7 @@ def _latents_of(manifest: Manifest, end: End, seed: int, numbers: Numbers) -> St
         encoded = yield from encode(manifest, end.data[None], condition=own, numbers=numbers_of(encoder, numbers))
         given = {role: latents[0] for role, latents in by_role(manifest, encoded.latent).items()}
     elif end.seed is not None:
-        check_seed(end.seed, end.first, 1, needed=True)
+        check_seed(end.seed, end.first, 1, needed=True, prefix=f"{name}.")
         seed = end.seed
     return given if len(given) == len(manifest.latents) else {**_drawn(manifest, seed, end.first), **given}
 

@@ -19,6 +19,8 @@ from manifold.runtime.operations.common import (
     check_takes,
     key_of,
     makes_items,
+    no_effect,
+    options_of,
     others_of,
     require,
 )
@@ -49,23 +51,22 @@ def is_reproducible(manifest: Manifest, latents: Latents | None, codes: Array | 
 
 def sample(
     manifest: Manifest, n: int = 1, *, seed: int | None = None, first: int = 0, latents: Latents | None = None, codes: Array | None = None,
-    condition: Given | None = None, prior: str | None = None, temperature: float = 1.0, numbers: Numbers | None = None,
+    condition: Given | None = None, prior: str | None = None, temperature: float | None = None, numbers: Numbers | None = None,
 ) -> Steps[Samples]:  # fmt: skip
     """Return n items by the `sample` task, or by `decode` after the prior; of given latents (n, *shape) or codes if there are any.
 
-    Item i depends on seed and first + i alone. A condition that is left open is drawn.
+    Item i depends on seed and first + i alone. A condition that is left open is drawn. A prior or a temperature that would change nothing
+    is refused; a seed that nothing is drawn from is not.
     """
     task = sampling_task(manifest, latents, codes)
     spec, given = manifest.tasks[task], {} if latents is None else by_role(manifest, latents)
-    check_temperature(temperature)
     if numbers:
         check_numbers(manifest, [spec], numbers)
     open_latents = [tensor for tensor in spec.latents if not given or key_of(manifest, tensor) not in given]
     chance = needs_seed(spec, bool(open_latents), condition)
     seed = check_seed(seed, first, n, needed=chance)
-    if prior is not None and not open_latents:
-        raise InvalidValue("prior: there is no latent to draw here", field="prior")
-    choices = InputOptions(condition, prior, temperature, numbers or {})
+    _check_effect(manifest, spec, prior, temperature, bool(open_latents))
+    choices = InputOptions(condition, prior, 1.0 if temperature is None else temperature, numbers or {})
     inputs: dict[str, Array] = {}
     stream = sampling.FIRST_INPUT_STREAM
     for tensor in spec.inputs:
@@ -79,6 +80,28 @@ def sample(
     check_takes(manifest, [spec], condition)
     outputs = yield Run(task, lengths.agreed(spec, inputs))
     return _samples(manifest, spec, inputs, outputs, seed if chance else None, codes)
+
+
+def _check_effect(
+    manifest: Manifest, spec: TaskSpec, prior: str | None, temperature: float | None, open_latents: bool
+) -> None:
+    """Raise InvalidValue for a prior or a temperature that would change nothing, with the options that have an effect."""
+    tempered = open_latents or spec.input("temperature") is not None
+    valid = options_of(manifest, [spec], *(["prior"] if open_latents else []), *(["temperature"] if tempered else []))
+    if prior is not None and not open_latents:
+        raise InvalidValue("prior: there is no latent to draw here", field="prior", valid=valid)
+    if temperature is not None and not tempered:
+        raise no_effect(manifest, "temperature", "has no latent to draw here, and no input for a temperature", valid)
+    if temperature is not None:
+        check_temperature(temperature)
+
+
+def takes_temperature(manifest: Manifest, latents: Latents | None, codes: Array | None) -> bool:
+    """Return whether a temperature has an effect on new items: of latents that are drawn, or of an input of the graph."""
+    spec = manifest.tasks[sampling_task(manifest, latents, codes)]
+    given = {} if latents is None else by_role(manifest, latents)
+    is_open = any(not given or key_of(manifest, tensor) not in given for tensor in spec.latents)
+    return is_open or spec.input("temperature") is not None
 
 
 def _samples(

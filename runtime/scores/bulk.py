@@ -51,7 +51,13 @@ class Total:
     rows: int = 0  # scored
     bad: int = 0
     flagged: int = 0
+    undecided: int = 0  # rows that the rule does not decide
     states: dict[str, int] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()  # why rows are not decided
+
+    def counts(self) -> dict[str, Any]:
+        """Return the counts by name."""
+        return {name: value for name, value in vars(self).items() if name != "notes"}
 
     def add(self, scored: ScoredRows) -> None:
         """One more chunk."""
@@ -59,6 +65,8 @@ class Total:
         self.bad += len(scored.bad)
         if scored.judged is not None:
             self.flagged += int(scored.judged.flagged.sum())
+            self.undecided += int(scored.judged.undecided.sum())
+            self.notes = scored.judged.notes
             for state, count in zip(*np.unique(scored.judged.states, return_counts=True), strict=True):
                 name = decisions.STATES[state]
                 self.states[name] = self.states.get(name, 0) + int(count)
@@ -185,6 +193,9 @@ def steps(
     scored_by = model.manifest.scoring
     table_of(model)
     assert scored_by is not None
+    rule.check(model.manifest)
+    if explain:
+        reasons.check_explains(model.manifest)
     chosen, line = None, None
     if rule.budget is not None:
         start, strangest = source.tell(), Strangest(rule.budget)
@@ -377,8 +388,8 @@ class ParquetWriter:
             "row": scored.numbers,
             "score": judged.score,
             "p_value": pyarrow.nulls(n, pyarrow.float64()) if judged.p_value is None else judged.p_value,
-            "is_anomaly": judged.flagged,
-            "band": _names(judged.bands, decisions.BANDS, n),
+            "is_anomaly": pyarrow.array(judged.flagged, mask=judged.undecided),
+            "band": _names(judged.bands, decisions.BANDS, n, judged.undecided),
             "risk": pyarrow.nulls(n, pyarrow.int64()) if judged.risk is None else judged.risk,
             "state": _names(judged.states, decisions.STATES, n),
             "warnings": pyarrow.array(scored.warnings, pyarrow.list_(pyarrow.string())),
@@ -398,12 +409,14 @@ class ParquetWriter:
             self._writer.close()
 
 
-def _names(places: NDArray[np.int64] | None, names: tuple[str, ...], n: int) -> Any:
-    """Places as texts, each stored once."""
+def _names(
+    places: NDArray[np.int64] | None, names: tuple[str, ...], n: int, absent: NDArray[np.bool_] | None = None
+) -> Any:
+    """Return places as texts, each stored once; null where `absent`."""
     import pyarrow
 
     if places is None:
         return pyarrow.nulls(n, pyarrow.string())
-    return pyarrow.DictionaryArray.from_arrays(pyarrow.array(places.astype(np.int8)), pyarrow.array(names)).cast(
-        pyarrow.string()
-    )
+    return pyarrow.DictionaryArray.from_arrays(
+        pyarrow.array(places.astype(np.int8), mask=absent), pyarrow.array(names)
+    ).cast(pyarrow.string())

@@ -29,6 +29,12 @@ Float64 = NDArray[np.float64]
 EXPECTED = 5  # parts of an item, those with the largest excess, for which the expected value is computed
 
 
+def check_explains(manifest: Manifest) -> None:
+    """Raise InvalidValue for a model whose scores cannot be explained: its score comes without nats by part or value."""
+    if manifest.scoring is None or manifest.scoring.surprise is None:
+        raise operations.no_effect(manifest, "explain", "carries no nats of single values that could explain a score")
+
+
 def scored(
     manifest: Manifest,
     data: Array,

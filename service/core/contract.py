@@ -1,6 +1,10 @@
 """The wire contract: requests, responses, limits, defaults. Field names here are the contract, for REST and gRPC alike.
 
-Arrays stay untyped here (`list[Any]`): walking a million floats with a validator is slower than the model. runtime.codecs checks them.
+JSON types are not converted (`STRICT`): a number is not read from a text, true and false are no numbers, and 4.0 is no integer. A number
+may be written as an integer.
+
+Arrays stay untyped here (`list[Any]`): walking a million floats with a validator is slower than the model. runtime.codecs checks them by the
+same rule.
 The fields of items, such as images and rows, are those of the kinds of data (runtime.kinds).
 """
 
@@ -13,7 +17,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from manifold.runtime import kinds
 from manifold.runtime.sampling import MAX_SEED
 
-Seed = Annotated[int, Field(strict=True, ge=0, le=MAX_SEED)]
+STRICT = ConfigDict(extra="forbid", populate_by_name=True, strict=True)  # of every object of a request
+Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
 # shown by /docs, and tried by a test on the shipped models
 EXAMPLE_ROW = {
     "amount": 26.27,
@@ -37,13 +42,14 @@ EXAMPLE_DIGIT = "iVBORw0KGgoAAAANSUhEUgAAAAgAAAAICAAAAADhZOFXAAAALElEQVR4nC3JsQ0
 
 
 def example(**fields: Any) -> ConfigDict:
+    """Return the configuration of a request with an example for /docs."""
     return ConfigDict(json_schema_extra={"examples": [fields]})
 
 
 Nested = list[Any]  # of numbers, nested lists of one shape
 FiniteNumber = Annotated[float, Field(allow_inf_nan=False)]
 CONDITION = "[C] for all or [n][C]: real-valued conditions, or class weights as numbers; excludes class"
-ClassName = str | Annotated[int, Field(strict=True)]
+ClassName = str | int
 ClassChoice = ClassName | list[ClassName] | dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]]
 
 
@@ -55,18 +61,16 @@ NEIGHBOUR, EXPLANATION = kinds.fields("neighbour"), kinds.fields("explanation")
 class BaseRequest(BaseModel):
     """Fields that every request may have. Unknown fields are refused: a typo is an error, not a default."""
 
-    model_config = ConfigDict(extra="forbid", populate_by_name=True)
+    model_config = STRICT
 
     model: str | None = Field(default=None, description="the settings' default where left out")
-    version: Annotated[int, Field(strict=True, ge=1)] | None = Field(
-        default=None, description="the latest where left out"
-    )
+    version: Annotated[int, Field(ge=1)] | None = Field(default=None, description="the latest where left out")
 
 
 class Condition(ITEMS):  # type: ignore[misc,valid-type]
     """A condition in its long form: one of class, values, texts, or items of some kind of data."""
 
-    model_config = ConfigDict(extra="forbid", populate_by_name=True)
+    model_config = STRICT
 
     class_: ClassChoice | None = Field(
         default=None, alias="class", description='name, index, list of n, "random", or weights by name'

@@ -15,7 +15,7 @@ from manifold.runtime.manifest import Manifest
 from manifold.runtime.operations import Run
 from manifold.service.core import contract
 from manifold.service.core.answers import UseCaseResult
-from manifold.service.core.reading import Reader
+from manifold.service.core.reading import OPTIONS, Reader
 from manifold.service.models.entries import Entry
 from manifold.service.models.registry import Registry
 from manifold.service.settings import Settings
@@ -41,6 +41,7 @@ class Handling:
                 field="model",
                 valid=can,
             )
+        check_effect(entry.manifest, request)
         return entry, entry.manifest
 
     async def drive(
@@ -55,6 +56,15 @@ class Handling:
         result, timing = await answer.entry.batcher.drive(steps, n, deadline, answer.work)
         answer.queue, answer.compute = timing.queue, timing.compute
         return result
+
+
+def check_effect(manifest: Manifest, request: contract.BaseRequest) -> None:
+    """Raise InvalidValue for an option about images in a request to a model that neither takes nor makes any."""
+    if "encoding" in request.model_fields_set and not any(kind.pictures for kind in manifest.items.values()):
+        raise operations.no_effect(manifest, "encoding", f"makes {manifest.spec.noun}, which have one form")
+    for option in OPTIONS:
+        if option in request.model_fields_set and option not in manifest.spec.wire.options.model_fields:
+            raise operations.no_effect(manifest, option, f"takes {manifest.spec.noun}")
 
 
 def note(

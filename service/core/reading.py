@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from manifold.runtime import codecs, kinds, operations
-from manifold.runtime.conditions import ByClass, ByItem, BySeveral, ByText, ByValues, Given, One, key_of
+from manifold.runtime.conditions import ByClass, ByItem, BySeveral, ByText, ByValues, Choice, Given, One, key_of
 from manifold.runtime.errors import InvalidValue, ManifoldError, TooLarge, UnsupportedTask
 from manifold.runtime.kinds import Items, Kind, Reading
 from manifold.runtime.manifest import Manifest
@@ -54,6 +54,9 @@ class Reader:
         spec, field = manifest.spec, manifest.spec.wire.many
         self._refuse_others(manifest, request, uploads)
         if uploads.array is not None:
+            for option in OPTIONS:
+                if option in request.model_fields_set:
+                    raise operations.no_effect(manifest, option, "reads numbers, which are not fitted")
             read = await aside(functools.partial(spec.read_array, uploads.array, "body"), uploads.work)
             self.limit(len(read.data), field)
             return read
@@ -93,6 +96,10 @@ class Reader:
     ) -> tuple[operations.End, operations.End, tuple[dict[str, Any], ...]]:
         """Read both ends of a path. Return them, and what was done to their items."""
         spec, how = manifest.spec, self._how(request)
+        if all(getattr(end, spec.wire.one) is None for end in (request.from_, request.to)):
+            for option in OPTIONS:
+                if option in request.model_fields_set:
+                    raise operations.no_effect(manifest, option, f"is given no {spec.noun} at the ends")
 
         def read() -> tuple[operations.End, operations.End, tuple[dict[str, Any], ...]]:
             start, fitted = self._end(manifest, request.from_, "from", how)
@@ -176,6 +183,7 @@ class Reader:
                 field="codes",
                 valid=operations.endpoints(manifest),
             )
+        codecs.check_types(codes, "codes", whole=True)
         numbers = codecs.floats(codes, manifest.codes.shape, "codes")
         self._not_empty(numbers, "codes")
         if (numbers != np.rint(numbers)).any() or numbers.min() < 0 or numbers.max() >= manifest.codes.levels:
@@ -185,14 +193,13 @@ class Reader:
     async def condition(self, manifest: Manifest, uploads: Uploads, stated: Any) -> Given | None:
         """Read the condition that a request, or an end of a path, states. Large ones are read off the event loop."""
         if stated.condition is None and stated.conditions is None:
-            given: Given | None = stated.class_
-            return given
+            return self.values(stated.class_, None)
         return await aside(
             functools.partial(self.read_condition, manifest, stated), max(uploads.work, _weight(stated.conditions))
         )
 
     def read_condition(self, manifest: Manifest, stated: Any, prefix: str = "") -> Given | None:
-        """Return a class as it was given, the array of a condition, or conditions by name. Raises InvalidValue for more than one form."""
+        """Return a class, the array of a condition, or conditions by name. Raise InvalidValue for more than one form."""
         if stated.conditions is None:
             return self.values(stated.class_, stated.condition, f"{prefix}condition")
         field = f"{prefix}conditions"
@@ -210,16 +217,17 @@ class Reader:
             raise InvalidValue(f"{field}: one of {', '.join(valid)} is needed", field=field, valid=valid)
         if part.texts is not None:
             self._not_empty(part.texts, f"{field}.texts")
-            return ByText(tuple(part.texts))
+            return ByText(tuple(part.texts), field)
         if part.class_ is not None:
-            return ByClass(part.class_)
+            return ByClass(part.class_, field)
         if part.values is not None:
-            return ByValues(_numbers(part.values, f"{field}.values"))
+            return ByValues(_numbers(part.values, f"{field}.values"), field)
         one = manifest.conditioned.get(name)
         if not isinstance(one, Item) or one.data.wire.many != given[0]:
             raise self._no_item(manifest, name, f"{field}.{given[0]}")
         self._not_empty(getattr(part, given[0]), f"{field}.{given[0]}")
-        return ByItem(one.data.read(getattr(part, given[0]), self._how(part), f"{field}.{given[0]}").data)
+        read = one.data.read(getattr(part, given[0]), self._how(part), f"{field}.{given[0]}")
+        return ByItem(read.data, field)
 
     @staticmethod
     def _no_item(manifest: Manifest, name: str, field: str) -> InvalidValue:
@@ -249,13 +257,14 @@ class Reader:
             )
         return BySeveral({name: self._part(manifest, name, part, f"{field}.{name}") for name, part in parts.items()})
 
-    def values(self, class_: Given | None, values: list[Any] | None, field: str = "condition") -> Given | None:
-        """Return a class as it was given, or the array of values; the operation checks its width. Raises InvalidValue for both."""
+    def values(self, class_: Choice | None, values: list[Any] | None, field: str = "condition") -> One | None:
+        """Return a class or the array of values; the operation checks its width. Raise InvalidValue for both."""
+        of_class = field.replace("condition", "class")
         if values is None:
-            return class_
+            return None if class_ is None else ByClass(class_, of_class)
         if class_ is not None:
-            raise InvalidValue(f"{field} and {field.replace('condition', 'class')} exclude each other", field=field)
-        return _numbers(values, field)
+            raise InvalidValue(f"{field} and {of_class} exclude each other", field=field)
+        return ByValues(_numbers(values, field), field)
 
     def _not_empty(self, array: Sequence[Any] | Array, name: str) -> None:
         if not len(array):
@@ -308,6 +317,7 @@ class Reader:
 
 
 def _numbers(values: list[Any], field: str) -> Array:
+    codecs.check_types(values, field)
     try:
         return np.atleast_2d(np.asarray(values, np.float64))
     except (ValueError, TypeError, OverflowError):

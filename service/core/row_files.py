@@ -7,7 +7,6 @@ it, the last line is that error.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import tempfile
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
@@ -124,7 +123,7 @@ async def _lines(
             part = await _next(entry, parts)
         assert entry.model is not None
         threshold = {} if last is None else threshold_of(entry.model.calibrated, last)
-        yield _line({"total": dataclasses.asdict(total), **threshold, **({"reproducible": False} if random else {})})
+        yield _line({"total": total.counts(), **threshold, **({"reproducible": False} if random else {})})
     except Exception as error:  # the status has been sent: the last line says what is wrong
         metrics.erred(error)
         yield _line({"error": failures.in_stream(error)})

@@ -7,8 +7,14 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from manifold.runtime.errors import InvalidValue, cut
+from manifold.runtime.errors import InvalidValue, cut, shown
 from manifold.service.core import contract
+
+# pydantic's complaints about the type of a value, as what is needed instead
+TYPES = {
+    "string_type": "a text", "int_type": "an integer", "float_type": "a number", "bool_type": "true or false", "list_type": "an array",
+    "dict_type": "an object", "model_type": "an object", "model_attributes_type": "an object",
+}  # fmt: skip
 
 R = TypeVar("R", bound=contract.BaseRequest)
 
@@ -22,26 +28,43 @@ def validate(shape: type[R], fields: Any) -> R:
     try:
         return shape.model_validate(fields)
     except ValidationError as error:
-        raise _explain(error, shape) from None
+        raise _explain(error, shape, fields) from None
 
 
-def _explain(error: ValidationError, shape: type[contract.BaseRequest]) -> InvalidValue:
-    """Return pydantic's first complaint as an error of this project."""
-    problem = error.errors(include_url=False)[0]
-    path, kind = problem["loc"], problem["type"]
-    field = ".".join(
-        str(part)
-        for part in path
-        if not (isinstance(part, str) and ("[" in part or part in ("str", "constrained-str", "int", "dict", "list")))
-    )
-    if kind == "extra_forbidden":
+def _explain(error: ValidationError, shape: type[contract.BaseRequest], fields: Any) -> InvalidValue:
+    """Return pydantic's first complaint as an error of this project: of a field with several legal types, what lies deepest in it."""
+    problems = [(_path(problem, fields), problem) for problem in error.errors(include_url=False)]
+    first = problems[0][0]
+    path = max((each for each, _ in problems if each[: len(first)] == first), key=len)
+    here = [problem for each, problem in problems if each == path]
+    problem, field = here[0], ".".join(map(str, path))
+    if problem["type"] == "extra_forbidden":
         return _unknown(field, _names(shape) if len(path) == 1 else None)
-    if kind == "missing":
+    if problem["type"] == "missing":
         return InvalidValue(f"{cut(field)}: is missing", field=field)
     valid = _literals(problem.get("ctx", {}))
     given = problem["input"]
-    shown = f" (given {given!r})" if isinstance(given, str | int | float | bool | None) and len(str(given)) < 60 else ""
-    return InvalidValue(f"{cut(field)}: {cut(problem['msg'], 300)}{shown}", field=field, valid=valid)
+    if needed := list(dict.fromkeys(TYPES[each["type"]] for each in here if each["type"] in TYPES)):
+        return InvalidValue(
+            f"{cut(field)}: {' or '.join(needed)} is needed, not {shown(given)}", field=field, valid=valid
+        )
+    repeated = (
+        f" (given {given!r})" if isinstance(given, str | int | float | bool | None) and len(str(given)) < 60 else ""
+    )
+    return InvalidValue(f"{cut(field)}: {cut(problem['msg'], 300)}{repeated}", field=field, valid=valid)
+
+
+def _path(problem: Any, fields: Any) -> tuple[str | int, ...]:
+    """Return the path of a complaint within the fields that were sent, without the names of types that pydantic puts between."""
+    path: list[str | int] = []
+    at = fields
+    for place, part in enumerate(problem["loc"]):
+        if (isinstance(at, Mapping) and part in at) or (isinstance(at, list) and isinstance(part, int)):
+            at = at[part]
+        elif problem["type"] != "missing" or place < len(problem["loc"]) - 1:
+            continue
+        path.append(part)
+    return tuple(path)
 
 
 def _names(shape: type[contract.BaseRequest]) -> list[str]:

@@ -65,6 +65,7 @@ def _read(
 ) -> tuple[R, Uploads]:  # fmt: skip
     """A body of a content type. `work` is what reading it takes, in bytes (service.aside)."""
     if content_type == JSON or content_type.endswith("+json"):
+        refuse_query(request)
         return validate(shape, _object(body)), Uploads(work=work)
     if content_type == MULTIPART:
         names = ("file", "mask") if "masks" in shape.model_fields else ("file",)
@@ -121,6 +122,15 @@ def _once(key: str, fields: Collection[str]) -> None:
     """Raise Malformed for a field of a query or form that is there already."""
     if key in fields:
         raise Malformed(f"{shown(key)}: the field is there more than once; send it once", field=key)
+
+
+def refuse_query(request: Incoming) -> None:
+    """Raise InvalidValue for a query beside a JSON body, which would have no effect."""
+    if request.scope["query_string"]:
+        names = cut(", ".join(request.of_starlette(b"").query_params)) or shown(
+            request.scope["query_string"].decode("latin-1")
+        )
+        raise InvalidValue(f"query: {names}: a JSON request has its fields in its body; move them there", field="query")
 
 
 def query(request: Incoming) -> dict[str, Any]:

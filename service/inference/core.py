@@ -34,6 +34,7 @@ W = TypeVar("W")
 PARAMETERS = ("n", "seed", "first", "class", "prior", "temperature")  # of ours
 # of the protocol and of Triton: looked at elsewhere, or without a meaning here
 KNOWN = ("binary_data_output", "timeout", "priority", "headers")
+NOT_OFFERED = ("classification", "shared_memory_region")  # parameters of tensors
 SEQUENCES = ("sequence_id", "sequence_start", "sequence_end")
 EXTENSIONS = ("binary_tensor_data", "model_configuration", "model_repository", "parameters", "statistics")
 ROUTE = "infer"
@@ -256,7 +257,7 @@ def _of_bytes(target: Target, content: bytes) -> dict[str, Array]:
 def _choices(given: Mapping[str, Any]) -> tuple[int | None, Choices, int | None]:
     """`n`, what is said of inputs that are left out, and the request's own time limit in milliseconds."""
     for name, value in given.items():
-        if name in SEQUENCES and value:
+        if name in SEQUENCES and value is not False and value not in (0, ""):
             raise InvalidValue(f"{name}: models here keep no state between requests", field=name)
         if name not in PARAMETERS and name not in KNOWN and name not in SEQUENCES and not name.startswith("triton_"):
             raise InvalidValue(f"parameters: {cut(name)} is not known", field=name, valid=PARAMETERS)
@@ -265,20 +266,40 @@ def _choices(given: Mapping[str, Any]) -> tuple[int | None, Choices, int | None]
         raise InvalidValue("temperature: a number above 0 is needed", field="temperature")
     if prior is not None and not isinstance(prior, str):
         raise InvalidValue("prior: the name of one is needed", field="prior")
+    flag(given, "binary_data_output")
+    _whole(given, "priority")
     timeout = _whole(given, "timeout")
     choices = Choices(_whole(given, "seed"), _whole(given, "first"), _class(given.get("class")), prior, temperature)
     return _whole(given, "n"), choices, None if not timeout else max(1, timeout // 1000)
 
 
+def flag(parameters: Mapping[str, Any], name: str, otherwise: bool = False, field: str | None = None) -> bool:
+    """Return a parameter that is true or false. Raise InvalidValue for anything else, such as the text "true" or 1."""
+    value = parameters.get(name)
+    if value is None:
+        return otherwise
+    if not isinstance(value, bool):
+        raise InvalidValue(f"{cut(name)}: true or false is needed, not {shown(value)}", field=field or name)
+    return value
+
+
+def refuse(parameters: Mapping[str, Any], field: str) -> None:
+    """Raise InvalidValue for parameters of a tensor that ask for what is not offered."""
+    for name in NOT_OFFERED:
+        if parameters.get(name) is not None:
+            instead = "; send the data" if name == "shared_memory_region" else ""
+            offered = "shared memory" if name == "shared_memory_region" else name
+            raise InvalidValue(f"{field}: {offered} is not offered{instead}", field=field, valid=["binary_data"])
+
+
 def _whole(given: Mapping[str, Any], name: str) -> int | None:
-    """A whole number, which may stand as text: 2^63 - 1 does not go through every client as a number."""
+    """Return a parameter that is an integer. Raise InvalidValue for anything else: texts and numbers such as 5.0 are not converted."""
     value = given.get(name)
     if value is None:
         return None
-    number = texts.whole(value) if isinstance(value, str) else value if _is(value, int) else None
-    if number is None or not 0 <= number <= MAX_SEED:
+    if not _is(value, int) or not 0 <= value <= MAX_SEED:
         raise InvalidValue(f"{cut(name)}: {shown(value)} is not a whole number from 0 to 2^63 - 1", field=name)
-    return int(number)
+    return int(value)
 
 
 def _class(value: Any) -> Choice | None:

@@ -29,11 +29,21 @@ from manifold.service.aside import LARGE, aside
 from manifold.service.core import failures
 from manifold.service.core.encoding import JSON
 from manifold.service.http import replies
-from manifold.service.http.bodies import json_object
+from manifold.service.http.bodies import json_object, refuse_query
 from manifold.service.http.incoming import Incoming
 from manifold.service.http.replies import Reply
 from manifold.service.inference import tensors
-from manifold.service.inference.core import EXTENSIONS, Asked, Core, Inferred, check_id, of_one_line, server
+from manifold.service.inference.core import (
+    EXTENSIONS,
+    Asked,
+    Core,
+    Inferred,
+    check_id,
+    flag,
+    of_one_line,
+    refuse,
+    server,
+)
 
 Array = NDArray[Any]
 
@@ -46,6 +56,9 @@ STATUS = {
 }  # fmt: skip
 SMALL = 1400  # bytes of an answer that are not worth compressing: they go in one packet
 OPTIONS = orjson.OPT_SERIALIZE_NUMPY
+
+# of a request; the name and the version of the model are in the path, and some clients repeat them
+FIELDS = ("id", "parameters", "inputs", "outputs", "model_name", "model_version")
 
 NEVER = re.compile(r";\s*q=0(\.0*)?\s*$")
 
@@ -140,7 +153,7 @@ class Routes:
 
     async def _index(self, request: Incoming) -> Reply:
         fields = await self._fields(request)
-        return Reply(orjson.dumps(self.core.index(bool(fields.get("ready", False)))))
+        return Reply(orjson.dumps(self.core.index(flag(fields, "ready"))))
 
     async def _load(self, request: Incoming, name: str) -> Reply:
         await self.core.load(name, _mapping(await self._fields(request), "parameters"))
@@ -159,6 +172,7 @@ class Routes:
     # --- inference ---
 
     async def _infer(self, request: Incoming, name: str, version: str) -> Reply:
+        refuse_query(request)
         body, limit = await request.body(self.settings.max_body_bytes), self.settings.max_body_bytes
         head, coding = request.header(HEAD.lower().encode()), request.header(b"content-encoding")
 
@@ -194,6 +208,8 @@ def _read(name: str, version: str, body: bytes, head: str | None) -> tuple[Asked
         return Asked(name, version, {}, {}, raw=body), lambda output: True  # the rows of one tensor and nothing else
     size = _head_size(head, len(body))
     fields, tail = json_object(body[:size]), memoryview(body)[size:]
+    if unknown := next((key for key in fields if key not in FIELDS), None):
+        raise InvalidValue(f"{cut(unknown)}: unknown field", field=unknown, valid=FIELDS)
     parameters = _mapping(fields, "parameters")
     given, start = {}, 0
     for place, tensor in enumerate(_list(fields, "inputs")):
@@ -206,7 +222,7 @@ def _read(name: str, version: str, body: bytes, head: str | None) -> tuple[Asked
         given[key] = array
     if start != len(tail):
         raise Malformed(f"body: {len(tail) - start} bytes after the last binary tensor", field="inputs")
-    wanted, binary = _wanted(fields, bool(parameters.get("binary_data_output", False)))
+    wanted, binary = _wanted(fields, flag(parameters, "binary_data_output"))
     return Asked(name, version, parameters, given, wanted, check_id(fields.get("id", ""))), binary
 
 
@@ -242,8 +258,7 @@ def _list(fields: dict[str, Any], name: str) -> list[dict[str, Any]]:
 def _input(tensor: dict[str, Any], tail: memoryview, field: str) -> tuple[Array, int]:
     """The array of an input, and how much of the tail is its."""
     parameters = _mapping(tensor, "parameters", f"{field}.")
-    if "shared_memory_region" in parameters:
-        raise InvalidValue(f"{field}: shared memory is not offered; send the data", field=field)
+    refuse(parameters, field)
     shape = tensors.check_shape(tensor.get("shape"), field)
     datatype = tensor.get("datatype", "")
     if (size := parameters.get("binary_data_size")) is None:
@@ -265,10 +280,8 @@ def _wanted(fields: dict[str, Any], otherwise: bool) -> tuple[tuple[str, ...] | 
     by_name = {}
     for output in outputs:
         parameters = _mapping(output, "parameters", "outputs.")
-        for name in ("classification", "shared_memory_region"):
-            if parameters.get(name):
-                raise InvalidValue(f"outputs: {cut(name)} is not offered", field="outputs", valid=["binary_data"])
-        by_name[output["name"]] = bool(parameters.get("binary_data", otherwise))
+        refuse(parameters, "outputs")
+        by_name[output["name"]] = flag(parameters, "binary_data", otherwise, "outputs")
     return tuple(by_name) or None, lambda output: by_name.get(output, otherwise)
 
 

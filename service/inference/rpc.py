@@ -18,7 +18,7 @@ from manifold.service.aside import aside
 from manifold.service.core import failures
 from manifold.service.core.metadata import FORWARDED, NO_ADMIN
 from manifold.service.inference import tensors
-from manifold.service.inference.core import ID, Asked, Core, Inferred, check_id, of_one_line, server
+from manifold.service.inference.core import ID, Asked, Core, Inferred, check_id, flag, of_one_line, refuse, server
 from manifold.service.rpc.calls import Call, Calls, deadline, readable, work
 from manifold.service.settings import is_loopback
 from manifold.service.stubs import inference_pb2 as pb
@@ -203,7 +203,7 @@ def _read(message: pb.ModelInferRequest) -> Asked:
         field = f"inputs[{place}]"
         if tensor.name in given:
             raise Malformed(f"{field}: {shown(tensor.name)} is there twice", field=field)
-        _refuse(tensor.parameters, field, "shared_memory_region")
+        refuse(_values(tensor.parameters), field)
         shape = tensors.check_shape(list(tensor.shape), field)
         if not raw:
             given[tensor.name] = _typed(tensor, shape, field)
@@ -212,9 +212,10 @@ def _read(message: pb.ModelInferRequest) -> Asked:
         else:
             given[tensor.name] = tensors.from_bytes(raw[place], tensor.datatype, shape, field)
     for output in message.outputs:
-        _refuse(output.parameters, "outputs", "classification", "shared_memory_region")
+        refuse(_values(output.parameters), "outputs")
+        flag(_values(output.parameters), "binary_data", field="outputs")
     wanted = tuple(dict.fromkeys(output.name for output in message.outputs)) or None
-    parameters = {name: _value(parameter) for name, parameter in message.parameters.items()}
+    parameters = _values(message.parameters)
     return Asked(message.model_name, message.model_version, parameters, given, wanted, check_id(message.id))
 
 
@@ -231,15 +232,10 @@ def _typed(tensor: pb.ModelInferRequest.InferInputTensor, shape: tuple[int, ...]
     return tensors.from_values(list(getattr(tensor.contents, kind)), tensor.datatype, shape, field)
 
 
-def _refuse(parameters: Mapping[str, pb.InferParameter], field: str, *names: str) -> None:
-    for name in names:
-        if name in parameters and _value(parameters[name]):
-            raise InvalidValue(f"{field}: {name} is not offered", field=field)
-
-
-def _value(parameter: pb.InferParameter) -> Any:
-    kind = parameter.WhichOneof("parameter_choice")
-    return None if kind is None else getattr(parameter, kind)
+def _values(parameters: Mapping[str, pb.InferParameter]) -> dict[str, Any]:
+    """Return parameters as values; one without a value is None."""
+    kinds = {name: parameter.WhichOneof("parameter_choice") for name, parameter in parameters.items()}
+    return {name: None if kind is None else getattr(parameters[name], kind) for name, kind in kinds.items()}
 
 
 def _write(made: Inferred) -> pb.ModelInferResponse:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from manifold.runtime import codecs
 from manifold.runtime.errors import InvalidValue, Malformed, shown
 
 Array = NDArray[Any]
@@ -19,6 +20,8 @@ DTYPES: dict[str, np.dtype[Any]] = {
     "FP32": np.dtype("<f4"), "FP64": np.dtype("<f8"),
 }  # fmt: skip
 NAMES = {dtype.newbyteorder("="): name for name, dtype in DTYPES.items()}
+# the types of JSON values that each kind of array type takes; nothing is converted
+TAKEN: dict[str, set[type]] = {"b": {bool}, "i": {int}, "u": {int}, "f": {int, float}}
 DIMENSIONS = 16  # more, numpy would refuse in words of its own
 
 
@@ -57,44 +60,44 @@ def from_bytes(content: bytes | memoryview, datatype: str, shape: tuple[int, ...
 
 
 def from_values(values: object, datatype: str, shape: tuple[int, ...], field: str) -> Array:
-    """An array of JSON data or typed contents: nested as the shape, or flat. Raises Malformed, InvalidValue."""
+    """Return the array of JSON data or typed contents: one flat list, or lists nested exactly as the shape.
+
+    No value is converted: BOOL takes true and false, integers take integers in their range, and floats take numbers. Raises Malformed for
+    another form or number of values, and InvalidValue for other values.
+    """
     dtype = dtype_of(datatype, field)
     if datatype == "FP16":
         raise InvalidValue(f"{field}: FP16 goes as binary data alone", field=field)
-    if str in _kinds(values):  # numpy would give each value the room of the longest text
+    if (
+        not codecs.types_of(values) <= TAKEN[dtype.kind]
+    ):  # before numpy would give each value the room of the longest text
         raise InvalidValue(f"{field}: data: not all values are {datatype}", field=field)
+    if not isinstance(values, list):
+        raise Malformed(f"{field}: data: a list of values is needed, not {shown(values)}", field=field)
     try:
-        array: Array = np.asarray(values)
+        array: Array = np.asarray(values, np.float64 if dtype.kind == "f" else None)
     except ValueError:  # lists of different lengths
         raise Malformed(f"{field}: data: not nested as the shape {list(shape)} says", field=field) from None
-    if array.size != math.prod(shape):
+    if array.ndim == 1 and array.size != math.prod(shape):
         raise Malformed(f"{field}: data: {array.size} values, but {list(shape)} has {math.prod(shape)}", field=field)
-    if not _fits(array, dtype):
-        raise InvalidValue(f"{field}: data: not all values are {datatype}", field=field)
-    with np.errstate(over="ignore"):  # what becomes infinite is refused as such
-        return array.reshape(shape).astype(dtype.newbyteorder("="), copy=False)
-
-
-def _kinds(values: object) -> set[type]:
-    """Return the types of the values in lists within each other."""
-    if not isinstance(values, list):
-        return {type(values)}
-    kinds = set(map(type, values))
-    if list in kinds:
-        kinds.discard(list)
-        for each in values:
-            kinds |= _kinds(each)
-    return kinds
+    if array.ndim != 1 and array.shape != shape:
+        raise Malformed(
+            f"{field}: data: nested as {list(array.shape)}, but the shape is {list(shape)}; nest the lists as the shape, or send one flat list",
+            field=field,
+        )
+    with np.errstate(over="ignore"):
+        typed = array.reshape(shape).astype(dtype.newbyteorder("="), copy=False) if _fits(array, dtype) else None
+    if typed is None:
+        raise InvalidValue(f"{field}: data: not all values are {datatype}: some are beyond its range", field=field)
+    if dtype.kind == "f" and (np.isinf(typed) & ~np.isinf(array.reshape(shape))).any():
+        raise InvalidValue(f"{field}: data: not all values are {datatype}: some are not finite in it", field=field)
+    return typed
 
 
 def _fits(array: Array, dtype: np.dtype[Any]) -> bool:
-    """Return whether JSON's values are of that type: integers for integers and in their range, true and false for BOOL, numbers for floats."""
-    if not array.size:
+    """Return whether integers are in the range of an integer type."""
+    if dtype.kind not in "iu" or not array.size:
         return True
-    if dtype.kind == "b":
-        return array.dtype.kind == "b"
-    if dtype.kind == "f":
-        return array.dtype.kind in "iuf"
     limits = np.iinfo(dtype)
     return array.dtype.kind in "iu" and limits.min <= int(array.min()) and int(array.max()) <= limits.max
 

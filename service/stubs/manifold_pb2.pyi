@@ -786,7 +786,7 @@ class CalibrationInfo(_message.Message):
     def __init__(self, id: _Optional[str] = ..., n: _Optional[int] = ..., created: _Optional[str] = ...) -> None: ...
 
 class ScoreResponse(_message.Message):
-    __slots__ = ("model", "version", "request_id", "timing", "seed", "first", "items", "threshold", "calibration", "fitted", "reproducible")
+    __slots__ = ("model", "version", "request_id", "timing", "seed", "first", "items", "threshold", "calibration", "fitted", "reproducible", "warnings")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
@@ -798,6 +798,7 @@ class ScoreResponse(_message.Message):
     CALIBRATION_FIELD_NUMBER: _ClassVar[int]
     FITTED_FIELD_NUMBER: _ClassVar[int]
     REPRODUCIBLE_FIELD_NUMBER: _ClassVar[int]
+    WARNINGS_FIELD_NUMBER: _ClassVar[int]
     model: str
     version: int
     request_id: str
@@ -809,7 +810,8 @@ class ScoreResponse(_message.Message):
     calibration: CalibrationInfo
     fitted: _containers.RepeatedCompositeFieldContainer[Fitted]
     reproducible: bool
-    def __init__(self, model: _Optional[str] = ..., version: _Optional[int] = ..., request_id: _Optional[str] = ..., timing: _Optional[_Union[Timing, _Mapping]] = ..., seed: _Optional[int] = ..., first: _Optional[int] = ..., items: _Optional[_Iterable[_Union[ScoredItem, _Mapping]]] = ..., threshold: _Optional[_Union[ThresholdInfo, _Mapping]] = ..., calibration: _Optional[_Union[CalibrationInfo, _Mapping]] = ..., fitted: _Optional[_Iterable[_Union[Fitted, _Mapping]]] = ..., reproducible: _Optional[bool] = ...) -> None: ...
+    warnings: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, model: _Optional[str] = ..., version: _Optional[int] = ..., request_id: _Optional[str] = ..., timing: _Optional[_Union[Timing, _Mapping]] = ..., seed: _Optional[int] = ..., first: _Optional[int] = ..., items: _Optional[_Iterable[_Union[ScoredItem, _Mapping]]] = ..., threshold: _Optional[_Union[ThresholdInfo, _Mapping]] = ..., calibration: _Optional[_Union[CalibrationInfo, _Mapping]] = ..., fitted: _Optional[_Iterable[_Union[Fitted, _Mapping]]] = ..., reproducible: _Optional[bool] = ..., warnings: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class ClassifiedItem(_message.Message):
     __slots__ = ("probabilities",)

@@ -140,7 +140,7 @@ def test_parameters(triton: Any) -> None:
     module, client = triton
     whole = client.infer("mnist-cvae", [], parameters={"n": 4, "seed": 7, "class": "3"}).as_numpy("data")
     for index in range(4):
-        alone = client.infer("mnist-cvae", [], parameters={"seed": "7", "first": index, "class": "3"}).as_numpy("data")
+        alone = client.infer("mnist-cvae", [], parameters={"seed": 7, "first": index, "class": "3"}).as_numpy("data")
         assert np.array_equal(alone[0], whole[index])
     cool = client.infer("mnist-vqvae", [], parameters={"n": 2, "seed": 7, "temperature": 0.5, "class": '["1", "8"]'})
     assert cool.as_numpy("codes").shape == (2, 7, 7)

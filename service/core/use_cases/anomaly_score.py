@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StrictBool
+from pydantic import BaseModel, Field
 
-from manifold.runtime.errors import InvalidValue
 from manifold.runtime.scores import decisions, reasons, scoring
 from manifold.service.aside import ROW, aside
 from manifold.service.core.answers import UseCaseResult
@@ -15,6 +14,7 @@ from manifold.service.core.contract import (
     EXAMPLE_ROW,
     EXPLANATION,
     NEIGHBOUR,
+    STRICT,
     ConditionedItemsRequest,
     Fitted,
     Response,
@@ -28,7 +28,7 @@ from manifold.service.core.use_cases.base import UseCase
 class Costs(BaseModel):
     """Costs of errors, in any one unit, and the share of anomalies."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = STRICT
 
     false_positive: float = Field(gt=0, allow_inf_nan=False)
     false_negative: float = Field(gt=0, allow_inf_nan=False)
@@ -43,7 +43,7 @@ class ScoreRequest(ConditionedItemsRequest):
     false_positive_rate: float | None = Field(
         default=None, gt=0, lt=1, allow_inf_nan=False, description="0.01 where left out"
     )
-    budget: Annotated[int, Field(strict=True, ge=1)] | None = Field(
+    budget: Annotated[int, Field(ge=1)] | None = Field(
         default=None, description="instead: the n most anomalous of the request"
     )
     costs: Costs | None = Field(
@@ -53,7 +53,7 @@ class ScoreRequest(ConditionedItemsRequest):
         default=None, gt=0, lt=1, allow_inf_nan=False,
         description="false positive rate of the band `block`; a tenth of that for review where left out",
     )  # fmt: skip
-    explain: StrictBool = False
+    explain: bool = False
 
 
 class Part(BaseModel):
@@ -80,7 +80,7 @@ class ScoredItem(BaseModel):
 
     score: float = Field(description="continuous, higher is more anomalous")
     p_value: float | None
-    is_anomaly: bool
+    is_anomaly: bool | None = Field(description="null if the model cannot decide: `warnings` of the answer says why")
     band: Literal["allow", "review", "block"] | None
     risk: int | None = Field(description="0 to 999, a fixed function of the p-value")
     state: Literal["ok", "below_resolution", "uncalibrated", "unknown"]
@@ -113,6 +113,7 @@ class ScoreResponse(Response):
     items: list[ScoredItem]
     threshold: ThresholdInfo
     calibration: CalibrationInfo | None
+    warnings: list[str] | None = Field(default=None, description="why items are not decided; left out where all are")
     fitted: list[Fitted] | None = None
 
 
@@ -120,6 +121,9 @@ async def handle(handling: Handling, request: ScoreRequest, uploads: Uploads, de
     """Anomaly scores of items."""
     entry, manifest = await handling.entry(request, "anomaly-score")
     rule = rule_of(request)
+    rule.check(manifest)
+    if request.explain:
+        reasons.check_explains(manifest)
     nullable = any(tensor.missing for tensor in manifest.tasks["score"].inputs)
     items = await handling.reader.items(manifest, request, uploads, unknown=True, missing=nullable)
     warnings = items.warnings
@@ -156,7 +160,7 @@ def judged(
 
 
 def threshold_of(calibrated: scoring.Calibrated, judgement: decisions.Judged) -> dict[str, Any]:
-    """Return the threshold, and the calibration that it refers to."""
+    """Return the threshold, the calibration that it refers to, and why items are not decided."""
     line, source = judgement.threshold, calibrated.calibration
     return {
         "threshold": {
@@ -164,21 +168,14 @@ def threshold_of(calibrated: scoring.Calibrated, judgement: decisions.Judged) ->
             "interval": None if line.interval is None else list(line.interval), "block_p_value": judgement.block_p_value,
         },
         "calibration": None if source is None else {"id": source.id, "n": source.n, "created": source.created},
+        **({"warnings": list(judgement.notes)} if judgement.notes else {}),
     }  # fmt: skip
 
 
 def rule_of(request: ScoreRequest) -> decisions.Rule:
-    """Return the rule of the decision. Raises InvalidValue for more than one way."""
-    ways = [name for name in ("false_positive_rate", "budget", "costs") if getattr(request, name) is not None]
-    if len(ways) > 1:
-        raise InvalidValue(f"{' and '.join(ways)} exclude each other", field=ways[-1])
+    """Return the rule of the decision. Raise InvalidValue for more than one way."""
     costs = None if request.costs is None else decisions.Costs(**request.costs.model_dump())
-    rule = decisions.Rule(request.false_positive_rate, request.budget, costs, request.block_rate)
-    if request.budget is None and rule.block_rate > rule.review_rate:
-        raise InvalidValue(
-            f"block_rate: {rule.block_rate:g} is above the rate for review, {rule.review_rate:g}", field="block_rate"
-        )
-    return rule
+    return decisions.Rule(request.false_positive_rate, request.budget, costs, request.block_rate)
 
 
 USE_CASE = UseCase("anomaly-score", ScoreRequest, ScoreResponse, handle, takes_row_files=True)

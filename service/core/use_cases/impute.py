@@ -33,12 +33,16 @@ class ImputeRequest(ConditionedItemsRequest, SeededRequest):
     masks: list[str] | None = Field(
         default=None, description="[n], or one for all: base64 PNG, white where the image is known"
     )
-    candidates: Annotated[int, Field(strict=True, ge=1, le=64)] = Field(
+    candidates: Annotated[int, Field(ge=1, le=64)] = Field(
         default=8,
         description="of an image: so many are drawn, and one is chosen by how well the known pixels follow from it",
     )
-    temperature: float = Field(
-        default=1.0, ge=0.01, le=100, allow_inf_nan=False, description="of images: divides logits"
+    temperature: float | None = Field(
+        default=None,
+        ge=0.01,
+        le=100,
+        allow_inf_nan=False,
+        description="of images: divides logits; 1 where left out; refused if nothing uses it",
     )
     encoding: Literal["png", "array"] = Field(
         default="png", description="of images: base64 PNG in `images`, or numbers in `data`"
@@ -69,6 +73,8 @@ async def handle(
     spec = manifest.spec
     if request.masks or uploads.masks:
         raise InvalidValue(f"masks: {entry.name} takes {spec.noun}, whose missing values are null", field="masks")
+    if chosen := next((name for name in ("candidates", "temperature") if name in request.model_fields_set), None):
+        raise operations.no_effect(manifest, chosen, f"takes {spec.noun}, whose missing values are computed")
     items = await handling.reader.items(manifest, request, uploads, missing=True)
     steps = operations.impute(
         manifest, items.data, condition=condition, seed=request.seed, first=request.first, numbers=request.inputs

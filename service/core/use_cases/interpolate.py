@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import Field
 
 from manifold.runtime import operations
 from manifold.service.core.answers import UseCaseResult
@@ -13,6 +13,7 @@ from manifold.service.core.contract import (
     INPUTS,
     OPTIONS,
     SINGLE,
+    STRICT,
     BaseRequest,
     ClassName,
     Condition,
@@ -31,7 +32,7 @@ from manifold.service.core.use_cases.base import UseCase
 class End(SINGLE):  # type: ignore[misc]
     """One end of an interpolation: an item, latent, seed, class or condition; the last two may stand beside the others."""
 
-    model_config = ConfigDict(extra="forbid", populate_by_name=True)
+    model_config = STRICT
 
     latent: Nested | None = None
     named_latent: dict[str, Nested] | None = Field(default=None, description="instead, of models with several: by name")
@@ -51,7 +52,7 @@ class InterpolateRequest(OPTIONS, BaseRequest):  # type: ignore[misc]
 
     from_: End = Field(alias="from")
     to: End
-    steps: Annotated[int, Field(strict=True, ge=2)] = 8
+    steps: Annotated[int, Field(ge=2)] = 8
     method: Literal["slerp", "lerp"] | None = Field(default=None, description="slerp for normal latents, else lerp")
     seed: Seed | None = Field(default=None, description="for what the ends leave open")
     inputs: Numbers | None = Field(default=None, description=INPUTS)

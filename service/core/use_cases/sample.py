@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, StrictBool
+from pydantic import Field
 
 from manifold.runtime import conditions, inputs, operations, recipes
 from manifold.runtime.conditions import of_items, tagged
@@ -45,7 +45,7 @@ class SampleRequest(InputsRequest, SeededRequest):
 
     model_config = example(seed=7, n=4)
 
-    n: Annotated[int, Field(strict=True, ge=1)] | None = Field(
+    n: Annotated[int, Field(ge=1)] | None = Field(
         default=None, description="1, or as many as there are latents or codes"
     )
     latents: Nested | None = Field(default=None, description="[n][L]")
@@ -58,10 +58,14 @@ class SampleRequest(InputsRequest, SeededRequest):
     )
     condition: Nested | None = Field(default=None, description=CONDITION)
     prior: str | None = None
-    temperature: float = Field(
-        default=1.0, ge=0.01, le=100, allow_inf_nan=False, description="scales normal latents, divides logits"
+    temperature: float | None = Field(
+        default=None,
+        ge=0.01,
+        le=100,
+        allow_inf_nan=False,
+        description="1 where left out; scales normal latents, divides logits; refused if nothing uses it",
     )
-    return_latents: StrictBool = False
+    return_latents: bool = False
     encoding: Literal["png", "array"] = Field(
         default="png", description="of images: base64 PNG in `images`, or numbers in `data`"
     )
@@ -169,6 +173,8 @@ async def _order(handling: Handling, request: SampleRequest, uploads: Uploads) -
     n = request.n if request.n is not None else count or 1
     if count is not None and count != n:
         raise InvalidValue(f"n: {n}, but {count} latents or codes are given; leave n out", field="n")
+    if request.return_latents and not manifest.latents and manifest.codes is None:
+        raise operations.no_effect(manifest, "return_latents", "has neither latents nor codes")
     options = {
         "seed": request.seed, "first": request.first, "latents": latents, "codes": codes,
         "condition": await handling.reader.condition(manifest, uploads, request), "prior": request.prior,
