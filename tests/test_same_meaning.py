@@ -78,7 +78,7 @@ def texts(row: dict[str, Any], form: dict[str, Any]) -> dict[str, str]:
 
 def as_csv(table: list[dict[str, Any]], form: dict[str, Any]) -> bytes:
     out = io.StringIO(newline="")
-    quoting = csv.QUOTE_ALL if form["end"] == "\r" else form["quoting"]  # the writer leaves \n bare otherwise
+    quoting: Any = csv.QUOTE_ALL if form["end"] == "\r" else form["quoting"]  # the writer leaves \n bare otherwise
     writer = csv.writer(out, delimiter=form["delimiter"], lineterminator=form["end"], quoting=quoting)
     writer.writerow([*SPEC.names, "not known"])
     for row in table:

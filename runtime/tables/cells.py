@@ -28,25 +28,23 @@ def numbers_of(column: Any, notation: Notation) -> Array | None:
         if compute.any(compute.match_substring(texts, ".")).as_py():
             return None  # groups of three digits: read one by one
         texts = compute.replace_substring(texts, ",", ".")
-    missing = _missing(texts, notation)
-    try:
-        cast = compute.cast(compute.if_else(missing, None, texts), pyarrow.float64())
-    except pyarrow.ArrowInvalid:
-        return None
-    numbers = np.asarray(cast.to_numpy(zero_copy_only=False) if isinstance(cast, pyarrow.Array) else cast.to_numpy())
-    absent = np.asarray(
-        missing.to_numpy(zero_copy_only=False) if isinstance(missing, pyarrow.Array) else missing.to_numpy()
-    )
-    return numbers if np.array_equal(np.isfinite(numbers), ~absent.astype(bool)) else None
+    found = _cast(texts, compute.equal(texts, ""))  # most columns have no other missing values
+    if found is None:
+        tokens = pyarrow.array(sorted(notation.missing), pyarrow.string())
+        found = _cast(texts, compute.is_in(compute.utf8_lower(texts), value_set=tokens))
+    return found
 
 
-def _missing(texts: Any, notation: Notation) -> Any:
-    """Return which texts, without blanks around them, stand for a missing value."""
+def _cast(texts: Any, missing: Any) -> Array | None:
+    """Return texts as float64, NaN where they are missing; None if another one is no finite number."""
     import pyarrow
     from pyarrow import compute
 
-    tokens = pyarrow.array(sorted(notation.missing), pyarrow.string())
-    return compute.is_in(compute.utf8_lower(texts), value_set=tokens)
+    try:
+        numbers = _numpy(compute.cast(compute.if_else(missing, None, texts), pyarrow.float64()))
+    except pyarrow.ArrowInvalid:
+        return None
+    return numbers if np.array_equal(np.isfinite(numbers), ~_numpy(missing).astype(bool)) else None
 
 
 def plain(column: Any) -> Array:
@@ -118,7 +116,9 @@ def of_arrow(column: Any) -> Array:
         coded = _coded(column)
         return _taken(coded.dictionary.to_pylist(), coded.indices)
     if types.is_decimal(column.type) and column.type.precision <= DIGITS:
-        column = compute.cast(compute.cast(column, pyarrow.string()), pyarrow.float64())  # the nearest one, unlike at once
+        column = compute.cast(
+            compute.cast(column, pyarrow.string()), pyarrow.float64()
+        )  # the nearest one, unlike at once
     if types.is_floating(column.type) or (types.is_integer(column.type) and not column.null_count):
         return _numpy(column)
     if types.is_integer(column.type):

@@ -56,12 +56,12 @@ def encode(
     nothing = np.ones(n, bool)  # rows without a single value
     for column, block in spec.placed:
         values = np.asarray(table[column.name])
-        absent_rows = _absent(values, column, spec.notation)
-        nothing &= absent_rows
         if isinstance(column, NumericColumn):
+            absent_rows = missing_values(values, spec.notation)
             result.data[:, block.start] = _numbers(values, absent_rows, column, spec.notation, result)
         else:
-            result.data[:, block] = _blocks(values, absent_rows, column, spec.notation, unknown, result)
+            result.data[:, block], absent_rows = _blocks(values, column, spec.notation, unknown, result)
+        nothing &= absent_rows
         for index in np.flatnonzero(absent_rows):
             if missing:
                 result.warn(index, rows.is_missing(column))
@@ -70,12 +70,6 @@ def encode(
     for index in np.flatnonzero(nothing):
         result.bad.setdefault(int(index), "every value is missing")
     return result
-
-
-def _absent(values: Array, column: NumericColumn | CategoricalColumn, notation: Notation) -> NDArray[np.bool_]:
-    if isinstance(column, NumericColumn) or values.dtype.kind in "biuf":
-        return missing_values(values, notation)
-    return _each(values, lambda value: rows.is_absent(value, column, notation), bool)
 
 
 def missing_values(values: Array, notation: Notation) -> NDArray[np.bool_]:
@@ -133,16 +127,12 @@ def _numbers(
 
 
 def _blocks(
-    values: Array,
-    absent: NDArray[np.bool_],
-    column: CategoricalColumn,
-    notation: Notation,
-    unknown: bool,
-    result: EncodedTable,
-) -> Float32:
-    """Return one-hot blocks (n, categories); different values are looked up once."""
+    values: Array, column: CategoricalColumn, notation: Notation, unknown: bool, result: EncodedTable
+) -> tuple[Float32, NDArray[np.bool_]]:
+    """Return one-hot blocks (n, categories) and which values are missing (n,). Different values are looked up once."""
     block = np.zeros((len(values), column.width), np.float32)
     different, inverse = _different(values)
+    absent = np.asarray([rows.is_absent(value, column, notation) for value in different], bool)[inverse]
     found = [column.lookup.find(value, notation) for value in different]
     places = np.asarray([-1 if place is None else place for place in found], np.int64)[inverse]
     known = ~absent & (places >= 0)
@@ -154,7 +144,7 @@ def _blocks(
             result.warn(index, rows.is_unknown(name, column))
         else:
             result.bad.setdefault(int(index), f"{column.name}: unknown category {shown(name)}")
-    return block
+    return block, absent
 
 
 def _different(values: Array) -> tuple[list[Any], NDArray[np.int64]]:
@@ -165,7 +155,8 @@ def _different(values: Array) -> tuple[list[Any], NDArray[np.int64]]:
     if values.dtype.kind in "biuf":
         different, inverse = np.unique(values, return_inverse=True)
         return different.tolist(), inverse
+    plain = values.tolist()
+    keys = plain if set(map(type, plain)) <= {str, type(None)} else [(type(value), value) for value in plain]
     place_of: dict[Any, int] = {}
-    keys = ((type(value), value) for value in values.tolist())
-    inverse = np.fromiter((place_of.setdefault(key, len(place_of)) for key in keys), np.int64, len(values))
-    return [value for _, value in place_of], inverse
+    inverse = np.fromiter((place_of.setdefault(key, len(place_of)) for key in keys), np.int64, len(plain))
+    return [key if key is None or isinstance(key, str) else key[1] for key in place_of], inverse

@@ -89,9 +89,11 @@ class Text(io.RawIOBase):
             self.encoding = "latin-1"
             return self._decode(pending + content, final=final)
         self._read += len(content)
-        if self.encoding == "utf-8" and not self._beyond_ascii:
-            self._beyond_ascii = not text.isascii()
-        return text.encode()
+        if self.encoding != "utf-8":
+            return text.encode()
+        self._beyond_ascii = self._beyond_ascii or not text.isascii()
+        whole, cut_off = pending + content, len(self._decoder.getstate()[0])
+        return whole[: len(whole) - cut_off]
 
 
 def find(head: str, wanted: Collection[str] = ()) -> Dialect:

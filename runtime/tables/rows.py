@@ -80,6 +80,8 @@ def values(row: Row, spec: TableSpec, place: str = "row", *, missing: bool = Fal
 
 def _settled(value: Any, column: NumericColumn | CategoricalColumn, notation: Notation) -> Any:
     """Return None for a missing value, and the number for a text that spells one in a numeric column; else the value."""
+    if type(value) is float or type(value) is int:
+        return value if value == value else None
     if is_absent(value, column, notation):
         return None
     if isinstance(column, NumericColumn) and isinstance(value, str):

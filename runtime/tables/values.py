@@ -85,6 +85,8 @@ def is_missing(value: Any, notation: Notation) -> bool:
 
 def number(value: Any, notation: Notation) -> float | None:
     """Return the number that a value is or spells, which may be infinite; None if it is no number. A truth value is none."""
+    if type(value) is float:
+        return value
     if isinstance(value, str):
         return _number_of(value.strip(), notation)
     if isinstance(value, bool | np.bool_) or not isinstance(value, int | float | np.integer | np.floating | Decimal):
@@ -173,7 +175,9 @@ class Categories:
 
     def find(self, value: Any, notation: Notation) -> int | None:
         """Return the place of the category that a value names; None if there is none."""
-        place = self._exact.get(spelling(value))
+        place = self._exact.get(value if isinstance(value, str) else spelling(value))
+        if place is None and isinstance(value, str):
+            place = self._exact.get(text_of(value))
         if place is not None:
             return place
         return next((self._alike[key] for key in self._keys(value, notation) if key in self._alike), None)
