@@ -40,19 +40,31 @@ def test_numbers_with_decimal_commas(text: str, expected: float | None) -> None:
     assert values.number(text, COMMA) == expected
 
 
-@pytest.mark.parametrize("value", [None, math.nan, np.float32("nan"), Decimal("NaN"), np.datetime64("NaT"), *MISSING, " na ", "nan", "NULL", "Null"])
+@pytest.mark.parametrize(
+    "value",
+    [None, math.nan, np.float32("nan"), Decimal("NaN"), np.datetime64("NaT"), *MISSING, " na ", "nan", "NULL", "Null"],
+)
 def test_missing_values(value: Any) -> None:
     assert values.is_missing(value, DEFAULT)
 
 
-@pytest.mark.parametrize("value", [0, 0.0, False, "0", "none", "None", "no", "--", "N", "nano", "n.a.", math.inf, [], "missing", "."])
+@pytest.mark.parametrize(
+    "value", [0, 0.0, False, "0", "none", "None", "no", "--", "N", "nano", "n.a.", math.inf, [], "missing", "."]
+)
 def test_values_that_are_there(value: Any) -> None:
     assert not values.is_missing(value, DEFAULT)
 
 
 def test_stated_texts_for_missing_values_take_the_place_of_the_usual_ones() -> None:
     notation = Notation.of((" unknown ", "-99"))
-    assert [values.is_missing(value, notation) for value in ("Unknown", "-99", "", None, "NA", "-")] == [True, True, True, True, False, False]
+    assert [values.is_missing(value, notation) for value in ("Unknown", "-99", "", None, "NA", "-")] == [
+        True,
+        True,
+        True,
+        True,
+        False,
+        False,
+    ]
 
 
 @pytest.mark.parametrize(
@@ -67,39 +79,60 @@ def test_dates_and_times(text: str) -> None:
     assert values.is_moment(f" {text} ")
 
 
-@pytest.mark.parametrize("value", ["1.2.3", "10.0.0.1", "20260131", "12-34", "1:2", "3/4", "may", "2026", "a 10:30", "1-2-3", 20260131, None])
+@pytest.mark.parametrize(
+    "value", ["1.2.3", "10.0.0.1", "20260131", "12-34", "1:2", "3/4", "may", "2026", "a 10:30", "1-2-3", 20260131, None]
+)
 def test_values_that_are_no_dates(value: Any) -> None:
     assert not values.is_moment(value)
 
 
 def test_typed_dates_and_times() -> None:
-    for value in (datetime.date(2026, 1, 31), datetime.datetime(2026, 1, 31, tzinfo=datetime.UTC), datetime.time(10), np.datetime64("2026-01-31")):
+    for value in (
+        datetime.date(2026, 1, 31),
+        datetime.datetime(2026, 1, 31, tzinfo=datetime.UTC),
+        datetime.time(10),
+        np.datetime64("2026-01-31"),
+    ):
         assert values.is_moment(value)
 
 
 @pytest.mark.parametrize(
     ("names", "alike"),
     [
-        (("no", "yes"), {"no": 0, "NO": 0, "false": 0, False: 0, "0": 0, 0.0: 0, "f": 0, "off": 0, "Yes": 1, True: 1, "t": 1, 1.0: 1, "on": 1, "maybe": None}),
+        (("no", "yes"), {"no": 0, "NO": 0, "false": 0, False: 0, "0": 0, "f": 0, "off": 0, "Yes": 1, True: 1, "t": 1, "on": 1, "maybe": None}),
         (("0", "1"), {0.0: 0, "0.0": 0, "false": 0, True: 1, "1.000": 1, "yes": 1, "2": None}),
         (("False", "True"), {np.bool_(True): 1, "TRUE": 1, "n": 0}),
         (("f", "m"), {"f": 0, "m": 1, "false": None, "F": None}),  # no truth values: m is none
         (("n", "y", "maybe"), {"n": 0, "no": None, False: None}),
         (("1", "2", "3"), {1: 0, "2.0": 1, Decimal("3.00"): 2, " 3 ": 2, "03": None, "4": None}),
         (("007", "7"), {"007": 0, 7: 1, "7": 1, "7.0": 1, "07": None}),
-        (("1", "1.0"), {"1": 0, "1.0": 1, 1: 0}),
+        (("1", "1.0"), {"1": 0, "1.0": 1, 1: 0, 1.5: None}),
         (("0.5", "12.25"), {0.5: 0, ".5": 0, "0.50": 0, Decimal("12.250"): 1}),
         (("9007199254740992", "9007199254740993"), {9007199254740992: 0, 9007199254740993: 1, "9007199254740993": 1, "9,007,199,254,740,993": 1}),
         (("caf\u00e9", "Stra\u00dfe"), {"cafe\u0301": 0, " caf\u00e9\u00a0": 0, "CAF\u00c9": None, "strasse": None}),
         (("2026-01-31 00:00:00", "x"), {"2026-01-31T00:00:00": 0, datetime.date(2026, 1, 31): 0, np.datetime64("2026-01-31"): 0, "2026-02-01": None}),
-        (("true",), {True: 0, "Yes": 0, 1: 0, False: None, "x": None}),
-        (("0",), {0: 0, "0.0": 0, False: 0, 5: None}),
+        (("true",), {True: 0, "Yes": 0, "1": 0, False: None, "x": None}),
+        (("0",), {0.0: 0, "0.0": 0, "false": 0, 5: None}),
     ],
 )  # fmt: skip
 def test_categories_by_name_and_by_meaning(names: tuple[str, ...], alike: dict[Any, int | None]) -> None:
     categories = Categories(names)
     for value, place in alike.items():
         assert categories.find(value, DEFAULT) == place, value
+
+
+def test_numbers_that_are_truth_values() -> None:
+    """Beside the truth values themselves, which are equal to them in Python."""
+    categories = Categories(("no", "yes"))
+    assert [categories.find(value, DEFAULT) for value in (0, 1, 0.0, 1.0, np.int64(1), Decimal(0), 2)] == [
+        0,
+        1,
+        0,
+        1,
+        1,
+        0,
+        None,
+    ]
 
 
 def test_a_number_of_a_file_with_decimal_commas_names_the_same_category() -> None:

@@ -5,13 +5,14 @@ These are the fast ways to what runtime.tables.values says of single values; wha
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from manifold.runtime.tables.values import EXACT, Notation
+from manifold.runtime.tables.values import EXACT, Notation, is_missing, number
 
 Array = NDArray[Any]
 
@@ -96,12 +97,26 @@ def settled(column: Any, notation: Notation) -> Array:
 
     coded = _coded(column)
     numbers = numbers_of(coded.dictionary, notation)
+    if numbers is None:
+        numbers = _one_by_one(coded.dictionary.to_pylist(), notation)
     zeros = compute.match_substring_regex(compute.utf8_trim_whitespace(coded.dictionary), r"^0\d+$")
-    if numbers is None or (np.abs(numbers) > EXACT).any() or compute.any(zeros).as_py():
+    if numbers is None or (np.abs(numbers) >= EXACT).any() or compute.any(zeros).as_py():
         return plain(coded)
     places: Array = coded.indices.fill_null(-1).to_numpy(zero_copy_only=False)
     taken: Array = np.append(numbers, np.nan)[places]
     return taken
+
+
+def _one_by_one(texts: list[str], notation: Notation) -> Array | None:
+    """Return texts as float64, NaN where they are missing; None if another one is no finite number."""
+    numbers = np.full(len(texts), np.nan)
+    for place, text in enumerate(texts):
+        found = None if is_missing(text, notation) else number(text, notation)
+        if found is not None and math.isfinite(found):
+            numbers[place] = found
+        elif not is_missing(text, notation):
+            return None
+    return numbers
 
 
 def of_arrow(column: Any) -> Array:

@@ -32,6 +32,7 @@ from manifold.runtime.tables.values import (
     exact_number,
     is_code,
     is_moment,
+    number,
     spelling,
     truth,
 )
@@ -178,7 +179,7 @@ def _by_meaning(count: dict[tuple[type, Any], int], notation: Notation) -> dict[
     are_truths = {truth(value) for _, value in count} == {True, False}
     found: dict[Any, dict[Any, int]] = {}
     for (_, value), n in count.items():
-        exact = None if are_truths else exact_number(value, notation)
+        exact = None if are_truths or isinstance(value, bool | np.bool_) else exact_number(value, notation)
         meaning = ("truth", truth(value)) if are_truths else spelling(value) if exact is None else exact
         spelled = found.setdefault(meaning, {})
         spelled[spelling(value)] = spelled.get(spelling(value), 0) + n
@@ -264,8 +265,8 @@ def _decimals(numbers: Array) -> int | None:
 
 def _natural(category: str) -> tuple[int, float, str]:
     """Return a key that sorts numbers in numeric order, before words."""
-    number = exact_number(category, DEFAULT)
-    return (1, 0.0, category) if number is None else (0, float(number), category)
+    found = number(category, DEFAULT)
+    return (1, 0.0, category) if found is None else (0, found, category)
 
 
 def _skewness(values: Array) -> float:

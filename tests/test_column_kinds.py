@@ -1,0 +1,178 @@
+"""The kinds of columns that `fit` decides on, and what the model sees of their values afterwards."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet
+import pytest
+
+from manifold.runtime.kinds.table import TableSpec
+from manifold.runtime.tables import rows
+from manifold.runtime.tables.schema import CategoricalColumn, NumericColumn
+from manifold.training.data import schema, tables
+from manifold.training.data.schema import ColumnSettings
+
+GENERATOR = np.random.default_rng(0)
+N = 120
+
+
+def repeated(*values: Any) -> np.ndarray:
+    made = np.empty(N, object)
+    made[:] = [values[place % len(values)] for place in range(N)]
+    return made
+
+
+def of(values: Any, **stated: Any) -> NumericColumn | CategoricalColumn | str:
+    """Return the column that is decided on, or why there is none."""
+    kinds = stated.pop("kinds", {})
+    table = {"c": values, "other": GENERATOR.normal(size=len(values))}
+    spec = schema.fit(table, ColumnSettings(kinds=kinds, **stated))
+    return next((column for column in spec.columns if column.name == "c"), spec.ignored.get("c", ""))
+
+
+@pytest.mark.parametrize(
+    ("values", "categories"),
+    [
+        (repeated("x"), ("x",)), (np.zeros(N), ("0",)), (np.full(N, 2.5), ("2.5",)), (repeated(True), ("true",)), (repeated("1", "NA", ""), ("1",)),
+        (np.resize([0, 1], N), ("0", "1")), (np.resize([1.0, 2.0], N), ("1", "2")), (np.resize([0.5, 1.25], N), ("0.5", "1.25")),
+        (np.resize([7, 4000], N), ("7", "4000")), (np.resize([True, False], N), ("false", "true")), (repeated("True", "False"), ("False", "True")),
+        (repeated("yes", "No", "YES", "yes"), ("No", "yes")), (repeated("Y", "N", "?"), ("N", "Y")), (repeated("b", "a"), ("a", "b")),
+        (repeated("b", " a ", "a", "c"), ("a", "b", "c")), (repeated("1", "2", "3+", "0"), ("0", "1", "2", "3+")),
+        (repeated("01234", "10115", "99999"), ("01234", "10115", "99999")), (repeated("00", "01", "12", "23"), ("00", "01", "12", "23")),
+        (repeated(1, "1", 1.0, "x"), ("1", "x")), (repeated(2**60, 2**60 + 1), (str(2**60), str(2**60 + 1))),
+        (repeated("10", "9", "x"), ("9", "10", "x")),
+    ],
+)  # fmt: skip
+def test_categories(values: np.ndarray, categories: tuple[str, ...]) -> None:
+    column = of(values)
+    assert isinstance(column, CategoricalColumn), column
+    assert column.categories == categories
+
+
+@pytest.mark.parametrize(
+    ("values", "transform", "maximum"),
+    [
+        (np.resize([0, 1, 2], N), "identity", 2), (np.resize([0] * 60 + [1, 5], N), "log1p", 5), (repeated("0", "1", "2"), "identity", 2),
+        (GENERATOR.normal(size=N).astype(str), "identity", None), (repeated("1", "02", "3"), "identity", 3), (repeated(1, 2, None, 3, "NA"), "identity", 3),
+        (np.asarray([*map(str, range(100, 217)), "abc", "abc", "d"], object)[GENERATOR.permutation(N)], "identity", 216),
+        (repeated(2**60, 2**60 + 2**20, 2**61), "identity", float(2**61)),
+    ],
+)  # fmt: skip
+def test_numbers(values: np.ndarray, transform: str, maximum: float | None) -> None:
+    column = of(values)
+    assert isinstance(column, NumericColumn), column
+    assert column.transform == transform
+    assert maximum is None or column.maximum == maximum
+
+
+@pytest.mark.parametrize(
+    ("values", "reason"),
+    [
+        (np.asarray([f"2026-{1 + i % 12:02}-{1 + i % 28:02}" for i in range(N)]), "holds dates or times, such as 2026-"),
+        (np.asarray([f"{i % 24:02}:15" for i in range(N)]), "holds dates or times"),
+        (np.arange(N).astype("datetime64[s]"), "holds dates or times, such as 1970-01-01"),
+        (np.asarray([f"customer {i}" for i in range(N)]), "is an identifier: 120 different values in 120 rows, such as customer"),
+        (np.asarray([f"${i}.50" for i in range(N)]), "is an identifier"),
+        (repeated(None), "has no values"), (repeated("NA", "?", ""), "has no values"), (np.full(N, np.nan), "has no values"),
+        (repeated([1], [2]), "holds lists"), (repeated({"a": 1}), "holds lists"), (repeated(b"x"), "holds lists"),
+    ],
+)  # fmt: skip
+def test_columns_that_are_left_out(values: np.ndarray, reason: str) -> None:
+    found = of(values)
+    assert isinstance(found, str)
+    assert found.startswith(reason)
+
+
+def test_stated_kinds_and_texts_for_missing_values() -> None:
+    assert isinstance(of(np.resize([0, 1], N), kinds={"c": "numeric"}), NumericColumn)
+    assert isinstance(of(np.resize([0, 1, 2], N), kinds={"c": "categorical"}), CategoricalColumn)
+    assert isinstance(of(np.full(N, 3.0), kinds={"c": "numeric"}), CategoricalColumn)  # nothing to scale
+    dates = of(repeated("2026-01-01", "2026-01-02"), kinds={"c": "categorical"})
+    assert isinstance(dates, CategoricalColumn)
+    column = of(repeated("1", "2", "unknown", "3"), missing=("unknown",))
+    assert isinstance(column, NumericColumn)
+    column = of(repeated("NA", "DE", "unknown"), missing=("unknown",))
+    assert isinstance(column, CategoricalColumn)
+    assert column.categories == ("DE", "NA")
+    assert isinstance(of(repeated("1,5", "2,25", "3"), decimal=","), NumericColumn)
+
+
+def test_counts_of_two_five_and_five_thousand_differ() -> None:
+    """A count that training saw up to 3: the farther a new one lies, the larger its encoded value, until it is clipped."""
+    spec = schema.fit({"logins": np.resize([0] * 40 + [1, 2, 3], 430), "x": GENERATOR.normal(size=430)})
+    encoded, warnings = rows.encode([{"logins": n, "x": 0} for n in (0, 2, 5, 5000)], spec, unknown=True, missing=True)
+    assert np.all(np.diff(encoded[:, 0]) > 0)
+    assert "was clipped" in warnings[3][0]
+
+
+@pytest.mark.parametrize(
+    ("values", "numbers_rows"),
+    [
+        (np.arange(N), True), (np.arange(1, N + 1).astype(str), True), (np.arange(N)[::-1], True), (np.random.default_rng(1).permutation(N) + 7, True),
+        (np.cumsum(GENERATOR.integers(1, 9, N)), True), (1.7e9 + np.arange(N) * 60, True),
+        (np.arange(N) // 2, False), (np.arange(N) * 0.5, False), (np.random.default_rng(1).permutation(N) * 2, False),
+        (np.sort(GENERATOR.normal(size=N)), False),
+    ],
+)  # fmt: skip
+def test_row_numbers_are_left_out(values: np.ndarray, numbers_rows: bool) -> None:
+    table = {"n": values, "x": GENERATOR.normal(size=N)}
+    spec = TableSpec.of(tables.from_table("made", table, {}).spec, "")
+    assert ("numbers the rows" in spec.ignored.get("n", "")) is numbers_rows
+    stated = tables.from_table("made", table, {}, ColumnSettings(kinds={"n": "numeric"}))
+    assert "n" in TableSpec.of(stated.spec, "").names
+
+
+def made_file(path: Path, lines: list[str]) -> Path:
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def test_words_in_a_column_of_numbers_make_their_rows_invalid(tmp_path: Path) -> None:
+    lines = ["x,y", *(f"{0.5 + 3 * i % 17},{i % 7 + i / 8}" for i in range(200))]
+    lines[5], lines[77], lines[150] = "abc,1", "inf,2", "1,2,3"
+    data = tables.of_file(made_file(tmp_path / "t.csv", lines))
+    assert len(data.train) + len(data.test) + len(data.calibration) == 197
+    assert data.notes[0] == "1 row is invalid and left out; the first one: has 3 cells, but the header has 2"
+    assert data.notes[1].startswith("2 rows are invalid and left out; the first one: x: ")
+
+
+def test_a_parquet_file_of_every_type(tmp_path: Path) -> None:
+    from decimal import Decimal
+
+    n = 60
+    columns = {
+        "amount": pa.array([Decimal(i * 7 % 50) / 4 for i in range(n)], pa.decimal128(20, 2)),
+        "wide": pa.array([Decimal(i * 7 % 50) / 4 for i in range(n)], pa.decimal256(40, 10)),
+        "kind": pa.array([["a", "b", None][i % 3] for i in range(n)]).dictionary_encode(),
+        "half": pa.array(np.resize([0.5, 1, 2.5], n).astype(np.float16)),
+        "flag": pa.array([None, True, False] * 20),
+        "count": pa.array([i % 5 if i % 9 else None for i in range(n)], pa.int16()),
+        "large": pa.large_array(["x", "y", "z"] * 20) if hasattr(pa, "large_array") else pa.array(["x", "y", "z"] * 20, pa.large_string()),
+        "text": pa.array([str(i * 3 % 40 + 0.5) for i in range(n)]),
+        "day": pa.array(np.arange(n).astype("datetime64[D]")),
+        "clock": pa.array([i * 1000 for i in range(n)], pa.time32("s")),
+        "stamp": pa.array(np.arange(n).astype("datetime64[ms]"), pa.timestamp("ns", "UTC")),
+        "list": pa.array([[1, 2]] * n),
+        "struct": pa.array([{"a": 1}] * n),
+        "map": pa.array([[("a", 1)]] * n, pa.map_(pa.string(), pa.int8())),
+        "bytes": pa.array([b"x"] * n),
+        "span": pa.array(np.arange(n).astype("m8[s]")),
+        "none": pa.nulls(n),
+    }  # fmt: skip
+    pa.parquet.write_table(pa.table(columns), tmp_path / "t.parquet")
+    spec = TableSpec.of(tables.of_file(tmp_path / "t.parquet").spec, "")
+    kinds = {column.name: column.kind for column in spec.columns}
+    assert kinds == {
+        "amount": "numeric", "wide": "numeric", "kind": "categorical", "half": "numeric", "flag": "categorical", "count": "numeric",
+        "large": "categorical", "text": "numeric",
+    }  # fmt: skip
+    reasons = {name: reason.split()[0] + " " + reason.split()[1] for name, reason in spec.ignored.items()}
+    assert {reasons.pop(name) for name in ("day", "clock", "stamp")} == {"holds dates"}
+    assert set(reasons) == {"list", "struct", "map", "bytes", "span", "none"}
+    chunk = next(spec.chunks(io.BytesIO((tmp_path / "t.parquet").read_bytes()), "parquet", 100))
+    assert spec.encode(chunk.table, missing=True).bad == {}
