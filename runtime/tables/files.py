@@ -6,11 +6,12 @@ column at a time; where one of them is no number the column stays text, and runt
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import itertools
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -57,6 +58,10 @@ class Chunk:
     numbers: NDArray[np.int64]  # (n,), of the rows that were read
     table: dict[str, Array]  # columns (n,)
     bad: dict[int, str] = field(default_factory=dict)
+    also: dict[str, Any] = field(
+        default_factory=dict
+    )  # further columns as pyarrow arrays (n,): texts of a CSV, the types of a Parquet file
+    notes: dict[int, list[str]] = field(default_factory=dict)  # by number: cells of further columns that were left out
 
 
 def format_of(path: Path) -> str:
@@ -67,27 +72,46 @@ def format_of(path: Path) -> str:
     return suffix
 
 
-def chunks(source: IO[bytes], kind: str, spec: TableSpec, *, rows: int = CHUNK_ROWS) -> Iterator[Chunk]:
-    """The columns of `spec`, `rows` rows at a time; columns that the model does not know are skipped.
+def chunks(
+    source: IO[bytes], kind: str, spec: TableSpec, *, rows: int = CHUNK_ROWS, also: Sequence[str] = ()
+) -> Iterator[Chunk]:
+    """The columns of `spec`, `rows` rows at a time; columns that the model does not know are skipped, except those named in `also`.
 
-    `source` is a binary file, seekable for Parquet. Raises Malformed where the file cannot be read, has no rows or lacks columns.
+    `source` is a binary file, seekable for Parquet. Raises Malformed where the file cannot be read, has no rows or lacks columns. Columns
+    of `also` may be absent; they may be columns of `spec`, whose cells are then given a second time, as they are in the file.
     """
-    try:
-        import pyarrow
-    except ImportError:
-        raise Unavailable('reading tables needs pyarrow: pip install "manifold[tables]"', field="file") from None
     read = _parquet if kind == "parquet" else _csv
     last = 0
-    try:
-        for chunk in read(source, spec, max(1, min(rows, CHUNK_CELLS // len(spec.columns)))):
+    with _mapped_errors(kind):
+        for chunk in read(source, spec, max(1, min(rows, CHUNK_CELLS // (len(spec.columns) + len(also)))), also):
             last = max([last, *chunk.numbers[-1:].tolist(), *chunk.bad])
             if last > MAX_ROWS:
                 raise TooLarge(f"file: has more than {MAX_ROWS} rows; send it in parts", field="file")
             yield chunk
-    except (pyarrow.ArrowException, OSError, UnicodeDecodeError, OverflowError, csv.Error) as error:
-        raise _unreadable(error, kind) from error
     if not last:
         raise Malformed("file: has no rows", field="file")
+
+
+def header(source: IO[bytes], kind: str, spec: TableSpec) -> list[str]:
+    """Return the names of a file's columns; the file is then where it was. Raise Malformed if it cannot be read."""
+    start = source.tell()
+    with _mapped_errors(kind):
+        names = parquet.File(source, [], CELL_BYTES).schema.names if kind == "parquet" else _header(source, spec)[1]
+    source.seek(start)
+    return list(names)
+
+
+@contextlib.contextmanager
+def _mapped_errors(kind: str) -> Iterator[None]:
+    """Raise the errors of pyarrow, and of files, as those of this project."""
+    try:
+        import pyarrow
+    except ImportError:
+        raise Unavailable('reading tables needs pyarrow: pip install "manifold[tables]"', field="file") from None
+    try:
+        yield
+    except (pyarrow.ArrowException, OSError, UnicodeDecodeError, OverflowError, csv.Error) as error:
+        raise _unreadable(error, kind) from error
 
 
 def _unreadable(error: Exception, kind: str) -> RequestError:
@@ -114,7 +138,8 @@ def _too_long(name: str, size: int) -> str:
     return f"{name}: a cell of {size} bytes; the limit is {CELL_BYTES}"
 
 
-def _check_columns(there: Iterable[str], spec: TableSpec) -> None:
+def _check_columns(there: Iterable[str], spec: TableSpec, also: Sequence[str]) -> list[str]:
+    """Return those columns of `also` that are there. Raise Malformed for a column of the model that is not, and for one that is there twice."""
     count = Counter(there)
     if count.total() > MAX_COLUMNS:
         raise TooLarge(f"file: has {count.total()} columns, the limit is {MAX_COLUMNS}", field="file")
@@ -125,8 +150,9 @@ def _check_columns(there: Iterable[str], spec: TableSpec) -> None:
             field="file",
             valid=spec.names,
         )
-    if twice := [name for name in spec.names if count[name] > 1]:
+    if twice := [name for name in (*spec.names, *also) if count[name] > 1]:
         raise Malformed(f"file: two columns are called {shown(twice[0])}", field="file")
+    return [name for name in dict.fromkeys(also) if name in count]
 
 
 # --- CSV ----------------------------------------------------------------------------------------------------------------------
@@ -165,39 +191,39 @@ class _Skipped:
         return {at: self.reasons.pop(at) for at in sorted(at for at in self.reasons if at <= number)}
 
 
-def _csv(source: IO[bytes], spec: TableSpec, rows: int) -> Iterator[Chunk]:
+def _csv(source: IO[bytes], spec: TableSpec, rows: int, also: Sequence[str]) -> Iterator[Chunk]:
     import pyarrow
 
     skipped = _Skipped()
     number = 0  # of the last row that was numbered
+    head, names, delimiter = _header(source, spec)
+    there = _check_columns(names, spec, also)
     try:
-        for batch in _open_csv(source, spec, skipped):
+        for batch in _open_csv(_Joined(head, source), delimiter, list(dict.fromkeys([*spec.names, *there])), skipped):
             numbers = _number(number, batch.num_rows, skipped.reasons)
             last = int(numbers[-1]) if len(numbers) else number
-            yield from _windows(batch, numbers, skipped.until(last), number, rows, spec)
+            yield from _windows(batch, numbers, skipped.until(last), number, rows, spec, there)
             number = last
     except pyarrow.ArrowInvalid:
         if skipped.error is not None:
             raise skipped.error from None
         raise
     if skipped.reasons:
-        yield from _windows(None, np.zeros(0, np.int64), skipped.reasons, number, rows, spec)
+        yield from _windows(None, np.zeros(0, np.int64), skipped.reasons, number, rows, spec, there)
 
 
-def _open_csv(source: IO[bytes], spec: TableSpec, skip: _Skipped) -> Iterable[Any]:
-    """Return batches of the model's columns as texts."""
+def _open_csv(source: _Joined, delimiter: str, names: list[str], skip: _Skipped) -> Iterable[Any]:
+    """Return batches of some columns as texts."""
     import pyarrow
     from pyarrow import csv as arrow
 
-    head, header, delimiter = _header(source, spec)
-    _check_columns(header, spec)
     batches: Iterable[Any] = arrow.open_csv(
-        pyarrow.PythonFile(_Joined(head, source), mode="r"),
+        pyarrow.PythonFile(source, mode="r"),
         read_options=arrow.ReadOptions(block_size=BLOCK_BYTES, use_threads=False),
         parse_options=arrow.ParseOptions(delimiter=delimiter, newlines_in_values=True, invalid_row_handler=skip),
         convert_options=arrow.ConvertOptions(
-            include_columns=spec.names,
-            column_types=dict.fromkeys(spec.names, pyarrow.string()),
+            include_columns=names,
+            column_types=dict.fromkeys(names, pyarrow.string()),
             strings_can_be_null=False,
         ),
     )
@@ -205,7 +231,13 @@ def _open_csv(source: IO[bytes], spec: TableSpec, skip: _Skipped) -> Iterable[An
 
 
 def _windows(
-    batch: Any, numbers: NDArray[np.int64], bad: dict[int, str], last: int, rows: int, spec: TableSpec
+    batch: Any,
+    numbers: NDArray[np.int64],
+    bad: dict[int, str],
+    last: int,
+    rows: int,
+    spec: TableSpec,
+    also: Sequence[str],
 ) -> Iterator[Chunk]:
     """Yield the rows after `last` as chunks of `rows` consecutive numbers at most, valid and invalid ones together."""
     places = np.asarray(list(bad), np.int64)
@@ -218,6 +250,9 @@ def _windows(
         for column in spec.columns:
             texts = None if batch is None else batch.column(column.name).slice(start, stop - start)
             chunk.table[column.name] = np.zeros(0) if texts is None else _of_texts(texts, column, chunk)
+        for name in also:
+            texts = _no_texts() if batch is None else batch.column(name).slice(start, stop - start)
+            chunk.also[name] = _exact_texts(texts, name, chunk)
         yield chunk
 
 
@@ -283,6 +318,27 @@ def _short_cells(column: Any, name: str, chunk: Chunk) -> Any:
     return compute.if_else(compute.greater(sizes, CELL_BYTES), "", column)
 
 
+def _no_texts() -> Any:
+    import pyarrow
+
+    return pyarrow.array([], pyarrow.string())
+
+
+def _exact_texts(column: Any, name: str, chunk: Chunk) -> Any:
+    """Return the cells of a further column as texts, null if they are empty or too long; the latter are noted."""
+    from pyarrow import compute
+
+    sizes = compute.binary_length(column)
+    for at in np.flatnonzero(sizes.fill_null(0).to_numpy() > CELL_BYTES).tolist():
+        _note_long(chunk, at, name, sizes[at].as_py())
+    column = compute.if_else(compute.greater(sizes, CELL_BYTES), None, compute.utf8_trim_whitespace(column))
+    return compute.if_else(compute.equal(column, ""), None, column)
+
+
+def _note_long(chunk: Chunk, at: int, name: str, size: int) -> None:
+    chunk.notes.setdefault(int(chunk.numbers[at]), []).append(f"passed: {_too_long(name, size)}; it was left out")
+
+
 class _Joined(io.RawIOBase):
     """The bytes that were read already, then the rest of the source."""
 
@@ -301,19 +357,23 @@ class _Joined(io.RawIOBase):
 # --- Parquet ------------------------------------------------------------------------------------------------------------------
 
 
-def _parquet(source: IO[bytes], spec: TableSpec, rows: int) -> Iterator[Chunk]:
-    file = parquet.File(source, spec.names, CELL_BYTES)
-    _check_columns(file.schema.names, spec)
-    for name in spec.names:
-        _check_type(name, file.schema.field(name).type)
+def _parquet(source: IO[bytes], spec: TableSpec, rows: int, also: Sequence[str]) -> Iterator[Chunk]:
+    file = parquet.File(source, [*spec.names, *(name for name in also if name not in spec.names)], CELL_BYTES)
+    there = _check_columns(file.schema.names, spec, also)
+    wanted = list(dict.fromkeys([*spec.names, *there]))
+    for name in wanted:
+        _check_type(name, file.schema.field(name).type, passed=name not in spec.names)
+    file.names = wanted
     number = 1
     for batch in file.batches(rows):
-        if batch.schema.names != spec.names and sorted(batch.schema.names) != sorted(spec.names):
+        if sorted(batch.schema.names) != sorted(wanted):
             raise Malformed("file: columns within columns have the names of the model's", field="file")
         chunk = Chunk(np.arange(number, number + batch.num_rows), {})
         number += batch.num_rows
         for name in spec.names:
             chunk.table[name] = _of_parquet(batch.column(name), name, chunk)
+        for name in there:
+            chunk.also[name] = _exact_values(batch.column(name), name, chunk)
         yield chunk
 
 
@@ -334,6 +394,26 @@ def _of_parquet(column: Any, name: str, chunk: Chunk) -> Array:
     return np.asarray([*([None] * (len(long) - len(values))), *values], object)[inverse]
 
 
+def _exact_values(column: Any, name: str, chunk: Chunk) -> Any:
+    """Return a further column in its type. Texts are plain texts, null if they are too long; those are noted."""
+    import pyarrow
+    from pyarrow import compute, types
+
+    if not types.is_dictionary(column.type):
+        return column
+    sizes = pyarrow.array(_sizes(column.dictionary))
+    places = column.indices.fill_null(-1).to_numpy(zero_copy_only=False)
+    long = np.asarray([*(sizes.to_numpy() > CELL_BYTES), False])[places]
+    for at in np.flatnonzero(long).tolist():
+        _note_long(chunk, at, name, sizes[int(places[at])].as_py())
+    indices = compute.if_else(pyarrow.array(long), None, column.indices)
+    kind = column.type.value_type
+    short = compute.if_else(compute.greater(sizes, CELL_BYTES), None, column.dictionary)
+    return short.take(indices).cast(
+        pyarrow.string() if types.is_large_string(kind) or types.is_string_view(kind) else kind
+    )
+
+
 def _indices(places: Array) -> Any:
     import pyarrow
 
@@ -349,15 +429,17 @@ def _sizes(texts: Any) -> NDArray[np.int64]:
     return np.asarray(compute.binary_length(texts).fill_null(0).to_numpy(zero_copy_only=False), np.int64)
 
 
-def _check_type(name: str, kind: Any) -> None:
-    """Raises Malformed for a column that holds neither numbers nor texts: lists, times, bytes."""
+def _check_type(name: str, kind: Any, *, passed: bool) -> None:
+    """Raises Malformed for a column that holds neither numbers nor texts: lists, bytes, and times unless they are only `passed` on."""
     from pyarrow import types
 
     plain = kind.value_type if types.is_dictionary(kind) else kind
-    tests = (
+    tests: tuple[Any, ...] = (
         types.is_integer, types.is_floating, types.is_decimal, types.is_boolean, types.is_null,
         types.is_string, types.is_large_string, types.is_string_view,
     )  # fmt: skip
+    if passed:
+        tests = (*tests, types.is_date, types.is_time, types.is_timestamp)
     if not any(test(plain) for test in tests):
         raise Malformed(
             f"file: column {shown(name)} holds {cut(str(kind))}; numbers, texts or booleans are needed", field="file"

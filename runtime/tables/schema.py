@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
@@ -71,6 +72,20 @@ class CategoricalColumn(Record):
         if len(set(self.categories)) != len(self.categories):
             raise ValueError("categories must differ")
         return self
+
+
+@dataclass(frozen=True)
+class Carry:
+    """The columns that are copied from rows to the output. No model looks at them."""
+
+    id: str | None = None
+    passed: tuple[str, ...] = ()
+    needed: tuple[str, ...] = ()  # those of them that a file must have
+
+    @property
+    def names(self) -> list[str]:
+        """The names of the columns, each once."""
+        return list(dict.fromkeys([*([] if self.id is None else [self.id]), *self.passed]))
 
 
 Column = Annotated[NumericColumn | CategoricalColumn, Field(discriminator="kind")]
