@@ -218,7 +218,9 @@ def _of_column(column: str, counts: Counts, boolean: bool) -> tuple[Truth, str]:
         return rule, f"truth: rows whose {shown(column)} is true (1, true, yes) are known anomalies"
     (common, most), *rest = counts.rows.most_common() or [("", 0)]
     example = counts.spelled.get(next((name for name in counts.rows if name in NORMAL), common), "normal")
-    advice = f"state which rows are anomalies, such as --truth {shown(f'{column}!={example}')}"
+    numbers = len(counts.rows) > LISTED and all(_number(name) is not None for name in counts.rows)
+    rule = f"{column}>{example}" if numbers else f"{column}!={example}"
+    advice = f"state which rows are anomalies, such as --truth {shown(rule)}"
     if len(rest) != 1:
         number = f"{len(counts.rows)}{' or more' if len(counts.rows) == DISTINCT else ''}"
         has = (
@@ -231,14 +233,14 @@ def _of_column(column: str, counts: Counts, boolean: bool) -> tuple[Truth, str]:
         raise InvalidValue(f"truth: column {shown(column)} has {counts}, as many rows of each; {advice}", field="truth")
     anomalous = other if len(usual) != 1 else ({common, other} - set(usual)).pop()
     (normal,) = {common, other} - {anomalous}
-    rule = Truth(column=column, test="in", values=(anomalous,), others=(normal,))
+    made = Truth(column=column, test="in", values=(anomalous,), others=(normal,))
     why = (
         f"the rarer value {shown(counts.spelled[anomalous])}"
         if anomalous == other
         else shown(counts.spelled[anomalous])
     )
     said = f"truth: rows with {why} in {shown(column)} ({counts.rows[anomalous]} of {most + fewer}) count as known anomalies"
-    return rule, f"{said}; to mean the others, write --truth {shown(f'{column}=={counts.spelled[normal]}')}"
+    return made, f"{said}; to mean the others, write --truth {shown(f'{column}=={counts.spelled[normal]}')}"
 
 
 def key(value: Any) -> str | None:
