@@ -23,6 +23,7 @@ from manifold.runtime.tables import rows
 from manifold.runtime.tables.schema import NumericColumn
 
 SHOWN = 10  # rows of a list
+LEAST_SHARE = 0.01  # of a column that is named as a reason
 FIGURES = ("auroc", "average_precision", "found_at_1%", "flagged_at_1%")
 
 
@@ -195,13 +196,13 @@ def _because(reason: Mapping[str, Any], row: Mapping[str, Any]) -> str:
     columns = ", ".join(
         f"{column['column']} = {_cell(row.get(column['column']))}, expected {_cell(column['expected'])} ({column['share']:.0%})"
         for column in reason["columns"][:3]
-        if column["excess"] > 0
+        if column["excess"] > 0 and column["share"] >= LEAST_SHARE
     )
     return columns or "where it lies in latent space"
 
 
 def _cell(value: Any) -> str:
-    """Return a value as the file has it, cut; numbers that were computed have four digits."""
+    """Return a cell of a file as it is, cut; numbers that were computed have four digits."""
     return "(none)" if value is None else f"{value:.4g}" if isinstance(value, float) else cut(str(value))
 
 

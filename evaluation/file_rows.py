@@ -26,7 +26,7 @@ class JudgedFile:
 class FileRow:
     """One row of a file."""
 
-    cells: dict[str, Any]  # by column, as the file has them; those of the model and those that it copies to the output
+    cells: dict[str, str | None]  # by column, as the file has them; those of the model and those that it copies to the output
     given: dict[str, Any]  # by column of the model
 
 
@@ -40,7 +40,7 @@ def read(path: Path, spec: TableSpec, numbers: Collection[int]) -> dict[int, Fil
             places = np.flatnonzero(np.isin(chunk.numbers, wanted))
             if not len(places):
                 continue
-            cells = {name: column.take(_indices(places)).to_pylist() for name, column in chunk.also.items()}
+            cells = {name: _texts(column, places) for name, column in chunk.also.items()}
             rows = [dict(zip(cells, values, strict=True)) for values in zip(*cells.values(), strict=True)]
             for number, row, given in zip(
                 chunk.numbers[places].tolist(), rows, spec.given(chunk.table, places), strict=True
@@ -51,7 +51,7 @@ def read(path: Path, spec: TableSpec, numbers: Collection[int]) -> dict[int, Fil
     return found
 
 
-def _indices(places: NDArray[np.int64]) -> Any:
+def _texts(column: Any, places: NDArray[np.int64]) -> list[str | None]:
     import pyarrow
 
-    return pyarrow.array(places)
+    return [None if value is None else str(value) for value in column.take(pyarrow.array(places)).to_pylist()]
