@@ -191,7 +191,7 @@ def test_no_score_depends_on_them(model: Model, kind: str) -> None:
 def test_a_cell_that_is_too_long_is_left_out_with_a_warning(model: Model, kind: str) -> None:
     """The row is scored all the same; the largest cell of a column of the model makes its row invalid."""
     long = "é" * (files.CELL_BYTES // 2 + 1)
-    table = {
+    table: dict[str, list[Any]] = {
         **{name: [value] * 2 for name, value in ROW.items()},
         "order": ["A", "B"],
         "shop": [long, "X"],

@@ -64,8 +64,8 @@ class Truth(Record):
         return self
 
     def __str__(self) -> str:
-        if self.values == TRUE:
-            return f"{self.column} is true"
+        if self.values in (TRUE, FALSE):
+            return f"{self.column} is {'true' if self.values == TRUE else 'false'}"
         sign = {"in": "==", "not in": "!="}.get(self.test, self.test) if len(self.values) == 1 else f" {self.test} "
         return f"{self.column}{sign}{','.join(self.values)}"
 
@@ -219,8 +219,8 @@ def _of_column(column: str, counts: Counts, boolean: bool) -> tuple[Truth, str]:
     (common, most), *rest = counts.rows.most_common() or [("", 0)]
     example = counts.spelled.get(next((name for name in counts.rows if name in NORMAL), common), "normal")
     numbers = len(counts.rows) > LISTED and all(_number(name) is not None for name in counts.rows)
-    rule = f"{column}>{example}" if numbers else f"{column}!={example}"
-    advice = f"state which rows are anomalies, such as --truth {shown(rule)}"
+    sign = ">" if numbers else "!="
+    advice = f"state which rows are anomalies, such as --truth {shown(f'{column}{sign}{example}')}"
     if len(rest) != 1:
         number = f"{len(counts.rows)}{' or more' if len(counts.rows) == DISTINCT else ''}"
         has = (
@@ -234,12 +234,9 @@ def _of_column(column: str, counts: Counts, boolean: bool) -> tuple[Truth, str]:
     anomalous = other if len(usual) != 1 else ({common, other} - set(usual)).pop()
     (normal,) = {common, other} - {anomalous}
     made = Truth(column=column, test="in", values=(anomalous,), others=(normal,))
-    why = (
-        f"the rarer value {shown(counts.spelled[anomalous])}"
-        if anomalous == other
-        else shown(counts.spelled[anomalous])
-    )
-    said = f"truth: rows with {why} in {shown(column)} ({counts.rows[anomalous]} of {most + fewer}) count as known anomalies"
+    rarer = "the rarer value " if anomalous == other else ""
+    share = f"{counts.rows[anomalous]} of {most + fewer}"
+    said = f"truth: rows with {rarer}{shown(counts.spelled[anomalous])} in {shown(column)} ({share}) count as known anomalies"
     return made, f"{said}; to mean the others, write --truth {shown(f'{column}=={counts.spelled[normal]}')}"
 
 
