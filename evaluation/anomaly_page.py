@@ -165,13 +165,13 @@ def _list(
         "score",
         *(["row"] if numbers else []),
         *(["id"] if spec.id else []),
-        *spec.passed,
+        *spec.carried.passed,
         "because of",
         "all values",
     ]
     lines = []
     for place, row, reason in zip(places.tolist(), cells, because, strict=True):
-        copied = [_cell(row.get(name)) for name in ([spec.id] if spec.id else []) + list(spec.passed)]
+        copied = [_cell(row.get(name)) for name in ([spec.id] if spec.id else []) + list(spec.carried.passed)]
         number = [str(numbers[place])] if numbers else []
         values = ", ".join(f"{name} = {_cell(row.get(name))}" for name in spec.names)
         texts = [f"{all_scores[place]:.2f}", *number, *copied, reason]

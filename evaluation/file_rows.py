@@ -26,7 +26,9 @@ class JudgedFile:
 class FileRow:
     """One row of a file."""
 
-    cells: dict[str, str | None]  # by column, as the file has them; those of the model and those that it copies to the output
+    cells: dict[
+        str, str | None
+    ]  # by column, as the file has them; those of the model and those that it copies to the output
     given: dict[str, Any]  # by column of the model
 
 

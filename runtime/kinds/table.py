@@ -83,7 +83,7 @@ class TableSpec(Kind):
     )
     truth: Truth | None = Field(default=None, description="which rows of a file are known anomalies")
     id: str | None = Field(default=None, description="the column that names a row, which is copied to the output")
-    passed: tuple[str, ...] = Field(default=(), description="further columns that are copied to the output")
+    passed: tuple[str, ...] | None = Field(default=None, description="further columns that are copied to the output")
 
     noun: ClassVar[str] = "rows"
     wire: ClassVar[Wire] = Wire(
@@ -105,14 +105,14 @@ class TableSpec(Kind):
             raise ValueError(f"{learned[0]}: a column is learned from, or copied to the output, not both")
         if other := [name for name in self.carried.names if name not in self.ignored]:
             raise ValueError(f"{other[0]}: a column that is copied to the output must be listed in `ignored`")
-        if len(set(self.passed)) != len(self.passed):
+        if len(set(self.carried.passed)) != len(self.carried.passed):
             raise ValueError("passed: column names must differ")
         return self
 
     @property
     def carried(self) -> Carry:
         """The id and the columns that are passed on."""
-        return Carry(self.id, self.passed)
+        return Carry(self.id, self.passed or ())
 
     @property
     def known_anomalies(self) -> Truth | None:
@@ -186,7 +186,7 @@ class TableSpec(Kind):
             }
             fields: dict[str, Any] = {} if self.id is None else {"id": values.get(self.id)}
             if self.passed:
-                fields["passed"] = {name: values[name] for name in self.passed if name in values}
+                fields["passed"] = {name: values[name] for name in self.carried.passed if name in values}
             carried.append(fields)
         return carried
 

@@ -156,7 +156,7 @@ def _with_roles(spec: TableSpec, roles: Roles, rule: Truth | None) -> TableSpec:
     if roles.id is not None:
         why[roles.id] = "names the row; it is copied to the output"
     return TableSpec(
-        columns=spec.columns, ignored={**spec.ignored, **why}, truth=rule, id=roles.id, passed=roles.passed
+        columns=spec.columns, ignored={**spec.ignored, **why}, truth=rule, id=roles.id, passed=roles.passed or None
     )
 
 
