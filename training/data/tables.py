@@ -168,19 +168,20 @@ def of_model(model: Model, path: Path, stated: str | None = None) -> Data:
     manifest = model.manifest
     fitted = manifest.provenance.get("data")
     fitted = fitted if isinstance(fitted, dict) else {}
+    bad: list[tuple[int, str]] = []
+    pieces = []  # of each chunk: row numbers, marks, encoded rows
     with path.open("rb") as source:
         rule = recalibration.rule_of(model, source, files.format_of(path), stated)
-        also = () if rule is None else (rule.column,)
-        chunks = list(bulk.encoded(model, source, files.format_of(path), also=also))
-    marks = np.concatenate([recalibration.marks_of(chunk, rule) for chunk in chunks])
-    numbers = np.concatenate([chunk.numbers for chunk in chunks])
-    items = Arrays(np.concatenate([chunk.data for chunk in chunks]), np.full(len(numbers), -1, np.int64))
+        for chunk in bulk.encoded(model, source, files.format_of(path), also=() if rule is None else (rule.column,)):
+            pieces.append((chunk.numbers, recalibration.marks_of(chunk, rule), chunk.data))
+            bad += chunk.bad.items()
+    numbers, marks, encoded = (np.concatenate(arrays) for arrays in zip(*pieces, strict=True))
+    items = Arrays(encoded, np.full(len(numbers), -1, np.int64))
     same = digest(path, "sha256") == fitted.get("sha256")
     rest, known = np.flatnonzero(marks != ANOMALOUS), np.flatnonzero(marks == ANOMALOUS)
     places = _split(marks) if same else {"train": rest[:0], "calibration": rest[:0], "test": rest, "anomalies": known}
     if not len(places["test"]):
         raise DataError(f"{path}: no row is left to judge by: {len(known)} of {len(marks)} are known anomalies")
-    bad = [(number, reason) for chunk in chunks for number, reason in chunk.bad.items()]
     notes = (
         [f"{path.name}: {len(bad)} rows could not be read and are left out (row {bad[0][0]}: {bad[0][1]})"]
         if bad
