@@ -184,8 +184,22 @@ def test_a_truth_for_another_file_is_given(folder: Path, tmp_path: Path) -> None
     assert "on 390 held-out rows that are known to be normal" in run(*judge, "--truth", "label==worm")
     with pytest.raises(InvalidValue, match="no column 'fraud'"):
         run(*judge, "--truth", "fraud")
-    with pytest.raises(DataError, match="no row is left to judge by: 400 of 400 are known anomalies"):
+    with pytest.raises(
+        DataError, match="no row is left to judge by: all 400 rows that training has not seen are known anomalies"
+    ):
         run(*judge, "--truth", "order>0")
+
+
+def test_another_truth_for_the_fitted_file_judges_no_row_that_was_learned_from(folder: Path) -> None:
+    """The split is that of `fit`. Of the 55 attacks, only those in the held-out tenth are judged."""
+    model = load(folder / "models/blind", device="cpu")
+    data = tables.of_model(model, folder / "rows.csv", "label==worm")
+    plain = tables.of_model(model, folder / "rows.csv")
+    assert data.rows is not None and plain.rows is not None and data.anomalies is not None
+    assert sorted([*data.rows.test, *data.rows.anomalies]) == sorted(plain.rows.test)
+    assert 0 < len(data.anomalies) < 20
+    assert len(data.train) == len(plain.train) == 1920
+    assert set(data.rows.anomalies % 40) == {0}
 
 
 def test_data_sets_have_their_own_anomalies(folder: Path) -> None:

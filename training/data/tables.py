@@ -169,19 +169,24 @@ def of_model(model: Model, path: Path, stated: str | None = None) -> Data:
     fitted = manifest.provenance.get("data")
     fitted = fitted if isinstance(fitted, dict) else {}
     bad: list[tuple[int, str]] = []
-    pieces = []  # of each chunk: row numbers, marks, encoded rows
+    pieces = []  # of each chunk: row numbers, marks by the rule of fit, marks by the rule to judge by, encoded rows
     with path.open("rb") as source:
-        rule = recalibration.rule_of(model, source, files.format_of(path), stated)
-        for chunk in bulk.encoded(model, source, files.format_of(path), also=() if rule is None else (rule.column,)):
-            pieces.append((chunk.numbers, recalibration.marks_of(chunk, rule), chunk.data))
+        own, rule = (recalibration.rule_of(model, source, files.format_of(path), text) for text in (None, stated))
+        also = list(dict.fromkeys(each.column for each in (own, rule) if each is not None))
+        for chunk in bulk.encoded(model, source, files.format_of(path), also=also):
+            both = [recalibration.marks_of(chunk, each) for each in (own, rule)]
+            pieces.append((chunk.numbers, *both, chunk.data))
             bad += chunk.bad.items()
-    numbers, marks, encoded = (np.concatenate(arrays) for arrays in zip(*pieces, strict=True))
+    numbers, own_marks, marks, encoded = (np.concatenate(arrays) for arrays in zip(*pieces, strict=True))
     items = Arrays(encoded, np.full(len(numbers), -1, np.int64))
     same = digest(path, "sha256") == fitted.get("sha256")
-    rest, known = np.flatnonzero(marks != ANOMALOUS), np.flatnonzero(marks == ANOMALOUS)
-    places = _split(marks) if same else {"train": rest[:0], "calibration": rest[:0], "test": rest, "anomalies": known}
+    places = _split(own_marks) if same else dict.fromkeys(("train", "calibration", "anomalies"), np.zeros(0, np.int64))
+    unseen = np.concatenate([places["test"], places["anomalies"]]) if same else np.arange(len(marks))
+    places |= {"test": unseen[marks[unseen] != ANOMALOUS], "anomalies": np.sort(unseen[marks[unseen] == ANOMALOUS])}
     if not len(places["test"]):
-        raise DataError(f"{path}: no row is left to judge by: {len(known)} of {len(marks)} are known anomalies")
+        raise DataError(
+            f"{path}: no row is left to judge by: all {len(unseen)} rows that training has not seen are known anomalies"
+        )
     notes = (
         [f"{path.name}: {len(bad)} rows could not be read and are left out (row {bad[0][0]}: {bad[0][1]})"]
         if bad
