@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -21,10 +22,30 @@ def fit(
     file: Annotated[Path, typer.Argument(help="A .csv or .parquet file of rows that are (mostly) normal.")],
     name: Annotated[str, typer.Option(help="Name of the artifact.")],
     truth: Annotated[
-        str | None, typer.Option(help="A column that is 1 for known anomalies: they are only judged by.")
+        str | None,
+        typer.Option(
+            help="Known anomalies, which are only judged by: a column of two values, or an expression such as label!=normal, label==attack, "
+            "'label in a,b' or loss>0."
+        ),
     ] = None,
     label: Annotated[
         str | None, typer.Option(help="A column with classes: makes a conditional model that classifies.")
+    ] = None,
+    id_: Annotated[
+        str | None,
+        typer.Option(
+            "--id",
+            metavar="COLUMN",
+            help="A column that names the row: not learned from, copied to every output as `id`.",
+        ),
+    ] = None,
+    keep: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--keep",
+            metavar="COLUMN",
+            help="A column that is not learned from and copied to every output; repeat for more.",
+        ),
     ] = None,
     kinds: Annotated[
         list[str] | None,
@@ -60,13 +81,16 @@ def fit(
     family = "tabular_cvae" if label else "tabular_vae"
     module = families.get(family)
     stated = schema.ColumnSettings(kinds=dict(_pair(kind, "--column") for kind in kinds or []))
-    data = tables.of_file(file, stated, label, truth)
+    data = tables.of_file(file, stated, label, tables.Roles(truth, id_, tuple(keep or ())))
+    for note in data.notes:
+        typer.echo(note, err=True)
     config = configuration(module, preset, settings)
     config = config.changed(mixed=mixed or config.mixed)
     new = runs.TrainingRun(run or Path("runs") / name, family, str(file), preset, config)
     folder = loop.train(new, data=data, device="cpu", quiet=quiet)
     published = exporting.export(runs.open_run(folder), name, models, data=data)
-    _tell(judging.judge(engine.load(published, device="cpu"), data, html=html, record=True))
+    told = dataclasses.replace(data, notes=())  # printed above
+    _tell(judging.judge(engine.load(published, device="cpu"), told, html=html, record=True), data.spec.noun)
     for column, reason in TableSpec.of(data.spec, str(file)).ignored.items():
         typer.echo(f"left out: {column}: {reason}", err=True)
     typer.echo(
@@ -77,7 +101,15 @@ def fit(
 def judge(
     model: Annotated[str, typer.Argument(help="A model with a score: name in the folder of artifacts, or a path.")],
     data: Annotated[
-        str | None, typer.Option(help="A data set; the one the model was trained on where left out.")
+        str | None,
+        typer.Option(
+            help="A data set, or a .csv or .parquet file of rows; if left out, what the model was trained on, which must be in this folder if "
+            "it is a file."
+        ),
+    ] = None,
+    truth: Annotated[
+        str | None,
+        typer.Option(help="Known anomalies of a file, as for fit; the truth that fit was given if left out."),
     ] = None,
     against: Annotated[
         str | None, typer.Option(help="Of images: another data set, whose images are the anomalies to be found.")
@@ -87,21 +119,28 @@ def judge(
     models: Models = Path("models"),
 ) -> None:
     """Judge a model's score: the false alarm rates it keeps, and what it finds beside an isolation forest and nearest neighbours."""
-    from manifold.training import datasets, judging
+    from manifold.training import judging
 
     check_writable(html)
     if record:
         check_recordable(model, models)
     loaded = load(model, models)
-    items = datasets.load(data or loaded.manifest.data_name or "")
-    _tell(judging.judge(loaded, items, against=against, html=html, record=record))
+    items = judging.data_of(loaded, data, truth)
+    _tell(judging.judge(loaded, items, against=against, html=html, record=record), loaded.manifest.spec.noun)
 
 
-def _tell(judgement: Judgement) -> None:
+def _tell(judgement: Judgement, noun: str) -> None:
     """Print a judgement: the rates, the figures of the score and of its peers, and warnings on stderr."""
+    normal = judgement.n if judgement.normal is None else int(judgement.normal.sum())
     for rate in judgement.rates:
         typer.echo(
-            f"false alarms: {rate['met']:.2%} where {rate['asked']:.1%} was asked for, on {judgement.n} held-out rows"
+            f"false alarms: {rate['met']:.2%} where {rate['asked']:.1%} was asked for, on {normal} held-out {noun} that are known to be normal"
+        )
+    for rate in judgement.unlabelled:
+        low, high = rate["expected"]
+        typer.echo(
+            f"flagged: {rate['met']:.2%} where {rate['asked']:.1%} was asked for, of {judgement.n - normal} unlabelled held-out {noun} "
+            f"({low:.2%} to {high:.2%} if none is an anomaly)"
         )
     for name, figures in {**judgement.terms, **judgement.peers}.items():
         typer.echo(f"{name}: " + ", ".join(f"{figure} {value:.3f}" for figure, value in figures.items()))

@@ -33,6 +33,14 @@ def score(
         float | None, typer.Option(min=0, max=1, help="Of the band `block`; a tenth where left out.")
     ] = None,
     explain: Annotated[bool, typer.Option("--explain", help="Reasons, of the rows that are flagged.")] = False,
+    id_: Annotated[
+        str | None,
+        typer.Option("--id", metavar="COLUMN", help="Copy this column as `id`, instead of the one that fit was given."),
+    ] = None,
+    keep: Annotated[
+        list[str] | None,
+        typer.Option("--keep", metavar="COLUMN", help="Also copy this column to the output; repeat for more."),
+    ] = None,
     threads: Annotated[int, typer.Option(min=1, help="Within a run.")] = 1,
     device: Device = "auto",
     models: Models = Path("models"),
@@ -41,6 +49,7 @@ def score(
     """Score a file of rows as a stream: order kept, bad rows set aside with their reason, the rest scored."""
     from manifold.runtime.scores import bulk, decisions
     from manifold.runtime.tables import files
+    from manifold.runtime.tables.schema import Carry
 
     rule = decisions.Rule(rate, budget, None, block_rate)
     bulk.check_output(out)
@@ -50,7 +59,12 @@ def score(
     loaded = load(model, models, device, threads)
     began = time.perf_counter()
     rule.check(loaded.manifest)
-    total = bulk.score_file(loaded, file, out, rule, explain=explain, progress=None if quiet else _progress(began))
+    own = bulk.table_of(loaded).carried
+    kept = tuple(dict.fromkeys([*own.passed, *(keep or [])]))
+    carry = Carry(own.id if id_ is None else id_, kept, (*([] if id_ is None else [id_]), *(keep or [])))
+    total = bulk.score_file(
+        loaded, file, out, rule, explain=explain, progress=None if quiet else _progress(began), carry=carry
+    )
     if loaded.manifest.drawing:
         typer.echo(
             f"note: {loaded.manifest.name} draws random numbers by itself: these scores are not reproducible", err=True
@@ -81,13 +95,27 @@ def _progress(began: float) -> Callable[[Total], None]:
 def calibrate(
     model: ModelName,
     file: Annotated[Path, typer.Argument(help="A .csv or .parquet file of normal rows.")],
+    truth: Annotated[
+        str | None,
+        typer.Option(
+            help="Known anomalies of the file, which are left out: a column, or an expression such as label!=normal. The truth that fit was "
+            "given if left out."
+        ),
+    ] = None,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Publish nothing if the rows look unlike the old calibration.")
+    ] = False,
     models: Models = Path("models"),
 ) -> None:
     """Calibrate an artifact on normal rows of one's own, without training: published as its next version."""
-    from manifold.runtime.scores import bulk
+    from manifold.runtime.scores import recalibration
     from manifold.runtime.tables import files
 
     loaded = load(model, models)
     with file.open("rb") as source:
-        folder, done = bulk.recalibrate(loaded, source, files.format_of(file), models, name=file.name)
-    typer.echo(f"{folder}: {done}")
+        done = recalibration.recalibrate(
+            loaded, source, files.format_of(file), models, name=file.name, stated=truth, strict=strict
+        )
+    for warning in done.warnings:
+        typer.echo(f"warning: {warning}", err=True)
+    typer.echo(f"{done.folder}: {done.text}")

@@ -1,6 +1,7 @@
 """A model judged as a detector: the rates that it keeps, what it finds, and how an isolation forest and plain neighbours do.
 
-Figures are on rows that training never saw. Where anomalies are known: AUROC, average precision (which depends on their share among the
+Figures are on rows that training never saw. A false alarm is a flagged row that is known to be normal: of unlabelled rows, only the share that
+is flagged is stated. Where anomalies are known: AUROC, average precision (which depends on their share among the
 judged rows), the share found where 1% of the other judged rows are flagged too, and the share that the calibrated line for 1% flags, which
 was drawn before. The two peers are fitted on the same training items: an isolation forest (Liu, Ting and
 Zhou, 2008) and the mean distance to the five nearest training items, in encoded columns or in pixels. If the model loses to them, a warning
@@ -24,6 +25,7 @@ from manifold.runtime import manifest as manifests
 from manifold.runtime.engine import Model
 from manifold.runtime.kinds.image import ImageSpec
 from manifold.runtime.manifest import Manifest, Metric
+from manifold.runtime.scores.scoring import Calibrated
 
 Array = NDArray[Any]
 Float64 = NDArray[np.float64]
@@ -87,47 +89,73 @@ def _size(items: InputItems, most: int, values: int) -> int:
 class Judgement:
     """The figures of a detector. `terms` and `peers` are empty if no anomalies are known."""
 
-    rates: list[dict[str, Any]]  # asked, met, and the 95% interval of Beta-Binomial(n; k, n_cal + 1 - k) over n
+    # of rows known to be normal: asked, met, and the 95% interval of Beta-Binomial(n; k, n_cal + 1 - k) over n
+    rates: list[dict[str, Any]]
     terms: dict[str, dict[str, float]] = field(default_factory=dict)
     peers: dict[str, dict[str, float]] = field(default_factory=dict)
     n: int = 0  # rows that are not known to be anomalies
     anomalies: int = 0
+    normal: NDArray[np.bool_] | None = None  # (n,), which of these rows are known to be normal; None if all are
+    unlabelled: list[dict[str, Any]] = field(default_factory=list)  # the same figures as `rates`, of the other rows
     scores: Float64 | None = None  # of all judged rows, the known anomalies last
     warnings: list[str] = field(default_factory=list)
 
 
-def judge(model: Model, train: InputItems, test: InputItems, anomalies: InputItems | None = None) -> Judgement:
-    """Judge a model by training items, held-out ones, and known anomalies."""
-    from scipy.stats import betabinom
+def judge(
+    model: Model,
+    train: InputItems,
+    test: InputItems,
+    anomalies: InputItems | None = None,
+    normal: NDArray[np.bool_] | None = None,
+) -> Judgement:
+    """Judge a model by training items, held-out ones, and known anomalies. Without training items there are no peers.
 
+    `normal` (n,) says which held-out items are known to be normal. By default all are if anomalies are given, and none otherwise.
+    """
     scoring, calibrated = model.manifest.scoring, model.calibrated
     assert scoring is not None
     judged = JudgedItems(test, anomalies)
-    peers = _peers(train) if len(judged.anomalies) else {}
+    normal = np.full(len(test), anomalies is not None) if normal is None else normal
+    peers = _peers(train) if len(judged.anomalies) and len(train) else {}
     by_term, by_peer = _scores(judged, lambda items: model.score(items).terms, peers)
     placed = calibrated.place(by_term)
-    judgement = Judgement([], n=len(test), anomalies=len(judged.anomalies), scores=placed[scoring.score])
     p = calibrated.p_values(scoring.score, placed[scoring.score])[: len(test)]
-    for rate in RATES:
-        line = calibrated.threshold(scoring.score, rate)
-        if line.score is not None and line.p_value is not None:
-            met, k = float((p <= line.p_value).mean()), round(line.p_value * (calibrated.n + 1))
-            low, high = betabinom(len(test), k, calibrated.n + 1 - k).ppf([0.025, 0.975]) / len(test)
-            judgement.rates.append(
-                {"asked": rate, "met": rounded(met), "expected": [rounded(float(low)), rounded(float(high))]}
-            )
+    judgement = Judgement(
+        _rates(calibrated, scoring.score, p[normal]), n=len(test), anomalies=len(judged.anomalies), scores=placed[scoring.score],
+        normal=normal, unlabelled=_rates(calibrated, scoring.score, p[~normal]),
+    )  # fmt: skip
     if not len(judged.anomalies):
         return judgement
     labels = np.arange(len(judged)) >= len(test)
+    compared = np.concatenate(
+        [normal if normal.any() else ~normal, labels[len(test) :]]
+    )  # anomalies beside normal rows
     for name, values in placed.items():
         flagged = calibrated.p_values(name, values[labels]) <= 0.01
-        judgement.terms[name] = {**figures(labels, values), "flagged_at_1%": rounded(float(flagged.mean()))}
-    judgement.peers = {name: figures(labels, values) for name, values in by_peer.items()}
+        judgement.terms[name] = {
+            **figures(labels[compared], values[compared]),
+            "flagged_at_1%": rounded(float(flagged.mean())),
+        }
+    judgement.peers = {name: figures(labels[compared], values[compared]) for name, values in by_peer.items()}
     own = judgement.terms[scoring.score]["auroc"]
     for name, numbers in judgement.peers.items():
         if numbers["auroc"] > own:
             judgement.warnings.append(f"{name} does better here: AUROC {numbers['auroc']:.3f}, this model {own:.3f}")
     return judgement
+
+
+def _rates(calibrated: Calibrated, term: str, p: Float64) -> list[dict[str, Any]]:
+    """Return for each rate the share of p-values (n,) that its line flags; nothing for no rows."""
+    from scipy.stats import betabinom
+
+    found: list[dict[str, Any]] = []
+    for rate in RATES if len(p) else ():
+        line = calibrated.threshold(term, rate)
+        if line.score is not None and line.p_value is not None:
+            met, k = float((p <= line.p_value).mean()), round(line.p_value * (calibrated.n + 1))
+            low, high = betabinom(len(p), k, calibrated.n + 1 - k).ppf([0.025, 0.975]) / len(p)
+            found.append({"asked": rate, "met": rounded(met), "expected": [rounded(float(low)), rounded(float(high))]})
+    return found
 
 
 def _scores(
@@ -202,8 +230,9 @@ def record(model: Model, judgement: Judgement, against: str | None = None) -> Ma
     if against is not None:
         common["against"] = against
     new = [
-        Metric(name=f"false_positive_rate_at_{rate['asked']:g}", value=rate["met"], protocol={**common, "expected": rate["expected"]})
-        for rate in judgement.rates
+        Metric(name=f"{name}_at_{rate['asked']:g}", value=rate["met"], protocol={**common, "expected": rate["expected"]})
+        for name, rates in (("false_positive_rate", judgement.rates), ("flagged_unlabelled", judgement.unlabelled))
+        for rate in rates
     ]  # fmt: skip
     if judgement.terms:
         beside = {

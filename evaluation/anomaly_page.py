@@ -3,52 +3,62 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from manifold.evaluation import file_rows
 from manifold.evaluation.anomaly import Float64, InputItems, JudgedItems, Judgement
+from manifold.evaluation.file_rows import FileRow, JudgedFile
 from manifold.evaluation.page import page, plot, table
 from manifold.runtime.engine import Model
+from manifold.runtime.errors import cut
 from manifold.runtime.kinds.table import TableSpec
 from manifold.runtime.repository import replacing
 from manifold.runtime.scores import reasons
 from manifold.runtime.tables import rows
 from manifold.runtime.tables.schema import NumericColumn
 
-SHOWN = 10  # rows on the page
+SHOWN = 10  # rows of a list
+LEAST_SHARE = 0.01  # of a column that is named as a reason
 FIGURES = ("auroc", "average_precision", "found_at_1%", "flagged_at_1%")
 
 
 def write(
-    path: Path, model: Model, judgement: Judgement, test: InputItems, anomalies: InputItems | None = None
+    path: Path,
+    model: Model,
+    judgement: Judgement,
+    test: InputItems,
+    anomalies: InputItems | None = None,
+    file: JudgedFile | None = None,
 ) -> None:
     """Write the page into a file."""
     with replacing(path) as temporary:
-        temporary.write_text(to_html(model, judgement, test, anomalies))
+        temporary.write_text(to_html(model, judgement, test, anomalies, file))
 
 
-def to_html(model: Model, judgement: Judgement, test: InputItems, anomalies: InputItems | None = None) -> str:
-    """Return the report of a fitted table: schema, rates, what it finds, and the most anomalous rows with their reasons."""
+def to_html(
+    model: Model,
+    judgement: Judgement,
+    test: InputItems,
+    anomalies: InputItems | None = None,
+    file: JudgedFile | None = None,
+) -> str:
+    """Return the report of a fitted table: schema, rates, what it finds, and the most anomalous rows with their reasons.
+
+    The rows are shown as they are in `file`; without one, they are decoded from the model's inputs.
+    """
     manifest, scoring = model.manifest, model.manifest.scoring
     spec = TableSpec.of(manifest.spec, f"model: {manifest.name}")
     assert scoring is not None and judgement.scores is not None
-    calibration = scoring.calibration
-    assert calibration is not None
     parts = [f"<h1>{html.escape(manifest.name)} {manifest.version}</h1><p>{html.escape(manifest.description)}</p>"]
     parts += [f'<p class="warn">{html.escape(warning)}</p>' for warning in judgement.warnings]
-    parts.append("<h2>False alarms</h2>")
-    parts.append(
-        f"<p>Calibrated on {html.escape(calibration.source)}; p-values resolve 1 in {calibration.n + 1}. "
-        f"Measured on {judgement.n} held-out rows.</p>"
-    )
-    parts.append(table(("rate asked for", "met", "95% interval for so many rows"), [
-        (f"{rate['asked']:.1%}", f"{rate['met']:.2%}", "{:.2%} to {:.2%}".format(*rate["expected"])) for rate in judgement.rates
-    ]))  # fmt: skip
+    parts += _rates(model, judgement)
     if judgement.terms:
-        parts.append(f"<h2>Known anomalies</h2><p>{judgement.anomalies} of them, which training never saw.</p>")
+        parts.append(f"<h2>Known anomalies</h2><p>{_known(judgement, spec)}</p>")
         named = [
             *(
                 (f"{name} (the score)" if name == scoring.score else name, numbers)
@@ -56,13 +66,49 @@ def to_html(model: Model, judgement: Judgement, test: InputItems, anomalies: Inp
             ),
             *judgement.peers.items(),
         ]
-        parts.append(table(("by", "AUROC", "average precision", "found at 1% false alarms", "flagged by the line for 1%"), [
+        others = "normal" if judgement.rates else "unlabelled"
+        parts.append(table(("by", "AUROC", "average precision", f"found where 1% of the {others} rows are flagged", "flagged by the line for 1%"), [
             (name, *(f"{numbers[key]:.3f}" if key in numbers else "" for key in FIGURES)) for name, numbers in named
         ]))  # fmt: skip
     parts.append(_histogram(judgement))
-    parts.append("<h2>The strangest rows</h2>" + _strangest(model, spec, judgement, JudgedItems(test, anomalies)))
+    parts.append(
+        "<h2>The most anomalous rows</h2>" + _most_anomalous(model, spec, judgement, JudgedItems(test, anomalies), file)
+    )
     parts.append("<h2>Columns</h2>" + table(("column", "kind", "values"), _columns(spec)))
     return page(f"{manifest.name} {manifest.version}", parts)
+
+
+def _rates(model: Model, judgement: Judgement) -> list[str]:
+    """Return the sections on the shares that the lines flag: false alarms of rows known to be normal, and plain shares of unlabelled ones."""
+    calibration = model.calibrated.calibration
+    assert calibration is not None
+    normal = judgement.n if judgement.normal is None else int(judgement.normal.sum())
+    calibrated = f"Calibrated on {html.escape(calibration.source)}; p-values resolve 1 in {calibration.n + 1}. "
+    parts = []
+    if judgement.rates:
+        parts.append(
+            f"<h2>False alarms</h2><p>{calibrated}Measured on {normal} held-out rows that are known to be normal.</p>"
+        )
+        parts.append(_table_of(judgement.rates, "met"))
+    if judgement.unlabelled:
+        parts.append(
+            f"<h2>Flagged among unlabelled rows</h2><p>{'' if judgement.rates else calibrated}Measured on {judgement.n - normal} held-out "
+            "rows without a label. If they hold no anomalies, the share that is flagged lies in the interval. A larger share means anomalies "
+            "among them, or a calibration that does not fit them; without labels these cannot be told apart.</p>"
+        )
+        parts.append(_table_of(judgement.unlabelled, "flagged"))
+    return parts
+
+
+def _table_of(rates: Sequence[Mapping[str, Any]], met: str) -> str:
+    return table(("rate asked for", met, "95% interval for so many normal rows"), [
+        (f"{rate['asked']:.1%}", f"{rate['met']:.2%}", "{:.2%} to {:.2%}".format(*rate["expected"])) for rate in rates
+    ])  # fmt: skip
+
+
+def _known(judgement: Judgement, spec: TableSpec) -> str:
+    rule = "" if spec.truth is None else f" ({html.escape(str(spec.truth))})"
+    return f"{judgement.anomalies} rows{rule}, which training never saw."
 
 
 def _columns(spec: TableSpec) -> list[tuple[str, str, str]]:
@@ -76,33 +122,92 @@ def _columns(spec: TableSpec) -> list[tuple[str, str, str]]:
     return described + [(name, "left out", reason) for name, reason in spec.ignored.items()]
 
 
-def _strangest(model: Model, spec: TableSpec, judgement: Judgement, judged: JudgedItems) -> str:
-    assert judgement.scores is not None and model.manifest.scoring is not None
-    places = np.argsort(-judgement.scores, kind="stable")[:SHOWN]
+def _most_anomalous(
+    model: Model, spec: TableSpec, judgement: Judgement, judged: JudgedItems, file: JudgedFile | None
+) -> str:
+    """Return a list for known anomalies, one for rows known to be normal and one for unlabelled rows."""
+    assert judgement.scores is not None
+    normal = np.ones(judgement.n, bool) if judgement.normal is None else judgement.normal
+    known = np.ones(len(judged) - judgement.n, bool)
+    groups = {
+        "Known anomalies": np.concatenate([np.zeros(judgement.n, bool), known]),
+        "Rows known to be normal": np.concatenate([normal, ~known]),
+        "Unlabelled rows": np.concatenate([~normal, ~known]),
+    }
+    chosen = {}
+    for name, mask in groups.items():
+        places = np.flatnonzero(mask)
+        chosen[name] = places[np.argsort(-judgement.scores[places], kind="stable")[:SHOWN]]
+    numbers = {} if file is None else {place: int(file.numbers[place]) for place in np.concatenate([*chosen.values()])}
+    rows_of = {} if file is None else file_rows.read(file.path, spec, set(numbers.values()))
+    shown = [
+        f"<h3>{name}</h3>" + _list(model, spec, judgement.scores, judged, places, [rows_of.get(numbers.get(place, 0)) for place in places], numbers)
+        for name, places in chosen.items() if len(places)
+    ]  # fmt: skip
+    return "".join(shown)
+
+
+def _list(
+    model: Model, spec: TableSpec, all_scores: Float64, judged: JudgedItems, places: NDArray[np.int64],
+    of_file: Sequence[FileRow | None], numbers: Mapping[int, int],
+) -> str:  # fmt: skip
+    """Return rows with their scores, where they are in the file, the reasons, and all values."""
     items = np.concatenate([judged.items(place, place + 1) for place in places.tolist()])
     scores = model.score(items)
-    if scores.surprise is None:
-        return ""
-    given = rows.decode(np.nan_to_num(items, nan=0.0), spec, held=False)
-    why = model.drive(reasons.find(model.manifest, items, scores, model.calibrated))
-    lines: list[tuple[str, ...]] = []
-    for place, reason in zip(places, spec.explain(why, given), strict=True):
-        columns = ", ".join(
-            f"{column['column']} = {_short(column['value'])}, expected {_short(column['expected'])} ({column['share']:.0%})"
-            for column in reason["columns"][:3]
-            if column["excess"] > 0
-        )
-        kind = "known anomaly" if place >= judgement.n else "held out"
-        lines.append((f"{judgement.scores[place]:.2f}", kind, columns or "where it lies in latent space"))
-    return table(("score", "row", "because of"), lines)
+    decoded = _decoded(items, spec)
+    given = [row if read is None else read.given for row, read in zip(decoded, of_file, strict=True)]
+    cells = [row if read is None else read.cells for row, read in zip(decoded, of_file, strict=True)]
+    because = ["" for _ in places]
+    if scores.surprise is not None:
+        why = model.drive(reasons.find(model.manifest, items, scores, model.calibrated))
+        because = [_because(reason, row) for reason, row in zip(spec.explain(why, given), cells, strict=True)]
+    head = [
+        "score",
+        *(["row"] if numbers else []),
+        *(["id"] if spec.id else []),
+        *spec.carried.passed,
+        "because of",
+        "all values",
+    ]
+    lines = []
+    for place, row, reason in zip(places.tolist(), cells, because, strict=True):
+        copied = [_cell(row.get(name)) for name in ([spec.id] if spec.id else []) + list(spec.carried.passed)]
+        number = [str(numbers[place])] if numbers else []
+        values = ", ".join(f"{name} = {_cell(row.get(name))}" for name in spec.names)
+        texts = [f"{all_scores[place]:.2f}", *number, *copied, reason]
+        opened = f"<details><summary>show</summary>{html.escape(values)}</details>"
+        lines.append("".join(f"<td>{html.escape(text)}</td>" for text in texts) + f"<td>{opened}</td>")
+    heads = "".join(f"<th>{html.escape(name)}</th>" for name in head)
+    return f"<table><tr>{heads}</tr>{''.join(f'<tr>{line}</tr>' for line in lines)}</table>"
 
 
-def _short(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+def _decoded(items: NDArray[Any], spec: TableSpec) -> list[dict[str, Any]]:
+    """Return model inputs as rows, None for a missing value and for a category that training has never seen."""
+    decoded = rows.decode(np.nan_to_num(items, nan=0.0), spec, held=False)
+    for row, item in zip(decoded, items, strict=True):
+        for column, block in spec.placed:
+            if np.isnan(item[block.start]) or (not isinstance(column, NumericColumn) and not item[block].any()):
+                row[column.name] = None
+    return decoded
+
+
+def _because(reason: Mapping[str, Any], row: Mapping[str, Any]) -> str:
+    """Return the three columns with the largest excess, each with its value in the file and what was expected."""
+    columns = ", ".join(
+        f"{column['column']} = {_cell(row.get(column['column']))}, expected {_cell(column['expected'])} ({column['share']:.0%})"
+        for column in reason["columns"][:3]
+        if column["excess"] > 0 and column["share"] >= LEAST_SHARE
+    )
+    return columns or "where it lies in latent space"
+
+
+def _cell(value: Any) -> str:
+    """Return a cell of a file as it is, cut; numbers that were computed have four digits."""
+    return "(none)" if value is None else f"{value:.4g}" if isinstance(value, float) else cut(str(value))
 
 
 def _histogram(judgement: Judgement) -> str:
-    """Scores of held-out rows, and of known anomalies."""
+    """Return the distributions of the scores of normal rows, of unlabelled ones, and of known anomalies."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -111,8 +216,11 @@ def _histogram(judgement: Judgement) -> str:
     FigureCanvasAgg(figure)
     axes = figure.subplots()
     edges = np.linspace(judgement.scores.min(), np.quantile(judgement.scores, 0.995), 60)
+    held_out = judgement.scores[: judgement.n]
+    normal = np.ones(judgement.n, bool) if judgement.normal is None else judgement.normal
     parts: Mapping[str, Float64] = {
-        "held out": judgement.scores[: judgement.n],
+        "known to be normal": held_out[normal],
+        "unlabelled": held_out[~normal],
         "known anomalies": judgement.scores[judgement.n :],
     }
     for name, values in parts.items():

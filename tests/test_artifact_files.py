@@ -251,7 +251,7 @@ def test_recalibration_takes_sub_folders_along(tmp_path: Path) -> None:
     graphs.write(made / "g.onnx", nodes, [value("z", shape=["B", 1, 2, 2])], [value("y", shape=["B"])], constants)
     repository.seal(made)
     data = np.random.default_rng(0).random((30, 1, 2, 2), np.float32)
-    second = calibration.recalibrate(load(made), data, tmp_path, source="a test")
+    second = calibration.recalibrate(load(made), data, tmp_path, source="a test").folder
     assert (second.name, set(manifest.read(second).files)) == ("2", {"g.onnx", "weights/w.bin", "calibration.npz"})
     assert isinstance(load(second).score(data), Scores)
     content = json.loads((second / manifest.FILE).read_text())

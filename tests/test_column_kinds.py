@@ -137,8 +137,8 @@ def test_words_in_a_column_of_numbers_make_their_rows_invalid(tmp_path: Path) ->
     lines[5], lines[77], lines[150] = "abc,1", "inf,2", "1,2,3"
     data = tables.of_file(made_file(tmp_path / "t.csv", lines))
     assert len(data.train) + len(data.test) + len(data.calibration) == 197
-    assert data.notes[0] == "1 row is invalid and left out; the first one: has 3 cells, but the header has 2"
-    assert data.notes[1].startswith("2 rows are invalid and left out; the first one: x: ")
+    assert data.notes[0] == "1 row is invalid and left out (row 150: has 3 cells, but the header has 2)"
+    assert data.notes[1] == "2 rows are invalid and left out (row 5: x: 'abc' is not a number; column 'x' is numeric)"
 
 
 def test_a_parquet_file_of_every_type(tmp_path: Path) -> None:

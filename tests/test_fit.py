@@ -65,7 +65,7 @@ def test_one_command_publishes_a_calibrated_artifact(folder: Path) -> None:
     model = load(folder / "models/mine", device="cpu")
     assert checks.run_all(model) == []
     spec = model.manifest.spec
-    assert list(spec.ignored) == ["id"]  # type: ignore[attr-defined]
+    assert list(spec.ignored) == ["fraud", "id"]  # type: ignore[attr-defined]
     assert spec.columns[-1].categories == ("1",)  # type: ignore[attr-defined]
     assert "identifier" in spec.ignored["id"]  # type: ignore[attr-defined]
     recorded = {metric.name: metric for metric in model.manifest.metrics}
@@ -87,10 +87,22 @@ def test_the_report_shows_what_was_found(folder: Path) -> None:
 
 def test_the_report_has_a_part_for_each_question(folder: Path) -> None:
     page, spec = (folder / "mine.html").read_text(), load(folder / "models/mine", device="cpu").manifest.spec
-    assert re.findall("<h2>(.*?)</h2>", page) == ["False alarms", "Known anomalies", "The strangest rows", "Columns"]
+    assert re.findall("<h2>(.*?)</h2>", page) == [
+        "False alarms",
+        "Known anomalies",
+        "The most anomalous rows",
+        "Columns",
+    ]
     heads = [re.findall("<th>(.*?)</th>", table) for table in page.split("<table>")[1:]]
-    assert [head[0] for head in heads] == ["rate asked for", "by", "score", "column"]
-    assert heads[1] == ["by", "AUROC", "average precision", "found at 1% false alarms", "flagged by the line for 1%"]
+    assert [head[0] for head in heads] == ["rate asked for", "by", "score", "score", "column"]
+    assert heads[1] == [
+        "by",
+        "AUROC",
+        "average precision",
+        "found where 1% of the normal rows are flagged",
+        "flagged by the line for 1%",
+    ]
+    assert heads[2] == heads[3] == ["score", "row", "because of", "all values"]
     for row in ("<tr><td>a</td><td>numeric", "<tr><td>same</td><td>categorical</td><td>1: 1</td>", "(the score)</td>"):
         assert row in page
     assert isinstance(spec, TableSpec)
@@ -339,7 +351,7 @@ def scorer(calibration_scores: np.ndarray) -> Any:
     ("arguments", "message"),
     [
         (("--truth", "nothing"), "no column 'nothing'"),
-        (("--truth", "size"), "must be 1 for anomalies"),
+        (("--truth", "size"), "has 2500 values: .*state which rows are anomalies, such as --truth 'size>"),
         (("--column", "a"), "write NAME=VALUE"),
         (("--column", "a=number"), "unknown kind"),
         (("--preset", "huge"), "preset: unknown 'huge'; valid are smoke"),

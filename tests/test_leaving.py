@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from manifold.runtime.scores import bulk
+from manifold.runtime.scores import recalibration
 from tests import tabled
 from tests.served import served, until
 from tests.tabled import HEADER, ROW
@@ -27,9 +27,9 @@ class Gate:
         from manifold.runtime.tables import columns
 
         self.chunks, self.open, self._encode = 0, threading.Event(), columns.encode
-        self._recalibrate, self.stopped = bulk.recalibrate, lambda: False
+        self._recalibrate, self.stopped = recalibration.recalibrate, lambda: False
         monkeypatch.setattr(columns, "encode", self.encode)
-        monkeypatch.setattr(bulk, "recalibrate", self.recalibrate)
+        monkeypatch.setattr(recalibration, "recalibrate", self.recalibrate)
 
     def recalibrate(self, *arguments: Any, stopped: Callable[[], bool], **options: Any) -> Any:
         self.stopped = stopped

@@ -18,7 +18,7 @@ from pyarrow import parquet
 
 from manifold.runtime.engine import Model, load
 from manifold.runtime.errors import InvalidValue, Malformed, TooLarge
-from manifold.runtime.scores import bulk
+from manifold.runtime.scores import bulk, recalibration
 from manifold.runtime.scores.decisions import Rule
 from manifold.runtime.tables import csv_files, files
 from manifold.runtime.tables import parquet as limits
@@ -381,7 +381,7 @@ def test_there_is_an_end_to_rows_that_take_no_room(model: Model, monkeypatch: py
 
 
 def test_a_budget_takes_the_same_rows_in_any_chunks(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bulk, "SAMPLE_ROWS", 50)
+    monkeypatch.setattr(bulk, "WAITING", 50)
     generator = np.random.default_rng(0)
     lines = b"".join(b"%.1f,small,%d\n" % (generator.uniform(0, 3), generator.integers(60, 64)) for _ in range(500))
     whole = scored(model, HEADER + lines)
@@ -392,12 +392,12 @@ def test_a_budget_takes_the_same_rows_in_any_chunks(model: Model, monkeypatch: p
 
 
 def test_a_sample_is_fair_and_small() -> None:
-    sample = bulk.Reservoir(100, 1)
+    sample = recalibration.Reservoir(100, 1)
     for start in range(0, 10_000, 250):
         sample.add(np.arange(start, start + 250, dtype=np.float32)[:, None])
     assert sample.data.shape == (100, 1)
     assert len(np.unique(sample.data)) == 100
     assert 4000 < sample.data.mean() < 6000
-    few = bulk.Reservoir(100, 1)
+    few = recalibration.Reservoir(100, 1)
     few.add(np.arange(40, dtype=np.float32)[:, None])
     assert np.array_equal(few.data[:, 0], np.arange(40))

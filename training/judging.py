@@ -15,13 +15,15 @@ from numpy.typing import NDArray
 from manifold.evaluation import anomaly, anomaly_page
 from manifold.evaluation import images as sources
 from manifold.evaluation.anomaly import Judgement
+from manifold.evaluation.file_rows import JudgedFile
 from manifold.evaluation.images import ImageBatch, Pixels, RealData
 from manifold.runtime.engine import Model
-from manifold.runtime.errors import InvalidValue
+from manifold.runtime.errors import InvalidValue, cut, shown
 from manifold.runtime.kinds.image import ImageSpec
 from manifold.training import datasets
-from manifold.training.data import Data, Part
+from manifold.training.data import Data, Part, reading, tables
 from manifold.training.data.parts import Array, subset
+from manifold.training.data.remote import digest
 
 LEAST_IMAGES = 1000  # of a test part whose images stand in for anomalies; of a smaller one the training part does
 
@@ -93,6 +95,42 @@ def real_data(name: str) -> RealData:
     return RealData(name, **parts)
 
 
+def data_of(model: Model, named: str | None = None, truth: str | None = None) -> Data:
+    """Return the data to judge a model by: the data set or file that is named, or else the one that the model was trained on.
+
+    A file is read by the model's own columns, and by its truth unless another is given. Raises InvalidValue if the file that a model was
+    fitted to is not here, or is another one by now.
+    """
+    recorded = model.manifest.provenance.get("data")
+    recorded = recorded if isinstance(recorded, dict) else {}
+    file = recorded.get("file") if named is None else named
+    is_file = isinstance(file, str) and Path(file).suffix.lower() in reading.SUFFIXES and model.manifest.spec.in_files
+    if not is_file:
+        if truth is not None:
+            raise InvalidValue("--truth: it is for files of rows; data sets name their own anomalies", field="truth")
+        return datasets.load(named or model.manifest.data_name or "")
+    path = Path(str(file))
+    if named is None:
+        _check_fitted(model, path, str(recorded.get("sha256")))
+    return tables.of_model(model, path, truth)
+
+
+def _check_fitted(model: Model, path: Path, sha256: str) -> None:
+    """Raise InvalidValue unless the file is here and is the one that the model was fitted to."""
+    name = model.manifest.name
+    if not path.is_file():
+        what = "which is not in this folder"
+    elif digest(path, "sha256") != sha256:
+        what = "and the file of that name in this folder has other content"
+    else:
+        return
+    raise InvalidValue(
+        f"data: {name} was fitted to {shown(path.name)} (SHA-256 {sha256[:12]}…), {what}; name a file of rows: "
+        f"manifold judge {name} --data FOLDER/{cut(path.name)}",
+        field="data",
+    )
+
+
 def judge(
     model: Model, data: Data, *, against: str | None = None, html: Path | None = None, record: bool = False
 ) -> Judgement:
@@ -103,12 +141,14 @@ def judge(
     """
     _check(model, data, against, html)
     train, test = (PartInputs(part, data.spec.to_model) for part in (data.train, data.test))
-    anomalies = _anomalies(model, data, against)
-    judgement = anomaly.judge(model, train, test, anomalies)
+    anomalies, rows = _anomalies(model, data, against), data.rows
+    judgement = anomaly.judge(model, train, test, anomalies, None if rows is None else rows.normal)
+    judgement.warnings += data.notes
     if record:
         anomaly.record(model, judgement, against)
     if html is not None:
-        anomaly_page.write(html, model, judgement, test, anomalies)
+        file = None if rows is None else JudgedFile(rows.file, np.concatenate([rows.test, rows.anomalies]))
+        anomaly_page.write(html, model, judgement, test, anomalies, file)
     return judgement
 
 
@@ -116,7 +156,7 @@ def _check(model: Model, data: Data, against: str | None, html: Path | None) -> 
     manifest = model.manifest
     if manifest.scoring is None:
         raise InvalidValue(f"model: {manifest.name} carries no score", field="model")
-    if manifest.spec != data.spec:
+    if not manifest.spec.same_items(data.spec):
         raise InvalidValue(f"data: {data.name} does not hold the items of {manifest.name}", field="data")
     if html is not None and not data.spec.in_files:
         raise InvalidValue("--html: the page is of rows", field="html")

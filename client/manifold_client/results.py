@@ -252,6 +252,8 @@ class ScoredItem:
     warnings: list[str]
     parts: dict[str, dict[str, float]]
     explanation: dict[str, Any] | None
+    id: Any = None  # of a row, if the model records an id column
+    passed: dict[str, Any] | None = None  # of a row: the columns that the model copies to the output
 
 
 @dataclass(frozen=True)

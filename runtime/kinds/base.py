@@ -16,10 +16,12 @@ from pydantic import BaseModel
 
 from manifold.runtime.errors import InvalidValue
 from manifold.runtime.records import Record
+from manifold.runtime.tables.schema import Carry
 
 if TYPE_CHECKING:
     from manifold.runtime.tables.columns import EncodedTable
     from manifold.runtime.tables.files import Chunk
+    from manifold.runtime.tables.truth import Truth
 
 Array = NDArray[Any]
 Float32 = NDArray[np.float32]
@@ -193,6 +195,10 @@ class Kind(Record):
         """Read masks (n, *mask_shape), 1 where the item is known, for some of the items. Raises RequestError."""
         raise InvalidValue(f"masks: {self.noun} have none; leave them out", field="masks")
 
+    def carry(self, given: Sequence[Any], field: str) -> list[dict[str, Any]]:
+        """Return for each item of a request the fields of an answer that identify it: `id` and `passed`. Raises InvalidValue."""
+        return [{} for _ in given]
+
     def fill(self, given: Sequence[Any], data: Array, probabilities: Array) -> dict[str, Any]:
         """Return the fields of an answer with the items of a request whose missing values are filled in. Only for nullable kinds."""
         raise NotImplementedError
@@ -244,8 +250,26 @@ class Kind(Record):
     # --- files of rows ----------------------------------------------------------------------------------------------------
 
     def chunks(self, source: IO[bytes], form: str, rows: int, also: Sequence[str] = ()) -> Iterator[Chunk]:
-        """Yield the columns of a file of rows, and those of `also` that it has. Only for kinds with `in_files`."""
+        """Yield the columns of a file of rows, and the further columns `also` if it has them. Only for kinds with `in_files`."""
         raise NotImplementedError
+
+    def header(self, source: IO[bytes], form: str) -> list[str]:
+        """Return the names of the columns of a file of rows. Only for kinds with `in_files`."""
+        raise NotImplementedError
+
+    @property
+    def carried(self) -> Carry:
+        """The columns that rows bring into the output and no model looks at."""
+        return Carry()
+
+    @property
+    def known_anomalies(self) -> Truth | None:
+        """The rule that says which rows of a file are known anomalies, if there is one."""
+        return None
+
+    def same_items(self, other: Kind) -> bool:
+        """Return whether the arrays of both mean the same items."""
+        return self == other
 
     def encode(self, table: Mapping[str, Array], *, missing: bool) -> EncodedTable:
         """Return columns as model inputs; unknown categories are allowed. Only for kinds with `in_files`."""

@@ -13,12 +13,13 @@ import numpy as np
 from pydantic import BaseModel, Field, model_validator
 
 from manifold.runtime import imaging
-from manifold.runtime.errors import InvalidValue, cut
+from manifold.runtime.errors import InvalidValue, cut, shown
 from manifold.runtime.kinds.base import Array, Evidence, Float32, Items, Kind, Reading, Recipes, Wire
 from manifold.runtime.tables import columns, files, rows
 from manifold.runtime.tables.columns import EncodedTable
 from manifold.runtime.tables.files import Chunk
-from manifold.runtime.tables.schema import CategoricalColumn, Column, NumericColumn
+from manifold.runtime.tables.schema import Carry, CategoricalColumn, Column, NumericColumn
+from manifold.runtime.tables.truth import Truth
 from manifold.runtime.tables.values import MISSING, Notation, number, spelling
 
 Row = dict[str, Any] | list[Any]
@@ -88,6 +89,9 @@ class TableSpec(Kind):
     decimal: Literal[".", ","] = Field(
         default=".", description="sign before decimals, where a file does not show another"
     )
+    truth: Truth | None = Field(default=None, description="which rows of a file are known anomalies")
+    id: str | None = Field(default=None, description="the column that names a row, which is copied to the output")
+    passed: tuple[str, ...] | None = Field(default=None, description="further columns that are copied to the output")
 
     noun: ClassVar[str] = "rows"
     wire: ClassVar[Wire] = Wire(
@@ -105,7 +109,27 @@ class TableSpec(Kind):
     def _check(self) -> TableSpec:
         if len(set(self.names)) != len(self.names) or set(self.names) & set(self.ignored):
             raise ValueError("column names must differ")
+        if learned := [name for name in self.carried.names if name in self.names]:
+            raise ValueError(f"{learned[0]}: a column is learned from, or copied to the output, not both")
+        if other := [name for name in self.carried.names if name not in self.ignored]:
+            raise ValueError(f"{other[0]}: a column that is copied to the output must be listed in `ignored`")
+        if len(set(self.carried.passed)) != len(self.carried.passed):
+            raise ValueError("passed: column names must differ")
         return self
+
+    @property
+    def carried(self) -> Carry:
+        """The id and the columns that are passed on."""
+        return Carry(self.id, self.passed or ())
+
+    @property
+    def known_anomalies(self) -> Truth | None:
+        """The rule that `fit` was given."""
+        return self.truth
+
+    def same_items(self, other: Kind) -> bool:
+        """Return whether both encode the same columns alike; the other columns of their files do not matter."""
+        return isinstance(other, TableSpec) and self.columns == other.columns
 
     # --- arrays ---
 
@@ -167,6 +191,22 @@ class TableSpec(Kind):
     def needed(self) -> str:
         """The columns."""
         return f"rows with the columns {', '.join(self.names)}"
+
+    def carry(self, given: Sequence[Row], field: str) -> list[dict[str, Any]]:
+        """Return `id` and `passed` of each row, as far as it has them. Rows that are arrays have neither."""
+        if not self.carried.names:
+            return [{} for _ in given]
+        carried = []
+        for index, row in enumerate(given):
+            had = row if isinstance(row, Mapping) else {}
+            values = {
+                name: _carried(had[name], f"{field}[{index}].{name}") for name in self.carried.names if name in had
+            }
+            fields: dict[str, Any] = {} if self.id is None else {"id": values.get(self.id)}
+            if self.passed:
+                fields["passed"] = {name: values[name] for name in self.carried.passed if name in values}
+            carried.append(fields)
+        return carried
 
     def fill(self, given: Sequence[Row], data: Array, probabilities: Array) -> dict[str, Any]:
         """Return rows whose missing values are filled in, and the probabilities of the categories that were missing."""
@@ -268,6 +308,10 @@ class TableSpec(Kind):
         """Yield the columns of a CSV or Parquet file, `rows` rows at a time, and those of `also` that the file has."""
         return files.chunks(source, form, self, rows=rows, also=also)
 
+    def header(self, source: IO[bytes], form: str) -> list[str]:
+        """Return the names of the columns of a CSV or Parquet file."""
+        return files.header(source, form, self)
+
     def encode(self, table: Mapping[str, Array], *, missing: bool) -> EncodedTable:
         """Return columns as encoded rows; invalid ones are listed."""
         return columns.encode(table, self, unknown=True, missing=missing)
@@ -288,6 +332,20 @@ def _plain(value: Any, column: NumericColumn | CategoricalColumn, notation: Nota
     if isinstance(column, NumericColumn):
         return value if isinstance(value, int | float) else number(value, notation)
     return value if isinstance(value, bool | int | float | str) else spelling(value)
+
+
+def _carried(value: Any, place: str) -> Any:
+    """Return a value that is copied to the output. Raise InvalidValue for a list, an object, or a text that is too long."""
+    if not isinstance(value, str | int | float | bool | None):
+        raise InvalidValue(
+            f"{place}: {shown(value)} cannot be copied to the output; send a text, a number, a boolean or null",
+            field=place,
+        )
+    if isinstance(value, str) and len(value.encode()) > files.CELL_BYTES:
+        raise InvalidValue(
+            f"{place}: a text of {len(value.encode())} bytes; the limit is {files.CELL_BYTES}", field=place
+        )
+    return value
 
 
 def _shown(column: Any, value: Any) -> Any:

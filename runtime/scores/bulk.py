@@ -8,29 +8,28 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import hashlib
-import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any, Protocol, cast
+from typing import IO, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from manifold.runtime.engine import Model
-from manifold.runtime.errors import InvalidValue, Unavailable, UnsupportedTask, cut
+from manifold.runtime.errors import LISTED, InvalidValue, UnsupportedTask, shown
 from manifold.runtime.kinds import Kind
 from manifold.runtime.operations import Scores
 from manifold.runtime.repository import replacing
-from manifold.runtime.scores import calibration, decisions, reasons, scoring
+from manifold.runtime.scores import decisions, reasons, scoring
 from manifold.runtime.scores.decisions import Judged, Rule
 from manifold.runtime.tables import files
+from manifold.runtime.tables.schema import Carry
 
 Array = NDArray[Any]
 
 SUFFIXES = (".ndjson", ".jsonl", ".parquet")  # of outputs
-SAMPLE_ROWS, SAMPLE_BYTES = 200_000, 256 * 2**20  # a model is calibrated on at most; beyond it a sample says the same
+WAITING = 200_000  # rows of a budget's first pass that are kept before the most anomalous are chosen
 
 
 @dataclass
@@ -42,6 +41,26 @@ class ScoredRows:
     warnings: list[list[str]]
     explanations: list[dict[str, Any] | None] | None  # of the rows that are flagged, where asked for
     bad: dict[int, str]
+    carried: CarriedValues | None = None  # None if no columns are copied to the output
+    notes: list[str] = field(default_factory=list)  # about the file, with its first chunk
+
+
+@dataclass
+class CarriedValues:
+    """The columns of a chunk that are copied to the output, as pyarrow arrays (n,), and those of its bad rows by number."""
+
+    id: Any | None
+    passed: dict[str, Any]
+    of_bad: dict[int, dict[str, Any]]  # fields of the output; none of a row whose number of cells is wrong
+
+    def fields(self, n: int) -> list[dict[str, Any]]:
+        """Return the fields `id` and `passed` of each row."""
+        ids = [{}] * n if self.id is None else [{"id": value} for value in self.id.to_pylist()]
+        if not self.passed:
+            return ids
+        columns = [column.to_pylist() for column in self.passed.values()]
+        rows = (dict(zip(self.passed, values, strict=True)) for values in zip(*columns, strict=True))
+        return [{**one, "passed": row} for one, row in zip(ids, rows, strict=True)]
 
 
 @dataclass
@@ -53,7 +72,7 @@ class Total:
     flagged: int = 0
     undecided: int = 0  # rows that the rule does not decide
     states: dict[str, int] = field(default_factory=dict)
-    notes: tuple[str, ...] = ()  # why rows are not decided
+    notes: list[str] = field(default_factory=list)  # about the file, and why rows are not decided
 
     def counts(self) -> dict[str, Any]:
         """Return the counts by name."""
@@ -61,12 +80,13 @@ class Total:
 
     def add(self, scored: ScoredRows) -> None:
         """One more chunk."""
+        self.notes += scored.notes
         self.rows += len(scored.numbers)
         self.bad += len(scored.bad)
         if scored.judged is not None:
             self.flagged += int(scored.judged.flagged.sum())
             self.undecided += int(scored.judged.undecided.sum())
-            self.notes = scored.judged.notes
+            self.notes += [note for note in scored.judged.notes if note not in self.notes]
             for state, count in zip(*np.unique(scored.judged.states, return_counts=True), strict=True):
                 name = decisions.STATES[state]
                 self.states[name] = self.states.get(name, 0) + int(count)
@@ -101,14 +121,18 @@ class EncodedRows:
     bad: dict[int, str]
     table: dict[str, Array]  # columns as they came, bad rows among them
     places: Array  # of the n rows, in the table
+    also: dict[str, Any]  # further columns as pyarrow arrays, of all rows in the table
+    bad_places: dict[int, int]  # by number, of those bad rows that are in the table
 
 
-def encoded(model: Model, source: IO[bytes], kind: str, *, rows: int = files.CHUNK_ROWS) -> Iterator[EncodedRows]:
+def encoded(
+    model: Model, source: IO[bytes], kind: str, *, rows: int = files.CHUNK_ROWS, also: Sequence[str] = ()
+) -> Iterator[EncodedRows]:
     """Yield the rows of a file, chunk by chunk, as the model takes them. Raises InvalidValue where too many rows are invalid."""
     spec = table_of(model)
     missing = any(tensor.missing for tensor in model.manifest.tasks["score"].inputs)
     total = invalid = 0
-    for chunk in spec.chunks(source, kind, rows):
+    for chunk in spec.chunks(source, kind, rows, also):
         table = spec.encode(chunk.table, missing=missing)
         keep = np.ones(len(chunk.numbers), bool)
         keep[list(table.bad)] = False
@@ -117,60 +141,15 @@ def encoded(model: Model, source: IO[bytes], kind: str, *, rows: int = files.CHU
             sorted({**{int(chunk.numbers[at]): reason for at, reason in table.bad.items()}, **chunk.bad}.items())
         )
         places = np.flatnonzero(keep)
-        warnings = [table.warnings.get(int(at), []) for at in places]
-        yield EncodedRows(chunk.numbers[keep], table.data[keep], warnings, bad, chunk.table, places)
+        numbers = chunk.numbers.tolist()
+        warnings = [[*table.warnings.get(at, []), *chunk.notes.get(numbers[at], [])] for at in places.tolist()]
+        bad_places = {numbers[at]: at for at in np.flatnonzero(~keep).tolist()}
+        yield EncodedRows(
+            chunk.numbers[keep], table.data[keep], warnings, bad, chunk.table, places, chunk.also, bad_places
+        )
         total, invalid = total + len(places) + len(bad), invalid + len(bad)
         if bad:
             files.check_invalid(invalid, total, *next(reversed(bad.items())))
-
-
-def recalibrate(
-    model: Model, source: IO[bytes], kind: str, root: Path, *, name: str, stopped: Callable[[], bool] = lambda: False
-) -> tuple[Path, str]:
-    """Publish the model anew in `root`, calibrated on a file of normal rows, which is called `name`: its folder, and what was done.
-
-    The file is read twice and must be seekable. Of more rows than are needed, a random sample is taken. Raises UnsupportedTask for a model
-    that does not score rows, and Unavailable where `stopped`, which is asked between chunks, says that nobody waits for the result.
-    """
-    width = math.prod(table_of(model).shape)
-    digest = hashlib.file_digest(cast(Any, source), "sha256").hexdigest()
-    source.seek(0)
-    reservoir, bad = Reservoir(min(SAMPLE_ROWS, max(calibration.LEAST, SAMPLE_BYTES // (4 * width))), width), 0
-    for part in encoded(model, source, kind):
-        reservoir.add(part.data)
-        bad += len(part.bad)
-        if stopped():
-            raise Unavailable("the client has left")
-    rows = (
-        f"{len(reservoir.data)} rows"
-        if len(reservoir.data) == reservoir.offered
-        else f"{len(reservoir.data)} of {reservoir.offered} rows"
-    )
-    described = f"{rows} of {cut(name)} (SHA-256 {digest[:12]}…)"
-    folder = calibration.recalibrate(model, reservoir.data, root, source=described)
-    return folder, f"calibrated on {described}, {bad} bad ones left out"
-
-
-class Reservoir:
-    """At most `most` rows of a stream of them, each as likely to be among them as any other (reservoir sampling, algorithm R)."""
-
-    def __init__(self, most: int, width: int) -> None:
-        self._rows = np.empty((most, width), np.float32)  # the system gives the memory as it is written
-        self._generator = np.random.Generator(np.random.Philox(0))
-        self.offered = 0
-
-    def add(self, rows: NDArray[np.float32]) -> None:
-        """Take rows (n, width) in."""
-        orders = np.arange(self.offered, self.offered + len(rows))
-        self.offered += len(rows)
-        places = np.where(orders < len(self._rows), orders, self._generator.integers(0, orders + 1))
-        taken = places < len(self._rows)
-        self._rows[places[taken]] = rows[taken]
-
-    @property
-    def data(self) -> NDArray[np.float32]:
-        """Return the rows that are in the sample."""
-        return self._rows[: self.offered]
 
 
 def score(
@@ -181,21 +160,34 @@ def score(
     *,
     explain: bool = False,
     rows: int = files.CHUNK_ROWS,
+    carry: Carry | None = None,
 ) -> Iterator[ScoredRows]:
-    """Yield the rows of a file, chunk by chunk. A budget is spent on the whole file, which is then read twice and must be seekable."""
-    return (part for part in steps(model, source, kind, rule, explain=explain, rows=rows) if part is not None)
+    """Yield the rows of a file, chunk by chunk. A budget is spent on the whole file, which is then read twice and must be seekable.
+
+    `carry` names the columns that are copied to the output; those that the model records if None.
+    """
+    parts = steps(model, source, kind, rule, explain=explain, rows=rows, carry=carry)
+    return (part for part in parts if part is not None)
 
 
 def steps(
-    model: Model, source: IO[bytes], kind: str, rule: Rule, *, explain: bool = False, rows: int = files.CHUNK_ROWS
+    model: Model,
+    source: IO[bytes],
+    kind: str,
+    rule: Rule,
+    *,
+    explain: bool = False,
+    rows: int = files.CHUNK_ROWS,
+    carry: Carry | None = None,
 ) -> Iterator[ScoredRows | None]:
     """Do as `score` does, and yield None after each chunk of the first pass of a budget, so that the caller can stop there."""
     scored_by = model.manifest.scoring
-    table_of(model)
+    spec = table_of(model)
     assert scored_by is not None
     rule.check(model.manifest)
     if explain:
         reasons.check_explains(model.manifest)
+    carry, notes = _present(spec.carried if carry is None else carry, spec, source, kind)
     chosen, line = None, None
     if rule.budget is not None:
         start, strangest = source.tell(), Strangest(rule.budget)
@@ -205,9 +197,11 @@ def steps(
         chosen, least = strangest.result()
         line = model.calibrated.line_at(scored_by.score, least)
         source.seek(start)
-    for part in encoded(model, source, kind, rows=rows):
+    for part in encoded(model, source, kind, rows=rows, also=carry.names):
+        told, notes = notes, []
+        carried = _carried(part, carry)
         if not len(part.data):
-            yield ScoredRows(part.numbers, None, [], None, part.bad)
+            yield ScoredRows(part.numbers, None, [], None, part.bad, carried, told)
             continue
         scores = model.score(part.data)
         taken = None if chosen is None else _among(part.numbers, chosen)
@@ -215,9 +209,48 @@ def steps(
         judged = decisions.judge(scored_by, model.calibrated, scores.terms, unknown, rule, chosen=taken)
         if line is not None:  # the whole file's, not this chunk's
             judged = dataclasses.replace(judged, threshold=line)
-        yield ScoredRows(
-            part.numbers, judged, part.warnings, _explained(model, part, scores, judged) if explain else None, part.bad
+        explanations = _explained(model, part, scores, judged) if explain else None
+        yield ScoredRows(part.numbers, judged, part.warnings, explanations, part.bad, carried, told)
+
+
+def _present(carry: Carry, spec: Kind, source: IO[bytes], kind: str) -> tuple[Carry, list[str]]:
+    """Return the columns that the file has, with a note for each that it lacks. Raises InvalidValue for one that it must have."""
+    if not carry.names:
+        return carry, []
+    there = spec.header(source, kind)
+    if absent := [name for name in carry.needed if name not in there]:
+        has = ", ".join(map(shown, there[:LISTED])) + (", …" if len(there) > LISTED else "")
+        raise InvalidValue(
+            f"file: has no column {shown(absent[0])} to copy to the output; it has {has}", field=absent[0], valid=there
         )
+    notes = [
+        f"the file has no column {shown(name)}, which the model copies to the output as {'the id' if name == carry.id else 'passed'}"
+        for name in carry.names
+        if name not in there
+    ]
+    passed = tuple(name for name in carry.passed if name in there)
+    return Carry(carry.id if carry.id in there else None, passed), notes
+
+
+def _carried(part: EncodedRows, carry: Carry) -> CarriedValues | None:
+    """Return the columns that are copied to the output, of valid and of bad rows."""
+    if not carry.names:
+        return None
+
+    def picked(places: Array) -> CarriedValues:
+        columns = {name: part.also[name].take(_indices(places)) for name in carry.names}
+        passed = {name: columns[name] for name in carry.passed}
+        return CarriedValues(None if carry.id is None else columns[carry.id], passed, {})
+
+    values, bad = picked(part.places), part.bad_places
+    fields = picked(np.asarray(list(bad.values()), np.int64)).fields(len(bad))
+    return dataclasses.replace(values, of_bad=dict(zip(bad, fields, strict=True)))
+
+
+def _indices(places: Array) -> Any:
+    import pyarrow
+
+    return pyarrow.array(places, pyarrow.int64())
 
 
 def _among(numbers: NDArray[np.int64], chosen: NDArray[np.int64]) -> NDArray[np.bool_]:
@@ -265,7 +298,7 @@ class Strangest:
         """Take rows in."""
         self._parts.append((numbers, scores))
         self._waiting += len(numbers)
-        if self._waiting > max(self.budget, SAMPLE_ROWS):
+        if self._waiting > max(self.budget, WAITING):
             self._merge()
 
     def _merge(self) -> None:
@@ -312,8 +345,11 @@ def score_file(
     *,
     explain: bool = False,
     progress: Callable[[Total], None] | None = None,
+    carry: Carry | None = None,
 ) -> Total:
     """Score a file of rows into another one, which is replaced once all rows are in it. Raises InvalidValue as `check_output` does.
+
+    `carry` names the columns that are copied to the output; those that the model records if None.
 
     The rows of a Parquet file that could not be scored are in `rejected_file`, which exists only if there are any.
     """
@@ -325,7 +361,7 @@ def score_file(
             stack.enter_context(stack.enter_context(replacing(path)).open("wb")) for path in (out, rejected)
         )
         writer = ParquetWriter(target, aside) if out.suffix == ".parquet" else NdjsonWriter(target)
-        total = drain(score(model, source, kind, rule, explain=explain), writer, progress)
+        total = drain(score(model, source, kind, rule, explain=explain, carry=carry), writer, progress)
     if not rejected.stat().st_size:
         rejected.unlink()
     return total
@@ -340,15 +376,23 @@ def lines(scored: ScoredRows) -> bytes:
 
     entries: list[tuple[int, dict[str, Any]]] = []
     if scored.judged is not None:
+        carried = [{}] * len(scored.numbers) if scored.carried is None else scored.carried.fields(len(scored.numbers))
         for i, number in enumerate(scored.numbers.tolist()):
-            entry = {"row": number, **scored.judged.item(i), "warnings": scored.warnings[i]}
+            entry = {"row": number, **carried[i], **scored.judged.item(i), "warnings": scored.warnings[i]}
             if scored.explanations is not None:
                 entry["explanation"] = scored.explanations[i]
             entries.append((number, entry))
-    entries += [(number, {"row": number, "error": reason}) for number, reason in scored.bad.items()]
+    entries += [(entry["row"], entry) for entry in _rejected(scored)]
     return b"".join(
-        orjson.dumps(entry, option=orjson.OPT_APPEND_NEWLINE) for _, entry in sorted(entries, key=lambda e: e[0])
+        orjson.dumps(entry, option=orjson.OPT_APPEND_NEWLINE, default=str)
+        for _, entry in sorted(entries, key=lambda e: e[0])
     )
+
+
+def _rejected(scored: ScoredRows) -> list[dict[str, Any]]:
+    """Return the rows that could not be scored, each with its reason and what is copied of it."""
+    of_bad = {} if scored.carried is None else scored.carried.of_bad
+    return [{"row": number, **of_bad.get(number, {}), "error": reason} for number, reason in scored.bad.items()]
 
 
 class NdjsonWriter:
@@ -367,6 +411,8 @@ class NdjsonWriter:
 class ParquetWriter:
     """Flat columns: row, score, p_value, is_anomaly, band, risk, state, warnings, and part.NAME with part.NAME.p_value.
 
+    After `row` come id and passed.NAME if the file has them, in its types.
+
     Rows that could not be scored are not in it; `rejected` takes them as NDJSON.
     """
 
@@ -379,13 +425,14 @@ class ParquetWriter:
         import pyarrow
         from pyarrow import parquet
 
-        for number, reason in scored.bad.items():
-            self.rejected.write(orjson.dumps({"row": number, "error": reason}, option=orjson.OPT_APPEND_NEWLINE))
+        for entry in _rejected(scored):
+            self.rejected.write(orjson.dumps(entry, option=orjson.OPT_APPEND_NEWLINE, default=str))
         judged, n = scored.judged, len(scored.numbers)
         if judged is None:
             return
         made: dict[str, Any] = {
             "row": scored.numbers,
+            **_copied(scored.carried),
             "score": judged.score,
             "p_value": pyarrow.nulls(n, pyarrow.float64()) if judged.p_value is None else judged.p_value,
             "is_anomaly": pyarrow.array(judged.flagged, mask=judged.undecided),
@@ -407,6 +454,14 @@ class ParquetWriter:
     def close(self) -> None:
         if self._writer is not None:
             self._writer.close()
+
+
+def _copied(carried: CarriedValues | None) -> dict[str, Any]:
+    """Return the columns that are copied, by their names in the output."""
+    if carried is None:
+        return {}
+    ids = {} if carried.id is None else {"id": carried.id}
+    return {**ids, **{f"passed.{name}": column for name, column in carried.passed.items()}}
 
 
 def _names(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import datetime
 import math
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from manifold.runtime.kinds import Kind
 from manifold.runtime.manifest import COMBINED, Calibration, Scoring
 from manifold.runtime.operations import Scores
 from manifold.runtime.operations.common import takes
+from manifold.runtime.scores import departures
 from manifold.runtime.scores.scoring import Float64, cross_combined
 
 LEAST = 20  # items; p-values then resolve 1 in 21, and the answer says so
@@ -106,10 +108,21 @@ def now() -> str:
     return datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def recalibrate(model: Model, data: NDArray[np.float32], root: Path, *, source: str) -> Path:
-    """Publishes the artifact anew in `root`, calibrated on `data` (n, *shape), as its next version; the graphs are the same.
+@dataclass(frozen=True)
+class Recalibrated:
+    """A model that was calibrated anew."""
 
-    Raises UnsupportedTask for a model without a score, or one that is conditioned on more than classes.
+    folder: Path
+    warnings: tuple[str, ...]  # of rows that look unlike the old calibration
+
+
+def recalibrate(
+    model: Model, data: NDArray[np.float32], root: Path, *, source: str, strict: bool = False, **recorded: Any
+) -> Recalibrated:
+    """Publish the artifact anew in `root`, calibrated on `data` (n, *shape), as its next version; the graphs are the same.
+
+    `recorded` goes into the provenance. Raises UnsupportedTask for a model without a score, or one that is conditioned on more than classes,
+    and with `strict` InvalidValue if there are warnings.
     """
     scoring, manifest = model.manifest.scoring, model.manifest
     conditional = scoring is not None and takes(manifest.tasks["score"]) and manifest.classes is None
@@ -121,11 +134,22 @@ def recalibrate(model: Model, data: NDArray[np.float32], root: Path, *, source: 
     plain = manifests.read(model.folder)  # as it is stored: padding that this machine needs is not the artifact's
     with repository.staging(root, manifest.name) as folder:
         repository.copy(model.folder, folder)
-        calibrated = write(scoring, [model.score(data)], folder, n=len(data), source=source, spec=manifest.spec)
+        scores = model.score(data) if len(data) else None
+        calibrated = write(
+            scoring, [] if scores is None else [scores], folder, n=len(data), source=source, spec=manifest.spec
+        )
+        assert scores is not None
+        found = departures.warnings(
+            model.calibrated, scoring.score, model.calibrated.place(scores.terms)[scoring.score]
+        )
+        if found and strict:
+            raise InvalidValue(f"rows: {'; '.join(found)}. Nothing was published, as --strict was given", field="rows")
         earlier = {
             "version": plain.version,
             "n": scoring.calibration.n if scoring.calibration else 0,
             "calibrated": now(),
+            **recorded,
+            **({"warnings": found} if found else {}),
         }
         made = plain.model_copy(
             update={
@@ -137,4 +161,4 @@ def recalibrate(model: Model, data: NDArray[np.float32], root: Path, *, source: 
         )
         (folder / manifests.FILE).write_text(manifests.dumps(made))
         load(folder, device="cpu")
-        return repository.publish_next(folder, root, made)
+        return Recalibrated(repository.publish_next(folder, root, made), tuple(found))

@@ -6,6 +6,7 @@ numbers, or are missing; else as texts or plain Python values, which runtime.tab
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import itertools
 from collections import Counter
@@ -48,6 +49,10 @@ class Chunk:
     numbers: NDArray[np.int64]  # (n,), of the rows that were read
     table: dict[str, Array]  # columns (n,)
     bad: dict[int, str] = field(default_factory=dict)
+    also: dict[str, Any] = field(
+        default_factory=dict
+    )  # further columns as Arrow arrays (n,): texts of a CSV, the types of a Parquet file
+    notes: dict[int, list[str]] = field(default_factory=dict)  # by number: cells of further columns that were left out
 
 
 @dataclass(frozen=True)
@@ -72,16 +77,15 @@ def format_of(path: Path) -> str:
 def chunks(
     source: IO[bytes], kind: str, spec: TableSpec, *, rows: int = CHUNK_ROWS, also: Sequence[str] = ()
 ) -> Iterator[Chunk]:
-    """Yield the columns of `spec`, `rows` rows at a time; columns that the model does not know are skipped.
+    """Yield the columns of `spec`, `rows` rows at a time; columns that the model does not know are skipped, except those named in `also`.
 
-    `also` names further columns, which come as texts or plain values if the file has them. `source` is a binary file, seekable for
-    Parquet. Raises Malformed where the file cannot be read, has no rows or lacks columns.
+    `source` is a binary file, seekable for Parquet. Raises Malformed where the file cannot be read, has no rows or lacks columns. Columns
+    of `also` may be absent; they may be columns of `spec`, whose cells are then given a second time, as they are in the file.
     """
-    check_library()
     read = _parquet if kind == "parquet" else _csv
     last = 0
     with _reading(kind):
-        for chunk in read(source, spec, max(1, min(rows, CHUNK_CELLS // len(spec.columns))), tuple(also)):
+        for chunk in read(source, spec, max(1, min(rows, CHUNK_CELLS // (len(spec.columns) + len(also)))), also):
             last = max([last, *chunk.numbers[-1:].tolist(), *chunk.bad])
             if last > MAX_ROWS:
                 raise TooLarge(f"file: has more than {MAX_ROWS} rows; send it in parts", field="file")
@@ -90,37 +94,38 @@ def chunks(
         raise Malformed("file: has no rows", field="file")
 
 
+def header(source: IO[bytes], kind: str, spec: TableSpec) -> list[str]:
+    """Return the names of a file's columns; the file is then where it was. Raise Malformed if it cannot be read."""
+    start = source.tell()
+    with _reading(kind):
+        if kind == "parquet":
+            names = parquet.File(source, [], CELL_BYTES).schema.names
+        else:
+            names = open_csv(source, spec.names).form.header
+    source.seek(start)
+    return list(names)
+
+
 def read(source: IO[bytes], kind: str, notation: Notation | None = None) -> FileTable:
     """Return all columns of a file that have a name. A CSV's own decimal sign goes before that of `notation`.
 
     Raises Malformed where the file cannot be read or has no rows, TooLarge for one with more than MAX_CELLS cells.
     """
-    check_library()
     with _reading(kind):
         return (_whole_parquet if kind == "parquet" else _whole_csv)(source, notation or Notation.of())
 
 
-def check_library() -> None:
-    """Raise Unavailable without pyarrow."""
+@contextlib.contextmanager
+def _reading(kind: str) -> Iterator[None]:
+    """Raise the errors of pyarrow, and of files, as those of this project. Raise Unavailable without pyarrow."""
     try:
-        import pyarrow  # noqa: F401
+        import pyarrow
     except ImportError:
         raise Unavailable('reading tables needs pyarrow: pip install "manifold[tables]"', field="file") from None
-
-
-class _reading:  # noqa: N801 - a context manager that is read as a verb
-    """A context in which errors of the readers become Malformed or TooLarge."""
-
-    def __init__(self, kind: str) -> None:
-        self.kind = kind
-
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, _: Any, error: BaseException | None, __: Any) -> None:
-        import pyarrow
-
-        if isinstance(error, pyarrow.ArrowException | OSError | UnicodeDecodeError | OverflowError | csv.Error):
-            raise _unreadable(error, self.kind) from error
+    try:
+        yield
+    except (pyarrow.ArrowException, OSError, UnicodeDecodeError, OverflowError, csv.Error) as error:
+        raise _unreadable(error, kind) from error
 
 
 def _unreadable(error: Exception, kind: str) -> RequestError:
@@ -137,7 +142,8 @@ def _too_long(name: str, size: int) -> str:
     return f"{name}: a cell of {size} bytes; the limit is {CELL_BYTES}"
 
 
-def _check_columns(there: Iterable[str], spec: TableSpec, also: Sequence[str]) -> None:
+def _check_columns(there: Iterable[str], spec: TableSpec, also: Sequence[str]) -> list[str]:
+    """Return those columns of `also` that are there. Raise Malformed for a column of the model that is not, and for one that is there twice."""
     count = Counter(there)
     if count.total() > MAX_COLUMNS:
         raise TooLarge(f"file: has {count.total()} columns, the limit is {MAX_COLUMNS}", field="file")
@@ -150,18 +156,19 @@ def _check_columns(there: Iterable[str], spec: TableSpec, also: Sequence[str]) -
         )
     if twice := [name for name in (*spec.names, *also) if count[name] > 1]:
         raise csv_files.two_columns(twice[0])
+    return [name for name in dict.fromkeys(also) if name in count]
 
 
 # --- CSV ----------------------------------------------------------------------------------------------------------------------
 
 
-def _csv(source: IO[bytes], spec: TableSpec, rows: int, also: tuple[str, ...]) -> Iterator[Chunk]:
+def _csv(source: IO[bytes], spec: TableSpec, rows: int, also: Sequence[str]) -> Iterator[Chunk]:
     opened = open_csv(source, (*spec.names, *also))
-    _check_columns(opened.form.header, spec, also)
+    there = _check_columns(opened.form.header, spec, also)
     notation = _notation(opened, spec.notation)
     last = 0
     for batch in opened.batches:
-        yield from _windows(batch, last, rows, spec, notation, [name for name in also if name in batch.columns])
+        yield from _windows(batch, last, rows, spec, notation, there)
         last = max([last, *batch.numbers[-1:].tolist()])
 
 
@@ -186,7 +193,7 @@ def _windows(
             texts = _short_cells(batch.columns[column.name].slice(start, stop - start), column.name, chunk)
             chunk.table[column.name] = _of_texts(texts, column, notation, same=notation == spec.notation)
         for name in also:
-            chunk.table[name] = plain(batch.columns[name].slice(start, stop - start))
+            chunk.also[name] = _exact_texts(batch.columns[name].slice(start, stop - start), name, chunk)
         yield chunk
 
 
@@ -213,6 +220,21 @@ def _short_cells(column: Any, name: str, chunk: Chunk) -> Any:
     for at in np.flatnonzero(sizes.fill_null(0).to_numpy() > CELL_BYTES).tolist():
         chunk.bad.setdefault(int(chunk.numbers[at]), _too_long(name, sizes[at].as_py()))
     return compute.if_else(compute.greater(sizes, CELL_BYTES), "", column)
+
+
+def _exact_texts(column: Any, name: str, chunk: Chunk) -> Any:
+    """Return the cells of a further column as texts, null if they are empty or too long; the latter are noted."""
+    from pyarrow import compute
+
+    sizes = compute.binary_length(column)
+    for at in np.flatnonzero(sizes.fill_null(0).to_numpy() > CELL_BYTES).tolist():
+        _note_long(chunk, at, name, sizes[at].as_py())
+    column = compute.if_else(compute.greater(sizes, CELL_BYTES), None, compute.utf8_trim_whitespace(column))
+    return compute.if_else(compute.equal(column, ""), None, column)
+
+
+def _note_long(chunk: Chunk, at: int, name: str, size: int) -> None:
+    chunk.notes.setdefault(int(chunk.numbers[at]), []).append(f"passed: {_too_long(name, size)}; it was left out")
 
 
 def _whole_csv(source: IO[bytes], stated: Notation) -> FileTable:
@@ -254,20 +276,26 @@ def _too_many_cells(cells: int) -> TooLarge:
 # --- Parquet ------------------------------------------------------------------------------------------------------------------
 
 
-def _parquet(source: IO[bytes], spec: TableSpec, rows: int, also: tuple[str, ...]) -> Iterator[Chunk]:
-    file = parquet.File(source, [*spec.names, *also], CELL_BYTES)
-    _check_columns(file.schema.names, spec, also)
-    wanted = {*spec.names, *(name for name in also if name in file.schema.names)}
+def _parquet(source: IO[bytes], spec: TableSpec, rows: int, also: Sequence[str]) -> Iterator[Chunk]:
+    file = parquet.File(source, list(dict.fromkeys([*spec.names, *also])), CELL_BYTES)
+    there = _check_columns(file.schema.names, spec, also)
+    wanted = list(dict.fromkeys([*spec.names, *there]))
+    kinds = {name: file.schema.field(name).type for name in wanted}
     for column in spec.columns:
-        _check_type(column, file.schema.field(column.name).type)
+        _check_type(column.name, kinds[column.name], numeric=isinstance(column, NumericColumn))
+    for name in there:
+        _check_type(name, kinds[name])
+    file.names = wanted
     number = 1
     for batch in file.batches(rows):
-        if len(batch.schema.names) != len(wanted) or set(batch.schema.names) != wanted:
+        if sorted(batch.schema.names) != sorted(wanted):
             raise Malformed("file: columns within columns have the names of the model's", field="file")
         chunk = Chunk(np.arange(number, number + batch.num_rows), {})
         number += batch.num_rows
-        for name in batch.schema.names:
+        for name in spec.names:
             chunk.table[name] = _of_parquet(batch.column(name), name, chunk)
+        for name in there:
+            chunk.also[name] = _exact_values(batch.column(name), name, chunk)
         yield chunk
 
 
@@ -286,6 +314,26 @@ def _of_parquet(column: Any, name: str, chunk: Chunk) -> Array:
         chunk.bad.setdefault(int(chunk.numbers[at]), _too_long(name, int(long[inverse[at]])))
     values = [text.as_py() if size <= CELL_BYTES else None for text, size in zip(texts, sizes.tolist(), strict=True)]
     return np.asarray([*([None] * (len(long) - len(values))), *values], object)[inverse]
+
+
+def _exact_values(column: Any, name: str, chunk: Chunk) -> Any:
+    """Return a further column in its type. Texts are plain texts, null if they are too long; those are noted."""
+    import pyarrow
+    from pyarrow import compute, types
+
+    if not types.is_dictionary(column.type):
+        return column
+    sizes = pyarrow.array(_sizes(column.dictionary))
+    places = column.indices.fill_null(-1).to_numpy(zero_copy_only=False)
+    long = np.asarray([*(sizes.to_numpy() > CELL_BYTES), False])[places]
+    for at in np.flatnonzero(long).tolist():
+        _note_long(chunk, at, name, sizes[int(places[at])].as_py())
+    indices = compute.if_else(pyarrow.array(long), None, column.indices)
+    kind = column.type.value_type
+    short = compute.if_else(compute.greater(sizes, CELL_BYTES), None, column.dictionary)
+    return short.take(indices).cast(
+        pyarrow.string() if types.is_large_string(kind) or types.is_string_view(kind) else kind
+    )
 
 
 def _indices(places: Array) -> Any:
@@ -355,13 +403,11 @@ def _is_plain(kind: Any) -> bool:
     return _is_text(plain) or any(test(plain) for test in tests)
 
 
-def _check_type(column: NumericColumn | CategoricalColumn, kind: Any) -> None:
+def _check_type(name: str, kind: Any, *, numeric: bool = False) -> None:
     """Raise Malformed for a type whose values cannot be those of the column: lists, structures, bytes or durations; times for numbers."""
     from pyarrow import types
 
-    numeric = not isinstance(column, CategoricalColumn)
     if not _is_plain(kind) or (numeric and types.is_temporal(_values(kind))):
         raise Malformed(
-            f"file: column {shown(column.name)} holds {cut(str(kind))}; numbers, texts or booleans are needed",
-            field="file",
+            f"file: column {shown(name)} holds {cut(str(kind))}; numbers, texts or booleans are needed", field="file"
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Annotated, Literal
 
@@ -78,6 +79,20 @@ class CategoricalColumn(Record):
     def lookup(self) -> Categories:
         """The categories by name and by meaning."""
         return Categories(self.categories)
+
+
+@dataclass(frozen=True)
+class Carry:
+    """The columns that are copied from rows to the output. No model looks at them."""
+
+    id: str | None = None
+    passed: tuple[str, ...] = ()
+    needed: tuple[str, ...] = ()  # those of them that a file must have
+
+    @property
+    def names(self) -> list[str]:
+        """The names of the columns, each once."""
+        return list(dict.fromkeys([*([] if self.id is None else [self.id]), *self.passed]))
 
 
 Column = Annotated[NumericColumn | CategoricalColumn, Field(discriminator="kind")]

@@ -283,6 +283,10 @@ class Recalibrated(BaseModel):
     model: str
     version: int
     done: str
+    known_anomalies: int = Field(description="rows that were left out, as the truth calls them anomalies")
+    warnings: list[str] = Field(
+        description="if the rows look unlike the old calibration, or may hold anomalies without a label"
+    )
 
 
 class Health(BaseModel):

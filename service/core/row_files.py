@@ -1,8 +1,8 @@
 """Files of rows that are scored: spooled to disk, scored chunk by chunk, and answered as lines of JSON meanwhile.
 
 The answer is a line a row, in the file's order, as /anomaly-score gives items, with its `row`; a row that cannot be scored has its `error`.
-The last line holds the totals, the threshold and the calibration. What goes wrong before the first line is an error like any other; after
-it, the last line is that error.
+The last line holds the totals, the threshold and the calibration, and `warnings` about the file if there are any. What goes wrong before the
+first line is an error like any other; after it, the last line is that error.
 """
 
 from __future__ import annotations
@@ -123,7 +123,10 @@ async def _lines(
             part = await _next(entry, parts)
         assert entry.model is not None
         threshold = {} if last is None else threshold_of(entry.model.calibrated, last)
-        yield _line({"total": total.counts(), **threshold, **({"reproducible": False} if random else {})})
+        notes = {"warnings": total.notes} if total.notes else {}
+        yield _line({
+            "total": total.counts(), **threshold, **notes, **({"reproducible": False} if random else {}),
+        })  # fmt: skip
     except Exception as error:  # the status has been sent: the last line says what is wrong
         metrics.erred(error)
         yield _line({"error": failures.in_stream(error)})

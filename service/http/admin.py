@@ -9,14 +9,14 @@ import asyncio
 import errno
 import threading
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
 import structlog
-from fastapi import FastAPI, Request
+from fastapi import FastAPI, Query, Request
 from starlette.responses import Response
 
 from manifold.runtime.errors import InvalidValue, Unavailable, UnsupportedMedia, UnsupportedTask, cut
-from manifold.runtime.scores import bulk
+from manifold.runtime.scores import bulk, recalibration
 from manifold.service.aside import aside, later
 from manifold.service.core import contract, encoding, row_files
 from manifold.service.http.uploads import MEDIA_TYPES
@@ -35,6 +35,9 @@ BODY = {
     "required": True,
     "content": {kind: {"schema": {"type": "string", "format": "binary"}} for kind in MEDIA_TYPES},
 }
+TRUTH = "known anomalies of the file, which are left out: a column, or an expression such as label!=normal; by default what `fit` was given"
+STRICT = "publish nothing if the rows look unlike the old calibration"
+MAX_TRUTH = 1000  # characters
 READ_ONLY = (
     "the folder of models cannot be written here: run `manifold calibrate` where it can, and start the service again"
 )
@@ -91,7 +94,12 @@ def add(app: FastAPI, registry: Registry, security: Security) -> None:
         "/admin/models/{name}/calibrate", response_model=contract.Recalibrated, tags=["admin"], openapi_extra={"requestBody": BODY},
         summary="Calibrates a model of rows on a file of normal ones, as its next version, which is the latest from then on.",
     )  # fmt: skip
-    async def calibrate(name: str, request: Request) -> Response:
+    async def calibrate(
+        name: str,
+        request: Request,
+        truth: Annotated[str | None, Query(description=TRUTH, max_length=MAX_TRUTH)] = None,
+        strict: Annotated[bool, Query(description=STRICT)] = False,
+    ) -> Response:
         registry.check_open()
         content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         kind = MEDIA_TYPES.get(content_type)
@@ -108,10 +116,17 @@ def add(app: FastAPI, registry: Registry, security: Security) -> None:
         try:
             async with one_at_a_time:
                 try:
-                    folder, done = await _while_there(
+                    done = await _while_there(
                         request,
-                        lambda gone: bulk.recalibrate(
-                            model, file, kind, settings.models_dir, name="an upload", stopped=gone
+                        lambda gone: recalibration.recalibrate(
+                            model,
+                            file,
+                            kind,
+                            settings.models_dir,
+                            name="an upload",
+                            stated=truth,
+                            strict=strict,
+                            stopped=gone,
                         ),
                     )
                 except PermissionError as error:
@@ -122,11 +137,13 @@ def add(app: FastAPI, registry: Registry, security: Security) -> None:
                     raise Unavailable(f"the version cannot be written: {error.strerror}") from error
         finally:
             later(file.close)
-        made = await registry.adopt(name, int(folder.name))
-        log.info("calibrated", model=name, version=made.version, on=done)
-        return Response(
-            encoding.dumps({"model": name, "version": made.version, "done": done}), media_type=encoding.JSON
-        )
+        made = await registry.adopt(name, int(done.folder.name))
+        log.info("calibrated", model=name, version=made.version, on=done.text, warnings=list(done.warnings))
+        answer = {
+            "model": name, "version": made.version, "done": done.text, "known_anomalies": done.known_anomalies,
+            "warnings": list(done.warnings),
+        }  # fmt: skip
+        return Response(encoding.dumps(answer), media_type=encoding.JSON)
 
 
 async def _while_there(request: Request, work: Callable[[Callable[[], bool]], T]) -> T:

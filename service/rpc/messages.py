@@ -135,7 +135,7 @@ def _value(message: Message, field: str = "array") -> Any:
     return fields_of(message)
 
 
-def _scalar(value: pb.Value) -> float | str | None:
+def _scalar(value: pb.Value) -> float | str | bool | None:
     kind = value.WhichOneof("value")
     return None if kind is None else getattr(value, kind)
 
@@ -215,6 +215,17 @@ def _write_value(message: pb.Value, value: Any) -> None:
         message.number = value
 
 
+def _write_passed(message: pb.PassedValue, value: Any) -> None:
+    if isinstance(value, bool):
+        message.boolean = value
+    elif isinstance(value, int) and -(2**63) <= value < 2**63:
+        message.integer = value
+    elif isinstance(value, float):
+        message.number = value
+    elif value is not None:
+        message.text = str(value)
+
+
 def _write_row(message: pb.Row, value: Mapping[str, Any]) -> None:
     for name, each in value.items():
         _write_value(message.columns[name], each)
@@ -235,5 +246,6 @@ def _write_imputed(message: pb.ImputedColumns, value: Mapping[str, Mapping[str, 
 
 
 RULES: dict[str, Callable[[Any, Any], None]] = {
-    "Array": _write_array, "Value": _write_value, "Row": _write_row, "ClassChoice": _write_class, "ImputedColumns": _write_imputed,
+    "Array": _write_array, "Value": _write_value, "PassedValue": _write_passed,
+    "Row": _write_row, "ClassChoice": _write_class, "ImputedColumns": _write_imputed,
 }  # fmt: skip

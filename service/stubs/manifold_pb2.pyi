@@ -26,12 +26,28 @@ class Array(_message.Message):
     def __init__(self, type: _Optional[_Union[Array.Type, str]] = ..., shape: _Optional[_Iterable[int]] = ..., content: _Optional[bytes] = ...) -> None: ...
 
 class Value(_message.Message):
-    __slots__ = ("number", "text")
+    __slots__ = ("number", "text", "integer", "boolean")
     NUMBER_FIELD_NUMBER: _ClassVar[int]
     TEXT_FIELD_NUMBER: _ClassVar[int]
+    INTEGER_FIELD_NUMBER: _ClassVar[int]
+    BOOLEAN_FIELD_NUMBER: _ClassVar[int]
     number: float
     text: str
-    def __init__(self, number: _Optional[float] = ..., text: _Optional[str] = ...) -> None: ...
+    integer: int
+    boolean: bool
+    def __init__(self, number: _Optional[float] = ..., text: _Optional[str] = ..., integer: _Optional[int] = ..., boolean: _Optional[bool] = ...) -> None: ...
+
+class PassedValue(_message.Message):
+    __slots__ = ("number", "text", "integer", "boolean")
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
+    TEXT_FIELD_NUMBER: _ClassVar[int]
+    INTEGER_FIELD_NUMBER: _ClassVar[int]
+    BOOLEAN_FIELD_NUMBER: _ClassVar[int]
+    number: float
+    text: str
+    integer: int
+    boolean: bool
+    def __init__(self, number: _Optional[float] = ..., text: _Optional[str] = ..., integer: _Optional[int] = ..., boolean: _Optional[bool] = ...) -> None: ...
 
 class Row(_message.Message):
     __slots__ = ("columns",)
@@ -733,7 +749,7 @@ class Explanation(_message.Message):
     def __init__(self, map: _Optional[bytes] = ..., columns: _Optional[_Iterable[_Union[ColumnReason, _Mapping]]] = ..., latent_share: _Optional[float] = ..., neighbours: _Optional[_Iterable[_Union[Neighbour, _Mapping]]] = ...) -> None: ...
 
 class ScoredItem(_message.Message):
-    __slots__ = ("score", "p_value", "is_anomaly", "band", "risk", "state", "warnings", "parts", "explanation")
+    __slots__ = ("score", "p_value", "is_anomaly", "band", "risk", "state", "warnings", "parts", "explanation", "id", "passed")
     class PartsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -741,6 +757,13 @@ class ScoredItem(_message.Message):
         key: str
         value: Part
         def __init__(self, key: _Optional[str] = ..., value: _Optional[_Union[Part, _Mapping]] = ...) -> None: ...
+    class PassedEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: PassedValue
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[_Union[PassedValue, _Mapping]] = ...) -> None: ...
     SCORE_FIELD_NUMBER: _ClassVar[int]
     P_VALUE_FIELD_NUMBER: _ClassVar[int]
     IS_ANOMALY_FIELD_NUMBER: _ClassVar[int]
@@ -750,6 +773,8 @@ class ScoredItem(_message.Message):
     WARNINGS_FIELD_NUMBER: _ClassVar[int]
     PARTS_FIELD_NUMBER: _ClassVar[int]
     EXPLANATION_FIELD_NUMBER: _ClassVar[int]
+    ID_FIELD_NUMBER: _ClassVar[int]
+    PASSED_FIELD_NUMBER: _ClassVar[int]
     score: float
     p_value: float
     is_anomaly: bool
@@ -759,7 +784,9 @@ class ScoredItem(_message.Message):
     warnings: _containers.RepeatedScalarFieldContainer[str]
     parts: _containers.MessageMap[str, Part]
     explanation: Explanation
-    def __init__(self, score: _Optional[float] = ..., p_value: _Optional[float] = ..., is_anomaly: _Optional[bool] = ..., band: _Optional[str] = ..., risk: _Optional[int] = ..., state: _Optional[str] = ..., warnings: _Optional[_Iterable[str]] = ..., parts: _Optional[_Mapping[str, Part]] = ..., explanation: _Optional[_Union[Explanation, _Mapping]] = ...) -> None: ...
+    id: PassedValue
+    passed: _containers.MessageMap[str, PassedValue]
+    def __init__(self, score: _Optional[float] = ..., p_value: _Optional[float] = ..., is_anomaly: _Optional[bool] = ..., band: _Optional[str] = ..., risk: _Optional[int] = ..., state: _Optional[str] = ..., warnings: _Optional[_Iterable[str]] = ..., parts: _Optional[_Mapping[str, Part]] = ..., explanation: _Optional[_Union[Explanation, _Mapping]] = ..., id: _Optional[_Union[PassedValue, _Mapping]] = ..., passed: _Optional[_Mapping[str, PassedValue]] = ...) -> None: ...
 
 class ThresholdInfo(_message.Message):
     __slots__ = ("score", "p_value", "false_positive_rate", "interval", "block_p_value")

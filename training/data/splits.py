@@ -4,11 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from manifold.runtime.kinds import DataSpec
 from manifold.training.data.parts import Array, Arrays, Part
 from manifold.training.errors import TrainingError
+
+
+@dataclass(frozen=True)
+class FileRows:
+    """The rows of a file that a data set is judged by: their numbers in the file, from 1, and which of them are known to be normal."""
+
+    file: Path
+    test: NDArray[np.int64]  # (n,)
+    anomalies: NDArray[np.int64]
+    normal: NDArray[np.bool_]  # (n,), of the test part; the others are unlabelled
 
 
 @dataclass(frozen=True)
@@ -26,7 +40,8 @@ class Data:
     anomalies: Part | None = None  # known ones, which neither training nor calibration sees
     folds: int = 0  # of the training part, for calibration of a set that is too small for a part of its own; 0: none
     licence: str = ""  # of the items; the artifacts that are trained on them state it
-    notes: tuple[str, ...] = ()  # what the user should know about how the items were read
+    rows: FileRows | None = None  # of a table in a file
+    notes: tuple[str, ...] = ()  # what was decided about the data, as sentences
 
     def inputs(self, part: Part) -> Array:
         """Return all items of a part as model inputs, float32."""

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from manifold.runtime.engine import Model
+from manifold.runtime.errors import cut, shown
 from manifold.runtime.kinds.table import TableSpec
-from manifold.runtime.tables import columns
+from manifold.runtime.scores import bulk, recalibration
+from manifold.runtime.tables import columns, files, truth
 from manifold.runtime.tables.schema import CategoricalColumn
-from manifold.runtime.tables.values import Notation, spelling
+from manifold.runtime.tables.truth import ANOMALOUS, OTHER, UNLABELLED, Truth
+from manifold.runtime.tables.values import DEFAULT, MISSING, Notation, spelling
 from manifold.training.data import reading, schema
 from manifold.training.data.parts import Array, Arrays
 from manifold.training.data.remote import digest
 from manifold.training.data.schema import ColumnSettings
-from manifold.training.data.splits import Data
+from manifold.training.data.splits import Data, FileRows
 from manifold.training.errors import DataError, TrainingError
 
 Table = Mapping[str, Array]
@@ -25,22 +30,38 @@ LEAST_ROWS = 30  # of a table
 SMALL, FOLDS = 2000, 5  # tables with fewer rows are calibrated by folds of the training rows
 
 
+@dataclass(frozen=True)
+class Roles:
+    """The columns of a table that are not learned from. `truth` is a column or an expression, as runtime.tables.truth reads it."""
+
+    truth: str | None = None
+    id: str | None = None
+    passed: tuple[str, ...] = ()
+
+    def stated(self) -> dict[str, Any]:
+        """Return what was stated, for a protocol."""
+        options = {"truth": self.truth, "id": self.id, "passed": list(self.passed)}
+        return {key: value for key, value in options.items() if value}
+
+
 def of_file(
-    path: Path, stated: ColumnSettings | None = None, label: str | None = None, truth: str | None = None
+    path: Path, stated: ColumnSettings | None = None, label: str | None = None, roles: Roles | None = None
 ) -> Data:
     """Return the table in a .csv or .parquet file, split; arguments as of from_table. Raises DataError if it cannot be read."""
     if path.suffix.lower() not in reading.SUFFIXES:
         raise TrainingError(f"{path}: a table is a {' or '.join(reading.SUFFIXES)} file", field="file")
     stated = stated or ColumnSettings()
-    options = {"label": label, "truth": truth, "kinds": dict(stated.kinds)}
+    missing = None if stated.missing == MISSING else list(stated.missing)
+    options = {"label": label, "kinds": dict(stated.kinds), "missing": missing}
     protocol = {
         "file": path.name,
         "sha256": digest(path, "sha256"),
         **{key: value for key, value in options.items() if value},
+        **(roles or Roles()).stated(),
     }
     whole = reading.read(path, Notation.of(stated.missing))
     stated = replace(stated, decimal=whole.notation.decimal, left_out=whole.left_out)
-    data = from_table(path.stem, whole.columns, protocol, stated, label, truth, set_aside=True)
+    data = from_table(path.stem, whole.columns, protocol, stated, label, roles, file=path, numbers=whole.numbers)
     return replace(data, notes=(*_invalid(whole.bad), *data.notes))
 
 
@@ -50,52 +71,157 @@ def from_table(
     protocol: dict[str, Any],
     stated: ColumnSettings | None = None,
     label: str | None = None,
-    truth: str | None = None,
+    roles: Roles | None = None,
     *,
-    set_aside: bool = False,
+    file: Path | None = None,
+    numbers: NDArray[np.int64] | None = None,
 ) -> Data:
     """Split rows by a permutation (seed 0) into 80% train, 10% calibration, 10% test. The schema is fitted on the training rows.
 
-    If there are fewer than 2000 rows, 90% train and calibration is by folds. `truth` names a column that is 1 for known anomalies and 0
-    for the others; the anomalies are kept for evaluation alone. `set_aside` as of from_parts.
+    If there are fewer than 2000 rows, 90% train and calibration is by folds. Known anomalies, as the roles' truth names them, are kept for
+    evaluation alone; rows without a value there are unlabelled and stay among the others. `numbers` are those of the rows in `file`, 1 to n
+    by default. Rows of a file with invalid values are left out and noted.
     """
-    stated = stated or ColumnSettings()
-    numbering = schema.row_numbers({key: table[key] for key in table if key not in (label, truth)}, stated)
-    stated = replace(stated, left_out={**stated.left_out, **numbering})
-    anomalies = None
-    if truth is not None:
-        table, anomalies = _without_anomalies(table, truth)
-    n = _rows(table)
-    if n < LEAST_ROWS:
-        raise TrainingError(f"data: {name} has {n} rows; at least {LEAST_ROWS} are needed to train, calibrate and test")
-    order = np.random.Generator(np.random.Philox(0)).permutation(n)
-    small = n < SMALL
-    trained = n * 9 // 10 if small else n * 8 // 10
-    cuts = {"train": order[:trained], "calibration": order[trained : n * 9 // 10], "test": order[n * 9 // 10 :]}
-    parts = {part: take(table, which) for part, which in cuts.items()}
-    if anomalies is not None:
-        parts["anomalies"] = anomalies
+    roles, n = roles or Roles(), _rows(table)
+    stated = _without_learning(table, stated or ColumnSettings(), label, roles)
+    numbers = np.arange(1, n + 1) if numbers is None else numbers
+    marks, rule, notes = _marks(table, roles.truth)
+    places = _split(marks)
+    if len(places["train"]) + len(places["calibration"]) + len(places["test"]) < LEAST_ROWS:
+        known = f"; {(marks == ANOMALOUS).sum()} of its {n} rows are known anomalies" if rule else ""
+        raise TrainingError(
+            f"data: {name} has {(marks != ANOMALOUS).sum()} rows to learn from{known}; at least {LEAST_ROWS} are needed to train, "
+            "calibrate and test"
+        )
+    parts = {part: take(table, which) for part, which in places.items() if part != "anomalies" or rule is not None}
     protocol = {**protocol, "split": "permutation, Philox seed 0"}
-    return from_parts(name, parts, protocol, stated, label, folds=FOLDS if small else 0, set_aside=set_aside)
+    invalid: dict[str, dict[int, str]] | None = None if file is None else {}
+    data = from_parts(
+        name, parts, protocol, stated, label, folds=0 if len(places["calibration"]) else FOLDS, invalid=invalid
+    )
+    if file is not None and invalid is not None:
+        reasons = {
+            int(numbers[places[part][at]]): reason for part, bad in invalid.items() for at, reason in bad.items()
+        }
+        notes += _invalid(reasons)
+        left = {part: np.delete(places[part], list(invalid.get(part, {}))) for part in ("test", "anomalies")}
+        normal = marks[left["test"]] == OTHER
+        data = replace(data, rows=FileRows(file, numbers[left["test"]], numbers[left["anomalies"]], normal))
+    return replace(data, spec=_with_roles(TableSpec.of(data.spec, name), roles, rule), notes=tuple(notes))
+
+
+def _split(marks: NDArray[np.int8]) -> dict[str, Array]:
+    """Return the places of the rows of each part: a permutation (seed 0) of those that are no known anomalies, and the anomalies."""
+    rest = np.flatnonzero(marks != ANOMALOUS)
+    n = len(rest)
+    order = rest[np.random.Generator(np.random.Philox(0)).permutation(n)]
+    trained = n * 9 // 10 if n < SMALL else n * 8 // 10
+    return {
+        "train": order[:trained], "calibration": order[trained : n * 9 // 10], "test": order[n * 9 // 10 :],
+        "anomalies": np.flatnonzero(marks == ANOMALOUS),
+    }  # fmt: skip
+
+
+def _marks(table: Table, stated: str | None) -> tuple[NDArray[np.int8], Truth | None, list[str]]:
+    """Return the mark of each row (n,), the rule that gave it, and sentences that say so."""
+    n = _rows(table)
+    if stated is None:
+        return np.full(n, UNLABELLED, np.int8), None, []
+    expression = truth.parse(stated, list(table))
+    values = table[expression.column].tolist()
+    rule, said = truth.settle(expression, truth.Counts(values))
+    marks = rule.marks(values)
+    notes = [said]
+    if unlabelled := int((marks == UNLABELLED).sum()):
+        notes.append(
+            f"truth: {unlabelled} of {n} rows have no value in {shown(rule.column)}; they are unlabelled and treated like rows of a file "
+            "without a truth: learned from, and not counted as false alarms"
+        )
+    return marks, rule, notes
+
+
+def _without_learning(table: Table, stated: ColumnSettings, label: str | None, roles: Roles) -> ColumnSettings:
+    """Return the settings with the columns of the roles left out. Raise TrainingError for one that is absent, or has a kind or two roles."""
+    named = {"--id": [roles.id] if roles.id else [], "--keep": list(roles.passed), "--truth": list[str]()}
+    if roles.truth is not None and (column := truth.parse(roles.truth, list(table)).column) != label:
+        named["--truth"].append(column)
+    for option, names in named.items():
+        for name in names:
+            if name not in table:
+                raise TrainingError(f"{option}: there is no column {shown(name)}", field=option, valid=list(table))
+            if name == label:
+                raise TrainingError(f"{option}: column {shown(name)} is the label", field=option)
+            if (kind := stated.kinds.get(name, "ignore")) != "ignore":
+                raise TrainingError(
+                    f"{option}: column {shown(name)} is not learned from; leave out --column {cut(name)}={kind}. To learn from a column and have "
+                    f"it in the output too, name it when scoring: manifold score --keep {cut(name)}",
+                    field=option,
+                )
+    if twice := [name for name in roles.passed if name == roles.id or roles.passed.count(name) > 1]:
+        raise TrainingError(f"--keep: column {shown(twice[0])} is named twice", field="--keep")
+    left = [name for names in named.values() for name in names]
+    learned = {name: values for name, values in table.items() if name not in left and name != label}
+    numbering = schema.row_numbers(learned, stated)
+    return replace(
+        stated, kinds={**stated.kinds, **dict.fromkeys(left, "ignore")}, left_out={**stated.left_out, **numbering}
+    )
+
+
+def _with_roles(spec: TableSpec, roles: Roles, rule: Truth | None) -> TableSpec:
+    """Return the schema with the roles, and why their columns are left out."""
+    why = {} if rule is None else {rule.column: "says which rows are known anomalies"}
+    why |= dict.fromkeys(roles.passed, "is copied to the output")
+    if roles.id is not None:
+        why[roles.id] = "names the row; it is copied to the output"
+    made = {"ignored": {**spec.ignored, **why}, "truth": rule, "id": roles.id, "passed": roles.passed or None}
+    return TableSpec.model_validate({**spec.model_dump(), **made})
+
+
+def of_model(model: Model, path: Path, stated: str | None = None) -> Data:
+    """Return the rows of a file as a fitted model reads them, to judge it by. `stated` is a truth in place of the model's own.
+
+    The file that the model was fitted to is split as it was then. Of any other file, all rows are judged, and the training part is empty.
+    """
+    manifest = model.manifest
+    fitted = manifest.provenance.get("data")
+    fitted = fitted if isinstance(fitted, dict) else {}
+    bad: list[tuple[int, str]] = []
+    pieces = []  # of each chunk: row numbers, marks by the rule of fit, marks by the rule to judge by, encoded rows
+    with path.open("rb") as source:
+        own, rule = (recalibration.rule_of(model, source, files.format_of(path), text) for text in (None, stated))
+        also = list(dict.fromkeys(each.column for each in (own, rule) if each is not None))
+        for chunk in bulk.encoded(model, source, files.format_of(path), also=also):
+            both = [recalibration.marks_of(chunk, each) for each in (own, rule)]
+            pieces.append((chunk.numbers, *both, chunk.data))
+            bad += chunk.bad.items()
+    numbers, own_marks, marks, encoded = (np.concatenate(arrays) for arrays in zip(*pieces, strict=True))
+    items = Arrays(encoded, np.full(len(numbers), -1, np.int64))
+    same = digest(path, "sha256") == fitted.get("sha256")
+    places = _split(own_marks) if same else dict.fromkeys(("train", "calibration", "anomalies"), np.zeros(0, np.int64))
+    unseen = np.concatenate([places["test"], places["anomalies"]]) if same else np.arange(len(marks))
+    places |= {"test": unseen[marks[unseen] != ANOMALOUS], "anomalies": np.sort(unseen[marks[unseen] == ANOMALOUS])}
+    if not len(places["test"]):
+        raise DataError(
+            f"{path}: no row is left to judge by: all {len(unseen)} rows that training has not seen are known anomalies"
+        )
+    notes = (
+        [f"{path.name}: {len(bad)} rows could not be read and are left out (row {bad[0][0]}: {bad[0][1]})"]
+        if bad
+        else []
+    )
+    if not same:
+        notes.append(f"{path.name} is not the file that {manifest.name} was fitted to: all its rows are judged")
+    judged = FileRows(path, numbers[places["test"]], numbers[places["anomalies"]], marks[places["test"]] == OTHER)
+    parts = {part: items[which] for part, which in places.items()}
+    return Data(
+        path.stem, manifest.spec, parts["train"], parts["calibration"], parts["test"],
+        anomalies=None if rule is None else parts["anomalies"], rows=judged, notes=tuple(notes),
+    )  # fmt: skip
 
 
 def take(table: Table, which: Array) -> dict[str, Array]:
     """Return some rows of a table, by index or by mask."""
     return {name: column[which] for name, column in table.items()}
-
-
-def _without_anomalies(table: Table, truth: str) -> tuple[dict[str, Array], dict[str, Array]]:
-    """Return the rows whose column `truth` is 0, and those whose column is 1, both without that column."""
-    if truth not in table:
-        raise TrainingError(f"truth: there is no column {truth!r}", field="truth", valid=list(table))
-    values = [spelling(value) for value in table[truth].tolist()]
-    if wrong := sorted(set(values) - {"0", "1"}):
-        raise TrainingError(
-            f"truth: column {truth!r} has {wrong[0]!r}; it must be 1 for anomalies and 0 for other rows", field="truth"
-        )
-    anomalous = np.asarray(values) == "1"
-    rest = {name: column for name, column in table.items() if name != truth}
-    return take(rest, ~anomalous), take(rest, anomalous)
 
 
 def from_parts(
@@ -107,14 +233,14 @@ def from_parts(
     folds: int = 0,
     licence: str = "",
     *,
-    set_aside: bool = False,
+    invalid: dict[str, dict[int, str]] | None = None,
 ) -> Data:
     """Return the data set of tables that are split already. The schema is fitted on the training rows.
 
     The parts are `train`, `calibration` (may be empty if `folds` are given), `test`, and `anomalies` if some are known. `label` names the
     column with the class, which is then no column of the rows. Rows with invalid values, such as a word in a column of numbers, are left
-    out and noted if `set_aside`. Raises TrainingError if the label is absent or has missing values, DataError for classes that the training
-    rows lack, and for invalid values that are not set aside.
+    out and written into `invalid`: by part, the place of each row with the reason. Raises TrainingError if the label is absent or has missing
+    values, DataError for classes that the training rows lack, and for invalid values without `invalid`.
     """
     classes: tuple[str, ...] | None = None
     labels = {part: np.full(_rows(table), -1, np.int64) for part, table in parts.items()}
@@ -125,14 +251,15 @@ def from_parts(
         labels |= {part: _labels(part, table, column) for part, table in parts.items() if part != "anomalies"}
     left = {part: {key: values for key, values in table.items() if key != label} for part, table in parts.items()}
     spec = schema.fit(left["train"], stated)
-    made, invalid = {}, dict[int, str]()
+    made = {}
     for part, table in left.items():
         encoded = spec.encode(table, missing=True)
-        if encoded.bad and not set_aside:
+        if invalid is not None:
+            invalid[part] = encoded.bad
+        elif encoded.bad:
             raise DataError(f"data: {part} row {min(encoded.bad) + 1}: {encoded.bad[min(encoded.bad)]}")
-        valid = np.setdiff1d(np.arange(len(encoded.data)), list(encoded.bad))
+        valid = np.delete(np.arange(len(encoded.data)), list(encoded.bad))
         made[part] = Arrays(encoded.data[valid], labels[part][valid])
-        invalid |= {len(invalid) + place: reason for place, reason in enumerate(encoded.bad.values())}
     return Data(
         name,
         spec,
@@ -144,16 +271,15 @@ def from_parts(
         anomalies=made.get("anomalies"),
         folds=folds,
         licence=licence,
-        notes=_invalid(invalid),
     )
 
 
-def _invalid(reasons: Mapping[int, str]) -> tuple[str, ...]:
-    """Return a note on rows that were left out, with the reason of the first one."""
+def _invalid(reasons: Mapping[int, str]) -> list[str]:
+    """Return a note on rows that were left out, with the number of the first one and the reason."""
     if not reasons:
-        return ()
-    n = len(reasons)
-    return (f"{n} {'row is' if n == 1 else 'rows are'} invalid and left out; the first one: {reasons[min(reasons)]}",)
+        return []
+    n, first = len(reasons), min(reasons)
+    return [f"{n} {'row is' if n == 1 else 'rows are'} invalid and left out (row {first}: {reasons[first]})"]
 
 
 def _rows(table: Table) -> int:
@@ -164,6 +290,12 @@ def _classes(train: Table, label: str) -> CategoricalColumn:
     """Return the column of classes, fitted on the training rows."""
     if label not in train:
         raise TrainingError(f"label: there is no column {label!r}", field="label", valid=list(train))
+    present = train[label][~columns.missing_values(train[label], DEFAULT)]
+    if len(classes := {spelling(value) for value in present.tolist()}) == 1:
+        raise TrainingError(
+            f"label: all rows to learn from have the single class {shown(*classes)} in column {shown(label)}; leave --label out",
+            field="label",
+        )
     column = schema.fit({label: train[label]}, ColumnSettings(kinds={label: "categorical"})).columns[0]
     assert isinstance(column, CategoricalColumn)
     return column

@@ -13,6 +13,7 @@ from manifold.training.data import Data, tables
 from manifold.training.data.parts import Array
 from manifold.training.data.remote import Remote, fetch
 from manifold.training.data.schema import ColumnSettings
+from manifold.training.data.tables import Roles
 
 NAME = "creditcard"
 LICENCE = "credit card fraud (ULB machine learning group): DbCL 1.0 / ODbL 1.0"
@@ -29,5 +30,5 @@ def load() -> Data:
         table: dict[str, Array] = {str(name): content["X"][:, place] for place, name in enumerate(content["columns"])}
         table["Class"] = content["y"].astype(np.int64)
     protocol = {"source": "creditcard_subset, of the ULB set", "fraud_rate": "3.5% here, 0.17% in the whole set"}
-    data = tables.from_table(NAME, table, protocol, ColumnSettings(kinds={"Time": "ignore"}), truth="Class")
+    data = tables.from_table(NAME, table, protocol, ColumnSettings(kinds={"Time": "ignore"}), roles=Roles("Class"))
     return replace(data, licence=LICENCE)

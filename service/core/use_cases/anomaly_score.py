@@ -56,6 +56,9 @@ class ScoreRequest(ConditionedItemsRequest):
     explain: bool = False
 
 
+PassedValue = str | int | float | bool | None  # as the request has it
+
+
 class Part(BaseModel):
     """One term of a score."""
 
@@ -87,6 +90,10 @@ class ScoredItem(BaseModel):
     warnings: list[str]
     parts: dict[str, Part]
     explanation: Explanation | None = None
+    id: PassedValue = Field(default=None, description="of a row: the value of the id column, if the model records one")
+    passed: dict[str, PassedValue] | None = Field(
+        default=None, description="of a row: the columns that the model copies to the output"
+    )
 
 
 class ThresholdInfo(BaseModel):
@@ -127,6 +134,7 @@ async def handle(handling: Handling, request: ScoreRequest, uploads: Uploads, de
     nullable = any(tensor.missing for tensor in manifest.tasks["score"].inputs)
     items = await handling.reader.items(manifest, request, uploads, unknown=True, missing=nullable)
     warnings = items.warnings
+    carried = manifest.spec.carry(getattr(request, manifest.spec.wire.many) or (), manifest.spec.wire.many)
     answer = UseCaseResult(entry, work=uploads.work)
     condition = await handling.reader.condition(manifest, uploads, request)
     assert manifest.scoring is not None and entry.model is not None
@@ -140,6 +148,8 @@ async def handle(handling: Handling, request: ScoreRequest, uploads: Uploads, de
     def finish() -> None:
         judgement = decisions.judge(scored_by, calibrated, scores.terms, decisions.are_unknown(warnings), rule)
         answer.fields |= judged(calibrated, judgement, warnings)
+        for item, fields in zip(answer.fields["items"], carried, strict=False):  # files beside the fields have none
+            item |= fields
         if why is not None:
             described = manifest.spec.explain(why, getattr(request, manifest.spec.wire.many) or ())
             for item, reason in zip(answer.fields["items"], described, strict=True):

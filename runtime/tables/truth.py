@@ -1,0 +1,271 @@
+"""The rule that says which rows of a file are known anomalies: a column, and the values or numbers that mark one.
+
+`fit` settles the rule on its file and records it in the manifest, so that `calibrate` and `judge` read other files by the same rule. Values
+are compared as texts without blanks around them and without regard to case; numbers are compared as numbers, so 1 and 1.0 are equal. A row
+without a value in the column is unlabelled: it is neither a known anomaly nor known to be normal.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+import re
+from collections import Counter
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field, model_validator
+
+from manifold.runtime.errors import InvalidValue, cut, shown
+from manifold.runtime.records import Record
+
+TRUE = ("1", "true", "t", "yes", "y", "on")
+FALSE = ("0", "false", "f", "no", "n", "off")
+MISSING = ("", "na", "n/a", "nan", "null", "-", "?")  # unless the rule names one of them
+NORMAL = (
+    "normal",
+    "benign",
+    "genuine",
+    "legitimate",
+    "legit",
+    "ok",
+    "good",
+    "regular",
+)  # names of the usual one of two values
+LISTED = 10  # values that an error lists
+DISTINCT = 10_000  # values that are counted; a column with more is no label
+
+ANOMALOUS, OTHER, UNLABELLED = 1, 0, -1  # marks of rows
+
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.ASCII)
+_OPERATOR = re.compile(r"!=|<>|==|<=|>=|=|<|>|\s+not\s+in\s+|\s+in\s+", re.IGNORECASE)
+_TESTS = {"=": "in", "==": "in", "in": "in", "!=": "not in", "<>": "not in", "not in": "not in"}
+
+Test = Literal["in", "not in", "<", "<=", ">", ">="]
+
+
+class Truth(Record):
+    """The column that names known anomalies, and the rule. Values are in lower case."""
+
+    column: str
+    test: Test = Field(description="`in`, `not in`, or a comparison with a number")
+    values: tuple[str, ...] = Field(min_length=1, description="what the column is tested against")
+    others: tuple[str, ...] | None = Field(
+        default=None, description="the values of rows that are not anomalies, if every other value is an error"
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> Truth:
+        if self.test not in ("in", "not in") and (len(self.values) != 1 or _number(self.values[0]) is None):
+            raise ValueError(f"the test {self.test} takes one number")
+        return self
+
+    def __str__(self) -> str:
+        if self.values in (TRUE, FALSE):
+            return f"{self.column} is {'true' if self.values == TRUE else 'false'}"
+        sign = {"in": "==", "not in": "!="}.get(self.test, self.test) if len(self.values) == 1 else f" {self.test} "
+        return f"{self.column}{sign}{','.join(self.values)}"
+
+    def marks(self, values: Iterable[Any]) -> NDArray[np.int8]:
+        """Return the mark of each row (n,): ANOMALOUS, OTHER or UNLABELLED. Raise InvalidValue for a value that the rule does not know."""
+        known: dict[Any, int] = {}
+        found = []
+        for value in values:
+            if not isinstance(value, str | int | float | bool | None):
+                value = str(value)
+            place = (type(value), value)  # True and 1 are one key of a dictionary
+            if place not in known:
+                known[place] = self._mark(value)
+            found.append(known[place])
+        return np.asarray(found, np.int8)
+
+    def _mark(self, value: Any) -> int:
+        found = key(value)
+        name = _word(value) if found is None else found
+        if found is None and name not in self.values:
+            return UNLABELLED
+        if self.test in ("in", "not in"):
+            here = name in self.values
+            if not here and self.others is not None and name not in self.others:
+                raise InvalidValue(
+                    f"truth: column {shown(self.column)} has {shown(value)}; known are {_few(self.values)} (anomalous) and "
+                    f"{_few(self.others)}; state the rule anew, such as --truth {shown(f'{self.column}=={self.values[0]}')}",
+                    field="truth",
+                )
+            return ANOMALOUS if here == (self.test == "in") else OTHER
+        number, bound = _number(name), _number(self.values[0])
+        if number is None or bound is None:
+            raise InvalidValue(
+                f"truth: column {shown(self.column)} has {shown(value)}, which {self} cannot compare: it is not a number",
+                field="truth",
+            )
+        held = {"<": number < bound, "<=": number <= bound, ">": number > bound, ">=": number >= bound}
+        return ANOMALOUS if held[self.test] else OTHER
+
+
+@dataclass(frozen=True)
+class Expression:
+    """A truth as a user states it: a column, alone or with a test."""
+
+    text: str
+    column: str
+    test: Test | None = None
+    values: tuple[str, ...] = ()  # as they were written
+
+
+def parse(text: str, columns: Collection[str]) -> Expression:
+    """Read COLUMN, COLUMN==VALUE, COLUMN!=VALUE, COLUMN in A,B, COLUMN not in A,B or COLUMN>NUMBER. Raise InvalidValue for anything else."""
+    if text in columns:
+        return Expression(text, text)
+    for found in _OPERATOR.finditer(text):
+        column, given = _bare(text[: found.start()]), text[found.end() :].strip()
+        if column not in columns or not given:
+            continue
+        sign = " ".join(found.group().lower().split())
+        if sign not in _TESTS:
+            if _number(key(given) or "") is None:
+                raise InvalidValue(
+                    f"truth: {shown(text)} compares with {shown(given)}, which is not a number", field="truth"
+                )
+            return Expression(text, column, sign, (given,))  # type: ignore[arg-type]
+        values = _listed(given) if sign.endswith("in") else [_bare(given)]
+        return Expression(text, column, _TESTS[sign], tuple(values))  # type: ignore[arg-type]
+    raise InvalidValue(
+        f"truth: there is no column {shown(text)}; the file has {', '.join(map(shown, list(columns)[:LISTED]))}. "
+        "Write COLUMN, COLUMN!=VALUE, COLUMN==VALUE, COLUMN in A,B or COLUMN>NUMBER",
+        field="truth",
+        valid=list(columns),
+    )
+
+
+def _bare(text: str) -> str:
+    text = text.strip()
+    return text[1:-1] if len(text) > 1 and text[0] == text[-1] and text[0] in "\"'" else text
+
+
+def _listed(text: str) -> list[str]:
+    """Return the values of A,B or (A, "B, C")."""
+    if text[:1] + text[-1:] in ("()", "[]"):
+        text = text[1:-1]
+    return [_bare(part) for part in next(csv.reader([text], skipinitialspace=True), []) if part.strip()]
+
+
+class Counts:
+    """The values of a column with the number of rows that have each, in one spelling for each."""
+
+    def __init__(self, values: Iterable[Any] = ()) -> None:
+        self.rows: Counter[str] = Counter()
+        self.spelled: dict[str, str] = {}
+        self.missing: Counter[str] = Counter()  # by word
+        self.add(values)
+
+    def add(self, values: Iterable[Any]) -> None:
+        """Count more rows. Of a column with very many values, only the first ones are counted."""
+        for value in values:
+            name = key(value)
+            if name is None:
+                self.missing[_word(value)] += 1
+            elif name in self.rows or len(self.rows) < DISTINCT:
+                self.rows[name] += 1
+                self.spelled.setdefault(name, cut(str(value).strip(), 40))
+
+    def __str__(self) -> str:
+        most = ", ".join(f"{shown(self.spelled[name])} ({n})" for name, n in self.rows.most_common(LISTED))
+        return most + (", …" if len(self.rows) > LISTED else "")
+
+
+def settle(stated: Expression, counts: Counts, *, present: bool = True) -> tuple[Truth, str]:
+    """Return the rule for a column with these values, and a sentence that says it.
+
+    `present`: each value that the expression names must be in the column. Raises InvalidValue if it is not, and for a column alone that has
+    neither two values nor truth values only.
+    """
+    names = list(counts.rows)
+    boolean = bool(names) and set(names) <= {*TRUE, *FALSE}
+    if stated.test is None:
+        return _of_column(stated.column, counts, boolean)
+    if stated.test not in ("in", "not in"):
+        rule = Truth(column=stated.column, test=stated.test, values=(str(key(stated.values[0])),))
+        return rule, f"truth: rows with {rule} are known anomalies"
+    values = tuple(key(value) or _word(value) for value in stated.values)
+    found = {*counts.rows, *counts.missing}
+    absent = [given for given, value in zip(stated.values, values, strict=True) if value not in found]
+    if not values or (absent and present):
+        raise InvalidValue(
+            f"truth: no row has {shown(absent[0] if absent else '')} in column {shown(stated.column)}; it has {counts}"
+            + (
+                f"; for several values write {shown(f'{stated.column} in {absent[0]}')}"
+                if "," in "".join(absent)
+                else ""
+            ),
+            field="truth",
+            valid=[counts.spelled[name] for name in names],
+        )
+    if boolean and len(values) == 1:
+        true = (values[0] in TRUE) == (stated.test == "in")
+        rule = Truth(column=stated.column, test="in", values=TRUE if true else FALSE, others=FALSE if true else TRUE)
+    else:
+        rule = Truth(column=stated.column, test=stated.test, values=values)
+    return rule, f"truth: rows with {rule} are known anomalies"
+
+
+def _of_column(column: str, counts: Counts, boolean: bool) -> tuple[Truth, str]:
+    if boolean:
+        rule = Truth(column=column, test="in", values=TRUE, others=FALSE)
+        return rule, f"truth: rows whose {shown(column)} is true (1, true, yes) are known anomalies"
+    (common, most), *rest = counts.rows.most_common() or [("", 0)]
+    example = counts.spelled.get(next((name for name in counts.rows if name in NORMAL), common), "normal")
+    numbers = len(counts.rows) > LISTED and all(_number(name) is not None for name in counts.rows)
+    sign = ">" if numbers else "!="
+    advice = f"state which rows are anomalies, such as --truth {shown(f'{column}{sign}{example}')}"
+    if len(rest) != 1:
+        number = f"{len(counts.rows)}{' or more' if len(counts.rows) == DISTINCT else ''}"
+        has = (
+            f"has {number} values: {counts}" if rest else f"has the single value {counts}" if most else "has no values"
+        )
+        raise InvalidValue(f"truth: column {shown(column)} {has}; {advice}", field="truth")
+    ((other, fewer),) = rest
+    usual = [name for name in (common, other) if name in NORMAL]
+    if fewer == most and len(usual) != 1:
+        raise InvalidValue(f"truth: column {shown(column)} has {counts}, as many rows of each; {advice}", field="truth")
+    anomalous = other if len(usual) != 1 else ({common, other} - set(usual)).pop()
+    (normal,) = {common, other} - {anomalous}
+    made = Truth(column=column, test="in", values=(anomalous,), others=(normal,))
+    rarer = "the rarer value " if anomalous == other else ""
+    share = f"{counts.rows[anomalous]} of {most + fewer}"
+    said = f"truth: rows with {rarer}{shown(counts.spelled[anomalous])} in {shown(column)} ({share}) count as known anomalies"
+    return made, f"{said}; to mean the others, write --truth {shown(f'{column}=={counts.spelled[normal]}')}"
+
+
+def key(value: Any) -> str | None:
+    """Return the one spelling by which values are compared, None if a value is missing."""
+    if value is None or value != value:
+        return None
+    if isinstance(value, bool | np.bool_):
+        return str(int(value))
+    text = str(value).strip().casefold()
+    if text in MISSING:
+        return None
+    if not _NUMBER.fullmatch(text):
+        return text
+    if re.fullmatch(r"[+-]?\d{1,400}", text):
+        return str(int(text))
+    number = float(text)
+    return str(int(number)) if number.is_integer() and abs(number) < 2**53 else repr(number)
+
+
+def _word(value: Any) -> str:
+    """Return how a missing value is written; an empty text for None and NaN."""
+    return "" if value is None or value != value else str(value).strip().casefold()
+
+
+def _number(text: str) -> float | None:
+    number = float(text) if _NUMBER.fullmatch(text) else math.nan
+    return number if math.isfinite(number) else None
+
+
+def _few(values: Sequence[str]) -> str:
+    return ", ".join(map(shown, values[:3]))

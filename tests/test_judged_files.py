@@ -1,0 +1,339 @@
+"""Files of rows from `fit` to its report, and judged again: what is known of each row, where it is in the file, and its own values."""
+
+from __future__ import annotations
+
+import html
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet
+import pytest
+
+from manifold.evaluation import anomaly, anomaly_page, file_rows
+from manifold.runtime.engine import load
+from manifold.runtime.errors import InvalidValue, ManifoldError
+from manifold.runtime.kinds.table import TableSpec
+from manifold.runtime.manifest import Calibration
+from manifold.runtime.scores.scoring import Calibrated
+from manifold.runtime.tables.truth import Truth
+from manifold.training.data import Arrays, tables
+from manifold.training.data.schema import ColumnSettings
+from manifold.training.data.tables import Roles
+from manifold.training.errors import DataError, TrainingError
+from tests.conftest import made_table
+from tests.test_fit import run, scorer
+
+SMALL = ("--set", "epochs=2", "--set", "epoch_steps=20", "--set", "hidden=[16]", "--set", "references=200", "--quiet")
+FIRST = 2**53 + 1
+
+
+def written(path: Path, n: int = 2400, seed: int = 0, unlabelled: int = 200) -> dict[str, list[Any]]:
+    """Write a file of rows, of which every 40th is an attack, and the first ones have no label. Return its columns."""
+    generator = np.random.default_rng(seed)
+    a = generator.normal(size=n)
+    attack = np.arange(n) % 40 == 39
+    b = 2 * a + 0.3 * generator.normal(size=n) + np.where(attack, 9, 0)
+    labels = ["" if i < unlabelled else "worm" if attack[i] else "Normal" for i in range(n)]
+    table: dict[str, list[Any]] = {
+        "order": [FIRST + i for i in range(n)], "shop": [f"00{i % 9}" for i in range(n)], "a": [f"{x:.9f}" for x in a],
+        "b": [f"{x:.9f}" for x in b], "way": generator.choice(["up", "down"], n).tolist(), "label": labels,
+    }  # fmt: skip
+    lines = (",".join(str(column[i]) for column in table.values()) for i in range(n))
+    path.write_text("\n".join([",".join(table), *lines]) + "\n")
+    return table
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("judged")
+    written(root / "rows.csv")
+    common = ("--models", root / "models", *SMALL)
+    roles = ("--truth", "label!=normal", "--id", "order", "--keep", "shop")
+    said = run(
+        "fit", root / "rows.csv", "--name", "mine", *roles, "--run", root / "run", "--html", root / "mine.html", *common
+    )
+    (root / "mine.txt").write_text(said)
+    said = run(
+        "fit", root / "rows.csv", "--name", "blind", "--column", "label=ignore", "--column", "order=ignore",
+        "--run", root / "blind", "--html", root / "blind.html", *common,
+    )  # fmt: skip
+    (root / "blind.txt").write_text(said)
+    return root
+
+
+def cells(page: str, heading: str) -> list[list[str]]:
+    """Return the texts of the table below a heading, without its head."""
+    table = page.split(f">{heading}</h3>")[1].split("</table>")[0]
+    return [
+        [html.unescape(re.sub("<.*?>", "", cell)) for cell in re.findall("<td>(.*?)</td>", row)]
+        for row in table.split("<tr>")[2:]
+    ]
+
+
+def test_the_manifest_records_the_roles_of_columns(folder: Path) -> None:
+    model = load(folder / "models/mine", device="cpu")
+    spec = model.manifest.spec
+    assert isinstance(spec, TableSpec)
+    assert spec.names == ["a", "b", "way"]
+    assert spec.truth == Truth(column="label", test="not in", values=("normal",))
+    assert (spec.id, spec.passed) == ("order", ("shop",))
+    assert set(spec.ignored) == {"order", "shop", "label"}
+    assert "known anomalies" in spec.ignored["label"]
+    protocol = model.manifest.provenance["data"]
+    assert {key: protocol[key] for key in ("truth", "id", "passed")} == {
+        "truth": "label!=normal", "id": "order", "passed": ["shop"],
+    }  # fmt: skip
+
+
+def test_what_is_printed_claims_false_alarms_of_normal_rows_only(folder: Path) -> None:
+    said = (folder / "mine.txt").read_text()
+    assert "truth: 200 of 2400 rows have no value in 'label'; they are unlabelled" in said
+    normal = re.findall(
+        r"false alarms: [\d.]+% where [\d.]+% was asked for, on (\d+) held-out rows that are known to be normal", said
+    )
+    unlabelled = re.findall(r"flagged: [\d.]+% where [\d.]+% was asked for, of (\d+) unlabelled held-out rows", said)
+    assert len(set(normal)) == len(set(unlabelled)) == 1
+    assert int(normal[0]) + int(unlabelled[0]) == 235  # a tenth of the 2345 rows that are no known anomalies
+    assert int(unlabelled[0]) < 40
+    blind = (folder / "blind.txt").read_text()
+    assert "false alarms" not in blind
+    assert "of 240 unlabelled held-out rows" in blind
+
+
+def test_the_report_shows_the_rows_of_the_file(folder: Path) -> None:
+    """In three lists, each row with its number, id and own values."""
+    page = (folder / "mine.html").read_text()
+    table = {name: [str(value) for value in column] for name, column in written(folder / "again.csv").items()}
+    seen = []
+    for heading, label in (("Known anomalies", "worm"), ("Rows known to be normal", "Normal"), ("Unlabelled rows", "")):
+        rows = cells(page, heading)
+        assert len(rows) == 10
+        scores = [float(row[0]) for row in rows]
+        assert scores == sorted(scores, reverse=True)
+        for _, number, order, shop, because, values in rows:
+            at = int(number) - 1
+            assert (order, shop, label) == (str(FIRST + at), table["shop"][at], table["label"][at])
+            assert values == "show" + ", ".join(f"{name} = {table[name][at]}" for name in ("a", "b", "way"))
+            for name, value in re.findall(r"(\w+) = (\S+), expected", because):
+                assert value == table[name][at]
+            seen.append(number)
+    assert len(set(seen)) == 30
+    assert "55 rows (label!=normal), which training never saw." in page
+
+
+def test_the_report_of_unlabelled_rows_claims_no_false_alarms(folder: Path) -> None:
+    page = (folder / "blind.html").read_text()
+    assert re.findall("<h[23]>(.*?)</h[23]>", page) == [
+        "Flagged among unlabelled rows",
+        "The most anomalous rows",
+        "Unlabelled rows",
+        "Columns",
+    ]
+    assert "false alarm" not in page.lower()
+    assert "without labels these cannot be told apart" in page
+    metrics = {metric.name for metric in load(folder / "models/blind", device="cpu").manifest.metrics}
+    assert "flagged_unlabelled_at_0.05" in metrics
+    assert not [name for name in metrics if name.startswith("false_positive")]
+
+
+def test_judging_again_needs_the_file(folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """It is looked for by the name that the manifest has, and must be the same."""
+    judge = ("judge", "mine", "--models", folder / "models")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(
+        InvalidValue,
+        match=r"was fitted to 'rows.csv' .SHA-256 \w{12}….*not in this folder; .*judge mine --data FOLDER/rows.csv",
+    ):
+        run(*judge)
+    written(tmp_path / "rows.csv", seed=1)
+    with pytest.raises(InvalidValue, match="the file of that name in this folder has other content"):
+        run(*judge)
+    monkeypatch.chdir(folder)
+    figures = [
+        line
+        for line in (folder / "mine.txt").read_text().splitlines()
+        if re.match("false alarms|flagged|.*auroc", line)
+    ]
+    assert [line for line in run(*judge).splitlines() if line in figures] == figures
+
+
+def test_another_file_is_judged_whole(folder: Path, tmp_path: Path) -> None:
+    """There are no training rows in it, so there are no peers; an invalid row is left out and said."""
+    written(tmp_path / "new.csv", 800, seed=2, unlabelled=0)
+    with (tmp_path / "new.csv").open("a") as file:
+        file.write("1,x,much,0,up,Normal\n")
+    said = run(
+        "judge", "mine", "--models", folder / "models", "--data", tmp_path / "new.csv", "--html", tmp_path / "new.html"
+    )
+    assert "on 780 held-out rows that are known to be normal" in said
+    assert "note: new.csv: 1 rows could not be read and are left out (row 801: a: 'much' is not a number" in said
+    assert "note: new.csv is not the file that mine was fitted to: all its rows are judged" in said
+    assert "combined: auroc 0.9" in said or "combined: auroc 1.0" in said
+    assert "IForest" not in said
+    assert len(cells((tmp_path / "new.html").read_text(), "Known anomalies")) == 10
+
+
+def test_a_truth_for_another_file_is_given(folder: Path, tmp_path: Path) -> None:
+    written(tmp_path / "new.csv", 400, seed=3, unlabelled=0)
+    judge = ("judge", "blind", "--models", folder / "models", "--data", tmp_path / "new.csv")
+    assert "of 400 unlabelled held-out rows" in run(*judge)
+    assert "on 390 held-out rows that are known to be normal" in run(*judge, "--truth", "label==worm")
+    with pytest.raises(InvalidValue, match="no column 'fraud'"):
+        run(*judge, "--truth", "fraud")
+    with pytest.raises(
+        DataError, match="no row is left to judge by: all 400 rows that training has not seen are known anomalies"
+    ):
+        run(*judge, "--truth", "order>0")
+
+
+def test_another_truth_for_the_fitted_file_judges_no_row_that_was_learned_from(folder: Path) -> None:
+    """The split is that of `fit`. Of the 55 attacks, only those in the held-out tenth are judged."""
+    model = load(folder / "models/blind", device="cpu")
+    data = tables.of_model(model, folder / "rows.csv", "label==worm")
+    plain = tables.of_model(model, folder / "rows.csv")
+    assert data.rows is not None and plain.rows is not None and data.anomalies is not None
+    assert sorted([*data.rows.test, *data.rows.anomalies]) == sorted(plain.rows.test)
+    assert 0 < len(data.anomalies) < 20
+    assert len(data.train) == len(plain.train) == 1920
+    assert set(data.rows.anomalies % 40) == {0}
+
+
+def test_data_sets_have_their_own_anomalies(folder: Path) -> None:
+    with pytest.raises(InvalidValue, match="--truth: it is for files of rows"):
+        run("judge", "mine", "--models", folder / "models", "--data", "ring", "--truth", "label")
+
+
+def test_parquet_is_shown_as_it_is(tmp_path: Path) -> None:
+    table = {"a": [0.1, 1 / 3, None], "k": ["x", "y", "x"], "n": [2**60 + 1, 2, 3]}
+    pa.parquet.write_table(pa.table(table), tmp_path / "t.parquet")
+    spec = TableSpec.model_validate({
+        "columns": [{"kind": "numeric", "name": "a", "mean": 0, "scale": 1, "minimum": 0, "maximum": 1}],
+        "ignored": {"n": "id"}, "id": "n",
+    })  # fmt: skip
+    rows = file_rows.read(tmp_path / "t.parquet", spec, [1, 3, 9])
+    assert {number: row.cells for number, row in rows.items()} == {
+        1: {"n": str(2**60 + 1), "a": "0.1"},
+        3: {"n": "3", "a": None},
+    }
+
+
+def test_rows_without_a_file_show_what_is_missing_as_missing() -> None:
+    """They are decoded: 0 is no value of theirs."""
+    spec = tables.from_table("made", made_table(), {}).spec
+    assert isinstance(spec, TableSpec)
+    item = np.zeros((2, *spec.shape), np.float32)
+    item[0, [block.start for column, block in spec.placed if column.name == "weight"]] = np.nan
+    first, second = anomaly_page._decoded(item, spec)
+    assert (first["weight"], first["kind"]) == (None, None)
+    assert second["weight"] == pytest.approx(70, abs=3)
+
+
+# --- splitting ---
+
+
+def labelled(n: int = 200) -> dict[str, Any]:
+    return {**made_table(n), "label": np.asarray(["usual"] * n), "order": np.arange(n) + FIRST}
+
+
+WEIGHED = ColumnSettings(kinds={"weight": "numeric"})  # it rises from row to row here
+
+
+def test_row_numbers_follow_the_rows(tmp_path: Path) -> None:
+    """Each judged row's number is that of the file, also if the caller numbers rows otherwise."""
+    table = labelled(300)
+    table["label"][::10] = "odd"
+    table["weight"] = np.arange(300.0)
+    for numbers in (None, np.arange(300) * 2 + 7):
+        data = tables.from_table(
+            "made", table, {}, WEIGHED, roles=Roles("label==odd", "order"), file=tmp_path / "f.csv", numbers=numbers
+        )
+        assert data.rows is not None and data.anomalies is not None and isinstance(data.spec, TableSpec)
+        block = next(block for column, block in data.spec.placed if column.name == "weight")
+        column = next(column for column in data.spec.columns if column.name == "weight")
+        for part, found in ((data.test, data.rows.test), (data.anomalies, data.rows.anomalies)):
+            weights = Arrays.of(part).items[:, block.start] * column.scale + column.mean  # type: ignore[union-attr]
+            expected = np.rint(weights).astype(int) + 1 if numbers is None else numbers[np.rint(weights).astype(int)]
+            assert found.tolist() == expected.tolist()
+        assert data.rows.normal.all()
+        assert data.notes == ("truth: rows with label==odd are known anomalies",)
+
+
+def test_label_and_truth_may_be_one_column() -> None:
+    """Classes are then those of the rows that are no anomalies."""
+    table = {**made_table(200), "label": np.resize(["good", "bad", "ugly"], 200)}
+    data = tables.from_table("made", table, {}, label="label", roles=Roles("label==ugly"))
+    assert data.classes == ("bad", "good")
+    assert data.anomalies is not None
+    assert len(data.anomalies) == 66
+    with pytest.raises(TrainingError, match="the single class 'good' in column 'label'; leave --label out"):
+        tables.from_table("made", table, {}, label="label", roles=Roles("label!=good"))
+
+
+@pytest.mark.parametrize(
+    ("roles", "kinds", "label", "message"),
+    [
+        (Roles(id="nope"), {}, None, "--id: there is no column 'nope'"),
+        (Roles(passed=("nope",)), {}, None, "--keep: there is no column 'nope'"),
+        (Roles(passed=("order", "order")), {}, None, "--keep: column 'order' is named twice"),
+        (Roles(id="order", passed=("order",)), {}, None, "--keep: column 'order' is named twice"),
+        (
+            Roles(id="weight"),
+            {"weight": "numeric"},
+            None,
+            "--id: column 'weight' is not learned from; .*score --keep weight",
+        ),
+        (Roles("label==usual"), {"label": "categorical"}, None, "--truth: column 'label' is not learned from"),
+        (Roles(id="label"), {}, "label", "--id: column 'label' is the label"),
+        (Roles("label!=odd"), {}, None, "no row has 'odd' in column 'label'; it has 'usual' .200."),
+        (Roles("order>0"), {}, None, "has 0 rows to learn from; 200 of its 200 rows are known anomalies"),
+    ],
+)
+def test_roles_that_do_not_fit(roles: Roles, kinds: dict[str, str], label: str | None, message: str) -> None:
+    with pytest.raises(ManifoldError, match=message):
+        tables.from_table("made", labelled(), {}, ColumnSettings(kinds=kinds), label, roles)
+
+
+def test_a_column_that_is_ignored_may_be_copied() -> None:
+    data = tables.from_table("made", labelled(), {}, ColumnSettings(kinds={"order": "ignore"}), roles=Roles(id="order"))
+    assert isinstance(data.spec, TableSpec)
+    assert data.spec.id == "order"
+
+
+def test_files_with_other_columns_beside_are_the_same_items() -> None:
+    """Artifacts of earlier versions have no truth in their spec, and are judged by data sets that have one."""
+    with_roles, without = (
+        tables.from_table(
+            "made", labelled(), {}, ColumnSettings(kinds={"order": "ignore", "label": "ignore"}), roles=roles
+        ).spec
+        for roles in (Roles(id="order"), None)
+    )
+    assert with_roles != without
+    assert with_roles.same_items(without)
+    other = tables.from_table("made", {**labelled(), "weight": np.arange(200.0)}, {}).spec
+    assert not with_roles.same_items(other)
+
+
+# --- figures ---
+
+
+def test_false_alarms_are_counted_of_normal_rows_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ten of twenty unlabelled rows are far away; the normal rows are as the calibration."""
+    monkeypatch.setattr(anomaly, "_peers", lambda train: {})
+    normal, unlabelled = np.arange(100.0), np.concatenate([np.arange(10.0), np.full(10, 900.0)])
+    test, known = np.concatenate([normal, unlabelled])[:, None], np.full((5, 1), 800.0)
+    marks = np.arange(120) < 100
+    model = scorer(np.arange(99.0))
+    model.calibrated = Calibrated(Calibration(id="x", n=99, created="", source=""), model.calibrated.scores)
+    found = anomaly.judge(model, test, test, known, marks)
+    assert [rate["met"] for rate in found.rates if rate["asked"] == 0.1] == [0.1]
+    assert [rate["met"] for rate in found.unlabelled if rate["asked"] == 0.1] == [0.5]
+    assert found.terms["a"]["auroc"] == 1.0  # unlabelled rows above the anomalies do not count against it
+    none = anomaly.judge(model, test, test)
+    assert (none.rates, len(none.unlabelled)) == ([], 3)
+    positive_alone = anomaly.judge(model, test, test, known, np.zeros(120, bool))
+    assert positive_alone.rates == []
+    assert positive_alone.terms["a"]["auroc"] == pytest.approx(110 / 120, abs=0.01)
