@@ -21,7 +21,9 @@ from PIL import Image, PngImagePlugin
 
 from manifold.runtime import image_headers, ink, texts
 from manifold.runtime.errors import InvalidValue, Malformed, TooLarge
-from manifold.runtime.image_headers import FORMATS, GREY_ALPHA, MAX_PIXELS, bits_of
+from manifold.runtime.image_headers import FORMATS as FORMATS
+from manifold.runtime.image_headers import GREY_ALPHA, bits_of
+from manifold.runtime.image_headers import MAX_PIXELS as MAX_PIXELS
 from manifold.runtime.pixels import from_uint8 as from_uint8
 from manifold.runtime.pixels import grid as grid
 from manifold.runtime.pixels import grid_recipe as grid_recipe
