@@ -77,10 +77,12 @@ def fit(
 def judge(
     model: Annotated[str, typer.Argument(help="A model with a score: name in the folder of artifacts, or a path.")],
     data: Annotated[
-        str | None, typer.Option(help="A data set; the one the model was trained on where left out.")
+        str | None,
+        typer.Option(help="A data set, or a folder of images; the one the model was trained on where left out."),
     ] = None,
     against: Annotated[
-        str | None, typer.Option(help="Of images: another data set, whose images are the anomalies to be found.")
+        str | None,
+        typer.Option(help="Of images: another data set, or a folder, whose images are the anomalies to be found."),
     ] = None,
     html: Annotated[Path | None, typer.Option(help="Also write the report page, of rows.")] = None,
     record: Annotated[bool, typer.Option("--record", help="Write the figures into the artifact's manifest.")] = False,
@@ -93,7 +95,7 @@ def judge(
     if record:
         check_recordable(model, models)
     loaded = load(model, models)
-    items = datasets.load(data or loaded.manifest.data_name or "")
+    items = datasets.load_like(data or loaded.manifest.data_name or "", loaded.manifest.spec)
     _tell(judging.judge(loaded, items, against=against, html=html, record=record))
 
 

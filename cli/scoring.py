@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from manifold.cli.artifacts import load
-from manifold.cli.options import Device, ModelName, Models, Quiet
+from manifold.cli.options import Device, ModelName, Models, Quiet, Skip
 from manifold.cli.outputs import check_writable
 from manifold.runtime.errors import InvalidValue
 
@@ -79,10 +79,13 @@ def _progress(began: float) -> Callable[[Total], None]:
 
 def calibrate(
     model: ModelName,
-    file: Annotated[Path, typer.Argument(help="A .csv or .parquet file of normal rows.")],
+    file: Annotated[Path, typer.Argument(help="A .csv or .parquet file of normal rows, or a folder of normal images.")],
+    skip_unreadable: Skip = False,
     models: Models = Path("models"),
 ) -> None:
-    """Calibrate an artifact on normal rows of one's own, without training: published as its next version."""
+    """Calibrate an artifact on normal rows or images of one's own, without training: published as its next version."""
+    if file.is_dir():
+        return _calibrate_on_images(model, file, models, skip_unreadable)
     from manifold.runtime.scores import bulk
     from manifold.runtime.tables import files
 
@@ -90,3 +93,14 @@ def calibrate(
     with file.open("rb") as source:
         folder, done = bulk.recalibrate(loaded, source, files.format_of(file), models, name=file.name)
     typer.echo(f"{folder}: {done}")
+
+
+def _calibrate_on_images(model: str, folder: Path, models: Path, skip: bool) -> None:
+    """Calibrate an artifact on a folder of images."""
+    from manifold.runtime.scores import image_calibration
+
+    def note(text: str) -> None:
+        typer.echo(f"note: {text}", err=True)
+
+    published, done = image_calibration.recalibrate(load(model, models), folder, models, skip=skip, note=note)
+    typer.echo(f"{published}: {done}")

@@ -20,7 +20,7 @@ from manifold.runtime.engine import Model
 from manifold.runtime.errors import InvalidValue
 from manifold.runtime.kinds.image import ImageSpec
 from manifold.training import datasets
-from manifold.training.data import Data, Part
+from manifold.training.data import Data, Part, folder
 from manifold.training.data.parts import Array, subset
 
 LEAST_IMAGES = 1000  # of a test part whose images stand in for anomalies; of a smaller one the training part does
@@ -128,8 +128,10 @@ def _anomalies(model: Model, data: Data, against: str | None) -> PartInputs | No
     """Return the known anomalies of a data set as model inputs, or the images of another one; None if there are neither."""
     if against is None:
         return None if data.anomalies is None else PartInputs(data.anomalies, data.spec.to_model)
+    spec = ImageSpec.of(model.manifest.spec, f"model: {model.manifest.name}")
+    if folder.is_folder(against := datasets.like(against, spec)):
+        return PartInputs(folder.every(against), spec.to_model)
     other = datasets.load(against)
     ImageSpec.of(other.spec, f"--against: {against}")
     images = other.test if len(other.test) >= LEAST_IMAGES else other.train
-    spec = ImageSpec.of(model.manifest.spec, f"model: {model.manifest.name}")
     return PartInputs(images, lambda items: anomaly.fitted(items, spec))

@@ -26,6 +26,7 @@ class Data:
     anomalies: Part | None = None  # known ones, which neither training nor calibration sees
     folds: int = 0  # of the training part, for calibration of a set that is too small for a part of its own; 0: none
     licence: str = ""  # of the items; the artifacts that are trained on them state it
+    notes: tuple[str, ...] = ()  # what a person should know before training, such as files that were left out
 
     def inputs(self, part: Part) -> Array:
         """Return all items of a part as model inputs, float32."""

@@ -1,0 +1,91 @@
+"""The calibration of a model of images on a folder of normal ones: published as its next version, as bulk.recalibrate does for rows."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from manifold.runtime import folders, imaging
+from manifold.runtime.engine import Model
+from manifold.runtime.errors import InvalidValue, ManifoldError, UnsupportedTask, cut
+from manifold.runtime.folders import CALIBRATION, Entry, Listing
+from manifold.runtime.kinds.image import ImageSpec
+from manifold.runtime.scores import calibration
+from manifold.runtime.scores.bulk import SAMPLE_BYTES, Reservoir
+
+GROUP = 256  # images that are read at a time
+
+
+def recalibrate(
+    model: Model, folder: Path, root: Path, *, skip: bool = False, note: Callable[[str], None] = lambda text: None
+) -> tuple[Path, str]:
+    """Publish the model anew in `root`, calibrated on the images of a folder: the artifact's folder, and what was done.
+
+    If the folder states a split with calibration images, these are taken alone, else all. Of more images than are needed, a random sample is
+    taken. Raises UnsupportedTask for a model that does not score images, InvalidValue for files that cannot be read, which `skip` leaves
+    out. `note` is told what was done to files, and of files that were left out.
+    """
+    spec = _images_of(model)
+    listing = folders.listed(folder)
+    entries = _taken(listing)
+    if len(entries) < len(listing.entries):
+        note(f"{len(entries)} of {len(listing.entries)} images are taken: the split `calibration`, {listing.split_by}")
+    width = math.prod(spec.shape)
+    reservoir = Reservoir(min(len(entries), max(calibration.LEAST, SAMPLE_BYTES // (4 * width))), width)
+    digest, done, bad = hashlib.sha256(), Counter[str](), 0
+    for start in range(0, len(entries), GROUP):
+        read = list(_read(entries[start : start + GROUP], spec, skip, digest.update, done.update, note))
+        bad += len(entries[start : start + GROUP]) - len(read)
+        if read:
+            reservoir.add(imaging.from_uint8(np.stack(read), spec).reshape(len(read), -1))
+    for step, n in done.items():
+        note(f"{n} of {len(entries)} images: {step}")
+    taken = len(reservoir.data[: min(reservoir.offered, len(reservoir.data))])
+    images = f"{taken} images" if taken == reservoir.offered else f"{taken} of {reservoir.offered} images"
+    described = f"{images} of {cut(folder.resolve().name)} (SHA-256 {digest.hexdigest()[:12]}…)"
+    data = reservoir.data[:taken].reshape(taken, *spec.shape)
+    published = calibration.recalibrate(model, data, root, source=described)
+    return published, f"calibrated on {described}, {bad} unreadable ones left out"
+
+
+def _images_of(model: Model) -> ImageSpec:
+    manifest = model.manifest
+    if not isinstance(manifest.spec, ImageSpec) or manifest.scoring is None:
+        lacks = (
+            "carries no score"
+            if isinstance(manifest.spec, ImageSpec)
+            else f"takes {manifest.spec.noun}, and a folder holds images"
+        )
+        raise UnsupportedTask(f"{manifest.name} cannot be calibrated on a folder: it {lacks}", field="model")
+    return manifest.spec
+
+
+def _taken(listing: Listing) -> Sequence[Entry]:
+    stated = [entry for entry in listing.entries if entry.part == CALIBRATION]
+    return stated or listing.entries
+
+
+def _read(
+    entries: Sequence[Entry], spec: ImageSpec, skip: bool, digest: Callable[[bytes], None], done: Callable[[Sequence[str]], None],
+    note: Callable[[str], None],
+) -> Iterator[imaging.Pixels]:  # fmt: skip
+    """Yield the images that can be read, as the model takes them."""
+    for entry in entries:
+        content = entry.path.read_bytes()
+        digest(hashlib.sha256(content).digest())
+        try:
+            pixels, fitted = imaging.read_image(content, spec, field=str(entry.path))
+        except ManifoldError as error:
+            if not skip:
+                raise InvalidValue(
+                    f"{error.message}; remove it, or go on without it by --skip-unreadable", field="file"
+                ) from None
+            note(f"left out, as it cannot be read: {error.message}")
+            continue
+        done((*fitted.steps, *fitted.warnings))
+        yield pixels
