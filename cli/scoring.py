@@ -85,7 +85,13 @@ def calibrate(
 ) -> None:
     """Calibrate an artifact on normal rows or images of one's own, without training: published as its next version."""
     if file.is_dir():
-        return _calibrate_on_images(model, file, models, skip_unreadable)
+        _calibrate_on_images(model, file, models, skip_unreadable)
+    else:
+        _calibrate_on_rows(model, file, models)
+
+
+def _calibrate_on_rows(model: str, file: Path, models: Path) -> None:
+    """Calibrate an artifact on a file of rows."""
     from manifold.runtime.scores import bulk
     from manifold.runtime.tables import files
 

@@ -51,6 +51,8 @@ def train(
     config = configuration(families.get(family), preset, settings)
     run = runs.TrainingRun(out or Path("runs") / f"{family}-{datasets.short(named)}", family, named, preset, config)
     loaded = datasets.load(named)
+    if named in datasets.names() and Path(named).is_dir():
+        typer.echo(f"note: {named} is the data set of that name; the folder is ./{named}", err=True)
     for note in loaded.notes:
         typer.echo(f"note: {note}", err=True)
     folder = loop.train(run, loaded, device=device, precision=precision, devices=devices, quiet=quiet)

@@ -4,6 +4,7 @@ and stated splits. No image is read here."""
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import os
 from collections.abc import Sequence
@@ -78,6 +79,12 @@ class Listing:
         found = {entry.label for entry in self.entries if entry.label is not None}
         numeric = all(name.isdecimal() for name in found)
         return tuple(sorted(found, key=lambda name: (int(name) if numeric else 0, name)))
+
+
+def digest_of(entries: Sequence[Entry], files: Sequence[str]) -> str:
+    """Return the SHA-256 of a set of images: their names, contents (`files`, the SHA-256 of each), classes and stated splits."""
+    lines = (f"{entry.name}\0{file}\0{entry.label}\0{entry.part}" for entry, file in zip(entries, files, strict=True))
+    return hashlib.sha256("\n".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def listed(root: Path, labels: str | None = None) -> Listing:

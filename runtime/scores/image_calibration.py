@@ -6,6 +6,7 @@ import hashlib
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -37,17 +38,34 @@ def recalibrate(
         note(f"{len(entries)} of {len(listing.entries)} images are taken: the split `calibration`, {listing.split_by}")
     width = math.prod(spec.shape)
     reservoir = Reservoir(min(len(entries), max(calibration.LEAST, SAMPLE_BYTES // (4 * width))), width)
-    digest, done, bad = hashlib.sha256(), Counter[str](), 0
+    files: list[str] = []
+    kept: list[Entry] = []
+    done, bad = Counter[str](), 0
     for start in range(0, len(entries), GROUP):
-        read = list(_read(entries[start : start + GROUP], spec, skip, digest.update, done.update, note))
-        bad += len(entries[start : start + GROUP]) - len(read)
+        group = entries[start : start + GROUP]
+        read = list(_read(group, spec, skip, note))
+        bad += len(group) - len(read)
+        for image in read:
+            files.append(image.file)
+            kept.append(image.entry)
+            done.update(image.done)
         if read:
-            reservoir.add(imaging.from_uint8(np.stack(read), spec).reshape(len(read), -1))
+            pixels = np.stack([image.pixels for image in read])
+            reservoir.add(imaging.from_uint8(pixels, spec).reshape(len(read), -1))
     for step, n in done.items():
         note(f"{n} of {len(entries)} images: {step}")
-    taken = len(reservoir.data[: min(reservoir.offered, len(reservoir.data))])
+    if len(kept) < calibration.LEAST:
+        raise InvalidValue(
+            f"images: {len(kept)} are too few to calibrate on; at least {calibration.LEAST} are needed, better 1000", field="images"
+        )  # fmt: skip
+    digest = folders.digest_of(kept, files)
+    if digest == (model.manifest.provenance.get("data") or {}).get("sha256"):
+        note(
+            "the model was trained on these images: calibrate on images that training never saw, or false alarms are underrated"
+        )
+    taken = min(reservoir.offered, len(reservoir.data))
     images = f"{taken} images" if taken == reservoir.offered else f"{taken} of {reservoir.offered} images"
-    described = f"{images} of {cut(folder.resolve().name)} (SHA-256 {digest.hexdigest()[:12]}…)"
+    described = f"{images} of {cut(folder.resolve().name)} (SHA-256 {digest[:12]}…)"
     data = reservoir.data[:taken].reshape(taken, *spec.shape)
     published = calibration.recalibrate(model, data, root, source=described)
     return published, f"calibrated on {described}, {bad} unreadable ones left out"
@@ -70,14 +88,20 @@ def _taken(listing: Listing) -> Sequence[Entry]:
     return stated or listing.entries
 
 
-def _read(
-    entries: Sequence[Entry], spec: ImageSpec, skip: bool, digest: Callable[[bytes], None], done: Callable[[Sequence[str]], None],
-    note: Callable[[str], None],
-) -> Iterator[imaging.Pixels]:  # fmt: skip
+@dataclass(frozen=True)
+class _Image:
+    """An image that was read."""
+
+    entry: Entry
+    file: str  # SHA-256 of the file
+    pixels: imaging.Pixels
+    done: tuple[str, ...]  # steps and warnings
+
+
+def _read(entries: Sequence[Entry], spec: ImageSpec, skip: bool, note: Callable[[str], None]) -> Iterator[_Image]:
     """Yield the images that can be read, as the model takes them."""
     for entry in entries:
         content = entry.path.read_bytes()
-        digest(hashlib.sha256(content).digest())
         try:
             pixels, fitted = imaging.read_image(content, spec, field=str(entry.path))
         except ManifoldError as error:
@@ -87,5 +111,5 @@ def _read(
                 ) from None
             note(f"left out, as it cannot be read: {error.message}")
             continue
-        done((*fitted.steps, *fitted.warnings))
-        yield pixels
+        file = hashlib.sha256(content).hexdigest()
+        yield _Image(entry, file, pixels, (*fitted.steps, *fitted.warnings))

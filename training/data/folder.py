@@ -5,7 +5,7 @@ A folder is named by its path. Options stand behind it as in a URL: `faces?size=
 - size: that of the files, which must be the same for all
 - colour: grey if no file has colour
 - background: what transparent files are laid over. If half of the files lie on a transparent canvas, black, or white if ink is lost on black
-  in more of them; else black or white if the border of nine files of ten is; else none
+  in more of them; else black or white if the border of nine of ten other files is; else none
 - classes and split: sub-folders or a CSV file (runtime.folders). Images without a stated split are ordered by the SHA-256 of their files:
   the first 80% are trained on, then 10% calibrate and 10% test. Copies of a file stay together
 
@@ -14,7 +14,6 @@ Decoded images lie in the cache as one array that is mapped into memory, under t
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -39,7 +38,7 @@ IN_MEMORY = 2**28  # bytes of a set that is held in memory; larger ones are read
 LEAST_IMAGES = 30  # of a set that is split
 SMALL, FOLDS = 500, 5  # sets with fewer images are calibrated by folds of the training images
 EDGE = 0.1  # a border within it of black or white is black or white
-AGREED = 0.9  # of the files, that must have such a border
+AGREED = 0.9  # of the files without a canvas, that must have such a border
 
 
 @dataclass(frozen=True)
@@ -65,11 +64,7 @@ class DecodedFolder:
     @property
     def sha256(self) -> str:
         """Return the digest of the set: names, contents, classes and stated splits."""
-        lines = (
-            f"{entry.name}\0{file}\0{entry.label}\0{entry.part}"
-            for entry, file in zip(self.entries, self.files, strict=True)
-        )
-        return hashlib.sha256("\n".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
+        return folders.digest_of(self.entries, self.files)
 
 
 class _Mapped:
@@ -255,7 +250,7 @@ def _found_background(surveyed: Sequence[Mapping[str, Any]]) -> float | None:
     if 2 * len(on_canvas) >= len(surveyed):
         on_black, on_white = (sum(lost[at] for lost in on_canvas) for at in (0, 1))
         return 0.0 if on_black <= on_white else 1.0
-    borders = np.asarray([found["border"] for found in surveyed])
+    borders = np.asarray([found["border"] for found in surveyed if found["lost"] is None])
     for background in (0.0, 1.0):
         if float((np.abs(borders - background) <= EDGE).mean()) >= AGREED:
             return background

@@ -34,11 +34,8 @@ def cache_folder() -> Path:
 
 
 def digests(listing: Listing) -> tuple[str, ...]:
-    """Return the SHA-256 of each file. It is computed anew for files whose size or time of change is another one."""
-    index = (
-        cache_folder()
-        / f"{hashlib.sha256(str(listing.root).encode('utf-8', 'surrogateescape')).hexdigest()}.files.json"
-    )
+    """Return the SHA-256 of each file. It is computed anew for files whose size, time of change or place on the disk is another one."""
+    index = _of_root(listing, "files")
     known = _read_json(index)
     found = {}
     for entry in listing.entries:
@@ -54,15 +51,22 @@ def digests(listing: Listing) -> tuple[str, ...]:
 def surveyed(
     listing: Listing, files: Sequence[str], survey: Callable[[bytes, str], dict[str, Any]]
 ) -> list[dict[str, Any]]:
-    """Return the survey of each file, by content."""
-    path = cache_folder() / f"{_key('survey', *files)}.survey.json"
-    known = _read_json(path)
-    if not set(files) <= known.keys():
-        for entry, file in zip(listing.entries, files, strict=True):
-            if file not in known:
-                known[file] = survey(entry.path.read_bytes(), str(entry.path))
-        _write_json(path, known)
-    return [known[file] for file in files]
+    """Return the survey of each file, which depends on its content (`files`, the SHA-256 of each) alone."""
+    index = _of_root(listing, "survey")
+    known = _read_json(index)
+    found = {
+        file: known.get(file) or survey(entry.path.read_bytes(), str(entry.path))
+        for entry, file in zip(listing.entries, files, strict=True)
+    }
+    if found != known:
+        _write_json(index, found)
+    return [found[file] for file in files]
+
+
+def _of_root(listing: Listing, kind: str) -> Path:
+    """Return the file of the cache that says something of the files of a folder."""
+    root = hashlib.sha256(str(listing.root).encode("utf-8", "surrogateescape")).hexdigest()
+    return cache_folder() / f"{root}.{READER}.{kind}.json"
 
 
 def stored(

@@ -11,6 +11,7 @@ from urllib.parse import parse_qsl, quote
 
 from manifold.runtime.errors import cut
 from manifold.runtime.kinds.image import ImageSpec
+from manifold.training.data.reading import READERS
 from manifold.training.errors import TrainingError
 
 KEYS = ("size", "colour", "background", "invert", "labels", "skip")
@@ -43,8 +44,18 @@ class FolderOptions:
 
 
 def is_folder(name: str) -> bool:
-    """Return whether the name of a data set is the path of a folder, with options or without."""
-    return bool(name) and (_path(name)[0].is_dir() or name.split("?")[0].endswith(("/", os.sep)))
+    """Return whether the name of a data set is the path of a folder, with options or without.
+
+    Paths of folders that are not there are known by a slash at their end, or by being absolute and no file of rows, as runs record them.
+    """
+    if not name:
+        return False
+    path = _path(name)[0]
+    return (
+        path.is_dir()
+        or name.split("?")[0].endswith(("/", os.sep))
+        or (path.is_absolute() and path.suffix not in READERS)
+    )
 
 
 def parse(name: str) -> tuple[Path, FolderOptions]:
