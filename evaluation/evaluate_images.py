@@ -40,6 +40,8 @@ def evaluate_images(
         )
     for name in features.skipped:
         report.warnings.append(f"left out, as it cannot be read: {name}")
+    if unread := getattr(source, "unread", None):
+        report.warnings.append(unread)
     _files(report, features, reference)
     if features.n < extractor.dimensions:
         report.warnings.append(

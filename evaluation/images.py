@@ -270,6 +270,11 @@ class Folder:
 
     _cache: dict[str, tuple[int, ...]] = field(default_factory=dict, repr=False, compare=False)
 
+    @property
+    def unread(self) -> str | None:
+        """Return a warning about images in the folder whose format is not read; None if there are none."""
+        return folders.unread_note(self.root)
+
     def content_hash(self) -> str:
         read_by = f"{READER} {self.colour} {self.skip} {self.background} {self.invert}"
         digest = hashlib.sha256(read_by.encode())

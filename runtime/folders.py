@@ -7,13 +7,29 @@ import csv
 import hashlib
 import io
 import os
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from manifold.runtime.errors import InvalidValue, cut
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+SUFFIXES = (".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp")
+UNREAD = {
+    ".gif",
+    ".bmp",
+    ".tif",
+    ".tiff",
+    ".avif",
+    ".heic",
+    ".heif",
+    ".jp2",
+    ".psd",
+    ".ico",
+    ".dcm",
+    ".svg",
+    ".ppm",
+    ".pgm",
+}  # images too
 HIDDEN = {
     "__macosx",
     "@eadir",
@@ -30,11 +46,29 @@ def is_hidden(name: str) -> bool:
 
 def image_files(root: Path) -> list[Path]:
     """Return the image files below a folder, sorted by the names of their folders and their own. Hidden files and folders are left out."""
+    return _files(root, SUFFIXES)
+
+
+def unread_files(root: Path) -> list[Path]:
+    """Return the files below a folder that are images in formats which are not read, sorted and selected in the same way."""
+    return _files(root, UNREAD)
+
+
+def _files(root: Path, suffixes: Container[str]) -> list[Path]:
     found: list[Path] = []
     for folder, folders, names in os.walk(root):
         folders[:] = [name for name in folders if not is_hidden(name)]
-        found += [Path(folder, name) for name in names if Path(name).suffix.lower() in SUFFIXES and not is_hidden(name)]
+        found += [Path(folder, name) for name in names if Path(name).suffix.lower() in suffixes and not is_hidden(name)]
     return sorted((path for path in found if path.is_file()), key=lambda path: path.relative_to(root).parts)
+
+
+def unread_note(root: Path) -> str | None:
+    """Return what a person should know of images in other formats; None if there are none."""
+    others = unread_files(root)
+    if not others:
+        return None
+    name = others[0].relative_to(root).as_posix()
+    return f"{len(others)} files are left out: images of their format are not read (such as {cut(name)}); convert them to PNG"
 
 
 # --- classes and splits -------------------------------------------------------------------------------------------------------

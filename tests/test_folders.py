@@ -320,6 +320,23 @@ def test_an_unreadable_file_is_named_or_left_out(tmp_path: Path) -> None:
     assert sum(len(items) for items in contents(data).values()) == 60
 
 
+def test_images_of_other_formats_are_told_of(tmp_path: Path) -> None:
+    many(tmp_path)
+    for name in ("0/a.gif", "1/b.TIFF", ".hidden/c.bmp"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    (tmp_path / "notes.txt").write_text("no image")
+    shutil.copy(
+        tmp_path / "0/0.png", tmp_path / "0/x.jfif"
+    )  # the content decides, and the name says that it is an image
+    data = datasets.load(str(tmp_path))
+    assert data.protocol["images"] == 61
+    assert any(
+        note.startswith("2 files are left out: images of their format are not read (such as 0/a.gif)")
+        for note in data.notes
+    )
+
+
 # --- names --------------------------------------------------------------------------------------------------------------------
 
 

@@ -13,6 +13,7 @@ from PIL import Image, ImageOps
 
 from manifold.runtime import imaging
 from manifold.runtime.errors import InvalidValue, RequestError, TooLarge
+from manifold.runtime.kinds import Items, Reading
 from manifold.runtime.kinds.image import ImageSpec
 from tests import pictures
 from tests.pictures import GREY, GREY_ALPHA, PALETTE, RGB, RGBA, png, saved
@@ -250,3 +251,20 @@ def test_a_mask_that_ignores_the_orientation_of_its_image_is_refused() -> None:
     upright = imaging.read_image(pictures.turned(np.zeros((20, 40), np.uint8), 6), PLAIN)[1].upright
     with pytest.raises(InvalidValue, match="40x20, which is not its image's size; it can be 20x40 or 8x8"):
         imaging.read_mask(saved(np.zeros((20, 40), np.uint8)), PLAIN, upright)
+
+
+def test_the_service_reads_masks_for_the_upright_image() -> None:
+    wide = np.zeros((20, 40), np.uint8)
+    wide[:, 20:] = 200
+    how = Reading()
+    items = PLAIN.read([pictures.turned(wide, 6), saved(EVERY)], how, "images")
+    assert items.sizes == ((20, 40), (8, 8))
+    white = np.full((20, 40), 255, np.uint8)
+    white[:, :20] = 0
+    masks = PLAIN.read_masks([pictures.turned(white, 6), png(HALVES, 8, GREY)], items, how)
+    assert masks.shape == (2, 1, 8, 8)
+    assert not masks[0, 0, :4, 2:6].any()
+    assert masks[0, 0, 5:].all()
+    assert np.array_equal(masks[1, 0], HALVES)
+    joined = Items.joined([items, items])
+    assert joined.sizes == items.sizes * 2

@@ -36,6 +36,8 @@ def recalibrate(
     entries = _taken(listing)
     if len(entries) < len(listing.entries):
         note(f"{len(entries)} of {len(listing.entries)} images are taken: the split `calibration`, {listing.split_by}")
+    if unread := folders.unread_note(folder):
+        note(unread)
     width = math.prod(spec.shape)
     reservoir = Reservoir(min(len(entries), max(calibration.LEAST, SAMPLE_BYTES // (4 * width))), width)
     files: list[str] = []

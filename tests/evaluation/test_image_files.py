@@ -107,6 +107,13 @@ def test_hidden_files_and_folders_are_no_images(folder: Path, models: Path) -> N
     assert len(folders.image_files(inside)) == 61
 
 
+def test_images_of_other_formats_are_warned_of(folder: Path, models: Path) -> None:
+    (folder / "a.gif").write_bytes(b"GIF89a")
+    options = ("--against", str(folder), "--extractor", "digits-classifier", "--json")
+    report = json.loads(run("evaluate-images", str(folder), *options, models=models))
+    assert any(warning.startswith("1 files are left out") and "a.gif" in warning for warning in report["warnings"])
+
+
 def test_a_blank_image_is_warned_of_in_a_report(folder: Path, models: Path) -> None:
     (folder / "z.png").write_bytes(saved(Image.new("RGBA", (8, 8))))
     options = ("--against", str(folder), "--extractor", "digits-classifier", "--json")

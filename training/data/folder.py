@@ -183,6 +183,8 @@ def _notes(decoded: DecodedFolder, copies: Mapping[str, int]) -> Iterator[str]:
         yield f"{n} of {len(decoded.entries)} files: {note}"
     for path in decoded.unreadable:
         yield f"left out, as it cannot be read: {path}"
+    if unread := folders.unread_note(decoded.listing.root):
+        yield unread
     if decoded.listing.unlisted:
         yield f"{decoded.listing.unlisted} image files are left out: they have no row in the file of labels"
     for copied, n in copies.items():
