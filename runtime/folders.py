@@ -121,11 +121,17 @@ def digest_of(entries: Sequence[Entry], files: Sequence[str]) -> str:
     return hashlib.sha256("\n".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
 
 
-def listed(root: Path, labels: str | None = None) -> Listing:
+def contents_of(files: Sequence[str]) -> str:
+    """Return the SHA-256 of images (`files`, the SHA-256 of each), whatever their order, names and classes."""
+    return hashlib.sha256("\n".join(sorted(files)).encode()).hexdigest()
+
+
+def listed(root: Path, labels: str | None = None, *, classes: bool = True) -> Listing:
     """Return the images of a folder with their classes and stated splits.
 
     They are stated by a CSV file (`labels`, a path or a name in the folder; LABELS if it is there), else by sub-folders: splits first if one
-    of them is called train, then classes. Raises InvalidValue if there are no images, or if it is not clear what is stated.
+    of them is called train, then classes. Without `classes`, sub-folders are no classes and may lie anywhere. Raises InvalidValue if there are
+    no images, or if it is not clear what is stated.
     """
     if not root.is_dir():
         raise InvalidValue(f"{root}: there is no such folder", field="data")
@@ -135,10 +141,10 @@ def listed(root: Path, labels: str | None = None) -> Listing:
     table = root / labels if labels is not None else root / LABELS
     if labels is not None and not table.is_file():
         raise InvalidValue(f"labels: there is no file {table}", field="labels")
-    return _by_table(root, files, table) if table.is_file() else _by_folders(root, files)
+    return _by_table(root, files, table) if table.is_file() else _by_folders(root, files, classes)
 
 
-def _by_folders(root: Path, files: Sequence[Path]) -> Listing:
+def _by_folders(root: Path, files: Sequence[Path], wanted: bool) -> Listing:
     names = [path.relative_to(root).parts for path in files]
     tops = {parts[0] for parts in names if len(parts) > 1}
     parts_of = {top: SPLITS.get(top.lower()) for top in tops}
@@ -152,7 +158,7 @@ def _by_folders(root: Path, files: Sequence[Path]) -> Listing:
         if len(set(parts_of.values())) < len(parts_of):
             raise InvalidValue(f"{root}: two of the folders {', '.join(sorted(tops))} are the same split", field="data")
     below = [parts[1:] if splits else parts for parts in names]
-    classes = {parts[0] for parts in below if len(parts) > 1}
+    classes = {parts[0] for parts in below if len(parts) > 1 and wanted}
     if len(classes) > 1 and (bare := next((parts for parts in below if len(parts) == 1), None)):
         raise InvalidValue(
             f"{root}: {cut(bare[0])} lies beside the class folders {cut(', '.join(sorted(classes)))}; move it into one of them, "

@@ -57,6 +57,7 @@ _DAMAGE = (
     KeyError,
     TypeError,
     OverflowError,
+    AssertionError,  # a palette image without a palette
 )
 
 

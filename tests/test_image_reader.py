@@ -12,7 +12,7 @@ import pytest
 from PIL import Image, ImageOps
 
 from manifold.runtime import imaging
-from manifold.runtime.errors import InvalidValue, RequestError, TooLarge
+from manifold.runtime.errors import InvalidValue, Malformed, RequestError, TooLarge
 from manifold.runtime.kinds import Items, Reading
 from manifold.runtime.kinds.image import ImageSpec
 from tests import pictures
@@ -268,3 +268,35 @@ def test_the_service_reads_masks_for_the_upright_image() -> None:
     assert np.array_equal(masks[1, 0], HALVES)
     joined = Items.joined([items, items])
     assert joined.sizes == items.sizes * 2
+
+
+def with_good_checksums(content: bytes) -> bytes:
+    """Return a damaged PNG whose chunks have the checksums of what they hold, so that the damage reaches the decoder."""
+    made, place = [content[:8]], 8
+    while place + 12 <= len(content):
+        length = int.from_bytes(content[place : place + 4], "big")
+        if place + 12 + length > len(content):
+            break
+        made.append(pictures.chunk(content[place + 4 : place + 8], content[place + 8 : place + 8 + length]))
+        place += 12 + length
+    return b"".join(made) + content[place:]
+
+
+@pytest.mark.parametrize("name", [name for name, content in ZERO_AND_ONE.items() if content.startswith(b"\x89PNG")])
+def test_damage_that_reaches_the_decoder_raises_our_errors_only(name: str) -> None:
+    whole = ZERO_AND_ONE[name]
+    for place in range(12, len(whole) - 12):
+        for value in (0, 1, 3, 255):
+            damaged = bytearray(whole)
+            damaged[place] = value
+            content = with_good_checksums(bytes(damaged))
+            for spec in (PLAIN, COLOUR):
+                with contextlib.suppress(RequestError):
+                    assert imaging.read_image(content, spec, max_pixels=10**5)[0].shape == spec.shape
+            with contextlib.suppress(RequestError):
+                assert imaging.read_mask(content, PLAIN, (8, 8), max_pixels=10**5).shape == (1, 8, 8)
+
+
+def test_a_palette_image_without_a_palette_is_malformed() -> None:
+    with pytest.raises(Malformed, match="damaged"):
+        imaging.read_image(png(HALVES, 8, PALETTE), PLAIN)

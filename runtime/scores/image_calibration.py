@@ -32,7 +32,7 @@ def recalibrate(
     out. `note` is told what was done to files, and of files that were left out.
     """
     spec = _images_of(model)
-    listing = folders.listed(folder)
+    listing = folders.listed(folder, classes=False)
     entries = _taken(listing)
     if len(entries) < len(listing.entries):
         note(f"{len(entries)} of {len(listing.entries)} images are taken: the split `calibration`, {listing.split_by}")
@@ -41,7 +41,6 @@ def recalibrate(
     width = math.prod(spec.shape)
     reservoir = Reservoir(min(len(entries), max(calibration.LEAST, SAMPLE_BYTES // (4 * width))), width)
     files: list[str] = []
-    kept: list[Entry] = []
     done, bad = Counter[str](), 0
     for start in range(0, len(entries), GROUP):
         group = entries[start : start + GROUP]
@@ -49,19 +48,18 @@ def recalibrate(
         bad += len(group) - len(read)
         for image in read:
             files.append(image.file)
-            kept.append(image.entry)
             done.update(image.done)
         if read:
             pixels = np.stack([image.pixels for image in read])
             reservoir.add(imaging.from_uint8(pixels, spec).reshape(len(read), -1))
     for step, n in done.items():
         note(f"{n} of {len(entries)} images: {step}")
-    if len(kept) < calibration.LEAST:
+    if len(files) < calibration.LEAST:
         raise InvalidValue(
-            f"images: {len(kept)} are too few to calibrate on; at least {calibration.LEAST} are needed, better 1000", field="images"
+            f"images: {len(files)} are too few to calibrate on; at least {calibration.LEAST} are needed, better 1000", field="images"
         )  # fmt: skip
-    digest = folders.digest_of(kept, files)
-    if digest == (model.manifest.provenance.get("data") or {}).get("sha256"):
+    digest = folders.contents_of(files)
+    if digest == (model.manifest.provenance.get("data") or {}).get("contents"):
         note(
             "the model was trained on these images: calibrate on images that training never saw, or false alarms are underrated"
         )
@@ -94,7 +92,6 @@ def _taken(listing: Listing) -> Sequence[Entry]:
 class _Image:
     """An image that was read."""
 
-    entry: Entry
     file: str  # SHA-256 of the file
     pixels: imaging.Pixels
     done: tuple[str, ...]  # steps and warnings
@@ -114,4 +111,4 @@ def _read(entries: Sequence[Entry], spec: ImageSpec, skip: bool, note: Callable[
             note(f"left out, as it cannot be read: {error.message}")
             continue
         file = hashlib.sha256(content).hexdigest()
-        yield _Image(entry, file, pixels, (*fitted.steps, *fitted.warnings))
+        yield _Image(file, pixels, (*fitted.steps, *fitted.warnings))

@@ -93,7 +93,8 @@ def of_folder(name: str) -> Data:
     small = not len(parts[CALIBRATION])
     copies = _copies(decoded, parts)
     protocol = {
-        "data": name, "folder": decoded.listing.root.name, "sha256": decoded.sha256, "images": len(decoded.entries),
+        "data": name, "folder": decoded.listing.root.name, "sha256": decoded.sha256,
+        "contents": folders.contents_of(decoded.files), "images": len(decoded.entries),
         "size": f"{decoded.spec.width}x{decoded.spec.height}", "colour": "grey" if decoded.spec.channels == 1 else "rgb",
         "classes": decoded.listing.classes_by or "none", "split": split,
         **{part: f"{len(indices)} images" for part, indices in parts.items()},
@@ -110,7 +111,7 @@ def of_folder(name: str) -> Data:
 
 def every(name: str) -> Part:
     """Return all images of a folder as one part, whatever its splits."""
-    decoded = decode(name)
+    decoded = decode(name, classes=False)
     return decoded.part(np.arange(len(decoded.entries)), np.full(len(decoded.entries), -1, np.int64))
 
 
@@ -194,11 +195,11 @@ def _notes(decoded: DecodedFolder, copies: Mapping[str, int]) -> Iterator[str]:
 # --- decoding -----------------------------------------------------------------------------------------------------------------
 
 
-def decode(name: str) -> DecodedFolder:
+def decode(name: str, *, classes: bool = True) -> DecodedFolder:
     """Return the decoded images of a folder, from the cache if these files were read in this way before."""
     path, options = parse(name)
     try:
-        listing = folders.listed(path, options.labels)
+        listing = folders.listed(path, options.labels, classes=classes)
     except ManifoldError as error:
         raise TrainingError(error.message, field=error.field, valid=error.valid) from None
     files = digests(listing)
