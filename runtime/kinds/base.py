@@ -71,7 +71,9 @@ class Items:
     data: Float32  # (n, *shape)
     fitted: tuple[dict[str, Any], ...] = ()  # what was done to each item to fit it to the model, where that is known
     warnings: tuple[tuple[str, ...], ...] = ()  # of each item
-    sizes: tuple[tuple[int, int], ...] = ()  # width and height of each upright image before it was fitted, if it came as a file
+    sizes: tuple[
+        tuple[int, int], ...
+    ] = ()  # width and height of each upright image before it was fitted, if it came as a file
 
     @classmethod
     def joined(cls, parts: Sequence[Items]) -> Items:

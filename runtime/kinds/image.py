@@ -146,7 +146,9 @@ class ImageSpec(Kind):
         data = imaging.from_uint8(np.stack([pixels for pixels, _ in read]), self)
         done = [fitted for _, fitted in read]
         warnings = tuple(fitted.warnings for fitted in done)
-        return Items(data, tuple(fitted.as_dict() for fitted in done), warnings, tuple(fitted.upright for fitted in done))
+        return Items(
+            data, tuple(fitted.as_dict() for fitted in done), warnings, tuple(fitted.upright for fitted in done)
+        )
 
     def read_array(self, array: Array, field: str) -> Items:
         """Read an array (n, C, H, W), (n, H, W) of grey images, or one image without n; uint8 0..255 or floats 0..1."""

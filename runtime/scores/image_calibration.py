@@ -72,15 +72,14 @@ def recalibrate(
 
 
 def _images_of(model: Model) -> ImageSpec:
+    """Return the spec of the model's images. Raises UnsupportedTask for a model of other items, or one without a score."""
     manifest = model.manifest
-    if not isinstance(manifest.spec, ImageSpec) or manifest.scoring is None:
+    if not manifest.spec.pictures or manifest.scoring is None:
         lacks = (
-            "carries no score"
-            if isinstance(manifest.spec, ImageSpec)
-            else f"takes {manifest.spec.noun}, and a folder holds images"
+            "carries no score" if manifest.spec.pictures else f"takes {manifest.spec.noun}, and a folder holds images"
         )
         raise UnsupportedTask(f"{manifest.name} cannot be calibrated on a folder: it {lacks}", field="model")
-    return manifest.spec
+    return ImageSpec.of(manifest.spec, f"model: {manifest.name}")
 
 
 def _taken(listing: Listing) -> Sequence[Entry]:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from urllib.parse import parse_qsl, quote
 
 from manifold.runtime.errors import cut
+from manifold.runtime.kinds import Kind
 from manifold.runtime.kinds.image import ImageSpec
 from manifold.training.data.reading import READERS
 from manifold.training.errors import TrainingError
@@ -122,11 +123,12 @@ _OPTIONS: Mapping[str, Callable[[str], Any]] = {
 }  # fmt: skip
 
 
-def like(name: str, spec: Any) -> str:
+def like(name: str, spec: Kind) -> str:
     """Return the name of a folder whose images are read as a model of `spec` reads them. Other names, and models of other items, change nothing."""
-    if not is_folder(name) or not isinstance(spec, ImageSpec):
+    if not is_folder(name) or not spec.pictures:
         return name
     path, options = parse(name)
+    spec = ImageSpec.of(spec, f"data: {name}")
     colour: Literal["grey", "rgb"] = "grey" if spec.channels == 1 else "rgb"
     fitted = replace(
         options, size=(spec.width, spec.height), colour=colour, background=spec.background, invert=spec.invert

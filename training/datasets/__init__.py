@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from manifold.runtime.kinds import Kind
 from manifold.training.data import Data, folder, reading, tables
 from manifold.training.errors import TrainingError
 
@@ -62,12 +63,12 @@ def short(name: str) -> str:
     return Path(name).stem
 
 
-def like(name: str, spec: Any) -> str:
+def like(name: str, spec: Kind) -> str:
     """Return the name of a data set whose items a model of `spec` is to be judged by. The images of a folder are read as the model reads them."""
     return name if name.replace("-", "_") in _stems() else folder.like(name, spec)
 
 
-def load_like(name: str, spec: Any) -> Data:
+def load_like(name: str, spec: Kind) -> Data:
     """Return a data set whose items a model of `spec` is to be judged by: as `load` does, and the images of a folder as the model reads them."""
     named = like(name, spec)
     data = load(named)
