@@ -61,7 +61,7 @@ def evaluate(
     if record:
         check_recordable(model, models)
     session = _session(models, n, seed, extractor, resize, device, quiet)
-    report, pictures, folder = session.evaluate(model, data, prior=prior, against=against)
+    report, pictures, folder = session.evaluate(model, _read_by(data, model, models), prior=prior, against=against)
     if record:
         recording.record(folder, report)
     _show(report, pictures, as_json, html, out)
@@ -90,7 +90,7 @@ def compare(
     from manifold.evaluation import comparison
 
     session = _session(models, n, seed, extractor, resize, device, quiet)
-    reports = comparison.ranked([session.known_or_evaluated(name, data) for name in models_])
+    reports = comparison.ranked([session.known_or_evaluated(name, _read_by(data, name, models)) for name in models_])
     typer.echo(json.dumps(reports, indent=1) if as_json else comparison.to_markdown(reports))
 
 
@@ -119,9 +119,12 @@ def evaluate_images(
 
 def reference(
     extractor: NeededExtractor,
+    path: Annotated[
+        Path | None, typer.Argument(metavar="IMAGES", help="A folder or array of images instead of a data set.")
+    ] = None,
     out: Annotated[Path | None, typer.Option("-o", "--out", help="The .npz to write.")] = None,
     data: DataName = None,
-    images: Annotated[Path | None, typer.Option(help="A folder or array of images instead of a data set.")] = None,
+    images: Annotated[Path | None, typer.Option(help="The same as the argument.")] = None,
     part: Annotated[str, typer.Option(help="Of the data set: test, calibration or train.")] = "test",
     ship: Annotated[
         bool, typer.Option("--ship", help="Put it into the extractor's artifact, as `reference.npz`.")
@@ -135,11 +138,13 @@ def reference(
     models: Models = Path("models"),
 ) -> None:
     """Write reference statistics: mu and sigma as pytorch-fid has them, and where they come from beside them."""
+    if sum(given is not None for given in (path, data, images)) > 1:
+        raise InvalidValue("give one of IMAGES, --images and --data", field="data")
     if (out is None) == (not ship):
         raise InvalidValue("give either --out FILE.npz or --ship", field="out")
     check_writable(out)
     session = _session(models, 0, 0, extractor, resize, device, quiet)
-    typer.echo(session.write_reference(out, data, images, part, skip=skip_unreadable))
+    typer.echo(session.write_reference(out, data, path or images, part, skip=skip_unreadable))
 
 
 def disentangle(
@@ -159,7 +164,7 @@ def disentangle(
     check_writable(out, makes_folders=True)
     check_suffix(out, "traversals", ".png")
     session = _session(models, 0, 0, None, "none", device, True)
-    figures, picture = session.disentangle(model, data, item)
+    figures, picture = session.disentangle(model, _read_by(data, model, models), item)
     if out is not None:
         write(out, picture)
     typer.echo(json.dumps(figures, indent=1) if as_json else disentanglement.to_markdown(figures))
@@ -170,6 +175,16 @@ def _session(models: Path, n: int, seed: int, extractor: str | None, resize: str
     from manifold.evaluation.session import Session, SessionOptions
 
     return Session(models, SessionOptions(n, seed, extractor, resize, device), _real_data, quiet)
+
+
+def _read_by(data: str | None, model: str, models: Path) -> str | None:
+    """Return the name of a data set for a model. The images of a folder are read as the model reads them."""
+    if data is None or model.endswith(".json"):
+        return data
+    from manifold.runtime import manifest, repository
+    from manifold.training import datasets
+
+    return datasets.like(data, manifest.read(repository.find(model.partition(":")[0], models)).spec)
 
 
 def _real_data(name: str) -> RealData:

@@ -103,8 +103,8 @@ def judge(
     data: Annotated[
         str | None,
         typer.Option(
-            help="A data set, or a .csv or .parquet file of rows; if left out, what the model was trained on, which must be in this folder if "
-            "it is a file."
+            help="A data set, a .csv or .parquet file of rows, or a folder of images; if left out, what the model was trained on, which must "
+            "be in this folder if it is a file."
         ),
     ] = None,
     truth: Annotated[
@@ -112,7 +112,8 @@ def judge(
         typer.Option(help="Known anomalies of a file, as for fit; the truth that fit was given if left out."),
     ] = None,
     against: Annotated[
-        str | None, typer.Option(help="Of images: another data set, whose images are the anomalies to be found.")
+        str | None,
+        typer.Option(help="Of images: another data set, or a folder, whose images are the anomalies to be found."),
     ] = None,
     html: Annotated[Path | None, typer.Option(help="Also write the report page, of rows.")] = None,
     record: Annotated[bool, typer.Option("--record", help="Write the figures into the artifact's manifest.")] = False,

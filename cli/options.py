@@ -19,6 +19,9 @@ Quiet = Annotated[bool, typer.Option("--quiet", help="No progress.")]
 
 RunFolder = Annotated[Path, typer.Argument(help="Run folder.")]
 Preset = Annotated[str, typer.Option(help="smoke (seconds), cpu or gpu.")]
+Skip = Annotated[
+    bool, typer.Option("--skip-unreadable", help="Go on without files that cannot be read, and say which.")
+]
 Changes = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Change one key of the preset; repeat for more."),
@@ -27,7 +30,10 @@ Changes = Annotated[
 # --- evaluation ---
 
 DataName = Annotated[
-    str | None, typer.Option("--data", help="A data set of images; the one the model was trained on where left out.")
+    str | None,
+    typer.Option(
+        "--data", help="A data set of images, or a folder of them; the one the model was trained on where left out."
+    ),
 ]
 ExtractorName = Annotated[
     str | None,

@@ -95,7 +95,11 @@ def compress(
     check_writable(out)
     loaded = load(model, models, device)
     spec = ImageSpec.of(loaded.manifest.spec, f"model: {model}")
-    pixels = np.stack([imaging.read_image(image.read_bytes(), spec, field=str(image))[0] for image in images])
+    read = [imaging.read_image(image.read_bytes(), spec, field=str(image)) for image in images]
+    for image, (_, fitted) in zip(images, read, strict=True):
+        if done := [*fitted.steps, *fitted.warnings]:
+            typer.echo(f"note: {image}: {'; '.join(done)}", err=True)
+    pixels = np.stack([each for each, _ in read])
     compressed = compression.compress(loaded, imaging.from_uint8(pixels, spec))
     write(out, compressed.content)
     typer.echo(

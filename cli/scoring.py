@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from manifold.cli.artifacts import load
-from manifold.cli.options import Device, ModelName, Models, Quiet
+from manifold.cli.options import Device, ModelName, Models, Quiet, Skip
 from manifold.cli.outputs import check_writable
+from manifold.runtime.errors import InvalidValue
 
 if TYPE_CHECKING:
     from manifold.runtime.scores.bulk import Total
@@ -94,20 +95,33 @@ def _progress(began: float) -> Callable[[Total], None]:
 
 def calibrate(
     model: ModelName,
-    file: Annotated[Path, typer.Argument(help="A .csv or .parquet file of normal rows.")],
+    file: Annotated[Path, typer.Argument(help="A .csv or .parquet file of normal rows, or a folder of normal images.")],
     truth: Annotated[
         str | None,
         typer.Option(
-            help="Known anomalies of the file, which are left out: a column, or an expression such as label!=normal. The truth that fit was "
-            "given if left out."
+            help="Known anomalies of a file of rows, which are left out: a column, or an expression such as label!=normal. The truth that fit "
+            "was given if left out."
         ),
     ] = None,
     strict: Annotated[
-        bool, typer.Option("--strict", help="Publish nothing if the rows look unlike the old calibration.")
+        bool, typer.Option("--strict", help="Publish nothing if the items look unlike the old calibration.")
     ] = False,
+    skip_unreadable: Skip = False,
     models: Models = Path("models"),
 ) -> None:
-    """Calibrate an artifact on normal rows of one's own, without training: published as its next version."""
+    """Calibrate an artifact on normal rows or images of one's own, without training: published as its next version."""
+    if file.is_dir():
+        if truth is not None:
+            raise InvalidValue("--truth: it is for files of rows; leave anomalies out of the folder", field="truth")
+        _calibrate_on_images(model, file, models, strict=strict, skip=skip_unreadable)
+    else:
+        if skip_unreadable:
+            raise InvalidValue("--skip-unreadable: it is for folders of images", field="skip_unreadable")
+        _calibrate_on_rows(model, file, models, truth, strict=strict)
+
+
+def _calibrate_on_rows(model: str, file: Path, models: Path, truth: str | None, *, strict: bool) -> None:
+    """Calibrate an artifact on a file of rows."""
     from manifold.runtime.scores import recalibration
     from manifold.runtime.tables import files
 
@@ -116,6 +130,22 @@ def calibrate(
         done = recalibration.recalibrate(
             loaded, source, files.format_of(file), models, name=file.name, stated=truth, strict=strict
         )
-    for warning in done.warnings:
+    _published(done.folder, done.text, done.warnings)
+
+
+def _calibrate_on_images(model: str, folder: Path, models: Path, *, strict: bool, skip: bool) -> None:
+    """Calibrate an artifact on a folder of images."""
+    from manifold.runtime.scores import image_calibration
+
+    def note(text: str) -> None:
+        typer.echo(f"note: {text}", err=True)
+
+    made, done = image_calibration.recalibrate(load(model, models), folder, models, strict=strict, skip=skip, note=note)
+    _published(made.folder, done, made.warnings)
+
+
+def _published(folder: Path, done: str, warnings: Sequence[str]) -> None:
+    """Print what was published, and warnings on stderr."""
+    for warning in warnings:
         typer.echo(f"warning: {warning}", err=True)
-    typer.echo(f"{done.folder}: {done.text}")
+    typer.echo(f"{folder}: {done}")

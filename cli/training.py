@@ -8,28 +8,54 @@ from typing import Annotated, Any
 import typer
 
 from manifold.cli.artifacts import load
-from manifold.cli.options import Changes, DataName, Device, ModelName, Models, Preset, Quiet, RunFolder
+from manifold.cli.options import Changes, DataName, Device, ModelName, Models, Preset, Quiet, RunFolder, Skip
 from manifold.runtime.errors import InvalidValue
 
 
 def train(
     family: Annotated[str, typer.Argument(help="A file of training/families, such as vae or pixelcnn.")],
-    data: Annotated[str, typer.Option(help="A data set by name, or a .csv or .parquet file.")],
+    source: Annotated[str | None, typer.Argument(metavar="DATA", help="The same as --data.")] = None,
+    data: Annotated[
+        str | None, typer.Option(help="A data set by name, a .csv or .parquet file, or a folder of images.")
+    ] = None,
     preset: Preset = "cpu",
     settings: Changes = None,
     out: Annotated[Path | None, typer.Option(help="Run folder; runs/FAMILY-DATA where left out.")] = None,
     device: Device = "auto",
     precision: Annotated[str, typer.Option(help="32-true, or bf16-mixed on a GPU.")] = "32-true",
     devices: Annotated[int, typer.Option(min=1, max=64, help="How many devices.")] = 1,
+    size: Annotated[
+        str | None, typer.Option(metavar="WxH", help="Of a folder: the size that its images are brought to.")
+    ] = None,
+    colour: Annotated[str | None, typer.Option(help="Of a folder: grey or rgb; grey if no file has colour.")] = None,
+    background: Annotated[
+        str | None, typer.Option(help="Of a folder: 0 (black) to 1 (white), or none; found from the files.")
+    ] = None,
+    invert: Annotated[
+        bool, typer.Option("--invert", help="Of a folder: invert images whose border is nearer to the opposite of the background.")
+    ] = False,
+    labels: Annotated[
+        str | None, typer.Option(metavar="CSV", help="Of a folder: a file with columns file, label, split; labels.csv if it is there.")
+    ] = None,
+    skip_unreadable: Skip = False,
     quiet: Quiet = False,
-) -> None:
+) -> None:  # fmt: skip
     """Train a model family on a data set; makes a run folder."""
-    from manifold.training import families, runs
+    from manifold.training import datasets, families, runs
     from manifold.training import train as loop
 
+    if (source is None) == (data is None):
+        raise InvalidValue("data: give a data set, as an argument or by --data", field="data")
+    stated = {"size": size, "colour": colour, "background": background, "invert": invert, "labels": labels}
+    named = datasets.stated(source or data or "", {**stated, "skip": skip_unreadable})
     config = configuration(families.get(family), preset, settings)
-    run = runs.TrainingRun(out or Path("runs") / f"{family}-{Path(data).stem}", family, data, preset, config)
-    folder = loop.train(run, device=device, precision=precision, devices=devices, quiet=quiet)
+    run = runs.TrainingRun(out or Path("runs") / f"{family}-{datasets.short(named)}", family, named, preset, config)
+    loaded = datasets.load(named)
+    if named in datasets.names() and Path(named).is_dir():
+        typer.echo(f"note: {named} is the data set of that name; the folder is ./{named}", err=True)
+    for note in loaded.notes:
+        typer.echo(f"note: {note}", err=True)
+    folder = loop.train(run, loaded, device=device, precision=precision, devices=devices, quiet=quiet)
     typer.echo(f"{folder}: done; next: manifold export {folder} --name NAME")
 
 
@@ -81,7 +107,8 @@ def fit_priors(
     from manifold.training.exporting import priors
 
     loaded = load(model, models)
-    typer.echo(priors.add_to_artifact(loaded, datasets.load(data or loaded.manifest.data_name or "")))
+    items = datasets.load_like(data or loaded.manifest.data_name or "", loaded.manifest.spec)
+    typer.echo(priors.add_to_artifact(loaded, items))
 
 
 def inception(

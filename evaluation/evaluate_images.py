@@ -19,6 +19,7 @@ Array = NDArray[Any]
 
 SHEET = 64  # pictures on the page
 CONFIDENT = 0.9  # a class probability above it: an image that is clearly something
+WARNED = ("first of", "blank", "dark", "laid over the opposite")  # beginnings of notes about files
 TOO_ALIKE = 0.01  # part of exact duplicates that is worth a warning
 
 
@@ -39,12 +40,30 @@ def evaluate_images(
         )
     for name in features.skipped:
         report.warnings.append(f"left out, as it cannot be read: {name}")
+    if unread := getattr(source, "unread", None):
+        report.warnings.append(unread)
+    _files(report, features, reference)
     if features.n < extractor.dimensions:
         report.warnings.append(
             f"{features.n} images for {extractor.dimensions} features: the distance is exact, and biased far upwards; use more"
         )
     _classes(report, features, reference, extractor)
     return report, features, Pictures(features.first[:SHEET], _class_pictures(features, extractor))
+
+
+def _files(report: Report, features: ExtractedFeatures, reference: Reference) -> None:
+    """Say what was done to the files of either side. Warn of what changes what is seen: pictures left out, inverted ink, blank images."""
+    sides = {"files": features, "reference_files": reference.features}
+    for key, side in sides.items():
+        if side is None or not side.notes:
+            continue
+        report.details[key] = {note: n for note, (n, _) in side.notes.items()}
+        which = "images" if side is features else "reference images"
+        report.warnings += [
+            f"{n} of the {which}: {note} (such as {name})"
+            for note, (n, name) in side.notes.items()
+            if note.startswith(WARNED)
+        ]
 
 
 def _protocol(extractor: Extractor, reference: Reference, n: int, seed: int) -> dict[str, Any]:

@@ -9,9 +9,9 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -146,6 +146,7 @@ class ExtractedFeatures:
     duplicates: float  # part of the images that another one before them equals bit for bit
     first: Array  # uint8 (at most SHOWN, C, H, W)
     skipped: tuple[str, ...] = ()
+    notes: Mapping[str, tuple[int, str]] = field(default_factory=dict)  # done to files: how many, and the first of them
 
     @property
     def class_shares(self) -> NDArray[np.float64] | None:
@@ -170,6 +171,7 @@ def extract(
     keep = _kept(source.n, seed)
     rows, probabilities, labels, first, skipped = [], [], [], [], []  # type: ignore[var-annotated]
     hashes: set[bytes] = set()
+    notes: dict[str, tuple[int, str]] = {}
     done = shown = 0
 
     def work(start: int) -> tuple[ImageBatch, Float32, Float32 | None]:
@@ -190,6 +192,9 @@ def extract(
             first.append(images.pixels[: SHOWN - shown])
             shown += len(first[-1])
         skipped += images.skipped
+        for name, note in images.notes:
+            n, first_name = notes.get(note, (0, name))
+            notes[note] = (n + 1, first_name)
         done = min(start + batch, source.n)
         if progress:
             progress(done, source.n)
@@ -197,7 +202,7 @@ def extract(
         raise EvaluationError(f"{source.name}: {moments.n} image(s) to be read; at least 2 are needed")
     return ExtractedFeatures(
         moments.n, moments.gaussian(), np.concatenate(rows), np.concatenate(probabilities) if probabilities else None,
-        np.concatenate(labels), 1 - len(hashes) / moments.n, _same_size(first), tuple(skipped),
+        np.concatenate(labels), 1 - len(hashes) / moments.n, _same_size(first), tuple(skipped), notes,
     )  # fmt: skip
 
 

@@ -14,9 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from manifold.evaluation.errors import EvaluationError
-from manifold.runtime import imaging, npz
+from manifold.runtime import folders, imaging, npz
 from manifold.runtime.engine import Model
 from manifold.runtime.errors import ManifoldError, cut
+from manifold.runtime.imaging import Fitted
 from manifold.runtime.kinds.image import ImageSpec
 
 Array = NDArray[Any]
@@ -25,7 +26,7 @@ Pixels = NDArray[np.uint8]
 NPZ_BYTES = 8 * 2**30  # of the images of an .npz file, unpacked
 VALUES = 2**24  # of a batch of images at most, unless one image has more
 HASHED = 500  # images that are hashed at a time, or fewer if they are large
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+READER = 2  # of image files; features that were cached under an earlier one are computed anew
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,9 @@ class ImageBatch:
     pixels: Pixels | list[Pixels]  # (n, C, H, W), or (C, H, W) each where sizes differ
     labels: NDArray[np.int64]
     skipped: tuple[str, ...] = ()  # files that could not be read
+    notes: tuple[
+        tuple[str, str], ...
+    ] = ()  # what was done to files, and warnings about them, each with the file's name
 
     def __len__(self) -> int:
         return len(self.pixels)
@@ -196,14 +200,18 @@ class Folder:
     mixed: bool = False  # sizes may differ, as each is resized
     files: Sequence[Path] = ()
     name: str = ""
+    background: float = 0.0  # what transparent images are laid over
+    invert: bool = False  # whether ink is inverted that is only visible on the opposite of the background
 
     @classmethod
-    def of(cls, root: Path, colour: str, *, skip: bool = False, mixed: bool = False) -> Folder:
-        """Lists the files. Raises EvaluationError where there are none."""
-        files = sorted(path for path in root.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+    def of(
+        cls, root: Path, colour: str, *, skip: bool = False, mixed: bool = False, background: float = 0.0, invert: bool = False
+    ) -> Folder:  # fmt: skip
+        """List the files; hidden ones are left out. Raises EvaluationError where there are none."""
+        files = folders.image_files(root)
         if not files:
-            raise EvaluationError(f"{root}: no images there; {', '.join(SUFFIXES)} files are read")
-        return cls(root, colour, skip, mixed, files, root.name)
+            raise EvaluationError(f"{root}: no images there; {', '.join(folders.SUFFIXES)} files are read")
+        return cls(root, colour, skip, mixed, files, root.name, background, invert)
 
     @property
     def n(self) -> int:
@@ -212,26 +220,28 @@ class Folder:
 
     def batch(self, start: int, stop: int) -> ImageBatch:
         read: list[Pixels] = []
-        skipped = []
+        skipped, notes = [], []
         for path in self.files[start:stop]:
             try:
-                read.append(self._read(path))
+                image, fitted = self._read(path)
             except ManifoldError as error:
                 if isinstance(error, EvaluationError) or not self.skip:
                     raise
                 skipped.append(f"{path}: {error.message}")
+                continue
+            read.append(image)
+            notes += [(str(path.relative_to(self.root)), note) for note in (*fitted.steps, *fitted.warnings)]
         labels = np.full(len(read), -1, np.int64)
         same = len({image.shape for image in read}) == 1
-        return ImageBatch(np.stack(read) if same else read, labels, tuple(skipped))
+        return ImageBatch(np.stack(read) if same else read, labels, tuple(skipped), tuple(notes))
 
-    def _read(self, path: Path) -> Pixels:
+    def _read(self, path: Path) -> tuple[Pixels, Fitted]:
         try:
-            pixels = imaging.read_pixels(path.read_bytes(), self.colour, field=str(path))
+            image, fitted = self._decoded(path)
         except ManifoldError as error:
             if self.skip:
                 raise
             raise EvaluationError(f"{error.message}; remove it, or go on without it by --skip-unreadable") from None
-        image = pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
         if not self.mixed and image.shape != self._first_shape():
             first, (_, height, width) = self.files[0], self._first_shape()
             raise EvaluationError(
@@ -239,24 +249,35 @@ class Folder:
                 "make them one size, or say how with --resize",
                 field="resize",
             )
-        return image
+        return image, fitted
+
+    def _decoded(self, path: Path) -> tuple[Pixels, Fitted]:
+        channels = 1 if self.colour == "L" else 3
+        return imaging.read_unscaled(
+            path.read_bytes(), channels, background=self.background, invert=self.invert, field=str(path)
+        )
 
     def _first_shape(self) -> tuple[int, ...]:
         """Return the shape of the first file that can be read."""
         if "shape" not in self._cache:
             for path in self.files:
                 try:
-                    pixels = imaging.read_pixels(path.read_bytes(), self.colour, field=str(path))
+                    self._cache["shape"] = self._decoded(path)[0].shape
                 except ManifoldError:
                     continue  # it is named when its turn comes
-                self._cache["shape"] = (1, *pixels.shape) if pixels.ndim == 2 else (3, *pixels.shape[:2])
                 break
         return self._cache["shape"]
 
     _cache: dict[str, tuple[int, ...]] = field(default_factory=dict, repr=False, compare=False)
 
+    @property
+    def unread(self) -> str | None:
+        """Return a warning about images in the folder whose format is not read; None if there are none."""
+        return folders.unread_note(self.root)
+
     def content_hash(self) -> str:
-        digest = hashlib.sha256(f"{self.colour} {self.skip}".encode())
+        read_by = f"{READER} {self.colour} {self.skip} {self.background} {self.invert}"
+        digest = hashlib.sha256(read_by.encode())
         for path in self.files:
             digest.update(hashlib.sha256(path.read_bytes()).digest())
         return digest.hexdigest()
@@ -291,10 +312,12 @@ def pixels_of(model: Model, outputs: Array) -> Pixels:
     return imaging.to_uint8(outputs, ImageSpec.of(model.manifest.spec, f"model: {model.manifest.name}"))
 
 
-def open_images(path: Path, colour: str, *, skip: bool = False, mixed: bool = False) -> ImageSource:
-    """Open a folder of image files, or a .npy or .npz file (its only array, or `arr_0`)."""
+def open_images(
+    path: Path, colour: str, *, skip: bool = False, mixed: bool = False, background: float = 0.0, invert: bool = False
+) -> ImageSource:
+    """Open a folder of image files (arguments as of Folder), or a .npy or .npz file (its only array, or `arr_0`)."""
     if path.is_dir():
-        return Folder.of(path, colour, skip=skip, mixed=mixed)
+        return Folder.of(path, colour, skip=skip, mixed=mixed, background=background, invert=invert)
     if path.suffix not in (".npy", ".npz"):
         raise EvaluationError(f"{path}: neither a folder of images nor a .npy or .npz file")
     try:

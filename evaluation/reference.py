@@ -28,7 +28,7 @@ Array = NDArray[Any]
 CACHE_VARIABLE = "MANIFOLD_CACHE"
 DIMENSIONS = 8192  # features that statistics may have
 MOMENTS_BYTES = 9 * DIMENSIONS**2
-FORMAT = 1  # of the cached files; another one is made anew
+FORMAT = 2  # of the cached files; another one is made anew
 
 
 @dataclass(frozen=True)
@@ -86,6 +86,7 @@ def _write(path: Path, features: ExtractedFeatures) -> None:
     arrays: dict[str, Any] = {
         "n": features.n, "mu": gaussian.mean, "rows": features.rows, "labels": features.labels, "duplicates": features.duplicates,
         "first": features.first, "skipped": np.asarray(features.skipped, dtype=np.str_),
+        "notes": np.asarray([(note, str(n), name) for note, (n, name) in features.notes.items()], dtype=np.str_).reshape(-1, 3),
     }  # fmt: skip
     if gaussian.rows is not None:
         arrays["factor"] = gaussian.rows
@@ -104,7 +105,7 @@ def _read(path: Path) -> ExtractedFeatures:
     gaussian = FeatureGaussian(arrays["mu"], n, covariance=arrays.get("sigma"), rows=arrays.get("factor"))
     return ExtractedFeatures(
         n, gaussian, arrays["rows"], arrays.get("probabilities"), arrays["labels"], float(arrays["duplicates"]), arrays["first"],
-        tuple(str(name) for name in arrays["skipped"]),
+        tuple(str(name) for name in arrays["skipped"]), {note: (int(n), name) for note, n, name in arrays["notes"].tolist()},
     )  # fmt: skip
 
 

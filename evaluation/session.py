@@ -168,7 +168,10 @@ class Session:
             )
 
     def _images(self, path: Path, extractor: Extractor, skip: bool) -> images.ImageSource:
-        return images.open_images(path, extractor.colour, skip=skip, mixed=extractor.mode != resize.NONE)
+        spec, mixed = extractor.spec, extractor.mode != resize.NONE
+        return images.open_images(
+            path, extractor.colour, skip=skip, mixed=mixed, background=spec.background or 0.0, invert=spec.invert
+        )
 
     def _reference_of(self, path: Path, extractor: Extractor, skip: bool, stage: Stage) -> Reference:
         """Return the statistics of images in a folder or file."""

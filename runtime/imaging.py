@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 import json
-import math
 import struct
 import warnings
 import zlib
@@ -18,10 +17,20 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, PngImagePlugin
+from PIL import Image, PngImagePlugin
 
-from manifold.runtime import texts
-from manifold.runtime.errors import InvalidValue, Malformed, TooLarge, UnsupportedMedia
+from manifold.runtime import image_headers, ink, texts
+from manifold.runtime.errors import InvalidValue, Malformed, TooLarge
+from manifold.runtime.image_headers import FORMATS as FORMATS
+from manifold.runtime.image_headers import GREY_ALPHA, bits_of
+from manifold.runtime.image_headers import MAX_PIXELS as MAX_PIXELS
+from manifold.runtime.pixels import from_uint8 as from_uint8
+from manifold.runtime.pixels import grid as grid
+from manifold.runtime.pixels import grid_recipe as grid_recipe
+from manifold.runtime.pixels import keyed, turned
+from manifold.runtime.pixels import to_uint8 as to_uint8
+from manifold.runtime.pixels import to_unit as to_unit
+from manifold.runtime.pixels import to_unit32 as to_unit32
 
 if TYPE_CHECKING:
     from manifold.runtime.kinds.image import ImageSpec
@@ -29,16 +38,12 @@ if TYPE_CHECKING:
 Float32 = NDArray[np.float32]
 Pixels = NDArray[np.uint8]
 
-FORMATS = ("PNG", "JPEG", "WEBP")
-# other formats by their first bytes, which no decoder needs to be asked for: name, place, bytes
-OTHERS = (
-    ("GIF", 0, b"GIF8"), ("BMP", 0, b"BM"), ("TIFF", 0, b"II*\0"), ("TIFF", 0, b"MM\0*"), ("AVIF", 4, b"ftypavif"), ("HEIC", 4, b"ftyphei"),
-    ("JPEG 2000", 0, b"\0\0\0\x0cjP  "), ("JPEG 2000", 0, b"\xff\x4f\xff\x51"), ("PSD", 0, b"8BPS"), ("ICO", 0, b"\0\0\1\0"),
-)  # fmt: skip
-MAX_SCANS = 500  # of a progressive JPEG, each of which decodes all of its pixels anew
 MEDIA_TYPES = {"image/png": "PNG", "image/jpeg": "JPEG", "image/webp": "WEBP"}
-MAX_PIXELS = 16_000_000
 RECIPE = "manifold"  # keyword of the PNG text chunk
+DARK = 4096  # of 65535
+PLAIN = {"LA": "L", "PA": "P", "RGBA": "RGB", "I;16": "L", "I": "L"}  # modes without their alpha, in 8 bits
+ON_OPPOSITE = "laid over the opposite of the background, on which its ink would be lost"
+INVERTED_INK = "inverted: its ink is only visible on the opposite of the background"
 
 # what PIL raises on damaged files, beside its own UnidentifiedImageError (an OSError)
 _DAMAGE = (
@@ -52,6 +57,7 @@ _DAMAGE = (
     KeyError,
     TypeError,
     OverflowError,
+    AssertionError,  # a palette image without a palette
 )
 
 
@@ -62,49 +68,106 @@ class Fitted:
     size: tuple[int, int]  # width, height as it came
     mode: str
     steps: tuple[str, ...]
+    warnings: tuple[str, ...] = ()  # such as an image that is blank
+    upright: tuple[int, int] = (0, 0)  # width, height after it was turned by its EXIF tag
 
     def as_dict(self) -> dict[str, Any]:
         """Return the steps as an entry of an answer's `fitted`."""
-        return {"width": self.size[0], "height": self.size[1], "mode": self.mode, "steps": list(self.steps)}
-
-
-# --- ranges -------------------------------------------------------------------------------------------------------------------
-
-
-def from_uint8(pixels: Pixels, spec: ImageSpec) -> Float32:
-    """uint8 to float32 in the spec's range."""
-    low, high = spec.range
-    exact: Float32 = (np.arange(256) / 255 * (high - low) + low).astype(np.float32)
-    return exact[pixels]
-
-
-def to_uint8(values: NDArray[Any], spec: ImageSpec) -> Pixels:
-    """Float in the spec's range (values beyond it are clipped) to uint8."""
-    low, high = spec.range
-    pixels: Pixels = (
-        np.rint((np.asarray(values, np.float64) - low) * (255 / (high - low))).clip(0, 255).astype(np.uint8)
-    )
-    return pixels
-
-
-def to_unit(values: NDArray[Any], spec: ImageSpec) -> NDArray[np.float64]:
-    """Float in the spec's range to [0, 1], float64."""
-    low, high = spec.range
-    return (np.asarray(values, np.float64) - low) / (high - low)
-
-
-def to_unit32(values: NDArray[Any], spec: ImageSpec) -> Float32:
-    """Float in the spec's range (values beyond it are clipped) to [0, 1], float32."""
-    unit = values if spec.range == (0.0, 1.0) and values.dtype == np.float32 else to_unit(values, spec)
-    return np.minimum(np.maximum(unit, 0), 1).astype(np.float32, copy=False)
+        width, height = self.size
+        return {
+            "width": width,
+            "height": height,
+            "mode": self.mode,
+            "steps": list(self.steps),
+            "warnings": list(self.warnings),
+        }
 
 
 # --- reading ------------------------------------------------------------------------------------------------------------------
 
 
-def read_pixels(content: bytes, mode: str, *, field: str = "image", max_pixels: int = MAX_PIXELS) -> Pixels:
-    """Pixels of an image file in PIL mode `mode`, uint8 (height, width[, 3])."""
-    return np.asarray(_open(content, field, max_pixels).convert(mode))
+@dataclass(frozen=True)
+class Decoded:
+    """The pixels of an image file, upright and in 8 bits, with the transparency beside them."""
+
+    pixels: Pixels  # (h, w, 1) of grey files, else (h, w, 3)
+    alpha: Pixels | None  # (h, w); None if every pixel is opaque
+    size: tuple[int, int]  # width, height as it came
+    mode: str  # PIL's name
+    bits: int  # of a value of the file
+    orientation: int  # of the EXIF tag
+    steps: tuple[str, ...]
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def upright(self) -> tuple[int, int]:
+        """Return width and height of the upright image."""
+        return self.pixels.shape[1], self.pixels.shape[0]
+
+    @property
+    def opaque(self) -> NDArray[np.bool_]:
+        """Return which pixels are opaque, (h, w)."""
+        return np.ones(self.pixels.shape[:2], bool) if self.alpha is None else self.alpha >= ink.OPAQUE
+
+    @property
+    def is_flat(self) -> bool:
+        """Return whether all pixels of the file are equal, or transparent."""
+        if self.alpha is not None and not self.alpha.any():
+            return True
+        return ink.is_flat(self.pixels) and (self.alpha is None or ink.is_flat(self.alpha))
+
+
+def decode(content: bytes, *, field: str = "image", max_pixels: int = MAX_PIXELS) -> Decoded:
+    """Decode an image file. Every reader of this module begins here.
+
+    The first picture of several is taken; it is turned upright by its EXIF tag; 1 to 16 bits become 8, where black stays 0 and white stays
+    255; palettes and CMYK become RGB; transparency, also a transparent colour or palette entry, becomes alpha. Colour profiles and gamma
+    are not applied.
+
+    Raises Malformed (not an image), UnsupportedMedia (another format), TooLarge (by its header, before decoding).
+    """
+    image = _open(content, field, max_pixels)
+    bits, orientation = bits_of(content), _orientation(image)
+    steps = _pictures(image)
+    try:
+        pixels, alpha = _planes(image, content, bits)
+        warned = _dark(image, content) if bits == 16 else ()
+    except _DAMAGE:
+        raise Malformed(f"{field}: the {image.format} file is damaged or cut short", field=field) from None
+    if orientation != 1:
+        pixels, alpha = turned(pixels, orientation), None if alpha is None else turned(alpha, orientation)
+        steps.append("turned upright by its EXIF tag")
+    if bits == 16:
+        steps.append("16 bits to 8")
+    if alpha is not None and (alpha == 255).all():
+        alpha = None
+    return Decoded(pixels, alpha, image.size, image.mode, bits, orientation, tuple(steps), warned)
+
+
+def read_pixels(
+    content: bytes, mode: str, *, background: float = 0.0, field: str = "image", max_pixels: int = MAX_PIXELS
+) -> Pixels:
+    """Pixels of an image file in PIL mode `mode`, L or RGB, uint8 (height, width[, 3]). See `read_unscaled`."""
+    channels = 1 if mode == "L" else 3
+    pixels, _ = read_unscaled(content, channels, background=background, field=field, max_pixels=max_pixels)
+    return pixels[0] if channels == 1 else pixels.transpose(1, 2, 0)
+
+
+def read_unscaled(
+    content: bytes, channels: int, *, background: float = 0.0, invert: bool = False, field: str = "image", max_pixels: int = MAX_PIXELS
+) -> tuple[Pixels, Fitted]:  # fmt: skip
+    """An image file to pixels uint8 (C, H, W) of its own size, and what was done. For images that are judged as they are.
+
+    It differs from `read_image` in two things: nothing is scaled, and an opaque image is never inverted. With `invert`, ink that is only
+    visible on the opposite of the background is inverted, as `read_image` does. Raises as `decode` does.
+    """
+    decoded = decode(content, field=field, max_pixels=max_pixels)
+    laid = _laid(decoded, channels, background, invert)
+    pixels, steps = laid.pixels, [*decoded.steps, *laid.steps]
+    if invert and laid.lost:
+        pixels = 255 - pixels
+        steps.append(INVERTED_INK)
+    return pixels.transpose(2, 0, 1), _fitted(decoded, pixels, steps)
 
 
 def read_image(
@@ -112,70 +175,132 @@ def read_image(
 ) -> tuple[Pixels, Fitted]:
     """An image file to pixels uint8 (C, H, W) of the model's size, and what was done.
 
-    The rule of `contain`: upright by its EXIF tag; alpha laid over the background; grey or RGB as the model has it (grey by ITU-R 601);
-    scaled as large as fits without distortion (Lanczos) and centred on the background; inverted where the spec says so and the border is
-    nearer to the opposite of the background. `strict` refuses whatever would need any of this.
+    The rule of `contain`: decoded as `decode` says; alpha laid over the background, or over its opposite if the ink would be lost
+    (runtime.ink); grey or RGB as the model has it (grey by ITU-R 601); scaled as large as fits without distortion (Lanczos) and centred on
+    the background; inverted where the spec says so and the canvas, or the border of an opaque image, is nearer to the opposite of the
+    background. `strict` refuses whatever would need any of this.
 
-    Raises Malformed (not an image), UnsupportedMedia (another format), TooLarge (by its header, before decoding), InvalidValue (strict).
+    Raises as `decode` does, and InvalidValue (strict).
     """
-    image = _open(content, field, max_pixels)
-    size, mode, steps = image.size, image.mode, []
-    image, upright = _upright(image)
-    steps += upright
-    pixels, recoloured = _recolour(image, spec)
-    steps += recoloured
-    if (image.width, image.height) != (spec.width, spec.height):
-        pixels = _contain(pixels, spec)
+    decoded = decode(content, field=field, max_pixels=max_pixels)
+    laid = _laid(decoded, spec.channels, spec.background or 0.0, spec.invert)
+    pixels, steps = laid.pixels, [*decoded.steps, *laid.steps]
+    if decoded.upright != (spec.width, spec.height):
+        pixels = _contain(pixels, spec, laid.around)
         steps.append(f"scaled and centred to {spec.width}x{spec.height}")
-    if spec.invert and spec.background is not None and _border_is_opposite(pixels, spec.background):
+    if spec.invert and laid.lost:
+        pixels = 255 - pixels
+        steps.append(INVERTED_INK)
+    elif (
+        spec.invert and spec.background is not None and not laid.canvas and _border_is_opposite(pixels, spec.background)
+    ):
         pixels = 255 - pixels
         steps.append("inverted: its border was nearer to the opposite of the background")
     if steps and fit == "strict":
         want = f"{spec.width}x{spec.height} {'grey' if spec.channels == 1 else 'RGB'}"
+        width, height = decoded.size
         raise InvalidValue(
-            f'{field}: {size[0]}x{size[1]} {mode} does not fit the model\'s {want} (would be {"; ".join(steps)}); send it so, or use fit: "contain"',
+            f'{field}: {width}x{height} {decoded.mode} does not fit the model\'s {want} (would be {"; ".join(steps)}); send it so, or use fit: "contain"',
             field=field,
         )
-    return pixels.transpose(2, 0, 1), Fitted(size, mode, tuple(steps))
+    return pixels.transpose(2, 0, 1), _fitted(decoded, pixels, steps)
 
 
 def read_mask(
     content: bytes, spec: ImageSpec, image: tuple[int, int], *, field: str = "mask", max_pixels: int = MAX_PIXELS
 ) -> Pixels:
-    """A mask's file to uint8 (1, H, W), 1 where its image is known: white, or at least half of it.
+    """A mask's file to uint8 (1, H, W), 1 where its image is known: white, or at least half of it, and at least half opaque.
 
-    It has the size of its image (`image`: width, height), and is scaled and centred with it (known is a pixel that is known whole; the margins
-    are known), or the model's. Raises as read_image does, InvalidValue for any other size.
+    If its largest opaque value is 1 in the units of the file, it holds 0 and 1, and 1 is known. It has the upright size of its image
+    (`image`: width, height), and is scaled and centred with it (known is a pixel that is known whole; the margins are known), or the
+    model's. Raises as `decode` does, InvalidValue for any other size.
     """
-    grey = _open(content, field, max_pixels).convert("L")
-    known = np.where(np.asarray(grey) >= 128, 255, 0).astype(np.uint8)[:, :, None]
-    if grey.size == (spec.width, spec.height):
+    decoded = decode(content, field=field, max_pixels=max_pixels)
+    known = np.where(_known(decoded, content, max_pixels), 255, 0).astype(np.uint8)[:, :, None]
+    if decoded.upright == (spec.width, spec.height):
         return np.asarray(known[None, :, :, 0] > 0, np.uint8)
-    if grey.size != image:
+    if decoded.upright != image:
+        width, height = decoded.upright
         sizes = dict.fromkeys(f"{width}x{height}" for width, height in (image, (spec.width, spec.height)))
         raise InvalidValue(
-            f"{field}: {grey.width}x{grey.height}, which is not its image's size; it can be {' or '.join(sizes)}",
+            f"{field}: {width}x{height}, which is not its image's size; it can be {' or '.join(sizes)}",
             field=field,
         )
     white = spec.model_copy(update={"channels": 1, "background": 1.0, "invert": False})
-    return np.asarray(_contain(known, white, Image.Resampling.BOX)[None, :, :, 0] == 255, np.uint8)
+    return np.asarray(_contain(known, white, 255, Image.Resampling.BOX)[None, :, :, 0] == 255, np.uint8)
+
+
+def _known(decoded: Decoded, content: bytes, max_pixels: int) -> NDArray[np.bool_]:
+    """Return which pixels (h, w) of a mask are known."""
+    opaque, values = decoded.opaque, decoded.pixels.max(axis=2)
+    largest = int(values[opaque].max()) if opaque.any() else 0
+    if decoded.bits == 16 and largest == 0:  # 0 and 1 of 65535 are both 0 in 8 bits
+        words = turned(_words(_open(content, "mask", max_pixels), content), decoded.orientation).max(axis=2)
+        return np.asarray(opaque & (words > 0) & (words[opaque].max(initial=0) == 1), bool)
+    if decoded.bits < 16 and largest == 255 // (2**decoded.bits - 1):
+        return np.asarray(opaque & (values == largest), bool)
+    return np.asarray(opaque & (_in_colour(decoded.pixels, 1)[:, :, 0] >= 128), bool)
+
+
+@dataclass(frozen=True)
+class _Laid:
+    """A decoded image in the colours of a model, laid over a canvas."""
+
+    pixels: Pixels  # (h, w, C)
+    steps: tuple[str, ...]
+    around: int  # the value of margins
+    canvas: bool = False  # the image lies on a transparent canvas
+    lost: bool = False  # its ink is lost on the background, so that the canvas is the opposite
+
+
+def _laid(decoded: Decoded, channels: int, background: float, invert: bool) -> _Laid:
+    """Return an image on its canvas. Margins, and small transparent corners, are the opposite of the background if it is about to be inverted."""
+    base, steps = round(255 * background), []
+    pixels, alpha = _in_colour(decoded.pixels, channels), decoded.alpha
+    plain = PLAIN.get(decoded.mode, decoded.mode)
+    if plain != ("L" if channels == 1 else "RGB"):
+        steps.append(f"{plain} to {'grey' if channels == 1 else 'RGB'}")
+    if alpha is None:
+        opposite = invert and _border_is_opposite(pixels, background)
+        return _Laid(pixels, tuple(steps), 255 - base if opposite else base)
+    if ink.has_canvas(alpha):
+        lost = ink.is_lost(pixels, alpha, base)
+        under = 255 - base if lost else base
+        steps.append(ON_OPPOSITE if lost else "laid over the background")
+        return _Laid(ink.over(pixels, alpha, under), tuple(steps), under, True, lost)
+    laid = ink.over(pixels, alpha, base)
+    steps.append("laid over the background")
+    if invert and _border_is_opposite(laid, background):
+        return _Laid(ink.over(pixels, alpha, 255 - base), tuple(steps), 255 - base)
+    return _Laid(laid, tuple(steps), base)
+
+
+def _fitted(decoded: Decoded, pixels: Pixels, steps: Sequence[str]) -> Fitted:
+    """Return what was done to an image, with a warning if nothing of it is left to see."""
+    warned = list(decoded.warnings)
+    if decoded.is_flat:
+        clear = decoded.alpha is not None and not decoded.alpha.any()
+        warned.append(f"blank: every pixel of the file {'is transparent' if clear else 'has the same value'}")
+    elif ink.is_flat(pixels):
+        warned.append("blank: every pixel has the same value after fitting, though not in the file")
+    return Fitted(decoded.size, decoded.mode, tuple(steps), tuple(warned), decoded.upright)
 
 
 def _open(content: bytes, field: str, max_pixels: int) -> Image.Image:
     """Checks format and size by the header alone, then decodes."""
     if not content:
         raise Malformed(f"{field}: empty; send the bytes of a PNG, JPEG or WebP file", field=field)
-    _check_head(content, field, max_pixels)
+    image_headers.check(content, field, max_pixels)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit below is ours, and lower
+            warnings.simplefilter(
+                "ignore"
+            )  # of a large file, where the limit below is ours, and lower, and of a damaged list of pictures
             image = Image.open(io.BytesIO(content), formats=FORMATS)
     except Image.DecompressionBombError:
         raise TooLarge(f"{field}: over {max_pixels} pixels", field=field) from None
     except _DAMAGE:
         raise Malformed(f"{field}: not an image; send the bytes of a PNG, JPEG or WebP file", field=field) from None
-    if image.format not in FORMATS:  # several pictures in one JPEG file
-        raise UnsupportedMedia(f"{field}: {image.format} images are not read", field=field, valid=FORMATS)
     if image.width * image.height > max_pixels:
         raise TooLarge(f"{field}: {image.width}x{image.height} is over the limit of {max_pixels} pixels", field=field)
     try:
@@ -185,76 +310,98 @@ def _open(content: bytes, field: str, max_pixels: int) -> Image.Image:
     return image
 
 
-def _check_head(content: bytes, field: str, max_pixels: int) -> None:
-    """Raise what the first bytes say, before any decoder sees the file: another format, or a size that a decoder would make room for."""
-    if other := next((name for name, at, magic in OTHERS if content.startswith(magic, at)), None):
-        raise UnsupportedMedia(f"{field}: {other} images are not read", field=field, valid=FORMATS)
-    if (size := _webp_size(content)) is not None and size[0] * size[1] > max_pixels:
-        raise TooLarge(f"{field}: {size[0]}x{size[1]} is over the limit of {max_pixels} pixels", field=field)
-    if content.startswith(b"\xff\xd8") and content.count(b"\xff\xda") > MAX_SCANS:
-        raise TooLarge(f"{field}: the JPEG file has more than {MAX_SCANS} scans", field=field)
-
-
-def _webp_size(content: bytes) -> tuple[int, int] | None:
-    """Return width and height of a WebP file's canvas, for which its decoder makes room at once."""
-    if content[:4] != b"RIFF" or content[8:12] != b"WEBP" or len(content) < 30:
-        return None
-    kind = content[12:16]
-    if kind == b"VP8X":
-        return 1 + _number(content[24:27]), 1 + _number(content[27:30])
-    if kind == b"VP8L":
-        return 1 + (_number(content[21:25]) & 0x3FFF), 1 + (_number(content[21:25]) >> 14 & 0x3FFF)
-    return _number(content[26:28]) & 0x3FFF, _number(content[28:30]) & 0x3FFF
-
-
-def _number(content: bytes) -> int:
-    return int.from_bytes(content, "little")
-
-
-def _upright(image: Image.Image) -> tuple[Image.Image, list[str]]:
+def _pictures(image: Image.Image) -> list[str]:
+    """Return the step that takes the first picture of several."""
     try:
-        turned = image.getexif().get(0x0112, 1) != 1
-        return (ImageOps.exif_transpose(image), ["turned upright by its EXIF tag"]) if turned else (image, [])
+        n = int(getattr(image, "n_frames", 1))
+    except _DAMAGE:
+        n = 1
+    return [f"first of {n} {'pictures' if image.format == 'MPO' else 'frames'}"] if n > 1 else []
+
+
+def _orientation(image: Image.Image) -> int:
+    """Return the EXIF orientation, 1 to 8; 1 if there is none."""
+    try:
+        stated = image.getexif().get(0x0112, 1)
     except _DAMAGE:  # a broken EXIF block says nothing about the pixels
-        return image, []
+        return 1
+    return stated if isinstance(stated, int) and 1 <= stated <= 8 else 1
 
 
-def _recolour(image: Image.Image, spec: ImageSpec) -> tuple[Pixels, list[str]]:
-    """Pixels (h, w, channels), and what was done."""
-    want, steps = ("L" if spec.channels == 1 else "RGB"), []
-    if image.mode.startswith(("I", "F")):  # 16-bit grey: PIL's own conversion would clip it
-        image = Image.fromarray((np.asarray(image, np.float64) / 257).clip(0, 255).astype(np.uint8))
-        steps.append("16 bits to 8")
-    if image.has_transparency_data:
-        background = round(255 * (spec.background or 0.0))
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, (background,) * 3 + (255,)), image).convert("RGB")
-        steps.append("laid over the background")
-        if want == "L":
-            image = image.convert("L")
-    if image.mode != want:
-        steps.append(f"{image.mode} to {'grey' if want == 'L' else 'RGB'}")
-        image = image.convert(want)
-    pixels = np.asarray(image, np.uint8)
-    return pixels.reshape(image.height, image.width, spec.channels), steps
+def _planes(image: Image.Image, content: bytes, bits: int) -> tuple[Pixels, Pixels | None]:
+    """Return pixels (h, w, 1 or 3) in 8 bits and alpha (h, w), None if there is none."""
+    mode, key = image.mode, image.info.get("transparency")
+    if mode.startswith("I"):  # 16-bit grey: PIL's own conversion would clip it
+        words = _words(image, content)
+        return (words >> 8).astype(np.uint8), keyed(words, key)
+    if mode in ("1", "L"):
+        pixels = np.asarray(image.convert("L"))[:, :, None]
+        scale = (
+            255 // (2**bits - 1) if mode == "L" and bits < 8 else 1
+        )  # PIL scales the values, and not the transparent one
+        return pixels, keyed(pixels, key * scale if isinstance(key, int) else None)
+    if mode == "RGB":
+        pixels = np.asarray(image)
+        return pixels, keyed(_words(image, content) if bits == 16 and key is not None else pixels, key)
+    if mode == "LA":
+        both = np.asarray(image)
+        return both[:, :, :1], both[:, :, 1]
+    if image.has_transparency_data:  # RGBA, PA, and palettes with transparent entries
+        both = np.asarray(image.convert("RGBA"))
+        grey = mode == "RGBA" and bits == 16 and content[25] == GREY_ALPHA
+        return both[:, :, : 1 if grey else 3], both[:, :, 3]
+    return np.asarray(image.convert("RGB")), None
 
 
-def _contain(pixels: Pixels, spec: ImageSpec, by: Image.Resampling = Image.Resampling.LANCZOS) -> Pixels:
+def _words(image: Image.Image, content: bytes) -> NDArray[np.uint16]:
+    """Return the 16-bit values (h, w, 1 or 3) of a PNG file, without alpha. PIL gives the upper bytes of colour files alone."""
+    if image.mode.startswith("I"):
+        return np.asarray(image).clip(0, 65535).astype(np.uint16)[:, :, None]
+    raw = {"RGB": ("RGB;16B", "RGB;16L"), "RGBA": ("RGBA;16B", "RGBA;16L")}[image.mode]
+    if content[25] == GREY_ALPHA:  # four bytes a pixel: both of grey, both of alpha
+        pair = _raw(content, "RGBA")
+        upper, lower = pair[:, :, :1], pair[:, :, 1:2]
+    else:
+        upper, lower = (_raw(content, kind)[:, :, :3] for kind in raw)
+    return np.asarray(upper * np.uint16(256) + lower, np.uint16)
+
+
+def _raw(content: bytes, kind: str) -> Pixels:
+    """Return a PNG file's bytes as PIL's raw mode `kind` takes them."""
+    with Image.open(io.BytesIO(content), formats=("PNG",)) as image:
+        assert isinstance(image, PngImagePlugin.PngImageFile)
+        image.tile = [tile._replace(args=kind) for tile in image.tile]
+        return np.asarray(image)
+
+
+def _dark(image: Image.Image, content: bytes) -> tuple[str, ...]:
+    """Return a warning for a 16-bit file that uses a sixteenth of its range at most, such as one with 12-bit values."""
+    if not image.mode.startswith("I") or not (largest := int(_words(image, content).max())) or largest >= DARK:
+        return ()
+    return (
+        f"dark: the 16-bit values end at {largest} of 65535; if {largest} is to be white, scale them to the full range",
+    )
+
+
+def _in_colour(pixels: Pixels, channels: int) -> Pixels:
+    """Return pixels (h, w, 1 or 3) as (h, w, channels)."""
+    if pixels.shape[2] == channels:
+        return pixels
+    if channels == 3:
+        return pixels.repeat(3, axis=2)
+    return np.asarray(Image.fromarray(np.ascontiguousarray(pixels)).convert("L"))[:, :, None]
+
+
+def _contain(pixels: Pixels, spec: ImageSpec, around: int, by: Image.Resampling = Image.Resampling.LANCZOS) -> Pixels:
+    """Return pixels (h, w, C) scaled to the model's size and centred. Margins have the value `around`."""
     height, width, _ = pixels.shape
     scale = min(spec.width / width, spec.height / height)
     new = max(1, round(width * scale)), max(1, round(height * scale))
-    image = Image.fromarray(pixels[:, :, 0] if spec.channels == 1 else pixels).resize(new, by)
-    canvas = np.full((spec.height, spec.width, spec.channels), _empty(pixels, spec), np.uint8)
+    image = Image.fromarray(pixels[:, :, 0] if spec.channels == 1 else np.ascontiguousarray(pixels)).resize(new, by)
+    canvas = np.full((spec.height, spec.width, spec.channels), around, np.uint8)
     top, left = (spec.height - new[1]) // 2, (spec.width - new[0]) // 2
     canvas[top : top + new[1], left : left + new[0]] = np.asarray(image).reshape(new[1], new[0], spec.channels)
     return canvas
-
-
-def _empty(pixels: Pixels, spec: ImageSpec) -> int:
-    """Return the value that margins are filled with: the background, or its opposite if the image is about to be inverted."""
-    background = spec.background or 0.0
-    opposite = spec.invert and _border_is_opposite(pixels, background)
-    return round(255 * (1 - background if opposite else background))
 
 
 def _border_is_opposite(pixels: Pixels, background: float) -> bool:
@@ -316,28 +463,3 @@ def read_recipe(content: bytes) -> dict[str, Any]:
     if not isinstance(recipe, dict):
         raise InvalidValue("the image's recipe is damaged: it is not a JSON object")
     return recipe
-
-
-def grid_recipe(recipes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return the recipe of a grid of items, from the recipes of the items."""
-    first, n = recipes[0], len(recipes)
-    recipe = {**first, "n": n}
-    for key in ("class", "condition", "conditions", "inputs", "latents", "named_latents", "codes"):
-        values = [one[key] for one in recipes if key in one]
-        if values and (key != "class" or any(value != values[0] for value in values)):
-            recipe[key] = values
-    return recipe
-
-
-def grid(images: Pixels, *, columns: int | None = None, scale: int = 1, gap: int = 2) -> Pixels:
-    """Images (n, C, H, W) side by side, left to right and down, as one (C, H', W'); as square as it goes where columns is None."""
-    n, channels, height, width = images.shape
-    columns = min(n, columns or math.ceil(math.sqrt(n)))
-    lines = -(-n // columns)
-    images = images.repeat(scale, axis=2).repeat(scale, axis=3)
-    height, width = height * scale + gap, width * scale + gap
-    canvas = np.full((channels, lines * height - gap, columns * width - gap), 64, np.uint8)
-    for index, image in enumerate(images):
-        top, left = index // columns * height, index % columns * width
-        canvas[:, top : top + height - gap, left : left + width - gap] = image
-    return canvas

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 from pydantic import ValidationError
 
-from manifold.runtime import codecs, imaging
+from manifold.runtime import codecs, image_headers, imaging
 from manifold.runtime.errors import InvalidValue, Malformed, RequestError, TooLarge, UnsupportedMedia
 from manifold.runtime.kinds.image import ImageSpec
 
@@ -209,7 +209,7 @@ def refusal(content: bytes, max_pixels: int = imaging.MAX_PIXELS) -> type[Except
 def test_a_webp_file_is_measured_before_it_is_opened(monkeypatch: pytest.MonkeyPatch, lossless: bool) -> None:
     plain = file(Image.new("RGB", (300, 200)), "WEBP", lossless=lossless)
     moving = file(Image.new("RGB", (300, 200)), "WEBP", save_all=True, append_images=[Image.new("RGB", (300, 200), 9)])
-    assert {imaging._webp_size(content) for content in (plain, moving)} == {(300, 200)}
+    assert {image_headers.webp_size(content) for content in (plain, moving)} == {(300, 200)}
     large = moving[:24] + b"\xff\xff\x00\xff\xff\x00" + moving[30:]  # a canvas of 65536 x 65536 pixels
     monkeypatch.setattr(Image, "open", lambda *_, **__: pytest.fail("a decoder was asked"))
     assert refusal(large) is TooLarge

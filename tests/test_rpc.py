@@ -20,6 +20,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from grpc_status import rpc_status
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from manifold.runtime import errors
 from manifold.runtime.errors import ManifoldError
@@ -35,6 +36,7 @@ from tests import foreign
 from tests.bodies import png
 from tests.conftest import CLASS_OF, ROWS, SHIPPED, made_table
 from tests.gate import Gate
+from tests.pictures import saved
 from tests.served import Served, served, until
 from tests.test_bulk import as_csv
 
@@ -289,6 +291,18 @@ def test_arrays_go_in_and_out(service: Served, stub: Any) -> None:
     )
     as_files = to_message({"model": "mnist-vae", "images": [base64.b64encode(png()).decode()] * 2}, pb.EncodeRequest)
     assert stub.Encode(given).mean == stub.Encode(as_files).mean
+
+
+def test_warnings_about_images_are_the_same(service: Served, stub: Any) -> None:
+    blank = saved(Image.new("RGBA", (40, 30)))
+    for route, name in (("classify", "digits-classifier"), ("anomaly-score", "mnist-vae")):
+        body = {"model": name, "images": [base64.b64encode(blank).decode()]}
+        rest = httpx.post(f"{service.url}/{route}", json=body).json()
+        answer: Any = call(stub, route, to_message(body, getattr(pb, use_cases.every[route].request.__name__)))
+        assert rest["fitted"][0]["warnings"] == ["blank: every pixel of the file is transparent"]
+        assert list(answer.fitted[0].warnings) == rest["fitted"][0]["warnings"]
+        assert list(answer.fitted[0].steps) == rest["fitted"][0]["steps"]
+    assert list(answer.items[0].warnings) == rest["items"][0]["warnings"] == rest["fitted"][0]["warnings"]
 
 
 def test_arrays_that_are_not_what_they_say(stub: Any) -> None:

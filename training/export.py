@@ -66,6 +66,7 @@ def export(
         )
     check_name(name)
     data = data or datasets.load(run.data)
+    run.check_data(data)
     resolved = run.resolved(data)
     exported = exports(resolved, data)
     with repository.staging(root, name) as folder:

@@ -21,7 +21,7 @@ from manifold.runtime.engine import Model
 from manifold.runtime.errors import InvalidValue, cut, shown
 from manifold.runtime.kinds.image import ImageSpec
 from manifold.training import datasets
-from manifold.training.data import Data, Part, reading, tables
+from manifold.training.data import Data, Part, folder, reading, tables
 from manifold.training.data.parts import Array, subset
 from manifold.training.data.remote import digest
 
@@ -108,7 +108,7 @@ def data_of(model: Model, named: str | None = None, truth: str | None = None) ->
     if not is_file:
         if truth is not None:
             raise InvalidValue("--truth: it is for files of rows; data sets name their own anomalies", field="truth")
-        return datasets.load(named or model.manifest.data_name or "")
+        return datasets.load_like(named or model.manifest.data_name or "", model.manifest.spec)
     path = Path(str(file))
     if named is None:
         _check_fitted(model, path, str(recorded.get("sha256")))
@@ -168,8 +168,10 @@ def _anomalies(model: Model, data: Data, against: str | None) -> PartInputs | No
     """Return the known anomalies of a data set as model inputs, or the images of another one; None if there are neither."""
     if against is None:
         return None if data.anomalies is None else PartInputs(data.anomalies, data.spec.to_model)
+    spec = ImageSpec.of(model.manifest.spec, f"model: {model.manifest.name}")
+    if folder.is_folder(against := datasets.like(against, spec)):
+        return PartInputs(folder.every(against), spec.to_model)
     other = datasets.load(against)
     ImageSpec.of(other.spec, f"--against: {against}")
     images = other.test if len(other.test) >= LEAST_IMAGES else other.train
-    spec = ImageSpec.of(model.manifest.spec, f"model: {model.manifest.name}")
     return PartInputs(images, lambda items: anomaly.fitted(items, spec))

@@ -21,6 +21,7 @@ from manifold.training.data import Data
 from manifold.training.errors import TrainingError
 from manifold.training.recipes import Recipe
 
+DIGEST = "data_sha256"  # an optional key beside those
 KEYS = {"family": str, "data": str, "preset": str, "config": dict}  # of a run's config file
 WORDS = {str: "a text", dict: "an object"}
 ANOTHER = "the file was edited, or the run was made by another version of Manifold"
@@ -64,8 +65,18 @@ class TrainingRun:
         config = families.get(self.family).resolve(self.config, data)
         return ResolvedRun(self.folder, self.family, self.data, self.preset, config)
 
-    def save(self) -> None:
-        """Write the config."""
+    def check_data(self, data: Data) -> None:
+        """Raise TrainingError if the data is not what the run began with. Runs of older versions do not say."""
+        began, now = read_config(self.folder).get(DIGEST), data.protocol.get("sha256")
+        if began is not None and now is not None and began != now:
+            raise TrainingError(
+                f"data: {self.data} has changed since the run began (SHA-256 {str(began)[:12]}…, now {str(now)[:12]}…); "
+                "put the earlier files back, or start a new run",
+                field="data",
+            )
+
+    def save(self, data: Data | None = None) -> None:
+        """Write the config, with the digest of the data if it is one that may change."""
         self.folder.mkdir(parents=True, exist_ok=True)
         content = {
             "family": self.family,
@@ -73,6 +84,7 @@ class TrainingRun:
             "preset": self.preset,
             "torch": torch.__version__,
             "config": self.config.model_dump(mode="json"),
+            **({DIGEST: data.protocol["sha256"]} if data is not None and "sha256" in data.protocol else {}),
         }
         with replacing(self.folder / CONFIG) as path:
             path.write_text(json.dumps(content, indent=1) + "\n")

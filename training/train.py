@@ -49,6 +49,8 @@ def train(
         raise TrainingError(f"device, devices, precision: {error}") from error
     fabric.launch()
     data = data or datasets.load(run.data)
+    if resume:
+        run.check_data(data)
     with _in_memory():
         loop = Loop(run, data, fabric, quiet, watch)
     with run.sole() if fabric.is_global_zero else nullcontext():

@@ -73,6 +73,9 @@ class Items:
     data: Float32  # (n, *shape)
     fitted: tuple[dict[str, Any], ...] = ()  # what was done to each item to fit it to the model, where that is known
     warnings: tuple[tuple[str, ...], ...] = ()  # of each item
+    sizes: tuple[
+        tuple[int, int], ...
+    ] = ()  # width and height of each upright image before it was fitted, if it came as a file
 
     @classmethod
     def joined(cls, parts: Sequence[Items]) -> Items:
@@ -81,7 +84,8 @@ class Items:
             return parts[0]
         data = np.concatenate([part.data for part in parts])
         fitted = tuple(each for part in parts for each in part.fitted)
-        return cls(data, fitted, tuple(each for part in parts for each in part.warnings))
+        warnings = tuple(each for part in parts for each in part.warnings)
+        return cls(data, fitted, warnings, tuple(each for part in parts for each in part.sizes))
 
 
 @dataclass(frozen=True)

@@ -144,7 +144,11 @@ class ImageSpec(Kind):
 
     def _joined(self, read: Sequence[tuple[Pixels, Fitted]]) -> Items:
         data = imaging.from_uint8(np.stack([pixels for pixels, _ in read]), self)
-        return Items(data, tuple(fitted.as_dict() for _, fitted in read), ((),) * len(read))
+        done = [fitted for _, fitted in read]
+        warnings = tuple(fitted.warnings for fitted in done)
+        return Items(
+            data, tuple(fitted.as_dict() for fitted in done), warnings, tuple(fitted.upright for fitted in done)
+        )
 
     def read_array(self, array: Array, field: str) -> Items:
         """Read an array (n, C, H, W), (n, H, W) of grey images, or one image without n; uint8 0..255 or floats 0..1."""
@@ -168,12 +172,12 @@ class ImageSpec(Kind):
         return np.asarray(numbers * (high - low) + low, np.float32)
 
     def read_masks(self, given: Sequence[str | bytes], items: Items, how: Reading, start: int = 0) -> Array:
-        """Read masks of the items from `start` on: image files that are white where the image is known."""
+        """Read masks of the items from `start` on: image files that are white, or 1 of 0 and 1, where the image is known."""
         whole = (self.width, self.height)
         masks = []
         for place, content in enumerate(given, start):
             field = f"masks[{place}]"
-            size = (items.fitted[place]["width"], items.fitted[place]["height"]) if items.fitted else whole
+            size = items.sizes[place] if items.sizes else whole
             masks.append(imaging.read_mask(_bytes(content, field), self, size, field=field, max_pixels=how.max_pixels))
         return np.stack(masks)
 

@@ -131,6 +131,7 @@ class Fitted(BaseModel):
     height: int
     mode: str
     steps: list[str]
+    warnings: list[str] = Field(default=[], description="such as an image that is blank")
 
 
 class Response(BaseModel):

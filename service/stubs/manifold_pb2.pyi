@@ -139,16 +139,18 @@ class Timing(_message.Message):
     def __init__(self, queue: _Optional[float] = ..., compute: _Optional[float] = ..., encode: _Optional[float] = ...) -> None: ...
 
 class Fitted(_message.Message):
-    __slots__ = ("width", "height", "mode", "steps")
+    __slots__ = ("width", "height", "mode", "steps", "warnings")
     WIDTH_FIELD_NUMBER: _ClassVar[int]
     HEIGHT_FIELD_NUMBER: _ClassVar[int]
     MODE_FIELD_NUMBER: _ClassVar[int]
     STEPS_FIELD_NUMBER: _ClassVar[int]
+    WARNINGS_FIELD_NUMBER: _ClassVar[int]
     width: int
     height: int
     mode: str
     steps: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, width: _Optional[int] = ..., height: _Optional[int] = ..., mode: _Optional[str] = ..., steps: _Optional[_Iterable[str]] = ...) -> None: ...
+    warnings: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, width: _Optional[int] = ..., height: _Optional[int] = ..., mode: _Optional[str] = ..., steps: _Optional[_Iterable[str]] = ..., warnings: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class SampleRequest(_message.Message):
     __slots__ = ("model", "version", "seed", "first", "n", "latents", "codes", "prior", "temperature", "return_latents", "encoding", "condition", "conditions", "inputs", "named_latents")

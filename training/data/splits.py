@@ -41,7 +41,7 @@ class Data:
     folds: int = 0  # of the training part, for calibration of a set that is too small for a part of its own; 0: none
     licence: str = ""  # of the items; the artifacts that are trained on them state it
     rows: FileRows | None = None  # of a table in a file
-    notes: tuple[str, ...] = ()  # what was decided about the data, as sentences
+    notes: tuple[str, ...] = ()  # what the user should know: decisions about the data, items that were left out
 
     def inputs(self, part: Part) -> Array:
         """Return all items of a part as model inputs, float32."""

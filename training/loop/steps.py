@@ -45,7 +45,7 @@ class Loop(State):
             self.restore()
             self._cut_log()
         elif self.fabric.is_global_zero:
-            self.run.save()
+            self.run.save(self.data)
             for name in (LOG, ALARMS):
                 (self.run.folder / name).unlink(missing_ok=True)
 

@@ -1,0 +1,244 @@
+"""Folders of images: the files below a folder, without hidden ones, in an order that does not depend on the file system, with their classes
+and stated splits. No image is read here."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import os
+from collections.abc import Container, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from manifold.runtime.errors import InvalidValue, cut
+
+SUFFIXES = (".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp")
+UNREAD = {
+    ".gif",
+    ".bmp",
+    ".tif",
+    ".tiff",
+    ".avif",
+    ".heic",
+    ".heif",
+    ".jp2",
+    ".psd",
+    ".ico",
+    ".dcm",
+    ".svg",
+    ".ppm",
+    ".pgm",
+}  # images too
+HIDDEN = {
+    "__macosx",
+    "@eadir",
+    "thumbs.db",
+    "desktop.ini",
+    "lost+found",
+}  # what systems leave in folders, beside names with a dot
+
+
+def is_hidden(name: str) -> bool:
+    """Return whether a file or folder is one that people do not see: its name starts with a dot, or a system made it."""
+    return name.startswith(".") or name.lower() in HIDDEN
+
+
+def image_files(root: Path) -> list[Path]:
+    """Return the image files below a folder, sorted by the names of their folders and their own. Hidden files and folders are left out."""
+    return _files(root, SUFFIXES)
+
+
+def unread_files(root: Path) -> list[Path]:
+    """Return the files below a folder that are images in formats which are not read, sorted and selected in the same way."""
+    return _files(root, UNREAD)
+
+
+def _files(root: Path, suffixes: Container[str]) -> list[Path]:
+    found: list[Path] = []
+    for folder, folders, names in os.walk(root):
+        folders[:] = [name for name in folders if not is_hidden(name)]
+        found += [Path(folder, name) for name in names if Path(name).suffix.lower() in suffixes and not is_hidden(name)]
+    return sorted((path for path in found if path.is_file()), key=lambda path: path.relative_to(root).parts)
+
+
+def unread_note(root: Path) -> str | None:
+    """Return what a person should know of images in other formats; None if there are none."""
+    others = unread_files(root)
+    if not others:
+        return None
+    name = others[0].relative_to(root).as_posix()
+    return f"{len(others)} files are left out: images of their format are not read (such as {cut(name)}); convert them to PNG"
+
+
+# --- classes and splits -------------------------------------------------------------------------------------------------------
+
+LABELS = "labels.csv"  # in a folder: columns file, label and split, of which the last two may be missing
+TRAIN, CALIBRATION, TEST = "train", "calibration", "test"
+PARTS = (TRAIN, CALIBRATION, TEST)
+SPLITS = {  # names of sub-folders, and values of the column split
+    "train": TRAIN, "training": TRAIN, "calibration": CALIBRATION, "cal": CALIBRATION, "val": CALIBRATION, "valid": CALIBRATION,
+    "validation": CALIBRATION, "dev": CALIBRATION, "test": TEST, "testing": TEST,
+}  # fmt: skip
+COLUMNS = {  # by the names that a header may have
+    "file": "file", "filename": "file", "file_name": "file", "image": "file", "path": "file", "label": "label", "class": "label",
+    "split": "split",
+}  # fmt: skip
+SEPARATORS = ",;\t|"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """An image file of a folder, its class, and the split that it is stated to belong to."""
+
+    path: Path
+    name: str  # below the folder, with slashes
+    label: str | None = None
+    part: str | None = None  # one of PARTS
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The image files of a folder, in the order of their names."""
+
+    root: Path
+    entries: tuple[Entry, ...]
+    classes_by: str | None = None  # `sub-folders`, or the name of a file; None if there are no classes
+    split_by: str | None = None  # the same for stated splits
+    unlisted: int = 0  # image files without a row in the file of labels
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Return the names of the classes: whole numbers in their order, other names by the alphabet."""
+        found = {entry.label for entry in self.entries if entry.label is not None}
+        numeric = all(name.isdecimal() for name in found)
+        return tuple(sorted(found, key=lambda name: (int(name) if numeric else 0, name)))
+
+
+def digest_of(entries: Sequence[Entry], files: Sequence[str]) -> str:
+    """Return the SHA-256 of a set of images: their names, contents (`files`, the SHA-256 of each), classes and stated splits."""
+    lines = (f"{entry.name}\0{file}\0{entry.label}\0{entry.part}" for entry, file in zip(entries, files, strict=True))
+    return hashlib.sha256("\n".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def contents_of(files: Sequence[str]) -> str:
+    """Return the SHA-256 of images (`files`, the SHA-256 of each), whatever their order, names and classes."""
+    return hashlib.sha256("\n".join(sorted(files)).encode()).hexdigest()
+
+
+def listed(root: Path, labels: str | None = None, *, classes: bool = True) -> Listing:
+    """Return the images of a folder with their classes and stated splits.
+
+    They are stated by a CSV file (`labels`, a path or a name in the folder; LABELS if it is there), else by sub-folders: splits first if one
+    of them is called train, then classes. Without `classes`, sub-folders are no classes and may lie anywhere. Raises InvalidValue if there are
+    no images, or if it is not clear what is stated.
+    """
+    if not root.is_dir():
+        raise InvalidValue(f"{root}: there is no such folder", field="data")
+    files = image_files(root)
+    if not files:
+        raise InvalidValue(f"{root}: no images there; {', '.join(SUFFIXES)} files are read", field="data")
+    table = root / labels if labels is not None else root / LABELS
+    if labels is not None and not table.is_file():
+        raise InvalidValue(f"labels: there is no file {table}", field="labels")
+    return _by_table(root, files, table) if table.is_file() else _by_folders(root, files, classes)
+
+
+def _by_folders(root: Path, files: Sequence[Path], wanted: bool) -> Listing:
+    names = [path.relative_to(root).parts for path in files]
+    tops = {parts[0] for parts in names if len(parts) > 1}
+    parts_of = {top: SPLITS.get(top.lower()) for top in tops}
+    splits = TRAIN in parts_of.values()
+    if splits:
+        if other := [*sorted(top for top, part in parts_of.items() if part is None), *(parts[0] for parts in names if len(parts) == 1)]:  # fmt: skip
+            raise InvalidValue(
+                f"{root}: {cut(other[0])} lies beside the splits {', '.join(sorted(tops - {other[0]}))}; move it into one of them, or out of the folder",
+                field="data",
+            )
+        if len(set(parts_of.values())) < len(parts_of):
+            raise InvalidValue(f"{root}: two of the folders {', '.join(sorted(tops))} are the same split", field="data")
+    below = [parts[1:] if splits else parts for parts in names]
+    classes = {parts[0] for parts in below if len(parts) > 1 and wanted}
+    if len(classes) > 1 and (bare := next((parts for parts in below if len(parts) == 1), None)):
+        raise InvalidValue(
+            f"{root}: {cut(bare[0])} lies beside the class folders {cut(', '.join(sorted(classes)))}; move it into one of them, "
+            f"or state the classes in {LABELS}",
+            field="data",
+        )
+    entries = [
+        Entry(path, "/".join(parts), rest[0] if len(classes) > 1 else None, parts_of[parts[0]] if splits else None)
+        for path, parts, rest in zip(files, names, below, strict=True)
+    ]
+    return Listing(root, tuple(entries), "sub-folders" if len(classes) > 1 else None, "sub-folders" if splits else None)
+
+
+def _by_table(root: Path, files: Sequence[Path], table: Path) -> Listing:
+    known = {path.relative_to(root).as_posix(): path for path in files}
+    rows = _rows(table)
+    entries: dict[str, Entry] = {}
+    for number, row in rows:
+        where = f"{table}: row {number}"
+        name = os.path.normpath(row["file"].replace("\\", "/"))
+        if name not in known:
+            raise InvalidValue(f"{where}: {cut(row['file'])} is no image file in {root}", field="labels")
+        if name in entries:
+            raise InvalidValue(f"{where}: {cut(name)} has a row already", field="labels")
+        part = SPLITS.get(row.get("split", "").lower())
+        if row.get("split") and part is None:
+            valid = list(SPLITS)
+            raise InvalidValue(f"{where}: unknown split {cut(row['split'])!r}; valid are {', '.join(valid)}", field="labels", valid=valid)  # fmt: skip
+        entries[name] = Entry(known[name], name, row.get("label") or None, part)
+    ordered = [entries[name] for name in known if name in entries]
+    if not ordered:
+        raise InvalidValue(f"{table}: has no rows", field="labels")
+    by_folders = not any(entry.part for entry in ordered) and _are_splits(ordered)
+    if by_folders:
+        ordered = [replace(entry, part=SPLITS[entry.name.split("/")[0].lower()]) for entry in ordered]
+    for column in ("label", "split"):
+        values = [entry.label if column == "label" else entry.part for entry in ordered]
+        if any(values) and None in values:
+            name = ordered[values.index(None)].name
+            raise InvalidValue(f"{table}: {cut(name)} has no {column}, others have one", field="labels")
+    return Listing(
+        root,
+        tuple(ordered),
+        table.name if ordered[0].label else None,
+        "sub-folders" if by_folders else table.name if ordered[0].part else None,
+        len(known) - len(ordered),
+    )
+
+
+def _are_splits(entries: Sequence[Entry]) -> bool:
+    """Return whether all files lie in sub-folders that are called like splits, one of them train."""
+    parts = {SPLITS.get(entry.name.split("/")[0].lower()) for entry in entries}
+    return TRAIN in parts and None not in parts and all("/" in entry.name for entry in entries)
+
+
+def _rows(table: Path) -> list[tuple[int, dict[str, str]]]:
+    """Return the rows of a file of labels with their line numbers. Raises InvalidValue if it cannot be read."""
+    try:
+        text = table.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError:
+        raise InvalidValue(f"{table}: is not UTF-8; save it so", field="labels") from None
+    header = text.partition("\n")[0]
+    reader = csv.reader(
+        io.StringIO(text, newline=""), delimiter=max(SEPARATORS, key=header.count), skipinitialspace=True
+    )
+    try:
+        lines = [(reader.line_num, [cell.strip() for cell in line]) for line in reader]
+    except csv.Error as error:
+        raise InvalidValue(f"{table}: is not CSV: {error}", field="labels") from None
+    lines = [(number, line) for number, line in lines if any(line)]
+    columns = [COLUMNS.get(name.lower(), "") for name in lines[0][1]] if lines else []
+    if "file" not in columns or len([name for name in columns if name]) != len({name for name in columns if name}):
+        found = cut(", ".join(lines[0][1])) if lines else "nothing"
+        raise InvalidValue(
+            f"{table}: the first line must name the columns file, label and split (the last two may be missing), not {found}",
+            field="labels",
+        )
+    rows = []
+    for number, line in lines[1:]:
+        if len(line) != len(columns):
+            raise InvalidValue(f"{table}: row {number}: {len(line)} cells, but {len(columns)} columns", field="labels")
+        rows.append((number, {name: cell for name, cell in zip(columns, line, strict=True) if name}))
+    return rows
