@@ -152,7 +152,7 @@ def _names(values: Array) -> tuple[list[str], NDArray[np.int64]]:
     """
     if values.dtype.kind in "biuf":
         different, inverse = np.unique(values, return_inverse=True)
-        return [rows.canonical(value) for value in different.tolist()], inverse
+        return [rows.canonical(value) for value in different], inverse  # numpy's scalars: 0.1 as float32 is 0.1
     place_of: dict[str, int] = {}
     texts = (value if type(value) is str else rows.canonical(value) for value in values.tolist())
     inverse = np.fromiter((place_of.setdefault(text, len(place_of)) for text in texts), np.int64, len(values))

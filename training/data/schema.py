@@ -3,8 +3,9 @@
 The rules are fitted on training rows alone and kept in the manifest. Strings, booleans and whole numbers with at most 20 different values
 are categories; other numbers are numeric, with log(1 + v) where they are non-negative and skewed (skewness above 2), standardised by mean
 and standard deviation and clipped at ten of them. If a kind is stated, they are scaled by their range instead, or take a quantile transform.
-The number of decimals is the training rows' too, unless it is stated. Left out and named in the manifest: columns with one value,
-identifiers (strings that hardly ever repeat), columns without values. A missing value (an empty cell, null, NaN) takes no part: not in the
+The number of decimals is the training rows' too, unless it is stated. A column with a single value, of any kind, has one category: another
+value later is one that training never saw. Left out and named in the manifest: identifiers (strings that hardly ever repeat), columns
+without values. A missing value (an empty cell, null, NaN) takes no part: not in the
 schema, not in the likelihood.
 """
 
@@ -28,6 +29,8 @@ Array = NDArray[Any]
 MAX_CATEGORIES = 20  # whole numbers with more values are numbers
 MAX_STRINGS = 1000  # string columns with more values are identifiers, not categories
 KNOTS = 101  # of a quantile transform
+SAME = 1e-12  # a number whose deviation is less, as a share of its size, differs by rounding alone
+ROUNDING = 1e-6  # scale of such a number, as a share of its size; float32 keeps 6e-8
 KINDS = ("numeric", "range", "quantile", "categorical", "ignore")
 OTHERS = "*"  # the name that states a kind for every number that has none of its own
 
@@ -71,6 +74,10 @@ def fit(table: Mapping[str, Array], stated: ColumnSettings | None = None) -> Tab
     if not kept:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in ignored.items())
         raise TrainingError(f"data: no column is left to learn from ({reasons})")
+    constant = [column for column in kept if isinstance(column, CategoricalColumn) and column.width == 1]
+    if len(constant) == len(kept):
+        each = ", ".join(f"{cut(column.name)} is always {cut(column.categories[0])}" for column in constant[:LISTED])
+        raise TrainingError(f"data: no column varies ({each}); at least one needs two different values")
     return TableSpec(columns=tuple(kept), ignored=ignored)
 
 
@@ -89,11 +96,11 @@ def _fit_column(name: str, values: Array, stated: ColumnSettings) -> NumericColu
         few = whole and len(np.unique(present)) <= MAX_CATEGORIES
         kind = "categorical" if not numeric or few else stated.kinds.get(OTHERS, "numeric")
     if kind == "categorical":
-        categories = sorted({rows.canonical(value) for value in present.tolist()}, key=_natural)
+        # numpy's own scalars: 0.1 as float32 has the spelling 0.1, as a Python float it has 17 digits
+        different = np.unique(present) if numeric else present
+        categories = sorted({rows.canonical(value) for value in different}, key=_natural)
         if (longest := max(map(len, categories))) > files.CELL_BYTES // 4:  # a character has up to four bytes
             return f"has a text of {longest} characters, the limit is {files.CELL_BYTES // 4}"
-        if len(categories) < 2:
-            return f"has the single value {cut(categories[0])}"
         if len(categories) > MAX_STRINGS or (not numeric and len(categories) > max(2, len(present) // 2)):
             return f"is an identifier: {len(categories)} different values in {len(present)} rows"
         return CategoricalColumn(name=name, categories=tuple(categories))
@@ -103,7 +110,7 @@ def _fit_column(name: str, values: Array, stated: ColumnSettings) -> NumericColu
     if not np.all(np.isfinite(numbers)):
         raise DataError(f"data: column {shown(name)} has values that are not finite")
     if numbers.min() == numbers.max():
-        return f"has the single value {rows.canonical(present[0])}"
+        return CategoricalColumn(name=name, categories=(rows.canonical(present[0]),))
     transform: dict[str, Any] = {"transform": "identity"}
     if kind == "quantile":
         transform = _quantiles(numbers)
@@ -117,11 +124,13 @@ def _fit_column(name: str, values: Array, stated: ColumnSettings) -> NumericColu
         "maximum": float(numbers.max()),
     }
     transformed = rows.transform(numbers, NumericColumn.model_validate({**plain, **transform}))
-    if (scale := float(transformed.std())) < 1e-12 * max(1.0, float(np.abs(transformed).max())):
-        return f"hardly varies: its deviation is {scale:.3g}"
+    scale, size = float(transformed.std()), float(np.abs(transformed).max())
+    rounding = scale <= SAME * size
+    if rounding:
+        scale = max(ROUNDING * size, float(np.finfo(np.float64).tiny))
     decimals = stated.decimals.get(name, _decimals(numbers))
     centre = float(transformed.mean())
-    if kind == "range":
+    if kind == "range" and not rounding:
         centre, scale = plain["minimum"], plain["maximum"] - plain["minimum"]
     measured = {"mean": centre, "scale": scale, "decimals": decimals, "unit": stated.units.get(name)}
     return NumericColumn.model_validate({**plain, **transform, **measured})

@@ -7,20 +7,26 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from manifold.training.likelihoods import filled
+from manifold.training.likelihoods import DecoderLikelihood, Unseen, filled
 from manifold.training.networks.layers import per_item
 from manifold.training.scores.neighbours import Neighbours
 from manifold.training.scores.placement import Placement, Posterior
 
 
 class Distances(nn.Module):
-    """The posterior means (B, L) and the items (B, D) to the distances of `terms.distances`, in that order, (B,) each."""
+    """The posterior means (B, L) and the items (B, D) to the distances of `terms.distances`, in that order, (B,) each.
+
+    The encoder cannot place a value that training never saw, so `unseen` adds to the squared distances. In the whitened latent space a
+    squared distance is twice the nats of a Gaussian above its centre: a value that costs c nats adds 2 c there. Among encoded columns two
+    categories are at the squared distance 2, one for each of their columns; an unseen one has no column of its own, and adds that 1.
+    """
 
     centre: Tensor
     whitening: Tensor
 
-    def __init__(self, place: Placement, k: int) -> None:
+    def __init__(self, place: Placement, k: int, unseen: Unseen | None = None) -> None:
         super().__init__()
+        self.unseen = unseen
         self.register_buffer("centre", place.centre.float())
         self.register_buffer("whitening", place.whitening.float())
         self.in_latent = None if place.latents is None else Neighbours(place.latents, k)
@@ -28,11 +34,16 @@ class Distances(nn.Module):
 
     def forward(self, mean: Tensor, x: Tensor) -> list[Tensor]:
         placed = (mean - self.centre) @ self.whitening
-        distances = [per_item(placed**2).sqrt()]
+        in_latent = in_input = None
+        if self.unseen is not None:
+            unseen = self.unseen(x)
+            in_latent, in_input = per_item(2 * self.unseen.nats * unseen), per_item(unseen)
+        squared = per_item(placed**2)
+        distances = [(squared if in_latent is None else squared + in_latent).sqrt()]
         if self.in_latent is not None:
-            distances.append(self.in_latent(placed))
+            distances.append(self.in_latent(placed, in_latent))
         if self.in_input is not None:
-            distances.append(self.in_input(filled(x)))
+            distances.append(self.in_input(filled(x), in_input))
         return distances
 
 
@@ -40,6 +51,7 @@ class Places(Protocol):
     """A model that places items in a latent space."""
 
     shape: tuple[int, ...]
+    likelihood: DecoderLikelihood
 
     def settled(self, data: Tensor) -> Tensor:
         """Return items (B, *shape) as the encoder takes them, (B, D)."""
@@ -71,7 +83,8 @@ class NearestItems(nn.Module):
             self.register_buffer("known", place.known)
 
     def forward(self, data: Tensor) -> tuple[Tensor, ...]:
-        nearest, distances = self.nearest.find(filled(self.model.settled(data)))
+        x, unseen = self.model.settled(data), self.model.likelihood.unseen
+        nearest, distances = self.nearest.find(filled(x), None if unseen is None else per_item(unseen(x)))
         items = self.nearest.points[nearest]
         return (items, distances, self.known[nearest]) if self.masked else (items, distances)
 

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from manifold.runtime.kinds import Kind
+from manifold.runtime.kinds.table import TableSpec
 from manifold.training.batches import Batch, in_order
 from manifold.training.data import Part
-from manifold.training.likelihoods import filled
+from manifold.training.likelihoods import filled, usual_values
 from manifold.training.scores.options import ScoreOptions
 
 BATCH = 5000  # items, or fewer if they are large
@@ -51,7 +52,7 @@ def place(
         rows = np.random.Generator(np.random.Philox(options.seed)).permutation(len(part))[: options.references]
         latents = ((z[torch.from_numpy(rows).to(device)] - z.mean(0)) @ whitening).float().cpu()
         if carries(spec):
-            inputs, known = _inputs(torch.from_numpy(part.batch(rows).items))
+            inputs, known = _inputs(torch.from_numpy(part.batch(rows).items), spec)
     if options.stored == "float16":  # as the weights are
         latents, inputs = (None if each is None else each.half().float() for each in (latents, inputs))
     return Placement(z.mean(0).cpu(), covariance.cpu(), whitening.cpu(), latents, inputs, known)
@@ -69,7 +70,9 @@ def _aggregate(posterior: Callable[[Batch], Posterior], part: Part, device: torc
     return z, sum(variances, torch.zeros(z.shape[1], device=device, dtype=torch.float64))
 
 
-def _inputs(held: Tensor) -> tuple[Tensor, Tensor | None]:
-    """Return references with 0 in the place of missing values, and a mask of the others if some are missing."""
+def _inputs(held: Tensor, spec: Kind) -> tuple[Tensor, Tensor | None]:
+    """Return references with 0, or the usual value of a constant column, for missing values, and a mask of the others if some are missing."""
     known = (held == held).float()
-    return filled(held), None if bool(known.all()) else known
+    return filled(held, usual_values(spec) if isinstance(spec, TableSpec) else None), None if bool(
+        known.all()
+    ) else known
