@@ -25,8 +25,7 @@ from sklearn.metrics import roc_auc_score
 from sklearn.neighbors import NearestNeighbors
 
 from manifold.runtime.kinds.table import TableSpec
-from manifold.training.data import Arrays, Data, remote, tables
-from manifold.training.data.schema import ColumnSettings
+from manifold.training.data import Arrays, Data, tables
 from manifold.training.datasets import nslkdd
 
 Array = NDArray[Any]
@@ -44,7 +43,10 @@ def made(constant: int, changed: int, mixed: bool, seed: int) -> Data:
     parts = {part: {**_connections(generator, n), **_constants(constant, n)} for part, n in ROWS.items()}
     _change(parts["anomalies"], generator, constant, changed)
     if mixed:
-        strange = {**_connections(generator, int(MIXED * ROWS["train"])), **_constants(constant, int(MIXED * ROWS["train"]))}
+        strange = {
+            **_connections(generator, int(MIXED * ROWS["train"])),
+            **_constants(constant, int(MIXED * ROWS["train"])),
+        }
         strange["sent"], strange["rate"] = strange["sent"] * 50, 1 - strange["rate"]
         parts["train"] = {name: np.concatenate([values, strange[name]]) for name, values in parts["train"].items()}
     return tables.from_parts("made", parts, {"source": "benchmarks/constant_columns.py"})
@@ -89,7 +91,11 @@ def network(service: str | None, changed: int, seed: int) -> tuple[Data, list[st
     held_out = len(normal) // 8
     usual = test_kinds == "normal" if service is None else (test_kinds == "normal") & (test["service"] == service)
     fitted, attacks = tables.take(train, normal[held_out:]), tables.take(train, kinds != "normal")
-    constant = [name for name, values in fitted.items() if len(np.unique(values)) == 1 and name not in ("service", "protocol_type")]
+    constant = [
+        name
+        for name, values in fitted.items()
+        if len(np.unique(values)) == 1 and name not in ("service", "protocol_type")
+    ]
     differ = np.stack([attacks[name] != fitted[name][0] for name in constant], axis=1)
     constant = [name for name, any_differ in zip(constant, differ.any(axis=0), strict=True) if any_differ]
     anomalies = tables.take(test, usual)
@@ -112,7 +118,10 @@ def figures(data: Data, mixed: bool, seed: int) -> dict[str, tuple[float, float]
     trained = in_memory.fit("tabular_vae", data, seed=seed, mixed=mixed)
     assert trained.manifest.scoring is not None
     ours = [trained.score(items) for items in (usual, other)]
-    by = {("**score**" if name == trained.manifest.scoring.score else name): [part[name] for part in ours] for name in ours[0]}
+    by = {
+        ("**score**" if name == trained.manifest.scoring.score else name): [part[name] for part in ours]
+        for name in ours[0]
+    }
     forest = IsolationForest(random_state=seed).fit(train)
     nearest = NearestNeighbors(n_neighbors=5).fit(train[np.random.default_rng(seed).permutation(len(train))[:10_000]])
     by["isolation forest"] = [-forest.score_samples(items) for items in (usual, other)]
@@ -146,7 +155,10 @@ def cases(options: argparse.Namespace) -> Iterator[tuple[str, list[dict[str, tup
             runs = [figures(data, options.mixed, seed) for seed, (data, _) in zip(seeds, datasets, strict=True)]
             names = datasets[0][1]
             kept = len(TableSpec.of(datasets[0][0].spec, "nslkdd").columns)
-            yield f"{service or 'all services'}: at most {changed} of {', '.join(names)} changed ({kept} columns kept)", runs
+            yield (
+                f"{service or 'all services'}: at most {changed} of {', '.join(names)} changed ({kept} columns kept)",
+                runs,
+            )
 
 
 def main() -> None:

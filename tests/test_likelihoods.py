@@ -14,9 +14,11 @@ from manifold.runtime.kinds.table import TableSpec
 from manifold.runtime.tables.schema import CategoricalColumn, NumericColumn
 from manifold.training import likelihoods
 from manifold.training.bounds import gaussian_kl
+from manifold.training.data import Arrays
 from manifold.training.errors import TrainingError
 from manifold.training.likelihoods import Bernoulli, Columns, Gaussian, GaussianLearned, Laplace, Logistic
 
+NOTHING = Arrays(np.zeros((1, 1), np.float32), np.zeros(1, np.int64))
 TABLE = TableSpec(
     columns=(
         NumericColumn(name="a", mean=0, scale=1, minimum=-5, maximum=5),

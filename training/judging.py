@@ -18,7 +18,9 @@ from manifold.evaluation.anomaly import Judgement
 from manifold.evaluation.images import ImageBatch, Pixels, RealData
 from manifold.runtime.engine import Model
 from manifold.runtime.errors import InvalidValue
+from manifold.runtime.kinds import Kind
 from manifold.runtime.kinds.image import ImageSpec
+from manifold.runtime.kinds.table import TableSpec
 from manifold.training import datasets
 from manifold.training.data import Data, Part
 from manifold.training.data.parts import Array, subset
@@ -101,9 +103,9 @@ def judge(
     The figures go into the artifact's manifest with `record`, and into a page with `html`. Raises InvalidValue for a model without a score,
     for data of another kind, and for options that do not fit the kind of data.
     """
-    _check(model, data, against, html)
-    train, test = (PartInputs(part, data.spec.to_model) for part in (data.train, data.test))
-    anomalies = _anomalies(model, data, against)
+    to_model = _check(model, data, against, html)
+    train, test = (PartInputs(part, to_model) for part in (data.train, data.test))
+    anomalies = _anomalies(model, data, against, to_model)
     judgement = anomaly.judge(model, train, test, anomalies)
     if record:
         anomaly.record(model, judgement, against)
@@ -112,22 +114,39 @@ def judge(
     return judgement
 
 
-def _check(model: Model, data: Data, against: str | None, html: Path | None) -> None:
+def _check(model: Model, data: Data, against: str | None, html: Path | None) -> Callable[[Array], Array]:
+    """Return what makes model inputs of the stored items. Raises InvalidValue for what `judge` refuses."""
     manifest = model.manifest
     if manifest.scoring is None:
         raise InvalidValue(f"model: {manifest.name} carries no score", field="model")
-    if manifest.spec != data.spec:
+    to_model = data.spec.to_model if manifest.spec == data.spec else _some_columns(manifest.spec, data.spec)
+    if to_model is None:
         raise InvalidValue(f"data: {data.name} does not hold the items of {manifest.name}", field="data")
     if html is not None and not data.spec.in_files:
         raise InvalidValue("--html: the page is of rows", field="html")
     if against is not None and not data.spec.pictures:
         raise InvalidValue("--against: rows have known anomalies of their own", field="against")
+    return to_model
 
 
-def _anomalies(model: Model, data: Data, against: str | None) -> PartInputs | None:
+def _some_columns(wanted: Kind, held: Kind) -> Callable[[Array], Array] | None:
+    """Return what takes the columns of one table from rows of another, None if the other has no such columns.
+
+    The models of earlier versions leave out constant columns, which the data sets have now.
+    """
+    if not isinstance(wanted, TableSpec) or not isinstance(held, TableSpec):
+        return None
+    blocks = {column.name: block for column, block in held.placed if column in wanted.columns}
+    if set(blocks) != set(wanted.names) or not set(held.names) <= {*wanted.names, *wanted.ignored}:
+        return None
+    places = np.concatenate([np.arange(held.shape[0])[blocks[name]] for name in wanted.names])
+    return lambda items: held.to_model(items)[:, places]
+
+
+def _anomalies(model: Model, data: Data, against: str | None, to_model: Callable[[Array], Array]) -> PartInputs | None:
     """Return the known anomalies of a data set as model inputs, or the images of another one; None if there are neither."""
     if against is None:
-        return None if data.anomalies is None else PartInputs(data.anomalies, data.spec.to_model)
+        return None if data.anomalies is None else PartInputs(data.anomalies, to_model)
     other = datasets.load(against)
     ImageSpec.of(other.spec, f"--against: {against}")
     images = other.test if len(other.test) >= LEAST_IMAGES else other.train

@@ -316,25 +316,17 @@ class Unseen(nn.Module):
     `nats` is the cost of such a value, by column: see `unseen_nats`.
     """
 
-    sums: Tensor
-    starts: Tensor
     nats: Tensor
 
     def __init__(self, spec: TableSpec, nats: Sequence[float]) -> None:
         super().__init__()
-        blocks = [block for column, block in spec.placed if isinstance(column, CategoricalColumn)]
-        sums = torch.zeros(spec.shape[0], len(blocks))
-        for place, block in enumerate(blocks):
-            sums[block, place] = 1
-        self.register_buffer("sums", sums, persistent=False)
-        self.register_buffer(
-            "starts", torch.tensor([block.start for block in blocks], dtype=torch.long), persistent=False
-        )
+        self.blocks = [block for column, block in spec.placed if isinstance(column, CategoricalColumn)]
         self.register_buffer("nats", torch.tensor(list(nats), dtype=torch.float32), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        first = x[:, self.starts]
-        return (first == first).to(x.dtype) - filled(x) @ self.sums
+        # the largest of a block, not the sum: its bits depend on no order
+        found = [1 - x[:, block].amax(1, keepdim=True) for block in self.blocks]
+        return filled(torch.cat(found, 1)) if found else x[:, :0]
 
 
 def unseen_nats(spec: TableSpec, train: Part) -> list[float]:

@@ -277,9 +277,16 @@ def _shown(column: Any, value: Any) -> Any:
 
 
 def _direction(column: Any, value: Any, expected: Any) -> str | None:
-    """Return `high` or `low` for a number that has an expected value."""
-    if not isinstance(column, NumericColumn) or expected is None or value is None:
+    """Return `high` or `low` for a number that has an expected value, also for one that was constant in training."""
+    if expected is None or value is None or column.width > 1:
         return None
+    if isinstance(column, CategoricalColumn):
+        try:
+            value, expected = float(rows.canonical(value)), float(expected)
+        except (ValueError, OverflowError):
+            return None  # texts have no direction
+        if not value < expected and not value > expected:
+            return None
     return "high" if value > expected else "low"
 
 
