@@ -7,7 +7,7 @@
 `nslkdd` trains on the normal rows of KDDTrain+, all or those of one service, and judges by normal rows of KDDTest+ that get the values which
 attacks of KDDTrain+ have in the columns that are constant there. Beside the score of `manifold fit` (`tabular_vae` with its defaults) stand an
 isolation forest and the mean distance to the five nearest training rows, both on the same encoded rows. The recall is the share of anomalies
-above the 99% quantile of other normal rows. With `--mixed` a hundredth of the training rows are other anomalies, and the model is told so.
+above the 99% quantile of the normal rows that it is judged by; `flagged` is the share above the 99% quantile of the calibration rows. With `--mixed` a hundredth of the training rows are other anomalies, and the model is told so.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from manifold.training.datasets import nslkdd
 
 Array = NDArray[Any]
 Table = dict[str, Array]
+Figures = tuple[float, float, float]  # recall at 1% false positives, share flagged at 1%, AUROC
 SEEDS = range(3)
 ROWS = {"train": 20_000, "calibration": 4_000, "test": 5_000, "anomalies": 2_000}
 VARYING = ("protocol", "service", "duration", "sent", "received", "rate")
@@ -111,37 +112,43 @@ def network(service: str | None, changed: int, seed: int) -> tuple[Data, list[st
     return tables.from_parts("nslkdd", parts, {"source": "NSL-KDD"}, nslkdd.KINDS), constant
 
 
-def figures(data: Data, mixed: bool, seed: int) -> dict[str, tuple[float, float]]:
-    """Return the recall at 1% false positives and AUROC of each score."""
+def figures(data: Data, mixed: bool, seed: int) -> dict[str, Figures]:
+    """Return the figures of each score."""
     assert data.anomalies is not None
-    train, usual, other = (Arrays.of(part).items for part in (data.train, data.test, data.anomalies))
+    train, held_out, usual, other = (
+        Arrays.of(part).items for part in (data.train, data.calibration, data.test, data.anomalies)
+    )
     trained = in_memory.fit("tabular_vae", data, seed=seed, mixed=mixed)
     assert trained.manifest.scoring is not None
-    ours = [trained.score(items) for items in (usual, other)]
+    ours = [trained.score(items) for items in (usual, other, held_out)]
     by = {
         ("**score**" if name == trained.manifest.scoring.score else name): [part[name] for part in ours]
         for name in ours[0]
     }
     forest = IsolationForest(random_state=seed).fit(train)
     nearest = NearestNeighbors(n_neighbors=5).fit(train[np.random.default_rng(seed).permutation(len(train))[:10_000]])
-    by["isolation forest"] = [-forest.score_samples(items) for items in (usual, other)]
-    by["nearest neighbours"] = [nearest.kneighbors(items)[0].mean(axis=1) for items in (usual, other)]
+    by["isolation forest"] = [-forest.score_samples(items) for items in (usual, other, held_out)]
+    by["nearest neighbours"] = [nearest.kneighbors(items)[0].mean(axis=1) for items in (usual, other, held_out)]
     labels = np.repeat([0, 1], [len(usual), len(other)])
     return {
-        name: (float((b > np.quantile(a, 0.99)).mean()), float(roc_auc_score(labels, np.concatenate([a, b]))))
-        for name, (a, b) in by.items()
+        name: (
+            float((b > np.quantile(a, 0.99)).mean()),
+            float((b > np.quantile(c, 0.99)).mean()),
+            float(roc_auc_score(labels, np.concatenate([a, b]))),
+        )
+        for name, (a, b, c) in by.items()
     }
 
 
-def show(title: str, runs: list[dict[str, tuple[float, float]]]) -> None:
+def show(title: str, runs: list[dict[str, Figures]]) -> None:
     """Print means over the seeds."""
-    print(f"\n{title}\n\n| by | recall at 1% | AUROC |\n|---|---|---|")
+    print(f"\n{title}\n\n| by | recall at 1% | flagged | AUROC |\n|---|---|---|---|")
     for name in runs[0]:
-        recall, auroc = np.mean([run[name] for run in runs], axis=0)
-        print(f"| {name} | {recall:.3f} | {auroc:.3f} |", flush=True)
+        recall, flagged, auroc = np.mean([run[name] for run in runs], axis=0)
+        print(f"| {name} | {recall:.3f} | {flagged:.3f} | {auroc:.3f} |", flush=True)
 
 
-def cases(options: argparse.Namespace) -> Iterator[tuple[str, list[dict[str, tuple[float, float]]]]]:
+def cases(options: argparse.Namespace) -> Iterator[tuple[str, list[dict[str, Figures]]]]:
     """Yield titles and figures by seed."""
     seeds = range(options.seeds)
     if options.part == "made":
@@ -150,7 +157,9 @@ def cases(options: argparse.Namespace) -> Iterator[tuple[str, list[dict[str, tup
             yield f"{constant} constant columns, {changed} of them changed", runs
         return
     for service in (None, "http", "smtp"):
-        for changed in (1, 5):
+        for changed in (
+            (1,) if service is None else (1, 5)
+        ):  # one column is constant in all normal rows that attacks change
             datasets = [network(service, changed, seed) for seed in seeds]
             runs = [figures(data, options.mixed, seed) for seed, (data, _) in zip(seeds, datasets, strict=True)]
             names = datasets[0][1]

@@ -313,15 +313,19 @@ def _runs(spec: TableSpec) -> Iterator[tuple[slice, slice | None]]:
 class Unseen(nn.Module):
     """Encoded rows (B, D) to 1 for each categorical column whose value training never saw, 0 for others and for missing ones, (B, C).
 
-    `nats` is the cost of such a value, by column: see `unseen_nats`.
+    By column, `nats` is the cost of such a value (see `unseen_nats`), and `squares` what the squared distance to a row with a seen value adds
+    to that of the blocks, as two seen values are at the squared distance 2: 1, or 2 for a constant column, which `evidence` leaves out.
     """
 
     nats: Tensor
+    squares: Tensor
 
     def __init__(self, spec: TableSpec, nats: Sequence[float]) -> None:
         super().__init__()
         self.blocks = [block for column, block in spec.placed if isinstance(column, CategoricalColumn)]
+        squares = [2.0 if block.stop - block.start == 1 else 1.0 for block in self.blocks]
         self.register_buffer("nats", torch.tensor(list(nats), dtype=torch.float32), persistent=False)
+        self.register_buffer("squares", torch.tensor(squares), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         # the largest of a block, not the sum: its bits depend on no order

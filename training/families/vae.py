@@ -345,7 +345,7 @@ class Score(nn.Module):
             (SCORE_DRAWS // 2, 1, model.config.latent_dim), generator=torch.Generator().manual_seed(seed)
         )
         self.register_buffer("noise", torch.cat([half, -half]))
-        self.distances = Distances(place, model.config.neighbours, model.likelihood.unseen)
+        self.distances = Distances(place, model.config.neighbours, model.likelihood)
 
     def forward(self, data: Tensor, condition: Tensor | None = None) -> tuple[Tensor, ...]:
         model = self.model

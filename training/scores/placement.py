@@ -29,7 +29,7 @@ class Placement:
     covariance: Tensor  # (L, L) of the posterior means
     whitening: Tensor  # (L, L) of q(z) = E q(z | x), whose covariance adds the mean variance
     latents: Tensor | None  # (N, L) posterior means of the references, whitened
-    inputs: Tensor | None  # (N, D) the references themselves, if the artifact carries them
+    inputs: Tensor | None  # (N, D) the references themselves with 0 in constant columns, if the artifact carries them
     known: Tensor | None = (
         None  # (N, D) 0 where a value of a reference is missing, 1 elsewhere; None if none is missing
     )
@@ -71,8 +71,10 @@ def _aggregate(posterior: Callable[[Batch], Posterior], part: Part, device: torc
 
 
 def _inputs(held: Tensor, spec: Kind) -> tuple[Tensor, Tensor | None]:
-    """Return references with 0, or the usual value of a constant column, for missing values, and a mask of the others if some are missing."""
+    """Return references with 0 for missing values and in constant columns, and a mask of the values that are there if some are missing.
+
+    Constant columns would only make the products of `Neighbours` larger and their digits fewer.
+    """
     known = (held == held).float()
-    return filled(held, usual_values(spec) if isinstance(spec, TableSpec) else None), None if bool(
-        known.all()
-    ) else known
+    held = filled(held) * (1 - usual_values(spec)) if isinstance(spec, TableSpec) else filled(held)
+    return held, None if bool(known.all()) else known

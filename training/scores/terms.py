@@ -20,7 +20,7 @@ def distances(options: ScoreOptions, spec: Kind) -> list[Term]:
         text = f"{nearest}, in latent space whitened by the aggregate posterior{by_nats}"
         terms.append(Term(name="latent_neighbours", kind="distance", description=text))
         if carries(spec):
-            text = f"{nearest}, encoded columns{'; an unseen value adds 1 to the square' if table else ''}"
+            text = f"{nearest}, encoded columns{'; an unseen value is as far as another category' if table else ''}"
             terms.append(Term(name="input_neighbours", kind="distance", description=text))
     return terms
 
