@@ -91,7 +91,7 @@ def test_the_report_has_a_part_for_each_question(folder: Path) -> None:
     heads = [re.findall("<th>(.*?)</th>", table) for table in page.split("<table>")[1:]]
     assert [head[0] for head in heads] == ["rate asked for", "by", "score", "column"]
     assert heads[1] == ["by", "AUROC", "average precision", "found at 1% false alarms", "flagged by the line for 1%"]
-    for row in ("<tr><td>a</td><td>numeric", "<tr><td>same</td><td>left out</td>", "(the score)</td>"):
+    for row in ("<tr><td>a</td><td>numeric", "<tr><td>id</td><td>left out</td>", "<tr><td>same</td><td>categorical</td><td>1: 1</td>", "(the score)</td>"):
         assert row in page
     assert isinstance(spec, TableSpec)
     (column,) = (column for column in spec.columns if column.name == "c")
@@ -101,7 +101,7 @@ def test_the_report_has_a_part_for_each_question(folder: Path) -> None:
 
 
 def test_the_file_that_was_fitted_can_be_scored(folder: Path) -> None:
-    """Identifier, constant and truth column stay in it: what the model does not know is skipped, and nothing needs to be prepared."""
+    """Identifier and truth column stay in it: what the model does not know is skipped, and nothing needs to be prepared."""
     said = run("score", folder / "rows.csv", "--model", "mine", "--models", folder / "models", "-o", folder / "s.parquet", "--budget", 60)  # fmt: skip
     assert "2,500 rows" in said
     assert "60 flagged, 0 bad" in said
@@ -126,7 +126,7 @@ def test_the_file_that_was_fitted_can_be_scored(folder: Path) -> None:
 
 def test_bad_rows_have_a_file_of_their_own(folder: Path) -> None:
     path = folder / "bad.csv"
-    path.write_text("a,b,c,kind,size\n1,2,3,up,1\n1,2,x,up,1\n")
+    path.write_text("a,b,c,kind,size,same\n1,2,3,up,1,1\n1,2,x,up,1,1\n")
     said = run("score", path, "--model", "mine", "--models", folder / "models", "-o", folder / "bad.parquet")
     assert "1 bad, set aside in" in said
     assert json.loads((folder / "bad.rejected.ndjson").read_text()) == {
@@ -143,7 +143,7 @@ def test_recalibration_makes_a_new_version(folder: Path, tmp_path: Path) -> None
     def noisy(seed: int) -> dict[str, np.ndarray]:
         table = related(1000, seed)
         table["c"] = table["c"] + np.random.default_rng(seed).normal(size=1000)
-        return table
+        return {**table, "same": np.ones(1000)}
 
     pa.csv.write_csv(pa.table(noisy(11)), tmp_path / "own.csv")
     pa.parquet.write_table(pa.table(noisy(12)), tmp_path / "new.parquet")

@@ -12,8 +12,8 @@ CANDIDATES = 4  # times k, of which the nearest are picked
 class Neighbours(nn.Module):
     """The mean Euclidean distance of points (B, D) to the k nearest of N references, (B,).
 
-    The nearest are found by one product of matrices. Their distances are then computed again from the differences, because
-    |a|² - 2ab + |b|² loses all its digits if two points are close.
+    Candidates are found by one product of matrices. Their distances are then computed again from the differences, and the nearest are picked
+    by these, because |a|² - 2ab + |b|² loses all its digits if two points are close.
     """
 
     points: Tensor
@@ -41,4 +41,4 @@ class Neighbours(nn.Module):
         return nearest.gather(1, best.indices), best.values
 
     def forward(self, x: Tensor, added: Tensor | None = None) -> Tensor:
-        return per_item(self._nearest(x, self.k, added)[1]) / self.k
+        return per_item(self.find(x, added)[1]) / self.k
