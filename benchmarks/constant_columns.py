@@ -6,8 +6,9 @@
 `made` draws rows of a network-like table. Its anomalies are new normal rows with another value in one or in five of the constant columns.
 `nslkdd` trains on the normal rows of KDDTrain+, all or those of one service, and judges by normal rows of KDDTest+ that get the values which
 attacks of KDDTrain+ have in the columns that are constant there. Beside the score of `manifold fit` (`tabular_vae` with its defaults) stand an
-isolation forest and the mean distance to the five nearest training rows, both on the same encoded rows. The recall is the share of anomalies
-above the 99% quantile of the normal rows that it is judged by; `flagged` is the share above the 99% quantile of the calibration rows. With `--mixed` a hundredth of the training rows are other anomalies, and the model is told so.
+isolation forest and the mean distance to the five nearest training rows, both on the same encoded rows. `recall` is the share of anomalies
+above the 99% quantile of the normal rows that it is judged by; `flagged` is the share above the 99% quantile of the calibration rows. With
+`--mixed` a hundredth of the training rows are other anomalies, and the model is told so.
 """
 
 from __future__ import annotations
