@@ -91,7 +91,12 @@ def test_the_report_has_a_part_for_each_question(folder: Path) -> None:
     heads = [re.findall("<th>(.*?)</th>", table) for table in page.split("<table>")[1:]]
     assert [head[0] for head in heads] == ["rate asked for", "by", "score", "column"]
     assert heads[1] == ["by", "AUROC", "average precision", "found at 1% false alarms", "flagged by the line for 1%"]
-    for row in ("<tr><td>a</td><td>numeric", "<tr><td>id</td><td>left out</td>", "<tr><td>same</td><td>categorical</td><td>1: 1</td>", "(the score)</td>"):
+    for row in (
+        "<tr><td>a</td><td>numeric",
+        "<tr><td>id</td><td>left out</td>",
+        "<tr><td>same</td><td>categorical</td><td>1: 1</td>",
+        "(the score)</td>",
+    ):
         assert row in page
     assert isinstance(spec, TableSpec)
     (column,) = (column for column in spec.columns if column.name == "c")
