@@ -372,7 +372,7 @@ def test_a_model_without_the_constant_columns_is_judged_on_their_data(tmp_path: 
     with pytest.raises(InvalidValue, match="does not hold the items"):
         judging.judge(model, other)
     unnamed = varying.model_copy(update={"ignored": {}})
-    assert judging._some_columns(unnamed, spec) is None
+    assert unnamed.reader_of(spec) is None
 
 
 def test_manifests_of_one_category_are_read_again(model: Model) -> None:

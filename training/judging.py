@@ -18,9 +18,7 @@ from manifold.evaluation.anomaly import Judgement
 from manifold.evaluation.images import ImageBatch, Pixels, RealData
 from manifold.runtime.engine import Model
 from manifold.runtime.errors import InvalidValue
-from manifold.runtime.kinds import Kind
 from manifold.runtime.kinds.image import ImageSpec
-from manifold.runtime.kinds.table import TableSpec
 from manifold.training import datasets
 from manifold.training.data import Data, Part
 from manifold.training.data.parts import Array, subset
@@ -119,7 +117,7 @@ def _check(model: Model, data: Data, against: str | None, html: Path | None) -> 
     manifest = model.manifest
     if manifest.scoring is None:
         raise InvalidValue(f"model: {manifest.name} carries no score", field="model")
-    to_model = data.spec.to_model if manifest.spec == data.spec else _some_columns(manifest.spec, data.spec)
+    to_model = manifest.spec.reader_of(data.spec)
     if to_model is None:
         raise InvalidValue(f"data: {data.name} does not hold the items of {manifest.name}", field="data")
     if html is not None and not data.spec.in_files:
@@ -127,20 +125,6 @@ def _check(model: Model, data: Data, against: str | None, html: Path | None) -> 
     if against is not None and not data.spec.pictures:
         raise InvalidValue("--against: rows have known anomalies of their own", field="against")
     return to_model
-
-
-def _some_columns(wanted: Kind, held: Kind) -> Callable[[Array], Array] | None:
-    """Return what takes the columns of one table from rows of another, None if the other has no such columns.
-
-    The models of earlier versions leave out constant columns, which the data sets have now.
-    """
-    if not isinstance(wanted, TableSpec) or not isinstance(held, TableSpec):
-        return None
-    blocks = {column.name: block for column, block in held.placed if column in wanted.columns}
-    if set(blocks) != set(wanted.names) or not set(held.names) <= {*wanted.names, *wanted.ignored}:
-        return None
-    places = np.concatenate([np.arange(held.shape[0])[blocks[name]] for name in wanted.names])
-    return lambda items: held.to_model(items)[:, places]
 
 
 def _anomalies(model: Model, data: Data, against: str | None, to_model: Callable[[Array], Array]) -> PartInputs | None:

@@ -221,7 +221,7 @@ class Columns(nn.Module):
         self.spec, self.floor = spec, floor
         self.unseen: Unseen | None = Unseen(spec, unseen)
         self.costs = tuple(unseen)
-        usual = usual_values(spec)
+        usual = torch.from_numpy(spec.constants)
         self.has_constants = bool(usual.any())
         self.register_buffer("usual", usual, persistent=False)
         self.register_buffer("varying", 1 - usual, persistent=False)
@@ -346,15 +346,6 @@ def unseen_nats(spec: TableSpec, train: Part) -> list[float]:
         first = torch.as_tensor(held.items)[:, [start for _, start in places]]
         counts += (first == first).sum(0)
     return [math.log(n + column.width + 1) for (column, _), n in zip(places, counts.tolist(), strict=True)]
-
-
-def usual_values(spec: TableSpec) -> Tensor:
-    """Return 1 at the places of columns with a single category, 0 elsewhere, (D,)."""
-    usual = torch.zeros(spec.shape[0])
-    for column, block in spec.placed:
-        if isinstance(column, CategoricalColumn) and column.width == 1:
-            usual[block] = 1
-    return usual
 
 
 def filled(x: Tensor, by: Tensor | None = None) -> Tensor:

@@ -88,6 +88,7 @@ class TableSpec(Kind):
     )  # fmt: skip
     in_files: ClassVar[bool] = True
     nullable: ClassVar[bool] = True
+    unseen: ClassVar[bool] = True
     error_unit: ClassVar[str] = "of scaled columns"
     likelihoods: ClassVar[tuple[str, ...]] = ("columns",)
     suffix: ClassVar[str] = ".csv"
@@ -125,6 +126,27 @@ class TableSpec(Kind):
     def blocks(self) -> Iterator[slice]:
         """Yield the place of each column among the encoded columns."""
         return (block for _, block in self.placed)
+
+    def reader_of(self, held: Kind) -> Callable[[Array], Float32] | None:
+        """Return what takes the columns of this table from stored rows; None if they have others.
+
+        The models of earlier versions leave out constant columns, which the data sets have now.
+        """
+        if self == held or not isinstance(held, TableSpec):
+            return super().reader_of(held)
+        blocks = {column.name: block for column, block in held.placed if column in self.columns}
+        if set(blocks) != set(self.names) or not set(held.names) <= {*self.names, *self.ignored}:
+            return None
+        places = np.concatenate([np.arange(held.shape[0])[blocks[name]] for name in self.names])
+        return lambda items: held.to_model(items)[:, places]
+
+    @property
+    def constants(self) -> Float32:
+        """1 for columns with a single category, 0 for others, (width,)."""
+        constants = np.zeros(self.shape, np.float32)
+        for column, block in self.placed:
+            constants[block] = isinstance(column, CategoricalColumn) and column.width == 1
+        return constants
 
     def plain(self) -> Float32:
         """Return a row of means and first categories."""

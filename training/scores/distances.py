@@ -8,8 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from manifold.runtime.kinds import Kind
-from manifold.runtime.kinds.table import TableSpec
-from manifold.training.likelihoods import DecoderLikelihood, usual_values
+from manifold.training.likelihoods import DecoderLikelihood
 from manifold.training.networks.layers import per_item
 from manifold.training.scores.neighbours import Neighbours
 from manifold.training.scores.placement import Placement, Posterior
@@ -88,8 +87,7 @@ class NearestItems(nn.Module):
         self.model, self.masked = model, place.known is not None
         assert place.inputs is not None
         self.nearest = Neighbours(place.inputs, k)
-        usual = usual_values(spec) if isinstance(spec := model.spec, TableSpec) else torch.zeros(())
-        self.register_buffer("usual", usual)
+        self.register_buffer("usual", torch.from_numpy(model.spec.constants))
         if place.known is not None:
             self.register_buffer("known", place.known)
 

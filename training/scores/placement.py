@@ -10,10 +10,9 @@ import torch
 from torch import Tensor
 
 from manifold.runtime.kinds import Kind
-from manifold.runtime.kinds.table import TableSpec
 from manifold.training.batches import Batch, in_order
 from manifold.training.data import Part
-from manifold.training.likelihoods import filled, usual_values
+from manifold.training.likelihoods import filled
 from manifold.training.scores.options import ScoreOptions
 
 BATCH = 5000  # items, or fewer if they are large
@@ -76,5 +75,4 @@ def _inputs(held: Tensor, spec: Kind) -> tuple[Tensor, Tensor | None]:
     Constant columns would only make the products of `Neighbours` larger and their digits fewer.
     """
     known = (held == held).float()
-    held = filled(held) * (1 - usual_values(spec)) if isinstance(spec, TableSpec) else filled(held)
-    return held, None if bool(known.all()) else known
+    return filled(held) * (1 - torch.from_numpy(spec.constants)), None if bool(known.all()) else known

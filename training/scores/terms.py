@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from manifold.runtime.kinds import Kind
-from manifold.runtime.kinds.table import TableSpec
 from manifold.runtime.manifest import Likelihood, Term
 from manifold.training.scores.options import ScoreOptions
 from manifold.training.scores.placement import carries
@@ -11,8 +10,7 @@ from manifold.training.scores.placement import carries
 
 def distances(options: ScoreOptions, spec: Kind) -> list[Term]:
     """Return the terms of `distances.Distances`, in its order."""
-    table = isinstance(spec, TableSpec)
-    by_nats = "; an unseen value adds twice its nats to the square" if table else ""
+    by_nats = "; an unseen value adds twice its nats to the square" if spec.unseen else ""
     text = f"Mahalanobis distance of the posterior mean to the aggregate posterior{by_nats}"
     terms = [Term(name="latent_distance", kind="distance", description=text)]
     if options.references:
@@ -20,7 +18,9 @@ def distances(options: ScoreOptions, spec: Kind) -> list[Term]:
         text = f"{nearest}, in latent space whitened by the aggregate posterior{by_nats}"
         terms.append(Term(name="latent_neighbours", kind="distance", description=text))
         if carries(spec):
-            text = f"{nearest}, encoded columns{'; an unseen value is as far as another category' if table else ''}"
+            text = (
+                f"{nearest}, encoded columns{'; an unseen value is as far as another category' if spec.unseen else ''}"
+            )
             terms.append(Term(name="input_neighbours", kind="distance", description=text))
     return terms
 
