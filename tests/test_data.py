@@ -130,7 +130,6 @@ def test_whole_columns_encode_like_single_rows() -> None:
 @pytest.mark.parametrize(
     ("column", "reason"),
     [
-        (np.full(40, 1e9) + np.resize([0, 1e-6, 2e-6], 40), "hardly varies"),
         (np.asarray([f"2026-01-{i + 1:02}" for i in range(31)] * 2), "dates or times, such as 2026-01-01"),
         (np.asarray(["2026-01-01T10:00:00Z", "31.12.2025 08:15", "n/a"] * 20), "dates or times"),
         (np.asarray(["10:30", "11:15:30.5", "9:00 PM"] * 20), "dates or times"),

@@ -103,7 +103,12 @@ def test_the_report_has_a_part_for_each_question(folder: Path) -> None:
         "flagged by the line for 1%",
     ]
     assert heads[2] == heads[3] == ["score", "row", "because of", "all values"]
-    for row in ("<tr><td>a</td><td>numeric", "<tr><td>same</td><td>categorical</td><td>1: 1</td>", "(the score)</td>"):
+    for row in (
+        "<tr><td>a</td><td>numeric",
+        "<tr><td>id</td><td>left out</td>",
+        "<tr><td>same</td><td>categorical</td><td>1: 1</td>",
+        "(the score)</td>",
+    ):
         assert row in page
     assert isinstance(spec, TableSpec)
     (column,) = (column for column in spec.columns if column.name == "c")
@@ -113,7 +118,7 @@ def test_the_report_has_a_part_for_each_question(folder: Path) -> None:
 
 
 def test_the_file_that_was_fitted_can_be_scored(folder: Path) -> None:
-    """Identifier, constant and truth column stay in it: what the model does not know is skipped, and nothing needs to be prepared."""
+    """Identifier and truth column stay in it: what the model does not know is skipped, and nothing needs to be prepared."""
     said = run("score", folder / "rows.csv", "--model", "mine", "--models", folder / "models", "-o", folder / "s.parquet", "--budget", 60)  # fmt: skip
     assert "2,500 rows" in said
     assert "60 flagged, 0 bad" in said

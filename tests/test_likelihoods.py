@@ -14,9 +14,11 @@ from manifold.runtime.kinds.table import TableSpec
 from manifold.runtime.tables.schema import CategoricalColumn, NumericColumn
 from manifold.training import likelihoods
 from manifold.training.bounds import gaussian_kl
+from manifold.training.data import Arrays
 from manifold.training.errors import TrainingError
 from manifold.training.likelihoods import Bernoulli, Columns, Gaussian, GaussianLearned, Laplace, Logistic
 
+NOTHING = Arrays(np.zeros((1, 1), np.float32), np.zeros(1, np.int64))
 TABLE = TableSpec(
     columns=(
         NumericColumn(name="a", mean=0, scale=1, minimum=-5, maximum=5),
@@ -101,7 +103,7 @@ def test_binarisation_is_drawn_in_training_and_settled_in_graphs() -> None:
 
 
 def test_columns_are_one_density_a_column() -> None:
-    likelihood = Columns(TABLE, floor=0.1, unseen=math.log(11))
+    likelihood = Columns(TABLE, floor=0.1, unseen=[math.log(11)] * 2)
     parameters = torch.randn(1, likelihood.width)
     one_hot = torch.eye(3)
     rows = torch.cat([torch.zeros(3, 1), one_hot, torch.zeros(3, 1), torch.tensor([[1.0, 0.0]] * 3)], 1)
@@ -113,13 +115,13 @@ def test_columns_are_one_density_a_column() -> None:
 
 
 def test_an_unseen_category_costs_more_than_any_seen_one() -> None:
-    likelihood = Columns(TABLE, floor=0.1, unseen=math.log(1001))
+    likelihood = Columns(TABLE, floor=0.1, unseen=[math.log(1001)] * 2)
     row = torch.tensor([[0.0, 0, 0, 0, 0.0, 1, 0]])
     assert float(likelihood.nll(torch.zeros(1, likelihood.width), row)[0, 1]) == pytest.approx(math.log(1001))
 
 
 def test_columns_sample_what_they_say() -> None:
-    likelihood, n = Columns(TABLE, floor=0.1, unseen=1.0), 20_000
+    likelihood, n = Columns(TABLE, floor=0.1, unseen=[1.0, 1.0]), 20_000
     generator = torch.Generator().manual_seed(0)
     parameters = torch.randn(1, likelihood.width, generator=generator).expand(n, -1)
     noise = torch.randn(n, 2, generator=generator), torch.rand(n, 2, generator=generator)
@@ -142,8 +144,8 @@ def test_torchs_pick_is_the_runtimes() -> None:
 def test_a_likelihood_that_does_not_fit_is_refused() -> None:
     image = ImageSpec(height=2, width=2, channels=1)
     with pytest.raises(TrainingError, match="valid are bernoulli"):
-        likelihoods.build("poisson", image, noise=1, floor=1, rows=1)
+        likelihoods.build("poisson", image, noise=1, floor=1, train=NOTHING)
     with pytest.raises(TrainingError, match="does not fit images; valid are bernoulli, gaussian"):
-        likelihoods.build("columns", image, noise=1, floor=1, rows=1)
+        likelihoods.build("columns", image, noise=1, floor=1, train=NOTHING)
     with pytest.raises(TrainingError, match="does not fit rows; valid are columns"):
-        likelihoods.build("gaussian", TABLE, noise=1, floor=1, rows=1)
+        likelihoods.build("gaussian", TABLE, noise=1, floor=1, train=NOTHING)

@@ -139,9 +139,9 @@ def judge(
     The figures go into the artifact's manifest with `record`, and into a page with `html`. Raises InvalidValue for a model without a score,
     for data of another kind, and for options that do not fit the kind of data.
     """
-    _check(model, data, against, html)
-    train, test = (PartInputs(part, data.spec.to_model) for part in (data.train, data.test))
-    anomalies, rows = _anomalies(model, data, against), data.rows
+    to_model = _check(model, data, against, html)
+    train, test = (PartInputs(part, to_model) for part in (data.train, data.test))
+    anomalies, rows = _anomalies(model, data, against, to_model), data.rows
     judgement = anomaly.judge(model, train, test, anomalies, None if rows is None else rows.normal)
     judgement.warnings += data.notes
     if record:
@@ -152,22 +152,25 @@ def judge(
     return judgement
 
 
-def _check(model: Model, data: Data, against: str | None, html: Path | None) -> None:
+def _check(model: Model, data: Data, against: str | None, html: Path | None) -> Callable[[Array], Array]:
+    """Return what makes model inputs of the stored items. Raises InvalidValue for what `judge` refuses."""
     manifest = model.manifest
     if manifest.scoring is None:
         raise InvalidValue(f"model: {manifest.name} carries no score", field="model")
-    if not manifest.spec.same_items(data.spec):
+    to_model = manifest.spec.reader_of(data.spec)
+    if to_model is None:
         raise InvalidValue(f"data: {data.name} does not hold the items of {manifest.name}", field="data")
     if html is not None and not data.spec.in_files:
         raise InvalidValue("--html: the page is of rows", field="html")
     if against is not None and not data.spec.pictures:
         raise InvalidValue("--against: rows have known anomalies of their own", field="against")
+    return to_model
 
 
-def _anomalies(model: Model, data: Data, against: str | None) -> PartInputs | None:
+def _anomalies(model: Model, data: Data, against: str | None, to_model: Callable[[Array], Array]) -> PartInputs | None:
     """Return the known anomalies of a data set as model inputs, or the images of another one; None if there are neither."""
     if against is None:
-        return None if data.anomalies is None else PartInputs(data.anomalies, data.spec.to_model)
+        return None if data.anomalies is None else PartInputs(data.anomalies, to_model)
     spec = ImageSpec.of(model.manifest.spec, f"model: {model.manifest.name}")
     if folder.is_folder(against := datasets.like(against, spec)):
         return PartInputs(folder.every(against), spec.to_model)

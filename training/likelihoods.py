@@ -7,7 +7,7 @@ the parts for explanations. Shapes: parameters (B, width), x (B, D). Sampling ta
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import groupby
 from typing import Protocol
 
@@ -19,11 +19,14 @@ from manifold.runtime.kinds import DataSpec
 from manifold.runtime.kinds.image import ImageSpec
 from manifold.runtime.kinds.table import TableSpec
 from manifold.runtime.manifest import InputSpec, Source
-from manifold.runtime.tables.schema import NumericColumn
+from manifold.runtime.tables.schema import CategoricalColumn, NumericColumn
+from manifold.training.data import Part
+from manifold.training.data.parts import batches
 from manifold.training.errors import TrainingError
 
 HALF_LOG_TWO_PI = 0.5 * math.log(2 * math.pi)
 LEAST_LOG_SCALE = -7.0  # of the logistic: a quarter of a level of 256
+COUNTED = 5000  # training rows that are counted at a time
 
 
 class DecoderLikelihood(Protocol):
@@ -31,6 +34,11 @@ class DecoderLikelihood(Protocol):
 
     width: int  # parameters an item
     noise: tuple[InputSpec, ...]  # what `sample` takes, in order
+
+    @property
+    def unseen(self) -> Unseen | None:
+        """Return what finds the values that training never saw; None if every value is possible."""
+        ...
 
     def observe(self, x: Tensor, generator: torch.Generator) -> Tensor:
         """Return what training sees of the item x (B, D) in [0, 1]: binarised at random, or x itself."""
@@ -40,8 +48,16 @@ class DecoderLikelihood(Protocol):
         """Return what a graph makes of x, without chance: binarised at 1/2, or x itself."""
         ...
 
+    def evidence(self, x: Tensor) -> Tensor:
+        """Return what the encoder sees of the item: x itself, or x without what says nothing."""
+        ...
+
     def nll(self, parameters: Tensor, x: Tensor) -> Tensor:
         """Return -log p in nats, (B, pixels or columns)."""
+        ...
+
+    def charged(self, parameters: Tensor, x: Tensor) -> Tensor:
+        """Return the nats of a score, (B, pixels or columns): -log p, and for an unseen value no less than for any seen one."""
         ...
 
     def mean(self, parameters: Tensor) -> Tensor:
@@ -53,7 +69,22 @@ class DecoderLikelihood(Protocol):
         ...
 
 
-class Bernoulli(nn.Module):
+class _Pixels(nn.Module):
+    """The parts that all likelihoods of pixels share: every value is possible, and the encoder sees all of them."""
+
+    unseen: Unseen | None = None
+
+    def evidence(self, x: Tensor) -> Tensor:
+        return x
+
+    def nll(self, parameters: Tensor, x: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def charged(self, parameters: Tensor, x: Tensor) -> Tensor:
+        return self.nll(parameters, x)
+
+
+class Bernoulli(_Pixels):
     """Binary pixels. Grey pixels are binarised first: cross-entropy on grey values is not a likelihood."""
 
     noise: tuple[InputSpec, ...] = ()
@@ -78,7 +109,7 @@ class Bernoulli(nn.Module):
         return self.mean(parameters)  # answers show probabilities: a picture of coin flips is of no use
 
 
-class _Continuous(nn.Module):
+class _Continuous(_Pixels):
     """Real-valued pixels; shown by their mean."""
 
     noise: tuple[InputSpec, ...] = ()
@@ -173,14 +204,27 @@ def softplus(x: Tensor) -> Tensor:
 class Columns(nn.Module):
     """The likelihood of a row, column by column: a Gaussian with learned variance (and a floor) in scaled units, or a categorical over one-hot blocks.
 
-    A category never seen in training arrives as a block of zeros and costs `unseen` nats, log(n + 1) for n training rows: rarer than
-    anything that was seen. A missing value arrives as NaN and costs nothing: the bound is on log p of the values that are there (as in
-    Nazabal et al., 2020, arXiv 1807.03653).
+    A category never seen in training arrives as a block of zeros. It has no place in the softmax and costs the nats of `Unseen`; in a score,
+    no less than the least likely of the seen categories costs there. A missing value arrives as NaN and costs nothing: the bound is on
+    log p of the values that are there (as in Nazabal et al., 2020, arXiv 1807.03653).
+
+    A column with a single category is certain: the usual value costs nothing. The encoder does not see such columns, because training cannot
+    teach it what another value means.
     """
 
-    def __init__(self, spec: TableSpec, floor: float, unseen: float) -> None:
+    usual: Tensor
+    varying: Tensor
+
+    def __init__(self, spec: TableSpec, floor: float, unseen: Sequence[float]) -> None:
+        """`unseen` has the nats of an unseen category for each categorical column, in order (see `unseen_nats`)."""
         super().__init__()
-        self.spec, self.floor, self.unseen = spec, floor, unseen
+        self.spec, self.floor = spec, floor
+        self.unseen: Unseen | None = Unseen(spec, unseen)
+        self.costs = tuple(unseen)
+        usual = torch.from_numpy(spec.constants)
+        self.has_constants = bool(usual.any())
+        self.register_buffer("usual", usual, persistent=False)
+        self.register_buffer("varying", 1 - usual, persistent=False)
         self.numeric = [column for column in spec.columns if isinstance(column, NumericColumn)]
         self.width = spec.shape[0] + len(self.numeric)  # a scale beside each mean
         self.runs = list(_runs(spec))
@@ -197,7 +241,12 @@ class Columns(nn.Module):
         return x
 
     def settle(self, x: Tensor) -> Tensor:
-        return x
+        """Return the rows x; a missing value of a constant column is taken for its usual value."""
+        return filled(x, torch.where(self.usual > 0, self.usual, torch.nan)) if self.has_constants else x
+
+    def evidence(self, x: Tensor) -> Tensor:
+        """Return the rows with 0 in the place of missing values and of constant columns."""
+        return filled(x) * self.varying if self.has_constants else filled(x)
 
     def _split(self, parameters: Tensor) -> tuple[Tensor, Tensor]:
         """Return means and logits (B, D), and scales (B, numeric columns)."""
@@ -205,17 +254,25 @@ class Columns(nn.Module):
         return parameters[:, :dimensions], self.floor + F.softplus(parameters[:, dimensions:])
 
     def nll(self, parameters: Tensor, x: Tensor) -> Tensor:
+        return self._nats(parameters, x, bounded=False)
+
+    def charged(self, parameters: Tensor, x: Tensor) -> Tensor:
+        return self._nats(parameters, x, bounded=True)
+
+    def _nats(self, parameters: Tensor, x: Tensor, bounded: bool) -> Tensor:
+        """Return nats (B, columns). If `bounded`, an unseen category costs at least what the least likely seen one costs."""
         values, scales = self._split(parameters)
         there, x = (x == x).to(values.dtype), filled(x)
-        parts = []
+        parts, costs = [], iter(self.costs)
         for block, numbers in self.runs:
             if numbers is not None:
                 scale = scales[:, numbers]
                 nats = 0.5 * ((x[:, block] - values[:, block]) / scale) ** 2 + scale.log() + HALF_LOG_TWO_PI
                 parts.append(nats * there[:, block])
             else:
-                known = x[:, block].sum(1, keepdim=True)
-                nats = -(x[:, block] * values[:, block].log_softmax(1)).sum(1, keepdim=True) + (1 - known) * self.unseen
+                known, log_p, cost = x[:, block].sum(1, keepdim=True), values[:, block].log_softmax(1), next(costs)
+                unseen = (-log_p.amin(1, keepdim=True)).clamp(min=cost) if bounded else cost
+                nats = -(x[:, block] * log_p).sum(1, keepdim=True) + (1 - known) * unseen
                 parts.append(nats * there[:, block.start : block.start + 1])
         return torch.cat(parts, 1)
 
@@ -253,9 +310,47 @@ def _runs(spec: TableSpec) -> Iterator[tuple[slice, slice | None]]:
             yield from ((block, None) for block in blocks)
 
 
-def filled(x: Tensor) -> Tensor:
-    """Return encoded columns with 0 where a value is missing (NaN): the mean of a number, no category."""
-    return torch.where(x == x, x, torch.zeros_like(x))
+class Unseen(nn.Module):
+    """Encoded rows (B, D) to 1 for each categorical column whose value training never saw, 0 for others and for missing ones, (B, C).
+
+    By column, `nats` is the cost of such a value (see `unseen_nats`), and `squares` what the squared distance to a row with a seen value adds
+    to that of the blocks, as two seen values are at the squared distance 2: 1, or 2 for a constant column, which `evidence` leaves out.
+    """
+
+    nats: Tensor
+    squares: Tensor
+
+    def __init__(self, spec: TableSpec, nats: Sequence[float]) -> None:
+        super().__init__()
+        self.blocks = [block for column, block in spec.placed if isinstance(column, CategoricalColumn)]
+        squares = [2.0 if block.stop - block.start == 1 else 1.0 for block in self.blocks]
+        self.register_buffer("nats", torch.tensor(list(nats), dtype=torch.float32), persistent=False)
+        self.register_buffer("squares", torch.tensor(squares), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        # the largest of a block, not the sum: its bits depend on no order
+        found = [1 - x[:, block].amax(1, keepdim=True) for block in self.blocks]
+        return filled(torch.cat(found, 1)) if found else x[:, :0]
+
+
+def unseen_nats(spec: TableSpec, train: Part) -> list[float]:
+    """Return the cost of an unseen value for each categorical column: log(n + K + 1) nats for n training values of K categories.
+
+    This is Laplace's rule of succession with one more category, which stands for everything unseen: after n values it has the probability
+    1 / (n + K + 1), and a category that was seen c times has (c + 1) / (n + K + 1). So no unseen value is likelier than a seen one. For a
+    constant column it is the classical 1 / (n + 2). Missing values are not counted.
+    """
+    places = [(column, block.start) for column, block in spec.placed if isinstance(column, CategoricalColumn)]
+    counts = torch.zeros(len(places), dtype=torch.long)
+    for held in batches(train, COUNTED):
+        first = torch.as_tensor(held.items)[:, [start for _, start in places]]
+        counts += (first == first).sum(0)
+    return [math.log(n + column.width + 1) for (column, _), n in zip(places, counts.tolist(), strict=True)]
+
+
+def filled(x: Tensor, by: Tensor | None = None) -> Tensor:
+    """Return encoded columns (B, D) with `by` (D,) where a value is missing (NaN). Without it 0: the mean of a number, no category."""
+    return torch.where(x == x, x, torch.zeros_like(x) if by is None else by)
 
 
 def pick(probabilities: Tensor, uniforms: Tensor) -> Tensor:
@@ -277,8 +372,8 @@ OBSERVED = {
 DISCRETE = ("bernoulli", "logistic")
 
 
-def build(name: str, spec: DataSpec, *, noise: float, floor: float, rows: int) -> DecoderLikelihood:
-    """Return the likelihood called `name` for data of `spec`; `rows` is the number of training rows."""
+def build(name: str, spec: DataSpec, *, noise: float, floor: float, train: Part) -> DecoderLikelihood:
+    """Return the likelihood called `name` for data of `spec`; `train` is the training part."""
     if name not in NAMES:
         raise TrainingError(
             f"likelihood: unknown {name!r}; valid are {', '.join(NAMES)}", field="likelihood", valid=NAMES
@@ -302,4 +397,5 @@ def build(name: str, spec: DataSpec, *, noise: float, floor: float, rows: int) -
             return Laplace(dimensions, noise)
         case "logistic":
             return Logistic(dimensions, ImageSpec.of(spec, "likelihood logistic").levels, noise)
-    return Columns(TableSpec.of(spec, "likelihood columns"), floor, math.log(rows + 1))
+    table = TableSpec.of(spec, "likelihood columns")
+    return Columns(table, floor, unseen_nats(table, train))

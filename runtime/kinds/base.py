@@ -114,6 +114,7 @@ class Kind(Record):
     pictures: ClassVar[bool] = False  # items can be shown as pictures, which carry recipes
     in_files: ClassVar[bool] = False  # items come as rows of CSV and Parquet files
     nullable: ClassVar[bool] = False  # a value may be missing: it is NaN in the array
+    unseen: ClassVar[bool] = False  # a value may be one that training never saw
     one_unit: ClassVar[bool] = False  # all values of an item have the same unit
     error_unit: ClassVar[str]  # of `errors`
     likelihoods: ClassVar[tuple[str, ...]] = ()  # names of likelihoods for such items, the default first
@@ -166,6 +167,15 @@ class Kind(Record):
     def to_model(self, stored: Array) -> Float32:
         """Return items of a data set as a model's inputs."""
         return np.asarray(stored, np.float32)
+
+    def reader_of(self, held: Kind) -> Callable[[Array], Float32] | None:
+        """Return what makes this model's inputs of the stored items of a data set with the spec `held`; None if it holds other items."""
+        return held.to_model if held == self else None
+
+    @property
+    def constants(self) -> Float32:
+        """1 for the values that were the same in all training items, 0 for others, (*shape)."""
+        return np.zeros(self.shape, np.float32)
 
     def errors(self, data: Array, back: Array) -> Float64:
         """Return the mean squared error (n,) of items `back` against `data`, in `error_unit`."""
@@ -270,10 +280,6 @@ class Kind(Record):
     def known_anomalies(self) -> Truth | None:
         """The rule that says which rows of a file are known anomalies, if there is one."""
         return None
-
-    def same_items(self, other: Kind) -> bool:
-        """Return whether the arrays of both mean the same items."""
-        return self == other
 
     def encode(self, table: Mapping[str, Array], *, missing: bool) -> EncodedTable:
         """Return columns as model inputs; unknown categories are allowed. Only for kinds with `in_files`."""

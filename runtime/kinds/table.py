@@ -20,7 +20,7 @@ from manifold.runtime.tables.columns import EncodedTable
 from manifold.runtime.tables.files import Chunk
 from manifold.runtime.tables.schema import Carry, CategoricalColumn, Column, NumericColumn
 from manifold.runtime.tables.truth import Truth
-from manifold.runtime.tables.values import MISSING, Notation, number, spelling
+from manifold.runtime.tables.values import DEFAULT, MISSING, Notation, number, spelling
 
 Row = dict[str, Any] | list[Any]
 ACROSS = 6  # plots side by side in a preview
@@ -100,6 +100,7 @@ class TableSpec(Kind):
     )  # fmt: skip
     in_files: ClassVar[bool] = True
     nullable: ClassVar[bool] = True
+    unseen: ClassVar[bool] = True
     error_unit: ClassVar[str] = "of scaled columns"
     likelihoods: ClassVar[tuple[str, ...]] = ("columns",)
     suffix: ClassVar[str] = ".csv"
@@ -126,10 +127,6 @@ class TableSpec(Kind):
     def known_anomalies(self) -> Truth | None:
         """The rule that `fit` was given."""
         return self.truth
-
-    def same_items(self, other: Kind) -> bool:
-        """Return whether both encode the same columns alike; the other columns of their files do not matter."""
-        return isinstance(other, TableSpec) and self.columns == other.columns
 
     # --- arrays ---
 
@@ -167,6 +164,27 @@ class TableSpec(Kind):
     def blocks(self) -> Iterator[slice]:
         """Yield the place of each column among the encoded columns."""
         return (block for _, block in self.placed)
+
+    def reader_of(self, held: Kind) -> Callable[[Array], Float32] | None:
+        """Return what takes the columns of this table from stored rows; None if they have others.
+
+        The models of earlier versions leave out constant columns, which the data sets have now.
+        """
+        if self == held or not isinstance(held, TableSpec):
+            return super().reader_of(held)
+        blocks = {column.name: block for column, block in held.placed if column in self.columns}
+        if set(blocks) != set(self.names) or not set(held.names) <= {*self.names, *self.ignored}:
+            return None
+        places = np.concatenate([np.arange(held.shape[0])[blocks[name]] for name in self.names])
+        return lambda items: held.to_model(items)[:, places]
+
+    @property
+    def constants(self) -> Float32:
+        """1 for columns with a single category, 0 for others, (width,)."""
+        constants = np.zeros(self.shape, np.float32)
+        for column, block in self.placed:
+            constants[block] = isinstance(column, CategoricalColumn) and column.width == 1
+        return constants
 
     def plain(self) -> Float32:
         """Return a row of means and first categories."""
@@ -354,9 +372,13 @@ def _shown(column: Any, value: Any) -> Any:
 
 
 def _direction(column: Any, value: Any, expected: Any) -> str | None:
-    """Return `high` or `low` for a number that has an expected value."""
-    if not isinstance(column, NumericColumn) or expected is None or value is None:
+    """Return `high` or `low` for a number that has an expected value, also for one that was constant in training."""
+    if expected is None or value is None or column.width > 1:
         return None
+    if isinstance(column, CategoricalColumn):
+        value, expected = number(value, DEFAULT), number(expected, DEFAULT)
+        if value is None or expected is None or value == expected:
+            return None  # texts have no direction
     return "high" if value > expected else "low"
 
 

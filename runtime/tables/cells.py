@@ -134,6 +134,10 @@ def of_arrow(column: Any) -> Array:
         column = compute.cast(
             compute.cast(column, pyarrow.string()), pyarrow.float64()
         )  # the nearest one, unlike at once
+    if types.is_float32(column.type):  # 0.1 is meant, not the nearest float32, which a float64 shows as 0.10000000149
+        column = compute.cast(compute.cast(column, pyarrow.string()), pyarrow.float64())
+    if types.is_float16(column.type):
+        return _numpy(column).astype(str).astype(np.float64)
     if types.is_floating(column.type) or (types.is_integer(column.type) and not column.null_count):
         return _numpy(column)
     if types.is_integer(column.type):

@@ -154,7 +154,7 @@ def _different(values: Array) -> tuple[list[Any], NDArray[np.int64]]:
     """
     if values.dtype.kind in "biuf":
         different, inverse = np.unique(values, return_inverse=True)
-        return different.tolist(), inverse
+        return list(different), inverse  # numpy's scalars: 0.1 as float32 is spelled 0.1
     plain = values.tolist()
     keys = plain if set(map(type, plain)) <= {str, type(None)} else [(type(value), value) for value in plain]
     place_of: dict[Any, int] = {}

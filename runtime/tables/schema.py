@@ -58,7 +58,10 @@ class NumericColumn(Record):
 
 
 class CategoricalColumn(Record):
-    """One of a list. Encoded as a one-hot block; a category never seen in training is a block of zeros, a missing one a block of NaN."""
+    """One of a list. Encoded as a one-hot block; a category never seen in training is a block of zeros, a missing one a block of NaN.
+
+    A column that had one value in training has one category: the usual value is encoded as 1, any other as 0.
+    """
 
     kind: Literal["categorical"] = "categorical"
     name: str

@@ -45,6 +45,8 @@ WRONG = 0.1  # of the values of a column of numbers that may be other texts, who
 MOMENTS = 0.5  # of the values of a column of dates and times
 LEAST_NUMBERED = 30  # rows, for a column to be their numbers
 KNOTS = 101  # of a quantile transform
+SAME = 1e-12  # a number whose deviation is less, as a share of its size, differs by rounding alone
+ROUNDING = 1e-6  # scale of such a number, as a share of its size; float32 keeps 6e-8
 KINDS = ("numeric", "range", "quantile", "categorical", "ignore")
 OTHERS = "*"  # the name that states a kind for every number that has none of its own
 
@@ -93,6 +95,10 @@ def fit(table: Mapping[str, Array], stated: ColumnSettings | None = None) -> Tab
     if not kept:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in ignored.items())
         raise TrainingError(f"data: no column is left to learn from ({reasons})")
+    constant = [column for column in kept if isinstance(column, CategoricalColumn) and column.width == 1]
+    if len(constant) == len(kept):
+        each = ", ".join(f"{cut(column.name)} is always {cut(column.categories[0])}" for column in constant[:LISTED])
+        raise TrainingError(f"data: no column varies ({each}); at least one needs two different values")
     return TableSpec(columns=tuple(kept), ignored=ignored, missing=stated.missing, decimal=stated.decimal)
 
 
@@ -126,7 +132,8 @@ def _kind(present: Array, numbers: NDArray[np.float64], notation: Notation, othe
         if _are_codes(present):
             return "categorical", ""
         different = _exactly(present, numbers, notation)
-        if len(different) <= 2:
+        spread = max(different) - min(different)
+        if len(different) == 1 or (len(different) == 2 and spread > SAME * max(map(abs, different))):
             return "categorical", ""
         whole = all(float(each).is_integer() for each in different)
         if whole and len(different) == len(present) and max(map(abs, different)) > EXACT:
@@ -210,11 +217,13 @@ def _numeric(
         "maximum": float(numbers.max()),
     }
     transformed = rows.transform(numbers, NumericColumn.model_validate({**plain, **transform}))
-    if (scale := float(transformed.std())) < 1e-12 * max(1.0, float(np.abs(transformed).max())):
-        return f"hardly varies: its deviation is {scale:.3g}"
+    scale, size = float(transformed.std()), float(np.abs(transformed).max())
+    rounding = scale <= SAME * size
+    if rounding:
+        scale = max(ROUNDING * size, float(np.finfo(np.float64).tiny))
     decimals = stated.decimals.get(name, _decimals(numbers))
     centre = float(transformed.mean())
-    if kind == "range":
+    if kind == "range" and not rounding:
         centre, scale = plain["minimum"], plain["maximum"] - plain["minimum"]
     measured = {"mean": centre, "scale": scale, "decimals": decimals, "unit": stated.units.get(name)}
     return NumericColumn.model_validate({**plain, **transform, **measured})

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from pydantic import Field
 
 from manifold.runtime.kinds.table import TableSpec
+from manifold.runtime.tables.schema import NumericColumn
 from manifold.training.data import Data
 from manifold.training.families import vae
 from manifold.training.families.vae import build, draw, evaluate, exports, monitor, phases, report
@@ -22,7 +23,7 @@ from manifold.training.scores import rules
 __all__ = ["PRESETS", "Config", "build", "draw", "evaluate", "exports", "monitor", "phases", "report", "resolve"]
 
 TRIM = 0.2  # of training rows that may hold anomalies, if no share is stated
-LATENT = (2, 8)  # least and largest size of the latent, which is half of the encoded columns in between
+LATENT = (2, 8)  # least and largest size of the latent, which is half of the encoded columns that vary in between
 
 
 class Config(vae.Config):
@@ -48,7 +49,8 @@ C = TypeVar("C", bound=Config)
 def resolve(config: C, data: Data) -> C:
     """Return the config with what depends on the data filled in. Raises InvalidValue for data that is no table."""
     spec = TableSpec.of(data.spec, f"data: {data.name}")
-    size = config.latent_dim or min(max((spec.shape[0] + 1) // 2, LATENT[0]), LATENT[1])
+    varying = sum(column.width for column in spec.columns if isinstance(column, NumericColumn) or column.width > 1)
+    size = config.latent_dim or min(max((varying + 1) // 2, LATENT[0]), LATENT[1])
     config = config.changed(latent_dim=size)
     if config.mixed:
         score = rules.MIXED if config.score == "auto" and config.references else config.score

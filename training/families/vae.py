@@ -102,7 +102,7 @@ class VAE(nn.Module):
         self.config, self.spec, self.shape, self.width = config, data.spec, data.spec.shape, width
         dimensions = math.prod(self.shape)
         self.likelihood = likelihoods.build(
-            config.likelihood, data.spec, noise=config.noise, floor=config.floor, rows=len(data.train)
+            config.likelihood, data.spec, noise=config.noise, floor=config.floor, train=data.train
         )
         self.down: nn.Module = nn.Identity()
         self.up: nn.Module = nn.Identity()
@@ -129,9 +129,7 @@ class VAE(nn.Module):
 
     def encode(self, x: Tensor, c: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         """Map x (B, D) to mean and log_variance (B, L); None without a posterior. Missing values of a row (NaN) have no influence."""
-        if self.spec.nullable:
-            x = likelihoods.filled(x)
-        mean = self.encoder(joined(self.down(x), c))
+        mean = self.encoder(joined(self.down(self.likelihood.evidence(x)), c))
         if not self.config.variational:
             return mean, None
         return mean[:, : self.config.latent_dim], mean[:, self.config.latent_dim :]
@@ -347,7 +345,7 @@ class Score(nn.Module):
             (SCORE_DRAWS // 2, 1, model.config.latent_dim), generator=torch.Generator().manual_seed(seed)
         )
         self.register_buffer("noise", torch.cat([half, -half]))
-        self.distances = Distances(place, model.config.neighbours)
+        self.distances = Distances(place, model.config.neighbours, model.likelihood)
 
     def forward(self, data: Tensor, condition: Tensor | None = None) -> tuple[Tensor, ...]:
         model = self.model
@@ -356,14 +354,14 @@ class Score(nn.Module):
         distances = self.distances(mean, x)
         if log_variance is None:
             parameters = model.decode(mean, condition)
-            nll = model.likelihood.nll(parameters, x)
+            nll = model.likelihood.charged(parameters, x)
             return per_item(nll), *distances, *self._squared_error(data, parameters), self._shaped(nll)
         if model.spec.one_unit:
             distances += self._squared_error(data, model.decode(mean, condition))
         deviation = (0.5 * log_variance).exp()
         # (draws, B, ...): one decoder run for all draws
         z = mean[None] + deviation[None] * self.noise
-        nll = model.likelihood.nll(
+        nll = model.likelihood.charged(
             model.decode(z.flatten(0, 1), repeated(condition, SCORE_DRAWS)), x.repeat(SCORE_DRAWS, 1)
         )
         nll = nll.view(SCORE_DRAWS, -1, nll.shape[1]).mean(0)

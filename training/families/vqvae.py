@@ -106,7 +106,7 @@ class VQVAE(nn.Module):
             )
         self.config, self.shape, self.grid = config, spec.shape, (spec.height // SHRINK, spec.width // SHRINK)
         self.observed, self.discrete = likelihoods.OBSERVED[name], name in likelihoods.DISCRETE
-        self.likelihood = likelihoods.build(name, spec, noise=config.noise, floor=1e-3, rows=len(data.train))
+        self.likelihood = likelihoods.build(name, spec, noise=config.noise, floor=1e-3, train=data.train)
         first, second = config.widths
         self.encoder = nn.Sequential(
             nn.Conv2d(spec.channels, first, 4, stride=2, padding=1), nn.ReLU(),

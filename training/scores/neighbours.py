@@ -12,8 +12,8 @@ CANDIDATES = 4  # times k, of which the nearest are picked
 class Neighbours(nn.Module):
     """The mean Euclidean distance of points (B, D) to the k nearest of N references, (B,).
 
-    The nearest are found by one product of matrices. Their distances are then computed again from the differences, because
-    |a|² - 2ab + |b|² loses all its digits if two points are close.
+    Candidates are found by one product of matrices. Their distances are then computed again from the differences, and the nearest are picked
+    by these, because |a|² - 2ab + |b|² loses all its digits if two points are close.
     """
 
     points: Tensor
@@ -23,21 +23,22 @@ class Neighbours(nn.Module):
         self.register_buffer("points", references.contiguous())  # (N, D)
         self.k = min(k, len(references))
 
-    def _nearest(self, x: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    def _nearest(self, x: Tensor, k: int, added: Tensor | None) -> tuple[Tensor, Tensor]:
         """Return the indices of the k nearest by the product, and their distances, (B, k) each."""
         half = 0.5 * (self.points * self.points).sum(1)
         nearest = (half - x @ self.points.T).topk(k, dim=1, largest=False).indices
         differences = x[:, None] - self.points[nearest]  # (B, k, D)
-        return nearest, per_item((differences * differences).flatten(0, 1)).view(-1, k).sqrt()
+        squared = per_item((differences * differences).flatten(0, 1)).view(-1, k)
+        return nearest, (squared if added is None else squared + added[:, None]).sqrt()
 
-    def find(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def find(self, x: Tensor, added: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return the indices of the k nearest and their distances, (B, k) each, nearest first.
 
-        They are picked among more candidates, by the distances themselves.
+        They are picked among more candidates, by the distances themselves. `added` (B,) is added to the squared distances.
         """
-        nearest, distances = self._nearest(x, min(CANDIDATES * self.k, len(self.points)))
+        nearest, distances = self._nearest(x, min(CANDIDATES * self.k, len(self.points)), added)
         best = distances.topk(self.k, dim=1, largest=False)
         return nearest.gather(1, best.indices), best.values
 
-    def forward(self, x: Tensor) -> Tensor:
-        return per_item(self._nearest(x, self.k)[1]) / self.k
+    def forward(self, x: Tensor, added: Tensor | None = None) -> Tensor:
+        return per_item(self.find(x, added)[1]) / self.k

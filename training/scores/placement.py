@@ -28,7 +28,7 @@ class Placement:
     covariance: Tensor  # (L, L) of the posterior means
     whitening: Tensor  # (L, L) of q(z) = E q(z | x), whose covariance adds the mean variance
     latents: Tensor | None  # (N, L) posterior means of the references, whitened
-    inputs: Tensor | None  # (N, D) the references themselves, if the artifact carries them
+    inputs: Tensor | None  # (N, D) the references themselves with 0 in constant columns, if the artifact carries them
     known: Tensor | None = (
         None  # (N, D) 0 where a value of a reference is missing, 1 elsewhere; None if none is missing
     )
@@ -51,7 +51,7 @@ def place(
         rows = np.random.Generator(np.random.Philox(options.seed)).permutation(len(part))[: options.references]
         latents = ((z[torch.from_numpy(rows).to(device)] - z.mean(0)) @ whitening).float().cpu()
         if carries(spec):
-            inputs, known = _inputs(torch.from_numpy(part.batch(rows).items))
+            inputs, known = _inputs(torch.from_numpy(part.batch(rows).items), spec)
     if options.stored == "float16":  # as the weights are
         latents, inputs = (None if each is None else each.half().float() for each in (latents, inputs))
     return Placement(z.mean(0).cpu(), covariance.cpu(), whitening.cpu(), latents, inputs, known)
@@ -69,7 +69,10 @@ def _aggregate(posterior: Callable[[Batch], Posterior], part: Part, device: torc
     return z, sum(variances, torch.zeros(z.shape[1], device=device, dtype=torch.float64))
 
 
-def _inputs(held: Tensor) -> tuple[Tensor, Tensor | None]:
-    """Return references with 0 in the place of missing values, and a mask of the others if some are missing."""
+def _inputs(held: Tensor, spec: Kind) -> tuple[Tensor, Tensor | None]:
+    """Return references with 0 for missing values and in constant columns, and a mask of the values that are there if some are missing.
+
+    Constant columns would only make the products of `Neighbours` larger and their digits fewer.
+    """
     known = (held == held).float()
-    return filled(held), None if bool(known.all()) else known
+    return filled(held) * (1 - torch.from_numpy(spec.constants)), None if bool(known.all()) else known

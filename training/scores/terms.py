@@ -10,14 +10,18 @@ from manifold.training.scores.placement import carries
 
 def distances(options: ScoreOptions, spec: Kind) -> list[Term]:
     """Return the terms of `distances.Distances`, in its order."""
-    text = "Mahalanobis distance of the posterior mean to the aggregate posterior"
+    by_nats = "; an unseen value adds twice its nats to the square" if spec.unseen else ""
+    text = f"Mahalanobis distance of the posterior mean to the aggregate posterior{by_nats}"
     terms = [Term(name="latent_distance", kind="distance", description=text)]
     if options.references:
         nearest = f"mean distance to the {options.neighbours} nearest of {options.references} training items"
-        text = f"{nearest}, in latent space whitened by the aggregate posterior"
+        text = f"{nearest}, in latent space whitened by the aggregate posterior{by_nats}"
         terms.append(Term(name="latent_neighbours", kind="distance", description=text))
         if carries(spec):
-            terms.append(Term(name="input_neighbours", kind="distance", description=f"{nearest}, encoded columns"))
+            text = (
+                f"{nearest}, encoded columns{'; an unseen value is as far as another category' if spec.unseen else ''}"
+            )
+            terms.append(Term(name="input_neighbours", kind="distance", description=text))
     return terms
 
 
