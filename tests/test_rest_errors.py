@@ -79,7 +79,7 @@ ERRORS: list[tuple[str, Any, int, str | None]] = [
     ("/encode", {"model": "transactions-vae", "images": [text(png())]}, 422, "images"),
     ("/encode", {"model": "transactions-vae", "rows": []}, 422, "rows"),
     ("/encode", {"model": "transactions-vae", "rows": [ROW, {**ROW, "colour": 1}]}, 422, "rows[1].colour"),
-    ("/encode", {"model": "transactions-vae", "rows": [{**ROW, "amount": "12"}]}, 422, "rows[0].amount"),
+    ("/encode", {"model": "transactions-vae", "rows": [{**ROW, "amount": "12 EUR"}]}, 422, "rows[0].amount"),
     ("/encode", {"model": "transactions-vae", "rows": [{**ROW, "weekday": "9"}]}, 422, "rows[0].weekday"),
     ("/encode", {"model": "transactions-vae", "rows": [{"amount": 1}]}, 422, "rows[0].hour"),
     ("/impute", {"model": "transactions-vae", "rows": [{**ROW, "amount": "much"}]}, 422, "rows[0].amount"),

@@ -82,12 +82,13 @@ class TableSpec(Kind):
     ignored: dict[str, str] = Field(
         default_factory=dict, description="columns that rows may have and the model does not look at, and why"
     )
-    missing: tuple[str, ...] = Field(
-        default=MISSING,
-        description="texts that stand for a missing value, compared without case; an empty text always does",
+    missing: tuple[str, ...] | None = Field(
+        default=None,
+        description="texts that stand for a missing value, compared without case; an empty text always does. By default "
+        + ", ".join(filter(None, MISSING)),
     )
-    decimal: Literal[".", ","] = Field(
-        default=".", description="sign before decimals, where a file does not show another"
+    decimal: Literal[".", ","] | None = Field(
+        default=None, description="sign before decimals, where a file does not show another; a point by default"
     )
     truth: Truth | None = Field(default=None, description="which rows of a file are known anomalies")
     id: str | None = Field(default=None, description="the column that names a row, which is copied to the output")
@@ -148,7 +149,7 @@ class TableSpec(Kind):
     @cached_property
     def notation(self) -> Notation:
         """How texts are written: what stands for a missing value, and the sign before decimals."""
-        return Notation.of(self.missing, self.decimal)
+        return Notation.of(MISSING if self.missing is None else self.missing, self.decimal or ".")
 
     @property
     def parts(self) -> tuple[str, ...]:

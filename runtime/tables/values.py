@@ -92,9 +92,14 @@ def number(value: Any, notation: Notation) -> float | None:
     if isinstance(value, bool | np.bool_) or not isinstance(value, int | float | np.integer | np.floating | Decimal):
         return None
     try:
-        return float(value)
+        return _float(value)
     except OverflowError:
         return math.inf if value > 0 else -math.inf
+
+
+def _float(value: Any) -> float:
+    """Return a number as a float64. A float32 or float16 stands for its shortest text: 0.1, not 0.10000000149."""
+    return float(str(value)) if isinstance(value, np.float32 | np.float16) else float(value)
 
 
 def _number_of(text: str, notation: Notation) -> float | None:
@@ -209,7 +214,7 @@ def exact_number(value: Any, notation: Notation) -> int | float | None:
         return int(value) if whole else float(value)
     if not isinstance(value, float | np.floating) or not math.isfinite(value):
         return None
-    return int(value) if float(value).is_integer() else float(value)
+    return int(value) if float(value).is_integer() else _float(value)
 
 
 def _moment(value: Any) -> Hashable:

@@ -132,10 +132,10 @@ def _kind(present: Array, numbers: NDArray[np.float64], notation: Notation, othe
         if _are_codes(present):
             return "categorical", ""
         different = _exactly(present, numbers, notation)
-        spread = max(different) - min(different)
-        if len(different) == 1 or (len(different) == 2 and spread > SAME * max(map(abs, different))):
-            return "categorical", ""
         whole = all(float(each).is_integer() for each in different)
+        apart = whole or max(different) - min(different) > SAME * max(map(abs, different))
+        if len(different) == 1 or (len(different) == 2 and apart):
+            return "categorical", ""
         if whole and len(different) == len(present) and max(map(abs, different)) > EXACT:
             return "ignore", f"is an identifier: {len(different)} different whole numbers, some beyond 2^53"
         return otherwise, ""
@@ -172,7 +172,8 @@ def _are_codes(present: Array) -> bool:
 
 def _categorical(name: str, present: Array, notation: Notation, *, numeric: bool) -> CategoricalColumn | str:
     """Return a column of the categories of values (n,), or why it is left out."""
-    count: dict[tuple[type, Any], int] = Counter((type(value), value) for value in present.tolist())
+    plain = present if present.dtype.kind == "f" else present.tolist()  # numpy's scalars know that a float32 is one
+    count: dict[tuple[type, Any], int] = Counter((type(value), value) for value in plain)
     names = [_name(meaning, alike) for meaning, alike in _by_meaning(count, notation).items()]
     if (longest := max(map(len, names))) > files.CELL_BYTES // 4:  # a character has up to four bytes
         return f"has a text of {longest} characters, the limit is {files.CELL_BYTES // 4}"
