@@ -53,6 +53,14 @@ def fit(
             "--column", metavar="NAME=KIND", help="numeric, range, quantile, categorical or ignore; repeat for more."
         ),
     ] = None,
+    missing: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--missing",
+            metavar="TEXT",
+            help="A text that stands for a missing value; repeat for more. They take the place of NA, N/A, NaN, null, - and ?.",
+        ),
+    ] = None,
     mixed: Annotated[
         bool,
         typer.Option(
@@ -67,9 +75,13 @@ def fit(
     models: Models = Path("models"),
     quiet: Quiet = False,
 ) -> None:
-    """From a file of rows to a published, calibrated artifact that scores them, with a report."""
+    """From a file of rows to a published, calibrated artifact that scores them, with a report.
+
+    How values and kinds of columns are read is written down in docs/tables.md.
+    """
     from manifold.runtime import engine
     from manifold.runtime.kinds.table import TableSpec
+    from manifold.runtime.tables import described
     from manifold.training import export as exporting
     from manifold.training import families, judging, runs
     from manifold.training import train as loop
@@ -81,18 +93,21 @@ def fit(
     family = "tabular_cvae" if label else "tabular_vae"
     module = families.get(family)
     stated = schema.ColumnSettings(kinds=dict(_pair(kind, "--column") for kind in kinds or []))
+    stated = stated if missing is None else dataclasses.replace(stated, missing=tuple(missing))
     data = tables.of_file(file, stated, label, tables.Roles(truth, id_, tuple(keep or ())))
     for note in data.notes:
         typer.echo(note, err=True)
+    for column in described.describe(TableSpec.of(data.spec, str(file))):
+        typer.echo(f"column {column}")
     config = configuration(module, preset, settings)
     config = config.changed(mixed=mixed or config.mixed)
     new = runs.TrainingRun(run or Path("runs") / name, family, str(file), preset, config)
     folder = loop.train(new, data=data, device="cpu", quiet=quiet)
     published = exporting.export(runs.open_run(folder), name, models, data=data)
+    model = engine.load(published, device="cpu")
+    tables.check_again(data, TableSpec.of(model.manifest.spec, name), file)
     told = dataclasses.replace(data, notes=())  # printed above
-    _tell(judging.judge(engine.load(published, device="cpu"), told, html=html, record=True), data.spec.noun)
-    for column, reason in TableSpec.of(data.spec, str(file)).ignored.items():
-        typer.echo(f"left out: {column}: {reason}", err=True)
+    _tell(judging.judge(model, told, html=html, record=True), data.spec.noun)
     typer.echo(
         f"{published}: done; the report is {html}; next: manifold score ROWS.csv --model {name} -o SCORES.parquet"
     )

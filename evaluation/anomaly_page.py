@@ -19,7 +19,7 @@ from manifold.runtime.errors import cut
 from manifold.runtime.kinds.table import TableSpec
 from manifold.runtime.repository import replacing
 from manifold.runtime.scores import reasons
-from manifold.runtime.tables import rows
+from manifold.runtime.tables import described, rows
 from manifold.runtime.tables.schema import NumericColumn
 
 SHOWN = 10  # rows of a list
@@ -74,7 +74,9 @@ def to_html(
     parts.append(
         "<h2>The most anomalous rows</h2>" + _most_anomalous(model, spec, judgement, JudgedItems(test, anomalies), file)
     )
-    parts.append("<h2>Columns</h2>" + table(("column", "kind", "values"), _columns(spec)))
+    parts.append(
+        "<h2>Columns</h2>" + table(("column", "kind", "values", "changes that the model cannot see"), _columns(spec))
+    )
     return page(f"{manifest.name} {manifest.version}", parts)
 
 
@@ -111,15 +113,8 @@ def _known(judgement: Judgement, spec: TableSpec) -> str:
     return f"{judgement.anomalies} rows{rule}, which training never saw."
 
 
-def _columns(spec: TableSpec) -> list[tuple[str, str, str]]:
-    described = []
-    for column in spec.columns:
-        if isinstance(column, NumericColumn):
-            described.append((column.name, f"numeric, {column.transform}", f"{column.minimum:g} to {column.maximum:g}"))
-        else:
-            names = ", ".join(column.categories[:8]) + (", …" if len(column.categories) > 8 else "")
-            described.append((column.name, "categorical", f"{len(column.categories)}: {names}"))
-    return described + [(name, "left out", reason) for name, reason in spec.ignored.items()]
+def _columns(spec: TableSpec) -> list[tuple[str, str, str, str]]:
+    return [(each.column, each.kind, each.values, each.unseen) for each in described.describe(spec)]
 
 
 def _most_anomalous(

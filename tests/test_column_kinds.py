@@ -12,10 +12,11 @@ import pyarrow.parquet
 import pytest
 
 from manifold.runtime.kinds.table import TableSpec
-from manifold.runtime.tables import rows
+from manifold.runtime.tables import described, files, rows
 from manifold.runtime.tables.schema import CategoricalColumn, NumericColumn
 from manifold.training.data import schema, tables
 from manifold.training.data.schema import ColumnSettings
+from manifold.training.errors import DataError
 
 GENERATOR = np.random.default_rng(0)
 N = 120
@@ -176,3 +177,90 @@ def test_a_parquet_file_of_every_type(tmp_path: Path) -> None:
     assert set(reasons) == {"list", "struct", "map", "bytes", "span", "none"}
     chunk = next(spec.chunks(io.BytesIO((tmp_path / "t.parquet").read_bytes()), "parquet", 100))
     assert spec.encode(chunk.table, missing=True).bad == {}
+
+
+NASTY = """id; amount ;country;paid;note;when;code;score
+1; 1.234,50;DE;True;"two
+lines";2026-01-31;007;0,5
+2;NA;NA;yes; café ;2026-02-01;010;1,25
+3;abc;FR;N;"x;y";2026-02-02;123;2,5
+4;-3,25;-;FALSE;"x;y";2026-02-03;123;3,75
+5;0,5;DE
+6;7;DE;0;x;;010;?
+"""
+
+
+def nasty(path: Path, encoding: str = "latin-1") -> Path:
+    header, *rest = NASTY.split("\n", 1)
+    path.write_bytes((header + "\n" + rest[0] * 30).encode(encoding))
+    return path
+
+
+def test_a_file_is_read_again_as_scoring_reads_it(tmp_path: Path) -> None:
+    path = nasty(tmp_path / "t.csv")
+    data = tables.of_file(path, ColumnSettings(kinds={"amount": "numeric"}), roles=tables.Roles(id="id"))
+    spec = TableSpec.of(data.spec, "")
+    assert [(column.name, column.kind) for column in spec.columns] == [
+        ("amount", "numeric"), ("country", "categorical"), ("paid", "categorical"), ("note", "categorical"), ("code", "categorical"),
+        ("score", "numeric"),
+    ]  # fmt: skip
+    assert spec.decimal == ","
+    paid = spec.columns[2]
+    assert isinstance(paid, CategoricalColumn)
+    assert [paid.lookup.find(value, spec.notation) for value in (False, True)] == [0, 1]
+    assert spec.columns[3].categories == ("café", "two\nlines", "x", "x;y")  # type: ignore[union-attr]
+    assert list(data.notes) == [
+        "30 rows are invalid and left out (row 5: has 3 cells, but the header has 8)",
+        "30 rows are invalid and left out (row 3: amount: 'abc' is not a number; column 'amount' is numeric)",
+    ]
+    tables.check_again(data, spec, path)
+    again = TableSpec.model_validate_json(spec.model_dump_json())
+    tables.check_again(data, again, path)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        (";7;", ";8;", r"row 6: column 'amount', when encoded, is .* for training and .* for scoring; this is a fault of manifold"),
+        (";-3,25;", ";x;", r"row 4 is invalid for scoring alone \(amount: 'x' is not a number"),
+        (";abc;", ";1;", r"row 3 is invalid for training alone \(amount: 'abc' is not a number"),
+        (";DE\n", ";DE;0;x;;010;1\n", "row 5 is invalid for training alone"),
+    ],
+)  # fmt: skip
+def test_a_difference_between_fit_and_score_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, old: str, new: str, says: str
+) -> None:
+    """The file that scoring reads differs in one row here, as if its reader did."""
+    path = nasty(tmp_path / "t.csv")
+    data = tables.of_file(path, ColumnSettings(kinds={"amount": "numeric"}), roles=tables.Roles(id="id"))
+    content = path.read_bytes().replace(old.encode(), new.encode(), 1)
+    real = files.chunks
+    monkeypatch.setattr(files, "chunks", lambda source, *rest, **options: real(io.BytesIO(content), *rest, **options))
+    with pytest.raises(DataError, match=says):
+        tables.check_again(data, TableSpec.of(data.spec, ""), path)
+
+
+def test_descriptions_say_what_is_not_seen() -> None:
+    table = {
+        "count": np.resize([0] * 40 + [1, 2, 3], N), "flag": np.resize([0, 1], N), "same": np.zeros(N), "when": np.resize(["10:30"], N),
+        "kind": np.asarray([f"k{i % 12}" for i in range(N)]),
+    }  # fmt: skip
+    spec = schema.fit(table, ColumnSettings(left_out={"": files.UNNAMED}))
+    said = {each.column: str(each) for each in described.describe(spec)}
+    (count,) = (column for column in spec.columns if column.name == "count")
+    assert isinstance(count, NumericColumn)
+    low, high = rows.clipped_at(count)
+    assert (
+        said["count"]
+        == f"count: numeric: 0 to 3, log(1 + v) (all values below {low:g} look alike, and all above {high:g})"
+    )
+    ends, _ = rows.encode(
+        [{**dict.fromkeys(spec.names), "count": value} for value in (high * 1.01, high * 0.99)], spec, missing=True
+    )
+    assert ends[0, 0] == count.clip > ends[1, 0]
+    assert said["flag"] == "flag: category: 2 values: 0, 1"
+    assert said["same"] == "same: constant: 0; any other value counts as never seen"
+    assert said["kind"] == "kind: category: 12 values: k0, k1, k10, k11, k2, k3, k4, k5, …"
+    assert said["when"].startswith("when: left out: holds dates or times, such as 10:30")
+    assert said["when"].endswith("(no change is seen)")
+    assert said["(no name)"].startswith("(no name): left out: has no name in the file's header")

@@ -177,7 +177,7 @@ def test_stated_kinds_are_taken() -> None:
         schema.fit(table, schema.ColumnSettings(kinds={"z": "numeric"}))
     with pytest.raises(TrainingError, match="unknown kind"):
         schema.ColumnSettings(kinds={"a": "number"})
-    with pytest.raises(TrainingError, match="'x' is not a number"):
+    with pytest.raises(TrainingError, match="'x' is not a finite number; leave out --column a=numeric"):
         schema.fit({"a": np.asarray(["x"] * 40)}, schema.ColumnSettings(kinds={"a": "numeric"}))
 
 

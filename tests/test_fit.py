@@ -106,7 +106,7 @@ def test_the_report_has_a_part_for_each_question(folder: Path) -> None:
     for row in (
         "<tr><td>a</td><td>numeric",
         "<tr><td>id</td><td>left out</td>",
-        "<tr><td>same</td><td>categorical</td><td>1: 1</td>",
+        "<tr><td>same</td><td>constant</td><td>1; any other value counts as never seen</td>",
         "(the score)</td>",
     ):
         assert row in page

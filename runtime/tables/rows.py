@@ -190,6 +190,13 @@ def _unscale(values: NDArray[np.float64], column: NumericColumn, held: bool) -> 
     return plain
 
 
+def clipped_at(column: NumericColumn) -> tuple[float, float]:
+    """Return the values beyond which all numbers of a column are encoded alike, the lower one first."""
+    ends = np.asarray([-column.clip, column.clip]) * column.scale + column.mean
+    low, high = _inverse(ends, column).tolist()
+    return low, high
+
+
 def _inverse(values: NDArray[np.float64], column: NumericColumn) -> NDArray[np.float64]:
     """The value for t(value)."""
     if column.transform == "log1p":

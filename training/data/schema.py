@@ -121,7 +121,10 @@ def _fit_column(name: str, values: Array, stated: ColumnSettings) -> NumericColu
         return _categorical(name, present, notation, numeric=not np.isnan(numbers).any())
     finite = numbers[np.isfinite(numbers)]
     if not len(finite):
-        raise TrainingError(f"column {shown(name)}: {shown(present[:1].tolist()[0])} is not a number", field=name)
+        raise TrainingError(
+            f"column {shown(name)}: {shown(present[:1].tolist()[0])} is not a finite number; leave out --column {cut(name)}={kind}",
+            field=name,
+        )
     return _numeric(name, finite, kind, stated)
 
 

@@ -27,6 +27,7 @@ from manifold.training.errors import DataError, TrainingError
 
 Table = Mapping[str, Array]
 LEAST_ROWS = 30  # of a table
+FAULT = "this is a fault of manifold: please report it with the row"
 SMALL, FOLDS = 2000, 5  # tables with fewer rows are calibrated by folds of the training rows
 
 
@@ -217,6 +218,44 @@ def of_model(model: Model, path: Path, stated: str | None = None) -> Data:
         path.stem, manifest.spec, parts["train"], parts["calibration"], parts["test"],
         anomalies=None if rule is None else parts["anomalies"], rows=judged, notes=tuple(notes),
     )  # fmt: skip
+
+
+def check_again(data: Data, spec: TableSpec, path: Path) -> None:
+    """Read a file that was fitted once more, as scoring reads files with the published `spec`, and compare. Raises DataError for a difference."""
+    whole = reading.read(path, spec.notation)
+    learned = spec.encode(whole.columns, missing=True)
+    bad = {**whole.bad, **{int(whole.numbers[at]): reason for at, reason in learned.bad.items()}}
+    place_of = {number: place for place, number in enumerate(whole.numbers.tolist())}
+    with path.open("rb") as source:
+        for chunk in spec.chunks(source, files.format_of(path), files.CHUNK_ROWS):
+            scored = spec.encode(chunk.table, missing=True)
+            invalid = {**chunk.bad, **{int(chunk.numbers[at]): reason for at, reason in scored.bad.items()}}
+            here = {number: bad[number] for number in (*chunk.numbers.tolist(), *chunk.bad) if number in bad}
+            for number in invalid.keys() ^ here.keys():
+                raise DataError(
+                    f"{path}: row {number} is invalid for {'scoring' if number in invalid else 'training'} alone ({(invalid | here)[number]}); {FAULT}"
+                )
+            rows = [at for at, number in enumerate(chunk.numbers.tolist()) if number not in invalid]
+            places = [place_of[number] for number in chunk.numbers[rows].tolist()]
+            _compare(spec, learned.data[places], scored.data[rows], chunk.numbers[rows])
+    if data.rows is not None:
+        _compare(
+            spec,
+            Arrays.of(data.test).items,
+            learned.data[[place_of[at] for at in data.rows.test.tolist()]],
+            data.rows.test,
+        )
+
+
+def _compare(spec: TableSpec, learned: Array, scored: Array, numbers: NDArray[np.int64]) -> None:
+    """Raise DataError for the first row that differs, with the column and both values."""
+    differ = ~((learned == scored) | (np.isnan(learned) & np.isnan(scored)))
+    for at, place in np.argwhere(differ).tolist():
+        column = next(column.name for column, block in spec.placed if block.start <= place < block.stop)
+        raise DataError(
+            f"data: row {numbers[at]}: column {shown(column)}, when encoded, is {learned[at, place]:g} for training and {scored[at, place]:g} for "
+            f"scoring; {FAULT}"
+        )
 
 
 def take(table: Table, which: Array) -> dict[str, Array]:

@@ -1,0 +1,57 @@
+"""Descriptions of a table's columns for people: what was decided about each, and which changes a model cannot see."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from manifold.runtime.errors import cut
+from manifold.runtime.tables import rows
+from manifold.runtime.tables.schema import CategoricalColumn, NumericColumn
+
+if TYPE_CHECKING:
+    from manifold.runtime.kinds.table import TableSpec
+
+SHOWN = 8  # categories that are named
+TRANSFORMS = {"identity": "", "log1p": ", log(1 + v)", "quantile": ", by quantiles"}
+
+
+@dataclass(frozen=True)
+class Description:
+    """What was decided about one column."""
+
+    column: str
+    kind: str  # numeric, category, constant or left out
+    values: str  # the range, the categories, or why the column is left out
+    unseen: str  # changes that a model cannot see; empty if there are none
+
+    def __str__(self) -> str:
+        return f"{cut(self.column)}: {self.kind}: {self.values}" + (f" ({self.unseen})" if self.unseen else "")
+
+
+def describe(spec: TableSpec) -> list[Description]:
+    """Return a description of each column of a table, those that are left out last."""
+    described = [
+        _numeric(column) if isinstance(column, NumericColumn) else _categorical(column) for column in spec.columns
+    ]
+    left_out = [
+        Description(name or "(no name)", "left out", reason, "no change is seen")
+        for name, reason in spec.ignored.items()
+    ]
+    return described + left_out
+
+
+def _numeric(column: NumericColumn) -> Description:
+    unit = f" {column.unit}" if column.unit else ""
+    values = f"{column.minimum:g} to {column.maximum:g}{unit}{TRANSFORMS[column.transform]}"
+    low, high = rows.clipped_at(column)
+    return Description(column.name, "numeric", values, f"all values below {low:g} look alike, and all above {high:g}")
+
+
+def _categorical(column: CategoricalColumn) -> Description:
+    if column.width == 1:
+        return Description(
+            column.name, "constant", f"{cut(column.categories[0])}; any other value counts as never seen", ""
+        )
+    names = ", ".join(map(cut, column.categories[:SHOWN])) + (", …" if column.width > SHOWN else "")
+    return Description(column.name, "category", f"{column.width} values: {names}", "")
