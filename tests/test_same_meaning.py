@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import csv
 import io
+import json
+from collections.abc import Iterator
 from decimal import Decimal
 from typing import Any
 
+import grpc
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
@@ -18,8 +21,10 @@ from manifold.runtime.kinds.table import TableSpec
 from manifold.runtime.tables import files, rows
 from manifold.runtime.tables.schema import CategoricalColumn, NumericColumn
 from manifold.service.rpc import messages
-from manifold.service.stubs import manifold_pb2
+from manifold.service.stubs import manifold_pb2, manifold_pb2_grpc
 from manifold.training.data import schema
+from tests import tabled
+from tests.served import Served, served
 
 WORDS = ("red", "blue", "Straße", "café", "a, b", 'say "so"', "two\nlines", "x;y", "10-20", "don't")
 SPEC = TableSpec(
@@ -147,7 +152,7 @@ def test_a_row_means_the_same_on_every_path(table: list[dict[str, Any]], form: d
         "parquet texts": of_file(as_parquet(table, typed=False), "parquet"),
         "csv": of_file(as_csv(table, form), "csv"),
     }
-    of_grpc = through_grpc([{**in_json(row), "account": row["account"] and str(row["account"])} for row in table])
+    of_grpc = through_grpc([in_json(row) for row in table])
     found["grpc"] = rows.encode(of_grpc, SPEC, unknown=True, missing=True)
     for path, (data, others) in found.items():
         np.testing.assert_array_equal(data, wanted, err_msg=path)
@@ -178,3 +183,79 @@ def test_the_schema_of_a_file_does_not_depend_on_its_form(
             assert [other.lookup.find(name, SPEC.notation) for name in one.categories] == list(range(one.width))
         else:
             assert one == other
+
+
+# --- whole answers ---
+
+
+def made_rows(n: int) -> list[dict[str, Any]]:
+    """Return rows with every kind of value, by a seed. Half of them have no missing and no unseen ones."""
+    generator = np.random.default_rng(0)
+
+    def row(strange: bool) -> dict[str, Any]:
+        def one_of(*values: Any, other: tuple[Any, ...] = (None,)) -> Any:
+            values = (*values, *other) if strange else values
+            return values[generator.integers(len(values))]
+
+        return {
+            "amount": one_of(*(Decimal(int(cents)) / 100 for cents in generator.integers(-(10**6), 10**6, 3))), "count": one_of(0, 3, 2**40),
+            "colour": one_of(*WORDS, other=(None, "unseen")), "paid": one_of(True, False), "level": one_of(1, 2.5, other=(None, 3)),
+            "code": one_of("007", "010", other=(None, "7")), "account": one_of(2**60, 2**60 + 1, other=(None, 2**60 + 2)),
+            "country": one_of("DE", "NA", other=("FR",)), "same": one_of(0, other=(None, 1)),
+        }  # fmt: skip
+
+    return [row(strange=place % 2 == 1) for place in range(n)]
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    folder = tmp_path_factory.mktemp("same")
+    score = tabled.manifest()["tasks"]["score"]
+    inputs = [{**score["inputs"][0], "shape": list(SPEC.shape)}]
+    tabled.write(
+        folder, data=SPEC.model_dump(mode="json", exclude_none=True), tasks={"score": {**score, "inputs": inputs}}
+    )
+    with served(folder, default_model="rows", grpc=True) as running:
+        yield running
+
+
+def asked(service: Served, rows: list[Any]) -> list[dict[str, Any]]:
+    answer = service.client.post("/anomaly-score", json={"rows": rows})
+    assert answer.status_code == 200, answer.text
+    items: list[dict[str, Any]] = answer.json()["items"]
+    return items
+
+
+def uploaded(service: Served, content: bytes, kind: str) -> list[dict[str, Any]]:
+    answer = service.client.post("/anomaly-score", content=content, headers={"Content-Type": kind})
+    assert answer.status_code == 200, answer.text
+    *lines, _ = map(json.loads, answer.text.splitlines())
+    return lines
+
+
+def test_a_row_has_the_same_answer_on_every_path(service: Served) -> None:
+    table = made_rows(60)
+    plain = [in_json(row) for row in table]
+    form = {
+        "delimiter": ";", "decimal": ",", "encoding": "latin-1", "end": "\r\n", "blanks": " ", "missing": "n/a", "booleans": ("No", "YES"),
+        "quoting": csv.QUOTE_ALL, "last": True,
+    }  # fmt: skip
+    spoken = [texts(row, {**form, "decimal": "."}) for row in table]
+    arrays = [[row[name] for name in SPEC.names] for row in plain]
+    found = {name: asked(service, rows) for name, rows in (("objects", plain), ("arrays", arrays), ("texts", spoken))}
+    found["csv"] = uploaded(service, as_csv(table, form), "text/csv")
+    found["parquet"] = uploaded(service, as_parquet(table, typed=True), "application/vnd.apache.parquet")
+    found["parquet texts"] = uploaded(service, as_parquet(table, typed=False), "application/vnd.apache.parquet")
+    with grpc.insecure_channel(service.target) as channel:
+        request = manifold_pb2.ScoreRequest()
+        messages.fill(request, {"rows": plain})
+        items = manifold_pb2_grpc.ManifoldStub(channel).AnomalyScore(request, timeout=60).items
+    answers = {
+        path: [(item["score"], item["state"], said([item["warnings"]])) for item in each]
+        for path, each in found.items()
+    }
+    answers["grpc"] = [(item.score, item.state, said([list(item.warnings)])) for item in items]
+    assert len({state for _, state, _ in answers["objects"]}) == 2
+    assert len({score for score, *_ in answers["objects"]}) > 30
+    for path, answer in answers.items():
+        assert answer == answers["objects"], path

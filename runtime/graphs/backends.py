@@ -431,6 +431,9 @@ class FakeBackend:
             phase = np.zeros(rows)
             for place, spec in enumerate(task.inputs):
                 values = inputs[spec.graph_name].reshape(rows, -1).astype(np.float64)
+                values = (
+                    np.nan_to_num(values, nan=-0.75) if spec.missing else values
+                )  # missing is like a value of its own
                 phase += (np.sin(np.arange(1, values.shape[1] + 1) * (place + 1)) * values).sum(axis=1)
             outputs = {}
             for place, output in enumerate(task.outputs):

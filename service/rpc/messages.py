@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from manifold.runtime import kinds, texts
 from manifold.runtime.errors import InvalidValue, TooLarge
+from manifold.runtime.tables.values import EXACT
 from manifold.service.core.reading import Uploads
 from manifold.service.rpc.codes import NotInProto
 from manifold.service.stubs import manifold_pb2 as pb
@@ -209,7 +210,14 @@ def _write_array(message: pb.Array, value: Any) -> None:
 
 
 def _write_value(message: pb.Value, value: Any) -> None:
-    if isinstance(value, str):
+    if isinstance(value, bool):
+        message.boolean = value
+    elif isinstance(value, int) and abs(value) > EXACT:  # as a double it would be another number
+        if -(2**63) <= value < 2**63:
+            message.integer = value
+        else:
+            message.text = str(value)
+    elif isinstance(value, str):
         message.text = value
     elif value is not None:
         message.number = value
