@@ -139,7 +139,7 @@ def _left_out(
 
 
 def _kinds(kind: str) -> ColumnSettings:
-    return ColumnSettings(kinds={**dict.fromkeys(nslkdd.CATEGORIES, "categorical"), "*": kind})
+    return ColumnSettings(kinds={**dict.fromkeys((*nslkdd.CATEGORIES, *nslkdd.FEW), "categorical"), "*": kind})
 
 
 # --- on KDDTest+ --------------------------------------------------------------------------------------------------------------
