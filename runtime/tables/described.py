@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING
 from manifold.runtime.errors import cut
 from manifold.runtime.tables import rows
 from manifold.runtime.tables.schema import CategoricalColumn, NumericColumn
+from manifold.runtime.tables.values import DEFAULT, number
 
 if TYPE_CHECKING:
     from manifold.runtime.kinds.table import TableSpec
 
+WHOLE = 10**15  # whole numbers below it are written with all of their digits
 SHOWN = 8  # categories that are named
 TRANSFORMS = {"identity": "", "log1p": ", log(1 + v)", "quantile": ", by quantiles"}
 
@@ -43,9 +45,20 @@ def describe(spec: TableSpec) -> list[Description]:
 
 def _numeric(column: NumericColumn) -> Description:
     unit = f" {column.unit}" if column.unit else ""
-    values = f"{column.minimum:g} to {column.maximum:g}{unit}{TRANSFORMS[column.transform]}"
+    values = f"{_written(column.minimum)} to {_written(column.maximum)}{unit}{TRANSFORMS[column.transform]}"
+    if column.beyond == "log":
+        return Description(column.name, "numeric", values, "")
     low, high = rows.clipped_at(column)
-    return Description(column.name, "numeric", values, f"all values below {low:g} look alike, and all above {high:g}")
+    return Description(
+        column.name, "numeric", values, f"all values below {_written(low)} look alike, and all above {_written(high)}"
+    )
+
+
+def _written(value: float) -> str:
+    """Return a number with six digits; a whole one has all of its digits, up to fifteen."""
+    if value.is_integer() and abs(value) < WHOLE:
+        return str(int(value))
+    return f"{float(f'{value:.6g}'):.15g}"
 
 
 def _categorical(column: CategoricalColumn) -> Description:
@@ -54,4 +67,6 @@ def _categorical(column: CategoricalColumn) -> Description:
             column.name, "constant", f"{cut(column.categories[0])}; any other value counts as never seen", ""
         )
     names = ", ".join(map(cut, column.categories[:SHOWN])) + (", …" if column.width > SHOWN else "")
-    return Description(column.name, "category", f"{column.width} values: {names}", "")
+    numbers = all(number(category, DEFAULT) is not None for category in column.categories)
+    unseen = f"other numbers count alike, as never seen; --column {cut(column.name)}=numeric makes them differ"
+    return Description(column.name, "category", f"{column.width} values: {names}", unseen if numbers else "")
