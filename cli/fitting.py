@@ -99,7 +99,7 @@ def fit(
     data = tables.of_file(file, stated, label, tables.Roles(truth, id_, tuple(keep or ())))
     for note in data.notes:
         typer.echo(note, err=True)
-    for column in described.describe(TableSpec.of(data.spec, str(file))):
+    for column in described.describe(TableSpec.of(data.spec, str(file)), label, data.classes):
         typer.echo(f"column {column}")
     config = configuration(module, preset, settings)
     config = config.changed(mixed=mixed or config.mixed)

@@ -276,6 +276,8 @@ def test_descriptions_say_what_is_not_seen() -> None:
         said["flag"]
         == "flag: category: 2 values: 0, 1 (other numbers count alike, as never seen; --column flag=numeric makes them differ)"
     )
+    classes = described.describe(spec, "type", ("a", "b"))[len(spec.columns)]
+    assert str(classes) == "type: class: 2 values: a, b; /classify tells them apart, and rows need no such column"
     assert said["same"] == "same: constant: 0; any other value counts as never seen"
     assert said["kind"] == "kind: category: 12 values: k0, k1, k10, k11, k2, k3, k4, k5, …"
     assert said["when"].startswith("when: left out: holds dates or times, such as 10:30")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -31,8 +32,8 @@ class Description:
         return f"{cut(self.column)}: {self.kind}: {self.values}" + (f" ({self.unseen})" if self.unseen else "")
 
 
-def describe(spec: TableSpec) -> list[Description]:
-    """Return a description of each column of a table, those that are left out last."""
+def describe(spec: TableSpec, label: object = None, classes: Sequence[str] | None = None) -> list[Description]:
+    """Return a description of each column of a table, those that are left out last. `label` names the column of the classes, if there are any."""
     described = [
         _numeric(column) if isinstance(column, NumericColumn) else _categorical(column) for column in spec.columns
     ]
@@ -40,7 +41,21 @@ def describe(spec: TableSpec) -> list[Description]:
         Description(name or "(no name)", "left out", reason, "no change is seen")
         for name, reason in spec.ignored.items()
     ]
-    return described + left_out
+    of_label = (
+        [
+            Description(
+                label, "class", f"{_listed(classes)}; /classify tells them apart, and rows need no such column", ""
+            )
+        ]
+        if isinstance(label, str) and classes
+        else []
+    )
+    return described + of_label + left_out
+
+
+def _listed(values: Sequence[str]) -> str:
+    """Return how many values there are, and the first ones."""
+    return f"{len(values)} values: {', '.join(map(cut, values[:SHOWN]))}" + (", …" if len(values) > SHOWN else "")
 
 
 def _numeric(column: NumericColumn) -> Description:
@@ -66,7 +81,6 @@ def _categorical(column: CategoricalColumn) -> Description:
         return Description(
             column.name, "constant", f"{cut(column.categories[0])}; any other value counts as never seen", ""
         )
-    names = ", ".join(map(cut, column.categories[:SHOWN])) + (", …" if column.width > SHOWN else "")
     numbers = all(number(category, DEFAULT) is not None for category in column.categories)
     unseen = f"other numbers count alike, as never seen; --column {cut(column.name)}=numeric makes them differ"
-    return Description(column.name, "category", f"{column.width} values: {names}", unseen if numbers else "")
+    return Description(column.name, "category", _listed(column.categories), unseen if numbers else "")
