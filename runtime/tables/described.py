@@ -34,12 +34,13 @@ class Description:
 
 def describe(spec: TableSpec, label: object = None, classes: Sequence[str] | None = None) -> list[Description]:
     """Return a description of each column of a table, those that are left out last. `label` names the column of the classes, if there are any."""
-    described = [
+    kept = [
         _numeric(column) if isinstance(column, NumericColumn) else _categorical(column) for column in spec.columns
     ]
     left_out = [
         Description(name or "(no name)", "left out", reason, "no change is seen")
         for name, reason in spec.ignored.items()
+        if not (classes and name == label)
     ]
     of_label = (
         [
@@ -50,7 +51,7 @@ def describe(spec: TableSpec, label: object = None, classes: Sequence[str] | Non
         if isinstance(label, str) and classes
         else []
     )
-    return described + of_label + left_out
+    return kept + of_label + left_out
 
 
 def _listed(values: Sequence[str]) -> str:

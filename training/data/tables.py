@@ -109,7 +109,7 @@ def from_table(
         left = {part: np.delete(places[part], list(invalid.get(part, {}))) for part in ("test", "anomalies")}
         normal = marks[left["test"]] == OTHER
         data = replace(data, rows=FileRows(file, numbers[left["test"]], numbers[left["anomalies"]], normal))
-    return replace(data, spec=_with_roles(TableSpec.of(data.spec, name), roles, rule), notes=tuple(notes))
+    return replace(data, spec=_with_roles(TableSpec.of(data.spec, name), roles, rule, label), notes=tuple(notes))
 
 
 def _split(marks: NDArray[np.int8]) -> dict[str, Array]:
@@ -169,9 +169,10 @@ def _without_learning(table: Table, stated: ColumnSettings, label: str | None, r
     )
 
 
-def _with_roles(spec: TableSpec, roles: Roles, rule: Truth | None) -> TableSpec:
-    """Return the schema with the roles, and why their columns are left out."""
-    why = {} if rule is None else {rule.column: "says which rows are known anomalies"}
+def _with_roles(spec: TableSpec, roles: Roles, rule: Truth | None, label: str | None) -> TableSpec:
+    """Return the schema with the roles, and why their columns and that of the classes are left out."""
+    why = {} if label is None else {label: "holds the classes"}
+    why |= {} if rule is None else {rule.column: "says which rows are known anomalies"}
     why |= dict.fromkeys(roles.passed, "is copied to the output")
     if roles.id is not None:
         why[roles.id] = "names the row; it is copied to the output"
