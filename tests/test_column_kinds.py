@@ -267,7 +267,7 @@ def test_descriptions_say_what_is_not_seen() -> None:
     (count,) = (column for column in spec.columns if column.name == "count")
     assert isinstance(count, NumericColumn)
     assert said["count"] == "count: numeric: 0 to 3, log(1 + v)"
-    flat = TableSpec(columns=(count.model_copy(update={"beyond": "flat", "maximum": 1234567.0}),))
+    flat = TableSpec(columns=(count.model_copy(update={"beyond": None, "maximum": 1234567.0}),))
     low, high = rows.clipped_at(count)
     (old,) = described.describe(flat)
     assert (

@@ -34,9 +34,7 @@ class Description:
 
 def describe(spec: TableSpec, label: object = None, classes: Sequence[str] | None = None) -> list[Description]:
     """Return a description of each column of a table, those that are left out last. `label` names the column of the classes, if there are any."""
-    kept = [
-        _numeric(column) if isinstance(column, NumericColumn) else _categorical(column) for column in spec.columns
-    ]
+    kept = [_numeric(column) if isinstance(column, NumericColumn) else _categorical(column) for column in spec.columns]
     left_out = [
         Description(name or "(no name)", "left out", reason, "no change is seen")
         for name, reason in spec.ignored.items()

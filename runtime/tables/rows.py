@@ -112,7 +112,7 @@ def not_finite(value: Any) -> str:
 
 
 def is_clipped(value: Any, column: NumericColumn) -> str:
-    said = "and was clipped" if column.beyond == "flat" else "and counts by the logarithm of what lies beyond"
+    said = "and was clipped" if column.beyond is None else "and counts by the logarithm of what lies beyond"
     return (
         f"{cut(column.name)}: {cut(reading.spelling(value))} is more than {column.clip:g} scales from the mean {said}"
     )
@@ -143,7 +143,7 @@ def standardise(values: Any, column: NumericColumn) -> Any:
     with np.errstate(over="ignore"):
         scaled = (transform(values, column) - column.mean) / column.scale
         inside = np.clip(scaled, -column.clip, column.clip)
-        if column.beyond == "flat":
+        if column.beyond is None:
             return inside
         return inside + np.sign(scaled) * np.log1p(np.minimum(np.abs(scaled - inside), LARGEST))
 

@@ -16,7 +16,7 @@ from manifold.runtime.tables.values import Categories
 class NumericColumn(Record):
     """A number. Encoded as s = (t(value) - mean) / scale with t the identity, log(1 + value), or a quantile transform.
 
-    Beyond `clip`, s is held to it if `beyond` is "flat"; if it is "log", log(1 + |s| - clip) is added, so that no two values look alike.
+    Beyond `clip`, s is held to it; if `beyond` is "log", log(1 + |s| - clip) is added, so that no two values look alike.
 
     The logarithm is mirrored below 0, so that every number has one: -log(1 - value). The quantile transform takes `knots`, quantiles of the
     training rows, to `scores`, the normal quantiles of their shares, straight between them, and beyond the ends goes on at `slope`: a value
@@ -32,9 +32,9 @@ class NumericColumn(Record):
     mean: float
     scale: float = Field(gt=0)
     clip: float = Field(default=10.0, gt=0, description="in units of `scale`; values beyond it carry a warning")
-    beyond: Literal["flat", "log"] = Field(
-        default="flat",
-        description="how values beyond `clip` are encoded: all alike, or by the logarithm of what lies beyond",
+    beyond: Literal["log"] | None = Field(
+        default=None,
+        description="how values beyond `clip` are encoded: by the logarithm of what lies beyond, or all alike if absent",
     )
     minimum: float = Field(description="smallest value in training; values made by the model are held to it")
     maximum: float
