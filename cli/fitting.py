@@ -90,6 +90,8 @@ def fit(
     html = html or Path(f"{name}.html")
     check_writable(html)
     exporting.check_name(name)
+    folder = run or Path("runs") / name
+    _check_new(folder)
     family = "tabular_cvae" if label else "tabular_vae"
     module = families.get(family)
     stated = schema.ColumnSettings(kinds=dict(_pair(kind, "--column") for kind in kinds or []))
@@ -97,12 +99,11 @@ def fit(
     data = tables.of_file(file, stated, label, tables.Roles(truth, id_, tuple(keep or ())))
     for note in data.notes:
         typer.echo(note, err=True)
-    for column in described.describe(TableSpec.of(data.spec, str(file))):
+    for column in described.describe(TableSpec.of(data.spec, str(file)), label, data.classes):
         typer.echo(f"column {column}")
     config = configuration(module, preset, settings)
     config = config.changed(mixed=mixed or config.mixed)
-    new = runs.TrainingRun(run or Path("runs") / name, family, str(file), preset, config)
-    folder = loop.train(new, data=data, device="cpu", quiet=quiet)
+    loop.train(runs.TrainingRun(folder, family, str(file), preset, config), data=data, device="cpu", quiet=quiet)
     published = exporting.export(runs.open_run(folder), name, models, data=data)
     model = engine.load(published, device="cpu")
     tables.check_again(data, TableSpec.of(model.manifest.spec, name), file)
@@ -111,6 +112,18 @@ def fit(
     typer.echo(
         f"{published}: done; the report is {html}; next: manifold score ROWS.csv --model {name} -o SCORES.parquet"
     )
+
+
+def _check_new(folder: Path) -> None:
+    """Raise InvalidValue if a folder holds a run already."""
+    from manifold.training import runs
+
+    if (folder / runs.CHECKPOINT).exists():
+        raise InvalidValue(
+            f"--run: {folder} holds a run already; name another folder, such as --run {folder}-2, or remove {folder}. An artifact of the same "
+            "--name gets the next version",
+            field="run",
+        )
 
 
 def judge(

@@ -70,7 +70,7 @@ def score(
         typer.echo(
             f"note: {loaded.manifest.name} draws random numbers by itself: these scores are not reproducible", err=True
         )
-    for note in total.notes:
+    for note in total.told():
         typer.echo(f"warning: {note}", err=True)
     where = f", set aside in {rejected if rejected.exists() else out}" if total.bad else ""
     undecided = f", {total.undecided:,} not decided" if total.undecided else ""

@@ -17,6 +17,7 @@ from manifold.evaluation.page import page, plot, table
 from manifold.runtime.engine import Model
 from manifold.runtime.errors import cut
 from manifold.runtime.kinds.table import TableSpec
+from manifold.runtime.manifest import Manifest
 from manifold.runtime.repository import replacing
 from manifold.runtime.scores import reasons
 from manifold.runtime.tables import described, rows
@@ -75,7 +76,8 @@ def to_html(
         "<h2>The most anomalous rows</h2>" + _most_anomalous(model, spec, judgement, JudgedItems(test, anomalies), file)
     )
     parts.append(
-        "<h2>Columns</h2>" + table(("column", "kind", "values", "changes that the model cannot see"), _columns(spec))
+        "<h2>Columns</h2>"
+        + table(("column", "kind", "values", "changes that the model cannot see"), _columns(manifest, spec))
     )
     return page(f"{manifest.name} {manifest.version}", parts)
 
@@ -113,8 +115,13 @@ def _known(judgement: Judgement, spec: TableSpec) -> str:
     return f"{judgement.anomalies} rows{rule}, which training never saw."
 
 
-def _columns(spec: TableSpec) -> list[tuple[str, str, str, str]]:
-    return [(each.column, each.kind, each.values, each.unseen) for each in described.describe(spec)]
+def _columns(manifest: Manifest, spec: TableSpec) -> list[tuple[str, str, str, str]]:
+    """Return what was decided for each column, that of the classes among them."""
+    fitted = manifest.provenance.get("data")
+    label = fitted.get("label") if isinstance(fitted, dict) else None
+    return [
+        (each.column, each.kind, each.values, each.unseen) for each in described.describe(spec, label, manifest.classes)
+    ]
 
 
 def _most_anomalous(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -171,3 +172,37 @@ def test_parquet_out_says_the_same(model: Model) -> None:
 def test_models_of_images_score_no_rows(tiny: Path) -> None:
     with pytest.raises(UnsupportedTask, match="does not score rows"):
         next(bulk.score(load(tiny / "models/vae", device="cpu"), io.BytesIO(b"a\n1\n"), "csv", Rule()))
+
+
+def test_columns_unlike_those_of_training_are_named(model: Model) -> None:
+    """A category that is spelled in another way and a number in another unit: in at least a tenth of the rows, over all chunks."""
+    table = made_table(100)
+    table["kind"] = np.where(np.arange(100) < 40, "Klein", table["kind"].astype(str)).astype(object)
+    table["weight"] = np.where(np.arange(100) < 9, 1e9, table["weight"])
+    for rows in (7, 100):
+        total = bulk.Total()
+        for part in bulk.score(model, io.BytesIO(as_csv(table)), "csv", Rule(), rows=rows):
+            total.add(part)
+        assert total.told() == [
+            "column 'kind': 40 of 100 rows have a value that training never saw, such as 'Klein'; check how the column is written, and its unit, "
+            "or fit again"
+        ]
+        assert total.counts()["rows"] == 100
+        assert "outside" not in total.counts()
+    table["weight"] = np.where(np.arange(100) < 10, 1e9, table["weight"])
+    total = bulk.Total()
+    for part in bulk.score(model, io.BytesIO(as_csv(table)), "csv", Rule()):
+        total.add(part)
+    assert any("'weight': 10 of 100 rows" in note and "'1000000000'" in note for note in total.told())
+
+
+@pytest.mark.parametrize(
+    ("header", "said"),
+    [
+        ("Price,weight,kind,paid", "Upper and lower case differ: rename 'Price' to 'price'"),
+        ("weight,kind,paid", "Add them; cells without a value may be empty"),
+    ],
+)
+def test_what_to_do_about_columns_that_a_file_lacks(model: Model, header: str, said: str) -> None:
+    with pytest.raises(Malformed, match=re.escape(said)):
+        scored(model, f"{header}\n1,2,small,0\n".encode())

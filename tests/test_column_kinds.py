@@ -62,6 +62,8 @@ def test_categories(values: np.ndarray, categories: tuple[str, ...]) -> None:
         (GENERATOR.normal(size=N).astype(str), "identity", None), (repeated("1", "02", "3"), "identity", 3), (repeated(1, 2, None, 3, "NA"), "identity", 3),
         (np.asarray([*map(str, range(100, 217)), "abc", "abc", "d"], object)[GENERATOR.permutation(N)], "identity", 216),
         (repeated(2**60, 2**60 + 2**20, 2**61), "identity", float(2**61)),
+        (np.resize(np.arange(20_250_100, 20_250_150), N), "identity", 20_250_149), (np.resize([1.5e9, 1.6e9, 1.7e9], N), "identity", 1.7e9),
+        (GENERATOR.permutation(N) * 3e7, "identity", (N - 1) * 3e7),
     ],
 )  # fmt: skip
 def test_numbers(values: np.ndarray, transform: str, maximum: float | None) -> None:
@@ -80,6 +82,14 @@ def test_numbers(values: np.ndarray, transform: str, maximum: float | None) -> N
         (np.asarray([f"customer {i}" for i in range(N)]), "is an identifier: 120 different values in 120 rows, such as customer"),
         (np.asarray([f"${i}.50" for i in range(N)]), "is an identifier"),
         (repeated(None), "has no values"), (repeated("NA", "?", ""), "has no values"), (np.full(N, np.nan), "has no values"),
+        (1_735_689_600 + np.resize([5, 86_400, 7], N) * np.arange(N), "holds dates or times, such as 1735689600 (seconds since 1970)"),
+        (1_735_689_600.5 + np.resize([5, 86_400, 7], N) * np.arange(N), "holds dates or times, such as 1735689600.5 (seconds since 1970)"),
+        ((1_735_689_600_123 + np.arange(N) // 2 * 977).astype(str), "holds dates or times, such as 1735689600123 (milliseconds since 1970)"),
+        (np.asarray([20_250_000 + 100 * (1 + i % 12) + 1 + i % 28 for i in range(N)]), "holds dates or times, such as 20250101 (YYYYMMDD)"),
+        (
+            np.asarray([f"{i}.5" if i % 6 else "unknown" for i in range(N)]),
+            "has numbers, but other texts in 20 of 120 rows, such as 'unknown'; if that stands for a missing value, name it by --missing 'unknown'",
+        ),
         (repeated([1], [2]), "holds lists"), (repeated({"a": 1}), "holds lists"), (repeated(b"x"), "holds lists"),
     ],
 )  # fmt: skip
@@ -104,11 +114,16 @@ def test_stated_kinds_and_texts_for_missing_values() -> None:
 
 
 def test_counts_of_two_five_and_five_thousand_differ() -> None:
-    """A count that training saw up to 3: the farther a new one lies, the larger its encoded value, until it is clipped."""
-    spec = schema.fit({"logins": np.resize([0] * 40 + [1, 2, 3], 430), "x": GENERATOR.normal(size=430)})
-    encoded, warnings = rows.encode([{"logins": n, "x": 0} for n in (0, 2, 5, 5000)], spec, unknown=True, missing=True)
-    assert np.all(np.diff(encoded[:, 0]) > 0)
-    assert "was clipped" in warnings[3][0]
+    """A count that is hardly ever above 0 in training: the farther a new one lies, the larger its encoded value, without an end."""
+    for often in (40, 4000):
+        logins = np.resize([0] * often + [1, 2, 3], often * 2 + 6)
+        spec = schema.fit({"logins": logins, "x": GENERATOR.normal(size=len(logins))})
+        asked = (0, 1, 2, 5, 50, 5000, 5001, 10**9, 1e300)
+        encoded, warnings = rows.encode([{"logins": n, "x": 0} for n in asked], spec, unknown=True, missing=True)
+        assert np.all(np.diff(encoded[:, 0]) > 0)
+        assert "5000 is more than 10 scales from the mean and counts by the logarithm" in warnings[5][0]
+        back = [row["logins"] for row in rows.decode(encoded[:7], spec, held=False)]
+        assert back == pytest.approx(asked[:7], rel=1e-3)
 
 
 @pytest.mark.parametrize(
@@ -212,6 +227,8 @@ def test_a_file_is_read_again_as_scoring_reads_it(tmp_path: Path) -> None:
     assert list(data.notes) == [
         "30 rows are invalid and left out (row 5: has 3 cells, but the header has 8)",
         "30 rows are invalid and left out (row 3: amount: 'abc' is not a number; column 'amount' is numeric)",
+        "missing values: 'amount' in 30 rows (written NA), 'country' in 60 rows (written -, NA), 'score' in 30 rows; they take no part in the score. "
+        "--missing TEXT names other texts for missing values",
     ]
     tables.check_again(data, spec, path)
     again = TableSpec.model_validate_json(spec.model_dump_json())
@@ -249,16 +266,22 @@ def test_descriptions_say_what_is_not_seen() -> None:
     said = {each.column: str(each) for each in described.describe(spec)}
     (count,) = (column for column in spec.columns if column.name == "count")
     assert isinstance(count, NumericColumn)
+    assert said["count"] == "count: numeric: 0 to 3, log(1 + v)"
+    flat = TableSpec(columns=(count.model_copy(update={"beyond": None, "maximum": 1234567.0}),))
     low, high = rows.clipped_at(count)
+    (old,) = described.describe(flat)
     assert (
-        said["count"]
-        == f"count: numeric: 0 to 3, log(1 + v) (all values below {low:g} look alike, and all above {high:g})"
+        str(old)
+        == f"count: numeric: 0 to 1234567, log(1 + v) (all values below {low:g} look alike, and all above {high:g})"
     )
-    ends, _ = rows.encode(
-        [{**dict.fromkeys(spec.names), "count": value} for value in (high * 1.01, high * 0.99)], spec, missing=True
-    )
+    ends, _ = rows.encode([{"count": value} for value in (high * 1.01, high * 0.99)], flat)
     assert ends[0, 0] == count.clip > ends[1, 0]
-    assert said["flag"] == "flag: category: 2 values: 0, 1"
+    assert (
+        said["flag"]
+        == "flag: category: 2 values: 0, 1 (other numbers count alike, as never seen; --column flag=numeric makes them differ)"
+    )
+    classes = described.describe(spec, "type", ("a", "b"))[len(spec.columns)]
+    assert str(classes) == "type: class: 2 values: a, b; /classify tells them apart, and rows need no such column"
     assert said["same"] == "same: constant: 0; any other value counts as never seen"
     assert said["kind"] == "kind: category: 12 values: k0, k1, k10, k11, k2, k3, k4, k5, …"
     assert said["when"].startswith("when: left out: holds dates or times, such as 10:30")

@@ -114,7 +114,7 @@ def test_a_number_that_differs_by_rounding_is_a_number_that_may_round(size: floa
     around = np.asarray([size, float(np.float32(size)), size * 1.001, 0.0])
     encoded = schema.encode({"c": around, "good": np.arange(4.0)}, spec)[:, 0]
     assert np.abs(encoded[:2]).max() < 0.2
-    assert np.abs(encoded[2:]).min() == column.clip
+    assert np.abs(encoded[2:]).min() > column.clip
 
 
 @pytest.mark.parametrize("values", [np.linspace(1, 9, 40) * 1e-15, np.resize([0.0, 5e-324], 40) * 1])

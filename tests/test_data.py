@@ -223,6 +223,8 @@ def test_labels_are_a_column_of_their_own() -> None:
     assert data.classes == ("bad", "good", "ugly")
     assert isinstance(data.spec, TableSpec)
     assert "label" not in data.spec.names
+    assert data.spec.ignored["label"] == "holds the classes"
+    assert "label" in data.spec.known  # a row of JSON may have it, as a line of a file may
     assert set(np.unique(data.train.labels)) == {0, 1, 2}
     with pytest.raises(TrainingError, match="no column 'y'"):
         tables.from_table("made", table, {}, label="y")

@@ -378,6 +378,14 @@ def test_wrong_options_of_fit_are_named(folder: Path, arguments: tuple[str, ...]
         )
 
 
+def test_a_run_folder_is_used_once(folder: Path) -> None:
+    """It is refused before the file is read."""
+    with pytest.raises(
+        InvalidValue, match=r"--run: .*run holds a run already; name another folder, such as --run .*run-2"
+    ):
+        run("fit", folder / "absent.csv", "--name", "mine", "--models", folder / "models", "--run", folder / "run")
+
+
 def test_wrong_outputs_are_named(folder: Path) -> None:
     score = ("--model", "mine", "--models", folder / "models", "-o")
     with pytest.raises(ManifoldError, match="the output is a"):

@@ -194,3 +194,27 @@ def test_the_logarithm_goes_on_below_zero() -> None:
 def test_a_file_without_a_column_says_which() -> None:
     with pytest.raises(InvalidValue, match="'night' missing"):
         columns.encode({"amount": np.ones(1), "hour": np.ones(1)}, SPEC)
+
+
+def test_missing_numbers_stay_missing_when_rows_are_decoded() -> None:
+    column = NumericColumn(name="n", mean=5, scale=2, minimum=0, maximum=9, decimals=0)
+    values = [row["n"] for row in rows.decode(np.asarray([[np.nan], [1.0]]), TableSpec(columns=(column,)))]
+    assert values[0] != values[0]
+    assert values[1] == 7
+    assert isinstance(values[1], int)
+
+
+@pytest.mark.parametrize("transform", ["identity", "log1p"])
+def test_values_beyond_the_clip_keep_their_order_and_come_back(transform: str) -> None:
+    about = {"name": "n", "transform": transform, "mean": 0.0, "scale": 0.1, "minimum": 0, "maximum": 1}
+    log = NumericColumn.model_validate({**about, "beyond": "log"})
+    flat = NumericColumn.model_validate(about)
+    given = np.asarray([-1e300, -5000.0, -3.0, -0.5, 0.0, 0.5, 3.0, 4.0, 5000.0, 1e300, np.nan])
+    encoded, clipped = rows.standardise(given, log), rows.standardise(given, flat)
+    assert np.all(np.diff(encoded[:-1]) > 0)
+    assert np.isfinite(encoded[:-1]).all()
+    assert np.isnan(encoded[-1])
+    inside = np.abs(encoded) < log.clip
+    assert np.array_equal(encoded[inside], clipped[inside])
+    back = [row["n"] for row in rows.decode(encoded[1:-2, None], TableSpec(columns=(log,)), held=False)]
+    assert back == pytest.approx(given[1:-2].tolist(), rel=1e-6, abs=1e-9)

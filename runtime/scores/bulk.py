@@ -24,11 +24,13 @@ from manifold.runtime.repository import replacing
 from manifold.runtime.scores import decisions, reasons, scoring
 from manifold.runtime.scores.decisions import Judged, Rule
 from manifold.runtime.tables import files
+from manifold.runtime.tables.columns import Outside
 from manifold.runtime.tables.schema import Carry
 
 Array = NDArray[Any]
 
 SUFFIXES = (".ndjson", ".jsonl", ".parquet")  # of outputs
+MANY, LEAST_MANY = 0.1, 10  # share and number of rows outside what training saw in a column that the notes name
 WAITING = 200_000  # rows of a budget's first pass that are kept before the most anomalous are chosen
 
 
@@ -43,6 +45,7 @@ class ScoredRows:
     bad: dict[int, str]
     carried: CarriedValues | None = None  # None if no columns are copied to the output
     notes: list[str] = field(default_factory=list)  # about the file, with its first chunk
+    outside: dict[str, Outside] = field(default_factory=dict)  # by column
 
 
 @dataclass
@@ -73,16 +76,29 @@ class Total:
     undecided: int = 0  # rows that the rule does not decide
     states: dict[str, int] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)  # about the file, and why rows are not decided
+    outside: dict[str, Outside] = field(default_factory=dict)  # values that training never saw, by column
 
     def counts(self) -> dict[str, Any]:
         """Return the counts by name."""
-        return {name: value for name, value in vars(self).items() if name != "notes"}
+        return {name: value for name, value in vars(self).items() if name not in ("notes", "outside")}
+
+    def told(self) -> list[str]:
+        """Return the notes, with one for each column whose values training never saw in many rows."""
+        rows = self.rows + self.bad
+        return self.notes + [
+            f"column {shown(name)}: {found.rows} of {rows} rows have a value that training never saw, such as {shown(found.example)}; check how the "
+            "column is written, and its unit, or fit again"
+            for name, found in self.outside.items()
+            if found.rows >= max(LEAST_MANY, MANY * rows)
+        ]
 
     def add(self, scored: ScoredRows) -> None:
         """One more chunk."""
         self.notes += scored.notes
         self.rows += len(scored.numbers)
         self.bad += len(scored.bad)
+        for name, found in scored.outside.items():
+            self.outside[name] = self.outside[name] + found if name in self.outside else found
         if scored.judged is not None:
             self.flagged += int(scored.judged.flagged.sum())
             self.undecided += int(scored.judged.undecided.sum())
@@ -123,6 +139,7 @@ class EncodedRows:
     places: Array  # of the n rows, in the table
     also: dict[str, Any]  # further columns as pyarrow arrays, of all rows in the table
     bad_places: dict[int, int]  # by number, of those bad rows that are in the table
+    outside: dict[str, Outside]  # by column
 
 
 def encoded(
@@ -145,7 +162,15 @@ def encoded(
         warnings = [[*table.warnings.get(at, []), *chunk.notes.get(numbers[at], [])] for at in places.tolist()]
         bad_places = {numbers[at]: at for at in np.flatnonzero(~keep).tolist()}
         yield EncodedRows(
-            chunk.numbers[keep], table.data[keep], warnings, bad, chunk.table, places, chunk.also, bad_places
+            chunk.numbers[keep],
+            table.data[keep],
+            warnings,
+            bad,
+            chunk.table,
+            places,
+            chunk.also,
+            bad_places,
+            table.outside,
         )
         total, invalid = total + len(places) + len(bad), invalid + len(bad)
         if bad:
@@ -201,7 +226,7 @@ def steps(
         told, notes = notes, []
         carried = _carried(part, carry)
         if not len(part.data):
-            yield ScoredRows(part.numbers, None, [], None, part.bad, carried, told)
+            yield ScoredRows(part.numbers, None, [], None, part.bad, carried, told, part.outside)
             continue
         scores = model.score(part.data)
         taken = None if chosen is None else _among(part.numbers, chosen)
@@ -210,7 +235,7 @@ def steps(
         if line is not None:  # the whole file's, not this chunk's
             judged = dataclasses.replace(judged, threshold=line)
         explanations = _explained(model, part, scores, judged) if explain else None
-        yield ScoredRows(part.numbers, judged, part.warnings, explanations, part.bad, carried, told)
+        yield ScoredRows(part.numbers, judged, part.warnings, explanations, part.bad, carried, told, part.outside)
 
 
 def _present(carry: Carry, spec: Kind, source: IO[bytes], kind: str) -> tuple[Carry, list[str]]:

@@ -26,6 +26,17 @@ Array = NDArray[Any]
 Float32 = NDArray[np.float32]
 
 
+@dataclass(frozen=True)
+class Outside:
+    """The values of a column that training never saw: unseen categories, and numbers that were clipped."""
+
+    rows: int
+    example: str
+
+    def __add__(self, other: Outside) -> Outside:
+        return Outside(self.rows + other.rows, self.example)
+
+
 @dataclass
 class EncodedTable:
     """Encoded rows. `bad` names those that could not be encoded; their data is not to be used."""
@@ -33,6 +44,7 @@ class EncodedTable:
     data: Float32  # (n, width)
     warnings: dict[int, list[str]] = field(default_factory=dict)  # by row, of those that have any
     bad: dict[int, str] = field(default_factory=dict)  # row to reason, the first one found
+    outside: dict[str, Outside] = field(default_factory=dict)  # by column, if there are any
 
     def warn(self, index: Any, text: str) -> None:
         self.warnings.setdefault(int(index), []).append(text)
@@ -121,8 +133,13 @@ def _numbers(
     for index in np.flatnonzero(np.isinf(found)):
         result.bad.setdefault(int(index), f"{column.name}: {rows.not_finite(found[index])}")
     encoded: NDArray[np.float64] = rows.standardise(found, column)
-    for index in np.flatnonzero(np.abs(encoded) >= column.clip):
+    clipped = np.flatnonzero(np.abs(encoded) >= column.clip)
+    for index in clipped:
         result.warn(index, rows.is_clipped(values[index : index + 1].tolist()[0], column))
+    if len(clipped):
+        result.outside[column.name] = Outside(
+            len(clipped), reading.spelling(values[clipped[0] : clipped[0] + 1].tolist()[0])
+        )
     return encoded
 
 
@@ -138,7 +155,10 @@ def _blocks(
     known = ~absent & (places >= 0)
     block[absent] = np.nan
     block[known, places[known]] = 1
-    for index in np.flatnonzero(~absent & (places < 0)):
+    unseen = np.flatnonzero(~absent & (places < 0))
+    if len(unseen):
+        result.outside[column.name] = Outside(len(unseen), reading.spelling(different[inverse[unseen[0]]]))
+    for index in unseen:
         name = reading.spelling(different[inverse[index]])
         if unknown:
             result.warn(index, rows.is_unknown(name, column))

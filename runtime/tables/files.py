@@ -10,7 +10,7 @@ import contextlib
 import csv
 import itertools
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -150,13 +150,22 @@ def _check_columns(there: Iterable[str], spec: TableSpec, also: Sequence[str]) -
     if absent := [name for name in spec.names if name not in count]:
         has = ", ".join(map(shown, itertools.islice(count, LISTED))) + (", …" if len(count) > LISTED else "")
         raise Malformed(
-            f"file: lacks the column(s) {', '.join(map(shown, absent[:LISTED]))}; it has {has}",
+            f"file: lacks the column(s) {', '.join(map(shown, absent[:LISTED]))}; it has {has}. {_remedy(absent, count)}",
             field="file",
             valid=spec.names,
         )
     if twice := [name for name in (*spec.names, *also) if count[name] > 1]:
         raise csv_files.two_columns(twice[0])
     return [name for name in dict.fromkeys(also) if name in count]
+
+
+def _remedy(absent: Sequence[str], there: Collection[str]) -> str:
+    """Return what to do about columns that a file lacks, one of which it may have in other upper and lower case."""
+    folded = {name.casefold(): name for name in there}
+    alike = next((name for name in absent if name.casefold() in folded), None)
+    if alike is not None:
+        return f"Upper and lower case differ: rename {shown(folded[alike.casefold()])} to {shown(alike)}"
+    return "Add them; cells without a value may be empty"
 
 
 # --- CSV ----------------------------------------------------------------------------------------------------------------------

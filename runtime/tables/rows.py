@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from manifold.runtime.kinds.table import TableSpec
 
 Float32 = NDArray[np.float32]
+LARGEST = float(np.finfo(np.float64).max)
 Row = Mapping[str, Any] | Sequence[Any]
 
 
@@ -111,7 +112,10 @@ def not_finite(value: Any) -> str:
 
 
 def is_clipped(value: Any, column: NumericColumn) -> str:
-    return f"{cut(column.name)}: {cut(reading.spelling(value))} is more than {column.clip:g} scales from the mean and was clipped"
+    said = "and was clipped" if column.beyond is None else "and counts by the logarithm of what lies beyond"
+    return (
+        f"{cut(column.name)}: {cut(reading.spelling(value))} is more than {column.clip:g} scales from the mean {said}"
+    )
 
 
 def is_unknown(name: str, column: CategoricalColumn) -> str:
@@ -135,8 +139,13 @@ def _number(value: Any, column: NumericColumn, spec: TableSpec, place: str, warn
 
 
 def standardise(values: Any, column: NumericColumn) -> Any:
-    """Numbers to the graph's edge, float64 in -clip..clip; NaN stays."""
-    return np.clip((transform(values, column) - column.mean) / column.scale, -column.clip, column.clip)
+    """Return numbers as the graph's inputs, float64, held to -clip .. clip or compressed beyond them; NaN stays."""
+    with np.errstate(over="ignore"):
+        scaled = (transform(values, column) - column.mean) / column.scale
+        inside = np.clip(scaled, -column.clip, column.clip)
+        if column.beyond is None:
+            return inside
+        return inside + np.sign(scaled) * np.log1p(np.minimum(np.abs(scaled - inside), LARGEST))
 
 
 def transform(values: Any, column: NumericColumn) -> Any:
@@ -181,17 +190,21 @@ def decode(encoded: NDArray[Any], spec: TableSpec, *, held: bool = True) -> list
 
 
 def _unscale(values: NDArray[np.float64], column: NumericColumn, held: bool) -> list[Any]:
-    numbers = _inverse(values * column.scale + column.mean, column)
+    if column.beyond == "log":
+        inside = np.clip(values, -column.clip, column.clip)
+        values = inside + np.sign(values) * np.expm1(np.minimum(np.abs(values - inside), math.log(LARGEST)))
+    with np.errstate(over="ignore"):
+        numbers = _inverse(values * column.scale + column.mean, column)
     if held:
         numbers = np.clip(numbers, column.minimum, column.maximum)
     if column.decimals is not None:
         numbers = np.round(numbers, column.decimals)
-    plain: list[Any] = (numbers.astype(np.int64) if column.decimals == 0 else numbers).tolist()
-    return plain
+    plain: list[Any] = numbers.tolist()
+    return [int(number) if math.isfinite(number) else number for number in plain] if column.decimals == 0 else plain
 
 
 def clipped_at(column: NumericColumn) -> tuple[float, float]:
-    """Return the values beyond which all numbers of a column are encoded alike, the lower one first."""
+    """Return the values beyond which the numbers of a column are clipped or compressed, the lower one first."""
     ends = np.asarray([-column.clip, column.clip]) * column.scale + column.mean
     low, high = _inverse(ends, column).tolist()
     return low, high

@@ -14,7 +14,9 @@ from manifold.runtime.tables.values import Categories
 
 
 class NumericColumn(Record):
-    """A number. Encoded as clip((t(value) - mean) / scale, -clip, clip) with t the identity, log(1 + value), or a quantile transform.
+    """A number. Encoded as s = (t(value) - mean) / scale with t the identity, log(1 + value), or a quantile transform.
+
+    Beyond `clip`, s is held to it; if `beyond` is "log", log(1 + |s| - clip) is added, so that no two values look alike.
 
     The logarithm is mirrored below 0, so that every number has one: -log(1 - value). The quantile transform takes `knots`, quantiles of the
     training rows, to `scores`, the normal quantiles of their shares, straight between them, and beyond the ends goes on at `slope`: a value
@@ -29,7 +31,11 @@ class NumericColumn(Record):
     slope: float | None = Field(default=None, gt=0, description="beyond the knots")
     mean: float
     scale: float = Field(gt=0)
-    clip: float = Field(default=10.0, gt=0, description="in units of `scale`; clipped values carry a warning")
+    clip: float = Field(default=10.0, gt=0, description="in units of `scale`; values beyond it carry a warning")
+    beyond: Literal["log"] | None = Field(
+        default=None,
+        description="how values beyond `clip` are encoded: by the logarithm of what lies beyond, or all alike if absent",
+    )
     minimum: float = Field(description="smallest value in training; values made by the model are held to it")
     maximum: float
     decimals: int | None = Field(default=None, ge=0, le=12, description="values made by the model are rounded to it")

@@ -123,7 +123,8 @@ async def _lines(
             part = await _next(entry, parts)
         assert entry.model is not None
         threshold = {} if last is None else threshold_of(entry.model.calibrated, last)
-        notes = {"warnings": total.notes} if total.notes else {}
+        told = total.told()
+        notes = {"warnings": told} if told else {}
         yield _line({
             "total": total.counts(), **threshold, **notes, **({"reproducible": False} if random else {}),
         })  # fmt: skip

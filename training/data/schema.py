@@ -42,7 +42,10 @@ Array = NDArray[Any]
 MAX_STRINGS = 1000  # text columns with more values are identifiers, not categories
 FEW_NUMBERS = 20  # a column with more different numbers, and hardly any other text, is one of numbers
 WRONG = 0.1  # of the values of a column of numbers that may be other texts, whose rows are then invalid
+MOSTLY = 0.5  # of the values of a column of numbers are other texts, at most
 MOMENTS = 0.5  # of the values of a column of dates and times
+UNIX_TIMES = {"seconds": 1, "milliseconds": 10**3, "microseconds": 10**6, "nanoseconds": 10**9}
+UNIX_SPAN = (946_684_800, 2_524_608_000)  # 2000 to 2050, seconds since 1970
 LEAST_NUMBERED = 30  # rows, for a column to be their numbers
 KNOTS = 101  # of a quantile transform
 SAME = 1e-12  # a number whose deviation is less, as a share of its size, differs by rounding alone
@@ -118,7 +121,7 @@ def _fit_column(name: str, values: Array, stated: ColumnSettings) -> NumericColu
         if kind == "ignore":
             return reason
     if kind == "categorical":
-        return _categorical(name, present, notation, numeric=not np.isnan(numbers).any())
+        return _categorical(name, present, notation, np.isnan(numbers))
     finite = numbers[np.isfinite(numbers)]
     if not len(finite):
         raise TrainingError(
@@ -141,17 +144,40 @@ def _kind(present: Array, numbers: NDArray[np.float64], notation: Notation, othe
             return "categorical", ""
         if whole and len(different) == len(present) and max(map(abs, different)) > EXACT:
             return "ignore", f"is an identifier: {len(different)} different whole numbers, some beyond 2^53"
+        if (written := _as_moments(numbers)) is not None:
+            return (
+                "ignore",
+                f"{_moments(spelling(present[:1].tolist()[0]) + written)}; --column NAME=numeric takes it as a number",
+            )
         return otherwise, ""
     if np.mean([is_moment(value) for value in present.tolist()]) >= MOMENTS:
         example = next(value for value in present.tolist() if is_moment(value))
-        return (
-            "ignore",
-            f"holds dates or times, such as {cut(spelling(example))}, and new ones always lie ahead; give the hour, the weekday or an age as "
-            "a column of its own",
-        )
+        return "ignore", _moments(cut(spelling(example)))
     if wrong.mean() <= WRONG and len(np.unique(numbers[~wrong])) > FEW_NUMBERS:
         return otherwise, ""
     return "categorical", ""
+
+
+def _moments(example: str) -> str:
+    """Return why a column of dates or times is left out."""
+    return f"holds dates or times, such as {example}, and new ones always lie ahead; give the hour, the weekday or an age as a column of its own"
+
+
+def _as_moments(numbers: NDArray[np.float64]) -> str | None:
+    """Return how numbers (n,) write dates or times, if all of them do: as time since 1970, from 2000 on, or as YYYYMMDD. None otherwise."""
+    numbers = numbers[np.isfinite(numbers)]
+    if len(np.unique(numbers)) <= FEW_NUMBERS:
+        return None
+    for unit, size in UNIX_TIMES.items():
+        if numbers.min() >= UNIX_SPAN[0] * size and numbers.max() < UNIX_SPAN[1] * size:
+            return f" ({unit} since 1970)"
+    years, days = np.divmod(numbers, 10_000)
+    months, days = np.divmod(days, 100)
+    parts = ((years, 1900, 2100), (months, 1, 12), (days, 1, 31))
+    written = (numbers == np.floor(numbers)).all() and all(
+        ((low <= part) & (part <= high)).all() for part, low, high in parts
+    )
+    return " (YYYYMMDD)" if written else None
 
 
 def _exactly(present: Array, numbers: NDArray[np.float64], notation: Notation) -> set[int | float]:
@@ -173,14 +199,20 @@ def _are_codes(present: Array) -> bool:
     return len(different) > 0 and len({len(text) for text in different}) == 1 and any(map(is_code, different))
 
 
-def _categorical(name: str, present: Array, notation: Notation, *, numeric: bool) -> CategoricalColumn | str:
-    """Return a column of the categories of values (n,), or why it is left out."""
+def _categorical(name: str, present: Array, notation: Notation, wrong: NDArray[np.bool_]) -> CategoricalColumn | str:
+    """Return a column of the categories of values (n,), or why it is left out. `wrong` are those that are no numbers (n,)."""
     plain = present if present.dtype.kind == "f" else present.tolist()  # numpy's scalars know that a float32 is one
     count: dict[tuple[type, Any], int] = Counter((type(value), value) for value in plain)
     names = [_name(meaning, alike) for meaning, alike in _by_meaning(count, notation).items()]
     if (longest := max(map(len, names))) > files.CELL_BYTES // 4:  # a character has up to four bytes
         return f"has a text of {longest} characters, the limit is {files.CELL_BYTES // 4}"
-    if len(names) > MAX_STRINGS or (not numeric and len(names) > max(2, len(present) // 2)):
+    if len(names) > MAX_STRINGS or (wrong.any() and len(names) > max(2, len(present) // 2)):
+        if 0 < wrong.mean() < MOSTLY:
+            text = shown(spelling(present[wrong][:1].tolist()[0]))
+            return (
+                f"has numbers, but other texts in {wrong.sum()} of {len(present)} rows, such as {text}; if that stands for a missing value, name it by "
+                f"--missing {text}, beside the others that the file has"
+            )
         return f"is an identifier: {len(names)} different values in {len(present)} rows, such as {cut(names[0])}"
     return CategoricalColumn(name=name, categories=tuple(sorted(names, key=_natural)))
 
@@ -229,7 +261,7 @@ def _numeric(
     centre = float(transformed.mean())
     if kind == "range" and not rounding:
         centre, scale = plain["minimum"], plain["maximum"] - plain["minimum"]
-    measured = {"mean": centre, "scale": scale, "decimals": decimals, "unit": stated.units.get(name)}
+    measured = {"mean": centre, "scale": scale, "beyond": "log", "decimals": decimals, "unit": stated.units.get(name)}
     return NumericColumn.model_validate({**plain, **transform, **measured})
 
 

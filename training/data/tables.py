@@ -11,13 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from manifold.runtime.engine import Model
-from manifold.runtime.errors import cut, shown
+from manifold.runtime.errors import LISTED, cut, shown
 from manifold.runtime.kinds.table import TableSpec
 from manifold.runtime.scores import bulk, recalibration
 from manifold.runtime.tables import columns, files, truth
 from manifold.runtime.tables.schema import CategoricalColumn
 from manifold.runtime.tables.truth import ANOMALOUS, OTHER, UNLABELLED, Truth
-from manifold.runtime.tables.values import DEFAULT, MISSING, Notation, spelling
+from manifold.runtime.tables.values import DEFAULT, MISSING, Notation, spelling, text_of
 from manifold.training.data import reading, schema
 from manifold.training.data.parts import Array, Arrays
 from manifold.training.data.remote import digest
@@ -63,7 +63,8 @@ def of_file(
     whole = reading.read(path, Notation.of(stated.missing))
     stated = replace(stated, decimal=whole.notation.decimal, left_out=whole.left_out)
     data = from_table(path.stem, whole.columns, protocol, stated, label, roles, file=path, numbers=whole.numbers)
-    return replace(data, notes=(*_invalid(whole.bad), *data.notes))
+    notes = (*_invalid(whole.bad), *data.notes, *_missing(whole.columns, TableSpec.of(data.spec, path.name)))
+    return replace(data, notes=notes)
 
 
 def from_table(
@@ -108,7 +109,7 @@ def from_table(
         left = {part: np.delete(places[part], list(invalid.get(part, {}))) for part in ("test", "anomalies")}
         normal = marks[left["test"]] == OTHER
         data = replace(data, rows=FileRows(file, numbers[left["test"]], numbers[left["anomalies"]], normal))
-    return replace(data, spec=_with_roles(TableSpec.of(data.spec, name), roles, rule), notes=tuple(notes))
+    return replace(data, spec=_with_roles(TableSpec.of(data.spec, name), roles, rule, label), notes=tuple(notes))
 
 
 def _split(marks: NDArray[np.int8]) -> dict[str, Array]:
@@ -168,9 +169,10 @@ def _without_learning(table: Table, stated: ColumnSettings, label: str | None, r
     )
 
 
-def _with_roles(spec: TableSpec, roles: Roles, rule: Truth | None) -> TableSpec:
-    """Return the schema with the roles, and why their columns are left out."""
-    why = {} if rule is None else {rule.column: "says which rows are known anomalies"}
+def _with_roles(spec: TableSpec, roles: Roles, rule: Truth | None, label: str | None) -> TableSpec:
+    """Return the schema with the roles, and why their columns and that of the classes are left out."""
+    why = {} if label is None else {label: "holds the classes"}
+    why |= {} if rule is None else {rule.column: "says which rows are known anomalies"}
     why |= dict.fromkeys(roles.passed, "is copied to the output")
     if roles.id is not None:
         why[roles.id] = "names the row; it is copied to the output"
@@ -319,6 +321,23 @@ def _invalid(reasons: Mapping[int, str]) -> list[str]:
         return []
     n, first = len(reasons), min(reasons)
     return [f"{n} {'row is' if n == 1 else 'rows are'} invalid and left out (row {first}: {reasons[first]})"]
+
+
+def _missing(table: Table, spec: TableSpec) -> list[str]:
+    """Return a note on the columns that are learned from and have missing values: in how many rows, and the texts that stand for them."""
+    found = []
+    for name in spec.names:
+        values = table[name]
+        absent = columns.missing_values(values, spec.notation)
+        if n := int(absent.sum()):
+            texts = sorted({text_of(value) for value in values[absent].tolist() if isinstance(value, str)} - {""})
+            found.append(f"{shown(name)} in {n} rows" + (f" (written {', '.join(map(cut, texts))})" if texts else ""))
+    if not found:
+        return []
+    more = f" and {len(found) - LISTED} more columns" if len(found) > LISTED else ""
+    return [
+        f"missing values: {', '.join(found[:LISTED])}{more}; they take no part in the score. --missing TEXT names other texts for missing values"
+    ]
 
 
 def _rows(table: Table) -> int:
