@@ -19,6 +19,7 @@ from manifold.runtime.errors import InvalidValue, ManifoldError
 from manifold.runtime.kinds.table import TableSpec
 from manifold.runtime.manifest import Calibration
 from manifold.runtime.scores.scoring import Calibrated
+from manifold.runtime.tables.schema import NumericColumn
 from manifold.runtime.tables.truth import Truth
 from manifold.training.data import Arrays, tables
 from manifold.training.data.schema import ColumnSettings
@@ -315,6 +316,23 @@ def test_files_with_other_columns_beside_are_the_same_items() -> None:
     assert with_roles.reader_of(without) is not None
     other = tables.from_table("made", {**labelled(), "weight": np.arange(200.0)}, {}).spec
     assert with_roles.reader_of(other) is None
+
+
+def test_models_that_clip_numbers_are_judged_by_data_that_compresses_them() -> None:
+    """Numbers of earlier versions are held to `clip`. New data is read for them in that way, and not the other way round."""
+    table = {name: values for name, values in labelled().items() if name not in ("order", "label")}
+    new = TableSpec.of(tables.from_table("made", table, {}).spec, "")
+    old = new.model_copy(update={"columns": tuple(
+        column.model_copy(update={"beyond": None}) if isinstance(column, NumericColumn) else column for column in new.columns
+    )})  # fmt: skip
+    far = {name: values.copy() for name, values in table.items()}
+    far["weight"][:2] = 1e9, -1e9
+    read = old.reader_of(new)
+    assert read is not None
+    held, wanted = (spec.encode(far, missing=True).data for spec in (new, old))
+    assert not np.array_equal(held, wanted)
+    np.testing.assert_array_equal(read(held), wanted)
+    assert new.reader_of(old) is None
 
 
 # --- figures ---

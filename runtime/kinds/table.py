@@ -169,15 +169,21 @@ class TableSpec(Kind):
     def reader_of(self, held: Kind) -> Callable[[Array], Float32] | None:
         """Return what takes the columns of this table from stored rows; None if they have others.
 
-        The models of earlier versions leave out constant columns, which the data sets have now.
+        The models of earlier versions leave out constant columns, which the data sets have now, and clip numbers that are compressed now.
         """
         if self == held or not isinstance(held, TableSpec):
             return super().reader_of(held)
-        blocks = {column.name: block for column, block in held.placed if column in self.columns}
-        if set(blocks) != set(self.names) or not set(held.names) <= {*self.names, *self.ignored}:
+        stored = {column.name: (column, block) for column, block in held.placed}
+        if not set(self.names) <= set(stored) or not set(stored) <= {*self.names, *self.ignored}:
             return None
-        places = np.concatenate([np.arange(held.shape[0])[blocks[name]] for name in self.names])
-        return lambda items: held.to_model(items)[:, places]
+        if any(column not in (stored[column.name][0], _clipped(stored[column.name][0])) for column in self.columns):
+            return None
+        places = np.concatenate([np.arange(held.shape[0])[stored[name][1]] for name in self.names])
+        most = np.full(self.shape, np.inf, np.float32)
+        for column, block in self.placed:
+            if isinstance(column, NumericColumn) and column.beyond is None:
+                most[block] = column.clip
+        return lambda items: np.clip(held.to_model(items)[:, places], -most, most)
 
     @property
     def constants(self) -> Float32:
@@ -342,6 +348,11 @@ class TableSpec(Kind):
             for column in self.columns
         }
         return [dict(zip(picked, values, strict=True)) for values in zip(*picked.values(), strict=True)]
+
+
+def _clipped(column: NumericColumn | CategoricalColumn) -> NumericColumn | CategoricalColumn:
+    """Return a column as it is if numbers beyond its `clip` are held to it."""
+    return column.model_copy(update={"beyond": None}) if isinstance(column, NumericColumn) else column
 
 
 def _plain(value: Any, column: NumericColumn | CategoricalColumn, notation: Notation) -> Any:
