@@ -238,3 +238,17 @@ def test_an_admin_sees_what_was_left_out_and_warnings(knowing: Path, tmp_path: P
         warned = client.post(path, content=as_csv(blind), headers=headers).json()
         assert len(warned["warnings"]) == 2
         assert warned["version"] == stated["version"] + 1
+
+
+def test_an_admin_states_only_options_that_there_are(knowing: Path, tmp_path: Path) -> None:
+    shutil.copytree(knowing, tmp_path / "models")
+    headers = {"Content-Type": "text/csv", **bearer(ADMIN_TOKEN)}
+    with app_with(tmp_path / "models", default_model="table") as client:
+        wait_until_ready(client)
+        for query, status, field in (
+            ("truht=label", 422, "truht"), ("truth=", 422, "truth"), ("truth=a&truth=b", 400, "truth"), ("strict=yes", 422, "strict"),
+            ("strict=1", 422, "strict"), ("strict=", 422, "strict"), ("truth=7&strict=true", 422, "truth"),
+        ):  # fmt: skip
+            path = f"/admin/models/table/calibrate?{query}"
+            answer = client.post(path, content=as_csv(rows(30, 0)), headers=headers)
+            assert (answer.status_code, answer.json()["error"]["field"]) == (status, field), query
