@@ -144,7 +144,11 @@ def reference(
         raise InvalidValue("give either --out FILE.npz or --ship", field="out")
     check_writable(out)
     session = _session(models, 0, 0, extractor, resize, device, quiet)
-    typer.echo(session.write_reference(out, data, path or images, part, skip=skip_unreadable))
+
+    def warn(text: str) -> None:
+        typer.echo(f"warning: {text}", err=True)
+
+    typer.echo(session.write_reference(out, data, path or images, part, skip=skip_unreadable, warn=warn))
 
 
 def disentangle(

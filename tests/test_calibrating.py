@@ -216,6 +216,12 @@ def test_without_an_old_calibration_there_is_nothing_to_compare() -> None:
     assert departures.warnings(old(np.arange(100.0)), "a", np.zeros(0)) == []
 
 
+def test_warnings_speak_of_the_items_of_the_model() -> None:
+    moved, tail = departures.warnings(old(np.linspace(-2, 2, 4000)), "a", np.full(300, 3.0), "images")
+    assert moved.startswith("the images look unlike") and "the folder holds the right images" in moved
+    assert "of the images lie beyond" in tail and "the folder may hold" in tail and "--truth" not in tail
+
+
 # --- over HTTP ---
 
 
