@@ -6,7 +6,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import os
-from collections.abc import Collection, Container, Iterator, Mapping, Sequence
+from collections.abc import Collection, Container, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -253,7 +253,7 @@ def _are_splits(entries: Sequence[Entry]) -> bool:
     return TRAIN in parts and None not in parts and all("/" in entry.name for entry in entries)
 
 
-def _rows(table: Path) -> list[tuple[int, Mapping[str, str]]]:
+def _rows(table: Path) -> list[tuple[int, dict[str, str]]]:
     """Return the rows of a file of labels with their numbers, read as other tables are. Raises InvalidValue if it cannot be read."""
     spellings = {spelled for name in COLUMNS for spelled in (name, name.upper(), name.capitalize(), name.title())}
     try:

@@ -253,8 +253,7 @@ def test_a_query_is_text_that_is_read_as_json(client: TestClient) -> None:
 
 
 def test_a_field_is_sent_once_in_the_query_or_in_the_form(client: TestClient) -> None:
-    form = {"files": {"file": ("a.png", b"")}, "data": {"fit": "strict"}}
-    answer = client.post("/encode?fit=contain", **form)
+    answer = client.post("/encode?fit=contain", files={"file": ("a.png", b"x")}, data={"fit": "strict"})
     assert (answer.status_code, answer.json()["error"]["field"]) == (400, "fit")
     assert "more than once" in answer.json()["error"]["message"]
 
