@@ -125,13 +125,16 @@ def reference(
     out: Annotated[Path | None, typer.Option("-o", "--out", help="The .npz to write.")] = None,
     data: DataName = None,
     images: Annotated[Path | None, typer.Option(help="The same as the argument.")] = None,
-    part: Annotated[str, typer.Option(help="Of the data set: test, calibration or train.")] = "test",
+    part: Annotated[
+        str | None, typer.Option(help="Of the data set: test (where left out), calibration or train.")
+    ] = None,
     ship: Annotated[
         bool, typer.Option("--ship", help="Put it into the extractor's artifact, as `reference.npz`.")
     ] = False,
     resize: Resize = "none",
     skip_unreadable: Annotated[
-        bool, typer.Option("--skip-unreadable", help="Go on without files that cannot be read.")
+        bool,
+        typer.Option("--skip-unreadable", help="Of a folder: go on without files that cannot be read, and say which."),
     ] = False,
     quiet: Quiet = False,
     device: Device = "auto",
@@ -142,9 +145,19 @@ def reference(
         raise InvalidValue("give one of IMAGES, --images and --data", field="data")
     if (out is None) == (not ship):
         raise InvalidValue("give either --out FILE.npz or --ship", field="out")
+    source = path or images
+    if source is not None and part is not None:
+        raise InvalidValue(f"--part: it is for data sets; all images of {source} are taken", field="part")
+    if skip_unreadable and (source is None or not source.is_dir()):
+        raise InvalidValue("--skip-unreadable: it is for folders of images", field="skip_unreadable")
     check_writable(out)
+    check_suffix(out, "statistics", ".npz")
     session = _session(models, 0, 0, extractor, resize, device, quiet)
-    typer.echo(session.write_reference(out, data, path or images, part, skip=skip_unreadable))
+
+    def warn(text: str) -> None:
+        typer.echo(f"warning: {text}", err=True)
+
+    typer.echo(session.write_reference(out, data, source, part or "test", skip=skip_unreadable, warn=warn))
 
 
 def disentangle(

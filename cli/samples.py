@@ -93,6 +93,7 @@ def compress(
 
     out = out or images[0].with_suffix(".mfc")
     check_writable(out)
+    check_suffix(out, "codes", ".mfc")
     loaded = load(model, models, device)
     spec = ImageSpec.of(loaded.manifest.spec, f"model: {model}")
     read = [imaging.read_image(image.read_bytes(), spec, field=str(image)) for image in images]

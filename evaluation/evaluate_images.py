@@ -38,11 +38,12 @@ def evaluate_images(
         report.warnings.append(
             f"{features.duplicates:.1%} of the images are exact copies of others: the model has collapsed, or the set holds copies"
         )
-    for name in features.skipped:
-        report.warnings.append(f"left out, as it cannot be read: {name}")
-    if unread := getattr(source, "unread", None):
-        report.warnings.append(unread)
-    _files(report, features, reference)
+    report.warnings += file_warnings(source, features, "images")
+    if reference.features is not None:
+        report.warnings += file_warnings(reference.source, reference.features, "reference images")
+    for key, side in {"files": features, "reference_files": reference.features}.items():
+        if side is not None and side.notes:
+            report.details[key] = {note: n for note, (n, _) in side.notes.items()}
     if features.n < extractor.dimensions:
         report.warnings.append(
             f"{features.n} images for {extractor.dimensions} features: the distance is exact, and biased far upwards; use more"
@@ -51,19 +52,18 @@ def evaluate_images(
     return report, features, Pictures(features.first[:SHEET], _class_pictures(features, extractor))
 
 
-def _files(report: Report, features: ExtractedFeatures, reference: Reference) -> None:
-    """Say what was done to the files of either side. Warn of what changes what is seen: pictures left out, inverted ink, blank images."""
-    sides = {"files": features, "reference_files": reference.features}
-    for key, side in sides.items():
-        if side is None or not side.notes:
-            continue
-        report.details[key] = {note: n for note, (n, _) in side.notes.items()}
-        which = "images" if side is features else "reference images"
-        report.warnings += [
+def file_warnings(source: ImageSource | None, features: ExtractedFeatures, which: str) -> list[str]:
+    """Return warnings about files: those that were left out, and what changes what is seen (pictures left out, inverted ink, blank images)."""
+    unread, before = getattr(source, "unread", None), "" if which == "images" else f"{which}: "
+    return [
+        *(f"{before}left out, as it cannot be read: {name}" for name in features.skipped),
+        *([before + unread] if unread else []),
+        *(
             f"{n} of the {which}: {note} (such as {name})"
-            for note, (n, name) in side.notes.items()
+            for note, (n, name) in features.notes.items()
             if note.startswith(WARNED)
-        ]
+        ),
+    ]
 
 
 def _protocol(extractor: Extractor, reference: Reference, n: int, seed: int) -> dict[str, Any]:

@@ -230,7 +230,7 @@ class Folder:
                 skipped.append(f"{path}: {error.message}")
                 continue
             read.append(image)
-            notes += [(str(path.relative_to(self.root)), note) for note in (*fitted.steps, *fitted.warnings)]
+            notes += [(str(path.relative_to(self.root)), note) for note in fitted.notes]
         labels = np.full(len(read), -1, np.int64)
         same = len({image.shape for image in read}) == 1
         return ImageBatch(np.stack(read) if same else read, labels, tuple(skipped), tuple(notes))

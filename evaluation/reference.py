@@ -40,6 +40,7 @@ class Reference:
     features: ExtractedFeatures | None = None
     class_shares: NDArray[np.float64] | None = None
     anchors: dict[str, Any] | None = None  # that came with a file
+    source: ImageSource | None = None  # absent as features are
 
     @property
     def n(self) -> int | None:
@@ -51,7 +52,7 @@ def of_source(extractor: Extractor, source: ImageSource, split: str, progress: P
     """Return the statistics of all images of the source, from the cache if these images went through this extractor before."""
     features, digest = cached(extractor, source, progress)
     origin = {"data": source.name, "split": split, "n": features.n, "sha256": digest}
-    return Reference(features.gaussian, origin, features, features.class_shares)
+    return Reference(features.gaussian, origin, features, features.class_shares, source=source)
 
 
 def cached(

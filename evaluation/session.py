@@ -106,9 +106,12 @@ class Session:
         return report.as_dict(), pictures
 
     def write_reference(
-        self, out: Path | None, data: str | None, path: Path | None, part: str, *, skip: bool = False
-    ) -> Path:
-        """Write statistics of a data set's part, or of the images in `path`, into a file; without `out` into the extractor's artifact."""
+        self, out: Path | None, data: str | None, path: Path | None, part: str, *, skip: bool = False, warn: Callable[[str], None] = lambda text: None
+    ) -> Path:  # fmt: skip
+        """Write statistics of a data set's part, or of the images in `path`, into a file; without `out` into the extractor's artifact.
+
+        `warn` is told of files that were left out, and of what was done to others.
+        """
         extractor = self.extractor(self.options.extractor or "")
         anchors: dict[str, Any] = {}
         with Stages(self.quiet) as stage:
@@ -121,6 +124,9 @@ class Session:
                 statistics = reference.of_source(extractor, getattr(real, part), part, stage("reference"))
                 if part == "test":
                     anchors = evaluate_model.anchors(real, statistics, extractor, statistics.n or 0, 0, stage)
+        if statistics.features is not None:
+            for text in evaluate_images.file_warnings(statistics.source, statistics.features, "images"):
+                warn(text)
         target = out or extractor.model.folder / SHIPPED
         if target.suffix != ".npz":
             raise EvaluationError(f"out: {target} must end in .npz", field="out")

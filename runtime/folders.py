@@ -5,13 +5,14 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import io
 import os
-from collections.abc import Container, Sequence
+from collections.abc import Collection, Container, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from manifold.runtime.errors import InvalidValue, cut
+from manifold.runtime.errors import InvalidValue, RequestError, cut
+from manifold.runtime.tables import csv_files
+from manifold.runtime.tables.values import text_of
 
 SUFFIXES = (".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp")
 UNREAD = {
@@ -55,11 +56,24 @@ def unread_files(root: Path) -> list[Path]:
 
 
 def _files(root: Path, suffixes: Container[str]) -> list[Path]:
-    found: list[Path] = []
+    found = [
+        folder / name
+        for folder, names in _walk(root)
+        for name in names
+        if Path(name).suffix.lower() in suffixes and not is_hidden(name)
+    ]
+    return sorted((path for path in found if path.is_file()), key=lambda path: path.relative_to(root).parts)
+
+
+def _walk(root: Path, above: frozenset[str] = frozenset()) -> Iterator[tuple[Path, list[str]]]:
+    """Yield the folders below a folder, and their files. Symbolic links are followed, except to a folder that they lie in (`above`)."""
     for folder, folders, names in os.walk(root):
         folders[:] = [name for name in folders if not is_hidden(name)]
-        found += [Path(folder, name) for name in names if Path(name).suffix.lower() in suffixes and not is_hidden(name)]
-    return sorted((path for path in found if path.is_file()), key=lambda path: path.relative_to(root).parts)
+        yield Path(folder), names
+        for link in (Path(folder, name) for name in folders if Path(folder, name).is_symlink()):
+            around = above | {os.path.realpath(folder)}
+            if not any(Path(each).is_relative_to(os.path.realpath(link)) for each in around):
+                yield from _walk(link, around)
 
 
 def unread_note(root: Path) -> str | None:
@@ -84,7 +98,6 @@ COLUMNS = {  # by the names that a header may have
     "file": "file", "filename": "file", "file_name": "file", "image": "file", "path": "file", "label": "label", "class": "label",
     "split": "split",
 }  # fmt: skip
-SEPARATORS = ",;\t|"
 
 
 @dataclass(frozen=True)
@@ -106,6 +119,7 @@ class Listing:
     classes_by: str | None = None  # `sub-folders`, or the name of a file; None if there are no classes
     split_by: str | None = None  # the same for stated splits
     unlisted: int = 0  # image files without a row in the file of labels
+    empty: tuple[str, ...] = ()  # folders beside those of classes, without images
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -169,18 +183,28 @@ def _by_folders(root: Path, files: Sequence[Path], wanted: bool) -> Listing:
         Entry(path, "/".join(parts), rest[0] if len(classes) > 1 else None, parts_of[parts[0]] if splits else None)
         for path, parts, rest in zip(files, names, below, strict=True)
     ]
-    return Listing(root, tuple(entries), "sub-folders" if len(classes) > 1 else None, "sub-folders" if splits else None)
+    by_class, by_split = "sub-folders" if len(classes) > 1 else None, "sub-folders" if splits else None
+    empty = _empty(root, tops if splits else {""}, classes) if by_class else ()
+    return Listing(root, tuple(entries), by_class, by_split, empty=empty)
+
+
+def _empty(root: Path, parts: Collection[str], classes: Collection[str]) -> tuple[str, ...]:
+    """Return the names of folders in the place of classes, below these splits, that hold no images."""
+    names = {path.name for part in parts for path in (root / part).iterdir() if path.is_dir()}
+    return tuple(sorted(name for name in names if name not in classes and not is_hidden(name)))
 
 
 def _by_table(root: Path, files: Sequence[Path], table: Path) -> Listing:
     known = {path.relative_to(root).as_posix(): path for path in files}
+    spelled = {text_of(name): name for name in known}  # other systems may spell accents in another way
     rows = _rows(table)
     entries: dict[str, Entry] = {}
     for number, row in rows:
         where = f"{table}: row {number}"
-        name = os.path.normpath(row["file"].replace("\\", "/"))
+        name = _name_below(root, row["file"])
+        name = name if name in known else spelled.get(name, name)
         if name not in known:
-            raise InvalidValue(f"{where}: {cut(row['file'])} is no image file in {root}", field="labels")
+            raise InvalidValue(f"{where}: {cut(row['file'])} {_why_not(root, name)}", field="labels")
         if name in entries:
             raise InvalidValue(f"{where}: {cut(name)} has a row already", field="labels")
         part = SPLITS.get(row.get("split", "").lower())
@@ -208,6 +232,21 @@ def _by_table(root: Path, files: Sequence[Path], table: Path) -> Listing:
     )
 
 
+def _name_below(root: Path, text: str) -> str:
+    """Return the name of a file below a folder, from a path that is relative to the folder, or absolute."""
+    path = os.path.normpath(text.replace("\\", "/"))
+    return Path(os.path.relpath(path, os.path.abspath(root))).as_posix() if os.path.isabs(path) else path
+
+
+def _why_not(root: Path, name: str) -> str:
+    """Return why a file of a row is none of the images of a folder."""
+    if not (root / name).is_file():
+        return f"is no image file in {root}"
+    if any(is_hidden(part) for part in Path(name).parts):
+        return "is hidden: its name, or that of its folder, starts with a dot or is a system's"
+    return f"is no image that is read; {', '.join(SUFFIXES)} files are"
+
+
 def _are_splits(entries: Sequence[Entry]) -> bool:
     """Return whether all files lie in sub-folders that are called like splits, one of them train."""
     parts = {SPLITS.get(entry.name.split("/")[0].lower()) for entry in entries}
@@ -215,29 +254,25 @@ def _are_splits(entries: Sequence[Entry]) -> bool:
 
 
 def _rows(table: Path) -> list[tuple[int, dict[str, str]]]:
-    """Return the rows of a file of labels with their line numbers. Raises InvalidValue if it cannot be read."""
+    """Return the rows of a file of labels with their numbers, read as other tables are. Raises InvalidValue if it cannot be read."""
+    spellings = {spelled for name in COLUMNS for spelled in (name, name.upper(), name.capitalize(), name.title())}
     try:
-        text = table.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError:
-        raise InvalidValue(f"{table}: is not UTF-8; save it so", field="labels") from None
-    header = text.partition("\n")[0]
-    reader = csv.reader(
-        io.StringIO(text, newline=""), delimiter=max(SEPARATORS, key=header.count), skipinitialspace=True
-    )
-    try:
-        lines = [(reader.line_num, [cell.strip() for cell in line]) for line in reader]
+        with table.open("rb") as source:
+            (_, header), *lines = csv_files.text_rows(source, spellings)
+    except RequestError as error:
+        raise InvalidValue(f"{table}: {error.message.removeprefix('file: ')}", field="labels") from None
     except csv.Error as error:
         raise InvalidValue(f"{table}: is not CSV: {error}", field="labels") from None
-    lines = [(number, line) for number, line in lines if any(line)]
-    columns = [COLUMNS.get(name.lower(), "") for name in lines[0][1]] if lines else []
+    columns = [COLUMNS.get(name.lower(), "") for name in header]
     if "file" not in columns or len([name for name in columns if name]) != len({name for name in columns if name}):
-        found = cut(", ".join(lines[0][1])) if lines else "nothing"
         raise InvalidValue(
-            f"{table}: the first line must name the columns file, label and split (the last two may be missing), not {found}",
+            f"{table}: the first line must name the columns file, label and split (the last two may be missing), not {cut(', '.join(header))}",
             field="labels",
         )
     rows = []
-    for number, line in lines[1:]:
+    for number, line in lines:
+        if not any(line):
+            continue
         if len(line) != len(columns):
             raise InvalidValue(f"{table}: row {number}: {len(line)} cells, but {len(columns)} columns", field="labels")
         rows.append((number, {name: cell for name, cell in zip(columns, line, strict=True) if name}))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import struct
 import warnings
 import zlib
@@ -40,7 +41,7 @@ Pixels = NDArray[np.uint8]
 
 MEDIA_TYPES = {"image/png": "PNG", "image/jpeg": "JPEG", "image/webp": "WEBP"}
 RECIPE = "manifold"  # keyword of the PNG text chunk
-DARK = 4096  # of 65535
+DARK = 1 / 16  # of the range, that no value of a dark file reaches
 PLAIN = {"LA": "L", "PA": "P", "RGBA": "RGB", "I;16": "L", "I": "L"}  # modes without their alpha, in 8 bits
 ON_OPPOSITE = "laid over the opposite of the background, on which its ink would be lost"
 INVERTED_INK = "inverted: its ink is only visible on the opposite of the background"
@@ -71,6 +72,12 @@ class Fitted:
     warnings: tuple[str, ...] = ()  # such as an image that is blank
     upright: tuple[int, int] = (0, 0)  # width, height after it was turned by its EXIF tag
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Return steps and warnings without the largest value of a dark file, so that they can be counted over files."""
+        warned = (re.sub(r"end at \d+ of (\d+);.*", r"end below a sixteenth of \1", text) for text in self.warnings)
+        return (*self.steps, *warned)
+
     def as_dict(self) -> dict[str, Any]:
         """Return the steps as an entry of an answer's `fitted`."""
         width, height = self.size
@@ -98,6 +105,7 @@ class Decoded:
     orientation: int  # of the EXIF tag
     steps: tuple[str, ...]
     warnings: tuple[str, ...] = ()
+    uneven: bool = False  # the values of the file differ in bits that are cut off
 
     @property
     def upright(self) -> tuple[int, int]:
@@ -114,7 +122,7 @@ class Decoded:
         """Return whether all pixels of the file are equal, or transparent."""
         if self.alpha is not None and not self.alpha.any():
             return True
-        return ink.is_flat(self.pixels) and (self.alpha is None or ink.is_flat(self.alpha))
+        return not self.uneven and ink.is_flat(self.pixels) and (self.alpha is None or ink.is_flat(self.alpha))
 
 
 def decode(content: bytes, *, field: str = "image", max_pixels: int = MAX_PIXELS) -> Decoded:
@@ -131,7 +139,7 @@ def decode(content: bytes, *, field: str = "image", max_pixels: int = MAX_PIXELS
     steps = _pictures(image)
     try:
         pixels, alpha = _planes(image, content, bits)
-        warned = _dark(image, content) if bits == 16 else ()
+        words = _words(image, content) if bits == 16 else None
     except _DAMAGE:
         raise Malformed(f"{field}: the {image.format} file is damaged or cut short", field=field) from None
     if orientation != 1:
@@ -141,7 +149,9 @@ def decode(content: bytes, *, field: str = "image", max_pixels: int = MAX_PIXELS
         steps.append("16 bits to 8")
     if alpha is not None and (alpha == 255).all():
         alpha = None
-    return Decoded(pixels, alpha, image.size, image.mode, bits, orientation, tuple(steps), warned)
+    uneven = words is not None and not ink.is_flat(words)
+    warned = _dark(pixels if words is None else words, bits) if alpha is None or image.mode.startswith("I") else ()
+    return Decoded(pixels, alpha, image.size, image.mode, bits, orientation, tuple(steps), warned, uneven)
 
 
 def read_pixels(
@@ -213,10 +223,11 @@ def read_mask(
 
     If its largest opaque value is 1 in the units of the file, it holds 0 and 1, and 1 is known. It has the upright size of its image
     (`image`: width, height), and is scaled and centred with it (known is a pixel that is known whole; the margins are known), or the
-    model's. Raises as `decode` does, InvalidValue for any other size.
+    model's. Raises as `decode` does, InvalidValue for any other size, and for several values that end between 1 and a
+    sixteenth of white.
     """
     decoded = decode(content, field=field, max_pixels=max_pixels)
-    known = np.where(_known(decoded, content, max_pixels), 255, 0).astype(np.uint8)[:, :, None]
+    known = np.where(_known(decoded, content, field, max_pixels), 255, 0).astype(np.uint8)[:, :, None]
     if decoded.upright == (spec.width, spec.height):
         return np.asarray(known[None, :, :, 0] > 0, np.uint8)
     if decoded.upright != image:
@@ -230,15 +241,18 @@ def read_mask(
     return np.asarray(_contain(known, white, 255, Image.Resampling.BOX)[None, :, :, 0] == 255, np.uint8)
 
 
-def _known(decoded: Decoded, content: bytes, max_pixels: int) -> NDArray[np.bool_]:
-    """Return which pixels (h, w) of a mask are known."""
-    opaque, values = decoded.opaque, decoded.pixels.max(axis=2)
-    largest = int(values[opaque].max()) if opaque.any() else 0
-    if decoded.bits == 16 and largest == 0:  # 0 and 1 of 65535 are both 0 in 8 bits
-        words = turned(_words(_open(content, "mask", max_pixels), content), decoded.orientation).max(axis=2)
-        return np.asarray(opaque & (words > 0) & (words[opaque].max(initial=0) == 1), bool)
-    if decoded.bits < 16 and largest == 255 // (2**decoded.bits - 1):
+def _known(decoded: Decoded, content: bytes, field: str, max_pixels: int) -> NDArray[np.bool_]:
+    """Return which pixels (h, w) of a mask are known. Raises InvalidValue for values on another scale than 0 to 1 or black to white."""
+    opaque, values, white = decoded.opaque, decoded.pixels.max(axis=2), 255
+    one = 255 // (2**decoded.bits - 1) if decoded.bits < 16 else 1
+    if decoded.bits == 16 and not values[opaque].any():  # 0 to 255 of 65535 are all 0 in 8 bits
+        words = _words(_open(content, field, max_pixels), content)
+        values, white = turned(words, decoded.orientation).max(axis=2), 65535
+    largest = int(values[opaque].max(initial=0))
+    if largest == one and (decoded.bits < 16 or white == 65535):
         return np.asarray(opaque & (values == largest), bool)
+    if 0 < largest < DARK * white and (values[opaque] != largest).any():
+        raise InvalidValue(f"{field}: its values end at {largest} of {white}: use 0 and white, or 0 and 1", field=field)
     return np.asarray(opaque & (_in_colour(decoded.pixels, 1)[:, :, 0] >= 128), bool)
 
 
@@ -374,12 +388,13 @@ def _raw(content: bytes, kind: str) -> Pixels:
         return np.asarray(image)
 
 
-def _dark(image: Image.Image, content: bytes) -> tuple[str, ...]:
-    """Return a warning for a 16-bit file that uses a sixteenth of its range at most, such as one with 12-bit values."""
-    if not image.mode.startswith("I") or not (largest := int(_words(image, content).max())) or largest >= DARK:
+def _dark(values: NDArray[Any], bits: int) -> tuple[str, ...]:
+    """Return a warning for values (h, w, C) of a file that use a sixteenth of their range at most, such as 12 bits of 16, or 0 and 1."""
+    white, largest = 65535 if bits == 16 else 255, int(values.max())
+    if not 0 < largest < DARK * white or (bits < 16 and ink.is_flat(values)):
         return ()
     return (
-        f"dark: the 16-bit values end at {largest} of 65535; if {largest} is to be white, scale them to the full range",
+        f"dark: the {16 if bits == 16 else 8}-bit values end at {largest} of {white}; if {largest} is to be white, scale them to the full range",
     )
 
 

@@ -216,6 +216,12 @@ def test_without_an_old_calibration_there_is_nothing_to_compare() -> None:
     assert departures.warnings(old(np.arange(100.0)), "a", np.zeros(0)) == []
 
 
+def test_warnings_speak_of_the_items_of_the_model() -> None:
+    moved, tail = departures.warnings(old(np.linspace(-2, 2, 4000)), "a", np.full(300, 3.0), "images")
+    assert moved.startswith("the images look unlike") and "the folder holds the right images" in moved
+    assert "of the images lie beyond" in tail and "the folder may hold" in tail and "--truth" not in tail
+
+
 # --- over HTTP ---
 
 
@@ -238,3 +244,17 @@ def test_an_admin_sees_what_was_left_out_and_warnings(knowing: Path, tmp_path: P
         warned = client.post(path, content=as_csv(blind), headers=headers).json()
         assert len(warned["warnings"]) == 2
         assert warned["version"] == stated["version"] + 1
+
+
+def test_an_admin_states_only_options_that_there_are(knowing: Path, tmp_path: Path) -> None:
+    shutil.copytree(knowing, tmp_path / "models")
+    headers = {"Content-Type": "text/csv", **bearer(ADMIN_TOKEN)}
+    with app_with(tmp_path / "models", default_model="table") as client:
+        wait_until_ready(client)
+        for query, status, field in (
+            ("truht=label", 422, "truht"), ("truth=", 422, "truth"), ("truth=a&truth=b", 400, "truth"), ("strict=yes", 422, "strict"),
+            ("strict=1", 422, "strict"), ("strict=", 422, "strict"), ("truth=7&strict=true", 422, "truth"),
+        ):  # fmt: skip
+            path = f"/admin/models/table/calibrate?{query}"
+            answer = client.post(path, content=as_csv(rows(30, 0)), headers=headers)
+            assert (answer.status_code, answer.json()["error"]["field"]) == (status, field), query

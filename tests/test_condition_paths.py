@@ -83,6 +83,17 @@ def test_long_forms_of_ends(client: TestClient, model: str, name: str, part: dic
     assert error(client, "/interpolate", model=model, **{"from": end, "to": end})["field"] == f"from.conditions.{name}"
 
 
+@pytest.mark.parametrize("end", ["from", "to"])
+@pytest.mark.parametrize(("model", "field"), [("shaped", "class"), ("several", "conditions.label")])
+def test_a_condition_that_an_end_lacks(client: TestClient, model: str, field: str, end: str) -> None:
+    own: dict[str, Any] = {"class": "cat"}
+    if model == "several":
+        own = {"conditions": {**LOOK, "label": {"class": "cat"}, "pose": {"values": [1]}, "caption": {"texts": ["a"]}}}
+    lacking = {"conditions": {key: one for key, one in own["conditions"].items() if key != "label"}} if model == "several" else {}  # fmt: skip
+    ends = {name: {"image": png(1), **(lacking if name == end else own)} for name in ("from", "to")}
+    assert error(client, "/interpolate", model=model, **ends)["field"] == f"{end}.{field}"
+
+
 @pytest.mark.parametrize(("model", "fields"), [case for case in SHORT if case[0] == "shaped"], ids=str)
 def test_short_forms_of_targets(client: TestClient, model: str, fields: dict[str, Any]) -> None:
     (name, value), *_ = fields.items()

@@ -81,7 +81,7 @@ def test_from_a_folder_to_a_calibrated_artifact(
         pixels = np.random.default_rng(index).integers(0, 255, (12, 12, 3), np.uint8)
         (others / f"{index}.png").write_bytes(saved(pixels))
     judged = run("judge", "own", "--against", "noise", "--models", str(models))
-    assert "on 60 held-out rows" in judged
+    assert "on 60 held-out images" in judged
     assert "auroc" in judged
     assert run("judge", "own", "--data", "own", "--against", "./noise", "--models", str(models)) == judged
     options = ("--n", "60", "--extractor", "digits-classifier", "--quiet", "--json", "--models", str(models))

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import shutil
+import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -103,6 +104,54 @@ def test_a_csv_file_states_classes_and_splits(text: str, tmp_path: Path) -> None
     assert (listing.classes_by, listing.split_by, listing.unlisted) == ("labels.csv", "labels.csv", 1)
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "cp1252"])
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+def test_a_file_of_labels_is_read_as_other_tables_are(
+    encoding: str, form: Literal["NFC", "NFD"], tmp_path: Path
+) -> None:
+    write(tmp_path, unicodedata.normalize(form, "\u00e4/\u00e9.png"), "b.png")
+    text = 'sep=|\n"file"|label\n"\u00e4/\u00e9.png" | Caf\u00e9 \n' + f"{tmp_path / 'b.png'}|3,5\n"
+    (tmp_path / "labels.csv").write_text(text, encoding=encoding)
+    assert sorted(entry.label or "" for entry in folders.listed(tmp_path).entries) == ["3,5", "Caf\u00e9"]
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [(".b.png", "is hidden"), ("b.gif", "is no image that is read"), ("/b.png", "is no image file"), ("../a.png", "is no image file")],
+)  # fmt: skip
+def test_a_row_of_labels_for_a_file_that_is_not_read_says_why(name: str, message: str, tmp_path: Path) -> None:
+    root = tmp_path / "images"
+    root.mkdir()
+    write(root, "a.png", ".b.png")
+    (root / "b.gif").write_bytes(b"GIF89a")
+    (root / "labels.csv").write_text(f"file,label\na.png,1\n{name},2\n")
+    with pytest.raises(InvalidValue, match=rf"row 2: {name} {message}"):
+        folders.listed(root)
+
+
+def test_symbolic_links_are_followed_but_not_in_a_circle(tmp_path: Path) -> None:
+    root, other = tmp_path / "images", tmp_path / "other"
+    write(tmp_path, "images/x/a.png", "other/b.png", "c.png")
+    (root / "y").symlink_to(other)
+    (root / "y" / "back").symlink_to(root / "x")
+    (root / "x" / "more").symlink_to(other)
+    (root / "x" / "up").symlink_to(root)
+    (root / "x" / "d.png").symlink_to(tmp_path / "c.png")
+    (root / "x" / "broken.png").symlink_to(tmp_path / "none.png")
+    names = {entry.name: entry.label for entry in folders.listed(root).entries}
+    assert names == {
+        "x/a.png": "x", "x/d.png": "x", "x/more/b.png": "x", "y/b.png": "y", "y/back/a.png": "y", "y/back/d.png": "y",
+    }  # fmt: skip
+
+
+def test_class_folders_without_images_are_told_of(tmp_path: Path) -> None:
+    write(tmp_path, *(f"{name}/{index}.png" for name in "xy" for index in range(20)))
+    for name in ("z", ".hidden"):
+        (tmp_path / name).mkdir()
+    assert folders.listed(tmp_path).empty == ("z",)
+    assert "folders without images, which are no classes: z" in datasets.load(str(tmp_path)).notes
+
+
 def test_a_csv_file_of_labels_goes_with_sub_folders_of_splits(tmp_path: Path) -> None:
     write(tmp_path, "train/a.png", "test/b.png")
     (tmp_path / "own.csv").write_text("file,label\ntrain/a.png,x\ntest/b.png,y\n")
@@ -117,12 +166,12 @@ def test_a_csv_file_of_labels_goes_with_sub_folders_of_splits(tmp_path: Path) ->
         (("train/a.png", "more/b.png"), None, "more lies beside the splits train"),
         (("train/a.png", "val/b.png", "valid/c.png"), None, "are the same split"),
         (("x/a.png", "y/b.png", "c.png"), None, "c.png lies beside the class folders x, y"),
-        (("a.png",), "file,label\nz.png,1\n", "row 2: z.png is no image file"),
-        (("a.png",), "file,label\na.png,1\na.png,2\n", "row 3: a.png has a row already"),
+        (("a.png",), "file,label\nz.png,1\n", "row 1: z.png is no image file"),
+        (("a.png",), "file,label\na.png,1\na.png,2\n", "row 2: a.png has a row already"),
         (("a.png",), "name,label\na.png,1\n", "must name the columns file, label and split"),
-        (("a.png",), "", "must name the columns file, label and split.*not nothing"),
+        (("a.png",), "", "is empty"),
         (("a.png",), "file,label\n", "has no rows"),
-        (("a.png",), "file,label\na.png\n", "row 2: 1 cells, but 2 columns"),
+        (("a.png",), "file,label\na.png\n", "row 1: 1 cells, but 2 columns"),
         (("a.png",), "file,split\na.png,later\n", "unknown split 'later'"),
         (("a.png", "b.png"), "file,label\na.png,1\nb.png,\n", "b.png has no label, others have one"),
         (("a.png", "b.png"), "file,split\na.png,train\nb.png,\n", "b.png has no split, others have one"),
@@ -140,12 +189,15 @@ def test_what_is_not_clear_is_refused(names: tuple[str, ...], table: str | None,
         datasets.load(str(root))
 
 
-def test_a_file_of_labels_that_is_missing_or_not_text_is_refused(tmp_path: Path) -> None:
+def test_a_file_of_labels_that_is_missing_or_damaged_is_refused(tmp_path: Path) -> None:
     write(tmp_path, "a.png")
     with pytest.raises(InvalidValue, match="there is no file"):
         folders.listed(tmp_path, "own.csv")
-    (tmp_path / "labels.csv").write_bytes(b"file,label\na.png,\xff\xfe\n")
-    with pytest.raises(InvalidValue, match="is not UTF-8"):
+    (tmp_path / "labels.csv").write_bytes("file,label\n\u00e9.png,\n".encode() + b"a.png,\xff\n")
+    with pytest.raises(InvalidValue, match=r"labels.csv: byte 26 is no UTF-8"):
+        folders.listed(tmp_path)
+    (tmp_path / "labels.csv").write_text(f"file,label\na.png,{'x' * 200_000}\n")
+    with pytest.raises(InvalidValue, match=r"labels.csv: is not CSV: field larger"):
         folders.listed(tmp_path)
     with pytest.raises(InvalidValue, match="no such folder"):
         folders.listed(tmp_path / "none")

@@ -177,6 +177,20 @@ def test_values_of_a_few_bits_in_a_16_bit_file_are_warned_of() -> None:
     assert "4080 of 65535" in twelve.warnings[0]
     bytes_alone = imaging.read_image(png(EVERY, 16, GREY), PLAIN)[1]
     assert [warning.split(":")[0] for warning in bytes_alone.warnings] == ["dark", "blank"]
+    assert "though not in the file" in bytes_alone.warnings[1]
+    assert twelve.notes == ("16 bits to 8", "dark: the 16-bit values end below a sixteenth of 65535")
+
+
+@pytest.mark.parametrize("alpha", [False, True])
+def test_an_image_of_0_and_1_is_warned_of(alpha: bool) -> None:
+    """An array in [0, 1] that was cast to bytes; ink of such values on a transparent canvas is no mistake."""
+    ones = (EVERY > 127).astype(np.uint8)
+    content = saved(np.dstack([ones, EVERY])) if alpha else saved(ones)
+    warned = imaging.read_image(content, PLAIN)[1].warnings
+    assert warned == () if alpha else warned[0].startswith("dark: the 8-bit values end at 1 of 255;")
+    assert imaging.read_image(saved(np.full_like(ones, 3)), PLAIN)[1].warnings == (
+        "blank: every pixel of the file has the same value",
+    )
 
 
 # --- masks --------------------------------------------------------------------------------------------------------------------
@@ -300,3 +314,18 @@ def test_damage_that_reaches_the_decoder_raises_our_errors_only(name: str) -> No
 def test_a_palette_image_without_a_palette_is_malformed() -> None:
     with pytest.raises(Malformed, match="damaged"):
         imaging.read_image(png(HALVES, 8, PALETTE), PLAIN)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (png(EVERY, 16, GREY), "255 of 65535"),
+        (png((EVERY > 127) * 2, 16, GREY), "2 of 65535"),
+        (saved(((EVERY > 127) * 2).astype(np.uint8)), "2 of 255"),
+        (png(np.dstack([(EVERY > 127) * 9] * 3), 8, RGB), "9 of 255"),
+    ],
+)
+def test_a_mask_on_another_scale_is_refused(content: bytes, said: str) -> None:
+    """It is neither 0 and 1 nor black and white; nothing would be known, and the whole image made anew."""
+    with pytest.raises(InvalidValue, match=f"masks.0.: its values end at {said}: use 0 and white, or 0 and 1"):
+        imaging.read_mask(content, PLAIN, (8, 8), field="masks[0]")

@@ -252,6 +252,18 @@ def test_a_query_is_text_that_is_read_as_json(client: TestClient) -> None:
         assert (answer.status_code, answer.json()["error"]["field"]) == (422, name), text
 
 
+def test_a_field_is_sent_once_in_the_query_or_in_the_form(client: TestClient) -> None:
+    answer = client.post("/encode?fit=contain", files={"file": ("a.png", b"x")}, data={"fit": "strict"})
+    assert (answer.status_code, answer.json()["error"]["field"]) == (400, "fit")
+    assert "more than once" in answer.json()["error"]["message"]
+
+
+def test_messages_name_values_as_json_writes_them(client: TestClient) -> None:
+    for value, text in ((None, "null"), (True, "true"), ("1", "'1'")):
+        field, said = refused(client, "/sample", first=value)
+        assert (field, said) == ("first", f"first: an integer is needed, not {text}")
+
+
 def test_a_temperature_beyond_its_range_is_still_one_error() -> None:
     with pytest.raises(InvalidValue, match="is not between"):
         inputs.check_temperature(0)

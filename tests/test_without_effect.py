@@ -251,3 +251,32 @@ def test_the_suffix_of_a_picture_that_is_made_again(root: Path, tmp_path: Path) 
     code, message = run(root, "remake", str(picture), "-o", str(tmp_path / "y.jpg"))
     assert code == 1 and "y.jpg: pictures are written as .png, not as .jpg" in message
     assert run(root, "remake", str(picture), "-o", str(tmp_path / "y.png"))[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("{images}", "--part", "test"), "--part: it is for data sets; all images of"),
+        (("--images", "{images}", "--part", "train"), "--part: it is for data sets; all images of"),
+        (("--data", "digits", "--skip-unreadable"), "--skip-unreadable: it is for folders of images"),
+        (("{images}/a.npy", "--skip-unreadable"), "--skip-unreadable: it is for folders of images"),
+    ],
+)
+def test_options_of_a_reference_that_change_nothing(
+    root: Path, tmp_path: Path, options: tuple[str, ...], said: str
+) -> None:
+    given = [option.format(images=tmp_path) for option in options]
+    code, message = run(root, "reference", *given, "--extractor", "plain", "-o", str(tmp_path / "x.npz"))
+    assert code == 1 and said in message
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("reference", "--data", "digits", "--extractor", "plain", "-o", "x.json"), "statistics are written as .npz, not as .json"),
+        (("compress", "a.png", "--model", "plain", "-o", "x.png"), "codes are written as .mfc, not as .png"),
+    ],
+)  # fmt: skip
+def test_suffixes_of_statistics_and_codes(root: Path, arguments: tuple[str, ...], said: str) -> None:
+    code, message = run(root, *arguments)
+    assert code == 1 and said in message

@@ -129,6 +129,9 @@ def _latents_of(manifest: Manifest, name: str, end: End, seed: int, numbers: Num
         given = by_role(manifest, end.latent)
     elif end.data is not None:
         encoder = require(manifest, "encode", "encode")
+        for tensor in encoder.inputs:
+            if tensor.source in CONDITIONS:
+                required(manifest, tensor, end.condition, f"{name}.class")
         own = end.condition if takes(encoder) else None
         if not encoded_latents(manifest):
             raise cannot(manifest, "interpolate between items, as encode gives no latents")

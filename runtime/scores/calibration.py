@@ -140,10 +140,11 @@ def recalibrate(
         )
         assert scores is not None
         found = departures.warnings(
-            model.calibrated, scoring.score, model.calibrated.place(scores.terms)[scoring.score]
+            model.calibrated, scoring.score, model.calibrated.place(scores.terms)[scoring.score], manifest.spec.noun
         )
         if found and strict:
-            raise InvalidValue(f"rows: {'; '.join(found)}. Nothing was published, as --strict was given", field="rows")
+            noun = manifest.spec.noun
+            raise InvalidValue(f"{noun}: {'; '.join(found)}. Nothing was published, as --strict was given", field=noun)
         earlier = {
             "version": plain.version,
             "n": scoring.calibration.n if scoring.calibration else 0,

@@ -21,16 +21,18 @@ TIMES, DEVIATIONS = (
 )  # beyond the line: the share is so many times the rate, and so many standard deviations above it
 
 
-def warnings(old: Calibrated, term: str, scores: Float64) -> list[str]:
-    """Return what is unusual about new rows, by their scores (n,) under the old calibration. An artifact without one gives no warnings."""
+def warnings(old: Calibrated, term: str, scores: Float64, noun: str = "rows") -> list[str]:
+    """Return what is unusual about new items (`noun`), by their scores (n,) under the old calibration. An artifact without one gives no warnings."""
+    place = "file" if noun == "rows" else "folder"
+    known = "name the known ones by --truth, or take them out" if noun == "rows" else "take them out"
     if not old.n or not len(scores):
         return []
     found = []
     moved = kolmogorov_smirnov(scores, old.scores[term])
     if moved.p_value < P_VALUE and moved.statistic > STATISTIC:
         found.append(
-            f"the rows look unlike the old calibration: the distributions of {term} differ by {moved.statistic:.2f} "
-            f"(Kolmogorov-Smirnov, p = {moved.p_value:.1g}); if that is not expected, check that the file holds the right rows and only normal ones"
+            f"the {noun} look unlike the old calibration: the distributions of {term} differ by {moved.statistic:.2f} "
+            f"(Kolmogorov-Smirnov, p = {moved.p_value:.1g}); if that is not expected, check that the {place} holds the right {noun} and only normal ones"
         )
     rate = next((rate for rate in RATES if old.threshold(term, rate).score is not None), None)
     if rate is None:
@@ -42,7 +44,7 @@ def warnings(old: Calibrated, term: str, scores: Float64) -> list[str]:
     deviation = math.sqrt(expected * (1 - expected) * (1 / n + 1 / old.n))
     if share >= TIMES * expected and share - expected > DEVIATIONS * deviation:
         found.append(
-            f"{share:.1%} of the rows lie beyond the old line for {rate:.0%}: the file may hold anomalies without a label, and calibrated on them "
-            "the model misses others like them; name the known ones by --truth, or take them out"
+            f"{share:.1%} of the {noun} lie beyond the old line for {rate:.0%}: the {place} may hold anomalies without a label, and calibrated on them "
+            f"the model misses others like them; {known}"
         )
     return found

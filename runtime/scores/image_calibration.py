@@ -117,4 +117,4 @@ def _read(entries: Sequence[Entry], spec: ImageSpec, skip: bool, note: Callable[
             note(f"left out, as it cannot be read: {error.message}")
             continue
         file = hashlib.sha256(content).hexdigest()
-        yield _Image(file, pixels, (*fitted.steps, *fitted.warnings))
+        yield _Image(file, pixels, fitted.notes)

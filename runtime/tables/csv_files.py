@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from manifold.runtime.errors import InvalidValue, Malformed, ManifoldError, TooLarge, shown
 from manifold.runtime.tables import dialect
 from manifold.runtime.tables.dialect import Dialect
+from manifold.runtime.tables.values import text_of
 
 BLOCK_BYTES = 4 * 2**20  # that are read at once; no row is longer
 BATCH_ROWS = 16_384  # of the slower reader
@@ -79,6 +80,24 @@ def open_csv(source: IO[bytes], wanted: Collection[str] | None = None) -> Opened
 def two_columns(name: str) -> Malformed:
     """Return the error for a name that two columns of a file share."""
     return Malformed(f"file: two columns are called {shown(name)}; rename or remove one of them", field="file")
+
+
+def text_rows(source: IO[bytes], wanted: Collection[str] = ()) -> Iterator[tuple[int, list[str]]]:
+    """Yield the lines of a small CSV file as texts without blanks around them: 0 and the header, then each row and its number, from 1.
+
+    The form of the file is found as `open_csv` finds it, but pyarrow is not needed. Rows have as many cells as they have. Raises Malformed,
+    TooLarge or csv.Error for a file that is no CSV.
+    """
+    text = io.BufferedReader(dialect.Text(source), 64 * 2**10)
+    head = text.read(BLOCK_BYTES)
+    if not head.strip():
+        raise Malformed("file: is empty", field="file")
+    content = head.decode("utf-8", "ignore")
+    form = dialect.find(content, wanted)
+    yield 0, list(form.header)
+    rest = _Joined(head[len(content[: form.skip].encode()) :], text)
+    for number, row in enumerate(_rows(rest, form), 1):
+        yield number, [text_of(cell) for cell in row]
 
 
 class _Skipped:
@@ -168,18 +187,19 @@ def _by_arrow(
             yield {name: batch.column(str(place)) for name, place in places.items()}, batch.num_rows
 
 
+def _rows(source: _Joined, form: Dialect) -> Iterator[list[str]]:
+    """Yield the rows after the header that are not empty lines."""
+    text = io.TextIOWrapper(io.BufferedReader(source), "utf-8", newline="")
+    return filter(None, csv.reader(text, delimiter=form.delimiter, skipinitialspace=form.spaced))
+
+
 def _by_python(
     source: _Joined, form: Dialect, places: dict[str, int], skipped: _Skipped
 ) -> Iterator[tuple[dict[str, Any], int]]:
     """Do as _by_arrow does for files with blanks before quotes, which Arrow takes for part of the text."""
     import pyarrow
 
-    reader = csv.reader(
-        io.TextIOWrapper(io.BufferedReader(source), "utf-8", newline=""),
-        delimiter=form.delimiter,
-        skipinitialspace=True,
-    )
-    rows = enumerate(filter(None, reader), 1)
+    rows = enumerate(_rows(source, form), 1)
     while block := list(itertools.islice(rows, BATCH_ROWS)):
         for number, row in block:
             if len(row) != len(form.header):

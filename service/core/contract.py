@@ -278,6 +278,20 @@ class Reloaded(BaseModel):
     tls: bool
 
 
+class CalibrateRequest(BaseModel):
+    """The query of POST /admin/models/{name}/calibrate."""
+
+    model_config = STRICT
+
+    truth: Annotated[str, Field(min_length=1, max_length=1000)] | None = Field(
+        default=None,
+        description="known anomalies of the file, which are left out: a column, or an expression such as label!=normal; by default what `fit` was given",
+    )
+    strict: bool = Field(
+        default=False, description="publish nothing if the rows look unlike the old calibration: true or false"
+    )
+
+
 class Recalibrated(BaseModel):
     """POST /admin/models/{name}/calibrate."""
 

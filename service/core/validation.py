@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from manifold.runtime.errors import InvalidValue, cut, shown
-from manifold.service.core import contract
 
 # pydantic's complaints about the type of a value, as what is needed instead
 TYPES = {
@@ -16,7 +15,7 @@ TYPES = {
     "dict_type": "an object", "model_type": "an object", "model_attributes_type": "an object",
 }  # fmt: skip
 
-R = TypeVar("R", bound=contract.BaseRequest)
+R = TypeVar("R", bound=BaseModel)
 
 
 def validate(shape: type[R], fields: Any) -> R:
@@ -31,7 +30,7 @@ def validate(shape: type[R], fields: Any) -> R:
         raise _explain(error, shape, fields) from None
 
 
-def _explain(error: ValidationError, shape: type[contract.BaseRequest], fields: Any) -> InvalidValue:
+def _explain(error: ValidationError, shape: type[BaseModel], fields: Any) -> InvalidValue:
     """Return pydantic's first complaint as an error of this project: of a field with several legal types, what lies deepest in it."""
     problems = [(_path(problem, fields), problem) for problem in error.errors(include_url=False)]
     first = problems[0][0]
@@ -46,12 +45,17 @@ def _explain(error: ValidationError, shape: type[contract.BaseRequest], fields: 
     given = problem["input"]
     if needed := list(dict.fromkeys(TYPES[each["type"]] for each in here if each["type"] in TYPES)):
         return InvalidValue(
-            f"{cut(field)}: {' or '.join(needed)} is needed, not {shown(given)}", field=field, valid=valid
+            f"{cut(field)}: {' or '.join(needed)} is needed, not {_word(given)}", field=field, valid=valid
         )
     repeated = (
         f" (given {given!r})" if isinstance(given, str | int | float | bool | None) and len(str(given)) < 60 else ""
     )
     return InvalidValue(f"{cut(field)}: {cut(problem['msg'], 300)}{repeated}", field=field, valid=valid)
+
+
+def _word(value: Any) -> str:
+    """Return a value as JSON writes it, if it is null, true or false; else as messages repeat it."""
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else shown(value)
 
 
 def _path(problem: Any, fields: Any) -> tuple[str | int, ...]:
@@ -67,7 +71,7 @@ def _path(problem: Any, fields: Any) -> tuple[str | int, ...]:
     return tuple(path)
 
 
-def _names(shape: type[contract.BaseRequest]) -> list[str]:
+def _names(shape: type[BaseModel]) -> list[str]:
     """Return the names of the fields, as clients write them."""
     return [info.alias or name for name, info in shape.model_fields.items()]
 

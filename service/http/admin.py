@@ -9,16 +9,18 @@ import asyncio
 import errno
 import threading
 from collections.abc import Callable
-from typing import Annotated, TypeVar
+from typing import TypeVar
 
 import structlog
-from fastapi import FastAPI, Query, Request
+from fastapi import FastAPI, Request
 from starlette.responses import Response
 
 from manifold.runtime.errors import InvalidValue, Unavailable, UnsupportedMedia, UnsupportedTask, cut
 from manifold.runtime.scores import bulk, recalibration
 from manifold.service.aside import aside, later
 from manifold.service.core import contract, encoding, row_files
+from manifold.service.core.validation import validate
+from manifold.service.http.bodies import fields_of
 from manifold.service.http.uploads import MEDIA_TYPES
 from manifold.service.models import describe
 from manifold.service.models.registry import Registry
@@ -35,9 +37,10 @@ BODY = {
     "required": True,
     "content": {kind: {"schema": {"type": "string", "format": "binary"}} for kind in MEDIA_TYPES},
 }
-TRUTH = "known anomalies of the file, which are left out: a column, or an expression such as label!=normal; by default what `fit` was given"
-STRICT = "publish nothing if the rows look unlike the old calibration"
-MAX_TRUTH = 1000  # characters
+QUERY = [
+    {"name": name, "in": "query", "required": False, "schema": schema, "description": schema.pop("description")}
+    for name, schema in contract.CalibrateRequest.model_json_schema()["properties"].items()
+]
 READ_ONLY = (
     "the folder of models cannot be written here: run `manifold calibrate` where it can, and start the service again"
 )
@@ -91,16 +94,12 @@ def add(app: FastAPI, registry: Registry, security: Security) -> None:
         return Response(encoding.dumps(describe.summary(entry, settings.default_model)), media_type=encoding.JSON)
 
     @app.post(
-        "/admin/models/{name}/calibrate", response_model=contract.Recalibrated, tags=["admin"], openapi_extra={"requestBody": BODY},
+        "/admin/models/{name}/calibrate", response_model=contract.Recalibrated, tags=["admin"], openapi_extra={"requestBody": BODY, "parameters": QUERY},
         summary="Calibrates a model of rows on a file of normal ones, as its next version, which is the latest from then on.",
     )  # fmt: skip
-    async def calibrate(
-        name: str,
-        request: Request,
-        truth: Annotated[str | None, Query(description=TRUTH, max_length=MAX_TRUTH)] = None,
-        strict: Annotated[bool, Query(description=STRICT)] = False,
-    ) -> Response:
+    async def calibrate(name: str, request: Request) -> Response:
         registry.check_open()
+        stated = validate(contract.CalibrateRequest, fields_of(request, ("truth",)))
         content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         kind = MEDIA_TYPES.get(content_type)
         if kind is None:
@@ -124,8 +123,8 @@ def add(app: FastAPI, registry: Registry, security: Security) -> None:
                             kind,
                             settings.models_dir,
                             name="an upload",
-                            stated=truth,
-                            strict=strict,
+                            stated=stated.truth,
+                            strict=stated.strict,
                             stopped=gone,
                         ),
                     )

@@ -71,7 +71,10 @@ def _read(
         names = ("file", "mask") if "masks" in shape.model_fields else ("file",)
         fields, files = _at_once(_multipart(request.of_starlette(body), settings, names))
         uploads = Uploads(files=tuple(files["file"]), masks=tuple(files.get("mask", ())), work=work)
-        return validate(shape, {**query(request), **fields}), uploads
+        beside = query(request)
+        for key in fields:
+            _once(key, beside)
+        return validate(shape, {**beside, **fields}), uploads
     if content_type in imaging.MEDIA_TYPES:
         return validate(shape, query(request)), Uploads(files=(_not_empty(body),))
     if content_type == codecs.NPY:
@@ -102,13 +105,13 @@ def json_object(body: bytes) -> dict[str, Any]:
     return content
 
 
-def _field(key: str, text: str) -> Any:
+def _field(key: str, text: str, names: Collection[str] = NAMES) -> Any:
     """Return a value of a query or form: JSON if it is JSON, else the text itself. Names stay text: class 3 is the class called 3.
 
     Raise Malformed for an array or object that is not JSON, or has too many levels.
     """
     structured = text.startswith(("[", "{"))
-    if key in NAMES and not structured:
+    if key in names and not structured:
         return text
     try:
         return texts.json_of(text, key)
@@ -119,7 +122,7 @@ def _field(key: str, text: str) -> Any:
 
 
 def _once(key: str, fields: Collection[str]) -> None:
-    """Raise Malformed for a field of a query or form that is there already."""
+    """Raise Malformed for a field of a query or form that is there already, in one of both."""
     if key in fields:
         raise Malformed(f"{shown(key)}: the field is there more than once; send it once", field=key)
 
@@ -135,14 +138,19 @@ def refuse_query(request: Incoming) -> None:
 
 def query(request: Incoming) -> dict[str, Any]:
     """Return the fields in the query, for bodies that have no place for them. Raise Malformed for more than MAX_FIELDS."""
+    return fields_of(request.of_starlette(b""))
+
+
+def fields_of(request: Request, names: Collection[str] = NAMES) -> dict[str, Any]:
+    """Return the fields in a query, as `query` does. Those of `names` are texts even if they look like numbers."""
     if request.scope["query_string"].count(b"&") >= MAX_FIELDS:
         raise Malformed(
             f"query: over the limit of {MAX_FIELDS} fields; send those that the request needs", field="query"
         )
     fields: dict[str, Any] = {}
-    for key, text in request.of_starlette(b"").query_params.multi_items():
+    for key, text in request.query_params.multi_items():
         _once(key, fields)
-        fields[key] = _field(key, text)
+        fields[key] = _field(key, text, names)
     return fields
 
 

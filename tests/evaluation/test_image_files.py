@@ -10,7 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from typer.testing import CliRunner
 
+from manifold import cli
 from manifold.evaluation import images
 from manifold.runtime import folders
 from tests.conftest import SHIPPED
@@ -112,6 +114,23 @@ def test_images_of_other_formats_are_warned_of(folder: Path, models: Path) -> No
     options = ("--against", str(folder), "--extractor", "digits-classifier", "--json")
     report = json.loads(run("evaluate-images", str(folder), *options, models=models))
     assert any(warning.startswith("1 files are left out") and "a.gif" in warning for warning in report["warnings"])
+
+
+def test_a_reference_says_what_was_done_to_its_files(folder: Path, models: Path, tmp_path: Path) -> None:
+    (folder / "a.gif").write_bytes(b"GIF89a")
+    (folder / "broken.png").write_bytes(b"x")
+    (folder / "z.png").write_bytes(saved(Image.new("RGBA", (8, 8))))
+    options = ("--extractor", "digits-classifier", "--skip-unreadable")
+    arguments = ["reference", str(folder), *options, "-o", str(tmp_path / "r.npz"), "--models", str(models)]
+    result = CliRunner().invoke(cli.app, arguments, catch_exceptions=False)
+    for text in ("left out, as it cannot be read: ", "1 files are left out", "1 of the images: blank"):
+        assert f"warning: {text}" in result.stderr
+    report = json.loads(
+        run("evaluate-images", str(folder), "--against", str(folder), *options, "--json", models=models)
+    )
+    for text in ("left out, as it cannot be read: ", "1 files are left out"):
+        for before in ("", "reference images: "):
+            assert sum(warning.startswith(before + text) for warning in report["warnings"]) == 1, before + text
 
 
 def test_a_blank_image_is_warned_of_in_a_report(folder: Path, models: Path) -> None:

@@ -186,6 +186,8 @@ def _notes(decoded: DecodedFolder, copies: Mapping[str, int]) -> Iterator[str]:
         yield f"left out, as it cannot be read: {path}"
     if unread := folders.unread_note(decoded.listing.root):
         yield unread
+    if decoded.listing.empty:
+        yield f"folders without images, which are no classes: {cut(', '.join(decoded.listing.empty))}"
     if decoded.listing.unlisted:
         yield f"{decoded.listing.unlisted} image files are left out: they have no row in the file of labels"
     for copied, n in copies.items():

@@ -103,7 +103,7 @@ def _decode_into(path: Path, about: Path, entries: Sequence[Entry], spec: ImageS
             pixels, fitted = imaging.read_image(entry.path.read_bytes(), spec, field=str(entry.path))
             items[index] = pixels
             images.append(hashlib.sha256(np.ascontiguousarray(pixels).data).hexdigest())
-            read.update((*fitted.steps, *fitted.warnings))
+            read.update(fitted.notes)
         items.flush()
         del items
     _write_json(about, {"images": images, "read": dict(read)})
