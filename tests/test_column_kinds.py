@@ -116,7 +116,9 @@ def test_counts_of_two_five_and_five_thousand_differ() -> None:
     [
         (np.arange(N), True), (np.arange(1, N + 1).astype(str), True), (np.arange(N)[::-1], True), (np.random.default_rng(1).permutation(N) + 7, True),
         (np.cumsum(GENERATOR.integers(1, 9, N)), True), (1.7e9 + np.arange(N) * 60, True),
-        (np.arange(N) // 2, False), (np.arange(N) * 0.5, False), (np.random.default_rng(1).permutation(N) * 2, False),
+        (np.arange(N) // 2, False), (np.arange(N) * 0.5, False), (np.random.default_rng(1).permutation(N) * 2, True),
+        (np.random.default_rng(1).permutation(10 * N)[:N], False), (np.random.default_rng(1).permutation(N) * 50, False),
+        (np.random.default_rng(1).permutation(300)[:N], True),
         (np.sort(GENERATOR.normal(size=N)), False),
     ],
 )  # fmt: skip

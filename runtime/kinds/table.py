@@ -173,7 +173,8 @@ class TableSpec(Kind):
         """
         if self == held or not isinstance(held, TableSpec):
             return super().reader_of(held)
-        blocks = {column.name: block for column, block in held.placed if column in self.columns}
+        own = {column.name: column for column in self.columns}
+        blocks = {column.name: block for column, block in held.placed if own.get(column.name) == column}
         if set(blocks) != set(self.names) or not set(held.names) <= {*self.names, *self.ignored}:
             return None
         places = np.concatenate([np.arange(held.shape[0])[blocks[name]] for name in self.names])

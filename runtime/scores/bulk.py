@@ -25,6 +25,7 @@ from manifold.runtime.scores import decisions, reasons, scoring
 from manifold.runtime.scores.decisions import Judged, Rule
 from manifold.runtime.tables import files
 from manifold.runtime.tables.schema import Carry
+from manifold.runtime.tables.values import Notation
 
 Array = NDArray[Any]
 
@@ -123,6 +124,7 @@ class EncodedRows:
     places: Array  # of the n rows, in the table
     also: dict[str, Any]  # further columns as pyarrow arrays, of all rows in the table
     bad_places: dict[int, int]  # by number, of those bad rows that are in the table
+    notation: Notation  # of the texts of `also`
 
 
 def encoded(
@@ -145,7 +147,15 @@ def encoded(
         warnings = [[*table.warnings.get(at, []), *chunk.notes.get(numbers[at], [])] for at in places.tolist()]
         bad_places = {numbers[at]: at for at in np.flatnonzero(~keep).tolist()}
         yield EncodedRows(
-            chunk.numbers[keep], table.data[keep], warnings, bad, chunk.table, places, chunk.also, bad_places
+            chunk.numbers[keep],
+            table.data[keep],
+            warnings,
+            bad,
+            chunk.table,
+            places,
+            chunk.also,
+            bad_places,
+            chunk.notation,
         )
         total, invalid = total + len(places) + len(bad), invalid + len(bad)
         if bad:

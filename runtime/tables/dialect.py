@@ -26,10 +26,10 @@ BOMS = ((codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.
 LATIN = "".join(bytes([code]).decode("cp1252", "ignore") or chr(code) for code in range(256))
 
 # numbers that can be read in one way only: 0.5, 12.25, 1,234.5, and the same with the signs exchanged
-_ANYWHERE = r"[+-]?(?:\d{{1,3}}(?:{group}\d{{3}})+{point}\d+|\d*{point}(?:\d{{1,2}}|\d{{4,}})|0+{point}\d+|\d{{4,}}{point}\d+)(?:[eE][+-]?\d+)?"
+_ANYWHERE = r"[+-]?(?:\d{{1,3}}(?:[{group}{spaces}]\d{{3}})+{point}\d+|\d*{point}(?:\d{{1,2}}|\d{{4,}})|0+{point}\d+|\d{{4,}}{point}\d+)(?:[eE][+-]?\d+)?"
 _EVIDENCE: dict[Decimals, re.Pattern[str]] = {
-    ".": re.compile(_ANYWHERE.format(point=r"\.", group=",")),
-    ",": re.compile(_ANYWHERE.format(point=",", group=r"\.")),
+    ".": re.compile(_ANYWHERE.format(point=r"\.", group=",", spaces=values.SPACES)),
+    ",": re.compile(_ANYWHERE.format(point=",", group=r"\.", spaces=values.SPACES)),
 }
 _EITHER = re.compile(r"[+-]?\d{1,3},\d{3}")
 
@@ -175,7 +175,7 @@ def _decimal(parsed: _Parsed) -> Decimals | None:
     """Return the sign before decimals that most columns of the sample show; None if they show none, or both equally often."""
     votes: Counter[Decimals] = Counter()
     for place in range(len(parsed.header)):
-        cells = {row[place].strip() for row in parsed.rows if len(row) > place}
+        cells = {values.trimmed(row[place]) for row in parsed.rows if len(row) > place}
         votes.update(sign for sign, pattern in _EVIDENCE.items() if any(map(pattern.fullmatch, cells)))
         if parsed.delimiter != "," and any(map(_EITHER.fullmatch, cells)):
             votes[","] += (

@@ -10,8 +10,8 @@ import contextlib
 import csv
 import itertools
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -23,7 +23,7 @@ from manifold.runtime.tables import csv_files, parquet
 from manifold.runtime.tables.cells import numbers_of, of_arrow, plain, replaced, settled
 from manifold.runtime.tables.csv_files import MAX_COLUMNS, check_invalid, open_csv
 from manifold.runtime.tables.schema import CategoricalColumn, NumericColumn
-from manifold.runtime.tables.values import Notation, exact_number, number
+from manifold.runtime.tables.values import DEFAULT, Notation, exact_number, number
 
 if TYPE_CHECKING:
     from manifold.runtime.kinds.table import TableSpec
@@ -52,6 +52,7 @@ class Chunk:
     also: dict[str, Any] = field(
         default_factory=dict
     )  # further columns as Arrow arrays (n,): texts of a CSV, the types of a Parquet file
+    notation: Notation = DEFAULT  # of the texts
     notes: dict[int, list[str]] = field(default_factory=dict)  # by number: cells of further columns that were left out
 
 
@@ -106,13 +107,19 @@ def header(source: IO[bytes], kind: str, spec: TableSpec) -> list[str]:
     return list(names)
 
 
-def read(source: IO[bytes], kind: str, notation: Notation | None = None) -> FileTable:
+def read(
+    source: IO[bytes],
+    kind: str,
+    notation: Notation | None = None,
+    written: Callable[[Sequence[str]], Collection[str]] = lambda names: (),
+) -> FileTable:
     """Return all columns of a file that have a name. A CSV's own decimal sign goes before that of `notation`.
 
+    `written` returns those of the columns whose texts stay as they are written, without blanks around them, also if they spell numbers.
     Raises Malformed where the file cannot be read or has no rows, TooLarge for one with more than MAX_CELLS cells.
     """
     with _reading(kind):
-        return (_whole_parquet if kind == "parquet" else _whole_csv)(source, notation or Notation.of())
+        return (_whole_parquet if kind == "parquet" else _whole_csv)(source, notation or DEFAULT, written)
 
 
 @contextlib.contextmanager
@@ -174,7 +181,7 @@ def _csv(source: IO[bytes], spec: TableSpec, rows: int, also: Sequence[str]) -> 
 
 def _notation(opened: csv_files.Opened, stated: Notation) -> Notation:
     """Return the notation of a file: its own decimal sign, if it shows one."""
-    return Notation(stated.missing, opened.form.decimal or stated.decimal)
+    return replace(stated, decimal=opened.form.decimal or stated.decimal)
 
 
 def _windows(
@@ -188,7 +195,7 @@ def _windows(
         first, last = last, min(last + rows, end)
         start, stop = np.searchsorted(numbers, [first, last], side="right")
         lower, upper = np.searchsorted(places, [first, last], side="right")
-        chunk = Chunk(numbers[start:stop], {}, {at: bad[at] for at in places[lower:upper].tolist()})
+        chunk = Chunk(numbers[start:stop], {}, {at: bad[at] for at in places[lower:upper].tolist()}, notation=notation)
         for column in spec.columns:
             texts = _short_cells(batch.columns[column.name].slice(start, stop - start), column.name, chunk)
             chunk.table[column.name] = _of_texts(texts, column, notation, same=notation == spec.notation)
@@ -206,7 +213,7 @@ def _of_texts(texts: Any, column: NumericColumn | CategoricalColumn, notation: N
             if same
             else replaced(texts, lambda text: None if lookup.named(text) else exact_number(text, notation))
         )
-    as_numbers = numbers_of(texts, notation)
+    as_numbers = numbers_of(texts, notation, notation.of_numbers)
     return replaced(texts, lambda text: number(text, notation)) if as_numbers is None else as_numbers
 
 
@@ -237,7 +244,7 @@ def _note_long(chunk: Chunk, at: int, name: str, size: int) -> None:
     chunk.notes.setdefault(int(chunk.numbers[at]), []).append(f"passed: {_too_long(name, size)}; it was left out")
 
 
-def _whole_csv(source: IO[bytes], stated: Notation) -> FileTable:
+def _whole_csv(source: IO[bytes], stated: Notation, written: Callable[[Sequence[str]], Collection[str]]) -> FileTable:
     import pyarrow
 
     opened = open_csv(source)
@@ -252,10 +259,11 @@ def _whole_csv(source: IO[bytes], stated: Notation) -> FileTable:
             raise _too_many_cells(cells)
     if not rows:
         raise Malformed(f"file: has no rows{_first(bad)}", field="file")
-    columns = {
-        name: settled(pyarrow.chunked_array([batch.columns[name] for batch in batches]), notation)
-        for name in batches[0].columns
-    }
+    texts = written(list(batches[0].columns))
+    columns = {}
+    for name in batches[0].columns:
+        column = pyarrow.chunked_array([batch.columns[name] for batch in batches])
+        columns[name] = plain(column) if name in texts else settled(column, notation)
     numbers = np.concatenate([batch.numbers for batch in batches])
     return FileTable(numbers, columns, notation, bad, _unnamed(opened.form.header))
 
@@ -290,7 +298,7 @@ def _parquet(source: IO[bytes], spec: TableSpec, rows: int, also: Sequence[str])
     for batch in file.batches(rows):
         if sorted(batch.schema.names) != sorted(wanted):
             raise Malformed("file: columns within columns have the names of the model's", field="file")
-        chunk = Chunk(np.arange(number, number + batch.num_rows), {})
+        chunk = Chunk(np.arange(number, number + batch.num_rows), {}, notation=spec.notation)
         number += batch.num_rows
         for name in spec.names:
             chunk.table[name] = _of_parquet(batch.column(name), name, chunk)
@@ -351,7 +359,9 @@ def _sizes(texts: Any) -> NDArray[np.int64]:
     return np.asarray(compute.binary_length(texts).fill_null(0).to_numpy(zero_copy_only=False), np.int64)
 
 
-def _whole_parquet(source: IO[bytes], notation: Notation) -> FileTable:
+def _whole_parquet(
+    source: IO[bytes], notation: Notation, written: Callable[[Sequence[str]], Collection[str]]
+) -> FileTable:
     file = parquet.File(source, None, WHOLE_CELL_BYTES)
     metadata = file.metadata
     groups = [metadata.row_group(at) for at in range(metadata.num_row_groups)]
@@ -364,9 +374,10 @@ def _whole_parquet(source: IO[bytes], notation: Notation) -> FileTable:
     names = table.column_names
     if not table.num_rows:
         raise Malformed("file: has no rows", field="file")
-    if twice := next((name for name in names if names.count(name) > 1), None):
+    count = Counter(names)
+    if twice := next((name for name in names if count[name] > 1), None):
         raise csv_files.two_columns(twice)
-    columns, left_out = dict[str, Array](), _unnamed(names)
+    columns, left_out, texts = dict[str, Array](), _unnamed(names), written(names)
     for name in filter(None, names):
         column = table[name]
         if not _is_plain(column.type):
@@ -374,7 +385,7 @@ def _whole_parquet(source: IO[bytes], notation: Notation) -> FileTable:
                 f"holds {cut(str(_values(column.type)))}; a value of a row is a number, a text, a truth value or a time"
             )
         elif _is_text(_values(column.type)):
-            columns[name] = settled(column, notation)
+            columns[name] = plain(column) if name in texts else settled(column, notation)
         else:
             columns[name] = of_arrow(column)
     return FileTable(np.arange(1, table.num_rows + 1), columns, notation, {}, left_out)

@@ -96,7 +96,7 @@ def is_absent(value: Any, column: NumericColumn | CategoricalColumn, notation: N
         return True
     if isinstance(column, CategoricalColumn) and column.lookup.named(value):
         return False
-    return reading.is_missing(value, notation)
+    return reading.is_missing(value, notation, numeric=isinstance(column, NumericColumn))
 
 
 # what is wrong with a value, and what is said about one that is let through; runtime.tables.columns says the same

@@ -11,6 +11,8 @@ value takes no part: not in the schema, not in the likelihood.
 from __future__ import annotations
 
 import datetime
+import math
+import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -44,7 +46,13 @@ FEW_NUMBERS = 20  # a column with more different numbers, and hardly any other t
 WRONG = 0.1  # of the values of a column of numbers that may be other texts, whose rows are then invalid
 MOMENTS = 0.5  # of the values of a column of dates and times
 LEAST_NUMBERED = 30  # rows, for a column to be their numbers
+# names that programs give to a column without one, such as pandas to the index of a table
+NO_NAME = re.compile(r"unnamed: \d+(_level_\d+)?|__index_level_\d+__", re.IGNORECASE)
+CHANCE = 1e-6  # of numbers that all differ, if they are drawn from their range: they are dealt out, not measured
+SLIGHTEST = float(np.finfo(np.float64).tiny)  # scale of a column
 KNOTS = 101  # of a quantile transform
+LARGEST = 1e300  # size of a column's numbers
+POWERS = 1e-100, 1e100  # size of numbers whose third powers have a float64
 SAME = 1e-12  # a number whose deviation is less, as a share of its size, differs by rounding alone
 ROUNDING = 1e-6  # scale of such a number, as a share of its size; float32 keeps 6e-8
 KINDS = ("numeric", "range", "quantile", "categorical", "ignore")
@@ -119,13 +127,17 @@ def _fit_column(name: str, values: Array, stated: ColumnSettings) -> NumericColu
             return reason
     if kind == "categorical":
         return _categorical(name, present, notation, numeric=not np.isnan(numbers).any())
-    finite = numbers[np.isfinite(numbers)]
-    if not len(finite):
+    finite = np.isfinite(numbers)
+    if not finite.any():
         raise TrainingError(
-            f"column {shown(name)}: {shown(present[:1].tolist()[0])} is not a finite number; leave out --column {cut(name)}={kind}",
+            f"column {shown(name)}: {cut(spelling(present[:1].tolist()[0]))} is not a finite number; leave out --column {cut(name)}={kind}",
             field=name,
         )
-    return _numeric(name, finite, kind, stated)
+    if (
+        numbers[finite].min() == numbers[finite].max()
+    ):  # alone, or whole numbers that are equal as floating-point numbers
+        return _categorical(name, present[finite], notation, numeric=True)
+    return _numeric(name, numbers[finite], kind, stated)
 
 
 def _kind(present: Array, numbers: NDArray[np.float64], notation: Notation, otherwise: str) -> tuple[str, str]:
@@ -135,12 +147,16 @@ def _kind(present: Array, numbers: NDArray[np.float64], notation: Notation, othe
         if _are_codes(present):
             return "categorical", ""
         different = _exactly(present, numbers, notation)
-        whole = all(float(each).is_integer() for each in different)
-        apart = whole or max(different) - min(different) > SAME * max(map(abs, different))
+        if not np.isfinite(numbers).any():
+            return "ignore", f"has no finite numbers, only {', '.join(sorted(map(spelling, different)))}"
+        whole = all(isinstance(each, int) or each.is_integer() for each in different)
+        apart = whole or numbers.max() - numbers.min() > SAME * np.abs(numbers).max()
         if len(different) == 1 or (len(different) == 2 and apart):
             return "categorical", ""
         if whole and len(different) == len(present) and max(map(abs, different)) > EXACT:
             return "ignore", f"is an identifier: {len(different)} different whole numbers, some beyond 2^53"
+        if len(np.unique(numbers)) < len(different):  # beyond 2^53, so that numbers would take several for one
+            return "categorical", ""
         return otherwise, ""
     if np.mean([is_moment(value) for value in present.tolist()]) >= MOMENTS:
         example = next(value for value in present.tolist() if is_moment(value))
@@ -149,7 +165,8 @@ def _kind(present: Array, numbers: NDArray[np.float64], notation: Notation, othe
             f"holds dates or times, such as {cut(spelling(example))}, and new ones always lie ahead; give the hour, the weekday or an age as "
             "a column of its own",
         )
-    if wrong.mean() <= WRONG and len(np.unique(numbers[~wrong])) > FEW_NUMBERS:
+    others = wrong & ~columns.missing_values(present, notation, numeric=True)
+    if others.mean() <= WRONG and len(np.unique(numbers[~wrong])) > FEW_NUMBERS and not _are_codes(present[~wrong]):
         return otherwise, ""
     return "categorical", ""
 
@@ -202,12 +219,10 @@ def _name(meaning: Any, spelled: dict[Any, int]) -> str:
     return spelling(meaning) if isinstance(meaning, int | float) else max(spelled, key=lambda text: spelled[text])
 
 
-def _numeric(
-    name: str, numbers: NDArray[np.float64], kind: str, stated: ColumnSettings
-) -> NumericColumn | CategoricalColumn | str:
-    """Return the column of finite numbers (n,), or why it is left out. One number alone is a category."""
-    if numbers.min() == numbers.max():
-        return CategoricalColumn(name=name, categories=(spelling(numbers[0]),))
+def _numeric(name: str, numbers: NDArray[np.float64], kind: str, stated: ColumnSettings) -> NumericColumn | str:
+    """Return the column of finite numbers (n,), of which at least two differ, or why it is left out."""
+    if (largest := float(np.abs(numbers).max())) > LARGEST:
+        return f"has numbers up to {largest:g} in size, the limit is {LARGEST:g}: divide them by a common number"
     transform: dict[str, Any] = {"transform": "identity"}
     if kind == "quantile":
         transform = _quantiles(numbers)
@@ -221,12 +236,12 @@ def _numeric(
         "maximum": float(numbers.max()),
     }
     transformed = rows.transform(numbers, NumericColumn.model_validate({**plain, **transform}))
-    scale, size = float(transformed.std()), float(np.abs(transformed).max())
-    rounding = scale <= SAME * size
+    centre, scale = _mean_and_deviation(transformed)
+    size = float(np.abs(transformed).max())
+    rounding = scale <= max(SAME * size, SLIGHTEST)
     if rounding:
-        scale = max(ROUNDING * size, float(np.finfo(np.float64).tiny))
+        scale = max(ROUNDING * size, SLIGHTEST)
     decimals = stated.decimals.get(name, _decimals(numbers))
-    centre = float(transformed.mean())
     if kind == "range" and not rounding:
         centre, scale = plain["minimum"], plain["maximum"] - plain["minimum"]
     measured = {"mean": centre, "scale": scale, "decimals": decimals, "unit": stated.units.get(name)}
@@ -236,22 +251,32 @@ def _numeric(
 def row_numbers(table: Mapping[str, Array], stated: ColumnSettings) -> dict[str, str]:
     """Return the columns of a whole table, in the order of its rows, that number the rows, and why; none whose kind is stated.
 
-    Such are whole numbers without repetition that rise or fall from row to row, or that are consecutive in any order. A new row's number
-    would always lie beyond those of training.
+    Such are whole numbers without repetition that rise or fall from row to row, or that lie so close together that chance would repeat some;
+    and columns with a name that stands for none. A new row's number would lie beyond those of training, or between them.
     """
     notation, found = Notation.of(stated.missing, stated.decimal), {}
     for name, values in table.items():
         if name in stated.kinds or _is_nested(values):
             continue
+        if NO_NAME.fullmatch(name):
+            found[name] = files.UNNAMED
+            continue
         numbers = columns.numbers(values, notation)
         if len(numbers) < LEAST_NUMBERED or not np.isfinite(numbers).all() or (numbers != np.floor(numbers)).any():
             continue
         steps = np.diff(numbers)
-        consecutive = numbers.max() - numbers.min() == len(numbers) - 1 and len(np.unique(numbers)) == len(numbers)
-        if (steps > 0).all() or (steps < 0).all() or consecutive:
+        if (steps > 0).all() or (steps < 0).all() or _are_dealt_out(numbers):
             shape = ", ".join(spelling(number) for number in numbers[:3])
-            found[name] = f"numbers the rows ({shape}, …): no two rows have the same, and new ones would lie beyond"
+            found[name] = (
+                f"numbers the rows ({shape}, …): no two rows have the same, and those of new rows would say nothing"
+            )
     return found
+
+
+def _are_dealt_out(numbers: NDArray[np.float64]) -> bool:
+    """Return whether whole numbers (n,) all differ although independent ones from their range would hardly: at most exp(-n (n - 1) / 2 range)."""
+    n, among = len(numbers), float(numbers.max() - numbers.min()) + 1
+    return n * (n - 1) / 2 / among > -math.log(CHANCE) and len(np.unique(numbers)) == n
 
 
 def _is_nested(values: Array) -> bool:
@@ -267,7 +292,7 @@ def _quantiles(numbers: Array) -> dict[str, Any]:
     knots, place = np.unique(np.quantile(numbers, shares), return_inverse=True)
     scores = np.bincount(place, normal) / np.bincount(place)
     return {
-        "transform": "quantile", "knots": tuple(knots.tolist()), "scores": tuple(scores.tolist()), "slope": float(1 / numbers.std()),
+        "transform": "quantile", "knots": tuple(knots.tolist()), "scores": tuple(scores.tolist()), "slope": 1 / max(_mean_and_deviation(numbers)[1], SLIGHTEST),
     }  # fmt: skip
 
 
@@ -282,7 +307,20 @@ def _natural(category: str) -> tuple[int, float, str]:
     return (1, 0.0, category) if found is None else (0, found, category)
 
 
+def _unit(values: Array) -> float:
+    """Return what numbers are divided by before their powers are taken: 1, or their size if the powers would leave the range of float64."""
+    size = float(np.abs(values).max())
+    return 1.0 if POWERS[0] <= size <= POWERS[1] or not size else size
+
+
+def _mean_and_deviation(values: Array) -> tuple[float, float]:
+    unit = _unit(values)
+    scaled = values if unit == 1 else values / unit
+    return float(scaled.mean()) * unit, float(scaled.std()) * unit
+
+
 def _skewness(values: Array) -> float:
+    values = values / _unit(values)
     centred = values - values.mean()
     return float((centred**3).mean() / max(float((centred**2).mean()) ** 1.5, 1e-300))
 
