@@ -5,13 +5,14 @@ from __future__ import annotations
 import codecs
 import csv
 import io
+import itertools
 import re
 from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import IO, Any
 
-from manifold.runtime.errors import Malformed, TooLarge, cut
+from manifold.runtime.errors import Malformed, TooLarge, cut, shown
 from manifold.runtime.tables import values
 from manifold.runtime.tables.values import Decimals
 
@@ -117,7 +118,9 @@ def find(head: str, wanted: Collection[str] = ()) -> Dialect:
     if len(best.first.encode()) > HEADER_BYTES:
         raise _long_header()
     _check_header(best.header, wanted)
-    return Dialect(tuple(best.header), best.delimiter, best.spaced, _decimal(best), begin + len(best.first))
+    if len(best.header) == 1 and not set(best.header) & set(wanted):
+        _check_title(best.header[0], candidates)
+    return Dialect(tuple(_completed(best)), best.delimiter, best.spaced, _decimal(best), begin + len(best.first))
 
 
 def _long_header() -> TooLarge:
@@ -169,6 +172,37 @@ def _check_header(header: Sequence[str], wanted: Collection[str]) -> None:
         raise Malformed(
             f"file: its first line is numbers ({cut(', '.join(numbers))}); it must name the columns", field="file"
         )
+
+
+def _check_title(title: str, candidates: Sequence[_Parsed]) -> None:
+    """Raise Malformed for a first line of one cell above rows of several: a title, which is no header."""
+    for parsed in candidates:
+        cells = {len(row) for row in parsed.rows}
+        if len(parsed.rows) > 1 and len(parsed.header) == 1 and len(cells) == 1 and max(cells) > 2:
+            raise Malformed(
+                f"file: its first line is one cell, {shown(title)}, but its rows have {max(cells)}, separated by {shown(parsed.delimiter)}; "
+                "the first line must name the columns: remove what stands above them",
+                field="file",
+            )
+
+
+def _completed(parsed: _Parsed) -> list[str]:
+    """Return the header, with a column without a name if every row has one cell more: a separator at its end, or the row's name in front.
+
+    Programs such as R write names of rows without one in the header. They differ, and are texts, or whole numbers that rise.
+    """
+    header, rows = parsed.header, parsed.rows
+    if len(header) < 2 or not rows or any(len(row) != len(header) + 1 for row in rows):
+        return header
+    if all(not values.trimmed(row[-1]) for row in rows):
+        return [*header, ""]
+    first = [row[0] for row in rows]
+    numbers = [values.exact_number(name, values.DEFAULT) for name in first]
+    rising = all(
+        isinstance(low, int) and isinstance(high, int) and low < high for low, high in itertools.pairwise(numbers)
+    )
+    are_names = len(rows) > 1 and len(set(first)) == len(first) and (rising or all(each is None for each in numbers))
+    return ["", *header] if are_names else header
 
 
 def _decimal(parsed: _Parsed) -> Decimals | None:

@@ -65,6 +65,7 @@ class FileTable:
     notation: Notation
     bad: dict[int, str] = field(default_factory=dict)  # rows without cells, by number
     left_out: dict[str, str] = field(default_factory=dict)  # by column, with the reason
+    notes: tuple[str, ...] = ()  # what was assumed about the file
 
 
 def format_of(path: Path) -> str:
@@ -265,7 +266,7 @@ def _whole_csv(source: IO[bytes], stated: Notation, written: Callable[[Sequence[
         column = pyarrow.chunked_array([batch.columns[name] for batch in batches])
         columns[name] = plain(column) if name in texts else settled(column, notation)
     numbers = np.concatenate([batch.numbers for batch in batches])
-    return FileTable(numbers, columns, notation, bad, _unnamed(opened.form.header))
+    return FileTable(numbers, columns, notation, bad, _unnamed(opened.form.header), tuple(opened.notes))
 
 
 def _first(bad: dict[int, str]) -> str:

@@ -86,6 +86,8 @@ def _settled(value: Any, column: NumericColumn | CategoricalColumn, notation: No
         return None
     if isinstance(column, NumericColumn) and isinstance(value, str):
         spelled = reading.exact_number(value, notation)
+        if isinstance(spelled, int) and not -(2**63) <= spelled < 2**64:  # more than an answer in JSON can carry
+            spelled = reading.number(value, notation)
         return value if spelled is None else spelled
     return value
 

@@ -212,7 +212,7 @@ def settle(stated: Expression, counts: Counts, *, present: bool = True) -> tuple
             field="truth",
             valid=[counts.spelled[name] for name in names],
         )
-    if boolean and len(values) == 1:
+    if boolean and len(values) == 1 and values[0] in (*TRUE, *FALSE):
         true = (values[0] in TRUE) == (stated.test == "in")
         rule = Truth(column=stated.column, test="in", values=TRUE if true else FALSE, others=FALSE if true else TRUE)
     else:

@@ -70,8 +70,8 @@ class Notation:
     @classmethod
     def of(cls, missing: Sequence[str] = MISSING, decimal: Decimals = ".") -> Notation:
         """Return the notation with these texts for missing values; an empty text is always one, MISSING_NUMBERS are unless others are stated."""
-        stated, usual = (frozenset(trimmed(text).lower() for text in texts) for texts in (missing, MISSING))
-        further = frozenset(text.lower() for text in MISSING_NUMBERS) if stated == usual else frozenset()
+        stated = frozenset(trimmed(text).lower() for text in missing)
+        further = frozenset(text.lower() for text in MISSING_NUMBERS if stated == _USUAL)
         return cls(stated | {""}, decimal, further)
 
     @property
@@ -85,6 +85,7 @@ def trimmed(text: str) -> str:
     return text.strip() if text.isascii() else text.strip(BLANKS)
 
 
+_USUAL = frozenset(text.lower() for text in MISSING)
 DEFAULT = Notation.of()
 
 

@@ -36,6 +36,7 @@ from manifold.runtime.tables.values import (
     is_moment,
     number,
     spelling,
+    trimmed,
     truth,
 )
 from manifold.training.errors import DataError, TrainingError
@@ -55,6 +56,10 @@ LARGEST = 1e300  # size of a column's numbers
 POWERS = 1e-100, 1e100  # size of numbers whose third powers have a float64
 SAME = 1e-12  # a number whose deviation is less, as a share of its size, differs by rounding alone
 ROUNDING = 1e-6  # scale of such a number, as a share of its size; float32 keeps 6e-8
+IDENTIFIER = "is an identifier"
+HINTED = 10_000  # values of a column that are looked at for advice
+WRITTEN = Notation.of((), "."), Notation.of((), ",")
+SIGNS = re.compile(r"[\s$\u00a3\u00a5\u20ac\u20b9%\u2030]|\b[A-Z]{3}\b")  # beside numbers: currencies and per cent
 KINDS = ("numeric", "range", "quantile", "categorical", "ignore")
 OTHERS = "*"  # the name that states a kind for every number that has none of its own
 
@@ -129,8 +134,10 @@ def _fit_column(name: str, values: Array, stated: ColumnSettings) -> NumericColu
         return _categorical(name, present, notation, numeric=not np.isnan(numbers).any())
     finite = np.isfinite(numbers)
     if not finite.any():
+        first = present[:1].tolist()[0]
+        said = shown(first) if isinstance(first, str) else cut(spelling(first))
         raise TrainingError(
-            f"column {shown(name)}: {cut(spelling(present[:1].tolist()[0]))} is not a finite number; leave out --column {cut(name)}={kind}",
+            f"column {shown(name)}: {said} is not a finite number; leave out --column {cut(name)}={kind}",
             field=name,
         )
     if (
@@ -154,7 +161,7 @@ def _kind(present: Array, numbers: NDArray[np.float64], notation: Notation, othe
         if len(different) == 1 or (len(different) == 2 and apart):
             return "categorical", ""
         if whole and len(different) == len(present) and max(map(abs, different)) > EXACT:
-            return "ignore", f"is an identifier: {len(different)} different whole numbers, some beyond 2^53"
+            return "ignore", f"{IDENTIFIER}: {len(different)} different whole numbers, some beyond 2^53"
         if len(np.unique(numbers)) < len(different):  # beyond 2^53, so that numbers would take several for one
             return "categorical", ""
         return otherwise, ""
@@ -198,7 +205,7 @@ def _categorical(name: str, present: Array, notation: Notation, *, numeric: bool
     if (longest := max(map(len, names))) > files.CELL_BYTES // 4:  # a character has up to four bytes
         return f"has a text of {longest} characters, the limit is {files.CELL_BYTES // 4}"
     if len(names) > MAX_STRINGS or (not numeric and len(names) > max(2, len(present) // 2)):
-        return f"is an identifier: {len(names)} different values in {len(present)} rows, such as {cut(names[0])}"
+        return f"{IDENTIFIER}: {len(names)} different values in {len(present)} rows, such as {cut(names[0])}"
     return CategoricalColumn(name=name, categories=tuple(sorted(names, key=_natural)))
 
 
@@ -277,6 +284,42 @@ def _are_dealt_out(numbers: NDArray[np.float64]) -> bool:
     """Return whether whole numbers (n,) all differ although independent ones from their range would hardly: at most exp(-n (n - 1) / 2 range)."""
     n, among = len(numbers), float(numbers.max() - numbers.min()) + 1
     return n * (n - 1) / 2 / among > -math.log(CHANCE) and len(np.unique(numbers)) == n
+
+
+def hints(table: Mapping[str, Array], spec: TableSpec, stated: ColumnSettings) -> list[str]:
+    """Return sentences about the columns of a table that might be numbers, and are taken as texts since values are written in other ways."""
+    notation, found = Notation.of(stated.missing, stated.decimal), []
+    texts = [column.name for column in spec.columns if isinstance(column, CategoricalColumn)]
+    texts += [name for name, reason in spec.ignored.items() if reason.startswith(IDENTIFIER)]
+    for name in texts:
+        values = table.get(name, np.zeros(0))
+        if name in stated.kinds or values.dtype.kind not in "OU":
+            continue
+        few = values[:HINTED]
+        present = few[~columns.missing_values(few, notation)].tolist()
+        count = Counter(each for each in present if isinstance(each, str))
+        almost = [text for text in count if _is_almost_number(text, notation)]
+        words = {text: n for text, n in count.items() if number(text, notation) is None}
+        if len(almost) > len(words) / 2 and len(count) > 2:
+            found.append(
+                f"column {cut(name)} is not numeric: values such as {shown(almost[0])} have signs beside the number, or another sign before decimals; "
+                "write plain numbers to learn from them as such"
+            )
+        elif len(count) - len(words) > FEW_NUMBERS and len(words) < FEW_NUMBERS and not _are_codes(values):
+            word = max(words, key=lambda text: words[text])
+            found.append(
+                f"column {cut(name)} is not numeric: {sum(words.values())} of {count.total()} values are words, such as {shown(word)}; if that stands for "
+                f"a missing value, state it: --missing {shown(word)}"
+            )
+    return found
+
+
+def _is_almost_number(text: str, notation: Notation) -> bool:
+    """Return whether a text that is no number is one without its currency, per cent sign or brackets, or with another sign before decimals."""
+    if number(text, notation) is not None:
+        return False
+    bare = SIGNS.sub("", trimmed(text).removeprefix("(").removesuffix(")"))
+    return any(number(bare, written) is not None for written in WRITTEN)
 
 
 def _is_nested(values: Array) -> bool:

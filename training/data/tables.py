@@ -68,7 +68,7 @@ def of_file(
     )
     stated = replace(stated, decimal=whole.notation.decimal, left_out=whole.left_out)
     data = from_table(path.stem, whole.columns, protocol, stated, label, roles, file=path, numbers=whole.numbers)
-    return replace(data, notes=(*_invalid(whole.bad), *data.notes))
+    return replace(data, notes=(*whole.notes, *_invalid(whole.bad), *data.notes))
 
 
 def from_table(
@@ -105,6 +105,7 @@ def from_table(
     data = from_parts(
         name, parts, protocol, stated, label, folds=0 if len(places["calibration"]) else FOLDS, invalid=invalid
     )
+    notes += schema.hints(parts["train"], TableSpec.of(data.spec, name), stated)
     if file is not None and invalid is not None:
         reasons = {
             int(numbers[places[part][at]]): reason for part, bad in invalid.items() for at, reason in bad.items()
