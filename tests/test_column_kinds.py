@@ -211,7 +211,8 @@ def test_a_file_is_read_again_as_scoring_reads_it(tmp_path: Path) -> None:
     assert isinstance(paid, CategoricalColumn)
     assert [paid.lookup.find(value, spec.notation) for value in (False, True)] == [0, 1]
     assert spec.columns[3].categories == ("café", "two\nlines", "x", "x;y")  # type: ignore[union-attr]
-    assert list(data.notes) == [
+    assert "read as Latin-1" in data.notes[0]
+    assert list(data.notes[1:]) == [
         "30 rows are invalid and left out (row 5: has 3 cells, but the header has 8)",
         "30 rows are invalid and left out (row 3: amount: 'abc' is not a number; column 'amount' is numeric)",
     ]

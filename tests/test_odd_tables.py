@@ -164,6 +164,23 @@ def test_an_index_without_a_name_is_left_out_in_any_order(tmp_path: Path, name: 
     assert isinstance(column_of(spec, name), NumericColumn)
 
 
+def test_blanks_around_names_are_removed_in_parquet_files_too(tmp_path: Path) -> None:
+    made = {" c": pa.array(np.arange(N) % 7), "x ": pa.array(np.arange(N) * 37 % 101 / 8), " ": pa.array(["k"] * N)}
+    spec, _ = fitted(tmp_path, pa.table(made))
+    assert spec.names == ["c", "x"]
+    assert spec.ignored == {"": files.UNNAMED}
+    content = (tmp_path / "t.parquet").read_bytes()
+    assert files.header(io.BytesIO(content), "parquet", spec) == ["c", "x", ""]
+    of_csv, _, _ = scored(spec, b" c,x ,\n3,0.5,k\n", "csv")
+    np.testing.assert_array_equal(of_csv, rows.encode([[3, 0.5]], spec)[0])
+    earlier = schema.fit({" c": np.arange(N) % 7, "x": np.arange(N) / 8.0})  # such a name of a model is found as it is
+    assert len(scored(earlier, content, "parquet")[0]) == N
+    twice = io.BytesIO()
+    pa.parquet.write_table(pa.table({"c": pa.array([1]), "c ": pa.array([2]), "x": pa.array([1])}), twice)
+    with pytest.raises(Malformed, match="two columns are called 'c'"):
+        scored(spec, twice.getvalue(), "parquet")
+
+
 def test_codes_with_a_few_words_stay_codes(tmp_path: Path) -> None:
     spec, _ = fitted(tmp_path, table(lambda i: "unknown" if i % 20 == 0 else f"{i % 40:05}"))
     column = column_of(spec)

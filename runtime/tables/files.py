@@ -23,7 +23,7 @@ from manifold.runtime.tables import csv_files, parquet
 from manifold.runtime.tables.cells import numbers_of, of_arrow, plain, replaced, settled
 from manifold.runtime.tables.csv_files import MAX_COLUMNS, check_invalid, open_csv
 from manifold.runtime.tables.schema import CategoricalColumn, NumericColumn
-from manifold.runtime.tables.values import DEFAULT, Notation, exact_number, number
+from manifold.runtime.tables.values import DEFAULT, Notation, exact_number, number, text_of
 
 if TYPE_CHECKING:
     from manifold.runtime.kinds.table import TableSpec
@@ -101,7 +101,7 @@ def header(source: IO[bytes], kind: str, spec: TableSpec) -> list[str]:
     start = source.tell()
     with _reading(kind):
         if kind == "parquet":
-            names = parquet.File(source, [], CELL_BYTES).schema.names
+            names = [text_of(name) for name in parquet.File(source, [], CELL_BYTES).schema.names]
         else:
             names = open_csv(source, spec.names).form.header
     source.seek(start)
@@ -286,25 +286,30 @@ def _too_many_cells(cells: int) -> TooLarge:
 
 
 def _parquet(source: IO[bytes], spec: TableSpec, rows: int, also: Sequence[str]) -> Iterator[Chunk]:
-    file = parquet.File(source, list(dict.fromkeys([*spec.names, *also])), CELL_BYTES)
-    there = _check_columns(file.schema.names, spec, also)
+    spelled = parquet.File(source, [], CELL_BYTES).schema.names
+    exact = set(spelled) & {*spec.names, *also}
+    names = [name if name in exact else text_of(name) for name in spelled]
+    there = _check_columns(names, spec, also)
     wanted = list(dict.fromkeys([*spec.names, *there]))
-    kinds = {name: file.schema.field(name).type for name in wanted}
+    written = {
+        name: place for name, place in zip(names, spelled, strict=True) if name in wanted
+    }  # as the file has the names
+    file = parquet.File(source, [written[name] for name in wanted], CELL_BYTES)
+    kinds = {name: file.schema.field(written[name]).type for name in wanted}
     for column in spec.columns:
         _check_type(column.name, kinds[column.name], numeric=isinstance(column, NumericColumn))
     for name in there:
         _check_type(name, kinds[name])
-    file.names = wanted
     number = 1
     for batch in file.batches(rows):
-        if sorted(batch.schema.names) != sorted(wanted):
+        if sorted(batch.schema.names) != sorted(written.values()):
             raise Malformed("file: columns within columns have the names of the model's", field="file")
         chunk = Chunk(np.arange(number, number + batch.num_rows), {}, notation=spec.notation)
         number += batch.num_rows
         for name in spec.names:
-            chunk.table[name] = _of_parquet(batch.column(name), name, chunk)
+            chunk.table[name] = _of_parquet(batch.column(written[name]), name, chunk)
         for name in there:
-            chunk.also[name] = _exact_values(batch.column(name), name, chunk)
+            chunk.also[name] = _exact_values(batch.column(written[name]), name, chunk)
         yield chunk
 
 
@@ -372,7 +377,8 @@ def _whole_parquet(
     for group in range(metadata.num_row_groups):
         file.check(group, parquet.LEAST_ROWS)
     table = file.reader.read()
-    names = table.column_names
+    names = [text_of(name) for name in table.column_names]
+    table = table.rename_columns(names)
     if not table.num_rows:
         raise Malformed("file: has no rows", field="file")
     count = Counter(names)

@@ -75,7 +75,7 @@ class Truth(Record):
         known: dict[Any, int] = {}
         found = []
         for value in values:
-            if not isinstance(value, str | int | float | bool | None):
+            if isinstance(value, list | dict):
                 value = str(value)
             place = (type(value), value)  # True and 1 are one key of a dictionary
             if place not in known:
