@@ -181,6 +181,15 @@ def test_blanks_around_names_are_removed_in_parquet_files_too(tmp_path: Path) ->
         scored(spec, twice.getvalue(), "parquet")
 
 
+def test_missing_values_of_encoded_rows_stay_missing() -> None:
+    spec = schema.fit({"c": np.arange(60.0) % 7, "k": np.asarray(["a", "b", "c"] * 20), "x": np.arange(60) / 8})
+    given = [{"c": None, "k": "b", "x": 0.5}, {"c": 3, "k": None, "x": None}]
+    encoded, _ = rows.encode(given, spec, missing=True)
+    assert rows.decode(encoded, spec) == given
+    assert spec.sheet(encoded) == b"c,k,x\r\n,b,0.5\r\n3,,\r\n"
+    assert spec.preview(encoded, encoded).startswith(b"\x89PNG")
+
+
 def test_codes_with_a_few_words_stay_codes(tmp_path: Path) -> None:
     spec, _ = fitted(tmp_path, table(lambda i: "unknown" if i % 20 == 0 else f"{i % 40:05}"))
     column = column_of(spec)
@@ -299,3 +308,18 @@ def test_truth_is_read_as_values_are_by_fit_and_by_scoring(
         marks += spec.truth.marks(chunk.also["c"].to_pylist(), chunk.notation).tolist()
     assert {i for i, mark in enumerate(marks[:6]) if mark == truth.ANOMALOUS} == anomalous
     assert {i for i, mark in enumerate(marks[:6]) if mark == truth.UNLABELLED} == unlabelled
+
+
+def test_train_prints_what_fit_prints_about_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from typer.testing import CliRunner
+
+    from manifold.cli import app
+    from manifold.training import train
+
+    monkeypatch.setattr(train, "train", lambda run, *rest, **options: run.folder)
+    path = tmp_path / "t.csv"
+    path.write_bytes(table(lambda i: "größe" if i % 2 else "zahl").encode("latin-1"))
+    result = CliRunner().invoke(app, ["train", "tabular_vae", str(path), "--out", str(tmp_path / "run")])
+    assert result.exit_code == 0, result.output
+    assert "column c: category: 2 values: größe, zahl" in result.output
+    assert "note: the file is not UTF-8" in result.output

@@ -171,14 +171,18 @@ def _one_hot(
 
 def decode(encoded: NDArray[Any], spec: TableSpec, *, held: bool = True) -> list[dict[str, Any]]:
     """Float (n, width) to rows by column: numbers unscaled, rounded and, where `held`, held to the training range, as what a model makes
-    is; the largest entry of each block."""
+    is; the largest entry of each block. A value that is missing (NaN) is None."""
     columns: dict[str, list[Any]] = {}
     for column, block in spec.placed:
         values = np.asarray(encoded[:, block], np.float64)
         if isinstance(column, NumericColumn):
             columns[column.name] = _unscale(values[:, 0], column, held)
         else:
-            columns[column.name] = [column.categories[index] for index in values.argmax(axis=1)]
+            absent = np.isnan(values).any(axis=1)
+            columns[column.name] = [
+                None if gone else column.categories[index]
+                for index, gone in zip(values.argmax(axis=1).tolist(), absent.tolist(), strict=True)
+            ]
     return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
 
 
@@ -188,8 +192,8 @@ def _unscale(values: NDArray[np.float64], column: NumericColumn, held: bool) -> 
         numbers = np.clip(numbers, column.minimum, column.maximum)
     if column.decimals is not None:
         numbers = np.round(numbers, column.decimals)
-    plain: list[Any] = (numbers.astype(np.int64) if column.decimals == 0 else numbers).tolist()
-    return plain
+    plain: list[Any] = numbers.tolist()
+    return [None if number != number else int(number) if column.decimals == 0 else number for number in plain]
 
 
 def clipped_at(column: NumericColumn) -> tuple[float, float]:
