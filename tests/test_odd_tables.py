@@ -183,7 +183,7 @@ def test_blanks_around_names_are_removed_in_parquet_files_too(tmp_path: Path) ->
 
 def test_missing_values_of_encoded_rows_stay_missing() -> None:
     spec = schema.fit({"c": np.arange(60.0) % 7, "k": np.asarray(["a", "b", "c"] * 20), "x": np.arange(60) / 8})
-    given = [{"c": None, "k": "b", "x": 0.5}, {"c": 3, "k": None, "x": None}]
+    given: list[dict[str, Any]] = [{"c": None, "k": "b", "x": 0.5}, {"c": 3, "k": None, "x": None}]
     encoded, _ = rows.encode(given, spec, missing=True)
     assert rows.decode(encoded, spec) == given
     assert spec.sheet(encoded) == b"c,k,x\r\n,b,0.5\r\n3,,\r\n"

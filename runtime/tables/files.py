@@ -101,7 +101,7 @@ def header(source: IO[bytes], kind: str, spec: TableSpec) -> list[str]:
     start = source.tell()
     with _reading(kind):
         if kind == "parquet":
-            names = [text_of(name) for name in parquet.File(source, [], CELL_BYTES).schema.names]
+            names = tuple(text_of(name) for name in parquet.File(source, [], CELL_BYTES).schema.names)
         else:
             names = open_csv(source, spec.names).form.header
     source.seek(start)

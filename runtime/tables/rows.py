@@ -178,10 +178,10 @@ def decode(encoded: NDArray[Any], spec: TableSpec, *, held: bool = True) -> list
         if isinstance(column, NumericColumn):
             columns[column.name] = _unscale(values[:, 0], column, held)
         else:
-            absent = np.isnan(values).any(axis=1)
+            absent = [bool(np.isnan(block).any()) for block in values]
             columns[column.name] = [
                 None if gone else column.categories[index]
-                for index, gone in zip(values.argmax(axis=1).tolist(), absent.tolist(), strict=True)
+                for index, gone in zip(values.argmax(axis=1).tolist(), absent, strict=True)
             ]
     return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
 
