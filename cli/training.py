@@ -41,8 +41,11 @@ def train(
     quiet: Quiet = False,
 ) -> None:  # fmt: skip
     """Train a model family on a data set; makes a run folder."""
+    from manifold.runtime.kinds.table import TableSpec
+    from manifold.runtime.tables import described
     from manifold.training import datasets, families, runs
     from manifold.training import train as loop
+    from manifold.training.data import reading
 
     if (source is None) == (data is None):
         raise InvalidValue("data: give a data set, as an argument or by --data", field="data")
@@ -55,6 +58,9 @@ def train(
         typer.echo(f"note: {named} is the data set of that name; the folder is ./{named}", err=True)
     for note in loaded.notes:
         typer.echo(f"note: {note}", err=True)
+    if Path(named).suffix.lower() in reading.SUFFIXES:
+        for column in described.describe(TableSpec.of(loaded.spec, named)):
+            typer.echo(f"column {column}")
     folder = loop.train(run, loaded, device=device, precision=precision, devices=devices, quiet=quiet)
     typer.echo(f"{folder}: done; next: manifold export {folder} --name NAME")
 

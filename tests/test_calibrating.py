@@ -19,7 +19,8 @@ from manifold.runtime.manifest import Calibration
 from manifold.runtime.scores import departures, recalibration
 from manifold.runtime.scores.recalibration import Done
 from manifold.runtime.scores.scoring import Calibrated
-from manifold.runtime.tables.truth import FALSE, TRUE, Truth
+from manifold.runtime.tables.truth import Truth
+from manifold.runtime.tables.values import FALSE, TRUE
 from tests.conftest import made_table, wait_until_ready
 from tests.keyed import ADMIN_TOKEN, app_with, bearer
 from tests.test_bulk import as_csv, as_parquet

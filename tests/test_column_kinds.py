@@ -131,7 +131,9 @@ def test_counts_of_two_five_and_five_thousand_differ() -> None:
     [
         (np.arange(N), True), (np.arange(1, N + 1).astype(str), True), (np.arange(N)[::-1], True), (np.random.default_rng(1).permutation(N) + 7, True),
         (np.cumsum(GENERATOR.integers(1, 9, N)), True), (1.7e9 + np.arange(N) * 60, True),
-        (np.arange(N) // 2, False), (np.arange(N) * 0.5, False), (np.random.default_rng(1).permutation(N) * 2, False),
+        (np.arange(N) // 2, False), (np.arange(N) * 0.5, False), (np.random.default_rng(1).permutation(N) * 2, True),
+        (np.random.default_rng(1).permutation(10 * N)[:N], False), (np.random.default_rng(1).permutation(N) * 50, False),
+        (np.random.default_rng(1).permutation(300)[:N], True),
         (np.sort(GENERATOR.normal(size=N)), False),
     ],
 )  # fmt: skip
@@ -224,7 +226,8 @@ def test_a_file_is_read_again_as_scoring_reads_it(tmp_path: Path) -> None:
     assert isinstance(paid, CategoricalColumn)
     assert [paid.lookup.find(value, spec.notation) for value in (False, True)] == [0, 1]
     assert spec.columns[3].categories == ("café", "two\nlines", "x", "x;y")  # type: ignore[union-attr]
-    assert list(data.notes) == [
+    assert "read as Latin-1" in data.notes[0]
+    assert list(data.notes[1:]) == [
         "30 rows are invalid and left out (row 5: has 3 cells, but the header has 8)",
         "30 rows are invalid and left out (row 3: amount: 'abc' is not a number; column 'amount' is numeric)",
         "missing values: 'amount' in 30 rows (written NA), 'country' in 60 rows (written -, NA), 'score' in 30 rows; they take no part in the score. "

@@ -11,7 +11,8 @@ from pydantic import ValidationError
 
 from manifold.runtime.errors import InvalidValue
 from manifold.runtime.tables import truth
-from manifold.runtime.tables.truth import FALSE, TRUE, Counts, Truth
+from manifold.runtime.tables.truth import Counts, Truth
+from manifold.runtime.tables.values import FALSE, TRUE
 
 COLUMNS = ["label", "kind of row", "is=odd", "score", "in"]
 

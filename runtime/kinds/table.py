@@ -321,7 +321,11 @@ class TableSpec(Kind):
         for axes, column in zip(every, self.columns, strict=False):
             axes.set_title(column.name, fontsize=9)
             axes.tick_params(labelsize=7)
-            _plot(axes, column, {name: [row[column.name] for row in table] for name, table in tables.items()})
+            present = {
+                name: [row[column.name] for row in table if row[column.name] is not None]
+                for name, table in tables.items()
+            }
+            _plot(axes, column, present)
         figure.axes[0].legend(fontsize=7)
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png", dpi=90)
@@ -397,7 +401,10 @@ def _direction(column: Any, value: Any, expected: Any) -> str | None:
 def _plot(axes: Any, column: NumericColumn | CategoricalColumn, values: dict[str, list[Any]]) -> None:
     """Draw the distribution of one column for each table."""
     if isinstance(column, NumericColumn):
-        low, high = np.quantile(np.concatenate(list(values.values())), [0.0, 0.995])
+        every = np.concatenate([np.zeros(0), *values.values()])
+        if not len(every):
+            return
+        low, high = np.quantile(every, [0.0, 0.995])
         for name, numbers in values.items():
             axes.hist(numbers, np.linspace(low, high, 40), histtype="step", label=name)
         return

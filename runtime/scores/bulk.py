@@ -26,6 +26,7 @@ from manifold.runtime.scores.decisions import Judged, Rule
 from manifold.runtime.tables import files
 from manifold.runtime.tables.columns import Outside
 from manifold.runtime.tables.schema import Carry
+from manifold.runtime.tables.values import Notation
 
 Array = NDArray[Any]
 
@@ -140,6 +141,7 @@ class EncodedRows:
     also: dict[str, Any]  # further columns as pyarrow arrays, of all rows in the table
     bad_places: dict[int, int]  # by number, of those bad rows that are in the table
     outside: dict[str, Outside]  # by column
+    notation: Notation  # of the texts of `also`
 
 
 def encoded(
@@ -171,6 +173,7 @@ def encoded(
             chunk.also,
             bad_places,
             table.outside,
+            chunk.notation,
         )
         total, invalid = total + len(places) + len(bad), invalid + len(bad)
         if bad:

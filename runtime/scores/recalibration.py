@@ -99,6 +99,7 @@ def rule_of(
         return own
     start, counts = source.tell(), truth.Counts()
     for chunk in spec.chunks(source, kind, files.CHUNK_ROWS, (expression.column,)):
+        counts.notation = chunk.notation
         counts.add(chunk.also[expression.column].to_pylist())
         if stopped():
             raise Unavailable("the client has left")
@@ -110,7 +111,7 @@ def marks_of(part: bulk.EncodedRows, rule: Truth | None) -> NDArray[np.int8]:
     """Return the mark (n,) of each valid row of a chunk."""
     if rule is None:
         return np.full(len(part.numbers), truth.UNLABELLED, np.int8)
-    return rule.marks(part.also[rule.column].to_pylist())[part.places]
+    return rule.marks(part.also[rule.column].to_pylist(), part.notation)[part.places]
 
 
 class Reservoir:

@@ -12,26 +12,29 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from manifold.runtime.tables.values import EXACT, Notation, is_missing, number
+from manifold.runtime.tables.values import BLANKS, EXACT, Notation, is_missing, number
 
 Array = NDArray[Any]
 
 DIGITS = 15  # of a decimal that a float64 keeps
 
 
-def numbers_of(column: Any, notation: Notation) -> Array | None:
-    """Return a column of texts as float64, NaN where a value is missing; None if one of them is not plainly a finite number."""
+def numbers_of(column: Any, notation: Notation, missing: frozenset[str] | None = None) -> Array | None:
+    """Return a column of texts as float64, NaN where a value is missing; None if one of them is not plainly a finite number.
+
+    `missing` are the texts that stand for a missing value, those of the notation if None.
+    """
     import pyarrow
     from pyarrow import compute
 
-    texts = compute.utf8_trim_whitespace(column)
+    texts = _stripped(column)
     if notation.decimal == ",":
         if compute.any(compute.match_substring(texts, ".")).as_py():
             return None  # groups of three digits: read one by one
         texts = compute.replace_substring(texts, ",", ".")
     found = _cast(texts, compute.equal(texts, ""))  # most columns have no other missing values
     if found is None:
-        tokens = pyarrow.array(sorted(notation.missing), pyarrow.string())
+        tokens = pyarrow.array(sorted(notation.missing if missing is None else missing), pyarrow.string())
         found = _cast(texts, compute.is_in(compute.utf8_lower(texts), value_set=tokens))
     return found
 
@@ -66,8 +69,16 @@ def _trimmed(texts: Any) -> Any:
     """Return texts without blanks around them, in Unicode's composed form, as runtime.tables.values.text_of gives them."""
     from pyarrow import compute
 
-    texts = compute.utf8_trim_whitespace(texts)
+    texts = _stripped(texts)
     return texts if compute.all(compute.string_is_ascii(texts)).as_py() else compute.utf8_normalize(texts, form="NFC")
+
+
+def _stripped(texts: Any) -> Any:
+    """Return texts without blanks around them, as runtime.tables.values.trimmed gives them."""
+    from pyarrow import compute
+
+    plain = compute.all(compute.string_is_ascii(texts)).as_py() is not False
+    return compute.utf8_trim_whitespace(texts) if plain else compute.utf8_trim(texts, characters=BLANKS)
 
 
 def _coded(column: Any) -> Any:
@@ -99,7 +110,7 @@ def settled(column: Any, notation: Notation) -> Array:
     numbers = numbers_of(coded.dictionary, notation)
     if numbers is None:
         numbers = _one_by_one(coded.dictionary.to_pylist(), notation)
-    zeros = compute.match_substring_regex(compute.utf8_trim_whitespace(coded.dictionary), r"^0\d+$")
+    zeros = compute.match_substring_regex(_stripped(coded.dictionary), r"^0\d+$")
     if numbers is None or (np.abs(numbers) >= EXACT).any() or compute.any(zeros).as_py():
         return plain(coded)
     places: Array = coded.indices.fill_null(-1).to_numpy(zero_copy_only=False)

@@ -69,7 +69,7 @@ def encode(
     for column, block in spec.placed:
         values = np.asarray(table[column.name])
         if isinstance(column, NumericColumn):
-            absent_rows = missing_values(values, spec.notation)
+            absent_rows = missing_values(values, spec.notation, numeric=True)
             result.data[:, block.start] = _numbers(values, absent_rows, column, spec.notation, result)
         else:
             result.data[:, block], absent_rows = _blocks(values, column, spec.notation, unknown, result)
@@ -84,13 +84,13 @@ def encode(
     return result
 
 
-def missing_values(values: Array, notation: Notation) -> NDArray[np.bool_]:
-    """Return which of a column's values (n,) are missing: None, NaN, or a text that stands for that."""
+def missing_values(values: Array, notation: Notation, *, numeric: bool = False) -> NDArray[np.bool_]:
+    """Return which of a column's values (n,) are missing: None, NaN, or a text that stands for that, in a column of numbers if `numeric`."""
     if values.dtype.kind == "f":
         return np.isnan(values)
     if values.dtype.kind in "biu":
         return np.zeros(len(values), bool)
-    return _each(values, lambda value: reading.is_missing(value, notation), bool)
+    return _each(values, lambda value: reading.is_missing(value, notation, numeric=numeric), bool)
 
 
 def numbers(values: Array, notation: Notation) -> NDArray[np.float64]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import itertools
+import re
 from collections import Counter
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
@@ -22,6 +23,9 @@ BLOCK_BYTES = 4 * 2**20  # that are read at once; no row is longer
 BATCH_ROWS = 16_384  # of the slower reader
 MAX_COLUMNS = 16_384
 INVALID_ROWS, INVALID_SHARE = 10_000, 0.5  # more invalid rows than both allow end the work
+OTHERS = re.compile(
+    r'\s*(\{\s*"[^"\n]*"\s*:|\[\s*[\[{]|<(!doctype|html|\?xml))', re.IGNORECASE
+)  # beginnings of files of other formats
 PENDING = 500_000  # invalid rows that are known before the valid ones beside them
 
 
@@ -40,6 +44,13 @@ class Opened:
 
     form: Dialect
     batches: Iterator[Batch]
+    text: dialect.Text
+
+    @property
+    def notes(self) -> list[str]:
+        """What was assumed about the file, as far as it has been read."""
+        latin = "the file is not UTF-8; it was read as Latin-1 (Windows-1252): if texts look wrong, save it as UTF-8"
+        return [latin] if self.text.encoding == "latin-1" else []
 
 
 def check_invalid(invalid: int, rows: int, number: int, reason: str) -> None:
@@ -57,13 +68,19 @@ def open_csv(source: IO[bytes], wanted: Collection[str] | None = None) -> Opened
 
     Raises Malformed for a file that is no CSV, or that has two columns of a name that is read.
     """
-    text = io.BufferedReader(dialect.Text(source), 64 * 2**10)
+    raw = dialect.Text(source)
+    text = io.BufferedReader(raw, 64 * 2**10)
     head = text.read(BLOCK_BYTES)
     if not head.strip():
         raise Malformed("file: is empty", field="file")
     if b"\0" in head and not wanted:
         raise Malformed("file: holds NUL bytes, as binary files do; save the table as CSV in UTF-8", field="file")
     content = head.decode("utf-8", "ignore")  # the last character may be cut
+    if other := OTHERS.match(content):
+        raise Malformed(
+            f"file: begins with {shown(other.group())}, as JSON and HTML do; save the table as CSV or Parquet",
+            field="file",
+        )
     form = dialect.find(content, wanted or ())
     if len(form.header) > MAX_COLUMNS:
         raise TooLarge(f"file: has {len(form.header)} columns, the limit is {MAX_COLUMNS}", field="file")
@@ -73,8 +90,8 @@ def open_csv(source: IO[bytes], wanted: Collection[str] | None = None) -> Opened
         raise two_columns(twice)
     rest = head[len(content[: form.skip].encode()) :]
     if len(head) < BLOCK_BYTES and not rest.strip():
-        return Opened(form, iter(()))
-    return Opened(form, _batches(_Joined(rest, text), form, places))
+        return Opened(form, iter(()), raw)
+    return Opened(form, _batches(_Joined(rest, text), form, places), raw)
 
 
 def two_columns(name: str) -> Malformed:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import codecs
 import csv
 import io
+import itertools
 import re
 from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import IO, Any
 
-from manifold.runtime.errors import Malformed, TooLarge, cut
+from manifold.runtime.errors import Malformed, TooLarge, cut, shown
 from manifold.runtime.tables import values
 from manifold.runtime.tables.values import Decimals
 
@@ -26,10 +27,10 @@ BOMS = ((codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.
 LATIN = "".join(bytes([code]).decode("cp1252", "ignore") or chr(code) for code in range(256))
 
 # numbers that can be read in one way only: 0.5, 12.25, 1,234.5, and the same with the signs exchanged
-_ANYWHERE = r"[+-]?(?:\d{{1,3}}(?:{group}\d{{3}})+{point}\d+|\d*{point}(?:\d{{1,2}}|\d{{4,}})|0+{point}\d+|\d{{4,}}{point}\d+)(?:[eE][+-]?\d+)?"
+_ANYWHERE = r"[+-]?(?:\d{{1,3}}(?:[{group}{spaces}]\d{{3}})+{point}\d+|\d*{point}(?:\d{{1,2}}|\d{{4,}})|0+{point}\d+|\d{{4,}}{point}\d+)(?:[eE][+-]?\d+)?"
 _EVIDENCE: dict[Decimals, re.Pattern[str]] = {
-    ".": re.compile(_ANYWHERE.format(point=r"\.", group=",")),
-    ",": re.compile(_ANYWHERE.format(point=",", group=r"\.")),
+    ".": re.compile(_ANYWHERE.format(point=r"\.", group=",", spaces=values.SPACES)),
+    ",": re.compile(_ANYWHERE.format(point=",", group=r"\.", spaces=values.SPACES)),
 }
 _EITHER = re.compile(r"[+-]?\d{1,3},\d{3}")
 
@@ -117,7 +118,9 @@ def find(head: str, wanted: Collection[str] = ()) -> Dialect:
     if len(best.first.encode()) > HEADER_BYTES:
         raise _long_header()
     _check_header(best.header, wanted)
-    return Dialect(tuple(best.header), best.delimiter, best.spaced, _decimal(best), begin + len(best.first))
+    if len(best.header) == 1 and not set(best.header) & set(wanted):
+        _check_title(best.header[0], candidates)
+    return Dialect(tuple(_completed(best)), best.delimiter, best.spaced, _decimal(best), begin + len(best.first))
 
 
 def _long_header() -> TooLarge:
@@ -171,11 +174,42 @@ def _check_header(header: Sequence[str], wanted: Collection[str]) -> None:
         )
 
 
+def _check_title(title: str, candidates: Sequence[_Parsed]) -> None:
+    """Raise Malformed for a first line of one cell above rows of several: a title, which is no header."""
+    for parsed in candidates:
+        cells = {len(row) for row in parsed.rows}
+        if len(parsed.rows) > 1 and len(parsed.header) == 1 and len(cells) == 1 and max(cells) > 2:
+            raise Malformed(
+                f"file: its first line is one cell, {shown(title)}, but its rows have {max(cells)}, separated by {shown(parsed.delimiter)}; "
+                "the first line must name the columns: remove what stands above them",
+                field="file",
+            )
+
+
+def _completed(parsed: _Parsed) -> list[str]:
+    """Return the header, with a column without a name if every row has one cell more: a separator at its end, or the row's name in front.
+
+    Programs such as R write names of rows without one in the header. They differ, and are texts, or whole numbers that rise.
+    """
+    header, rows = parsed.header, parsed.rows
+    if len(header) < 2 or not rows or any(len(row) != len(header) + 1 for row in rows):
+        return header
+    if all(not values.trimmed(row[-1]) for row in rows):
+        return [*header, ""]
+    first = [row[0] for row in rows]
+    numbers = [values.exact_number(name, values.DEFAULT) for name in first]
+    rising = all(
+        isinstance(low, int) and isinstance(high, int) and low < high for low, high in itertools.pairwise(numbers)
+    )
+    are_names = len(rows) > 1 and len(set(first)) == len(first) and (rising or all(each is None for each in numbers))
+    return ["", *header] if are_names else header
+
+
 def _decimal(parsed: _Parsed) -> Decimals | None:
     """Return the sign before decimals that most columns of the sample show; None if they show none, or both equally often."""
     votes: Counter[Decimals] = Counter()
     for place in range(len(parsed.header)):
-        cells = {row[place].strip() for row in parsed.rows if len(row) > place}
+        cells = {values.trimmed(row[place]) for row in parsed.rows if len(row) > place}
         votes.update(sign for sign, pattern in _EVIDENCE.items() if any(map(pattern.fullmatch, cells)))
         if parsed.delimiter != "," and any(map(_EITHER.fullmatch, cells)):
             votes[","] += (

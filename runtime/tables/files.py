@@ -10,8 +10,8 @@ import contextlib
 import csv
 import itertools
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -23,7 +23,7 @@ from manifold.runtime.tables import csv_files, parquet
 from manifold.runtime.tables.cells import numbers_of, of_arrow, plain, replaced, settled
 from manifold.runtime.tables.csv_files import MAX_COLUMNS, check_invalid, open_csv
 from manifold.runtime.tables.schema import CategoricalColumn, NumericColumn
-from manifold.runtime.tables.values import Notation, exact_number, number
+from manifold.runtime.tables.values import DEFAULT, Notation, exact_number, number, text_of
 
 if TYPE_CHECKING:
     from manifold.runtime.kinds.table import TableSpec
@@ -52,6 +52,7 @@ class Chunk:
     also: dict[str, Any] = field(
         default_factory=dict
     )  # further columns as Arrow arrays (n,): texts of a CSV, the types of a Parquet file
+    notation: Notation = DEFAULT  # of the texts
     notes: dict[int, list[str]] = field(default_factory=dict)  # by number: cells of further columns that were left out
 
 
@@ -64,6 +65,7 @@ class FileTable:
     notation: Notation
     bad: dict[int, str] = field(default_factory=dict)  # rows without cells, by number
     left_out: dict[str, str] = field(default_factory=dict)  # by column, with the reason
+    notes: tuple[str, ...] = ()  # what was assumed about the file
 
 
 def format_of(path: Path) -> str:
@@ -99,20 +101,26 @@ def header(source: IO[bytes], kind: str, spec: TableSpec) -> list[str]:
     start = source.tell()
     with _reading(kind):
         if kind == "parquet":
-            names = parquet.File(source, [], CELL_BYTES).schema.names
+            names = tuple(text_of(name) for name in parquet.File(source, [], CELL_BYTES).schema.names)
         else:
             names = open_csv(source, spec.names).form.header
     source.seek(start)
     return list(names)
 
 
-def read(source: IO[bytes], kind: str, notation: Notation | None = None) -> FileTable:
+def read(
+    source: IO[bytes],
+    kind: str,
+    notation: Notation | None = None,
+    written: Callable[[Sequence[str]], Collection[str]] = lambda names: (),
+) -> FileTable:
     """Return all columns of a file that have a name. A CSV's own decimal sign goes before that of `notation`.
 
+    `written` returns those of the columns whose texts stay as they are written, without blanks around them, also if they spell numbers.
     Raises Malformed where the file cannot be read or has no rows, TooLarge for one with more than MAX_CELLS cells.
     """
     with _reading(kind):
-        return (_whole_parquet if kind == "parquet" else _whole_csv)(source, notation or Notation.of())
+        return (_whole_parquet if kind == "parquet" else _whole_csv)(source, notation or DEFAULT, written)
 
 
 @contextlib.contextmanager
@@ -183,7 +191,7 @@ def _csv(source: IO[bytes], spec: TableSpec, rows: int, also: Sequence[str]) -> 
 
 def _notation(opened: csv_files.Opened, stated: Notation) -> Notation:
     """Return the notation of a file: its own decimal sign, if it shows one."""
-    return Notation(stated.missing, opened.form.decimal or stated.decimal)
+    return replace(stated, decimal=opened.form.decimal or stated.decimal)
 
 
 def _windows(
@@ -197,7 +205,7 @@ def _windows(
         first, last = last, min(last + rows, end)
         start, stop = np.searchsorted(numbers, [first, last], side="right")
         lower, upper = np.searchsorted(places, [first, last], side="right")
-        chunk = Chunk(numbers[start:stop], {}, {at: bad[at] for at in places[lower:upper].tolist()})
+        chunk = Chunk(numbers[start:stop], {}, {at: bad[at] for at in places[lower:upper].tolist()}, notation=notation)
         for column in spec.columns:
             texts = _short_cells(batch.columns[column.name].slice(start, stop - start), column.name, chunk)
             chunk.table[column.name] = _of_texts(texts, column, notation, same=notation == spec.notation)
@@ -215,7 +223,7 @@ def _of_texts(texts: Any, column: NumericColumn | CategoricalColumn, notation: N
             if same
             else replaced(texts, lambda text: None if lookup.named(text) else exact_number(text, notation))
         )
-    as_numbers = numbers_of(texts, notation)
+    as_numbers = numbers_of(texts, notation, notation.of_numbers)
     return replaced(texts, lambda text: number(text, notation)) if as_numbers is None else as_numbers
 
 
@@ -246,7 +254,7 @@ def _note_long(chunk: Chunk, at: int, name: str, size: int) -> None:
     chunk.notes.setdefault(int(chunk.numbers[at]), []).append(f"passed: {_too_long(name, size)}; it was left out")
 
 
-def _whole_csv(source: IO[bytes], stated: Notation) -> FileTable:
+def _whole_csv(source: IO[bytes], stated: Notation, written: Callable[[Sequence[str]], Collection[str]]) -> FileTable:
     import pyarrow
 
     opened = open_csv(source)
@@ -261,12 +269,13 @@ def _whole_csv(source: IO[bytes], stated: Notation) -> FileTable:
             raise _too_many_cells(cells)
     if not rows:
         raise Malformed(f"file: has no rows{_first(bad)}", field="file")
-    columns = {
-        name: settled(pyarrow.chunked_array([batch.columns[name] for batch in batches]), notation)
-        for name in batches[0].columns
-    }
+    texts = written(list(batches[0].columns))
+    columns = {}
+    for name in batches[0].columns:
+        column = pyarrow.chunked_array([batch.columns[name] for batch in batches])
+        columns[name] = plain(column) if name in texts else settled(column, notation)
     numbers = np.concatenate([batch.numbers for batch in batches])
-    return FileTable(numbers, columns, notation, bad, _unnamed(opened.form.header))
+    return FileTable(numbers, columns, notation, bad, _unnamed(opened.form.header), tuple(opened.notes))
 
 
 def _first(bad: dict[int, str]) -> str:
@@ -286,25 +295,30 @@ def _too_many_cells(cells: int) -> TooLarge:
 
 
 def _parquet(source: IO[bytes], spec: TableSpec, rows: int, also: Sequence[str]) -> Iterator[Chunk]:
-    file = parquet.File(source, list(dict.fromkeys([*spec.names, *also])), CELL_BYTES)
-    there = _check_columns(file.schema.names, spec, also)
+    spelled = parquet.File(source, [], CELL_BYTES).schema.names
+    exact = set(spelled) & {*spec.names, *also}
+    names = [name if name in exact else text_of(name) for name in spelled]
+    there = _check_columns(names, spec, also)
     wanted = list(dict.fromkeys([*spec.names, *there]))
-    kinds = {name: file.schema.field(name).type for name in wanted}
+    written = {
+        name: place for name, place in zip(names, spelled, strict=True) if name in wanted
+    }  # as the file has the names
+    file = parquet.File(source, [written[name] for name in wanted], CELL_BYTES)
+    kinds = {name: file.schema.field(written[name]).type for name in wanted}
     for column in spec.columns:
         _check_type(column.name, kinds[column.name], numeric=isinstance(column, NumericColumn))
     for name in there:
         _check_type(name, kinds[name])
-    file.names = wanted
     number = 1
     for batch in file.batches(rows):
-        if sorted(batch.schema.names) != sorted(wanted):
+        if sorted(batch.schema.names) != sorted(written.values()):
             raise Malformed("file: columns within columns have the names of the model's", field="file")
-        chunk = Chunk(np.arange(number, number + batch.num_rows), {})
+        chunk = Chunk(np.arange(number, number + batch.num_rows), {}, notation=spec.notation)
         number += batch.num_rows
         for name in spec.names:
-            chunk.table[name] = _of_parquet(batch.column(name), name, chunk)
+            chunk.table[name] = _of_parquet(batch.column(written[name]), name, chunk)
         for name in there:
-            chunk.also[name] = _exact_values(batch.column(name), name, chunk)
+            chunk.also[name] = _exact_values(batch.column(written[name]), name, chunk)
         yield chunk
 
 
@@ -360,7 +374,9 @@ def _sizes(texts: Any) -> NDArray[np.int64]:
     return np.asarray(compute.binary_length(texts).fill_null(0).to_numpy(zero_copy_only=False), np.int64)
 
 
-def _whole_parquet(source: IO[bytes], notation: Notation) -> FileTable:
+def _whole_parquet(
+    source: IO[bytes], notation: Notation, written: Callable[[Sequence[str]], Collection[str]]
+) -> FileTable:
     file = parquet.File(source, None, WHOLE_CELL_BYTES)
     metadata = file.metadata
     groups = [metadata.row_group(at) for at in range(metadata.num_row_groups)]
@@ -370,12 +386,14 @@ def _whole_parquet(source: IO[bytes], notation: Notation) -> FileTable:
     for group in range(metadata.num_row_groups):
         file.check(group, parquet.LEAST_ROWS)
     table = file.reader.read()
-    names = table.column_names
+    names = [text_of(name) for name in table.column_names]
+    table = table.rename_columns(names)
     if not table.num_rows:
         raise Malformed("file: has no rows", field="file")
-    if twice := next((name for name in names if names.count(name) > 1), None):
+    count = Counter(names)
+    if twice := next((name for name in names if count[name] > 1), None):
         raise csv_files.two_columns(twice)
-    columns, left_out = dict[str, Array](), _unnamed(names)
+    columns, left_out, texts = dict[str, Array](), _unnamed(names), written(names)
     for name in filter(None, names):
         column = table[name]
         if not _is_plain(column.type):
@@ -383,7 +401,7 @@ def _whole_parquet(source: IO[bytes], notation: Notation) -> FileTable:
                 f"holds {cut(str(_values(column.type)))}; a value of a row is a number, a text, a truth value or a time"
             )
         elif _is_text(_values(column.type)):
-            columns[name] = settled(column, notation)
+            columns[name] = plain(column) if name in texts else settled(column, notation)
         else:
             columns[name] = of_arrow(column)
     return FileTable(np.arange(1, table.num_rows + 1), columns, notation, {}, left_out)

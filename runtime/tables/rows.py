@@ -87,6 +87,8 @@ def _settled(value: Any, column: NumericColumn | CategoricalColumn, notation: No
         return None
     if isinstance(column, NumericColumn) and isinstance(value, str):
         spelled = reading.exact_number(value, notation)
+        if isinstance(spelled, int) and not -(2**63) <= spelled < 2**64:  # more than an answer in JSON can carry
+            spelled = reading.number(value, notation)
         return value if spelled is None else spelled
     return value
 
@@ -97,7 +99,7 @@ def is_absent(value: Any, column: NumericColumn | CategoricalColumn, notation: N
         return True
     if isinstance(column, CategoricalColumn) and column.lookup.named(value):
         return False
-    return reading.is_missing(value, notation)
+    return reading.is_missing(value, notation, numeric=isinstance(column, NumericColumn))
 
 
 # what is wrong with a value, and what is said about one that is let through; runtime.tables.columns says the same
@@ -178,14 +180,18 @@ def _one_hot(
 
 def decode(encoded: NDArray[Any], spec: TableSpec, *, held: bool = True) -> list[dict[str, Any]]:
     """Float (n, width) to rows by column: numbers unscaled, rounded and, where `held`, held to the training range, as what a model makes
-    is; the largest entry of each block."""
+    is; the largest entry of each block. A value that is missing (NaN) is None."""
     columns: dict[str, list[Any]] = {}
     for column, block in spec.placed:
         values = np.asarray(encoded[:, block], np.float64)
         if isinstance(column, NumericColumn):
             columns[column.name] = _unscale(values[:, 0], column, held)
         else:
-            columns[column.name] = [column.categories[index] for index in values.argmax(axis=1)]
+            absent = [bool(np.isnan(block).any()) for block in values]
+            columns[column.name] = [
+                None if gone else column.categories[index]
+                for index, gone in zip(values.argmax(axis=1).tolist(), absent, strict=True)
+            ]
     return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
 
 
@@ -200,7 +206,9 @@ def _unscale(values: NDArray[np.float64], column: NumericColumn, held: bool) -> 
     if column.decimals is not None:
         numbers = np.round(numbers, column.decimals)
     plain: list[Any] = numbers.tolist()
-    return [int(number) if math.isfinite(number) else number for number in plain] if column.decimals == 0 else plain
+    if column.decimals != 0:
+        return [None if number != number else number for number in plain]
+    return [None if number != number else int(number) if math.isfinite(number) else number for number in plain]
 
 
 def clipped_at(column: NumericColumn) -> tuple[float, float]:

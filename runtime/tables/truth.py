@@ -1,8 +1,8 @@
 """The rule that says which rows of a file are known anomalies: a column, and the values or numbers that mark one.
 
 `fit` settles the rule on its file and records it in the manifest, so that `calibrate` and `judge` read other files by the same rule. Values
-are compared as texts without blanks around them and without regard to case; numbers are compared as numbers, so 1 and 1.0 are equal. A row
-without a value in the column is unlabelled: it is neither a known anomaly nor known to be normal.
+are read by runtime.tables.values, in the notation of the file, and compared without regard to case; numbers are compared as numbers, so 1 and
+1.0 are equal. A row without a value in the column is unlabelled: it is neither a known anomaly nor known to be normal.
 """
 
 from __future__ import annotations
@@ -21,10 +21,9 @@ from pydantic import Field, model_validator
 
 from manifold.runtime.errors import InvalidValue, cut, shown
 from manifold.runtime.records import Record
+from manifold.runtime.tables import values as reading
+from manifold.runtime.tables.values import DEFAULT, FALSE, TRUE, Notation
 
-TRUE = ("1", "true", "t", "yes", "y", "on")
-FALSE = ("0", "false", "f", "no", "n", "off")
-MISSING = ("", "na", "n/a", "nan", "null", "-", "?")  # unless the rule names one of them
 NORMAL = (
     "normal",
     "benign",
@@ -40,7 +39,6 @@ DISTINCT = 10_000  # values that are counted; a column with more is no label
 
 ANOMALOUS, OTHER, UNLABELLED = 1, 0, -1  # marks of rows
 
-_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.ASCII)
 _OPERATOR = re.compile(r"!=|<>|==|<=|>=|=|<|>|\s+not\s+in\s+|\s+in\s+", re.IGNORECASE)
 _TESTS = {"=": "in", "==": "in", "in": "in", "!=": "not in", "<>": "not in", "not in": "not in"}
 
@@ -69,21 +67,24 @@ class Truth(Record):
         sign = {"in": "==", "not in": "!="}.get(self.test, self.test) if len(self.values) == 1 else f" {self.test} "
         return f"{self.column}{sign}{','.join(self.values)}"
 
-    def marks(self, values: Iterable[Any]) -> NDArray[np.int8]:
-        """Return the mark of each row (n,): ANOMALOUS, OTHER or UNLABELLED. Raise InvalidValue for a value that the rule does not know."""
+    def marks(self, values: Iterable[Any], notation: Notation = DEFAULT) -> NDArray[np.int8]:
+        """Return the mark of each row (n,): ANOMALOUS, OTHER or UNLABELLED. Raise InvalidValue for a value that the rule does not know.
+
+        `notation` is that of the file.
+        """
         known: dict[Any, int] = {}
         found = []
         for value in values:
-            if not isinstance(value, str | int | float | bool | None):
+            if isinstance(value, list | dict):
                 value = str(value)
             place = (type(value), value)  # True and 1 are one key of a dictionary
             if place not in known:
-                known[place] = self._mark(value)
+                known[place] = self._mark(value, notation)
             found.append(known[place])
         return np.asarray(found, np.int8)
 
-    def _mark(self, value: Any) -> int:
-        found = key(value)
+    def _mark(self, value: Any, notation: Notation) -> int:
+        found = key(value, notation)
         name = _word(value) if found is None else found
         if found is None and name not in self.values:
             return UNLABELLED
@@ -126,7 +127,7 @@ def parse(text: str, columns: Collection[str]) -> Expression:
             continue
         sign = " ".join(found.group().lower().split())
         if sign not in _TESTS:
-            if _number(key(given) or "") is None:
+            if all(reading.number(given, Notation.of(decimal=decimal)) is None for decimal in (".", ",")):
                 raise InvalidValue(
                     f"truth: {shown(text)} compares with {shown(given)}, which is not a number", field="truth"
                 )
@@ -154,9 +155,10 @@ def _listed(text: str) -> list[str]:
 
 
 class Counts:
-    """The values of a column with the number of rows that have each, in one spelling for each."""
+    """The values of a column with the number of rows that have each, in one spelling for each. `notation` is that of the file."""
 
-    def __init__(self, values: Iterable[Any] = ()) -> None:
+    def __init__(self, values: Iterable[Any] = (), notation: Notation = DEFAULT) -> None:
+        self.notation = notation
         self.rows: Counter[str] = Counter()
         self.spelled: dict[str, str] = {}
         self.missing: Counter[str] = Counter()  # by word
@@ -165,7 +167,7 @@ class Counts:
     def add(self, values: Iterable[Any]) -> None:
         """Count more rows. Of a column with very many values, only the first ones are counted."""
         for value in values:
-            name = key(value)
+            name = key(value, self.notation)
             if name is None:
                 self.missing[_word(value)] += 1
             elif name in self.rows or len(self.rows) < DISTINCT:
@@ -188,9 +190,15 @@ def settle(stated: Expression, counts: Counts, *, present: bool = True) -> tuple
     if stated.test is None:
         return _of_column(stated.column, counts, boolean)
     if stated.test not in ("in", "not in"):
-        rule = Truth(column=stated.column, test=stated.test, values=(str(key(stated.values[0])),))
+        bound = _stated(stated.values[0], counts)
+        if _number(bound) is None:
+            raise InvalidValue(
+                f"truth: {shown(stated.values[0])} is not a number as this file writes them (decimals after {shown(counts.notation.decimal)})",
+                field="truth",
+            )
+        rule = Truth(column=stated.column, test=stated.test, values=(bound,))
         return rule, f"truth: rows with {rule} are known anomalies"
-    values = tuple(key(value) or _word(value) for value in stated.values)
+    values = tuple(_stated(value, counts) for value in stated.values)
     found = {*counts.rows, *counts.missing}
     absent = [given for given, value in zip(stated.values, values, strict=True) if value not in found]
     if not values or (absent and present):
@@ -204,7 +212,7 @@ def settle(stated: Expression, counts: Counts, *, present: bool = True) -> tuple
             field="truth",
             valid=[counts.spelled[name] for name in names],
         )
-    if boolean and len(values) == 1:
+    if boolean and len(values) == 1 and values[0] in (*TRUE, *FALSE):
         true = (values[0] in TRUE) == (stated.test == "in")
         rule = Truth(column=stated.column, test="in", values=TRUE if true else FALSE, others=FALSE if true else TRUE)
     else:
@@ -240,31 +248,32 @@ def _of_column(column: str, counts: Counts, boolean: bool) -> tuple[Truth, str]:
     return made, f"{said}; to mean the others, write --truth {shown(f'{column}=={counts.spelled[normal]}')}"
 
 
-def key(value: Any) -> str | None:
-    """Return the one spelling by which values are compared, None if a value is missing."""
-    if value is None or value != value:
+def key(value: Any, notation: Notation = DEFAULT) -> str | None:
+    """Return the one spelling by which values are compared, None if a value is missing. Zeros in front of a number do not count."""
+    if reading.is_missing(value, notation):
         return None
-    if isinstance(value, bool | np.bool_):
-        return str(int(value))
-    text = str(value).strip().casefold()
-    if text in MISSING:
-        return None
-    if not _NUMBER.fullmatch(text):
-        return text
-    if re.fullmatch(r"[+-]?\d{1,400}", text):
-        return str(int(text))
-    number = float(text)
-    return str(int(number)) if number.is_integer() and abs(number) < 2**53 else repr(number)
+    plain = isinstance(value, str) and reading.is_code(reading.trimmed(value))
+    number = reading.exact_number(reading.trimmed(value).lstrip("0") or "0" if plain else value, notation)
+    return reading.spelling(value).casefold() if number is None else reading.spelling(number)
+
+
+def _stated(text: str, counts: Counts) -> str:
+    """Return the spelling of a value that a user states: as the file writes values, or with a decimal point."""
+    found = key(text, counts.notation)
+    if found is not None and found not in counts.rows and (other := key(text)) is not None:
+        number = reading.number(text, counts.notation) is None and reading.number(text, DEFAULT) is not None
+        found = other if number else found
+    return found or _word(text)
 
 
 def _word(value: Any) -> str:
     """Return how a missing value is written; an empty text for None and NaN."""
-    return "" if value is None or value != value else str(value).strip().casefold()
+    return reading.text_of(value).casefold() if isinstance(value, str) else ""
 
 
 def _number(text: str) -> float | None:
-    number = float(text) if _NUMBER.fullmatch(text) else math.nan
-    return number if math.isfinite(number) else None
+    number = reading.number(text, DEFAULT)
+    return number if number is not None and math.isfinite(number) else None
 
 
 def _few(values: Sequence[str]) -> str:

@@ -21,18 +21,25 @@ Decimals = Literal[".", ","]
 
 # texts that stand for a missing value, compared without case; a category of the same spelling comes first
 MISSING = ("", "-", "?", "#N/A", "<NA>", "N/A", "NA", "NaN", "NaT", "null")
-TRUE, FALSE = frozenset(("true", "t", "yes", "y", "on", "1")), frozenset(("false", "f", "no", "n", "off", "0"))
+# further ones in columns of numbers, as programs write them; elsewhere they may be categories
+MISSING_NUMBERS = (
+    ".", "--", "None", "nil", "\\N", "n.a.", "missing", "unknown", "#NA", "#N/A N/A", "-NaN", "NaN(ind)", "-NaN(ind)", "1.#IND", "-1.#IND",
+    "1.#QNAN", "-1.#QNAN",
+)  # fmt: skip
+TRUE, FALSE = ("1", "true", "t", "yes", "y", "on"), ("0", "false", "f", "no", "n", "off")
 EXACT = 2**53  # whole numbers up to this have a float64 of their own
 DIGITS = 400  # of a whole number at most
 
-_SPACES = "'\u2019\u00a0\u202f\u2009"  # between groups of three digits, beside the comma or the point
+# characters without ink, which are removed at the ends of a text: blanks, byte order marks, and marks that spreadsheets copy along
+BLANKS = "".join(filter(str.isspace, map(chr, range(0x3001)))) + "\u200b\u200e\u200f\u202a\u202c\u2060\ufeff"
+SPACES = " '\u2019\u00a0\u202f\u2009"  # between groups of three digits, beside the comma or the point
 _INFINITE = re.compile(r"[+-]?inf(inity)?", re.IGNORECASE)
 
 
 def _pattern(decimal: str, group: str) -> re.Pattern[str]:
     """Return the pattern of a number: sign, digits with or without groups of three, fraction, exponent."""
-    point, between = re.escape(decimal), f"[{re.escape(group)}{_SPACES}]"
-    whole = rf"(?:\d{{1,3}}(?P<group>{between})\d{{3}}(?:(?P=group)\d{{3}})*|\d+)"
+    point, between = re.escape(decimal), f"[{re.escape(group)}{SPACES}]"
+    whole = rf"(?:[1-9]\d{{0,2}}(?P<group>{between})\d{{3}}(?:(?P=group)\d{{3}})*|\d+)"
     return re.compile(rf"[+\-\u2212]?(?:{whole}(?:{point}\d*)?|{point}\d+)(?:[eE][+-]?\d+)?")
 
 
@@ -58,28 +65,43 @@ class Notation:
 
     missing: frozenset[str]  # in lower case
     decimal: Decimals = "."
+    in_numbers: frozenset[str] = frozenset()  # further ones in columns of numbers
 
     @classmethod
     def of(cls, missing: Sequence[str] = MISSING, decimal: Decimals = ".") -> Notation:
-        """Return the notation with these texts for missing values; an empty text is always one."""
-        return cls(frozenset((*(text.strip().lower() for text in missing), "")), decimal)
+        """Return the notation with these texts for missing values; an empty text is always one, MISSING_NUMBERS are unless others are stated."""
+        stated = frozenset(trimmed(text).lower() for text in missing)
+        further = frozenset(text.lower() for text in MISSING_NUMBERS if stated == _USUAL)
+        return cls(stated | {""}, decimal, further)
+
+    @property
+    def of_numbers(self) -> frozenset[str]:
+        """All texts that stand for a missing value in a column of numbers, in lower case."""
+        return self.missing | self.in_numbers
 
 
+def trimmed(text: str) -> str:
+    """Return a text without blanks around it, invisible characters among them."""
+    return text.strip() if text.isascii() else text.strip(BLANKS)
+
+
+_USUAL = frozenset(text.lower() for text in MISSING)
 DEFAULT = Notation.of()
 
 
 def text_of(value: str) -> str:
     """Return a text without blanks around it, in Unicode's composed form (NFC)."""
-    text = value.strip()
+    text = trimmed(value)
     return text if text.isascii() else unicodedata.normalize("NFC", text)
 
 
-def is_missing(value: Any, notation: Notation) -> bool:
-    """Return whether a value is missing: None, NaN, NaT, or a text that stands for that."""
+def is_missing(value: Any, notation: Notation, *, numeric: bool = False) -> bool:
+    """Return whether a value is missing: None, NaN, NaT, or a text that stands for that; in a column of numbers (`numeric`) more texts do."""
     if value is None:
         return True
     if isinstance(value, str):
-        return value.strip().lower() in notation.missing
+        text = trimmed(value).lower()
+        return text in notation.missing or (numeric and text in notation.in_numbers)
     return bool(isinstance(value, float | np.floating | np.datetime64 | Decimal) and value != value)
 
 
@@ -88,7 +110,7 @@ def number(value: Any, notation: Notation) -> float | None:
     if type(value) is float:
         return value
     if isinstance(value, str):
-        return _number_of(value.strip(), notation)
+        return _number_of(trimmed(value), notation)
     if isinstance(value, bool | np.bool_) or not isinstance(value, int | float | np.integer | np.floating | Decimal):
         return None
     try:
@@ -127,7 +149,7 @@ def is_code(text: str) -> bool:
 def is_moment(value: Any) -> bool:
     """Return whether a value is or spells a date, a time or both."""
     if isinstance(value, str):
-        return _MOMENT.fullmatch(value.strip()) is not None
+        return _MOMENT.fullmatch(trimmed(value)) is not None
     return isinstance(value, datetime.date | datetime.time | np.datetime64)
 
 
@@ -135,7 +157,7 @@ def truth(value: Any) -> bool | None:
     """Return the truth value that a value is or spells (docs/tables.md lists the words); None if it is none."""
     if isinstance(value, bool | np.bool_):
         return bool(value)
-    text = value.strip().lower() if isinstance(value, str) else spelling(value)
+    text = trimmed(value).lower() if isinstance(value, str) else spelling(value)
     return True if text in TRUE else False if text in FALSE else None
 
 
@@ -176,7 +198,7 @@ class Categories:
 
     def named(self, value: Any) -> bool:
         """Return whether a text is the name of a category, as it stands."""
-        return isinstance(value, str) and value.strip() in self._exact
+        return isinstance(value, str) and trimmed(value) in self._exact
 
     def find(self, value: Any, notation: Notation) -> int | None:
         """Return the place of the category that a value names; None if there is none."""
@@ -200,7 +222,7 @@ class Categories:
 def exact_number(value: Any, notation: Notation) -> int | float | None:
     """Return the number that a value names as a category: a whole one exactly. None if it is no number, or a code with zeros in front."""
     if isinstance(value, str):
-        text = value.strip()
+        text = trimmed(value)
         plain = None if is_code(text) else _plain(text, notation)
         if plain is None:
             return None
@@ -222,7 +244,7 @@ def _moment(value: Any) -> Hashable:
     if isinstance(value, np.datetime64):
         value = value.astype("datetime64[us]").item()
     if isinstance(value, str):
-        text = value.strip()
+        text = trimmed(value)
         for kind in (datetime.datetime, datetime.time):
             try:
                 value = kind.fromisoformat(text)

@@ -11,6 +11,8 @@ value takes no part: not in the schema, not in the likelihood.
 from __future__ import annotations
 
 import datetime
+import math
+import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -34,6 +36,7 @@ from manifold.runtime.tables.values import (
     is_moment,
     number,
     spelling,
+    trimmed,
     truth,
 )
 from manifold.training.errors import DataError, TrainingError
@@ -47,9 +50,19 @@ MOMENTS = 0.5  # of the values of a column of dates and times
 UNIX_TIMES = {"seconds": 1, "milliseconds": 10**3, "microseconds": 10**6, "nanoseconds": 10**9}
 UNIX_SPAN = (946_684_800, 2_524_608_000)  # 2000 to 2050, seconds since 1970
 LEAST_NUMBERED = 30  # rows, for a column to be their numbers
+# names that programs give to a column without one, such as pandas to the index of a table
+NO_NAME = re.compile(r"unnamed: \d+(_level_\d+)?|__index_level_\d+__", re.IGNORECASE)
+CHANCE = 1e-6  # of numbers that all differ, if they are drawn from their range: they are dealt out, not measured
+SLIGHTEST = float(np.finfo(np.float64).tiny)  # scale of a column
 KNOTS = 101  # of a quantile transform
+LARGEST = 1e300  # size of a column's numbers
+POWERS = 1e-100, 1e100  # size of numbers whose third powers have a float64
 SAME = 1e-12  # a number whose deviation is less, as a share of its size, differs by rounding alone
 ROUNDING = 1e-6  # scale of such a number, as a share of its size; float32 keeps 6e-8
+IDENTIFIER = "is an identifier"
+HINTED = 10_000  # values of a column that are looked at for advice
+WRITTEN = Notation.of((), "."), Notation.of((), ",")
+SIGNS = re.compile(r"[\s$\u00a3\u00a5\u20ac\u20b9%\u2030]|\b[A-Z]{3}\b")  # beside numbers: currencies and per cent
 KINDS = ("numeric", "range", "quantile", "categorical", "ignore")
 OTHERS = "*"  # the name that states a kind for every number that has none of its own
 
@@ -122,13 +135,19 @@ def _fit_column(name: str, values: Array, stated: ColumnSettings) -> NumericColu
             return reason
     if kind == "categorical":
         return _categorical(name, present, notation, np.isnan(numbers))
-    finite = numbers[np.isfinite(numbers)]
-    if not len(finite):
+    finite = np.isfinite(numbers)
+    if not finite.any():
+        first = present[:1].tolist()[0]
+        said = shown(first) if isinstance(first, str) else cut(spelling(first))
         raise TrainingError(
-            f"column {shown(name)}: {shown(present[:1].tolist()[0])} is not a finite number; leave out --column {cut(name)}={kind}",
+            f"column {shown(name)}: {said} is not a finite number; leave out --column {cut(name)}={kind}",
             field=name,
         )
-    return _numeric(name, finite, kind, stated)
+    if (
+        numbers[finite].min() == numbers[finite].max()
+    ):  # alone, or whole numbers that are equal as floating-point numbers
+        return _categorical(name, present[finite], notation, np.zeros(int(finite.sum()), bool))
+    return _numeric(name, numbers[finite], kind, stated)
 
 
 def _kind(present: Array, numbers: NDArray[np.float64], notation: Notation, otherwise: str) -> tuple[str, str]:
@@ -138,12 +157,16 @@ def _kind(present: Array, numbers: NDArray[np.float64], notation: Notation, othe
         if _are_codes(present):
             return "categorical", ""
         different = _exactly(present, numbers, notation)
-        whole = all(float(each).is_integer() for each in different)
-        apart = whole or max(different) - min(different) > SAME * max(map(abs, different))
+        if not np.isfinite(numbers).any():
+            return "ignore", f"has no finite numbers, only {', '.join(sorted(map(spelling, different)))}"
+        whole = all(isinstance(each, int) or each.is_integer() for each in different)
+        apart = whole or numbers.max() - numbers.min() > SAME * np.abs(numbers).max()
         if len(different) == 1 or (len(different) == 2 and apart):
             return "categorical", ""
         if whole and len(different) == len(present) and max(map(abs, different)) > EXACT:
-            return "ignore", f"is an identifier: {len(different)} different whole numbers, some beyond 2^53"
+            return "ignore", f"{IDENTIFIER}: {len(different)} different whole numbers, some beyond 2^53"
+        if len(np.unique(numbers)) < len(different):  # beyond 2^53, so that numbers would take several for one
+            return "categorical", ""
         if (written := _as_moments(numbers)) is not None:
             return (
                 "ignore",
@@ -153,7 +176,8 @@ def _kind(present: Array, numbers: NDArray[np.float64], notation: Notation, othe
     if np.mean([is_moment(value) for value in present.tolist()]) >= MOMENTS:
         example = next(value for value in present.tolist() if is_moment(value))
         return "ignore", _moments(cut(spelling(example)))
-    if wrong.mean() <= WRONG and len(np.unique(numbers[~wrong])) > FEW_NUMBERS:
+    others = wrong & ~columns.missing_values(present, notation, numeric=True)
+    if others.mean() <= WRONG and len(np.unique(numbers[~wrong])) > FEW_NUMBERS and not _are_codes(present[~wrong]):
         return otherwise, ""
     return "categorical", ""
 
@@ -213,7 +237,7 @@ def _categorical(name: str, present: Array, notation: Notation, wrong: NDArray[n
                 f"has numbers, but other texts in {wrong.sum()} of {len(present)} rows, such as {text}; if that stands for a missing value, name it by "
                 f"--missing {text}, beside the others that the file has"
             )
-        return f"is an identifier: {len(names)} different values in {len(present)} rows, such as {cut(names[0])}"
+        return f"{IDENTIFIER}: {len(names)} different values in {len(present)} rows, such as {cut(names[0])}"
     return CategoricalColumn(name=name, categories=tuple(sorted(names, key=_natural)))
 
 
@@ -234,12 +258,10 @@ def _name(meaning: Any, spelled: dict[Any, int]) -> str:
     return spelling(meaning) if isinstance(meaning, int | float) else max(spelled, key=lambda text: spelled[text])
 
 
-def _numeric(
-    name: str, numbers: NDArray[np.float64], kind: str, stated: ColumnSettings
-) -> NumericColumn | CategoricalColumn | str:
-    """Return the column of finite numbers (n,), or why it is left out. One number alone is a category."""
-    if numbers.min() == numbers.max():
-        return CategoricalColumn(name=name, categories=(spelling(numbers[0]),))
+def _numeric(name: str, numbers: NDArray[np.float64], kind: str, stated: ColumnSettings) -> NumericColumn | str:
+    """Return the column of finite numbers (n,), of which at least two differ, or why it is left out."""
+    if (largest := float(np.abs(numbers).max())) > LARGEST:
+        return f"has numbers up to {largest:g} in size, the limit is {LARGEST:g}: divide them by a common number"
     transform: dict[str, Any] = {"transform": "identity"}
     if kind == "quantile":
         transform = _quantiles(numbers)
@@ -253,12 +275,12 @@ def _numeric(
         "maximum": float(numbers.max()),
     }
     transformed = rows.transform(numbers, NumericColumn.model_validate({**plain, **transform}))
-    scale, size = float(transformed.std()), float(np.abs(transformed).max())
-    rounding = scale <= SAME * size
+    centre, scale = _mean_and_deviation(transformed)
+    size = float(np.abs(transformed).max())
+    rounding = scale <= max(SAME * size, SLIGHTEST)
     if rounding:
-        scale = max(ROUNDING * size, float(np.finfo(np.float64).tiny))
+        scale = max(ROUNDING * size, SLIGHTEST)
     decimals = stated.decimals.get(name, _decimals(numbers))
-    centre = float(transformed.mean())
     if kind == "range" and not rounding:
         centre, scale = plain["minimum"], plain["maximum"] - plain["minimum"]
     measured = {"mean": centre, "scale": scale, "beyond": "log", "decimals": decimals, "unit": stated.units.get(name)}
@@ -268,22 +290,68 @@ def _numeric(
 def row_numbers(table: Mapping[str, Array], stated: ColumnSettings) -> dict[str, str]:
     """Return the columns of a whole table, in the order of its rows, that number the rows, and why; none whose kind is stated.
 
-    Such are whole numbers without repetition that rise or fall from row to row, or that are consecutive in any order. A new row's number
-    would always lie beyond those of training.
+    Such are whole numbers without repetition that rise or fall from row to row, or that lie so close together that chance would repeat some;
+    and columns with a name that stands for none. A new row's number would lie beyond those of training, or between them.
     """
     notation, found = Notation.of(stated.missing, stated.decimal), {}
     for name, values in table.items():
         if name in stated.kinds or _is_nested(values):
             continue
+        if NO_NAME.fullmatch(name):
+            found[name] = files.UNNAMED
+            continue
         numbers = columns.numbers(values, notation)
         if len(numbers) < LEAST_NUMBERED or not np.isfinite(numbers).all() or (numbers != np.floor(numbers)).any():
             continue
         steps = np.diff(numbers)
-        consecutive = numbers.max() - numbers.min() == len(numbers) - 1 and len(np.unique(numbers)) == len(numbers)
-        if (steps > 0).all() or (steps < 0).all() or consecutive:
+        if (steps > 0).all() or (steps < 0).all() or _are_dealt_out(numbers):
             shape = ", ".join(spelling(number) for number in numbers[:3])
-            found[name] = f"numbers the rows ({shape}, …): no two rows have the same, and new ones would lie beyond"
+            found[name] = (
+                f"numbers the rows ({shape}, …): no two rows have the same, and those of new rows would say nothing"
+            )
     return found
+
+
+def _are_dealt_out(numbers: NDArray[np.float64]) -> bool:
+    """Return whether whole numbers (n,) all differ although independent ones from their range would hardly: at most exp(-n (n - 1) / 2 range)."""
+    n, among = len(numbers), float(numbers.max() - numbers.min()) + 1
+    return n * (n - 1) / 2 / among > -math.log(CHANCE) and len(np.unique(numbers)) == n
+
+
+def hints(table: Mapping[str, Array], spec: TableSpec, stated: ColumnSettings) -> list[str]:
+    """Return sentences about the columns of a table that might be numbers, and are taken as texts since values are written in other ways."""
+    notation, found = Notation.of(stated.missing, stated.decimal), []
+    texts = [column.name for column in spec.columns if isinstance(column, CategoricalColumn)]
+    texts += [name for name, reason in spec.ignored.items() if reason.startswith(IDENTIFIER)]
+    for name in texts:
+        values = table.get(name, np.zeros(0))
+        if name in stated.kinds or values.dtype.kind not in "OU":
+            continue
+        few = values[:HINTED]
+        present = few[~columns.missing_values(few, notation)].tolist()
+        count = Counter(each for each in present if isinstance(each, str))
+        almost = [text for text in count if _is_almost_number(text, notation)]
+        words = {text: n for text, n in count.items() if number(text, notation) is None}
+        if len(almost) > len(words) / 2 and len(count) > 2:
+            found.append(
+                f"column {cut(name)} is not numeric: values such as {shown(almost[0])} have signs beside the number, or another sign before decimals; "
+                "write plain numbers to learn from them as such"
+            )
+        elif len(count) - len(words) > FEW_NUMBERS and len(words) < FEW_NUMBERS and not _are_codes(values):
+            word = max(words, key=lambda text: words[text])
+            found.append(
+                f"column {cut(name)} is not numeric: {sum(words.values())} of {count.total()} values are words, such as {shown(word)}; if that stands for "
+                f"a missing value, state it: --missing {shown(word)}"
+            )
+    return found
+
+
+def _is_almost_number(text: str, notation: Notation) -> bool:
+    """Return whether a text that is no number is one without its currency, per cent sign or brackets, or with another sign before decimals."""
+    if number(text, notation) is not None:
+        return False
+    bare = SIGNS.sub("", trimmed(text).removeprefix("(").removesuffix(")"))
+    return any(number(bare, written) is not None for written in WRITTEN)
 
 
 def _is_nested(values: Array) -> bool:
@@ -299,7 +367,7 @@ def _quantiles(numbers: Array) -> dict[str, Any]:
     knots, place = np.unique(np.quantile(numbers, shares), return_inverse=True)
     scores = np.bincount(place, normal) / np.bincount(place)
     return {
-        "transform": "quantile", "knots": tuple(knots.tolist()), "scores": tuple(scores.tolist()), "slope": float(1 / numbers.std()),
+        "transform": "quantile", "knots": tuple(knots.tolist()), "scores": tuple(scores.tolist()), "slope": 1 / max(_mean_and_deviation(numbers)[1], SLIGHTEST),
     }  # fmt: skip
 
 
@@ -314,7 +382,20 @@ def _natural(category: str) -> tuple[int, float, str]:
     return (1, 0.0, category) if found is None else (0, found, category)
 
 
+def _unit(values: Array) -> float:
+    """Return what numbers are divided by before their powers are taken: 1, or their size if the powers would leave the range of float64."""
+    size = float(np.abs(values).max())
+    return 1.0 if POWERS[0] <= size <= POWERS[1] or not size else size
+
+
+def _mean_and_deviation(values: Array) -> tuple[float, float]:
+    unit = _unit(values)
+    scaled = values if unit == 1 else values / unit
+    return float(scaled.mean()) * unit, float(scaled.std()) * unit
+
+
 def _skewness(values: Array) -> float:
+    values = values / _unit(values)
     centred = values - values.mean()
     return float((centred**3).mean() / max(float((centred**2).mean()) ** 1.5, 1e-300))
 

@@ -15,9 +15,9 @@ from manifold.runtime.errors import LISTED, cut, shown
 from manifold.runtime.kinds.table import TableSpec
 from manifold.runtime.scores import bulk, recalibration
 from manifold.runtime.tables import columns, files, truth
-from manifold.runtime.tables.schema import CategoricalColumn
+from manifold.runtime.tables.schema import CategoricalColumn, NumericColumn
 from manifold.runtime.tables.truth import ANOMALOUS, OTHER, UNLABELLED, Truth
-from manifold.runtime.tables.values import DEFAULT, MISSING, Notation, spelling, text_of
+from manifold.runtime.tables.values import MISSING, Notation, spelling, text_of
 from manifold.training.data import reading, schema
 from manifold.training.data.parts import Array, Arrays
 from manifold.training.data.remote import digest
@@ -60,10 +60,20 @@ def of_file(
         **{key: value for key, value in options.items() if value},
         **(roles or Roles()).stated(),
     }
-    whole = reading.read(path, Notation.of(stated.missing))
+    told = None if roles is None else roles.truth
+    whole = reading.read(
+        path,
+        Notation.of(stated.missing),
+        lambda names: () if told is None else [truth.parse(told, list(names)).column],
+    )
     stated = replace(stated, decimal=whole.notation.decimal, left_out=whole.left_out)
     data = from_table(path.stem, whole.columns, protocol, stated, label, roles, file=path, numbers=whole.numbers)
-    notes = (*_invalid(whole.bad), *data.notes, *_missing(whole.columns, TableSpec.of(data.spec, path.name)))
+    notes = (
+        *whole.notes,
+        *_invalid(whole.bad),
+        *data.notes,
+        *_missing(whole.columns, TableSpec.of(data.spec, path.name)),
+    )
     return replace(data, notes=notes)
 
 
@@ -87,7 +97,7 @@ def from_table(
     roles, n = roles or Roles(), _rows(table)
     stated = _without_learning(table, stated or ColumnSettings(), label, roles)
     numbers = np.arange(1, n + 1) if numbers is None else numbers
-    marks, rule, notes = _marks(table, roles.truth)
+    marks, rule, notes = _marks(table, roles.truth, Notation.of(stated.missing, stated.decimal))
     places = _split(marks)
     if len(places["train"]) + len(places["calibration"]) + len(places["test"]) < LEAST_ROWS:
         known = f"; {(marks == ANOMALOUS).sum()} of its {n} rows are known anomalies" if rule else ""
@@ -101,6 +111,7 @@ def from_table(
     data = from_parts(
         name, parts, protocol, stated, label, folds=0 if len(places["calibration"]) else FOLDS, invalid=invalid
     )
+    notes += schema.hints(parts["train"], TableSpec.of(data.spec, name), stated)
     if file is not None and invalid is not None:
         reasons = {
             int(numbers[places[part][at]]): reason for part, bad in invalid.items() for at, reason in bad.items()
@@ -124,15 +135,15 @@ def _split(marks: NDArray[np.int8]) -> dict[str, Array]:
     }  # fmt: skip
 
 
-def _marks(table: Table, stated: str | None) -> tuple[NDArray[np.int8], Truth | None, list[str]]:
+def _marks(table: Table, stated: str | None, notation: Notation) -> tuple[NDArray[np.int8], Truth | None, list[str]]:
     """Return the mark of each row (n,), the rule that gave it, and sentences that say so."""
     n = _rows(table)
     if stated is None:
         return np.full(n, UNLABELLED, np.int8), None, []
     expression = truth.parse(stated, list(table))
     values = table[expression.column].tolist()
-    rule, said = truth.settle(expression, truth.Counts(values))
-    marks = rule.marks(values)
+    rule, said = truth.settle(expression, truth.Counts(values, notation))
+    marks = rule.marks(values, notation)
     notes = [said]
     if unlabelled := int((marks == UNLABELLED).sum()):
         notes.append(
@@ -286,10 +297,14 @@ def from_parts(
     classes: tuple[str, ...] | None = None
     labels = {part: np.full(_rows(table), -1, np.int64) for part, table in parts.items()}
     if label is not None:
-        column = _classes(parts["train"], label)
+        column = _classes(parts["train"], label, stated or ColumnSettings())
         classes = column.categories
         # the classes of anomalies are not used
-        labels |= {part: _labels(part, table, column) for part, table in parts.items() if part != "anomalies"}
+        labels |= {
+            part: _labels(part, table, column, stated or ColumnSettings())
+            for part, table in parts.items()
+            if part != "anomalies"
+        }
     left = {part: {key: values for key, values in table.items() if key != label} for part, table in parts.items()}
     spec = schema.fit(left["train"], stated)
     made = {}
@@ -326,9 +341,9 @@ def _invalid(reasons: Mapping[int, str]) -> list[str]:
 def _missing(table: Table, spec: TableSpec) -> list[str]:
     """Return a note on the columns that are learned from and have missing values: in how many rows, and the texts that stand for them."""
     found = []
-    for name in spec.names:
-        values = table[name]
-        absent = columns.missing_values(values, spec.notation)
+    for column in spec.columns:
+        name, values = column.name, table[column.name]
+        absent = columns.missing_values(values, spec.notation, numeric=isinstance(column, NumericColumn))
         if n := int(absent.sum()):
             texts = sorted({text_of(value) for value in values[absent].tolist() if isinstance(value, str)} - {""})
             found.append(f"{shown(name)} in {n} rows" + (f" (written {', '.join(map(cut, texts))})" if texts else ""))
@@ -344,24 +359,28 @@ def _rows(table: Table) -> int:
     return len(next(iter(table.values())))
 
 
-def _classes(train: Table, label: str) -> CategoricalColumn:
+def _classes(train: Table, label: str, stated: ColumnSettings) -> CategoricalColumn:
     """Return the column of classes, fitted on the training rows."""
     if label not in train:
         raise TrainingError(f"label: there is no column {label!r}", field="label", valid=list(train))
-    present = train[label][~columns.missing_values(train[label], DEFAULT)]
+    notation = Notation.of(stated.missing, stated.decimal)
+    present = train[label][~columns.missing_values(train[label], notation)]
     if len(classes := {spelling(value) for value in present.tolist()}) == 1:
         raise TrainingError(
             f"label: all rows to learn from have the single class {shown(*classes)} in column {shown(label)}; leave --label out",
             field="label",
         )
-    column = schema.fit({label: train[label]}, ColumnSettings(kinds={label: "categorical"})).columns[0]
+    kinds = {label: "categorical"}
+    column = schema.fit(
+        {label: train[label]}, ColumnSettings(kinds=kinds, missing=stated.missing, decimal=stated.decimal)
+    ).columns[0]
     assert isinstance(column, CategoricalColumn)
     return column
 
 
-def _labels(part: str, table: Table, column: CategoricalColumn) -> Array:
+def _labels(part: str, table: Table, column: CategoricalColumn, stated: ColumnSettings) -> Array:
     """Return the class of each row, int64 (n,). Raises DataError for the first row without a known one."""
-    block = columns.encode(table, TableSpec(columns=(column,)))
+    block = columns.encode(table, TableSpec(columns=(column,), missing=stated.missing, decimal=stated.decimal))
     if block.bad:
         row = min(block.bad)
         raise DataError(f"data: {part} row {row + 1}: {block.bad[row]}")
