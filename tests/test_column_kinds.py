@@ -87,8 +87,8 @@ def test_numbers(values: np.ndarray, transform: str, maximum: float | None) -> N
         ((1_735_689_600_123 + np.arange(N) // 2 * 977).astype(str), "holds dates or times, such as 1735689600123 (milliseconds since 1970)"),
         (np.asarray([20_250_000 + 100 * (1 + i % 12) + 1 + i % 28 for i in range(N)]), "holds dates or times, such as 20250101 (YYYYMMDD)"),
         (
-            np.asarray([f"{i}.5" if i % 6 else "unknown" for i in range(N)]),
-            "has numbers, but other texts in 20 of 120 rows, such as 'unknown'; if that stands for a missing value, name it by --missing 'unknown'",
+            np.asarray([f"{i}.5" if i % 6 else "absent" for i in range(N)]),
+            "has numbers, but other texts in 20 of 120 rows, such as 'absent'; if that stands for a missing value, name it by --missing 'absent'",
         ),
         (repeated([1], [2]), "holds lists"), (repeated({"a": 1}), "holds lists"), (repeated(b"x"), "holds lists"),
     ],

@@ -59,7 +59,7 @@ LARGEST = 1e300  # size of a column's numbers
 POWERS = 1e-100, 1e100  # size of numbers whose third powers have a float64
 SAME = 1e-12  # a number whose deviation is less, as a share of its size, differs by rounding alone
 ROUNDING = 1e-6  # scale of such a number, as a share of its size; float32 keeps 6e-8
-IDENTIFIER = "is an identifier"
+IDENTIFIER, MIXED = "is an identifier", "has numbers, but other texts"  # beginnings of reasons
 HINTED = 10_000  # values of a column that are looked at for advice
 WRITTEN = Notation.of((), "."), Notation.of((), ",")
 SIGNS = re.compile(r"[\s$\u00a3\u00a5\u20ac\u20b9%\u2030]|\b[A-Z]{3}\b")  # beside numbers: currencies and per cent
@@ -234,7 +234,7 @@ def _categorical(name: str, present: Array, notation: Notation, wrong: NDArray[n
         if 0 < wrong.mean() < MOSTLY:
             text = shown(spelling(present[wrong][:1].tolist()[0]))
             return (
-                f"has numbers, but other texts in {wrong.sum()} of {len(present)} rows, such as {text}; if that stands for a missing value, name it by "
+                f"{MIXED} in {wrong.sum()} of {len(present)} rows, such as {text}; if that stands for a missing value, name it by "
                 f"--missing {text}, beside the others that the file has"
             )
         return f"{IDENTIFIER}: {len(names)} different values in {len(present)} rows, such as {cut(names[0])}"
@@ -322,7 +322,7 @@ def hints(table: Mapping[str, Array], spec: TableSpec, stated: ColumnSettings) -
     """Return sentences about the columns of a table that might be numbers, and are taken as texts since values are written in other ways."""
     notation, found = Notation.of(stated.missing, stated.decimal), []
     texts = [column.name for column in spec.columns if isinstance(column, CategoricalColumn)]
-    texts += [name for name, reason in spec.ignored.items() if reason.startswith(IDENTIFIER)]
+    texts += [name for name, reason in spec.ignored.items() if reason.startswith((IDENTIFIER, MIXED))]
     for name in texts:
         values = table.get(name, np.zeros(0))
         if name in stated.kinds or values.dtype.kind not in "OU":
