@@ -338,7 +338,8 @@ def test_classes_are_told_apart_beside_constant_columns(tmp_path: Path) -> None:
     table["label"] = np.where(shifted, "shifted", "plain")
     data = tables.from_table("labelled", table, {"source": "tests"}, label="label")
     run = tiny_run(tmp_path / "run", "tabular_cvae", data, epochs=6, epoch_steps=50, hidden=(32, 32), references=200)
-    model = load(export(run, "labelled", tmp_path / "models", data=data), device="cpu")
+    made_of = export(run, "labelled", tmp_path / "models", data=data, backend="torchscript")
+    model = load(made_of, device="cpu")
     assert checks.run_all(model) == []
     whole = data.inputs(data.test)
     plain = model.classify(whole)

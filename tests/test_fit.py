@@ -31,7 +31,7 @@ from manifold.runtime.tables.schema import NumericColumn
 from manifold.training.data import Data
 from tests import tabled
 from tests.conftest import tiny_run
-from tests.shared import export
+from tests.shared import export, once
 from tests.test_tabular import related
 
 
@@ -45,8 +45,11 @@ def run(*arguments: object, code: int = 0) -> str:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A file of 2 500 rows with 60 known anomalies, fitted."""
-    root = tmp_path_factory.mktemp("fit")
+    """A copy of a file of 2 500 rows with 60 known anomalies, fitted."""
+    return shutil.copytree(once("fit", fitted), tmp_path_factory.mktemp("fit"), dirs_exist_ok=True)
+
+
+def fitted(root: Path) -> None:
     table = related(2500, 0)
     truth = np.zeros(2500, int)
     truth[::42] = 1
@@ -58,7 +61,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "--html", root / "mine.html", "--quiet", "--set", "epochs=4", "--set", "epoch_steps=40", "--set", "hidden=[32]", "--set", "references=300",
     )  # fmt: skip
     (root / "output").write_text(output)
-    return root
 
 
 def test_one_command_publishes_a_calibrated_artifact(folder: Path) -> None:

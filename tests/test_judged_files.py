@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from manifold.training.data.schema import ColumnSettings
 from manifold.training.data.tables import Roles
 from manifold.training.errors import DataError, TrainingError
 from tests.conftest import made_table
+from tests.shared import once
 from tests.test_fit import run, scorer
 
 SMALL = ("--set", "epochs=2", "--set", "epoch_steps=20", "--set", "hidden=[16]", "--set", "references=200", "--quiet")
@@ -50,7 +52,11 @@ def written(path: Path, n: int = 2400, seed: int = 0, unlabelled: int = 200) -> 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("judged")
+    """A copy of two fits of the same file: one that knows anomalies, and one without."""
+    return shutil.copytree(once("judged-files", fitted), tmp_path_factory.mktemp("judged"), dirs_exist_ok=True)
+
+
+def fitted(root: Path) -> None:
     written(root / "rows.csv")
     common = ("--models", root / "models", *SMALL)
     roles = ("--truth", "label!=normal", "--id", "order", "--keep", "shop")
@@ -63,7 +69,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "--run", root / "blind", "--html", root / "blind.html", *common,
     )  # fmt: skip
     (root / "blind.txt").write_text(said)
-    return root
 
 
 def cells(page: str, heading: str) -> list[list[str]]:

@@ -329,7 +329,7 @@ class Unseen(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         # the largest of a block, not the sum: its bits depend on no order
-        found = [1 - x[:, block].amax(1, keepdim=True) for block in self.blocks]
+        found = [(1 - x[:, block].amax(1, keepdim=True)).clamp(min=0) for block in self.blocks]
         return filled(torch.cat(found, 1)) if found else x[:, :0]
 
 
