@@ -25,10 +25,10 @@ from manifold.runtime.errors import InvalidValue, Malformed, TooLarge
 from manifold.runtime.image_headers import FORMATS as FORMATS
 from manifold.runtime.image_headers import GREY_ALPHA, bits_of
 from manifold.runtime.image_headers import MAX_PIXELS as MAX_PIXELS
+from manifold.runtime.pixels import border, keyed, turned
 from manifold.runtime.pixels import from_uint8 as from_uint8
 from manifold.runtime.pixels import grid as grid
 from manifold.runtime.pixels import grid_recipe as grid_recipe
-from manifold.runtime.pixels import keyed, turned
 from manifold.runtime.pixels import to_uint8 as to_uint8
 from manifold.runtime.pixels import to_unit as to_unit
 from manifold.runtime.pixels import to_unit32 as to_unit32
@@ -157,7 +157,7 @@ def decode(content: bytes, *, field: str = "image", max_pixels: int = MAX_PIXELS
 def read_pixels(
     content: bytes, mode: str, *, background: float = 0.0, field: str = "image", max_pixels: int = MAX_PIXELS
 ) -> Pixels:
-    """Pixels of an image file in PIL mode `mode`, L or RGB, uint8 (height, width[, 3]). See `read_unscaled`."""
+    """Return the pixels of an image file in PIL mode `mode`, L or RGB, uint8 (height, width[, 3]). See `read_unscaled`."""
     channels = 1 if mode == "L" else 3
     pixels, _ = read_unscaled(content, channels, background=background, field=field, max_pixels=max_pixels)
     return pixels[0] if channels == 1 else pixels.transpose(1, 2, 0)
@@ -166,7 +166,7 @@ def read_pixels(
 def read_unscaled(
     content: bytes, channels: int, *, background: float = 0.0, invert: bool = False, field: str = "image", max_pixels: int = MAX_PIXELS
 ) -> tuple[Pixels, Fitted]:  # fmt: skip
-    """An image file to pixels uint8 (C, H, W) of its own size, and what was done. For images that are judged as they are.
+    """Read an image file as pixels uint8 (C, H, W) of its own size, and say what was done. For images that are judged as they are.
 
     It differs from `read_image` in two things: nothing is scaled, and an opaque image is never inverted. With `invert`, ink that is only
     visible on the opposite of the background is inverted, as `read_image` does. Raises as `decode` does.
@@ -183,7 +183,7 @@ def read_unscaled(
 def read_image(
     content: bytes, spec: ImageSpec, *, fit: str = "contain", field: str = "image", max_pixels: int = MAX_PIXELS
 ) -> tuple[Pixels, Fitted]:
-    """An image file to pixels uint8 (C, H, W) of the model's size, and what was done.
+    """Read an image file as pixels uint8 (C, H, W) of the model's size, and say what was done.
 
     The rule of `contain`: decoded as `decode` says; alpha laid over the background, or over its opposite if the ink would be lost
     (runtime.ink); grey or RGB as the model has it (grey by ITU-R 601); scaled as large as fits without distortion (Lanczos) and centred on
@@ -193,17 +193,17 @@ def read_image(
     Raises as `decode` does, and InvalidValue (strict).
     """
     decoded = decode(content, field=field, max_pixels=max_pixels)
-    laid = _laid(decoded, spec.channels, spec.background or 0.0, spec.invert)
-    pixels, steps = laid.pixels, [*decoded.steps, *laid.steps]
+    background = spec.background or 0.0
+    laid = _laid(decoded, spec.channels, background, spec.invert)
+    pixels, steps, opposite = laid.pixels, [*decoded.steps, *laid.steps], laid.opposite
     if decoded.upright != (spec.width, spec.height):
         pixels = _contain(pixels, spec, laid.around)
+        opposite = spec.invert and not laid.canvas and _border_is_opposite(pixels, background)
         steps.append(f"scaled and centred to {spec.width}x{spec.height}")
     if spec.invert and laid.lost:
         pixels = 255 - pixels
         steps.append(INVERTED_INK)
-    elif (
-        spec.invert and spec.background is not None and not laid.canvas and _border_is_opposite(pixels, spec.background)
-    ):
+    elif opposite:
         pixels = 255 - pixels
         steps.append("inverted: its border was nearer to the opposite of the background")
     if steps and fit == "strict":
@@ -219,7 +219,7 @@ def read_image(
 def read_mask(
     content: bytes, spec: ImageSpec, image: tuple[int, int], *, field: str = "mask", max_pixels: int = MAX_PIXELS
 ) -> Pixels:
-    """A mask's file to uint8 (1, H, W), 1 where its image is known: white, or at least half of it, and at least half opaque.
+    """Read a mask's file as uint8 (1, H, W), 1 where its image is known: white, or at least half of it, and at least half opaque.
 
     If its largest opaque value is 1 in the units of the file, it holds 0 and 1, and 1 is known. It has the upright size of its image
     (`image`: width, height), and is scaled and centred with it (known is a pixel that is known whole; the margins are known), or the
@@ -265,6 +265,7 @@ class _Laid:
     around: int  # the value of margins
     canvas: bool = False  # the image lies on a transparent canvas
     lost: bool = False  # its ink is lost on the background, so that the canvas is the opposite
+    opposite: bool = False  # it has no canvas, and its border is nearer to the opposite of the background
 
 
 def _laid(decoded: Decoded, channels: int, background: float, invert: bool) -> _Laid:
@@ -274,19 +275,18 @@ def _laid(decoded: Decoded, channels: int, background: float, invert: bool) -> _
     plain = PLAIN.get(decoded.mode, decoded.mode)
     if plain != ("L" if channels == 1 else "RGB"):
         steps.append(f"{plain} to {'grey' if channels == 1 else 'RGB'}")
-    if alpha is None:
-        opposite = invert and _border_is_opposite(pixels, background)
-        return _Laid(pixels, tuple(steps), 255 - base if opposite else base)
-    if ink.has_canvas(alpha):
+    if alpha is not None and ink.has_canvas(alpha):
         lost = ink.is_lost(pixels, alpha, base)
         under = 255 - base if lost else base
         steps.append(ON_OPPOSITE if lost else "laid over the background")
         return _Laid(ink.over(pixels, alpha, under), tuple(steps), under, True, lost)
-    laid = ink.over(pixels, alpha, base)
-    steps.append("laid over the background")
-    if invert and _border_is_opposite(laid, background):
-        return _Laid(ink.over(pixels, alpha, 255 - base), tuple(steps), 255 - base)
-    return _Laid(laid, tuple(steps), base)
+    laid = pixels if alpha is None else ink.over(pixels, alpha, base)
+    opposite = invert and _border_is_opposite(laid, background)
+    around = 255 - base if opposite else base
+    if alpha is not None:
+        steps.append("laid over the background")
+        laid = ink.over(pixels, alpha, around) if opposite else laid
+    return _Laid(laid, tuple(steps), around, opposite=opposite)
 
 
 def _fitted(decoded: Decoded, pixels: Pixels, steps: Sequence[str]) -> Fitted:
@@ -301,7 +301,7 @@ def _fitted(decoded: Decoded, pixels: Pixels, steps: Sequence[str]) -> Fitted:
 
 
 def _open(content: bytes, field: str, max_pixels: int) -> Image.Image:
-    """Checks format and size by the header alone, then decodes."""
+    """Check format and size by the header alone, then decode."""
     if not content:
         raise Malformed(f"{field}: empty; send the bytes of a PNG, JPEG or WebP file", field=field)
     image_headers.check(content, field, max_pixels)
@@ -420,8 +420,8 @@ def _contain(pixels: Pixels, spec: ImageSpec, around: int, by: Image.Resampling 
 
 
 def _border_is_opposite(pixels: Pixels, background: float) -> bool:
-    border = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
-    return abs(float(np.median(border)) / 255 - background) > 0.5
+    """Return whether the border of an image (h, w, C) is nearer to the opposite of the background."""
+    return abs(float(np.median(border(pixels))) / 255 - background) > 0.5
 
 
 def resize_bicubic(images: Pixels, height: int, width: int) -> Float32:

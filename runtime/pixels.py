@@ -20,14 +20,14 @@ Pixels = NDArray[np.uint8]
 
 
 def from_uint8(pixels: Pixels, spec: ImageSpec) -> Float32:
-    """uint8 to float32 in the spec's range."""
+    """Convert uint8 to float32 in the spec's range."""
     low, high = spec.range
     exact: Float32 = (np.arange(256) / 255 * (high - low) + low).astype(np.float32)
     return exact[pixels]
 
 
 def to_uint8(values: NDArray[Any], spec: ImageSpec) -> Pixels:
-    """Float in the spec's range (values beyond it are clipped) to uint8."""
+    """Convert floats in the spec's range (values beyond it are clipped) to uint8."""
     low, high = spec.range
     pixels: Pixels = (
         np.rint((np.asarray(values, np.float64) - low) * (255 / (high - low))).clip(0, 255).astype(np.uint8)
@@ -36,13 +36,13 @@ def to_uint8(values: NDArray[Any], spec: ImageSpec) -> Pixels:
 
 
 def to_unit(values: NDArray[Any], spec: ImageSpec) -> NDArray[np.float64]:
-    """Float in the spec's range to [0, 1], float64."""
+    """Convert floats in the spec's range to [0, 1], float64."""
     low, high = spec.range
     return (np.asarray(values, np.float64) - low) / (high - low)
 
 
 def to_unit32(values: NDArray[Any], spec: ImageSpec) -> Float32:
-    """Float in the spec's range (values beyond it are clipped) to [0, 1], float32."""
+    """Convert floats in the spec's range (values beyond it are clipped) to [0, 1], float32."""
     unit = values if spec.range == (0.0, 1.0) and values.dtype == np.float32 else to_unit(values, spec)
     return np.minimum(np.maximum(unit, 0), 1).astype(np.float32, copy=False)
 
@@ -53,6 +53,11 @@ def turned(pixels: NDArray[Any], orientation: int) -> NDArray[Any]:
         pixels = pixels.swapaxes(0, 1)
     rows, columns = orientation in (3, 4, 7, 8), orientation in (2, 3, 6, 7)
     return np.ascontiguousarray(pixels[:: -1 if rows else 1, :: -1 if columns else 1])
+
+
+def border(pixels: Pixels) -> Pixels:
+    """Return the pixels (n, C) at the border of an image (h, w, C). Those of the corners are there twice."""
+    return np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
 
 
 def keyed(values: NDArray[Any], key: Any) -> Pixels | None:
@@ -74,7 +79,7 @@ def grid_recipe(recipes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def grid(images: Pixels, *, columns: int | None = None, scale: int = 1, gap: int = 2) -> Pixels:
-    """Images (n, C, H, W) side by side, left to right and down, as one (C, H', W'); as square as it goes where columns is None."""
+    """Return images (n, C, H, W) side by side, left to right and down, as one (C, H', W'). It is nearly square if columns is None."""
     n, channels, height, width = images.shape
     columns = min(n, columns or math.ceil(math.sqrt(n)))
     lines = -(-n // columns)

@@ -26,6 +26,7 @@ from manifold.runtime import folders, imaging, ink
 from manifold.runtime.errors import ManifoldError, cut
 from manifold.runtime.folders import CALIBRATION, PARTS, TEST, TRAIN, Entry, Listing
 from manifold.runtime.kinds.image import ImageSpec
+from manifold.runtime.pixels import border
 from manifold.training.data.folder_cache import digests, stored, surveyed
 from manifold.training.data.folder_options import COLOURS, FolderOptions, is_folder, like, parse, stated
 from manifold.training.data.parts import Array, Arrays, Part, Subset
@@ -270,8 +271,8 @@ def _survey(content: bytes, name: str) -> dict[str, Any]:
         return {"error": error.message}
     pixels, alpha = decoded.pixels, decoded.alpha
     grey = pixels.shape[2] == 1 or bool((pixels == pixels[:, :, :1]).all())
-    border = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]]).mean(axis=1)
     lost = None
     if alpha is not None and ink.has_canvas(alpha):
         lost = [ink.is_lost(pixels, alpha, under) for under in (0, 255)]
-    return {"size": decoded.upright, "grey": grey, "border": float(np.median(border)) / 255, "lost": lost}
+    edge = float(np.median(border(pixels).mean(axis=1))) / 255
+    return {"size": decoded.upright, "grey": grey, "border": edge, "lost": lost}
