@@ -10,7 +10,7 @@ from manifold.runtime import conditions, lengths, sampling
 from manifold.runtime.conditions import Given
 from manifold.runtime.errors import InvalidValue
 from manifold.runtime.inputs import InputOptions, Numbers, check_numbers, check_seed, check_temperature, draw
-from manifold.runtime.manifest import CONDITIONS, RANDOM, Manifest, TaskSpec
+from manifold.runtime.manifest import CONDITIONS, RANDOM, InputSpec, Manifest, TaskSpec
 from manifold.runtime.operations.common import (
     Capability,
     Latents,
@@ -62,7 +62,7 @@ def sample(
     spec, given = manifest.tasks[task], {} if latents is None else by_role(manifest, latents)
     if numbers:
         check_numbers(manifest, [spec], numbers)
-    open_latents = [tensor for tensor in spec.latents if not given or key_of(manifest, tensor) not in given]
+    open_latents = _open_latents(manifest, spec, given)
     chance = needs_seed(spec, bool(open_latents), condition)
     seed = check_seed(seed, first, n, needed=chance)
     _check_effect(manifest, spec, prior, temperature, bool(open_latents))
@@ -87,21 +87,26 @@ def _check_effect(
 ) -> None:
     """Raise InvalidValue for a prior or a temperature that would change nothing, with the options that have an effect."""
     tempered = open_latents or spec.input("temperature") is not None
-    valid = options_of(manifest, [spec], *(["prior"] if open_latents else []), *(["temperature"] if tempered else []))
     if prior is not None and not open_latents:
+        valid = options_of(manifest, [spec], *(["temperature"] if tempered else []))
         raise InvalidValue("prior: there is no latent to draw here", field="prior", valid=valid)
     if temperature is not None and not tempered:
+        valid = options_of(manifest, [spec])
         raise no_effect(manifest, "temperature", "has no latent to draw here, and no input for a temperature", valid)
     if temperature is not None:
         check_temperature(temperature)
+
+
+def _open_latents(manifest: Manifest, spec: TaskSpec, given: Mapping[str, Array]) -> list[InputSpec]:
+    """Return the latents of a task that are drawn, as they are not given."""
+    return [tensor for tensor in spec.latents if not given or key_of(manifest, tensor) not in given]
 
 
 def takes_temperature(manifest: Manifest, latents: Latents | None, codes: Array | None) -> bool:
     """Return whether a temperature has an effect on new items: of latents that are drawn, or of an input of the graph."""
     spec = manifest.tasks[sampling_task(manifest, latents, codes)]
     given = {} if latents is None else by_role(manifest, latents)
-    is_open = any(not given or key_of(manifest, tensor) not in given for tensor in spec.latents)
-    return is_open or spec.input("temperature") is not None
+    return bool(_open_latents(manifest, spec, given)) or spec.input("temperature") is not None
 
 
 def _samples(
