@@ -14,12 +14,13 @@ from manifold.evaluation.extractors import ExtractedFeatures, Extractor, Stage, 
 from manifold.evaluation.images import ImageSource
 from manifold.evaluation.reference import Reference
 from manifold.evaluation.report import Pictures, Report, rounded
+from manifold.runtime import imaging
 
 Array = NDArray[Any]
 
 SHEET = 64  # pictures on the page
 CONFIDENT = 0.9  # a class probability above it: an image that is clearly something
-WARNED = ("first of", "blank", "dark", "laid over the opposite")  # beginnings of notes about files
+WARNED = ("first of", "blank", "dark", imaging.ON_OPPOSITE)  # beginnings of notes about files
 TOO_ALIKE = 0.01  # part of exact duplicates that is worth a warning
 
 

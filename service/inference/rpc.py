@@ -212,8 +212,9 @@ def _read(message: pb.ModelInferRequest) -> Asked:
         else:
             given[tensor.name] = tensors.from_bytes(raw[place], tensor.datatype, shape, field)
     for output in message.outputs:
-        refuse(_values(output.parameters), "outputs")
-        flag(_values(output.parameters), "binary_data", field="outputs")
+        asked = _values(output.parameters)
+        refuse(asked, "outputs")
+        flag(asked, "binary_data", field="outputs")
     wanted = tuple(dict.fromkeys(output.name for output in message.outputs)) or None
     parameters = _values(message.parameters)
     return Asked(message.model_name, message.model_version, parameters, given, wanted, check_id(message.id))
