@@ -381,7 +381,7 @@ def test_wrong_options_of_fit_are_named(folder: Path, arguments: tuple[str, ...]
 
 
 def test_a_run_folder_is_used_once(folder: Path) -> None:
-    """It is refused before the file is read."""
+    """A second fit into the same folder is refused before the file is read."""
     with pytest.raises(
         InvalidValue, match=r"--run: .*run holds a run already; name another folder, such as --run .*run-2"
     ):

@@ -147,7 +147,7 @@ def test_the_report_of_unlabelled_rows_claims_no_false_alarms(folder: Path) -> N
 
 
 def test_judging_again_needs_the_file(folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """It is looked for by the name that the manifest has, and must be the same."""
+    """`judge` looks for the file by the name in the manifest, and the file must have the same content."""
     judge = ("judge", "mine", "--models", folder / "models")
     monkeypatch.chdir(tmp_path)
     with pytest.raises(

@@ -22,7 +22,7 @@ needs_node = pytest.mark.skipif(shutil.which("node") is None, reason="needs node
 
 
 def test_the_script_knows_no_kind_by_name() -> None:
-    """It may make an HTML table, which is called as a kind is."""
+    """The script may make an HTML table, whose tag has the name of a kind."""
     (script,) = re.findall(r"<script>(.*?)</script>", pages.PAGE.read_text(), re.DOTALL)
     script = script.replace('element("table"', "")
     assert not re.search(r"\bkind\b", script)

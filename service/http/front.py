@@ -257,7 +257,7 @@ def _unless_cancelled(send: Send) -> Send:
 
 
 def _cors(app: ASGIApp, settings: Settings) -> ASGIApp:
-    """Return the headers for pages of the named origins. Such pages send keys as a header, never cookies."""
+    """Wrap an application in what pages of the named origins need. Such pages send keys as a header, never cookies."""
     return CORSMiddleware(
         app, allow_origins=settings.cors_origins, allow_methods=("GET", "POST"), max_age=600,
         allow_headers=("Authorization", "Content-Type", "X-Request-ID", "X-Deadline-Ms", "Inference-Header-Content-Length"),

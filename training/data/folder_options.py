@@ -21,7 +21,7 @@ COLOURS = {"grey": 1, "rgb": 3}
 
 @dataclass(frozen=True)
 class FolderOptions:
-    """How a folder is read. None: it follows from the files."""
+    """The way a folder is read. A value of None follows from the files, except for a background: then there is none."""
 
     size: tuple[int, int] | None = None  # width, height
     colour: Literal["grey", "rgb"] | None = None

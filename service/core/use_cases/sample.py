@@ -232,7 +232,7 @@ def _as_stated(manifest: Manifest, name: str, value: Any) -> dict[str, Any]:
 
 
 def _class_of(weights: Array, names: tuple[str, ...]) -> str | dict[str, float]:
-    """A name, or weights by name where there are several."""
+    """Return the name of a class, or weights by name if there are several."""
     (held,) = weights.nonzero()
     return names[held[0]] if len(held) == 1 else {names[i]: float(weights[i]) for i in held}
 
