@@ -40,9 +40,9 @@ class ScoredRows:
     """Rows of a chunk, in their order. `bad` are those that could not be scored, by number, with the reason."""
 
     numbers: NDArray[np.int64]  # (n,), of the rows that were scored
-    judged: Judged | None  # None where none was
+    judged: Judged | None  # None if no row was scored
     warnings: list[list[str]]
-    explanations: list[dict[str, Any] | None] | None  # of the rows that are flagged, where asked for
+    explanations: list[dict[str, Any] | None] | None  # of the rows that are flagged, if they were asked for
     bad: dict[int, str]
     carried: CarriedValues | None = None  # None if no columns are copied to the output
     notes: list[str] = field(default_factory=list)  # about the file, with its first chunk
@@ -94,7 +94,7 @@ class Total:
         ]
 
     def add(self, scored: ScoredRows) -> None:
-        """One more chunk."""
+        """Add one chunk."""
         self.notes += scored.notes
         self.rows += len(scored.numbers)
         self.bad += len(scored.bad)
@@ -110,7 +110,7 @@ class Total:
 
 
 class Writer(Protocol):
-    """Protocol of what writes scored rows."""
+    """A writer of scored rows."""
 
     def write(self, scored: ScoredRows) -> None: ...
 
@@ -130,7 +130,7 @@ def table_of(model: Model) -> Kind:
 
 @dataclass
 class EncodedRows:
-    """Rows of a chunk at the graph's edge."""
+    """Rows of a chunk as model inputs."""
 
     numbers: NDArray[np.int64]  # (n,)
     data: NDArray[np.float32]  # (n, width)
@@ -266,7 +266,7 @@ def _carried(part: EncodedRows, carry: Carry) -> CarriedValues | None:
         return None
 
     def picked(places: Array) -> CarriedValues:
-        columns = {name: part.also[name].take(_indices(places)) for name in carry.names}
+        columns = {name: part.also[name].take(places) for name in carry.names}
         passed = {name: columns[name] for name in carry.passed}
         return CarriedValues(None if carry.id is None else columns[carry.id], passed, {})
 
@@ -275,19 +275,13 @@ def _carried(part: EncodedRows, carry: Carry) -> CarriedValues | None:
     return dataclasses.replace(values, of_bad=dict(zip(bad, fields, strict=True)))
 
 
-def _indices(places: Array) -> Any:
-    import pyarrow
-
-    return pyarrow.array(places, pyarrow.int64())
-
-
 def _among(numbers: NDArray[np.int64], chosen: NDArray[np.int64]) -> NDArray[np.bool_]:
     """Return which numbers are among the chosen ones, which are in ascending order."""
     return np.searchsorted(chosen, numbers, side="left") < np.searchsorted(chosen, numbers, side="right")
 
 
 def _explained(model: Model, part: EncodedRows, scores: Scores, judged: Judged) -> list[dict[str, Any] | None] | None:
-    """Reasons of the rows that are flagged; None without nats by column."""
+    """Return the reasons of the rows that are flagged; None without nats by column."""
     if scores.surprise is None:
         return None
     spec = table_of(model)
@@ -343,7 +337,7 @@ class Strangest:
 
 
 def drain(parts: Iterator[ScoredRows], writer: Writer, progress: Callable[[Total], None] | None = None) -> Total:
-    """Writes all parts and closes the writer; says how far it is after each."""
+    """Write all parts and close the writer; call `progress` after each part."""
     total = Total()
     for scored in parts:
         writer.write(scored)
@@ -399,7 +393,7 @@ def score_file(
 
 
 def lines(scored: ScoredRows) -> bytes:
-    """The chunk as NDJSON, in the rows' order; a row that could not be scored has its `error` instead of a score."""
+    """Return the chunk as NDJSON, in the rows' order; a row that could not be scored has its `error` instead of a score."""
     import orjson
 
     entries: list[tuple[int, dict[str, Any]]] = []
@@ -424,7 +418,7 @@ def _rejected(scored: ScoredRows) -> list[dict[str, Any]]:
 
 
 class NdjsonWriter:
-    """A line a row."""
+    """A writer of NDJSON, with a line for each row."""
 
     def __init__(self, out: IO[bytes]) -> None:
         self.out = out
@@ -437,7 +431,7 @@ class NdjsonWriter:
 
 
 class ParquetWriter:
-    """Flat columns: row, score, p_value, is_anomaly, band, risk, state, warnings, and part.NAME with part.NAME.p_value.
+    """A writer of Parquet, with flat columns: row, score, p_value, is_anomaly, band, risk, state, warnings, and part.NAME with part.NAME.p_value.
 
     After `row` come id and passed.NAME if the file has them, in its types.
 
