@@ -61,10 +61,6 @@ def recalibrate(
             reservoir.add(imaging.from_uint8(pixels, spec).reshape(len(read), -1))
     for step, n in done.items():
         note(f"{n} of {len(entries)} images: {step}")
-    if len(files) < calibration.LEAST:
-        raise InvalidValue(
-            f"images: {len(files)} are too few to calibrate on; at least {calibration.LEAST} are needed, better 1000", field="images"
-        )  # fmt: skip
     digest = folders.contents_of(files)
     if digest == (model.manifest.provenance.get("data") or {}).get("contents"):
         note(

@@ -53,9 +53,9 @@ class EncodedTable:
 def encode(
     table: Mapping[str, Array], spec: TableSpec, *, unknown: bool = False, missing: bool = False
 ) -> EncodedTable:
-    """Columns (n,) of numbers, texts or objects to float32 (n, width).
+    """Encode columns (n,) of numbers, texts or objects as float32 (n, width).
 
-    `unknown` allows categories never seen in training, `missing` values that are missing. Raises InvalidValue where a column is not there.
+    `unknown` allows categories never seen in training, `missing` values that are missing. Raises InvalidValue if a column is absent.
     """
     if absent := [name for name in spec.names if name not in table]:
         raise InvalidValue(
