@@ -52,7 +52,7 @@ def rows(model: Model, usual: Array, strange: Array) -> dict[str, tuple[float, f
 
 
 def pairs(models: Path, n: int) -> None:
-    """The table of pairs."""
+    """Print the table of pairs."""
     print("| model, other data | " + "term | AUROC | found at 1% | false alarms met |\n|---|---|---|---|---|")
     for name, other in PAIRS:
         model = engine.load(repository.find(name, models), device="cpu")
@@ -67,13 +67,13 @@ def pairs(models: Path, n: int) -> None:
 
 
 def only(data: Data, digit: int) -> Data:
-    """Training and calibration items of one class; the test part whole."""
+    """Return training and calibration items of one class, and the test part whole."""
     parts = {name: getattr(data, name)[getattr(data, name).labels == digit] for name in ("train", "calibration")}
     return dataclasses.replace(data, name=f"{data.name}-{digit}", classes=None, **parts)
 
 
 def one_class(out: Path, epochs: int) -> None:
-    """The table of digits."""
+    """Print the table of digits."""
     data, family = datasets.load("mnist"), families.get("vae")
     means: dict[str, list[float]] = {}
     print("| digit | " + "term: AUROC |\n|---|---|")
@@ -99,7 +99,7 @@ def one_class(out: Path, epochs: int) -> None:
 
 
 def main() -> None:
-    """Prints both tables, or the one that is asked for."""
+    """Print both tables, or the one that is asked for."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--n", type=int, default=10_000)
     parser.add_argument("--models", type=Path, default=Path("models"))

@@ -25,7 +25,7 @@ Float64 = NDArray[np.float64]
 
 
 def features(n: int, d: int, seed: int, spectrum: Float64, dead: float = 0.0) -> Float64:
-    """Rows with a decaying spectrum in a rotated basis, rectified; a part of the features dead."""
+    """Return rows with a decaying spectrum in a rotated basis, rectified; a part of the features dead."""
     generator = np.random.Generator(np.random.Philox(seed))
     mixing = np.random.Generator(np.random.Philox(0)).normal(size=(d, d)) / np.sqrt(d)
     x = np.maximum(generator.normal(size=(n, d)) * spectrum @ mixing + 0.3, 0)
@@ -34,7 +34,7 @@ def features(n: int, d: int, seed: int, spectrum: Float64, dead: float = 0.0) ->
 
 
 def copy(gaussian: FeatureGaussian) -> FeatureGaussian:
-    """The same with nothing derived."""
+    """Return the same statistics without anything derived from them."""
     if gaussian.rows is not None:
         return FeatureGaussian(gaussian.mean, gaussian.n, rows=gaussian.rows)
     return FeatureGaussian(gaussian.mean, gaussian.n, covariance=gaussian.covariance)
@@ -43,7 +43,7 @@ def copy(gaussian: FeatureGaussian) -> FeatureGaussian:
 def distance_by(
     root_trace: Callable[[Float64, Float64], float], first: FeatureGaussian, second: FeatureGaussian
 ) -> float:
-    """The distance with another trace term."""
+    """Return the distance with another trace term."""
     gap = first.mean - second.mean
     return float(gap @ gap) + first.trace + second.trace - 2 * root_trace(first.covariance, second.covariance)
 
@@ -61,7 +61,7 @@ def by_eigenvalues(a: Float64, b: Float64) -> float:
 
 
 def main() -> None:
-    """One table a case."""
+    """Print one table for each case."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--dimensions", type=int, default=2048)
     parser.add_argument("--rounds", type=int, default=3)

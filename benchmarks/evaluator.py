@@ -23,7 +23,7 @@ from manifold.training.judging import real_data
 
 
 def main() -> None:
-    """Prints images a second and ratios."""
+    """Print images a second and ratios."""
     parser = argparse.ArgumentParser()
     parser.add_argument("model")
     parser.add_argument("--n", type=int, default=10_000)

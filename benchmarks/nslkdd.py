@@ -64,7 +64,7 @@ LEAST_ROWS = 8  # of an attack whose recall counts
 
 
 def choose() -> None:
-    """Prints what the choices were made by."""
+    """Print the figures that the choices were made by."""
     table, attacks = nslkdd.read(remote.fetch(nslkdd.FILES[0]))
     kinds = np.asarray([nslkdd.KIND_OF[attack] for attack in attacks.tolist()])
     print(
@@ -87,7 +87,7 @@ def choose() -> None:
 
 
 def _by_family(table: dict[str, Array], kinds: Array, changes: dict[str, Any]) -> list[tuple[float, float]]:
-    """AUROC and share found at 1%, of each attack family."""
+    """Return AUROC and share found at 1%, of each attack family."""
     normal = np.random.default_rng(0).permutation(np.flatnonzero(kinds == "normal"))
     strange = np.flatnonzero(kinds != "normal")
     cuts = {
@@ -109,7 +109,7 @@ def _by_family(table: dict[str, Array], kinds: Array, changes: dict[str, Any]) -
 
 
 def _against(usual: Array, strange: Array, line: float) -> tuple[float, float]:
-    """AUROC, and the share of strange rows above a line."""
+    """Return AUROC, and the share of anomalous rows above a line."""
     labels = np.repeat([0, 1], [len(usual), len(strange)])
     return float(roc_auc_score(labels, np.concatenate([usual, strange]))), float((strange > line).mean())
 
@@ -117,7 +117,7 @@ def _against(usual: Array, strange: Array, line: float) -> tuple[float, float]:
 def _left_out(
     table: dict[str, Array], attacks: Array, kinds: Array, fold: int, kind: str, changes: dict[str, Any]
 ) -> tuple[float, float]:
-    """The figure of one fold, and the recall of its normal rows."""
+    """Return the figure of one fold, and the recall of its normal rows."""
     generator = np.random.default_rng(fold)
     held = np.isin(attacks, LEFT_OUT[fold])
     normal = generator.permutation(np.flatnonzero(kinds == "normal"))[:3000]
@@ -146,7 +146,7 @@ def _kinds(kind: str) -> ColumnSettings:
 
 
 def scores() -> None:
-    """Return scores of KDDTest+'s rows: ours, an isolation forest, nearest neighbours."""
+    """Print scores of KDDTest+'s rows: ours, an isolation forest, nearest neighbours."""
     data = datasets.load("nslkdd")
     assert data.anomalies is not None
     usual, strange = Arrays.of(data.test).items, Arrays.of(data.anomalies).items
@@ -195,7 +195,7 @@ def _figures(usual: Array, strange: Array, line: float) -> tuple[float, ...]:
 
 
 def classified(trained: in_memory.Trained, data: Data) -> Array:
-    """The class with the highest p(y | x), as an index, (n,)."""
+    """Return the class with the highest p(y | x), as an index, (n,)."""
     energies = trained.in_pieces(
         lambda items, _: operations.class_energies(trained.manifest, items), data.inputs(data.test), 500
     )
@@ -204,7 +204,7 @@ def classified(trained: in_memory.Trained, data: Data) -> Array:
 
 
 def classes() -> None:
-    """Five classes of KDDTest+: ours, random forest, MLP, gradient boosting."""
+    """Print figures for the five classes of KDDTest+: ours, random forest, MLP, gradient boosting."""
     data = datasets.load("nslkdd-classes")
     truth = data.test.labels
     runs: dict[str, list[tuple[float, float, float]]] = {}
@@ -222,7 +222,7 @@ def classes() -> None:
 
 
 def _classifiers(data: Data, seed: int) -> Iterator[tuple[str, Any]]:
-    """Names, and functions that train and predict."""
+    """Yield names, and functions that train and predict."""
     x, y, test = Arrays.of(data.train).items, data.train.labels, Arrays.of(data.test).items
 
     def ours() -> Array:
@@ -237,7 +237,10 @@ def _classifiers(data: Data, seed: int) -> Iterator[tuple[str, Any]]:
 
 
 def recovery() -> None:
-    """protocol, flag and service of KDDTest+ from the other columns, with and without the class; beside gradient boosting, one a column."""
+    """Print how well a model recovers protocol, flag and service of KDDTest+ from the other columns, with and without the class.
+
+    Beside it stands gradient boosting, one model for each column.
+    """
     data = datasets.load("nslkdd-classes")
     spec = TableSpec.of(data.spec, data.name)
     assert data.classes is not None
@@ -291,7 +294,7 @@ def recovery() -> None:
 
 
 def main() -> None:
-    """One of the parts."""
+    """Print one of the parts."""
     parts = {"choose": choose, "scores": scores, "classes": classes, "recovery": recovery}
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("part", choices=parts)

@@ -24,7 +24,7 @@ PRIORS = {"normal": "N(0, I)", "gaussian": "full Gaussian", "mixture": "mixture 
 
 
 def main() -> None:
-    """Prints one table."""
+    """Print one table."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--n", type=int, default=10_000)
     parser.add_argument("--models", type=Path, default=Path("models"))

@@ -73,27 +73,27 @@ class Graphs:
         self.levels = size["levels"]
 
     def run(self, name: str, inputs: Arrays) -> dict[str, np.ndarray]:
-        """One graph."""
+        """Run one graph."""
         values = self.sessions[name].run(self.outputs[name], {key: inputs[key] for key in self.inputs[name]})
         return dict(zip(self.outputs[name], values, strict=True))
 
     def cached(self, inputs: Arrays) -> np.ndarray:
-        """Codes by the sampler."""
+        """Return codes by the sampler."""
         return self.run("sample", inputs)["codes"]
 
     def by_rows(self, inputs: Arrays) -> np.ndarray:
-        """Codes by the sampler whose rows the host goes through."""
+        """Return codes by the sampler whose rows the host goes through."""
         return loops.by_rows(self.run, inputs, self.grid[0])[0]
 
     def half_let_go(self, inputs: Arrays) -> np.ndarray:
-        """The same where every other item is cancelled half way."""
+        """Return the same if every other item is cancelled half way."""
         n, middle = len(inputs["uniforms"]), self.grid[0] // 2
         return loops.by_rows(self.run, inputs, self.grid[0], lambda row: (np.arange(n) % 2 == 0) | (row < middle - 1))[
             0
         ]
 
     def naive(self, inputs: Arrays) -> np.ndarray:
-        """Codes, one full pass a position."""
+        """Return codes, by one full pass for each position."""
         height, width = self.grid
         codes = np.zeros((len(inputs["uniforms"]), height, width), np.int64)
         for place in range(height * width):
@@ -123,7 +123,7 @@ def timed(work: Callable[[Arrays], np.ndarray], inputs: Arrays) -> tuple[np.ndar
 
 
 def main() -> None:
-    """Prints times and ratios."""
+    """Print times and ratios."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--only", choices=list(SIZES))

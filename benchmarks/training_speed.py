@@ -35,7 +35,7 @@ BATCH = 128
 
 
 def loop_of(family: str, data: str, n: int) -> Loop:
-    """A loop at its first phase."""
+    """Return a loop at its first phase."""
     module = families.get(family)
     whole = datasets.load(data)
     config = module.Config.model_validate({**module.PRESETS["cpu"], "batch_size": BATCH})
@@ -44,7 +44,7 @@ def loop_of(family: str, data: str, n: int) -> Loop:
 
 
 def ours(loop: Loop) -> float:
-    """Samples/s of one epoch of the loop's own steps."""
+    """Return samples/s of one epoch of the loop's own steps."""
     began = time.perf_counter()
     for _ in range(loop.steps_per_epoch):
         loop.step(loop.batch())
@@ -71,7 +71,7 @@ class Plain:
         self.generator = torch.Generator().manual_seed(0)
 
     def epoch(self) -> float:
-        """Samples/s."""
+        """Return samples/s."""
         began = time.perf_counter()
         order = torch.randperm(len(self.items))
         steps = len(order) // BATCH
@@ -91,7 +91,7 @@ class Plain:
 
 
 def worker(way: str, family: str, data: str, n: int) -> None:
-    """One way in this process; prints its pace."""
+    """Time one way in this process, and print its pace."""
     loop = loop_of(family, data, n)
     if way == "ours":
         ours(loop)
@@ -106,7 +106,7 @@ def worker(way: str, family: str, data: str, n: int) -> None:
 
 
 def run(command: list[str]) -> dict[str, Any]:
-    """The JSON line of a process. Raises RuntimeError with what it said where it failed."""
+    """Return the JSON line of a process. Raises RuntimeError with its output if it failed."""
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(f"{' '.join(command)}: {done.stderr[-2000:]}")
@@ -115,7 +115,7 @@ def run(command: list[str]) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Prints paces and ratios."""
+    """Print paces and ratios."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--pythae", type=Path, help="Python of an environment with pythae; left out: without it")
     parser.add_argument("--data", default="mnist")

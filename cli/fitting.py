@@ -160,7 +160,7 @@ def judge(
 
 def _tell(judgement: Judgement, noun: str) -> None:
     """Print a judgement: the rates, the figures of the score and of its peers, and warnings on stderr."""
-    normal = judgement.n if judgement.normal is None else int(judgement.normal.sum())
+    normal = int(judgement.normal.sum())
     for rate in judgement.rates:
         typer.echo(
             f"false alarms: {rate['met']:.2%} where {rate['asked']:.1%} was asked for, on {normal} held-out {noun} that are known to be normal"

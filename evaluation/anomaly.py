@@ -93,12 +93,17 @@ class Judgement:
     rates: list[dict[str, Any]]
     terms: dict[str, dict[str, float]] = field(default_factory=dict)
     peers: dict[str, dict[str, float]] = field(default_factory=dict)
-    n: int = 0  # rows that are not known to be anomalies
+    # (n,), which of the rows that are not known to be anomalies are known to be normal
+    normal: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, bool))
     anomalies: int = 0
-    normal: NDArray[np.bool_] | None = None  # (n,), which of these rows are known to be normal; None if all are
     unlabelled: list[dict[str, Any]] = field(default_factory=list)  # the same figures as `rates`, of the other rows
     scores: Float64 | None = None  # of all judged rows, the known anomalies last
     warnings: list[str] = field(default_factory=list)
+
+    @property
+    def n(self) -> int:
+        """Rows that are not known to be anomalies."""
+        return len(self.normal)
 
 
 def judge(
@@ -121,8 +126,8 @@ def judge(
     placed = calibrated.place(by_term)
     p = calibrated.p_values(scoring.score, placed[scoring.score])[: len(test)]
     judgement = Judgement(
-        _rates(calibrated, scoring.score, p[normal]), n=len(test), anomalies=len(judged.anomalies), scores=placed[scoring.score],
-        normal=normal, unlabelled=_rates(calibrated, scoring.score, p[~normal]),
+        _rates(calibrated, scoring.score, p[normal]), normal=normal, anomalies=len(judged.anomalies), scores=placed[scoring.score],
+        unlabelled=_rates(calibrated, scoring.score, p[~normal]),
     )  # fmt: skip
     if not len(judged.anomalies):
         return judgement

@@ -86,7 +86,7 @@ def _rates(model: Model, judgement: Judgement) -> list[str]:
     """Return the sections on the shares that the lines flag: false alarms of rows known to be normal, and plain shares of unlabelled ones."""
     calibration = model.calibrated.calibration
     assert calibration is not None
-    normal = judgement.n if judgement.normal is None else int(judgement.normal.sum())
+    normal = int(judgement.normal.sum())
     calibrated = f"Calibrated on {html.escape(calibration.source)}; p-values resolve 1 in {calibration.n + 1}. "
     parts = []
     if judgement.rates:
@@ -116,7 +116,7 @@ def _known(judgement: Judgement, spec: TableSpec) -> str:
 
 
 def _columns(manifest: Manifest, spec: TableSpec) -> list[tuple[str, str, str, str]]:
-    """Return what was decided for each column, that of the classes among them."""
+    """Return the decision for each column, that of the classes among them."""
     fitted = manifest.provenance.get("data")
     label = fitted.get("label") if isinstance(fitted, dict) else None
     return [
@@ -129,7 +129,7 @@ def _most_anomalous(
 ) -> str:
     """Return a list for known anomalies, one for rows known to be normal and one for unlabelled rows."""
     assert judgement.scores is not None
-    normal = np.ones(judgement.n, bool) if judgement.normal is None else judgement.normal
+    normal = judgement.normal
     known = np.ones(len(judged) - judgement.n, bool)
     groups = {
         "Known anomalies": np.concatenate([np.zeros(judgement.n, bool), known]),
@@ -219,10 +219,9 @@ def _histogram(judgement: Judgement) -> str:
     axes = figure.subplots()
     edges = np.linspace(judgement.scores.min(), np.quantile(judgement.scores, 0.995), 60)
     held_out = judgement.scores[: judgement.n]
-    normal = np.ones(judgement.n, bool) if judgement.normal is None else judgement.normal
     parts: Mapping[str, Float64] = {
-        "known to be normal": held_out[normal],
-        "unlabelled": held_out[~normal],
+        "known to be normal": held_out[judgement.normal],
+        "unlabelled": held_out[~judgement.normal],
         "known anomalies": judgement.scores[judgement.n :],
     }
     for name, values in parts.items():

@@ -54,6 +54,4 @@ def read(path: Path, spec: TableSpec, numbers: Collection[int]) -> dict[int, Fil
 
 
 def _texts(column: Any, places: NDArray[np.int64]) -> list[str | None]:
-    import pyarrow
-
-    return [None if value is None else str(value) for value in column.take(pyarrow.array(places)).to_pylist()]
+    return [None if value is None else str(value) for value in column.take(places).to_pylist()]

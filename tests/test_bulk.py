@@ -19,7 +19,7 @@ from manifold.runtime.engine import Model, load
 from manifold.runtime.errors import Malformed, UnsupportedTask
 from manifold.runtime.kinds.table import TableSpec
 from manifold.runtime.manifest import COMBINED
-from manifold.runtime.scores import bulk, decisions
+from manifold.runtime.scores import bulk, decisions, scored_rows
 from manifold.runtime.scores.decisions import Rule
 from manifold.runtime.tables import csv_files
 from tests.conftest import made_table
@@ -44,7 +44,7 @@ def as_parquet(table: dict[str, Any]) -> bytes:
 
 def scored(model: Model, content: bytes, kind: str = "csv", rule: Rule | None = None, **options: Any) -> list[dict[str, Any]]:  # fmt: skip
     parts = bulk.score(model, io.BytesIO(content), kind, rule or Rule(), **options)
-    return [json.loads(line) for part in parts for line in bulk.lines(part).splitlines()]
+    return [json.loads(line) for part in parts for line in scored_rows.lines(part).splitlines()]
 
 
 @pytest.mark.parametrize(("kind", "write"), [("csv", as_csv), ("parquet", as_parquet)])
@@ -155,7 +155,7 @@ def test_parquet_out_says_the_same(model: Model) -> None:
     table = {**made_table(100)}
     table["price"] = np.asarray([*table["price"][:-1].astype(str), "dear"])
     out, rejected = io.BytesIO(), io.BytesIO()
-    total = bulk.drain(bulk.score(model, io.BytesIO(as_csv(table)), "csv", Rule(), rows=30), bulk.ParquetWriter(out, rejected))  # fmt: skip
+    total = bulk.drain(bulk.score(model, io.BytesIO(as_csv(table)), "csv", Rule(), rows=30), scored_rows.ParquetWriter(out, rejected))  # fmt: skip
     assert (total.rows, total.bad) == (99, 1)
     assert json.loads(rejected.getvalue()) == {"row": 100, "error": "price: 'dear' is not a number; column 'price' is numeric"}  # fmt: skip
     written = pa.parquet.read_table(io.BytesIO(out.getvalue())).to_pylist()

@@ -22,7 +22,7 @@ from manifold import cli
 from manifold.runtime.engine import Model, load
 from manifold.runtime.errors import InvalidValue, Malformed
 from manifold.runtime.kinds.table import TableSpec
-from manifold.runtime.scores import bulk
+from manifold.runtime.scores import bulk, scored_rows
 from manifold.runtime.scores.decisions import Rule
 from manifold.runtime.tables import csv_files, files
 from manifold.runtime.tables.schema import Carry
@@ -68,7 +68,7 @@ def as_parquet(table: dict[str, Any]) -> bytes:
 
 def scored(model: Model, content: bytes, kind: str = "csv", **options: Any) -> list[dict[str, Any]]:
     parts = bulk.score(model, io.BytesIO(content), kind, Rule(), **options)
-    return [json.loads(line) for part in parts for line in bulk.lines(part).splitlines()]
+    return [json.loads(line) for part in parts for line in scored_rows.lines(part).splitlines()]
 
 
 def copied(line: dict[str, Any]) -> tuple[Any, ...]:
@@ -97,7 +97,7 @@ def test_values_of_parquet_keep_their_type(model: Model) -> None:
     assert [line["passed"]["shop"] for line in lines] == [True, None, False]
     assert lines[0]["passed"]["code"] == "2026-01-02T03:04:00+00:00"
     out = io.BytesIO()
-    bulk.drain(bulk.score(model, io.BytesIO(content), "parquet", Rule()), bulk.ParquetWriter(out, io.BytesIO()))
+    bulk.drain(bulk.score(model, io.BytesIO(content), "parquet", Rule()), scored_rows.ParquetWriter(out, io.BytesIO()))
     written = parquet.read_table(io.BytesIO(out.getvalue()))
     assert written["id"].type == pa.uint64()
     assert written["id"].to_pylist() == [BIG, None, 2**64 - 1]
@@ -125,13 +125,13 @@ def test_chunks_of_nulls_have_the_type_of_the_file(model: Model) -> None:
     }  # fmt: skip
     out = io.BytesIO()
     parts = bulk.score(model, io.BytesIO(as_parquet(table)), "parquet", Rule(), rows=16)
-    bulk.drain(parts, bulk.ParquetWriter(out, io.BytesIO()))
+    bulk.drain(parts, scored_rows.ParquetWriter(out, io.BytesIO()))
     assert parquet.read_table(io.BytesIO(out.getvalue()))["id"].to_pylist() == ids.to_pylist()
 
 
 def test_rejected_rows_of_a_parquet_file_have_their_id(model: Model) -> None:
     rejected = io.BytesIO()
-    bulk.drain(bulk.score(model, io.BytesIO(CSV), "csv", Rule()), bulk.ParquetWriter(io.BytesIO(), rejected))
+    bulk.drain(bulk.score(model, io.BytesIO(CSV), "csv", Rule()), scored_rows.ParquetWriter(io.BytesIO(), rejected))
     assert json.loads(rejected.getvalue()) == {
         "row": 2, "id": "9007199254740993", "passed": {"shop": None, "code": "1e5"}, "error": "price: 'x' is not a number; column 'price' is numeric",
     }  # fmt: skip
@@ -232,7 +232,7 @@ def test_a_recorded_column_that_the_file_lacks_is_said_once(model: Model) -> Non
         "the file has no column 'order', which the model copies to the output as the id",
         "the file has no column 'code', which the model copies to the output as passed",
     ]
-    lines = [json.loads(line) for part in parts for line in bulk.lines(part).splitlines()]
+    lines = [json.loads(line) for part in parts for line in scored_rows.lines(part).splitlines()]
     assert {json.dumps(copied(line)) for line in lines} == {'["absent", {"shop": "X"}]'}
 
 

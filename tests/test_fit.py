@@ -330,7 +330,7 @@ def test_figures_are_recorded_in_place_of_earlier_ones(tmp_path: Path) -> None:
             [{"asked": 0.01, "met": 0.02, "expected": [0.0, 0.03]}],
             {"odd": {"auroc": auroc, "flagged_at_1%": 0.5}, "even": {"auroc": 0.8, "flagged_at_1%": 0.25}},
             {"IForest": {"auroc": 0.6}},
-            n=100,
+            np.ones(100, bool),
             anomalies=4,
         )
         anomaly.record(model, found, "shapes")

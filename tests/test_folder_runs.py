@@ -15,7 +15,7 @@ from manifold import cli
 from manifold.runtime import imaging, repository
 from manifold.runtime.engine import load
 from manifold.runtime.errors import InvalidValue, ManifoldError, UnsupportedTask
-from manifold.runtime.scores import image_calibration
+from manifold.runtime.scores import image_calibration, recalibration
 from manifold.service.core import local
 from manifold.training.data import Arrays, Data, folder_cache
 from manifold.training.errors import TrainingError
@@ -168,7 +168,7 @@ def test_a_stated_calibration_part_is_taken_alone(scored: Path, tmp_path: Path) 
 
 def test_a_large_folder_is_sampled(scored: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = drawn(tmp_path / "normal", 30, scored)
-    monkeypatch.setattr(image_calibration, "SAMPLE_BYTES", 4 * 784 * 22)
+    monkeypatch.setattr(recalibration, "SAMPLE_BYTES", 4 * 784 * 22)
     monkeypatch.setattr(image_calibration, "GROUP", 7)
     assert "calibrated on 22 of 30 images" in run("calibrate", "mnist-vae", str(root), "--models", str(scored))
 

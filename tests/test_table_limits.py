@@ -18,7 +18,7 @@ from pyarrow import parquet
 
 from manifold.runtime.engine import Model, load
 from manifold.runtime.errors import InvalidValue, Malformed, TooLarge
-from manifold.runtime.scores import bulk, recalibration
+from manifold.runtime.scores import bulk, recalibration, scored_rows
 from manifold.runtime.scores.decisions import Rule
 from manifold.runtime.tables import csv_files, files
 from manifold.runtime.tables import parquet as limits
@@ -134,7 +134,7 @@ MEASURE = """
 import io, json, pathlib, resource, sys
 resource.setrlimit(resource.RLIMIT_AS, (3 << 30, 3 << 30))
 import pyarrow.csv, pyarrow.parquet
-from manifold.runtime.scores import bulk
+from manifold.runtime.scores import bulk, scored_rows
 from manifold.runtime.scores.decisions import Rule
 from manifold.runtime.engine import load
 model = load(sys.argv[1], device="cpu")
@@ -147,7 +147,7 @@ def score(content, kind):
     try:
         for part in bulk.score(model, io.BytesIO(content), kind, Rule(), rows=2048):
             total.add(part)
-            assert len(bulk.lines(part)) < 2 << 20
+            assert len(scored_rows.lines(part)) < 2 << 20
             last = next(iter(part.bad.values()), last)
     except Exception as error:
         return f"{type(error).__name__}: {error}"
@@ -355,7 +355,7 @@ def test_progress_is_told_after_each_chunk(model: Model) -> None:
     told: list[tuple[int, int]] = []
     out = io.BytesIO()
     parts = bulk.score(model, io.BytesIO(HEADER + ROW * 150 + b"dear,small,70\n" + ROW * 99), "csv", Rule(), rows=100)
-    total = bulk.drain(parts, bulk.NdjsonWriter(out), lambda so_far: told.append((so_far.rows, so_far.bad)))
+    total = bulk.drain(parts, scored_rows.NdjsonWriter(out), lambda so_far: told.append((so_far.rows, so_far.bad)))
     assert told == [(100, 0), (199, 1), (249, 1)]
     assert (total.rows, len(out.getvalue().splitlines())) == (249, 250)
 

@@ -216,7 +216,7 @@ class Columns(nn.Module):
     varying: Tensor
 
     def __init__(self, spec: TableSpec, floor: float, unseen: Sequence[float]) -> None:
-        """`unseen` has the nats of an unseen category for each categorical column, in order (see `unseen_nats`)."""
+        """Make the likelihood; `unseen` has the nats of an unseen category for each categorical column, in order (see `unseen_nats`)."""
         super().__init__()
         self.spec, self.floor = spec, floor
         self.unseen: Unseen | None = Unseen(spec, unseen)

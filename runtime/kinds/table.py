@@ -148,7 +148,7 @@ class TableSpec(Kind):
 
     @cached_property
     def notation(self) -> Notation:
-        """How texts are written: what stands for a missing value, and the sign before decimals."""
+        """The notation of texts: those that stand for a missing value, and the sign before decimals."""
         return Notation.of(MISSING if self.missing is None else self.missing, self.decimal or ".")
 
     @property

@@ -1,7 +1,6 @@
 """Files of rows scored as streams: constant memory, order kept, bad rows set aside with their reason and the rest scored.
 
-Output is NDJSON (a line a row, as /anomaly-score gives items, with its `row`) or Parquet (flat columns). Row numbers count from 1 as rows
-stand in the file.
+Row numbers count from 1 as rows stand in the file. runtime.scores.scored_rows writes them as NDJSON or Parquet.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +22,7 @@ from manifold.runtime.operations import Scores
 from manifold.runtime.repository import replacing
 from manifold.runtime.scores import decisions, reasons, scoring
 from manifold.runtime.scores.decisions import Judged, Rule
+from manifold.runtime.scores.scored_rows import CarriedValues, NdjsonWriter, ParquetWriter, ScoredRows, Writer
 from manifold.runtime.tables import files
 from manifold.runtime.tables.columns import Outside
 from manifold.runtime.tables.schema import Carry
@@ -33,38 +33,6 @@ Array = NDArray[Any]
 SUFFIXES = (".ndjson", ".jsonl", ".parquet")  # of outputs
 MANY, LEAST_MANY = 0.1, 10  # share and number of rows outside what training saw in a column that the notes name
 WAITING = 200_000  # rows of a budget's first pass that are kept before the most anomalous are chosen
-
-
-@dataclass
-class ScoredRows:
-    """Rows of a chunk, in their order. `bad` are those that could not be scored, by number, with the reason."""
-
-    numbers: NDArray[np.int64]  # (n,), of the rows that were scored
-    judged: Judged | None  # None where none was
-    warnings: list[list[str]]
-    explanations: list[dict[str, Any] | None] | None  # of the rows that are flagged, where asked for
-    bad: dict[int, str]
-    carried: CarriedValues | None = None  # None if no columns are copied to the output
-    notes: list[str] = field(default_factory=list)  # about the file, with its first chunk
-    outside: dict[str, Outside] = field(default_factory=dict)  # by column
-
-
-@dataclass
-class CarriedValues:
-    """The columns of a chunk that are copied to the output, as pyarrow arrays (n,), and those of its bad rows by number."""
-
-    id: Any | None
-    passed: dict[str, Any]
-    of_bad: dict[int, dict[str, Any]]  # fields of the output; none of a row whose number of cells is wrong
-
-    def fields(self, n: int) -> list[dict[str, Any]]:
-        """Return the fields `id` and `passed` of each row."""
-        ids = [{}] * n if self.id is None else [{"id": value} for value in self.id.to_pylist()]
-        if not self.passed:
-            return ids
-        columns = [column.to_pylist() for column in self.passed.values()]
-        rows = (dict(zip(self.passed, values, strict=True)) for values in zip(*columns, strict=True))
-        return [{**one, "passed": row} for one, row in zip(ids, rows, strict=True)]
 
 
 @dataclass
@@ -94,7 +62,7 @@ class Total:
         ]
 
     def add(self, scored: ScoredRows) -> None:
-        """One more chunk."""
+        """Add one chunk."""
         self.notes += scored.notes
         self.rows += len(scored.numbers)
         self.bad += len(scored.bad)
@@ -107,14 +75,6 @@ class Total:
             for state, count in zip(*np.unique(scored.judged.states, return_counts=True), strict=True):
                 name = decisions.STATES[state]
                 self.states[name] = self.states.get(name, 0) + int(count)
-
-
-class Writer(Protocol):
-    """Protocol of what writes scored rows."""
-
-    def write(self, scored: ScoredRows) -> None: ...
-
-    def close(self) -> None: ...
 
 
 def table_of(model: Model) -> Kind:
@@ -130,7 +90,7 @@ def table_of(model: Model) -> Kind:
 
 @dataclass
 class EncodedRows:
-    """Rows of a chunk at the graph's edge."""
+    """Rows of a chunk as model inputs."""
 
     numbers: NDArray[np.int64]  # (n,)
     data: NDArray[np.float32]  # (n, width)
@@ -266,7 +226,7 @@ def _carried(part: EncodedRows, carry: Carry) -> CarriedValues | None:
         return None
 
     def picked(places: Array) -> CarriedValues:
-        columns = {name: part.also[name].take(_indices(places)) for name in carry.names}
+        columns = {name: part.also[name].take(places) for name in carry.names}
         passed = {name: columns[name] for name in carry.passed}
         return CarriedValues(None if carry.id is None else columns[carry.id], passed, {})
 
@@ -275,19 +235,13 @@ def _carried(part: EncodedRows, carry: Carry) -> CarriedValues | None:
     return dataclasses.replace(values, of_bad=dict(zip(bad, fields, strict=True)))
 
 
-def _indices(places: Array) -> Any:
-    import pyarrow
-
-    return pyarrow.array(places, pyarrow.int64())
-
-
 def _among(numbers: NDArray[np.int64], chosen: NDArray[np.int64]) -> NDArray[np.bool_]:
     """Return which numbers are among the chosen ones, which are in ascending order."""
     return np.searchsorted(chosen, numbers, side="left") < np.searchsorted(chosen, numbers, side="right")
 
 
 def _explained(model: Model, part: EncodedRows, scores: Scores, judged: Judged) -> list[dict[str, Any] | None] | None:
-    """Reasons of the rows that are flagged; None without nats by column."""
+    """Return the reasons of the rows that are flagged; None without nats by column."""
     if scores.surprise is None:
         return None
     spec = table_of(model)
@@ -343,7 +297,7 @@ class Strangest:
 
 
 def drain(parts: Iterator[ScoredRows], writer: Writer, progress: Callable[[Total], None] | None = None) -> Total:
-    """Writes all parts and closes the writer; says how far it is after each."""
+    """Write all parts and close the writer; call `progress` after each part."""
     total = Total()
     for scored in parts:
         writer.write(scored)
@@ -393,113 +347,3 @@ def score_file(
     if not rejected.stat().st_size:
         rejected.unlink()
     return total
-
-
-# --- output -------------------------------------------------------------------------------------------------------------------
-
-
-def lines(scored: ScoredRows) -> bytes:
-    """The chunk as NDJSON, in the rows' order; a row that could not be scored has its `error` instead of a score."""
-    import orjson
-
-    entries: list[tuple[int, dict[str, Any]]] = []
-    if scored.judged is not None:
-        carried = [{}] * len(scored.numbers) if scored.carried is None else scored.carried.fields(len(scored.numbers))
-        for i, number in enumerate(scored.numbers.tolist()):
-            entry = {"row": number, **carried[i], **scored.judged.item(i), "warnings": scored.warnings[i]}
-            if scored.explanations is not None:
-                entry["explanation"] = scored.explanations[i]
-            entries.append((number, entry))
-    entries += [(entry["row"], entry) for entry in _rejected(scored)]
-    return b"".join(
-        orjson.dumps(entry, option=orjson.OPT_APPEND_NEWLINE, default=str)
-        for _, entry in sorted(entries, key=lambda e: e[0])
-    )
-
-
-def _rejected(scored: ScoredRows) -> list[dict[str, Any]]:
-    """Return the rows that could not be scored, each with its reason and what is copied of it."""
-    of_bad = {} if scored.carried is None else scored.carried.of_bad
-    return [{"row": number, **of_bad.get(number, {}), "error": reason} for number, reason in scored.bad.items()]
-
-
-class NdjsonWriter:
-    """A line a row."""
-
-    def __init__(self, out: IO[bytes]) -> None:
-        self.out = out
-
-    def write(self, scored: ScoredRows) -> None:
-        self.out.write(lines(scored))
-
-    def close(self) -> None:
-        self.out.flush()
-
-
-class ParquetWriter:
-    """Flat columns: row, score, p_value, is_anomaly, band, risk, state, warnings, and part.NAME with part.NAME.p_value.
-
-    After `row` come id and passed.NAME if the file has them, in its types.
-
-    Rows that could not be scored are not in it; `rejected` takes them as NDJSON.
-    """
-
-    def __init__(self, out: IO[bytes], rejected: IO[bytes]) -> None:
-        self.out, self.rejected = out, rejected
-        self._writer: Any = None
-
-    def write(self, scored: ScoredRows) -> None:
-        import orjson
-        import pyarrow
-        from pyarrow import parquet
-
-        for entry in _rejected(scored):
-            self.rejected.write(orjson.dumps(entry, option=orjson.OPT_APPEND_NEWLINE, default=str))
-        judged, n = scored.judged, len(scored.numbers)
-        if judged is None:
-            return
-        made: dict[str, Any] = {
-            "row": scored.numbers,
-            **_copied(scored.carried),
-            "score": judged.score,
-            "p_value": pyarrow.nulls(n, pyarrow.float64()) if judged.p_value is None else judged.p_value,
-            "is_anomaly": pyarrow.array(judged.flagged, mask=judged.undecided),
-            "band": _names(judged.bands, decisions.BANDS, n, judged.undecided),
-            "risk": pyarrow.nulls(n, pyarrow.int64()) if judged.risk is None else judged.risk,
-            "state": _names(judged.states, decisions.STATES, n),
-            "warnings": pyarrow.array(scored.warnings, pyarrow.list_(pyarrow.string())),
-        }
-        for name, (values, p) in judged.parts.items():
-            made[f"part.{name}"] = values
-            made[f"part.{name}.p_value"] = pyarrow.nulls(n, pyarrow.float64()) if p is None else p
-        if scored.explanations is not None:
-            made["explanation"] = pyarrow.array([orjson.dumps(each).decode() for each in scored.explanations])
-        table = pyarrow.table(made)
-        if self._writer is None:
-            self._writer = parquet.ParquetWriter(self.out, table.schema)
-        self._writer.write_table(table)
-
-    def close(self) -> None:
-        if self._writer is not None:
-            self._writer.close()
-
-
-def _copied(carried: CarriedValues | None) -> dict[str, Any]:
-    """Return the columns that are copied, by their names in the output."""
-    if carried is None:
-        return {}
-    ids = {} if carried.id is None else {"id": carried.id}
-    return {**ids, **{f"passed.{name}": column for name, column in carried.passed.items()}}
-
-
-def _names(
-    places: NDArray[np.int64] | None, names: tuple[str, ...], n: int, absent: NDArray[np.bool_] | None = None
-) -> Any:
-    """Return places as texts, each stored once; null where `absent`."""
-    import pyarrow
-
-    if places is None:
-        return pyarrow.nulls(n, pyarrow.string())
-    return pyarrow.DictionaryArray.from_arrays(
-        pyarrow.array(places.astype(np.int8), mask=absent), pyarrow.array(names)
-    ).cast(pyarrow.string())

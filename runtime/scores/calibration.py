@@ -68,10 +68,7 @@ def write(scoring: Scoring, batches: Iterable[Scores], folder: Path, *, n: int, 
     `batches` are the scores of n items in all, in an order that does not matter. Raises InvalidValue for fewer than LEAST items, and for
     scores that are not finite.
     """
-    if n < LEAST:
-        raise InvalidValue(
-            f"rows: {n} are too few to calibrate on; at least {LEAST} are needed, better 1000", field="rows"
-        )
+    _check_many(n, spec)
     surprise = Surprise(n, spec)
     values = _terms(scoring, batches, surprise)
     for name, term in values.items():
@@ -84,6 +81,14 @@ def write(scoring: Scoring, batches: Iterable[Scores], folder: Path, *, n: int, 
     record = repository.digest(folder / calibration.file)
     named = calibration.model_copy(update={"id": f"cal-{record.sha256[:8]}"})
     return scoring.model_copy(update={"calibration": named, **surprise.figures()})
+
+
+def _check_many(n: int, spec: Kind) -> None:
+    """Raise InvalidValue for fewer items than a calibration needs."""
+    if n < LEAST:
+        raise InvalidValue(
+            f"{spec.noun}: {n} are too few to calibrate on; at least {LEAST} are needed, better 1000", field=spec.noun
+        )
 
 
 def _terms(scoring: Scoring, batches: Iterable[Scores], surprise: Surprise) -> dict[str, Float64]:
@@ -104,7 +109,7 @@ def _save(path: Path, values: Mapping[str, Float64]) -> None:
 
 
 def now() -> str:
-    """The time in UTC, to the second."""
+    """Return the time in UTC, to the second."""
     return datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
@@ -131,14 +136,12 @@ def recalibrate(
             f"{manifest.name} cannot be calibrated: it {'is conditioned on more than classes' if conditional else 'carries no score'}",
             field="model",
         )
+    _check_many(len(data), manifest.spec)
     plain = manifests.read(model.folder)  # as it is stored: padding that this machine needs is not the artifact's
     with repository.staging(root, manifest.name) as folder:
         repository.copy(model.folder, folder)
-        scores = model.score(data) if len(data) else None
-        calibrated = write(
-            scoring, [] if scores is None else [scores], folder, n=len(data), source=source, spec=manifest.spec
-        )
-        assert scores is not None
+        scores = model.score(data)
+        calibrated = write(scoring, [scores], folder, n=len(data), source=source, spec=manifest.spec)
         found = departures.warnings(
             model.calibrated, scoring.score, model.calibrated.place(scores.terms)[scoring.score], manifest.spec.noun
         )

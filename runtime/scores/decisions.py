@@ -124,7 +124,7 @@ class Judged:
     notes: tuple[str, ...] = ()  # why rows are not decided
 
     def item(self, i: int) -> dict[str, Any]:
-        """Row i as it stands on the wire, without warnings and explanation."""
+        """Return row i as an answer has it, without warnings and explanation."""
         return {
             "score": float(self.score[i]),
             "p_value": None if self.p_value is None else float(self.p_value[i]),
@@ -148,9 +148,9 @@ def judge(
     *,
     chosen: NDArray[np.bool_] | None = None,
 ) -> Judged:
-    """Terms (n,) of rows that are scored together, under a rule.
+    """Decide on rows that are scored together, by their terms (n,) and a rule.
 
-    `unknown` (n,) are rows with values that training does not know. `chosen` (n,) are the rows that a budget took, where it is spent on
+    `unknown` (n,) are rows with values that training does not know. `chosen` (n,) are the rows that a budget took, if it is spent on
     more rows than these.
     """
     placed = calibrated.place(terms)
@@ -161,9 +161,7 @@ def judge(
         flagged = np.zeros(len(score), bool) if chosen is None else chosen
         line = calibrated.line_at(scoring.score, _least(score, flagged))
         parts: dict[str, tuple[Float64, Float64 | None]] = {name: (values, None) for name, values in placed.items()}
-        undecided, notes = (
-            (np.ones(len(score), bool), (UNCALIBRATED,)) if chosen is None else (~np.ones(len(score), bool), ())
-        )
+        undecided, notes = np.full(len(score), chosen is None), (UNCALIBRATED,) if chosen is None else ()
         return Judged(
             score, None, flagged, undecided, None, None, np.where(unknown, 3, 2), parts, line, None, notes
         )  # fmt: skip
@@ -204,14 +202,14 @@ def _too_low(rate: float, n: int) -> str:
 
 
 def strangest(score: Float64, budget: int) -> NDArray[np.bool_]:
-    """The first `budget` rows by score (n,); of equal ones, those that came first."""
+    """Return which `budget` rows have the highest scores (n,); of equal ones, those that came first."""
     flagged = np.zeros(len(score), bool)
     flagged[np.argsort(-score, kind="stable")[:budget]] = True
     return flagged
 
 
 def are_unknown(warnings: Sequence[Sequence[str]]) -> NDArray[np.bool_]:
-    """Rows (n,) that one of their warnings makes unknown."""
+    """Return which rows (n,) one of their warnings makes unknown."""
     return np.asarray([any(warning.startswith(UNKNOWN) for warning in each) for each in warnings], bool)
 
 

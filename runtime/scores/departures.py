@@ -1,4 +1,4 @@
-"""Whether the rows of a new calibration look like those of the old one: the warnings of `calibrate`.
+"""The warnings of `calibrate`: items of a new calibration that look unlike those of the old one.
 
 Two rules, both on the score by the old calibration. The distribution has moved if a two-sample Kolmogorov-Smirnov test has p below 0.001 and
 its statistic is above 0.1: of very many rows, every small difference is significant. The upper tail is too heavy if at least three times as
@@ -15,10 +15,8 @@ from manifold.runtime.scores.scoring import Calibrated, Float64
 
 P_VALUE, STATISTIC = 1e-3, 0.1  # a distribution has moved below the one and above the other
 RATES = (0.01, 0.05)  # of the old line: the first that the old calibration resolves
-TIMES, DEVIATIONS = (
-    3.0,
-    4.0,
-)  # beyond the line: the share is so many times the rate, and so many standard deviations above it
+# beyond the line: the share is so many times the rate, and so many standard deviations above it
+TIMES, DEVIATIONS = 3.0, 4.0
 
 
 def warnings(old: Calibrated, term: str, scores: Float64, noun: str = "rows") -> list[str]:

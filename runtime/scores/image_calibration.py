@@ -18,7 +18,7 @@ from manifold.runtime.folders import CALIBRATION, Entry, Listing
 from manifold.runtime.kinds.image import ImageSpec
 from manifold.runtime.scores import calibration
 from manifold.runtime.scores.calibration import Recalibrated
-from manifold.runtime.scores.recalibration import SAMPLE_BYTES, Reservoir
+from manifold.runtime.scores.recalibration import Reservoir
 
 GROUP = 256  # images that are read at a time
 
@@ -46,7 +46,7 @@ def recalibrate(
     if unread := folders.unread_note(folder):
         note(unread)
     width = math.prod(spec.shape)
-    reservoir = Reservoir(min(len(entries), max(calibration.LEAST, SAMPLE_BYTES // (4 * width))), width)
+    reservoir = Reservoir(len(entries), width)
     files: list[str] = []
     done, bad = Counter[str](), 0
     for start in range(0, len(entries), GROUP):
@@ -61,19 +61,13 @@ def recalibrate(
             reservoir.add(imaging.from_uint8(pixels, spec).reshape(len(read), -1))
     for step, n in done.items():
         note(f"{n} of {len(entries)} images: {step}")
-    if len(files) < calibration.LEAST:
-        raise InvalidValue(
-            f"images: {len(files)} are too few to calibrate on; at least {calibration.LEAST} are needed, better 1000", field="images"
-        )  # fmt: skip
     digest = folders.contents_of(files)
     if digest == (model.manifest.provenance.get("data") or {}).get("contents"):
         note(
             "the model was trained on these images: calibrate on images that training never saw, or false alarms are underrated"
         )
-    taken = min(reservoir.offered, len(reservoir.data))
-    images = f"{taken} images" if taken == reservoir.offered else f"{taken} of {reservoir.offered} images"
-    described = f"{images} of {cut(folder.resolve().name)} (SHA-256 {digest[:12]}…)"
-    data = reservoir.data[:taken].reshape(taken, *spec.shape)
+    described = f"{reservoir.size('images')} of {cut(folder.resolve().name)} (SHA-256 {digest[:12]}…)"
+    data = reservoir.data.reshape(-1, *spec.shape)
     published = calibration.recalibrate(model, data, root, source=described, strict=strict)
     return published, f"calibrated on {described}, {bad} unreadable ones left out"
 

@@ -44,7 +44,7 @@ def scored(
     condition: Given | None = None,
     numbers: Numbers | None = None,
 ) -> Steps[tuple[Scores, Evidence | None]]:
-    """Scores of items, and where they are asked for and the artifact has nats to tell, their reasons."""
+    """Return scores of items, and their reasons if they are asked for and the artifact has nats by part or value."""
     scores = yield from operations.score(manifest, data, condition=condition, numbers=numbers)
     if not explain or scores.surprise is None:
         return scores, None

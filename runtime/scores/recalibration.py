@@ -53,7 +53,7 @@ def recalibrate(
     digest = hashlib.file_digest(cast(Any, source), "sha256").hexdigest()
     source.seek(0)
     rule = rule_of(model, source, kind, stated, stopped)
-    reservoir = Reservoir(min(SAMPLE_ROWS, max(calibration.LEAST, SAMPLE_BYTES // (4 * width))), width)
+    reservoir = Reservoir(SAMPLE_ROWS, width)
     bad = anomalous = unlabelled = 0
     for part in bulk.encoded(model, source, kind, also=() if rule is None else (rule.column,)):
         marks = marks_of(part, rule)
@@ -67,10 +67,7 @@ def recalibrate(
             f"file: all {anomalous} rows are known anomalies ({rule}); a model is calibrated on normal rows",
             field="file",
         )
-    sample = f"{len(reservoir.data)} rows"
-    if len(reservoir.data) != reservoir.offered:
-        sample = f"{len(reservoir.data)} of {reservoir.offered} rows"
-    described = f"{sample} of {cut(name)} (SHA-256 {digest[:12]}…)"
+    described = f"{reservoir.size('rows')} of {cut(name)} (SHA-256 {digest[:12]}…)"
     recorded = {} if rule is None else {"truth": str(rule), "known_anomalies_left_out": anomalous}
     made = calibration.recalibrate(model, reservoir.data, root, source=described, strict=strict, **recorded)
     said = f"calibrated on {described}, {bad} bad ones left out"
@@ -115,9 +112,13 @@ def marks_of(part: bulk.EncodedRows, rule: Truth | None) -> NDArray[np.int8]:
 
 
 class Reservoir:
-    """At most `most` rows of a stream of them, each as likely to be among them as any other (reservoir sampling, algorithm R)."""
+    """A sample of the rows of a stream, each as likely to be in it as any other (reservoir sampling, algorithm R).
+
+    It has at most `most` rows, and at most SAMPLE_BYTES unless these are fewer rows than a calibration needs.
+    """
 
     def __init__(self, most: int, width: int) -> None:
+        most = min(most, max(calibration.LEAST, SAMPLE_BYTES // (4 * width)))
         self._rows = np.empty((most, width), np.float32)  # the system gives the memory as it is written
         self._generator = np.random.Generator(np.random.Philox(0))
         self.offered = 0
@@ -134,3 +135,8 @@ class Reservoir:
     def data(self) -> NDArray[np.float32]:
         """Return the rows that are in the sample."""
         return self._rows[: self.offered]
+
+    def size(self, noun: str) -> str:
+        """Return the size of the sample, and that of the stream if it is larger, as text with the `noun` of the rows."""
+        of = "" if len(self.data) == self.offered else f" of {self.offered}"
+        return f"{len(self.data)}{of} {noun}"

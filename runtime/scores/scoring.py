@@ -49,7 +49,7 @@ class Calibrated:
 
     @classmethod
     def read(cls, folder: Path, scoring: Scoring | None) -> Calibrated:
-        """The artifact's calibration arrays. Raises ArtifactError where they do not fit the manifest."""
+        """Read the artifact's calibration arrays. Raises ArtifactError if they do not fit the manifest."""
         if scoring is None or scoring.calibration is None:
             return cls(None, {})
         path = folder / scoring.calibration.file
@@ -79,25 +79,25 @@ class Calibrated:
         return self.calibration.n if self.calibration else 0
 
     def place(self, terms: Mapping[str, Float64]) -> dict[str, Float64]:
-        """The terms (n,), and their combination beside them where there is one."""
+        """Return the terms (n,), and their combination beside them if there is one."""
         if self.combination is None or not self.tails:
             return dict(terms)
         return {**terms, COMBINED: combine(self.combination, self.tails, terms)}
 
     def p_values(self, term: str, values: Float64) -> Float64:
-        """Conformal p-values (n,) of one term."""
+        """Return conformal p-values (n,) of one term."""
         calibration = self.scores[term]
         at_least = len(calibration) - np.searchsorted(calibration, values, side="left")
         p: Float64 = (1 + at_least) / (len(calibration) + 1)
         return p
 
     def line_at(self, term: str, score: float | None) -> Threshold:
-        """The line at a score, with the p-value there where there is a calibration."""
+        """Return the line at a score, with the p-value there if there is a calibration."""
         p = float(self.p_values(term, np.asarray([score]))[0]) if self.n and score is not None else None
         return Threshold(score, p, None, None)
 
     def threshold(self, term: str, rate: float) -> Threshold:
-        """The line for a false positive rate."""
+        """Return the line for a false positive rate."""
         k = math.floor((self.n + 1) * rate * (1 + 1e-12))
         if k < 1:
             return Threshold(None, rate, rate, None)
@@ -106,14 +106,14 @@ class Calibrated:
 
 
 def combine(combination: Combination, tails: Mapping[str, Tail], terms: Mapping[str, Float64]) -> Float64:
-    """Nats (n,) of the terms (n,): the sum of their log-survivals, or the largest."""
+    """Return the nats (n,) of the terms (n,): the sum of their log-survivals, or the largest."""
     nats = np.stack([tails[name](terms[name]) for name in combination.terms])
     combined: Float64 = nats.sum(axis=0) if combination.method == "fisher" else nats.max(axis=0)
     return combined
 
 
 def cross_combined(combination: Combination, terms: Mapping[str, Float64], *, folds: int = 10) -> Float64:
-    """The combination of calibration items (n,), each by tails that it took no part in, as is true of the items to come.
+    """Return the combination of calibration items (n,), each by tails that it took no part in, as is true of the items to come.
 
     Cross-fitted, as in cross-conformal prediction (Vovk, 2015): tails of the other folds, so that no item is spent on them. Items are in
     random order, or in an order that does not matter. Few items are left out one by one.
@@ -132,7 +132,7 @@ def cross_combined(combination: Combination, terms: Mapping[str, Float64], *, fo
 
 @lru_cache(maxsize=256)
 def rate_interval(n: int, k: int, level: float = 0.95) -> tuple[float, float]:
-    """Central interval of Beta(k, n + 1 - k), by bisection on P(Beta(k, n + 1 - k) <= x) = P(Binomial(n, x) >= k)."""
+    """Return the central interval of Beta(k, n + 1 - k), by bisection on P(Beta(k, n + 1 - k) <= x) = P(Binomial(n, x) >= k)."""
     log_factorial = np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, n + 1)))])
     tail = np.arange(k, n + 1)
     log_choose = log_factorial[n] - log_factorial[tail] - log_factorial[n - tail]
@@ -152,6 +152,6 @@ def rate_interval(n: int, k: int, level: float = 0.95) -> tuple[float, float]:
 
 
 def risk(p: Float64) -> NDArray[np.int64]:
-    """0 to 999 for p-values (n,), a fixed function of them: 0.1 is 600, 0.02 is 900, 0.001 is 980."""
+    """Return 0 to 999 for p-values (n,), a fixed function of them: 0.1 is 600, 0.02 is 900, 0.001 is 980."""
     logs = [-math.log(point) for point, _ in RISK]
     return np.interp(-np.log(p), logs, [value for _, value in RISK]).astype(np.int64)

@@ -30,7 +30,7 @@ class Tail:
 
     @classmethod
     def fit(cls, sample: Float64) -> Tail:
-        """From a sample (n,) of finite numbers, in any order. Raises ValueError for an empty one."""
+        """Fit to a sample (n,) of finite numbers, in any order. Raises ValueError for an empty one."""
         ordered = np.sort(np.asarray(sample, np.float64))
         n = len(ordered)
         if n == 0:
@@ -44,7 +44,7 @@ class Tail:
         return cls(values[within], nats[within], threshold, *_pareto(excess, _spread(ordered)))
 
     def __call__(self, values: Float64) -> Float64:
-        """-log P(V >= v), nats (n,)."""
+        """Return -log P(V >= v), nats (n,)."""
         beyond = np.maximum(np.asarray(values, np.float64) - self.threshold, 0) / self.scale
         extra = np.log1p(self.shape * beyond) / self.shape if self.shape > 0 else beyond
         nats: Float64 = np.interp(values, self.values, self.nats) + extra
@@ -52,7 +52,7 @@ class Tail:
 
 
 def _pareto(excess: Float64, spread: float) -> tuple[float, float]:
-    """Scale and shape of excesses (k,), ascending; an exponential law as wide as the sample where there are too few."""
+    """Return scale and shape of excesses (k,), ascending; those of an exponential law as wide as the sample if there are too few."""
     k = len(excess)
     if k < 2:
         return spread, 0.0
@@ -64,6 +64,6 @@ def _pareto(excess: Float64, spread: float) -> tuple[float, float]:
 
 
 def _spread(ordered: Float64) -> float:
-    """A width for a sample whose tail has none: its deviation, or its size where it is constant."""
+    """Return a width for a sample whose tail has none: its deviation, or its size if it is constant."""
     deviation = float(ordered.std())
     return deviation if deviation > 0 else max(abs(float(ordered[-1])), 1.0)

@@ -53,9 +53,9 @@ class EncodedTable:
 def encode(
     table: Mapping[str, Array], spec: TableSpec, *, unknown: bool = False, missing: bool = False
 ) -> EncodedTable:
-    """Columns (n,) of numbers, texts or objects to float32 (n, width).
+    """Encode columns (n,) of numbers, texts or objects as float32 (n, width).
 
-    `unknown` allows categories never seen in training, `missing` values that are missing. Raises InvalidValue where a column is not there.
+    `unknown` allows categories never seen in training, `missing` values that are missing. Raises InvalidValue if a column is absent.
     """
     if absent := [name for name in spec.names if name not in table]:
         raise InvalidValue(
@@ -127,19 +127,15 @@ def _numbers(
     found = numbers(values, notation)
     found[absent] = np.nan
     for index in np.flatnonzero(np.isnan(found) & ~absent):
-        result.bad.setdefault(
-            int(index), f"{column.name}: {rows.not_a_number(values[index : index + 1].tolist()[0], column)}"
-        )
+        result.bad.setdefault(int(index), f"{column.name}: {rows.not_a_number(values.item(index), column)}")
     for index in np.flatnonzero(np.isinf(found)):
         result.bad.setdefault(int(index), f"{column.name}: {rows.not_finite(found[index])}")
     encoded: NDArray[np.float64] = rows.standardise(found, column)
     clipped = np.flatnonzero(np.abs(encoded) >= column.clip)
     for index in clipped:
-        result.warn(index, rows.is_clipped(values[index : index + 1].tolist()[0], column))
+        result.warn(index, rows.is_clipped(values.item(index), column))
     if len(clipped):
-        result.outside[column.name] = Outside(
-            len(clipped), reading.spelling(values[clipped[0] : clipped[0] + 1].tolist()[0])
-        )
+        result.outside[column.name] = Outside(len(clipped), reading.spelling(values.item(clipped[0])))
     return encoded
 
 

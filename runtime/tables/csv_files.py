@@ -48,7 +48,7 @@ class Opened:
 
     @property
     def notes(self) -> list[str]:
-        """What was assumed about the file, as far as it has been read."""
+        """The assumptions about the file, as far as it has been read."""
         latin = "the file is not UTF-8; it was read as Latin-1 (Windows-1252): if texts look wrong, save it as UTF-8"
         return [latin] if self.text.encoding == "latin-1" else []
 
@@ -69,13 +69,9 @@ def open_csv(source: IO[bytes], wanted: Collection[str] | None = None) -> Opened
     Raises Malformed for a file that is no CSV, or that has two columns of a name that is read.
     """
     raw = dialect.Text(source)
-    text = io.BufferedReader(raw, 64 * 2**10)
-    head = text.read(BLOCK_BYTES)
-    if not head.strip():
-        raise Malformed("file: is empty", field="file")
+    head, content, text = _begin(raw)
     if b"\0" in head and not wanted:
         raise Malformed("file: holds NUL bytes, as binary files do; save the table as CSV in UTF-8", field="file")
-    content = head.decode("utf-8", "ignore")  # the last character may be cut
     if other := OTHERS.match(content):
         raise Malformed(
             f"file: begins with {shown(other.group())}, as JSON and HTML do; save the table as CSV or Parquet",
@@ -94,6 +90,15 @@ def open_csv(source: IO[bytes], wanted: Collection[str] | None = None) -> Opened
     return Opened(form, _batches(_Joined(rest, text), form, places), raw)
 
 
+def _begin(raw: dialect.Text) -> tuple[bytes, str, io.BufferedReader[Any]]:
+    """Read the first block of a file. Return it as bytes and as text, and the rest of the file. Raises Malformed for an empty file."""
+    rest = io.BufferedReader(raw, 64 * 2**10)
+    head = rest.read(BLOCK_BYTES)
+    if not head.strip():
+        raise Malformed("file: is empty", field="file")
+    return head, head.decode("utf-8", "ignore"), rest  # the last character may be cut
+
+
 def two_columns(name: str) -> Malformed:
     """Return the error for a name that two columns of a file share."""
     return Malformed(f"file: two columns are called {shown(name)}; rename or remove one of them", field="file")
@@ -105,11 +110,7 @@ def text_rows(source: IO[bytes], wanted: Collection[str] = ()) -> Iterator[tuple
     The form of the file is found as `open_csv` finds it, but pyarrow is not needed. Rows have as many cells as they have. Raises Malformed,
     TooLarge or csv.Error for a file that is no CSV.
     """
-    text = io.BufferedReader(dialect.Text(source), 64 * 2**10)
-    head = text.read(BLOCK_BYTES)
-    if not head.strip():
-        raise Malformed("file: is empty", field="file")
-    content = head.decode("utf-8", "ignore")
+    head, content, text = _begin(dialect.Text(source))
     form = dialect.find(content, wanted)
     yield 0, list(form.header)
     rest = _Joined(head[len(content[: form.skip].encode()) :], text)

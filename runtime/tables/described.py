@@ -1,4 +1,4 @@
-"""Descriptions of a table's columns for people: what was decided about each, and which changes a model cannot see."""
+"""Descriptions of a table's columns for people: the decision about each, and the changes that a model cannot see."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ TRANSFORMS = {"identity": "", "log1p": ", log(1 + v)", "quantile": ", by quantil
 
 @dataclass(frozen=True)
 class Description:
-    """What was decided about one column."""
+    """The decision about one column."""
 
     column: str
     kind: str  # numeric, category, constant or left out

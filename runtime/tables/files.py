@@ -330,7 +330,7 @@ def _of_parquet(column: Any, name: str, chunk: Chunk) -> Array:
         return of_arrow(column)
     places = column.indices.fill_null(-1).to_numpy(zero_copy_only=False)
     used, inverse = np.unique(places, return_inverse=True)
-    texts = column.dictionary.take(_indices(used[used >= 0]))
+    texts = column.dictionary.take(used[used >= 0])
     sizes = _sizes(texts)
     long = np.concatenate([np.zeros(int((used < 0).sum()), np.int64), sizes])
     for at in np.flatnonzero(long[inverse] > CELL_BYTES).tolist():
@@ -357,12 +357,6 @@ def _exact_values(column: Any, name: str, chunk: Chunk) -> Any:
     return short.take(indices).cast(
         pyarrow.string() if types.is_large_string(kind) or types.is_string_view(kind) else kind
     )
-
-
-def _indices(places: Array) -> Any:
-    import pyarrow
-
-    return pyarrow.array(places, pyarrow.int64())
 
 
 def _sizes(texts: Any) -> NDArray[np.int64]:

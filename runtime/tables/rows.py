@@ -1,6 +1,6 @@
 """Table rows to and from encoded float32 arrays: the one place for scaling, categories and their errors.
 
-What a value means is said by runtime.tables.values. A text that spells no number in a numeric column, or a number that is not finite, is an
+runtime.tables.values says what a value means. A text that spells no number in a numeric column, or a number that is not finite, is an
 error that names row and column. Where the caller allows it (scoring does), a category never seen in training becomes a block of zeros, a
 missing value NaN, and both are reported. runtime.tables.columns does the same for whole columns.
 """
@@ -30,7 +30,7 @@ Row = Mapping[str, Any] | Sequence[Any]
 def encode(
     rows: Sequence[Row], spec: TableSpec, *, unknown: bool = False, missing: bool = False, field: str = "rows"
 ) -> tuple[Float32, list[list[str]]]:
-    """Rows (objects by column, or arrays in column order) to float32 (n, width), with warnings by row.
+    """Encode rows (objects by column, or arrays in column order) as float32 (n, width), with warnings by row.
 
     `unknown` allows categories never seen in training, `missing` values that are null or left out. Raises InvalidValue naming row and
     column.
@@ -151,7 +151,7 @@ def standardise(values: Any, column: NumericColumn) -> Any:
 
 
 def transform(values: Any, column: NumericColumn) -> Any:
-    """t(value): the identity, log(1 + value) and its mirror image below 0, or the quantile transform."""
+    """Return t(value): the identity, log(1 + value) and its mirror image below 0, or the quantile transform."""
     if column.transform == "log1p":
         return np.sign(values) * np.log1p(np.abs(values))
     if column.transform == "quantile":
@@ -179,7 +179,7 @@ def _one_hot(
 
 
 def decode(encoded: NDArray[Any], spec: TableSpec, *, held: bool = True) -> list[dict[str, Any]]:
-    """Float (n, width) to rows by column: numbers unscaled, rounded and, where `held`, held to the training range, as what a model makes
+    """Return rows by column of encoded ones (n, width): numbers unscaled, rounded and, where `held`, held to the training range, as what a model makes
     is; the largest entry of each block. A value that is missing (NaN) is None."""
     columns: dict[str, list[Any]] = {}
     for column, block in spec.placed:
@@ -219,7 +219,7 @@ def clipped_at(column: NumericColumn) -> tuple[float, float]:
 
 
 def _inverse(values: NDArray[np.float64], column: NumericColumn) -> NDArray[np.float64]:
-    """The value for t(value)."""
+    """Return the value for t(value)."""
     if column.transform == "log1p":
         return np.asarray(np.sign(values) * np.expm1(np.abs(values)), np.float64)
     if column.transform == "quantile":

@@ -61,7 +61,7 @@ _MOMENT = re.compile(rf"{_WEEKDAY}({'|'.join(_DAY)})([T ,]+{_CLOCK})?{_ZONE}|{_C
 
 @dataclass(frozen=True)
 class Notation:
-    """How texts of a table are written: which ones stand for a missing value, and the sign before decimals."""
+    """The notation of a table's texts: those that stand for a missing value, and the sign before decimals."""
 
     missing: frozenset[str]  # in lower case
     decimal: Decimals = "."

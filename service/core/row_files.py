@@ -15,7 +15,7 @@ from typing import IO, Any
 import orjson
 
 from manifold.runtime.errors import InvalidValue, TooLarge, Unavailable
-from manifold.runtime.scores import bulk
+from manifold.runtime.scores import bulk, scored_rows
 from manifold.service.aside import LARGE, aside, later
 from manifold.service.core import failures
 from manifold.service.core.handling import Handling
@@ -84,7 +84,7 @@ async def spool(chunks: AsyncIterator[bytes], limit: int) -> IO[bytes]:
     return spooled
 
 
-async def _next(entry: Entry, parts: Iterator[bulk.ScoredRows | None]) -> bulk.ScoredRows | None:
+async def _next(entry: Entry, parts: Iterator[scored_rows.ScoredRows | None]) -> scored_rows.ScoredRows | None:
     """Return the next chunk, from the model's own worker, in turn with all other runs; None at the end.
 
     Each chunk of a budget's first pass takes its own turn too, so that other requests go on and a client that has left ends the work.
@@ -96,7 +96,7 @@ async def _next(entry: Entry, parts: Iterator[bulk.ScoredRows | None]) -> bulk.S
             return part
 
 
-def _step(parts: Iterator[bulk.ScoredRows | None]) -> tuple[bool, bulk.ScoredRows | None]:
+def _step(parts: Iterator[scored_rows.ScoredRows | None]) -> tuple[bool, scored_rows.ScoredRows | None]:
     """Return whether there was a step left, and its result."""
     for part in parts:
         return True, part
@@ -105,8 +105,8 @@ def _step(parts: Iterator[bulk.ScoredRows | None]) -> tuple[bool, bulk.ScoredRow
 
 async def _lines(
     entry: Entry,
-    first: bulk.ScoredRows | None,
-    parts: Iterator[bulk.ScoredRows | None],
+    first: scored_rows.ScoredRows | None,
+    parts: Iterator[scored_rows.ScoredRows | None],
     spooled: IO[bytes],
     metrics: Metrics,
     *,
@@ -119,7 +119,7 @@ async def _lines(
             if part.judged is not None:
                 last = part.judged
                 metrics.scores.add(entry, part.judged.parts)
-            yield await aside(functools.partial(bulk.lines, part))
+            yield await aside(functools.partial(scored_rows.lines, part))
             part = await _next(entry, parts)
         assert entry.model is not None
         threshold = {} if last is None else threshold_of(entry.model.calibrated, last)

@@ -69,7 +69,7 @@ OTHERS = "*"  # the name that states a kind for every number that has none of it
 
 @dataclass(frozen=True)
 class ColumnSettings:
-    """What is stated about columns, by name. Everything else follows from the data by rules."""
+    """Statements about columns, by name. Everything else follows from the data by rules."""
 
     decimals: Mapping[str, int] = field(default_factory=dict)
     units: Mapping[str, str] = field(default_factory=dict)
@@ -86,6 +86,11 @@ class ColumnSettings:
                     field=name,
                     valid=list(KINDS),
                 )
+
+    @property
+    def notation(self) -> Notation:
+        """The notation of texts that these settings state."""
+        return Notation.of(self.missing, self.decimal)
 
 
 def fit(table: Mapping[str, Array], stated: ColumnSettings | None = None) -> TableSpec:
@@ -120,7 +125,7 @@ def fit(table: Mapping[str, Array], stated: ColumnSettings | None = None) -> Tab
 
 def _fit_column(name: str, values: Array, stated: ColumnSettings) -> NumericColumn | CategoricalColumn | str:
     """Return the column, or why it is left out."""
-    kind, notation = stated.kinds.get(name), Notation.of(stated.missing, stated.decimal)
+    kind, notation = stated.kinds.get(name), stated.notation
     if kind == "ignore":
         return "left out on request"
     if _is_nested(values):
@@ -137,7 +142,7 @@ def _fit_column(name: str, values: Array, stated: ColumnSettings) -> NumericColu
         return _categorical(name, present, notation, np.isnan(numbers))
     finite = np.isfinite(numbers)
     if not finite.any():
-        first = present[:1].tolist()[0]
+        first = present.item(0)
         said = shown(first) if isinstance(first, str) else cut(spelling(first))
         raise TrainingError(
             f"column {shown(name)}: {said} is not a finite number; leave out --column {cut(name)}={kind}",
@@ -170,7 +175,7 @@ def _kind(present: Array, numbers: NDArray[np.float64], notation: Notation, othe
         if (written := _as_moments(numbers)) is not None:
             return (
                 "ignore",
-                f"{_moments(spelling(present[:1].tolist()[0]) + written)}; --column NAME=numeric takes it as a number",
+                f"{_moments(spelling(present.item(0)) + written)}; --column NAME=numeric takes it as a number",
             )
         return otherwise, ""
     if np.mean([is_moment(value) for value in present.tolist()]) >= MOMENTS:
@@ -232,7 +237,7 @@ def _categorical(name: str, present: Array, notation: Notation, wrong: NDArray[n
         return f"has a text of {longest} characters, the limit is {files.CELL_BYTES // 4}"
     if len(names) > MAX_STRINGS or (wrong.any() and len(names) > max(2, len(present) // 2)):
         if 0 < wrong.mean() < MOSTLY:
-            text = shown(spelling(present[wrong][:1].tolist()[0]))
+            text = shown(spelling(present[wrong].item(0)))
             return (
                 f"{MIXED} in {wrong.sum()} of {len(present)} rows, such as {text}; if that stands for a missing value, name it by "
                 f"--missing {text}, beside the others that the file has"
@@ -293,14 +298,14 @@ def row_numbers(table: Mapping[str, Array], stated: ColumnSettings) -> dict[str,
     Such are whole numbers without repetition that rise or fall from row to row, or that lie so close together that chance would repeat some;
     and columns with a name that stands for none. A new row's number would lie beyond those of training, or between them.
     """
-    notation, found = Notation.of(stated.missing, stated.decimal), {}
+    found = {}
     for name, values in table.items():
         if name in stated.kinds or _is_nested(values):
             continue
         if NO_NAME.fullmatch(name):
             found[name] = files.UNNAMED
             continue
-        numbers = columns.numbers(values, notation)
+        numbers = columns.numbers(values, stated.notation)
         if len(numbers) < LEAST_NUMBERED or not np.isfinite(numbers).all() or (numbers != np.floor(numbers)).any():
             continue
         steps = np.diff(numbers)
@@ -320,7 +325,7 @@ def _are_dealt_out(numbers: NDArray[np.float64]) -> bool:
 
 def hints(table: Mapping[str, Array], spec: TableSpec, stated: ColumnSettings) -> list[str]:
     """Return sentences about the columns of a table that might be numbers, and are taken as texts since values are written in other ways."""
-    notation, found = Notation.of(stated.missing, stated.decimal), []
+    notation, found = stated.notation, []
     texts = [column.name for column in spec.columns if isinstance(column, CategoricalColumn)]
     texts += [name for name, reason in spec.ignored.items() if reason.startswith((IDENTIFIER, MIXED))]
     for name in texts:

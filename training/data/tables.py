@@ -15,6 +15,7 @@ from manifold.runtime.errors import LISTED, cut, shown
 from manifold.runtime.kinds.table import TableSpec
 from manifold.runtime.scores import bulk, recalibration
 from manifold.runtime.tables import columns, files, truth
+from manifold.runtime.tables.columns import EncodedTable
 from manifold.runtime.tables.schema import CategoricalColumn, NumericColumn
 from manifold.runtime.tables.truth import ANOMALOUS, OTHER, UNLABELLED, Truth
 from manifold.runtime.tables.values import MISSING, Notation, spelling, text_of
@@ -63,7 +64,7 @@ def of_file(
     told = None if roles is None else roles.truth
     whole = reading.read(
         path,
-        Notation.of(stated.missing),
+        stated.notation,
         lambda names: () if told is None else [truth.parse(told, list(names)).column],
     )
     stated = replace(stated, decimal=whole.notation.decimal, left_out=whole.left_out)
@@ -97,7 +98,7 @@ def from_table(
     roles, n = roles or Roles(), _rows(table)
     stated = _without_learning(table, stated or ColumnSettings(), label, roles)
     numbers = np.arange(1, n + 1) if numbers is None else numbers
-    marks, rule, notes = _marks(table, roles.truth, Notation.of(stated.missing, stated.decimal))
+    marks, rule, notes = _marks(table, roles.truth, stated.notation)
     places = _split(marks)
     if len(places["train"]) + len(places["calibration"]) + len(places["test"]) < LEAST_ROWS:
         known = f"; {(marks == ANOMALOUS).sum()} of its {n} rows are known anomalies" if rule else ""
@@ -294,17 +295,14 @@ def from_parts(
     out and written into `invalid`: by part, the place of each row with the reason. Raises TrainingError if the label is absent or has missing
     values, DataError for classes that the training rows lack, and for invalid values without `invalid`.
     """
+    stated = stated or ColumnSettings()
     classes: tuple[str, ...] | None = None
     labels = {part: np.full(_rows(table), -1, np.int64) for part, table in parts.items()}
     if label is not None:
-        column = _classes(parts["train"], label, stated or ColumnSettings())
+        column = _classes(parts["train"], label, stated)
         classes = column.categories
         # the classes of anomalies are not used
-        labels |= {
-            part: _labels(part, table, column, stated or ColumnSettings())
-            for part, table in parts.items()
-            if part != "anomalies"
-        }
+        labels |= {part: _labels(part, table, column, stated) for part, table in parts.items() if part != "anomalies"}
     left = {part: {key: values for key, values in table.items() if key != label} for part, table in parts.items()}
     spec = schema.fit(left["train"], stated)
     made = {}
@@ -312,8 +310,8 @@ def from_parts(
         encoded = spec.encode(table, missing=True)
         if invalid is not None:
             invalid[part] = encoded.bad
-        elif encoded.bad:
-            raise DataError(f"data: {part} row {min(encoded.bad) + 1}: {encoded.bad[min(encoded.bad)]}")
+        else:
+            _check_valid(part, encoded)
         valid = np.delete(np.arange(len(encoded.data)), list(encoded.bad))
         made[part] = Arrays(encoded.data[valid], labels[part][valid])
     return Data(
@@ -328,6 +326,13 @@ def from_parts(
         folds=folds,
         licence=licence,
     )
+
+
+def _check_valid(part: str, encoded: EncodedTable) -> None:
+    """Raise DataError for the first row that could not be encoded."""
+    if encoded.bad:
+        row = min(encoded.bad)
+        raise DataError(f"data: {part} row {row + 1}: {encoded.bad[row]}")
 
 
 def _invalid(reasons: Mapping[int, str]) -> list[str]:
@@ -363,17 +368,14 @@ def _classes(train: Table, label: str, stated: ColumnSettings) -> CategoricalCol
     """Return the column of classes, fitted on the training rows."""
     if label not in train:
         raise TrainingError(f"label: there is no column {label!r}", field="label", valid=list(train))
-    notation = Notation.of(stated.missing, stated.decimal)
-    present = train[label][~columns.missing_values(train[label], notation)]
+    present = train[label][~columns.missing_values(train[label], stated.notation)]
     if len(classes := {spelling(value) for value in present.tolist()}) == 1:
         raise TrainingError(
             f"label: all rows to learn from have the single class {shown(*classes)} in column {shown(label)}; leave --label out",
             field="label",
         )
-    kinds = {label: "categorical"}
-    column = schema.fit(
-        {label: train[label]}, ColumnSettings(kinds=kinds, missing=stated.missing, decimal=stated.decimal)
-    ).columns[0]
+    settings = ColumnSettings(kinds={label: "categorical"}, missing=stated.missing, decimal=stated.decimal)
+    (column,) = schema.fit({label: train[label]}, settings).columns
     assert isinstance(column, CategoricalColumn)
     return column
 
@@ -381,8 +383,6 @@ def _classes(train: Table, label: str, stated: ColumnSettings) -> CategoricalCol
 def _labels(part: str, table: Table, column: CategoricalColumn, stated: ColumnSettings) -> Array:
     """Return the class of each row, int64 (n,). Raises DataError for the first row without a known one."""
     block = columns.encode(table, TableSpec(columns=(column,), missing=stated.missing, decimal=stated.decimal))
-    if block.bad:
-        row = min(block.bad)
-        raise DataError(f"data: {part} row {row + 1}: {block.bad[row]}")
+    _check_valid(part, block)
     classes: Array = block.data.argmax(axis=1).astype(np.int64)
     return classes

@@ -49,7 +49,7 @@ def stated(name: str, options: Mapping[str, str | bool | None]) -> str:
     Raises TrainingError for options of anything else than a folder.
     """
     given = {key: "1" if value is True else value for key, value in options.items() if value}
-    if name.replace("-", "_") not in _stems() and folder.is_folder(name):
+    if _is_folder(name):
         return folder.stated(name, {key: str(value) for key, value in given.items()})
     if given:
         raise TrainingError(f"{next(iter(given))}: is an option of folders of images, which {name!r} is not")
@@ -58,7 +58,7 @@ def stated(name: str, options: Mapping[str, str | bool | None]) -> str:
 
 def short(name: str) -> str:
     """Return a short name for folders and files that are made from a data set."""
-    if name.replace("-", "_") not in _stems() and folder.is_folder(name):
+    if _is_folder(name):
         return folder.parse(name)[0].name
     return Path(name).stem
 
@@ -72,11 +72,12 @@ def load_like(name: str, spec: Kind) -> Data:
     """Return a data set whose items a model of `spec` is to be judged by: as `load` does, and the images of a folder as the model reads them."""
     named = like(name, spec)
     data = load(named)
-    return (
-        dataclasses.replace(data, spec=spec)
-        if named.replace("-", "_") not in _stems() and folder.is_folder(named)
-        else data
-    )
+    return dataclasses.replace(data, spec=spec) if _is_folder(named) else data
+
+
+def _is_folder(name: str) -> bool:
+    """Return whether a name is that of a folder of images. The names of data sets come first."""
+    return name.replace("-", "_") not in _stems() and folder.is_folder(name)
 
 
 def _stems() -> set[str]:

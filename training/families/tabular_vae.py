@@ -14,7 +14,6 @@ from typing import Any, TypeVar
 from pydantic import Field
 
 from manifold.runtime.kinds.table import TableSpec
-from manifold.runtime.tables.schema import NumericColumn
 from manifold.training.data import Data
 from manifold.training.families import vae
 from manifold.training.families.vae import build, draw, evaluate, exports, monitor, phases, report
@@ -49,7 +48,7 @@ C = TypeVar("C", bound=Config)
 def resolve(config: C, data: Data) -> C:
     """Return the config with what depends on the data filled in. Raises InvalidValue for data that is no table."""
     spec = TableSpec.of(data.spec, f"data: {data.name}")
-    varying = sum(column.width for column in spec.columns if isinstance(column, NumericColumn) or column.width > 1)
+    varying = spec.shape[0] - int(spec.constants.sum())
     size = config.latent_dim or min(max((varying + 1) // 2, LATENT[0]), LATENT[1])
     config = config.changed(latent_dim=size)
     if config.mixed:

@@ -23,20 +23,17 @@ class Neighbours(nn.Module):
         self.register_buffer("points", references.contiguous())  # (N, D)
         self.k = min(k, len(references))
 
-    def _nearest(self, x: Tensor, k: int, added: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Return the indices of the k nearest by the product, and their distances, (B, k) each."""
-        half = 0.5 * (self.points * self.points).sum(1)
-        nearest = (half - x @ self.points.T).topk(k, dim=1, largest=False).indices
-        differences = x[:, None] - self.points[nearest]  # (B, k, D)
-        squared = per_item((differences * differences).flatten(0, 1)).view(-1, k)
-        return nearest, (squared if added is None else squared + added[:, None]).sqrt()
-
     def find(self, x: Tensor, added: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return the indices of the k nearest and their distances, (B, k) each, nearest first.
 
         They are picked among more candidates, by the distances themselves. `added` (B,) is added to the squared distances.
         """
-        nearest, distances = self._nearest(x, min(CANDIDATES * self.k, len(self.points)), added)
+        k = min(CANDIDATES * self.k, len(self.points))
+        half = 0.5 * (self.points * self.points).sum(1)
+        nearest = (half - x @ self.points.T).topk(k, dim=1, largest=False).indices
+        differences = x[:, None] - self.points[nearest]  # (B, k, D)
+        squared = per_item((differences * differences).flatten(0, 1)).view(-1, k)
+        distances = (squared if added is None else squared + added[:, None]).sqrt()
         best = distances.topk(self.k, dim=1, largest=False)
         return nearest.gather(1, best.indices), best.values
 

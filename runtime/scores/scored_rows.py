@@ -1,0 +1,160 @@
+"""Scored rows as files: NDJSON (a line a row, as /anomaly-score gives items, with its `row`) or Parquet (flat columns)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import IO, Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from manifold.runtime.scores import decisions
+from manifold.runtime.scores.decisions import Judged
+from manifold.runtime.tables.columns import Outside
+
+
+@dataclass
+class ScoredRows:
+    """Rows of a chunk, in their order. `bad` are those that could not be scored, by number, with the reason."""
+
+    numbers: NDArray[np.int64]  # (n,), of the rows that were scored
+    judged: Judged | None  # None if no row was scored
+    warnings: list[list[str]]
+    explanations: list[dict[str, Any] | None] | None  # of the rows that are flagged, if they were asked for
+    bad: dict[int, str]
+    carried: CarriedValues | None = None  # None if no columns are copied to the output
+    notes: list[str] = field(default_factory=list)  # about the file, with its first chunk
+    outside: dict[str, Outside] = field(default_factory=dict)  # by column
+
+
+@dataclass
+class CarriedValues:
+    """The columns of a chunk that are copied to the output, as pyarrow arrays (n,), and those of its bad rows by number."""
+
+    id: Any | None
+    passed: dict[str, Any]
+    of_bad: dict[int, dict[str, Any]]  # fields of the output; none of a row whose number of cells is wrong
+
+    def fields(self, n: int) -> list[dict[str, Any]]:
+        """Return the fields `id` and `passed` of each row."""
+        ids = [{}] * n if self.id is None else [{"id": value} for value in self.id.to_pylist()]
+        if not self.passed:
+            return ids
+        columns = [column.to_pylist() for column in self.passed.values()]
+        rows = (dict(zip(self.passed, values, strict=True)) for values in zip(*columns, strict=True))
+        return [{**one, "passed": row} for one, row in zip(ids, rows, strict=True)]
+
+
+class Writer(Protocol):
+    """A writer of scored rows."""
+
+    def write(self, scored: ScoredRows) -> None: ...
+
+    def close(self) -> None: ...
+
+
+def lines(scored: ScoredRows) -> bytes:
+    """Return the chunk as NDJSON, in the rows' order; a row that could not be scored has its `error` instead of a score."""
+    import orjson
+
+    entries: list[tuple[int, dict[str, Any]]] = []
+    if scored.judged is not None:
+        carried = [{}] * len(scored.numbers) if scored.carried is None else scored.carried.fields(len(scored.numbers))
+        for i, number in enumerate(scored.numbers.tolist()):
+            entry = {"row": number, **carried[i], **scored.judged.item(i), "warnings": scored.warnings[i]}
+            if scored.explanations is not None:
+                entry["explanation"] = scored.explanations[i]
+            entries.append((number, entry))
+    entries += [(entry["row"], entry) for entry in _rejected(scored)]
+    return b"".join(
+        orjson.dumps(entry, option=orjson.OPT_APPEND_NEWLINE, default=str)
+        for _, entry in sorted(entries, key=lambda e: e[0])
+    )
+
+
+def _rejected(scored: ScoredRows) -> list[dict[str, Any]]:
+    """Return the rows that could not be scored, each with its reason and what is copied of it."""
+    of_bad = {} if scored.carried is None else scored.carried.of_bad
+    return [{"row": number, **of_bad.get(number, {}), "error": reason} for number, reason in scored.bad.items()]
+
+
+class NdjsonWriter:
+    """A writer of NDJSON, with a line for each row."""
+
+    def __init__(self, out: IO[bytes]) -> None:
+        self.out = out
+
+    def write(self, scored: ScoredRows) -> None:
+        self.out.write(lines(scored))
+
+    def close(self) -> None:
+        self.out.flush()
+
+
+class ParquetWriter:
+    """A writer of Parquet, with flat columns: row, score, p_value, is_anomaly, band, risk, state, warnings, and part.NAME with part.NAME.p_value.
+
+    After `row` come id and passed.NAME if the file has them, in its types.
+
+    Rows that could not be scored are not in it; `rejected` takes them as NDJSON.
+    """
+
+    def __init__(self, out: IO[bytes], rejected: IO[bytes]) -> None:
+        self.out, self.rejected = out, rejected
+        self._writer: Any = None
+
+    def write(self, scored: ScoredRows) -> None:
+        import orjson
+        import pyarrow
+        from pyarrow import parquet
+
+        for entry in _rejected(scored):
+            self.rejected.write(orjson.dumps(entry, option=orjson.OPT_APPEND_NEWLINE, default=str))
+        judged, n = scored.judged, len(scored.numbers)
+        if judged is None:
+            return
+        made: dict[str, Any] = {
+            "row": scored.numbers,
+            **_copied(scored.carried),
+            "score": judged.score,
+            "p_value": pyarrow.nulls(n, pyarrow.float64()) if judged.p_value is None else judged.p_value,
+            "is_anomaly": pyarrow.array(judged.flagged, mask=judged.undecided),
+            "band": _names(judged.bands, decisions.BANDS, n, judged.undecided),
+            "risk": pyarrow.nulls(n, pyarrow.int64()) if judged.risk is None else judged.risk,
+            "state": _names(judged.states, decisions.STATES, n),
+            "warnings": pyarrow.array(scored.warnings, pyarrow.list_(pyarrow.string())),
+        }
+        for name, (values, p) in judged.parts.items():
+            made[f"part.{name}"] = values
+            made[f"part.{name}.p_value"] = pyarrow.nulls(n, pyarrow.float64()) if p is None else p
+        if scored.explanations is not None:
+            made["explanation"] = pyarrow.array([orjson.dumps(each).decode() for each in scored.explanations])
+        table = pyarrow.table(made)
+        if self._writer is None:
+            self._writer = parquet.ParquetWriter(self.out, table.schema)
+        self._writer.write_table(table)
+
+    def close(self) -> None:
+        if self._writer is not None:
+            self._writer.close()
+
+
+def _copied(carried: CarriedValues | None) -> dict[str, Any]:
+    """Return the columns that are copied, by their names in the output."""
+    if carried is None:
+        return {}
+    ids = {} if carried.id is None else {"id": carried.id}
+    return {**ids, **{f"passed.{name}": column for name, column in carried.passed.items()}}
+
+
+def _names(
+    places: NDArray[np.int64] | None, names: tuple[str, ...], n: int, absent: NDArray[np.bool_] | None = None
+) -> Any:
+    """Return places as texts, each stored once; null where `absent`."""
+    import pyarrow
+
+    if places is None:
+        return pyarrow.nulls(n, pyarrow.string())
+    return pyarrow.DictionaryArray.from_arrays(
+        pyarrow.array(places.astype(np.int8), mask=absent), pyarrow.array(names)
+    ).cast(pyarrow.string())
