@@ -215,6 +215,14 @@ def _fast(pytestconfig: pytest.Config) -> Iterator[None]:
 
 
 @pytest.fixture(scope="session", autouse=True)
+def _quick_drawings() -> Iterator[None]:
+    """Figures are drawn without making room for their labels, which takes most of the time of an export of rows."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("matplotlib.layout_engine.ConstrainedLayoutEngine.execute", lambda *_: None)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
 def _plain_log() -> None:
     """The service's own log format, without its debug lines."""
     logs.configure("text")
