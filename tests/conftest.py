@@ -189,6 +189,30 @@ def client() -> Iterator[TestClient]:
         yield client
 
 
+@pytest.fixture(scope="session")
+def forms_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The artifacts of tests/forms.py, which no test changes."""
+    from tests import forms  # it needs this module
+
+    root = tmp_path_factory.mktemp("forms")
+    forms.all_forms(root)
+    return root
+
+
+@pytest.fixture(scope="session")
+def forms_models(forms_root: Path) -> dict[str, Model]:
+    return {path.name: load(path) for path in forms_root.iterdir()}
+
+
+@pytest.fixture(scope="session")
+def forms_client(forms_root: Path) -> Iterator[TestClient]:
+    """The service on these artifacts, ready."""
+    from tests import forms
+
+    with forms.client(forms_root) as client:
+        yield client
+
+
 def wait_until_ready(client: TestClient) -> None:
     """Loading runs in a thread; a machine that does much else may take long."""
     until = time.monotonic() + 180
@@ -211,6 +235,14 @@ def _fast(pytestconfig: pytest.Config) -> Iterator[None]:
         if pytestconfig.getoption("--fast"):
             patch.setattr(Loop, "run_phases", skip)
             patch.setattr(graphs, "to_onnx", skip)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _quick_drawings() -> Iterator[None]:
+    """Figures are drawn without making room for their labels, which takes most of the time of an export of rows."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("matplotlib.layout_engine.ConstrainedLayoutEngine.execute", lambda *_: None)
         yield
 
 

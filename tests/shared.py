@@ -11,15 +11,20 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
+import onnxruntime
 import pytest
+import torch
 from filelock import FileLock
 
 from manifold.training import export as exporting
 from manifold.training import families, runs
 from manifold.training.data import Arrays, Data, Part
+from manifold.training.exporting import graphs
+from manifold.training.exporting.tasks import Task
 from manifold.training.train import train
 
 FOLDER = "TESTS_SHARED"  # set by tests/conftest.py for the processes of one test run
@@ -71,6 +76,15 @@ def export(run: runs.TrainingRun, name: str, root: Path, *, data: Data, backend:
     shared = once(_key(_weights(run), name, backend, _digest(data)), make)
     shutil.copytree(shared, root, dirs_exist_ok=True)
     return root / name / "1"
+
+
+def run_as_onnx(task: Task, inputs: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """Return the outputs of a single task as an ONNX graph, which is written into `folder`."""
+    given = [torch.from_numpy(inputs[spec.role][:3]) for spec in task.inputs]
+    graphs.save_onnx({"task": graphs.task_to_onnx(task, given)}, folder)
+    session = onnxruntime.InferenceSession(str(folder / "task.onnx"))
+    found = session.run(None, {spec.role: inputs[spec.role] for spec in task.inputs})
+    return {output.name: array for output, array in zip(session.get_outputs(), found, strict=True)}
 
 
 def _weights(run: runs.TrainingRun) -> str:

@@ -13,7 +13,6 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-import torch
 from starlette.testclient import TestClient
 from typer.testing import CliRunner
 
@@ -34,7 +33,6 @@ from manifold.training import export as exporting
 from manifold.training import runs
 from manifold.training.data import Data
 from manifold.training.errors import TrainingError
-from manifold.training.exporting import graphs
 from manifold.training.exporting.tasks import Task
 from manifold.training.train import trained_model
 from tests import foreign, shared
@@ -200,12 +198,8 @@ def test_other_likelihoods_export_too(tmp_path: Path, digits: Data, name: str, c
         **example_inputs(model.manifest.tasks["score"], model.manifest, 5),
         "data": digits.inputs(digits.test)[:5],
     }
-    given = [torch.from_numpy(inputs[spec.role][:3]) for spec in task.inputs]
-    graphs.save_onnx({"score": graphs.task_to_onnx(task, given)}, tmp_path)
-    session = onnxruntime.InferenceSession(str(tmp_path / "score.onnx"))
-    found = session.run(None, {spec.role: inputs[spec.role] for spec in task.inputs})
-    for output, array in zip(session.get_outputs(), found, strict=True):
-        np.testing.assert_allclose(array, task(inputs)[output.name], rtol=1e-4, atol=1e-4)
+    for role, array in shared.run_as_onnx(task, inputs, tmp_path).items():
+        np.testing.assert_allclose(array, task(inputs)[role], rtol=1e-4, atol=1e-4)
 
 
 # --- loading what is broken ---
@@ -369,7 +363,6 @@ def test_the_runtime_does_not_phone_home() -> None:
 
 
 def test_the_reason_for_no_cuda_is_found() -> None:
-    import onnxruntime
 
     from manifold.runtime.graphs import backends
 

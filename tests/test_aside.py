@@ -20,7 +20,7 @@ from manifold.runtime import codecs, imaging
 from manifold.runtime.errors import Malformed, TooLarge
 from manifold.runtime.kinds.image import ImageSpec
 from manifold.runtime.kinds.table import TableSpec
-from manifold.runtime.scores import bulk
+from manifold.runtime.scores import scored_rows
 from manifold.service import aside as module
 from manifold.service import security
 from manifold.service.aside import LARGE, aside, later
@@ -150,7 +150,7 @@ def test_small_requests_stay_on_it(service: Served, monkeypatch: pytest.MonkeyPa
 def test_files_are_spooled_off_the_event_loop(service: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = Seen(monkeypatch, tempfile.SpooledTemporaryFile, "write")
     closed = Seen(monkeypatch, tempfile.SpooledTemporaryFile, "close")
-    scored = Seen(monkeypatch, bulk, "lines")
+    scored = Seen(monkeypatch, scored_rows, "lines")
     line = ",".join(str(value) for value in ROW.values())
     content = (",".join(ROW) + "\n" + f"{line}\n" * 4000).encode()
     answer = service.client.post(

@@ -14,6 +14,7 @@ import grpc
 import numpy as np
 import pyarrow as pa
 import pytest
+from click.testing import Result
 from pyarrow import parquet
 from pydantic import ValidationError
 from typer.testing import CliRunner
@@ -236,6 +237,13 @@ def test_a_recorded_column_that_the_file_lacks_is_said_once(model: Model) -> Non
     assert {json.dumps(copied(line)) for line in lines} == {'["absent", {"shop": "X"}]'}
 
 
+def scored_by_command(models: Path, folder: Path, content: bytes, *options: str) -> Result:
+    """Score a CSV file by the command, which writes `out.ndjson` into the folder."""
+    (folder / "rows.csv").write_bytes(content)
+    paths = [str(folder / "rows.csv"), "--models", str(models), "-o", str(folder / "out.ndjson")]
+    return CliRunner().invoke(cli.app, ["score", *paths, "--model", "rows", *options])
+
+
 @pytest.mark.parametrize(
     ("options", "fields"),
     [
@@ -248,59 +256,21 @@ def test_a_recorded_column_that_the_file_lacks_is_said_once(model: Model) -> Non
 def test_the_command_replaces_the_id_and_adds_columns(
     folder: Path, tmp_path: Path, options: tuple[str, ...], fields: tuple[Any, ...]
 ) -> None:
-    (tmp_path / "rows.csv").write_bytes(CSV)
-    out = tmp_path / "out.ndjson"
-    arguments = [
-        "score",
-        str(tmp_path / "rows.csv"),
-        "--model",
-        "rows",
-        "--models",
-        str(folder),
-        "-o",
-        str(out),
-        "--quiet",
-        *options,
-    ]
-    result = CliRunner().invoke(cli.app, arguments)
+    result = scored_by_command(folder, tmp_path, CSV, "--quiet", *options)
     assert result.exit_code == 0, result.output
-    assert copied(json.loads(out.read_text().splitlines()[0])) == fields
+    assert copied(json.loads((tmp_path / "out.ndjson").read_text().splitlines()[0])) == fields
 
 
 @pytest.mark.parametrize("option", ["--id", "--keep"])
 def test_a_column_that_the_command_names_must_be_there(folder: Path, tmp_path: Path, option: str) -> None:
-    (tmp_path / "rows.csv").write_bytes(CSV)
-    arguments = [
-        "score",
-        str(tmp_path / "rows.csv"),
-        "--model",
-        "rows",
-        "--models",
-        str(folder),
-        "-o",
-        str(tmp_path / "o.ndjson"),
-        option,
-        "nope",
-    ]
-    result = CliRunner().invoke(cli.app, arguments)
+    result = scored_by_command(folder, tmp_path, CSV, option, "nope")
     assert isinstance(result.exception, InvalidValue)
     assert "has no column 'nope' to copy to the output; it has 'order', 'price'" in result.exception.message
-    assert not (tmp_path / "o.ndjson").exists()
+    assert not (tmp_path / "out.ndjson").exists()
 
 
 def test_the_command_says_what_a_file_lacks(folder: Path, tmp_path: Path) -> None:
-    (tmp_path / "rows.csv").write_bytes(b"price,kind,weight,shop,code\n1.5,small,70,X,1\n")
-    arguments = [
-        "score",
-        str(tmp_path / "rows.csv"),
-        "--model",
-        "rows",
-        "--models",
-        str(folder),
-        "-o",
-        str(tmp_path / "o.ndjson"),
-    ]
-    result = CliRunner().invoke(cli.app, arguments)
+    result = scored_by_command(folder, tmp_path, b"price,kind,weight,shop,code\n1.5,small,70,X,1\n")
     assert result.output.count("warning: the file has no column 'order'") == 1
 
 

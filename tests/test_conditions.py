@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,65 +23,57 @@ from tests.forms import CLASSES, LONGEST, TEXTS, ask, pixels, png, refused
 LOOK = {"images": [png(0)]}
 
 
-@pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("forms")
-    forms.all_forms(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def models(root: Path) -> dict[str, Model]:
-    return {path.name: load(path) for path in root.iterdir()}
-
-
-@pytest.fixture(scope="module")
-def client(root: Path) -> Iterator[TestClient]:
-    with forms.client(root) as client:
-        yield client
-
-
 # --- conditions ---
 
 
-def test_the_long_form_of_one_condition_equals_the_short_one(client: TestClient, models: dict[str, Model]) -> None:
+def test_the_long_form_of_one_condition_equals_the_short_one(
+    forms_client: TestClient, forms_models: dict[str, Model]
+) -> None:
     for choice in ("dog", 1, ["dog", "cat"], {"dog": 0.5, "owl": 0.5}, "random"):
-        short = ask(client, "/sample", model="shaped", n=2, seed=1, **{"class": choice})
-        assert ask(client, "/sample", model="shaped", n=2, seed=1, conditions={"condition": {"class": choice}}) == short
-    for values in ([0.1, 2], [[0.1, 2], [0.3, 4]]):
-        short = ask(client, "/sample", model="measured", n=2, seed=1, condition=values)
+        short = ask(forms_client, "/sample", model="shaped", n=2, seed=1, **{"class": choice})
         assert (
-            ask(client, "/sample", model="measured", n=2, seed=1, conditions={"condition": {"values": values}}) == short
+            ask(forms_client, "/sample", model="shaped", n=2, seed=1, conditions={"condition": {"class": choice}})
+            == short
         )
-    plain = models["shaped"].sample(2, seed=1, classes=["dog", "cat"]).data
+    for values in ([0.1, 2], [[0.1, 2], [0.3, 4]]):
+        short = ask(forms_client, "/sample", model="measured", n=2, seed=1, condition=values)
+        assert (
+            ask(forms_client, "/sample", model="measured", n=2, seed=1, conditions={"condition": {"values": values}})
+            == short
+        )
+    plain = forms_models["shaped"].sample(2, seed=1, classes=["dog", "cat"]).data
     for condition in (ByClass(["dog", "cat"]), ByValues(np.eye(3)[[1, 0]]), BySeveral({"condition": ByClass([1, 0])})):
-        assert np.array_equal(models["shaped"].sample(2, seed=1, condition=condition).data, plain)
+        assert np.array_equal(forms_models["shaped"].sample(2, seed=1, condition=condition).data, plain)
 
 
-def test_texts_are_tokens_with_a_mask(client: TestClient, models: dict[str, Model]) -> None:
-    seen = next(operations.sample(models["captioned"].manifest, 2, seed=1, condition=ByText(("größer", "")))).inputs
+def test_texts_are_tokens_with_a_mask(forms_client: TestClient, forms_models: dict[str, Model]) -> None:
+    seen = next(
+        operations.sample(forms_models["captioned"].manifest, 2, seed=1, condition=ByText(("größer", "")))
+    ).inputs
     content = "größer".encode()
     assert seen["tokens"].tolist() == [[*content, *[0] * (LONGEST - len(content))], [0] * LONGEST]
     assert seen["token_mask"].sum(axis=1).tolist() == [len(content), 0]
     for name in ("captioned", "free"):
-        one = ask(client, "/sample", model=name, n=2, seed=1, conditions={"condition": {"texts": ["blue"]}})
-        each = ask(client, "/sample", model=name, n=2, seed=1, conditions={"condition": {"texts": ["blue", "red"]}})
+        one = ask(forms_client, "/sample", model=name, n=2, seed=1, conditions={"condition": {"texts": ["blue"]}})
+        each = ask(
+            forms_client, "/sample", model=name, n=2, seed=1, conditions={"condition": {"texts": ["blue", "red"]}}
+        )
         assert (
             one["images"] != each["images"] and pixels(one["images"][0]).tolist() == pixels(each["images"][0]).tolist()
         )
         assert each["conditions"] == {"condition": {"texts": ["blue", "red"]}}
 
 
-def test_a_text_that_is_left_open_is_one_of_the_examples(client: TestClient) -> None:
+def test_a_text_that_is_left_open_is_one_of_the_examples(forms_client: TestClient) -> None:
     for name in ("captioned", "free"):
-        drawn = ask(client, "/sample", model=name, n=16, seed=3)
+        drawn = ask(forms_client, "/sample", model=name, n=16, seed=3)
         texts = drawn["conditions"]["condition"]["texts"]
         assert set(texts) == set(TEXTS)
-        stated = ask(client, "/sample", model=name, n=16, seed=3, conditions={"condition": {"texts": texts}})
+        stated = ask(forms_client, "/sample", model=name, n=16, seed=3, conditions={"condition": {"texts": texts}})
         assert [pixels(text).tolist() for text in stated["images"]] == [
             pixels(text).tolist() for text in drawn["images"]
         ]
-        alone = ask(client, "/sample", model=name, n=1, first=9, seed=3)
+        alone = ask(forms_client, "/sample", model=name, n=1, first=9, seed=3)
         assert alone["conditions"]["condition"]["texts"] == texts[9:10] and alone["images"] == drawn["images"][9:10]
 
 
@@ -94,33 +85,33 @@ STATED: dict[str, Any] = {
 }
 
 
-def test_several_conditions_at_once(client: TestClient, models: dict[str, Model]) -> None:
-    made = ask(client, "/sample", model="several", n=2, seed=1, conditions=STATED)
+def test_several_conditions_at_once(forms_client: TestClient, forms_models: dict[str, Model]) -> None:
+    made = ask(forms_client, "/sample", model="several", n=2, seed=1, conditions=STATED)
     assert made["conditions"] == {
         "label": {"class": ["cat", "owl"]}, "pose": {"values": [[0.25], [0.25]]}, "caption": {"texts": ["a", "longer text"]},
     }  # fmt: skip
-    spec = models["several"].manifest.spec
+    spec = forms_models["several"].manifest.spec
     look = np.stack([spec.read([text], Reading(), "x").data[0] for text in STATED["look"]["images"]])
     parts: dict[str, One] = {
         "label": ByClass(["cat", "owl"]), "pose": ByValues(np.asarray([0.25])), "caption": ByText(("a", "longer text")), "look": ByItem(look)
     }  # fmt: skip
-    samples = models["several"].sample(2, seed=1, condition=BySeveral(parts))
+    samples = forms_models["several"].sample(2, seed=1, condition=BySeveral(parts))
     assert [pixels(text).tolist() for text in made["images"]] == imaging.to_uint8(samples.data, spec)[:, 0].tolist()  # type: ignore[arg-type]
     for item in (0, 1):  # no item depends on its batch-mates
         own = {
             name: {key: values[item : item + 1] if len(values) == 2 else values for key, values in part.items()}
             for name, part in STATED.items()
         }
-        alone = ask(client, "/sample", model="several", n=1, seed=1, first=item, conditions=own)
+        alone = ask(forms_client, "/sample", model="several", n=1, seed=1, first=item, conditions=own)
         assert pixels(alone["images"][0]).tolist() == pixels(made["images"][item]).tolist()
 
 
-def test_conditions_that_are_left_open_are_drawn_and_said(client: TestClient) -> None:
-    drawn = ask(client, "/sample", model="several", n=12, seed=2, conditions={"look": LOOK})
+def test_conditions_that_are_left_open_are_drawn_and_said(forms_client: TestClient) -> None:
+    drawn = ask(forms_client, "/sample", model="several", n=12, seed=2, conditions={"look": LOOK})
     found = drawn["conditions"]
     assert set(found["label"]["class"]) == set(CLASSES) and set(found["caption"]["texts"]) == set(TEXTS)
     assert {row[0] for row in found["pose"]["values"]} == {0.0, 1.0}
-    stated = ask(client, "/sample", model="several", n=12, seed=2, conditions={**found, "look": LOOK})
+    stated = ask(forms_client, "/sample", model="several", n=12, seed=2, conditions={**found, "look": LOOK})
     assert [pixels(text).tolist() for text in stated["images"]] == [pixels(text).tolist() for text in drawn["images"]]
 
 
@@ -148,26 +139,28 @@ def test_conditions_that_are_left_open_are_drawn_and_said(client: TestClient) ->
         ({"label": {"class": "cat", "values": [1, 0, 0]}}, "conditions.label", "one of class, values, texts"),
     ],
 )  # fmt: skip
-def test_conditions_that_are_wrong(client: TestClient, conditions: dict[str, Any], field: str, message: str) -> None:
+def test_conditions_that_are_wrong(
+    forms_client: TestClient, conditions: dict[str, Any], field: str, message: str
+) -> None:
     stated = conditions if conditions == {} or "look" in conditions else {**conditions, "look": LOOK}
-    found, said = refused(client, "/sample", model="several", n=2, conditions=stated)
+    found, said = refused(forms_client, "/sample", model="several", n=2, conditions=stated)
     assert found == field and message in said
 
 
-def test_forms_of_a_condition_exclude_each_other(client: TestClient) -> None:
+def test_forms_of_a_condition_exclude_each_other(forms_client: TestClient) -> None:
     both = {"class": "cat", "conditions": {"condition": {"class": "dog"}}}
-    assert refused(client, "/sample", model="shaped", **both)[0] == "conditions"
-    assert refused(client, "/sample", model="several", **{"class": "cat"})[0] == "class"
-    assert refused(client, "/sample", model="several", condition=[[0.5]])[0] == "condition"
-    assert refused(client, "/sample", model="captioned", **{"class": "cat"}) == (
+    assert refused(forms_client, "/sample", model="shaped", **both)[0] == "conditions"
+    assert refused(forms_client, "/sample", model="several", **{"class": "cat"})[0] == "class"
+    assert refused(forms_client, "/sample", model="several", condition=[[0.5]])[0] == "condition"
+    assert refused(forms_client, "/sample", model="captioned", **{"class": "cat"}) == (
         "class", "class: captioned takes texts here; state conditions.condition.texts"
     )  # fmt: skip
-    assert refused(client, "/sample", conditions={"condition": {"class": "cat"}}) == (
+    assert refused(forms_client, "/sample", conditions={"condition": {"class": "cat"}}) == (
         "conditions", "conditions: named is not conditional; leave the conditions out"
     )  # fmt: skip
 
 
-def test_paths_between_conditions(client: TestClient) -> None:
+def test_paths_between_conditions(forms_client: TestClient) -> None:
     plain = {name: part for name, part in STATED.items() if name != "look"}
     ends = [
         {name: {key: values[-place:] for key, values in part.items()} for name, part in plain.items()}
@@ -178,28 +171,38 @@ def test_paths_between_conditions(client: TestClient) -> None:
         "from": {"seed": 1, "conditions": {**ends[0], "look": LOOK}},
         "to": {"seed": 1, "conditions": {**ends[1], "look": LOOK}},
     }
-    path = ask(client, "/interpolate", model="several", **fields, steps=3)
+    path = ask(forms_client, "/interpolate", model="several", **fields, steps=3)
     for place, end in ((0, "from"), (-1, "to")):
-        made = ask(client, "/sample", model="several", seed=1, conditions=fields[end]["conditions"])
+        made = ask(forms_client, "/sample", model="several", seed=1, conditions=fields[end]["conditions"])
         assert pixels(path["images"][place]).tolist() == pixels(made["images"][0]).tolist()
     del fields["to"]["conditions"]["caption"]
-    assert refused(client, "/interpolate", model="several", **fields)[0] == "to.conditions.caption"
+    assert refused(forms_client, "/interpolate", model="several", **fields)[0] == "to.conditions.caption"
 
 
-def test_encoders_ask_for_every_condition(client: TestClient) -> None:
+def test_encoders_ask_for_every_condition(forms_client: TestClient) -> None:
     stated = {name: part for name, part in STATED.items() if name != "pose"}
-    field, said = refused(client, "/encode", model="several", images=[png(1), png(2)], conditions=stated)
+    field, said = refused(forms_client, "/encode", model="several", images=[png(1), png(2)], conditions=stated)
     assert (field, said) == ("conditions.pose", "conditions.pose: several is conditioned on it; state values")
-    whole = ask(client, "/encode", model="several", images=[png(1), png(2)], conditions=STATED)
-    back = ask(client, "/reconstruct", model="several", images=[png(1), png(2)], conditions=STATED)
+    whole = ask(forms_client, "/encode", model="several", images=[png(1), png(2)], conditions=STATED)
+    back = ask(forms_client, "/reconstruct", model="several", images=[png(1), png(2)], conditions=STATED)
     assert np.asarray(whole["mean"]).shape == (2, 2) and len(back["images"]) == 2
     other = {"caption": {"texts": ["changed"]}}
     changed = ask(
-        client, "/reconstruct", model="several", images=[png(1), png(2)], conditions=STATED, target_conditions=other
+        forms_client,
+        "/reconstruct",
+        model="several",
+        images=[png(1), png(2)],
+        conditions=STATED,
+        target_conditions=other,
     )
     assert changed["images"] != back["images"]
     same = ask(
-        client, "/reconstruct", model="several", images=[png(1), png(2)], conditions=STATED, target_conditions=STATED
+        forms_client,
+        "/reconstruct",
+        model="several",
+        images=[png(1), png(2)],
+        conditions=STATED,
+        target_conditions=STATED,
     )
     assert same["images"] == back["images"]
 
@@ -221,14 +224,14 @@ def test_encoders_ask_for_every_condition(client: TestClient) -> None:
     ],
 )
 def test_recipes_make_the_same_picture(
-    client: TestClient, models: dict[str, Model], model: str, fields: dict[str, Any]
+    forms_client: TestClient, forms_models: dict[str, Model], model: str, fields: dict[str, Any]
 ) -> None:
-    made = ask(client, "/sample", model=model, **fields)
+    made = ask(forms_client, "/sample", model=model, **fields)
     for text in made.get("images") or made["items"]["picture"]["images"]:
         content = base64.b64decode(text)
-        assert recipes.remake(models[model], imaging.read_recipe(content)) == content
-    grid = client.post("/sample", json={"model": model, **fields}, headers={"accept": "image/png"}).content
-    assert recipes.remake(models[model], imaging.read_recipe(grid)) == grid
+        assert recipes.remake(forms_models[model], imaging.read_recipe(content)) == content
+    grid = forms_client.post("/sample", json={"model": model, **fields}, headers={"accept": "image/png"}).content
+    assert recipes.remake(forms_models[model], imaging.read_recipe(grid)) == grid
 
 
 @pytest.mark.parametrize("label", ["random", "cat", ["cat", "dog"], {"cat": 1, "dog": 3}])
@@ -248,11 +251,11 @@ def test_recipes_of_several_conditions(tmp_path: Path, label: Any) -> None:
         assert recipes.remake(model, imaging.read_recipe(alone)) == alone
 
 
-def test_a_recipe_without_its_given_picture_says_so(client: TestClient, models: dict[str, Model]) -> None:
-    made = ask(client, "/sample", model="several", seed=1, conditions={"look": LOOK})
+def test_a_recipe_without_its_given_picture_says_so(forms_client: TestClient, forms_models: dict[str, Model]) -> None:
+    made = ask(forms_client, "/sample", model="several", seed=1, conditions={"look": LOOK})
     recipe = imaging.read_recipe(base64.b64decode(made["images"][0]))
     with pytest.raises(InvalidValue, match=r"does not keep conditions\.look"):
-        recipes.remake(models["several"], recipe)
+        recipes.remake(forms_models["several"], recipe)
 
 
 def test_the_picture_of_a_second_output_is_made_again(tmp_path: Path) -> None:
@@ -282,9 +285,9 @@ def test_the_picture_of_a_second_output_is_made_again(tmp_path: Path) -> None:
         ("numbered", {"n": 7, "seed": 3, "inputs": {"guidance": [1, 2, 3, 4, 5, 6, 7]}}),
     ],
 )
-def test_parts_of_a_stream_equal_the_whole(client: TestClient, model: str, fields: dict[str, Any]) -> None:
-    whole = ask(client, "/sample", model=model, **fields)
-    answer = client.post(
+def test_parts_of_a_stream_equal_the_whole(forms_client: TestClient, model: str, fields: dict[str, Any]) -> None:
+    whole = ask(forms_client, "/sample", model=model, **fields)
+    answer = forms_client.post(
         "/sample", json={"model": model, **fields}, headers={"accept": "application/x-ndjson"}
     ).text.splitlines()
     lines = [json.loads(line) for line in answer[:-1]]
@@ -305,18 +308,18 @@ def test_parts_of_a_stream_equal_the_whole(client: TestClient, model: str, field
         ({"look": {"images": [png(1), png(2)]}}, "conditions.look: 2 "),
     ],
 )
-def test_a_stream_counts_conditions_before_its_first_item(client: TestClient, stated: Any, wrong: str) -> None:
+def test_a_stream_counts_conditions_before_its_first_item(forms_client: TestClient, stated: Any, wrong: str) -> None:
     whole = {"look": LOOK, **stated}
     for headers in ({}, {"Accept": "application/x-ndjson"}):
-        answer = client.post("/sample", json={"model": "several", "n": 6, "conditions": whole}, headers=headers)
+        answer = forms_client.post("/sample", json={"model": "several", "n": 6, "conditions": whole}, headers=headers)
         assert answer.status_code == 422
         assert answer.json()["error"]["message"].startswith(wrong)
-    few = client.post(
+    few = forms_client.post(
         "/sample",
         json={"model": "shaped", "n": 2, "conditions": {"condition": {"class": ["cat"] * 3}}},
         headers={"Accept": "application/x-ndjson"},
     )
     assert few.status_code == 422 and "3 classes for 2 items" in few.text
     numbers = {"model": "numbered", "n": 4, "inputs": {"guidance": [1, 2]}}
-    answer = client.post("/sample", json=numbers, headers={"Accept": "application/x-ndjson"})
+    answer = forms_client.post("/sample", json=numbers, headers={"Accept": "application/x-ndjson"})
     assert answer.json()["error"]["message"] == "inputs.guidance: 2 numbers for 4 items; give one, or one an item"

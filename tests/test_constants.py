@@ -17,7 +17,7 @@ from starlette.testclient import TestClient
 from torch.distributions import Categorical
 
 from manifold.runtime import checks
-from manifold.runtime.engine import Model, load
+from manifold.runtime.engine import Model, example_inputs, load
 from manifold.runtime.errors import InvalidValue
 from manifold.runtime.kinds.table import TableSpec
 from manifold.runtime.manifest import COMBINED
@@ -25,13 +25,15 @@ from manifold.runtime.tables import rows as table_rows
 from manifold.runtime.tables.schema import CategoricalColumn, NumericColumn
 from manifold.service.http.app import create_app
 from manifold.service.settings import Settings
+from manifold.training import export as exporting
 from manifold.training import judging
 from manifold.training.data import Arrays, Data, schema, tables
 from manifold.training.errors import TrainingError
 from manifold.training.families import tabular_vae
 from manifold.training.likelihoods import Columns, Unseen, unseen_nats
+from manifold.training.runs import TrainingRun
 from tests.conftest import tiny_run, wait_until_ready
-from tests.shared import export
+from tests.shared import export, run_as_onnx
 
 USUAL: dict[str, Any] = {"text": "GET", "flag": False, "count": 0, "level": 2.5, "holes": "on"}
 OTHERS: dict[str, Any] = {"text": "PUT", "flag": True, "count": 3, "level": -1.5, "holes": "off"}
@@ -61,11 +63,17 @@ def data() -> Data:
     return tables.from_parts("constants", parts, {"source": "tests"})
 
 
-@pytest.fixture(scope="module", params=["onnx", "torchscript"])
-def model(request: pytest.FixtureRequest, data: Data, tmp_path_factory: pytest.TempPathFactory) -> Model:
-    root = tmp_path_factory.mktemp("constants")
-    run = tiny_run(root / "run", "tabular_vae", data, epochs=6, epoch_steps=50, hidden=(32, 32), references=500)
-    return load(export(run, "constants", root / "models", data=data, backend=request.param), device="cpu")
+@pytest.fixture(scope="module")
+def run(data: Data, tmp_path_factory: pytest.TempPathFactory) -> TrainingRun:
+    folder = tmp_path_factory.mktemp("constants") / "run"
+    return tiny_run(folder, "tabular_vae", data, epochs=6, epoch_steps=50, hidden=(32, 32), references=500)
+
+
+@pytest.fixture(scope="module")
+def model(run: TrainingRun, data: Data) -> Model:
+    """The model in TorchScript; tests/test_fit.py has a constant column in ONNX."""
+    published = export(run, "constants", run.folder.parent / "models", data=data, backend="torchscript")
+    return load(published, device="cpu")
 
 
 # --- the schema ---
@@ -198,6 +206,22 @@ def test_graphs_are_whole_and_equal_torch(model: Model) -> None:
     """Export compares graphs with torch on test rows; golden vectors are replayed here."""
     assert checks.run_all(model) == []
     assert [column.width for column in TableSpec.of(model.manifest.spec, "a test").columns[4:]] == [1] * 5
+
+
+def test_the_score_is_the_same_as_an_onnx_graph(model: Model, run: TrainingRun, data: Data, tmp_path: Path) -> None:
+    """The rows have usual, other and missing values in the constant columns, one by one and together."""
+    alone: list[dict[str, Any]] = [
+        {name: value} for other in (OTHERS, dict.fromkeys(USUAL)) for name, value in other.items()
+    ]
+    changes: list[dict[str, Any]] = [{}, {"rare": "yes"}, {"rare": "maybe"}, *alone, OTHERS, dict.fromkeys(USUAL)]
+    spec = TableSpec.of(model.manifest.spec, "a test")
+    items, _ = table_rows.encode([{**ROW, **change} for change in changes], spec, unknown=True, missing=True)
+    task = exporting.exports(run, data).tasks["score"]
+    inputs = {**example_inputs(model.manifest.tasks["score"], model.manifest, len(items)), "data": items}
+    found, expected = run_as_onnx(task, inputs, tmp_path), model.run("score", inputs)
+    assert found.keys() == expected.keys()
+    for role, array in found.items():
+        np.testing.assert_allclose(array, expected[role], rtol=1e-4, atol=1e-4, err_msg=role)
 
 
 def scored(model: Model, *changes: dict[str, Any]) -> list[dict[str, float]]:

@@ -63,7 +63,8 @@ def test_from_a_folder_to_a_calibrated_artifact(
     assert "runs/vae-own: done" in said
     config = json.loads(Path("runs/vae-own/config.json").read_text())
     assert config["data"] == f"{root}?invert=1"
-    published = Path(run("export", "runs/vae-own", "--name", "own", "--models", str(models)).strip())
+    exported = run("export", "runs/vae-own", "--name", "own", "--format", "torchscript", "--models", str(models))
+    published = Path(exported.strip())
     model = load(published, device="cpu")
     provenance = model.manifest.provenance["data"]
     assert provenance["sha256"] == config["data_sha256"]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,64 +21,45 @@ from manifold.service.core import contract
 from tests import forms, tabled
 from tests.forms import ask, pixels, png, refused
 
-
-@pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("forms")
-    forms.all_forms(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def models(root: Path) -> dict[str, Model]:
-    return {path.name: load(path) for path in root.iterdir()}
-
-
-@pytest.fixture(scope="module")
-def client(root: Path) -> Iterator[TestClient]:
-    with forms.client(root) as client:
-        yield client
-
-
 # --- several outputs ---
 
 
-def test_items_of_several_outputs_are_named_by_role(client: TestClient, models: dict[str, Model]) -> None:
-    made = ask(client, "/sample", n=2, seed=7)
+def test_items_of_several_outputs_are_named_by_role(forms_client: TestClient, forms_models: dict[str, Model]) -> None:
+    made = ask(forms_client, "/sample", n=2, seed=7)
     assert list(made["items"]) == ["picture", "facts"]
     assert set(made) == {"model", "version", "seed", "first", "items"}
-    samples = models["named"].sample(2, seed=7)
-    spec = models["named"].manifest.spec_of("facts")
+    samples = forms_models["named"].sample(2, seed=7)
+    spec = forms_models["named"].manifest.spec_of("facts")
     assert made["items"]["facts"]["rows"] == spec.write(samples.others["facts"], "png", None, lambda x: x)["rows"]
-    shown = imaging.to_uint8(samples.data, models["named"].manifest.spec)  # type: ignore[arg-type]
+    shown = imaging.to_uint8(samples.data, forms_models["named"].manifest.spec)  # type: ignore[arg-type]
     assert np.array_equal(np.stack([pixels(text) for text in made["items"]["picture"]["images"]]), shown[:, 0])
-    numbers = ask(client, "/sample", n=2, seed=7, encoding="array")["items"]
+    numbers = ask(forms_client, "/sample", n=2, seed=7, encoding="array")["items"]
     assert np.allclose(numbers["picture"]["data"], samples.data) and numbers["facts"] == made["items"]["facts"]
 
 
-def test_files_have_the_first_output(client: TestClient, models: dict[str, Model]) -> None:
-    samples = models["named"].sample(1, seed=7)
+def test_files_have_the_first_output(forms_client: TestClient, forms_models: dict[str, Model]) -> None:
+    samples = forms_models["named"].sample(1, seed=7)
     for media_type in ("image/png", "image/webp", "application/x-npy"):
-        answer = client.post("/sample", json={"seed": 7}, headers={"accept": media_type})
+        answer = forms_client.post("/sample", json={"seed": 7}, headers={"accept": media_type})
         if media_type == "application/x-npy":
             assert np.array_equal(np.load(io.BytesIO(answer.content)), samples.data)
         else:
             assert Image.open(io.BytesIO(answer.content)).size == (3, 2)
 
 
-def test_reconstructions_and_paths_have_all_outputs(client: TestClient) -> None:
+def test_reconstructions_and_paths_have_all_outputs(forms_client: TestClient) -> None:
     images = [png(1), png(2)]
     for path, fields, n in (
         ("/reconstruct", {"images": images}, 2),
         ("/interpolate", {"from": {"image": images[0]}, "to": {"seed": 3}, "steps": 5}, 5),
     ):
-        items = ask(client, path, **fields)["items"]
+        items = ask(forms_client, path, **fields)["items"]
         assert {role: len(next(iter(made.values()))) for role, made in items.items()} == {"picture": n, "facts": n}
 
 
-def test_a_stream_has_the_outputs_latents_and_conditions_of_each_item(client: TestClient) -> None:
-    whole = ask(client, "/sample", n=5, seed=7, return_latents=True)
-    answer = client.post(
+def test_a_stream_has_the_outputs_latents_and_conditions_of_each_item(forms_client: TestClient) -> None:
+    whole = ask(forms_client, "/sample", n=5, seed=7, return_latents=True)
+    answer = forms_client.post(
         "/sample", json={"n": 5, "seed": 7, "return_latents": True}, headers={"accept": "application/x-ndjson"}
     )
     lines = [json.loads(line) for line in answer.text.splitlines()]
@@ -95,34 +75,34 @@ def test_a_stream_has_the_outputs_latents_and_conditions_of_each_item(client: Te
 # --- several latents ---
 
 
-def test_latents_depend_on_seed_and_index_alone(models: dict[str, Model]) -> None:
+def test_latents_depend_on_seed_and_index_alone(forms_models: dict[str, Model]) -> None:
     for name in ("named", "shaped"):
         options = {"prior": "two"} if name == "named" else {}
-        whole = models[name].sample(20, seed=5, **options)
+        whole = forms_models[name].sample(20, seed=5, **options)
         for first, n in ((0, 1), (7, 3), (19, 1)):
-            part = models[name].sample(n, seed=5, first=first, **options)
+            part = forms_models[name].sample(n, seed=5, first=first, **options)
             assert np.array_equal(part.data, whole.data[first : first + n])
-        shapes = {role: latents.shape for role, latents in by_role(models[name].manifest, whole.latents).items()}
-        assert shapes == {role: (20, *latent.dims) for role, latent in models[name].manifest.latents.items()}
+        shapes = {role: latents.shape for role, latents in by_role(forms_models[name].manifest, whole.latents).items()}
+        assert shapes == {role: (20, *latent.dims) for role, latent in forms_models[name].manifest.latents.items()}
 
 
-def test_each_latent_has_priors_of_its_own(client: TestClient, models: dict[str, Model]) -> None:
-    normal = models["named"].sample(400, seed=1).latents
-    two = models["named"].sample(400, seed=1, prior="two").latents  # which `place` lacks: it keeps its default
+def test_each_latent_has_priors_of_its_own(forms_client: TestClient, forms_models: dict[str, Model]) -> None:
+    normal = forms_models["named"].sample(400, seed=1).latents
+    two = forms_models["named"].sample(400, seed=1, prior="two").latents  # which `place` lacks: it keeps its default
     assert normal is not None and two is not None
     assert np.array_equal(normal["place"], two["place"])
     assert abs(float(normal["texture"].mean())) < 0.1 and float(np.abs(two["texture"].mean(axis=(1, 2, 3))).min()) > 1.5
     assert np.corrcoef(normal["place"][:, 0], normal["texture"][:, 0, 0, 0])[0, 1] < 0.2  # noise of their own
-    field, said = refused(client, "/sample", prior="three")
+    field, said = refused(forms_client, "/sample", prior="three")
     assert field == "prior" and "no 'three'" in said
 
 
-def test_latents_are_given_and_returned_by_name(client: TestClient, models: dict[str, Model]) -> None:
-    made = ask(client, "/sample", n=2, seed=7, return_latents=True)
+def test_latents_are_given_and_returned_by_name(forms_client: TestClient, forms_models: dict[str, Model]) -> None:
+    made = ask(forms_client, "/sample", n=2, seed=7, return_latents=True)
     latents = made["named_latents"]
-    again = ask(client, "/sample", named_latents=latents)
+    again = ask(forms_client, "/sample", named_latents=latents)
     assert again["items"]["facts"] == made["items"]["facts"] and "seed" not in again
-    partly = ask(client, "/sample", named_latents={"place": latents["place"]}, seed=7)
+    partly = ask(forms_client, "/sample", named_latents={"place": latents["place"]}, seed=7)
     assert partly["items"]["facts"] == made["items"]["facts"]  # the other one is drawn as before
     for wrong, field in (
         ({"latents": [[0, 0]]}, "latents"),
@@ -132,53 +112,56 @@ def test_latents_are_given_and_returned_by_name(client: TestClient, models: dict
         ({"named_latents": latents, "n": 3}, "n"),
         ({"named_latents": latents, "prior": "two"}, "prior"),
     ):
-        assert refused(client, "/sample", **wrong)[0].startswith(field)
-    assert refused(client, "/sample", model="shaped", named_latents={"latent": [[0, 0]]})[0] == "named_latents.latent"
+        assert refused(forms_client, "/sample", **wrong)[0].startswith(field)
+    assert (
+        refused(forms_client, "/sample", model="shaped", named_latents={"latent": [[0, 0]]})[0]
+        == "named_latents.latent"
+    )
 
 
-def test_posteriors_are_by_name(client: TestClient, models: dict[str, Model]) -> None:
+def test_posteriors_are_by_name(forms_client: TestClient, forms_models: dict[str, Model]) -> None:
     images = [png(1), png(2)]
-    plain = ask(client, "/encode", images=images)["posteriors"]
+    plain = ask(forms_client, "/encode", images=images)["posteriors"]
     assert {role: set(parts) for role, parts in plain.items()} == {
         "place": {"mean", "log_variance"}, "texture": {"mean"}
     }  # fmt: skip
-    drawn = ask(client, "/encode", images=images, seed=3)["posteriors"]
+    drawn = ask(forms_client, "/encode", images=images, seed=3)["posteriors"]
     assert drawn["texture"]["latents"] == drawn["texture"]["mean"]  # it has no variance
-    alone = ask(client, "/encode", images=images[1:], seed=3, first=1)["posteriors"]
+    alone = ask(forms_client, "/encode", images=images[1:], seed=3, first=1)["posteriors"]
     assert alone["place"]["latents"][0] == drawn["place"]["latents"][1] != drawn["place"]["mean"][1]
 
 
-def test_paths_between_named_latents(client: TestClient, models: dict[str, Model]) -> None:
-    made = ask(client, "/sample", n=2, seed=7, return_latents=True)
+def test_paths_between_named_latents(forms_client: TestClient, forms_models: dict[str, Model]) -> None:
+    made = ask(forms_client, "/sample", n=2, seed=7, return_latents=True)
     ends = [{role: rows[i] for role, rows in made["named_latents"].items()} for i in (0, 1)]
     path = ask(
-        client, "/interpolate", **{"from": {"named_latent": ends[0]}, "to": {"named_latent": ends[1]}, "steps": 3}
+        forms_client, "/interpolate", **{"from": {"named_latent": ends[0]}, "to": {"named_latent": ends[1]}, "steps": 3}
     )
     rows = made["items"]["facts"]["rows"]
     assert [path["items"]["facts"]["rows"][i] for i in (0, 2)] == rows
     middle = np.asarray(path["named_latents"]["texture"])[1]  # its own way is a straight line
     assert np.allclose(middle, np.mean([end["texture"] for end in ends], axis=0), atol=1e-6)
-    seeded = ask(client, "/interpolate", **{"from": {"seed": 7}, "to": {"seed": 7, "first": 1}, "steps": 3})
+    seeded = ask(forms_client, "/interpolate", **{"from": {"seed": 7}, "to": {"seed": 7, "first": 1}, "steps": 3})
     assert seeded["named_latents"] == path["named_latents"]
     partly = {"from": {"named_latent": {"place": [0, 1]}}, "to": {"seed": 9}}
-    with_seed = ask(client, "/interpolate", **partly, seed=4)
+    with_seed = ask(forms_client, "/interpolate", **partly, seed=4)
     assert with_seed["seed"] == 4 and with_seed["named_latents"]["place"][0] == [0, 1]
-    chosen = ask(client, "/interpolate", **partly)
-    assert ask(client, "/interpolate", **partly, seed=chosen["seed"]) == chosen
+    chosen = ask(forms_client, "/interpolate", **partly)
+    assert ask(forms_client, "/interpolate", **partly, seed=chosen["seed"]) == chosen
 
 
-def test_a_latent_with_a_shape(client: TestClient, models: dict[str, Model]) -> None:
-    made = ask(client, "/sample", model="shaped", n=2, seed=1, **{"class": "dog"}, return_latents=True)
+def test_a_latent_with_a_shape(forms_client: TestClient, forms_models: dict[str, Model]) -> None:
+    made = ask(forms_client, "/sample", model="shaped", n=2, seed=1, **{"class": "dog"}, return_latents=True)
     assert np.asarray(made["latents"]).shape == (2, 2, 3)
-    again = ask(client, "/sample", model="shaped", latents=made["latents"], **{"class": "dog"})
+    again = ask(forms_client, "/sample", model="shaped", latents=made["latents"], **{"class": "dog"})
     assert [pixels(text).tolist() for text in again["images"]] == [pixels(text).tolist() for text in made["images"]]
-    encoded = ask(client, "/encode", model="shaped", images=[png(1)], seed=2)
+    encoded = ask(forms_client, "/encode", model="shaped", images=[png(1)], seed=2)
     assert np.asarray(encoded["latents"]).shape == (1, 2, 3)
     ends = {
         "from": {"latent": made["latents"][0], "class": "cat"},
         "to": {"latent": made["latents"][1], "class": "owl"},
     }
-    path = ask(client, "/interpolate", model="shaped", **ends, steps=3)
+    path = ask(forms_client, "/interpolate", model="shaped", **ends, steps=3)
     assert np.asarray(path["latents"]).shape == (3, 2, 3)
     assert np.asarray(path["latents"])[0].tolist() == made["latents"][0]
 
@@ -186,10 +169,10 @@ def test_a_latent_with_a_shape(client: TestClient, models: dict[str, Model]) -> 
 # --- numbers ---
 
 
-def test_numbers_have_defaults_and_may_differ_by_item(client: TestClient, models: dict[str, Model]) -> None:
+def test_numbers_have_defaults_and_may_differ_by_item(forms_client: TestClient, forms_models: dict[str, Model]) -> None:
     def made(**inputs: Any) -> list[str]:
         answer = ask(
-            client, "/sample", model="numbered", n=2, seed=1, **{"class": "cat"}, inputs=inputs, encoding="array"
+            forms_client, "/sample", model="numbered", n=2, seed=1, **{"class": "cat"}, inputs=inputs, encoding="array"
         )
         images: list[str] = answer["data"]
         return images
@@ -199,7 +182,7 @@ def test_numbers_have_defaults_and_may_differ_by_item(client: TestClient, models
     each, high = made(guidance=[7.5, 3]), made(guidance=3)
     assert each[0] == default[0] and each[1] == high[1] != default[1]
     assert made(steps=9) != default
-    samples = models["numbered"].sample(2, seed=1, classes="cat", numbers={"guidance": np.asarray([7.5, 3])})
+    samples = forms_models["numbered"].sample(2, seed=1, classes="cat", numbers={"guidance": np.asarray([7.5, 3])})
     assert np.allclose(samples.data, each)
 
 
@@ -216,17 +199,17 @@ def test_numbers_have_defaults_and_may_differ_by_item(client: TestClient, models
         ({"guidance": None}, "inputs.guidance", "number"),
     ],
 )
-def test_numbers_that_are_wrong(client: TestClient, inputs: dict[str, Any], field: str, message: str) -> None:
-    found, said = refused(client, "/sample", model="numbered", n=2, inputs=inputs)
+def test_numbers_that_are_wrong(forms_client: TestClient, inputs: dict[str, Any], field: str, message: str) -> None:
+    found, said = refused(forms_client, "/sample", model="numbered", n=2, inputs=inputs)
     assert found.startswith(field) and message in said
 
 
-def test_numbers_on_every_endpoint(client: TestClient) -> None:
+def test_numbers_on_every_endpoint(forms_client: TestClient) -> None:
     images = [png(1), png(2)]
     cat, own = {"class": "cat"}, {"spread": [1, 2]}
-    need = refused(client, "/encode", model="numbered", images=images)
+    need = refused(forms_client, "/encode", model="numbered", images=images)
     assert need == ("inputs.spread", "inputs.spread: is needed, a number of at least 0")
-    assert ask(client, "/encode", model="numbered", images=images, inputs=own)
+    assert ask(forms_client, "/encode", model="numbered", images=images, inputs=own)
     requests: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
         ("/reconstruct", {"images": images, **cat}, own),
         ("/interpolate", {"from": {"image": images[0], **cat}, "to": {"seed": 1, **cat}, "steps": 3}, {"spread": 1}),
@@ -237,19 +220,19 @@ def test_numbers_on_every_endpoint(client: TestClient) -> None:
         ("/impute", {"images": images, "masks": [png(8)], "seed": 1, **cat, "encoding": "array"}, {}),
     ]
     for path, fields, needed in requests:
-        plain = ask(client, path, model="numbered", **fields, inputs=needed)
+        plain = ask(forms_client, path, model="numbered", **fields, inputs=needed)
         count = 3 if path == "/interpolate" else 2
-        stated = ask(client, path, model="numbered", **fields, inputs={**needed, "guidance": [7.5] * count})
+        stated = ask(forms_client, path, model="numbered", **fields, inputs={**needed, "guidance": [7.5] * count})
         assert stated == plain, path
         if "candidates" not in fields:  # which may choose the same
             other = ask(
-                client, path, model="numbered", **fields, inputs={**needed, "guidance": [7.5] * (count - 1) + [2]}
+                forms_client, path, model="numbered", **fields, inputs={**needed, "guidance": [7.5] * (count - 1) + [2]}
             )
             assert other != plain, path
 
 
-def test_a_task_by_itself_on_the_library(models: dict[str, Model]) -> None:
-    model = models["named"]
+def test_a_task_by_itself_on_the_library(forms_models: dict[str, Model]) -> None:
+    model = forms_models["named"]
     made = model.run("translate", {"picture": np.zeros((2, 1, 2, 3), np.float32)})
     assert made["target"].shape == (2, 1, 4, 6) and model.manifest.spec_of("target").shape == (1, 4, 6)
     path = model.interpolate(End(seed=1), End(seed=2), steps=3)
@@ -267,23 +250,25 @@ def test_a_file_of_rows_comes_without_other_inputs(tmp_path: Path, field: str) -
         assert answer.status_code == 422 and answer.json()["error"]["field"] == field
 
 
-def test_items_with_several_outputs_are_filled_in(client: TestClient, models: dict[str, Model]) -> None:
+def test_items_with_several_outputs_are_filled_in(forms_client: TestClient, forms_models: dict[str, Model]) -> None:
     images = [png(1), png(2)]
-    made = ask(client, "/impute", model="completing", images=images, masks=[png(8)], seed=1, candidates=3)
+    made = ask(forms_client, "/impute", model="completing", images=images, masks=[png(8)], seed=1, candidates=3)
     assert {role: len(part["images"]) for role, part in made["items"].items()} == {"picture": 2, "other": 2}
     given = np.stack([pixels(each)[None] for each in images]) / np.float32(255)
     mask = np.repeat((pixels(png(8)) > 127)[None, None], 2, axis=0)
-    whole = models["completing"].complete(given.astype(np.float32), mask, seed=1, candidates=3)
+    whole = forms_models["completing"].complete(given.astype(np.float32), mask, seed=1, candidates=3)
     assert np.array_equal(whole.data[mask], given.astype(np.float32)[mask])
-    candidates = models["completing"].complete(given.astype(np.float32), np.zeros_like(mask), seed=1, candidates=1)
+    candidates = forms_models["completing"].complete(
+        given.astype(np.float32), np.zeros_like(mask), seed=1, candidates=1
+    )
     assert candidates.others["other"].shape == whole.others["other"].shape == (2, 1, 2, 3)
 
 
 @pytest.mark.parametrize("model", ["named", "shaped"])
-def test_no_latents_by_name_are_none(client: TestClient, model: str) -> None:
-    field, said = refused(client, "/sample", model=model, named_latents={})
+def test_no_latents_by_name_are_none(forms_client: TestClient, model: str) -> None:
+    field, said = refused(forms_client, "/sample", model=model, named_latents={})
     assert field == "named_latents" and "at least one is needed" in said and "leave it out" in said
-    field, _ = refused(client, "/interpolate", model=model, **{"from": {"named_latent": {}}, "to": {"seed": 1}})
+    field, _ = refused(forms_client, "/interpolate", model=model, **{"from": {"named_latent": {}}, "to": {"seed": 1}})
     assert field == "from.named_latent"
 
 
@@ -294,16 +279,18 @@ def test_no_latents_by_name_are_none(client: TestClient, model: str) -> None:
         ({"spread": 1e300}, "inputs.spread: 1e+300; a number from -3.40282e+38 to 3.40282e+38 is needed"),
     ],
 )
-def test_numbers_that_no_tensor_holds_are_refused(client: TestClient, inputs: dict[str, float], wrong: str) -> None:
+def test_numbers_that_no_tensor_holds_are_refused(
+    forms_client: TestClient, inputs: dict[str, float], wrong: str
+) -> None:
     task = {"images": [png(1)]} if "spread" in inputs else {"n": 1}
     path = "/encode" if "spread" in inputs else "/sample"
-    assert refused(client, path, model="numbered", inputs=inputs, **task) == (wrong.split(":")[0], wrong)
+    assert refused(forms_client, path, model="numbered", inputs=inputs, **task) == (wrong.split(":")[0], wrong)
 
 
-def test_a_path_counts_the_numbers_of_its_encoder(client: TestClient) -> None:
+def test_a_path_counts_the_numbers_of_its_encoder(forms_client: TestClient) -> None:
     ends = {"from": {"image": png(1), "class": "cat"}, "to": {"image": png(2), "class": "cat"}, "steps": 3}
-    assert ask(client, "/interpolate", model="numbered", inputs={"spread": [1, 2, 3]}, **ends)
-    wrong = refused(client, "/interpolate", model="numbered", inputs={"spread": [1, 2]}, **ends)
+    assert ask(forms_client, "/interpolate", model="numbered", inputs={"spread": [1, 2, 3]}, **ends)
+    wrong = refused(forms_client, "/interpolate", model="numbered", inputs={"spread": [1, 2]}, **ends)
     assert wrong == ("inputs.spread", "inputs.spread: 2 numbers for 3 items; give one, or one an item")
 
 
@@ -336,10 +323,10 @@ def zeros(manifest: Manifest) -> Any:
 # --- what GET /models says of them ---
 
 
-def test_models_have_outputs_conditions_and_numbers_by_name(client: TestClient) -> None:
-    listed = {each["name"]: each for each in client.get("/models").json()["models"]}
+def test_models_have_outputs_conditions_and_numbers_by_name(forms_client: TestClient) -> None:
+    listed = {each["name"]: each for each in forms_client.get("/models").json()["models"]}
     for name, summary in listed.items():
-        whole = client.get(f"/models/{name}").json()
+        whole = forms_client.get(f"/models/{name}").json()
         assert {key: whole[key] for key in summary} == summary
         assert summary["endpoints"] and whole["format"] == 1
     picture, facts = listed["named"]["items"].values()
@@ -360,8 +347,8 @@ def test_models_have_outputs_conditions_and_numbers_by_name(client: TestClient) 
     ]  # fmt: skip
 
 
-def test_the_short_forms_have_the_fields_that_they_had(client: TestClient) -> None:
-    listed = {each["name"]: each for each in client.get("/models").json()["models"]}
+def test_the_short_forms_have_the_fields_that_they_had(forms_client: TestClient) -> None:
+    listed = {each["name"]: each for each in forms_client.get("/models").json()["models"]}
     shaped, measured = listed["shaped"], listed["measured"]
     assert (shaped["classes"], shaped["conditions"], shaped["items"], shaped["inputs"]) == (
         forms.CLASSES,

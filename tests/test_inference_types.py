@@ -1,4 +1,4 @@
-"""What the Open Inference Protocol reads strictly: both transports refuse the same requests with the same type of error."""
+"""Both transports of the Open Inference Protocol read values strictly: they refuse the same requests with the same type of error."""
 
 from __future__ import annotations
 

@@ -18,7 +18,6 @@ from manifold.runtime.engine import load
 from manifold.runtime.errors import InvalidValue
 from manifold.service.core import use_cases
 from manifold.service.core.validation import validate
-from tests import forms
 from tests.forms import ask, png, refused
 
 VALUES: dict[str, Any] = {
@@ -87,19 +86,6 @@ CASES = [
 ]
 
 
-@pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("forms")
-    forms.all_forms(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def client(root: Path) -> Iterator[TestClient]:
-    with forms.client(root) as client:
-        yield client
-
-
 def test_the_cases_hold_every_use_case_and_the_objects_within_requests() -> None:
     """Guard against a reflection that finds nothing."""
     assert {name for name, _, _ in CASES} == set(use_cases.every)
@@ -111,11 +97,13 @@ def test_the_cases_hold_every_use_case_and_the_objects_within_requests() -> None
 
 
 @pytest.mark.parametrize("name", list(use_cases.every))
-def test_a_value_of_another_type_is_refused_under_its_path(client: TestClient, name: str) -> None:
+def test_a_value_of_another_type_is_refused_under_its_path(forms_client: TestClient, name: str) -> None:
     wrong = []
     for case, path, kind in CASES:
         if case == name:
-            answer = client.post(f"/{name}", json=body(tuple(path.split(".")), VALUES[kind], NEEDED.get(name, {})))
+            answer = forms_client.post(
+                f"/{name}", json=body(tuple(path.split(".")), VALUES[kind], NEEDED.get(name, {}))
+            )
             if answer.status_code != 422 or answer.json()["error"]["field"] != path:
                 wrong.append((path, kind, answer.status_code, answer.text[:200]))
     assert not wrong
@@ -152,17 +140,17 @@ def test_a_value_of_another_type_is_refused_under_its_path(client: TestClient, n
     ],
 )  # fmt: skip
 def test_values_within_arrays_are_not_converted(
-    client: TestClient, path: str, fields: dict[str, Any], field: str
+    forms_client: TestClient, path: str, fields: dict[str, Any], field: str
 ) -> None:
-    answer = client.post(f"/{path}", json=fields)
+    answer = forms_client.post(f"/{path}", json=fields)
     assert answer.status_code == (422 if field != "model" else 409), answer.text
     assert answer.json()["error"]["field"] == field
 
 
-def test_numbers_may_be_written_as_integers(client: TestClient) -> None:
+def test_numbers_may_be_written_as_integers(forms_client: TestClient) -> None:
     """1 is a number; 4.0 states an integer only where every transport has numbers alone: among `inputs`."""
     whole = ask(
-        client,
+        forms_client,
         "/sample",
         model="numbered",
         seed=1,
@@ -171,7 +159,7 @@ def test_numbers_may_be_written_as_integers(client: TestClient) -> None:
         **{"class": "cat"},
     )
     same = ask(
-        client,
+        forms_client,
         "/sample",
         model="numbered",
         seed=1,
@@ -180,12 +168,12 @@ def test_numbers_may_be_written_as_integers(client: TestClient) -> None:
         **{"class": "cat"},
     )
     assert whole == same
-    field, said = refused(client, "/sample", model="numbered", inputs={"steps": 4.5}, **{"class": "cat"})
+    field, said = refused(forms_client, "/sample", model="numbered", inputs={"steps": 4.5}, **{"class": "cat"})
     assert field == "inputs.steps" and "whole numbers are needed" in said
 
 
-def test_the_library_converts_nothing(root: Path) -> None:
-    model = load(root / "numbered")
+def test_the_library_converts_nothing(forms_root: Path) -> None:
+    model = load(forms_root / "numbered")
     for options in (
         {"seed": 1.0}, {"seed": True}, {"seed": "1"}, {"first": 1.5}, {"temperature": "1"}, {"temperature": True},
         {"numbers": {"guidance": "2"}}, {"numbers": {"guidance": True}}, {"numbers": {"guidance": [1, None]}},
@@ -222,20 +210,20 @@ def test_codes_are_no_floats(values: Any) -> None:
 
 
 @pytest.mark.parametrize("query", ["seed=3", "n=2&seed=3", "x", "model=named"])
-def test_a_query_beside_a_json_body_is_refused(client: TestClient, query: str) -> None:
-    answer = client.post(f"/sample?{query}", json={"model": "named", "n": 1})
+def test_a_query_beside_a_json_body_is_refused(forms_client: TestClient, query: str) -> None:
+    answer = forms_client.post(f"/sample?{query}", json={"model": "named", "n": 1})
     assert answer.status_code == 422 and answer.json()["error"]["field"] == "query"
     assert query.partition("=")[0] in answer.json()["error"]["message"]
-    answer = client.post(f"/v2/models/named/infer?{query}", json={})
+    answer = forms_client.post(f"/v2/models/named/infer?{query}", json={})
     assert answer.status_code == 400 and "query" in answer.json()["error"]
 
 
-def test_a_query_is_text_that_is_read_as_json(client: TestClient) -> None:
+def test_a_query_is_text_that_is_read_as_json(forms_client: TestClient) -> None:
     """Beside a raw body the query has the fields: texts of JSON values, by the same types."""
     latents, kind = codecs.to_npy(np.zeros((1, 2, 3), np.float32)), {"content-type": codecs.NPY}
     fields = {"model": "shaped", "class": "cat"}
     assert (
-        client.post(
+        forms_client.post(
             "/sample", params={**fields, "n": "1", "return_latents": "true"}, content=latents, headers=kind
         ).status_code
         == 200
@@ -248,19 +236,19 @@ def test_a_query_is_text_that_is_read_as_json(client: TestClient) -> None:
         ("return_latents", "1"),
         ("seed", "x"),
     ):
-        answer = client.post("/sample", params={**fields, name: text}, content=latents, headers=kind)
+        answer = forms_client.post("/sample", params={**fields, name: text}, content=latents, headers=kind)
         assert (answer.status_code, answer.json()["error"]["field"]) == (422, name), text
 
 
-def test_a_field_is_sent_once_in_the_query_or_in_the_form(client: TestClient) -> None:
-    answer = client.post("/encode?fit=contain", files={"file": ("a.png", b"x")}, data={"fit": "strict"})
+def test_a_field_is_sent_once_in_the_query_or_in_the_form(forms_client: TestClient) -> None:
+    answer = forms_client.post("/encode?fit=contain", files={"file": ("a.png", b"x")}, data={"fit": "strict"})
     assert (answer.status_code, answer.json()["error"]["field"]) == (400, "fit")
     assert "more than once" in answer.json()["error"]["message"]
 
 
-def test_messages_name_values_as_json_writes_them(client: TestClient) -> None:
+def test_messages_name_values_as_json_writes_them(forms_client: TestClient) -> None:
     for value, text in ((None, "null"), (True, "true"), ("1", "'1'")):
-        field, said = refused(client, "/sample", first=value)
+        field, said = refused(forms_client, "/sample", first=value)
         assert (field, said) == ("first", f"first: an integer is needed, not {text}")
 
 

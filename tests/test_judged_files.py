@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import re
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from manifold.runtime.manifest import Calibration
 from manifold.runtime.scores.scoring import Calibrated
 from manifold.runtime.tables.schema import NumericColumn
 from manifold.runtime.tables.truth import Truth
+from manifold.training import export as exporting
 from manifold.training.data import Arrays, tables
 from manifold.training.data.schema import ColumnSettings
 from manifold.training.data.tables import Roles
@@ -58,6 +60,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def fitted(root: Path) -> None:
     written(root / "rows.csv")
+    with pytest.MonkeyPatch.context() as patch:  # no graph is under test
+        patch.setattr(exporting, "export", partial(exporting.export, backend="torchscript"))
+        fit_both(root)
+
+
+def fit_both(root: Path) -> None:
     common = ("--models", root / "models", *SMALL)
     roles = ("--truth", "label!=normal", "--id", "order", "--keep", "shop")
     said = run(
@@ -111,7 +119,7 @@ def test_what_is_printed_claims_false_alarms_of_normal_rows_only(folder: Path) -
 
 
 def test_the_report_shows_the_rows_of_the_file(folder: Path) -> None:
-    """In three lists, each row with its number, id and own values."""
+    """Three lists show each row with its number, id and own values."""
     page = (folder / "mine.html").read_text()
     table = {name: [str(value) for value in column] for name, column in written(folder / "again.csv").items()}
     seen = []

@@ -49,7 +49,7 @@ def rows() -> Data:
 def model(rows: Data, tmp_path_factory: pytest.TempPathFactory) -> Model:
     root = tmp_path_factory.mktemp("tabular")
     run = tiny_run(root / "run", "tabular_vae", rows, epochs=6, epoch_steps=50, hidden=(32, 32), references=500)
-    return load(export(run, "related", root / "models", data=rows), device="cpu")
+    return load(export(run, "related", root / "models", data=rows, backend="torchscript"), device="cpu")
 
 
 def test_an_epoch_is_a_number_of_steps(model: Model) -> None:

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from manifold import cli
 from manifold.evaluation import images
-from manifold.runtime import folders
+from manifold.runtime import folders, imaging
 from tests.conftest import SHIPPED
 from tests.evaluation.helpers import RealArrays, run
 from tests.pictures import GREY, GREY_ALPHA, RGB, RGBA, png, saved, several, turned
@@ -62,25 +62,35 @@ KINDS: dict[str, Callable[[np.ndarray], bytes]] = {
 }  # fmt: skip
 
 
-@pytest.fixture
-def models(tmp_path: Path) -> Path:
-    (tmp_path / "models").mkdir()
-    (tmp_path / "models/digits-classifier").symlink_to(SHIPPED / "digits-classifier")
-    return tmp_path / "models"
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("models")
+    (root / "digits-classifier").symlink_to(SHIPPED / "digits-classifier")
+    return root
+
+
+@pytest.fixture(scope="module")
+def plain(real: RealArrays, models: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Grey PNG files of the images, which no test changes, and the statistics of these files."""
+    root = tmp_path_factory.mktemp("plain")
+    for index, image in enumerate(real.test.pixels[:60]):
+        (root / f"{index:03d}.png").write_bytes(imaging.to_png(image))
+    statistics = tmp_path_factory.mktemp("statistics") / "plain.npz"
+    run("reference", "--extractor", "digits-classifier", "--images", str(root), "-o", str(statistics), models=models)
+    return root, statistics
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_same_images_in_other_files_are_at_distance_0(
-    kind: str, folder: Path, real: RealArrays, models: Path, tmp_path: Path
+    kind: str, plain: tuple[Path, Path], real: RealArrays, models: Path, tmp_path: Path
 ) -> None:
+    folder = plain[0]
     other = tmp_path / "other"
     other.mkdir()
     for index, image in enumerate(real.test.pixels[:60]):
         name = f"{index:03d}.{'webp' if kind == 'WebP' else 'png'}"
         (other / name).write_bytes(KINDS[kind](image[0]))
-    statistics = tmp_path / "plain.npz"
-    run("reference", "--extractor", "digits-classifier", "--images", str(folder), "-o", str(statistics), models=models)
-    for against in (folder, statistics):
+    for against in plain:
         options = ("--against", str(against), "--extractor", "digits-classifier", "--json")
         report = json.loads(run("evaluate-images", str(other), *options, models=models))
         assert abs(report["metrics"]["fd_classifier"]) < 1e-3
