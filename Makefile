@@ -2,7 +2,7 @@
 PYTHON ?= python3
 HOST ?= 127.0.0.1
 PORT ?= 8000
-PROCESSES ?= 2
+PROCESSES ?= 3  # of tests: on two cores, one of three often waits for a server or a file
 BIN := .venv/bin
 
 .PHONY: serve test check lint format clean
@@ -10,7 +10,7 @@ BIN := .venv/bin
 serve: .venv/serve.done  ## the service on the shipped models; needs no torch
 	$(BIN)/manifold serve --host $(HOST) --port $(PORT) $(if $(GRPC_PORT),--grpc-port $(GRPC_PORT))
 
-test: .venv/dev.done .venv-tritonclient/done  ## everything that CI runs: tests in two processes; lint, types and the public client beside them
+test: .venv/dev.done .venv-tritonclient/done  ## everything that CI runs: tests in three processes; lint, types and the public client beside them
 	PROCESSES=$(PROCESSES) tests/beside.sh
 
 check: .venv/dev.done  ## lint, types and the tests that neither train nor export: a minute and a half

@@ -8,6 +8,7 @@
 set -uo pipefail
 bin=${BIN:-.venv/bin}
 out=$(mktemp -d)
+export PYTHONDONTWRITEBYTECODE= # otherwise each process that a test starts compiles the project again
 trap 'kill $(jobs -p) 2>/dev/null; rm -rf "$out"' EXIT
 trap 'exit 130' INT TERM
 
@@ -31,7 +32,7 @@ if [[ " $* " != *" --fast "* ]]; then
   others+=("the public client:public:$!")
 fi
 
-"$bin/pytest" -n "${PROCESSES:-2}" --dist worksteal "$@" 2>&1 | tee "$out/tests"
+"$bin/pytest" -n "${PROCESSES:-3}" --dist worksteal "$@" 2>&1 | tee "$out/tests"
 status=${PIPESTATUS[0]}
 for each in "${others[@]}"; do
   IFS=: read -r name file process <<<"$each"

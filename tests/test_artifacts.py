@@ -202,6 +202,13 @@ def test_other_likelihoods_export_too(tmp_path: Path, digits: Data, name: str, c
         np.testing.assert_allclose(array, task(inputs)[role], rtol=1e-4, atol=1e-4)
 
 
+def test_torchscript_takes_arrays_that_are_read_only(shipped: dict[str, Model]) -> None:
+    items = np.full((32, 1, 28, 28), 0.5, np.float32)
+    expected = shipped["mnist-vae-ts"].run("encode", {"data": items})
+    items.setflags(write=False)
+    assert np.array_equal(shipped["mnist-vae-ts"].run("encode", {"data": items})["mean"], expected["mean"])
+
+
 # --- loading what is broken ---
 
 

@@ -14,10 +14,9 @@ import grpc
 import numpy as np
 import pyarrow as pa
 import pytest
-from click.testing import Result
 from pyarrow import parquet
 from pydantic import ValidationError
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from manifold import cli
 from manifold.runtime.engine import Model, load

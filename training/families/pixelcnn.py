@@ -59,7 +59,7 @@ class Config(Recipe):
 
 
 PRESETS: dict[str, dict[str, Any]] = {
-    "smoke": {"epochs": 2, "channels": 8, "layers": 2, "head": 16, "test_items": 100},
+    "smoke": {"epochs": 2, "channels": 8, "layers": 1, "head": 16, "test_items": 100},
     "cpu": {"epochs": 24, "lr": 2e-3, "schedule": "cosine", "batch_size": 64, "dropout": 0.2},
     "gpu": {"epochs": 60, "lr": 1e-3, "schedule": "cosine", "channels": 64, "layers": 10, "head": 128},
 }

@@ -62,7 +62,7 @@ class Config(Recipe):
 
 PRESETS: dict[str, dict[str, Any]] = {
     "smoke": {
-        "epochs": 3, "widths": (8, 16), "residual": 1, "levels": 16, "code_dim": 8, "prior_channels": 8, "prior_layers": 2, "prior_head": 16,
+        "epochs": 3, "widths": (8, 16), "residual": 1, "levels": 16, "code_dim": 8, "prior_channels": 8, "prior_layers": 1, "prior_head": 16,
         "prior_epochs": 3, "test_items": 200, "ema": 0.9, "lr": 3e-3, "prior_lr": 1e-2,
     },
     "cpu": {"epochs": 15, "prior_epochs": 8},
