@@ -370,7 +370,9 @@ class TorchScriptBackend:
                 with torch.inference_mode(), torch.jit.optimized_execution(False):
                     outputs = method(
                         *(
-                            torch.from_numpy(np.require(inputs[spec.graph_name], requirements=["C", "W"])).to(self.device)
+                            torch.from_numpy(np.require(inputs[spec.graph_name], requirements=["C", "W"])).to(
+                                self.device
+                            )
                             for spec in task.inputs
                         )
                     )
