@@ -88,8 +88,8 @@ def _docstring(node: ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunc
             line,
             f"the docstring starts with {first!r}: start with a verb (functions) or a noun (classes and modules)",
         )
-    function = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
-    if function and first in NO_VERBS and not node.name.startswith("test_") and not _is_property(node):
+    function = node if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) else None
+    if function and first in NO_VERBS and not function.name.startswith("test_") and not _is_property(function):
         yield line, f"the docstring starts with {first!r}: start with a verb, such as Return"
     yield from _decoded(said, line)
 
