@@ -108,13 +108,16 @@ def fit_priors(
     data: DataName = None,
     models: Models = Path("models"),
 ) -> None:
-    """Fit a Gaussian and a mixture to where the training items lie, and add them to an artifact as priors. Export does it by itself."""
+    """Publish the next version of an artifact with a Gaussian and a mixture as further priors. `export` fits them by itself.
+
+    The priors are fitted to the latent positions of the training items. The default prior is the one with the highest density at held-out items.
+    """
     from manifold.training import datasets
-    from manifold.training.exporting import priors
+    from manifold.training.exporting import later_priors
 
     loaded = load(model, models)
     items = datasets.load_like(data or loaded.manifest.data_name or "", loaded.manifest.spec)
-    typer.echo(priors.add_to_artifact(loaded, items))
+    typer.echo(later_priors.add_to_artifact(loaded, items, models))
 
 
 def inception(

@@ -7,13 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from scipy import stats
 from typer.testing import CliRunner
 
 from manifold import cli
 from manifold.runtime import engine, manifest, repository
 from manifold.runtime.errors import UnsupportedTask
-from manifold.runtime.manifest import GaussianPrior, LatentSpec, MixturePrior, NormalPrior
+from manifold.runtime.manifest import GaussianPrior, LatentSpec, MixturePrior, NormalPrior, Prior
 from manifold.training.exporting import priors
 
 
@@ -77,25 +78,52 @@ def test_what_the_family_gave_is_kept() -> None:
             MixturePrior.model_validate(mixture.model_dump() | change)
 
 
-def test_an_artifact_gets_its_priors_afterwards(tiny: Path, tmp_path: Path) -> None:
+def test_the_default_prior_is_the_densest_at_held_out_items() -> None:
+    latent = LatentSpec(size=2, priors={"normal": NormalPrior()}, default_prior="normal")
+    random = np.random.Generator(np.random.Philox(5))
+
+    def default(fitted: dict[str, Prior], held_out: NDArray[np.float64]) -> str | None:
+        found = priors.added(latent, fitted)
+        return priors.with_default(found, priors.densities(found, held_out)).prior
+
+    assert default(priors.fit(clusters()), clusters()[::7]) == "mixture"
+    normal = random.normal(size=(4000, 2))  # a mixture of ten parts fits the training items a little too closely
+    assert default(priors.fit(normal[:400]), normal[400:]) == "normal"
+    assert default(priors.fit(clusters()), clusters()[:0]) == "normal"  # without held-out items the default stays
+
+
+def test_log_densities_add_up_to_one() -> None:
+    axis = np.linspace(-12, 12, 241)
+    grid = np.stack(np.meshgrid(axis, axis), axis=-1).reshape(-1, 2)
+    area = (axis[1] - axis[0]) ** 2
+    for name, prior in {"normal": NormalPrior(), **priors.fit(clusters())}.items():
+        assert np.exp(priors.log_density(prior, grid)).sum() * area == pytest.approx(1, abs=2e-3), name
+
+
+def test_fitted_priors_make_the_next_version(tiny: Path, tmp_path: Path) -> None:
     for name in ("vae", "pixelcnn"):
         shutil.copytree(tiny / "models" / name, tmp_path / name)
     path = tmp_path / "vae/1/manifest.json"
     before = manifest.read(path)
     assert before.space is not None
-    stripped = before.space.model_copy(update={"priors": {"normal": NormalPrior()}})
+    stripped = LatentSpec(size=before.space.size, priors={"normal": NormalPrior()}, default_prior="normal")
     (path.parent / "priors.npz").unlink()
     files = {name: record for name, record in before.files.items() if name != "priors.npz"}
     path.write_text(manifest.dumps(before.model_copy(update={"latent": stripped, "files": files})))
+    written = path.read_bytes()
     result = CliRunner().invoke(cli.app, ["fit-priors", "vae", "--data", "digits", "--models", str(tmp_path)])
     assert result.exit_code == 0, result.exception
-    after = manifest.read(path)
-    with np.load(path.parent / "priors.npz") as made, np.load(tiny / "models/vae/1/priors.npz") as exported:
+    assert result.stdout.strip() == str(tmp_path / "vae/2")
+    assert path.read_bytes() == written  # a published version never changes
+    after = manifest.read(tmp_path / "vae/2")
+    assert after.version == 2 and after.space is not None and after.space.prior == before.space.prior
+    with np.load(tmp_path / "vae/2/priors.npz") as made, np.load(tiny / "models/vae/1/priors.npz") as exported:
         assert set(made) == set(exported)
         assert all(np.allclose(made[name], exported[name], atol=1e-6) for name in made)
-    assert after.files == repository.records(path.parent)
+    assert after.files == repository.records(tmp_path / "vae/2")
     again = CliRunner().invoke(cli.app, ["fit-priors", "vae", "--data", "digits", "--models", str(tmp_path)])
-    assert again.exit_code == 0 and manifest.read(path) == after  # those that it has stay as they are
+    assert again.exit_code == 0 and again.stdout.strip() == str(tmp_path / "vae/2")  # nothing to change
+    assert repository.versions(tmp_path / "vae") == [1, 2]
     assert engine.load(tmp_path / "vae", device="cpu").sample(3, seed=0, prior="mixture").data.shape == (3, 1, 8, 8)
     result = CliRunner().invoke(cli.app, ["fit-priors", "pixelcnn", "--models", str(tmp_path)])
     assert isinstance(result.exception, UnsupportedTask)

@@ -12,14 +12,23 @@ from manifold.training.exporting import classes, folds, priors
 from manifold.training.exporting.context import Context
 
 BATCH = 1000  # items
+DENSITIES = "prior_log_densities"  # in the provenance: nats at the calibration part, by prior
 
 
 def fit_priors(context: Context) -> None:
-    """Fit priors to where the training items lie, if latents are drawn from priors. Arrays of priors go into a file."""
+    """Fit priors to the latent positions of the training items and choose the default one on held-out items, if latents have priors.
+
+    Arrays of priors go into a file.
+    """
     latent, data = context.manifest.space, context.data
     if latent is not None and latent.priors and "encode" in context.manifest.tasks:
-        means = priors.posterior_means(context.engine, data, data.train)
-        context.update(latent=priors.added(latent, priors.fit(means)))
+        fitted = priors.fit(priors.posterior_means(context.engine, data, data.train))
+        latent = priors.added(latent, fitted)
+        found = priors.densities(latent, priors.posterior_means(context.engine, data, data.calibration))
+        recorded = {DENSITIES: found} if found else {}
+        context.update(
+            latent=priors.with_default(latent, found), provenance={**context.manifest.provenance, **recorded}
+        )
     context.manifest = stores.stored(context.folder, context.manifest)
 
 

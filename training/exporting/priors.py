@@ -1,25 +1,21 @@
-"""Priors fitted to where the training items lie in latent space: after training, at export, never while serving.
+"""Priors fitted to the latent positions of the training items, after training, and the choice of the default prior.
 
-A standard normal is what a VAE was trained towards; its aggregate posterior is another distribution, and an autoencoder has no prior at
-all. A mixture fitted afterwards is the cheapest gain in quality there is (Ghosh et al., 2020, "From variational to deterministic
+A VAE is trained towards a standard normal, but its aggregate posterior is another distribution, and an autoencoder has no prior at all. A
+mixture that is fitted after training makes better samples at little cost (Ghosh et al., 2020, "From variational to deterministic
 autoencoders", arXiv 1903.12436, section 4).
 """
 
 from __future__ import annotations
 
 import warnings
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from manifold.runtime import manifest as manifests
-from manifold.runtime import priors as stores
-from manifold.runtime import repository
 from manifold.runtime.engine import Model
-from manifold.runtime.errors import UnsupportedTask
-from manifold.runtime.manifest import GaussianPrior, LatentSpec, Manifest, MixturePrior, Prior
+from manifold.runtime.manifest import FittedPrior, GaussianPrior, LatentSpec, Manifest, MixturePrior, Prior
 from manifold.training.data import Data, Part
 from manifold.training.data.parts import batches
 
@@ -31,13 +27,20 @@ DIGITS = 9  # of the numbers in a manifest: what float32 holds
 BATCH = 1024
 
 
-def posterior_means(model: Model, data: Data, part: Part) -> Array:
-    """Return where the items of a part lie: float32 (N, L). A conditional encoder is conditioned on each item's own class or factors."""
+def posterior_means(model: Model, data: Data, part: Part, to_model: Callable[[Array], Array] | None = None) -> Array:
+    """Return the latent positions of the items of a part: float32 (N, L).
+
+    `to_model` makes model inputs of the stored items; by default the data set's own specification does. A conditional encoder is conditioned
+    on each item's own class or factors.
+    """
+    if not len(part):
+        return np.empty((0, model.manifest.space.count if model.manifest.space else 0), np.float32)
     task = model.manifest.tasks["encode"]
+    to_model = to_model or data.spec.to_model
     means = []
     for held in batches(part, BATCH):
         classes = conditions(model.manifest, data, held) if task.input("condition") else None
-        means.append(model.encode(data.inputs(held), classes=classes).placed)
+        means.append(model.encode(to_model(held.items), classes=classes).placed)
     return np.concatenate(means)
 
 
@@ -81,26 +84,41 @@ def _rounded(array: Array) -> Any:
 
 
 def added(latent: LatentSpec, fitted: dict[str, Prior]) -> LatentSpec:
-    """Return the latent with the fitted priors added; what the family gave is kept."""
+    """Return the latent with the fitted priors added. Priors that it has already are kept."""
     new = {name: prior for name, prior in fitted.items() if name not in latent.priors}
     return latent.model_copy(update={"priors": {**latent.priors, **new}})
 
 
-def add_to_artifact(model: Model, data: Data) -> Path:
-    """Fit priors to the training part through the artifact itself, and write them into its manifest. Return its folder.
+def densities(latent: LatentSpec, held_out: Array) -> dict[str, float]:
+    """Return the mean log density in nats of each prior at the posterior means of held-out items (N, L); nothing without items.
 
-    Raises UnsupportedTask for an artifact without a latent that items can be placed in.
+    The density at items that were used neither for training nor for the fit says how well a prior covers the positions that the decoder has
+    learned.
     """
-    latent = model.manifest.space
-    if latent is None or "encode" not in model.manifest.tasks:
-        raise UnsupportedTask(
-            f"{model.manifest.name} places no items in a latent space; it can {', '.join(model.manifest.tasks)}"
-        )
-    fitted = fit(posterior_means(model, data, data.train))
-    manifest = manifests.read(model.folder)  # as it was written: the engine may have padded its own
-    stores.load(model.folder, manifest)
-    manifest = manifest.model_copy(update={"latent": added(latent, fitted)})
-    manifest = stores.stored(model.folder, manifest)
-    files = {**manifest.files, manifests.PRIORS_FILE: repository.digest(model.folder / manifests.PRIORS_FILE)}
-    repository.save(model.folder, manifest.model_copy(update={"files": files if manifest.files else {}}))
-    return model.folder
+    if not len(held_out):
+        return {}
+    return {name: round(float(log_density(prior, held_out).mean()), 4) for name, prior in latent.priors.items()}
+
+
+def with_default(latent: LatentSpec, found: dict[str, float]) -> LatentSpec:
+    """Return the latent with the prior of the highest density as default. Without densities the present default stays."""
+    default = max(found, key=lambda name: found[name]) if found else latent.prior
+    return latent.model_copy(update={"default_prior": default})
+
+
+def log_density(prior: Prior, latents: Array) -> Array:
+    """Return the log density of a prior in nats at latents (N, L): float64 (N,)."""
+    from scipy.special import logsumexp
+    from scipy.stats import Covariance, multivariate_normal
+
+    latents = latents.astype(np.float64)
+    size = latents.shape[1]
+    if not isinstance(prior, FittedPrior):
+        return np.atleast_1d(multivariate_normal.logpdf(latents, np.zeros(size)))
+    parts = [
+        np.log(weight) + np.atleast_1d(multivariate_normal.logpdf(latents, mean, Covariance.from_cholesky(factor)))
+        for weight, mean, factor in zip(*prior.components, strict=True)
+        if weight > 0
+    ]
+    densities: Array = logsumexp(parts, axis=0)
+    return densities

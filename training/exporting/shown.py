@@ -11,19 +11,22 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from manifold.runtime.engine import Model
 from manifold.runtime.operations import supports
+from manifold.training.data import Part
 from manifold.training.data.parts import batches, first, subset
 from manifold.training.exporting import priors
 from manifold.training.exporting.context import Array, Context
 from manifold.training.runs import LOG, read_log
 
 SEED = 0
+PREVIEW = "preview.png"
 PREVIEWED = 64  # items
 BATCH = 500  # items
 PAGE = "page"  # the folder
@@ -34,15 +37,21 @@ SHOWN = (32, 16, 8, 4, 2, 1)
 
 
 def write_preview(context: Context) -> None:
-    """Write a PNG that shows what the model makes. If it makes nothing but features, it shows the test items it is least right about."""
+    """Write a PNG that shows what the model makes. A model that only has features shows the test items with the smallest margin."""
     engine, data, spec = context.engine, context.data, context.data.spec
-    real = data.inputs(first(data.test, spec.previewed))
     if supports(engine.manifest, "sample"):
-        n = min(spec.previewed, len(data.test)) if spec.parts else PREVIEWED
-        made = engine.sample(n, seed=SEED).data
+        content = preview(engine, data.test, spec.to_model)
     else:
-        made = data.inputs(data.test.batch(_least_right(context)))
-    (context.folder / "preview.png").write_bytes(spec.preview(made, real))
+        worst = data.inputs(data.test.batch(_least_right(context)))
+        content = spec.preview(worst, data.inputs(first(data.test, spec.previewed)))
+    (context.folder / PREVIEW).write_bytes(content)
+
+
+def preview(engine: Model, test: Part, to_model: Callable[[Array], Array]) -> bytes:
+    """Return a PNG of samples; of rows beside the items of a test part, of which `to_model` makes model inputs."""
+    spec = engine.manifest.spec
+    n = min(spec.previewed, len(test)) if spec.parts else PREVIEWED
+    return spec.preview(engine.sample(n, seed=SEED).data, to_model(first(test, spec.previewed).items))
 
 
 def _least_right(context: Context) -> Array:

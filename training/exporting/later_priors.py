@@ -1,0 +1,60 @@
+"""Priors for an artifact that is published already: they make its next version."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from manifold.runtime import manifest as manifests
+from manifold.runtime import priors as stores
+from manifold.runtime import repository
+from manifold.runtime.engine import Model, load
+from manifold.runtime.errors import InvalidValue, UnsupportedTask
+from manifold.runtime.manifest import Manifest
+from manifold.runtime.operations import supports
+from manifold.training.data import Data
+from manifold.training.exporting import priors, shown
+from manifold.training.exporting.calibrated import DENSITIES
+
+
+def add_to_artifact(model: Model, data: Data, root: Path) -> Path:
+    """Publish the artifact anew in `root`, with priors fitted to the training part and the better one as default, as its next version.
+
+    Priors are fitted through the artifact's own encoder. Return the new folder, or the old one if nothing changes. Raises UnsupportedTask for
+    an artifact without a latent that items can be placed in, InvalidValue for data of another kind.
+    """
+    before = latent = model.manifest.space
+    if before is None or latent is None or "encode" not in model.manifest.tasks:
+        raise UnsupportedTask(
+            f"{model.manifest.name} does not place items in a latent space; it can {', '.join(model.manifest.tasks)}"
+        )
+    to_model = model.manifest.spec.reader_of(data.spec)
+    if to_model is None:
+        raise InvalidValue(f"data: {data.name} does not hold the items of {model.manifest.name}", field="data")
+    fitted = priors.fit(priors.posterior_means(model, data, data.train, to_model))
+    plain = manifests.read(model.folder)  # as it is stored: the engine may have padded its own
+    stores.load(model.folder, plain)
+    latent = priors.added(latent, fitted)
+    found = priors.densities(latent, priors.posterior_means(model, data, data.calibration, to_model))
+    latent = priors.with_default(latent, found)
+    if (latent.prior, list(latent.priors)) == (before.prior, list(before.priors)):
+        return model.folder
+    provenance = {**plain.provenance, **({DENSITIES: found} if found else {})}
+    with repository.staging(root, plain.name) as folder:
+        repository.copy(model.folder, folder)
+        version = repository.next_version(root, plain.name)
+        changes = {"version": version, "latent": latent, "provenance": provenance}
+        manifest = stores.stored(folder, plain.model_copy(update=changes))
+        manifest = _sealed(folder, manifest)
+        if (folder / shown.PREVIEW).exists() and supports(manifest, "sample"):
+            engine = load(folder, device="cpu")
+            (folder / shown.PREVIEW).write_bytes(shown.preview(engine, data.test, to_model))
+            manifest = _sealed(folder, manifest)
+        load(folder, device="cpu")
+        return repository.publish_next(folder, root, manifest)
+
+
+def _sealed(folder: Path, manifest: Manifest) -> Manifest:
+    """Write the manifest with the checksums of the files in the folder, and return it."""
+    manifest = manifest.model_copy(update={"files": repository.records(folder)})
+    (folder / manifests.FILE).write_text(manifests.dumps(manifest))
+    return manifest
