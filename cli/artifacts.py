@@ -81,11 +81,21 @@ def catalogue(
     readme: Annotated[
         Path | None, typer.Option("--readme", help="A file whose table, between its marks, is renewed too.")
     ] = None,
+    record: Annotated[
+        bool,
+        typer.Option(
+            "--record",
+            help="Add new versions to the record published.json; refused if a published version has changed.",
+        ),
+    ] = False,
     models: Models = Path("models"),
 ) -> None:
     """Write the table of all artifacts, from their manifests."""
     from manifold.evaluation import catalogue as catalogues
+    from manifold.runtime import published
 
     check_writable(page, readme)
+    if record:
+        published.renew(models)
     for path in catalogues.write(models, page, readme):
         typer.echo(path)

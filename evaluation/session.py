@@ -25,9 +25,10 @@ from manifold.evaluation.images import RealData
 from manifold.evaluation.progress import Stages
 from manifold.evaluation.reference import Reference
 from manifold.evaluation.report import Pictures
-from manifold.runtime import engine, repository
+from manifold.runtime import engine, repository, revisions
 from manifold.runtime import manifest as manifests
 from manifold.runtime.engine import Model
+from manifold.runtime.manifest import Manifest
 
 SHIPPED = "reference.npz"  # in an extractor's artifact
 PARTS = ("test", "calibration", "train")
@@ -108,7 +109,7 @@ class Session:
     def write_reference(
         self, out: Path | None, data: str | None, path: Path | None, part: str, *, skip: bool = False, warn: Callable[[str], None] = lambda text: None
     ) -> Path:  # fmt: skip
-        """Write statistics of a data set's part, or of the images in `path`, into a file; without `out` into the extractor's artifact.
+        """Write statistics of a data set's part, or of the images in `path`, into a file; without `out` into the next version of the extractor's artifact.
 
         `warn` is told of files that were left out, and of what was done to others.
         """
@@ -127,13 +128,17 @@ class Session:
         if statistics.features is not None:
             for text in evaluate_images.file_warnings(statistics.source, statistics.features, "images"):
                 warn(text)
-        target = out or extractor.model.folder / SHIPPED
-        if target.suffix != ".npz":
-            raise EvaluationError(f"out: {target} must end in .npz", field="out")
-        reference.write_npz(target, statistics, extractor, anchors)
         if out is None:
-            repository.seal(extractor.model.folder)
-        return target
+
+            def ship(folder: Path, manifest: Manifest) -> Manifest:
+                reference.write_npz(folder / SHIPPED, statistics, extractor, anchors)
+                return manifest
+
+            return revisions.publish(extractor.model, self.root, ship) / SHIPPED
+        if out.suffix != ".npz":
+            raise EvaluationError(f"out: {out} must end in .npz", field="out")
+        reference.write_npz(out, statistics, extractor, anchors)
+        return out
 
     def disentangle(self, name: str, data: str | None, item: int) -> tuple[dict[str, Any], bytes]:
         """Return figures of an artifact's latent dimensions, and a PNG of their traversals."""

@@ -6,9 +6,9 @@ import functools
 from pathlib import Path
 
 from manifold.runtime import manifest as manifests
-from manifold.runtime import priors, repository
+from manifold.runtime import priors, published, repository
 from manifold.runtime.engine import Model, example_inputs, load
-from manifold.runtime.errors import ManifoldError
+from manifold.runtime.errors import ArtifactError, ManifoldError
 from manifold.runtime.graphs import batches
 from manifold.runtime.manifest import Manifest
 
@@ -70,12 +70,23 @@ def draws(model: Model, task: str) -> str:
 def check(folder: Path, device: str, *, seal: bool) -> tuple[list[str], list[str], Manifest]:
     """Check an artifact; if asked to, seal it first and move fitted priors into a file. Return problems, notes, and the manifest as stored.
 
-    Raises ArtifactError for an artifact that cannot be loaded, Unavailable if something that it needs is not on this machine.
+    Raises ArtifactError for an artifact that cannot be loaded, or whose published version would be changed by sealing it. Raises Unavailable
+    if something that it needs is not on this machine.
     """
     if seal:
+        _check_unpublished(folder)
         priors.move(folder)
     stored = repository.seal(folder) if seal else manifests.read(folder)
     model = load(folder, device=device)
     if seal and model.manifest.drawing - stored.drawing:
         stored = repository.seal(folder, model.manifest.drawing)
-    return [*run_all(model), *unrecorded(stored, model)], notes(folder, model), stored
+    changed = published.problem_of(folder, stored)
+    problems = [*run_all(model), *unrecorded(stored, model), *([] if changed is None else [changed])]
+    return problems, notes(folder, model), stored
+
+
+def _check_unpublished(folder: Path) -> None:
+    """Raise ArtifactError if sealing would change a version that is published."""
+    sealed = manifests.read(folder).model_copy(update={"files": repository.records(folder)})
+    if (problem := published.problem_of(folder, sealed)) is not None:
+        raise ArtifactError(problem)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from manifold.runtime import manifest as manifests
 from manifold.runtime import priors as stores
-from manifold.runtime import repository
+from manifold.runtime import revisions
 from manifold.runtime.engine import Model, load
 from manifold.runtime.errors import InvalidValue, UnsupportedTask
 from manifold.runtime.manifest import Manifest
@@ -39,22 +39,13 @@ def add_to_artifact(model: Model, data: Data, root: Path) -> Path:
     if (latent.prior, list(latent.priors)) == (before.prior, list(before.priors)):
         return model.folder
     provenance = {**plain.provenance, **({DENSITIES: found} if found else {})}
-    with repository.staging(root, plain.name) as folder:
-        repository.copy(model.folder, folder)
-        version = repository.next_version(root, plain.name)
-        changes = {"version": version, "latent": latent, "provenance": provenance}
-        manifest = stores.stored(folder, plain.model_copy(update=changes))
-        manifest = _sealed(folder, manifest)
+
+    def change(folder: Path, manifest: Manifest) -> Manifest:
+        manifest = stores.stored(folder, manifest.model_copy(update={"latent": latent, "provenance": provenance}))
         if (folder / shown.PREVIEW).exists() and supports(manifest, "sample"):
+            revisions.write(folder, manifest)
             engine = load(folder, device="cpu")
             (folder / shown.PREVIEW).write_bytes(shown.preview(engine, data.test, to_model))
-            manifest = _sealed(folder, manifest)
-        load(folder, device="cpu")
-        return repository.publish_next(folder, root, manifest)
+        return manifest
 
-
-def _sealed(folder: Path, manifest: Manifest) -> Manifest:
-    """Write the manifest with the checksums of the files in the folder, and return it."""
-    manifest = manifest.model_copy(update={"files": repository.records(folder)})
-    (folder / manifests.FILE).write_text(manifests.dumps(manifest))
-    return manifest
+    return revisions.publish(model, root, change)
