@@ -1,9 +1,9 @@
-"""Cost of the trace term of the Fréchet distance at d = 2048, beside the ways that others go, in one run on the same matrices.
+"""The cost of the trace term of the Fréchet distance at d = 2048, compared with other methods on the same matrices in one run.
 
     python benchmarks/distance.py [--dimensions 2048] [--rounds 3]
 
-Ways: scipy.linalg.sqrtm of the product (pytorch-fid, clean-fid), eigenvalues of the product (torch-fidelity, torchmetrics), ours with
-nothing kept, and ours with the reference's factor kept from an earlier comparison. Rounds are interleaved; ratios are of medians.
+Methods: scipy.linalg.sqrtm of the product (pytorch-fid, clean-fid), eigenvalues of the product (torch-fidelity, torchmetrics), ours without
+a cache, and ours with the reference's factor kept from an earlier comparison. Rounds are interleaved; ratios are ratios of medians.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Float64 = NDArray[np.float64]
 
 
 def features(n: int, d: int, seed: int, spectrum: Float64, dead: float = 0.0) -> Float64:
-    """Return rows with a decaying spectrum in a rotated basis, rectified; a part of the features dead."""
+    """Return rows with a decaying spectrum in a rotated basis, rectified. A share `dead` of the features is constant."""
     generator = np.random.Generator(np.random.Philox(seed))
     mixing = np.random.Generator(np.random.Philox(0)).normal(size=(d, d)) / np.sqrt(d)
     x = np.maximum(generator.normal(size=(n, d)) * spectrum @ mixing + 0.3, 0)
@@ -49,14 +49,14 @@ def distance_by(
 
 
 def by_sqrtm(a: Float64, b: Float64) -> float:
-    """Compute it as pytorch-fid does."""
+    """Compute the trace term as pytorch-fid does."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return float(np.trace(linalg.sqrtm(a @ b)).real)
 
 
 def by_eigenvalues(a: Float64, b: Float64) -> float:
-    """Compute it as torch-fidelity does."""
+    """Compute the trace term as torch-fidelity does."""
     return float(np.sqrt(np.linalg.eigvals(a @ b).astype(np.complex128)).real.sum())
 
 
@@ -80,7 +80,7 @@ def main() -> None:
     print(f"d = {d}, scipy {scipy.__version__}, numpy {np.__version__}, {options.rounds} rounds, medians in seconds")
     for case, (x, y) in cases.items():
         first, second = of_rows(x), of_rows(y)
-        _ = first.covariance, second.covariance  # not what is measured
+        _ = first.covariance, second.covariance  # computed before the measurement, which does not include it
         kept = copy(first)
         frechet.distance(kept, copy(second))
         ways: dict[str, Callable[[], float]] = {

@@ -1,6 +1,6 @@
-"""Series: channels of numbers at regular steps. A kind of data that the project does not have, as the one file that would add it.
+"""Series: channels of numbers at regular steps. The project does not have this kind of data; this one file adds it.
 
-tests/test_kinds.py copies it beside the other kinds and serves an artifact of it.
+tests/test_kinds.py copies the file beside the other kinds and serves an artifact of it.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ class SeriesSpec(Kind):
         return [{} for _ in given]
 
     def sheet(self, items: Array, recipes: Sequence[Mapping[str, Any]] | None = None, *, scale: int = 1) -> bytes:
-        """Return a CSV file with a line for each step."""
+        """Return a CSV file with one line for each step."""
         text = io.StringIO(newline="")
         csv.writer(text).writerows(
             [i, t, *step] for i, item in enumerate(items) for t, step in enumerate(item.tolist())

@@ -1,4 +1,4 @@
-"""Scores over time: the statistic is right, and a change shows on /metrics."""
+"""Scores over time: the statistic is correct, and a change shows on /metrics."""
 
 from __future__ import annotations
 
