@@ -91,10 +91,10 @@ def tables(paths: list[Path], seeds: int) -> None:
     for kind in SPLITS:
         by, wanted = results[kind], set(results[kind][OURS])
         sets = sorted({name for name, _ in wanted})
-        print(f"\n{kind}: {len(sets)} sets, {len(wanted)} splits\n")
+        print(f"\n{kind}: {len(sets)} data sets, {len(wanted)} splits\n")
         whole = {detector: records for detector, records in by.items() if wanted <= set(records)}
         for detector in sorted(set(by) - set(whole)):
-            print(f"left out: {detector}, which has {len(wanted & set(by[detector]))} of the splits")
+            print(f"left out: {detector} has results for only {len(wanted & set(by[detector]))} of these splits")
         if not sets:
             continue
         means = {

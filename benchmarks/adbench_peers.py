@@ -95,7 +95,7 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument(
-        "--only", nargs="*", help="detectors, all where left out; what OUT has already is not fitted again"
+        "--only", nargs="*", help="detectors to run (default: all); results in OUT are not computed again"
     )
     parser.add_argument("--out", type=Path, default=Path("runs/adbench-peers.jsonl"))
     options = parser.parse_args()

@@ -53,7 +53,7 @@ def rows(model: Model, usual: Array, strange: Array) -> dict[str, tuple[float, f
 
 def pairs(models: Path, n: int) -> None:
     """Print the table of pairs."""
-    print("| model, other data | " + "term | AUROC | found at 1% | false alarms met |\n|---|---|---|---|---|")
+    print("| model, other data | " + "term | AUROC | recall at 1% | measured false alarms |\n|---|---|---|---|---|")
     for name, other in PAIRS:
         model = engine.load(repository.find(name, models), device="cpu")
         own, strange = datasets.load(model.manifest.data_name or ""), datasets.load(other)

@@ -353,7 +353,7 @@ def measure(target: Target, service: subprocess.Popen[bytes], seconds: float, ti
 
 
 def report(measured: dict[str, Any], counts: dict[str, dict[int, int]]) -> None:
-    print("| milliseconds | callbacks, by time of a core | by the clock |\n|---|---|---|")
+    print("| milliseconds | callbacks by CPU time | by wall-clock time |\n|---|---|---|")
     names = [
         f"below {BOUNDS[0]:g}",
         *(f"{low:g} to {high:g}" for low, high in itertools.pairwise(BOUNDS)),
@@ -364,10 +364,10 @@ def report(measured: dict[str, Any], counts: dict[str, dict[int, int]]) -> None:
             print(f"| {name} | {core} | {wall} |")
     longest = measured["longest"][0][0] if measured["longest"] else BOUNDS[5]
     print(
-        f"\nlongest: {longest:.1f} ms of a core (the goal is {GOAL:g}), {measured['longest_wall']:.0f} ms by the clock"
+        f"\nlongest: {longest:.1f} ms of CPU time (the goal is {GOAL:g}), {measured['longest_wall']:.0f} ms of wall-clock time"
     )
     for core, wall, name in measured["longest"]:
-        print(f"  {core:7.1f} ms of a core, {wall:7.1f} by the clock: {name}")
+        print(f"  {core:7.1f} ms of CPU time, {wall:7.1f} ms of wall-clock time: {name}")
     print("answers by status:", "; ".join(f"{name} {statuses}" for name, statuses in sorted(counts.items())))
 
 
@@ -375,7 +375,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=15)
     parser.add_argument("--tree", type=Path, default=HERE)
-    parser.add_argument("--budget", type=int, default=4_500_000, help="bytes of graphs that may be loaded")
+    parser.add_argument("--budget", type=int, default=4_500_000, help="memory budget for loaded graphs in bytes")
     parser.add_argument("--serve", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.serve:
@@ -415,7 +415,7 @@ def _wait_until_ready(target: Target) -> None:
     until = time.monotonic() + 60
     while target.counts.get("ready", {}).get(200, 0) == 0:
         if time.monotonic() > until:
-            raise SystemExit("the service does not become ready")
+            raise SystemExit("the service did not become ready")
         target.ask("ready", "/health/ready")
         time.sleep(0.1)
 

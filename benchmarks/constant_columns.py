@@ -143,7 +143,7 @@ def figures(data: Data, mixed: bool, seed: int) -> dict[str, Figures]:
 
 def show(title: str, runs: list[dict[str, Figures]]) -> None:
     """Print means over the seeds."""
-    print(f"\n{title}\n\n| by | recall at 1% | flagged | AUROC |\n|---|---|---|---|")
+    print(f"\n{title}\n\n| score | recall at 1% | flagged | AUROC |\n|---|---|---|---|")
     for name in runs[0]:
         recall, flagged, auroc = np.mean([run[name] for run in runs], axis=0)
         print(f"| {name} | {recall:.3f} | {flagged:.3f} | {auroc:.3f} |", flush=True)

@@ -64,9 +64,9 @@ def peers(path: Path) -> None:
         scores[type(detector).__name__] = [detector.fit(train).decision_function(judged)]
     weights = np.where(labels, FRAUD_RATE / labels.sum(), (1 - FRAUD_RATE) / (~labels).sum())
     print(
-        f"{len(train)} genuine rows train (ours calibrates on a ninth of them); judged: {(~labels).sum()} genuine, {labels.sum()} frauds\n"
+        f"{len(train)} genuine training rows (ours calibrates on a ninth of them); test rows: {(~labels).sum()} genuine, {labels.sum()} frauds\n"
     )
-    print(f"| by | AUROC | average precision at {FRAUD_RATE:.2%} | recall at 1% false alarms |\n|---|---|---|---|")
+    print(f"| method | AUROC | average precision at {FRAUD_RATE:.2%} | recall at 1% false alarms |\n|---|---|---|---|")
     for name, runs in scores.items():
         rows = []
         for run in runs:

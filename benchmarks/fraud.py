@@ -95,8 +95,8 @@ def main() -> None:
     """Score everything and print both tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="transactions-vae")
-    parser.add_argument("--rows", type=int, help="of the file's beginning; all where left out")
-    parser.add_argument("--work", type=Path, help="where the files are kept; a temporary folder where left out")
+    parser.add_argument("--rows", type=int, help="number of rows, from the beginning of the file (default: all)")
+    parser.add_argument("--work", type=Path, help="folder for the files (default: a temporary folder)")
     options = parser.parse_args()
     model = engine.load(repository.find(options.model, Path("models")), device="cpu", threads=1)
     spec = TableSpec.of(model.manifest.spec, options.model)
@@ -120,10 +120,10 @@ def main() -> None:
         assert np.array_equal(scored[f"part.{role}"].to_numpy(), values.astype(np.float64)), role
     rate = {name: n / min(seconds) for name, seconds in times.items()}
     print(f"{model.manifest.name} {model.manifest.version}, {n:,} transactions, one thread\n")
-    print("| what | rows/s | peak memory |\n|---|---|---|")
+    print("| run | rows/s | peak memory |\n|---|---|---|")
     print(f"| the engine alone, encoded rows in memory | {rate['engine']:,.0f} | |")
     print(
-        f"| `manifold score` from Parquet to Parquet, start included | {rate['file']:,.0f} ({rate['file'] / rate['engine']:.2f} of it) | {peak:.0f} MiB |"
+        f"| `manifold score` from Parquet to Parquet, start included | {rate['file']:,.0f} ({rate['file'] / rate['engine']:.2f} of the engine) | {peak:.0f} MiB |"
     )
     after = day[:n] >= transactions.DAYS["test"][0]
     if not (after & (scenario[:n] > 0)).any():
@@ -135,10 +135,10 @@ def main() -> None:
         f"\nDays {day[:n][after].min()} to {day[:n][after].max()}: {after.sum():,} transactions, {(after & (scenario[:n] > 0)).sum():,} frauds\n"
     )
     print(
-        f"| by | AUROC | average precision | fraud among {A_DAY} a day | found at 1% | scenario 1 | 2 | 3 |\n|---|---|---|---|---|---|---|---|"
+        f"| score | AUROC | average precision | precision of {A_DAY} alerts a day | recall at 1% | scenario 1 | 2 | 3 |\n|---|---|---|---|---|---|---|---|"
     )
     judged = scenario[:n][after], day[:n][after]
-    print(quality("the score", scored["score"].to_numpy()[after], *judged))
+    print(quality("the combined score", scored["score"].to_numpy()[after], *judged))
     for role in terms:
         print(quality(role, scored[f"part.{role}"].to_numpy()[after], *judged))
     print(quality("IForest", -forest.score_samples(np.nan_to_num(data[after])), *judged))

@@ -47,7 +47,7 @@ def main() -> None:
     true = log_likelihood(model, images)
     sheet = [images[:SHOWN]]
     print(
-        "| known | candidates a class | class is the true one | nats from the image | s an image |\n|---|---|---|---|---|"
+        "| known | candidates per class | share of true classes | nats below the original | seconds per image |\n|---|---|---|---|---|"
     )
     for name, half in halves(images.shape[-1]).items():
         mask = half.repeat(len(images), axis=0)

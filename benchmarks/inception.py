@@ -97,11 +97,11 @@ def main() -> None:
         "features, ONNX against pytorch-fid": np.abs(through_onnx - expected).max(),
         "logits without bias, torch against pytorch-fid's features @ fc": np.abs(logits - unbiased).max(),
     }
-    print(f"features: mean {expected.mean():.3f}, largest {expected.max():.3f}, {expected.shape[1]} of them")
+    print(f"{expected.shape[1]} features: mean {expected.mean():.3f}, largest {expected.max():.3f}")
     for name, value in figures.items():
         print(f"{name}: {value:.2g}")
     if max(figures.values()) > TOLERANCE:
-        sys.exit(f"above {TOLERANCE:g}")
+        sys.exit(f"a difference is above the tolerance {TOLERANCE:g}")
 
 
 if __name__ == "__main__":

@@ -98,7 +98,7 @@ async def run(port: int, pid: int, total: int, clients: int) -> None:
         now = resident(pid)
         first = first or now
         print(
-            f"after {(part + 1) * total // 10:,} requests: {now:.0f} MB, {now / first:.3f} of after the first tenth",
+            f"after {(part + 1) * total // 10:,} requests: {now:.0f} MB, {now / first:.3f} times the value after the first tenth",
             flush=True,
         )
 

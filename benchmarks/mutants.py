@@ -138,7 +138,7 @@ def cover(store: Path, options: Sequence[str]) -> None:
     file.write_text(json.dumps({"tests": tests | new, "sources": sources}))
     path.unlink()
     print(
-        f"{len(new)} tests, of which {sum(not test['passed'] for test in new.values())} did not pass; {len(tests | new)} are known"
+        f"{len(new)} tests, of which {sum(not test['passed'] for test in new.values())} did not pass; the store has {len(tests | new)}"
     )
 
 
@@ -459,8 +459,8 @@ def main() -> None:
     parser.add_argument("--store", type=Path, default=Path("mutants"))
     parser.add_argument("--n", type=int, default=400)
     parser.add_argument("--seed", type=int, default=20)
-    parser.add_argument("--part", default="1/1", help="run, again: the first of two parts is 1/2")
-    parser.add_argument("--all", action="store_true", help="again: also those that were killed")
+    parser.add_argument("--part", default="1/1", help="for run and again: part of the work, such as 1/2 for the first of two")
+    parser.add_argument("--all", action="store_true", help="for again: include mutants that were killed")
     options, rest = parser.parse_known_args()
     store = options.store.resolve()
     store.mkdir(exist_ok=True)

@@ -68,17 +68,17 @@ def choose() -> None:
     table, attacks = nslkdd.read(remote.fetch(nslkdd.FILES[0]))
     kinds = np.asarray([nslkdd.KIND_OF[attack] for attack in attacks.tolist()])
     print(
-        "Scores, trained on 50 000 normal rows of KDDTrain+, judged by its other normal rows and its attacks; means of three seeds\n"
+        "Scores, trained on 50 000 normal rows of KDDTrain+, tested on its other normal rows and its attacks; means of three seeds\n"
     )
-    print("| settings | AUROC, mean over families | found at 1%, mean | by family |\n|---|---|---|---|")
+    print("| settings | AUROC, mean over families | recall at 1%, mean | AUROC by family |\n|---|---|---|---|")
     for name, changes in SCORES.items():
         figures = np.mean([_by_family(table, kinds, {**changes, "seed": seed}) for seed in range(3)], axis=0)  # (4, 2)
         families = ", ".join(f"{family} {auroc:.3f}" for family, auroc in zip(ATTACKS, figures[:, 0], strict=True))
         print(f"| {name} | {figures[:, 0].mean():.4f} | {figures[:, 1].mean():.3f} | {families} |", flush=True)
     print(
-        "\nClasses, attacks left out in four folds: half the recall of normal rows, half the mean recall of attacks never seen\n"
+        "\nClasses, with attacks left out in four folds. The result is half the recall of normal rows plus half the mean recall of unseen attacks\n"
     )
-    print("| settings | figure | normal rows | by fold |\n|---|---|---|---|")
+    print("| settings | result | recall of normal rows | result by fold |\n|---|---|---|---|")
     for name, (kind, changes) in CLASSES.items():
         folds = [_left_out(table, attacks, kinds, fold, kind, changes) for fold in range(len(LEFT_OUT))]
         families = ", ".join(f"{figure:.3f}" for figure, _ in folds)
@@ -175,14 +175,14 @@ def scores() -> None:
                 families = [_against(held_out, seen[known[known != "normal"] == family], line)[0] for family in ATTACKS]
                 by_seed.append((float(np.mean(families)), *figures[name][-1][:2]))
     print(
-        f"KDDTest+: {len(usual)} normal rows, {len(strange)} attacks; the line for 1% drawn on {len(data.calibration)} normal rows of KDDTrain+\n"
+        f"KDDTest+: {len(usual)} normal rows, {len(strange)} attacks; the threshold for 1% is set on {len(data.calibration)} normal rows of KDDTrain+\n"
     )
-    print("| by | AUROC | average precision | attacks found | false alarms really met |\n|---|---|---|---|---|")
+    print("| method | AUROC | average precision | recall | measured false alarms |\n|---|---|---|---|---|")
     for name, rows in figures.items():
         mean, spread = np.mean(rows, axis=0), np.std(rows, axis=0)
         print(f"| {name} | " + " | ".join(f"{m:.4f} ± {s:.4f}" for m, s in zip(mean, spread, strict=True)) + " |")
     print(
-        "\nBy seed, AUROC on the attack families of KDDTrain+ (by which the shipped one was chosen), and AUROC and average precision on KDDTest+:"
+        "\nBy seed, AUROC on the attack families of KDDTrain+ (the shipped model was chosen by it), and AUROC and average precision on KDDTest+:"
     )
     print("; ".join(f"{seed}: {' '.join(f'{value:.4f}' for value in row)}" for seed, row in enumerate(by_seed)))
 
@@ -215,7 +215,7 @@ def classes() -> None:
             figures = float(accuracy_score(truth, guess)), float(f1_score(truth, guess, average="weighted"))
             runs.setdefault(name, []).append((*figures, time.perf_counter() - began))
     print(f"KDDTest+: {len(truth)} rows, five classes, {len(SEEDS)} seeds\n")
-    print("| by | accuracy | weighted F1 | seconds |\n|---|---|---|---|")
+    print("| method | accuracy | weighted F1 | seconds |\n|---|---|---|---|")
     for name, rows in runs.items():
         mean, spread = np.mean(rows, axis=0), np.std(rows, axis=0)
         print(f"| {name} | {mean[0]:.4f} ± {spread[0]:.4f} | {mean[1]:.4f} ± {spread[1]:.4f} | {mean[2]:.0f} |")

@@ -113,9 +113,9 @@ def plot(points: list[dict[str, Any]], limit: float, path: Path) -> None:
     left.plot(load, load, ":", color="grey", label="offered")
     left.set(xscale="log", yscale="log", xlabel="offered requests/s", ylabel="goodput, requests/s")
     left.legend()
-    right.plot(load, [1000 * point["p99"] for point in points], "o-", label="p99 of those accepted")
-    right.plot(load, [1000 * point["p50"] for point in points], "s--", label="median")
-    right.axhline(limit, color="grey", linestyle=":", label="stated queue time")
+    right.plot(load, [1000 * point["p99"] for point in points], "o-", label="p99 of accepted requests")
+    right.plot(load, [1000 * point["p50"] for point in points], "s--", label="median of accepted requests")
+    right.axhline(limit, color="grey", linestyle=":", label="queue time limit")
     right.set(xscale="log", xlabel="offered requests/s", ylabel="ms", ylim=(0, None))
     right.legend()
     for axis in (left.xaxis, left.yaxis, right.xaxis):
@@ -163,7 +163,7 @@ def main() -> None:
             service.wait(30)
     best = max(point["goodput"] for point in points)
     print(
-        "| offered over capacity | offered/s | goodput/s | over the best | median | p99 | statuses |\n|---|---|---|---|---|---|---|"
+        "| offered / capacity | offered/s | goodput/s | share of the best | median | p99 | statuses |\n|---|---|---|---|---|---|---|"
     )
     for point in points:
         print(

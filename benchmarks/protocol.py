@@ -176,7 +176,7 @@ def measure(
 
 
 def report(rates: dict[tuple[str, int, str], list[float]]) -> None:
-    print("| way | rows | Manifold | PyTriton | ratio |")
+    print("| method | rows | Manifold | PyTriton | ratio |")
     print("|---|---|---|---|---|")
     for way, rows in dict.fromkeys((way, rows) for way, rows, _ in rates):
         ours, theirs = (statistics.median(rates[way, rows, name]) for name in ("Manifold", "PyTriton"))

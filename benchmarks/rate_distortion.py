@@ -115,7 +115,7 @@ def ours(model: engine.Model, images: Pixels, decoded: int) -> tuple[float, floa
             one, _ = compression.decompress(model, files[0].content)
             same = np.array_equal(codes, made.codes) and np.array_equal(imaging.to_uint8(data, spec), shown)
             if not (same and np.array_equal(imaging.to_uint8(one, spec), shown[:1])):
-                raise RuntimeError("not what was written came back")
+                raise RuntimeError("the decoded codes or pixels differ from the written ones")
         alone += sum(len(file.content) for file in files)
         together += len(made.content)
         error += squared_error(shown, group)
@@ -138,7 +138,7 @@ def curves(images: Pixels, way: Callable[[Pixels, str, int], tuple[float, float]
 def main() -> None:
     """Print bits, PSNR and ratios, and draw the plot."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("--n", type=int, default=10_000, help="images of each test part, in whole hundreds")
+    parser.add_argument("--n", type=int, default=10_000, help="images of each test split, rounded down to hundreds")
     parser.add_argument("--decoded", type=int, default=1000)
     parser.add_argument("--models", type=Path, default=Path("models"))
     parser.add_argument("--out", type=Path, default=Path("docs/rate-distortion.png"))
@@ -161,7 +161,7 @@ def main() -> None:
                     summary[f"{kind}_{codec}_least"] = [round(value, 2) for value in min(curve)]
                 panel.plot(*zip(*sorted(curve), strict=True), line, color=colour, label=f"{codec}, one {kind}")
             panel.plot(rate, quality, "*" if kind == "file" else "P", ms=13, color="tab:red", label=f"ours, one {kind}")  # fmt: skip
-        panel.set(xscale="log", xlabel="bits an image, header and all", ylabel="PSNR (dB)", title=f"{name}: {artifact}")
+        panel.set(xscale="log", xlabel="bits per image, headers included", ylabel="PSNR (dB)", title=f"{name}: {artifact}")
         panel.set_xticks(ticks := [200, 500, 1000, 2000, 5000], [str(tick) for tick in ticks])
         panel.minorticks_off()
         panel.grid(alpha=0.3)

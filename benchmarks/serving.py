@@ -123,7 +123,7 @@ def wrk(
     command = ["wrk", "-t1", "-c32", f"-d{seconds}s", "-s", str(script), url]
     output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     if "Non-2xx" in output or "Socket errors" in output:
-        raise SystemExit(f"{url}: refused or broken\n{output}")
+        raise SystemExit(f"{url}: some answers were not 200, or connections broke\n{output}")
     match = re.search(r"Requests/sec:\s+([\d.]+)", output)
     assert match
     return float(match.group(1))
@@ -214,10 +214,10 @@ def main() -> None:
     parser.add_argument("models", type=Path)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=int, default=3)
-    parser.add_argument("--only", nargs="*", help="names of loads")
+    parser.add_argument("--only", nargs="*", help="names of the loads to run (default: all)")
     options = parser.parse_args()
     if not shutil.which("wrk"):
-        raise SystemExit("wrk is needed (Debian's package wrk)")
+        raise SystemExit("this benchmark needs wrk; install the Debian package wrk")
     chosen = {name: load for name, load in LOADS.items() if not options.only or name in options.only}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -257,7 +257,7 @@ def main() -> None:
 
 def report(rates: dict[str, float], engine: dict[str, float], cpu: dict[str, float]) -> None:
     """Print the table."""
-    print("| load | requests/s | rows/s | over the empty route | over the engine alone |\n|---|---|---|---|---|")
+    print("| load | requests/s | rows/s | relative to the empty route | relative to the engine |\n|---|---|---|---|---|")
     print(f"| an empty FastAPI route | {rates['empty']:,.0f} | | 1 | |")
     against = {
         "64 latent rows, npy, MLP": "mlp",
@@ -275,7 +275,7 @@ def report(rates: dict[str, float], engine: dict[str, float], cpu: dict[str, flo
     alone = f"MLP {engine['mlp']:,.0f} rows/s, DCGAN {engine['dcgan']:,.0f} rows/s"
     print(f"\nThe engine alone, 64 rows a run: {alone}; 64 samples and their PNG {engine['grid']:,.0f}/s")
     print(
-        "Server's CPU a request of one latent row: "
+        "The server's CPU time per request of one latent row: "
         + ", ".join(f"{name} {value:.0f} µs" for name, value in cpu.items())
     )
 

@@ -78,7 +78,7 @@ def loading(models: Path, at_once: int | None) -> tuple[float, list[float]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--models", type=int, help="the first so many by name; all of them")
+    parser.add_argument("--models", type=int, help="number of models, the first ones by name (default: all)")
     arguments = parser.parse_args()
     names = sorted(path.name for path in (ROOT / "models").iterdir())[: arguments.models]
     figures: defaultdict[str, list[float]] = defaultdict(list)

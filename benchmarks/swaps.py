@@ -118,7 +118,7 @@ async def swap(port: int, root: Path, rate: float, swaps: int) -> None:
     await running
     quantiles = 1000 * np.quantile(load.seconds, [0.5, 0.99, 1])
     print(
-        f"{load.sent} requests at {rate:g}/s during {swaps} swaps in {took:.1f} s: {load.failed} failed, {load.wrong} of the wrong version, "
+        f"{load.sent} requests at {rate:g}/s during {swaps} swaps in {took:.1f} s: {load.failed} failed, {load.wrong} from a wrong version, "
         f"{len(load.versions)} versions answered; median {quantiles[0]:.1f} ms, 99% {quantiles[1]:.1f} ms, slowest {quantiles[2]:.0f} ms",
         flush=True,
     )
@@ -134,7 +134,7 @@ def cycle(port: int, pid: int, cycles: int) -> None:
         if count in (SETTLED, cycles) or count % 60 == SETTLED:
             now = resident(pid)
             print(
-                f"after {count} times unloaded and loaded: {now:.1f} MB, {now / settled:.3f} of after {SETTLED}",
+                f"after {count} unloads and loads: {now:.1f} MB, {now / settled:.3f} times the value after {SETTLED}",
                 flush=True,
             )
 

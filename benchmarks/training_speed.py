@@ -117,11 +117,11 @@ def run(command: list[str]) -> dict[str, Any]:
 def main() -> None:
     """Print samples/s and ratios."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("--pythae", type=Path, help="Python of an environment with pythae; left out: without it")
+    parser.add_argument("--pythae", type=Path, help="Python of an environment with pythae (default: skip pythae)")
     parser.add_argument("--data", default="mnist")
     parser.add_argument("--n", type=int, default=12_800)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--family", choices=("vae", "vqvae"), help="one of the two alone")
+    parser.add_argument("--family", choices=("vae", "vqvae"), help="run only this family")
     parser.add_argument("--worker", nargs=2, metavar=("WAY", "FAMILY"))
     options = parser.parse_args()
     if options.worker:

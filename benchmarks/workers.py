@@ -78,12 +78,12 @@ def main() -> None:
                 process.wait(30)
     print(f"{os.cpu_count()} cores\n")
     print(
-        "| load | workers | requests/s | over the first | CPU a request | load generator |\n|---|---|---|---|---|---|"
+        "| load | workers | requests/s | relative to the first | CPU time per request | load generator |\n|---|---|---|---|---|---|"
     )
     for (load, workers), rounds in figures.items():
         rate, cpu, generator = (statistics.median(values) for values in zip(*rounds, strict=True))
         first = statistics.median(rate for rate, _, _ in figures[load, options.workers[0]])
-        print(f"| {load} | {workers} | {rate:,.0f} | {rate / first:.2f} | {cpu:,.0f} µs | {generator:.2f} of a core |")
+        print(f"| {load} | {workers} | {rate:,.0f} | {rate / first:.2f} | {cpu:,.0f} µs | {generator:.2f} cores |")
 
 
 if __name__ == "__main__":
