@@ -70,7 +70,7 @@ def _connections(generator: np.random.Generator, n: int) -> Table:
 
 
 def _constants(columns: int, n: int) -> Table:
-    """Return texts, truth values, whole numbers and numbers, each column with one value."""
+    """Return columns of texts, truth values, integers and numbers, each with one value."""
     values: tuple[Any, ...] = ("no", False, 0.0, 2.5)
     return {f"c{place}": np.full(n, values[place % len(values)]) for place in range(columns)}
 
@@ -114,7 +114,7 @@ def network(service: str | None, changed: int, seed: int) -> tuple[Data, list[st
 
 
 def figures(data: Data, mixed: bool, seed: int) -> dict[str, Figures]:
-    """Return the figures of each score."""
+    """Return the results of each score."""
     assert data.anomalies is not None
     train, held_out, usual, other = (
         Arrays.of(part).items for part in (data.train, data.calibration, data.test, data.anomalies)
@@ -142,7 +142,7 @@ def figures(data: Data, mixed: bool, seed: int) -> dict[str, Figures]:
 
 
 def show(title: str, runs: list[dict[str, Figures]]) -> None:
-    """Print means over the seeds."""
+    """Print the mean results over the seeds."""
     print(f"\n{title}\n\n| score | recall at 1% | flagged | AUROC |\n|---|---|---|---|")
     for name in runs[0]:
         recall, flagged, auroc = np.mean([run[name] for run in runs], axis=0)

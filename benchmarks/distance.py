@@ -34,7 +34,7 @@ def features(n: int, d: int, seed: int, spectrum: Float64, dead: float = 0.0) ->
 
 
 def copy(gaussian: FeatureGaussian) -> FeatureGaussian:
-    """Return the same statistics without anything derived from them."""
+    """Return the same statistics without cached values."""
     if gaussian.rows is not None:
         return FeatureGaussian(gaussian.mean, gaussian.n, rows=gaussian.rows)
     return FeatureGaussian(gaussian.mean, gaussian.n, covariance=gaussian.covariance)
@@ -43,7 +43,7 @@ def copy(gaussian: FeatureGaussian) -> FeatureGaussian:
 def distance_by(
     root_trace: Callable[[Float64, Float64], float], first: FeatureGaussian, second: FeatureGaussian
 ) -> float:
-    """Return the distance with another trace term."""
+    """Return the distance with another method for the trace term."""
     gap = first.mean - second.mean
     return float(gap @ gap) + first.trace + second.trace - 2 * root_trace(first.covariance, second.covariance)
 

@@ -28,7 +28,7 @@ GREY = 0.4
 
 
 def halves(size: int) -> dict[str, NDArray[np.float32]]:
-    """Return masks (1, 1, size, size) with 1 where the image is known."""
+    """Return masks (1, 1, size, size) with 1 for the known pixels."""
     row, column = np.indices((size, size))
     known = {"upper": row < size // 2, "left": column < size // 2, "lower": row >= size // 2}
     return {name: mask[None, None].astype(np.float32) for name, mask in known.items()}

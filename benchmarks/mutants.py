@@ -123,7 +123,7 @@ def _add(to: dict[str, list[int]], lines: dict[str, list[int]]) -> None:
 
 
 def cover(store: Path, options: Sequence[str]) -> None:
-    """Run the tests in this process and add what they cover to the store."""
+    """Run the tests in this process and add the lines that they cover to the store."""
     import pytest
 
     path = store / "new.json"
@@ -459,7 +459,9 @@ def main() -> None:
     parser.add_argument("--store", type=Path, default=Path("mutants"))
     parser.add_argument("--n", type=int, default=400)
     parser.add_argument("--seed", type=int, default=20)
-    parser.add_argument("--part", default="1/1", help="for run and again: part of the work, such as 1/2 for the first of two")
+    parser.add_argument(
+        "--part", default="1/1", help="for run and again: part of the work, such as 1/2 for the first of two"
+    )
     parser.add_argument("--all", action="store_true", help="for again: include mutants that were killed")
     options, rest = parser.parse_known_args()
     store = options.store.resolve()

@@ -140,11 +140,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=5)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--times", type=float, default=10, help="offered rate of a slow model, as a multiple of its capacity")
+    parser.add_argument(
+        "--times", type=float, default=10, help="offered rate of a slow model, as a multiple of its capacity"
+    )
     parser.add_argument(
         "--share", type=float, default=0.25, help="offered rate of the fast models, as a share of their capacity"
     )
-    parser.add_argument("--rates", type=float, nargs=2, help="offered rates of the fast models in requests/s, instead of --share")
+    parser.add_argument(
+        "--rates", type=float, nargs=2, help="offered rates of the fast models in requests/s, instead of --share"
+    )
     parser.add_argument("--slow", type=int, default=1, help="number of slow models")
     parser.add_argument("--tree", type=Path, default=HERE)
     parser.add_argument("--client", type=int, help=argparse.SUPPRESS)

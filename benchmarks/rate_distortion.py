@@ -161,7 +161,9 @@ def main() -> None:
                     summary[f"{kind}_{codec}_least"] = [round(value, 2) for value in min(curve)]
                 panel.plot(*zip(*sorted(curve), strict=True), line, color=colour, label=f"{codec}, one {kind}")
             panel.plot(rate, quality, "*" if kind == "file" else "P", ms=13, color="tab:red", label=f"ours, one {kind}")  # fmt: skip
-        panel.set(xscale="log", xlabel="bits per image, headers included", ylabel="PSNR (dB)", title=f"{name}: {artifact}")
+        panel.set(
+            xscale="log", xlabel="bits per image, headers included", ylabel="PSNR (dB)", title=f"{name}: {artifact}"
+        )
         panel.set_xticks(ticks := [200, 500, 1000, 2000, 5000], [str(tick) for tick in ticks])
         panel.minorticks_off()
         panel.grid(alpha=0.3)

@@ -257,7 +257,9 @@ def main() -> None:
 
 def report(rates: dict[str, float], engine: dict[str, float], cpu: dict[str, float]) -> None:
     """Print the table."""
-    print("| load | requests/s | rows/s | relative to the empty route | relative to the engine |\n|---|---|---|---|---|")
+    print(
+        "| load | requests/s | rows/s | relative to the empty route | relative to the engine |\n|---|---|---|---|---|"
+    )
     print(f"| an empty FastAPI route | {rates['empty']:,.0f} | | 1 | |")
     against = {
         "64 latent rows, npy, MLP": "mlp",

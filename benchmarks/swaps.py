@@ -34,7 +34,7 @@ BODY = json.dumps({"model": NAME, "seed": SEED}).encode()
 
 
 def publish(root: Path, version: int) -> None:
-    """Publish the next version by one rename."""
+    """Publish the next version with one rename."""
     from manifold.runtime import repository
 
     source = repository.find(TURNS[version % 2], MODELS)

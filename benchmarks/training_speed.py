@@ -35,7 +35,7 @@ BATCH = 128
 
 
 def loop_of(family: str, data: str, n: int) -> Loop:
-    """Return a loop at its first phase."""
+    """Return a training loop at the start of its first phase."""
     module = families.get(family)
     whole = datasets.load(data)
     config = module.Config.model_validate({**module.PRESETS["cpu"], "batch_size": BATCH})

@@ -103,7 +103,7 @@ def check(folder: Path, *options: str) -> tuple[int, str]:
 
 
 def refused(folder: Path, *options: str) -> str:
-    """Return what `manifold check` prints about an artifact that it refuses."""
+    """Return the output of `manifold check` for an artifact that it refuses."""
     status, said = check(folder, *options)
     assert status == 1, said
     return said

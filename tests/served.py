@@ -45,7 +45,7 @@ def answers(url: str) -> bool:
 
 
 class Served:
-    """`python -m manifold.service` on ports of loopback."""
+    """The service `python -m manifold.service` on ports of loopback."""
 
     def __init__(self, root: Path, *, grpc: bool = False, **options: Any) -> None:
         for _ in range(3):  # another process may have taken gRPC's port meanwhile

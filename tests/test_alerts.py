@@ -52,7 +52,7 @@ def series(page: str) -> dict[str, float]:
 
 
 def firing(pages: list[str], alerts: list[str], tmp_path: Path) -> None:
-    """Have promtool evaluate the alert rules on pages that were scraped a minute apart; these alerts must fire at the end, and no others."""
+    """Run promtool on the alert rules and on pages that were scraped a minute apart. Exactly these alerts must fire at the end."""
     scraped = [series(page) for page in pages]
     names = sorted({name for page in scraped for name in page})
     values = {name: " ".join(f"{page[name]:g}" if name in page else "_" for page in scraped) for name in names}

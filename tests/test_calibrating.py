@@ -116,7 +116,7 @@ def test_a_truth_is_given_anew(tiny: Path, tmp_path: Path, stated: str, names: t
 
 
 def test_a_column_alone_means_the_rule_of_fit(knowing: Path, tmp_path: Path) -> None:
-    """In this file, attacks are the more frequent value."""
+    """Attacks are the more frequent value in this file."""
     _, done = calibrated(knowing, tmp_path / "models", rows(900, 600), stated="label")
     assert done.known_anomalies == 600
 

@@ -138,7 +138,7 @@ def test_rejected_rows_of_a_parquet_file_have_their_id(model: Model) -> None:
 
 
 def test_a_row_with_too_few_cells_has_no_id(model: Model) -> None:
-    """It is unknown which of its cells is missing."""
+    """The row does not show which of its cells is missing."""
     _, short = scored(model, b"order,price,kind,weight,shop,code\nA,1.5,small,70,X,1\nB,1.5,small,70\n")
     assert short == {"row": 2, "error": "has 4 cells, but the header has 6"}
 

@@ -1,4 +1,4 @@
-"""The classifier family: augmentation, calibration error, and what it exports."""
+"""The classifier family: augmentation, calibration error, and exported tasks."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_each_item_is_shifted_by_its_own_draw() -> None:
         ]
         assert len(fits) == 1
         places += fits
-    assert len(set(places)) > 15  # of 25 possible places
+    assert len(set(places)) > 15  # there are 25 possible positions
 
 
 def test_half_of_the_items_are_flipped() -> None:

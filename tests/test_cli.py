@@ -33,7 +33,7 @@ def run(*arguments: str, ok: bool = True) -> subprocess.CompletedProcess[str]:
 
 
 def here(*arguments: str) -> str:
-    """Return what the command prints when it runs in this process. A new process that imports torch takes seconds to start."""
+    """Return the output of a command that runs in this process. A new process that imports torch takes seconds to start."""
     done = CliRunner().invoke(cli.app, arguments)
     assert done.exit_code == 0, done.output
     return done.output

@@ -88,7 +88,7 @@ def test_empty_lines_between_requests_are_not_requests(service: Served) -> None:
     "sent", [b"", b"POST /sample HTTP/1.1\r\n", b"POST /sample HTTP/1.1\r\nContent-Length: 10\r\n\r\n{"]
 )
 def test_who_closes_half_of_a_connection_is_let_go(sent: bytes, service: Served) -> None:
-    """The client will send nothing more, and what it has sent is no request."""
+    """The client will send nothing more, and the received bytes are no request."""
     with connect(service, sent) as connection:
         connection.shutdown(socket.SHUT_WR)
         began = time.monotonic()

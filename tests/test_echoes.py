@@ -20,7 +20,7 @@ from tests import tabled
 from tests.served import Served, served
 from tests.test_conditional import CONDITION, DATA, DATA_IN, LATENT, MEAN, artifact, task
 
-LONG = "\u00e9" * 2_500_000  # 5 MB
+LONG = "\u00e9" * 2_500_000  # 5 MB in UTF-8
 MOST = 4096  # largest answer in bytes
 
 

@@ -74,11 +74,11 @@ def test_shifts_are_masks_a_and_b() -> None:
     layer = model.layers[0]
     first = model.first_vertical
     v = masked(e, first.weight, first.bias, (5, 3), (0, 0))  # type: ignore[arg-type] # rows r - 2 and r - 1 of five: A
-    h = masked(e, *row(model.first_horizontal), (1, 5), (0, 0))  # columns c - 2 and c - 1 of five: mask A
+    h = masked(e, *row(model.first_horizontal), (1, 5), (0, 0))  # mask A: columns c - 2 and c - 1 of five
     p = masked(v, layer.vertical.weight, layer.vertical.bias, (3, 3), (0, 0))  # type: ignore[arg-type] # rows r - 1 and r of three: B
     q = masked(h, *row(layer.horizontal), (1, 3), (0, 0)) + F.conv2d(p, layer.link.weight, layer.link.bias)
     a, b = q.chunk(2, 1)
-    out = layer.out(  # residual and skip outputs
+    out = layer.out(  # the residual and skip outputs
         (torch.tanh(a) * torch.sigmoid(b)).permute(0, 2, 3, 1)
     ).permute(0, 3, 1, 2)
     expected = out.chunk(2, 1)[1]
@@ -212,7 +212,7 @@ def test_cached_sampling_of_colours_and_densities_is_naive_sampling(
     with torch.no_grad():
         codes, items = sampler(uniforms, condition, torch.ones(5))
     assert torch.allclose(codes.view(expected.shape).double(), expected.double(), atol=1e-5)
-    assert set(np.unique(np.round(items.numpy() * 15, 4) % 1)) == {0.0}  # levels
+    assert set(np.unique(np.round(items.numpy() * 15, 4) % 1)) == {0.0}  # the values are levels
     if (channels, likelihood) != (3, "mixture"):
         return
     graphs.save_onnx({"sample": sampler.to_onnx()}, tmp_path)

@@ -380,7 +380,7 @@ def test_images_of_other_formats_are_told_of(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("no image")
     shutil.copy(
         tmp_path / "0/0.png", tmp_path / "0/x.jfif"
-    )  # the content decides the format; the name only says that it is an image
+    )  # the content decides the format; the name only shows that it is an image
     data = datasets.load(str(tmp_path))
     assert data.protocol["images"] == 61
     assert any(
@@ -447,7 +447,7 @@ def test_files_are_decoded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     )
     assert datasets.load(f"{root}?labels=../labels.csv").classes == ("x",)  # other classes do not change the images
     assert decoded == []
-    write(root, "0/0.png")  # another image under the same name
+    write(root, "0/0.png")  # another image with the same name
     changed = datasets.load(str(root))
     assert changed.protocol["sha256"] != first.protocol["sha256"]
     assert len(decoded) == 60

@@ -20,7 +20,7 @@ from tests.pictures import GREY, GREY_ALPHA, PALETTE, RGB, RGBA, png, saved
 
 PLAIN = ImageSpec(height=8, width=8, channels=1, background=0.0)
 COLOUR = ImageSpec(height=8, width=8, channels=3, background=0.0)
-RAMP = np.arange(64, dtype=np.uint8).reshape(8, 8) * 4  # 0 to 252, all different
+RAMP = np.arange(64, dtype=np.uint8).reshape(8, 8) * 4  # 0 to 252, all values different
 EVERY = RAMP.copy()
 EVERY[7, 7] = 255
 

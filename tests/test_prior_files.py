@@ -80,7 +80,7 @@ def test_priors_move_into_a_file_and_nothing_else_changes(tmp_path: Path, sealed
         {"latent", "files"} if sealed else {"latent"}
     )
     text = (folder / FILE).read_text()
-    priors.move(folder)  # there is nothing left to move
+    priors.move(folder)  # all priors have been moved
     assert (folder / FILE).read_text() == text == manifest.dumps(after)
 
 

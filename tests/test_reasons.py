@@ -30,7 +30,7 @@ def test_each_image_has_a_map_of_its_own() -> None:
     spec = ImageSpec(height=2, width=2, channels=3)
     found = spec.explain(Evidence(nats, scale=10.0), ())
     pixels = [np.asarray(Image.open(io.BytesIO(base64.b64decode(item["map"])))).tolist() for item in found]
-    assert pixels == [[[0, 153], [0, 0]], [[0, 0], [51, 0]]]  # 6 and 2 tenths of 255
+    assert pixels == [[[0, 153], [0, 0]], [[0, 0], [51, 0]]]  # 0.6 and 0.2 of 255
 
 
 def given(role: str, shape: list[int], **more: Any) -> dict[str, Any]:

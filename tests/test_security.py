@@ -235,7 +235,7 @@ def test_checksums_can_be_asked_for(root: Path) -> None:
 
 @given(st.floats(0.5, 50), st.lists(st.floats(0, 3), min_size=1, max_size=60))
 def test_a_bucket_gives_its_rate_and_no_more(rate: float, gaps: list[float]) -> None:
-    """In any period, the bucket allows at most the burst and what has been refilled. After the stated wait the next request is allowed."""
+    """Over any period the bucket allows at most its burst and the refilled tokens. After the stated wait the next request is allowed."""
     now, given_out = 100.0, 0
     bucket = TokenBucket(rate, now)
     for gap in gaps:

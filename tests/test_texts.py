@@ -1,4 +1,4 @@
-"""JSON and numbers from outside: what is accepted and what is refused, without exceptions from Python itself."""
+"""JSON and numbers from outside: accepted and refused texts, without exceptions from Python itself."""
 
 from __future__ import annotations
 

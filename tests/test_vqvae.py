@@ -113,7 +113,7 @@ def test_new_entries_are_drawn_by_squared_distance() -> None:
     drawn = [_apart(z, torch.zeros(1, 2), 2, generator) for _ in range(300)]
     assert all({tuple(place.tolist()) for place in pair} == {(3.0, 0.0), (0.0, 6.0)} for pair in drawn)
     far_first = sum(bool(pair[0, 1] == 6) for pair in drawn) / len(drawn)
-    assert far_first == pytest.approx(36 / 45, abs=0.09)  # four standard deviations
+    assert far_first == pytest.approx(36 / 45, abs=0.09)  # a tolerance of four standard deviations
 
 
 def test_vectors_that_are_all_entries_are_drawn_evenly() -> None:

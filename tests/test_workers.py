@@ -144,8 +144,8 @@ def test_models_change_in_all_of_them_and_in_one_that_is_replaced(running: Runni
     os.kill(victim, signal.SIGKILL)
     until(lambda: victim not in running.pids())
     assert running.metric(sample) == before  # the counts of the ended worker are kept
-    # the signal that reads keys again ends nobody, in whatever state the next worker is
-    while len(running.pids()) < COUNT or not running.said("not ready"):  # nothing is loaded in it
+    # SIGHUP, which reloads the keys, ends no worker, in any state of its start
+    while len(running.pids()) < COUNT or not running.said("not ready"):  # no model is loaded in it
         running.process.send_signal(signal.SIGHUP)
         for pid in running.pids():
             with suppress(ProcessLookupError):

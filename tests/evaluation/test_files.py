@@ -176,7 +176,7 @@ def test_statistics_ship_with_the_extractor(tmp_path: Path, tiny_models: Path) -
     before = extractors.load("digits-classifier", models, device="cpu").sha256
     run("reference", "--extractor", "digits-classifier", "--ship", models=models)
     loaded = extractors.load("digits-classifier", models, device="cpu")  # the artifact was sealed again
-    assert loaded.sha256 == before  # the extractor is still the same
+    assert loaded.sha256 == before  # the extractor's checksum has not changed
     found = json.loads(run("evaluate", "vae", "--n", "100", "--against", "shipped", "--json", models=models))
     assert {"train_vs_test", "test_is_marginal", "perfect_generator"} <= set(found["anchors"])
     whole = json.loads(run("evaluate", "vae", "--n", "100", "--json", models=models))

@@ -113,7 +113,7 @@ def test_the_expected_floor_is_the_formula_written_out(spectrum: list[float]) ->
 
 
 def test_samples_of_one_gaussian_are_as_far_apart_as_expected() -> None:
-    """In one dimension the δ term is a sixth of the floor. The mean of 4000 pairs of samples has an error of 1.6%."""
+    """The δ term is a sixth of the floor in one dimension. The mean of 4000 pairs of samples has an error of 1.6%."""
     generator = np.random.Generator(np.random.Philox(0))
     found = [
         frechet.distance(*(of_rows(generator.normal(0, 2.0, (n, 1)).astype(np.float32)) for n in (50, 70)))
