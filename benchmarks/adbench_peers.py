@@ -3,7 +3,7 @@
     python benchmarks/adbench_peers.py DATA [--seeds 5] [--out runs/adbench-peers.jsonl]
 
 DATA holds the .npz files of ADBench's classical data sets (Han et al., 2022, arXiv 2206.09426): arrays `X` and `y`, with y = 1 for anomalies.
-PyOD's detectors run with their default settings. As in ADBench, min-max scaling is fitted on the training rows. The output has one JSON line for
+PyOD's detectors run with their default settings. Min-max scaling is fitted on the training rows, as in ADBench. The output has one JSON line for
 each data set, split, seed and detector. This file also makes the splits: it needs only numpy and scikit-learn until a detector is fitted.
 """
 

@@ -370,7 +370,6 @@ def test_the_runtime_does_not_phone_home() -> None:
 
 
 def test_the_reason_for_no_cuda_is_found() -> None:
-
     from manifold.runtime.graphs import backends
 
     class WithCuda:

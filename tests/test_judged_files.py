@@ -205,7 +205,7 @@ def test_a_truth_for_another_file_is_given(folder: Path, tmp_path: Path) -> None
 
 
 def test_another_truth_for_the_fitted_file_judges_no_row_that_was_learned_from(folder: Path) -> None:
-    """The split is that of `fit`. Of the 55 attacks, only those in the held-out tenth are scored."""
+    """The split is that of `fit`. Only attacks in the held-out tenth are scored, not all 55."""
     model = load(folder / "models/blind", device="cpu")
     data = tables.of_model(model, folder / "rows.csv", "label==worm")
     plain = tables.of_model(model, folder / "rows.csv")
