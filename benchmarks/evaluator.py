@@ -70,7 +70,7 @@ def main() -> None:
     print(f"{options.model}, {options.n} images, extractor {extractor.name}, medians of {options.rounds}")
     for name, seconds in median.items():
         print(
-            f"  {name:18} {seconds:7.2f} s  {options.n / seconds:9.0f} images/s  {engine_alone / seconds:5.2f} of the engine's own speed (sampling and features)"
+            f"  {name:18} {seconds:7.2f} s  {options.n / seconds:9.0f} images/s  {engine_alone / seconds:5.2f} of the engine alone (sampling and features)"
         )
 
 

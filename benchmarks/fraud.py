@@ -123,7 +123,7 @@ def main() -> None:
     print("| run | rows/s | peak memory |\n|---|---|---|")
     print(f"| the engine alone, encoded rows in memory | {rate['engine']:,.0f} | |")
     print(
-        f"| `manifold score` from Parquet to Parquet, start included | {rate['file']:,.0f} ({rate['file'] / rate['engine']:.2f} of the engine) | {peak:.0f} MiB |"
+        f"| `manifold score` from Parquet to Parquet, start included | {rate['file']:,.0f} ({rate['file'] / rate['engine']:.2f} of that) | {peak:.0f} MiB |"
     )
     after = day[:n] >= transactions.DAYS["test"][0]
     if not (after & (scenario[:n] > 0)).any():

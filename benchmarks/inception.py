@@ -26,7 +26,7 @@ TOLERANCE = 1e-4
 
 
 def peers_network(folder: Path) -> Any:
-    """Return pytorch-fid's network with fresh weights. torchvision's compiled operators cannot be loaded here."""
+    """Return pytorch-fid's network with fresh weights, without torchvision's compiled operators."""
     sys.path.insert(0, str(folder))
     library = torch.library.Library("torchvision", "DEF")
     for operator in ("nms", "qnms"):  # torchvision registers fake kernels for these operators when it is imported

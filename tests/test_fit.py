@@ -314,7 +314,7 @@ def test_figures_do_not_depend_on_the_batch(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_figures_are_recorded_in_place_of_earlier_ones(tmp_path: Path) -> None:
-    """Metrics of others stay. The new ones cover the two terms, and the peer beside the term that is the score."""
+    """Metrics of others stay. Each metric of the score holds the values of the other term and of the peer in its protocol."""
     by_others = Metric(name="auroc", value=0.5, protocol={"by": "someone"})
     terms = [{"name": name, "kind": "nll", "description": "made up"} for name in ("odd", "even")]
     score = tabled.manifest()["tasks"]["score"]

@@ -21,7 +21,7 @@ MB = 2**20
 
 
 class Gate:
-    """A gate that holds each chunk after its encoding until `go` is set, and counts the chunks."""
+    """A gate that holds each chunk before it is encoded until `open` is set, and counts the chunks."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         from manifold.runtime.tables import columns

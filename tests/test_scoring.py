@@ -53,7 +53,7 @@ def test_a_tail_of_equal_or_few_values_is_finite() -> None:
 
 
 def test_the_strangest_of_many_rows_are_ordered() -> None:
-    """Among a million normal rows and two hundred anomalies, p-values tie at 1 / (n + 1), but the score still ranks them correctly."""
+    """Among a million normal rows and two hundred anomalies, p-values tie at 1 / (n + 1), but the score still orders them by strength."""
     generator = np.random.default_rng(2)
     n = 2000
     combination = Combination(terms=("a", "b"))

@@ -1,4 +1,4 @@
-"""Hostile tables: files of a few kilobytes that unpack to gigabytes, or single rows of them, are refused with little memory."""
+"""Hostile tables: files of a few kilobytes that unpack to gigabytes. The files, or some of their rows, are refused with little memory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Decisions that a model cannot make: a rate without a calibration, or below its resolution. The answer reports them instead of false."""
+"""Decisions that a model cannot make: at a rate without a calibration, or below its resolution. The answer is null with a note, not false."""
 
 from __future__ import annotations
 

@@ -208,7 +208,7 @@ def test_a_broken_latest_version_at_the_start_leaves_the_one_before(root: Path) 
 
 
 def test_a_version_that_failed_is_not_chosen_when_the_next_one_fails_too(root: Path) -> None:
-    """Version 2 was then only verified again. A broken graph passes that, so it counted as the highest that can be served."""
+    """Verification alone does not find a broken graph, so version 2 must not count as the highest version that can be served."""
     with served(root) as service:
         for version in (2, 3):
             (publish(root, "a", version) / "decode.onnx").write_bytes(b"no graph")
