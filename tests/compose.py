@@ -380,7 +380,7 @@ def refused(folder: Path) -> None:
         it("up", "-d", "service")
         until(lambda: httpx.get(f"{it.url('PORT')}/health/ready").status_code == 200, "ready")
         if httpx.post(f"{it.url('PORT')}/sample", json={}).status_code != 401:
-            raise Failed("beyond loopback a request without a key is answered")
+            raise Failed("a request without a key is answered on other addresses than loopback")
     say("beyond loopback, with a key", "up; a request without it gets 401")
 
 
