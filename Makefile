@@ -44,10 +44,12 @@ format: .venv/dev.done
 clean:
 	rm -rf .venv .venv-tritonclient
 
+FEATURED := mnist-vqvae mnist-cvae fashion-cgan cifar10-cgan digits-pixelcnn transactions-vae
 .PHONY: docs
 docs: .venv/dev.done  ## renews what tests compare with the code
 	$(BIN)/manifold schema > docs/manifest.schema.json
-	$(BIN)/manifold catalogue --page docs/models.md --readme README.md
+	$(BIN)/manifold catalogue --page docs/models.md --readme README.md $(addprefix --featured ,$(FEATURED)) --record
+	$(BIN)/manifold sample mnist-vqvae -n 64 --seed 1 -o docs/samples.png
 	$(BIN)/python -c 'import json; from manifold.service.http.app import create_app; from manifold.service.settings import Settings; print(json.dumps(create_app(Settings()).app.openapi(), indent=1))' > docs/openapi.json
 
 .PHONY: stubs

@@ -1,12 +1,12 @@
-"""The family `tabular_vae` with its default scores on ADBench's classical sets, beside PyOD's detectors on the same splits.
+"""The family `tabular_vae` with its default scores on ADBench's classical data sets, compared with PyOD's detectors on the same splits.
 
     python benchmarks/adbench_peers.py DATA --out runs/adbench-peers.jsonl      # in an environment with PyOD
     python benchmarks/adbench.py DATA --peers runs/adbench-peers.jsonl [--seeds 5] [--out runs/adbench.jsonl]
 
-No set has a setting of its own: every column is a number, and rows calibrate as with `manifold fit`, a ninth of the training rows, or by folds
-where there are fewer than 2000. `mixed` is said where the training rows hold anomalies. The scores are those of the exported tasks, run by
-torch. Prints Markdown: mean AUROC and average precision over sets (each the mean of its
-seeds), the mean rank, and for each peer the paired Wilcoxon test over sets, two-sided.
+All data sets use the same settings, and every column is a number. Calibration works as in `manifold fit`: on a ninth of the training rows, or
+by folds if there are fewer than 2000. `mixed` is set if the training rows contain anomalies. The scores are those of the exported tasks, computed
+by torch. The output is Markdown: mean AUROC and average precision over the data sets (for each data set the mean over its seeds), the mean rank,
+and for each peer a two-sided paired Wilcoxon test over the data sets.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ OURS = "Manifold"
 
 
 def as_data(split: Split) -> Data:
-    """The split as the families take it."""
+    """Convert a split to the data type that the families read."""
     names = [f"x{place}" for place in range(split.train.shape[1])]
     order = np.random.Generator(np.random.Philox(split.seed)).permutation(len(split.train))
     small = len(order) < SMALL
@@ -49,7 +49,7 @@ def as_data(split: Split) -> Data:
 
 
 def scores(split: Split) -> dict[str, Array]:
-    """Terms of the test rows and the score that the artifact would give."""
+    """Return the score terms of the test rows, and the score that the artifact would give."""
     data = as_data(split)
     by_name = in_memory.fit(FAMILY, data, mixed=split.kind == "mixed", seed=split.seed).score(data.inputs(data.test))
     ours = by_name.pop(COMBINED)
@@ -57,7 +57,7 @@ def scores(split: Split) -> dict[str, Array]:
 
 
 def run_all(options: argparse.Namespace) -> None:
-    """Fits what OUT does not have yet."""
+    """Fit all splits and seeds that are missing in OUT."""
     options.out.parent.mkdir(parents=True, exist_ok=True)
     done = {tuple(json.loads(line)["key"][:3]) for line in options.out.open()} if options.out.exists() else set()
     with options.out.open("a") as out:
@@ -80,7 +80,7 @@ def run_all(options: argparse.Namespace) -> None:
 
 
 def tables(paths: list[Path], seeds: int) -> None:
-    """Prints what is in the files, of the detectors that have every set and seed that ours has."""
+    """Print the results in the files. Detectors that lack a data set or seed of ours are left out."""
     results: dict[str, dict[str, dict[tuple[str, int], tuple[float, float]]]] = defaultdict(lambda: defaultdict(dict))
     for path in paths:
         for line in path.open():
@@ -91,16 +91,16 @@ def tables(paths: list[Path], seeds: int) -> None:
     for kind in SPLITS:
         by, wanted = results[kind], set(results[kind][OURS])
         sets = sorted({name for name, _ in wanted})
-        print(f"\n{kind}: {len(sets)} sets, {len(wanted)} splits\n")
+        print(f"\n{kind}: {len(sets)} data sets, {len(wanted)} splits\n")
         whole = {detector: records for detector, records in by.items() if wanted <= set(records)}
         for detector in sorted(set(by) - set(whole)):
-            print(f"left out: {detector}, which has {len(wanted & set(by[detector]))} of the splits")
+            print(f"left out: {detector} has results for only {len(wanted & set(by[detector]))} of these splits")
         if not sets:
             continue
         means = {
             detector: np.asarray([np.mean([records[key] for key in wanted if key[0] == name], axis=0) for name in sets])
             for detector, records in whole.items()
-        }  # (sets, 2): AUROC and average precision
+        }  # (data sets, 2): AUROC and average precision
         detectors = sorted(means, key=lambda detector: -means[detector][:, 0].mean())
         ranks = rankdata([-means[detector][:, 0] for detector in detectors], axis=0).mean(axis=1)
         print(
@@ -115,7 +115,7 @@ def tables(paths: list[Path], seeds: int) -> None:
 
 
 def main() -> None:
-    """Fits, and prints the tables."""
+    """Fit the models and print the tables."""
     parser = argparse.ArgumentParser()
     parser.add_argument("data", type=Path)
     parser.add_argument("--seeds", type=int, default=5)

@@ -1,10 +1,10 @@
-"""The peers of benchmarks/adbench.py, in an environment of their own: `pip install pyod torch tqdm`.
+"""The peers of benchmarks/adbench.py, in their own environment: `pip install pyod torch tqdm`.
 
     python benchmarks/adbench_peers.py DATA [--seeds 5] [--out runs/adbench-peers.jsonl]
 
-DATA holds the .npz files of ADBench's classical sets (Han et al., 2022, arXiv 2206.09426), `X` and `y` with y = 1 for anomalies. PyOD's
-detectors as they come, after min-max scaling fitted on the training rows, as ADBench does. One JSON line a set, split, seed and detector.
-This file also holds the splits: it needs numpy and scikit-learn alone until a detector is fitted.
+DATA holds the .npz files of ADBench's classical data sets (Han et al., 2022, arXiv 2206.09426): arrays `X` and `y`, with y = 1 for anomalies.
+PyOD's detectors run with their default settings. Min-max scaling is fitted on the training rows, as in ADBench. The output has one JSON line for
+each data set, split, seed and detector. This file also makes the splits: it needs only numpy and scikit-learn until a detector is fitted.
 """
 
 from __future__ import annotations
@@ -25,24 +25,24 @@ from sklearn.model_selection import train_test_split
 from sklearn.preprocessing import MinMaxScaler
 
 Array = NDArray[Any]
-CAP = 10_000  # rows of a set, drawn with seed 0 and stratified
-SPLITS = ("normals", "mixed")  # half of the normal rows; 70% of all rows, anomalies among them
+CAP = 10_000  # most rows of a data set; larger ones are sampled, stratified, with seed 0
+SPLITS = ("normals", "mixed")  # trained on half of the normal rows; on 70% of all rows, with anomalies
 
 
 @dataclass(frozen=True)
 class Split:
-    """One set, split one way with one seed."""
+    """One split of a data set with one seed."""
 
     name: str
     kind: str
     seed: int
     train: Array  # float64 (N, D)
     test: Array
-    labels: Array  # of test, 1 for anomalies
+    labels: Array  # labels of the test rows, 1 for anomalies
 
 
 def read(path: Path) -> tuple[Array, Array]:
-    """X and y of a set, capped."""
+    """Read X and y of a data set, and draw at most CAP rows."""
     with np.load(path, allow_pickle=False) as content:
         x, y = content["X"].astype(np.float64), content["y"].astype(np.int64)
     if len(x) > CAP:
@@ -51,7 +51,7 @@ def read(path: Path) -> tuple[Array, Array]:
 
 
 def splits(path: Path, seed: int) -> Iterator[Split]:
-    """Both ways to split a set. Rows are not duplicated, and test rows are never seen in training."""
+    """Split a data set in both ways. Rows are not duplicated, and no test row is in the training rows."""
     x, y = read(path)
     normals = np.random.default_rng(seed).permutation(np.flatnonzero(y == 0))
     train, rest = normals[: len(normals) // 2], normals[len(normals) // 2 :]
@@ -62,12 +62,12 @@ def splits(path: Path, seed: int) -> Iterator[Split]:
 
 
 def figures(labels: Array, scores: Array) -> dict[str, float]:
-    """AUROC and average precision."""
+    """Return AUROC and average precision."""
     return {"auroc": float(roc_auc_score(labels, scores)), "ap": float(average_precision_score(labels, scores))}
 
 
 def detectors(seed: int) -> dict[str, Any]:
-    """PyOD's detectors with their own defaults."""
+    """Return PyOD's detectors with their own defaults."""
     from pyod.models.auto_encoder import AutoEncoder
     from pyod.models.cblof import CBLOF
     from pyod.models.copod import COPOD
@@ -90,12 +90,12 @@ def detectors(seed: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Fits and scores; what fails is written down with its reason, and counts as 0.5 in the table."""
+    """Fit the detectors and score the test rows. A failure is written to the output with its reason, and counts as 0.5 in the table."""
     parser = argparse.ArgumentParser()
     parser.add_argument("data", type=Path)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument(
-        "--only", nargs="*", help="detectors, all where left out; what OUT has already is not fitted again"
+        "--only", nargs="*", help="detectors to run (default: all); results in OUT are not computed again"
     )
     parser.add_argument("--out", type=Path, default=Path("runs/adbench-peers.jsonl"))
     options = parser.parse_args()
@@ -116,7 +116,7 @@ def main() -> None:
                         try:
                             detector.fit(train)
                             numbers: dict[str, Any] = figures(split.labels, detector.decision_function(test))
-                        except Exception as error:  # a detector that cannot do a set is a result too
+                        except Exception as error:  # a detector that fails on a data set is a result too
                             numbers = {
                                 "auroc": 0.5,
                                 "ap": float(split.labels.mean()),

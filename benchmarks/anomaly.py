@@ -1,11 +1,11 @@
-"""Images out of distribution, by every term of shipped models and by their score; and one digit against the others.
+"""Out-of-distribution images scored by each term and by the combined score of shipped models; and one digit against the other nine.
 
     python benchmarks/anomaly.py [--n 10000] [--one-class --epochs 20 --out runs/one-class]
 
-Pairs: each model scores its own test part beside another data set, whose images are fitted to the model as the service fits them. The first
-two pairs of either family were looked at when its default was chosen, the others were not. One-class: a VAE of each digit's training items, with the default
-score, on the whole test part. Prints Markdown: AUROC, and the share found at a line for 1% false alarms set on the calibration part, with
-the rate that was really met.
+Pairs: each model scores its own test split and another data set, whose images are fitted to the model as the service fits them. The default
+score of each family was chosen on its first two pairs; the other pairs were not used. One-class: for each digit, a VAE is trained on that digit's
+training items and scores the whole test split with the default score. The output is Markdown: AUROC, the recall at a threshold for 1% false alarms
+that was set on the calibration split, and the measured false-alarm rate.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ PAIRS = (
 
 
 def rows(model: Model, usual: Array, strange: Array) -> dict[str, tuple[float, float, float]]:
-    """Return by term the AUROC, share found at the calibrated line for 1%, and the share of usual items beyond it."""
+    """Return for each term the AUROC, the recall at the calibrated threshold for 1%, and the share of usual items above the threshold."""
     both = [model.calibrated.place(model.score(items).terms) for items in (usual, strange)]
     labels = np.repeat([False, True], [len(usual), len(strange)])
     by_term = {}
@@ -53,7 +53,7 @@ def rows(model: Model, usual: Array, strange: Array) -> dict[str, tuple[float, f
 
 def pairs(models: Path, n: int) -> None:
     """Print the table of pairs."""
-    print("| model, other data | " + "term | AUROC | found at 1% | false alarms met |\n|---|---|---|---|---|")
+    print("| model, other data | " + "term | AUROC | recall at 1% | measured false alarms |\n|---|---|---|---|---|")
     for name, other in PAIRS:
         model = engine.load(repository.find(name, models), device="cpu")
         own, strange = datasets.load(model.manifest.data_name or ""), datasets.load(other)
@@ -67,7 +67,7 @@ def pairs(models: Path, n: int) -> None:
 
 
 def only(data: Data, digit: int) -> Data:
-    """Return training and calibration items of one class, and the test part whole."""
+    """Return the training and calibration items of one class, and the whole test split."""
     parts = {name: getattr(data, name)[getattr(data, name).labels == digit] for name in ("train", "calibration")}
     return dataclasses.replace(data, name=f"{data.name}-{digit}", classes=None, **parts)
 
@@ -99,7 +99,7 @@ def one_class(out: Path, epochs: int) -> None:
 
 
 def main() -> None:
-    """Print both tables, or the one that is asked for."""
+    """Print both tables, or only the requested one."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--n", type=int, default=10_000)
     parser.add_argument("--models", type=Path, default=Path("models"))

@@ -1,15 +1,15 @@
-"""The longest callback of the event loop under mixed load: what one request can make all others wait for.
+"""The longest callback of the event loop under mixed load: how long one request can delay all others.
 
     python benchmarks/callbacks.py [--seconds 15] [--tree FOLDER]
 
-Starts the service of this checkout (or of another one, --tree) with models that come and go within a memory budget, and asks it for
-everything at once: small requests, bodies of megabytes as JSON, npy, pictures, forms and messages of gRPC, uploads of files, scrapes, swaps of
-versions, runs that are abandoned, and a graph whose time depends on its input.
+The script starts the service of this checkout (or of another one, --tree) with models that are loaded and unloaded within a memory budget. Then it
+sends many kinds of requests at once: small ones; bodies of megabytes as JSON, npy, images, forms and gRPC messages; uploads of files; scrapes of
+/metrics; version swaps; abandoned runs; and a graph whose run time depends on its input.
 
-Each callback is measured from within, around asyncio's Handle._run: the time that the loop's thread spent on a core (time.thread_time),
-and the time that passed, which also counts waits for a core, for the interpreter's lock and for anything that blocks. uvloop's handles cannot
-be wrapped, so the service runs on asyncio's own loop here; the callbacks are the same. Prints a histogram of both, and the longest ones.
-The goal is 20 ms of a core.
+Each callback is measured from inside, around asyncio's Handle._run. Two times are taken: the CPU time of the loop's thread (time.thread_time), and
+the wall-clock time, which also includes waits for a core, for the interpreter's lock and for anything that blocks. uvloop's handles cannot
+be wrapped, so the service runs on asyncio's own loop here; the callbacks are the same. The output is a histogram of both times, and the longest
+callbacks. The goal is at most 20 ms of CPU time.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ from typing import Any
 HERE = Path(__file__).resolve().parent.parent
 BOUNDS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 5000)  # milliseconds
 GOAL = 20.0
-KEPT = 8  # longest callbacks that are named
+KEPT = 8  # number of longest callbacks that are printed
 JSON, NPY, FORM = "application/json", "application/x-npy", "multipart/form-data; boundary=between"
 Actor = Callable[["Target"], Iterator[None]]
 
 
-# --- in the service's process -------------------------------------------------------------------------------------------------
+# --- the process of the service -----------------------------------------------------------------------------------------------
 
 
 class Recorder:
@@ -58,7 +58,7 @@ class Recorder:
         self.longest_wall = 0.0
 
     def add(self, handle: Any, core: float, wall: float) -> None:
-        """A callback ran: milliseconds of a core, and on the clock."""
+        """Record a callback: its CPU time and its wall-clock time, in milliseconds."""
         self.core[bisect_right(BOUNDS, core)] += 1
         self.wall[bisect_right(BOUNDS, wall)] += 1
         self.longest_wall = max(self.longest_wall, wall)
@@ -72,7 +72,7 @@ class Recorder:
 
 
 def _name(handle: Any) -> str:
-    """The coroutine that went on, with the place at which it now waits, or the callback."""
+    """Return the name of the coroutine that ran, with the place where it now waits, or of the callback."""
     import asyncio
 
     task = getattr(handle._callback, "__self__", None)
@@ -86,7 +86,7 @@ def _name(handle: Any) -> str:
 
 
 def serve(path: Path) -> None:
-    """`python -m manifold.service`, each callback of whose event loop is measured from SIGUSR1 to SIGUSR2."""
+    """Run `python -m manifold.service`. Callbacks of its event loop are measured from SIGUSR1 to SIGUSR2."""
     import asyncio.events
 
     sys.modules["uvloop"] = None  # type: ignore[assignment]
@@ -111,7 +111,7 @@ def serve(path: Path) -> None:
 
 
 class Target:
-    """The service, and how often it was asked for what."""
+    """The service, and the number of requests of each kind with their statuses."""
 
     def __init__(self, port: int, rpc_port: int, models: Path) -> None:
         self.port, self.rpc_port, self.models = port, rpc_port, models
@@ -121,7 +121,7 @@ class Target:
     def ask(
         self, name: str, path: str, body: bytes | None = None, kind: str = JSON, accept: str = "*/*", timeout: float = 60
     ) -> None:  # fmt: skip
-        """One request on a connection of its own; its status is counted, 0 if there is none."""
+        """Send one request on its own connection, and count its status (0 if there is no answer)."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout)
         status = 0
         with contextlib.suppress(OSError, http.client.HTTPException), contextlib.closing(connection):
@@ -133,7 +133,7 @@ class Target:
         statuses[status] = statuses.get(status, 0) + 1
 
     def run(self, actor: Actor) -> None:
-        """Acts until it is over."""
+        """Run an actor until the time is over."""
         for _ in actor(self):
             if self.over.is_set():
                 return
@@ -147,7 +147,7 @@ def small(target: Target) -> Iterator[None]:
 
 
 def bodies(target: Target) -> Iterator[None]:
-    """Megabytes, in every way in and out."""
+    """Send and receive megabytes in every format."""
     import numpy as np
 
     from manifold.runtime import imaging
@@ -172,7 +172,7 @@ def bodies(target: Target) -> Iterator[None]:
     table = {"model": "transactions-vae"}
     requests = [
         ("/sample", _json({"latents": latents, "encoding": "array"}), JSON, JSON),
-        ("/sample", _json({"latents": latents * 40}), JSON, JSON),  # 15 MB, refused when they have been read
+        ("/sample", _json({"latents": latents * 40}), JSON, JSON),  # 15 MB, refused after they have been read
         ("/sample", _json({"n": 1000, "encoding": "array"}), JSON, JSON),
         ("/sample", _json({"n": 500}), JSON, "application/x-ndjson"),
         ("/sample", _json({"n": 200}), JSON, "image/png"),
@@ -191,7 +191,7 @@ def bodies(target: Target) -> Iterator[None]:
 
 
 def files(target: Target) -> Iterator[None]:
-    """Uploads that do not fit into the memory that one may take."""
+    """Upload files that do not fit into the memory allowed for one upload."""
     row = _row()
     line = ",".join(str(value) for value in row.values())
     content = (",".join(row) + "\n" + f"{line}\n" * 100_000).encode()
@@ -216,7 +216,7 @@ def scrapes(target: Target) -> Iterator[None]:
 
 
 def swaps(target: Target) -> Iterator[None]:
-    """Versions of a model, one after another, which are asked for."""
+    """Publish, load and request one version of a model after another."""
     turns = ("mnist-vae", "mnist-beta-vae")
     for version in itertools.count(2):
         publish(target.models, turns[version % 2], "swapped", version)
@@ -229,7 +229,7 @@ def swaps(target: Target) -> Iterator[None]:
 
 
 def abandoned(target: Target) -> Iterator[None]:
-    """A graph whose time depends on its input: fast runs, then one of seconds, whose client leaves."""
+    """Run a graph whose run time depends on its input: some fast runs, then a run of seconds, whose client disconnects."""
     while True:
         for _ in range(8):
             target.ask("looping", "/sample", _json({"model": "looping", "latents": [[1.0] + [0.0] * 5]}))
@@ -237,13 +237,13 @@ def abandoned(target: Target) -> Iterator[None]:
         target.ask(
             "abandoned", "/sample", _json({"model": "looping", "latents": [[120_000.0] + [0.0] * 5]}), timeout=0.2
         )
-        for name in ("fashion-vae", "mnist-cvae", "frey-vae"):  # which the budget makes room for
+        for name in ("fashion-vae", "mnist-cvae", "frey-vae"):  # the memory budget has to make room for these models
             target.ask("woken", "/sample", _json({"model": name}))
             yield
 
 
 def calls(target: Target) -> Iterator[None]:
-    """Messages of megabytes over gRPC."""
+    """Send messages of megabytes over gRPC."""
     import grpc
     import numpy as np
 
@@ -314,7 +314,7 @@ def _row() -> dict[str, Any]:
 
 
 def publish(root: Path, source: str, name: str, version: int) -> None:
-    """A version of a model, put there by one rename."""
+    """Publish a version of a model with one rename."""
     from manifold.runtime import repository
 
     folder = root / f".staging-{version}"
@@ -353,7 +353,7 @@ def measure(target: Target, service: subprocess.Popen[bytes], seconds: float, ti
 
 
 def report(measured: dict[str, Any], counts: dict[str, dict[int, int]]) -> None:
-    print("| milliseconds | callbacks, by time of a core | by the clock |\n|---|---|---|")
+    print("| milliseconds | callbacks by CPU time | by wall-clock time |\n|---|---|---|")
     names = [
         f"below {BOUNDS[0]:g}",
         *(f"{low:g} to {high:g}" for low, high in itertools.pairwise(BOUNDS)),
@@ -364,10 +364,10 @@ def report(measured: dict[str, Any], counts: dict[str, dict[int, int]]) -> None:
             print(f"| {name} | {core} | {wall} |")
     longest = measured["longest"][0][0] if measured["longest"] else BOUNDS[5]
     print(
-        f"\nlongest: {longest:.1f} ms of a core (the goal is {GOAL:g}), {measured['longest_wall']:.0f} ms by the clock"
+        f"\nlongest: {longest:.1f} ms of CPU time (the goal is {GOAL:g}), {measured['longest_wall']:.0f} ms of wall-clock time"
     )
     for core, wall, name in measured["longest"]:
-        print(f"  {core:7.1f} ms of a core, {wall:7.1f} by the clock: {name}")
+        print(f"  {core:7.1f} ms of CPU time, {wall:7.1f} ms of wall-clock time: {name}")
     print("answers by status:", "; ".join(f"{name} {statuses}" for name, statuses in sorted(counts.items())))
 
 
@@ -375,7 +375,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=15)
     parser.add_argument("--tree", type=Path, default=HERE)
-    parser.add_argument("--budget", type=int, default=4_500_000, help="bytes of graphs that may be loaded")
+    parser.add_argument("--budget", type=int, default=4_500_000, help="memory budget for loaded graphs in bytes")
     parser.add_argument("--serve", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.serve:
@@ -415,7 +415,7 @@ def _wait_until_ready(target: Target) -> None:
     until = time.monotonic() + 60
     while target.counts.get("ready", {}).get(200, 0) == 0:
         if time.monotonic() > until:
-            raise SystemExit("the service does not become ready")
+            raise SystemExit("the service did not become ready")
         target.ask("ready", "/health/ready")
         time.sleep(0.1)
 

@@ -1,14 +1,14 @@
-"""Anomalies that differ from normal rows only in columns that are constant in training. Prints Markdown.
+"""Anomalies that differ from normal rows only in columns that are constant in training. The output is Markdown.
 
     python benchmarks/constant_columns.py made                   # a table of six related columns and up to twenty constant ones
     python benchmarks/constant_columns.py nslkdd                 # normal connections, and those of one service
 
 `made` draws rows of a network-like table. Its anomalies are new normal rows with another value in one or in five of the constant columns.
-`nslkdd` trains on the normal rows of KDDTrain+, all or those of one service, and judges by normal rows of KDDTest+ that get the values which
-attacks of KDDTrain+ have in the columns that are constant there. Beside the score of `manifold fit` (`tabular_vae` with its defaults) stand an
-isolation forest and the mean distance to the five nearest training rows, both on the same encoded rows. `recall` is the share of anomalies
-above the 99% quantile of the normal rows that it is judged by; `flagged` is the share above the 99% quantile of the calibration rows. With
-`--mixed` a hundredth of the training rows are other anomalies, and the model is told so.
+`nslkdd` trains on the normal rows of KDDTrain+, or on those of one service. It tests on normal rows of KDDTest+, which get the values that
+attacks of KDDTrain+ have in the columns that are constant in training. The score of `manifold fit` (`tabular_vae` with its defaults) is compared
+with an isolation forest and with the mean distance to the five nearest training rows, both on the same encoded rows. `recall` is the share of
+anomalies above the 99% quantile of the normal test rows; `flagged` is the share above the 99% quantile of the calibration rows. With
+`--mixed` a hundredth of the training rows are other anomalies, and the model is trained with `mixed`.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def _connections(generator: np.random.Generator, n: int) -> Table:
 
 
 def _constants(columns: int, n: int) -> Table:
-    """Return texts, truth values, whole numbers and numbers, each column with one value."""
+    """Return columns of texts, truth values, integers and numbers, each with one value."""
     values: tuple[Any, ...] = ("no", False, 0.0, 2.5)
     return {f"c{place}": np.full(n, values[place % len(values)]) for place in range(columns)}
 
@@ -114,7 +114,7 @@ def network(service: str | None, changed: int, seed: int) -> tuple[Data, list[st
 
 
 def figures(data: Data, mixed: bool, seed: int) -> dict[str, Figures]:
-    """Return the figures of each score."""
+    """Return the results of each score."""
     assert data.anomalies is not None
     train, held_out, usual, other = (
         Arrays.of(part).items for part in (data.train, data.calibration, data.test, data.anomalies)
@@ -142,8 +142,8 @@ def figures(data: Data, mixed: bool, seed: int) -> dict[str, Figures]:
 
 
 def show(title: str, runs: list[dict[str, Figures]]) -> None:
-    """Print means over the seeds."""
-    print(f"\n{title}\n\n| by | recall at 1% | flagged | AUROC |\n|---|---|---|---|")
+    """Print the mean results over the seeds."""
+    print(f"\n{title}\n\n| score | recall at 1% | flagged | AUROC |\n|---|---|---|---|")
     for name in runs[0]:
         recall, flagged, auroc = np.mean([run[name] for run in runs], axis=0)
         print(f"| {name} | {recall:.3f} | {flagged:.3f} | {auroc:.3f} |", flush=True)
@@ -160,7 +160,7 @@ def cases(options: argparse.Namespace) -> Iterator[tuple[str, list[dict[str, Fig
     for service in (None, "http", "smtp"):
         for changed in (
             (1,) if service is None else (1, 5)
-        ):  # one column is constant in all normal rows that attacks change
+        ):  # one column is constant in all normal rows and changed by attacks
             datasets = [network(service, changed, seed) for seed in seeds]
             runs = [figures(data, options.mixed, seed) for seed, (data, _) in zip(seeds, datasets, strict=True)]
             names = datasets[0][1]
@@ -172,7 +172,7 @@ def cases(options: argparse.Namespace) -> Iterator[tuple[str, list[dict[str, Fig
 
 
 def main() -> None:
-    """Print one of the parts."""
+    """Print one of the two benchmarks."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("part", choices=("made", "nslkdd"))
     parser.add_argument("--mixed", action="store_true")

@@ -1,10 +1,10 @@
-"""Real card fraud: `tabular_vae` trained on genuine rows, beside PyOD's detectors and an isolation forest on the same rows.
+"""Real card fraud: `tabular_vae` trained on genuine rows, compared with PyOD's detectors and an isolation forest on the same rows.
 
     python benchmarks/creditcard.py ours SCORES.npz       # trains five models, and keeps rows and scores
     python benchmarks/creditcard.py peers SCORES.npz      # in an environment with PyOD: adds its detectors, prints the table
 
-The set holds 3.5% frauds where the whole has 0.17%: average precision is taken with weights that make it so. Recall is at the line that
-1% of the judged genuine rows exceed.
+The test rows hold 3.5% frauds, the whole data set 0.17%: average precision is computed with weights that restore this share. Recall is measured at
+the threshold that 1% of the genuine test rows exceed.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ SEEDS = range(5)
 
 
 def ours(path: Path) -> None:
-    """Scores of the judged rows by models of five seeds."""
+    """Score the test rows with models of five seeds."""
     import in_memory
     import torch
 
@@ -46,7 +46,7 @@ def ours(path: Path) -> None:
 
 
 def peers(path: Path) -> None:
-    """Fits the others on the same rows (those that calibrate ours train them too) and prints the table."""
+    """Fit the other detectors on the same rows, and print the table. Rows that calibrate our model are training rows of the others."""
     from pyod.models.copod import COPOD
     from pyod.models.ecod import ECOD
     from pyod.models.gmm import GMM
@@ -64,9 +64,9 @@ def peers(path: Path) -> None:
         scores[type(detector).__name__] = [detector.fit(train).decision_function(judged)]
     weights = np.where(labels, FRAUD_RATE / labels.sum(), (1 - FRAUD_RATE) / (~labels).sum())
     print(
-        f"{len(train)} genuine rows train (ours calibrates on a ninth of them); judged: {(~labels).sum()} genuine, {labels.sum()} frauds\n"
+        f"{len(train)} genuine training rows (ours calibrates on a ninth of them); test rows: {(~labels).sum()} genuine, {labels.sum()} frauds\n"
     )
-    print(f"| by | AUROC | average precision at {FRAUD_RATE:.2%} | recall at 1% false alarms |\n|---|---|---|---|")
+    print(f"| method | AUROC | average precision at {FRAUD_RATE:.2%} | recall at 1% false alarms |\n|---|---|---|---|")
     for name, runs in scores.items():
         rows = []
         for run in runs:
@@ -84,7 +84,7 @@ def peers(path: Path) -> None:
 
 
 def main() -> None:
-    """One of the two steps."""
+    """Run one of the two steps."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("step", choices=("ours", "peers"))
     parser.add_argument("scores", type=Path)

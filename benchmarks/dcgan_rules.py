@@ -1,11 +1,12 @@
-"""The rules of DCGAN (Radford et al., 2015, section 3), each left out in turn, in an adversarial pair and in an autoencoder; same steps.
+"""The rules of DCGAN (Radford et al., 2015, section 3): each is left out in turn, in an adversarial pair and in an autoencoder, with equal steps.
 
     python benchmarks/dcgan_rules.py DATA [--steps 1500] [-o docs/dcgan-rules.png]
 
-DATA is mnist or fashion_mnist. Without `strides` there are pooling and upsampling by repeats, without `normalise` no batch normalisation,
-without `activations` tanh and a plain sigmoid in the generator and ReLU in the discriminator. Images are judged by the shipped classifier of
-the data: Fréchet distance of 2000 of them to the test part, classes that have at least half their share, and how many it is sure of. The
-picture has ten samples a row and, for the autoencoder, test images and their reconstructions.
+DATA is mnist or fashion_mnist. Without `strides` the networks use pooling, and upsampling by repetition. Without `normalise` they have no batch
+normalisation. Without `activations` the generator uses tanh and a plain sigmoid, and the discriminator ReLU. The shipped classifier of the data
+set evaluates the images: the Fréchet distance of 2000 of them to the test split, the number of classes with at least half of their share, and the
+share of images that it classifies with high confidence. The picture shows ten samples in a row and, for the autoencoder, test images with their
+reconstructions.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ AUTOENCODER = {
 
 
 def trained(family: str, data: Data, steps: int, options: dict[str, Any]) -> tuple[Any, float]:
-    """The model, and the seconds it took."""
+    """Train a model. Return it, and the seconds that this took."""
     module = families.get(family)
     config = module.Config.model_validate({**SAME, **options, "epoch_steps": steps})
     with tempfile.TemporaryDirectory() as folder:
@@ -55,7 +56,7 @@ def trained(family: str, data: Data, steps: int, options: dict[str, Any]) -> tup
 
 
 class Judge:
-    """The data's classifier, and where the test part lies in its features."""
+    """The classifier of the data set, with the feature statistics of the test split."""
 
     def __init__(self, data: Data) -> None:
         (name, *_), _ = repository.trained_on(data.name, Path("models"), "features")
@@ -72,7 +73,7 @@ class Judge:
         return moments.gaussian()
 
     def __call__(self, images: NDArray[np.float32]) -> tuple[float, int, float]:
-        """Fréchet distance, classes with half their share, and the share that is surely something."""
+        """Return the Fréchet distance, the number of classes with half of their share, and the share of images classified with confidence."""
         features = self._features(images)
         probabilities = softmax(features["logits"])
         counts = np.bincount(probabilities.argmax(axis=1), minlength=probabilities.shape[1])
@@ -82,7 +83,7 @@ class Judge:
 
 
 def main() -> None:
-    """Prints both tables, and draws the picture."""
+    """Print both tables and draw the picture."""
     parser = argparse.ArgumentParser()
     parser.add_argument("data", choices=("mnist", "fashion_mnist"))
     parser.add_argument("--steps", type=int, default=1500)

@@ -1,9 +1,9 @@
-"""Cost of the trace term of the Fréchet distance at d = 2048, beside the ways that others go, in one run on the same matrices.
+"""The cost of the trace term of the Fréchet distance at d = 2048, compared with other methods on the same matrices in one run.
 
     python benchmarks/distance.py [--dimensions 2048] [--rounds 3]
 
-Ways: scipy.linalg.sqrtm of the product (pytorch-fid, clean-fid), eigenvalues of the product (torch-fidelity, torchmetrics), ours with
-nothing kept, and ours with the reference's factor kept from an earlier comparison. Rounds are interleaved; ratios are of medians.
+Methods: scipy.linalg.sqrtm of the product (pytorch-fid, clean-fid), eigenvalues of the product (torch-fidelity, torchmetrics), ours without
+a cache, and ours with the reference's factor kept from an earlier comparison. Rounds are interleaved; ratios are ratios of medians.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Float64 = NDArray[np.float64]
 
 
 def features(n: int, d: int, seed: int, spectrum: Float64, dead: float = 0.0) -> Float64:
-    """Return rows with a decaying spectrum in a rotated basis, rectified; a part of the features dead."""
+    """Return rows with a decaying spectrum in a rotated basis, rectified. A share `dead` of the features is constant."""
     generator = np.random.Generator(np.random.Philox(seed))
     mixing = np.random.Generator(np.random.Philox(0)).normal(size=(d, d)) / np.sqrt(d)
     x = np.maximum(generator.normal(size=(n, d)) * spectrum @ mixing + 0.3, 0)
@@ -34,7 +34,7 @@ def features(n: int, d: int, seed: int, spectrum: Float64, dead: float = 0.0) ->
 
 
 def copy(gaussian: FeatureGaussian) -> FeatureGaussian:
-    """Return the same statistics without anything derived from them."""
+    """Return the same statistics without cached values."""
     if gaussian.rows is not None:
         return FeatureGaussian(gaussian.mean, gaussian.n, rows=gaussian.rows)
     return FeatureGaussian(gaussian.mean, gaussian.n, covariance=gaussian.covariance)
@@ -43,20 +43,20 @@ def copy(gaussian: FeatureGaussian) -> FeatureGaussian:
 def distance_by(
     root_trace: Callable[[Float64, Float64], float], first: FeatureGaussian, second: FeatureGaussian
 ) -> float:
-    """Return the distance with another trace term."""
+    """Return the distance with another method for the trace term."""
     gap = first.mean - second.mean
     return float(gap @ gap) + first.trace + second.trace - 2 * root_trace(first.covariance, second.covariance)
 
 
 def by_sqrtm(a: Float64, b: Float64) -> float:
-    """Compute it as pytorch-fid does."""
+    """Compute the trace term as pytorch-fid does."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return float(np.trace(linalg.sqrtm(a @ b)).real)
 
 
 def by_eigenvalues(a: Float64, b: Float64) -> float:
-    """Compute it as torch-fidelity does."""
+    """Compute the trace term as torch-fidelity does."""
     return float(np.sqrt(np.linalg.eigvals(a @ b).astype(np.complex128)).real.sum())
 
 
@@ -80,7 +80,7 @@ def main() -> None:
     print(f"d = {d}, scipy {scipy.__version__}, numpy {np.__version__}, {options.rounds} rounds, medians in seconds")
     for case, (x, y) in cases.items():
         first, second = of_rows(x), of_rows(y)
-        _ = first.covariance, second.covariance  # not what is measured
+        _ = first.covariance, second.covariance  # computed before the measurement, which does not include it
         kept = copy(first)
         frechet.distance(kept, copy(second))
         ways: dict[str, Callable[[], float]] = {

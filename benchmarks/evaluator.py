@@ -1,9 +1,9 @@
-"""Cost of a whole evaluation beside the engine's own work in it: drawing the images, and the extractor's pass.
+"""The cost of a whole evaluation, compared with the engine's own work in it: sampling the images, and the extractor's pass.
 
     python benchmarks/evaluator.py MODEL [--n 10000] [--rounds 3]
 
-All in one run, interleaved: the engine drawing n images in batches on all cores, the engine looking at them, and the evaluation with its
-metrics, likelihoods, reconstructions and anchors (reference features from the cache, as for every model but the first).
+One run interleaves three parts: the engine samples n images in batches on all cores; the engine computes their features; and the evaluation runs
+with its metrics, likelihoods, reconstructions and anchors. Reference features come from the cache, as for every model but the first.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from manifold.training.judging import real_data
 
 
 def main() -> None:
-    """Print images a second and ratios."""
+    """Print images per second and ratios."""
     parser = argparse.ArgumentParser()
     parser.add_argument("model")
     parser.add_argument("--n", type=int, default=10_000)
@@ -35,7 +35,7 @@ def main() -> None:
     real = real_data(data)
     extractor = extractors.load(extractors.for_data(data, options.models), options.models, device="cpu")
     held = reference.of_source(extractor, real.test, "test")
-    models.anchors(real, held, extractor, options.n, 0)  # the cache is warm from here on
+    models.anchors(real, held, extractor, options.n, 0)  # from here on the cache is warm
     source = Generated(model, options.n, 0)
     pixels = np.concatenate(
         [np.asarray(source.batch(start, min(start + BATCH, options.n)).pixels) for start in range(0, options.n, BATCH)]
@@ -70,7 +70,7 @@ def main() -> None:
     print(f"{options.model}, {options.n} images, extractor {extractor.name}, medians of {options.rounds}")
     for name, seconds in median.items():
         print(
-            f"  {name:18} {seconds:7.2f} s  {options.n / seconds:9.0f} images/s  {engine_alone / seconds:5.2f} of the engine's own (draws and looks)"
+            f"  {name:18} {seconds:7.2f} s  {options.n / seconds:9.0f} images/s  {engine_alone / seconds:5.2f} of the engine alone (sampling and features)"
         )
 
 

@@ -1,14 +1,14 @@
-"""1 754 155 simulated card transactions from file to scores: speed beside the bare engine, memory, and what a fraud team would find.
+"""1 754 155 simulated card transactions from a file to scores: speed compared with the bare engine, memory, and detected frauds.
 
     python benchmarks/fraud.py [--model models/transactions-vae/2] [--rows N] [--work DIR]
 
-The features of every transaction (of its card's and terminal's past alone, no labels) are written to a Parquet file; `manifold score` turns
-it into a Parquet file of scores in a process of its own, whose peak memory is read. The same rows, already encoded, go through the engine
-alone, in the same pieces: that is the bare engine. Twice each, in turn, and the better of the two counts.
+The features of every transaction are written to a Parquet file; they are computed from the past of its card and terminal, without labels.
+`manifold score` turns this file into a Parquet file of scores, in its own process, whose peak memory is read. The bare engine is measured on the
+same rows, already encoded, in the same chunks. Each is run twice, in turn, and the better time counts.
 
-Quality is on the days after the model's calibration days, frauds and all: average precision, precision among each day's 100 highest
-scores, and the share of each scenario's frauds above the 99% quantile of the genuine rows. Beside it an isolation forest, fitted on the model's
-own training rows. Prints Markdown.
+Quality is measured on the days after the model's calibration days, frauds included: average precision, precision among each day's 100 highest
+scores, and for each scenario the share of frauds above the 99% quantile of the genuine rows. For comparison, an isolation forest is fitted on
+the model's own training rows. The output is Markdown.
 """
 
 from __future__ import annotations
@@ -38,15 +38,16 @@ from manifold.training.data.remote import fetch
 from manifold.training.datasets import transactions
 
 Array = NDArray[Any]
-A_DAY = 100  # alerts that a team looks at
+A_DAY = 100  # number of alerts that a team checks in a day
 SCENARIOS = (
     1,
     2,
     3,
-)  # amounts above 220; terminals taken over for 28 days; cards whose amounts grow fivefold for 14 days
+)  # 1: amounts above 220; 2: compromised terminals, for 28 days; 3: cards whose amounts grow fivefold, for 14 days
 
 
-# the command, and then its own peak as Linux has it: what a parent reads of a child includes the parent's size at the start
+# run the command, then print its own peak as Linux reports it: the peak that a parent reads for a child includes the
+# parent's size at the start
 PEAK = """
 from manifold import cli
 try:
@@ -57,7 +58,7 @@ finally:
 
 
 def score_file(model: Path, source: Path, out: Path) -> tuple[float, float]:
-    """Seconds and peak resident MiB of `manifold score`, in a process of its own; start and loading are part of it."""
+    """Return the seconds and the peak resident MiB of `manifold score` in its own process. Start and loading are included."""
     began = time.perf_counter()
     command = [sys.executable, "-c", PEAK, "score", str(source), "--model", str(model), "-o", str(out), "--quiet"]
     done = subprocess.run(command, cwd=Path(__file__).parents[1], capture_output=True, text=True, check=False)
@@ -67,7 +68,7 @@ def score_file(model: Path, source: Path, out: Path) -> tuple[float, float]:
 
 
 def run_engine(model: Model, data: Array) -> tuple[float, dict[str, Array]]:
-    """Seconds of the score task alone, and what it gave."""
+    """Return the seconds of the score task alone, and its outputs."""
     began, scores = time.perf_counter(), []
     for start in range(0, len(data), files.CHUNK_ROWS):
         scores.append(model.run("score", {"data": data[start : start + files.CHUNK_ROWS]}))
@@ -76,7 +77,7 @@ def run_engine(model: Model, data: Array) -> tuple[float, dict[str, Array]]:
 
 
 def quality(name: str, scores: Array, scenario: Array, day: Array) -> str:
-    """A row of the table."""
+    """Return a row of the table."""
     fraud = scenario > 0
     line = np.quantile(scores[~fraud], 0.99)
     top = []
@@ -91,11 +92,11 @@ def quality(name: str, scores: Array, scenario: Array, day: Array) -> str:
 
 
 def main() -> None:
-    """Scores everything and prints both tables."""
+    """Score everything and print both tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="transactions-vae")
-    parser.add_argument("--rows", type=int, help="of the file's beginning; all where left out")
-    parser.add_argument("--work", type=Path, help="where the files are kept; a temporary folder where left out")
+    parser.add_argument("--rows", type=int, help="number of rows, from the beginning of the file (default: all)")
+    parser.add_argument("--work", type=Path, help="folder for the files (default: a temporary folder)")
     options = parser.parse_args()
     model = engine.load(repository.find(options.model, Path("models")), device="cpu", threads=1)
     spec = TableSpec.of(model.manifest.spec, options.model)
@@ -119,24 +120,25 @@ def main() -> None:
         assert np.array_equal(scored[f"part.{role}"].to_numpy(), values.astype(np.float64)), role
     rate = {name: n / min(seconds) for name, seconds in times.items()}
     print(f"{model.manifest.name} {model.manifest.version}, {n:,} transactions, one thread\n")
-    print("| what | rows/s | peak memory |\n|---|---|---|")
+    print("| run | rows/s | peak memory |\n|---|---|---|")
     print(f"| the engine alone, encoded rows in memory | {rate['engine']:,.0f} | |")
     print(
-        f"| `manifold score` from Parquet to Parquet, start included | {rate['file']:,.0f} ({rate['file'] / rate['engine']:.2f} of it) | {peak:.0f} MiB |"
+        f"| `manifold score` from Parquet to Parquet, start included | {rate['file']:,.0f} ({rate['file'] / rate['engine']:.2f} of that) | {peak:.0f} MiB |"
     )
     after = day[:n] >= transactions.DAYS["test"][0]
     if not (after & (scenario[:n] > 0)).any():
         return
-    trained = np.nan_to_num(Arrays.of(datasets.load("transactions").train).items)  # the very rows that the model had
+    # exactly the rows that the model was trained on
+    trained = np.nan_to_num(Arrays.of(datasets.load("transactions").train).items)
     forest = IsolationForest(random_state=0).fit(trained)
     print(
         f"\nDays {day[:n][after].min()} to {day[:n][after].max()}: {after.sum():,} transactions, {(after & (scenario[:n] > 0)).sum():,} frauds\n"
     )
     print(
-        f"| by | AUROC | average precision | fraud among {A_DAY} a day | found at 1% | scenario 1 | 2 | 3 |\n|---|---|---|---|---|---|---|---|"
+        f"| score | AUROC | average precision | precision of {A_DAY} alerts a day | recall at 1% | scenario 1 | 2 | 3 |\n|---|---|---|---|---|---|---|---|"
     )
     judged = scenario[:n][after], day[:n][after]
-    print(quality("the score", scored["score"].to_numpy()[after], *judged))
+    print(quality("the combined score", scored["score"].to_numpy()[after], *judged))
     for role in terms:
         print(quality(role, scored[f"part.{role}"].to_numpy()[after], *judged))
     print(quality("IForest", -forest.score_samples(np.nan_to_num(data[after])), *judged))

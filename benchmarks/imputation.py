@@ -1,12 +1,12 @@
-"""Half an image known, the other half drawn: what the choice among candidates is worth (runtime.operations.complete).
+"""Completion of images of which half is known: the benefit of drawing several candidates (runtime.operations.complete).
 
     python benchmarks/imputation.py [--images 100] [--seed 1] [-o docs/imputed.png]
 
-Test images of the shipped mnist-pixelcnn, of which the upper, the left or the lower half is known. The sampler goes from the top left to the
-bottom right: with one candidate a class, what is known further down has a say in the choice of the class alone; each candidate more gives it one
-in the pixels. Prints, by candidates a class, how often the class that was drawn along is the true one, and how many nats the whole image is less
-likely by than the one it was made of (0: as likely as the truth). The picture has, for ten images, the image, and for each half what is known
-(the rest grey) and two draws with the most candidates.
+The images are test images of the shipped mnist-pixelcnn. Their upper, left or lower half is known. The sampler draws pixels from the top left to
+the bottom right: with one candidate for each class, known pixels further down affect only the choice of the class; with more candidates
+they also affect the drawn pixels. The script prints, for each number of candidates, how often the drawn class is the true one, and how many nats
+less likely the completed image is than the original (0: equally likely). The picture shows for ten images the original, and for each half
+the known part (the rest grey) and two completions with the most candidates.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ GREY = 0.4
 
 
 def halves(size: int) -> dict[str, NDArray[np.float32]]:
-    """Masks (1, 1, size, size), 1 where an image is known."""
+    """Return masks (1, 1, size, size) with 1 for the known pixels."""
     row, column = np.indices((size, size))
     known = {"upper": row < size // 2, "left": column < size // 2, "lower": row >= size // 2}
     return {name: mask[None, None].astype(np.float32) for name, mask in known.items()}
@@ -42,12 +42,12 @@ def main() -> None:
     asked = parser.parse_args()
     model = engine.load(Path("models") / NAME, device="cpu")
     part = Arrays.of(datasets.load("mnist-14").test)
-    images = np.rint(part.items[: asked.images].astype(np.float32) / 255)  # two levels, as the model knows them
+    images = np.rint(part.items[: asked.images].astype(np.float32) / 255)  # two levels, as the model was trained
     labels = part.labels[: asked.images]
     true = log_likelihood(model, images)
     sheet = [images[:SHOWN]]
     print(
-        "| known | candidates a class | class is the true one | nats from the image | s an image |\n|---|---|---|---|---|"
+        "| known | candidates per class | share of true classes | nats below the original | seconds per image |\n|---|---|---|---|---|"
     )
     for name, half in halves(images.shape[-1]).items():
         mask = half.repeat(len(images), axis=0)
@@ -67,7 +67,7 @@ def main() -> None:
 
 
 def log_likelihood(model: engine.Model, images: NDArray[np.float32]) -> NDArray[np.float64]:
-    """log p(x) of images (n, 1, H, W), log Σ p(x, y) over the classes, in nats (n,)."""
+    """Return log p(x) of images (n, 1, H, W), that is log Σ p(x, y) over the classes, in nats (n,)."""
     return np.asarray(np.logaddexp.reduce(model.class_energies(images), axis=1))
 
 

@@ -1,4 +1,4 @@
-"""A family trained and exported without files: what an artifact's tasks would give, run by torch. For studies of many trainings."""
+"""A family trained and exported without files: torch computes the outputs of the artifact's tasks. For studies with many trainings."""
 
 from __future__ import annotations
 
@@ -28,19 +28,19 @@ Array = NDArray[Any]
 
 @dataclass(frozen=True)
 class Trained:
-    """A model with what the use cases need to know of it."""
+    """A trained model with the data that the endpoints need."""
 
     manifest: Manifest
     exported: Exports
-    calibration: dict[str, Array]  # terms of the score of items that training did not see
+    calibration: dict[str, Array]  # score terms of items that were not in training
 
     def in_pieces(self, use: Callable[[Array, slice], Steps[Array]], items: Array, size: int = 2000) -> Array:
-        """A use case of some of the items at a time, so that draws of all of them need not fit into memory at once."""
+        """Run an endpoint on a few items at a time, so that the draws for all items need not fit into memory at once."""
         cuts = [slice(start, start + size) for start in range(0, len(items), size)]
         return np.concatenate([self.exported.drive(use(items[cut], cut)) for cut in cuts])
 
     def score(self, items: Array) -> dict[str, Array]:
-        """Terms of the score, (n,) each, and their combination, as the artifact would give it."""
+        """Return the terms of the score, each (n,), and their combination, as the artifact would give them."""
         terms, scoring = _terms(self.manifest, self.exported, items), self.manifest.scoring
         if scoring is None or scoring.combination is None:
             return terms
@@ -48,13 +48,13 @@ class Trained:
         return {**terms, COMBINED: combine(scoring.combination, tails, terms)}
 
     def rank(self, items: Array) -> Array:
-        """The score alone, (n,)."""
+        """Return the combined score alone, (n,)."""
         assert self.manifest.scoring is not None
         return self.score(items)[self.manifest.scoring.score]
 
 
 def fit(family: str, data: Data, **changes: Any) -> Trained:
-    """Trains on the CPU with the family's `cpu` preset and what changes of it."""
+    """Train on the CPU with the family's `cpu` preset and these changes to it."""
     module = families.get(family)
     config = module.Config.model_validate({**module.PRESETS["cpu"], **changes})
     with tempfile.TemporaryDirectory() as scratch:

@@ -1,6 +1,6 @@
-"""Is our Inception v3 pytorch-fid's? One and the same random state dict goes into both; features are compared, through torch and through ONNX.
+"""A check that our Inception v3 equals pytorch-fid's: both load the same random state dict, and their features are compared, in torch and in ONNX.
 
-pytorch-fid and the torchvision it imports are installed without their dependencies into a folder of their own:
+Install pytorch-fid and the torchvision that it imports, without their dependencies, into a folder of their own:
 
     pip install --no-deps --target PEERS pytorch-fid==0.3.0 torchvision==0.28.0
     python benchmarks/inception.py PEERS
@@ -26,10 +26,10 @@ TOLERANCE = 1e-4
 
 
 def peers_network(folder: Path) -> Any:
-    """pytorch-fid's network with fresh weights, where torchvision's compiled operators cannot be loaded."""
+    """Return pytorch-fid's network with fresh weights, without torchvision's compiled operators."""
     sys.path.insert(0, str(folder))
     library = torch.library.Library("torchvision", "DEF")
-    for operator in ("nms", "qnms"):  # torchvision registers fake kernels for them when it is imported
+    for operator in ("nms", "qnms"):  # torchvision registers fake kernels for these operators when it is imported
         library.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
     from pytorch_fid import inception as peer  # type: ignore[import-not-found]
 
@@ -49,7 +49,7 @@ def peers_network(folder: Path) -> Any:
 
 
 def random_state(network: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """Weights that keep activations near one through all layers, with batch-norm statistics that are not trivial."""
+    """Return weights that keep activations near one through all layers, with nontrivial batch-norm statistics."""
     generator = torch.Generator().manual_seed(0)
     state = {}
     for name, value in network.state_dict().items():
@@ -65,7 +65,7 @@ def random_state(network: torch.nn.Module) -> dict[str, torch.Tensor]:
 
 
 def main() -> None:
-    """Prints the largest differences and fails where one is above the tolerance."""
+    """Print the largest differences. Fail if one is above the tolerance."""
     peer, network = peers_network(Path(sys.argv[1]))
     state = random_state(network)
     network.load_state_dict(state)
@@ -97,11 +97,11 @@ def main() -> None:
         "features, ONNX against pytorch-fid": np.abs(through_onnx - expected).max(),
         "logits without bias, torch against pytorch-fid's features @ fc": np.abs(logits - unbiased).max(),
     }
-    print(f"features: mean {expected.mean():.3f}, largest {expected.max():.3f}, {expected.shape[1]} of them")
+    print(f"{expected.shape[1]} features: mean {expected.mean():.3f}, largest {expected.max():.3f}")
     for name, value in figures.items():
         print(f"{name}: {value:.2g}")
     if max(figures.values()) > TOLERANCE:
-        sys.exit(f"above {TOLERANCE:g}")
+        sys.exit(f"a difference is above the tolerance {TOLERANCE:g}")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""Cost of the training loop beside its steps: samples/s of whole epochs against the same step on one resident batch.
+"""The overhead of the training loop: samples/s of whole epochs, compared with the same step on one resident batch.
 
     python benchmarks/loop.py [DATA]
 
-Both include binarisation, clipping and the moving average. Five rounds, interleaved; the figure is the median ratio. Prints one JSON line.
+Both include binarisation, clipping and the moving average. Five rounds are interleaved; the result is the median ratio. The output is one JSON line.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""Memory does not grow: mixed requests to the service on the shipped models, its resident memory after each tenth of them.
+"""A check that memory does not grow: mixed requests to the service on the shipped models, with its resident memory after each tenth of them.
 
     python benchmarks/memory.py [--requests 100000] [--clients 16]
 
-Every route, pictures and rows, answers as JSON, PNG and npy, streams, errors, and clients that go away, in an order drawn from a seed.
-Prints a line a tenth; the last over the first is the figure.
+The requests use every route, images and rows, answers as JSON, PNG and npy, streams, errors, and clients that disconnect. Their order is drawn
+from a seed. The script prints one line after each tenth; the result is the last value divided by the first.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 
 def resident(pid: int) -> float:
-    """MB."""
+    """Return the resident memory of a process in MB."""
     match = re.search(r"VmRSS:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
     assert match
     return int(match.group(1)) / 1000
 
 
 def mixture() -> list[tuple[str, bytes, str, str]]:
-    """Path, body, content type, accept."""
+    """Return requests: path, body, content type, accept."""
     from manifold.runtime import imaging
     from manifold.service.core.contract import EXAMPLE_ROW
 
@@ -64,7 +64,7 @@ def mixture() -> list[tuple[str, bytes, str, str]]:
 async def client(
     port: int, requests: list[tuple[str, bytes, str, str]], numbers: asyncio.Queue[int], seed: int
 ) -> None:
-    """Takes requests by their numbers until there are none; now and then it goes away before the answer."""
+    """Send requests by their numbers until none are left. Sometimes disconnect before the answer."""
     leaves = np.random.default_rng(seed)
     reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=2**24)
     while not numbers.empty():
@@ -86,7 +86,7 @@ async def client(
 
 
 async def run(port: int, pid: int, total: int, clients: int) -> None:
-    """Ten tenths."""
+    """Send all requests in ten parts, and print the memory after each."""
     requests = mixture()
     order = np.random.default_rng(0).integers(0, len(requests), total)
     first = 0.0
@@ -98,7 +98,7 @@ async def run(port: int, pid: int, total: int, clients: int) -> None:
         now = resident(pid)
         first = first or now
         print(
-            f"after {(part + 1) * total // 10:,} requests: {now:.0f} MB, {now / first:.3f} of after the first tenth",
+            f"after {(part + 1) * total // 10:,} requests: {now:.0f} MB, {now / first:.3f} times the value after the first tenth",
             flush=True,
         )
 

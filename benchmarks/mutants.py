@@ -1,23 +1,23 @@
-"""Mutation testing: how many small errors, put into the code at random, do the tests find?
+"""Mutation testing: the share of small random errors in the code that the tests find.
 
-    python benchmarks/mutants.py cover [--store mutants] [OPTIONS OF PYTEST]   which test runs which line, once: some ten minutes
-    python benchmarks/mutants.py run [--store mutants] [--n 400] [--seed 20]   one mutant after the other; can be stopped and goes on.
+    python benchmarks/mutants.py cover [--store mutants] [OPTIONS OF PYTEST]   record once which test runs which line: about ten minutes
+    python benchmarks/mutants.py run [--store mutants] [--n 400] [--seed 20]   test one mutant after the other; it can be stopped and resumed.
                                                                                With --part 1/2 and --part 2/2, two processes share the work
-    python benchmarks/mutants.py again [--store mutants] [--all]               survivors (or all) once more, after tests were added
-    python benchmarks/mutants.py verify [--store mutants]                      tests that killed pass without a mutant
-    python benchmarks/mutants.py report [--store mutants]                      the score and the survivors
+    python benchmarks/mutants.py again [--store mutants] [--all]               test survivors (or all) again, after tests were added
+    python benchmarks/mutants.py verify [--store mutants]                      check that tests that killed pass without a mutant
+    python benchmarks/mutants.py report [--store mutants]                      print the score and the survivors
 
 Mutants are made in runtime/ and in the mathematics of training/ and evaluation/ (`SCOPE`), by the rules of `benchmarks/mutations.py`. A
 sample is drawn by hashes of seed, place and text, so an edit elsewhere does not change it. Each mutant is tested in a copy of the tree, in a
-process that is forked from one that has imported the large libraries and nothing of the project. It runs the tests that cover its line, the
+process that is forked from one that has imported the large libraries and no module of the project. It runs the tests that cover its line, the
 most specific first, until one fails: first those that neither train nor export, then the others. A mutant is
 
 - killed, if a test fails, ends the process or exceeds its time or memory;
 - survived, if every test that covers its line passes;
 - uncovered, if no test covers its line, which counts as survived;
-- equivalent, if benchmarks/mutants.equivalent.json gives the reason why nothing can tell it from the code. Those are left out of the score.
+- equivalent, if benchmarks/mutants.equivalent.json gives the reason why no test can tell it from the code. Those do not count in the score.
 
-The store is a folder: `coverage.json` and one JSON line a mutant in `results.jsonl`. It is not part of the repository.
+The store is a folder: `coverage.json`, and `results.jsonl` with one JSON line for each mutant. It is not part of the repository.
 """
 
 from __future__ import annotations
@@ -63,18 +63,18 @@ LIBRARIES = (
     "fastapi", "starlette.testclient", "pydantic", "pydantic_settings", "prometheus_client", "structlog", "typer.testing", "hypothesis.extra.numpy",
     "pytest", "_pytest.assertion.rewrite", "httpx", "pooch", "rich.progress", "yaml", "trustme", "constriction", "uvicorn",
 )  # fmt: skip
-ELSEWHERE = (  # files of tests whose outcome is a matter of time, or that need gRPC, which does not outlive a fork
+ELSEWHERE = (  # test files that depend on timing, or that need gRPC, which does not work after a fork
     "process", "worker", "keeper", "connections", "deploy", "tracing", "rpc",
 )  # fmt: skip
-FAST_TESTS, ALL_TESTS = 40, 80  # run at most for one mutant
-CPU_SECONDS, MEMORY = 120, 6 * 2**30  # of one mutant's process: data, not address space
+FAST_TESTS, ALL_TESTS = 40, 80  # most tests for one mutant
+CPU_SECONDS, MEMORY = 120, 6 * 2**30  # limits of one mutant's process; the memory limit covers data, not address space
 
 
 # --- which test runs which line -----------------------------------------------------------------------------------------------
 
 
 class Contexts:
-    """A plugin of pytest that notes the lines of the project which each test runs, its set-up included, and how long it takes."""
+    """A pytest plugin that records the lines of the project which each test runs, set-up included, and the duration of the test."""
 
     def __init__(self, path: Path) -> None:
         import coverage
@@ -110,7 +110,7 @@ class Contexts:
                 when, _, name = context.partition("|")
                 if name in self.by_test:
                     _add(self.by_test[name]["lines"], {file: numbers})
-                if when == "setup":  # of fixtures that the file's first test asks for: the others use them too
+                if when == "setup":  # fixtures are set up by the first test of a file; the other tests use them too
                     _add(setups[name.split("::")[0]], {file: numbers})
         for name, test in self.by_test.items():
             _add(test["lines"], setups[name.split("::")[0]])
@@ -123,7 +123,7 @@ def _add(to: dict[str, list[int]], lines: dict[str, list[int]]) -> None:
 
 
 def cover(store: Path, options: Sequence[str]) -> None:
-    """Run the tests in this process and add what they cover to the store."""
+    """Run the tests in this process and add the lines that they cover to the store."""
     import pytest
 
     path = store / "new.json"
@@ -138,7 +138,7 @@ def cover(store: Path, options: Sequence[str]) -> None:
     file.write_text(json.dumps({"tests": tests | new, "sources": sources}))
     path.unlink()
     print(
-        f"{len(new)} tests, of which {sum(not test['passed'] for test in new.values())} did not pass; {len(tests | new)} are known"
+        f"{len(new)} tests, of which {sum(not test['passed'] for test in new.values())} did not pass; the store has {len(tests | new)}"
     )
 
 
@@ -147,7 +147,7 @@ def _sources(root: Path) -> list[Path]:
 
 
 def _moved(tests: dict[str, Any], old: dict[str, str], new: dict[str, str]) -> dict[str, Any]:
-    """The tests with the numbers of their lines as they are in the new sources."""
+    """Return the tests with the line numbers of the new sources."""
     places = {file: _places(old[file], new[file]) for file in old if file in new}
     return {
         name: {
@@ -173,18 +173,18 @@ def _collected() -> set[str]:
 
 @functools.cache
 def _places(old: str, new: str) -> dict[int, int]:
-    """The number of each line that is still there, by its old number."""
+    """Return the new number of each line that still exists, by its old number."""
     blocks = difflib.SequenceMatcher(None, old.splitlines(), new.splitlines(), autojunk=False).get_matching_blocks()
     return {block.a + i + 1: block.b + i + 1 for block in blocks for i in range(block.size)}
 
 
 class Coverage:
-    """The tests by the lines that they run."""
+    """The tests that run each line."""
 
     def __init__(self, store: Path) -> None:
         known = json.loads((store / "coverage.json").read_text())
         now = {str(path.relative_to(ROOT)): path.read_text() for path in _sources(ROOT)}
-        # pytest ends with an error if it is given a test that is not collected any more, which would look like a kill
+        # pytest ends with an error if a given test is no longer collected; that would look like a kill
         collected = _collected()
         self.tests = {
             name: test
@@ -199,7 +199,7 @@ class Coverage:
                     self.by_line[file, line].append(name)
 
     def of(self, mutant: Mutant) -> list[str]:
-        """The tests that run the mutant's lines, first one of each test function, the most specific first."""
+        """Return the tests that run the mutant's lines: first one of each test function, the most specific first."""
         names = {
             name
             for (file, line), running in self.by_line.items()
@@ -220,7 +220,7 @@ class Coverage:
 
 
 class Copy:
-    """A copy of the tree, in which one file at a time is changed."""
+    """A copy of the tree. One file at a time is changed in it."""
 
     def __init__(self) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="mutants-"))
@@ -237,7 +237,7 @@ class Copy:
         os.symlink(ROOT / ".venv", self.folder / ".venv")
 
     def write(self, file: str, text: str) -> None:
-        """Write a file so that no bytecode of another version is taken for it."""
+        """Write a file. Remove stale bytecode, so that Python does not load another version."""
         path = self.folder / file
         path.write_text(text)
         for cached in (path.parent / "__pycache__").glob(f"{path.stem}.*.pyc"):
@@ -258,7 +258,7 @@ def test_in_a_fork(copy: Copy, tests: Sequence[str], options: Sequence[str], cpu
             return "time", ""
         time.sleep(0.02)
     with _no_such_process():
-        os.killpg(child, signal.SIGKILL)  # what it left behind
+        os.killpg(child, signal.SIGKILL)  # end the processes that it left behind
     text = output.read_text(errors="replace")
     failed = next(
         (line.split(" ", 1)[1].split(" - ")[0] for line in text.splitlines() if line.startswith(("FAILED ", "ERROR "))),
@@ -312,7 +312,7 @@ def _child(folder: Path, tests: Sequence[str], options: Sequence[str], cpu: floa
 
 
 def outcome(copy: Copy, mutant: Mutant, tests: Sequence[str]) -> dict[str, Any]:
-    """The mutant's result by the tests that cover it."""
+    """Return the result of the mutant: run the tests that cover it."""
     began = time.monotonic()
     record: dict[str, Any] = {**mutant.record(), "tests": len(tests)}
     if not tests:
@@ -335,7 +335,7 @@ def outcome(copy: Copy, mutant: Mutant, tests: Sequence[str]) -> dict[str, Any]:
 
 
 def preload() -> None:
-    """Import the large libraries, so that each fork has them."""
+    """Import the large libraries, so that each fork has them already."""
     for name in ("OMP", "OPENBLAS", "MKL"):
         os.environ[f"{name}_NUM_THREADS"] = "1"
     os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
@@ -355,7 +355,7 @@ def preload() -> None:
 
 
 def sample(n: int, seed: int) -> list[Mutant]:
-    """n mutants, each on a line of its own, drawn evenly from the lines that can have one."""
+    """Draw n mutants, evenly from the lines that can have one, with at most one on each line."""
     by_line: dict[str, list[Mutant]] = defaultdict(list)
     for path in _sources(ROOT):
         for mutant in mutations.of_file(str(path.relative_to(ROOT)), path.read_text()):
@@ -370,14 +370,14 @@ def sample(n: int, seed: int) -> list[Mutant]:
 
 
 def results(store: Path) -> dict[str, dict[str, Any]]:
-    """The last result of each mutant."""
+    """Return the last result of each mutant."""
     path = store / "results.jsonl"
     lines = path.read_text().splitlines() if path.exists() else []
     return {record["key"]: record for record in map(json.loads, lines)}
 
 
 def run(store: Path, mutants: Sequence[Mutant], *, done: set[str]) -> None:
-    """Test the mutants that are not done, and append a line for each."""
+    """Test the mutants that are not done, and append one line for each."""
     covered, reasons = Coverage(store), json.loads(EQUIVALENT.read_text())
     preload()
     copy = Copy()
@@ -408,7 +408,7 @@ def run(store: Path, mutants: Sequence[Mutant], *, done: set[str]) -> None:
 
 
 def verify(store: Path) -> None:
-    """Run each test that killed a mutant without any mutant. A result by one that fails is taken out of the store."""
+    """Run each test that killed a mutant, without any mutant. If the test fails, its result is removed from the store."""
     records = results(store)
     tests = sorted({record["by"] for record in records.values() if "::" in record.get("by", "")})
     preload()
@@ -459,8 +459,10 @@ def main() -> None:
     parser.add_argument("--store", type=Path, default=Path("mutants"))
     parser.add_argument("--n", type=int, default=400)
     parser.add_argument("--seed", type=int, default=20)
-    parser.add_argument("--part", default="1/1", help="run, again: the first of two parts is 1/2")
-    parser.add_argument("--all", action="store_true", help="again: also those that were killed")
+    parser.add_argument(
+        "--part", default="1/1", help="for run and again: part of the work, such as 1/2 for the first of two"
+    )
+    parser.add_argument("--all", action="store_true", help="for again: include mutants that were killed")
     options, rest = parser.parse_known_args()
     store = options.store.resolve()
     store.mkdir(exist_ok=True)

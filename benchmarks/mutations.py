@@ -1,9 +1,9 @@
-"""The rules by which mutants are made of a source file: one small change each, of one expression or statement.
+"""The rules that make mutants of a source file: each mutant is one small change of one expression or statement.
 
-Comparisons move their boundary or are turned round; arithmetic, bit and boolean operators become their counterparts; a minus or a not is
-dropped; numbers become one more, one less, zero or negative; min and max and other such pairs are swapped; conditions are negated; statements
-that change something are removed; what is returned is returned negated or not at all. Nothing is changed in docstrings, annotations,
-messages, imports, in what pydantic says about fields, and in the hyperparameters of families (class Config and PRESETS): those are choices.
+Comparisons move their boundary or are reversed. Arithmetic, bit and boolean operators become their counterparts. A minus or a not is
+dropped. Numbers become one more, one less, zero or negative. min and max and other such pairs are swapped. Conditions are negated. Statements
+that change something are removed. Return values are negated or dropped. No mutant changes docstrings, annotations,
+messages, imports, field descriptions of pydantic, or the hyperparameters of families (class Config and PRESETS), because these are choices.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ SAYS = {
     "TypeVar",
     "cast",
     "Literal",
-}  # calls that only describe
+}  # calls that only describe something
 
 
 @dataclass(frozen=True)
@@ -47,25 +47,25 @@ class Mutant:
     """A file with one change."""
 
     file: str
-    function: str  # the qualified name; empty in the module itself
+    function: str  # qualified name; empty in the module itself
     line: int
-    lines: range  # a test that runs one of these may tell the difference
+    lines: range  # lines whose tests may detect the change
     kind: str
-    before: str  # the text that is changed
+    before: str  # the replaced text
     after: str
-    place: str  # the line by its function, text and occurrence: the same wherever it moves
+    place: str  # the line's function, text and occurrence; it stays the same if the line moves
     key: str
     original: str
     source: str
 
     def record(self) -> dict[str, Any]:
-        """Return what a result says of the mutant."""
+        """Return the fields of the mutant that a result contains."""
         place = {"key": self.key, "file": self.file, "line": self.line, "function": self.function}
         return {**place, "kind": self.kind, "before": self.before, "after": self.after}
 
     @property
     def is_python(self) -> bool:
-        """Return whether the changed file can be read as Python."""
+        """Return whether the changed file is valid Python."""
         try:
             ast.parse(self.source)
         except SyntaxError:
@@ -93,7 +93,7 @@ def of_file(file: str, source: str) -> Iterator[Mutant]:
         text = lines[node.lineno - 1].decode().strip()
         place = digest(file, scope.function, text)
         name = f"{place}{node.col_offset - (len(lines[node.lineno - 1]) - len(lines[node.lineno - 1].lstrip()))}{kind}{after}"
-        seen[name] = seen.get(name, 0) + 1  # the same line may be in a function twice
+        seen[name] = seen.get(name, 0) + 1  # a function may contain the same line twice
         key = digest(name, str(seen[name]))
         yield Mutant(
             file, scope.function, node.lineno, scope.lines or range(scope.statement, node.end_lineno + 1),
@@ -103,16 +103,17 @@ def of_file(file: str, source: str) -> Iterator[Mutant]:
 
 @dataclass(frozen=True)
 class _Scope:
-    """The place of a node: its function or class, the first line of its statement, and the lines whose tests use what is defined there."""
+    """The place of a node: its function or class, the first line of its statement, and the lines whose tests use its definition."""
 
     function: str = ""
     statement: int = 0
-    # lines of the function or class; None in a function's body, where the statement's own lines tell which tests run it
+    # lines of the function or class; None in a function's body, where the lines of the statement determine which tests
+    # run it
     lines: range | None = None
 
 
 def _changes(tree: ast.Module) -> Iterator[tuple[_Scope, Any, str, str]]:
-    """Yield (scope, node, kind, text in its place)."""
+    """Yield (scope, node, kind, new text)."""
     waiting: list[tuple[ast.AST, _Scope]] = [(tree, _Scope(lines=range(10**9)))]
     while waiting:
         node, scope = waiting.pop()
@@ -127,7 +128,7 @@ def _changes(tree: ast.Module) -> Iterator[tuple[_Scope, Any, str, str]]:
 
 
 def _inner(scope: _Scope, node: ast.AST, child: ast.AST) -> _Scope:
-    """Return the scope of a node's child. A body runs when the function is called; defaults and what is in a class run when the module is imported."""
+    """Return the scope of a node's child. A function's body runs when it is called; defaults and class bodies run when the module is imported."""
     if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
         return scope
     name = f"{scope.function}.{node.name}".lstrip(".")
@@ -140,14 +141,14 @@ def _is_preset(node: ast.AST) -> bool:
 
 
 def _children(node: ast.AST) -> Iterator[ast.AST]:
-    """Yield the parts of a node in which mutants are made."""
+    """Yield the child nodes in which mutants are made."""
     for name, value in ast.iter_fields(node):
         if name in ("annotation", "returns", "decorator_list", "bases", "type_params") or (
             isinstance(node, ast.Raise) and name == "exc"
         ):
             continue
         if isinstance(node, ast.Assert):
-            continue  # for the type checker
+            continue  # asserts are for the type checker
         if isinstance(node, ast.Call) and _name(node.func) in SAYS:
             continue
         for child in value if isinstance(value, list) else [value]:
@@ -188,7 +189,7 @@ def _of_node(node: ast.AST, function: str) -> Iterator[tuple[str, Any, str]]:
 
 
 def _is_dispensable(node: ast.AST) -> bool:
-    """Return whether a statement can be left out without more than its effect being lost."""
+    """Return whether removing a statement loses only its effect."""
     if isinstance(node, ast.Expr):
         return isinstance(node.value, ast.Call) and _name(node.value.func) not in SAYS
     return isinstance(node, ast.Raise | ast.Break | ast.Continue)

@@ -1,11 +1,12 @@
-"""Fast models beside a slow one that is asked for ten times what it can do: how much of their goodput do they keep.
+"""Fast models that run beside a slow one, which gets ten times as many requests as it can answer: the goodput that the fast ones keep.
 
     python benchmarks/neighbours.py [--seconds 5] [--rounds 3] [--times 10] [--slow 1] [--tree FOLDER]
 
-Three kinds of models are served: `tiny` runs in place on the event loop, `small` runs some milliseconds in its thread, and `slow` takes a
-tenth of a second for a row (`--slow` of these). The load is open, from a client in a process of its own: `tiny` and `small` get requests at
-a fixed rate, a share of what they answer together when they are alone. In turns, they are alone, and beside slow models that each get
-`--times` as many requests as they can answer. An answer counts if it is a 200 within 300 ms for the fast ones. Prints a line for each model.
+Three kinds of models are served: `tiny` runs in place on the event loop, `small` runs for some milliseconds in its thread, and `slow` takes a
+tenth of a second for a row (`--slow` models of this kind). The load is open and comes from a client in its own process: `tiny` and `small` get
+requests at a fixed rate, a share of the rate that both reach together when they are alone. In turns, they run alone, and beside slow models that
+each get `--times` as many requests as they can answer. For the fast models, an answer counts if it is a 200 within 300 ms. The output has one
+line for each model.
 """
 
 from __future__ import annotations
@@ -24,13 +25,13 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).resolve().parent.parent
-DEADLINE = 300  # milliseconds, of the fast models
-ROUNDS_OF_SLOW, ROUNDS_OF_SMALL = 5000.0, 150.0  # what a row of tests.foreign.looping takes: about 100 ms and 2 ms
-WARM = 0.5  # seconds that do not count
+DEADLINE = 300  # milliseconds; the deadline of the fast models
+ROUNDS_OF_SLOW, ROUNDS_OF_SMALL = 5000.0, 150.0  # rounds for one row of tests.foreign.looping: about 100 ms and 2 ms
+WARM = 0.5  # seconds of warm-up that are not measured
 
 
 class Client:
-    """Requests for one model over connections that are kept; HTTP/1.1, just enough of it."""
+    """A client of one model with kept-alive connections. It implements just enough of HTTP/1.1."""
 
     def __init__(self, port: int, model: str, rounds: float, deadline: int) -> None:
         self.port, self.model, self.deadline = port, model, deadline
@@ -44,7 +45,7 @@ class Client:
         self.idle: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
 
     async def ask(self) -> tuple[int, float]:
-        """Status (0 if there was none) and seconds."""
+        """Send one request. Return the status (0 if there was no answer) and the seconds."""
         began = time.perf_counter()
         try:
             connection = self.idle.pop() if self.idle else await asyncio.open_connection("127.0.0.1", self.port)
@@ -58,7 +59,7 @@ class Client:
             return 0, time.perf_counter() - began
 
     async def capacity(self, seconds: float, connections: int) -> float:
-        """Answers a second to so many clients that wait for theirs."""
+        """Return answers per second for this many clients that wait for their answers."""
         end, answered = time.perf_counter() + seconds, 0
 
         async def one() -> None:
@@ -72,7 +73,7 @@ class Client:
         return answered / (time.perf_counter() - began)
 
     async def offer(self, rate: float, seconds: float) -> dict[str, Any]:
-        """Requests at a fixed rate, whatever becomes of those before them."""
+        """Send requests at a fixed rate, independent of the earlier ones."""
         tasks, began = [], time.perf_counter()
         count = int(rate * (seconds + WARM))
         for number in range(count):
@@ -90,7 +91,7 @@ class Client:
 
 
 async def measure(port: int, options: argparse.Namespace) -> list[dict[str, Any]]:
-    """Each round: the fast ones alone, then beside the slow ones."""
+    """Measure in each round the fast models alone, then beside the slow ones."""
     fast = [Client(port, "tiny", 1.0, DEADLINE), Client(port, "small", ROUNDS_OF_SMALL, DEADLINE)]
     slow = [Client(port, f"slow{i}", ROUNDS_OF_SLOW, 2000) for i in range(options.slow)]
     for client in (*fast, *slow):
@@ -139,11 +140,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=5)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--times", type=float, default=10, help="what is offered to a slow model over what it can do")
     parser.add_argument(
-        "--share", type=float, default=0.25, help="what is offered to the fast ones over what they can do"
+        "--times", type=float, default=10, help="offered rate of a slow model, as a multiple of its capacity"
     )
-    parser.add_argument("--rates", type=float, nargs=2, help="requests/s to the fast ones, instead of a share")
+    parser.add_argument(
+        "--share", type=float, default=0.25, help="offered rate of the fast models, as a share of their capacity"
+    )
+    parser.add_argument(
+        "--rates", type=float, nargs=2, help="offered rates of the fast models in requests/s, instead of --share"
+    )
     parser.add_argument("--slow", type=int, default=1, help="number of slow models")
     parser.add_argument("--tree", type=Path, default=HERE)
     parser.add_argument("--client", type=int, help=argparse.SUPPRESS)

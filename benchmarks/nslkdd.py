@@ -1,13 +1,13 @@
-"""NSL-KDD: how strange traffic is, which of five classes it is of, and columns that are missing, beside other methods. Prints Markdown.
+"""NSL-KDD: anomaly scores, classification into five classes, and recovery of missing columns, compared with other methods. The output is Markdown.
 
     python benchmarks/nslkdd.py choose      # on KDDTrain+ alone
-    python benchmarks/nslkdd.py scores      # judged on KDDTest+
+    python benchmarks/nslkdd.py scores      # tested on KDDTest+
     python benchmarks/nslkdd.py classes
     python benchmarks/nslkdd.py recovery
 
-KDDTest+ has attacks that KDDTrain+ lacks, so every choice was made by leaving attacks out. For scores, all of them: a model of normal
-connections, judged by each attack family of KDDTrain+. For classes, some of every family in turn: a model that has never seen an
-attack must still name its family. `scores` and `classes` are means of five seeds.
+KDDTest+ has attacks that KDDTrain+ lacks, so every choice was made by leaving attacks out. For scores all attacks are left out: a model of normal
+connections is tested on each attack family of KDDTrain+. For classes some attacks of every family are left out in turn: the model must name the
+family of an attack that it has never seen. `scores` and `classes` are means of five seeds.
 """
 
 from __future__ import annotations
@@ -52,33 +52,33 @@ CLASSES: dict[str, tuple[str, dict[str, Any]]] = {
         ("quantile", {"latent_dim": 5, "balance": 0.5, "epochs": 40}), ("quantile", {"latent_dim": 5, "balance": 0.5, "floor": 0.2}),
     )
 }  # fmt: skip
-CHOSEN: dict[str, Any] = {"latent_dim": 5, "balance": 0.5, "floor": 0.2}  # with `quantile`, which the loader has
+CHOSEN: dict[str, Any] = {"latent_dim": 5, "balance": 0.5, "floor": 0.2}  # the loader sets `quantile`
 LEFT_OUT = (
     ("smurf", "back", "satan", "warezclient", "buffer_overflow"), ("teardrop", "ipsweep", "guess_passwd", "rootkit", "land"),
     ("neptune", "nmap", "warezmaster", "loadmodule"), ("pod", "portsweep", "imap", "ftp_write", "multihop", "perl", "phf", "spy"),
 )  # fmt: skip
-LEAST_ROWS = 8  # of an attack whose recall counts
+LEAST_ROWS = 8  # smallest number of rows for which the recall of an attack counts
 
 
 # --- choices, on KDDTrain+ alone ----------------------------------------------------------------------------------------------
 
 
 def choose() -> None:
-    """Print the figures that the choices were made by."""
+    """Print the figures on which the choices are based."""
     table, attacks = nslkdd.read(remote.fetch(nslkdd.FILES[0]))
     kinds = np.asarray([nslkdd.KIND_OF[attack] for attack in attacks.tolist()])
     print(
-        "Scores, trained on 50 000 normal rows of KDDTrain+, judged by its other normal rows and its attacks; means of three seeds\n"
+        "Scores, trained on 50 000 normal rows of KDDTrain+, tested on its other normal rows and its attacks; means of three seeds\n"
     )
-    print("| settings | AUROC, mean over families | found at 1%, mean | by family |\n|---|---|---|---|")
+    print("| settings | AUROC, mean over families | recall at 1%, mean | AUROC by family |\n|---|---|---|---|")
     for name, changes in SCORES.items():
         figures = np.mean([_by_family(table, kinds, {**changes, "seed": seed}) for seed in range(3)], axis=0)  # (4, 2)
         families = ", ".join(f"{family} {auroc:.3f}" for family, auroc in zip(ATTACKS, figures[:, 0], strict=True))
         print(f"| {name} | {figures[:, 0].mean():.4f} | {figures[:, 1].mean():.3f} | {families} |", flush=True)
     print(
-        "\nClasses, attacks left out in four folds: half the recall of normal rows, half the mean recall of attacks never seen\n"
+        "\nClasses, with attacks left out in four folds. The result is half the recall of normal rows plus half the mean recall of unseen attacks\n"
     )
-    print("| settings | figure | normal rows | by fold |\n|---|---|---|---|")
+    print("| settings | result | recall of normal rows | result by fold |\n|---|---|---|---|")
     for name, (kind, changes) in CLASSES.items():
         folds = [_left_out(table, attacks, kinds, fold, kind, changes) for fold in range(len(LEFT_OUT))]
         families = ", ".join(f"{figure:.3f}" for figure, _ in folds)
@@ -87,7 +87,7 @@ def choose() -> None:
 
 
 def _by_family(table: dict[str, Array], kinds: Array, changes: dict[str, Any]) -> list[tuple[float, float]]:
-    """Return AUROC and share found at 1%, of each attack family."""
+    """Return AUROC and recall at 1% of each attack family."""
     normal = np.random.default_rng(0).permutation(np.flatnonzero(kinds == "normal"))
     strange = np.flatnonzero(kinds != "normal")
     cuts = {
@@ -109,7 +109,7 @@ def _by_family(table: dict[str, Array], kinds: Array, changes: dict[str, Any]) -
 
 
 def _against(usual: Array, strange: Array, line: float) -> tuple[float, float]:
-    """Return AUROC, and the share of anomalous rows above a line."""
+    """Return AUROC, and the share of anomalous rows above a threshold."""
     labels = np.repeat([0, 1], [len(usual), len(strange)])
     return float(roc_auc_score(labels, np.concatenate([usual, strange]))), float((strange > line).mean())
 
@@ -117,7 +117,7 @@ def _against(usual: Array, strange: Array, line: float) -> tuple[float, float]:
 def _left_out(
     table: dict[str, Array], attacks: Array, kinds: Array, fold: int, kind: str, changes: dict[str, Any]
 ) -> tuple[float, float]:
-    """Return the figure of one fold, and the recall of its normal rows."""
+    """Return the result of one fold, and the recall of its normal rows."""
     generator = np.random.default_rng(fold)
     held = np.isin(attacks, LEFT_OUT[fold])
     normal = generator.permutation(np.flatnonzero(kinds == "normal"))[:3000]
@@ -146,7 +146,7 @@ def _kinds(kind: str) -> ColumnSettings:
 
 
 def scores() -> None:
-    """Print scores of KDDTest+'s rows: ours, an isolation forest, nearest neighbours."""
+    """Print results of three scores on the rows of KDDTest+: ours, an isolation forest, nearest neighbours."""
     data = datasets.load("nslkdd")
     assert data.anomalies is not None
     usual, strange = Arrays.of(data.test).items, Arrays.of(data.anomalies).items
@@ -175,14 +175,14 @@ def scores() -> None:
                 families = [_against(held_out, seen[known[known != "normal"] == family], line)[0] for family in ATTACKS]
                 by_seed.append((float(np.mean(families)), *figures[name][-1][:2]))
     print(
-        f"KDDTest+: {len(usual)} normal rows, {len(strange)} attacks; the line for 1% drawn on {len(data.calibration)} normal rows of KDDTrain+\n"
+        f"KDDTest+: {len(usual)} normal rows, {len(strange)} attacks; the threshold for 1% is set on {len(data.calibration)} normal rows of KDDTrain+\n"
     )
-    print("| by | AUROC | average precision | attacks found | false alarms really met |\n|---|---|---|---|---|")
+    print("| method | AUROC | average precision | recall | measured false alarms |\n|---|---|---|---|---|")
     for name, rows in figures.items():
         mean, spread = np.mean(rows, axis=0), np.std(rows, axis=0)
         print(f"| {name} | " + " | ".join(f"{m:.4f} ± {s:.4f}" for m, s in zip(mean, spread, strict=True)) + " |")
     print(
-        "\nBy seed, AUROC on the attack families of KDDTrain+ (by which the shipped one was chosen), and AUROC and average precision on KDDTest+:"
+        "\nBy seed, AUROC on the attack families of KDDTrain+ (the shipped model was chosen by it), and AUROC and average precision on KDDTest+:"
     )
     print("; ".join(f"{seed}: {' '.join(f'{value:.4f}' for value in row)}" for seed, row in enumerate(by_seed)))
 
@@ -204,7 +204,7 @@ def classified(trained: in_memory.Trained, data: Data) -> Array:
 
 
 def classes() -> None:
-    """Print figures for the five classes of KDDTest+: ours, random forest, MLP, gradient boosting."""
+    """Print results of four classifiers on the five classes of KDDTest+: ours, random forest, MLP, gradient boosting."""
     data = datasets.load("nslkdd-classes")
     truth = data.test.labels
     runs: dict[str, list[tuple[float, float, float]]] = {}
@@ -215,14 +215,14 @@ def classes() -> None:
             figures = float(accuracy_score(truth, guess)), float(f1_score(truth, guess, average="weighted"))
             runs.setdefault(name, []).append((*figures, time.perf_counter() - began))
     print(f"KDDTest+: {len(truth)} rows, five classes, {len(SEEDS)} seeds\n")
-    print("| by | accuracy | weighted F1 | seconds |\n|---|---|---|---|")
+    print("| method | accuracy | weighted F1 | seconds |\n|---|---|---|---|")
     for name, rows in runs.items():
         mean, spread = np.mean(rows, axis=0), np.std(rows, axis=0)
         print(f"| {name} | {mean[0]:.4f} ± {spread[0]:.4f} | {mean[1]:.4f} ± {spread[1]:.4f} | {mean[2]:.0f} |")
 
 
 def _classifiers(data: Data, seed: int) -> Iterator[tuple[str, Any]]:
-    """Yield names, and functions that train and predict."""
+    """Yield names of classifiers, and functions that train and predict."""
     x, y, test = Arrays.of(data.train).items, data.train.labels, Arrays.of(data.test).items
 
     def ours() -> Array:
@@ -239,7 +239,7 @@ def _classifiers(data: Data, seed: int) -> Iterator[tuple[str, Any]]:
 def recovery() -> None:
     """Print how well a model recovers protocol, flag and service of KDDTest+ from the other columns, with and without the class.
 
-    Beside it stands gradient boosting, one model for each column.
+    The baseline is gradient boosting, one model for each column.
     """
     data = datasets.load("nslkdd-classes")
     spec = TableSpec.of(data.spec, data.name)
@@ -294,7 +294,7 @@ def recovery() -> None:
 
 
 def main() -> None:
-    """Print one of the parts."""
+    """Print one of the benchmarks."""
     parts = {"choose": choose, "scores": scores, "classes": classes, "recovery": recovery}
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("part", choices=parts)

@@ -1,11 +1,11 @@
-"""Overload: what is offered against what is answered, and how long those who are accepted wait.
+"""Overload: the answered rate for each offered rate, and how long accepted requests wait.
 
     python benchmarks/overload.py MODELS [--rows 32] [--queue-ms 500] [--seconds 6] [--plot docs/overload.png]
 
-MODELS as for benchmarks/serving.py. The load is open: requests of so many latent rows to the DCGAN decoder leave at a fixed rate, whatever
-becomes of those before them, from a client in a process of its own. Capacity is what one connection after another gets from 8 at a time;
-then a quarter of it to ten times of it is offered. Every request that is not answered with 200 within its deadline counts as lost, with its
-status. Prints a table and draws it.
+MODELS is the same folder as for benchmarks/serving.py. The load is open: a client in its own process sends requests of `--rows` latent rows to the
+DCGAN decoder at a fixed rate, without waiting for earlier answers. The capacity is the rate of 8 connections that each wait for their answers.
+Then a quarter to ten times the capacity is offered. Every request that is not answered with 200 within its deadline counts as lost, with its
+status. The script prints a table and draws it.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ import numpy as np
 import serving
 
 SHARES = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 4.0, 10.0)
-WARM = 1.0  # seconds at each rate that do not count
+WARM = 1.0  # seconds of warm-up at each rate that are not measured
 
 
 class Client:
-    """Connections to the service that are kept and reused; HTTP/1.1, just enough of it."""
+    """A client with kept-alive connections to the service. It implements just enough of HTTP/1.1."""
 
     def __init__(self, port: int, body: bytes) -> None:
         self.port = port
@@ -41,7 +41,7 @@ class Client:
         self.idle: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
 
     async def ask(self) -> tuple[int, float]:
-        """Status (0 where there was none) and seconds."""
+        """Send one request. Return the status (0 if there was no answer) and the seconds."""
         began = time.perf_counter()
         try:
             reader, writer = (
@@ -58,7 +58,7 @@ class Client:
 
 
 async def closed(client: Client, seconds: float, connections: int = 8) -> float:
-    """Requests/s of 8 clients that wait for their answers: the capacity."""
+    """Return the capacity: requests/s of 8 clients that wait for their answers."""
     end, answered = time.perf_counter() + seconds, 0
 
     async def one() -> None:
@@ -72,7 +72,7 @@ async def closed(client: Client, seconds: float, connections: int = 8) -> float:
 
 
 async def offered(client: Client, rate: float, seconds: float) -> dict[str, Any]:
-    """Requests at a fixed rate."""
+    """Send requests at a fixed rate."""
     tasks: list[asyncio.Task[tuple[int, float]]] = []
     began = time.perf_counter()
     count = int(rate * (seconds + WARM))
@@ -92,7 +92,7 @@ async def offered(client: Client, rate: float, seconds: float) -> dict[str, Any]
 
 
 async def measure(port: int, body: bytes, seconds: float) -> list[dict[str, Any]]:
-    """The capacity, then each share of it."""
+    """Measure the capacity, then each share of it."""
     client = Client(port, body)
     await closed(client, 2)
     capacity = await closed(client, seconds)
@@ -100,7 +100,7 @@ async def measure(port: int, body: bytes, seconds: float) -> list[dict[str, Any]
 
 
 def plot(points: list[dict[str, Any]], limit: float, path: Path) -> None:
-    """Goodput and p99 over what is offered."""
+    """Plot goodput and p99 over the offered rate."""
     import matplotlib as mpl
 
     mpl.use("agg")
@@ -113,9 +113,9 @@ def plot(points: list[dict[str, Any]], limit: float, path: Path) -> None:
     left.plot(load, load, ":", color="grey", label="offered")
     left.set(xscale="log", yscale="log", xlabel="offered requests/s", ylabel="goodput, requests/s")
     left.legend()
-    right.plot(load, [1000 * point["p99"] for point in points], "o-", label="p99 of those accepted")
-    right.plot(load, [1000 * point["p50"] for point in points], "s--", label="median")
-    right.axhline(limit, color="grey", linestyle=":", label="stated queue time")
+    right.plot(load, [1000 * point["p99"] for point in points], "o-", label="p99 of accepted requests")
+    right.plot(load, [1000 * point["p50"] for point in points], "s--", label="median of accepted requests")
+    right.axhline(limit, color="grey", linestyle=":", label="queue time limit")
     right.set(xscale="log", xlabel="offered requests/s", ylabel="ms", ylim=(0, None))
     right.legend()
     for axis in (left.xaxis, left.yaxis, right.xaxis):
@@ -134,7 +134,7 @@ def main() -> None:
     parser.add_argument("--plot", type=Path)
     parser.add_argument("--client", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.client:  # the process that makes the load
+    if options.client:  # this process makes the load
         port, body = options.client
         print(json.dumps(asyncio.run(measure(int(port), Path(body).read_bytes(), options.seconds))))
         return
@@ -163,7 +163,7 @@ def main() -> None:
             service.wait(30)
     best = max(point["goodput"] for point in points)
     print(
-        "| offered over capacity | offered/s | goodput/s | over the best | median | p99 | statuses |\n|---|---|---|---|---|---|---|"
+        "| offered / capacity | offered/s | goodput/s | share of the best | median | p99 | statuses |\n|---|---|---|---|---|---|---|"
     )
     for point in points:
         print(

@@ -1,9 +1,9 @@
-"""Gain of a prior fitted after training: the finding of "From variational to deterministic autoencoders" (Ghosh et al., 2020, table 1)
+"""The gain of a prior that is fitted after training: the result of "From variational to deterministic autoencoders" (Ghosh et al., 2020, table 1)
 with our own features, on the shipped autoencoder and VAE.
 
     python benchmarks/priors.py [--n 10000]
 
-N(0, I) is nothing an autoencoder was trained for and none of its artifact's priors; it is added here, for the table alone.
+An autoencoder is not trained for N(0, I), and its artifact has no such prior; it is added here for the table alone.
 """
 
 from __future__ import annotations

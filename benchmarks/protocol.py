@@ -1,11 +1,11 @@
-"""The Open Inference Protocol beside PyTriton: the same decoder, the same requests, binary tensors, one run.
+"""The Open Inference Protocol compared with PyTriton in one run: the same decoder, the same requests, binary tensors.
 
     python benchmarks/protocol.py PYTRITON [--rounds 3] [--seconds 4]
 
-PYTRITON is a Python that has nvidia-pytriton and onnxruntime; tritonclient is taken from .venv-tritonclient (`make test` makes it). Both
-servers decode latents with the same ONNX file and one thread, PyTriton with dynamic batching up to 64 rows and 1 ms of delay, as its
-documentation has it. Each is driven by tritonclient, one request after the other and 32 at once, over HTTP and over gRPC, and by wrk with 32
-connections; rounds alternate, and medians are compared.
+PYTRITON is a Python that has nvidia-pytriton and onnxruntime. tritonclient comes from .venv-tritonclient (`make test` creates it). Both
+servers decode latents with the same ONNX file and one thread; PyTriton uses dynamic batching up to 64 rows with 1 ms of delay, as in its
+documentation. tritonclient sends requests one after the other and 32 at once, over HTTP and over gRPC; wrk sends them over 32
+connections. Rounds alternate, and medians are compared.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ asyncio.run(main())
 
 
 def body(rows: int) -> tuple[bytes, int]:
-    """A request with binary tensors, in and out, and the length of its JSON."""
+    """Return a request with binary inputs and outputs, and the length of its JSON part."""
     raw = np.full((rows, LATENT), 0.1, np.float32).tobytes()
     head: dict[str, Any] = {
         "inputs": [{"name": "latent", "shape": [rows, LATENT], "datatype": "FP32", "parameters": {"binary_data_size": len(raw)}}],
@@ -107,7 +107,7 @@ def body(rows: int) -> tuple[bytes, int]:
 
 
 def loop(kind: str, address: str, rows: int, seconds: float) -> tuple[float, float]:
-    """Requests/s of tritonclient's own loop, or of 32 of its coroutines, and the sum of an answer."""
+    """Return requests/s of tritonclient's own loop, or of 32 of its coroutines, and the sum of the values of an answer."""
     program = AT_ONCE if kind.endswith(".aio") else LOOP
     done = subprocess.run(
         [CLIENT, "-c", program, kind, address, str(rows), str(seconds)], capture_output=True, text=True, check=True
@@ -117,7 +117,7 @@ def loop(kind: str, address: str, rows: int, seconds: float) -> tuple[float, flo
 
 
 def by_wrk(port: int, folder: Path, rows: int, seconds: float) -> float:
-    """Requests/s with 32 connections."""
+    """Return requests/s with 32 connections."""
     content, size = body(rows)
     return serving.wrk(
         f"http://127.0.0.1:{port}/v2/models/{MODEL}/infer", folder, round(seconds), content, "application/octet-stream",
@@ -160,7 +160,7 @@ def main() -> None:
 def measure(
     ports: dict[str, tuple[int, int]], folder: Path, rounds: int, seconds: float
 ) -> dict[tuple[str, int, str], list[float]]:
-    """Requests/s by way, rows and server, a number a round."""
+    """Return requests/s by method, rows and server: one number for each round."""
     rates: dict[tuple[str, int, str], list[float]] = {}
     sums: dict[int, set[float]] = {rows: set() for rows in ROWS}
     for _ in range(rounds):
@@ -176,7 +176,7 @@ def measure(
 
 
 def report(rates: dict[tuple[str, int, str], list[float]]) -> None:
-    print("| way | rows | Manifold | PyTriton | ratio |")
+    print("| method | rows | Manifold | PyTriton | ratio |")
     print("|---|---|---|---|---|")
     for way, rows in dict.fromkeys((way, rows) for way, rows, _ in rates):
         ours, theirs = (statistics.median(rates[way, rows, name]) for name in ("Manifold", "PyTriton"))

@@ -1,8 +1,9 @@
-"""What benchmarks/training_speed.py runs with the Python of an environment that holds pythae: its own trainer on networks like ours.
+"""The training of pythae that benchmarks/training_speed.py starts with the Python of an environment with pythae: its trainer on networks like ours.
 
     python benchmarks/pythae_training.py FAMILY DATA.npy BATCH EPOCHS
 
-Prints one JSON line: samples/s of each epoch, by its callbacks, and the networks' parameters. Needs torch, numpy and pythae alone.
+The output is one JSON line: samples/s of each epoch, measured by pythae's callbacks, and the parameters of the networks. The script needs only
+torch, numpy and pythae.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ WIDTHS, CODE, LEVELS, RESIDUAL = (32, 64), 32, 128, 2
 
 
 class Encoder(BaseEncoder):  # type: ignore[misc]
-    """784-392-196-2x20."""
+    """The encoder 784-392-196-2x20."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -41,7 +42,7 @@ class Encoder(BaseEncoder):  # type: ignore[misc]
 
 
 class Decoder(BaseDecoder):  # type: ignore[misc]
-    """20-196-392-784."""
+    """The decoder 20-196-392-784."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -54,7 +55,7 @@ class Decoder(BaseDecoder):  # type: ignore[misc]
 
 
 class Residual(nn.Module):
-    """x + f(x)."""
+    """The residual block x + f(x)."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -68,7 +69,7 @@ class Residual(nn.Module):
 
 
 class CodeEncoder(BaseEncoder):  # type: ignore[misc]
-    """28x28 to 7x7 vectors."""
+    """The encoder from 28x28 to 7x7 vectors."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -83,7 +84,7 @@ class CodeEncoder(BaseEncoder):  # type: ignore[misc]
 
 
 class CodeDecoder(BaseDecoder):  # type: ignore[misc]
-    """7x7 vectors to 28x28."""
+    """The decoder from 7x7 vectors to 28x28."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -98,7 +99,7 @@ class CodeDecoder(BaseDecoder):  # type: ignore[misc]
 
 
 class Clock(TrainingCallback):  # type: ignore[misc]
-    """Seconds of every epoch."""
+    """The seconds of every epoch."""
 
     def __init__(self) -> None:
         self.began, self.seconds = 0.0, list[float]()
@@ -111,7 +112,7 @@ class Clock(TrainingCallback):  # type: ignore[misc]
 
 
 def main(family: str, path: str, batch: int, epochs: int) -> None:
-    """Trains, and prints the pace."""
+    """Train, and print samples/s."""
     shape = (1, 28, 28)
     model: nn.Module
     if family == "vae":

@@ -1,11 +1,12 @@
-"""Rate and distortion of VQ-VAE files on whole test parts, beside JPEG and WebP over their qualities.
+"""Rate and distortion of VQ-VAE files on whole test splits, compared with JPEG and WebP at several qualities.
 
     python benchmarks/rate_distortion.py [--n 10000] [--out docs/rate-distortion.png]
 
-An image of 28x28 is too small for a JPEG's header, so rates are given twice: one file an image, and one file for a hundred images (a
-10x10 sheet for JPEG and WebP, every tile continued by its border to a multiple of 16 pixels; one .mfc for ours). Headers count, on all
-sides; the networks do not, nor do JPEG's and WebP's programs. PSNR is of the mean squared error over all pixels of all images, in 8 bits.
-The first thousand images of each part are read back from their files and compared. Prints one JSON line a data set, and the plot.
+An image of 28x28 is too small for a JPEG's header, so two rates are given: one file for each image, and one file for a hundred images (for JPEG
+and WebP a 10x10 grid of images, with every tile padded to a multiple of 16 pixels by repeating its border; for ours one .mfc file). Headers
+count for all codecs; the networks do not count, and neither do the programs of JPEG and WebP. PSNR is computed from the mean squared error over
+all pixels of all images, in 8 bits. The first thousand images of each split are read back from their files and compared. The output is one JSON
+line for each data set, and the plot.
 """
 
 from __future__ import annotations
@@ -34,22 +35,22 @@ Pixels = NDArray[np.uint8]  # (N, C, H, W)
 MODELS = {"mnist": "mnist-vqvae", "fashion_mnist": "fashion-vqvae", "cifar10": "cifar10-vqvae"}
 QUALITIES = (0, 1, 2, 3, 5, 8, 12, 18, 25, 35, 50, 65, 80, 90, 95)
 OPTIONS: dict[str, dict[str, Any]] = {"JPEG": {"optimize": True}, "WebP": {"method": 6}}
-TILE = 16  # what JPEG codes at once where colour is halved
+TILE = 16  # block size of a JPEG with chroma subsampling
 SIDE = 10
 
 
 def psnr(squared_error: float) -> float:
-    """dB, of 8 bits."""
+    """Return the PSNR in dB for 8 bits."""
     return float(10 * np.log10(255.0**2 / squared_error))
 
 
 def squared_error(a: Pixels, b: Pixels) -> float:
-    """Sum over everything."""
+    """Return the sum of squared errors."""
     return float(np.square(a.astype(np.float64) - b).sum())
 
 
 def through(picture: NDArray[np.uint8], codec: str, quality: int) -> tuple[int, NDArray[np.uint8]]:
-    """A picture (C, H, W) as a file and back: its bytes, and what is seen."""
+    """Encode and decode a picture (C, H, W). Return the size of the file in bytes, and the decoded pixels."""
     shown = Image.fromarray(picture[0] if len(picture) == 1 else picture.transpose(1, 2, 0))
     file = io.BytesIO()
     shown.save(file, codec, quality=quality, **OPTIONS[codec])
@@ -58,7 +59,7 @@ def through(picture: NDArray[np.uint8], codec: str, quality: int) -> tuple[int, 
 
 
 def sheet(images: Pixels) -> NDArray[np.uint8]:
-    """A hundred images as one picture (C, H, W), every tile continued to a multiple of 16."""
+    """Return a hundred images as one picture (C, H, W), with every tile padded to a multiple of 16."""
     extra = [-size % TILE for size in images.shape[2:]]
     tiles = np.pad(images, ((0, 0), (0, 0), (0, extra[0]), (0, extra[1])), mode="edge")
     _, channels, height, width = tiles.shape
@@ -67,7 +68,7 @@ def sheet(images: Pixels) -> NDArray[np.uint8]:
 
 
 def tiles_of(picture: NDArray[np.uint8], shape: tuple[int, ...]) -> Pixels:
-    """The images (100, C, H, W) of a sheet."""
+    """Return the images (100, C, H, W) of a grid."""
     channels, height, width = shape
     high, wide = picture.shape[1] // SIDE, picture.shape[2] // SIDE
     tiles = picture.reshape(channels, SIDE, high, SIDE, wide).transpose(1, 3, 0, 2, 4)
@@ -75,20 +76,20 @@ def tiles_of(picture: NDArray[np.uint8], shape: tuple[int, ...]) -> Pixels:
 
 
 def hundreds(images: Pixels) -> Iterator[Pixels]:
-    """Groups of a hundred."""
+    """Yield groups of a hundred images."""
     for start in range(0, len(images), SIDE * SIDE):
         yield images[start : start + SIDE * SIDE]
 
 
 def one_by_one(images: Pixels, codec: str, quality: int) -> tuple[float, float]:
-    """Bits an image and PSNR, one file an image."""
+    """Return bits per image and PSNR, with one file for each image."""
     made = [through(image, codec, quality) for image in images]
     error = squared_error(np.stack([back for _, back in made]), images)
     return 8 * sum(size for size, _ in made) / len(images), psnr(error / images.size)
 
 
 def by_sheet(images: Pixels, codec: str, quality: int) -> tuple[float, float]:
-    """Bits an image and PSNR, one file a hundred."""
+    """Return bits per image and PSNR, with one file for a hundred images."""
     size, error = 0, 0.0
     for group in hundreds(images):
         bits, back = through(sheet(group), codec, quality)
@@ -98,9 +99,9 @@ def by_sheet(images: Pixels, codec: str, quality: int) -> tuple[float, float]:
 
 
 def ours(model: engine.Model, images: Pixels, decoded: int) -> tuple[float, float, float]:
-    """Bits an image in one file each, bits an image in files of a hundred, and PSNR.
+    """Return bits per image with one file each, bits per image with files of a hundred, and PSNR.
 
-    Raises RuntimeError where the first `decoded` images do not come back, codes and pixels, from their files.
+    Raise RuntimeError if the first `decoded` images, codes and pixels, cannot be read back from their files.
     """
     spec = ImageSpec.of(model.manifest.spec, model.manifest.name)
     alone, together, error = 0, 0, 0.0
@@ -114,7 +115,7 @@ def ours(model: engine.Model, images: Pixels, decoded: int) -> tuple[float, floa
             one, _ = compression.decompress(model, files[0].content)
             same = np.array_equal(codes, made.codes) and np.array_equal(imaging.to_uint8(data, spec), shown)
             if not (same and np.array_equal(imaging.to_uint8(one, spec), shown[:1])):
-                raise RuntimeError("not what was written came back")
+                raise RuntimeError("the decoded codes or pixels differ from the written ones")
         alone += sum(len(file.content) for file in files)
         together += len(made.content)
         error += squared_error(shown, group)
@@ -122,7 +123,7 @@ def ours(model: engine.Model, images: Pixels, decoded: int) -> tuple[float, floa
 
 
 def at(curve: list[tuple[float, float]], wanted: float) -> float | None:
-    """Bits of a codec at a PSNR, linear in log bits between qualities; None beyond the curve's ends."""
+    """Return the bits of a codec at a PSNR, linear in log bits between qualities; None outside the curve."""
     points = sorted((quality, bits) for bits, quality in curve)
     if not points[0][0] <= wanted <= points[-1][0]:
         return None
@@ -130,14 +131,14 @@ def at(curve: list[tuple[float, float]], wanted: float) -> float | None:
 
 
 def curves(images: Pixels, way: Callable[[Pixels, str, int], tuple[float, float]]) -> dict[str, list[tuple[float, float]]]:  # fmt: skip
-    """(bits, PSNR) of each codec over its qualities."""
+    """Return (bits, PSNR) of each codec for all qualities."""
     return {codec: [way(images, codec, quality) for quality in QUALITIES] for codec in OPTIONS}
 
 
 def main() -> None:
-    """Prints bits, PSNR and ratios; draws all of it."""
+    """Print bits, PSNR and ratios, and draw the plot."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("--n", type=int, default=10_000, help="images of each test part, in whole hundreds")
+    parser.add_argument("--n", type=int, default=10_000, help="images of each test split, rounded down to hundreds")
     parser.add_argument("--decoded", type=int, default=1000)
     parser.add_argument("--models", type=Path, default=Path("models"))
     parser.add_argument("--out", type=Path, default=Path("docs/rate-distortion.png"))
@@ -146,7 +147,7 @@ def main() -> None:
     for panel, (name, artifact) in zip(panels, MODELS.items(), strict=True):
         model = engine.load(options.models / artifact, device="cpu")
         items = Arrays.of(datasets.load(name).test).items
-        images = items[: min(options.n, len(items)) // SIDE**2 * SIDE**2]  # whole sheets
+        images = items[: min(options.n, len(items)) // SIDE**2 * SIDE**2]  # whole grids
         alone, together, quality = ours(model, images, options.decoded)
         summary: dict[str, Any] = {"data": name, "images": len(images), "psnr": round(quality, 2)}
         for kind, rate, way, line in (("file", alone, one_by_one, "-"), ("sheet", together, by_sheet, "--")):
@@ -160,7 +161,9 @@ def main() -> None:
                     summary[f"{kind}_{codec}_least"] = [round(value, 2) for value in min(curve)]
                 panel.plot(*zip(*sorted(curve), strict=True), line, color=colour, label=f"{codec}, one {kind}")
             panel.plot(rate, quality, "*" if kind == "file" else "P", ms=13, color="tab:red", label=f"ours, one {kind}")  # fmt: skip
-        panel.set(xscale="log", xlabel="bits an image, header and all", ylabel="PSNR (dB)", title=f"{name}: {artifact}")
+        panel.set(
+            xscale="log", xlabel="bits per image, headers included", ylabel="PSNR (dB)", title=f"{name}: {artifact}"
+        )
         panel.set_xticks(ticks := [200, 500, 1000, 2000, 5000], [str(tick) for tick in ticks])
         panel.minorticks_off()
         panel.grid(alpha=0.3)

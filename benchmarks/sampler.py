@@ -1,11 +1,11 @@
-"""The cached sampler (one ONNX graph) against naive sampling (a full pass for every position), one thread, one process.
+"""The cached sampler (one ONNX graph) compared with naive sampling (a full pass for every position), in one thread and one process.
 
     python benchmarks/sampler.py [--rounds 5] [--only 28x28]
 
-Networks of the sizes that are used (fresh weights: what is timed does not depend on them), both ways in the same ONNX Runtime, interleaved,
-medians. Up to 14x14 the codes are compared with the naive ones; at 28x28 naive runs twice, and one parallel pass over the finished image
-must pick the same level everywhere. `by rows` is the sampler split into one graph a row of the grid, between whose runs the host can let
-items go. Prints one JSON line a size and batch.
+The networks have the sizes of the shipped models, with fresh weights, because the time does not depend on them. Both methods run in the same ONNX
+Runtime, interleaved; times are medians. Up to 14x14 the codes are compared with the naive ones. At 28x28 naive sampling runs only twice, and one
+parallel pass over the finished image must pick the same level everywhere. `by rows` is the sampler split into one graph for each row of the grid:
+between these runs the host can drop items. The output is one JSON line for each size and batch.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ Arrays = Mapping[str, np.ndarray]
 
 
 class Codes(torch.nn.Module):
-    """A `finish` that leaves the codes as they are: only the sampler is timed."""
+    """A `finish` that returns the codes unchanged, so that only the sampler is timed."""
 
     def forward(self, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         codes = rows[..., 0].permute(1, 0, 2).contiguous()
@@ -78,22 +78,22 @@ class Graphs:
         return dict(zip(self.outputs[name], values, strict=True))
 
     def cached(self, inputs: Arrays) -> np.ndarray:
-        """Return codes by the sampler."""
+        """Sample codes with the cached sampler."""
         return self.run("sample", inputs)["codes"]
 
     def by_rows(self, inputs: Arrays) -> np.ndarray:
-        """Return codes by the sampler whose rows the host goes through."""
+        """Sample codes with the sampler that the host runs row by row."""
         return loops.by_rows(self.run, inputs, self.grid[0])[0]
 
     def half_let_go(self, inputs: Arrays) -> np.ndarray:
-        """Return the same if every other item is cancelled half way."""
+        """Sample codes row by row, with every other item cancelled half way."""
         n, middle = len(inputs["uniforms"]), self.grid[0] // 2
         return loops.by_rows(self.run, inputs, self.grid[0], lambda row: (np.arange(n) % 2 == 0) | (row < middle - 1))[
             0
         ]
 
     def naive(self, inputs: Arrays) -> np.ndarray:
-        """Return codes, by one full pass for each position."""
+        """Sample codes with one full pass for each position."""
         height, width = self.grid
         codes = np.zeros((len(inputs["uniforms"]), height, width), np.int64)
         for place in range(height * width):
@@ -103,7 +103,7 @@ class Graphs:
         return codes
 
     def follows_one_pass(self, codes: np.ndarray, inputs: Arrays) -> bool:
-        """Return whether one parallel pass over the finished codes picks every one of them again."""
+        """Return whether one parallel pass over the finished codes picks the same codes."""
         logits = self.run("whole", {"codes": codes, "condition": inputs["condition"]})["logits"]
         flat = np.moveaxis(logits, 1, -1).reshape(-1, self.levels)
         return bool(np.array_equal(sampling.pick(_softmax(flat), inputs["uniforms"].reshape(-1)), codes.reshape(-1)))
@@ -116,7 +116,7 @@ def _softmax(logits: np.ndarray) -> np.ndarray:
 
 
 def timed(work: Callable[[Arrays], np.ndarray], inputs: Arrays) -> tuple[np.ndarray, float]:
-    """Return the result, and milliseconds."""
+    """Run the work. Return the result, and milliseconds."""
     began = time.perf_counter()
     outputs = work(inputs)
     return outputs, 1000 * (time.perf_counter() - began)
@@ -151,7 +151,7 @@ def main() -> None:
             same = np.array_equal(codes["cached"], codes["by_rows"])
             for round_ in range(options.rounds):
                 for way, work in ways.items():
-                    if way == "naive" and places > 200 and round_ > 1:  # minutes
+                    if way == "naive" and places > 200 and round_ > 1:  # these rounds would take minutes
                         continue
                     outputs, taken = timed(work, inputs)
                     times[way].append(taken)

@@ -1,12 +1,12 @@
-"""The way of a request, measured: requests/s beside an empty FastAPI route and beside the engine alone, all in one run.
+"""The cost of a request: requests/s compared with an empty FastAPI route and with the engine alone, all in one run.
 
     python benchmarks/serving.py MODELS [--rounds 5] [--seconds 3] [--only NAME ...]
 
-MODELS is a folder with mlp.onnx (latent 20 to 1x28x28) and dcgan32.onnx (latent 64 to 1x32x32), decoders of `z` to `x` in [0, 1]. Starts
-`python -m manifold.service` on them and on the shipped mnist-vae, and an empty FastAPI route, on free ports of 127.0.0.1; loads them with wrk, 32
-connections; rounds are interleaved, figures are medians, and any answer but 200 voids one. The engine alone is `runtime.load(...)` in a
-process of its own, one thread. gRPC has no such load generator, so it and REST are also compared by the server's own CPU time for a request
-that a Python client sends. Prints a table.
+MODELS is a folder with mlp.onnx (latent 20 to 1x28x28) and dcgan32.onnx (latent 64 to 1x32x32), decoders of `z` to `x` in [0, 1]. The script
+starts `python -m manifold.service` with them and with the shipped mnist-vae, and an empty FastAPI route, on free ports of 127.0.0.1, and loads
+them with wrk, 32 connections. Rounds are interleaved, results are medians, and any answer but 200 voids one. The engine alone is
+`runtime.load(...)` in its own process with one thread. There is no such load generator for gRPC, so gRPC and REST are also compared by the
+server's CPU time for a request that a Python client sends. The output is a table.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ FILES = {"mlp": "mlp.onnx", "dcgan": "dcgan32.onnx"}
 
 
 def repository(models: Path, root: Path) -> None:
-    """The two decoders with manifests as a person would write them, and mnist-vae."""
+    """Write a repository: the two decoders with hand-written manifests, and mnist-vae."""
     for name, (latent, size) in SIZES.items():
         folder = root / name / "1"
         folder.mkdir(parents=True)
@@ -53,7 +53,7 @@ def repository(models: Path, root: Path) -> None:
 
 
 def latents(name: str, n: int) -> np.ndarray[Any, Any]:
-    """Rows that a client would send."""
+    """Return latent rows that a client would send."""
     return np.random.default_rng(7).uniform(-1, 1, (n, SIZES[name][0])).round(3).astype(np.float32)
 
 
@@ -91,7 +91,7 @@ def free_port() -> int:
 
 
 def started(command: list[str], url: str, **environment: str) -> subprocess.Popen[bytes]:
-    """A server, once it answers."""
+    """Start a server. Return it when it answers."""
     process = subprocess.Popen(
         command, env={**os.environ, **environment}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
@@ -109,7 +109,7 @@ def started(command: list[str], url: str, **environment: str) -> subprocess.Pope
 def wrk(
     url: str, folder: Path, seconds: int, body: bytes = b"", kind: str = JSON, accept: str = "*/*", headers: Mapping[str, str] | None = None
 ) -> float:  # fmt: skip
-    """Requests/s with 32 connections; any answer but 200 voids it."""
+    """Return requests/s with 32 connections. Any answer but 200 voids the result."""
     (folder / "body").write_bytes(body)
     script = folder / "load.lua"
     lines = [f"wrk.method = '{'POST' if body else 'GET'}'", f"wrk.headers['Accept'] = '{accept}'"]
@@ -123,7 +123,7 @@ def wrk(
     command = ["wrk", "-t1", "-c32", f"-d{seconds}s", "-s", str(script), url]
     output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     if "Non-2xx" in output or "Socket errors" in output:
-        raise SystemExit(f"{url}: refused or broken\n{output}")
+        raise SystemExit(f"{url}: some answers were not 200, or connections broke\n{output}")
     match = re.search(r"Requests/sec:\s+([\d.]+)", output)
     assert match
     return float(match.group(1))
@@ -158,20 +158,20 @@ print(json.dumps(found))
 
 
 def engine_alone(root: Path, seconds: int) -> dict[str, float]:
-    """Rows/s of 64 rows at a time, and grids/s with their PNG."""
+    """Return rows/s at 64 rows at a time, and grids/s with their PNG."""
     command = [sys.executable, "-c", ENGINE, str(root), str(seconds)]
     rates: dict[str, float] = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
     return rates
 
 
 def cpu_seconds(pid: int) -> float:
-    """User and system time of a process so far."""
+    """Return user and system time of a process so far."""
     fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def transports(port: int, rpc_port: int, pid: int, calls: int = 3000) -> dict[str, float]:
-    """Microseconds of the server's CPU a request of one latent row, by a client in a thread of each of 8 connections."""
+    """Return the server's CPU time in microseconds per request of one latent row. Each of 8 connections has a client in its own thread."""
     import concurrent.futures
     import http.client
 
@@ -214,10 +214,10 @@ def main() -> None:
     parser.add_argument("models", type=Path)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=int, default=3)
-    parser.add_argument("--only", nargs="*", help="names of loads")
+    parser.add_argument("--only", nargs="*", help="names of the loads to run (default: all)")
     options = parser.parse_args()
     if not shutil.which("wrk"):
-        raise SystemExit("wrk is needed (Debian's package wrk)")
+        raise SystemExit("this benchmark needs wrk; install the Debian package wrk")
     chosen = {name: load for name, load in LOADS.items() if not options.only or name in options.only}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -256,8 +256,10 @@ def main() -> None:
 
 
 def report(rates: dict[str, float], engine: dict[str, float], cpu: dict[str, float]) -> None:
-    """The table."""
-    print("| load | requests/s | rows/s | over the empty route | over the engine alone |\n|---|---|---|---|---|")
+    """Print the table."""
+    print(
+        "| load | requests/s | rows/s | relative to the empty route | relative to the engine |\n|---|---|---|---|---|"
+    )
     print(f"| an empty FastAPI route | {rates['empty']:,.0f} | | 1 | |")
     against = {
         "64 latent rows, npy, MLP": "mlp",
@@ -275,7 +277,7 @@ def report(rates: dict[str, float], engine: dict[str, float], cpu: dict[str, flo
     alone = f"MLP {engine['mlp']:,.0f} rows/s, DCGAN {engine['dcgan']:,.0f} rows/s"
     print(f"\nThe engine alone, 64 rows a run: {alone}; 64 samples and their PNG {engine['grid']:,.0f}/s")
     print(
-        "Server's CPU a request of one latent row: "
+        "The server's CPU time per request of one latent row: "
         + ", ".join(f"{name} {value:.0f} µs" for name, value in cpu.items())
     )
 

@@ -1,10 +1,11 @@
-"""From nothing to ready: seconds, memory, and how long the event loop stands still while models load.
+"""The start of the service until it is ready: seconds, memory, and how long the event loop is blocked while models load.
 
     python benchmarks/startup.py [--rounds 3] [--models 20]
 
-Starts `python -m manifold.service` on the shipped models, or as many of them, on a free port of 127.0.0.1: with all loaded, and lazily, where models
-are verified and wait until they are asked for. For the stalls, and for what loading side by side is worth, the same models are loaded in
-processes of their own beside an event loop that wakes up every millisecond. Rounds alternate; prints one JSON line of medians.
+The script starts `python -m manifold.service` on the shipped models, or on this many of them, on a free port of 127.0.0.1: once with all models
+loaded, and once lazily, where models are verified and loaded on the first request. To measure how long the loop is blocked, and the gain of
+loading in parallel, the same models are loaded in separate processes beside an event loop that wakes up every millisecond. Rounds alternate. The
+output is one JSON line of medians.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ ROOT = Path(__file__).parent.parent
 
 
 def start(models: Path, lazy: bool) -> tuple[float, float]:
-    """Seconds until the service was ready, and the MB it takes then."""
+    """Return the seconds until the service was ready, and its memory in MB at that time."""
     port, began = serving.free_port(), time.perf_counter()
     process = serving.started(
         [sys.executable, "-m", "manifold.service"], f"http://127.0.0.1:{port}/health/ready",
@@ -42,14 +43,14 @@ def start(models: Path, lazy: bool) -> tuple[float, float]:
 
 
 def resident(pid: int) -> float:
-    """MB."""
+    """Return the resident memory of a process in MB."""
     match = re.search(r"VmRSS:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
     assert match
     return int(match.group(1)) / 1000
 
 
 def loading(models: Path, at_once: int | None) -> tuple[float, list[float]]:
-    """Seconds that loading took, and the milliseconds that the event loop was late by meanwhile, the longest first."""
+    """Return the seconds that loading took, and the delays of the event loop meanwhile in milliseconds, longest first."""
     sys.path[0] = str(ROOT)  # instead of this folder
     from manifold.runtime.graphs import backends
     from manifold.service.models import registry
@@ -59,7 +60,7 @@ def loading(models: Path, at_once: int | None) -> tuple[float, list[float]]:
 
     async def watch() -> tuple[float, list[float]]:
         held = registry.Registry(Settings(models_dir=models, device="cpu"))
-        backends.import_ahead(entry.folder for entry in held.entries.values())  # as the service does
+        backends.import_ahead(entry.folder for entry in held.entries.values())  # the service does the same
         began = time.perf_counter()
         done = asyncio.get_running_loop().run_in_executor(None, held.load)
         late = []
@@ -70,14 +71,14 @@ def loading(models: Path, at_once: int | None) -> tuple[float, list[float]]:
         await done
         return time.perf_counter() - began, sorted(late, reverse=True)
 
-    sys.setswitchinterval(0.001)  # as the service does
+    sys.setswitchinterval(0.001)  # the service does the same
     return asyncio.run(watch())
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--models", type=int, help="the first so many by name; all of them")
+    parser.add_argument("--models", type=int, help="number of models, the first ones by name (default: all)")
     arguments = parser.parse_args()
     names = sorted(path.name for path in (ROOT / "models").iterdir())[: arguments.models]
     figures: defaultdict[str, list[float]] = defaultdict(list)

@@ -1,10 +1,10 @@
-"""A model that is replaced while it is asked: does any request fail, does any version answer for another, does memory grow.
+"""A model that is replaced under load: failed requests, answers of another version, and growth of memory.
 
     python benchmarks/swaps.py [--rate 500] [--swaps 50] [--cycles 200]
 
-First, requests at an even rate while new versions of one model are published and loaded, one after another: each answer's image must be the
-one that its stated version makes of the seed. Two artifacts take turns, so that neighbouring versions differ. Then a model is unloaded and
-loaded again many times: resident memory after the first twenty and after all of them.
+First, requests arrive at an even rate while new versions of one model are published and loaded, one after another. Each answer's image must be
+the one that its stated version makes from the seed. Two artifacts alternate, so that neighbouring versions differ. Then a model is unloaded and
+loaded many times. The script compares resident memory after the first twenty cycles and after all of them.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from memory import resident
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 MODELS = Path(__file__).parent.parent / "models"
-TURNS = ("mnist-vae", "mnist-beta-vae")  # of the same shapes
+TURNS = ("mnist-vae", "mnist-beta-vae")  # two models with the same shapes
 NAME, SEED, SETTLED = "swapped", 7, 20
 CONNECTIONS = 32
 BODY = json.dumps({"model": NAME, "seed": SEED}).encode()
 
 
 def publish(root: Path, version: int) -> None:
-    """Publish the next version by one rename."""
+    """Publish the next version with one rename."""
     from manifold.runtime import repository
 
     source = repository.find(TURNS[version % 2], MODELS)
@@ -47,7 +47,7 @@ def publish(root: Path, version: int) -> None:
 
 
 def expected() -> list[bytes]:
-    """Return the answer of each of the two versions for the seed, as the service writes it."""
+    """Return the answer of each of the two versions for the seed, exactly as the service encodes it."""
     from manifold import runtime
 
     answers = []
@@ -63,7 +63,7 @@ def post(port: int, path: str) -> None:
 
 
 class Load:
-    """Requests at an even rate, as npy, over connections that stay."""
+    """Requests at an even rate, as npy, over kept-alive connections."""
 
     def __init__(self, port: int, rate: float) -> None:
         self.port, self.rate, self.images = port, rate, expected()
@@ -118,7 +118,7 @@ async def swap(port: int, root: Path, rate: float, swaps: int) -> None:
     await running
     quantiles = 1000 * np.quantile(load.seconds, [0.5, 0.99, 1])
     print(
-        f"{load.sent} requests at {rate:g}/s during {swaps} swaps in {took:.1f} s: {load.failed} failed, {load.wrong} of the wrong version, "
+        f"{load.sent} requests at {rate:g}/s during {swaps} swaps in {took:.1f} s: {load.failed} failed, {load.wrong} from a wrong version, "
         f"{len(load.versions)} versions answered; median {quantiles[0]:.1f} ms, 99% {quantiles[1]:.1f} ms, slowest {quantiles[2]:.0f} ms",
         flush=True,
     )
@@ -134,7 +134,7 @@ def cycle(port: int, pid: int, cycles: int) -> None:
         if count in (SETTLED, cycles) or count % 60 == SETTLED:
             now = resident(pid)
             print(
-                f"after {count} times unloaded and loaded: {now:.1f} MB, {now / settled:.3f} of after {SETTLED}",
+                f"after {count} unloads and loads: {now:.1f} MB, {now / settled:.3f} times the value after {SETTLED}",
                 flush=True,
             )
 

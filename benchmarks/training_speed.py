@@ -1,12 +1,12 @@
-"""Samples/s of training: our loop against pythae's trainer on the same networks, and against a plain PyTorch loop with the same work.
+"""Samples/s of training: our loop compared with pythae's trainer on the same networks, and with a plain PyTorch loop that does the same work.
 
     python -m venv PEER && PEER/bin/pip install torch==2.13.0 pythae==0.1.2
     python benchmarks/training_speed.py --pythae PEER/bin/python [--rounds 5] [--n 12800]
 
-All of it in float32 on the CPU, batch 128, Adam, images of MNIST. Ours and the plain loop binarise anew at every step, clip gradients and keep
-a moving average of the weights (the `cpu` preset); pythae's trainer does none of that, and sees grey values. The plain loop trains our model.
-Each round runs every way in a fresh process, for one epoch that is not counted and one that is; the figures are medians, and ratios of
-medians. Prints one JSON line a family.
+All run in float32 on the CPU with batch size 128, Adam and images of MNIST. Our loop and the plain loop binarise again at every step, clip gradients
+and keep a moving average of the weights (the `cpu` preset). pythae's trainer does none of that, and uses grey values. The plain loop trains our
+model. Each round runs every loop in a fresh process, for one epoch of warm-up and one measured epoch. The results are medians, and ratios of
+medians. The output is one JSON line for each family.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ BATCH = 128
 
 
 def loop_of(family: str, data: str, n: int) -> Loop:
-    """Return a loop at its first phase."""
+    """Return a training loop at the start of its first phase."""
     module = families.get(family)
     whole = datasets.load(data)
     config = module.Config.model_validate({**module.PRESETS["cpu"], "batch_size": BATCH})
@@ -52,7 +52,7 @@ def ours(loop: Loop) -> float:
 
 
 class Plain:
-    """The same work written down with nothing but PyTorch: shuffling, loss, clipping, Adam, average of the weights."""
+    """The same work in plain PyTorch: shuffling, loss, clipping, Adam, average of the weights."""
 
     def __init__(self, loop: Loop) -> None:
         (player,) = loop.phases[0].players
@@ -91,7 +91,7 @@ class Plain:
 
 
 def worker(way: str, family: str, data: str, n: int) -> None:
-    """Time one way in this process, and print its pace."""
+    """Time one loop in this process, and print its samples/s."""
     loop = loop_of(family, data, n)
     if way == "ours":
         ours(loop)
@@ -106,7 +106,7 @@ def worker(way: str, family: str, data: str, n: int) -> None:
 
 
 def run(command: list[str]) -> dict[str, Any]:
-    """Return the JSON line of a process. Raises RuntimeError with its output if it failed."""
+    """Return the JSON line of a process. Raise RuntimeError with its output if it failed."""
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(f"{' '.join(command)}: {done.stderr[-2000:]}")
@@ -115,13 +115,13 @@ def run(command: list[str]) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Print paces and ratios."""
+    """Print samples/s and ratios."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("--pythae", type=Path, help="Python of an environment with pythae; left out: without it")
+    parser.add_argument("--pythae", type=Path, help="Python of an environment with pythae (default: skip pythae)")
     parser.add_argument("--data", default="mnist")
     parser.add_argument("--n", type=int, default=12_800)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--family", choices=("vae", "vqvae"), help="one of the two alone")
+    parser.add_argument("--family", choices=("vae", "vqvae"), help="run only this family")
     parser.add_argument("--worker", nargs=2, metavar=("WAY", "FAMILY"))
     options = parser.parse_args()
     if options.worker:

@@ -1,10 +1,10 @@
-"""Unrolled steps against mode dropping, on the ring of eight Gaussians (Metz et al., 2016, section 3.1): 0, 5 and 10 of them.
+"""Unrolled steps against mode dropping, on the ring of eight Gaussians (Metz et al., 2016, section 3.1), with 0, 5 and 10 steps.
 
     python benchmarks/unrolled.py [--steps 10000] [--seeds 3] [-o docs/unrolled.png]
 
-Everything but the number of unrolled steps is the same. A mode is covered when at least 1% of 2000 samples lie within three of its standard
-deviations times ten (a generator that is still moving is not that narrow); `within 3 sd` is the share of samples that lie as near as real
-ones. Prints a table, and draws the samples of the first seed as training goes on.
+Everything but the number of unrolled steps is the same. A mode is covered if at least 1% of 2000 samples lie within 30 of its standard
+deviations (the samples of a generator during training are less narrow than the data). `within 3 sd` is the share of samples that lie as close as real
+ones. The script prints a table, and draws the samples of the first seed at several steps of training.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ OPTIONS = {
 
 
 def points(run: runs.TrainingRun, data: Data) -> NDArray[np.float64]:
-    """Samples (N, 2) in the ring's own units."""
+    """Draw samples (N, 2) in the units of the ring."""
     model = trained_model(run, data)
     with torch.no_grad():
         drawn = families.get("gan").draw(model, SAMPLES, torch.Generator().manual_seed(1))
@@ -42,14 +42,14 @@ def points(run: runs.TrainingRun, data: Data) -> NDArray[np.float64]:
 
 
 def decoded(items: NDArray[np.float32], data: Data) -> NDArray[np.float64]:
-    """Encoded rows in the ring's own units."""
+    """Convert encoded rows to the units of the ring."""
     columns = [column for column in TableSpec.of(data.spec, data.name).columns if isinstance(column, NumericColumn)]
     values: NDArray[np.float64] = items * [column.scale for column in columns] + [column.mean for column in columns]
     return values
 
 
 def judged(points: NDArray[np.float64]) -> tuple[int, float]:
-    """Modes covered, and the share of samples within three deviations of one."""
+    """Return the number of covered modes, and the share of samples within three deviations of one."""
     angles = 2 * np.pi * np.arange(ring.MODES) / ring.MODES
     centres = ring.RADIUS * np.stack([np.cos(angles), np.sin(angles)], 1)
     distances = np.linalg.norm(points[:, None] - centres, axis=2)
@@ -60,7 +60,7 @@ def judged(points: NDArray[np.float64]) -> tuple[int, float]:
 
 
 def main() -> None:
-    """Trains each and says what it covers."""
+    """Train each model and print the modes that it covers."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--steps", type=int, default=10_000)
     parser.add_argument("--seeds", type=int, default=3)
@@ -96,7 +96,7 @@ def main() -> None:
 
 
 def draw(pictures: dict[int, list[tuple[int, NDArray[np.float64]]]], real: NDArray[np.float64], path: Path) -> None:
-    """A row for each number of unrolled steps, the data at the end."""
+    """Draw a row for each number of unrolled steps, with the data at the end."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

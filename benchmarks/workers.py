@@ -1,10 +1,10 @@
-"""One process and several on one port: requests/s, and what a request costs in CPU, all in one run.
+"""One process compared with several on one port: requests/s, and the CPU time of a request, all in one run.
 
     python benchmarks/workers.py [--workers 1 2] [--rounds 3] [--seconds 4]
 
-Starts `python -m manifold.service` with each number of workers on the shipped mnist-vae, on free ports of 127.0.0.1, and loads them in turn with wrk, 32
-connections; any answer but 200 voids a run. The load generator runs on the same cores: how many of them it took is told too. Prints a table
-of medians.
+The script starts `python -m manifold.service` with each number of workers on the shipped mnist-vae, on free ports of 127.0.0.1, and loads them in
+turn with wrk, 32 connections; any answer but 200 voids a run. The load generator runs on the same cores, so the cores that it used are printed too.
+The output is a table of medians.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ LOADS = {
 
 
 def family(pid: int) -> list[int]:
-    """A process and its children."""
+    """Return the pids of a process and of its children."""
     children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     return [pid, *(process for child in children for process in family(int(child)))]
 
 
 def generator_seconds() -> float:
-    """CPU time of this process's finished children: the load generators."""
+    """Return the CPU time of this process's finished children, which are the load generators."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime
 
@@ -78,12 +78,12 @@ def main() -> None:
                 process.wait(30)
     print(f"{os.cpu_count()} cores\n")
     print(
-        "| load | workers | requests/s | over the first | CPU a request | load generator |\n|---|---|---|---|---|---|"
+        "| load | workers | requests/s | relative to the first | CPU time per request | load generator |\n|---|---|---|---|---|---|"
     )
     for (load, workers), rounds in figures.items():
         rate, cpu, generator = (statistics.median(values) for values in zip(*rounds, strict=True))
         first = statistics.median(rate for rate, _, _ in figures[load, options.workers[0]])
-        print(f"| {load} | {workers} | {rate:,.0f} | {rate / first:.2f} | {cpu:,.0f} µs | {generator:.2f} of a core |")
+        print(f"| {load} | {workers} | {rate:,.0f} | {rate / first:.2f} | {cpu:,.0f} µs | {generator:.2f} cores |")
 
 
 if __name__ == "__main__":

@@ -81,6 +81,10 @@ def catalogue(
     readme: Annotated[
         Path | None, typer.Option("--readme", help="A file whose table, between its marks, is renewed too.")
     ] = None,
+    featured: Annotated[
+        list[str] | None,
+        typer.Option("--featured", metavar="MODEL", help="A model in the readme's table; repeat for more."),
+    ] = None,
     record: Annotated[
         bool,
         typer.Option(
@@ -97,5 +101,5 @@ def catalogue(
     check_writable(page, readme)
     if record:
         published.renew(models)
-    for path in catalogues.write(models, page, readme):
+    for path in catalogues.write(models, page, readme, featured or ()):
         typer.echo(path)

@@ -1,7 +1,7 @@
-"""The table of a folder of artifacts, from their manifests alone: what each is, what it can do, how well. For the README and docs/models.md.
+"""The tables and the page of a folder of artifacts, written from their manifests: what each artifact is, what it can do, and how well.
 
 Figures come with the artifact, each under its own protocol: from training (on the test part), from `manifold evaluate --record` (beside its
-anchors) and from `manifold fit`. A figure that is not in a manifest is not in the table.
+anchors) and from `manifold fit`. Each figure carries an arrow that says which direction is better.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from manifold.runtime.operations import endpoints
 
 BEGIN, END = "<!-- models: written by `manifold catalogue` -->", "<!-- end of models -->"
 MIB = 1024 * 1024
+PREVIEW = "preview.png"
 
 
 def artifacts(root: Path) -> list[tuple[Path, Manifest]]:
@@ -29,10 +30,23 @@ def artifacts(root: Path) -> list[tuple[Path, Manifest]]:
 
 
 def table(root: Path) -> str:
-    """Return a Markdown table, a line for each artifact."""
-    lines = ["| name | what it is | figures |", "|---|---|---|"]
+    """Return a Markdown table with a row for each artifact."""
+    lines = ["| model | what it is | figures |", "|---|---|---|"]
     for _, manifest in artifacts(root):
-        lines.append(f"| `{manifest.name}` | {manifest.description.rstrip('.')} | {'; '.join(figures(manifest))} |")
+        name = f"[`{manifest.name}`](#{manifest.name})"
+        lines.append(f"| {name} | {manifest.description.rstrip('.')} | {'; '.join(figures(manifest))} |")
+    return "\n".join(lines)
+
+
+def featured(root: Path, names: Iterable[str], beside: Path) -> str:
+    """Return a short Markdown table of some artifacts, in the order of `names`, with pictures. Links are relative to the folder `beside`."""
+    lines = ["| model | kind | data | samples | main figure |", "|---|---|---|---|---|"]
+    for name in names:
+        folder = repository.find(name, root)
+        manifest = manifests.read(folder)
+        kind = manifest.description.partition(" on ")[0]
+        picture = f'<img src="{os.path.relpath(folder / PREVIEW, beside)}" width="110" alt="samples of {name}">'
+        lines.append(f"| `{name}` | {kind} | {_data(manifest)} | {picture} | {headline(manifest)} |")
     return "\n".join(lines)
 
 
@@ -41,7 +55,7 @@ def page(root: Path, beside: Path) -> str:
     by_data: dict[str, list[tuple[Path, Manifest]]] = {}
     for folder, manifest in artifacts(root):
         by_data.setdefault(_data(manifest), []).append((folder, manifest))
-    parts = ["# The shipped models", _INTRODUCTION]
+    parts = [f"# The {sum(map(len, by_data.values()))} shipped models", _INTRODUCTION, _legend(), table(root)]
     for data, group in by_data.items():
         parts.append(f"## {data}")
         if anchors := _anchors(manifest for _, manifest in group):
@@ -51,18 +65,43 @@ def page(root: Path, beside: Path) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-_INTRODUCTION = """Written by `manifold catalogue` from the manifests: figures are those that came with each artifact, of the test part and under the
-protocol that its manifest states (`models/NAME/VERSION/manifest.json`, or `GET /models/NAME`). Sheets are each artifact's `preview.png`: 64 draws of seed 0,
-for tables each column's distribution beside the real one, for classifiers the test items that they are least right about. Distances of
-different extractors are different scales: compare within a data set."""
+_INTRODUCTION = """This page is written by `manifold catalogue` from the manifests. The figures came with each artifact. They were measured on the test part,
+under the protocol that the manifest states (`models/NAME/VERSION/manifest.json`, or `GET /models/NAME`). An arrow says which direction is better:
+↓ lower, ↑ higher. Pictures are each artifact's `preview.png`: 64 samples of seed 0. For tables they show the distribution of each column beside
+that of real rows, and for classifiers the test items with the smallest margin. Fréchet distances of different classifiers have different scales:
+compare them within a data set."""
+
+LEGEND = {
+    "ELBO, IWAE-k ↑": "Lower bounds of the log-likelihood of test items, in nats. IWAE-k uses k samples and is tighter.",
+    "NLL ↓": "Negative log-likelihood of test items in nats, exact or an upper bound (≤).",
+    "bits/dim ↓": "The same in bits per dimension.",
+    "reconstruction ↓": "Negative log-likelihood of test items given their latents, in nats.",
+    "Fréchet distance ↓": "Distance between 10 000 samples and the test images in the features of a classifier; 0 is best.",
+    "requested class recognised ↑": "Share of samples that a classifier puts into the class that was requested.",
+    "rarest class ↑": "Share of the rarest class among samples. Real images have about 10% of each of ten classes.",
+    "recognisable ↑": "Share of samples that a classifier puts into some class with probability above 0.9.",
+    "codes used ↑": "Share of a codebook that is used.",
+    "accuracy ↑, calibration error ↓": "Classification of test items, and the expected calibration error of its probabilities.",
+    "AUROC ↑, recall at 1% FPR ↑": "How well the anomaly score separates known anomalies, or images of another data set, from test items; "
+    "recall at a false positive rate of 1%.",
+}
 
 
-def write(root: Path, page_: Path, readme: Path | None = None) -> list[Path]:
-    """Write the page, and the table between the marks of the file `readme`. Return the files. Raises InvalidValue without the marks."""
+def _legend() -> str:
+    return "\n".join(
+        ["| figure | meaning |", "|---|---|", *(f"| {name} | {meaning} |" for name, meaning in LEGEND.items())]
+    )
+
+
+def write(root: Path, page_: Path, readme: Path | None = None, names: Iterable[str] = ()) -> list[Path]:
+    """Write the page, and the table of the featured artifacts `names` between the marks of the file `readme`. Return the files.
+
+    Raises InvalidValue for a file without the marks.
+    """
     texts = {page_: page(root, page_.parent)}
     if readme is not None:
         try:
-            texts[readme] = between(readme.read_text(), table(root))
+            texts[readme] = between(readme.read_text(), featured(root, names, readme.parent))
         except (OSError, ValueError) as error:
             raise InvalidValue(f"readme: {readme}: {error}", field="readme") from None
     for path, text in texts.items():
@@ -95,8 +134,8 @@ def _section(folder: Path, manifest: Manifest, beside: Path) -> str:
     lines[2:] = ["\n".join(lines[2:])]
     if known := figures(manifest):
         lines[-1] += "\n" + "\n".join(f"- {figure}" for figure in known)
-    if (folder / "preview.png").exists():
-        lines.append(f"![{manifest.name}]({os.path.relpath(folder / 'preview.png', beside)})")
+    if (folder / PREVIEW).exists():
+        lines.append(f"![{manifest.name}]({os.path.relpath(folder / PREVIEW, beside)})")
     return "\n\n".join(lines)
 
 
@@ -123,87 +162,99 @@ def _anchors(manifests_: Iterable[Manifest]) -> str:
 
 
 def figures(manifest: Manifest) -> list[str]:
-    """Return what the manifest's metrics say, the most telling first."""
-    return [text for rule in RULES if (text := rule(manifest.metrics))]
+    """Return the figures of an artifact, the most important first."""
+    return [text for rule in RULES if (text := rule(manifest))]
 
 
-Metrics = tuple[Metric, ...]
+def headline(manifest: Manifest) -> str:
+    """Return the most important figures: the quality of samples if it is known, else the likelihood or the detection of anomalies."""
+    rules = (_distance, _requested, _anomalies, _accuracy, _likelihood)
+    found = [text for rule in rules if (text := rule(manifest))]
+    return "; ".join(found[: 2 if _requested(manifest) else 1])
 
 
-def _first(metrics: Metrics, name: str) -> Metric | None:
-    return next((metric for metric in metrics if metric.name == name), None)
+def _first(manifest: Manifest, name: str) -> Metric | None:
+    return next((metric for metric in manifest.metrics if metric.name == name), None)
 
 
-def _likelihood(metrics: Metrics) -> str:
-    elbo = _first(metrics, "elbo")
-    iwae = next((metric for metric in metrics if metric.name.startswith("iwae_")), None)
-    nll, bits = _first(metrics, "nll"), _first(metrics, "bits_per_dim")
+def _likelihood(manifest: Manifest) -> str:
+    elbo = _first(manifest, "elbo")
+    iwae = next((metric for metric in manifest.metrics if metric.name.startswith("iwae_")), None)
+    nll, bits = _first(manifest, "nll"), _first(manifest, "bits_per_dim")
     stated = elbo or nll
     if stated is None:
         return ""
     observed = stated.protocol.get("binarisation") or stated.protocol.get("observed")
-    parts = [f"ELBO {elbo.value:.1f} nats"] if elbo else []
-    parts += [f"{iwae.name.upper().replace('_', '-')} {iwae.value:.1f}"] if elbo and iwae else []
+    parts = [f"ELBO {elbo.value:.1f} nats ↑"] if elbo else []
+    parts += [f"{iwae.name.upper().replace('_', '-')} {iwae.value:.1f} nats ↑"] if elbo and iwae else []
     if not elbo and nll is not None:
         exact = nll.protocol.get("bound") == "exact"
-        parts.append(f"NLL {'' if exact else '≤ '}{nll.value:.1f} nats{', exact' if exact else ''}")
+        parts.append(f"NLL {'' if exact else '≤ '}{nll.value:.1f} nats{' (exact)' if exact else ''} ↓")
     if bits is not None and (elbo is None or "logistic" in str(elbo.protocol.get("likelihood"))):
-        parts.append(f"{bits.value:.2f} bits/dim")
+        parts.append(f"{bits.value:.2f} bits/dim ↓")
     return ", ".join(parts) + (f" ({observed})" if observed else "")
 
 
-def _reconstruction(metrics: Metrics) -> str:
-    alone = _first(metrics, "reconstruction")
-    return (
-        f"reconstruction {alone.value:.1f} nats"
-        if alone and not _first(metrics, "elbo") and not _first(metrics, "nll")
-        else ""
-    )
+def _reconstruction(manifest: Manifest) -> str:
+    alone = _first(manifest, "reconstruction")
+    if alone is None or _first(manifest, "elbo") or _first(manifest, "nll"):
+        return ""
+    return f"reconstruction {alone.value:.1f} nats ↓"
 
 
-def _distance(metrics: Metrics) -> str:
-    distances = [metric for metric in metrics if metric.name in DISTANCES]
+def _distance(manifest: Manifest) -> str:
+    """Return the Fréchet distances, that of the default prior first."""
+    distances = [metric for metric in manifest.metrics if metric.name in DISTANCES]
+    default = manifest.space.prior if manifest.space else None
+    distances.sort(key=lambda metric: metric.protocol.get("prior") != default)
     values = [f"{metric.value:.3g}{_of_prior(metric, len(distances))}" for metric in distances]
-    return f"{distances[0].name} {', '.join(values)}{_resized(distances[0])}" if distances else ""
+    return f"{_named(distances[0])} {', '.join(values)} ↓{_resized(distances[0])}" if distances else ""
+
+
+def _named(metric: Metric) -> str:
+    return "Fréchet distance" if metric.name == "fd_classifier" else metric.name
 
 
 def _resized(metric: Metric) -> str:
-    """Return a note about images that were resized before they were judged: such figures do not compare with others."""
+    """Return a note about images that were resized before they were measured. Such figures are not comparable with others."""
     common = metric.protocol.get("common")
     resize = common.get("resize", "none") if isinstance(common, dict) else "none"
-    return f" (images resized for it, {resize})" if metric.name == "fd_classifier" and resize != "none" else ""
+    return f" (images resized, {resize})" if metric.name == "fd_classifier" and resize != "none" else ""
 
 
-def _of_prior(metric: Metric, of: int) -> str:
+def _of_prior(metric: Metric, number: int) -> str:
     prior = metric.protocol.get("prior")
-    return f" (prior {prior})" if prior and of > 1 else ""
+    return f" ({prior} prior)" if prior and number > 1 else ""
 
 
-def _share(name: str, text: str) -> Callable[[Metrics], str]:
-    def rule(metrics: Metrics) -> str:
-        metric = _first(metrics, name)
+def _share(name: str, text: str) -> Callable[[Manifest], str]:
+    def rule(manifest: Manifest) -> str:
+        metric = _first(manifest, name)
         return text.format(f"{metric.value:.1%}") if metric else ""
 
     return rule
 
 
-def _accuracy(metrics: Metrics) -> str:
-    right, error = _first(metrics, "accuracy"), _first(metrics, "calibration_error")
+def _accuracy(manifest: Manifest) -> str:
+    right, error = _first(manifest, "accuracy"), _first(manifest, "calibration_error")
     if right is None:
         return ""
-    return f"/classify {right.value:.1%}" + (f", calibration error {error.value:.3f}" if error else "")
+    return f"accuracy {right.value:.1%} ↑" + (f", calibration error {error.value:.3f} ↓" if error else "")
 
 
-def _anomalies(metrics: Metrics) -> str:
-    area, recall = _first(metrics, "auroc"), _first(metrics, "found_at_1%")
+def _anomalies(manifest: Manifest) -> str:
+    area, recall = _first(manifest, "auroc"), _first(manifest, "found_at_1%")
     if area is None:
         return ""
     against = area.protocol.get("against") or "known anomalies"
-    share = f", {recall.value:.0%} found at 1% false alarms" if recall else ""
-    return f"against {against}: AUROC {area.value:.3f}{share}"
+    share = f", recall {recall.value:.0%} at 1% FPR ↑" if recall else ""
+    return f"{against} as anomalies: AUROC {area.value:.3f} ↑{share}".replace(
+        "known anomalies as anomalies", "known anomalies"
+    )
 
 
-RULES: tuple[Callable[[Metrics], str], ...] = (
-    _likelihood, _reconstruction, _distance, _share("class_accuracy", "class asked for {}"), _share("least_class_share", "rarest class {}"),
-    _share("confident", "classifier sure of {}"), _share("code_usage", "{} of the codes used"), _accuracy, _anomalies,
+_requested = _share("class_accuracy", "requested class recognised {} ↑")
+RULES: tuple[Callable[[Manifest], str], ...] = (
+    _likelihood, _reconstruction, _distance, _requested, _share("least_class_share", "rarest class {} ↑"),
+    _share("confident", "recognisable {} ↑"), _share("code_usage", "codes used {} ↑"), _accuracy, _anomalies,
 )  # fmt: skip

@@ -7,7 +7,7 @@ import java.io.ByteArrayInputStream;
 import java.time.Duration;
 import java.util.List;
 
-/** Java's client with its defaults: small, large and chunked bodies, with and without Expect; prints the statuses. */
+/** Sends requests with Java's client and its defaults: small, large and chunked bodies, with and without Expect. Prints the statuses. */
 public class Upgrading {
     public static void main(String[] arguments) throws Exception {
         HttpClient client = HttpClient.newHttpClient();

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Runs the tests with lint, types and (unless they are left out) the public client beside them, on one machine.
+# Runs the tests. Lint, types and the tests of the public client (not with --fast) run at the same time.
 #
 #   tests/beside.sh [--fast] [options of pytest]
 #
-# Only pytest writes to the terminal while it runs. What the others wrote follows when it has ended, then the end of pytest's output once more,
-# so that it is the last thing on the screen and in a log. The status is 0 if all of them succeeded.
+# Only pytest writes to the terminal while it runs. The output of the others follows after its end, then the end of pytest's output again,
+# so that it is the last text on the screen and in a log. The status is 0 if all of them succeeded.
 set -uo pipefail
 bin=${BIN:-.venv/bin}
 out=$(mktemp -d)
@@ -20,7 +20,7 @@ lint() {
   return $status
 }
 
-public() { # in an environment of its own: the public client's protobuf is not the service's
+public() { # in its own environment: the public client needs another protobuf than the service
   .venv-tritonclient/bin/pytest -c tests/public_client/pytest.ini --confcutdir tests/public_client tests/public_client
 }
 

@@ -1,4 +1,4 @@
-"""Bodies of requests for models, by what they take."""
+"""Request bodies for the shipped models."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def text(content: bytes) -> str:
 
 
 def items(name: str) -> dict[str, Any]:
-    """A legal request's items for a model."""
+    """Return valid items of a request for a model."""
     return {"rows": [ROWS[name]] * 2} if name in ROWS else {"images": [text(png())] * 2}
 
 

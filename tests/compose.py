@@ -1,9 +1,10 @@
-"""`docker compose up` for real: up, a sample, metrics, replicas killed and restarted under load, wrong settings, down.
+"""A test of `docker compose up`: start, a sample, metrics, replicas that are killed and restarted under load, wrong settings, stop.
 
     python -m tests.compose [--gpu]
 
-Runs wherever `docker info` answers, on loopback, in a project and on ports of its own, and takes some minutes (more, the first time). With --gpu the GPU image
-is built too, and has to say why it is not ready on a machine without one. Prints what it measured; ends with status 1 where something is not as it should be.
+It runs on any machine where `docker info` answers, on loopback, with its own project name and ports, and takes some minutes (more the first time).
+With --gpu the GPU image is built too. On a machine without a GPU it must report why it is not ready. The script prints its measurements, and ends
+with status 1 if a check fails.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ PORTS = (
     "PROMETHEUS_PORT",
     "GRAFANA_PORT",
 )
-CALLERS = 8  # of the load
+CALLERS = 8  # clients that make the load
 EVERY_HISTOGRAM = (
     "manifold_request_seconds_bucket",
     "manifold_queue_seconds_bucket",
@@ -57,11 +58,11 @@ EVERY_HISTOGRAM = (
 
 
 class Failed(AssertionError):
-    """Something is not as it should be."""
+    """A check has failed."""
 
 
 def run(*command: str, check: bool = True, **options: Any) -> subprocess.CompletedProcess[str]:
-    """A command with its output."""
+    """Run a command and return its output."""
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, **options)
     if check and done.returncode:
         raise Failed(f"{' '.join(command)}: status {done.returncode}\n{done.stdout[-3000:]}{done.stderr[-3000:]}")
@@ -69,7 +70,7 @@ def run(*command: str, check: bool = True, **options: Any) -> subprocess.Complet
 
 
 def until(condition: Callable[[], bool], what: str, seconds: float = 120) -> float:
-    """Waits; returns the seconds it took."""
+    """Wait for a condition. Return the seconds that it took."""
     began = time.monotonic()
     while True:
         with contextlib.suppress(httpx.TransportError):
@@ -81,7 +82,7 @@ def until(condition: Callable[[], bool], what: str, seconds: float = 120) -> flo
 
 
 class Project:
-    """A compose project with an environment of its own."""
+    """A compose project with its own environment."""
 
     def __init__(self, folder: Path, name: str = "manifold-test", **environment: str) -> None:
         self.ports = {port: free_port() for port in PORTS}
@@ -109,7 +110,7 @@ class Project:
 
 @contextlib.contextmanager
 def project(folder: Path, name: str = "manifold-test", **environment: str) -> Iterator[Project]:
-    """Taken down at the end, whatever happens."""
+    """Start a project, and take it down at the end in any case."""
     made = Project(folder, name, **environment)
     try:
         yield made
@@ -121,7 +122,7 @@ def say(what: str, found: object) -> None:
     print(f"{what}: {found}", flush=True)
 
 
-# --- one service, watched ---
+# --- one service with Prometheus ---
 
 
 def sizes() -> None:
@@ -174,7 +175,7 @@ def up(it: Project) -> None:
 
 
 def watched(it: Project) -> None:
-    """Prometheus has the service and its histograms, and can answer every question of the dashboard and the alerts."""
+    """Check that Prometheus scrapes the service and its histograms, and that all queries of the dashboard and the alerts have answers."""
     with httpx.Client(base_url=it.url("PROMETHEUS_PORT"), timeout=30) as prometheus:
 
         def ask(query: str) -> list[Any]:
@@ -241,7 +242,7 @@ def down(it: Project) -> None:
 
 
 class Load:
-    """Callers that ask for samples by seed, without retries and with them, and compare what comes."""
+    """Clients that request samples by seed, with and without retries, and compare the answers."""
 
     def __init__(self, url: str, *, retries: bool) -> None:
         self.url, self.retries = url, retries
@@ -284,7 +285,7 @@ class Load:
 
 
 def replicas_up(it: Project) -> int:
-    """How many HAProxy sends requests to: each answers under its own process' request ids."""
+    """Return the number of replicas to which HAProxy sends requests. The request ids of each replica have their own prefix."""
     answers = [httpx.get(f"{it.url('BALANCER_PORT')}/health/live") for _ in range(30)]
     ids = {answer.headers["x-request-id"][:16] for answer in answers if answer.status_code == 200}
     return len(ids)
@@ -338,7 +339,7 @@ def scaled(folder: Path) -> None:
         say("down of three replicas", f"{time.monotonic() - began:.1f} s")
 
 
-# --- what is wrong ends the start ---
+# --- errors that stop the start ---
 
 
 def refused(folder: Path) -> None:
@@ -362,7 +363,7 @@ def refused(folder: Path) -> None:
             told = done.stdout + done.stderr + it("logs", "check", check=False).stdout
             if done.returncode == 0 or complaint not in told:
                 raise Failed(f"{what}: status {done.returncode}, {told}")
-            shutil.rmtree(folder / "nowhere", ignore_errors=True)  # which some versions make
+            shutil.rmtree(folder / "nowhere", ignore_errors=True)  # some versions create this folder
             say(
                 f"{what} ends up with status {done.returncode}",
                 next((line for line in told.splitlines() if complaint in line), "").strip()[-160:],
@@ -379,12 +380,12 @@ def refused(folder: Path) -> None:
         it("up", "-d", "service")
         until(lambda: httpx.get(f"{it.url('PORT')}/health/ready").status_code == 200, "ready")
         if httpx.post(f"{it.url('PORT')}/sample", json={}).status_code != 401:
-            raise Failed("beyond loopback a request without a key is answered")
+            raise Failed("a request without a key is answered on other addresses than loopback")
     say("beyond loopback, with a key", "up; a request without it gets 401")
 
 
 def on_gpu() -> None:
-    """The GPU image on this machine: ready where there is a GPU, else not ready with the reason."""
+    """Check the GPU image on this machine: it is ready if there is a GPU, and otherwise reports the reason."""
     run("docker", "build", "--target", "gpu", "-t", "manifold-gpu:0.1.0", ".")
     port = free_port()
     command = [

@@ -1,4 +1,4 @@
-"""Fixtures: tiny runs of each family, their artifacts, and the service in process."""
+"""Fixtures: tiny runs of each family, their artifacts, and the service in this process."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ from tests import shared
 
 settings.register_profile("steady", deadline=None, derandomize=True)  # the same examples on every machine, however slow
 settings.load_profile("steady")
-# tests ask under names of their own, and use admin routes without a key; tests/test_trust.py sets both itself
+# tests send requests with these host names, and use admin routes without a key; tests/test_trust.py sets both itself
 os.environ.setdefault("MANIFOLD_HOSTS", "testserver here")
 os.environ.setdefault("MANIFOLD_TRUST_LOOPBACK", "true")
-collect_ignore = ["public_client"]  # make test runs it in an environment of its own
+collect_ignore = ["public_client"]  # `make test` runs these tests in their own environment
 
 ROOT = Path(__file__).parent.parent
 SHIPPED = ROOT / "models"
@@ -45,7 +45,7 @@ NAMES = (
     "frey-vae", "mnist-autoencoder", "mnist-beta-vae", "mnist-cgan", "mnist-cvae", "mnist-dcgan", "mnist-gan", "mnist-pixelcnn", "mnist-vae", "mnist-vae-2d",
     "mnist-vae-ts", "mnist-vqvae", "nslkdd-cvae", "nslkdd-vae", "transactions-vae",
 )  # fmt: skip
-ROW = {  # of transactions-vae, in its order
+ROW = {  # a row of transactions-vae, in the order of its columns
     "amount": 26.27, "hour": 10.67, "weekday": "1", "night": 0, "card_1d_count": 1, "card_1d_mean": 53.6, "terminal_1d_count": 1,
     "card_7d_count": 9, "card_7d_mean": 49.53, "terminal_7d_count": 7, "card_30d_count": 41, "card_30d_mean": 54.01,
     "terminal_30d_count": 28, "terminal_30d_mean": 52.74, "amount_over_usual": -0.702, "hours_since_last": 7.313,
@@ -53,7 +53,7 @@ ROW = {  # of transactions-vae, in its order
 
 
 def _legal_row(name: str) -> dict[str, object]:
-    """A row that a shipped model of rows takes: least numbers, first categories."""
+    """Return a valid row for a shipped model of rows: the smallest numbers and the first categories."""
     spec = manifest.read(repository.find(name, SHIPPED)).data
     assert isinstance(spec, TableSpec)
     return {
@@ -82,12 +82,12 @@ CLASS_OF = {
     "mnist-cgan": "3",
     "mnist-cvae": "3",
     "nslkdd-cvae": "DoS",
-}  # a class of those that have to be told one
+}  # a class for each model that needs one
 EXTRACTORS = ("cifar10-classifier", "digits-classifier", "fashion-classifier", "mnist-classifier")
 
 
 def made_table(n: int = 400) -> dict[str, np.ndarray]:
-    """A small table with a number that depends on a category."""
+    """Return a small table in which a number depends on a category."""
     generator = np.random.Generator(np.random.Philox(1))
     kind = generator.integers(0, 3, n)
     return {
@@ -99,7 +99,7 @@ def made_table(n: int = 400) -> dict[str, np.ndarray]:
 
 
 def tiny_run(folder: Path, family: str, data: Data, **changes: object) -> runs.TrainingRun:
-    """A smoke run, trained. Tests that ask for the same one get copies of it."""
+    """Train a smoke run. Tests that request the same run get copies of it."""
     return shared.tiny_run(folder, family, data, **changes)
 
 
@@ -117,9 +117,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Make the folder of what tests share, unless this is a worker of pytest-xdist: those have it from the process that started them."""
+    """Create the folder that tests share. Workers of pytest-xdist use the folder of the process that started them."""
     shared.fast = config.getoption("--fast")
-    # a shell ignores the signal for what it starts in the background, and processes that tests start would inherit that
+    # a shell ignores SIGINT for background processes, and processes that tests start would inherit that
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     if not hasattr(config, "workerinput"):
@@ -127,7 +127,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """Keep the garbage collector off what was imported, and let it run less often: exports make many objects that live on."""
+    """Exclude the imported objects from garbage collection, and run the collector less often: exports make many long-lived objects."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 20)
@@ -150,7 +150,7 @@ def table() -> Data:
 
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory, digits: Data, table: Data) -> Path:
-    """A repository of artifacts made here: vae, autoencoder, vae-ts, pixelcnn, pixelcnn-ts, table."""
+    """Return a repository of artifacts that are made here: vae, autoencoder, vae-ts, pixelcnn, pixelcnn-ts, table."""
     root = tmp_path_factory.mktemp("tiny")
     vae = tiny_run(root / "runs/vae", "vae", digits)
     plain = tiny_run(root / "runs/autoencoder", "vae", digits, variational=False, likelihood="gaussian", latent_dim=5)
@@ -160,7 +160,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory, digits: Data, table: Data) ->
         (vae, "vae", digits, "onnx"), (vae, "vae-ts", digits, "torchscript"), (plain, "autoencoder", digits, "torchscript"),
         (rows, "table", table, "onnx"), (pixelcnn, "pixelcnn-ts", digits, "torchscript"), (pixelcnn, "pixelcnn", digits, "onnx"),
     ]  # fmt: skip
-    # two processes begin at either end, and wait for each other only in the middle
+    # two processes start at opposite ends, so that they wait for each other only in the middle
     if os.environ.get("PYTEST_XDIST_WORKER") == "gw1":
         exports.reverse()
     for run, name, data, backend in exports:
@@ -170,12 +170,12 @@ def tiny(tmp_path_factory: pytest.TempPathFactory, digits: Data, table: Data) ->
 
 @pytest.fixture(scope="session")
 def shipped() -> dict[str, Model]:
-    """The models of the repository, loaded once."""
+    """Return the models of the repository, loaded once."""
     return {name: load(SHIPPED / name, device="cpu") for name in (*NAMES, *EXTRACTORS)}
 
 
 def some_shipped(root: Path, *names: str) -> Path:
-    """Copies of a few of the repository's models in `root`: loading all of them takes seconds."""
+    """Copy a few of the repository's models to `root`: loading all of them takes seconds."""
     for name in names:
         shutil.copytree(SHIPPED / name, root / name)
     return root
@@ -183,7 +183,7 @@ def some_shipped(root: Path, *names: str) -> Path:
 
 @pytest.fixture(scope="session")
 def client() -> Iterator[TestClient]:
-    """The service on the shipped models, ready."""
+    """Yield a client of the service with the shipped models, ready."""
     with TestClient(create_app(Settings(models_dir=SHIPPED, device="cpu")), raise_server_exceptions=False) as client:
         wait_until_ready(client)
         yield client
@@ -191,8 +191,8 @@ def client() -> Iterator[TestClient]:
 
 @pytest.fixture(scope="session")
 def forms_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The artifacts of tests/forms.py, which no test changes."""
-    from tests import forms  # it needs this module
+    """Return the artifacts of tests/forms.py. No test changes them."""
+    from tests import forms  # tests.forms imports this module
 
     root = tmp_path_factory.mktemp("forms")
     forms.all_forms(root)
@@ -206,7 +206,7 @@ def forms_models(forms_root: Path) -> dict[str, Model]:
 
 @pytest.fixture(scope="session")
 def forms_client(forms_root: Path) -> Iterator[TestClient]:
-    """The service on these artifacts, ready."""
+    """Yield a client of the service with these artifacts, ready."""
     from tests import forms
 
     with forms.client(forms_root) as client:
@@ -214,7 +214,7 @@ def forms_client(forms_root: Path) -> Iterator[TestClient]:
 
 
 def wait_until_ready(client: TestClient) -> None:
-    """Loading runs in a thread; a machine that does much else may take long."""
+    """Wait until no model is loading. Models load in a thread, which may take long on a busy machine."""
     until = time.monotonic() + 180
     while time.monotonic() < until:
         states = client.get("/health/ready").json()["models"].values()
@@ -226,7 +226,7 @@ def wait_until_ready(client: TestClient) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def _fast(pytestconfig: pytest.Config) -> Iterator[None]:
-    """With --fast, a test that trains or exports is skipped there and then. Nobody has to keep a list of them."""
+    """Skip a test at once if it trains or exports and --fast is set. So no list of such tests is needed."""
 
     def skip(*_: object, **__: object) -> None:
         pytest.skip("slow: it trains or exports a model")
@@ -240,7 +240,7 @@ def _fast(pytestconfig: pytest.Config) -> Iterator[None]:
 
 @pytest.fixture(scope="session", autouse=True)
 def _quick_drawings() -> Iterator[None]:
-    """Figures are drawn without making room for their labels, which takes most of the time of an export of rows."""
+    """Skip the layout of labels in figures, which takes most of the time of an export of rows."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("matplotlib.layout_engine.ConstrainedLayoutEngine.execute", lambda *_: None)
         yield
@@ -248,13 +248,13 @@ def _quick_drawings() -> Iterator[None]:
 
 @pytest.fixture(scope="session", autouse=True)
 def _plain_log() -> None:
-    """The service's own log format, without its debug lines."""
+    """Set the service's own log format, without debug lines."""
     logs.configure("text")
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _own_signals() -> Iterator[None]:
-    """Signals stay with pytest: a command that starts the service in this process would block them."""
+    """Leave signals to pytest: a command that starts the service in this process would block them."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(early, "prepare", lambda: None)
         yield

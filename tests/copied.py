@@ -1,4 +1,4 @@
-"""A copy of the project in another folder, to which a test may add files, and a program that runs on it."""
+"""A copy of the project in another folder, to which a test may add files, and a function that runs a program on it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PACKAGES = ("runtime", "service", "training", "evaluation", "cli")
 
 
 def project(folder: Path, *copied: str) -> Path:
-    """Return the package of a copy of the project. The packages that are not `copied` are links."""
+    """Return the package of a copy of the project. Packages that are not in `copied` are links."""
     package = folder / "project/manifold"
     package.mkdir(parents=True)
     shutil.copy(ROOT / "manifold/__init__.py", package)
@@ -29,7 +29,7 @@ def project(folder: Path, *copied: str) -> Path:
 
 
 def run(package: Path, program: str, *arguments: str) -> Any:
-    """Return what a program prints as JSON that runs on the copy. Its arguments follow in sys.argv."""
+    """Run a program on the copy and return the JSON that it prints. The arguments are in its sys.argv."""
     environment = {**os.environ, "PYTHONPATH": str(package.parent)}
     done = subprocess.run(
         [sys.executable, "-c", program, *arguments], cwd=package.parent, env=environment, capture_output=True, text=True, check=False

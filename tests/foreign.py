@@ -1,4 +1,4 @@
-"""Generators that this project did not make: raw ONNX, their own names, NCHW in [-1, 1], and a manifest written by hand."""
+"""Generators that were not made with this project: raw ONNX with other names, NCHW in [-1, 1], and a hand-written manifest."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ LATENT, HEIGHT, WIDTH, CHANNELS = 6, 8, 10, 3
 
 
 def generator(path: Path) -> np.ndarray:
-    """Writes z_in (N, 6) -> tanh(z W), reshaped to img_out (N, 3, 8, 10); returns W."""
+    """Write the graph z_in (N, 6) -> tanh(z W), reshaped to img_out (N, 3, 8, 10). Return W."""
     weights = np.random.default_rng(0).normal(size=(LATENT, CHANNELS * HEIGHT * WIDTH)).astype(np.float32)
     nodes = [
         helper.make_node("MatMul", ["z_in", "w"], ["flat"]),
@@ -39,7 +39,7 @@ def generator(path: Path) -> np.ndarray:
 
 
 def looping(path: Path) -> None:
-    """Writes a generator as above whose time depends on its input: a row takes as many rounds as its largest latent says, 1 at least."""
+    """Write such a generator whose run time depends on its input: the number of rounds of a row is its largest latent, at least 1."""
     size = CHANNELS * HEIGHT * WIDTH
     random = np.random.default_rng(0)
     constants = {
@@ -52,7 +52,7 @@ def looping(path: Path) -> None:
     body = helper.make_graph(
         [
             helper.make_node("Cast", ["step"], ["at"], to=TensorProto.FLOAT),
-            helper.make_node("Less", ["at", "rounds"], ["goes_on"]),  # (N, 1): others in the batch change nothing
+            helper.make_node("Less", ["at", "rounds"], ["goes_on"]),  # (N, 1): other rows of the batch have no effect
             helper.make_node("MatMul", ["before", "round"], ["mixed"]),
             helper.make_node("Tanh", ["mixed"], ["next"]),
             helper.make_node("Where", ["goes_on", "next", "before"], ["after"]),
@@ -73,7 +73,7 @@ def looping(path: Path) -> None:
         helper.make_node("ReduceMax", ["z_in", "last"], ["largest"], keepdims=1),
         helper.make_node("Max", ["largest", "one"], ["rounds"]),
         helper.make_node("ReduceMax", ["rounds"], ["most"], keepdims=0),
-        helper.make_node("Ceil", ["most"], ["whole"]),  # so that every row's own rounds are among them
+        helper.make_node("Ceil", ["most"], ["whole"]),  # so that the loop includes the rounds of every row
         helper.make_node("Cast", ["whole"], ["trips"], to=TensorProto.INT64),
         helper.make_node("MatMul", ["z_in", "w"], ["start"]),
         helper.make_node("Loop", ["trips", "", "start"], ["flat"], body=body),
@@ -97,7 +97,7 @@ def _save(path: Path, nodes: list[Any], constants: dict[str, np.ndarray]) -> Non
 
 
 def manifest(**changes: Any) -> dict[str, Any]:
-    """What a person would write."""
+    """Return a hand-written manifest."""
     return {
         "name": "foreign",
         "version": 1,
@@ -115,7 +115,7 @@ def manifest(**changes: Any) -> dict[str, Any]:
 
 
 def write(root: Path, graph: Callable[[Path], object] = generator, **changes: Any) -> Path:
-    """The artifact's folder, ROOT/foreign/1, or of another name."""
+    """Write the artifact and return its folder: ROOT/foreign/1, or with another name."""
     content = manifest(**changes)
     folder = root / str(content["name"]) / "1"
     folder.mkdir(parents=True)

@@ -24,7 +24,7 @@ IMAGE = {"kind": "image", "height": 2, "width": 3, "channels": 1}
 TABLE = {"kind": "table", "columns": COLUMNS}
 CLASSES = ["cat", "dog", "owl"]
 TEXTS = ["a red circle", "blue", "größer"]
-LONGEST = 16  # bytes of a text
+LONGEST = 16  # longest text in bytes
 
 Tensor = dict[str, Any]
 
@@ -35,12 +35,12 @@ def given(role: str, shape: list[int], source: str | None = None, **more: Any) -
 
 
 def number(role: str, default: float | None = None, **more: Any) -> Tensor:
-    """Return an input that is a number of each item."""
+    """Return an input with one number for each item."""
     return given(role, [], "number", **({} if default is None else {"default": default}), **more)
 
 
 def integer(role: str, default: int, **more: Any) -> Tensor:
-    """Return an input that is a whole number of each item."""
+    """Return an input with one integer for each item."""
     return given(role, [], "integer", dtype="int64", default=default, **more)
 
 
@@ -60,7 +60,7 @@ def task(inputs: list[Tensor], outputs: Mapping[str, list[int]], **more: Any) ->
 
 
 def manifest(name: str, tasks: dict[str, Any], **sections: Any) -> dict[str, Any]:
-    """Return what a person would write."""
+    """Return a hand-written manifest."""
     return {"name": name, "version": 1, "backend": "fake", "data": IMAGE, "tasks": tasks, **sections}
 
 
@@ -74,7 +74,7 @@ def write(root: Path, content: dict[str, Any]) -> Path:
 
 
 def png(seed: int) -> str:
-    """Return a picture of IMAGE's size as a request has it."""
+    """Return a picture of IMAGE's size, encoded for a request."""
     pixels = np.random.default_rng(seed).integers(0, 256, (2, 3), np.uint8)
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "PNG")
@@ -85,7 +85,7 @@ def png(seed: int) -> str:
 
 
 def named() -> dict[str, Any]:
-    """Return a model of a picture with a row beside it, and of two latents, one of which is a grid."""
+    """Return a model with a picture and a row as outputs, and two latents, one of which is a grid."""
     place, texture = given("place", [2], "latent"), given("texture", [2, 2, 2], "latent")
     items = {"picture": [1, 2, 3], "facts": [4]}
     mixture = {
@@ -112,7 +112,7 @@ def named() -> dict[str, Any]:
 
 
 def shaped() -> dict[str, Any]:
-    """Return a model of one latent that is a grid, and of classes."""
+    """Return a model with one latent that is a grid, conditioned on classes."""
     latent, condition = given("latent", [2, 3]), given("condition", [3])
     return manifest(
         "shaped",
@@ -126,14 +126,14 @@ def shaped() -> dict[str, Any]:
 
 
 def measured() -> dict[str, Any]:
-    """Return a model of real values."""
+    """Return a model conditioned on real values."""
     values = {"kind": "values", "names": ["angle", "size"], "examples": [[0.0, 1.0], [0.5, 2.0]]}
     inputs = [given("noise", [3], "normal"), given("condition", [2])]
     return manifest("measured", {"sample": task(inputs, {"data": [1, 2, 3]})}, condition=values)
 
 
 def captioned(*, free: bool = False) -> dict[str, Any]:
-    """Return a model of a text, with a latent."""
+    """Return a model conditioned on a text, with a latent."""
     tokens = text(free=[0]) if free else text()
     return manifest(
         "free" if free else "captioned",
@@ -144,7 +144,7 @@ def captioned(*, free: bool = False) -> dict[str, Any]:
 
 
 def several() -> dict[str, Any]:
-    """Return a model of four conditions: classes, values, a text of any length, and a picture."""
+    """Return a model with four conditions: classes, values, a text of any length, and a picture."""
     parts = {
         "label": {"kind": "classes", "names": CLASSES},
         "pose": {"kind": "values", "names": ["angle"], "examples": [[0.0], [1.0]]},
@@ -191,7 +191,7 @@ def numbered() -> dict[str, Any]:
 
 
 def completing() -> dict[str, Any]:
-    """Return a model that fills in pictures, and makes a second one beside each."""
+    """Return a model that completes pictures, and makes a second picture for each."""
     items = [given("data", [1, 2, 3]), given("mask", [1, 2, 3])]
     return manifest(
         "completing",
@@ -224,7 +224,7 @@ def client(root: Path, **options: Any) -> Iterator[TestClient]:
 
 
 def ask(client: TestClient, path: str, **fields: Any) -> dict[str, Any]:
-    """Return the answer to a request, without what differs between two of them."""
+    """Return the answer to a request, without the fields that differ between two equal requests."""
     answer = client.post(path, json=fields)
     assert answer.status_code == 200, answer.text
     return {name: value for name, value in answer.json().items() if name not in ("request_id", "timing")}
@@ -239,5 +239,5 @@ def refused(client: TestClient, path: str, **fields: Any) -> tuple[str, str]:
 
 
 def pixels(text: str) -> np.ndarray:
-    """Return the pixels of a picture of an answer."""
+    """Return the pixels of a picture in an answer."""
     return np.asarray(Image.open(io.BytesIO(base64.b64decode(text))))

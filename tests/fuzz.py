@@ -1,10 +1,11 @@
-"""A hundred thousand hostile cases against a real service: no 500, no crash, no growth.
+"""A run of a hundred thousand hostile cases against a real service: no 500, no crash, no growth of memory.
 
     python -m tests.fuzz [--cases 100000] [--seed 1] [--schemathesis PATH/TO/st]
 
-Starts `python -m manifold.service` on loopback with keys, sends what tests/hostile.py draws over HTTP and gRPC and, where its command is given, what
-schemathesis makes of the OpenAPI document (`pip install schemathesis`, in an environment of its own). Prints what was answered, and the
-service's memory and open files after the first fifth and at the end. Ends with status 1 where something broke.
+The script starts `python -m manifold.service` on loopback with keys, and sends the cases that tests/hostile.py draws over HTTP and gRPC. If
+schemathesis' command is given (`pip install schemathesis`, in its own environment), it also sends the requests that schemathesis makes from the
+OpenAPI document. It prints the answers by status, and the service's memory and open files after the first fifth and at the end. It ends with
+status 1 if something broke.
 """
 
 from __future__ import annotations
@@ -34,8 +35,8 @@ from tests.conftest import ROOT, ROWS, SHIPPED
 from tests.served import free_port
 
 SHARES = {"images": 0.25, "arrays": 0.1, "forms": 0.1, "tables": 0.15, "json": 0.2, "messages": 0.2}
-ROUND = 500  # cases that hypothesis draws in one go
-GROWTH = 1.1  # of memory, from the first fifth to the end
+ROUND = 500  # cases that hypothesis draws in one run
+GROWTH = 1.1  # largest allowed growth of memory, from the first fifth to the end
 CHECKS = (
     "not_a_server_error", "status_code_conformance", "content_type_conformance", "response_schema_conformance", "response_headers_conformance",
     "unsupported_method", "ignored_auth", "negative_data_rejection",
@@ -43,7 +44,7 @@ CHECKS = (
 
 
 class Service:
-    """The process, and what the system says of it."""
+    """The process of the service, with the memory and files that the system reports for it."""
 
     def __init__(self, folder: Path) -> None:
         models = folder / "models"
@@ -83,16 +84,16 @@ class Service:
         return False
 
     def memory(self) -> float:
-        """MB in memory."""
+        """Return the resident memory in MB."""
         status = Path(f"/proc/{self.process.pid}/status").read_text()
         return int(re.findall(r"VmRSS:\s+(\d+)", status)[0]) / 1024
 
     def files(self) -> int:
-        """Files and sockets that are open."""
+        """Return the number of open files and sockets."""
         return len(os.listdir(f"/proc/{self.process.pid}/fd"))
 
     def stop(self) -> int:
-        """Its exit status."""
+        """Stop the process and return its exit status."""
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(60)
 
@@ -105,7 +106,7 @@ class Service:
 
 
 def rounds(strategy: Any, send: Callable[[Any], Any], cases: int, first: int) -> Iterator[Any]:
-    """The outcomes of so many cases, some at a time."""
+    """Yield the outcomes of this many cases, in rounds."""
     done, number = 0, first
     while done < cases:
         outcomes: list[Any] = []

@@ -1,4 +1,4 @@
-"""An engine that waits to be told to go."""
+"""An engine that waits for a signal."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Array = np.ndarray[Any, Any]
 
 
 class Gate:
-    """Holds the engine until told to go, and keeps what it was given."""
+    """A gate that holds each run of the engine until `go` is set, and records the sizes of its batches."""
 
     def __init__(self, model: Model) -> None:
         self.began, self.go, self.original = threading.Event(), threading.Event(), model.compute

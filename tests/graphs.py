@@ -1,4 +1,4 @@
-"""Tiny ONNX graphs with a manifest written by hand, for what somebody else's graph may be like."""
+"""Tiny ONNX graphs with hand-written manifests, which imitate graphs made elsewhere."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from manifold import cli
 SIZE = 4
 FLOAT, HALF, INT64, INT32 = TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.INT64, TensorProto.INT32
 node = helper.make_node
-Change = Callable[[dict[str, Any]], None]  # of a manifest
+Change = Callable[[dict[str, Any]], None]  # a change of a manifest
 
 
 def value(name: str, kind: int = FLOAT, shape: Sequence[int | str] | None = ("B", SIZE)) -> Any:
-    """An input or output."""
+    """Return an input or output."""
     return helper.make_tensor_value_info(name, kind, shape)
 
 
 def constant(name: str, content: Any) -> Any:
-    """An initializer."""
+    """Return an initializer."""
     return numpy_helper.from_array(np.asarray(content), name)
 
 
@@ -33,7 +33,7 @@ def write(
     path: Path, nodes: Sequence[Any], inputs: Sequence[Any], outputs: Sequence[Any], constants: Sequence[Any] = (), *,
     opset: int = 18, functions: Sequence[Any] = (),
 ) -> None:  # fmt: skip
-    """Write a graph, as it is: nothing is checked."""
+    """Write a graph as it is, without any check."""
     graph = helper.make_graph(list(nodes), "tiny", list(inputs), list(outputs), list(constants))
     imports = [helper.make_opsetid("", opset), helper.make_opsetid("mine", 1), helper.make_opsetid("com.microsoft", 1)]
     model = helper.make_model(graph, opset_imports=imports, ir_version=9, functions=list(functions))
@@ -41,7 +41,7 @@ def write(
 
 
 def turned(source: str, target: str) -> list[Any]:
-    """Nodes from (B, SIZE) to images (B, 1, 2, 2), and the constant that they need is `image`."""
+    """Return nodes from (B, SIZE) to images (B, 1, 2, 2). They need the constant `image`."""
     return [node("Reshape", [source, "image"], [target])]
 
 
@@ -49,14 +49,14 @@ IMAGE = constant("image", np.asarray([-1, 1, 2, 2], np.int64))
 
 
 def decoder(path: Path, middle: Sequence[Any], constants: Sequence[Any] = (), **options: Any) -> None:
-    """A graph from z (B, SIZE) to y (B, 1, 2, 2), by nodes from z to x."""
+    """Write a graph from z (B, SIZE) to y (B, 1, 2, 2), with the given nodes from z to x."""
     write(
         path, [*middle, *turned("x", "y")], [value("z")], [value("y", shape=["B", 1, 2, 2])], [IMAGE, *constants], **options
     )  # fmt: skip
 
 
 def manifest(**tasks: Any) -> dict[str, Any]:
-    """A manifest of images of 2 by 2; `decode` unless tasks are given."""
+    """Return a manifest of images of 2 by 2, with the task `decode` unless tasks are given."""
     return {
         "name": "tiny", "version": 1, "data": {"kind": "image", "height": 2, "width": 2, "channels": 1}, "latent": {"size": SIZE},
         "tasks": tasks or {"decode": task()},
@@ -64,7 +64,7 @@ def manifest(**tasks: Any) -> dict[str, Any]:
 
 
 def task(inputs: Sequence[Any] = (), outputs: Sequence[Any] = (), **more: Any) -> dict[str, Any]:
-    """A task; from the latent z to the image y unless it says otherwise."""
+    """Return a task, by default from the latent z to the image y."""
     return {
         "graph": "g.onnx",
         "inputs": list(inputs) or [given("z", "latent", [SIZE])],
@@ -74,12 +74,12 @@ def task(inputs: Sequence[Any] = (), outputs: Sequence[Any] = (), **more: Any) -
 
 
 def given(name: str, source: str, shape: Sequence[int], **more: Any) -> dict[str, Any]:
-    """An input of a task."""
+    """Return an input of a task."""
     return {"role": source, "name": name, "source": source, "shape": list(shape), **more}
 
 
 def folder(root: Path, content: dict[str, Any]) -> Path:
-    """The artifact's folder with its manifest, ROOT/tiny/1."""
+    """Write the manifest and return the artifact's folder, ROOT/tiny/1."""
     made = root / "tiny/1"
     made.mkdir(parents=True, exist_ok=True)
     (made / "manifest.json").write_text(json.dumps(content))
@@ -87,7 +87,7 @@ def folder(root: Path, content: dict[str, Any]) -> Path:
 
 
 def outside(name: str, location: str, content: np.ndarray) -> Any:
-    """An initializer whose values lie in a file."""
+    """Return an initializer whose values are in a separate file."""
     tensor = TensorProto(name=name, data_type=FLOAT, dims=content.shape, data_location=TensorProto.EXTERNAL)
     for key, text in (("location", location), ("offset", "0"), ("length", str(content.nbytes))):
         tensor.external_data.add(key=key, value=text)
@@ -95,7 +95,7 @@ def outside(name: str, location: str, content: np.ndarray) -> Any:
 
 
 def check(folder: Path, *options: str) -> tuple[int, str]:
-    """Exit status and output of `manifold check`, which never raises."""
+    """Return exit status and output of `manifold check`, which must not raise."""
     done = CliRunner().invoke(cli.app, ["check", *options, str(folder)])
     assert done.exception is None or isinstance(done.exception, SystemExit), done.exception
     assert "Traceback" not in done.output
@@ -103,7 +103,7 @@ def check(folder: Path, *options: str) -> tuple[int, str]:
 
 
 def refused(folder: Path, *options: str) -> str:
-    """Return what `manifold check` says of an artifact that is refused."""
+    """Return the output of `manifold check` for an artifact that it refuses."""
     status, said = check(folder, *options)
     assert status == 1, said
     return said
@@ -121,5 +121,5 @@ SCORING = {"score": "nll", "terms": [{"name": "nll", "kind": "nll"}]}
 
 
 def size_of(content: bytes) -> bytes:
-    """The length of a field of a protobuf message, in three bytes."""
+    """Return the length of a field of a protobuf message, in three bytes."""
     return bytes([len(content) & 0x7F | 0x80, len(content) >> 7 & 0x7F | 0x80, len(content) >> 14])

@@ -1,6 +1,6 @@
-"""What a client may send that it should not: broken and absurd JSON, images, arrays, tables and messages, as hypothesis draws them.
+"""Hostile input, drawn by hypothesis: broken and absurd JSON, images, arrays, tables and messages.
 
-tests/test_hostile.py tries a few of each; tests/fuzz.py a hundred thousand.
+tests/test_hostile.py tries a few of each, tests/fuzz.py a hundred thousand.
 """
 
 from __future__ import annotations
@@ -36,18 +36,18 @@ MODELS = (
     "nslkdd-cvae",
     "foreign",
 )
-TAKE_IMAGES = {  # what can be asked of those that do
+TAKE_IMAGES = {  # endpoints of each model that takes images
     "mnist-vae": ("/encode", "/reconstruct", "/anomaly-score"), "mnist-vqvae": ("/encode", "/reconstruct", "/anomaly-score"),
     "mnist-cvae": ("/anomaly-score", "/classify"), "digits-pixelcnn": ("/anomaly-score", "/classify"), "digits-classifier": ("/classify",),
 }  # fmt: skip
 
 
-# --- bytes that were good once ---
+# --- damaged bytes ---
 
 
 @st.composite
 def spoilt(draw: st.DrawFn, originals: list[bytes], most: int = 6) -> bytes:
-    """One of the originals with bytes changed, taken out, put in, repeated, or the end missing."""
+    """Return one of the originals with bytes changed, removed, inserted or repeated, or with the end missing."""
     content = bytearray(draw(st.sampled_from(originals)))
     kinds = st.sampled_from(("set", "cut", "insert", "repeat", "end", "number"))
     change = st.tuples(kinds, st.floats(0, 1), st.binary(min_size=1, max_size=8))
@@ -63,7 +63,7 @@ def spoilt(draw: st.DrawFn, originals: list[bytes], most: int = 6) -> bytes:
             content[at:at] = content[at : at + fresh[0]] * (1 + fresh[-1] % 8)
         elif what == "end":
             del content[at:]
-        else:  # sizes are numbers of four bytes, in either order
+        else:  # write a length: four bytes in either byte order
             number = draw(st.sampled_from((0, 1, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF, 65535, 65536)))
             content[at : at + 4] = struct.pack(draw(st.sampled_from("<>")) + "I", number)
     return bytes(content)
@@ -73,7 +73,7 @@ def spoilt(draw: st.DrawFn, originals: list[bytes], most: int = 6) -> bytes:
 
 
 def picture(kind: str, mode: str = "L", size: tuple[int, int] = (28, 28), **options: Any) -> bytes:
-    """A file of an image."""
+    """Return an image file."""
     buffer = io.BytesIO()
     Image.effect_noise(size, 60).convert(mode).save(buffer, kind, **options)
     return buffer.getvalue()
@@ -92,7 +92,7 @@ def chunk(kind: bytes, content: bytes) -> bytes:
 
 @st.composite
 def pngs(draw: st.DrawFn) -> bytes:
-    """PNGs that are well-formed as far as their checksums, and absurd beyond."""
+    """Return PNGs with valid checksums and absurd contents."""
     sizes = st.sampled_from((0, 1, 2, 28, 255, 4096, 65_535, 2**31 - 1, 2**32 - 1))
     bits, colour = draw(st.sampled_from((1, 2, 4, 8, 16, 3))), draw(st.sampled_from((0, 2, 3, 4, 6, 1, 255)))
     head = struct.pack(
@@ -127,7 +127,7 @@ def pngs(draw: st.DrawFn) -> bytes:
 
 
 def images() -> st.SearchStrategy[bytes]:
-    """Bodies that say that they are an image."""
+    """Draw bodies that claim to be an image."""
     return st.one_of(spoilt(PICTURES, 2), pngs())
 
 
@@ -161,7 +161,7 @@ def parquet(columns: dict[str, list[Any]], **options: Any) -> bytes:
 
 
 def tables(row: dict[str, Any]) -> dict[str, list[bytes]]:
-    """Files by kind, of rows that the model takes, and of some that it does not."""
+    """Return files by kind, with valid and with invalid rows for the model."""
     columns = {name: [value] * 5 for name, value in row.items()}
     odd = [
         {name: ["\u00e9\u0000", '"', "1e999", "-", ""] for name in columns}, {**columns, "more": [1] * 5},
@@ -226,7 +226,7 @@ PLACES = [
 
 @st.composite
 def requests(draw: st.DrawFn, routes: dict[str, list[dict[str, Any]]]) -> tuple[str, bytes]:
-    """A route and a body: a good one with fields replaced, added or taken away, at any depth, or not JSON at all."""
+    """Return a route and a body: a valid one with fields replaced, added or removed at any depth, or no JSON at all."""
     route = draw(st.sampled_from(sorted(routes)))
     body = json.loads(json.dumps(draw(st.sampled_from(routes[route]))))
     for _ in range(draw(st.integers(0, 3))):
@@ -253,7 +253,7 @@ def requests(draw: st.DrawFn, routes: dict[str, list[dict[str, Any]]]) -> tuple[
 
 
 def good_requests(row: dict[str, Any], other: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
-    """Requests that are answered, by route; `row` is of transactions-vae, `other` of nslkdd-cvae."""
+    """Return valid requests by route. `row` is a row of transactions-vae, `other` one of nslkdd-cvae."""
     image = base64.b64encode(picture("PNG")).decode()
     pictured: list[dict[str, Any]] = [
         {"images": [image]}, {"images": [image, image], "model": "mnist-cvae", "class": "3"}, {"images": [image], "model": "mnist-vqvae"},
@@ -305,7 +305,7 @@ def good_requests(row: dict[str, Any], other: dict[str, Any]) -> dict[str, list[
 
 
 def good_messages(row: dict[str, Any]) -> dict[str, list[Message]]:
-    """Messages that are answered, by rpc."""
+    """Return valid messages by rpc."""
     image = picture("PNG")
     values = {
         name: pb.Value(text=value) if isinstance(value, str) else pb.Value(number=value) for name, value in row.items()
@@ -335,7 +335,7 @@ def good_messages(row: dict[str, Any]) -> dict[str, list[Message]]:
 
 
 def messages(row: dict[str, Any]) -> st.SearchStrategy[tuple[str, bytes]]:
-    """An rpc, and the bytes of a message: of this rpc or of another, whole or spoilt."""
+    """Draw an rpc and the bytes of a message: a message of this rpc or of another one, intact or damaged."""
     good = {name: [message.SerializeToString() for message in given] for name, given in good_messages(row).items()}
     every = sorted({content for given in good.values() for content in given})
     names = st.sampled_from(sorted(good))
@@ -347,11 +347,11 @@ def messages(row: dict[str, Any]) -> st.SearchStrategy[tuple[str, bytes]]:
 
 
 class Broken(AssertionError):
-    """The service did what it must never do."""
+    """The service did something that no request may cause."""
 
 
 def check(answer: httpx.Response, sent: object) -> int:
-    """Its status. Raises Broken where it is not one that a client could have caused, or the error has not the one shape."""
+    """Return the status. Raise Broken if a client cannot have caused it, or if the error has another shape than all errors."""
     if answer.status_code >= 500 and answer.status_code not in (503, 504):
         raise Broken(f"{answer.status_code} for {sent!r}: {answer.text[:300]}")
     if answer.status_code >= 400:
@@ -372,7 +372,7 @@ REFUSALS = {
 
 
 def call(channel: grpc.Channel, drawn: tuple[str, bytes], metadata: list[tuple[str, str]]) -> str:
-    """The code of an rpc with these bytes as its message, or its messages. Raises Broken as `check` does."""
+    """Return the code of an rpc that is called with these bytes as its message or messages. Raise Broken as `check` does."""
     name, content = drawn
     method = f"/{NAME}/{name}"
     try:
@@ -397,7 +397,7 @@ Send = Callable[..., httpx.Response]
 def cases(
     send: Send, row: dict[str, Any], other: dict[str, Any]
 ) -> dict[str, tuple[st.SearchStrategy[Any], Callable[[Any], int]]]:
-    """By name: what is drawn, and what is done with it. `send` is a client's post."""
+    """Return by name a strategy, and a function that sends what it draws. `send` is a client's post."""
     pictured, sheets = ("/encode", "/reconstruct", "/anomaly-score", "/classify"), tables(row)
     asked = st.sampled_from([(route, model) for model, routes in TAKE_IMAGES.items() for route in routes])
 
@@ -432,7 +432,8 @@ def cases(
 
     def form(drawn: tuple[str, bytes, bytes]) -> int:
         route, kind, content = drawn
-        kind = bytes(byte for byte in kind if byte >= 32 and byte != 127).strip()  # what a header may hold
+        # keep the characters that a header may contain
+        kind = bytes(byte for byte in kind if byte >= 32 and byte != 127).strip()
         return check(send(route, content=content, headers={b"content-type": kind}), drawn)
 
     def body(drawn: tuple[str, bytes]) -> int:

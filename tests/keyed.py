@@ -1,4 +1,4 @@
-"""A service that asks for API keys."""
+"""A service that requires API keys."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def bearer(token: str) -> dict[str, str]:
 
 
 def app_with(root: Path, **options: Any) -> TestClient:
-    """The service on one small model, with both keys."""
+    """Return a client of the service with one small model and both keys."""
     options = {"auth": "on", "keys": f"{KEY} {ADMIN}", "default_model": "foreign", **options}
     settings = Settings(models_dir=root, device="cpu", **options)
     return TestClient(create_app(settings), raise_server_exceptions=False)

@@ -1,5 +1,5 @@
-// Runs the script of the service's page on a document that only remembers what is put into it, against a service that runs.
-// node page.js URL MODEL: chooses the model, and prints the requests that the page sent and what it shows as JSON.
+// Runs the script of the service's page against a running service. The document is a stand-in that only records its contents.
+// node page.js URL MODEL: chooses the model, then prints the page's requests and contents as JSON.
 "use strict";
 const [url, model] = process.argv.slice(2);
 const asked = [], known = new Map();

@@ -1,4 +1,4 @@
-"""Image files of every kind that the reader knows: PNG by hand, where Pillow cannot write it, and the rest by Pillow."""
+"""Image files of every kind that the reader supports: PNGs that Pillow cannot write are made by hand, all others by Pillow."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-GREY, RGB, PALETTE, GREY_ALPHA, RGBA = 0, 2, 3, 4, 6  # colour types of a PNG
+GREY, RGB, PALETTE, GREY_ALPHA, RGBA = 0, 2, 3, 4, 6  # colour types of PNG
 CHANNELS = {GREY: 1, RGB: 3, PALETTE: 1, GREY_ALPHA: 2, RGBA: 4}
 
 

@@ -1,4 +1,4 @@
-"""HAProxy with the configuration of deploy/haproxy, before one service on loopback."""
+"""HAProxy with the configuration of deploy/haproxy, in front of one service on loopback."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ HAPROXY = shutil.which("haproxy") or shutil.which("haproxy", path="/usr/sbin")
 
 
 def adapted(config: str, ports: dict[str, int], rest: int, grpc: int) -> str:
-    """The configuration with free ports, and servers that are found by address instead of by Docker's names."""
+    """Return the configuration with free ports, and with servers by address instead of Docker's names."""
     config = re.sub(r"bind :(\d+)", lambda found: f"bind 127.0.0.1:{ports[found[1]]}", config)
     for own, port in (("8000", rest), ("8001", grpc)):
         config = re.sub(
@@ -30,7 +30,7 @@ def adapted(config: str, ports: dict[str, int], rest: int, grpc: int) -> str:
 
 @contextmanager
 def haproxy(folder: Path, rest: int, grpc: int = 1) -> Iterator[dict[str, int]]:
-    """The proxy's ports, by those that the configuration has."""
+    """Start HAProxy. Yield its ports by the ports in the configuration."""
     assert HAPROXY is not None
     text = CONFIG.read_text()
     ports = {port: free_port() for port in re.findall(r"bind :(\d+)", text)}

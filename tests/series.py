@@ -1,6 +1,6 @@
-"""Series: channels of numbers at regular steps. A kind of data that the project does not have, as the one file that would add it.
+"""Series: channels of numbers at regular steps. The project does not have this kind of data; this one file adds it.
 
-tests/test_kinds.py copies it beside the other kinds and serves an artifact of it.
+tests/test_kinds.py copies the file beside the other kinds and serves an artifact of it.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ class Request(BaseModel):
 
 
 class Single(BaseModel):
-    """One series."""
+    """One series of an answer."""
 
     one_series: list[Any] | None = None
 
 
 class SeriesSpec(Kind):
-    """Series, float32 (B, steps, channels)."""
+    """A data spec of series, float32 (B, steps, channels)."""
 
     kind: Literal["series"] = "series"
     steps: int = Field(ge=1)
@@ -52,7 +52,7 @@ class SeriesSpec(Kind):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """(T, C)."""
+        """The shape (T, C)."""
         return (self.steps, self.channels)
 
     def read(self, given: Sequence[Any], how: Reading, field: str, start: int = 0) -> Items:
@@ -71,11 +71,11 @@ class SeriesSpec(Kind):
         return {"series": items}
 
     def explain(self, evidence: Evidence, given: Sequence[Any]) -> list[dict[str, Any]]:
-        """Return nothing beside the score."""
+        """Return no fields besides the score."""
         return [{} for _ in given]
 
     def sheet(self, items: Array, recipes: Sequence[Mapping[str, Any]] | None = None, *, scale: int = 1) -> bytes:
-        """Return a CSV file with a line for each step."""
+        """Return a CSV file with one line for each step."""
         text = io.StringIO(newline="")
         csv.writer(text).writerows(
             [i, t, *step] for i, item in enumerate(items) for t, step in enumerate(item.tolist())

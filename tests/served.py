@@ -22,7 +22,7 @@ from manifold.service.settings import Settings
 
 
 def until(condition: Callable[[], bool], seconds: float = 60) -> None:
-    """Wait for something that another thread or process does."""
+    """Wait for a condition that another thread or process makes true."""
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "it does not happen"
@@ -30,7 +30,7 @@ def until(condition: Callable[[], bool], seconds: float = 60) -> None:
 
 
 def free_port() -> int:
-    """A port of loopback that was free a moment ago."""
+    """Return a port of loopback that was free a moment ago."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         return int(free.getsockname()[1])
@@ -45,10 +45,10 @@ def answers(url: str) -> bool:
 
 
 class Served:
-    """`python -m manifold.service` on ports of loopback."""
+    """The service `python -m manifold.service` on ports of loopback."""
 
     def __init__(self, root: Path, *, grpc: bool = False, **options: Any) -> None:
-        for _ in range(3):  # somebody else may take the port that was free for gRPC
+        for _ in range(3):  # another process may have taken gRPC's port meanwhile
             self._start(root, {**options, "grpc_port": free_port() if grpc else 0})
             if self.server.started:
                 break
@@ -67,7 +67,7 @@ class Served:
         until(lambda: not self.thread.is_alive() or (self._listens() and not self._loading()), 240)
 
     def _listens(self) -> bool:
-        """On both ports, where there are two: gRPC's comes after HTTP's."""
+        """Return whether the service listens on both ports. gRPC's port, if there is one, opens after HTTP's."""
         return self.server.started and bool(self.server.rpc.port or not self.registry.settings.rpc_port)
 
     def _loading(self) -> bool:
@@ -75,13 +75,13 @@ class Served:
 
     @property
     def batcher(self) -> Batcher:
-        """Of the model `foreign`."""
+        """The batcher of the model `foreign`."""
         batcher = self.registry.entries["foreign", 1].batcher
         assert batcher is not None
         return batcher
 
     def post(self, body: dict[str, Any], **headers: str) -> socket.socket:
-        """A request whose answer is read later, or never."""
+        """Send a request whose answer is read later, or never."""
         content = json.dumps(body).encode()
         lines = [f"{name}: {value}\r\n" for name, value in headers.items()]
         connection = socket.create_connection(("127.0.0.1", self.port), timeout=60)
@@ -90,18 +90,18 @@ class Served:
         return connection
 
     def metric(self, pattern: str) -> float:
-        """A number of /metrics; 0 where it is not there."""
+        """Return a number of /metrics, or 0 if absent."""
         found = re.search(pattern + r" ([\d.e+-]+)", httpx.get(f"{self.url}/metrics").text)
         return float(found.group(1)) if found else 0.0
 
     def cuts(self, reason: str) -> float:
-        """Return how many connections and calls were ended for that reason."""
+        """Return the number of connections and calls that were ended for this reason."""
         return self.metric(rf'manifold_connections_cut_total\{{reason="{reason}"\}}')
 
 
 @contextmanager
 def served(root: Path, **options: Any) -> Iterator[Served]:
-    """A service that ends with the block."""
+    """Yield a service that ends with the block."""
     service = Served(root, **{"default_model": "foreign", **options})
     try:
         yield service

@@ -1,7 +1,7 @@
-"""The shapes of request smuggling: requests whose end two readers may see at different places, with the answers that each is to get.
+"""The shapes of request smuggling: requests whose end two parsers may see at different places, with the expected answers.
 
-A shape is what a client sends on one connection. Most of them hide a second request, GET /smuggled, which nobody may answer. A legal shape
-ends with a last request, GET /health/live, which closes the connection: a test reads answers until the end and never waits for silence.
+A shape is the bytes that a client sends on one connection. Most of them hide a second request, GET /smuggled, which must never be answered. A valid
+shape ends with a last request, GET /health/live, which closes the connection: a test reads answers until the end and never waits for silence.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ TWO: Answers = (200, 200)
 
 @dataclass(frozen=True)
 class Shape:
-    """The bytes of one connection, and the statuses that come back."""
+    """The bytes of one connection, and the statuses of the answers."""
 
     name: str
     sent: bytes
@@ -33,39 +33,39 @@ class Shape:
 
 
 def chunks(body: bytes) -> bytes:
-    """The body as one chunk and the end."""
+    """Return the body as one chunk, with the last chunk."""
     return b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body)
 
 
 def post(*lines: bytes, version: bytes = b"1.1", host: bytes = b"Host: localhost\r\n") -> bytes:
-    """The head of a request with a body. Lines bring their own ends."""
+    """Return the head of a request with a body. The given lines include their line ends."""
     return b"POST /sample HTTP/" + version + b"\r\n" + host + b"".join(lines) + b"\r\n"
 
 
 def get(
     *lines: bytes, target: bytes = b"/health/live", method: bytes = b"GET", host: bytes = b"Host: localhost\r\n"
 ) -> bytes:
-    """The head of a request without a body."""
+    """Return the head of a request without a body."""
     return method + b" " + target + b" HTTP/1.1\r\n" + host + b"".join(lines) + b"\r\n"
 
 
 def sized(size: bytes) -> bytes:
-    """A body whose length is written like that, and a request behind it."""
+    """Return a request whose Content-Length is written like this, followed by a hidden request."""
     return post(b"Content-Length:" + size + b"\r\n") + BODY + HIDDEN
 
 
 def coded(*lines: bytes) -> bytes:
-    """A request that is over at once for who reads such lines as chunked, and has a body for who reads the length."""
+    """Return a request with two readings. With these lines read as chunked, it ends at once; by its length, it has a body."""
     return post(b"Content-Length: %d\r\n" % (5 + len(HIDDEN)), *lines) + b"0\r\n\r\n" + HIDDEN
 
 
 def alone(*lines: bytes) -> bytes:
-    """A chunked body for who reads such lines as chunked, and none for who does not."""
+    """Return a request with two readings: with a chunked body if such lines are read as chunked, and without a body otherwise."""
     return post(*lines) + chunks(HIDDEN) + HIDDEN
 
 
 def chunk(text: bytes) -> bytes:
-    """A chunked body that begins with such bytes."""
+    """Return a request with a chunked body that begins with these bytes."""
     return post(CHUNKED) + text + b"0\r\n\r\n" + HIDDEN
 
 

@@ -1,7 +1,7 @@
-"""Trained runs and artifacts that tests share. Each is made once in a test run, by the process that asks first; all others get copies.
+"""Trained runs and artifacts that tests share. Each is made once in a test run, by the first process that requests it. All others get copies.
 
-A run is known by its family, its configuration and its data; an artifact by its run, name and format. So tests that ask for the same get the
-same, wherever they are, and nobody has to keep a list.
+The key of a run is its family, its configuration and its data; the key of an artifact is its run, name and format. Tests that request the same get
+the same, so no list of shared artifacts is needed.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ from manifold.training.exporting import graphs
 from manifold.training.exporting.tasks import Task
 from manifold.training.train import train
 
-FOLDER = "TESTS_SHARED"  # set by tests/conftest.py for the processes of one test run
+FOLDER = "TESTS_SHARED"  # tests/conftest.py sets this variable for the processes of one test run
 
 
-fast = False  # set by the option --fast
+fast = False  # the option --fast sets this flag
 
 
 def once(key: str, make: Callable[[Path], object]) -> Path:
-    """Return the shared folder of `key`, which `make` fills at the first call of any process. Nobody may change it.
+    """Return the shared folder of `key`, which `make` fills at the first call in any process. No test may change it.
 
-    With the option --fast, the test that asks is skipped instead: what is shared is what takes long to make.
+    With the option --fast, the calling test is skipped instead, because shared artifacts take long to make.
     """
     if fast:
         pytest.skip("slow: it trains or exports a model")
@@ -44,7 +44,7 @@ def once(key: str, make: Callable[[Path], object]) -> Path:
     folder, done = root / key, root / f"{key}.done"
     with FileLock(root / f"{key}.lock"):
         if not done.exists():
-            shutil.rmtree(folder, ignore_errors=True)  # left by a call that failed
+            shutil.rmtree(folder, ignore_errors=True)  # left behind by a failed call
             folder.mkdir()
             make(folder)
             done.touch()
@@ -52,7 +52,7 @@ def once(key: str, make: Callable[[Path], object]) -> Path:
 
 
 def tiny_run(folder: Path, family: str, data: Data, **changes: object) -> runs.TrainingRun:
-    """Return a smoke run, trained, as a copy in `folder`."""
+    """Return a trained smoke run as a copy in `folder`."""
     module = families.get(family)
     config = module.Config.model_validate({**module.PRESETS["smoke"], **changes})
     run = runs.TrainingRun(folder, family, data.name, "smoke", config)
@@ -65,9 +65,9 @@ def tiny_run(folder: Path, family: str, data: Data, **changes: object) -> runs.T
 
 
 def export(run: runs.TrainingRun, name: str, root: Path, *, data: Data, backend: str = "onnx") -> Path:
-    """Return what training.export.export makes of the run, as a copy in `root`.
+    """Return the artifact that training.export.export makes from the run, as a copy in `root`.
 
-    Where no graph is under test, TorchScript is the backend to take: it is exported in a fifth of the time.
+    Use TorchScript as the backend if the test does not need an ONNX graph: its export takes a fifth of the time.
     """
 
     def make(shared: Path) -> None:
@@ -88,7 +88,7 @@ def run_as_onnx(task: Task, inputs: Mapping[str, Any], folder: Path) -> dict[str
 
 
 def _weights(run: runs.TrainingRun) -> str:
-    """A digest of the run's checkpoint."""
+    """Return a digest of the run's checkpoint."""
     return hashlib.sha256(run.checkpoint.read_bytes()).hexdigest()
 
 
@@ -97,7 +97,7 @@ def _key(*parts: object) -> str:
 
 
 def _digest(data: Data) -> str:
-    """A digest of a data set: another selection of the same set is another one."""
+    """Return a digest of a data set. Another selection of items has another digest."""
     digest = hashlib.sha256(json.dumps([data.name, data.protocol, data.classes, data.folds], default=str).encode())
     digest.update(repr(data.spec).encode())
     for part in (data.train, data.calibration, data.test, data.anomalies):

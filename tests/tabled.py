@@ -1,4 +1,4 @@
-"""An artifact of table rows on the fake backend: two numbers and a category, and a score. Nothing is trained or exported."""
+"""An artifact of table rows on the fake backend, with two numbers, a category and a score. Nothing is trained or exported."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ROW = b"1.5,small,70\n"
 
 
 def manifest(**changes: Any) -> dict[str, Any]:
-    """Return what a person would write."""
+    """Return a hand-written manifest."""
     return {
         "name": "rows",
         "version": 1,

@@ -1,4 +1,4 @@
-"""Requests that a service cannot take, or not yet: full queues, and models that are not ready."""
+"""Requests that a service cannot accept, or not yet: full queues, and models that are not ready."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from tests.conftest import (
 
 
 def until(condition: Callable[[], bool]) -> None:
-    """Waits for something that another thread is about to do."""
+    """Wait for a condition that another thread makes true."""
     for _ in range(100_000):
         if condition():
             return
@@ -68,7 +68,7 @@ def test_a_full_queue_is_429_with_retry_after_and_harms_nobody(tmp_path: Path) -
         dropped.start()
         batcher = client.app.state.registry.entries["foreign", 1].batcher  # type: ignore[attr-defined]
         until(lambda: batcher.rows == 4)
-        time.sleep(0.01)  # its deadline passes in the queue
+        time.sleep(0.01)  # the deadline passes while the request is in the queue
         go.set()
         waiting.join(120)
         dropped.join(120)
@@ -118,7 +118,7 @@ def test_a_model_told_to_use_cuda_says_why_it_cannot(monkeypatch: pytest.MonkeyP
         models = {model["name"]: model for model in client.get("/models").json()["models"]}
         assert models["mnist-vae-2d"]["state"] == "unavailable"
         assert "no CUDA device" in models["mnist-vae-2d"]["reason"]
-        assert "no CUDA device" in models["mnist-vae"]["note"]  # auto fell back and says so
+        assert "no CUDA device" in models["mnist-vae"]["note"]  # `auto` fell back to the CPU and reports it
         assert 'manifold_device_fallback{model="mnist-vae"} 1.0' in client.get("/metrics").text
         assert client.get("/health/ready").status_code == 200
         assert client.post("/sample", json={"model": "mnist-vae-2d"}).status_code == 503

@@ -1,4 +1,4 @@
-"""Alerts on what /metrics really says: the first event of each kind is an increase from 0."""
+"""Alerts on real pages of /metrics: the first event of each kind is an increase from 0."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from tests.conftest import ROOT
 
 @pytest.fixture
 def counted(tmp_path: Path) -> Iterator[Metrics]:
-    """The metrics of a service with one model, loaded."""
+    """Yield the metrics of a service with one loaded model."""
     foreign.write(tmp_path)
     registry = Registry(Settings(models_dir=tmp_path, default_model="foreign", device="cpu"))
     found = Metrics(registry)
@@ -42,7 +42,7 @@ def counted(tmp_path: Path) -> Iterator[Metrics]:
 
 
 def series(page: str) -> dict[str, float]:
-    """Counters of a page by name and labels."""
+    """Return the counters of a page by name and labels."""
     return {
         f'{sample.name}{{instance="a"{"".join(f", {key}={chr(34)}{value}{chr(34)}" for key, value in sorted(sample.labels.items()))}}}': sample.value
         for family in text_string_to_metric_families(page)
@@ -52,7 +52,7 @@ def series(page: str) -> dict[str, float]:
 
 
 def firing(pages: list[str], alerts: list[str], tmp_path: Path) -> None:
-    """Have promtool evaluate the alert rules on pages that were scraped a minute apart; these alerts must fire at the end, and no others."""
+    """Run promtool on the alert rules and on pages that were scraped a minute apart. Exactly these alerts must fire at the end."""
     scraped = [series(page) for page in pages]
     names = sorted({name for page in scraped for name in page})
     values = {name: " ".join(f"{page[name]:g}" if name in page else "_" for page in scraped) for name in names}
@@ -88,7 +88,7 @@ def test_counters_that_alerts_look_at_begin_at_0(counted: Metrics) -> None:
 
 
 def test_every_label_value_that_the_code_uses_begins_at_0() -> None:
-    """Reasons stand in the code as texts: of Busy, of the batcher, and of connections that are cut."""
+    """The code contains the reasons as strings: of Busy, of the batcher, and of closed connections."""
     code = "\n".join(path.read_text() for folder in ("service", "runtime") for path in (ROOT / folder).rglob("*.py"))
     refused = set(re.findall(r'Busy\([^#]*?reason="(\w+)"', code)) | set(re.findall(r'_busy\(\s*"(\w+)"', code))
     cut = set(re.findall(r'(?:refuse\(\s*\d+,\s*|\.cut\(\s*)"(\w+)"', code))
@@ -98,7 +98,7 @@ def test_every_label_value_that_the_code_uses_begins_at_0() -> None:
     tree = ast.parse((ROOT / "runtime/errors.py").read_text())
     kinds = [getattr(errors, node.name) for node in tree.body if isinstance(node, ast.ClassDef)]
     told = {kind("").type for kind in kinds if any(base in replies.STATUS for base in kind.__mro__)}
-    assert told <= set(metrics.ERRORS)  # the others are internal to a client
+    assert told <= set(metrics.ERRORS)  # other errors never reach a client
 
 
 def test_an_error_that_clients_are_not_told_about_counts_as_internal(counted: Metrics) -> None:
@@ -124,7 +124,7 @@ def test_the_first_internal_error_and_the_first_failed_run_fire(counted: Metrics
 
 @needs_promtool
 def test_a_model_that_is_loaded_later_and_several_workers(counted: Metrics, tmp_path: Path) -> None:
-    """The page of two workers, one of which ends after the failure: what it has counted stays."""
+    """One of two workers ends after a failure. The merged page keeps the counts of that worker."""
     other = merging.parse(counted.page().decode())
     quiet = merging.text(merging.merge([merging.parse(counted.page().decode()), other])).decode()
     counted.ran(counted.models.entries["foreign", 1], Ran("decode", 1, 1, "idle", 0.1, False, True))
@@ -135,7 +135,7 @@ def test_a_model_that_is_loaded_later_and_several_workers(counted: Metrics, tmp_
 
 
 def test_every_endpoint_has_a_latency_alert_and_nothing_else_has(tmp_path: Path) -> None:
-    """Else a new endpoint would be slow unseen, or what answers at once would hide it."""
+    """Otherwise a slow new endpoint would stay unnoticed, or fast endpoints would hide a slow one."""
     (rules,) = yaml.safe_load((ROOT / "deploy/prometheus/alerts.yml").read_text())["groups"]
     (expression,) = [rule["expr"] for rule in rules["rules"] if rule["alert"] == "SlowRequests"]
     ((taken, left_out),) = re.findall(r'\{route=~"([^"]+)",route!~"([^"]+)"\}', expression)

@@ -1,4 +1,4 @@
-"""ONNX Runtime's memory arena: large runs are divided, and what they needed is given back."""
+"""ONNX Runtime's memory arena: large runs are divided, and their memory is returned."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.conftest import ROOT
 
 
 class Session:
-    """Doubles its input, and takes `seconds` a row by the clock of the test."""
+    """A session that doubles its input and takes `seconds` for each row on the test's clock."""
 
     def __init__(self, clock: list[float], seconds: float) -> None:
         self.clock, self.seconds = clock, seconds
@@ -70,13 +70,13 @@ def test_loops_are_run_whole_and_give_memory_back() -> None:
 
 
 def resident() -> int:
-    """Return the bytes of memory that this process has now."""
+    """Return the resident memory of this process in bytes."""
     with open("/proc/self/status") as status:
         return int(next(line for line in status if line.startswith("VmRSS")).split()[1]) << 10
 
 
 def test_a_large_run_leaves_little_memory_behind() -> None:
-    """The graph takes 0.7 MB a row: 360 MB for 512 rows at once."""
+    """The graph needs 0.7 MB for each row: 360 MB for 512 rows at once."""
     model = engine.load(ROOT / "models/mnist-pixelcnn", device="cpu", verify=False)
     inputs = engine.example_inputs(model.manifest.tasks["score"], model.manifest, 512)
     few = {role: array[:40] for role, array in inputs.items()}

@@ -1,4 +1,4 @@
-"""The files of artifacts that somebody else made: weights, links, golden vectors, and what a recalibration takes along."""
+"""The files of artifacts that were made elsewhere: weights, links, golden vectors, and the files that a recalibration copies."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from tests.graphs import (
 
 
 def _outside(root: Path, location: str, *, inner: bool = False) -> Path:
-    """A decoder whose matrix lies in a file, within a branch if `inner`."""
+    """Write a decoder whose matrix is in a separate file. The matrix is used inside a branch if `inner`."""
     made = graphs.folder(root, graphs.manifest())
     weights = np.eye(SIZE, dtype=np.float32)
     tensor = outside("w", location, weights)
@@ -65,8 +65,8 @@ def test_weights_in_a_sub_folder_are_sealed(tmp_path: Path, inner: bool) -> None
     (made / "weights/w.bin").write_bytes(bytes(4 * SIZE * SIZE))
     assert "files.weights/w.bin: altered" in refused(made)
     assert check(made, "--seal")[0] == 0
-    assert load(made).checksum != first  # a recipe is of these weights too
-    assert stamp(made) != before  # and a service that watches the folder sees it
+    assert load(made).checksum != first  # the checksum covers these weights too
+    assert stamp(made) != before  # a service that watches the folder sees the change
     (made / "weights/w.bin").unlink()
     assert "files.weights/w.bin: missing" in refused(made)
 
@@ -134,7 +134,7 @@ def test_links_that_lead_out_of_the_folder(tmp_path: Path) -> None:
         repository.records(made)
     (made / "real.bin").write_bytes((tmp_path / "w.bin").read_bytes())
     (made / "w.bin").unlink()
-    (made / "w.bin").symlink_to("real.bin")  # as Kubernetes mounts files
+    (made / "w.bin").symlink_to("real.bin")  # Kubernetes mounts files as links
     assert check(made, "--seal")[0] == 0
 
 
@@ -179,7 +179,7 @@ def test_golden_vectors_that_compare_nothing(tmp_path: Path, latent: Any, data: 
 
 
 def _replayed(folder: Path, run: golden.Runner, *, tasks: dict[str, Any], **vectors: Any) -> list[str]:
-    """Return what differs from golden vectors, for a function in place of the graphs."""
+    """Return the differences from golden vectors, with a function in place of the graphs."""
     np.savez(folder / "golden.npz", **vectors)
     about = manifest.Manifest.model_validate({**graphs.manifest(**tasks), "golden": {}})
     return golden.replay(run, folder, about, "cpu")
@@ -216,7 +216,7 @@ def test_a_whole_manifest_may_say_that_it_draws(whole: bool | None, drawing: set
 
 @pytest.mark.parametrize(("reproducible", "found"), [(True, ["decode.data: differs by 1"]), (False, [])])
 def test_a_graph_that_draws_is_not_compared(tmp_path: Path, reproducible: bool, found: list[str]) -> None:
-    """Such a graph never gives its golden vectors twice."""
+    """A graph that draws random numbers never gives its golden vectors again."""
     decode = {**task(), "reproducible": reproducible}
     latent, data = np.zeros((2, SIZE), np.float32), np.zeros((2, 1, 2, 2), np.float32)
     vectors = {"decode.in.latent": latent, "decode.out.data": data}

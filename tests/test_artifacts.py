@@ -1,4 +1,4 @@
-"""Artifacts: what is refused and how it is said, what is stored, and that nothing unproved is published."""
+"""Artifacts: the errors for invalid ones, the stored files, and that no export without parity is published."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ from tests.conftest import EXTRACTORS, NAMES, ROOT, SHIPPED, tiny_run, wait_unti
 
 
 def copy(source: Path, target: Path) -> Path:
-    """An artifact that a test may spoil."""
+    """Copy an artifact, so that a test may change it."""
     shutil.copytree(source, target)
     return target
 
@@ -64,7 +64,7 @@ def test_shipped_artifacts_are_good(name: str, shipped: dict[str, Model]) -> Non
 def test_shipped_artifacts_are_small_and_one_version_each() -> None:
     sizes = {path: sum(file.stat().st_size for file in path.rglob("*") if file.is_file()) for path in SHIPPED.iterdir()}
     assert sum(sizes.values()) <= 40 * 2**20
-    larger = {"cifar10-classifier"}  # where quality asks for it
+    larger = {"cifar10-classifier"}  # its quality needs more weights
     assert [path.name for path, size in sizes.items() if size > (8 if path.name in larger else 4) * 2**20] == []
     assert [path.name for path in SHIPPED.iterdir() if len(list(path.iterdir())) != 1] == []
     assert sorted(sizes) == sorted(SHIPPED / name for name in (*NAMES, *EXTRACTORS))
@@ -78,7 +78,7 @@ def test_the_shipped_vae_reaches_its_figures(shipped: dict[str, Model]) -> None:
 
 
 def test_the_shipped_models_reach_their_bars(shipped: dict[str, Model]) -> None:
-    """As the evaluator recorded them, by the classifier of the same data."""
+    """The evaluator recorded these metrics, with the classifier of the same data set."""
     found = {
         name: {metric.name: metric.value for metric in shipped[name].manifest.metrics}
         for name in ("mnist-cvae", "mnist-vqvae", "fashion-vqvae", "cifar10-vqvae")
@@ -92,7 +92,7 @@ def test_the_schema_in_docs_is_current() -> None:
     assert json.loads(text) == manifest.schema(), "run: make docs"
 
 
-# --- stored ---
+# --- stored files ---
 
 
 @pytest.mark.parametrize("name", ["vae", "pixelcnn", "table"])
@@ -112,7 +112,7 @@ def test_each_weight_is_stored_once(tiny: Path, name: str) -> None:
 
 
 def test_a_weight_whose_axes_a_graph_turns_is_stored_once_too(tiny: Path, digits: Data) -> None:
-    """The sampler has the network's convolutions as products of matrices, and the exporter turns what is multiplied."""
+    """The sampler computes the network's convolutions as matrix products, and the exporter transposes their weights."""
     model = trained_model(runs.open_run(tiny / "runs/pixelcnn"), digits)
     weights = sum(value.numel() * 4 for value in model.parameters())
     folder = repository.locate(tiny / "models/pixelcnn")
@@ -139,7 +139,7 @@ def test_graphs_carry_no_paths_of_the_machine_that_made_them() -> None:
 
 
 def test_versions_count_up_and_nothing_is_overwritten(tmp_path: Path, digits: Data) -> None:
-    """A second export of the same run is another version with the same contents."""
+    """A second export of the same run gets the next version number and has the same contents."""
     run = tiny_run(tmp_path / "run", "classifier", digits)
     models = tmp_path / "models"
     first = shared.export(run, "classifier", models, data=digits)
@@ -189,7 +189,7 @@ def test_unknown_format(tmp_path: Path, digits: Data, tiny: Path) -> None:
     ],
 )
 def test_other_likelihoods_export_too(tmp_path: Path, digits: Data, name: str, changes: dict[str, Any]) -> None:
-    """All tasks in TorchScript, and the one that the likelihood is in as an ONNX graph too."""
+    """All tasks work in TorchScript. The task that contains the likelihood also works as an ONNX graph."""
     run = tiny_run(tmp_path / name, "vae", digits, **changes)
     model = load(shared.export(run, name, tmp_path / "models", data=digits, backend="torchscript"))
     assert model.sample(2, seed=0).data.shape == (2, 1, 8, 8)
@@ -209,7 +209,7 @@ def test_torchscript_takes_arrays_that_are_read_only(shipped: dict[str, Model]) 
     assert np.array_equal(shipped["mnist-vae-ts"].run("encode", {"data": items})["mean"], expected["mean"])
 
 
-# --- loading what is broken ---
+# --- loading damaged artifacts ---
 
 
 @pytest.mark.parametrize(
@@ -277,7 +277,7 @@ def test_altered_and_missing_files_are_named(tmp_path: Path, tiny: Path) -> None
 
 
 def test_golden_vectors_find_other_weights(tmp_path: Path, tiny: Path) -> None:
-    """The checksums are made good again, as if the artifact had been sealed after a change."""
+    """The checksums are renewed, as if the artifact had been sealed after a change."""
     folder = copy(tiny / "models/vae/1", tmp_path / "vae/1")
     weights = np.frombuffer((folder / "weights.bin").read_bytes(), np.float32) * np.float32(1.01)
     (folder / "weights.bin").write_bytes(weights.astype(np.float32).tobytes())
@@ -370,7 +370,6 @@ def test_the_runtime_does_not_phone_home() -> None:
 
 
 def test_the_reason_for_no_cuda_is_found() -> None:
-
     from manifold.runtime.graphs import backends
 
     class WithCuda:
@@ -384,7 +383,7 @@ def test_the_reason_for_no_cuda_is_found() -> None:
     assert "CPUExecutionProvider" in onnxruntime.get_available_providers()
 
 
-# --- a model of somebody else's ---
+# --- models that were made elsewhere ---
 
 
 def test_a_foreign_model_is_served_from_a_hand_written_manifest(tmp_path: Path) -> None:
@@ -405,7 +404,7 @@ def test_a_foreign_model_is_served_from_a_hand_written_manifest(tmp_path: Path) 
         expected = (np.tanh(latents @ weights) + 1) / 2
         assert np.allclose(np.asarray(answer["data"]), expected.reshape(2, 3, 8, 10), atol=1e-6)
         assert client.post("/encode", json={"model": "foreign", "images": [""]}).status_code == 409
-        assert client.post("/sample", json={}).status_code == 404  # no default model
+        assert client.post("/sample", json={}).status_code == 404  # there is no default model
         assert (
             client.post("/sample", json={"model": "foreign", "n": 2}, headers={"accept": "image/png"}).content[1:4]
             == b"PNG"
@@ -417,7 +416,7 @@ def test_a_graph_that_mixes_rows_is_found(tmp_path: Path) -> None:
     graph = model.graphs["decode"]
     model.graphs["decode"] = lambda given: {"img_out": graph(given)["img_out"] + np.float32(len(given["z_in"]) * 1e-6)}
     model.steady()
-    assert model.manifest.tasks["decode"].min_rows == 1  # no padding helps
+    assert model.manifest.tasks["decode"].min_rows == 1  # padding does not help
     (problem,) = checks.run_all(model)
     assert "cannot promise the same item in every batch" in problem
 
@@ -426,7 +425,7 @@ def test_the_loader_pads_as_this_machine_needs(tmp_path: Path) -> None:
     model = load(foreign.write(tmp_path))
     graph = model.graphs["decode"]
 
-    def kernel_by_rows(given: Any) -> Any:  # as matrix kernels do: other bits for the rows beyond the last whole 16
+    def kernel_by_rows(given: Any) -> Any:  # as matrix kernels do: rows beyond the last multiple of 16 get other bits
         image = graph(given)["img_out"].copy()
         image[len(image) // 16 * 16 :] += np.float32(1e-6)
         return {"img_out": image}

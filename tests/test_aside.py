@@ -1,4 +1,4 @@
-"""One policy for what leaves the event loop, on every surface, and pools that do not keep each other out."""
+"""One rule for work off the event loop, for all transports, and thread pools that do not block each other."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_a_folder_that_does_not_answer_and_models_that_load_keep_no_request_out(
         go.set()
 
 
-# --- on every surface ---
+# --- on every transport ---
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +87,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
 
 
 class Seen:
-    """The threads that a function was called in."""
+    """The threads that called a function."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, owner: Any, name: str) -> None:
         self.names: list[str] = []
@@ -225,7 +225,7 @@ GROUP = ImageSpec.wire.group or 0
 
 
 class Pictured:
-    """The part of a manifest that a reader of images needs."""
+    """The fields of a manifest that the image reader uses."""
 
     name = "pictured"
     spec = ImageSpec(kind="image", height=8, width=8, channels=1)
@@ -272,7 +272,8 @@ def test_a_client_that_leaves_ends_the_reading_of_its_images(monkeypatch: pytest
         go.set()
         with pytest.raises(asyncio.CancelledError):
             await reading
-        await asyncio.gather(*(aside(lambda: None) for _ in range(module.THREADS["requests"])))  # behind what is left
+        # these run after the remaining work
+        await asyncio.gather(*(aside(lambda: None) for _ in range(module.THREADS["requests"])))
 
     asyncio.run(scene())
     until(lambda: count == GROUP)

@@ -1,4 +1,4 @@
-"""Requests that HAProxy passes on to replicas with the configuration that compose mounts. Skipped if HAProxy is not installed."""
+"""HAProxy with the configuration of docker-compose.yml, in front of replicas. The tests are skipped if HAProxy is not installed."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.skipif(HAPROXY is None, reason="HAProxy is not installe
 
 @dataclass
 class Balancer:
-    """HAProxy before one replica."""
+    """HAProxy in front of one replica."""
 
     rest: int
     rpc: int
@@ -70,7 +70,7 @@ def test_requests_are_passed_on(balancer: Balancer) -> None:
         assert balancer.ask(target)[0] == 200, target
     assert balancer.ask("/models/a%20b")[0] == 404
     assert '"unknown_model"' in balancer.ask("/models/metrics")[1]
-    assert balancer.ask("/sample", "POST")[0] == 400  # an empty body: the replica has read it
+    assert balancer.ask("/sample", "POST")[0] == 400  # an empty body: the replica has read the request
 
 
 @pytest.mark.parametrize(

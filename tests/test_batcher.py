@@ -1,4 +1,4 @@
-"""Joining, sharing, refusing, dropping: what concurrent requests do to each other, which is nothing."""
+"""Batching: concurrent requests share runs, are refused or dropped, and never change each other's results."""
 
 from __future__ import annotations
 
@@ -54,13 +54,13 @@ def make(model: Model, tmp_path: Path) -> Iterator[Callable[..., Batcher]]:
 
 
 def ask(batcher: Batcher, seed: int, n: int = 1, seconds: float = 60.0) -> asyncio.Task[Any]:
-    """n items of a seed, begun now."""
+    """Start a request for n items of a seed."""
     steps = operations.sample(batcher.model.manifest, n, seed=seed)
     return asyncio.get_running_loop().create_task(batcher.drive(steps, n, time.monotonic() + seconds))
 
 
 def alone(model: Model, seed: int, n: int = 1) -> Array:
-    """What a model of its own gives."""
+    """Return the items that a model gives in a run of its own."""
     return load(model.folder, device="cpu", verify=False).sample(n, seed=seed).data
 
 
@@ -130,14 +130,14 @@ def test_short_runs_stay_on_the_event_loop_and_long_ones_leave_it(model: Model, 
 
     asyncio.run(scene())
     here = threading.get_ident()
-    assert threads[0] != here  # nothing is known of it yet
+    assert threads[0] != here  # the first run has no measured time yet
     assert here in threads[1:20]
     assert threads[-1] != here
     assert [each.in_place for each in ran] == [thread == here for thread in threads]
 
 
 def test_a_graph_whose_time_depends_on_its_input_never_runs_on_the_event_loop(tmp_path: Path) -> None:
-    """However fast its runs have been: the first slow one would be too late to learn it."""
+    """Even if all earlier runs were fast, the first slow run would block the event loop before it could be measured."""
     model = load(foreign.write(tmp_path, foreign.looping, name="looping"), device="cpu")
     batcher, ran = Batcher(model, Settings(models_dir=tmp_path).of_model("looping")), list[Ran]()
     batcher.listener = ran.append
@@ -150,7 +150,7 @@ def test_a_graph_whose_time_depends_on_its_input_never_runs_on_the_event_loop(tm
         steps = operations.sample(model.manifest, 1, latents=slow)
         task = asyncio.create_task(batcher.drive(steps, 1, time.monotonic() + 60))
         latest = 0.0
-        while not task.done():  # what others wait for
+        while not task.done():  # measures how long the loop is blocked
             began = time.thread_time()
             await asyncio.sleep(0.001)
             latest = max(latest, time.thread_time() - began)
@@ -164,9 +164,9 @@ def test_a_graph_whose_time_depends_on_its_input_never_runs_on_the_event_loop(tm
 
 
 def test_a_slow_run_ends_runs_in_place_until_the_task_has_been_fast_for_long(model: Model) -> None:
-    """Also a run that was slow in its thread, as larger batches are: one that takes what was expected says nothing."""
+    """A run that was slow in its thread counts too. A larger batch that takes its expected time does not."""
     places = InPlace(model)
-    assert not places.allows("decode", 1)  # nothing is known of it yet
+    assert not places.allows("decode", 1)  # there is no measured time yet
     places.ran("decode", 1, 0.0002)
     assert places.allows("decode", 1)
     places.ran("decode", 64, 0.012)
@@ -175,7 +175,7 @@ def test_a_slow_run_ends_runs_in_place_until_the_task_has_been_fast_for_long(mod
         places.ran("decode", *slow)
         assert not places.allows("decode", 1)
         for count in range(2 * CALM):
-            places.work.add("decode", 1, 0.0002)  # the mean has long forgotten it
+            places.work.add("decode", 1, 0.0002)  # by now the mean no longer contains the slow run
             places.ran("decode", 1, 0.0002)
             assert places.allows("decode", 1) == (count >= CALM - 1)
 
@@ -253,7 +253,7 @@ def test_long_runs_step_back(model: Model, gate: Gate, make: Callable[..., Batch
     assert os.getpriority(os.PRIO_PROCESS, threading.get_native_id()) == here
 
 
-# --- sharing ---
+# --- fair shares ---
 
 
 def _work(rows: int, done: Any, task: str = "decode") -> Work:
@@ -261,7 +261,7 @@ def _work(rows: int, done: Any, task: str = "decode") -> Work:
 
 
 class _Open:
-    """A future that nobody has ended."""
+    """A future that is never done."""
 
     def done(self) -> bool:
         return False
@@ -269,7 +269,7 @@ class _Open:
 
 @given(sizes=st.lists(st.integers(1, 40), min_size=1, max_size=30), limit=st.integers(1, 32))
 def test_shares_are_fair_and_whole(sizes: list[int], limit: int) -> None:
-    """Every row goes once and in order; no batch is over the limit, nor short while rows wait; the oldest gets its half."""
+    """Every row runs once and in order. No batch exceeds the limit, or is smaller than it while rows wait. The oldest request gets half."""
     queue, works = Queue(), [_work(size, _Open()) for size in sizes]
     for work in works:
         queue.put(work)
@@ -332,13 +332,13 @@ def test_tasks_take_turns() -> None:
     assert order == ["decode", "encode", "decode", "encode", "decode", "decode"]
 
 
-# --- what goes wrong ---
+# --- failures ---
 
 
 def test_a_cancelled_request_leaves_the_queue_and_harms_nobody(
     model: Model, gate: Gate, make: Callable[..., Batcher]
 ) -> None:
-    """One of three is cancelled while it waits, then one while it runs."""
+    """One of three requests is cancelled while it waits, then one while it runs. The others get their results."""
     batcher = make()
 
     async def scene() -> None:
@@ -452,7 +452,7 @@ def test_full_by_rows_by_bytes_and_by_time(model: Model, gate: Gate, make: Calla
         gate.go.set()
         await asyncio.gather(first, *([kept] if kept else []))
         assert (batcher.rows, batcher.bytes) == (0, 0)
-        await ask(batcher, 2, 100)  # larger than the queue, but alone
+        await ask(batcher, 2, 100)  # larger than the queue, but accepted when the queue is empty
 
     async def scene() -> None:
         await refused(by_rows, 1, "4 rows are queued, the limit is 4")
@@ -494,7 +494,7 @@ def test_what_waits_beyond_its_deadline_ends_though_the_engine_is_busy(
         await first
 
     asyncio.run(scene())
-    assert gate.batches == [1]  # it never ran
+    assert gate.batches == [1]  # the expired request never ran
 
 
 def test_costs_follow_what_runs_take() -> None:
@@ -502,13 +502,14 @@ def test_costs_follow_what_runs_take() -> None:
     assert costs.of("decode", 1) is None
     costs.add("decode", 4, 0.001)
     assert costs.of("decode", 4) == pytest.approx(0.001)
-    assert costs.of("decode", 1) == pytest.approx(0.001)  # a smaller run is not known to be faster
+    # no time is known for a smaller run, so it is not assumed to be faster
+    assert costs.of("decode", 1) == pytest.approx(0.001)
     assert costs.of("decode", 64) == pytest.approx(0.016)
     for _ in range(50):
         costs.add("decode", 4, 0.003)
     assert costs.of("decode", 5) == pytest.approx(0.003, rel=0.01)
     assert costs.a_row["decode"] == pytest.approx(0.00075, rel=0.01)
-    costs.add("decode", 1, 1.0)  # small runs say nothing of what a row costs in a large one
+    costs.add("decode", 1, 1.0)  # small runs do not change the estimate for a row of a large run
     assert costs.a_row["decode"] == pytest.approx(0.00075, rel=0.01)
 
 
@@ -535,7 +536,7 @@ def test_borrowed_work_takes_its_turn(gate: Gate, make: Callable[..., Batcher]) 
 
 
 def test_borrowed_work_and_runs_take_turns(gate: Gate, make: Callable[..., Batcher]) -> None:
-    """Uploads without end do not keep a request out, nor requests an upload."""
+    """Endless uploads do not block a request, and endless requests do not block an upload."""
     batcher, order = make(max_rows=1), list[str]()
 
     def note() -> None:
@@ -566,7 +567,7 @@ def test_closing_refuses_what_waits_and_waits_for_nothing_itself(
         await gate.running()
         waiting, aside = ask(batcher, 1), asyncio.create_task(batcher.borrow(threading.get_ident))
         await settle()
-        batcher.close()  # on the event loop, while the run goes on
+        batcher.close()  # on the event loop, during the run
         assert len(batcher.running) == 1
         refused = await asyncio.gather(waiting, ask(batcher, 2), aside, return_exceptions=True)
         assert not running.done()

@@ -1,4 +1,4 @@
-"""The search for bits that depend on the batch, on functions instead of graphs."""
+"""The search for outputs that depend on the batch, on functions instead of graphs."""
 
 from __future__ import annotations
 

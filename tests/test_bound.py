@@ -1,4 +1,4 @@
-"""Graphs with bound buffers give what plain ones give, on the device that every machine has."""
+"""Graphs with bound buffers give the same outputs as plain graphs, on the CPU, which every machine has."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.conftest import NAMES
 
 
 def opened(model: Model, name: str) -> tuple[OnnxGraph, BoundGraph, TaskSpec]:
-    """A task's graph, plain and bound to buffers of the CPU."""
+    """Return a task's graph twice: plain, and bound to buffers of the CPU."""
     task = model.manifest.tasks[name]
     plain = OnnxBackend(model.folder, "cpu", 1).open(task)
     assert isinstance(plain, OnnxGraph)
@@ -45,7 +45,7 @@ def test_bound_graphs_give_what_plain_ones_do(shipped: dict[str, Model], name: s
             found = bound(given)
             for key, array in expected.items():
                 assert np.array_equal(found[key], array[:rows]), (task_name, key, rows)
-                assert found[key].flags.owndata  # the next run must not change it
+                assert found[key].flags.owndata  # the next run must not change this array
         assert sorted(bound._buckets) == [1, 4, 8]
 
 
@@ -72,7 +72,7 @@ def test_outputs_are_read_when_the_device_has_finished(tmp_path: Path) -> None:
     plain, _, task = opened(model, "decode")
 
     class Binding:
-        """A binding whose outputs are computed only when `synchronize_outputs` is called."""
+        """A binding that computes its outputs only when `synchronize_outputs` is called."""
 
         def __init__(self) -> None:
             self.own = plain.session.io_binding()
@@ -103,7 +103,7 @@ def test_a_recording_that_fails_is_done_without(shipped: dict[str, Model], tmp_p
     opens: list[None] = []
 
     class Fails:
-        """A session that cannot record."""
+        """A session that cannot record a CUDA graph."""
 
         def io_binding(self) -> Any:
             return plain.session.io_binding()

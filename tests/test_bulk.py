@@ -1,4 +1,4 @@
-"""Files of rows: read in chunks, scored as single rows are, bad rows set aside, order kept."""
+"""Files of rows: they are read in chunks and scored like single rows; invalid rows are written to another file, and the order is kept."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_bad_rows_are_set_aside_and_the_rest_scored(model: Model) -> None:
 
 @pytest.mark.parametrize("delimiter", [";", "\t", "|"])
 def test_other_delimiters_and_quotes_are_read(model: Model, delimiter: str) -> None:
-    header = ["note", "kind", "paid", "weight", "price"]  # another order, and a column that the model does not know
+    header = ["note", "kind", "paid", "weight", "price"]  # another order, and a column that the model does not have
     row = [f'"two\nlines{delimiter} and a comma, too"', "small", "1", " 70 ", "1.5"]
     content = "\r\n".join(delimiter.join(cells) for cells in (header, row, row)).encode("utf-8-sig")
     first, second = scored(model, content)
@@ -175,7 +175,7 @@ def test_models_of_images_score_no_rows(tiny: Path) -> None:
 
 
 def test_columns_unlike_those_of_training_are_named(model: Model) -> None:
-    """A category that is spelled in another way and a number in another unit: in at least a tenth of the rows, over all chunks."""
+    """A category with another spelling, and a number in another unit, in at least a tenth of the rows of all chunks."""
     table = made_table(100)
     table["kind"] = np.where(np.arange(100) < 40, "Klein", table["kind"].astype(str)).astype(object)
     table["weight"] = np.where(np.arange(100) < 9, 1e9, table["weight"])

@@ -1,4 +1,4 @@
-"""Calibration on a file: known anomalies are left out, and rows that look unlike the old calibration are reported."""
+"""Calibration on a file: known anomalies are excluded, and rows that differ from the old calibration are reported."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ N, ATTACKS = 900, 300
 
 
 def rows(n: int = N, attacks: int = ATTACKS, names: tuple[str, str] = ("normal", "attack")) -> dict[str, Any]:
-    """Rows as the model knows them, the last of which are attacks of twice the weight."""
+    """Return rows of the model's columns. The last ones are attacks with twice the weight."""
     table: dict[str, Any] = made_table(n)
     table["weight"][n - attacks :] += 90
     return {**table, "label": np.asarray([names[0]] * (n - attacks) + [names[1]] * attacks)}
@@ -38,7 +38,7 @@ def rows(n: int = N, attacks: int = ATTACKS, names: tuple[str, str] = ("normal",
 
 @pytest.fixture(scope="module")
 def knowing(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tiny model of rows, as `fit --truth label!=normal` publishes it."""
+    """Return the tiny model of rows as `fit --truth label!=normal` publishes it."""
     root = tmp_path_factory.mktemp("knowing")
     shutil.copytree(tiny / "models/table", root / "table")
     folder = repository.find("table", root)
@@ -73,7 +73,7 @@ def found(model: Model) -> float:
 
 @pytest.mark.parametrize("kind", ["csv", "parquet"])
 def test_known_anomalies_are_left_out_by_the_truth_of_fit(knowing: Path, tmp_path: Path, kind: str) -> None:
-    """With them in the calibration, attacks are no longer found; left out, all are."""
+    """If anomalies are included in the calibration, attacks are no longer detected. If they are excluded, all are detected."""
     model, done = calibrated(knowing, tmp_path / "models", rows(), kind=kind)
     assert (done.known_anomalies, done.warnings) == (ATTACKS, ())
     assert done.text.startswith(f"calibrated on {N - ATTACKS} rows of a file")
@@ -107,7 +107,7 @@ def test_known_anomalies_are_left_out_by_the_truth_of_fit(knowing: Path, tmp_pat
     ],
 )
 def test_a_truth_is_given_anew(tiny: Path, tmp_path: Path, stated: str, names: tuple[str, str], known: int) -> None:
-    """The model knows none; the column may be one that it learned from."""
+    """The model has no truth. The new one may be a column that it was trained on."""
     table = {**rows(names=names)}
     root = tmp_path / "root"
     shutil.copytree(tiny / "models/table", root / "table")
@@ -116,7 +116,7 @@ def test_a_truth_is_given_anew(tiny: Path, tmp_path: Path, stated: str, names: t
 
 
 def test_a_column_alone_means_the_rule_of_fit(knowing: Path, tmp_path: Path) -> None:
-    """In the file, attacks are the commoner value."""
+    """Attacks are the more frequent value in this file."""
     _, done = calibrated(knowing, tmp_path / "models", rows(900, 600), stated="label")
     assert done.known_anomalies == 600
 
@@ -151,7 +151,7 @@ def test_files_that_are_refused(
 
 
 def test_a_value_that_fit_did_not_see_is_an_error(knowing: Path, tmp_path: Path) -> None:
-    """If the truth was a column alone: nobody said what a third value means."""
+    """The truth was given as a column alone, so the meaning of a third value is unknown."""
     root = tmp_path / "root"
     shutil.copytree(knowing, root)
     folder = repository.find("table", root)
@@ -165,7 +165,7 @@ def test_a_value_that_fit_did_not_see_is_an_error(knowing: Path, tmp_path: Path)
     assert done.known_anomalies == ATTACKS
 
 
-# --- what is unusual ---
+# --- unusual rows ---
 
 
 def old(scores: np.ndarray) -> Calibrated:
@@ -173,7 +173,7 @@ def old(scores: np.ndarray) -> Calibrated:
 
 
 def test_rows_like_the_old_ones_give_no_warning() -> None:
-    """200 pairs of samples, large and small."""
+    """None of 200 pairs of large and small samples gives a warning."""
     generator = np.random.Generator(np.random.Philox(0))
     sizes = [(50, 40), (1000, 1000), (300, 5000), (5000, 30)]
     for n, m in sizes * 50:
@@ -184,14 +184,14 @@ def test_rows_like_the_old_ones_give_no_warning() -> None:
     ("n", "shift", "anomalies", "warned"),
     [
         (1000, 0.0, 0, ""),
-        (1000, 0.1, 0, ""),  # significant of very many rows, but small
+        (1000, 0.1, 0, ""),  # significant with so many rows, but small
         (200_000, 0.1, 0, ""),
         (1000, 0.25, 0, "d"),
-        (1000, 0.0, 60, "t"),  # too few to move the distribution
+        (1000, 0.0, 60, "t"),  # too few rows to move the distribution
         (1000, 0.0, 300, "dt"),
         (1000, 1.5, 0, "dt"),
-        (1000, -1.0, 0, "d"),  # rows that are more usual than those of the old calibration are unlike them, too
-        (60, 0.0, 2, ""),  # of few rows, chance
+        (1000, -1.0, 0, "d"),  # rows that are more usual than the old calibration also differ from it
+        (60, 0.0, 2, ""),  # with so few rows this may be chance
     ],
 )  # fmt: skip
 def test_what_is_warned_of(n: int, shift: float, anomalies: int, warned: str) -> None:
@@ -209,7 +209,8 @@ def test_a_small_calibration_resolves_a_line_for_five_percent() -> None:
         "30.0% of the rows lie beyond the old line for 5%"
         in departures.warnings(old(np.linspace(-2, 2, 40)), "a", new)[-1]
     )
-    assert "beyond" not in str(departures.warnings(old(np.linspace(-2, 2, 15)), "a", new))  # resolves neither line
+    # 15 old rows resolve neither threshold
+    assert "beyond" not in str(departures.warnings(old(np.linspace(-2, 2, 15)), "a", new))
 
 
 def test_without_an_old_calibration_there_is_nothing_to_compare() -> None:

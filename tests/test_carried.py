@@ -1,4 +1,4 @@
-"""Ids and columns that are copied from rows to the output: the same values from every kind of input, none of which the score looks at."""
+"""Ids and columns that are copied from rows to the output: they have the same values from every kind of input, and no score uses them."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from manifold_client import Client
 from tests import tabled
 from tests.served import Served, served
 
-BIG = 2**53 + 1  # no float64
+BIG = 2**53 + 1  # not representable as float64
 SPEC = {
     "kind": "table", "columns": tabled.COLUMNS, "ignored": {"order": "id", "shop": "copied", "code": "copied", "free": "not asked for"},
     "id": "order", "passed": ["shop", "code"],
@@ -76,7 +76,7 @@ def copied(line: dict[str, Any]) -> tuple[Any, ...]:
 
 
 def test_texts_of_a_csv_stay_texts(model: Model) -> None:
-    """Leading zeros and long numbers are as they were; an empty cell is null; an invalid row has its id too."""
+    """Leading zeros and long numbers are kept; an empty cell is null; an invalid row has its id too."""
     one, two, three = scored(model, CSV)
     assert copied(one) == ("A-1", {"shop": "X", "code": "007"})
     assert copied(two) == ("9007199254740993", {"shop": None, "code": "1e5"})
@@ -116,7 +116,7 @@ def test_decimals_and_times_are_exact_texts_in_ndjson(model: Model) -> None:
 
 
 def test_chunks_of_nulls_have_the_type_of_the_file(model: Model) -> None:
-    """The first chunk does not decide the type of a column."""
+    """The first chunk does not determine the type of a column."""
     n = 60
     ids = pa.array([None] * 40 + list(range(20)), pa.int64())
     table = {
@@ -138,7 +138,7 @@ def test_rejected_rows_of_a_parquet_file_have_their_id(model: Model) -> None:
 
 
 def test_a_row_with_too_few_cells_has_no_id(model: Model) -> None:
-    """Nobody knows which of its cells is missing."""
+    """The row does not show which of its cells is missing."""
     _, short = scored(model, b"order,price,kind,weight,shop,code\nA,1.5,small,70,X,1\nB,1.5,small,70\n")
     assert short == {"row": 2, "error": "has 4 cells, but the header has 6"}
 
@@ -162,7 +162,7 @@ def test_rows_keep_their_ids_across_blocks_and_chunks(model: Model, monkeypatch:
 
 @pytest.mark.parametrize("kind", ["csv", "parquet"])
 def test_no_score_depends_on_them(model: Model, kind: str) -> None:
-    """Scores, states and warnings are those of a file without the columns, whatever is in them."""
+    """Scores, states and warnings are the same as for a file without the columns, for any of their contents."""
     n = 50
     generator = np.random.Generator(np.random.Philox(0))
     table: dict[str, Any] = {
@@ -189,7 +189,7 @@ def test_no_score_depends_on_them(model: Model, kind: str) -> None:
 
 @pytest.mark.parametrize("kind", ["csv", "parquet"])
 def test_a_cell_that_is_too_long_is_left_out_with_a_warning(model: Model, kind: str) -> None:
-    """The row is scored all the same; the largest cell of a column of the model makes its row invalid."""
+    """The row is scored nevertheless. A cell of this size in one of the model's columns makes the row invalid."""
     long = "é" * (files.CELL_BYTES // 2 + 1)
     table: dict[str, list[Any]] = {
         **{name: [value] * 2 for name, value in ROW.items()},
@@ -220,7 +220,7 @@ def test_two_columns_of_one_name_are_refused(model: Model) -> None:
         scored(model, b"order,price,kind,weight,order\nA,1.5,small,70,B\n")
 
 
-# --- what is asked for, and what is recorded ---
+# --- options, and records in the output ---
 
 
 def test_a_recorded_column_that_the_file_lacks_is_said_once(model: Model) -> None:
@@ -237,7 +237,7 @@ def test_a_recorded_column_that_the_file_lacks_is_said_once(model: Model) -> Non
 
 
 def scored_by_command(models: Path, folder: Path, content: bytes, *options: str) -> Result:
-    """Score a CSV file by the command, which writes `out.ndjson` into the folder."""
+    """Score a CSV file with the command, which writes `out.ndjson` into the folder."""
     (folder / "rows.csv").write_bytes(content)
     paths = [str(folder / "rows.csv"), "--models", str(models), "-o", str(folder / "out.ndjson")]
     return CliRunner().invoke(cli.app, ["score", *paths, "--model", "rows", *options])

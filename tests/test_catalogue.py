@@ -1,4 +1,4 @@
-"""The table of the shipped models is what their manifests say."""
+"""The table of the shipped models agrees with their manifests."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_pictures_can_be_made_again_by_the_shipped_models() -> None:
     for path in [*(ROOT / "docs").glob("*.png"), *SHIPPED.glob("*/*/*.png")]:
         try:
             recipe = imaging.read_recipe(path.read_bytes())
-        except InvalidValue:  # a figure or a sheet without a recipe
+        except InvalidValue:  # a plot, or a grid of images without a recipe
             continue
         own = manifest.read(SHIPPED / recipe["model"] / str(recipe["version"]))
         assert recipe["checksum"] == repository.checksum(own.files), f"{path}: draw it again"

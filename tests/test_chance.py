@@ -1,4 +1,4 @@
-"""A graph that draws random numbers is served, and every answer of it says that it is not reproducible; others say nothing of it."""
+"""A graph that draws random numbers is served, and all its answers say that they are not reproducible. Answers of other models have no such field."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ SCORING = {"score": "nll", "terms": [{"name": "nll", "kind": "nll"}]}
 
 
 def artifact(root: Path, name: str, noise: bool) -> None:
-    """A decoder that draws, or does not, beside an encoder and a score that draw nothing."""
+    """Write a model with a decoder that draws random numbers if `noise`, and with an encoder and a score that do not."""
     encode = task([given("z", "data", [1, 2, 2])], [{"role": "mean", "name": "y", "shape": [SIZE]}], graph="e.onnx")
     content = {**graphs.manifest(decode=task(), encode=encode, score=SCORE), "scoring": SCORING, "name": name}
     made = root / name / "1"
@@ -81,7 +81,8 @@ CALLS: dict[str, dict[str, Any]] = {
 def test_answers_of_a_graph_that_draws_say_so(service: Served, path: str) -> None:
     answers = [post(service, path, model="noisy", encoding="array", **CALLS[path]).json() for _ in range(9)]
     assert {answer["reproducible"] for answer in answers} == {False}
-    assert len({str(answer["data"]) for answer in answers}) > 1  # two alone may be equal: values below 0 are shown as 0
+    # two answers alone may be equal: values below 0 are shown as 0
+    assert len({str(answer["data"]) for answer in answers}) > 1
     assert post(service, path, "application/x-npy", model="noisy", **CALLS[path]).headers["x-reproducible"] == "false"
     assert post(service, path, "image/png", model="noisy", **CALLS[path]).headers["x-reproducible"] == "false"
     quiet = post(service, path, model="quiet", **CALLS[path])
@@ -168,7 +169,7 @@ def test_the_library_says_so_too(root: Path) -> None:
 
 
 def test_a_graph_that_fails_is_no_business_of_the_client(tmp_path: Path) -> None:
-    """A table of 1000 rows that latents beyond 9.99 go over: nobody can know it before it runs."""
+    """Latents above 9.99 exceed a table of 1000 rows. This is only known when the graph runs."""
     middle = [
         node("Mul", ["z", "hundred"], ["m"]), node("Abs", ["m"], ["a"]), node("Cast", ["a"], ["i"], to=graphs.INT64),
         node("Gather", ["table", "i"], ["x"]),

@@ -1,4 +1,4 @@
-"""The classifier family: augmentation, calibration error, and what it exports."""
+"""The classifier family: augmentation, calibration error, and exported tasks."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_each_item_is_shifted_by_its_own_draw() -> None:
         ]
         assert len(fits) == 1
         places += fits
-    assert len(set(places)) > 15  # of 25
+    assert len(set(places)) > 15  # there are 25 possible positions
 
 
 def test_half_of_the_items_are_flipped() -> None:
@@ -63,8 +63,9 @@ def test_cutout_erases_a_square_and_no_more() -> None:
     found = augment(x, Config(shift=0, cutout=3), FILL, torch.Generator().manual_seed(3))
     erased = (found == -1).all(1)
     assert torch.equal(found[~erased[:, None].expand_as(x)], x[~erased[:, None].expand_as(x)])
-    assert set(erased.flatten(1).sum(1).tolist()) <= {1, 2, 3, 4, 6, 9}  # whole, or cut by the border
-    assert (erased.flatten(1).sum(1) == 9).float().mean() > 0.25  # 35 of 99 places lie wholly inside
+    # whole squares, or squares cut off by the border
+    assert set(erased.flatten(1).sum(1).tolist()) <= {1, 2, 3, 4, 6, 9}
+    assert (erased.flatten(1).sum(1) == 9).float().mean() > 0.25  # 35 of 99 places lie completely inside the image
 
 
 def test_calibration_error_by_hand() -> None:
@@ -74,7 +75,7 @@ def test_calibration_error_by_hand() -> None:
 
 
 def test_figures_are_of_fifteen_bins_and_keep_five_digits() -> None:
-    """0.61 and 0.65 lie in one bin of fifteen, so what one says too much the other says too little; shipped figures are of as many."""
+    """0.61 and 0.65 are in one bin of fifteen, so their errors cancel. Shipped metrics use fifteen bins too."""
     probabilities = np.asarray([[0.61, 0.39], [0.65, 0.35], [0.3, 0.7]])
     found = {metric.name: metric for metric in classes.figures(probabilities, np.asarray([1, 0, 1]), {"part": "test"})}
     assert found["accuracy"].value == 0.66667
@@ -90,7 +91,7 @@ def test_a_residual_block_adds_to_its_input() -> None:
     block, x = classifier.NormalisedResidual(4).eval(), torch.randn(2, 4, 5, 5)
     with torch.no_grad():
         assert torch.allclose(block(x), x + block.body(x))
-        assert (block(x) >= x).all()  # the last layer of f is rectified
+        assert (block(x) >= x).all()  # the last layer of f is a ReLU
 
 
 def test_a_classifier_exports_a_logit_for_each_class(digits: Data) -> None:
@@ -130,7 +131,7 @@ def test_a_classifier_learns_and_exports(tmp_path: Path, digits: Data) -> None:
     )
     assert accuracy > 0.8
     assert 0 <= reported["calibration_error"] < 0.5
-    assert not (run.folder / "samples").exists()  # it draws nothing
+    assert not (run.folder / "samples").exists()  # a classifier draws no samples
 
 
 def test_what_a_classifier_refuses(table: Data, digits: Data) -> None:

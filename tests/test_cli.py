@@ -1,4 +1,4 @@
-"""The command line: help, errors, and artifacts without a service."""
+"""The command line: help, errors, and commands on artifacts without a service."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.conftest import ROOT, SHIPPED
 
 
 def run(*arguments: str, ok: bool = True) -> subprocess.CompletedProcess[str]:
-    """The command as a user calls it."""
+    """Run the command as a user does, in another process."""
     done = subprocess.run(
         [sys.executable, "-m", "manifold.cli", *arguments],
         cwd=ROOT,
@@ -33,7 +33,7 @@ def run(*arguments: str, ok: bool = True) -> subprocess.CompletedProcess[str]:
 
 
 def here(*arguments: str) -> str:
-    """Return what the command prints when it runs in this process. Starting a process that imports torch takes seconds."""
+    """Return the output of a command that runs in this process. A new process that imports torch takes seconds to start."""
     done = CliRunner().invoke(cli.app, arguments)
     assert done.exit_code == 0, done.output
     return done.output
@@ -81,7 +81,7 @@ def test_a_sheet_may_go_to_a_pipe_and_through_a_link(tmp_path: Path) -> None:
     pipe, link = tmp_path / "pipe", tmp_path / "link.png"
     os.mkfifo(pipe)
     link.symlink_to(tmp_path / "target.png")
-    descriptor = os.open(pipe, os.O_RDWR)  # the sheet fits into the pipe's buffer
+    descriptor = os.open(pipe, os.O_RDWR)  # the grid of images fits into the pipe's buffer
     arguments = ["sample", "mnist-autoencoder", "-n", "1", "--models", str(SHIPPED), "-o"]
     for out in (pipe, link):
         done = CliRunner().invoke(cli.app, [*arguments, str(out)])

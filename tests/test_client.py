@@ -1,4 +1,4 @@
-"""The client: typed results against the real service, and retries."""
+"""The Python client: typed results from the real service, and retries."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ QUICK = Retry(attempts=3, base=0.001, longest=0.01)
 
 @pytest.fixture
 def through(client: TestClient) -> httpx.MockTransport:
-    """httpx to the service in process."""
+    """Return a transport from httpx to the service in this process."""
     return transport_to(client)
 
 
 @pytest.fixture(scope="module")
 def long_forms(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
-    """A client of models with several outputs, latents and conditions, and with numbers."""
+    """Yield a client of models with several outputs, latents and conditions, and with numbers."""
     root = tmp_path_factory.mktemp("forms")
     forms.all_forms(root)
     with forms.client(root) as service, Client(transport=transport_to(service)) as client:
@@ -39,7 +39,7 @@ def long_forms(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
 
 
 def transport_to(client: TestClient) -> httpx.MockTransport:
-    """Return httpx's way to a service in process."""
+    """Return a transport from httpx to a service in this process."""
 
     def handle(request: httpx.Request) -> httpx.Response:
         response = client.request(
@@ -174,7 +174,7 @@ def test_refusals_are_exceptions_with_the_reason(through: httpx.MockTransport) -
 
 
 def failing(*statuses: int) -> tuple[httpx.MockTransport, list[int]]:
-    """Answers with these statuses in turn."""
+    """Return a transport that answers with these statuses in turn."""
     left = list(statuses)
 
     def handle(request: httpx.Request) -> httpx.Response:
@@ -333,7 +333,8 @@ def test_conditions_and_inputs_are_stated(long_forms: Client) -> None:
     ]
     assert len(long_forms.interpolate(ends[0], ends[1], steps=3, model="several")) == 3
     drawn = long_forms.sample(2, seed=1, model="several", conditions={"look": stated["look"]})
-    assert set(drawn.conditions) == {"label", "pose", "caption"}  # of what was drawn; it may be stated again
+    # the conditions that were drawn; a request may state them again
+    assert set(drawn.conditions) == {"label", "pose", "caption"}
     again = long_forms.sample(2, seed=1, model="several", conditions={**drawn.conditions, "look": stated["look"]})
     assert np.array_equal(again.arrays(), drawn.arrays())
     guided = long_forms.sample(

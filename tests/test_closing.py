@@ -1,4 +1,4 @@
-"""Models that go while they run, load or wake: nobody waits for them on the event loop, and none of them stays behind."""
+"""Models that are removed while they run or load: the event loop never waits for them, and none of them stays in memory."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ from tests import foreign
 from tests.gate import Gate
 from tests.served import answers, free_port, until
 
-SIZE = 300  # bytes that the graph of each fake model is said to have
+SIZE = 300  # bytes; the size that the graph of each fake model reports
 
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """Models a, b and c of the fake backend."""
+    """Write models a, b and c of the fake backend."""
     for name in "abc":
         folder = foreign.write(tmp_path, lambda path: path.write_bytes(b"x" * SIZE), name=name, backend="fake")
         assert (folder / "generator.onnx").stat().st_size == SIZE
@@ -42,7 +42,7 @@ def root(tmp_path: Path) -> Path:
 
 
 class Loads:
-    """Holds the loading of models until told to go on; `go` and `began` are by name."""
+    """A gate that holds the loading of models until `go` is set; `go` and `began` have one event for each model name."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
         self.began = {name: threading.Event() for name in names}
@@ -65,7 +65,7 @@ class Loads:
 
 
 async def happens(condition: Callable[[], bool], seconds: float = 30) -> None:
-    """Waits for something, without keeping the event loop."""
+    """Wait for a condition without blocking the event loop."""
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "it does not happen"
@@ -81,7 +81,7 @@ def run(scene: Coroutine[Any, Any, None]) -> None:
 
 
 def work(entry: Entry) -> asyncio.Task[Any]:
-    """A request that holds the entry until it ends, whatever ends it."""
+    """Start a request that holds the entry until it ends for any reason."""
 
     async def request() -> None:
         held = hold_from_now()
@@ -96,7 +96,7 @@ def work(entry: Entry) -> asyncio.Task[Any]:
 
 
 async def abandoned(entry: Entry) -> Gate:
-    """A run whose client has left."""
+    """Start a run, and disconnect its client."""
     assert entry.model is not None
     gate = Gate(entry.model)
     task = work(entry)
@@ -107,7 +107,7 @@ async def abandoned(entry: Entry) -> Gate:
     return gate
 
 
-# --- runs that are left over ---
+# --- remaining runs ---
 
 
 @pytest.mark.parametrize("way", ["unload", "swap", "drop"])
@@ -116,7 +116,7 @@ def test_a_model_that_goes_does_not_wait_for_its_runs(root: Path, way: str) -> N
         registry = registry_of(root)
         registry.load()
         entry = await registry.get("a", None)
-        gate, batcher = await abandoned(entry), weakref.ref(entry.batcher)  # the gate and the model hold each other
+        gate, batcher = await abandoned(entry), weakref.ref(entry.batcher)  # the gate and the model refer to each other
         began = time.monotonic()
         if way == "unload":
             await registry.unload("a")
@@ -129,7 +129,7 @@ def test_a_model_that_goes_does_not_wait_for_its_runs(root: Path, way: str) -> N
             else:
                 with pytest.raises(Exception, match="has no version to serve"):
                     await registry.refresh("a")
-        assert time.monotonic() - began < 10  # the run goes on until it is told to end
+        assert time.monotonic() - began < 10  # the run continues until the gate is opened
         assert (entry.batcher, entry.model) == (None, None)
         assert registry.closing.weight == SIZE and registry.closing.names == ["a"]
         assert batcher() is not None
@@ -148,7 +148,7 @@ def test_what_is_closed_counts_in_the_budget_until_its_last_run_has_ended(root: 
         entry = await registry.get("a", None)
         gate = await abandoned(entry)
         coming = asyncio.create_task(registry.get("b", None))
-        await happens(lambda: entry.state == "idle")  # put to sleep to make room, and its run goes on
+        await happens(lambda: entry.state == "idle")  # unloaded to make room, while its run continues
         for _ in range(5):
             await asyncio.sleep(0.02)
             assert registry.entries["b", 1].model is None
@@ -156,7 +156,7 @@ def test_what_is_closed_counts_in_the_budget_until_its_last_run_has_ended(root: 
         gate.go.set()
         assert (await coming).state == "ready"
         assert registry.closing.weight == 0
-        assert (await registry.get("a", None)).state == "ready"  # and wakes again, by itself
+        assert (await registry.get("a", None)).state == "ready"  # the model is loaded again automatically
         registry.close()
 
     run(scene())
@@ -169,9 +169,9 @@ def test_a_model_that_is_swapped_waits_for_room_too(root: Path) -> None:
         for name in "ab":
             await registry.get(name, None)
         gate = await abandoned(registry.entries["a", 1])
-        os.utime(registry.entries["b", 1].folder / "manifest.json", (1, 1))  # b is to be loaded anew
+        os.utime(registry.entries["b", 1].folder / "manifest.json", (1, 1))  # b has to be loaded again
         coming = asyncio.create_task(registry.refresh("b"))
-        await happens(lambda: registry.closing.weight == SIZE)  # of a, the one asked for longest ago
+        await happens(lambda: registry.closing.weight == SIZE)  # the memory of a, the least recently used model
         held = [registry.closing.weight + sum(each.weight for each in registry.entries.values() if each.model)]
         gate.go.set()
         await coming
@@ -217,7 +217,7 @@ def test_an_unload_during_the_first_load_leaves_nothing_behind(root: Path, monke
         loads.go["a"].set()
         await loading
         assert (entry.model, entry.batcher) == (None, None)
-        await happens(lambda: sum(model() is not None for model in loads.models) == 2)  # b and c
+        await happens(lambda: sum(model() is not None for model in loads.models) == 2)  # models b and c
         assert registry.entries["a", 1].state == "unavailable"
         with pytest.raises(Unavailable, match="unloaded; load it again"):
             await registry.get("a", None)
@@ -232,7 +232,8 @@ def test_an_unload_during_the_first_load_of_a_broken_version_loads_no_earlier_on
 ) -> None:
     loads = Loads(monkeypatch, "a")
     (root / "a/2").mkdir()
-    (root / "a/2/manifest.json").write_text((root / "a/1/manifest.json").read_text())  # says version 1: is refused
+    # it states version 1, so it is refused
+    (root / "a/2/manifest.json").write_text((root / "a/1/manifest.json").read_text())
 
     async def scene() -> None:
         registry = registry_of(root)
@@ -307,7 +308,7 @@ def test_what_still_loads_at_the_end_is_closed_when_it_has_loaded(root: Path, mo
 
 
 def test_loads_unloads_and_requests_at_once_end_in_order(root: Path) -> None:
-    """Whatever the order: at the end, one model of each name that is loaded, and no run and no memory of another one."""
+    """The order does not matter: at the end each loaded name has one model, and no run or memory of another model is left."""
 
     async def scene() -> None:
         registry = registry_of(root, memory_bytes=2 * SIZE + SIZE // 2)
@@ -341,7 +342,7 @@ def test_loads_unloads_and_requests_at_once_end_in_order(root: Path) -> None:
 
 
 def test_the_service_ends_in_time_though_a_run_does_not(tmp_path: Path) -> None:
-    """A process of its own, since what is left over is ended with it: a run of many seconds, whose client has left."""
+    """Remaining runs end with the process, so this needs one of its own: its run takes many seconds, and its client has disconnected."""
     foreign.write(tmp_path, foreign.looping, name="looping")
     port = free_port()
     with subprocess.Popen(
@@ -351,7 +352,7 @@ def test_the_service_ends_in_time_though_a_run_does_not(tmp_path: Path) -> None:
             "MANIFOLD_DEFAULT_MODEL": "looping", "MANIFOLD_DRAIN_SECONDS": "0.5", "MANIFOLD_DEVICE": "cpu",
         },
     ) as service:  # fmt: skip
-        killed = threading.Timer(60, service.kill)  # whatever goes wrong here
+        killed = threading.Timer(60, service.kill)  # in case the test fails
         killed.start()
         url = f"http://127.0.0.1:{port}"
         until(lambda: answers(f"{url}/health/ready"))
@@ -364,6 +365,6 @@ def test_the_service_ends_in_time_though_a_run_does_not(tmp_path: Path) -> None:
         told = time.monotonic()
         _, log = service.communicate()
         killed.cancel()
-        assert time.monotonic() - told < 15  # the run takes longer
+        assert time.monotonic() - told < 15  # the run itself would take longer
         assert service.returncode == 0
         assert "ends without what has not ended" in log

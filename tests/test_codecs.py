@@ -1,4 +1,4 @@
-"""Pixels in and out: ranges, the fitting rule, and everything that is refused."""
+"""Pixels in requests and answers: ranges, the fitting rule, and all errors."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def test_sixteen_bits_are_scaled_not_clipped() -> None:
 
 def test_exif_turns_upright() -> None:
     exif = Image.Exif()
-    exif[0x0112] = 6  # turned by a quarter
+    exif[0x0112] = 6  # rotated by 90 degrees
     image = Image.new("L", (28, 28))
     image.paste(250, (0, 0, 10, 4))
     read, fitted = imaging.read_image(file(image, "JPEG", exif=exif, quality=95), GREY)
@@ -164,7 +164,7 @@ def test_flipped_bytes_never_raise_anything_else() -> None:
         with contextlib.suppress(RequestError):
             assert imaging.read_image(bytes(damaged), GREY)[0].shape == (1, 28, 28)
             read += 1
-    assert read < len(range(0, len(whole), 7)) / 2  # nearly every chunk of a PNG has a checksum
+    assert read < len(range(0, len(whole), 7)) / 2  # almost every chunk of a PNG has a checksum
 
 
 def test_other_formats_are_named() -> None:
@@ -217,7 +217,7 @@ def test_a_webp_file_is_measured_before_it_is_opened(monkeypatch: pytest.MonkeyP
 
 
 def test_texts_of_a_png_are_bounded() -> None:
-    """Text chunks that unpack to more than a megabyte, or that are no recipe however deep their brackets go."""
+    """Text chunks that unpack to more than a megabyte are refused, and so are chunks that are no recipe, at any nesting depth."""
     pixels = np.zeros((1, 28, 28), np.uint8)
     bomb = with_chunk(imaging.to_png(pixels), b"zTXt", b"manifold\0\0" + zlib.compress(bytes(50 * 2**20)))
     assert refusal(bomb) is Malformed

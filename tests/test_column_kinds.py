@@ -1,4 +1,4 @@
-"""The kinds of columns that `fit` decides on, and what the model sees of their values afterwards."""
+"""The kinds of columns that `fit` chooses, and how the model sees their values afterwards."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def repeated(*values: Any) -> np.ndarray:
 
 
 def of(values: Any, **stated: Any) -> NumericColumn | CategoricalColumn | str:
-    """Return the column that is decided on, or why there is none."""
+    """Return the column that is chosen, or the reason why there is none."""
     kinds = stated.pop("kinds", {})
     table = {"c": values, "other": GENERATOR.normal(size=len(values))}
     spec = schema.fit(table, ColumnSettings(kinds=kinds, **stated))
@@ -102,7 +102,8 @@ def test_columns_that_are_left_out(values: np.ndarray, reason: str) -> None:
 def test_stated_kinds_and_texts_for_missing_values() -> None:
     assert isinstance(of(np.resize([0, 1], N), kinds={"c": "numeric"}), NumericColumn)
     assert isinstance(of(np.resize([0, 1, 2], N), kinds={"c": "categorical"}), CategoricalColumn)
-    assert isinstance(of(np.full(N, 3.0), kinds={"c": "numeric"}), CategoricalColumn)  # nothing to scale
+    # a constant column cannot be scaled
+    assert isinstance(of(np.full(N, 3.0), kinds={"c": "numeric"}), CategoricalColumn)
     dates = of(repeated("2026-01-01", "2026-01-02"), kinds={"c": "categorical"})
     assert isinstance(dates, CategoricalColumn)
     column = of(repeated("1", "2", "unknown", "3"), missing=("unknown",))
@@ -114,7 +115,7 @@ def test_stated_kinds_and_texts_for_missing_values() -> None:
 
 
 def test_counts_of_two_five_and_five_thousand_differ() -> None:
-    """A count that is hardly ever above 0 in training: the farther a new one lies, the larger its encoded value, without an end."""
+    """A count that is almost always 0 in training: the farther a new value is, the larger its encoded value, without limit."""
     for often in (40, 4000):
         logins = np.resize([0] * often + [1, 2, 3], often * 2 + 6)
         spec = schema.fit({"logins": logins, "x": GENERATOR.normal(size=len(logins))})
@@ -250,7 +251,7 @@ def test_a_file_is_read_again_as_scoring_reads_it(tmp_path: Path) -> None:
 def test_a_difference_between_fit_and_score_is_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, old: str, new: str, says: str
 ) -> None:
-    """The file that scoring reads differs in one row here, as if its reader did."""
+    """The file that scoring reads differs in one row here, as if the reader had changed it."""
     path = nasty(tmp_path / "t.csv")
     data = tables.of_file(path, ColumnSettings(kinds={"amount": "numeric"}), roles=tables.Roles(id="id"))
     content = path.read_bytes().replace(old.encode(), new.encode(), 1)

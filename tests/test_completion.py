@@ -23,7 +23,7 @@ MANIFEST = Manifest.model_validate({**graphs.manifest(impute=IMPUTE, score=SCORE
 
 
 class Runs:
-    """An imputer that fills in its uniforms, and a score that finds every image usual. Runs are kept."""
+    """A fake imputer that fills in its uniforms, with a score that is the same for every image. It records its runs."""
 
     def __init__(self) -> None:
         self.seen: list[tuple[str, Mapping[str, Any]]] = []
@@ -36,7 +36,7 @@ class Runs:
 
 
 def complete(candidates: int) -> tuple[Runs, Completed]:
-    """Complete items 7 and 8 of seed 5, of which nothing is known."""
+    """Complete items 7 and 8 of seed 5 without any known pixel."""
     runs, nothing = Runs(), np.zeros((2, *SHAPE), np.float32)
     return runs, drive(complete_items(MANIFEST, nothing, nothing, seed=5, first=7, candidates=candidates), runs)
 

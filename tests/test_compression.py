@@ -1,4 +1,4 @@
-"""Codes through the range coder and back: exact, near the prior's entropy, and damage is never silent."""
+"""Codes through the range coder and back: they are exact, close to the prior's entropy, and damage is always detected."""
 
 from __future__ import annotations
 
@@ -60,10 +60,11 @@ def test_files_are_as_small_as_the_prior_says(model: Model, digits: Data) -> Non
     entropy = nats / np.log(2) + np.log2(len(labels))
     alone = np.asarray([compression.compress(model, item[None]).bits for item in items])
     assert (alone >= entropy - 1).all()
-    assert (alone <= entropy + 64).all()  # words of 32 bits, and one to end with
+    assert (alone <= entropy + 64).all()  # words of 32 bits, and one word for the end
     together = compression.compress(model, items).bits
-    assert entropy.sum() - 40 <= together <= 1.01 * entropy.sum() + 64  # logits rounded to 1/64 cost nearly nothing
-    assert together <= alone.sum() - 40 * 8  # at least a quarter of the words that end the files
+    # rounding the logits to 1/64 costs almost nothing
+    assert entropy.sum() - 40 <= together <= 1.01 * entropy.sum() + 64
+    assert together <= alone.sum() - 40 * 8  # saves at least a quarter of the words that end the files
 
 
 def test_damage_is_found(model: Model, models: Path, digits: Data) -> None:
@@ -91,7 +92,7 @@ def test_who_cannot_compress(tiny: Path, digits: Data) -> None:
 
 
 def test_the_commands(models: Path, tmp_path: Path, digits: Data) -> None:
-    models = shutil.copytree(models, tmp_path / "models")  # one is removed below
+    models = shutil.copytree(models, tmp_path / "models")  # a model is removed below
     picture, file, back = (tmp_path / name for name in ("digit.png", "digit.mfc", "back.png"))
     picture.write_bytes(imaging.to_png(Arrays.of(digits.test).items[3]))
     run = CliRunner()
@@ -100,7 +101,7 @@ def test_the_commands(models: Path, tmp_path: Path, digits: Data) -> None:
     assert "bits for 1 of 8x8 pixels" in made.output
     broken = models / "broken" / "1"
     broken.mkdir(parents=True)
-    (broken / "manifest.json").write_text("{")  # another model, which stops nobody
+    (broken / "manifest.json").write_text("{")  # another model, which is ignored
     done = run.invoke(cli.app, ["decompress", str(file), "-o", str(back), "--models", str(models)])
     assert done.exit_code == 0, done.exception
     model = load(models / "vq", device="cpu")

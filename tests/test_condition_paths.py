@@ -1,4 +1,4 @@
-"""The field of an error about a condition is the path under which the client stated it, in every form and place of a condition."""
+"""The field of an error about a condition is the path at which the client stated it, in every form and place of a condition."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests import forms
 from tests.forms import png
 
 LOOK = {"look": {"images": [png(0)]}}
-# wrong conditions of models that are conditioned on one thing: of a class, of two real values, of a text
+# wrong conditions of models with one condition: a class, two real values, or a text
 SHORT: list[tuple[str, dict[str, Any]]] = [
     ("shaped", {"class": "cow"}), ("shaped", {"class": 9}), ("shaped", {"class": {"cow": 1}}), ("shaped", {"class": {"cat": 0}}),
     ("shaped", {"condition": [1, 2]}), ("shaped", {"condition": [-1, 0, 2]}), ("measured", {"class": "cat"}), ("measured", {"condition": [1]}),
@@ -38,7 +38,7 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
 
 
 def whole(model: str, name: str, part: dict[str, Any]) -> dict[str, Any]:
-    """Return conditions with a wrong part, and the item that `several` asks for besides."""
+    """Return conditions with a wrong part, and the items that `several` needs besides."""
     return {**(LOOK if model == "several" else {}), name: part}
 
 

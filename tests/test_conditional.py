@@ -1,4 +1,4 @@
-"""Seams that no shipped artifact uses yet, on the fake backend: conditional encoders and decoders, codes, several kinds of noise."""
+"""Features that no shipped artifact uses yet, on the fake backend: conditional encoders and decoders, codes, several kinds of noise."""
 
 from __future__ import annotations
 

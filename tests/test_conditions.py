@@ -1,4 +1,4 @@
-"""Conditions in their long form, in the library and over REST, and the recipes and streams of the long forms."""
+"""Conditions in their long form, in the library and over REST, and the recipes and random streams of the long forms."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def test_several_conditions_at_once(forms_client: TestClient, forms_models: dict
     }  # fmt: skip
     samples = forms_models["several"].sample(2, seed=1, condition=BySeveral(parts))
     assert [pixels(text).tolist() for text in made["images"]] == imaging.to_uint8(samples.data, spec)[:, 0].tolist()  # type: ignore[arg-type]
-    for item in (0, 1):  # no item depends on its batch-mates
+    for item in (0, 1):  # an item does not depend on the other items of its batch
         own = {
             name: {key: values[item : item + 1] if len(values) == 2 else values for key, values in part.items()}
             for name, part in STATED.items()

@@ -1,4 +1,4 @@
-"""Clients that are slow, silent, or send too much: they are ended, and others are answered meanwhile."""
+"""Clients that are slow, silent, or send too much: their connections are closed, and other clients are answered meanwhile."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from manifold.service.http.connections import MAX_HEAD
 from tests import foreign
 from tests.served import Served, served, until
 
-pytestmark = pytest.mark.slow  # clients that stand still are waited for
+pytestmark = pytest.mark.slow  # the tests wait for clients that do nothing
 
-RECEIVE, SEND = 0.6, 1.0  # seconds that the service gives
-ENOUGH = 1024 * MAX_HEAD  # more than the buffers between a client and a service that is busy with something else
+RECEIVE, SEND = 0.6, 1.0  # the service's time limits in seconds
+ENOUGH = 1024 * MAX_HEAD  # more than the buffers between a client and a busy service
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +39,7 @@ def connect(service: Served, content: bytes = b"") -> socket.socket:
 
 
 def rest(connection: socket.socket) -> bytes:
-    """All that still comes."""
+    """Return everything that still arrives."""
     found = b""
     with contextlib.suppress(ConnectionResetError):
         while chunk := connection.recv(65536):
@@ -48,7 +48,7 @@ def rest(connection: socket.socket) -> bytes:
 
 
 def error_of(answer: bytes) -> tuple[int, str]:
-    """Status and type of an error as every error is."""
+    """Return status and type of an error, which has the shape of all errors."""
     head, _, body = answer.partition(b"\r\n\r\n")
     return int(head.split()[1]), json.loads(body)["error"]["type"]
 
@@ -67,7 +67,7 @@ def test_a_head_that_does_not_come_is_not_waited_for(sent: bytes, service: Serve
 
 
 def test_a_head_that_trickles_has_no_more_time(service: Served) -> None:
-    """A byte now and then, Slowloris, does not start the clock anew."""
+    """A byte now and then (Slowloris) does not restart the time limit."""
     with connect(service, b"POST /sample HTTP/1.1\r\n") as connection:
         began = time.monotonic()
         with contextlib.suppress(OSError):
@@ -88,13 +88,13 @@ def test_empty_lines_between_requests_are_not_requests(service: Served) -> None:
     "sent", [b"", b"POST /sample HTTP/1.1\r\n", b"POST /sample HTTP/1.1\r\nContent-Length: 10\r\n\r\n{"]
 )
 def test_who_closes_half_of_a_connection_is_let_go(sent: bytes, service: Served) -> None:
-    """It will send nothing more, and what it has sent is no request."""
+    """The client will send nothing more, and the received bytes are no request."""
     with connect(service, sent) as connection:
         connection.shutdown(socket.SHUT_WR)
         began = time.monotonic()
         rest(connection)
         assert time.monotonic() - began < 10
-    until(lambda: len(service.server.server_state.connections) <= 1)  # httpx' own may still be there
+    until(lambda: len(service.server.server_state.connections) <= 1)  # the connection of httpx may still be open
     assert is_well(service)
 
 
@@ -113,7 +113,7 @@ def test_a_body_that_does_not_come_is_not_waited_for(pieces: int, service: Serve
         with contextlib.suppress(OSError):
             answer = rest(connection)
         assert time.monotonic() - began < 10
-        if pieces < 2:  # who still sends may have its answer taken away by a reset
+        if pieces < 2:  # if the client is still sending, a reset may discard the answer
             assert error_of(answer) == (408, "slow_body")
     until(lambda: service.cuts("slow_body") == before + 1)
     assert is_well(service)
@@ -131,7 +131,7 @@ def test_a_body_that_comes_slowly_but_comes_is_waited_for(service: Served) -> No
 
 
 def flood(prefix: bytes, unit: bytes, service: Served) -> bytes:
-    """Sends without end, until the service has enough of it; what it said."""
+    """Send without end until the service closes the connection. Return its answer."""
     with connect(service, prefix) as connection:
         sent = 0
         with contextlib.suppress(OSError):
@@ -161,12 +161,12 @@ def flood(prefix: bytes, unit: bytes, service: Served) -> bytes:
 )
 def test_heads_without_end_are_cut(prefix: bytes, unit: bytes, service: Served) -> None:
     def ended() -> float:
-        """On a machine that does much else, the flood may be too slow before it is too large."""
+        """Return the number of closed connections. On a busy machine the flood may be too slow before it is too large."""
         return sum(service.cuts(reason) for reason in ("head_too_large", "malformed", "slow_head", "slow_body"))
 
     before = ended()
     answer = flood(prefix, unit, service)
-    if answer:  # a reset may have taken it away
+    if answer:  # a reset may have discarded the answer
         assert error_of(answer)[0] in (431, 400, 408)
     until(lambda: ended() == before + 1)
     assert is_well(service)
@@ -189,7 +189,7 @@ def test_what_is_not_http_gets_the_one_shape_of_an_error(sent: bytes, service: S
 
 
 def test_who_does_not_read_is_left(service: Served) -> None:
-    """A stream whose client takes nothing ends, and lets go of what it holds."""
+    """If the client of a stream reads nothing, the stream ends and releases its memory."""
     before = service.cuts("slow_reader")
     body = json.dumps({"n": 500_000}).encode()
     head = f"POST /sample HTTP/1.1\r\nHost: here\r\nAccept: application/x-ndjson\r\nContent-Length: {len(body)}\r\n\r\n"
@@ -228,7 +228,7 @@ def test_connections_have_a_limit(tmp_path: Path) -> None:
 
 
 def test_bodies_have_a_limit_together(tmp_path: Path) -> None:
-    """Many that are each small enough, and never end."""
+    """Bodies that are small enough one by one, and never end, are limited in total."""
     foreign.write(tmp_path)
     with served(tmp_path, max_bodies_bytes=2**20, max_body_bytes=2**20) as service, contextlib.ExitStack() as stack:
         head = b"POST /sample HTTP/1.1\r\nHost: here\r\nContent-Length: 900000\r\n\r\n"
@@ -236,8 +236,8 @@ def test_bodies_have_a_limit_together(tmp_path: Path) -> None:
         (refused,) = select.select(waiting, [], [], 30)[0]
         assert refused.recv(4096).split(b"\r\n")[0] == b"HTTP/1.1 429 Too Many Requests"
         others = [connection for connection in waiting if connection is not refused]
-        assert select.select(others, [], [], 0.5)[0] == []  # they are waited for
-        assert is_well(service)  # a body of one piece is not counted
+        assert select.select(others, [], [], 0.5)[0] == []  # the others are not refused
+        assert is_well(service)  # a body that arrives in one piece is not counted
         for connection in waiting:
             connection.close()
         until(lambda: service.app.intake.held == 0)

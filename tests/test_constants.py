@@ -1,4 +1,4 @@
-"""Columns that are constant in training: kept as one category, charged when they change, and part of the distances."""
+"""Columns that are constant in training: each is kept as one category, a change costs nats, and the columns are part of the distances."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ ROW: dict[str, Any] = {"a": 0.6, "b": 0.4, "kind": "up", "rare": "no", **USUAL}
 
 
 def made(n: int, seed: int) -> dict[str, np.ndarray]:
-    """Return rows with two numbers, two categories of which one hardly ever differs, and five constant columns."""
+    """Return rows with two numbers, two categories (one of them almost constant), and five constant columns."""
     generator = np.random.default_rng(seed)
     a = generator.normal(size=n)
     table: dict[str, np.ndarray] = {
@@ -71,7 +71,7 @@ def run(data: Data, tmp_path_factory: pytest.TempPathFactory) -> TrainingRun:
 
 @pytest.fixture(scope="module")
 def model(run: TrainingRun, data: Data) -> Model:
-    """The model in TorchScript; tests/test_fit.py has a constant column in ONNX."""
+    """Return the model in TorchScript. tests/test_fit.py has a constant column in ONNX."""
     published = export(run, "constants", run.folder.parent / "models", data=data, backend="torchscript")
     return load(published, device="cpu")
 
@@ -183,7 +183,7 @@ def test_a_score_charges_an_unseen_value_no_less_than_any_seen_one() -> None:
     seen, unseen = [nats(1, 0), nats(0, 1)], nats(0, 0)
     worst = torch.maximum(seen[0][:, 2], seen[1][:, 2])
     assert torch.equal(unseen[:, 2], worst.clamp(min=6.0))
-    assert float(worst.max()) > 6  # so the constant alone would not do
+    assert float(worst.max()) > 6  # so a constant of 6 alone would not be enough
     assert set(nats(0, 0, charged=False)[:, 2].tolist()) == {6.0}
     assert torch.allclose(seen[0][:, 2], -Categorical(logits=parameters[:, 2:4]).log_prob(torch.tensor(0)), atol=1e-5)
     assert set(nats(1, 0)[:, 0].tolist()) == {0.0}
@@ -203,7 +203,7 @@ def test_the_encoder_sees_no_constant_column() -> None:
 
 
 def test_graphs_are_whole_and_equal_torch(model: Model) -> None:
-    """Export compares graphs with torch on test rows; golden vectors are replayed here."""
+    """Export compares graphs with torch on test rows. This test replays the golden vectors."""
     assert checks.run_all(model) == []
     assert [column.width for column in TableSpec.of(model.manifest.spec, "a test").columns[4:]] == [1] * 5
 
@@ -225,7 +225,7 @@ def test_the_score_is_the_same_as_an_onnx_graph(model: Model, run: TrainingRun, 
 
 
 def scored(model: Model, *changes: dict[str, Any]) -> list[dict[str, float]]:
-    """Return the terms of the usual row with each of these changes, and the combination with its p-value."""
+    """Return the terms of the usual row with each of these changes, and the combined score with its p-value."""
     data, _ = table_rows.encode(
         [{**ROW, **change} for change in changes],
         TableSpec.of(model.manifest.spec, "a test"),
@@ -243,7 +243,7 @@ def test_another_value_of_a_constant_column_is_found(model: Model, name: str) ->
     n = 4000 - 1334 if name == "holes" else 4000
     cost = math.log(n + 2)
     assert other["reconstruction"] - usual["reconstruction"] == pytest.approx(cost, abs=1e-4)
-    assert other["kl"] == usual["kl"]  # the encoder does not see it
+    assert other["kl"] == usual["kl"]  # the encoder does not use the column
     for distance, added in (("latent_distance", 2 * cost), ("latent_neighbours", 2 * cost), ("input_neighbours", 2)):
         if distance == "latent_distance":
             assert other[distance] ** 2 - usual[distance] ** 2 == pytest.approx(added, rel=1e-3)
@@ -338,7 +338,7 @@ def test_files_give_the_same_scores(model: Model, tmp_path: Path) -> None:
 
 
 def test_anomalies_in_constant_columns_are_found_in_rows_that_hold_anomalies(tmp_path: Path) -> None:
-    """One training row in a hundred is anomalous, in other columns, and the model is told so."""
+    """One training row in a hundred is anomalous, in other columns, and the model is trained with `mixed`."""
     table = made(4000, 3)
     table["b"] = np.where(np.arange(4000) % 100 == 7, -6.0, table["b"])
     data = tables.from_table("mixed", table, {"source": "tests"})
@@ -370,13 +370,13 @@ def test_classes_are_told_apart_beside_constant_columns(tmp_path: Path) -> None:
     assert (plain.argmax(1) == data.test.labels).mean() > 0.85
     changed = whole.copy()
     changed[:, [block.start for column, block in TableSpec.of(data.spec, "a test").placed if column.name == "text"]] = 0
-    assert np.allclose(model.classify(changed), plain, atol=1e-4)  # another value says nothing about the class
+    assert np.allclose(model.classify(changed), plain, atol=1e-4)  # another value does not change the class
     scores = [model.calibrated.place(model.score(items).terms)[COMBINED] for items in (whole, changed)]
     assert (scores[1] > np.quantile(scores[0], 0.99)).mean() > 0.9
 
 
 def test_a_model_without_the_constant_columns_is_judged_on_their_data(tmp_path: Path, data: Data) -> None:
-    """Earlier versions left such columns out."""
+    """Earlier versions left out constant columns."""
     spec = TableSpec.of(data.spec, "a test")
     varying = TableSpec(
         columns=tuple(column for column in spec.columns if column.name not in USUAL),

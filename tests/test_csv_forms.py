@@ -1,4 +1,4 @@
-"""CSV files as programs write them: encodings, separators, quotes, line ends, headers and decimal signs."""
+"""CSV files as various programs write them: encodings, separators, quotes, line ends, headers and decimal signs."""
 
 from __future__ import annotations
 
@@ -58,7 +58,8 @@ def test_encodings_line_ends_and_separators(encoding: str, end: str, separator: 
         ("a;b\n0,5;1\n12,25;2\n", {"a": [0.5, 12.25], "b": [1, 2]}),
         ("a;b\n1.234,5;1\n12,25;2\n", {"a": [1234.5, 12.25], "b": [1, 2]}),
         ('a,b\n"0,5",1\n"12,25",2\n', {"a": [0.5, 12.25], "b": [1, 2]}),
-        ("a;b\n1,234;x\n5,678;y\n", {"a": [1.234, 5.678], "b": ["x", "y"]}),  # not separated by commas: decimals
+        # the separator is no comma, so commas are decimal signs
+        ("a;b\n1,234;x\n5,678;y\n", {"a": [1.234, 5.678], "b": ["x", "y"]}),
         ('a,b\n"1,234",x\n"5,678,901",y\n', {"a": [1234, 5678901], "b": ["x", "y"]}),
         ("a;b;c\n1,234;0.5;1.25\n2,000;1.5;2.25\n", {"a": [1234, 2000], "b": [0.5, 1.5], "c": [1.25, 2.25]}),
         ("a;b;c\n1,5;2,5;1.5\n", {"a": [1.5], "b": [2.5], "c": ["1.5"]}),  # two columns against one
@@ -113,7 +114,7 @@ def test_files_that_are_refused(content: bytes, error: type[ManifoldError], says
 
 
 def test_latin_1_that_begins_late() -> None:
-    """The first bytes are ASCII, as most of the file: what comes later decides, also where it lies across two reads."""
+    """The first bytes are ASCII, like most of the file. Later bytes decide the encoding, even if a character spans two reads."""
     for filler in (70_000, 2**17 - 12, 2**17 - 11):
         content = b"a,b\n" + b"1,x\n" * (filler // 4) + b"2," + "größe".encode("latin-1") + b"\n"
         table = read(content)

@@ -1,4 +1,4 @@
-"""The conditional VAE: its bounds given the class, Bayes' rule, and what the use cases make of it."""
+"""The conditional VAE: its bounds given the class, Bayes' rule, and the endpoints that use it."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def model(tmp_path_factory: pytest.TempPathFactory, digits: Data) -> Model:
 
 
 def test_bounds_given_the_class_lie_below_the_exact_likelihood(digits: Data) -> None:
-    """With one latent, p(x | y) = ∫ p(x | z, y) p(z) dz can be had by quadrature."""
+    """With one latent, p(x | y) = ∫ p(x | z, y) p(z) dz can be computed by quadrature."""
     torch.manual_seed(0)
     model = CVAE(cvae.resolve(Config(latent_dim=1, hidden=(16,)), digits), digits)
     x = (torch.from_numpy(Arrays.of(digits.test).items[:3]).float() / 255).flatten(1).round()
@@ -121,11 +121,11 @@ def test_classes_by_bayes_rule(model: Model, digits: Data) -> None:
     assert reported["accuracy"].value > 0.85
     assert reported["accuracy"].protocol["class_prior"] == "uniform"
     assert reported["calibration_error"].value < 0.1
-    # by hand, from the terms given each class
+    # the same from the terms given each class
     terms = np.stack([model.score(edge[:4], classes=name).terms["negative_iwae"] for name in "0123456789"], axis=1)
     expected = np.exp(-(terms - terms.min(axis=1, keepdims=True)) / about.temperature)
     assert np.allclose(probabilities[:4], expected / expected.sum(axis=1, keepdims=True), atol=1e-6)
-    # and what is not told the class is marginalised over it: -log Σ p(y) exp(-nll)
+    # without a class, the score is marginalised over the classes: -log Σ p(y) exp(-nll)
     marginal = model.score(edge[:4]).terms["negative_iwae"]
     assert np.allclose(marginal, -np.log(np.exp(-terms).mean(axis=1)), rtol=1e-6)
 
@@ -160,14 +160,14 @@ SIDE = 16
 
 
 def halved(part: Arrays) -> Arrays:
-    """The part with each 2 by 2 pixels of its images averaged."""
+    """Return the split with each 2 by 2 pixels of its images averaged."""
     pairs = part.items.reshape(len(part), 3, SIDE, 2, SIDE, 2).mean(axis=(3, 5))
     return dataclasses.replace(part, items=np.round(pairs).astype(np.uint8))
 
 
 @pytest.fixture(scope="module")
 def placed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Model, Data]:
-    """A model of made shapes that is told where they are, and a part of those shapes."""
+    """Return a model of the set `shapes` that is conditioned on their positions, and the data."""
     whole = datasets.load("shapes")
     data = dataclasses.replace(
         whole, spec=ImageSpec(height=SIDE, width=SIDE, channels=3, background=0.0), train=halved(Arrays.of(whole.train)[:3000]),
@@ -181,7 +181,7 @@ def placed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Model, Data]:
 
 
 def centres(images: np.ndarray) -> np.ndarray:
-    """Centres of mass (N, 2), of the side, of images (N, 3, SIDE, SIDE) in [0, 1]."""
+    """Return centres of mass (N, 2), as shares of the side, of images (N, 3, SIDE, SIDE) in [0, 1]."""
     mass = images.sum(axis=1)
     places = (np.arange(SIDE) + 0.5) / SIDE
     total = mass.sum(axis=(1, 2))
@@ -190,7 +190,8 @@ def centres(images: np.ndarray) -> np.ndarray:
 
 def test_shapes_are_where_their_factors_say(placed: tuple[Model, Data]) -> None:
     _, data = placed
-    square = data.test.factors is not None and data.test.labels < 2  # a triangle's centre of mass is not its place
+    # the centre of mass of a triangle is not its position
+    square = data.test.factors is not None and data.test.labels < 2
     asked = data.of_factors(data.test, ("x", "y"))
     assert np.abs(centres(Arrays.of(data.test).items / 255.0) - asked)[square].max() < 0.01
     with pytest.raises(TrainingError, match="lacks some of the factors depth"):
@@ -222,7 +223,8 @@ def test_a_shape_is_moved_by_another_condition(placed: tuple[Model, Data]) -> No
     edge, own = data.inputs(data.test)[:40], data.of_factors(data.test, ("x", "y"))[:40]
     moved = model.reconstruct(edge, classes=own, target=np.asarray([0.65, 0.35]))
     away = np.abs(own - [0.65, 0.35]).mean()
-    assert np.abs(centres(moved.data) - [0.65, 0.35]).mean() < 0.5 * away  # most of the way; the fit is a minute old
+    # more than half of the way; the model trained for only a minute
+    assert np.abs(centres(moved.data) - [0.65, 0.35]).mean() < 0.5 * away
     kept = centres(model.reconstruct(edge, classes=own).data)
     assert np.corrcoef(kept.ravel(), centres(edge).ravel())[0, 1] > 0.9
 

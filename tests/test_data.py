@@ -43,7 +43,7 @@ def test_digits_are_split_once_and_for_all(digits: Data) -> None:
 
 
 def test_idx_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The real reader and the real checks on a made set of MNIST's form."""
+    """The real reader and the real checks, on a small made data set in MNIST's format."""
     generator = np.random.default_rng(0)
     arrays = [generator.integers(0, 255, shape, np.uint8) for shape in ((6000, 28, 28), (6000,), (50, 28, 28), (50,))]
     remotes = []
@@ -210,7 +210,7 @@ def test_a_row_without_any_value_cannot_be_encoded() -> None:
         table[name][2] = None
     spec = schema.fit(made_table())
     assert np.isnan(schema.encode(table, spec)[2]).any()
-    table["kind"][3] = "enormous"  # a category that fitting never saw is none of the known ones
+    table["kind"][3] = "enormous"  # a category that is new after fitting is none of the known ones
     assert sorted(schema.encode(table, spec)[3:5, 2:5].sum(axis=1)) == [0, 1]
     table["kind"][2] = ""
     with pytest.raises(DataError, match=r"^data: row 3: every value is missing"):
@@ -224,7 +224,7 @@ def test_labels_are_a_column_of_their_own() -> None:
     assert isinstance(data.spec, TableSpec)
     assert "label" not in data.spec.names
     assert data.spec.ignored["label"] == "holds the classes"
-    assert "label" in data.spec.known  # a row of JSON may have it, as a line of a file may
+    assert "label" in data.spec.known  # a JSON row may contain the label, as a line of a file may
     assert set(np.unique(data.train.labels)) == {0, 1, 2}
     with pytest.raises(TrainingError, match="no column 'y'"):
         tables.from_table("made", table, {}, label="y")
@@ -274,7 +274,7 @@ def test_a_small_file_of_many_rows_is_refused_before_it_is_read(
 
 
 def cifar(path: Path, content: bytes) -> str:
-    """An archive of CIFAR-10's form with the same pickle for every batch; returns its md5."""
+    """Write an archive in CIFAR-10's format with the same pickle for every batch. Return its md5."""
     with tarfile.open(path, "w:gz") as archive:
         for name in [*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"]:
             member = tarfile.TarInfo(f"cifar-10-batches-py/{name}")

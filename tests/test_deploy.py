@@ -1,4 +1,4 @@
-"""What stands in the files of deployment agrees with the code: settings, metrics, labels, dependencies, documentation."""
+"""The deployment files agree with the code: settings, metrics, labels, dependencies, documentation."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ ALERTS = [
 ]
 BOARD = json.loads((ROOT / "deploy/grafana/dashboards/manifold.json").read_text())
 OPERATIONS = (ROOT / "docs/operations.md").read_text()
-# set by the images or the compose file itself, or of one model
+# settings that the images or the compose file set, or that apply to one model
 NOT_IN_ENV = {"host", "port", "grpc_port", "models_dir", "device", "log_format", "models"}
 ADDED = {"instance", "job", "le"}  # labels that Prometheus or a histogram adds
 
 
 @pytest.fixture(scope="module")
 def exported() -> dict[str, set[str]]:
-    """Labels by metric, as /metrics has them."""
+    """Return the labels of each metric on /metrics."""
     metrics = Metrics(Registry(Settings(models_dir=SHIPPED)))
     declared: dict[str, set[str]] = {}
     for family in vars(metrics).values():
@@ -60,7 +60,7 @@ def exported() -> dict[str, set[str]]:
 
 
 def expressions() -> Iterator[tuple[str, str]]:
-    """Every question that a panel or an alert asks, with where."""
+    """Yield every query of a panel or an alert, with its place."""
     for panel in BOARD["panels"]:
         for target in panel.get("targets", ()):
             yield panel["title"], target["expr"]
@@ -93,7 +93,7 @@ def test_what_is_asked_for_is_exported(where: str, expression: str, exported: di
 
 def test_what_is_exported_is_explained(exported: dict[str, set[str]]) -> None:
     ours = {re.sub(r"_(total|bucket|sum|count)$", "", name) for name in exported if name.startswith("manifold_")}
-    ours |= {errands.UP, errands.RESTARTS}  # which the parent of several processes adds
+    ours |= {errands.UP, errands.RESTARTS}  # the parent of several processes adds these
     explained = set(re.findall(r"`(manifold_\w+)`", OPERATIONS))
     assert ours - explained == set()
     assert {re.sub(r"_total$", "", name) for name in explained} - ours == set()
@@ -126,7 +126,7 @@ def test_panels_do_not_overlap() -> None:
 
 
 def variables() -> dict[str, str | None]:
-    """What the compose file takes from the environment, with its defaults."""
+    """Return the variables that the compose file reads from the environment, with their defaults."""
     text = "\n".join(
         line for line in (ROOT / "docker-compose.yml").read_text().splitlines() if not line.strip().startswith("#")
     )
@@ -158,7 +158,7 @@ def test_the_example_names_every_variable_with_its_default() -> None:
 
 
 def _written(value: object) -> str:
-    """A default as a person would write it into the file."""
+    """Return a default as it is written in the file."""
     if isinstance(value, bool):
         return str(value).lower()
     return f"{value:g}" if isinstance(value, float) else str(value)
@@ -206,7 +206,7 @@ def test_the_image_holds_what_it_should() -> None:
     [("service", "cpu tables tracing"), ("gpu", "gpu tables tracing"), ("train", "cpu train evaluate compress")],
 )
 def test_locks_hold_what_is_declared(lock: str, extras: str) -> None:
-    """Each declared dependency is locked to a version that it allows, with hashes; torch is in none."""
+    """Each declared dependency is locked, with hashes, to a version that its range allows; no lock contains torch."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     text = (ROOT / f"deploy/requirements/{lock}.txt").read_text()
     entries = re.findall(
@@ -226,7 +226,7 @@ def test_locks_hold_what_is_declared(lock: str, extras: str) -> None:
 
 
 def test_what_is_locked_is_the_same_in_all_images() -> None:
-    """The engine that measures is the engine that serves."""
+    """So evaluation and the service use the same engine."""
     versions: dict[str, set[str]] = {}
     for lock in ("service", "gpu", "train"):
         for name, version in re.findall(

@@ -1,4 +1,4 @@
-"""The examples of the long forms in docs/: the manifests load, and the requests are answered as the page says."""
+"""The examples of the long forms in docs/: the manifests load, and the answers to the requests are those on the page."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.conftest import ROOT
 
 
 def blocks(page: str, section: str) -> list[dict[str, Any]]:
-    """Return the JSON objects of a page, from a section on."""
+    """Return the JSON objects of a page after a section's heading."""
     text = (ROOT / "docs" / page).read_text()
     return [json.loads(block) for block in re.findall(r"```json\n(.*?)```", text[text.index(section) :], re.S)]
 

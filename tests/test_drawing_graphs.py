@@ -1,4 +1,4 @@
-"""Graphs that draw random numbers, and graphs whose rows influence each other: both are told by their operators."""
+"""Graphs that draw random numbers, and graphs whose rows influence each other: the operators of a graph show both."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from tests.graphs import (
     value,
 )
 
-# --- chance ---
+# --- random numbers ---
 
 NOISE = node("RandomNormalLike", ["z"], ["n"])
 NOISY = node("Add", ["z", "n"], ["x"])
@@ -125,7 +125,7 @@ def test_graphs_that_do_not_draw(tmp_path: Path, how: str) -> None:
 
 
 def test_functions_that_call_each_other_twice_are_followed_once(tmp_path: Path) -> None:
-    """Each of 40 functions calls the one before it twice: 2^40 calls in all."""
+    """Each of 40 functions calls the previous one twice, which is 2^40 calls in all."""
     opsets = [helper.make_opsetid("", 18), helper.make_opsetid("mine", 1)]
     calls = [
         [node(f"F{i - 1}", ["z"], ["t"], domain="mine"), node(f"F{i - 1}", ["t"], ["x"], domain="mine")]
@@ -138,7 +138,7 @@ def test_functions_that_call_each_other_twice_are_followed_once(tmp_path: Path) 
 
 
 def _called(path: Path, *extra: bytes) -> chance.Chance:
-    """Return what is found in a graph that calls a function with noise. Fields `extra` are put at the end of the function's message."""
+    """Return the random operators found in a graph that calls a function with noise. `extra` fields follow at the end of the function's message."""
     function = _function(NOISE)
     model = helper.make_model(
         helper.make_graph([node("Noisy", ["z"], ["x"], domain="mine")], "tiny", [value("z")], [value("x")]),
@@ -155,7 +155,7 @@ def test_noise_within_a_function_is_found(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("field", [1, 5, 7, 10])
 def test_a_field_of_another_type_is_skipped_as_protobuf_does(tmp_path: Path, field: int) -> None:
-    """A number in place of a function's name, output, node or domain hides no noise."""
+    """A number in place of a function's name, output, node or domain does not hide the noise."""
     path = tmp_path / "g.onnx"
     assert _called(path, bytes([field << 3, 1])).draws == ("RandomNormalLike",)
     found = onnx_file.read(path).functions["mine", "Noisy"]
@@ -165,7 +165,7 @@ def test_a_field_of_another_type_is_skipped_as_protobuf_does(tmp_path: Path, fie
 
 
 def test_an_attribute_without_a_value_is_0(tmp_path: Path) -> None:
-    """Writers of protobuf may leave out what is 0."""
+    """Protobuf writers may omit values of 0."""
     norm = _norm(training_mode=0)[0]
     norm.attribute[0].ClearField("i")
     decoder(tmp_path / "g.onnx", [norm], NORM)
@@ -221,7 +221,7 @@ def test_graphs_that_mix_rows_are_refused(tmp_path: Path, how: str) -> None:
     assert "tasks.decode: g.onnx mixes the rows of a batch: data of one row changes by" in said
     content = graphs.manifest(decode=task(max_rows=1))
     graphs.folder(tmp_path, content)
-    assert check(made, "--seal")[0] == 0  # each row runs by itself
+    assert check(made, "--seal")[0] == 0  # max_rows is 1, so each row runs alone
 
 
 def test_a_norm_in_training_mode_is_refused_by_name(tmp_path: Path) -> None:
@@ -236,7 +236,7 @@ def test_a_norm_in_training_mode_is_refused_by_name(tmp_path: Path) -> None:
 
 
 def test_large_inputs_are_told_apart_by_two_rows(tmp_path: Path) -> None:
-    """An item of more values than are tried 64 at once."""
+    """An item has so many values that 64 items are not tried at once."""
     side = 256
     shape = [1, side, side]
     content = graphs.manifest(

@@ -1,4 +1,4 @@
-"""Scores over time: the statistic is right, and a change shows on /metrics."""
+"""Scores over time: the statistic is correct, and a change shows on /metrics."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def test_the_statistic_is_scipys(n: int, m: int, shift: float) -> None:
     values, sample = (
         np.round(generator.normal(shift, 1, n), 2),
         np.sort(np.round(generator.normal(size=m), 2)),
-    )  # with ties
+    )  # rounded, so that there are ties
     found = drift.kolmogorov_smirnov(values, sample)
     expected = stats.ks_2samp(values, sample, method="asymp")
     assert found.statistic == pytest.approx(expected.statistic)

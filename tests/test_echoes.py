@@ -1,4 +1,4 @@
-"""Values of a request are repeated in a few dozen characters at most: in errors, warnings and explanations, over every transport."""
+"""Errors, warnings and explanations repeat at most a few dozen characters of a request's values, over every transport."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from tests import tabled
 from tests.served import Served, served
 from tests.test_conditional import CONDITION, DATA, DATA_IN, LATENT, MEAN, artifact, task
 
-LONG = "\u00e9" * 2_500_000  # 5 MB
-MOST = 4096  # bytes of an answer
+LONG = "\u00e9" * 2_500_000  # 5 MB in UTF-8
+MOST = 4096  # largest answer in bytes
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +83,7 @@ def test_answers_repeat_little_of_a_body(service: Served, name: str) -> None:
     assert sum(len(key) + len(value) for key, value in answer.headers.items()) < MOST
 
 
-W = "w" * 50_000  # a head of a request has at most 64 KiB
+W = "w" * 50_000  # a request's head is limited to 64 KiB
 
 
 @pytest.mark.parametrize(

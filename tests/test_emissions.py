@@ -1,4 +1,4 @@
-"""Colours in their order, densities that are densities, rounding to few levels, masks A and B, images filled in."""
+"""PixelCNN likelihoods: the order of colours, densities, few levels, masks A and B, and completed images."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from tests.shared import export
 
 
 def pictures(height: int, width: int, channels: int, levels: int = 256, n: int = 60) -> Data:
-    """Random images."""
+    """Return random images."""
     generator = np.random.Generator(np.random.Philox(0))
     items = (generator.integers(0, levels, (n, channels, height, width)) * 255 // (levels - 1)).astype(np.uint8)
     part = Arrays(items, generator.integers(0, 3, n))
@@ -55,7 +55,7 @@ def network(data: Data, **changes: object) -> GatedPixelCNN:
 
 
 def test_shifts_are_masks_a_and_b() -> None:
-    """The network's passes against convolutions with the masks of the papers: A in the first layer, B in those after it."""
+    """The network's passes equal convolutions with the masks of the papers: A in the first layer, B in the later ones."""
     model = network(pictures(6, 5, 1, 4), layers=1)
     items, condition = torch.randint(0, 4, (2, 6, 5)), torch.zeros(2, 3)
     e = model.emission.embed(items[..., None]).permute(0, 3, 1, 2)
@@ -66,7 +66,7 @@ def test_shifts_are_masks_a_and_b() -> None:
         return F.conv2d(x, kernel, bias, padding=(size[0] // 2, size[1] // 2))
 
     def row(linear: torch.nn.Module) -> tuple[Tensor, Tensor]:
-        """A product of two columns side by side as a kernel of one row and two columns."""
+        """Return a product of two adjacent columns as a kernel of one row and two columns."""
         weight, bias = linear.weight, linear.bias
         assert isinstance(weight, Tensor) and isinstance(bias, Tensor)
         return weight.view(len(weight), 2, -1).permute(0, 2, 1)[:, :, None], bias
@@ -74,11 +74,11 @@ def test_shifts_are_masks_a_and_b() -> None:
     layer = model.layers[0]
     first = model.first_vertical
     v = masked(e, first.weight, first.bias, (5, 3), (0, 0))  # type: ignore[arg-type] # rows r - 2 and r - 1 of five: A
-    h = masked(e, *row(model.first_horizontal), (1, 5), (0, 0))  # columns c - 2 and c - 1 of five: A
+    h = masked(e, *row(model.first_horizontal), (1, 5), (0, 0))  # mask A: columns c - 2 and c - 1 of five
     p = masked(v, layer.vertical.weight, layer.vertical.bias, (3, 3), (0, 0))  # type: ignore[arg-type] # rows r - 1 and r of three: B
     q = masked(h, *row(layer.horizontal), (1, 3), (0, 0)) + F.conv2d(p, layer.link.weight, layer.link.bias)
     a, b = q.chunk(2, 1)
-    out = layer.out(  # residual and skip
+    out = layer.out(  # the residual and skip outputs
         (torch.tanh(a) * torch.sigmoid(b)).permute(0, 2, 3, 1)
     ).permute(0, 3, 1, 2)
     expected = out.chunk(2, 1)[1]
@@ -98,7 +98,7 @@ def test_a_colour_sees_the_pixels_before_it_and_the_colours_before_it(likelihood
                 (changed[0, part, row, column] + 3) % 8 if likelihood == "softmax" else 0.987
             )
             moved = (model.parameters_of(changed, condition)[0] - base).abs().amax(-1) > 1e-7
-            order = torch.arange(36).view(3, 4, 3)  # raster order of pixels, R, G, B within
+            order = torch.arange(36).view(3, 4, 3)  # raster order of pixels; R, G, B within each
             later = order > (row * 4 + column) * 3 + part
             assert not (moved & ~later).any()
             assert moved[later].all(), (row, column, part)
@@ -131,7 +131,7 @@ def test_a_mixture_is_a_density_on_the_unit_interval_and_draws_by_it() -> None:
         cdf = density.cumsum(0) / len(places)
         at = cdf[(drawn * len(places)).long().clamp(max=len(places) - 1)].sort().values
         gap = (at - (torch.arange(len(at)) + 0.5) / len(at)).abs().max()
-    assert float(gap) < 1.63 / math.sqrt(len(at))  # Kolmogorov and Smirnov, 1%
+    assert float(gap) < 1.63 / math.sqrt(len(at))  # Kolmogorov-Smirnov test at 1%
 
 
 def test_a_density_of_two_colours_integrates_to_one() -> None:
@@ -148,7 +148,7 @@ def test_a_density_of_two_colours_integrates_to_one() -> None:
 
 
 def test_bits_of_levels_and_of_densities_are_comparable() -> None:
-    """A density that is even within each level's interval has the bits of the levels."""
+    """A density that is constant within each level's interval has the same bits as the levels."""
     levels, density = network(pictures(2, 2, 1, 16)), network(pictures(2, 2, 1, 16), likelihood="mixture")
     nats = 5.0
     even = nats - 4 * math.log(16)  # -log of a density that is 16 times a level's probability, at each of 4 pixels
@@ -186,7 +186,7 @@ def test_rounding_by_chance_keeps_the_mean_and_the_graph_rounds_to_the_nearest()
 
 
 def naive(model: GatedPixelCNN, uniforms: Tensor, condition: Tensor) -> Tensor:
-    """A full pass for every position, (B, H, W, S)."""
+    """Sample with a full pass for every position, (B, H, W, S)."""
     kind = torch.long if model.emission.integers else torch.float32
     values = torch.zeros(len(uniforms), model.height, model.width, model.parts, dtype=kind)
     places = model.height * model.width
@@ -203,7 +203,7 @@ def naive(model: GatedPixelCNN, uniforms: Tensor, condition: Tensor) -> Tensor:
 def test_cached_sampling_of_colours_and_densities_is_naive_sampling(
     tmp_path: Path, channels: int, likelihood: str
 ) -> None:
-    """In torch, and as a graph of what no artifact below has: export compares the graphs of those with torch."""
+    """Sampling is tested in torch, and as a graph of the kinds that no artifact below has. Export compares the other graphs with torch."""
     model = network(pictures(4, 3, channels, 16), likelihood=likelihood)
     uniforms = torch.rand(5, model.uniforms, generator=torch.Generator().manual_seed(1))
     condition = torch.eye(3)[[0, 1, 2, 0, 1]]
@@ -212,7 +212,7 @@ def test_cached_sampling_of_colours_and_densities_is_naive_sampling(
     with torch.no_grad():
         codes, items = sampler(uniforms, condition, torch.ones(5))
     assert torch.allclose(codes.view(expected.shape).double(), expected.double(), atol=1e-5)
-    assert set(np.unique(np.round(items.numpy() * 15, 4) % 1)) == {0.0}  # levels
+    assert set(np.unique(np.round(items.numpy() * 15, 4) % 1)) == {0.0}  # the values are levels
     if (channels, likelihood) != (3, "mixture"):
         return
     graphs.save_onnx({"sample": sampler.to_onnx()}, tmp_path)
@@ -224,7 +224,7 @@ def test_cached_sampling_of_colours_and_densities_is_naive_sampling(
 
 
 def test_what_is_known_is_kept_and_the_rest_follows_from_it() -> None:
-    """The loop with known pixels: equal to naive sampling that is told them. Export compares the graph with torch."""
+    """The loop with known pixels equals naive sampling that is conditioned on them. Export compares the graph with torch."""
     model = network(pictures(4, 3, 3, 8))
     generator = torch.Generator().manual_seed(1)
     uniforms, condition = torch.rand(4, model.uniforms, generator=generator), torch.eye(3)[[0, 1, 2, 0]]
@@ -250,7 +250,7 @@ def test_what_is_known_is_kept_and_the_rest_follows_from_it() -> None:
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory, digits: Data) -> Path:
-    """colour: three channels of 4 levels; density: a mixture; binary: the digits at two levels; tiny: 2x2 at two levels."""
+    """Return four models. colour: three channels of 4 levels; density: a mixture; binary: digits at two levels; tiny: 2x2 at two levels."""
     root = tmp_path_factory.mktemp("pixels")
     colour, small = pictures(4, 4, 3, 4, 300), pictures(2, 2, 1, 2, 300)
     for name, data, changes in (
@@ -288,7 +288,7 @@ def test_artifacts_sample_score_and_say_what_they_are(made: Path) -> None:
 
 
 def test_a_completed_image_follows_the_exact_conditional(made: Path) -> None:
-    """Of all 16 images of 2x2 at two levels: the top row unknown, the bottom row known, which the raster order alone could not use."""
+    """The test enumerates all 16 images of 2x2 at two levels. The top row is unknown, the bottom row known: raster order alone could not use it."""
     model = load(made / "small", device="cpu")
     every = np.asarray(list(itertools.product((0.0, 1.0), repeat=4)), np.float32).reshape(16, 1, 2, 2)
     p = np.exp(-model.score(every).terms["nll"])
@@ -357,11 +357,11 @@ def test_known_pixels_come_back_as_they_were(client: TestClient) -> None:
     body = {"model": "binary", "images": [text(DIGIT)] * 3, "masks": [text(HALF)], "seed": 4}
     answer = client.post("/impute", json=body).json()
     images = decoded(answer)
-    assert (images[:, :4] == DIGIT[:4]).all()  # 0 to 124, though the model knows two levels
+    assert (images[:, :4] == DIGIT[:4]).all()  # values from 0 to 124 are kept, although the model has two levels
     assert set(np.unique(images[:, 4:])) <= {0, 255}
     assert answer["seed"] == 4
     assert len(answer["classes"]) == 3
-    assert len({image.tobytes() for image in images}) > 1  # each its own draw
+    assert len({image.tobytes() for image in images}) > 1  # each image has its own draw
     again = client.post("/impute", json={**body, "images": [text(DIGIT)], "first": 2}).json()
     assert (decoded(again)[0] == images[2]).all()
     told = client.post("/impute", json={**body, "class": "7", "candidates": 1}).json()
@@ -392,7 +392,7 @@ def test_a_mask_is_fitted_with_its_image(client: TestClient) -> None:
     assert (decoded(answer)[0][:4] == expected[:4]).all()
     assert answer["fitted"][0]["steps"]
     odd = mask.copy()
-    odd[16, 0] = 255  # one white pixel of sixteen does not make a pixel known
+    odd[16, 0] = 255  # one white pixel of sixteen does not make the pixel known
     again = client.post(
         "/impute", json={"model": "binary", "images": [text(large)], "masks": [text(odd)], "seed": 4}
     ).json()

@@ -1,4 +1,4 @@
-"""Commands that meet another one, a full disk, half a file or a key: they end cleanly, and leave nothing half done."""
+"""Commands during another command, on a full disk, on a cut file or with a signal: they end cleanly and leave no partial results."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ from tests.test_train import make_run
 
 
 def staged(folder: Path, version: int) -> Manifest:
-    """An artifact in a staging folder."""
+    """Write an artifact into a staging folder."""
     foreign.generator(folder / "generator.onnx")
     (folder / manifest.FILE).write_text(json.dumps(foreign.manifest(version=version)))
     return manifest.read(folder)
@@ -54,7 +54,7 @@ def test_exports_of_one_name_at_once_take_versions_of_their_own(tmp_path: Path) 
     def export() -> None:
         with repository.staging(tmp_path, "foreign") as folder:
             made = staged(folder, repository.next_version(tmp_path, "foreign"))
-            both.wait(60)  # all have chosen version 1
+            both.wait(60)  # now all have chosen version 1
             published.append(repository.publish_next(folder, tmp_path, made).name)
 
     threads = [threading.Thread(target=export) for _ in range(4)]
@@ -93,7 +93,7 @@ with repository.staging(Path(sys.argv[1]), "left") as folder:
 
 @contextmanager
 def holding(root: Path) -> Iterator[tuple[subprocess.Popen[str], Path]]:
-    """Another process in the middle of an export."""
+    """Start another process, and stop it in the middle of an export."""
     with subprocess.Popen(
         [sys.executable, "-c", HOLDS, str(root)], cwd=ROOT, stdout=subprocess.PIPE, text=True
     ) as other:
@@ -274,7 +274,7 @@ def test_an_existing_file_of_keys_keeps_mode_owner_and_link(tmp_path: Path) -> N
 
 
 def test_keys_that_are_made_at_once_are_all_kept(tmp_path: Path) -> None:
-    """In threads, whose locks are those of open files, as those of processes are."""
+    """Threads lock as processes do here, because the locks belong to open files."""
     made = [security.create(f"key{number}", ["infer"])[1] for number in range(8)]
     threads = [threading.Thread(target=keyfile.add, args=(tmp_path / "keys", each)) for each in made]
     for thread in threads:
@@ -405,7 +405,7 @@ def test_a_text_that_is_no_recipe(text: str, tmp_path: Path) -> None:
         recipes.check(imaging.read_recipe(buffer.getvalue()))
 
 
-# --- outputs, and keys of the keyboard ---
+# --- recipes ---
 
 
 @pytest.mark.parametrize(
@@ -464,7 +464,7 @@ def test_ctrl_c_is_status_130_and_leaves_no_file(tmp_path: Path) -> None:
 
 @pytest.fixture
 def _plain_ctrl_c() -> Iterator[None]:
-    """SIGINT as a program finds it at its start; a command that ran in this process has left its own handler."""
+    """Restore SIGINT as a program finds it at its start. A command that ran in this process has left its own handler."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)

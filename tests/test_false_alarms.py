@@ -1,4 +1,4 @@
-"""The rates that decisions promise: false alarms on exchangeable normal items follow the law of conformal p-values, on three data sets."""
+"""The false-alarm rates of decisions: on exchangeable normal items they follow the law of conformal p-values, for three data sets."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ TINY = {"epochs": 2, "epoch_steps": 30, "hidden": (16,), "references": 200}
 
 
 def dependent(n: int) -> dict[str, np.ndarray]:
-    """Columns that depend on each other."""
+    """Return columns that depend on each other."""
     generator = np.random.default_rng(0)
     a, b = generator.normal(size=(2, n))
     return {"a": a, "b": b, "sum": a + b + 0.1 * generator.normal(size=n), "sign": np.where(a > 0, "up", "down")}
 
 
 def heavy(n: int) -> dict[str, np.ndarray]:
-    """Heavy tails, counts with many ties, a rare category."""
+    """Return columns with heavy tails, counts with many ties, and a rare category."""
     generator = np.random.default_rng(1)
     return {
         "amount": generator.pareto(1.5, n), "count": generator.poisson(30 * generator.random(n)).astype(float),
@@ -36,7 +36,7 @@ def heavy(n: int) -> dict[str, np.ndarray]:
 
 
 def of_rows(table: dict[str, np.ndarray]) -> Data:
-    """A quarter each trains and calibrates, half tests."""
+    """Split rows: a quarter for training, a quarter for calibration, half for testing."""
     n = len(next(iter(table.values())))
     cuts = {"train": slice(0, n // 4), "calibration": slice(n // 4, n // 2), "test": slice(n // 2, n)}
     return tables.from_parts(
@@ -45,7 +45,7 @@ def of_rows(table: dict[str, np.ndarray]) -> Data:
 
 
 def of_digits() -> Data:
-    """scikit-learn's handwritten digits, in a random order: 600 train, 500 calibrate, 697 test."""
+    """Split scikit-learn's handwritten digits in random order: 600 for training, 500 for calibration, 697 for testing."""
     digits = datasets.load("digits")
     parts = [digits.train, digits.calibration, digits.test]
     items, labels = (np.concatenate([getattr(part, name) for part in parts]) for name in ("items", "labels"))
@@ -57,7 +57,7 @@ def of_digits() -> Data:
 
 @pytest.fixture(scope="module", params=["dependent columns", "heavy tails and ties", "handwritten digits"])
 def held_out(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Model, np.ndarray]:
-    """An artifact, and items from where its calibration items are."""
+    """Return an artifact, and held-out items with the distribution of its calibration items."""
     root = tmp_path_factory.mktemp("alarms")
     if request.param == "handwritten digits":
         data, family = of_digits(), "vae"
@@ -76,7 +76,7 @@ def held_out(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 
 @pytest.mark.parametrize("rate", [0.01, 0.05, 0.1])
 def test_false_alarms_lie_in_the_band_of_their_law(held_out: tuple[Model, np.ndarray], rate: float) -> None:
-    """Beta-Binomial(n_test; k, n_cal + 1 - k), k = floor((n_cal + 1) rate): its central 99%."""
+    """The law is Beta-Binomial(n_test; k, n_cal + 1 - k) with k = floor((n_cal + 1) rate). The band holds its central 99%."""
     model, items = held_out
     about, n = model.manifest.scoring, model.calibrated.n
     assert about is not None
@@ -91,7 +91,7 @@ def test_false_alarms_lie_in_the_band_of_their_law(held_out: tuple[Model, np.nda
 
 
 def test_items_from_elsewhere_are_flagged(held_out: tuple[Model, np.ndarray]) -> None:
-    """So that the test above is of a score that tells something."""
+    """This shows that the score of the test above detects something."""
     model, items = held_out
     about = model.manifest.scoring
     assert about is not None

@@ -1,4 +1,4 @@
-"""From a file to a calibrated artifact and back to a scored file, by the commands."""
+"""The path from a file to a calibrated artifact and back to a scored file, with the commands."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def run(*arguments: object, code: int = 0) -> str:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of a file of 2 500 rows with 60 known anomalies, fitted."""
+    """Return a copy of a folder with a file of 2 500 rows, 60 of them known anomalies, and its fitted model."""
     return shutil.copytree(once("fit", fitted), tmp_path_factory.mktemp("fit"), dirs_exist_ok=True)
 
 
@@ -116,17 +116,18 @@ def test_the_report_has_a_part_for_each_question(folder: Path) -> None:
     (column,) = (column for column in spec.columns if column.name == "c")
     assert isinstance(column, NumericColumn)
     shown = [float(value) for value in re.findall(r"c = (-?[\d.]+),", page)]
-    assert max(shown) > column.maximum + 1  # rows are shown as they are, though training never saw such values
+    # the report shows the original rows, although training never saw such values
+    assert max(shown) > column.maximum + 1
 
 
 def test_the_file_that_was_fitted_can_be_scored(folder: Path) -> None:
-    """Identifier and truth column stay in it: what the model does not know is skipped, and nothing needs to be prepared."""
+    """The file still has its id and truth column. The model ignores columns that it does not have, so no preparation is needed."""
     said = run("score", folder / "rows.csv", "--model", "mine", "--models", folder / "models", "-o", folder / "s.parquet", "--budget", 60)  # fmt: skip
     assert "2,500 rows" in said
     assert "60 flagged, 0 bad" in said
     found = pa.parquet.read_table(folder / "s.parquet").to_pydict()
     truth = pa.csv.read_csv(folder / "rows.csv")["fraud"].to_numpy()
-    assert (truth[np.asarray(found["is_anomaly"])] == 1).mean() > 0.4  # 2.4% of the rows are
+    assert (truth[np.asarray(found["is_anomaly"])] == 1).mean() > 0.4  # only 2.4% of all rows are anomalies
     run(
         "score",
         folder / "rows.csv",
@@ -140,7 +141,7 @@ def test_the_file_that_was_fitted_can_be_scored(folder: Path) -> None:
     )
     lines = [json.loads(line) for line in (folder / "s.ndjson").read_text().splitlines()]
     assert [line["score"] for line in lines] == found["score"]
-    assert not list(folder.glob("s.*rejected.ndjson"))  # other tests make others
+    assert not list(folder.glob("s.*rejected.ndjson"))  # other tests write rejected rows
 
 
 def test_bad_rows_have_a_file_of_their_own(folder: Path) -> None:
@@ -154,7 +155,7 @@ def test_bad_rows_have_a_file_of_their_own(folder: Path) -> None:
 
 
 def test_recalibration_makes_a_new_version(folder: Path, tmp_path: Path) -> None:
-    """Another client's rows are noisier: with its own calibration the false alarms are what was asked for."""
+    """Rows of another client are noisier. With its own calibration the measured false-alarm rate is the requested one."""
     models = tmp_path / "models"
     models.mkdir()
     shutil.copytree(folder / "models/mine", models / "mine")
@@ -254,7 +255,7 @@ def test_figures_of_a_perfect_and_of_a_reversed_score() -> None:
 
 @pytest.mark.parametrize("better", ["IForest", "input kNN"])
 def test_a_peer_that_is_better_is_named(better: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The model puts one anomaly above all rows and one below; one peer puts both above, the other peer neither."""
+    """The model puts one anomaly above all rows and one below. One peer puts both above all rows, the other one neither."""
     rows, strange = np.arange(100.0)[:, None], np.asarray([[200.0], [-1.0]])
     perfect = np.concatenate([np.zeros(100), np.ones(2)])
     peers: dict[str, anomaly.Peer] = {"IForest": lambda items: -perfect, "input kNN": lambda items: -perfect}
@@ -285,7 +286,7 @@ def test_the_share_of_anomalies_that_the_line_flags(monkeypatch: pytest.MonkeyPa
 
 def test_peers_are_a_forest_and_the_mean_distance_to_five_neighbours() -> None:
     train = np.concatenate([np.zeros((3, 2)), np.full((4, 2), 3.0)])
-    train[:, 1] = np.nan  # a missing value is 0 in every item
+    train[:, 1] = np.nan  # the column is missing in every item, and counts as 0
     found = anomaly._peers(train)["input kNN"](np.asarray([[0.0, np.nan], [13.0, 0.0], [3.0, 4.0]]))
     assert found.tolist() == pytest.approx([(3 + 3) / 5, (4 * 10 + 13) / 5, (4 * 4 + 5) / 5])
     usual = np.random.default_rng(0).normal(size=(200, 2))
@@ -294,7 +295,7 @@ def test_peers_are_a_forest_and_the_mean_distance_to_five_neighbours() -> None:
 
 
 def test_figures_do_not_depend_on_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Held-out items and anomalies may share a batch. Batches of large items are smaller, and peers are fitted on fewer of them."""
+    """Held-out items and anomalies may share a batch. For larger items batches are smaller and peers are fitted on fewer items."""
     generator = np.random.Generator(np.random.Philox(0))
     train, test, known = (generator.normal(place, 1, (n, 3)) for n, place in ((600, 0), (301, 0), (40, 2)))
 
@@ -313,7 +314,7 @@ def test_figures_do_not_depend_on_the_batch(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_figures_are_recorded_in_place_of_earlier_ones(tmp_path: Path) -> None:
-    """Figures of others stay; the two terms and the peer stand beside the one that is the score."""
+    """Metrics of others stay. Each metric of the score holds the values of the other term and of the peer in its protocol."""
     by_others = Metric(name="auroc", value=0.5, protocol={"by": "someone"})
     terms = [{"name": name, "kind": "nll", "description": "made up"} for name in ("odd", "even")]
     score = tabled.manifest()["tasks"]["score"]
@@ -346,7 +347,7 @@ def test_figures_are_recorded_in_place_of_earlier_ones(tmp_path: Path) -> None:
 
 
 def scorer(calibration_scores: np.ndarray) -> Any:
-    """What anomaly.judge asks of a model: one term, the item itself, calibrated on the given scores."""
+    """Return a minimal model for anomaly.judge: its one term is the item itself, calibrated on the given scores."""
     about = Scoring(terms=(Term(name="a", kind="nll", description="the item"),), score="a")
     calibrated = Calibrated(None, {"a": np.sort(calibration_scores)})
     score = SimpleNamespace(manifest=SimpleNamespace(scoring=about), calibrated=calibrated)
@@ -399,7 +400,7 @@ def test_wrong_outputs_are_named(folder: Path) -> None:
 
 
 def test_images_are_judged_by_another_set(digits: Data, tmp_path: Path) -> None:
-    """scikit-learn's digits against white shapes, by the score and by its peers; the card has it all."""
+    """scikit-learn's digits against white shapes, scored by the model and by its peers. The model card contains all results."""
     made = tiny_run(tmp_path / "run", "vae", digits, latent_dim=3, references=200)
     published = export(made, "small", tmp_path / "models", data=digits, backend="torchscript")
     output = run(
@@ -419,7 +420,7 @@ def test_images_are_judged_by_another_set(digits: Data, tmp_path: Path) -> None:
 
 
 def test_images_of_another_set_are_fitted_to_the_model() -> None:
-    """Images of the model's shape keep their pixels, brought to its range; others are made grey and resized."""
+    """Images of the model's shape keep their pixels, scaled to its range. Other images are converted to grey and resized."""
     spec = ImageSpec(height=4, width=4, channels=1, range=(-1.0, 1.0))
     same = np.arange(48, dtype=np.uint8).reshape(3, 1, 4, 4) * 5
     assert np.allclose(anomaly.fitted(same, spec), same / 127.5 - 1, atol=1e-6)

@@ -1,4 +1,4 @@
-"""Which graphs may run on the event loop: those whose time the shapes of their inputs bound."""
+"""The graphs that may run on the event loop: the shapes of their inputs bound their run time."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CONSTANTS: dict[str, np.ndarray[Any, Any]] = {
     "one": np.ones((), np.int64), "zero": np.zeros((), np.int64), "two": np.asarray([2], np.int64), "pads": np.zeros(4, np.int64),
     "values": np.asarray([0, 1], np.float32), "empty": np.zeros(0, np.float32), "scales": np.ones(2, np.float32),
 }  # fmt: skip
-# nodes from z (N, 4) and its first value, count (1,) and number (): the size of something depends on the value
+# nodes from z (N, 4), its first value, count (1,), and number (): a size depends on a value
 BY_VALUE: dict[str, list[tuple[Any, ...]]] = {
     "Range": [("Range", ["zero", "number", "one"])],
     "Expand": [("Expand", ["z", "count"])],
@@ -42,7 +42,7 @@ BY_SHAPE: dict[str, list[tuple[Any, ...]]] = {
 
 
 def graph(path: Path, steps: list[tuple[Any, ...]], **model: Any) -> Path:
-    """A file with the nodes, whose outputs are called y0, y1, ..."""
+    """Write a file with these nodes, whose outputs are named y0, y1, ..."""
     nodes = [
         helper.make_node("Slice", ["z", "start", "two", "axis"], ["first"]),
         helper.make_node("Cast", ["first"], ["whole"], to=TensorProto.INT64),
@@ -79,7 +79,7 @@ def test_a_size_that_depends_on_shapes_has(tmp_path: Path, steps: list[tuple[Any
     assert has_fixed_cost(graph(tmp_path / "x.onnx", steps))
 
 
-# inputs that set the size of an output, or how often something is done, by the operators' documentation
+# inputs that determine the size of an output or the number of repetitions, by the documentation of the operators
 SIZES: dict[str, set[int]] = {
     "Range": {0, 1, 2}, "ConstantOfShape": {0}, "Expand": {1}, "Tile": {1}, "Resize": {1, 2, 3}, "Upsample": {1}, "Pad": {1},
     "OneHot": {1}, "HannWindow": {0}, "HammingWindow": {0}, "BlackmanWindow": {0}, "MelWeightMatrix": {0, 1}, "AffineGrid": {1},
@@ -90,7 +90,7 @@ SIZES: dict[str, set[int]] = {
 
 
 def test_the_inputs_of_an_operator_that_are_sizes(tmp_path: Path) -> None:
-    """The file is only read, so that the other inputs may be left out."""
+    """The file is only read, not run, so the other inputs may be omitted."""
     for kind, places in SIZES.items():
         for place in range(6):
             inputs = ["one"] * place + ["given"] + ["one"] * (5 - place)

@@ -126,7 +126,7 @@ def drawn(root: Path, n: int, scored: Path) -> Path:
 def test_a_model_of_images_is_calibrated_on_a_folder(scored: Path, tmp_path: Path) -> None:
     root = drawn(tmp_path / "normal", 30, scored)
     (root / "2024/05").mkdir(parents=True)
-    (root / "7.png").rename(root / "2024/05/7.png")  # folders are no classes here
+    (root / "7.png").rename(root / "2024/05/7.png")  # here folders are no classes
     (root / "2025").mkdir()
     (root / "8.png").rename(root / "2025/8.png")
     (root / ".hidden.png").write_bytes(b"no image")

@@ -1,4 +1,4 @@
-"""Folders of images as data sets: classes, splits, one size, the cache, and what is refused."""
+"""Folders of images as data sets: classes, splits, one image size, the cache, and errors."""
 
 from __future__ import annotations
 
@@ -380,7 +380,7 @@ def test_images_of_other_formats_are_told_of(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("no image")
     shutil.copy(
         tmp_path / "0/0.png", tmp_path / "0/x.jfif"
-    )  # the content decides, and the name says that it is an image
+    )  # the content decides the format; the name only shows that it is an image
     data = datasets.load(str(tmp_path))
     assert data.protocol["images"] == 61
     assert any(
@@ -445,9 +445,9 @@ def test_files_are_decoded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     (tmp_path / "labels.csv").write_text(
         "file,label\n" + "".join(f"{index % 3}/{index}.png,x\n" for index in range(60))
     )
-    assert datasets.load(f"{root}?labels=../labels.csv").classes == ("x",)  # other classes are no other images
+    assert datasets.load(f"{root}?labels=../labels.csv").classes == ("x",)  # other classes do not change the images
     assert decoded == []
-    write(root, "0/0.png")  # another image under the same name
+    write(root, "0/0.png")  # another image with the same name
     changed = datasets.load(str(root))
     assert changed.protocol["sha256"] != first.protocol["sha256"]
     assert len(decoded) == 60

@@ -1,4 +1,4 @@
-"""Graphs that somebody else made: inputs, outputs and manifests that do not fit are refused in one clear line, and never in a traceback."""
+"""Graphs that were made elsewhere: inputs, outputs and manifests that do not fit give one clear line, never a traceback."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def test_outputs_of_another_type_or_shape(tmp_path: Path) -> None:
 
 
 def test_a_run_that_fails_is_one_line(tmp_path: Path) -> None:
-    """A table of 5 rows is asked for row 9."""
+    """A table of 5 rows gets index 9."""
     middle = [
         node("Cast", ["z"], ["whole"], to=INT64),
         node("Add", ["whole", "nine"], ["index"]),
@@ -185,7 +185,7 @@ def test_manifests_whose_requests_would_all_fail(
 
 
 def test_a_graph_that_fails_says_so_in_the_error_alone(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """ONNX Runtime would write the same text to standard error, once for each request."""
+    """ONNX Runtime would otherwise write the same text to standard error for each request."""
     made = graphs.folder(tmp_path, graphs.manifest())
     decoder(made / "g.onnx", [node("Reshape", ["z", "seven"], ["x"])], [constant("seven", np.asarray([7, -1]))])
     with pytest.raises(GraphError, match=r"g\.onnx: ONNX Runtime cannot run it: .*cannot be reshaped"):

@@ -88,11 +88,13 @@ def test_latents_depend_on_seed_and_index_alone(forms_models: dict[str, Model]) 
 
 def test_each_latent_has_priors_of_its_own(forms_client: TestClient, forms_models: dict[str, Model]) -> None:
     normal = forms_models["named"].sample(400, seed=1).latents
-    two = forms_models["named"].sample(400, seed=1, prior="two").latents  # which `place` lacks: it keeps its default
+    # `place` has no such prior, so it keeps its default
+    two = forms_models["named"].sample(400, seed=1, prior="two").latents
     assert normal is not None and two is not None
     assert np.array_equal(normal["place"], two["place"])
     assert abs(float(normal["texture"].mean())) < 0.1 and float(np.abs(two["texture"].mean(axis=(1, 2, 3))).min()) > 1.5
-    assert np.corrcoef(normal["place"][:, 0], normal["texture"][:, 0, 0, 0])[0, 1] < 0.2  # noise of their own
+    # each latent has its own noise
+    assert np.corrcoef(normal["place"][:, 0], normal["texture"][:, 0, 0, 0])[0, 1] < 0.2
     field, said = refused(forms_client, "/sample", prior="three")
     assert field == "prior" and "no 'three'" in said
 
@@ -103,7 +105,7 @@ def test_latents_are_given_and_returned_by_name(forms_client: TestClient, forms_
     again = ask(forms_client, "/sample", named_latents=latents)
     assert again["items"]["facts"] == made["items"]["facts"] and "seed" not in again
     partly = ask(forms_client, "/sample", named_latents={"place": latents["place"]}, seed=7)
-    assert partly["items"]["facts"] == made["items"]["facts"]  # the other one is drawn as before
+    assert partly["items"]["facts"] == made["items"]["facts"]  # the other latent is drawn as before
     for wrong, field in (
         ({"latents": [[0, 0]]}, "latents"),
         ({"named_latents": {"style": [[0, 0]]}}, "named_latents.style"),
@@ -126,7 +128,7 @@ def test_posteriors_are_by_name(forms_client: TestClient, forms_models: dict[str
         "place": {"mean", "log_variance"}, "texture": {"mean"}
     }  # fmt: skip
     drawn = ask(forms_client, "/encode", images=images, seed=3)["posteriors"]
-    assert drawn["texture"]["latents"] == drawn["texture"]["mean"]  # it has no variance
+    assert drawn["texture"]["latents"] == drawn["texture"]["mean"]  # this latent has no variance
     alone = ask(forms_client, "/encode", images=images[1:], seed=3, first=1)["posteriors"]
     assert alone["place"]["latents"][0] == drawn["place"]["latents"][1] != drawn["place"]["mean"][1]
 
@@ -139,7 +141,7 @@ def test_paths_between_named_latents(forms_client: TestClient, forms_models: dic
     )
     rows = made["items"]["facts"]["rows"]
     assert [path["items"]["facts"]["rows"][i] for i in (0, 2)] == rows
-    middle = np.asarray(path["named_latents"]["texture"])[1]  # its own way is a straight line
+    middle = np.asarray(path["named_latents"]["texture"])[1]  # this latent's path is a straight line
     assert np.allclose(middle, np.mean([end["texture"] for end in ends], axis=0), atol=1e-6)
     seeded = ask(forms_client, "/interpolate", **{"from": {"seed": 7}, "to": {"seed": 7, "first": 1}, "steps": 3})
     assert seeded["named_latents"] == path["named_latents"]
@@ -224,7 +226,7 @@ def test_numbers_on_every_endpoint(forms_client: TestClient) -> None:
         count = 3 if path == "/interpolate" else 2
         stated = ask(forms_client, path, model="numbered", **fields, inputs={**needed, "guidance": [7.5] * count})
         assert stated == plain, path
-        if "candidates" not in fields:  # which may choose the same
+        if "candidates" not in fields:  # with candidates, the same one may be chosen
             other = ask(
                 forms_client, path, model="numbered", **fields, inputs={**needed, "guidance": [7.5] * (count - 1) + [2]}
             )
@@ -313,14 +315,14 @@ def test_rows_are_filled_in_where_the_decoder_gets_every_latent(tmp_path: Path) 
 
 
 def zeros(manifest: Manifest) -> Any:
-    """Return a function that runs a task and gives zeros."""
+    """Return a function that runs a task and returns zeros."""
     return lambda task, inputs: {
         tensor.role: np.zeros((len(next(iter(inputs.values()))), *tensor.shape), np.float32)
         for tensor in manifest.tasks[task].outputs
     }
 
 
-# --- what GET /models says of them ---
+# --- their entries in GET /models ---
 
 
 def test_models_have_outputs_conditions_and_numbers_by_name(forms_client: TestClient) -> None:
@@ -364,7 +366,7 @@ def test_the_short_forms_have_the_fields_that_they_had(forms_client: TestClient)
 
 
 def test_names_of_the_summary_hide_no_more_of_the_manifest() -> None:
-    """GET /models/NAME has the manifest's fields under the summary's; only those that always were are in short."""
+    """GET /models/NAME merges the manifest's fields with the summary's. No new name may be in both, since the summary's short form would hide it."""
     hidden = set(contract.ModelSummary.model_fields) & set(Manifest.model_fields)
     assert hidden == {
         "name",

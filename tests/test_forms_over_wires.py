@@ -1,4 +1,4 @@
-"""The long forms over gRPC, which says what REST says, and under /v2, where each input is a tensor."""
+"""The long forms over gRPC, with the same answers as REST, and under /v2, where each input is a tensor."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def stub(service: Served) -> Iterator[Any]:
 
 
 def to_message(value: Any) -> Any:
-    """Return a field of a body over REST as messages.fill takes it: files as bytes, numbers of an input in a message of their own."""
+    """Convert a field of a REST body for messages.fill: files as bytes, numbers of an input in their own message."""
     if isinstance(value, dict):
         made = {name: to_message(each) for name, each in value.items() if name != "inputs"}
         if "images" in value:
@@ -186,7 +186,8 @@ def test_tokens_and_masks(service: Served) -> None:
         )  # fmt: skip
         body = {"model": name, "seed": 1, "encoding": "array", "conditions": {"condition": {"texts": [TEXTS[1]]}}}
         assert np.allclose(by_tokens["data"], service.client.post("/sample", json=body).json()["data"])
-        without = outputs(service, name, tensor("tokens", tokens, "INT64"), seed=1)["data"]  # all of them count
+        # without a mask all tokens count
+        without = outputs(service, name, tensor("tokens", tokens, "INT64"), seed=1)["data"]
         assert np.array_equal(without, by_tokens["data"]) == (name == "free")
         assert "tokens: is needed beside token_mask" in wrong(service, name, tensor("token_mask", mask), seed=1)
         high = tensor("tokens", np.full((1, forms.LONGEST), 256), "INT64")

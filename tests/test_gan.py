@@ -1,4 +1,4 @@
-"""Adversarial pairs: the losses against their formulas, unrolled steps against an optimiser's, spectral norms, what is exported."""
+"""Adversarial pairs: losses compared with their formulas, unrolled steps with an optimiser's, spectral norms, and exported tasks."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_losses_are_the_formulas() -> None:
 
 
 def test_minimax_saturates_where_the_other_does_not() -> None:
-    """The gradient of the generator's loss where the discriminator is sure: σ(l) against 1 - σ(l)."""
+    """The gradient of the generator's loss when the discriminator is certain is σ(l) in one case and 1 - σ(l) in the other."""
     for kind, expected in (
         ("minimax", -1 / (1 + math.exp(8))),
         ("non-saturating", -1 / (1 + math.exp(-8))),
@@ -76,7 +76,7 @@ def test_smoothed_targets_are_drawn_between_their_bounds_and_for_real_items_alon
     assert 0.899 < float(drawn.max()) <= 0.9
     assert float(drawn.mean()) == pytest.approx(0.8, abs=0.002)
     assert adversarial.targets((1.0, 1.0), 5, torch.Generator()) == 1.0
-    # the optimum against target t lies at σ(l) = t; a made item's optimum stays at minus infinity
+    # the optimum for target t is at σ(l) = t; for a generated item the optimum is minus infinity
     real = torch.tensor([0.0], requires_grad=True)
     optimizer = torch.optim.SGD([real], lr=5.0)
     for _ in range(300):
@@ -121,7 +121,7 @@ def test_translation_moves_and_cutout_erases_a_square() -> None:
     x = torch.full((200, 1, 16, 16), -1.0)
     x[:, :, 8, 8] = 1.0
     moved = adversarial.augment(x, ["translation"], torch.Generator().manual_seed(0))
-    assert torch.equal(moved.flatten(1).amax(1), torch.ones(200))  # moves by at most 2 of 16
+    assert torch.equal(moved.flatten(1).amax(1), torch.ones(200))  # the square moves by at most 2 of 16 pixels
     places = {tuple(int(i) for i in (item[0] > 0).nonzero()[0]) for item in moved}
     assert {row for row, _ in places} == {column for _, column in places} == set(range(6, 11))
     ones = torch.ones(300, 1, 16, 16)
@@ -159,7 +159,7 @@ def test_unrolled_steps_are_adams() -> None:
 
 
 def test_gradients_pass_through_unrolled_steps() -> None:
-    """d/dg of the discriminator after two steps, against finite differences."""
+    """The test compares d/dg of the discriminator after two steps with finite differences."""
     start = {"w": torch.tensor([0.3], dtype=torch.float64)}
 
     def after(g: Tensor) -> Tensor:
@@ -173,7 +173,7 @@ def test_gradients_pass_through_unrolled_steps() -> None:
     assert float(gradient.abs()) > 1e-3
 
 
-# --- bodies ---
+# --- network bodies ---
 
 
 def test_the_rules_of_dcgan_and_each_left_out() -> None:
@@ -185,8 +185,8 @@ def test_the_rules_of_dcgan_and_each_left_out() -> None:
     assert not {"Upsample", "LeakyReLU"} & kinds(up)
     assert {"Conv2d", "BatchNorm2d", "LeakyReLU"} <= kinds(down)
     assert "MaxPool2d" not in kinds(down)
-    assert sum(isinstance(part, nn.BatchNorm2d) for part in down) == 1  # none where images come in
-    assert isinstance(up.layers[-1], nn.ConvTranspose2d)  # and none where they go out
+    assert sum(isinstance(part, nn.BatchNorm2d) for part in down) == 1  # none in the layer that receives images
+    assert isinstance(up.layers[-1], nn.ConvTranspose2d)  # and none in the layer that outputs images
     assert kinds(dcgan.Up((8, 4), 1, ("normalise", "activations"))) >= {"Upsample", "BatchNorm2d"}
     assert "MaxPool2d" in kinds(dcgan.down(1, (4, 8), ("normalise", "activations")))
     assert "BatchNorm2d" not in kinds(dcgan.Up((8, 4), 1, ("strides",))) | kinds(dcgan.down(1, (4, 8), ("strides",)))
@@ -296,7 +296,7 @@ def test_the_score_of_a_conditional_pair_is_the_best_class(digits: Data) -> None
 
 @pytest.mark.parametrize("spectral", [False, True])
 def test_the_discriminator_depends_on_the_class_by_projection(digits: Data, spectral: bool) -> None:
-    """Logits of one item under two classes differ by <embedding(a) - embedding(b), h>."""
+    """The logits of one item under two classes differ by <embedding(a) - embedding(b), h>."""
     torch.manual_seed(0)
     discriminator = cgan.build(config(spectral=spectral), digits).eval().discriminator
     x, classes = torch.rand(5, 1, 8, 8), torch.eye(10)
@@ -338,7 +338,7 @@ def test_logged_logits_are_means_and_the_test_loss_is_the_cross_entropy(digits: 
 
 
 def test_a_generator_looks_ahead_where_it_is_asked_to(digits: Data) -> None:
-    """Without unrolled steps the loss is that of the discriminator as it is; with some, of a better one, which is fooled less."""
+    """Without unrolled steps the loss uses the current discriminator. With unrolled steps it uses a better one, which is fooled less."""
     found = {}
     for steps in (0, 3):
         torch.manual_seed(0)
@@ -359,7 +359,7 @@ def test_every_weight_learns(digits: Data, body: str) -> None:
         for name, weight in player.named_parameters():
             assert weight.grad is not None, name
             assert weight.grad.any(), name
-            assert name != "head.weight" or len(weight) == 1  # the logit alone: no row that nothing reads
+            assert name != "head.weight" or len(weight) == 1  # the row of the logit alone: no unused rows
 
 
 # --- artifacts ---
@@ -387,7 +387,7 @@ def made(tmp_path_factory: pytest.TempPathFactory, digits: Data) -> Path:
 
 
 def test_weights_that_are_stored_in_half_precision_take_half_the_room(made: Path) -> None:
-    """Batch normalisations are not folded into convolutions, which would make whole-precision weights of them again."""
+    """Batch normalisations are not folded into convolutions, because that would make float32 weights of them again."""
     model = load(made / "models/sn", device="cpu")
     preset = gan.PRESETS["smoke"]
     network = gan.build(Config.model_validate({**preset, "body": "dcgan", "spectral": True}), datasets.load("digits"))

@@ -1,4 +1,4 @@
-"""The ONNX exporter: its registry of operators is built once, and a copy gives the same graphs."""
+"""The ONNX exporter builds its registry of operators once, and a copy of it gives the same graphs."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def exported() -> onnx.ModelProto:
 
 @pytest.fixture
 def builds(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """One entry for each time that the exporter's operators are listed, from a fresh start."""
+    """Return a list that gets one entry each time the exporter lists its operators, from a fresh start."""
     seen: list[int] = []
     apis: Any = vars(_registration)["onnxscript_apis"]
     listing = apis.get_torchlib_ops

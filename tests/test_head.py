@@ -1,4 +1,4 @@
-"""HEAD is answered as GET is, without the body."""
+"""HEAD is answered like GET, without the body."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_head_is_get_without_a_body(path: str, service: Served) -> None:
     assert (head.status_code, head.content) == (got.status_code, b"")
     expected = {name: value for name, value in got.headers.items() if name not in OWN}
     found = {name: value for name, value in head.headers.items() if name not in OWN}
-    if path == "/metrics":  # it counts on
+    if path == "/metrics":  # its counters increase
         assert int(found.pop("content-length")) >= int(expected.pop("content-length"))
     assert found == expected
     assert path == "/metrics" or int(head.headers["content-length"]) == len(got.content)
@@ -55,7 +55,7 @@ def test_what_takes_get_says_that_it_takes_head(service: Served) -> None:
 
 
 def test_head_on_a_connection_that_is_kept(service: Served) -> None:
-    """A body behind the answer would be taken for the next answer."""
+    """A client would read a body after the answer as the next answer."""
     with httpx.Client(base_url=service.url) as client:
         for _ in range(3):
             assert client.head("/models").status_code == 200

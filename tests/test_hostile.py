@@ -1,4 +1,4 @@
-"""A short slice of tests/fuzz.py: nothing that a client sends makes a 500, over HTTP or gRPC."""
+"""A small part of tests/fuzz.py: no request causes a 500, over HTTP or gRPC."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_nothing_makes_an_rpc_fail_by_itself(service: Served) -> None:
 @given(st.data())
 @settings(max_examples=30, suppress_health_check=list(HealthCheck))
 def test_the_slice_would_notice(data: st.DataObject) -> None:
-    """A service that answers with its own faults is found out."""
+    """The check detects a service with faults."""
     for status, body in ((500, "no JSON"), (400, '{"error": {"type": "internal", "message": "m", "request_id": "r"}}')):
         answer = httpx.Response(status, text=body)
         strategy, send = hostile.cases(lambda *_, **__: answer, ROWS["transactions-vae"], ROWS["nslkdd-cvae"])["json"]  # noqa: B023

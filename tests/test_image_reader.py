@@ -1,4 +1,4 @@
-"""The one reader of image files: 1 to 16 bits, palettes, transparency, CMYK, EXIF orientations, files with several pictures, masks."""
+"""The image reader for all files: 1 to 16 bits, palettes, transparency, CMYK, EXIF orientations, files with several pictures, masks."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.pictures import GREY, GREY_ALPHA, PALETTE, RGB, RGBA, png, saved
 
 PLAIN = ImageSpec(height=8, width=8, channels=1, background=0.0)
 COLOUR = ImageSpec(height=8, width=8, channels=3, background=0.0)
-RAMP = np.arange(64, dtype=np.uint8).reshape(8, 8) * 4  # 0 to 252, all different
+RAMP = np.arange(64, dtype=np.uint8).reshape(8, 8) * 4  # 0 to 252, all values different
 EVERY = RAMP.copy()
 EVERY[7, 7] = 255
 
@@ -53,7 +53,7 @@ def test_black_mid_grey_and_white_keep_their_place_at_every_depth(bits: int, col
 
 
 @pytest.mark.parametrize("colour", [GREY, RGB, GREY_ALPHA, RGBA])
-@pytest.mark.parametrize("factor", [256, 257])  # two ways to make 16 bits of 8
+@pytest.mark.parametrize("factor", [256, 257])  # two ways to convert 8 bits to 16
 def test_sixteen_bits_are_the_same_image_as_eight(colour: int, factor: int) -> None:
     channels = pictures.CHANNELS[colour]
     values = np.repeat(EVERY[:, :, None].astype(np.uint16), channels, axis=2)
@@ -183,7 +183,7 @@ def test_values_of_a_few_bits_in_a_16_bit_file_are_warned_of() -> None:
 
 @pytest.mark.parametrize("alpha", [False, True])
 def test_an_image_of_0_and_1_is_warned_of(alpha: bool) -> None:
-    """An array in [0, 1] that was cast to bytes; ink of such values on a transparent canvas is no mistake."""
+    """Such an image is often an array in [0, 1] that was cast to bytes. Ink of such values on a transparent canvas gives no warning."""
     ones = (EVERY > 127).astype(np.uint8)
     content = saved(np.dstack([ones, EVERY])) if alpha else saved(ones)
     warned = imaging.read_image(content, PLAIN)[1].warnings
@@ -241,7 +241,7 @@ def test_transparent_pixels_of_a_mask_are_unknown() -> None:
     assert np.array_equal(imaging.read_mask(saved(white), PLAIN, (8, 8))[0], HALVES)
     ones = np.dstack([np.ones((8, 8), np.uint8), HALVES * 255])
     assert np.array_equal(imaging.read_mask(saved(ones), PLAIN, (8, 8))[0], HALVES)
-    hidden = np.dstack([np.where(HALVES, 1, 255).astype(np.uint8), HALVES * 255])  # what is transparent does not count
+    hidden = np.dstack([np.where(HALVES, 1, 255).astype(np.uint8), HALVES * 255])  # transparent pixels are ignored
     assert np.array_equal(imaging.read_mask(saved(hidden), PLAIN, (8, 8))[0], HALVES)
     index = png(HALVES, 8, PALETTE, palette=bytes([255] * 6), transparent=bytes([0, 255]))
     assert np.array_equal(imaging.read_mask(index, PLAIN, (8, 8))[0], HALVES)
@@ -285,7 +285,7 @@ def test_the_service_reads_masks_for_the_upright_image() -> None:
 
 
 def with_good_checksums(content: bytes) -> bytes:
-    """Return a damaged PNG whose chunks have the checksums of what they hold, so that the damage reaches the decoder."""
+    """Return a damaged PNG with recomputed checksums, so that the damage reaches the decoder."""
     made, place = [content[:8]], 8
     while place + 12 <= len(content):
         length = int.from_bytes(content[place : place + 4], "big")
@@ -326,6 +326,6 @@ def test_a_palette_image_without_a_palette_is_malformed() -> None:
     ],
 )
 def test_a_mask_on_another_scale_is_refused(content: bytes, said: str) -> None:
-    """Such a mask holds neither 0 and 1 nor black and white. No pixel would be known, and the whole image would be drawn anew."""
+    """Such a mask contains neither 0 and 1 nor black and white. No pixel would be known, and the whole image would be redrawn."""
     with pytest.raises(InvalidValue, match=f"masks.0.: its values end at {said}: use 0 and white, or 0 and 1"):
         imaging.read_mask(content, PLAIN, (8, 8), field="masks[0]")

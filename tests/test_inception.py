@@ -1,4 +1,4 @@
-"""The Inception of published FIDs: its quirks, and how its weights are read. That it is pytorch-fid's is shown by benchmarks/inception.py."""
+"""The Inception network of published FIDs: its details, and how its weights are read. benchmarks/inception.py compares it with pytorch-fid."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_shapes_and_parameters_of_the_published_network(network: inception.Incep
         logits, features = network(torch.zeros(1, 3, 299, 299))
     assert (logits.shape, features.shape) == ((1, 1008), (1, 2048))
     assert torch.allclose(logits, features @ network.fc.weight.T)  # without the bias
-    assert sum(value.numel() for value in network.parameters()) == 23_850_960  # as pytorch-fid's
+    assert sum(value.numel() for value in network.parameters()) == 23_850_960  # the same number as in pytorch-fid
     assert all(m.eps == 0.001 for m in network.modules() if isinstance(m, nn.BatchNorm2d))
 
 
@@ -81,7 +81,7 @@ def test_the_artifact_is_an_extractor(tmp_path: Path, network: inception.Incepti
     assert len(pools) == 8
     assert counted <= {0}
     extractor = Extractor(engine.load(folder, device="cpu"), "torch-bilinear")
-    assert extractor.distance_name == "fd_classifier"  # random weights are no FID
+    assert extractor.distance_name == "fd_classifier"  # a distance with random weights is no FID
     images = np.random.default_rng(0).integers(0, 256, (2, 1, 16, 16), dtype=np.uint8)
     features, probabilities = extractor(images)
     assert features.shape == (2, 2048)

@@ -1,4 +1,4 @@
-"""The Open Inference Protocol over both transports, as its text says; tests/tritonclient drives it with a client of others."""
+"""The Open Inference Protocol over both transports, as specified; tests/public_client tests it with a public client."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_the_server_says_what_it_is(service: Served, stub: Any) -> None:
 
 @pytest.mark.parametrize("name", [*MODELS, "foreign"])
 def test_every_task_states_its_tensors_and_answers_its_own_example(service: Served, stub: Any, name: str) -> None:
-    """Its metadata is the manifest's, the same over both transports, and the example in it is legal and gives what it says."""
+    """The metadata agrees with the manifest over both transports. The example in it is valid and gives the stated outputs."""
     manifest = service.registry.find(name, None).manifest
     assert manifest is not None
     for target in (name, *(f"{name}.{task}" for task in manifest.tasks)):
@@ -142,11 +142,11 @@ def test_json_and_binary_and_grpc_give_the_same(service: Served, stub: Any) -> N
     typed = pb.ModelInferRequest(model_name="mnist-vae")
     typed.inputs.add(name="latent", datatype="FP32", shape=[2, 20]).contents.fp32_contents.extend(Z.ravel().tolist())
     assert stub.ModelInfer(typed).raw_output_contents[0] == tail
-    assert binary(infer(service, "mnist-vae", raw, **{HEAD: "0"}))[1] == tail  # a body that is one tensor
+    assert binary(infer(service, "mnist-vae", raw, **{HEAD: "0"}))[1] == tail  # a body that consists of one tensor
 
 
 def test_a_seed_fills_what_is_left_out(service: Served, stub: Any) -> None:
-    """The same item as in /sample, over every way in; several in one request as one by one."""
+    """Omitted inputs give the same item as in /sample, over every way in; several in one request give the same as one by one."""
     for name, options in (("mnist-vae", {}), ("mnist-cvae", {"class": "3"}), ("mnist-vqvae", {"temperature": 0.8})):
         expected = by_sample(service, model=name, n=3, seed=7, **options)
         answer = infer(service, name, {"parameters": {"n": 3, "seed": 7, **options, "binary_data_output": True}})
@@ -196,7 +196,7 @@ def test_compression_both_ways(service: Served) -> None:
     for coding, pack in (("gzip", gzip.compress), ("deflate", zlib.compress)):
         answer = infer(service, "mnist-vae", pack(body), **{"Content-Encoding": coding, "Accept-Encoding": coding})
         assert answer.headers["content-encoding"] == coding
-        assert answer.content == expected  # httpx has unpacked it
+        assert answer.content == expected  # httpx has decompressed it
     bomb = gzip.compress(bytes(50_000_000))
     assert infer(service, "mnist-vae", bomb, **{"Content-Encoding": "gzip"}).status_code == 413
     for wrong in (body, gzip.compress(body)[:-4], gzip.compress(body) + b"x"):
@@ -235,7 +235,7 @@ def test_statistics_count_what_was_done(service: Served, stub: Any) -> None:
     assert {"mnist-vae.decode", "mnist-vqvae.sample", "foreign.decode"} <= names
 
 
-# --- what is wrong ---
+# --- errors ---
 
 LATENT = {"name": "latent", "shape": [1, 20], "datatype": "FP32", "data": [0.0] * 20}
 BAD: list[tuple[Any, str]] = [

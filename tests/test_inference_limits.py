@@ -15,7 +15,7 @@ from tests.served import served, until
 
 
 def test_a_full_queue_is_503_and_unavailable(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Not 429: the protocol's clients know no such thing."""
+    """The status is not 429, because the protocol's clients do not know it."""
     root = tmp_path_factory.mktemp("full")
     (root / "mnist-vae").symlink_to(SHIPPED / "mnist-vae")
     with served(root, grpc=True, queue_rows=4) as service, grpc.insecure_channel(service.target) as channel:

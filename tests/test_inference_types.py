@@ -72,7 +72,7 @@ VALUES: list[tuple[str, Any]] = [
 @pytest.mark.parametrize(("datatype", "value"), VALUES)
 @pytest.mark.parametrize("nested", [False, True])
 def test_a_value_of_another_type_or_range_is_invalid(datatype: str, value: Any, nested: bool) -> None:
-    """Also among values that are right: [true, 1] is not read as [1, 1]."""
+    """One wrong value among right ones is enough: [true, 1] is not read as [1, 1]."""
     right: Any = True if datatype == "BOOL" else 1
     data = [[value, right]] if nested else [value, right]
     error = error_of(over_http, {"inputs": [{"name": "x", "shape": [1, 2], "datatype": datatype, "data": data}]})
@@ -125,7 +125,7 @@ def test_tensors_are_refused_alike(json: dict[str, Any], message: dict[str, Any]
 
 @pytest.mark.parametrize("datatype", list(rpc.CONTENTS))
 def test_contents_of_another_datatype_are_refused(datatype: str) -> None:
-    """Each datatype has one field of contents; the others are refused, also beside the right one, and both forms of data at once."""
+    """Each datatype has one contents field. Other fields are refused, even beside the right one, and so are both forms of data at once."""
     values = {name: [1, 0] for name in set(rpc.CONTENTS.values())}
     own = rpc.CONTENTS[datatype]
     for name in values.keys() - {own}:
@@ -151,7 +151,7 @@ WRONG: list[tuple[str, Any]] = [
 
 @pytest.mark.parametrize(("name", "value"), WRONG)
 def test_parameters_are_refused_alike(name: str, value: Any) -> None:
-    """Each has one type: no text for a number, no number for true or false, and 5.0 is no integer."""
+    """Each parameter has one type: a text or boolean is no number, and 5.0 is no integer."""
 
     def read_http() -> None:
         core._choices(over_http({"parameters": {name: value}}).parameters)
@@ -198,7 +198,7 @@ def test_parameters_of_the_right_type_are_read() -> None:
 
 @pytest.mark.parametrize("field", ["input", "output", "parameter", "seed", "inptus"])
 def test_an_unknown_field_of_a_request_is_refused(field: str) -> None:
-    """Else its inputs would be drawn from a seed in silence."""
+    """Otherwise a misspelt input would silently be drawn from a seed."""
     error = error_of(over_http, {field: []})
     assert isinstance(error, InvalidValue) and error.field == field and "inputs" in (error.valid or [])
     assert over_http({"model_name": "m", "id": "1"}).id == "1"

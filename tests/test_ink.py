@@ -1,4 +1,4 @@
-"""Transparent images on a model's background: ink that would be lost is laid over the opposite, and blank images are warned of."""
+"""Transparent images on a model's background: ink that would be invisible gets the opposite background, and blank images give a warning."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_colour_ink_on_a_colour_model_is_measured_in_the_channel_that_differs_mo
 
 
 def test_a_crop_that_touches_its_border_is_judged_by_its_canvas() -> None:
-    """Ink that covers most of the border is no background."""
+    """Ink that covers most of the border is not taken for the background."""
     for colour in (0, 255):
         crop = np.zeros((56, 56, 4), np.uint8)
         crop[:, :44] = (*(colour,) * 3, 255)
@@ -130,7 +130,7 @@ def test_blank_images_are_warned_of() -> None:
         assert read(saved(image), DIGITS)[2] == ("blank: every pixel of the file has the same value",)
     same = ImageSpec(
         height=28, width=28, channels=1, background=0.5
-    )  # ink of the background itself, which is its own opposite
+    )  # ink in the background's own colour, which is its own opposite
     assert read(stroke(128), same)[2] == (
         "blank: every pixel has the same value after fitting, though not in the file",
     )
@@ -139,7 +139,7 @@ def test_blank_images_are_warned_of() -> None:
 
 @pytest.mark.parametrize("colour", [0, 255, 40, (0, 0, 128)])
 def test_unscaled_images_follow_the_same_rule(colour: int | tuple[int, ...]) -> None:
-    """The evaluator's reader: the same pixels as a model of that size would get."""
+    """The evaluator's reader gives the same pixels as a model of that size gets."""
     content = stroke(colour)
     same = DIGITS.model_copy(update={"height": 112, "width": 112})
     unscaled = imaging.read_unscaled(content, 1, background=0.0, invert=True)[0]

@@ -1,4 +1,4 @@
-"""The types of JSON values in requests: nothing is converted. Every field of every request, by reflection over the contract."""
+"""The types of JSON values in requests: no value is converted. The tests cover every field of every request, by reflection over the contract."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def accepted(annotation: Any) -> set[str]:
 
 
 def shapes_in(annotation: Any) -> Iterator[tuple[type[BaseModel], bool]]:
-    """Yield the objects within an annotation, and whether each stands in a mapping by name."""
+    """Yield the objects within an annotation, and whether each is the value of a mapping by name."""
     for part in get_args(annotation):
         if isinstance(part, type) and issubclass(part, BaseModel):
             yield part, get_origin(annotation) is dict
@@ -58,7 +58,7 @@ def shapes_in(annotation: Any) -> Iterator[tuple[type[BaseModel], bool]]:
 
 
 def fields_of(shape: type[BaseModel], path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """Yield the path and the annotation of every field of a request, also of the objects within it."""
+    """Yield the path and the annotation of every field of a request, including those of nested objects."""
     for name, info in shape.model_fields.items():
         own = (*path, info.alias or name)
         yield own, info.annotation
@@ -67,7 +67,7 @@ def fields_of(shape: type[BaseModel], path: tuple[str, ...] = ()) -> Iterator[tu
 
 
 def body(path: tuple[str, ...], value: Any, needed: dict[str, Any]) -> dict[str, Any]:
-    """Return a request with one value at a path, beside those that the request needs."""
+    """Return a request with one value at a path, and with the fields that the request needs."""
     if path[0] == "costs" and len(path) == 2:
         return {**needed, "costs": {"false_positive": 1, "false_negative": 1, "prevalence": 0.1, path[1]: value}}
     made: Any = value
@@ -87,7 +87,7 @@ CASES = [
 
 
 def test_the_cases_hold_every_use_case_and_the_objects_within_requests() -> None:
-    """Guard against a reflection that finds nothing."""
+    """The reflection must not find an empty list."""
     assert {name for name, _, _ in CASES} == set(use_cases.every)
     paths = {path for _, path, _ in CASES}
     assert {"seed", "conditions.look.texts", "from.latent", "costs.prevalence", "return_latents"} <= paths
@@ -148,7 +148,7 @@ def test_values_within_arrays_are_not_converted(
 
 
 def test_numbers_may_be_written_as_integers(forms_client: TestClient) -> None:
-    """1 is a number; 4.0 states an integer only where every transport has numbers alone: among `inputs`."""
+    """1 is a number. 4.0 is an integer only where every transport has only numbers: in `inputs`."""
     whole = ask(
         forms_client,
         "/sample",
@@ -219,7 +219,7 @@ def test_a_query_beside_a_json_body_is_refused(forms_client: TestClient, query: 
 
 
 def test_a_query_is_text_that_is_read_as_json(forms_client: TestClient) -> None:
-    """Beside a raw body the query has the fields: texts of JSON values, by the same types."""
+    """Beside a raw body, the query contains the fields: JSON values as text, with the same types."""
     latents, kind = codecs.to_npy(np.zeros((1, 2, 3), np.float32)), {"content-type": codecs.NPY}
     fields = {"model": "shaped", "class": "cat"}
     assert (

@@ -1,4 +1,4 @@
-"""Files of rows from `fit` to its report, and judged again: what is known of each row, where it is in the file, and its own values."""
+"""Files of rows from `fit` to its report and to a second evaluation: the state of each row, its number in the file, and its own values."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ FIRST = 2**53 + 1
 
 
 def written(path: Path, n: int = 2400, seed: int = 0, unlabelled: int = 200) -> dict[str, list[Any]]:
-    """Write a file of rows, of which every 40th is an attack, and the first ones have no label. Return its columns."""
+    """Write a file of rows in which every 40th row is an attack and the first rows have no label. Return its columns."""
     generator = np.random.default_rng(seed)
     a = generator.normal(size=n)
     attack = np.arange(n) % 40 == 39
@@ -54,13 +54,13 @@ def written(path: Path, n: int = 2400, seed: int = 0, unlabelled: int = 200) -> 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of two fits of the same file: one that knows anomalies, and one without."""
+    """Return a copy of two fits of the same file: one with known anomalies, and one without."""
     return shutil.copytree(once("judged-files", fitted), tmp_path_factory.mktemp("judged"), dirs_exist_ok=True)
 
 
 def fitted(root: Path) -> None:
     written(root / "rows.csv")
-    with pytest.MonkeyPatch.context() as patch:  # no graph is under test
+    with pytest.MonkeyPatch.context() as patch:  # no test here needs an ONNX graph
         patch.setattr(exporting, "export", partial(exporting.export, backend="torchscript"))
         fit_both(root)
 
@@ -80,7 +80,7 @@ def fit_both(root: Path) -> None:
 
 
 def cells(page: str, heading: str) -> list[list[str]]:
-    """Return the texts of the table below a heading, without its head."""
+    """Return the texts of the table below a heading, without its header row."""
     table = page.split(f">{heading}</h3>")[1].split("</table>")[0]
     return [
         [html.unescape(re.sub("<.*?>", "", cell)) for cell in re.findall("<td>(.*?)</td>", row)]
@@ -119,7 +119,7 @@ def test_what_is_printed_claims_false_alarms_of_normal_rows_only(folder: Path) -
 
 
 def test_the_report_shows_the_rows_of_the_file(folder: Path) -> None:
-    """Three lists show each row with its number, id and own values."""
+    """Three lists show each row with its number, id and original values."""
     page = (folder / "mine.html").read_text()
     table = {name: [str(value) for value in column] for name, column in written(folder / "again.csv").items()}
     seen = []
@@ -155,7 +155,7 @@ def test_the_report_of_unlabelled_rows_claims_no_false_alarms(folder: Path) -> N
 
 
 def test_judging_again_needs_the_file(folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """`judge` looks for the file by the name in the manifest, and the file must have the same content."""
+    """`judge` finds the file by the name in the manifest, and the file must have the same content."""
     judge = ("judge", "mine", "--models", folder / "models")
     monkeypatch.chdir(tmp_path)
     with pytest.raises(
@@ -176,7 +176,7 @@ def test_judging_again_needs_the_file(folder: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_another_file_is_judged_whole(folder: Path, tmp_path: Path) -> None:
-    """There are no training rows in it, so there are no peers; an invalid row is left out and said."""
+    """The file contains no training rows, so there are no peers. An invalid row is left out and reported."""
     written(tmp_path / "new.csv", 800, seed=2, unlabelled=0)
     with (tmp_path / "new.csv").open("a") as file:
         file.write("1,x,much,0,up,Normal\n")
@@ -205,7 +205,7 @@ def test_a_truth_for_another_file_is_given(folder: Path, tmp_path: Path) -> None
 
 
 def test_another_truth_for_the_fitted_file_judges_no_row_that_was_learned_from(folder: Path) -> None:
-    """The split is that of `fit`. Of the 55 attacks, only those in the held-out tenth are judged."""
+    """The split is that of `fit`. Only attacks in the held-out tenth are scored, not all 55."""
     model = load(folder / "models/blind", device="cpu")
     data = tables.of_model(model, folder / "rows.csv", "label==worm")
     plain = tables.of_model(model, folder / "rows.csv")
@@ -236,7 +236,7 @@ def test_parquet_is_shown_as_it_is(tmp_path: Path) -> None:
 
 
 def test_rows_without_a_file_show_what_is_missing_as_missing() -> None:
-    """They are decoded: 0 is no value of theirs."""
+    """The rows are decoded, and 0 does not stand for a value here."""
     spec = tables.from_table("made", made_table(), {}).spec
     assert isinstance(spec, TableSpec)
     item = np.zeros((2, *spec.shape), np.float32)
@@ -246,18 +246,18 @@ def test_rows_without_a_file_show_what_is_missing_as_missing() -> None:
     assert second["weight"] == pytest.approx(70, abs=3)
 
 
-# --- splitting ---
+# --- splits ---
 
 
 def labelled(n: int = 200) -> dict[str, Any]:
     return {**made_table(n), "label": np.asarray(["usual"] * n), "order": np.arange(n) + FIRST}
 
 
-WEIGHED = ColumnSettings(kinds={"weight": "numeric"})  # it rises from row to row here
+WEIGHED = ColumnSettings(kinds={"weight": "numeric"})  # its value increases from row to row here
 
 
 def test_row_numbers_follow_the_rows(tmp_path: Path) -> None:
-    """Each judged row's number is that of the file, also if the caller numbers rows otherwise."""
+    """Each row has its number in the file, even if the caller numbers rows in another way."""
     table = labelled(300)
     table["label"][::10] = "odd"
     table["weight"] = np.arange(300.0)
@@ -277,7 +277,7 @@ def test_row_numbers_follow_the_rows(tmp_path: Path) -> None:
 
 
 def test_label_and_truth_may_be_one_column() -> None:
-    """Classes are then those of the rows that are no anomalies."""
+    """The classes are then those of the rows that are not anomalies."""
     table = {**made_table(200), "label": np.resize(["good", "bad", "ugly"], 200)}
     data = tables.from_table("made", table, {}, label="label", roles=Roles("label==ugly"))
     assert data.classes == ("bad", "good")
@@ -318,7 +318,7 @@ def test_a_column_that_is_ignored_may_be_copied() -> None:
 
 
 def test_files_with_other_columns_beside_are_the_same_items() -> None:
-    """Artifacts of earlier versions have no truth in their spec, and are judged by data sets that have one."""
+    """Artifacts of earlier versions have no truth in their spec, and can be evaluated on data sets that have one."""
     with_roles, without = (
         tables.from_table(
             "made", labelled(), {}, ColumnSettings(kinds={"order": "ignore", "label": "ignore"}), roles=roles
@@ -332,7 +332,7 @@ def test_files_with_other_columns_beside_are_the_same_items() -> None:
 
 
 def test_models_that_clip_numbers_are_judged_by_data_that_compresses_them() -> None:
-    """Numbers of earlier versions are held to `clip`. New data is read for them in that way, and not the other way round."""
+    """Earlier versions clipped numbers to `clip`. New data is clipped for these models; clipped data is refused for new models."""
     table = {name: values for name, values in labelled().items() if name not in ("order", "label")}
     new = TableSpec.of(tables.from_table("made", table, {}).spec, "")
     old = new.model_copy(update={"columns": tuple(
@@ -348,11 +348,11 @@ def test_models_that_clip_numbers_are_judged_by_data_that_compresses_them() -> N
     assert new.reader_of(old) is None
 
 
-# --- figures ---
+# --- metrics ---
 
 
 def test_false_alarms_are_counted_of_normal_rows_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ten of twenty unlabelled rows are far away; the normal rows are as the calibration."""
+    """Ten of twenty unlabelled rows are far away; the normal rows are like the calibration rows."""
     monkeypatch.setattr(anomaly, "_peers", lambda train: {})
     normal, unlabelled = np.arange(100.0), np.concatenate([np.arange(10.0), np.full(10, 900.0)])
     test, known = np.concatenate([normal, unlabelled])[:, None], np.full((5, 1), 800.0)
@@ -362,7 +362,7 @@ def test_false_alarms_are_counted_of_normal_rows_alone(monkeypatch: pytest.Monke
     found = anomaly.judge(model, test, test, known, marks)
     assert [rate["met"] for rate in found.rates if rate["asked"] == 0.1] == [0.1]
     assert [rate["met"] for rate in found.unlabelled if rate["asked"] == 0.1] == [0.5]
-    assert found.terms["a"]["auroc"] == 1.0  # unlabelled rows above the anomalies do not count against it
+    assert found.terms["a"]["auroc"] == 1.0  # unlabelled rows above the anomalies do not reduce it
     none = anomaly.judge(model, test, test)
     assert (none.rates, len(none.unlabelled)) == ([], 3)
     positive_alone = anomaly.judge(model, test, test, known, np.zeros(120, bool))

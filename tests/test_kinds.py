@@ -1,4 +1,4 @@
-"""Kinds of data: what each says of its items, and that one file adds a kind to every surface."""
+"""Kinds of data: what each kind defines for its items, and that one file adds a kind to every transport."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_a_kind_refuses_the_spec_of_another() -> None:
 
 def test_errors_are_in_the_units_that_the_kind_names() -> None:
     dark, light = np.full((1, *IMAGES.shape), -1, np.float32), np.full((1, *IMAGES.shape), 0, np.float32)
-    assert IMAGES.errors(dark, light).tolist() == [0.25]  # half of black to white
+    assert IMAGES.errors(dark, light).tolist() == [0.25]  # half of the distance from black to white
     assert ROWS.errors(np.zeros((2, 4)), np.asarray([[0, 0, 0, 0], [2, 0, 0, 0]])).tolist() == [0, 1]
 
 
@@ -62,7 +62,7 @@ def test_nobody_outside_asks_for_the_class_of_a_kind() -> None:
 
 
 def _asks(node: ast.AST) -> bool:
-    """Return whether an expression compares the class, or the name, of a kind."""
+    """Return whether an expression compares the class or the name of a kind."""
     if isinstance(node, ast.Call) and ast.unparse(node.func) == "isinstance":
         return any(isinstance(part, ast.Name) and part.id in SPECS for part in ast.walk(node.args[1]))
     names = {kind.model_fields["kind"].default for kind in kinds.every}
@@ -175,7 +175,7 @@ def test_a_kind_is_added_with_one_file(tmp_path: Path) -> None:
     assert answers["client"] == [{"series": answers["sample"]}, [{"one_series": one} for one in answers["sample"]]]
     lines = [[float(cell) for cell in line.split(",")[2:]] for line in answers["cli"][1]]
     assert np.allclose(np.asarray(lines).reshape(series.shape), series, atol=1e-6)
-    over_grpc = answers["grpc"]  # whose messages have no field for series
+    over_grpc = answers["grpc"]  # the gRPC messages have no field for series
     message = (
         "series: proto/manifold.proto has no field for this kind of data; send the request over REST, which serves it"
     )
@@ -183,7 +183,7 @@ def test_a_kind_is_added_with_one_file(tmp_path: Path) -> None:
         over_grpc.pop(name) == ["UNIMPLEMENTED", message]
         for name in ("Sample", "SampleStream", "Encode", "AnomalyScore")
     } == {True}
-    assert over_grpc.pop("Classify")[0] == "FAILED_PRECONDITION"  # the model does not classify, over REST neither
+    assert over_grpc.pop("Classify")[0] == "FAILED_PRECONDITION"  # the model does not classify, and REST refuses it too
     assert over_grpc == {"array": [1, 3]}
     assert (
         'manifold_requests_total{route="/manifold.v1.Manifold/AnomalyScore",status="UNIMPLEMENTED"} 1.0'

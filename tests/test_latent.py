@@ -1,4 +1,4 @@
-"""Continuity and disentanglement: pure figures against what they must be, and what the evaluator makes of them."""
+"""Continuity and disentanglement: metrics compared with known values, and the records of the evaluator."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_a_latent_that_does_not_vary_is_no_division_by_zero() -> None:
 
 
 def paths(ends: np.ndarray, steps: int = 8) -> np.ndarray:
-    """Straight paths (P, S, L) between ends (P, 2, L)."""
+    """Return straight paths (P, S, L) between ends (P, 2, L)."""
     parts = np.linspace(0, 1, steps + 1)[:, None]
     return np.asarray((1 - parts) * ends[:, None, 0] + parts * ends[:, None, 1])
 
@@ -55,7 +55,7 @@ def test_an_isometry_of_the_white_space_has_rate_one_and_even_steps() -> None:
     mean = generator().normal(size=(5000, 4)) @ generator(1).normal(size=(4, 4))
     white = latent.whitening(latent.aggregate_covariance(mean, None))
     way = paths(mean[:60].reshape(30, 2, 4))
-    rotation = np.linalg.qr(generator(2).normal(size=(9, 4)))[0]  # (9, 4), orthonormal columns
+    rotation = np.linalg.qr(generator(2).normal(size=(9, 4)))[0]  # (9, 4), with orthonormal columns
     found = latent.continuity(way, way @ white @ rotation.T * 2, white)
     assert found.per_unit == pytest.approx(2)
     assert found.per_unit_95 == pytest.approx(2)
@@ -142,7 +142,7 @@ def test_made_shapes_hold_every_combination_once() -> None:
     assert len(np.unique(known, axis=0)) == len(known)
     assert len(np.unique(images.reshape(len(images), -1), axis=0)) == len(images)  # no two combinations look the same
     border = np.concatenate([images[:, :, 0], images[:, :, -1], images[:, :, :, 0], images[:, :, :, -1]], axis=2)
-    assert border.max() == 0  # nothing is cut off
+    assert border.max() == 0  # no shape is cut off
 
 
 # --- from an artifact ---

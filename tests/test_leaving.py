@@ -1,4 +1,4 @@
-"""Clients that leave while a file of rows is scored or calibrated on: the work ends, and no error is logged."""
+"""Clients that disconnect during scoring of or calibration on a file of rows: the work ends, and no error is logged."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MB = 2**20
 
 
 class Gate:
-    """Holds each chunk that is encoded until it may go on, and counts them."""
+    """A gate that holds each chunk before it is encoded until `open` is set, and counts the chunks."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         from manifold.runtime.tables import columns
@@ -43,7 +43,7 @@ class Gate:
 
 @pytest.mark.parametrize("transport", ["http", "grpc", "calibrate"])
 def test_work_ends_when_the_client_has_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, transport: str) -> None:
-    """In the first pass of a budget, of which the client sees nothing, and in a calibration."""
+    """The client leaves in the first pass of a budget, before any answer, and during a calibration."""
     from manifold.service.http import admin
 
     gate = Gate(monkeypatch)
@@ -78,7 +78,7 @@ def leave_http(service: Any, content: bytes, gate: Gate) -> None:
 
 
 def post_and_leave(service: Any, target: str, content: bytes, gate: Gate) -> None:
-    """Send a file, and close the connection during its first chunk."""
+    """Send a file, and close the connection during the first chunk."""
     head = (
         f"POST {target} HTTP/1.1\r\nHost: localhost\r\nContent-Type: text/csv\r\nContent-Length: {len(content)}\r\n\r\n"
     )
@@ -106,7 +106,7 @@ def leave_grpc(service: Any, content: bytes, gate: Gate) -> None:
 
 
 def leave_calibration(service: Any, content: bytes, gate: Gate) -> None:
-    """Wait until the work is told, too: the request itself ends after the work."""
+    """Wait until the work is cancelled, because the request itself ends only after the work."""
     post_and_leave(service, "/admin/models/rows/calibrate", content, gate)
     until(lambda: gate.stopped())
 

@@ -1,4 +1,4 @@
-"""Free lengths: a graph that masks its padding gives the same bits in every bucket, alone and beside others."""
+"""Free lengths: a graph that masks its padding gives the same bits in every bucket, alone and in a batch."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ FREE = {"shape": [LONGEST], "free": [0]}
 
 
 def graph(path: Path, *, axis: int | str = "T") -> None:
-    """Write a graph of tokens, their mask, and noise of their length.
+    """Write a graph of tokens, their mask, and noise of the same length.
 
-    `picture` holds the sum of the tokens and the largest noise, both within the mask; `each` is the tokens with the noise added; `columns` is
-    the length that the graph sees. All are exact, so that no order of summation shows.
+    `picture` holds the sum of the tokens and the largest noise, both within the mask; `each` is the tokens plus the noise; `columns` is the length
+    that the graph sees. All values are exact, so the order of summation has no effect.
     """
     nodes = [
         node("Cast", ["tokens"], ["floats"], to=TensorProto.FLOAT),
@@ -66,7 +66,7 @@ def graph(path: Path, *, axis: int | str = "T") -> None:
 
 
 def manifest(**task: Any) -> dict[str, Any]:
-    """Return what a person would write."""
+    """Return a hand-written manifest."""
     inputs = [
         {"role": "tokens", "source": "tokens", "dtype": "int64", **FREE},
         {"role": "token_mask", "name": "mask", "source": "token_mask", **FREE},
@@ -92,14 +92,14 @@ def artifact(root: Path, **task: Any) -> Path:
 
 
 def run(model: Model, texts: list[str], seed: int = 3) -> dict[str, np.ndarray]:
-    """Return all outputs for texts."""
+    """Run the model on texts, and return all outputs."""
     steps = operations.sample(model.manifest, len(texts), seed=seed, condition=ByText(tuple(texts)))
     return model.run("sample", next(steps).inputs)
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Model:
-    """The model that always runs at the full length."""
+    """Return the model that always runs at the full length."""
     return load(artifact(tmp_path_factory.mktemp("whole"), buckets=[LONGEST]))
 
 
@@ -125,7 +125,7 @@ def test_an_item_does_not_depend_on_the_longer_texts_beside_it(whole: Model) -> 
         alone = whole.run("sample", next(steps).inputs)
         assert np.array_equal(alone["data"][0], together["data"][place])
         assert np.array_equal(alone["each"][0], together["each"][place, : len(text)])
-    samples = whole.sample(40, seed=5)  # of drawn texts
+    samples = whole.sample(40, seed=5)  # the texts of these samples are drawn
     assert np.array_equal(whole.sample(3, seed=5, first=30).data, samples.data[30:33])
 
 

@@ -1,4 +1,4 @@
-"""Densities add up to one, samples follow them, and the KL is the closed form."""
+"""Densities integrate to one, samples follow them, and the KL equals its closed form."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_logistic_sees_levels() -> None:
 
 
 def test_gaussian_is_torchs_with_the_whole_constant() -> None:
-    """Sources in circulation divide by sigma instead of its square, or halve the constant."""
+    """Some published code divides by sigma instead of its square, or halves the constant."""
     likelihood, x = Gaussian(4, 0.3), torch.rand(5, 4)
     parameters = torch.randn(5, 4)
     expected = -Normal(torch.sigmoid(parameters), 0.3).log_prob(x)

@@ -1,4 +1,4 @@
-"""gRPC clients that are slow, silent, many, or send too much: their calls are ended or refused, and others are answered meanwhile."""
+"""gRPC clients that are slow, silent, many, or send too much: their calls are ended or refused, and other clients are answered meanwhile."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ from manifold.service.stubs import manifold_pb2_grpc as stubs
 from tests import foreign
 from tests.served import Served, served, until
 
-pytestmark = pytest.mark.slow  # clients that stand still are waited for
+pytestmark = pytest.mark.slow  # the tests wait for clients that do nothing
 
 CODE = grpc.StatusCode
-RECEIVE = SEND = 0.5  # seconds that the service gives
+RECEIVE = SEND = 0.5  # the service's time limits in seconds
 SAMPLE = "/manifold.v1.Manifold/Sample"
 
 
@@ -54,7 +54,7 @@ def channel(service: Served) -> Iterator[grpc.Channel]:
 
 
 def connected(service: Served) -> grpc.Channel:
-    """A connection of its own."""
+    """Return a new connection."""
     options = [
         ("grpc.use_local_subchannel_pool", 1),
         ("grpc.max_send_message_length", -1),
@@ -65,7 +65,7 @@ def connected(service: Served) -> grpc.Channel:
 
 @contextlib.contextmanager
 def silence() -> Iterator[Callable[[], Iterator[Any]]]:
-    """Yield a function that makes requests that do not come until the block ends."""
+    """Yield a function that returns request iterators which send nothing until the block ends."""
     over = threading.Event()
 
     def requests() -> Iterator[Any]:
@@ -88,7 +88,7 @@ def is_well(service: Served) -> bool:
 
 
 def code_of(call: Any) -> grpc.StatusCode:
-    """The status with which a call ends, however much of its answer there is before."""
+    """Return the status with which a call ends, after any part of its answer."""
     with pytest.raises(grpc.RpcError) as caught:
         for _ in call:
             pass
@@ -101,7 +101,7 @@ def is_empty(service: Served) -> bool:
 
 
 def test_a_message_that_does_not_come_is_not_waited_for(service: Served, channel: grpc.Channel) -> None:
-    """Not even by the first call of a service, which has no handler yet that could send a status."""
+    """This also holds for the first call of a service, when no handler can send a status yet."""
     before = service.cuts("slow_body")
     with silence() as nothing:
         waiting = channel.stream_unary(SAMPLE).future(nothing(), timeout=60)
@@ -139,7 +139,7 @@ def test_a_silent_stream_ends_with_a_status(
 
 
 def test_a_stream_of_inferences_may_be_silent_for_longer(service: Served, channel: grpc.Channel) -> None:
-    """A client of Triton opens one, and sends when it has something to send."""
+    """A client of Triton opens such a stream early, and sends when it has something to send."""
     go = threading.Event()
 
     def requests() -> Iterator[inference_pb2.ModelInferRequest]:
@@ -163,12 +163,13 @@ def test_a_stream_that_nobody_reads_ends(service: Served, channel: grpc.Channel)
     until(lambda: service.cuts("slow_reader") == before + 1)
     until(lambda: service.batcher.rows == 0)
     assert is_well(service)
-    assert code_of(call) in (CODE.DEADLINE_EXCEEDED, CODE.CANCELLED)  # CANCELLED: it read too late even for the status
+    # CANCELLED: the client read too late even for the status
+    assert code_of(call) in (CODE.DEADLINE_EXCEEDED, CODE.CANCELLED)
     until(lambda: is_empty(service))
 
 
 def test_requests_without_end_are_not_gathered(service: Served, channel: grpc.Channel) -> None:
-    """A client that sends and never reads: each request waits for the answer before it, and the stream ends."""
+    """If a client sends and never reads, each request waits for the answer to the previous one, and the stream ends."""
     sent = itertools.count()
     request = inference_pb2.ModelInferRequest(model_name="nothing", id="a" * 10_000)
     before = service.cuts("slow_reader")
@@ -191,7 +192,7 @@ def test_calls_have_a_limit_over_both_transports(root: Path) -> None:
         answer = httpx.post(f"{service.url}/sample", json={})
         assert (answer.status_code, answer.json()["error"]["type"]) == (429, "busy")
         assert refusals(service, "calls") == 2
-        # whoever asks whether it is well is told
+        # health checks are always answered
         for path in ("/health/live", "/health/ready", "/v2/health/live", "/v2/health/ready"):
             assert httpx.get(f"{service.url}{path}").status_code == 200, path
         until(lambda: health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest()).status == 1)
@@ -217,12 +218,12 @@ def test_messages_have_a_limit_together(root: Path) -> None:
         service.app.intake.held = 0
         with pytest.raises(grpc.RpcError) as caught:
             stub.Encode(pb.EncodeRequest(images=[b"a" * 200_000]))
-        assert caught.value.code() is CODE.FAILED_PRECONDITION  # the model encodes nothing; the message was read
+        assert caught.value.code() is CODE.FAILED_PRECONDITION  # the model does not encode, so the message was read
         until(lambda: is_empty(service))
 
 
 def test_half_messages_have_a_limit_together(root: Path) -> None:
-    """gRPC keeps what has come of a message. Calls that only wait make room for those that have one."""
+    """gRPC keeps the received part of a message. Calls that only wait are ended before calls that have sent a part."""
     with (
         served(
             root, grpc=True, max_bodies_bytes=2 * (2**20 + limits.FRAME), max_body_bytes=2**20, receive_seconds=60
@@ -308,11 +309,11 @@ def test_bytes_that_are_no_message_get_a_status(service: Served, channel: grpc.C
         assert code_of(channel.stream_stream(method)(iter([b"\xff\xff"]), timeout=30)) is CODE.INVALID_ARGUMENT, method
 
 
-# --- HTTP/2 by hand ---
+# --- HTTP/2 without a library ---
 
 
 def request(target: str, message: bytes = b"", stream: int = 1) -> bytes:
-    """A call with one message, whose fields are compressed in no way."""
+    """Return a call with one message. Its header fields are not compressed."""
     fields = {
         ":method": "POST",
         ":scheme": "http",
@@ -329,7 +330,7 @@ def request(target: str, message: bytes = b"", stream: int = 1) -> bytes:
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 DATA, HEADERS, RST_STREAM, SETTINGS, PING, GOAWAY = 0, 1, 3, 4, 6, 7
-NO_WINDOW = struct.pack(">HI", 4, 0)  # of a client that reads nothing of any stream
+NO_WINDOW = struct.pack(">HI", 4, 0)  # settings of a client that reads nothing of any stream
 
 
 def frame(kind: int, payload: bytes = b"", flags: int = 0, stream: int = 0) -> bytes:
@@ -351,13 +352,13 @@ def http2(service: Served, settings: bytes = b"") -> socket.socket:
 
 
 def test_a_channel_that_only_pings_is_kept(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Clients ping every 10 s, to keep what lies between from forgetting an idle connection; here in milliseconds."""
+    """Clients ping every 10 s, so that routers do not drop an idle connection. Here the interval is in milliseconds."""
     assert rpc.ALIVE["grpc.http2.min_ping_interval_without_data_ms"] <= 5_000
     monkeypatch.setitem(rpc.ALIVE, "grpc.http2.min_ping_interval_without_data_ms", 20)
     with served(root, grpc=True) as service, http2(service) as connection:
         pause = threading.Event()
         for number in range(10):
-            pause.wait(0.04)  # an interval is what is tested
+            pause.wait(0.04)  # the test needs this interval
             connection.sendall(frame(PING, bytes([number] * 8)))
         kinds = []
         for kind, flags, payload in frames(connection):
@@ -374,14 +375,14 @@ def test_a_channel_that_pings_all_the_time_is_not_kept(service: Served) -> None:
 
 
 def test_a_stream_that_reads_not_even_its_status_is_reset(service: Served) -> None:
-    """The handler is over at once; what is left is the stream, which gRPC would keep until the client has gone."""
+    """The handler has ended. Only the stream is left, which gRPC would keep until the client disconnects."""
     before = service.cuts("slow_reader")
     with http2(service, NO_WINDOW) as connection:
         connection.sendall(request("/manifold.v1.Manifold/SampleStream", pb.SampleRequest(n=1000).SerializeToString()))
         until(lambda: service.cuts("slow_reader") == before + 1)
         over = threading.Event()
 
-        def ask() -> None:  # gRPC lets go of the call before at the next one
+        def ask() -> None:  # gRPC releases a call only at the next one
             while not over.wait(0.1):
                 is_well(service)
 

@@ -1,4 +1,4 @@
-"""Metrics: each against its definition written out, and against what it must do."""
+"""Metrics of the evaluation: each agrees with its definition, and has the properties that it must have."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def draw(n: int, d: int = 6, seed: int = 0, shift: float = 0.0) -> Array:
 
 
 def mmd(x: Array, y: Array) -> float:
-    """The unbiased estimator as it is written (Gretton et al., 2012, eq. 3), pair by pair."""
+    """Return the unbiased estimator by its definition (Gretton et al., 2012, eq. 3), pair by pair."""
     k = lambda a, b: (a @ b / len(a) + 1) ** 3  # noqa: E731
     m, n = len(x), len(y)
     within_x = sum(k(a, b) for a, b in itertools.permutations(x, 2)) / (m * (m - 1))
@@ -36,9 +36,9 @@ def test_kid_is_the_unbiased_estimator_over_all_pairs() -> None:
 def test_kid_between_halves_is_zero_within_its_error_and_unbiased() -> None:
     found = [metrics.kernel_distance(draw(400, seed=seed), draw(400, seed=seed + 500), 0) for seed in range(40)]
     values = np.asarray([estimate.value for estimate in found])
-    assert min(values) < 0 < max(values)  # a biased one is never below zero
+    assert min(values) < 0 < max(values)  # a biased estimator is never negative
     assert abs(values.mean()) < 3 * values.std() / np.sqrt(len(values))
-    # the standard error is what repetition shows, within the freedom of the jackknife
+    # the standard error agrees with repeated estimates, within the accuracy of the jackknife
     assert 0.5 < np.mean([estimate.error for estimate in found]) / values.std() < 2.0
 
 
@@ -87,7 +87,7 @@ def test_the_two_scores_part_by_the_divergence_of_the_classes() -> None:
 def test_splits_are_shuffled_by_seed() -> None:
     p = one_hot(
         np.sort(np.arange(1000) % 10)
-    )  # sorted by class: unshuffled splits would each hold one class and score 1
+    )  # sorted by class: without shuffling each split would hold one class and score 1
     assert metrics.inception_score(p, 0).value > 9
     assert metrics.inception_score(p, 0) == metrics.inception_score(p, 0)
     assert metrics.inception_score(p, 0) != metrics.inception_score(p, 1)
@@ -131,7 +131,7 @@ def test_precision_and_recall_tell_quality_from_variety() -> None:
         metrics.precision_recall(real[:3], narrow)
 
 
-# --- pictures and codes ---
+# --- images and codes ---
 
 
 def test_psnr_and_usage() -> None:

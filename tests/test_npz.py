@@ -1,4 +1,4 @@
-"""Arrays of an .npz within limits: zeros that unpack to gigabytes are refused by their headers, in artifacts and in reports."""
+"""Arrays of an .npz file within limits: zeros that unpack to gigabytes are refused by their headers, in artifacts and in reports."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ MB = 2**20
 
 @contextmanager
 def at_most(size: int) -> Iterator[None]:
-    """Fails where more memory than `size` bytes is in use at any time within the block."""
+    """Fail if more than `size` bytes of memory are in use at any time within the block."""
     tracemalloc.start()
     try:
         yield
@@ -45,7 +45,7 @@ def header(shape: tuple[int, ...], dtype: str = "<f4") -> bytes:
 
 
 def bomb(path: Path, name: str, head: bytes, size: int) -> None:
-    """A member that unpacks to its header and `size` zeros."""
+    """Write a member that unpacks to its header and `size` zeros."""
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as held, held.open(f"{name}.npy", "w") as file:
         file.write(head)
         for start in range(0, size, MB):

@@ -1,4 +1,4 @@
-"""Tables as other programs write them: what `fit` decides, and that scoring reads the same from CSV, Parquet and JSON."""
+"""Tables as other programs write them: the columns that `fit` chooses, and that CSV, Parquet and JSON are scored alike."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def table(cell: Callable[[int], str], separator: str = ";") -> str:
 
 
 def fitted(path: Path, content: str | bytes | pa.Table, **options: Any) -> tuple[TableSpec, Data]:
-    """Return the schema of a file, which is then read again by the path of scoring."""
+    """Fit a schema to a file, and read the file again as scoring does. Return both."""
     if isinstance(content, pa.Table):
         path = path / "t.parquet"
         pa.parquet.write_table(content, path)
@@ -50,7 +50,7 @@ def column_of(spec: TableSpec, name: str = "c") -> Column | str:
 
 
 def scored(spec: TableSpec, content: bytes, kind: str) -> tuple[np.ndarray, dict[int, list[str]], dict[int, str]]:
-    """Return the encoded rows of a file in one chunk, the warnings and the invalid rows by place."""
+    """Return the encoded rows of a file in one chunk, with the warnings and the invalid rows by position."""
     (chunk,) = files.chunks(io.BytesIO(content), kind, spec)
     encoded = spec.encode(chunk.table, missing=True)
     return encoded.data, encoded.warnings, {**encoded.bad, **chunk.bad}
@@ -58,7 +58,7 @@ def scored(spec: TableSpec, content: bytes, kind: str) -> tuple[np.ndarray, dict
 
 @pytest.mark.parametrize("word", [*MISSING_NUMBERS, "none", "NULL", "nan", " -nan ", "\ufeffNA"])
 def test_words_for_missing_numbers_on_every_path(tmp_path: Path, word: str) -> None:
-    """Every fifth value: a column of numbers in spite of that. In a column of texts, such a word is a category."""
+    """Every fifth value is such a word: a column of numbers stays one. In a column of texts, the word is a category."""
     spec, data = fitted(tmp_path, table(lambda i: word if i % 5 == 0 else str(i * 13 % 57)))
     assert isinstance(column_of(spec), NumericColumn)
     assert len(data.train) + len(data.calibration) + len(data.test) == N
@@ -173,7 +173,8 @@ def test_blanks_around_names_are_removed_in_parquet_files_too(tmp_path: Path) ->
     assert files.header(io.BytesIO(content), "parquet", spec) == ["c", "x", ""]
     of_csv, _, _ = scored(spec, b" c,x ,\n3,0.5,k\n", "csv")
     np.testing.assert_array_equal(of_csv, rows.encode([[3, 0.5]], spec)[0])
-    earlier = schema.fit({" c": np.arange(N) % 7, "x": np.arange(N) / 8.0})  # such a name of a model is found as it is
+    # a model that already has such a name is matched exactly
+    earlier = schema.fit({" c": np.arange(N) % 7, "x": np.arange(N) / 8.0})
     assert len(scored(earlier, content, "parquet")[0]) == N
     twice = io.BytesIO()
     pa.parquet.write_table(pa.table({"c": pa.array([1]), "c ": pa.array([2]), "x": pa.array([1])}), twice)
@@ -209,7 +210,8 @@ def test_codes_with_a_few_words_stay_codes(tmp_path: Path) -> None:
     ],
 )  # fmt: skip
 def test_texts_that_might_be_numbers_are_reported(tmp_path: Path, cell: Callable[[int], str], says: str) -> None:
-    content = "y;z;" + table(cell).replace("\n", "\n0.5;2.25;").removesuffix("0.5;2.25;")  # more columns with a point
+    # more columns with a decimal point
+    content = "y;z;" + table(cell).replace("\n", "\n0.5;2.25;").removesuffix("0.5;2.25;")
     spec, data = fitted(tmp_path, content)
     assert not isinstance(column_of(spec), NumericColumn)
     (note,) = data.notes
@@ -243,7 +245,8 @@ def test_names_of_rows_without_one_in_the_header_and_separators_at_the_ends(tmp_
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        ("a,b\n3,1,5\n2,1,5\n", "has 3 cells, but the header has 2"),  # as with decimal commas: no names of rows
+        # this looks like decimal commas, not like row names
+        ("a,b\n3,1,5\n2,1,5\n", "has 3 cells, but the header has 2"),
         ("a,b\n1,5,2\n1,5,3\n", "has 3 cells, but the header has 2"),
         ("a,b\n7,1,5\n", "has 3 cells, but the header has 2"),
         ("Report of 2025\na,b,c\n1,2,3\n4,5,6\n", "its first line is one cell, 'Report of 2025', but its rows have 3, separated by ','; .*remove"),

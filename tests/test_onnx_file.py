@@ -1,4 +1,4 @@
-"""The reader of ONNX files: it agrees with the package onnx, and damaged files are an error."""
+"""The reader of ONNX files: it agrees with the package onnx, and damaged files give an error."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from tests.graphs import (
 
 
 def test_the_reader_agrees_with_the_package_onnx() -> None:
-    """Operators and files of weights of all graphs that are shipped."""
+    """The test compares operators and weight files of all shipped graphs."""
     import onnx
 
     from tests.conftest import SHIPPED
@@ -46,7 +46,7 @@ def test_the_reader_agrees_with_the_package_onnx() -> None:
 
 
 def test_files_of_weights_are_found_wherever_they_stand(tmp_path: Path) -> None:
-    """In constants, sparse tensors, functions and the values that these have for a call that gives none."""
+    """Names of files occur in constants, sparse tensors, functions, and the attribute defaults of functions."""
 
     def held(name: str) -> Any:
         return outside(name, f"{name}.bin", np.ones(1, np.float32))

@@ -1,4 +1,4 @@
-"""The use cases on arrays: determinism above all."""
+"""The operations on arrays, above all their determinism."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ CONDITIONAL = "digits-pixelcnn"
 
 @pytest.mark.parametrize("name", NAMES)
 def test_same_seed_and_index_same_bits(name: str, shipped: dict[str, Model], client: TestClient) -> None:
-    """Alone, in a batch of any size, through REST or the library, after a restart."""
+    """The item is the same alone, in a batch of any size, through REST or the library, and after a restart."""
     model = shipped[name]
     whole = model.sample(64, seed=11).data
     for first, n in ((0, 1), (63, 1), (5, 2), (7, 3), (20, 5), (0, 64)):
@@ -122,11 +122,11 @@ def test_the_mixture_prior_has_its_moments_and_its_components(name: str, shipped
     spread = np.sqrt(np.diag(expected))
     assert (np.abs(latents.mean(axis=0) - centre) < 5 * spread / np.sqrt(n)).all()
     assert np.abs(np.cov(latents.T) - expected).max() < 0.06 * spread.max() ** 2
-    # cold, an item is its component's mean, and the components come as often as they should
+    # at a temperature near 0 an item is its component's mean, and each component has its expected frequency
     cold = draw_latents(model.manifest, "mixture", 3, 0, n, sampling.FIRST_INPUT_STREAM, 1e-6)
     nearest = ((cold[:, None] - means) ** 2).sum(axis=2).argmin(axis=1)
     assert np.abs(np.bincount(nearest, minlength=len(weights)) / n - weights).max() < 0.015
-    # an item depends on its seed and index alone
+    # an item depends only on its seed and index
     assert np.array_equal(
         draw_latents(model.manifest, "mixture", 3, 7, 5, sampling.FIRST_INPUT_STREAM, 1.0), latents[7:12]
     )
@@ -274,7 +274,7 @@ def test_p_values_of_new_normal_items_are_uniform() -> None:
 
 
 def test_the_shipped_digits_calibration_holds_on_test_items(shipped: dict[str, Model], digits: Data) -> None:
-    """200 calibration digits, 300 test digits: the realised rate at 10% lies in the interval of both."""
+    """With 200 calibration and 300 test digits, the measured rate at 10% lies in the joint confidence interval."""
     model = shipped[CONDITIONAL]
     assert isinstance(model.manifest.spec, ImageSpec)
     p = model.calibrated.p_values(

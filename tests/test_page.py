@@ -1,4 +1,4 @@
-"""What an artifact stores for its page: curves, test points and a sheet, within a limit."""
+"""The data that an artifact stores for its page: curves, test points and a grid of samples, within a limit."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from manifold.training.runs import LOG
 
 
 def records(epochs: int, names: int = 1) -> str:
-    """Return a log of two phases, with what is no loss between them."""
+    """Return a log of two phases, with a record between them that is no loss."""
     losses = {f"train/part{i}": 1 / 3 for i in range(names)}
     lines: list[dict[str, Any]] = [{"step": 1, "phase": "a", "watch": {"relative_spread": 1.0}}]
     for phase in ("a", "b"):
@@ -49,7 +49,7 @@ def test_long_curves_are_thinned_out(tmp_path: Path) -> None:
 
 
 class Noise:
-    """A stand-in for an engine whose latents and samples are noise, which nothing compresses."""
+    """A stand-in for an engine whose latents and samples are noise, which cannot be compressed."""
 
     def __init__(self, width: int, side: int) -> None:
         encode = SimpleNamespace(input=lambda role: None)
@@ -79,7 +79,7 @@ def context(folder: Path, width: int, side: int, monkeypatch: pytest.MonkeyPatch
 def test_a_page_stays_within_its_limit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, width: int, side: int, points: int
 ) -> None:
-    """Even if the log is long, the latent wide, and nothing can be compressed."""
+    """The limit holds even if the log is long, the latent wide, and the data incompressible."""
     shown.write_page(context(tmp_path, width, side, monkeypatch))
     files = {path.name: path.stat().st_size for path in (tmp_path / shown.PAGE).iterdir()}
     assert sum(files.values()) <= shown.PAGE_BYTES == 150_000

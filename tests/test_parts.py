@@ -1,4 +1,4 @@
-"""Parts that make their items on demand: they are trained, evaluated and exported like arrays, and never asked for all items at once."""
+"""Splits that make their items on demand: they are trained, evaluated and exported like arrays, without a request for all items at once."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from tests.conftest import SHIPPED
 
 
 class Made:
-    """A part that hands out copies of the items of another, notes how many it was asked for, and refuses more than `most`."""
+    """A split that returns copies of another split's items, records how many were requested, and refuses more than `most`."""
 
     def __init__(self, part: Part, most: int) -> None:
         self.part, self.most, self.asked = part, most, 0
@@ -105,8 +105,8 @@ def test_items_made_on_demand_are_exported_like_arrays(tmp_path: Path, digits: D
 def test_no_command_asks_for_more_than_a_bounded_batch(
     tmp_path: Path, digits: Data, monkeypatch: pytest.MonkeyPatch, family: str
 ) -> None:
-    """Training, export, judge and evaluate, with the bounds of large items; the figures are those of arrays."""
-    bound = 128  # items of 64 values; the batch of training and of the evaluator
+    """Training, export, judge and evaluate keep to the bounds of large items, and the metrics are those of arrays."""
+    bound = 128  # items of 64 values; the batch size of training and of the evaluator
     for module, name in ((parts_module, "VALUES"), (anomaly, "SCORED_VALUES"), (images, "VALUES")):
         monkeypatch.setattr(module, name, 64 * bound)
     inverted = dataclasses.replace(

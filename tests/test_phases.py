@@ -1,4 +1,4 @@
-"""The loop over phases and players, with a family made here: an autoencoder, then two players that take turns."""
+"""The loop over phases and players, with a family defined here: an autoencoder, then two players that alternate."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from manifold.training.train import train
 
 
 class Config(Recipe):
-    """Options of the toy."""
+    """The options of the toy."""
 
     width: int = 4
 
 
 class Toy(nn.Module):
-    """Three linear maps; the seen list records who was trained when."""
+    """A toy model of three linear maps. The list `seen` records which player was trained when."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -63,7 +63,7 @@ def phases(model: Any, config: Config) -> list[Phase]:
 
 @pytest.fixture
 def toy(monkeypatch: pytest.MonkeyPatch) -> list[Toy]:
-    """The toy as a family; the list receives every model built."""
+    """Register the toy as a family, and return a list that receives every model built."""
     built: list[Toy] = []
 
     def build(config: Config, data: Data) -> Toy:

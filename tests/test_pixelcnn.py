@@ -1,4 +1,4 @@
-"""Causality by gradients, probabilities that sum to one, and the cached loop against naive sampling."""
+"""Causality shown by gradients, probabilities that sum to one, and the cached loop compared with naive sampling."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from manifold.training.networks.gated import FreeSampler, Sampler, nothing
 
 
 def grid(height: int, width: int, levels: int, classes: int = 3) -> Data:
-    """Random images of a small size."""
+    """Return random images of a small size."""
     generator = np.random.Generator(np.random.Philox(0))
     items = (generator.integers(0, levels, (40, 1, height, width)) * 255 // (levels - 1)).astype(np.uint8)
     part = Arrays(items, generator.integers(0, classes, 40))
@@ -39,7 +39,7 @@ def network(data: Data, **changes: object) -> GatedPixelCNN:
 
 
 def naive(model: GatedPixelCNN, uniforms: Tensor, condition: Tensor, temperature: Tensor) -> Tensor:
-    """A full pass for every position."""
+    """Sample with a full pass for every position."""
     codes = torch.zeros(len(uniforms), model.height, model.width, dtype=torch.long)
     for place in range(model.height * model.width):
         row, column = divmod(place, model.width)
@@ -51,7 +51,7 @@ def naive(model: GatedPixelCNN, uniforms: Tensor, condition: Tensor, temperature
 
 
 def test_a_position_sees_all_before_it_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Gradients, at a size where the receptive field covers the image: so no blind spot either."""
+    """The gradients are taken at a size where the receptive field covers the image, so they also show that there is no blind spot."""
     model = network(grid(5, 5, 2), layers=5)
     embedded = model.emission.embed(torch.zeros(1, 5, 5, 1, dtype=torch.long)).detach().requires_grad_()
     monkeypatch.setattr(model.emission, "embed", lambda values: embedded)
@@ -74,7 +74,7 @@ def test_probabilities_of_all_images_sum_to_one() -> None:
 
 
 def drawn_inputs(batch: int, places: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Uniforms, a mixture of 3 classes for each item, and temperatures between 0.5 and 1.5."""
+    """Return uniforms, a mixture of 3 classes for each item, and temperatures between 0.5 and 1.5."""
     generator = torch.Generator().manual_seed(1)
     uniforms = torch.rand(batch, places, generator=generator)
     condition = torch.rand(batch, 3, generator=generator).softmax(1)
@@ -84,7 +84,7 @@ def drawn_inputs(batch: int, places: int) -> tuple[Tensor, Tensor, Tensor]:
 @pytest.mark.parametrize("batch", [1, 16])
 @pytest.mark.parametrize("shape", [(7, 7, 16), (8, 8, 4), (3, 5, 2)])
 def test_cached_sampling_is_naive_sampling(shape: tuple[int, int, int], batch: int) -> None:
-    """The test below compares the graph."""
+    """This test compares the sampler in torch; the next one compares the graph."""
     model = network(grid(*shape))
     uniforms, condition, temperature = drawn_inputs(batch, shape[0] * shape[1])
     expected = naive(model, uniforms, condition, temperature)
@@ -96,7 +96,7 @@ def test_cached_sampling_is_naive_sampling(shape: tuple[int, int, int], batch: i
 
 @pytest.mark.parametrize("classes", [3, 0])
 def test_the_graph_and_one_split_by_rows_give_the_same_and_let_items_go(tmp_path: Path, classes: int) -> None:
-    """The graph of all rows, in batches of one and of more, equals naive sampling; the graph of one row, run row by row, equals both."""
+    """The graph of all rows, in batches of one and of more, equals naive sampling. The graph of one row, run row by row, equals both."""
     data = grid(6, 5, 4)
     model = network(data, conditional=bool(classes))
     sampler = Sampler(model, AssembleImages(model)).eval()
@@ -126,7 +126,7 @@ def test_the_graph_and_one_split_by_rows_give_the_same_and_let_items_go(tmp_path
     assert np.array_equal(codes, expected)
     assert left.tolist() == list(range(7))
 
-    def keep(row: int) -> np.ndarray:  # items 2 and 5 go after the second row, item 0 after the fourth
+    def keep(row: int) -> np.ndarray:  # items 2 and 5 are dropped after the second row, item 0 after the fourth
         return np.asarray([row < 3, True, row < 1, True, True, row < 1, True])
 
     alive.clear()
@@ -159,7 +159,7 @@ def test_a_sheet_draws_the_classes_in_turn() -> None:
 
 
 def test_the_test_loss_is_the_exact_likelihood_of_each_item() -> None:
-    """On two pixels of two levels the four images of a class have probabilities that sum to one."""
+    """For two pixels of two levels, the four images of a class have probabilities that sum to one."""
     data = grid(1, 2, 2)
     model = network(data)
     every = torch.tensor(list(itertools.product([0.0, 1.0], repeat=2))).view(4, 1, 1, 2)
@@ -193,9 +193,9 @@ def test_the_loader_finds_a_sampler_that_does_not_follow_its_logits(tiny: Path) 
 
 
 def test_a_sampler_is_compared_with_logits_of_any_size() -> None:
-    """Two places whose logits lie 2000 apart: a wrong code is found in each."""
-    logits = np.asarray([[[1000.0, -1000.0], [1001.0, -1001.0]]])  # (1, 2 codes, 2 places)
-    inputs = {"uniforms": np.asarray([[0.5, 0.5]])}  # the second code at first, then the first one
+    """The logits of two positions differ by 2000, and a wrong code is found in each."""
+    logits = np.asarray([[[1000.0, -1000.0], [1001.0, -1001.0]]])  # (1, 2 codes, 2 positions)
+    inputs = {"uniforms": np.asarray([[0.5, 0.5]])}  # picks the second code at the first position, then the first code
     for codes, wrong in (([[1, 0]], 0), ([[0, 0]], 1), ([[1, 1]], 1), ([[0, 1]], 2)):
         outputs = {"codes": np.asarray(codes), "data": np.zeros((1, 2))}
         found = golden.check_sampler(lambda *_: {"logits": logits}, inputs, outputs, "logits")

@@ -1,4 +1,4 @@
-"""The files of fitted priors: what they hold, what is refused, and how the numbers of a manifest get there."""
+"""The files of fitted priors: their contents, the errors, and how the numbers of a manifest get there."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from manifold.runtime.manifest import FILE, PRIORS_FILE
 from tests.conftest import SHIPPED
 from tests.graphs import check
 
-MOST_BYTES = 60_000  # of a shipped manifest
+MOST_BYTES = 60_000  # largest size of a shipped manifest
 GAUSSIAN = {"kind": "gaussian", "mean": [1.0, 2.0], "cholesky": [[1.0, 0.0], [0.5, 0.25]]}
 MIXTURE = {
     "kind": "mixture", "weights": [0.25, 0.75], "means": [[0.1, 0.2], [3.0, -1.0]],
@@ -28,7 +28,7 @@ ARRAYS = {f"latent.{name}.{part}" for name in ("round", "two") for part in prior
 
 
 def write(root: Path, latent: dict[str, Any] | None = None) -> Path:
-    """Write an artifact on the fake backend whose manifest states two fitted priors, and return its folder."""
+    """Write an artifact on the fake backend whose manifest states two fitted priors. Return its folder."""
     fitted = {"priors": {"normal": {"kind": "normal"}, "round": GAUSSIAN, "two": MIXTURE}}
     folder = root / "dots/1"
     folder.mkdir(parents=True)
@@ -74,13 +74,13 @@ def test_priors_move_into_a_file_and_nothing_else_changes(tmp_path: Path, sealed
     after = manifest.read(folder)
     assert set(np.load(folder / PRIORS_FILE)) == ARRAYS
     assert drawn(folder) == bits
-    assert load(folder).checksum == checksum  # of recipes: pictures that were made before can be made again
+    assert load(folder).checksum == checksum  # recipes contain this checksum: earlier pictures can still be made again
     assert after.files == ({**before.files, PRIORS_FILE: repository.digest(folder / PRIORS_FILE)} if sealed else {})
     assert {field for field in type(before).model_fields if getattr(before, field) != getattr(after, field)} == (
         {"latent", "files"} if sealed else {"latent"}
     )
     text = (folder / FILE).read_text()
-    priors.move(folder)  # there is nothing left to move
+    priors.move(folder)  # all priors have been moved
     assert (folder / FILE).read_text() == text == manifest.dumps(after)
 
 

@@ -1,4 +1,4 @@
-"""Priors fitted after training: what they are, and how an artifact gets them."""
+"""Priors fitted after training: their parameters, and how they are added to an artifact."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from manifold.training.exporting import priors
 
 
 def clusters(n: int = 4000) -> np.ndarray:
-    """Three Gaussians of different shapes, weights 0.5, 0.3, 0.2."""
+    """Draw from three Gaussians of different shapes with weights 0.5, 0.3, 0.2."""
     generator = np.random.Generator(np.random.Philox(0))
     which = generator.choice(3, n, p=[0.5, 0.3, 0.2])
     centres, widths = np.asarray([[0, 0], [6, 0], [0, 8.0]]), np.asarray([[1, 0.3], [0.2, 1], [1, 1.0]])
@@ -48,7 +48,7 @@ def test_the_mixture_is_a_density_that_fits_better_than_one_gaussian() -> None:
     axis = np.linspace(-15, 20, 701)
     grid = np.stack(np.meshgrid(axis, axis), -1).reshape(-1, 2)
     assert np.exp(log_density(mixture, grid)).sum() * (axis[1] - axis[0]) ** 2 == pytest.approx(1, abs=1e-3)
-    assert priors.fit(clusters()) == fitted  # the same every time
+    assert priors.fit(clusters()) == fitted  # fits are deterministic
 
 
 def test_a_unit_that_encodes_nothing_and_few_rows() -> None:
@@ -57,7 +57,7 @@ def test_a_unit_that_encodes_nothing_and_few_rows() -> None:
     fitted = priors.fit(dead)
     assert isinstance(fitted["gaussian"], GaussianPrior)
     assert fitted["gaussian"].components[2][0, 1, 1] > 0
-    assert set(priors.fit(clusters(150))) == {"gaussian"}  # too few for ten components
+    assert set(priors.fit(clusters(150))) == {"gaussian"}  # too few items for ten components
 
 
 def test_what_the_family_gave_is_kept() -> None:

@@ -1,4 +1,4 @@
-"""The service as a process: it starts without torch in sight, answers, and ends when told to."""
+"""The service as a process: it starts without importing torch, answers, and ends on a signal."""
 
 from __future__ import annotations
 
@@ -30,19 +30,19 @@ from tests import foreign
 from tests.conftest import ROOT
 from tests.served import answers, free_port, until
 
-pytestmark = pytest.mark.slow  # processes are started and stopped
+pytestmark = pytest.mark.slow  # the tests start and stop processes
 
 
 @contextmanager
 def service(
     models: Path, port: int, *, prelude: str = "", first: str = "", streams: str = "", **more: str
 ) -> Iterator[subprocess.Popen[str]]:
-    """`python -m manifold.service` on a port of loopback; after some lines of Python or of the shell, with the streams redirected."""
+    """Run `python -m manifold.service` on a port of loopback, after some lines of Python or of the shell, with the streams redirected."""
     environment = {
         **os.environ,
         "MANIFOLD_MODELS_DIR": str(models),
         "MANIFOLD_PORT": str(port),
-        "MANIFOLD_GRPC_PORT": "0",  # the next port may be somebody else's
+        "MANIFOLD_GRPC_PORT": "0",  # another process may use the next port
         "PYTHONPATH": str(ROOT),
     }
     environment |= {"MANIFOLD_DEFAULT_MODEL": "foreign", **more}
@@ -71,18 +71,18 @@ def wait_until_ready(url: str, process: subprocess.Popen[str]) -> None:
 
 
 def output(process: subprocess.Popen[str]) -> tuple[int, list[str]]:
-    """The exit status, and the lines of stderr."""
+    """Return the exit status and the lines of stderr."""
     _, error = process.communicate(timeout=120)
     return process.returncode, error.splitlines()
 
 
 def events(lines: list[str]) -> list[str]:
-    """The events of a log in JSON; every line has to be JSON."""
+    """Return the events of a log in JSON. Every line must be JSON."""
     return [json.loads(line)["event"] for line in lines]
 
 
 def test_starts_answers_and_ends(tmp_path: Path) -> None:
-    """A port that is taken is one line and status 2, before any model is loaded; also with workers, and for gRPC."""
+    """If a port is taken, the service prints one line and exits with status 2 before it loads a model, with workers and for gRPC too."""
     foreign.write(tmp_path)
     port, rpc, free = free_port(), free_port(), free_port()
     url = f"http://127.0.0.1:{port}"
@@ -110,7 +110,7 @@ def test_starts_answers_and_ends(tmp_path: Path) -> None:
 
 
 def expect(process: subprocess.Popen[str], status: int) -> list[str]:
-    """The lines of stderr of a process that ends so."""
+    """Return the lines of stderr of a process that must exit with this status."""
     found, lines = output(process)
     assert found == status, lines
     return lines
@@ -118,7 +118,7 @@ def expect(process: subprocess.Popen[str], status: int) -> list[str]:
 
 @pytest.mark.parametrize("workers", ["1", "2"])
 def test_a_signal_counts_from_the_first_instruction(tmp_path: Path, workers: str) -> None:
-    """SIGHUP ends nothing, SIGTERM and SIGINT end everything, wherever the start has come to."""
+    """At every stage of the start, SIGHUP is ignored, and SIGTERM and SIGINT end the service."""
     foreign.write(tmp_path)
     options = {"MANIFOLD_WORKERS": workers, "MANIFOLD_DEVICE": "cpu", "MANIFOLD_LOG_FORMAT": "json"}
     with ExitStack() as stack:
@@ -132,13 +132,13 @@ def test_a_signal_counts_from_the_first_instruction(tmp_path: Path, workers: str
 
 
 def ignores_hangup(pid: int) -> bool:
-    """Whether a process's main thread leaves signals to another one: it has run a few lines of Python."""
+    """Return whether the main thread of a process blocks SIGHUP. If so, it has run its first lines of Python."""
     found = re.search(r"SigBlk:\s+([0-9a-f]+)", Path(f"/proc/{pid}/status").read_text())
     return found is not None and bool(int(found.group(1), 16) & 1 << signal.SIGHUP - 1)
 
 
 def test_told_to_stop_while_models_load(tmp_path: Path) -> None:
-    """The load takes longer than the test: it is not waited for."""
+    """Loading takes longer than the test, so the service does not wait for it."""
     slow(tmp_path)
     port = free_port()
     options = {"MANIFOLD_GRPC_PORT": "0", "MANIFOLD_DRAIN_SECONDS": "0.2", "MANIFOLD_LOG_FORMAT": "json"}
@@ -152,7 +152,7 @@ def test_told_to_stop_while_models_load(tmp_path: Path) -> None:
 
 
 def slow(root: Path) -> None:
-    """The foreign model, with a constant that takes ONNX Runtime a minute or more to compute when it loads it."""
+    """Write the foreign model with a constant that ONNX Runtime computes while loading, for a minute or more."""
     path = foreign.write(root) / "generator.onnx"
     model = onnx.load(path)
     size = numpy_helper.from_array(np.asarray([1800, 1800], np.int64), "size")
@@ -171,7 +171,7 @@ def slow(root: Path) -> None:
 
 
 def test_every_line_of_the_log_is_in_its_format(tmp_path: Path) -> None:
-    """A client that speaks no TLS to gRPC, one that speaks no HTTP, a model that is broken, warnings, and an error that nobody caught."""
+    """The lines come from a client without TLS on gRPC, one that speaks no HTTP, a broken model, warnings, and an uncaught error."""
     foreign.write(tmp_path)
     broken = tmp_path / "broken/1"
     shutil.copytree(tmp_path / "foreign/1", broken)
@@ -208,7 +208,7 @@ def test_every_line_of_the_log_is_in_its_format(tmp_path: Path) -> None:
         assert any(event in each for each in found), found
 
 
-# what libraries do
+# log lines that libraries write
 NOISE = """
 import logging, sys, threading, warnings
 from manifold.service.telemetry import logs
@@ -248,7 +248,7 @@ def test_standard_streams_that_are_closed_hold_up_nobody(tmp_path: Path) -> None
 
 
 def test_few_open_files_and_a_log_that_nobody_reads(tmp_path: Path) -> None:
-    """The service says what is short, refuses connections beyond it, and answers when there is room again."""
+    """The service logs which limit is reached, refuses connections above it, and answers when there is room again."""
     foreign.write(tmp_path)
     port = free_port()
     with service(
@@ -262,11 +262,9 @@ def test_few_open_files_and_a_log_that_nobody_reads(tmp_path: Path) -> None:
             assert all(answer.startswith(b"HTTP/1.1 503") for answer in refused)
             used = workers.processor_seconds(process.pid)
             time.sleep(0.5)
-            assert workers.processor_seconds(process.pid) - used < 0.25  # it does not go round in circles
+            assert workers.processor_seconds(process.pid) - used < 0.25  # there is no busy loop
         until(lambda: answers(f"http://127.0.0.1:{port}/health/ready"))
-        with socket.create_connection(
-            address, timeout=30
-        ) as connection:  # lines of 150 bytes, where a pipe holds 64 KiB
+        with socket.create_connection(address, timeout=30) as connection:  # lines of 150 bytes; a pipe holds 64 KiB
             connection.sendall(b"GET /health/live HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n" * 1000)
             body = b'{"status":"live"}'
             received = b""
@@ -283,7 +281,7 @@ def test_few_open_files_and_a_log_that_nobody_reads(tmp_path: Path) -> None:
 def test_lost_lines_are_told_though_no_line_follows() -> None:
     reading, writing = os.pipe()
     writer = logs.LogWriter(writing, "json")
-    writer.write("x" * (logs.MOST - 1) + "\n")  # more than the pipe holds
+    writer.write("x" * (logs.MOST - 1) + "\n")  # more than fits into the pipe
     until(lambda: not writer._lines)
     writer.write("lost\n")
     with open(reading) as file:
@@ -296,7 +294,7 @@ def test_lost_lines_are_told_though_no_line_follows() -> None:
 def test_lines_of_the_log_that_are_lost_are_counted() -> None:
     reading, writing = os.pipe()
     writer = logs.LogWriter(writing, "json")
-    for number in range(30_000):  # more than a pipe and the queue hold, and nobody reads yet
+    for number in range(30_000):  # more than the pipe and the queue hold; the reader starts later
         writer.write(f'{{"event": "{number}", "more": "{"x" * 80}"}}\n')
     writer.drain(0.01)
     kept, lost = list[str](), 0
@@ -306,7 +304,7 @@ def test_lines_of_the_log_that_are_lost_are_counted() -> None:
             lost += record.get("lines", 0)
             kept += [record["event"]] if "more" in record else []
     assert lost > 0
-    with open("/dev/full", "w") as full:  # a file system that is full loses lines, and raises nothing
+    with open("/dev/full", "w") as full:  # a full file system loses lines, but raises no error
         broken = logs.LogWriter(full.fileno(), "json")
         broken.write("a line\n")
         broken.drain()
@@ -343,7 +341,7 @@ def test_a_taken_port_is_told_from_a_free_one(host: str) -> None:
             ports.check_rpc(Settings(host=host, port=1, grpc_port=port))
         with pytest.raises(SettingsError, match=f"grpc_port: {host}:{port} cannot be had"):
             ports.reserved(Settings(host=host, port=1, grpc_port=port))
-    for each in ports.reserved(Settings(host=host, port=1, grpc_port=port)):  # free again, at once
+    for each in ports.reserved(Settings(host=host, port=1, grpc_port=port)):  # the ports are free again at once
         each.close()
 
 

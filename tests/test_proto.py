@@ -62,7 +62,8 @@ def test_every_message_has_the_fields_of_its_contract(compiled: FileDescriptorPr
     ]
     for shape in shapes:
         names = [info.alias or name for name, info in shape.model_fields.items()]
-        assert sorted(set(messages[shape.__name__]) - {"array"}) == sorted(names), shape.__name__  # a body over REST
+        # `array` is a request body in REST
+        assert sorted(set(messages[shape.__name__]) - {"array"}) == sorted(names), shape.__name__
 
 
 def test_every_route_has_its_rpc(compiled: FileDescriptorProto) -> None:
@@ -85,14 +86,14 @@ def test_every_route_has_its_rpc(compiled: FileDescriptorProto) -> None:
 def test_the_generated_code_is_of_its_contract(
     name: str, generated: ModuleType, stub: type, servicer: type, tmp_path: Path
 ) -> None:
-    """Descriptors are compared, as the text depends on the generator's version."""
+    """The test compares descriptors, because the text depends on the version of the generator."""
     compiled = compile_proto(name, tmp_path)
     found = FileDescriptorProto.FromString(generated.DESCRIPTOR.serialized_pb)
     found.name = compiled.name
     expected = FileDescriptorProto()
     expected.CopyFrom(compiled)
     waiting = list(expected.message_type)
-    while waiting:  # the compiler writes these into sets of descriptors alone
+    while waiting:  # the compiler writes these names only into descriptor sets
         message = waiting.pop()
         waiting += message.nested_type
         for field in message.field:

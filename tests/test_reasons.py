@@ -1,4 +1,4 @@
-"""Explanations, on arrays made by hand."""
+"""Explanations, computed on small hand-written arrays."""
 
 from __future__ import annotations
 
@@ -24,22 +24,22 @@ T = TypeVar("T")
 
 
 def test_each_image_has_a_map_of_its_own() -> None:
-    """The channels' mean of nats, white at the scale of surprise."""
+    """A map shows the mean of nats over the channels, with white at the scale of surprise."""
     nats = np.zeros((2, 3, 2, 2))
     nats[0, :, 0, 1], nats[1, :, 1, 0] = [3, 6, 9], [1, 2, 3]
     spec = ImageSpec(height=2, width=2, channels=3)
     found = spec.explain(Evidence(nats, scale=10.0), ())
     pixels = [np.asarray(Image.open(io.BytesIO(base64.b64decode(item["map"])))).tolist() for item in found]
-    assert pixels == [[[0, 153], [0, 0]], [[0, 0], [51, 0]]]  # 6 and 2 tenths of 255
+    assert pixels == [[[0, 153], [0, 0]], [[0, 0], [51, 0]]]  # 0.6 and 0.2 of 255
 
 
 def given(role: str, shape: list[int], **more: Any) -> dict[str, Any]:
-    """An input of a task."""
+    """Return an input of a task."""
     return {"role": role, "source": role, "shape": shape, **more}
 
 
 def model(root: Path, usual: list[float]) -> Model:
-    """Rows with nats by column, which the fake draws from 0 to 1, and `usual` ones; missing values are filled in."""
+    """Return a model of rows whose nats by column are drawn from 0 to 1 by the fake, with the given `usual` ones. It fills in missing values."""
     data = given("data", [4], missing=True)
     terms = [{"role": "odd", "shape": []}, {"role": "kl", "shape": []}]
     tasks = {
@@ -55,7 +55,7 @@ def model(root: Path, usual: list[float]) -> Model:
 
 
 def driven(one: Model, steps: Steps[T]) -> T:
-    """Return what a use case gives if the graphs take missing values as 0, which the fake does not."""
+    """Return the result of an operation. Its graphs take missing values as 0, which the fake does not do."""
 
     def run(task: str, inputs: Mapping[str, Any]) -> dict[str, Any]:
         return one.run(task, {role: np.nan_to_num(array) for role, array in inputs.items()})
@@ -64,7 +64,7 @@ def driven(one: Model, steps: Steps[T]) -> T:
 
 
 def test_rows_without_an_unusual_column_are_compared_with_nothing(tmp_path: Path) -> None:
-    """Expected values are asked for the columns alone whose nats are above the usual."""
+    """Expected values are computed only for columns whose nats are above the usual."""
     rows, one = np.zeros((3, 4), np.float32), model(tmp_path, [2.0, 2.0, 2.0])
     found = driven(one, reasons.find(one.manifest, rows, one.score(rows), one.calibrated))
     assert found.excess is not None
@@ -82,7 +82,7 @@ def test_unusual_columns_are_compared_with_what_the_others_lead_to_expect(tmp_pa
     assert found.expected is not None
     unusual = found.excess > 0
     assert 0 < unusual.sum() < unusual.size
-    assert np.array_equal(~np.isnan(found.expected), unusual[:, [0, 1, 1, 2]])  # the category has two places
+    assert np.array_equal(~np.isnan(found.expected), unusual[:, [0, 1, 1, 2]])  # the category has two encoded columns
     for row, column in np.argwhere(unusual):
         blocks = [slice(0, 1), slice(1, 3), slice(3, 4)]
         holes = rows[row : row + 1].copy()

@@ -1,4 +1,4 @@
-"""The recalibration of a model over HTTP."""
+"""Recalibration of a model over HTTP."""
 
 from __future__ import annotations
 

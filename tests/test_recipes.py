@@ -1,4 +1,4 @@
-"""Every recipe's smoke preset from end to end on digits: train, export, parity, serve, sample, evaluate; and the loss went down."""
+"""The smoke preset of every recipe from end to end on digits: train, export, parity, serve, sample, evaluate; the loss decreases."""
 
 from __future__ import annotations
 
@@ -26,12 +26,13 @@ from manifold.training.runs import LOG
 from tests.conftest import SHIPPED, tiny_run, wait_until_ready
 from tests.shared import export
 
-IMAGES = [name for name in families.names() if not name.startswith("tabular")]  # test_tabular.py has the others
+# test_tabular.py tests the other families
+IMAGES = [name for name in families.names() if not name.startswith("tabular")]
 
 
 @pytest.fixture(scope="module", params=IMAGES)
 def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, digits: Data) -> Model:
-    """The family's smoke preset, trained and published; export checks parity with torch and publishes nothing without it."""
+    """Train and publish the family's smoke preset. Export requires parity with torch."""
     root = tmp_path_factory.mktemp(request.param)
     run = tiny_run(root / "run", request.param, digits)
     return load(export(run, request.param, root / "models", data=digits), device="cpu")
@@ -42,7 +43,8 @@ def test_the_loss_went_down(made: Model) -> None:
     phases = list(dict.fromkeys(line["phase"] for line in lines))
     for phase in phases:
         test = [line["test/loss"] for line in lines if line["phase"] == phase]
-        of = "train/loss" if "train/loss" in lines[0] else "train/discriminator/loss"  # of an adversarial pair
+        # the second name is the loss of an adversarial pair
+        of = "train/loss" if "train/loss" in lines[0] else "train/discriminator/loss"
         train = [line[of] for line in lines if line["phase"] == phase]
         assert len(test) >= 2, "one epoch shows nothing"
         assert test[-1] < test[0], (phase, test)
@@ -54,7 +56,7 @@ def test_the_artifact_is_whole(made: Model) -> None:
 
 
 def test_it_is_served_without_a_line_of_its_own(made: Model, digits: Data) -> None:
-    """Whatever the manifest promises answers over HTTP, and as the engine does."""
+    """Every endpoint in the manifest answers over HTTP, with the same values as the engine."""
     name = made.manifest.name
     settings = Settings(models_dir=made.folder.parents[1], default_model=name, device="cpu")
     image = base64.b64encode(imaging.to_png(Arrays.of(digits.test).items[0])).decode()
@@ -68,7 +70,7 @@ def test_it_is_served_without_a_line_of_its_own(made: Model, digits: Data) -> No
         "anomaly-score": {"images": [image]},
         "classify": {"images": [image]},
     }  # fmt: skip
-    if name == "vqvae":  # no prior over its vectors: ends are given
+    if name == "vqvae":  # its vectors have no prior, so the ends are given
         bodies["interpolate"] = {"from": {"image": image}, "to": {"image": image}}
     with TestClient(create_app(settings), raise_server_exceptions=False) as client:
         wait_until_ready(client)
@@ -85,7 +87,7 @@ def test_it_is_served_without_a_line_of_its_own(made: Model, digits: Data) -> No
 
 
 def test_it_is_evaluated(made: Model, digits: Data) -> None:
-    """Against real digits, through the shipped classifier; a classifier is judged as an extractor itself."""
+    """The reference is real digits with the shipped classifier. A classifier is evaluated as an extractor itself."""
     parts = {
         name: ImageArray(Arrays.of(part).items, part.labels, "digits")
         for name, part in (("train", digits.train), ("calibration", digits.calibration), ("test", digits.test))
@@ -101,12 +103,12 @@ def test_it_is_evaluated(made: Model, digits: Data) -> None:
     held = reference.of_source(extractor, data.test, "test")
     report, _ = models.evaluate(made, held, extractor, data, n=200)
     numbers = report.metrics
-    assert numbers["fd_classifier"] > report.anchors["train_vs_test"]  # seconds of training make nothing perfect
+    assert numbers["fd_classifier"] > report.anchors["train_vs_test"]  # after seconds of training no model is perfect
     assert np.isfinite(list(numbers.values())).all()
     if made.manifest.name not in ("gan", "cgan"):
         assert numbers["nll"] > 0
     else:
-        assert "nll" not in numbers  # a discriminator's logit is no likelihood
+        assert "nll" not in numbers  # the logit of a discriminator is no likelihood
     if "encode" in made.manifest.tasks:
         assert 0 <= numbers["continuity"] <= numbers["continuity_95"]
         assert 1 / 16 <= numbers["largest_step"] <= 1

@@ -1,4 +1,4 @@
-"""The file of keys and the certificate, which a service reads again while it runs."""
+"""The file of keys and the certificate, which a running service reads again."""
 
 from __future__ import annotations
 
@@ -38,7 +38,8 @@ def test_keys_are_read_again_without_a_restart(root: Path, tmp_path: Path) -> No
     file = tmp_path / "keys"
     made = CliRunner().invoke(commands, ["key", "ops", "--scope", "infer", "--scope", "admin", "--file", str(file)])
     ops = made.stdout.split("\n")[0]
-    assert file.stat().st_mode & 0o777 == 0o644  # hashes of random tokens; the container's user has to read them
+    # the file holds hashes of random tokens, and the container's user has to read it
+    assert file.stat().st_mode & 0o777 == 0o644
     assert ops not in file.read_text()
     with app_with(root, keys="", keys_file=file) as client:
         wait_until_ready(client)
@@ -70,7 +71,7 @@ def authority() -> trustme.CA:
 
 
 def certify(authority: trustme.CA, folder: Path) -> dict[str, Path]:
-    """A fresh certificate for this machine, as settings name it."""
+    """Write a new certificate for this machine. Return its paths by the names of the settings."""
     made = authority.issue_cert("127.0.0.1", "localhost")
     made.private_key_pem.write_to_path(folder / "key.pem")
     (folder / "certificate.pem").write_bytes(b"".join(blob.bytes() for blob in made.cert_chain_pems))
@@ -78,7 +79,7 @@ def certify(authority: trustme.CA, folder: Path) -> dict[str, Path]:
 
 
 def serial(port: int) -> str:
-    """Of the certificate that is shown on a port."""
+    """Return the digest of the certificate that a port presents."""
     return hashlib.sha256(ssl.get_server_certificate(("127.0.0.1", port)).encode()).hexdigest()
 
 
@@ -117,7 +118,7 @@ def test_tls_for_both_and_a_new_certificate_while_it_runs(root: Path, tmp_path: 
 
 
 def environment_of(**options: object) -> dict[str, str]:
-    """Settings as a process is told them."""
+    """Return the environment variables of these settings."""
     told = {f"MANIFOLD_{name.upper()}": str(value) for name, value in options.items()}
     return {**os.environ, "PYTHONPATH": str(ROOT), **told}
 

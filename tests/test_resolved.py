@@ -1,4 +1,4 @@
-"""Options are resolved once: what is trained, saved, described and exported says what was done."""
+"""Options are resolved once: the trained, saved, described and exported options are the same."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_what_is_saved_and_exported_is_resolved(tmp_path: Path, digits: Data) ->
 
 
 def test_a_run_of_an_older_version_goes_on_exactly(tmp_path: Path, digits: Data) -> None:
-    """Its config holds options unresolved, and lists of names with an empty one."""
+    """Its config contains unresolved options, and lists of names with an empty one."""
     old = {**families.get("gan").PRESETS["smoke"], "watch_steps": 0, "augment": [""], "discriminator_lr": 0.0}
     config = gan.Config.model_validate(old)
     whole = runs.TrainingRun(tmp_path / "whole", "gan", "digits", "smoke", config)
@@ -91,7 +91,7 @@ def looks(run: runs.TrainingRun) -> list[dict[str, Any]]:
 def test_a_judge_that_auto_found_may_be_missing_later(
     tmp_path: Path, digits: Data, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Training goes on without it, with a warning, and gives the same weights."""
+    """Training continues without the extractor, with a warning, and gives the same weights."""
     whole, parts = (gan_run(tmp_path / name) for name in ("whole", "parts"))
     train(whole, digits, device="cpu", quiet=True)
     assert {look["judge"] for look in looks(whole)} == {"digits-classifier/1"}
@@ -126,7 +126,7 @@ def test_a_judge_that_the_user_named_must_be_there(
 def test_checkpoints_of_older_versions_name_no_judge(digits: Data) -> None:
     watch = gan.phases(gan.build(gan.Config(), digits), gan.Config())[0].watch
     assert watch is not None
-    watch.restore({"usual": 3.0})  # without a warning
+    watch.restore({"usual": 3.0})  # there is no warning
     assert watch.state() == {"usual": 3.0, "judge": "digits-classifier/1"}
 
 
@@ -140,7 +140,7 @@ def test_an_artifact_states_no_judge_that_its_run_may_not_have_used(tmp_path: Pa
 def test_a_command_resolves_the_options_once(
     tmp_path: Path, digits: Data, monkeypatch: pytest.MonkeyPatch, folds: int
 ) -> None:
-    """One training, and one export, which trains a model for each fold of a small set."""
+    """The command runs one training, and one export that trains a model for each fold of a small set."""
     calls = 0
     honest = vae.resolve
 

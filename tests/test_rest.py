@@ -1,4 +1,4 @@
-"""The wire: every route for every model, and what each answers."""
+"""The HTTP API: every route for every model, and the answers."""
 
 from __future__ import annotations
 
@@ -30,20 +30,20 @@ from tests.conftest import (
     WITHOUT_ENCODER,
 )
 
-CODES = ("cifar10-vqvae", "fashion-vqvae", "mnist-vqvae")  # no prior over their vectors
+CODES = ("cifar10-vqvae", "fashion-vqvae", "mnist-vqvae")  # their vectors have no prior
 IMAGE_MODELS = [name for name in NAMES if name not in ROWS]
 LATENT_MODELS = [name for name in NAMES if name not in WITHOUT_ENCODER]
 
 
 def told(name: str) -> dict[str, Any]:
-    """What a conditional encoder is told."""
+    """Return the condition of a conditional encoder."""
     return {"class": CLASS_OF[name]} if name in CLASS_OF else {}
 
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("route", use_cases.every)
 def test_every_route_for_every_model(client: TestClient, name: str, route: str) -> None:
-    """An answer that fits its contract, or 409 that says what the model can."""
+    """The answer fits its contract, or is a 409 that lists the endpoints of the model."""
     body: dict[str, Any] = {"model": name}
     if route == "sample":
         body |= {"n": 3, "return_latents": True}
@@ -190,7 +190,7 @@ def test_fitting_is_said_and_strict_refuses(client: TestClient) -> None:
     large = text(png(np.full((90, 40, 3), 255, np.uint8)))
     answer = client.post("/encode", json={"images": [large]}).json()
     assert answer["fitted"][0]["width"] == 40
-    assert len(answer["fitted"][0]["steps"]) == 3  # grey, scaled, inverted
+    assert len(answer["fitted"][0]["steps"]) == 3  # converted to grey, scaled, inverted
     assert client.post("/encode", json={"images": [large], "fit": "strict"}).status_code == 422
 
 

@@ -1,4 +1,4 @@
-"""The wire: every error of the table, and nothing that a client sends makes a 500."""
+"""The HTTP API: every error in the table, and that no request causes a 500."""
 
 from __future__ import annotations
 
@@ -146,7 +146,7 @@ def test_headers(client: TestClient, headers: dict[str, str], status: int) -> No
 
 
 def form(content: bytes) -> bytes:
-    """A part of a form, without the closing boundary."""
+    """Return a part of a form, without the closing boundary."""
     return b'--x\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n' + content + b"\r\n"
 
 

@@ -143,7 +143,7 @@ CELLS = {
 
 @given(st.lists(st.fixed_dictionaries(CELLS), min_size=1, max_size=12), st.booleans(), st.booleans())
 def test_columns_are_encoded_as_rows_are(given_rows: list[dict[str, Any]], unknown: bool, missing: bool) -> None:
-    """The fast path and the plain one agree in data, warnings, and in which rows are refused."""
+    """The fast path and the plain one agree in data, in warnings, and in the refused rows."""
     table = {name: np.asarray([row[name] for row in given_rows], object) for name in SPEC.names}
     found = columns.encode(table, SPEC, unknown=unknown, missing=missing)
     for index, row in enumerate(given_rows):
@@ -176,7 +176,7 @@ def test_bad_cells_of_columns_are_named(column: str, values: Any, reason: str) -
 
 
 def test_the_logarithm_goes_on_below_zero() -> None:
-    """A refund in a column of payments is strange, not unreadable; the transform stays monotone and has an inverse."""
+    """A refund in a column of payments is anomalous, but valid. The transform stays monotone and has an inverse."""
     column = SPEC.columns[0]
     assert isinstance(column, NumericColumn)
     values = np.asarray([-50.0, -1.0, -0.5, 0.0, 0.5, 50.0])

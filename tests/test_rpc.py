@@ -1,4 +1,4 @@
-"""gRPC says what REST says: the same answers, the same class of error, the same way to the end."""
+"""gRPC agrees with REST: the same answers, the same class of error, the same shutdown."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ OF_SHIPPED = (
     "transactions-vae",
 )
 MODELS = (*OF_SHIPPED, "foreign")
-ABSENT = "mnist-vae-2d"  # there, but on a device that is not
+ABSENT = "mnist-vae-2d"  # it exists, but its device is absent
 RPC_OF = {name: "".join(word.capitalize() for word in name.split("-")) for name in use_cases.every}
 
 
@@ -84,7 +84,7 @@ def stub(channel: grpc.Channel) -> Any:
 
 
 def plain(value: Any) -> Any:
-    """A message, or an answer over REST, as values that can be compared."""
+    """Convert a message, or an answer over REST, to values that can be compared."""
     if isinstance(value, pb.ImputedColumns):
         return {column: dict(each.probabilities) for column, each in value.columns.items()}
     if isinstance(value, pb.ImputeResponse):
@@ -107,7 +107,7 @@ def plain(value: Any) -> Any:
 
 
 def to_message(fields: dict[str, Any], shape: type[Message]) -> Any:
-    """A REST body as the message that says the same."""
+    """Return the message that corresponds to a REST body."""
     message, fields = shape(), dict(fields)
     if isinstance(chosen := fields.pop("class", None), list):
         getattr(message, "class").names.names.extend(map(str, chosen))
@@ -128,7 +128,7 @@ def to_message(fields: dict[str, Any], shape: type[Message]) -> Any:
 
 
 def legal(name: str, route: str) -> dict[str, Any]:
-    """A request of a route for a model; whether it can answer is another question."""
+    """Return a valid request of a route. The model may not support the route."""
     items: dict[str, Any] = (
         {"rows": [ROWS[name]] * 2} if name in ROWS else {"images": [base64.b64encode(png()).decode()] * 2}
     )
@@ -144,7 +144,7 @@ def legal(name: str, route: str) -> dict[str, Any]:
 
 
 def _holes(name: str, items: dict[str, Any]) -> dict[str, Any]:
-    """Rows with their first two values missing, or images with masks."""
+    """Return rows whose first two values are missing, or images with masks."""
     row = ROWS.get(name)
     if row is None:
         return {**items, "masks": items["images"][:1], "candidates": 2}
@@ -157,7 +157,7 @@ def call(stub: Any, route: str, message: Message) -> Message:
 
 
 def refused(stub: Any, name: str, message: Any) -> tuple[grpc.StatusCode, str, dict[str, Any]]:
-    """Code, message and details of an error, by the name of their message."""
+    """Return code, message and details of an error; the details are keyed by the name of their message."""
     with pytest.raises(grpc.RpcError) as caught:
         answer = getattr(stub, name)(message, timeout=120)
         list(answer)
@@ -392,7 +392,7 @@ def test_models_stats_and_previews(service: Served, stub: Any) -> None:
     one = stub.GetModel(pb.GetModelRequest(model="mnist-vae"))
     whole = httpx.get(f"{service.url}/models/mnist-vae").json()
     manifest = json.loads(one.manifest)
-    told = set(manifest) - {"tasks", "data"}  # which the summary has in short
+    told = set(manifest) - {"tasks", "data"}  # the summary contains these fields in short form
     assert {key: manifest[key] for key in told} == {key: whole[key] for key in told}
     assert list(manifest["tasks"]) == whole["tasks"] == list(one.summary.tasks)
     stub.Sample(pb.SampleRequest(model="mnist-vae"))
@@ -431,7 +431,7 @@ def test_request_ids_and_limits(stub: Any) -> None:
     assert code is grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
-# --- under way ---
+# --- requests in progress ---
 
 
 def test_deadlines_cancellation_overload_and_the_end(tmp_path: Path) -> None:
@@ -463,7 +463,7 @@ def test_deadlines_cancellation_overload_and_the_end(tmp_path: Path) -> None:
             10,
         )
         until(lambda: service.registry.stopped)
-        # never taken; what reaches gRPC's core in the moment in which it begins to stop, it cancels by itself
+        # such a call is never accepted: gRPC's core itself cancels calls that arrive while it begins to stop
         until(
             lambda: (
                 refused_now(lambda: stub.Sample(pb.SampleRequest(n=1), timeout=10))[0] is grpc.StatusCode.UNAVAILABLE

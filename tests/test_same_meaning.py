@@ -1,4 +1,4 @@
-"""A row means the same as a JSON object, a JSON array, texts, a CSV line, a Parquet record and a gRPC message."""
+"""A row has the same meaning as a JSON object, a JSON array, texts, a CSV line, a Parquet record and a gRPC message."""
 
 from __future__ import annotations
 
@@ -49,7 +49,8 @@ ROW = st.fixed_dictionaries({
     "level": st.none() | st.sampled_from((1, 2.5, 3)),
     "code": st.none() | st.sampled_from(("007", "010", "123", "7")),
     "account": st.none() | st.integers(2**60, 2**60 + 2),
-    "country": st.sampled_from(("DE", "NA", "FR")),  # "NA" is a category here, and stands for a missing value elsewhere
+    # "NA" is a category here, and means a missing value in other columns
+    "country": st.sampled_from(("DE", "NA", "FR")),
     "same": st.none() | st.sampled_from((0, 1)),
 })  # fmt: skip
 
@@ -71,7 +72,7 @@ def number(value: Any, decimal: str) -> str:
 
 
 def texts(row: dict[str, Any], form: dict[str, Any]) -> dict[str, str]:
-    """Return a row as somebody's program may write it."""
+    """Return a row as another program may write it."""
     said = {name: form["missing"] if value is None else str(value) for name, value in row.items()}
     for name in ("amount", "level"):
         if row[name] is not None:
@@ -83,14 +84,14 @@ def texts(row: dict[str, Any], form: dict[str, Any]) -> dict[str, str]:
 
 def as_csv(table: list[dict[str, Any]], form: dict[str, Any]) -> bytes:
     out = io.StringIO(newline="")
-    quoting: Any = csv.QUOTE_ALL if form["end"] == "\r" else form["quoting"]  # the writer leaves \n bare otherwise
+    quoting: Any = csv.QUOTE_ALL if form["end"] == "\r" else form["quoting"]  # otherwise the writer does not quote \n
     writer = csv.writer(out, delimiter=form["delimiter"], lineterminator=form["end"], quoting=quoting)
     writer.writerow([*SPEC.names, "not known"])
     for row in table:
         said = texts(row, form)
         writer.writerow([*(form["blanks"] + said[name] for name in SPEC.names), "x"])
     text = out.getvalue()
-    if form["blanks"] and quoting == csv.QUOTE_ALL:  # blanks before the quotes, as some programs write them
+    if form["blanks"] and quoting == csv.QUOTE_ALL:  # put blanks before the quotes, as some programs do
         text = text.replace(f'{form["delimiter"]}"{form["blanks"]}', f'{form["delimiter"]}{form["blanks"]}"')
     return (text if form["last"] else text.removesuffix(form["end"])).encode(form["encoding"])
 
@@ -126,7 +127,7 @@ def of_file(content: bytes, kind: str) -> tuple[np.ndarray, list[list[str]]]:
 
 
 def said(warnings: list[list[str]]) -> list[list[str]]:
-    """Return the warnings without the values' spellings, which the client has chosen."""
+    """Return the warnings without the client's spelling of the values."""
     return [[" ".join(warning.split()[:2]) for warning in each] for each in warnings]
 
 
@@ -142,7 +143,7 @@ def test_a_row_means_the_same_on_every_path(table: list[dict[str, Any]], form: d
     if all(row["amount"] is None for row in table):
         form = {**form, "decimal": "."}
     wanted, warnings = rows.encode([in_json(row) for row in table], SPEC, unknown=True, missing=True)
-    spoken = {**form, "decimal": "."}  # a request has no file that would show another sign
+    spoken = {**form, "decimal": "."}  # a single row of texts cannot show another decimal sign
     found = {
         "array": rows.encode(
             [[in_json(row)[name] for name in SPEC.names] for row in table], SPEC, unknown=True, missing=True
@@ -165,7 +166,7 @@ def test_a_row_means_the_same_on_every_path(table: list[dict[str, Any]], form: d
 def test_the_schema_of_a_file_does_not_depend_on_its_form(
     typed: bool, table: list[dict[str, Any]], form: dict[str, Any]
 ) -> None:
-    """But for the names of truth values, which are those of the file."""
+    """The names of truth values are the exception: they are taken from the file."""
     kinds = {
         "amount": "numeric",
         "count": "numeric",
@@ -189,7 +190,7 @@ def test_the_schema_of_a_file_does_not_depend_on_its_form(
 
 
 def made_rows(n: int) -> list[dict[str, Any]]:
-    """Return rows with every kind of value, by a seed. Half of them have no missing and no unseen ones."""
+    """Return rows with every kind of value, drawn by a seed. Half of them have neither missing nor unseen values."""
     generator = np.random.default_rng(0)
 
     def row(strange: bool) -> dict[str, Any]:

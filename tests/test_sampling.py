@@ -1,4 +1,4 @@
-"""Seeds to arrays: the bits, the laws, and independence of everything but seed, index and stream."""
+"""Arrays from seeds: their bits, their distributions, and that they depend only on seed, index and stream."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_a_longer_draw_begins_like_a_shorter_one() -> None:
 
 
 def test_the_transform_is_frozen() -> None:
-    """These numbers are promised: changing them changes every picture ever made with a seed."""
+    """These numbers are fixed: any change would change every picture ever made with a seed."""
     assert sampling.uniform(7, 3, 1, 2, (3,))[0].tolist() == pytest.approx(UNIFORM, abs=0)
     assert sampling.normal(7, 3, 1, 2, (3,))[0].tolist() == pytest.approx(NORMAL, rel=1e-6)
 
@@ -57,7 +57,7 @@ def test_laws() -> None:
     assert uniforms.max() < 1
     assert stats.kstest(uniforms.ravel(), "uniform").pvalue > 0.001
     assert stats.kstest(normals.ravel(), "norm").pvalue > 0.001
-    assert abs(float((normals[:, 0] * normals[:, 1]).mean())) < 0.03  # the two of a Box-Muller pair
+    assert abs(float((normals[:, 0] * normals[:, 1]).mean())) < 0.03  # the two values of a Box-Muller pair
 
 
 @pytest.mark.parametrize(("word", "uniform"), [(2**64 - 1, 1 - 2**-24), (0, 0.0)])

@@ -1,4 +1,4 @@
-"""Latent placement: tails, combinations, their calibration."""
+"""Latent distances: tails, combinations, and their calibration."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_a_tail_is_continuous_rising_and_without_end() -> None:
 
 
 def test_a_tail_is_the_log_survival() -> None:
-    """Of laws whose survival is known: within the sample, and far beyond it for laws that the fitted tail holds exactly."""
+    """The survival functions are known. The tail is tested within the sample, and far outside it for distributions that the fit represents exactly."""
     generator = np.random.default_rng(1)
     for law in (stats.expon(scale=3), stats.genpareto(0.4), stats.norm()):
         tail = Tail.fit(law.rvs(20_000, random_state=generator))
@@ -53,7 +53,7 @@ def test_a_tail_of_equal_or_few_values_is_finite() -> None:
 
 
 def test_the_strangest_of_many_rows_are_ordered() -> None:
-    """A million normal rows and two hundred strange ones: p-values tie at 1 / (n + 1), the score does not and ranks them as they are."""
+    """Among a million normal rows and two hundred anomalies, p-values tie at 1 / (n + 1), but the score still orders them by strength."""
     generator = np.random.default_rng(2)
     n = 2000
     combination = Combination(terms=("a", "b"))
@@ -96,7 +96,7 @@ def test_combinations_by_hand() -> None:
 @pytest.mark.parametrize("method", ["fisher", "min-p"])
 @pytest.mark.parametrize("n", [40, 300, 2000])
 def test_combined_p_values_hold_their_rate(method: str, n: int) -> None:
-    """Dependent terms, many calibration sets of n: the mean realised rate is the nominal one, though tails came from the same items."""
+    """For dependent terms and many calibration sets of n, the mean measured rate is the nominal one, although the tails use the same items."""
     generator = np.random.default_rng(n)
     combination = Combination.model_validate({"method": method, "terms": ("a", "b", "c")})
 
@@ -148,7 +148,7 @@ def _judge(values: list[float], **rule: Any) -> decisions.Judged:
 
 def test_bands_follow_two_rates() -> None:
     values = [0.0, 988.0, 989.5, 997.5, 998.5, 2000.0]
-    found = _judge(values)  # 0.01 for review, 0.001 for blocking, of 999 calibration items
+    found = _judge(values)  # 0.01 for review and 0.001 for blocking, with 999 calibration items
     assert [item["band"] for item in map(found.item, range(6))] == [
         "allow",
         "allow",
@@ -161,7 +161,8 @@ def test_bands_follow_two_rates() -> None:
     assert [found.item(i)["state"] for i in range(6)] == ["ok"] * 4 + ["below_resolution"] * 2
     assert found.threshold.p_value == pytest.approx(0.01)
     assert found.block_p_value == pytest.approx(0.001)
-    finer = _judge(values, rate=0.0005)  # below what 999 items resolve: nothing is flagged, and the line says so
+    # 999 items cannot resolve this rate: nothing is flagged, and the threshold says so
+    finer = _judge(values, rate=0.0005)
     assert not finer.flagged.any()
     assert finer.threshold.score is None
     assert finer.block_p_value is None
@@ -179,7 +180,7 @@ def test_a_budget_takes_the_strangest_and_breaks_ties_by_order() -> None:
 
 
 def test_costs_flag_where_the_bound_says_that_it_pays() -> None:
-    """At the line, prevalence times the largest Bayes factor weighs as much as the false alarm; dear anomalies widen the line."""
+    """At the threshold, prevalence times the largest Bayes factor equals the cost of a false alarm. A higher cost of anomalies raises the rate."""
     rates = []
     for missed in (10.0, 100.0, 500.0):
         costs = decisions.Costs(false_positive=1.0, false_negative=missed, prevalence=0.001)
@@ -197,7 +198,7 @@ def test_costs_flag_where_the_bound_says_that_it_pays() -> None:
 
 @pytest.mark.parametrize(("alarm", "missed"), [(1.0, 20.0), (5.0, 500.0), (0.2, 60.0)])
 def test_flagging_beyond_the_rate_of_costs_never_pays(alarm: float, missed: float) -> None:
-    """Rows of which a share are anomalies of any strength (beta p-values): beyond the rate no strength makes flagging pay, just before it one does."""
+    """Some rows are anomalies of any strength (beta p-values). Above the rate flagging pays for no strength; just below it, for one."""
     costs = decisions.Costs(false_positive=alarm, false_negative=missed, prevalence=0.001)
     beyond = np.geomspace(costs.rate * 1.001, 1 / np.e, 50)
 
@@ -209,7 +210,7 @@ def test_flagging_beyond_the_rate_of_costs_never_pays(alarm: float, missed: floa
     for strength in (0.05, 0.1, 0.2, 0.5, 0.9, *(-1 / np.log(beyond))):
         assert not pays(strength, beyond).any()
     just_before = costs.rate * 0.999
-    assert pays(-1 / np.log(just_before), np.asarray(just_before))  # the strength whose factor is largest there
+    assert pays(-1 / np.log(just_before), np.asarray(just_before))  # the strength with the largest factor at this rate
 
 
 def test_without_a_calibration_there_is_a_score_and_a_budget() -> None:

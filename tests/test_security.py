@@ -1,4 +1,4 @@
-"""Keys, scopes, rates, and what may be asked without any of them."""
+"""Keys, scopes, rates, and what is allowed without a key."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def locked(root: Path) -> Iterator[TestClient]:
         yield client
 
 
-# --- keys as they are written down ---
+# --- keys in files ---
 
 
 def test_a_key_is_kept_by_its_hash_and_read_back() -> None:
@@ -86,7 +86,7 @@ def test_a_key_that_cannot_be_says_what_is_wrong_with_it() -> None:
 
 
 def test_a_look_beforehand_takes_models_of_ones_own(root: Path) -> None:
-    """The default model's default need not be there; one that is named must."""
+    """The standard default model may be absent; a default model that is set must exist."""
     assert "1 models: foreign" in check(Settings(models_dir=root))
     with pytest.raises(SettingsError, match="gone"):
         check(Settings(models_dir=root, default_model="gone"))
@@ -103,7 +103,7 @@ def test_keys_are_asked_for_beyond_loopback(
     host: str, published: str | None, needed: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if published is not None:
-        monkeypatch.setenv("MANIFOLD_PUBLISHED", published)  # set to nothing is not set
+        monkeypatch.setenv("MANIFOLD_PUBLISHED", published)  # an empty value counts as not set
     settings = Settings(host=host)
     assert settings.authenticated is needed
     if needed:
@@ -119,7 +119,7 @@ def test_loopback_is_told_by_address() -> None:
     assert not any(is_loopback(host) for host in ("", "0.0.0.0", "::", "localhost.evil.example", "192.168.1.1", "1"))
 
 
-# --- who may do what ---
+# --- scopes ---
 
 
 def test_what_a_key_may_do() -> None:
@@ -235,7 +235,7 @@ def test_checksums_can_be_asked_for(root: Path) -> None:
 
 @given(st.floats(0.5, 50), st.lists(st.floats(0, 3), min_size=1, max_size=60))
 def test_a_bucket_gives_its_rate_and_no_more(rate: float, gaps: list[float]) -> None:
-    """Over any time, at most the burst and what has flowed in; whoever waits as long as it is told gets one."""
+    """Over any period the bucket allows at most its burst and the refilled tokens. After the stated wait the next request is allowed."""
     now, given_out = 100.0, 0
     bucket = TokenBucket(rate, now)
     for gap in gaps:

@@ -1,4 +1,4 @@
-"""The page of the service: its script knows no kind of data by name, and shows whatever a model makes."""
+"""The service's web page: its script contains no kind of data by name, and shows the items of any model."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ needs_node = pytest.mark.skipif(shutil.which("node") is None, reason="needs node
 
 
 def test_the_script_knows_no_kind_by_name() -> None:
-    """The script may make an HTML table, whose tag has the name of a kind."""
+    """An HTML table is allowed; its tag is also the name of a kind."""
     (script,) = re.findall(r"<script>(.*?)</script>", pages.PAGE.read_text(), re.DOTALL)
     script = script.replace('element("table"', "")
     assert not re.search(r"\bkind\b", script)
@@ -42,7 +42,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
 
 
 def shown(service: Served, model: str) -> dict[str, Any]:
-    """Return what the page asks for and shows once a model is chosen."""
+    """Return what the page requests and shows after a model is chosen."""
     done = subprocess.run(
         ["node", str(Path(ROOT, "tests/page.js")), service.url, model], capture_output=True, text=True, timeout=60, check=False
     )  # fmt: skip

@@ -1,4 +1,4 @@
-"""A server with sockets: clients that go away, streams, and the way to the end."""
+"""A server with sockets: clients that disconnect, streams, and shutdown."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ from tests.served import served, until
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """A repository with one small model."""
+    """Write a repository with one small model."""
     foreign.write(tmp_path)
     return tmp_path
 
 
-# --- clients that go away ---
+# --- clients that disconnect ---
 
 
 def test_a_client_that_goes_away_takes_its_rows_with_it(root: Path) -> None:
-    """One leaves while its rows run, one while they wait; who stays gets what it would have got."""
+    """One client leaves while its rows run, another while they wait. The remaining one gets the same answer as before."""
     with served(root) as service:
         model = service.registry.entries["foreign", 1].model
         assert model is not None
@@ -177,7 +177,7 @@ def test_what_goes_wrong_within_a_stream_is_its_last_line(client: TestClient) ->
 
 
 def test_runs_and_requests_are_counted_by_model_and_task(client: TestClient) -> None:
-    """Every name is there that dashboards ask for, with numbers that add up."""
+    """Every name that dashboards use exists, and the numbers add up."""
     before = _metrics(client)
     for n in (1, 3, 12):
         assert client.post("/sample", json={"n": n}).status_code == 200
@@ -191,7 +191,7 @@ def test_runs_and_requests_are_counted_by_model_and_task(client: TestClient) -> 
     assert gained(f"manifold_run_rows_sum{{{task}}}") == 16
     assert (
         gained(f"manifold_run_requests_count{{{task}}}") == gained(f"manifold_run_rows_count{{{task}}}") == 4
-    )  # 12 are two runs
+    )  # 12 rows need two runs
     assert gained(f'manifold_run_rows_bucket{{le="4.0",{task}}}') == 3
     reasons = [name for name in after if name.startswith(f"manifold_runs_total{{{task}")] or [
         name for name in after if name.startswith("manifold_runs_total")
@@ -229,7 +229,7 @@ def test_the_memory_of_gpus_is_told_where_there_are_any(client: TestClient, monk
 
 
 def test_histograms_are_as_prometheus_counts() -> None:
-    """The same observations in ours and in prometheus_client's give the same page."""
+    """Equal observations in our histograms and in prometheus_client's give the same page."""
     from prometheus_client import CollectorRegistry, generate_latest
     from prometheus_client import Histogram as Theirs
 
@@ -253,11 +253,11 @@ def test_histograms_are_as_prometheus_counts() -> None:
         Histogram("g", "about", (1.0,), ("a", "b"), CollectorRegistry()).labels("x")
 
 
-# --- the end ---
+# --- shutdown ---
 
 
 def test_told_to_stop_it_is_not_ready_then_refuses_then_ends(root: Path) -> None:
-    """What runs is answered; who asks during the notice is too; who asks later is told."""
+    """Running requests and requests during the notice period are answered. Later requests are refused with the reason."""
     with served(root, notice_seconds=0.5) as service:
         model = service.registry.entries["foreign", 1].model
         assert model is not None
@@ -275,7 +275,7 @@ def test_told_to_stop_it_is_not_ready_then_refuses_then_ends(root: Path) -> None
             assert not service.registry.stopped
             until(lambda: service.registry.stopped)
             try:
-                late = service.post({})  # the socket may still be there for a moment
+                late = service.post({})  # the socket may stay open for a moment
                 said = late.recv(1000)
                 late.close()
             except OSError:

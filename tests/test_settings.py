@@ -1,4 +1,4 @@
-"""Settings: what is misspelt is an error that suggests the nearest name, in --check and at the start alike."""
+"""Settings: a misspelt name is an error that suggests the nearest one, with --check and at the start."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_all_that_are_wrong_are_named() -> None:
 @pytest.mark.parametrize(
     "environment",
     [
-        {"MANIFOLD_ZZZ": ""},  # docker-compose passes variables that are not set as empty ones
+        {"MANIFOLD_ZZZ": ""},  # docker-compose passes unset variables as empty ones
         {"MANIFOLD_DATA": "/sets", "MANIFOLD_CACHE": "/c", "MANIFOLD_KEY": "mf_x"},
         {"MANIFOLD_MODELS__MNIST_VAE__DEVICE": "cpu", "manifold_port": "80", "OTHER_PROT": "1"},
         {
@@ -104,12 +104,12 @@ def test_the_table_of_settings_has_each_one_with_its_default() -> None:
         variables, values = re.findall(r"`(\w+)`", names), [value.strip() for value in defaults.split(",")]
         told |= zip(variables, values if len(values) == len(variables) else values * len(variables), strict=True)
     fields = {f"MANIFOLD_{name.upper()}": field.default for name, field in Settings.model_fields.items()}
-    del fields["MANIFOLD_MODELS"]  # sections of manifold.toml
+    del fields["MANIFOLD_MODELS"]  # these settings are sections of manifold.toml
     assert told.keys() == fields.keys()
     stated = {name: default for name, default in fields.items() if default not in (None, "", ())}
     assert {name: told[name] for name in stated} == {name: written(default) for name, default in stated.items()}
 
 
 def written(default: object) -> str:
-    """Return a default as documents have it."""
+    """Return a default as the documentation writes it."""
     return f"{default:g}" if isinstance(default, float) else str(default).lower()

@@ -1,4 +1,4 @@
-"""Request smuggling: no request that hides in another one is answered, directly or through HAProxy, whole or byte by byte."""
+"""Request smuggling: no request hidden in another one is answered, directly or through HAProxy, as a whole or byte by byte."""
 
 from __future__ import annotations
 
@@ -20,25 +20,25 @@ from tests.shapes import BODY, CHUNKED, LAST, LENGTH, SHAPES, UPGRADE, Shape, ch
 
 JAVA = shutil.which("java")
 CURL = shutil.which("curl")
-FORWARDED = b"x-forwarded-for"  # HAProxy adds it to each request that it knows of
+FORWARDED = b"x-forwarded-for"  # HAProxy adds this header to each request that it recognises
 ANSWER = re.compile(rb"HTTP/1\.1 (\d{3})[^\r\n]*\r\n((?:[^\r\n]+\r\n)*)\r\n")
 CLIENT = Path(__file__).parent / "Upgrading.java"
 
 
 class Recorded:
-    """A service that notes which requests reach it."""
+    """A service that records which requests reach it."""
 
     def __init__(self, service: Served) -> None:
         self.service, self.seen = service, list[tuple[str, str, bool]]()
         self._inner, service.app._entered = service.app._entered, self._note
 
     async def _note(self, scope: Any, receive: Any, send: Any) -> None:
-        if scope["path"] != "/health/ready":  # of HAProxy, to see who is there
+        if scope["path"] != "/health/ready":  # requests of HAProxy's health check
             self.seen.append((scope["method"], scope["path"], any(name == FORWARDED for name, _ in scope["headers"])))
         await self._inner(scope, receive, send)
 
     def ask(self, content: bytes, port: int | None = None) -> bytes:
-        """All that comes back for the bytes of a connection, until its end."""
+        """Return everything that the service sends for the bytes of a connection, until it closes."""
         self.seen.clear()
         with socket.create_connection(("127.0.0.1", port or self.service.port), timeout=20) as connection:
             connection.sendall(content)
@@ -65,7 +65,7 @@ def proxy(service: Recorded, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
 
 def statuses(content: bytes, sent: bytes) -> tuple[int, ...]:
-    """The statuses of answers that follow one another, each as long as it says."""
+    """Return the statuses of consecutive answers, each as long as its header says."""
     found: list[int] = []
     while content:
         head = ANSWER.match(content)
@@ -83,7 +83,7 @@ def check(shape: Shape, service: Recorded) -> None:
     heard = [path for _, path, _ in service.seen]
     assert "/smuggled" not in heard
     assert "/metrics" not in heard
-    # a request that is refused is heard of where the fault is in its body
+    # a refused request may still be seen, if the fault is in its body
     answers, refused = len([status for status in shape.answers if status != 100]), not shape.sent.endswith(LAST)
     assert len(heard) in (answers, answers - refused)
 
@@ -95,7 +95,7 @@ def test_nothing_is_smuggled(shape: Shape, service: Recorded) -> None:
 
 @pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: shape.name)
 def test_nothing_is_smuggled_byte_by_byte(shape: Shape, service: Recorded, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each byte arrives alone, as in a packet of its own: the reader must not depend on the ends of packets."""
+    """Each byte arrives alone, as in its own packet: the parser must not depend on packet boundaries."""
     whole = Protocol.data_received
 
     def data_received(self: Protocol, data: bytes) -> None:
@@ -110,10 +110,10 @@ def test_nothing_is_smuggled_byte_by_byte(shape: Shape, service: Recorded, monke
 
 @pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: shape.name)
 def test_nothing_is_smuggled_through_haproxy(shape: Shape, service: Recorded, proxy: int) -> None:
-    """The proxy may repair a request, and then know of the one behind it; the service may know of none that the proxy does not."""
+    """The proxy may repair a request and see the one behind it. The service must not see a request that the proxy does not see."""
     sent = shape.sent if shape.sent.endswith(LAST) else shape.sent + LAST
     answer = service.ask(sent, proxy)
-    if answer.startswith(b"HTTP/1.1"):  # not in HTTP/2, which it speaks
+    if answer.startswith(b"HTTP/1.1"):  # not if HAProxy answers in HTTP/2, which it supports
         found = statuses(answer, sent)
         assert set(found) <= {100, 200, 400, 404, 405, 422, 501}
         most = len(re.findall(rb"HTTP/?\d|GET /health/live\r", sent))
@@ -123,7 +123,7 @@ def test_nothing_is_smuggled_through_haproxy(shape: Shape, service: Recorded, pr
 
 
 def test_a_body_behind_an_upgrade_arrives_in_the_next_packet(service: Recorded) -> None:
-    """The head is sent alone, as `curl --http2` and Java do, then a body that looks like a request."""
+    """The head is sent alone, as `curl --http2` and Java do, followed by a body that looks like a request."""
     hidden = b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n"
     head = post(UPGRADE, b"Expect: 100-continue\r\n", b"Content-Length: %d\r\n" % len(hidden))
     service.seen.clear()
@@ -154,7 +154,7 @@ def test_a_body_behind_an_upgrade_is_whole_and_its_connection_goes_on(service: R
 
 
 def test_trailers_are_no_headers(service: Recorded) -> None:
-    """Whoever checks headers before the service does not see them, even where they come in one packet with the head."""
+    """Middleware that checks headers before the service does not see trailers, even if they come in one packet with the head."""
     found = service.ask(
         post(CHUNKED) + chunks(BODY)[:-2] + b"X-Request-ID: trailing\r\nX-Deadline-Ms: no\r\n\r\n" + LAST
     )
@@ -163,7 +163,7 @@ def test_trailers_are_no_headers(service: Recorded) -> None:
 
 
 def test_a_client_that_waits_for_100_and_gets_an_error_is_not_read_on(service: Recorded) -> None:
-    """It may send its body or the next request: only the end of the connection tells them apart."""
+    """The client may send its body or the next request. Only closing the connection avoids the ambiguity."""
     head = b"POST /nothing HTTP/1.1\r\nHost: localhost\r\nExpect: 100-continue\r\nContent-Length: 60\r\n\r\n"
     found = service.ask(head)
     assert found.startswith(b"HTTP/1.1 404")
@@ -201,7 +201,7 @@ def test_curl_that_offers_http2(size: int, chunked: bool, service: Recorded, tmp
 
 @pytest.mark.skipif(JAVA is None, reason="there is no Java")
 def test_javas_client_as_it_comes(service: Recorded) -> None:
-    """java.net.http.HttpClient offers HTTP/2 in each request, unless it is told not to."""
+    """java.net.http.HttpClient offers HTTP/2 in each request by default."""
     assert JAVA is not None
     done = subprocess.run(
         [JAVA, "-XX:TieredStopAtLevel=1", str(CLIENT), f"{service.service.url}/sample"], capture_output=True, text=True, timeout=120
@@ -211,7 +211,7 @@ def test_javas_client_as_it_comes(service: Recorded) -> None:
 
 
 def test_curl_that_knows_that_it_is_http2(service: Recorded) -> None:
-    """HTTP/2 without asking is refused with an answer that says so."""
+    """HTTP/2 with prior knowledge is refused with an answer that says so."""
     found = service.ask(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes.fromhex("00000604000000000000030000006400"))
     assert found.startswith(b"HTTP/1.1 400 ")
     assert b"use HTTP/1.1" in found

@@ -1,4 +1,4 @@
-"""Streaming moments and the Fréchet distance: the mathematics."""
+"""Streaming moments and the Fréchet distance: their mathematics."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_shards_merge_to_the_whole(cut: int) -> None:
 
 
 def test_moments_of_many_shards_hold_few_rows() -> None:
-    """Each shard is too small to be folded alone; 200 of them together are, so merging needs no memory for their 50 000 rows."""
+    """Each shard is too small to be folded alone, but 200 of them together are folded, so merging does not keep their 50 000 rows."""
     x = rows(50_000, 8)
     shards = [streamed(part, []) for part in np.split(x, 200)]
     whole = functools.reduce(Moments.merged, shards)
@@ -77,7 +77,7 @@ def test_moments_of_many_shards_hold_few_rows() -> None:
 
 
 def test_a_large_offset_does_not_cancel() -> None:
-    """The sum of squares less the squared sum would lose all digits here."""
+    """The sum of squares minus the squared sum would lose all digits here."""
     x = rows(1000, 8)
     shifted = of_rows(x + 1e8)
     assert np.allclose(shifted.covariance, np.cov(x.T), rtol=1e-6, atol=1e-6)
@@ -136,7 +136,7 @@ def test_commuting_covariances_have_a_closed_form() -> None:
 
 
 def degenerate() -> dict[str, Array]:
-    """Sets whose covariance is full, singular in every way there is, or nearly so."""
+    """Return sets whose covariance is full, singular in several ways, or nearly singular."""
     full = rows(400, 48, 3)
     dead = full.copy()
     dead[:, ::7] = 0.25
@@ -156,12 +156,12 @@ def degenerate() -> dict[str, Array]:
 def test_a_set_against_itself_is_zero(name: str) -> None:
     x = degenerate()[name]
     assert frechet.distance(of_rows(x), of_rows(x)) < 1e-9
-    shuffled = np.random.default_rng(0).permutation(x)  # other bits, the same numbers
+    shuffled = np.random.default_rng(0).permutation(x)  # the same numbers in another order, which gives other bits
     assert frechet.distance(of_rows(x), of_rows(shuffled)) < 1e-9 * max(1.0, of_rows(x).trace)
 
 
 def exact(first: FeatureGaussian, second: FeatureGaussian) -> float:
-    """By SVD of eigen-factors, whatever the case: slow, and no null space is in the way."""
+    """Return the distance by SVD of eigen-factors. It is slow, but null spaces do not matter."""
     factors = []
     for part in (first, second):
         values, vectors = np.linalg.eigh(part.covariance)
@@ -188,7 +188,7 @@ def test_the_fast_way_is_taken_back_where_rounding_would_show() -> None:
 
 
 def test_a_distance_that_rounding_could_make_is_zero() -> None:
-    """Two Gaussians of variance 1 whose means are apart: 16 ε of the sum of both traces is rounding, anything above is a distance."""
+    """Two Gaussians have variance 1 and different means. A distance up to 16 ε times the sum of both traces counts as rounding."""
     variance, limit = np.diag([1.0, 0.0]), 2.0**-47  # 16 ε (1 + 1), which is |(2⁻²⁴, 2⁻²⁴)|²
     centre = FeatureGaussian(np.zeros(2), 10, covariance=variance)
     at_limit = FeatureGaussian(np.full(2, 2.0**-24), 10, covariance=variance)
@@ -208,7 +208,7 @@ def test_a_matrix_that_is_no_covariance_is_refused() -> None:
         frechet.distance(broken, of_rows(rows(9, 2)))
 
 
-# --- the perfect generator, the limit ---
+# --- the perfect generator and the limit ---
 
 
 @pytest.mark.parametrize(("n", "m"), [(500, 10_000), (2000, 2000)])

@@ -1,4 +1,4 @@
-"""The rules of the house: who imports whom, and what the service must not need."""
+"""The rules of the code base: which package imports which, and which packages the service must not need."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ OURS = {"runtime", "service", "training", "evaluation", "cli", "manifold_client"
 MAY_IMPORT = {
     "runtime": set(),
     "service": {"runtime"},
-    "training": {"runtime", "evaluation"},  # it may judge what it made
+    "training": {"runtime", "evaluation"},  # training may evaluate its models
     "evaluation": {"runtime"},
     "client/manifold_client": set(),
 }
-# the two transports of the service know nothing of each other, and what they share knows neither
+# the two transports of the service do not import each other, and their shared modules import neither
 TRANSPORTS = {"manifold.service.http", "manifold.service.rpc"}
 MAY_NOT_IMPORT = {
     "service/http": {"manifold.service.rpc"},
@@ -31,14 +31,14 @@ MAY_NOT_IMPORT = {
 ONLY_IN = {"PIL": {"runtime/imaging.py"}, "onnxruntime": {"runtime/graphs/backends.py"}}
 
 
-MOST_BYTES = 24_000  # of a file of source
+MOST_BYTES = 24_000  # largest size of a source file
 GENERATED = {
     "service/stubs/inference_pb2_grpc.py", "service/stubs/manifold_pb2.py", "service/stubs/manifold_pb2_grpc.py",
 }  # fmt: skip
 
 
 def modules(path: Path) -> set[str]:
-    """Return the modules that a file imports, wherever in it. Names that are imported from a package may be modules of it."""
+    """Return the modules that a file imports anywhere. A name that is imported from a package may be one of its modules."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
@@ -49,7 +49,7 @@ def modules(path: Path) -> set[str]:
 
 
 def imports(path: Path) -> set[str]:
-    """Return the packages that a file imports: ours by their own names, such as runtime, others by their first."""
+    """Return the packages that a file imports: ours by their own names, such as runtime, others by their top-level names."""
     ours = {name.removeprefix("manifold.") for name in modules(path) - {"manifold"}}
     return {name.split(".")[0] for name in ours}
 
@@ -113,7 +113,7 @@ def test_the_service_imports_neither_torch_nor_training() -> None:
 
 
 def test_no_time_limit_depends_on_the_wall_clock() -> None:
-    """The clock may be set while the service runs: only times that are told, and the ages of files, come from it."""
+    """The clock may be set while the service runs. Only timestamps in outputs and the ages of files use it."""
     told = {"service/telemetry/tracing.py", "service/inference/core.py", "runtime/repository.py"}
     for package in ("runtime", "service"):
         for path in (ROOT / package).rglob("*.py"):

@@ -1,4 +1,4 @@
-"""Hostile tables: a few kilobytes that would unpack to gigabytes are refused, or their rows set aside, in little memory."""
+"""Hostile tables: files of a few kilobytes that unpack to gigabytes. The files, or some of their rows, are refused with little memory."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from tests.tabled import HEADER, ROW
 from tests.test_bulk import scored
 
 MB = 2**20
-PEAK = 150 * MB  # of a process beyond what it takes to import everything
+PEAK = 150 * MB  # peak of a process above the memory of all imports
 
 
 @pytest.fixture(scope="module")
@@ -71,10 +71,10 @@ def many_large_pages() -> bytes:
 
 
 def lying_dictionary() -> bytes:
-    """Its dictionary's page claims 2^31 - 1 values: the decoder would make room for all of them."""
+    """Return a file whose dictionary page claims 2^31 - 1 values: the decoder would allocate room for all of them."""
     content = written(table(["small", "large"] * 40), compression="none")
     at = content.index(b"\x05\0\0\0small") - 1
-    claim = re.compile(rb"\x4c\x15\x04", re.DOTALL)  # the header of a dictionary's page: field 7, 2 values
+    claim = re.compile(rb"\x4c\x15\x04", re.DOTALL)  # the header of a dictionary page: field 7, 2 values
     start = max(match.start() for match in claim.finditer(content[: at + 1]))
     return content[: start + 2] + b"\xfe\xff\xff\xff\x0f" + content[start + 3 :]
 
@@ -89,14 +89,14 @@ def large_footer() -> bytes:
 
 
 def footer_of_claims() -> bytes:
-    """A list of 32 000 row groups of nothing: objects that the reader makes before it notices."""
+    """Return a list of 32 000 empty row groups: the reader creates these objects before it can notice."""
     rows = b"\x19\xfc" + b"\x80\xfa\x01" + b"\x00" * 32_000
     footer = b"\x15\x02\x19\x1c\x48\x01s\x15\x00\x00\x16\x00" + rows + b"\x00"
     return b"PAR1" + footer + len(footer).to_bytes(4, "little") + b"PAR1"
 
 
 def footer_of_numbers() -> bytes:
-    """A list of 8 million numbers, each of which would take a step."""
+    """Return a list of 8 million numbers, each of which would take one step."""
     footer = b"\x15\x02\x19\xf5" + b"\x80\xa4\xe8\x03" + bytes(8_000_000) + b"\0"
     return b"PAR1" + footer + len(footer).to_bytes(4, "little") + b"PAR1"
 
@@ -165,7 +165,7 @@ for path in sorted(pathlib.Path(sys.argv[2]).iterdir()):
 
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[str, int]]:
-    """Score each file in a process of its own. Return the result and the peak of memory in bytes, by name."""
+    """Score each file in its own process. Return the result and the peak of memory in bytes, by name."""
     folder = tmp_path_factory.mktemp("bombs")
     for name, (kind, make, _) in BOMBS.items():
         (folder / f"{name}.{kind}").write_bytes(make())
@@ -258,7 +258,7 @@ def test_rows_with_a_long_cell_are_set_aside_and_the_rest_scored(model: Model) -
 
 
 def test_pages_of_text_that_a_batch_touches_are_bounded() -> None:
-    """Pages of 1 MB with one row each: the batch shrinks until what it touches fits."""
+    """Each page of 1 MB holds one row. The batch shrinks until the pages that it touches fit."""
     content = written(table(["x" * 60_000] * 2000), use_dictionary=False, data_page_size=1, write_batch_size=10)
     file = limits.File(io.BytesIO(content), ["price", "kind", "weight"], 100_000)
     rows = file.check(0, 2048)
@@ -270,7 +270,7 @@ def test_pages_without_values_end_the_work() -> None:
     file = limits.File(io.BytesIO(written(table(["small"] * 10))), None, 4096)
     header = bytes(
         [0x15, 0, 0x15, 0, 0x15, 0, 0x2C, 0x15, 0, 0x15, 0, 0x15, 6, 0x15, 6, 0, 0]
-    )  # of a page of no values
+    )  # the header of a page without values
     file.source, file.size = io.BytesIO(header * 1000), len(header) * 1000
     about = SimpleNamespace(
         num_values=10, total_compressed_size=file.size, data_page_offset=0, has_dictionary_page=False, physical_type="DOUBLE",
@@ -287,7 +287,7 @@ def test_pages_without_values_end_the_work() -> None:
     [
         bytes([0x15, *b"\xff" * 10, 1]),  # a number of more than 64 bits
         bytes([0x1E]),  # a field of a type that does not exist
-        bytes([0x1C] * 99),  # a struct within a struct, 99 times
+        bytes([0x1C] * 99),  # a struct within a struct, 99 levels deep
     ],
     ids=["long number", "unknown type", "deep"],
 )
@@ -310,7 +310,7 @@ def test_a_dictionary_that_claims_more_values_than_it_has_bytes_for() -> None:
 def test_a_dictionary_of_numbers_that_claims_more_of_them(kind: str) -> None:
     content = written(pa.table({"price": np.resize(np.asarray([1, 2], kind), 80)}), compression="none")
     limits.File(io.BytesIO(content), None, 4096).check(0, 80)
-    header = b"\x4c\x15\x04"  # of the dictionary's page: 2 values
+    header = b"\x4c\x15\x04"  # the header of the dictionary page: 2 values
     assert content.count(header) == 1
     file = limits.File(io.BytesIO(content.replace(header, b"\x4c\x15\x06")), None, 4096)
     with pytest.raises(Malformed, match="the dictionary of column 'price' claims 3 values"):
@@ -318,7 +318,7 @@ def test_a_dictionary_of_numbers_that_claims_more_of_them(kind: str) -> None:
 
 
 def test_the_bytes_of_all_pages_are_limited_by_what_cells_may_have(monkeypatch: pytest.MonkeyPatch) -> None:
-    """60 cells of 200 bytes, each in a page of its own, are read if a cell may have 200 bytes, and refused if it may have 4."""
+    """A file of 60 cells of 200 bytes, each in its own page, is read if a cell may have 200 bytes, and refused if it may have 4."""
     monkeypatch.setattr(limits, "BATCH_BYTES", 10_000)
     content = written(table(["x" * 200] * 60), use_dictionary=False, data_page_size=1, write_batch_size=1)
     assert limits.File(io.BytesIO(content), ["kind"], 200).check(0, 16) == 16
@@ -345,7 +345,7 @@ def test_a_row_that_is_longer_than_a_block(model: Model, monkeypatch: pytest.Mon
 
 
 def test_a_header_of_many_long_names_is_read(model: Model) -> None:
-    """For each of the other delimiters the line is one name, longer than the module csv takes."""
+    """With any other delimiter the line is one name, longer than the module csv allows."""
     names = b"".join(b",%d" % i + b"x" * 1000 for i in range(200))
     (found,) = scored(model, HEADER.strip() + names + b"\n" + ROW.strip() + b"," * 200 + b"\n")
     assert "score" in found

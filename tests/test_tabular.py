@@ -1,4 +1,4 @@
-"""Families for rows: from columns to calibrated scores with reasons, with missing values and categories never seen."""
+"""Families for rows: from columns to calibrated scores with reasons, with missing values and unseen categories."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from tests.shared import export
 
 
 def related(n: int, seed: int) -> dict[str, np.ndarray]:
-    """Rows whose columns depend on each other: the sum of a and b is c, and the kind says the sign of a."""
+    """Return rows whose columns depend on each other: c is the sum of a and b, and `kind` is the sign of a."""
     generator = np.random.default_rng(seed)
     a, b = generator.normal(size=n), generator.normal(size=n)
     return {
@@ -61,7 +61,7 @@ def test_an_epoch_is_a_number_of_steps(model: Model) -> None:
 def test_the_artifact_is_whole(model: Model) -> None:
     assert checks.run_all(model) == []
     assert model.manifest.space is not None
-    assert model.manifest.space.size == 3  # half of six encoded columns
+    assert model.manifest.space.size == 3  # half of the six encoded columns
     scoring = model.manifest.scoring
     assert scoring is not None
     assert scoring.score == COMBINED
@@ -76,7 +76,7 @@ def _p(model: Model, table: dict[str, np.ndarray]) -> np.ndarray:
 
 
 def test_new_normal_rows_are_flagged_at_the_rate_asked_for(model: Model) -> None:
-    """False positives lie in the 99% band of their law, Beta-Binomial(n_test; k, n_cal + 1 - k)."""
+    """The number of false positives lies in the 99% band of its law, Beta-Binomial(n_test; k, n_cal + 1 - k)."""
     p = _p(model, related(3000, 1))
     n = model.calibrated.n
     for rate in (0.01, 0.05, 0.1):
@@ -87,7 +87,7 @@ def test_new_normal_rows_are_flagged_at_the_rate_asked_for(model: Model) -> None
 
 
 def test_rows_that_break_a_relation_are_strange(model: Model) -> None:
-    """Each value of such a row is usual by itself."""
+    """Each value of such a row is usual when seen alone."""
     usual = _p(model, related(500, 5))
     broken = related(500, 2)
     broken["c"] = np.random.default_rng(3).permutation(broken["c"])
@@ -123,7 +123,7 @@ def test_a_conditional_one_tells_classes_apart(tmp_path: Path) -> None:
     assert checks.run_all(model) == []
     whole = data.inputs(data.test)
     holes = whole.copy()
-    holes[:, 2] = np.nan  # c, which the class shifts by 4
+    holes[:, 2] = np.nan  # column c, which the class shifts by 4
     informed = model.impute(holes, classes=[data.classes[label] for label in data.test.labels])  # type: ignore[index]
     blind = model.impute(holes)
     errors = [np.abs(each.data[:, 2] - whole[:, 2]).mean() for each in (informed, blind)]
@@ -157,7 +157,7 @@ def test_a_conditional_one_tells_classes_apart(tmp_path: Path) -> None:
         assert len(free["explanation"]["neighbours"]) == 5
 
 
-# --- missing values, filled in ---
+# --- imputation of missing values ---
 
 
 def test_missing_values_are_filled_in_from_the_others(model: Model) -> None:
@@ -240,7 +240,7 @@ def test_a_perturbed_column_ranks_first(model: Model, column: str, value: float,
     assert first["share"] == max(each["share"] for each in strange["columns"])
     assert first["excess"] > max(each["excess"] for each in usual["columns"]) + 1
     assert sum(each["share"] for each in strange["columns"]) + strange["latent_share"] == pytest.approx(1)
-    # what the other columns say does not lean towards the value in question
+    # the expected value follows from the other columns, not from the value in question
     if column == "c":
         assert first["expected"] == pytest.approx(1.0, abs=0.6)
 
@@ -291,7 +291,7 @@ def test_neighbours_with_missing_values_show_them_as_missing(tmp_path: Path) -> 
 
 
 def test_trimming_leaves_out_what_does_not_belong(tmp_path: Path) -> None:
-    """One training row in ten is from elsewhere: with trim, such rows are stranger than without."""
+    """One training row in ten is from another distribution. With `trim`, such rows get higher scores than without."""
     table = related(3000, 2)
     elsewhere = np.arange(3000) % 10 == 0
     table["c"][elsewhere] = table["a"][elsewhere] - 3

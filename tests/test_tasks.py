@@ -1,4 +1,4 @@
-"""A task by itself: what is left out is drawn as /sample draws it, and what is given is checked."""
+"""Single tasks: omitted inputs are drawn as /sample draws them, and given inputs are checked."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_class_prior_and_temperature_are_those_of_sample(models: dict[str, Model
 
 
 def test_what_is_given_does_not_move_what_is_drawn(models: dict[str, Model]) -> None:
-    """Rows of transactions-vae come of a latent, noise and uniforms: each has its own stream, whether the others are given or not."""
+    """Rows of transactions-vae need a latent, noise and uniforms. Each has its own random stream, even if the others are given."""
     model = models["transactions-vae"]
     whole = done(model, "sample", 2, seed=3)
     for role, array in whole.filled.inputs.items():

@@ -1,4 +1,4 @@
-"""The tests themselves: each can fail, because it runs the project's code and checks what that gives."""
+"""The tests themselves: each can fail, because it runs the project's code and checks the result."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ import pytest
 
 OURS = {"manifold", "manifold_client", "benchmarks", "tests"}
 OF_PYTEST = {"tmp_path", "tmp_path_factory", "monkeypatch", "request", "capsys", "capfd", "caplog", "recwarn"}
-CHECKS = {"raises", "warns", "fail"}  # of pytest; numpy's begin with assert_, and what begins with check_ raises
-OF_LIBRARIES = {"test_uvicorn"}  # contracts with what is not the project's, on purpose
+# functions of pytest; numpy's names begin with assert_, and functions named check_ raise
+CHECKS = {"raises", "warns", "fail"}
+OF_LIBRARIES = {"test_uvicorn"}  # tests of another library's behaviour, on purpose
 HERE = Path(__file__).parent
 FILES = sorted(
     path for folder in (HERE, HERE / "evaluation") for path in folder.glob("test_*.py") if path != Path(__file__)
@@ -21,7 +22,7 @@ Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
 class Module:
-    """The names of one file of tests: what is imported from the project, and what is defined in the file."""
+    """The names in one test file: those imported from the project, and those defined in the file."""
 
     def __init__(self, source: str) -> None:
         self.tree = ast.parse(source)
@@ -50,7 +51,7 @@ class Module:
                 yield node
 
     def behind(self, node: ast.AST) -> Iterator[ast.AST]:
-        """Yield the node and, of what it names, the definitions of this file, each with all that is in it."""
+        """Yield the node, the definitions in this file of the names that it uses, and all their parts."""
         waiting, seen = [node], {id(node)}
         while waiting:
             for part in ast.walk(waiting.pop()):
@@ -62,7 +63,7 @@ class Module:
                     waiting.append(further)
 
     def reaches_the_project(self, test: Function) -> bool:
-        """Return whether the test names something of the project, or a fixture that is neither pytest's nor this file's."""
+        """Return whether the test uses a name of the project, or a fixture that is neither pytest's nor this file's."""
         parameters = {name for call in test.decorator_list for name in _parametrised(call)}
         for part in self.behind(test):
             if isinstance(part, ast.Name) and part.id in self.imported:
@@ -73,7 +74,7 @@ class Module:
         return bool(arguments - parameters - OF_PYTEST - set(self.defined))
 
     def checks(self, test: Function) -> bool:
-        """Return whether the test asserts anything, itself or in a function that it calls."""
+        """Return whether the test asserts something, itself or in a function that it calls."""
         for part in self.behind(test):
             if isinstance(part, ast.Assert | ast.Raise):
                 return True
@@ -85,7 +86,7 @@ class Module:
 
 
 def _checking(node: ast.ImportFrom) -> set[str]:
-    """The imported names that are functions of another file of tests, and assert something there."""
+    """Return the imported names that are functions of another test file and assert something there."""
     path = Path(__file__).parent.parent / f"{(node.module or '').replace('.', '/')}.py"
     if not (node.module or "").startswith("tests.") or not path.exists():
         return set()
@@ -99,7 +100,7 @@ def _names_ours(text: str) -> bool:
 
 
 def _parametrised(call: ast.AST) -> set[str]:
-    """The arguments that a decorator `parametrize` gives values to."""
+    """Return the arguments to which a decorator `parametrize` gives values."""
     if not (isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute) and call.func.attr == "parametrize"):
         return set()
     names = [node.value for node in ast.walk(call.args[0]) if isinstance(node, ast.Constant)]
@@ -107,7 +108,7 @@ def _parametrised(call: ast.AST) -> set[str]:
 
 
 def found(source: str) -> list[str]:
-    """Return what is wrong with the tests of a file, by line."""
+    """Return the problems of the tests in a file, by line."""
     module, problems = Module(source), []
     for test in module.tests():
         if not module.reaches_the_project(test):

@@ -1,4 +1,4 @@
-"""JSON and numbers from outside: what is read, what is refused, and that nothing of it is an error of Python's own."""
+"""JSON and numbers from outside: accepted and refused texts, without exceptions from Python itself."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ NINES = "9" * 5000
 
 
 def levels(value: Any) -> int:
-    """How deep a value is."""
+    """Return the nesting depth of a value."""
     if not isinstance(value, list | dict):
         return 0
     return 1 + max([levels(each) for each in (value.values() if isinstance(value, dict) else value)] or [0])
 
 
 def drawn(generator: random.Random, depth: int) -> Any:
-    """A value of about so many levels, with brackets, quotation marks and backslashes in its texts."""
+    """Draw a value of about this many levels, with brackets, quotation marks and backslashes in its texts."""
 
     def text() -> str:
         return "".join(generator.choice('[]{}"\\n a,:') for _ in range(generator.randint(0, 6)))
@@ -123,7 +123,7 @@ def test_a_whole_number_has_a_limit() -> None:
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
-    """The service on a model of images and one of classes, which load when they are asked for."""
+    """Yield a service with a model of images and one of classes, which load on the first request."""
     root = tmp_path_factory.mktemp("texts")
     for name in ("mnist-cgan", "mnist-vae", "transactions-vae"):
         (root / name).symlink_to(SHIPPED / name)
@@ -134,7 +134,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
 
 
 def status(answer: Any, field: str | None = None) -> int:
-    """The status of an answer, whose error is short and names the field."""
+    """Return the status of an answer. Its error must be short and name the field."""
     if answer.status_code >= 400:
         error = answer.json()["error"]
         assert len(error if isinstance(error, str) else error["message"]) < 600
@@ -173,7 +173,7 @@ def test_deep_json_in_queries_and_forms(field: str, text: str, service: TestClie
     array = io.BytesIO()
     np.save(array, np.zeros((1, 20), np.float32))
     picture = imaging.to_png(np.zeros((1, 28, 28), np.uint8))
-    if len(text) < 60_000:  # of a URL that clients send
+    if len(text) < 60_000:  # a length that clients send in a URL
         answer = service.post(
             "/sample", params={field: text}, content=array.getvalue(), headers={"Content-Type": codecs.NPY}
         )
@@ -208,7 +208,7 @@ def test_deep_json_in_bodies(service: TestClient) -> None:
 def test_json_of_many_parts_is_refused_before_it_is_read(
     text: str, service: TestClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each takes a hundred bytes and more, and nothing else runs while orjson reads them."""
+    """Each part takes a hundred bytes or more, and orjson blocks all other work while it parses."""
     monkeypatch.setattr(orjson, "loads", pytest.fail)
     for route in ("/sample", "/encode", "/v2/models/mnist-vae/infer", "/v2/repository/index"):
         assert status(service.post(route, content=text)) == 413
@@ -330,7 +330,7 @@ def test_versions_that_are_none(version: str, service: TestClient) -> None:
 
 
 def weighed(service: TestClient, weights: str) -> Any:
-    """Return what a mixture gives, over both ways to ask for it."""
+    """Return the answer for a mixture of classes, which is the same for both ways to send it."""
     one = service.post(
         "/sample", content=f'{{"model": "mnist-cgan", "seed": 1, "encoding": "array", "class": {weights}}}'
     )

@@ -1,4 +1,4 @@
-"""TorchScript that somebody else made: what it gives, what it draws, and what cannot be looked into."""
+"""TorchScript that was made elsewhere: its outputs, its random numbers, and modules that cannot be inspected."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ def test_torchscript_that_draws_or_mixes_rows(tmp_path: Path) -> None:
 
 
 def test_torchscript_gives_the_same_bits_in_every_run(tmp_path: Path) -> None:
-    """Torch rewrites what has run before: eight products become one, which adds their terms in another order."""
+    """After its first runs torch optimises a graph: eight products become one, which adds their terms in another order."""
     import torch
 
     class Sums(torch.nn.Module):
@@ -152,7 +152,7 @@ def test_torchscript_gives_the_same_bits_in_every_run(tmp_path: Path) -> None:
 
 
 def test_torchscript_that_calls_what_cannot_be_looked_into(tmp_path: Path) -> None:
-    """A submodule that is known by its interface alone may be any module, so that only runs show that it draws."""
+    """A submodule that is known only by its interface may be any module. Only runs show that it draws random numbers."""
     import torch
 
     @torch.jit.interface
@@ -172,7 +172,7 @@ def test_torchscript_that_calls_what_cannot_be_looked_into(tmp_path: Path) -> No
         def forward(self, z: torch.Tensor) -> torch.Tensor:
             return self.part(z).reshape(-1, 1, 2, 2)  # type: ignore[no-any-return]
 
-    Whole.__annotations__["part"] = Part  # annotations of this file are texts, which torch cannot look up here
+    Whole.__annotations__["part"] = Part  # annotations of this file are strings, which torch cannot resolve here
     made = _script(tmp_path, Whole())
     found = load(made)
     assert found.chance["decode"].unsure == ("prim::CallMethod",)

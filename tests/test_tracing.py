@@ -1,4 +1,4 @@
-"""Traces: a span for each request, in the client's trace, with what took the time in it; over every transport."""
+"""Traces: a span for each request within the client's trace, with its parts as child spans, over every transport."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ CARRIED = f"00-{TRACE}-{PARENT}-01"
 
 
 class Collector(http.server.BaseHTTPRequestHandler):
-    """Keeps what an exporter sends."""
+    """A collector that keeps what an exporter sends."""
 
     spans: list[Any]
 
@@ -35,7 +35,7 @@ class Collector(http.server.BaseHTTPRequestHandler):
         self.end_headers()
 
     def log_message(self, *given: object) -> None:
-        """Nothing."""
+        """Suppress the log."""
 
 
 @pytest.fixture
@@ -55,7 +55,7 @@ def attributes(span: Any) -> dict[str, Any]:
 
 
 def ask(service: Served) -> str:
-    """Over every transport; gives the id of the REST request."""
+    """Send requests over every transport. Return the id of the REST request."""
     answer = service.client.post("/sample", json={"n": 3}, headers={"traceparent": CARRIED})
     service.client.post("/v2/models/foreign/infer", json={}, headers={"traceparent": CARRIED})
     assert service.client.post("/sample", json={"n": -1}).status_code == 422
@@ -82,7 +82,7 @@ def test_spans_of_every_transport_join_the_clients_trace(tmp_path: Path, collect
         assert [each.name for each in parts] == ["queue", "run", "encode"]
         assert all(each.trace_id.hex() == TRACE for each in parts)
         edges = [edge for each in parts for edge in (each.start_time_unix_nano, each.end_time_unix_nano)]
-        slack = 5_000_000  # two clocks are read
+        slack = 5_000_000  # two clocks are compared
         assert span.start_time_unix_nano - slack <= edges[0] and edges[-1] <= span.end_time_unix_nano + slack
         assert edges[1] <= edges[2] + slack and edges[3] <= edges[4] + slack
     told = attributes(by_name["POST /sample"])
@@ -101,7 +101,7 @@ def test_without_the_setting_nothing_is_traced(tmp_path: Path, collector: tuple[
 
 
 def test_a_collector_that_is_not_there_changes_no_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "0.5")  # seconds in which the exporter tries again
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "0.5")  # the exporter retries for this many seconds
     foreign.write(tmp_path)
     with served(tmp_path, traces="http://127.0.0.1:9/v1/traces") as service:
         assert service.client.post("/sample", json={"n": 1}).status_code == 200

@@ -1,4 +1,4 @@
-"""The loop: exact resume, safety against interruption and kill, divergence, options."""
+"""The training loop: exact resume, interruption and kill, divergence, options."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def make_run(folder: Path, family: str = "vae", **changes: object) -> runs.Train
 
 
 def flat(state: object, path: str = "") -> dict[str, Tensor]:
-    """Every tensor of a checkpoint by path."""
+    """Yield every tensor of a checkpoint with its path."""
     if isinstance(state, Tensor):
         return {path: state}
     items = state.items() if isinstance(state, dict) else enumerate(state) if isinstance(state, list) else ()
@@ -45,12 +45,12 @@ def flat(state: object, path: str = "") -> dict[str, Tensor]:
 def test_stopping_and_resuming_changes_no_bit(
     tmp_path: Path, digits: Data, family: str, stops: tuple[int, ...]
 ) -> None:
-    """Dropout (global RNG), binarisation and posterior draws (generator), order, optimiser, schedule and average included."""
+    """The comparison includes dropout (global RNG), binarisation and posterior draws (generator), order, optimiser, schedule and average."""
     changes = {"schedule": "cosine", "epochs": 2}
     whole, parts = make_run(tmp_path / "whole", family, **changes), make_run(tmp_path / "parts", family, **changes)
     train(whole, digits, device="cpu", quiet=True)
     for index, steps in enumerate(stops):
-        torch.rand(index + 1)  # whatever happens in between must not matter
+        torch.rand(index + 1)  # other uses of the global generator must not matter
         train(parts, digits, resume=index > 0, stop_after=steps, device="cpu", quiet=True)
     train(parts, digits, resume=True, device="cpu", quiet=True)
     a, b = (checkpoints.load(run.checkpoint) for run in (whole, parts))
@@ -89,14 +89,14 @@ def test_a_run_leaves_what_it_promises(tiny: Path) -> None:
     } <= record.keys()
     assert sum(record["kl_by_dimension"]) == pytest.approx(
         record["test/kl"], rel=0.02
-    )  # another draw of the binarisation
+    )  # the binarisation is drawn again
     assert [path.suffix for path in (tiny / "runs/table/samples").iterdir()] == [".csv", ".csv"]
     names = {metric["name"] for metric in json.loads((folder / runs.METRICS).read_text())}
     assert {"elbo", "iwae_5", "kl", "active_units"} <= names
 
 
 def drawings(monkeypatch: pytest.MonkeyPatch, now: list[float]) -> list[int]:
-    """The number of lines of the log at each drawing of curves, on a clock that shows `now[0]`."""
+    """Return the number of log lines at each drawing of curves, on a clock that shows `now[0]`."""
     lines: list[int] = []
     monkeypatch.setattr(sheets, "curves", lambda log, path: lines.append(len(log.read_text().splitlines())))
     monkeypatch.setattr(sheets, "monotonic", lambda: now[0])
@@ -117,7 +117,7 @@ def test_curves_are_drawn_at_most_once_in_a_while(tmp_path: Path, monkeypatch: p
     assert lines == [3, 5, 6]
     with sheets.Curves(log, tmp_path / sheets.CURVES):
         pass
-    assert lines == [3, 5, 6]  # nothing was added
+    assert lines == [3, 5, 6]  # no line was added
 
 
 def test_curves_are_drawn_when_training_ends_or_stops(
@@ -133,7 +133,7 @@ def test_curves_are_drawn_when_training_ends_or_stops(
 
 
 def test_curves_of_an_empty_log_are_not_drawn(tmp_path: Path) -> None:
-    """Training that went back to its beginning has no epoch in its log."""
+    """Training that was rolled back to its beginning has no epoch in its log."""
     (tmp_path / runs.LOG).write_text('{"step": 3, "alarm": 1}\n')
     sheets.curves(tmp_path / runs.LOG, tmp_path / sheets.CURVES)
     assert not (tmp_path / sheets.CURVES).exists()
@@ -163,7 +163,7 @@ def test_nan_names_step_phase_and_checkpoint(tmp_path: Path, digits: Data) -> No
 
 
 def start(folder: Path, epochs: int) -> subprocess.Popen[str]:
-    """A training in a process of its own."""
+    """Start a training in its own process."""
     command = [
         sys.executable,
         "-m",

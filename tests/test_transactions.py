@@ -1,4 +1,4 @@
-"""Features of transactions know the past and nothing else."""
+"""Features of transactions depend only on the past."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def made(n: int = 400, seed: int = 0) -> tuple[np.ndarray, ...]:
 
 
 def test_windows_by_hand() -> None:
-    """Against a loop over all pairs, with equal times among them."""
+    """The expected values come from a loop over all pairs, with equal times among them."""
     seconds, cards, _, amount = made()
     seconds[50:55] = seconds[50]
     cards[50:55] = 3
@@ -31,7 +31,7 @@ def test_windows_by_hand() -> None:
 
 
 def test_the_future_changes_nothing() -> None:
-    """Features of the first 300 transactions are the same whatever happens after them."""
+    """The features of the first 300 transactions are the same for any later transactions."""
     seconds, cards, terminals, amount = made()
     before = features(seconds[:300], cards[:300], terminals[:300], amount[:300])
     other = amount.copy()
@@ -54,7 +54,7 @@ def test_a_transaction_does_not_see_itself() -> None:
 
 
 def test_features_of_a_few_transactions_by_hand() -> None:
-    """Sunday 00:30, Sunday 12:20, Monday 05:59 and Monday 06:00, by one card at one terminal."""
+    """The times are Sunday 00:30, Sunday 12:20, Monday 05:59 and Monday 06:00, with one card at one terminal."""
     seconds = np.asarray([1800, 44_400, DAY + 21_540, DAY + 21_600])
     one = np.zeros(4, int)
     found = features(seconds, one, one, np.asarray([10.0, 10.02, 10.04, 250.0]))

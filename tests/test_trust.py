@@ -1,4 +1,4 @@
-"""Whom a service trusts that asks for no key: by host, by origin, on this machine; headers that are there twice; what open routes tell."""
+"""The clients that a service without keys trusts: by host, by origin, on this machine; repeated headers; the contents of open routes."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ ASKED = [
 
 
 def caller(root: Path, client: str = "127.0.0.1", **options: Any) -> TestClient:
-    """A client on this machine of a service without keys, whose settings trust nothing that the test does not name."""
+    """Return a client on this machine, for a service without keys. Its settings trust only what the test names."""
     options = {"hosts": (), "trust_loopback": False, "auth": "off", **options}
     app = create_app(Settings(models_dir=root, device="cpu", default_model="foreign", **options))
     return TestClient(app, base_url=HERE, client=(client, 1), raise_server_exceptions=False, follow_redirects=False)
@@ -78,13 +78,13 @@ def service(root: Path) -> Iterator[Served]:
 
 
 def ask(client: TestClient, method: str, path: str, headers: Any) -> Any:
-    """A request that is answered with 200 where it is admitted."""
+    """Send a request that gets 200 if it is admitted."""
     body = '{"seed": 1}' if path == "/sample" else '{"parameters": {"seed": 1}}' if path.endswith("/infer") else ""
     return client.request(method, path, headers=headers, content=body)
 
 
 def refused(answer: Any, field: str, status: int = 403) -> None:
-    """An error in the shape of its route, which says what to do."""
+    """Check that an error has the shape of its route and says what to do."""
     assert answer.status_code == status, answer.text
     error = answer.json()["error"]
     message = error if isinstance(error, str) else error["message"]
@@ -167,7 +167,7 @@ def test_hosts_of_the_settings_are_answered(root: Path) -> None:
 
 
 def test_the_address_that_was_connected_to_is_answered(root: Path) -> None:
-    """The kubelet and Prometheus send the address of a pod or container, which no page can have as its name."""
+    """The kubelet and Prometheus send the address of a pod or container. No web page can have such an address as its host name."""
     app = create_app(Settings(models_dir=root, device="cpu", default_model="foreign", auth="off", hosts=()))
     for base, host, status in (
         ("http://10.0.0.7:8000", "10.0.0.7:8000", 200), ("http://10.0.0.7:8000", "10.0.0.8:8000", 403), ("http://10.0.0.7:8000", "[::ffff:10.0.0.7]", 200),
@@ -324,7 +324,7 @@ def test_rpcs_that_change_models_follow_the_setting(root: Path, service: Served)
         assert code(trusting.target, []) is grpc.StatusCode.OK
 
 
-# --- headers that are there twice ---
+# --- repeated headers ---
 
 TWICE = (
     "Authorization", "Host", "Origin", "Content-Type", "Content-Encoding", "X-Deadline-Ms", "X-Request-Id",
@@ -389,7 +389,7 @@ def test_metadata_that_is_there_twice_is_refused(root: Path, service: Served) ->
             assert stubs.ManifoldStub(channel).Sample(pb.SampleRequest(seed=1), metadata=[mine], timeout=30).images
 
 
-# --- redirects, and what open routes tell ---
+# --- redirects, and contents of open routes ---
 
 
 @pytest.mark.parametrize(

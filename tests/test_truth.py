@@ -1,4 +1,4 @@
-"""The rule for known anomalies: what may be written, what a column alone means, and which rows it marks."""
+"""The rule for known anomalies: its forms, the meaning of a column alone, and the rows that it marks."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_what_may_not(text: str, message: str) -> None:
     ],
 )  # fmt: skip
 def test_truth_values_of_every_spelling(values: list[Any]) -> None:
-    """The true rows are the anomalies, however many they are; the rule that was made of one spelling reads the others."""
+    """The true rows are the anomalies, for any number of them. A rule that was made from one spelling reads the others."""
     rule, said = settled("label", [values[0]] * 5 + [values[1]])
     assert (rule.test, rule.values, rule.others) == ("in", TRUE, FALSE)
     assert "is true" in said

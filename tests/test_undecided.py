@@ -1,4 +1,4 @@
-"""Decisions that a model cannot make: a rate without a calibration, or below what the calibration resolves. They are said, and not false."""
+"""Decisions that a model cannot make: at a rate without a calibration, or below its resolution. The answer is null with a note, not false."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def judged(calibrated: scoring.Calibrated, values: list[float], rule: Rule, **mo
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory, tiny: Path) -> Path:
-    """A model of rows without a calibration, and beside it a calibrated one."""
+    """Write a model of rows without a calibration beside a calibrated one."""
     folder = tmp_path_factory.mktemp("undecided")
     tabled.write(folder)
     (folder / "table").symlink_to(tiny / "models/table")
@@ -72,7 +72,7 @@ def test_without_a_calibration_a_budget_alone_decides() -> None:
 @pytest.mark.parametrize(
     ("rate", "values", "anomalies"),
     [
-        (0.01, [5.0, 98.0, 200.0], [False, False, True]),  # exactly what 99 items resolve
+        (0.01, [5.0, 98.0, 200.0], [False, False, True]),  # exactly the rate that 99 items resolve
         (0.0099, [5.0, 98.0, 200.0], [False, False, None]),
         (1e-9, [5.0, 99.0, 1e9], [False, None, None]),
         (0.5, [5.0, 98.0, 200.0], [False, True, True]),
@@ -95,7 +95,7 @@ def test_costs_and_block_rates_below_the_resolution_are_said_too() -> None:
     assert found.item(0)["is_anomaly"] is None and "below_resolution" in found.notes[0]
     found = judged(EVENLY, [200.0], Rule(rate=0.05, block=0.001))
     assert found.item(0)["band"] == "review" and found.notes[0].startswith("block_rate: 0.001 is below")
-    assert judged(EVENLY, [200.0], Rule(rate=0.05)).notes == ()  # a tenth of it is nobody's wish
+    assert judged(EVENLY, [200.0], Rule(rate=0.05)).notes == ()  # a tenth of the rate was not requested
 
 
 @pytest.mark.parametrize(
@@ -112,7 +112,7 @@ def test_rules_that_cannot_be(fields: dict[str, Any], field: str) -> None:
     assert caught.value.field == field
 
 
-# --- over the wires ---
+# --- over both transports ---
 
 STATED: list[dict[str, Any]] = [
     {"false_positive_rate": 0.01}, {"false_positive_rate": 0.5}, {"costs": COSTS}, {"block_rate": 0.001}, {"budget": 1, "block_rate": 0.001},

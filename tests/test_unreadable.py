@@ -1,4 +1,4 @@
-"""A model that cannot be read is unavailable with its reason, and the rest serves: at the start, and while the folder is watched."""
+"""A model that cannot be read is unavailable with its reason, and all others are served: at the start, and while the folder is watched."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def root(tmp_path: Path) -> Path:
 
 
 def copy(root: Path, name: str = "other") -> Path:
-    """Another artifact, which could be served."""
+    """Copy the artifact as another model, which could be served."""
     folder = root / name / "1"
     shutil.copytree(root / "foreign/1", folder)
     (folder / manifest.FILE).write_text(json.dumps(foreign.manifest(name=name)))
@@ -50,7 +50,7 @@ def copy(root: Path, name: str = "other") -> Path:
 
 
 def deny(monkeypatch: pytest.MonkeyPatch, *denied: Path, error: int = errno.EACCES) -> set[Path]:
-    """Let no listing of these folders succeed, as for a user who may not read them; tests may run as root, who may. Empty the set to end it."""
+    """Make listings of these folders fail, as for a user without permission; tests may run as root, who has it. Empty the set to end this."""
     closed, listdir, scandir = set(denied), os.listdir, os.scandir
 
     def guarded(real: Callable[[Any], Any]) -> Callable[[Any], Any]:
@@ -67,7 +67,7 @@ def deny(monkeypatch: pytest.MonkeyPatch, *denied: Path, error: int = errno.EACC
 
 
 def models(root: Path, **options: Any) -> dict[tuple[str, int], tuple[str, str | None]]:
-    """States and reasons as GET /models has them. The model `foreign` must answer, and every page must be whole."""
+    """Return states and reasons as in GET /models. The model `foreign` must answer, and every page must be complete."""
     settings = Settings(models_dir=root, default_model="foreign", device="cpu", **options)
     with TestClient(create_app(settings), raise_server_exceptions=False) as client:
         wait_until_ready(client)
@@ -178,7 +178,7 @@ def test_a_folder_of_models_that_cannot_be_read(root: Path, monkeypatch: pytest.
 
 
 def test_names_that_are_paths_are_no_models(root: Path) -> None:
-    """A numbered folder beside the models is not loaded by a request for its parent."""
+    """A request for its parent does not load a numbered folder beside the models."""
     folder = root / "models"
     copy(root, "away")
     folder.mkdir()
@@ -211,7 +211,7 @@ def test_a_folder_that_becomes_unreadable_goes_on_serving_and_comes_back(
         assert service.client.post("/sample", json={}).status_code == 200
         closed.clear()
         assert service.client.post("/admin/models/foreign/load").status_code == 200
-        # one that was never readable
+        # this path was never readable
         (root / "late").write_text("x")
         until(lambda: states(service).get("late") == "unavailable")
         (root / "late").unlink()
@@ -268,7 +268,7 @@ def broken(root: Path, name: str) -> None:
         ({"default_model": "foreign"}, 200),
         ({"default_model": "bad"}, 503),
         ({"default_model": "unreadable"}, 503),
-        ({}, 200),  # mnist-vae, which is not there: any model is enough
+        ({}, 200),  # the default mnist-vae does not exist, so any model is enough
         ({"default_model": None}, 200),
         ({"default_model": "foreign", "strict_ready": True}, 503),
         ({"default_model": None, "strict_ready": True}, 503),
@@ -325,7 +325,7 @@ def test_deep_folders_and_links_to_themselves_are_walked_over(root: Path) -> Non
     files = sorted(name for name, _ in repository.everything(made))
     (made / "loop").symlink_to("loop")
     parent = os.open(made, os.O_RDONLY)
-    for _ in range(1200):  # deeper than Python's calls may be nested
+    for _ in range(1200):  # deeper than Python's recursion limit
         os.mkdir("a", dir_fd=parent)
         child = os.open("a", os.O_RDONLY, dir_fd=parent)
         os.close(parent)
@@ -335,7 +335,7 @@ def test_deep_folders_and_links_to_themselves_are_walked_over(root: Path) -> Non
         assert sorted(name for name, _ in repository.everything(made)) == files
         assert load(made, device="cpu").manifest.name == "other"
     finally:
-        subprocess.run(["rm", "-rf", made / "a"], check=True)  # shutil.rmtree nests its calls
+        subprocess.run(["rm", "-rf", made / "a"], check=True)  # shutil.rmtree is recursive
 
 
 def test_check_says_which_models_cannot_be_served(root: Path) -> None:
@@ -368,7 +368,7 @@ def test_a_preview_that_is_no_file_or_cannot_be_read(root: Path, monkeypatch: py
     preview = root / "foreign/1/preview.png"
 
     def told(service: Any) -> set[tuple[int | str, str]]:
-        """Return what both transports say."""
+        """Return the errors over both transports."""
         answer = service.client.get("/models/foreign/preview.png")
         with grpc.insecure_channel(service.target) as channel, pytest.raises(grpc.RpcError) as caught:
             stubs.ManifoldStub(channel).GetPreview(pb.GetModelRequest(model="foreign"))

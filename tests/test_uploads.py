@@ -83,7 +83,7 @@ def test_budget_and_reasons(service: TestClient, monkeypatch: pytest.MonkeyPatch
 
 
 def test_reasons_hold_numbers_beside_a_bad_row(service: TestClient) -> None:
-    """One cell that is no number makes its whole column one of texts, in the file; a column of decimals is one of numbers."""
+    """One cell that is no number makes a column of a file one of texts, and a column of decimals is one of numbers."""
     content = b"price,weight,kind,paid\n900,70,small,0\nx,70,small,0\n1,200,large,1\n"
     first, bad, third, last = post(service, content, explain="true", budget=2)
     assert "error" in bad

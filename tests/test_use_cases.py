@@ -1,4 +1,4 @@
-"""The table of use cases: every surface reads it, and three files add an endpoint to all of them."""
+"""The table of endpoints: every transport reads it, and three files add an endpoint to all of them."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ def test_every_capability_has_a_use_case_and_an_rpc() -> None:
 
 
 def test_three_files_add_an_endpoint_to_every_surface(tmp_path: Path) -> None:
-    """An operation, a use case and the messages: then REST, gRPC, OpenAPI, GET /models and the command line have the endpoint."""
+    """The files are an operation, a use case and the messages. Then REST, gRPC, OpenAPI, GET /models and the command line have the endpoint."""
     package = copied.project(tmp_path, "runtime", "service")
     (package / "runtime/operations/magnitude.py").write_text(OPERATION)
     (package / "service/core/use_cases/magnitude.py").write_text(USE_CASE)
@@ -167,7 +167,7 @@ def test_three_files_add_an_endpoint_to_every_surface(tmp_path: Path) -> None:
 
 
 def glyphs(root: Path) -> None:
-    """Write an artifact of small images on the fake backend, which encodes and does nothing else."""
+    """Write an artifact of small images on the fake backend that can only encode."""
     items = {"role": "data", "source": "data", "shape": [1, 5, 4]}
     tasks = {"encode": {"graph": "none", "inputs": [items], "outputs": [{"role": "mean", "shape": [3]}]}}
     folder = root / "glyphs/1"

@@ -1,7 +1,7 @@
-"""The contract with uvicorn, whose internals service/http/connections.py and service/server.py subclass: what they use is there and behaves.
+"""The contract with uvicorn, whose internals service/http/connections.py and service/server.py subclass: they exist and behave as expected.
 
-Where these tests fail with a newer uvicorn, its upper bound in pyproject.toml stays; where they pass, it can be raised. What is used is
-listed once, and compared with the code: a use that is not listed fails.
+If these tests fail with a newer uvicorn, its upper bound in pyproject.toml stays. If they pass, it can be raised. Each used name is listed once and
+compared with the code: a name that is not listed fails.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ ATTRIBUTES = {
     "loop", "transport", "connections", "parser", "headers", "scope", "expect_100_continue", "cycle", "pipeline", "flow",
     "timeout_keep_alive_task",
 }  # fmt: skip
-LATER = {"url"}  # set when a request begins
+LATER = {"url"}  # set at the beginning of a request
 # attributes of a request and its answer
 OF_CYCLE = {"response_started", "response_complete", "more_body", "waiting_for_100_continue", "keep_alive"}
 OF_SERVER = {"started", "should_exit", "force_exit", "server_state", "config"}
@@ -61,7 +61,7 @@ def test_methods_have_their_parameters(owner: type[Any]) -> None:
 
 
 def uses(file: str, of: str) -> set[str]:
-    """Attributes of `of` (self, or self.NAME) that a class of a file uses and does not define."""
+    """Return the attributes of `of` (self, or self.NAME) that a class in a file uses and does not define."""
     tree = ast.parse((ROOT / file).read_text())
     (owner,) = [each for each in tree.body if isinstance(each, ast.ClassDef) and each.name == "Protocol"]
     used, own = set[str](), set[str]()
@@ -90,7 +90,7 @@ def test_what_the_code_uses_is_listed() -> None:
 
 
 class Transport(asyncio.Transport):
-    """A transport that keeps what is written."""
+    """A transport that records what is written."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -116,7 +116,7 @@ class Transport(asyncio.Transport):
 
 
 async def connected(app: Any) -> tuple[Any, Transport]:
-    """uvicorn's own protocol on such a transport, before an application."""
+    """Return uvicorn's own protocol on such a transport, in front of an application."""
     config = uvicorn.Config(app, lifespan="off", log_config=None, access_log=False, ws="none")
     config.load()
     protocol, transport = HttpToolsProtocol(config, uvicorn.Server(config).server_state, {}), Transport()
@@ -153,7 +153,7 @@ def test_a_request_goes_its_way() -> None:
         assert first.more_body and not first.response_started and not first.response_complete
         protocol.data_received(b"body" + HEAD + b"next")
         assert not first.more_body
-        # the second request waits, and nothing is read meanwhile
+        # the second request waits, and the protocol reads nothing meanwhile
         assert protocol.cycle is not first and len(protocol.pipeline) == 1
         assert protocol.flow.read_paused and transport.paused
         go.set()
@@ -163,7 +163,7 @@ def test_a_request_goes_its_way() -> None:
         assert bodies == [b"body", b"next"]
         assert first.response_complete and not protocol.pipeline and not protocol.flow.read_paused
         assert transport.written.count(b"HTTP/1.1 200 OK\r\n") == 2
-        assert protocol.timeout_keep_alive_task is not None  # uvicorn looks after the time between two
+        assert protocol.timeout_keep_alive_task is not None  # uvicorn limits the time between two requests
         protocol._unset_keepalive_if_required()
         assert protocol.timeout_keep_alive_task is None
         protocol.connection_lost(None)
@@ -214,7 +214,7 @@ def test_the_server_ends_at_its_attributes() -> None:
         server.should_exit = True
         assert await server.on_tick(1)
         await server.shutdown()
-        # when they may still be answered is read at the end, not at the start
+        # the time limit for running requests is read at the end, not at the start
         assert "self.config.timeout_graceful_shutdown" in inspect.getsource(uvicorn.Server.shutdown)
 
     run(check)

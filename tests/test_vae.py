@@ -1,4 +1,4 @@
-"""The bounds are bounds, and the KL does what it is for."""
+"""The bounds are bounds, and the KL has the intended effect."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def small(data: Data, **changes: object) -> VAE:
 
 
 def test_elbo_below_iwae_below_the_exact_likelihood(digits: Data) -> None:
-    """With one latent, p(x) = ∫ p(x | z) p(z) dz can be had by quadrature."""
+    """With one latent, p(x) = ∫ p(x | z) p(z) dz can be computed by quadrature."""
     model = small(digits)
     x = (torch.from_numpy(Arrays.of(digits.test).items[:4]).float() / 255).flatten(1).round()
     z = torch.linspace(-8, 8, 4001)[:, None]
@@ -58,7 +58,7 @@ def test_elbo_below_iwae_below_the_exact_likelihood(digits: Data) -> None:
     assert (elbo <= exact + 1e-3).all()
     assert (bounds[1] <= bounds[5] + 0.02).all()
     assert (bounds[5] <= bounds[50] + 0.02).all()
-    assert torch.allclose(bounds[1], elbo, atol=0.2)  # IWAE-1 is the ELBO
+    assert torch.allclose(bounds[1], elbo, atol=0.2)  # IWAE with one sample is the ELBO
 
 
 def test_more_draws_lower_the_variance_not_the_mean(digits: Data) -> None:
@@ -127,7 +127,7 @@ def test_autoencoder_has_no_posterior(digits: Data) -> None:
 
 
 def test_what_is_logged_of_the_latent(digits: Data) -> None:
-    """KL by dimension and active units; an autoencoder has neither."""
+    """A VAE logs KL by dimension and active units. An autoencoder logs neither."""
     batch = Batch(to_float(Arrays.of(digits.test).items, CPU), torch.zeros(len(digits.test)), torch.Generator(), 0.0)
     plain = small(digits, variational=False, likelihood="gaussian")
     assert vae.monitor(plain, batch) == {}
@@ -162,7 +162,7 @@ def test_figures_say_that_pixels_were_binarised(digits: Data) -> None:
 
 
 def test_trimmed_items_place_nothing(digits: Data) -> None:
-    """The aggregate posterior is that of the items that are left when the least likely ones are taken away."""
+    """The aggregate posterior is that of the remaining items, without the least likely ones."""
     model = small(digits, latent_dim=2)
     x = model.likelihood.settle(to_float(Arrays.of(digits.train).items, CPU).flatten(1))
     noise = torch.randn((vae.SCORE_DRAWS, len(x), 2), generator=torch.Generator().manual_seed(0))
@@ -211,7 +211,7 @@ def test_score_is_the_elbo_over_its_fixed_draws(digits: Data) -> None:
 
 
 def test_near_neighbours_keep_their_digits() -> None:
-    """Far from the origin, |a|² - 2ab + |b|² has none left for a distance of a thousandth."""
+    """Far from the origin, |a|² - 2ab + |b|² has no digits left for a distance of a thousandth."""
     generator = torch.Generator().manual_seed(0)
     references = 300 + torch.randn(50, 6, generator=generator)
     x = references[:4] + 1e-3 * torch.randn(4, 6, generator=generator)
@@ -306,7 +306,7 @@ def test_convolutions_mirror_each_other_and_refuse_odd_sides(digits: Data, table
 
 
 def test_weights_stored_in_half_precision_are_what_is_judged_and_served(digits: Data, tmp_path: Path) -> None:
-    """The rounded weights are the model: graph equals torch, at half the size, and no value is rounded twice."""
+    """The rounded weights are the model: the graph equals torch at half the size, and no value is rounded twice."""
     run = tiny_run(tmp_path / "run", "vae", digits, stored="float16", body="conv", widths=(8, 16), epochs=1)
     model = load(export(run, "half", tmp_path, data=digits), device="cpu")
     torch_model = trained_model(run, digits)

@@ -1,4 +1,4 @@
-"""Values of tables: what a text spells, which texts are missing values, and which values name the same category."""
+"""Values in tables: the numbers and truth values that texts spell, texts for missing values, and equal names of a category."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def test_typed_dates_and_times() -> None:
         (("no", "yes"), {"no": 0, "NO": 0, "false": 0, False: 0, "0": 0, "f": 0, "off": 0, "Yes": 1, True: 1, "t": 1, "on": 1, "maybe": None}),
         (("0", "1"), {0.0: 0, "0.0": 0, "false": 0, True: 1, "1.000": 1, "yes": 1, "2": None}),
         (("False", "True"), {np.bool_(True): 1, "TRUE": 1, "n": 0}),
-        (("f", "m"), {"f": 0, "m": 1, "false": None, "F": None}),  # no truth values: m is none
+        (("f", "m"), {"f": 0, "m": 1, "false": None, "F": None}),  # m is no truth value, so neither is f
         (("n", "y", "maybe"), {"n": 0, "no": None, False: None}),
         (("1", "2", "3"), {1: 0, "2.0": 1, Decimal("3.00"): 2, " 3 ": 2, "03": None, "4": None}),
         (("007", "7"), {"007": 0, 7: 1, "7": 1, "7.0": 1, "07": None}),
@@ -122,7 +122,7 @@ def test_categories_by_name_and_by_meaning(names: tuple[str, ...], alike: dict[A
 
 
 def test_numbers_that_are_truth_values() -> None:
-    """Beside the truth values themselves, which are equal to them in Python."""
+    """A column may hold them beside the truth values themselves, to which they are equal in Python."""
     categories = Categories(("no", "yes"))
     assert [categories.find(value, DEFAULT) for value in (0, 1, 0.0, 1.0, np.int64(1), Decimal(0), 2)] == [
         0,

@@ -1,4 +1,4 @@
-"""Models that come, change and go while the service runs: nothing fails, nothing is answered by the wrong version, nothing is left behind."""
+"""Models that are added, changed and removed while the service runs: no request fails, no wrong version answers, and nothing is left behind."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from tests.served import Served, served, until
 
 
 def publish(root: Path, name: str, version: int, value: float | None = None) -> Path:
-    """ROOT/NAME/VERSION, whose images are all `value` (the version where nothing is said), put there by one rename."""
+    """Write ROOT/NAME/VERSION, whose images are all `value` (by default the version), with one rename."""
     folder = root / f".staging-{name}-{version}"
     folder.mkdir(parents=True)
     nodes = [
@@ -66,7 +66,7 @@ def publish(root: Path, name: str, version: int, value: float | None = None) -> 
 
 
 def value_of(answer: dict[str, Any]) -> int:
-    """What the images say of the version that made them."""
+    """Return the version that made the images, by their value."""
     return round(1000 * float(np.ravel(answer["data"])[0]))
 
 
@@ -131,7 +131,7 @@ def test_a_policy_says_which_versions_may_be_asked_for(root: Path) -> None:
 
 def test_load_takes_over_what_is_new_and_what_has_changed(root: Path) -> None:
     with served(root) as service:
-        assert load(service).status_code == 200  # nothing has changed
+        assert load(service).status_code == 200  # no file has changed
         assert value_of(ask(service)) == 1
         publish(root, "a", 2)
         assert value_of(ask(service)) == 1
@@ -162,7 +162,8 @@ def test_unload_and_load_again(root: Path) -> None:
         answer = service.client.post("/sample", json={"model": "a"})
         assert (answer.status_code, "unloaded" in answer.json()["error"]["message"]) == (503, True)
         assert states(service)["a", 1][0] == "unavailable"
-        assert service.client.get("/health/ready").status_code == 200  # by choice
+        # the model was unloaded on request, so the service stays ready
+        assert service.client.get("/health/ready").status_code == 200
         assert service.client.get("/v2/models/a/ready").status_code == 503
         index = {each["name"]: each for each in service.client.post("/v2/repository/index").json()}
         assert (index["a"]["state"], index["b"]["state"]) == ("UNAVAILABLE", "READY")
@@ -185,13 +186,13 @@ def test_a_broken_version_leaves_the_old_one_and_says_why(root: Path) -> None:
         state, reason = states(service)["a", 2]
         assert state == "unavailable" and "cannot load it" in str(reason)
         assert service.client.get("/health/ready").status_code == 200
-        # and one that is broken in place
+        # a loaded version whose file is damaged in place
         (root / "a/1/manifest.json").write_text("{")
         assert load(service).status_code == 503
         assert value_of(ask(service, version=1)) == 1
         state, reason = states(service)["a", 1]
         assert state == "ready" and "is not served" in str(reason)
-        # mended
+        # the file is repaired
         shutil.rmtree(root / "a/2")
         publish(root, "a", 2)
         assert load(service).status_code == 200
@@ -207,7 +208,7 @@ def test_a_broken_latest_version_at_the_start_leaves_the_one_before(root: Path) 
 
 
 def test_a_version_that_failed_is_not_chosen_when_the_next_one_fails_too(root: Path) -> None:
-    """It was only verified again, which a broken graph passes, and was then taken for the highest that serves."""
+    """Verification alone does not find a broken graph, so version 2 must not count as the highest version that can be served."""
     with served(root) as service:
         for version in (2, 3):
             (publish(root, "a", version) / "decode.onnx").write_bytes(b"no graph")
@@ -277,7 +278,7 @@ def test_the_folder_is_followed(root: Path) -> None:
         (publish(root, "broken", 1) / "decode.onnx").write_bytes(b"no graph")
         until(lambda: ("broken", 1) in states(service))
         assert states(service)["broken", 1][0] == "unavailable"
-        assert service.client.get("/health/ready").status_code == 200  # the others serve as before
+        assert service.client.get("/health/ready").status_code == 200  # the other models are served as before
         shutil.rmtree(root / "a/3")
         publish(root, "a", 3)
         until(lambda: ask(service)["version"] == 3)
@@ -289,7 +290,7 @@ def test_the_folder_is_followed(root: Path) -> None:
         assert load(service, verb="unload").status_code == 200
         publish(root, "b", 2)
         until(lambda: ask(service, "b")["version"] == 2)
-        assert states(service)["a", 2][0] == "unavailable"  # unloaded is unloaded
+        assert states(service)["a", 2][0] == "unavailable"  # an unloaded model stays unloaded
 
 
 # --- swaps under load ---
@@ -335,7 +336,7 @@ def test_a_request_keeps_its_version_to_its_end_and_then_the_version_is_gone(roo
         assert gate.began.wait(30)
         publish(root, "a", 2)
         assert load(service).status_code == 200
-        assert ask(service)["version"] == 2  # the new one answers while the old one works
+        assert ask(service)["version"] == 2  # the new version answers while the old one runs
         assert (entry.users, entry.retired) == (1, True)
         assert entry.model is not None
         gate.go.set()
@@ -347,7 +348,7 @@ def test_a_request_keeps_its_version_to_its_end_and_then_the_version_is_gone(roo
 
 
 def test_what_is_replaced_is_freed_at_once(root: Path) -> None:
-    """By its last reference, without the garbage collector, which does not look at what was there at the start."""
+    """The last reference frees the model, without the garbage collector, which does not examine objects from the start."""
     with served(root, versions="latest") as service:
         for version in (2, 3):
             ask(service)
@@ -379,9 +380,9 @@ def test_lazily_models_load_when_they_are_asked_for(many: Path) -> None:
     with served(many, lazy=True) as service:
         found = states(service)
         assert [found[f"m{i}", 1][0] for i in range(5)] == ["idle"] * 5
-        assert "no file 'decode.onnx'" in str(found["m5", 1][1])  # is verified at the start
+        assert "no file 'decode.onnx'" in str(found["m5", 1][1])  # the file is verified at the start
         assert service.client.get("/models/m0").json()["tasks"] == ["decode"]
-        # asked about, they answer in their sleep
+        # unloaded models answer questions about themselves
         assert service.client.get("/v2/models/m0").json()["inputs"][0]["name"] == "latent"
         assert service.client.get("/v2/models/m0/ready").status_code == 200
         assert service.client.get("/v2/models/m0/stats").status_code == 200
@@ -448,7 +449,7 @@ def test_many_who_wake_one_model_load_it_once(many: Path, monkeypatch: pytest.Mo
     async def go() -> None:
         tasks = [asyncio.create_task(registry.get("m0", None)) for _ in range(20)]
         await asyncio.sleep(0)
-        tasks[0].cancel()  # the one who came first goes away
+        tasks[0].cancel()  # the first request is cancelled
         found = await asyncio.gather(*tasks, return_exceptions=True)
         assert isinstance(found[0], asyncio.CancelledError)
         assert all(each is entry for each in found[1:])
@@ -459,7 +460,7 @@ def test_many_who_wake_one_model_load_it_once(many: Path, monkeypatch: pytest.Mo
 
 
 def test_what_is_held_is_not_put_to_sleep(many: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("manifold.service.models.batcher.IN_PLACE", 0)  # a run that waits is not to keep the event loop
+    monkeypatch.setattr("manifold.service.models.batcher.IN_PLACE", 0)  # a waiting run must not block the event loop
     monkeypatch.setattr("manifold.service.models.memory.PATIENCE", 0.2)
     size = (many / "m0/1/decode.onnx").stat().st_size
     with served(many, lazy=True, memory_bytes=size) as service:
@@ -471,7 +472,7 @@ def test_what_is_held_is_not_put_to_sleep(many: Path, monkeypatch: pytest.Monkey
         asked = threading.Thread(target=lambda: answers.append(ask(service, "m0")))
         asked.start()
         assert gate.began.wait(30)
-        assert value_of(ask(service, "m1")) == 1  # over the budget, as there is nothing to give back
+        assert value_of(ask(service, "m1")) == 1  # the budget is exceeded, because no memory can be freed
         gate.go.set()
         asked.join(30)
         assert value_of(answers[0]) == 0

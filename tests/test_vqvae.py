@@ -58,7 +58,7 @@ def test_gradients_go_where_they_should(moving: bool) -> None:
     passed, codes, codebook, commitment = q.learn(z, torch.Generator().manual_seed(0))
     weights = torch.rand_like(passed)
     (through,) = torch.autograd.grad((passed * weights).sum(), z, retain_graph=True)
-    assert torch.equal(through, weights)  # straight through
+    assert torch.equal(through, weights)  # the gradient passes straight through
     (held,) = torch.autograd.grad(commitment.sum(), z, retain_graph=True)
     entries = (z - held / 2).detach()  # the gradient of |z - sg[e]|² is 2 (z - e)
     assert torch.allclose(passed, entries, atol=1e-5)
@@ -87,7 +87,7 @@ def test_it_starts_from_k_means() -> None:
 
 
 def test_averages_start_at_k_means() -> None:
-    """The first step moves entries by its own batch and by that of k-means, which are the same: they stay where the clusters are."""
+    """The first step moves entries by its own batch and by the batch of k-means. Both are equal, so the entries stay at the clusters."""
     centres = torch.tensor([[5.0, 0, 0], [0, 5, 0], [0, 0, 5], [5, 5, 5]])
     z = centres.repeat(50, 1)
     q = Quantiser(4, 3, moving=True, decay=0.9, restart=0.0)
@@ -96,7 +96,7 @@ def test_averages_start_at_k_means() -> None:
 
 
 def test_entries_are_chosen_in_full_precision() -> None:
-    """Two entries are closer to each other than half precision can tell; the nearer one is chosen though training is in half precision."""
+    """Two entries are closer than half precision can distinguish. The nearer one is chosen even if training uses half precision."""
     q, z = quantiser(2, 3), torch.tensor([[100.0, 0.0, 0.0], [100.1, 0.0, 0.0]])
     with torch.no_grad():
         q.codebook.copy_(z)
@@ -107,13 +107,13 @@ def test_entries_are_chosen_in_full_precision() -> None:
 
 
 def test_new_entries_are_drawn_by_squared_distance() -> None:
-    """Of 990 vectors at the entry and two groups of five at distances 3 and 6: one from each group, the far one first four times in five."""
+    """There are 990 vectors at the entry and two groups of five at distances 3 and 6. Each group gets an entry; the far one is first in 4 of 5 cases."""
     z = torch.cat([torch.zeros(990, 2), torch.tensor([[3.0, 0.0]] * 5), torch.tensor([[0.0, 6.0]] * 5)])
     generator = torch.Generator().manual_seed(0)
     drawn = [_apart(z, torch.zeros(1, 2), 2, generator) for _ in range(300)]
     assert all({tuple(place.tolist()) for place in pair} == {(3.0, 0.0), (0.0, 6.0)} for pair in drawn)
     far_first = sum(bool(pair[0, 1] == 6) for pair in drawn) / len(drawn)
-    assert far_first == pytest.approx(36 / 45, abs=0.09)  # four standard deviations
+    assert far_first == pytest.approx(36 / 45, abs=0.09)  # a tolerance of four standard deviations
 
 
 def test_vectors_that_are_all_entries_are_drawn_evenly() -> None:
@@ -142,7 +142,7 @@ def test_dead_entries_are_put_where_vectors_are(moving: bool) -> None:
         q = quantiser(64, restart=restart, moving=moving)
         q.started.fill_(1000)
         with torch.no_grad():
-            q.codebook[1:] += 100  # nothing falls on these
+            q.codebook[1:] += 100  # no vector is nearest to these entries
             q.sums.copy_(q.codebook * q.counts[:, None])
         for step in range(200):
             q.learn(vectors(seed=step), torch.Generator().manual_seed(step))
@@ -156,7 +156,7 @@ def test_dead_entries_are_put_where_vectors_are(moving: bool) -> None:
 
 
 def test_the_bound_is_one_and_the_prior_sums_to_one(digits: Data) -> None:
-    """Two codes on a 2x2 grid: p(x) = Σ p(x | codes) p(codes) has sixteen terms."""
+    """With two codes on a 2x2 grid, p(x) = Σ p(x | codes) p(codes) has sixteen terms."""
     torch.manual_seed(0)
     config = resolved(
         digits, levels=2, widths=(4, 4), residual=0, code_dim=2, prior_channels=4, prior_layers=1, prior_head=4
@@ -182,7 +182,7 @@ def test_the_bound_is_one_and_the_prior_sums_to_one(digits: Data) -> None:
 
 @pytest.mark.parametrize(("likelihood", "levels"), [("bernoulli", True), ("logistic", True), ("gaussian", False)])
 def test_only_a_law_over_levels_has_bits(digits: Data, likelihood: str, levels: bool) -> None:
-    """Bits per dimension count levels; a density has none. The manifest says which of both the score is."""
+    """Bits per dimension count levels; a density has none. The manifest says which of the two the score is."""
     config = resolved(
         digits,
         levels=2,
@@ -196,7 +196,7 @@ def test_only_a_law_over_levels_has_bits(digits: Data, likelihood: str, levels: 
     )
     few = dataclasses.replace(digits, train=Arrays.of(digits.train)[:20], test=Arrays.of(digits.test)[:20])
     model = VQVAE(config, few).eval()
-    model.quantiser.learn(_rows(model.vectors(torch.rand(5, 1, 8, 8))), torch.Generator())  # places the codebook
+    model.quantiser.learn(_rows(model.vectors(torch.rand(5, 1, 8, 8))), torch.Generator())  # initialises the codebook
     metrics = vqvae.report(model, config, few)
     figures = {metric.name: metric.value for metric in metrics}
     assert ("bits_per_dim" in figures) == levels
@@ -245,7 +245,8 @@ def test_the_losses_went_down(model: Model) -> None:
     first, second = ([line for line in log if line["phase"] == phase] for phase in ("autoencoder", "prior"))
     assert first[-1]["test/reconstruction"] < 0.75 * first[0]["test/reconstruction"]
     assert second[-1]["test/prior"] < 0.9 * second[0]["test/prior"]
-    assert second[-1]["test/reconstruction"] == pytest.approx(second[-2]["test/reconstruction"], rel=0.02)  # frozen
+    # the autoencoder is frozen in this phase
+    assert second[-1]["test/reconstruction"] == pytest.approx(second[-2]["test/reconstruction"], rel=0.02)
     reported = {metric.name: metric.value for metric in model.manifest.metrics}
     assert reported["nll"] < reported["nll_uniform_prior"]
     assert reported["nll_given_class"] < reported["nll"] + 1e-6
@@ -313,11 +314,11 @@ def test_what_a_vqvae_refuses(digits: Data, table: Data, model: Model) -> None:
         model.classify(digits.inputs(digits.test)[:1])
 
 
-# --- what keeps a codebook apart ---
+# --- distinct entries of a codebook ---
 
 
 def test_no_two_entries_are_put_on_one_point() -> None:
-    """Nine in ten vectors are one background; entries spread over the rest, and the background has one code however it trembles."""
+    """Nine in ten vectors are one background. Entries spread over the rest, and the background keeps one code despite small noise."""
     generator = torch.Generator().manual_seed(0)
     background = torch.ones(900, 3)
     for restart in (0.0, 1.0):
@@ -330,7 +331,7 @@ def test_no_two_entries_are_put_on_one_point() -> None:
 
 
 def test_the_decoder_starts_at_the_mean_of_the_data(digits: Data) -> None:
-    """On images that are nearly all black a decoder that starts at grey dies in its first steps (likelihood logistic)."""
+    """If images are nearly all black, a decoder that starts at grey fails in its first steps (likelihood logistic)."""
     dark = dataclasses.replace(
         digits, train=dataclasses.replace(Arrays.of(digits.train), items=Arrays.of(digits.train).items // 8)
     )
@@ -352,7 +353,7 @@ def test_a_decoder_of_black_or_white_images_starts_at_a_finite_logit(digits: Dat
 
 
 def test_the_prior_learns_the_codes_that_the_artifact_gives(digits: Data, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Not those of a batch's own statistics, nor of half precision; and the autoencoder stays as it is."""
+    """The codes do not come from a batch's own statistics or from half precision, and the autoencoder does not change."""
     torch.manual_seed(0)
     model = VQVAE(Config(widths=(8, 16), likelihood="logistic"), digits)
     generator = torch.Generator().manual_seed(0)
@@ -367,7 +368,7 @@ def test_the_prior_learns_the_codes_that_the_artifact_gives(digits: Data, monkey
         for start in (0, 64, 128)
     ]
     for batch in batches * 20:
-        model.autoencoder_loss(batch)  # moves the normalisation's statistics
+        model.autoencoder_loss(batch)  # changes the statistics of the normalisation
     learned = []
     nll = model.prior.nll
 

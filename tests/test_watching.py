@@ -1,4 +1,4 @@
-"""What a watch sees, and what the loop does about it."""
+"""The watch over training: the problems that it detects, and the reactions of the loop."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_one_item_is_a_collapse() -> None:
 
 
 def test_a_watch_goes_on_from_its_state() -> None:
-    """A norm that was usual before a checkpoint is usual after it."""
+    """A gradient norm that was usual before a checkpoint is usual after it."""
     items = torch.randn(500, 4, generator=torch.Generator().manual_seed(1))
     before, after = watch_over(items), watch_over(items)
     before.look(10, MEANS)
@@ -82,13 +82,15 @@ def test_a_gradient_vanishes_where_the_discriminator_has_won() -> None:
     won = {**MEANS, "discriminator/real_logit": 9.0, "discriminator/fake_logit": -9.0, "generator/gradient_norm": 1e-3}
     watch = watch_over(items)
     assert names(watch.look(10, MEANS)) == []
-    assert names(watch.look(20, {**won, "generator/gradient_norm": 0.5})) == []  # it has won, and still teaches
-    assert names(watch.look(30, {**MEANS, "generator/gradient_norm": 1e-3})) == []  # it is small, and nobody has won
+    # the discriminator has won, but the gradient is large
+    assert names(watch.look(20, {**won, "generator/gradient_norm": 0.5})) == []
+    # the gradient is small, but the discriminator has not won
+    assert names(watch.look(30, {**MEANS, "generator/gradient_norm": 1e-3})) == []
     assert names(watch.look(40, won)) == ["vanishing gradients"]
 
 
 def test_minimax_against_a_discriminator_that_has_won_vanishes(digits: Data, tmp_path: Path) -> None:
-    """The alarm on a real pair, and none from the non-saturating loss in the same place."""
+    """The alarm fires on a real pair. The non-saturating loss in the same state gives no alarm."""
     norms = {}
     for loss in ("minimax", "non-saturating"):
         options = gan.Config(latent_dim=8, hidden=(16, 32), loss=loss)
@@ -108,7 +110,7 @@ def test_minimax_against_a_discriminator_that_has_won_vanishes(digits: Data, tmp
 
 
 class Scripted(Watch):
-    """Alarms at the steps it is told, the first time it sees them."""
+    """A watch that raises alarms at given steps, the first time it sees them."""
 
     def __init__(self, steps: dict[int, Alarm], rollbacks: int) -> None:
         super().__init__(lambda n: torch.randn(n, 2), torch.randn(10, 2), every=5, rollbacks=rollbacks)
@@ -154,7 +156,7 @@ def test_an_alarm_goes_back_to_the_last_good_state(
     other = checkpoints.load(plain.checkpoint)
     assert state["position"]["step"] == other["position"]["step"]
     differs = [name for name, value in state["model"].items() if not torch.equal(value, other["model"][name])]
-    assert differs  # it went on by other chance
+    assert differs  # it continued with other random numbers
     looks = [
         record["step"]
         for line in (run.folder / runs.LOG).read_text().splitlines()

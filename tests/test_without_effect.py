@@ -1,4 +1,4 @@
-"""Options that would change nothing are refused, on every way in, with the options that have an effect."""
+"""Options without any effect are refused over every transport, with a list of the options that have one."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def plain() -> dict[str, Any]:
-    """Return a model of noise alone: no latent, no condition, no number."""
+    """Return a model with noise as its only input: no latent, no condition, no number."""
     score = forms.task([forms.given("data", [1, 2, 3])], {"odd": []})
     return forms.manifest(
         "plain",
@@ -48,7 +48,7 @@ def plain() -> dict[str, Any]:
 
 
 def rowed() -> dict[str, Any]:
-    """Return a model of rows that encodes, decodes and fills in."""
+    """Return a model of rows that encodes, decodes and imputes."""
     latent, data = forms.given("latent", [2]), forms.given("data", [4], missing=True)
     tasks = {"decode": forms.task([latent], {"data": [4]}), "encode": forms.task([data], {"mean": [2]})}
     return forms.manifest("rowed", tasks, data=forms.TABLE, latent={"size": 2})
@@ -143,7 +143,7 @@ def test_the_options_that_have_an_effect_are_listed(
 
 
 def test_a_seed_that_nothing_is_drawn_from_is_accepted(client: TestClient) -> None:
-    """The rule for seed and first: they are harmless, and the answer has no seed."""
+    """The rule for `seed` and `first`: they are harmless, and the answer has no seed."""
     for path, fields in (
         ("sample", {"model": "shaped", "class": "cat", "latents": [[[0.5] * 3] * 2], "seed": 3, "first": 2}),
         ("interpolate", {"model": "rowed", "from": {"latent": [0, 1]}, "to": {"latent": [1, 0]}, "seed": 3}),
@@ -192,7 +192,7 @@ def test_the_library_raises_the_same_errors(models: dict[str, Model]) -> None:
 
 
 def test_over_grpc_what_is_set_counts_as_stated() -> None:
-    """A field of a message that is unset, or empty, is left out; a set one is stated, also with its default."""
+    """A message field that is unset or empty counts as not given. A set field counts as given, even with its default value."""
     for message, stated in (
         (pb.SampleRequest(model="plain"), {"model"}), (pb.SampleRequest(model="plain", temperature=1), {"model", "temperature"}),
         (pb.SampleRequest(encoding=""), set()), (pb.SampleRequest(encoding="png"), {"encoding"}),
@@ -202,7 +202,7 @@ def test_over_grpc_what_is_set_counts_as_stated() -> None:
 
 
 def test_recipes_are_made_again_whatever_temperature_they_hold(models: dict[str, Model]) -> None:
-    """Every recipe has a temperature, and older ones may have one that had no effect."""
+    """Every recipe has a temperature. In older ones it may have had no effect."""
     model = models["plain"]
     (recipe,) = recipes.for_samples(model.manifest, model.checksum, model.sample(1, seed=3), {"first": 0})
     assert recipe["temperature"] == 1.0

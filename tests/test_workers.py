@@ -1,4 +1,4 @@
-"""Several processes that serve as one."""
+"""Several processes that act as one service."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ from tests import foreign
 from tests.conftest import ROOT
 from tests.served import free_port, until
 
-pytestmark = pytest.mark.slow  # processes are started and stopped
+pytestmark = pytest.mark.slow  # the tests start and stop processes
 
 COUNT = 2
-HANG, DRAIN = 4.0, 0.5  # seconds, of the settings
+HANG, DRAIN = 4.0, 0.5  # seconds; the settings of the service
 
 
 class Running:
-    """`python -m manifold.service` with workers."""
+    """A service with several workers, run as `python -m manifold.service`."""
 
     def __init__(self, root: Path, log: Path, **settings: str) -> None:
         self.port, self.rpc, self.log = free_port(), free_port(), log
@@ -64,39 +64,39 @@ class Running:
         self.kill()
 
     def kill(self) -> None:
-        """End the parent; its workers end by themselves, also those that stand still."""
+        """End the parent. Its workers end by themselves, even those that hang."""
         self.process.kill()
         self.process.wait()
 
     def said(self, event: str) -> int:
-        """Lines of the log with that event. Every line is JSON."""
+        """Return the number of log lines with that event. Every line must be JSON."""
         assert self.process.poll() is None, self.log.read_text()
         return sum(json.loads(line)["event"] == event for line in self.log.read_text().splitlines())
 
     def call(self, path: str, method: str = "POST", **fields: Any) -> httpx.Response:
-        """On a connection of its own, so that any worker may take it."""
+        """Send a request on a new connection, so that any worker may take it."""
         url = f"http://127.0.0.1:{self.port}{path}"
         return httpx.request(method, url, json=fields if method == "POST" else None, timeout=60)
 
     def pids(self) -> set[int]:
-        """Of the workers."""
+        """Return the pids of the workers."""
         found = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
         workers = set()
         for pid in found:
-            with suppress(OSError):  # it has just ended
+            with suppress(OSError):  # the worker has just ended
                 if b"manifold.service.processes.worker" in Path(f"/proc/{pid}/cmdline").read_bytes():
                     workers.add(int(pid))
         return workers
 
     def metric(self, name: str) -> float:
-        """A number of /metrics; 0 where it is not there."""
+        """Return a number of /metrics, or 0 if absent."""
         answer = self.call("/metrics", "GET")
         assert answer.status_code == 200, answer.text
         lines = [line for line in answer.text.splitlines() if line.startswith(name)]
         return float(lines[0].rpartition(" ")[2]) if lines else 0.0
 
     def scrapes(self, count: int) -> list[str]:
-        """Pages of metrics that are all asked for at once."""
+        """Return pages of metrics that are requested all at once."""
         with ExitStack() as stack:
             address = ("127.0.0.1", self.port)
             found = [stack.enter_context(socket.create_connection(address, timeout=60)) for _ in range(count)]
@@ -143,9 +143,9 @@ def test_models_change_in_all_of_them_and_in_one_that_is_replaced(running: Runni
     victim = min(running.pids())
     os.kill(victim, signal.SIGKILL)
     until(lambda: victim not in running.pids())
-    assert running.metric(sample) == before  # what it had counted stays
-    # the signal that reads keys again ends nobody, in whatever state the next worker is
-    while len(running.pids()) < COUNT or not running.said("not ready"):  # nothing is loaded in it
+    assert running.metric(sample) == before  # the counts of the ended worker are kept
+    # SIGHUP, which reloads the keys, ends no worker, in any state of its start
+    while len(running.pids()) < COUNT or not running.said("not ready"):  # no model is loaded in it
         running.process.send_signal(signal.SIGHUP)
         for pid in running.pids():
             with suppress(ProcessLookupError):
@@ -162,7 +162,7 @@ def test_models_change_in_all_of_them_and_in_one_that_is_replaced(running: Runni
 
 
 def test_a_worker_that_stands_still_holds_up_nobody_and_is_replaced(running: Running) -> None:
-    """More requests for metrics than a pipe holds commands."""
+    """There are more requests for metrics than commands that fit into a pipe."""
     sample = 'manifold_requests_total{route="/sample",status="200"}'
     before, told, victim = running.metric(sample), running.said("ready"), min(running.pids())
     os.kill(victim, signal.SIGSTOP)
@@ -170,7 +170,7 @@ def test_a_worker_that_stands_still_holds_up_nobody_and_is_replaced(running: Run
     pages = running.scrapes(400)
     assert all(page.startswith("HTTP/1.1 200") for page in pages)
     assert any(f'manifold_worker_up{{worker="{place}"}} 0' in page for page in pages for place in range(COUNT))
-    assert running.said("workers do not answer") == 1  # one that hangs is waited for once
+    assert running.said("workers do not answer") == 1  # there is only one wait for a worker that hangs
     assert running.metric(sample) == before + 1
     until(lambda: victim not in running.pids() and running.said("ready") > told)
     assert running.said("a worker does not answer and is killed") == 1
@@ -186,7 +186,7 @@ def test_a_command_says_which_workers_did_not_answer(tmp_path: Path) -> None:
             answer = service.call(path)
             assert answer.status_code == 503, answer.text
             assert f"(pid {victim}) did not answer within 1 s; 1 others did" in answer.text
-        # the parent is killed: the worker that stands still ends too
+        # the parent is killed, and the worker that hangs ends too
         pids = service.pids()
         service.kill()
         until(lambda: not any(map(alive, pids)))
@@ -204,11 +204,11 @@ def test_told_to_stop_all_end_also_one_that_stands_still(running: Running) -> No
 def alive(pid: int) -> bool:
     try:
         return "State:\tZ" not in Path(f"/proc/{pid}/status").read_text()
-    except (FileNotFoundError, ProcessLookupError):  # the second if it ends while it is read
+    except (FileNotFoundError, ProcessLookupError):  # ProcessLookupError if the process ends during the read
         return False
 
 
-# --- the keeper ---
+# --- the parent process ---
 
 
 def test_a_gpu_has_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -228,7 +228,7 @@ def test_a_gpu_has_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Told:
-    """A worker that hears commands and says nothing by itself."""
+    """A worker that receives commands and never answers by itself."""
 
     def __init__(self, place: int, *, listens: bool = True, answers: bool = True, takes: bool = True) -> None:
         self.place, self.listens, self.answers, self.takes = place, listens, answers, takes
@@ -251,7 +251,7 @@ def test_commands_reach_all_and_those_that_do_not_answer_are_named() -> None:
     assert (kind, number, fine) == ("answer", 5, ["ok", None])
     assert silent[:2] == ["error", "Unavailable"]
     assert silent[2].startswith("unload a: worker 3, worker 1 did not answer within 0 s; 1 others did")
-    work.done(told[1], 0, ["ok", None])  # too late, and nothing happens
+    work.done(told[1], 0, ["ok", None])  # too late, so it has no effect
     assert work.unloaded == {"a"}
     work.ask("load", "a")
     assert work.unloaded == set()
@@ -261,7 +261,7 @@ def test_a_name_that_no_worker_knows_is_not_unloaded_in_those_that_come() -> Non
     told = [Told(0), Told(1)]
     work = errands.Errands(told, 60)
     work.ask("unload", "a", told[0], 1)
-    assert work.unloaded == {"a"}  # for a worker that starts meanwhile
+    assert work.unloaded == {"a"}  # a worker that starts meanwhile needs this name
     for worker in told:
         work.done(worker, 0, ["error", "UnknownModel", "there is no model 'a'"])
     assert work.unloaded == set()
@@ -300,7 +300,7 @@ def test_a_line_keeps_messages_whole_and_never_waits() -> None:
     ours, theirs = line.pair()
     other = line.Line(theirs, most=2000)
     messages = [["a", number, "x" * 900] for number in range(2000)]
-    assert all(ours.send(message) for message in messages)  # more than the socket takes
+    assert all(ours.send(message) for message in messages)  # more than fits into the socket
     found = list[Any]()
     reading = 0
     while len(found) < len(messages):
@@ -315,7 +315,7 @@ def test_a_line_keeps_messages_whole_and_never_waits() -> None:
     assert 0 < other.waiting <= 2000 and not ours.closed
     while ours.receive() or other.waiting:
         other.flush()
-    theirs.send(b"\xff\xff\xff\xff")  # no message is so long
+    theirs.send(b"\xff\xff\xff\xff")  # a length that no message has
     lose(ours)
     assert not ours.send(["a", 0])
     ours.close()
@@ -376,7 +376,7 @@ def test_one_that_uses_the_processor_has_more_time() -> None:
         assert worker.hangs(1.0)
         worker.silent, worker.used = 2.0, workers.processor_seconds(process.pid) + 60
         assert worker.hangs(1.0)
-        worker.answered = False  # it starts
+        worker.answered = False  # the worker is still starting
         assert not worker.hangs(1.0)
         process.kill()
     worker.line.close()

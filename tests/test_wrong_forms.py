@@ -1,4 +1,4 @@
-"""Manifests that are wrong in their long forms: one line for each problem, which names the field and says what to do."""
+"""Invalid manifests in their long forms: each problem gives one line, which names the field and says what to do."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Content = dict[str, Any]
 
 
 def problems(root: Path, content: Content) -> list[str]:
-    """Return what is said of a manifest, one line each."""
+    """Return the problems of a manifest, one line each."""
     folder = forms.write(root, content)
     with pytest.raises(ArtifactError) as caught:
         manifest.read(folder)
@@ -33,7 +33,7 @@ def inputs(content: Content, task: str = "decode") -> dict[str, Any]:
 
 
 def replaced(value: Any, old: str, new: str) -> Any:
-    """Return a manifest with another name in place of one."""
+    """Return a manifest with one name replaced by another."""
     if isinstance(value, dict):
         return {replaced(name, old, new): replaced(each, old, new) for name, each in value.items()}
     if isinstance(value, list):
@@ -181,7 +181,7 @@ def test_each_problem_is_one_line(tmp_path: Path, make: Callable[[], Content], c
     change(content)
     lines = problems(tmp_path, content)
     assert any(line.startswith(said) for line in lines), lines
-    assert len(lines) <= 4  # the same in another task, or what follows from it
+    assert len(lines) <= 4  # the same problem in another task, or a consequence of it
 
 
 def test_several_problems_are_several_lines(tmp_path: Path) -> None:

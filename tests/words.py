@@ -1,13 +1,14 @@
-"""A check of the project's prose, run by `make lint` as `python -m tests.words`. It reads Python files and Markdown pages.
+"""A check of the project's prose, run by `make lint` as `python -m tests.words`.
 
-It finds what a program can find: docstrings, comments, help texts, descriptions and table cells that start with a word such as "of" or "what",
-docstrings of functions that do not start with a verb, and words that readers have to decode.
+It reads Python files, Markdown pages, notebooks and other files' comments. It finds texts and sentences that start with a word such as "of" or
+"what", docstrings of functions that do not start with a verb, chains of semicolons, and words that readers have to decode (DECODED).
 """
 
 from __future__ import annotations
 
 import ast
 import io
+import json
 import re
 import sys
 import tokenize
@@ -15,110 +16,121 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-FOLDERS = (
-    "benchmarks",
-    "cli",
-    "client",
-    "deploy",
-    "docs",
-    "evaluation",
-    "examples",
-    "runtime",
-    "service",
-    "tests",
-    "training",
-)
-GENERATED = ("service/stubs/", "docs/site/", "tests/words.py")
-FRAGMENTS = (
-    "of",
-    "what",
-    "who",
-    "whose",
-    "where",
-    "as",
-    "it",
-    "from",
-    "in",
-    "by",
-    "on",
-)  # first words of docstrings and help texts
-OF_COMMENTS = ("of", "what", "who", "whose", "where")  # "from", "in", "by" and "on" are common in short comments
-NO_VERBS = (
-    "a", "all", "an", "both", "each", "every", "how", "none", "one", "the", "their", "they", "this", "whether",
-)  # fmt: skip
+FOLDERS = ("benchmarks", "cli", "client", "deploy", "docs", "evaluation", "examples", "proto", "runtime", "service", "tests", "training")  # fmt: skip
+GENERATED = ("service/stubs/", "docs/site/", "tests/words.py", "tests/test_words.py")
+SENTENCES = ("of", "what", "who", "whose", "where")  # first words of comments, table cells and sentences
+FRAGMENTS = (*SENTENCES, "as", "it", "from", "in", "by", "on")  # first words of docstrings and help texts
+NO_VERBS = ("a", "all", "an", "both", "each", "every", "how", "none", "one", "the", "their", "they", "this", "whether")
+SEMICOLONS = 3  # a sentence of a page with so many is a list, or several sentences
+COMMENTS = (".proto", ".sh", ".toml", ".yaml", ".yml")  # files of which only comments are read
+SUFFIXES = (".py", ".md", ".ipynb", *COMMENTS)
+SAYING = ("echo", "error", "info", "print", "warn", "warning")  # last words in names of functions that print or log
 DECODED = {
-    r"aught": "anything", r"thereof": "of it", r"whoever": "a client that", r"for ever": "without end", r"where left out": "by default",
-    r"if left out": "by default", r"is had": "is computed", r"beyond loopback": "on other addresses than loopback", r"of one's own": "your own",
-    r"\bgo(?:es)? on with": "continue", r"goes? to sleep": "unloaded",
+    "asked for": "requested", "aught|ought": "anything", "(?:be|is|are) had": "be available, is computed",
+    "beyond loopback": "on other addresses than loopback", "for ever": "without end", "go on|goes on|went on": "continue",
+    "goes? to sleep|put to sleep": "unloaded", "(?:if|where) (?:it is |they are )?left out": "by default", "in work": "in progress",
+    "(?:is|are) to be": "must be", "judged|judging": "evaluated, scored", "mend|mends|mended": "fix", "nobody": "no client, no process",
+    "none where": "None if", "one's own": "your own", r"raises? [a-z]\w+ where": "Raise ... if",
+    "somebody": "another user, another process", "thereof": "of it", "whoever": "a client that",
 }  # fmt: skip
+Problems = Iterator[tuple[int, str]]
+Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
 def problems(path: Path) -> Iterator[str]:
     """Yield one line for each problem of a file."""
     text = path.read_text(encoding="utf-8")
-    found = _python(text) if path.suffix == ".py" else _markdown(text)
+    if path.suffix == ".py":
+        found = _python(text)
+    elif path.suffix in COMMENTS:
+        comments = [each for each in enumerate(text.splitlines(), 1) if each[1].lstrip().startswith(("#", "//"))]
+        found = (problem for number, line in comments for problem in _comment(line, number))
+    elif path.suffix == ".ipynb":
+        cells = [cell for cell in json.loads(text)["cells"] if cell["cell_type"] == "markdown"]
+        found = _markdown("\n\n".join("".join(cell["source"]) for cell in cells))
+    else:
+        found = _markdown(text)
     name = path.relative_to(ROOT) if path.is_relative_to(ROOT) else path
-    yield from (f"{name}:{line}: {problem}" for line, problem in sorted(found))
+    yield from (f"{name}:{line}: {problem}" for line, problem in sorted(set(found)))
 
 
-def _python(text: str) -> Iterator[tuple[int, str]]:
+def _python(text: str) -> Problems:
     for node in ast.walk(ast.parse(text)):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+        if isinstance(node, ast.Module | ast.ClassDef | Function):
             yield from _docstring(node)
         elif isinstance(node, ast.keyword) and node.arg in ("help", "description", "summary"):
-            said = node.value.value if isinstance(node.value, ast.Constant) else ""
-            if isinstance(said, str) and _first(said) in FRAGMENTS:
-                yield node.value.lineno, f"{node.arg} starts with {_first(said)!r}: start with a noun or a verb"
-            yield from _decoded(said if isinstance(said, str) else "", node.value.lineno)
+            for line, said in _texts(node.value):
+                if _first(said) in FRAGMENTS:
+                    yield line, f"{node.arg} starts with {_first(said)!r}: start with a noun or a verb"
+                yield from _prose(said, line, first=False)
+        elif isinstance(node, ast.Raise) or (isinstance(node, ast.Call) and ast.unparse(node.func).endswith(SAYING)):
+            for line, said in _texts(node):
+                yield from _decoded(said, line)
     for token in tokenize.generate_tokens(io.StringIO(text).readline):
         if token.type == tokenize.COMMENT:
-            said = token.string.lstrip("#! ")
-            if _first(said) in OF_COMMENTS:
-                yield token.start[0], f"the comment starts with {_first(said)!r}: name the subject"
-            yield from _decoded(said, token.start[0])
+            yield from _comment(token.string, token.start[0])
 
 
-def _docstring(node: ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) -> Iterator[tuple[int, str]]:
+def _docstring(node: ast.Module | ast.ClassDef | Function) -> Problems:
     """Yield the problems of a docstring. Tests state a fact, and properties name a value: both may start with a noun."""
-    said = ast.get_docstring(node) or ""
+    said, line = ast.get_docstring(node) or "", node.body[0].lineno if node.body else 1
     first = _first(said)
-    line = 1 if isinstance(node, ast.Module) else node.lineno
     if first in FRAGMENTS:
-        yield (
-            line,
-            f"the docstring starts with {first!r}: start with a verb (functions) or a noun (classes and modules)",
-        )
-    function = node if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) else None
-    if function and first in NO_VERBS and not function.name.startswith("test_") and not _is_property(function):
-        yield line, f"the docstring starts with {first!r}: start with a verb, such as Return"
+        yield line, f"the docstring starts with {first!r}: start with a verb (functions) or a noun (classes, modules)"
+    if isinstance(node, Function) and first in NO_VERBS and not node.name.startswith("test_"):
+        if not any("property" in ast.unparse(each) for each in node.decorator_list):
+            yield line, f"the docstring starts with {first!r}: start with a verb, such as Return"
+    yield from _prose(said, line, first=False)
+
+
+def _texts(node: ast.AST) -> Iterator[tuple[int, str]]:
+    for part in ast.walk(node):
+        if isinstance(part, ast.Constant) and isinstance(part.value, str):
+            yield part.lineno, part.value
+
+
+def _comment(said: str, line: int) -> Problems:
+    said = said.lstrip("#!/ ")
+    if _first(said) in SENTENCES:
+        yield line, f"the comment starts with {_first(said)!r}: name the subject"
     yield from _decoded(said, line)
 
 
-def _is_property(node: ast.FunctionDef | ast.AsyncFunctionDef) -> bool:
-    return any("property" in ast.unparse(decorator) for decorator in node.decorator_list)
+def _markdown(text: str) -> Problems:
+    """Yield the problems of a page. Code blocks are skipped; headings may start with any word."""
+    text = re.sub(r"^( *)(```|~~~).*?^ *\2", lambda code: re.sub(r".+", "", code.group()), text, flags=re.M | re.S)
+    for block in re.finditer(r"^(?:.+\n?)+?(?=\n|\Z| *(?:[-*#|]|\d+\.) )", text, re.M):
+        said, line = block.group(), text.count("\n", 0, block.start()) + 1
+        for cell in said.strip().strip("|").split("|") if said.lstrip().startswith("|") else []:
+            if _first(cell) in SENTENCES:
+                yield line, f"a table cell starts with {_first(cell)!r}: it must be clear without the row above"
+        if said.lstrip().startswith(("|", "#")):
+            yield from _decoded(said, line)
+        else:
+            yield from _prose(re.sub(r"^\s*(?:[-*]|\d+\.) ", "", said), line, semicolons=SEMICOLONS)
 
 
-def _markdown(text: str) -> Iterator[tuple[int, str]]:
-    code = False
-    for number, line in enumerate(text.splitlines(), 1):
-        if line.lstrip().startswith(("```", "~~~")):
-            code = not code
-        if code:
-            continue
-        cells = line.strip().strip("|").split("|") if line.lstrip().startswith("|") else []
-        for cell in cells:
-            if _first(cell.strip()) in OF_COMMENTS:
-                yield (
-                    number,
-                    f"a table cell starts with {_first(cell.strip())!r}: it must be clear without the row above",
-                )
-        yield from _decoded(line, number)
+def _prose(said: str, line: int, *, first: bool = True, semicolons: int = 1000) -> Problems:
+    """Yield the problems of sentences. The `first` one may be checked elsewhere."""
+    for match in re.finditer(r"\S.*?(?:[.!?](?=\s)|\Z)", _without_code(said), re.S):
+        sentence, at = match.group(), line + said.count("\n", 0, match.start())
+        if _first(sentence) in SENTENCES and not sentence.endswith("?") and (first or match.start()):
+            yield at, f"a sentence starts with {_first(sentence)!r}: name the subject"
+        if sentence.count(";") >= semicolons:
+            yield at, f"a sentence has {sentence.count(';')} semicolons: use a list or several sentences"
+    yield from _decoded(said, line)
 
 
-def _decoded(said: str, line: int) -> Iterator[tuple[int, str]]:
-    for pattern, plain in DECODED.items():
-        if match := re.search(pattern, said, re.IGNORECASE):
-            yield line, f"{match.group()!r}: write {plain!r} or say it in another way"
+def _decoded(said: str, line: int) -> Problems:
+    said = _without_code(said)
+    for words, plain in DECODED.items():
+        for match in re.finditer(rf"\b(?:{words})\b".replace(" ", r"\s+"), said, re.IGNORECASE):
+            found, at = " ".join(match.group().split()), line + said.count("\n", 0, match.start())
+            yield at, f"{found!r}: write {plain!r} or say it in another way"
+
+
+def _without_code(said: str) -> str:
+    return re.sub(r"`[^`]*`", lambda code: re.sub(r"\S", "x", code.group()), said)
 
 
 def _first(said: str) -> str:
@@ -130,17 +142,15 @@ def _first(said: str) -> str:
 def files() -> Iterator[Path]:
     """Yield the files that are checked."""
     yield from sorted(ROOT.glob("*.md"))
-    for folder in FOLDERS:
-        for path in sorted((ROOT / folder).rglob("*")):
-            name = path.relative_to(ROOT).as_posix()
-            if path.suffix in (".py", ".md") and not name.startswith(GENERATED):
-                yield path
+    for path in sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("*")):
+        if path.suffix in SUFFIXES and not path.relative_to(ROOT).as_posix().startswith(GENERATED):
+            yield path
 
 
 def main() -> int:
     """Print all problems. Return 1 if there are any."""
     found = [problem for path in files() for problem in problems(path)]
-    print(*found, sep="\n" if found else "")
+    print(*found, sep="\n", end="\n" if found else "")
     return 1 if found else 0
 
 

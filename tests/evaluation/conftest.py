@@ -43,7 +43,7 @@ def held(extractor: Extractor, real: RealArrays) -> Reference:
 
 @pytest.fixture(scope="session")
 def pool(real: RealArrays) -> ImageArray:
-    """All 1797 digits."""
+    """Return all 1797 digits."""
     parts = (real.train, real.calibration, real.test)
     return ImageArray(
         np.concatenate([part.pixels for part in parts]), np.concatenate([part.labels for part in parts]), "all digits"
@@ -61,7 +61,7 @@ def folder(tmp_path: Path, real: RealArrays) -> Path:
 
 @pytest.fixture(scope="module")
 def tiny_models(tiny: Path) -> Iterator[Path]:
-    """The tiny artifacts beside the shipped extractor."""
+    """Yield the folder of the tiny artifacts, with the shipped extractor."""
     link = tiny / "models/digits-classifier"
     link.symlink_to(SHIPPED / "digits-classifier")
     yield tiny / "models"

@@ -1,4 +1,4 @@
-"""Images, statistics and reports in files: what is read, and what is refused in one clear line."""
+"""Images, statistics and reports in files: valid files are read, and others are refused in one clear line."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_npz_is_pytorch_fids_with_provenance_beside_it(extractor: Extractor, hel
     assert "kid" not in found.metrics
     assert any("only moments" in warning for warning in found.warnings)
 
-    (tmp_path / "digits.json").unlink()  # as pytorch-fid writes it
+    (tmp_path / "digits.json").unlink()  # files of pytorch-fid have no such record
     assert reference.read_npz(path, extractor).origin["split"] == "not stated by the file"
 
 
@@ -175,8 +175,8 @@ def test_statistics_ship_with_the_extractor(tmp_path: Path, tiny_models: Path) -
     (models / "vae").symlink_to(tiny_models / "vae")
     before = extractors.load("digits-classifier", models, device="cpu").sha256
     run("reference", "--extractor", "digits-classifier", "--ship", models=models)
-    loaded = extractors.load("digits-classifier", models, device="cpu")  # sealed again
-    assert loaded.sha256 == before  # the extractor is still the same
+    loaded = extractors.load("digits-classifier", models, device="cpu")  # the artifact was sealed again
+    assert loaded.sha256 == before  # the extractor's checksum has not changed
     found = json.loads(run("evaluate", "vae", "--n", "100", "--against", "shipped", "--json", models=models))
     assert {"train_vs_test", "test_is_marginal", "perfect_generator"} <= set(found["anchors"])
     whole = json.loads(run("evaluate", "vae", "--n", "100", "--json", models=models))

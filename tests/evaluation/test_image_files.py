@@ -1,4 +1,4 @@
-"""The same images in other files have the same features: 16 bits, palettes, alpha, EXIF orientations, hidden files beside them."""
+"""Images that are equal in other file formats have equal features: 16 bits, palettes, alpha, EXIF orientations, hidden files beside them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.pictures import GREY, GREY_ALPHA, RGB, RGBA, png, saved, several, tur
 
 
 def untransposed(image: np.ndarray, orientation: int) -> np.ndarray:
-    """Return the pixels that a tag turns into the image."""
+    """Return the pixels that an EXIF tag turns into the image."""
     undone = image.swapaxes(0, 1) if orientation > 4 else image
     rows, columns = orientation in (3, 4, 7, 8), orientation in (2, 3, 6, 7)
     if orientation in (6, 8):
@@ -71,7 +71,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def plain(real: RealArrays, models: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """Grey PNG files of the images, which no test changes, and the statistics of these files."""
+    """Return grey PNG files of the images, which no test changes, and the statistics of these files."""
     root = tmp_path_factory.mktemp("plain")
     for index, image in enumerate(real.test.pixels[:60]):
         (root / f"{index:03d}.png").write_bytes(imaging.to_png(image))
@@ -114,7 +114,7 @@ def test_hidden_files_and_folders_are_no_images(folder: Path, models: Path) -> N
     assert json.loads(run("evaluate-images", str(folder), *options, models=models)) == plain
     shutil.copy(folder / "000.png", folder / "sub/1.PNG")
     assert images.open_images(folder, "L").n == 61
-    inside = folder.parent / ".dotted/images"  # only names below the folder count
+    inside = folder.parent / ".dotted/images"  # only names below the given folder count as hidden
     shutil.copytree(folder, inside)
     assert len(folders.image_files(inside)) == 61
 

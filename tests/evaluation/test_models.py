@@ -1,4 +1,4 @@
-"""The evaluation of models: what their reports hold, and what cannot be evaluated."""
+"""The evaluation of models: the contents of their reports, and models that cannot be evaluated."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_a_conditional_model_is_asked_for_classes(tiny_models: Path) -> None:
     found = json.loads(run("evaluate", "pixelcnn", "--n", "100", "--json", models=tiny_models))
     assert 0 <= found["metrics"]["class_accuracy"] <= 1
     assert found["anchors"]["test_class_accuracy"] > 0.98
-    assert "psnr" not in found["metrics"]  # it has nothing to reconstruct by
+    assert "psnr" not in found["metrics"]  # it cannot reconstruct
     assert found["details"]["nll"]["bound"] == "exact"
 
 
@@ -124,7 +124,7 @@ def test_what_cannot_be_evaluated(tiny_models: Path, real: RealArrays, held: Ref
 
 @pytest.fixture
 def conditioned(tmp_path: Path) -> engine.Model:
-    """A model on the fake backend, conditioned on x and y, that reconstructs 4 x 4 images."""
+    """Return a model on the fake backend that is conditioned on x and y and reconstructs 4 x 4 images."""
     value = {"role": "condition", "source": "condition", "shape": [2]}
     item, made = {"role": "data", "source": "data", "shape": [1, 4, 4]}, {"role": "data", "shape": [1, 4, 4]}
     found = {
@@ -156,7 +156,7 @@ def test_items_are_reconstructed_by_their_own_values(conditioned: engine.Model) 
 
 
 def shapes_of(n: int, seed: int = 0) -> ImageArray:
-    """Random images with factors of three values each, x and y among them."""
+    """Return random images with factors of three values each, x and y among them."""
     generator = np.random.default_rng(seed)
     pixels, factors = (
         generator.integers(0, 256, (n, 1, 4, 4), np.uint8),
@@ -168,7 +168,7 @@ def shapes_of(n: int, seed: int = 0) -> ImageArray:
 def test_continuity_is_along_paths_between_encoded_items(
     conditioned: engine.Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Paths of 17 points begin and end at latents of items and stay under the first one's values; 5000 items say what a unit is."""
+    """Paths of 17 points start and end at latents of items and are conditioned on the first item's values; 5000 items define the unit of distance."""
     monkeypatch.setattr(latent, "PAIRS", 4)
     test, drawn, sample = shapes_of(5100), {}, conditioned.sample
 
@@ -214,7 +214,7 @@ def test_traversals_are_conditioned_on_the_items_own_values(
     for values in told:
         assert np.array_equal(values, data.test.factors[7:8, [2, 0]])
     assert png.startswith(PNG)
-    # numbers compare with those that were published under the same protocol
+    # results can be compared with published ones that used the same protocol
     assert found["protocol"] == {"codes": "posterior means", "train": 80, "test": 40, "bins": 20, "trees": 40}
     assert set(found["mig_by_factor"]) == {"y", "size", "x"}
     assert found["mig"] == pytest.approx(np.mean(list(found["mig_by_factor"].values())), rel=1e-3)
@@ -258,7 +258,7 @@ def test_real_images_anchor_what_their_labels_and_classes_allow(
     likely = np.where(np.arange(40)[:, None] % 2 == [0, 1], 0.9, 0.1).astype(np.float32)
     known = np.where(
         np.arange(40) < 4, labels, np.arange(40) % 2
-    )  # of the first four, two are another class than 0 or 1
+    )  # two of the first four items have classes other than 0 and 1
     features = ExtractedFeatures(40, of_rows(rows), rows, likely, known, 0.0, real.train.pixels[:0])
     monkeypatch.setattr(models, "cached", lambda *_: (features, None))
     held = Reference(features.gaussian, {}, features, None if shares is None else np.asarray(shares))
@@ -277,7 +277,7 @@ def test_samples_that_are_training_images_are_counted(real: RealArrays) -> None:
         return found, shown.neighbours
 
     own = real.train.pixels[[7, 70, 700]]
-    near = own ^ np.uint8(1)  # the nearest, and no copy: each pixel is off by one
+    near = own ^ np.uint8(1)  # the nearest items are no copies: each pixel differs by one
     found, neighbours = copies(np.concatenate([own, near[:2]]))
     assert found.warnings == ["3 of 5 samples are training images, bit for bit"]
     assert neighbours is not None

@@ -1,4 +1,4 @@
-"""What the evaluator's numbers must do, and that nothing depends on how images are batched."""
+"""The mathematical properties of the evaluator's metrics, and their independence of the batch size."""
 
 from __future__ import annotations
 
@@ -24,19 +24,20 @@ from tests.evaluation.helpers import RealArrays, scores
 Array = NDArray[Any]
 
 
-# --- what numbers must do ---
+# --- properties of the metrics ---
 
 
 def test_a_set_against_itself(extractor: Extractor, real: RealArrays, held: Reference) -> None:
     found = scores(ImageArray(real.test.pixels, real.test.labels), held, extractor)
     assert found["fd_classifier"] < 1e-9
     assert found["precision"] == found["recall"] == 1
-    assert found["kid"] < 0  # unbiased: a set against itself lies below zero by what its diagonal is worth
+    # unbiased: the estimate for a set against itself is negative, because the diagonal is excluded
+    assert found["kid"] < 0
     assert found["class_accuracy"] > 0.98
 
 
 def blurred(pixels: Array, times: int) -> Array:
-    """A [1 2 1] blur in both directions, so many times."""
+    """Blur the pixels with [1 2 1] in both directions, the given number of times."""
     x = pixels.astype(float)
     for _ in range(times):
         for axis in (2, 3):
@@ -106,13 +107,13 @@ def test_kid_between_halves(extractor: Extractor, pool: ImageArray) -> None:
 def test_the_expected_floor_is_the_formula_written_out(spectrum: list[float]) -> None:
     pairs = sum(
         a * b * (1 + (i == j)) / (a + b) for i, a in enumerate(spectrum) for j, b in enumerate(spectrum)
-    )  # (1 + δ) of the docstring
+    )  # the factor (1 + δ) of the docstring
     expected = (1 / 50 + 1 / 70) * (sum(spectrum) + pairs / 2)
     assert frechet.expected_floor(np.asarray([*spectrum, 0.0, -1e-9]), 50, 70) == pytest.approx(expected)
 
 
 def test_samples_of_one_gaussian_are_as_far_apart_as_expected() -> None:
-    """In one dimension, where the δ term is a sixth of the floor: 4000 pairs of samples, 1.6% of error of the mean."""
+    """The δ term is a sixth of the floor in one dimension. The mean of 4000 pairs of samples has an error of 1.6%."""
     generator = np.random.Generator(np.random.Philox(0))
     found = [
         frechet.distance(*(of_rows(generator.normal(0, 2.0, (n, 1)).astype(np.float32)) for n in (50, 70)))
@@ -135,7 +136,7 @@ def test_real_images_score_what_a_perfect_generator_would(extractor: Extractor, 
     assert deviation < resampled
 
 
-# --- the pass ---
+# --- extraction ---
 
 
 def test_nothing_depends_on_the_batch(extractor: Extractor, real: RealArrays, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -216,6 +217,6 @@ def test_resize_modes_are_those_they_are_named_after() -> None:
     assert np.array_equal(bicubic[1, 2], plane.clip(0, 255))
     ramp = np.arange(4, dtype=np.uint8)[None, None, None] * 10
     tf1 = resize.resize(ramp, 1, 8, "tf1-bilinear")[0, 0, 0]
-    assert tf1.tolist() == [0, 5, 10, 15, 20, 25, 30, 30]  # corner-aligned: place x of 8 looks at x / 2
+    assert tf1.tolist() == [0, 5, 10, 15, 20, 25, 30, 30]  # corner-aligned: position x of 8 reads the input at x / 2
     half_pixel = resize.resize(ramp, 1, 8, "torch-bilinear")[0, 0, 0]
     assert half_pixel.tolist() == [0, 2.5, 7.5, 12.5, 17.5, 22.5, 27.5, 30]

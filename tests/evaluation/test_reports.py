@@ -1,4 +1,4 @@
-"""Reports: recorded in manifests, compared, and shown as a page."""
+"""Evaluation reports: recorded in manifests, compared with each other, and written as a page."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from tests.evaluation.helpers import RealArrays, run
 def test_reports_are_recorded_in_the_manifest_and_compared(tiny_models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tiny_models / "vae/1"
     before = manifest.read(folder).metrics
-    for _ in range(2):  # a second record takes the place of the first
+    for _ in range(2):  # a second record replaces the first
         found = json.loads(run("evaluate", "vae", "--n", "100", "--json", "--record", models=tiny_models))
     after = manifest.read(folder)
     assert after.metrics[: len(before)] == before
     assert len(after.metrics) == len(before) + len(found["metrics"])
-    engine.load(folder, device="cpu")  # the checksums still hold
+    engine.load(folder, device="cpu")  # the checksums are still valid
     (recorded,) = recording.recorded(after)
     for key in ("model", "version", "prior", "protocol", "metrics", "anchors", "details"):
         assert recorded[key] == found[key]
@@ -37,7 +37,7 @@ def test_reports_are_recorded_in_the_manifest_and_compared(tiny_models: Path, mo
     table = run("compare", "vae", "vae:mixture", "pixelcnn", "--n", "100", models=tiny_models)
     assert (
         table.count("\n") == 10
-    )  # header, line, three models, train against test, test, a perfect generator, and what was left out
+    )  # header, separator, three models, train against test, test, a perfect generator, and two lines of notes
     assert "train against test" in table
     assert "a perfect generator" in table
     found_rows = [row for row in table.splitlines() if any(f"| {name} 1" in row for name in ("vae", "pixelcnn"))]
@@ -51,8 +51,8 @@ def test_likelihoods_of_different_x_stand_in_no_one_column(tiny_models: Path) ->
         json.loads(run("evaluate", name, "--n", "100", "--json", models=tiny_models)) for name in ("vae", "pixelcnn")
     ]
     alone, together = comparison.to_markdown(both[:1]), comparison.to_markdown(both)
-    assert f"≤ {both[0]['metrics']['nll']:.4g}" in alone  # a bound says that it is one
-    assert "≤" not in comparison.to_markdown(both[1:])  # an exact one does not
+    assert f"≤ {both[0]['metrics']['nll']:.4g}" in alone  # a bound is marked as one
+    assert "≤" not in comparison.to_markdown(both[1:])  # an exact likelihood is not marked
     assert "bits_per_dim" not in together
     assert "nll left out, as x is not the same: grey values binarised at 1/2; pixels at 4 levels" in together
 

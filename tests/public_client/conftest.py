@@ -1,6 +1,7 @@
 """The service as another process, and the public clients of the Open Inference Protocol as users have them: `tritonclient`, unmodified.
 
-They live in an environment of their own (.venv-tritonclient), as its protobuf is older than the service's. `make test` makes it and runs this.
+The clients have their own environment (.venv-tritonclient), because they need an older protobuf than the service. `make test` creates it and runs
+these tests.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ MODELS = (
 
 @dataclass(frozen=True)
 class Service:
-    """Where it listens."""
+    """The addresses of the service."""
 
     http: str
     grpc: str
@@ -74,7 +75,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
 
 @pytest.fixture
 def narrow(tmp_path: Path) -> Iterator[Service]:
-    """One that takes 64 rows at once."""
+    """Start a service that queues at most 64 rows."""
     (tmp_path / "digits-pixelcnn").symlink_to(ROOT / "models/digits-pixelcnn")
     process, found = start(tmp_path, MANIFOLD_QUEUE_ROWS="64")
     yield found

@@ -1,4 +1,4 @@
-"""tritonclient's four clients against the service: all that they offer for what the service has, one by one and many at once."""
+"""tritonclient's four clients against the service: all their methods that the service supports, one by one and many at once."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Z = np.random.default_rng(1).standard_normal((64, 20)).astype(np.float32)
 
 @pytest.fixture(params=["http", "grpc"])
 def triton(request: pytest.FixtureRequest, service: Service) -> Any:
-    """A module and its client."""
+    """Yield a module of tritonclient and its client."""
     if request.param == "http":
         with triton_http.InferenceServerClient(service.http, concurrency=8) as client:
             yield triton_http, client
@@ -32,7 +32,7 @@ def triton(request: pytest.FixtureRequest, service: Service) -> Any:
 
 
 def ask(client: Any, method: str, *arguments: Any) -> Any:
-    """A call whose answer is JSON over both transports."""
+    """Call a method whose answer is JSON over both transports."""
     options = {"as_json": True} if isinstance(client, triton_grpc.InferenceServerClient) else {}
     return getattr(client, method)(*arguments, **options)
 
@@ -44,7 +44,7 @@ def tensor(module: Any, name: str, array: np.ndarray, **options: Any) -> Any:
     return given
 
 
-# --- what there is ---
+# --- metadata ---
 
 
 def test_server(triton: Any) -> None:
@@ -87,7 +87,7 @@ def test_statistics(triton: Any) -> None:
 
 
 def test_every_task_by_its_example(triton: Any, service: Service) -> None:
-    """The request that the metadata states, made of the client's own objects, gives outputs as the metadata says."""
+    """The request in the metadata, built with the client's own objects, gives the outputs that the metadata states."""
     module, client = triton
     with triton_http.InferenceServerClient(service.http) as plain:
         targets = [
@@ -193,7 +193,7 @@ def test_what_is_not_offered_is_an_error_and_not_a_hang(triton: Any) -> None:
             call()
 
 
-# --- many at once ---
+# --- concurrent requests ---
 
 
 def expected(service: Service) -> list[np.ndarray]:
@@ -205,7 +205,7 @@ def expected(service: Service) -> list[np.ndarray]:
 
 
 def test_threads(service: Service) -> None:
-    """A client a thread, over both transports: each answer is the one that it is alone."""
+    """Each thread has a client, over both transports. Each answer is the same as the answer to a single request."""
     alone = expected(service)
 
     def over_http(worker: int) -> None:
@@ -226,7 +226,7 @@ def test_threads(service: Service) -> None:
 
 
 def test_async_infer(service: Service) -> None:
-    """The clients' own asynchronous calls."""
+    """The clients' own asynchronous calls give the same answers."""
     alone = expected(service)
     with triton_http.InferenceServerClient(service.http, concurrency=16) as client:
         waiting = [
@@ -306,7 +306,7 @@ def test_a_stream_keeps_order_and_outlives_errors(service: Service) -> None:
 
 
 def test_a_full_queue_is_an_error_that_clients_know(narrow: Service) -> None:
-    """More than the service takes at once: some are refused as unavailable, the others are right, and it goes on."""
+    """With more requests than the queue takes, some are refused as unavailable. The others are right, and the service continues."""
     with (
         triton_http.InferenceServerClient(narrow.http, concurrency=16) as http,
         triton_grpc.InferenceServerClient(narrow.grpc) as rpc,
