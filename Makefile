@@ -44,7 +44,7 @@ format: .venv/dev.done
 clean:
 	rm -rf .venv .venv-tritonclient
 
-FEATURED := mnist-vqvae mnist-cvae fashion-cgan cifar10-cgan digits-pixelcnn transactions-vae
+FEATURED := mnist-vqvae mnist-cvae mnist-vae fashion-cgan digits-pixelcnn creditcard-vae
 .PHONY: docs
 docs: .venv/dev.done  ## renews what tests compare with the code
 	$(BIN)/manifold schema > docs/manifest.schema.json

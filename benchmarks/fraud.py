@@ -1,6 +1,6 @@
 """1 754 155 simulated card transactions from a file to scores: speed compared with the bare engine, memory, and detected frauds.
 
-    python benchmarks/fraud.py [--model models/transactions-vae/2] [--rows N] [--work DIR]
+    python benchmarks/fraud.py [--model models/transactions-vae] [--rows N] [--work DIR]
 
 The features of every transaction are written to a Parquet file; they are computed from the past of its card and terminal, without labels.
 `manifold score` turns this file into a Parquet file of scores, in its own process, whose peak memory is read. The bare engine is measured on the

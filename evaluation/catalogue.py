@@ -154,7 +154,7 @@ def _anchors(manifests_: Iterable[Manifest]) -> str:
                 perfect = f", a perfect generator's {floor:.2g}" if floor is not None else ""
                 accuracy = anchors.get("test_class_accuracy")
                 right = f"; the classifier is right about {accuracy:.1%} of test images" if accuracy else ""
-                return f"Real images: {metric.name} of training against test images {anchors['train_vs_test']:.2g}{perfect}{right}."
+                return f"Real images: {_named(metric)} of training against test images {anchors['train_vs_test']:.2g}{perfect}{right}."
     return ""
 
 
@@ -174,7 +174,15 @@ def headline(manifest: Manifest) -> str:
 
 
 def _first(manifest: Manifest, name: str) -> Metric | None:
-    return next((metric for metric in manifest.metrics if metric.name == name), None)
+    """Return a metric by name; that of the default prior if there are several."""
+    found = sorted(
+        (metric for metric in manifest.metrics if metric.name == name), key=lambda each: not _is_default(manifest, each)
+    )
+    return found[0] if found else None
+
+
+def _is_default(manifest: Manifest, metric: Metric) -> bool:
+    return metric.protocol.get("prior") == (manifest.space.prior if manifest.space else None)
 
 
 def _likelihood(manifest: Manifest) -> str:
@@ -205,8 +213,7 @@ def _reconstruction(manifest: Manifest) -> str:
 def _distance(manifest: Manifest) -> str:
     """Return the Fréchet distances, that of the default prior first."""
     distances = [metric for metric in manifest.metrics if metric.name in DISTANCES]
-    default = manifest.space.prior if manifest.space else None
-    distances.sort(key=lambda metric: metric.protocol.get("prior") != default)
+    distances.sort(key=lambda metric: not _is_default(manifest, metric))
     values = [f"{metric.value:.3g}{_of_prior(metric, len(distances))}" for metric in distances]
     return f"{_named(distances[0])} {', '.join(values)} ↓{_resized(distances[0])}" if distances else ""
 
@@ -246,11 +253,9 @@ def _anomalies(manifest: Manifest) -> str:
     area, recall = _first(manifest, "auroc"), _first(manifest, "found_at_1%")
     if area is None:
         return ""
-    against = area.protocol.get("against") or "known anomalies"
+    against = f"{area.protocol['against']} as anomalies" if area.protocol.get("against") else "known anomalies"
     share = f", recall {recall.value:.0%} at 1% FPR ↑" if recall else ""
-    return f"{against} as anomalies: AUROC {area.value:.3f} ↑{share}".replace(
-        "known anomalies as anomalies", "known anomalies"
-    )
+    return f"{against}: AUROC {area.value:.3f} ↑{share}"
 
 
 _requested = _share("class_accuracy", "requested class recognised {} ↑")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -14,11 +15,13 @@ from manifold.runtime.errors import InvalidValue
 from manifold.runtime.manifest import Metric
 from tests.conftest import ROOT, SHIPPED
 
+FEATURED = re.findall(r"^FEATURED := (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)[0].split()
+
 
 def test_the_page_and_the_readme_are_current() -> None:
     assert (ROOT / "docs/models.md").read_text() == catalogue.page(SHIPPED, ROOT / "docs"), "run: make docs"
     text = (ROOT / "README.md").read_text()
-    assert catalogue.between(text, catalogue.table(SHIPPED)) == text, "run: make docs"
+    assert catalogue.between(text, catalogue.featured(SHIPPED, FEATURED, ROOT)) == text, "run: make docs"
 
 
 def test_pictures_can_be_made_again_by_the_shipped_models() -> None:
@@ -38,6 +41,9 @@ def test_every_shipped_model_has_a_section_with_a_sheet_that_is_there() -> None:
     page = (ROOT / "docs/models.md").read_text()
     for name in repository.scan(SHIPPED):
         assert f"### {name}\n" in page
+        assert f"| [`{name}`](#{name}) |" in page
+    assert len(FEATURED) == 6
+    for name in FEATURED:
         assert f"| `{name}` |" in (ROOT / "README.md").read_text()
     for link in [line for line in page.splitlines() if line.startswith("![")]:
         assert (ROOT / "docs" / link.partition("(")[2].rstrip(")")).exists(), link
@@ -52,26 +58,38 @@ def test_figures_come_from_the_metrics_with_their_protocol() -> None:
     assert of() == []
     exact: dict[str, object] = {"bound": "exact", "observed": "pixels at 2 levels"}
     assert of(("nll", 80.04, exact), ("bits_per_dim", 0.147, exact)) == [
-        "NLL 80.0 nats, exact, 0.15 bits/dim (pixels at 2 levels)"
+        "NLL 80.0 nats (exact) ↓, 0.15 bits/dim ↓ (pixels at 2 levels)"
     ]
-    assert of(("nll", 80.04, {"bound": "upper bound"})) == ["NLL ≤ 80.0 nats"]
+    assert of(("nll", 80.04, {"bound": "upper bound"})) == ["NLL ≤ 80.0 nats ↓"]
     assert of(("elbo", -93.5, {"binarisation": "dynamic"}), ("iwae_500", -89.6, {})) == [
-        "ELBO -93.5 nats, IWAE-500 -89.6 (dynamic)"
+        "ELBO -93.5 nats ↑, IWAE-500 -89.6 nats ↑ (dynamic)"
     ]
-    assert of(("fd_classifier", 8.6, {"prior": "normal"}), ("fd_classifier", 2.3, {"prior": "mixture"})) == [
-        "fd_classifier 8.6 (prior normal), 2.3 (prior mixture)"
+    by_prior: tuple[tuple[str, float, dict[str, object]], ...] = (
+        ("fd_classifier", 8.6, {"prior": "normal"}),
+        ("fd_classifier", 2.3, {"prior": "mixture"}),
+    )
+    assert of(*by_prior) == ["Fréchet distance 2.3 (mixture prior), 8.6 (normal prior) ↓"]  # the default prior first
+    assert of(("confident", 0.5, {"prior": "normal"}), ("confident", 0.7, {"prior": "mixture"})) == [
+        "recognisable 70.0% ↑"
     ]
-    assert of(("fd_classifier", 8.6, {"prior": "normal"})) == ["fd_classifier 8.6"]
+    assert of(("fd_classifier", 8.6, {"prior": "normal"})) == ["Fréchet distance 8.6 ↓"]
     resized: dict[str, object] = {"common": {"resize": "torch-bilinear"}}
-    assert of(("fd_classifier", 8.6, resized)) == ["fd_classifier 8.6 (images resized for it, torch-bilinear)"]
-    assert of(("fd_classifier", 8.6, {"common": {"resize": "none"}})) == ["fd_classifier 8.6"]
+    assert of(("fd_classifier", 8.6, resized)) == ["Fréchet distance 8.6 ↓ (images resized, torch-bilinear)"]
+    assert of(("fd_classifier", 8.6, {"common": {"resize": "none"}})) == ["Fréchet distance 8.6 ↓"]
     assert of(("class_accuracy", 0.971, {}), ("least_class_share", 0.071, {})) == [
-        "class asked for 97.1%",
-        "rarest class 7.1%",
+        "requested class recognised 97.1% ↑",
+        "rarest class 7.1% ↑",
     ]
     assert of(("auroc", 0.9, {"against": "x"}), ("found_at_1%", 0.5, {})) == [
-        "against x: AUROC 0.900, 50% found at 1% false alarms"
+        "x as anomalies: AUROC 0.900 ↑, recall 50% at 1% FPR ↑"
     ]
+    assert of(("auroc", 0.9, {})) == ["known anomalies: AUROC 0.900 ↑"]
+
+
+def test_every_figure_of_the_page_has_a_direction() -> None:
+    for _, each in catalogue.artifacts(SHIPPED):
+        for figure in catalogue.figures(each):
+            assert re.search("[↓↑]", figure), figure
 
 
 def test_the_marks_must_be_there_once() -> None:
@@ -90,6 +108,8 @@ def test_the_command_writes_both(tmp_path: Path) -> None:
         str(tmp_path / "models.md"),
         "--readme",
         str(tmp_path / "README.md"),
+        "--featured",
+        "mnist-vae",
         "--models",
         str(SHIPPED),
     ]

@@ -15,6 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from manifold.runtime import repository
 from manifold.service.stubs import inference_pb2 as pb
 from manifold.service.stubs import inference_pb2_grpc as stubs
 from tests import foreign
@@ -22,6 +23,7 @@ from tests.conftest import SHIPPED
 from tests.open_inference import HEAD, Z, binary, by_sample, framed, infer, latent
 from tests.served import Served, served
 
+VERSION = repository.find("mnist-vae", SHIPPED).name
 MODELS = (
     "mnist-vae",
     "mnist-cvae",
@@ -108,7 +110,7 @@ def test_readiness_of_models(service: Served, stub: Any) -> None:
     for name in ("mnist-vae", "mnist-vae.encode"):
         answer = service.client.get(f"/v2/models/{name}/ready")
         assert (answer.status_code, answer.json()) == (200, {"name": name, "ready": True})
-        assert stub.ModelReady(pb.ModelReadyRequest(name=name, version="1")).ready
+        assert stub.ModelReady(pb.ModelReadyRequest(name=name, version=VERSION)).ready
     assert service.client.get("/v2/models/mnist-vae.nope/ready").status_code == 503
     assert service.client.get("/v2/models/nope/ready").status_code == 404
 
@@ -121,7 +123,7 @@ def test_json_and_binary_and_grpc_give_the_same(service: Served, stub: Any) -> N
     plain = infer(service, "mnist-vae", {"id": "a", "inputs": [latent()]})
     assert plain.headers["content-type"] == "application/json"
     body = plain.json()
-    assert (body["model_name"], body["model_version"], body["id"]) == ("mnist-vae", "1", "a")
+    assert (body["model_name"], body["model_version"], body["id"]) == ("mnist-vae", VERSION, "a")
     (output,) = body["outputs"]
     assert (output["name"], output["datatype"], output["shape"]) == ("data", "FP32", [2, 1, 28, 28])
     assert np.array_equal(np.asarray(output["data"], np.float32).reshape(2, 1, 28, 28), expected)
@@ -299,7 +301,7 @@ def test_paths_and_methods(service: Served) -> None:
         assert answer.status_code == status, (path, answer.text)
         said = answer.json()["error"]
         assert isinstance(said, str if path != "/v2x" else dict)
-    assert service.client.get("/v2/models/mnist-vae/versions/1").json()["name"] == "mnist-vae"
+    assert service.client.get(f"/v2/models/mnist-vae/versions/{VERSION}").json()["name"] == "mnist-vae"
 
 
 def test_errors_over_grpc(service: Served, stub: Any) -> None:

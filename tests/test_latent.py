@@ -11,7 +11,7 @@ from sklearn.metrics import mutual_info_score
 
 from manifold.evaluation import disentanglement, latent
 from manifold.evaluation.errors import EvaluationError
-from manifold.runtime import imaging
+from manifold.runtime import imaging, repository
 from manifold.runtime.engine import Model
 from manifold.runtime.kinds.image import ImageSpec
 from manifold.training.datasets import shapes
@@ -168,7 +168,7 @@ def test_the_command_draws_traversals_and_refuses(tmp_path: Path, monkeypatch: p
     from manifold.cli import evaluation
     from manifold.evaluation.images import ImageArray, RealData
 
-    with np.load(SHIPPED / "mnist-vae" / "1" / "golden.npz") as golden:
+    with np.load(repository.find("mnist-vae", SHIPPED) / "golden.npz") as golden:
         some = golden["encode.in.data"]
     held = ImageArray(
         np.repeat(np.rint(some * 255).astype(np.uint8), 10, axis=0), np.zeros(10 * len(some), np.int64), "made"

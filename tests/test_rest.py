@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 from starlette.testclient import TestClient
 
-from manifold.runtime import codecs, imaging
+from manifold.runtime import codecs, imaging, repository
 from manifold.runtime.engine import Model
 from manifold.runtime.kinds.image import ImageSpec
 from manifold.service.core import contract, use_cases
@@ -27,9 +27,11 @@ from tests.conftest import (
     ROOT,
     ROW,
     ROWS,
+    SHIPPED,
     WITHOUT_ENCODER,
 )
 
+VERSION = int(repository.find("mnist-vae", SHIPPED).name)
 CODES = ("cifar10-vqvae", "fashion-vqvae", "mnist-vqvae")  # their vectors have no prior
 IMAGE_MODELS = [name for name in NAMES if name not in ROWS]
 LATENT_MODELS = [name for name in NAMES if name not in WITHOUT_ENCODER]
@@ -208,7 +210,7 @@ def test_models_and_previews(client: TestClient) -> None:
         assert "files" not in public
     assert client.get("/models/nope").status_code == 404
     assert client.get("/models/mnist-vae", params={"version": "x"}).status_code == 422
-    assert client.get("/models/mnist-vae", params={"version": 9}).json()["error"]["valid"] == [1]
+    assert client.get("/models/mnist-vae", params={"version": 9}).json()["error"]["valid"] == [VERSION]
 
 
 def test_health_metrics_docs_and_the_page(client: TestClient) -> None:
@@ -218,7 +220,7 @@ def test_health_metrics_docs_and_the_page(client: TestClient) -> None:
     page = client.get("/metrics").text
     for line in (
         'manifold_requests_total{route="/sample",status="200"}',
-        'manifold_model_ready{model="mnist-vae",version="1"} 1.0',
+        f'manifold_model_ready{{model="mnist-vae",version="{VERSION}"}} 1.0',
     ):
         assert line in page
     docs = client.get("/docs").text

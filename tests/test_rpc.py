@@ -22,7 +22,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from manifold.runtime import errors
+from manifold.runtime import errors, repository
 from manifold.runtime.errors import ManifoldError
 from manifold.service.core import failures, use_cases
 from manifold.service.http.replies import STATUS
@@ -402,9 +402,8 @@ def test_models_stats_and_previews(service: Served, stub: Any) -> None:
         httpx.get(f"{service.url}/models/mnist-vae/stats").json()["tasks"]["decode"]["runs"]
         == stats.tasks["decode"].runs
     )
-    assert (
-        stub.GetPreview(pb.GetModelRequest(model="mnist-vae")).png == (SHIPPED / "mnist-vae/1/preview.png").read_bytes()
-    )
+    preview = stub.GetPreview(pb.GetModelRequest(model="mnist-vae")).png
+    assert preview == (repository.find("mnist-vae", SHIPPED) / "preview.png").read_bytes()
     for name in ("GetPreview", "GetModel", "GetStats"):
         code, _, _ = refused(stub, name, pb.GetModelRequest(model="nobody"))
         assert code is grpc.StatusCode.NOT_FOUND

@@ -6,6 +6,7 @@ import asyncio
 import json
 import queue
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ import tritonclient.http.aio as triton_http_aio
 from conftest import MODELS, Service
 from tritonclient.utils import InferenceServerException
 
+VERSION = max(path.name for path in (Path(__file__).parents[2] / "models/mnist-vae").iterdir())
 Z = np.random.default_rng(1).standard_normal((64, 20)).astype(np.float32)
 
 
@@ -145,7 +147,7 @@ def test_parameters(triton: Any) -> None:
     cool = client.infer("mnist-vqvae", [], parameters={"n": 2, "seed": 7, "temperature": 0.5, "class": '["1", "8"]'})
     assert cool.as_numpy("codes").shape == (2, 7, 7)
     answer = client.infer(
-        "mnist-vae", [tensor(module, "latent", Z[:1])], request_id="mine", priority=1, timeout=30_000_000, model_version="1"
+        "mnist-vae", [tensor(module, "latent", Z[:1])], request_id="mine", priority=1, timeout=30_000_000, model_version=VERSION
     )  # fmt: skip
     said = answer.get_response()
     assert (said["id"] if isinstance(said, dict) else said.id) == "mine"

@@ -30,7 +30,9 @@ def add_to_artifact(model: Model, data: Data, root: Path) -> Path:
     to_model = model.manifest.spec.reader_of(data.spec)
     if to_model is None:
         raise InvalidValue(f"data: {data.name} does not hold the items of {model.manifest.name}", field="data")
-    fitted = priors.fit(priors.posterior_means(model, data, data.train, to_model))
+    fitted = {}
+    if not {"gaussian", "mixture"} <= latent.priors.keys():
+        fitted = priors.fit(priors.posterior_means(model, data, data.train, to_model))
     plain = manifests.read(model.folder)  # as it is stored: the engine may have padded its own
     stores.load(model.folder, plain)
     latent = priors.added(latent, fitted)
