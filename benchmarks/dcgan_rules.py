@@ -1,6 +1,6 @@
 """The rules of DCGAN (Radford et al., 2015, section 3), each left out in turn, in an adversarial pair and in an autoencoder; same steps.
 
-    python benchmarks/dcgan_rules.py DATA [--steps 1500] [-o docs/dcgan-rules.png]
+    python benchmarks/dcgan_rules.py DATA [--steps 1500] [-o docs/images/dcgan-rules.png]
 
 DATA is mnist or fashion_mnist. Without `strides` there are pooling and upsampling by repeats, without `normalise` no batch normalisation,
 without `activations` tanh and a plain sigmoid in the generator and ReLU in the discriminator. Images are judged by the shipped classifier of

@@ -1,6 +1,6 @@
 """Half an image known, the other half drawn: what the choice among candidates is worth (runtime.operations.complete).
 
-    python benchmarks/imputation.py [--images 100] [--seed 1] [-o docs/imputed.png]
+    python benchmarks/imputation.py [--images 100] [--seed 1] [-o docs/images/imputed.png]
 
 Test images of the shipped mnist-pixelcnn, of which the upper, the left or the lower half is known. The sampler goes from the top left to the
 bottom right: with one candidate a class, what is known further down has a say in the choice of the class alone; each candidate more gives it one

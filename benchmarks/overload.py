@@ -1,6 +1,6 @@
 """Overload: what is offered against what is answered, and how long those who are accepted wait.
 
-    python benchmarks/overload.py MODELS [--rows 32] [--queue-ms 500] [--seconds 6] [--plot docs/overload.png]
+    python benchmarks/overload.py MODELS [--rows 32] [--queue-ms 500] [--seconds 6] [--plot docs/images/overload.png]
 
 MODELS as for benchmarks/serving.py. The load is open: requests of so many latent rows to the DCGAN decoder leave at a fixed rate, whatever
 becomes of those before them, from a client in a process of its own. Capacity is what one connection after another gets from 8 at a time;

@@ -1,6 +1,6 @@
 """Rate and distortion of VQ-VAE files on whole test parts, beside JPEG and WebP over their qualities.
 
-    python benchmarks/rate_distortion.py [--n 10000] [--out docs/rate-distortion.png]
+    python benchmarks/rate_distortion.py [--n 10000] [--out docs/images/rate-distortion.png]
 
 An image of 28x28 is too small for a JPEG's header, so rates are given twice: one file an image, and one file for a hundred images (a
 10x10 sheet for JPEG and WebP, every tile continued by its border to a multiple of 16 pixels; one .mfc for ours). Headers count, on all
@@ -140,7 +140,7 @@ def main() -> None:
     parser.add_argument("--n", type=int, default=10_000, help="images of each test part, in whole hundreds")
     parser.add_argument("--decoded", type=int, default=1000)
     parser.add_argument("--models", type=Path, default=Path("models"))
-    parser.add_argument("--out", type=Path, default=Path("docs/rate-distortion.png"))
+    parser.add_argument("--out", type=Path, default=Path("docs/images/rate-distortion.png"))
     options = parser.parse_args()
     figure, panels = plt.subplots(1, len(MODELS), figsize=(15, 4.6), layout="constrained")
     for panel, (name, artifact) in zip(panels, MODELS.items(), strict=True):

@@ -20,14 +20,14 @@ def blocks(page: str, section: str) -> list[dict[str, Any]]:
     return [json.loads(block) for block in re.findall(r"```json\n(.*?)```", text[text.index(section) :], re.S)]
 
 
-REQUESTS = [block for block in blocks("service.md", "## Conditions") if "model" in block]
-ANSWERS = [block for block in blocks("service.md", "## Conditions") if "model" not in block]
+REQUESTS = [block for block in blocks("reference/http.md", "## Conditions") if "model" in block]
+ANSWERS = [block for block in blocks("reference/http.md", "## Conditions") if "model" not in block]
 
 
 @pytest.fixture(scope="module")
 def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
     root = tmp_path_factory.mktemp("documented")
-    for content in blocks("artifacts.md", "## Long forms"):
+    for content in blocks("reference/artifact.md", "## Long forms"):
         folder = forms.write(root, {**content, "backend": "fake"})
         assert folder.parent.name in ("sketches", "painter")
     with forms.client(root) as client:
