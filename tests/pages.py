@@ -16,7 +16,7 @@ LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
 
 @dataclass(frozen=True)
 class Block:
-    """A fenced block of code. `skipped` is the reason for which nobody runs it; empty if there is none."""
+    """A fenced block of code. `skipped` is the reason why it is not run; empty if it is run."""
 
     page: Path
     language: str

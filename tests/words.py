@@ -47,7 +47,7 @@ NO_VERBS = (
     "a", "all", "an", "both", "each", "every", "how", "none", "one", "the", "their", "they", "this", "whether",
 )  # fmt: skip
 DECODED = {
-    r"\baught\b": "anything", r"thereof": "of it", r"whoever": "a client that", r"\bfor ever\b": "without end", r"where left out": "by default",
+    r"aught": "anything", r"thereof": "of it", r"whoever": "a client that", r"for ever": "without end", r"where left out": "by default",
     r"if left out": "by default", r"is had": "is computed", r"beyond loopback": "on other addresses than loopback", r"of one's own": "your own",
     r"\bgo(?:es)? on with": "continue", r"goes? to sleep": "unloaded",
 }  # fmt: skip
