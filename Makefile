@@ -10,7 +10,7 @@ BIN := .venv/bin
 serve: .venv/serve.done  ## the service on the shipped models; needs no torch
 	$(BIN)/manifold serve --host $(HOST) --port $(PORT) $(if $(GRPC_PORT),--grpc-port $(GRPC_PORT))
 
-test: .venv/dev.done .venv-tritonclient/done  ## everything that CI runs: tests in three processes; lint, types and the public client beside them
+test: .venv/dev.done .venv/docs.done .venv-tritonclient/done  ## everything that CI runs: tests in three processes; lint, types and the public client beside them
 	PROCESSES=$(PROCESSES) tests/beside.sh
 
 check: .venv/dev.done  ## lint, types and the tests that neither train nor export: a minute and a half
@@ -53,7 +53,7 @@ docs: .venv/dev.done  ## renews what tests compare with the code
 
 .PHONY: site
 site: .venv/docs.done  ## the documentation as a site in docs/site/, which works offline
-	$(BIN)/sphinx-build -W --keep-going -q docs docs/site
+	$(BIN)/python -m sphinx -W --keep-going -q docs docs/site
 
 .venv/docs.done: pyproject.toml | .venv/bin/python
 	$(BIN)/pip install -q -e '.[docs]'

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs the tests with lint, types and (unless they are left out) the public client beside them, on one machine.
+# Runs the tests with lint, types and (without --fast) the public client and the documentation's site beside them, on one machine.
 #
 #   tests/beside.sh [--fast] [options of pytest]
 #
@@ -24,12 +24,18 @@ public() { # in an environment of its own: the public client's protobuf is not t
   .venv-tritonclient/bin/pytest -c tests/public_client/pytest.ini --confcutdir tests/public_client tests/public_client
 }
 
+site() { # every link between pages, and all Markdown, as the site has them
+  "$bin/python" -m sphinx -W --keep-going -q -d "$out/doctrees" docs "$out/pages"
+}
+
 lint >"$out/lint" 2>&1 &
 linting=$!
 others=("lint and types:lint:$linting")
 if [[ " $* " != *" --fast "* ]]; then
   public >"$out/public" 2>&1 &
   others+=("the public client:public:$!")
+  site >"$out/site" 2>&1 &
+  others+=("the documentation's site:site:$!")
 fi
 
 "$bin/pytest" -n "${PROCESSES:-3}" --dist worksteal "$@" 2>&1 | tee "$out/tests"

@@ -261,10 +261,12 @@ def _other_options() -> set[str]:
 
 
 def _paths(page: Page) -> Iterator[str]:
-    """Yield the paths of endpoints that a page names: behind a method, in a URL of the service, and alone."""
+    """Yield the paths of endpoints that a page names: behind a method, in a URL of the service, and alone. Errors quote wrong ones."""
     yield from re.findall(r"\b(?:GET|POST|HEAD) (/[\w./{}-]*)", page.text)
     yield from re.findall(r"(?:127\.0\.0\.1|localhost):8000(/[\w./{}-]*)", page.text)
-    yield from re.findall(r"(?<![\w./:)\]}>~`*-])/[a-z][a-z-]+(?![\w/.-])", re.sub(r"\]\([^)]*\)", "]", page.prose))
+    yield from re.findall(
+        r"(?<![\w./:)\]}>~`*-])/[a-z][a-z-]+(?![\w/.-])", re.sub(r"\]\([^)]*\)|there is no /\S+", "]", page.prose)
+    )
     yield from (code for code in page.code() if re.fullmatch(r"/[a-z][\w/{}-]*", code))
 
 

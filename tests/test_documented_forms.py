@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
+from manifold.runtime.manifest import Manifest
+from manifold.runtime.operations import endpoints
 from tests import forms
 from tests.conftest import ROOT
 
@@ -32,6 +34,19 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
         assert folder.parent.name in ("sketches", "painter")
     with forms.client(root) as client:
         yield client
+
+
+def test_the_manifests_for_a_model_of_ones_own_are_valid() -> None:
+    generator, encoder, score = blocks("how-to/bring-a-model.md", "## 1.")
+    assert Manifest.model_validate(generator).name == "my-model"
+    whole = {**generator, "scoring": score["scoring"], "tasks": {**generator["tasks"], **encoder, **score["tasks"]}}
+    assert endpoints(Manifest.model_validate(whole)) == (
+        "sample",
+        "encode",
+        "reconstruct",
+        "interpolate",
+        "anomaly-score",
+    )
 
 
 def test_both_manifests_are_served(client: TestClient) -> None:
