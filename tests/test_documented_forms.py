@@ -40,13 +40,13 @@ def test_the_manifests_for_a_model_of_ones_own_are_valid() -> None:
     generator, encoder, score = blocks("how-to/bring-a-model.md", "## 1.")
     assert Manifest.model_validate(generator).name == "my-model"
     whole = {**generator, "scoring": score["scoring"], "tasks": {**generator["tasks"], **encoder, **score["tasks"]}}
-    assert endpoints(Manifest.model_validate(whole)) == (
+    assert endpoints(Manifest.model_validate(whole)) == [
         "sample",
         "encode",
         "reconstruct",
         "interpolate",
         "anomaly-score",
-    )
+    ]
 
 
 def test_both_manifests_are_served(client: TestClient) -> None:
