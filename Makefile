@@ -10,7 +10,7 @@ BIN := .venv/bin
 serve: .venv/serve.done  ## the service on the shipped models; needs no torch
 	$(BIN)/manifold serve --host $(HOST) --port $(PORT) $(if $(GRPC_PORT),--grpc-port $(GRPC_PORT))
 
-test: .venv/dev.done .venv-tritonclient/done  ## everything that CI runs: tests in three processes; lint, types and the public client beside them
+test: .venv/dev.done .venv/docs.done .venv-tritonclient/done  ## everything that CI runs: tests in three processes; lint, types and the public client beside them
 	PROCESSES=$(PROCESSES) tests/beside.sh
 
 check: .venv/dev.done  ## lint, types and the tests that neither train nor export: a minute and a half
@@ -51,6 +51,15 @@ docs: .venv/dev.done  ## renews what tests compare with the code
 	$(BIN)/manifold catalogue --page docs/models.md --readme README.md $(addprefix --featured ,$(FEATURED)) --record
 	$(BIN)/manifold sample mnist-vqvae -n 64 --seed 1 -o docs/samples.png
 	$(BIN)/python -c 'import json; from manifold.service.http.app import create_app; from manifold.service.settings import Settings; print(json.dumps(create_app(Settings()).app.openapi(), indent=1))' > docs/openapi.json
+	$(BIN)/python docs/write.py
+
+.PHONY: site
+site: .venv/docs.done  ## the documentation as a site in docs/site/, which works offline
+	$(BIN)/python -m sphinx -W --keep-going -q docs docs/site
+
+.venv/docs.done: pyproject.toml | .venv/bin/python
+	$(BIN)/pip install -q -e '.[docs]'
+	touch $@
 
 .PHONY: stubs
 stubs: .venv/dev.done  ## renews the code that is made from proto/

@@ -1,6 +1,6 @@
 """The rules of DCGAN (Radford et al., 2015, section 3): each is left out in turn, in an adversarial pair and in an autoencoder, with equal steps.
 
-    python benchmarks/dcgan_rules.py DATA [--steps 1500] [-o docs/dcgan-rules.png]
+    python benchmarks/dcgan_rules.py DATA [--steps 1500] [-o docs/images/dcgan-rules.png]
 
 DATA is mnist or fashion_mnist. Without `strides` the networks use pooling, and upsampling by repetition. Without `normalise` they have no batch
 normalisation. Without `activations` the generator uses tanh and a plain sigmoid, and the discriminator ReLU. The shipped classifier of the data

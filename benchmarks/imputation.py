@@ -1,6 +1,6 @@
 """Completion of images of which half is known: the benefit of drawing several candidates (runtime.operations.complete).
 
-    python benchmarks/imputation.py [--images 100] [--seed 1] [-o docs/imputed.png]
+    python benchmarks/imputation.py [--images 100] [--seed 1] [-o docs/images/imputed.png]
 
 The images are test images of the shipped mnist-pixelcnn. Their upper, left or lower half is known. The sampler draws pixels from the top left to
 the bottom right: with one candidate for each class, known pixels further down affect only the choice of the class; with more candidates

@@ -1,6 +1,6 @@
 """Overload: the answered rate for each offered rate, and how long accepted requests wait.
 
-    python benchmarks/overload.py MODELS [--rows 32] [--queue-ms 500] [--seconds 6] [--plot docs/overload.png]
+    python benchmarks/overload.py MODELS [--rows 32] [--queue-ms 500] [--seconds 6] [--plot docs/images/overload.png]
 
 MODELS is the same folder as for benchmarks/serving.py. The load is open: a client in its own process sends requests of `--rows` latent rows to the
 DCGAN decoder at a fixed rate, without waiting for earlier answers. The capacity is the rate of 8 connections that each wait for their answers.

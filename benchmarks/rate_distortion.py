@@ -1,6 +1,6 @@
 """Rate and distortion of VQ-VAE files on whole test splits, compared with JPEG and WebP at several qualities.
 
-    python benchmarks/rate_distortion.py [--n 10000] [--out docs/rate-distortion.png]
+    python benchmarks/rate_distortion.py [--n 10000] [--out docs/images/rate-distortion.png]
 
 An image of 28x28 is too small for a JPEG's header, so two rates are given: one file for each image, and one file for a hundred images (for JPEG
 and WebP a 10x10 grid of images, with every tile padded to a multiple of 16 pixels by repeating its border; for ours one .mfc file). Headers
@@ -141,7 +141,7 @@ def main() -> None:
     parser.add_argument("--n", type=int, default=10_000, help="images of each test split, rounded down to hundreds")
     parser.add_argument("--decoded", type=int, default=1000)
     parser.add_argument("--models", type=Path, default=Path("models"))
-    parser.add_argument("--out", type=Path, default=Path("docs/rate-distortion.png"))
+    parser.add_argument("--out", type=Path, default=Path("docs/images/rate-distortion.png"))
     options = parser.parse_args()
     figure, panels = plt.subplots(1, len(MODELS), figsize=(15, 4.6), layout="constrained")
     for panel, (name, artifact) in zip(panels, MODELS.items(), strict=True):

@@ -1,6 +1,6 @@
 """Unrolled steps against mode dropping, on the ring of eight Gaussians (Metz et al., 2016, section 3.1), with 0, 5 and 10 steps.
 
-    python benchmarks/unrolled.py [--steps 10000] [--seeds 3] [-o docs/unrolled.png]
+    python benchmarks/unrolled.py [--steps 10000] [--seeds 3] [-o docs/images/unrolled.png]
 
 Everything but the number of unrolled steps is the same. A mode is covered if at least 1% of 2000 samples lie within 30 of its standard
 deviations (the samples of a generator during training are less narrow than the data). `within 3 sd` is the share of samples that lie as close as real

@@ -77,7 +77,7 @@ def fit(
 ) -> None:
     """From a file of rows to a published, calibrated artifact that scores them, with a report.
 
-    How values and kinds of columns are read is written down in docs/tables.md.
+    How values and kinds of columns are read is written down in docs/reference/tables.md.
     """
     from manifold.runtime import engine
     from manifold.runtime.kinds.table import TableSpec

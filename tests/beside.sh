@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs the tests. Lint, types and the tests of the public client (not with --fast) run at the same time.
+# Runs the tests. Lint and types run at the same time and, without --fast, the tests of the public client and the build of the documentation.
 #
 #   tests/beside.sh [--fast] [options of pytest]
 #
@@ -24,12 +24,18 @@ public() { # in its own environment: the public client needs another protobuf th
   .venv-tritonclient/bin/pytest -c tests/public_client/pytest.ini --confcutdir tests/public_client tests/public_client
 }
 
+site() { # every link between pages, and all Markdown, as the site has them
+  "$bin/python" -m sphinx -W --keep-going -q -d "$out/doctrees" docs "$out/pages"
+}
+
 lint >"$out/lint" 2>&1 &
 linting=$!
 others=("lint and types:lint:$linting")
 if [[ " $* " != *" --fast "* ]]; then
   public >"$out/public" 2>&1 &
   others+=("the public client:public:$!")
+  site >"$out/site" 2>&1 &
+  others+=("the documentation's site:site:$!")
 fi
 
 "$bin/pytest" -n "${PROCESSES:-3}" --dist worksteal "$@" 2>&1 | tee "$out/tests"

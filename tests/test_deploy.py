@@ -94,7 +94,7 @@ def test_what_is_asked_for_is_exported(where: str, expression: str, exported: di
 def test_what_is_exported_is_explained(exported: dict[str, set[str]]) -> None:
     ours = {re.sub(r"_(total|bucket|sum|count)$", "", name) for name in exported if name.startswith("manifold_")}
     ours |= {errands.UP, errands.RESTARTS}  # the parent of several processes adds these
-    explained = set(re.findall(r"`(manifold_\w+)`", OPERATIONS))
+    explained = set(re.findall(r"`(manifold_\w+)`", (ROOT / "docs/reference/metrics.md").read_text()))
     assert ours - explained == set()
     assert {re.sub(r"_total$", "", name) for name in explained} - ours == set()
 
@@ -137,7 +137,7 @@ def test_every_setting_can_be_set_in_env() -> None:
     passed = COMPOSE["x-settings"]
     for name in Settings.model_fields:
         assert (f"MANIFOLD_{name.upper()}" in passed) != (name in NOT_IN_ENV), name
-        assert f"MANIFOLD_{name.upper()}" in (ROOT / "docs/service.md").read_text() or name == "models", name
+        assert f"MANIFOLD_{name.upper()}" in (ROOT / "docs/reference/settings.md").read_text() or name == "models", name
     for name in passed:
         assert name.removeprefix("MANIFOLD_").lower() in Settings.model_fields, name
     assert {name for name in passed if name != "MANIFOLD_PUBLISHED"} <= set(variables())

@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
+from manifold.runtime.manifest import Manifest
+from manifold.runtime.operations import endpoints
 from tests import forms
 from tests.conftest import ROOT
 
@@ -20,18 +22,31 @@ def blocks(page: str, section: str) -> list[dict[str, Any]]:
     return [json.loads(block) for block in re.findall(r"```json\n(.*?)```", text[text.index(section) :], re.S)]
 
 
-REQUESTS = [block for block in blocks("service.md", "## Conditions") if "model" in block]
-ANSWERS = [block for block in blocks("service.md", "## Conditions") if "model" not in block]
+REQUESTS = [block for block in blocks("reference/http.md", "## Conditions") if "model" in block]
+ANSWERS = [block for block in blocks("reference/http.md", "## Conditions") if "model" not in block]
 
 
 @pytest.fixture(scope="module")
 def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
     root = tmp_path_factory.mktemp("documented")
-    for content in blocks("artifacts.md", "## Long forms"):
+    for content in blocks("reference/artifact.md", "## Long forms"):
         folder = forms.write(root, {**content, "backend": "fake"})
         assert folder.parent.name in ("sketches", "painter")
     with forms.client(root) as client:
         yield client
+
+
+def test_the_manifests_for_a_model_of_ones_own_are_valid() -> None:
+    generator, encoder, score = blocks("how-to/bring-a-model.md", "## 1.")
+    assert Manifest.model_validate(generator).name == "my-model"
+    whole = {**generator, "scoring": score["scoring"], "tasks": {**generator["tasks"], **encoder, **score["tasks"]}}
+    assert endpoints(Manifest.model_validate(whole)) == [
+        "sample",
+        "encode",
+        "reconstruct",
+        "interpolate",
+        "anomaly-score",
+    ]
 
 
 def test_both_manifests_are_served(client: TestClient) -> None:

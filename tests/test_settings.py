@@ -98,7 +98,9 @@ def test_a_misspelt_variable_ends_check_and_start_with_status_2(tmp_path: Path) 
 
 
 def test_the_table_of_settings_has_each_one_with_its_default() -> None:
-    rows = re.findall(r"^\| (`MANIFOLD_[^|]*) \| ([^|]*)\|", (ROOT / "docs/service.md").read_text(), re.MULTILINE)
+    rows = re.findall(
+        r"^\| (`MANIFOLD_[^|]*) \| ([^|]*)\|", (ROOT / "docs/reference/settings.md").read_text(), re.MULTILINE
+    )
     told = dict[str, str]()
     for names, defaults in rows:
         variables, values = re.findall(r"`(\w+)`", names), [value.strip() for value in defaults.split(",")]

@@ -1,7 +1,7 @@
 """The reading of one value of a table. A request, a CSV or Parquet file and training data all follow these rules.
 
 A value is missing, a number, a truth value, a date or time, or a text. JSON and Parquet values have a type; a cell of a CSV is a text. A text
-means what it spells: "12.5" is the number 12.5 on every path. docs/tables.md lists the rules for users.
+means what it spells: "12.5" is the number 12.5 on every path. docs/reference/tables.md lists the rules for users.
 """
 
 from __future__ import annotations
@@ -154,7 +154,7 @@ def is_moment(value: Any) -> bool:
 
 
 def truth(value: Any) -> bool | None:
-    """Return the truth value that a value is or spells (docs/tables.md lists the words); None if it is none."""
+    """Return the truth value that a value is or spells (docs/reference/tables.md lists the words); None if it is none."""
     if isinstance(value, bool | np.bool_):
         return bool(value)
     text = trimmed(value).lower() if isinstance(value, str) else spelling(value)

@@ -18,8 +18,8 @@ ANY = "*"
 KEPT = 256  # spellings of Host that are remembered as known
 HOST = re.compile(r"(\[[0-9a-f:.]{2,45}\]|[a-z0-9._-]{1,253})(?::[0-9]{1,5})?")
 FOREIGN = (b"cross-site", b"same-site")  # what Sec-Fetch-Site says of pages of other origins
-SET_HOSTS = "MANIFOLD_HOSTS names hosts to answer, or use API keys (docs/security.md)"
-SET_ORIGINS = "MANIFOLD_CORS_ORIGINS names origins to answer, or use API keys (docs/security.md)"
+SET_HOSTS = "MANIFOLD_HOSTS names hosts to answer, or use API keys (docs/explanation/security.md)"
+SET_ORIGINS = "MANIFOLD_CORS_ORIGINS names origins to answer, or use API keys (docs/explanation/security.md)"
 
 
 class Origins:

@@ -1,6 +1,6 @@
 """The schema of a table, and rows encoded by it. Values are read, and encoded, by the runtime (runtime.tables.values, .columns).
 
-The rules are fitted on training rows alone and kept in the manifest; docs/tables.md states them for users. In short: two values are a
+The rules are fitted on training rows alone and kept in the manifest; docs/reference/tables.md states them for users. In short: two values are a
 category, texts and truth values are too, whole numbers with more values are counts, and other numbers are numeric, with log(1 + v) where
 they are non-negative and skewed (skewness above 2), standardised by mean and standard deviation and clipped at ten of them. If a kind is
 stated, they are scaled by their range instead, or take a quantile transform. A column with a single value is a category that has no other
