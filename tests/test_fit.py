@@ -147,7 +147,7 @@ def test_bad_rows_have_a_file_of_their_own(folder: Path) -> None:
     path = folder / "bad.csv"
     path.write_text("a,b,c,kind,size,same\n1,2,3,up,1,1\n1,2,x,up,1,1\n")
     said = run("score", path, "--model", "mine", "--models", folder / "models", "-o", folder / "bad.parquet")
-    assert "1 bad, set aside in" in said
+    assert "1 invalid, written to" in said
     assert json.loads((folder / "bad.rejected.ndjson").read_text()) == {
         "row": 2, "error": "c: 'x' is not a number; column 'c' is numeric",
     }  # fmt: skip
@@ -240,7 +240,7 @@ def test_models_without_a_score_are_not_calibrated(tiny: Path, tmp_path: Path) -
     model = load(tiny / "models/vae", device="cpu")
     bare = model.manifest.model_copy(update={"scoring": None})
     model.manifest = bare
-    with pytest.raises(UnsupportedTask, match="carries no score"):
+    with pytest.raises(UnsupportedTask, match="has no anomaly score"):
         calibration.recalibrate(model, np.zeros((50, 1, 8, 8), np.float32), tmp_path, source="x")
 
 
@@ -412,7 +412,7 @@ def test_images_are_judged_by_another_set(digits: Data, tmp_path: Path) -> None:
     assert recorded["auroc"].value > 0.8
     for wrong, message in (
         (("--against", "transactions"), "."),
-        (("--html", tmp_path / "page.html"), "the page is of rows"),
+        (("--html", tmp_path / "page.html"), "the page shows rows of a table"),
     ):
         with pytest.raises(ManifoldError, match=message):
             run("judge", "small", "--data", "digits", *wrong, "--models", tmp_path / "models")

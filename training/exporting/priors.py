@@ -20,6 +20,7 @@ from manifold.runtime import repository
 from manifold.runtime.engine import Model
 from manifold.runtime.errors import UnsupportedTask
 from manifold.runtime.manifest import GaussianPrior, LatentSpec, Manifest, MixturePrior, Prior
+from manifold.runtime.operations.capabilities import abilities
 from manifold.training.data import Data, Part
 from manifold.training.data.parts import batches
 
@@ -86,16 +87,21 @@ def added(latent: LatentSpec, fitted: dict[str, Prior]) -> LatentSpec:
     return latent.model_copy(update={"priors": {**latent.priors, **new}})
 
 
+def check_can(manifest: Manifest) -> None:
+    """Raise UnsupportedTask for a model without a latent that items are encoded into."""
+    if manifest.space is None or "encode" not in manifest.tasks:
+        lacks = "it has no latent" if manifest.space is None else "it has no encoder into its latent"
+        raise UnsupportedTask(f"{manifest.name}: no prior can be fitted: {lacks}; {abilities(manifest)}", field="model")
+
+
 def add_to_artifact(model: Model, data: Data) -> Path:
     """Fit priors to the training part through the artifact itself, and write them into its manifest. Return its folder.
 
     Raises UnsupportedTask for an artifact without a latent that items can be placed in.
     """
+    check_can(model.manifest)
     latent = model.manifest.space
-    if latent is None or "encode" not in model.manifest.tasks:
-        raise UnsupportedTask(
-            f"{model.manifest.name} places no items in a latent space; it can {', '.join(model.manifest.tasks)}"
-        )
+    assert latent is not None
     fitted = fit(posterior_means(model, data, data.train))
     manifest = manifests.read(model.folder)  # as it was written: the engine may have padded its own
     stores.load(model.folder, manifest)
