@@ -76,7 +76,7 @@ def test_one_command_publishes_a_calibrated_artifact(folder: Path) -> None:
     assert {"IForest", "input kNN", "reconstruction"} <= set(recorded["auroc"].protocol["beside"])
     assert recorded["false_positive_rate_at_0.05"].value < 0.12
     said = (folder / "output").read_text()
-    assert "where 5.0% was asked for" in said
+    assert "(requested 5.0%)" in said
     assert "combined: auroc" in said
 
 
@@ -123,7 +123,7 @@ def test_the_file_that_was_fitted_can_be_scored(folder: Path) -> None:
     """Identifier and truth column stay in it: what the model does not know is skipped, and nothing needs to be prepared."""
     said = run("score", folder / "rows.csv", "--model", "mine", "--models", folder / "models", "-o", folder / "s.parquet", "--budget", 60)  # fmt: skip
     assert "2,500 rows" in said
-    assert "60 flagged, 0 bad" in said
+    assert "60 flagged, 0 invalid" in said
     found = pa.parquet.read_table(folder / "s.parquet").to_pydict()
     truth = pa.csv.read_csv(folder / "rows.csv")["fraud"].to_numpy()
     assert (truth[np.asarray(found["is_anomaly"])] == 1).mean() > 0.4  # 2.4% of the rows are
@@ -240,7 +240,7 @@ def test_models_without_a_score_are_not_calibrated(tiny: Path, tmp_path: Path) -
     model = load(tiny / "models/vae", device="cpu")
     bare = model.manifest.model_copy(update={"scoring": None})
     model.manifest = bare
-    with pytest.raises(UnsupportedTask, match="has no anomaly score"):
+    with pytest.raises(UnsupportedTask, match="carries no score"):
         calibration.recalibrate(model, np.zeros((50, 1, 8, 8), np.float32), tmp_path, source="x")
 
 
@@ -359,7 +359,7 @@ def scorer(calibration_scores: np.ndarray) -> Any:
     [
         (("--truth", "nothing"), "no column 'nothing'"),
         (("--truth", "size"), "has 2500 values: .*state which rows are anomalies, such as --truth 'size>"),
-        (("--column", "a"), "write NAME=VALUE"),
+        (("--column", "a"), "not of the form NAME=VALUE"),
         (("--column", "a=number"), "unknown kind"),
         (("--preset", "huge"), "preset: unknown 'huge'; valid are smoke"),
         (("--column", "z=numeric"), "no column 'z'"),

@@ -263,7 +263,7 @@ def test_average_follows_the_weights(digits: Data) -> None:
     [
         (["latent=3"], "unknown key 'latent'; valid are epochs"),
         (["latent_dim=x"], "latent_dim: 'x' is not a whole number"),
-        (["latent_dim"], "write key=value"),
+        (["latent_dim"], "not of the form KEY=VALUE"),
         (["hidden=3"], "hidden: 3 is not a list of whole numbers"),
         (["variational=1"], "variational: 1 is not true or false"),
         (["epochs=0"], "epochs: 0 is below 1"),
