@@ -54,7 +54,7 @@ def check(
     artifacts: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="MODEL ...",
+            metavar="MODEL",
             help="Folders NAME/VERSION, folders NAME (the latest version is checked), or names in the folder --models.",
             autocompletion=completion.model_names,
         ),

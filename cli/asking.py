@@ -12,8 +12,12 @@ from manifold.cli.options import Device, Models
 
 
 def ask(
-    endpoint: Annotated[str, typer.Argument(help="Endpoint of the service, such as encode or anomaly-score.")],
-    request: Annotated[str, typer.Argument(help="Request as JSON, @FILE, or - for standard input.")] = "{}",
+    endpoint: Annotated[
+        str, typer.Argument(metavar="ENDPOINT", help="Endpoint of the service, such as encode or anomaly-score.")
+    ],
+    request: Annotated[
+        str, typer.Argument(metavar="REQUEST", help="Request as JSON, @FILE, or - for standard input.")
+    ] = "{}",
     device: Device = "auto",
     models: Models = Path("models"),
 ) -> None:

@@ -76,7 +76,7 @@ def compare(
     models_: Annotated[
         list[str],
         typer.Argument(
-            metavar="MODEL ...",
+            metavar="MODEL",
             help="Models, or JSON files of `manifold evaluate`. NAME:PRIOR chooses a prior.",
             autocompletion=completion.model_names,
         ),
@@ -105,7 +105,9 @@ def compare(
 
 
 def evaluate_images(
-    images: Annotated[Path, typer.Argument(help="Folder of PNG, JPEG or WebP files, or a .npy or .npz file.")],
+    images: Annotated[
+        Path, typer.Argument(metavar="IMAGES", help="Folder of PNG, JPEG or WebP files, or a .npy or .npz file.")
+    ],
     against: Annotated[
         Path, typer.Option(help="Real images in the same forms, or their statistics: an .npz with mu and sigma.")
     ],

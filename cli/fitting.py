@@ -21,7 +21,10 @@ if TYPE_CHECKING:
 
 def fit(
     file: Annotated[
-        Path, typer.Argument(help="Table to learn from: a .csv or .parquet file of rows that are (mostly) normal.")
+        Path,
+        typer.Argument(
+            metavar="FILE", help="Table to learn from: a .csv or .parquet file of rows that are (mostly) normal."
+        ),
     ],
     name: Annotated[str, typer.Option(help="Name of the model to publish.")],
     truth: Annotated[

@@ -18,7 +18,9 @@ Models = Annotated[
 ModelName = Annotated[
     str,
     typer.Argument(
-        help="Model: its name in the folder --models, NAME/VERSION, or a path.", autocompletion=completion.model_names
+        metavar="MODEL",
+        help="Model: its name in the folder --models, NAME/VERSION, or a path.",
+        autocompletion=completion.model_names,
     ),
 ]
 Device = Annotated[
@@ -32,7 +34,7 @@ Quiet = Annotated[bool, typer.Option("--quiet", help="Show no progress.")]
 
 # --- training ---
 
-RunFolder = Annotated[Path, typer.Argument(help="Run folder, as `manifold train` makes it.")]
+RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Run folder, as `manifold train` makes it.")]
 Preset = Annotated[
     str,
     typer.Option(

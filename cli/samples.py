@@ -66,7 +66,7 @@ def sample(
 
 
 def remake(
-    picture: Annotated[Path, typer.Argument(help="PNG made by /sample or `manifold sample`.")],
+    picture: Annotated[Path, typer.Argument(metavar="PICTURE", help="PNG made by /sample or `manifold sample`.")],
     out: Annotated[Path | None, typer.Option("-o", "--out", help="PNG to write. By default NAME.remade.png.")] = None,
     device: Device = "auto",
     models: Models = Path("models"),
@@ -96,7 +96,9 @@ def remake(
 
 
 def compress(
-    images: Annotated[list[Path], typer.Argument(help="PNG, JPEG or WebP files. All are written to one file.")],
+    images: Annotated[
+        list[Path], typer.Argument(metavar="IMAGE", help="PNG, JPEG or WebP files. All are written to one file.")
+    ],
     model: Annotated[
         str,
         typer.Option(autocompletion=completion.model_names, help="Model with codes and a prior over them: a VQ-VAE."),
@@ -136,7 +138,7 @@ def compress(
 
 
 def decompress(
-    file: Annotated[Path, typer.Argument(help="File made by `manifold compress`.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="File made by `manifold compress`.")],
     model: Annotated[
         str | None,
         typer.Option(

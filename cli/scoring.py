@@ -22,7 +22,7 @@ PROGRESS_SECONDS = 2  # between two messages of progress
 
 
 def score(
-    file: Annotated[Path, typer.Argument(help="Table to score: a .csv or .parquet file.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Table to score: a .csv or .parquet file.")],
     model: Annotated[
         str,
         typer.Option(
@@ -109,7 +109,9 @@ def _progress(began: float) -> Callable[[Total], None]:
 
 def calibrate(
     model: ModelName,
-    file: Annotated[Path, typer.Argument(help="Normal data: a .csv or .parquet file, or a folder of images.")],
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="Normal data: a .csv or .parquet file, or a folder of images.")
+    ],
     truth: Annotated[
         str | None,
         typer.Option(

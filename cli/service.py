@@ -25,7 +25,7 @@ def serve(
 
 
 def key(
-    name: Annotated[str, typer.Argument(help="Name of the key: letters, digits, dots and dashes.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the key: letters, digits, dots and dashes.")],
     scopes: Annotated[
         list[str] | None,
         typer.Option("--scope", help="Scope of the key: infer or admin. By default infer. Repeat it for both."),

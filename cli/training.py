@@ -20,7 +20,7 @@ FORMATS = ("onnx", "torchscript")
 
 def train(
     family: Annotated[
-        str, typer.Argument(help="Model family, such as vae, gan or pixelcnn.", autocompletion=completion.family_names)
+        str, typer.Argument(metavar="FAMILY", help="Model family, such as vae, gan or pixelcnn.", autocompletion=completion.family_names)
     ],
     source: Annotated[
         str | None,
