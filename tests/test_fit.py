@@ -388,6 +388,15 @@ def test_a_run_folder_is_used_once(folder: Path) -> None:
         run("fit", folder / "absent.csv", "--name", "mine", "--models", folder / "models", "--run", folder / "run")
 
 
+def test_a_run_of_fit_knows_the_roles_of_its_columns(folder: Path) -> None:
+    """What Ctrl-C stops is finished by resume and export: they read the file with the truth, kinds and id of the run."""
+    data = runs.open_run(folder / "run").load_data()
+    fitted = load(folder / "models/mine", device="cpu").manifest
+    assert data.spec == fitted.spec
+    assert data.protocol == fitted.provenance["data"]
+    assert data.anomalies is not None and len(data.anomalies) == 60
+
+
 def test_wrong_outputs_are_named(folder: Path) -> None:
     score = ("--model", "mine", "--models", folder / "models", "-o")
     with pytest.raises(ManifoldError, match="the output is a"):
