@@ -28,6 +28,7 @@ from manifold.runtime.operations import Scores
 from manifold.runtime.scores import calibration
 from manifold.runtime.scores.scoring import Calibrated
 from manifold.runtime.tables.schema import NumericColumn
+from manifold.training import runs
 from manifold.training.data import Data
 from tests import tabled
 from tests.conftest import tiny_run
