@@ -17,6 +17,7 @@ from manifold.runtime import extras
 from manifold.runtime.errors import ManifoldError
 
 INTERRUPTED = 130  # exit status after Ctrl-C, as shells have it
+STATUS_OF = {"settings_error": 2, "interrupted": INTERRUPTED}  # by the type of an error; 1 for all others
 
 Command = tuple[Callable[..., Any], str]  # a command, and an example of its arguments
 
@@ -70,7 +71,7 @@ SUBJECTS = (  # in the order of the help
     )),
 )  # fmt: skip
 
-STATUSES = {  # the same for every command and for `python -m manifold.service`
+STATUSES = {  # all commands share them, and so does `python -m manifold.service`
     0: "success; for a server also: it was asked to stop and stopped",
     1: "an error; the message says what is wrong and what to do",
     2: "wrong usage: an argument, an option or a setting",
@@ -162,7 +163,7 @@ def _run() -> None:
         app()
     except ManifoldError as error:
         typer.echo(_message(error), err=True)
-        sys.exit(2 if error.type == "settings_error" else 1)
+        sys.exit(STATUS_OF.get(error.type, 1))
     except ModuleNotFoundError as error:
         typer.echo(extras.advice(str(error.name), _extras_of(sys.argv[1:2])), err=True)
         sys.exit(1)

@@ -25,6 +25,8 @@ from manifold.runtime.errors import ManifoldError
 from manifold.service import __main__ as service_command
 from manifold.service import server
 from manifold.service.processes import early
+from manifold.service.settings import SettingsError
+from manifold.training.loop.interrupts import Interrupted
 from tests.conftest import ROOT, SHIPPED
 
 COMMANDS = [(cli.name_of(command), example) for subject in cli.SUBJECTS for command, example in subject.commands]
@@ -316,3 +318,20 @@ def test_the_manifests_of_the_shipped_models_are_listed() -> None:
     for name, each in listed.items():
         assert each["problems"] == []
         assert each["tasks"] == list(manifest.read(SHIPPED / name / str(each["version"])).tasks)
+
+
+@pytest.mark.parametrize(
+    ("error", "status"), [(Interrupted("stopped"), 130), (SettingsError("wrong"), 2), (ManifoldError("no"), 1)]
+)
+def test_the_status_of_an_error_depends_on_its_type(
+    error: ManifoldError, status: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail() -> None:
+        raise error
+
+    monkeypatch.setattr(cli, "app", fail)
+    monkeypatch.setattr(sys, "argv", ["manifold", "train"])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == status
+    assert capsys.readouterr().err == f"{error.message}\n"

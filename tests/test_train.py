@@ -215,7 +215,7 @@ def test_ctrl_c_finishes_the_step_and_saves(tmp_path: Path) -> None:
         wait_for(folder / runs.CHECKPOINT, process)
         process.send_signal(signal.SIGINT)
         _, error = process.communicate(timeout=240)
-    assert process.returncode == 1
+    assert process.returncode == 130
     assert "manifold resume" in error
     assert "Traceback" not in error
     assert f"step {checkpoints.load(folder / runs.CHECKPOINT)['position']['step']};" in error
