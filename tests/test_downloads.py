@@ -76,7 +76,7 @@ def test_a_server_that_never_answers_is_given_up(silent: str, monkeypatch: pytes
 
 def test_the_reason_of_the_server_is_said(served: str) -> None:
     assert f"cannot be downloaded from {served} (HTTP status 503)" in failure(f"http://{served}/none/")
-    with pytest.raises(DataError, match="a: the file that .* sent is not the published one: .*; do this") as caught:
+    with pytest.raises(DataError, match=r"a: the file that .* sent is not the published one: .*; do this") as caught:
         remote.download("a", f"http://{served}/a.bin", "sha256:00", Path("a"), "do this")
     assert "\n" not in caught.value.message
 
