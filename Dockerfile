@@ -1,17 +1,17 @@
-# Images: service (CPU), gpu, torch, train. `docker compose up` builds the first; `docker build --target gpu .` another one.
-# Dependencies are pinned with their hashes (deploy/requirements, made by `make lock`); torch alone is not, see `train`.
-# Stages stand in the order in which builders that know no graph of stages need them. Nothing here minds whether python3 is
-# /usr/bin/python3 or /usr/local/bin/python3.
+# Images: service (CPU), gpu, torch, train. `docker compose up` builds `service`; `docker build --target gpu .` builds another one.
+# Dependencies are pinned with their hashes (deploy/requirements, made by `make lock`), except torch: see the stage `train`.
+# The stages are in an order that also works for builders that build stages one after another. python3 may be /usr/bin/python3 or
+# /usr/local/bin/python3.
 ARG BASE=python:3.11.14-slim-bookworm
 
-# --- tools: pip and what makes a wheel; nothing of this stage is in an image ---
+# --- tools: pip and the build tools; no image contains this stage ---
 
 FROM ${BASE} AS tools
 RUN python3 -m venv /opt/tools && python3 -m venv --without-pip /opt/venv
 COPY deploy/requirements/build.txt /src/
 RUN /opt/tools/bin/pip install --no-cache-dir --require-hashes -r /src/build.txt
 ENV PIP="/opt/tools/bin/pip --python /opt/venv/bin/python install --no-cache-dir --no-deps"
-# what no service runs: packages' own tests, and headers
+# removes files that the service does not use: the tests of packages, and headers
 ENV SLIM="find /opt/venv/lib -depth -type d ( -name tests -o -name include ) -exec rm -rf {} +"
 
 FROM tools AS wheel
@@ -35,7 +35,7 @@ FROM ${BASE} AS base
 ARG VERSION=0.1.0
 ARG REVISION=unknown
 LABEL org.opencontainers.image.title="manifold" \
-      org.opencontainers.image.description="Trains, exports, serves and judges deep generative models" \
+      org.opencontainers.image.description="Trains, exports, serves and evaluates deep generative models" \
       org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.revision="${REVISION}"
 RUN useradd --uid 10001 --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin manifold
@@ -50,10 +50,10 @@ FROM base AS service
 COPY --from=service-venv /opt/venv /opt/venv
 COPY models models
 
-# --- torch: the service with torch for the CPU beside ONNX Runtime, for TorchScript artifacts ---
+# --- torch: the service with ONNX Runtime and torch for the CPU, for TorchScript artifacts ---
 
 FROM service-venv AS torch-venv
-# --build-arg TORCH="torch==2.13.0" takes PyPI's, which brings CUDA
+# --build-arg TORCH="torch==2.13.0" installs the build of PyPI, which contains CUDA
 ARG TORCH="torch==2.13.0 --index-url https://download.pytorch.org/whl/cpu"
 RUN /opt/tools/bin/pip --python /opt/venv/bin/python install --no-cache-dir ${TORCH} && ${SLIM}
 
@@ -61,7 +61,7 @@ FROM base AS torch
 COPY --from=torch-venv /opt/venv /opt/venv
 COPY models models
 
-# --- gpu: the same with ONNX Runtime for CUDA 13 and cuDNN 9, whose libraries come from PyPI; the driver comes from the host ---
+# --- gpu: the service with ONNX Runtime for CUDA 13 and cuDNN 9; these libraries come from PyPI, the driver comes from the host ---
 
 FROM tools AS gpu-venv
 COPY deploy/requirements/gpu.txt /src/
@@ -79,7 +79,7 @@ COPY models models
 FROM tools AS train-venv
 COPY deploy/requirements/train.txt /src/
 RUN ${PIP} --require-hashes -r /src/train.txt
-# which build of torch is wanted, for the CPU or for a CUDA, is the machine's business: --build-arg TORCH="torch==2.13.0 --index-url ..."
+# the build of torch depends on the machine (CPU, or a version of CUDA): --build-arg TORCH="torch==2.13.0 --index-url ..."
 ARG TORCH="torch==2.13.0"
 RUN /opt/tools/bin/pip --python /opt/venv/bin/python install --no-cache-dir ${TORCH}
 WORKDIR /src
@@ -96,7 +96,7 @@ FROM base AS train
 USER root
 RUN mkdir /sets && chown manifold /sets
 USER manifold
-# downloads of data sets and reference features
+# the folder for downloaded data sets and reference features
 ENV XDG_CACHE_HOME=/sets MPLCONFIGDIR=/tmp/matplotlib
 COPY --from=train-venv /opt/venv /opt/venv
 WORKDIR /data

@@ -1,37 +1,144 @@
-"""The command `manifold`: a table of sub-commands. Each imports what it needs when it is called, so that help is instant."""
+"""The command `manifold`: a table of sub-commands by subject. Each imports what it needs when it is called, so that help is instant."""
 
 from __future__ import annotations
 
 import os
 import signal
 import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from manifold.cli import artifacts, asking, evaluation, fitting, samples, scoring, service, training
+from manifold.runtime import extras
 from manifold.runtime.errors import ManifoldError
 
 INTERRUPTED = 130  # exit status after Ctrl-C, as shells have it
+STATUS_OF = {"settings_error": 2, "interrupted": INTERRUPTED}  # by the type of an error; 1 for all others
 
-COMMANDS = (  # in the order of the help
-    training.train, training.resume, training.export, fitting.fit, fitting.judge,
-    samples.sample, samples.remake, samples.compress, samples.decompress, scoring.score, scoring.calibrate,
-    asking.ask, artifacts.check, artifacts.schema,
-    evaluation.evaluate, artifacts.catalogue, evaluation.compare, evaluation.evaluate_images, evaluation.reference, training.inception,
-    evaluation.disentangle, training.fit_priors,
-    service.serve, service.key,
+Command = tuple[Callable[..., Any], str]  # a command, and an example of its arguments
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A group of commands in the help."""
+
+    title: str
+    extra: str  # the extra that its commands need beside ONNX Runtime; empty if they need none
+    commands: tuple[Command, ...]
+
+
+SUBJECTS = (  # in the order of the help
+    Subject("Use a model", "", (
+        (artifacts.models, ""),
+        (samples.sample, "mnist-vae -n 64 --seed 1"),
+        (samples.remake, "mnist-vae.png"),
+        (asking.ask, """sample '{"n": 2, "seed": 1}'"""),
+        (samples.compress, "digit.png --model mnist-vqvae -o digit.mfc"),
+        (samples.decompress, "digit.mfc"),
+    )),
+    Subject("Score tables", "train", (
+        (fitting.fit, "payments.csv --name my-payments --truth 'label!=normal'"),
+        (scoring.score, "new-payments.csv --model my-payments -o scores.parquet"),
+        (scoring.calibrate, "my-payments normal-payments.csv"),
+    )),
+    Subject("Train and publish", "train", (
+        (training.train, "vae --data digits --preset smoke --out runs/my-digits"),
+        (training.resume, "runs/my-digits"),
+        (training.export, "runs/my-digits --name my-digits"),
+        (training.fit_priors, "my-digits"),
+        (training.inception, ""),
+    )),
+    Subject("Evaluate", "evaluate", (
+        (evaluation.evaluate, "mnist-vae --html report.html"),
+        (evaluation.compare, "mnist-vae mnist-vae:mixture mnist-gan"),
+        (evaluation.evaluate_images, "made/ --against real/ --extractor mnist-classifier"),
+        (evaluation.reference, "real/ --extractor mnist-classifier -o reference.npz"),
+        (evaluation.disentangle, "mnist-vae-2d -o traversals.png"),
+        (fitting.judge, "mnist-vae --against fashion_mnist"),
+    )),
+    Subject("Serve", "", (
+        (service.serve, "--port 8080"),
+        (service.key, "my-client --scope infer"),
+    )),
+    Subject("Artifacts", "", (
+        (artifacts.check, "--all"),
+        (artifacts.schema, ""),
+        (artifacts.catalogue, "--page models.md"),
+    )),
 )  # fmt: skip
+
+STATUSES = {  # all commands share them, and so does `python -m manifold.service`
+    0: "success; for a server also: it was asked to stop and stopped",
+    1: "an error; the message says what is wrong and what to do",
+    2: "wrong usage: an argument, an option or a setting",
+    3: "the server or its worker processes did not start",
+    130: "interrupted by Ctrl-C",
+}
+
+
+class Subjects(TyperGroup):
+    """The command group. Its help lists the commands by subject."""
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """Write a section for each subject, with one line for each command."""
+        limit = formatter.width - 6 - max(map(len, self.commands))
+        for subject in SUBJECTS:
+            with formatter.section(subject.title):
+                names = [name_of(command) for command, _ in subject.commands]
+                formatter.write_dl([(name, self.commands[name].get_short_help_str(limit)) for name in names])
+
+
+def name_of(command: Callable[..., Any]) -> str:
+    """Return the name of a command on the command line."""
+    return command.__name__.replace("_", "-")
+
+
+def _statuses() -> str:
+    """Return the exit statuses as a paragraph that is not wrapped."""
+    return "\n".join(["\b", "Exit status:", *(f"  {number:<4} {text}" for number, text in STATUSES.items())])
+
 
 app = typer.Typer(
-    name="manifold", add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None,
-    help="Trains, exports, serves and judges deep generative models.",
+    name="manifold", cls=Subjects, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None, epilog=_statuses(),
+    help="Train, export, serve and evaluate deep generative models. `manifold COMMAND --help` describes a command.",
 )  # fmt: skip
-for command in COMMANDS:
-    app.command(command.__name__.replace("_", "-"))(command)
+for _subject in SUBJECTS:
+    for _command, _example in _subject.commands:
+        _name = name_of(_command)
+        app.command(_name, epilog=f"\b\nExample:\n  manifold {_name} {_example}".rstrip())(_command)
+
+
+def _print_versions(wanted: bool) -> None:
+    if wanted:
+        typer.echo("\n".join(extras.versions()))
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version",
+            is_eager=True,
+            callback=_print_versions,
+            help="Print the versions of Manifold, ONNX Runtime and torch.",
+        ),
+    ] = False,
+) -> None:
+    """Take the options that stand before a command."""
 
 
 def main() -> None:
-    """Run a command. An error of ours is one message on stderr and exit status 1, of settings 2; Ctrl-C is status 130, without a traceback."""
+    """Run a command. An error of ours is one message on stderr and exit status 1, or 2 for settings. Ctrl-C is status 130, without a traceback."""
+    if sys.argv[1:2] == ["serve"]:  # signals are received from here on, as `python -m manifold.service` does
+        from manifold.service.processes import early
+
+        early.prepare()
     interrupted = False
 
     def interrupt(number: int, frame: object) -> None:
@@ -56,12 +163,9 @@ def _run() -> None:
         app()
     except ManifoldError as error:
         typer.echo(_message(error), err=True)
-        sys.exit(2 if error.type == "settings_error" else 1)  # as `python -m manifold.service` ends
+        sys.exit(STATUS_OF.get(error.type, 1))
     except ModuleNotFoundError as error:
-        typer.echo(
-            f"{error.name} is not installed: training, export and evaluation need an extra: pip install -e '.[cpu,train]', or '.[cpu,evaluate]' without torch",
-            err=True,
-        )
+        typer.echo(extras.advice(str(error.name), _extras_of(sys.argv[1:2])), err=True)
         sys.exit(1)
     except OSError as error:
         if isinstance(error, BrokenPipeError):  # `manifold schema | head`
@@ -70,8 +174,18 @@ def _run() -> None:
         sys.exit(1)
 
 
+def _extras_of(arguments: list[str]) -> list[str]:
+    """Return the extra that a command needs, if it needs one."""
+    return [
+        subject.extra
+        for subject in SUBJECTS
+        for command, _ in subject.commands
+        if subject.extra and name_of(command) in arguments
+    ]
+
+
 def _message(error: ManifoldError) -> str:
-    """Return the error's message, and the valid values where it does not name them."""
+    """Return the error's message, and the valid values if the message does not list them."""
     if not error.valid or str(error.valid[0]) in error.message:
         return error.message
     return f"{error.message}\nvalid: {', '.join(map(str, error.valid))}"

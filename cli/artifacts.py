@@ -1,4 +1,4 @@
-"""Commands about artifacts: checking them, the schema of their manifest, the table of all of them."""
+"""Commands about artifacts: the list of models, checks, the schema of the manifest, and the catalogue page."""
 
 from __future__ import annotations
 
@@ -7,23 +7,61 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from manifold.cli import completion
 from manifold.cli.options import Device, Models
 from manifold.cli.outputs import check_writable
 from manifold.runtime.errors import ManifoldError
 
 if TYPE_CHECKING:
     from manifold.runtime.engine import Model
+    from manifold.runtime.manifest import Manifest
 
 
 def load(model: str, models: Path, device: str = "cpu", threads: int = 1) -> Model:
-    """Return the model of an artifact, by its name in the folder `models` or by its path."""
+    """Return a model, by its name in the folder `models` or by its path."""
     from manifold.runtime import engine, repository
 
     return engine.load(repository.find(model, models), device=device, threads=threads)
 
 
+def manifest_of(model: str, models: Path) -> Manifest:
+    """Return the manifest of a model, by its name in the folder `models` or by its path. No graph is opened."""
+    from manifold.runtime import manifest, repository
+
+    return manifest.read(repository.find(model, models))
+
+
+def models(
+    folder: Annotated[
+        Path | None, typer.Argument(metavar="FOLDER", help="The same as --models.", show_default=False)
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    models: Models = Path("models"),
+) -> None:
+    """List the models in a folder: version, kind of items, data set, size, endpoints, and problems of damaged ones.
+
+    Manifests and file sizes are read. No graph is opened; `manifold check` tests the models themselves.
+    """
+    import json
+
+    from manifold.cli import listing
+
+    found = listing.of_folder(folder or models)
+    typer.echo(json.dumps([model.as_dict() for model in found], indent=1) if as_json else listing.to_text(found))
+
+
 def check(
-    artifacts: Annotated[list[Path], typer.Argument(help="Folders NAME/VERSION, or NAME for its latest version.")],
+    artifacts: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="MODEL",
+            help="Folders NAME/VERSION, folders NAME (the latest version is checked), or names in the folder --models.",
+            autocompletion=completion.model_names,
+        ),
+    ] = None,
+    everything: Annotated[
+        bool, typer.Option("--all", help="Check every version of every model in the folder --models.")
+    ] = False,
     seal: Annotated[
         bool,
         typer.Option(
@@ -31,15 +69,48 @@ def check(
         ),
     ] = False,
     device: Device = "auto",
+    models: Models = Path("models"),
 ) -> None:
-    """Say what is wrong with an artifact, field by field: manifest, checksums, graphs, golden vectors, batch sizes."""
-    good = [_check(path, device, seal) for path in artifacts]
-    if not all(good):
+    """Check models: manifest, checksums, graphs, golden vectors and batch sizes. Report problems field by field.
+
+    The exit status is 1 if a model has a problem.
+    """
+    if everything == bool(artifacts):
+        raise typer.BadParameter(
+            f"name the models to check, such as `manifold check {models}/my-model`, or use --all for every model in {models}, not both",
+            param_hint="MODEL",
+        )
+    paths: list[Path]
+    good = True
+    if everything:
+        paths, problems = _all(models)
+        for problem in problems:
+            typer.echo(problem)
+        good = not problems
+    else:
+        paths = [_named(name, models) for name in artifacts or []]
+    results = [_check(path, device, seal) for path in paths]
+    if not (good and all(results)):
         raise typer.Exit(1)
 
 
+def _named(name: str, models: Path) -> Path:
+    """Return the path of an artifact: the path `name` if it exists, otherwise the model of that name in the folder."""
+    path = Path(name)
+    return path if path.exists() or not (models / name).exists() else models / name
+
+
+def _all(models: Path) -> tuple[list[Path], list[str]]:
+    """Return the folders of every version of every model, and a line for each model that cannot be read."""
+    from manifold.runtime import repository
+
+    listing = repository.survey(models)
+    paths = [models / name / str(version) for name, versions in listing.versions.items() for version in versions]
+    return paths, [f"{models / name}:\n  {reason}" for name, reason in listing.unreadable.items()]
+
+
 def _check(path: Path, device: str, seal: bool) -> bool:
-    """Print what is wrong with one artifact. Return False if anything is."""
+    """Check one artifact and print its problems. Return whether it has none."""
     from manifold.runtime import checks, repository
     from manifold.runtime.errors import Unavailable, reason
 
@@ -54,9 +125,9 @@ def _check(path: Path, device: str, seal: bool) -> bool:
         problems.append(error.message)
     except (OSError, MemoryError) as error:
         problems.append(reason(error))
-    except Exception as error:  # the other artifacts are checked all the same
+    except Exception as error:  # the other artifacts are still checked
         known = f"{type(error).__name__}: {reason(error)}"
-        problems.append(f"{known} (a case that Manifold does not know: please report it)")
+        problems.append(f"{known}; Manifold does not know this error: please report it")
     if problems:
         lines = [f"{path}:", *(f"  {problem}" for problem in problems)]
     else:
@@ -66,7 +137,7 @@ def _check(path: Path, device: str, seal: bool) -> bool:
 
 
 def schema() -> None:
-    """Print the JSON schema of the manifest."""
+    """Print the JSON schema of a model's manifest."""
     import json
 
     from manifold.runtime import manifest
@@ -75,11 +146,11 @@ def schema() -> None:
 
 
 def catalogue(
-    page: Annotated[Path, typer.Option("--page", help="The page of all artifacts, with sheets.")] = Path(
-        "docs/models.md"
-    ),
+    page: Annotated[
+        Path, typer.Option("--page", help="The page to write, with a grid of samples for each model.")
+    ] = Path("docs/models.md"),
     readme: Annotated[
-        Path | None, typer.Option("--readme", help="A file whose table, between its marks, is renewed too.")
+        Path | None, typer.Option("--readme", help="A file whose table of models, between its marks, is also renewed.")
     ] = None,
     featured: Annotated[
         list[str] | None,
@@ -94,7 +165,7 @@ def catalogue(
     ] = False,
     models: Models = Path("models"),
 ) -> None:
-    """Write the table of all artifacts, from their manifests."""
+    """Write the page of all models, from their manifests."""
     from manifold.evaluation import catalogue as catalogues
     from manifold.runtime import published
 

@@ -1,4 +1,4 @@
-"""The command that answers one request of any endpoint, without a server."""
+"""The command that answers one request to an endpoint, without a server."""
 
 from __future__ import annotations
 
@@ -12,12 +12,19 @@ from manifold.cli.options import Device, Models
 
 
 def ask(
-    endpoint: Annotated[str, typer.Argument(help="An endpoint of the service, such as encode or anomaly-score.")],
-    request: Annotated[str, typer.Argument(help="Its request as JSON, @FILE, or - for standard input.")] = "{}",
+    endpoint: Annotated[
+        str, typer.Argument(metavar="ENDPOINT", help="Endpoint of the service, such as encode or anomaly-score.")
+    ],
+    request: Annotated[
+        str, typer.Argument(metavar="REQUEST", help="Request as JSON, @FILE, or - for standard input.")
+    ] = "{}",
     device: Device = "auto",
     models: Models = Path("models"),
 ) -> None:
-    """Print the answer of an endpoint to one request, as the service would give it, without a server."""
+    """Answer one request to an endpoint, without a server.
+
+    The answer is the one that the service gives.
+    """
     from manifold.runtime import texts
     from manifold.runtime.errors import Malformed
     from manifold.service.core import local
@@ -29,5 +36,5 @@ def ask(
         content = Path(request[1:]).read_bytes()
     fields = texts.json_of(content, "request")
     if not isinstance(fields, dict):
-        raise Malformed("request: a JSON object is needed", field="request")
+        raise Malformed('request: not a JSON object; write it as \'{"model": "mnist-vae", "n": 2}\'', field="request")
     typer.echo(local.answer(endpoint, fields, models, device).decode())

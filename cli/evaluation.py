@@ -1,4 +1,4 @@
-"""Commands that judge models and images against real images."""
+"""Commands that evaluate models, and images of any origin, against real images."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from manifold.cli import completion
 from manifold.cli.options import (
     AsJson,
     Count,
@@ -41,7 +42,7 @@ def evaluate(
     against: Annotated[
         Path | None,
         typer.Option(
-            help="Statistics (.npz) instead of the data's test part; `shipped`: those of the extractor's artifact."
+            help="Reference statistics (.npz) instead of the test split of the data set. `shipped` means those of the extractor."
         ),
     ] = None,
     extractor: ExtractorName = None,
@@ -49,12 +50,16 @@ def evaluate(
     as_json: AsJson = False,
     html: Html = None,
     out: JsonFile = None,
-    record: Annotated[bool, typer.Option("--record", help="Write the numbers into the artifact's manifest.")] = False,
+    record: Annotated[bool, typer.Option("--record", help="Write the numbers into the manifest of the model.")] = False,
     quiet: Quiet = False,
     device: Device = "auto",
     models: Models = Path("models"),
 ) -> None:
-    """Judge a model: distances to real images, scores, likelihood, reconstructions, beside what real images score."""
+    """Evaluate a model of images.
+
+    The report has distances to real images, Inception Scores, likelihood and reconstruction error, with the values of real images for
+    comparison.
+    """
     from manifold.evaluation import recording
 
     check_writable(out, html, makes_folders=True)
@@ -71,7 +76,9 @@ def compare(
     models_: Annotated[
         list[str],
         typer.Argument(
-            metavar="A B ...", help="Artifacts, or JSON files of `manifold evaluate`. NAME:PRIOR picks a prior."
+            metavar="MODEL",
+            help="Models, or JSON files of `manifold evaluate`. NAME:PRIOR chooses a prior.",
+            autocompletion=completion.model_names,
         ),
     ],
     data: DataName = None,
@@ -84,24 +91,31 @@ def compare(
     device: Device = "auto",
     models: Models = Path("models"),
 ) -> None:
-    """Rank models by KID, beside real images. What is recorded under the same protocol is not measured again."""
+    """Rank models of one data set by KID.
+
+    The table also has the values of real images. Numbers that a manifest records for the same protocol are not measured again.
+    """
     import json
 
     from manifold.evaluation import comparison
 
     session = _session(models, n, seed, extractor, resize, device, quiet)
-    reports = comparison.ranked([session.known_or_evaluated(name, _read_by(data, name, models)) for name in models_])
+    reports = session.compare(models_, lambda name: _read_by(data, name, models))
     typer.echo(json.dumps(reports, indent=1) if as_json else comparison.to_markdown(reports))
 
 
 def evaluate_images(
-    images: Annotated[Path, typer.Argument(help="A folder of PNG, JPEG or WebP files, or a .npy or .npz file.")],
-    against: Annotated[Path, typer.Option(help="The same of real images, or statistics: an .npz with mu and sigma.")],
+    images: Annotated[
+        Path, typer.Argument(metavar="IMAGES", help="Folder of PNG, JPEG or WebP files, or a .npy or .npz file.")
+    ],
+    against: Annotated[
+        Path, typer.Option(help="Real images in the same forms, or their statistics: an .npz with mu and sigma.")
+    ],
     extractor: NeededExtractor,
     resize: Resize = "none",
     seed: Seed = 0,
     skip_unreadable: Annotated[
-        bool, typer.Option("--skip-unreadable", help="Go on without files that cannot be read, and say which.")
+        bool, typer.Option("--skip-unreadable", help="Skip image files that cannot be read, and list them.")
     ] = False,
     as_json: AsJson = False,
     html: Html = None,
@@ -110,7 +124,10 @@ def evaluate_images(
     device: Device = "auto",
     models: Models = Path("models"),
 ) -> None:
-    """Judge a folder of images, from whatever made them, against another."""
+    """Evaluate a folder of images against real ones.
+
+    The images may come from any program.
+    """
     check_writable(out, html, makes_folders=True)
     session = _session(models, 0, seed, extractor, resize, device, quiet)
     report, pictures = session.evaluate_images(images, against, skip=skip_unreadable)
@@ -120,36 +137,43 @@ def evaluate_images(
 def reference(
     extractor: NeededExtractor,
     path: Annotated[
-        Path | None, typer.Argument(metavar="IMAGES", help="A folder or array of images instead of a data set.")
+        Path | None, typer.Argument(metavar="IMAGES", help="Folder or array of images instead of a data set.")
     ] = None,
-    out: Annotated[Path | None, typer.Option("-o", "--out", help="The .npz to write.")] = None,
+    out: Annotated[Path | None, typer.Option("-o", "--out", help="File to write, .npz.")] = None,
     data: DataName = None,
-    images: Annotated[Path | None, typer.Option(help="The same as the argument.")] = None,
+    images: Annotated[Path | None, typer.Option(help="The same as the argument IMAGES.")] = None,
     part: Annotated[
-        str | None, typer.Option(help="Of the data set: test (where left out), calibration or train.")
+        str | None, typer.Option(help="Split of the data set: test, calibration or train. By default test.")
     ] = None,
     ship: Annotated[
-        bool, typer.Option("--ship", help="Put it into the extractor's artifact, as `reference.npz`.")
+        bool, typer.Option("--ship", help="Write the statistics into the folder of the extractor, as reference.npz.")
     ] = False,
     resize: Resize = "none",
     skip_unreadable: Annotated[
         bool,
-        typer.Option("--skip-unreadable", help="Of a folder: go on without files that cannot be read, and say which."),
+        typer.Option("--skip-unreadable", help="Skip image files of a folder that cannot be read, and list them."),
     ] = False,
     quiet: Quiet = False,
     device: Device = "auto",
     models: Models = Path("models"),
 ) -> None:
-    """Write reference statistics: mu and sigma as pytorch-fid has them, and where they come from beside them."""
+    """Write reference statistics of real images.
+
+    The file has mu and sigma in the format of pytorch-fid. A second file beside it records where they come from.
+    """
     if sum(given is not None for given in (path, data, images)) > 1:
-        raise InvalidValue("give one of IMAGES, --images and --data", field="data")
+        raise InvalidValue("data: several sources are given; give one of IMAGES, --images and --data", field="data")
     if (out is None) == (not ship):
-        raise InvalidValue("give either --out FILE.npz or --ship", field="out")
+        raise InvalidValue("out: give either --out FILE.npz or --ship", field="out")
     source = path or images
     if source is not None and part is not None:
-        raise InvalidValue(f"--part: it is for data sets; all images of {source} are taken", field="part")
+        raise InvalidValue(
+            f"--part: this option is for data sets, and all images of {source} are used; leave it out", field="part"
+        )
     if skip_unreadable and (source is None or not source.is_dir()):
-        raise InvalidValue("--skip-unreadable: it is for folders of images", field="skip_unreadable")
+        raise InvalidValue(
+            "--skip-unreadable: this option is for folders of images; leave it out", field="skip_unreadable"
+        )
     check_writable(out)
     check_suffix(out, "statistics", ".npz")
     session = _session(models, 0, 0, extractor, resize, device, quiet)
@@ -163,13 +187,19 @@ def reference(
 def disentangle(
     model: ModelName,
     data: DataName = None,
-    item: Annotated[int, typer.Option(help="Test item whose latent is moved.")] = 0,
-    out: Annotated[Path | None, typer.Option("-o", "--out", help="A PNG with a row for each active dimension.")] = None,
+    item: Annotated[int, typer.Option(help="Index of the test image whose latent is varied.")] = 0,
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", help="PNG to write, with one row of images for each active dimension.")
+    ] = None,
     as_json: AsJson = False,
     device: Device = "auto",
     models: Models = Path("models"),
 ) -> None:
-    """Say whether latent dimensions hold single factors (MIG and DCI, where the data's factors are known), and draw traversals."""
+    """Measure which factors the latent dimensions hold.
+
+    The figures are the number of active dimensions and, if the factors of the data set are known, MIG and DCI. With --out, the command also
+    draws how the images change along each active dimension.
+    """
     import json
 
     from manifold.evaluation import disentanglement
@@ -184,14 +214,14 @@ def disentangle(
 
 
 def _session(models: Path, n: int, seed: int, extractor: str | None, resize: str, device: str, quiet: bool) -> Session:
-    """Return the evaluations of one command."""
+    """Return the session that the evaluations of one command share."""
     from manifold.evaluation.session import Session, SessionOptions
 
     return Session(models, SessionOptions(n, seed, extractor, resize, device), _real_data, quiet)
 
 
 def _read_by(data: str | None, model: str, models: Path) -> str | None:
-    """Return the name of a data set for a model. The images of a folder are read as the model reads them."""
+    """Return the name of a data set for a model. Images of a folder are read in the format that the model needs."""
     if data is None or model.endswith(".json"):
         return data
     from manifold.runtime import manifest, repository
@@ -201,14 +231,14 @@ def _read_by(data: str | None, model: str, models: Path) -> str | None:
 
 
 def _real_data(name: str) -> RealData:
-    """Return a data set by name. The evaluator does not know the training package, which takes a while to import."""
+    """Return a data set by name. The evaluator does not import the training package, which takes time to import."""
     from manifold.training import judging
 
     return judging.real_data(name)
 
 
 def _show(report: dict[str, Any], pictures: Pictures, as_json: bool, html: Path | None, out: Path | None) -> None:
-    """Write a report to the files that are asked for, and print it."""
+    """Write a report to the requested files, and print it."""
     from manifold.evaluation import markdown, report_page
     from manifold.evaluation.report import to_json
 

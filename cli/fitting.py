@@ -1,4 +1,4 @@
-"""Commands about detectors: fitting one to a file of rows, and judging the score of any model."""
+"""Commands about anomaly scores: fitting a model to a table, and evaluating the score of any model."""
 
 from __future__ import annotations
 
@@ -8,35 +8,41 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from manifold.cli.artifacts import load
-from manifold.cli.options import Changes, Models, Preset, Quiet
-from manifold.cli.outputs import check_recordable, check_writable
+from manifold.cli import completion
+from manifold.cli.artifacts import load, manifest_of
+from manifold.cli.options import Changes, ModelName, Models, Preset, Quiet
+from manifold.cli.outputs import check_folder, check_recordable, check_writable
 from manifold.cli.training import configuration
-from manifold.runtime.errors import InvalidValue
+from manifold.runtime.errors import InvalidValue, shown
 
 if TYPE_CHECKING:
     from manifold.evaluation.anomaly import Judgement
 
 
 def fit(
-    file: Annotated[Path, typer.Argument(help="A .csv or .parquet file of rows that are (mostly) normal.")],
-    name: Annotated[str, typer.Option(help="Name of the artifact.")],
+    file: Annotated[
+        Path,
+        typer.Argument(
+            metavar="FILE", help="Table to learn from: a .csv or .parquet file of rows that are (mostly) normal."
+        ),
+    ],
+    name: Annotated[str, typer.Option(help="Name of the model to publish.")],
     truth: Annotated[
         str | None,
         typer.Option(
-            help="Known anomalies, which are only judged by: a column of two values, or an expression such as label!=normal, label==attack, "
-            "'label in a,b' or loss>0."
+            help="Known anomalies. They are used for evaluation only. Give a column of two values, or an expression such as label!=normal, "
+            "label==attack, 'label in a,b' or loss>0."
         ),
     ] = None,
     label: Annotated[
-        str | None, typer.Option(help="A column with classes: makes a conditional model that classifies.")
+        str | None, typer.Option(help="Column with classes. The model is then conditional and can classify.")
     ] = None,
     id_: Annotated[
         str | None,
         typer.Option(
             "--id",
             metavar="COLUMN",
-            help="A column that names the row: not learned from, copied to every output as `id`.",
+            help="Column that identifies a row. It is not learned from; every output contains it as `id`.",
         ),
     ] = None,
     keep: Annotated[
@@ -44,13 +50,15 @@ def fit(
         typer.Option(
             "--keep",
             metavar="COLUMN",
-            help="A column that is not learned from and copied to every output; repeat for more.",
+            help="Column that is not learned from and is copied to every output. Repeat it for more.",
         ),
     ] = None,
     kinds: Annotated[
         list[str] | None,
         typer.Option(
-            "--column", metavar="NAME=KIND", help="numeric, range, quantile, categorical or ignore; repeat for more."
+            "--column",
+            metavar="NAME=KIND",
+            help="Kind of a column: numeric, range, quantile, categorical or ignore. Repeat it for more.",
         ),
     ] = None,
     missing: Annotated[
@@ -58,26 +66,27 @@ def fit(
         typer.Option(
             "--missing",
             metavar="TEXT",
-            help="A text that stands for a missing value; repeat for more. They take the place of NA, N/A, NaN, null, - and ?.",
+            help="Text that means a missing value. Repeat it for more. These texts replace the default ones: NA, N/A, NaN, null, - and ?.",
         ),
     ] = None,
     mixed: Annotated[
         bool,
         typer.Option(
             "--mixed",
-            help="The rows may hold anomalies themselves: the most anomalous fifth, or --set trim=SHARE, is trimmed.",
+            help="The rows may contain anomalies: the most anomalous fifth (or --set trim=SHARE) is not learned from.",
         ),
     ] = False,
     preset: Preset = "cpu",
     settings: Changes = None,
-    html: Annotated[Path | None, typer.Option(help="The report; NAME.html where left out.")] = None,
-    run: Annotated[Path | None, typer.Option("--run", help="Run folder; runs/NAME where left out.")] = None,
+    html: Annotated[Path | None, typer.Option(help="Page with the report. By default NAME.html.")] = None,
+    run: Annotated[Path | None, typer.Option("--run", help="Run folder to make. By default runs/NAME.")] = None,
     models: Models = Path("models"),
     quiet: Quiet = False,
 ) -> None:
-    """From a file of rows to a published, calibrated artifact that scores them, with a report.
+    """Fit an anomaly detector to a table.
 
-    How values and kinds of columns are read is written down in docs/reference/tables.md.
+    The model is trained, calibrated, published and evaluated in one step; the report is a page. docs/reference/tables.md describes how values
+    and kinds of columns are read.
     """
     from manifold.runtime import engine
     from manifold.runtime.kinds.table import TableSpec
@@ -91,19 +100,22 @@ def fit(
     check_writable(html)
     exporting.check_name(name)
     folder = run or Path("runs") / name
-    _check_new(folder)
+    _check_new(folder, name)
+    check_folder(models)
     family = "tabular_cvae" if label else "tabular_vae"
     module = families.get(family)
     stated = schema.ColumnSettings(kinds=dict(_pair(kind, "--column") for kind in kinds or []))
     stated = stated if missing is None else dataclasses.replace(stated, missing=tuple(missing))
+    config = configuration(module, preset, settings)
+    config = config.changed(mixed=mixed or config.mixed)
     data = tables.of_file(file, stated, label, tables.Roles(truth, id_, tuple(keep or ())))
     for note in data.notes:
         typer.echo(note, err=True)
     for column in described.describe(TableSpec.of(data.spec, str(file)), label, data.classes):
         typer.echo(f"column {column}")
-    config = configuration(module, preset, settings)
-    config = config.changed(mixed=mixed or config.mixed)
-    loop.train(runs.TrainingRun(folder, family, str(file), preset, config), data=data, device="cpu", quiet=quiet)
+    loop.train(
+        runs.TrainingRun(folder, family, str(file.absolute()), preset, config), data=data, device="cpu", quiet=quiet
+    )
     published = exporting.export(runs.open_run(folder), name, models, data=data)
     model = engine.load(published, device="cpu")
     tables.check_again(data, TableSpec.of(model.manifest.spec, name), file)
@@ -114,61 +126,71 @@ def fit(
     )
 
 
-def _check_new(folder: Path) -> None:
+def _check_new(folder: Path, name: str) -> None:
     """Raise InvalidValue if a folder holds a run already."""
     from manifold.training import runs
 
     if (folder / runs.CHECKPOINT).exists():
         raise InvalidValue(
-            f"--run: {folder} holds a run already; name another folder, such as --run {folder}-2, or remove {folder}. An artifact of the same "
-            "--name gets the next version",
+            f"--run: {folder} holds a run already; name another folder, such as --run {folder}-2 (the model is then published as the next "
+            f"version of {name}). To finish an interrupted run: manifold resume {folder}, then manifold export {folder} --name {name}",
             field="run",
         )
 
 
 def judge(
-    model: Annotated[str, typer.Argument(help="A model with a score: name in the folder of artifacts, or a path.")],
+    model: ModelName,
     data: Annotated[
         str | None,
         typer.Option(
-            help="A data set, a .csv or .parquet file of rows, or a folder of images; if left out, what the model was trained on, which must "
-            "be in this folder if it is a file."
+            help="Data set, .csv or .parquet file, or folder of images. By default the data that the model was trained on; a file is "
+            "looked for in this folder.",
+            autocompletion=completion.data_names,
         ),
     ] = None,
     truth: Annotated[
         str | None,
-        typer.Option(help="Known anomalies of a file, as for fit; the truth that fit was given if left out."),
+        typer.Option(
+            help="Known anomalies of a table, as for `manifold fit`. By default the --truth of `manifold fit`."
+        ),
     ] = None,
     against: Annotated[
         str | None,
-        typer.Option(help="Of images: another data set, or a folder, whose images are the anomalies to be found."),
+        typer.Option(
+            help="Models of images: another data set, or a folder, whose images are the anomalies to find.",
+            autocompletion=completion.data_names,
+        ),
     ] = None,
-    html: Annotated[Path | None, typer.Option(help="Also write the report page, of rows.")] = None,
-    record: Annotated[bool, typer.Option("--record", help="Write the figures into the artifact's manifest.")] = False,
+    html: Annotated[Path | None, typer.Option(help="Tables: also write the page with the report.")] = None,
+    record: Annotated[bool, typer.Option("--record", help="Write the figures into the manifest of the model.")] = False,
     models: Models = Path("models"),
 ) -> None:
-    """Judge a model's score: the false alarm rates it keeps, and what it finds beside an isolation forest and nearest neighbours."""
+    """Evaluate the anomaly score of a model.
+
+    The figures are the measured false alarm rates and the anomalies found, compared with an isolation forest and nearest neighbours.
+    """
     from manifold.training import judging
 
     check_writable(html)
     if record:
         check_recordable(model, models)
+    judging.check_can(manifest_of(model, models), against, html)
     loaded = load(model, models)
     items = judging.data_of(loaded, data, truth)
     _tell(judging.judge(loaded, items, against=against, html=html, record=record), loaded.manifest.spec.noun)
 
 
 def _tell(judgement: Judgement, noun: str) -> None:
-    """Print a judgement: the rates, the figures of the score and of its peers, and warnings on stderr."""
+    """Print the false alarm rates and the figures of the score and of the baselines, and warnings on stderr."""
     normal = int(judgement.normal.sum())
     for rate in judgement.rates:
         typer.echo(
-            f"false alarms: {rate['met']:.2%} where {rate['asked']:.1%} was asked for, on {normal} held-out {noun} that are known to be normal"
+            f"false alarms: {rate['met']:.2%} (requested {rate['asked']:.1%}), on {normal} held-out {noun} that are known to be normal"
         )
     for rate in judgement.unlabelled:
         low, high = rate["expected"]
         typer.echo(
-            f"flagged: {rate['met']:.2%} where {rate['asked']:.1%} was asked for, of {judgement.n - normal} unlabelled held-out {noun} "
+            f"flagged: {rate['met']:.2%} (requested {rate['asked']:.1%}) of {judgement.n - normal} unlabelled held-out {noun} "
             f"({low:.2%} to {high:.2%} if none is an anomaly)"
         )
     for name, figures in {**judgement.terms, **judgement.peers}.items():
@@ -181,5 +203,5 @@ def _pair(text: str, option: str) -> tuple[str, str]:
     """Return name and value of NAME=VALUE. Raises InvalidValue."""
     name, separator, value = text.partition("=")
     if not separator or not name:
-        raise InvalidValue(f"{option} {text}: write NAME=VALUE", field=option)
+        raise InvalidValue(f"{option} {shown(text)}: not of the form NAME=VALUE", field=option)
     return name, value

@@ -7,24 +7,44 @@ from typing import Annotated
 
 import typer
 
+from manifold.cli import completion
+
 # --- artifacts ---
 
-Models = Annotated[Path, typer.Option("--models", envvar="MANIFOLD_MODELS_DIR", help="Folder of artifacts.")]
-ModelName = Annotated[str, typer.Argument(help="Name in the folder of artifacts, or a path.")]
-Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
-Prior = Annotated[str | None, typer.Option(help="One of the artifact's priors.")]
-Quiet = Annotated[bool, typer.Option("--quiet", help="No progress.")]
+Models = Annotated[
+    Path,
+    typer.Option("--models", envvar=completion.MODELS_VARIABLE, help="Folder that holds the models.", is_eager=True),
+]  # eager: the completion of a model's name needs it
+ModelName = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL",
+        help="Model: its name in the folder --models, NAME/VERSION, or a path.",
+        autocompletion=completion.model_names,
+    ),
+]
+Device = Annotated[
+    str,
+    typer.Option(help="Device that runs the model: auto (a GPU if there is one), cpu or cuda.", autocompletion=completion.devices),
+]  # fmt: skip
+Prior = Annotated[
+    str | None, typer.Option(help="Prior that latents are drawn from. By default the first one of the model.")
+]
+Quiet = Annotated[bool, typer.Option("--quiet", help="Show no progress.")]
 
 # --- training ---
 
-RunFolder = Annotated[Path, typer.Argument(help="Run folder.")]
-Preset = Annotated[str, typer.Option(help="smoke (seconds), cpu or gpu.")]
-Skip = Annotated[
-    bool, typer.Option("--skip-unreadable", help="Go on without files that cannot be read, and say which.")
-]
+RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Run folder, as `manifold train` makes it.")]
+Preset = Annotated[
+    str,
+    typer.Option(
+        help="Preset of the options: smoke (seconds, for a trial), cpu (minutes) or gpu.", autocompletion=completion.presets
+    ),
+]  # fmt: skip
+Skip = Annotated[bool, typer.Option("--skip-unreadable", help="Skip image files that cannot be read, and list them.")]
 Changes = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Change one key of the preset; repeat for more."),
+    typer.Option("--set", metavar="KEY=VALUE", help="Change one option of the preset. Repeat it for more."),
 ]
 
 # --- evaluation ---
@@ -32,19 +52,28 @@ Changes = Annotated[
 DataName = Annotated[
     str | None,
     typer.Option(
-        "--data", help="A data set of images, or a folder of them; the one the model was trained on where left out."
+        "--data",
+        help="Data set of images, or a folder of images. By default the data set that the model was trained on.",
+        autocompletion=completion.data_names,
     ),
 ]
 ExtractorName = Annotated[
     str | None,
     typer.Option(
-        "--extractor", help="An artifact with the task `features`; the data set's own classifier where left out."
+        "--extractor",
+        help="Model with the task `features`. By default the classifier that was trained on the data set.",
+        autocompletion=completion.model_names,
     ),
 ]
-NeededExtractor = Annotated[str, typer.Option("--extractor", help="An artifact with the task `features`.")]
-Resize = Annotated[str, typer.Option(help="none, torch-bilinear, tf1-bilinear or pil-bicubic.")]
-Seed = Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Of the samples and of every shuffle.")]
-Count = Annotated[int, typer.Option("--n", min=1, max=1_000_000, help="How many images are generated.")]
+NeededExtractor = Annotated[
+    str, typer.Option("--extractor", help="Model with the task `features`.", autocompletion=completion.model_names)
+]
+Resize = Annotated[
+    str,
+    typer.Option(help="How images are resized for the extractor: none, torch-bilinear, tf1-bilinear or pil-bicubic."),
+]
+Seed = Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Seed of the samples and of every shuffle.")]
+Count = Annotated[int, typer.Option("--n", min=1, max=1_000_000, help="Number of images to generate.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of Markdown.")]
-Html = Annotated[Path | None, typer.Option("--html", help="Also write one page with numbers and pictures.")]
+Html = Annotated[Path | None, typer.Option("--html", help="Also write a page with the numbers and pictures.")]
 JsonFile = Annotated[Path | None, typer.Option("-o", "--out", help="Also write the JSON to this file.")]

@@ -1,4 +1,4 @@
-"""Commands that make items with an artifact alone: sheets of samples, pictures made again from their recipes, compressed images."""
+"""Commands that run a model: samples, pictures made again from their recipes, compressed images."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from manifold.cli.artifacts import load
+from manifold.cli import completion
+from manifold.cli.artifacts import load, manifest_of
 from manifold.cli.options import Device, ModelName, Models, Prior
 from manifold.cli.outputs import check_suffix, check_writable, write
 from manifold.runtime.errors import InvalidValue
@@ -15,35 +16,49 @@ from manifold.runtime.errors import InvalidValue
 
 def sample(
     model: ModelName,
-    n: Annotated[int, typer.Option("-n", min=1, max=4096, help="How many.")] = 64,
-    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="0 to 2^63 - 1.")] = 0,
+    n: Annotated[int, typer.Option("-n", min=1, max=4096, help="Number of samples.")] = 64,
+    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Seed of the random numbers, 0 to 2^63 - 1.")] = 0,
     first: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Index of the first item.")] = 0,
-    class_: Annotated[str | None, typer.Option("--class", help="A class by name; random where left out.")] = None,
+    class_: Annotated[
+        str | None, typer.Option("--class", help="Class by name. By default each sample has a random class.")
+    ] = None,
     prior: Prior = None,
     temperature: Annotated[
-        float | None, typer.Option(min=0.01, max=100, help="1 where left out; refused if nothing uses it.")
+        float | None,
+        typer.Option(
+            min=0.01, max=100, help="Scale of the random numbers. By default 1. An error if the model does not use it."
+        ),
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option("-o", "--out", help="A .png file, or .csv for tables; MODEL.png or MODEL.csv where left out."),
+        typer.Option(
+            "-o", "--out", help="File to write: .png for images, .csv for tables. By default MODEL.png or MODEL.csv."
+        ),
     ] = None,
     device: Device = "auto",
     models: Models = Path("models"),
 ) -> None:
-    """A sheet of samples from an artifact alone: a PNG with its recipe, or a CSV of rows."""
+    """Write samples of a model: a grid of images, or rows.
+
+    Images are one PNG. It contains the recipe from which `manifold remake` makes the same picture again. Rows are a CSV file.
+    """
     from manifold.runtime import operations, recipes
+    from manifold.runtime.operations import capabilities
 
     check_writable(out)
-    loaded = load(model, models, device)
-    spec = loaded.manifest.spec
+    manifest = manifest_of(model, models)
+    capabilities.check_supports(manifest, "sample")
+    spec = manifest.spec
     check_suffix(out, spec.noun, spec.suffix)
+    loaded = load(model, models, device)
     out = out or Path(f"{loaded.manifest.name}{spec.suffix}")
     check_writable(out)
     options = {"seed": seed, "first": first, "classes": class_, "prior": prior, "temperature": temperature}
     samples = loaded.sample(n, **options)
     if not operations.is_reproducible(loaded.manifest, None, None):
         typer.echo(
-            f"note: {loaded.manifest.name} draws random numbers by itself: these samples are not reproducible", err=True
+            f"note: {loaded.manifest.name} draws random numbers inside its graph: these samples are not reproducible",
+            err=True,
         )
     texts = recipes.for_samples(loaded.manifest, loaded.checksum, samples, options)
     write(out, spec.sheet(samples.data, texts))
@@ -51,12 +66,12 @@ def sample(
 
 
 def remake(
-    picture: Annotated[Path, typer.Argument(help="A PNG made by /sample or `manifold sample`.")],
-    out: Annotated[Path | None, typer.Option("-o", "--out", help="NAME.remade.png where left out.")] = None,
+    picture: Annotated[Path, typer.Argument(metavar="PICTURE", help="PNG made by /sample or `manifold sample`.")],
+    out: Annotated[Path | None, typer.Option("-o", "--out", help="PNG to write. By default NAME.remade.png.")] = None,
     device: Device = "auto",
     models: Models = Path("models"),
 ) -> None:
-    """Make a picture again from the recipe that its PNG carries."""
+    """Make a picture again from the recipe in its PNG."""
     from manifold.runtime import imaging, recipes
 
     try:
@@ -70,22 +85,35 @@ def remake(
     remade = recipes.remake(load(f"{recipe['model']}/{recipe['version']}", models, device), recipe)
     write(out, remade)
     if imaging.read_recipe(remade).get("reproducible") is False:
-        same = f"not the same picture: {recipe.get('model')} draws random numbers by itself, so that its recipes are not reproducible"
+        same = f"not the same picture: {recipe.get('model')} draws random numbers inside its graph, so its recipes are not reproducible"
     elif remade == content:
         same = "the same bytes"
     else:
-        same = "the same recipe; the file's bytes differ, as another Pillow writes them"
+        same = (
+            "the same recipe; the bytes of the file differ, because another version of Pillow writes them differently"
+        )
     typer.echo(f"{out}: {same}")
 
 
 def compress(
-    images: Annotated[list[Path], typer.Argument(help="PNG, JPEG or WebP files; all go into one file.")],
-    model: Annotated[str, typer.Option(help="An artifact with codes and a prior over them.")],
-    out: Annotated[Path | None, typer.Option("-o", "--out", help="IMAGE.mfc, of the first, where left out.")] = None,
+    images: Annotated[
+        list[Path], typer.Argument(metavar="IMAGE", help="PNG, JPEG or WebP files. All are written to one file.")
+    ],
+    model: Annotated[
+        str,
+        typer.Option(autocompletion=completion.model_names, help="Model with codes and a prior over them: a VQ-VAE."),
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option("-o", "--out", help="File to write. By default the name of the first image, with .mfc."),
+    ] = None,
     device: Device = "auto",
     models: Models = Path("models"),
 ) -> None:
-    """Write images as entropy-coded codes of a VQ-VAE, by its own prior."""
+    """Compress images with a VQ-VAE.
+
+    The codes of the images are entropy-coded with the prior of the model.
+    """
     import numpy as np
 
     from manifold.runtime import compression, imaging
@@ -94,6 +122,7 @@ def compress(
     out = out or images[0].with_suffix(".mfc")
     check_writable(out)
     check_suffix(out, "codes", ".mfc")
+    compression.check_can(manifest_of(model, models))
     loaded = load(model, models, device)
     spec = ImageSpec.of(loaded.manifest.spec, f"model: {model}")
     read = [imaging.read_image(image.read_bytes(), spec, field=str(image)) for image in images]
@@ -104,23 +133,31 @@ def compress(
     compressed = compression.compress(loaded, imaging.from_uint8(pixels, spec))
     write(out, compressed.content)
     typer.echo(
-        f"{out}: {compressed.bits} bits for {len(images)} of {spec.width}x{spec.height} pixels, and a header of {compression.HEADER.size} bytes"
+        f"{out}: {compressed.bits} bits for {len(images)} images of {spec.width}x{spec.height} pixels, and a header of {compression.HEADER.size} bytes"
     )
 
 
 def decompress(
-    file: Annotated[Path, typer.Argument(help="A file made by `manifold compress`.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="File made by `manifold compress`.")],
     model: Annotated[
-        str | None, typer.Option(help="The artifact that made it; looked for by its checksum where left out.")
+        str | None,
+        typer.Option(
+            autocompletion=completion.model_names,
+            help="Model that compressed the file. By default it is found by its checksum.",
+        ),
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option("-o", "--out", help="FILE.png where left out; of several images FILE-0000.png and on."),
+        typer.Option(
+            "-o",
+            "--out",
+            help="PNG to write. By default FILE.png; for several images FILE-0000.png, FILE-0001.png, ...",
+        ),
     ] = None,
     device: Device = "auto",
     models: Models = Path("models"),
 ) -> None:
-    """Make the images again from their codes: exactly the codes that were written."""
+    """Decompress images. The codes are exactly those that were compressed."""
     from manifold.runtime import compression, imaging, repository
     from manifold.runtime.kinds.image import ImageSpec
 

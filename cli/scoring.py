@@ -1,4 +1,4 @@
-"""Commands that score files of rows, and that calibrate a model on such a file."""
+"""Commands that score tables, and that calibrate a model on new data."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from manifold.cli.artifacts import load
+from manifold.cli import completion
+from manifold.cli.artifacts import load, manifest_of
 from manifold.cli.options import Device, ModelName, Models, Quiet, Skip
 from manifold.cli.outputs import check_writable
 from manifold.runtime.errors import InvalidValue
@@ -17,37 +18,50 @@ from manifold.runtime.errors import InvalidValue
 if TYPE_CHECKING:
     from manifold.runtime.scores.bulk import Total
 
-PROGRESS_SECONDS = 2  # between two lines of progress
+PROGRESS_SECONDS = 2  # between two messages of progress
 
 
 def score(
-    file: Annotated[Path, typer.Argument(help="A .csv or .parquet file of rows.")],
-    model: Annotated[str, typer.Option(help="An artifact that scores rows, by name or path.")],
-    out: Annotated[Path, typer.Option("-o", "--out", help="A .ndjson or .parquet file.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Table to score: a .csv or .parquet file.")],
+    model: Annotated[
+        str,
+        typer.Option(
+            help="Model that scores rows: its name in the folder --models, or a path.",
+            autocompletion=completion.model_names,
+        ),
+    ],
+    out: Annotated[Path, typer.Option("-o", "--out", help="File to write: .ndjson or .parquet.")],
     rate: Annotated[
-        float | None, typer.Option("--false-positive-rate", min=0, max=1, help="0.01 where nothing is said.")
+        float | None,
+        typer.Option(
+            "--false-positive-rate", min=0, max=1, help="Share of normal rows that are flagged. By default 0.01."
+        ),
     ] = None,
     budget: Annotated[
-        int | None, typer.Option(min=1, help="Instead: flag this many rows of the file, the most anomalous.")
+        int | None, typer.Option(min=1, help="Flag this number of rows, the most anomalous, instead of using a rate.")
     ] = None,
     block_rate: Annotated[
-        float | None, typer.Option(min=0, max=1, help="Of the band `block`; a tenth where left out.")
+        float | None,
+        typer.Option(min=0, max=1, help="Rate of the band `block`. By default a tenth of --false-positive-rate."),
     ] = None,
-    explain: Annotated[bool, typer.Option("--explain", help="Reasons, of the rows that are flagged.")] = False,
+    explain: Annotated[bool, typer.Option("--explain", help="Add the reasons for each flagged row.")] = False,
     id_: Annotated[
         str | None,
-        typer.Option("--id", metavar="COLUMN", help="Copy this column as `id`, instead of the one that fit was given."),
+        typer.Option("--id", metavar="COLUMN", help="Copy this column as `id`, instead of the --id of `manifold fit`."),
     ] = None,
     keep: Annotated[
         list[str] | None,
-        typer.Option("--keep", metavar="COLUMN", help="Also copy this column to the output; repeat for more."),
+        typer.Option("--keep", metavar="COLUMN", help="Also copy this column to the output. Repeat it for more."),
     ] = None,
-    threads: Annotated[int, typer.Option(min=1, help="Within a run.")] = 1,
+    threads: Annotated[int, typer.Option(min=1, help="Number of threads.")] = 1,
     device: Device = "auto",
     models: Models = Path("models"),
     quiet: Quiet = False,
 ) -> None:
-    """Score a file of rows as a stream: order kept, bad rows set aside with their reason, the rest scored."""
+    """Score the rows of a table.
+
+    The file is read as a stream and the rows keep their order. Rows that cannot be read are written to a separate file, with the reason.
+    """
     from manifold.runtime.scores import bulk, decisions
     from manifold.runtime.tables import files
     from manifold.runtime.tables.schema import Carry
@@ -68,20 +82,20 @@ def score(
     )
     if loaded.manifest.drawing:
         typer.echo(
-            f"note: {loaded.manifest.name} draws random numbers by itself: these scores are not reproducible", err=True
+            f"note: {loaded.manifest.name} draws random numbers inside its graph: these scores are not reproducible",
+            err=True,
         )
     for note in total.told():
         typer.echo(f"warning: {note}", err=True)
-    where = f", set aside in {rejected if rejected.exists() else out}" if total.bad else ""
+    where = f", written to {rejected if rejected.exists() else out}" if total.bad else ""
     undecided = f", {total.undecided:,} not decided" if total.undecided else ""
     seconds = time.perf_counter() - began
-    typer.echo(
-        f"{out}: {total.rows:,} rows in {seconds:.1f} s ({total.rows / seconds:,.0f} rows/s), {total.flagged:,} flagged{undecided}, {total.bad:,} bad{where}"
-    )
+    speed = f"{total.rows:,} rows in {seconds:.1f} s ({total.rows / seconds:,.0f} rows/s)"
+    typer.echo(f"{out}: {speed}, {total.flagged:,} flagged{undecided}, {total.bad:,} invalid{where}")
 
 
 def _progress(began: float) -> Callable[[Total], None]:
-    """Return a function that prints how many rows are scored, not more often than every PROGRESS_SECONDS."""
+    """Return a function that prints the number of rows that are scored, at most every PROGRESS_SECONDS."""
     shown = began
 
     def progress(total: Total) -> None:
@@ -95,33 +109,47 @@ def _progress(began: float) -> Callable[[Total], None]:
 
 def calibrate(
     model: ModelName,
-    file: Annotated[Path, typer.Argument(help="A .csv or .parquet file of normal rows, or a folder of normal images.")],
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="Normal data: a .csv or .parquet file, or a folder of images.")
+    ],
     truth: Annotated[
         str | None,
         typer.Option(
-            help="Known anomalies of a file of rows, which are left out: a column, or an expression such as label!=normal. The truth that fit "
-            "was given if left out."
+            help="Known anomalies of a table, which are left out: a column, or an expression such as label!=normal. By default the --truth "
+            "of `manifold fit`."
         ),
     ] = None,
     strict: Annotated[
-        bool, typer.Option("--strict", help="Publish nothing if the items look unlike the old calibration.")
+        bool, typer.Option("--strict", help="Publish nothing if the data differ from the old calibration data.")
     ] = False,
     skip_unreadable: Skip = False,
     models: Models = Path("models"),
 ) -> None:
-    """Calibrate an artifact on normal rows or images of one's own, without training: published as its next version."""
+    """Calibrate a model on your own normal rows or images.
+
+    The model is not trained. The result is published as its next version.
+    """
+    from manifold.runtime.operations import capabilities
+
+    capabilities.check_supports(manifest_of(model, models), "anomaly-score")
     if file.is_dir():
         if truth is not None:
-            raise InvalidValue("--truth: it is for files of rows; leave anomalies out of the folder", field="truth")
+            raise InvalidValue(
+                f"--truth: this option is for tables, and {file} is a folder of images; remove anomalies from the folder",
+                field="truth",
+            )
         _calibrate_on_images(model, file, models, strict=strict, skip=skip_unreadable)
     else:
         if skip_unreadable:
-            raise InvalidValue("--skip-unreadable: it is for folders of images", field="skip_unreadable")
+            raise InvalidValue(
+                f"--skip-unreadable: this option is for folders of images, and {file} is not a folder",
+                field="skip_unreadable",
+            )
         _calibrate_on_rows(model, file, models, truth, strict=strict)
 
 
 def _calibrate_on_rows(model: str, file: Path, models: Path, truth: str | None, *, strict: bool) -> None:
-    """Calibrate an artifact on a file of rows."""
+    """Calibrate a model on a table."""
     from manifold.runtime.scores import recalibration
     from manifold.runtime.tables import files
 
@@ -134,7 +162,7 @@ def _calibrate_on_rows(model: str, file: Path, models: Path, truth: str | None, 
 
 
 def _calibrate_on_images(model: str, folder: Path, models: Path, *, strict: bool, skip: bool) -> None:
-    """Calibrate an artifact on a folder of images."""
+    """Calibrate a model on a folder of images."""
     from manifold.runtime.scores import image_calibration
 
     def note(text: str) -> None:
@@ -145,7 +173,7 @@ def _calibrate_on_images(model: str, folder: Path, models: Path, *, strict: bool
 
 
 def _published(folder: Path, done: str, warnings: Sequence[str]) -> None:
-    """Print what was published, and warnings on stderr."""
+    """Print the published folder, and warnings on stderr."""
     for warning in warnings:
         typer.echo(f"warning: {warning}", err=True)
     typer.echo(f"{folder}: {done}")

@@ -9,44 +9,49 @@ import typer
 
 
 def serve(
-    host: Annotated[str | None, typer.Option(help="127.0.0.1 where left out.")] = None,
-    port: Annotated[int | None, typer.Option(help="8000 where left out.")] = None,
-    grpc_port: Annotated[int | None, typer.Option(help="The port after that where left out; 0 is off.")] = None,
-    models: Annotated[Path | None, typer.Option("--models", help="Folder of artifacts.")] = None,
-    workers: Annotated[int | None, typer.Option(help="Processes that serve as one, on CPUs; 1 where left out.")] = None,
-) -> None:
-    """Serve the models over HTTP and gRPC. All other settings are MANIFOLD_* variables or manifold.toml."""
-    from manifold.service import settings
-    from manifold.service.server import run
+    host: Annotated[str | None, typer.Option(help="Address to listen on. By default 127.0.0.1: this machine only.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port of HTTP. By default 8000.")] = None,
+    grpc_port: Annotated[int | None, typer.Option(help="Port of gRPC. By default one more than --port; 0 turns gRPC off.")] = None,
+    models: Annotated[Path | None, typer.Option("--models", help="Folder that holds the models. By default models.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Number of worker processes, on CPUs. By default 1.")] = None,
+) -> None:  # fmt: skip
+    """Serve the models over HTTP and gRPC.
 
-    run(settings.read(host=host, port=port, grpc_port=grpc_port, models_dir=models, workers=workers))
+    All other settings are environment variables MANIFOLD_*, or keys of a file manifold.toml in this folder.
+    """
+    from manifold.service import __main__ as entry
+
+    raise typer.Exit(entry.run(host=host, port=port, grpc_port=grpc_port, models_dir=models, workers=workers))
 
 
 def key(
-    name: Annotated[str, typer.Argument(help="Whose key it is: letters, digits, dots, dashes.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the key: letters, digits, dots and dashes.")],
     scopes: Annotated[
-        list[str] | None, typer.Option("--scope", help="infer (where left out) or admin; repeat for both.")
+        list[str] | None,
+        typer.Option("--scope", help="Scope of the key: infer or admin. By default infer. Repeat it for both."),
     ] = None,
-    rate: Annotated[float, typer.Option(min=0, help="Requests/s; 0 leaves it to the service.")] = 0,
+    rate: Annotated[
+        float, typer.Option(min=0, help="Requests per second that the key allows. 0 means the service's own limit.")
+    ] = 0,
     file: Annotated[
         Path | None,
-        typer.Option(help="A file of keys to add it to; a new one may be read by every user of the machine."),
+        typer.Option(help="File of keys to add the entry to. A new file can be read by every user of this machine."),
     ] = None,
 ) -> None:
-    """Make an API key: the token, which is kept nowhere, and the entry by which the service knows it."""
+    """Make an API key. Print the token, which is stored nowhere, and the entry that the service needs."""
     from manifold.service import keyfile, security
 
     token, entry = security.create(name, scopes or ["infer"], rate)
     if file is None:
         typer.echo(token)
-        typer.echo(f"entry, for MANIFOLD_KEYS or a file of keys: {entry}", err=True)
+        typer.echo(f"entry for MANIFOLD_KEYS or a file of keys: {entry}", err=True)
         return
-    mode = keyfile.add(file, entry)  # before the token is printed: a token whose entry cannot be written is of no use
+    mode = keyfile.add(file, entry)  # before the token is printed: a token whose entry cannot be written is useless
     typer.echo(token)
-    typer.echo(f"its entry is in {file}; tell a running service by SIGHUP or POST /admin/reload", err=True)
+    typer.echo(f"the entry is in {file}; a running service reads it after SIGHUP or POST /admin/reload", err=True)
     if not mode & 0o004:
         typer.echo(
-            f"note: {file} has the mode {mode:o}; a service that runs as another user, such as the container's 10001, cannot read it: "
-            f"chmod 644 {file}",
+            f"note: {file} has the mode {mode:o}: a service that runs as another user, such as 10001 in a container, cannot read it; "
+            f"run chmod 644 {file}",
             err=True,
         )

@@ -1,4 +1,4 @@
-"""Commands that train model families and publish what was trained."""
+"""Commands that train models and publish them."""
 
 from __future__ import annotations
 
@@ -7,40 +7,57 @@ from typing import Annotated, Any
 
 import typer
 
-from manifold.cli.artifacts import load
+from manifold.cli import completion
+from manifold.cli.artifacts import load, manifest_of
 from manifold.cli.options import Changes, DataName, Device, ModelName, Models, Preset, Quiet, RunFolder, Skip
-from manifold.runtime.errors import InvalidValue
+from manifold.cli.outputs import check_folder
+from manifold.runtime.errors import InvalidValue, shown
+
+DEVICES = ("auto", "cpu", "cuda")
+PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "bf16-true", "16-true", "64-true")
+FORMATS = ("onnx", "torchscript")
 
 
 def train(
-    family: Annotated[str, typer.Argument(help="A file of training/families, such as vae or pixelcnn.")],
-    source: Annotated[str | None, typer.Argument(metavar="DATA", help="The same as --data.")] = None,
+    family: Annotated[
+        str, typer.Argument(metavar="FAMILY", help="Model family, such as vae, gan or pixelcnn.", autocompletion=completion.family_names)
+    ],
+    source: Annotated[
+        str | None,
+        typer.Argument(metavar="DATA", help="The same as --data.", autocompletion=completion.data_names),
+    ] = None,
     data: Annotated[
-        str | None, typer.Option(help="A data set by name, a .csv or .parquet file, or a folder of images.")
+        str | None,
+        typer.Option(
+            help="Data set by name, a .csv or .parquet file, or a folder of images.", autocompletion=completion.data_names
+        ),
     ] = None,
     preset: Preset = "cpu",
     settings: Changes = None,
-    out: Annotated[Path | None, typer.Option(help="Run folder; runs/FAMILY-DATA where left out.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Run folder to make. By default runs/FAMILY-DATA.")] = None,
     device: Device = "auto",
-    precision: Annotated[str, typer.Option(help="32-true, or bf16-mixed on a GPU.")] = "32-true",
-    devices: Annotated[int, typer.Option(min=1, max=64, help="How many devices.")] = 1,
+    precision: Annotated[str, typer.Option(help="Precision: 32-true, or bf16-mixed on a GPU.")] = "32-true",
+    devices: Annotated[int, typer.Option(min=1, max=64, help="Number of devices.")] = 1,
     size: Annotated[
-        str | None, typer.Option(metavar="WxH", help="Of a folder: the size that its images are brought to.")
+        str | None, typer.Option(metavar="WxH", help="Folder of images: size that the images are resized to.")
     ] = None,
-    colour: Annotated[str | None, typer.Option(help="Of a folder: grey or rgb; grey if no file has colour.")] = None,
+    colour: Annotated[str | None, typer.Option(help="Folder of images: grey or rgb. By default grey if no file has colour.")] = None,
     background: Annotated[
-        str | None, typer.Option(help="Of a folder: 0 (black) to 1 (white), or none; found from the files.")
+        str | None, typer.Option(help="Folder of images: background from 0 (black) to 1 (white), or none. By default it is found from the files.")
     ] = None,
     invert: Annotated[
-        bool, typer.Option("--invert", help="Of a folder: invert images whose border is nearer to the opposite of the background.")
+        bool, typer.Option("--invert", help="Folder of images: invert images whose border is closer to the opposite of the background.")
     ] = False,
     labels: Annotated[
-        str | None, typer.Option(metavar="CSV", help="Of a folder: a file with columns file, label, split; labels.csv if it is there.")
+        str | None, typer.Option(metavar="CSV", help="Folder of images: file with the columns file, label, split. By default labels.csv, if the folder has it.")
     ] = None,
     skip_unreadable: Skip = False,
     quiet: Quiet = False,
 ) -> None:  # fmt: skip
-    """Train a model family on a data set; makes a run folder."""
+    """Train a model on a data set. The result is a run folder.
+
+    A run can be stopped with Ctrl-C and continued with `manifold resume`; `manifold export` publishes it.
+    """
     from manifold.runtime.kinds.table import TableSpec
     from manifold.runtime.tables import described
     from manifold.training import datasets, families, runs
@@ -48,14 +65,20 @@ def train(
     from manifold.training.data import reading
 
     if (source is None) == (data is None):
-        raise InvalidValue("data: give a data set, as an argument or by --data", field="data")
+        raise InvalidValue("data: give one data set, as an argument or with --data", field="data")
     stated = {"size": size, "colour": colour, "background": background, "invert": invert, "labels": labels}
+    check_choice("device", device, DEVICES)
+    check_choice("precision", precision, PRECISIONS)
     named = datasets.stated(source or data or "", {**stated, "skip": skip_unreadable})
     config = configuration(families.get(family), preset, settings)
     run = runs.TrainingRun(out or Path("runs") / f"{family}-{datasets.short(named)}", family, named, preset, config)
+    loop.check_new(run)
+    loop.fabric_of(device, devices, precision)  # before the data set is downloaded
     loaded = datasets.load(named)
     if named in datasets.names() and Path(named).is_dir():
-        typer.echo(f"note: {named} is the data set of that name; the folder is ./{named}", err=True)
+        typer.echo(
+            f"note: {named} is the data set of this name; to use the folder of the same name, write ./{named}", err=True
+        )
     for note in loaded.notes:
         typer.echo(f"note: {note}", err=True)
     if Path(named).suffix.lower() in reading.SUFFIXES:
@@ -65,13 +88,17 @@ def train(
     typer.echo(f"{folder}: done; next: manifold export {folder} --name NAME")
 
 
+def check_choice(option: str, value: str, valid: tuple[str, ...]) -> None:
+    """Raise InvalidValue for a value that is not one of the valid ones."""
+    if value not in valid:
+        raise InvalidValue(f"{option}: unknown {shown(value)}; valid are {', '.join(valid)}", field=option, valid=valid)
+
+
 def configuration(family: Any, preset: str, settings: list[str] | None) -> Any:
-    """Return a family's preset with the changes of --set. Raises InvalidValue for an unknown preset, TrainingError for unknown keys."""
+    """Return the preset of a family with the changes of --set. Raises InvalidValue for an unknown preset, TrainingError for unknown keys."""
     from manifold.training import recipes
 
-    if preset not in family.PRESETS:
-        valid = list(family.PRESETS)
-        raise InvalidValue(f"preset: unknown {preset!r}; valid are {', '.join(valid)}", field="preset", valid=valid)
+    check_choice("preset", preset, tuple(family.PRESETS))
     changes = recipes.parse_overrides(family.Config, settings or [])
     return family.Config.model_validate({**family.PRESETS[preset], **changes})
 
@@ -79,28 +106,45 @@ def configuration(family: Any, preset: str, settings: list[str] | None) -> Any:
 def resume(
     run: RunFolder,
     device: Device = "auto",
-    precision: Annotated[str, typer.Option(help="As it was started.")] = "32-true",
+    precision: Annotated[str, typer.Option(help="Precision that the run was started with.")] = "32-true",
     quiet: Quiet = False,
 ) -> None:
-    """Go on with a run where it stopped, exactly."""
+    """Continue a run from its last checkpoint.
+
+    The result is the same, bit for bit, as that of a run that was not stopped.
+    """
+    check_choice("device", device, DEVICES)
+    check_choice("precision", precision, PRECISIONS)
     from manifold.training import runs
     from manifold.training import train as loop
 
-    typer.echo(f"{loop.train(runs.open_run(run), resume=True, device=device, precision=precision, quiet=quiet)}: done")
+    folder = loop.train(runs.open_run(run), resume=True, device=device, precision=precision, quiet=quiet)
+    typer.echo(f"{folder}: done; next: manifold export {folder} --name NAME")
 
 
 def export(
     run: RunFolder,
-    name: Annotated[str, typer.Option(help="Name of the artifact.")],
+    name: Annotated[str, typer.Option(help="Name of the model to publish.")],
     models: Models = Path("models"),
-    format_: Annotated[str, typer.Option("--format", help="onnx or torchscript.")] = "onnx",
-    description: Annotated[str, typer.Option(help="One line; made from the run where left out.")] = "",
+    format_: Annotated[str, typer.Option("--format", help="Format of the graphs: onnx or torchscript.")] = "onnx",
+    description: Annotated[str, typer.Option(help="Description in one line. By default it is made from the run.")] = "",
 ) -> None:
-    """Publish a run as an artifact that the service loads, once it has proved equal to torch."""
+    """Publish a run as a model that can be served.
+
+    The exported graphs are compared with PyTorch first. If their outputs differ, nothing is published.
+    """
+    check_choice("format", format_, FORMATS)
     from manifold.training import export as exporting
     from manifold.training import runs
 
-    typer.echo(exporting.export(runs.open_run(run), name, models, backend=format_, description=description))
+    trained = runs.open_run(run)
+    folder = exporting.export(trained, name, models, backend=format_, description=description)
+    typer.echo(folder)
+    if runs.TABLE in runs.read_config(run):
+        typer.echo(
+            f"note: for the report of the score: manifold judge {name} --data {trained.data} --record --html {name}.html",
+            err=True,
+        )
 
 
 def fit_priors(
@@ -108,13 +152,15 @@ def fit_priors(
     data: DataName = None,
     models: Models = Path("models"),
 ) -> None:
-    """Publish the next version of an artifact with a Gaussian and a mixture as further priors. `export` fits them by itself.
+    """Fit priors to the latents of the training data.
 
-    The priors are fitted to the latent positions of the training items. The default prior is the one with the highest density at held-out items.
+    A Gaussian and a mixture of Gaussians are added as priors, and the one with the highest density at held-out items becomes the default. The
+    result is the next version of the model. `manifold export` does this by itself.
     """
     from manifold.training import datasets
-    from manifold.training.exporting import later_priors
+    from manifold.training.exporting import later_priors, priors
 
+    priors.check_can(manifest_of(model, models))
     loaded = load(model, models)
     items = datasets.load_like(data or loaded.manifest.data_name or "", loaded.manifest.spec)
     typer.echo(later_priors.add_to_artifact(loaded, items, models))
@@ -122,15 +168,22 @@ def fit_priors(
 
 def inception(
     weights: Annotated[
-        Path | None, typer.Option(help="pt_inception-2015-12-05-6726825d.pth; downloaded where left out.")
+        Path | None,
+        typer.Option(help="File pt_inception-2015-12-05-6726825d.pth. By default it is downloaded."),
     ] = None,
-    name: Annotated[str, typer.Option(help="Name of the artifact.")] = "inception-v3",
+    name: Annotated[str, typer.Option(help="Name of the model to publish.")] = "inception-v3",
     models: Models = Path("models"),
 ) -> None:
-    """Make the extractor of published FIDs from its weights, which are checked against their published hash."""
+    """Make the Inception v3 extractor, which published FIDs use.
+
+    The weights are checked against their published hash.
+    """
     from manifold.runtime import repository
+    from manifold.training import export as exporting
     from manifold.training import inception as network
 
+    exporting.check_name(name)
+    check_folder(models)
     path = network.weights_file(weights)
     extractor = network.build(network.read_weights(path))
     typer.echo(network.publish(extractor, models, name, repository.digest(path).sha256))

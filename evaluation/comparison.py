@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,25 +13,65 @@ from manifold.evaluation.cells import DISTANCES, LIKELIHOODS, bounded, title
 from manifold.evaluation.errors import ProtocolMismatch
 from manifold.evaluation.report import Values
 
-# what must agree before two numbers are compared; a seed may differ
-COMPARABLE = ("extractor_sha256", "reference", "n", "resize")
+# keys of a protocol that must agree before two numbers are compared, as errors call them; seeds may differ
+COMPARABLE = {
+    "extractor_sha256": "extractors",
+    "reference": "reference images",
+    "n": "numbers of images",
+    "resize": "rules of resizing",
+}
 RANKS = ("kid", "fid_infinity", "fd_classifier_infinity")  # neither depends on how many images there were
 OTHERS = ("kid", "is_marginal", "is_prior", "precision", "recall", "confident", "class_accuracy", "nll", "bits_per_dim", "psnr")  # fmt: skip
 TEST_ANCHORS = {name: f"test_{name}" for name in ("is_marginal", "is_prior", "class_accuracy", "confident")}
 
 
+def check_same_data(data: Mapping[str, str]) -> None:
+    """Raise ProtocolMismatch if models are measured on different data sets. `data` gives the data set of each; an empty name is unknown."""
+    groups = _grouped((name, model) for model, name in data.items() if name)
+    if len(groups) > 1:
+        raise ProtocolMismatch(
+            f"these models cannot be compared: they are measured on different data sets ({_listed(groups, 'on')}). "
+            "Compare models of one data set, or measure all of them on one with --data",
+            field="data",
+        )
+
+
 def check_comparable(reports: Sequence[Values]) -> None:
-    """Raise ProtocolMismatch if two reports were not measured in the same way. The message names what differs."""
-    first = reports[0]
-    for other in reports[1:]:
-        for key in COMPARABLE:
-            ours, theirs = first["protocol"].get(key), other["protocol"].get(key)
-            if ours != theirs:
-                raise ProtocolMismatch(
-                    f"{first['model']} and {other['model']} were measured under different protocols: {key} is {ours} and {theirs}; "
-                    "evaluate both in the same way",
-                    field=key,
-                )
+    """Raise ProtocolMismatch if two reports were not measured in the same way. The message says which models differ, and in what."""
+    for key, title_ in COMPARABLE.items():
+        values = [json.dumps(report["protocol"].get(key), sort_keys=True) for report in reports]
+        if len(set(values)) == 1:
+            continue
+        groups = _grouped((_said(key, report["protocol"]), title(report)) for report in reports)
+        raise ProtocolMismatch(
+            f"these models cannot be compared: they were measured with different {title_} ({_listed(groups, 'with')}). "
+            "Evaluate all of them with the same options",
+            field=key,
+        )
+
+
+def _grouped(pairs: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
+    """Return the models by the value that they share."""
+    groups: dict[str, list[str]] = {}
+    for value, model in pairs:
+        groups.setdefault(value, []).append(model)
+    return groups
+
+
+def _listed(groups: Mapping[str, Sequence[str]], word: str) -> str:
+    return "; ".join(f"{', '.join(models)} {word} {value}" for value, models in groups.items())
+
+
+def _said(key: str, protocol: Values) -> str:
+    """Return a value of a protocol in words."""
+    value = protocol.get(key)
+    if key == "extractor_sha256":
+        return f"{protocol.get('extractor', 'an unknown extractor')} (SHA-256 {str(value)[:12]})"
+    if isinstance(value, Mapping):
+        return ", ".join(
+            f"{name} {shown if len(shown := str(each)) <= 20 else shown[:12]}" for name, each in value.items()
+        )
+    return str(value)
 
 
 def ranks(reports: Sequence[Values], metric: str) -> list[int | None]:

@@ -22,7 +22,9 @@ from manifold.evaluation.report import Values, rounded
 from manifold.runtime import imaging
 from manifold.runtime.engine import Model
 from manifold.runtime.errors import UnsupportedTask
+from manifold.runtime.manifest import Manifest
 from manifold.runtime.operations import supports
+from manifold.runtime.operations.capabilities import abilities
 
 Array = NDArray[Any]
 Float64 = NDArray[np.float64]
@@ -139,10 +141,7 @@ def of_model(model: Model, data: RealData, item: int) -> tuple[dict[str, Any], b
     Raises UnsupportedTask for a model without a latent that it encodes into, EvaluationError for an item that does not exist.
     """
     manifest = model.manifest
-    if manifest.space is None or not supports(manifest, "interpolate") or not supports(manifest, "reconstruct"):
-        raise UnsupportedTask(
-            f"{manifest.name} does not encode into a latent; it can {', '.join(manifest.tasks)}", field="model"
-        )
+    check_can(manifest)
     if not 0 <= item < data.test.n:
         raise EvaluationError(f"item: {item} is not one of the {data.test.n} test items", field="item")
     some = data.train.picked(MOST_ITEMS, 0)
@@ -152,13 +151,26 @@ def of_model(model: Model, data: RealData, item: int) -> tuple[dict[str, Any], b
     if not dimensions:
         raise EvaluationError(f"{manifest.name}: no latent dimension varies over the data: the posterior has collapsed")
     figures: dict[str, Any] = {
-        "model": manifest.name, "version": manifest.version, "data": data.name, "latent": manifest.space.size, "active": len(dimensions),
+        "model": manifest.name, "version": manifest.version, "data": data.name, "latent": int(test.shape[1]), "active": len(dimensions),
         "dimensions": dimensions,
     }  # fmt: skip
     if some.factors is not None and data.test.factors is not None:
         figures |= _by_factor(train, some.factors, test, data.test.factors, some.factor_names)
     pixels = rows.reshape(-1, *rows.shape[2:])
     return figures, imaging.to_png(imaging.grid(pixels, columns=rows.shape[1], scale=max(1, round(56 / rows.shape[3]))))
+
+
+def check_can(manifest: Manifest) -> None:
+    """Raise UnsupportedTask for a model without an encoder into a latent space, or of items that no picture shows."""
+    lacks = None
+    if manifest.space is None or not supports(manifest, "interpolate") or not supports(manifest, "reconstruct"):
+        lacks = "it has no encoder into a latent space, as a VAE has"
+    elif not manifest.spec.pictures:
+        lacks = f"it makes {manifest.spec.noun}, not images"
+    if lacks:
+        raise UnsupportedTask(
+            f"{manifest.name}: its latent dimensions cannot be analysed: {lacks}; {abilities(manifest)}", field="model"
+        )
 
 
 def _means(model: Model, images: RealImages) -> Array:

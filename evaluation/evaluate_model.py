@@ -19,7 +19,9 @@ from manifold.evaluation.reference import Reference, cached
 from manifold.evaluation.report import Pictures, Report, rounded
 from manifold.runtime.engine import Model
 from manifold.runtime.errors import UnsupportedTask
+from manifold.runtime.manifest import Manifest
 from manifold.runtime.operations import supports
+from manifold.runtime.operations.capabilities import abilities
 
 
 def evaluate(
@@ -38,7 +40,7 @@ def evaluate(
     Raises UnsupportedTask for a model that makes no images, EvaluationError for options that do not fit.
     """
     manifest = model.manifest
-    check_can(model, n, prior)
+    check_can(manifest, n, prior)
     report, features, pictures = evaluate_images(
         Generated(model, n, seed, prior), reference, extractor, seed=seed, stage=stage
     )
@@ -58,18 +60,24 @@ def evaluate(
     return report, pictures
 
 
-def check_can(model: Model, n: int, prior: str | None) -> None:
+def check_can(manifest: Manifest, n: int, prior: str | None) -> None:
     """Raise UnsupportedTask for a model that makes no images, EvaluationError for too few samples or an unknown prior."""
-    manifest = model.manifest
     if not manifest.spec.pictures or not supports(manifest, "sample"):
         raise UnsupportedTask(
-            f"{manifest.name} makes no images to evaluate; it can {', '.join(manifest.tasks)}", field="model"
+            f"{manifest.name} cannot be evaluated: {_lacks(manifest)}; {abilities(manifest)}", field="model"
         )
     if n < 2:
         raise EvaluationError(f"n: {n} image(s); at least 2 are needed, and thousands for a steady number", field="n")
     priors = list(manifest.space.priors) if manifest.space else []
     if prior is not None and prior not in priors:
         raise EvaluationError(f"prior: {manifest.name} has no {prior!r}", field="prior", valid=priors)
+
+
+def _lacks(manifest: Manifest) -> str:
+    """Return why a model makes no images."""
+    if not manifest.spec.pictures:
+        return f"it makes {manifest.spec.noun}, not images (`manifold judge {manifest.name}` measures its score)"
+    return "it makes no images"
 
 
 def anchors(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from manifold.evaluation import (
+    comparison,
     disentanglement,
     evaluate_images,
     evaluate_model,
@@ -62,9 +63,10 @@ class Session:
         self, name: str, data: str | None, *, prior: str | None = None, against: Path | None = None
     ) -> tuple[dict[str, Any], Pictures, Path]:
         """Judge a model. Return report, pictures and the folder of the artifact."""
+        manifest = manifests.read(repository.find(name, self.root))
+        evaluate_model.check_can(manifest, self.options.n, prior)
+        data = data or self._data_of(manifest)
         model = self._model(name)
-        evaluate_model.check_can(model, self.options.n, prior)
-        data = data or self._data_of(model)
         extractor = self._extractor_for(data)
         with Stages(self.quiet) as stage:
             if against is not None:
@@ -79,6 +81,25 @@ class Session:
             )
         return report.as_dict(), pictures, model.folder
 
+    def compare(self, names: Sequence[str], data_of: Callable[[str], str | None]) -> list[reports.Values]:
+        """Return the reports of several models, best first. `data_of` gives the data set that was requested for a model, if any.
+
+        Each name is a model, NAME:PRIOR, or a JSON file of a report. Raises UnsupportedTask for a model that makes no images, and
+        ProtocolMismatch if the models belong to different data sets: both before anything is measured.
+        """
+        wanted = {name: data_of(name) for name in names}
+        comparison.check_same_data({name: self._measured_on(name, data) for name, data in wanted.items()})
+        return comparison.ranked([self.known_or_evaluated(name, data) for name, data in wanted.items()])
+
+    def _measured_on(self, name: str, data: str | None) -> str:
+        """Return the data set that a model is measured on. Raises an error if the model cannot be evaluated."""
+        if name.endswith(".json"):
+            return str(reports.read(Path(name))["protocol"].get("reference", {}).get("data") or "")
+        model, _, prior = name.partition(":")
+        manifest = manifests.read(repository.find(model, self.root))
+        evaluate_model.check_can(manifest, self.options.n, prior or None)
+        return data or self._data_of(manifest)
+
     def known_or_evaluated(self, name: str, data: str | None) -> dict[str, Any]:
         """Return a report: from a JSON file, from the artifact's manifest if it was recorded under these options, or measured now."""
         if name.endswith(".json"):
@@ -86,7 +107,7 @@ class Session:
         name, _, prior = name.partition(":")
         manifest = manifests.read(repository.find(name, self.root))
         wanted = prior or (manifest.space.prior if manifest.space else None)
-        data = data or manifest.data_name or ""
+        data = data or self._data_of(manifest)
         extractor = self._extractor_for(data)
         for known in recording.recorded(manifest):
             if self._is_same(known["protocol"], extractor, data) and known.get("prior") == wanted:
@@ -113,15 +134,15 @@ class Session:
 
         `warn` is told of files that were left out, and of what was done to others.
         """
+        if part not in PARTS:
+            raise EvaluationError(f"part: unknown {part!r}; valid are {', '.join(PARTS)}", field="part", valid=PARTS)
         extractor = self.extractor(self.options.extractor or "")
         anchors: dict[str, Any] = {}
         with Stages(self.quiet) as stage:
             if path is not None:
                 statistics = self._reference_of(path, extractor, skip, stage)
             else:
-                real = self.data(data or self._data_of(extractor.model))
-                if part not in PARTS:
-                    raise EvaluationError(f"part: unknown {part!r}; valid are {', '.join(PARTS)}", field="part")
+                real = self.data(data or self._data_of(extractor.model.manifest))
                 statistics = reference.of_source(extractor, getattr(real, part), part, stage("reference"))
                 if part == "test":
                     anchors = evaluate_model.anchors(real, statistics, extractor, statistics.n or 0, 0, stage)
@@ -142,8 +163,11 @@ class Session:
 
     def disentangle(self, name: str, data: str | None, item: int) -> tuple[dict[str, Any], bytes]:
         """Return figures of an artifact's latent dimensions, and a PNG of their traversals."""
+        manifest = manifests.read(repository.find(name, self.root))
+        disentanglement.check_can(manifest)
+        data = data or self._data_of(manifest)
         model = self._model(name)
-        real = self.data(data or self._data_of(model))
+        real = self.data(data)
         self._check_shape(model, real)
         return disentanglement.of_model(model, real, item)
 
@@ -162,11 +186,12 @@ class Session:
         own = [extractor.sha256, self.options.n, self.options.seed, extractor.mode]
         return recorded == own and protocol["reference"].get("data") == data
 
-    def _data_of(self, model: Model) -> str:
-        name = model.manifest.data_name
+    def _data_of(self, manifest: Manifest) -> str:
+        name = manifest.data_name
         if not name:
             raise EvaluationError(
-                f"data: {model.manifest.name} does not say what it was trained on; say it by --data", field="data"
+                f"data: the manifest of {manifest.name} does not name the data set that it was trained on; name one with --data",
+                field="data",
             )
         return name
 

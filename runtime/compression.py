@@ -20,7 +20,9 @@ from numpy.typing import NDArray
 
 from manifold.runtime.engine import Model
 from manifold.runtime.errors import InvalidValue, Malformed, UnsupportedTask
+from manifold.runtime.manifest import Manifest
 from manifold.runtime.operations import softmax
+from manifold.runtime.operations.capabilities import abilities
 
 Array = NDArray[Any]
 Codes = NDArray[np.int64]
@@ -47,7 +49,7 @@ def compress(model: Model, data: Array) -> Compressed:
 
     Raises UnsupportedTask for an artifact without codes or without a prior over them, InvalidValue for no items or more than 1024.
     """
-    _check(model)
+    check_can(model.manifest)
     if not 1 <= len(data) <= MOST:
         raise InvalidValue(f"images: 1 to {MOST} go into one file, not {len(data)}; make several files", field="images")
     codes = model.encode(data).codes
@@ -67,7 +69,7 @@ def decompress(model: Model, content: bytes) -> tuple[Array, Codes]:
 
     Raises Malformed for what is no such file or is damaged, InvalidValue for a file that another artifact made.
     """
-    _check(model)
+    check_can(model.manifest)
     count, checksum, words = _open(content, model)
     assert model.manifest.codes is not None
     shape = model.manifest.codes.shape
@@ -106,20 +108,17 @@ def _open(content: bytes, model: Model) -> tuple[int, int, NDArray[np.uint32]]:
     return count, checksum, np.frombuffer(body, "<u4").astype(np.uint32)
 
 
-def _check(model: Model) -> None:
-    tasks = model.manifest.tasks
+def check_can(manifest: Manifest) -> None:
+    """Raise UnsupportedTask for a model without codes or without a prior over them, and for one whose graphs draw random numbers."""
+    tasks = manifest.tasks
     if not {"encode", "score_codes", "decode_codes"} <= set(tasks) or "codes" not in tasks["encode"].roles:
         raise UnsupportedTask(
-            f"{model.manifest.name} cannot compress: that needs codes and a prior over them; it can {', '.join(tasks)}",
+            f"{manifest.name} cannot compress: compression needs codes and a prior over them, as a VQ-VAE has; {abilities(manifest)}",
             field="model",
         )
-    _check_chance(model)
-
-
-def _check_chance(model: Model) -> None:
-    if drawing := sorted(model.manifest.drawing):
+    if drawing := sorted(manifest.drawing):
         raise UnsupportedTask(
-            f"{model.manifest.name} cannot compress: {', '.join(drawing)} draws random numbers by itself, so that nothing could be decoded",
+            f"{manifest.name} cannot compress: {', '.join(drawing)} draws random numbers inside the graph, so the codes could not be decoded",
             field="model",
         )
 

@@ -1,7 +1,14 @@
-"""`python -m manifold.service`: takes signals early, reads the settings once and runs the server, or checks what would be served.
+"""The entry point of `python -m manifold.service` and of `manifold serve`. It reads the settings once and runs the server.
 
-Exit statuses: 0, told to stop; 1, an error that nobody expected; 2, a setting, key file, certificate, folder or port is wrong, and nothing was
-loaded; 3, the server or its workers did not start.
+With --check, nothing is served: the settings and the models are checked.
+
+Exit statuses, the same for both commands:
+
+0    the server was asked to stop (SIGTERM, SIGINT) and stopped; with --check: no problem was found
+1    an unexpected error
+2    a setting, an argument, a key file, a certificate, the models folder or a port is wrong; nothing was loaded
+3    the server or its worker processes did not start
+130  only with --check: interrupted by Ctrl-C (143 after SIGTERM)
 """
 
 from __future__ import annotations
@@ -13,6 +20,7 @@ if __name__ == "__main__":
 
 import os
 import sys
+from typing import Any
 
 from manifold.runtime.errors import ManifoldError, shown
 from manifold.service import server
@@ -20,19 +28,25 @@ from manifold.service import settings as settings_module
 from manifold.service.settings import SettingsError
 from manifold.service.telemetry import logs
 
+CHECK = "--check"
 
-def main() -> int:
-    """The entry point: a wrong setting is one clear line and exit status 2. With --check, nothing is served."""
+
+def run(*, check: bool = False, arguments: list[str] | None = None, **options: Any) -> int:
+    """Serve until a signal to stop, or check what would be served. Return the exit status.
+
+    `options` replace settings of the same name. `arguments` are unknown ones from the command line. An error is one message on stderr, in the
+    format of the log.
+    """
     style = os.environ.get(early.FORMAT, "text").lower()
     try:
-        if sys.argv[1:] not in ([], ["--check"]):
+        if arguments:
             raise SettingsError(
-                f"{shown(' '.join(sys.argv[1:]))}: the service takes no arguments but --check; settings are MANIFOLD_* variables, or see "
-                "`manifold serve --help`"
+                f"{shown(' '.join(arguments))}: unknown arguments; the only one is {CHECK}. Settings are environment variables MANIFOLD_*; "
+                "`manifold serve --help` lists options"
             )
-        settings = settings_module.read()
+        settings = settings_module.read(**options)
         style = settings.log_format
-        if sys.argv[1:] == ["--check"]:
+        if check:
             print(*filter(None, (server.check(settings), server.survey(settings))), sep="\n")
         else:
             server.run(settings)
@@ -40,6 +54,12 @@ def main() -> int:
         logs.refuse(error, style)
         return server.WRONG
     return 0
+
+
+def main() -> int:
+    """Run with the arguments of the command line. Return the exit status."""
+    given = sys.argv[1:]
+    return run(check=given == [CHECK], arguments=[] if given == [CHECK] else given)
 
 
 if __name__ == "__main__":

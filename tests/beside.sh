@@ -17,6 +17,7 @@ lint() {
   "$bin/ruff" check . || status=1
   "$bin/ruff" format --check . || status=1
   "$bin/mypy" || status=1
+  "$bin/python" -m tests.words || status=1
   return $status
 }
 

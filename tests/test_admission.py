@@ -103,7 +103,7 @@ def test_without_torch_a_torchscript_model_names_its_extra_and_the_rest_serves(
         assert client.get("/health/ready").status_code == 200
         response = client.post("/sample", json={"model": "mnist-vae-ts"})
         assert response.status_code == 503
-        assert "manifold[torch]" in response.json()["error"]["message"]
+        assert "'.[cpu,torch]'" in response.json()["error"]["message"]
         assert client.post("/sample", json={}).status_code == 200
 
 

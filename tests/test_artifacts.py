@@ -378,7 +378,7 @@ def test_the_reason_for_no_cuda_is_found() -> None:
     class WithoutCuda:
         get_available_providers = staticmethod(lambda: ["CPUExecutionProvider"])
 
-    assert "manifold[gpu]" in str(backends._cuda_missing(WithoutCuda))
+    assert "'.[gpu]'" in str(backends._cuda_missing(WithoutCuda))
     assert (backends._cuda_missing(WithCuda) is None) == backends._cuda_device()
     assert "CPUExecutionProvider" in onnxruntime.get_available_providers()
 

@@ -426,11 +426,11 @@ def test_an_output_that_cannot_be_written_is_said_before_the_work(
     monkeypatch.setattr("manifold.runtime.engine.load", lambda *_, **__: pytest.fail("it has begun to work"))
     models = ["--models", str(SHIPPED)]
     done = CliRunner().invoke(cli.app, [*arguments, str(folder), *models])
-    assert (done.exit_code, str(done.exception)) == (1, f"{folder}: is a folder; name a file")
+    assert (done.exit_code, str(done.exception)) == (1, f"{folder}: is a folder; give the path of a file")
     file = tmp_path / "file"
     file.write_text("")
     for out, message in (
-        (file / "x.ndjson", "there is no folder"),
+        (file / "x.ndjson", "does not exist; make it first"),
         (tmp_path / "locked/x.ndjson", "cannot be written"),
     ):
         (tmp_path / "locked").mkdir(exist_ok=True)

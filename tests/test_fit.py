@@ -28,6 +28,7 @@ from manifold.runtime.operations import Scores
 from manifold.runtime.scores import calibration
 from manifold.runtime.scores.scoring import Calibrated
 from manifold.runtime.tables.schema import NumericColumn
+from manifold.training import runs
 from manifold.training.data import Data
 from tests import tabled
 from tests.conftest import tiny_run
@@ -76,7 +77,7 @@ def test_one_command_publishes_a_calibrated_artifact(folder: Path) -> None:
     assert {"IForest", "input kNN", "reconstruction"} <= set(recorded["auroc"].protocol["beside"])
     assert recorded["false_positive_rate_at_0.05"].value < 0.12
     said = (folder / "output").read_text()
-    assert "where 5.0% was asked for" in said
+    assert "(requested 5.0%)" in said
     assert "combined: auroc" in said
 
 
@@ -124,7 +125,7 @@ def test_the_file_that_was_fitted_can_be_scored(folder: Path) -> None:
     """The file still has its id and truth column. The model ignores columns that it does not have, so no preparation is needed."""
     said = run("score", folder / "rows.csv", "--model", "mine", "--models", folder / "models", "-o", folder / "s.parquet", "--budget", 60)  # fmt: skip
     assert "2,500 rows" in said
-    assert "60 flagged, 0 bad" in said
+    assert "60 flagged, 0 invalid" in said
     found = pa.parquet.read_table(folder / "s.parquet").to_pydict()
     truth = pa.csv.read_csv(folder / "rows.csv")["fraud"].to_numpy()
     assert (truth[np.asarray(found["is_anomaly"])] == 1).mean() > 0.4  # only 2.4% of all rows are anomalies
@@ -148,7 +149,7 @@ def test_bad_rows_have_a_file_of_their_own(folder: Path) -> None:
     path = folder / "bad.csv"
     path.write_text("a,b,c,kind,size,same\n1,2,3,up,1,1\n1,2,x,up,1,1\n")
     said = run("score", path, "--model", "mine", "--models", folder / "models", "-o", folder / "bad.parquet")
-    assert "1 bad, set aside in" in said
+    assert "1 invalid, written to" in said
     assert json.loads((folder / "bad.rejected.ndjson").read_text()) == {
         "row": 2, "error": "c: 'x' is not a number; column 'c' is numeric",
     }  # fmt: skip
@@ -360,7 +361,7 @@ def scorer(calibration_scores: np.ndarray) -> Any:
     [
         (("--truth", "nothing"), "no column 'nothing'"),
         (("--truth", "size"), "has 2500 values: .*state which rows are anomalies, such as --truth 'size>"),
-        (("--column", "a"), "write NAME=VALUE"),
+        (("--column", "a"), "not of the form NAME=VALUE"),
         (("--column", "a=number"), "unknown kind"),
         (("--preset", "huge"), "preset: unknown 'huge'; valid are smoke"),
         (("--column", "z=numeric"), "no column 'z'"),
@@ -389,6 +390,15 @@ def test_a_run_folder_is_used_once(folder: Path) -> None:
         run("fit", folder / "absent.csv", "--name", "mine", "--models", folder / "models", "--run", folder / "run")
 
 
+def test_a_run_of_fit_knows_the_roles_of_its_columns(folder: Path) -> None:
+    """What Ctrl-C stops is finished by resume and export: they read the file with the truth, kinds and id of the run."""
+    data = runs.open_run(folder / "run").load_data()
+    fitted = load(folder / "models/mine", device="cpu").manifest
+    assert data.spec == fitted.spec
+    assert data.protocol == fitted.provenance["data"]
+    assert data.anomalies is not None and len(data.anomalies) == 60
+
+
 def test_wrong_outputs_are_named(folder: Path) -> None:
     score = ("--model", "mine", "--models", folder / "models", "-o")
     with pytest.raises(ManifoldError, match="the output is a"):
@@ -413,7 +423,7 @@ def test_images_are_judged_by_another_set(digits: Data, tmp_path: Path) -> None:
     assert recorded["auroc"].value > 0.8
     for wrong, message in (
         (("--against", "transactions"), "."),
-        (("--html", tmp_path / "page.html"), "the page is of rows"),
+        (("--html", tmp_path / "page.html"), "the page shows rows of a table"),
     ):
         with pytest.raises(ManifoldError, match=message):
             run("judge", "small", "--data", "digits", *wrong, "--models", tmp_path / "models")

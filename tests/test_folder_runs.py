@@ -178,7 +178,7 @@ def test_a_large_folder_is_sampled(scored: Path, tmp_path: Path, monkeypatch: py
     ("name", "error", "message"),
     [
         ("transactions-vae", UnsupportedTask, "takes rows, and a folder holds images"),
-        ("mnist-classifier", UnsupportedTask, "carries no score"),
+        ("mnist-classifier", UnsupportedTask, "does not support /anomaly-score"),
     ],
 )
 def test_models_that_do_not_score_images_are_refused(
@@ -197,7 +197,7 @@ def test_too_few_images_are_refused(scored: Path, tmp_path: Path) -> None:
 
 def test_a_data_set_is_given_once(tmp_path: Path) -> None:
     for given in ((), ("digits", "--data", "digits")):
-        with pytest.raises(InvalidValue, match="give a data set, as an argument or by --data"):
+        with pytest.raises(InvalidValue, match="give one data set, as an argument or with --data"):
             run("train", "vae", *given)
     with pytest.raises(TrainingError, match="size: is an option of folders of images"):
         run("train", "vae", "digits", "--size", "9x9")

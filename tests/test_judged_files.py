@@ -107,9 +107,9 @@ def test_what_is_printed_claims_false_alarms_of_normal_rows_only(folder: Path) -
     said = (folder / "mine.txt").read_text()
     assert "truth: 200 of 2400 rows have no value in 'label'; they are unlabelled" in said
     normal = re.findall(
-        r"false alarms: [\d.]+% where [\d.]+% was asked for, on (\d+) held-out rows that are known to be normal", said
+        r"false alarms: [\d.]+% \(requested [\d.]+%\), on (\d+) held-out rows that are known to be normal", said
     )
-    unlabelled = re.findall(r"flagged: [\d.]+% where [\d.]+% was asked for, of (\d+) unlabelled held-out rows", said)
+    unlabelled = re.findall(r"flagged: [\d.]+% \(requested [\d.]+%\) of (\d+) unlabelled held-out rows", said)
     assert len(set(normal)) == len(set(unlabelled)) == 1
     assert int(normal[0]) + int(unlabelled[0]) == 235  # a tenth of the 2345 rows that are no known anomalies
     assert int(unlabelled[0]) < 40

@@ -109,5 +109,5 @@ def test_a_collector_that_is_not_there_changes_no_answer(tmp_path: Path, monkeyp
 
 def test_without_the_extra_the_setting_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "opentelemetry.sdk.trace", None)
-    with pytest.raises(SettingsError, match=r"pip install 'manifold\[tracing\]'"):
+    with pytest.raises(SettingsError, match=r"pip install -e '\.\[cpu,tracing\]'"):
         open_tracing(Settings(traces="http://127.0.0.1:9"))

@@ -215,7 +215,7 @@ def test_ctrl_c_finishes_the_step_and_saves(tmp_path: Path) -> None:
         wait_for(folder / runs.CHECKPOINT, process)
         process.send_signal(signal.SIGINT)
         _, error = process.communicate(timeout=240)
-    assert process.returncode == 1
+    assert process.returncode == 130
     assert "manifold resume" in error
     assert "Traceback" not in error
     assert f"step {checkpoints.load(folder / runs.CHECKPOINT)['position']['step']};" in error
@@ -263,7 +263,7 @@ def test_average_follows_the_weights(digits: Data) -> None:
     [
         (["latent=3"], "unknown key 'latent'; valid are epochs"),
         (["latent_dim=x"], "latent_dim: 'x' is not a whole number"),
-        (["latent_dim"], "write key=value"),
+        (["latent_dim"], "not of the form KEY=VALUE"),
         (["hidden=3"], "hidden: 3 is not a list of whole numbers"),
         (["variational=1"], "variational: 1 is not true or false"),
         (["epochs=0"], "epochs: 0 is below 1"),

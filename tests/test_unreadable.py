@@ -361,7 +361,7 @@ def test_arguments_that_the_service_does_not_know(
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["service", *arguments])
     assert main() == 2
-    assert "takes no arguments but --check" in capfd.readouterr().err
+    assert "unknown arguments; the only one is --check" in capfd.readouterr().err
 
 
 def test_a_preview_that_is_no_file_or_cannot_be_read(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -256,10 +256,10 @@ def test_the_suffix_of_a_picture_that_is_made_again(root: Path, tmp_path: Path) 
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (("{images}", "--part", "test"), "--part: it is for data sets; all images of"),
-        (("--images", "{images}", "--part", "train"), "--part: it is for data sets; all images of"),
-        (("--data", "digits", "--skip-unreadable"), "--skip-unreadable: it is for folders of images"),
-        (("{images}/a.npy", "--skip-unreadable"), "--skip-unreadable: it is for folders of images"),
+        (("{images}", "--part", "test"), "--part: this option is for data sets, and all images of"),
+        (("--images", "{images}", "--part", "train"), "--part: this option is for data sets, and all images of"),
+        (("--data", "digits", "--skip-unreadable"), "--skip-unreadable: this option is for folders of images"),
+        (("{images}/a.npy", "--skip-unreadable"), "--skip-unreadable: this option is for folders of images"),
     ],
 )
 def test_options_of_a_reference_that_change_nothing(

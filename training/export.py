@@ -11,7 +11,7 @@ from manifold.runtime import manifest as manifests
 from manifold.runtime import repository
 from manifold.runtime.engine import load
 from manifold.runtime.errors import shown
-from manifold.training import datasets, families
+from manifold.training import families
 from manifold.training.data import Data
 from manifold.training.errors import TrainingError
 from manifold.training.exporting.calibrated import calibrate_classes, calibrate_scores, fit_priors
@@ -65,7 +65,11 @@ def export(
             f"format: unknown {backend!r}; valid are {', '.join(FORMATS)}", field="format", valid=list(FORMATS)
         )
     check_name(name)
-    data = data or datasets.load(run.data)
+    if not run.checkpoint.exists():
+        raise TrainingError(
+            f"{run.folder}: there is no {run.checkpoint.name} to export; `manifold resume {run.folder}` trains the run to its end"
+        )
+    data = data or run.load_data()
     run.check_data(data)
     resolved = run.resolved(data)
     exported = exports(resolved, data)

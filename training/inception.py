@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pooch
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -27,6 +26,7 @@ from manifold.runtime.engine import Model, example_inputs, load
 from manifold.runtime.errors import ArtifactError
 from manifold.runtime.kinds.image import ImageSpec
 from manifold.runtime.manifest import Golden, InputSpec, Manifest, TaskSpec, TensorSpec
+from manifold.training.data.remote import download
 from manifold.training.errors import DataError
 from manifold.training.exporting import graphs
 from manifold.training.exporting.tasks import Task
@@ -184,10 +184,10 @@ class Inception(nn.Module):
 def weights_file(path: Path | None) -> Path:
     """Return the published file: at `path`, else downloaded. Raises DataError where its SHA-256 does not begin as published."""
     if path is None:
-        try:
-            path = Path(pooch.retrieve(URL, None, Path(URL).name, pooch.os_cache("manifold") / "inception"))
-        except (OSError, ValueError) as error:
-            raise DataError(f"{URL} could not be downloaded: {error}. Give the file by --weights.") from error
+        name = Path(URL).name
+        path = download(
+            "inception", URL, None, Path("inception"), f"download {URL} elsewhere and give it by --weights {name}"
+        )
     try:
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()

@@ -18,8 +18,10 @@ from manifold.evaluation.anomaly import Judgement
 from manifold.evaluation.file_rows import JudgedFile
 from manifold.evaluation.images import ImageBatch, Pixels, RealData
 from manifold.runtime.engine import Model
-from manifold.runtime.errors import InvalidValue, cut, shown
+from manifold.runtime.errors import InvalidValue, UnsupportedTask, cut, shown
 from manifold.runtime.kinds.image import ImageSpec
+from manifold.runtime.manifest import Manifest
+from manifold.runtime.operations.capabilities import abilities
 from manifold.training import datasets
 from manifold.training.data import Data, Part, folder, reading, tables
 from manifold.training.data.parts import Array, subset
@@ -155,16 +157,27 @@ def judge(
 def _check(model: Model, data: Data, against: str | None, html: Path | None) -> Callable[[Array], Array]:
     """Return what makes model inputs of the stored items. Raises InvalidValue for what `judge` refuses."""
     manifest = model.manifest
-    if manifest.scoring is None:
-        raise InvalidValue(f"model: {manifest.name} carries no score", field="model")
+    check_can(manifest, against, html)
     to_model = manifest.spec.reader_of(data.spec)
     if to_model is None:
         raise InvalidValue(f"data: {data.name} does not hold the items of {manifest.name}", field="data")
-    if html is not None and not data.spec.in_files:
-        raise InvalidValue("--html: the page is of rows", field="html")
-    if against is not None and not data.spec.pictures:
-        raise InvalidValue("--against: rows have known anomalies of their own", field="against")
     return to_model
+
+
+def check_can(manifest: Manifest, against: str | None = None, html: Path | None = None) -> None:
+    """Raise UnsupportedTask for a model without a score, and InvalidValue for options that do not fit its kind of data."""
+    if manifest.scoring is None:
+        raise UnsupportedTask(f"{manifest.name} has no anomaly score to evaluate; {abilities(manifest)}", field="model")
+    if html is not None and not manifest.spec.in_files:
+        raise InvalidValue(
+            f"--html: the page shows rows of a table, and {manifest.name} scores {manifest.spec.noun}; leave the option out",
+            field="html",
+        )
+    if against is not None and not manifest.spec.pictures:
+        raise InvalidValue(
+            f"--against: {manifest.name} scores {manifest.spec.noun}; --truth names their known anomalies",
+            field="against",
+        )
 
 
 def _anomalies(model: Model, data: Data, against: str | None, to_model: Callable[[Array], Array]) -> PartInputs | None:

@@ -79,7 +79,9 @@ def parse_overrides(cls: type[Recipe], settings: list[str]) -> dict[str, Any]:
     for setting in settings:
         key, separator, text = setting.partition("=")
         if not separator:
-            raise TrainingError(f"--set {setting}: write key=value", field=key)
+            raise TrainingError(
+                f"--set {shown(setting)}: not of the form KEY=VALUE; write it as --set epochs=5", field=key
+            )
         try:
             values[key] = json.loads(text.lower() if text in ("True", "False") else text)
         except json.JSONDecodeError:

@@ -16,12 +16,13 @@ import torch
 from manifold.runtime.errors import shown
 from manifold.runtime.locks import held
 from manifold.runtime.repository import replacing
-from manifold.training import families
-from manifold.training.data import Data
+from manifold.training import datasets, families
+from manifold.training.data import Data, tables
 from manifold.training.errors import TrainingError
 from manifold.training.recipes import Recipe
 
 DIGEST = "data_sha256"  # an optional key beside those
+TABLE = "table"  # another one: the roles and kinds of columns that `manifold fit` was given
 KEYS = {"family": str, "data": str, "preset": str, "config": dict}  # of a run's config file
 WORDS = {str: "a text", dict: "an object"}
 ANOTHER = "the file was edited, or the run was made by another version of Manifold"
@@ -75,8 +76,14 @@ class TrainingRun:
                 field="data",
             )
 
+    def load_data(self) -> Data:
+        """Return the data of a run that was begun. A table is read with the roles and kinds of columns that the run began with."""
+        stated = read_config(self.folder).get(TABLE)
+        return tables.of_protocol(Path(self.data), stated) if stated else datasets.load(self.data)
+
     def save(self, data: Data | None = None) -> None:
-        """Write the config, with the digest of the data if it is one that may change."""
+        """Write the config, with the digest of the data if the data may change, and with the roles of a table's columns."""
+        stated = {} if data is None else {key: data.protocol[key] for key in tables.STATED if data.protocol.get(key)}
         self.folder.mkdir(parents=True, exist_ok=True)
         content = {
             "family": self.family,
@@ -85,6 +92,7 @@ class TrainingRun:
             "torch": torch.__version__,
             "config": self.config.model_dump(mode="json"),
             **({DIGEST: data.protocol["sha256"]} if data is not None and "sha256" in data.protocol else {}),
+            **({TABLE: stated} if stated else {}),
         }
         with replacing(self.folder / CONFIG) as path:
             path.write_text(json.dumps(content, indent=1) + "\n")

@@ -39,16 +39,11 @@ def train(
     Without `watch` nothing but checkpoints is written: no log, curves, samples or figures, for a model that is used once and dropped.
     Raises Diverged if a loss is not finite, Interrupted on Ctrl-C; after both, the last checkpoint is readable.
     """
-    if run.checkpoint.exists() and not resume:
-        raise TrainingError(
-            f"{run.folder} holds a run already: `manifold resume {run.folder}` goes on with it, --out names another folder"
-        )
-    try:
-        fabric = Fabric(accelerator=device, devices=devices, precision=precision)
-    except (RuntimeError, ValueError, TypeError) as error:
-        raise TrainingError(f"device, devices, precision: {error}") from error
+    if not resume:
+        check_new(run)
+    fabric = fabric_of(device, devices, precision)
     fabric.launch()
-    data = data or datasets.load(run.data)
+    data = data or (run.load_data() if resume else datasets.load(run.data))
     if resume:
         run.check_data(data)
     with _in_memory():
@@ -60,6 +55,22 @@ def train(
         except OSError as error:
             raise loop.stopped_by(error) from error
     return run.folder
+
+
+def check_new(run: TrainingRun) -> None:
+    """Raise TrainingError if the folder of a new run holds a run already."""
+    if run.checkpoint.exists():
+        raise TrainingError(
+            f"{run.folder}: this folder holds a run already; `manifold resume {run.folder}` continues it, --out names another folder"
+        )
+
+
+def fabric_of(device: str, devices: int, precision: Any) -> Fabric:
+    """Return Lightning's Fabric for these devices. Raises TrainingError if this machine lacks them."""
+    try:
+        return Fabric(accelerator=device, devices=devices, precision=precision)
+    except (RuntimeError, ValueError, TypeError) as error:
+        raise TrainingError(f"device, devices, precision: {reason(error)}") from error
 
 
 def trained_model(run: TrainingRun, data: Data) -> nn.Module:

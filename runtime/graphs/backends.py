@@ -19,6 +19,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from manifold.runtime import extras
 from manifold.runtime.errors import GraphError, Unavailable, cannot_run, reason, shown
 from manifold.runtime.graphs import chance, onnx_file
 from manifold.runtime.graphs.bound import BoundGraph
@@ -230,7 +231,7 @@ def cuda_missing() -> str | None:
 def _cuda_missing(onnxruntime: Any) -> str | None:
     """Return why CUDA is not available; None if it is."""
     if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
-        return "this installation of ONNX Runtime has no CUDA: install the extra manifold[gpu] instead of manifold[cpu]"
+        return f"this installation of ONNX Runtime has no CUDA; install the extra gpu instead of cpu: {extras.command('gpu')}"
     if not _cuda_device():
         return "there is no CUDA device or driver on this machine"
     return None
@@ -348,9 +349,7 @@ class TorchScriptBackend:
         try:
             import torch
         except ImportError:
-            raise Unavailable(
-                "TorchScript artifacts need torch: install the extra manifold[torch]", expected=True
-            ) from None
+            raise Unavailable(f"TorchScript artifacts need torch: {extras.advice('torch')}", expected=True) from None
         self.torch, self.folder = torch, folder
         self.note: str | None = None
         self.modules: dict[str, Any] = {}

@@ -9,6 +9,7 @@ import importlib
 import pkgutil
 from functools import cache
 
+from manifold.runtime.errors import UnsupportedTask
 from manifold.runtime.manifest import Manifest
 from manifold.runtime.operations.common import Capability
 
@@ -37,3 +38,23 @@ def supports(manifest: Manifest, endpoint: str) -> bool:
 def why_not(manifest: Manifest, endpoint: str) -> str:
     """Return why a model does not support an endpoint, as the end of a sentence; nothing if there is no plain reason."""
     return capabilities()[endpoint].why_not(manifest)
+
+
+def abilities(manifest: Manifest) -> str:
+    """Return what a model supports, as the end of an error: its endpoints, or its tasks if no endpoint is built from them."""
+    can = endpoints(manifest)
+    return (
+        f"it supports {', '.join('/' + name for name in can)}"
+        if can
+        else f"it has the tasks {', '.join(manifest.tasks)}"
+    )
+
+
+def check_supports(manifest: Manifest, endpoint: str) -> None:
+    """Raise UnsupportedTask, with what the model supports, if it does not support an endpoint."""
+    if not supports(manifest, endpoint):
+        raise UnsupportedTask(
+            f"{manifest.name} does not support /{endpoint}{why_not(manifest, endpoint)}; {abilities(manifest)}",
+            field="model",
+            valid=endpoints(manifest),
+        )

@@ -18,6 +18,7 @@ from typing import IO, TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from manifold.runtime import extras
 from manifold.runtime.errors import LISTED, Malformed, RequestError, TooLarge, Unavailable, cut, shown
 from manifold.runtime.tables import csv_files, parquet
 from manifold.runtime.tables.cells import numbers_of, of_arrow, plain, replaced, settled
@@ -129,7 +130,7 @@ def _reading(kind: str) -> Iterator[None]:
     try:
         import pyarrow
     except ImportError:
-        raise Unavailable('reading tables needs pyarrow: pip install "manifold[tables]"', field="file") from None
+        raise Unavailable(f"file: {extras.advice('pyarrow')}", field="file") from None
     try:
         yield
     except (pyarrow.ArrowException, OSError, UnicodeDecodeError, OverflowError, csv.Error) as error:

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from contextvars import ContextVar
 from typing import Any, TypeAlias
 
+from manifold.runtime import extras
 from manifold.service.settings import Settings, SettingsError
 
 Tracer: TypeAlias = Any  # opentelemetry's, which may not be installed
@@ -87,7 +88,7 @@ def open_tracing(settings: Settings) -> Tracing | None:
         from opentelemetry.sdk.trace.export import BatchSpanProcessor
     except ImportError as error:
         raise SettingsError(
-            "traces: the extra is missing: pip install 'manifold[tracing]', or leave MANIFOLD_TRACES empty", field="traces"
+            f"traces: {extras.advice('opentelemetry')}; or leave MANIFOLD_TRACES empty", field="traces"
         ) from error  # fmt: skip
     provider = TracerProvider(resource=Resource.create({"service.name": "manifold"}))
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(endpoint=settings.traces)))

@@ -236,9 +236,9 @@ def test_data_without_the_values_of_the_condition_is_refused(
 def test_too_few_samples_are_refused_before_anything_is_drawn(conditioned: engine.Model) -> None:
     for n in (1, 0, -3):
         with pytest.raises(EvaluationError, match="at least 2") as caught:
-            models.check_can(conditioned, n, None)
+            models.check_can(conditioned.manifest, n, None)
         assert caught.value.field == "n"
-    models.check_can(conditioned, 2, None)
+    models.check_can(conditioned.manifest, 2, None)
 
 
 @pytest.mark.parametrize(

@@ -63,13 +63,13 @@ def test_numbers_under_different_protocols_are_not_compared(tiny_models: Path, t
     files = [str(tmp_path / "100.json"), str(tmp_path / "120.json")]
     result = CliRunner().invoke(cli.app, ["compare", *files, "--models", str(tiny_models)])
     assert isinstance(result.exception, ProtocolMismatch)
-    assert "n is 100 and 120" in result.exception.message
+    assert "with different numbers of images (vae 1, prior normal with 100; " in result.exception.message
     content = json.loads((tmp_path / "100.json").read_text())
     content["protocol"]["extractor_sha256"] = "0" * 64
     (tmp_path / "120.json").write_text(json.dumps(content))
     result = CliRunner().invoke(cli.app, ["compare", *files, "--models", str(tiny_models)])
     assert isinstance(result.exception, ProtocolMismatch)
-    assert "extractor_sha256" in result.exception.message
+    assert "with different extractors" in result.exception.message
     (tmp_path / "120.json").write_text("{}")
     assert "not a report" in str(CliRunner().invoke(cli.app, ["compare", *files]).exception)
 

@@ -10,12 +10,16 @@ import hashlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pooch
 
+from manifold.runtime.errors import cut, reason
 from manifold.training.errors import DataError
 
 ROOT_VARIABLE = "MANIFOLD_DATA"
+CONNECT_SECONDS = 5.0  # an address is given up after it; a name may have several
+READ_SECONDS = 20.0  # a server that sends nothing for this time is given up
 
 
 @dataclass(frozen=True)
@@ -31,17 +35,57 @@ def fetch(remote: Remote) -> Path:
     """Return the verified local path of a file. Raises DataError if it is missing, altered or cannot be downloaded."""
     if root := os.environ.get(ROOT_VARIABLE):
         return _local(remote, root)
+    file = Path(remote.path)
     if not remote.url:
         raise DataError(
-            f"{remote.path} has no public address: set {ROOT_VARIABLE} to a folder that holds it, with {_stated(remote)}"
+            f"{file.parts[0]}: has no public address; set {ROOT_VARIABLE} to a folder that holds {remote.path} with {_stated(remote)}"
         )
+    return download(
+        file.parts[0], remote.url + file.name, remote.hash, file.parent, f"set {ROOT_VARIABLE} to a folder that holds {remote.path}"
+    )  # fmt: skip
+
+
+def download(what: str, url: str, known_hash: str | None, folder: Path, otherwise: str) -> Path:
+    """Return the file at a URL, from the user's cache or downloaded into it, below `folder`.
+
+    Raises DataError with one line if the download fails: `what` is the subject, `otherwise` what to do without internet access. A server
+    that does not answer is given up after CONNECT_SECONDS, one that sends nothing more after READ_SECONDS.
+    """
+    host = urlsplit(url).netloc
+    downloader = pooch.HTTPDownloader(timeout=(CONNECT_SECONDS, READ_SECONDS))
     try:
-        return _downloaded(remote)
-    except (OSError, ValueError) as error:
+        name = Path(urlsplit(url).path).name
+        return Path(pooch.retrieve(url, known_hash, name, pooch.os_cache("manifold") / folder, downloader=downloader))
+    except ValueError as error:  # of pooch, for another checksum
         raise DataError(
-            f"{remote.path} could not be downloaded from {remote.url}, expected {_stated(remote)}: {error}. "
-            f"Without internet access, set {ROOT_VARIABLE} to a folder that holds it."
-        ) from error
+            f"{what}: the file that {host} sent is not the published one: {reason(error)}; {otherwise}"
+        ) from None
+    except OSError as error:
+        raise DataError(
+            f"{what}: cannot be downloaded from {host} ({_why(error)}); connect to the internet, or {otherwise}"
+        ) from None
+
+
+def _why(error: BaseException) -> str:
+    """Return why a download failed, in a few words: the reason of the system or of the server, without the layers of libraries around it."""
+    import requests  # which pooch also imports only when it downloads
+
+    if isinstance(error, requests.ConnectTimeout):
+        return f"no connection within {CONNECT_SECONDS:g} s"
+    if isinstance(error, requests.Timeout):
+        return f"no answer within {READ_SECONDS:g} s"
+    if isinstance(error, requests.HTTPError) and error.response is not None:
+        error.response.close()  # pooch leaves it open
+        return f"HTTP status {error.response.status_code}"
+    inner: BaseException | None = error
+    while inner is not None:
+        if isinstance(inner, TimeoutError):
+            return f"no answer within {READ_SECONDS:g} s"
+        if isinstance(inner, OSError) and inner.strerror:
+            return inner.strerror
+        wrapped = getattr(inner, "reason", None) or next(iter(inner.args), None)
+        inner = wrapped if isinstance(wrapped, BaseException) else inner.__cause__
+    return cut(reason(error))
 
 
 def digest(path: Path, algorithm: str) -> str:
@@ -54,19 +98,15 @@ def _local(remote: Remote, root: str) -> Path:
     path = Path(root) / remote.path
     if not path.exists():
         raise DataError(
-            f"{path} is missing: {ROOT_VARIABLE} points to {root}, which must hold {remote.path} with {_stated(remote)}"
+            f"{Path(remote.path).parts[0]}: {path} is missing; {ROOT_VARIABLE} is {root}: put {remote.path} with {_stated(remote)} there, or unset "
+            f"{ROOT_VARIABLE} to download it"
         )
     algorithm, expected = remote.hash.split(":")
     if (actual := digest(path, algorithm)) != expected:
-        raise DataError(f"{path} is truncated or altered: its {algorithm} is {actual}, expected {expected}")
+        raise DataError(
+            f"{path}: the file is truncated or altered: its {algorithm} is {actual}, expected {expected}; download it again"
+        )
     return path
-
-
-def _downloaded(remote: Remote) -> Path:
-    file = Path(remote.path)
-    return Path(
-        pooch.retrieve(remote.url + file.name, remote.hash, file.name, pooch.os_cache("manifold") / file.parent)
-    )
 
 
 def _stated(remote: Remote) -> str:

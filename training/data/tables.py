@@ -29,6 +29,7 @@ from manifold.training.errors import DataError, TrainingError
 Table = Mapping[str, Array]
 LEAST_ROWS = 30  # of a table
 FAULT = "this is a fault of manifold: please report it with the row"
+STATED = ("label", "kinds", "missing", "truth", "id", "passed")  # options of a table in its protocol
 SMALL, FOLDS = 2000, 5  # tables with fewer rows are calibrated by folds of the training rows
 
 
@@ -76,6 +77,15 @@ def of_file(
         *_missing(whole.columns, TableSpec.of(data.spec, path.name)),
     )
     return replace(data, notes=notes)
+
+
+def of_protocol(path: Path, stated: Mapping[str, Any]) -> Data:
+    """Return the table in a file, read with the options that `of_file` wrote into the protocol (`STATED`) of an earlier reading."""
+    settings = ColumnSettings(kinds=dict(stated.get("kinds") or {}))
+    if (missing := stated.get("missing")) is not None:
+        settings = replace(settings, missing=tuple(missing))
+    roles = Roles(stated.get("truth"), stated.get("id"), tuple(stated.get("passed") or ()))
+    return of_file(path, settings, stated.get("label"), roles)
 
 
 def from_table(

@@ -8,7 +8,7 @@ from manifold.runtime import manifest as manifests
 from manifold.runtime import priors as stores
 from manifold.runtime import revisions
 from manifold.runtime.engine import Model, load
-from manifold.runtime.errors import InvalidValue, UnsupportedTask
+from manifold.runtime.errors import InvalidValue
 from manifold.runtime.manifest import Manifest
 from manifold.runtime.operations import supports
 from manifold.training.data import Data
@@ -22,11 +22,9 @@ def add_to_artifact(model: Model, data: Data, root: Path) -> Path:
     Priors are fitted through the artifact's own encoder. Return the new folder, or the old one if nothing changes. Raises UnsupportedTask for
     an artifact without a latent that items can be placed in, InvalidValue for data of another kind.
     """
+    priors.check_can(model.manifest)
     before = latent = model.manifest.space
-    if before is None or latent is None or "encode" not in model.manifest.tasks:
-        raise UnsupportedTask(
-            f"{model.manifest.name} does not place items in a latent space; it can {', '.join(model.manifest.tasks)}"
-        )
+    assert before is not None and latent is not None
     to_model = model.manifest.spec.reader_of(data.spec)
     if to_model is None:
         raise InvalidValue(f"data: {data.name} does not hold the items of {model.manifest.name}", field="data")

@@ -15,7 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from manifold.runtime.engine import Model
+from manifold.runtime.errors import UnsupportedTask
 from manifold.runtime.manifest import FittedPrior, GaussianPrior, LatentSpec, Manifest, MixturePrior, Prior
+from manifold.runtime.operations.capabilities import abilities
 from manifold.training.data import Data, Part
 from manifold.training.data.parts import batches
 
@@ -87,6 +89,13 @@ def added(latent: LatentSpec, fitted: dict[str, Prior]) -> LatentSpec:
     """Return the latent with the fitted priors added. Priors that it has already are kept."""
     new = {name: prior for name, prior in fitted.items() if name not in latent.priors}
     return latent.model_copy(update={"priors": {**latent.priors, **new}})
+
+
+def check_can(manifest: Manifest) -> None:
+    """Raise UnsupportedTask for a model without a latent that items are encoded into."""
+    if manifest.space is None or "encode" not in manifest.tasks:
+        lacks = "it has no latent" if manifest.space is None else "it has no encoder into its latent"
+        raise UnsupportedTask(f"{manifest.name}: no prior can be fitted: {lacks}; {abilities(manifest)}", field="model")
 
 
 def densities(latent: LatentSpec, held_out: Array) -> dict[str, float]:

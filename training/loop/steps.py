@@ -144,7 +144,7 @@ class Loop(State):
                     self._epoch(phase, progress, lambda: self.position.step == last or interrupted())
                     if interrupted():
                         raise Interrupted(
-                            f"stopped at step {self.position.step}; `manifold resume {self.run.folder}` goes on from there"
+                            f"stopped at step {self.position.step}; `manifold resume {self.run.folder}` continues from there"
                         )
                     if self.position.step == last:
                         return

@@ -1,0 +1,96 @@
+"""Which extra of the package holds a module that is not installed. The table comes from the package's own metadata."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from importlib import metadata
+
+DISTRIBUTION = "manifold"
+BACKENDS = ("cpu", "gpu")  # extras with ONNX Runtime, of which one is installed
+GPU_RUNTIME = "onnxruntime-gpu"
+# distributions whose module has another name than theirs, with dashes as underscores
+MODULES = {
+    "grpcio": "grpc",
+    "grpcio-health-checking": "grpc_health",
+    "grpcio-reflection": "grpc_reflection",
+    "grpcio-status": "grpc_status",
+    "grpcio-tools": "grpc_tools",
+    "nvidia-ml-py": "pynvml",
+    "onnxruntime-gpu": "onnxruntime",
+    "opentelemetry-exporter-otlp-proto-http": "opentelemetry",
+    "opentelemetry-sdk": "opentelemetry",
+    "pillow": "PIL",
+    "pytest-xdist": "xdist",
+    "python-multipart": "python_multipart",
+    "pyyaml": "yaml",
+    "scikit-learn": "sklearn",
+    "myst-parser": "myst_parser",
+}
+REQUIREMENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+EXTRA = re.compile(r"""extra\s*==\s*['"]([^'"]+)['"]""")
+
+
+def module_of(requirement: str) -> str:
+    """Return the top module of a requirement, such as sklearn of scikit-learn>=1.5."""
+    match = REQUIREMENT.match(requirement)
+    name = match.group().lower() if match else requirement
+    return MODULES.get(name, re.sub(r"[-.]", "_", name))
+
+
+def requirements() -> list[str]:
+    """Return the requirements of the installed package, each with its extra as a marker. None if the package has no metadata."""
+    try:
+        return metadata.requires(DISTRIBUTION) or []
+    except metadata.PackageNotFoundError:
+        return []
+
+
+def extras_with(module: str, required: Iterable[str]) -> list[str]:
+    """Return the extras that hold a module, the one with the fewest requirements first."""
+    held: dict[str, list[str]] = {}
+    for requirement in required:
+        if match := EXTRA.search(requirement):
+            held.setdefault(match[1], []).append(module_of(requirement))
+    top = module.partition(".")[0]
+    return sorted((extra for extra, modules in held.items() if top in modules), key=lambda extra: len(held[extra]))
+
+
+def advice(module: str, preferred: Sequence[str] = (), required: Iterable[str] | None = None) -> str:
+    """Return what to do about a missing module: the command that installs the extra that holds it.
+
+    `preferred` are the extras that the failed command needs as a whole. If one of them holds the module it is named first, otherwise the
+    smallest extra that does.
+    """
+    known = extras_with(module, requirements() if required is None else required)
+    if not known:
+        return f"{module} is not installed. It belongs to no extra of Manifold; repeat the installation: {command()}"
+    first = next((extra for extra in preferred if extra in known), known[0])
+    others = [extra for extra in known if extra != first and extra != "dev"]
+    also = f" (also in: {', '.join(others)})" if others else ""
+    return f"{module} is not installed. It is part of the extra {first}{also}; install it with: {command(first)}"
+
+
+def command(*extras: str) -> str:
+    """Return the command that installs extras beside the extra with ONNX Runtime that this machine has."""
+    own = [extra for extra in extras if extra not in BACKENDS]
+    backend = next((extra for extra in extras if extra in BACKENDS), "gpu" if version(GPU_RUNTIME) else "cpu")
+    return f"pip install -e '.[{','.join([backend, *own])}]'"
+
+
+def version(distribution: str) -> str | None:
+    """Return the installed version of a distribution, None if it is not installed. Nothing is imported."""
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def versions() -> list[str]:
+    """Return lines with the versions of this package and of the libraries that run models."""
+    runtime = version("onnxruntime") or version(GPU_RUNTIME)
+    return [
+        f"manifold {version(DISTRIBUTION) or 'of a source folder, not installed'}",
+        f"onnxruntime {runtime or 'not installed'}",
+        f"torch {version('torch') or 'not installed'}",
+    ]
