@@ -35,7 +35,7 @@ def json_of(content: bytes | str, field: str = "body") -> Any:
     except orjson.JSONDecodeError as error:
         if error.msg.startswith("depth limit"):
             raise _too_deep(field) from None
-        raise Malformed(f"{field}: is not valid JSON: {error}", field=field) from None
+        raise Malformed(f"{field}: is not JSON: {error}", field=field) from None
     if _is_deep(content):
         raise _too_deep(field)
     return value

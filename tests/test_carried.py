@@ -216,7 +216,7 @@ def test_columns_that_cannot_be_copied_are_refused(model: Model, cell: Any) -> N
 
 
 def test_two_columns_of_one_name_are_refused(model: Model) -> None:
-    with pytest.raises(Malformed, match="two columns are called 'order'"):
+    with pytest.raises(Malformed, match="two columns have the name 'order'"):
         scored(model, b"order,price,kind,weight,order\nA,1.5,small,70,B\n")
 
 
@@ -229,8 +229,8 @@ def test_a_recorded_column_that_the_file_lacks_is_said_once(model: Model) -> Non
     )
     notes = [note for part in parts for note in part.notes]
     assert notes == [
-        "the file has no column 'order', which the model copies to the output as the id",
-        "the file has no column 'code', which the model copies to the output as passed",
+        "the file has no column 'order', which the model would copy to the output as the id",
+        "the file has no column 'code', which the model would copy to the output as passed",
     ]
     lines = [json.loads(line) for part in parts for line in scored_rows.lines(part).splitlines()]
     assert {json.dumps(copied(line)) for line in lines} == {'["absent", {"shop": "X"}]'}
@@ -264,7 +264,7 @@ def test_the_command_replaces_the_id_and_adds_columns(
 def test_a_column_that_the_command_names_must_be_there(folder: Path, tmp_path: Path, option: str) -> None:
     result = scored_by_command(folder, tmp_path, CSV, option, "nope")
     assert isinstance(result.exception, InvalidValue)
-    assert "has no column 'nope' to copy to the output; it has 'order', 'price'" in result.exception.message
+    assert "has no column 'nope' to copy to the output; choose one of 'order', 'price'" in result.exception.message
     assert not (tmp_path / "out.ndjson").exists()
 
 
@@ -276,9 +276,9 @@ def test_the_command_says_what_a_file_lacks(folder: Path, tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"id": "price"}, "learned from, or copied"),
-        ({"passed": ["shop", "price"]}, "learned from, or copied"),
-        ({"id": "other"}, "must be listed in `ignored`"),
+        ({"id": "price"}, "so it cannot be copied to the output"),
+        ({"passed": ["shop", "price"]}, "so it cannot be copied to the output"),
+        ({"id": "other"}, "is copied to the output but not listed in `ignored`"),
         ({"passed": ["shop", "shop"]}, "must differ"),
     ],
 )
@@ -371,4 +371,7 @@ def test_files_over_http_have_them_and_one_warning(service: Served, monkeypatch:
     *_, last = map(
         json.loads, service.client.post("/anomaly-score", content=content, headers=headers).text.splitlines()
     )
-    assert last["warnings"].count("the file has no column 'order', which the model copies to the output as the id") == 1
+    assert (
+        last["warnings"].count("the file has no column 'order', which the model would copy to the output as the id")
+        == 1
+    )

@@ -235,7 +235,7 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     for content, message in (
         ("", "is empty"),
         ("a,b\n", "no rows"),
-        ("a,a\n1,2\n", "two columns are called 'a'"),
+        ("a,a\n1,2\n", "two columns have the name 'a'"),
     ):
         path.write_text(content)
         with pytest.raises(DataError, match=message):
@@ -269,7 +269,7 @@ def test_a_small_file_of_many_rows_is_refused_before_it_is_read(
     monkeypatch.setattr(files, "MAX_CELLS", 1000)
     for name, column in (("rows", pa.nulls(1001)), ("items", pa.array([[None] * 1001], pa.list_(pa.int32())))):
         pa.parquet.write_table(pa.table({"a": column}), tmp_path / f"{name}.parquet")
-        with pytest.raises(DataError, match="has 1001 cells, the limit is 1000"):
+        with pytest.raises(DataError, match="has 1001 cells; the limit is 1000"):
             reading.read(tmp_path / f"{name}.parquet")
 
 

@@ -377,8 +377,8 @@ def test_a_recipe_of_given_codes_gives_the_same_picture(model: Model, good: dict
 @pytest.mark.parametrize(
     ("codes", "said"),
     [
-        ([[[0] * 7] * 7] * 3 + [[[128] + [0] * 6] + [[0] * 7] * 6], r"codes: one is not 0 to 127"),
-        ([[[0] * 7] * 7] * 3 + [[[-1] + [0] * 6] + [[0] * 7] * 6], r"codes: one is not 0 to 127"),
+        ([[[0] * 7] * 7] * 3 + [[[128] + [0] * 6] + [[0] * 7] * 6], r"codes: one is not from 0 to 127"),
+        ([[[0] * 7] * 7] * 3 + [[[-1] + [0] * 6] + [[0] * 7] * 6], r"codes: one is not from 0 to 127"),
         ([[[0] * 7] * 7] * 3, r"codes: the shape is \[3, 7, 7\], not \[4, 7, 7\]"),
         ([[0] * 7] * 4, r"codes: the shape is \[4, 7\], not \[4, 7, 7\]"),
         ([[[0] * 7] * 7] * 3 + [[[0] * 7] * 6], r"setting an array element with a sequence"),

@@ -150,7 +150,9 @@ def test_a_folder_that_may_not_be_read(below: str, root: Path, monkeypatch: pyte
     deny(monkeypatch, root / "other" / below)
     state, reason = models(root)["other", 0 if not below else 1]
     assert state == "unavailable"
-    assert below or "cannot be read: Permission denied; let the user that Manifold runs as read it" in str(reason)
+    assert below or "cannot be read: Permission denied; give the user that runs Manifold permission to read it" in str(
+        reason
+    )
 
 
 def test_a_folder_that_vanishes_between_two_looks(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, ParamSpec
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +29,7 @@ from manifold.runtime.tables.schema import Carry
 from manifold.runtime.tables.values import Notation
 
 Array = NDArray[Any]
+P = ParamSpec("P")
 
 SUFFIXES = (".ndjson", ".jsonl", ".parquet")  # output formats
 MANY, LEAST_MANY = (
@@ -144,24 +145,6 @@ def encoded(
             files.check_invalid(invalid, total, *next(reversed(bad.items())))
 
 
-def score(
-    model: Model,
-    source: IO[bytes],
-    kind: str,
-    rule: Rule,
-    *,
-    explain: bool = False,
-    rows: int = files.CHUNK_ROWS,
-    carry: Carry | None = None,
-) -> Iterator[ScoredRows]:
-    """Yield the scored rows of a file in chunks. With a budget, the file is read twice and must be seekable.
-
-    `carry` names the columns that are copied to the output; by default the columns that the model records.
-    """
-    parts = steps(model, source, kind, rule, explain=explain, rows=rows, carry=carry)
-    return (part for part in parts if part is not None)
-
-
 def steps(
     model: Model,
     source: IO[bytes],
@@ -172,7 +155,11 @@ def steps(
     rows: int = files.CHUNK_ROWS,
     carry: Carry | None = None,
 ) -> Iterator[ScoredRows | None]:
-    """Yield the same as `score`, and None after each chunk of the first pass of a budget, so that the caller can stop there."""
+    """Yield the scored rows of a file in chunks, and None after each chunk of the first pass of a budget, so that the caller can stop there.
+
+    With a budget, the file is read twice and must be seekable. `carry` names the columns that are copied to the output; by default the columns
+    that the model records.
+    """
     scored_by = model.manifest.scoring
     spec = table_of(model)
     assert scored_by is not None
@@ -203,6 +190,18 @@ def steps(
             judged = dataclasses.replace(judged, threshold=line)
         explanations = _explained(model, part, scores, judged) if explain else None
         yield ScoredRows(part.numbers, judged, part.warnings, explanations, part.bad, carried, told, part.outside)
+
+
+def _without_pauses(steps: Callable[P, Iterator[ScoredRows | None]]) -> Callable[P, Iterator[ScoredRows]]:
+    """Return a function with the same arguments that yields only the scored rows."""
+
+    def score(*given: P.args, **options: P.kwargs) -> Iterator[ScoredRows]:
+        return (part for part in steps(*given, **options) if part is not None)
+
+    return score
+
+
+score = _without_pauses(steps)  # for callers that do not stop between chunks
 
 
 def _present(carry: Carry, spec: Kind, source: IO[bytes], kind: str) -> tuple[Carry, list[str]]:

@@ -100,7 +100,7 @@ def chunks(
                 raise TooLarge(f"file: has more than {MAX_ROWS} rows; split it into several files", field="file")
             yield chunk
     if not last:
-        raise Malformed("file: has a header but no rows; add rows", field="file")
+        raise Malformed("file: has no rows below the header; add rows", field="file")
 
 
 def header(source: IO[bytes], kind: str, spec: TableSpec) -> list[str]:
@@ -395,7 +395,7 @@ def _whole_parquet(
     names = [text_of(name) for name in table.column_names]
     table = table.rename_columns(names)
     if not table.num_rows:
-        raise Malformed("file: has a header but no rows; add rows", field="file")
+        raise Malformed("file: has no rows below the header; add rows", field="file")
     count = Counter(names)
     if twice := next((name for name in names if count[name] > 1), None):
         raise csv_files.two_columns(twice)

@@ -120,7 +120,7 @@ def is_absent(value: Any, column: NumericColumn | CategoricalColumn, notation: N
 
 
 def not_a_number(value: Any, column: NumericColumn) -> str:
-    return f"{shown(value)} is not a number; column {shown(column.name)} needs numbers"
+    return f"{shown(value)} is not a number; column {shown(column.name)} is numeric"
 
 
 def not_finite(value: Any) -> str:

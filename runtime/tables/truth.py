@@ -139,8 +139,8 @@ def parse(text: str, columns: Collection[str]) -> Expression:
         values = _listed(given) if sign.endswith("in") else [_bare(given)]
         return Expression(text, column, _TESTS[sign], tuple(values))  # type: ignore[arg-type]
     raise InvalidValue(
-        f"truth: there is no column {shown(text)}; write COLUMN, COLUMN!=VALUE, COLUMN==VALUE, COLUMN in A,B or COLUMN>NUMBER, where COLUMN is one of "
-        f"{', '.join(map(shown, list(columns)[:LISTED]))}",
+        f"truth: there is no column {shown(text)}; the file has {', '.join(map(shown, list(columns)[:LISTED]))}; "
+        "write COLUMN, COLUMN!=VALUE, COLUMN==VALUE, COLUMN in A,B or COLUMN>NUMBER",
         field="truth",
         valid=list(columns),
     )
