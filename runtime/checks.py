@@ -63,8 +63,8 @@ def notes(folder: Path, model: Model) -> list[str]:
 def draws(model: Model, task: str) -> str:
     """Return a sentence that says which operators of a task draw random numbers."""
     operators = model.chance[task]
-    by = ", ".join(operators.draws or operators.unsure)
-    return f"{model.manifest.tasks[task].graph} draws random numbers" + (f" (operators {by})" if by else " itself")
+    by = ", ".join(operators.draws or operators.unsure) or "itself"
+    return f"{model.manifest.tasks[task].graph} draws random numbers by {by}"
 
 
 def check(folder: Path, device: str, *, seal: bool) -> tuple[list[str], list[str], Manifest]:

@@ -128,9 +128,9 @@ class Decoded:
 def decode(content: bytes, *, field: str = "image", max_pixels: int = MAX_PIXELS) -> Decoded:
     """Decode an image file. All readers of this module call it first.
 
-    If the file contains several pictures, the first one is used. It is rotated according to its EXIF tag. Values of 1 to 16 bits are converted
-    to 8 bits, with black at 0 and white at 255. Palettes and CMYK are converted to RGB. Transparency, also a transparent colour or palette
-    entry, becomes alpha. Colour profiles and gamma are not applied.
+    Of several pictures, the first one is used. It is rotated according to its EXIF tag. Values of 1 to 16 bits become 8 bits, with black at 0
+    and white at 255. Palettes and CMYK become RGB. Transparency, also a transparent colour or palette entry, becomes alpha. Colour profiles and
+    gamma are not applied.
 
     Raises Malformed (not an image), UnsupportedMedia (another format), TooLarge (from the header, before decoding).
     """
@@ -170,8 +170,8 @@ def read_unscaled(
 ) -> tuple[Pixels, Fitted]:  # fmt: skip
     """Read an image file as pixels uint8 (C, H, W) of its own size. Return the pixels and the steps. For images that are evaluated unscaled.
 
-    It differs from `read_image` in two ways: the image is not scaled, and an opaque image is never inverted. With `invert`, an image that is
-    only visible on the opposite of the background is inverted, as in `read_image`. Raises the same errors as `decode`.
+    Other than in `read_image`, the image is not scaled, and an opaque image is never inverted. With `invert`, an image that is only visible on
+    the opposite of the background is inverted. Raises the errors of `decode`.
     """
     decoded = decode(content, field=field, max_pixels=max_pixels)
     laid = _laid(decoded, channels, background, invert)
@@ -187,15 +187,14 @@ def read_image(
 ) -> tuple[Pixels, Fitted]:
     """Read an image file as pixels uint8 (C, H, W) of the size of the model. Return the pixels and the steps.
 
-    The steps of `contain` are:
+    The steps of `contain` after `decode`:
 
-    1. The file is decoded, see `decode`.
-    2. A transparent image is placed on the background, or on its opposite if it would be invisible (runtime.ink).
-    3. It is converted to grey (ITU-R 601) or RGB, as the model needs.
-    4. It is scaled to the largest size that fits without distortion (Lanczos) and centred on the background.
-    5. If the spec has `invert`, it is inverted if its canvas, or the border of an opaque image, is nearer to the opposite of the background.
+    1. A transparent image is laid over the background, or over its opposite if it would be invisible (runtime.ink).
+    2. It is converted to grey (ITU-R 601) or RGB, as the model needs.
+    3. It is scaled to the largest size that fits without distortion (Lanczos) and centred on the background.
+    4. With `spec.invert`, it is inverted if its canvas, or its border if it is opaque, is nearer to the opposite of the background.
 
-    `strict` rejects an image that needs any step. Raises the same errors as `decode`, and InvalidValue (strict).
+    `strict` rejects an image that needs any step. Raises the errors of `decode`, and InvalidValue (strict).
     """
     decoded = decode(content, field=field, max_pixels=max_pixels)
     background = spec.background or 0.0
@@ -228,9 +227,9 @@ def read_mask(
     """Read the file of a mask as uint8 (1, H, W), with 1 for known pixels: those that are at least half white and at least half opaque.
 
     If the largest opaque value is 1 in the units of the file, the file contains 0 and 1, and 1 means known. The mask must have the upright
-    size of its image (`image`: width, height) or the size of the model. A mask of the size of its image is scaled and centred like the image: a
-    scaled pixel is known if all pixels in it are known, and the margins are known. Raises the same errors as `decode`. Raises InvalidValue
-    for any other size, and for different values whose largest is between 1 and a sixteenth of white.
+    size of its image (`image`: width, height) or of the model. With the size of its image, it is scaled and centred like the image: a scaled
+    pixel is known if all pixels in it are known; margins are known. Raises the errors of `decode`. Raises InvalidValue for other sizes, and for
+    different values whose largest is between 1 and a sixteenth of white.
     """
     decoded = decode(content, field=field, max_pixels=max_pixels)
     known = np.where(_known(decoded, content, field, max_pixels), 255, 0).astype(np.uint8)[:, :, None]
@@ -266,13 +265,13 @@ def _known(decoded: Decoded, content: bytes, field: str, max_pixels: int) -> NDA
 
 @dataclass(frozen=True)
 class _Laid:
-    """A decoded image in the colours of a model, placed on a canvas."""
+    """A decoded image in the colours of a model, laid over a canvas."""
 
     pixels: Pixels  # (h, w, C)
     steps: tuple[str, ...]
     around: int  # value of the margins
     canvas: bool = False  # true if the image has a transparent canvas
-    lost: bool = False  # true if the image is invisible on the background, so that the canvas is the opposite
+    lost: bool = False  # true if it is invisible on the background; the canvas is then the opposite
     opposite: bool = False  # true if it has no canvas and its border is nearer to the opposite of the background
 
 
@@ -404,7 +403,7 @@ def _raw(content: bytes, kind: str) -> Pixels:
 
 
 def _dark(values: NDArray[Any], bits: int) -> tuple[str, ...]:
-    """Return a warning for values (h, w, C) that use at most a sixteenth of their range, such as 12 bits of 16, or 0 and 1."""
+    """Return a warning for values (h, w, C) within a sixteenth of their range, such as 12 bits of 16, or 0 and 1."""
     white, largest = 65535 if bits == 16 else 255, int(values.max())
     if not 0 < largest < DARK * white or (bits < 16 and ink.is_flat(values)):
         return ()

@@ -171,7 +171,7 @@ def test_files_that_a_manifest_names(tmp_path: Path, change: Change, said: str) 
         (np.zeros((2, 3), np.float32), np.zeros((2, 1, 2, 2)), "'decode.in.latent' is float32[2, 3]"),
         (np.zeros((2, SIZE), np.float32), np.full((2, 1, 2, 2), "a"), "decode.data: the golden vectors are <U1[2, 1, 2, 2]"),
         (np.zeros((2, SIZE), np.float32), np.full((2, 1, 2, 2), np.nan), "decode.data: differs by nan"),
-        (np.zeros((2, SIZE), np.float32), np.zeros((0, 1, 2, 2)), "decode.data: shape [2, 1, 2, 2], golden [0, 1, 2, 2]"),
+        (np.zeros((2, SIZE), np.float32), np.zeros((0, 1, 2, 2)), "decode.data: shape [2, 1, 2, 2], but the golden vectors have [0, 1, 2, 2]"),
     ],
 )  # fmt: skip
 def test_golden_vectors_that_compare_nothing(tmp_path: Path, latent: Any, data: Any, said: str) -> None:

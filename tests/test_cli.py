@@ -112,11 +112,11 @@ def test_a_sheet_of_rows_is_a_csv(tmp_path: Path) -> None:
         (["resume", "nowhere"], "is not a run"),
         (["export", "nowhere", "--name", "x"], "is not a run"),
         (["sample", "nowhere"], "contains no artifact"),
-        (["sample", "mnist-vae", "--prior", "x"], "valid: normal, gaussian, mixture"),
+        (["sample", "mnist-vae", "--prior", "x"], "use one of normal, gaussian, mixture"),
         (["remake", "nowhere.png"], "No such file"),
         (["sample", "mnist-vae", "-o", "/nowhere/x.png"], "/nowhere/x.png: No such file"),
         (["serve", "--port", "99999"], "MANIFOLD_PORT"),
-        (["serve", "--models", "nowhere"], "there is no such folder"),
+        (["serve", "--models", "nowhere"], "the folder does not exist"),
     ],
 )
 def test_errors_are_one_message_and_a_status(

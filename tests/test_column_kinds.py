@@ -278,7 +278,7 @@ def test_descriptions_say_what_is_not_seen() -> None:
     (old,) = described.describe(flat)
     assert (
         str(old)
-        == f"count: numeric: 0 to 1234567, log(1 + v) (all values below {low:g} look alike, and all above {high:g})"
+        == f"count: numeric: 0 to 1234567, log(1 + v) (the model cannot distinguish values below {low:g}, nor values above {high:g})"
     )
     ends, _ = rows.encode([{"count": value} for value in (high * 1.01, high * 0.99)], flat)
     assert ends[0, 0] == count.clip > ends[1, 0]

@@ -121,7 +121,7 @@ def test_conditions_that_are_left_open_are_drawn_and_said(forms_client: TestClie
         ({}, "conditions.look", "is conditioned on images; give one, or one per item, as conditions.look.images"),
         ({"colour": {"values": [1]}}, "conditions.colour", "is conditioned on label, pose, caption, look"),
         ({"label": {"texts": ["cat"]}}, "conditions.label", "takes class here; use conditions.label.class"),
-        ({"label": {"class": "cow"}}, "conditions.label", "unknown 'cow'"),
+        ({"label": {"class": "cow"}}, "conditions.label", "there is no class 'cow'"),
         ({"label": {"class": ["cat"] * 3}}, "conditions.label", "3 classes for 2 items"),
         ({"pose": {"values": [1, 2]}}, "conditions.pose", "shape"),
         ({"pose": {"values": [[1], [2], [3]]}}, "conditions.pose", "3 rows for 2 items; give one, or one per item"),

@@ -161,7 +161,7 @@ def test_a_csv_file_of_labels_goes_with_sub_folders_of_splits(tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("names", "table", "message"),
     [
-        ((), None, "no images there"),
+        ((), None, "contains no images"),
         (("train/a.png", "b.png"), None, "b.png is next to the splits train"),
         (("train/a.png", "more/b.png"), None, "more is next to the splits train"),
         (("train/a.png", "val/b.png", "valid/c.png"), None, "mean the same split"),
@@ -171,7 +171,7 @@ def test_a_csv_file_of_labels_goes_with_sub_folders_of_splits(tmp_path: Path) ->
         (("a.png",), "name,label\na.png,1\n", "must name the columns file, label and split"),
         (("a.png",), "", "is empty"),
         (("a.png",), "file,label\n", "has no rows"),
-        (("a.png",), "file,label\na.png\n", "row 1: 1 cells, but 2 columns"),
+        (("a.png",), "file,label\na.png\n", "row 1: 1 cells, but the header has 2"),
         (("a.png",), "file,split\na.png,later\n", "unknown split 'later'"),
         (("a.png", "b.png"), "file,label\na.png,1\nb.png,\n", "b.png has no label, but others have one"),
         (("a.png", "b.png"), "file,split\na.png,train\nb.png,\n", "b.png has no split, but others have one"),
@@ -191,7 +191,7 @@ def test_what_is_not_clear_is_refused(names: tuple[str, ...], table: str | None,
 
 def test_a_file_of_labels_that_is_missing_or_damaged_is_refused(tmp_path: Path) -> None:
     write(tmp_path, "a.png")
-    with pytest.raises(InvalidValue, match="there is no file"):
+    with pytest.raises(InvalidValue, match="does not exist"):
         folders.listed(tmp_path, "own.csv")
     (tmp_path / "labels.csv").write_bytes("file,label\n\u00e9.png,\n".encode() + b"a.png,\xff\n")
     with pytest.raises(InvalidValue, match=r"labels.csv: byte 26 is no UTF-8"):
@@ -401,7 +401,7 @@ def test_a_name_is_never_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         assert len(data.train) == 54
         assert data.name == data.protocol["data"] == str(tmp_path / "digits")
         assert datasets.short(name) == "digits"
-    with pytest.raises(TrainingError, match="there is no such folder"):
+    with pytest.raises(TrainingError, match="the folder does not exist"):
         datasets.load("missing/")
     with pytest.raises(TrainingError, match=r"unknown data set 'missing'.* or to a folder of images"):
         datasets.load("missing")

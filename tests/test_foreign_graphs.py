@@ -200,7 +200,7 @@ def test_nats_of_rows_have_one_number_for_each_column(tmp_path: Path) -> None:
         return {"tasks": {"score": score}, "scoring": {**content["scoring"], "surprise": "nats"}}
 
     assert manifest.read(tabled.write(tmp_path / "right", **outputs(3))).scoring is not None
-    with pytest.raises(ArtifactError, match=r"tasks\.score\.nats: shape \[4\], it must be \[3\]"):
+    with pytest.raises(ArtifactError, match=r"tasks\.score\.nats: shape \[4\]; it must be \[3\]"):
         manifest.read(tabled.write(tmp_path / "wrong", **outputs(4)))
 
 
@@ -210,7 +210,7 @@ def test_a_manifest_has_a_largest_size(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr("manifold.runtime.manifest.file.MAX_BYTES", size)
     assert manifest.read(made).name == "tiny"
     monkeypatch.setattr("manifold.runtime.manifest.file.MAX_BYTES", size - 1)
-    with pytest.raises(ArtifactError, match=f"is larger than {size - 1} bytes"):
+    with pytest.raises(ArtifactError, match=f"is larger than the limit of {size - 1} bytes"):
         manifest.read(made)
 
 

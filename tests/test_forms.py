@@ -94,7 +94,7 @@ def test_each_latent_has_priors_of_its_own(forms_client: TestClient, forms_model
     assert abs(float(normal["texture"].mean())) < 0.1 and float(np.abs(two["texture"].mean(axis=(1, 2, 3))).min()) > 1.5
     assert np.corrcoef(normal["place"][:, 0], normal["texture"][:, 0, 0, 0])[0, 1] < 0.2  # noise of their own
     field, said = refused(forms_client, "/sample", prior="three")
-    assert field == "prior" and "no 'three'" in said
+    assert field == "prior" and "no prior 'three'" in said
 
 
 def test_latents_are_given_and_returned_by_name(forms_client: TestClient, forms_models: dict[str, Model]) -> None:
@@ -192,7 +192,7 @@ def test_numbers_have_defaults_and_may_differ_by_item(forms_client: TestClient, 
         ({"guidance": 21}, "inputs.guidance", "21.0 is out of range; give a number from 0 to 20"),
         ({"guidance": [1, 2, 3]}, "inputs.guidance", "[3] numbers for 2 items; give one, or one per item"),
         ({"guidance": []}, "inputs.guidance", "[0] numbers for 2 items"),
-        ({"steps": 2.5}, "inputs.steps", "whole numbers are needed"),
+        ({"steps": 2.5}, "inputs.steps", "is not a whole number"),
         ({"steps": 0}, "inputs.steps", "a number from 1 to 50"),
         ({"scale": 1}, "inputs.scale", "has no input 'scale'; it takes guidance, steps"),
         ({"guidance": "high"}, "inputs.guidance", "number"),

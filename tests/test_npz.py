@@ -88,7 +88,7 @@ def test_the_sum_of_all_arrays_is_bounded(tmp_path: Path) -> None:
     arrays: dict[str, Any] = {f"a{i}": np.zeros(MB // 8) for i in range(4)}
     np.savez_compressed(path, **arrays)
     assert len(npz.read(path, npz.names(path), lambda *_: None, limit=4 * MB)) == 4
-    with pytest.raises(npz.Unreadable, match="'a3' takes 1048576 bytes, and 1048575 are left"):
+    with pytest.raises(npz.Unreadable, match="'a3' has 1048576 bytes, more than the 1048575 bytes left"):
         npz.read(path, npz.names(path), lambda *_: None, limit=4 * MB - 1)
 
 

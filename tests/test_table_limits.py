@@ -108,7 +108,7 @@ def many_rows() -> bytes:
 BOMBS: dict[str, tuple[str, Callable[[], bytes], str]] = {
     "one long cell": ("parquet", one_long_cell, "TooLarge: .*column 'kind' has a page of 6920.* bytes .limit"),
     "long dictionary": ("parquet", long_dictionary, "0 scored, 4000 invalid: kind: a cell of 1048576 bytes; the limit is 4096"),
-    "fixed length": ("parquet", fixed_length_dictionary, "Malformed: .*holds"),
+    "fixed length": ("parquet", fixed_length_dictionary, "Malformed: .*has the type"),
     "many large pages": ("parquet", many_large_pages, "TooLarge: .*row group 1 has .* bytes in 600 rows"),
     "lying dictionary": ("parquet", lying_dictionary, "Malformed: .*"),
     "delta": ("parquet", delta_bomb, "Malformed: .*encoding that is not supported"),

@@ -127,7 +127,7 @@ class Kind(Record):
     def of(cls, spec: Kind, subject: str) -> Self:
         """Return `spec` if it is of this kind. Raise InvalidValue if it is not; the message starts with `subject`."""
         if not isinstance(spec, cls):
-            raise InvalidValue(f"{subject}: contains {spec.noun}; choose one with {cls.noun}", field="data")
+            raise InvalidValue(f"{subject}: the items are {spec.noun}, but {cls.noun} are needed", field="data")
         return spec
 
     # --- arrays -----------------------------------------------------------------------------------------------------------

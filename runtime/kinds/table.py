@@ -395,7 +395,7 @@ def _carried(value: Any, place: str) -> Any:
         )
     if isinstance(value, str) and len(value.encode()) > files.CELL_BYTES:
         raise InvalidValue(
-            f"{place}: the text has {len(value.encode())} bytes; the limit is {files.CELL_BYTES}", field=place
+            f"{place}: a text of {len(value.encode())} bytes; the limit is {files.CELL_BYTES}", field=place
         )
     return value
 

@@ -157,7 +157,7 @@ def _unreadable(error: Exception, kind: str) -> RequestError:
 
 
 def _too_long(name: str, size: int) -> str:
-    return f"{name}: a cell has {size} bytes; the limit is {CELL_BYTES}"
+    return f"{name}: a cell of {size} bytes; the limit is {CELL_BYTES}"
 
 
 def _check_columns(there: Iterable[str], spec: TableSpec, also: Sequence[str]) -> list[str]:
