@@ -119,9 +119,9 @@ class Listing:
     root: Path
     entries: tuple[Entry, ...]
     classes_by: str | None = (
-        None  # where the classes come from: `sub-folders` or a file name; None if there are no classes
+        None  # the source of the classes: `sub-folders` or a file name; None if there are no classes
     )
-    split_by: str | None = None  # where the splits come from, in the same way
+    split_by: str | None = None  # the source of the splits, in the same form
     unlisted: int = 0  # number of image files without a row in the file of labels
     empty: tuple[str, ...] = ()  # folders without images next to the class folders
 
@@ -269,7 +269,7 @@ def _rows(table: Path) -> list[tuple[int, dict[str, str]]]:
     except RequestError as error:
         raise InvalidValue(f"{table}: {error.message.removeprefix('file: ')}", field="labels") from None
     except csv.Error as error:
-        raise InvalidValue(f"{table}: is not a CSV file: {error}", field="labels") from None
+        raise InvalidValue(f"{table}: is not a CSV file: {error}; save it as CSV in UTF-8", field="labels") from None
     columns = [COLUMNS.get(name.lower(), "") for name in header]
     if "file" not in columns or len([name for name in columns if name]) != len({name for name in columns if name}):
         raise InvalidValue(

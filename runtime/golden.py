@@ -39,7 +39,7 @@ def read(folder: Path, manifest: Manifest) -> dict[str, Array]:
     try:
         return npz.read(path, known, check)
     except npz.Unreadable as error:
-        raise ArtifactError(f"{path}: cannot be read: {error}") from error
+        raise ArtifactError(f"{path}: cannot be read: {error}; export the model again") from error
 
 
 def replay(run: Runner, folder: Path, manifest: Manifest, device: str) -> list[str]:

@@ -64,7 +64,7 @@ _DAMAGE = (
 
 @dataclass(frozen=True)
 class Fitted:
-    """The steps that fitted an image to the model, in order. There are none if the image needed no change."""
+    """The steps that fitted an image to the model, in order; empty if none was needed."""
 
     size: tuple[int, int]  # width and height of the file
     mode: str
@@ -168,7 +168,7 @@ def read_pixels(
 def read_unscaled(
     content: bytes, channels: int, *, background: float = 0.0, invert: bool = False, field: str = "image", max_pixels: int = MAX_PIXELS
 ) -> tuple[Pixels, Fitted]:  # fmt: skip
-    """Read an image file as pixels uint8 (C, H, W) of its own size. Return the pixels and the steps. For images that are evaluated unscaled.
+    """Read an image file as pixels uint8 (C, H, W) of its own size, for images that are evaluated unscaled. Return pixels and steps.
 
     Other than in `read_image`, the image is not scaled, and an opaque image is never inverted. With `invert`, an image that is only visible on
     the opposite of the background is inverted. Raises the errors of `decode`.
@@ -272,11 +272,11 @@ class _Laid:
     around: int  # value of the margins
     canvas: bool = False  # true if the image has a transparent canvas
     lost: bool = False  # true if it is invisible on the background; the canvas is then the opposite
-    opposite: bool = False  # true if it has no canvas and its border is nearer to the opposite of the background
+    opposite: bool = False  # true without a canvas, if the border is nearer to the opposite of the background
 
 
 def _laid(decoded: Decoded, channels: int, background: float, invert: bool) -> _Laid:
-    """Return an image on its canvas. If it is inverted later, margins and small transparent corners get the opposite of the background."""
+    """Return an image on its canvas. If it will be inverted, margins and small transparent corners are the opposite of the background."""
     base, steps = round(255 * background), []
     pixels, alpha = _in_colour(decoded.pixels, channels), decoded.alpha
     plain = PLAIN.get(decoded.mode, decoded.mode)
@@ -382,7 +382,7 @@ def _planes(image: Image.Image, content: bytes, bits: int) -> tuple[Pixels, Pixe
 
 
 def _words(image: Image.Image, content: bytes) -> NDArray[np.uint16]:
-    """Return the 16-bit values (h, w, 1 or 3) of a PNG file, without alpha. PIL itself returns only the upper bytes of colour files."""
+    """Return the 16-bit values (h, w, 1 or 3) of a PNG file, without alpha. Of colour files, PIL returns only the upper bytes."""
     if image.mode.startswith("I"):
         return np.asarray(image).clip(0, 65535).astype(np.uint16)[:, :, None]
     raw = {"RGB": ("RGB;16B", "RGB;16L"), "RGBA": ("RGBA;16B", "RGBA;16L")}[image.mode]

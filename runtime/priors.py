@@ -45,7 +45,7 @@ def _read(path: Path, key: str, size: int, most: int) -> tuple[Any, Any, Any]:
     try:
         arrays = npz.read(path, names, check)
     except npz.Unreadable as error:
-        raise ArtifactError(f"{path}: cannot be read: {error}") from error
+        raise ArtifactError(f"{path}: cannot be read: {error}; export the model again") from error
     if missing := [name for name in names if name not in arrays]:
         raise ArtifactError(f"{path}: has no array {missing[0]}; a prior needs {', '.join(names)}")
     weights, means, choleskys = (np.asarray(arrays[name], np.float64) for name in names)

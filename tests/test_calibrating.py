@@ -220,7 +220,9 @@ def test_without_an_old_calibration_there_is_nothing_to_compare() -> None:
 def test_warnings_speak_of_the_items_of_the_model() -> None:
     moved, tail = departures.warnings(old(np.linspace(-2, 2, 4000)), "a", np.full(300, 3.0), "images")
     assert moved.startswith("the images differ from") and "the folder contains the right images" in moved
-    assert "of the images lie beyond" in tail and "the folder may hold" in tail and "--truth" not in tail
+    assert (
+        "of the images are above the old threshold" in tail and "the folder may hold" in tail and "--truth" not in tail
+    )
 
 
 # --- over HTTP ---

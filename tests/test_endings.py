@@ -352,7 +352,7 @@ def test_recipes_that_are_no_recipes(model: Model, good: dict[str, Any]) -> None
     assert recipes.remake(model, good)
     broken: list[Any] = [None, [], "x", 5]
     for recipe in broken:
-        with pytest.raises(InvalidValue, match=r"the recipe is damaged: it: .* is not an object"):
+        with pytest.raises(InvalidValue, match=r"the recipe is damaged: recipe: .* is not an object"):
             recipes.check(recipe)
     for key in ("checksum", "temperature", "model", "seed"):
         with pytest.raises(InvalidValue, match=f"damaged: {key}"):

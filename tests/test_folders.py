@@ -194,7 +194,7 @@ def test_a_file_of_labels_that_is_missing_or_damaged_is_refused(tmp_path: Path) 
     with pytest.raises(InvalidValue, match="does not exist"):
         folders.listed(tmp_path, "own.csv")
     (tmp_path / "labels.csv").write_bytes("file,label\n\u00e9.png,\n".encode() + b"a.png,\xff\n")
-    with pytest.raises(InvalidValue, match=r"labels.csv: byte 26 is no UTF-8"):
+    with pytest.raises(InvalidValue, match=r"labels.csv: byte 26 is not valid UTF-8"):
         folders.listed(tmp_path)
     (tmp_path / "labels.csv").write_text(f"file,label\na.png,{'x' * 200_000}\n")
     with pytest.raises(InvalidValue, match=r"labels.csv: is not a CSV file: field larger"):

@@ -187,7 +187,7 @@ def test_the_service_answers_texts_of_any_length(tmp_path: Path, whole: Model) -
 
 def test_lengths_that_differ_or_are_too_long(whole: Model) -> None:
     inputs = example_inputs(whole.manifest.tasks["sample"], whole.manifest, 2)
-    with pytest.raises(InvalidValue, match="the lengths differ .tokens 3, token_mask 20"):
+    with pytest.raises(InvalidValue, match=r"the lengths differ .tokens 3, token_mask 20"):
         whole.run("sample", {**inputs, "tokens": inputs["tokens"][:, :3]})
     with pytest.raises(
         InvalidValue, match=r"input 'tokens' is int64\[2, 21\], it must be int64\[1\.\.20\] for each row"

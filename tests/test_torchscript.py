@@ -81,7 +81,7 @@ def test_torchscript_that_gives_something_else(tmp_path: Path) -> None:
 
     for method, said in (
         ("forward", "forward returns a dict; it must return a tensor, or a tuple of tensors"), ("nothing", "nothing returns a NoneType"),
-        ("two", "returns 2 outputs, but the manifest names 1 .y."), ("brief", "m.pt: torch cannot run it: "), ("fails", "m.pt: torch cannot run it: "),
+        ("two", "returns 2 outputs, but the manifest names 1 (y)"), ("brief", "m.pt: torch cannot run it: "), ("fails", "m.pt: torch cannot run it: "),
         ("wide", "output 'data' is float64[1, 1, 2, 2], the manifest says float32"), ("more", "m.pt: torch cannot run it: "),
         ("training", "m.pt: has no method 'training'"), ("absent", "m.pt: has no method 'absent'"),
     ):  # fmt: skip

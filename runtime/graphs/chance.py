@@ -105,7 +105,7 @@ def _judge(
 ) -> None:
     """Add the findings about a node, its inner graphs and the function that it calls.
 
-    `scopes` contain the constants that are visible to the node. Each function is analysed once, since the result is the same for every call.
+    `scopes` contain the constants that are visible to the node. Each function is analysed once, since all calls have the same result.
     """
     called = (node.domain, node.op)
     if called in content.functions:

@@ -59,7 +59,7 @@ class Calibrated:
         try:
             held = npz.read(path, names, lambda name, shape, _: None if shape == expected else f"not {list(expected)}")
         except npz.Unreadable as error:
-            raise ArtifactError(f"{path}: cannot be read: {error}") from error
+            raise ArtifactError(f"{path}: cannot be read: {error}; calibrate the model again") from error
         scores = {name: np.asarray(values, np.float64) for name, values in held.items()}
         for name in names:
             values = scores.get(name)

@@ -18,7 +18,7 @@ class NumericColumn(Record):
 
     If |s| is above `clip`, s is clipped to it. If `beyond` is "log", log(1 + |s| - clip) is added, so that different values stay different.
 
-    Below 0 the logarithm is mirrored, -log(1 - value), so that it is defined for every number. The quantile transform maps `knots`, quantiles
+    Below 0 the logarithm is mirrored, -log(1 - value), so that it is defined for all numbers. The quantile transform maps `knots`, quantiles
     of the training rows, to `scores`, the normal quantiles of their shares. It is linear between the knots and continues with `slope` outside,
     so that values outside the training range stay unusual.
     """

@@ -1,6 +1,6 @@
 """A reader of Thrift's compact protocol, in which Parquet stores its metadata. It builds no objects; it skips and counts.
 
-The usual reader builds a large object for every few bytes of a footer, and allocates the size that the header of a page claims. So both are
+From a few bytes of a footer, the usual reader builds a large object, and allocates the size that the header of a page claims. So both are
 checked here first. Reading past the end raises IndexError, which the caller converts into its own error.
 """
 
