@@ -137,7 +137,7 @@ def test_rows_without_a_label_are_kept_and_counted(knowing: Path, tmp_path: Path
         (rows(100, 90), {}, "10 are too few for a calibration"),
         (rows(), {"stated": "fraud"}, "there is no column 'fraud'; the file has 'price'"),
         (rows(), {"stated": "kind"}, "has 3 values"),
-        ({**rows(), "label": np.asarray(["normal"] * (N - 1) + ["?!"])}, {"stated": "label>1"}, "it is not a number"),
+        ({**rows(), "label": np.asarray(["normal"] * (N - 1) + ["?!"])}, {"stated": "label>1"}, "which is not a number"),
         ({k: v for k, v in rows().items() if k != "label"}, {"strict": True}, r"differ from .* Nothing was published"),
     ],
 )  # fmt: skip
@@ -221,7 +221,7 @@ def test_warnings_speak_of_the_items_of_the_model() -> None:
     moved, tail = departures.warnings(old(np.linspace(-2, 2, 4000)), "a", np.full(300, 3.0), "images")
     assert moved.startswith("the images differ from") and "the folder contains the right images" in moved
     assert (
-        "of the images are above the old threshold" in tail and "the folder may hold" in tail and "--truth" not in tail
+        "of the images are above the old threshold" in tail and "the folder may contain" in tail and "--truth" not in tail
     )
 
 

@@ -199,7 +199,7 @@ def test_a_file_of_labels_that_is_missing_or_damaged_is_refused(tmp_path: Path) 
     (tmp_path / "labels.csv").write_text(f"file,label\na.png,{'x' * 200_000}\n")
     with pytest.raises(InvalidValue, match=r"labels.csv: is not a CSV file: field larger"):
         folders.listed(tmp_path)
-    with pytest.raises(InvalidValue, match="no such folder"):
+    with pytest.raises(InvalidValue, match="the folder does not exist"):
         folders.listed(tmp_path / "none")
 
 
