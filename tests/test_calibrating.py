@@ -221,7 +221,9 @@ def test_warnings_speak_of_the_items_of_the_model() -> None:
     moved, tail = departures.warnings(old(np.linspace(-2, 2, 4000)), "a", np.full(300, 3.0), "images")
     assert moved.startswith("the images differ from") and "the folder contains the right images" in moved
     assert (
-        "of the images are above the old threshold" in tail and "the folder may contain" in tail and "--truth" not in tail
+        "of the images are above the old threshold" in tail
+        and "the folder may contain" in tail
+        and "--truth" not in tail
     )
 
 
