@@ -1,4 +1,4 @@
-"""The checks of `manifold check` beyond loading: every task runs, its bits do not depend on the batch, and the manifest says what it does."""
+"""The checks of `manifold check` beyond loading: every task runs, its bits do not depend on the batch, and the manifest is complete."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from manifold.runtime.manifest import Manifest
 
 
 def run_all(model: Model) -> list[str]:
-    """Run every task at every batch size. Return what is wrong, one line each."""
+    """Run every task at every batch size. Return the problems, one line each."""
     problems = []
     for name in model.manifest.tasks:
         try:
@@ -30,15 +30,15 @@ def _run(model: Model, name: str) -> list[str]:
     inputs = example_inputs(task, model.manifest, batches.ROWS)
     run = functools.partial(model.run, name)
     if name in model.manifest.drawing:
-        run(inputs)  # its bits differ from run to run, in whatever batch
+        run(inputs)  # its bits differ from run to run in any batch
         return []
     mixing = batches.dependence(run, inputs)
-    return [f"{line}; this graph cannot promise the same item in every batch" for line in mixing]
+    return [f"{line}; an item from this graph can differ between batches" for line in mixing]
 
 
 def unrecorded(stored: Manifest, model: Model) -> list[str]:
-    """Return what the stored manifest leaves out, one line each: checksums, and that graphs draw random numbers."""
-    problems = [] if stored.files else ['files: no checksums; "manifold check --seal" writes them']
+    """Return the facts that the stored manifest lacks, one line each: checksums, and that graphs draw random numbers."""
+    problems = [] if stored.files else ['files: the manifest has no checksums; "manifold check --seal" writes them']
     for name in sorted(model.manifest.drawing - stored.drawing):
         claimed = stored.tasks[name].reproducible or stored.reproducible
         problems.append(
@@ -49,26 +49,26 @@ def unrecorded(stored: Manifest, model: Model) -> list[str]:
 
 
 def notes(folder: Path, model: Model) -> list[str]:
-    """Return what is worth knowing of an artifact that is good."""
+    """Return information about an artifact that has no problems, one line each."""
     lines = [
-        f"tasks.{name}: {draws(model, name)}; its answers say reproducible: false"
+        f"tasks.{name}: {draws(model, name)}; its responses contain reproducible: false"
         for name in sorted(model.manifest.drawing)
     ]
     if extra := repository.left_over(folder, model.manifest):
         shown = ", ".join(extra[:5]) + (f" and {len(extra) - 5} more" if len(extra) > 5 else "")
-        lines.append(f"files: {shown}: without a checksum; nothing reads them")
+        lines.append(f"files: {shown}: these have no checksum and are not used")
     return lines
 
 
 def draws(model: Model, task: str) -> str:
-    """Say that a task draws random numbers, and by what."""
+    """Return a sentence that says which operators of a task draw random numbers."""
     operators = model.chance[task]
     by = ", ".join(operators.draws or operators.unsure) or "itself"
     return f"{model.manifest.tasks[task].graph} draws random numbers by {by}"
 
 
 def check(folder: Path, device: str, *, seal: bool) -> tuple[list[str], list[str], Manifest]:
-    """Check an artifact; if asked to, seal it first and move fitted priors into a file. Return problems, notes, and the manifest as stored.
+    """Check an artifact. With `seal`, seal it first and move fitted priors into a file. Return problems, notes, and the stored manifest.
 
     Raises ArtifactError for an artifact that cannot be loaded, or whose published version would be changed by sealing it. Raises Unavailable
     if something that it needs is not on this machine.

@@ -1,4 +1,4 @@
-"""The codecs of bytes and numbers on the wire: base64, numpy's own format, and nested lists."""
+"""Codecs for bytes and numbers in requests and responses: base64, numpy's .npy format, and nested lists."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from manifold.runtime.errors import InvalidValue, Malformed, cut
 Float32 = NDArray[np.float32]
 
 NPY = "application/x-npy"
-# what JSON calls the values that Python reads
+# the names in error messages of Python types that JSON is read into
 NAMES = {
     str: "text",
     bool: "true or false",
@@ -31,50 +31,60 @@ NAMES = {
 
 
 def from_base64(text: str, field: str) -> bytes:
-    """Bytes of standard base64 (a data: URL's prefix is allowed). Raises Malformed."""
+    """Decode standard base64, with or without the prefix of a data: URL. Raises Malformed."""
     if text.startswith("data:"):
         text = text.partition(",")[2]
     try:
         return base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError):
-        raise Malformed(f"{field}: not base64; send the file's bytes in standard base64", field=field) from None
+        raise Malformed(
+            f"{field}: is not valid base64; send the bytes of the file in standard base64", field=field
+        ) from None
 
 
 def to_base64(content: bytes) -> str:
-    """Standard base64."""
+    """Encode bytes as standard base64."""
     return base64.b64encode(content).decode("ascii")
 
 
 def to_npy(array: NDArray[Any]) -> bytes:
-    """The array in numpy's own format."""
+    """Return an array in numpy's .npy format."""
     buffer = io.BytesIO()
     np.save(buffer, array, allow_pickle=False)
     return buffer.getvalue()
 
 
 def from_npy(content: bytes, field: str) -> NDArray[Any]:
-    """An array in numpy's own format; never a pickle, and never more than the body holds, whatever its header claims.
+    """Read an array in numpy's .npy format. Pickles are never read, and the size in the header must match the size of the body.
 
-    Raises Malformed, or InvalidValue for other than numbers.
+    Raises Malformed if it cannot be read, InvalidValue for an array that does not hold numbers.
     """
     buffer = io.BytesIO(content)
     try:
         shape, fortran, dtype = npz.header(buffer)
     except npz.Unreadable:
-        raise Malformed(f"{field}: not a readable .npy body (numpy.save of an array)", field=field) from None
+        raise Malformed(
+            f"{field}: is not a readable .npy body; write it with numpy.save from an array", field=field
+        ) from None
     if dtype.kind not in "fiub":
-        raise InvalidValue(f"{field}: an array of numbers is needed, not {cut(str(dtype))}", field=field)
+        raise InvalidValue(f"{field}: the array has the type {cut(str(dtype))}; send an array of numbers", field=field)
     body = content[buffer.tell() :]
     if len(body) != math.prod(shape) * dtype.itemsize:
-        raise Malformed(f"{field}: {len(body)} bytes do not make {dtype}{cut(str(list(shape)))}", field=field)
+        raise Malformed(
+            f"{field}: the body has {len(body)} bytes, which do not match the type {dtype} and shape {cut(str(list(shape)))} in its header; "
+            "send the whole file",
+            field=field,
+        )
     try:
         return np.frombuffer(body, dtype).reshape(shape, order="F" if fortran else "C")
-    except (ValueError, OverflowError):  # nothing at all, or an extent beyond what an index may be
-        raise Malformed(f"{field}: an array of shape {cut(str(list(shape)))} cannot be", field=field) from None
+    except (ValueError, OverflowError):  # an empty body, or a dimension that is too large for an index
+        raise Malformed(
+            f"{field}: no array can have the shape {cut(str(list(shape)))}; send a valid .npy body", field=field
+        ) from None
 
 
 def types_of(values: object) -> set[type]:
-    """Return the types of the values in lists within each other, without a step of Python for each value."""
+    """Return the types of the values in nested lists, without a Python loop over the values."""
     if not isinstance(values, list | tuple):
         return {type(values)}
     types = set(map(type, values))
@@ -86,9 +96,9 @@ def types_of(values: object) -> set[type]:
 
 
 def check_types(values: object, field: str, *, whole: bool = False) -> None:
-    """Raise InvalidValue for nested lists, or an array, with anything but numbers: texts, true and false, and null are not converted.
+    """Raise InvalidValue for nested lists or an array with values that are not numbers. Texts, booleans and null are not converted.
 
-    With `whole`, the numbers must be integers: 4.0 is not one.
+    With `whole`, the numbers must be integers; 4.0 is not an integer.
     """
     if isinstance(values, np.ndarray | np.generic):
         wrong = {values.dtype.name} if values.dtype.kind not in ("iu" if whole else "iuf") else set()
@@ -101,28 +111,34 @@ def check_types(values: object, field: str, *, whole: bool = False) -> None:
     if wrong:
         needed = "integers" if whole else "numbers"
         raise InvalidValue(
-            f"{field}: {needed} are needed, not {' or '.join(sorted(wrong))}; values are not converted", field=field
+            f"{field}: contains {' and '.join(sorted(wrong))}; send only {needed} (values are not converted)",
+            field=field,
         )
 
 
 def floats(values: Sequence[Any] | NDArray[Any], shape: tuple[int, ...], field: str, *, limit: float = 1e6) -> Float32:
-    """Nested lists or an array to float32 (n, *shape), finite and at most `limit` in size. Raises InvalidValue naming the item."""
+    """Convert nested lists or an array to float32 (n, *shape).
+
+    Raises InvalidValue, with the index of the item, for values that are not finite or whose absolute value is above `limit`.
+    """
     check_types(values, field)
     try:
         array = np.asarray(values, dtype=np.float64)
     except (ValueError, TypeError, OverflowError):
         raise InvalidValue(
-            f"{field}: a rectangular array of numbers of shape [n, {', '.join(map(str, shape))}] is needed", field=field
+            f"{field}: is not a rectangular array of numbers; send the shape [n, {', '.join(map(str, shape))}]",
+            field=field,
         ) from None
     if array.ndim != len(shape) + 1 or array.shape[1:] != shape:
         raise InvalidValue(
-            f"{field}: shape {cut(str(list(array.shape)))}, but [n, {', '.join(map(str, shape))}] is needed",
+            f"{field}: shape {cut(str(list(array.shape)))}; send the shape [n, {', '.join(map(str, shape))}]",
             field=field,
         )
-    if not (np.abs(array) <= limit).all():  # false of NaN too
+    if not (np.abs(array) <= limit).all():  # the comparison is also false for NaN
         bad = ~(np.abs(array) <= limit)
         item = int(np.argwhere(bad.reshape(len(array), -1).any(axis=1))[0, 0])
         raise InvalidValue(
-            f"{field}[{item}]: holds a value that is not finite or beyond {limit:g}", field=f"{field}[{item}]"
+            f"{field}[{item}]: contains NaN, or a value above {limit:g} in size; send finite numbers within that limit",
+            field=f"{field}[{item}]",
         )
     return array.astype(np.float32)

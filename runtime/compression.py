@@ -1,11 +1,12 @@
-"""Images as files of entropy-coded codes: `encode` gives the codes, the artifact's own prior says how probable each one is.
+"""Compression of images into entropy-coded codes. `encode` gives the codes; the artifact's prior gives the probability of each code.
 
-A file is a header and the words of one range coder (the library constriction) for all its images: first the class that each is told, every
-class as probable, then the codes, place by place and image by image within a place. Decoding asks the prior for one place after the other,
-as each depends on those before it, for all images at once. Both sides see the probabilities through logits rounded to 1/64, so that other
-rounding on another machine hardly ever matters; where it does, the checksum of the codes says so, and nothing wrong is given out as right.
+A file consists of a header and the words of one range coder (library constriction) for all images. The coder holds first the class that each
+image is conditioned on, with equal probabilities, then the codes: position by position, and within a position image by image. Each code
+depends on the codes before it, so decoding computes the probabilities of one position after another, for all images at once. Both sides round
+logits to 1/64, so that different rounding errors on another machine rarely matter. If they matter, the checksum of the codes does not match
+and decoding fails; wrong images are never returned.
 
-    magic "MFC2" · artifact's checksum (8 bytes) · images (uint16) · CRC-32 of classes and codes · words (uint32 each), little-endian
+    magic "MFC2" · checksum of the artifact (8 bytes) · images (uint16) · CRC-32 of classes and codes · words (uint32 each), little-endian
 """
 
 from __future__ import annotations
@@ -30,34 +31,34 @@ Float64 = NDArray[np.float64]
 
 MAGIC = b"MFC2"
 HEADER = struct.Struct("<4s8sHI")
-MOST = 1024  # images a file: their probabilities are in memory at once
+MOST = 1024  # limit for the images of a file; their probabilities are in memory at the same time
 GRID = 64  # logits are rounded to 1/GRID
-FLOOR = 1e-9  # least probability: a code that the prior rules out still has a way to be written
+FLOOR = 1e-9  # smallest probability, so that a code to which the prior gives 0 can still be written
 
 
 @dataclass(frozen=True)
 class Compressed:
-    """A file, and the bits of it that are the images' own."""
+    """A compressed file, and the number of bits that encode the images."""
 
     content: bytes
-    bits: int  # of the range coder's words
+    bits: int  # size of the range coder's words, without the header
     codes: Codes  # (n, h, w)
 
 
 def compress(model: Model, data: Array) -> Compressed:
-    """Items (n, *shape) at the graph's edge as one file. A conditional prior is told the class under which an item takes fewest bits.
+    """Compress items (n, *shape) into one file. A conditional prior is conditioned on the class that needs the fewest bits for an item.
 
-    Raises UnsupportedTask for an artifact without codes or without a prior over them, InvalidValue for no items or more than 1024.
+    Raises UnsupportedTask for an artifact without codes or without a prior over them, InvalidValue for 0 or more than 1024 items.
     """
     check_can(model.manifest)
     if not 1 <= len(data) <= MOST:
-        raise InvalidValue(f"images: 1 to {MOST} go into one file, not {len(data)}; make several files", field="images")
+        raise InvalidValue(f"images: {len(data)} images; put 1 to {MOST} into one file", field="images")
     codes = model.encode(data).codes
     assert codes is not None
     labels, tables = _best_classes(model, codes)
     encoder, family = _coder().RangeEncoder(), _family()
     encoder.encode(labels.astype(np.int32), family, _uniform(model, len(codes)))
-    flat = np.ascontiguousarray(np.moveaxis(codes, 0, -1).astype(np.int32)).ravel()  # place by place
+    flat = np.ascontiguousarray(np.moveaxis(codes, 0, -1).astype(np.int32)).ravel()  # position by position
     encoder.encode(flat, family, np.ascontiguousarray(np.moveaxis(tables, 0, -2).reshape(len(flat), -1)))
     words: NDArray[np.uint32] = encoder.get_compressed()
     header = HEADER.pack(MAGIC, _fingerprint(model), len(codes), _crc(labels, codes))
@@ -65,9 +66,9 @@ def compress(model: Model, data: Array) -> Compressed:
 
 
 def decompress(model: Model, content: bytes) -> tuple[Array, Codes]:
-    """The items (n, *shape) at the graph's edge, and their codes (n, h, w).
+    """Return the items (n, *shape) of a file, and their codes (n, h, w).
 
-    Raises Malformed for what is no such file or is damaged, InvalidValue for a file that another artifact made.
+    Raises Malformed for a file that is damaged or of another format, InvalidValue for a file that another artifact made.
     """
     check_can(model.manifest)
     count, checksum, words = _open(content, model)
@@ -81,15 +82,18 @@ def decompress(model: Model, content: bytes) -> tuple[Array, Codes]:
         codes[:, *place] = decoder.decode(family, tables)
     if _crc(labels, codes) != checksum:
         raise Malformed(
-            "the codes do not have the checksum that the file carries: it is damaged, or was written on a machine whose arithmetic differs"
+            "file: the decoded codes do not match the checksum: the file is damaged, or was written on a machine with different arithmetic; "
+            "decompress it on the machine that wrote it"
         )
     return model.sample(count, codes=codes).data, codes
 
 
 def made_by(content: bytes) -> str:
-    """The first 16 digits of the checksum of the artifact that made the file. Raises Malformed."""
+    """Return the first 16 digits of the checksum of the artifact that made a file. Raises Malformed."""
     if len(content) < HEADER.size or content[:4] != MAGIC:
-        raise Malformed("not a file of compressed codes: it does not begin with MFC2")
+        raise Malformed(
+            "file: does not start with MFC2, so it is not a file of compressed codes; give one that `manifold compress` wrote"
+        )
     fingerprint: bytes = HEADER.unpack_from(content)[1]
     return fingerprint.hex()
 
@@ -98,13 +102,13 @@ def _open(content: bytes, model: Model) -> tuple[int, int, NDArray[np.uint32]]:
     made = made_by(content)
     if made != _fingerprint(model).hex():
         raise InvalidValue(
-            f"made by another artifact: the file says {made}, {model.manifest.name} is {_fingerprint(model).hex()}",
+            f"model: the file was made by the artifact {made}…, but {model.manifest.name} is {_fingerprint(model).hex()}…; use the model that made it",
             field="model",
         )
     _, _, count, checksum = HEADER.unpack_from(content)
     body = content[HEADER.size :]
     if len(body) % 4 or not 1 <= count <= MOST:
-        raise Malformed("the file of compressed codes is damaged or cut short")
+        raise Malformed("file: the file of compressed codes is damaged or incomplete; compress the images again")
     return count, checksum, np.frombuffer(body, "<u4").astype(np.uint32)
 
 
@@ -128,18 +132,18 @@ def _fingerprint(model: Model) -> bytes:
 
 
 def _classes(model: Model) -> int:
-    """Return the number of conditions of the prior: one for each class, or one."""
+    """Return the number of different conditions of the prior: the number of classes, or 1."""
     return len(model.manifest.classes) if model.manifest.classes else 1
 
 
 def _uniform(model: Model, n: int) -> Float64:
-    """Every class as probable, (n, C); constriction wants two symbols at least, so nothing to tell is one of two."""
+    """Return equal probabilities for all classes, (n, C). constriction needs at least two symbols, so a second one is added to a single class."""
     count = _classes(model)
     return np.full((n, count), 1 / count) if count > 1 else np.tile([1 - FLOOR, FLOOR], (n, 1))
 
 
 def _best_classes(model: Model, codes: Codes) -> tuple[Codes, Float64]:
-    """Return for each item the class under which its codes take fewest bits (n,), and the probabilities under it (n, *grid, K)."""
+    """Return for each item the class that needs the fewest bits for its codes (n,), and the probabilities under it (n, *grid, K)."""
     n = len(codes)
     least, best, tables = np.full(n, np.inf), np.zeros(n, np.int64), np.empty(0)
     for label in range(_classes(model)):
@@ -152,7 +156,7 @@ def _best_classes(model: Model, codes: Codes) -> tuple[Codes, Float64]:
 
 
 def _probabilities(model: Model, codes: Codes, labels: Codes) -> Float64:
-    """p(code | those before it), (n, *grid, K), from one parallel pass over codes (n, *grid)."""
+    """Compute p(code | the codes before it), (n, *grid, K), in one parallel pass over codes (n, *grid)."""
     spec = model.manifest.tasks["score_codes"]
     inputs: dict[str, Array] = {tensor.role: codes for tensor in spec.inputs if tensor.source == "codes"}
     condition = spec.input("condition")

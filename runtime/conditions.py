@@ -1,7 +1,7 @@
-"""The conditions of a request as model inputs: classes, values, texts, items such as images, or several of these.
+"""The conversion of conditions into model inputs: classes, values, texts, items such as images, or several of these.
 
-Each kind of condition has a type of its own. The short forms that requests and the library use for classes and values are turned into them by
-`tagged`. `field` of a condition is the path under which a request stated it, for errors; None for one that no request stated.
+Each kind of condition has its own type. `tagged` converts the short forms that requests and the library use for classes and values. The `field`
+of a condition is its path in the request, for errors; it is None if the condition does not come from a request.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ Float32 = NDArray[np.float32]
 
 RANDOM = "random"
 ONLY = "condition"  # the name of a model's only condition
-PART_STREAM = 2**36  # + its place: the stream of a part's random choice, from the second part on
+PART_STREAM = 2**36  # plus the index of a part: the stream of its random choice, from the second part on
 
-# a class by name or index, "random", one for each item, or weights by name
+# a class by name or index, "random", one class per item, or weights by name
 Choice: TypeAlias = str | int | Sequence[str | int] | Mapping[str, float]
 
 
@@ -70,18 +70,18 @@ class BySeveral:
 
 One: TypeAlias = ByClass | ByValues | ByText | ByItem
 Condition: TypeAlias = One | BySeveral
-Given: TypeAlias = Condition | Choice | Array  # with the short forms
+Given: TypeAlias = Condition | Choice | Array  # includes the short forms
 
 
 def tagged(given: Given) -> Condition:
-    """Return a condition, also for a short form: an array states values, anything else classes."""
+    """Return a condition in its long form. In the short forms, an array gives values and anything else gives classes."""
     if isinstance(given, ByClass | ByValues | ByText | ByItem | BySeveral):
         return given
     return ByValues(given) if isinstance(given, np.ndarray) else ByClass(given)
 
 
 def shortest(manifest: Manifest, given: Given) -> Condition:
-    """Return a condition without its name if the model has one condition, so that both forms make the same recipe."""
+    """Return a condition without its name if the model has only one, so that both forms give the same recipe."""
     condition = tagged(given)
     if isinstance(condition, BySeveral) and len(manifest.conditioned) < 2 and len(condition.parts) == 1:
         return next(iter(condition.parts.values()))
@@ -89,7 +89,7 @@ def shortest(manifest: Manifest, given: Given) -> Condition:
 
 
 def of_items(condition: Condition, items: Array, n: int) -> Condition:
-    """Return the condition of some of n items, by their indices. What is stated for all items stays as it is."""
+    """Return the condition of some of n items, selected by index. A condition that applies to all items is not changed."""
     match condition:
         case BySeveral(parts):
             return BySeveral({name: of_items(part, items, n) for name, part in parts.items()})  # type: ignore[misc]
@@ -109,7 +109,7 @@ def _is_list(choice: Choice) -> TypeGuard[Sequence[str | int]]:
 
 
 def check_count(given: Given | None, n: int, name: str | None = None) -> None:
-    """Raise InvalidValue for a condition that states neither one for all of n items nor one for each. `name` is that of a part."""
+    """Raise InvalidValue if a condition gives neither one value for all n items nor one for each. `name` is the name of a part."""
     condition = None if given is None else tagged(given)
     said = getattr(condition, "field", None)
     field = said or (ONLY if name is None else f"conditions.{name}")
@@ -120,7 +120,9 @@ def check_count(given: Given | None, n: int, name: str | None = None) -> None:
         case ByClass(choice) if _is_list(choice):
             if len(choice) != n:
                 field = "class" if name is None and said is None else field
-                raise InvalidValue(f"{field}: {len(choice)} classes for {n} items", field=field)
+                raise InvalidValue(
+                    f"{field}: {len(choice)} classes for {n} items; give one, or one per item", field=field
+                )
         case ByValues(values):
             _check_one_or_each(len(np.atleast_2d(values)), n, field, "rows")
         case ByText(texts):
@@ -131,18 +133,18 @@ def check_count(given: Given | None, n: int, name: str | None = None) -> None:
 
 def _check_one_or_each(count: int, n: int, field: str, noun: str) -> None:
     if count not in (1, n):
-        raise InvalidValue(f"{field}: {count} {noun} for {n} items; give one, or one an item", field=field)
+        raise InvalidValue(f"{field}: {count} {noun} for {n} items; give one, or one per item", field=field)
 
 
 def key_of(condition: Classes | Values | Text | Item) -> str:
-    """Return the key under which a request states a condition of this kind."""
+    """Return the key that a request uses for a condition of this kind."""
     if isinstance(condition, Item):
         return condition.data.wire.many
     return {"classes": "class", "text": "texts"}.get(condition.kind, condition.kind)
 
 
 def is_random(given: Given | None) -> bool:
-    """Return whether the condition is drawn."""
+    """Return whether the condition is drawn at random."""
     chosen = None if given is None else tagged(given)
     return chosen is None or (
         isinstance(chosen, ByClass) and isinstance(chosen.choice, str) and chosen.choice == RANDOM
@@ -150,7 +152,7 @@ def is_random(given: Given | None) -> bool:
 
 
 def part_of(manifest: Manifest, tensor: InputSpec, given: Given | None) -> One | None:
-    """Return the part of a condition that fills an input; None if it is left open. Raises InvalidValue for parts that the model lacks."""
+    """Return the part of a condition that fills an input; None if it is not given. Raises InvalidValue for parts that the model does not have."""
     if given is None:
         return None
     condition, names = tagged(given), list(manifest.conditioned) or [ONLY]
@@ -158,21 +160,23 @@ def part_of(manifest: Manifest, tensor: InputSpec, given: Given | None) -> One |
         if unknown := next((name for name in condition.parts if name not in names), None):
             field = condition.parts[unknown].field or f"conditions.{unknown}"
             raise InvalidValue(
-                f"{field}: {manifest.name} is conditioned on {', '.join(names)}", field=field, valid=names
+                f"{field}: {manifest.name} has no such condition; it is conditioned on {', '.join(names)}",
+                field=field,
+                valid=names,
             )
         return condition.parts.get(manifest.name_of_condition(tensor))
     if len(names) > 1 and not is_random(condition):
         field = condition.field or ("class" if isinstance(condition, ByClass) else ONLY)
         raise InvalidValue(
-            f"{field}: {manifest.name} is conditioned on {', '.join(names)}; state each under conditions", field=field, valid=names
+            f"{field}: {manifest.name} is conditioned on {', '.join(names)}; give each one under `conditions`", field=field, valid=names
         )  # fmt: skip
     return None if len(names) > 1 else condition
 
 
 def fill(manifest: Manifest, tensor: InputSpec, given: Given | None, n: int, seed: int, first: int) -> Array:
-    """Return an input (n, *shape) whose source is a condition. What is left open is drawn: classes by their prior, else from the examples.
+    """Return an input (n, *shape) that a condition fills. If it is not given, it is drawn: classes from their prior, others from the examples.
 
-    Raises InvalidValue for conditions that are not as the manifest says.
+    Raises InvalidValue for conditions that do not match the manifest.
     """
     part, stated = part_of(manifest, tensor, given), manifest.condition_of(tensor)
     draw = _Draw(manifest, manifest.name_of_condition(tensor), n, seed, first, None if part is None else part.field)
@@ -189,23 +193,23 @@ def fill(manifest: Manifest, tensor: InputSpec, given: Given | None, n: int, see
 
 @dataclass(slots=True)
 class _Draw:
-    """One condition of n items of a seed."""
+    """The source of one condition for n items of a seed."""
 
     manifest: Manifest
     name: str
     n: int
     seed: int
     first: int
-    said: str | None = None  # the path under which a request stated the condition
+    said: str | None = None  # the path of the condition in the request, if it was given
 
     @property
     def field(self) -> str:
-        """The path under which a request stated the condition, or else that under which it can."""
+        """The path of the condition in the request, or the path to use if it was not given."""
         return self.said or self.place
 
     @property
     def place(self) -> str:
-        """The path under which a request can state the condition."""
+        """The path that a request can use for the condition."""
         stated = self.manifest.conditioned.get(self.name)
         long = len(self.manifest.conditioned) > 1 or isinstance(stated, Text | Item)
         return f"conditions.{self.name}" if long else ONLY
@@ -214,10 +218,10 @@ class _Draw:
         short = {"class": "class", "values": ONLY}
         long = self.said if self.said is not None and "conditions." in self.said else self.place
         key = short[needed] if long == ONLY else f"{long}.{needed}"
-        return InvalidValue(f"{self.field}: {self.manifest.name} takes {needed} here; state {key}", field=self.field)
+        return InvalidValue(f"{self.field}: {self.manifest.name} takes {needed} here; use {key}", field=self.field)
 
     def chosen(self, weights: Sequence[float]) -> NDArray[np.int64]:
-        """Draw one of several for each item."""
+        """Draw the index of one of several weights for each item."""
         place = list(self.manifest.conditioned).index(self.name) if self.name in self.manifest.conditioned else 0
         if place == 0:
             return sampling.choice(self.seed, self.first, self.n, weights)
@@ -225,7 +229,7 @@ class _Draw:
         return sampling.pick(np.tile(np.asarray(weights), (self.n, 1)), uniforms)
 
     def even(self, count: int) -> NDArray[np.int64]:
-        """Draw one of `count` for each item."""
+        """Draw one of `count` equally likely indices for each item."""
         return self.chosen([1 / count] * count)
 
     def values(self, stated: Classes | Values | None, given: Array, width: int) -> Float32:
@@ -233,7 +237,8 @@ class _Draw:
         _check_one_or_each(len(rows), self.n, self.field, "rows")
         if isinstance(stated, Classes) and not ((rows >= 0).all() and rows.any(axis=1).all()):
             raise InvalidValue(
-                f"{self.field}: weights of classes must be at least 0, and one of each item's above 0", field=self.field
+                f"{self.field}: an item has a negative class weight, or only zeros; give weights of at least 0 with a positive sum",
+                field=self.field,
             )
         return np.ascontiguousarray(np.broadcast_to(rows, (self.n, width)))
 
@@ -244,7 +249,7 @@ class _Draw:
         if not isinstance(stated, Classes):
             names = f" of {', '.join(stated.names)}" if stated else ""
             raise InvalidValue(
-                f"{field}: {self.manifest.name} has no class names; give the values{names} as condition", field=field
+                f"{field}: {self.manifest.name} has no classes; give the values{names} as `condition`", field=field
             )
         if isinstance(choice, Mapping):
             return np.tile(class_weights(stated.names, choice, width, field), (self.n, 1))
@@ -253,7 +258,9 @@ class _Draw:
                 return np.eye(width, dtype=np.float32)[self.chosen(stated.weights)]
             choice = [choice] * self.n
         if len(choice) != self.n:
-            raise InvalidValue(f"{field}: {len(choice)} classes for {self.n} items", field=field)
+            raise InvalidValue(
+                f"{field}: {len(choice)} classes for {self.n} items; give one, or one per item", field=field
+            )
         return np.eye(width, dtype=np.float32)[[class_index(stated.names, name, field) for name in choice]]
 
     def text(self, stated: Text, part: One | None, tensor: InputSpec) -> Array:
@@ -271,19 +278,19 @@ class _Draw:
         if not isinstance(part, ByItem):
             wanted = f"{self.place}.{stated.data.wire.many}"
             raise InvalidValue(
-                f"{self.field}: {self.manifest.name} is conditioned on {stated.data.noun}; state one, or one an item, as {wanted}",
+                f"{self.field}: {self.manifest.name} is conditioned on {stated.data.noun}; give one, or one per item, as {wanted}",
                 field=self.field,
             )
         if part.data.shape[1:] != stated.shape or len(part.data) not in (1, self.n):
             raise InvalidValue(
                 f"{self.field}: {part.data.shape[0]} {stated.data.noun} of shape {list(part.data.shape[1:])} for {self.n} items; "
-                f"give one, or one an item, of shape {list(stated.shape)}", field=self.field,
+                f"give one, or one per item, of shape {list(stated.shape)}", field=self.field,
             )  # fmt: skip
         return np.ascontiguousarray(np.broadcast_to(part.data, (self.n, *stated.shape)), np.float32)
 
 
 def of_inputs(manifest: Manifest, spec: TaskSpec, inputs: Mapping[str, Array]) -> dict[str, Any]:
-    """Return the conditions that inputs hold, by name: vectors (n, C), and texts. Nothing for a model with one vector, or with given items."""
+    """Return the conditions in inputs by name: vectors (n, C), and texts. Empty for a model with only one vector, or with items as condition."""
     if len(manifest.conditioned) < 2 and spec.input("tokens") is None:
         return {}
     held: dict[str, Any] = {}
@@ -292,32 +299,32 @@ def of_inputs(manifest: Manifest, spec: TaskSpec, inputs: Mapping[str, Array]) -
             held[manifest.name_of_condition(tensor)] = inputs[tensor.role]
         elif tensor.source == "tokens":
             mask = mask_of(manifest, spec, tensor)
-            known = inputs[tensor.role] if mask is None else inputs[mask.role]  # without a mask, zeros are padding
+            known = inputs[tensor.role] if mask is None else inputs[mask.role]  # without a mask, zeros count as padding
             held[manifest.name_of_condition(tensor)] = texts_of(inputs[tensor.role], known)
     return held
 
 
 def mask_of(manifest: Manifest, spec: TaskSpec, tokens: InputSpec) -> InputSpec | None:
-    """Return the input with the mask of an input of tokens; None if the task takes none."""
+    """Return the input with the mask of an input of tokens; None if the task has no mask."""
     name = manifest.name_of_condition(tokens)
     masks = (tensor for tensor in spec.inputs if tensor.source == "token_mask")
     return next((tensor for tensor in masks if manifest.name_of_condition(tensor) == name), None)
 
 
 def texts_of(tokens: Array, mask: Array) -> list[str]:
-    """Return the texts of tokens (n, T) that a mask (n, T) marks."""
+    """Return texts from tokens (n, T) and their mask (n, T)."""
     return [bytes(row[known > 0].tolist()).decode(errors="replace") for row, known in zip(tokens, mask, strict=True)]
 
 
 def tokenised(given: Sequence[str], longest: int, free: bool, field: str) -> tuple[NDArray[np.int64], Float32]:
-    """Return the bytes of texts as tokens (n, T), zeros behind the end, and a mask (n, T) of those that are there.
+    """Return the bytes of texts as tokens (n, T), padded with zeros, and a mask (n, T) of the tokens that belong to a text.
 
-    T is `longest`, or the length of the longest text if the axis is `free`. Raises InvalidValue for a text that is longer.
+    T is `longest`, or the length of the longest text if the axis is `free`. Raises InvalidValue for a text longer than `longest` bytes.
     """
     encoded = [text.encode() for text in given]
     most = max(map(len, encoded))
     if most > longest:
-        raise InvalidValue(f"{field}: a text of {most} bytes is over the limit of {longest}", field=field)
+        raise InvalidValue(f"{field}: a text has {most} bytes; the limit is {longest}", field=field)
     width = max(1, most) if free else longest
     tokens, mask = np.zeros((len(given), width), np.int64), np.zeros((len(given), width), np.float32)
     for row, content in enumerate(encoded):
@@ -326,12 +333,14 @@ def tokenised(given: Sequence[str], longest: int, free: bool, field: str) -> tup
 
 
 def class_weights(names: Sequence[str], given: Mapping[str, float], width: int, field: str = "class") -> Float32:
-    """Return weights by name as an array (C,) that sums to 1. Raises InvalidValue for weights that state no mixture."""
+    """Return weights by name as an array (C,) that sums to 1. Raises InvalidValue for weights that are negative, not finite or all 0."""
     weights, named = np.zeros(width), set[int]()
     for name, weight in given.items():
         index = class_index(names, name, field)
         if index in named:
-            raise InvalidValue(f"{field}: {shown(name)} is there twice, by name and by index", field=field)
+            raise InvalidValue(
+                f"{field}: {shown(name)} is given twice, by name and by index; give it once", field=field
+            )
         named.add(index)
         codecs.check_types(weight, field)
         try:
@@ -339,19 +348,26 @@ def class_weights(names: Sequence[str], given: Mapping[str, float], width: int, 
         except (OverflowError, TypeError, ValueError):
             raise InvalidValue(f"{field}: {shown(weight)} is not a weight; give a number", field=field) from None
     if not np.isfinite(weights).all() or (weights < 0).any() or not weights.any():
-        raise InvalidValue(f"{field}: weights must be finite and at least 0, and one of them above 0", field=field)
-    # by a power of two, which changes no digit: the sum of large weights would overflow, and that of tiny ones lose their digits
+        raise InvalidValue(
+            f"{field}: the weights {shown(dict(given))} are not valid; give finite weights of at least 0 with a positive sum",
+            field=field,
+        )
+    # scale by a power of two, which changes no digit: the sum of large weights would overflow, and a sum of tiny ones would lose precision
     weights = np.ldexp(weights, -int(np.frexp(weights.max())[1]))
     shares: Float32 = (weights / weights.sum()).astype(np.float32)
     return shares
 
 
 def class_index(names: Sequence[str], name: str | int, field: str = "class") -> int:
-    """Return the index of a class given by name or index, which may be text; names win. Raises InvalidValue."""
+    """Return the index of a class from its name or index. A text that is both is read as a name. Raises InvalidValue."""
     text = name if isinstance(name, str) else str(name) if abs(name) <= sampling.MAX_SEED else ""
     if text in names:
         return names.index(text)
     index = texts.whole(text, len(names) - 1)
     if index is not None:
         return index
-    raise InvalidValue(f"{field}: unknown {shown(name)}", field=field, valid=list(names))
+    raise InvalidValue(
+        f"{field}: there is no class {shown(name)}; give a name or an index from 0 to {len(names) - 1}",
+        field=field,
+        valid=list(names),
+    )

@@ -1,21 +1,21 @@
-"""Errors, as a small tree of classes. Status codes are not here: each transport has a table of its own.
+"""The errors of this project, a small tree of classes. Status codes are not defined here: each transport has its own table.
 
 ManifoldError
-├── ArtifactError        the artifact is broken: manifest, checksum, golden vectors
-│   └── GraphError       a graph does not do what the manifest says, or fails while it runs
-├── Unavailable          the artifact is fine, but something it needs is not here: an extra, a device, time to load
-├── Busy                 too much work is queued, or asked for by one key; come back later
-├── DeadlineExceeded     the caller's deadline passed before the work was done
-└── RequestError         the caller can mend it
-    ├── Malformed        not readable at all: broken JSON, corrupt image, empty body
-    ├── InvalidValue     readable, but a value is wrong
-    ├── UnknownModel     no such model or version
-    ├── UnsupportedTask  the model cannot do that
-    ├── TooLarge         over a stated limit
-    ├── UnsupportedMedia a content type that is not understood
-    ├── NotFound         the model has no such file
-    ├── Unauthorized     no key, or one that is not known
-    └── Forbidden        a key that may not do that
+├── ArtifactError        the artifact is damaged: manifest, checksum, golden vectors
+│   └── GraphError       a graph does not match the manifest, or fails while it runs
+├── Unavailable          the artifact is valid, but something that it needs is missing: an extra, a device, or it is still loading
+├── Busy                 too much work is queued, or one key sent too many requests; retry later
+├── DeadlineExceeded     the deadline of the request passed before the work was done
+└── RequestError         the client can correct it
+    ├── Malformed        the request cannot be read: invalid JSON, a damaged image, an empty body
+    ├── InvalidValue     the request can be read, but a value is invalid
+    ├── UnknownModel     the model or version does not exist
+    ├── UnsupportedTask  the model does not support the task
+    ├── TooLarge         a documented limit is exceeded
+    ├── UnsupportedMedia the content type is not supported
+    ├── NotFound         the model does not have the file
+    ├── Unauthorized     the API key is missing or unknown
+    └── Forbidden        the API key does not have the permission
 """
 
 from __future__ import annotations
@@ -24,21 +24,21 @@ import re
 import reprlib
 from collections.abc import Sequence
 
-ECHOED = 80  # characters of a value that an error repeats
-REASON = 400  # characters of a library's own message that an error repeats
-LISTED = 20  # values that an error lists in its message
-FIELD = 200  # characters of an error's field
-VALID = 2000  # characters of all that an error lists as valid
+ECHOED = 80  # longest text of a value in a message, in characters
+REASON = 400  # longest text of a library's message in a message, in characters
+LISTED = 20  # most values that a message lists
+FIELD = 200  # longest text of an error's field, in characters
+VALID = 2000  # longest text of all values in an error's list of valid ones, in characters
 
 
 class ManifoldError(Exception):
-    """Base of all errors of this project.
+    """The base class of all errors of this project.
 
-    `message` says what to do, `field` names the part of the request (or manifest) at fault, and `valid` lists what would have been
-    accepted, where that is a list.
+    `message` says what is wrong and what to do, `field` is the path of the invalid part of the request (or manifest), and `valid` lists the
+    values that would be accepted, if they can be listed.
     """
 
-    longest = 2000  # characters of the message, whoever wrote it
+    longest = 2000  # limit for the message, in characters; messages of libraries are cut too
 
     def __init__(self, message: str, *, field: str | None = None, valid: Sequence[object] | None = None) -> None:
         self.message = cut(message, self.longest)
@@ -48,21 +48,21 @@ class ManifoldError(Exception):
 
     @property
     def type(self) -> str:
-        """The error's name on the wire: the class name in snake case."""
+        """The name of the error in responses: the class name in snake case."""
         return re.sub(r"(?<!^)(?=[A-Z])", "_", type(self).__name__).lower()
 
 
 class ArtifactError(ManifoldError):
-    """An artifact that must not be served as it is."""
+    """The error of an artifact that must not be served."""
 
-    longest = 8000  # it lists everything that is wrong
+    longest = 8000  # its message lists all problems
 
 
 class GraphError(ArtifactError):
-    """A graph that does not do what the manifest says, or that fails while it runs.
+    """The error of a graph that does not match the manifest, or that fails while it runs.
 
-    The backends raise it in place of every exception of ONNX Runtime and torch. `graph` is the file, `tensor` the input or output at fault
-    by its name in the graph, and `expected` what the manifest says of it.
+    The backends raise it instead of any exception of ONNX Runtime or torch. `graph` is the file, `tensor` the name in the graph of the
+    input or output that caused it, and `expected` the description of that tensor in the manifest.
     """
 
     def __init__(
@@ -73,10 +73,10 @@ class GraphError(ArtifactError):
 
 
 class Unavailable(ManifoldError):
-    """Something the artifact needs is missing on this machine, or it is still loading.
+    """The error of a model that is still loading, or that needs something that is missing on this machine.
 
-    `expected` is true where that is a choice of the installation (an extra left out, a device asked for that is not there), so that
-    the rest may be served and the service still calls itself ready.
+    `expected` is true if this follows from the installation (an extra is not installed, a requested device does not exist). Then the other
+    models are served and the service reports ready.
     """
 
     def __init__(self, message: str, *, expected: bool = False, field: str | None = None) -> None:
@@ -85,7 +85,7 @@ class Unavailable(ManifoldError):
 
 
 class Busy(ManifoldError):
-    """A limit is reached: `reason` says which (rows, bytes, wait, rate, bodies). `retry_after` is in seconds."""
+    """The error of a request above a limit of load. `reason` names the limit (rows, bytes, wait, rate, bodies). `retry_after` is in seconds."""
 
     def __init__(self, message: str, *, retry_after: float = 1.0, reason: str = "rows") -> None:
         super().__init__(message)
@@ -93,56 +93,56 @@ class Busy(ManifoldError):
 
 
 class DeadlineExceeded(ManifoldError):
-    """The caller's deadline passed; the work was dropped."""
+    """The error of a request whose deadline passed; its work was dropped."""
 
 
 class RequestError(ManifoldError):
-    """A request that its caller can mend."""
+    """The error of a request that the client can correct."""
 
     longest = 1000
 
 
 class Malformed(RequestError):
-    """Not readable at all."""
+    """The error of a request that cannot be read."""
 
 
 class InvalidValue(RequestError):
-    """Readable, but a value is wrong."""
+    """The error of a request with an invalid value."""
 
 
 class UnknownModel(RequestError):
-    """No such model or version."""
+    """The error of a model or version that does not exist."""
 
 
 class UnsupportedTask(RequestError):
-    """The model lacks the task."""
+    """The error of a task that the model does not support."""
 
 
 class TooLarge(RequestError):
-    """Over a stated limit."""
+    """The error of a request above a documented size limit."""
 
 
 class UnsupportedMedia(RequestError):
-    """A content type that is not understood."""
+    """The error of a content type that is not supported."""
 
 
 class NotFound(RequestError):
-    """The model has no such file."""
+    """The error of a file that the model does not have."""
 
 
 class Unauthorized(RequestError):
-    """No key, or one that is not known."""
+    """The error of a missing or unknown API key."""
 
 
 class Forbidden(RequestError):
-    """A key that may not do that."""
+    """The error of an API key without the required permission."""
 
 
 class _Short(reprlib.Repr):
-    """The standard library's abbreviating repr, with the limits of this project."""
+    """The shortening repr of the standard library, with the limits of this project."""
 
     def repr_int(self, x: int, level: int) -> str:
-        """Return the digits, or the size of a number that Python refuses to write out."""
+        """Return the digits of a number, or its size if it is too large to be written out."""
         return super().repr_int(x, level) if x.bit_length() < 4 * ECHOED else f"<a number of {x.bit_length()} bits>"
 
 
@@ -152,31 +152,31 @@ _short.maxlevel, _short.maxlist, _short.maxtuple, _short.maxdict = 2, 4, 4, 4
 
 
 def reason(error: BaseException) -> str:
-    """Return what a library says of an error, on one line and cut to `REASON` characters."""
+    """Return the message of a library's error on one line, cut to `REASON` characters."""
     text = str(error)
-    if "Traceback of TorchScript" in text:  # with the script's source; the last line has the error
+    if "Traceback of TorchScript" in text:  # it contains the source of the script; the last line is the error
         text = text.strip().splitlines()[-1]
     return cut(" ".join(text.split()) or type(error).__name__, REASON)
 
 
 def shown(value: object) -> str:
-    """Return the repr of a value from outside, cut to `ECHOED` characters, as error messages repeat it."""
+    """Return the repr of a value from a client, cut to `ECHOED` characters, for error messages."""
     text = _short.repr(str(value[: ECHOED + 1]) if isinstance(value, str) else value)
     return text if len(text) <= ECHOED + 2 else f"{text[: ECHOED - 1]}…"
 
 
 def cut(text: str, limit: int = ECHOED) -> str:
-    """Return a text from outside as it is, cut to `limit` characters: for messages of libraries, and for names."""
+    """Return a text unquoted, cut to `limit` characters: for messages of libraries, and for names."""
     return text if len(text) <= limit else f"{text[: limit - 1]}…"
 
 
 def cannot_run(graph: str, library: str, error: BaseException) -> GraphError:
-    """Return the error of a run that a library broke off, with what the library says of it."""
+    """Return the error of a failed run, with the message of the library."""
     return GraphError(f"{graph}: {library} cannot run it: {reason(error)}", graph=graph)
 
 
 def _listed(valid: Sequence[object]) -> list[object]:
-    """Return what an error lists as valid: texts cut, and the list ended by … where it is long."""
+    """Return the list of valid values for an error. Texts are cut, and a list that is too long ends with …."""
     listed: list[object] = []
     left = VALID
     for value in valid:

@@ -1,4 +1,4 @@
-"""Golden vectors: inputs and what the training framework gave for them, replayed when an artifact is loaded or checked."""
+"""Golden vectors: inputs with the outputs of the training framework. They are replayed when an artifact is loaded or checked."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from manifold.runtime.manifest import STATED, Manifest
 Array = NDArray[Any]
 Runner = Callable[[str, Mapping[str, Array]], dict[str, Array]]
 
-ROWS = 1024  # of golden vectors, at most
-NEAR = 1e-4  # a uniform this close to a step of the CDF may go either way on another machine
+ROWS = 1024  # limit for the rows of golden vectors
+NEAR = 1e-4  # a uniform this close to a step of the CDF may give either code on another machine
 
 
 def read(folder: Path, manifest: Manifest) -> dict[str, Array]:
-    """Return the arrays of the golden file, whose shapes follow from the manifest. Raises ArtifactError for others."""
+    """Return the arrays of the golden file. Raises ArtifactError if a shape does not match the manifest."""
     assert manifest.golden is not None
     path = folder / manifest.golden.file
     known = {
@@ -39,25 +39,25 @@ def read(folder: Path, manifest: Manifest) -> dict[str, Array]:
     try:
         return npz.read(path, known, check)
     except npz.Unreadable as error:
-        raise ArtifactError(f"{path}: cannot be read: {error}") from error
+        raise ArtifactError(f"{path}: cannot be read: {error}; export the model again") from error
 
 
 def replay(run: Runner, folder: Path, manifest: Manifest, device: str) -> list[str]:
-    """Return what differs by more than the device's tolerance, one line each; nothing if all agrees."""
+    """Return the outputs that differ by more than the tolerance for the device, one line each."""
     assert manifest.golden is not None
     vectors = read(folder, manifest)
     tolerance = manifest.golden.tolerance.get(device, max(manifest.golden.tolerance.values()))
     problems = []
     for task, spec in manifest.tasks.items():
         if task in manifest.drawing:
-            continue  # it never gives the same twice
+            continue  # its outputs differ between runs
         inputs = {tensor.role: vectors[key] for tensor in spec.inputs if (key := f"{task}.in.{tensor.role}") in vectors}
         if len(inputs) != len(spec.inputs):
             continue
         try:
             outputs = run(task, inputs)
         except ManifoldError as error:
-            problems.append(f"{task}: does not run on the golden vectors: {error.message}")
+            problems.append(f"{task}: the run on the golden vectors failed: {error.message}")
             continue
         for tensor in spec.outputs:
             if (key := f"{task}.out.{tensor.role}") in vectors:
@@ -71,12 +71,12 @@ def replay(run: Runner, folder: Path, manifest: Manifest, device: str) -> list[s
 
 
 def _compare(name: str, actual: Array, expected: Array, tolerance: float) -> list[str]:
-    """Absolute difference, relative to the size of the values where that is above one."""
+    """Return a problem if arrays differ. The difference is relative to the absolute value where that is above 1, else absolute."""
     if actual.shape != expected.shape:
-        return [f"{name}: shape {list(actual.shape)}, golden {list(expected.shape)}"]
+        return [f"{name}: shape {list(actual.shape)}, but the golden vectors have {list(expected.shape)}"]
     if expected.dtype.kind not in "biuf" or not expected.size:
         return [
-            f"{name}: the golden vectors are {expected.dtype}{list(expected.shape)}, which is nothing to compare with"
+            f"{name}: the golden vectors are {expected.dtype}{list(expected.shape)}, which cannot be compared; store numbers"
         ]
     scale = np.maximum(1.0, np.abs(expected))
     worst = float((np.abs(actual.astype(np.float64) - expected) / scale).max())
@@ -87,11 +87,11 @@ def check_sampler(
     run: Runner, inputs: Mapping[str, Array], outputs: Mapping[str, Array], logits_role: str, from_codes: bool = False,
     stated: Collection[str] = ("condition",),
 ) -> list[str]:  # fmt: skip
-    """One parallel pass over finished samples: do its logits, with the same uniforms, pick the codes that the loop picked?
+    """Check that the logits of one parallel pass over finished samples, with the same uniforms, give the codes that the loop picked.
 
-    This holds on every device, whatever codes come out: a code may differ only where its uniform lies within NEAR of a step of the CDF.
-    `inputs` and `outputs` are those of the sample task; the score task takes the finished data, or score_codes the codes, and gives
-    logits (B, K, *grid). `stated` are the roles of the conditions and numbers that both tasks take.
+    This must hold on every device for any codes. A code may differ only if its uniform is within NEAR of a step of the CDF.
+    `inputs` and `outputs` belong to the task sample. The task score takes the finished data (or score_codes takes the codes) and gives
+    logits (B, K, *grid). `stated` are the roles of the conditions and numbers that both tasks take. Returns the problems.
     """
     conditions = {role: inputs[role] for role in stated if role in inputs}
     task, given = ("score_codes", {"codes": outputs["codes"]}) if from_codes else ("score", {"data": outputs["data"]})
@@ -106,7 +106,7 @@ def check_sampler(
     distance = np.abs(np.cumsum(weights, axis=-1)[..., :-1] - uniforms[..., None]).min(axis=-1)
     wrong = (sampling.pick(weights, uniforms) != codes) & (distance > NEAR)
     return (
-        [f"sample.codes: {int(wrong.sum())} of {codes.size} codes are not what one parallel pass picks"]
+        [f"sample.codes: {int(wrong.sum())} of {codes.size} codes differ from the codes of one parallel pass"]
         if wrong.any()
         else []
     )

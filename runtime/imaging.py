@@ -1,7 +1,7 @@
-"""The conversion of image files to and from arrays: PNG, JPEG and WebP, pixel ranges, fitting, and the limits on what is decoded.
+"""The conversion of image files to and from arrays: PNG, JPEG and WebP, pixel ranges, fitting to a model, and limits for decoding.
 
-Outside, pixels are uint8 (n, C, H, W), 0 black to 255 white. At a graph's inputs and outputs they are float32 in the spec's range. This is
-the only module that imports PIL.
+In files and responses, pixels are uint8 (n, C, H, W), 0 black to 255 white. In model inputs and outputs they are float32 in the spec's range.
+This is the only module that imports PIL.
 """
 
 from __future__ import annotations
@@ -41,12 +41,12 @@ Pixels = NDArray[np.uint8]
 
 MEDIA_TYPES = {"image/png": "PNG", "image/jpeg": "JPEG", "image/webp": "WEBP"}
 RECIPE = "manifold"  # keyword of the PNG text chunk
-DARK = 1 / 16  # of the range, that no value of a dark file reaches
-PLAIN = {"LA": "L", "PA": "P", "RGBA": "RGB", "I;16": "L", "I": "L"}  # modes without their alpha, in 8 bits
-ON_OPPOSITE = "laid over the opposite of the background, on which its ink would be lost"
-INVERTED_INK = "inverted: its ink is only visible on the opposite of the background"
+DARK = 1 / 16  # share of the range that no value of a dark file reaches
+PLAIN = {"LA": "L", "PA": "P", "RGBA": "RGB", "I;16": "L", "I": "L"}  # modes without alpha and in 8 bits
+ON_OPPOSITE = "laid over the opposite of the background: the image would be invisible on the background"
+INVERTED_INK = "inverted: the image is only visible on the opposite of the background"
 
-# what PIL raises on damaged files, beside its own UnidentifiedImageError (an OSError)
+# errors that PIL raises for damaged files, in addition to its own UnidentifiedImageError (an OSError)
 _DAMAGE = (
     OSError,
     ValueError,
@@ -64,22 +64,22 @@ _DAMAGE = (
 
 @dataclass(frozen=True)
 class Fitted:
-    """Steps that fitted an image to the model, in order. There are none if it fitted as it was."""
+    """The steps that fitted an image to the model, in order; empty if none was needed."""
 
-    size: tuple[int, int]  # width, height as it came
+    size: tuple[int, int]  # width and height of the file
     mode: str
     steps: tuple[str, ...]
-    warnings: tuple[str, ...] = ()  # such as an image that is blank
-    upright: tuple[int, int] = (0, 0)  # width, height after it was turned by its EXIF tag
+    warnings: tuple[str, ...] = ()  # for example that the image is blank
+    upright: tuple[int, int] = (0, 0)  # width and height after the rotation by its EXIF tag
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Return steps and warnings without the largest value of a dark file, so that they can be counted over files."""
+        """The steps and warnings, without the largest value of a dark file, so that equal ones can be counted over many files."""
         warned = (re.sub(r"end at \d+ of (\d+);.*", r"end below a sixteenth of \1", text) for text in self.warnings)
         return (*self.steps, *warned)
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the steps as an entry of an answer's `fitted`."""
+        """Return the steps as an entry of `fitted` in a response."""
         width, height = self.size
         return {
             "width": width,
@@ -95,44 +95,44 @@ class Fitted:
 
 @dataclass(frozen=True)
 class Decoded:
-    """The pixels of an image file, upright and in 8 bits, with the transparency beside them."""
+    """The pixels of an image file, upright and in 8 bits, with its transparency."""
 
-    pixels: Pixels  # (h, w, 1) of grey files, else (h, w, 3)
+    pixels: Pixels  # (h, w, 1) for grey files, else (h, w, 3)
     alpha: Pixels | None  # (h, w); None if every pixel is opaque
-    size: tuple[int, int]  # width, height as it came
-    mode: str  # PIL's name
-    bits: int  # of a value of the file
-    orientation: int  # of the EXIF tag
+    size: tuple[int, int]  # width and height of the file
+    mode: str  # the name that PIL uses
+    bits: int  # bits per value in the file
+    orientation: int  # value of the EXIF tag
     steps: tuple[str, ...]
     warnings: tuple[str, ...] = ()
-    uneven: bool = False  # the values of the file differ in bits that are cut off
+    uneven: bool = False  # true if 16-bit values differ, even if their upper 8 bits are equal
 
     @property
     def upright(self) -> tuple[int, int]:
-        """Return width and height of the upright image."""
+        """The width and height of the upright image."""
         return self.pixels.shape[1], self.pixels.shape[0]
 
     @property
     def opaque(self) -> NDArray[np.bool_]:
-        """Return which pixels are opaque, (h, w)."""
+        """A mask (h, w) of the opaque pixels."""
         return np.ones(self.pixels.shape[:2], bool) if self.alpha is None else self.alpha >= ink.OPAQUE
 
     @property
     def is_flat(self) -> bool:
-        """Return whether all pixels of the file are equal, or transparent."""
+        """True if all pixels of the file are equal, or all are transparent."""
         if self.alpha is not None and not self.alpha.any():
             return True
         return not self.uneven and ink.is_flat(self.pixels) and (self.alpha is None or ink.is_flat(self.alpha))
 
 
 def decode(content: bytes, *, field: str = "image", max_pixels: int = MAX_PIXELS) -> Decoded:
-    """Decode an image file. Every reader of this module begins here.
+    """Decode an image file. All readers of this module call it first.
 
-    The first picture of several is taken; it is turned upright by its EXIF tag; 1 to 16 bits become 8, where black stays 0 and white stays
-    255; palettes and CMYK become RGB; transparency, also a transparent colour or palette entry, becomes alpha. Colour profiles and gamma
-    are not applied.
+    Of several pictures, the first one is used. It is rotated according to its EXIF tag. Values of 1 to 16 bits become 8 bits, with black at 0
+    and white at 255. Palettes and CMYK become RGB. Transparency, also a transparent colour or palette entry, becomes alpha. Colour profiles and
+    gamma are not applied.
 
-    Raises Malformed (not an image), UnsupportedMedia (another format), TooLarge (by its header, before decoding).
+    Raises Malformed (not an image), UnsupportedMedia (another format), TooLarge (from the header, before decoding).
     """
     image = _open(content, field, max_pixels)
     bits, orientation = bits_of(content), _orientation(image)
@@ -141,7 +141,9 @@ def decode(content: bytes, *, field: str = "image", max_pixels: int = MAX_PIXELS
         pixels, alpha = _planes(image, content, bits)
         words = _words(image, content) if bits == 16 else None
     except _DAMAGE:
-        raise Malformed(f"{field}: the {image.format} file is damaged or cut short", field=field) from None
+        raise Malformed(
+            f"{field}: the {image.format} file is damaged or incomplete; save it again", field=field
+        ) from None
     if orientation != 1:
         pixels, alpha = turned(pixels, orientation), None if alpha is None else turned(alpha, orientation)
         steps.append("turned upright by its EXIF tag")
@@ -166,10 +168,10 @@ def read_pixels(
 def read_unscaled(
     content: bytes, channels: int, *, background: float = 0.0, invert: bool = False, field: str = "image", max_pixels: int = MAX_PIXELS
 ) -> tuple[Pixels, Fitted]:  # fmt: skip
-    """Read an image file as pixels uint8 (C, H, W) of its own size, and say what was done. For images that are judged as they are.
+    """Read an image file as pixels uint8 (C, H, W) of its own size, for images that are evaluated unscaled. Return pixels and steps.
 
-    It differs from `read_image` in two things: nothing is scaled, and an opaque image is never inverted. With `invert`, ink that is only
-    visible on the opposite of the background is inverted, as `read_image` does. Raises as `decode` does.
+    Other than in `read_image`, the image is not scaled, and an opaque image is never inverted. With `invert`, an image that is only visible on
+    the opposite of the background is inverted. Raises the errors of `decode`.
     """
     decoded = decode(content, field=field, max_pixels=max_pixels)
     laid = _laid(decoded, channels, background, invert)
@@ -183,14 +185,16 @@ def read_unscaled(
 def read_image(
     content: bytes, spec: ImageSpec, *, fit: str = "contain", field: str = "image", max_pixels: int = MAX_PIXELS
 ) -> tuple[Pixels, Fitted]:
-    """Read an image file as pixels uint8 (C, H, W) of the model's size, and say what was done.
+    """Read an image file as pixels uint8 (C, H, W) of the size of the model. Return the pixels and the steps.
 
-    The rule of `contain`: decoded as `decode` says; alpha laid over the background, or over its opposite if the ink would be lost
-    (runtime.ink); grey or RGB as the model has it (grey by ITU-R 601); scaled as large as fits without distortion (Lanczos) and centred on
-    the background; inverted where the spec says so and the canvas, or the border of an opaque image, is nearer to the opposite of the
-    background. `strict` refuses whatever would need any of this.
+    The steps of `contain` after `decode`:
 
-    Raises as `decode` does, and InvalidValue (strict).
+    1. A transparent image is laid over the background, or over its opposite if it would be invisible (runtime.ink).
+    2. It is converted to grey (ITU-R 601) or RGB, as the model needs.
+    3. It is scaled to the largest size that fits without distortion (Lanczos) and centred on the background.
+    4. With `spec.invert`, it is inverted if its canvas, or its border if it is opaque, is nearer to the opposite of the background.
+
+    `strict` rejects an image that needs any step. Raises the errors of `decode`, and InvalidValue (strict).
     """
     decoded = decode(content, field=field, max_pixels=max_pixels)
     background = spec.background or 0.0
@@ -210,7 +214,8 @@ def read_image(
         want = f"{spec.width}x{spec.height} {'grey' if spec.channels == 1 else 'RGB'}"
         width, height = decoded.size
         raise InvalidValue(
-            f'{field}: {width}x{height} {decoded.mode} does not fit the model\'s {want} (would be {"; ".join(steps)}); send it so, or use fit: "contain"',
+            f"{field}: {width}x{height} {decoded.mode} does not fit the {want} of the model (it would be {'; '.join(steps)}); "
+            'send an image that needs no change, or use fit: "contain"',
             field=field,
         )
     return pixels.transpose(2, 0, 1), _fitted(decoded, pixels, steps)
@@ -219,12 +224,12 @@ def read_image(
 def read_mask(
     content: bytes, spec: ImageSpec, image: tuple[int, int], *, field: str = "mask", max_pixels: int = MAX_PIXELS
 ) -> Pixels:
-    """Read a mask's file as uint8 (1, H, W), 1 where its image is known: white, or at least half of it, and at least half opaque.
+    """Read the file of a mask as uint8 (1, H, W), with 1 for known pixels: those that are at least half white and at least half opaque.
 
-    If its largest opaque value is 1 in the units of the file, it holds 0 and 1, and 1 is known. It has the upright size of its image
-    (`image`: width, height), and is scaled and centred with it (known is a pixel that is known whole; the margins are known), or the
-    model's. Raises as `decode` does, InvalidValue for any other size, and for several values that end between 1 and a
-    sixteenth of white.
+    If the largest opaque value is 1 in the units of the file, the file contains 0 and 1, and 1 means known. The mask must have the upright
+    size of its image (`image`: width, height) or of the model. With the size of its image, it is scaled and centred like the image: a scaled
+    pixel is known if all pixels in it are known; margins are known. Raises the errors of `decode`. Raises InvalidValue for other sizes, and for
+    different values whose largest is between 1 and a sixteenth of white.
     """
     decoded = decode(content, field=field, max_pixels=max_pixels)
     known = np.where(_known(decoded, content, field, max_pixels), 255, 0).astype(np.uint8)[:, :, None]
@@ -234,7 +239,7 @@ def read_mask(
         width, height = decoded.upright
         sizes = dict.fromkeys(f"{width}x{height}" for width, height in (image, (spec.width, spec.height)))
         raise InvalidValue(
-            f"{field}: {width}x{height}, which is not its image's size; it can be {' or '.join(sizes)}",
+            f"{field}: the mask is {width}x{height}, which is not the size of its image; send {' or '.join(sizes)}",
             field=field,
         )
     white = spec.model_copy(update={"channels": 1, "background": 1.0, "invert": False})
@@ -242,17 +247,19 @@ def read_mask(
 
 
 def _known(decoded: Decoded, content: bytes, field: str, max_pixels: int) -> NDArray[np.bool_]:
-    """Return which pixels (h, w) of a mask are known. Raises InvalidValue for values on another scale than 0 to 1 or black to white."""
+    """Return the known pixels (h, w) of a mask. Raises InvalidValue for values on a scale other than 0 to 1 or black to white."""
     opaque, values, white = decoded.opaque, decoded.pixels.max(axis=2), 255
     one = 255 // (2**decoded.bits - 1) if decoded.bits < 16 else 1
-    if decoded.bits == 16 and not values[opaque].any():  # 0 to 255 of 65535 are all 0 in 8 bits
+    if decoded.bits == 16 and not values[opaque].any():  # values of 0 to 255 on a scale to 65535 are all 0 in 8 bits
         words = _words(_open(content, field, max_pixels), content)
         values, white = turned(words, decoded.orientation).max(axis=2), 65535
     largest = int(values[opaque].max(initial=0))
     if largest == one and (decoded.bits < 16 or white == 65535):
         return np.asarray(opaque & (values == largest), bool)
     if 0 < largest < DARK * white and (values[opaque] != largest).any():
-        raise InvalidValue(f"{field}: its values end at {largest} of {white}: use 0 and white, or 0 and 1", field=field)
+        raise InvalidValue(
+            f"{field}: the largest value is {largest} of {white}; use 0 and {white}, or 0 and 1", field=field
+        )
     return np.asarray(opaque & (_in_colour(decoded.pixels, 1)[:, :, 0] >= 128), bool)
 
 
@@ -262,14 +269,14 @@ class _Laid:
 
     pixels: Pixels  # (h, w, C)
     steps: tuple[str, ...]
-    around: int  # the value of margins
-    canvas: bool = False  # the image lies on a transparent canvas
-    lost: bool = False  # its ink is lost on the background, so that the canvas is the opposite
-    opposite: bool = False  # it has no canvas, and its border is nearer to the opposite of the background
+    around: int  # value of the margins
+    canvas: bool = False  # true if the image has a transparent canvas
+    lost: bool = False  # true if it is invisible on the background; the canvas is then the opposite
+    opposite: bool = False  # true without a canvas, if the border is nearer to the opposite of the background
 
 
 def _laid(decoded: Decoded, channels: int, background: float, invert: bool) -> _Laid:
-    """Return an image on its canvas. Margins, and small transparent corners, are the opposite of the background if it is about to be inverted."""
+    """Return an image on its canvas. If it will be inverted, margins and small transparent corners are the opposite of the background."""
     base, steps = round(255 * background), []
     pixels, alpha = _in_colour(decoded.pixels, channels), decoded.alpha
     plain = PLAIN.get(decoded.mode, decoded.mode)
@@ -290,42 +297,49 @@ def _laid(decoded: Decoded, channels: int, background: float, invert: bool) -> _
 
 
 def _fitted(decoded: Decoded, pixels: Pixels, steps: Sequence[str]) -> Fitted:
-    """Return what was done to an image, with a warning if nothing of it is left to see."""
+    """Return the steps of an image, with a warning if it is blank."""
     warned = list(decoded.warnings)
     if decoded.is_flat:
         clear = decoded.alpha is not None and not decoded.alpha.any()
         warned.append(f"blank: every pixel of the file {'is transparent' if clear else 'has the same value'}")
     elif ink.is_flat(pixels):
-        warned.append("blank: every pixel has the same value after fitting, though not in the file")
+        warned.append("blank: every pixel has the same value after fitting, but not in the file")
     return Fitted(decoded.size, decoded.mode, tuple(steps), tuple(warned), decoded.upright)
 
 
 def _open(content: bytes, field: str, max_pixels: int) -> Image.Image:
-    """Check format and size by the header alone, then decode."""
+    """Check format and size from the header only, then decode."""
     if not content:
-        raise Malformed(f"{field}: empty; send the bytes of a PNG, JPEG or WebP file", field=field)
+        raise Malformed(f"{field}: is empty; send the bytes of a PNG, JPEG or WebP file", field=field)
     image_headers.check(content, field, max_pixels)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter(
                 "ignore"
-            )  # of a large file, where the limit below is ours, and lower, and of a damaged list of pictures
+            )  # PIL warns of large files (our own limit is lower) and of damaged lists of pictures
             image = Image.open(io.BytesIO(content), formats=FORMATS)
     except Image.DecompressionBombError:
-        raise TooLarge(f"{field}: over {max_pixels} pixels", field=field) from None
+        raise TooLarge(
+            f"{field}: the image is over the limit of {max_pixels} pixels; send a smaller image", field=field
+        ) from None
     except _DAMAGE:
-        raise Malformed(f"{field}: not an image; send the bytes of a PNG, JPEG or WebP file", field=field) from None
+        raise Malformed(f"{field}: is not an image; send the bytes of a PNG, JPEG or WebP file", field=field) from None
     if image.width * image.height > max_pixels:
-        raise TooLarge(f"{field}: {image.width}x{image.height} is over the limit of {max_pixels} pixels", field=field)
+        raise TooLarge(
+            f"{field}: {image.width}x{image.height} is over the limit of {max_pixels} pixels; send a smaller image",
+            field=field,
+        )
     try:
         image.load()
     except _DAMAGE:
-        raise Malformed(f"{field}: the {image.format} file is damaged or cut short", field=field) from None
+        raise Malformed(
+            f"{field}: the {image.format} file is damaged or incomplete; save it again", field=field
+        ) from None
     return image
 
 
 def _pictures(image: Image.Image) -> list[str]:
-    """Return the step that takes the first picture of several."""
+    """Return the step that selects the first picture of several; no step for a single picture."""
     try:
         n = int(getattr(image, "n_frames", 1))
     except _DAMAGE:
@@ -337,7 +351,7 @@ def _orientation(image: Image.Image) -> int:
     """Return the EXIF orientation, 1 to 8; 1 if there is none."""
     try:
         stated = image.getexif().get(0x0112, 1)
-    except _DAMAGE:  # a broken EXIF block says nothing about the pixels
+    except _DAMAGE:  # a damaged EXIF block does not affect the pixels
         return 1
     return stated if isinstance(stated, int) and 1 <= stated <= 8 else 1
 
@@ -352,7 +366,7 @@ def _planes(image: Image.Image, content: bytes, bits: int) -> tuple[Pixels, Pixe
         pixels = np.asarray(image.convert("L"))[:, :, None]
         scale = (
             255 // (2**bits - 1) if mode == "L" and bits < 8 else 1
-        )  # PIL scales the values, and not the transparent one
+        )  # PIL scales the values, but not the transparent value
         return pixels, keyed(pixels, key * scale if isinstance(key, int) else None)
     if mode == "RGB":
         pixels = np.asarray(image)
@@ -368,11 +382,11 @@ def _planes(image: Image.Image, content: bytes, bits: int) -> tuple[Pixels, Pixe
 
 
 def _words(image: Image.Image, content: bytes) -> NDArray[np.uint16]:
-    """Return the 16-bit values (h, w, 1 or 3) of a PNG file, without alpha. PIL gives the upper bytes of colour files alone."""
+    """Return the 16-bit values (h, w, 1 or 3) of a PNG file, without alpha. Of colour files, PIL returns only the upper bytes."""
     if image.mode.startswith("I"):
         return np.asarray(image).clip(0, 65535).astype(np.uint16)[:, :, None]
     raw = {"RGB": ("RGB;16B", "RGB;16L"), "RGBA": ("RGBA;16B", "RGBA;16L")}[image.mode]
-    if content[25] == GREY_ALPHA:  # four bytes a pixel: both of grey, both of alpha
+    if content[25] == GREY_ALPHA:  # four bytes per pixel: two of grey, two of alpha
         pair = _raw(content, "RGBA")
         upper, lower = pair[:, :, :1], pair[:, :, 1:2]
     else:
@@ -381,7 +395,7 @@ def _words(image: Image.Image, content: bytes) -> NDArray[np.uint16]:
 
 
 def _raw(content: bytes, kind: str) -> Pixels:
-    """Return a PNG file's bytes as PIL's raw mode `kind` takes them."""
+    """Return the bytes of a PNG file, decoded with PIL's raw mode `kind`."""
     with Image.open(io.BytesIO(content), formats=("PNG",)) as image:
         assert isinstance(image, PngImagePlugin.PngImageFile)
         image.tile = [tile._replace(args=kind) for tile in image.tile]
@@ -389,12 +403,12 @@ def _raw(content: bytes, kind: str) -> Pixels:
 
 
 def _dark(values: NDArray[Any], bits: int) -> tuple[str, ...]:
-    """Return a warning for values (h, w, C) of a file that use a sixteenth of their range at most, such as 12 bits of 16, or 0 and 1."""
+    """Return a warning for values (h, w, C) within a sixteenth of their range, such as 12 bits of 16, or 0 and 1."""
     white, largest = 65535 if bits == 16 else 255, int(values.max())
     if not 0 < largest < DARK * white or (bits < 16 and ink.is_flat(values)):
         return ()
     return (
-        f"dark: the {16 if bits == 16 else 8}-bit values end at {largest} of {white}; if {largest} is to be white, scale them to the full range",
+        f"dark: the {16 if bits == 16 else 8}-bit values end at {largest} of {white}; if {largest} means white, scale them to the full range",
     )
 
 
@@ -425,7 +439,7 @@ def _border_is_opposite(pixels: Pixels, background: float) -> bool:
 
 
 def resize_bicubic(images: Pixels, height: int, width: int) -> Float32:
-    """uint8 images (n, C, H, W) to float32 (n, C, height, width) by antialiased bicubic on float channels; may overshoot 0..255."""
+    """Resize uint8 images (n, C, H, W) to float32 (n, C, height, width) by antialiased bicubic interpolation; may overshoot 0..255."""
     planes = images.astype(np.float32).reshape(-1, *images.shape[2:])
     resized = [np.asarray(Image.fromarray(plane).resize((width, height), Image.Resampling.BICUBIC)) for plane in planes]
     return np.stack(resized).reshape(*images.shape[:2], height, width)
@@ -435,7 +449,7 @@ def resize_bicubic(images: Pixels, height: int, width: int) -> Float32:
 
 
 def with_few_colours(png: bytes) -> bytes:
-    """A plot with a palette of 32 instead of three bytes a pixel: a third of the size."""
+    """Return a plot with a palette of 32 colours instead of three bytes per pixel: a third of the size."""
     buffer = io.BytesIO()
     with Image.open(io.BytesIO(png)) as image:
         image.convert("RGB").quantize(32).save(buffer, format="png", optimize=True)
@@ -443,7 +457,7 @@ def with_few_colours(png: bytes) -> bytes:
 
 
 def to_png(pixels: Pixels, recipe: Mapping[str, Any] | None = None) -> bytes:
-    """A PNG of pixels (C, H, W), C 1 or 3, that carries its recipe as text. The same arguments give the same bytes."""
+    """Return a PNG of pixels (C, H, W), C 1 or 3, that contains its recipe as text. The same arguments give the same bytes."""
     info = None
     if recipe is not None:
         info = PngImagePlugin.PngInfo()
@@ -452,7 +466,7 @@ def to_png(pixels: Pixels, recipe: Mapping[str, Any] | None = None) -> bytes:
 
 
 def to_webp(pixels: Pixels) -> bytes:
-    """A lossless WebP of pixels (C, H, W)."""
+    """Return a lossless WebP of pixels (C, H, W)."""
     return _save(pixels, "WEBP", lossless=True)
 
 
@@ -464,17 +478,17 @@ def _save(pixels: Pixels, kind: str, **options: Any) -> bytes:
 
 
 def read_recipe(content: bytes) -> dict[str, Any]:
-    """The recipe in a PNG. Raises InvalidValue where there is none."""
+    """Return the recipe in a PNG. Raises InvalidValue if it has none."""
     image = _open(content, "image", MAX_PIXELS)
     text = getattr(image, "text", {}).get(RECIPE)
     if text is None:
         raise InvalidValue(
-            "the image carries no recipe: it is not a PNG made by this project, or a program has rewritten it"
+            "image: contains no recipe: Manifold did not make it, or another program has saved it again; use the original PNG"
         )
     try:
         recipe = texts.json_of(text, "recipe")
     except Malformed:
-        raise InvalidValue("the image's recipe is damaged: it is not JSON") from None
+        raise InvalidValue("image: its recipe is damaged: it is not JSON; use the original PNG") from None
     if not isinstance(recipe, dict):
-        raise InvalidValue("the image's recipe is damaged: it is not a JSON object")
+        raise InvalidValue("image: its recipe is damaged: it is not a JSON object; use the original PNG")
     return recipe

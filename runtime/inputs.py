@@ -1,4 +1,4 @@
-"""The choices of a request as input arrays: seeds, latents from a prior, numbers by name, and what the others are left to."""
+"""The conversion of request options into input arrays: seeds, latents from a prior, numbers by name, and defaults for the rest."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from manifold.runtime.manifest import NUMBERS, RANDOM, FittedPrior, InputSpec, L
 
 Array = NDArray[Any]
 Float32 = NDArray[np.float32]
-Numbers: TypeAlias = Mapping[str, float | Sequence[float] | Array]  # by name: one for all items, or one for each
+Numbers: TypeAlias = Mapping[str, float | Sequence[float] | Array]  # by name: one number for all items, or one for each
 
-# the largest number of an input: of float32, and of whole numbers that float64 holds exactly
+# the largest value of an input: the largest float32, and the largest whole number up to which float64 is exact
 LARGEST: dict[str, float] = {"number": float(np.finfo(np.float32).max), "integer": 2.0**53}
-TEMPERATURES = (0.01, 100.0)  # what a temperature may be
-LATENT_STREAM = 2**35  # + its place: the stream of a latent's posterior or component, from the second latent on
+TEMPERATURES = (0.01, 100.0)  # the range of a temperature
+LATENT_STREAM = 2**35  # plus the index of a latent: the stream of its posterior or component, from the second latent on
 
 
 @dataclass(slots=True)
 class InputOptions:
-    """Choices of a request for the inputs that it does not give as arrays."""
+    """The options of a request for the inputs that it does not give as arrays."""
 
     condition: Given | None = None
     prior: str | None = None
@@ -37,38 +37,47 @@ class InputOptions:
 
 
 def check_seed(seed: int | None, first: int, n: int, *, needed: bool, prefix: str = "") -> int:
-    """Return the seed, or a fresh one if random numbers are needed and none was given. Raise InvalidValue out of range.
+    """Return the seed, or a new one if random numbers are needed and no seed was given. Raise InvalidValue for a seed or index out of range.
 
-    `prefix` is what stands before `seed` and `first` in the path of the request, such as `from.`.
+    `prefix` is the part of the path in the request before `seed` and `first`, such as `from.`.
     """
     for name, value in ((f"{prefix}seed", seed), (f"{prefix}first", first)):
         if value is not None and (isinstance(value, bool) or not isinstance(value, int | np.integer)):
-            raise InvalidValue(f"{name}: {shown(value)} is not an integer", field=name)
+            raise InvalidValue(
+                f"{name}: {shown(value)} is not an integer; give a whole number from 0 to 2^63 - 1", field=name
+            )
     if seed is not None and not 0 <= seed <= sampling.MAX_SEED:
-        raise InvalidValue(f"{prefix}seed: {seed} is not between 0 and 2^63 - 1", field=f"{prefix}seed")
+        raise InvalidValue(
+            f"{prefix}seed: {shown(seed)} is out of range; give a whole number from 0 to 2^63 - 1",
+            field=f"{prefix}seed",
+        )
     if not 0 <= first <= sampling.MAX_SEED - n:
-        raise InvalidValue(f"{prefix}first: {first} is not between 0 and 2^63 - 1 - n", field=f"{prefix}first")
+        raise InvalidValue(
+            f"{prefix}first: {shown(first)} is out of range; give a whole number from 0 to 2^63 - 1 - n",
+            field=f"{prefix}first",
+        )
     if seed is None:
         return secrets.randbelow(2**32) if needed else 0
     return seed
 
 
 def check_temperature(temperature: float) -> None:
-    """Raise InvalidValue for a temperature beyond `TEMPERATURES`, at which latents or logits would overflow."""
+    """Raise InvalidValue for a temperature outside `TEMPERATURES`, where latents or logits would overflow."""
     low, high = TEMPERATURES
     codecs.check_types(temperature, "temperature")
     if not low <= temperature <= high:
         raise InvalidValue(
-            f"temperature: {shown(temperature)} is not between {low:g} and {high:g}", field="temperature"
+            f"temperature: {shown(temperature)} is out of range; give a number from {low:g} to {high:g}",
+            field="temperature",
         )
 
 
 def draw(
     manifest: Manifest, spec: TaskSpec, tensor: InputSpec, seed: int, first: int, n: int, stream: int, choices: InputOptions
 ) -> Array:  # fmt: skip
-    """Return an input (n, *shape) of a task that is not given: noise and latents of the seed, conditions, numbers, the temperature.
+    """Return an input (n, *shape) that the request does not give as an array: noise, latents, a condition, a number or the temperature.
 
-    A temperature that the task does not take itself scales the latents.
+    If the task has no input for the temperature, the temperature scales the latents.
     """
     match tensor.source:
         case "latent":
@@ -85,58 +94,63 @@ def draw(
         case "number" | "integer":
             return number(tensor, choices.numbers, n)
         case _:
-            raise UnsupportedTask(f"{manifest.name} needs data, so it cannot make items from chance", field="model")
+            raise UnsupportedTask(
+                f"model: {manifest.name} needs data as input, so it cannot make random items; use a model with sample or decode",
+                field="model",
+            )
 
 
 def check_numbers(manifest: Manifest, tasks: Sequence[TaskSpec], numbers: Numbers) -> None:
-    """Raise InvalidValue for a number that no input of the tasks is called by."""
+    """Raise InvalidValue for a number whose name is not an input of the tasks."""
     if not numbers:
         return
     valid = list(dict.fromkeys(tensor.role for task in tasks for tensor in task.inputs if tensor.source in NUMBERS))
     for name in numbers:
         if name not in valid:
-            takes = f"it takes {', '.join(valid)}" if valid else "it takes none here"
+            takes = f"it takes {', '.join(valid)}" if valid else "it takes no numbers here"
             raise InvalidValue(
                 f"inputs: {manifest.name} has no input {shown(name)}; {takes}", field=f"inputs.{name}", valid=valid
             )
 
 
 def number(tensor: InputSpec, numbers: Numbers, n: int) -> Array:
-    """Return a number of each item (n,): as the request states it, else its default. Raises InvalidValue."""
+    """Return a number for each item (n,): from the request, else its default. Raises InvalidValue."""
     name = f"inputs.{tensor.role}"
     given = numbers.get(tensor.role, tensor.default)
     low, high = tensor.limits
     if given is None:
-        raise InvalidValue(f"{name}: is needed, {_range(low, high)}", field=name)
+        raise InvalidValue(f"{name}: is missing; give {_range(low, high)}", field=name)
     codecs.check_types(given, name)
     try:
         values = np.atleast_1d(np.asarray(given, np.float64))
     except (TypeError, ValueError, OverflowError):
-        raise InvalidValue(f"{name}: {shown(given)} is not a number", field=name) from None
+        raise InvalidValue(f"{name}: {shown(given)} is not a number; give {_range(low, high)}", field=name) from None
     if values.shape not in ((1,), (n,)):
-        raise InvalidValue(f"{name}: {list(values.shape)} numbers for {n} items; give one, or one an item", field=name)
+        raise InvalidValue(f"{name}: {list(values.shape)} numbers for {n} items; give one, or one per item", field=name)
     if not (np.isfinite(values) & (values >= low) & (values <= high)).all():
-        raise InvalidValue(f"{name}: {shown(given)}; {_range(low, high)} is needed", field=name)
+        raise InvalidValue(f"{name}: {shown(given)} is out of range; give {_range(low, high)}", field=name)
     if tensor.source == "integer" and (values != np.rint(values)).any():
-        raise InvalidValue(f"{name}: {shown(given)}; whole numbers are needed", field=name)
+        raise InvalidValue(f"{name}: {shown(given)} is not a whole number; give a whole number", field=name)
     most = LARGEST[tensor.source]
     if (np.abs(values) > most).any():
-        raise InvalidValue(f"{name}: {shown(given)}; a number from {-most:g} to {most:g} is needed", field=name)
+        raise InvalidValue(
+            f"{name}: {shown(given)} is out of range; give a number from {-most:g} to {most:g}", field=name
+        )
     return np.ascontiguousarray(np.broadcast_to(values.astype(tensor.dtype), (n,)))
 
 
 def check_count(numbers: Numbers | None, n: int) -> None:
-    """Raise InvalidValue for numbers that are neither one for all of n items nor one for each."""
+    """Raise InvalidValue if a name has neither one number for all n items nor one for each."""
     for name, value in (numbers or {}).items():
         if np.size(value) not in (1, n):
             field = f"inputs.{name}"
             raise InvalidValue(
-                f"{field}: {np.size(value)} numbers for {n} items; give one, or one an item", field=field
+                f"{field}: {np.size(value)} numbers for {n} items; give one, or one per item", field=field
             )
 
 
 def repeated(numbers: Numbers | None, times: int) -> Numbers:
-    """Return numbers of items as those of `times` copies of each."""
+    """Return the numbers for `times` copies of each item."""
     if times == 1:
         return numbers or {}
     return {
@@ -146,7 +160,7 @@ def repeated(numbers: Numbers | None, times: int) -> Numbers:
 
 
 def of_items(numbers: Numbers | None, items: Array) -> Numbers:
-    """Return the numbers of some of the items, by their indices."""
+    """Return the numbers of some of the items, selected by index."""
     return {name: np.asarray(value)[items] if np.size(value) > 1 else value for name, value in (numbers or {}).items()}
 
 
@@ -165,7 +179,7 @@ def _range(low: float, high: float) -> str:
 def draw_latents(
     manifest: Manifest, prior: str | None, seed: int, first: int, n: int, stream: int, temperature: float, role: str | None = None
 ) -> Float32:  # fmt: skip
-    """Return latents (n, *shape) from one of the priors of a latent; the temperature scales their spread."""
+    """Draw latents (n, *shape) from one of the priors of a latent. The temperature scales their spread."""
     latents = manifest.latents
     latent: LatentSpec = latents[role] if role in latents else next(iter(latents.values()))
     name = _prior_of(manifest, latent, prior)
@@ -177,28 +191,34 @@ def draw_latents(
     weights, means, choleskys = chosen.components
     place = list(latents).index(role) if role in latents else 0
     which = sampling.component(seed, first, n, weights, LATENT_STREAM + place if place else None)
-    # row by row, as the bits of a matrix product depend on the number of rows
+    # row by row, since the bits of a matrix product depend on the number of rows
     made = np.stack([means[k] + (choleskys[k] * row).sum(axis=-1) for row, k in zip(noise, which, strict=True)])
     return made.astype(np.float32).reshape(n, *latent.dims)
 
 
 def _prior_of(manifest: Manifest, latent: LatentSpec, wanted: str | None) -> str:
-    """Return the prior to draw a latent from: the one wanted, or its default if only other latents have one of that name."""
+    """Return the prior to draw a latent from: the wanted one, or its default if only other latents have a prior of that name."""
     own = latent.prior if wanted is None else wanted
     if own is not None and own in latent.priors:
         return own
     others = dict.fromkeys(name for each in manifest.latents.values() for name in each.priors)
     if wanted is not None and wanted not in others:
-        raise InvalidValue(f"prior: {manifest.name} has no {shown(wanted)}", field="prior", valid=list(others))
+        raise InvalidValue(
+            f"prior: {manifest.name} has no prior {shown(wanted)}; use one of {', '.join(others) or 'none'}",
+            field="prior",
+            valid=list(others),
+        )
     if latent.prior is None:
-        raise InvalidValue(f"{manifest.name} has no prior over its latents; give images or latents", field="prior")
+        raise InvalidValue(
+            f"prior: {manifest.name} has no prior over its latents; give {manifest.spec.noun} or latents", field="prior"
+        )
     return latent.prior
 
 
 def latent_stream(manifest: Manifest, role: str | None = None) -> int:
-    """Return the stream that /sample fills a latent from, so that {"seed": 7} is the same item in both places.
+    """Return the random stream that /sample uses for a latent, so that {"seed": 7} gives the same item in other endpoints.
 
-    `role` is that of one of several latents. A latent that /sample does not draw has a stream by its place among the latents.
+    `role` selects one of several latents. A latent that /sample does not draw has a stream by its index among the latents.
     """
     spec = manifest.tasks.get("sample", manifest.tasks.get("decode"))
     drawn = [tensor for tensor in spec.inputs if tensor.source in RANDOM] if spec else []

@@ -1,6 +1,6 @@
-"""Free lengths: inputs with a free axis are padded with zeros to one of the task's buckets, and outputs are cut back to their length.
+"""Variable lengths: inputs with a free axis are padded with zeros to a length in the task's buckets, and outputs are cut to their length.
 
-Requests of different lengths so share few shapes, and those of one bucket share a run.
+So requests of different lengths need only a few shapes, and requests of one bucket can share a run.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 
 def bucketed(manifest: Manifest, steps: Steps[T]) -> Steps[T]:
-    """Return the same use case, whose runs have the lengths of buckets."""
+    """Return the same steps, with each run padded to a length in the buckets."""
     try:
         wanted = next(steps)
         while True:
@@ -36,7 +36,7 @@ def bucketed(manifest: Manifest, steps: Steps[T]) -> Steps[T]:
 
 
 def of(spec: TaskSpec, inputs: Mapping[str, Array]) -> int | None:
-    """Return the length of the free axes of inputs; None if the task has none. Raises InvalidValue if they differ."""
+    """Return the length of the free axes of inputs; None if the task has no free axes. Raises InvalidValue if the lengths differ."""
     if spec.longest is None:
         return None
     stated: list[tuple[str, int]] = [
@@ -44,12 +44,14 @@ def of(spec: TaskSpec, inputs: Mapping[str, Array]) -> int | None:
     ]
     if len({length for _, length in stated}) > 1:
         listed = ", ".join(f"{role} {length}" for role, length in stated)
-        raise InvalidValue(f"inputs: one length is needed, not {listed}", field=stated[0][0])
+        raise InvalidValue(
+            f"inputs: the lengths differ ({listed}); give all inputs the same length", field=stated[0][0]
+        )
     return stated[0][1]
 
 
 def agreed(spec: TaskSpec, inputs: dict[str, Array], given: Collection[str] = ()) -> dict[str, Array]:
-    """Return the inputs with noise that is not given cut to the length of the others, so that noise at a place does not depend on it."""
+    """Return the inputs with generated noise cut to the length of the given inputs. So noise at a position does not depend on the length."""
     if spec.longest is None:
         return inputs
     drawn = {each.role for each in spec.inputs if each.source in ("normal", "uniform") and each.role not in given}
@@ -64,12 +66,12 @@ def agreed(spec: TaskSpec, inputs: dict[str, Array], given: Collection[str] = ()
 
 
 def bucket(spec: TaskSpec, length: int) -> int:
-    """Return the length that a length is padded to."""
+    """Return the smallest length in the buckets that is at least `length`."""
     return next(each for each in spec.lengths if each >= length)
 
 
 def padded(spec: TaskSpec, inputs: Mapping[str, Array], length: int) -> dict[str, Array]:
-    """Return the inputs with zeros behind the end of free axes, up to the length of their bucket."""
+    """Return the inputs with zeros appended to free axes, up to the length of their bucket."""
     missing = bucket(spec, length) - length
     return {tensor.role: _extended(inputs[tensor.role], tensor, missing) for tensor in spec.inputs}
 
@@ -82,7 +84,7 @@ def _extended(array: Array, tensor: TensorSpec, missing: int) -> Array:
 
 
 def cut(spec: TaskSpec, outputs: Mapping[str, Array], length: int | None) -> dict[str, Array]:
-    """Return the outputs with free axes of their own length."""
+    """Return the outputs with their free axes cut to `length`."""
     if length is None:
         return dict(outputs)
     return {tensor.role: _shortened(outputs[tensor.role], tensor, length) for tensor in spec.outputs}

@@ -1,7 +1,7 @@
-"""Locks between processes, which the system lets go of when their holder ends, however it ends.
+"""Locks between processes. The operating system releases them when the process that holds them ends for any reason.
 
-A lock is held on an open folder (flock), so that no file is left behind. A system without flock, or a file system that has none, gives no
-protection; `held` says so with None.
+A lock is held on an open folder (flock), so no lock file is left behind. Systems and file systems without flock give no protection; `held`
+then yields None.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING or AVAILABLE:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold the lock on a folder for the block. Waits for another process that has it, so the block is to be short."""
+    """Hold the lock on a folder during the block. Waits while another process holds it, so the block should be short."""
     with _opened(folder) as descriptor:
         if descriptor is not None:
             with contextlib.suppress(OSError):
@@ -31,7 +31,7 @@ def locked(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def held(folder: Path) -> Iterator[bool | None]:
-    """Hold the lock on a folder for the block if nobody has it. Yields whether it was free; None if that cannot be told."""
+    """Hold the lock on a folder during the block if it is free. Yields whether it was free; None if locks are not supported."""
     with _opened(folder) as descriptor:
         yield None if descriptor is None else _try(descriptor)
 
@@ -48,7 +48,7 @@ def _try(descriptor: int) -> bool | None:
 
 @contextmanager
 def _opened(folder: Path) -> Iterator[int | None]:
-    """Open a folder for locking. Yields None if this system has no such locks."""
+    """Open a folder for locking. Yields None if this system has no flock."""
     if not AVAILABLE:
         yield None
         return

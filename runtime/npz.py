@@ -1,6 +1,6 @@
-"""Arrays of an .npz file within limits: the header of each array is read first, and no more is unpacked than it may have.
+"""A reader of .npz files with limits: the header of each array is checked before the array is unpacked.
 
-An .npz is a zip of .npy files, and zeros compress a thousand times: what is expected is compared before anything is unpacked.
+An .npz file is a zip of .npy files, and zeros compress by a factor of a thousand. So shape, type and size are checked before unpacking.
 """
 
 from __future__ import annotations
@@ -21,20 +21,22 @@ from manifold.runtime.errors import cut, shown
 
 Array = NDArray[Any]
 Shape = tuple[int, ...]
-Check = Callable[[str, Shape, np.dtype[Any]], str | None]  # of an array's name, shape and dtype: what is wrong with it
+Check = Callable[
+    [str, Shape, np.dtype[Any]], str | None
+]  # from name, shape and dtype of an array to its problem, if any
 
-LIMIT = 256 * 2**20  # bytes of all arrays of a file, where nothing else is said
+LIMIT = 256 * 2**20  # default limit for all arrays of a file, in bytes
 HEADER_BYTES = 16 * 2**10
-KINDS = "fiubU"  # numbers and texts, never objects
-METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # of compression, that numpy writes
+KINDS = "fiubU"  # numbers and texts; objects are never read
+METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # the compression methods that numpy writes
 
 
 class Unreadable(ValueError):
-    """An .npz file that is damaged, or that holds other arrays than it may."""
+    """The error of an .npz file that is damaged or holds unexpected arrays."""
 
 
 def names(path: Path) -> list[str]:
-    """Return the names of the arrays. Raises Unreadable."""
+    """Return the names of the arrays in a file. Raises Unreadable."""
     try:
         with zipfile.ZipFile(path) as held:
             return [name.removesuffix(".npy") for name in held.namelist()]
@@ -43,9 +45,9 @@ def names(path: Path) -> list[str]:
 
 
 def read(path: Path, wanted: Iterable[str], check: Check, *, limit: int = LIMIT) -> dict[str, Array]:
-    """Return those of the arrays `wanted` that the file holds; others are not unpacked.
+    """Return the arrays in `wanted` that the file contains. Other arrays are not unpacked.
 
-    Raises Unreadable where `check` objects to one of them, or where they have more than `limit` bytes in all.
+    Raises Unreadable if `check` reports a problem, or if the arrays have more than `limit` bytes in total.
     """
     arrays: dict[str, Array] = {}
     try:
@@ -54,7 +56,7 @@ def read(path: Path, wanted: Iterable[str], check: Check, *, limit: int = LIMIT)
             for name in wanted:
                 if name in members:
                     if members[name].compress_type not in METHODS:
-                        raise Unreadable(f"{shown(name)} is compressed in a way that numpy does not write")
+                        raise Unreadable(f"{shown(name)} uses an unsupported compression; write the file with numpy")
                     with held.open(members[name]) as file:
                         arrays[name] = _array(name, file, check, limit)
                     limit -= arrays[name].nbytes
@@ -75,18 +77,18 @@ def read(path: Path, wanted: Iterable[str], check: Check, *, limit: int = LIMIT)
 
 
 def _array(name: str, file: IO[bytes], check: Check, limit: int) -> Array:
-    head = io.BytesIO(file.read(HEADER_BYTES))  # not all of a header that claims gigabytes
+    head = io.BytesIO(file.read(HEADER_BYTES))  # limited, since a header may claim to have gigabytes
     try:
         shape, fortran, dtype = header(head)
     except Unreadable:
         raise Unreadable(f"{shown(name)} is not a readable array") from None
     if dtype.kind not in KINDS or min(shape, default=0) < 0:
-        raise Unreadable(f"{shown(name)} holds {cut(str(dtype))}, not numbers")
+        raise Unreadable(f"{shown(name)} has the type {cut(str(dtype))}; only numbers are read")
     size = math.prod(shape) * dtype.itemsize
     if problem := check(name, shape, dtype):
         raise Unreadable(f"{shown(name)} is {cut(str(dtype))}{cut(str(list(shape)))}, {problem}")
     if size > limit:
-        raise Unreadable(f"{shown(name)} takes {size} bytes, and {limit} are left of what the file may hold")
+        raise Unreadable(f"{shown(name)} has {size} bytes, more than the {limit} bytes left of the limit for the file")
     begun = head.read()[:size]
     content = begun + file.read(size - len(begun))
     if len(content) != size:
@@ -95,11 +97,11 @@ def _array(name: str, file: IO[bytes], check: Check, limit: int) -> Array:
 
 
 def header(file: IO[bytes]) -> tuple[Shape, bool, np.dtype[Any]]:
-    """Read the header of a .npy file. Return shape, whether the order is Fortran's, and dtype. Raises Unreadable."""
+    """Read the header of a .npy file. Return the shape, whether the order is Fortran's, and the dtype. Raises Unreadable."""
     try:
         version = np.lib.format.read_magic(file)
         read_rest = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        with warnings.catch_warnings(action="ignore"):  # numpy's, of headers that Python 2 might have written
+        with warnings.catch_warnings(action="ignore"):  # numpy warns about headers that Python 2 might have written
             return read_rest(file)
-    except Exception:  # the header is a Python literal, and numpy lets through whatever its tokenizer and parser raise
+    except Exception:  # the header is a Python literal, and numpy does not catch the errors of its tokenizer and parser
         raise Unreadable("not a readable header") from None

@@ -1,6 +1,6 @@
-"""Arithmetic on pixels: ranges, turning, transparent colours, grids of images. No files; those are in runtime.imaging.
+"""Arithmetic on pixels: ranges, rotation, transparent colours, grids of images. Files are read in runtime.imaging.
 
-Outside, pixels are uint8 (n, C, H, W), 0 black to 255 white. At a graph's inputs and outputs they are float32 in the spec's range.
+In files and responses, pixels are uint8 (n, C, H, W), 0 black to 255 white. In model inputs and outputs they are float32 in the spec's range.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def from_uint8(pixels: Pixels, spec: ImageSpec) -> Float32:
 
 
 def to_uint8(values: NDArray[Any], spec: ImageSpec) -> Pixels:
-    """Convert floats in the spec's range (values beyond it are clipped) to uint8."""
+    """Convert floats in the spec's range to uint8. Values outside the range are clipped."""
     low, high = spec.range
     pixels: Pixels = (
         np.rint((np.asarray(values, np.float64) - low) * (255 / (high - low))).clip(0, 255).astype(np.uint8)
@@ -42,13 +42,13 @@ def to_unit(values: NDArray[Any], spec: ImageSpec) -> NDArray[np.float64]:
 
 
 def to_unit32(values: NDArray[Any], spec: ImageSpec) -> Float32:
-    """Convert floats in the spec's range (values beyond it are clipped) to [0, 1], float32."""
+    """Convert floats in the spec's range to [0, 1], float32. Values outside the range are clipped."""
     unit = values if spec.range == (0.0, 1.0) and values.dtype == np.float32 else to_unit(values, spec)
     return np.minimum(np.maximum(unit, 0), 1).astype(np.float32, copy=False)
 
 
 def turned(pixels: NDArray[Any], orientation: int) -> NDArray[Any]:
-    """Return pixels (h, w[, C]) upright. An orientation is a transposition (5 to 8), then a reversal of rows, of columns, or of both."""
+    """Return pixels (h, w[, C]) upright. An EXIF orientation is a transposition (5 to 8), then a reversal of rows, columns or both."""
     if orientation > 4:
         pixels = pixels.swapaxes(0, 1)
     rows, columns = orientation in (3, 4, 7, 8), orientation in (2, 3, 6, 7)
@@ -56,19 +56,19 @@ def turned(pixels: NDArray[Any], orientation: int) -> NDArray[Any]:
 
 
 def border(pixels: Pixels) -> Pixels:
-    """Return the pixels (n, C) at the border of an image (h, w, C). Those of the corners are there twice."""
+    """Return the pixels (n, C) at the border of an image (h, w, C). The corner pixels occur twice."""
     return np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
 
 
 def keyed(values: NDArray[Any], key: Any) -> Pixels | None:
-    """Return alpha: 0 where values (h, w, C) are the transparent colour. None if there is no such colour."""
+    """Return alpha: 0 for values (h, w, C) of the transparent colour `key`, 255 for others. None if the image has no such colour."""
     if not isinstance(key, int | tuple):
         return None
     return np.where((values == np.asarray(key)).all(axis=2), 0, 255).astype(np.uint8)
 
 
 def grid_recipe(recipes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return the recipe of a grid of items, from the recipes of the items."""
+    """Return the recipe of a grid of images, made from the recipes of the images."""
     first, n = recipes[0], len(recipes)
     recipe = {**first, "n": n}
     for key in ("class", "condition", "conditions", "inputs", "latents", "named_latents", "codes"):
@@ -79,7 +79,7 @@ def grid_recipe(recipes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def grid(images: Pixels, *, columns: int | None = None, scale: int = 1, gap: int = 2) -> Pixels:
-    """Return images (n, C, H, W) side by side, left to right and down, as one (C, H', W'). It is nearly square if columns is None."""
+    """Return a grid of images (n, C, H, W) as one (C, H', W'), filled row by row. It is nearly square if columns is None."""
     n, channels, height, width = images.shape
     columns = min(n, columns or math.ceil(math.sqrt(n)))
     lines = -(-n // columns)

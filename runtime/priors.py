@@ -1,4 +1,4 @@
-"""The files of fitted priors: npz with LATENT.PRIOR.weights (K,), LATENT.PRIOR.means (K, L) and LATENT.PRIOR.choleskys (K, L, L)."""
+"""Files of fitted priors: npz with LATENT.PRIOR.weights (K,), LATENT.PRIOR.means (K, L) and LATENT.PRIOR.choleskys (K, L, L)."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from manifold.runtime.errors import ArtifactError
 from manifold.runtime.manifest import PRIORS_FILE, FittedPrior, GaussianPrior, LatentSpec, Manifest
 
 PARTS = ("weights", "means", "choleskys")
-COMPONENTS = 1024  # of a mixture, at most
+COMPONENTS = 1024  # limit for the components of a mixture
 
 
 def every(manifest: Manifest) -> Iterator[tuple[str, LatentSpec, FittedPrior]]:
-    """Yield the fitted priors of every latent with the key under which a file has them."""
+    """Yield the fitted priors of every latent, each with its key in a file."""
     for role, latent in manifest.latents.items():
         for name, prior in latent.fitted():
             yield f"{role}.{name}", latent, prior
 
 
 def load(folder: Path, manifest: Manifest) -> None:
-    """Read the numbers of all priors that are in files. Raises ArtifactError for a file without them."""
+    """Read the numbers of all priors that are stored in files. Raises ArtifactError for a file that cannot be read or is incomplete."""
     for key, latent, prior in every(manifest):
         if prior.file is not None:
             most = 1 if isinstance(prior, GaussianPrior) else COMPONENTS
@@ -33,7 +33,7 @@ def load(folder: Path, manifest: Manifest) -> None:
 
 
 def _read(path: Path, key: str, size: int, most: int) -> tuple[Any, Any, Any]:
-    """Read weights (K,), means (K, size) and factors (K, size, size) of at most so many components."""
+    """Read weights (K,), means (K, size) and factors (K, size, size) of at most `most` components."""
 
     def check(name: str, shape: npz.Shape, dtype: np.dtype[Any]) -> str | None:
         wanted = {"weights": (), "means": (size,), "choleskys": (size, size)}[name.rpartition(".")[2]]
@@ -45,21 +45,25 @@ def _read(path: Path, key: str, size: int, most: int) -> tuple[Any, Any, Any]:
     try:
         arrays = npz.read(path, names, check)
     except npz.Unreadable as error:
-        raise ArtifactError(f"{path}: cannot be read: {error}") from error
+        raise ArtifactError(f"{path}: cannot be read: {error}; export the model again") from error
     if missing := [name for name in names if name not in arrays]:
         raise ArtifactError(f"{path}: has no array {missing[0]}; a prior needs {', '.join(names)}")
     weights, means, choleskys = (np.asarray(arrays[name], np.float64) for name in names)
     if len({len(weights), len(means), len(choleskys)}) != 1 or not all(
         np.isfinite(each).all() for each in arrays.values()
     ):
-        raise ArtifactError(f"{path}: {key} needs as many weights, means and choleskys, of finite numbers")
+        raise ArtifactError(
+            f"{path}: {key} has different numbers of weights, means and choleskys, or values that are not finite; export the model again"
+        )
     if (weights < 0).any() or not np.isclose(weights.sum(), 1, rtol=1e-6):
-        raise ArtifactError(f"{path}: {key}.weights must be at least 0 and add up to 1")
+        raise ArtifactError(
+            f"{path}: {key}.weights add up to {weights.sum():g}; they must be at least 0 and add up to 1"
+        )
     return weights, means, choleskys
 
 
 def stored(folder: Path, manifest: Manifest) -> Manifest:
-    """Write the numbers of all fitted priors into a file of the artifact's folder. Return the manifest that refers to it."""
+    """Write the numbers of all fitted priors into a file in the folder of the artifact. Return the manifest that refers to the file."""
     arrays = {
         f"{key}.{part}": array
         for key, _, prior in every(manifest)
@@ -75,7 +79,7 @@ def stored(folder: Path, manifest: Manifest) -> Manifest:
 
 
 def move(folder: Path) -> None:
-    """Move the numbers of fitted priors that an artifact's manifest states into a file beside it. Nothing else changes."""
+    """Move the numbers of fitted priors from the manifest of an artifact into a file next to it. Nothing else changes."""
     manifest = manifests.read(folder)
     if all(prior.file is not None for _, _, prior in every(manifest)):
         return
@@ -88,7 +92,7 @@ def move(folder: Path) -> None:
 
 
 def _referring(latent: LatentSpec) -> LatentSpec:
-    """Return the latent with priors that name the file."""
+    """Return the latent with priors that refer to the file."""
     referring = {name: type(prior).model_validate({"file": PRIORS_FILE}) for name, prior in latent.fitted()}
     for name, prior in latent.fitted():
         referring[name].load(prior.components)

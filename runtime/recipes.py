@@ -1,6 +1,6 @@
-"""Recipes: what made a picture, carried by its PNG as text, and how to make it again.
+"""Recipes: the model and options that made a picture, stored as text in its PNG, and how to make the picture again.
 
-The same pixels on the same artifact, ONNX Runtime version and type of CPU; the same bytes with the same Pillow.
+The pixels are equal with the same artifact, ONNX Runtime version and type of CPU. The bytes are equal with the same Pillow version.
 """
 
 from __future__ import annotations
@@ -37,13 +37,14 @@ if TYPE_CHECKING:
 
 Array = NDArray[Any]
 PNG = "image/png"
-MAX_ITEMS = 65_536  # of a picture that is made again; a service makes as many at most where nothing is set
+ORIGINAL = "use the original PNG"  # the advice for a damaged recipe
+MAX_ITEMS = 65_536  # limit for the items of a picture; it is also the default limit of the service
 
 
 def for_samples(
     manifest: Manifest, checksum: str, samples: Samples, options: Mapping[str, Any]
 ) -> list[dict[str, Any]]:
-    """Return one recipe for each item. `options` are those of the request: first, condition, prior, temperature, numbers, latents, codes."""
+    """Return one recipe for each item. `options` come from the request: first, condition, prior, temperature, numbers, latents, codes."""
     given = options.get("condition", options.get("classes"))
     condition = None if given is None else shortest(manifest, given)
     common = {
@@ -63,7 +64,7 @@ def for_samples(
 
 
 def _condition(samples: Samples, condition: Condition | None, index: int) -> dict[str, Any]:
-    """Return what the recipe of one item says of its condition."""
+    """Return the fields of the recipe of one item that describe its condition."""
     if isinstance(condition, ByValues):
         assert samples.condition is not None
         return {"condition": np.broadcast_to(condition.values, samples.condition.shape)[index].tolist()}
@@ -81,7 +82,7 @@ def _condition(samples: Samples, condition: Condition | None, index: int) -> dic
 
 
 def _part(part: Condition) -> dict[str, Any]:
-    """Return a condition of one item in its long form. Given items are not kept."""
+    """Return a condition of one item in its long form. Items such as images are not stored in recipes."""
     match part:
         case ByText(texts):
             return {"texts": list(texts)}
@@ -93,7 +94,7 @@ def _part(part: Condition) -> dict[str, Any]:
 
 
 def _given(options: Mapping[str, Any], n: int, index: int) -> dict[str, Any]:
-    """Return the arrays and numbers that the request of one item gives."""
+    """Return the arrays and numbers that the request gives for one item."""
     recipe: dict[str, Any] = {}
     latents, codes, numbers = options.get("latents"), options.get("codes"), options.get("numbers")
     if isinstance(latents, Mapping):
@@ -108,17 +109,17 @@ def _given(options: Mapping[str, Any], n: int, index: int) -> dict[str, Any]:
 
 
 def check(recipe: object) -> dict[str, Any]:
-    """Return a recipe whose values are all of the kind that this project writes, so that none costs more than one picture.
+    """Return a recipe after a check that all its values have the form that this project writes, so that it costs at most one picture.
 
-    Raises InvalidValue for one that is damaged, or that a person has written.
+    Raises InvalidValue for a recipe that is damaged or was written by hand.
     """
     if not isinstance(recipe, dict):
-        raise _damaged("it", recipe, "an object")
+        raise _damaged("recipe", recipe, "an object")
     for key, (legal, kind) in FIELDS.items():
         if (key in recipe or key in NEEDED) and not legal(recipe.get(key)):
             raise _damaged(key, recipe.get(key), kind)
     if ("seed" in recipe) != ("item" in recipe):
-        raise InvalidValue("the recipe is damaged: seed and item: both are needed, or neither")
+        raise InvalidValue(f"the recipe is damaged: seed and item: only one is present; {ORIGINAL}")
     return recipe
 
 
@@ -155,7 +156,7 @@ def _objects(value: object) -> bool:
 
 
 def _damaged(key: str, value: object, kind: str) -> InvalidValue:
-    return InvalidValue(f"the recipe is damaged: {key}: {shown(value)} is not {kind}")
+    return InvalidValue(f"the recipe is damaged: {key}: {shown(value)} is not {kind}; {ORIGINAL}")
 
 
 FIELDS: dict[str, tuple[Callable[[object], bool], str]] = {
@@ -180,27 +181,29 @@ NEEDED = ("model", "version", "checksum", "temperature")
 
 
 def remake(model: Model, recipe: Mapping[str, Any]) -> bytes:
-    """Return the picture of a recipe, made again. Raises InvalidValue if the recipe is for another artifact, or damaged."""
+    """Make the picture of a recipe again. Raises InvalidValue if the recipe is damaged or belongs to another artifact."""
     recipe, manifest = check(dict(recipe)), model.manifest
     role = recipe.get("output", manifest.main)
     if role not in manifest.items:
         raise _damaged("output", role, f"an output of {manifest.name}")
     spec = manifest.spec_of(role)
     if not spec.pictures:
-        raise InvalidValue(f"{manifest.name} makes {spec.noun}, not pictures")
+        raise InvalidValue(
+            f"model: {manifest.name} makes {spec.noun}, not pictures; give a picture that a model of images made"
+        )
     if recipe.get("checksum") != model.checksum:
         raise InvalidValue(
-            f"the recipe is for {recipe.get('model')} {recipe.get('version')} with checksum {str(recipe.get('checksum'))[:12]}…, but this "
-            f"artifact's is {model.checksum[:12]}…: other weights make another picture"
+            f"the recipe belongs to {recipe.get('model')} {recipe.get('version')} with checksum {str(recipe.get('checksum'))[:12]}…, but this "
+            f"artifact has {model.checksum[:12]}…; use the artifact that made the picture, since other weights make another picture"
         )
     try:
         options = _options(recipe, manifest)
     except (TypeError, ValueError, OverflowError) as error:
-        raise InvalidValue(f"the recipe is damaged: {cut(str(error))}") from None
+        raise InvalidValue(f"the recipe is damaged: {cut(str(error))}; {ORIGINAL}") from None
     n = recipe.get("n", 1)
     if (pixels := n * math.prod(spec.shape[1:])) > imaging.MAX_PIXELS:
         raise InvalidValue(
-            f"the recipe is damaged: n: {n} items have {pixels} pixels, and no picture with more than {imaging.MAX_PIXELS} is read"
+            f"the recipe is damaged: n: {n} items have {pixels} pixels, more than the limit of {imaging.MAX_PIXELS} for a picture; {ORIGINAL}"
         )
     if not takes_temperature(manifest, options.get("latents"), options.get("codes")):
         del options["temperature"]  # every recipe has one
@@ -214,7 +217,7 @@ def remake(model: Model, recipe: Mapping[str, Any]) -> bytes:
 
 
 def _options(recipe: Mapping[str, Any], manifest: Manifest) -> dict[str, Any]:
-    """Return the arguments of Model.sample. Raises InvalidValue, TypeError, ValueError or OverflowError for arrays that cannot be."""
+    """Return the arguments of Model.sample. Raises InvalidValue, TypeError, ValueError or OverflowError for invalid arrays."""
     grid = "n" in recipe
     options: dict[str, Any] = {"temperature": float(recipe["temperature"])}
     if "seed" in recipe:
@@ -228,7 +231,9 @@ def _options(recipe: Mapping[str, Any], manifest: Manifest) -> dict[str, Any]:
     if "inputs" in recipe:
         options["numbers"] = _by_name(recipe, "inputs")
     if "condition" in recipe:
-        options["condition"] = _array(recipe, "condition", np.float64)  # as given: the picture's text repeats it
+        options["condition"] = _array(
+            recipe, "condition", np.float64
+        )  # not converted, since the recipe of the new picture repeats the values
     if "latents" in recipe:
         shape = manifest.space.dims if manifest.space else None
         options["latents"] = _array(recipe if grid else {"latents": [recipe["latents"]]}, "latents", np.float32, shape)
@@ -243,13 +248,13 @@ def _options(recipe: Mapping[str, Any], manifest: Manifest) -> dict[str, Any]:
             recipe if grid else {"codes": [recipe["codes"]]}, "codes", np.int64, spec.shape if spec else None
         )
         if spec is not None and not ((codes >= 0) & (codes < spec.levels)).all():
-            raise InvalidValue(f"the recipe is damaged: codes: one is not 0 to {spec.levels - 1}")
+            raise InvalidValue(f"the recipe is damaged: codes: one is not from 0 to {spec.levels - 1}; {ORIGINAL}")
         options["codes"] = codes
     return options
 
 
 def _by_name(recipe: Mapping[str, Any], key: str) -> dict[str, list[Any]]:
-    """Return what the items of a recipe have by name: for each name a list, one value for each item."""
+    """Return the values of the items of a recipe by name: for each name a list with one value per item."""
     items = recipe[key] if "n" in recipe else [recipe[key]]
     if not isinstance(items, list) or len(items) != recipe.get("n", 1) or len({tuple(item) for item in items}) != 1:
         raise _damaged(key, recipe[key], "one object for each item, with the same names")
@@ -257,7 +262,7 @@ def _by_name(recipe: Mapping[str, Any], key: str) -> dict[str, list[Any]]:
 
 
 def _conditions(parts: Mapping[str, list[Any]], several: bool) -> Condition:
-    """Return the conditions of all items from their long forms. Raises InvalidValue for one that the recipe does not keep."""
+    """Return the conditions of all items from their long forms. Raises InvalidValue for a condition that recipes do not store."""
     read: dict[str, One] = {}
     for name, values in parts.items():
         match values:
@@ -270,19 +275,21 @@ def _conditions(parts: Mapping[str, list[Any]], several: bool) -> Condition:
                 read[name] = ByClass(first if same else [value["class"] for value in values])
             case _:
                 raise InvalidValue(
-                    f"the recipe does not keep conditions.{name}, such as an image; the picture cannot be made again"
+                    f"the recipe does not contain conditions.{name}, such as an image; the picture cannot be made again"
                 )
     return BySeveral(read) if several else next(iter(read.values()))
 
 
 def _array(recipe: Mapping[str, Any], key: str, dtype: Any, shape: tuple[int, ...] | None = ()) -> Array:
-    """Return a list of a recipe as an array (n, *shape), of any shape if `shape` is empty; None says that the model takes no such list."""
+    """Return a list of a recipe as an array (n, *shape). An empty `shape` allows any shape; None means that the model takes no such list."""
     if shape is None:
-        raise InvalidValue(f"the recipe is damaged: {key}: the model takes none")
+        raise InvalidValue(f"the recipe is damaged: {key}: the model takes none; {ORIGINAL}")
     array = np.asarray(recipe[key])
     if array.dtype.kind not in ("iu" if dtype is np.int64 else "iuf") or not np.isfinite(array).all():
-        raise InvalidValue(f"the recipe is damaged: {key}: {shown(recipe[key])} are no finite numbers")
+        raise InvalidValue(f"the recipe is damaged: {key}: {shown(recipe[key])} are not all finite numbers; {ORIGINAL}")
     wanted = (recipe.get("n", 1), *shape)
     if shape and array.shape != wanted:
-        raise InvalidValue(f"the recipe is damaged: {key}: the shape is {shown(list(array.shape))}, not {list(wanted)}")
+        raise InvalidValue(
+            f"the recipe is damaged: {key}: the shape is {shown(list(array.shape))}, not {list(wanted)}; {ORIGINAL}"
+        )
     return array.astype(dtype)

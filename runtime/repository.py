@@ -1,4 +1,4 @@
-"""The folder of artifacts: `ROOT/NAME/VERSION/`. Scans, chooses a version, verifies checksums, publishes by rename."""
+"""The folder of artifacts, `ROOT/NAME/VERSION/`: listing, choice of a version, verification of checksums, publication by rename."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from manifold.runtime.manifest import PRIORS_FILE, FileRecord, Manifest
 VERSION = re.compile(r"[1-9][0-9]{0,8}")
 PLAIN = re.compile(
     r"[a-z0-9][a-z0-9_-]{0,63}"
-)  # a file called so stands where a model's folder is expected; README.md does not
+)  # a file with such a name was probably meant to be a model's folder; README.md was not
 STAGING = ".staging-"
-OLD_SECONDS = 86_400  # age at which a staging folder is nobody's any more, on a file system without locks
-READABLE = "let the user that Manifold runs as read it"
+OLD_SECONDS = 86_400  # on a file system without locks, the age at which a staging folder counts as abandoned
+READABLE = "give the user that runs Manifold permission to read it"
 
 
 @dataclass(frozen=True)
@@ -35,24 +35,24 @@ class Listing:
     """The content of a folder of artifacts."""
 
     versions: dict[str, list[int]] = field(default_factory=dict)  # by name, ascending
-    unreadable: dict[str, str] = field(default_factory=dict)  # names whose versions are not known, with the reason
+    unreadable: dict[str, str] = field(default_factory=dict)  # models whose versions are unknown, with the reason
 
 
 def scan(root: Path) -> dict[str, list[int]]:
-    """Return the names with their versions, ascending. Folders that cannot be read are left out. Raises ArtifactError as `survey` does."""
+    """Return the names with their versions, ascending. Folders that cannot be read are left out. Raises the same errors as `survey`."""
     return survey(root).versions
 
 
 def survey(root: Path) -> Listing:
-    """Return what lies in the folder of artifacts. Files with a suffix and folders without versions are left alone.
+    """Return the content of the folder of artifacts. Files with a suffix and folders without versions are ignored.
 
-    Raises ArtifactError if `root` itself cannot be read. One model that cannot be read is part of the answer.
+    Raises ArtifactError if `root` itself cannot be read. A single model that cannot be read is part of the listing.
     """
     try:
         names = sorted(os.listdir(root))
     except (FileNotFoundError, NotADirectoryError):
         raise ArtifactError(
-            f"{root}: there is no such folder; MANIFOLD_MODELS_DIR (or --models) names the folder of models"
+            f"{root}: the folder does not exist; set MANIFOLD_MODELS_DIR (or --models) to the folder of models"
         ) from None
     except OSError as error:
         raise ArtifactError(f"{root}: cannot be read: {error.strerror}; {READABLE}") from None
@@ -64,7 +64,7 @@ def survey(root: Path) -> Listing:
 
 
 def _add(listing: Listing, folder: Path) -> None:
-    """Add one model to the listing, under a name that can be written as UTF-8."""
+    """Add one model to the listing, with a name that can be encoded as UTF-8."""
     name = os.fsencode(folder.name).decode("utf-8", "backslashreplace")
     there, reason = look_into(folder)
     if reason is not None:
@@ -74,23 +74,23 @@ def _add(listing: Listing, folder: Path) -> None:
 
 
 def look_into(folder: Path) -> tuple[list[int], str | None]:
-    """Return the versions of a model, ascending, or none and the reason why they are not known."""
+    """Return the versions of a model, ascending, and None; or an empty list and the reason why the versions are unknown."""
     legal = re.fullmatch(manifests.NAME, folder.name) is not None
     try:
         there = versions(folder)
-    except OSError as error:  # a folder such as lost+found is nobody's model
+    except OSError as error:  # a folder such as lost+found is not a model
         return [], f"its folder cannot be read: {error.strerror}; {READABLE}" if legal else None
     if there and not legal:
-        return [], "no model can have the name of its folder: letters, digits, '.', '_' and '-', at most 64"
+        return [], "its folder does not have a valid name: use at most 64 letters, digits, '.', '_' and '-'"
     if not there and folder.is_symlink() and not folder.exists():
-        return [], "its folder is a symbolic link whose target does not exist"
+        return [], "its folder is a symbolic link to a target that does not exist; correct the link"
     if not there and PLAIN.fullmatch(folder.name) and folder.is_file():
-        return [], "it is a file; a model is a folder NAME/VERSION"
+        return [], "it is a file; put a model into a folder NAME/VERSION"
     return there, None
 
 
 def versions(folder: Path) -> list[int]:
-    """Return the versions in the folder of a model, ascending; none if there is no such folder. Raises OSError if it cannot be read."""
+    """Return the versions in the folder of a model, ascending; empty if the folder does not exist. Raises OSError if it cannot be read."""
     try:
         names = os.listdir(folder)
     except (FileNotFoundError, NotADirectoryError, ValueError):  # ValueError: a name with a zero byte
@@ -99,40 +99,43 @@ def versions(folder: Path) -> list[int]:
 
 
 def locate(path: Path) -> Path:
-    """The folder of an artifact: `path` itself, or the latest version below it."""
+    """Return the folder of an artifact: `path` itself, or the latest version below it. Raises UnknownModel if there is none."""
     if (path / manifests.FILE).exists():
         return path
     there = versions(path)
     if not there:
         raise UnknownModel(
-            f"{path}: no artifact there; one is a folder NAME/VERSION with a {manifests.FILE}", field="model"
+            f"{path}: contains no artifact; an artifact is a folder NAME/VERSION with a {manifests.FILE}", field="model"
         )
     return path / str(there[-1])
 
 
 def find(name: str, root: Path) -> Path:
-    """The folder of the artifact called `name` (or `name/version`) below root, else at the path `name`. Raises UnknownModel."""
+    """Return the folder of the artifact `name` (or `name/version`) below root, else at the path `name`. Raises UnknownModel."""
     below = root / name
     return locate(Path(name) if Path(name).is_dir() and not below.is_dir() else below)
 
 
 def with_checksum(start: str, root: Path) -> str:
-    """Return name/version of the artifact below `root` whose checksum begins with `start`. Raises UnknownModel if there is none."""
+    """Return NAME/VERSION of the artifact below `root` whose checksum starts with `start`. Raises UnknownModel if there is none."""
     for name, numbers in scan(root).items():
         for version in numbers:
-            with contextlib.suppress(ArtifactError):  # an artifact that is broken is none of those looked for
+            with contextlib.suppress(ArtifactError):  # a damaged artifact cannot be the one that is searched
                 if checksum(manifests.read(root / name / str(version)).files).startswith(start):
                     return f"{name}/{version}"
-    raise UnknownModel(f"no artifact in {root} has the checksum {start}… that the file was made by", field="model")
+    raise UnknownModel(
+        f"model: no artifact in {root} has the checksum {start}…, with which the file was made; put the artifact that made it there",
+        field="model",
+    )
 
 
 def trained_on(data: str, root: Path, task: str) -> tuple[list[str], dict[str, str | None]]:
-    """Names of the artifacts with a task that were trained on a data set, and of all that have the task what each was trained on."""
+    """Return the artifacts that have a task and were trained on a data set, and the data set of every artifact with the task, by name."""
     data_names = {}
     for name in scan(root):
         try:
             manifest = manifests.read(locate(root / name))
-        except ArtifactError:  # whoever uses it will be told
+        except ArtifactError:  # reported when the artifact is used
             continue
         if task in manifest.tasks:
             data_names[name] = manifest.data_name
@@ -140,23 +143,24 @@ def trained_on(data: str, root: Path, task: str) -> tuple[list[str], dict[str, s
 
 
 def digest(path: Path) -> FileRecord:
-    """Checksum and size of a file."""
+    """Return the checksum and the size of a file."""
     with path.open("rb") as file:
         return FileRecord(sha256=hashlib.file_digest(file, "sha256").hexdigest(), bytes=path.stat().st_size)
 
 
 def everything(folder: Path) -> Iterator[tuple[str, os.DirEntry[str]]]:
-    """Yield every file below an artifact's folder, by its path with `/` from there.
+    """Yield every file below the folder of an artifact, with its relative path (separated by `/`).
 
-    Hidden folders are left out: they belong to tools, and to Kubernetes' way of changing a mounted folder. Links to folders are not followed.
+    Hidden folders are left out: they belong to tools, or to Kubernetes, which uses them to update mounted folders. Links to folders are not
+    followed.
     """
     waiting = [""]
-    for below in waiting:  # which grows
+    for below in waiting:  # the list grows in the loop
         try:
             entries = os.scandir(folder / below)
         except PermissionError:
             if below:
-                continue  # what lies in it is then missing where it is needed
+                continue  # if a file in it is needed, it is reported as missing later
             raise
         with entries:
             for entry in entries:
@@ -167,100 +171,103 @@ def everything(folder: Path) -> Iterator[tuple[str, os.DirEntry[str]]]:
 
 
 def _is_file(entry: os.DirEntry[str]) -> bool:
-    """Return whether an entry is a file or a link to one. DirEntry.is_file raises OSError for a link that leads to itself."""
+    """Return whether an entry is a file or a link to a file. DirEntry.is_file raises OSError for a link to itself."""
     return os.path.isfile(entry.path) if entry.is_symlink() else entry.is_file()
 
 
 def files(folder: Path) -> Iterator[tuple[str, os.DirEntry[str]]]:
-    """Yield every file of an artifact but its manifest, as `everything` does."""
+    """Yield every file of an artifact except its manifest, in the form of `everything`."""
     return ((name, entry) for name, entry in everything(folder) if name != manifests.FILE)
 
 
 def records(folder: Path) -> dict[str, FileRecord]:
-    """Return the checksums of every file of an artifact but the manifest, by path. Raises ArtifactError for a link that leads out of it."""
+    """Return the checksums of all files of an artifact except the manifest, by path. Raises ArtifactError for a link to a file outside."""
     checksums = {}
     for name in sorted(name for name, _ in files(folder)):
         if not _inside(folder, name):
-            raise ArtifactError(f"{folder / name}: a link that leads out of the artifact's folder; put the file there")
+            raise ArtifactError(
+                f"{folder / name}: is a link to a file outside the artifact's folder; copy the file into the folder"
+            )
         checksums[name] = digest(folder / name)
     return checksums
 
 
 def _inside(folder: Path, name: str) -> bool:
-    """Return whether a file lies in the folder once links are followed."""
+    """Return whether a file is inside the folder after links are resolved."""
     path = folder / name
     return ("/" not in name and not path.is_symlink()) or path.resolve().is_relative_to(folder.resolve())
 
 
 def place(folder: Path, name: str) -> str | None:
-    """Say what is wrong with a file's name in a manifest: None if it names a file within the folder that is there."""
+    """Return the problem of a file name in a manifest; None if the file exists in the folder."""
     parts = name.split("/")
     if not name or name.startswith("/") or not set(parts).isdisjoint(("", ".", "..")) or "\0" in name:
-        return f"there is no file {shown(name)} in the artifact's folder: the name leads out of it"
-    if not os.path.isfile(folder / name):  # unlike Path.is_file, false for what may not be looked at
+        return f"there is no file {shown(name)} in the artifact's folder: the path leads out of the folder"
+    if not os.path.isfile(folder / name):  # unlike Path.is_file, it returns false if access is denied
         return f"there is no file {shown(name)} in the artifact's folder"
     if not _inside(folder, name):
-        return f"{shown(name)} is a link that leads out of the artifact's folder"
+        return f"{shown(name)} is a link to a file outside the artifact's folder"
     return None
 
 
 def copy(source: Path, target: Path) -> None:
-    """Copy every file of an artifact but its manifest, with the folders that they lie in."""
+    """Copy all files of an artifact except its manifest, with their folders."""
     for name, _ in files(source):
         (target / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(source / name, target / name)
 
 
 def checksum(files: Mapping[str, FileRecord]) -> str:
-    """Return one SHA-256 over the checksums of an artifact's files, which says which bits these are.
+    """Return one SHA-256 over the checksums of an artifact's files. It identifies the artifact.
 
-    Priors are left out: they may be fitted after an artifact was published, and a recipe names the one that it drew from.
+    Priors are left out: they may be fitted after an artifact is published, and a recipe names the prior that it used.
     """
     lines = (f"{name} {record.sha256}\n" for name, record in sorted(files.items()) if name != PRIORS_FILE)
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 def verify(folder: Path, manifest: Manifest) -> list[str]:
-    """Return what is wrong with the files of an artifact, one line each; nothing if all is well.
+    """Return the problems of the files of an artifact, one line each.
 
-    Every file that the artifact is read from must lie in its folder and be listed under `files`: the graphs, the weights that they refer to,
-    golden vectors and calibration. A hand-written manifest may leave out `files`; then the files only need to be there.
+    Every file that the artifact needs must be in its folder and listed under `files`: the graphs, the weights that they refer to, golden
+    vectors and calibration. A hand-written manifest may leave out `files`; then the files only need to exist.
     """
     problems = [f"{name}: is not a regular file" for name in irregular(folder)]
     problems += [*_altered(folder, manifest), *_unlisted(folder, manifest)]
     if folder.name.isdecimal() and (folder.parent.name, int(folder.name)) != (manifest.name, manifest.version):
         problems.append(
-            f"name, version: the manifest says {manifest.name} {manifest.version}, the folder {folder.parent.name} {folder.name}"
+            f"name, version: the manifest says {manifest.name} {manifest.version}, but the folder is {folder.parent.name}/{folder.name}; make them equal"
         )
     return problems
 
 
 def _altered(folder: Path, manifest: Manifest) -> Iterator[str]:
-    """Yield what is wrong with the files that have a checksum."""
+    """Yield the problems of the files that have a checksum."""
     for name, record in manifest.files.items():
         if wrong := place(folder, name):
             yield f"files.{name}: {wrong if os.path.isfile(folder / name) else 'missing'}"
         elif (actual := digest(folder / name)) != record:
             yield (
-                f"files.{name}: altered: SHA-256 {actual.sha256[:12]}… of {actual.bytes} bytes, the manifest says {record.sha256[:12]}… of {record.bytes}"
+                f"files.{name}: altered: it has SHA-256 {actual.sha256[:12]}… and {actual.bytes} bytes, but the manifest says {record.sha256[:12]}… and "
+                f"{record.bytes}"
             )
 
 
 def _unlisted(folder: Path, manifest: Manifest) -> Iterator[str]:
-    """Yield what is wrong with the files that the artifact is read from."""
+    """Yield the problems of the files that the manifest names."""
     for where, name in dict.fromkeys(_named(manifest)):
         if wrong := place(folder, name):
             yield f"{where}: {wrong}"
         elif "/" in name and where.endswith(".graph"):
-            yield f"{where}: there is no file {shown(name)} in the artifact's folder: graphs lie at its top"
+            yield f"{where}: {shown(name)} is in a sub-folder; put graphs directly into the artifact's folder"
         elif manifest.files and name not in manifest.files:
-            yield f"{where}: {shown(name)} has no checksum under files"
+            yield f"{where}: {shown(name)} has no checksum under files; `manifold check --seal` writes it"
         elif where.endswith(".graph") and manifest.backend == "onnx":
             yield from _weights(folder, manifest, where, name)
 
 
 def _named(manifest: Manifest) -> Iterator[tuple[str, str]]:
-    """Yield the files that a manifest names, each with the field that names it."""
+    """Yield the files that a manifest names, each with its field."""
     if manifest.backend != "fake":
         for task, spec in manifest.tasks.items():
             yield f"tasks.{task}.graph", spec.graph
@@ -278,11 +285,11 @@ def _named(manifest: Manifest) -> Iterator[tuple[str, str]]:
 
 
 def _weights(folder: Path, manifest: Manifest, where: str, graph: str) -> Iterator[str]:
-    """Yield what is wrong with the files of weights that an ONNX graph refers to."""
+    """Yield the problems of the files of weights that an ONNX graph refers to."""
     try:
         locations = onnx_file.outline(folder / graph).external
     except GraphError:
-        return  # it is refused when it is opened, which says more about it
+        return  # the error when the graph is opened has more details
     for location in locations:
         name = onnx_file.below(location)
         if name is None:
@@ -294,12 +301,12 @@ def _weights(folder: Path, manifest: Manifest, where: str, graph: str) -> Iterat
 
 
 def left_over(folder: Path, manifest: Manifest) -> list[str]:
-    """Return the files in a sealed artifact's folder that have no checksum. Nothing reads them, so the loader ignores them."""
+    """Return the files in the folder of a sealed artifact that have no checksum. The loader ignores them."""
     return sorted(name for name, _ in files(folder) if name not in manifest.files) if manifest.files else []
 
 
 def irregular(folder: Path) -> list[str]:
-    """Return the names of pipes, sockets and devices in a folder. Reading one would block, or never end."""
+    """Return the names of pipes, sockets and devices in a folder. Reading one could block or never end."""
     with os.scandir(folder) as entries:
         return sorted(
             each.name for each in entries if not _is_file(each) and os.path.exists(each.path) and not each.is_dir()
@@ -308,9 +315,9 @@ def irregular(folder: Path) -> list[str]:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path` that takes its place when the block ends without an error.
+    """Yield a temporary path next to `path`. It replaces `path` when the block ends without an error.
 
-    The target of a symbolic link is replaced, not the link. Devices and pipes, such as /dev/stdout, are written in place.
+    If `path` is a symbolic link, its target is replaced. Devices and pipes, such as /dev/stdout, are written directly.
     """
     if path.exists() and not path.is_file():
         yield path
@@ -327,13 +334,13 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def save(folder: Path, manifest: Manifest) -> None:
-    """Writes the manifest of an artifact that is there already, in place of the one it has."""
+    """Replace the manifest of an existing artifact."""
     with replacing(folder / manifests.FILE) as temporary:
         temporary.write_text(manifests.dumps(manifest))
 
 
 def seal(folder: Path, drawing: Collection[str] = ()) -> Manifest:
-    """Write the checksums of what now lies in an artifact's folder into its manifest, and which tasks were found to draw random numbers."""
+    """Write the checksums of all files of an artifact into its manifest, and mark the tasks in `drawing` as not reproducible."""
     sealed = manifests.read(folder).model_copy(update={"files": records(folder)}).with_drawing(drawing)
     save(folder, sealed)
     return sealed
@@ -341,10 +348,10 @@ def seal(folder: Path, drawing: Collection[str] = ()) -> Manifest:
 
 @contextmanager
 def staging(root: Path, name: str) -> Iterator[Path]:
-    """Yield a temporary folder on the repository's own disk, removed unless it was published. Folders that killed commands left are removed first."""
+    """Yield a temporary folder on the disk of the repository. It is removed unless it is published. Folders of killed commands are removed first."""
     root.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as stack:
-        with locked(root):  # so that nobody sweeps the folder before its lock is held
+        with locked(root):  # so that no other command removes the folder before its lock is held
             _sweep(root)
             (root / name).mkdir(exist_ok=True)
             folder = Path(tempfile.mkdtemp(prefix=STAGING, dir=root / name))
@@ -352,7 +359,7 @@ def staging(root: Path, name: str) -> Iterator[Path]:
         try:
             yield folder
         except OSError as error:
-            if error.filename is None:  # of a library that does not say where the disk is full
+            if error.filename is None:  # some libraries do not say which disk is full
                 error.filename = str(root / name)
             raise
         finally:
@@ -368,9 +375,9 @@ def _discard(root: Path, folder: Path) -> None:
 
 
 def _sweep(root: Path) -> None:
-    """Remove staging folders of commands that have ended without removing them: nobody holds their lock, or, without locks, they are old."""
+    """Remove staging folders that ended commands left behind: those whose lock is free or, without locks, those that are old."""
     for folder in root.glob(f"*/{STAGING}*"):
-        with contextlib.suppress(OSError):  # somebody else's
+        with contextlib.suppress(OSError):  # the folder of another user
             with held(folder) as free:
                 left = time.time() - folder.stat().st_mtime > OLD_SECONDS if free is None else free
             if left:
@@ -384,7 +391,7 @@ def next_version(root: Path, name: str) -> int:
 
 
 def publish_next(folder: Path, root: Path, manifest: Manifest) -> Path:
-    """Publish under the manifest's version or, if another command has taken that since, under the next one, which is written into the manifest."""
+    """Publish an artifact with the version in its manifest. If another command has used it meanwhile, the next version is used and written."""
     with locked(root):
         version = max(manifest.version, next_version(root, manifest.name))
         if version != manifest.version:
@@ -394,16 +401,16 @@ def publish_next(folder: Path, root: Path, manifest: Manifest) -> Path:
 
 
 def publish(folder: Path, root: Path, manifest: Manifest) -> Path:
-    """Renames a finished folder to `ROOT/NAME/VERSION`; never overwrites. Raises ArtifactError where that version exists."""
+    """Rename a finished folder to `ROOT/NAME/VERSION`. Raises ArtifactError if that version exists; it is never overwritten."""
     target = root / manifest.name / str(manifest.version)
     for name, _ in everything(folder):
         with (folder / name).open("rb") as file:
             os.fsync(file.fileno())
     folder.chmod(0o755)
     try:
-        folder.rename(target)  # a folder with something in it is never replaced by rename(2)
+        folder.rename(target)  # rename(2) never replaces a folder that is not empty
     except OSError as error:
         if error.errno not in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR):
             raise
-        raise ArtifactError(f"{target} exists; artifacts are never overwritten") from error
+        raise ArtifactError(f"{target}: exists; artifacts are never overwritten, so publish a new version") from error
     return target

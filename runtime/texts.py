@@ -1,12 +1,12 @@
-"""Texts from outside as values: JSON and whole numbers. Each reader has a limit, and raises an error of this project beyond it.
+"""Readers of texts from clients and files: JSON and whole numbers. Each has a limit, and raises an error of this project above it.
 
-Whatever a client, an artifact or a picture brings as text is read here: bodies, queries, forms, headers, manifests and recipes.
+All texts from requests, artifacts and pictures are read here: bodies, queries, forms, headers, manifests and recipes.
 
-JSON is read by orjson, which accepts RFC 8259 and nothing more: no NaN, no Infinity and no number beyond float64. Integers beyond 64 bits
-become floats, so that a field of whole numbers refuses them. Of a key that occurs twice in an object, the last value counts.
+JSON is read by orjson, which accepts exactly RFC 8259: no NaN, no Infinity and no number beyond float64. Integers beyond 64 bits become
+floats, so a field of whole numbers rejects them. If a key occurs twice in an object, the last value counts.
 
-An empty array is three characters of a text and a hundred bytes of memory, and orjson lets no other thread run while it reads. So a text
-with many arrays, objects or keys is refused before it is read; numbers cost less, and may be as many as a body holds.
+An empty array takes three characters of text but a hundred bytes of memory, and orjson blocks all other threads while it reads. So a text
+with many arrays, objects or keys is rejected before it is read. Numbers cost less; their count is limited only by the size of the body.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ import orjson
 
 from manifold.runtime.errors import Malformed, TooLarge, shown
 
-LEVELS = 64  # of objects and arrays within each other; arrays of numbers have at most 16 dimensions
-PARTS = 2**18  # brackets and colons of a text: about the number of its arrays, objects and keys
-DIGITS = 19  # 2^63 - 1 has so many
+LEVELS = 64  # limit for nested objects and arrays; arrays of numbers have at most 16 dimensions
+PARTS = 2**18  # limit for the brackets and colons of a text: about the number of its arrays, objects and keys
+DIGITS = 19  # the number of digits of 2^63 - 1
 
 _STRING = re.compile(rb'"[^"]*"')
 _BRACKETS = bytes.maketrans(b"{}", b"[]")
@@ -28,21 +28,21 @@ _OTHERS = bytes(sorted(set(range(256)) - set(b'[]{}"')))
 
 
 def json_of(content: bytes | str, field: str = "body") -> Any:
-    """Return the value of a JSON text. Raise Malformed if it is not JSON, or has more than `LEVELS` levels, and TooLarge if it has too many parts."""
+    """Return the value of a JSON text. Raise Malformed if it is not JSON or has more than `LEVELS` levels, TooLarge if it has too many parts."""
     check_parts(content, field)
     try:
         value = orjson.loads(content)
     except orjson.JSONDecodeError as error:
         if error.msg.startswith("depth limit"):
             raise _too_deep(field) from None
-        raise Malformed(f"{field}: not JSON: {error}", field=field) from None
+        raise Malformed(f"{field}: is not JSON: {error}", field=field) from None
     if _is_deep(content):
         raise _too_deep(field)
     return value
 
 
 def check_parts(content: bytes | str, field: str = "body") -> None:
-    """Raise TooLarge for a JSON text with more than `PARTS` brackets and colons, or Malformed if it begins with too many levels."""
+    """Raise TooLarge for a JSON text with more than `PARTS` brackets and colons; Malformed if its beginning has too many levels."""
     if len(content) <= PARTS:
         return
     text = content.encode() if isinstance(content, str) else content
@@ -51,7 +51,7 @@ def check_parts(content: bytes | str, field: str = "body") -> None:
         if _count(start, b"[{") - _count(start, b"]}") > LEVELS:
             raise _too_deep(field)
         raise TooLarge(
-            f"{field}: JSON with more than {PARTS} arrays, objects and keys; send fewer, or numbers as a binary body",
+            f"{field}: the JSON has more than {PARTS} arrays, objects and keys; send fewer, or send numbers as a binary body",
             field=field,
         )
 
@@ -61,13 +61,15 @@ def _count(text: bytes, characters: bytes) -> int:
 
 
 def _too_deep(field: str) -> Malformed:
-    return Malformed(f"{field}: JSON with more than {LEVELS} levels; send flatter arrays and objects", field=field)
+    return Malformed(
+        f"{field}: the JSON has more than {LEVELS} levels; nest arrays and objects less deeply", field=field
+    )
 
 
 def _is_deep(content: bytes | str) -> bool:
-    """Return whether a valid JSON text has more than `LEVELS` levels, without a step of Python for each of its values.
+    """Return whether a valid JSON text has more than `LEVELS` levels, without a Python loop over its values.
 
-    Only the brackets outside of strings are kept; each round then takes away the innermost pairs, which is one level.
+    Only the brackets outside strings are kept. Each round then removes the innermost pairs, which are one level.
     """
     text = content.encode() if isinstance(content, str) else content
     if text.count(b"[") + text.count(b"{") <= LEVELS:
@@ -83,9 +85,9 @@ def _is_deep(content: bytes | str) -> bool:
 
 
 def whole(text: str, most: int = 2**63 - 1) -> int | None:
-    """Return the whole number that a text of the digits 0 to 9 says, or None for any other text and beyond `most`.
+    """Return the whole number that a text of the digits 0 to 9 stands for; None for any other text and for numbers above `most`.
 
-    Texts of more than `DIGITS` digits are not converted: Python refuses 4300 digits with an error of its own, and takes time before that.
+    Texts of more than `DIGITS` digits are not converted: it is slow, and above 4300 digits Python raises its own error.
     """
     if not text.isascii() or not text.isdecimal() or len(text) > DIGITS:
         return None
@@ -94,8 +96,8 @@ def whole(text: str, most: int = 2**63 - 1) -> int | None:
 
 
 def whole_or_refuse(text: str, field: str, most: int = 2**63 - 1) -> int:
-    """Return the whole number that a text says. Raise Malformed if it says none from 0 to `most`."""
+    """Return the whole number that a text stands for. Raise Malformed if it is not one from 0 to `most`."""
     number = whole(text, most)
     if number is None:
-        raise Malformed(f"{field}: {shown(text)} is not a whole number from 0 to {most}", field=field)
+        raise Malformed(f"{field}: {shown(text)} is not valid; give a whole number from 0 to {most}", field=field)
     return number

@@ -219,15 +219,21 @@ def test_torchscript_takes_arrays_that_are_read_only(shipped: dict[str, Model]) 
         (lambda m: m.update(format=2), "format: "),
         (lambda m: m["data"].update(channels=2), "data.image.channels: "),
         (lambda m: m["data"].update(range=[1, 0]), "low < high"),
-        (lambda m: m.pop("latent"), "the manifest has no latent section"),
-        (lambda m: m["latent"].update(size=7), "shape [6] but the manifest says [7]"),
+        (lambda m: m.pop("latent"), "the manifest has no section for its shape; add a latent section"),
+        (lambda m: m["latent"].update(size=7), "shape [6], but its section says [7]"),
         (lambda m: m["tasks"].update(dream=m["tasks"]["decode"]), "tasks.dream: unknown task"),
         (lambda m: m["tasks"]["decode"]["inputs"][0].update(source="magic"), "source: "),
-        (lambda m: m["tasks"]["decode"]["outputs"][0].update(role="picture"), "needs an output with the role 'data'"),
+        (
+            lambda m: m["tasks"]["decode"]["outputs"][0].update(role="picture"),
+            "tasks.decode: has no output with the role 'data'",
+        ),
         (lambda m: m["tasks"]["decode"].pop("graph"), "tasks.decode.graph: Field required"),
-        (lambda m: m.update(classes=["a", "a"]), "names must differ"),
-        (lambda m: m.update(class_prior=[1.0]), "needs one weight a class"),
-        (lambda m: m.update(scoring={"score": "x", "terms": [{"name": "x", "kind": "nll"}]}), "there is no score task"),
+        (lambda m: m.update(classes=["a", "a"]), "two classes have the same name"),
+        (lambda m: m.update(class_prior=[1.0]), "class_prior: given without classes"),
+        (
+            lambda m: m.update(scoring={"score": "x", "terms": [{"name": "x", "kind": "nll"}]}),
+            "scoring: there is no task `score`",
+        ),
         (lambda m: m["latent"].update(default_prior="gaussian"), "is not among the priors"),
         (lambda m: m.update(version=0), "version: "),
     ],
@@ -251,7 +257,7 @@ def test_a_wrong_manifest_is_explained_field_by_field(
         (lambda m: m["tasks"]["decode"]["inputs"][0].update(name="z"), "has no input 'z' (role 'latent'); it has z_in"),
         (lambda m: m["tasks"]["decode"]["outputs"][0].update(name="x"), "has no output 'x'"),
         (lambda m: m["data"].update(height=9) or m["tasks"]["decode"]["outputs"][0].update(shape=[3, 9, 10]), "output 'data' is float32[1, 3, 8, 10]"),
-        (lambda m: m.update(name="another"), "the manifest says another 1, the folder foreign 1"),
+        (lambda m: m.update(name="another"), "the manifest says another 1, but the folder is foreign/1"),
     ],
 )  # fmt: skip
 def test_a_manifest_that_does_not_fit_its_graph(
@@ -289,7 +295,7 @@ def test_golden_vectors_find_other_weights(tmp_path: Path, tiny: Path) -> None:
 def test_a_damaged_graph_and_a_manifest_that_is_not_json(tmp_path: Path) -> None:
     folder = foreign.write(tmp_path)
     (folder / "generator.onnx").write_bytes(b"nonsense")
-    with pytest.raises(ArtifactError, match=r"generator\.onnx: ONNX Runtime cannot load it"):
+    with pytest.raises(ArtifactError, match=r"generator\.onnx: ONNX Runtime cannot load the graph"):
         load(folder)
     (folder / manifest.FILE).write_text("{")
     with pytest.raises(ArtifactError, match="JSON"):
@@ -297,7 +303,7 @@ def test_a_damaged_graph_and_a_manifest_that_is_not_json(tmp_path: Path) -> None
 
 
 def test_where_nothing_is(tmp_path: Path) -> None:
-    with pytest.raises(UnknownModel, match="no artifact there"):
+    with pytest.raises(UnknownModel, match="contains no artifact"):
         load(tmp_path / "nothing")
     with pytest.raises(ArtifactError, match="MANIFOLD_MODELS_DIR"):
         repository.scan(tmp_path / "nothing")
@@ -392,7 +398,7 @@ def test_a_foreign_model_is_served_from_a_hand_written_manifest(tmp_path: Path) 
     runner = CliRunner()
     found = runner.invoke(cli.app, ["check", str(folder)])
     assert found.exit_code == 1
-    assert "files: no checksums" in found.output
+    assert "files: the manifest has no checksums" in found.output
     assert runner.invoke(cli.app, ["check", "--seal", str(folder)]).exit_code == 0
     assert "good: decode" in runner.invoke(cli.app, ["check", str(folder.parent)]).output
 
@@ -418,7 +424,7 @@ def test_a_graph_that_mixes_rows_is_found(tmp_path: Path) -> None:
     model.steady()
     assert model.manifest.tasks["decode"].min_rows == 1  # padding does not help
     (problem,) = checks.run_all(model)
-    assert "cannot promise the same item in every batch" in problem
+    assert "an item from this graph can differ between batches" in problem
 
 
 def test_the_loader_pads_as_this_machine_needs(tmp_path: Path) -> None:

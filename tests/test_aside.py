@@ -243,7 +243,7 @@ def test_many_images_are_read_in_groups_as_one_by_one() -> None:
         items = await read(pictures)
         assert np.array_equal(items.data, np.concatenate([(await read((each,))).data for each in pictures]))
         assert (len(items.fitted), len(items.warnings)) == (len(pictures), len(pictures))
-        with pytest.raises(Malformed, match=rf"images\[{GROUP + 1}\]: not an image"):
+        with pytest.raises(Malformed, match=rf"images\[{GROUP + 1}\]: is not an image"):
             await read((*pictures[: GROUP + 1], b"x", *pictures))
         with pytest.raises(TooLarge, match="images: 1025 is over the limit of 1024"):
             await read(pictures[:1] * 1025)

@@ -31,7 +31,7 @@ def test_the_influence_of_other_rows_is_measured() -> None:
         return {"data": inputs["data"] + inputs["data"].mean(), "alone": inputs["data"] * 2}
 
     inputs, others = {"data": np.asarray([0.0, 0, 0, 8])}, {"data": np.full(4, 4.0)}
-    assert batches.influence(run, inputs, others) == ["data of one row changes by 3 with the other rows"]
+    assert batches.influence(run, inputs, others) == ["data of one row changes by 3 if the other rows change"]
 
 
 @pytest.mark.parametrize("example", [None, [1.0, 2.0, 3.0, 4.0]])
@@ -43,4 +43,4 @@ def test_an_example_in_the_manifest_hides_no_influence_of_other_rows(
     path = graphs.folder(tmp_path, graphs.manifest(decode={**graphs.task(), "inputs": [stated]}))
     mean = [graphs.node("ReduceMean", ["z", "rows"], ["m"], keepdims=1), graphs.node("Sub", ["z", "m"], ["x"])]
     graphs.decoder(path / "g.onnx", mean, [graphs.constant("rows", np.asarray([0]))])
-    assert "with the other rows" in graphs.refused(path)
+    assert "if the other rows change" in graphs.refused(path)

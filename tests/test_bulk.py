@@ -78,7 +78,7 @@ def test_bad_rows_are_set_aside_and_the_rest_scored(model: Model) -> None:
     assert errors[5] == "has 6 cells, but the header has 4"
     assert errors[7] == "every value is missing"
     assert found[6]["state"] == "unknown"
-    assert found[6]["warnings"] == ["missing: weight has no value; it took no part in the score"]
+    assert found[6]["warnings"] == ["missing: weight has no value; it does not affect the score"]
     assert found[8]["state"] == "unknown"
     assert found[1]["score"] == scored(model, b"price,weight,kind,paid\n1.5,70,small,0\n")[0]["score"]
 
@@ -113,14 +113,14 @@ def test_bad_rows_keep_their_numbers_across_blocks(model: Model, monkeypatch: py
         (b"price,weight,kind,paid\n", "csv", "has no rows"),
         (b"price,kind,paid\n1,small,0\n", "csv", "lacks the column.* 'weight'; it has 'price'"),
         (b"a;b\n1;2\n", "csv", "lacks"),
-        (b"price,weight,kind,paid,paid\n1,1,small,0,0\n", "csv", "two columns are called 'paid'"),
+        (b"price,weight,kind,paid,paid\n1,1,small,0,0\n", "csv", "two columns have the name 'paid'"),
         (
             "price,weight,kind,paid\n1,1,é,0\n".encode() + b"1,1,\xff,0\n",
             "csv",
-            "byte 37 is no UTF-8, though the file is elsewhere",
+            "byte 37 is not valid UTF-8, but the bytes before it are",
         ),
-        (b"1.5,70,2.5,0\n1,70,2,0\n", "csv", "its first line is numbers"),
-        (b",,\n1,2,3\n", "csv", "names no columns"),
+        (b"1.5,70,2.5,0\n1,70,2,0\n", "csv", "its first line contains only numbers"),
+        (b",,\n1,2,3\n", "csv", "its first line is empty"),
         (b"PAR1 and then nothing", "parquet", "cannot be read as parquet"),
         (as_parquet(made_table(50))[:-40], "parquet", "cannot be read as parquet"),
         (as_parquet({"price": [1.0]}), "parquet", "lacks the column"),
@@ -184,8 +184,8 @@ def test_columns_unlike_those_of_training_are_named(model: Model) -> None:
         for part in bulk.score(model, io.BytesIO(as_csv(table)), "csv", Rule(), rows=rows):
             total.add(part)
         assert total.told() == [
-            "column 'kind': 40 of 100 rows have a value that training never saw, such as 'Klein'; check how the column is written, and its unit, "
-            "or fit again"
+            "column 'kind': 40 of 100 rows have a value that did not occur in training, such as 'Klein'; check the spelling and the unit of the "
+            "column, or fit the model again"
         ]
         assert total.counts()["rows"] == 100
         assert "outside" not in total.counts()

@@ -77,7 +77,7 @@ def test_known_anomalies_are_left_out_by_the_truth_of_fit(knowing: Path, tmp_pat
     model, done = calibrated(knowing, tmp_path / "models", rows(), kind=kind)
     assert (done.known_anomalies, done.warnings) == (ATTACKS, ())
     assert done.text.startswith(f"calibrated on {N - ATTACKS} rows of a file")
-    assert done.text.endswith("0 bad ones left out, 300 known anomalies left out (label!=normal)")
+    assert done.text.endswith("0 invalid rows left out, 300 known anomalies left out (label!=normal)")
     assert model.calibrated.n == N - ATTACKS
     assert found(model) == 1
     recorded = model.manifest.provenance["recalibrated"]
@@ -86,10 +86,10 @@ def test_known_anomalies_are_left_out_by_the_truth_of_fit(knowing: Path, tmp_pat
     blind, said = calibrated(knowing, tmp_path / "blind", unlabelled, kind=kind)
     assert (blind.calibrated.n, said.known_anomalies) == (N, 0)
     assert found(blind) < 0.05
-    assert "the file has no column 'label', so known anomalies, if it holds some, were not left out" in said.text
+    assert "the file has no column 'label', so known anomalies could not be left out" in said.text
     distribution, tail = said.warnings
-    assert "look unlike the old calibration: the distributions of combined differ by 0.3" in distribution
-    assert re.match(r"3\d\.\d% of the rows lie beyond the old line for [15]%", tail)
+    assert "differ from the old calibration: the distributions of combined differ by 0.3" in distribution
+    assert re.match(r"3\d\.\d% of the rows are above the old threshold for [15]%", tail)
     assert blind.manifest.provenance["recalibrated"]["warnings"] == list(said.warnings)
 
 
@@ -126,19 +126,19 @@ def test_rows_without_a_label_are_kept_and_counted(knowing: Path, tmp_path: Path
     table["label"] = table["label"].astype(object)
     table["label"][:50] = ""
     model, done = calibrated(knowing, tmp_path / "models", table)
-    assert done.text.endswith("300 known anomalies left out (label!=normal), 50 unlabelled kept")
+    assert done.text.endswith("300 known anomalies left out (label!=normal), 50 unlabelled rows kept")
     assert model.calibrated.n == N - ATTACKS
 
 
 @pytest.mark.parametrize(
     ("given", "options", "message"),
     [
-        (rows(100, 100), {}, r"all 100 rows are known anomalies .label!=normal.; a model is calibrated on normal rows"),
-        (rows(100, 90), {}, "10 are too few to calibrate on"),
+        (rows(100, 100), {}, r"all 100 rows are known anomalies .label!=normal.; give a file with normal rows"),
+        (rows(100, 90), {}, "10 are too few for a calibration"),
         (rows(), {"stated": "fraud"}, "there is no column 'fraud'; the file has 'price'"),
         (rows(), {"stated": "kind"}, "has 3 values"),
-        ({**rows(), "label": np.asarray(["normal"] * (N - 1) + ["?!"])}, {"stated": "label>1"}, "it is not a number"),
-        ({k: v for k, v in rows().items() if k != "label"}, {"strict": True}, r"look unlike .* Nothing was published"),
+        ({**rows(), "label": np.asarray(["normal"] * (N - 1) + ["?!"])}, {"stated": "label>1"}, "which is not a number"),
+        ({k: v for k, v in rows().items() if k != "label"}, {"strict": True}, r"differ from .* Nothing was published"),
     ],
 )  # fmt: skip
 def test_files_that_are_refused(
@@ -198,7 +198,7 @@ def test_what_is_warned_of(n: int, shift: float, anomalies: int, warned: str) ->
     generator = np.random.Generator(np.random.Philox(1))
     new = np.concatenate([generator.normal(shift, 1, n - anomalies), generator.normal(8, 1, anomalies)])
     found = departures.warnings(old(generator.normal(size=4000)), "a", new)
-    kinds = ["look unlike the old calibration", "lie beyond the old line for 1%"]
+    kinds = ["differ from the old calibration", "are above the old threshold for 1%"]
     assert [[text in warning for text in kinds].index(True) for warning in found] == ["dt".index(w) for w in warned]
 
 
@@ -206,7 +206,7 @@ def test_a_small_calibration_resolves_a_line_for_five_percent() -> None:
     generator = np.random.Generator(np.random.Philox(2))
     new = np.concatenate([generator.normal(size=100), np.full(40, 9.0)])
     assert (
-        "30.0% of the rows lie beyond the old line for 5%"
+        "30.0% of the rows are above the old threshold for 5%"
         in departures.warnings(old(np.linspace(-2, 2, 40)), "a", new)[-1]
     )
     # 15 old rows resolve neither threshold
@@ -220,8 +220,12 @@ def test_without_an_old_calibration_there_is_nothing_to_compare() -> None:
 
 def test_warnings_speak_of_the_items_of_the_model() -> None:
     moved, tail = departures.warnings(old(np.linspace(-2, 2, 4000)), "a", np.full(300, 3.0), "images")
-    assert moved.startswith("the images look unlike") and "the folder holds the right images" in moved
-    assert "of the images lie beyond" in tail and "the folder may hold" in tail and "--truth" not in tail
+    assert moved.startswith("the images differ from") and "the folder contains the right images" in moved
+    assert (
+        "of the images are above the old threshold" in tail
+        and "the folder may contain" in tail
+        and "--truth" not in tail
+    )
 
 
 # --- over HTTP ---

@@ -156,7 +156,9 @@ def test_a_remake_says_that_it_is_another_picture(root: Path, tmp_path: Path, mo
     assert (imaging.read_recipe(picture.read_bytes()).get("reproducible") is False) != same
     again = runner.invoke(cli.app, ["remake", str(picture), "--models", str(root)])
     assert again.exit_code == 0, again.output
-    assert ("the same bytes" if same else "not the same picture: noisy draws random numbers inside its graph") in again.output
+    assert (
+        "the same bytes" if same else "not the same picture: noisy draws random numbers inside its graph"
+    ) in again.output
 
 
 def test_the_library_says_so_too(root: Path) -> None:

@@ -111,12 +111,12 @@ def test_a_sheet_of_rows_is_a_csv(tmp_path: Path) -> None:
         (["train", "vae", "--data", "nonsense"], "valid are "),
         (["resume", "nowhere"], "is not a run"),
         (["export", "nowhere", "--name", "x"], "is not a run"),
-        (["sample", "nowhere"], "no artifact there"),
-        (["sample", "mnist-vae", "--prior", "x"], "valid: normal, gaussian, mixture"),
+        (["sample", "nowhere"], "contains no artifact"),
+        (["sample", "mnist-vae", "--prior", "x"], "use one of normal, gaussian, mixture"),
         (["remake", "nowhere.png"], "No such file"),
         (["sample", "mnist-vae", "-o", "/nowhere/x.png"], "/nowhere/x.png: No such file"),
         (["serve", "--port", "99999"], "MANIFOLD_PORT"),
-        (["serve", "--models", "nowhere"], "there is no such folder"),
+        (["serve", "--models", "nowhere"], "the folder does not exist"),
     ],
 )
 def test_errors_are_one_message_and_a_status(
@@ -153,7 +153,7 @@ def test_training_without_its_extra_names_it() -> None:
 def test_remake_of_a_picture_without_a_recipe(tmp_path: Path) -> None:
     path = tmp_path / "plain.png"
     Image.new("L", (3, 3)).save(path)
-    assert "carries no recipe" in run("remake", str(path), ok=False).stderr
+    assert "contains no recipe" in run("remake", str(path), ok=False).stderr
 
 
 @pytest.mark.slow

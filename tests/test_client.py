@@ -167,7 +167,7 @@ def test_the_async_client_gives_the_same(through: httpx.MockTransport) -> None:
 
 def test_refusals_are_exceptions_with_the_reason(through: httpx.MockTransport) -> None:
     with Client(transport=through) as client:
-        with pytest.raises(RequestRefused, match="valid: normal, gaussian, mixture") as caught:
+        with pytest.raises(RequestRefused, match="use one of normal, gaussian, mixture") as caught:
             client.sample(prior="x")
         assert (caught.value.status, caught.value.field) == (422, "prior")
         assert caught.value.request_id

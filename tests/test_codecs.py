@@ -28,7 +28,7 @@ def file(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
 
 @pytest.mark.parametrize("ends", [(0.5, 0.5), (1.0, -1.0)])
 def test_a_range_has_a_low_and_a_high_end(ends: tuple[float, float]) -> None:
-    with pytest.raises(ValidationError, match=r"range must be \[low, high\] with low < high"):
+    with pytest.raises(ValidationError, match=r"give \[low, high\] with low < high"):
         ImageSpec(height=8, width=8, channels=1, range=ends)
 
 

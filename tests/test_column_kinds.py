@@ -122,7 +122,10 @@ def test_counts_of_two_five_and_five_thousand_differ() -> None:
         asked = (0, 1, 2, 5, 50, 5000, 5001, 10**9, 1e300)
         encoded, warnings = rows.encode([{"logins": n, "x": 0} for n in asked], spec, unknown=True, missing=True)
         assert np.all(np.diff(encoded[:, 0]) > 0)
-        assert "5000 is more than 10 scales from the mean and counts by the logarithm" in warnings[5][0]
+        assert (
+            "5000 is more than 10 times the scale away from the mean and was compressed by a logarithm"
+            in warnings[5][0]
+        )
         back = [row["logins"] for row in rows.decode(encoded[:7], spec, held=False)]
         assert back == pytest.approx(asked[:7], rel=1e-3)
 
@@ -276,18 +279,18 @@ def test_descriptions_say_what_is_not_seen() -> None:
     (old,) = described.describe(flat)
     assert (
         str(old)
-        == f"count: numeric: 0 to 1234567, log(1 + v) (all values below {low:g} look alike, and all above {high:g})"
+        == f"count: numeric: 0 to 1234567, log(1 + v) (the model cannot distinguish values below {low:g}, nor values above {high:g})"
     )
     ends, _ = rows.encode([{"count": value} for value in (high * 1.01, high * 0.99)], flat)
     assert ends[0, 0] == count.clip > ends[1, 0]
     assert (
         said["flag"]
-        == "flag: category: 2 values: 0, 1 (other numbers count alike, as never seen; --column flag=numeric makes them differ)"
+        == "flag: category: 2 values: 0, 1 (all other numbers count as the same unknown value; --column flag=numeric makes them differ)"
     )
     classes = described.describe(spec, "type", ("a", "b"))[len(spec.columns)]
-    assert str(classes) == "type: class: 2 values: a, b; /classify tells them apart, and rows need no such column"
-    assert said["same"] == "same: constant: 0; any other value counts as never seen"
+    assert str(classes) == "type: class: 2 values: a, b; /classify predicts them, so rows need no such column"
+    assert said["same"] == "same: constant: 0; any other value counts as unknown"
     assert said["kind"] == "kind: category: 12 values: k0, k1, k10, k11, k2, k3, k4, k5, …"
     assert said["when"].startswith("when: left out: holds dates or times, such as 10:30")
-    assert said["when"].endswith("(no change is seen)")
-    assert said["(no name)"].startswith("(no name): left out: has no name in the file's header")
+    assert said["when"].endswith("(the model sees no change in it)")
+    assert said["(no name)"].startswith("(no name): left out: has no name in the header of the file")

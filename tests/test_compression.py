@@ -69,9 +69,9 @@ def test_files_are_as_small_as_the_prior_says(model: Model, digits: Data) -> Non
 
 def test_damage_is_found(model: Model, models: Path, digits: Data) -> None:
     content = compression.compress(model, digits.inputs(digits.test)[:1]).content
-    with pytest.raises(Malformed, match="does not begin with MFC2"):
+    with pytest.raises(Malformed, match="does not start with MFC2"):
         compression.decompress(model, b"PNG" + content)
-    with pytest.raises(Malformed, match="does not begin with MFC2"):
+    with pytest.raises(Malformed, match="does not start with MFC2"):
         compression.decompress(model, content[:9])
     with pytest.raises(Malformed, match="cut short"):
         compression.decompress(model, content[:-1])
@@ -79,15 +79,15 @@ def test_damage_is_found(model: Model, models: Path, digits: Data) -> None:
         compression.decompress(model, content[:14] + bytes([content[14] ^ 1]) + content[15:])
     with pytest.raises(Malformed):
         compression.decompress(model, content[:12] + b"\x77\x77" + content[14:])
-    with pytest.raises(InvalidValue, match="1 to 1024 go into one file, not 0"):
+    with pytest.raises(InvalidValue, match="0 images; put 1 to 1024 into one file"):
         compression.compress(model, digits.inputs(digits.test)[:0])
     other = load(models / ("plain" if model.manifest.name == "vq" else "vq"), device="cpu")
-    with pytest.raises(InvalidValue, match="made by another artifact"):
+    with pytest.raises(InvalidValue, match="the file was made by the artifact"):
         compression.decompress(other, content)
 
 
 def test_who_cannot_compress(tiny: Path, digits: Data) -> None:
-    with pytest.raises(UnsupportedTask, match="needs codes and a prior"):
+    with pytest.raises(UnsupportedTask, match="has no codes, or no prior over them"):
         compression.compress(load(tiny / "models/vae", device="cpu"), digits.inputs(digits.test)[:1])
 
 

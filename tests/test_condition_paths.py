@@ -114,11 +114,11 @@ def test_long_forms_of_targets(client: TestClient, model: str, name: str, part: 
 
 def test_the_message_says_where_the_condition_belongs(client: TestClient) -> None:
     for fields, said in (
-        ({"class": "cat"}, "class: captioned takes texts here; state conditions.condition.texts"),
-        ({"conditions": {"condition": {"class": "cat"}}}, "conditions.condition: captioned takes texts here; state conditions.condition.texts"),
+        ({"class": "cat"}, "class: captioned takes texts here; use conditions.condition.texts"),
+        ({"conditions": {"condition": {"class": "cat"}}}, "conditions.condition: captioned takes texts here; use conditions.condition.texts"),
     ):  # fmt: skip
         assert error(client, "/sample", model="captioned", **fields)["message"] == said
     found = error(client, "/sample", model="shaped", conditions={"condition": {"texts": ["cat"]}})
-    assert found["message"] == "conditions.condition: shaped takes class here; state conditions.condition.class"
+    assert found["message"] == "conditions.condition: shaped takes class here; use conditions.condition.class"
     found = error(client, "/interpolate", model="named", **{"from": {"seed": 1, "first": 2**63 - 1}, "to": {"seed": 1}})
     assert found["field"] == "from.first"

@@ -118,18 +118,18 @@ def test_conditions_that_are_left_open_are_drawn_and_said(forms_client: TestClie
 @pytest.mark.parametrize(
     ("conditions", "field", "message"),
     [
-        ({}, "conditions.look", "is conditioned on images; state one, or one an item, as conditions.look.images"),
+        ({}, "conditions.look", "is conditioned on images; give one, or one per item, as conditions.look.images"),
         ({"colour": {"values": [1]}}, "conditions.colour", "is conditioned on label, pose, caption, look"),
-        ({"label": {"texts": ["cat"]}}, "conditions.label", "takes class here; state conditions.label.class"),
-        ({"label": {"class": "cow"}}, "conditions.label", "unknown 'cow'"),
+        ({"label": {"texts": ["cat"]}}, "conditions.label", "takes class here; use conditions.label.class"),
+        ({"label": {"class": "cow"}}, "conditions.label", "there is no class 'cow'"),
         ({"label": {"class": ["cat"] * 3}}, "conditions.label", "3 classes for 2 items"),
         ({"pose": {"values": [1, 2]}}, "conditions.pose", "shape"),
-        ({"pose": {"values": [[1], [2], [3]]}}, "conditions.pose", "3 rows for 2 items; give one, or one an item"),
-        ({"pose": {"class": "cat"}}, "conditions.pose", "has no class names; give the values of angle"),
-        ({"caption": {"texts": ["x" * 17]}}, "conditions.caption", "a text of 17 bytes is over the limit of 16"),
-        ({"caption": {"texts": ["a", "b", "c"]}}, "conditions.caption", "3 texts for 2 items; give one, or one an item"),
+        ({"pose": {"values": [[1], [2], [3]]}}, "conditions.pose", "3 rows for 2 items; give one, or one per item"),
+        ({"pose": {"class": "cat"}}, "conditions.pose", "has no classes; give the values of angle"),
+        ({"caption": {"texts": ["x" * 17]}}, "conditions.caption", "a text has 17 bytes; the limit is 16"),
+        ({"caption": {"texts": ["a", "b", "c"]}}, "conditions.caption", "3 texts for 2 items; give one, or one per item"),
         ({"caption": {"texts": []}}, "conditions.caption.texts", "at least one is needed"),
-        ({"caption": {"class": "cat"}}, "conditions.caption", "takes texts here; state conditions.caption.texts"),
+        ({"caption": {"class": "cat"}}, "conditions.caption", "takes texts here; use conditions.caption.texts"),
         ({"look": {"values": [1]}}, "conditions.look", "is conditioned on images"),
         ({"look": {"images": [png(1)] * 3}}, "conditions.look", "3 images of shape [1, 2, 3] for 2 items"),
         ({"look": {"images": []}}, "conditions.look.images", "at least one is needed"),
@@ -153,7 +153,7 @@ def test_forms_of_a_condition_exclude_each_other(forms_client: TestClient) -> No
     assert refused(forms_client, "/sample", model="several", **{"class": "cat"})[0] == "class"
     assert refused(forms_client, "/sample", model="several", condition=[[0.5]])[0] == "condition"
     assert refused(forms_client, "/sample", model="captioned", **{"class": "cat"}) == (
-        "class", "class: captioned takes texts here; state conditions.condition.texts"
+        "class", "class: captioned takes texts here; use conditions.condition.texts"
     )  # fmt: skip
     assert refused(forms_client, "/sample", conditions={"condition": {"class": "cat"}}) == (
         "conditions", "conditions: named is not conditional; leave the conditions out"
@@ -254,7 +254,7 @@ def test_recipes_of_several_conditions(tmp_path: Path, label: Any) -> None:
 def test_a_recipe_without_its_given_picture_says_so(forms_client: TestClient, forms_models: dict[str, Model]) -> None:
     made = ask(forms_client, "/sample", model="several", seed=1, conditions={"look": LOOK})
     recipe = imaging.read_recipe(base64.b64decode(made["images"][0]))
-    with pytest.raises(InvalidValue, match=r"does not keep conditions\.look"):
+    with pytest.raises(InvalidValue, match=r"does not contain conditions\.look"):
         recipes.remake(forms_models["several"], recipe)
 
 
@@ -303,8 +303,8 @@ def test_parts_of_a_stream_equal_the_whole(forms_client: TestClient, model: str,
     ("stated", "wrong"),
     [
         ({"label": {"class": ["cat", "dog"]}}, "conditions.label: 2 classes for 6 items"),
-        ({"pose": {"values": [[0.1], [0.2]]}}, "conditions.pose: 2 rows for 6 items; give one, or one an item"),
-        ({"caption": {"texts": ["a", "b"]}}, "conditions.caption: 2 texts for 6 items; give one, or one an item"),
+        ({"pose": {"values": [[0.1], [0.2]]}}, "conditions.pose: 2 rows for 6 items; give one, or one per item"),
+        ({"caption": {"texts": ["a", "b"]}}, "conditions.caption: 2 texts for 6 items; give one, or one per item"),
         ({"look": {"images": [png(1), png(2)]}}, "conditions.look: 2 "),
     ],
 )
@@ -322,4 +322,4 @@ def test_a_stream_counts_conditions_before_its_first_item(forms_client: TestClie
     assert few.status_code == 422 and "3 classes for 2 items" in few.text
     numbers = {"model": "numbered", "n": 4, "inputs": {"guidance": [1, 2]}}
     answer = forms_client.post("/sample", json=numbers, headers={"Accept": "application/x-ndjson"})
-    assert answer.json()["error"]["message"] == "inputs.guidance: 2 numbers for 4 items; give one, or one an item"
+    assert answer.json()["error"]["message"] == "inputs.guidance: 2 numbers for 4 items; give one, or one per item"

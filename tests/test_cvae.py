@@ -236,7 +236,7 @@ def test_what_a_model_of_real_values_refuses(placed: tuple[Model, Data]) -> None
         model.encode(edge)
     with pytest.raises(InvalidValue, match="conditioned on x, y; state their values"):
         model.score(edge)
-    with pytest.raises(InvalidValue, match="give the values of x, y as condition"):
+    with pytest.raises(InvalidValue, match="give the values of x, y as `condition`"):
         model.sample(1, classes="3")
     with pytest.raises(InvalidValue, match="3 rows for 2 items"):
         model.encode(edge, classes=np.zeros((3, 2)))

@@ -235,7 +235,7 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     for content, message in (
         ("", "is empty"),
         ("a,b\n", "no rows"),
-        ("a,a\n1,2\n", "two columns are called 'a'"),
+        ("a,a\n1,2\n", "two columns have the name 'a'"),
     ):
         path.write_text(content)
         with pytest.raises(DataError, match=message):
@@ -251,7 +251,7 @@ def test_columns_that_are_neither_numbers_nor_texts(values: list[Any], tmp_path:
     pa.parquet.write_table(pa.table({"x": np.arange(40.0), "odd": pa.array(values * 20)}), path)
     table = reading.read(path)
     assert list(table.columns) == ["x"]
-    assert re.match(r"holds (list|struct|binary)", table.left_out["odd"])
+    assert re.match(r"has the type (list|struct|binary)", table.left_out["odd"])
     data = tables.of_file(path, schema.ColumnSettings(kinds={"x": "numeric"}))
     assert TableSpec.of(data.spec, "").ignored == table.left_out
 
@@ -269,7 +269,7 @@ def test_a_small_file_of_many_rows_is_refused_before_it_is_read(
     monkeypatch.setattr(files, "MAX_CELLS", 1000)
     for name, column in (("rows", pa.nulls(1001)), ("items", pa.array([[None] * 1001], pa.list_(pa.int32())))):
         pa.parquet.write_table(pa.table({"a": column}), tmp_path / f"{name}.parquet")
-        with pytest.raises(DataError, match="has 1001 cells, the limit is 1000"):
+        with pytest.raises(DataError, match="has 1001 cells; the limit is 1000"):
             reading.read(tmp_path / f"{name}.parquet")
 
 

@@ -406,7 +406,7 @@ BAD: list[tuple[dict[str, object], int, str, str]] = [
         {"images": [text(DIGIT)], "masks": [text(HALF[:5])]},
         422,
         "masks[0]",
-        "8x5, which is not its image's size; it can be 8x8",
+        "the mask is 8x5, which is not the size of its image; send 8x8",
     ),
     ({"images": [text(DIGIT)], "masks": ["!"]}, 400, "masks[0]", "base64"),
     ({"masks": [text(HALF)]}, 422, "images", "at least one"),

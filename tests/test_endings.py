@@ -352,7 +352,7 @@ def test_recipes_that_are_no_recipes(model: Model, good: dict[str, Any]) -> None
     assert recipes.remake(model, good)
     broken: list[Any] = [None, [], "x", 5]
     for recipe in broken:
-        with pytest.raises(InvalidValue, match=r"the recipe is damaged: it: .* is not an object"):
+        with pytest.raises(InvalidValue, match=r"the recipe is damaged: recipe: .* is not an object"):
             recipes.check(recipe)
     for key in ("checksum", "temperature", "model", "seed"):
         with pytest.raises(InvalidValue, match=f"damaged: {key}"):
@@ -377,8 +377,8 @@ def test_a_recipe_of_given_codes_gives_the_same_picture(model: Model, good: dict
 @pytest.mark.parametrize(
     ("codes", "said"),
     [
-        ([[[0] * 7] * 7] * 3 + [[[128] + [0] * 6] + [[0] * 7] * 6], r"codes: one is not 0 to 127"),
-        ([[[0] * 7] * 7] * 3 + [[[-1] + [0] * 6] + [[0] * 7] * 6], r"codes: one is not 0 to 127"),
+        ([[[0] * 7] * 7] * 3 + [[[128] + [0] * 6] + [[0] * 7] * 6], r"codes: one is not from 0 to 127"),
+        ([[[0] * 7] * 7] * 3 + [[[-1] + [0] * 6] + [[0] * 7] * 6], r"codes: one is not from 0 to 127"),
         ([[[0] * 7] * 7] * 3, r"codes: the shape is \[3, 7, 7\], not \[4, 7, 7\]"),
         ([[0] * 7] * 4, r"codes: the shape is \[4, 7\], not \[4, 7, 7\]"),
         ([[[0] * 7] * 7] * 3 + [[[0] * 7] * 6], r"setting an array element with a sequence"),

@@ -102,7 +102,7 @@ def test_from_a_folder_to_a_calibrated_artifact(
     (root / "3/more.png").unlink()
     assert "done" in run("resume", "runs/vae-own", "--quiet")
     shutil.move(root, tmp_path / "elsewhere")
-    with pytest.raises(TrainingError, match="own: there is no such folder"):
+    with pytest.raises(TrainingError, match="own: the folder does not exist"):
         run("resume", "runs/vae-own")
 
 
@@ -137,11 +137,11 @@ def test_a_model_of_images_is_calibrated_on_a_folder(scored: Path, tmp_path: Pat
     assert after.calibrated.n == 30
     assert after.manifest.version == before.manifest.version + 1
     (root / "bad.png").write_bytes(b"no image")
-    with pytest.raises(InvalidValue, match=r"bad\.png: not an image.*--skip-unreadable"):
+    with pytest.raises(InvalidValue, match=r"bad\.png: is not an image.*--skip-unreadable"):
         run("calibrate", "mnist-vae", str(root), "--models", str(scored))
     said = run("calibrate", "mnist-vae", str(root), "--skip-unreadable", "--models", str(scored))
     assert "30 images of normal" in said
-    assert "1 unreadable ones left out" in said
+    assert "1 unreadable images left out" in said
 
 
 def test_the_same_images_in_other_files_give_the_same_calibration(scored: Path, tmp_path: Path) -> None:
@@ -163,7 +163,7 @@ def test_a_stated_calibration_part_is_taken_alone(scored: Path, tmp_path: Path) 
     root = drawn(tmp_path / "all/val", 25, scored).parent
     drawn(root / "train", 30, scored)
     said = run("calibrate", "mnist-vae", str(root), "--models", str(scored))
-    assert "25 of 55 images are taken: the split `calibration`, sub-folders" in said
+    assert "25 of 55 images are used: the split `calibration`, from sub-folders" in said
     assert "calibrated on 25 images" in said
 
 
@@ -177,7 +177,7 @@ def test_a_large_folder_is_sampled(scored: Path, tmp_path: Path, monkeypatch: py
 @pytest.mark.parametrize(
     ("name", "error", "message"),
     [
-        ("transactions-vae", UnsupportedTask, "takes rows, and a folder holds images"),
+        ("transactions-vae", UnsupportedTask, "takes rows, but a folder contains images"),
         ("mnist-classifier", UnsupportedTask, "does not support /anomaly-score"),
     ],
 )
@@ -191,7 +191,7 @@ def test_models_that_do_not_score_images_are_refused(
 
 
 def test_too_few_images_are_refused(scored: Path, tmp_path: Path) -> None:
-    with pytest.raises(InvalidValue, match="images: 5 are too few to calibrate on"):
+    with pytest.raises(InvalidValue, match="images: 5 are too few for a calibration"):
         run("calibrate", "mnist-vae", str(drawn(tmp_path / "few", 5, scored)), "--models", str(scored))
 
 

@@ -117,7 +117,7 @@ def test_a_file_of_labels_is_read_as_other_tables_are(
 
 @pytest.mark.parametrize(
     ("name", "message"),
-    [(".b.png", "is hidden"), ("b.gif", "is no image that is read"), ("/b.png", "is no image file"), ("../a.png", "is no image file")],
+    [(".b.png", "is hidden"), ("b.gif", "is not in a supported image format"), ("/b.png", "is not an image file"), ("../a.png", "is not an image file")],
 )  # fmt: skip
 def test_a_row_of_labels_for_a_file_that_is_not_read_says_why(name: str, message: str, tmp_path: Path) -> None:
     root = tmp_path / "images"
@@ -161,20 +161,20 @@ def test_a_csv_file_of_labels_goes_with_sub_folders_of_splits(tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("names", "table", "message"),
     [
-        ((), None, "no images there"),
-        (("train/a.png", "b.png"), None, "b.png lies beside the splits train"),
-        (("train/a.png", "more/b.png"), None, "more lies beside the splits train"),
-        (("train/a.png", "val/b.png", "valid/c.png"), None, "are the same split"),
-        (("x/a.png", "y/b.png", "c.png"), None, "c.png lies beside the class folders x, y"),
-        (("a.png",), "file,label\nz.png,1\n", "row 1: z.png is no image file"),
-        (("a.png",), "file,label\na.png,1\na.png,2\n", "row 2: a.png has a row already"),
+        ((), None, "contains no images"),
+        (("train/a.png", "b.png"), None, "b.png is next to the splits train"),
+        (("train/a.png", "more/b.png"), None, "more is next to the splits train"),
+        (("train/a.png", "val/b.png", "valid/c.png"), None, "mean the same split"),
+        (("x/a.png", "y/b.png", "c.png"), None, "c.png is next to the class folders x, y"),
+        (("a.png",), "file,label\nz.png,1\n", "row 1: z.png is not an image file"),
+        (("a.png",), "file,label\na.png,1\na.png,2\n", "row 2: a.png is listed twice"),
         (("a.png",), "name,label\na.png,1\n", "must name the columns file, label and split"),
         (("a.png",), "", "is empty"),
         (("a.png",), "file,label\n", "has no rows"),
-        (("a.png",), "file,label\na.png\n", "row 1: 1 cells, but 2 columns"),
+        (("a.png",), "file,label\na.png\n", "row 1: 1 cells, but the header has 2"),
         (("a.png",), "file,split\na.png,later\n", "unknown split 'later'"),
-        (("a.png", "b.png"), "file,label\na.png,1\nb.png,\n", "b.png has no label, others have one"),
-        (("a.png", "b.png"), "file,split\na.png,train\nb.png,\n", "b.png has no split, others have one"),
+        (("a.png", "b.png"), "file,label\na.png,1\nb.png,\n", "b.png has no label, but others have one"),
+        (("a.png", "b.png"), "file,split\na.png,train\nb.png,\n", "b.png has no split, but others have one"),
     ],
 )
 def test_what_is_not_clear_is_refused(names: tuple[str, ...], table: str | None, message: str, tmp_path: Path) -> None:
@@ -191,15 +191,15 @@ def test_what_is_not_clear_is_refused(names: tuple[str, ...], table: str | None,
 
 def test_a_file_of_labels_that_is_missing_or_damaged_is_refused(tmp_path: Path) -> None:
     write(tmp_path, "a.png")
-    with pytest.raises(InvalidValue, match="there is no file"):
+    with pytest.raises(InvalidValue, match="does not exist"):
         folders.listed(tmp_path, "own.csv")
     (tmp_path / "labels.csv").write_bytes("file,label\n\u00e9.png,\n".encode() + b"a.png,\xff\n")
-    with pytest.raises(InvalidValue, match=r"labels.csv: byte 26 is no UTF-8"):
+    with pytest.raises(InvalidValue, match=r"labels.csv: byte 26 is not valid UTF-8"):
         folders.listed(tmp_path)
     (tmp_path / "labels.csv").write_text(f"file,label\na.png,{'x' * 200_000}\n")
-    with pytest.raises(InvalidValue, match=r"labels.csv: is not CSV: field larger"):
+    with pytest.raises(InvalidValue, match=r"labels.csv: is not a CSV file: field larger"):
         folders.listed(tmp_path)
-    with pytest.raises(InvalidValue, match="no such folder"):
+    with pytest.raises(InvalidValue, match="the folder does not exist"):
         folders.listed(tmp_path / "none")
 
 
@@ -364,7 +364,7 @@ def test_an_unreadable_file_is_named_or_left_out(tmp_path: Path) -> None:
     many(tmp_path)
     (tmp_path / "1/bad.png").write_bytes(b"no image")
     (tmp_path / "2/cut.png").write_bytes((tmp_path / "0/0.png").read_bytes()[:50])
-    with pytest.raises(DataError, match=r"1/bad\.png: not an image.* \(and 1 more files\); .*--skip-unreadable"):
+    with pytest.raises(DataError, match=r"1/bad\.png: is not an image.* \(and 1 more files\); .*--skip-unreadable"):
         datasets.load(str(tmp_path))
     data = datasets.load(f"{tmp_path}?skip=1")
     assert data.protocol["unreadable"] == 2
@@ -384,7 +384,7 @@ def test_images_of_other_formats_are_told_of(tmp_path: Path) -> None:
     data = datasets.load(str(tmp_path))
     assert data.protocol["images"] == 61
     assert any(
-        note.startswith("2 files are left out: images of their format are not read (such as 0/a.gif)")
+        note.startswith("2 files are left out, since their image format is not supported (such as 0/a.gif)")
         for note in data.notes
     )
 
@@ -401,7 +401,7 @@ def test_a_name_is_never_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         assert len(data.train) == 54
         assert data.name == data.protocol["data"] == str(tmp_path / "digits")
         assert datasets.short(name) == "digits"
-    with pytest.raises(TrainingError, match="there is no such folder"):
+    with pytest.raises(TrainingError, match="the folder does not exist"):
         datasets.load("missing/")
     with pytest.raises(TrainingError, match=r"unknown data set 'missing'.* or to a folder of images"):
         datasets.load("missing")

@@ -54,11 +54,11 @@ CAST = node("Cast", ["z"], ["x"], to=1)
     [
         ([value("z", shape=[1, SIZE])], [COPY], {}, "takes 1 row at a time: set min_rows 1, max_rows 1"),
         ([value("z", shape=[16, SIZE])], [COPY], {}, "takes 16 rows at a time: set min_rows 16, max_rows 16"),
-        ([value("z", shape=[100, SIZE])], [COPY], {}, "takes 100 rows at a time: export it with a free batch"),
-        ([value("z", shape=["B", SIZE, 1, 1])], [COPY], {}, "input 'z' is float32[B, 4, 1, 1] in the graph, the manifest says float32[4]"),
-        ([value("z", HALF)], [CAST], {}, "input 'z' is float16[B, 4] in the graph, the manifest says float32[4]"),
-        ([value("z", INT32)], [CAST], {}, "input 'z' is int32[B, 4] in the graph, the manifest says float32[4]"),
-        ([value("z", shape=["B", 7])], [COPY], {}, "input 'z' is float32[B, 7] in the graph, the manifest says float32[4]"),
+        ([value("z", shape=[100, SIZE])], [COPY], {}, "takes 100 rows at a time: export it with a dynamic batch axis"),
+        ([value("z", shape=["B", SIZE, 1, 1])], [COPY], {}, "input 'z' is float32[B, 4, 1, 1] in the graph, but the manifest says float32[4]"),
+        ([value("z", HALF)], [CAST], {}, "input 'z' is float16[B, 4] in the graph, but the manifest says float32[4]"),
+        ([value("z", INT32)], [CAST], {}, "input 'z' is int32[B, 4] in the graph, but the manifest says float32[4]"),
+        ([value("z", shape=["B", 7])], [COPY], {}, "input 'z' is float32[B, 7] in the graph, but the manifest says float32[4]"),
         (
             [value("z"), value("n", shape=[8, "B", 3])], [COPY],
             {"sample": task([given("z", "latent", [SIZE]), given("n", "normal", [8, 3])])}, "input 'n' is float32[8, B, 3]",
@@ -66,12 +66,12 @@ CAST = node("Cast", ["z"], ["x"], to=1)
         (
             [value("z"), value("psi", shape=[])], [node("Mul", ["z", "psi"], ["x"])],
             {"decode": task([given("z", "latent", [SIZE]), given("psi", "temperature", [])])},
-            "input 'psi' is float32[] in the graph, the manifest says float32[]",
+            "input 'psi' is float32[] in the graph, but the manifest says float32[]",
         ),
         (
             [value("z"), value("label", INT64, ["B"])], [COPY],
             {"sample": task([given("z", "latent", [SIZE]), given("label", "condition", [10])])},
-            "input 'label' is int64[B] in the graph, the manifest says float32[10]",
+            "input 'label' is int64[B] in the graph, but the manifest says float32[10]",
         ),
     ],
 )  # fmt: skip
@@ -100,7 +100,7 @@ def test_outputs_of_another_type_or_shape(tmp_path: Path) -> None:
     graphs.write(
         made / "g.onnx", [node("Cast", ["z"], ["x"], to=HALF), *turned("x", "y")], [value("z")], [value("y", HALF, None)], [IMAGE]
     )  # fmt: skip
-    assert "output 'y' is float16 in the graph, the manifest says float32[1, 2, 2]" in refused(made)
+    assert "output 'y' is float16 in the graph, but the manifest says float32[1, 2, 2]" in refused(made)
     graphs.write(made / "g.onnx", [node("Identity", ["z"], ["y"])], [value("z")], [value("y", shape=None)])
     assert "output 'data' is float32[1, 4], the manifest says float32[1, 1, 2, 2]" in refused(made)
 
@@ -154,24 +154,24 @@ def _impute(**changes: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("tasks", "more", "said"),
     [
-        (_impute(inputs=_impute()["impute"]["inputs"][:2]), {}, "tasks.impute: needs an input whose source is 'uniform'"),
-        (_impute(inputs=[*_impute()["impute"]["inputs"], given("n", "normal", [2])]), {}, "tasks.impute.normal: nothing fills the source 'normal'"),
-        ({"score": {**SCORE, "outputs": [{"role": "nll", "name": "y", "shape": [1]}]}}, {"scoring": SCORING}, "tasks.score.nll: shape [1], it must be []"),
+        (_impute(inputs=_impute()["impute"]["inputs"][:2]), {}, "tasks.impute: has no input with the source 'uniform'"),
+        (_impute(inputs=[*_impute()["impute"]["inputs"], given("n", "normal", [2])]), {}, "tasks.impute.normal: the source 'normal' is not filled for impute"),
+        ({"score": {**SCORE, "outputs": [{"role": "nll", "name": "y", "shape": [1]}]}}, {"scoring": SCORING}, "tasks.score.nll: shape [1]; it must be []"),
         ({"score": {**SCORE, "outputs": [{"role": "nll", "name": "y", "shape": [2, 2]}]}}, {"scoring": SCORING}, "tasks.score.nll: shape [2, 2]"),
-        ({"score": SCORE}, {}, "no use case returns this output of score, which gives nothing without a scoring section"),
-        ({"score": {**SCORE, "outputs": [*SCORE["outputs"], {"role": "other"}]}}, {"scoring": SCORING}, "tasks.score.other: no use case returns this"),
+        ({"score": SCORE}, {}, "no endpoint returns this output; those of score return nothing without a scoring section"),
+        ({"score": {**SCORE, "outputs": [*SCORE["outputs"], {"role": "other"}]}}, {"scoring": SCORING}, "tasks.score.other: no endpoint returns this"),
         ({"score": {**SCORE, "outputs": [*SCORE["outputs"], {"role": "map", "shape": [3]}]}}, {"scoring": {**SCORING, "surprise": "map"}}, "tasks.score.map: shape [3]"),  # noqa: E501
-        ({"score": {**SCORE, "inputs": [*SCORE["inputs"], given("n", "normal", [3])]}}, {"scoring": SCORING}, "nothing fills the source 'normal' of score"),
-        ({"decode": task(outputs=[*task()["outputs"], {"role": "depth"}])}, {}, "tasks.decode.depth: no use case returns this output of decode"),
+        ({"score": {**SCORE, "inputs": [*SCORE["inputs"], given("n", "normal", [3])]}}, {"scoring": SCORING}, "the source 'normal' is not filled for score"),
+        ({"decode": task(outputs=[*task()["outputs"], {"role": "depth"}])}, {}, "tasks.decode.depth: no endpoint returns this output; those of decode"),
         ({"encode": task([given("z", "data", [1, 2, 2])], [{"role": "mean", "name": "y", "shape": [SIZE]}, {"role": "features"}])}, {}, "tasks.encode.features"),  # noqa: E501
         ({"decode": task(extra=["nothing"])}, {}, "tasks.decode.extra: there is no output 'nothing'"),
         ({"sample": task([given("z", "latent", [SIZE]), given("c", "condition", [3], dtype="int64")])}, {}, "int64, but the service sends condition as float32"),  # noqa: E501
-        ({"sample": task([given("z", "latent", [SIZE]), given("c", "condition", [])])}, {}, "so its shape is [C]"),
+        ({"sample": task([given("z", "latent", [SIZE]), given("c", "condition", [])])}, {}, "so its shape must be [C]"),
         ({"sample": task([given("z", "latent", [SIZE], dtype="int64")])}, {}, "int64, but the service sends latent as float32"),
         ({"sample": task([given("z", "normal", [SIZE], dtype="int64")])}, {}, "int64, but the service sends normal as float32"),
         (
             {"features": task([given("z", "data", [1, 2, 2])], [{"role": "features", "shape": [3]}, {"role": "logits", "shape": [3]}])},
-            {"classes": ["a", "b"], "classification": {}}, "tasks.features.logits: shape [3], it must be [2]",
+            {"classes": ["a", "b"], "classification": {}}, "tasks.features.logits: shape [3]; it must be [2]",
         ),
     ],
 )  # fmt: skip
@@ -200,7 +200,7 @@ def test_nats_of_rows_have_one_number_for_each_column(tmp_path: Path) -> None:
         return {"tasks": {"score": score}, "scoring": {**content["scoring"], "surprise": "nats"}}
 
     assert manifest.read(tabled.write(tmp_path / "right", **outputs(3))).scoring is not None
-    with pytest.raises(ArtifactError, match=r"tasks\.score\.nats: shape \[4\], it must be \[3\]"):
+    with pytest.raises(ArtifactError, match=r"tasks\.score\.nats: shape \[4\]; it must be \[3\]"):
         manifest.read(tabled.write(tmp_path / "wrong", **outputs(4)))
 
 
@@ -210,7 +210,7 @@ def test_a_manifest_has_a_largest_size(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr("manifold.runtime.manifest.file.MAX_BYTES", size)
     assert manifest.read(made).name == "tiny"
     monkeypatch.setattr("manifold.runtime.manifest.file.MAX_BYTES", size - 1)
-    with pytest.raises(ArtifactError, match=f"is larger than {size - 1} bytes"):
+    with pytest.raises(ArtifactError, match=f"is larger than the limit of {size - 1} bytes"):
         manifest.read(made)
 
 

@@ -96,7 +96,7 @@ def test_each_latent_has_priors_of_its_own(forms_client: TestClient, forms_model
     # each latent has its own noise
     assert np.corrcoef(normal["place"][:, 0], normal["texture"][:, 0, 0, 0])[0, 1] < 0.2
     field, said = refused(forms_client, "/sample", prior="three")
-    assert field == "prior" and "no 'three'" in said
+    assert field == "prior" and "no prior 'three'" in said
 
 
 def test_latents_are_given_and_returned_by_name(forms_client: TestClient, forms_models: dict[str, Model]) -> None:
@@ -191,10 +191,10 @@ def test_numbers_have_defaults_and_may_differ_by_item(forms_client: TestClient, 
 @pytest.mark.parametrize(
     ("inputs", "field", "message"),
     [
-        ({"guidance": 21}, "inputs.guidance", "21.0; a number from 0 to 20 is needed"),
-        ({"guidance": [1, 2, 3]}, "inputs.guidance", "[3] numbers for 2 items; give one, or one an item"),
+        ({"guidance": 21}, "inputs.guidance", "21.0 is out of range; give a number from 0 to 20"),
+        ({"guidance": [1, 2, 3]}, "inputs.guidance", "[3] numbers for 2 items; give one, or one per item"),
         ({"guidance": []}, "inputs.guidance", "[0] numbers for 2 items"),
-        ({"steps": 2.5}, "inputs.steps", "whole numbers are needed"),
+        ({"steps": 2.5}, "inputs.steps", "is not a whole number"),
         ({"steps": 0}, "inputs.steps", "a number from 1 to 50"),
         ({"scale": 1}, "inputs.scale", "has no input 'scale'; it takes guidance, steps"),
         ({"guidance": "high"}, "inputs.guidance", "number"),
@@ -210,7 +210,7 @@ def test_numbers_on_every_endpoint(forms_client: TestClient) -> None:
     images = [png(1), png(2)]
     cat, own = {"class": "cat"}, {"spread": [1, 2]}
     need = refused(forms_client, "/encode", model="numbered", images=images)
-    assert need == ("inputs.spread", "inputs.spread: is needed, a number of at least 0")
+    assert need == ("inputs.spread", "inputs.spread: is missing; give a number of at least 0")
     assert ask(forms_client, "/encode", model="numbered", images=images, inputs=own)
     requests: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
         ("/reconstruct", {"images": images, **cat}, own),
@@ -277,8 +277,8 @@ def test_no_latents_by_name_are_none(forms_client: TestClient, model: str) -> No
 @pytest.mark.parametrize(
     ("inputs", "wrong"),
     [
-        ({"guidance": 1e300}, "inputs.guidance: 1e+300; a number from 0 to 20 is needed"),
-        ({"spread": 1e300}, "inputs.spread: 1e+300; a number from -3.40282e+38 to 3.40282e+38 is needed"),
+        ({"guidance": 1e300}, "inputs.guidance: 1e+300 is out of range; give a number from 0 to 20"),
+        ({"spread": 1e300}, "inputs.spread: 1e+300 is out of range; give a number from -3.40282e+38 to 3.40282e+38"),
     ],
 )
 def test_numbers_that_no_tensor_holds_are_refused(
@@ -293,7 +293,7 @@ def test_a_path_counts_the_numbers_of_its_encoder(forms_client: TestClient) -> N
     ends = {"from": {"image": png(1), "class": "cat"}, "to": {"image": png(2), "class": "cat"}, "steps": 3}
     assert ask(forms_client, "/interpolate", model="numbered", inputs={"spread": [1, 2, 3]}, **ends)
     wrong = refused(forms_client, "/interpolate", model="numbered", inputs={"spread": [1, 2]}, **ends)
-    assert wrong == ("inputs.spread", "inputs.spread: 2 numbers for 3 items; give one, or one an item")
+    assert wrong == ("inputs.spread", "inputs.spread: 2 numbers for 3 items; give one, or one per item")
 
 
 def test_rows_are_filled_in_where_the_decoder_gets_every_latent(tmp_path: Path) -> None:

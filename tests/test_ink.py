@@ -21,7 +21,7 @@ DIGITS = ImageSpec(height=28, width=28, channels=1, background=0.0, invert=True)
 PAPER = ImageSpec(height=28, width=28, channels=1, background=1.0, invert=True)
 FIXED = ImageSpec(height=28, width=28, channels=1, background=0.0)
 PHOTOS = ImageSpec(height=28, width=28, channels=3)
-OPPOSITE, INVERTED = "laid over the opposite", "inverted: its ink"
+OPPOSITE, INVERTED = "laid over the opposite", "inverted: the image"
 
 
 def stroke(colour: int | tuple[int, ...], size: tuple[int, int] = (112, 112), alpha: int = 255) -> bytes:
@@ -131,9 +131,7 @@ def test_blank_images_are_warned_of() -> None:
     same = ImageSpec(
         height=28, width=28, channels=1, background=0.5
     )  # ink in the background's own colour, which is its own opposite
-    assert read(stroke(128), same)[2] == (
-        "blank: every pixel has the same value after fitting, though not in the file",
-    )
+    assert read(stroke(128), same)[2] == ("blank: every pixel has the same value after fitting, but not in the file",)
     assert read(stroke(255), same)[2] == ()
 
 

@@ -40,7 +40,7 @@ def test_items_that_are_written_are_read_as_the_same(spec: Kind) -> None:
 
 def test_a_kind_refuses_the_spec_of_another() -> None:
     assert ImageSpec.of(IMAGES, "data") is IMAGES
-    with pytest.raises(InvalidValue, match="a PixelCNN: holds rows; images are needed"):
+    with pytest.raises(InvalidValue, match="a PixelCNN: the items are rows, but images are needed"):
         ImageSpec.of(ROWS, "a PixelCNN")
 
 

@@ -199,7 +199,7 @@ def test_a_sampler_is_compared_with_logits_of_any_size() -> None:
     for codes, wrong in (([[1, 0]], 0), ([[0, 0]], 1), ([[1, 1]], 1), ([[0, 1]], 2)):
         outputs = {"codes": np.asarray(codes), "data": np.zeros((1, 2))}
         found = golden.check_sampler(lambda *_: {"logits": logits}, inputs, outputs, "logits")
-        said = f"sample.codes: {wrong} of 2 codes are not what one parallel pass picks"
+        said = f"sample.codes: {wrong} of 2 codes differ from the codes of one parallel pass"
         assert found == ([said] if wrong else []), codes
 
 

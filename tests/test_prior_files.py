@@ -110,9 +110,9 @@ def test_sealing_an_artifact_moves_its_priors(tmp_path: Path) -> None:
             lambda a: a.update({"latent.two.choleskys": np.ones((2, 2, 2), int)}),
             "'latent.two.choleskys' is int64[2, 2, 2], not float",
         ),
-        (lambda a: a.update({"latent.two.means": np.full((2, 2), np.nan)}), "of finite numbers"),
-        (lambda a: a.update({"latent.two.weights": np.ones(2)}), "latent.two.weights must be at least 0 and add up to 1"),
-        (lambda a: a.update({"latent.two.weights": np.ones(1)}), "needs as many weights, means and choleskys"),
+        (lambda a: a.update({"latent.two.means": np.full((2, 2), np.nan)}), "values that are not finite"),
+        (lambda a: a.update({"latent.two.weights": np.ones(2)}), "latent.two.weights add up to 2; they must be at least 0 and add up to 1"),
+        (lambda a: a.update({"latent.two.weights": np.ones(1)}), "has different numbers of weights, means and choleskys"),
         (lambda a: a.update({"latent.two.weights": np.asarray([None, 1])}), "cannot be read"),
     ],
 )  # fmt: skip

@@ -65,7 +65,7 @@ def test_what_the_family_gave_is_kept() -> None:
     found = priors.added(latent, priors.fit(clusters()))
     assert list(found.priors) == ["normal", "gaussian", "mixture"]
     assert found.prior == "normal"
-    with pytest.raises(ValueError, match="does not have the latent's size 3"):
+    with pytest.raises(ValueError, match="do not have the size of the latent; give 3 values"):
         LatentSpec(size=3, priors=found.priors)
     mixture = found.priors["mixture"]
     assert isinstance(mixture, MixturePrior)

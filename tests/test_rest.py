@@ -176,8 +176,8 @@ def test_rows_are_scored_with_reasons(client: TestClient) -> None:
     answer = client.post("/anomaly-score", json={"model": "transactions-vae", "rows": rows, "explain": True}).json()
     usual, strange, costly, unknown, missing = answer["items"]
     assert [item["state"] for item in (usual, unknown, missing)] == ["ok", "unknown", "unknown"]
-    assert unknown["warnings"] == ["unknown_category: weekday 'never' was never seen in training"]
-    assert missing["warnings"] == ["missing: hour has no value; it took no part in the score"]
+    assert unknown["warnings"] == ["unknown_category: weekday 'never' did not occur in training"]
+    assert missing["warnings"] == ["missing: hour has no value; it does not affect the score"]
     assert strange["is_anomaly"]
     assert strange["explanation"]["columns"][0]["column"] == "terminal_30d_mean"
     assert strange["explanation"]["columns"][0]["value"] == 900.0

@@ -119,9 +119,9 @@ def test_a_combination_needs_terms_that_are_there() -> None:
     terms = (Term(name="a", kind="nll"), Term(name="b", kind="distance"))
     with pytest.raises(ValueError, match="combination"):
         Scoring(score="a", terms=terms, combination=Combination(terms=("c",)))
-    with pytest.raises(ValueError, match="not among"):
+    with pytest.raises(ValueError, match="neither a term nor a combination"):
         Scoring(score=COMBINED, terms=terms)
-    with pytest.raises(ValueError, match="none may be called"):
+    with pytest.raises(ValueError, match="none may be"):
         Scoring(score="combined", terms=(*terms, Term(name=COMBINED, kind="nll")))
     assert Scoring(score=COMBINED, terms=terms, combination=Combination(terms=("a",))).evidence is None
 

@@ -107,7 +107,7 @@ def test_missing_values_are_scored(model: Model) -> None:
 
 
 def test_tabular_families_take_tables(digits: Data, tmp_path: Path) -> None:
-    with pytest.raises(InvalidValue, match="holds images; rows are needed"):
+    with pytest.raises(InvalidValue, match="the items are images, but rows are needed"):
         tabular_vae.resolve(tabular_vae.Config(), digits)
     with pytest.raises(TrainingError, match="latent_dim"):
         tabular_vae.Config(latent_dim=-1)

@@ -29,7 +29,7 @@ def test_torchscript_that_falls_back_to_the_cpu_says_so(
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
     notes = {device: TorchScriptBackend(tmp_path, device, torch.get_num_threads()).note for device in ("auto", "cpu")}
-    assert notes == {"auto": None if cuda else "on the CPU: torch sees no CUDA device", "cpu": None}
+    assert notes == {"auto": None if cuda else "running on the CPU: torch finds no CUDA device", "cpu": None}
 
 
 def _script(root: Path, module: Any, **changes: Any) -> Path:
@@ -80,8 +80,8 @@ def test_torchscript_that_gives_something_else(tmp_path: Path) -> None:
             return z
 
     for method, said in (
-        ("forward", "forward gives a dict; it must give a tensor, or a tuple of tensors"), ("nothing", "nothing gives a NoneType"),
-        ("two", "gives 2 outputs, the manifest names 1: y"), ("brief", "m.pt: torch cannot run it: "), ("fails", "m.pt: torch cannot run it: "),
+        ("forward", "forward returns a dict; it must return a tensor, or a tuple of tensors"), ("nothing", "nothing returns a NoneType"),
+        ("two", "returns 2 outputs, but the manifest names 1 (y)"), ("brief", "m.pt: torch cannot run it: "), ("fails", "m.pt: torch cannot run it: "),
         ("wide", "output 'data' is float64[1, 1, 2, 2], the manifest says float32"), ("more", "m.pt: torch cannot run it: "),
         ("training", "m.pt: has no method 'training'"), ("absent", "m.pt: has no method 'absent'"),
     ):  # fmt: skip
@@ -89,7 +89,7 @@ def test_torchscript_that_gives_something_else(tmp_path: Path) -> None:
         assert said in refused(made), method
     assert load(_script(tmp_path, Gives(), method="listed")).sample(1, seed=0).data.shape == (1, 1, 2, 2)
     (made / "m.pt").write_bytes(b"nonsense")
-    assert "m.pt: torch cannot load it: " in refused(made)
+    assert "m.pt: torch cannot load the graph: " in refused(made)
 
 
 def test_torchscript_that_draws_or_mixes_rows(tmp_path: Path) -> None:

@@ -79,7 +79,8 @@ def test_truth_values_of_every_spelling(values: list[Any]) -> None:
     assert "is true" in said
     assert rule.marks([*values, "yes", 0, None, "", "NA", float("nan")]).tolist() == [1, 0, 1, 0, -1, -1, -1, -1]
     with pytest.raises(
-        InvalidValue, match=r"column 'label' has 'perhaps'; known are '1', 'true', 't' .anomalous. and '0'"
+        InvalidValue,
+        match=r"column 'label' has the value 'perhaps', but the rule covers only '1', 'true', 't' .anomalous. and '0'",
     ):
         rule.marks(["yes", "perhaps"])
 
@@ -90,7 +91,9 @@ def test_of_other_values_the_rarer_one_is_anomalous_and_this_is_said() -> None:
     assert "the rarer value 'b' in 'label' (3 of 10)" in said
     assert "'label==a'" in said
     assert rule.marks(["a", "B ", None]).tolist() == [0, 1, -1]
-    with pytest.raises(InvalidValue, match=r"has 'c'; known are 'b' .anomalous. and 'a'; state the rule anew"):
+    with pytest.raises(
+        InvalidValue, match=r"has the value 'c', but the rule covers only 'b' .anomalous. and 'a'; give a new rule"
+    ):
         rule.marks(["c"])
 
 
@@ -146,7 +149,7 @@ def test_which_rows_an_expression_marks(text: str, values: list[Any], marks: lis
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("label!=nromal", r"no row has 'nromal' in column 'label'; it has 'normal' \(2\), 'dos' \(1\)"),
+        ("label!=nromal", r"no row has 'nromal' in column 'label'; use one of its values: 'normal' \(2\), 'dos' \(1\)"),
         ("label in dos,probe", "no row has 'probe'"),
         ("label==dos,normal", "no row has 'dos,normal' .*for several values write 'label in dos,normal'"),
     ],
@@ -158,7 +161,9 @@ def test_a_value_that_does_not_occur_is_a_mistake(text: str, message: str) -> No
 
 def test_a_value_that_is_no_number_cannot_be_compared() -> None:
     rule, _ = settled("label>0", [1, 2])
-    with pytest.raises(InvalidValue, match="column 'label' has 'many', which label>0 cannot compare"):
+    with pytest.raises(
+        InvalidValue, match="column 'label' has the value 'many', which is not a number, so label>0 cannot compare it"
+    ):
         rule.marks([3, "many"])
 
 

@@ -103,16 +103,16 @@ MISSHAPES: dict[str, tuple[Callable[[Path], object], int, str]] = {
     "the manifest is a folder": (lambda root: hide(root, copy(root) / manifest.FILE), 1, "cannot be read: Is a directory"),
     "the manifest is a pipe": (lambda root: pipe(copy(root) / manifest.FILE), 1, "not a regular file"),
     "the manifest is endless": (lambda root: link(copy(root) / manifest.FILE, "/dev/zero"), 1, "not a regular file"),
-    "the manifest is huge": (lambda root: os.truncate(copy(root) / manifest.FILE, 2**30), 1, "larger than 16777216 bytes"),
+    "the manifest is huge": (lambda root: os.truncate(copy(root) / manifest.FILE, 2**30), 1, "larger than the limit of 16777216 bytes"),
     "the manifest is no UTF-8": (lambda root: (copy(root) / manifest.FILE).write_bytes(b'{"name": "\xff"}'), 1, "wrong"),
     "a file of it is a pipe": (lambda root: os.mkfifo(copy(root) / "golden.npz"), 1, "golden.npz: is not a regular file"),
     "the version is a file": (lambda root: below(root / "other").write_text("x"), 1, "Invalid JSON"),
     "the version is a broken link": (lambda root: below(root / "other").symlink_to("/nowhere"), 1, "not found"),
-    "the model is a broken link": (lambda root: (root / "other").symlink_to("/nowhere"), 0, "target does not exist"),
+    "the model is a broken link": (lambda root: (root / "other").symlink_to("/nowhere"), 0, "a target that does not exist"),
     "the model is a loop": (lambda root: (root / "other").symlink_to("other"), 0, "Too many levels of symbolic links"),
-    "the model is a file": (lambda root: (root / "other").write_text("x"), 0, "it is a file"),
-    "the name is no UTF-8": (lambda root: os.rename(copy(root).parent, os.fsencode(root) + b"/caf\xe9"), 0, "no model can have the name"),
-    "the name is no name": (lambda root: copy(root).parent.rename(root / 'we ird\n"'), 0, "no model can have the name"),
+    "put a model into a folder": (lambda root: (root / "other").write_text("x"), 0, "it is a file"),
+    "the name is no UTF-8": (lambda root: os.rename(copy(root).parent, os.fsencode(root) + b"/caf\xe9"), 0, "does not have a valid name"),
+    "the name is no name": (lambda root: copy(root).parent.rename(root / 'we ird\n"'), 0, "does not have a valid name"),
 }  # fmt: skip
 
 
@@ -150,7 +150,9 @@ def test_a_folder_that_may_not_be_read(below: str, root: Path, monkeypatch: pyte
     deny(monkeypatch, root / "other" / below)
     state, reason = models(root)["other", 0 if not below else 1]
     assert state == "unavailable"
-    assert below or "cannot be read: Permission denied; let the user that Manifold runs as read it" in str(reason)
+    assert below or "cannot be read: Permission denied; give the user that runs Manifold permission to read it" in str(
+        reason
+    )
 
 
 def test_a_folder_that_vanishes_between_two_looks(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:

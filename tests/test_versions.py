@@ -180,11 +180,11 @@ def test_a_broken_version_leaves_the_old_one_and_says_why(root: Path) -> None:
     with served(root) as service:
         (publish(root, "a", 2) / "decode.onnx").write_bytes(b"no graph")
         answer = load(service)
-        assert (answer.status_code, "cannot load it" in answer.json()["error"]) == (503, True)
+        assert (answer.status_code, "cannot load the graph" in answer.json()["error"]) == (503, True)
         found = ask(service)
         assert (found["version"], value_of(found)) == (1, 1)
         state, reason = states(service)["a", 2]
-        assert state == "unavailable" and "cannot load it" in str(reason)
+        assert state == "unavailable" and "cannot load the graph" in str(reason)
         assert service.client.get("/health/ready").status_code == 200
         # a loaded version whose file is damaged in place
         (root / "a/1/manifest.json").write_text("{")

@@ -1,1 +1,1 @@
-"""Graph files: ONNX and TorchScript backends, and what can be told of a graph without running it."""
+"""Graph files: ONNX and TorchScript backends, and the analysis of graphs without running them."""

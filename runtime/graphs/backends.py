@@ -1,7 +1,7 @@
-"""The libraries that run a graph: ONNX Runtime, TorchScript (the only importer of torch, and lazily), and a deterministic fake for tests.
+"""The backends that run a graph: ONNX Runtime, TorchScript, and a deterministic fake for tests. Only this module imports torch, and lazily.
 
-A backend opens the graphs of one artifact on one device and gives, for each task, a function from arrays by graph name to arrays by
-graph name. It checks nothing about values: the engine does. Whatever ONNX Runtime or torch raises leaves it as a GraphError.
+A backend opens the graphs of one artifact on one device. For each task it returns a function from input arrays to output arrays, both by their
+names in the graph. It does not check values; the engine does. All errors of ONNX Runtime and torch become a GraphError.
 """
 
 from __future__ import annotations
@@ -34,38 +34,38 @@ CUDA_OPTIONS = {
     "arena_extend_strategy": "kSameAsRequested", "cudnn_conv_algo_search": "HEURISTIC", "use_tf32": "0",
 }  # fmt: skip
 
-MOST_ROWS = 64  # that a manifest may name as min_rows
-PIECE = 64  # rows: a run of no more is never divided
-PIECE_SECONDS = 0.1  # of a piece; graphs take up to 2 MB a millisecond
+MOST_ROWS = 64  # largest min_rows in a manifest
+PIECE = 64  # runs of at most so many rows are not split
+PIECE_SECONDS = 0.1  # intended duration of a piece; graphs allocate up to 2 MB per millisecond
 
-_loading = threading.Lock()  # concurrent session creation is reported racy (microsoft/onnxruntime#27089)
+_loading = threading.Lock()  # creating sessions concurrently is reported to have races (microsoft/onnxruntime#27089)
 
 
 class Backend(Protocol):
     """The graphs of one artifact on one device."""
 
-    device: str  # "cpu" or "cuda", where it really runs
-    note: str | None  # what `auto` fell back from, and why
+    device: str  # "cpu" or "cuda": the device in use
+    note: str | None  # why `auto` chose the CPU
 
     def open(self, task: TaskSpec) -> Graph:
         """Return the function that runs a task. Raises GraphError if graph and manifest disagree."""
         ...
 
     def chance(self, task: TaskSpec) -> Chance:
-        """Return what the operators of a task that has been opened say of random numbers and of rows that influence each other."""
+        """Return the findings about operators that draw random numbers or mix rows. The task must have been opened."""
         ...
 
 
 def open_backend(folder: Path, manifest: Manifest, device: str, threads: int) -> Backend:
-    """The manifest's backend. Raises Unavailable where a package or the device is missing."""
+    """Return the backend that the manifest names. Raises Unavailable if a package or the device is missing."""
     if manifest.backend == "fake":
         return FakeBackend()
     return (OnnxBackend if manifest.backend == "onnx" else TorchScriptBackend)(folder, device, threads)
 
 
 def _onnxruntime() -> Any:
-    """ONNX Runtime with its telemetry off: recent builds collect and upload unless told not to."""
-    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read when the module is first imported
+    """Import ONNX Runtime with its telemetry disabled: recent builds collect and upload data by default."""
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # it is read at the first import
     import onnxruntime
 
     onnxruntime.disable_telemetry_events()
@@ -73,23 +73,25 @@ def _onnxruntime() -> Any:
 
 
 def import_ahead(folders: Iterable[Path]) -> None:
-    """Imports what the artifacts in `folders` will run on, as far as it is installed: a program with an event loop does so before it
-    starts, as importing torch holds the interpreter's lock for a quarter of a second."""
+    """Import the libraries that the artifacts in `folders` need, if they are installed.
+
+    A program with an event loop calls it before the loop starts: importing torch blocks all threads for a quarter of a second.
+    """
     _onnxruntime()
     if any(map(_holds_torchscript, folders)):
-        with contextlib.suppress(ImportError):  # their models will say what is missing
+        with contextlib.suppress(ImportError):  # reported when the model is loaded
             import torch  # noqa: F401
 
 
 def _holds_torchscript(folder: Path) -> bool:
     try:
         return any(name.endswith(".pt") for name in os.listdir(folder))
-    except OSError:  # its model will say why it cannot be read
+    except OSError:  # reported when the model is loaded
         return False
 
 
 class OnnxBackend:
-    """ONNX Runtime."""
+    """The backend for ONNX graphs, which run in ONNX Runtime."""
 
     def __init__(self, folder: Path, device: str, threads: int) -> None:
         onnxruntime = _onnxruntime()
@@ -99,18 +101,18 @@ class OnnxBackend:
             reason = _cuda_missing(onnxruntime)
             if reason is None:
                 self.device = "cuda"
-                onnxruntime.preload_dlls()  # CUDA and cuDNN from PyPI's packages, where they are installed
+                onnxruntime.preload_dlls()  # CUDA and cuDNN from PyPI packages, if they are installed
             elif device == "cuda":
-                raise Unavailable(f"device is cuda, but {reason}", expected=True, field="device")
+                raise Unavailable(f"device: cuda was requested, but {reason}", expected=True, field="device")
             else:
-                self.device, self.note = "cpu", f"on the CPU: {reason}"
+                self.device, self.note = "cpu", f"running on the CPU: {reason}"
 
     def open(self, task: TaskSpec) -> Graph:
         onnxruntime = _onnxruntime()
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = self.threads
         options.inter_op_num_threads = 1
-        options.log_severity_level = 4  # fatal errors: all others are raised, with the same text
+        options.log_severity_level = 4  # only fatal errors; all others are raised as exceptions with the same text
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # many models share the cores
         path = self.folder / task.graph
         recorded = self.device == "cuda" and not task.is_sampler
@@ -119,10 +121,13 @@ class OnnxBackend:
         except GraphError:
             if not recorded:
                 raise
-            recorded, session = False, self._session(path, options, False)  # it has loops, or nodes that run on the CPU
+            recorded, session = (
+                False,
+                self._session(path, options, False),
+            )  # the graph has loops, or nodes that run on the CPU
         if self.device == "cuda" and session.get_providers()[0] != "CUDAExecutionProvider":
             raise Unavailable(
-                f"{path.name}: ONNX Runtime fell back to {session.get_providers()[0]}; are the CUDA and cuDNN libraries installed?",
+                f"{path.name}: ONNX Runtime fell back to {session.get_providers()[0]}; install the CUDA and cuDNN libraries",
                 expected=True,
                 field="device",
             )
@@ -139,7 +144,7 @@ class OnnxBackend:
         )
 
     def chance(self, task: TaskSpec) -> Chance:
-        """Return what the operators say."""
+        """Return the findings about the operators."""
         return chance.of_onnx(self.folder / task.graph, [spec.graph_name for spec in task.outputs])
 
     def _session(self, path: Path, options: Any, recorded: bool) -> Any:
@@ -152,24 +157,26 @@ class OnnxBackend:
         try:
             with _loading:
                 return onnxruntime.InferenceSession(str(path), options, providers=providers)
-        except Exception as error:  # onnxruntime's exceptions share no base class
-            raise GraphError(f"{path.name}: ONNX Runtime cannot load it: {reason(error)}", graph=path.name) from error
+        except Exception as error:  # the errors of onnxruntime share no base class
+            raise GraphError(
+                f"{path.name}: ONNX Runtime cannot load the graph: {reason(error)}", graph=path.name
+            ) from error
 
 
 class OnnxGraph:
     """A session of ONNX Runtime.
 
-    Its memory arena keeps what the largest run has needed. So a large run is divided into pieces of about PIECE_SECONDS, which costs
-    nothing, as larger ones are no faster; and the last piece gives the arena's memory back.
+    Its memory arena keeps the memory that the largest run needed. So a large run is split into pieces of about PIECE_SECONDS, and the last
+    piece releases the memory of the arena. Splitting costs nothing, since larger pieces are not faster.
     """
 
     def __init__(
         self, graph: str, session: Any, names: list[str], *, fixed_cost: bool = False, divided: bool = False
     ) -> None:
         self.graph, self.session, self.names = graph, session, names
-        self.fixed_cost = fixed_cost  # whether the shapes of its inputs bound its time
-        self.divided = divided  # whether rows may be run in pieces: loops gain from running all of them at once
-        self._row_seconds = math.inf  # that a row has taken, at best
+        self.fixed_cost = fixed_cost  # whether the run time depends only on the shapes of the inputs
+        self.divided = divided  # whether rows may be run in pieces; graphs with loops are faster with all rows at once
+        self._row_seconds = math.inf  # shortest time per row so far
 
     def __call__(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         rows = len(next(iter(inputs.values())))
@@ -189,35 +196,35 @@ class OnnxGraph:
         return {name: np.concatenate([piece[name] for piece in pieces]) for name in self.names}
 
     def _piece(self) -> int:
-        """Return the rows of a piece, a multiple of PIECE."""
+        """Return the number of rows of a piece, a multiple of PIECE."""
         return PIECE * max(1, int(PIECE_SECONDS / self._row_seconds / PIECE))
 
     def _run(self, inputs: Mapping[str, Array], *, shrink: bool = False) -> dict[str, Array]:
         options = _shrinking() if shrink else None
         try:
             return dict(zip(self.names, self.session.run(self.names, dict(inputs), options), strict=True))
-        except Exception as error:  # onnxruntime's exceptions share no base class
+        except Exception as error:  # the errors of onnxruntime share no base class
             raise cannot_run(self.graph, "ONNX Runtime", error) from error
 
     def trim(self, inputs: Mapping[str, Array]) -> None:
-        """One run that gives back what larger ones before it have made the memory arena grow to."""
+        """Run the graph once and release the memory that earlier, larger runs have left in the arena."""
         self._run(inputs, shrink=True)
 
 
 def _shrinking() -> Any:
-    """Return options of a run after which the arena has no more memory than the run itself needed first."""
+    """Return options for a run after which the arena shrinks to its initial size."""
     options = _onnxruntime().RunOptions()
     options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
     return options
 
 
 def _guarded(name: str, graph: Graph) -> Graph:
-    """Return the graph with its errors turned into GraphErrors."""
+    """Return the graph with all its errors converted to GraphError."""
 
     def run(inputs: Mapping[str, Array]) -> dict[str, Array]:
         try:
             return graph(inputs)
-        except Exception as error:  # onnxruntime's exceptions share no base class
+        except Exception as error:  # the errors of onnxruntime share no base class
             raise cannot_run(name, "ONNX Runtime", error) from error
 
     return run
@@ -247,7 +254,7 @@ def _cuda_device() -> bool:
     return driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0 and count.value > 0
 
 
-# what ONNX Runtime calls the types of numbers
+# from ONNX Runtime's names of types to numpy's
 TYPES = {
     "float": "float32", "double": "float64", "float16": "float16", "bfloat16": "bfloat16", "bool": "bool", "string": "string",
     **{f"{sign}int{bits}": f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)},
@@ -255,7 +262,7 @@ TYPES = {
 
 
 def _check_session(path: Path, task: TaskSpec, session: Any) -> None:
-    """Compare the graph's inputs and outputs with the manifest. Raises GraphError with one line for each that differs."""
+    """Compare the inputs and outputs of the graph with the manifest. Raises GraphError with one line for each difference."""
     inputs = {tensor.name: tensor for tensor in session.get_inputs()}
     outputs = {tensor.name: tensor for tensor in session.get_outputs()}
     _check_names(path.name, task, inputs, outputs)
@@ -263,12 +270,15 @@ def _check_session(path: Path, task: TaskSpec, session: Any) -> None:
     problems: list[tuple[TensorSpec, str]] = []
     for spec in task.inputs:
         given = inputs[spec.graph_name]
-        dims = [] if spec.graph_name in scalars else given.shape or None  # no shape at all may be any
+        dims = [] if spec.graph_name in scalars else given.shape or None  # without a shape, any shape may fit
         problems += [(spec, line) for line in _input_problems(task, spec, _type(given.type), dims)]
-    for output in task.outputs:  # shapes of outputs are only hints, which ONNX Runtime does not hold a graph to
+    for output in task.outputs:  # shapes of outputs are only hints; ONNX Runtime does not enforce them
         if (kind := _type(outputs[output.graph_name].type)) != output.dtype:
             problems.append(
-                (output, f"output {output.graph_name!r} is {kind} in the graph, the manifest says {output.described}")
+                (
+                    output,
+                    f"output {output.graph_name!r} is {kind} in the graph, but the manifest says {output.described}; make them equal",
+                )
             )
     if problems:
         lines = "\n  ".join(line for _, line in problems)
@@ -277,20 +287,20 @@ def _check_session(path: Path, task: TaskSpec, session: Any) -> None:
 
 
 def _scalars(path: Path, task: TaskSpec, inputs: Mapping[str, Any]) -> set[str]:
-    """Return the inputs of rank 0. ONNX Runtime says of them what it says of those without a shape."""
+    """Return the inputs of rank 0. ONNX Runtime does not distinguish them from inputs without a shape."""
     if all(inputs[spec.graph_name].shape for spec in task.inputs):
         return set()
     return onnx_file.read(path).graph.scalars
 
 
 def _type(name: str) -> str:
-    """Return numpy's name of a type such as `tensor(float)`, and any other type as it is."""
+    """Return numpy's name of a type such as `tensor(float)`; other types are returned unchanged."""
     inner = name.removeprefix("tensor(").removesuffix(")")
     return TYPES.get(inner, name)
 
 
 def _input_problems(task: TaskSpec, spec: InputSpec, kind: str, dims: list[int | str | None] | None) -> list[str]:
-    """Return what is wrong with an input of the type `kind`. `dims` holds a number for each fixed dimension; it is None for any shape."""
+    """Return the problems of an input of the type `kind`. `dims` has a number for each fixed dimension; None stands for any shape."""
     fits = dims is None or (
         len(dims) == 1 + len(spec.shape)
         and all(not isinstance(have, int) or have == size for have, size in zip(dims[1:], spec.shape, strict=True))
@@ -298,27 +308,27 @@ def _input_problems(task: TaskSpec, spec: InputSpec, kind: str, dims: list[int |
     fixed_axes = [axis for axis in spec.free or () if dims is not None and fits and isinstance(dims[axis + 1], int)]
     if fixed_axes and kind == spec.dtype:
         return [
-            f"input {spec.graph_name!r} is {kind}{_shown(dims or [])} in the graph, whose axis {fixed_axes[0]} after the batch is fixed, but the "
-            f"manifest says that it is free; export it with a dynamic axis, or leave `free` out"
+            f"input {spec.graph_name!r} is {kind}{_shown(dims or [])} in the graph: axis {fixed_axes[0]} after the batch is fixed, but the "
+            f"manifest says that it is free; export the graph with a dynamic axis, or remove `free`"
         ]
     if kind != spec.dtype or not fits:
         shape = "" if dims is None else _shown(dims)
         return [
-            f"input {spec.graph_name!r} is {kind}{shape} in the graph, the manifest says {spec.described} (without the batch)"
+            f"input {spec.graph_name!r} is {kind}{shape} in the graph, but the manifest says {spec.described} (without the batch); make them equal"
         ]
     rows = dims[0] if dims else None
     if isinstance(rows, int) and not task.min_rows == task.max_rows == rows:
         fixed = f"set min_rows {rows}, max_rows {rows}, or " if rows <= MOST_ROWS else ""
-        first = "" if all(isinstance(dim, int) for dim in dims or []) else "; the batch must be its first dimension"
+        first = "" if all(isinstance(dim, int) for dim in dims or []) else " as the first dimension"
         return [
             f"input {spec.graph_name!r} is {kind}{_shown(dims or [])} in the graph: the graph takes {rows} row{'s' * (rows != 1)} at a time: "
-            f"{fixed}export it with a free batch{first}"
+            f"{fixed}export it with a dynamic batch axis{first}"
         ]
     return []
 
 
 def _shown(dims: list[int | str | None]) -> str:
-    """Return dimensions as text, the free ones by their names."""
+    """Return dimensions as text, with names for the free ones."""
     names = ["B", *"?" * len(dims)]
     return f"[{', '.join(str(name if dim is None else dim) for dim, name in zip(dims, names, strict=False))}]"
 
@@ -336,14 +346,14 @@ def _check_names(graph: str, task: TaskSpec, inputs: Collection[str], outputs: C
                 )  # fmt: skip
     if missing := set(inputs) - {spec.graph_name for spec in task.inputs}:
         raise GraphError(
-            f"{graph}: the manifest does not fill its input(s) {', '.join(sorted(missing))}",
+            f"{graph}: the input(s) {', '.join(sorted(missing))} are not in the manifest; add them to the inputs of the task",
             graph=graph,
             tensor=min(missing),
         )
 
 
 class TorchScriptBackend:
-    """torch.jit archives; one file may hold several tasks as methods."""
+    """The backend for torch.jit archives. One file may contain several tasks as methods."""
 
     def __init__(self, folder: Path, device: str, threads: int) -> None:
         try:
@@ -356,9 +366,13 @@ class TorchScriptBackend:
         self.device = "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
         torch.set_num_threads(threads)
         if device == "cuda" and self.device == "cpu":
-            raise Unavailable("device is cuda, but torch sees no CUDA device", expected=True, field="device")
+            raise Unavailable(
+                "device: cuda was requested, but torch finds no CUDA device; use cpu or auto",
+                expected=True,
+                field="device",
+            )
         if device == "auto" and self.device == "cpu":
-            self.note = "on the CPU: torch sees no CUDA device"
+            self.note = "running on the CPU: torch finds no CUDA device"
 
     def open(self, task: TaskSpec) -> Graph:
         """Return the function that runs a method."""
@@ -378,13 +392,13 @@ class TorchScriptBackend:
                 return self._arrays(task, outputs)
             except GraphError:
                 raise
-            except Exception as error:  # scripts may raise what they like
+            except Exception as error:  # scripts may raise any error
                 raise cannot_run(task.graph, "torch", error) from error
 
         return run
 
     def chance(self, task: TaskSpec) -> Chance:
-        """Return what the operators say."""
+        """Return the findings about the operators."""
         return chance.of_torchscript(self._method(task))
 
     def _method(self, task: TaskSpec) -> Any:
@@ -394,34 +408,38 @@ class TorchScriptBackend:
                 jit: Any = self.torch.jit  # untyped
                 loaded = jit.load(str(self.folder / task.graph), map_location=self.device)
                 self.modules[task.graph] = loaded.eval()
-            except Exception as error:  # torch raises errors of many kinds for files that are none of its own
-                raise GraphError(f"{task.graph}: torch cannot load it: {reason(error)}", graph=task.graph) from error
+            except Exception as error:  # for other files, torch raises errors of many types
+                raise GraphError(
+                    f"{task.graph}: torch cannot load the graph: {reason(error)}", graph=task.graph
+                ) from error
         name = task.method or "forward"
         method = getattr(self.modules[task.graph], name, None)
         if not hasattr(method, "inlined_graph"):
-            raise GraphError(f"{task.graph}: has no method {name!r}", graph=task.graph)
+            raise GraphError(
+                f"{task.graph}: has no method {name!r}; name an exported method of the module", graph=task.graph
+            )
         return method
 
     def _arrays(self, task: TaskSpec, outputs: Any) -> dict[str, Array]:
-        """Return a method's outputs by graph name. Raises GraphError for anything but tensors, as many as the manifest names."""
+        """Return the outputs of a method by graph name. Raises GraphError unless they are tensors, as many as in the manifest."""
         given = list(outputs) if isinstance(outputs, tuple | list) else [outputs]
         expected = ", ".join(spec.graph_name for spec in task.outputs)
         if wrong := [type(value).__name__ for value in given if not isinstance(value, self.torch.Tensor)]:
             raise GraphError(
-                f"{task.graph}: {task.method or 'forward'} gives a {wrong[0]}; it must give a tensor, or a tuple of tensors in the order of "
+                f"{task.graph}: {task.method or 'forward'} returns a {wrong[0]}; it must return a tensor, or a tuple of tensors in the order of "
                 f"the manifest's outputs: {expected}",
                 graph=task.graph, expected=expected,
             )  # fmt: skip
         if len(given) != len(task.outputs):
             raise GraphError(
-                f"{task.graph}: gives {len(given)} outputs, the manifest names {len(task.outputs)}: {expected}",
+                f"{task.graph}: returns {len(given)} outputs, but the manifest names {len(task.outputs)} ({expected}); make them equal",
                 graph=task.graph, expected=expected,
             )  # fmt: skip
         return {spec.graph_name: output.cpu().numpy() for spec, output in zip(task.outputs, given, strict=True)}
 
 
 class FakeBackend:
-    """Smooth, deterministic functions of each row's inputs in the right shapes: the whole stack runs without weights."""
+    """A backend without graphs: smooth, deterministic functions of each row, in the right shapes. The whole stack can run without weights."""
 
     device: str = "cpu"
     note: str | None = None
@@ -434,7 +452,7 @@ class FakeBackend:
                 values = inputs[spec.graph_name].reshape(rows, -1).astype(np.float64)
                 values = (
                     np.nan_to_num(values, nan=-0.75) if spec.missing else values
-                )  # missing is like a value of its own
+                )  # a missing value counts as one fixed value
                 phase += (np.sin(np.arange(1, values.shape[1] + 1) * (place + 1)) * values).sum(axis=1)
             outputs = {}
             for place, output in enumerate(task.outputs):
@@ -447,12 +465,12 @@ class FakeBackend:
         return run
 
     def chance(self, task: TaskSpec) -> Chance:
-        """Return NONE: the fake draws nothing, and its rows do not influence each other."""
+        """Return NONE: the fake draws no random numbers, and its rows do not influence each other."""
         return chance.NONE
 
 
 def _shape_of(output: TensorSpec, task: TaskSpec, inputs: Mapping[str, Array]) -> tuple[int, ...]:
-    """Return the shape of one item of an output, whose free axes have the length of the inputs'."""
+    """Return the shape of one item of an output. Its free axes have the length of the inputs."""
     if not output.free:
         return output.shape
     length = next(inputs[tensor.graph_name].shape[axis + 1] for tensor in task.inputs for axis in tensor.free or ())

@@ -1,7 +1,7 @@
-"""Do a graph's bits depend on its batch, and what padding stops that.
+"""Tests whether the output bits of a graph depend on the batch, and the search for a padding that prevents this.
 
-The promise that an item is the same in every batch rests on the matrix kernels, which are chosen by the CPU's type and the number of rows.
-So an export finds the padding on the machine that exports, and the loader tries it again on the machine that serves.
+Whether an item has the same bits in every batch depends on the matrix kernels, which are chosen by CPU type and batch size. So an export
+searches the padding on the machine that exports, and the loader tests it again on the machine that serves.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ Run = Callable[[Mapping[str, Array]], dict[str, Array]]
 
 SIZES = (1, 2, 3, 5, 64)
 ROWS = SIZES[-1]
-STRIDE = 4  # between the places in the large batch that smaller ones are cut from
-WITHIN = 36  # the place of the row that is tried by itself
-PADDINGS = (1, 2, 4, 8, 16, 32)  # multiples of rows to try; 16 suffices for all kernels met so far
+STRIDE = 4  # distance of the positions in the large batch from which smaller batches are cut
+WITHIN = 36  # index of the row that is run alone
+PADDINGS = (1, 2, 4, 8, 16, 32)  # multiples of rows to try; 16 was enough for all kernels seen so far
 
 
 def dependence(run: Run, inputs: Mapping[str, Array], *, thorough: bool = True) -> list[str]:
-    """Return the outputs whose bits differ between 64 rows at once and the same rows in smaller batches, one line each.
+    """Return the outputs whose bits differ between a batch of 64 rows and the same rows in smaller batches, one line each.
 
-    `inputs` have 64 rows. Thorough: small batches from everywhere in the large one; else one of each size, five runs in all.
+    `inputs` have 64 rows. With `thorough`, small batches are cut from many positions; else one of each size, five runs in total.
     """
     whole = run(inputs)
     differing: dict[str, tuple[int, float]] = {}
@@ -43,9 +43,9 @@ def dependence(run: Run, inputs: Mapping[str, Array], *, thorough: bool = True) 
 def padding(
     run: Callable[[int], Run], examples: Iterable[Mapping[str, Array]], *, least: int = 1, thorough: bool = True
 ) -> int | None:
-    """The smallest of PADDINGS, from `least` on, under which no bits depend on the batch; None where none does.
+    """Return the smallest of PADDINGS, at least `least`, with which no bits depend on the batch; None if there is none.
 
-    `run(rows)` is the task with its rows padded to a multiple of `rows`; `examples` are inputs of 64 rows each.
+    `run(rows)` runs the task with its rows padded to a multiple of `rows`; `examples` are inputs of 64 rows each.
     """
     examples = list(examples)
     for rows in PADDINGS:
@@ -55,7 +55,7 @@ def padding(
 
 
 def repeats(run: Run, inputs: Mapping[str, Array]) -> bool:
-    """Return whether two runs of the same inputs give the same bits. A graph that draws random numbers itself does not."""
+    """Return whether two runs of the same inputs give the same bits. They do not if the graph draws random numbers itself."""
     first, second = run(inputs), run(inputs)
     return all(np.array_equal(first[role], second[role], equal_nan=True) for role in first)
 
@@ -63,8 +63,8 @@ def repeats(run: Run, inputs: Mapping[str, Array]) -> bool:
 def influence(run: Run, inputs: Mapping[str, Array], others: Mapping[str, Array]) -> list[str]:
     """Return the outputs of a row that change if the other rows of its batch change, one line each. Such a graph mixes rows.
 
-    The number of rows stays the same, so that the choice of a kernel plays no part: the bits must be equal. `others` are other inputs of as
-    many rows, at least two. The first row is kept in one run and the last in another, since influence may go one way alone.
+    The number of rows stays the same, so the same kernels run and the bits must be equal. `others` are other inputs with the same number of
+    rows, at least two. One run keeps the first row and another the last, since rows may influence each other in one direction only.
     """
     whole = run(inputs)
     changes: dict[str, float] = {}
@@ -75,17 +75,19 @@ def influence(run: Run, inputs: Mapping[str, Array], others: Mapping[str, Array]
         for role, array in run(mixed).items():
             if not np.array_equal(array[kept], whole[role][kept], equal_nan=True):
                 changes[role] = max(_distance(array[kept], whole[role][kept]), changes.get(role, 0.0))
-    return [f"{role} of one row changes by {distance:.2g} with the other rows" for role, distance in changes.items()]
+    return [
+        f"{role} of one row changes by {distance:.2g} if the other rows change" for role, distance in changes.items()
+    ]
 
 
 def _cuts(thorough: bool) -> Iterator[tuple[int, slice]]:
     for size in SIZES[:-1]:
-        # one row from within, as some graphs (a running sum) only let rows influence those after them
+        # a row in the middle, since in some graphs (a running sum) rows only influence later rows
         starts = range(0, ROWS - size + 1, STRIDE) if thorough else (WITHIN if size == 1 else 0,)
         for start in starts:
             yield size, slice(start, start + size)
 
 
 def _distance(a: Array, b: Array) -> float:
-    with np.errstate(invalid="ignore"):  # infinite values have no distance
+    with np.errstate(invalid="ignore"):  # the difference of infinite values is NaN
         return float(np.abs(a.astype(np.float64) - b.astype(np.float64)).max())

@@ -1,11 +1,11 @@
-"""Graphs on a GPU: fixed shapes, arrays that stay on the device, and launches recorded once.
+"""Graphs on a GPU: fixed shapes, buffers that stay on the device, and CUDA graphs.
 
-A run's rows are padded to a power of two (a bucket), so that a graph sees a dozen shapes in its life instead of hundreds: each new one costs a
-search for kernels and memory that is never given back (microsoft/onnxruntime#19838, #22297). A bucket keeps its input and output buffers
-on the device; feed-forward graphs are recorded as CUDA graphs, one a bucket, at their first run. Graphs with loops cannot be: ONNX Runtime
-refuses to open them so, and they are opened without; so is a graph whose recording fails.
+The rows of a run are padded to a power of two (a bucket), so that a graph sees a dozen shapes instead of hundreds. Each new shape costs a
+search for kernels, and memory that is never released (microsoft/onnxruntime#19838, #22297). A bucket keeps its input and output buffers on
+the device. Feed-forward graphs are recorded as CUDA graphs at their first run, one per bucket. ONNX Runtime cannot record graphs with loops;
+these are opened without recording, and so is a graph whose recording fails.
 
-Nothing here needs a GPU: the device may be the CPU, which is how the tests run it. On CUDA it is unverified.
+The device may also be the CPU, which the tests use. On CUDA this module is not verified.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Array = NDArray[Any]
 
 @dataclass(frozen=True)
 class Bucket:
-    """The buffers of one number of rows, bound to a session."""
+    """The buffers for one number of rows, bound to a session."""
 
     binding: Any
     inputs: dict[str, Any]  # OrtValue by graph name
@@ -34,19 +34,19 @@ class Bucket:
 
 
 class BoundGraph:
-    """A session whose inputs and outputs are bound to buffers. One run at a time, as a session has one stream of the device anyway."""
+    """A session whose inputs and outputs are bound to buffers. Runs are serialised, since a session has only one stream of the device."""
 
     def __init__(
         self, library: Any, session: Any, task: TaskSpec, device: str, *, plain: Callable[[], Any] | None = None
     ) -> None:
-        self.library = library  # onnxruntime, which one module alone imports
+        self.library = library  # onnxruntime, which only one module imports
         self.session, self.task, self.device = session, task, device
         self.plain = (
-            plain  # opens a session that does not record, for where a recording fails; None where this one does not
+            plain  # opens a session without recording, for use if recording fails; None if this session does not record
         )
         self._buckets: dict[
             int | tuple[int, int], Bucket
-        ] = {}  # by rows, and by the length of free axes if there are any
+        ] = {}  # by rows, or by rows and length if the task has free axes
         self._lock = threading.Lock()
 
     def __call__(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
@@ -55,7 +55,7 @@ class BoundGraph:
         with self._lock:
             try:
                 return self._run(inputs, rows, size)
-            except Exception:  # what ONNX Runtime raises shares no base class
+            except Exception:  # the errors of ONNX Runtime share no base class
                 if self.plain is None:
                     raise
                 self.session, self.plain = self.plain(), None
@@ -71,7 +71,7 @@ class BoundGraph:
         return {name: np.array(value.numpy()[:rows]) for name, value in bucket.outputs.items()}
 
     def _length(self, inputs: Mapping[str, Array]) -> int | None:
-        """Return the length of the free axes, None if there are none."""
+        """Return the length of the free axes; None if there are no free axes."""
         free = ((tensor, axis) for tensor in self.task.inputs for axis in tensor.free or ())
         return next((inputs[tensor.graph_name].shape[axis + 1] for tensor, axis in free), None)
 
@@ -85,7 +85,7 @@ class BoundGraph:
             for name, value in outputs.items():
                 binding.bind_ortvalue_output(name, value)
             options = self.library.RunOptions()
-            if self.plain is not None:  # it records; 0 is ONNX Runtime's own
+            if self.plain is not None:  # this session records; the id 0 is reserved by ONNX Runtime
                 options.add_run_config_entry("gpu_graph_id", str(len(self._buckets) + 1))
             self._buckets[key] = Bucket(binding, inputs, outputs, options)
         return self._buckets[key]

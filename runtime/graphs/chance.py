@@ -1,7 +1,8 @@
-"""The operators of a graph that draw random numbers, or let the rows of a batch influence each other.
+"""A search for operators that draw random numbers, or that let the rows of a batch influence each other.
 
-A graph that draws cannot be made reproducible, so the artifact is served with `reproducible: false`. A graph that mixes rows would answer one
-request with the data of another, so it is refused. Operators say so by name; what no name says is found by runs (see runtime.engine).
+A graph that draws random numbers cannot be made reproducible, so the artifact is served with `reproducible: false`. A graph that mixes rows
+could put data of one request into the response to another, so it is rejected. Most such operators are known by name; the others are found by
+test runs (see runtime.engine).
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ STANDARD = ("", "com.microsoft")  # the domains of the operators below
 DRAW = {
     "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli", "Sampling",
 }  # fmt: skip
-# draw if they are told to train; the place of the input that tells, by operator
+# draw in training mode: by operator, the index of the input that sets the mode
 DROPOUT = {"Dropout": 2, "BitmaskDropout": 2, "BiasDropout": 4, "BitmaskBiasDropout": 4}
 
 TORCH_DRAW = {
@@ -26,24 +27,28 @@ TORCH_DRAW = {
     "uniform", "uniform_", "bernoulli", "bernoulli_", "multinomial", "exponential", "exponential_", "geometric", "geometric_",
     "cauchy", "cauchy_", "log_normal", "log_normal_", "random", "random_", "poisson", "binomial", "_standard_gamma", "_sample_dirichlet",
 }  # fmt: skip
-# draw, or mix rows, if their argument `train` or `training` is true
+# draw if their argument `train` or `training` is true
 TORCH_TRAIN = {
     "dropout", "dropout_", "feature_dropout", "feature_dropout_", "alpha_dropout", "alpha_dropout_", "feature_alpha_dropout",
     "feature_alpha_dropout_", "native_dropout", "rrelu", "rrelu_", "rrelu_with_noise", "rrelu_with_noise_", "lstm", "gru", "rnn_tanh",
     "rnn_relu",
 }  # fmt: skip
+# mix rows if that argument is true
 TORCH_NORM = {"batch_norm", "native_batch_norm", "_batch_norm_impl_index", "cudnn_batch_norm", "miopen_batch_norm"}
-TORCH_SHARES = {"scaled_dot_product_attention": "dropout_p"}  # draw if the share that is dropped is above 0
-TORCH_CALLS = {"prim::CallMethod", "prim::CallFunction"}  # what could not be written out, such as calls of an interface
+TORCH_SHARES = {"scaled_dot_product_attention": "dropout_p"}  # draw if this argument, the dropout rate, is above 0
+TORCH_CALLS = {
+    "prim::CallMethod",
+    "prim::CallFunction",
+}  # calls that could not be inlined, such as those of an interface
 
 
 @dataclass(frozen=True)
 class Chance:
-    """The findings about one task's operators."""
+    """The findings about the operators of one task."""
 
-    draws: tuple[str, ...] = ()  # operators that draw, by name
-    unsure: tuple[str, ...] = ()  # operators that draw if a value says so that is known in a run alone
-    mixes: tuple[str, ...] = ()  # operators that let rows influence each other
+    draws: tuple[str, ...] = ()  # names of operators that draw random numbers
+    unsure: tuple[str, ...] = ()  # names of operators that may draw, depending on a value that is only known in a run
+    mixes: tuple[str, ...] = ()  # names of operators that let rows influence each other
 
 
 NONE = Chance()
@@ -53,7 +58,7 @@ NONE = Chance()
 
 
 def of_onnx(path: Path, outputs: Collection[str]) -> Chance:
-    """Return what the operators say that the outputs depend on. Raises GraphError for a file that is not ONNX."""
+    """Return the findings about the operators that the outputs depend on. Raises GraphError for a file that is not ONNX."""
     if not onnx_file.outline(path).suspect:
         return NONE
     content = onnx_file.read(path)
@@ -65,7 +70,7 @@ def of_onnx(path: Path, outputs: Collection[str]) -> Chance:
 
 
 def _needed(graph: Graph, outputs: Collection[str]) -> list[Node]:
-    """Return the nodes that the outputs depend on: noise that only goes into another output is harmless."""
+    """Return the nodes that the outputs depend on. Noise that only affects other outputs is harmless."""
     maker = {name: node for node in graph.nodes for name in node.outputs if name}
     open_, reached, needed = list(outputs), set(outputs), []
     taken: set[int] = set()
@@ -83,7 +88,7 @@ def _needed(graph: Graph, outputs: Collection[str]) -> list[Node]:
 
 
 def _uses(node: Node) -> Iterator[str]:
-    """Yield the names that a node takes, those of graphs within it among them."""
+    """Yield the names of the tensors that a node uses, including those of its inner graphs."""
     yield from node.inputs
     for graph in node.inner:
         yield from graph.outputs
@@ -98,9 +103,9 @@ def _judge(
     operators: dict[str, dict[str, None]],
     followed: set[tuple[str, str]],
 ) -> None:
-    """Add what a node says, with the graphs within it and the function that it calls.
+    """Add the findings about a node, its inner graphs and the function that it calls.
 
-    `scopes` hold the constants that it sees. Each function is followed once: it says the same wherever it is called.
+    `scopes` contain the constants that are visible to the node. Each function is analysed once, since all calls have the same result.
     """
     called = (node.domain, node.op)
     if called in content.functions:
@@ -117,7 +122,7 @@ def _judge(
 
 
 def _kind(node: Node, scopes: list[Mapping[str, bool]]) -> str | None:
-    """Return whether a node `draws`, is `unsure`, or `mixes`."""
+    """Return the kind of finding for a node: `draws`, `unsure` or `mixes`; None if it is harmless."""
     if node.op in DRAW:
         return "draws"
     if node.op in DROPOUT:
@@ -127,11 +132,11 @@ def _kind(node: Node, scopes: list[Mapping[str, bool]]) -> str | None:
             return None
         training = next((scope[name] for scope in scopes if name in scope), None)
         return "unsure" if training is None else "draws" if training else None
-    if node.op == "BatchNormInternal":  # what training makes of it
+    if node.op == "BatchNormInternal":  # batch normalisation in training mode
         return "mixes"
     if node.op == "BatchNormalization":
         mode = node.attributes.get("training_mode")
-        # before opset 14, statistics of the batch among the outputs are what says so
+        # before opset 14, the operator is in training mode if the statistics of the batch are among its outputs
         trains = len([name for name in node.outputs if name]) > 1 if mode is None else mode.number != 0
         return "mixes" if trains else None
     return None
@@ -141,7 +146,7 @@ def _kind(node: Node, scopes: list[Mapping[str, bool]]) -> str | None:
 
 
 def of_torchscript(method: Any) -> Chance:
-    """Return what the operators of a method say, those of all it calls among them. The module is in evaluation mode."""
+    """Return the findings about the operators of a method, including all that it calls. The module is in evaluation mode."""
     operators: dict[str, dict[str, None]] = {"draws": {}, "unsure": {}, "mixes": {}}
     for node in _torch_nodes(method.inlined_graph):
         if kind := _torch_kind(node):
@@ -183,7 +188,7 @@ def _torch_kind(node: Any) -> str | None:
 
 
 def _argument(node: Any, *names: str) -> Any:
-    """Return the value of an argument if it is a constant, or the attribute `training`, which is false in evaluation mode."""
+    """Return the value of the first argument with one of these names, if it is a constant; None if it is not."""
     for place, given in enumerate(node.inputs()):
         if node.schema() != "(no schema)" and _argument_name(node, place) in names:
             maker = given.node()
@@ -192,13 +197,13 @@ def _argument(node: Any, *names: str) -> Any:
 
 
 def _argument_name(node: Any, place: int) -> str:
-    """Return the name of an argument by its place in a schema such as `aten::dropout(Tensor input, float p, bool train) -> Tensor`."""
+    """Return the name of an argument by its index in a schema such as `aten::dropout(Tensor input, float p, bool train) -> Tensor`."""
     given = node.schema().split("(", 1)[1].rsplit(") ->", 1)[0].replace("*, ", "")
     parts = given.split(", ")
     return parts[place].split("=")[0].split(" ")[-1] if place < len(parts) else ""
 
 
 def _no_share(node: Any) -> bool:
-    """Return whether a dropout, or a recurrent network with one, drops nothing."""
+    """Return whether a dropout, or a recurrent network with dropout, has the rate 0."""
     share = _argument(node, "p", "dropout")
     return isinstance(share, float) and share == 0

@@ -1,8 +1,8 @@
-"""A reader of the few parts of an ONNX file that ONNX Runtime does not tell: files with weights, operators, and their constants.
+"""A reader of the parts of an ONNX file that ONNX Runtime does not expose: files with weights, operators, and their constants.
 
-It reads the protobuf wire format by itself (https://protobuf.dev/programming-guides/encoding), since the service is installed without the
-package `onnx`. Field numbers are those of onnx.proto. The file is mapped, not read, and tensors are skipped, so that a file of gigabytes
-costs no memory.
+It parses the protobuf wire format itself (https://protobuf.dev/programming-guides/encoding), since the service is installed without the
+package `onnx`. Field numbers come from onnx.proto. The file is mapped into memory and tensors are skipped, so that even a file of gigabytes
+needs almost no memory.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ from manifold.runtime.errors import GraphError
 
 Buffer = Any  # bytes or a map of a file
 
-DEPTH = 64  # messages within messages; protobuf itself stops at 100
-VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5  # wire types; groups (3, 4) have never been used by ONNX
+DEPTH = 64  # limit for nested messages; protobuf itself stops at 100
+VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5  # wire types; ONNX does not use groups (3, 4)
 BOOL = 9  # TensorProto.DataType
-LARGEST_FLAG = 64  # bytes of a tensor that may be a flag
+LARGEST_FLAG = 64  # limit for a tensor that may be a flag, in bytes
 
-# operators that are looked at one by one: those that draw, and those that mix rows (see runtime.graphs.chance)
+# operators that need a closer analysis, since they may draw random numbers or mix rows (see runtime.graphs.chance)
 SUSPECTS = re.compile(rb"Random|Multinomial|Bernoulli|Dropout|BatchNorm|Sampling")
 
 
 class Broken(ValueError):
-    """Bytes that are no protobuf message."""
+    """The error of bytes that are not a protobuf message."""
 
 
 def fields(data: Buffer, start: int, end: int) -> Iterator[tuple[int, int, int, int]]:
-    """Yield (number, wire type, a, b) of each field: a is the value of a varint; of bytes, a and b are where they start and end."""
+    """Yield (number, wire type, a, b) for each field. For a varint, a is its value; for other types, a and b are start and end of the bytes."""
     at = start
     while at < end:
         key, at = _varint(data, at, end)
@@ -41,7 +41,7 @@ def fields(data: Buffer, start: int, end: int) -> Iterator[tuple[int, int, int, 
         if wire == BYTES:
             size, at = _varint(data, at, end)
             if size > end - at:
-                raise Broken("a field is longer than what holds it")
+                raise Broken("a field is longer than the message that contains it")
             yield key >> 3, wire, at, at + size
             at += size
         elif wire == VARINT:
@@ -50,11 +50,11 @@ def fields(data: Buffer, start: int, end: int) -> Iterator[tuple[int, int, int, 
         elif wire in (FIXED64, FIXED32):
             size = 8 if wire == FIXED64 else 4
             if size > end - at:
-                raise Broken("a number is cut off")
+                raise Broken("a number is incomplete")
             yield key >> 3, wire, at, at + size
             at += size
         else:
-            raise Broken(f"wire type {wire}")
+            raise Broken(f"unknown wire type {wire}")
 
 
 def _varint(data: Buffer, at: int, end: int) -> tuple[int, int]:
@@ -68,7 +68,7 @@ def _varint(data: Buffer, at: int, end: int) -> tuple[int, int]:
         shift += 7
         if shift > 63:
             raise Broken("a number has more than 64 bits")
-    raise Broken("a number is cut off")
+    raise Broken("a number is incomplete")
 
 
 def _text(data: Buffer, start: int, end: int) -> str:
@@ -80,21 +80,21 @@ def _text(data: Buffer, start: int, end: int) -> str:
 
 @dataclass(frozen=True)
 class Outline:
-    """The facts about a file that one quick pass finds."""
+    """The facts about a file that a single fast pass finds."""
 
-    external: tuple[str, ...]  # locations of files with weights, as they are written, each once
-    suspect: bool  # an operator may draw or mix rows: `read` tells
+    external: tuple[str, ...]  # locations of files with weights, as written in the file, each once
+    suspect: bool  # true if an operator may draw or mix rows; then `read` is needed
 
 
 def outline(path: Path) -> Outline:
-    """Return the outline of an ONNX file. Raises GraphError for a file that is none, OSError for one that cannot be read."""
+    """Return the outline of an ONNX file. Raises GraphError for another format, OSError for a file that cannot be read."""
     status = path.stat()
     return _outline(path, status.st_ino, status.st_size, status.st_mtime_ns)
 
 
 @functools.lru_cache(maxsize=256)
 def _outline(path: Path, inode: int, size: int, changed: int) -> Outline:
-    """Do as `outline` does, once for each state of a file. The check of files asks for it, and the opening of the graph again."""
+    """Compute an outline once for each state of a file. It is needed for the check of files and again when the graph is opened."""
     external: dict[str, None] = {}
     suspect = False
     with _mapped(path) as data:
@@ -116,7 +116,7 @@ def _outline_nodes(data: Buffer, start: int, end: int, node: int, external: dict
             suspect = suspect or SUSPECTS.search(content) is not None
             if b"location" in content:
                 _outline_node(content, 0, len(content), external, 0)
-        elif node == 7 and number == 11:  # FunctionProto.attribute_proto: values where a call gives none
+        elif node == 7 and number == 11:  # FunctionProto.attribute_proto: default values
             _outline_attribute(data, a, b, external, 0)
         elif node == 1 and number == 5:  # GraphProto.initializer
             _outline_tensor(data, a, b, external)
@@ -128,7 +128,7 @@ def _outline_nodes(data: Buffer, start: int, end: int, node: int, external: dict
 def _outline_node(data: Buffer, start: int, end: int, external: dict[str, None], depth: int) -> None:
     """Collect the external files of the tensors and graphs among a node's attributes."""
     if depth > DEPTH:
-        raise Broken(f"graphs within graphs, more than {DEPTH} deep")
+        raise Broken(f"graphs are nested more than {DEPTH} levels deep")
     for number, wire, a, b in fields(data, start, end):
         if wire == BYTES and number == 5:  # NodeProto.attribute
             _outline_attribute(data, a, b, external, depth)
@@ -163,7 +163,7 @@ def _outline_sparse(data: Buffer, start: int, end: int, external: dict[str, None
 
 
 def _outline_tensor(data: Buffer, start: int, end: int, external: dict[str, None]) -> None:
-    """Add the file that a tensor names. `data_location` is not asked: protobuf merges parts of a message, so it may stand elsewhere."""
+    """Add the file that a tensor names. `data_location` is ignored: protobuf merges parts of a message, so it may be in another part."""
     for number, wire, a, b in fields(data, start, end):
         if number == 13 and wire == BYTES:  # TensorProto.external_data: StringStringEntryProto
             entry = {part: (c, d) for part, kind, c, d in fields(data, a, b) if kind == BYTES}
@@ -172,7 +172,7 @@ def _outline_tensor(data: Buffer, start: int, end: int, external: dict[str, None
 
 
 class _mapped:  # noqa: N801 - a context manager, used as a function
-    """The content of a file, mapped into memory. Turns what is wrong with it into a GraphError."""
+    """The content of a file, mapped into memory. Errors in the format become a GraphError."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -189,7 +189,9 @@ class _mapped:  # noqa: N801 - a context manager, used as a function
         if isinstance(self.data, mmap.mmap):
             self.data.close()
         if isinstance(error, Broken | IndexError):
-            raise GraphError(f"{self.path.name}: is not an ONNX file: {error}", graph=self.path.name) from None
+            raise GraphError(
+                f"{self.path.name}: is not a valid ONNX file: {error}; export it again", graph=self.path.name
+            ) from None
 
 
 # --- operators ----------------------------------------------------------------------------------------------------------------
@@ -197,16 +199,16 @@ class _mapped:  # noqa: N801 - a context manager, used as a function
 
 @dataclass
 class Attribute:
-    """An attribute of a node, as far as it is read."""
+    """An attribute of a node; only some of its fields are read."""
 
     number: int = 0
-    flag: bool | None = None  # of a tensor with one truth value
+    flag: bool | None = None  # the value of a tensor with one boolean
     graphs: list[Graph] = field(default_factory=list)
 
 
 @dataclass
 class Node:
-    """An operator with its place in the graph."""
+    """An operator with its inputs and outputs in the graph."""
 
     domain: str = ""
     op: str = ""
@@ -216,19 +218,19 @@ class Node:
 
     @property
     def inner(self) -> Iterator[Graph]:
-        """Yield the graphs within the node: branches, and the bodies of loops."""
+        """The inner graphs of the node: branches, and the bodies of loops."""
         for attribute in self.attributes.values():
             yield from attribute.graphs
 
 
 @dataclass
 class Graph:
-    """The nodes of a graph, or of a function."""
+    """The nodes of a graph or of a function."""
 
     nodes: list[Node] = field(default_factory=list)
-    flags: dict[str, bool] = field(default_factory=dict)  # truth values that are constants, by name
+    flags: dict[str, bool] = field(default_factory=dict)  # boolean constants, by name
     inputs: list[str] = field(default_factory=list)
-    weights: set[str] = field(default_factory=set)  # names of initializers, which older files list among the inputs too
+    weights: set[str] = field(default_factory=set)  # names of initializers; older files also list them as inputs
     outputs: list[str] = field(default_factory=list)
     scalars: set[str] = field(default_factory=set)  # inputs of rank 0
 
@@ -242,7 +244,7 @@ class Content:
 
 
 def read(path: Path) -> Content:
-    """Return the operators of an ONNX file. Raises GraphError for a file that is none."""
+    """Return the operators of an ONNX file. Raises GraphError for another format."""
     graph, functions = Graph(), dict[tuple[str, str], Graph]()
     with _mapped(path) as data:
         for number, wire, start, end in fields(data, 0, len(data)):
@@ -250,14 +252,14 @@ def read(path: Path) -> Content:
                 _read_graph(data, start, end, graph, 0)
             elif wire == BYTES and number == 25:
                 name, function = _read_function(data, start, end)
-                functions.setdefault(name, Graph()).nodes.extend(function.nodes)  # of several overloads, all
+                functions.setdefault(name, Graph()).nodes.extend(function.nodes)  # the nodes of all overloads
                 functions[name].flags.update(function.flags)
     return Content(graph, functions)
 
 
 def _read_graph(data: Buffer, start: int, end: int, graph: Graph, depth: int) -> Graph:
     if depth > DEPTH:
-        raise Broken(f"graphs within graphs, more than {DEPTH} deep")
+        raise Broken(f"graphs are nested more than {DEPTH} levels deep")
     for number, wire, a, b in fields(data, start, end):
         if wire != BYTES:
             continue
@@ -318,7 +320,7 @@ def _read_node(data: Buffer, start: int, end: int, depth: int) -> Node:
 
 
 def _domain(data: Buffer, start: int, end: int) -> str:
-    """Return a domain by one name. The standard's has two."""
+    """Return a domain with a unique name. The standard domain has two names."""
     name = _text(data, start, end)
     return "" if name == "ai.onnx" else name
 
@@ -338,7 +340,7 @@ def _read_attribute(data: Buffer, start: int, end: int, depth: int) -> tuple[str
 
 
 def _read_tensor(data: Buffer, start: int, end: int) -> tuple[str, bool | None]:
-    """Return a tensor's name, and its value if it is one truth value."""
+    """Return the name of a tensor, and its value if it is one boolean."""
     name, kind, flag = "", 0, None
     for number, wire, a, b in fields(data, start, end):
         if number == 8 and wire == BYTES:  # TensorProto.name
@@ -353,7 +355,7 @@ def _read_tensor(data: Buffer, start: int, end: int) -> tuple[str, bool | None]:
 
 
 def _read_value(data: Buffer, start: int, end: int) -> tuple[str, bool]:
-    """Return the name of an input or output, and whether it is said to be a scalar: a shape without dimensions."""
+    """Return the name of an input or output, and whether it is declared as a scalar: a shape without dimensions."""
     name, is_scalar = "", False
     for number, wire, a, b in fields(data, start, end):
         if number == 1 and wire == BYTES:  # ValueInfoProto.name
@@ -367,7 +369,7 @@ def _read_value(data: Buffer, start: int, end: int) -> tuple[str, bool]:
 
 
 def below(location: str) -> str | None:
-    """Return the path of an external file below its graph's folder, as it is listed under `files`; None if it leads out of the folder."""
+    """Return the path of an external file relative to the folder of its graph, as listed under `files`; None if it is outside the folder."""
     parts = location.split("/")
     if location.startswith("/") or ".." in parts:
         return None

@@ -1,10 +1,10 @@
-"""The kinds of data, one module each: `kind` in a manifest names the module. A kind is added by adding its module.
+"""The kinds of data, one module each: `kind` in a manifest is the name of the module. To add a kind, add its module.
 
     base     the interface
     image    grey and colour images
     table    rows of numbers and categories
 
-Requests and answers are made of the fields that the kinds bring (`fields`).
+The fields of requests and responses come from the kinds (`fields`).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ __all__ = ["DataSpec", "Evidence", "Items", "Kind", "Reading", "Wire", "every", 
 
 
 def _load() -> tuple[type[Kind], ...]:
-    """Import every module of this package but the interface, and return the kinds that they define, by name."""
+    """Import all modules of this package and return the kinds that they define, sorted by name."""
     for module in pkgutil.iter_modules(__path__):
         importlib.import_module(f"{__name__}.{module.name}")
     return tuple(sorted(Kind.__subclasses__(), key=lambda kind: kind.__module__))
@@ -38,12 +38,12 @@ else:
 
 
 def fields(part: str) -> Any:
-    """Return a base class for messages with the fields that all kinds bring to one part of the wire, such as `request`."""
+    """Return a base class for messages with the fields of all kinds for one part of the wire format, such as `request`."""
     shapes = tuple(getattr(kind.wire, part) for kind in reversed(every))
     bases = tuple(shape for shape in dict.fromkeys(shapes) if shape.model_fields)
     return create_model(part.capitalize(), __base__=bases or (BaseModel,))
 
 
 def media_types() -> tuple[str, ...]:
-    """Return the media types of answers that some kind can write as one file."""
+    """Return the media types in which at least one kind can write a response as one file."""
     return tuple(dict.fromkeys(media_type for kind in every for media_type in kind.wire.media_types))

@@ -1,4 +1,4 @@
-"""Images: grey or colour, of one size. Outside they are uint8 pixels in PNG, JPEG and WebP files; in a model they are float32 (n, C, H, W)."""
+"""Images, grey or colour, of one size. In PNG, JPEG and WebP files they are uint8 pixels; in a model they are float32 (n, C, H, W)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from pydantic import BaseModel, Field, model_validator
 
 from manifold.runtime import codecs, imaging
-from manifold.runtime.errors import InvalidValue
+from manifold.runtime.errors import InvalidValue, cut
 from manifold.runtime.imaging import Fitted, Pixels
 from manifold.runtime.kinds.base import Array, Evidence, Float32, Float64, Items, Kind, Reading, Recipes, Wire
 
@@ -19,7 +19,7 @@ Fit = Literal["contain", "strict"]
 class ImageRequest(BaseModel):
     """The images of a request."""
 
-    images: list[str] | None = Field(default=None, description="[n] base64 PNG, JPEG or WebP")
+    images: list[str] | None = Field(default=None, description="[n] PNG, JPEG or WebP files in base64")
 
 
 class ImageSingle(BaseModel):
@@ -29,7 +29,7 @@ class ImageSingle(BaseModel):
 
 
 class Options(BaseModel):
-    """Options that say how images are brought to the model's size."""
+    """The options that say how images are fitted to the size of the model."""
 
     fit: Fit = "contain"
 
@@ -37,36 +37,43 @@ class Options(BaseModel):
 class ImageAnswer(BaseModel):
     """The images of an answer."""
 
-    images: list[str] | None = Field(default=None, description="[n] base64 PNG")
-    data: list[Any] | None = Field(default=None, description="[n][C][H][W] in [0, 1]")
+    images: list[str] | None = Field(default=None, description="[n] PNG files in base64")
+    data: list[Any] | None = Field(default=None, description="[n][C][H][W] pixels in [0, 1]")
 
 
 class ImageNeighbour(BaseModel):
-    """An image of an explanation."""
+    """An image in an explanation."""
 
-    image: str | None = Field(default=None, description="a PNG, base64: decoded from where the item lies")
+    image: str | None = Field(default=None, description="PNG in base64: a training image near the item")
 
 
 class ImageExplanation(BaseModel):
-    """Explanation of an image's score: where it is anomalous."""
+    """The explanation of the score of an image: where it is anomalous."""
 
-    map: str | None = Field(default=None, description="of images: nats by pixel, a PNG, base64")
+    map: str | None = Field(default=None, description="images only: nats per pixel, as a PNG in base64")
 
 
 class ImageSpec(Kind):
-    """Images. At a graph's inputs and outputs they are float32 (B, channels, height, width) in `range`; outside they are uint8 0..255."""
+    """A spec of images. In a model they are float32 (B, channels, height, width) in `range`; in files they are uint8 0..255."""
 
     kind: Literal["image"] = "image"
     height: int = Field(ge=1, le=4096)
     width: int = Field(ge=1, le=4096)
     channels: Literal[1, 3]
-    range: tuple[float, float] = Field(default=(0.0, 1.0), description="what 0 and 255 become at the graph's edge")
-    levels: int = Field(
-        default=256, ge=2, le=256, description="grey levels the model distinguishes; the graph rounds to them"
+    range: tuple[float, float] = Field(
+        default=(0.0, 1.0), description="the values of black (0) and white (255) in model inputs and outputs"
     )
-    background: float | None = Field(default=None, ge=0, le=1, description="what empty space is, 0 black to 1 white")
+    levels: int = Field(
+        default=256,
+        ge=2,
+        le=256,
+        description="number of grey levels that the model distinguishes; the graph rounds to them",
+    )
+    background: float | None = Field(
+        default=None, ge=0, le=1, description="value of empty space, from 0 (black) to 1 (white)"
+    )
     invert: bool = Field(
-        default=False, description="images whose border is nearer to the opposite of `background` are inverted"
+        default=False, description="true to invert images whose border is nearer to the opposite of `background`"
     )
 
     noun: ClassVar[str] = "images"
@@ -83,35 +90,35 @@ class ImageSpec(Kind):
     @model_validator(mode="after")
     def _check(self) -> ImageSpec:
         if self.range[0] >= self.range[1]:
-            raise ValueError("range must be [low, high] with low < high")
+            raise ValueError(f"range: {list(self.range)} is not ascending; give [low, high] with low < high")
         if self.invert and self.background is None:
-            raise ValueError("invert needs a background to compare with")
+            raise ValueError("invert: there is no background to compare with; add `background`")
         return self
 
     # --- arrays ---
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """(C, H, W)."""
+        """The shape (C, H, W)."""
         return (self.channels, self.height, self.width)
 
     @property
     def limits(self) -> tuple[float, float]:
-        """The range."""
+        """The range of the pixels in the model."""
         return self.range
 
     @property
     def mask_shape(self) -> tuple[int, ...]:
-        """One channel: a pixel is known or not."""
+        """The shape (1, H, W): each pixel is known or not."""
         return (1, self.height, self.width)
 
     @property
     def nats_shapes(self) -> list[tuple[int, ...]]:
-        """Nats of each channel of a pixel, or of all together, with or without an axis for them."""
+        """The shapes for nats per channel, or per pixel with or without an axis for the channel."""
         return list(dict.fromkeys([self.shape, self.mask_shape, (self.height, self.width)]))
 
     def to_model(self, stored: Array) -> Float32:
-        """Return uint8 pixels in the range."""
+        """Convert uint8 pixels into the range of the model."""
         return imaging.from_uint8(stored, self)
 
     def errors(self, data: Array, back: Array) -> Float64:
@@ -129,7 +136,7 @@ class ImageSpec(Kind):
     # --- requests ---
 
     def read(self, given: Sequence[str | bytes], how: Reading, field: str, start: int = 0) -> Items:
-        """Read image files, as bytes or in base64."""
+        """Read image files, given as bytes or in base64."""
         return self._joined([
             self._pixels(content, how, f"{field}[{place}]") for place, content in enumerate(given, start)
         ])  # fmt: skip
@@ -159,7 +166,7 @@ class ImageSpec(Kind):
             array = array[:, None]
         if array.shape[1:] != shape or not len(array):
             wanted = f"[n, {', '.join(map(str, shape))}]"
-            raise InvalidValue(f"{field}: shape {list(array.shape)}, but {wanted} is needed", field=field)
+            raise InvalidValue(f"{field}: shape {cut(str(list(array.shape)))}; send the shape {wanted}", field=field)
         return Items(self._in_range(array, field), (), ((),) * len(array))
 
     def _in_range(self, array: Array, field: str) -> Float32:
@@ -167,12 +174,15 @@ class ImageSpec(Kind):
             return imaging.from_uint8(array, self)
         numbers = codecs.floats(array, self.shape, field)
         if numbers.min() < 0 or numbers.max() > 1:
-            raise InvalidValue(f"{field}: floats must be in 0..1 (or send uint8 0..255)", field=field)
+            raise InvalidValue(
+                f"{field}: the floats go from {numbers.min():g} to {numbers.max():g}; send floats in 0..1, or uint8 0..255",
+                field=field,
+            )
         low, high = self.range
         return np.asarray(numbers * (high - low) + low, np.float32)
 
     def read_masks(self, given: Sequence[str | bytes], items: Items, how: Reading, start: int = 0) -> Array:
-        """Read masks of the items from `start` on: image files that are white, or 1 of 0 and 1, where the image is known."""
+        """Read the masks of the items from index `start` on: image files in which known pixels are white (or 1, if the file has only 0 and 1)."""
         whole = (self.width, self.height)
         masks = []
         for place, content in enumerate(given, start):
@@ -183,7 +193,7 @@ class ImageSpec(Kind):
 
     @property
     def needed(self) -> str:
-        """The ways in which images come."""
+        """The forms in which images can be sent."""
         return "images, as base64 in JSON, a multipart file, or an image as the body"
 
     # --- answers ---
@@ -191,7 +201,7 @@ class ImageSpec(Kind):
     def write(
         self, items: Array, encoding: str, recipes: Recipes | None, picture: Callable[[bytes], Any]
     ) -> dict[str, Any]:
-        """Return PNGs with their recipes, or pixels in [0, 1]."""
+        """Return PNG files with their recipes, or pixels in [0, 1]."""
         if encoding == "array":
             return {"data": imaging.to_unit32(items, self)}
         return {"images": [picture(png) for png in self._pngs(items, recipes)]}
@@ -201,11 +211,11 @@ class ImageSpec(Kind):
         return [imaging.to_png(pixels, text) for pixels, text in zip(imaging.to_uint8(items, self), texts, strict=True)]
 
     def write_array(self, items: Array) -> Array:
-        """Return pixels float32 (n, C, H, W) in [0, 1]."""
+        """Return the pixels as float32 (n, C, H, W) in [0, 1]."""
         return imaging.to_unit32(items, self)
 
     def write_file(self, items: Array, media_type: str, recipes: Recipes | None) -> bytes:
-        """Return one image, or a grid of several."""
+        """Return one image, or several images as a grid."""
         if media_type == "image/png" and len(items) == 1:
             return self._pngs(items, recipes)[0]
         pixels = imaging.to_uint8(items, self)
@@ -221,13 +231,13 @@ class ImageSpec(Kind):
     # --- explanations and pictures ---
 
     def explain(self, evidence: Evidence, given: Sequence[Any]) -> list[dict[str, Any]]:
-        """Return a map of nats by pixel for each item, and its nearest neighbours."""
+        """Return a map of nats per pixel for each item, and its nearest neighbours."""
         return [
             {"map": picture, **near} for picture, near in zip(self._maps(evidence), self._near(evidence), strict=True)
         ]
 
     def _maps(self, evidence: Evidence) -> list[str | None]:
-        """Return pictures of nats by pixel. White is as anomalous as one pixel in a thousand."""
+        """Return pictures of nats per pixel. One pixel in a thousand of normal images is as anomalous as white."""
         if evidence.nats is None:
             return [None] * (0 if evidence.distances is None else len(evidence.distances))
         by_pixel = evidence.nats.reshape(len(evidence.nats), -1, self.height, self.width).mean(axis=1, keepdims=True)
@@ -249,17 +259,17 @@ class ImageSpec(Kind):
         ]
 
     def sheet(self, items: Array, recipes: Sequence[Mapping[str, Any]] | None = None, *, scale: int = 1) -> bytes:
-        """Return a PNG with all images side by side, and the recipe of them all."""
+        """Return a PNG with all images as a grid, and their common recipe."""
         picture = imaging.grid(imaging.to_uint8(items, self), scale=scale)
         return imaging.to_png(picture, None if recipes is None else imaging.grid_recipe(recipes))
 
     def preview(self, made: Array, real: Array) -> bytes:
-        """Return a sheet of what the model makes, with small images enlarged."""
+        """Return a grid of images made by the model, with small images enlarged."""
         return self.sheet(made, scale=max(1, round(28 / self.height)))
 
 
 def _bytes(given: str | bytes, field: str) -> bytes:
-    """Return a file's bytes, which come as base64 in JSON."""
+    """Return the bytes of a file, which is base64 text in JSON."""
     return codecs.from_base64(given, field) if isinstance(given, str) else given
 
 

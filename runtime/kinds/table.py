@@ -1,4 +1,4 @@
-"""Tables: rows of numbers and categories. In a model they are float32 (n, width), the encoded columns side by side."""
+"""Tables: rows of numbers and categories. In a model they are float32 (n, width): the encoded columns, concatenated."""
 
 from __future__ import annotations
 
@@ -23,13 +23,15 @@ from manifold.runtime.tables.truth import Truth
 from manifold.runtime.tables.values import DEFAULT, MISSING, Notation, number, spelling
 
 Row = dict[str, Any] | list[Any]
-ACROSS = 6  # plots side by side in a preview
+ACROSS = 6  # plots in one line of a preview
 
 
 class RowRequest(BaseModel):
     """The rows of a request."""
 
-    rows: list[Row] | None = Field(default=None, description="[n] objects by column, or arrays in column order")
+    rows: list[Row] | None = Field(
+        default=None, description="[n] rows: objects by column name, or arrays in column order"
+    )
 
 
 class RowSingle(BaseModel):
@@ -45,54 +47,62 @@ class RowAnswer(BaseModel):
 
 
 class RowNeighbour(BaseModel):
-    """A row of an explanation."""
+    """A row in an explanation."""
 
     row: dict[str, Any] | None = None
 
 
 class ColumnReason(BaseModel):
-    """Share of one column in a row's score."""
+    """The contribution of one column to the score of a row."""
 
     column: str
     value: str | float | int | bool | None
-    nats: float = Field(description="-log p of the value given the row's place in latent space")
+    nats: float = Field(description="-log p of the value, given the latent of the row")
     excess: float = Field(description="nats above the mean of the calibration rows")
-    share: float | None = Field(description="of all that is above the usual; with latent_share, shares add up to 1")
-    expected: str | float | int | None = Field(
-        description="from the other columns; of the columns with the largest excess alone"
+    share: float | None = Field(
+        description="part of the total excess; together with latent_share, all shares add up to 1"
     )
-    direction: Literal["high", "low"] | None = Field(description="of a number, against what was expected")
+    expected: str | float | int | None = Field(
+        description="the value predicted from the other columns; only for the columns with the largest excess"
+    )
+    direction: Literal["high", "low"] | None = Field(
+        description="numbers only: whether the value is above or below the expected one"
+    )
 
 
 class RowExplanation(BaseModel):
-    """Explanation of a row's score."""
+    """The explanation of the score of a row."""
 
-    columns: list[ColumnReason] | None = Field(default=None, description="of rows: the largest excess first")
-    latent_share: float | None = Field(default=None, description="of rows: what an unlikely place in latent space adds")
+    columns: list[ColumnReason] | None = Field(
+        default=None, description="rows only: the columns, the largest excess first"
+    )
+    latent_share: float | None = Field(
+        default=None, description="rows only: part of the total excess that comes from an unusual latent"
+    )
 
 
 class TableSpec(Kind):
-    """Rows. At a graph's inputs and outputs they are float32 (B, width), the encoded columns side by side.
+    """A spec of rows. In a model they are float32 (B, width): the encoded columns, concatenated.
 
-    If a task's input takes missing values, they are NaN there: such a column costs no nats and tells the encoder nothing.
+    If an input accepts missing values, they are NaN: such a column adds no nats and gives no information to the encoder.
     """
 
     kind: Literal["table"] = "table"
     columns: tuple[Column, ...] = Field(min_length=1)
     ignored: dict[str, str] = Field(
-        default_factory=dict, description="columns that rows may have and the model does not look at, and why"
+        default_factory=dict, description="columns that rows may have but the model does not use, each with the reason"
     )
     missing: tuple[str, ...] | None = Field(
         default=None,
-        description="texts that stand for a missing value, compared without case; an empty text always does. By default "
+        description="texts that stand for a missing value, compared without regard to case; an empty text always does. By default "
         + ", ".join(filter(None, MISSING)),
     )
     decimal: Literal[".", ","] | None = Field(
-        default=None, description="sign before decimals, where a file does not show another; a point by default"
+        default=None, description="decimal separator, if a file does not show another one; a point by default"
     )
-    truth: Truth | None = Field(default=None, description="which rows of a file are known anomalies")
-    id: str | None = Field(default=None, description="the column that names a row, which is copied to the output")
-    passed: tuple[str, ...] | None = Field(default=None, description="further columns that are copied to the output")
+    truth: Truth | None = Field(default=None, description="rule that marks the known anomalies in a file")
+    id: str | None = Field(default=None, description="the column that identifies a row; it is copied to the output")
+    passed: tuple[str, ...] | None = Field(default=None, description="other columns that are copied to the output")
 
     noun: ClassVar[str] = "rows"
     wire: ClassVar[Wire] = Wire(
@@ -110,30 +120,36 @@ class TableSpec(Kind):
     @model_validator(mode="after")
     def _check(self) -> TableSpec:
         if len(set(self.names)) != len(self.names) or set(self.names) & set(self.ignored):
-            raise ValueError("column names must differ")
+            raise ValueError(
+                "columns: two columns, or a column and an ignored one, have the same name; rename one of them"
+            )
         if learned := [name for name in self.carried.names if name in self.names]:
-            raise ValueError(f"{learned[0]}: a column is learned from, or copied to the output, not both")
+            raise ValueError(
+                f"{learned[0]}: the model uses this column, so it cannot be copied to the output; choose one of both"
+            )
         if other := [name for name in self.carried.names if name not in self.ignored]:
-            raise ValueError(f"{other[0]}: a column that is copied to the output must be listed in `ignored`")
+            raise ValueError(
+                f"{other[0]}: this column is copied to the output but not listed in `ignored`; list it there"
+            )
         if len(set(self.carried.passed)) != len(self.carried.passed):
-            raise ValueError("passed: column names must differ")
+            raise ValueError(f"passed: a column is listed twice in {list(self.carried.passed)}; list it once")
         return self
 
     @property
     def carried(self) -> Carry:
-        """The id and the columns that are passed on."""
+        """The id column and the other columns that are copied to the output."""
         return Carry(self.id, self.passed or ())
 
     @property
     def known_anomalies(self) -> Truth | None:
-        """The rule that `fit` was given."""
+        """The rule that was recorded by `fit`."""
         return self.truth
 
     # --- arrays ---
 
     @cached_property
     def shape(self) -> tuple[int, ...]:
-        """(width,)."""
+        """The shape (width,)."""
         return (sum(column.width for column in self.columns),)
 
     @cached_property
@@ -143,12 +159,12 @@ class TableSpec(Kind):
 
     @cached_property
     def known(self) -> frozenset[str]:
-        """The names that a row may have, columns that are left out among them."""
+        """The names that a row may contain, including ignored columns."""
         return frozenset((*self.names, *self.ignored))
 
     @cached_property
     def notation(self) -> Notation:
-        """The notation of texts: those that stand for a missing value, and the sign before decimals."""
+        """The notation of the table: texts that stand for a missing value, and the decimal separator."""
         return Notation.of(MISSING if self.missing is None else self.missing, self.decimal or ".")
 
     @property
@@ -158,18 +174,18 @@ class TableSpec(Kind):
 
     @cached_property
     def placed(self) -> tuple[tuple[NumericColumn | CategoricalColumn, slice], ...]:
-        """Each column with its place among the encoded columns."""
+        """The columns, each with its position among the encoded columns."""
         ends = [0, *accumulate(column.width for column in self.columns)]
         return tuple(zip(self.columns, map(slice, ends, ends[1:]), strict=True))
 
     def blocks(self) -> Iterator[slice]:
-        """Yield the place of each column among the encoded columns."""
+        """Yield the position of each column among the encoded columns."""
         return (block for _, block in self.placed)
 
     def reader_of(self, held: Kind) -> Callable[[Array], Float32] | None:
-        """Return what takes the columns of this table from stored rows; None if they have others.
+        """Return a function that takes the columns of this table from stored rows; None if the rows have other columns.
 
-        The models of earlier versions leave out constant columns, which the data sets have now, and clip numbers that are compressed now.
+        Models of earlier versions leave out constant columns, which the data sets now contain, and clip numbers that are now compressed.
         """
         if self == held or not isinstance(held, TableSpec):
             return super().reader_of(held)
@@ -187,7 +203,7 @@ class TableSpec(Kind):
 
     @property
     def constants(self) -> Float32:
-        """1 for columns with a single category, 0 for others, (width,)."""
+        """A mask (width,): 1 for columns with a single category, 0 for others."""
         constants = np.zeros(self.shape, np.float32)
         for column, block in self.placed:
             constants[block] = isinstance(column, CategoricalColumn) and column.width == 1
@@ -204,21 +220,23 @@ class TableSpec(Kind):
     # --- requests ---
 
     def read(self, given: Sequence[Row], how: Reading, field: str, start: int = 0) -> Items:
-        """Read rows: objects by column, or arrays in column order."""
+        """Read rows: objects by column name, or arrays in column order."""
         data, warnings = rows.encode(given, self, unknown=how.unknown, missing=how.missing, field=field)
         return Items(data, (), tuple(map(tuple, warnings)))
 
     def read_array(self, array: Array, field: str) -> Items:
-        """Raise InvalidValue: encoded rows are no wire format."""
-        raise InvalidValue(f"{field}: numbers are not read as rows; send {self.needed}", field="rows", valid=self.names)
+        """Raise InvalidValue: rows cannot be sent in encoded form."""
+        raise InvalidValue(
+            f"{field}: rows are not read from an array of numbers; send {self.needed}", field="rows", valid=self.names
+        )
 
     @property
     def needed(self) -> str:
-        """The columns."""
+        """The form of rows, with the names of the columns."""
         return f"rows with the columns {', '.join(self.names)}"
 
     def carry(self, given: Sequence[Row], field: str) -> list[dict[str, Any]]:
-        """Return `id` and `passed` of each row, as far as it has them. Rows that are arrays have neither."""
+        """Return `id` and `passed` of each row, if the row has them. Rows that are arrays have neither."""
         if not self.carried.names:
             return [{} for _ in given]
         carried = []
@@ -234,7 +252,7 @@ class TableSpec(Kind):
         return carried
 
     def fill(self, given: Sequence[Row], data: Array, probabilities: Array) -> dict[str, Any]:
-        """Return rows whose missing values are filled in, and the probabilities of the categories that were missing."""
+        """Return rows with their missing values filled in, and the probabilities of the missing categories."""
         filled, chances = [], []
         for row, made, whole in zip(given, rows.decode(data, self), probabilities, strict=True):
             known = dict(zip(self.names, rows.values(row, self, missing=True), strict=True))
@@ -250,18 +268,18 @@ class TableSpec(Kind):
     def write(
         self, items: Array, encoding: str, recipes: Recipes | None, picture: Callable[[bytes], Any]
     ) -> dict[str, Any]:
-        """Return rows by column."""
+        """Return rows as objects by column name."""
         return {"rows": rows.decode(items, self)}
 
     # --- explanations and pictures ---
 
     def explain(self, evidence: Evidence, given: Sequence[Row]) -> list[dict[str, Any]]:
-        """Return for each row its columns by excess, and its nearest neighbours."""
+        """Return, for each row, its columns sorted by excess, and its nearest neighbours."""
         near = self._near(evidence)
         return [{**self._reasons(evidence, item, row), **near[item]} for item, row in enumerate(given)]
 
     def _reasons(self, evidence: Evidence, item: int, given: Row) -> dict[str, Any]:
-        """Return the columns by excess, each with its share of all that is above the usual; shares and the latent's add up to 1."""
+        """Return the columns sorted by excess, each with its share of the total excess. The shares and that of the latent add up to 1."""
         assert evidence.excess is not None and evidence.nats is not None
         excess = evidence.excess[item]
         latent = 0.0 if evidence.latent is None else float(evidence.latent[item])
@@ -285,7 +303,7 @@ class TableSpec(Kind):
         }
 
     def _near(self, evidence: Evidence) -> list[dict[str, Any]]:
-        """Return the nearest training rows of each row, None where a value of theirs is missing; nothing if the artifact has none."""
+        """Return the nearest training rows of each row, with None for their missing values; empty if the artifact has no training rows."""
         if evidence.neighbours is None or evidence.distances is None:
             return [{} for _ in range(0 if evidence.nats is None else len(evidence.nats))]
         near = []
@@ -306,7 +324,7 @@ class TableSpec(Kind):
         return text.getvalue().encode()
 
     def preview(self, made: Array, real: Array) -> bytes:
-        """Return a PNG with the distribution of each column of real and of sampled rows. Needs matplotlib."""
+        """Return a PNG with the distribution of each column in real and in sampled rows. Needs matplotlib."""
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
 
@@ -334,7 +352,7 @@ class TableSpec(Kind):
     # --- files of rows ---
 
     def chunks(self, source: IO[bytes], form: str, rows: int, also: Sequence[str] = ()) -> Iterator[Chunk]:
-        """Yield the columns of a CSV or Parquet file, `rows` rows at a time, and those of `also` that the file has."""
+        """Yield the columns of a CSV or Parquet file, `rows` rows at a time, with the columns in `also` that the file has."""
         return files.chunks(source, form, self, rows=rows, also=also)
 
     def header(self, source: IO[bytes], form: str) -> list[str]:
@@ -342,11 +360,11 @@ class TableSpec(Kind):
         return files.header(source, form, self)
 
     def encode(self, table: Mapping[str, Array], *, missing: bool) -> EncodedTable:
-        """Return columns as encoded rows; invalid ones are listed."""
+        """Convert columns into encoded rows; invalid rows are listed."""
         return columns.encode(table, self, unknown=True, missing=missing)
 
     def given(self, table: Mapping[str, Array], places: Array) -> list[dict[str, Any]]:
-        """Return rows by column. Numbers are numbers, though an invalid one elsewhere has made their column one of texts."""
+        """Return rows by column. Numbers are numbers, even if an invalid value elsewhere made the column a column of texts."""
         picked = {
             column.name: [_plain(value, column, self.notation) for value in table[column.name][places].tolist()]
             for column in self.columns
@@ -355,12 +373,12 @@ class TableSpec(Kind):
 
 
 def _clipped(column: NumericColumn | CategoricalColumn) -> NumericColumn | CategoricalColumn:
-    """Return a column as it is if numbers beyond its `clip` are held to it."""
+    """Return the column in the variant that clips numbers beyond `clip`."""
     return column.model_copy(update={"beyond": None}) if isinstance(column, NumericColumn) else column
 
 
 def _plain(value: Any, column: NumericColumn | CategoricalColumn, notation: Notation) -> Any:
-    """Return a valid value as JSON has it: None if it is missing, numbers for numeric columns."""
+    """Return a valid value in its JSON form: None if it is missing, a number for numeric columns."""
     if rows.is_absent(value, column, notation):
         return None
     if isinstance(column, NumericColumn):
@@ -383,12 +401,12 @@ def _carried(value: Any, place: str) -> Any:
 
 
 def _shown(column: Any, value: Any) -> Any:
-    """Return a value as the request has it, but cut where it is a text that is no category."""
+    """Return a value in the form of the request; a text that is not a category is cut."""
     return cut(value) if isinstance(value, str) and value not in getattr(column, "categories", ()) else value
 
 
 def _direction(column: Any, value: Any, expected: Any) -> str | None:
-    """Return `high` or `low` for a number that has an expected value, also for one that was constant in training."""
+    """Return `high` or `low` for a number with an expected value, also if its column was constant in training; else None."""
     if expected is None or value is None or column.width > 1:
         return None
     if isinstance(column, CategoricalColumn):

@@ -1,15 +1,15 @@
 """The manifest of an artifact: tasks, tensors, items, provenance, metrics, calibration.
 
-A manifest is one JSON file that, with the files beside it, suffices to run a model: the loader never guesses. This package only describes and
-validates; it opens no graph. The JSON schema in docs/manifest.schema.json is made from it.
+A manifest is one JSON file. Together with the other files of its folder it contains everything that is needed to run a model: the loader never
+guesses. This package only describes and validates manifests; it opens no graph. docs/manifest.schema.json is generated from it.
 
-    document     the manifest as a whole; its short and long forms
+    document     the whole manifest, in its short and long forms
     tensors      inputs, outputs and tasks
     latents      latents, codes and priors
     conditions   what a model is conditioned on
     scoring      the anomaly score and the probabilities of classes
-    rules        what each task must take and give
-    problems     the checks of a whole manifest; condition_problems has those of conditions
+    rules        the inputs and outputs that each task must have
+    problems     the checks of a whole manifest; condition_problems contains those of conditions
     file         reading and writing
 """
 

@@ -1,4 +1,4 @@
-"""Conditions of a model: classes, real values, texts, items such as images, or several of these."""
+"""The conditions of a model: classes, real values, texts, items such as images, or several of these."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from pydantic import Field, model_validator
 from manifold.runtime.kinds import DataSpec
 from manifold.runtime.records import Record
 
-BYTES = 256  # tokens of the tokenizer `bytes`
+BYTES = 256  # vocabulary size of the tokenizer `bytes`
 
 
 class Values(Record):
-    """Real values, as the columns of a vector."""
+    """Real values, given as a vector with named columns."""
 
     kind: Literal["values"] = "values"
     names: tuple[str, ...] = Field(min_length=1)
     examples: tuple[tuple[float, ...], ...] = Field(
-        min_length=1, description="rows of the training part: what is drawn from where a request gives none"
+        min_length=1, description="rows of the training split; if a request gives no values, one of them is drawn"
     )
 
     @property
@@ -30,16 +30,18 @@ class Values(Record):
     @model_validator(mode="after")
     def _check(self) -> Values:
         if any(len(row) != len(self.names) or not all(map(math.isfinite, row)) for row in self.examples):
-            raise ValueError(f"examples: each needs {len(self.names)} finite numbers")
+            raise ValueError(
+                f"examples: a row is not {len(self.names)} finite numbers; give one number for each of {', '.join(self.names)}"
+            )
         return self
 
 
 class Classes(Record):
-    """Classes, as weights that add up to 1."""
+    """Classes, given as weights that add up to 1."""
 
     kind: Literal["classes"] = "classes"
     names: tuple[str, ...] = Field(min_length=1)
-    prior: tuple[float, ...] | None = Field(default=None, description="uniform where left out")
+    prior: tuple[float, ...] | None = Field(default=None, description="one weight per class; uniform by default")
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -53,34 +55,42 @@ class Classes(Record):
         return [weight / sum(prior) for weight in prior]
 
     def problems(self) -> list[str]:
-        """Return what is wrong with names and prior, by field of the short form."""
+        """Return the problems of names and prior, with the field names of the short form."""
         problems = []
         if len(set(self.names)) != len(self.names):
-            problems.append("classes: names must differ")
+            problems.append("classes: two classes have the same name; rename one of them")
         if self.prior is not None and len(self.prior) != len(self.names):
-            problems.append("class_prior: needs one weight a class")
+            problems.append(
+                f"class_prior: {len(self.prior)} weights for {len(self.names)} classes; give one weight per class"
+            )
         elif self.prior is not None and not _is_distribution(self.prior):
-            problems.append("class_prior: weights must be at least 0 and add up to 1")
+            problems.append(
+                f"class_prior: the weights add up to {sum(self.prior):g}; they must be at least 0 and add up to 1"
+            )
         return problems
 
 
 class Text(Record):
-    """Texts, as tokens and a mask of those that are there: inputs with the sources `tokens` and `token_mask`."""
+    """Texts, given to the model as tokens and a mask of the positions that hold text (the sources `tokens` and `token_mask`)."""
 
     kind: Literal["text"] = "text"
-    tokenizer: Literal["bytes"] = Field(default="bytes", description="bytes: the bytes of UTF-8, 0 to 255")
-    examples: tuple[str, ...] = Field(min_length=1, description="what is drawn from where a request gives none")
+    tokenizer: Literal["bytes"] = Field(
+        default="bytes", description="bytes: one token per byte of the UTF-8 text, 0 to 255"
+    )
+    examples: tuple[str, ...] = Field(
+        min_length=1, description="texts; if a request gives no text, one of them is drawn"
+    )
 
 
 class Item(Record):
-    """An item of some kind of data, such as an image or a series."""
+    """An item of one kind of data, such as an image or a series."""
 
     kind: Literal["item"] = "item"
     data: DataSpec
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """The item's shape."""
+        """The shape of the item."""
         return self.data.shape
 
 
@@ -88,7 +98,7 @@ Condition = Annotated[Classes | Values | Text | Item, Field(discriminator="kind"
 
 
 class Several(Record):
-    """Several conditions. The role of each input that they fill is the name of its part."""
+    """Several conditions. The name of a part is the role of the input that it fills."""
 
     kind: Literal["several"] = "several"
     parts: dict[str, Condition] = Field(min_length=1)

@@ -1,7 +1,7 @@
 """The manifest of an artifact: `models/NAME/VERSION/manifest.json`.
 
-Short forms state one item (`data`), one latent (`latent`) and one condition (`classes` with `class_prior`, or `conditions`). The long forms
-name several. Code reads both through `items`, `latents` and `conditioned`.
+The short forms describe one item (`data`), one latent (`latent`) and one condition (`classes` with `class_prior`, or `conditions`). The long
+forms describe several, each with a name. Code reads both forms through `items`, `latents` and `conditioned`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ DATA, TARGET, LATENT, CONDITION = "data", "target", "latent", "condition"  # rol
 
 
 class Metric(Record):
-    """One number with the protocol that makes it comparable."""
+    """One number of an evaluation, with the protocol that makes it comparable."""
 
     name: str
     value: float
@@ -35,32 +35,34 @@ class Metric(Record):
 
 
 class FileRecord(Record):
-    """Checksum and size of a file of the artifact."""
+    """The checksum and size of a file of the artifact."""
 
     sha256: str = Field(pattern="^[0-9a-f]{64}$")
     bytes: int = Field(ge=0)
 
 
 class Golden(Record):
-    """Inputs and what the training framework gave for them: npz keys `TASK.in.ROLE` and `TASK.out.ROLE`.
+    """Inputs and the outputs of the training framework for them: npz keys `TASK.in.ROLE` and `TASK.out.ROLE`.
 
-    `sampler` holds the name of an output with the logits (B, K, *codes.shape) of one parallel pass, of the task score_codes where there is
-    one, else of score: the loader then checks that inverse-CDF picks from those logits give back the codes that `sample` made.
+    `sampler` is the name of an output with the logits (B, K, *codes.shape) of one parallel pass. It belongs to the task score_codes if the
+    artifact has it, else to score. The loader then checks that inverse-CDF picks from those logits give the codes that `sample` made.
     """
 
     file: str = "golden.npz"
     tolerance: dict[str, float] = Field(
-        default_factory=lambda: {"cpu": 1e-4, "cuda": 2e-3}, min_length=1, description="absolute, by device"
+        default_factory=lambda: {"cpu": 1e-4, "cuda": 2e-3},
+        min_length=1,
+        description="largest absolute difference allowed, by device",
     )
     sampler: str | None = None
 
 
 class Conditions(Record):
-    """Real values that a model is conditioned on, as columns of its condition."""
+    """Real values that a model is conditioned on, one per column of its condition."""
 
     names: tuple[str, ...] = Field(min_length=1)
     examples: tuple[tuple[float, ...], ...] = Field(
-        min_length=1, description="rows of the training part: what is drawn from where a request gives none"
+        min_length=1, description="rows of the training split; if a request gives no values, one of them is drawn"
     )
 
     @model_validator(mode="after")
@@ -69,19 +71,19 @@ class Conditions(Record):
         return self
 
 
-ONE, NAMED = "one", "named"  # forms of a field: a single record, or a mapping from names to records
+ONE, NAMED = "one", "named"  # the forms of a field: a single record, or a mapping from names to records
 
 
 def _form_of_data(value: Any) -> str:
     if not isinstance(value, dict) or not value or not all(map(_is_object, value.values())):
-        return ONE  # also a spec whose kind was forgotten
+        return ONE  # also for a spec without its `kind`
     return NAMED
 
 
 def _form_of_latent(value: Any) -> str:
     if not isinstance(value, dict) or not value or not all(map(_is_object, value.values())):
         return ONE
-    return NAMED if value.keys() - LatentSpec.model_fields.keys() else ONE  # a latent whose size was forgotten
+    return NAMED if value.keys() - LatentSpec.model_fields.keys() else ONE  # also for a latent without its size
 
 
 def _is_object(value: Any) -> bool:
@@ -100,7 +102,7 @@ Latent = Annotated[
 
 
 class Manifest(Record):
-    """An artifact. `models/NAME/VERSION/manifest.json`."""
+    """The description of an artifact, stored as `models/NAME/VERSION/manifest.json`."""
 
     format: Literal[1] = 1
     name: str = Field(pattern=NAME)
@@ -110,23 +112,25 @@ class Manifest(Record):
     license: str = ""
     backend: Literal["onnx", "torchscript", "fake"] = "onnx"
     data: Data = Field(
-        description="the items; a mapping from roles of outputs to specs for a model that makes several, the first of which it takes"
+        description="the items; for a model that makes several, a mapping from output roles to specs; the model takes the first one as input"
     )
     target: DataSpec | None = Field(
-        default=None, description="the output `target` of translate, if it is not as the input is"
+        default=None, description="spec of the output `target` of translate, if it differs from the input"
     )
     classes: tuple[str, ...] | None = Field(
-        default=None, description="names, in the order of the columns of the condition and of the logits"
+        default=None, description="class names, in the order of the columns of the condition and of the logits"
     )
-    class_prior: tuple[float, ...] | None = Field(default=None, description="uniform where left out")
+    class_prior: tuple[float, ...] | None = Field(
+        default=None, description="one weight per class, adding up to 1; uniform by default"
+    )
     conditions: Conditions | None = Field(
-        default=None, description="of models that take real values instead of a class"
+        default=None, description="real values that the model is conditioned on, instead of a class"
     )
     condition: Annotated[Condition | Several, Field(discriminator="kind")] | None = Field(
-        default=None, description="what the model is conditioned on, where it is neither classes nor real values alone"
+        default=None, description="the condition of the model, if it is neither only classes nor only real values"
     )
     latent: Latent | None = Field(
-        default=None, description="a mapping from roles of inputs to latents for a model with several"
+        default=None, description="the latent; for a model with several, a mapping from input roles to latents"
     )
     codes: CodesSpec | None = None
     tasks: dict[str, TaskSpec] = Field(min_length=1)
@@ -135,13 +139,13 @@ class Manifest(Record):
     golden: Golden | None = None
     reproducible: bool | None = Field(
         default=None,
-        description="false if a graph draws random numbers itself, so that the same request gives another answer; the loader finds out, "
-        "and `manifold check --seal` records it",
+        description="false if a graph draws random numbers itself, so that the same request gives different answers; the loader detects "
+        "this, and `manifold check --seal` records it",
     )
     metrics: tuple[Metric, ...] = ()
     provenance: dict[str, Any] = Field(default_factory=dict)
     files: dict[str, FileRecord] = Field(
-        default_factory=dict, description="every file but the manifest, with its checksum"
+        default_factory=dict, description="checksum and size of every file except the manifest"
     )
 
     # --- items ---
@@ -153,16 +157,16 @@ class Manifest(Record):
 
     @cached_property
     def spec(self) -> Kind:
-        """The spec of the items that the model takes, which is the first of those that it makes."""
+        """The spec of the items that the model takes. It is the first of the specs that the model makes."""
         return next(iter(self.items.values()))
 
     @cached_property
     def main(self) -> str:
-        """The role of the output with such items."""
+        """The role of the output with the items of `spec`."""
         return next(iter(self.items))
 
     def spec_of(self, role: str) -> Kind:
-        """Return the spec of an output by its role."""
+        """Return the spec of the output with a role."""
         if role == TARGET:
             return self.target or self.spec
         return self.items.get(role, self.spec)
@@ -171,14 +175,14 @@ class Manifest(Record):
 
     @cached_property
     def latents(self) -> dict[str, LatentSpec]:
-        """The latents by the role of their input; none for a model without a latent space."""
+        """The latents by the role of their input; empty for a model without a latent space."""
         if self.latent is None:
             return {}
         return dict(self.latent) if isinstance(self.latent, dict) else {LATENT: self.latent}
 
     @cached_property
     def space(self) -> LatentSpec | None:
-        """The latent, or the first of several; None for a model without a latent space."""
+        """The latent, or the first one of several; None for a model without a latent space."""
         return next(iter(self.latents.values()), None)
 
     @cached_property
@@ -196,7 +200,7 @@ class Manifest(Record):
 
     @cached_property
     def conditioned(self) -> dict[str, Classes | Values | Text | Item]:
-        """The conditions of the model by name: that of a part of several, else `condition`."""
+        """The conditions of the model by name: the names of the parts if there are several, else `condition`."""
         if isinstance(self.condition, Several):
             return dict(self.condition.parts)
         one = self._one_condition()
@@ -210,18 +214,18 @@ class Manifest(Record):
         return None if isinstance(self.condition, Several) else self.condition
 
     def condition_of(self, tensor: InputSpec) -> Classes | Values | Text | Item | None:
-        """Return what fills an input whose source is condition, tokens or token_mask."""
+        """Return the condition that fills an input whose source is condition, tokens or token_mask."""
         return self.conditioned.get(self.name_of_condition(tensor))
 
     def name_of_condition(self, tensor: InputSpec) -> str:
-        """Return the name under which a request states what fills the input."""
+        """Return the name that a request uses for the condition that fills an input."""
         if not isinstance(self.condition, Several):
             return CONDITION
         return tensor.role.removesuffix("_mask") if tensor.source == "token_mask" else tensor.role
 
     @property
     def class_weights(self) -> list[float]:
-        """The class prior, normalised; empty without classes."""
+        """The normalised class prior; empty for a model without classes."""
         one = self.conditioned.get(CONDITION)
         return one.weights if isinstance(one, Classes) else []
 
@@ -229,25 +233,25 @@ class Manifest(Record):
 
     @property
     def data_name(self) -> str | None:
-        """The data set that it was trained on, if its provenance says so."""
+        """The data set that the model was trained on, if the provenance records it."""
         data = self.provenance.get("data")
         name = data.get("data") if isinstance(data, dict) else None
         return name if isinstance(name, str) else None
 
     def task(self, name: str) -> TaskSpec | None:
-        """Return the task of that name, if the artifact has it."""
+        """Return the task with a name, or None if the artifact does not have it."""
         return self.tasks.get(name)
 
     @cached_property
     def drawing(self) -> frozenset[str]:
-        """The tasks whose graphs draw random numbers themselves, as far as the manifest says so."""
+        """The tasks whose graphs draw random numbers themselves, according to the manifest."""
         whole = self.reproducible is not False
         return frozenset(
             name for name, task in self.tasks.items() if not (whole if task.reproducible is None else task.reproducible)
         )
 
     def with_drawing(self, drawing: Collection[str]) -> Manifest:
-        """Return the manifest with these tasks marked as not reproducible; itself if there are none."""
+        """Return the manifest with these tasks marked as not reproducible; the same manifest if there are none."""
         if not drawing:
             return self
         tasks = {
@@ -258,19 +262,19 @@ class Manifest(Record):
     @model_validator(mode="before")
     @classmethod
     def _shorten(cls, given: Any) -> Any:
-        """Write classes and real values as the short forms have them."""
+        """Convert classes and real values to their short forms."""
         condition = given.get("condition") if isinstance(given, dict) else None
         if not isinstance(condition, dict) or condition.get("kind") not in ("classes", "values"):
             return given
         if given.get("classes") is not None or given.get("conditions") is not None:
-            raise ValueError("condition: stated twice, also as classes or conditions")
+            raise ValueError("condition: given twice, also as classes or conditions; keep one of them")
         rest = {name: value for name, value in given.items() if name != "condition"}
         fields = {name: value for name, value in condition.items() if name != "kind"}
         if condition["kind"] == "values":
             return {**rest, "conditions": fields}
         if wrong := (fields.keys() - {"prior"}) ^ {"names"}:
             raise ValueError(
-                f"condition: classes have names and a prior; {', '.join(sorted(wrong))}: missing or unknown"
+                f"condition: the field {', '.join(sorted(wrong))} is missing or unknown; classes have `names` and optionally `prior`"
             )
         return {**rest, "classes": fields["names"], "class_prior": fields.get("prior")}
 

@@ -1,4 +1,4 @@
-"""The file of a manifest: reading, writing, and its JSON schema."""
+"""The manifest file: reading, writing, and its JSON schema."""
 
 from __future__ import annotations
 
@@ -17,31 +17,33 @@ from manifold.runtime.manifest.document import NAMED, ONE, Manifest
 FILE = "manifest.json"
 
 
-MAX_BYTES = 16 * 2**20  # of a manifest; the largest that is shipped has 0.5 MB
+MAX_BYTES = 16 * 2**20  # limit for a manifest; the largest shipped one has 0.5 MB
 
 
 NUMBERS = re.compile(r"\[\s+-?[\d.][\d.eE+-]*(?:,\s+-?[\d.][\d.eE+-]*)*\s+\]")
 
 
 def read(path: Path) -> Manifest:
-    """Reads and validates `path`, a manifest or the folder that holds one.
+    """Read and validate the manifest at `path`, which may be the file or its folder.
 
-    Raises ArtifactError with one line per field that is wrong.
+    Raises ArtifactError with one line for each invalid field.
     """
     try:
         path = path / FILE if path.is_dir() else path
         return Manifest.model_validate_json(_content(path))
     except FileNotFoundError:
-        raise ArtifactError(f"{path}: not found; an artifact is a folder NAME/VERSION with a {FILE} in it") from None
+        raise ArtifactError(f"{path}: not found; an artifact is a folder NAME/VERSION that contains {FILE}") from None
     except OSError as error:
-        raise ArtifactError(f"{path}: cannot be read: {error.strerror or error}") from None
+        raise ArtifactError(
+            f"{path}: cannot be read: {error.strerror or error}; check the file and its permissions"
+        ) from None
     except ValidationError as error:
         lines = lines_of(error)
         raise ArtifactError("\n".join([f"{path}: {len(lines)} field(s) are wrong:", *lines])) from None
 
 
 def lines_of(error: ValidationError) -> list[str]:
-    """Return what is wrong with a manifest, one indented line for each field."""
+    """Return the problems of a manifest, one indented line for each field."""
     problems = error.errors()
     causes = [problem["loc"] for problem in problems]
     return [
@@ -53,38 +55,38 @@ def lines_of(error: ValidationError) -> list[str]:
 
 
 def _lines(loc: tuple[int | str, ...], message: str) -> list[str]:
-    """Return the lines of a problem: one for each that the checks of a whole manifest have found, which begins with its field."""
+    """Return the lines of a problem. A check of the whole manifest may find several; each of its lines starts with the field."""
     place, problem = ".".join(map(str, _place(loc))), message.removeprefix("Value error, ")
     return [f"{place}: {problem}"] if place else problem.splitlines()
 
 
 def _place(loc: tuple[int | str, ...]) -> tuple[int | str, ...]:
-    """Return the place of a problem without the form of its field, which pydantic names after `data` and `latent`."""
+    """Return the place of a problem without the tag of the form (one or named) that pydantic inserts after `data` and `latent`."""
     return (loc[0], *loc[2:]) if loc[:1] in (("data",), ("latent",)) and loc[1:2] in ((ONE,), (NAMED,)) else loc
 
 
 def _below(loc: tuple[int | str, ...], whole: tuple[int | str, ...]) -> bool:
-    """Return whether a place lies within another. A list whose only element is wrong counts as too short, which nobody needs to read."""
+    """Return whether a place lies within another. A list whose only element is invalid is also reported as too short, which is no help."""
     return len(loc) > len(whole) and loc[: len(whole)] == whole
 
 
 def _content(path: Path) -> bytes:
-    """Return the bytes of a manifest. Raises ArtifactError for a pipe or a device, which might never end, and for more than MAX_BYTES."""
+    """Return the bytes of a manifest. Raises ArtifactError for a pipe or a device (it might never end), and for more than MAX_BYTES."""
     with open(path, "rb", opener=lambda name, flags: os.open(name, flags | getattr(os, "O_NONBLOCK", 0))) as file:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            raise ArtifactError(f"{path}: is not a regular file")
+            raise ArtifactError(f"{path}: is not a regular file; put the manifest itself there")
         content = file.read(MAX_BYTES + 1)
     if len(content) > MAX_BYTES:
-        raise ArtifactError(f"{path}: is larger than {MAX_BYTES} bytes, which no manifest needs")
+        raise ArtifactError(f"{path}: is larger than the limit of {MAX_BYTES} bytes; store large arrays in npz files")
     return content
 
 
 def dumps(manifest: Manifest) -> str:
-    """The manifest as JSON text, ready to be written; lists of numbers on one line each."""
+    """Return the manifest as JSON text for the file, with each list of numbers on one line."""
     text = json.dumps(manifest.model_dump(mode="json", exclude_none=True), indent=1, ensure_ascii=False)
     return NUMBERS.sub(lambda match: re.sub(r"\s+", " ", match[0]).replace("[ ", "[").replace(" ]", "]"), text) + "\n"
 
 
 def schema() -> dict[str, Any]:
-    """JSON schema of the manifest."""
+    """Return the JSON schema of the manifest."""
     return Manifest.model_json_schema()

@@ -1,4 +1,4 @@
-"""The values that an input may have, by who fills it."""
+"""The range of values that an input may have, by its source."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def between(manifest: Manifest, tensor: InputSpec) -> tuple[float, float] | None:
-    """Return the least and the largest value that an input may have; None if it may have every finite one."""
+    """Return the smallest and the largest value that an input may have; None if every finite value is allowed."""
     match tensor.source:
         case "data":
             return manifest.spec.limits
@@ -38,7 +38,7 @@ def between(manifest: Manifest, tensor: InputSpec) -> tuple[float, float] | None
 
 
 def _of_condition(manifest: Manifest, tensor: InputSpec) -> tuple[float, float] | None:
-    """Return the range of class weights, or of given items; None for real values."""
+    """Return the range of class weights or of items; None for real values."""
     condition = manifest.condition_of(tensor)
     if isinstance(condition, Item):
         return condition.data.limits

@@ -1,4 +1,4 @@
-"""The checks of a whole manifest: what its sections say of each other. Each check yields what is wrong, with the field in front."""
+"""The checks of a whole manifest: whether its sections agree. Each check yields its problems as text that starts with the field."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from manifold.runtime.errors import shown
 from manifold.runtime.manifest import condition_problems, legal
 from manifold.runtime.manifest.rules import FILLED, FREE, MEANINGS, REQUIRED_OUTPUTS, REQUIRED_SOURCES, RETURNED, TASKS
 from manifold.runtime.manifest.tensors import CONDITIONS, NUMBERS, SENT, InputSpec, TaskSpec, TensorSpec
@@ -16,35 +17,35 @@ if TYPE_CHECKING:
 
 
 def every(manifest: Manifest) -> Iterator[str]:
-    """Yield everything that is wrong."""
+    """Yield all problems of a manifest."""
     yield from _name_problems(manifest)
     yield from condition_problems.of_sections(manifest)
     for name, task in manifest.tasks.items():
         if name in TASKS:
             yield from _task_problems(manifest, name, task)
         else:
-            yield f"tasks.{name}: unknown task, valid are {', '.join(TASKS)}"
+            yield f"tasks.{shown(name)[1:-1]}: unknown task; valid are {', '.join(TASKS)}"
     yield from _scoring_problems(manifest)
     yield from _classification_problems(manifest)
     yield from _sampler_problems(manifest)
 
 
 def _name_problems(manifest: Manifest) -> Iterator[str]:
-    """Yield the names of items and latents that mean something else, and those that no task knows."""
+    """Yield the names of items and latents that have another meaning, and those that no task uses."""
     for role in manifest.items if isinstance(manifest.data, dict) else ():
         if role in MEANINGS or role in manifest.latents:
             other = "a latent" if role in manifest.latents else "another output"
             yield f"data.{role}: {role!r} is the name of {other}; choose another name"
         elif not any(role in task.roles for task in manifest.tasks.values()):
-            yield f"data.{role}: no task has an output with this role"
+            yield f"data.{role}: no task has an output with this role; add the output, or remove the item"
     for role in manifest.latents if manifest.has_named_latents else ():
         tensors = [tensor for task in manifest.tasks.values() for tensor in (*task.inputs, *task.outputs)]
         if not any(tensor.role.partition(".")[0] == role for tensor in tensors):
-            yield f"latent.{role}: no task has an input or an output with this role"
+            yield f"latent.{role}: no task has an input or an output with this role; add one, or remove the latent"
     if manifest.target is not None and "target" not in (
         manifest.tasks["translate"].roles if "translate" in manifest.tasks else ()
     ):
-        yield "target: it is the output `target` of the task translate, and there is no such output"
+        yield "target: the task translate has no output with the role 'target'; add the output, or remove the section"
 
 
 # --- tasks --------------------------------------------------------------------------------------------------------------------
@@ -53,20 +54,20 @@ def _name_problems(manifest: Manifest) -> Iterator[str]:
 def _task_problems(manifest: Manifest, name: str, task: TaskSpec) -> Iterator[str]:
     needed = REQUIRED_SOURCES.get(name)
     if needed and task.input(needed) is None:
-        yield f"tasks.{name}: needs an input whose source is {needed!r}"
+        yield f"tasks.{name}: has no input with the source {needed!r}; add one"
     if name == "impute":
         yield from _impute_problems(manifest, task)
     yield from _input_problems(manifest, name, task)
     outputs = [own for roles in REQUIRED_OUTPUTS.get(name, ()) for own in _own_roles(manifest, roles)]
     if outputs and not any(set(roles) <= set(task.roles) for roles in outputs):
-        yield f"tasks.{name}: needs an output with the role {' or '.join(repr(roles[0]) for roles in outputs)}"
+        yield f"tasks.{name}: has no output with the role {' or '.join(repr(roles[0]) for roles in outputs)}; add one"
     for tensor in (*task.inputs, *task.outputs):
         yield from _tensor_problems(manifest, name, tensor)
     yield from _output_problems(manifest, name, task)
 
 
 def _own_roles(manifest: Manifest, roles: tuple[str, ...]) -> list[tuple[str, ...]]:
-    """Return required roles with the model's own name for its items, and with each of its latents that has a name."""
+    """Return required roles with the names that the model gives to its items and latents."""
     if roles == ("mean",) and manifest.has_named_latents:
         return [(f"{latent}.mean",) for latent in manifest.latents]
     return [tuple(manifest.main if role == "data" else role for role in roles)]
@@ -74,68 +75,68 @@ def _own_roles(manifest: Manifest, roles: tuple[str, ...]) -> list[tuple[str, ..
 
 def _impute_problems(manifest: Manifest, task: TaskSpec) -> Iterator[str]:
     if task.input("data") is None:
-        yield "tasks.impute: needs an input whose source is 'data', beside the mask"
+        yield "tasks.impute: has no input with the source 'data'; add one next to the mask"
     if task.input("uniform") is None:
-        yield "tasks.impute: needs an input whose source is 'uniform', of which its candidates are drawn"
+        yield "tasks.impute: has no input with the source 'uniform'; add one, so that missing values can be drawn"
     if manifest.spec.mask_shape is None:
-        yield f"tasks.impute: takes a mask, and {manifest.spec.noun} have none; missing values are filled in by encode and decode"
+        yield f"tasks.impute: takes a mask, but {manifest.spec.noun} have none; remove the task: encode and decode fill in missing values"
 
 
 def _input_problems(manifest: Manifest, name: str, task: TaskSpec) -> Iterator[str]:
-    """Yield the inputs that no use case would fill as the task says: every request would fail, and the client could not help it."""
+    """Yield the inputs that no endpoint can fill as the task requires: every request would fail, and the client could not fix it."""
     filled = FILLED.get(name)
     for place, tensor in enumerate(task.inputs):
         where = f"tasks.{name}.{tensor.role}"
         if tensor.dtype != SENT[tensor.source]:
-            yield f"{where}: {tensor.dtype}, but the service sends {tensor.source} as {SENT[tensor.source]}; cast it in the graph"
+            yield f"{where}: the type is {tensor.dtype}, but the service sends {tensor.source} as {SENT[tensor.source]}; cast it in the graph"
         yield from (f"{where}: {problem}" for problem in condition_problems.of_input(manifest, task, tensor))
         if tensor.free and tensor.source not in FREE:
-            yield f"{where}.free: an input with the source {tensor.source!r} has one shape; free axes are for {', '.join(FREE)}"
+            yield f"{where}.free: an input with the source {tensor.source!r} cannot have free axes; only {', '.join(FREE)} can"
         if tensor.source in NUMBERS and tensor.default is None and tensor.example is None:
-            yield f"{where}: a {tensor.source} needs a default, or an example where every request has to state it"
+            yield f"{where}: has neither a default nor an example; give a default, or an example if every request must state the {tensor.source}"
         yield from (f"{where}.example: {problem}" for problem in _wrong_example(manifest, tensor))
         if filled is not None and tensor.source not in filled:
-            yield f"{where}: nothing fills the source {tensor.source!r} of {name}, which takes {', '.join(filled)}"
+            yield f"{where}: the source {tensor.source!r} is not filled for {name}; use one of {', '.join(filled)}"
         elif _is_second(manifest, tensor, task.inputs[:place]) and filled is not None:
-            yield f"{where}: a second input with the source {tensor.source!r}; {name} fills one"
+            yield f"{where}: this is a second input with the source {tensor.source!r}, but {name} fills only one; remove it"
 
 
 def _wrong_example(manifest: Manifest, tensor: InputSpec) -> Iterator[str]:
-    """Yield what is wrong with the numbers of an example: it is shown to clients, so a request may state them."""
+    """Yield a problem if the numbers of an example are out of range. Clients see the example, so it must be valid in a request."""
     limits = legal.between(manifest, tensor)
     if tensor.example is None or limits is None:
         return
     numbers = np.asarray(tensor.example, np.float64)
     if numbers.min() < limits[0] or numbers.max() > limits[1]:
-        yield f"numbers from {limits[0]:g} to {limits[1]:g} are needed"
+        yield f"its numbers go from {numbers.min():g} to {numbers.max():g}; use numbers from {limits[0]:g} to {limits[1]:g}"
 
 
 def _is_second(manifest: Manifest, tensor: InputSpec, before: tuple[InputSpec, ...]) -> bool:
-    """Return whether an earlier input would be filled with the same."""
+    """Return whether an earlier input has the same source and would be filled with the same values."""
     several = tensor.source in NUMBERS or (tensor.source in CONDITIONS and len(manifest.conditioned) > 1)
     return not several and any(other.source == tensor.source for other in before)
 
 
 def _output_problems(manifest: Manifest, name: str, task: TaskSpec) -> Iterator[str]:
-    """Yield the outputs that would be dropped without a word, and those whose shape no use case can read."""
+    """Yield the outputs that would be dropped silently, and those with a shape that no endpoint can read."""
     returned, shapes = _returned(manifest, name), _shapes_read(manifest, name)
     for role in task.extra or ():
         if role not in task.roles:
-            yield f"tasks.{name}.extra: there is no output {role!r}; there are {', '.join(task.roles)}"
+            yield f"tasks.{name}.extra: there is no output {role!r}; use one of {', '.join(task.roles)}"
     for tensor in task.outputs:
         where = f"tasks.{name}.{tensor.role}"
         if returned is not None and tensor.role not in (*returned, *(task.extra or ())):
             yield (
-                f"{where}: no use case returns this output of {name}, which gives {', '.join(returned) or 'nothing without a scoring section'}; "
-                f"take it out of the manifest (the graph may keep it), or name it in tasks.{name}.extra to have it over /v2 alone"
+                f"{where}: no endpoint returns this output; those of {name} return {', '.join(returned) or 'nothing without a scoring section'}; "
+                f"remove it from the manifest (the graph may keep it), or list it in tasks.{name}.extra to get it only over /v2"
             )
         wanted = shapes.get(tensor.role)
         if wanted is not None and tensor.shape not in wanted:
-            yield f"{where}: shape {list(tensor.shape)}, it must be {' or '.join(str(list(shape)) for shape in wanted)} (without the batch)"
+            yield f"{where}: shape {list(tensor.shape)}; it must be {' or '.join(str(list(shape)) for shape in wanted)} (without the batch)"
 
 
 def _returned(manifest: Manifest, name: str) -> list[str] | None:
-    """Return the roles of the outputs that the use cases of a task return; None for a task that is there for /v2 alone."""
+    """Return the roles of the outputs that the endpoints of a task return; None for a task that is only available over /v2."""
     if name == "score":
         return _score_roles(manifest)
     if name not in RETURNED:
@@ -159,7 +160,7 @@ def _score_roles(manifest: Manifest) -> list[str]:
 
 
 def _shapes_read(manifest: Manifest, name: str) -> dict[str, list[tuple[int, ...]]]:
-    """Return the shapes that the outputs of a task must have for the use cases to read them, by role."""
+    """Return, by role, the shapes that the outputs of a task must have so that the endpoints can read them."""
     if name == "score" and manifest.scoring is not None:
         shapes: dict[str, list[tuple[int, ...]]] = {term.name: [()] for term in manifest.scoring.terms}
         if manifest.scoring.surprise is not None:
@@ -176,26 +177,26 @@ def _shapes_read(manifest: Manifest, name: str) -> dict[str, list[tuple[int, ...
 
 
 def _tensor_problems(manifest: Manifest, name: str, tensor: TensorSpec) -> Iterator[str]:
-    """Yield where the shape of a tensor is not what the section that describes it says."""
+    """Yield a problem if the shape of a tensor differs from the shape in the section that describes it."""
     where = f"tasks.{name}.{tensor.role}"
     key = tensor.source if isinstance(tensor, InputSpec) else tensor.role
     if key in ("temperature", *NUMBERS) and isinstance(tensor, InputSpec) and tensor.shape != ():
         what = "a temperature" if key == "temperature" else f"a {key}"
-        yield f"{where}: {what} is one number an item, so its shape is []"
+        yield f"{where}: shape {list(tensor.shape)}; {what} is one number per item, so its shape must be []"
     if key == "codes" and tensor.dtype != "int64":
-        yield f"{where}: codes are int64"
+        yield f"{where}: the type is {tensor.dtype}; codes must be int64"
     stated = _stated_shape(manifest, tensor, key)
     if stated is MISSING:
-        yield f"{where}: the manifest has no {'codes' if key == 'codes' else 'latent'} section that says its size"
+        yield f"{where}: the manifest has no section for its shape; add a {'codes' if key == 'codes' else 'latent'} section"
     elif stated is not None and tensor.shape != stated:
-        yield f"{where}: shape {list(tensor.shape)} but the manifest says {list(stated)}"
+        yield f"{where}: shape {list(tensor.shape)}, but its section says {list(stated)}; make them equal"
 
 
-MISSING: tuple[int, ...] = (-1,)  # a shape that the manifest would have to state
+MISSING: tuple[int, ...] = (-1,)  # stands for a shape that the manifest should state but does not
 
 
 def _stated_shape(manifest: Manifest, tensor: TensorSpec, key: str) -> tuple[int, ...] | None:
-    """Return the shape that the manifest states for a tensor, MISSING if its section is not there, and None for any shape."""
+    """Return the shape that the manifest requires for a tensor: MISSING if its section is missing, None if any shape is allowed."""
     if isinstance(tensor, InputSpec):
         if key == "data":
             return manifest.spec.shape
@@ -220,25 +221,25 @@ def _scoring_problems(manifest: Manifest) -> Iterator[str]:
     if scoring is None:
         return
     if task is None:
-        yield "scoring: there is no score task"
+        yield "scoring: there is no task `score`; add it, or remove the section"
         return
     for role in [*(term.name for term in scoring.terms), *([scoring.surprise] if scoring.surprise else [])]:
         if role not in task.roles:
-            yield f"scoring: the score task has no output {role!r}, it has {', '.join(task.roles)}"
+            yield f"scoring: the task score has no output {role!r}; it has {', '.join(task.roles)}"
     if task.input("condition") is not None and manifest.classes is not None and scoring.evidence is None:
-        yield "scoring: a score under classes needs a term that is a likelihood, to marginalise them"
+        yield "scoring: the score is conditioned on classes, but no term is a likelihood; add `likelihood` to one, so that classes can be marginalised"
 
 
 def _sampler_problems(manifest: Manifest) -> Iterator[str]:
-    """Yield what the check of a sampler's golden vectors would lack (runtime.golden.check_sampler)."""
+    """Yield the tensors that the check of the sampler needs but cannot find (runtime.golden.check_sampler)."""
     sample, role = manifest.task("sample"), manifest.golden.sampler if manifest.golden else None
     if sample is None or role is None:
         return
     if "codes" not in sample.roles or "uniforms" not in {tensor.role for tensor in sample.inputs}:
-        yield "golden.sampler: the task sample needs the input 'uniforms' and the output 'codes' to be checked by it"
+        yield "golden.sampler: the task sample lacks the input 'uniforms' or the output 'codes'; add them, or remove the field"
     judge = manifest.task("score_codes") or manifest.task("score")
     if judge is None or role not in judge.roles:
-        yield f"golden.sampler: neither score_codes nor score has the output {role!r}"
+        yield f"golden.sampler: neither score_codes nor score has the output {role!r}; name an output with logits"
 
 
 def _classification_problems(manifest: Manifest) -> Iterator[str]:
@@ -246,11 +247,11 @@ def _classification_problems(manifest: Manifest) -> Iterator[str]:
     if classification is None:
         return
     if manifest.classes is None:
-        yield "classification: the manifest names no classes"
+        yield "classification: the manifest names no classes; add `classes`"
     if classification.term is None and (features is None or "logits" not in features.roles):
-        yield "classification: without a term it needs the task features with the output logits"
+        yield "classification: there is neither a term nor a task features with the output logits; add one of them"
     if classification.term is not None:
         if manifest.scoring is None or classification.term not in {term.name for term in manifest.scoring.terms}:
-            yield f"classification.term: {classification.term!r} is not a term of the score"
+            yield f"classification.term: {classification.term!r} is not a term of the score; name one of scoring.terms"
         elif score is None or score.input("condition") is None:
-            yield "classification: the score task takes no condition, so that no class can be told from another"
+            yield "classification: the task score takes no condition, so its terms do not depend on the class; use logits instead"

@@ -1,4 +1,4 @@
-"""The rules for tasks: what each must take and give for the use cases to be made of it."""
+"""The rules for tasks: the inputs and outputs that each must have, so that the endpoints can use it."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ TASKS = (
     "impute",
 )
 
-# Outputs whose values may be any of several that are equally good, so that no two runtimes need agree: which of two items that lie equally
-# near comes first. Their distances are what is compared.
+# Outputs with several equally good values, on which two runtimes need not agree: two items at the same distance may come in either order.
+# Only their distances are compared.
 TIED = ("nearest", "known")
 
-# What each task must give and take: without these the use cases of runtime.operations could not be made of tasks.
+# The outputs and inputs that each task must have: the endpoints in runtime.operations need them.
 REQUIRED_OUTPUTS: dict[str, tuple[tuple[str, ...], ...]] = {  # any one of the alternatives
     "decode": (("data",),),
     "decode_codes": (("data",),),
@@ -37,17 +37,17 @@ REQUIRED_SOURCES: dict[str, Source] = {
     "impute": "mask",
 }  # fmt: skip
 
-STATED: tuple[Source, ...] = (*CONDITIONS, *NUMBERS)  # the inputs that a request states beside its items
-# The inputs that use cases fill, each once. Tasks that are not named here take any that a seed or a default fills.
+STATED: tuple[Source, ...] = (*CONDITIONS, *NUMBERS)  # the inputs that a request states in addition to its items
+# The inputs that endpoints fill, each once. Tasks that are not listed take any input that a seed or a default fills.
 FILLED: dict[str, tuple[Source, ...]] = {
     "encode": ("data", *STATED), "score": ("data", *STATED), "features": ("data", *NUMBERS), "neighbours": ("data", *NUMBERS),
     "impute": ("data", "mask", "uniform", "temperature", *STATED),
 }  # fmt: skip
 
-# The inputs that may have free axes: noise has the length of what a request states. Latents and codes are always stated as a whole.
+# The inputs that may have free axes. Noise gets the length of the inputs that a request states. Latents and codes always have their full shape.
 FREE: tuple[Source, ...] = ("tokens", "token_mask", "data", "mask", "condition", "normal", "uniform")
 
-# The roles that mean something, so that no item may be called so.
+# The roles with a fixed meaning. No item may have one of these names.
 MEANINGS = (
     "target",
     "latent",
@@ -62,8 +62,8 @@ MEANINGS = (
     "known",
 )
 
-# The outputs that use cases return. A score task's are the terms of `scoring`, its surprise, and what the golden sampler compares.
-# `values` are what a sampler over real values has instead of codes: golden vectors hold them.
+# The outputs that endpoints return. The outputs of a score task are the terms of `scoring`, its surprise, and the logits that the golden
+# sampler compares. A sampler over real values has `values` instead of codes; golden vectors hold them.
 RETURNED: dict[str, tuple[str, ...]] = {
     "decode": ("data",), "decode_codes": ("data",), "sample": ("data", "codes", "latent", "values"), "impute": ("data", "codes", "values"),
     "encode": ("mean", "log_variance", "latent", "codes"), "features": ("features", "logits"),

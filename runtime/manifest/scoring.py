@@ -1,4 +1,4 @@
-"""The anomaly score of a model, and its probabilities of classes."""
+"""The anomaly score of a model, and its class probabilities."""
 
 from __future__ import annotations
 
@@ -10,31 +10,40 @@ from manifold.runtime.records import Record
 
 
 class Likelihood(Record):
-    """Description of a term in nats as a statement about -log p(x). Without it, likelihoods of two models do not compare."""
+    """The meaning of a term in nats as a statement about -log p(x). Likelihoods of two models can only be compared if both have it."""
 
-    bound: Literal["exact", "elbo", "iwae"] = Field(description="elbo, iwae: the term is an upper bound of -log p(x)")
-    k: int = Field(default=1, ge=1, description="draws from the posterior that the bound averages over")
-    observed: str = Field(description="what x is: how grey values were binarised, levels, or a density's units")
-    discrete: bool = Field(default=True, description="a probability, so that bits a dimension mean something")
+    bound: Literal["exact", "elbo", "iwae"] = Field(
+        description="exact: the term is -log p(x); elbo, iwae: it is an upper bound of -log p(x)"
+    )
+    k: int = Field(default=1, ge=1, description="number of posterior samples that the bound averages over")
+    observed: str = Field(
+        description="the definition of x: how grey values were binarised, the number of levels, or the units of a density"
+    )
+    discrete: bool = Field(
+        default=True,
+        description="true if p(x) is a probability and not a density, so that bits per dimension can be stated",
+    )
 
 
 class Term(Record):
-    """One term of the anomaly score: an output (B,) of the score graph, higher is more anomalous."""
+    """One term of the anomaly score: an output (B,) of the score graph. Higher values are more anomalous."""
 
     name: str
-    kind: Literal["nll", "distance"] = Field(description="nll: in nats, marginalised over classes by log-sum-exp")
+    kind: Literal["nll", "distance"] = Field(
+        description="nll: nats, marginalised over classes by log-sum-exp; distance: any other unit"
+    )
     description: str = ""
-    likelihood: Likelihood | None = Field(default=None, description="for a term that is -log p(x), or bounds it")
+    likelihood: Likelihood | None = Field(default=None, description="present if the term is -log p(x) or a bound of it")
 
 
-COMBINED = "combined"  # the name of what a combination gives, beside the terms
+COMBINED = "combined"  # the name of the combined score, next to the names of the terms
 
 
 class Combination(Record):
-    """One score of several terms: each becomes its log-survival, -log P(term is at least as high), and these are combined.
+    """One score made from several terms. Each term is converted to its log-survival, -log P(term is at least as high); these are combined.
 
-    `fisher` adds them (Fisher, 1932), so that terms that are each a little anomalous add up; `min-p` takes the largest (Tippett, 1931), so that
-    one very anomalous term suffices. Survival is that of the calibration items, with a fitted tail beyond them: see runtime.scores.tails.
+    `fisher` adds them (Fisher, 1932), so several slightly anomalous terms add up. `min-p` takes the largest (Tippett, 1931), so one very
+    anomalous term is enough. The survival function comes from the calibration items, with a fitted tail: see runtime.scores.tails.
     """
 
     method: Literal["fisher", "min-p"] = "fisher"
@@ -42,63 +51,67 @@ class Combination(Record):
 
 
 class Calibration(Record):
-    """Scores of items that training never saw, sorted, in `file` (npz: one float64 array a term, and `combined` for a combination)."""
+    """The sorted scores of items that were not used in training, in `file` (npz: one float64 array per term, and `combined` for a combination)."""
 
     id: str
     n: int = Field(ge=1)
     created: str
-    source: str = Field(description="which items: split, indices, filter")
+    source: str = Field(description="the items that were scored: split, indices, filter")
     file: str = "calibration.npz"
 
 
 class Scoring(Record):
-    """Rule that makes an anomaly score of the outputs of the task score."""
+    """The rule that turns the outputs of the task score into an anomaly score."""
 
-    score: str = Field(description="the term that ranks, or `combined`")
+    score: str = Field(description="the term that items are ranked by, or `combined`")
     terms: tuple[Term, ...] = Field(min_length=1)
     combination: Combination | None = Field(
-        default=None, description="needs a calibration, whose items say what is usual"
+        default=None, description="combines several terms into one score; needs a calibration"
     )
     calibration: Calibration | None = None
-    surprise: str | None = Field(default=None, description="output with nats a pixel or a column, for explanations")
+    surprise: str | None = Field(default=None, description="output with nats per pixel or column, for explanations")
     latent: str | None = Field(
-        default=None, description="the term with the nats of the latent, beside those of `surprise`"
+        default=None, description="the term with the nats of the latent, which `surprise` does not contain"
     )
     surprise_scale: float | None = Field(
-        default=None, gt=0, description="the calibration items' 0.999 quantile of `surprise`"
+        default=None, gt=0, description="0.999 quantile of `surprise` over the calibration items"
     )
     surprise_mean: tuple[float, ...] | None = Field(
-        default=None, description="mean over the calibration items, by column"
+        default=None, description="mean of `surprise` over the calibration items, by column"
     )
 
     @model_validator(mode="after")
     def _check(self) -> Scoring:
         names = [term.name for term in self.terms]
         if COMBINED in names or len(set(names)) != len(names):
-            raise ValueError(f"terms {names} must differ, and none may be called {COMBINED!r}")
+            raise ValueError(f"terms: the names are {names}; they must be unique, and none may be {COMBINED!r}")
         if self.latent is not None and self.latent not in names:
-            raise ValueError(f"latent: {self.latent!r} is not among the terms {names}")
+            raise ValueError(f"latent: {self.latent!r} is not among the terms; use one of {names}")
         if self.combination is not None and not set(self.combination.terms) <= set(names):
-            raise ValueError(f"combination: {list(self.combination.terms)} must be among the terms {names}")
+            raise ValueError(
+                f"combination: {list(self.combination.terms)} are not all among the terms; use some of {names}"
+            )
         if self.score not in names and (self.score != COMBINED or self.combination is None):
-            raise ValueError(f"score {self.score!r} is not among the terms {names}, nor is it a combination of them")
+            raise ValueError(
+                f"score: {self.score!r} is neither a term nor a combination; use one of {names}, or {COMBINED!r} with a combination"
+            )
         return self
 
     @property
     def evidence(self) -> str | None:
-        """The term that stands for -log p(x | y) in Bayes' rule: the score itself, or the first that is a likelihood or a bound of one."""
+        """The term used as -log p(x | y) in Bayes' rule: the score itself, or the first term that is a likelihood or a bound of one."""
         if self.score != COMBINED:
             return self.score
         return next((term.name for term in self.terms if term.likelihood), None)
 
 
 class Classification(Record):
-    """Rule for p(y | x): by Bayes' rule from a score term given each class, or from the logits of `features`.
+    """The rule for p(y | x): Bayes' rule with a score term given each class, or the logits of `features`.
 
-    log p(y | x) = (log p(y) - term(x, y)) / temperature + constant, with p(y) the class prior; logits take the term's place where it is
-    left out. The temperature was fitted on items that training never saw (Guo et al., 2017, arXiv 1706.04599).
+    log p(y | x) = (log p(y) - term(x, y)) / temperature + constant, with p(y) the class prior. Without a term, logits replace it.
+    The temperature was fitted on items that were not used in training (Guo et al., 2017, arXiv 1706.04599).
     """
 
     term: str | None = None
     temperature: float = Field(default=1.0, gt=0)
-    source: str = Field(default="", description="which items the temperature was fitted on")
+    source: str = Field(default="", description="the items that the temperature was fitted on")

@@ -1,4 +1,4 @@
-"""The tensors of a task: names, types, shapes, and who fills each input."""
+"""The tensors of a task: names, types, shapes, and the source of each input."""
 
 from __future__ import annotations
 
@@ -9,16 +9,17 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from pydantic import Field, model_validator
 
+from manifold.runtime.errors import shown
 from manifold.runtime.records import Record
 
 Source = Literal[
     "normal", "uniform", "condition", "data", "mask", "latent", "codes", "temperature", "number", "integer", "tokens", "token_mask"
 ]  # fmt: skip
-RANDOM: tuple[Source, ...] = ("normal", "uniform", "latent")  # the inputs that a seed can fill
-NUMBERS: tuple[Source, ...] = ("number", "integer")  # the inputs that a request states by name
-CONDITIONS: tuple[Source, ...] = ("condition", "tokens", "token_mask")  # the inputs that a condition fills
+RANDOM: tuple[Source, ...] = ("normal", "uniform", "latent")  # inputs that a seed can fill
+NUMBERS: tuple[Source, ...] = ("number", "integer")  # inputs that a request states by name
+CONDITIONS: tuple[Source, ...] = ("condition", "tokens", "token_mask")  # inputs that a condition fills
 
-# the type of what is put into each input
+# the type of the arrays that are sent to each input
 SENT: dict[Source, str] = {
     "normal": "float32", "uniform": "float32", "condition": "float32", "data": "float32", "mask": "float32", "latent": "float32",
     "codes": "int64", "temperature": "float32", "number": "float32", "integer": "int64", "tokens": "int64", "token_mask": "float32",
@@ -28,10 +29,10 @@ Size = Annotated[int, Field(ge=1)]
 
 
 class TensorSpec(Record):
-    """One input or output. `role` is its name in this project, `name` its name in the graph (the same, where left out).
+    """One input or output. `role` is its name in this project, `name` its name in the graph (by default the same).
 
-    `shape` leaves out the batch, which is always the first dimension and always free. Axes in `free` may be shorter than `shape` says: they
-    have the length of the request, padded with zeros to the next of the task's buckets.
+    `shape` does not contain the batch axis, which is always first and always free. Axes in `free` may be shorter than in `shape`: they have
+    the length of the request, padded with zeros to the next length in the buckets of the task.
     """
 
     role: str = Field(min_length=1)
@@ -39,32 +40,32 @@ class TensorSpec(Record):
     dtype: Literal["float32", "int64"] = "float32"
     shape: tuple[Size, ...] = ()
     free: tuple[Annotated[int, Field(ge=0)], ...] | None = Field(
-        default=None, description="axes, 0 the first after the batch, that may be shorter; all free axes of a task have one length"
+        default=None, description="axes that may be shorter (0 is the first one after the batch); all free axes of a task have the same length"
     )  # fmt: skip
 
     @cached_property
     def element(self) -> np.dtype[Any]:
-        """The type of its numbers."""
+        """The numpy type of the values."""
         return np.dtype(self.dtype)
 
     @property
     def described(self) -> str:
-        """The type and the shape of one item."""
+        """The type and shape of one item, as text."""
         sizes = [f"1..{size}" if axis in (self.free or ()) else str(size) for axis, size in enumerate(self.shape)]
         return f"{self.dtype}[{', '.join(sizes)}]"
 
     @property
     def graph_name(self) -> str:
-        """The tensor's name in the graph."""
+        """The name of the tensor in the graph."""
         return self.name or self.role
 
     def sized(self, length: int | None) -> tuple[int, ...]:
-        """Return the shape of one item whose free axes have a length; the whole shape for None."""
+        """Return the shape of one item with free axes of a given length; the full shape if the length is None."""
         free = () if length is None else self.free or ()
         return tuple(length or 0 if axis in free else size for axis, size in enumerate(self.shape))
 
     def fits(self, shape: tuple[int, ...]) -> bool:
-        """Return whether one item may have this shape."""
+        """Return whether this shape is allowed for one item."""
         if not self.free:
             return shape == self.shape
         return len(shape) == len(self.shape) and all(
@@ -76,29 +77,33 @@ class TensorSpec(Record):
     def _check_free(self) -> TensorSpec:
         free = self.free or ()
         if any(axis >= len(self.shape) for axis in free):
-            raise ValueError(f"free: {list(free)} must be axes of the shape, 0 to {len(self.shape) - 1}")
+            raise ValueError(
+                f"free: {list(free)} are not all axes of the shape {list(self.shape)}; count from 0, without the batch"
+            )
         if len({self.shape[axis] for axis in free}) > 1:
-            raise ValueError("free: axes of one tensor that are free have one length, so their largest sizes are equal")
+            raise ValueError(
+                f"free: the sizes of the free axes {list(free)} differ in the shape {list(self.shape)}; they must be equal"
+            )
         return self
 
 
 class InputSpec(TensorSpec):
-    """An input. `source` says who fills it: a seed (normal, uniform, latent) or the request."""
+    """An input. `source` says how it is filled: from a seed (normal, uniform, latent) or by the request."""
 
     source: Source
-    missing: bool = Field(default=False, description="NaN is a value that is missing; of rows alone")
+    missing: bool = Field(default=False, description="true if NaN marks a missing value; for rows only")
     default: float | None = Field(
-        default=None, description="of a number or an integer: its value where a request names none"
+        default=None, description="number and integer only: the value if a request gives none"
     )
-    minimum: float | None = Field(default=None, description="of a number or an integer")
-    maximum: float | None = Field(default=None, description="of a number or an integer")
+    minimum: float | None = Field(default=None, description="number and integer only: the smallest valid value")
+    maximum: float | None = Field(default=None, description="number and integer only: the largest valid value")
     example: tuple[Any, ...] | float | None = Field(
-        default=None, description="a legal value of one item, nested as the shape; for /v2, and where the source alone does not say what is legal"
+        default=None, description="a valid value of one item, nested like the shape; needed if the source alone does not determine valid values, and for /v2"
     )  # fmt: skip
 
     @property
     def limits(self) -> tuple[float, float]:
-        """The least and the largest value of a number or an integer."""
+        """The smallest and the largest valid value of a number or an integer."""
         low = -math.inf if self.minimum is None else self.minimum
         return low, math.inf if self.maximum is None else self.maximum
 
@@ -109,63 +114,72 @@ class InputSpec(TensorSpec):
         stated = [name for name in ("default", "minimum", "maximum") if getattr(self, name) is not None]
         if stated and self.source not in NUMBERS:
             raise ValueError(
-                f"{stated[0]}: belongs to inputs whose source is {' or '.join(NUMBERS)}, not {self.source}"
+                f"{stated[0]}: only inputs with the source {' or '.join(NUMBERS)} can have it, not {self.source}; remove it"
             )
         low, high = self.limits
         if low > high:
-            raise ValueError("minimum must not be above maximum")
+            raise ValueError(f"minimum: {low:g} is above the maximum {high:g}; exchange them")
         for name in ("default", "example"):
             value = getattr(self, name)
             if self.source in NUMBERS and value is not None and not low <= value <= high:
-                raise ValueError(f"{name}: {value:g} is not between {low:g} and {high:g}")
+                raise ValueError(f"{name}: {value:g} is out of range; give a number from {low:g} to {high:g}")
         if self.source == "integer" and any(getattr(self, name) != int(getattr(self, name)) for name in stated):
-            raise ValueError("default, minimum and maximum of an integer must be whole numbers")
+            raise ValueError(f"{', '.join(stated)}: not all are whole numbers; an integer needs whole numbers")
         return self
 
     def _check_example(self) -> None:
-        """Raise ValueError for an example that is no item of the input's shape and type."""
+        """Raise ValueError for an example that does not have the shape and type of the input."""
         try:
             example = np.asarray(self.example, np.float64)
         except (TypeError, ValueError, OverflowError):
-            raise ValueError(f"example: numbers nested as the shape {list(self.shape)} are needed") from None
+            raise ValueError(
+                f"example: {shown(self.example)} is not an array of numbers; nest numbers like the shape {list(self.shape)}"
+            ) from None
         if example.shape != self.shape:
-            raise ValueError(f"example: its shape is {list(example.shape)}, and the input's {list(self.shape)}")
+            raise ValueError(
+                f"example: its shape is {list(example.shape)}; it must be the shape of the input, {list(self.shape)}"
+            )
         if not np.isfinite(example).all():
-            raise ValueError("example: its numbers must be finite")
+            raise ValueError("example: it contains NaN or an infinite number; all numbers must be finite")
         if self.dtype == "int64" and (example != np.rint(example)).any():
-            raise ValueError("example: whole numbers are needed")
+            raise ValueError(
+                f"example: {shown(self.example)} is not only whole numbers; an int64 input needs whole numbers"
+            )
 
 
 class TaskSpec(Record):
-    """One graph and what goes in and out."""
+    """One graph with its inputs and outputs."""
 
-    graph: str = Field(description="file in the artifact's folder")
+    graph: str = Field(description="file name in the folder of the artifact")
     method: str | None = Field(
-        default=None, description="TorchScript only: the method of the module, forward where left out"
+        default=None, description="TorchScript only: the method of the module; forward by default"
     )
     inputs: tuple[InputSpec, ...] = Field(min_length=1)
     outputs: tuple[TensorSpec, ...] = Field(min_length=1)
     min_rows: int = Field(
-        default=1, ge=1, le=64, description="rows are padded to a multiple, for graphs whose bits depend on the batch"
+        default=1,
+        ge=1,
+        le=64,
+        description="batches are padded to a multiple of this size, for graphs whose output bits depend on the batch size",
     )
-    max_rows: int = Field(default=1024, ge=1, description="more rows are run in pieces")
+    max_rows: int = Field(default=1024, ge=1, description="largest batch size of one run; larger batches are split")
     buckets: tuple[Size, ...] | None = Field(
-        default=None, description="lengths that free axes are padded to, ascending; powers of two up to the largest where left out"
+        default=None, description="lengths that free axes are padded to, ascending; by default powers of two up to the largest length"
     )  # fmt: skip
     reproducible: bool | None = Field(
-        default=None, description="false if the graph draws random numbers itself; the loader finds out"
+        default=None, description="false if the graph draws random numbers itself; the loader detects this"
     )
     extra: tuple[str, ...] | None = Field(
-        default=None, description="roles of outputs that no use case returns, only /v2 and the library"
+        default=None, description="roles of outputs that only /v2 and the library return"
     )
 
     def input(self, source: Source) -> InputSpec | None:
-        """Return the first input with that source."""
+        """Return the first input with a source; None if there is none."""
         return self._first.get(source)
 
     @property
     def is_sampler(self) -> bool:
-        """True if the task takes uniforms, one a step: an autoregressive sampler, with loops."""
+        """True for an autoregressive sampler: it takes uniforms, one per step, and its graph has loops."""
         return self.input("uniform") is not None
 
     @cached_property
@@ -189,7 +203,7 @@ class TaskSpec(Record):
 
     @cached_property
     def takes_data_alone(self) -> bool:
-        """True if items are all that a run needs."""
+        """True if a run needs only items."""
         return self.sources == {"data"}
 
     @cached_property
@@ -199,7 +213,7 @@ class TaskSpec(Record):
 
     @cached_property
     def longest(self) -> int | None:
-        """The largest length of the free axes; None if no input has any."""
+        """The largest length of the free axes; None if no input has a free axis."""
         return next((tensor.shape[axis] for tensor in self.inputs for axis in tensor.free or ()), None)
 
     @cached_property
@@ -214,17 +228,27 @@ class TaskSpec(Record):
         for tensors in (self.inputs, self.outputs):
             roles = [tensor.role for tensor in tensors]
             if len(set(roles)) != len(roles):
-                raise ValueError("roles must differ within the inputs and within the outputs")
+                raise ValueError(
+                    f"inputs, outputs: two roles are equal in {roles}; give each input and each output its own role"
+                )
         if self.max_rows % self.min_rows:
-            raise ValueError("max_rows must be a multiple of min_rows")
+            raise ValueError(
+                f"max_rows: {self.max_rows} is not a multiple of min_rows; use a multiple of {self.min_rows}"
+            )
         self._check_lengths()
         return self
 
     def _check_lengths(self) -> None:
         largest = {tensor.shape[axis] for tensor in (*self.inputs, *self.outputs) for axis in tensor.free or ()}
         if len(largest) > 1:
-            raise ValueError(f"free: all free axes of a task have one length, not {sorted(largest)}")
+            raise ValueError(
+                f"free: the free axes have the sizes {sorted(largest)}; all free axes of a task must have the same size"
+            )
         if largest and self.longest is None:
-            raise ValueError("free: an output has the length of an input, and no input has a free axis")
+            raise ValueError(
+                "free: an output has a free axis, but no input has one; an output gets its length from an input"
+            )
         if self.buckets and (self.longest is None or list(self.buckets) != sorted({*self.buckets, self.longest})):
-            raise ValueError("buckets: lengths of free axes, ascending, the last of them the largest")
+            raise ValueError(
+                f"buckets: {list(self.buckets)} is not valid; list the lengths in ascending order and end with the size of the free axes"
+            )

@@ -1,6 +1,6 @@
-"""Files of rows scored as streams: constant memory, order kept, bad rows set aside with their reason and the rest scored.
+"""Scoring of files of rows as streams: with constant memory and in order. Invalid rows are reported with a reason, all others are scored.
 
-Row numbers count from 1 as rows stand in the file. runtime.scores.scored_rows writes them as NDJSON or Parquet.
+Rows are numbered from 1 in the order of the file. runtime.scores.scored_rows writes them as NDJSON or Parquet.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, ParamSpec
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,40 +29,44 @@ from manifold.runtime.tables.schema import Carry
 from manifold.runtime.tables.values import Notation
 
 Array = NDArray[Any]
+P = ParamSpec("P")
 
-SUFFIXES = (".ndjson", ".jsonl", ".parquet")  # of outputs
-MANY, LEAST_MANY = 0.1, 10  # share and number of rows outside what training saw in a column that the notes name
-WAITING = 200_000  # rows of a budget's first pass that are kept before the most anomalous are chosen
+SUFFIXES = (".ndjson", ".jsonl", ".parquet")  # output formats
+MANY, LEAST_MANY = (
+    0.1,
+    10,
+)  # share and number of rows with values unseen in training from which on a note names the column
+WAITING = 200_000  # rows that the first pass of a budget buffers before it selects the most anomalous ones
 
 
 @dataclass
 class Total:
-    """Counts of the rows that were scored so far."""
+    """The counts of the rows processed so far."""
 
-    rows: int = 0  # scored
-    bad: int = 0
-    flagged: int = 0
+    rows: int = 0  # rows that were scored
+    bad: int = 0  # rows that could not be scored
+    flagged: int = 0  # rows that are anomalies by the rule
     undecided: int = 0  # rows that the rule does not decide
     states: dict[str, int] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)  # about the file, and why rows are not decided
-    outside: dict[str, Outside] = field(default_factory=dict)  # values that training never saw, by column
+    notes: list[str] = field(default_factory=list)  # about the file, and why rows are undecided
+    outside: dict[str, Outside] = field(default_factory=dict)  # values that did not occur in training, by column
 
     def counts(self) -> dict[str, Any]:
         """Return the counts by name."""
         return {name: value for name, value in vars(self).items() if name not in ("notes", "outside")}
 
     def told(self) -> list[str]:
-        """Return the notes, with one for each column whose values training never saw in many rows."""
+        """Return the notes, with one for each column in which many rows have values that did not occur in training."""
         rows = self.rows + self.bad
         return self.notes + [
-            f"column {shown(name)}: {found.rows} of {rows} rows have a value that training never saw, such as {shown(found.example)}; check how the "
-            "column is written, and its unit, or fit again"
+            f"column {shown(name)}: {found.rows} of {rows} rows have a value that did not occur in training, such as {shown(found.example)}; check "
+            "the spelling and the unit of the column, or fit the model again"
             for name, found in self.outside.items()
             if found.rows >= max(LEAST_MANY, MANY * rows)
         ]
 
     def add(self, scored: ScoredRows) -> None:
-        """Add one chunk."""
+        """Add the rows of one chunk."""
         self.notes += scored.notes
         self.rows += len(scored.numbers)
         self.bad += len(scored.bad)
@@ -78,36 +82,37 @@ class Total:
 
 
 def table_of(model: Model) -> Kind:
-    """Return the model's columns. Raise UnsupportedTask for a model of items that do not come in files of rows, or one without a score."""
+    """Return the spec of the model's rows. Raise UnsupportedTask for a model of other items, or a model without a score."""
     spec = model.manifest.spec
     if not spec.in_files or model.manifest.scoring is None:
-        lacks = "carries no score" if spec.in_files else f"makes {spec.noun}; send those to it"
+        lacks = "it has no score" if spec.in_files else f"its items are {spec.noun}"
         raise UnsupportedTask(
-            f"{model.manifest.name} does not score rows: it {lacks}, or name a model of rows", field="model"
+            f"model: {model.manifest.name} does not score rows: {lacks}; use a model of rows with a score",
+            field="model",
         )
     return spec
 
 
 @dataclass
 class EncodedRows:
-    """Rows of a chunk as model inputs."""
+    """The rows of a chunk as model inputs."""
 
     numbers: NDArray[np.int64]  # (n,)
     data: NDArray[np.float32]  # (n, width)
     warnings: list[list[str]]
     bad: dict[int, str]
-    table: dict[str, Array]  # columns as they came, bad rows among them
-    places: Array  # of the n rows, in the table
-    also: dict[str, Any]  # further columns as pyarrow arrays, of all rows in the table
-    bad_places: dict[int, int]  # by number, of those bad rows that are in the table
+    table: dict[str, Array]  # columns as read from the file, including bad rows
+    places: Array  # positions of the n rows in the table
+    also: dict[str, Any]  # additional columns as pyarrow arrays, for all rows in the table
+    bad_places: dict[int, int]  # positions in the table of bad rows, by row number, if they are in the table
     outside: dict[str, Outside]  # by column
-    notation: Notation  # of the texts of `also`
+    notation: Notation  # notation of the texts in `also`
 
 
 def encoded(
     model: Model, source: IO[bytes], kind: str, *, rows: int = files.CHUNK_ROWS, also: Sequence[str] = ()
 ) -> Iterator[EncodedRows]:
-    """Yield the rows of a file, chunk by chunk, as the model takes them. Raises InvalidValue where too many rows are invalid."""
+    """Yield the rows of a file in chunks, as model inputs. Raises InvalidValue if too many rows are invalid."""
     spec = table_of(model)
     missing = any(tensor.missing for tensor in model.manifest.tasks["score"].inputs)
     total = invalid = 0
@@ -140,24 +145,6 @@ def encoded(
             files.check_invalid(invalid, total, *next(reversed(bad.items())))
 
 
-def score(
-    model: Model,
-    source: IO[bytes],
-    kind: str,
-    rule: Rule,
-    *,
-    explain: bool = False,
-    rows: int = files.CHUNK_ROWS,
-    carry: Carry | None = None,
-) -> Iterator[ScoredRows]:
-    """Yield the rows of a file, chunk by chunk. A budget is spent on the whole file, which is then read twice and must be seekable.
-
-    `carry` names the columns that are copied to the output; those that the model records if None.
-    """
-    parts = steps(model, source, kind, rule, explain=explain, rows=rows, carry=carry)
-    return (part for part in parts if part is not None)
-
-
 def steps(
     model: Model,
     source: IO[bytes],
@@ -168,7 +155,11 @@ def steps(
     rows: int = files.CHUNK_ROWS,
     carry: Carry | None = None,
 ) -> Iterator[ScoredRows | None]:
-    """Do as `score` does, and yield None after each chunk of the first pass of a budget, so that the caller can stop there."""
+    """Yield the scored rows of a file in chunks, and None after each chunk of the first pass of a budget, so that the caller can stop there.
+
+    With a budget, the file is read twice and must be seekable. `carry` names the columns that are copied to the output; by default the columns
+    that the model records.
+    """
     scored_by = model.manifest.scoring
     spec = table_of(model)
     assert scored_by is not None
@@ -195,24 +186,38 @@ def steps(
         taken = None if chosen is None else _among(part.numbers, chosen)
         unknown = decisions.are_unknown(part.warnings)
         judged = decisions.judge(scored_by, model.calibrated, scores.terms, unknown, rule, chosen=taken)
-        if line is not None:  # the whole file's, not this chunk's
+        if line is not None:  # the threshold of the whole file, not of this chunk
             judged = dataclasses.replace(judged, threshold=line)
         explanations = _explained(model, part, scores, judged) if explain else None
         yield ScoredRows(part.numbers, judged, part.warnings, explanations, part.bad, carried, told, part.outside)
 
 
+def _without_pauses(steps: Callable[P, Iterator[ScoredRows | None]]) -> Callable[P, Iterator[ScoredRows]]:
+    """Return a function with the same arguments that yields only the scored rows."""
+
+    def score(*given: P.args, **options: P.kwargs) -> Iterator[ScoredRows]:
+        return (part for part in steps(*given, **options) if part is not None)
+
+    return score
+
+
+score = _without_pauses(steps)  # for callers that do not stop between chunks
+
+
 def _present(carry: Carry, spec: Kind, source: IO[bytes], kind: str) -> tuple[Carry, list[str]]:
-    """Return the columns that the file has, with a note for each that it lacks. Raises InvalidValue for one that it must have."""
+    """Return the columns to copy that the file has, with a note for each missing one. Raises InvalidValue if a required one is missing."""
     if not carry.names:
         return carry, []
     there = spec.header(source, kind)
     if absent := [name for name in carry.needed if name not in there]:
         has = ", ".join(map(shown, there[:LISTED])) + (", …" if len(there) > LISTED else "")
         raise InvalidValue(
-            f"file: has no column {shown(absent[0])} to copy to the output; it has {has}", field=absent[0], valid=there
+            f"file: has no column {shown(absent[0])} to copy to the output; choose one of {has}",
+            field=absent[0],
+            valid=there,
         )
     notes = [
-        f"the file has no column {shown(name)}, which the model copies to the output as {'the id' if name == carry.id else 'passed'}"
+        f"the file has no column {shown(name)}, which the model would copy to the output as {'the id' if name == carry.id else 'passed'}"
         for name in carry.names
         if name not in there
     ]
@@ -221,7 +226,7 @@ def _present(carry: Carry, spec: Kind, source: IO[bytes], kind: str) -> tuple[Ca
 
 
 def _carried(part: EncodedRows, carry: Carry) -> CarriedValues | None:
-    """Return the columns that are copied to the output, of valid and of bad rows."""
+    """Return the columns that are copied to the output, for valid and bad rows."""
     if not carry.names:
         return None
 
@@ -236,12 +241,12 @@ def _carried(part: EncodedRows, carry: Carry) -> CarriedValues | None:
 
 
 def _among(numbers: NDArray[np.int64], chosen: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Return which numbers are among the chosen ones, which are in ascending order."""
+    """Return which numbers are among `chosen`, which is in ascending order."""
     return np.searchsorted(chosen, numbers, side="left") < np.searchsorted(chosen, numbers, side="right")
 
 
 def _explained(model: Model, part: EncodedRows, scores: Scores, judged: Judged) -> list[dict[str, Any] | None] | None:
-    """Return the reasons of the rows that are flagged; None without nats by column."""
+    """Return explanations for the flagged rows; None if the score has no nats by column."""
     if scores.surprise is None:
         return None
     spec = table_of(model)
@@ -257,7 +262,7 @@ def _explained(model: Model, part: EncodedRows, scores: Scores, judged: Judged) 
 
 
 def _scores(model: Model, parts: Iterator[EncodedRows]) -> Iterator[tuple[NDArray[np.int64], scoring.Float64]]:
-    """Yield the numbers and the scores of each chunk's rows, also of a chunk without valid ones."""
+    """Yield the row numbers and scores of each chunk, also for a chunk without valid rows."""
     scored_by = model.manifest.scoring
     assert scored_by is not None
     for part in parts:
@@ -268,16 +273,16 @@ def _scores(model: Model, parts: Iterator[EncodedRows]) -> Iterator[tuple[NDArra
 
 
 class Strangest:
-    """The `budget` rows of a stream with the highest scores; of equal ones, those that came first."""
+    """A selection of the `budget` rows of a stream with the highest scores. Among equal scores, earlier rows are selected."""
 
     def __init__(self, budget: int) -> None:
         self.budget = budget
         self._numbers, self._scores = np.zeros(0, np.int64), np.zeros(0)
         self._parts: list[tuple[NDArray[np.int64], scoring.Float64]] = []
-        self._waiting = 0  # rows in them
+        self._waiting = 0  # number of rows in `_parts`
 
     def add(self, numbers: NDArray[np.int64], scores: scoring.Float64) -> None:
-        """Take rows in."""
+        """Add rows."""
         self._parts.append((numbers, scores))
         self._waiting += len(numbers)
         if self._waiting > max(self.budget, WAITING):
@@ -291,7 +296,7 @@ class Strangest:
         self._waiting = 0
 
     def result(self) -> tuple[NDArray[np.int64], float | None]:
-        """Return the rows' numbers in ascending order, and the least anomalous one's score."""
+        """Return the numbers of the selected rows in ascending order, and the lowest of their scores."""
         self._merge()
         return np.sort(self._numbers), float(self._scores[-1]) if len(self._scores) else None
 
@@ -311,11 +316,13 @@ def drain(parts: Iterator[ScoredRows], writer: Writer, progress: Callable[[Total
 def check_output(out: Path) -> None:
     """Raise InvalidValue for an output of `score_file` with an unknown suffix."""
     if out.suffix not in SUFFIXES:
-        raise InvalidValue(f"{out}: the output is a .ndjson or .parquet file", field="out")
+        raise InvalidValue(
+            f"{out}: the suffix {out.suffix!r} is not supported; use .ndjson, .jsonl or .parquet", field="out"
+        )
 
 
 def rejected_file(out: Path) -> Path:
-    """Return the file beside a Parquet file that takes the rows that could not be scored."""
+    """Return the path of the file, next to a Parquet file, for the rows that could not be scored."""
     return out.with_suffix(".rejected.ndjson")
 
 
@@ -329,11 +336,11 @@ def score_file(
     progress: Callable[[Total], None] | None = None,
     carry: Carry | None = None,
 ) -> Total:
-    """Score a file of rows into another one, which is replaced once all rows are in it. Raises InvalidValue as `check_output` does.
+    """Score a file of rows and write the result to `out`, which is replaced when all rows are written. Raises the errors of `check_output`.
 
-    `carry` names the columns that are copied to the output; those that the model records if None.
+    `carry` names the columns that are copied to the output; by default the columns that the model records.
 
-    The rows of a Parquet file that could not be scored are in `rejected_file`, which exists only if there are any.
+    For a Parquet file, the rows that could not be scored are written to `rejected_file`, which exists only if there are any.
     """
     check_output(out)
     kind, rejected = files.format_of(file), rejected_file(out)

@@ -1,7 +1,7 @@
-"""Calibration: the scores of items that training never saw, from which p-values and the tails of a combination are read.
+"""Calibration: the scores of items that were not used in training. p-values and the tails of a combination come from them.
 
-Also recalibration: the same graphs with another sample, as a new version. What is normal drifts, and a client's own normal rows say more
-about the client's false alarms than any held-out part of the training data.
+Recalibration publishes the same graphs with another calibration sample as a new version. Normal data drifts, and the user's own normal rows
+predict the false alarm rate better than a held-out split of the training data.
 """
 
 from __future__ import annotations
@@ -27,20 +27,20 @@ from manifold.runtime.operations.common import takes
 from manifold.runtime.scores import departures
 from manifold.runtime.scores.scoring import Float64, cross_combined
 
-LEAST = 20  # items; p-values then resolve 1 in 21, and the answer says so
-QUANTILE = 0.999  # of the surprise, that is drawn white
+LEAST = 20  # smallest number of items; the smallest p-value is then 1/21, which responses state
+QUANTILE = 0.999  # the quantile of the surprise that is shown as white
 
 
 class Surprise:
-    """The nats of n calibration items, added in batches: their QUANTILE, and the mean of each part for a kind with parts.
+    """The statistics of the nats of n calibration items: their QUANTILE and, for a kind with parts, the mean of each part.
 
-    Both are exact. Only the largest values are kept, one in a thousand.
+    Items are added in batches. Both statistics are exact, although only the largest values are kept, one in a thousand.
     """
 
     def __init__(self, n: int, spec: Kind) -> None:
         self.n, self.has_parts = n, spec.parts is not None
         self._largest: NDArray[Any] | None = None
-        self._sums: NDArray[Any] | None = None  # of each part
+        self._sums: NDArray[Any] | None = None  # sum for each part
 
     def add(self, nats: NDArray[Any]) -> None:
         """Add the nats of a batch (b, parts), or (b, *shape) if the kind has no parts."""
@@ -52,7 +52,7 @@ class Surprise:
             self._sums = (nats if self._sums is None else np.concatenate([self._sums[None], nats])).sum(axis=0)
 
     def figures(self) -> dict[str, object]:
-        """Return the keys of the manifest's `scoring`; none if nothing was added."""
+        """Return the statistics with their names in `scoring` of the manifest; empty if nothing was added."""
         if self._largest is None:
             return {}
         around = np.sort(self._largest)[:2]  # the values before and after the quantile
@@ -63,17 +63,19 @@ class Surprise:
 
 
 def write(scoring: Scoring, batches: Iterable[Scores], folder: Path, *, n: int, source: str, spec: Kind) -> Scoring:
-    """Store calibration scores in an artifact's folder. Return the section of the manifest that refers to them.
+    """Store calibration scores in the folder of an artifact. Return the `scoring` section of the manifest that refers to them.
 
-    `batches` are the scores of n items in all, in an order that does not matter. Raises InvalidValue for fewer than LEAST items, and for
-    scores that are not finite.
+    `batches` are the scores of n items in total, in any order. Raises InvalidValue for fewer than LEAST items, and for scores that are not
+    finite.
     """
     _check_many(n, spec)
     surprise = Surprise(n, spec)
     values = _terms(scoring, batches, surprise)
     for name, term in values.items():
         if not np.isfinite(term).all():
-            raise InvalidValue(f"rows: {name} is not finite for some of them", field="rows")
+            raise InvalidValue(
+                f"rows: {name} is not finite for some rows; remove rows with extreme values", field="rows"
+            )
     if scoring.combination is not None:
         values[COMBINED] = cross_combined(scoring.combination, values)
     calibration = Calibration(id="", n=n, created=now(), source=source)
@@ -87,12 +89,12 @@ def _check_many(n: int, spec: Kind) -> None:
     """Raise InvalidValue for fewer items than a calibration needs."""
     if n < LEAST:
         raise InvalidValue(
-            f"{spec.noun}: {n} are too few to calibrate on; at least {LEAST} are needed, better 1000", field=spec.noun
+            f"{spec.noun}: {n} are too few for a calibration; give at least {LEAST}, better 1000", field=spec.noun
         )
 
 
 def _terms(scoring: Scoring, batches: Iterable[Scores], surprise: Surprise) -> dict[str, Float64]:
-    """Return the terms of all batches by name, (n,) each. Add the nats of each batch to `surprise`."""
+    """Return the terms of all batches by name, (n,) each. Adds the nats of each batch to `surprise`."""
     pieces: dict[str, list[Float64]] = {term.name: [] for term in scoring.terms}
     for scores in batches:
         for name, values in pieces.items():
@@ -109,35 +111,37 @@ def _save(path: Path, values: Mapping[str, Float64]) -> None:
 
 
 def now() -> str:
-    """Return the time in UTC, to the second."""
+    """Return the current time in UTC, to the second."""
     return datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 @dataclass(frozen=True)
 class Recalibrated:
-    """A model that was calibrated anew."""
+    """The result of a recalibration."""
 
     folder: Path
-    warnings: tuple[str, ...]  # of rows that look unlike the old calibration
+    warnings: tuple[str, ...]  # about rows that differ from the old calibration
 
 
 def recalibrate(
     model: Model, data: NDArray[np.float32], root: Path, *, source: str, strict: bool = False, **recorded: Any
 ) -> Recalibrated:
-    """Publish the artifact anew in `root`, calibrated on `data` (n, *shape), as its next version; the graphs are the same.
+    """Publish the artifact in `root` as its next version, calibrated on `data` (n, *shape). The graphs do not change.
 
-    `recorded` goes into the provenance. Raises UnsupportedTask for a model without a score, or one that is conditioned on more than classes,
-    and with `strict` InvalidValue if there are warnings.
+    `recorded` is added to the provenance. Raises UnsupportedTask for a model without a score, or with conditions other than classes, and with
+    `strict` InvalidValue if there are warnings.
     """
     scoring, manifest = model.manifest.scoring, model.manifest
     conditional = scoring is not None and takes(manifest.tasks["score"]) and manifest.classes is None
     if scoring is None or conditional:
         raise UnsupportedTask(
-            f"{manifest.name} cannot be calibrated: it {'is conditioned on more than classes' if conditional else 'carries no score'}",
+            f"model: {manifest.name} cannot be calibrated: it {'has conditions other than classes' if conditional else 'has no score'}; use another model",
             field="model",
         )
     _check_many(len(data), manifest.spec)
-    plain = manifests.read(model.folder)  # as it is stored: padding that this machine needs is not the artifact's
+    plain = manifests.read(
+        model.folder
+    )  # the stored manifest: the padding that this machine needs does not belong into the artifact
     with repository.staging(root, manifest.name) as folder:
         repository.copy(model.folder, folder)
         scores = model.score(data)
@@ -147,7 +151,9 @@ def recalibrate(
         )
         if found and strict:
             noun = manifest.spec.noun
-            raise InvalidValue(f"{noun}: {'; '.join(found)}. Nothing was published, as --strict was given", field=noun)
+            raise InvalidValue(
+                f"{noun}: {'; '.join(found)}. Nothing was published, because --strict was given", field=noun
+            )
         earlier = {
             "version": plain.version,
             "n": scoring.calibration.n if scoring.calibration else 0,

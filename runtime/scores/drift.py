@@ -1,4 +1,4 @@
-"""Do recent scores still look like the calibration sample? What p-values promise holds only while they do."""
+"""A test whether recent scores still have the distribution of the calibration sample. p-values are only valid while they do."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from numpy.typing import NDArray
 
 Float64 = NDArray[np.float64]
 
-RECENT = 2000  # values that are looked back on
+RECENT = 2000  # number of recent values that are compared
 
 
 @dataclass(frozen=True)
 class Distance:
-    """A two-sample Kolmogorov-Smirnov test."""
+    """The result of a two-sample Kolmogorov-Smirnov test."""
 
     n: int  # recent values
-    statistic: float  # the largest distance of the two empirical distribution functions, 0 to 1
+    statistic: float  # largest difference of the two empirical distribution functions, 0 to 1
     p_value: float  # asymptotic (Smirnov, 1948)
 
 
@@ -30,7 +30,7 @@ class Recent:
         self._count = 0
 
     def add(self, values: Float64) -> None:
-        """More values (k,), in the order they came."""
+        """Add values (k,) in their order of arrival."""
         size = len(self._values)
         values = values[-size:]
         places = (self._count + np.arange(len(values))) % size
@@ -38,19 +38,19 @@ class Recent:
         self._count += len(values)
 
     def copy(self) -> Recent:
-        """Return the same values, for another thread."""
+        """Return a copy for another thread."""
         copied = Recent(0)
         copied._values, copied._count = self._values.copy(), self._count
         return copied
 
     def against(self, sample: Float64) -> Distance | None:
-        """Beside a sample (m,) in ascending order; None while there is no value."""
+        """Compare the values with a sample (m,) in ascending order. Return None if there are no values yet."""
         n = min(self._count, len(self._values))
         return kolmogorov_smirnov(self._values[:n], sample) if n else None
 
 
 def kolmogorov_smirnov(values: Float64, sample: Float64) -> Distance:
-    """values (n,) in any order against a sample (m,) in ascending order."""
+    """Compare values (n,) in any order with a sample (m,) in ascending order."""
     ordered = np.sort(values)
     n, m = len(ordered), len(sample)
     at = np.concatenate([ordered, sample])
@@ -61,8 +61,8 @@ def kolmogorov_smirnov(values: Float64, sample: Float64) -> Distance:
 
 
 def _tail(x: float) -> float:
-    """P(K > x) of the Kolmogorov law: 2 sum (-1)^(k-1) exp(-2 k² x²)."""
-    if x < 0.2:  # the series needs ever more terms, and is 1 to twelve digits
+    """Compute P(K > x) for the Kolmogorov distribution: 2 sum (-1)^(k-1) exp(-2 k² x²)."""
+    if x < 0.2:  # the series would need many terms, and equals 1 to twelve digits
         return 1.0
     k = np.arange(1, 101)
     return float(np.clip(2 * ((-1.0) ** (k - 1) * np.exp(-2 * k**2 * x * x)).sum(), 0, 1))

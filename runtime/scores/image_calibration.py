@@ -1,4 +1,4 @@
-"""The calibration of a model of images on a folder of normal ones: published as its next version, as runtime.scores.recalibration does for rows."""
+"""The calibration of a model of images on a folder of normal images. The counterpart for rows is runtime.scores.recalibration."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from manifold.runtime.scores import calibration
 from manifold.runtime.scores.calibration import Recalibrated
 from manifold.runtime.scores.recalibration import Reservoir
 
-GROUP = 256  # images that are read at a time
+GROUP = 256  # number of images that are read at once
 
 
 def recalibrate(
@@ -32,17 +32,19 @@ def recalibrate(
     skip: bool = False,
     note: Callable[[str], None] = lambda text: None,
 ) -> tuple[Recalibrated, str]:
-    """Publish the model anew in `root`, calibrated on the images of a folder: the artifact, and what was done. `strict` as for rows.
+    """Publish the model in `root` as its next version, calibrated on the images of a folder. Return the artifact and a summary.
 
-    If the folder states a split with calibration images, these are taken alone, else all. Of more images than are needed, a random sample is
-    taken. Raises UnsupportedTask for a model that does not score images, InvalidValue for files that cannot be read, which `skip` leaves
-    out. `note` is told what was done to files, and of files that were left out.
+    If the folder has a split with calibration images, only these are used, else all. If there are more images than needed, a random sample is
+    used. `strict` has the same meaning as for rows. `note` is called with the steps applied to files, and with the files that were left out.
+    Raises UnsupportedTask for a model that does not score images. Raises InvalidValue for files that cannot be read, unless `skip` is true.
     """
     spec = _images_of(model)
     listing = folders.listed(folder, classes=False)
     entries = _taken(listing)
     if len(entries) < len(listing.entries):
-        note(f"{len(entries)} of {len(listing.entries)} images are taken: the split `calibration`, {listing.split_by}")
+        note(
+            f"{len(entries)} of {len(listing.entries)} images are used: the split `calibration`, from {listing.split_by}"
+        )
     if unread := folders.unread_note(folder):
         note(unread)
     width = math.prod(spec.shape)
@@ -64,22 +66,25 @@ def recalibrate(
     digest = folders.contents_of(files)
     if digest == (model.manifest.provenance.get("data") or {}).get("contents"):
         note(
-            "the model was trained on these images: calibrate on images that training never saw, or false alarms are underrated"
+            "the model was trained on these images; calibrate on other images, or the false alarm rate will be underestimated"
         )
     described = f"{reservoir.size('images')} of {cut(folder.resolve().name)} (SHA-256 {digest[:12]}…)"
     data = reservoir.data.reshape(-1, *spec.shape)
     published = calibration.recalibrate(model, data, root, source=described, strict=strict)
-    return published, f"calibrated on {described}, {bad} unreadable ones left out"
+    return published, f"calibrated on {described}; {bad} unreadable images left out"
 
 
 def _images_of(model: Model) -> ImageSpec:
-    """Return the spec of the model's images. Raises UnsupportedTask for a model of other items, or one without a score."""
+    """Return the spec of the model's images. Raises UnsupportedTask for a model of other items, or a model without a score."""
     manifest = model.manifest
     if not manifest.spec.pictures or manifest.scoring is None:
         lacks = (
-            "carries no score" if manifest.spec.pictures else f"takes {manifest.spec.noun}, and a folder holds images"
+            "has no score" if manifest.spec.pictures else f"takes {manifest.spec.noun}, but a folder contains images"
         )
-        raise UnsupportedTask(f"{manifest.name} cannot be calibrated on a folder: it {lacks}", field="model")
+        raise UnsupportedTask(
+            f"model: {manifest.name} cannot be calibrated on a folder: it {lacks}; use a model that scores images",
+            field="model",
+        )
     return ImageSpec.of(manifest.spec, f"model: {manifest.name}")
 
 
@@ -90,7 +95,7 @@ def _taken(listing: Listing) -> Sequence[Entry]:
 
 @dataclass(frozen=True)
 class _Image:
-    """An image that was read."""
+    """An image read from a file."""
 
     file: str  # SHA-256 of the file
     pixels: imaging.Pixels
@@ -98,7 +103,7 @@ class _Image:
 
 
 def _read(entries: Sequence[Entry], spec: ImageSpec, skip: bool, note: Callable[[str], None]) -> Iterator[_Image]:
-    """Yield the images that can be read, as the model takes them."""
+    """Yield the images that can be read, as pixels of the size of the model."""
     for entry in entries:
         content = entry.path.read_bytes()
         try:
@@ -106,9 +111,9 @@ def _read(entries: Sequence[Entry], spec: ImageSpec, skip: bool, note: Callable[
         except ManifoldError as error:
             if not skip:
                 raise InvalidValue(
-                    f"{error.message}; remove it, or go on without it by --skip-unreadable", field="file"
+                    f"{error.message}; remove the file, or leave it out with --skip-unreadable", field="file"
                 ) from None
-            note(f"left out, as it cannot be read: {error.message}")
+            note(f"left out, because it cannot be read: {error.message}")
             continue
         file = hashlib.sha256(content).hexdigest()
         yield _Image(file, pixels, fitted.notes)

@@ -1,10 +1,11 @@
-"""The evidence for scores: why an item is as anomalous as it is.
+"""The evidence for scores: it explains why an item is anomalous.
 
-For kinds with parts (rows and their columns): nats by part above what is usual, the latent's beside them, what the other parts would have led
-one to expect, and the nearest items of the training data. For others (images): nats by value, and the nearest items. The kind writes it down.
+For kinds with parts (rows and their columns), the evidence consists of the nats of each part and of the latent above their usual values, the
+expected values of parts given the others, and the nearest training items. For other kinds (images) it is the nats by value and the nearest
+items. The kind converts the evidence into a response.
 
-What is usual is the mean over the calibration items. A part is expected as the model fills it in from the others (operations.impute): the
-reconstruction of the whole item would lean towards the very value that is in question.
+The usual value is the mean over the calibration items. The expected value of a part is the one that the model fills in from the other parts
+(operations.impute). A reconstruction of the whole item would be biased towards the value in question.
 """
 
 from __future__ import annotations
@@ -26,13 +27,15 @@ from manifold.runtime.scores.scoring import Calibrated
 Array = NDArray[Any]
 Float64 = NDArray[np.float64]
 
-EXPECTED = 5  # parts of an item, those with the largest excess, for which the expected value is computed
+EXPECTED = 5  # number of parts per item (those with the largest excess) for which the expected value is computed
 
 
 def check_explains(manifest: Manifest) -> None:
-    """Raise InvalidValue for a model whose scores cannot be explained: its score comes without nats by part or value."""
+    """Raise InvalidValue for a model whose scores cannot be explained, since it has no nats by part or value."""
     if manifest.scoring is None or manifest.scoring.surprise is None:
-        raise operations.no_effect(manifest, "explain", "carries no nats of single values that could explain a score")
+        raise operations.no_effect(
+            manifest, "explain", "has no nats of single values, which are needed to explain a score"
+        )
 
 
 def scored(
@@ -44,7 +47,7 @@ def scored(
     condition: Given | None = None,
     numbers: Numbers | None = None,
 ) -> Steps[tuple[Scores, Evidence | None]]:
-    """Return scores of items, and their reasons if they are asked for and the artifact has nats by part or value."""
+    """Return the scores of items and, if `explain` is true and the artifact has nats by part or value, the evidence for them."""
     scores = yield from operations.score(manifest, data, condition=condition, numbers=numbers)
     if not explain or scores.surprise is None:
         return scores, None
@@ -55,7 +58,7 @@ def find(
     manifest: Manifest, data: Array, scores: Scores, calibrated: Calibrated, *, condition: Given | None = None,
     numbers: Numbers | None = None,
 ) -> Steps[Evidence]:  # fmt: skip
-    """Return what is known about the scores of items (n, *shape)."""
+    """Return the evidence for the scores of items (n, *shape)."""
     scoring, spec = manifest.scoring, manifest.spec
     assert scoring is not None
     evidence = Evidence(scores.surprise, scale=scoring.surprise_scale)
@@ -79,7 +82,7 @@ def find(
 def _expected(
     manifest: Manifest, data: Array, excess: Float64, condition: Given | None, numbers: Numbers | None
 ) -> Steps[Array]:
-    """Return the parts of each item with the largest excess as the others would have them, (n, *shape); NaN elsewhere."""
+    """Return the expected values (n, *shape) of the parts with the largest excess, given the other parts; NaN elsewhere."""
     blocks = list(manifest.spec.blocks())
     places = np.argsort(-excess, axis=1, kind="stable")[:, :EXPECTED]
     item, place = np.nonzero(np.take_along_axis(excess, places, axis=1) > 0)
@@ -99,5 +102,5 @@ def _expected(
 
 
 def _chosen(condition: Given | None, items: Array, n: int) -> Given | None:
-    """Return the condition of some of n items, each by its index."""
+    """Return the condition of some of n items, selected by index."""
     return None if condition is None else conditions.of_items(tagged(condition), items, n)

@@ -1,4 +1,4 @@
-"""Scored rows as files: NDJSON (a line a row, as /anomaly-score gives items, with its `row`) or Parquet (flat columns)."""
+"""Writers of scored rows: NDJSON (one line per row, in the form of /anomaly-score, with its `row`) or Parquet (flat columns)."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ from manifold.runtime.tables.columns import Outside
 
 @dataclass
 class ScoredRows:
-    """Rows of a chunk, in their order. `bad` are those that could not be scored, by number, with the reason."""
+    """The rows of a chunk, in order. `bad` contains the rows that could not be scored: their numbers and the reasons."""
 
-    numbers: NDArray[np.int64]  # (n,), of the rows that were scored
+    numbers: NDArray[np.int64]  # (n,), numbers of the rows that were scored
     judged: Judged | None  # None if no row was scored
     warnings: list[list[str]]
-    explanations: list[dict[str, Any] | None] | None  # of the rows that are flagged, if they were asked for
+    explanations: list[dict[str, Any] | None] | None  # explanations of the flagged rows, if requested
     bad: dict[int, str]
     carried: CarriedValues | None = None  # None if no columns are copied to the output
-    notes: list[str] = field(default_factory=list)  # about the file, with its first chunk
+    notes: list[str] = field(default_factory=list)  # about the file; only in its first chunk
     outside: dict[str, Outside] = field(default_factory=dict)  # by column
 
 
 @dataclass
 class CarriedValues:
-    """The columns of a chunk that are copied to the output, as pyarrow arrays (n,), and those of its bad rows by number."""
+    """The columns of a chunk that are copied to the output, as pyarrow arrays (n,), and the values of bad rows by row number."""
 
     id: Any | None
     passed: dict[str, Any]
-    of_bad: dict[int, dict[str, Any]]  # fields of the output; none of a row whose number of cells is wrong
+    of_bad: dict[int, dict[str, Any]]  # output fields; empty for a row with a wrong number of cells
 
     def fields(self, n: int) -> list[dict[str, Any]]:
         """Return the fields `id` and `passed` of each row."""
@@ -54,7 +54,7 @@ class Writer(Protocol):
 
 
 def lines(scored: ScoredRows) -> bytes:
-    """Return the chunk as NDJSON, in the rows' order; a row that could not be scored has its `error` instead of a score."""
+    """Return the chunk as NDJSON, in the order of the rows. A row that could not be scored has an `error` instead of a score."""
     import orjson
 
     entries: list[tuple[int, dict[str, Any]]] = []
@@ -73,13 +73,13 @@ def lines(scored: ScoredRows) -> bytes:
 
 
 def _rejected(scored: ScoredRows) -> list[dict[str, Any]]:
-    """Return the rows that could not be scored, each with its reason and what is copied of it."""
+    """Return the rows that could not be scored, each with the reason and its copied columns."""
     of_bad = {} if scored.carried is None else scored.carried.of_bad
     return [{"row": number, **of_bad.get(number, {}), "error": reason} for number, reason in scored.bad.items()]
 
 
 class NdjsonWriter:
-    """A writer of NDJSON, with a line for each row."""
+    """A writer of NDJSON, with one line for each row."""
 
     def __init__(self, out: IO[bytes]) -> None:
         self.out = out
@@ -94,9 +94,8 @@ class NdjsonWriter:
 class ParquetWriter:
     """A writer of Parquet, with flat columns: row, score, p_value, is_anomaly, band, risk, state, warnings, and part.NAME with part.NAME.p_value.
 
-    After `row` come id and passed.NAME if the file has them, in its types.
-
-    Rows that could not be scored are not in it; `rejected` takes them as NDJSON.
+    id and passed.NAME follow `row` if the file has them, with the types of the file. Rows that could not be scored are written to `rejected`
+    as NDJSON.
     """
 
     def __init__(self, out: IO[bytes], rejected: IO[bytes]) -> None:
@@ -140,7 +139,7 @@ class ParquetWriter:
 
 
 def _copied(carried: CarriedValues | None) -> dict[str, Any]:
-    """Return the columns that are copied, by their names in the output."""
+    """Return the copied columns by their names in the output."""
     if carried is None:
         return {}
     ids = {} if carried.id is None else {"id": carried.id}
@@ -150,7 +149,7 @@ def _copied(carried: CarriedValues | None) -> dict[str, Any]:
 def _names(
     places: NDArray[np.int64] | None, names: tuple[str, ...], n: int, absent: NDArray[np.bool_] | None = None
 ) -> Any:
-    """Return places as texts, each stored once; null where `absent`."""
+    """Convert indices into texts, each stored once; null where `absent` is true."""
     import pyarrow
 
     if places is None:

@@ -1,9 +1,10 @@
-"""Latent placement: from terms of the score to calibrated p-values, a decision, a risk. Reasons are in runtime.scores.reasons.
+"""Calibrated p-values, thresholds and risk, computed from the terms of the score. Explanations are in runtime.scores.reasons.
 
-Two outputs, two jobs. The score ranks: one term, or several combined by their log-survivals (runtime.scores.tails), continuous and unbounded. The
-p-value decides: conformal (Vovk et al., 2005; Bates et al., 2021, arXiv 2104.08279), p = (1 + k) / (n + 1) with k of n calibration scores at
-least as high, from items that training never saw. So p is at least 1 / (n + 1), and the realised false positive rate at level alpha has
-the law Beta(k, n + 1 - k), k = floor((n + 1) alpha). A combination is calibrated as a whole, since its terms depend on each other.
+The score ranks items: it is one term, or several combined by their log-survivals (runtime.scores.tails); it is continuous and unbounded. The
+p-value decides: it is conformal (Vovk et al., 2005; Bates et al., 2021, arXiv 2104.08279), p = (1 + k) / (n + 1), where k of n calibration
+scores are at least as high. The calibration items were not used in training. So p is at least 1 / (n + 1), and the realised false positive rate
+at level alpha has the distribution Beta(k, n + 1 - k), k = floor((n + 1) alpha). A combination is calibrated as a whole, since its terms
+depend on each other.
 """
 
 from __future__ import annotations
@@ -24,22 +25,22 @@ from manifold.runtime.scores.tails import Tail
 
 Float64 = NDArray[np.float64]
 
-# risk is a fixed function of p, so that 900 means the same after retraining: linear in log p between these points
+# the risk is a fixed function of p, linear in log p between these points, so that 900 has the same meaning after retraining
 RISK = ((1.0, 0), (0.1, 600), (0.02, 900), (0.001, 980), (1e-6, 999))
 
 
 @dataclass(frozen=True)
 class Threshold:
-    """Threshold of the anomaly score."""
+    """A threshold of the anomaly score."""
 
-    score: float | None  # items above it are anomalies; None where the rate is below the calibration's resolution
+    score: float | None  # items above it are anomalies; None if the rate is below the resolution of the calibration
     p_value: float | None
     false_positive_rate: float | None
     interval: tuple[float, float] | None  # 95% interval of the realised rate, over calibration sets of this size
 
 
 class Calibrated:
-    """The calibration of one artifact, and what follows from it."""
+    """The calibration of one artifact, with the p-values and thresholds that follow from it."""
 
     def __init__(
         self, calibration: Calibration | None, scores: dict[str, Float64], combination: Combination | None = None
@@ -49,7 +50,7 @@ class Calibrated:
 
     @classmethod
     def read(cls, folder: Path, scoring: Scoring | None) -> Calibrated:
-        """Read the artifact's calibration arrays. Raises ArtifactError if they do not fit the manifest."""
+        """Read the calibration arrays of an artifact. Raises ArtifactError if they do not match the manifest."""
         if scoring is None or scoring.calibration is None:
             return cls(None, {})
         path = folder / scoring.calibration.file
@@ -58,7 +59,7 @@ class Calibrated:
         try:
             held = npz.read(path, names, lambda name, shape, _: None if shape == expected else f"not {list(expected)}")
         except npz.Unreadable as error:
-            raise ArtifactError(f"{path}: cannot be read: {error}") from error
+            raise ArtifactError(f"{path}: cannot be read: {error}; calibrate the model again") from error
         scores = {name: np.asarray(values, np.float64) for name, values in held.items()}
         for name in names:
             values = scores.get(name)
@@ -69,17 +70,17 @@ class Calibrated:
                 or (np.diff(values) < 0).any()
             ):
                 raise ArtifactError(
-                    f"{path}: {name!r} must be {scoring.calibration.n} finite numbers in ascending order"
+                    f"{path}: {name!r} is not {scoring.calibration.n} finite numbers in ascending order; calibrate the model again"
                 )
         return cls(scoring.calibration, scores, scoring.combination)
 
     @property
     def n(self) -> int:
-        """Calibration items."""
+        """The number of calibration items; 0 without a calibration."""
         return self.calibration.n if self.calibration else 0
 
     def place(self, terms: Mapping[str, Float64]) -> dict[str, Float64]:
-        """Return the terms (n,), and their combination beside them if there is one."""
+        """Return the terms (n,), with their combination added if there is one."""
         if self.combination is None or not self.tails:
             return dict(terms)
         return {**terms, COMBINED: combine(self.combination, self.tails, terms)}
@@ -92,12 +93,12 @@ class Calibrated:
         return p
 
     def line_at(self, term: str, score: float | None) -> Threshold:
-        """Return the line at a score, with the p-value there if there is a calibration."""
+        """Return the threshold at a score, with its p-value if there is a calibration."""
         p = float(self.p_values(term, np.asarray([score]))[0]) if self.n and score is not None else None
         return Threshold(score, p, None, None)
 
     def threshold(self, term: str, rate: float) -> Threshold:
-        """Return the line for a false positive rate."""
+        """Return the threshold for a false positive rate."""
         k = math.floor((self.n + 1) * rate * (1 + 1e-12))
         if k < 1:
             return Threshold(None, rate, rate, None)
@@ -106,21 +107,21 @@ class Calibrated:
 
 
 def combine(combination: Combination, tails: Mapping[str, Tail], terms: Mapping[str, Float64]) -> Float64:
-    """Return the nats (n,) of the terms (n,): the sum of their log-survivals, or the largest."""
+    """Combine terms (n,) into nats (n,): the sum of their log-survivals, or the largest."""
     nats = np.stack([tails[name](terms[name]) for name in combination.terms])
     combined: Float64 = nats.sum(axis=0) if combination.method == "fisher" else nats.max(axis=0)
     return combined
 
 
 def cross_combined(combination: Combination, terms: Mapping[str, Float64], *, folds: int = 10) -> Float64:
-    """Return the combination of calibration items (n,), each by tails that it took no part in, as is true of the items to come.
+    """Return the combination of calibration items (n,), each computed with tails that were fitted without it, as for future items.
 
-    Cross-fitted, as in cross-conformal prediction (Vovk, 2015): tails of the other folds, so that no item is spent on them. Items are in
-    random order, or in an order that does not matter. Few items are left out one by one.
+    This is cross-fitting, as in cross-conformal prediction (Vovk, 2015): each fold uses tails fitted on the other folds, so that no items need
+    to be reserved for the tails. The order of the items must be random or irrelevant. With fewer items than folds, each item is its own fold.
     """
     n = len(next(iter(terms.values())))
     if n < 2:
-        raise ValueError("a combination is calibrated on at least two items")
+        raise ValueError(f"terms: {n} items are too few to calibrate a combination; give at least 2")
     fold = np.arange(n) % min(folds, n)
     combined = np.empty(n)
     for held_out in range(min(folds, n)):
@@ -152,6 +153,6 @@ def rate_interval(n: int, k: int, level: float = 0.95) -> tuple[float, float]:
 
 
 def risk(p: Float64) -> NDArray[np.int64]:
-    """Return 0 to 999 for p-values (n,), a fixed function of them: 0.1 is 600, 0.02 is 900, 0.001 is 980."""
+    """Return the risk, 0 to 999, of p-values (n,). It is a fixed function: 0.1 is 600, 0.02 is 900, 0.001 is 980."""
     logs = [-math.log(point) for point, _ in RISK]
     return np.interp(-np.log(p), logs, [value for _, value in RISK]).astype(np.int64)

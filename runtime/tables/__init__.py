@@ -1,1 +1,1 @@
-"""Rows of tables: files, columns and their encoding as arrays."""
+"""Rows of tables: files, columns, and their encoding as arrays."""

@@ -1,6 +1,7 @@
-"""Columns of files as numpy arrays: numbers if every value is one or is missing, else texts and plain values.
+"""The conversion of file columns into numpy arrays: numbers if every value is a number or missing, else texts and plain values.
 
-These are the fast ways to what runtime.tables.values says of single values; whatever they cannot decide is left as it is for it.
+These functions apply the rules of runtime.tables.values to whole columns, and are fast. Values that they cannot decide stay unchanged, to be read
+one by one later.
 """
 
 from __future__ import annotations
@@ -16,13 +17,13 @@ from manifold.runtime.tables.values import BLANKS, EXACT, Notation, is_missing, 
 
 Array = NDArray[Any]
 
-DIGITS = 15  # of a decimal that a float64 keeps
+DIGITS = 15  # number of decimal digits that a float64 preserves
 
 
 def numbers_of(column: Any, notation: Notation, missing: frozenset[str] | None = None) -> Array | None:
-    """Return a column of texts as float64, NaN where a value is missing; None if one of them is not plainly a finite number.
+    """Convert a column of texts into float64, with NaN for missing values. Return None if a text is not clearly a finite number.
 
-    `missing` are the texts that stand for a missing value, those of the notation if None.
+    `missing` are the texts that stand for a missing value, by default those of the notation.
     """
     import pyarrow
     from pyarrow import compute
@@ -30,9 +31,9 @@ def numbers_of(column: Any, notation: Notation, missing: frozenset[str] | None =
     texts = _stripped(column)
     if notation.decimal == ",":
         if compute.any(compute.match_substring(texts, ".")).as_py():
-            return None  # groups of three digits: read one by one
+            return None  # points may group digits; such texts are read one by one
         texts = compute.replace_substring(texts, ",", ".")
-    found = _cast(texts, compute.equal(texts, ""))  # most columns have no other missing values
+    found = _cast(texts, compute.equal(texts, ""))  # in most columns, only empty texts are missing values
     if found is None:
         tokens = pyarrow.array(sorted(notation.missing if missing is None else missing), pyarrow.string())
         found = _cast(texts, compute.is_in(compute.utf8_lower(texts), value_set=tokens))
@@ -40,7 +41,7 @@ def numbers_of(column: Any, notation: Notation, missing: frozenset[str] | None =
 
 
 def _cast(texts: Any, missing: Any) -> Array | None:
-    """Return texts as float64, NaN where they are missing; None if another one is no finite number."""
+    """Convert texts into float64, with NaN for `missing` ones. Return None if another text is not a finite number."""
     import pyarrow
     from pyarrow import compute
 
@@ -52,13 +53,13 @@ def _cast(texts: Any, missing: Any) -> Array | None:
 
 
 def plain(column: Any) -> Array:
-    """Return a column of texts as objects without blanks around them, None for nulls; rows share equal texts."""
+    """Convert a column of texts into objects without surrounding blanks, None for nulls. Equal texts are stored once."""
     coded = _coded(column)
     return _taken(_trimmed(coded.dictionary).to_pylist(), coded.indices)
 
 
 def replaced(column: Any, read: Callable[[str], Any]) -> Array:
-    """Return a column of texts as `plain` does, with other values for those of which `read` returns one; each different text is read once."""
+    """Convert a column of texts as `plain` does, but replace a text by the value of `read` if it is not None. Equal texts are read once."""
     coded = _coded(column)
     texts = _trimmed(coded.dictionary).to_pylist()
     found = [read(text) for text in texts]
@@ -66,7 +67,7 @@ def replaced(column: Any, read: Callable[[str], Any]) -> Array:
 
 
 def _trimmed(texts: Any) -> Any:
-    """Return texts without blanks around them, in Unicode's composed form, as runtime.tables.values.text_of gives them."""
+    """Return texts without surrounding blanks in Unicode's composed form (NFC), equal to those of runtime.tables.values.text_of."""
     from pyarrow import compute
 
     texts = _stripped(texts)
@@ -74,7 +75,7 @@ def _trimmed(texts: Any) -> Any:
 
 
 def _stripped(texts: Any) -> Any:
-    """Return texts without blanks around them, as runtime.tables.values.trimmed gives them."""
+    """Return texts without surrounding blanks, equal to those of runtime.tables.values.trimmed."""
     from pyarrow import compute
 
     plain = compute.all(compute.string_is_ascii(texts)).as_py() is not False
@@ -82,7 +83,7 @@ def _stripped(texts: Any) -> Any:
 
 
 def _coded(column: Any) -> Any:
-    """Return a column as one array of places in a dictionary."""
+    """Return a column as one dictionary-encoded array."""
     import pyarrow
     from pyarrow import types
 
@@ -91,7 +92,7 @@ def _coded(column: Any) -> Any:
 
 
 def _taken(values: list[Any], indices: Any) -> Array:
-    """Return the values at these places, None for nulls."""
+    """Return the values at these indices, None for nulls."""
     objects = np.empty(len(values) + 1, object)
     objects[:-1] = values
     places: Array = indices.fill_null(-1).to_numpy(zero_copy_only=False)
@@ -100,9 +101,9 @@ def _taken(values: list[Any], indices: Any) -> Array:
 
 
 def settled(column: Any, notation: Notation) -> Array:
-    """Return a column of texts as numbers if nothing is lost by that, else as texts.
+    """Convert a column of texts into numbers if no information is lost, else into texts.
 
-    Texts stay as they are if some are whole numbers with zeros in front (which may be codes), or beyond what a float64 holds exactly.
+    It stays a column of texts if some are whole numbers with leading zeros (which may be codes), or too large for a float64 to be exact.
     """
     from pyarrow import compute
 
@@ -119,7 +120,7 @@ def settled(column: Any, notation: Notation) -> Array:
 
 
 def _one_by_one(texts: list[str], notation: Notation) -> Array | None:
-    """Return texts as float64, NaN where they are missing; None if another one is no finite number."""
+    """Convert texts into float64, with NaN for missing ones. Return None if another text is not a finite number."""
     numbers = np.full(len(texts), np.nan)
     for place, text in enumerate(texts):
         found = None if is_missing(text, notation) else number(text, notation)
@@ -131,9 +132,9 @@ def _one_by_one(texts: list[str], notation: Notation) -> Array | None:
 
 
 def of_arrow(column: Any) -> Array:
-    """Return a column of any plain type: numbers as an array of them, anything else as objects, None where a value is missing.
+    """Convert a column of any plain type: numbers into an array of numbers, others into objects, None for missing values.
 
-    Whole numbers with missing values are float64 if that is exact. Decimals are float64 up to 15 digits, else Python's decimals.
+    Whole numbers with missing values become float64 if that is exact. Decimals become float64 up to 15 digits, else Python decimals.
     """
     import pyarrow
     from pyarrow import compute, types
@@ -144,8 +145,8 @@ def of_arrow(column: Any) -> Array:
     if types.is_decimal(column.type) and column.type.precision <= DIGITS:
         column = compute.cast(
             compute.cast(column, pyarrow.string()), pyarrow.float64()
-        )  # the nearest one, unlike at once
-    if types.is_float32(column.type):  # 0.1 is meant, not the nearest float32, which a float64 shows as 0.10000000149
+        )  # the nearest float64, which a direct cast does not always give
+    if types.is_float32(column.type):  # a float32 stands for its shortest text, such as 0.1, not for 0.10000000149
         column = compute.cast(compute.cast(column, pyarrow.string()), pyarrow.float64())
     if types.is_float16(column.type):
         return _numpy(column).astype(str).astype(np.float64)

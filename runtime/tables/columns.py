@@ -1,7 +1,7 @@
-"""Whole columns to encoded float32 arrays: what runtime.tables.rows does row by row, at the speed of numpy, with bad rows set aside.
+"""The encoding of whole columns as float32 arrays: the counterpart of runtime.tables.rows for many rows, at the speed of numpy.
 
-Values are read by the rules of runtime.tables.values, as those of a request are. A row that cannot be encoded is
-reported with its reason and left out of the work, and the others go on: one bad line of a million is no reason to lose the rest.
+Values are read by the rules of runtime.tables.values, as in requests. A row that cannot be encoded is reported with a reason; the other rows
+are processed.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Float32 = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Outside:
-    """The values of a column that training never saw: unseen categories, and numbers that were clipped."""
+    """The values of a column that did not occur in training: unknown categories, and numbers that were clipped."""
 
     rows: int
     example: str
@@ -39,12 +39,12 @@ class Outside:
 
 @dataclass
 class EncodedTable:
-    """Encoded rows. `bad` names those that could not be encoded; their data is not to be used."""
+    """Encoded rows. `bad` lists the rows that could not be encoded; do not use their data."""
 
     data: Float32  # (n, width)
-    warnings: dict[int, list[str]] = field(default_factory=dict)  # by row, of those that have any
-    bad: dict[int, str] = field(default_factory=dict)  # row to reason, the first one found
-    outside: dict[str, Outside] = field(default_factory=dict)  # by column, if there are any
+    warnings: dict[int, list[str]] = field(default_factory=dict)  # by row; only rows with warnings
+    bad: dict[int, str] = field(default_factory=dict)  # by row, the first reason found
+    outside: dict[str, Outside] = field(default_factory=dict)  # by column; only columns with such values
 
     def warn(self, index: Any, text: str) -> None:
         self.warnings.setdefault(int(index), []).append(text)
@@ -55,17 +55,17 @@ def encode(
 ) -> EncodedTable:
     """Encode columns (n,) of numbers, texts or objects as float32 (n, width).
 
-    `unknown` allows categories never seen in training, `missing` values that are missing. Raises InvalidValue if a column is absent.
+    `unknown` allows categories that did not occur in training, `missing` allows missing values. Raises InvalidValue if a column is absent.
     """
     if absent := [name for name in spec.names if name not in table]:
         raise InvalidValue(
-            f"columns: {', '.join(map(shown, absent[:LISTED]))} missing; the model needs {', '.join(spec.names)}",
+            f"columns: {', '.join(map(shown, absent[:LISTED]))} missing; add them, the model needs {', '.join(spec.names)}",
             field=absent[0],
             valid=spec.names,
         )
     n = len(table[spec.names[0]])
     result = EncodedTable(np.empty((n, *spec.shape), np.float32))
-    nothing = np.ones(n, bool)  # rows without a single value
+    nothing = np.ones(n, bool)  # rows in which every value is missing
     for column, block in spec.placed:
         values = np.asarray(table[column.name])
         if isinstance(column, NumericColumn):
@@ -78,14 +78,14 @@ def encode(
             if missing:
                 result.warn(index, rows.is_missing(column))
             else:
-                result.bad.setdefault(int(index), f"column {shown(column.name)} is missing; every column needs a value")
+                result.bad.setdefault(int(index), f"column {shown(column.name)} has no value; every column needs one")
     for index in np.flatnonzero(nothing):
         result.bad.setdefault(int(index), "every value is missing")
     return result
 
 
 def missing_values(values: Array, notation: Notation, *, numeric: bool = False) -> NDArray[np.bool_]:
-    """Return which of a column's values (n,) are missing: None, NaN, or a text that stands for that, in a column of numbers if `numeric`."""
+    """Return a mask of the missing values (n,): None, NaN, or a text that stands for a missing value. Columns of numbers have more such texts."""
     if values.dtype.kind == "f":
         return np.isnan(values)
     if values.dtype.kind in "biu":
@@ -94,7 +94,7 @@ def missing_values(values: Array, notation: Notation, *, numeric: bool = False) 
 
 
 def numbers(values: Array, notation: Notation) -> NDArray[np.float64]:
-    """Return the numbers that a column's values (n,) are or spell, some of which may be infinite; NaN where there is none."""
+    """Convert values (n,) into numbers, also from texts. Numbers may be infinite; NaN stands for a value that is not a number."""
     if values.dtype.kind in "iuf":
         return values.astype(np.float64)
     if values.dtype.kind == "b":
@@ -108,7 +108,7 @@ def numbers(values: Array, notation: Notation) -> NDArray[np.float64]:
 
 
 def _each(values: Array, read: Callable[[Any], Any], dtype: Any) -> Array:
-    """Return `read` of each value. Texts are read once, however often they occur."""
+    """Return `read(value)` for each value. Equal texts are read once."""
     known: dict[str, Any] = {}
     result = np.empty(len(values), dtype)
     for place, value in enumerate(values.tolist()):
@@ -142,7 +142,7 @@ def _numbers(
 def _blocks(
     values: Array, column: CategoricalColumn, notation: Notation, unknown: bool, result: EncodedTable
 ) -> tuple[Float32, NDArray[np.bool_]]:
-    """Return one-hot blocks (n, categories) and which values are missing (n,). Different values are looked up once."""
+    """Return one-hot blocks (n, categories) and a mask (n,) of missing values. Equal values are looked up once."""
     block = np.zeros((len(values), column.width), np.float32)
     different, inverse = _different(values)
     absent = np.asarray([rows.is_absent(value, column, notation) for value in different], bool)[inverse]
@@ -164,13 +164,13 @@ def _blocks(
 
 
 def _different(values: Array) -> tuple[list[Any], NDArray[np.int64]]:
-    """Return the different values, and each row's place among them. A number and a truth value that are equal stay apart.
+    """Return the distinct values, and the index of each row's value. Equal numbers and booleans, such as 1 and True, are distinct.
 
-    Texts stay objects: an array of texts would give each of its rows the room of the longest.
+    Texts stay objects: in an array of texts, each element would need the memory of the longest.
     """
     if values.dtype.kind in "biuf":
         different, inverse = np.unique(values, return_inverse=True)
-        return list(different), inverse  # numpy's scalars: 0.1 as float32 is spelled 0.1
+        return list(different), inverse  # numpy scalars, since the text of a float32 0.1 is 0.1
     plain = values.tolist()
     keys = plain if set(map(type, plain)) <= {str, type(None)} else [(type(value), value) for value in plain]
     place_of: dict[Any, int] = {}

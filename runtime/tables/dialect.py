@@ -1,4 +1,4 @@
-"""The form of a CSV file, found from its beginning: encoding, header, delimiter, quotes after blanks, and the sign before decimals."""
+"""The detection of the form of a CSV file from its beginning: encoding, header, delimiter, blanks before quotes, decimal separator."""
 
 from __future__ import annotations
 
@@ -16,17 +16,19 @@ from manifold.runtime.errors import Malformed, TooLarge, cut, shown
 from manifold.runtime.tables import values
 from manifold.runtime.tables.values import Decimals
 
-HEADER_BYTES = 2**20  # of a CSV's header
-SAMPLE_CHARACTERS, SAMPLE_ROWS = 256 * 2**10, 500  # of the beginning, by which the form is judged
-DELIMITERS = ";\t|,"  # of equally good ones the first: commas also stand before decimals
-STATED = re.compile(r'"?sep=(.)"?\r?\n', re.IGNORECASE)  # a first line that Excel reads
+HEADER_BYTES = 2**20  # limit for the header of a CSV file
+SAMPLE_CHARACTERS, SAMPLE_ROWS = 256 * 2**10, 500  # size of the sample from which the form is detected
+DELIMITERS = (
+    ";\t|,"  # among equally good ones, the first is chosen; the comma is last, since it is also a decimal separator
+)
+STATED = re.compile(r'"?sep=(.)"?\r?\n', re.IGNORECASE)  # a first line that states the delimiter for Excel
 LINES = re.compile(r"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+")
 
 BOMS = ((codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be"))
-# Windows-1252 is what files called Latin-1 are written in; its five undefined bytes are as in Latin-1
+# files called Latin-1 are usually Windows-1252; its five undefined bytes are read as in Latin-1
 LATIN = "".join(bytes([code]).decode("cp1252", "ignore") or chr(code) for code in range(256))
 
-# numbers that can be read in one way only: 0.5, 12.25, 1,234.5, and the same with the signs exchanged
+# unambiguous numbers: 0.5, 12.25, 1,234.5, and the same with point and comma exchanged
 _ANYWHERE = r"[+-]?(?:\d{{1,3}}(?:[{group}{spaces}]\d{{3}})+{point}\d+|\d*{point}(?:\d{{1,2}}|\d{{4,}})|0+{point}\d+|\d{{4,}}{point}\d+)(?:[eE][+-]?\d+)?"
 _EVIDENCE: dict[Decimals, re.Pattern[str]] = {
     ".": re.compile(_ANYWHERE.format(point=r"\.", group=",", spaces=values.SPACES)),
@@ -39,17 +41,17 @@ _EITHER = re.compile(r"[+-]?\d{1,3},\d{3}")
 class Dialect:
     """The form of one CSV file."""
 
-    header: tuple[str, ...]  # without blanks around names
+    header: tuple[str, ...]  # names without surrounding blanks
     delimiter: str
-    spaced: bool  # blanks stand between a delimiter and a quote
-    decimal: Decimals | None  # the sign before decimals; None if the beginning shows none
-    skip: int  # characters before the first row
+    spaced: bool  # true if there are blanks between a delimiter and a quote
+    decimal: Decimals | None  # decimal separator; None if the beginning of the file shows none
+    skip: int  # number of characters before the first row
 
 
 class Text(io.RawIOBase):
-    """The bytes of a text file as UTF-8, whatever it was written in: UTF-8, UTF-16 with a byte order mark, or Latin-1 (Windows-1252).
+    """A stream that converts a text file into UTF-8, from UTF-8, UTF-16 with a byte order mark, or Latin-1 (Windows-1252).
 
-    A file whose bytes are no UTF-8 is read as Latin-1. Raises Malformed if it has both.
+    A file that is not valid UTF-8 is read as Latin-1. Raises Malformed if characters in UTF-8 come before the invalid bytes.
     """
 
     def __init__(self, source: IO[bytes]) -> None:
@@ -74,7 +76,7 @@ class Text(io.RawIOBase):
         return size
 
     def _decode(self, content: bytes, *, final: bool) -> bytes:
-        """Return bytes of the file as UTF-8."""
+        """Convert bytes of the file into UTF-8."""
         if self.encoding == "latin-1":
             return codecs.charmap_decode(content, "strict", LATIN)[0].encode()
         pending = self._decoder.getstate()[0]
@@ -83,8 +85,8 @@ class Text(io.RawIOBase):
         except UnicodeDecodeError as error:
             if self.encoding != "utf-8" or self._beyond_ascii or not (pending + content)[: error.start].isascii():
                 raise Malformed(
-                    f"file: byte {self._read - len(pending) + error.start + 1} is no {self.encoding.upper()}, though the file is elsewhere; "
-                    "save it anew as UTF-8",
+                    f"file: byte {self._read - len(pending) + error.start + 1} is not valid {self.encoding.upper()}, but the bytes before it are; "
+                    "save the file as UTF-8",
                     field="file",
                 ) from None
             self.encoding = "latin-1"
@@ -98,9 +100,9 @@ class Text(io.RawIOBase):
 
 
 def find(head: str, wanted: Collection[str] = ()) -> Dialect:
-    """Return the form of a file that begins with `head`, whose columns `wanted` are asked for (any, if there are none).
+    """Return the form of a file that starts with `head`. `wanted` are the columns to look for; empty for any.
 
-    Raises Malformed for a file without a header, TooLarge for one that is too long.
+    Raises Malformed for a file without a header, TooLarge if the header is too long.
     """
     begin, stated = _begin(head)
     line = re.match(r"[^\r\n]*", head[begin:])
@@ -111,7 +113,7 @@ def find(head: str, wanted: Collection[str] = ()) -> Dialect:
         sample = head[begin : begin + 2 * HEADER_BYTES]
     lines = LINES.findall(sample)
     if len(lines) > 1 and len(sample) < len(head) - begin:
-        lines.pop()  # it may be cut
+        lines.pop()  # it may be incomplete
     spaced_of = {each: bool(re.search(rf"(?:^|{re.escape(each)}) +\"", sample, re.MULTILINE)) for each in DELIMITERS}
     candidates = [_Parsed(lines, each, spaced=spaced_of[each]) for each in stated or DELIMITERS]
     best = max(candidates, key=lambda parsed: parsed.merit(wanted))
@@ -124,11 +126,14 @@ def find(head: str, wanted: Collection[str] = ()) -> Dialect:
 
 
 def _long_header() -> TooLarge:
-    return TooLarge(f"file: the first line, which names the columns, is longer than {HEADER_BYTES} bytes", field="file")
+    return TooLarge(
+        f"file: the first line is longer than {HEADER_BYTES} bytes; it must contain only the names of the columns",
+        field="file",
+    )
 
 
 def _begin(head: str) -> tuple[int, str]:
-    """Return how many characters come before the header, and the delimiter if the file states it."""
+    """Return the number of characters before the header, and the delimiter if the file states it."""
     begin = len(head) - len(head.lstrip("\r\n"))
     if found := STATED.match(head, begin):
         return found.end(), found.group(1)
@@ -136,14 +141,14 @@ def _begin(head: str) -> tuple[int, str]:
 
 
 class _Parsed:
-    """The beginning of a file, read with one delimiter."""
+    """The beginning of a file, parsed with one delimiter."""
 
     def __init__(self, lines: Sequence[str], delimiter: str, *, spaced: bool) -> None:
         self.delimiter, self.spaced = delimiter, spaced
         self.header: list[str] = []
         self.rows: list[list[str]] = []
         reader = csv.reader(lines, delimiter=delimiter, skipinitialspace=spaced)
-        self.first = ""  # the header as it stands in the file
+        self.first = ""  # the text of the header in the file
         try:
             self.header = [values.text_of(name) for name in next(reader, [])]
             self.first = "".join(lines[: reader.line_num])
@@ -152,44 +157,47 @@ class _Parsed:
                     self.rows.append(row)
                 if len(self.rows) == SAMPLE_ROWS:
                     break
-        except csv.Error:  # a text of more than 131 072 characters: not that delimiter, or a cell that is refused later
+        except (
+            csv.Error
+        ):  # a cell of more than 131 072 characters: the delimiter is wrong, or the cell is rejected later
             pass
 
     def merit(self, wanted: Collection[str]) -> tuple[float, ...]:
-        """Return how well the delimiter fits: known columns, then rows with as many cells as the header, then columns."""
+        """Return how well the delimiter fits: by known columns, then by rows with as many cells as the header, then by columns."""
         known = len(set(self.header) & set(wanted))
         alike = sum(len(row) == len(self.header) for row in self.rows) / max(len(self.rows), 1)
         return known, len(self.header) > 1, alike, len(self.header)
 
 
 def _check_header(header: Sequence[str], wanted: Collection[str]) -> None:
-    """Raise Malformed for a first line that is empty, or that looks like a row of numbers."""
+    """Raise Malformed if the first line is empty or looks like a row of numbers."""
     if not any(header):
-        raise Malformed("file: its first line names no columns; a header is needed", field="file")
+        raise Malformed("file: its first line is empty; add a header with the names of the columns", field="file")
     numbers = [name for name in header if name and values.number(name, values.DEFAULT) is not None]
     plain = all(name.isdecimal() for name in numbers) and len(set(numbers)) == len(numbers)  # such as years
     if len(numbers) == sum(map(bool, header)) and not plain and not set(header) & set(wanted):
         raise Malformed(
-            f"file: its first line is numbers ({cut(', '.join(numbers))}); it must name the columns", field="file"
+            f"file: its first line contains only numbers ({cut(', '.join(numbers))}); add a header with the names of the columns",
+            field="file",
         )
 
 
 def _check_title(title: str, candidates: Sequence[_Parsed]) -> None:
-    """Raise Malformed for a first line of one cell above rows of several: a title, which is no header."""
+    """Raise Malformed if the first line has one cell and the rows have several: it is a title, not a header."""
     for parsed in candidates:
         cells = {len(row) for row in parsed.rows}
         if len(parsed.rows) > 1 and len(parsed.header) == 1 and len(cells) == 1 and max(cells) > 2:
             raise Malformed(
-                f"file: its first line is one cell, {shown(title)}, but its rows have {max(cells)}, separated by {shown(parsed.delimiter)}; "
-                "the first line must name the columns: remove what stands above them",
+                f"file: its first line has one cell, {shown(title)}, but its rows have {max(cells)}, separated by {shown(parsed.delimiter)}; "
+                "remove the lines above the names of the columns",
                 field="file",
             )
 
 
 def _completed(parsed: _Parsed) -> list[str]:
-    """Return the header, with a column without a name if every row has one cell more: a separator at its end, or the row's name in front.
+    """Return the header, extended by a column without a name if every row has one cell more: an empty last cell, or a row name in front.
 
-    Programs such as R write names of rows without one in the header. They differ, and are texts, or whole numbers that rise.
+    Programs such as R write row names without a name in the header. Row names are unique, and either texts or increasing whole numbers.
     """
     header, rows = parsed.header, parsed.rows
     if len(header) < 2 or not rows or any(len(row) != len(header) + 1 for row in rows):
@@ -206,14 +214,12 @@ def _completed(parsed: _Parsed) -> list[str]:
 
 
 def _decimal(parsed: _Parsed) -> Decimals | None:
-    """Return the sign before decimals that most columns of the sample show; None if they show none, or both equally often."""
+    """Return the decimal separator that most columns of the sample show; None if they show none, or both equally often."""
     votes: Counter[Decimals] = Counter()
     for place in range(len(parsed.header)):
         cells = {values.trimmed(row[place]) for row in parsed.rows if len(row) > place}
         votes.update(sign for sign, pattern in _EVIDENCE.items() if any(map(pattern.fullmatch, cells)))
         if parsed.delimiter != "," and any(map(_EITHER.fullmatch, cells)):
-            votes[","] += (
-                0  # 1,234 in a file that is not separated by commas: decimals, unless another column shows points
-            )
+            votes[","] += 0  # 1,234 in a file with another delimiter: a decimal comma, unless other columns show points
     ranked = votes.most_common()
     return ranked[0][0] if ranked and (len(ranked) == 1 or ranked[0][1] > ranked[1][1]) else None

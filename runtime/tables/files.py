@@ -1,7 +1,8 @@
-"""Tables in CSV and Parquet files, read in chunks of constant memory or as a whole. Rows that are no rows are set aside.
+"""A reader of tables in CSV and Parquet files, in chunks of constant memory or as a whole. Invalid rows are listed separately.
 
-Rows are numbered as they stand in the file, from 1 (a CSV's header is no row). A column comes as numbers if all of its values are or spell
-numbers, or are missing; else as texts or plain Python values, which runtime.tables.columns reads one by one and by the same rules.
+Rows are numbered from 1 in the order of the file; the header of a CSV file is not counted. A column is returned as numbers if all its values are
+numbers, texts of numbers, or missing. Otherwise it is returned as texts or plain Python values; runtime.tables.columns reads these one by one by
+the same rules.
 """
 
 from __future__ import annotations
@@ -34,56 +35,62 @@ __all__ = ["Chunk", "FileTable", "check_invalid", "chunks", "format_of", "read"]
 Array = NDArray[Any]
 
 CHUNK_ROWS = 16_384
-CHUNK_CELLS = 500_000  # of a chunk, which has fewer rows where the table is wide
+CHUNK_CELLS = 500_000  # limit for the cells of a chunk; chunks of wide tables have fewer rows
 MAX_ROWS = 100_000_000
-MAX_CELLS = 500_000_000  # of a file that is read as a whole: 4 GB as numbers
+MAX_CELLS = 500_000_000  # limit for a file that is read as a whole: 4 GB as numbers
 CELL_BYTES = 4096  # a longer cell is neither a number nor a category, and its row is invalid
-WHOLE_CELL_BYTES = 2**20  # of a Parquet file that is read as a whole, on average
+WHOLE_CELL_BYTES = 2**20  # limit for the average size of a cell, if a Parquet file is read as a whole
 FORMATS = ("csv", "parquet")
-UNNAMED = "has no name in the file's header; row numbers often have none"
+UNNAMED = "has no name in the header of the file; columns of row numbers often have none"
 
 
 @dataclass
 class Chunk:
-    """Rows of a file in their order. `bad` holds the invalid ones by number, with the reason; their cells, if any, are not to be used."""
+    """Rows of a file, in order. `bad` contains the invalid rows by number, with the reason; do not use their cells, if any."""
 
-    numbers: NDArray[np.int64]  # (n,), of the rows that were read
+    numbers: NDArray[np.int64]  # (n,), numbers of the rows that were read
     table: dict[str, Array]  # columns (n,)
     bad: dict[int, str] = field(default_factory=dict)
     also: dict[str, Any] = field(
         default_factory=dict
-    )  # further columns as Arrow arrays (n,): texts of a CSV, the types of a Parquet file
-    notation: Notation = DEFAULT  # of the texts
-    notes: dict[int, list[str]] = field(default_factory=dict)  # by number: cells of further columns that were left out
+    )  # additional columns as Arrow arrays (n,): texts for CSV, the types of the file for Parquet
+    notation: Notation = DEFAULT  # notation of the texts
+    notes: dict[int, list[str]] = field(
+        default_factory=dict
+    )  # by row number: cells of additional columns that were left out
 
 
 @dataclass(frozen=True)
 class FileTable:
-    """A whole file. Columns that cannot be values of a row are left out and listed."""
+    """A whole file. Columns with types that rows cannot have are left out and listed."""
 
-    numbers: NDArray[np.int64]  # (n,), of the rows
-    columns: dict[str, Array]  # (n,): numbers, NaN if missing, or plain values
+    numbers: NDArray[np.int64]  # (n,), row numbers
+    columns: dict[str, Array]  # (n,): numbers with NaN for missing values, or plain values
     notation: Notation
-    bad: dict[int, str] = field(default_factory=dict)  # rows without cells, by number
-    left_out: dict[str, str] = field(default_factory=dict)  # by column, with the reason
-    notes: tuple[str, ...] = ()  # what was assumed about the file
+    bad: dict[int, str] = field(default_factory=dict)  # invalid rows by number, with the reason
+    left_out: dict[str, str] = field(default_factory=dict)  # columns that were left out, with the reason
+    notes: tuple[str, ...] = ()  # assumptions about the file
 
 
 def format_of(path: Path) -> str:
-    """Return csv or parquet, by the name's suffix. Raises Malformed for another."""
+    """Return `csv` or `parquet` from the suffix of a file name. Raises Malformed for another suffix."""
     suffix = path.suffix.lower().removeprefix(".")
     if suffix not in FORMATS:
-        raise Malformed(f"{cut(path.name)}: a table is a .csv or .parquet file", field="file", valid=list(FORMATS))
+        raise Malformed(
+            f"{cut(path.name)}: the suffix is not that of a table; give a .csv or .parquet file",
+            field="file",
+            valid=list(FORMATS),
+        )
     return suffix
 
 
 def chunks(
     source: IO[bytes], kind: str, spec: TableSpec, *, rows: int = CHUNK_ROWS, also: Sequence[str] = ()
 ) -> Iterator[Chunk]:
-    """Yield the columns of `spec`, `rows` rows at a time; columns that the model does not know are skipped, except those named in `also`.
+    """Yield the columns of `spec`, `rows` rows at a time. Other columns are skipped, except those named in `also`.
 
-    `source` is a binary file, seekable for Parquet. Raises Malformed where the file cannot be read, has no rows or lacks columns. Columns
-    of `also` may be absent; they may be columns of `spec`, whose cells are then given a second time, as they are in the file.
+    `source` is a binary file, seekable for Parquet. Columns in `also` may be absent. They may also be columns of `spec`; their cells are then
+    also returned unconverted. Raises Malformed if the file cannot be read, has no rows, or lacks columns of `spec`.
     """
     read = _parquet if kind == "parquet" else _csv
     last = 0
@@ -91,14 +98,14 @@ def chunks(
         for chunk in read(source, spec, max(1, min(rows, CHUNK_CELLS // (len(spec.columns) + len(also)))), also):
             last = max([last, *chunk.numbers[-1:].tolist(), *chunk.bad])
             if last > MAX_ROWS:
-                raise TooLarge(f"file: has more than {MAX_ROWS} rows; send it in parts", field="file")
+                raise TooLarge(f"file: has more than {MAX_ROWS} rows; split it into several files", field="file")
             yield chunk
     if not last:
-        raise Malformed("file: has no rows", field="file")
+        raise Malformed("file: has no rows below the header; add rows", field="file")
 
 
 def header(source: IO[bytes], kind: str, spec: TableSpec) -> list[str]:
-    """Return the names of a file's columns; the file is then where it was. Raise Malformed if it cannot be read."""
+    """Return the names of the columns of a file. The file position is restored. Raises Malformed if the file cannot be read."""
     start = source.tell()
     with _reading(kind):
         if kind == "parquet":
@@ -115,10 +122,10 @@ def read(
     notation: Notation | None = None,
     written: Callable[[Sequence[str]], Collection[str]] = lambda names: (),
 ) -> FileTable:
-    """Return all columns of a file that have a name. A CSV's own decimal sign goes before that of `notation`.
+    """Return all columns of a file that have a name. A decimal separator detected in a CSV file overrides that of `notation`.
 
-    `written` returns those of the columns whose texts stay as they are written, without blanks around them, also if they spell numbers.
-    Raises Malformed where the file cannot be read or has no rows, TooLarge for one with more than MAX_CELLS cells.
+    `written` selects the columns whose texts are not converted into numbers; surrounding blanks are removed. Raises Malformed if the file
+    cannot be read or has no rows, TooLarge if it has more than MAX_CELLS cells.
     """
     with _reading(kind):
         return (_whole_parquet if kind == "parquet" else _whole_csv)(source, notation or DEFAULT, written)
@@ -126,7 +133,7 @@ def read(
 
 @contextlib.contextmanager
 def _reading(kind: str) -> Iterator[None]:
-    """Raise the errors of pyarrow, and of files, as those of this project. Raise Unavailable without pyarrow."""
+    """Convert errors of pyarrow and of files into errors of this project. Raises Unavailable if pyarrow is not installed."""
     try:
         import pyarrow
     except ImportError:
@@ -138,11 +145,12 @@ def _reading(kind: str) -> Iterator[None]:
 
 
 def _unreadable(error: Exception, kind: str) -> RequestError:
-    """Return the error for what a library says of a file."""
+    """Return the error for a file that a library cannot read, with the message of the library."""
     line = (str(error).splitlines() or [type(error).__name__])[0]
     if "straddling object" in line or "field larger than field limit" in line:
         return TooLarge(
-            f"file: a row is longer than {csv_files.BLOCK_BYTES} bytes, or a quote in it is never closed", field="file"
+            f"file: a row is longer than {csv_files.BLOCK_BYTES} bytes, or a quote is not closed; correct the row",
+            field="file",
         )
     return Malformed(f"file: cannot be read as {kind}: {cut(line, 200)}", field="file")
 
@@ -152,10 +160,10 @@ def _too_long(name: str, size: int) -> str:
 
 
 def _check_columns(there: Iterable[str], spec: TableSpec, also: Sequence[str]) -> list[str]:
-    """Return those columns of `also` that are there. Raise Malformed for a column of the model that is not, and for one that is there twice."""
+    """Return the columns in `also` that the file has. Raises Malformed if a column of the model is missing, or if one occurs twice."""
     count = Counter(there)
     if count.total() > MAX_COLUMNS:
-        raise TooLarge(f"file: has {count.total()} columns, the limit is {MAX_COLUMNS}", field="file")
+        raise TooLarge(f"file: has {count.total()} columns; the limit is {MAX_COLUMNS}", field="file")
     if absent := [name for name in spec.names if name not in count]:
         has = ", ".join(map(shown, itertools.islice(count, LISTED))) + (", …" if len(count) > LISTED else "")
         raise Malformed(
@@ -169,7 +177,7 @@ def _check_columns(there: Iterable[str], spec: TableSpec, also: Sequence[str]) -
 
 
 def _remedy(absent: Sequence[str], there: Collection[str]) -> str:
-    """Return what to do about columns that a file lacks, one of which it may have in other upper and lower case."""
+    """Return advice about missing columns. The file may have one of them in other upper and lower case."""
     folded = {name.casefold(): name for name in there}
     alike = next((name for name in absent if name.casefold() in folded), None)
     if alike is not None:
@@ -191,14 +199,14 @@ def _csv(source: IO[bytes], spec: TableSpec, rows: int, also: Sequence[str]) -> 
 
 
 def _notation(opened: csv_files.Opened, stated: Notation) -> Notation:
-    """Return the notation of a file: its own decimal sign, if it shows one."""
+    """Return the notation of a file: the stated one, with the decimal separator that the file shows, if any."""
     return replace(stated, decimal=opened.form.decimal or stated.decimal)
 
 
 def _windows(
     batch: csv_files.Batch, last: int, rows: int, spec: TableSpec, notation: Notation, also: Sequence[str]
 ) -> Iterator[Chunk]:
-    """Yield the rows after `last` as chunks of `rows` consecutive numbers at most, valid and invalid ones together."""
+    """Yield the rows after `last` in chunks of at most `rows` consecutive row numbers, counting valid and invalid rows."""
     numbers, bad = batch.numbers, batch.bad
     places = np.asarray(list(bad), np.int64)
     end = max([last, *numbers[-1:].tolist(), *places[-1:].tolist()])
@@ -216,7 +224,7 @@ def _windows(
 
 
 def _of_texts(texts: Any, column: NumericColumn | CategoricalColumn, notation: Notation, *, same: bool) -> Array:
-    """Return a column as numbers, or as texts in which numbers of another notation than the model's (not `same`) are numbers."""
+    """Convert a column into numbers, or into texts. If the notation is not the `same` as the model's, texts of numbers become numbers."""
     if isinstance(column, CategoricalColumn):
         lookup = column.lookup
         return (
@@ -229,7 +237,7 @@ def _of_texts(texts: Any, column: NumericColumn | CategoricalColumn, notation: N
 
 
 def _short_cells(column: Any, name: str, chunk: Chunk) -> Any:
-    """Return the column without cells that are too long. Their rows are noted as invalid."""
+    """Replace cells that are too long by empty ones, and record their rows as invalid."""
     from pyarrow import compute
 
     sizes = compute.binary_length(column)
@@ -241,7 +249,7 @@ def _short_cells(column: Any, name: str, chunk: Chunk) -> Any:
 
 
 def _exact_texts(column: Any, name: str, chunk: Chunk) -> Any:
-    """Return the cells of a further column as texts, null if they are empty or too long; the latter are noted."""
+    """Return the cells of an additional column as texts, null if empty or too long. Cells that are too long are noted."""
     from pyarrow import compute
 
     sizes = compute.binary_length(column)
@@ -269,7 +277,7 @@ def _whole_csv(source: IO[bytes], stated: Notation, written: Callable[[Sequence[
         if cells > MAX_CELLS:
             raise _too_many_cells(cells)
     if not rows:
-        raise Malformed(f"file: has no rows{_first(bad)}", field="file")
+        raise Malformed(f"file: has no rows{_first(bad)}; add valid rows", field="file")
     texts = written(list(batches[0].columns))
     columns = {}
     for name in batches[0].columns:
@@ -280,8 +288,8 @@ def _whole_csv(source: IO[bytes], stated: Notation, written: Callable[[Sequence[
 
 
 def _first(bad: dict[int, str]) -> str:
-    """Return what is wrong with the first invalid row, as an addition to a message."""
-    return f" that can be read (row {min(bad)} {bad[min(bad)]})" if bad else ""
+    """Return the reason why the first invalid row is invalid, as an addition to a message."""
+    return f" that can be read (row {min(bad)}: {bad[min(bad)]})" if bad else ""
 
 
 def _unnamed(header: Iterable[str]) -> dict[str, str]:
@@ -289,7 +297,7 @@ def _unnamed(header: Iterable[str]) -> dict[str, str]:
 
 
 def _too_many_cells(cells: int) -> TooLarge:
-    return TooLarge(f"file: has {cells} cells, the limit is {MAX_CELLS}; take a sample of its rows", field="file")
+    return TooLarge(f"file: has {cells} cells; the limit is {MAX_CELLS}, so use a sample of the rows", field="file")
 
 
 # --- Parquet ------------------------------------------------------------------------------------------------------------------
@@ -303,7 +311,7 @@ def _parquet(source: IO[bytes], spec: TableSpec, rows: int, also: Sequence[str])
     wanted = list(dict.fromkeys([*spec.names, *there]))
     written = {
         name: place for name, place in zip(names, spelled, strict=True) if name in wanted
-    }  # as the file has the names
+    }  # from names to their spelling in the file
     file = parquet.File(source, [written[name] for name in wanted], CELL_BYTES)
     kinds = {name: file.schema.field(written[name]).type for name in wanted}
     for column in spec.columns:
@@ -313,7 +321,9 @@ def _parquet(source: IO[bytes], spec: TableSpec, rows: int, also: Sequence[str])
     number = 1
     for batch in file.batches(rows):
         if sorted(batch.schema.names) != sorted(written.values()):
-            raise Malformed("file: columns within columns have the names of the model's", field="file")
+            raise Malformed(
+                "file: nested columns have the same names as columns of the model; rename them", field="file"
+            )
         chunk = Chunk(np.arange(number, number + batch.num_rows), {}, notation=spec.notation)
         number += batch.num_rows
         for name in spec.names:
@@ -324,7 +334,7 @@ def _parquet(source: IO[bytes], spec: TableSpec, rows: int, also: Sequence[str])
 
 
 def _of_parquet(column: Any, name: str, chunk: Chunk) -> Array:
-    """Return a column as numbers or objects. Texts come as places in a dictionary: each is made, and measured, once."""
+    """Convert a column into numbers or objects. Texts are dictionary-encoded, so each one is converted and measured once."""
     from pyarrow import types
 
     if not types.is_dictionary(column.type):
@@ -341,7 +351,7 @@ def _of_parquet(column: Any, name: str, chunk: Chunk) -> Array:
 
 
 def _exact_values(column: Any, name: str, chunk: Chunk) -> Any:
-    """Return a further column in its type. Texts are plain texts, null if they are too long; those are noted."""
+    """Return an additional column in its own type. Texts that are too long become null and are noted."""
     import pyarrow
     from pyarrow import compute, types
 
@@ -361,7 +371,7 @@ def _exact_values(column: Any, name: str, chunk: Chunk) -> Any:
 
 
 def _sizes(texts: Any) -> NDArray[np.int64]:
-    """Return the bytes of each text, 0 for values of other kinds and for none."""
+    """Return the size of each text in bytes; 0 for other values and for nulls."""
     from pyarrow import compute
 
     if not _is_text(texts.type):
@@ -384,7 +394,7 @@ def _whole_parquet(
     names = [text_of(name) for name in table.column_names]
     table = table.rename_columns(names)
     if not table.num_rows:
-        raise Malformed("file: has no rows", field="file")
+        raise Malformed("file: has no rows below the header; add rows", field="file")
     count = Counter(names)
     if twice := next((name for name in names if count[name] > 1), None):
         raise csv_files.two_columns(twice)
@@ -393,7 +403,7 @@ def _whole_parquet(
         column = table[name]
         if not _is_plain(column.type):
             left_out[name] = (
-                f"holds {cut(str(_values(column.type)))}; a value of a row is a number, a text, a truth value or a time"
+                f"has the type {cut(str(_values(column.type)))}; values must be numbers, texts, booleans, dates or times"
             )
         elif _is_text(_values(column.type)):
             columns[name] = plain(column) if name in texts else settled(column, notation)
@@ -415,7 +425,7 @@ def _is_text(kind: Any) -> bool:
 
 
 def _is_plain(kind: Any) -> bool:
-    """Return whether values of an Arrow type are numbers, texts, truth values, dates or times; lists, structures and bytes are not."""
+    """Return whether the values of an Arrow type are numbers, texts, booleans, dates or times. Lists, structures and bytes are not."""
     from pyarrow import types
 
     tests = (
@@ -426,10 +436,10 @@ def _is_plain(kind: Any) -> bool:
 
 
 def _check_type(name: str, kind: Any, *, numeric: bool = False) -> None:
-    """Raise Malformed for a type whose values cannot be those of the column: lists, structures, bytes or durations; times for numbers."""
+    """Raise Malformed for a type that a column cannot have: lists, structures, bytes and durations; also times, for a column of numbers."""
     from pyarrow import types
 
     if not _is_plain(kind) or (numeric and types.is_temporal(_values(kind))):
         raise Malformed(
-            f"file: column {shown(name)} holds {cut(str(kind))}; numbers, texts or booleans are needed", field="file"
+            f"file: column {shown(name)} has the type {cut(str(kind))}; use numbers, texts or booleans", field="file"
         )

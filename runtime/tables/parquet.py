@@ -1,8 +1,8 @@
-"""Parquet files opened within limits: what a file claims about itself is checked before anything of it is decoded.
+"""A reader of Parquet files with limits: the sizes that a file claims are checked before it is decoded.
 
-A few kilobytes of Parquet can stand for gigabytes: a compressed page, a value of the dictionary that every row repeats, a footer whose lists
-claim millions of entries. The decoder allocates what the headers of the pages say, so these are read here first (the sums in the footer are
-not believed). What is left is bounded: pages that are open at the same time, rows of a batch, and the cells of texts, which stay indices
+A few kilobytes of Parquet can expand to gigabytes: a compressed page, a dictionary value that every row repeats, or a footer with lists of
+millions of entries. The decoder allocates the sizes in the page headers, so these headers are read here first; the sums in the footer are not
+trusted. All other memory is bounded: the pages that are open at the same time, the rows of a batch, and the cells of texts, which stay indices
 into a dictionary until runtime.tables.files has measured them.
 """
 
@@ -19,27 +19,31 @@ import numpy as np
 from manifold.runtime.errors import Malformed, TooLarge, shown
 from manifold.runtime.tables.thrift import LIST, Compact, TooMany
 
-FOOTER_BYTES = 16 * 2**20  # of the footer
-FOOTER_STRUCTS = 200_000  # in it: a column of a row group takes five or six
-EXTRA_BYTES = 64 * 2**10  # of the footer's free metadata (pandas, Arrow); more of it is not read
-LIST_ITEMS = 32_768  # columns, or row groups
-PAGE_BYTES = 64 * 2**20  # of a page when decompressed
-OPEN_BYTES = 128 * 2**20, 2 * 2**20  # of the largest pages of all columns that are read, and more for each column
-BATCH_BYTES = 32 * 2**20  # of the pages of text that a batch of rows touches
-LEAST_ROWS = 16  # of a batch
-EMPTY_PAGES = 64  # of a column in a row group: pages beyond its number of values
-VALUE_BYTES = 64  # of a value whose length is fixed
-HEADER_STRUCTS = 64  # in a page's header
-HEADER_BYTES = 512, 64 * 2**10  # of a page's header: what is read at first, and at most
+FOOTER_BYTES = 16 * 2**20  # limit for the footer
+FOOTER_STRUCTS = 200_000  # limit for the structs in the footer; a column of a row group needs five or six
+EXTRA_BYTES = 64 * 2**10  # limit for the key-value metadata in the footer (pandas, Arrow); larger metadata is skipped
+LIST_ITEMS = 32_768  # limit for the columns, and for the row groups
+PAGE_BYTES = 64 * 2**20  # limit for a decompressed page
+OPEN_BYTES = (
+    128 * 2**20,
+    2 * 2**20,
+)  # limit for the largest pages of all columns to read: a total, plus a share per column
+BATCH_BYTES = 32 * 2**20  # limit for the pages of text that a batch of rows needs
+LEAST_ROWS = 16  # smallest batch
+EMPTY_PAGES = 64  # limit for the pages of a column in a row group, in addition to its number of values
+VALUE_BYTES = 64  # limit for a value of fixed length
+HEADER_STRUCTS = 64  # limit for the structs in the header of a page
+HEADER_BYTES = 512, 64 * 2**10  # bytes of a page header that are read at first, and at most
 
 MAGIC = b"PAR1"
 DATA, DICTIONARY, DATA_V2 = 0, 2, 3  # types of pages
-SIZES = {  # least bytes of a value
+SIZES = {  # smallest size of a value in bytes
     "BOOLEAN": 0, "INT32": 4, "INT64": 8, "INT96": 12, "FLOAT": 4, "DOUBLE": 8, "BYTE_ARRAY": 4,
 }  # fmt: skip
 PLAIN, PLAIN_DICTIONARY, RLE, DELTA_BINARY_PACKED, RLE_DICTIONARY, BYTE_STREAM_SPLIT = 0, 2, 3, 5, 8, 9
 ENCODINGS = (PLAIN, PLAIN_DICTIONARY, RLE, DELTA_BINARY_PACKED, RLE_DICTIONARY, BYTE_STREAM_SPLIT)
-ADVICE = "write the file anew with smaller pages or row groups"
+ADVICE = "write the file again with smaller pages or row groups"
+DAMAGED = "the file is damaged: write it again"
 
 
 @dataclass
@@ -47,25 +51,25 @@ class Pages:
     """The pages of one column in one row group."""
 
     largest: int = 0  # bytes of the largest page of values
-    dictionary: int = 0  # bytes that the dictionary takes when it is decoded
+    dictionary: int = 0  # bytes of the decoded dictionary
     total: int = 0  # bytes of all pages
-    repeated: int = 0  # bytes that a row may repeat: a dictionary of values that are written out
-    rows: list[int] = field(default_factory=list)  # of each page whose values are texts in full
-    bytes: list[int] = field(default_factory=list)
+    repeated: int = 0  # bytes that each row may add: the dictionary, if its values are copied into the rows
+    rows: list[int] = field(default_factory=list)  # rows of each page that stores texts without a dictionary
+    bytes: list[int] = field(default_factory=list)  # bytes of each such page
 
     def heaviest(self, rows: int) -> int:
-        """Return the bytes that `rows` rows in a row can take or touch at most, in columns whose values differ in length."""
+        """Return the most bytes that `rows` consecutive rows can need, for columns with values of variable length."""
         if not self.rows:
             return rows * self.repeated
         ends = np.cumsum(np.asarray(self.rows, np.int64))
         before = np.concatenate([[0], np.cumsum(np.asarray(self.bytes, np.int64))])
-        # the first page that a batch from page i's last row leaves out
+        # the first page after a batch that starts with the last row of page i
         beyond = np.searchsorted(ends - self.rows, ends - 1 + rows)
         return rows * self.repeated + int((before[beyond] - before[:-1]).max())
 
 
 class File:
-    """A Parquet file whose columns `names` (all where None) can be read in bounded memory. `cell` is the largest cell that is expected."""
+    """A Parquet file whose columns `names` (None for all) can be read in bounded memory. `cell` is the largest expected cell in bytes."""
 
     def __init__(self, source: IO[bytes], names: Sequence[str] | None, cell: int) -> None:
         from pyarrow import parquet
@@ -86,61 +90,67 @@ class File:
             source, metadata=metadata, read_dictionary=texts, pre_buffer=False, buffer_size=64 * 2**10
         )
         plain = parquet.ParquetFile(source, metadata=metadata, pre_buffer=False)
-        self.schema = plain.schema_arrow  # as the file has it, texts as texts
+        self.schema = plain.schema_arrow  # the schema of the file, with texts as texts and not as dictionaries
 
     def batches(self, rows: int) -> Iterator[Any]:
-        """Yield record batches of at most `rows` rows. Raises TooLarge or Malformed before a row group that cannot be read within limits."""
+        """Yield record batches of at most `rows` rows. Raises TooLarge or Malformed before a row group that exceeds the limits."""
         for group in range(self.metadata.num_row_groups):
             yield from self.reader.iter_batches(
                 batch_size=self.check(group, rows), row_groups=[group], columns=self.names, use_threads=False
             )
 
     def check(self, group: int, rows: int) -> int:
-        """Return how many of `rows` rows a batch of this row group may have. Raises TooLarge, or Malformed for headers that lie."""
+        """Return the number of rows, at most `rows`, for batches of a row group. Raises TooLarge, or Malformed for false headers."""
         row_group = self.metadata.row_group(group)
         pages = [self._pages(row_group.column(leaf), leaf, row_group.num_rows) for leaf in self.leaves]
         limit = OPEN_BYTES[0] + OPEN_BYTES[1] * len(pages)
         if (held := sum(each.largest + each.dictionary for each in pages)) > limit:
-            raise _too_large(f"row group {group + 1} needs {held} bytes at a time, the limit is {limit}; {ADVICE}")
+            raise _too_large(f"row group {group + 1} needs {held} bytes at once (limit {limit}); {ADVICE}")
         total, allowed = sum(each.total for each in pages), row_group.num_rows * len(pages) * self.cell
         if total > BATCH_BYTES + allowed:
             raise _too_large(
-                f"row group {group + 1} has {total} bytes in {row_group.num_rows} rows; a cell has {self.cell} at most"
+                f"row group {group + 1} has {total} bytes in {row_group.num_rows} rows; the limit for a cell is {self.cell} bytes on average"
             )
         while (touched := sum(each.heaviest(rows) for each in pages)) > BATCH_BYTES and rows > LEAST_ROWS:
             rows //= 2
         if touched > BATCH_BYTES:
-            raise _too_large(f"{rows} rows of row group {group + 1} take {touched} bytes, the limit is {BATCH_BYTES}")
+            raise _too_large(
+                f"{rows} rows of row group {group + 1} need {touched} bytes (limit {BATCH_BYTES}); {ADVICE}"
+            )
         return rows
 
     def _pages(self, chunk: Any, leaf: int, rows: int) -> Pages:
-        """Return the pages of a column in a row group, by their headers, in the order in which the decoder meets them.
+        """Read the page headers of a column in a row group, in the order in which the decoder reads them.
 
-        Raises TooLarge, or Malformed: also for pages without values, of which many row groups could share millions.
+        Raises TooLarge or Malformed, also for pages without values: many row groups could share millions of them.
         """
         pages, values, count, name = Pages(), 0, 0, chunk.path_in_schema
         if chunk.num_values != rows and not self.metadata.schema.column(leaf).max_repetition_level:
-            raise Malformed(f"file: column {shown(name)} has {chunk.num_values} values for {rows} rows", field="file")
+            raise Malformed(
+                f"file: column {shown(name)} has {chunk.num_values} values for {rows} rows; {DAMAGED}", field="file"
+            )
         at = chunk.data_page_offset
         if chunk.has_dictionary_page and 0 < (first := chunk.dictionary_page_offset or 0) < at:
             at = first
         end = at + chunk.total_compressed_size
         if at < 0 or end > self.size:
-            raise Malformed(f"file: column {shown(name)} lies beyond the file's end", field="file")
+            raise Malformed(f"file: column {shown(name)} is beyond the end of the file; {DAMAGED}", field="file")
         size = self._value_size(leaf)
         while values < chunk.num_values and at < end:
             header, length = self._header(at, name)
             at, count = at + length + header[3], count + 1
             if count > chunk.num_values + EMPTY_PAGES:
-                raise Malformed(f"file: column {shown(name)} has more pages than values", field="file")
+                raise Malformed(f"file: column {shown(name)} has more pages than values; {DAMAGED}", field="file")
             if at > self.size:
-                raise Malformed(f"file: a page of column {shown(name)} lies beyond the file's end", field="file")
+                raise Malformed(
+                    f"file: a page of column {shown(name)} is beyond the end of the file; {DAMAGED}", field="file"
+                )
             values += _add(pages, header, chunk.physical_type, size, name)
         pages.repeated = pages.dictionary if name in self.written_out else 0
         return pages
 
     def _header(self, at: int, name: str) -> tuple[dict[int, Any], int]:
-        """Return a page's header and its length."""
+        """Return the header of a page and its length."""
         for most in HEADER_BYTES:
             self.source.seek(at)
             reader = Compact(self.source.read(most), HEADER_STRUCTS)
@@ -153,42 +163,47 @@ class File:
             if all(isinstance(header.get(key), int) for key in (1, 2, 3)) and header[2] >= 0 and header[3] >= 0:
                 return header, reader.at
             break
-        raise Malformed(f"file: column {shown(name)} has a page without a readable header", field="file")
+        raise Malformed(f"file: column {shown(name)} has a page without a readable header; {DAMAGED}", field="file")
 
     def _value_size(self, leaf: int) -> int:
-        """Return the least bytes of a value. Raises TooLarge for values of a fixed length that is too great."""
+        """Return the smallest size of a value in bytes. Raises TooLarge for values of a fixed length above the limit."""
         column = self.metadata.schema.column(leaf)
         if column.physical_type != "FIXED_LEN_BYTE_ARRAY":
             return SIZES.get(column.physical_type, 1)
         if column.length > VALUE_BYTES:
             raise _too_large(
-                f"column {shown(column.path)} has values of {column.length} bytes, the limit is {VALUE_BYTES}"
+                f"column {shown(column.path)} has values of {column.length} bytes; the limit is {VALUE_BYTES}"
             )
         return int(column.length)
 
 
 def _add(pages: Pages, header: dict[int, Any], kind: str, size: int, name: str) -> int:
-    """Note a page, and return how many values it holds. Raises TooLarge, or Malformed for a claim that cannot be true."""
+    """Record a page and return its number of values. Raises TooLarge, or Malformed for an impossible claim."""
     page, inflated = header[1], header[2]
     if inflated > PAGE_BYTES:
-        raise _too_large(f"column {shown(name)} has a page of {inflated} bytes, the limit is {PAGE_BYTES}; {ADVICE}")
+        raise _too_large(f"column {shown(name)} has a page of {inflated} bytes (limit {PAGE_BYTES}); {ADVICE}")
     page_header = header.get({DATA: 5, DICTIONARY: 7, DATA_V2: 8}.get(page, 0))
     if page_header is None:
-        return 0  # a page of another kind, which the decoder skips
+        return 0  # a page of another type; the decoder skips it
     values = page_header.get(1, -1)
     if values < 0:
-        raise Malformed(f"file: column {shown(name)} has a page without a number of values", field="file")
+        raise Malformed(
+            f"file: column {shown(name)} has a page that does not state its number of values; {DAMAGED}", field="file"
+        )
     pages.total += inflated
     if page == DICTIONARY:
         if values * size > inflated:
-            raise Malformed(f"file: the dictionary of column {shown(name)} claims {values} values", field="file")
+            raise Malformed(
+                f"file: the dictionary of column {shown(name)} claims {values} values, more than fit; {DAMAGED}",
+                field="file",
+            )
         pages.dictionary += inflated + 16 * values
         return 0
     encoding = page_header.get(2 if page == DATA else 4, PLAIN)
     if encoding not in ENCODINGS:
         raise Malformed(
-            f"file: column {shown(name)} has pages in an encoding that is not read (delta of texts); "
-            "write the file anew with plain or dictionary encoding",
+            f"file: column {shown(name)} has pages in an encoding that is not supported (delta of texts); "
+            "write the file again with plain or dictionary encoding",
             field="file",
         )
     pages.largest = max(pages.largest, inflated)
@@ -199,7 +214,7 @@ def _add(pages: Pages, header: dict[int, Any], kind: str, size: int, name: str) 
 
 
 def _metadata(source: IO[bytes], size: int) -> Any:
-    """Return pyarrow's metadata of a footer that has been looked at before. Raises Malformed, or TooLarge."""
+    """Return pyarrow's metadata of the footer, after the footer was checked. Raises Malformed or TooLarge."""
     from pyarrow import parquet
 
     footer = _footer(source, size)
@@ -210,33 +225,38 @@ def _metadata(source: IO[bytes], size: int) -> Any:
 
 
 def _footer(source: IO[bytes], size: int) -> bytes:
-    """Return the footer, without its free metadata where that is large."""
+    """Return the footer, without its key-value metadata if that is large."""
     source.seek(max(size - 8, 0))
     tail = source.read(8)
     length = int.from_bytes(tail[:4], "little")
     if len(tail) < 8 or tail[4:] != MAGIC or length > size - 12:
-        raise Malformed("file: cannot be read as parquet: it does not end as a Parquet file does", field="file")
+        raise Malformed(
+            "file: cannot be read as parquet: it does not end with a Parquet footer; check that it is complete",
+            field="file",
+        )
     if length > FOOTER_BYTES:
-        raise _too_large(f"its footer has {length} bytes, the limit is {FOOTER_BYTES}")
+        raise _too_large(f"its footer has {length} bytes (limit {FOOTER_BYTES}); write fewer row groups")
     source.seek(size - 8 - length)
     content = source.read(length)
     try:
         return _without_extras(content)
     except TooMany:
-        raise _too_large(f"its footer has more than {FOOTER_STRUCTS} parts; {ADVICE}") from None
+        raise _too_large(f"its footer has more than {FOOTER_STRUCTS} parts; write fewer row groups") from None
     except (IndexError, ValueError, KeyError):
-        raise Malformed("file: cannot be read as parquet: its footer is damaged", field="file") from None
+        raise Malformed(
+            f"file: cannot be read as parquet: its footer cannot be read; {DAMAGED}", field="file"
+        ) from None
 
 
 def _without_extras(content: bytes) -> bytes:
-    """Return a footer with at most EXTRA_BYTES of free metadata. Raises TooMany for one of too many parts."""
+    """Return a footer without key-value metadata above EXTRA_BYTES. Raises TooMany if it has too many parts."""
     reader, kept, last, begin = Compact(content, FOOTER_STRUCTS), bytearray(), 0, 0
     for name, kind in reader.fields():
         value = reader.at
         reader.skip(kind)
         if not (name == 5 and kind == LIST and reader.at - begin > EXTRA_BYTES):
             if not 0 < name - last < 16:
-                raise ValueError("fields of a footer stand in their order")
+                raise ValueError("the fields of the footer are not in ascending order")
             kept += bytes([(name - last) << 4 | kind]) + content[value : reader.at]
             last = name
         begin = reader.at

@@ -1,8 +1,8 @@
-"""Table rows to and from encoded float32 arrays: the one place for scaling, categories and their errors.
+"""The conversion of table rows into encoded float32 arrays and back. Scaling, categories and their errors are defined only here.
 
-runtime.tables.values says what a value means. A text that spells no number in a numeric column, or a number that is not finite, is an
-error that names row and column. Where the caller allows it (scoring does), a category never seen in training becomes a block of zeros, a
-missing value NaN, and both are reported. runtime.tables.columns does the same for whole columns.
+runtime.tables.values defines the meaning of a value. In a numeric column, a text that is not a number, or a number that is not finite, is an
+error that names row and column. If the caller allows it (scoring does), an unknown category becomes a block of zeros and a missing value
+becomes NaN; both are reported. runtime.tables.columns does the same for whole columns.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ Row = Mapping[str, Any] | Sequence[Any]
 def encode(
     rows: Sequence[Row], spec: TableSpec, *, unknown: bool = False, missing: bool = False, field: str = "rows"
 ) -> tuple[Float32, list[list[str]]]:
-    """Encode rows (objects by column, or arrays in column order) as float32 (n, width), with warnings by row.
+    """Encode rows (objects by column name, or arrays in column order) as float32 (n, width), with warnings by row.
 
-    `unknown` allows categories never seen in training, `missing` values that are null or left out. Raises InvalidValue naming row and
-    column.
+    `unknown` allows categories that did not occur in training, `missing` allows values that are null or absent. Raises InvalidValue with row
+    and column.
     """
     warnings: list[list[str]] = [[] for _ in rows]
     encoded = np.zeros((len(rows), *spec.shape), np.float32)
@@ -52,49 +52,63 @@ def encode(
 
 
 def values(row: Row, spec: TableSpec, place: str = "row", *, missing: bool = False) -> list[Any]:
-    """Return a row's values in column order, None for those that are missing. Raises InvalidValue for unknown columns, and for missing
-    values where they are not allowed."""
+    """Return the values of a row in column order, None for missing ones.
+
+    Raises InvalidValue for unknown columns, and for missing values if they are not allowed.
+    """
     names = spec.names
     if isinstance(row, Mapping):
         for name in row:
             if name not in spec.known:
-                raise InvalidValue(f"{place}: unknown column {shown(name)}", field=f"{place}.{name}", valid=names)
+                raise InvalidValue(
+                    f"{place}: the model has no column {shown(name)}; remove it, or correct its name",
+                    field=f"{place}.{name}",
+                    valid=names,
+                )
         given = [row.get(name) for name in names]
     elif isinstance(row, str) or not isinstance(row, Sequence):
-        raise InvalidValue(f"{place}: a row is an object by column or an array", field=place, valid=names)
+        raise InvalidValue(
+            f"{place}: {shown(row)} is not a row; send an object by column name, or an array in column order",
+            field=place,
+            valid=names,
+        )
     elif len(row) != len(names):
-        raise InvalidValue(f"{place}: {len(row)} values, but there are {len(names)} columns", field=place, valid=names)
+        raise InvalidValue(
+            f"{place}: {len(row)} values for {len(names)} columns; send one value per column", field=place, valid=names
+        )
     else:
         given = list(row)
     given = [_settled(value, column, spec.notation) for value, column in zip(given, spec.columns, strict=True)]
     if not missing and None in given:
         name = names[given.index(None)]
         raise InvalidValue(
-            f"{place}: column {shown(name)} is missing; every column needs a value",
+            f"{place}: column {shown(name)} has no value; every column needs one",
             field=f"{place}.{name}",
             valid=names,
         )
     if all(value is None for value in given):
-        raise InvalidValue(f"{place}: every value is missing", field=place, valid=names)
+        raise InvalidValue(f"{place}: every value is missing; send at least one", field=place, valid=names)
     return given
 
 
 def _settled(value: Any, column: NumericColumn | CategoricalColumn, notation: Notation) -> Any:
-    """Return None for a missing value, and the number for a text that spells one in a numeric column; else the value."""
+    """Return None for a missing value, the number for a text of a number in a numeric column, and otherwise the value."""
     if type(value) is float or type(value) is int:
         return value if value == value else None
     if is_absent(value, column, notation):
         return None
     if isinstance(column, NumericColumn) and isinstance(value, str):
         spelled = reading.exact_number(value, notation)
-        if isinstance(spelled, int) and not -(2**63) <= spelled < 2**64:  # more than an answer in JSON can carry
+        if (
+            isinstance(spelled, int) and not -(2**63) <= spelled < 2**64
+        ):  # larger than a whole number in a JSON response can be
             spelled = reading.number(value, notation)
         return value if spelled is None else spelled
     return value
 
 
 def is_absent(value: Any, column: NumericColumn | CategoricalColumn, notation: Notation) -> bool:
-    """Return whether a value of a column is missing. A category may be called as missing values are, such as "NA"."""
+    """Return whether a value of a column is missing. A category with the text of a missing value, such as "NA", is not."""
     if value is None:
         return True
     if isinstance(column, CategoricalColumn) and column.lookup.named(value):
@@ -102,7 +116,7 @@ def is_absent(value: Any, column: NumericColumn | CategoricalColumn, notation: N
     return reading.is_missing(value, notation, numeric=isinstance(column, NumericColumn))
 
 
-# what is wrong with a value, and what is said about one that is let through; runtime.tables.columns says the same
+# texts of errors and warnings about values, which runtime.tables.columns also uses
 
 
 def not_a_number(value: Any, column: NumericColumn) -> str:
@@ -110,22 +124,20 @@ def not_a_number(value: Any, column: NumericColumn) -> str:
 
 
 def not_finite(value: Any) -> str:
-    return f"{cut(str(value)) if isinstance(value, str | float) else shown(value)} is not finite"
+    return f"{cut(str(value)) if isinstance(value, str | float) else shown(value)} is not finite; give a finite number"
 
 
 def is_clipped(value: Any, column: NumericColumn) -> str:
-    said = "and was clipped" if column.beyond is None else "and counts by the logarithm of what lies beyond"
-    return (
-        f"{cut(column.name)}: {cut(reading.spelling(value))} is more than {column.clip:g} scales from the mean {said}"
-    )
+    said = "and was clipped" if column.beyond is None else "and was compressed by a logarithm"
+    return f"{cut(column.name)}: {cut(reading.spelling(value))} is more than {column.clip:g} times the scale away from the mean {said}"
 
 
 def is_unknown(name: str, column: CategoricalColumn) -> str:
-    return f"unknown_category: {cut(column.name)} {shown(name)} was never seen in training"
+    return f"unknown_category: {cut(column.name)} {shown(name)} did not occur in training"
 
 
 def is_missing(column: NumericColumn | CategoricalColumn) -> str:
-    return f"missing: {cut(column.name)} has no value; it took no part in the score"
+    return f"missing: {cut(column.name)} has no value; it does not affect the score"
 
 
 def _number(value: Any, column: NumericColumn, spec: TableSpec, place: str, warnings: list[str]) -> float:
@@ -141,7 +153,7 @@ def _number(value: Any, column: NumericColumn, spec: TableSpec, place: str, warn
 
 
 def standardise(values: Any, column: NumericColumn) -> Any:
-    """Return numbers as the graph's inputs, float64, held to -clip .. clip or compressed beyond them; NaN stays."""
+    """Convert numbers into model inputs, float64, clipped to -clip .. clip or compressed outside; NaN stays NaN."""
     with np.errstate(over="ignore"):
         scaled = (transform(values, column) - column.mean) / column.scale
         inside = np.clip(scaled, -column.clip, column.clip)
@@ -151,7 +163,7 @@ def standardise(values: Any, column: NumericColumn) -> Any:
 
 
 def transform(values: Any, column: NumericColumn) -> Any:
-    """Return t(value): the identity, log(1 + value) and its mirror image below 0, or the quantile transform."""
+    """Compute t(value): the identity, log(1 + value) (mirrored below 0), or the quantile transform."""
     if column.transform == "log1p":
         return np.sign(values) * np.log1p(np.abs(values))
     if column.transform == "quantile":
@@ -165,7 +177,11 @@ def _one_hot(
     value: Any, column: CategoricalColumn, spec: TableSpec, place: str, unknown: bool, warnings: list[str]
 ) -> Float32:
     if isinstance(value, list | dict):
-        raise InvalidValue(f"{place}: a category is a string or a number", field=place, valid=list(column.categories))
+        raise InvalidValue(
+            f"{place}: {shown(value)} is not a category; send a text or a number",
+            field=place,
+            valid=list(column.categories),
+        )
     block = np.zeros(column.width, np.float32)
     found = column.lookup.find(value, spec.notation)
     if found is not None:
@@ -174,13 +190,20 @@ def _one_hot(
         warnings.append(is_unknown(reading.spelling(value), column))
     else:
         name = reading.spelling(value)
-        raise InvalidValue(f"{place}: unknown category {shown(name)}", field=place, valid=list(column.categories))
+        raise InvalidValue(
+            f"{place}: unknown category {shown(name)}; send a category that occurred in training",
+            field=place,
+            valid=list(column.categories),
+        )
     return block
 
 
 def decode(encoded: NDArray[Any], spec: TableSpec, *, held: bool = True) -> list[dict[str, Any]]:
-    """Return rows by column of encoded ones (n, width): numbers unscaled, rounded and, where `held`, held to the training range, as what a model makes
-    is; the largest entry of each block. A value that is missing (NaN) is None."""
+    """Decode encoded rows (n, width) into rows by column name.
+
+    Numbers are unscaled, rounded and, if `held` is true (as for rows that a model makes), clipped to the training range. A category is the
+    largest entry of its block. Missing values (NaN) become None.
+    """
     columns: dict[str, list[Any]] = {}
     for column, block in spec.placed:
         values = np.asarray(encoded[:, block], np.float64)
@@ -212,14 +235,14 @@ def _unscale(values: NDArray[np.float64], column: NumericColumn, held: bool) -> 
 
 
 def clipped_at(column: NumericColumn) -> tuple[float, float]:
-    """Return the values beyond which the numbers of a column are clipped or compressed, the lower one first."""
+    """Return the lower and upper value beyond which the numbers of a column are clipped or compressed."""
     ends = np.asarray([-column.clip, column.clip]) * column.scale + column.mean
     low, high = _inverse(ends, column).tolist()
     return low, high
 
 
 def _inverse(values: NDArray[np.float64], column: NumericColumn) -> NDArray[np.float64]:
-    """Return the value for t(value)."""
+    """Compute the inverse of `transform`."""
     if column.transform == "log1p":
         return np.asarray(np.sign(values) * np.expm1(np.abs(values)), np.float64)
     if column.transform == "quantile":

@@ -1,7 +1,7 @@
-"""A reader of Thrift's compact protocol that builds no objects: it walks over what Parquet writes about itself, and counts.
+"""A reader of Thrift's compact protocol, in which Parquet stores its metadata. It builds no objects; it skips and counts.
 
-Parquet's own reader builds a large object for every few bytes of a footer, and allocates what a page's header claims. So both are looked at
-here first. Reading past the end raises IndexError, which the caller turns into its error.
+From a few bytes of a footer, the usual reader builds a large object, and allocates the size that the header of a page claims. So both are
+checked here first. Reading past the end raises IndexError, which the caller converts into its own error.
 """
 
 from __future__ import annotations
@@ -9,16 +9,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 TRUE, FALSE, BYTE, I16, I32, I64, DOUBLE, BINARY, LIST, SET, MAP, STRUCT, UUID = range(1, 14)
-DEPTH = 32  # structs within structs
-ITEMS = 8  # items of lists for each struct that is allowed
+DEPTH = 32  # limit for nested structs
+ITEMS = 8  # number of list items that are allowed per allowed struct
 
 
 class TooMany(Exception):
-    """More structs, or items of lists, than are allowed."""
+    """The error of more structs or list items than allowed."""
 
 
 class Compact:
-    """A position in bytes of the compact protocol. `most` is how many structs it may meet, with `ITEMS` items of lists for each."""
+    """A position in bytes of the compact protocol. At most `most` structs are read, with `ITEMS` list items for each."""
 
     def __init__(self, data: bytes, most: int) -> None:
         self.data, self.at, self.left, self.items = data, 0, most, ITEMS * most
@@ -29,7 +29,7 @@ class Compact:
         return self.data[self.at - 1]
 
     def varint(self) -> int:
-        """Return the next unsigned number. Raises ValueError for one of more than 64 bits."""
+        """Return the next unsigned number. Raises ValueError if it has more than 64 bits."""
         value = shift = 0
         while True:
             byte = self.byte()
@@ -38,7 +38,7 @@ class Compact:
                 return value
             shift += 7
             if shift > 63:
-                raise ValueError("a number of more than 64 bits")
+                raise ValueError("a number has more than 64 bits")
 
     def number(self) -> int:
         """Return the next signed number."""
@@ -46,7 +46,7 @@ class Compact:
         return (value >> 1) ^ -(value & 1)
 
     def fields(self) -> Iterator[tuple[int, int]]:
-        """Yield the id and the type of each field of a struct; the caller reads or skips its value before it goes on.
+        """Yield the id and the type of each field of a struct. The caller must read or skip the value before the next field.
 
         Raises TooMany.
         """
@@ -59,7 +59,7 @@ class Compact:
             yield last, head & 0x0F
 
     def skip(self, kind: int, depth: int = 0) -> None:
-        """Step over a value. Raises KeyError for an unknown type, ValueError for values that are nested too deeply, TooMany."""
+        """Skip a value. Raises KeyError for an unknown type, ValueError for values that are nested too deeply, and TooMany."""
         if depth > DEPTH:
             raise ValueError("nested too deeply")
         if kind in (I16, I32, I64):
@@ -86,17 +86,17 @@ class Compact:
         for _ in range(size):
             for kind in kinds:
                 if kind in (TRUE, FALSE):
-                    self._jump(1)  # a truth value is a byte of its own here
+                    self._jump(1)  # in a list, a boolean takes one byte
                 else:
                     self.skip(kind, depth + 1)
 
     def _jump(self, size: int) -> None:
         self.at += size
         if self.at > len(self.data):
-            raise IndexError("the end")
+            raise IndexError("the data ends too early")
 
     def numbers(self, inner: tuple[int, ...] = (), depth: int = 0) -> dict[int, int | dict[int, int]]:
-        """Return the whole numbers of a struct by field id, and those of the structs `inner` in it; all else is skipped."""
+        """Return the whole numbers of a struct by field id, and those of its inner structs `inner`. All other values are skipped."""
         numbers: dict[int, int | dict[int, int]] = {}
         for name, kind in self.fields():
             if kind in (I16, I32, I64):

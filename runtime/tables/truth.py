@@ -1,8 +1,8 @@
-"""The rule that says which rows of a file are known anomalies: a column, and the values or numbers that mark one.
+"""The rule that marks the known anomalies in a file: a column, and the values or numbers that mean an anomaly.
 
-`fit` settles the rule on its file and records it in the manifest, so that `calibrate` and `judge` read other files by the same rule. Values
-are read by runtime.tables.values, in the notation of the file, and compared without regard to case; numbers are compared as numbers, so 1 and
-1.0 are equal. A row without a value in the column is unlabelled: it is neither a known anomaly nor known to be normal.
+`fit` determines the rule from its file and records it in the manifest, so that `calibrate` and `judge` apply the same rule to other files. Values
+are read by runtime.tables.values in the notation of the file, and compared without regard to case. Numbers are compared as numbers, so 1 and
+1.0 are equal. A row without a value in the column is unlabelled: neither a known anomaly nor known to be normal.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ NORMAL = (
     "ok",
     "good",
     "regular",
-)  # names of the usual one of two values
-LISTED = 10  # values that an error lists
-DISTINCT = 10_000  # values that are counted; a column with more is no label
+)  # texts that mean normal, if a column has two values
+LISTED = 10  # most values that an error lists
+DISTINCT = 10_000  # most distinct values that are counted; a column with more is not a label
 
-ANOMALOUS, OTHER, UNLABELLED = 1, 0, -1  # marks of rows
+ANOMALOUS, OTHER, UNLABELLED = 1, 0, -1  # the marks of rows
 
 _OPERATOR = re.compile(r"!=|<>|==|<=|>=|=|<|>|\s+not\s+in\s+|\s+in\s+", re.IGNORECASE)
 _TESTS = {"=": "in", "==": "in", "in": "in", "!=": "not in", "<>": "not in", "not in": "not in"}
@@ -46,19 +46,21 @@ Test = Literal["in", "not in", "<", "<=", ">", ">="]
 
 
 class Truth(Record):
-    """The column that names known anomalies, and the rule. Values are in lower case."""
+    """A rule that marks known anomalies by the values of a column. Values are in lower case."""
 
     column: str
     test: Test = Field(description="`in`, `not in`, or a comparison with a number")
-    values: tuple[str, ...] = Field(min_length=1, description="what the column is tested against")
+    values: tuple[str, ...] = Field(
+        min_length=1, description="the values, or the number, with which the column is compared"
+    )
     others: tuple[str, ...] | None = Field(
-        default=None, description="the values of rows that are not anomalies, if every other value is an error"
+        default=None, description="the values of rows that are not anomalies; if present, any other value is an error"
     )
 
     @model_validator(mode="after")
     def _check(self) -> Truth:
         if self.test not in ("in", "not in") and (len(self.values) != 1 or _number(self.values[0]) is None):
-            raise ValueError(f"the test {self.test} takes one number")
+            raise ValueError(f"values: {list(self.values)} is not one number; the test {self.test} needs exactly one")
         return self
 
     def __str__(self) -> str:
@@ -68,16 +70,16 @@ class Truth(Record):
         return f"{self.column}{sign}{','.join(self.values)}"
 
     def marks(self, values: Iterable[Any], notation: Notation = DEFAULT) -> NDArray[np.int8]:
-        """Return the mark of each row (n,): ANOMALOUS, OTHER or UNLABELLED. Raise InvalidValue for a value that the rule does not know.
+        """Return the mark of each row (n,): ANOMALOUS, OTHER or UNLABELLED. Raises InvalidValue for a value that the rule does not cover.
 
-        `notation` is that of the file.
+        `notation` is the notation of the file.
         """
         known: dict[Any, int] = {}
         found = []
         for value in values:
             if isinstance(value, list | dict):
                 value = str(value)
-            place = (type(value), value)  # True and 1 are one key of a dictionary
+            place = (type(value), value)  # with the type, since True and 1 are the same dictionary key
             if place not in known:
                 known[place] = self._mark(value, notation)
             found.append(known[place])
@@ -92,15 +94,16 @@ class Truth(Record):
             here = name in self.values
             if not here and self.others is not None and name not in self.others:
                 raise InvalidValue(
-                    f"truth: column {shown(self.column)} has {shown(value)}; known are {_few(self.values)} (anomalous) and "
-                    f"{_few(self.others)}; state the rule anew, such as --truth {shown(f'{self.column}=={self.values[0]}')}",
+                    f"truth: column {shown(self.column)} has the value {shown(value)}, but the rule covers only {_few(self.values)} (anomalous) and "
+                    f"{_few(self.others)}; give a new rule, such as --truth {shown(f'{self.column}=={self.values[0]}')}",
                     field="truth",
                 )
             return ANOMALOUS if here == (self.test == "in") else OTHER
         number, bound = _number(name), _number(self.values[0])
         if number is None or bound is None:
             raise InvalidValue(
-                f"truth: column {shown(self.column)} has {shown(value)}, which {self} cannot compare: it is not a number",
+                f"truth: column {shown(self.column)} has the value {shown(value)}, which is not a number, so {self} cannot compare it; give a rule such as "
+                "--truth COLUMN==VALUE",
                 field="truth",
             )
         held = {"<": number < bound, "<=": number <= bound, ">": number > bound, ">=": number >= bound}
@@ -109,16 +112,16 @@ class Truth(Record):
 
 @dataclass(frozen=True)
 class Expression:
-    """A truth as a user states it: a column, alone or with a test."""
+    """A truth in the form in which a user gives it: a column, alone or with a test."""
 
     text: str
     column: str
     test: Test | None = None
-    values: tuple[str, ...] = ()  # as they were written
+    values: tuple[str, ...] = ()  # as written by the user
 
 
 def parse(text: str, columns: Collection[str]) -> Expression:
-    """Read COLUMN, COLUMN==VALUE, COLUMN!=VALUE, COLUMN in A,B, COLUMN not in A,B or COLUMN>NUMBER. Raise InvalidValue for anything else."""
+    """Parse COLUMN, COLUMN==VALUE, COLUMN!=VALUE, COLUMN in A,B, COLUMN not in A,B or COLUMN>NUMBER. Raises InvalidValue for other texts."""
     if text in columns:
         return Expression(text, text)
     for found in _OPERATOR.finditer(text):
@@ -129,14 +132,15 @@ def parse(text: str, columns: Collection[str]) -> Expression:
         if sign not in _TESTS:
             if all(reading.number(given, Notation.of(decimal=decimal)) is None for decimal in (".", ",")):
                 raise InvalidValue(
-                    f"truth: {shown(text)} compares with {shown(given)}, which is not a number", field="truth"
+                    f"truth: {shown(text)} compares with {shown(given)}, which is not a number; give a number",
+                    field="truth",
                 )
             return Expression(text, column, sign, (given,))  # type: ignore[arg-type]
         values = _listed(given) if sign.endswith("in") else [_bare(given)]
         return Expression(text, column, _TESTS[sign], tuple(values))  # type: ignore[arg-type]
     raise InvalidValue(
-        f"truth: there is no column {shown(text)}; the file has {', '.join(map(shown, list(columns)[:LISTED]))}. "
-        "Write COLUMN, COLUMN!=VALUE, COLUMN==VALUE, COLUMN in A,B or COLUMN>NUMBER",
+        f"truth: there is no column {shown(text)}; the file has {', '.join(map(shown, list(columns)[:LISTED]))}; "
+        "write COLUMN, COLUMN!=VALUE, COLUMN==VALUE, COLUMN in A,B or COLUMN>NUMBER",
         field="truth",
         valid=list(columns),
     )
@@ -148,14 +152,14 @@ def _bare(text: str) -> str:
 
 
 def _listed(text: str) -> list[str]:
-    """Return the values of A,B or (A, "B, C")."""
+    """Split A,B or (A, "B, C") into its values."""
     if text[:1] + text[-1:] in ("()", "[]"):
         text = text[1:-1]
     return [_bare(part) for part in next(csv.reader([text], skipinitialspace=True), []) if part.strip()]
 
 
 class Counts:
-    """The values of a column with the number of rows that have each, in one spelling for each. `notation` is that of the file."""
+    """The values of a column with their numbers of rows, and one spelling for each. `notation` is the notation of the file."""
 
     def __init__(self, values: Iterable[Any] = (), notation: Notation = DEFAULT) -> None:
         self.notation = notation
@@ -165,7 +169,7 @@ class Counts:
         self.add(values)
 
     def add(self, values: Iterable[Any]) -> None:
-        """Count more rows. Of a column with very many values, only the first ones are counted."""
+        """Count more rows. If a column has more than DISTINCT values, only the first ones are counted."""
         for value in values:
             name = key(value, self.notation)
             if name is None:
@@ -180,10 +184,10 @@ class Counts:
 
 
 def settle(stated: Expression, counts: Counts, *, present: bool = True) -> tuple[Truth, str]:
-    """Return the rule for a column with these values, and a sentence that says it.
+    """Return the rule for a column with these values, and a sentence that explains it.
 
-    `present`: each value that the expression names must be in the column. Raises InvalidValue if it is not, and for a column alone that has
-    neither two values nor truth values only.
+    With `present`, each value in the expression must occur in the column; else InvalidValue is raised. It is also raised if the expression is
+    only a column, and the column has neither exactly two values nor only boolean values.
     """
     names = list(counts.rows)
     boolean = bool(names) and set(names) <= {*TRUE, *FALSE}
@@ -193,7 +197,7 @@ def settle(stated: Expression, counts: Counts, *, present: bool = True) -> tuple
         bound = _stated(stated.values[0], counts)
         if _number(bound) is None:
             raise InvalidValue(
-                f"truth: {shown(stated.values[0])} is not a number as this file writes them (decimals after {shown(counts.notation.decimal)})",
+                f"truth: {shown(stated.values[0])} is not a number in the notation of the file; write decimals after {shown(counts.notation.decimal)}",
                 field="truth",
             )
         rule = Truth(column=stated.column, test=stated.test, values=(bound,))
@@ -203,7 +207,7 @@ def settle(stated: Expression, counts: Counts, *, present: bool = True) -> tuple
     absent = [given for given, value in zip(stated.values, values, strict=True) if value not in found]
     if not values or (absent and present):
         raise InvalidValue(
-            f"truth: no row has {shown(absent[0] if absent else '')} in column {shown(stated.column)}; it has {counts}"
+            f"truth: no row has {shown(absent[0] if absent else '')} in column {shown(stated.column)}; use one of its values: {counts}"
             + (
                 f"; for several values write {shown(f'{stated.column} in {absent[0]}')}"
                 if "," in "".join(absent)
@@ -249,7 +253,7 @@ def _of_column(column: str, counts: Counts, boolean: bool) -> tuple[Truth, str]:
 
 
 def key(value: Any, notation: Notation = DEFAULT) -> str | None:
-    """Return the one spelling by which values are compared, None if a value is missing. Zeros in front of a number do not count."""
+    """Return the normalised text by which values are compared; None for a missing value. Leading zeros of a number are ignored."""
     if reading.is_missing(value, notation):
         return None
     plain = isinstance(value, str) and reading.is_code(reading.trimmed(value))
@@ -258,7 +262,7 @@ def key(value: Any, notation: Notation = DEFAULT) -> str | None:
 
 
 def _stated(text: str, counts: Counts) -> str:
-    """Return the spelling of a value that a user states: as the file writes values, or with a decimal point."""
+    """Return the normalised text of a value given by a user, in the notation of the file or with a decimal point."""
     found = key(text, counts.notation)
     if found is not None and found not in counts.rows and (other := key(text)) is not None:
         number = reading.number(text, counts.notation) is None and reading.number(text, DEFAULT) is not None
@@ -267,7 +271,7 @@ def _stated(text: str, counts: Counts) -> str:
 
 
 def _word(value: Any) -> str:
-    """Return how a missing value is written; an empty text for None and NaN."""
+    """Return the text of a missing value in lower case; an empty text for None and NaN."""
     return reading.text_of(value).casefold() if isinstance(value, str) else ""
 
 

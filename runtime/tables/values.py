@@ -1,7 +1,7 @@
-"""The reading of one value of a table. A request, a CSV or Parquet file and training data all follow these rules.
+"""The rules for reading one value of a table. They apply to requests, CSV and Parquet files, and training data.
 
-A value is missing, a number, a truth value, a date or time, or a text. JSON and Parquet values have a type; a cell of a CSV is a text. A text
-means what it spells: "12.5" is the number 12.5 on every path. docs/reference/tables.md lists the rules for users.
+A value is missing, a number, a boolean, a date or time, or a text. JSON and Parquet values have a type; a cell of a CSV file is a text. A text
+of a number counts as a number: "12.5" is the number 12.5 everywhere. docs/reference/tables.md lists the rules for users.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ import numpy as np
 
 Decimals = Literal[".", ","]
 
-# texts that stand for a missing value, compared without case; a category of the same spelling comes first
+# texts that stand for a missing value, compared without regard to case; a category with the same text has priority
 MISSING = ("", "-", "?", "#N/A", "<NA>", "N/A", "NA", "NaN", "NaT", "null")
-# further ones in columns of numbers, as programs write them; elsewhere they may be categories
+# additional texts that programs write for missing numbers; in other columns they may be categories
 MISSING_NUMBERS = (
     ".", "--", "None", "nil", "\\N", "n.a.", "missing", "unknown", "#NA", "#N/A N/A", "-NaN", "NaN(ind)", "-NaN(ind)", "1.#IND", "-1.#IND",
     "1.#QNAN", "-1.#QNAN",
 )  # fmt: skip
 TRUE, FALSE = ("1", "true", "t", "yes", "y", "on"), ("0", "false", "f", "no", "n", "off")
-EXACT = 2**53  # whole numbers up to this have a float64 of their own
-DIGITS = 400  # of a whole number at most
+EXACT = 2**53  # whole numbers up to this are exact as float64
+DIGITS = 400  # limit for the digits of a whole number
 
-# characters without ink, which are removed at the ends of a text: blanks, byte order marks, and marks that spreadsheets copy along
+# invisible characters that are removed at both ends of a text: blanks, byte order marks, and marks that spreadsheets add
 BLANKS = "".join(filter(str.isspace, map(chr, range(0x3001)))) + "\u200b\u200e\u200f\u202a\u202c\u2060\ufeff"
-SPACES = " '\u2019\u00a0\u202f\u2009"  # between groups of three digits, beside the comma or the point
+SPACES = " '\u2019\u00a0\u202f\u2009"  # separators between groups of three digits, in addition to the comma or point
 _INFINITE = re.compile(r"[+-]?inf(inity)?", re.IGNORECASE)
 
 
@@ -61,15 +61,15 @@ _MOMENT = re.compile(rf"{_WEEKDAY}({'|'.join(_DAY)})([T ,]+{_CLOCK})?{_ZONE}|{_C
 
 @dataclass(frozen=True)
 class Notation:
-    """The notation of a table's texts: those that stand for a missing value, and the sign before decimals."""
+    """The notation of a table: the texts that stand for a missing value, and the decimal separator."""
 
     missing: frozenset[str]  # in lower case
     decimal: Decimals = "."
-    in_numbers: frozenset[str] = frozenset()  # further ones in columns of numbers
+    in_numbers: frozenset[str] = frozenset()  # additional texts for missing values in columns of numbers
 
     @classmethod
     def of(cls, missing: Sequence[str] = MISSING, decimal: Decimals = ".") -> Notation:
-        """Return the notation with these texts for missing values; an empty text is always one, MISSING_NUMBERS are unless others are stated."""
+        """Return the notation with these texts for missing values. The empty text is always added; MISSING_NUMBERS only to the default texts."""
         stated = frozenset(trimmed(text).lower() for text in missing)
         further = frozenset(text.lower() for text in MISSING_NUMBERS if stated == _USUAL)
         return cls(stated | {""}, decimal, further)
@@ -81,7 +81,7 @@ class Notation:
 
 
 def trimmed(text: str) -> str:
-    """Return a text without blanks around it, invisible characters among them."""
+    """Return a text without surrounding blanks and invisible characters."""
     return text.strip() if text.isascii() else text.strip(BLANKS)
 
 
@@ -90,13 +90,13 @@ DEFAULT = Notation.of()
 
 
 def text_of(value: str) -> str:
-    """Return a text without blanks around it, in Unicode's composed form (NFC)."""
+    """Return a text without surrounding blanks, in Unicode's composed form (NFC)."""
     text = trimmed(value)
     return text if text.isascii() else unicodedata.normalize("NFC", text)
 
 
 def is_missing(value: Any, notation: Notation, *, numeric: bool = False) -> bool:
-    """Return whether a value is missing: None, NaN, NaT, or a text that stands for that; in a column of numbers (`numeric`) more texts do."""
+    """Return whether a value is missing: None, NaN, NaT, or a text for a missing value. Columns of numbers (`numeric`) have more such texts."""
     if value is None:
         return True
     if isinstance(value, str):
@@ -106,7 +106,7 @@ def is_missing(value: Any, notation: Notation, *, numeric: bool = False) -> bool
 
 
 def number(value: Any, notation: Notation) -> float | None:
-    """Return the number that a value is or spells, which may be infinite; None if it is no number. A truth value is none."""
+    """Return a value, or the text of a number, as a number, which may be infinite. Return None for others, also for booleans."""
     if type(value) is float:
         return value
     if isinstance(value, str):
@@ -120,7 +120,7 @@ def number(value: Any, notation: Notation) -> float | None:
 
 
 def _float(value: Any) -> float:
-    """Return a number as a float64. A float32 or float16 stands for its shortest text: 0.1, not 0.10000000149."""
+    """Convert a number into a float64. A float32 or float16 stands for its shortest text: 0.1, not 0.10000000149."""
     return float(str(value)) if isinstance(value, np.float32 | np.float16) else float(value)
 
 
@@ -132,7 +132,7 @@ def _number_of(text: str, notation: Notation) -> float | None:
 
 
 def _plain(text: str, notation: Notation) -> str | None:
-    """Return a number's text as Python writes numbers, None if it is none."""
+    """Return the text of a number in Python's notation; None if it is not a number."""
     found = _NUMBERS[notation.decimal].fullmatch(text)
     if found is None:
         return None
@@ -142,19 +142,19 @@ def _plain(text: str, notation: Notation) -> str | None:
 
 
 def is_code(text: str) -> bool:
-    """Return whether a text is a whole number with zeros in front, such as a postal code."""
+    """Return whether a text is a whole number with leading zeros, such as a postal code."""
     return _CODE.fullmatch(text) is not None
 
 
 def is_moment(value: Any) -> bool:
-    """Return whether a value is or spells a date, a time or both."""
+    """Return whether a value is a date, a time or both, also as text."""
     if isinstance(value, str):
         return _MOMENT.fullmatch(trimmed(value)) is not None
     return isinstance(value, datetime.date | datetime.time | np.datetime64)
 
 
 def truth(value: Any) -> bool | None:
-    """Return the truth value that a value is or spells (docs/reference/tables.md lists the words); None if it is none."""
+    """Return a boolean, also from a text (docs/reference/tables.md lists the words); None if the value is not a boolean."""
     if isinstance(value, bool | np.bool_):
         return bool(value)
     text = trimmed(value).lower() if isinstance(value, str) else spelling(value)
@@ -162,7 +162,7 @@ def truth(value: Any) -> bool | None:
 
 
 def spelling(value: Any) -> str:
-    """Return the text that a value is called by: 3 and 3.0 are "3", True is "true", a date is as in ISO 8601."""
+    """Return the normalised text of a value: 3 and 3.0 are "3", True is "true", a date is in ISO 8601."""
     if isinstance(value, str):
         return text_of(value)
     if isinstance(value, bool | np.bool_):
@@ -180,7 +180,7 @@ def spelling(value: Any) -> str:
 
 
 class Categories:
-    """The categories of a column by name, and by what a name means: "1.0" and 1 are the category "1", and true is "yes" beside "no"."""
+    """The categories of a column, by name and by meaning: "1.0" and 1 find the category "1"; true finds "yes" if the other one is "no"."""
 
     def __init__(self, names: Sequence[str]) -> None:
         self._exact = {name: place for place, name in enumerate(names)}
@@ -193,15 +193,15 @@ class Categories:
             for key in self._keys(name, DEFAULT):
                 if self._alike.setdefault(key, place) != place:
                     shared.add(key)
-        for key in shared:  # "1" and "1.0" side by side: each is found by its name alone
+        for key in shared:  # if both "1" and "1.0" are categories, each is found only by its exact name
             del self._alike[key]
 
     def named(self, value: Any) -> bool:
-        """Return whether a text is the name of a category, as it stands."""
+        """Return whether a text is exactly the name of a category."""
         return isinstance(value, str) and trimmed(value) in self._exact
 
     def find(self, value: Any, notation: Notation) -> int | None:
-        """Return the place of the category that a value names; None if there is none."""
+        """Return the index of the category that a value names; None if there is none."""
         place = self._exact.get(value if isinstance(value, str) else spelling(value))
         if place is None and isinstance(value, str):
             place = self._exact.get(text_of(value))
@@ -210,7 +210,7 @@ class Categories:
         return next((self._alike[key] for key in self._keys(value, notation) if key in self._alike), None)
 
     def _keys(self, value: Any, notation: Notation) -> Iterator[Hashable]:
-        """Yield what a value means, the surest first."""
+        """Yield the meanings of a value, the most certain one first."""
         if self._truths and (found := truth(value)) is not None:
             yield found, "truth"
         if (exact := exact_number(value, notation)) is not None:
@@ -220,7 +220,7 @@ class Categories:
 
 
 def exact_number(value: Any, notation: Notation) -> int | float | None:
-    """Return the number that a value names as a category: a whole one exactly. None if it is no number, or a code with zeros in front."""
+    """Return a value as the exact number that a category can be compared with; None for others and for codes with leading zeros."""
     if isinstance(value, str):
         text = trimmed(value)
         plain = None if is_code(text) else _plain(text, notation)
@@ -240,7 +240,7 @@ def exact_number(value: Any, notation: Notation) -> int | float | None:
 
 
 def _moment(value: Any) -> Hashable:
-    """Return a date or time that is written as in ISO 8601; None for any other value."""
+    """Return a date or time, also from a text in ISO 8601; None for any other value."""
     if isinstance(value, np.datetime64):
         value = value.astype("datetime64[us]").item()
     if isinstance(value, str):
