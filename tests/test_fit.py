@@ -265,7 +265,7 @@ def test_a_peer_that_is_better_is_named(better: str, monkeypatch: pytest.MonkeyP
     assert {name: numbers["auroc"] for name, numbers in found.peers.items()} == {
         name: float(name == better) for name in peers
     }
-    assert found.warnings == [f"{better} does better here: AUROC 1.000, this model 0.500"]
+    assert found.warnings == [f"the baseline {better} is better here: its AUROC is 1.000, this model's is 0.500"]
 
 
 def test_peers_as_good_as_the_model_are_not_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -368,7 +368,7 @@ def test_an_unreadable_file_is_named_or_left_out(tmp_path: Path) -> None:
         datasets.load(str(tmp_path))
     data = datasets.load(f"{tmp_path}?skip=1")
     assert data.protocol["unreadable"] == 2
-    assert "left out, as it cannot be read: 1/bad.png" in data.notes
+    assert "skipped, as it cannot be read: 1/bad.png" in data.notes
     assert sum(len(items) for items in contents(data).values()) == 60
 
 

@@ -219,7 +219,7 @@ def test_traversals_are_conditioned_on_the_items_own_values(
     assert set(found["mig_by_factor"]) == {"y", "size", "x"}
     assert found["mig"] == pytest.approx(np.mean(list(found["mig_by_factor"].values())), rel=1e-3)
     for item in (-1, 40):
-        with pytest.raises(EvaluationError, match="not one of the 40 test items"):
+        with pytest.raises(EvaluationError, match="does not exist; there are 40 test items"):
             disentanglement.of_model(conditioned, data, item)
 
 
@@ -228,7 +228,7 @@ def test_data_without_the_values_of_the_condition_is_refused(
     factors: Array | None, names: tuple[str, ...], conditioned: engine.Model
 ) -> None:
     test = ImageArray(np.zeros((6, 1, 4, 4), np.uint8), np.full(6, -1), "shapes", factors, names)
-    with pytest.raises(EvaluationError, match="shapes lacks x, y, which placed is conditioned on") as caught:
+    with pytest.raises(EvaluationError, match="shapes lacks x, y, on which placed is conditioned") as caught:
         held_out.reconstruction(Report("placed", 1, {}, {}), conditioned, test, Pictures(), extractors.silent)
     assert caught.value.field == "data"
 
@@ -279,7 +279,7 @@ def test_samples_that_are_training_images_are_counted(real: RealArrays) -> None:
     own = real.train.pixels[[7, 70, 700]]
     near = own ^ np.uint8(1)  # the nearest, and no copy: each pixel is off by one
     found, neighbours = copies(np.concatenate([own, near[:2]]))
-    assert found.warnings == ["3 of 5 samples are training images, bit for bit"]
+    assert found.warnings == ["3 of 5 samples equal a training image in every pixel"]
     assert neighbours is not None
     assert np.array_equal(neighbours, real.train.pixels[[7, 70, 700, 7, 70]])
     assert found.metrics["nearest_train_distance"] == 0
