@@ -101,10 +101,8 @@ class Judgement:
     # (n,), whether a held-out item is known to be normal
     normal: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, bool))
     anomalies: int = 0
-    unlabelled: list[dict[str, Any]] = field(
-        default_factory=list
-    )  # the figures of `rates` for the other held-out items
-    scores: Float64 | None = None  # of all evaluated items, known anomalies last
+    unlabelled: list[dict[str, Any]] = field(default_factory=list)  # the figures of `rates` for other items
+    scores: Float64 | None = None  # scores of all evaluated items, known anomalies last
     warnings: list[str] = field(default_factory=list)
 
     @property
@@ -139,9 +137,8 @@ def judge(
     if not len(judged.anomalies):
         return judgement
     labels = np.arange(len(judged)) >= len(test)
-    compared = np.concatenate(
-        [normal if normal.any() else ~normal, labels[len(test) :]]
-    )  # normal items, then anomalies
+    # normal items, then anomalies
+    compared = np.concatenate([normal if normal.any() else ~normal, labels[len(test) :]])
     for name, values in placed.items():
         flagged = calibrated.p_values(name, values[labels]) <= 0.01
         judgement.terms[name] = {

@@ -148,9 +148,7 @@ class ExtractedFeatures:
     duplicates: float  # share of images that equal an earlier one bit for bit
     first: Array  # uint8 (at most SHOWN, C, H, W)
     skipped: tuple[str, ...] = ()
-    notes: Mapping[str, tuple[int, str]] = field(
-        default_factory=dict
-    )  # by change to files: their number, and the first
+    notes: Mapping[str, tuple[int, str]] = field(default_factory=dict)  # number and first file by change
 
     @property
     def class_shares(self) -> NDArray[np.float64] | None:

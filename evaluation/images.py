@@ -26,9 +26,7 @@ Pixels = NDArray[np.uint8]
 NPZ_BYTES = 8 * 2**30  # largest size of an .npz file's images, unpacked
 VALUES = 2**24  # largest number of values in a batch of images, unless one image has more
 HASHED = 500  # number of images that are hashed at a time, or fewer if they are large
-READER = (
-    2  # version of the reader of image files; features that were cached under an earlier version are computed again
-)
+READER = 2  # version of the reader of image files; features of earlier versions are computed again
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,8 @@ from manifold.evaluation.images import RealImages
 from manifold.runtime.engine import Model
 
 Array = NDArray[Any]
-Conditions = Callable[
-    [int, int], Mapping[str, Any]
-]  # returns the conditions of items start .. stop - 1 as arguments of Model's methods
+# returns the conditions of items start .. stop - 1 as arguments of Model's methods
+Conditions = Callable[[int, int], Mapping[str, Any]]
 
 
 def inputs(model: Model, images: RealImages, start: int, stop: int) -> Array:

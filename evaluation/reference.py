@@ -22,7 +22,7 @@ from manifold.evaluation.extractors import ExtractedFeatures, Extractor, Progres
 from manifold.evaluation.images import ImageSource
 from manifold.evaluation.statistics import FeatureGaussian
 from manifold.runtime import npz
-from manifold.runtime.errors import cut
+from manifold.runtime.errors import cut, reason
 from manifold.runtime.repository import replacing
 
 Array = NDArray[Any]
@@ -136,7 +136,7 @@ def _check_moments(name: str, shape: npz.Shape, dtype: np.dtype[Any]) -> str | N
     return (
         None
         if len(shape) <= most and max(shape, default=1) <= DIMENSIONS
-        else f"{list(shape)} is too large; at most {most} axes of {DIMENSIONS} are allowed"
+        else f"at most {[DIMENSIONS] * most} is allowed"
     )
 
 
@@ -173,7 +173,7 @@ def read_npz(path: Path, extractor: Extractor) -> Reference:
         if not path.exists():
             raise EvaluationError(f"{path}: no such file; write it with `manifold reference`") from None
         raise EvaluationError(
-            f"{path}: not a statistics file (an .npz with mu and sigma): {cut(str(error))}; write one with `manifold reference`"
+            f"{path}: not a statistics file (an .npz with mu and sigma): {reason(error)}; write one with `manifold reference`"
         ) from None
     if mean.ndim != 1 or covariance.shape != (len(mean), len(mean)):
         raise EvaluationError(

@@ -283,7 +283,7 @@ def test_label_and_truth_may_be_one_column() -> None:
     assert data.classes == ("bad", "good")
     assert data.anomalies is not None
     assert len(data.anomalies) == 66
-    with pytest.raises(TrainingError, match="the single class 'good' in column 'label'; leave --label out"):
+    with pytest.raises(TrainingError, match="the single class 'good' in column 'label'; remove --label"):
         tables.from_table("made", table, {}, label="label", roles=Roles("label!=good"))
 
 
@@ -292,8 +292,8 @@ def test_label_and_truth_may_be_one_column() -> None:
     [
         (Roles(id="nope"), {}, None, "--id: there is no column 'nope'"),
         (Roles(passed=("nope",)), {}, None, "--keep: there is no column 'nope'"),
-        (Roles(passed=("order", "order")), {}, None, "--keep: column 'order' is named twice"),
-        (Roles(id="order", passed=("order",)), {}, None, "--keep: column 'order' is named twice"),
+        (Roles(passed=("order", "order")), {}, None, "--keep: column 'order' is given twice"),
+        (Roles(id="order", passed=("order",)), {}, None, "--keep: column 'order' is given twice"),
         (
             Roles(id="weight"),
             {"weight": "numeric"},
@@ -301,7 +301,7 @@ def test_label_and_truth_may_be_one_column() -> None:
             "--id: column 'weight' is not learned from; .*score --keep weight",
         ),
         (Roles("label==usual"), {"label": "categorical"}, None, "--truth: column 'label' is not learned from"),
-        (Roles(id="label"), {}, "label", "--id: column 'label' is the label"),
+        (Roles(id="label"), {}, "label", "--id: column 'label' is already used by --label"),
         (Roles("label!=odd"), {}, None, "no row has 'odd' in column 'label'; it has 'usual' .200."),
         (Roles("order>0"), {}, None, "has 0 rows to learn from; 200 of its 200 rows are known anomalies"),
     ],

@@ -169,25 +169,25 @@ def test_a_family_needs_five_names(digits: Data) -> None:
     assert family.draw(None, 3, torch.Generator()) is None
     assert set(family.PRESETS) == {"smoke", "cpu", "gpu"}
     for name in ("Config", "build", "phases", "evaluate", "exports"):
-        with pytest.raises(TrainingError, match=f"{name} is missing"):
+        with pytest.raises(TrainingError, match=f"it lacks {name}"):
             families.of(SimpleNamespace(**{key: value for key, value in vars(module).items() if key != name}))
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"latent_dim": "3"}, "latent_dim: '3' is not a whole number"),
-        ({"latent_dim": 3.0}, "latent_dim: 3.0 is not a whole number"),
-        ({"latent_dim": True}, "latent_dim: True is not a whole number"),
-        ({"lr": float("nan")}, "lr: nan is not above 0"),
-        ({"hidden": [3, "x"]}, "hidden: [3, 'x'] is not a list of whole numbers"),
-        ({"hidden": {3}}, "hidden: {3} is not a list of whole numbers"),
-        ({"hidden": []}, "hidden: [] has 0 entries, at least 1 are needed"),
-        ({"rules": ["strides", "pools"]}, "rules: unknown 'pools'; valid are strides, normalise, activations"),
-        ({"body": "cnn"}, "body: unknown 'cnn'; valid are mlp, dcgan"),
-        ({"dropout": 1}, "dropout: 1 is not below 1"),
-        ({"targets": [0.9]}, "targets: [0.9] has 1 entries, at least 2 are needed"),
-        ({"targets": [0.9, 0.7]}, "targets: [0.9, 0.7] must be two numbers in (0, 1], the lower first"),
+        ({"latent_dim": "3"}, "latent_dim: '3' must be a whole number"),
+        ({"latent_dim": 3.0}, "latent_dim: 3.0 must be a whole number"),
+        ({"latent_dim": True}, "latent_dim: True must be a whole number"),
+        ({"lr": float("nan")}, "lr: nan must be greater than 0"),
+        ({"hidden": [3, "x"]}, "hidden: [3, 'x'] must be a list of whole numbers"),
+        ({"hidden": {3}}, "hidden: {3} must be a list of whole numbers"),
+        ({"hidden": []}, "hidden: [] has 0 entries; it must have at least 1"),
+        ({"rules": ["strides", "pools"]}, "rules: unknown value 'pools'; valid are strides, normalise, activations"),
+        ({"body": "cnn"}, "body: unknown value 'cnn'; valid are mlp, dcgan"),
+        ({"dropout": 1}, "dropout: 1 must be less than 1"),
+        ({"targets": [0.9]}, "targets: [0.9] has 1 entries; it must have at least 2"),
+        ({"targets": [0.9, 0.7]}, "targets: [0.9, 0.7] must be two numbers in (0, 1], the smaller one first"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
@@ -204,7 +204,7 @@ def test_json_gives_lists_and_whole_numbers() -> None:
     saved = json.loads(json.dumps(config.model_dump(mode="json")))
     assert gan.Config.model_validate(saved) == config
     assert config.changed(hidden=[4]).hidden == (4,)
-    with pytest.raises(TrainingError, match="lr: -1 is not above 0"):
+    with pytest.raises(TrainingError, match="lr: -1 must be greater than 0"):
         config.changed(lr=-1)
     assert np.isinf(config.clip_norm)
 

@@ -1,4 +1,4 @@
-"""Training a run, from its folder to its folder. The loop itself is in training.loop."""
+"""The training of a run in its folder. The training loop is in training.loop."""
 
 from __future__ import annotations
 
@@ -36,17 +36,19 @@ def train(
 ) -> Path:
     """Train the run to its end, or for `stop_after` steps. Return its folder.
 
-    Without `watch` nothing but checkpoints is written: no log, curves, samples or figures, for a model that is used once and dropped.
-    Raises Diverged if a loss is not finite, Interrupted on Ctrl-C; after both, the last checkpoint is readable.
+    Without `watch` only checkpoints are written, but no log, curves, samples or figures. This is for temporary models. Raises Diverged if a
+    loss is not finite, and Interrupted on Ctrl-C. The last checkpoint is readable after both.
     """
     if run.checkpoint.exists() and not resume:
         raise TrainingError(
-            f"{run.folder} holds a run already: `manifold resume {run.folder}` goes on with it, --out names another folder"
+            f"{run.folder}: it already contains a run; continue it with `manifold resume {run.folder}`, or give another folder with --out"
         )
     try:
         fabric = Fabric(accelerator=device, devices=devices, precision=precision)
     except (RuntimeError, ValueError, TypeError) as error:
-        raise TrainingError(f"device, devices, precision: {error}") from error
+        raise TrainingError(
+            f"device, devices, precision: {reason(error)}; choose values that this machine supports"
+        ) from error
     fabric.launch()
     data = data or datasets.load(run.data)
     if resume:
@@ -63,9 +65,9 @@ def train(
 
 
 def trained_model(run: TrainingRun, data: Data) -> nn.Module:
-    """Return the run's model with its averaged weights as the artifact stores them, in evaluation mode on the CPU.
+    """Return the run's model with its averaged weights, rounded as in the artifact, in evaluation mode on the CPU.
 
-    Raises TrainingError if the checkpoint is of another model than the config describes.
+    Raises TrainingError if the checkpoint does not fit the model that the config describes.
     """
     config = run.resolved(data).config
     with _in_memory():
@@ -85,5 +87,5 @@ def _in_memory() -> Iterator[None]:
         if not isinstance(error, MemoryError) and not re.search("memory|overflow", str(error)):
             raise
         raise TrainingError(
-            f"the model does not fit into memory; make it smaller with --set: {reason(error)}"
+            f"config: the model does not fit into memory ({reason(error)}); make it smaller with --set"
         ) from error

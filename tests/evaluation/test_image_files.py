@@ -149,5 +149,6 @@ def test_a_blank_image_is_warned_of_in_a_report(folder: Path, models: Path) -> N
     report = json.loads(run("evaluate-images", str(folder), *options, models=models))
     assert "1 of the images: blank: every pixel of the file is transparent (for example z.png)" in report["warnings"]
     assert (
-        "1 of the reference images: blank: every pixel of the file is transparent (for example z.png)" in report["warnings"]
+        "1 of the reference images: blank: every pixel of the file is transparent (for example z.png)"
+        in report["warnings"]
     )

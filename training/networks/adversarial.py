@@ -148,7 +148,6 @@ def unrolled(
             first[name] = betas[0] * first[name] + (1 - betas[0]) * gradient
             second[name] = betas[1] * second[name] + (1 - betas[1]) * gradient**2
             mean, square = first[name] / (1 - betas[0] ** step), second[name] / (1 - betas[1] ** step)
-            at[name] = (
-                weight - lr * mean / (square + eps**2).sqrt()
-            )  # eps inside the root keeps its gradient finite at 0
+            # eps inside the root keeps its gradient finite at 0
+            at[name] = weight - lr * mean / (square + eps**2).sqrt()
     return at

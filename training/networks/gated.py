@@ -209,9 +209,8 @@ class RowStep(nn.Module):
 
         The links (W, B, layers 2C) are inputs of the horizontal stack and include its class terms.
         """
-        above = self.emission.embed(prev_row.transpose(0, 1)) * (row > 0).to(
-            torch.float32
-        )  # zero padding above the image
+        # zero padding above the image
+        above = self.emission.embed(prev_row.transpose(0, 1)) * (row > 0).to(torch.float32)
         v = self.first(row_cache, above)
         links, cache = [], []
         for i, (vertical, link) in enumerate(zip(self.vertical, self.link)):  # noqa: B905 - TorchScript has no `strict`

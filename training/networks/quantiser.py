@@ -91,9 +91,8 @@ class Quantiser(nn.Module):
         if self.restart and dead.any():
             fresh = _apart(z, self.codebook[~dead], int(dead.sum()), generator)
             self.codebook[dead] = fresh
-            share = max(
-                self.restart, float(counts.sum()) / self.levels
-            )  # an average count, so that it is not restarted at once
+            # an average count, so that the entry is not restarted at once
+            share = max(self.restart, float(counts.sum()) / self.levels)
             self.counts[dead] = share
             self.sums[dead] = fresh * share
 

@@ -17,9 +17,8 @@ from manifold.training.scores.options import ScoreOptions
 
 BATCH = 5000  # number of items in a batch, or fewer if they are large
 
-Posterior = tuple[
-    Tensor, Tensor | None
-]  # mean and log-variance (B, L); no log-variance if the encoder is deterministic
+# mean and log-variance (B, L); no log-variance if the encoder is deterministic
+Posterior = tuple[Tensor, Tensor | None]
 
 
 @dataclass(frozen=True)
