@@ -72,8 +72,9 @@ def read(path: Path) -> dict[str, Any]:
         report: dict[str, Any] = json.loads(path.read_text())
         check_report(report)
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        missing = " is missing" if isinstance(error, KeyError) else ""
         raise EvaluationError(
-            f"{path}: not a report of `manifold evaluate --out`: {cut(str(error))}; write one with it"
+            f"{path}: not a report of `manifold evaluate --out`: {cut(str(error))}{missing}; write one with it"
         ) from None
     return report
 

@@ -396,7 +396,7 @@ def test_a_model_without_the_constant_columns_is_judged_on_their_data(tmp_path: 
     assert found[0] is not None
     assert np.array_equal(found[0], found[1])  # type: ignore[arg-type]
     other = tables.from_parts("other", dict.fromkeys(("train", "calibration", "test"), made(500, 9)), {})
-    with pytest.raises(InvalidValue, match="does not hold the items"):
+    with pytest.raises(InvalidValue, match="does not fit"):
         judging.judge(model, other)
     unnamed = varying.model_copy(update={"ignored": {}})
     assert unnamed.reader_of(spec) is None

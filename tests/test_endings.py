@@ -149,7 +149,7 @@ def test_a_full_disk_keeps_the_last_checkpoint(tmp_path: Path, digits: Data, mon
         resource.setrlimit(resource.RLIMIT_FSIZE, (size // 2, limits[1]))
         with pytest.raises(
             TrainingError,
-            match=r"File too large: training stopped at step 5; the last good checkpoint is .*`manifold resume",
+            match=r"File too large; training stopped at step 5; the last good checkpoint is .*`manifold resume",
         ):
             train(run, digits, resume=True, device="cpu", quiet=True, stop_after=2)
     finally:

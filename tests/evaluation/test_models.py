@@ -103,12 +103,12 @@ def test_codes_are_counted(extractor: Extractor, real: RealArrays) -> None:
 
 def test_what_cannot_be_evaluated(tiny_models: Path, real: RealArrays, held: Reference, extractor: Extractor) -> None:
     for arguments, message in (
-        (("evaluate", "table"), "makes no images"),
-        (("evaluate", "table", "--data", "digits"), "makes no images"),
+        (("evaluate", "table"), "generates no images"),
+        (("evaluate", "table", "--data", "digits"), "generates no images"),
         (("evaluate", "vae", "--data", "nope"), "none in"),
         (("evaluate", "vae", "--data", "nope", "--extractor", "digits-classifier"), "unknown data set"),
         (("evaluate", "vae", "--n", "1"), "at least 2"),
-        (("evaluate", "vae", "--prior", "vamp"), "no 'vamp'"),
+        (("evaluate", "vae", "--prior", "vamp"), "no prior 'vamp'"),
         (("evaluate", "vae", "--extractor", "autoencoder"), "no task `features`"),
         (("evaluate", "vae", "--resize", "lanczos"), "unknown 'lanczos'"),
         (("evaluate-images", "nowhere", "--against", "nowhere", "--extractor", "digits-classifier"), "neither a folder"),
@@ -118,7 +118,7 @@ def test_what_cannot_be_evaluated(tiny_models: Path, real: RealArrays, held: Ref
         result = CliRunner().invoke(cli.app, [*arguments, "--models", str(tiny_models), "--quiet"])
         assert result.exit_code != 0, arguments
         assert message in str(result.exception), (arguments, result.exception)
-    with pytest.raises(UnsupportedTask, match="makes no images"):
+    with pytest.raises(UnsupportedTask, match="generates no images"):
         models.evaluate(extractor.model, held, extractor)
 
 

@@ -75,8 +75,8 @@ def split(
     cut = len(train) - held_out
     stated = {
         "data": name,
-        "train": f"items 0 to {cut - 1} of the training part",
-        "calibration": f"the last {held_out} items of the training part",
+        "train": f"items 0 to {cut - 1} of the training split",
+        "calibration": f"the last {held_out} items of the training split",
         "test": f"{len(test)} items",
         **protocol,
     }

@@ -49,7 +49,7 @@ def calibrate_classes(context: Context) -> None:
     engine, manifest, data = context.engine, context.manifest, context.data
     if manifest.classification is None:
         return
-    temperature, source = 1.0, "not fitted: there is no calibration part"
+    temperature, source = 1.0, "not fitted: there is no calibration split"
     if len(data.calibration):
         energies = classes.energies(engine, data, data.calibration)
         temperature, source = classes.fit_temperature(energies, data.calibration.labels), _source(context)

@@ -268,7 +268,7 @@ def report(model: VAE, config: Config, data: Data) -> list[Metric]:
     ]
     if config.variational:
         active = active_units(torch.cat(means))
-        rule = f"variance of the posterior mean over the test part above {ACTIVE}"
+        rule = f"variance of the posterior mean over the test split above {ACTIVE}"
         metrics.append(
             Metric(
                 name="active_units",
