@@ -110,7 +110,7 @@ def test_what_cannot_be_evaluated(tiny_models: Path, real: RealArrays, held: Ref
         (("evaluate", "vae", "--n", "1"), "at least 2"),
         (("evaluate", "vae", "--prior", "vamp"), "no prior 'vamp'"),
         (("evaluate", "vae", "--extractor", "autoencoder"), "no task `features`"),
-        (("evaluate", "vae", "--resize", "lanczos"), "unknown 'lanczos'"),
+        (("evaluate", "vae", "--resize", "lanczos"), "unknown rule 'lanczos'"),
         (("evaluate-images", "nowhere", "--against", "nowhere", "--extractor", "digits-classifier"), "neither a folder"),
         (("reference", "--extractor", "digits-classifier", "--part", "half", "-o", "x.npz"), "valid are test"),
         (("reference", "--extractor", "digits-classifier"), "--out FILE.npz or --ship"),
