@@ -1,5 +1,6 @@
-"""The batch evaluator: how good are generated images, and how sure is that number.
+"""The batch evaluator. It measures how good generated images are, and how precise each figure is.
 
-Images come in as iterables of uint8 batches, go through an extractor (an artifact with the task `features`, run by the same engine that
-serves), and become streaming float64 statistics; the metrics are pure functions of those. Every number carries its protocol.
+Images are read as iterables of uint8 batches. An extractor (an artifact with the task `features`, run by the same engine as in the service)
+turns them into features, and the features into streaming float64 statistics. The metrics are pure functions of these statistics. Every
+figure carries its protocol.
 """

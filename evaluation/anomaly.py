@@ -1,13 +1,18 @@
-"""A model judged as a detector: the rates that it keeps, what it finds, and how an isolation forest and plain neighbours do.
+"""The evaluation of a model as an anomaly detector: measured false positive rates, detected anomalies, and two baselines.
 
-Figures are on rows that training never saw. A false alarm is a flagged row that is known to be normal: of unlabelled rows, only the share that
-is flagged is stated. Where anomalies are known: AUROC, average precision (which depends on their share among the
-judged rows), the share found where 1% of the other judged rows are flagged too, and the share that the calibrated line for 1% flags, which
-was drawn before. The two peers are fitted on the same training items: an isolation forest (Liu, Ting and
-Zhou, 2008) and the mean distance to the five nearest training items, in encoded columns or in pixels. If the model loses to them, a warning
-says so. Images have no known anomalies of their own: those of another data set stand in.
+All figures are measured on items that were not used in training. A false positive is a flagged item that is known to be normal. For
+unlabelled items only the flagged share is stated. If anomalies are known, there are four figures:
 
-Items are read in batches. In memory are one batch, and the training items that the peers are fitted on: at most FITTED, and FITTED_VALUES values.
+- AUROC.
+- Average precision, which depends on the share of anomalies among the evaluated items.
+- Recall at the threshold that flags 1% of the other evaluated items (`found_at_1%`).
+- Recall at the threshold that was calibrated for 1% beforehand (`flagged_at_1%`).
+
+The two baselines (peers) are fitted to the same training items: an isolation forest (Liu, Ting and Zhou, 2008) and the mean distance to the
+five nearest training items, in encoded columns or in pixels. There is a warning if a baseline has a higher AUROC than the model. Image data
+sets contain no known anomalies, so the images of another data set are used.
+
+Items are read in batches. One batch, and the training items for the baselines (at most FITTED items and FITTED_VALUES values), are in memory.
 """
 
 from __future__ import annotations
@@ -29,20 +34,20 @@ from manifold.runtime.scores.scoring import Calibrated
 
 Array = NDArray[Any]
 Float64 = NDArray[np.float64]
-Peer = Callable[[Array], Float64]  # scores (n,) of items
+Peer = Callable[[Array], Float64]  # returns the scores (n,) of items
 
 RATES = (0.001, 0.01, 0.05, 0.1)
 NEIGHBOURS = 5
-REFERENCES = 10_000  # training items at most, for plain neighbours
-FITTED = 60_000  # and for the forest
-FITTED_VALUES = 2**28  # of these items, at most: 1 GiB as float32
-SCORED = 2048  # items of a batch
-SCORED_VALUES = 2**24  # of a batch at most, unless one item has more
+REFERENCES = 10_000  # largest number of training items for the nearest neighbours
+FITTED = 60_000  # largest number of training items for the forest
+FITTED_VALUES = 2**28  # largest number of values in these items: 1 GiB as float32
+SCORED = 2048  # number of items in a batch
+SCORED_VALUES = 2**24  # largest number of values in a batch, unless one item has more
 RECORDED = "manifold fit"
 
 
 class InputItems(Protocol):
-    """Items as model inputs, such as an array (n, *shape). They may be read when they are asked for."""
+    """A sequence of items as model inputs, such as an array (n, *shape). An implementation may read them on demand."""
 
     def __len__(self) -> int: ...
 
@@ -52,7 +57,7 @@ class InputItems(Protocol):
 
 
 class JudgedItems:
-    """The items that a model is judged by: held-out ones, then known anomalies."""
+    """The items on which a model is evaluated: held-out items, then known anomalies."""
 
     def __init__(self, test: InputItems, anomalies: InputItems | None = None) -> None:
         self.test, self.anomalies = test, test[:0] if anomalies is None else anomalies
@@ -81,7 +86,7 @@ class JudgedItems:
 
 
 def _size(items: InputItems, most: int, values: int) -> int:
-    """Return how many items to read at once: `most`, or as many as have `values` values, at least 1."""
+    """Return the number of items to read at once: `most`, or fewer if they would exceed `values` values, but at least 1."""
     return max(1, min(most, values // max(1, items[:1].size)))
 
 
@@ -89,20 +94,20 @@ def _size(items: InputItems, most: int, values: int) -> int:
 class Judgement:
     """The figures of a detector. `terms` and `peers` are empty if no anomalies are known."""
 
-    # of rows known to be normal: asked, met, and the 95% interval of Beta-Binomial(n; k, n_cal + 1 - k) over n
+    # for n items known to be normal: requested rate, measured rate, 95% interval of Beta-Binomial(n; k, n_cal + 1 - k) / n
     rates: list[dict[str, Any]]
     terms: dict[str, dict[str, float]] = field(default_factory=dict)
     peers: dict[str, dict[str, float]] = field(default_factory=dict)
-    # (n,), which of the rows that are not known to be anomalies are known to be normal
+    # (n,), whether a held-out item is known to be normal
     normal: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, bool))
     anomalies: int = 0
-    unlabelled: list[dict[str, Any]] = field(default_factory=list)  # the same figures as `rates`, of the other rows
-    scores: Float64 | None = None  # of all judged rows, the known anomalies last
+    unlabelled: list[dict[str, Any]] = field(default_factory=list)  # the figures of `rates` for other items
+    scores: Float64 | None = None  # scores of all evaluated items, known anomalies last
     warnings: list[str] = field(default_factory=list)
 
     @property
     def n(self) -> int:
-        """Rows that are not known to be anomalies."""
+        """The number of held-out items, which are not known to be anomalies."""
         return len(self.normal)
 
 
@@ -113,9 +118,9 @@ def judge(
     anomalies: InputItems | None = None,
     normal: NDArray[np.bool_] | None = None,
 ) -> Judgement:
-    """Judge a model by training items, held-out ones, and known anomalies. Without training items there are no peers.
+    """Evaluate a model as a detector on held-out items and known anomalies. Without training items there are no baselines.
 
-    `normal` (n,) says which held-out items are known to be normal. By default all are if anomalies are given, and none otherwise.
+    `normal` (n,) marks the held-out items that are known to be normal. By default these are all if anomalies are given, and none otherwise.
     """
     scoring, calibrated = model.manifest.scoring, model.calibrated
     assert scoring is not None
@@ -132,9 +137,8 @@ def judge(
     if not len(judged.anomalies):
         return judgement
     labels = np.arange(len(judged)) >= len(test)
-    compared = np.concatenate(
-        [normal if normal.any() else ~normal, labels[len(test) :]]
-    )  # anomalies beside normal rows
+    # normal items, then anomalies
+    compared = np.concatenate([normal if normal.any() else ~normal, labels[len(test) :]])
     for name, values in placed.items():
         flagged = calibrated.p_values(name, values[labels]) <= 0.01
         judgement.terms[name] = {
@@ -145,12 +149,14 @@ def judge(
     own = judgement.terms[scoring.score]["auroc"]
     for name, numbers in judgement.peers.items():
         if numbers["auroc"] > own:
-            judgement.warnings.append(f"{name} does better here: AUROC {numbers['auroc']:.3f}, this model {own:.3f}")
+            judgement.warnings.append(
+                f"the baseline {name} is better here: its AUROC is {numbers['auroc']:.3f}, this model's is {own:.3f}"
+            )
     return judgement
 
 
 def _rates(calibrated: Calibrated, term: str, p: Float64) -> list[dict[str, Any]]:
-    """Return for each rate the share of p-values (n,) that its line flags; nothing for no rows."""
+    """Return for each rate the share of p-values (n,) that its threshold flags; empty if there are no p-values."""
     from scipy.stats import betabinom
 
     found: list[dict[str, Any]] = []
@@ -166,7 +172,7 @@ def _rates(calibrated: Calibrated, term: str, p: Float64) -> list[dict[str, Any]
 def _scores(
     judged: JudgedItems, terms: Callable[[Array], Mapping[str, Float64]], peers: Mapping[str, Peer]
 ) -> tuple[dict[str, Float64], dict[str, Float64]]:
-    """Return the terms of all judged items, and the scores of the peers, (n,) by name. Each item is read once."""
+    """Return the terms of all evaluated items and the scores of the baselines, (n,) by name. Each item is read once."""
     by_term, by_peer = [], []
     for items in judged.batches():
         by_term.append(terms(items))
@@ -179,7 +185,7 @@ def _joined(batches: Sequence[Mapping[str, Float64]]) -> dict[str, Float64]:
 
 
 def figures(labels: NDArray[np.bool_], scores: Float64) -> dict[str, float]:
-    """Return AUROC, average precision, and the share of anomalies above the 99% quantile of the other rows."""
+    """Return AUROC, average precision, and the share of anomalies above the 99% quantile of the other items."""
     from sklearn.metrics import average_precision_score, roc_auc_score
 
     line = np.quantile(scores[~labels], 0.99)
@@ -191,7 +197,7 @@ def figures(labels: NDArray[np.bool_], scores: Float64) -> dict[str, float]:
 
 
 def _peers(train: InputItems) -> dict[str, Peer]:
-    """Return the peers by name, fitted on a random selection of the training items."""
+    """Return the baselines by name, fitted to a random selection of the training items."""
     from sklearn.ensemble import IsolationForest
     from sklearn.neighbors import NearestNeighbors
 
@@ -206,7 +212,7 @@ def _peers(train: InputItems) -> dict[str, Peer]:
 
 
 def _flat(items: InputItems, indices: NDArray[np.int64]) -> Array:
-    """Return the items at these indices as rows (n, D). They are read in batches."""
+    """Return the items at these indices as rows (n, D). The items are read in batches."""
     one = items[:1]
     rows = np.empty((len(indices), one.size), one.dtype)
     size = _size(items, SCORED, SCORED_VALUES)
@@ -216,19 +222,19 @@ def _flat(items: InputItems, indices: NDArray[np.int64]) -> Array:
 
 
 def _row(items: Array) -> Array:
-    """Return items as rows (n, D), a missing value as 0."""
+    """Return items as rows (n, D). Missing values become 0."""
     return np.nan_to_num(items.reshape(len(items), -1), nan=0.0)
 
 
 def fitted(items: Array, spec: ImageSpec) -> Array:
-    """Return uint8 images (N, C, H, W) of another data set as inputs of a model of `spec`: made grey and resized, as the service does."""
+    """Convert uint8 images (N, C, H, W) of another data set to inputs for `spec`. They are made grey and resized, as in the service."""
     if items.shape[1:] == spec.shape:
         return imaging.from_uint8(items, spec)
     return imaging.from_uint8(np.stack([imaging.read_image(imaging.to_png(item), spec)[0] for item in items]), spec)
 
 
 def record(model: Model, judgement: Judgement, against: str | None = None) -> Manifest:
-    """Write the figures into the artifact's manifest, in place of earlier ones. `against` names the data set of the anomalies."""
+    """Write the figures into the artifact's manifest. They replace earlier figures. `against` names the data set of the anomalies."""
     manifest = manifests.read(model.folder)
     assert manifest.scoring is not None
     common = {"by": RECORDED, "n": judgement.n, "anomalies": judgement.anomalies, "score": manifest.scoring.score}

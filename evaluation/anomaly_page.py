@@ -1,4 +1,4 @@
-"""The page of a detector of rows: its columns, the rates that it keeps, what it finds, and the most anomalous rows with their reasons."""
+"""The report page of a detector of rows: columns, measured false positive rates, detected anomalies, and the top rows with reasons."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from manifold.runtime.scores import reasons
 from manifold.runtime.tables import described, rows
 from manifold.runtime.tables.schema import NumericColumn
 
-SHOWN = 10  # rows of a list
-LEAST_SHARE = 0.01  # of a column that is named as a reason
+SHOWN = 10  # number of rows in a list
+LEAST_SHARE = 0.01  # smallest share of a column that is listed as a reason
 FIGURES = ("auroc", "average_precision", "found_at_1%", "flagged_at_1%")
 
 
@@ -48,9 +48,9 @@ def to_html(
     anomalies: InputItems | None = None,
     file: JudgedFile | None = None,
 ) -> str:
-    """Return the report of a fitted table: schema, rates, what it finds, and the most anomalous rows with their reasons.
+    """Return the report of a model that was fitted to a table: false positive rates, detected anomalies, top rows with reasons, and columns.
 
-    The rows are shown as they are in `file`; without one, they are decoded from the model's inputs.
+    Rows are shown as they are in `file`. If it is not given, they are decoded from the model's inputs.
     """
     manifest, scoring = model.manifest, model.manifest.scoring
     spec = TableSpec.of(manifest.spec, f"model: {manifest.name}")
@@ -62,13 +62,14 @@ def to_html(
         parts.append(f"<h2>Known anomalies</h2><p>{_known(judgement, spec)}</p>")
         named = [
             *(
-                (f"{name} (the score)" if name == scoring.score else name, numbers)
+                (f"{name} (this model's score)" if name == scoring.score else name, numbers)
                 for name, numbers in judgement.terms.items()
             ),
             *judgement.peers.items(),
         ]
-        others = "normal" if judgement.rates else "unlabelled"
-        parts.append(table(("by", "AUROC", "average precision", f"found where 1% of the {others} rows are flagged", "flagged by the line for 1%"), [
+        rate = "false positive rate" if judgement.rates else "of the unlabelled rows flagged"
+        columns = ("AUROC", "average precision", f"recall at 1% {rate}", "recall at the calibrated threshold for 1%")
+        parts.append(table(("score", *(f"{column} (higher is better)" for column in columns)), [
             (name, *(f"{numbers[key]:.3f}" if key in numbers else "" for key in FIGURES)) for name, numbers in named
         ]))  # fmt: skip
     parts.append(_histogram(judgement))
@@ -77,46 +78,46 @@ def to_html(
     )
     parts.append(
         "<h2>Columns</h2>"
-        + table(("column", "kind", "values", "changes that the model cannot see"), _columns(manifest, spec))
+        + table(("column", "kind", "values", "changes that the model cannot detect"), _columns(manifest, spec))
     )
     return page(f"{manifest.name} {manifest.version}", parts)
 
 
 def _rates(model: Model, judgement: Judgement) -> list[str]:
-    """Return the sections on the shares that the lines flag: false alarms of rows known to be normal, and plain shares of unlabelled ones."""
+    """Return the sections on flagged shares: false positive rates of rows known to be normal, and flagged shares of unlabelled rows."""
     calibration = model.calibrated.calibration
     assert calibration is not None
     normal = int(judgement.normal.sum())
-    calibrated = f"Calibrated on {html.escape(calibration.source)}; p-values resolve 1 in {calibration.n + 1}. "
+    calibrated = f"Calibrated on {html.escape(calibration.source)}. The smallest p-value is 1/{calibration.n + 1}. "
     parts = []
     if judgement.rates:
         parts.append(
-            f"<h2>False alarms</h2><p>{calibrated}Measured on {normal} held-out rows that are known to be normal.</p>"
+            f"<h2>False positive rates</h2><p>{calibrated}Measured on {normal} held-out rows that are known to be normal.</p>"
         )
-        parts.append(_table_of(judgement.rates, "met"))
+        parts.append(_table_of(judgement.rates, "measured rate (close to the requested rate is better)"))
     if judgement.unlabelled:
         parts.append(
             f"<h2>Flagged among unlabelled rows</h2><p>{'' if judgement.rates else calibrated}Measured on {judgement.n - normal} held-out "
-            "rows without a label. If they hold no anomalies, the share that is flagged lies in the interval. A larger share means anomalies "
-            "among them, or a calibration that does not fit them; without labels these cannot be told apart.</p>"
+            "rows without a label. If none of them is an anomaly, the flagged share is expected in the interval. A larger share means that they "
+            "contain anomalies, or that the calibration does not fit them. Labels are needed to tell which.</p>"
         )
-        parts.append(_table_of(judgement.unlabelled, "flagged"))
+        parts.append(_table_of(judgement.unlabelled, "flagged share"))
     return parts
 
 
 def _table_of(rates: Sequence[Mapping[str, Any]], met: str) -> str:
-    return table(("rate asked for", met, "95% interval for so many normal rows"), [
+    return table(("requested rate", met, "95% interval for this number of normal rows"), [
         (f"{rate['asked']:.1%}", f"{rate['met']:.2%}", "{:.2%} to {:.2%}".format(*rate["expected"])) for rate in rates
     ])  # fmt: skip
 
 
 def _known(judgement: Judgement, spec: TableSpec) -> str:
     rule = "" if spec.truth is None else f" ({html.escape(str(spec.truth))})"
-    return f"{judgement.anomalies} rows{rule}, which training never saw."
+    return f"{judgement.anomalies} rows{rule}, which were not used in training."
 
 
 def _columns(manifest: Manifest, spec: TableSpec) -> list[tuple[str, str, str, str]]:
-    """Return the decision for each column, that of the classes among them."""
+    """Return the description of each column, including that of the classes."""
     fitted = manifest.provenance.get("data")
     label = fitted.get("label") if isinstance(fitted, dict) else None
     return [
@@ -127,7 +128,7 @@ def _columns(manifest: Manifest, spec: TableSpec) -> list[tuple[str, str, str, s
 def _most_anomalous(
     model: Model, spec: TableSpec, judgement: Judgement, judged: JudgedItems, file: JudgedFile | None
 ) -> str:
-    """Return a list for known anomalies, one for rows known to be normal and one for unlabelled rows."""
+    """Return three lists: known anomalies, rows known to be normal, and unlabelled rows."""
     assert judgement.scores is not None
     normal = judgement.normal
     known = np.ones(len(judged) - judgement.n, bool)
@@ -153,7 +154,7 @@ def _list(
     model: Model, spec: TableSpec, all_scores: Float64, judged: JudgedItems, places: NDArray[np.int64],
     of_file: Sequence[FileRow | None], numbers: Mapping[int, int],
 ) -> str:  # fmt: skip
-    """Return rows with their scores, where they are in the file, the reasons, and all values."""
+    """Return a table of rows with their scores, their numbers in the file, the reasons, and all values."""
     items = np.concatenate([judged.items(place, place + 1) for place in places.tolist()])
     scores = model.score(items)
     decoded = _decoded(items, spec)
@@ -168,7 +169,7 @@ def _list(
         *(["row"] if numbers else []),
         *(["id"] if spec.id else []),
         *spec.carried.passed,
-        "because of",
+        "reasons",
         "all values",
     ]
     lines = []
@@ -184,7 +185,7 @@ def _list(
 
 
 def _decoded(items: NDArray[Any], spec: TableSpec) -> list[dict[str, Any]]:
-    """Return model inputs as rows, None for a missing value and for a category that training has never seen."""
+    """Return model inputs as rows, with None for a missing value and for a category that did not occur in training."""
     decoded = rows.decode(np.nan_to_num(items, nan=0.0), spec, held=False)
     for row, item in zip(decoded, items, strict=True):
         for column, block in spec.placed:
@@ -194,22 +195,22 @@ def _decoded(items: NDArray[Any], spec: TableSpec) -> list[dict[str, Any]]:
 
 
 def _because(reason: Mapping[str, Any], row: Mapping[str, Any]) -> str:
-    """Return the three columns with the largest excess, each with its value in the file and what was expected."""
+    """Return the three columns with the largest excess, each with its value in the file and the expected value."""
     columns = ", ".join(
         f"{column['column']} = {_cell(row.get(column['column']))}, expected {_cell(column['expected'])} ({column['share']:.0%})"
         for column in reason["columns"][:3]
         if column["excess"] > 0 and column["share"] >= LEAST_SHARE
     )
-    return columns or "where it lies in latent space"
+    return columns or "an unusual position in latent space"
 
 
 def _cell(value: Any) -> str:
-    """Return a cell of a file as it is, cut; numbers that were computed have four digits."""
+    """Return a cell of a file unchanged but shortened, and a computed number with four digits."""
     return "(none)" if value is None else f"{value:.4g}" if isinstance(value, float) else cut(str(value))
 
 
 def _histogram(judgement: Judgement) -> str:
-    """Return the distributions of the scores of normal rows, of unlabelled ones, and of known anomalies."""
+    """Return a histogram of the scores of normal rows, of unlabelled rows, and of known anomalies."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -227,7 +228,7 @@ def _histogram(judgement: Judgement) -> str:
     for name, values in parts.items():
         if len(values):
             axes.hist(np.minimum(values, edges[-1]), edges.tolist(), density=True, alpha=0.6, label=name)
-    axes.set_xlabel("score (the last bar holds all beyond)")
+    axes.set_xlabel("score (higher is more anomalous; the last bar includes all larger scores)")
     axes.set_yticks([])
     axes.legend()
     return plot(figure, "Distribution of scores")

@@ -1,4 +1,4 @@
-"""Reports beside each other: whether they may be compared, their ranks, and their table."""
+"""The comparison of reports: whether they are comparable, their ranks, and their table."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from manifold.evaluation import markdown
-from manifold.evaluation.cells import DISTANCES, LIKELIHOODS, bounded, title
+from manifold.evaluation.cells import DISTANCES, LIKELIHOODS, bounded, directed, title
 from manifold.evaluation.errors import ProtocolMismatch
 from manifold.evaluation.report import Values
 
@@ -75,7 +75,7 @@ def _said(key: str, protocol: Values) -> str:
 
 
 def ranks(reports: Sequence[Values], metric: str) -> list[int | None]:
-    """Return the rank of each report by a metric, 1 the lowest; None if it lacks the metric. Raises ProtocolMismatch."""
+    """Return the rank of each report by a metric; 1 is the lowest value, None if the metric is missing. Raises ProtocolMismatch."""
     check_comparable(reports)
     values = [report["metrics"].get(metric) for report in reports]
     known = sorted(value for value in values if value is not None)
@@ -83,7 +83,7 @@ def ranks(reports: Sequence[Values], metric: str) -> list[int | None]:
 
 
 def ranked(reports: Sequence[Values]) -> list[Values]:
-    """Return the best first by KID, or by the distance extrapolated to infinitely many images if some lack a KID. Raises ProtocolMismatch."""
+    """Return the reports, best first, by KID, or by the distance extrapolated to infinitely many images if any lacks KID. Raises ProtocolMismatch."""
     for metric in RANKS:
         places = ranks(reports, metric)
         if None not in places:
@@ -103,12 +103,12 @@ def to_markdown(reports: Sequence[Values]) -> str:
     observed = {report["details"].get("nll", {}).get("observed") for report in reports if "nll" in report["metrics"]}
     if len(observed) > 1:
         names = [name for name in names if name not in LIKELIHOODS]
-        note = f"\n\nnll left out, as x is not the same: {'; '.join(sorted(map(str, observed)))}"
+        note = f"\n\nnll is omitted, as the models' x differs: {'; '.join(sorted(map(str, observed)))}"
     metrics = [name for name in RANKS if any(name in report["metrics"] for report in reports)]
     places = list(zip(*(ranks(reports, name) for name in metrics), strict=True)) or [()] * len(reports)
     rows = [_row(report, place, names) for report, place in zip(reports, places, strict=True)]
     rows += _anchor_rows(reports[0]["anchors"], distance, names)
-    return markdown.table((f"rank by {', '.join(metrics)}", "model", *names), rows) + note
+    return markdown.table((f"rank by {', '.join(metrics)}", "model", *map(directed, names)), rows) + note
 
 
 def _row(report: Values, places: Sequence[int | None], names: Sequence[str]) -> list[str]:
@@ -117,12 +117,12 @@ def _row(report: Values, places: Sequence[int | None], names: Sequence[str]) -> 
 
 
 def _anchor_rows(anchors: Values, distance: str, names: Sequence[str]) -> list[list[str]]:
-    """Return rows of what real images and a perfect generator score."""
+    """Return rows with the figures of real images and of a perfect generator."""
     rows = []
     if "train_vs_test" in anchors:
         pairs = {distance: "train_vs_test", "kid": "train_vs_test_kid"}
-        rows.append(["", "*real: train against test*", *_anchor_cells(anchors, pairs, names)])
-        rows.append(["", "*real: test*", *_anchor_cells(anchors, TEST_ANCHORS, names)])
+        rows.append(["", "*real: training images against test images*", *_anchor_cells(anchors, pairs, names)])
+        rows.append(["", "*real: test images*", *_anchor_cells(anchors, TEST_ANCHORS, names)])
     if floor := anchors.get("perfect_generator", {}):
         value = floor.get("resampled", floor["closed_form"])
         rows.append(["", "*a perfect generator*", *[f"{value:.4g}" if name == distance else "" for name in names]])

@@ -1,7 +1,7 @@
-"""Disentanglement: whether each latent dimension holds one factor of the data, and each factor is in one dimension; and traversals.
+"""The disentanglement of a latent space (whether dimensions and factors of the data correspond one to one), and latent traversals.
 
 MIG: Chen et al., 2018, arXiv 1802.04942, eq. 6. DCI: Eastwood and Williams, 2018, "A framework for the quantitative evaluation of
-disentangled representations", with importances of random forests. Codes are posterior means (N, L), factors (N, K) with few values each.
+disentangled representations", with importances of random forests. Codes are posterior means (N, L). Factors (N, K) have few values each.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from manifold.evaluation.cells import directed
 from manifold.evaluation.errors import EvaluationError
 from manifold.evaluation.extractors import BATCH, map_batches
 from manifold.evaluation.images import RealData, RealImages, pixels_of
@@ -29,26 +30,26 @@ from manifold.runtime.operations.capabilities import abilities
 Array = NDArray[Any]
 Float64 = NDArray[np.float64]
 
-BINS = 20  # of equal width, for the mutual information with a real-valued code
-MOST_VALUES = 100  # of a factor
+BINS = 20  # number of bins of equal width for the mutual information with a real-valued code
+MOST_VALUES = 100  # largest number of different values of a factor
 TREES = 40
-MOST_ITEMS = 10_000  # training items at most that factors are told from
+MOST_ITEMS = 10_000  # largest number of training items for the forests
 ACTIVE = 0.01  # variance of the posterior mean over the data above which a dimension is active (Burda et al., 2015, section 5.1)
-REACH, STEPS = 2.5, 11  # of a traversal, in deviations
+REACH, STEPS = 2.5, 11  # half length of a traversal in standard deviations, and its number of images
 
 
 @dataclass(frozen=True)
 class DCI:
-    """The figures of DCI, all in 0..1. `importance` (L, K) adds up to 1 over the dimensions of each factor."""
+    """The figures of DCI, all in 0..1. `importance` (L, K) sums to 1 over the dimensions of each factor."""
 
     disentanglement: float
     completeness: float
-    informativeness: float  # mean accuracy of the forests on items that they have not seen
+    informativeness: float  # mean accuracy of the forests on held-out items
     importance: Float64
 
 
 def mutual_information(codes: Array, factors: Array, bins: int = BINS) -> tuple[Float64, Float64]:
-    """Return I(code_j; factor_k) (L, K) and H(factor_k) (K,) in nats, by counting. Codes are cut into bins of equal width."""
+    """Return I(code_j; factor_k) (L, K) and H(factor_k) (K,) in nats, from counts. Codes are cut into bins of equal width."""
     ranks = [_ranks(factor) for factor in factors.T]
     information = np.zeros((codes.shape[1], len(ranks)))
     for j, code in enumerate(codes.T):
@@ -64,17 +65,19 @@ def mutual_information(codes: Array, factors: Array, bins: int = BINS) -> tuple[
 
 
 def mig(codes: Array, factors: Array) -> Float64:
-    """Return the mutual information gap of each factor (K,): of the two most informative dimensions, over its entropy. Its mean is MIG."""
+    """Return the mutual information gap of each factor (K,): between its two most informative dimensions, divided by its entropy. MIG is the mean."""
     information, entropy = mutual_information(codes, factors)
     if len(information) < 2:
-        raise EvaluationError("MIG is a gap between two latent dimensions, and there is one")
+        raise EvaluationError(
+            "model: it has 1 latent dimension; MIG needs at least 2, as it is a gap between two of them"
+        )
     best = np.sort(information, axis=0)[::-1]
     gaps: Float64 = (best[0] - best[1]) / entropy
     return gaps
 
 
 def dci(codes: Array, factors: Array, test_codes: Array, test_factors: Array, seed: int = 0) -> DCI:
-    """Return DCI, by random forests that predict each factor from the codes."""
+    """Return DCI from random forests that predict each factor from the codes."""
     from sklearn.ensemble import RandomForestClassifier
 
     importance, right = [], []
@@ -100,7 +103,7 @@ def dci(codes: Array, factors: Array, test_codes: Array, test_factors: Array, se
 def _ranks(factor: Array) -> NDArray[np.int64]:
     values, ranks = np.unique(factor, return_inverse=True)
     if len(values) > MOST_VALUES:
-        raise EvaluationError(f"a factor has {len(values)} different values; cut it into at most {MOST_VALUES} first")
+        raise EvaluationError(f"data: a factor has {len(values)} different values; bin it into at most {MOST_VALUES}")
     flat: NDArray[np.int64] = ranks.reshape(-1)
     return flat
 
@@ -111,7 +114,7 @@ def _entropy(p: Float64) -> float:
 
 
 def active(means: Array) -> list[int]:
-    """Return the dimensions whose posterior mean varies over the data, most first."""
+    """Return the dimensions whose posterior mean varies over the data, the most variable first."""
     variance = means.astype(np.float64).var(axis=0)
     return [int(index) for index in np.argsort(-variance, kind="stable") if variance[index] > ACTIVE]
 
@@ -119,13 +122,13 @@ def active(means: Array) -> list[int]:
 def traversals(
     model: Model, means: Array, item: int, classes: Any = None, steps: int = STEPS
 ) -> tuple[list[int], Array]:
-    """Move each active dimension of one item's latent from end to end. Return the dimensions and uint8 images (rows, steps, C, H, W).
+    """Vary each active dimension of one item's latent. Return the dimensions and uint8 images (dimensions, steps, C, H, W).
 
-    Ends are REACH deviations of the posterior means to both sides of their mean.
+    A dimension goes from REACH standard deviations below the mean of all posterior means to as many above it.
     """
     spec = model.manifest.spec
     if not spec.pictures:
-        raise EvaluationError(f"{model.manifest.name} makes {spec.noun}, which no picture shows")
+        raise EvaluationError(f"model: {model.manifest.name} generates {spec.noun}, not images; choose an image model")
     centre, deviation = means.mean(axis=0), means.std(axis=0)
     dimensions, rows = active(means), []
     for dimension in dimensions:
@@ -136,20 +139,23 @@ def traversals(
 
 
 def of_model(model: Model, data: RealData, item: int) -> tuple[dict[str, Any], bytes]:
-    """Return the active dimensions, MIG and DCI if the data's factors are known, and a PNG of traversals from a test item, a row a dimension.
+    """Return the active dimensions, with MIG and DCI if the data's factors are known, and a PNG of traversals from a test item.
 
-    Raises UnsupportedTask for a model without a latent that it encodes into, EvaluationError for an item that does not exist.
+    The PNG has one row for each active dimension. Raises UnsupportedTask for a model that cannot encode into a latent, and EvaluationError
+    for an item that does not exist.
     """
     manifest = model.manifest
     check_can(manifest)
     if not 0 <= item < data.test.n:
-        raise EvaluationError(f"item: {item} is not one of the {data.test.n} test items", field="item")
+        raise EvaluationError(f"item: {item} does not exist; there are {data.test.n} test items, from 0", field="item")
     some = data.train.picked(MOST_ITEMS, 0)
     train, test = _means(model, some), _means(model, data.test)
     classes = conditions(model, data.test, ("encode", "decode"))(item, item + 1).get("classes")
     dimensions, rows = traversals(model, test, item, classes)
     if not dimensions:
-        raise EvaluationError(f"{manifest.name}: no latent dimension varies over the data: the posterior has collapsed")
+        raise EvaluationError(
+            f"model: {manifest.name} has no active latent dimension, as its posterior has collapsed; choose another model"
+        )
     figures: dict[str, Any] = {
         "model": manifest.name, "version": manifest.version, "data": data.name, "latent": int(test.shape[1]), "active": len(dimensions),
         "dimensions": dimensions,
@@ -174,7 +180,7 @@ def check_can(manifest: Manifest) -> None:
 
 
 def _means(model: Model, images: RealImages) -> Array:
-    """Return the posterior means (N, L) of images."""
+    """Return the posterior means (N, L) of the images."""
     given = conditions(model, images, ("encode",))
     parts = map_batches(
         lambda start, stop: model.encode(inputs(model, images, start, stop), **given(start, stop)).placed, images.n, BATCH
@@ -183,7 +189,7 @@ def _means(model: Model, images: RealImages) -> Array:
 
 
 def _by_factor(train: Array, factors: Array, test: Array, test_factors: Array, names: Sequence[str]) -> dict[str, Any]:
-    """Return MIG and DCI as JSON values, with their protocol."""
+    """Return MIG and DCI as JSON values with their protocol."""
     gaps = mig(train, factors)
     parts = dci(train, factors, test, test_factors)
     importance = parts.importance.T.tolist()
@@ -204,7 +210,7 @@ def to_markdown(figures: Values) -> str:
     ]
     if "mig" in figures:
         names = ("mig", "dci_disentanglement", "dci_completeness", "dci_informativeness")
-        lines.append(table(names, [[f"{figures[name]:.3f}" for name in names]]))
+        lines.append(table([directed(name) for name in names], [[f"{figures[name]:.3f}" for name in names]]))
         dimensions = figures["dimensions"]
         rows = [
             [factor, f"{figures['mig_by_factor'][factor]:.3f}", *(f"{shares[j]:.2f}" for j in dimensions)]

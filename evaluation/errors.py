@@ -1,4 +1,4 @@
-"""Errors of the evaluator, below the project's tree (runtime.errors)."""
+"""The errors of the evaluator. They are subclasses of the project's errors in runtime.errors."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from manifold.runtime.errors import InvalidValue
 
 
 class EvaluationError(InvalidValue):
-    """An error in the images, the statistics or the options. The message says what to do."""
+    """An error in the images, the statistics or the options. Its message says what to do."""
 
 
 class ProtocolMismatch(EvaluationError):
-    """Two numbers that were measured in different ways and cannot be compared."""
+    """The error for two figures that were measured in different ways and cannot be compared."""

@@ -1,6 +1,6 @@
-"""A set of images, wherever they come from, against real images: distances, scores, precision and recall.
+"""The evaluation of any set of images against real images: distances, scores, precision and recall.
 
-A report is plain data (JSON values) and the same twice for the same seed; the pictures for the page are kept apart from it.
+A report consists of JSON values and is equal for equal seeds. The images for its page are kept separately.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from manifold.runtime import imaging
 
 Array = NDArray[Any]
 
-SHEET = 64  # pictures on the page
-CONFIDENT = 0.9  # a class probability above it: an image that is clearly something
-WARNED = ("first of", "blank", "dark", imaging.ON_OPPOSITE)  # beginnings of notes about files
-TOO_ALIKE = 0.01  # part of exact duplicates that is worth a warning
+SHEET = 64  # number of images in the page's first grid
+CONFIDENT = 0.9  # class probability above which an image counts as clearly recognised
+WARNED = ("first of", "blank", "dark", imaging.ON_OPPOSITE)  # notes on files that start with these become warnings
+TOO_ALIKE = 0.01  # share of exact duplicates above which there is a warning
 
 
 def evaluate_images(
     source: ImageSource, reference: Reference, extractor: Extractor, *, seed: int = 0, stage: Stage = silent
 ) -> tuple[Report, ExtractedFeatures, Pictures]:
-    """Judge any source of images by a reference: distances, scores, precision and recall, beside a perfect generator's."""
+    """Evaluate images against a reference: distances, scores, precision, recall, and the distance that a perfect generator would have."""
     features = extract(extractor, source, seed=seed, progress=stage(f"{source.name}: features"))
     stage("metrics")
     report = Report(source.name, None, _protocol(extractor, reference, features.n, seed), {})
@@ -37,7 +37,7 @@ def evaluate_images(
     report.metrics["duplicates"] = rounded(features.duplicates)
     if features.duplicates > TOO_ALIKE:
         report.warnings.append(
-            f"{features.duplicates:.1%} of the images are exact copies of others: the model has collapsed, or the set holds copies"
+            f"{features.duplicates:.1%} of the images are exact copies of others: the model has collapsed, or the set contains copies"
         )
     report.warnings += file_warnings(source, features, "images")
     if reference.features is not None:
@@ -47,20 +47,20 @@ def evaluate_images(
             report.details[key] = {note: n for note, (n, _) in side.notes.items()}
     if features.n < extractor.dimensions:
         report.warnings.append(
-            f"{features.n} images for {extractor.dimensions} features: the distance is exact, and biased far upwards; use more"
+            f"{features.n} images are few for {extractor.dimensions} features: the distance is biased far upwards; use more images"
         )
     _classes(report, features, reference, extractor)
     return report, features, Pictures(features.first[:SHEET], _class_pictures(features, extractor))
 
 
 def file_warnings(source: ImageSource | None, features: ExtractedFeatures, which: str) -> list[str]:
-    """Return warnings about files: those that were left out, and what changes what is seen (pictures left out, inverted ink, blank images)."""
+    """Return warnings about files: unreadable ones that were skipped, and ones that were changed or look wrong (inverted ink, blank images)."""
     unread, before = getattr(source, "unread", None), "" if which == "images" else f"{which}: "
     return [
-        *(f"{before}left out, as it cannot be read: {name}" for name in features.skipped),
+        *(f"{before}skipped, as it cannot be read: {name}" for name in features.skipped),
         *([before + unread] if unread else []),
         *(
-            f"{n} of the {which}: {note} (such as {name})"
+            f"{n} of the {which}: {note} (for example {name})"
             for note, (n, name) in features.notes.items()
             if note.startswith(WARNED)
         ),
@@ -87,7 +87,9 @@ def _distances(
         report.metrics[f"{name}_infinity"] = rounded(frechet.at_infinity(points))
         report.details[f"{name}_infinity"] = {"fit": "a + b / N over the curve's points", "from": points[0][0]}
     if reference.features is None:
-        report.warnings.append("KID, precision and recall need the reference's features, and a file has only moments")
+        report.warnings.append(
+            "KID, precision and recall are missing: they need reference images, and the reference is a file of moments"
+        )
         return
     real, fake = reference.features.rows, features.rows
     pairs = {"rows": [len(real), len(fake)]}
@@ -109,16 +111,14 @@ def _scores(report: Report, features: ExtractedFeatures, reference: Reference, s
         return
     report.metrics["confident"] = rounded(metrics.confident(features.probabilities, CONFIDENT))
     report.details["confident"] = {
-        "is": f"images that the extractor puts into a class with probability above {CONFIDENT}"
+        "is": f"share of images that the extractor's classifier assigns to a class with a probability above {CONFIDENT}"
     }
     marginal = metrics.inception_score(features.probabilities, seed)
     report.metrics |= {"is_marginal": rounded(marginal.value), "is_marginal_sd": rounded(marginal.error)}
     report.details["is_marginal"] = {"splits": metrics.SPLITS, "against": "the marginal of each split, as published"}
     shares = reference.class_shares
     if shares is not None and (shares == 0).any():
-        report.warnings.append(
-            "is_prior left out: the reference has no image of some class, so that it would be infinite"
-        )
+        report.warnings.append("is_prior is missing: it would be infinite, as the reference has no image of some class")
     elif shares is not None:
         prior = metrics.inception_score(features.probabilities, seed, shares)
         divergence = metrics.class_divergence(features.probabilities, shares)
@@ -133,8 +133,8 @@ def _scores(report: Report, features: ExtractedFeatures, reference: Reference, s
 
 
 def _perfect(report: Report, n: int, reference: Reference, seed: int) -> None:
-    """Add what n images of a perfect generator would score: an anchor, which is never subtracted."""
-    m = reference.n or 10**12  # a file that does not say how many: as if it were the truth
+    """Add the distance of n images of a perfect generator. It is an anchor for comparison and is never subtracted."""
+    m = reference.n or 10**12  # a file without a number of images counts as the true distribution
     anchor = {"closed_form": rounded(frechet.expected_floor(reference.gaussian.spectrum, n, m))}
     if reference.features is not None:
         mean, deviation = frechet.resampled_floor(reference.features.rows, n, m, seed)
@@ -143,7 +143,7 @@ def _perfect(report: Report, n: int, reference: Reference, seed: int) -> None:
 
 
 def _classes(report: Report, features: ExtractedFeatures, reference: Reference, extractor: Extractor) -> None:
-    """Add rows by class: how often each occurs, and how often it occurs where it was asked for."""
+    """Add a row for each class: its share of the images, and its accuracy among images of which it was requested."""
     if features.probabilities is None:
         return
     chosen = features.probabilities.argmax(axis=1)
@@ -151,9 +151,11 @@ def _classes(report: Report, features: ExtractedFeatures, reference: Reference, 
     conditional = bool((asked >= 0).all())
     if conditional:
         report.metrics["class_accuracy"] = rounded(float((chosen == asked).mean()))
-        report.details["class_accuracy"] = {"is": "images that the extractor puts into the class asked for"}
+        report.details["class_accuracy"] = {
+            "is": "share of images that the extractor's classifier assigns to the requested class"
+        }
     names = extractor.classes or [str(i) for i in range(features.probabilities.shape[1])]
-    if len(names) > 100:  # Inception's 1008 say nothing about the data
+    if len(names) > 100:  # Inception's 1008 classes are not those of the data
         return
     for index, name in enumerate(names):
         row: dict[str, Any] = {"class": name, "share": rounded(float((chosen == index).mean()))}
@@ -165,10 +167,10 @@ def _classes(report: Report, features: ExtractedFeatures, reference: Reference, 
             row["accuracy"] = rounded(float((chosen[asked == index] == index).mean()))
         report.by_class.append(row)
     report.metrics["least_class_share"] = min(row["share"] for row in report.by_class)
-    report.details["least_class_share"] = {"is": "share of the rarest class, by the extractor's classifier"}
+    report.details["least_class_share"] = {"is": "share of images in the rarest class, by the extractor's classifier"}
     missing = [row["class"] for row in report.by_class if row["share"] == 0 and row.get("reference_share", 1) > 0]
     if missing:
-        report.warnings.append(f"no image falls into: {', '.join(missing)}")
+        report.warnings.append(f"no image was assigned to these classes: {', '.join(missing)}")
 
 
 def _class_pictures(features: ExtractedFeatures, extractor: Extractor) -> dict[str, Array]:

@@ -1,7 +1,7 @@
-"""The batch evaluator of artifacts: what a model makes against real images, and what it says about them.
+"""The batch evaluator of artifacts. It compares a model's samples with real images and measures the model on held-out images.
 
-Samples go through evaluation.evaluate_images; the test images give likelihood, reconstructions and codes; the training images show copies
-and, against the test images, what real images score.
+evaluation.evaluate_images evaluates the samples. The test images give likelihood, reconstructions and codes. The training images reveal
+copies; compared with the test images they also give the figures of real images (anchors).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from manifold.evaluation.images import Generated, RealData
 from manifold.evaluation.reference import Reference, cached
 from manifold.evaluation.report import Pictures, Report, rounded
 from manifold.runtime.engine import Model
-from manifold.runtime.errors import UnsupportedTask
+from manifold.runtime.errors import UnsupportedTask, cut
 from manifold.runtime.manifest import Manifest
 from manifold.runtime.operations import supports
 from manifold.runtime.operations.capabilities import abilities
@@ -35,9 +35,9 @@ def evaluate(
     prior: str | None = None,
     stage: Stage = silent,
 ) -> tuple[Report, Pictures]:
-    """Judge an artifact: its samples as `evaluate_images` does; with the data also likelihoods, reconstructions, codes, copies and anchors.
+    """Evaluate an artifact's samples with `evaluate_images`. With `data` also its likelihood, reconstructions, codes, copies and anchors.
 
-    Raises UnsupportedTask for a model that makes no images, EvaluationError for options that do not fit.
+    Raises UnsupportedTask for a model that generates no images, and EvaluationError for invalid options.
     """
     manifest = model.manifest
     check_can(manifest, n, prior)
@@ -67,10 +67,16 @@ def check_can(manifest: Manifest, n: int, prior: str | None) -> None:
             f"{manifest.name} cannot be evaluated: {_lacks(manifest)}; {abilities(manifest)}", field="model"
         )
     if n < 2:
-        raise EvaluationError(f"n: {n} image(s); at least 2 are needed, and thousands for a steady number", field="n")
+        raise EvaluationError(
+            f"n: {n} is too small; use at least 2 images, and thousands for a precise figure", field="n"
+        )
     priors = list(manifest.space.priors) if manifest.space else []
     if prior is not None and prior not in priors:
-        raise EvaluationError(f"prior: {manifest.name} has no {prior!r}", field="prior", valid=priors)
+        raise EvaluationError(
+            f"prior: {manifest.name} has no prior {cut(repr(prior))}; it has {', '.join(priors) or 'none'}",
+            field="prior",
+            valid=priors,
+        )
 
 
 def _lacks(manifest: Manifest) -> str:
@@ -83,7 +89,7 @@ def _lacks(manifest: Manifest) -> str:
 def anchors(
     data: RealData, reference: Reference, extractor: Extractor, n: int, seed: int, stage: Stage = silent
 ) -> dict[str, Any]:
-    """Return how real images score: n training images against the reference, and the reference's own Inception Scores and accuracy."""
+    """Return the figures of real images: n training images against the reference, and the reference's own Inception Scores and accuracy."""
     part = data.train.picked(n, seed)
     train, _ = cached(extractor, part, stage("anchor: training images"))
     scores: dict[str, Any] = {

@@ -1,7 +1,7 @@
-"""Extractors: artifacts with the task `features`, and the one pass of images through them.
+"""The extractors (artifacts with the task `features`) and the extraction of features from images.
 
-A batch is independent of every other, so that batches run side by side on all cores; results are taken in order, and neither the number
-of workers nor the size of a batch changes a bit of them.
+Batches are independent and run in parallel on all cores. Results are collected in order: neither the number of workers nor the batch size
+changes a bit of them.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from manifold.evaluation.images import ImageBatch, ImageSource
 from manifold.evaluation.statistics import FeatureGaussian, Moments
 from manifold.runtime import engine, imaging, repository
 from manifold.runtime.engine import Model
+from manifold.runtime.errors import cut
 from manifold.runtime.kinds.image import ImageSpec
 from manifold.runtime.operations import softmax
 
@@ -32,22 +33,22 @@ Float32 = NDArray[np.float32]
 T = TypeVar("T")
 
 BATCH = 128
-SHOWN = 1000  # images kept for the page
-KEPT = 10_000  # rows of features kept for the metrics that look at pairs; moments are over all
-INCEPTION = "6726825d"  # SHA-256 of the published weights begins so; their distance alone is called FID
+SHOWN = 1000  # number of images that are kept for the page
+KEPT = 10_000  # number of feature rows that are kept for metrics on pairs; moments use all rows
+INCEPTION = "6726825d"  # start of the SHA-256 of the published weights; only their distance is named FID
 
-Progress = Callable[[int, int], None]  # images done, images in all
-Stage = Callable[[str], Progress | None]  # begins a stage and returns what to tell of its progress
+Progress = Callable[[int, int], None]  # called with the number of images done and the total
+Stage = Callable[[str], Progress | None]  # begins a stage and returns the function that reports its progress
 
 
 class Extractor:
-    """A model that turns images into features (n, d) and class probabilities (n, C)."""
+    """A model that computes features (n, d) and class probabilities (n, C) of images."""
 
     def __init__(self, model: Model, resize_mode: str = resize.NONE) -> None:
         spec, task = model.manifest.spec, model.manifest.task("features")
         if task is None or "features" not in task.roles or not spec.pictures:
             raise EvaluationError(
-                f"extractor: {model.manifest.name} has no task `features` on images; it can {', '.join(model.manifest.tasks)}",
+                f"extractor: {model.manifest.name} has no task `features` for images; its tasks are {', '.join(model.manifest.tasks)}",
                 field="extractor",
             )
         self.model, self.spec, self.mode = model, ImageSpec.of(spec, model.manifest.name), resize.check(resize_mode)
@@ -64,12 +65,12 @@ class Extractor:
 
     @property
     def colour(self) -> str:
-        """Return how image files are read for it: L or RGB."""
+        """Return the mode in which image files are read: L or RGB."""
         return "L" if self.spec.channels == 1 else "RGB"
 
     @property
     def sha256(self) -> str:
-        """Return the SHA-256 of the graph and its weights. It does not depend on the artifact's other files."""
+        """Return the SHA-256 of the graph and its weights. The artifact's other files do not change it."""
         manifest = self.model.manifest
         files = manifest.files or repository.records(self.model.folder)
         graph = manifest.tasks["features"].graph
@@ -78,18 +79,19 @@ class Extractor:
 
     @property
     def distance_name(self) -> str:
-        """Return `fid` for the Inception v3 of the published values, else `fd_classifier`."""
+        """Return `fid` for the Inception v3 with the published weights, else `fd_classifier`."""
         weights = str(self.model.manifest.provenance.get("weights_sha256", ""))
         return "fid" if weights.startswith(INCEPTION) else "fd_classifier"
 
     def edge(self, pixels: Array | list[Array]) -> Float32:
-        """Return uint8 images as model inputs: grey images are repeated for a colour model, and resized by the stated rule."""
+        """Convert uint8 images to model inputs. Grey images are repeated for a colour model, and all are resized by the extractor's rule."""
         if isinstance(pixels, list):
             return np.concatenate([self.edge(image[None]) for image in pixels])
         if pixels.shape[1] != self.spec.channels:
             if pixels.shape[1] != 1:
                 raise EvaluationError(
-                    f"colour images, but {self.name} looks at grey ones; choose another extractor", field="extractor"
+                    f"extractor: {self.name} takes grey images, but these are in colour; choose another extractor",
+                    field="extractor",
                 )
             pixels = pixels.repeat(self.spec.channels, axis=1)
         if pixels.shape[2:] == (self.spec.height, self.spec.width):
@@ -100,7 +102,7 @@ class Extractor:
         return edge
 
     def __call__(self, pixels: Array | list[Array]) -> tuple[Float32, Float32 | None]:
-        """Return features (n, d) and class probabilities (n, C), None if the artifact has no logits."""
+        """Return features (n, d) and class probabilities (n, C). The latter is None if the artifact has no logits."""
         outputs = self.model.run("features", {self._role: self.edge(pixels)})
         return outputs["features"], softmax(outputs["logits"]).astype(np.float32) if self.has_logits else None
 
@@ -110,21 +112,21 @@ def silent(stage: str) -> None:
 
 
 def _is_weights(name: str) -> bool:
-    """Return whether a file holds weights: it is neither a picture nor vectors nor statistics."""
+    """Return whether a file contains weights: it is no image, no golden vectors, no statistics and no graph."""
     return not name.endswith((".png", ".npz", ".json", ".onnx"))
 
 
 def load(name: str, models: Path, resize_mode: str = resize.NONE, device: str = "auto") -> Extractor:
-    """Return the extractor of that name in the folder of models, or at that path."""
+    """Load the extractor with this name from the folder of models, or from this path."""
     return Extractor(engine.load(repository.find(name, models), device=device), resize_mode)
 
 
 def for_data(data: str, models: Path) -> str:
-    """Return the name of the artifact that extracts features and was trained on the data set. Raises EvaluationError that lists the others."""
+    """Return the name of the extractor that was trained on the data set. If there is none, the EvaluationError lists the other extractors."""
     chosen, others = repository.trained_on(data, models, "features")
     if not chosen:
         raise EvaluationError(
-            f"extractor: none in {models} was trained on {data!r}; name one with --extractor",
+            f"extractor: none in {models} was trained on {cut(repr(data))}; choose one with --extractor",
             field="extractor",
             valid=list(others),
         )
@@ -136,21 +138,21 @@ def for_data(data: str, models: Path) -> str:
 
 @dataclass(frozen=True)
 class ExtractedFeatures:
-    """The results of one pass over images."""
+    """The features of a set of images, with their class probabilities and labels."""
 
     n: int
     gaussian: FeatureGaussian
     rows: Float32  # (at most KEPT, d)
     probabilities: Float32 | None  # (n, C)
-    labels: NDArray[np.int64]  # (n,) asked for, or the data's; -1 where unknown
-    duplicates: float  # part of the images that another one before them equals bit for bit
+    labels: NDArray[np.int64]  # (n,) requested or true classes; -1 if unknown
+    duplicates: float  # share of images that equal an earlier one bit for bit
     first: Array  # uint8 (at most SHOWN, C, H, W)
     skipped: tuple[str, ...] = ()
-    notes: Mapping[str, tuple[int, str]] = field(default_factory=dict)  # done to files: how many, and the first of them
+    notes: Mapping[str, tuple[int, str]] = field(default_factory=dict)  # number and first file by change
 
     @property
     def class_shares(self) -> NDArray[np.float64] | None:
-        """Return the share of the images in each class: by labels if all are known, else by mean probabilities. The shares sum to 1."""
+        """Return the share of images in each class, from labels if all are known, else from mean probabilities. The shares sum to 1."""
         if self.probabilities is None:
             return None
         if (self.labels >= 0).all():
@@ -163,9 +165,9 @@ class ExtractedFeatures:
 def extract(
     extractor: Extractor, source: ImageSource, *, seed: int = 0, batch: int = BATCH, progress: Progress | None = None
 ) -> ExtractedFeatures:
-    """Pass all images of the source through the extractor. At most a few batches of them are in memory.
+    """Extract the features of all images of the source. At most a few batches of images are in memory.
 
-    Raises EvaluationError for fewer than 2 images. `seed` picks the rows that are kept where there are more than KEPT.
+    If there are more than KEPT images, `seed` selects the feature rows that are kept. Raises EvaluationError for fewer than 2 images.
     """
     moments = Moments(extractor.dimensions)
     keep = _kept(source.n, seed)
@@ -199,7 +201,7 @@ def extract(
         if progress:
             progress(done, source.n)
     if moments.n < 2:
-        raise EvaluationError(f"{source.name}: {moments.n} image(s) to be read; at least 2 are needed")
+        raise EvaluationError(f"{source.name}: {moments.n} image(s) can be read; at least 2 are needed")
     return ExtractedFeatures(
         moments.n, moments.gaussian(), np.concatenate(rows), np.concatenate(probabilities) if probabilities else None,
         np.concatenate(labels), 1 - len(hashes) / moments.n, _same_size(first), tuple(skipped), notes,
@@ -218,7 +220,7 @@ def _same_size(batches: list[Array]) -> Array:
 
 
 def _in_order(work: Callable[[int], T], starts: range) -> Iterator[tuple[int, T]]:
-    """Yield work(start) for every start, in order. It runs in parallel on all cores; at most a few results wait."""
+    """Yield work(start) for each start, in order. The calls run in parallel on all cores; only a few results are held at a time."""
     workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     with ThreadPoolExecutor(workers) as pool:
         waiting: deque[Any] = deque()
@@ -237,7 +239,7 @@ def _in_order(work: Callable[[int], T], starts: range) -> Iterator[tuple[int, T]
 
 
 def map_batches(work: Callable[[int, int], T], n: int, batch: int = BATCH, progress: Progress | None = None) -> list[T]:
-    """Return the results of work(start, stop) over n items in batches. Batches run in parallel; results are in order."""
+    """Return the results of work(start, stop) for n items in batches. Batches run in parallel; results are in order."""
     results = []
     for start, result in _in_order(lambda start: work(start, min(start + batch, n)), range(0, n, batch)):
         results.append(result)

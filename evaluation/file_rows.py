@@ -1,4 +1,4 @@
-"""A few rows of a file, read again for a report: as the file has them, and as a request would have them."""
+"""The rows of a file that a report shows. They are read again as texts of the file and as values of a request."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from manifold.runtime.tables import files
 
 @dataclass(frozen=True)
 class JudgedFile:
-    """The file that judged rows come from, and the number of each of them in it, from 1; known anomalies are the last."""
+    """The file of the evaluated rows, and the number of each row in it, from 1. Known anomalies come last."""
 
     path: Path
     numbers: NDArray[np.int64]
@@ -26,14 +26,12 @@ class JudgedFile:
 class FileRow:
     """One row of a file."""
 
-    cells: dict[
-        str, str | None
-    ]  # by column, as the file has them; those of the model and those that it copies to the output
-    given: dict[str, Any]  # by column of the model
+    cells: dict[str, str | None]  # texts of the file, by column: the model's, and those that it copies to the output
+    given: dict[str, Any]  # values of a request, by column of the model
 
 
 def read(path: Path, spec: TableSpec, numbers: Collection[int]) -> dict[int, FileRow]:
-    """Return rows by number. The file is read as a stream; in memory are one chunk and these rows."""
+    """Return the rows with these numbers, by number. The file is read as a stream: one chunk and these rows are in memory."""
     wanted = np.asarray(sorted(numbers), np.int64)
     also = [*spec.carried.names, *spec.names]
     found: dict[int, FileRow] = {}

@@ -1,10 +1,10 @@
-"""The Fréchet distance between Gaussians (Dowson and Landau, 1982; as FID: Heusel et al., 2017, arXiv 1706.08500, eq. 6).
+"""The Fréchet distance between Gaussians (Dowson and Landau, 1982; used for FID by Heusel et al., 2017, arXiv 1706.08500, eq. 6).
 
     d² = |μ₁ - μ₂|² + tr S₁ + tr S₂ - 2 tr √(S₁ S₂)
 
-For any factors Sᵢ = Bᵢ Bᵢᵀ the last trace is the nuclear norm of B₁ᵀ B₂, which exists for singular covariances too: no square root of a
-matrix, no complex numbers, no jitter. Where S₁ = L Lᵀ is positive definite it is Σ √λ(Lᵀ S₂ L), which is faster, and exact as long as the
-eigenvalues are far enough above rounding; that is checked, not hoped.
+For any factors Sᵢ = Bᵢ Bᵢᵀ the last trace is the nuclear norm of B₁ᵀ B₂. It also exists for singular covariances, and needs no matrix square
+root, no complex numbers and no diagonal jitter. If S₁ = L Lᵀ is positive definite, the trace is Σ √λ(Lᵀ S₂ L). This is faster, and exact if
+the eigenvalues are well above the rounding error; `trace_term` checks that they are.
 """
 
 from __future__ import annotations
@@ -22,18 +22,19 @@ Array = NDArray[Any]
 Float64 = NDArray[np.float64]
 
 EPS = float(np.finfo(np.float64).eps)
-ROUNDING = 1e-10  # error of the trace term that the fast way may make, relative to tr S₁ + tr S₂
-RESOLUTION = 16 * EPS  # of a difference of traces, relative to them
+ROUNDING = 1e-10  # largest error of the fast trace term, relative to tr S₁ + tr S₂
+RESOLUTION = 16 * EPS  # smallest distance that is not rounding error, relative to tr S₁ + tr S₂
 
 
 def distance(reference: FeatureGaussian, other: FeatureGaussian) -> float:
-    """Return d² as above, exact for singular covariances, 0 if it is below what rounding can tell. Derived factors are kept in the Gaussians.
+    """Return d² as defined above. It is exact for singular covariances, and 0 if it is below the rounding error.
 
-    Raises EvaluationError for different dimensions, and for a matrix that is no covariance.
+    Factors of the covariances are cached in the Gaussians. Raises EvaluationError for different dimensions, and for a matrix that is not a
+    covariance.
     """
     if reference.dimensions != other.dimensions:
         raise EvaluationError(
-            f"statistics of {reference.dimensions} and of {other.dimensions} dimensions: they come from different extractors"
+            f"the two statistics have {reference.dimensions} and {other.dimensions} dimensions; compute both with the same extractor"
         )
     if reference.same_as(other):
         return 0.0
@@ -44,7 +45,7 @@ def distance(reference: FeatureGaussian, other: FeatureGaussian) -> float:
 
 
 def trace_term(reference: FeatureGaussian, other: FeatureGaussian) -> float:
-    """Return tr √(S₁ S₂), computed in the cheapest way that is exact."""
+    """Return tr √(S₁ S₂), computed by the fastest method that is exact."""
     if other.rows is None and reference.rows is None:
         values = _product_spectrum(reference, other)
         if rounding(values) <= ROUNDING * (reference.trace + other.trace):
@@ -61,7 +62,7 @@ def rounding(values: Float64) -> float:
 def _product_spectrum(reference: FeatureGaussian, other: FeatureGaussian) -> Float64:
     """Return the eigenvalues of Bᵀ S₂ B, which are those of S₁ S₂ (without null space), ≥ 0."""
     if reference.cholesky is not None:
-        # Lᵀ S L in place of a copy, by symmetry at half the cost of two products; only the upper triangle is written
+        # Lᵀ S L, computed in place. Symmetry halves the cost of two products. Only the upper triangle is written.
         upper = np.asfortranarray(reference.cholesky.T)
         product, info = linalg.lapack.dsygst(np.asfortranarray(other.block(reference.live).T), upper, itype=2, lower=0)
         assert info == 0, info
@@ -73,18 +74,18 @@ def _product_spectrum(reference: FeatureGaussian, other: FeatureGaussian) -> Flo
 
 
 def _nuclear_norm(left: Float64, right: Float64) -> float:
-    """Return |leftᵀ right|₊, the sum of singular values."""
+    """Return |leftᵀ right|₊, the sum of the singular values."""
     return float(linalg.svdvals(left.T @ right, overwrite_a=True, check_finite=False).sum())
 
 
-# --- what a perfect generator would score -------------------------------------------------------------------------------------
+# --- distance of a perfect generator ------------------------------------------------------------------------------------------
 
 
 def expected_floor(spectrum: Array, n: int, m: int) -> float:
-    """Return what n perfect samples score on average against m real ones, to first order, for Gaussian features.
+    """Return the expected distance of n perfect samples from m real ones, to first order, for Gaussian features.
 
-    (1/n + 1/m) [Σ λᵢ + ½ Σᵢⱼ λᵢ λⱼ (1 + δᵢⱼ) / (λᵢ + λⱼ)] with λ the eigenvalues of the covariance: the mean's part, and the second-order
-    expansion of the trace term under the Wishart fluctuations of both covariances.
+    (1/n + 1/m) [Σ λᵢ + ½ Σᵢⱼ λᵢ λⱼ (1 + δᵢⱼ) / (λᵢ + λⱼ)], where λ are the eigenvalues of the covariance. The first sum comes from the means.
+    The second is the second-order expansion of the trace term under the Wishart fluctuations of both covariances.
     """
     values = spectrum[spectrum > 0]
     pairs = values[:, None] * values / (values[:, None] + values)
@@ -92,7 +93,7 @@ def expected_floor(spectrum: Array, n: int, m: int) -> float:
 
 
 def resampled_floor(features: Array, n: int, m: int, seed: int, repeats: int = 5) -> tuple[float, float]:
-    """Return the same without the Gaussian assumption, by n and m rows drawn with replacement from real features (N, d): mean and deviation."""
+    """Return the same without the Gaussian assumption: mean and deviation of the distance between n and m rows resampled from features (N, d)."""
     generator = np.random.Generator(np.random.Philox(seed))
     distances = []
     for _ in range(repeats):
@@ -103,15 +104,15 @@ def resampled_floor(features: Array, n: int, m: int, seed: int, repeats: int = 5
 
 # --- extrapolation ------------------------------------------------------------------------------------------------------------
 
-POINTS = 15  # as Chong and Forsyth have it
+POINTS = 15  # the number that Chong and Forsyth use
 BLOCKS = 10
 
 
 def curve(reference: FeatureGaussian, features: Array, seed: int) -> list[tuple[int, float]]:
-    """Return the distance by number of images, at sizes evenly spread in 1/N from a tenth to all of them.
+    """Return pairs (number of images, distance). The numbers are evenly spread in 1/N, from a tenth of the images to all of them.
 
-    At each size the mean over up to BLOCKS disjoint parts of a seeded shuffle: what a part is off by is then nearly the same at every
-    size, and does not bend the line.
+    Each distance is a mean over up to BLOCKS disjoint parts of a seeded shuffle. The random error of a part is then nearly the same at
+    every size and does not bend the line.
     """
     n = len(features)
     order = np.random.Generator(np.random.Philox(seed)).permutation(n)
@@ -123,7 +124,7 @@ def curve(reference: FeatureGaussian, features: Array, seed: int) -> list[tuple[
 
 
 def at_infinity(points: list[tuple[int, float]]) -> float:
-    """Return where a straight line in 1/N meets 1/N = 0 (Chong and Forsyth, 2020, arXiv 1911.07023, eq. 5). It may be below 0."""
+    """Return the value at 1/N = 0 of a line fitted to the points (Chong and Forsyth, 2020, arXiv 1911.07023, eq. 5). It may be negative."""
     sizes, values = np.asarray(points, np.float64).T
     slope_and_constant = np.polyfit(1 / sizes, values, 1)
     return float(slope_and_constant[1])

@@ -1,6 +1,6 @@
-"""The figures of a model on held-out images: likelihood, reconstructions, codes, and how evenly images change between their latents.
+"""The figures of a model on held-out images: likelihood, reconstructions, use of the codebook, and continuity of the latent space.
 
-Each function adds its numbers to the report of a model. A model that lacks the task is left as it is.
+Each function adds its figures to a model's report. It adds nothing if the model lacks the task.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from manifold.runtime.operations import PATHS, supports
 
 Array = NDArray[Any]
 
-ENCODED = 5000  # test images at most whose latents say what a unit is
-PAIRS = 16  # images that are shown with their reconstructions
+ENCODED = 5000  # largest number of test images whose latents define the unit of latent distance
+PAIRS = 16  # number of images that are shown with their reconstructions
 BOUNDS = {"exact": "exact", "elbo": "upper bound: -ELBO", "iwae": "upper bound: importance-weighted"}
 
 
 def likelihood(report: Report, model: Model, test: RealImages, stage: Stage) -> None:
-    """Add -log p(x) over the test images, or its bound, if the artifact states what its score says about it."""
+    """Add the mean of -log p(x) over the test images, or of its bound, if the artifact states that its score is one of them."""
     scoring = model.manifest.scoring
     term = next((term for term in scoring.terms if term.likelihood), None) if scoring else None
     if term is None or term.likelihood is None:
@@ -36,7 +36,7 @@ def likelihood(report: Report, model: Model, test: RealImages, stage: Stage) -> 
     given = conditions(model, test, ("score",)) if model.manifest.conditions is not None else no_conditions
     batches = map_batches(
         lambda start, stop: model.score(inputs(model, test, start, stop), **given(start, stop)).terms[term.name],
-        test.n, BATCH, stage("likelihood of the test part"),
+        test.n, BATCH, stage("likelihood of the test images"),
     )  # fmt: skip
     nats = np.concatenate(batches)
     protocol = _likelihood_protocol(model, term.likelihood, test.n)
@@ -67,7 +67,7 @@ def _likelihood_protocol(model: Model, stated: Likelihood, n: int) -> dict[str, 
 
 
 def reconstruction(report: Report, model: Model, test: RealImages, pictures: Pictures, stage: Stage) -> None:
-    """Add the mean squared error and the PSNR of the test images through encode and decode."""
+    """Add the mean squared error and the PSNR of the test images after encode and decode."""
     if not supports(model.manifest, "reconstruct"):
         return
     given = conditions(model, test, ("encode", "decode", "decode_codes"))
@@ -86,7 +86,7 @@ def reconstruction(report: Report, model: Model, test: RealImages, pictures: Pic
 
 
 def codes(report: Report, model: Model, test: RealImages, stage: Stage) -> None:
-    """Add how much of the codebook the test images use."""
+    """Add the share of the codebook that the test images use, and its perplexity."""
     encoder = model.manifest.task("encode")
     if encoder is None or "codes" not in encoder.roles or model.manifest.codes is None:
         return
@@ -102,7 +102,7 @@ def codes(report: Report, model: Model, test: RealImages, stage: Stage) -> None:
 
 
 def continuity(report: Report, model: Model, extractor: Extractor, test: RealImages, seed: int, stage: Stage) -> None:
-    """Add how evenly images change along paths between test images' latents, in units of the aggregate posterior."""
+    """Add how evenly images change along paths between the latents of test images, in units of the aggregate posterior."""
     manifest = model.manifest
     if manifest.space is None or not supports(manifest, "interpolate") or not supports(manifest, "reconstruct"):
         return
@@ -118,7 +118,7 @@ def continuity(report: Report, model: Model, extractor: Extractor, test: RealIma
     path, steps = PATHS[manifest.space.interpolation], np.linspace(0, 1, latent.STEPS + 1)
     latents = np.stack([path(means[start], means[stop], steps) for start, stop in pairs])  # (P, S, L)
     flat = latents.reshape(-1, latents.shape[2])
-    owners = np.repeat(pairs[:, 0], latents.shape[1])  # a path stays in the class that it starts from
+    owners = np.repeat(pairs[:, 0], latents.shape[1])  # a whole path has the class of its first image
 
     def features(start: int, stop: int) -> Array:
         classes = [given(int(owner), int(owner) + 1).get("classes") for owner in owners[start:stop]]
@@ -137,13 +137,13 @@ def continuity(report: Report, model: Model, extractor: Extractor, test: RealIma
 
 
 def _pairs(n: int, seed: int) -> NDArray[np.int64]:
-    """Return the ends (P, 2) of paths between random items."""
+    """Return the indices (P, 2) of the two ends of each path. They are random items."""
     order = np.random.Generator(np.random.Philox(seed)).permutation(n)
     return order[: 2 * min(latent.PAIRS, n // 2)].reshape(-1, 2)
 
 
 def _add_continuity(report: Report, figures: latent.Continuity, protocol: dict[str, Any]) -> None:
-    even = f"part of a path's feature length in its largest step; {1 / latent.STEPS:.4g} is even"
+    even = f"share of a path's feature length in its largest step; {1 / latent.STEPS:.4g} if all steps are equal"
     for name, value, meaning in (
         ("continuity", figures.per_unit, "mean feature distance per unit of latent distance along a path"),
         ("continuity_95", figures.per_unit_95, "95th percentile of the same over steps"),

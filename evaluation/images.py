@@ -1,4 +1,4 @@
-"""Sources of images: a data set's part, a folder of files, an array, a model. They give batches of uint8 (n, C, H, W), 0 to 255."""
+"""The sources of images: a split of a data set, a folder of files, an array, a model. They return batches of uint8 (n, C, H, W), 0 to 255."""
 
 from __future__ import annotations
 
@@ -23,22 +23,20 @@ from manifold.runtime.kinds.image import ImageSpec
 Array = NDArray[Any]
 Pixels = NDArray[np.uint8]
 
-NPZ_BYTES = 8 * 2**30  # of the images of an .npz file, unpacked
-VALUES = 2**24  # of a batch of images at most, unless one image has more
-HASHED = 500  # images that are hashed at a time, or fewer if they are large
-READER = 2  # of image files; features that were cached under an earlier one are computed anew
+NPZ_BYTES = 8 * 2**30  # largest size of an .npz file's images, unpacked
+VALUES = 2**24  # largest number of values in a batch of images, unless one image has more
+HASHED = 500  # number of images that are hashed at a time, or fewer if they are large
+READER = 2  # version of the reader of image files; features of earlier versions are computed again
 
 
 @dataclass(frozen=True)
 class ImageBatch:
-    """Images with the classes that were asked for, or that they have; -1 where unknown."""
+    """A batch of images with their requested or true classes, -1 if unknown."""
 
-    pixels: Pixels | list[Pixels]  # (n, C, H, W), or (C, H, W) each where sizes differ
+    pixels: Pixels | list[Pixels]  # (n, C, H, W), or a list of (C, H, W) if sizes differ
     labels: NDArray[np.int64]
     skipped: tuple[str, ...] = ()  # files that could not be read
-    notes: tuple[
-        tuple[str, str], ...
-    ] = ()  # what was done to files, and warnings about them, each with the file's name
+    notes: tuple[tuple[str, str], ...] = ()  # pairs (file name, change or warning)
 
     def __len__(self) -> int:
         return len(self.pixels)
@@ -56,14 +54,14 @@ class ImageSource(Protocol):
         """Return the name for reports."""
 
     def batch(self, start: int, stop: int) -> ImageBatch:
-        """Return images start .. stop - 1. It is thread-safe."""
+        """Return images start .. stop - 1. This method is thread-safe."""
 
     def content_hash(self) -> str | None:
-        """Return a SHA-256 over what the images are; None for images that are generated."""
+        """Return a SHA-256 of the content; None for generated images."""
 
 
 class RealImages(ImageSource, Protocol):
-    """The images of a part of a data set, of one shape, with labels. They may be read when they are asked for."""
+    """The images of one split of a data set, of one shape, with labels. An implementation may read them on demand."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -71,7 +69,7 @@ class RealImages(ImageSource, Protocol):
 
     @property
     def labels(self) -> NDArray[np.int64]:
-        """Return the class of each image, -1 where unknown."""
+        """Return the class of each image, -1 if unknown."""
 
     @property
     def factors(self) -> Array | None:
@@ -95,12 +93,12 @@ class ImageArray:
     pixels: Pixels
     labels: NDArray[np.int64]
     name: str = "array"
-    factors: Array | None = None  # (N, F), where they are known
+    factors: Array | None = None  # (N, F), if known
     factor_names: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, array: Array, labels: Array | None = None, name: str = "array") -> ImageArray:
-        """Checks the array. (N, H, W) and (N, H, W, 3) are understood too. Raises EvaluationError for values out of range."""
+        """Check and wrap an array. (N, H, W) and (N, H, W, 3) are accepted too. Raises EvaluationError for values out of range."""
         pixels = as_pixels(array, name)
         known = np.full(len(pixels), -1) if labels is None else np.asarray(labels)
         return cls(pixels, known.astype(np.int64), name)
@@ -136,7 +134,7 @@ class ImageArray:
 
 @dataclass(frozen=True)
 class RealData:
-    """The parts of a data set that an evaluation needs, as bytes."""
+    """The splits of a data set that an evaluation needs, as uint8 images."""
 
     name: str
     train: RealImages
@@ -145,18 +143,18 @@ class RealData:
 
 
 def pick(n: int, wanted: int, seed: int) -> NDArray[np.int64]:
-    """Return the indices of `wanted` of n images, without replacement, ascending."""
+    """Return the indices of `wanted` random images of n, without replacement, in ascending order."""
     index: NDArray[np.int64] = np.sort(np.random.Generator(np.random.Philox(seed)).choice(n, wanted, replace=False))
     return index
 
 
 def batch_size(images: RealImages, most: int) -> int:
-    """Return how many images to read at once: `most`, or as many as have VALUES values, at least 1."""
+    """Return the number of images to read at once: `most`, or fewer if they would exceed VALUES values, but at least 1."""
     return max(1, min(most, VALUES // math.prod(images.shape)))
 
 
 def content_hash(images: RealImages) -> str:
-    """Return a SHA-256 over the shape, the pixels and the labels. The images are read in batches."""
+    """Return a SHA-256 of the shape, the pixels and the labels. The images are read in batches."""
     digest = hashlib.sha256(str((images.n, *images.shape)).encode())
     size = batch_size(images, HASHED)
     for start in range(0, images.n, size):
@@ -166,14 +164,14 @@ def content_hash(images: RealImages) -> str:
 
 
 def as_pixels(array: Array, name: str) -> Pixels:
-    """Return bytes (N, C, H, W) from bytes or floats in [0, 1], with channels first, last or left out. Raises EvaluationError."""
+    """Convert bytes, or floats in [0, 1], to bytes (N, C, H, W). Channels may be first, last or absent. Raises EvaluationError."""
     if array.ndim == 3:
         array = array[:, None]
     if array.ndim == 4 and array.shape[1] not in (1, 3) and array.shape[3] in (1, 3):
         array = array.transpose(0, 3, 1, 2)
     if array.ndim != 4 or array.shape[1] not in (1, 3) or 0 in array.shape:
         raise EvaluationError(
-            f"{name}: shape {list(array.shape)} is not images; needed are [n, height, width] or [n, channels, height, width] with 1 or 3 channels"
+            f"{name}: shape {list(array.shape)}; images must be [n, height, width] or [n, channels, height, width] with 1 or 3 channels"
         )
     if array.dtype == np.uint8:
         pixels: Pixels = array
@@ -186,31 +184,33 @@ def as_pixels(array: Array, name: str) -> Pixels:
         pixels = array.astype(np.uint8)
         return pixels
     raise EvaluationError(
-        f"{name}: {array.dtype} from {low:g} to {high:g} is out of range; needed are bytes 0 to 255 or floats 0 to 1"
+        f"{name}: {array.dtype} values from {low:g} to {high:g} are out of range; use bytes from 0 to 255 or floats from 0 to 1"
     )
 
 
 @dataclass(frozen=True)
 class Folder:
-    """Image files below a folder, in the order of their names. One that cannot be read is an error, or is left out with `skip`."""
+    """The image files below a folder, in the order of their names. An unreadable file is an error, or is skipped with `skip`."""
 
     root: Path
-    colour: str  # "L" or "RGB", what the extractor looks at
+    colour: str  # "L" or "RGB", as the extractor needs
     skip: bool = False
-    mixed: bool = False  # sizes may differ, as each is resized
+    mixed: bool = False  # whether sizes may differ, as each image is resized
     files: Sequence[Path] = ()
     name: str = ""
-    background: float = 0.0  # what transparent images are laid over
-    invert: bool = False  # whether ink is inverted that is only visible on the opposite of the background
+    background: float = 0.0  # value behind transparent images
+    invert: bool = False  # whether images are inverted whose ink is visible only on the opposite background
 
     @classmethod
     def of(
         cls, root: Path, colour: str, *, skip: bool = False, mixed: bool = False, background: float = 0.0, invert: bool = False
     ) -> Folder:  # fmt: skip
-        """List the files; hidden ones are left out. Raises EvaluationError where there are none."""
+        """List the files, without hidden ones. Raises EvaluationError if there are none."""
         files = folders.image_files(root)
         if not files:
-            raise EvaluationError(f"{root}: no images there; {', '.join(folders.SUFFIXES)} files are read")
+            raise EvaluationError(
+                f"{root}: it contains no images; files that can be read are {', '.join(folders.SUFFIXES)}"
+            )
         return cls(root, colour, skip, mixed, files, root.name, background, invert)
 
     @property
@@ -241,12 +241,12 @@ class Folder:
         except ManifoldError as error:
             if self.skip:
                 raise
-            raise EvaluationError(f"{error.message}; remove it, or go on without it by --skip-unreadable") from None
+            raise EvaluationError(f"{error.message}; remove it, or skip such files with --skip-unreadable") from None
         if not self.mixed and image.shape != self._first_shape():
             first, (_, height, width) = self.files[0], self._first_shape()
             raise EvaluationError(
-                f"mixed sizes: {first} is {width}x{height}, {path} is {image.shape[2]}x{image.shape[1]}; "
-                "make them one size, or say how with --resize",
+                f"resize: sizes differ ({first} is {width}x{height}, {path} is {image.shape[2]}x{image.shape[1]}); "
+                "make them one size, or choose a rule with --resize",
                 field="resize",
             )
         return image, fitted
@@ -264,7 +264,7 @@ class Folder:
                 try:
                     self._cache["shape"] = self._decoded(path)[0].shape
                 except ManifoldError:
-                    continue  # it is named when its turn comes
+                    continue  # it is reported when its batch is read
                 break
         return self._cache["shape"]
 
@@ -272,7 +272,7 @@ class Folder:
 
     @property
     def unread(self) -> str | None:
-        """Return a warning about images in the folder whose format is not read; None if there are none."""
+        """Return a warning about images in formats that cannot be read; None if there are none."""
         return folders.unread_note(self.root)
 
     def content_hash(self) -> str:
@@ -285,7 +285,7 @@ class Folder:
 
 @dataclass(frozen=True)
 class Generated:
-    """The images that a model generates. Image i is item i of the seed, as the service would send it in a PNG."""
+    """The images that a model generates. Image i is item i of the seed, with the same pixels as a PNG from the service."""
 
     model: Model
     n: int
@@ -308,39 +308,43 @@ class Generated:
 
 
 def pixels_of(model: Model, outputs: Array) -> Pixels:
-    """Return a model's outputs as uint8 images. Raises InvalidValue for a model of something else."""
+    """Return a model's outputs as uint8 images. Raises InvalidValue if it is not an image model."""
     return imaging.to_uint8(outputs, ImageSpec.of(model.manifest.spec, f"model: {model.manifest.name}"))
 
 
 def open_images(
     path: Path, colour: str, *, skip: bool = False, mixed: bool = False, background: float = 0.0, invert: bool = False
 ) -> ImageSource:
-    """Open a folder of image files (arguments as of Folder), or a .npy or .npz file (its only array, or `arr_0`)."""
+    """Open a folder of image files (the arguments are those of Folder), or a .npy or .npz file (its only array, or `arr_0`)."""
     if path.is_dir():
         return Folder.of(path, colour, skip=skip, mixed=mixed, background=background, invert=invert)
     if path.suffix not in (".npy", ".npz"):
-        raise EvaluationError(f"{path}: neither a folder of images nor a .npy or .npz file")
+        raise EvaluationError(f"{path}: it is neither a folder nor a .npy or .npz file; give one of them")
     try:
         content = _npz(path) if zipfile.is_zipfile(path) else _npy(path)
         return ImageArray.of(content, name=path.name)
     except EvaluationError:
         raise
     except (OSError, ValueError, OverflowError) as error:
-        raise EvaluationError(f"{path}: cannot be read: {cut(str(error), 200)}") from None
+        raise EvaluationError(
+            f"{path}: it cannot be read: {cut(str(error), 200)}; give a valid .npy or .npz file"
+        ) from None
 
 
 def _npy(path: Path) -> NDArray[Any]:
-    """Return the array of an .npy file, mapped into memory. Raises ValueError or OverflowError for what cannot be read."""
+    """Return the array of an .npy file, mapped into memory. Raises ValueError or OverflowError if it cannot be read."""
     with path.open("rb") as file:
-        npz.header(file)  # numpy lets through other errors of a damaged header
+        npz.header(file)  # a damaged header raises ValueError here; numpy would raise other errors
     content: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
     return content
 
 
 def _npz(path: Path) -> NDArray[Any]:
-    """Return the array of images of an .npz file. Raises EvaluationError for several, ValueError for what cannot be read."""
+    """Return the image array of an .npz file. Raises EvaluationError for several arrays, and ValueError if it cannot be read."""
     names = npz.names(path)
     if "arr_0" not in names and len(names) != 1:
-        raise EvaluationError(f"{path}: holds {cut(', '.join(names))}; one array of images is needed, or `arr_0`")
+        raise EvaluationError(
+            f"{path}: it contains {cut(', '.join(names))}; it must contain one array, or one that is named `arr_0`"
+        )
     (content,) = npz.read(path, ["arr_0" if "arr_0" in names else names[0]], lambda *_: None, limit=NPZ_BYTES).values()
     return content

@@ -1,4 +1,4 @@
-"""A report as Markdown, and tables in Markdown."""
+"""The Markdown form of reports and tables."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from manifold.evaluation.report import Values
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Return a table in Markdown."""
+    """Return a Markdown table."""
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def of_report(report: Values) -> str:
-    """Return the report as Markdown: metrics beside their anchors, classes, protocol."""
+    """Return the report as Markdown: metrics with their anchors, classes, warnings and protocol."""
     parts = [f"# {title(report)}", table(("metric", "value", "real images"), metric_rows(report))]
     if report["by_class"]:
         columns = list(dict.fromkeys(key for row in report["by_class"] for key in row))

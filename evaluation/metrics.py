@@ -1,4 +1,4 @@
-"""Metrics on features and probabilities: pure functions of arrays, float64 inside, chance only from a seed."""
+"""Metrics on features and probabilities. They are pure functions of arrays, compute in float64, and draw random numbers only from a seed."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from manifold.evaluation.errors import EvaluationError
 Array = NDArray[Any]
 Float64 = NDArray[np.float64]
 
-SPLITS = 10  # of the Inception Score
-BLOCKS = 20  # of the jackknife
-NEIGHBOURS = 3  # of precision and recall
-ROWS = 1000  # of a distance matrix at a time
+SPLITS = 10  # number of splits for the Inception Score
+BLOCKS = 20  # number of blocks for the jackknife
+NEIGHBOURS = 3  # k of precision and recall
+ROWS = 1000  # number of rows of a distance matrix that are computed at a time
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number with its standard error (KID) or the deviation over splits (Inception Score)."""
+    """A figure with its standard error (KID) or its deviation over splits (Inception Score)."""
 
     value: float
     error: float
@@ -33,19 +33,19 @@ class Estimate:
 def kernel_distance(real: Array, fake: Array, seed: int, blocks: int = BLOCKS) -> Estimate:
     """Return KID (Bińkowski et al., 2018, arXiv 1801.01401): unbiased MMD² under k(x, y) = (x·y / d + 1)³, over all pairs of rows.
 
-    real (M, d), fake (N, d). Published values average over 100 subsets of 1000; this uses every pair, whose expectation is the same and
-    whose variance is least. The standard error is the jackknife's, leaving out one of `blocks` random blocks of both sides at a time.
-    Raises EvaluationError for fewer than 2 rows a block.
+    real (M, d), fake (N, d). Published values average over 100 subsets of 1000. This uses all pairs: the expectation is the same and the
+    variance is the smallest. The standard error is a jackknife that omits one of `blocks` random blocks of both sets at a time.
+    Raises EvaluationError for fewer than 2 rows per block.
     """
     if min(len(real), len(fake)) < 2 * blocks:
         raise EvaluationError(
-            f"KID needs at least {2 * blocks} images on each side; there are {len(real)} and {len(fake)}"
+            f"n: KID needs at least {2 * blocks} images in each set, but there are {len(real)} and {len(fake)}; use more images"
         )
     generator = np.random.Generator(np.random.Philox(seed))
     x, y = (_blocks(rows, blocks, generator) for rows in (real, fake))
     within_x, within_y = _block_sums(x, x), _block_sums(y, y)
     across = _block_sums(x, y)
-    for sums, rows in ((within_x, x), (within_y, y)):  # a row with itself is no pair
+    for sums, rows in ((within_x, x), (within_y, y)):  # a row is not paired with itself
         sums[np.diag_indices(blocks)] -= [float(_kernel_diagonal(block).sum()) for block in rows]
     sizes = np.asarray([[len(block) for block in rows] for rows in (x, y)], np.float64)
 
@@ -73,7 +73,7 @@ def _block_sums(x: list[Float64], y: list[Float64]) -> Float64:
 
 
 def _kernel_sum(a: Float64, b: Float64) -> float:
-    """Return Σ (x·y / d + 1)³ over all pairs of rows. It is cubed by products, as a power costs ten times as much."""
+    """Return Σ (x·y / d + 1)³ over all pairs of rows. The cube is computed by products, as `**` takes ten times as long."""
     base = a @ b.T
     base /= a.shape[1]
     base += 1
@@ -92,12 +92,14 @@ def inception_score(probabilities: Array, seed: int, prior: Array | None = None,
     """Return exp E KL(p(y | x) || q(y)) (Salimans et al., 2016, arXiv 1606.03498): mean and deviation over splits shuffled by the seed.
 
     probabilities (N, C). q is the marginal of each split, as published (`is_marginal`), or a given prior (C,), the class distribution of
-    the data (`is_prior`): log is_prior = log is_marginal + KL(marginal || prior), so that the two part where classes are dropped.
+    the data (`is_prior`). log is_prior = log is_marginal + KL(marginal || prior), so the two differ if a model drops classes.
     Raises EvaluationError for fewer images than splits.
     """
     n = len(probabilities)
     if n < splits:
-        raise EvaluationError(f"the Inception Score has {splits} splits and there are {n} images; at least one each")
+        raise EvaluationError(
+            f"n: the Inception Score needs at least one image for each of {splits} splits, but there are {n}; use more images"
+        )
     order = np.random.Generator(np.random.Philox(seed)).permutation(n)
     scores = []
     for part in np.array_split(order, splits):
@@ -109,7 +111,7 @@ def inception_score(probabilities: Array, seed: int, prior: Array | None = None,
 
 
 def _divergence(p: Float64, q: Float64) -> Float64:
-    """Return KL(p || q) by row, in nats. 0 log 0 is 0; it is infinite if q lacks a class that p has."""
+    """Return KL(p || q) of each row, in nats. 0 log 0 is 0. The result is infinite if q is 0 for a class where p is not."""
     with np.errstate(divide="ignore", invalid="ignore"):
         terms = np.where(p > 0, p * (np.log(p) - np.log(q)), 0.0)
     total: Float64 = terms.sum(axis=-1)
@@ -117,7 +119,7 @@ def _divergence(p: Float64, q: Float64) -> Float64:
 
 
 def class_divergence(probabilities: Array, prior: Array) -> float:
-    """Return KL(marginal of the images || class distribution of the data) in nats: 0 if every class occurs as often as in the data."""
+    """Return KL(marginal of the images || class distribution of the data) in nats. It is 0 if every class is as frequent as in the data."""
     return float(_divergence(probabilities.astype(np.float64).mean(axis=0), np.asarray(prior, np.float64)))
 
 
@@ -125,15 +127,16 @@ def class_divergence(probabilities: Array, prior: Array) -> float:
 
 
 def precision_recall(real: Array, fake: Array, neighbours: int = NEIGHBOURS) -> tuple[float, float]:
-    """Return the shares of fake within real's manifold, and of real within fake's (Kynkäänniemi et al., 2019, arXiv 1904.06991, eq. 1 and 2).
+    """Return precision, the share of `fake` in the manifold of `real`, and recall, the share of `real` in the manifold of `fake`.
 
-    A manifold is the union of balls around its points, each reaching to its k-th nearest neighbour. real (M, d), fake (N, d).
+    Kynkäänniemi et al., 2019, arXiv 1904.06991, eq. 1 and 2. A manifold is the union of balls around its points. The radius of a ball is the
+    distance to the point's k-th nearest neighbour. real (M, d), fake (N, d).
     """
     if min(len(real), len(fake)) <= neighbours:
         raise EvaluationError(
-            f"precision and recall need more than {neighbours} images on each side; there are {len(real)} and {len(fake)}"
+            f"n: precision and recall need more than {neighbours} images in each set, but there are {len(real)} and {len(fake)}; use more images"
         )
-    centre = real.mean(axis=0, dtype=np.float64)  # distances of large numbers would cancel
+    centre = real.mean(axis=0, dtype=np.float64)  # centred, as squared distances of large numbers lose digits
     x, y = real - centre, fake - centre
     radius_x, radius_y = (_radii(rows, neighbours) for rows in (x, y))
     recalled = np.zeros(len(x), bool)
@@ -151,13 +154,13 @@ def _radii(rows: Float64, neighbours: int) -> Float64:
     for start in range(0, len(rows), ROWS):
         part = rows[start : start + ROWS]
         squares = squared_distances(part, rows)
-        squares[np.arange(len(part)), start + np.arange(len(part))] = -1.0  # itself, always the nearest
+        squares[np.arange(len(part)), start + np.arange(len(part))] = -1.0  # the row itself, always the nearest
         radii.append(np.partition(squares, neighbours, axis=1)[:, neighbours])
     return np.concatenate(radii)
 
 
 def squared_distances(x: Array, y: Array) -> Float64:
-    """Return the squared Euclidean distances between rows (n, m), ≥ 0."""
+    """Return the squared Euclidean distances (n, m) between the rows of x and of y. They are ≥ 0."""
     squares: Float64 = x @ y.T
     squares *= -2
     squares += (x * x).sum(axis=1)[:, None]
@@ -174,14 +177,14 @@ def confident(probabilities: Array, threshold: float) -> float:
 
 
 def psnr(errors: Float64) -> float:
-    """Return the mean over images of 10 log₁₀(1 / MSE), in dB, for mean squared errors in [0, 1] units. A perfect image counts as 100 dB."""
+    """Return the mean over images of 10 log₁₀(1 / MSE), in dB, for mean squared errors of values in [0, 1]. An exact image counts as 100 dB."""
     return float(np.minimum(-10 * np.log10(np.maximum(errors, 1e-300)), 100.0).mean())
 
 
 def code_usage(codes: Array, levels: int) -> tuple[float, float]:
-    """Return the share of the codebook that occurs, and the perplexity exp H of the codes' frequencies, over a whole set of codes (N, ...)."""
+    """Return the share of the codebook that is used, and the perplexity exp H of the code frequencies, over all codes (N, ...)."""
     if codes.min() < 0 or codes.max() >= levels:
-        raise EvaluationError(f"codes: {codes.min()} to {codes.max()}, but there are {levels}")
+        raise EvaluationError(f"codes: values from {codes.min()} to {codes.max()}; they must be 0 to {levels - 1}")
     counts = np.bincount(codes.ravel(), minlength=levels)
     p = counts[counts > 0] / counts.sum()
     return float((counts > 0).mean()), float(np.exp(-(p * np.log(p)).sum()))

@@ -1,4 +1,4 @@
-"""Pieces of a report's HTML page, which needs nothing but itself."""
+"""The building blocks of a report's HTML page. The page loads no other files."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ code{font-size:12px;word-break:break-all}.pair{display:flex;gap:1rem;flex-wrap:w
 
 
 def page(title: str, parts: Iterable[str]) -> str:
-    """Return a whole page of parts that are HTML already."""
+    """Return a whole HTML page. The parts must already be HTML."""
     head = (
         '<meta charset="utf-8"><meta name="viewport" content="width=device-width">'
         f"<title>{html.escape(title)}</title><style>{STYLE}</style>"
@@ -29,14 +29,14 @@ def page(title: str, parts: Iterable[str]) -> str:
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Return texts as a table, without a head if the header is empty."""
+    """Return an HTML table of plain texts. It has no head if the header is empty."""
     head = "".join(f"<th>{html.escape(cell)}</th>" for cell in header) if any(header) else ""
     body = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
     return f"<table><tr>{head}</tr>{body}</table>"
 
 
 def plot(figure: Any, alt: str) -> str:
-    """Return a matplotlib figure as a PNG within the page."""
+    """Return a matplotlib figure as an HTML image that contains the PNG."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=110)
     content = codecs.to_base64(buffer.getvalue())

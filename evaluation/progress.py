@@ -1,4 +1,4 @@
-"""The progress of an evaluation: stage, images, time left. It goes to standard error, so that output can be piped."""
+"""The progress of an evaluation: stage, number of images, time left. It is written to standard error, so that the output can be piped."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from manifold.evaluation.extractors import Progress
 
 
 class Stages:
-    """The stages of an evaluation: a bar for each on a terminal, one line for each elsewhere, nothing if `quiet`."""
+    """A display of an evaluation's stages: a progress bar for each on a terminal, else one line for each. `quiet` shows nothing."""
 
     def __init__(self, quiet: bool = False) -> None:
         self.console = Console(stderr=True, quiet=quiet, soft_wrap=True)
@@ -31,7 +31,7 @@ class Stages:
         self.bar.stop()
 
     def __call__(self, stage: str) -> Progress:
-        """Begin a stage. The result takes images done and images in all."""
+        """Begin a stage. Return a function that takes the number of images done and the total."""
         if not self.console.is_terminal:
             self.console.print(stage, highlight=False)
         task = self.bar.add_task(stage, total=None)

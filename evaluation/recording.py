@@ -1,4 +1,4 @@
-"""Reports in the manifests of artifacts: an evaluation's numbers as metrics, and metrics as reports again."""
+"""The conversion between reports and manifest metrics: write an evaluation's figures into a manifest, and read them again as reports."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from manifold.runtime import manifest as manifests
 from manifold.runtime import repository
 from manifold.runtime.manifest import Manifest, Metric
 
-RECORDED = "evaluation"  # marks metrics of a manifest that an evaluation wrote
+RECORDED = "evaluation"  # marks the metrics of a manifest that an evaluation wrote
 
 
 def recorded(manifest: Manifest) -> list[dict[str, Any]]:
-    """Return the reports that evaluations wrote into the manifest, one for each prior and protocol."""
+    """Return the reports in the manifest, one for each prior and protocol."""
     reports: dict[str, dict[str, Any]] = {}
     for metric in manifest.metrics:
         if metric.protocol.get("by") != RECORDED:
@@ -33,7 +33,7 @@ def recorded(manifest: Manifest) -> list[dict[str, Any]]:
 
 
 def _empty(manifest: Manifest, protocol: dict[str, Any], prior: str | None) -> dict[str, Any]:
-    """Return a report without numbers."""
+    """Return a report without figures."""
     return {
         "model": manifest.name, "version": manifest.version, **({"prior": prior} if prior else {}), "protocol": protocol,
         "metrics": {}, "anchors": {}, "details": {}, "by_class": [], "curve": [], "warnings": [],
@@ -41,13 +41,15 @@ def _empty(manifest: Manifest, protocol: dict[str, Any], prior: str | None) -> d
 
 
 def record(folder: Path, report: Values) -> Manifest:
-    """Write the report's numbers into the manifest of the artifact in `folder`, in place of an earlier record of the same prior and protocol.
+    """Write the report's figures into the manifest in `folder`. They replace earlier figures of the same prior and protocol.
 
     Raises EvaluationError if the manifest is of another model or version.
     """
     manifest = manifests.read(folder)
     if (report["model"], report.get("version")) != (manifest.name, manifest.version):
-        raise EvaluationError(f"{folder} is {manifest.name} {manifest.version}, the report is of {title(report)}")
+        raise EvaluationError(
+            f"{folder}: it contains {manifest.name} {manifest.version}, but the report is of {title(report)}; evaluate this version"
+        )
     common = {"by": RECORDED, "prior": report.get("prior"), "common": report["protocol"]}
     common = {key: value for key, value in common.items() if value is not None}
     kept = [
@@ -59,7 +61,7 @@ def record(folder: Path, report: Values) -> Manifest:
 
 
 def _metrics(report: Values, common: dict[str, Any]) -> list[Metric]:
-    """Return the report's numbers, each with its protocol; the distances also with the anchors."""
+    """Return the report's figures, each with its protocol. Distances also carry the anchors."""
     metrics = []
     for name, value in report["metrics"].items():
         detail = {"detail": report["details"][name]} if name in report["details"] else {}

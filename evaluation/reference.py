@@ -1,7 +1,7 @@
-"""Reference statistics: what real images look like to an extractor. Cached by content, written and read as pytorch-fid's .npz.
+"""Reference statistics: the features of real images under one extractor. They are cached by content, and stored as pytorch-fid's .npz.
 
-The .npz holds `mu` (d,) and `sigma` (d, d), which pytorch-fid reads; what it cannot say (extractor, its checksum, resize rule, images)
-stands in a JSON file of the same name beside it.
+The .npz holds `mu` (d,) and `sigma` (d, d), which pytorch-fid reads. A JSON file of the same name beside it holds the provenance: the
+extractor, its checksum, the resize rule and the images.
 """
 
 from __future__ import annotations
@@ -22,34 +22,35 @@ from manifold.evaluation.extractors import ExtractedFeatures, Extractor, Progres
 from manifold.evaluation.images import ImageSource
 from manifold.evaluation.statistics import FeatureGaussian
 from manifold.runtime import npz
+from manifold.runtime.errors import cut, reason
 from manifold.runtime.repository import replacing
 
 Array = NDArray[Any]
 CACHE_VARIABLE = "MANIFOLD_CACHE"
-DIMENSIONS = 8192  # features that statistics may have
+DIMENSIONS = 8192  # largest number of features
 MOMENTS_BYTES = 9 * DIMENSIONS**2
-FORMAT = 2  # of the cached files; another one is made anew
+FORMAT = 2  # version of the cached files; files of another version are computed again
 
 
 @dataclass(frozen=True)
 class Reference:
-    """Real images as an extractor sees them. `features` are absent where only moments were read from a file."""
+    """The statistics of real images under an extractor. `features` is None if only moments were read from a file."""
 
     gaussian: FeatureGaussian
-    origin: dict[str, Any]  # data, split, n, sha256: goes into the protocol
+    origin: dict[str, Any]  # data, split, n and sha256; becomes part of the protocol
     features: ExtractedFeatures | None = None
     class_shares: NDArray[np.float64] | None = None
-    anchors: dict[str, Any] | None = None  # that came with a file
-    source: ImageSource | None = None  # absent as features are
+    anchors: dict[str, Any] | None = None  # read from the file, if it has any
+    source: ImageSource | None = None  # None if only moments were read from a file
 
     @property
     def n(self) -> int | None:
-        """Return the number of images; None if a file does not state it."""
+        """Return the number of images; None if the file does not state it."""
         return self.gaussian.n
 
 
 def of_source(extractor: Extractor, source: ImageSource, split: str, progress: Progress | None = None) -> Reference:
-    """Return the statistics of all images of the source, from the cache if these images went through this extractor before."""
+    """Return the statistics of all images of the source. They come from the cache if this extractor has already processed these images."""
     features, digest = cached(extractor, source, progress)
     origin = {"data": source.name, "split": split, "n": features.n, "sha256": digest}
     return Reference(features.gaussian, origin, features, features.class_shares, source=source)
@@ -58,7 +59,7 @@ def of_source(extractor: Extractor, source: ImageSource, split: str, progress: P
 def cached(
     extractor: Extractor, source: ImageSource, progress: Progress | None = None
 ) -> tuple[ExtractedFeatures, str | None]:
-    """Return the features of a pass through the extractor, from the cache if possible, and the SHA-256 of the images."""
+    """Return the features that the extractor computes, from the cache if possible, and the SHA-256 of the images."""
     content = source.content_hash()
     if content is None:
         return extract(extractor, source, progress=progress), None
@@ -68,7 +69,7 @@ def cached(
         try:
             return _read(path), content
         except (OSError, ValueError, KeyError, zipfile.BadZipFile):
-            path.unlink()  # cut short by a full disk, say: made anew below
+            path.unlink()  # a damaged file, for example after a full disk; it is computed again below
     features = extract(extractor, source, progress=progress)
     path.parent.mkdir(parents=True, exist_ok=True)
     _write(path, features)
@@ -76,7 +77,7 @@ def cached(
 
 
 def cache_folder() -> Path:
-    """Return the folder of cached features: MANIFOLD_CACHE, else the user's cache."""
+    """Return the folder of cached features: MANIFOLD_CACHE if it is set, else a folder in the user's cache."""
     if given := os.environ.get(CACHE_VARIABLE):
         return Path(given)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "manifold" / "features"
@@ -133,50 +134,58 @@ def write_npz(path: Path, reference: Reference, extractor: Extractor, anchors: d
 def _check_moments(name: str, shape: npz.Shape, dtype: np.dtype[Any]) -> str | None:
     most = 1 if name == "mu" else 2
     return (
-        None if len(shape) <= most and max(shape, default=1) <= DIMENSIONS else f"not {most} times {DIMENSIONS} at most"
+        None
+        if len(shape) <= most and max(shape, default=1) <= DIMENSIONS
+        else f"at most {[DIMENSIONS] * most} is allowed"
     )
 
 
 def beside(path: Path) -> Path:
-    """Return the file with a file's provenance: `reference.npz` has `reference.json`."""
+    """Return the path of the provenance of a statistics file: `reference.json` for `reference.npz`."""
     return path.with_suffix(".json")
 
 
 def _provenance(path: Path) -> dict[str, Any]:
-    """Return what the JSON file beside statistics says. Raises EvaluationError for a file of another shape."""
+    """Read the JSON file beside statistics. Raises EvaluationError if its structure is wrong."""
     try:
         stated = json.loads(path.read_text())
         origin, shares = stated.get("reference", {}), stated.get("class_shares") or []
         good = isinstance(origin, dict) and isinstance(origin.get("n") or 1, int) and isinstance(shares, list)
         if good and isinstance(stated.get("anchors") or {}, dict) and np.asarray(shares, np.float64).ndim == 1:
             return dict(stated)
-        raise ValueError("another shape than `manifold reference` writes")
+        raise ValueError("its structure is not the one that `manifold reference` writes")
     except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise EvaluationError(
-            f"{path}: cannot be read: {error}; remove it, or write both files again with `manifold reference`"
+            f"{path}: cannot be read: {cut(str(error))}; remove it, or write both files again with `manifold reference`"
         ) from None
 
 
 def read_npz(path: Path, extractor: Extractor) -> Reference:
-    """Read moments from a file of ours or of pytorch-fid's.
+    """Read moments from a file that `manifold reference` or pytorch-fid wrote.
 
-    Raises EvaluationError where it is unreadable, or made by another extractor or resize rule. Without provenance beside it, only the
-    dimensions can be checked, and the protocol says that the file did not say more.
+    Raises EvaluationError if the file is unreadable, or was made with another extractor or resize rule. Without a provenance file only the
+    dimensions can be checked; the protocol then states that the split is unknown.
     """
     try:
         arrays = npz.read(path, ("mu", "sigma"), _check_moments, limit=MOMENTS_BYTES)
         mean, covariance = (np.asarray(arrays[key], np.float64) for key in ("mu", "sigma"))
     except (ValueError, KeyError) as error:
         if not path.exists():
-            raise EvaluationError(f"{path}: there is no such file; `manifold reference` makes one") from None
-        raise EvaluationError(f"{path}: not statistics (an .npz with mu and sigma): {error}") from None
+            raise EvaluationError(f"{path}: no such file; write it with `manifold reference`") from None
+        raise EvaluationError(
+            f"{path}: not a statistics file (an .npz with mu and sigma): {reason(error)}; write one with `manifold reference`"
+        ) from None
     if mean.ndim != 1 or covariance.shape != (len(mean), len(mean)):
-        raise EvaluationError(f"{path}: mu {list(mean.shape)} and sigma {list(covariance.shape)} do not fit together")
+        raise EvaluationError(
+            f"{path}: mu has shape {list(mean.shape)} and sigma {list(covariance.shape)}; they must be [d] and [d, d]"
+        )
     if not (np.isfinite(mean).all() and np.isfinite(covariance).all()):
-        raise EvaluationError(f"{path}: holds values that are not finite")
+        raise EvaluationError(
+            f"{path}: mu or sigma contains values that are not finite; write the file again with `manifold reference`"
+        )
     if len(mean) != extractor.dimensions:
         raise EvaluationError(
-            f"{path}: statistics of {len(mean)} features, {extractor.name} gives {extractor.dimensions}: another extractor made them"
+            f"{path}: it has {len(mean)} features, but {extractor.name} computes {extractor.dimensions}; use the extractor that made this file"
         )
     provenance = _fitting_provenance(path, extractor)
     origin = provenance.get("reference") or _bare_origin(path)
@@ -186,32 +195,32 @@ def read_npz(path: Path, extractor: Extractor) -> Reference:
 
 
 def _fitting_provenance(path: Path, extractor: Extractor) -> dict[str, Any]:
-    """Return what the JSON file beside statistics says, nothing without one. Raises EvaluationError for another extractor's."""
+    """Return the provenance beside statistics, empty if there is none. Raises EvaluationError if another extractor made them."""
     if not beside(path).exists():
         return {}
     provenance = _provenance(beside(path))
     for key, own in (("extractor_sha256", extractor.sha256), ("resize", extractor.mode)):
         if (theirs := provenance.get(key, own)) != own:
             raise EvaluationError(
-                f"{path}: made by {provenance.get('extractor')} with {key} {theirs}, but {extractor.name} here has {own}; "
-                "statistics of another extractor do not compare"
+                f"{path}: made by {cut(str(provenance.get('extractor')))} with {key} {cut(str(theirs))}, but {extractor.name} has {own}; "
+                "use the same extractor and resize rule, or write the file again with `manifold reference`"
             )
     return provenance
 
 
 def _bare_origin(path: Path) -> dict[str, Any]:
-    """Return what is known of statistics without provenance."""
+    """Return the origin of statistics without a provenance file."""
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     return {"data": path.name, "split": "not stated by the file", "n": None, "sha256": digest}
 
 
 def is_statistics(path: Path) -> bool:
-    """Return whether a file is an .npz with statistics, rather than images or nothing readable."""
+    """Return whether a file is an .npz with statistics. Files of images and unreadable files are not."""
     if path.suffix != ".npz":
         return False
     try:
         with zipfile.ZipFile(path) as archive:
             return "mu.npy" in archive.namelist()
     except (OSError, zipfile.BadZipFile):
-        return False  # reading it as images says what is wrong
+        return False  # reading it as images will report what is wrong

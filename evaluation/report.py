@@ -1,4 +1,4 @@
-"""A report: numbers with their protocol, and the pictures that go with them. Also as JSON, which is read back."""
+"""A report: figures with their protocol, and the images for its page. A report can be written as JSON and read again."""
 
 from __future__ import annotations
 
@@ -11,28 +11,26 @@ from typing import Any
 from numpy.typing import NDArray
 
 from manifold.evaluation.errors import EvaluationError
-from manifold.runtime.errors import shown
+from manifold.runtime.errors import cut, shown
 
 Array = NDArray[Any]
 Values = Mapping[str, Any]  # a report as `Report.as_dict` gives it
 
-DIGITS = 6  # significant, of every number in a report
+DIGITS = 6  # significant digits of every number in a report
 
 
 @dataclass
 class Report:
-    """Numbers with their protocol. `as_dict` is the JSON."""
+    """A set of figures with their protocol. `as_dict` returns the JSON values."""
 
     model: str
     version: int | None
     protocol: dict[str, Any]
     metrics: dict[str, float]
     anchors: dict[str, Any] = field(default_factory=dict)
-    details: dict[str, dict[str, Any]] = field(
-        default_factory=dict
-    )  # protocol of single metrics, beyond the common one
+    details: dict[str, dict[str, Any]] = field(default_factory=dict)  # additional protocol by metric
     by_class: list[dict[str, Any]] = field(default_factory=list)
-    curve: list[list[float]] = field(default_factory=list)  # [images, distance]
+    curve: list[list[float]] = field(default_factory=list)  # [number of images, distance]
     warnings: list[str] = field(default_factory=list)
     prior: str | None = None
     checksum: str | None = None
@@ -59,12 +57,12 @@ class Pictures:
 
 
 def rounded(value: float) -> float:
-    """Return the value with DIGITS significant digits: the digits after them are noise. Infinite values stay so."""
+    """Return the value with DIGITS significant digits, as further digits are noise. Infinite values stay infinite."""
     return float(f"{value:.{DIGITS}g}")
 
 
 def to_json(report: Values) -> str:
-    """Return one JSON object, the same bytes for the same numbers."""
+    """Return the report as one JSON object. Equal reports give equal bytes."""
     return json.dumps(report, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
@@ -74,17 +72,20 @@ def read(path: Path) -> dict[str, Any]:
         report: dict[str, Any] = json.loads(path.read_text())
         check_report(report)
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise EvaluationError(f"{path}: not a report of `manifold evaluate --out`: {error}") from None
+        missing = " is missing" if isinstance(error, KeyError) else ""
+        raise EvaluationError(
+            f"{path}: not a report of `manifold evaluate --out`: {cut(str(error))}{missing}; write one with it"
+        ) from None
     return report
 
 
 def check_report(report: Values) -> None:
-    """Raise ValueError, KeyError or TypeError for a JSON value that lacks what comparisons need of `Report.as_dict`."""
+    """Raise ValueError, KeyError or TypeError if a JSON value lacks the keys of `Report.as_dict` that comparisons need."""
     for key in ("protocol", "metrics", "anchors", "details"):
         if not isinstance(report[key], dict):
             raise ValueError(f"{key} is not an object")
     report["model"], report["protocol"]["extractor_sha256"]
     if not {"fid", "fd_classifier"} & report["metrics"].keys():
-        raise ValueError("metrics have no Fréchet distance")
+        raise ValueError("metrics: no Fréchet distance (fid or fd_classifier)")
     if wrong := [name for name, value in report["metrics"].items() if not isinstance(value, int | float)]:
         raise ValueError(f"metrics: {shown(wrong[0])} is not a number")

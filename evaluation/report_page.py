@@ -1,4 +1,4 @@
-"""A report as one HTML page that needs nothing else: numbers, sheets, curve, protocol."""
+"""The HTML page of a report: figures, grids of images, the distance curve and the protocol. The page loads no other files."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from manifold.evaluation.cells import DISTANCES, cell, metric_rows, title, whole
+from manifold.evaluation.cells import DISTANCES, cell, directed, metric_rows, title, whole
 from manifold.evaluation.page import page, plot, table
 from manifold.evaluation.report import Pictures, Values
 from manifold.runtime import codecs, imaging
 
 Array = NDArray[Any]
 
-COLUMNS = 8  # of a sheet
-PAIRS = 16  # samples that are shown with their neighbours
+COLUMNS = 8  # number of columns in a grid of images
+PAIRS = 16  # number of samples that are shown with their nearest training images
 
 
 def to_html(report: Values, pictures: Pictures) -> str:
-    """Return the page."""
+    """Return the report's HTML page."""
     return page(title(report), _parts(report, pictures))
 
 
@@ -34,36 +34,36 @@ def _parts(report: Values, pictures: Pictures) -> Iterator[str]:
         yield "<h2>Distance by number of images</h2>" + _curve(report)
     yield "<h2>Protocol</h2>" + table(("", ""), [(key, whole(value)) for key, value in report["protocol"].items()])
     if report["details"]:
-        yield table(("metric", "how"), [(key, whole(value)) for key, value in report["details"].items()])
+        yield table(("metric", "protocol"), [(key, whole(value)) for key, value in report["details"].items()])
 
 
 def _sheets(report: Values, pictures: Pictures) -> Iterator[str]:
     samples = pictures.samples
     if samples is not None and len(samples):
-        yield _figure(samples, f"The first {len(samples)} images, none left out")
+        yield _figure(samples, f"The first {len(samples)} images, not selected")
     if pictures.by_class:
         yield "<h2>By class</h2>"
         yield _classes(report["by_class"], pictures.by_class)
     if pictures.originals is not None and pictures.reconstructions is not None:
         pairs = _pairs(pictures.originals, pictures.reconstructions)
-        yield "<h2>Reconstructions</h2>" + _figure(pairs, "Test images, each with its reconstruction to its right")
+        yield "<h2>Reconstructions</h2>" + _figure(pairs, "Test images, each with its reconstruction on its right")
     if pictures.neighbours is not None and samples is not None:
         pairs = _pairs(samples[: len(pictures.neighbours)][:PAIRS], pictures.neighbours[:PAIRS])
-        caption = "Samples, each with the nearest training image (by pixels) to its right"
+        caption = "Samples, each with the nearest training image (by pixel distance) on its right"
         yield "<h2>Memorisation</h2>" + _figure(pairs, caption)
 
 
 def _pairs(left: Array, right: Array) -> Array:
-    """Return images (2n, C, H, W), each of `left` followed by its own of `right`."""
+    """Return images (2n, C, H, W): each image of `left`, followed by the one of `right` with the same index."""
     return np.stack([left, right], axis=1).reshape(-1, *left.shape[1:])
 
 
 def _classes(rows: list[dict[str, Any]], sheets: dict[str, Array]) -> str:
-    """Return the table of the rows by class, a sheet at the end of each row."""
+    """Return a table with one row for each class. The last cell is a grid of its images."""
     keys = list(dict.fromkeys(key for row in rows for key in row))
     head = "".join(f"<th>{html.escape(key)}</th>" for key in keys)
     body = "".join(_class_row(row, keys, sheets.get(row["class"])) for row in rows)
-    return f"<table><tr>{head}<th>as the extractor sees it</th></tr>{body}</table>"
+    return f"<table><tr>{head}<th>images that the extractor assigns to the class</th></tr>{body}</table>"
 
 
 def _class_row(row: dict[str, Any], keys: list[str], images: Array | None) -> str:
@@ -83,7 +83,7 @@ def _figure(images: Array, caption: str) -> str:
 
 
 def _curve(report: Values) -> str:
-    """Return a plot of the distance against 1/N, with the line that is extrapolated."""
+    """Return a plot of the distance against 1/N, with the extrapolated line."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -97,7 +97,7 @@ def _curve(report: Values) -> str:
     ends = np.asarray([0, 1 / sizes.min()])
     axes.plot(ends, constant + slope * ends, "-", lw=1, label=f"extrapolated to {constant:.4g}")
     axes.set_xlabel("1 / number of images")
-    axes.set_ylabel(name)
+    axes.set_ylabel(directed(name))
     axes.grid(alpha=0.3)
     axes.legend()
     return plot(figure, f"{name} against 1/N")

@@ -1,4 +1,4 @@
-"""Resizing by name, as the published distances do it: three rules that give three different numbers, so the rule is part of the protocol.
+"""The three resize rules of the published distances. They give different distances, so the rule is part of the protocol.
 
 tf1-bilinear     TensorFlow 1's resize_bilinear with align_corners=False: corner-aligned grid, no antialiasing (torch-fidelity)
 torch-bilinear   half-pixel centres, no antialiasing: torch's interpolate(mode="bilinear", align_corners=False) (pytorch-fid)
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from manifold.evaluation.errors import EvaluationError
 from manifold.runtime import imaging
+from manifold.runtime.errors import cut
 
 Array = NDArray[Any]
 Float32 = NDArray[np.float32]
@@ -26,18 +27,20 @@ MODES = (NONE, "torch-bilinear", "tf1-bilinear", "pil-bicubic")
 def check(mode: str) -> str:
     """Return the mode. Raises EvaluationError for an unknown one."""
     if mode not in MODES:
-        raise EvaluationError(f"resize: unknown {mode!r}; valid are {', '.join(MODES)}", field="resize", valid=MODES)
+        raise EvaluationError(
+            f"resize: unknown rule {cut(repr(mode))}; valid are {', '.join(MODES)}", field="resize", valid=MODES
+        )
     return mode
 
 
 def resize(images: Array, height: int, width: int, mode: str) -> Float32:
-    """Return uint8 images (n, C, H, W) as float32 (n, C, height, width), 0 to 255, not rounded."""
+    """Resize uint8 images (n, C, H, W) to float32 (n, C, height, width), 0 to 255, not rounded."""
     if images.shape[2:] == (height, width):
         return images.astype(np.float32)
     if mode == NONE:
         raise EvaluationError(
-            f"images are {images.shape[3]}x{images.shape[2]} and the extractor looks at {width}x{height}; "
-            f"choose how to resize: {', '.join(MODES[1:])}",
+            f"resize: images are {images.shape[3]}x{images.shape[2]}, but the extractor needs {width}x{height}; "
+            f"choose one of {', '.join(MODES[1:])}",
             field="resize",
             valid=MODES[1:],
         )
@@ -52,7 +55,7 @@ def resize(images: Array, height: int, width: int, mode: str) -> Float32:
 
 @lru_cache(maxsize=16)
 def weights(before: int, after: int, half_pixel: bool) -> Float32:
-    """Return the share (after, before) of each old place in each new one, linear between its two neighbours."""
+    """Return the weight (after, before) of each old position in each new one: linear interpolation between two neighbours."""
     place = np.arange(after, dtype=np.float64)
     source = (place + 0.5) * before / after - 0.5 if half_pixel else place * before / after
     source = np.clip(source, 0, before - 1)

@@ -1,4 +1,4 @@
-"""The evaluations of one command: finds the model, the extractor and the data, takes the reference from the cache, shows progress."""
+"""The session of one evaluation command. It finds the model, the extractor and the data, caches the reference, and shows progress."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from manifold.runtime import manifest as manifests
 from manifold.runtime.engine import Model
 from manifold.runtime.manifest import Manifest
 
-SHIPPED = "reference.npz"  # in an extractor's artifact
+SHIPPED = "reference.npz"  # file of reference statistics in an extractor's artifact
 PARTS = ("test", "calibration", "train")
 
 
@@ -47,7 +47,7 @@ class SessionOptions:
 
 
 class Session:
-    """One command's evaluations. `load_data` gives a data set by name."""
+    """The evaluations of one command. `load_data` returns a data set by name."""
 
     def __init__(self, root: Path, options: SessionOptions, load_data: Callable[[str], RealData], quiet: bool) -> None:
         self.root, self.options, self.quiet = root, options, quiet
@@ -62,7 +62,7 @@ class Session:
     def evaluate(
         self, name: str, data: str | None, *, prior: str | None = None, against: Path | None = None
     ) -> tuple[dict[str, Any], Pictures, Path]:
-        """Judge a model. Return report, pictures and the folder of the artifact."""
+        """Evaluate a model. Return its report, the images for the page, and the folder of the artifact."""
         manifest = manifests.read(repository.find(name, self.root))
         evaluate_model.check_can(manifest, self.options.n, prior)
         data = data or self._data_of(manifest)
@@ -101,7 +101,7 @@ class Session:
         return data or self._data_of(manifest)
 
     def known_or_evaluated(self, name: str, data: str | None) -> dict[str, Any]:
-        """Return a report: from a JSON file, from the artifact's manifest if it was recorded under these options, or measured now."""
+        """Return a report: from a JSON file, from the artifact's manifest if it was recorded with these options, or from a new evaluation."""
         if name.endswith(".json"):
             return reports.read(Path(name))
         name, _, prior = name.partition(":")
@@ -115,7 +115,7 @@ class Session:
         return self.evaluate(name, data, prior=prior or None)[0]
 
     def evaluate_images(self, path: Path, against: Path, *, skip: bool) -> tuple[dict[str, Any], Pictures]:
-        """Judge any images by other images, or by statistics."""
+        """Evaluate any images against other images or against a statistics file."""
         extractor = self.extractor(self.options.extractor or "")
         with Stages(self.quiet) as stage:
             if reference.is_statistics(against):
@@ -130,9 +130,9 @@ class Session:
     def write_reference(
         self, out: Path | None, data: str | None, path: Path | None, part: str, *, skip: bool = False, warn: Callable[[str], None] = lambda text: None
     ) -> Path:  # fmt: skip
-        """Write statistics of a data set's part, or of the images in `path`, into a file; without `out` into the next version of the extractor's artifact.
+        """Write the statistics of a data set's split, or of the images in `path`, into `out`, or into the next version of the extractor's artifact.
 
-        `warn` is told of files that were left out, and of what was done to others.
+        `warn` is called with a text for each file that was skipped and for each kind of change to others.
         """
         if part not in PARTS:
             raise EvaluationError(f"part: unknown {part!r}; valid are {', '.join(PARTS)}", field="part", valid=PARTS)
@@ -162,7 +162,7 @@ class Session:
         return out
 
     def disentangle(self, name: str, data: str | None, item: int) -> tuple[dict[str, Any], bytes]:
-        """Return figures of an artifact's latent dimensions, and a PNG of their traversals."""
+        """Return the figures of an artifact's latent dimensions, and a PNG of their traversals."""
         manifest = manifests.read(repository.find(name, self.root))
         disentanglement.check_can(manifest)
         data = data or self._data_of(manifest)
@@ -177,11 +177,11 @@ class Session:
         return engine.load(repository.find(name, self.root), device=self.options.device)
 
     def _extractor_for(self, data: str) -> Extractor:
-        """Return the extractor of the options, else the one that was trained on the data set."""
+        """Return the extractor that the options name, by default the one that was trained on the data set."""
         return self.extractor(self.options.extractor or extractors.for_data(data, self.root))
 
     def _is_same(self, protocol: dict[str, Any], extractor: Extractor, data: str) -> bool:
-        """Return whether a report's protocol is the one of this session."""
+        """Return whether a report's protocol equals that of this session."""
         recorded = [protocol[key] for key in ("extractor_sha256", "n", "seed", "resize")]
         own = [extractor.sha256, self.options.n, self.options.seed, extractor.mode]
         return recorded == own and protocol["reference"].get("data") == data
@@ -190,7 +190,7 @@ class Session:
         name = manifest.data_name
         if not name:
             raise EvaluationError(
-                f"data: the manifest of {manifest.name} does not name the data set that it was trained on; name one with --data",
+                f"data: the manifest of {manifest.name} does not name its data set; give it with --data",
                 field="data",
             )
         return name
@@ -198,8 +198,8 @@ class Session:
     def _check_shape(self, model: Model, real: RealData) -> None:
         if real.test.shape != model.manifest.spec.shape:
             raise EvaluationError(
-                f"data: {real.name} holds images of shape {list(real.test.shape)}, "
-                f"{model.manifest.name} makes {list(model.manifest.spec.shape)}",
+                f"data: images of {real.name} have shape {list(real.test.shape)}, but those of "
+                f"{model.manifest.name} have {list(model.manifest.spec.shape)}; choose the data set that it was trained on",
                 field="data",
             )
 

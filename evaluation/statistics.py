@@ -1,8 +1,8 @@
-"""Streaming first and second moments of features, in float64, that merge exactly over shards.
+"""The streaming first and second moments of features, in float64. Moments of several shards merge exactly.
 
-Chan, Golub and LeVeque, 1983, "Algorithms for computing the sample variance": no sum of squares minus squared sum, which cancels. Rows are
-folded in blocks of a fixed size, so that the bits do not depend on how the caller cut them into batches. While there are fewer rows than
-dimensions the rows themselves are kept: they are smaller than the covariance and carry its factor exactly.
+The algorithm is that of Chan, Golub and LeVeque, 1983, "Algorithms for computing the sample variance". It avoids the cancellation of
+"sum of squares minus squared sum". Rows are folded in blocks of a fixed size, so the bits do not depend on the caller's batches. While there
+are fewer rows than dimensions, the rows themselves are kept: they are smaller than the covariance and are an exact factor of it.
 """
 
 from __future__ import annotations
@@ -18,33 +18,33 @@ from manifold.evaluation.errors import EvaluationError
 Array = NDArray[Any]
 Float64 = NDArray[np.float64]
 
-BLOCK = 256  # rows folded at a time
-NEGATIVE = 1e-6  # part of the largest eigenvalue that a negative one may be: single-precision statistics of others
+BLOCK = 256  # number of rows that are folded at a time
+NEGATIVE = 1e-6  # size of a negative eigenvalue, relative to the largest, that is accepted, as some tools compute in single precision
 
 
 class Moments:
-    """Count, mean (d,) and scatter (d, d) of feature rows seen so far."""
+    """The count, mean (d,) and scatter (d, d) of the feature rows that were added so far."""
 
     def __init__(self, dimensions: int) -> None:
         self.dimensions, self.n = dimensions, 0
         self._folded = 0
         self._mean: Float64 = np.zeros(dimensions)
-        self._scatter: Float64 | None = None  # made when there are more rows than dimensions
-        self._rows: list[Float64] = []  # not yet folded
+        self._scatter: Float64 | None = None  # computed when there are more rows than dimensions
+        self._rows: list[Float64] = []  # rows that are not yet folded
 
     def add(self, features: Array) -> None:
-        """Takes rows (n, d). Raises EvaluationError where they are not finite or not of this width."""
+        """Add rows (n, d). Raises EvaluationError if they are not finite or d is not `dimensions`."""
         rows = np.asarray(features, np.float64)
         if rows.ndim != 2 or rows.shape[1] != self.dimensions:
-            raise EvaluationError(f"features: shape {list(rows.shape)}, needed are [rows, {self.dimensions}]")
+            raise EvaluationError(f"features: shape {list(rows.shape)}; it must be [rows, {self.dimensions}]")
         if not np.isfinite(rows).all():
-            raise EvaluationError("features: some are not finite; an image may hold values out of range")
+            raise EvaluationError("features: some are not finite; check that all image values are in range")
         self._rows.append(rows.copy())
         self.n += len(rows)
         self._fold()
 
     def _fold(self) -> None:
-        """Merge whole blocks once the rows outnumber the dimensions."""
+        """Merge whole blocks, if there are more rows than dimensions."""
         pending = self.n - self._folded
         if self.n <= self.dimensions or pending < BLOCK:
             return
@@ -60,7 +60,7 @@ class Moments:
         self._merge(len(rows), mean, centred.T @ centred)
 
     def _merge(self, n: int, mean: Float64, scatter: Float64) -> None:
-        """Merge by Chan's update, eq. 2.1: the scatter of both is the sum of theirs and that of their means."""
+        """Merge by Chan's update, eq. 2.1: the joint scatter is the sum of both scatters and of the scatter between the two means."""
         total = self._folded + n
         difference = mean - self._mean
         between = np.outer(difference, difference) * (self._folded * n / total)
@@ -69,9 +69,11 @@ class Moments:
         self._folded = total
 
     def merged(self, other: Moments) -> Moments:
-        """Return the moments of both parts together. Neither is changed."""
+        """Return the joint moments of both. Neither is changed."""
         if other.dimensions != self.dimensions:
-            raise EvaluationError(f"features: {self.dimensions} and {other.dimensions} dimensions do not merge")
+            raise EvaluationError(
+                f"features: {self.dimensions} and {other.dimensions} dimensions cannot be merged; use one extractor for both"
+            )
         both = Moments(self.dimensions)
         for part in (self, other):
             if part._scatter is not None:
@@ -82,9 +84,9 @@ class Moments:
         return both
 
     def gaussian(self) -> FeatureGaussian:
-        """Return mean and unbiased covariance. Raises EvaluationError for fewer than 2 rows."""
+        """Return the Gaussian with this mean and the unbiased covariance. Raises EvaluationError for fewer than 2 rows."""
         if self.n < 2:
-            raise EvaluationError(f"{self.n} image(s): at least 2 are needed for a covariance")
+            raise EvaluationError(f"n: {self.n} image(s); a covariance needs at least 2")
         rows = np.concatenate(self._rows) if self._rows else np.zeros((0, self.dimensions))
         if self._scatter is None and self.n <= self.dimensions:
             mean = rows.mean(axis=0)
@@ -99,28 +101,28 @@ class Moments:
 
 
 class FeatureGaussian:
-    """Gaussian that the Fréchet distance compares: a mean and a covariance, or a factor of it if there are few rows.
+    """A Gaussian for the Fréchet distance: a mean, and a covariance or, if there are few rows, a factor of it.
 
-    `rows` (n, d) are centred and scaled so that rowsᵀ rows is the covariance. What is derived is kept: a reference that is compared with
-    many pays for its factor once.
+    `rows` (n, d) are centred and scaled so that rowsᵀ rows is the covariance. Derived values are cached, so a reference that is compared
+    with many others computes its factor once.
     """
 
     def __init__(
         self, mean: Float64, n: int | None, *, covariance: Float64 | None = None, rows: Float64 | None = None
     ) -> None:
         if (covariance is None) == (rows is None):
-            raise ValueError("either the covariance or centred rows")
+            raise ValueError("covariance, rows: exactly one of them must be given")
         self.mean, self.n, self.rows = mean, n, rows
         self._covariance = covariance
 
     def same_as(self, other: FeatureGaussian) -> bool:
-        """Return whether both hold the same numbers, bit for bit."""
+        """Return whether both contain the same numbers, bit for bit."""
         ours, theirs = (part.rows if part.rows is not None else part.covariance for part in (self, other))
         return np.array_equal(self.mean, other.mean) and np.array_equal(ours, theirs)
 
     @property
     def dimensions(self) -> int:
-        """Return d."""
+        """Return the number of dimensions, d."""
         return len(self.mean)
 
     @cached_property
@@ -138,16 +140,16 @@ class FeatureGaussian:
 
     @cached_property
     def live(self) -> NDArray[np.int64]:
-        """Return the features that vary. A dead one (a ReLU that never fires) has a row of zeros, and does not matter to any distance's root."""
+        """Return the indices of the features that vary. A constant one (a dead ReLU) has a row of zeros and does not change the trace term."""
         return np.flatnonzero(self.covariance.diagonal() > 0)
 
     def block(self, index: NDArray[np.int64]) -> Float64:
-        """Return the covariance of these features."""
+        """Return the covariance of the features with these indices."""
         return self.covariance if len(index) == self.dimensions else self.covariance[np.ix_(index, index)]
 
     @cached_property
     def cholesky(self) -> Float64 | None:
-        """Return the lower factor L of the live features' covariance, L Lᵀ; None if even that is not positive definite."""
+        """Return L, lower triangular, with L Lᵀ the covariance of the features that vary; None if it is not positive definite."""
         if self.rows is not None or not len(self.live):
             return None
         try:
@@ -158,7 +160,7 @@ class FeatureGaussian:
 
     @cached_property
     def factor(self) -> Float64:
-        """Return B (d, r) with covariance = B Bᵀ: rows, Cholesky, or eigenvectors without the null space (λ < λmax d ε)."""
+        """Return B (d, r) with B Bᵀ the covariance: the rows, a Cholesky factor, or eigenvectors without the null space (λ < λmax d ε)."""
         if self.rows is not None:
             return self.rows.T
         if self.cholesky is not None:
@@ -172,7 +174,7 @@ class FeatureGaussian:
 
     @cached_property
     def spectrum(self) -> Float64:
-        """Return the eigenvalues of the covariance, ascending, not below 0."""
+        """Return the eigenvalues of the covariance in ascending order, clipped at 0."""
         if self.rows is not None:
             return np.sort(np.linalg.svd(self.rows, compute_uv=False) ** 2)
         values = np.linalg.eigvalsh(self.covariance)
@@ -181,15 +183,15 @@ class FeatureGaussian:
 
 
 def _check_spectrum(values: Array) -> None:
-    """Raise EvaluationError for eigenvalues that are below zero by more than rounding."""
+    """Raise EvaluationError for eigenvalues that are negative by more than rounding error."""
     if values[0] < -NEGATIVE * max(float(values[-1]), 0.0):
         raise EvaluationError(
-            f"not a covariance: its eigenvalues go from {values[0]:g} to {values[-1]:g}, so it is not positive semi-definite"
+            f"sigma: eigenvalues from {values[0]:g} to {values[-1]:g}; a covariance must be positive semi-definite"
         )
 
 
 def of_rows(features: Array) -> FeatureGaussian:
-    """Return the Gaussian of feature rows (n, d) that are all in memory."""
+    """Return the Gaussian of feature rows (n, d) in memory."""
     moments = Moments(features.shape[1])
     moments.add(features)
     return moments.gaussian()

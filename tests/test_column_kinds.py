@@ -88,7 +88,7 @@ def test_numbers(values: np.ndarray, transform: str, maximum: float | None) -> N
         (np.asarray([20_250_000 + 100 * (1 + i % 12) + 1 + i % 28 for i in range(N)]), "holds dates or times, such as 20250101 (YYYYMMDD)"),
         (
             np.asarray([f"{i}.5" if i % 6 else "absent" for i in range(N)]),
-            "has numbers, but other texts in 20 of 120 rows, such as 'absent'; if that stands for a missing value, name it by --missing 'absent'",
+            "has numbers, but other texts in 20 of 120 rows, such as 'absent'; if it means a missing value, give --missing 'absent'",
         ),
         (repeated([1], [2]), "holds lists"), (repeated({"a": 1}), "holds lists"), (repeated(b"x"), "holds lists"),
     ],
@@ -234,8 +234,8 @@ def test_a_file_is_read_again_as_scoring_reads_it(tmp_path: Path) -> None:
     assert list(data.notes[1:]) == [
         "30 rows are invalid and left out (row 5: has 3 cells, but the header has 8)",
         "30 rows are invalid and left out (row 3: amount: 'abc' is not a number; column 'amount' is numeric)",
-        "missing values: 'amount' in 30 rows (written NA), 'country' in 60 rows (written -, NA), 'score' in 30 rows; they take no part in the score. "
-        "--missing TEXT names other texts for missing values",
+        "missing values: 'amount' in 30 rows (written NA), 'country' in 60 rows (written -, NA), 'score' in 30 rows; they do not influence the score. "
+        "Give other texts for missing values with --missing TEXT",
     ]
     tables.check_again(data, spec, path)
     again = TableSpec.model_validate_json(spec.model_dump_json())
@@ -245,10 +245,10 @@ def test_a_file_is_read_again_as_scoring_reads_it(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "says"),
     [
-        (";7;", ";8;", r"row 6: column 'amount', when encoded, is .* for training and .* for scoring; this is a fault of manifold"),
-        (";-3,25;", ";x;", r"row 4 is invalid for scoring alone \(amount: 'x' is not a number"),
-        (";abc;", ";1;", r"row 3 is invalid for training alone \(amount: 'abc' is not a number"),
-        (";DE\n", ";DE;0;x;;010;1\n", "row 5 is invalid for training alone"),
+        (";7;", ";8;", r"row 6: column 'amount' is encoded as .* for training, but as .* for scoring; this is a bug in Manifold"),
+        (";-3,25;", ";x;", r"row 4 is invalid only for scoring \(amount: 'x' is not a number"),
+        (";abc;", ";1;", r"row 3 is invalid only for training \(amount: 'abc' is not a number"),
+        (";DE\n", ";DE;0;x;;010;1\n", "row 5 is invalid only for training"),
     ],
 )  # fmt: skip
 def test_a_difference_between_fit_and_score_is_an_error(

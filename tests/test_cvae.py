@@ -141,7 +141,7 @@ def test_what_a_cvae_refuses(table: Data) -> None:
         cvae.build(cvae.resolve(Config(), table), table)
     with pytest.raises(TrainingError, match="class_k"):
         Config(class_k=1)
-    with pytest.raises(TrainingError, match="has a posterior"):
+    with pytest.raises(TrainingError, match="variational: False is not possible"):
         Config(variational=False)
 
 

@@ -178,7 +178,7 @@ def test_rounding_by_chance_keeps_the_mean_and_the_graph_rounds_to_the_nearest()
     assert fixed.observe(images, torch.Generator()).sum() == 0
     with pytest.raises(TrainingError, match="more than the 4"):
         network(pictures(4, 4, 1, 4), levels=8)
-    with pytest.raises(TrainingError, match="from 2 to 256"):
+    with pytest.raises(TrainingError, match="use 2 to 256"):
         Config(levels=1)
 
 

@@ -149,7 +149,7 @@ def test_a_full_disk_keeps_the_last_checkpoint(tmp_path: Path, digits: Data, mon
         resource.setrlimit(resource.RLIMIT_FSIZE, (size // 2, limits[1]))
         with pytest.raises(
             TrainingError,
-            match=r"File too large: training stopped at step 5; the last good checkpoint is .*`manifold resume",
+            match=r"File too large; training stopped at step 5; the last good checkpoint is .*`manifold resume",
         ):
             train(run, digits, resume=True, device="cpu", quiet=True, stop_after=2)
     finally:
@@ -217,8 +217,8 @@ GOOD = {"family": "vae", "data": "digits", "preset": "smoke", "config": {}}
         ({**GOOD, "data": None}, "data: None is not a text"),
         ({**GOOD, "config": []}, r"config: \[\] is not an object"),
         ({**GOOD, "config": {"epochs": "x" * 10_000}}, r"epochs: 'xxx"),
-        ({**GOOD, "config": {"a new key": 1}}, "unknown key 'a new key'.*another version of Manifold"),
-        ({**GOOD, "config": {"batch_size": -1}}, "batch_size: -1 is below 1"),
+        ({**GOOD, "config": {"a new key": 1}}, "a new key: unknown option.*another version of Manifold"),
+        ({**GOOD, "config": {"batch_size": -1}}, "batch_size: -1 must be at least 1"),
     ],
 )
 def test_a_config_of_another_shape_is_one_clear_line(content: Any, message: str, tmp_path: Path) -> None:

@@ -83,7 +83,7 @@ def test_one_command_publishes_a_calibrated_artifact(folder: Path) -> None:
 
 def test_the_report_shows_what_was_found(folder: Path) -> None:
     page = (folder / "mine.html").read_text()
-    for expected in ("False alarms", "Known anomalies", "IForest", "left out", "data:image/png", "c = "):
+    for expected in ("False positive rates", "Known anomalies", "IForest", "left out", "data:image/png", "c = "):
         assert expected in page
     assert "http://" not in page.replace("http://www.w3.org", "")
 
@@ -91,26 +91,26 @@ def test_the_report_shows_what_was_found(folder: Path) -> None:
 def test_the_report_has_a_part_for_each_question(folder: Path) -> None:
     page, spec = (folder / "mine.html").read_text(), load(folder / "models/mine", device="cpu").manifest.spec
     assert re.findall("<h2>(.*?)</h2>", page) == [
-        "False alarms",
+        "False positive rates",
         "Known anomalies",
         "The most anomalous rows",
         "Columns",
     ]
     heads = [re.findall("<th>(.*?)</th>", table) for table in page.split("<table>")[1:]]
-    assert [head[0] for head in heads] == ["rate asked for", "by", "score", "score", "column"]
+    assert [head[0] for head in heads] == ["requested rate", "score", "score", "score", "column"]
     assert heads[1] == [
-        "by",
-        "AUROC",
-        "average precision",
-        "found where 1% of the normal rows are flagged",
-        "flagged by the line for 1%",
+        "score",
+        "AUROC (higher is better)",
+        "average precision (higher is better)",
+        "recall at 1% false positive rate (higher is better)",
+        "recall at the calibrated threshold for 1% (higher is better)",
     ]
-    assert heads[2] == heads[3] == ["score", "row", "because of", "all values"]
+    assert heads[2] == heads[3] == ["score", "row", "reasons", "all values"]
     for row in (
         "<tr><td>a</td><td>numeric",
         "<tr><td>id</td><td>left out</td>",
         "<tr><td>same</td><td>constant</td><td>1; any other value counts as unknown</td>",
-        "(the score)</td>",
+        "(this model&#x27;s score)</td>",
     ):
         assert row in page
     assert isinstance(spec, TableSpec)
@@ -267,7 +267,7 @@ def test_a_peer_that_is_better_is_named(better: str, monkeypatch: pytest.MonkeyP
     assert {name: numbers["auroc"] for name, numbers in found.peers.items()} == {
         name: float(name == better) for name in peers
     }
-    assert found.warnings == [f"{better} does better here: AUROC 1.000, this model 0.500"]
+    assert found.warnings == [f"the baseline {better} is better here: its AUROC is 1.000, this model's is 0.500"]
 
 
 def test_peers_as_good_as_the_model_are_not_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -364,7 +364,7 @@ def scorer(calibration_scores: np.ndarray) -> Any:
         (("--column", "a"), "not of the form NAME=VALUE"),
         (("--column", "a=number"), "unknown kind"),
         (("--preset", "huge"), "preset: unknown 'huge'; valid are smoke"),
-        (("--column", "z=numeric"), "no column 'z'"),
+        (("--column", "z=numeric"), "column 'z': there is no such column"),
     ],
 )
 def test_wrong_options_of_fit_are_named(folder: Path, arguments: tuple[str, ...], message: str) -> None:
@@ -445,5 +445,5 @@ def test_images_of_another_set_are_fitted_to_the_model() -> None:
 
 
 def test_what_cannot_be_judged_says_why(folder: Path) -> None:
-    with pytest.raises(InvalidValue, match="does not hold the items"):
+    with pytest.raises(InvalidValue, match="does not fit"):
         run("judge", "mine", "--data", "digits", "--models", folder / "models")

@@ -199,7 +199,7 @@ def test_a_data_set_is_given_once(tmp_path: Path) -> None:
     for given in ((), ("digits", "--data", "digits")):
         with pytest.raises(InvalidValue, match="give one data set, as an argument or with --data"):
             run("train", "vae", *given)
-    with pytest.raises(TrainingError, match="size: is an option of folders of images"):
+    with pytest.raises(TrainingError, match="size: 'digits' is not a folder of images"):
         run("train", "vae", "digits", "--size", "9x9")
     with pytest.raises(InvalidValue, match="give one of IMAGES, --images and --data"):
         run("reference", str(tmp_path), "--data", "digits", "--extractor", "digits-classifier", "-o", str(tmp_path / "a.npz"))  # fmt: skip

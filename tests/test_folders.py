@@ -149,7 +149,7 @@ def test_class_folders_without_images_are_told_of(tmp_path: Path) -> None:
     for name in ("z", ".hidden"):
         (tmp_path / name).mkdir()
     assert folders.listed(tmp_path).empty == ("z",)
-    assert "folders without images, which are no classes: z" in datasets.load(str(tmp_path)).notes
+    assert "these folders contain no images and are not classes: z" in datasets.load(str(tmp_path)).notes
 
 
 def test_a_csv_file_of_labels_goes_with_sub_folders_of_splits(tmp_path: Path) -> None:
@@ -278,7 +278,7 @@ def test_a_part_that_is_not_stated_is_taken_from_train(tmp_path: Path) -> None:
 
 def test_a_class_without_training_images_is_refused(tmp_path: Path) -> None:
     write(tmp_path, "train/a/1.png", "train/b/1.png", "val/a/1.png", "test/c/1.png")
-    with pytest.raises(DataError, match=r"no training image of .* is of the class c"):
+    with pytest.raises(DataError, match=r"has no training image of the class c"):
         datasets.load(str(tmp_path))
 
 
@@ -316,7 +316,7 @@ def test_files_of_every_kind_are_the_same_set(tmp_path: Path) -> None:
 def test_sizes_that_differ_need_a_size(tmp_path: Path) -> None:
     many(tmp_path)
     write(tmp_path, "1/odd.png", pixels=noise((20, 10)))
-    with pytest.raises(TrainingError, match=r"have 2 sizes: 8x8 \(60\), 10x20 \(1\); say .* such as --size 8x8"):
+    with pytest.raises(TrainingError, match=r"have 2 sizes: 8x8 \(60\), 10x20 \(1\); choose .* such as --size 8x8"):
         datasets.load(str(tmp_path))
     data = datasets.load(f"{tmp_path}?size=12x8")
     assert data.spec.shape == (1, 8, 12)
@@ -345,14 +345,14 @@ def test_colour_and_background_follow_from_the_files(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ("sizes=8x8", "unknown option 'sizes' of a folder; valid are size, colour"),
-        ("size=8", "'8' is no size; write WIDTHxHEIGHT"),
-        ("size=0x8", "is no size"),
-        ("size=9999x8", "is no size"),
-        ("colour=red", "unknown 'red'; valid are grey, rgb"),
-        ("background=2", "is not none or a number from 0 to 1"),
-        ("background=white", "is not none or a number from 0 to 1"),
-        ("background=none&invert=1", "have no background of one colour; state it"),
+        ("sizes=8x8", "unknown folder option 'sizes'; valid are size, colour"),
+        ("size=8", "'8' is not a size from 1x1 to 4096x4096; write WIDTHxHEIGHT"),
+        ("size=0x8", "is not a size"),
+        ("size=9999x8", "is not a size"),
+        ("colour=red", "unknown value 'red'; valid are grey, rgb"),
+        ("background=2", "is not valid; use `none` or a number from 0 to 1"),
+        ("background=white", "is not valid; use `none` or a number from 0 to 1"),
+        ("background=none&invert=1", "no background colour was found in the images"),
     ],
 )
 def test_options_that_do_not_fit_are_refused(options: str, message: str, tmp_path: Path) -> None:
@@ -368,7 +368,7 @@ def test_an_unreadable_file_is_named_or_left_out(tmp_path: Path) -> None:
         datasets.load(str(tmp_path))
     data = datasets.load(f"{tmp_path}?skip=1")
     assert data.protocol["unreadable"] == 2
-    assert "left out, as it cannot be read: 1/bad.png" in data.notes
+    assert "skipped, as it cannot be read: 1/bad.png" in data.notes
     assert sum(len(items) for items in contents(data).values()) == 60
 
 
@@ -403,7 +403,7 @@ def test_a_name_is_never_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         assert datasets.short(name) == "digits"
     with pytest.raises(TrainingError, match="the folder does not exist"):
         datasets.load("missing/")
-    with pytest.raises(TrainingError, match=r"unknown data set 'missing'.* or to a folder of images"):
+    with pytest.raises(TrainingError, match=r"unknown data set 'missing'.* or of a folder of images"):
         datasets.load("missing")
     with pytest.raises(TrainingError, match="unknown data set ''"):
         datasets.load("")
@@ -416,7 +416,7 @@ def test_options_are_stated_beside_a_folder_alone(tmp_path: Path, monkeypatch: p
     many(tmp_path / "a")
     assert datasets.stated("a?colour=rgb", {"size": "9x9", "skip": True, "invert": False}) == f"{tmp_path}/a?size=9x9&colour=rgb&skip=1"  # fmt: skip
     assert datasets.stated("digits", {"size": None, "skip": False}) == "digits"
-    with pytest.raises(TrainingError, match="size: is an option of folders of images, which 'digits' is not"):
+    with pytest.raises(TrainingError, match="size: 'digits' is not a folder of images"):
         datasets.stated("digits", {"size": "9x9"})
     spec = ImageSpec(height=5, width=6, channels=3, background=1.0, invert=True, range=(-1.0, 1.0), levels=4)
     assert datasets.like("digits", spec) == "digits"

@@ -235,7 +235,7 @@ def test_what_is_wrong_is_said(digits: Data, table: Data) -> None:
         gan.build(config(), table)
     with pytest.raises(TrainingError, match="no classes"):
         cgan.build(config(), table)
-    with pytest.raises(TrainingError, match="halve 4 times"):
+    with pytest.raises(TrainingError, match="halve the image size 4 times"):
         gan.build(config(body="dcgan", widths=(8, 8, 8, 8)), digits)
     with pytest.raises(TrainingError, match="normalise"):
         cgan.build(config(body="dcgan", rules=("strides",)), digits)

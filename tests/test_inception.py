@@ -50,7 +50,7 @@ def test_weights_are_checked(tmp_path: Path, network: inception.Inception) -> No
     with pytest.raises(DataError, match="No such file"):
         inception.weights_file(path)
     torch.save(network.state_dict(), path)
-    with pytest.raises(DataError, match="the published weights' with 6726825d"):
+    with pytest.raises(DataError, match="that of the published weights with 6726825d"):
         inception.weights_file(path)
     assert inception.read_weights(path).keys() == network.state_dict().keys()
     path.write_bytes(b"nonsense")

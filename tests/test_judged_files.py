@@ -136,7 +136,7 @@ def test_the_report_shows_the_rows_of_the_file(folder: Path) -> None:
                 assert value == table[name][at]
             seen.append(number)
     assert len(set(seen)) == 30
-    assert "55 rows (label!=normal), which training never saw." in page
+    assert "55 rows (label!=normal), which were not used in training." in page
 
 
 def test_the_report_of_unlabelled_rows_claims_no_false_alarms(folder: Path) -> None:
@@ -147,8 +147,8 @@ def test_the_report_of_unlabelled_rows_claims_no_false_alarms(folder: Path) -> N
         "Unlabelled rows",
         "Columns",
     ]
-    assert "false alarm" not in page.lower()
-    assert "without labels these cannot be told apart" in page
+    assert "false alarm" not in page.lower() and "false positive" not in page.lower()
+    assert "Labels are needed to tell which." in page
     metrics = {metric.name for metric in load(folder / "models/blind", device="cpu").manifest.metrics}
     assert "flagged_unlabelled_at_0.05" in metrics
     assert not [name for name in metrics if name.startswith("false_positive")]
@@ -160,11 +160,11 @@ def test_judging_again_needs_the_file(folder: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.chdir(tmp_path)
     with pytest.raises(
         InvalidValue,
-        match=r"was fitted to 'rows.csv' .SHA-256 \w{12}….*not in this folder; .*judge mine --data FOLDER/rows.csv",
+        match=r"was fitted to 'rows.csv' .SHA-256 \w{12}….*not in the current folder; .*judge mine --data FOLDER/rows.csv",
     ):
         run(*judge)
     written(tmp_path / "rows.csv", seed=1)
-    with pytest.raises(InvalidValue, match="the file of that name in this folder has other content"):
+    with pytest.raises(InvalidValue, match="the file with this name in the current folder has other content"):
         run(*judge)
     monkeypatch.chdir(folder)
     figures = [
@@ -185,7 +185,7 @@ def test_another_file_is_judged_whole(folder: Path, tmp_path: Path) -> None:
     )
     assert "on 780 held-out rows that are known to be normal" in said
     assert "note: new.csv: 1 rows could not be read and are left out (row 801: a: 'much' is not a number" in said
-    assert "note: new.csv is not the file that mine was fitted to: all its rows are judged" in said
+    assert "note: new.csv is not the file to which mine was fitted: all its rows are evaluated" in said
     assert "combined: auroc 0.9" in said or "combined: auroc 1.0" in said
     assert "IForest" not in said
     assert len(cells((tmp_path / "new.html").read_text(), "Known anomalies")) == 10
@@ -199,7 +199,8 @@ def test_a_truth_for_another_file_is_given(folder: Path, tmp_path: Path) -> None
     with pytest.raises(InvalidValue, match="no column 'fraud'"):
         run(*judge, "--truth", "fraud")
     with pytest.raises(
-        DataError, match="no row is left to judge by: all 400 rows that training has not seen are known anomalies"
+        DataError,
+        match="no row is left for evaluation, as all 400 rows that were not used in training are known anomalies",
     ):
         run(*judge, "--truth", "order>0")
 
@@ -217,7 +218,7 @@ def test_another_truth_for_the_fitted_file_judges_no_row_that_was_learned_from(f
 
 
 def test_data_sets_have_their_own_anomalies(folder: Path) -> None:
-    with pytest.raises(InvalidValue, match="--truth: it is for files of rows"):
+    with pytest.raises(InvalidValue, match="--truth: it is only for files of rows"):
         run("judge", "mine", "--models", folder / "models", "--data", "ring", "--truth", "label")
 
 
@@ -283,7 +284,7 @@ def test_label_and_truth_may_be_one_column() -> None:
     assert data.classes == ("bad", "good")
     assert data.anomalies is not None
     assert len(data.anomalies) == 66
-    with pytest.raises(TrainingError, match="the single class 'good' in column 'label'; leave --label out"):
+    with pytest.raises(TrainingError, match="the single class 'good' in column 'label'; remove --label"):
         tables.from_table("made", table, {}, label="label", roles=Roles("label!=good"))
 
 
@@ -292,8 +293,8 @@ def test_label_and_truth_may_be_one_column() -> None:
     [
         (Roles(id="nope"), {}, None, "--id: there is no column 'nope'"),
         (Roles(passed=("nope",)), {}, None, "--keep: there is no column 'nope'"),
-        (Roles(passed=("order", "order")), {}, None, "--keep: column 'order' is named twice"),
-        (Roles(id="order", passed=("order",)), {}, None, "--keep: column 'order' is named twice"),
+        (Roles(passed=("order", "order")), {}, None, "--keep: column 'order' is given twice"),
+        (Roles(id="order", passed=("order",)), {}, None, "--keep: column 'order' is given twice"),
         (
             Roles(id="weight"),
             {"weight": "numeric"},
@@ -301,8 +302,8 @@ def test_label_and_truth_may_be_one_column() -> None:
             "--id: column 'weight' is not learned from; .*score --keep weight",
         ),
         (Roles("label==usual"), {"label": "categorical"}, None, "--truth: column 'label' is not learned from"),
-        (Roles(id="label"), {}, "label", "--id: column 'label' is the label"),
-        (Roles("label!=odd"), {}, None, "no row has 'odd' in column 'label'; use one of its values: 'usual' .200."),
+        (Roles(id="label"), {}, "label", "--id: column 'label' is already used by --label"),
+        (Roles("label!=odd"), {}, None, "no row has 'odd' in column 'label'; it has 'usual' .200."),
         (Roles("order>0"), {}, None, "has 0 rows to learn from; 200 of its 200 rows are known anomalies"),
     ],
 )

@@ -145,7 +145,7 @@ def test_a_likelihood_that_does_not_fit_is_refused() -> None:
     image = ImageSpec(height=2, width=2, channels=1)
     with pytest.raises(TrainingError, match="valid are bernoulli"):
         likelihoods.build("poisson", image, noise=1, floor=1, train=NOTHING)
-    with pytest.raises(TrainingError, match="does not fit images; valid are bernoulli, gaussian"):
+    with pytest.raises(TrainingError, match="cannot be used for images; valid are bernoulli, gaussian"):
         likelihoods.build("columns", image, noise=1, floor=1, train=NOTHING)
-    with pytest.raises(TrainingError, match="does not fit rows; valid are columns"):
+    with pytest.raises(TrainingError, match="cannot be used for rows; valid are columns"):
         likelihoods.build("gaussian", TABLE, noise=1, floor=1, train=NOTHING)

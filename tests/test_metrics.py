@@ -91,7 +91,7 @@ def test_splits_are_shuffled_by_seed() -> None:
     assert metrics.inception_score(p, 0).value > 9
     assert metrics.inception_score(p, 0) == metrics.inception_score(p, 0)
     assert metrics.inception_score(p, 0) != metrics.inception_score(p, 1)
-    with pytest.raises(EvaluationError, match="10 splits and there are 9"):
+    with pytest.raises(EvaluationError, match="10 splits, but there are 9"):
         metrics.inception_score(p[:9], 0)
 
 
@@ -140,5 +140,5 @@ def test_psnr_and_usage() -> None:
     usage, perplexity = metrics.code_usage(np.arange(64).reshape(4, 4, 4) % 8, 16)
     assert (usage, perplexity) == pytest.approx((0.5, 8))
     assert metrics.code_usage(np.zeros((4, 2), int), 16) == pytest.approx((1 / 16, 1))
-    with pytest.raises(EvaluationError, match="but there are 4"):
+    with pytest.raises(EvaluationError, match="they must be 0 to 3"):
         metrics.code_usage(np.asarray([[4]]), 4)

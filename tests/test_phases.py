@@ -119,11 +119,11 @@ def test_resume_across_phases_changes_no_bit(
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"schedule": "linear"}, "schedule: unknown 'linear'; valid are constant, cosine"),
-        ({"stored": "float64"}, "stored: unknown 'float64'; valid are float32, float16"),
-        ({"ema": 1.0}, "ema: 1.0 is not below 1"),
-        ({"lr": 0.0}, "lr: 0.0 is not above 0"),
-        ({"epochs": 0}, "epochs: 0 is below 1"),
+        ({"schedule": "linear"}, "schedule: unknown value 'linear'; valid are constant, cosine"),
+        ({"stored": "float64"}, "stored: unknown value 'float64'; valid are float32, float16"),
+        ({"ema": 1.0}, "ema: 1.0 must be less than 1"),
+        ({"lr": 0.0}, "lr: 0.0 must be greater than 0"),
+        ({"epochs": 0}, "epochs: 0 must be at least 1"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )

@@ -98,7 +98,9 @@ def test_a_judge_that_auto_found_may_be_missing_later(
     train(parts, digits, device="cpu", quiet=True, stop_after=7)
     assert json.loads((parts.folder / runs.CONFIG).read_text())["config"]["judge"] == "auto"
     monkeypatch.setenv("MANIFOLD_MODELS_DIR", str(tmp_path / "absent"))
-    with pytest.warns(UserWarning, match=r"until this checkpoint .* by digits-classifier/1; from here on by none"):
+    with pytest.warns(
+        UserWarning, match=r"before this checkpoint .* by digits-classifier/1, from now on by no classifier"
+    ):
         train(runs.open_run(parts.folder), digits, resume=True, device="cpu", quiet=True)
     assert ["class_shares" in look for look in looks(parts)] == [True] + [False] * (len(looks(whole)) - 1)
     a, b = (checkpoints.load(run.checkpoint)["model"] for run in (whole, parts))
@@ -108,7 +110,7 @@ def test_a_judge_that_auto_found_may_be_missing_later(
 def test_a_judge_that_auto_finds_and_that_does_not_fit_is_left_out(tmp_path: Path, digits: Data) -> None:
     renamed = dataclasses.replace(digits, classes=tuple("abcdefghij"))
     run = gan_run(tmp_path / "run", epochs=1)
-    with pytest.warns(UserWarning, match=r"digits-classifier is no classifier of what digits holds; .* not counted"):
+    with pytest.warns(UserWarning, match=r"digits-classifier.? is not a classifier for digits; .* not counted"):
         train(run, renamed, device="cpu", quiet=True)
     assert not any("class_shares" in look for look in looks(run))
 
@@ -169,25 +171,25 @@ def test_a_family_needs_five_names(digits: Data) -> None:
     assert family.draw(None, 3, torch.Generator()) is None
     assert set(family.PRESETS) == {"smoke", "cpu", "gpu"}
     for name in ("Config", "build", "phases", "evaluate", "exports"):
-        with pytest.raises(TrainingError, match=f"{name} is missing"):
+        with pytest.raises(TrainingError, match=f"it lacks {name}"):
             families.of(SimpleNamespace(**{key: value for key, value in vars(module).items() if key != name}))
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"latent_dim": "3"}, "latent_dim: '3' is not a whole number"),
-        ({"latent_dim": 3.0}, "latent_dim: 3.0 is not a whole number"),
-        ({"latent_dim": True}, "latent_dim: True is not a whole number"),
-        ({"lr": float("nan")}, "lr: nan is not above 0"),
-        ({"hidden": [3, "x"]}, "hidden: [3, 'x'] is not a list of whole numbers"),
-        ({"hidden": {3}}, "hidden: {3} is not a list of whole numbers"),
-        ({"hidden": []}, "hidden: [] has 0 entries, at least 1 are needed"),
-        ({"rules": ["strides", "pools"]}, "rules: unknown 'pools'; valid are strides, normalise, activations"),
-        ({"body": "cnn"}, "body: unknown 'cnn'; valid are mlp, dcgan"),
-        ({"dropout": 1}, "dropout: 1 is not below 1"),
-        ({"targets": [0.9]}, "targets: [0.9] has 1 entries, at least 2 are needed"),
-        ({"targets": [0.9, 0.7]}, "targets: [0.9, 0.7] must be two numbers in (0, 1], the lower first"),
+        ({"latent_dim": "3"}, "latent_dim: '3' must be a whole number"),
+        ({"latent_dim": 3.0}, "latent_dim: 3.0 must be a whole number"),
+        ({"latent_dim": True}, "latent_dim: True must be a whole number"),
+        ({"lr": float("nan")}, "lr: nan must be greater than 0"),
+        ({"hidden": [3, "x"]}, "hidden: [3, 'x'] must be a list of whole numbers"),
+        ({"hidden": {3}}, "hidden: {3} must be a list of whole numbers"),
+        ({"hidden": []}, "hidden: [] has 0 entries; it must have at least 1"),
+        ({"rules": ["strides", "pools"]}, "rules: unknown value 'pools'; valid are strides, normalise, activations"),
+        ({"body": "cnn"}, "body: unknown value 'cnn'; valid are mlp, dcgan"),
+        ({"dropout": 1}, "dropout: 1 must be less than 1"),
+        ({"targets": [0.9]}, "targets: [0.9] has 1 entries; it must have at least 2"),
+        ({"targets": [0.9, 0.7]}, "targets: [0.9, 0.7] must be two numbers in (0, 1], the smaller one first"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
@@ -204,7 +206,7 @@ def test_json_gives_lists_and_whole_numbers() -> None:
     saved = json.loads(json.dumps(config.model_dump(mode="json")))
     assert gan.Config.model_validate(saved) == config
     assert config.changed(hidden=[4]).hidden == (4,)
-    with pytest.raises(TrainingError, match="lr: -1 is not above 0"):
+    with pytest.raises(TrainingError, match="lr: -1 must be greater than 0"):
         config.changed(lr=-1)
     assert np.isinf(config.clip_norm)
 
@@ -217,6 +219,6 @@ def test_exports_that_make_no_manifest_are_said_line_by_line(digits: Data, tmp_p
     wrong = dataclasses.replace(exported.tasks["decode"], outputs=[made.model_copy(update={"shape": (1, 2, 3)})])
     exported = dataclasses.replace(exported, tasks={**exported.tasks, "decode": wrong})
     with pytest.raises(
-        TrainingError, match=r"family vae: its exports make no valid manifest:\n  tasks.decode.data: shape"
+        TrainingError, match=r"family: the exports of vae do not form a valid manifest; .*:\n  tasks.decode.data: shape"
     ):
         draft(run.resolved(digits), "wrong", 1, "onnx", digits, exported, "")

@@ -92,7 +92,7 @@ def test_what_moments_refuse() -> None:
     moments.add(np.zeros((1, 3)))
     with pytest.raises(EvaluationError, match="at least 2"):
         moments.gaussian()
-    with pytest.raises(EvaluationError, match="do not merge"):
+    with pytest.raises(EvaluationError, match="cannot be merged"):
         moments.merged(Moments(4))
 
 
@@ -198,13 +198,13 @@ def test_a_distance_that_rounding_could_make_is_zero() -> None:
 
 
 def test_different_dimensions_are_different_extractors() -> None:
-    with pytest.raises(EvaluationError, match="different extractors"):
+    with pytest.raises(EvaluationError, match="with the same extractor"):
         frechet.distance(of_rows(rows(9, 3)), of_rows(rows(9, 4)))
 
 
 def test_a_matrix_that_is_no_covariance_is_refused() -> None:
     broken = FeatureGaussian(np.zeros(2), 9, covariance=np.asarray([[1.0, 3.0], [3.0, 1.0]]))
-    with pytest.raises(EvaluationError, match="not positive semi-definite"):
+    with pytest.raises(EvaluationError, match="must be positive semi-definite"):
         frechet.distance(broken, of_rows(rows(9, 2)))
 
 

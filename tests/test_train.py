@@ -261,20 +261,26 @@ def test_average_follows_the_weights(digits: Data) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        (["latent=3"], "unknown key 'latent'; valid are epochs"),
-        (["latent_dim=x"], "latent_dim: 'x' is not a whole number"),
+        (["latent=3"], "latent: unknown option; valid are epochs"),
+        (["latent_dim=x"], "latent_dim: 'x' must be a whole number"),
         (["latent_dim"], "not of the form KEY=VALUE"),
-        (["hidden=3"], "hidden: 3 is not a list of whole numbers"),
-        (["variational=1"], "variational: 1 is not true or false"),
-        (["epochs=0"], "epochs: 0 is below 1"),
-        (["batch_size=0"], "batch_size: 0 is below 1"),
-        (["lr=0"], "lr: 0 is not above 0"),
-        (["ema=1"], "ema: 1 is not below 1"),
-        (["noise=-1"], "noise: -1 is not above 0"),
-        (["hidden=[0]"], "hidden: 0 is below 1"),
+        (["hidden=3"], "hidden: 3 must be a list of whole numbers"),
+        (["variational=1"], "variational: 1 must be true or false"),
+        (["epochs=0"], "epochs: 0 must be at least 1"),
+        (["batch_size=0"], "batch_size: 0 must be at least 1"),
+        (["lr=0"], "lr: 0 must be greater than 0"),
+        (["ema=1"], "ema: 1 must be less than 1"),
+        (["noise=-1"], "noise: -1 must be greater than 0"),
+        (["hidden=[0]"], "hidden: 0 must be at least 1"),
         (["schedule=linear"], "valid are constant, cosine"),
-        (["seed=99999999999999999999"], "seed: 99999999999999999999 is beyond 64 bits"),
-        (["hidden=[99999999999999999999]"], "hidden: 99999999999999999999 is beyond 64 bits"),
+        (
+            ["seed=99999999999999999999"],
+            "seed: 99999999999999999999 is too large; use a whole number of at most 64 bits",
+        ),
+        (
+            ["hidden=[99999999999999999999]"],
+            "hidden: 99999999999999999999 is too large; use a whole number of at most 64 bits",
+        ),
     ],
 )
 def test_wrong_options_list_the_valid_ones(settings: list[str], message: str) -> None:

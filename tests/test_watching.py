@@ -71,7 +71,7 @@ def test_classes_that_are_lost_are_named() -> None:
     told = {"shares": quarter, "names": ("a", "b", "c", "d")}
     assert names(watch_over(items, classify=classes(0.3, 0.3, 0.2, 0.2), **told).look(10, MEANS)) == []
     (alarm,) = watch_over(items, classify=classes(0.5, 0.5, 0, 0), **told).look(10, MEANS).alarms
-    assert (alarm.name, alarm.detail, alarm.severe) == ("mode dropping", "lost: c, d", False)
+    assert (alarm.name, alarm.detail, alarm.severe) == ("mode dropping", "missing classes: c, d", False)
     (alarm,) = watch_over(items, classify=classes(1, 0, 0, 0), **told).look(10, MEANS).alarms
     assert (alarm.name, alarm.severe) == ("mode collapse", True)
     assert names(watch_over(items, classify=classes(1, 0, 0, 0), after=11, **told).look(10, MEANS)) == []

@@ -1,4 +1,4 @@
-"""Batches on the device: in random order for training, in order for evaluation, from any part."""
+"""The batches of a split on the device: in random order for training, in order for evaluation."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 from manifold.training.data import Arrays, Part
 from manifold.training.data.parts import batches
 
-CHUNK = 500  # items that are asked of a part at a time, if a batch is larger
+CHUNK = 500  # largest number of items that are read from a split at a time
 
 
 @dataclass(frozen=True)
@@ -22,23 +22,23 @@ class Batch:
     items: Tensor  # float32 (B, *shape): images in [0, 1], or encoded rows
     labels: Tensor  # int64 (B,), -1 for an item without a label
     generator: torch.Generator
-    epoch: float  # progress of training, for warm-ups
-    factors: Tensor | None = None  # float32 (B, F), if the data has them
+    epoch: float  # number of epochs since the phase began, for warm-ups
+    factors: Tensor | None = None  # float32 (B, F), if the data has factors
 
     def some(self, which: Tensor) -> Batch:
-        """Return the items with these indices."""
+        """Return a batch of the items with these indices."""
         factors = None if self.factors is None else self.factors[which]
         return replace(self, items=self.items[which], labels=self.labels[which], factors=factors)
 
 
 def to_float(items: Any, device: torch.device) -> Tensor:
-    """Return uint8 images (tensor or array) as float32 in [0, 1] on the device, and encoded rows as they are."""
+    """Convert uint8 images (tensor or array) to float32 in [0, 1] on the device. Encoded rows are only moved there."""
     tensor = torch.as_tensor(items).to(device)
     return tensor.float().div_(255) if tensor.dtype == torch.uint8 else tensor
 
 
 def in_order(part: Part, size: int, generator: torch.Generator, limit: int | None = None) -> Iterator[Batch]:
-    """Yield a part in batches of at most `size` items (see `parts.batches`), on the generator's device; at most its first `limit` items."""
+    """Yield the first `limit` items of a split, by default all, in batches of at most `size` (see `parts.batches`), on the generator's device."""
     device = generator.device
     for held in batches(part, size, limit):
         labels, factors = torch.as_tensor(held.labels).to(device), _optional(held.factors, device)
@@ -46,7 +46,7 @@ def in_order(part: Part, size: int, generator: torch.Generator, limit: int | Non
 
 
 def joined(part: Part, generator: torch.Generator, limit: int) -> Batch:
-    """Return the first `limit` items of a part as one batch. The part is asked for `CHUNK` items at a time."""
+    """Return the first `limit` items of a split as one batch. They are read `CHUNK` at a time."""
     every = list(in_order(part, CHUNK, generator, limit))
     factors = [batch.factors for batch in every if batch.factors is not None]
     return Batch(
@@ -65,16 +65,16 @@ class BatchSource(Protocol):
         """Return the items at these indices, int64 (B,) on the source's device."""
         ...
 
-    device: torch.device  # of the indices
+    device: torch.device  # the device of the indices
 
 
 def source(part: Part, device: torch.device) -> BatchSource:
-    """Return a part as a source for the device. Arrays are kept there whole; any other part is read batch by batch."""
+    """Return a source of batches on the device. Arrays are kept there completely; any other split is read batch by batch."""
     return Resident(part, device) if isinstance(part, Arrays) else Streamed(part, device)
 
 
 class Resident:
-    """Arrays that are kept whole on the device. A batch is one gather there, without a copy from the host."""
+    """A source whose arrays are completely on the device. A batch is one gather operation, without a copy from the host."""
 
     def __init__(self, arrays: Arrays, device: torch.device) -> None:
         self.device = device
@@ -88,9 +88,9 @@ class Resident:
 
 
 class Streamed:
-    """A part that is asked for each batch. Only that batch is in memory."""
+    """A source that reads each batch from a split. Only this batch is in memory."""
 
-    device = torch.device("cpu")  # where the indices are used
+    device = torch.device("cpu")  # the device of the indices
 
     def __init__(self, part: Part, device: torch.device) -> None:
         self.part, self.target = part, device

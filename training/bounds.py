@@ -1,4 +1,4 @@
-"""Divergences and bounds on log p(x) of models with a Gaussian posterior, in nats."""
+"""The divergences and bounds on log p(x) of models with a Gaussian posterior, in nats."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from manifold.training.networks.layers import per_item
 
 
 class Autoencoder(Protocol):
-    """A model with q(z | x, c) and p(x | z, c); the condition c may be absent."""
+    """A model with q(z | x, c) and p(x | z, c). The condition c is optional."""
 
     @property
     def likelihood(self) -> DecoderLikelihood: ...
@@ -23,23 +23,23 @@ class Autoencoder(Protocol):
 
 
 def gaussian_kl(mean: Tensor, log_variance: Tensor) -> Tensor:
-    """Return KL(N(mean, diag exp(log_variance)) || N(0, I)) by dimension: ½ (σ² + μ² - 1 - log σ²)."""
+    """Return KL(N(mean, diag exp(log_variance)) || N(0, I)) of each dimension: ½ (σ² + μ² - 1 - log σ²)."""
     return 0.5 * (log_variance.exp() + mean**2 - 1 - log_variance)
 
 
 def iwae(model: Autoencoder, x: Tensor, noise: Tensor, c: Tensor | None = None) -> Tensor:
-    """Return the log of the mean of k importance weights (B,), for noise (k, B, L): a lower bound on log p(x) that tightens with k."""
+    """Return the log of the mean of k importance weights, (B,), for noise (k, B, L). It is a lower bound on log p(x) that tightens with k."""
     mean, log_variance = model.encode(x, c)
     assert log_variance is not None
     k, batch, _ = noise.shape
     z = mean + (0.5 * log_variance).exp() * noise  # (k, B, L)
     log_likelihood = -per_item(model.likelihood.nll(model.decode(z.flatten(0, 1), repeated(c, k)), x.repeat(k, 1)))
     log_likelihood = log_likelihood.view(k, batch)
-    # log p(z) - log q(z | x): the ½ log 2π cancel
+    # log p(z) - log q(z | x), in which the terms ½ log 2π cancel
     log_ratio = 0.5 * per_item((noise**2 + log_variance - z**2).flatten(0, 1)).view(k, batch)
     return (log_likelihood + log_ratio).logsumexp(0) - math.log(k)
 
 
 def repeated(c: Tensor | None, times: int) -> Tensor | None:
-    """Return the condition (B, C) for several draws, (times B, C)."""
+    """Repeat the condition (B, C) for several draws: (times B, C)."""
     return None if c is None else c.repeat(times, 1)

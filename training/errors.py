@@ -4,12 +4,12 @@ from manifold.runtime.errors import ManifoldError
 
 
 class TrainingError(ManifoldError):
-    """A wrong option, a run folder that does not fit, data that is not there."""
+    """An error in training: an invalid option, a run folder that does not match, or missing data."""
 
 
 class DataError(TrainingError):
-    """A file of a data set is missing, truncated or altered; the message has its name and the expected hash."""
+    """The error for a data file that is missing, truncated or altered. The message states its name and the expected hash."""
 
 
 class Diverged(TrainingError):
-    """A loss was not finite. The message names step, phase and the last good checkpoint."""
+    """The error for a loss that is not finite. The message states the step, the phase and the last good checkpoint."""

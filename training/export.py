@@ -1,4 +1,4 @@
-"""From a run to a published artifact, in visible steps. Nothing is published that was not checked through the runtime's own engine first."""
+"""The export of a run to a published artifact, as a list of steps. The runtime's engine checks every artifact before it is published."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ FORMATS = ("onnx", "torchscript")
 
 
 def seal(context: Context) -> None:
-    """Write the manifest, with the checksum of every other file."""
+    """Write the manifest with the checksums of all other files."""
     context.update(files=repository.records(context.folder))
     (context.folder / manifests.FILE).write_text(manifests.dumps(context.manifest))
 
 
 def load_whole(context: Context) -> None:
-    """Load the artifact as the service does, with all of its checks."""
+    """Load the artifact with all checks of the service."""
     load(context.folder, device="cpu")
 
 
@@ -56,13 +56,15 @@ STEPS: tuple[Step, ...] = (
 def export(
     run: TrainingRun, name: str, root: Path, *, backend: str = "onnx", data: Data | None = None, description: str = ""
 ) -> Path:
-    """Publish the run's averaged weights as `ROOT/NAME/<next version>`. Return that folder.
+    """Publish the run's averaged weights as `ROOT/NAME/<next version>`. Return this folder.
 
-    Raises TrainingError for a run without a checkpoint, ArtifactError if graph and torch disagree.
+    Raises TrainingError for a run without a checkpoint, and ArtifactError if the graphs' outputs differ from torch's.
     """
     if backend not in FORMATS:
         raise TrainingError(
-            f"format: unknown {backend!r}; valid are {', '.join(FORMATS)}", field="format", valid=list(FORMATS)
+            f"format: unknown format {shown(backend)}; valid are {', '.join(FORMATS)}",
+            field="format",
+            valid=list(FORMATS),
         )
     check_name(name)
     if not run.checkpoint.exists():
@@ -83,7 +85,7 @@ def export(
 
 
 def exports(run: TrainingRun, data: Data) -> Exports:
-    """Return the tasks of a trained run."""
+    """Return the exports of a trained run."""
     resolved = run.resolved(data)
     config, model = resolved.config, trained_model(resolved, data)
     with torch.no_grad():
@@ -95,6 +97,8 @@ def exports(run: TrainingRun, data: Data) -> Exports:
 
 
 def check_name(name: str) -> None:
-    """Raise TrainingError for a name that no artifact can have."""
+    """Raise TrainingError if the name is not valid for an artifact."""
     if not re.fullmatch(manifests.NAME, name):
-        raise TrainingError(f"name: {shown(name)} must be letters, digits, '.', '_' and '-', at most 64", field="name")
+        raise TrainingError(
+            f"name: {shown(name)} is not valid; use at most 64 letters, digits, '.', '_' and '-'", field="name"
+        )

@@ -1,9 +1,9 @@
-"""The Inception v3 of published FIDs, from its weights to an artifact with the task `features`.
+"""The Inception v3 of published FIDs. Its weights are exported as an artifact with the task `features`.
 
-The network is the one of TensorFlow's 2015-12-05 graph, whose weights were ported by pytorch-fid and are used by torch-fidelity and
-torchmetrics too: Szegedy et al., 2015 (arXiv 1512.00567), with 1008 logits, average pools that do not count the padding, and a max-pool in
-the last block. Images are resized before the graph, by the evaluator's named rules (pytorch-fid's is `torch-bilinear`). The logits leave
-out the bias, as the published Inception Scores do. Module names are those of the weights file.
+The network is that of TensorFlow's 2015-12-05 graph. pytorch-fid ported its weights, and torch-fidelity and torchmetrics use them too. It is
+the network of Szegedy et al., 2015 (arXiv 1512.00567), with 1008 logits, average pools that do not count the padding, and a max-pool in the
+last block. Images are resized before the graph by one of the evaluator's rules (pytorch-fid's is `torch-bilinear`). The logits do not include
+the bias, as in published Inception Scores. Module names are those of the weights file.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from manifold.runtime import golden, repository
 from manifold.runtime import manifest as manifests
 from manifold.runtime.engine import Model, example_inputs, load
-from manifold.runtime.errors import ArtifactError
+from manifold.runtime.errors import ArtifactError, reason
 from manifold.runtime.kinds.image import ImageSpec
 from manifold.runtime.manifest import Golden, InputSpec, Manifest, TaskSpec, TensorSpec
 from manifold.training.data.remote import download
@@ -32,12 +32,12 @@ from manifold.training.exporting import graphs
 from manifold.training.exporting.tasks import Task
 
 URL = "https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/pt_inception-2015-12-05-6726825d.pth"
-HASH_PREFIX = "6726825d"  # of the file's SHA-256, published in its name
+HASH_PREFIX = "6726825d"  # start of the file's SHA-256, as published in its name
 LOGITS, FEATURES, SIZE = 1008, 2048, 299
 
 
 class BasicConv2d(nn.Module):
-    """Convolution without bias, batch norm, ReLU."""
+    """A convolution without bias, followed by batch normalisation and ReLU."""
 
     def __init__(self, before: int, after: int, size: Any, **options: Any) -> None:
         super().__init__()
@@ -49,7 +49,7 @@ class BasicConv2d(nn.Module):
 
 
 def average_pool(x: Tensor) -> Tensor:
-    """Return the average over 3x3 neighbours, same size; the padding is not counted."""
+    """Return the average over 3x3 neighbours in the same size. Padding is not counted."""
     return F.avg_pool2d(x, 3, stride=1, padding=1, count_include_pad=False)
 
 
@@ -122,7 +122,7 @@ class InceptionD(nn.Module):
 
 
 class InceptionE(nn.Module):
-    """`maximum`: the pool branch takes the maximum, as TensorFlow's last block does by mistake."""
+    """A block of the last stage. With `maximum` its pool branch takes the maximum, a mistake in TensorFlow's last block."""
 
     def __init__(self, before: int, *, maximum: bool) -> None:
         super().__init__()
@@ -155,7 +155,7 @@ class InceptionE(nn.Module):
 
 
 class Inception(nn.Module):
-    """Images (B, 3, 299, 299) in [-1, 1] to logits (B, 1008) without bias and features (B, 2048)."""
+    """The network: images (B, 3, 299, 299) in [-1, 1] to logits (B, 1008) without bias, and features (B, 2048)."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -182,7 +182,7 @@ class Inception(nn.Module):
 
 
 def weights_file(path: Path | None) -> Path:
-    """Return the published file: at `path`, else downloaded. Raises DataError where its SHA-256 does not begin as published."""
+    """Return the published weights: the file `path`, by default a download. Raises DataError if the SHA-256 does not start as published."""
     if path is None:
         name = Path(URL).name
         path = download(
@@ -192,35 +192,39 @@ def weights_file(path: Path | None) -> Path:
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
-        raise DataError(f"{path}: {error.strerror}") from None
+        raise DataError(
+            f"{path}: it cannot be read: {error.strerror}; give the file of weights with --weights"
+        ) from None
     if not digest.startswith(HASH_PREFIX):
         raise DataError(
-            f"{path}: its SHA-256 begins with {digest[:8]}, the published weights' with {HASH_PREFIX}: another or a damaged file"
+            f"{path}: its SHA-256 starts with {digest[:8]}, but that of the published weights with {HASH_PREFIX}; download {URL} again"
         )
     return path
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """Return the state dict in a .pth file, read without running code."""
+    """Read the state dict of a .pth file, without running code from it."""
     try:
         state: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, pickle.UnpicklingError, zipfile.BadZipFile, EOFError) as error:
-        raise DataError(f"{path}: not a state dict of tensors: {error}") from None
+        raise DataError(f"{path}: it is not a state dict of tensors: {reason(error)}; download {URL} again") from None
     return state
 
 
 def build(state: Mapping[str, Tensor]) -> Inception:
-    """Return the network with these weights. Raises DataError that names what is missing or of another shape."""
+    """Return the network with these weights. Raises DataError that lists missing tensors and wrong shapes."""
     network = Inception()
     try:
         network.load_state_dict(dict(state))
     except RuntimeError as error:
-        raise DataError(f"the weights are not those of the Inception v3 of published FIDs: {error}") from None
+        raise DataError(
+            f"weights: they do not fit the Inception v3 of published FIDs: {reason(error)}; use {URL}"
+        ) from None
     return network.eval()
 
 
 def publish(network: Inception, root: Path, name: str, weights_sha256: str) -> Path:
-    """Publish the network as an artifact `ROOT/NAME/<next version>`, checked against torch."""
+    """Publish the network as the artifact `ROOT/NAME/<next version>`, after a comparison of its graph with torch."""
     spec = ImageSpec(height=SIZE, width=SIZE, channels=3, range=(-1.0, 1.0))
     items = InputSpec(role="data", source="data", shape=spec.shape)
     outputs = (TensorSpec(role="logits", shape=(LOGITS,)), TensorSpec(role="features", shape=(FEATURES,)))
@@ -246,7 +250,9 @@ def publish(network: Inception, root: Path, name: str, weights_sha256: str) -> P
         )
         engine = Model(folder, manifest, "cpu", 1)
         if problems := golden.replay(engine.run, folder, manifest, "cpu"):
-            raise ArtifactError("\n".join([f"{name}: the graph does not give what torch gives:", *problems]))
+            raise ArtifactError(
+                "\n".join([f"{name}: the outputs of the graph differ from torch's; nothing was published:", *problems])
+            )
         manifest = manifest.model_copy(update={"files": repository.records(folder)})
         (folder / manifests.FILE).write_text(manifests.dumps(manifest))
         load(folder, device="cpu")

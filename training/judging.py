@@ -1,6 +1,6 @@
-"""Trained models before the evaluator: data sets as it takes them, and the score of a model judged as a detector.
+"""The connection between training and the evaluator: data sets in the evaluator's form, and the evaluation of anomaly scores.
 
-Items are read from a part when the evaluator asks for them, a batch at a time.
+Items are read from a split on demand, one batch at a time.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from manifold.training.data import Data, Part, folder, reading, tables
 from manifold.training.data.parts import Array, subset
 from manifold.training.data.remote import digest
 
-LEAST_IMAGES = 1000  # of a test part whose images stand in for anomalies; of a smaller one the training part does
+LEAST_IMAGES = 1000  # smallest test split that is used as anomalies; the training split replaces a smaller one
 
 
 @dataclass(frozen=True)
 class PartImages:
-    """The images of a part, as the evaluator takes them."""
+    """The images of a split, as a source for the evaluator."""
 
     part: Part
     shape: tuple[int, ...]  # (C, H, W)
@@ -46,7 +46,7 @@ class PartImages:
 
     @property
     def labels(self) -> NDArray[np.int64]:
-        """Return the class of each image, -1 where unknown."""
+        """Return the class of each image, -1 if unknown."""
         return self.part.labels
 
     @property
@@ -64,7 +64,7 @@ class PartImages:
         return self.part.batch(indices).items
 
     def content_hash(self) -> str:
-        """Return a SHA-256 over what the images are."""
+        """Return a SHA-256 of the images and labels."""
         return sources.content_hash(self)
 
     def picked(self, n: int, seed: int) -> PartImages:
@@ -73,7 +73,7 @@ class PartImages:
 
 
 class PartInputs:
-    """The items of a part as model inputs. `to_model` makes inputs of stored items."""
+    """The items of a split as model inputs. `to_model` converts stored items to inputs."""
 
     def __init__(self, part: Part, to_model: Callable[[Array], Array]) -> None:
         self.part, self.to_model = part, to_model
@@ -87,7 +87,7 @@ class PartInputs:
 
 
 def real_data(name: str) -> RealData:
-    """Return a data set of images as the evaluator takes it. Raises InvalidValue for a data set of rows."""
+    """Return an image data set for the evaluator. Raises InvalidValue for a data set of rows."""
     data = datasets.load(name)
     ImageSpec.of(data.spec, f"data: {name}")
     parts = {
@@ -98,10 +98,10 @@ def real_data(name: str) -> RealData:
 
 
 def data_of(model: Model, named: str | None = None, truth: str | None = None) -> Data:
-    """Return the data to judge a model by: the data set or file that is named, or else the one that the model was trained on.
+    """Return the data for the evaluation of a model: the named data set or file, by default the one that the model was trained on.
 
-    A file is read by the model's own columns, and by its truth unless another is given. Raises InvalidValue if the file that a model was
-    fitted to is not here, or is another one by now.
+    A file is read by the columns of the model, and by the model's truth rule unless `truth` gives another. Raises InvalidValue if the file
+    to which the model was fitted is missing or has changed.
     """
     recorded = model.manifest.provenance.get("data")
     recorded = recorded if isinstance(recorded, dict) else {}
@@ -109,7 +109,10 @@ def data_of(model: Model, named: str | None = None, truth: str | None = None) ->
     is_file = isinstance(file, str) and Path(file).suffix.lower() in reading.SUFFIXES and model.manifest.spec.in_files
     if not is_file:
         if truth is not None:
-            raise InvalidValue("--truth: it is for files of rows; data sets name their own anomalies", field="truth")
+            raise InvalidValue(
+                "--truth: it is only for files of rows, as data sets define their own anomalies; leave it out",
+                field="truth",
+            )
         return datasets.load_like(named or model.manifest.data_name or "", model.manifest.spec)
     path = Path(str(file))
     if named is None:
@@ -118,16 +121,16 @@ def data_of(model: Model, named: str | None = None, truth: str | None = None) ->
 
 
 def _check_fitted(model: Model, path: Path, sha256: str) -> None:
-    """Raise InvalidValue unless the file is here and is the one that the model was fitted to."""
+    """Raise InvalidValue if the file is missing, or is not the one to which the model was fitted."""
     name = model.manifest.name
     if not path.is_file():
-        what = "which is not in this folder"
+        what = "which is not in the current folder"
     elif digest(path, "sha256") != sha256:
-        what = "and the file of that name in this folder has other content"
+        what = "but the file with this name in the current folder has other content"
     else:
         return
     raise InvalidValue(
-        f"data: {name} was fitted to {shown(path.name)} (SHA-256 {sha256[:12]}…), {what}; name a file of rows: "
+        f"data: {name} was fitted to {shown(path.name)} (SHA-256 {sha256[:12]}…), {what}; give the path of a file of rows: "
         f"manifold judge {name} --data FOLDER/{cut(path.name)}",
         field="data",
     )
@@ -136,10 +139,10 @@ def _check_fitted(model: Model, path: Path, sha256: str) -> None:
 def judge(
     model: Model, data: Data, *, against: str | None = None, html: Path | None = None, record: bool = False
 ) -> Judgement:
-    """Judge the score of a model by the data set that it was trained on; `against` names a data set whose images are anomalies.
+    """Evaluate the anomaly score of a model on its data set. `against` names a data set whose images count as anomalies.
 
-    The figures go into the artifact's manifest with `record`, and into a page with `html`. Raises InvalidValue for a model without a score,
-    for data of another kind, and for options that do not fit the kind of data.
+    `record` writes the figures into the artifact's manifest, and `html` writes a page. Raises InvalidValue for a model without a score, for
+    data of another kind, and for options that do not apply to the kind of data.
     """
     to_model = _check(model, data, against, html)
     train, test = (PartInputs(part, to_model) for part in (data.train, data.test))
@@ -155,7 +158,7 @@ def judge(
 
 
 def _check(model: Model, data: Data, against: str | None, html: Path | None) -> Callable[[Array], Array]:
-    """Return what makes model inputs of the stored items. Raises InvalidValue for what `judge` refuses."""
+    """Return the function that converts stored items to model inputs. Raises InvalidValue for arguments that `judge` does not accept."""
     manifest = model.manifest
     check_can(manifest, against, html)
     to_model = manifest.spec.reader_of(data.spec)
@@ -181,7 +184,7 @@ def check_can(manifest: Manifest, against: str | None = None, html: Path | None 
 
 
 def _anomalies(model: Model, data: Data, against: str | None, to_model: Callable[[Array], Array]) -> PartInputs | None:
-    """Return the known anomalies of a data set as model inputs, or the images of another one; None if there are neither."""
+    """Return the known anomalies as model inputs, or the images of the data set `against`; None if there are neither."""
     if against is None:
         return None if data.anomalies is None else PartInputs(data.anomalies, to_model)
     spec = ImageSpec.of(model.manifest.spec, f"model: {model.manifest.name}")

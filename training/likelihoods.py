@@ -1,7 +1,7 @@
-"""p(x | parameters): each likelihood owns its width, its nll, its mean and its sample together.
+"""The likelihoods p(x | parameters). Each one defines its width, its nll, its mean and its sample in one place.
 
-All figures are in nats. `nll` gives one value for every pixel or column, so that callers sum over all dimensions of an item and keep
-the parts for explanations. Shapes: parameters (B, width), x (B, D). Sampling takes its noise as arguments; nothing here draws.
+All figures are in nats. `nll` returns one value for each pixel or column: callers sum them over an item, and use the single values in
+explanations. Shapes: parameters (B, width), x (B, D). Noise for sampling is always an argument.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from manifold.runtime.errors import shown
 from manifold.runtime.kinds import DataSpec
 from manifold.runtime.kinds.image import ImageSpec
 from manifold.runtime.kinds.table import TableSpec
@@ -25,39 +26,39 @@ from manifold.training.data.parts import batches
 from manifold.training.errors import TrainingError
 
 HALF_LOG_TWO_PI = 0.5 * math.log(2 * math.pi)
-LEAST_LOG_SCALE = -7.0  # of the logistic: a quarter of a level of 256
-COUNTED = 5000  # training rows that are counted at a time
+LEAST_LOG_SCALE = -7.0  # smallest log scale of the logistic: a quarter of one of 256 levels
+COUNTED = 5000  # number of training rows that are counted at a time
 
 
 class DecoderLikelihood(Protocol):
-    """The likelihood p(x | parameters) of an item, whose parameters a decoder gives."""
+    """The interface of a likelihood p(x | parameters). A decoder computes the parameters."""
 
-    width: int  # parameters an item
-    noise: tuple[InputSpec, ...]  # what `sample` takes, in order
+    width: int  # number of parameters per item
+    noise: tuple[InputSpec, ...]  # the noise arguments of `sample`, in order
 
     @property
     def unseen(self) -> Unseen | None:
-        """Return what finds the values that training never saw; None if every value is possible."""
+        """Return the module that finds values which did not occur in training; None if every value is possible."""
         ...
 
     def observe(self, x: Tensor, generator: torch.Generator) -> Tensor:
-        """Return what training sees of the item x (B, D) in [0, 1]: binarised at random, or x itself."""
+        """Return the items x (B, D) in [0, 1] in the form used for training: binarised at random, or unchanged."""
         ...
 
     def settle(self, x: Tensor) -> Tensor:
-        """Return what a graph makes of x, without chance: binarised at 1/2, or x itself."""
+        """Return the items x in the form used in graphs, without random numbers: binarised at 1/2, or unchanged."""
         ...
 
     def evidence(self, x: Tensor) -> Tensor:
-        """Return what the encoder sees of the item: x itself, or x without what says nothing."""
+        """Return the encoder's input for x: x itself, or x without values that contain no information."""
         ...
 
     def nll(self, parameters: Tensor, x: Tensor) -> Tensor:
-        """Return -log p in nats, (B, pixels or columns)."""
+        """Return -log p in nats for each pixel or column, (B, pixels or columns)."""
         ...
 
     def charged(self, parameters: Tensor, x: Tensor) -> Tensor:
-        """Return the nats of a score, (B, pixels or columns): -log p, and for an unseen value no less than for any seen one."""
+        """Return the nats for a score, (B, pixels or columns): -log p, where an unseen value costs at least as much as any seen one."""
         ...
 
     def mean(self, parameters: Tensor) -> Tensor:
@@ -65,12 +66,12 @@ class DecoderLikelihood(Protocol):
         ...
 
     def sample(self, parameters: Tensor, *noise: Tensor) -> Tensor:
-        """Return x drawn with the given noise, (B, D)."""
+        """Return x (B, D), drawn with the given noise."""
         ...
 
 
 class _Pixels(nn.Module):
-    """The parts that all likelihoods of pixels share: every value is possible, and the encoder sees all of them."""
+    """The common base of likelihoods of pixels. Every value is possible, and the encoder receives all pixels."""
 
     unseen: Unseen | None = None
 
@@ -85,7 +86,7 @@ class _Pixels(nn.Module):
 
 
 class Bernoulli(_Pixels):
-    """Binary pixels. Grey pixels are binarised first: cross-entropy on grey values is not a likelihood."""
+    """The likelihood of binary pixels. Grey pixels are binarised first, as the cross-entropy of grey values is not a likelihood."""
 
     noise: tuple[InputSpec, ...] = ()
 
@@ -106,11 +107,11 @@ class Bernoulli(_Pixels):
         return torch.sigmoid(parameters)
 
     def sample(self, parameters: Tensor, *noise: Tensor) -> Tensor:
-        return self.mean(parameters)  # answers show probabilities: a picture of coin flips is of no use
+        return self.mean(parameters)  # images show probabilities, as drawn binary pixels would only look noisy
 
 
 class _Continuous(_Pixels):
-    """Real-valued pixels; shown by their mean."""
+    """The common base of likelihoods of real-valued pixels. Samples are shown as their mean."""
 
     noise: tuple[InputSpec, ...] = ()
     width: int
@@ -122,7 +123,8 @@ class _Continuous(_Pixels):
         return x
 
     def mean(self, parameters: Tensor) -> Tensor:
-        exact = torch.promote_types(parameters.dtype, torch.float32)  # half precision (training) is coarser than levels
+        # half precision (in training) is coarser than 256 levels
+        exact = torch.promote_types(parameters.dtype, torch.float32)
         return torch.sigmoid(parameters[:, : self.dimensions].to(exact))
 
     def sample(self, parameters: Tensor, *noise: Tensor) -> Tensor:
@@ -135,7 +137,7 @@ class _Continuous(_Pixels):
 
 
 class Gaussian(_Continuous):
-    """N(x; mean, sigma²) with sigma fixed: (x - mean)² / 2σ² + ½ log 2πσ²."""
+    """A Gaussian N(x; mean, sigma²) with fixed sigma: (x - mean)² / 2σ² + ½ log 2πσ²."""
 
     def __init__(self, dimensions: int, sigma: float) -> None:
         super().__init__(dimensions, dimensions)
@@ -146,7 +148,7 @@ class Gaussian(_Continuous):
 
 
 class GaussianLearned(_Continuous):
-    """N(x; mean, σ²) with σ = floor + softplus(s): the floor keeps a perfectly predicted pixel from an infinite density."""
+    """A Gaussian N(x; mean, σ²) with σ = floor + softplus(s). The floor prevents an infinite density of an exactly predicted pixel."""
 
     def __init__(self, dimensions: int, floor: float) -> None:
         super().__init__(dimensions, 2 * dimensions)
@@ -158,7 +160,7 @@ class GaussianLearned(_Continuous):
 
 
 class Laplace(_Continuous):
-    """Laplace(x; mean, b) with b fixed: |x - mean| / b + log 2b."""
+    """A Laplace distribution (x; mean, b) with fixed b: |x - mean| / b + log 2b."""
 
     def __init__(self, dimensions: int, scale: float) -> None:
         super().__init__(dimensions, dimensions)
@@ -169,10 +171,11 @@ class Laplace(_Continuous):
 
 
 class Logistic(_Continuous):
-    """Grey or colour levels v / (K - 1): a logistic law cut at the middles between levels, its ends open, so that it sums to one over them.
+    """A discretised logistic distribution over grey or colour levels v / (K - 1) (Kingma et al., 2016, arXiv 1606.04934, eq. 14).
 
-    Kingma et al., 2016, arXiv 1606.04934, eq. 14. The scale is one parameter for all pixels, learned with everything else (the "optimal"
-    decoder of Rybkin et al., 2021, arXiv 2006.13202). -log p is of the levels themselves: over log 2 and pixels it is bits/dim.
+    It is cut halfway between levels, with open ends, so that the probabilities of all levels sum to 1. The scale is one learned parameter
+    for all pixels (the "optimal" decoder of Rybkin et al., 2021, arXiv 2006.13202). -log p is that of the levels: divided by log 2 and the
+    number of pixels it is bits/dim.
     """
 
     def __init__(self, dimensions: int, levels: int, scale: float) -> None:
@@ -190,33 +193,33 @@ class Logistic(_Continuous):
         rate, half = torch.exp(-self.log_scale.clamp(min=LEAST_LOG_SCALE)), 0.5 / (self.levels - 1)
         centred = x - self.mean(parameters)
         upper, lower = (centred + half) * rate, (centred - half) * rate
-        # σ(u) - σ(l) = σ(u) σ(-l) (1 - exp(l - u)); at the ends one of the two is open and only the other's factor is left
+        # σ(u) - σ(l) = σ(u) σ(-l) (1 - exp(l - u)); at the ends one side is open, and only the other side's factor remains
         below, above = (x < 1 - half).to(x.dtype), (x > half).to(x.dtype)
         between = -torch.log1p(-torch.exp(-2 * half * rate))
         return below * softplus(-upper) + above * softplus(lower) + below * above * between
 
 
 def softplus(x: Tensor) -> Tensor:
-    """Return log(1 + exp(x)), written out: torch's own exports as log(1 - sigmoid), which overflows."""
+    """Return log(1 + exp(x)). torch's own softplus is not used, as it is exported as log(1 - sigmoid), which overflows."""
     return x.clamp(min=0) + torch.log1p(torch.exp(-x.abs()))
 
 
 class Columns(nn.Module):
-    """The likelihood of a row, column by column: a Gaussian with learned variance (and a floor) in scaled units, or a categorical over one-hot blocks.
+    """The likelihood of a row, by column: a Gaussian with learned variance (with a floor) in scaled units, or a categorical over a one-hot block.
 
-    A category never seen in training arrives as a block of zeros. It has no place in the softmax and costs the nats of `Unseen`; in a score,
-    no less than the least likely of the seen categories costs there. A missing value arrives as NaN and costs nothing: the bound is on
-    log p of the values that are there (as in Nazabal et al., 2020, arXiv 1807.03653).
+    A category that did not occur in training (unseen) is encoded as a block of zeros. It is not part of the softmax and costs the nats of
+    `Unseen`; in a score it costs at least as much as the least likely seen category. A missing value is NaN and costs nothing: the bound is on
+    log p of the present values (as in Nazabal et al., 2020, arXiv 1807.03653).
 
-    A column with a single category is certain: the usual value costs nothing. The encoder does not see such columns, because training cannot
-    teach it what another value means.
+    A column with a single category (a constant column) has probability 1 for this value, which costs nothing. The encoder does not receive
+    such columns, because it cannot learn from them what another value means.
     """
 
     usual: Tensor
     varying: Tensor
 
     def __init__(self, spec: TableSpec, floor: float, unseen: Sequence[float]) -> None:
-        """Make the likelihood; `unseen` has the nats of an unseen category for each categorical column, in order (see `unseen_nats`)."""
+        """Initialise. `unseen` contains the cost of an unseen category in nats for each categorical column, in order (see `unseen_nats`)."""
         super().__init__()
         self.spec, self.floor = spec, floor
         self.unseen: Unseen | None = Unseen(spec, unseen)
@@ -226,7 +229,7 @@ class Columns(nn.Module):
         self.register_buffer("usual", usual, persistent=False)
         self.register_buffer("varying", 1 - usual, persistent=False)
         self.numeric = [column for column in spec.columns if isinstance(column, NumericColumn)]
-        self.width = spec.shape[0] + len(self.numeric)  # a scale beside each mean
+        self.width = spec.shape[0] + len(self.numeric)  # a mean and a scale for each number
         self.runs = list(_runs(spec))
         categorical = len(spec.columns) - len(self.numeric)
         noise: list[tuple[str, Source, int]] = [
@@ -241,11 +244,11 @@ class Columns(nn.Module):
         return x
 
     def settle(self, x: Tensor) -> Tensor:
-        """Return the rows x; a missing value of a constant column is taken for its usual value."""
+        """Return the rows x. A missing value of a constant column is replaced by the constant."""
         return filled(x, torch.where(self.usual > 0, self.usual, torch.nan)) if self.has_constants else x
 
     def evidence(self, x: Tensor) -> Tensor:
-        """Return the rows with 0 in the place of missing values and of constant columns."""
+        """Return the rows with 0 for missing values and constant columns."""
         return filled(x) * self.varying if self.has_constants else filled(x)
 
     def _split(self, parameters: Tensor) -> tuple[Tensor, Tensor]:
@@ -260,7 +263,7 @@ class Columns(nn.Module):
         return self._nats(parameters, x, bounded=True)
 
     def _nats(self, parameters: Tensor, x: Tensor, bounded: bool) -> Tensor:
-        """Return nats (B, columns). If `bounded`, an unseen category costs at least what the least likely seen one costs."""
+        """Return nats (B, columns). If `bounded`, an unseen category costs at least as much as the least likely seen one."""
         values, scales = self._split(parameters)
         there, x = (x == x).to(values.dtype), filled(x)
         parts, costs = [], iter(self.costs)
@@ -298,7 +301,7 @@ class Columns(nn.Module):
 
 
 def _runs(spec: TableSpec) -> Iterator[tuple[slice, slice | None]]:
-    """Return neighbouring numeric columns in one piece, as their places among the encoded columns and among the numeric ones; each category alone."""
+    """Yield the encoded columns in runs: adjacent numeric columns together, with their slice of the numeric columns; each category alone."""
     for number, group in groupby(spec.placed, lambda column: isinstance(column[0], NumericColumn)):
         blocks = [block for _, block in group]
         if number:
@@ -311,10 +314,10 @@ def _runs(spec: TableSpec) -> Iterator[tuple[slice, slice | None]]:
 
 
 class Unseen(nn.Module):
-    """Encoded rows (B, D) to 1 for each categorical column whose value training never saw, 0 for others and for missing ones, (B, C).
+    """The detector of unseen categories: encoded rows (B, D) to (B, C), 1 for an unseen value of a categorical column, else 0 (also if missing).
 
-    By column, `nats` is the cost of such a value (see `unseen_nats`), and `squares` what the squared distance to a row with a seen value adds
-    to that of the blocks, as two seen values are at the squared distance 2: 1, or 2 for a constant column, which `evidence` leaves out.
+    For each column, `nats` is the cost of an unseen value (see `unseen_nats`). `squares` is the amount to add to its squared distance from a
+    row with a seen value, so that it is 2, as between two seen values: 1, or 2 for a constant column, which `evidence` removes.
     """
 
     nats: Tensor
@@ -328,7 +331,7 @@ class Unseen(nn.Module):
         self.register_buffer("squares", torch.tensor(squares), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        # the largest of a block, not the sum: its bits depend on no order
+        # the maximum of a block instead of the sum, as the bits of a maximum do not depend on the order
         found = [(1 - x[:, block].amax(1, keepdim=True)).clamp(min=0) for block in self.blocks]
         return filled(torch.cat(found, 1)) if found else x[:, :0]
 
@@ -336,9 +339,9 @@ class Unseen(nn.Module):
 def unseen_nats(spec: TableSpec, train: Part) -> list[float]:
     """Return the cost of an unseen value for each categorical column: log(n + K + 1) nats for n training values of K categories.
 
-    This is Laplace's rule of succession with one more category, which stands for everything unseen: after n values it has the probability
-    1 / (n + K + 1), and a category that was seen c times has (c + 1) / (n + K + 1). So no unseen value is likelier than a seen one. For a
-    constant column it is the classical 1 / (n + 2). Missing values are not counted.
+    This is Laplace's rule of succession with one more category for all unseen values. After n values this category has the probability
+    1 / (n + K + 1), and a category that was seen c times has (c + 1) / (n + K + 1). An unseen value is therefore never more likely than a
+    seen one. For a constant column the probability is 1 / (n + 2), as in the original rule. Missing values are not counted.
     """
     places = [(column, block.start) for column, block in spec.placed if isinstance(column, CategoricalColumn)]
     counts = torch.zeros(len(places), dtype=torch.long)
@@ -349,7 +352,7 @@ def unseen_nats(spec: TableSpec, train: Part) -> list[float]:
 
 
 def filled(x: Tensor, by: Tensor | None = None) -> Tensor:
-    """Return encoded columns (B, D) with `by` (D,) where a value is missing (NaN). Without it 0: the mean of a number, no category."""
+    """Replace missing values (NaN) of encoded columns (B, D) by `by` (D,), by default 0, which is the mean of a number and no category."""
     return torch.where(x == x, x, torch.zeros_like(x) if by is None else by)
 
 
@@ -360,7 +363,7 @@ def pick(probabilities: Tensor, uniforms: Tensor) -> Tensor:
 
 
 NAMES = ("bernoulli", "gaussian", "gaussian-learned", "laplace", "logistic", "columns")
-# what x is in log p(x); DISCRETE ones are a probability of levels rather than a density, and bits/dim follow
+# the meaning of x in log p(x). If it is DISCRETE, p(x) is a probability of levels instead of a density, and bits/dim are reported
 OBSERVED = {
     "bernoulli": "grey values binarised at 1/2",
     "gaussian": "values in [0, 1], a density",
@@ -373,15 +376,17 @@ DISCRETE = ("bernoulli", "logistic")
 
 
 def build(name: str, spec: DataSpec, *, noise: float, floor: float, train: Part) -> DecoderLikelihood:
-    """Return the likelihood called `name` for data of `spec`; `train` is the training part."""
+    """Return the likelihood with this name for data of `spec`. `train` is the training split."""
     if name not in NAMES:
         raise TrainingError(
-            f"likelihood: unknown {name!r}; valid are {', '.join(NAMES)}", field="likelihood", valid=NAMES
+            f"likelihood: unknown likelihood {shown(name)}; valid are {', '.join(NAMES)}",
+            field="likelihood",
+            valid=NAMES,
         )
     if name not in spec.likelihoods:
         valid = ", ".join(spec.likelihoods)
         raise TrainingError(
-            f"likelihood: {name!r} does not fit {spec.noun}; valid are {valid}",
+            f"likelihood: {name!r} cannot be used for {spec.noun}; valid are {valid}",
             field="likelihood",
             valid=spec.likelihoods,
         )

@@ -1,4 +1,4 @@
-"""Phases of players, with their losses: a family defines them, the loop runs them. No loop here, and no family."""
+"""The phases of a training, with their players and losses. A family defines them, and the training loop runs them."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from torch import Tensor, nn
 from manifold.training.batches import Batch
 from manifold.training.loop.watching import Watch
 
-Losses = dict[str, Tensor]  # scalars in nats; "loss" is the one that is minimised
+Losses = dict[str, Tensor]  # scalars in nats; "loss" is minimised
 
 
 @dataclass(frozen=True)
 class Player:
-    """Parameters with their own optimiser and loss. Players of one phase take turns within each step (an adversarial pair has two)."""
+    """A set of parameters with its own optimiser and loss. The players of a phase take turns in each step (an adversarial pair has two)."""
 
     name: str
     parameters: tuple[nn.Parameter, ...]
     loss: Callable[[Batch], Losses]
     lr: float
     betas: tuple[float, float] = (0.9, 0.999)
-    weight_decay: float = 0.0  # decoupled, AdamW's
+    weight_decay: float = 0.0  # decoupled, as in AdamW
 
 
 @dataclass(frozen=True)
 class Phase:
-    """Players that train together, and who watches them. Phases run one after another."""
+    """A set of players that are trained together, with an optional watch. Phases run one after another."""
 
     name: str
     players: tuple[Player, ...]

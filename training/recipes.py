@@ -1,4 +1,4 @@
-"""Recipes: the options of a training. pydantic checks them; the errors are worded here: key, value, and what is valid."""
+"""The recipe of a training, which is its options. pydantic checks them, and this file writes the error texts: key, value, valid values."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ from pydantic import (
     model_validator,
 )
 
-from manifold.runtime.errors import shown
+from manifold.runtime.errors import cut, shown
 from manifold.training.errors import TrainingError
 
 Size = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, lt=1)]
 
 KINDS = {int: "whole number", float: "number", bool: "true or false", str: "text"}
-BOUNDS = {  # types of pydantic's errors: the key of the bound, and what is wrong with a value beyond it
-    "greater_than_equal": ("ge", "below"),
-    "greater_than": ("gt", "not above"),
-    "less_than_equal": ("le", "above"),
-    "less_than": ("lt", "not below"),
+BOUNDS = {  # by pydantic's error type: the key of the bound, and the rule that the value breaks
+    "greater_than_equal": ("ge", "at least"),
+    "greater_than": ("gt", "greater than"),
+    "less_than_equal": ("le", "at most"),
+    "less_than": ("lt", "less than"),
 }
 
 
 def without_blanks(values: Any) -> Any:
-    """Return a list of names without empty ones: older runs wrote an empty list as [""]."""
+    """Return a list of names without empty ones, as older runs wrote an empty list as [""]."""
     return tuple(value for value in values if value != "") if isinstance(values, tuple) else values
 
 
@@ -41,25 +41,27 @@ WithoutBlanks = BeforeValidator(without_blanks)  # for fields that are lists of 
 
 
 class Recipe(BaseModel):
-    """Options that every family has. A family's `Config` adds its own; unknown keys are refused."""
+    """The options of every family. A family's `Config` adds its own. Unknown keys are an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, ser_json_inf_nan="constants")
 
     epochs: int = Field(10, ge=1)
-    epoch_steps: int = Field(0, ge=0)  # steps of an epoch; 0: one pass over the data, which is short for a small table
+    epoch_steps: int = Field(0, ge=0)  # steps per epoch; 0: one pass over the data, which is short for a small table
     batch_size: int = Field(128, ge=1)
-    lr: float = Field(1e-3, gt=0)  # Adam's
-    schedule: Literal["constant", "cosine"] = "constant"  # cosine: to a hundredth of lr over the phase
-    clip_norm: float = Field(1.0, ge=0)  # of the gradient; 0 is off
-    ema: float = Field(0.999, ge=0, lt=1)  # decay of the weights' moving average, which is exported; 0 is off
-    stored: Literal["float32", "float16"] = "float32"  # float16: weights are rounded before evaluation and export
-    test_items: int = Field(10_000, ge=1)  # items of the test part for the curve, at most
+    lr: float = Field(1e-3, gt=0)  # learning rate of Adam
+    schedule: Literal["constant", "cosine"] = (
+        "constant"  # cosine: lr decreases to a hundredth of its value over the phase
+    )
+    clip_norm: float = Field(1.0, ge=0)  # largest norm of the gradient; 0 is off
+    ema: float = Field(0.999, ge=0, lt=1)  # decay of the moving average of the weights, which is exported; 0 is off
+    stored: Literal["float32", "float16"] = "float32"  # precision of stored weights; they are rounded before evaluation
+    test_items: int = Field(10_000, ge=1)  # largest number of test items for the curve of the test loss
     seed: int = Field(0, ge=0)
 
     @model_validator(mode="wrap")
     @classmethod
     def _worded(cls, values: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
-        """Read JSON lists as tuples, and raise TrainingError for the first value that is wrong."""
+        """Read JSON lists as tuples, and raise TrainingError for the first invalid value."""
         if isinstance(values, Mapping):
             values = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
             _check_bits(values)
@@ -69,12 +71,12 @@ class Recipe(BaseModel):
             raise _error(cls, values, error) from None
 
     def changed(self, **changes: Any) -> Self:
-        """Return the recipe with some options changed. Raises TrainingError for wrong ones."""
+        """Return a copy of the recipe with these options. Raises TrainingError for invalid values."""
         return type(self)(**{**dict(self), **changes})
 
 
 def parse_overrides(cls: type[Recipe], settings: list[str]) -> dict[str, Any]:
-    """Return `key=value` pairs from the command line, values read as JSON if they are JSON. Raises TrainingError for wrong ones."""
+    """Parse `key=value` pairs from the command line. Values are read as JSON if possible. Raises TrainingError for invalid pairs."""
     values = {}
     for setting in settings:
         key, separator, text = setting.partition("=")
@@ -86,48 +88,52 @@ def parse_overrides(cls: type[Recipe], settings: list[str]) -> dict[str, Any]:
             values[key] = json.loads(text.lower() if text in ("True", "False") else text)
         except json.JSONDecodeError:
             values[key] = text
-    cls(**values)  # keys and types are checked here, where they were written
+    cls(**values)  # checks keys and types
     return values
 
 
 def _check_bits(values: Mapping[str, Any]) -> None:
-    """Raise TrainingError for a whole number that torch and safetensors cannot hold."""
+    """Raise TrainingError for a whole number that does not fit into 64 bits, as in torch and safetensors."""
     for key, value in values.items():
         for each in value if isinstance(value, tuple) else [value]:
             if isinstance(each, int) and not -(2**63) <= each < 2**63:
-                raise TrainingError(f"{key}: {shown(each)} is beyond 64 bits", field=key)
+                raise TrainingError(
+                    f"{key}: {shown(each)} is too large; use a whole number of at most 64 bits", field=key
+                )
 
 
 def _error(cls: type[Recipe], values: Any, error: ValidationError) -> TrainingError:
-    """Return the first problem in this project's words."""
+    """Return the error for the first problem that pydantic found."""
     first = error.errors(include_url=False)[0]
     if not first["loc"]:
-        return TrainingError(f"{shown(values)} is not an object with options")
+        return TrainingError(f"config: {shown(values)} is not an object with options")
     key, value, kind = str(first["loc"][0]), first["input"], first["type"]
     if kind == "extra_forbidden":
         valid = list(cls.model_fields)
-        return TrainingError(f"unknown key {key!r}; valid are {', '.join(valid)}", field=key, valid=valid)
+        return TrainingError(f"{cut(key)}: unknown option; valid are {', '.join(valid)}", field=key, valid=valid)
     annotation = cls.model_fields[key].annotation
     if kind == "literal_error":
         valid = list(_choices(annotation))
-        return TrainingError(f"{key}: unknown {shown(value)}; valid are {', '.join(valid)}", field=key, valid=valid)
+        return TrainingError(
+            f"{key}: unknown value {shown(value)}; valid are {', '.join(valid)}", field=key, valid=valid
+        )
     if kind in BOUNDS:
-        bound, wrong = BOUNDS[kind]
-        return TrainingError(f"{key}: {shown(value)} is {wrong} {first['ctx'][bound]:g}", field=key)
+        bound, rule = BOUNDS[kind]
+        return TrainingError(f"{key}: {shown(value)} must be {rule} {first['ctx'][bound]:g}", field=key)
     if kind in ("too_short", "too_long"):
         length = first["ctx"]["min_length" if kind == "too_short" else "max_length"]
         most = "at least" if kind == "too_short" else "at most"
         return TrainingError(
-            f"{key}: {shown(list(value))} has {len(value)} entries, {most} {length} are needed", field=key
+            f"{key}: {shown(list(value))} has {len(value)} entries; it must have {most} {length}", field=key
         )
     whole = values[key]
     return TrainingError(
-        f"{key}: {shown(list(whole) if isinstance(whole, tuple) else whole)} is not {_kind(annotation)}", field=key
+        f"{key}: {shown(list(whole) if isinstance(whole, tuple) else whole)} must be {_kind(annotation)}", field=key
     )
 
 
 def _choices(annotation: Any) -> Iterator[str]:
-    """Yield the values of the Literal in an annotation."""
+    """Yield the values of the Literals in an annotation."""
     for part in typing.get_args(annotation):
         if isinstance(part, str):
             yield part
@@ -136,7 +142,7 @@ def _choices(annotation: Any) -> Iterator[str]:
 
 
 def _kind(annotation: Any) -> str:
-    """Return what a value of an annotation is called."""
+    """Return the description of an annotation's type for error texts."""
     if typing.get_origin(annotation) is tuple:
         item = typing.get_args(annotation)[0]
         while typing.get_origin(item) is Annotated:

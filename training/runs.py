@@ -1,5 +1,6 @@
-"""A run folder: resolved config, log, checkpoint. Files are written to a temporary name, flushed to disk and renamed, so that a kill
-at any moment leaves the last good one readable.
+"""The run folder with its config, log and checkpoint.
+
+A file is written under a temporary name, flushed to disk and then renamed. The last complete file stays readable if the process is killed.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Any
 
 import torch
 
-from manifold.runtime.errors import shown
+from manifold.runtime.errors import cut, shown
 from manifold.runtime.locks import held
 from manifold.runtime.repository import replacing
 from manifold.training import datasets, families
@@ -21,18 +22,18 @@ from manifold.training.data import Data, tables
 from manifold.training.errors import TrainingError
 from manifold.training.recipes import Recipe
 
-DIGEST = "data_sha256"  # an optional key beside those
-TABLE = "table"  # another one: the roles and kinds of columns that `manifold fit` was given
-KEYS = {"family": str, "data": str, "preset": str, "config": dict}  # of a run's config file
+DIGEST = "data_sha256"  # an optional key in addition to KEYS
+TABLE = "table"  # another optional key: the roles and kinds of columns that `manifold fit` was given
+KEYS = {"family": str, "data": str, "preset": str, "config": dict}  # required keys of a run's config file
 WORDS = {str: "a text", dict: "an object"}
-ANOTHER = "the file was edited, or the run was made by another version of Manifold"
+ANOTHER = "the file was edited, or another version of Manifold made the run; start a new run with `manifold train`"
 ALARMS, GOOD = "alarms.jsonl", "good.safetensors"
 CONFIG, LOG, CHECKPOINT, METRICS = "config.json", "log.jsonl", "checkpoint.safetensors", "metrics.json"
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainingRun:
-    """A run: its folder, family, data set, preset and config."""
+    """A training run: its folder, family, data set, preset and config."""
 
     folder: Path
     family: str
@@ -46,33 +47,35 @@ class TrainingRun:
 
     @property
     def good(self) -> Path:
-        """The last state without alarms, to which an alarm can roll training back."""
+        """The path of the last state without alarms, to which an alarm can roll training back."""
         return self.folder / GOOD
 
     @contextmanager
     def sole(self) -> Iterator[None]:
-        """Keep other processes from training this run, for the block. Raises TrainingError if one does. Half-written files of killed ones are removed."""
+        """Lock the run for the block, and remove incomplete files of killed processes. Raises TrainingError if another process trains this run."""
         self.folder.mkdir(parents=True, exist_ok=True)
         with held(self.folder) as free:
             if free is False:
-                raise TrainingError(f"{self.folder}: another process is training this run; --out names another folder")
+                raise TrainingError(
+                    f"{self.folder}: another process is training this run; wait for it, or give another folder with --out"
+                )
             for name in (CONFIG, LOG, CHECKPOINT, METRICS, GOOD) if free else ():
                 for left in self.folder.glob(f".{name}.*"):
                     left.unlink(missing_ok=True)
             yield
 
     def resolved(self, data: Data) -> ResolvedRun:
-        """Return the run with every option that depends on the data filled in. Runs of older versions saved them unresolved."""
+        """Return the run with all options that depend on the data resolved. Runs of older versions were saved with unresolved options."""
         config = families.get(self.family).resolve(self.config, data)
         return ResolvedRun(self.folder, self.family, self.data, self.preset, config)
 
     def check_data(self, data: Data) -> None:
-        """Raise TrainingError if the data is not what the run began with. Runs of older versions do not say."""
+        """Raise TrainingError if the data has changed since the run began. Runs of older versions do not record its digest."""
         began, now = read_config(self.folder).get(DIGEST), data.protocol.get("sha256")
         if began is not None and now is not None and began != now:
             raise TrainingError(
-                f"data: {self.data} has changed since the run began (SHA-256 {str(began)[:12]}…, now {str(now)[:12]}…); "
-                "put the earlier files back, or start a new run",
+                f"data: {self.data} has changed since the run began (SHA-256 was {str(began)[:12]}…, now {str(now)[:12]}…); "
+                "restore the earlier files, or start a new run with `manifold train`",
                 field="data",
             )
 
@@ -100,7 +103,7 @@ class TrainingRun:
 
 @dataclasses.dataclass(frozen=True)
 class ResolvedRun(TrainingRun):
-    """A run whose config has every option that depends on the data filled in."""
+    """A run whose options that depend on the data are resolved."""
 
     def resolved(self, data: Data) -> ResolvedRun:
         """Return the run itself."""
@@ -108,18 +111,20 @@ class ResolvedRun(TrainingRun):
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """Return what the config file of a run says. Raises TrainingError if the folder is no run, or the file is of another shape."""
+    """Read the config file of a run. Raises TrainingError if the folder is not a run, or the file has another structure."""
     path = folder / CONFIG
     try:
         content = json.loads(path.read_text())
     except (FileNotFoundError, NotADirectoryError):
-        raise TrainingError(f"{folder} is not a run: it has no {CONFIG}; `manifold train` makes runs") from None
+        raise TrainingError(
+            f"{folder}: it is not a run, as it has no {CONFIG}; create a run with `manifold train`"
+        ) from None
     except OSError as error:
-        raise TrainingError(f"{path} cannot be read: {error.strerror}") from None
+        raise TrainingError(f"{path}: it cannot be read: {error.strerror}; check its permissions") from None
     except (ValueError, RecursionError) as error:  # not UTF-8 is a ValueError too
-        raise TrainingError(f"{path} is not JSON: {error}") from None
+        raise TrainingError(f"{path}: it is not JSON: {cut(str(error))}; {ANOTHER}") from None
     if not isinstance(content, dict):
-        raise TrainingError(f"{path}: {shown(content)} is not an object with the keys {', '.join(KEYS)}")
+        raise TrainingError(f"{path}: {shown(content)} is not an object with the keys {', '.join(KEYS)}; {ANOTHER}")
     for key, kind in KEYS.items():
         if not isinstance(content.get(key), kind):
             wrong = f"{shown(content[key])} is not {WORDS[kind]}" if key in content else "is missing"
@@ -128,7 +133,7 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def open_run(folder: Path) -> TrainingRun:
-    """Read a run folder. Raises TrainingError if it is none, or was made by a version of Manifold with other keys."""
+    """Open a run folder. Raises TrainingError if it is not a run, or if a version of Manifold with other options made it."""
     content = read_config(folder)
     try:
         config = families.get(content["family"]).Config(**content["config"])
@@ -138,7 +143,7 @@ def open_run(folder: Path) -> TrainingRun:
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
-    """Return the records of a log. A line that was half written when a process was killed or the disk was full is left out."""
+    """Read the records of a log. Incomplete lines, of a killed process or a full disk, are skipped."""
     records = []
     for line in path.read_text(errors="replace").splitlines():
         try:

@@ -1,4 +1,4 @@
-"""Training a run, from its folder to its folder. The loop itself is in training.loop."""
+"""The training of a run in its folder. The training loop is in training.loop."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ def train(
 ) -> Path:
     """Train the run to its end, or for `stop_after` steps. Return its folder.
 
-    Without `watch` nothing but checkpoints is written: no log, curves, samples or figures, for a model that is used once and dropped.
-    Raises Diverged if a loss is not finite, Interrupted on Ctrl-C; after both, the last checkpoint is readable.
+    Without `watch` only checkpoints are written, but no log, curves, samples or figures. This is for temporary models. Raises Diverged if a
+    loss is not finite, and Interrupted on Ctrl-C. The last checkpoint is readable after both.
     """
     if not resume:
         check_new(run)
@@ -74,9 +74,9 @@ def fabric_of(device: str, devices: int, precision: Any) -> Fabric:
 
 
 def trained_model(run: TrainingRun, data: Data) -> nn.Module:
-    """Return the run's model with its averaged weights as the artifact stores them, in evaluation mode on the CPU.
+    """Return the run's model with its averaged weights, rounded as in the artifact, in evaluation mode on the CPU.
 
-    Raises TrainingError if the checkpoint is of another model than the config describes.
+    Raises TrainingError if the checkpoint does not fit the model that the config describes.
     """
     config = run.resolved(data).config
     with _in_memory():
@@ -96,5 +96,5 @@ def _in_memory() -> Iterator[None]:
         if not isinstance(error, MemoryError) and not re.search("memory|overflow", str(error)):
             raise
         raise TrainingError(
-            f"the model does not fit into memory; make it smaller with --set: {reason(error)}"
+            f"config: the model does not fit into memory ({reason(error)}); make it smaller with --set"
         ) from error

@@ -101,7 +101,7 @@ def test_the_same_images_in_other_files_are_at_distance_0(
         assert report["details"]["files"][step] == 60
         assert back["details"]["reference_files"][step] == 60
     warned = " ".join(report["warnings"])
-    assert ("60 of the images: first of 2 frames (such as 000.png)" in warned) == (kind == "animation")
+    assert ("60 of the images: first of 2 frames (for example 000.png)" in warned) == (kind == "animation")
     assert ("60 of the images: laid over the opposite of the background" in warned) == (kind == "black ink")
 
 
@@ -133,12 +133,12 @@ def test_a_reference_says_what_was_done_to_its_files(folder: Path, models: Path,
     options = ("--extractor", "digits-classifier", "--skip-unreadable")
     arguments = ["reference", str(folder), *options, "-o", str(tmp_path / "r.npz"), "--models", str(models)]
     result = CliRunner().invoke(cli.app, arguments, catch_exceptions=False)
-    for text in ("left out, as it cannot be read: ", "1 files are left out", "1 of the images: blank"):
+    for text in ("skipped, as it cannot be read: ", "1 files are left out", "1 of the images: blank"):
         assert f"warning: {text}" in result.stderr
     report = json.loads(
         run("evaluate-images", str(folder), "--against", str(folder), *options, "--json", models=models)
     )
-    for text in ("left out, as it cannot be read: ", "1 files are left out"):
+    for text in ("skipped, as it cannot be read: ", "1 files are left out"):
         for before in ("", "reference images: "):
             assert sum(warning.startswith(before + text) for warning in report["warnings"]) == 1, before + text
 
@@ -147,7 +147,8 @@ def test_a_blank_image_is_warned_of_in_a_report(folder: Path, models: Path) -> N
     (folder / "z.png").write_bytes(saved(Image.new("RGBA", (8, 8))))
     options = ("--against", str(folder), "--extractor", "digits-classifier", "--json")
     report = json.loads(run("evaluate-images", str(folder), *options, models=models))
-    assert "1 of the images: blank: every pixel of the file is transparent (such as z.png)" in report["warnings"]
+    assert "1 of the images: blank: every pixel of the file is transparent (for example z.png)" in report["warnings"]
     assert (
-        "1 of the reference images: blank: every pixel of the file is transparent (such as z.png)" in report["warnings"]
+        "1 of the reference images: blank: every pixel of the file is transparent (for example z.png)"
+        in report["warnings"]
     )

@@ -103,14 +103,14 @@ def test_codes_are_counted(extractor: Extractor, real: RealArrays) -> None:
 
 def test_what_cannot_be_evaluated(tiny_models: Path, real: RealArrays, held: Reference, extractor: Extractor) -> None:
     for arguments, message in (
-        (("evaluate", "table"), "makes no images"),
-        (("evaluate", "table", "--data", "digits"), "makes no images"),
+        (("evaluate", "table"), "generates no images"),
+        (("evaluate", "table", "--data", "digits"), "generates no images"),
         (("evaluate", "vae", "--data", "nope"), "none in"),
         (("evaluate", "vae", "--data", "nope", "--extractor", "digits-classifier"), "unknown data set"),
         (("evaluate", "vae", "--n", "1"), "at least 2"),
-        (("evaluate", "vae", "--prior", "vamp"), "no 'vamp'"),
+        (("evaluate", "vae", "--prior", "vamp"), "no prior 'vamp'"),
         (("evaluate", "vae", "--extractor", "autoencoder"), "no task `features`"),
-        (("evaluate", "vae", "--resize", "lanczos"), "unknown 'lanczos'"),
+        (("evaluate", "vae", "--resize", "lanczos"), "unknown rule 'lanczos'"),
         (("evaluate-images", "nowhere", "--against", "nowhere", "--extractor", "digits-classifier"), "neither a folder"),
         (("reference", "--extractor", "digits-classifier", "--part", "half", "-o", "x.npz"), "valid are test"),
         (("reference", "--extractor", "digits-classifier"), "--out FILE.npz or --ship"),
@@ -118,7 +118,7 @@ def test_what_cannot_be_evaluated(tiny_models: Path, real: RealArrays, held: Ref
         result = CliRunner().invoke(cli.app, [*arguments, "--models", str(tiny_models), "--quiet"])
         assert result.exit_code != 0, arguments
         assert message in str(result.exception), (arguments, result.exception)
-    with pytest.raises(UnsupportedTask, match="makes no images"):
+    with pytest.raises(UnsupportedTask, match="generates no images"):
         models.evaluate(extractor.model, held, extractor)
 
 
@@ -219,7 +219,7 @@ def test_traversals_are_conditioned_on_the_items_own_values(
     assert set(found["mig_by_factor"]) == {"y", "size", "x"}
     assert found["mig"] == pytest.approx(np.mean(list(found["mig_by_factor"].values())), rel=1e-3)
     for item in (-1, 40):
-        with pytest.raises(EvaluationError, match="not one of the 40 test items"):
+        with pytest.raises(EvaluationError, match="does not exist; there are 40 test items"):
             disentanglement.of_model(conditioned, data, item)
 
 
@@ -228,7 +228,7 @@ def test_data_without_the_values_of_the_condition_is_refused(
     factors: Array | None, names: tuple[str, ...], conditioned: engine.Model
 ) -> None:
     test = ImageArray(np.zeros((6, 1, 4, 4), np.uint8), np.full(6, -1), "shapes", factors, names)
-    with pytest.raises(EvaluationError, match="shapes lacks x, y, which placed is conditioned on") as caught:
+    with pytest.raises(EvaluationError, match="shapes lacks x, y, on which placed is conditioned") as caught:
         held_out.reconstruction(Report("placed", 1, {}, {}), conditioned, test, Pictures(), extractors.silent)
     assert caught.value.field == "data"
 
@@ -279,7 +279,7 @@ def test_samples_that_are_training_images_are_counted(real: RealArrays) -> None:
     own = real.train.pixels[[7, 70, 700]]
     near = own ^ np.uint8(1)  # the nearest items are no copies: each pixel differs by one
     found, neighbours = copies(np.concatenate([own, near[:2]]))
-    assert found.warnings == ["3 of 5 samples are training images, bit for bit"]
+    assert found.warnings == ["3 of 5 samples equal a training image in every pixel"]
     assert neighbours is not None
     assert np.array_equal(neighbours, real.train.pixels[[7, 70, 700, 7, 70]])
     assert found.metrics["nearest_train_distance"] == 0

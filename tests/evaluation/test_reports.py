@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from manifold import cli
-from manifold.evaluation import comparison, evaluate_images, recording, report_page
+from manifold.evaluation import cells, comparison, evaluate_images, recording, report_page
 from manifold.evaluation.errors import ProtocolMismatch
 from manifold.evaluation.extractors import Extractor
 from manifold.evaluation.images import ImageArray
@@ -29,7 +29,11 @@ def test_reports_are_recorded_in_the_manifest_and_compared(tiny_models: Path, mo
     after = manifest.read(folder)
     assert after.metrics[: len(before)] == before
     assert len(after.metrics) == len(before) + len(found["metrics"])
-    engine.load(folder, device="cpu")  # the checksums are still valid
+    engine.load(folder, device="cpu")  # the checksums still hold
+    directions = dict(row[0].partition(" (")[::2] for row in cells.metric_rows(found))
+    assert directions["kid"] == "lower is better)"
+    assert directions["psnr"] == "higher is better)"
+    assert all(directions.values())  # every figure of a report says which direction is better
     (recorded,) = recording.recorded(after)
     for key in ("model", "version", "prior", "protocol", "metrics", "anchors", "details"):
         assert recorded[key] == found[key]
@@ -37,8 +41,9 @@ def test_reports_are_recorded_in_the_manifest_and_compared(tiny_models: Path, mo
     table = run("compare", "vae", "vae:mixture", "pixelcnn", "--n", "100", models=tiny_models)
     assert (
         table.count("\n") == 10
-    )  # header, separator, three models, train against test, test, a perfect generator, and two lines of notes
-    assert "train against test" in table
+    )  # header, separator, three models, training against test images, test images, a perfect generator, and two lines of notes
+    assert "training images against test images" in table
+    assert "| fd_classifier (lower is better) |" in table
     assert "a perfect generator" in table
     found_rows = [row for row in table.splitlines() if any(f"| {name} 1" in row for name in ("vae", "pixelcnn"))]
     kids = [float(row.split("|")[5].split("±")[0]) for row in found_rows]
@@ -54,7 +59,7 @@ def test_likelihoods_of_different_x_stand_in_no_one_column(tiny_models: Path) ->
     assert f"≤ {both[0]['metrics']['nll']:.4g}" in alone  # a bound is marked as one
     assert "≤" not in comparison.to_markdown(both[1:])  # an exact likelihood is not marked
     assert "bits_per_dim" not in together
-    assert "nll left out, as x is not the same: grey values binarised at 1/2; pixels at 4 levels" in together
+    assert "nll is omitted, as the models' x differs: grey values binarised at 1/2; pixels at 4 levels" in together
 
 
 def test_numbers_under_different_protocols_are_not_compared(tiny_models: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Data sets as parts: how they are fetched, split and encoded. No set is known here; those are in training.datasets. No torch."""
+"""The reading, splitting and encoding of data sets. The data sets themselves are in training.datasets. This package does not use torch."""
 
 from manifold.training.data.parts import Arrays, Part
 from manifold.training.data.splits import Data

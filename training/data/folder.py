@@ -1,15 +1,16 @@
-"""Folders of image files as data sets: read by the runtime's reader, brought to one size, split, and kept decoded in a cache.
+"""Data sets made of folders of image files. The files are read by the runtime's reader, resized to one size, split, and cached decoded.
 
-A folder is named by its path. Options stand behind it as in a URL: `faces?size=64x64&colour=rgb`. What is not stated follows from the files:
+The name of such a data set is the path of the folder. Options follow it as in a URL: `faces?size=64x64&colour=rgb`. Defaults depend on the
+files:
 
-- size: that of the files, which must be the same for all
+- size: the size of the files, which must be the same for all
 - colour: grey if no file has colour
-- background: what transparent files are laid over. If half of the files lie on a transparent canvas, black, or white if ink is lost on black
-  in more of them; else black or white if the border of nine of ten other files is; else none
-- classes and split: sub-folders or a CSV file (runtime.folders). Images without a stated split are ordered by the SHA-256 of their files:
-  the first 80% are trained on, then 10% calibrate and 10% test. Copies of a file stay together
+- background: the colour behind transparent files. If at least half of the files have a transparent canvas, it is black, or white if more of
+  them lose ink on black. Otherwise it is black or white if nine of ten other files have such a border. Otherwise there is none
+- classes and split: sub-folders or a CSV file (runtime.folders). Images without a given split are ordered by the SHA-256 of their files:
+  the first 80% are for training, then 10% for calibration and 10% for testing. Copies of a file stay in one split
 
-Decoded images lie in the cache as one array that is mapped into memory, under the digest of the files and the options.
+Decoded images are cached as one array that is mapped into memory. Its name is the digest of the files and the options.
 """
 
 from __future__ import annotations
@@ -28,23 +29,23 @@ from manifold.runtime.folders import CALIBRATION, PARTS, TEST, TRAIN, Entry, Lis
 from manifold.runtime.kinds.image import ImageSpec
 from manifold.runtime.pixels import border
 from manifold.training.data.folder_cache import digests, stored, surveyed
-from manifold.training.data.folder_options import COLOURS, FolderOptions, is_folder, like, parse, stated
+from manifold.training.data.folder_options import COLOURS, LARGEST_SIDE, FolderOptions, is_folder, like, parse, stated
 from manifold.training.data.parts import Array, Arrays, Part, Subset
 from manifold.training.data.splits import Data
 from manifold.training.errors import DataError, TrainingError
 
 __all__ = ["DecodedFolder", "FolderOptions", "decode", "every", "is_folder", "like", "of_folder", "parse", "stated"]
 
-IN_MEMORY = 2**28  # bytes of a set that is held in memory; larger ones are read from the cache by batch
-LEAST_IMAGES = 30  # of a set that is split
-SMALL, FOLDS = 500, 5  # sets with fewer images are calibrated by folds of the training images
-EDGE = 0.1  # a border within it of black or white is black or white
-AGREED = 0.9  # of the files without a canvas, that must have such a border
+IN_MEMORY = 2**28  # bytes; larger data sets are read from the cache in batches
+LEAST_IMAGES = 30  # smallest number of images that can be split
+SMALL, FOLDS = 500, 5  # data sets with fewer images are calibrated by this number of folds of the training images
+EDGE = 0.1  # a border whose value differs less than this from black or white counts as black or white
+AGREED = 0.9  # share of the files without a canvas that must have such a border
 
 
 @dataclass(frozen=True)
 class DecodedFolder:
-    """A folder whose files are decoded: the entries that could be read, and their pixels in the same order."""
+    """A decoded folder: the entries that could be read, and their pixels in the same order."""
 
     name: str
     listing: Listing
@@ -53,23 +54,23 @@ class DecodedFolder:
     pixels: Array  # uint8 (N, C, H, W), mapped into memory
     files: tuple[str, ...]  # SHA-256 of each file
     images: tuple[str, ...]  # SHA-256 of the pixels of each image
-    read: Mapping[str, int]  # what was done to the files, and how many it was done to
+    read: Mapping[str, int]  # number of files by change
     unreadable: tuple[str, ...]
 
     def part(self, indices: Array, labels: Array) -> Part:
-        """Return the images at these indices as a part: in memory if the whole set is small, else read by batch."""
+        """Return the images at these indices as a split. If the whole data set is large, they are read in batches."""
         if self.pixels.nbytes <= IN_MEMORY:
             return Arrays(np.asarray(self.pixels[indices]), labels[indices])
         return Subset(_Mapped(self.pixels, labels), indices)
 
     @property
     def sha256(self) -> str:
-        """Return the digest of the set: names, contents, classes and stated splits."""
+        """Return the digest of the data set: names, contents, classes and given splits."""
         return folders.digest_of(self.entries, self.files)
 
 
 class _Mapped:
-    """Images in a file that is mapped into memory, as a part."""
+    """A split whose images are in a file that is mapped into memory."""
 
     factors = None
 
@@ -84,7 +85,7 @@ class _Mapped:
 
 
 def of_folder(name: str) -> Data:
-    """Return the images of a folder as a data set. Raises TrainingError for a folder or options that make none, DataError for files."""
+    """Load the images of a folder as a data set. Raises TrainingError for an unsuitable folder or options, and DataError for unreadable files."""
     decoded = decode(name)
     name = decoded.name
     classes = decoded.listing.classes or None
@@ -111,13 +112,13 @@ def of_folder(name: str) -> Data:
 
 
 def every(name: str) -> Part:
-    """Return all images of a folder as one part, whatever its splits."""
+    """Return all images of a folder as one split, regardless of its own splits."""
     decoded = decode(name, classes=False)
     return decoded.part(np.arange(len(decoded.entries)), np.full(len(decoded.entries), -1, np.int64))
 
 
 def _split(decoded: DecodedFolder, labels: Array) -> tuple[dict[str, Array], str]:
-    """Return the indices of each part, ascending, and how the split was made."""
+    """Return the indices of each split in ascending order, and a description of the splitting."""
     stated = np.asarray([entry.part or "" for entry in decoded.entries])
     order = np.lexsort((np.arange(len(stated)), np.asarray(decoded.files)))  # by the content of the files
     if not stated.any():
@@ -134,7 +135,7 @@ def _split(decoded: DecodedFolder, labels: Array) -> tuple[dict[str, Array], str
     missing = [part for part in (CALIBRATION, TEST) if not len(parts[part])]
     by = f"stated by {decoded.listing.split_by}"
     if not len(parts[TRAIN]):
-        raise TrainingError(f"data: no image of {decoded.listing.root} belongs to the split train", field="data")
+        raise TrainingError(f"data: {decoded.listing.root} has no image in the split `train`; add some", field="data")
     if missing:
         rest = order[np.isin(order, parts[TRAIN])]
         few = CALIBRATION in missing and len(rest) < SMALL
@@ -148,13 +149,13 @@ def _split(decoded: DecodedFolder, labels: Array) -> tuple[dict[str, Array], str
     )
     if absent and decoded.listing.classes:
         raise DataError(
-            f"data: no training image of {decoded.listing.root} is of the class {cut(decoded.listing.classes[min(absent)])}"
+            f"data: {decoded.listing.root} has no training image of the class {cut(decoded.listing.classes[min(absent)])}; add some, or remove the class"
         )
     return parts, by
 
 
 def _parts(decoded: DecodedFolder, order: Array, shares: tuple[float, float], labels: Array) -> dict[str, Array]:
-    """Return ordered images cut into parts. Copies of a file are not separated, and every class has an image to train on."""
+    """Cut ordered images into splits. Copies of a file stay together, and each class has at least one training image."""
     files = np.asarray(decoded.files)[order]
     cuts = [round(len(order) * shares[0]), round(len(order) * sum(shares))]
     for at, cut_at in enumerate(cuts):
@@ -169,7 +170,7 @@ def _parts(decoded: DecodedFolder, order: Array, shares: tuple[float, float], la
 
 
 def _copies(decoded: DecodedFolder, parts: Mapping[str, Array]) -> dict[str, int]:
-    """Return how many images of one part are, pixel by pixel, images of another one."""
+    """Return the number of images of one split whose pixels equal those of an image in another split."""
     held = {part: [decoded.images[index] for index in indices] for part, indices in parts.items()}
     found = {}
     for part, other in ((CALIBRATION, TRAIN), (TEST, TRAIN), (TEST, CALIBRATION)):
@@ -180,17 +181,17 @@ def _copies(decoded: DecodedFolder, parts: Mapping[str, Array]) -> dict[str, int
 
 
 def _notes(decoded: DecodedFolder, copies: Mapping[str, int]) -> Iterator[str]:
-    """Yield what a person should know before training."""
+    """Yield notes that the user should read before training."""
     for note, n in decoded.read.items():
         yield f"{n} of {len(decoded.entries)} files: {note}"
     for path in decoded.unreadable:
-        yield f"left out, as it cannot be read: {path}"
+        yield f"skipped, as it cannot be read: {path}"
     if unread := folders.unread_note(decoded.listing.root):
         yield unread
     if decoded.listing.empty:
-        yield f"folders without images, which are no classes: {cut(', '.join(decoded.listing.empty))}"
+        yield f"these folders contain no images and are not classes: {cut(', '.join(decoded.listing.empty))}"
     if decoded.listing.unlisted:
-        yield f"{decoded.listing.unlisted} image files are left out: they have no row in the file of labels"
+        yield f"{decoded.listing.unlisted} image files are skipped, as they have no row in the file of labels"
     for copied, n in copies.items():
         yield f"exact copies: {n} {copied}"
 
@@ -199,7 +200,7 @@ def _notes(decoded: DecodedFolder, copies: Mapping[str, int]) -> Iterator[str]:
 
 
 def decode(name: str, *, classes: bool = True) -> DecodedFolder:
-    """Return the decoded images of a folder, from the cache if these files were read in this way before."""
+    """Return the decoded images of a folder. They come from the cache if the same files were read with the same options before."""
     path, options = parse(name)
     try:
         listing = folders.listed(path, options.labels, classes=classes)
@@ -212,26 +213,28 @@ def decode(name: str, *, classes: bool = True) -> DecodedFolder:
     if broken := {entry.name: one["error"] for entry, one in zip(entries, found, strict=True) if "error" in one}:
         if not options.skip:
             more = f" (and {len(broken) - 1} more files)" if len(broken) > 1 else ""
-            raise DataError(f"{next(iter(broken.values()))}{more}; remove it, or go on without it by --skip-unreadable")
+            raise DataError(
+                f"{next(iter(broken.values()))}{more}; remove it, or skip such files with --skip-unreadable"
+            )
         kept = [index for index, entry in enumerate(entries) if entry.name not in broken]
         unreadable = tuple(broken)
         entries, files = tuple(entries[index] for index in kept), tuple(files[index] for index in kept)
         found = [found[index] for index in kept]
         if not entries:
-            raise DataError(f"{path}: none of the {len(broken)} image files can be read")
+            raise DataError(f"{path}: none of the {len(broken)} image files can be read; convert them to PNG")
     spec = _spec(path, options, found)
     pixels, images, read = stored(entries, files, spec)
     return DecodedFolder(options.name(path), listing, entries, spec, pixels, files, images, read, unreadable)
 
 
 def _spec(path: Path, options: FolderOptions, surveyed: Sequence[Mapping[str, Any]]) -> ImageSpec:
-    """Return the spec of a folder's images: what is stated, else what follows from the files."""
+    """Return the spec of a folder's images, from the options and, by default, from the files."""
     sizes = Counter(tuple(found["size"]) for found in surveyed)
     if options.size is None and len(sizes) > 1:
         shown = ", ".join(f"{width}x{height} ({n})" for (width, height), n in sizes.most_common(4))
         more = f" and {len(sizes) - 4} more" if len(sizes) > 4 else ""
         raise TrainingError(
-            f"data: the images of {path} have {len(sizes)} sizes: {shown}{more}; say the size that they are brought to, such as "
+            f"data: the images of {path} have {len(sizes)} sizes: {shown}{more}; choose the size to which they are resized, such as "
             f"--size {'x'.join(map(str, sizes.most_common(1)[0][0]))}",
             field="size",
         )
@@ -240,15 +243,18 @@ def _spec(path: Path, options: FolderOptions, surveyed: Sequence[Mapping[str, An
     background = _found_background(surveyed) if options.background == "auto" else options.background
     if options.invert and background is None:
         raise TrainingError(
-            f"invert: the images of {path} have no background of one colour; state it with background=0 or 1",
+            f"invert: no background colour was found in the images of {path}; give it with background=0 or background=1",
             field="invert",
         )
     try:
         return ImageSpec(
             height=height, width=width, channels=1 if channels == 1 else 3, background=background, invert=options.invert
         )
-    except ValueError as error:
-        raise TrainingError(f"data: images of {width}x{height} make no model: {error}", field="size") from None
+    except ValueError:
+        raise TrainingError(
+            f"size: images of {width}x{height} are too large; choose at most {LARGEST_SIDE}x{LARGEST_SIDE} with --size",
+            field="size",
+        ) from None
 
 
 def _found_background(surveyed: Sequence[Mapping[str, Any]]) -> float | None:
@@ -264,7 +270,7 @@ def _found_background(surveyed: Sequence[Mapping[str, Any]]) -> float | None:
 
 
 def _survey(content: bytes, name: str) -> dict[str, Any]:
-    """Return what the spec of a set depends on, of one file."""
+    """Return the properties of one file on which the spec of the data set depends."""
     try:
         decoded = imaging.decode(content, field=name)
     except ManifoldError as error:

@@ -1,6 +1,7 @@
-"""The cache of decoded folders: digests of files, what they are like, and their images as one array that is mapped into memory.
+"""The cache of decoded folders: digests and properties of files, and their images as one array that is mapped into memory.
 
-Everything lies under the digest of what it was made of. It is written to a temporary name and renamed, and may be removed at any time.
+The name of a cache file is the digest of its inputs. Files are written under a temporary name and renamed. The cache may be deleted at any
+time.
 """
 
 from __future__ import annotations
@@ -23,18 +24,18 @@ from manifold.runtime.repository import replacing
 from manifold.training.data.parts import Array
 from manifold.training.data.remote import digest
 
-CACHE_VARIABLE = "MANIFOLD_CACHE"  # as of the evaluator's features
-READER = 1  # of the cache; another one reads the files anew
+CACHE_VARIABLE = "MANIFOLD_CACHE"  # also used for the evaluator's features
+READER = 1  # version of the cache; with another version the files are read again
 
 
 def cache_folder() -> Path:
-    """Return the folder of decoded images: in MANIFOLD_CACHE, else beside the downloaded data sets."""
+    """Return the folder of decoded images: in MANIFOLD_CACHE if it is set, by default next to the downloaded data sets."""
     given = os.environ.get(CACHE_VARIABLE)
     return (Path(given) if given else Path(pooch.os_cache("manifold"))) / "folders"
 
 
 def digests(listing: Listing) -> tuple[str, ...]:
-    """Return the SHA-256 of each file. It is computed anew for files whose size, time of change or place on the disk is another one."""
+    """Return the SHA-256 of each file. It is computed again if a file's size, modification time or inode has changed."""
     index = _of_root(listing, "files")
     known = _read_json(index)
     found = {}
@@ -51,7 +52,7 @@ def digests(listing: Listing) -> tuple[str, ...]:
 def surveyed(
     listing: Listing, files: Sequence[str], survey: Callable[[bytes, str], dict[str, Any]]
 ) -> list[dict[str, Any]]:
-    """Return the survey of each file, which depends on its content (`files`, the SHA-256 of each) alone."""
+    """Return the survey of each file. It depends only on the file's content, whose SHA-256 is in `files`."""
     index = _of_root(listing, "survey")
     known = _read_json(index)
     found = {
@@ -64,7 +65,7 @@ def surveyed(
 
 
 def _of_root(listing: Listing, kind: str) -> Path:
-    """Return the file of the cache that says something of the files of a folder."""
+    """Return the path of the cache file with this kind of information about a folder's files."""
     root = hashlib.sha256(str(listing.root).encode("utf-8", "surrogateescape")).hexdigest()
     return cache_folder() / f"{root}.{READER}.{kind}.json"
 
@@ -72,7 +73,7 @@ def _of_root(listing: Listing, kind: str) -> Path:
 def stored(
     entries: Sequence[Entry], files: Sequence[str], spec: ImageSpec
 ) -> tuple[Array, tuple[str, ...], dict[str, int]]:
-    """Return the images, mapped from the cache, the digest of the pixels of each, and what was done to the files."""
+    """Return the images, mapped from the cache, the digest of each image's pixels, and the number of files by change."""
     path = cache_folder() / f"{_key('images', spec.model_dump_json(), *files)}.npy"
     about = path.with_suffix(".json")
     if not (path.exists() and about.exists()):
@@ -86,7 +87,7 @@ def stored(
             or len(stated["images"]) != len(entries)
         ):
             raise ValueError("another shape")
-    except (ValueError, KeyError, EOFError, OSError):  # cut short by a full disk, say
+    except (ValueError, KeyError, EOFError, OSError):  # a damaged file, for example after a full disk
         path.unlink(missing_ok=True)
         _decode_into(path, about, entries, spec)
         stated, pixels = _read_json(about), np.load(path, mmap_mode="r", allow_pickle=False)
@@ -94,7 +95,7 @@ def stored(
 
 
 def _decode_into(path: Path, about: Path, entries: Sequence[Entry], spec: ImageSpec) -> None:
-    """Decode files into an array in a file. One image is in memory at a time."""
+    """Decode image files into an array file. One image is in memory at a time."""
     path.parent.mkdir(parents=True, exist_ok=True)
     images, read = [], Counter[str]()
     with replacing(path) as temporary:
@@ -114,7 +115,7 @@ def _key(*parts: str) -> str:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    """Return the object in a file of the cache; an empty one if it is missing or damaged."""
+    """Return the JSON object in a cache file, or an empty one if the file is missing or damaged."""
     try:
         content = json.loads(path.read_text())
     except (OSError, ValueError):

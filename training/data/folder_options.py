@@ -1,4 +1,4 @@
-"""The name of a folder of images as a data set: its path, and behind a question mark how it is read, as `faces?size=64x64&colour=rgb`."""
+"""The names of data sets that are folders of images: a path, and options after a question mark, as in `faces?size=64x64&colour=rgb`."""
 
 from __future__ import annotations
 
@@ -17,21 +17,22 @@ from manifold.training.errors import TrainingError
 
 KEYS = ("size", "colour", "background", "invert", "labels", "skip")
 COLOURS = {"grey": 1, "rgb": 3}
+LARGEST_SIDE = 4096  # pixels, the limit of ImageSpec
 
 
 @dataclass(frozen=True)
 class FolderOptions:
-    """The way a folder is read. A value of None follows from the files, except for a background: then there is none."""
+    """The options for reading a folder. None means that the value depends on the files; for `background` it means no background."""
 
-    size: tuple[int, int] | None = None  # width, height
+    size: tuple[int, int] | None = None  # (width, height)
     colour: Literal["grey", "rgb"] | None = None
     background: float | Literal["auto"] | None = "auto"
-    invert: bool = False  # whether images whose border is nearer to the opposite of the background are inverted
+    invert: bool = False  # whether to invert images whose border is nearer to the opposite of the background
     labels: str | None = None  # a CSV file, relative to the folder
-    skip: bool = False  # whether files that cannot be read are left out
+    skip: bool = False  # whether to skip files that cannot be read
 
     def name(self, path: Path) -> str:
-        """Return the name of a folder with these options."""
+        """Return the name of the data set: the path of the folder with these options."""
         stated = {
             "size": None if self.size is None else "{}x{}".format(*self.size),
             "colour": self.colour,
@@ -45,9 +46,9 @@ class FolderOptions:
 
 
 def is_folder(name: str) -> bool:
-    """Return whether the name of a data set is the path of a folder, with options or without.
+    """Return whether the name of a data set is the path of a folder, with or without options.
 
-    Paths of folders that are not there are known by a slash at their end, or by being absolute and no file of rows, as runs record them.
+    The path of a missing folder counts if it ends in a slash, or is absolute (as runs record it) and does not name a file of rows.
     """
     if not name:
         return False
@@ -60,13 +61,13 @@ def is_folder(name: str) -> bool:
 
 
 def parse(name: str) -> tuple[Path, FolderOptions]:
-    """Return the absolute path in the name of a folder, and its options. Raises TrainingError for options that do not exist."""
+    """Return the absolute path and the options in the name of a folder. Raises TrainingError for unknown options."""
     path, text = _path(name)
     return Path(os.path.abspath(path)), _options(dict(parse_qsl(text, keep_blank_values=True)))
 
 
 def stated(name: str, given: Mapping[str, str]) -> str:
-    """Return the name of a folder with options beside those that it has, and with its absolute path. Raises TrainingError as `parse` does."""
+    """Return the name of a folder with additional options and with its absolute path. Raises TrainingError for unknown options."""
     path, text = _path(name)
     return _options({**dict(parse_qsl(text, keep_blank_values=True)), **given}).name(Path(os.path.abspath(path)))
 
@@ -76,14 +77,14 @@ def _options(given: Mapping[str, str]) -> FolderOptions:
     for key, value in given.items():
         if key not in KEYS:
             raise TrainingError(
-                f"data: unknown option {cut(key)!r} of a folder; valid are {', '.join(KEYS)}", valid=list(KEYS)
+                f"data: unknown folder option {cut(key)!r}; valid are {', '.join(KEYS)}", valid=list(KEYS)
             )
         made[key] = _OPTIONS[key](value)
     return FolderOptions(**made)
 
 
 def _path(name: str) -> tuple[Path, str]:
-    """Return the path and the text of the options in a name. A folder may have a question mark in its own name."""
+    """Return the path and the text of the options in a name. The folder's own name may contain a question mark."""
     if Path(name).is_dir():
         return Path(name), ""
     path, _, options = name.rpartition("?") if "?" in name else (name, "", "")
@@ -91,16 +92,24 @@ def _path(name: str) -> tuple[Path, str]:
 
 
 def size_of(text: str) -> tuple[int, int]:
-    """Return width and height of `28x28`. Raises TrainingError."""
+    """Parse a text such as `28x28` to (width, height). Raises TrainingError."""
     width, _, height = text.lower().partition("x")
-    if not (width.isdecimal() and height.isdecimal() and 1 <= int(width) <= 4096 and 1 <= int(height) <= 4096):
-        raise TrainingError(f"size: {cut(text)!r} is no size; write WIDTHxHEIGHT, such as 64x64", field="size")
+    if not (
+        width.isdecimal()
+        and height.isdecimal()
+        and 1 <= int(width) <= LARGEST_SIDE
+        and 1 <= int(height) <= LARGEST_SIDE
+    ):
+        raise TrainingError(
+            f"size: {cut(text)!r} is not a size from 1x1 to {LARGEST_SIDE}x{LARGEST_SIDE}; write WIDTHxHEIGHT, such as 64x64",
+            field="size",
+        )
     return int(width), int(height)
 
 
 def _colour(text: str) -> str:
     if text not in COLOURS:
-        raise TrainingError(f"colour: unknown {cut(text)!r}; valid are {', '.join(COLOURS)}", field="colour")
+        raise TrainingError(f"colour: unknown value {cut(text)!r}; valid are {', '.join(COLOURS)}", field="colour")
     return text
 
 
@@ -110,7 +119,9 @@ def _background(text: str) -> float | None:
     except ValueError:
         value = -1.0
     if value is not None and not 0 <= value <= 1:
-        raise TrainingError(f"background: {cut(text)!r} is not none or a number from 0 to 1", field="background")
+        raise TrainingError(
+            f"background: {cut(text)!r} is not valid; use `none` or a number from 0 to 1", field="background"
+        )
     return value
 
 
@@ -124,7 +135,7 @@ _OPTIONS: Mapping[str, Callable[[str], Any]] = {
 
 
 def like(name: str, spec: Kind) -> str:
-    """Return the name of a folder whose images are read as a model of `spec` reads them. Other names, and models of other items, change nothing."""
+    """Return the name of a folder with the options that a model of `spec` needs. Other names, and names for other kinds of models, are unchanged."""
     if not is_folder(name) or not spec.pictures:
         return name
     path, options = parse(name)

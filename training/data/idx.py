@@ -1,4 +1,4 @@
-"""The IDX format of the MNIST files, and data sets that are published as four of them."""
+"""The IDX format of the MNIST files, and data sets that are published as four such files."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from manifold.training.data.remote import Remote, fetch
 from manifold.training.data.splits import Data, split
 from manifold.training.errors import DataError
 
-HELD_OUT = 5000  # items at the end of the training part, for calibration
+HELD_OUT = 5000  # number of items at the end of the training split for calibration
 
 
 def of_files(name: str, files: Sequence[Remote], classes: tuple[str, ...], licence: str, *, invert: bool) -> Data:
-    """Return the set in four files: training images, training labels, test images, test labels."""
+    """Load a data set from four files: training images, training labels, test images, test labels."""
     images, labels, test_images, test_labels = (read(fetch(remote)) for remote in files)
     spec = ImageSpec(height=28, width=28, channels=1, background=0.0, invert=invert)
     train, test = (Arrays(x[:, None], y.astype(np.int64)) for x, y in ((images, labels), (test_images, test_labels)))
@@ -26,9 +26,9 @@ def of_files(name: str, files: Sequence[Remote], classes: tuple[str, ...], licen
 
 
 def read(path: Path) -> Array:
-    """Return the array of unsigned bytes in a gzipped IDX file. Raises DataError if the file is not whole."""
+    """Read the array of unsigned bytes in a gzipped IDX file. Raises DataError if the file is incomplete."""
     raw = gzip.decompress(path.read_bytes())
     dimensions = [int.from_bytes(raw[4 + 4 * i : 8 + 4 * i], "big") for i in range(raw[3])]
     if raw[:3] != b"\0\0\x08" or len(raw) != 4 + 4 * len(dimensions) + int(np.prod(dimensions)):
-        raise DataError(f"{path} is not a whole IDX file of unsigned bytes")
+        raise DataError(f"{path}: it is not a complete IDX file of unsigned bytes; download it again")
     return np.frombuffer(bytearray(raw), np.uint8, offset=4 + 4 * len(dimensions)).reshape(dimensions)

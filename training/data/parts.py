@@ -1,4 +1,4 @@
-"""The items of a split: the protocol `Part`, arrays in memory, and a selection of another part. No torch, no files."""
+"""The splits of a data set: the protocol `Part`, arrays in memory, and a selection of another split. This file uses no torch and no files."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 
 Array = NDArray[Any]
 
-VALUES = 2**24  # of a batch at most, unless one item has more: 64 MiB as float32
+VALUES = 2**24  # largest number of values in a batch, unless one item has more: 64 MiB as float32
 
 
 class Part(Protocol):
-    """The items of one split. They may lie in memory, or be read or made when a batch asks for them.
+    """The items of one split. An implementation may keep them in memory, or read or generate them for each batch.
 
-    Labels and factors are small and are given whole; items only by batch.
+    Labels and factors are small and available as a whole. Items are only available in batches.
     """
 
     @property
@@ -27,19 +27,19 @@ class Part(Protocol):
 
     @property
     def factors(self) -> Array | None:
-        """Return the factors that made each item, float32 (N, F), if they are known."""
+        """Return the generating factors of each item, float32 (N, F), if they are known."""
         ...
 
     def __len__(self) -> int: ...
 
     def batch(self, indices: Array) -> Arrays:
-        """Return the items at these indices, in this order, with their labels and factors. It is thread-safe: the evaluator uses threads."""
+        """Return the items at these indices, in this order, with labels and factors. It must be thread-safe, as the evaluator uses threads."""
         ...
 
 
 @dataclass(frozen=True)
 class Arrays:
-    """A part whose items lie in memory."""
+    """A split whose items are in memory."""
 
     items: Array  # uint8 (N, C, H, W) or float32 (N, D)
     labels: Array  # int64 (N,)
@@ -56,12 +56,12 @@ class Arrays:
 
     @classmethod
     def of(cls, part: Part) -> Arrays:
-        """Return a whole part as arrays, for what needs all items at once."""
+        """Return a whole split as arrays in memory."""
         return part if isinstance(part, Arrays) else part.batch(np.arange(len(part)))
 
 
 class Subset:
-    """A selection of the items of another part, which gives them by batch."""
+    """A selection of items of another split, from which they are read in batches."""
 
     def __init__(self, part: Part, indices: Array) -> None:
         self.part, self.indices = part, indices
@@ -76,23 +76,23 @@ class Subset:
 
 
 def subset(part: Part, indices: Array) -> Part:
-    """Return the items of a part at these indices, as a part."""
+    """Return the items of a split at these indices, as a split."""
     return part.batch(indices) if isinstance(part, Arrays) else Subset(part, indices)
 
 
 def first(part: Part, n: int) -> Arrays:
-    """Return the first n items of a part, or all if it has fewer."""
+    """Return the first n items of a split, or all if it has fewer."""
     return part.batch(np.arange(min(n, len(part))))
 
 
 def count(part: Part, most: int, values: int | None = None) -> int:
-    """Return how many items of a part to ask for at once: `most`, or fewer if these had more than `values` (VALUES) values. At least 1."""
+    """Return the number of items to read at once: `most`, or fewer if they would exceed `values` (default VALUES) values, but at least 1."""
     one = part.batch(np.arange(1)).items.size if len(part) else 1
     return max(1, min(most, (VALUES if values is None else values) // max(1, one)))
 
 
 def batches(part: Part, size: int, limit: int | None = None) -> Iterator[Arrays]:
-    """Yield a part in order, `size` items at a time, or fewer if they are large (`count`); at most its first `limit` items."""
+    """Yield the first `limit` items of a split, by default all, in order, `size` at a time or fewer if they are large (see `count`)."""
     stop = len(part) if limit is None else min(limit, len(part))
     size = count(part, size)
     for start in range(0, stop, size):

@@ -1,4 +1,4 @@
-"""Tables in CSV and Parquet files, read whole as columns, by the reader that scoring uses."""
+"""The reading of whole CSV and Parquet files as columns, with the same reader as in scoring."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ def read(
     notation: Notation | None = None,
     written: Callable[[Sequence[str]], Collection[str]] = lambda names: (),
 ) -> FileTable:
-    """Return a .csv or .parquet file as a whole; arguments as of files.read. Raises DataError if it cannot be read or has no rows."""
+    """Read a whole .csv or .parquet file. The arguments are those of files.read. Raises DataError if it is unreadable or has no rows."""
     try:
         with path.open("rb") as source:
             return files.read(source, files.format_of(path), notation, written)
     except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
+        raise DataError(f"{path}: it cannot be read: {error.strerror}; check the path and its permissions") from error
     except ManifoldError as error:
         raise DataError(f"{path}: {error.message.removeprefix('file: ')}") from error

@@ -1,7 +1,7 @@
-"""The files of data sets, verified by checksum.
+"""The files of data sets, which are verified by checksum.
 
-They are read from the folder in the environment variable MANIFOLD_DATA (one sub-folder for each set), otherwise downloaded from their
-official source by pooch into the user's cache.
+They are read from the folder in the environment variable MANIFOLD_DATA, which has one sub-folder for each data set. By default pooch
+downloads them from their official source into the user's cache.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ READ_SECONDS = 20.0  # a server that sends nothing for this time is given up
 class Remote:
     """A file of a data set."""
 
-    path: str  # below MANIFOLD_DATA
-    url: str  # of the folder that holds the file; empty if it has no public address
-    hash: str  # `algorithm:hex`; md5 only if no SHA-256 was ever published
+    path: str  # relative to MANIFOLD_DATA
+    url: str  # address of the folder that contains the file; empty if there is no public one
+    hash: str  # `algorithm:hex`; md5 only if no SHA-256 was published
 
 
 def fetch(remote: Remote) -> Path:
@@ -110,5 +110,5 @@ def _local(remote: Remote, root: str) -> Path:
 
 
 def _stated(remote: Remote) -> str:
-    """Return the expected checksum in words."""
+    """Return the expected checksum for error texts, such as "sha256 3a7b…"."""
     return remote.hash.replace(":", " ")

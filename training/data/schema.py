@@ -1,11 +1,13 @@
-"""The schema of a table, and rows encoded by it. Values are read, and encoded, by the runtime (runtime.tables.values, .columns).
+"""The schema of a table, and the encoding of rows by it. The runtime reads and encodes values (runtime.tables.values, .columns).
 
-The rules are fitted on training rows alone and kept in the manifest; docs/reference/tables.md states them for users. In short: two values are a
-category, texts and truth values are too, whole numbers with more values are counts, and other numbers are numeric, with log(1 + v) where
-they are non-negative and skewed (skewness above 2), standardised by mean and standard deviation and clipped at ten of them. If a kind is
-stated, they are scaled by their range instead, or take a quantile transform. A column with a single value is a category that has no other
-one. Left out and named in the manifest: identifiers (texts that hardly ever repeat), dates and times, columns without values. A missing
-value takes no part: not in the schema, not in the likelihood.
+The schema is fitted to the training rows only and stored in the manifest. docs/reference/tables.md explains the rules for users. In short:
+
+- Columns with two values, texts and truth values are categories.
+- Other numbers are numeric. Non-negative skewed ones (skewness above 2) are transformed by log(1 + v). They are standardised by mean and
+  standard deviation and clipped at ten deviations. A given kind can select scaling by the range or a quantile transform instead.
+- A column with a single value is a category without alternatives.
+- Identifiers (texts that rarely repeat), dates, times and columns without values are left out. The manifest lists them with the reason.
+- Missing values are ignored, in the schema and in the likelihood.
 """
 
 from __future__ import annotations
@@ -43,63 +45,63 @@ from manifold.training.errors import DataError, TrainingError
 
 Array = NDArray[Any]
 MAX_STRINGS = 1000  # text columns with more values are identifiers, not categories
-FEW_NUMBERS = 20  # a column with more different numbers, and hardly any other text, is one of numbers
-WRONG = 0.1  # of the values of a column of numbers that may be other texts, whose rows are then invalid
-MOSTLY = 0.5  # of the values of a column of numbers are other texts, at most
-MOMENTS = 0.5  # of the values of a column of dates and times
+FEW_NUMBERS = 20  # a column with more different numbers, and few other texts, is numeric
+WRONG = 0.1  # largest share of other texts in a numeric column; their rows are invalid
+MOSTLY = 0.5  # share of other texts above which a column does not count as mostly numbers
+MOMENTS = 0.5  # share of dates or times above which a column counts as one of them
 UNIX_TIMES = {"seconds": 1, "milliseconds": 10**3, "microseconds": 10**6, "nanoseconds": 10**9}
-UNIX_SPAN = (946_684_800, 2_524_608_000)  # 2000 to 2050, seconds since 1970
-LEAST_NUMBERED = 30  # rows, for a column to be their numbers
-# names that programs give to a column without one, such as pandas to the index of a table
+UNIX_SPAN = (946_684_800, 2_524_608_000)  # the years 2000 to 2050, in seconds since 1970
+LEAST_NUMBERED = 30  # smallest number of rows for which a column can count as row numbers
+# names that programs give to a column without a name, such as pandas to a table's index
 NO_NAME = re.compile(r"unnamed: \d+(_level_\d+)?|__index_level_\d+__", re.IGNORECASE)
-CHANCE = 1e-6  # of numbers that all differ, if they are drawn from their range: they are dealt out, not measured
-SLIGHTEST = float(np.finfo(np.float64).tiny)  # scale of a column
-KNOTS = 101  # of a quantile transform
-LARGEST = 1e300  # size of a column's numbers
-POWERS = 1e-100, 1e100  # size of numbers whose third powers have a float64
-SAME = 1e-12  # a number whose deviation is less, as a share of its size, differs by rounding alone
-ROUNDING = 1e-6  # scale of such a number, as a share of its size; float32 keeps 6e-8
-IDENTIFIER, MIXED = "is an identifier", "has numbers, but other texts"  # beginnings of reasons
-HINTED = 10_000  # values of a column that are looked at for advice
+CHANCE = 1e-6  # if random numbers would all differ with a lower probability, the numbers were assigned, not measured
+SLIGHTEST = float(np.finfo(np.float64).tiny)  # smallest scale of a column
+KNOTS = 101  # number of knots of a quantile transform
+LARGEST = 1e300  # largest absolute value of a column's numbers
+POWERS = 1e-100, 1e100  # range of absolute values whose third powers fit into a float64
+SAME = 1e-12  # relative deviation below which numbers differ only by rounding
+ROUNDING = 1e-6  # relative scale of such numbers; the resolution of float32 is 6e-8
+IDENTIFIER, MIXED = "is an identifier", "has numbers, but other texts"  # reasons start with these
+HINTED = 10_000  # number of values of a column that are checked for hints
 WRITTEN = Notation.of((), "."), Notation.of((), ",")
-SIGNS = re.compile(r"[\s$\u00a3\u00a5\u20ac\u20b9%\u2030]|\b[A-Z]{3}\b")  # beside numbers: currencies and per cent
+SIGNS = re.compile(r"[\s$\u00a3\u00a5\u20ac\u20b9%\u2030]|\b[A-Z]{3}\b")  # currency and per cent signs next to numbers
 KINDS = ("numeric", "range", "quantile", "categorical", "ignore")
-OTHERS = "*"  # the name that states a kind for every number that has none of its own
+OTHERS = "*"  # stands for all numeric columns whose kind is not given by name
 
 
 @dataclass(frozen=True)
 class ColumnSettings:
-    """Statements about columns, by name. Everything else follows from the data by rules."""
+    """The user's settings for columns, by name. All other properties are derived from the data."""
 
     decimals: Mapping[str, int] = field(default_factory=dict)
     units: Mapping[str, str] = field(default_factory=dict)
-    kinds: Mapping[str, str] = field(default_factory=dict)  # one of KINDS each; `*` stands for all other numbers
-    missing: tuple[str, ...] = MISSING  # texts that stand for a missing value
-    decimal: Literal[".", ","] = "."  # sign before decimals in texts
-    left_out: Mapping[str, str] = field(default_factory=dict)  # columns that are no values of a row, and why
+    kinds: Mapping[str, str] = field(default_factory=dict)  # values of KINDS; the name `*` stands for all other numbers
+    missing: tuple[str, ...] = MISSING  # texts that mean a missing value
+    decimal: Literal[".", ","] = "."  # decimal separator in texts
+    left_out: Mapping[str, str] = field(default_factory=dict)  # columns that are left out, with the reason
 
     def __post_init__(self) -> None:
         for name, kind in self.kinds.items():
             if kind not in KINDS:
                 raise TrainingError(
-                    f"column {name!r}: unknown kind {kind!r}; valid are {', '.join(KINDS)}",
+                    f"column {shown(name)}: unknown kind {shown(kind)}; valid are {', '.join(KINDS)}",
                     field=name,
                     valid=list(KINDS),
                 )
 
     @property
     def notation(self) -> Notation:
-        """The notation of texts that these settings state."""
+        """The notation of texts that these settings define."""
         return Notation.of(self.missing, self.decimal)
 
 
 def fit(table: Mapping[str, Array], stated: ColumnSettings | None = None) -> TableSpec:
-    """Return the schema of `table`. Raises TrainingError where no column is left to learn from."""
+    """Fit the schema of `table`. Raises TrainingError if no column is left to learn from."""
     stated = stated or ColumnSettings()
     stated_names = [name for part in (stated.decimals, stated.units, stated.kinds) for name in part if name != OTHERS]
     if unknown := [name for name in stated_names if name not in table and name not in stated.left_out]:
         raise TrainingError(
-            f"there is no column {shown(unknown[0])}; the table has {', '.join(map(cut, list(table)[:LISTED]))}",
+            f"column {shown(unknown[0])}: there is no such column; the table has {', '.join(map(cut, list(table)[:LISTED]))}",
             field=unknown[0],
             valid=list(table),
         )
@@ -115,21 +117,23 @@ def fit(table: Mapping[str, Array], stated: ColumnSettings | None = None) -> Tab
             kept.append(column)
     if not kept:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in ignored.items())
-        raise TrainingError(f"data: no column is left to learn from ({reasons})")
+        raise TrainingError(
+            f"data: no column is left to learn from ({reasons}); add columns with numbers or categories"
+        )
     constant = [column for column in kept if isinstance(column, CategoricalColumn) and column.width == 1]
     if len(constant) == len(kept):
         each = ", ".join(f"{cut(column.name)} is always {cut(column.categories[0])}" for column in constant[:LISTED])
-        raise TrainingError(f"data: no column varies ({each}); at least one needs two different values")
+        raise TrainingError(f"data: all columns are constant ({each}); at least one needs two different values")
     return TableSpec(columns=tuple(kept), ignored=ignored, missing=stated.missing, decimal=stated.decimal)
 
 
 def _fit_column(name: str, values: Array, stated: ColumnSettings) -> NumericColumn | CategoricalColumn | str:
-    """Return the column, or why it is left out."""
+    """Return the column, or the reason why it is left out."""
     kind, notation = stated.kinds.get(name), stated.notation
     if kind == "ignore":
         return "left out on request"
     if _is_nested(values):
-        return "holds lists, structures, bytes or durations; a value of a row is a number, a text or a truth value"
+        return "holds lists, structures, bytes or durations; only numbers, texts and truth values can be learned"
     present = values[~columns.missing_values(values, notation)]
     if len(present) == 0:
         return "has no values"
@@ -145,18 +149,17 @@ def _fit_column(name: str, values: Array, stated: ColumnSettings) -> NumericColu
         first = present.item(0)
         said = shown(first) if isinstance(first, str) else cut(spelling(first))
         raise TrainingError(
-            f"column {shown(name)}: {said} is not a finite number; leave out --column {cut(name)}={kind}",
+            f"column {shown(name)}: it has no finite number (a value is {said}); remove --column {cut(name)}={kind}",
             field=name,
         )
-    if (
-        numbers[finite].min() == numbers[finite].max()
-    ):  # alone, or whole numbers that are equal as floating-point numbers
+    # a single number, or whole numbers that are equal as floating-point numbers
+    if numbers[finite].min() == numbers[finite].max():
         return _categorical(name, present[finite], notation, np.zeros(int(finite.sum()), bool))
     return _numeric(name, numbers[finite], kind, stated)
 
 
 def _kind(present: Array, numbers: NDArray[np.float64], notation: Notation, otherwise: str) -> tuple[str, str]:
-    """Return the kind of a column by its values (n,) and the numbers that they are or spell, and why it is to be ignored, if it is."""
+    """Return the kind of a column with values (n,), of which `numbers` are the numeric values. If it is "ignore", also return the reason."""
     wrong = np.isnan(numbers)
     if not wrong.any():
         if _are_codes(present):
@@ -169,13 +172,13 @@ def _kind(present: Array, numbers: NDArray[np.float64], notation: Notation, othe
         if len(different) == 1 or (len(different) == 2 and apart):
             return "categorical", ""
         if whole and len(different) == len(present) and max(map(abs, different)) > EXACT:
-            return "ignore", f"{IDENTIFIER}: {len(different)} different whole numbers, some beyond 2^53"
-        if len(np.unique(numbers)) < len(different):  # beyond 2^53, so that numbers would take several for one
+            return "ignore", f"{IDENTIFIER}: {len(different)} different whole numbers, some above 2^53"
+        if len(np.unique(numbers)) < len(different):  # above 2^53, where different whole numbers are equal as float64
             return "categorical", ""
         if (written := _as_moments(numbers)) is not None:
             return (
                 "ignore",
-                f"{_moments(spelling(present.item(0)) + written)}; --column NAME=numeric takes it as a number",
+                f"{_moments(spelling(present.item(0)) + written)}; to use it as a number, give --column NAME=numeric",
             )
         return otherwise, ""
     if np.mean([is_moment(value) for value in present.tolist()]) >= MOMENTS:
@@ -188,12 +191,12 @@ def _kind(present: Array, numbers: NDArray[np.float64], notation: Notation, othe
 
 
 def _moments(example: str) -> str:
-    """Return why a column of dates or times is left out."""
-    return f"holds dates or times, such as {example}, and new ones always lie ahead; give the hour, the weekday or an age as a column of its own"
+    """Return the reason why a column of dates or times is left out."""
+    return f"holds dates or times, such as {example}, and new rows always have later ones; add the hour, the weekday or an age as a separate column"
 
 
 def _as_moments(numbers: NDArray[np.float64]) -> str | None:
-    """Return how numbers (n,) write dates or times, if all of them do: as time since 1970, from 2000 on, or as YYYYMMDD. None otherwise."""
+    """Return the format if all numbers (n,) are dates or times: time since 1970 (in the years 2000 to 2050) or YYYYMMDD. None otherwise."""
     numbers = numbers[np.isfinite(numbers)]
     if len(np.unique(numbers)) <= FEW_NUMBERS:
         return None
@@ -210,7 +213,7 @@ def _as_moments(numbers: NDArray[np.float64]) -> str | None:
 
 
 def _exactly(present: Array, numbers: NDArray[np.float64], notation: Notation) -> set[int | float]:
-    """Return the different numbers of values (n,) that all are or spell numbers; whole ones are exact."""
+    """Return the different numbers in values (n,), which are all numbers or texts of numbers. Whole numbers are exact."""
     if present.dtype.kind in "iuf":
         return set(np.unique(present).tolist())
     read = (
@@ -221,7 +224,7 @@ def _exactly(present: Array, numbers: NDArray[np.float64], notation: Notation) -
 
 
 def _are_codes(present: Array) -> bool:
-    """Return whether whole numbers have zeros in front and all are of one length, as postal codes and two-digit months are."""
+    """Return whether all texts have one length and some are whole numbers with leading zeros, as in postal codes and two-digit months."""
     if present.dtype.kind not in "OU":
         return False
     different = {value for value in present.tolist() if isinstance(value, str)}
@@ -229,25 +232,25 @@ def _are_codes(present: Array) -> bool:
 
 
 def _categorical(name: str, present: Array, notation: Notation, wrong: NDArray[np.bool_]) -> CategoricalColumn | str:
-    """Return a column of the categories of values (n,), or why it is left out. `wrong` are those that are no numbers (n,)."""
-    plain = present if present.dtype.kind == "f" else present.tolist()  # numpy's scalars know that a float32 is one
+    """Return a column of the categories of values (n,), or the reason why it is left out. `wrong` (n,) marks values that are not numbers."""
+    plain = present if present.dtype.kind == "f" else present.tolist()  # numpy scalars keep the type float32
     count: dict[tuple[type, Any], int] = Counter((type(value), value) for value in plain)
     names = [_name(meaning, alike) for meaning, alike in _by_meaning(count, notation).items()]
     if (longest := max(map(len, names))) > files.CELL_BYTES // 4:  # a character has up to four bytes
-        return f"has a text of {longest} characters, the limit is {files.CELL_BYTES // 4}"
+        return f"has a text of {longest} characters, but the limit is {files.CELL_BYTES // 4}"
     if len(names) > MAX_STRINGS or (wrong.any() and len(names) > max(2, len(present) // 2)):
         if 0 < wrong.mean() < MOSTLY:
             text = shown(spelling(present[wrong].item(0)))
             return (
-                f"{MIXED} in {wrong.sum()} of {len(present)} rows, such as {text}; if that stands for a missing value, name it by "
-                f"--missing {text}, beside the others that the file has"
+                f"{MIXED} in {wrong.sum()} of {len(present)} rows, such as {text}; if it means a missing value, give "
+                f"--missing {text}, in addition to the others in the file"
             )
         return f"{IDENTIFIER}: {len(names)} different values in {len(present)} rows, such as {cut(names[0])}"
     return CategoricalColumn(name=name, categories=tuple(sorted(names, key=_natural)))
 
 
 def _by_meaning(count: dict[tuple[type, Any], int], notation: Notation) -> dict[Any, dict[Any, int]]:
-    """Return how often each spelling occurs, by what it means: the same truth value, the same number, or the same text."""
+    """Count each spelling, grouped by meaning: the same truth value, the same number, or the same text."""
     are_truths = {truth(value) for _, value in count} == {True, False}
     found: dict[Any, dict[Any, int]] = {}
     for (_, value), n in count.items():
@@ -259,14 +262,14 @@ def _by_meaning(count: dict[tuple[type, Any], int], notation: Notation) -> dict[
 
 
 def _name(meaning: Any, spelled: dict[Any, int]) -> str:
-    """Return the name of a category: a number as it is spelled everywhere, else the most frequent spelling."""
+    """Return the name of a category: the standard spelling of a number, or the most frequent spelling of a text."""
     return spelling(meaning) if isinstance(meaning, int | float) else max(spelled, key=lambda text: spelled[text])
 
 
 def _numeric(name: str, numbers: NDArray[np.float64], kind: str, stated: ColumnSettings) -> NumericColumn | str:
-    """Return the column of finite numbers (n,), of which at least two differ, or why it is left out."""
+    """Return the column of finite numbers (n,), of which at least two differ, or the reason why it is left out."""
     if (largest := float(np.abs(numbers).max())) > LARGEST:
-        return f"has numbers up to {largest:g} in size, the limit is {LARGEST:g}: divide them by a common number"
+        return f"has absolute values up to {largest:g}, but the limit is {LARGEST:g}; divide them by a common number"
     transform: dict[str, Any] = {"transform": "identity"}
     if kind == "quantile":
         transform = _quantiles(numbers)
@@ -293,10 +296,10 @@ def _numeric(name: str, numbers: NDArray[np.float64], kind: str, stated: ColumnS
 
 
 def row_numbers(table: Mapping[str, Array], stated: ColumnSettings) -> dict[str, str]:
-    """Return the columns of a whole table, in the order of its rows, that number the rows, and why; none whose kind is stated.
+    """Return the columns that contain row numbers, with the reason. The rows must be in their original order. Columns with a given kind are not checked.
 
-    Such are whole numbers without repetition that rise or fall from row to row, or that lie so close together that chance would repeat some;
-    and columns with a name that stands for none. A new row's number would lie beyond those of training, or between them.
+    These are columns of different whole numbers that increase or decrease from row to row, or that are so dense that random numbers would
+    repeat, and columns with a name that stands for no name. The number of a new row says nothing about its content.
     """
     found = {}
     for name, values in table.items():
@@ -312,19 +315,19 @@ def row_numbers(table: Mapping[str, Array], stated: ColumnSettings) -> dict[str,
         if (steps > 0).all() or (steps < 0).all() or _are_dealt_out(numbers):
             shape = ", ".join(spelling(number) for number in numbers[:3])
             found[name] = (
-                f"numbers the rows ({shape}, …): no two rows have the same, and those of new rows would say nothing"
+                f"numbers the rows ({shape}, …): all values differ, and those of new rows carry no information"
             )
     return found
 
 
 def _are_dealt_out(numbers: NDArray[np.float64]) -> bool:
-    """Return whether whole numbers (n,) all differ although independent ones from their range would hardly: at most exp(-n (n - 1) / 2 range)."""
+    """Return whether whole numbers (n,) all differ, although random ones from their range would with a probability of exp(-n (n - 1) / 2 range)."""
     n, among = len(numbers), float(numbers.max() - numbers.min()) + 1
     return n * (n - 1) / 2 / among > -math.log(CHANCE) and len(np.unique(numbers)) == n
 
 
 def hints(table: Mapping[str, Array], spec: TableSpec, stated: ColumnSettings) -> list[str]:
-    """Return sentences about the columns of a table that might be numbers, and are taken as texts since values are written in other ways."""
+    """Return hints about columns that are treated as texts but might be numbers in another notation."""
     notation, found = stated.notation, []
     texts = [column.name for column in spec.columns if isinstance(column, CategoricalColumn)]
     texts += [name for name, reason in spec.ignored.items() if reason.startswith((IDENTIFIER, MIXED))]
@@ -339,20 +342,20 @@ def hints(table: Mapping[str, Array], spec: TableSpec, stated: ColumnSettings) -
         words = {text: n for text, n in count.items() if number(text, notation) is None}
         if len(almost) > len(words) / 2 and len(count) > 2:
             found.append(
-                f"column {cut(name)} is not numeric: values such as {shown(almost[0])} have signs beside the number, or another sign before decimals; "
-                "write plain numbers to learn from them as such"
+                f"column {cut(name)} is not numeric: values such as {shown(almost[0])} have signs next to the number, or another decimal separator; "
+                "write plain numbers if it is numeric"
             )
         elif len(count) - len(words) > FEW_NUMBERS and len(words) < FEW_NUMBERS and not _are_codes(values):
             word = max(words, key=lambda text: words[text])
             found.append(
-                f"column {cut(name)} is not numeric: {sum(words.values())} of {count.total()} values are words, such as {shown(word)}; if that stands for "
-                f"a missing value, state it: --missing {shown(word)}"
+                f"column {cut(name)} is not numeric: {sum(words.values())} of {count.total()} values are words, such as {shown(word)}; if this means "
+                f"a missing value, give --missing {shown(word)}"
             )
     return found
 
 
 def _is_almost_number(text: str, notation: Notation) -> bool:
-    """Return whether a text that is no number is one without its currency, per cent sign or brackets, or with another sign before decimals."""
+    """Return whether a text is a number only after removal of a currency, per cent sign or brackets, or with another decimal separator."""
     if number(text, notation) is not None:
         return False
     bare = SIGNS.sub("", trimmed(text).removeprefix("(").removesuffix(")"))
@@ -360,13 +363,13 @@ def _is_almost_number(text: str, notation: Notation) -> bool:
 
 
 def _is_nested(values: Array) -> bool:
-    """Return whether a column holds lists, structures, bytes or durations."""
+    """Return whether a column contains lists, structures, bytes or durations."""
     others = (list, tuple, dict, bytes, np.ndarray, datetime.timedelta)
     return values.dtype.kind in "mSV" or (values.dtype == object and any(isinstance(each, others) for each in values))
 
 
 def _quantiles(numbers: Array) -> dict[str, Any]:
-    """Return knots at the quantiles, and the normal quantiles of their shares; ties share the middle of theirs."""
+    """Return a quantile transform: knots at the quantiles, and their normal scores. Tied knots get the mean of their scores."""
     shares = np.linspace(0, 1, KNOTS)
     normal = ndtri(np.clip(shares, 0.5 / len(numbers), 1 - 0.5 / len(numbers)))
     knots, place = np.unique(np.quantile(numbers, shares), return_inverse=True)
@@ -377,18 +380,18 @@ def _quantiles(numbers: Array) -> dict[str, Any]:
 
 
 def _decimals(numbers: Array) -> int | None:
-    """Return the digits after the point that all numbers make do with, at most 6; None where they need more."""
+    """Return the number of decimals that all numbers need, at most 6; None if they need more."""
     return next((digits for digits in range(7) if np.array_equal(numbers, np.round(numbers, digits))), None)
 
 
 def _natural(category: str) -> tuple[int, float, str]:
-    """Return a key that sorts numbers in numeric order, before words."""
+    """Return a sort key that puts numbers in numeric order before words."""
     found = number(category, DEFAULT)
     return (1, 0.0, category) if found is None else (0, found, category)
 
 
 def _unit(values: Array) -> float:
-    """Return what numbers are divided by before their powers are taken: 1, or their size if the powers would leave the range of float64."""
+    """Return the divisor of numbers before powers are computed: 1, or their largest absolute value if the powers would not fit into float64."""
     size = float(np.abs(values).max())
     return 1.0 if POWERS[0] <= size <= POWERS[1] or not size else size
 
@@ -406,7 +409,7 @@ def _skewness(values: Array) -> float:
 
 
 def encode(table: Mapping[str, Array], spec: TableSpec) -> Array:
-    """Encode columns as float32 (n, width), missing values as NaN. Raises DataError for the first row that cannot be."""
+    """Encode columns as float32 (n, width), with NaN for missing values. Raises DataError for the first row that cannot be encoded."""
     encoded = spec.encode(table, missing=True)
     if encoded.bad:
         row = min(encoded.bad)

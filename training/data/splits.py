@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from manifold.runtime.errors import cut
 from manifold.runtime.kinds import DataSpec
 from manifold.training.data.parts import Array, Arrays, Part
 from manifold.training.errors import TrainingError
@@ -17,17 +18,17 @@ from manifold.training.errors import TrainingError
 
 @dataclass(frozen=True)
 class FileRows:
-    """The rows of a file that a data set is judged by: their numbers in the file, from 1, and which of them are known to be normal."""
+    """The rows of a file that are used for evaluation: their numbers in the file, from 1, and whether each is known to be normal."""
 
     file: Path
     test: NDArray[np.int64]  # (n,)
     anomalies: NDArray[np.int64]
-    normal: NDArray[np.bool_]  # (n,), of the test part; the others are unlabelled
+    normal: NDArray[np.bool_]  # (n,), for the test split; other rows are unlabelled
 
 
 @dataclass(frozen=True)
 class Data:
-    """A data set, split: `train` and `calibration` come from the official training part, `test` is the official test part."""
+    """A data set with splits. `train` and `calibration` come from the official training split, and `test` is the official test split."""
 
     name: str
     spec: DataSpec
@@ -35,24 +36,24 @@ class Data:
     calibration: Part
     test: Part
     classes: tuple[str, ...] | None = None
-    protocol: dict[str, Any] = field(default_factory=dict)  # where the rows come from and how they were split
-    factors: tuple[str, ...] = ()  # names of the parts' factors
-    anomalies: Part | None = None  # known ones, which neither training nor calibration sees
-    folds: int = 0  # of the training part, for calibration of a set that is too small for a part of its own; 0: none
-    licence: str = ""  # of the items; the artifacts that are trained on them state it
-    rows: FileRows | None = None  # of a table in a file
-    notes: tuple[str, ...] = ()  # what the user should know: decisions about the data, items that were left out
+    protocol: dict[str, Any] = field(default_factory=dict)  # source of the items and description of the splits
+    factors: tuple[str, ...] = ()  # names of the factors
+    anomalies: Part | None = None  # known anomalies, which are not used in training or calibration
+    folds: int = 0  # number of training folds for calibration, if there are too few items for a calibration split
+    licence: str = ""  # licence of the items; stated in artifacts that are trained on them
+    rows: FileRows | None = None  # for a table in a file
+    notes: tuple[str, ...] = ()  # notes for the user: decisions about the data, items that were skipped
 
     def inputs(self, part: Part) -> Array:
-        """Return all items of a part as model inputs, float32."""
+        """Return all items of a split as model inputs, float32."""
         return self.spec.to_model(Arrays.of(part).items)
 
     def of_factors(self, part: Part, names: Sequence[str]) -> Array:
-        """Return columns of a part's factors by name, (N, len(names)). Raises TrainingError for unknown ones."""
+        """Return these columns of a split's factors, (N, len(names)). Raises TrainingError for unknown names."""
         if part.factors is None or not set(names) <= set(self.factors):
             valid = ", ".join(self.factors) or "none"
             raise TrainingError(
-                f"data: {self.name} lacks some of the factors {', '.join(names)}; it has {valid}",
+                f"data: {self.name} lacks some of the factors {cut(', '.join(names))}; its factors are {valid}",
                 valid=list(self.factors),
             )
         return part.factors[:, [self.factors.index(name) for name in names]]
@@ -70,12 +71,12 @@ def split(
     licence: str = "",
     **protocol: Any,
 ) -> Data:
-    """Return a data set whose calibration part is the last `held_out` items of the training part."""
+    """Return a data set whose calibration split is the last `held_out` items of the training split."""
     cut = len(train) - held_out
     stated = {
         "data": name,
-        "train": f"items 0 to {cut - 1} of the training part",
-        "calibration": f"the last {held_out} items of the training part",
+        "train": f"items 0 to {cut - 1} of the training split",
+        "calibration": f"the last {held_out} items of the training split",
         "test": f"{len(test)} items",
         **protocol,
     }

@@ -1,4 +1,4 @@
-"""Data sets made of tables: rows are split, and the schema is fitted on the training rows."""
+"""Data sets made of tables. Their rows are split, and the schema is fitted to the training rows."""
 
 from __future__ import annotations
 
@@ -27,22 +27,22 @@ from manifold.training.data.splits import Data, FileRows
 from manifold.training.errors import DataError, TrainingError
 
 Table = Mapping[str, Array]
-LEAST_ROWS = 30  # of a table
-FAULT = "this is a fault of manifold: please report it with the row"
+LEAST_ROWS = 30  # smallest number of rows of a table
+FAULT = "this is a bug in Manifold; please report it with the row"
 STATED = ("label", "kinds", "missing", "truth", "id", "passed")  # options of a table in its protocol
-SMALL, FOLDS = 2000, 5  # tables with fewer rows are calibrated by folds of the training rows
+SMALL, FOLDS = 2000, 5  # tables with fewer rows are calibrated by this number of folds of the training rows
 
 
 @dataclass(frozen=True)
 class Roles:
-    """The columns of a table that are not learned from. `truth` is a column or an expression, as runtime.tables.truth reads it."""
+    """The columns of a table with other roles than learning. `truth` is a column or an expression in the syntax of runtime.tables.truth."""
 
     truth: str | None = None
     id: str | None = None
     passed: tuple[str, ...] = ()
 
     def stated(self) -> dict[str, Any]:
-        """Return what was stated, for a protocol."""
+        """Return the given roles, for a protocol."""
         options = {"truth": self.truth, "id": self.id, "passed": list(self.passed)}
         return {key: value for key, value in options.items() if value}
 
@@ -50,9 +50,9 @@ class Roles:
 def of_file(
     path: Path, stated: ColumnSettings | None = None, label: str | None = None, roles: Roles | None = None
 ) -> Data:
-    """Return the table in a .csv or .parquet file, split; arguments as of from_table. Raises DataError if it cannot be read."""
+    """Load and split the table in a .csv or .parquet file. The arguments are those of from_table. Raises DataError if it is unreadable."""
     if path.suffix.lower() not in reading.SUFFIXES:
-        raise TrainingError(f"{path}: a table is a {' or '.join(reading.SUFFIXES)} file", field="file")
+        raise TrainingError(f"{path}: it is not a table; give a {' or '.join(reading.SUFFIXES)} file", field="file")
     stated = stated or ColumnSettings()
     missing = None if stated.missing == MISSING else list(stated.missing)
     options = {"label": label, "kinds": dict(stated.kinds), "missing": missing}
@@ -99,11 +99,11 @@ def from_table(
     file: Path | None = None,
     numbers: NDArray[np.int64] | None = None,
 ) -> Data:
-    """Split rows by a permutation (seed 0) into 80% train, 10% calibration, 10% test. The schema is fitted on the training rows.
+    """Split rows by a permutation (seed 0) into 80% train, 10% calibration and 10% test. The schema is fitted to the training rows.
 
-    If there are fewer than 2000 rows, 90% train and calibration is by folds. Known anomalies, as the roles' truth names them, are kept for
-    evaluation alone; rows without a value there are unlabelled and stay among the others. `numbers` are those of the rows in `file`, 1 to n
-    by default. Rows of a file with invalid values are left out and noted.
+    If there are fewer than 2000 rows, 90% are for training and calibration is by folds. Known anomalies, as defined by the truth rule, are
+    used for evaluation only. Rows without a truth value are unlabelled and treated like normal rows. `numbers` are the numbers of the rows in
+    `file`, by default 1 to n. Rows of a file with invalid values are left out and reported in the notes.
     """
     roles, n = roles or Roles(), _rows(table)
     stated = _without_learning(table, stated or ColumnSettings(), label, roles)
@@ -135,7 +135,7 @@ def from_table(
 
 
 def _split(marks: NDArray[np.int8]) -> dict[str, Array]:
-    """Return the places of the rows of each part: a permutation (seed 0) of those that are no known anomalies, and the anomalies."""
+    """Return the indices of each split's rows: a permutation (seed 0) of the rows that are not known anomalies, and the anomalies."""
     rest = np.flatnonzero(marks != ANOMALOUS)
     n = len(rest)
     order = rest[np.random.Generator(np.random.Philox(0)).permutation(n)]
@@ -147,7 +147,7 @@ def _split(marks: NDArray[np.int8]) -> dict[str, Array]:
 
 
 def _marks(table: Table, stated: str | None, notation: Notation) -> tuple[NDArray[np.int8], Truth | None, list[str]]:
-    """Return the mark of each row (n,), the rule that gave it, and sentences that say so."""
+    """Return the mark of each row (n,), the rule that defines it, and notes about both."""
     n = _rows(table)
     if stated is None:
         return np.full(n, UNLABELLED, np.int8), None, []
@@ -159,30 +159,36 @@ def _marks(table: Table, stated: str | None, notation: Notation) -> tuple[NDArra
     if unlabelled := int((marks == UNLABELLED).sum()):
         notes.append(
             f"truth: {unlabelled} of {n} rows have no value in {shown(rule.column)}; they are unlabelled and treated like rows of a file "
-            "without a truth: learned from, and not counted as false alarms"
+            "without a truth: used for training, and not counted as false positives"
         )
     return marks, rule, notes
 
 
 def _without_learning(table: Table, stated: ColumnSettings, label: str | None, roles: Roles) -> ColumnSettings:
-    """Return the settings with the columns of the roles left out. Raise TrainingError for one that is absent, or has a kind or two roles."""
+    """Return the settings without the columns of the roles. Raises TrainingError for a missing column, and for one with a kind or two roles."""
     named = {"--id": [roles.id] if roles.id else [], "--keep": list(roles.passed), "--truth": list[str]()}
     if roles.truth is not None and (column := truth.parse(roles.truth, list(table)).column) != label:
         named["--truth"].append(column)
     for option, names in named.items():
         for name in names:
             if name not in table:
-                raise TrainingError(f"{option}: there is no column {shown(name)}", field=option, valid=list(table))
+                raise TrainingError(
+                    f"{option}: there is no column {shown(name)}; the table has {', '.join(map(cut, list(table)[:LISTED]))}",
+                    field=option,
+                    valid=list(table),
+                )
             if name == label:
-                raise TrainingError(f"{option}: column {shown(name)} is the label", field=option)
+                raise TrainingError(
+                    f"{option}: column {shown(name)} is already used by --label; choose another column", field=option
+                )
             if (kind := stated.kinds.get(name, "ignore")) != "ignore":
                 raise TrainingError(
-                    f"{option}: column {shown(name)} is not learned from; leave out --column {cut(name)}={kind}. To learn from a column and have "
-                    f"it in the output too, name it when scoring: manifold score --keep {cut(name)}",
+                    f"{option}: column {shown(name)} is not learned from; remove --column {cut(name)}={kind}. To learn from a column and also copy "
+                    f"it to the output, name it when scoring: manifold score --keep {cut(name)}",
                     field=option,
                 )
     if twice := [name for name in roles.passed if name == roles.id or roles.passed.count(name) > 1]:
-        raise TrainingError(f"--keep: column {shown(twice[0])} is named twice", field="--keep")
+        raise TrainingError(f"--keep: column {shown(twice[0])} is given twice; give it once", field="--keep")
     left = [name for names in named.values() for name in names]
     learned = {name: values for name, values in table.items() if name not in left and name != label}
     numbering = schema.row_numbers(learned, stated)
@@ -191,8 +197,13 @@ def _without_learning(table: Table, stated: ColumnSettings, label: str | None, r
     )
 
 
+def _no_column(name: str, table: Table) -> str:
+    """Return the text of an error for a missing column."""
+    return f"there is no column {shown(name)}; the table has {', '.join(map(cut, list(table)[:LISTED]))}"
+
+
 def _with_roles(spec: TableSpec, roles: Roles, rule: Truth | None, label: str | None) -> TableSpec:
-    """Return the schema with the roles, and why their columns and that of the classes are left out."""
+    """Return the schema with the roles, and with the reasons why their columns and the column of classes are left out."""
     why = {} if label is None else {label: "holds the classes"}
     why |= {} if rule is None else {rule.column: "says which rows are known anomalies"}
     why |= dict.fromkeys(roles.passed, "is copied to the output")
@@ -203,15 +214,15 @@ def _with_roles(spec: TableSpec, roles: Roles, rule: Truth | None, label: str | 
 
 
 def of_model(model: Model, path: Path, stated: str | None = None) -> Data:
-    """Return the rows of a file as a fitted model reads them, to judge it by. `stated` is a truth in place of the model's own.
+    """Read the rows of a file with the columns of a fitted model, to evaluate it. `stated` is a truth rule that replaces the model's own.
 
-    The file that the model was fitted to is split as it was then. Of any other file, all rows are judged, and the training part is empty.
+    The file to which the model was fitted is split as for fitting. For any other file, all rows are evaluated and the training split is empty.
     """
     manifest = model.manifest
     fitted = manifest.provenance.get("data")
     fitted = fitted if isinstance(fitted, dict) else {}
     bad: list[tuple[int, str]] = []
-    pieces = []  # of each chunk: row numbers, marks by the rule of fit, marks by the rule to judge by, encoded rows
+    pieces = []  # for each chunk: row numbers, marks by the model's rule, marks by the rule for evaluation, encoded rows
     with path.open("rb") as source:
         own, rule = (recalibration.rule_of(model, source, files.format_of(path), text) for text in (None, stated))
         also = list(dict.fromkeys(each.column for each in (own, rule) if each is not None))
@@ -227,7 +238,7 @@ def of_model(model: Model, path: Path, stated: str | None = None) -> Data:
     places |= {"test": unseen[marks[unseen] != ANOMALOUS], "anomalies": np.sort(unseen[marks[unseen] == ANOMALOUS])}
     if not len(places["test"]):
         raise DataError(
-            f"{path}: no row is left to judge by: all {len(unseen)} rows that training has not seen are known anomalies"
+            f"{path}: no row is left for evaluation, as all {len(unseen)} rows that were not used in training are known anomalies; add normal rows"
         )
     notes = (
         [f"{path.name}: {len(bad)} rows could not be read and are left out (row {bad[0][0]}: {bad[0][1]})"]
@@ -235,7 +246,7 @@ def of_model(model: Model, path: Path, stated: str | None = None) -> Data:
         else []
     )
     if not same:
-        notes.append(f"{path.name} is not the file that {manifest.name} was fitted to: all its rows are judged")
+        notes.append(f"{path.name} is not the file to which {manifest.name} was fitted: all its rows are evaluated")
     judged = FileRows(path, numbers[places["test"]], numbers[places["anomalies"]], marks[places["test"]] == OTHER)
     parts = {part: items[which] for part, which in places.items()}
     return Data(
@@ -245,7 +256,7 @@ def of_model(model: Model, path: Path, stated: str | None = None) -> Data:
 
 
 def check_again(data: Data, spec: TableSpec, path: Path) -> None:
-    """Read a file that was fitted once more, as scoring reads files with the published `spec`, and compare. Raises DataError for a difference."""
+    """Read a fitted file again, in the way of scoring with the published `spec`, and compare. Raises DataError for a difference."""
     whole = reading.read(path, spec.notation)
     learned = spec.encode(whole.columns, missing=True)
     bad = {**whole.bad, **{int(whole.numbers[at]): reason for at, reason in learned.bad.items()}}
@@ -257,7 +268,7 @@ def check_again(data: Data, spec: TableSpec, path: Path) -> None:
             here = {number: bad[number] for number in (*chunk.numbers.tolist(), *chunk.bad) if number in bad}
             for number in invalid.keys() ^ here.keys():
                 raise DataError(
-                    f"{path}: row {number} is invalid for {'scoring' if number in invalid else 'training'} alone ({(invalid | here)[number]}); {FAULT}"
+                    f"{path}: row {number} is invalid only for {'scoring' if number in invalid else 'training'} ({(invalid | here)[number]}); {FAULT}"
                 )
             rows = [at for at, number in enumerate(chunk.numbers.tolist()) if number not in invalid]
             places = [place_of[number] for number in chunk.numbers[rows].tolist()]
@@ -277,13 +288,13 @@ def _compare(spec: TableSpec, learned: Array, scored: Array, numbers: NDArray[np
     for at, place in np.argwhere(differ).tolist():
         column = next(column.name for column, block in spec.placed if block.start <= place < block.stop)
         raise DataError(
-            f"data: row {numbers[at]}: column {shown(column)}, when encoded, is {learned[at, place]:g} for training and {scored[at, place]:g} for "
+            f"data: row {numbers[at]}: column {shown(column)} is encoded as {learned[at, place]:g} for training, but as {scored[at, place]:g} for "
             f"scoring; {FAULT}"
         )
 
 
 def take(table: Table, which: Array) -> dict[str, Array]:
-    """Return some rows of a table, by index or by mask."""
+    """Select rows of a table by index or by mask."""
     return {name: column[which] for name, column in table.items()}
 
 
@@ -298,12 +309,12 @@ def from_parts(
     *,
     invalid: dict[str, dict[int, str]] | None = None,
 ) -> Data:
-    """Return the data set of tables that are split already. The schema is fitted on the training rows.
+    """Return a data set from tables that are already split. The schema is fitted to the training rows.
 
-    The parts are `train`, `calibration` (may be empty if `folds` are given), `test`, and `anomalies` if some are known. `label` names the
-    column with the class, which is then no column of the rows. Rows with invalid values, such as a word in a column of numbers, are left
-    out and written into `invalid`: by part, the place of each row with the reason. Raises TrainingError if the label is absent or has missing
-    values, DataError for classes that the training rows lack, and for invalid values without `invalid`.
+    The splits are `train`, `calibration` (which may be empty if `folds` is given), `test`, and `anomalies` if some are known. `label` names
+    the column of classes, which is then not a column of the rows. Rows with invalid values, such as a word in a numeric column, are left out
+    and added to `invalid`, which maps each split to row indices and reasons. Raises TrainingError if the label column is absent or has
+    missing values, and DataError for classes that no training row has, and for invalid values without `invalid`.
     """
     stated = stated or ColumnSettings()
     classes: tuple[str, ...] | None = None
@@ -346,7 +357,7 @@ def _check_valid(part: str, encoded: EncodedTable) -> None:
 
 
 def _invalid(reasons: Mapping[int, str]) -> list[str]:
-    """Return a note on rows that were left out, with the number of the first one and the reason."""
+    """Return a note about rows that were left out, with the number of the first one and the reason."""
     if not reasons:
         return []
     n, first = len(reasons), min(reasons)
@@ -354,7 +365,7 @@ def _invalid(reasons: Mapping[int, str]) -> list[str]:
 
 
 def _missing(table: Table, spec: TableSpec) -> list[str]:
-    """Return a note on the columns that are learned from and have missing values: in how many rows, and the texts that stand for them."""
+    """Return a note about learned columns with missing values: the number of rows, and the texts that mean a missing value."""
     found = []
     for column in spec.columns:
         name, values = column.name, table[column.name]
@@ -366,7 +377,7 @@ def _missing(table: Table, spec: TableSpec) -> list[str]:
         return []
     more = f" and {len(found) - LISTED} more columns" if len(found) > LISTED else ""
     return [
-        f"missing values: {', '.join(found[:LISTED])}{more}; they take no part in the score. --missing TEXT names other texts for missing values"
+        f"missing values: {', '.join(found[:LISTED])}{more}; they do not influence the score. Give other texts for missing values with --missing TEXT"
     ]
 
 
@@ -375,13 +386,17 @@ def _rows(table: Table) -> int:
 
 
 def _classes(train: Table, label: str, stated: ColumnSettings) -> CategoricalColumn:
-    """Return the column of classes, fitted on the training rows."""
+    """Return the column of classes, fitted to the training rows."""
     if label not in train:
-        raise TrainingError(f"label: there is no column {label!r}", field="label", valid=list(train))
+        raise TrainingError(
+            f"label: there is no column {shown(label)}; the table has {', '.join(map(cut, list(train)[:LISTED]))}",
+            field="label",
+            valid=list(train),
+        )
     present = train[label][~columns.missing_values(train[label], stated.notation)]
     if len(classes := {spelling(value) for value in present.tolist()}) == 1:
         raise TrainingError(
-            f"label: all rows to learn from have the single class {shown(*classes)} in column {shown(label)}; leave --label out",
+            f"label: all rows to learn from have the single class {shown(*classes)} in column {shown(label)}; remove --label",
             field="label",
         )
     settings = ColumnSettings(kinds={label: "categorical"}, missing=stated.missing, decimal=stated.decimal)
@@ -391,7 +406,7 @@ def _classes(train: Table, label: str, stated: ColumnSettings) -> CategoricalCol
 
 
 def _labels(part: str, table: Table, column: CategoricalColumn, stated: ColumnSettings) -> Array:
-    """Return the class of each row, int64 (n,). Raises DataError for the first row without a known one."""
+    """Return the class of each row, int64 (n,). Raises DataError for the first row without a known class."""
     block = columns.encode(table, TableSpec(columns=(column,), missing=stated.missing, decimal=stated.decimal))
     _check_valid(part, block)
     classes: Array = block.data.argmax(axis=1).astype(np.int64)

@@ -1,6 +1,6 @@
 """CIFAR-10 (Krizhevsky, 2009): 60 000 colour images of 32x32 pixels.
 
-It is read from the official archive, or, if MANIFOLD_DATA has them, from lossless sheets of 1000 images.
+It is read from the official archive, or from lossless grids (sheets) of 1000 images if MANIFOLD_DATA contains them.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "hors
 ARCHIVE = Remote(
     "cifar10/cifar-10-python.tar.gz", "https://www.cs.toronto.edu/~kriz/", "md5:c58f30108f718f92721af3b95e74349a"
 )
-# one hash over the SHA-256s of all sheets in order: they are 60 files that exist only together
+# one hash over the SHA-256 of all 61 files in order, as they only exist together
 SHEETS = "6243f223d05c0b08e51710cf2ef6c1fd8782cc861b10baaa7165c16c6aac734d"
-HELD_OUT = 5000  # items at the end of the training part, for calibration
+HELD_OUT = 5000  # number of items at the end of the training split for calibration
 
 
 def load() -> Data:
-    """Return the set with its official split."""
+    """Load the data set with its official splits."""
     root = os.environ.get(ROOT_VARIABLE)
     folder = Path(root or "") / NAME
     sheets = bool(root) and (folder / "labels.npz").exists()
@@ -46,7 +46,7 @@ def load() -> Data:
 
 
 def _of_archive(path: Path) -> tuple[Arrays, Arrays]:
-    """Return the training and the test part of the official pickles."""
+    """Return the training and the test split from the official pickles."""
     with tarfile.open(path) as archive:
         train = [_batch(path, archive, f"data_batch_{i}") for i in range(1, 6)]
         test = _batch(path, archive, "test_batch")
@@ -57,13 +57,13 @@ def _batch(path: Path, archive: tarfile.TarFile, name: str) -> tuple[Array, Arra
     """Return the images and labels of one pickle."""
     member = archive.extractfile(f"cifar-10-batches-py/{name}")
     if member is None:
-        raise DataError(f"{path} lacks {name}")
+        raise DataError(f"{path}: it lacks {name}; download it again")
     content = _ArraysOnly(path, member.read()).load()
     return content[b"data"].reshape(-1, 3, 32, 32), np.asarray(content[b"labels"], np.int64)
 
 
 class _ArraysOnly(pickle.Unpickler):
-    """An unpickler that allows nothing but the arrays that the archive holds."""
+    """An unpickler that only allows arrays, as in the archive."""
 
     allowed = frozenset(
         [
@@ -80,12 +80,12 @@ class _ArraysOnly(pickle.Unpickler):
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in self.allowed:
-            raise DataError(f"{self.path} holds a {module}.{name}, which CIFAR-10 does not")
+            raise DataError(f"{self.path}: it contains a {module}.{name}, which CIFAR-10 does not; download it again")
         return super().find_class(module, name)
 
 
 def _of_sheets(folder: Path) -> tuple[Arrays, Arrays]:
-    """Return CIFAR-10 from lossless WebP sheets of 1000 images (25 x 40 tiles), in official order."""
+    """Return both splits from lossless WebP sheets of 1000 images (25 x 40 tiles), in the official order."""
     train = [f"train_{i:02d}.webp" for i in range(50)]
     test = [f"test_{i:02d}.webp" for i in range(10)]
     _check(folder, [*train, *test, "labels.npz"])
@@ -101,15 +101,15 @@ def _check(folder: Path, names: list[str]) -> None:
     """Raise DataError if a sheet is missing or altered."""
     for name in names:
         if not (folder / name).exists():
-            raise DataError(f"{folder / name} is missing")
+            raise DataError(f"{folder / name}: it is missing; restore it, or use the official archive")
     actual = hashlib.sha256("".join(digest(folder / name, "sha256") for name in names).encode()).hexdigest()
     if actual != SHEETS:
         raise DataError(
-            f"{folder}: a sheet is truncated or altered: the SHA-256 over all sheets' is {actual}, expected {SHEETS}"
+            f"{folder}: a sheet is truncated or altered, as the SHA-256 of all is {actual} instead of {SHEETS}; restore the files"
         )
 
 
 def _sheets(folder: Path, names: list[str]) -> Array:
-    """Return the images of some sheets, uint8 (N, 3, 32, 32)."""
+    """Read the images of these sheets, uint8 (N, 3, 32, 32)."""
     tiles = [imaging.read_pixels((folder / name).read_bytes(), "RGB").reshape(25, 32, 40, 32, 3) for name in names]
     return np.concatenate([each.transpose(0, 2, 4, 1, 3).reshape(1000, 3, 32, 32) for each in tiles])

@@ -1,6 +1,6 @@
-"""Card fraud: 13 654 real transactions of two days, 473 of them frauds, as 28 principal components and the amount.
+"""Credit card fraud: 13 654 real transactions of two days, of which 473 are frauds, as 28 principal components and the amount.
 
-These are rows of the set of the machine learning group of the ULB that several sources share.
+These rows are a subset of the data set of the machine learning group of the ULB, which several sources distribute.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ FILE = Remote(
 
 
 def load() -> Data:
-    """Return the set. Frauds are known anomalies; the genuine rows are split by a permutation. The time is left out."""
+    """Load the data set. Frauds are known anomalies, and genuine rows are split by a permutation. The column Time is left out."""
     with np.load(fetch(FILE), allow_pickle=False) as content:
         table: dict[str, Array] = {str(name): content["X"][:, place] for place, name in enumerate(content["columns"])}
         table["Class"] = content["y"].astype(np.int64)

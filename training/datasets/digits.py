@@ -1,4 +1,4 @@
-"""scikit-learn's handwritten digits: 1797 images of 8x8 pixels, at 4 levels."""
+"""The handwritten digits of scikit-learn: 1797 images of 8x8 pixels with 4 levels."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from manifold.training.data.splits import split
 
 NAME = "digits"
 LICENCE = "Optical recognition of handwritten digits (Alpaydin and Kaynak, UCI): CC BY 4.0"
-HELD_OUT = 200  # items for calibration
-TRAINED = 1497  # items of the training part, these included
+HELD_OUT = 200  # number of items for calibration
+TRAINED = 1497  # number of items for training and calibration
 
 
 def load() -> Data:
-    """Return the set, split by a permutation with seed 0, because the items are ordered by writer."""
+    """Load the data set. It is split by a permutation with seed 0, because the items are ordered by writer."""
     from sklearn.datasets import load_digits
 
     bunch = load_digits()

@@ -1,4 +1,4 @@
-"""Fashion-MNIST (Xiao, Rasul and Vollgraf, 2017): 70 000 articles of clothing, 28x28 grey."""
+"""Fashion-MNIST (Xiao, Rasul and Vollgraf, 2017): 70 000 grey images of clothing, 28x28 pixels."""
 
 from __future__ import annotations
 
@@ -18,5 +18,5 @@ FILES = (
 
 
 def load() -> Data:
-    """Return the set; the last 5000 items of the official training part calibrate."""
+    """Load the data set. The last 5000 items of the official training split are for calibration."""
     return idx.of_files(NAME, FILES, CLASSES, LICENCE, invert=False)

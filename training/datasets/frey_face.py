@@ -1,4 +1,4 @@
-"""Frey Face: 1965 frames of one face, 28x20 grey."""
+"""Frey Face: 1965 grey video frames of one face, 28x20 pixels."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ FILE = Remote(
     "https://cs.nyu.edu/~roweis/data/",
     "sha256:265a83a23adb081755cd3de375509828e690324d1d60f076b8ecebc840d59c64",
 )
-HELD_OUT = 165  # frames for calibration
-TRAINED = 1765  # frames of the training part, these included
+HELD_OUT = 165  # number of frames for calibration
+TRAINED = 1765  # number of frames for training and calibration
 
 
 def load() -> Data:
-    """Return the set. Consecutive frames are alike, so the test part is the last tenth, not a random one."""
+    """Load the data set. The test split is the last tenth and not a random one, because consecutive frames are similar."""
     from scipy.io import loadmat
 
     frames = loadmat(fetch(FILE))["ff"].T.reshape(-1, 1, 28, 20)

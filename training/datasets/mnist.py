@@ -1,4 +1,4 @@
-"""MNIST: 70 000 handwritten digits, 28x28 grey."""
+"""MNIST: 70 000 grey images of handwritten digits, 28x28 pixels."""
 
 from __future__ import annotations
 
@@ -17,5 +17,5 @@ FILES = (
 
 
 def load() -> Data:
-    """Return the set; the last 5000 items of the official training part calibrate."""
+    """Load the data set. The last 5000 items of the official training split are for calibration."""
     return idx.of_files(NAME, FILES, tuple("0123456789"), LICENCE, invert=True)

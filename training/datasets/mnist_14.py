@@ -1,4 +1,4 @@
-"""MNIST at half the size: 14x14, each pixel the mean of four."""
+"""MNIST at half the size: 14x14 pixels, each the mean of four."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ LICENCE = mnist.LICENCE
 
 
 def load() -> Data:
-    """Return the set, split like MNIST."""
+    """Load the data set. It has the splits of MNIST."""
     whole = mnist.load()
     spec = ImageSpec.of(whole.spec, NAME)
     return replace(

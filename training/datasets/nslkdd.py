@@ -1,7 +1,7 @@
-"""NSL-KDD (Tavallaee, Bagheri, Lu and Ghorbani, 2009): network connections, normal and under attack, with the official test part.
+"""NSL-KDD (Tavallaee, Bagheri, Lu and Ghorbani, 2009): normal network connections and attacks, with the official test split.
 
-KDDTest+ has attacks that KDDTrain+ lacks, and another mix of them: it measures what happens when traffic drifts. Here the set is split for
-anomaly scores: normal connections train and calibrate, and attacks are known anomalies.
+KDDTest+ contains attacks that KDDTrain+ lacks, in other proportions, so it measures the effect of drift. Here the data set is split for
+anomaly scores: normal connections are for training and calibration, and attacks are known anomalies.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from manifold.training.errors import DataError
 
 NAME = "nslkdd"
 LICENCE = "NSL-KDD (Tavallaee et al., 2009; UNB): free for research with citation"
-FILES = tuple(  # the set's own page asks for an e-mail address before it gives the files
+FILES = tuple(  # no public address: the data set's page requires an e-mail address for the download
     Remote(f"nsl_kdd/{name}.txt.gz", "", f"sha256:{checksum}")
     for name, checksum in (
         ("KDDTrain+", "8ca1cf5f3267ae2c3c6465250ab46db4479df56a329521d15cd1138d64a88e8f"),
@@ -28,7 +28,7 @@ FILES = tuple(  # the set's own page asks for an e-mail address before it gives 
     )
 )
 PROTOCOL = {"source": "NSL-KDD, KDDTrain+ and KDDTest+", "split": "KDDTrain+ by a permutation, Philox seed 0"}
-CALIBRATION = 10_000  # rows
+CALIBRATION = 10_000  # number of rows for calibration
 
 COLUMNS = (
     "duration", "protocol_type", "service", "flag", "src_bytes", "dst_bytes", "land", "wrong_fragment", "urgent", "hot", "num_failed_logins",
@@ -41,13 +41,8 @@ COLUMNS = (
 CATEGORIES = (
     "protocol_type", "service", "flag", "land", "logged_in", "root_shell", "su_attempted", "is_host_login", "is_guest_login",
 )  # fmt: skip
-FEW = (
-    "wrong_fragment",
-    "urgent",
-    "num_failed_logins",
-    "num_shells",
-    "num_access_files",
-)  # counts with at most ten values in KDDTrain+
+# counts with at most ten values in KDDTrain+
+FEW = ("wrong_fragment", "urgent", "num_failed_logins", "num_shells", "num_access_files")
 ATTACKS = {
     "DoS": "apache2 back land mailbomb neptune pod processtable smurf teardrop udpstorm",
     "Probe": "ipsweep mscan nmap portsweep saint satan",
@@ -57,13 +52,13 @@ ATTACKS = {
 KIND_OF = {"normal": "normal", **{attack: kind for kind, attacks in ATTACKS.items() for attack in attacks.split()}}
 
 
-# mostly one-hot tables are scaled by range, and counts with few values are categories: chosen on the attacks of KDDTrain+ (mean AUROC of three
-# seeds 0.949, 0.945 with these counts as numbers), see benchmarks/nslkdd.py
+# Numbers are scaled by their range, as most encoded columns are one-hot, and counts with few values are categories. This was chosen on the
+# attacks of KDDTrain+: the mean AUROC of three seeds is 0.949, and 0.945 with these counts as numbers (see benchmarks/nslkdd.py).
 KINDS = ColumnSettings(kinds={**dict.fromkeys((*CATEGORIES, *FEW), "categorical"), OTHERS: "range"})
 
 
 def load() -> Data:
-    """Return the set: normal rows of KDDTrain+ train and calibrate, normal rows of KDDTest+ test, its attacks are known anomalies."""
+    """Load the data set: normal rows of KDDTrain+ for training and calibration, normal rows of KDDTest+ for testing, its attacks as anomalies."""
     (train, kinds), (test, test_kinds) = (connections(remote) for remote in FILES)
     normal = np.flatnonzero(kinds == "normal")
     order = normal[np.random.Generator(np.random.Philox(0)).permutation(len(normal))]
@@ -77,17 +72,17 @@ def load() -> Data:
 
 
 def connections(remote: Remote) -> tuple[dict[str, Array], Array]:
-    """Return the columns of a file, and the class of each row."""
+    """Read the columns of a file, and the class of each row."""
     table, attacks = read(fetch(remote))
     return table, np.asarray([KIND_OF[attack] for attack in attacks.tolist()])
 
 
 def read(path: Path) -> tuple[dict[str, Array], Array]:
-    """Return the columns of a file KDD*.txt.gz, and the attack (or `normal`) of each row. Raises DataError if it is not as published."""
+    """Read the columns of a file KDD*.txt.gz, and the attack (or `normal`) of each row. Raises DataError if it differs from the published form."""
     with gzip.open(path, "rt", newline="") as file:
         rows = list(csv.reader(file))
     if not rows or any(len(row) != len(COLUMNS) + 2 for row in rows):
-        raise DataError(f"{path}: every line of NSL-KDD has {len(COLUMNS) + 2} fields")
+        raise DataError(f"{path}: each line must have {len(COLUMNS) + 2} fields; download the file again")
     columns = list(zip(*rows, strict=True))
     table: dict[str, Array] = {
         name: np.asarray(columns[place]) if name in CATEGORIES else np.asarray(columns[place], np.float64)
@@ -95,5 +90,5 @@ def read(path: Path) -> tuple[dict[str, Array], Array]:
     }
     attacks = np.asarray(columns[len(COLUMNS)])
     if unknown := set(attacks.tolist()) - set(KIND_OF):
-        raise DataError(f"{path}: unknown attack {min(unknown)!r}")
+        raise DataError(f"{path}: unknown attack {min(unknown)[:80]!r}; download the file again")
     return table, attacks

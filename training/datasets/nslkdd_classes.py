@@ -1,4 +1,4 @@
-"""NSL-KDD for /classify and /impute: all of KDDTrain+ with its five classes. KDDTest+ is the test part."""
+"""NSL-KDD for /classify and /impute: all rows of KDDTrain+ with the five classes. KDDTest+ is the test split."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ KINDS = ColumnSettings(kinds={**nslkdd.KINDS.kinds, OTHERS: "quantile"})
 
 
 def load() -> Data:
-    """Return the set; KDDTrain+ is split by a permutation."""
+    """Load the data set. KDDTrain+ is split by a permutation."""
     (train, kinds), (test, test_kinds) = (nslkdd.connections(remote) for remote in nslkdd.FILES)
     order = np.random.Generator(np.random.Philox(0)).permutation(len(kinds))
     train = {**train, "label": kinds}

@@ -1,4 +1,4 @@
-"""Fits to data outside the test part: priors, the calibration of scores, and the temperature of class probabilities."""
+"""The export steps that fit to data outside the test split: priors, calibration of scores, temperature of class probabilities."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def fit_priors(context: Context) -> None:
 
 
 def calibrate_scores(context: Context) -> None:
-    """Store the scores of items that training never saw: the calibration part, or, for a small set, every training item by folds."""
+    """Store the scores of items that were not used in training: the calibration split, or for a small data set all training items by folds."""
     scoring, data = context.manifest.scoring, context.data
     if scoring is None:
         return
@@ -46,7 +46,7 @@ def calibrate_scores(context: Context) -> None:
 
 
 def _held_out(context: Context) -> Iterator[Scores]:
-    """Yield the scores of the calibration part in batches, through the engine."""
+    """Yield the scores of the calibration split in batches, computed by the engine."""
     engine, data = context.engine, context.data
     for held in batches(data.calibration, BATCH):
         known = {"classes": priors.conditions(engine.manifest, data, held)} if engine.manifest.conditions else {}
@@ -54,11 +54,11 @@ def _held_out(context: Context) -> Iterator[Scores]:
 
 
 def calibrate_classes(context: Context) -> None:
-    """Fit the temperature of class probabilities to the calibration part, and add figures of the test part under it."""
+    """Fit the temperature of class probabilities to the calibration split, and add the resulting figures of the test split."""
     engine, manifest, data = context.engine, context.manifest, context.data
     if manifest.classification is None:
         return
-    temperature, source = 1.0, "not fitted: there is no calibration part"
+    temperature, source = 1.0, "not fitted: there is no calibration split"
     if len(data.calibration):
         energies = classes.energies(engine, data, data.calibration)
         temperature, source = classes.fit_temperature(energies, data.calibration.labels), _source(context)
@@ -76,6 +76,6 @@ def calibrate_classes(context: Context) -> None:
 
 
 def _source(context: Context) -> str:
-    """Return what the calibration part is."""
+    """Return the description of the calibration split."""
     data = context.data
     return str(data.protocol.get("calibration", f"{len(data.calibration)} items"))

@@ -1,4 +1,4 @@
-"""The graphs of an artifact, and the proof that they give what torch gives."""
+"""The export steps that write the graphs of an artifact and check that their outputs equal torch's."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from manifold.training.exporting import graphs
 from manifold.training.exporting.context import Array, Context
 from manifold.training.exporting.draft import TORCHSCRIPT_FILE
 
-TOLERANCE = 1e-4  # of parity with torch, for values up to one; relative above
-AGREEING = 0.9  # share of a sampler's items that must agree
+TOLERANCE = 1e-4  # largest difference from torch: absolute for values up to 1, relative above
+AGREEING = 0.9  # share of a sampler's items that must agree with torch's
 GOLDEN_ROWS = 5
-GOLDEN_VALUES = 20_000  # of one tensor, at most
+GOLDEN_VALUES = 20_000  # largest number of values in one golden tensor
 
 
 def write_graphs(context: Context) -> None:
@@ -40,29 +40,33 @@ def write_graphs(context: Context) -> None:
 
 
 def pad(context: Context) -> None:
-    """Find the padding that makes the bits of each task independent of the batch. Raises ArtifactError for graphs that draw."""
+    """Find the padding with which the bits of each task do not depend on the batch. Raises ArtifactError for graphs that draw random numbers."""
     trial = Model(context.folder, context.manifest.model_copy(update={"scoring": None}), "cpu", 1)
     if drawing := sorted(trial.manifest.drawing):
         draws = ", ".join(checks.draws(trial, task) for task in drawing)
-        raise ArtifactError(f"{context.manifest.name}: {draws}; make the noise an input; nothing was published")
+        raise ArtifactError(
+            f"{context.manifest.name}: {draws}; nothing was published; make the noise an input of the graph"
+        )
     context.update(tasks={task: _padding(trial, task, context.examples[task]) for task in context.manifest.tasks})
 
 
 @torch.no_grad()
 def _padding(engine: Model, task: str, real: Mapping[str, Array]) -> TaskSpec:
-    """Return the task with its padding, tried on real and on random inputs."""
+    """Return the task with its padding, which is found by runs on real and on random inputs."""
     spec = engine.manifest.tasks[task]
     examples = [real, example_inputs(spec, engine.manifest, batches.ROWS, seed=1)]
     rows = batches.padding(functools.partial(engine.padded_run, task), examples)
     if rows is None:
-        raise ArtifactError(f"{task}: its bits depend on the batch, however its rows are padded: it mixes rows")
+        raise ArtifactError(
+            f"{task}: an item's output depends on the other items of its batch, with any padding; remove operations that mix items"
+        )
     return padded(spec, rows)
 
 
 def write_golden(context: Context) -> None:
-    """Write a few inputs and outputs of each task.
+    """Write a few inputs and outputs of each task as golden vectors.
 
-    The outputs of loops that draw are left out: one flipped code changes the rest (see runtime.golden).
+    Outputs of loops that draw are omitted, as one different code changes the rest of an item (see runtime.golden).
     """
     manifest = context.manifest
     assert manifest.golden is not None
@@ -78,17 +82,17 @@ def write_golden(context: Context) -> None:
 
 
 def prove(context: Context) -> None:
-    """Open the graphs. Raises ArtifactError if they do not give what torch gives, or the golden vectors are not met."""
+    """Open the graphs in the engine. Raises ArtifactError if their outputs differ from torch's or from the golden vectors."""
     context.opened = engine = Model(context.folder, context.manifest, "cpu", 1)
     problems = [*_parity(context), *golden.replay(engine.run, context.folder, context.manifest, "cpu")]
     if problems:
         name, backend = context.manifest.name, context.manifest.backend
-        head = f"{name}: the {backend} graphs do not give what torch gives; nothing was published:"
+        head = f"{name}: the outputs of the {backend} graphs differ from torch's; nothing was published:"
         raise ArtifactError("\n".join([head, *(f"  {line}" for line in problems)]))
 
 
 def _parity(context: Context) -> list[str]:
-    """Return the outputs in which the engine differs from torch, one line each."""
+    """Return one line for each output in which the engine differs from torch."""
     problems: list[str | None] = []
     for task, inputs in context.examples.items():
         outputs, expected = context.engine.run(task, inputs), context.expected[task]
@@ -100,9 +104,10 @@ def _parity(context: Context) -> list[str]:
 
 
 def _difference(output: Array, expected: Array, share: float) -> str | None:
-    """Return in what an output differs from what torch gives by more than the tolerance; codes must be equal.
+    """Describe how an output differs from torch's by more than the tolerance; return None if it does not. Codes must be equal.
 
-    A share below one is for values that a loop draws: a component that flips at a step of its CDF changes the rest of its item.
+    `share` is the share of items that must agree. It is below 1 for values that a loop draws, as one different draw changes the rest of an
+    item.
     """
     if expected.dtype.kind == "i":
         wrong = int((output != expected).sum())

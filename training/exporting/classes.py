@@ -1,6 +1,6 @@
-"""Class probabilities that mean what they say: a temperature fitted on held-out items, and how far off they are afterwards.
+"""The calibration of class probabilities: a temperature that is fitted to held-out items, and the calibration error that remains.
 
-Guo et al., 2017, "On calibration of modern neural networks", arXiv 1706.04599. Everything here is numpy on the engine's own outputs.
+Guo et al., 2017, "On calibration of modern neural networks", arXiv 1706.04599. All functions use numpy and the engine's outputs.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from manifold.training.data.parts import batches
 
 Array = NDArray[Any]
 
-BINS = 15  # of the expected calibration error
+BINS = 15  # number of bins for the expected calibration error
 BATCH = 500
 
 
 def fit_temperature(energies: Array, labels: Array) -> float:
-    """Return the T > 0 under which softmax(energies / T) has the least cross-entropy; energies (N, C), labels (N,)."""
+    """Return the T > 0 that minimises the cross-entropy of softmax(energies / T), for energies (N, C) and labels (N,)."""
 
     def loss(log_temperature: float) -> float:
         return cross_entropy(softmax(energies / np.exp(log_temperature)), labels)
@@ -36,12 +36,12 @@ def fit_temperature(energies: Array, labels: Array) -> float:
 
 
 def cross_entropy(probabilities: Array, labels: Array) -> float:
-    """Return the mean of -log p(label), in nats; a probability of zero counts as 1e-30."""
+    """Return the mean of -log p(label), in nats. A probability of 0 counts as 1e-30."""
     return float(-np.log(np.maximum(probabilities[np.arange(len(labels)), labels], 1e-30)).mean())
 
 
 def calibration_error(probabilities: Array, labels: Array) -> float:
-    """Return Σ |accuracy - confidence| over BINS equal bins of the highest probability, weighed by their counts."""
+    """Return the mean of |accuracy - confidence| over BINS equal bins of the highest probability, weighted by their counts."""
     confidence = probabilities.max(axis=1)
     right = probabilities.argmax(axis=1) == labels
     place = np.minimum((confidence * BINS).astype(int), BINS - 1)
@@ -50,7 +50,7 @@ def calibration_error(probabilities: Array, labels: Array) -> float:
 
 
 def figures(probabilities: Array, labels: Array, protocol: dict[str, Any]) -> list[Metric]:
-    """Return accuracy, cross-entropy and expected calibration error."""
+    """Return the metrics accuracy, cross-entropy and expected calibration error."""
     right = float((probabilities.argmax(axis=1) == labels).mean())
     binned = {**protocol, "bins": BINS, "of": "the highest probability, equal widths"}
     entropy, error = cross_entropy(probabilities, labels), calibration_error(probabilities, labels)
@@ -62,5 +62,5 @@ def figures(probabilities: Array, labels: Array, protocol: dict[str, Any]) -> li
 
 
 def energies(model: Model, data: Data, part: Part) -> Array:
-    """Return log p(y | x) before the temperature, up to a constant, for the items of a part, (N, C)."""
+    """Return log p(y | x) before the temperature, up to a constant, for the items of a split, (N, C)."""
     return np.concatenate([model.class_energies(data.inputs(held)) for held in batches(part, BATCH)])

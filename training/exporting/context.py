@@ -19,35 +19,35 @@ from manifold.training.exporting.tasks import Exports
 from manifold.training.runs import ResolvedRun
 
 Array = NDArray[Any]
-LOOPS = ("sample", "impute")  # the tasks whose loops draw
+LOOPS = ("sample", "impute")  # the tasks that may draw in a loop
 
 
 @dataclass
 class Context:
-    """An export under way. Each step reads it, writes files into the folder, and replaces the manifest."""
+    """The state of an export. Each step reads it, writes files into the folder, and replaces the manifest."""
 
     run: ResolvedRun
     data: Data
     exported: Exports
-    folder: Path  # where the artifact is made
+    folder: Path  # the folder in which the artifact is built
     manifest: Manifest
     examples: dict[str, dict[str, Array]] = field(default_factory=dict)  # inputs by task and role
-    expected: dict[str, dict[str, Array]] = field(default_factory=dict)  # what torch gives for them
+    expected: dict[str, dict[str, Array]] = field(default_factory=dict)  # torch's outputs for the examples
     opened: Model | None = None
 
     @property
     def engine(self) -> Model:
-        """Return the graphs in the runtime's engine, once they are written and padded."""
+        """Return the runtime's engine with the graphs, after they are written and padded."""
         assert self.opened is not None, "the graphs are not opened yet"
         return self.opened
 
     @property
     def loops(self) -> Sequence[str]:
-        """Return the tasks in which one draw that flips changes the rest of an item."""
+        """Return the tasks in which one different draw changes the rest of an item."""
         return LOOPS if self.exported.autoregressive or self.exported.sampler else ()
 
     def update(self, **changes: Any) -> None:
-        """Change keys of the manifest."""
+        """Replace the values of these keys of the manifest."""
         self.manifest = self.manifest.model_copy(update=changes)
 
 
@@ -55,7 +55,7 @@ Step = Callable[[Context], None]
 
 
 def examples(manifest: Manifest, data: Data) -> dict[str, dict[str, Array]]:
-    """Return inputs for each task, with test items if it takes data. They repeat if there are few."""
+    """Return example inputs for each task. Data inputs are test items, which are repeated if there are few."""
     inputs = {task: example_inputs(spec, manifest, batches.ROWS) for task, spec in manifest.tasks.items()}
     items = data.inputs(first(data.test, batches.ROWS))
     for given in inputs.values():

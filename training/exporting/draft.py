@@ -1,4 +1,4 @@
-"""The manifest as it is known before anything was run."""
+"""The draft of the manifest, with the values that are known before the graphs are run."""
 
 from __future__ import annotations
 
@@ -25,13 +25,18 @@ def draft(
 ) -> Manifest:
     """Return the manifest of a run's artifact, without calibration, fitted priors and checksums.
 
-    Raises TrainingError if what the family exports makes no valid manifest.
+    Raises TrainingError if the family's exports do not form a valid manifest.
     """
     try:
         return _manifest(run, name, version, backend, data, exported, description)
     except ValidationError as error:
         raise TrainingError(
-            "\n".join([f"family {run.family}: its exports make no valid manifest:", *lines_of(error)])
+            "\n".join(
+                [
+                    f"family: the exports of {run.family} do not form a valid manifest; correct its `exports`:",
+                    *lines_of(error),
+                ]
+            )
         ) from None
 
 
@@ -81,19 +86,18 @@ def _provenance(run: ResolvedRun, data: Data, exported: Exports) -> dict[str, An
         "weights": f"moving average, decay {run.config.ema}",
         "exported": calibration.now(),
         "finished": (run.folder / METRICS).exists(),
-        **({"spent": state["spent"]} if "spent" in state else {}),  # older runs lack it
+        **({"spent": state["spent"]} if "spent" in state else {}),  # absent in older runs
         **exported.extra,
     }
 
 
 def _metrics(path: Path) -> list[Metric]:
-    """Return the figures of a run, if it is finished. Raises TrainingError for a file of another shape."""
+    """Return the figures of a run, empty if it is not finished. Raises TrainingError if the file has another structure."""
     if not path.exists():
         return []
     try:
         return [Metric.model_validate(metric) for metric in json.loads(path.read_text())]
-    except (ValueError, TypeError, RecursionError) as error:
-        first = str(error).splitlines()[0]
+    except (ValueError, TypeError, RecursionError):
         raise TrainingError(
-            f"{path}: is no list of figures: {first}; remove it, and `manifold resume` writes it anew"
+            f"{path}: it is not a list of metrics; remove it and write it again with `manifold resume`"
         ) from None

@@ -1,8 +1,8 @@
-"""Calibration of a small set by folds: every training item is scored by a model that did not see it.
+"""The calibration of a small data set by folds: each training item is scored by a model that was not trained on it.
 
-This is cross-conformal prediction (Vovk, 2015, Annals of Mathematics and Artificial Intelligence 74), except that new items are scored by
-one more model, trained on all items: its fit is a little better than the folds', so p-values are slightly conservative. The guarantee is
-approximate.
+This is cross-conformal prediction (Vovk, 2015, Annals of Mathematics and Artificial Intelligence 74), with one difference: new items are
+scored by a further model that is trained on all items. It fits slightly better than the models of the folds, so p-values are slightly
+conservative. The guarantee is approximate.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from manifold.training.train import train, trained_model
 
 
 def scores(run: ResolvedRun, data: Data, manifest: Manifest) -> Iterator[Scores]:
-    """Yield the out-of-fold scores of each fold of the training part. Trains `data.folds` models like the run's, on the CPU."""
+    """Train `data.folds` models like the run's, on the CPU. Yield the out-of-fold scores of each fold of the training split."""
     order = np.random.Generator(np.random.Philox(run.config.seed)).permutation(len(data.train))
     with tempfile.TemporaryDirectory() as scratch:
         for fold in range(data.folds):

@@ -1,4 +1,4 @@
-"""From torch modules to graph files: ONNX by the dynamo exporter, TorchScript by trace (script for loops), weights stored once."""
+"""The export of torch modules to graph files: ONNX by the dynamo exporter, TorchScript by tracing (scripting for loops)."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ Array = NDArray[Any]
 
 OPSET = 20
 WEIGHTS = "weights.bin"
-INLINE = 1024  # smaller tensors stay in their graph, where shape inference sees them
+INLINE = 1024  # bytes; smaller tensors stay in their graph, so that shape inference can use them
 ALIGNMENT = 64
 
 
 def to_onnx(
     module: nn.Module, arguments: tuple[Tensor, ...], inputs: Sequence[str], outputs: Sequence[str], dynamic_shapes: Any
 ) -> onnx.ModelProto:
-    """Return the module as an ONNX model, weights inside."""
+    """Export the module as an ONNX model that contains its weights."""
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     registry.share()
     with warnings.catch_warnings():
@@ -44,14 +44,14 @@ def to_onnx(
     assert program is not None
     model: onnx.ModelProto = program.model_proto
     for node in model.graph.node:
-        del node.metadata_props[:]  # stack traces with paths of the machine that exported
+        del node.metadata_props[:]  # stack traces with paths of this machine
         node.doc_string = ""
     del model.graph.value_info[:], model.graph.metadata_props[:]
     return model
 
 
 def task_to_onnx(task: Task, examples: Sequence[Tensor]) -> onnx.ModelProto:
-    """Return a task's graph with a free batch dimension."""
+    """Export a task as a graph with a dynamic batch dimension."""
     if task.to_onnx is not None:
         model: onnx.ModelProto = task.to_onnx()
         return model
@@ -74,17 +74,17 @@ def _parameters(module: nn.Module) -> list[Any]:
 
 
 def save_onnx(models: Mapping[str, onnx.ModelProto], folder: Path) -> None:
-    """Write `NAME.onnx` for each model, with all larger weights in one external-data file, each stored once (by content).
+    """Write `NAME.onnx` for each model. Larger weights are written to one external-data file, and equal weights only once.
 
-    Weights that half precision holds exactly (see `Recipe.stored`) are stored so, and cast when the graph is loaded. If the exporter
-    turned the axes of a weight that another graph has too, the weight is stored once and turned when the graph is loaded.
+    Weights that are exact in half precision (see `Recipe.stored`) are stored as float16 and cast when the graph is loaded. If the exporter
+    transposed a weight that another graph contains too, the weight is stored once and transposed when the graph is loaded.
     """
     stored = _Stored()
     for model in models.values():
         _halve(model.graph)
     with (folder / WEIGHTS).open("wb") as weights:
         tensors = [tensor for model in models.values() for tensor in model.graph.initializer]
-        # most dimensions first: a matrix may be a convolution turned and flattened
+        # tensors with more dimensions first, as a matrix may be a transposed and flattened convolution
         for tensor in sorted(tensors, key=lambda tensor: -len(tensor.dims)):
             values = numpy_helper.to_array(tensor)
             if values.nbytes >= INLINE and stored.find(values) is None:
@@ -101,7 +101,7 @@ def save_onnx(models: Mapping[str, onnx.ModelProto], folder: Path) -> None:
                 assert place is not None
                 if place.axes is not None:
                     turns += _turn(tensor, place)
-                tensor.raw_data = values.tobytes()  # set_external_data wants raw tensors
+                tensor.raw_data = values.tobytes()  # set_external_data needs raw tensors
                 for kind in ("float_data", "int32_data", "int64_data", "double_data"):
                     tensor.ClearField(kind)
                 external_data_helper.set_external_data(tensor, WEIGHTS, place.offset, values.nbytes)
@@ -114,7 +114,7 @@ def save_onnx(models: Mapping[str, onnx.ModelProto], folder: Path) -> None:
 
 @dataclass(frozen=True)
 class _Place:
-    """The place of a weight in the file. If its axes are turned, also the stored shape and the order of its axes."""
+    """The position of a weight in the file. If it is transposed, also the stored shape and the order of the axes."""
 
     offset: int
     shape: tuple[int, ...] = ()
@@ -122,19 +122,19 @@ class _Place:
 
 
 class _Stored:
-    """The weights that are written, by content, and by content with their axes turned in every way."""
+    """The weights that are already written, by content, and by content for each permutation of their axes."""
 
     def __init__(self) -> None:
         self.whole: dict[bytes, _Place] = {}
         self.turned: dict[bytes, _Place] = {}
 
     def find(self, values: Array) -> _Place | None:
-        """Return the place of an array that is stored, turned or not; None if it is not stored."""
+        """Return the position of a stored array, transposed or not; None if it is not stored."""
         key = _digest(values)
         return self.whole.get(key) or self.turned.get(key)
 
     def add(self, values: Array, offset: int) -> None:
-        """Add an array that lies at `offset`."""
+        """Add an array that is stored at `offset`."""
         small = values.squeeze()
         for axes in itertools.permutations(range(small.ndim)):
             self.turned.setdefault(_digest(small.transpose(axes)), _Place(offset, small.shape, axes))
@@ -142,7 +142,7 @@ class _Stored:
 
 
 def _turn(tensor: onnx.TensorProto, place: _Place) -> list[onnx.NodeProto]:
-    """Make the initializer what is stored, and return the nodes that turn it to what it was."""
+    """Replace the initializer by the stored weight. Return the nodes that transpose it to its original form."""
     name, turned, shape = tensor.name, f"{tensor.name}.turned", f"{tensor.name}.shape"
     constant = onnx.helper.make_tensor(shape, onnx.TensorProto.INT64, [len(tensor.dims)], list(tensor.dims))
     tensor.name = f"{name}.stored"
@@ -165,7 +165,7 @@ def _put_first(nodes: Sequence[onnx.NodeProto], graph: onnx.GraphProto) -> None:
 
 
 def _halve(graph: onnx.GraphProto) -> None:
-    """Replace larger float32 initializers whose values are all half-precision numbers by those and a Cast, which the runtime folds."""
+    """Replace larger float32 initializers that are exact in half precision by float16 ones and a Cast, which the runtime folds."""
     casts = []
     for tensor in graph.initializer:
         if tensor.data_type != onnx.TensorProto.FLOAT:
@@ -181,13 +181,14 @@ def _halve(graph: onnx.GraphProto) -> None:
 
 
 def save_torchscript(tasks: Mapping[str, Task], examples: Mapping[str, Sequence[Tensor]], path: Path) -> None:
-    """Write all tasks as methods of one archive, where shared weights are stored once. Loops are scripted, the rest traced.
+    """Write all tasks as methods of one archive, in which shared weights are stored once. Loops are scripted, other tasks traced.
 
-    The methods are defined as source on a scripted box: tracing a call to a scripted module breaks torch 2.13's alias analysis.
+    The methods are defined as source code on a scripted container, because tracing a call to a scripted module breaks the alias analysis of
+    torch 2.13.
     """
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch.jit is deprecated; this format is kept on request
-        jit: Any = torch.jit  # untyped
+        warnings.simplefilter("ignore")  # torch.jit is deprecated, but TorchScript is a supported format here
+        jit: Any = torch.jit  # has no types
         box = nn.Module()
         for name, task in tasks.items():
             module = task.module.eval().requires_grad_(False)

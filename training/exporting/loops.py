@@ -1,7 +1,7 @@
-"""Samplers that loop, as one ONNX graph: torch modules for the steps, exported one by one, and onnx.helper for the loops around them.
+"""The ONNX graphs of samplers with loops. Each step is a torch module that is exported separately; onnx.helper builds the loops around them.
 
-Values are wired by name: a body sees what is computed outside it, so a step's input `x` is whatever is called `x` in its scope. A
-value that a loop carries from one turn to the next is called `x` going in and `next_x` coming out of the step.
+Values are connected by name. A loop body can use the values of the graph around it, so a step's input `x` is the value with the name `x` in
+its scope. A value that a loop carries from one turn to the next is the step's input `x` and its output `next_x`.
 """
 
 from __future__ import annotations
@@ -22,16 +22,17 @@ from manifold.training.exporting import graphs
 def export(
     module: nn.Module, inputs: Mapping[str, Tensor], outputs: Sequence[str], batch_axes: Mapping[str, int]
 ) -> onnx.ModelProto:
-    """Export one step; `batch_axes` says which dimension of each input is the batch."""
+    """Export one step. `batch_axes` is the batch dimension of each input."""
     batch = torch.export.Dim("batch", min=1, max=65536)
     shapes = tuple({batch_axes[name]: batch} if name in batch_axes else {} for name in inputs)
     return graphs.to_onnx(module, tuple(inputs.values()), list(inputs), list(outputs), shapes)
 
 
 def grid_sampler(steps: Mapping[str, onnx.ModelProto], height: int, width: int) -> onnx.ModelProto:
-    """Return one graph: setup; for each row: row step, for each column: pixel step; finish. A step `known`, where there is one, comes before them.
+    """Build one graph: setup; for each row the row step, and for each column in it the pixel step; finish. An optional step `known` runs first.
 
-    In: uniforms, condition, temperature, and what `known` takes. Out: codes, data. The names are those of training.networks.gated's steps.
+    Inputs are uniforms, condition, temperature and those of `known`. Outputs are codes and data. The names are those of the steps in
+    training.networks.gated.
     """
     parts = {name: _scoped(model, name) for name, model in steps.items()}
     kind = _kind(parts)
@@ -58,7 +59,7 @@ def grid_sampler(steps: Mapping[str, onnx.ModelProto], height: int, width: int) 
 
 
 def row_sampler(steps: Mapping[str, onnx.ModelProto], width: int) -> dict[str, onnx.ModelProto]:
-    """Build the same sampler, split by rows of the grid, for a host that goes from row to row (see `by_rows`): setup, row, finish."""
+    """Build the same sampler as three graphs (setup, row, finish), for a caller that runs it row by row (see `by_rows`)."""
     parts = {name: _scoped(model, name) for name, model in steps.items()}
     names = ("row", "prev_row", "row_cache", "v_cache", "classes", "h_cache", "empty_column", "uniforms", "temperature")
     made = {value.name: value for part in parts.values() for value in part.output}
@@ -73,16 +74,16 @@ def row_sampler(steps: Mapping[str, onnx.ModelProto], width: int) -> dict[str, o
     return {"setup": steps["setup"], "row": model, "finish": steps["finish"]}
 
 
-Run = Callable[[str, Mapping[str, NDArray[Any]]], Mapping[str, NDArray[Any]]]  # a part's name and inputs to its outputs
-CACHES = {"row_cache": 1, "v_cache": 2, "classes": 1}  # which dimension is the batch
+Run = Callable[[str, Mapping[str, NDArray[Any]]], Mapping[str, NDArray[Any]]]  # graph name and inputs to outputs
+CACHES = {"row_cache": 1, "v_cache": 2, "classes": 1}  # batch dimension of each cache; it is 0 for other values
 
 
 def by_rows(
     run: Run, inputs: Mapping[str, NDArray[Any]], height: int, keep: Callable[[int], NDArray[np.bool_]] | None = None
 ) -> tuple[NDArray[np.int64], NDArray[Any], NDArray[np.int64]]:
-    """Sample with a split sampler. Return codes, items and places in the batch of the items that were kept to the end.
+    """Sample row by row with the graphs of `row_sampler`. Return codes, items and batch indices of the items that were kept to the end.
 
-    `keep` is asked after each row of the grid, with its index, for a mask (B,) of the items to go on with; the others cost nothing from there on.
+    After each row of the grid, `keep` is called with the row's index. It returns a mask (B,) of the items to continue; the others are dropped.
     """
     n = len(inputs["uniforms"])
     state = dict(run("setup", {name: inputs[name] for name in ("uniforms", "condition") if name in inputs}))
@@ -109,7 +110,7 @@ def by_rows(
 
 
 def _row(parts: Mapping[str, onnx.GraphProto]) -> list[onnx.NodeProto]:
-    """Return one row: its vertical step, and the loop over its columns."""
+    """Return the nodes of one row: its vertical step, and the loop over its columns."""
     kind = _kind(parts)
     inner = _loop_body(
         "column", [*parts["pixel"].node],
@@ -118,7 +119,7 @@ def _row(parts: Mapping[str, onnx.GraphProto]) -> list[onnx.NodeProto]:
     )  # fmt: skip
     return [
         *parts["row"].node,
-        # the first column has no left neighbour: `prev` is any value (it is masked there), the caches are empty
+        # the first column has no left neighbour: `prev` may be any value, as it is masked there, and the caches are empty
         helper.make_node("Gather", ["prev_row", "zero"], ["any_value"], axis=1),
         helper.make_node("Loop", ["width", "", "any_value", "empty_column", "h_cache"], ["last_value", "last_cache", "last_h_cache", "values"], body=inner),
         helper.make_node("Transpose", ["values"], ["next_prev_row"], perm=[1, 0, 2]),
@@ -154,7 +155,7 @@ def _model(
 
 
 def _scoped(model: onnx.ModelProto, prefix: str) -> onnx.GraphProto:
-    """Return the graph with all its inner names prefixed; inputs and outputs keep theirs."""
+    """Return the graph with a prefix on all inner names. Inputs and outputs keep their names."""
     graph = onnx.GraphProto()
     graph.CopyFrom(model.graph)
     kept = {value.name for value in (*graph.input, *graph.output)} | {""}
@@ -191,11 +192,11 @@ def _loop_body(
     scanned: Sequence[tuple[str, int]],
     rename: Mapping[str, str] | None = None,
 ) -> onnx.GraphProto:
-    """Return a Loop body. `carried` maps the name in to the name out and its element type; ranks are left to shape inference."""
+    """Return a Loop body. `carried` maps an input name to its output name and element type. Shape inference finds the ranks."""
     going, still = f"{counter}_going", f"{counter}_still_going"
     body = [helper.make_node("Identity", [going], [still]), *_renamed(nodes, rename or {})]
     scans = []
-    for name, kind in scanned:  # an output must not be both carried and scanned under one name
+    for name, kind in scanned:  # one name cannot be both a carried and a scanned output
         body.append(helper.make_node("Identity", [name], [f"{name}_scanned"]))
         scans.append(helper.make_tensor_value_info(f"{name}_scanned", kind, None))
     inputs = [
@@ -209,5 +210,5 @@ def _loop_body(
 
 
 def _initializers(parts: Any) -> list[onnx.TensorProto]:
-    """Return all weights, in the main graph, where every body sees them."""
+    """Return all weights. They are placed in the main graph, so that every loop body can use them."""
     return [tensor for graph in parts for tensor in graph.initializer]

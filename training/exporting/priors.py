@@ -25,7 +25,7 @@ Array = NDArray[Any]
 
 COMPONENTS = 10
 SEED = 0
-DIGITS = 9  # of the numbers in a manifest: what float32 holds
+DIGITS = 9  # significant digits of numbers in a manifest, which represent float32 exactly
 BATCH = 1024
 
 
@@ -47,20 +47,20 @@ def posterior_means(model: Model, data: Data, part: Part, to_model: Callable[[Ar
 
 
 def conditions(manifest: Manifest, data: Data, part: Part) -> Any:
-    """Return what a conditional model is conditioned on for the items of a part: their factors, or their classes."""
+    """Return the conditions of a split's items: their factors or their classes."""
     if manifest.conditions is not None:
         return data.of_factors(part, manifest.conditions.names)
     return [int(label) for label in part.labels]
 
 
 def fit(means: Array) -> dict[str, Prior]:
-    """Return `gaussian`, full covariance, and `mixture`, of COMPONENTS with full covariances, fitted to posterior means (N, L) by EM."""
+    """Fit to posterior means (N, L): `gaussian` with full covariance, and by EM `mixture` of COMPONENTS Gaussians with full covariances."""
     from sklearn.mixture import GaussianMixture
 
     means = means.astype(np.float64)
     size = means.shape[1]
     covariance = np.cov(means.T).reshape(size, size)
-    jitter = 1e-9 * np.trace(covariance) / size  # a unit that encodes nothing has no variance at all
+    jitter = 1e-9 * np.trace(covariance) / size  # needed if an unused dimension has no variance
     fitted: dict[str, Prior] = {
         "gaussian": GaussianPrior(
             mean=_rounded(means.mean(axis=0)), cholesky=_rounded(np.linalg.cholesky(covariance + jitter * np.eye(size)))
@@ -68,7 +68,7 @@ def fit(means: Array) -> dict[str, Prior]:
     }
     if len(means) >= 20 * COMPONENTS:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # a mixture that has not quite converged is as good
+            warnings.simplefilter("ignore")  # a mixture that has not fully converged is good enough
             mixture = GaussianMixture(COMPONENTS, random_state=SEED, max_iter=200).fit(means)
         fitted["mixture"] = MixturePrior(
             weights=_rounded(mixture.weights_ / mixture.weights_.sum()),
@@ -79,7 +79,7 @@ def fit(means: Array) -> dict[str, Prior]:
 
 
 def _rounded(array: Array) -> Any:
-    """Return nested tuples of numbers of DIGITS significant digits."""
+    """Return nested tuples of numbers with DIGITS significant digits."""
     if array.ndim:
         return tuple(_rounded(part) for part in array)
     return float(f"{array:.{DIGITS}g}")

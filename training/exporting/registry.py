@@ -1,7 +1,7 @@
 """The ONNX exporter's registry of operators, built once per process.
 
-torch 2.13 builds it in every call of `torch.onnx.export` and parses the source of about 500 functions for it: a third of an export's time.
-The exporter takes no registry as an argument, so the constructor that it calls is replaced.
+torch 2.13 builds it in every call of `torch.onnx.export`. For this it parses the source of about 500 functions, which takes a third of an
+export's time. The exporter does not accept a registry as an argument, so the constructor that it calls is replaced.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ _build = ONNXRegistry.from_torchlib
 
 
 def share() -> None:
-    """Make every later export of this process start from a copy of one registry. Calling it again changes nothing."""
+    """Let every later export of this process start from a copy of one registry. Another call changes nothing."""
     ONNXRegistry.from_torchlib = staticmethod(_copy)  # type: ignore[method-assign]
 
 
 def _copy(opset_version: int = _constants.TORCHLIB_OPSET) -> ONNXRegistry:
-    """Return a registry that the caller may change, because an export can add operators of its own."""
+    """Return a copy that the caller may change, because an export can add its own operators."""
     copy = ONNXRegistry()
     copy.__dict__.update(_built(opset_version).__dict__)
     copy.functions = {target: list(overloads) for target, overloads in copy.functions.items()}

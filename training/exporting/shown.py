@@ -1,9 +1,9 @@
-"""The content of an artifact's page: the preview, training curves, encoded test points and a sheet.
+"""The content of an artifact's page: the preview, training curves, latents of test items, and a sheet (a grid of images, or rows).
 
-The preview is one PNG at the artifact's top. The rest lies in its folder `page` and takes at most PAGE_BYTES:
+The preview is one PNG at the top level of the artifact. The other files are in its folder `page` and have at most PAGE_BYTES together:
 
     curves.json   losses by epoch: for each phase its name, the steps, and a list of numbers by name, such as train/loss
-    points.npz    `means` float16 (N, L), where test items lie in latent space, and `labels` int16 (N,), -1 for none
+    points.npz    `means` float16 (N, L), the latents of test items, and `labels` int16 (N,), -1 for none
     sheet.png     (or .csv, by the kind of data) test items, each followed by its reconstruction; samples if the model has no encoder
 """
 
@@ -31,8 +31,8 @@ PREVIEWED = 64  # items
 BATCH = 500  # items
 PAGE = "page"  # the folder
 PAGE_BYTES, CURVES_BYTES, POINTS_BYTES = 150_000, 30_000, 70_000
-EPOCHS = (200, 100, 50, 25)  # of a phase's curve, at most: the most that fit are taken
-POINTS = (1000, 500, 250, 100)  # the same for items
+EPOCHS = (200, 100, 50, 25)  # numbers of epochs in a phase's curve; the largest that fits is used
+POINTS = (1000, 500, 250, 100)  # numbers of items; the largest that fits is used
 SHOWN = (32, 16, 8, 4, 2, 1)
 
 
@@ -55,7 +55,7 @@ def preview(engine: Model, test: Part, to_model: Callable[[Array], Array]) -> by
 
 
 def _least_right(context: Context) -> Array:
-    """Return the indices of the test items whose class has the smallest logit, against the largest."""
+    """Return the indices of the test items whose true class has the smallest logit, relative to the largest logit."""
     logits = np.concatenate(
         [
             context.engine.run("features", {"data": context.data.inputs(held)})["logits"]
@@ -67,7 +67,7 @@ def _least_right(context: Context) -> Array:
 
 
 def write_page(context: Context) -> None:
-    """Write what the artifact's page shows, as much of it as PAGE_BYTES allow."""
+    """Write the files for the artifact's page, as many as PAGE_BYTES allow."""
     files = {"curves.json": _curves(context.run.folder / LOG), "points.npz": _points(context)}
     left = PAGE_BYTES - sum(len(content) for content in files.values() if content)
     files[f"sheet{context.data.spec.suffix}"] = _sheet(context, left)
@@ -78,7 +78,7 @@ def write_page(context: Context) -> None:
 
 
 def _curves(log: Path) -> bytes | None:
-    """Return the losses by epoch, as JSON."""
+    """Return the losses by epoch as JSON; None if there are none."""
     records = [record for record in (read_log(log) if log.exists() else []) if "epoch" in record]
     phases = list(dict.fromkeys(record["phase"] for record in records))
     for most in EPOCHS:
@@ -89,7 +89,7 @@ def _curves(log: Path) -> bytes | None:
 
 
 def _curve(records: Sequence[dict[str, Any]], most: int) -> dict[str, Any]:
-    """Return the losses of one phase, at `most` epochs that are spread evenly."""
+    """Return the losses of one phase, at no more than `most` evenly spread epochs."""
     records = [records[place] for place in _spread(len(records), most)]
     names = dict.fromkeys(key for record in records for key in record if key.startswith(("train/", "test/")))
     losses = {name: [_rounded(record.get(name)) for record in records] for name in names}
@@ -97,12 +97,12 @@ def _curve(records: Sequence[dict[str, Any]], most: int) -> dict[str, Any]:
 
 
 def _rounded(value: Any) -> float | None:
-    """Return five significant digits; None for what JSON has no number for."""
+    """Return the value with five significant digits; None if JSON cannot represent it."""
     return float(f"{value:.5g}") if isinstance(value, int | float) and np.isfinite(value) else None
 
 
 def _points(context: Context) -> bytes | None:
-    """Return where test items lie in latent space, as .npz. A latent so wide that not even 100 items fit has none."""
+    """Return the latents of test items as .npz; None if the latent is so large that not even 100 items fit."""
     if context.manifest.space is None or "encode" not in context.manifest.tasks:
         return None
     data = context.data
@@ -117,7 +117,7 @@ def _points(context: Context) -> bytes | None:
 
 
 def _sheet(context: Context, limit: int) -> bytes | None:
-    """Return as large a sheet as fits."""
+    """Return the largest sheet that fits; None if none does."""
     groups = _groups(context, SHOWN[0])
     if groups is None:
         return None
@@ -126,7 +126,7 @@ def _sheet(context: Context, limit: int) -> bytes | None:
 
 
 def _groups(context: Context, n: int) -> Array | None:
-    """Return n test items, each with its reconstruction (n, 2, *shape), or else n samples (n, 1, *shape)."""
+    """Return n test items, each with its reconstruction (n, 2, *shape), or n samples (n, 1, *shape) if the model cannot reconstruct."""
     engine, data = context.engine, context.data
     if supports(engine.manifest, "reconstruct"):
         held = first(data.test, n)
@@ -140,5 +140,5 @@ def _groups(context: Context, n: int) -> Array | None:
 
 
 def _spread(n: int, most: int) -> Array:
-    """Return at most `most` indices below n, spread evenly."""
+    """Return at most `most` evenly spread indices below n."""
     return np.unique(np.linspace(0, n - 1, min(n, most)).round().astype(np.int64)) if n else np.arange(0)

@@ -1,4 +1,4 @@
-"""The exports of a family: tasks as modules with their tensors described. Making graphs of them is training.export's work."""
+"""The exports of a family: its tasks, as torch modules with descriptions of their tensors. training.export converts them to graphs."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Task:
-    """A module whose positional arguments are `inputs` and whose outputs (a tensor or a tuple) are `outputs`."""
+    """A torch module with the positional arguments `inputs` and the outputs `outputs` (a tensor or a tuple)."""
 
     module: nn.Module
     inputs: Sequence[InputSpec]
     outputs: Sequence[TensorSpec]
-    to_onnx: Callable[[], Any] | None = None  # makes the onnx.ModelProto itself, for graphs with loops
+    to_onnx: Callable[[], Any] | None = None  # builds the onnx.ModelProto, for graphs with loops
     max_rows: int = 1024
 
     def __call__(self, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-        """Return the module's outputs by role, for inputs by role."""
+        """Run the module on inputs by role. Return its outputs by role."""
         module = self.module.eval()
         with torch.no_grad():
             outputs = module(*(torch.from_numpy(inputs[spec.role]) for spec in self.inputs))
@@ -39,7 +39,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Exports:
-    """Everything about an artifact that only the family knows."""
+    """The parts of an artifact that the family defines."""
 
     tasks: dict[str, Task]
     latent: LatentSpec | None = None
@@ -48,16 +48,15 @@ class Exports:
     classification: Classification | None = None
     conditions: Conditions | None = None
     classes: bool = False  # whether the tasks take a condition over the data set's classes
-    sampler: str | None = (
-        None  # the score task's output with the logits of one parallel pass, for artifacts whose sampler loops
-    )
+    # the score task's output with the logits of one parallel pass, for samplers with loops
+    sampler: str | None = None
     autoregressive: bool = (
-        False  # the sampler goes on from what it drew: where one draw flips, the rest of the item is another
+        False  # whether each draw depends on earlier ones, so that one different draw changes the rest
     )
-    spec: DataSpec | None = None  # of the items, where the model rounds them to fewer levels than the data has
+    spec: DataSpec | None = None  # spec of the items, if the model rounds them to fewer levels than the data has
     description: str = ""
-    extra: dict[str, Any] = field(default_factory=dict)  # more provenance
+    extra: dict[str, Any] = field(default_factory=dict)  # additional provenance
 
     def drive(self, steps: Generator[Run, dict[str, NDArray[Any]], T]) -> T:
-        """Run a use case to its end by the modules themselves, before there is an artifact."""
+        """Run a use case to its end with the torch modules, before there is an artifact."""
         return operations.drive(steps, lambda task, inputs: self.tasks[task](inputs))

@@ -1,22 +1,22 @@
-"""The families of models, one file each; a file's name is the family's name. The file holds paper, config, modules, losses, recipe and exports.
+"""The model families, one file each. The name of the file is the name of the family. It contains paper, config, modules, losses and exports.
 
 A family file exposes
 
-    Config                       the options, extends training.recipes.Recipe
+    Config                       the options, a subclass of training.recipes.Recipe
     build(config, data)          the model, an nn.Module
-    phases(model, config)        what the loop trains; losses are methods of the model with "loss" in their names
-    evaluate(model, batch)       per-item test figures {name: (B,)}, with "loss" among them
+    phases(model, config)        the phases to train; losses are methods of the model with "loss" in their names
+    evaluate(model, batch)       test figures of each item {name: (B,)}, which include "loss"
     exports(model, config, data) the tasks: training.exporting.tasks.Exports
 
-and, if the defaults below do not suit it,
+and optionally, in place of the defaults below,
 
     PRESETS                      {"smoke" | "cpu" | "gpu": {key: value}}
-    resolve(config, data)        the config with every option that depends on the data filled in; resolving it again changes nothing
-    monitor(model, batch)        other figures of the test part for the log at the end of an epoch, as JSON values; None: there are none
-    draw(model, n, generator)    n items for the sample sheet; None from a family that makes none
+    resolve(config, data)        the config with all options that depend on the data resolved; a second call changes nothing
+    monitor(model, batch)        other figures of the test split for the log at the end of an epoch, as JSON values; None if there are none
+    draw(model, n, generator)    n items for the sample sheet, or None if the family cannot draw
     report(model, config, data)  the figures for the manifest
 
-All functions but `resolve` get a resolved config.
+All functions except `resolve` get a resolved config.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from manifold.runtime.errors import shown
 from manifold.runtime.manifest import Metric
 from manifold.training.batches import Batch
 from manifold.training.data import Data
@@ -42,23 +43,23 @@ SMOKE = {"epochs": 2, "test_items": 200, "ema": 0.9}
 
 
 def _resolve(config: Any, data: Data) -> Any:
-    """Return the config as it is: no option depends on the data."""
+    """Return the config unchanged, for families without options that depend on the data."""
     return config
 
 
 def _draw(model: Any, n: int, generator: torch.Generator) -> Tensor | None:
-    """Return None: nothing is drawn."""
+    """Return None, for families that cannot draw."""
     return None
 
 
 def _report(model: Any, config: Any, data: Data) -> list[Metric]:
-    """Return no figures."""
+    """Return an empty list, for families without figures."""
     return []
 
 
 @dataclasses.dataclass(frozen=True)
 class Family:
-    """The interface of a family file; see above."""
+    """The interface of a family file, as described above."""
 
     Config: type[Recipe]
     build: Callable[[Any, Data], nn.Module]
@@ -80,18 +81,20 @@ def names() -> list[str]:
 
 
 def get(name: str) -> Family:
-    """Return the family called `name`. Raises TrainingError, which lists the valid names, for an unknown one."""
+    """Return the family with this name. Raises TrainingError for an unknown name."""
     if name not in names():
-        raise TrainingError(f"unknown family {name!r}; valid are {', '.join(names())}", field="family", valid=names())
+        raise TrainingError(
+            f"family: unknown family {shown(name)}; valid are {', '.join(names())}", field="family", valid=names()
+        )
     return of(importlib.import_module(f"{__name__}.{name}"))
 
 
 def of(module: Any) -> Family:
-    """Return the family that a module exposes, with the defaults of what it leaves out. Raises TrainingError if a needed name is missing."""
+    """Return the family that a module defines, with defaults for optional names. Raises TrainingError if a required name is missing."""
     fields = dataclasses.fields(Family)
     needed = [each.name for each in fields if each.default is each.default_factory is dataclasses.MISSING]
     if missing := [name for name in needed if not hasattr(module, name)]:
         raise TrainingError(
-            f"{getattr(module, '__file__', module)}: a family needs {', '.join(needed)}; {', '.join(missing)} is missing"
+            f"{getattr(module, '__file__', module)}: it lacks {', '.join(missing)}; a family must define {', '.join(needed)}"
         )
     return Family(**{each.name: getattr(module, each.name) for each in fields if hasattr(module, each.name)})

@@ -1,8 +1,7 @@
-"""Conditional generative adversarial network (Mirza and Osindero, 2014, arXiv 1411.1784): both players are conditioned on the
-class.
+"""A conditional generative adversarial network (Mirza and Osindero, 2014, arXiv 1411.1784). Both players are conditioned on the class.
 
-The generator takes the class beside the latent and, if it has convolutions, in class-conditional batch normalisation; the discriminator by
-projection (Miyato and Koyama, 2018, arXiv 1802.05637). Everything else is training.families.gan's.
+The generator takes the class as an input next to the latent and, if it is convolutional, in class-conditional batch normalisation. The
+discriminator uses a projection (Miyato and Koyama, 2018, arXiv 1802.05637). The rest is that of training.families.gan.
 """
 
 from __future__ import annotations
@@ -16,13 +15,11 @@ __all__ = ["PRESETS", "Config", "build", "draw", "evaluate", "exports", "phases"
 
 
 def build(config: gan.Config, data: Data) -> GAN:
-    """Return a model with fresh weights. Raises TrainingError for data without classes, or convolutions that cannot be conditioned."""
+    """Return a model with initial weights. Raises TrainingError for data without classes, or convolutions that cannot be conditioned."""
     if data.classes is None:
-        raise TrainingError(
-            f"data: {data.name} has no classes to condition on; the family `gan` needs none", field="data"
-        )
+        raise TrainingError(f"data: {data.name} has no classes to condition on; use the family `gan`", field="data")
     if config.body == "dcgan" and "normalise" not in config.rules:
         raise TrainingError(
-            "rules: the class comes in by batch normalisation, so 'normalise' must be kept", field="rules"
+            "rules: 'normalise' is missing, but the class is an input of batch normalisation; add it", field="rules"
         )
     return GAN(config, data, len(data.classes))

@@ -1,7 +1,7 @@
-"""Image classifier: what the evaluator looks through. Its penultimate features carry the Fréchet distance, its logits the Inception Score.
+"""An image classifier for the evaluator: its penultimate features give the Fréchet distance, and its logits give the Inception Score.
 
 The recipe: 3x3 convolutions with batch normalisation (Ioffe and Szegedy, 2015), a max-pool and a residual block (He et al., 2015) at each
-stage, a global average, one linear layer; shifts, flips and cutout (DeVries and Taylor, 2017, arXiv 1708.04552) as augmentation.
+stage, a global average, one linear layer. Items are augmented by shifts, flips and cutout (DeVries and Taylor, 2017, arXiv 1708.04552).
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ from manifold.training.recipes import Recipe, Size
 
 
 class Config(Recipe):
-    """Options of the family."""
+    """The options of the family."""
 
     # channels of the stem and of each stage; the last is the number of features
     widths: tuple[Size, ...] = Field((32, 64, 128, 192), min_length=2)
-    shift: int = Field(2, ge=0)  # pixels, at most, in each direction
-    flip: bool = False  # left to right, half of the items
-    cutout: int = Field(0, ge=0)  # side of the square that is erased; 0 is off
+    shift: int = Field(2, ge=0)  # largest shift in each direction, in pixels
+    flip: bool = False  # whether to flip half of the items left to right
+    cutout: int = Field(0, ge=0)  # side of the erased square, in pixels; 0 is off
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     weight_decay: float = Field(0.0, ge=0)  # decoupled (Loshchilov and Hutter, 2017)
 
 
-PIXELS = 2**28  # values, whose mean and deviation normalise the input: 1 GB as float32
+PIXELS = 2**28  # largest number of values for the mean and deviation of the input: 1 GiB as float32
 PRESETS: dict[str, dict[str, Any]] = {
     "smoke": {"epochs": 4, "widths": (8, 16), "shift": 0, "test_items": 200, "ema": 0.9},
     "cpu": {"epochs": 12, "schedule": "cosine", "weight_decay": 0.01},
@@ -49,12 +49,12 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 def convolution(before: int, after: int) -> nn.Sequential:
-    """Return a convolution, 3x3, same size, batch-normalised, rectified."""
+    """Return a 3x3 convolution that keeps the size, with batch normalisation and ReLU."""
     return nn.Sequential(nn.Conv2d(before, after, 3, padding=1, bias=False), nn.BatchNorm2d(after), nn.ReLU())
 
 
 class NormalisedResidual(nn.Module):
-    """x + f(x), f two convolutions."""
+    """A residual block x + f(x), where f is two convolutions."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -66,7 +66,7 @@ class NormalisedResidual(nn.Module):
 
 
 class Classifier(nn.Module):
-    """Images (B, C, H, W) in [0, 1] to logits (B, classes) and features (B, widths[-1])."""
+    """The classifier: images (B, C, H, W) in [0, 1] to logits (B, classes) and features (B, widths[-1])."""
 
     mean: Tensor
     deviation: Tensor
@@ -76,10 +76,14 @@ class Classifier(nn.Module):
         self.config = config
         spec = ImageSpec.of(data.spec, f"data: {data.name}")
         if data.classes is None:
-            raise TrainingError(f"data: a classifier needs classes, which {data.name} lacks", field="data")
+            raise TrainingError(
+                f"data: {data.name} has no classes, but a classifier needs them; choose other data", field="data"
+            )
         stages = len(config.widths) - 1
         if min(spec.height, spec.width) < 2**stages:
-            raise TrainingError(f"widths: {stages} stages halve {spec.height}x{spec.width} to nothing", field="widths")
+            raise TrainingError(
+                f"widths: {stages} stages are too many to halve {spec.height}x{spec.width}; use fewer", field="widths"
+            )
         pixels = _pixels(data.train)
         self.register_buffer("mean", torch.tensor(pixels.mean(axis=(0, 2, 3)))[:, None, None])
         self.register_buffer("deviation", torch.tensor(pixels.std(axis=(0, 2, 3)))[:, None, None])
@@ -102,13 +106,13 @@ class Classifier(nn.Module):
 
 
 def _pixels(part: Part) -> NDArray[np.float32]:
-    """Return the items of a part in [0, 1], float32 (N, C, H, W); of a large part, as many as have PIXELS values."""
+    """Return the items of a split in [0, 1], float32 (N, C, H, W), or its first ones if it has more than PIXELS values."""
     pixels = first(part, count(part, len(part), PIXELS)).items.astype(np.float32)
     return pixels / np.float32(255)
 
 
 def augment(x: Tensor, config: Config, fill: Tensor, generator: torch.Generator) -> Tensor:
-    """Return items (B, C, H, W), each shifted (the border is repeated), flipped and cut out (filled with `fill`, (C, 1, 1)) by its own draw."""
+    """Augment items (B, C, H, W) at random: shift (the border is repeated), flip, and cut out a square (filled with `fill`, (C, 1, 1))."""
     batch, _, height, width = x.shape
 
     def draw(low: int, high: int) -> Tensor:
@@ -134,13 +138,13 @@ def augment(x: Tensor, config: Config, fill: Tensor, generator: torch.Generator)
 
 
 def _within(start: Tensor, length: int, size: int) -> Tensor:
-    """Return whether, (B, size), a place lies in start .. start + length - 1."""
+    """Return whether each position is in start .. start + length - 1, (B, size)."""
     place = torch.arange(size, device=start.device)
     return (place >= start[:, None]) & (place < start[:, None] + length)
 
 
 def build(config: Config, data: Data) -> Classifier:
-    """Return a model with fresh weights, laid out for fast convolutions."""
+    """Return a model with initial weights, in the memory format for fast convolutions."""
     return Classifier(config, data).to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
 
@@ -151,14 +155,14 @@ def phases(model: Any, config: Config) -> list[Phase]:
 
 
 def evaluate(model: Classifier, batch: Batch) -> dict[str, Tensor]:
-    """Return the cross-entropy in nats and whether the class is right, (B,) each."""
+    """Return the cross-entropy in nats, and whether the predicted class is correct, (B,) each."""
     logits, _ = model(batch.items)
     right = (logits.argmax(1) == batch.labels).float()
     return {"loss": F.cross_entropy(logits, batch.labels, reduction="none"), "accuracy": right}
 
 
 class Features(nn.Module):
-    """data (B, C, H, W) to logits (B, classes) and penultimate features (B, D)."""
+    """The task `features`: data (B, C, H, W) to logits (B, classes) and penultimate features (B, D)."""
 
     def __init__(self, model: Classifier) -> None:
         super().__init__()
@@ -170,7 +174,7 @@ class Features(nn.Module):
 
 
 def exports(model: Classifier, config: Config, data: Data) -> Exports:
-    """Return the task features."""
+    """Return the task `features`."""
     items = InputSpec(role="data", source="data", shape=data.spec.shape)
     outputs = [
         TensorSpec(role="logits", shape=(len(data.classes or ()),)),

@@ -1,9 +1,9 @@
-"""Conditional variational autoencoder (Sohn, Lee and Yan, 2015, "Learning structured output representation using deep conditional
+"""A conditional variational autoencoder (Sohn, Lee and Yan, 2015, "Learning structured output representation using deep conditional
 generative models"; Kingma et al., 2014, arXiv 1406.5298, model M2 with the class observed).
 
-The recipe: the VAE's, with the class (float weights, one-hot in training) or real-valued factors of the data joined to the encoder's
-input and to the latent code. The conditional ELBO is maximised, E log p(x | z, y) - KL(q(z | x, y) || p(z)). Bounds for every class
-give p(y | x) by Bayes' rule: by the importance-weighted bound, as an ELBO's gap differs between classes.
+The recipe is that of the VAE. The class (float weights, one-hot in training), or real-valued factors of the data, are joined to the encoder's
+input and to the latent code. Training maximises the conditional ELBO, E log p(x | z, y) - KL(q(z | x, y) || p(z)). The bounds for each class
+give p(y | x) by Bayes' rule. They are importance-weighted bounds, as the gap of an ELBO differs between classes.
 """
 
 from __future__ import annotations
@@ -30,20 +30,22 @@ __all__ = ["PRESETS", "Config", "build", "draw", "evaluate", "exports", "monitor
 
 
 CLASS = "class"
-EXAMPLES = 64  # rows of the training part's factors that the artifact carries, to draw from where a request gives none
+EXAMPLES = 64  # number of training factors in the artifact, from which a request without a condition draws
 
 
 class Config(vae.Config):
-    """Options of the family."""
+    """The options of the family."""
 
-    given: tuple[str, ...] = ("class",)  # the condition: the class, or factors of the data set by name
-    balance: float = Field(0.0, ge=0, le=1)  # 0: every item counts the same, 1: every class does
-    class_k: int = Field(32, ge=2)  # importance samples, fixed in the artifact, of the bound that p(y | x) is made of
+    given: tuple[str, ...] = ("class",)  # the condition: the class, or names of factors of the data set
+    balance: float = Field(0.0, ge=0, le=1)  # 0: all items have the same weight; 1: all classes have the same weight
+    class_k: int = Field(32, ge=2)  # number of importance samples, fixed in the artifact, of the bound for p(y | x)
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         if not self.variational:
-            raise TrainingError("variational: a conditional model of this family has a posterior", field="variational")
+            raise TrainingError(
+                "variational: False is not possible for a conditional model; remove it", field="variational"
+            )
         return self
 
 
@@ -66,9 +68,7 @@ class CVAE(VAE):
     def __init__(self, config: Config, data: Data) -> None:
         by_class = config.given == (CLASS,)
         if by_class and data.classes is None:
-            raise TrainingError(
-                f"data: {data.name} has no classes to condition on; the family `vae` needs none", field="data"
-            )
+            raise TrainingError(f"data: {data.name} has no classes to condition on; use the family `vae`", field="data")
         super().__init__(config, data, len(data.classes or ()) if by_class else len(config.given))
         self.by_class = by_class
         self.columns = [] if by_class else [data.factors.index(name) for name in config.given if name in data.factors]
@@ -84,14 +84,14 @@ class CVAE(VAE):
             self.register_buffer("class_weights", torch.from_numpy(weights.astype(np.float32)), persistent=False)
 
     def condition(self, labels: Tensor, factors: Tensor | None = None) -> Tensor:
-        """Return the condition of items: one-hot rows, or the factors that are given, (B, C)."""
+        """Return the condition of items, (B, C): one-hot classes, or the factors in `given`."""
         if self.by_class:
             return F.one_hot(labels, self.width).float()
         assert factors is not None
         return factors[:, self.columns]
 
     def condition_of_draws(self, n: int) -> Tensor:
-        """Return the condition of a sample sheet: the classes in turn, or rows of the training part."""
+        """Return the condition of a sample sheet: the classes in turn, or factors of training items."""
         turns = torch.arange(n, device=self.centre.device)
         return self.condition(turns % self.width) if self.by_class else self.examples[turns % EXAMPLES]
 
@@ -105,12 +105,12 @@ class CVAE(VAE):
         return super().decode(z, self._scaled(c))
 
     def _scaled(self, c: Tensor | None) -> Tensor | None:
-        """Return factors in units of their deviation over the training part; class weights as they are."""
+        """Return factors in units of their standard deviation over the training split. Class weights are unchanged."""
         return c if c is None or self.by_class else (c - self.centre) / self.scale
 
 
 class ScoreAndBound(Score):
-    """The VAE's terms and -IWAE-k in nats, all given the class."""
+    """The task `score`: the VAE's terms and -IWAE-k in nats, all given the class."""
 
     draws: Tensor
 
@@ -127,19 +127,19 @@ class ScoreAndBound(Score):
 
 
 def build(config: Config, data: Data) -> CVAE:
-    """Return a model with fresh weights. Raises TrainingError for data without classes, or without the factors given."""
+    """Return a model with initial weights. Raises TrainingError for data without classes, or without the factors in `given`."""
     return CVAE(config, data)
 
 
 def exports(model: CVAE, config: Config, data: Data) -> Exports:
-    """Return the VAE's tasks with a condition; score has the bound that /classify is made of."""
+    """Return the VAE's tasks with a condition. The task `score` also has the bound for /classify."""
     exported = vae.exports(model, config, data)
-    suffix = "" if model.by_class else f" Told {', '.join(config.given)}."
+    suffix = "" if model.by_class else f" Conditioned on {', '.join(config.given)}."
     description = exported.description.replace("Variational", "Conditional variational", 1) + suffix
     plain, scoring = exported.tasks["score"], exported.scoring
     assert isinstance(plain.module, Score)
     assert scoring is not None
-    if not model.by_class:  # no classes to marginalise over or to classify by
+    if not model.by_class:  # there are no classes to marginalise over or to predict
         examples = tuple(tuple(round(value, 6) for value in row) for row in model.examples.tolist())
         return replace(exported, conditions=Conditions(names=config.given, examples=examples), description=description)
     module = ScoreAndBound(model, plain.module.place, config.class_k, config.seed)

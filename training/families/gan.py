@@ -1,8 +1,8 @@
-"""Generative adversarial network (Goodfellow et al., 2014, arXiv 1406.2661): a generator and a discriminator that take turns.
+"""A generative adversarial network (Goodfellow et al., 2014, arXiv 1406.2661): a generator and a discriminator that are trained in turn.
 
-The recipe: multilayer perceptrons, or convolutions by the rules of DCGAN (Radford et al., 2015; networks.dcgan); the minimax loss, the
-non-saturating one or the hinge, one-sided label smoothing, spectral normalisation, differentiable augmentation, unrolled steps
-(networks.adversarial). The export holds the moving average of the generator (Yazıcı et al., 2018, arXiv 1806.04498).
+The recipe: multilayer perceptrons, or convolutions by the rules of DCGAN (Radford et al., 2015; networks.dcgan); the minimax,
+non-saturating or hinge loss, one-sided label smoothing, spectral normalisation, differentiable augmentation and unrolled steps
+(networks.adversarial). The export contains the moving average of the generator (Yazıcı et al., 2018, arXiv 1806.04498).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from torch.nn.utils import parametrizations
 
 from manifold.runtime import repository
 from manifold.runtime.engine import Model, load
-from manifold.runtime.errors import ArtifactError, UnknownModel
+from manifold.runtime.errors import ArtifactError, UnknownModel, shown
 from manifold.runtime.manifest import InputSpec, LatentSpec, Metric, Scoring, TensorSpec, Term
 from manifold.training.batches import Batch, in_order, to_float
 from manifold.training.data import Data
@@ -40,42 +40,44 @@ LOGIT = "negative_logit"
 
 
 class Config(Recipe):
-    """Options of the family."""
+    """The options of the family."""
 
-    lr: float = Field(2e-4, gt=0)  # Adam's, of both players
+    lr: float = Field(2e-4, gt=0)  # learning rate of Adam for both players
     clip_norm: float = Field(0.0, ge=0)
     latent_dim: int = Field(64, ge=1)
     body: Literal["mlp", "dcgan"] = "mlp"  # dcgan: convolutions
     hidden: tuple[Size, ...] = Field((256, 512), min_length=1)  # the generator's layers; the discriminator mirrors them
     widths: tuple[Size, ...] = Field((128, 64), min_length=1)  # the generator's channels, if it has convolutions
-    rules: Annotated[tuple[dcgan.Rule, ...], WithoutBlanks] = dcgan.RULES  # of DCGAN, that the convolutions keep
+    rules: Annotated[tuple[dcgan.Rule, ...], WithoutBlanks] = dcgan.RULES  # the rules of DCGAN to apply
     loss: adversarial.Loss = "non-saturating"
-    # of real items, drawn between; (0.7, 0.9) is one-sided label smoothing
+    # range of the targets of real items; (0.7, 0.9) is one-sided label smoothing
     targets: tuple[float, ...] = Field((1.0, 1.0), min_length=2, max_length=2)
-    dropout: Share = 0.3  # in the MLP discriminator
-    spectral: bool = False  # spectral normalisation of the discriminator, in place of its batch normalisation
+    dropout: Share = 0.3  # only in the MLP discriminator
+    spectral: bool = False  # whether spectral normalisation replaces the discriminator's batch normalisation
     augment: Annotated[tuple[adversarial.Policy, ...], WithoutBlanks] = ()  # differentiable augmentation
-    beta1: Share = 0.5  # of Adam
-    discriminator_lr: float = Field(0.0, ge=0)  # 0: the generator's (Heusel et al., 2017, give it more)
-    unrolled: int = Field(0, ge=0)  # steps of the discriminator that the generator looks ahead
-    watch_steps: int = Field(200, ge=0)  # between inspections of made items and gradients; 0: none
-    watch_after: int = Field(2000, ge=0)  # steps before alarms about made items
-    # the classifier that counts the classes of generated items: the name or folder of an artifact; none; or auto: a classifier of the
-    # data among the models, looked up each time training starts. The log states which one was used
+    beta1: Share = 0.5  # first moment's decay of Adam
+    discriminator_lr: float = Field(0.0, ge=0)  # 0: equal to lr (Heusel et al., 2017, use a larger one)
+    unrolled: int = Field(0, ge=0)  # number of unrolled steps of the discriminator in the generator's loss
+    watch_steps: int = Field(200, ge=0)  # steps between inspections of generated items and gradients; 0: no inspections
+    watch_after: int = Field(2000, ge=0)  # first step with alarms about generated items
+    # the classifier that counts the classes of generated items: the name or folder of an artifact, or none, or auto. auto looks for a
+    # classifier of the data among the models each time training starts. The log states which one was used
     judge: str = "auto"
-    rollbacks: int = Field(0, ge=0)  # times that an alarm rolls training back to the last good state
+    rollbacks: int = Field(0, ge=0)  # largest number of times that an alarm rolls training back to the last good state
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         low, high = self.targets
         if not 0 < low <= high <= 1:
             raise TrainingError(
-                f"targets: {list(self.targets)} must be two numbers in (0, 1], the lower first", field="targets"
+                f"targets: {list(self.targets)} must be two numbers in (0, 1], the smaller one first", field="targets"
             )
         if self.loss == "hinge" and self.targets != (1.0, 1.0):
-            raise TrainingError("targets: the hinge has none; leave them out, or take another loss", field="targets")
+            raise TrainingError(
+                "targets: the hinge loss does not use them; remove them, or choose another loss", field="targets"
+            )
         if self.body == "mlp" and self.augment:
-            raise TrainingError("augment: needs images as convolutions see them; take body 'dcgan'", field="augment")
+            raise TrainingError("augment: it is only for convolutions; remove it, or use body 'dcgan'", field="augment")
         return self
 
 
@@ -87,12 +89,12 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 def resolve(config: Config, data: Data) -> Config:
-    """Return the config with the discriminator's learning rate. `judge` stays as it is: what `auto` finds depends on the machine."""
+    """Return the config with the discriminator's learning rate. `judge` is unchanged, as the result of `auto` depends on the machine."""
     return config.changed(discriminator_lr=config.discriminator_lr or config.lr)
 
 
 class Generator(nn.Module):
-    """The generator: latents (B, L), and class weights (B, C) if there are classes, to items (B, *shape) as model inputs."""
+    """The generator: latents (B, L), and class weights (B, C) if there are classes, to items (B, *shape) in the form of model inputs."""
 
     def __init__(self, config: Config, data: Data, classes: int) -> None:
         super().__init__()
@@ -113,10 +115,10 @@ class Generator(nn.Module):
             x: Tensor = self.up(self.project(joined).unflatten(1, self.small), c)
         else:
             x = self.layers(joined).unflatten(1, self.shape)
-        x = x.to(torch.promote_types(x.dtype, torch.float32))  # half precision (training) is coarser than levels
+        x = x.to(torch.promote_types(x.dtype, torch.float32))  # half precision (in training) is coarser than 256 levels
         if not self.bounded:
             return x
-        return torch.sigmoid(x if self._plain else 2 * x)  # (tanh(x) + 1) / 2: a tanh, brought to [0, 1]
+        return torch.sigmoid(x if self._plain else 2 * x)  # sigmoid(2 x) = (tanh(x) + 1) / 2
 
     @property
     def _plain(self) -> bool:
@@ -126,7 +128,7 @@ class Generator(nn.Module):
 class Discriminator(nn.Module):
     """The discriminator: model inputs (B, *shape), and class weights (B, C) if there are classes, to logits (B,), above zero for "real".
 
-    The class comes in by projection (Miyato and Koyama, 2018, arXiv 1802.05637, eq. 3): logit = head(h) + <embedding(y), h>.
+    The class is used by projection (Miyato and Koyama, 2018, arXiv 1802.05637, eq. 3): logit = head(h) + <embedding(y), h>.
     """
 
     def __init__(self, config: Config, data: Data, classes: int) -> None:
@@ -154,7 +156,7 @@ class Discriminator(nn.Module):
         self.embedding = self._class_embedding(nn.Linear(classes, features, bias=False)) if classes else None
 
     def _class_embedding(self, layer: nn.Linear) -> nn.Module:
-        """Return the embedding with small weights: the features are many, and a logit that is large by chance teaches nothing."""
+        """Initialise the embedding with small weights, as random weights and many features would give large random logits."""
         nn.init.normal_(layer.weight, 0.0, 0.1 / layer.out_features**0.5)
         return self._normed(layer)
 
@@ -176,20 +178,21 @@ class Discriminator(nn.Module):
 
 
 class GAN(nn.Module):
-    """The two players."""
+    """The adversarial pair: the generator and the discriminator."""
 
     def __init__(self, config: Config, data: Data, classes: int = 0) -> None:
         super().__init__()
         if data.spec.parts is not None and any(block.stop - block.start > 1 for block in data.spec.blocks()):
             raise TrainingError(
-                "gan: makes images, or rows of numbers; these have categories: tabular_vae makes them", field="data"
+                "data: rows with categories cannot be generated by this family; use the family `tabular_vae`",
+                field="data",
             )
         self.config, self.shape, self.classes = config, data.spec.shape, classes
         self.data = data
         self.generator, self.discriminator = Generator(config, data, classes), Discriminator(config, data, classes)
 
     def condition(self, labels: Tensor) -> Tensor | None:
-        """Map labels (B,) to weights (B, C); None if the model has no classes."""
+        """Map labels (B,) to class weights (B, C); None if the model has no classes."""
         return nn.functional.one_hot(labels, self.classes).float() if self.classes else None
 
     def latents(self, n: int, generator: torch.Generator) -> Tensor:
@@ -197,18 +200,18 @@ class GAN(nn.Module):
         return torch.randn((n, self.config.latent_dim), generator=generator, device=generator.device)
 
     def made(self, batch: Batch, c: Tensor | None) -> Tensor:
-        """Make as many items as the batch has."""
+        """Generate as many items as the batch has."""
         made: Tensor = self.generator(self.latents(len(batch.items), batch.generator), c)
         return made
 
     def augmented(self, x: Tensor, batch: Batch) -> Tensor:
-        """Return items as the discriminator is shown them."""
+        """Return the items with the augmentation for the discriminator."""
         if not self.config.augment:
             return x
         return (adversarial.augment(2 * x - 1, self.config.augment, batch.generator) + 1) / 2
 
     def discriminator_loss(self, batch: Batch) -> Losses:
-        """Return the discriminator's loss, and its mean logits on real and made items."""
+        """Return the discriminator's loss, and its mean logits for real and generated items."""
         c = self.condition(batch.labels)
         with torch.no_grad():
             fakes = self.made(batch, c)
@@ -219,7 +222,7 @@ class GAN(nn.Module):
         return {"loss": loss, "real_logit": real.mean(), "fake_logit": fake.mean()}
 
     def generator_loss(self, batch: Batch) -> Losses:
-        """Return the generator's loss, at the discriminator as it is, or as it will be after the unrolled steps."""
+        """Return the generator's loss against the current discriminator, or against the one after the unrolled steps."""
         c = self.condition(batch.labels)
         if self.config.unrolled:
             weights = self._ahead(batch, c)
@@ -230,7 +233,7 @@ class GAN(nn.Module):
         return {"loss": adversarial.generator_loss(self.config.loss, fake)}
 
     def _ahead(self, batch: Batch, c: Tensor | None) -> dict[str, Tensor]:
-        """Return the discriminator's weights after the unrolled steps, all on this batch and the items made for it, through which gradients pass."""
+        """Return the discriminator's weights after the unrolled steps on this batch. Gradients pass through them."""
         targets = adversarial.targets(self.config.targets, len(batch.items), batch.generator)
 
         def loss(weights: dict[str, Tensor]) -> Tensor:
@@ -245,12 +248,12 @@ class GAN(nn.Module):
 
 
 def build(config: Config, data: Data) -> GAN:
-    """Return a model with fresh weights."""
+    """Return a model with initial weights."""
     return GAN(config, data)
 
 
 def phases(model: Any, config: Config) -> list[Phase]:
-    """Return one phase, in which the discriminator's turn comes first, with a watch over both."""
+    """Return one phase, in which the discriminator is trained first in each step, with a watch."""
     betas = (config.beta1, 0.999)
     discriminator = Player(
         "discriminator", tuple(model.discriminator.parameters()), model.discriminator_loss, config.discriminator_lr, betas
@@ -262,7 +265,7 @@ def phases(model: Any, config: Config) -> list[Phase]:
 
 
 def _watch(model: Any, config: Config) -> Watch:
-    """Return a watch that compares generated items with as many real ones, and counts their classes if there is a judge."""
+    """Return a watch that compares generated items with the same number of real items, and counts their classes if there is a classifier."""
     data: Data = model.data
     device = next(model.parameters()).device
     rows = np.random.Generator(np.random.Philox(config.seed)).permutation(len(data.train))[: watching.ITEMS]
@@ -280,8 +283,8 @@ def _watch(model: Any, config: Config) -> Watch:
 def _judge(name: str, data: Data) -> Model | None:
     """Return the classifier that counts classes, or None if there is none.
 
-    Raises TrainingError if a classifier that the user named is missing or does not fit the data. If `auto` finds one that cannot be used,
-    a warning says so, and training runs without it.
+    Raises TrainingError if a named classifier is missing or does not fit the data. If `auto` finds one that cannot be used, there is
+    a warning, and training runs without it.
     """
     root = Path(os.environ.get("MANIFOLD_MODELS_DIR", "models"))
     if name == "none" or data.classes is None:
@@ -309,12 +312,14 @@ def _loaded(name: str, root: Path, data: Data) -> Model:
         or judge.manifest.spec.shape != data.spec.shape
         or "features" not in judge.manifest.tasks
     ):
-        raise TrainingError(f"judge: {name} is no classifier of what {data.name} holds", field="judge")
+        raise TrainingError(
+            f"judge: {shown(name)} is not a classifier for {data.name}; choose another, or judge=none", field="judge"
+        )
     return judge
 
 
 def evaluate(model: GAN, batch: Batch) -> dict[str, Tensor]:
-    """Return logits (B,) of test items and of as many made ones, and the cross-entropy of telling them apart, in nats."""
+    """Return the logits (B,) of test items and of as many generated ones, and the discriminator's cross-entropy in nats."""
     c = model.condition(batch.labels)
     real, fake = model.discriminator(batch.items, c), model.discriminator(model.made(batch, c), c)
     loss = nn.functional.softplus(-real) + nn.functional.softplus(fake)
@@ -323,7 +328,7 @@ def evaluate(model: GAN, batch: Batch) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def draw(model: GAN, n: int, generator: torch.Generator) -> Tensor:
-    """Return n items (n, *shape), classes in turn."""
+    """Return n generated items (n, *shape), with the classes in turn."""
     training = model.training
     labels = torch.arange(n, device=generator.device) % max(1, model.classes)
     items: Tensor = model.eval().generator(model.latents(n, generator), model.condition(labels))
@@ -333,7 +338,7 @@ def draw(model: GAN, n: int, generator: torch.Generator) -> Tensor:
 
 @torch.no_grad()
 def report(model: GAN, config: Config, data: Data) -> list[Metric]:
-    """Return how often the discriminator classifies test items and generated ones correctly: one half is chance."""
+    """Return the share of test items and generated items that the discriminator classifies correctly. 1/2 is chance."""
     device = next(model.parameters()).device
     generator = torch.Generator(device).manual_seed(config.seed)
     right = 0.0
@@ -354,7 +359,7 @@ def report(model: GAN, config: Config, data: Data) -> list[Metric]:
 
 
 class Score(nn.Module):
-    """The score: data (B, *shape) to the discriminator's logit, negated (B,), of the class that fits best if there are classes."""
+    """The task `score`: data (B, *shape) to the discriminator's negated logit (B,), of the best fitting class if there are classes."""
 
     def __init__(self, discriminator: Discriminator) -> None:
         super().__init__()
@@ -371,8 +376,9 @@ class Score(nn.Module):
 
 
 def exports(model: GAN, config: Config, data: Data) -> Exports:
-    """Return the tasks sample and decode, which are the generator, and score, which is the discriminator."""
-    round_weights(dcgan.without_spectral_norm(model.discriminator), config.stored)  # which dividing undid
+    """Return the tasks `sample` and `decode`, which are the generator, and `score`, which is the discriminator."""
+    # rounded again, as the division changed the weights
+    round_weights(dcgan.without_spectral_norm(model.discriminator), config.stored)
     latent = InputSpec(role="latent", source="latent", shape=(config.latent_dim,))
     given = [InputSpec(role="condition", source="condition", shape=(model.classes,))] if model.classes else []
     items = TensorSpec(role="data", shape=data.spec.shape)
@@ -382,7 +388,7 @@ def exports(model: GAN, config: Config, data: Data) -> Exports:
         [InputSpec(role="data", source="data", shape=data.spec.shape)],
         [TensorSpec(role=LOGIT)],
     )
-    fits = ", of the class that fits best" if model.classes else ""
+    fits = ", of the best fitting class" if model.classes else ""
     term = Term(
         name=LOGIT,
         kind="distance",

@@ -1,9 +1,9 @@
-"""Gated PixelCNN (van den Oord et al., 2016, arXiv 1606.05328) on the pixels of grey and colour images, class-conditional where there are
+"""A gated PixelCNN (van den Oord et al., 2016, arXiv 1606.05328) on the pixels of grey and colour images. It is class-conditional if the data has
 classes.
 
-The network and its cached sampler are in training.networks.gated, what a pixel holds in networks.emissions: 2 to 256 levels by softmax, or a density
-of dequantised values by a mixture. Here are likelihood, rounding to fewer levels, and the graphs: samples, scores with a map of surprise, and
-images filled in where they are not known.
+The network and its cached sampler are in training.networks.gated. The distribution of a pixel is in networks.emissions: a softmax over 2 to
+256 levels, or a mixture density of dequantised values. This file contains the likelihood, the rounding to fewer levels, and the graphs: sampling,
+scoring with a map of nats, and imputation of unknown pixels.
 """
 
 from __future__ import annotations
@@ -38,23 +38,23 @@ from manifold.training.recipes import Recipe, Share
 
 
 class Config(Recipe):
-    """Options of the family."""
+    """The options of the family."""
 
-    channels: int = Field(32, ge=1)  # of both stacks
+    channels: int = Field(32, ge=1)  # channels of each stack
     layers: int = Field(5, ge=1)  # gated layers; the receptive field is layers + 2 pixels up and left
     head: int = Field(64, ge=1)  # channels of the output head
-    dropout: Share = 0.1  # on the gated activations, while training
-    conditional: bool = True  # the model is conditioned on the class, if the data has classes
-    levels: int = Field(0, ge=0, le=256)  # that grey values are rounded to; 0: the data's own
-    # of fewer levels than the data's: rounded up or down at random each time while training, otherwise to the nearest
+    dropout: Share = 0.1  # on the gated activations, in training
+    conditional: bool = True  # whether the model is conditioned on the class, if the data has classes
+    levels: int = Field(0, ge=0, le=256)  # number of levels to which values are rounded; 0: that of the data
+    # with fewer levels than the data: True rounds up or down at random each time in training, False to the nearest level
     dynamic: bool = True
-    likelihood: Literal["softmax", "mixture"] = "softmax"  # over levels, or a density of dequantised values
-    components: int = Field(5, ge=1)  # of the mixture
+    likelihood: Literal["softmax", "mixture"] = "softmax"  # over levels, or a mixture density of dequantised values
+    components: int = Field(5, ge=1)  # number of components of the mixture
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         if self.levels == 1:
-            raise TrainingError("levels: 1 must be from 2 to 256, or 0 for the data's own", field="levels")
+            raise TrainingError("levels: 1 is not valid; use 2 to 256, or 0 for the levels of the data", field="levels")
         return self
 
 
@@ -66,7 +66,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 def resolve(config: Config, data: Data) -> Config:
-    """Return the config with the data's own levels, and without classes if the data has none. Raises InvalidValue for data without images."""
+    """Return the config with the levels of the data, and unconditional if the data has no classes. Raises InvalidValue for data without images."""
     levels = config.levels or ImageSpec.of(data.spec, f"data: {data.name}").levels
     return config.changed(levels=levels, conditional=config.conditional and data.classes is not None)
 
@@ -77,7 +77,9 @@ class GatedPixelCNN(GatedNetwork):
     def __init__(self, config: Config, data: Data) -> None:
         spec, levels = ImageSpec.of(data.spec, f"data: {data.name}"), config.levels
         if levels > spec.levels:
-            raise TrainingError(f"levels: {levels} are more than the {spec.levels} of {data.name}", field="levels")
+            raise TrainingError(
+                f"levels: {levels} is more than the {spec.levels} of {data.name}; use fewer, or 0", field="levels"
+            )
         classes = len(data.classes or ()) if config.conditional else 0
         emission: Emission = (
             Levels(levels, spec.channels, config.channels, config.head)
@@ -94,12 +96,12 @@ class GatedPixelCNN(GatedNetwork):
         self.nearest = Settle(levels, emission.integers)
 
     def settle(self, images: Tensor) -> Tensor:
-        """Map images (B, C, H, W) in [0, 1] to the network's items without chance: the nearest level, or the middle of its interval in [0, 1]."""
+        """Map images (B, C, H, W) in [0, 1] to items without random numbers: the nearest level, or the middle of its interval in [0, 1]."""
         items: Tensor = self.nearest(images)
         return items
 
     def observe(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        """Return what training and figures see of images: rounded by chance to fewer levels (of two: dynamic binarisation), and dequantised by
+        """Return the items for training and figures: rounded, at random if there are fewer levels (dynamic binarisation), and dequantised by
         uniform noise for a density."""
         steps = images * (self.levels - 1)
         rounded = torch.floor(steps + self._noise(steps, generator)) if self.by_chance else torch.round(steps)
@@ -112,7 +114,7 @@ class GatedPixelCNN(GatedNetwork):
         return torch.rand(like.shape, generator=generator, device=like.device)
 
     def bits_per_dim(self, nats: float) -> float:
-        """Return the bits per dimension of an item's -log p: of levels, or of a density on [0, 1] with log2 levels for the size of a level's interval."""
+        """Return the bits per dimension of an item's -log p. For a density on [0, 1], log2 of the number of levels is added."""
         bits = nats / (math.log(2) * self.parts * self.height * self.width)
         return bits if self.emission.integers else bits + math.log2(self.levels)
 
@@ -123,7 +125,7 @@ class GatedPixelCNN(GatedNetwork):
 
 
 def build(config: Config, data: Data) -> GatedPixelCNN:
-    """Return a model with fresh weights."""
+    """Return a model with initial weights."""
     return GatedPixelCNN(config, data)
 
 
@@ -133,14 +135,14 @@ def phases(model: Any, config: Config) -> list[Phase]:
 
 
 def evaluate(model: GatedPixelCNN, batch: Batch) -> dict[str, Tensor]:
-    """Return -log p given the true class, nats (B,)."""
+    """Return -log p given the true class, in nats, (B,)."""
     items = model.observe(batch.items, batch.generator)
     return {"loss": per_item(model.nll(items, model.to_condition(batch.labels)))}
 
 
 @torch.no_grad()
 def draw(model: GatedPixelCNN, n: int, generator: torch.Generator) -> Tensor:
-    """Return images (n, C, H, W) in [0, 1], classes in turn."""
+    """Return generated images (n, C, H, W) in [0, 1], with the classes in turn."""
     device = next(model.parameters()).device
     uniforms = torch.rand((n, model.uniforms), generator=generator, device=device)
     condition = model.to_condition(torch.arange(n, device=device) % max(1, model.classes))
@@ -152,7 +154,7 @@ def draw(model: GatedPixelCNN, n: int, generator: torch.Generator) -> Tensor:
 
 @torch.no_grad()
 def report(model: GatedPixelCNN, config: Config, data: Data) -> list[Metric]:
-    """Return the exact test NLL given the true class, and with the class marginalised, in nats and bits/dim."""
+    """Return the exact NLL of the test split, given the true class and marginalised over classes, in nats and bits/dim."""
     device = next(model.parameters()).device
     generator = torch.Generator(device).manual_seed(config.seed)
     sums: dict[str, float] = {}
@@ -183,7 +185,7 @@ def report(model: GatedPixelCNN, config: Config, data: Data) -> list[Metric]:
 
 
 def _observed(model: GatedPixelCNN) -> str:
-    """Return what x is in log p(x) of training and figures."""
+    """Return the description of x in log p(x), for training and figures."""
     rounding = "rounded by chance, one draw an item" if model.by_chance else "rounded to the nearest"
     levels = f"pixels at {model.levels} levels" + (f", {rounding}" if model.rounds else "")
     return levels if model.emission.integers else f"{levels}, dequantised by uniform noise: a density on [0, 1]"
@@ -193,7 +195,7 @@ def _observed(model: GatedPixelCNN) -> str:
 
 
 class AssembleImages(nn.Module):
-    """Values (H, B, W, S) as the loops leave them, to codes (B, H, W), or (B, S, H, W) of colours and densities, and images in [0, 1]."""
+    """The last step of the sampler: values (H, B, W, S) of the loops to codes (B, H, W), or (B, S, H, W), and images in [0, 1]."""
 
     def __init__(self, model: GatedPixelCNN) -> None:
         super().__init__()
@@ -208,7 +210,7 @@ class AssembleImages(nn.Module):
 
 
 class Settle(nn.Module):
-    """Images to the network's items (B, S, H, W), without chance."""
+    """The conversion of images to the network's items (B, S, H, W), without random numbers."""
 
     def __init__(self, levels: int, integers: bool) -> None:
         super().__init__()
@@ -223,7 +225,7 @@ class Settle(nn.Module):
 
 
 class Score(nn.Module):
-    """data (B, C, H, W) and condition to NLL (B,), nats a value (B, C, H, W), and for levels the logits of the parallel pass."""
+    """The task `score`: data (B, C, H, W) and condition to NLL (B,), nats by value (B, C, H, W), and for levels the logits of the parallel pass."""
 
     def __init__(self, model: GatedPixelCNN) -> None:
         super().__init__()
@@ -242,7 +244,7 @@ class Score(nn.Module):
 
 
 def exports(model: GatedPixelCNN, config: Config, data: Data) -> Exports:
-    """Return the tasks sample and impute (loops), and score."""
+    """Return the tasks `sample` and `impute`, which are loops, and `score`."""
     integers, shape = model.emission.integers, data.spec.shape
     grid = shape if model.parts > 1 else shape[1:]
     items = TensorSpec(role="data", shape=shape)
@@ -286,7 +288,7 @@ def _describe(model: GatedPixelCNN, config: Config, data: Data) -> str:
     of = (
         f"{model.levels} levels"
         if model.emission.integers
-        else f"a mixture of {config.components} logistic laws over dequantised values"
+        else f"a mixture of {config.components} logistic distributions over dequantised values"
     )
     parts = [
         f"Gated PixelCNN on {data.name}: {of}",

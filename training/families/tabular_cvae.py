@@ -1,9 +1,9 @@
-"""Conditional VAE for rows of a table: scores under a class or over all of them, p(class | row), and rows made of a class.
+"""A conditional VAE for rows of a table: scores given a class or over all classes, p(class | row), and sampling of rows of a class.
 
-The recipe: the conditional VAE's (Sohn, Lee and Yan, 2015) with the columns' likelihoods, sizes and schedule of `tabular_vae`. The encoder is
-conditioned on the class too, q(z | x, y): with the label in the decoder alone, as in ID-CVAE (Lopez-Martin et al., 2017, Sensors 17, 1967), a latent
-of some size carries the class by itself and the decoder ignores the label. Classes have equal prior weights: those of the training rows are
-rarely those of the rows to come.
+The recipe is that of the conditional VAE (Sohn, Lee and Yan, 2015) with the column likelihoods, sizes and schedule of `tabular_vae`. The encoder
+is conditioned on the class too, q(z | x, y). If only the decoder received the label, as in ID-CVAE (Lopez-Martin et al., 2017, Sensors 17, 1967), a
+sufficiently large latent would encode the class and the decoder would ignore the label. Classes have equal prior probabilities, because class
+frequencies in training rows are rarely those of new rows.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ __all__ = ["PRESETS", "Config", "build", "draw", "evaluate", "exports", "monitor
 
 
 class Config(tabular_vae.Config, cvae.Config):
-    """Options of the family: those of both."""
+    """The options of the family, which are those of `tabular_vae` and `cvae`."""
 
 
 PRESETS: dict[str, dict[str, Any]] = {

@@ -1,10 +1,10 @@
-"""VAE for rows of a table, made to score them: "my training rows are normal, how anomalous is this one?"
+"""A VAE for anomaly scores of table rows. It answers: "My training rows are normal. How anomalous is this row?"
 
-The recipe: the VAE's (Kingma and Welling, 2013), with one likelihood a column (a Gaussian with learned variance and a floor, after Dai and
-Wipf, 2019, arXiv 1903.05789, or a categorical), a small latent, few steps and a cosine schedule: a longer training reconstructs anomalies
-too. Distances to the nearest training rows, in latent and input space, stand beside the likelihood, as neither wins everywhere
-(benchmarks/adbench.py). `mixed` says that the training rows hold anomalies themselves: other terms are combined then, and the most
-anomalous fifth is trimmed.
+The recipe is that of the VAE (Kingma and Welling, 2013), with one likelihood per column (a Gaussian with learned variance and a floor, after
+Dai and Wipf, 2019, arXiv 1903.05789, or a categorical), a small latent, few steps and a cosine schedule. After a longer training the model
+would also reconstruct anomalies. The score combines the likelihood with distances to the nearest training rows, in latent and input space,
+as none of them is best on all data (benchmarks/adbench.py). `mixed` means that the training rows may include anomalies. Then other terms are
+combined, and the most anomalous fifth of the rows is trimmed.
 """
 
 from __future__ import annotations
@@ -21,15 +21,16 @@ from manifold.training.scores import rules
 
 __all__ = ["PRESETS", "Config", "build", "draw", "evaluate", "exports", "monitor", "phases", "report", "resolve"]
 
-TRIM = 0.2  # of training rows that may hold anomalies, if no share is stated
-LATENT = (2, 8)  # least and largest size of the latent, which is half of the encoded columns that vary in between
+TRIM = 0.2  # trimmed share of training rows that may include anomalies, if `trim` is not given
+# smallest and largest default size of the latent; between them it is half of the encoded columns that vary
+LATENT = (2, 8)
 
 
 class Config(vae.Config):
-    """Options of the family."""
+    """The options of the family."""
 
-    latent_dim: int = Field(0, ge=0)  # 0: by the number of columns
-    mixed: bool = False  # the training rows may hold anomalies; a trim of 0 is TRIM then
+    latent_dim: int = Field(0, ge=0)  # 0: chosen by the number of columns
+    mixed: bool = False  # whether the training rows may include anomalies; if so, a trim of 0 means TRIM
 
 
 RECIPE: dict[str, Any] = {
@@ -46,7 +47,7 @@ C = TypeVar("C", bound=Config)
 
 
 def resolve(config: C, data: Data) -> C:
-    """Return the config with what depends on the data filled in. Raises InvalidValue for data that is no table."""
+    """Return the config with the options that depend on the data. Raises InvalidValue for data that is not a table."""
     spec = TableSpec.of(data.spec, f"data: {data.name}")
     varying = spec.shape[0] - int(spec.constants.sum())
     size = config.latent_dim or min(max((varying + 1) // 2, LATENT[0]), LATENT[1])

@@ -1,8 +1,7 @@
-"""Variational autoencoder (Kingma and Welling, 2013, arXiv 1312.6114), and with `variational=False` its deterministic half.
+"""A variational autoencoder (Kingma and Welling, 2013, arXiv 1312.6114), or with `variational=False` a deterministic autoencoder.
 
-The recipe: an MLP D-392-196-2L, or strided convolutions before it, its mirror image as the decoder, one of six likelihoods, KL in closed
-form (appendix B of the paper).
-The ELBO is eq. 3 with the analytic KL; the importance-weighted bound is Burda et al., 2015 (arXiv 1509.00519), eq. 8.
+The recipe: an MLP D-392-196-2L, optionally after strided convolutions; the reverse as the decoder; one of six likelihoods; the KL in closed
+form (appendix B of the paper). The ELBO is eq. 3 with this KL. The importance-weighted bound is Burda et al., 2015 (arXiv 1509.00519), eq. 8.
 """
 
 from __future__ import annotations
@@ -44,31 +43,29 @@ from manifold.training.scores.distances import Distances, NearestItems, NearestL
 from manifold.training.scores.options import ScoreOptions
 from manifold.training.scores.placement import Placement, carries, place
 
-SCORE_DRAWS = 8  # draws from the posterior, fixed in the artifact, for the ELBO of the score task
-TRIM_AFTER = 1 / 3  # of the epochs: before, a minority of the normal items has as many nats as an anomaly
-ACTIVE = (
-    0.01  # a unit is active if its posterior mean varies by more than this over the data (Burda et al., section 5.1)
-)
+SCORE_DRAWS = 8  # number of draws from the posterior, fixed in the artifact, for the ELBO of the score task
+TRIM_AFTER = 1 / 3  # share of the epochs before trimming, as rare normal items cost as many nats as anomalies at first
+ACTIVE = 0.01  # variance of a unit's posterior mean over the data above which it is active (Burda et al., section 5.1)
 
 
 class Config(ScoreOptions):
-    """Options of the family."""
+    """The options of the family."""
 
     latent_dim: int = Field(20, ge=1)
     hidden: tuple[Size, ...] = (392, 196)  # sizes of the encoder's layers; the decoder mirrors them
-    # conv: convolutions that halve the image before those layers, and mirror them after; dcgan: the same by DCGAN's rules
+    # conv: convolutions before these layers halve the image, and the decoder mirrors them; dcgan: the same with DCGAN's rules
     body: Literal["mlp", "conv", "dcgan"] = "mlp"
     widths: tuple[Size, ...] = (32, 64)  # channels of the convolutions
-    rules: Annotated[tuple[dcgan.Rule, ...], WithoutBlanks] = dcgan.RULES  # of DCGAN, that its body keeps
-    variational: bool = True  # False: a deterministic autoencoder, no KL, sampled from a Gaussian fitted to its latents
+    rules: Annotated[tuple[dcgan.Rule, ...], WithoutBlanks] = dcgan.RULES  # the rules of DCGAN to apply, for body dcgan
+    variational: bool = True  # False: a deterministic autoencoder without KL, whose prior is fitted to its latents
     likelihood: str = "auto"  # a name of training.likelihoods; auto: the default of the kind of data
-    noise: float = Field(0.1, gt=0)  # sigma of the Gaussian, b of the Laplace, the logistic's scale at first
+    noise: float = Field(0.1, gt=0)  # sigma of the Gaussian, b of the Laplace, or initial scale of the logistic
     floor: float = Field(0.05, gt=0)  # smallest sigma, if it is learned
     beta: float = Field(1.0, ge=0)  # weight of the KL (Higgins et al., 2017)
-    samples: int = Field(1, ge=1)  # L, Monte-Carlo draws from the posterior for each item
+    samples: int = Field(1, ge=1)  # L: number of Monte Carlo draws from the posterior for each item
     kl_warmup: float = Field(0.0, ge=0)  # epochs over which the KL's weight grows from 0 to beta
-    iwae_k: int = Field(500, ge=1)  # importance samples of the reported bound
-    # share of the training items that is taken for anomalies and left out, once a third of the epochs is over
+    iwae_k: int = Field(500, ge=1)  # number of importance samples of the reported bound
+    # share of the training items that is treated as anomalies and left out, after a third of the epochs
     trim: float = Field(0.0, ge=0, le=0.5)
 
 
@@ -92,9 +89,9 @@ def resolve(config: C, data: Data) -> C:
 
 
 class VAE(nn.Module):
-    """q(z | x) = N(mean, diag exp(log_variance)), p(z) = N(0, I), p(x | z) by likelihood. Arrays are (B, D) inside.
+    """The model q(z | x) = N(mean, diag exp(log_variance)), p(z) = N(0, I), p(x | z) by likelihood. Inside, arrays are (B, D).
 
-    If there is a condition c (B, `width`), it is joined to the inputs of both networks: q(z | x, c) and p(x | z, c).
+    An optional condition c (B, `width`) is joined to the inputs of both networks: q(z | x, c) and p(x | z, c).
     """
 
     def __init__(self, config: Config, data: Data, width: int = 0) -> None:
@@ -116,19 +113,19 @@ class VAE(nn.Module):
         self.decoder = mlp([config.latent_dim + width, *reversed(config.hidden), outside])
 
     def condition(self, labels: Tensor, factors: Tensor | None = None) -> Tensor | None:
-        """Return the condition of items of these classes (B,) and factors (B, F): none here."""
+        """Return the condition of items with these classes (B,) and factors (B, F). It is None in this class."""
         return None
 
     def condition_of_draws(self, n: int) -> Tensor | None:
-        """Return the condition of the n items of a sample sheet: none here."""
+        """Return the condition of the n items of a sample sheet. It is None in this class."""
         return None
 
     def weights(self, labels: Tensor) -> Tensor | None:
-        """Return what the losses of items of these classes (B,) are multiplied by, 1 on average over the training part; None: nothing."""
+        """Return the loss weights of items with these classes (B,). Their mean over the training split is 1; None means no weights."""
         return None
 
     def encode(self, x: Tensor, c: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
-        """Map x (B, D) to mean and log_variance (B, L); None without a posterior. Missing values of a row (NaN) have no influence."""
+        """Map x (B, D) to mean and log_variance (B, L), which is None if not variational. Missing values (NaN) have no influence."""
         mean = self.encoder(joined(self.down(self.likelihood.evidence(x)), c))
         if not self.config.variational:
             return mean, None
@@ -140,11 +137,11 @@ class VAE(nn.Module):
         return parameters
 
     def settled(self, data: Tensor) -> Tensor:
-        """Return items (B, *shape) as graphs see them, without chance, (B, D)."""
+        """Convert items (B, *shape) to the networks' input (B, D), as in graphs, without random numbers."""
         return self.likelihood.settle(data.flatten(1))
 
     def posterior(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
-        """Return mean and log_variance (B, L) of a batch, as graphs see its items."""
+        """Return mean and log_variance (B, L) of a batch, as in graphs."""
         return self.encode(self.settled(batch.items), self.condition(batch.labels, batch.factors))
 
     def decoded(self, latents: Tensor, c: Tensor | None = None) -> Tensor:
@@ -152,7 +149,7 @@ class VAE(nn.Module):
         return self.likelihood.mean(self.decode(latents, c)).view(-1, *self.shape)
 
     def terms(self, x: Tensor, noise: Tensor, c: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Return the reconstruction NLL, averaged over the draws noise (S, B, L), and KL; nats, (B,) each."""
+        """Return the reconstruction NLL, averaged over the draws noise (S, B, L), and the KL, in nats, (B,) each."""
         mean, log_variance = self.encode(x, c)
         if log_variance is None:
             return per_item(self.likelihood.nll(self.decode(mean, c), x)), torch.zeros_like(mean[:, 0])
@@ -162,7 +159,7 @@ class VAE(nn.Module):
         return per_item(nll).view(draws, -1).mean(0), gaussian_kl(mean, log_variance).sum(1)
 
     def loss(self, batch: Batch) -> Losses:
-        """Return -ELBO with the KL weighed, in nats, averaged over the batch."""
+        """Return -ELBO with a weighted KL, in nats, averaged over the batch."""
         x = self.likelihood.observe(batch.items.flatten(1), batch.generator)
         shape = (self.config.samples, len(x), self.config.latent_dim)
         reconstruction, kl = self.terms(
@@ -182,21 +179,21 @@ class VAE(nn.Module):
 
 
 def least_surprising(nats: Tensor, trim: float) -> Tensor:
-    """Return the indices of the items (N,) that are left if the share `trim` with the most nats is taken away.
+    """Return the indices of the items (N,) that remain after the share `trim` with the most nats is removed.
 
-    Trimmed by batch while training, this is iterative trimmed loss minimisation (Shen and Sanghavi, 2019, arXiv 1810.11874): trim and
-    refit, in steps of one batch.
+    Applied to each batch in training, this is iterative trimmed loss minimisation (Shen and Sanghavi, 2019, arXiv 1810.11874) in steps of one
+    batch.
     """
     return nats.detach().topk(len(nats) - math.floor(trim * len(nats)), largest=False).indices.sort().values
 
 
 def joined(x: Tensor, c: Tensor | None) -> Tensor:
-    """Return x (B, D) with the condition (B, C) beside it."""
+    """Return x (B, D) and the condition (B, C), concatenated."""
     return x if c is None else torch.cat([x, c], 1)
 
 
 def build(config: Config, data: Data) -> VAE:
-    """Return a model with fresh weights."""
+    """Return a model with initial weights."""
     return VAE(config, data)
 
 
@@ -206,7 +203,7 @@ def phases(model: Any, config: Config) -> list[Phase]:
 
 
 def evaluate(model: VAE, batch: Batch) -> dict[str, Tensor]:
-    """Return -ELBO and its parts, in nats (B,), without warm-up and with beta 1: what the bound is, not what was minimised."""
+    """Return -ELBO and its parts, in nats (B,), without warm-up and with beta 1, so that it is the bound and not the training loss."""
     x = model.likelihood.observe(batch.items.flatten(1), batch.generator)
     noise = torch.randn((1, len(x), model.config.latent_dim), generator=batch.generator, device=x.device)
     reconstruction, kl = model.terms(x, noise, model.condition(batch.labels, batch.factors))
@@ -214,7 +211,7 @@ def evaluate(model: VAE, batch: Batch) -> dict[str, Tensor]:
 
 
 def monitor(model: VAE, batch: Batch) -> dict[str, Any]:
-    """Return active units and KL by dimension: which of the latent is used."""
+    """Return the number of active units and the KL by dimension, which show how much of the latent is used."""
     x = model.likelihood.observe(batch.items.flatten(1), batch.generator)
     mean, log_variance = model.encode(x, model.condition(batch.labels, batch.factors))
     if log_variance is None:
@@ -230,7 +227,7 @@ def active_units(mean: Tensor) -> int:
 
 @torch.no_grad()
 def draw(model: VAE, n: int, generator: torch.Generator) -> Tensor:
-    """Return means of p(x | z) at z from N(0, I), (n, *shape)."""
+    """Return means of p(x | z) for z drawn from N(0, I), (n, *shape)."""
     device = next(model.parameters()).device
     z = torch.randn((n, model.config.latent_dim), generator=generator, device=device)
     return model.likelihood.mean(model.decode(z, model.condition_of_draws(n))).view(n, *model.shape)
@@ -241,7 +238,7 @@ def draw(model: VAE, n: int, generator: torch.Generator) -> Tensor:
 
 @torch.no_grad()
 def report(model: VAE, config: Config, data: Data) -> list[Metric]:
-    """Return test ELBO and IWAE-k, KL by dimension and active units; reconstruction alone for the autoencoder."""
+    """Return test ELBO, IWAE-k, KL by dimension and active units; for the autoencoder only the reconstruction."""
     device = next(model.parameters()).device
     generator = torch.Generator(device).manual_seed(config.seed)
     binarised = {"binarisation": "dynamic, one draw an item"} if config.likelihood == "bernoulli" else {}
@@ -271,7 +268,7 @@ def report(model: VAE, config: Config, data: Data) -> list[Metric]:
     ]
     if config.variational:
         active = active_units(torch.cat(means))
-        rule = f"variance of the posterior mean over the test part above {ACTIVE}"
+        rule = f"variance of the posterior mean over the test split above {ACTIVE}"
         metrics.append(
             Metric(
                 name="active_units",
@@ -296,7 +293,7 @@ def _bound(name: str) -> str:
 
 
 class Decode(nn.Module):
-    """latent (B, L), and the condition (B, C) if there is one, to the mean of p(x | z), (B, *shape)."""
+    """The task `decode`: latent (B, L) and an optional condition (B, C) to the mean of p(x | z), (B, *shape)."""
 
     def __init__(self, model: VAE) -> None:
         super().__init__()
@@ -307,7 +304,7 @@ class Decode(nn.Module):
 
 
 class Sample(nn.Module):
-    """latent (B, L), the condition (B, C) if there is one, and noise to x drawn from p(x | z)."""
+    """The task `sample`: latent (B, L), an optional condition (B, C) and noise to x, drawn from p(x | z)."""
 
     def __init__(self, model: VAE) -> None:
         super().__init__()
@@ -319,7 +316,7 @@ class Sample(nn.Module):
 
 
 class Encode(nn.Module):
-    """data (B, *shape), and the condition (B, C) if there is one, to mean (and log_variance) (B, L)."""
+    """The task `encode`: data (B, *shape) and an optional condition (B, C) to mean and, if variational, log_variance (B, L)."""
 
     def __init__(self, model: VAE) -> None:
         super().__init__()
@@ -331,9 +328,9 @@ class Encode(nn.Module):
 
 
 class Score(nn.Module):
-    """data to the terms of `_terms`, in that order, and nats by pixel or column.
+    """The task `score`: data to the terms of `_terms`, in that order, and nats by pixel or column.
 
-    The ELBO is over SCORE_DRAWS draws, antithetic and fixed here, so that a score is the same each time.
+    The ELBO uses SCORE_DRAWS antithetic draws that are fixed here, so that scores are reproducible.
     """
 
     noise: Tensor
@@ -359,7 +356,7 @@ class Score(nn.Module):
         if model.spec.one_unit:
             distances += self._squared_error(data, model.decode(mean, condition))
         deviation = (0.5 * log_variance).exp()
-        # (draws, B, ...): one decoder run for all draws
+        # (draws, B, ...): one run of the decoder for all draws
         z = mean[None] + deviation[None] * self.noise
         nll = model.likelihood.charged(
             model.decode(z.flatten(0, 1), repeated(condition, SCORE_DRAWS)), x.repeat(SCORE_DRAWS, 1)
@@ -369,7 +366,7 @@ class Score(nn.Module):
         return reconstruction, kl, reconstruction + kl, *distances, self._shaped(nll)
 
     def _squared_error(self, data: Tensor, parameters: Tensor) -> list[Tensor]:
-        """Return the mean squared error, of data whose values have one unit."""
+        """Return the mean squared error, if all values of the data have the same unit; else nothing."""
         if not self.model.spec.one_unit:
             return []
         differences = data.flatten(1) - self.model.likelihood.mean(parameters)
@@ -381,7 +378,7 @@ class Score(nn.Module):
 
 
 def placement(model: VAE, config: Config, part: Part) -> Placement:
-    """Return where the items of a part lie, without those that are trimmed."""
+    """Return the placement of a split's items, without trimmed items."""
     device = next(model.parameters()).device
     if config.trim:
         part = subset(part, _kept(model, config, part))
@@ -389,7 +386,7 @@ def placement(model: VAE, config: Config, part: Part) -> Placement:
 
 
 def _kept(model: VAE, config: Config, part: Part) -> NDArray[np.int64]:
-    """Return the indices of the training items that are not trimmed, by -ELBO."""
+    """Return the indices of the training items that are not trimmed by their -ELBO."""
     generator = torch.Generator(next(model.parameters()).device).manual_seed(config.seed)
     nats = []
     for batch in in_order(part, 5000, generator):
@@ -401,7 +398,7 @@ def _kept(model: VAE, config: Config, part: Part) -> NDArray[np.int64]:
 
 
 def exports(model: VAE, config: Config, data: Data) -> Exports:
-    """Return the tasks decode, encode and score, and sample if x itself is drawn (tables). All take the condition if there is one."""
+    """Return the tasks `decode`, `encode`, `score`, and for tables `sample`, which draws x. All take the condition if there is one."""
     where = placement(model, config, data.train)
     listed = _terms(config, data.spec)
     return Exports(
@@ -454,7 +451,7 @@ def _latent(config: Config, where: Placement) -> LatentSpec:
 
 
 def _terms(config: Config, spec: Kind) -> list[Term]:
-    """Return what Score gives, in its order."""
+    """Return the terms of Score, in the same order."""
     others = [*terms.distances(config, spec), *terms.squared_error(spec)]
     if not config.variational:
         return [terms.reconstruction("-log p(x | z) in nats at z = f(x)"), *others]

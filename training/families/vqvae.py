@@ -1,10 +1,11 @@
-"""VQ-VAE with a learned prior (van den Oord, Vinyals and Kavukcuoglu, 2017, arXiv 1711.00937).
+"""A VQ-VAE with a learned prior (van den Oord, Vinyals and Kavukcuoglu, 2017, arXiv 1711.00937).
 
-The recipe: an encoder that shrinks the image four times, a codebook (networks.quantiser), the encoder's mirror image as the decoder, one of
-the likelihoods; then, with all that frozen, a gated PixelCNN over the grid of codes, class-conditional where there are classes.
+The recipe: an encoder that divides height and width by four, a codebook (networks.quantiser), the reverse of the encoder as the decoder, and
+one of the likelihoods. Then all of this is frozen and a gated PixelCNN over the grid of codes is trained, class-conditional if the data has
+classes.
 
-log p(x) ≥ log p(x | z_q(x)) + log p(codes(x)), as one term of p(x) = Σ p(x | codes) p(codes) is kept: a true bound, with the uniform prior
-(-log K a code) and with the learned one.
+log p(x) ≥ log p(x | z_q(x)) + log p(codes(x)), as this is one term of the sum p(x) = Σ p(x | codes) p(codes). It is a true bound, both with the
+uniform prior (-log K per code) and with the learned one.
 """
 
 from __future__ import annotations
@@ -31,33 +32,33 @@ from manifold.training.networks.quantiser import Quantiser, usage
 from manifold.training.phases import Losses, Phase, Player
 from manifold.training.recipes import Recipe, Share, Size
 
-SHRINK = 4  # of height and width, by two strided convolutions
-# the term that ranks anomalies: from Fashion-MNIST to MNIST, AUROC is 0.96 by the codes and 0.05 by the reconstruction's likelihood;
-# benchmarks/anomaly.py has the figures
+SHRINK = 4  # factor by which two strided convolutions reduce height and width
+# the term for anomaly scores: for Fashion-MNIST against MNIST, the AUROC of the codes is 0.96 and that of the reconstruction 0.05 (see
+# benchmarks/anomaly.py)
 AUTO = "prior"
 
 
 class Config(Recipe):
-    """Options of the family."""
+    """The options of the family."""
 
     widths: tuple[Size, ...] = Field((32, 64), min_length=2, max_length=2)  # channels of the two strided convolutions
-    residual: int = Field(2, ge=0)  # residual blocks on each side
-    levels: int = Field(128, ge=2)  # K, entries of the codebook
-    code_dim: int = Field(32, ge=1)  # dimensions of an entry
-    normalise: bool = True  # vectors before the codebook, over the batch (Łańcucki et al., 2020, arXiv 2005.08520)
-    moving: bool = True  # the codebook follows by moving averages; False: by the gradient of the codebook loss
-    decay: Share = 0.99  # of those averages
-    restart: float = Field(1.0, ge=0)  # entries with fewer vectors a step (as a moving average) are moved; 0 is off
+    residual: int = Field(2, ge=0)  # number of residual blocks in the encoder and in the decoder
+    levels: int = Field(128, ge=2)  # K: number of entries of the codebook
+    code_dim: int = Field(32, ge=1)  # number of dimensions of an entry
+    normalise: bool = True  # batch normalisation before the codebook (Łańcucki et al., 2020, arXiv 2005.08520)
+    moving: bool = True  # True: the codebook follows moving averages; False: the gradient of the codebook loss
+    decay: Share = 0.99  # decay of these averages
+    restart: float = Field(1.0, ge=0)  # entries with a lower moving average of vectors per step are moved; 0 is off
     commitment: float = Field(0.25, ge=0)  # beta of the paper
     likelihood: Literal["auto", "bernoulli", "gaussian", "laplace", "logistic"] = "auto"  # bernoulli for grey images
-    noise: float = Field(0.1, gt=0)  # sigma of the Gaussian, b of the Laplace, the logistic's scale at first
-    prior_channels: int = Field(32, ge=1)  # these six are options of the PixelCNN
+    noise: float = Field(0.1, gt=0)  # sigma of the Gaussian, b of the Laplace, or initial scale of the logistic
+    prior_channels: int = Field(32, ge=1)  # this and the following five are options of the PixelCNN
     prior_layers: int = Field(6, ge=1)
     prior_head: int = Field(64, ge=1)
     prior_dropout: Share = 0.1
     prior_epochs: int = Field(10, ge=1)
     prior_lr: float = Field(1e-3, gt=0)
-    conditional: bool = True  # the prior is conditioned on the class, if the data has classes
+    conditional: bool = True  # whether the prior is conditioned on the class, if the data has classes
 
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -71,14 +72,14 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 def resolve(config: Config, data: Data) -> Config:
-    """Return the config with a likelihood, and without classes if the data has none. Raises InvalidValue for data without images."""
+    """Return the config with a likelihood, and unconditional if the data has no classes. Raises InvalidValue for data without images."""
     grey = ImageSpec.of(data.spec, f"data: {data.name}").channels == 1
     likelihood = config.likelihood if config.likelihood != "auto" else "bernoulli" if grey else "logistic"
     return config.changed(likelihood=likelihood, conditional=config.conditional and data.classes is not None)
 
 
 class Residual(nn.Module):
-    """x + f(x), a 3x3 and a 1x1 convolution."""
+    """A residual block x + f(x), where f is a 3x3 and a 1x1 convolution."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -92,7 +93,7 @@ class Residual(nn.Module):
 
 
 class VQVAE(nn.Module):
-    """Images (B, C, H, W) in [0, 1]; vectors (B, d, h, w); codes (B, h, w) int64."""
+    """The model. Images are (B, C, H, W) in [0, 1], vectors (B, d, h, w), codes int64 (B, h, w)."""
 
     prior_learned: Tensor
 
@@ -101,7 +102,7 @@ class VQVAE(nn.Module):
         spec, name = ImageSpec.of(data.spec, f"data: {data.name}"), config.likelihood
         if spec.height % SHRINK or spec.width % SHRINK:
             raise TrainingError(
-                f"data: vqvae needs images whose sides are multiples of {SHRINK}, {data.name} has {spec.height}x{spec.width}",
+                f"data: images of {data.name} are {spec.width}x{spec.height}, but vqvae needs multiples of {SHRINK}; use other data or another size",
                 field="data",
             )
         self.config, self.shape, self.grid = config, spec.shape, (spec.height // SHRINK, spec.width // SHRINK)
@@ -149,11 +150,11 @@ class VQVAE(nn.Module):
         return self.parameters_of(self.quantiser.embed(codes).permute(0, 3, 1, 2))
 
     def see(self, batch: Batch) -> Tensor:
-        """Return what training sees of a batch, (B, C, H, W)."""
+        """Return the items of a batch in the form used for training, (B, C, H, W)."""
         return self.likelihood.observe(batch.items.flatten(1), batch.generator).view(-1, *self.shape)
 
     def code_nats(self, codes: Tensor, condition: Tensor) -> Tensor:
-        """Return -log p(codes), (B,): by the learned prior once it has been trained, by the uniform one before."""
+        """Return -log p(codes), (B,), with the uniform prior until the learned prior is trained."""
         learned = per_item(self.prior.nll(codes, condition))
         return torch.where(self.prior_learned, learned, torch.full_like(learned, self.uniform_nats))
 
@@ -163,7 +164,7 @@ class VQVAE(nn.Module):
         return self.grid[0] * self.grid[1] * math.log(self.config.levels)
 
     def autoencoder_loss(self, batch: Batch) -> Losses:
-        """Return reconstruction NLL in nats, codebook loss and commitment, averaged over the batch."""
+        """Return the loss, the reconstruction NLL in nats, the codebook loss and the commitment, averaged over the batch."""
         x = self.see(batch)
         z = self.vectors(x)
         passed, _, codebook, commitment = self.quantiser.learn(_rows(z), batch.generator)
@@ -174,8 +175,8 @@ class VQVAE(nn.Module):
         return {"loss": loss, "reconstruction": reconstruction, "codebook": codebook, "commitment": commitment}
 
     def prior_loss(self, batch: Batch) -> Losses:
-        """Return -log p(codes) in nats; the autoencoder is not trained any more, and gives the codes that it will give when it serves."""
-        self.encoder.eval()  # normalised as by the artifact, not by the batch
+        """Return -log p(codes) in nats. The autoencoder is frozen and computes the same codes as in the artifact."""
+        self.encoder.eval()  # normalises with fixed statistics as in the artifact, not by the batch
         with torch.no_grad(), torch.autocast(batch.items.device.type, enabled=False):
             codes = self.codes_of(self.vectors(self.see(batch)))
             self.prior_learned.fill_(True)
@@ -184,9 +185,9 @@ class VQVAE(nn.Module):
 
 @torch.no_grad()
 def _start_at_mean(layer: Any, part: Part) -> None:
-    """Set the last layer's bias to the logit of each channel's mean over (a thousand of) the items.
+    """Set the last layer's bias to the logit of each channel's mean over at most a thousand items.
 
-    If most pixels are black and the decoder starts at grey, its first steps all push one way, until the sigmoid is flat and has no gradient.
+    If most pixels are black and the decoder started at grey, all first steps would have the same direction, until the sigmoid has no gradient.
     """
     mean = torch.from_numpy(first(part, count(part, 1000)).items / 255.0).mean((0, 2, 3)).clamp(0.01, 0.99)
     layer.bias.copy_(mean.logit())
@@ -198,7 +199,7 @@ def _rows(z: Tensor) -> Tensor:
 
 
 def build(config: Config, data: Data) -> VQVAE:
-    """Return a model with fresh weights."""
+    """Return a model with initial weights."""
     return VQVAE(config, data)
 
 
@@ -218,7 +219,7 @@ def phases(model: Any, config: Config) -> list[Phase]:
 
 
 def evaluate(model: VQVAE, batch: Batch) -> dict[str, Tensor]:
-    """Return the bound's parts in nats, (B,): -log p(x | z_q) and -log p(codes)."""
+    """Return the bound and its parts -log p(x | z_q) and -log p(codes), in nats, (B,)."""
     x = model.see(batch)
     codes = model.codes_of(model.vectors(x))
     reconstruction = per_item(model.likelihood.nll(model.decode_codes(codes), x.flatten(1)))
@@ -227,14 +228,14 @@ def evaluate(model: VQVAE, batch: Batch) -> dict[str, Tensor]:
 
 
 def monitor(model: VQVAE, batch: Batch) -> dict[str, Any]:
-    """Return the usage and perplexity of the codebook over the whole test part."""
+    """Return the usage and perplexity of the codebook over the test items."""
     used, perplexity = usage(model.codes_of(model.vectors(model.see(batch))), model.config.levels)
     return {"code_usage": round(used, 4), "code_perplexity": round(perplexity, 2)}
 
 
 @torch.no_grad()
 def draw(model: VQVAE, n: int, generator: torch.Generator) -> Tensor:
-    """Return means of p(x | codes) at codes from the prior (uniform ones until it has been trained), classes in turn."""
+    """Return means of p(x | codes) for codes from the prior (uniform until it is trained), with the classes in turn."""
     device = next(model.parameters()).device
     uniforms = torch.rand((n, model.grid[0] * model.grid[1]), generator=generator, device=device)
     if not model.prior_learned:
@@ -252,7 +253,7 @@ def draw(model: VQVAE, n: int, generator: torch.Generator) -> Tensor:
 
 @torch.no_grad()
 def report(model: VQVAE, config: Config, data: Data) -> list[Metric]:
-    """Return the bound with the uniform and the learned prior, its parts, and the codebook's use over the whole training part."""
+    """Return the bound with the uniform and the learned prior, its parts, and the codebook's usage over the training split."""
     device = next(model.parameters()).device
     generator = torch.Generator(device).manual_seed(config.seed)
     binarised = {"binarisation": "dynamic, one draw an item"} if model.config.likelihood == "bernoulli" else {}
@@ -300,7 +301,7 @@ def report(model: VQVAE, config: Config, data: Data) -> list[Metric]:
 
 
 def training_codes(model: VQVAE, part: Part) -> Tensor:
-    """Return codes of a whole part as the graphs see it, (N, h, w)."""
+    """Return the codes of a whole split, computed as in the graphs, (N, h, w)."""
     device = next(model.parameters()).device
     codes = []
     for batch in in_order(part, 500, torch.Generator(device)):
@@ -313,7 +314,7 @@ def training_codes(model: VQVAE, part: Part) -> Tensor:
 
 
 class DecodeRows(nn.Module):
-    """Levels (h, B, w, 1) as the sampler's loops leave them, to codes (B, h, w) and means of p(x | codes)."""
+    """The last step of the sampler: levels (h, B, w, 1) of its loops to codes (B, h, w) and means of p(x | codes)."""
 
     def __init__(self, model: VQVAE) -> None:
         super().__init__()
@@ -325,7 +326,7 @@ class DecodeRows(nn.Module):
 
 
 class DecodeCodes(nn.Module):
-    """codes (B, h, w) to the mean of p(x | codes), (B, C, H, W)."""
+    """The task `decode_codes`: codes (B, h, w) to the mean of p(x | codes), (B, C, H, W)."""
 
     def __init__(self, model: VQVAE) -> None:
         super().__init__()
@@ -339,7 +340,7 @@ class DecodeCodes(nn.Module):
 
 
 class Decode(nn.Module):
-    """latent (B, d h w), vectors before quantisation, to the mean of p(x | z_q), (B, C, H, W)."""
+    """The task `decode`: latent (B, d h w), which are vectors before quantisation, to the mean of p(x | z_q), (B, C, H, W)."""
 
     def __init__(self, model: VQVAE) -> None:
         super().__init__()
@@ -352,7 +353,7 @@ class Decode(nn.Module):
 
 
 class Encode(nn.Module):
-    """data (B, C, H, W) to codes (B, h, w) and the vectors before quantisation, latent (B, d h w)."""
+    """The task `encode`: data (B, C, H, W) to codes (B, h, w) and the vectors before quantisation, latent (B, d h w)."""
 
     def __init__(self, model: VQVAE) -> None:
         super().__init__()
@@ -364,7 +365,7 @@ class Encode(nn.Module):
 
 
 class Score(nn.Module):
-    """data and condition to -log p(x | z_q), -log p(codes), their sum, and nats a pixel."""
+    """The task `score`: data and condition to -log p(x | z_q), -log p(codes), their sum, and nats by pixel."""
 
     def __init__(self, model: VQVAE) -> None:
         super().__init__()
@@ -380,7 +381,7 @@ class Score(nn.Module):
 
 
 class ScoreCodes(nn.Module):
-    """codes (B, h, w) and condition to -log p(codes) (B,) and the logits of one parallel pass (B, K, h, w)."""
+    """The task `score_codes`: codes (B, h, w) and condition to -log p(codes) (B,) and the logits of one parallel pass (B, K, h, w)."""
 
     def __init__(self, model: VQVAE) -> None:
         super().__init__()
@@ -392,13 +393,13 @@ class ScoreCodes(nn.Module):
 
 
 def _code_nats(model: VQVAE, codes: Tensor, condition: Tensor | None) -> Tensor:
-    """Return -log p(codes), (B,), by the learned prior; gathered rather than by cross-entropy, which exports more loosely."""
+    """Return -log p(codes), (B,), under the learned prior. It uses gather, as the exported cross-entropy is less precise."""
     log_p: Tensor = model.prior(codes, nothing(codes) if condition is None else condition).log_softmax(1)
     return -per_item(log_p.gather(1, codes[:, None]))
 
 
 def exports(model: VQVAE, config: Config, data: Data) -> Exports:
-    """Return the tasks sample (prior and decoder in one graph), encode, decode, decode_codes, score, score_codes."""
+    """Return the tasks `sample` (prior and decoder in one graph), `encode`, `decode`, `decode_codes`, `score` and `score_codes`."""
     items, image = InputSpec(role="data", source="data", shape=model.shape), TensorSpec(role="data", shape=model.shape)
     given = InputSpec(role="codes", source="codes", dtype="int64", shape=model.grid)
     size = config.code_dim * model.grid[0] * model.grid[1]

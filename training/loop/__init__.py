@@ -1,1 +1,1 @@
-"""The training loop: steps, checkpoints, test losses, alarms, and what a person sees while it runs. It knows no family."""
+"""The training loop: steps, checkpoints, test losses, alarms and progress. It does not depend on a family."""

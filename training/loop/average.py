@@ -1,4 +1,4 @@
-"""The moving average of a model's weights: what is evaluated and exported."""
+"""The moving average of a model's weights, which is evaluated and exported."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
-UNIT_VECTORS = ("._u", "._v")  # torch's names for them
+UNIT_VECTORS = ("._u", "._v")  # torch's names for the vectors of power iterations
 
 
 class Average:
-    """Exponential moving average of weights and floating-point buffers (batch norm's too); others are copied, and so are the vectors
-    of power iterations (spectral norms), as an average of unit vectors is none.
+    """An exponential moving average of weights and floating-point buffers, including those of batch normalisation.
 
-    The decay grows as (1 + step) / (10 + step) up to its value, so that short runs are not held back by their first weights.
+    Other buffers are copied. The vectors of power iterations (spectral norms) are copied too, as an average of unit vectors is not a unit
+    vector. The decay grows as (1 + step) / (10 + step) up to its value, so that the first weights have little influence in short runs.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
@@ -37,7 +37,7 @@ class Average:
 
     @contextmanager
     def applied(self) -> Iterator[None]:
-        """Put the average into the model, for the block."""
+        """Replace the model's weights by the average within the block."""
         own = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
         self.model.load_state_dict(self.shadow)
         try:

@@ -1,4 +1,4 @@
-"""Checkpoints as safetensors files: tensors by path, everything else as JSON in the header. Nothing is pickled."""
+"""The checkpoints, which are safetensors files: tensors by path, and all other values as JSON in the header. Nothing is pickled."""
 
 from __future__ import annotations
 
@@ -14,12 +14,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from manifold.runtime.errors import reason
 from manifold.runtime.repository import replacing
 from manifold.training.errors import TrainingError
 
 
 def save(path: Path, state: Mapping[str, Any]) -> None:
-    """Save nested dicts and lists of tensors and JSON values. Raises OSError if the disk is full; the previous file is kept then."""
+    """Save nested dicts and lists of tensors and JSON values. Raises OSError if the disk is full; the previous file is then kept."""
     tensors: dict[str, Tensor] = {}
     skeleton = _flatten(state, "", tensors)
     with replacing(path) as temporary:
@@ -30,23 +31,23 @@ def save(path: Path, state: Mapping[str, Any]) -> None:
 
 
 def _as_os_error(error: SafetensorError, path: Path) -> OSError:
-    """Return what the system said, which safetensors has in its text alone: `I/O error: No space left on device (os error 28)`."""
+    """Return the system's error. safetensors only has it in its text: `I/O error: No space left on device (os error 28)`."""
     match = re.search(r"\(os error (\d+)\)", str(error))
     number = int(match[1]) if match else errno.EIO
     return OSError(number, os.strerror(number), str(path))
 
 
 def load(path: Path) -> dict[str, Any]:
-    """Return what `save` saved, on the CPU. Raises TrainingError if the file is missing or damaged."""
+    """Load the values that `save` wrote, on the CPU. Raises TrainingError if the file is missing or damaged."""
     try:
         with safe_open(path, "pt") as file:
             skeleton = json.loads(file.metadata()["state"])
             state: dict[str, Any] = _restore(skeleton, {key: file.get_tensor(key) for key in file.keys()})  # noqa: SIM118
     except FileNotFoundError:
-        raise TrainingError(f"{path.parent} has no checkpoint yet; start it again with `manifold train`") from None
+        raise TrainingError(f"{path.parent}: it has no checkpoint yet; start again with `manifold train`") from None
     except (SafetensorError, KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise TrainingError(
-            f"{path} is damaged ({error}); it was not written by this project, or the disk failed"
+            f"{path}: it is not a valid checkpoint ({reason(error)}); restore it, or start again with `manifold train`"
         ) from error
     return state
 

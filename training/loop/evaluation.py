@@ -1,4 +1,4 @@
-"""The test losses, the sample sheet and the figures of a model while and after it is trained."""
+"""The test losses, the sample sheet (a grid of images, or rows) and the figures of a model during and after training."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from manifold.training.loop.state import State
 from manifold.training.networks.layers import round_weights
 from manifold.training.runs import METRICS
 
-BATCH = 500  # items
-DRAWN = 64  # items of a sheet
-MONITORED = 2**28  # values that `monitor` gets at most, in one batch: 1 GiB as float32
+BATCH = 500  # number of items in a batch
+DRAWN = 64  # number of items in a sheet
+MONITORED = 2**28  # largest number of values in the one batch for `monitor`: 1 GiB as float32
 
 
 @torch.no_grad()
 def test_record(state: State) -> dict[str, Any]:
-    """Return losses on the test part (at most `test_items`) as `test/NAME`, and the family's other figures.
+    """Return the losses on the test split (at most `test_items`) as `test/NAME`, and the family's other figures.
 
-    The other figures are of the same items, or of the first ones if they have more than MONITORED values. All are computed with a
-    generator of their own, so that they do not change the training's.
+    The other figures use the same items, or only the first ones if all have more than MONITORED values together. All figures use a separate
+    generator, so that they do not change the training's generator.
     """
     part, limit = state.data.test, min(len(state.data.test), state.config.test_items)
     generator = torch.Generator(state.fabric.device).manual_seed(state.config.seed)
@@ -43,7 +43,7 @@ def test_record(state: State) -> dict[str, Any]:
 
 @torch.no_grad()
 def save_sheet(state: State, name: str) -> None:
-    """Write a sheet of drawn items into the run's folder, if the family draws any."""
+    """Write a sheet of samples into the run's folder, if the family can draw samples."""
     generator = torch.Generator(state.fabric.device).manual_seed(state.config.seed)
     drawn = state.family.draw(state.bare, DRAWN, generator)
     if drawn is not None:
@@ -52,10 +52,10 @@ def save_sheet(state: State, name: str) -> None:
 
 @torch.no_grad()
 def save_figures(state: State) -> None:
-    """Write the family's figures of the averaged weights, as the artifact will store them, into the run's folder."""
+    """Write the family's figures into the run's folder. They are those of the averaged weights, rounded as in the artifact."""
     with state.average.applied():
         state.bare.eval()
-        round_weights(state.bare, state.config.stored)  # the context puts them back
+        round_weights(state.bare, state.config.stored)  # the context restores the model's own weights
         metrics = [
             metric.model_dump(mode="json") for metric in state.family.report(state.bare, state.config, state.data)
         ]

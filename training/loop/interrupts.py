@@ -1,4 +1,4 @@
-"""Ctrl-C while a step runs."""
+"""The handling of Ctrl-C during a training step."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from manifold.training.errors import TrainingError
 
 
 class Interrupted(TrainingError):
-    """Ctrl-C was pressed: the step was finished and a checkpoint written."""
+    """The error after Ctrl-C. The step was completed and a checkpoint was written."""
 
 
 @contextmanager
 def finish_step() -> Iterator[Callable[[], bool]]:
-    """Let Ctrl-C set a flag that the loop reads between steps; a second one interrupts at once."""
+    """Let Ctrl-C set a flag that the loop reads between steps. A second Ctrl-C interrupts immediately."""
     asked = False
 
     def handle(number: int, frame: FrameType | None) -> None:
@@ -27,7 +27,7 @@ def finish_step() -> Iterator[Callable[[], bool]]:
 
     try:
         before = signal.signal(signal.SIGINT, handle)
-    except ValueError:  # not in the main thread: the caller owns the signals
+    except ValueError:  # not in the main thread, where the caller handles signals
         yield lambda: False
         return
     try:

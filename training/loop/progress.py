@@ -1,4 +1,4 @@
-"""The progress of a training: a bar with rate and losses on a terminal, one line an epoch elsewhere."""
+"""The progress of a training: a bar with rate and losses on a terminal, else one line per epoch."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemaini
 from rich.progress import Progress as Bar
 from torch import Tensor
 
-REFRESH = 0.2  # seconds between looks at the losses, which wait for the device
+REFRESH = 0.2  # seconds between updates of the losses, as reading them waits for the device
 
 
 class Progress:
-    """Reports to the terminal; none if `quiet`."""
+    """A display of the progress on the terminal. `quiet` shows nothing."""
 
     def __init__(self, quiet: bool) -> None:
         self.console = Console(stderr=True, quiet=quiet, soft_wrap=True)
@@ -37,11 +37,11 @@ class Progress:
         self.bar.stop()
 
     def phase(self, name: str, done: int, total: int) -> None:
-        """Begin a phase of `total` steps, of which `done` are done."""
+        """Begin a phase of `total` steps, of which `done` are complete."""
         self.task = self.bar.add_task(name, total=total, completed=done, rate="", losses="")
 
     def advance(self, items: int, losses: dict[str, Tensor]) -> None:
-        """Count one step over `items` items."""
+        """Count one step with `items` items."""
         self.items += items
         self.pending += 1
         elapsed = time.perf_counter() - self.shown
@@ -55,7 +55,7 @@ class Progress:
         self.console.print(text, highlight=False)
 
     def epoch(self, record: dict[str, Any]) -> None:
-        """Print the record of an epoch that has ended."""
+        """Print the record of a completed epoch."""
         figures = "  ".join(f"{name} {value:.3f}" for name, value in record.items() if "/" in name)
         self.console.print(
             f"{record['phase']} epoch {record['epoch']}  {record['samples_per_second']:,.0f} items/s  {figures}",

@@ -1,4 +1,4 @@
-"""Pictures of a run: sample sheets and loss curves. Never needed to train."""
+"""The images of a run: sample sheets (grids of images, or rows) and loss curves. Training does not depend on them."""
 
 from __future__ import annotations
 
@@ -13,17 +13,18 @@ from manifold.runtime.kinds import DataSpec
 from manifold.runtime.repository import replacing
 from manifold.training.runs import read_log
 
+# units by the last word of a figure's name; other figures are in nats
 UNITS = {
     "accuracy": "fraction",
     "logit": "logit",
     "norm": "norm",
-}  # by the last word of a figure's name; the others are nats
+}
 
-CURVES, SECONDS = "curves.png", 30.0  # a drawing takes 0.2 s, and more on a busy machine
+CURVES, SECONDS = "curves.png", 30.0  # shortest time between two drawings, which take 0.2 s or more each
 
 
 def save(items: NDArray[Any], spec: DataSpec, stem: Path) -> Path:
-    """Write a sheet of items (n, *shape): a PNG grid of images, or a CSV of rows. Return the path, `stem` with its suffix."""
+    """Write a sheet of items (n, *shape): a PNG grid of images, or a CSV of rows. Return its path, which is `stem` with a suffix."""
     stem.parent.mkdir(parents=True, exist_ok=True)
     path = stem.with_suffix(spec.suffix)
     with replacing(path) as temporary:
@@ -32,7 +33,7 @@ def save(items: NDArray[Any], spec: DataSpec, stem: Path) -> Path:
 
 
 class Curves:
-    """The loss curves of a run while it trains. They are drawn at most once in `SECONDS`, and when the context ends, however it ends."""
+    """The loss curves of a running training. They are drawn at most once in `SECONDS`, and when the context ends, also by an error."""
 
     def __init__(self, log: Path, path: Path) -> None:
         self.log, self.path = log, path
@@ -46,26 +47,26 @@ class Curves:
         self.draw()
 
     def grown(self) -> None:
-        """Note that the log has another epoch, and draw it if the last drawing is old."""
+        """Record that the log has a new epoch, and draw it if the last drawing is at least SECONDS old."""
         self.behind = True
         if monotonic() - self.drawn >= SECONDS:
             self.draw()
 
     def draw(self) -> None:
-        """Draw what the log has now, if it is not drawn yet."""
+        """Draw the current log, if it is not yet drawn."""
         if self.behind:
             curves(self.log, self.path)
             self.drawn, self.behind = monotonic(), False
 
 
 def curves(log: Path, path: Path) -> None:
-    """Draw training and test loss by step, from the JSONL log, as a PNG."""
+    """Draw the training and test losses by step from the JSONL log, as a PNG."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     records = read_log(log)
     names = sorted({key.split("/", 1)[1] for record in records for key in record if "/" in key})
-    if not names:  # training went back to its beginning
+    if not names:  # training was rolled back to its beginning
         return
     figure = Figure(figsize=(4 * len(names), 3), layout="constrained")
     FigureCanvasAgg(figure)

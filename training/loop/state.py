@@ -1,4 +1,4 @@
-"""The state of a training: everything that the next step depends on. Checkpoints hold it, so a run goes on from one exactly."""
+"""The state of a training: everything on which the next step depends. Checkpoints contain it, so a run continues from one exactly."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ class Position:
     phase: int = 0
     in_phase: int = 0
     step: int = 0
-    rolled_back: int = 0  # times; each gives what follows another seed
+    rolled_back: int = 0  # number of rollbacks; each one changes the seed of the following steps
 
 
 class State:
-    """Model, average, optimisers, random generators and position of a training."""
+    """The model, average, optimisers, random generators and position of a training."""
 
     def __init__(self, run: TrainingRun, data: Data, fabric: Fabric) -> None:
         self.run, self.data, self.fabric = run.resolved(data), data, fabric
@@ -49,11 +49,11 @@ class State:
         self.phases: list[Phase] = self.family.phases(self.model, self.config)
         if fabric.world_size > 1 and any(phase.watch and phase.watch.rollbacks for phase in self.phases):
             raise TrainingError(
-                "rollbacks: one process goes back alone; train on one device, or without", field="rollbacks"
+                "rollbacks: they only work with one process; train on one device, or set rollbacks=0", field="rollbacks"
             )
         self.position = Position()
         self.optimizers: list[Any] = []
-        self.seconds = 0.0  # of training, without evaluation
+        self.seconds = 0.0  # duration of training, without evaluation
         self.window: dict[str, float] = {}  # sums of losses since the watch's last inspection
         self.source = batches.source(data.train, fabric.device)
         self.batch_size = min(self.config.batch_size, len(data.train) // fabric.world_size)
@@ -62,11 +62,11 @@ class State:
         self.enter_phase()
 
     def seed(self, *path: int) -> int:
-        """Return a seed for what `path` names, a function of the run's own seed."""
+        """Return a seed that depends on the run's seed and on `path`."""
         return int(np.random.SeedSequence([self.config.seed, *path]).generate_state(1)[0])
 
     def enter_phase(self) -> None:
-        """Make fresh optimisers for the players of the current phase."""
+        """Create new optimisers for the players of the current phase."""
         fused = self.fabric.device.type in ("cpu", "cuda")
         self.optimizers = []
         for player in self.phases[self.position.phase].players:
@@ -78,12 +78,12 @@ class State:
     # --- checkpoints ---
 
     def checkpoint(self, path: Path | None = None) -> None:
-        """Write the state to the run's checkpoint, or to another file."""
+        """Write the state to a file, by default the run's checkpoint."""
         if self.fabric.is_global_zero:
             checkpoints.save(path or self.run.checkpoint, self._captured())
 
     def restore(self, path: Path | None = None) -> None:
-        """Go back to the run's checkpoint, or to another. Raises TrainingError if it is of another model than the config describes."""
+        """Restore the state from a file, by default the run's checkpoint. Raises TrainingError if it does not fit the config's model."""
         state = checkpoints.load(path or self.run.checkpoint)
         with fits(self.run):
             self._take(state)
@@ -113,14 +113,14 @@ class State:
             self._take_phase(state)
         if self.fabric.is_global_zero:
             self.generator.set_state(state["rng"]["generator"])
-        else:  # other processes draw anew: resume is exact for one process
+        else:  # other processes get a new seed, as resuming is exact only for one process
             self.generator.manual_seed(self.seed(self.fabric.global_rank, self.position.step))
         torch.set_rng_state(state["rng"]["cpu"])
         if "cuda" in state["rng"] and self.fabric.device.type == "cuda":
             torch.cuda.set_rng_state(state["rng"]["cuda"], self.fabric.device)
 
     def _take_phase(self, state: Mapping[str, Any]) -> None:
-        """Take over the optimisers and the watch of the current phase."""
+        """Restore the optimisers and the watch of the current phase."""
         self.enter_phase()
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.optimizer.load_state_dict(saved)
@@ -132,18 +132,18 @@ class State:
 
 @contextmanager
 def fits(run: TrainingRun) -> Iterator[None]:
-    """Turn the errors of a checkpoint that is of another model than the config describes into a TrainingError."""
+    """Turn the errors of a checkpoint that does not fit the config's model into a TrainingError."""
     try:
         yield
-    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:  # the last for other shapes
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:  # RuntimeError for other shapes
         raise TrainingError(
-            f"{run.checkpoint} does not fit {run.folder / CONFIG}: {reason(error)}; one of the two was made by another run or another "
-            "version of Manifold"
+            f"{run.checkpoint}: it does not fit {run.folder / CONFIG} ({reason(error)}); one of them belongs to another run or another "
+            "version of Manifold; restore it, or start again with `manifold train`"
         ) from error
 
 
 def _name(device: torch.device) -> str:
-    """Return what a device is called: a GPU by its model, a CPU by its number of threads."""
+    """Return the name of a device: the model of a GPU, or the number of CPU threads."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     threads = torch.get_num_threads()

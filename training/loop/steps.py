@@ -1,8 +1,8 @@
-"""The one training loop, over phases and players. It knows no family.
+"""The training loop over phases and players. It does not depend on a family.
 
-Exact resume: everything that the next step depends on is in the checkpoint (weights, average, optimiser, generator and global RNG
-states, position), and the order of an epoch is a function of seed, phase and epoch. So N steps equal k steps, stop, resume, N - k
-steps, bit for bit on a CPU.
+Training resumes exactly. The checkpoint contains everything on which the next step depends (weights, average, optimiser, states of the
+generator and the global RNG, position), and the order of an epoch is a function of seed, phase and epoch. On a CPU, N steps therefore equal
+k steps, a stop, a resume and N - k steps bit for bit.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from manifold.training.runs import ALARMS, LOG, TrainingRun, read_log
 
 
 class Loop(State):
-    """The steps that change the state of a training."""
+    """The training loop: the steps that change the state of a training."""
 
     def __init__(self, run: TrainingRun, data: Data, fabric: Fabric, quiet: bool = True, watch: bool = True) -> None:
         super().__init__(run, data, fabric)
@@ -40,7 +40,7 @@ class Loop(State):
         self.curves = sheets.Curves(run.folder / LOG, run.folder / sheets.CURVES)
 
     def begin(self, resume: bool) -> None:
-        """Go back to the checkpoint, or make the folder of a new run."""
+        """Restore the checkpoint, or create the folder of a new run."""
         if resume:
             self.restore()
             self._cut_log()
@@ -50,11 +50,11 @@ class Loop(State):
                 (self.run.folder / name).unlink(missing_ok=True)
 
     def stopped_by(self, error: OSError) -> TrainingError:
-        """Return the error for a file that could not be written, most often because the disk is full."""
+        """Return the error for a file that could not be written, usually because the disk is full."""
         again = f"then `manifold resume {self.run.folder}`" if self.run.checkpoint.exists() else "and start it again"
         return TrainingError(
-            f"{error.filename or self.run.folder}: {error.strerror or error}: training stopped at step {self.position.step}; {self._kept()}. "
-            f"Make room, {again}."
+            f"{error.filename or self.run.folder}: {error.strerror or error}; training stopped at step {self.position.step}; {self._kept()}. "
+            f"Free some disk space, {again}."
         )
 
     def _kept(self) -> str:
@@ -80,7 +80,7 @@ class Loop(State):
     _order: Tensor
 
     def step(self, batch: Batch) -> dict[str, Tensor]:
-        """Give each player one turn. Return the losses by name, not yet read from the device."""
+        """Train each player for one step. Return the losses by name, not yet copied from the device."""
         logged: dict[str, Tensor] = {}
         phase = self.phases[self.position.phase]
         rate = self._rate(phase)
@@ -98,11 +98,11 @@ class Loop(State):
     def _turn(
         self, phase: Phase, player: Player, optimizer: Any, rate: float, batch: Batch
     ) -> tuple[dict[str, Tensor], Tensor | None]:
-        """Minimise the loss of one player by one step. Return its losses, and the norm of the gradient if it is computed."""
+        """Train one player for one step. Return its losses, and the norm of the gradient if it is computed."""
         losses = player.loss(batch)
         if not math.isfinite(losses["loss"].item()):
             raise self._diverged(phase, player, losses)
-        self.model.zero_grad()  # of every player: a loss leaves gradients in the others' weights too
+        self.model.zero_grad()  # for all players, as a loss also leaves gradients in the other players' weights
         self.fabric.backward(losses["loss"])
         norm = None
         if self.config.clip_norm or phase.watch:
@@ -123,13 +123,14 @@ class Loop(State):
     def _diverged(self, phase: Phase, player: Player, losses: dict[str, Tensor]) -> Diverged:
         values = ", ".join(f"{name} {value.item():g}" for name, value in losses.items())
         return Diverged(
-            f"not finite at step {self.position.step}, phase {phase.name!r}, player {player.name!r}: {values}; {self._kept()}. Try a smaller lr or clip_norm."
+            f"loss: not finite at step {self.position.step}, phase {phase.name!r}, player {player.name!r} ({values}); {self._kept()}. "
+            "Try a smaller lr or clip_norm."
         )
 
     # --- all steps ---
 
     def run_phases(self, stop_after: int | None = None) -> None:
-        """Train every phase from the current position on, with a checkpoint, test losses and a sheet at the end of each epoch."""
+        """Train all phases from the current position. At the end of each epoch write a checkpoint, test losses and a sheet."""
         last = None if stop_after is None else self.position.step + stop_after
         with (
             finish_step() as interrupted,
@@ -153,7 +154,7 @@ class Loop(State):
             save_figures(self)
 
     def _epoch(self, phase: Phase, progress: Progress, stop: Callable[[], bool]) -> None:
-        """Train to the end of the epoch, or until `stop` says so; either way a checkpoint is written then."""
+        """Train to the end of the epoch, or until `stop` returns true. Write a checkpoint in both cases."""
         sums: dict[str, Tensor] = {}
         counted, began = 0, time.perf_counter()
         size = self.batch_size * self.fabric.world_size
@@ -201,7 +202,7 @@ class Loop(State):
         if self.watched:
             with self.average.applied():
                 record |= test_record(self)
-                if epoch & (epoch - 1) == 0 or epoch == phase.epochs:  # powers of two, and the last
+                if epoch & (epoch - 1) == 0 or epoch == phase.epochs:  # powers of two, and the last epoch
                     save_sheet(self, f"{phase.name}-{epoch:04d}")
             self._log(record)
             progress.epoch(record)
@@ -211,7 +212,7 @@ class Loop(State):
     # --- watching ---
 
     def _inspect(self, phase: Phase, losses: Mapping[str, Tensor], progress: Progress) -> bool:
-        """Let the phase's watch inspect the training every so many steps, and log what it saw. Return whether training went back."""
+        """Let the phase's watch inspect the training every `every` steps, and log its figures. Return whether training was rolled back."""
         watch = phase.watch
         if watch is None or not self.watched:
             return False
@@ -231,15 +232,15 @@ class Loop(State):
         return False
 
     def _alarm(self, step: int, alarm: Alarm, progress: Progress, gone_back_to: int | None = None) -> None:
-        """Report an alarm on the terminal and in a file of its own, which rolling back does not shorten."""
+        """Report an alarm on the terminal and in the file of alarms, which a rollback does not shorten."""
         record = {"step": step, "alarm": alarm.name, "detail": alarm.detail, "gone_back_to": gone_back_to}
         with (self.run.folder / ALARMS).open("a") as file:
             file.write(json.dumps(record) + "\n")
-        back = "" if gone_back_to is None else f"; back to step {gone_back_to}"
+        back = "" if gone_back_to is None else f"; rolled back to step {gone_back_to}"
         progress.say(f"step {step}: {alarm.name}: {alarm.detail}{back}")
 
     def _roll_back(self, phase: Phase, alarms: Sequence[Alarm], progress: Progress) -> bool:
-        """Go back to the last good state, and on with another seed. Return False without alarms, such a state, or rollbacks that are left."""
+        """Restore the last good state and continue with another seed. Return False if there is no alarm, no such state or no rollback left."""
         step, times = self.position.step, self.position.rolled_back
         if not alarms or phase.watch is None or times >= phase.watch.rollbacks or not self.run.good.exists():
             return False
@@ -259,7 +260,7 @@ class Loop(State):
             file.write(json.dumps(record) + "\n")
 
     def _cut_log(self) -> None:
-        """Remove lines beyond the current step from the log."""
+        """Remove the log's records after the current step."""
         log = self.run.folder / LOG
         if log.exists() and self.fabric.is_global_zero:
             records = [record for record in read_log(log) if record["step"] <= self.position.step]

@@ -1,1 +1,1 @@
-"""The torch modules that families are built of. Each file has one kind of network; none knows a family, a data set or the loop."""
+"""The torch modules from which families are built. Each file has one kind of network and depends on no family, data set or loop."""

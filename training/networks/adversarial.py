@@ -1,6 +1,6 @@
-"""Losses in logits, differentiable augmentation and unrolled steps, for all adversarial pairs. No networks and no family here.
+"""The losses, the differentiable augmentation and the unrolled steps of adversarial pairs. This file contains no networks and no family.
 
-Logits are the discriminator's, above zero for "real"; losses are in nats, means over the batch.
+Logits are those of the discriminator; above zero means "real". Losses are means over the batch, in nats.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from torch.nn import functional as F
 
 Loss = Literal["non-saturating", "minimax", "hinge"]
 Policy = Literal["color", "translation", "cutout"]
-SHIFT, HOLE = 1 / 8, 1 / 2  # shares of the side
+SHIFT, HOLE = 1 / 8, 1 / 2  # largest shift and size of the cutout, as shares of the side
 
 Weights = dict[str, Tensor]
 
 
 def discriminator_loss(kind: str, real: Tensor, fake: Tensor, targets: Tensor | float = 1.0) -> Tensor:
-    """Return the loss of logits (B,) on real and made items.
+    """Return the discriminator's loss for the logits (B,) of real and generated items.
 
-    Cross-entropy with targets of the real items (Goodfellow et al., 2014, eq. 1, negated; targets below one are one-sided label smoothing,
-    Salimans et al., 2016, section 3.4), or the hinge (Lim and Ye, 2017, arXiv 1705.02894), which knows no targets.
+    It is the cross-entropy with targets for the real items (Goodfellow et al., 2014, eq. 1, negated; targets below one are one-sided label
+    smoothing, Salimans et al., 2016, section 3.4), or the hinge loss (Lim and Ye, 2017, arXiv 1705.02894), which does not use targets.
     """
     if kind == "hinge":
         return F.relu(1 - real).mean() + F.relu(1 + fake).mean()
@@ -32,15 +32,17 @@ def discriminator_loss(kind: str, real: Tensor, fake: Tensor, targets: Tensor | 
 
 
 def generator_loss(kind: str, fake: Tensor) -> Tensor:
-    """Return the loss of the logits (B,) of made items: log(1 - D) itself (minimax), -log D (non-saturating; both Goodfellow et al., 2014, section 3),
-    or -logit (hinge)."""
+    """Return the generator's loss for the logits (B,) of generated items.
+
+    It is log(1 - D) (minimax), -log D (non-saturating; both Goodfellow et al., 2014, section 3), or -logit (hinge).
+    """
     if kind == "minimax":
         return -F.softplus(fake).mean()
     return -fake.mean() if kind == "hinge" else F.softplus(-fake).mean()
 
 
 def targets(bounds: Sequence[float], n: int, generator: torch.Generator) -> Tensor | float:
-    """Return targets of n real items, drawn evenly between the bounds; one number where they are equal."""
+    """Return targets for n real items, drawn uniformly between the bounds. Equal bounds give one number."""
     low, high = bounds
     if low == high:
         return low
@@ -50,7 +52,7 @@ def targets(bounds: Sequence[float], n: int, generator: torch.Generator) -> Tens
 
 @contextmanager
 def frozen(module: nn.Module) -> Iterator[None]:
-    """Compute no gradient of the module's weights within the block. Gradients still flow through the module."""
+    """Compute no gradients for the module's weights within the block. Gradients still flow through the module."""
     parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
     for parameter in parameters:
         parameter.requires_grad_(False)
@@ -65,10 +67,10 @@ def frozen(module: nn.Module) -> Iterator[None]:
 
 
 def augment(x: Tensor, policies: Sequence[str], generator: torch.Generator) -> Tensor:
-    """Return images (B, C, H, W) in [-1, 1], each changed by draws of its own; gradients pass. DiffAugment, Zhao et al., 2020, arXiv 2006.10738.
+    """Augment images (B, C, H, W) in [-1, 1], each with its own random numbers (DiffAugment, Zhao et al., 2020, arXiv 2006.10738).
 
-    color: brightness, saturation, contrast; translation: by up to an eighth of the side; cutout: a square of half the side. Real and made
-    items are both changed, so that the generator learns the data and not the changes.
+    Gradients pass through. color: brightness, saturation, contrast; translation: by up to an eighth of the side; cutout: a square of half
+    the side. Real and generated items are both augmented, so that the generator learns the data and not the augmentation.
     """
     for policy in policies:
         x = _CHANGES[policy](x, generator)
@@ -87,7 +89,7 @@ def _color(x: Tensor, generator: torch.Generator) -> Tensor:
 
 def _translation(x: Tensor, generator: torch.Generator) -> Tensor:
     batch, _, height, width = x.shape
-    rows = _shifted(batch, height, generator)  # (B, H), one beyond the ends is background
+    rows = _shifted(batch, height, generator)  # (B, H); 0 and H + 1 are background
     columns = _shifted(batch, width, generator)
     padded = F.pad(x, (1, 1, 1, 1), value=-1.0 if x.shape[1] == 1 else 0.0)
     item = torch.arange(batch, device=x.device)[:, None, None, None]
@@ -97,7 +99,7 @@ def _translation(x: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def _shifted(batch: int, size: int, generator: torch.Generator) -> Tensor:
-    """Return places 0 .. size + 1 of a side with one more at each end, moved by a draw for each item."""
+    """Return shifted positions (B, size), one random shift per item, in a side with one more position at each end: 0 .. size + 1."""
     most = max(1, round(size * SHIFT))
     moves = torch.randint(-most, most + 1, (batch, 1), generator=generator, device=generator.device)
     return (torch.arange(size, device=generator.device) + moves + 1).clamp(0, size + 1)
@@ -110,7 +112,7 @@ def _cutout(x: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def _outside(batch: int, size: int, generator: torch.Generator) -> Tensor:
-    """Return whether, (B, size), a place lies outside the hole."""
+    """Return whether each position is outside the cutout, (B, size)."""
     length = round(size * HOLE)
     middle = torch.randint(0, size + 1, (batch, 1), generator=generator, device=generator.device)
     place = torch.arange(size, device=generator.device)
@@ -133,9 +135,9 @@ def unrolled(
     betas: tuple[float, float] = (0.9, 0.999),
     eps: float = 1e-8,
 ) -> Weights:
-    """Return the weights after so many steps of Adam on `loss`, as a function that gradients pass through, the steps' own included.
+    """Return the weights after `steps` steps of Adam on `loss`. Gradients pass through the result, including those of the steps themselves.
 
-    Unrolled GANs, Metz et al., 2016, arXiv 1611.02163, eq. 7: the generator's loss is taken at these weights. The moments start at zero.
+    Unrolled GANs (Metz et al., 2016, arXiv 1611.02163, eq. 7) evaluate the generator's loss at these weights. Adam's moments start at zero.
     """
     at = {name: weight.detach().requires_grad_() for name, weight in weights.items()}
     first = {name: torch.zeros_like(weight) for name, weight in at.items()}
@@ -146,5 +148,6 @@ def unrolled(
             first[name] = betas[0] * first[name] + (1 - betas[0]) * gradient
             second[name] = betas[1] * second[name] + (1 - betas[1]) * gradient**2
             mean, square = first[name] / (1 - betas[0] ** step), second[name] / (1 - betas[1] ** step)
-            at[name] = weight - lr * mean / (square + eps**2).sqrt()  # the root's gradient is finite where it is zero
+            # eps inside the root keeps its gradient finite at 0
+            at[name] = weight - lr * mean / (square + eps**2).sqrt()
     return at

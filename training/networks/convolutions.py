@@ -1,4 +1,4 @@
-"""Strided convolutions that take images to features and back: the outer layers of an autoencoder."""
+"""The strided convolutions of an autoencoder, which map images to features and back."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from manifold.training.networks import dcgan
 def convolutions(
     widths: Sequence[int], shape: tuple[int, ...], outputs: int, rules: Sequence[str] | None = None
 ) -> tuple[nn.Sequential, nn.Sequential, int]:
-    """Return layers of stride 2 that take images (B, C H W) to features (B, F), their mirror image to (B, outputs C H W), and F.
+    """Return layers of stride 2 from images (B, C H W) to features (B, F), the reverse layers to (B, outputs C H W), and F.
 
-    With `rules`, they are the two halves of a DCGAN that keeps those rules. Raises TrainingError for data that cannot be halved so often.
+    With `rules`, they are the two halves of a DCGAN with those rules. Raises TrainingError if the image size cannot be halved often enough.
     """
     if len(shape) != 3 or any(side % 2 ** len(widths) for side in shape[1:]):
         raise TrainingError(
-            f"body: convolutions with {len(widths)} widths halves {len(widths)} times, which {list(shape)} cannot be; use 'mlp'",
+            f"body: {len(widths)} widths halve the image size {len(widths)} times, but {list(shape)} does not allow it; use fewer widths, or body 'mlp'",
             field="body",
         )
     channels, height, width = shape

@@ -1,8 +1,12 @@
-"""Convolutions by the rules of DCGAN (Radford, Metz and Chintala, 2015, arXiv 1511.06434), and each rule left out where asked for.
+"""The convolutions of DCGAN (Radford, Metz and Chintala, 2015, arXiv 1511.06434). Each of its rules can be turned off.
 
-The rules: strides instead of pooling, batch normalisation (but not where images come in or go out), ReLU and a tanh at the end where images
-are made, LeakyReLU where they are read. Both halves are here, the one that reads images and the one that makes them; what they are used
-for (an adversarial pair, an autoencoder) is the families' business.
+The rules are:
+
+- strides instead of pooling
+- batch normalisation, except at the layers that take or return images
+- ReLU and a final tanh in the generating half, LeakyReLU in the reading half
+
+Both halves are here. The families use them as an adversarial pair or as an autoencoder.
 """
 
 from __future__ import annotations
@@ -19,13 +23,12 @@ from manifold.training.errors import TrainingError
 
 Rule = Literal["strides", "normalise", "activations"]
 RULES: tuple[Rule, ...] = get_args(Rule)
-SLOPE = 0.2  # of LeakyReLU below zero
-SETTLE = 50  # power iterations before a spectral norm is removed
+SLOPE = 0.2  # slope of LeakyReLU below zero
+SETTLE = 50  # number of power iterations before a spectral norm is removed
 
 
 class ConditionalNorm(nn.Module):
-    """Batch normalisation whose scale and shift are those of the class (de Vries et al., 2017, arXiv 1707.00683); weights (B, C) of classes
-    mix them."""
+    """A batch normalisation with a scale and a shift for each class (de Vries et al., 2017, arXiv 1707.00683). Class weights (B, C) mix them."""
 
     def __init__(self, channels: int, classes: int) -> None:
         super().__init__()
@@ -42,7 +45,7 @@ class ConditionalNorm(nn.Module):
 
 
 class Up(nn.Module):
-    """Maps (B, widths[0], h, w) to what an image is made of before its last activation, (B, channels, h 2^n, w 2^n), n = len(widths)."""
+    """The generating half: (B, widths[0], h, w) to (B, channels, h 2^n, w 2^n) before the last activation, n = len(widths)."""
 
     def __init__(self, widths: Sequence[int], channels: int, rules: Sequence[str] = RULES, classes: int = 0) -> None:
         super().__init__()
@@ -68,7 +71,7 @@ class Up(nn.Module):
 def down(channels: int, widths: Sequence[int], rules: Sequence[str] = RULES, spectral: bool = False) -> nn.Sequential:
     """Map images (B, channels, H, W) to features (B, widths[-1], H / 2^n, W / 2^n).
 
-    A spectral norm (Miyato et al., 2018, arXiv 1802.05957) takes the place of batch normalisation, whose scales would undo it.
+    A spectral norm (Miyato et al., 2018, arXiv 1802.05957) replaces batch normalisation, whose scales would cancel it.
     """
     layers: list[nn.Module] = []
     for place, (before, after) in enumerate(pairwise([channels, *widths])):
@@ -92,7 +95,7 @@ def _norm(channels: int, rules: Sequence[str], classes: int) -> nn.Module:
 
 
 def initialise(module: nn.Module) -> None:
-    """Draw weights from N(0, 0.02²), scales of batch normalisation from N(1, 0.02²), as in the paper."""
+    """Initialise weights from N(0, 0.02²) and scales of batch normalisation from N(1, 0.02²), as in the paper."""
     if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
         nn.init.normal_(module.weight, 0.0, 0.02)
     elif isinstance(module, nn.BatchNorm2d) and module.affine:
@@ -100,13 +103,13 @@ def initialise(module: nn.Module) -> None:
 
 
 def check(shape: Sequence[int], widths: Sequence[int]) -> tuple[int, int, int]:
-    """Return channels, and the height and width that are left after as many halvings as there are widths.
+    """Return the channels, and the height and width after one halving per width.
 
-    Raises TrainingError for items that are no images, or that cannot be halved so often.
+    Raises TrainingError for items that are not images, or if their size cannot be halved often enough.
     """
     if len(shape) != 3 or any(side % 2 ** len(widths) for side in shape[1:]):
         raise TrainingError(
-            f"widths: {len(widths)} of them halve {len(widths)} times, which {list(shape)} cannot be; use fewer, or body 'mlp'",
+            f"widths: {len(widths)} widths halve the image size {len(widths)} times, but {list(shape)} does not allow it; use fewer, or body 'mlp'",
             field="widths",
         )
     channels, height, width = shape
@@ -115,12 +118,14 @@ def check(shape: Sequence[int], widths: Sequence[int]) -> tuple[int, int, int]:
 
 @torch.no_grad()
 def without_spectral_norm(module: nn.Module) -> nn.Module:
-    """Return the module itself, its weights divided by their spectral norms for good, so that its graph is one of plain convolutions."""
+    """Divide the module's weights by their spectral norms permanently, so that its graph has plain convolutions. Return the module itself."""
     for part in list(module.modules()):
         if not parametrize.is_parametrized(part, "weight"):
             continue
         part.train()
-        for _ in range(SETTLE):  # an averaged weight is near the one its vectors belong to, not equal
+        for _ in range(
+            SETTLE
+        ):  # the power iteration's vectors fit the last weight, which differs slightly from the average
             _ = part.weight
         part.eval()
         parametrize.remove_parametrizations(part, "weight", leave_parametrized=True)

@@ -1,9 +1,9 @@
-"""The distribution of one position of an autoregressive network, given all before it: levels by softmax, or values by a mixture.
+"""The distribution of one position of an autoregressive network, given all earlier positions: a softmax over levels, or a mixture of values.
 
-An emission owns the embedding of values (`embed`), the parameters made of the network's features (`parameters`), the nll in nats and the draw
-by inverse CDF together, as likelihoods do. A position has one or more parts (the colours of a pixel), which come in order: the second is
-conditioned on the first, the third on both (van den Oord et al., 2016, arXiv 1601.06759, section 3.3). Values are (..., parts), last; nothing
-here draws by itself.
+Like a likelihood, an emission defines everything about it in one place: the embedding of values (`embed`), the parameters computed from the
+network's features (`parameters_of`), the nll in nats, and sampling by inverse CDF (`pick`). A position has one or more parts (the colours of
+a pixel) in order: the second is conditioned on the first, the third on both (van den Oord et al., 2016, arXiv 1601.06759, section 3.3).
+Values have the shape (..., parts). Random numbers are always arguments.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from torch.nn import functional as F
 
 from manifold.training.likelihoods import LEAST_LOG_SCALE, softplus
 
-EDGE = 1e-6  # uniforms nearer than this to 0 or 1 are moved there before a quantile is taken
+EDGE = 1e-6  # uniforms are clamped to [EDGE, 1 - EDGE] before a quantile is computed
 
 
 class Emission(nn.Module):
-    """The interface, and the modules that both share: a trunk, a head for each part, and embeddings of earlier parts for later ones."""
+    """The interface of emissions, with the modules that all share: a trunk and a head for each part."""
 
-    integers: bool  # whether values are int64 levels, or float32 in [0, 1]
-    draws: int  # uniforms that one value takes
+    integers: bool  # whether values are int64 levels; otherwise they are float32 in [0, 1]
+    draws: int  # number of uniforms for one value
 
     def __init__(self, parts: int, channels: int, head: int, width: int) -> None:
         super().__init__()
@@ -42,12 +42,12 @@ class Emission(nn.Module):
         raise NotImplementedError
 
     def pick(self, features: Tensor, uniforms: Tensor, temperature: Tensor) -> Tensor:
-        """Draw from features (B, channels), uniforms (B, draws parts), temperature (B,): values (B, parts), each part given those before it."""
+        """Draw values (B, parts), each part given the earlier ones, from features (B, channels), uniforms (B, draws parts), temperature (B,)."""
         raise NotImplementedError
 
 
 class Levels(Emission):
-    """Softmax over the levels 0 .. levels - 1 of each part; parameters are logits."""
+    """A softmax over the levels 0 .. levels - 1 of each part. Its parameters are logits."""
 
     integers = True
     draws = 1
@@ -89,16 +89,16 @@ class Levels(Emission):
 
 
 def exact(x: Tensor) -> Tensor:
-    """Convert to single precision at least: nats are sums over hundreds of positions, and half precision (training) is coarser than that."""
+    """Convert to single precision at least. Nats are summed over hundreds of positions, for which half precision (in training) is too coarse."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 class Mixture(Emission):
-    """A density on [0, 1]: a mixture of logistic laws for each part, each cut off at 0 and 1 and made whole again.
+    """A density on [0, 1]: for each part a mixture of logistic distributions, each truncated to [0, 1] and normalised.
 
-    Discretised logistic mixtures are PixelCNN++'s (Salimans et al., 2017, arXiv 1701.05517, eq. 2); here values are dequantised, so that the
-    density itself is what is fitted (Theis et al., 2016, arXiv 1511.01844, section 3.1). Parameters (..., parts, 3 K) are the components'
-    logits, means and log scales before they are brought into range. A draw takes two uniforms: one for the component, one for the value.
+    PixelCNN++ uses discretised logistic mixtures (Salimans et al., 2017, arXiv 1701.05517, eq. 2). Here values are dequantised, and the
+    density itself is fitted (Theis et al., 2016, arXiv 1511.01844, section 3.1). Parameters (..., parts, 3 K) are the components' logits,
+    means and log scales before they are mapped to their ranges. A draw takes two uniforms: one for the component, one for the value.
     """
 
     integers = False
@@ -127,7 +127,7 @@ class Mixture(Emission):
         logits, mean, log_scale = self._in_range(exact(parameters))
         rate = torch.exp(-log_scale)
         centred = (values[..., None] - mean) * rate
-        # log of the logistic density, less that of the mass within [0, 1]: σ(u) - σ(l) = σ(u) σ(-l) (1 - exp(l - u))
+        # log of the logistic density minus log of its mass within [0, 1]: σ(u) - σ(l) = σ(u) σ(-l) (1 - exp(l - u))
         log_density = -softplus(centred) - softplus(-centred) - log_scale
         log_mass = -softplus((mean - 1) * rate) - softplus(-mean * rate) + torch.log1p(-torch.exp(-rate))
         return -torch.logsumexp(logits.log_softmax(-1) + log_density - log_mass, -1)
@@ -148,7 +148,7 @@ class Mixture(Emission):
         return torch.stack(picked, 1)
 
     def _draw(self, parameters: Tensor, first: Tensor, second: Tensor, temperature: Tensor) -> Tensor:
-        """Draw from parameters (B, 3 K) and uniforms (B, 1) each: values (B,). The temperature divides logits and widens the components."""
+        """Draw values (B,) from parameters (B, 3 K) and two uniforms (B, 1). The temperature divides the logits and multiplies the scales."""
         logits, mean, log_scale = self._in_range(parameters)
         below = torch.softmax(logits / temperature, 1).cumsum(1) <= first
         chosen = below.to(torch.int64).sum(1, keepdim=True).clamp(max=self.components - 1)

@@ -1,12 +1,12 @@
-"""The gated PixelCNN as a network over a grid of codes, and its cached sampler, for the family `pixelcnn` and the priors over codes.
+"""The gated PixelCNN over a grid of codes, with its cached sampler. The family `pixelcnn` and the priors over codes use it.
 
-van den Oord et al., 2016, arXiv 1606.05328. p(codes) = Π p(code_i | those before it) in raster order. The two stacks need no masks, only
-shifts, and have no blind spot: the vertical stack at row r sees rows above r, the horizontal one the codes left of it in the same row, and
-gets the vertical one's through `link`.
+van den Oord et al., 2016, arXiv 1606.05328: p(codes) = Π p(code_i | earlier codes) in raster order. The two stacks need shifts, but no
+masks, and have no blind spot. The vertical stack at row r sees the rows above r. The horizontal stack sees the codes to the left in the same
+row, and receives the vertical stack's output through `link`.
 
-Sampling is exact and cached: the vertical stack runs once a row, the horizontal one once a code, with one row or column of memory a layer
-(Ramachandran et al., 2017, arXiv 1704.06001, for the idea). It picks by inverse CDF from uniforms that come in as an input, and in ONNX it
-is one graph with the loops and caches inside.
+Sampling is exact and cached: the vertical stack runs once per row, the horizontal one once per code, with one row or column of memory per
+layer (an idea of Ramachandran et al., 2017, arXiv 1704.06001). Codes are drawn by inverse CDF from uniforms, which are an input. In ONNX the
+sampler is one graph that contains the loops and caches.
 """
 
 from __future__ import annotations
@@ -26,29 +26,28 @@ from manifold.training.networks.emissions import Emission
 
 
 def gate(x: Tensor) -> Tensor:
-    """Return tanh of the first half of the channels times sigmoid of the second (eq. 2)."""
+    """Return tanh of the first half of the channels times sigmoid of the second half (eq. 2)."""
     a, b = x.chunk(2, 1)
     return torch.tanh(a) * torch.sigmoid(b)
 
 
 class Layer(nn.Module):
-    """Weights of one gated layer. Its three users (all positions, one row, one pixel) are below."""
+    """The weights of one gated layer. GatedNetwork (all positions), RowStep (one row) and PixelStep (one pixel) use them."""
 
     def __init__(self, channels: int, classes: int) -> None:
         super().__init__()
         self.vertical = nn.Conv2d(channels, 2 * channels, (2, 3))
         self.link = nn.Conv2d(2 * channels, 2 * channels, 1)
-        self.horizontal = nn.Linear(
-            2 * channels, 2 * channels
-        )  # of the columns c - 1 and c, side by side: a 1x2 convolution
+        # a 1x2 convolution: it takes the columns c - 1 and c, concatenated
+        self.horizontal = nn.Linear(2 * channels, 2 * channels)
         self.out = nn.Linear(channels, 2 * channels)  # residual and skip, fused
         self.classes = nn.Linear(classes, 4 * channels, bias=False)  # for both stacks
 
 
 class GatedNetwork(nn.Module):
-    """The network: p of every position of a grid given those before it, in one parallel pass. The emission defines the values of a position.
+    """The network that computes p of each position of a grid given the earlier ones, in one pass. The emission defines a position's values.
 
-    Items (B, H, W), or (B, S, H, W) of S parts: int64 levels, or float32 values. Condition (B, classes) float.
+    Items are (B, H, W), or (B, S, H, W) for S parts: int64 levels or float32 values. The condition is float (B, classes).
     """
 
     def __init__(
@@ -69,15 +68,15 @@ class GatedNetwork(nn.Module):
 
     @property
     def uniforms(self) -> int:
-        """Return the number of uniforms that an item takes: those of one part of all positions lie together."""
+        """Return the number of uniforms for one item. Those of one part are adjacent for all positions."""
         return self.emission.draws * self.parts * self.height * self.width
 
     def values(self, items: Tensor) -> Tensor:
-        """Return items with their parts last, (B, H, W, S)."""
+        """Return the items with the parts as the last axis, (B, H, W, S)."""
         return items.permute(0, 2, 3, 1) if items.dim() == 4 else items[..., None]
 
     def forward(self, items: Tensor, condition: Tensor) -> Tensor:
-        """Return the emission's parameters, (B, K, H, W) or (B, K, S, H, W) as the items are."""
+        """Return the emission's parameters: (B, K, H, W), or (B, K, S, H, W) if the items have parts."""
         parameters = self.parameters_of(items, condition)  # (B, H, W, S, K)
         return parameters.permute(0, 4, 3, 1, 2) if items.dim() == 4 else parameters[..., 0, :].permute(0, 3, 1, 2)
 
@@ -87,14 +86,14 @@ class GatedNetwork(nn.Module):
         return self.emission.parameters_of(self.features(values, condition).permute(0, 2, 3, 1), values)
 
     def nll(self, items: Tensor, condition: Tensor) -> Tensor:
-        """Return -log p of each position given those before it, in nats, of the items' shape."""
+        """Return -log p of each position given the earlier ones, in nats, in the items' shape."""
         nats = self.emission.nll(self.parameters_of(items, condition), self.values(items))
         return nats.permute(0, 3, 1, 2) if items.dim() == 4 else nats[..., 0]
 
     def features(self, values: Tensor, condition: Tensor) -> Tensor:
-        """Map values (B, H, W, S) to features (B, C, H, W) of which none sees its own position or a later one.
+        """Map values (B, H, W, S) to features (B, C, H, W). A feature depends only on earlier positions.
 
-        Shifts in place of masks: the first layer leaves out the position itself (mask A of van den Oord et al.), later ones do not (mask B).
+        Shifts replace masks: the first layer excludes the position itself (mask A of van den Oord et al.), later layers do not (mask B).
         """
         e = self.emission.embed(values).permute(0, 3, 1, 2)  # (B, C, H, W)
         v = self.first_vertical(F.pad(e, (1, 1, 2, 0)))[:, :, :-1]  # row r sees rows r - 2 and r - 1
@@ -113,12 +112,12 @@ class GatedNetwork(nn.Module):
 
     @staticmethod
     def _linear(layer: nn.Module, x: Tensor) -> Tensor:
-        """Return a 1x1 convolution."""
+        """Apply a linear layer to the channels of x (B, C, H, W), as a 1x1 convolution."""
         out: Tensor = layer(x.permute(0, 2, 3, 1))
         return out.permute(0, 3, 1, 2)
 
     def to_condition(self, labels: Tensor) -> Tensor:
-        """Map labels (B,) to one-hot weights; zeros (B, 1) for an unconditional model."""
+        """Map labels (B,) to one-hot weights, or to zeros (B, 1) for an unconditional model."""
         return (
             F.one_hot(labels, self.classes).float()
             if self.classes
@@ -130,12 +129,12 @@ class GatedNetwork(nn.Module):
 
 
 def nothing(x: Tensor) -> Tensor:
-    """Return the condition of a network without classes, zeros (B, 1), for as many rows as x (B, ...) has."""
+    """Return the condition of a network without classes: zeros (B, 1), with the batch size of x (B, ...)."""
     return torch.zeros_like(x.flatten(1)[:, :1], dtype=torch.float32)
 
 
 class Setup(nn.Module):
-    """Empty caches, and what each layer adds for the class: everything that the loops start from."""
+    """The first step of the sampler: the initial state of the loops, which is empty caches and each layer's class terms."""
 
     def __init__(self, model: GatedNetwork) -> None:
         super().__init__()
@@ -144,7 +143,7 @@ class Setup(nn.Module):
         self.parts, self.integers = model.parts, model.emission.integers
 
     def forward(self, condition: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """Take a condition (B, classes); without classes any (B, ...) tensor, for its number of rows."""
+        """Take a condition (B, classes), or without classes any (B, ...) tensor, of which only the batch size is used."""
         if self.classes == 0:
             condition = nothing(condition)
         of_class = []
@@ -163,7 +162,7 @@ class Setup(nn.Module):
 
 
 class TwoRows(nn.Module):
-    """A 2x3 convolution of two rows (W, B, C) as one product of matrices: (W, B, its channels)."""
+    """A 2x3 convolution of two rows (W, B, C), computed as one matrix product: (W, B, output channels)."""
 
     def __init__(self, convolution: nn.Conv2d) -> None:
         super().__init__()
@@ -175,7 +174,7 @@ class TwoRows(nn.Module):
         for each in (above, row):
             padded = torch.cat([empty, each, empty])
             parts += [padded[:-2], each, padded[2:]]
-        weight = self.convolution.weight.permute(0, 2, 3, 1).flatten(1)  # row by row, column by column, channels
+        weight = self.convolution.weight.permute(0, 2, 3, 1).flatten(1)  # ordered by row, column, channel
         return F.linear(torch.cat(parts, 2), weight, self.convolution.bias)
 
 
@@ -191,9 +190,9 @@ class Pointwise(nn.Module):
 
 
 class RowStep(nn.Module):
-    """The vertical stack for row r, once the row above is finished. Memory: one row a layer, and the embedding of row r - 2.
+    """The vertical stack for row r, after the row above is complete. It caches one row per layer and the embedding of row r - 2.
 
-    Columns come first, then the batch, then channels: what the loop over columns takes of it lies together in memory.
+    The axes are columns, batch, channels, so that the values for one turn of the loop over columns are adjacent in memory.
     """
 
     def __init__(self, model: GatedNetwork) -> None:
@@ -206,14 +205,15 @@ class RowStep(nn.Module):
     def forward(
         self, row: Tensor, prev_row: Tensor, row_cache: Tensor, v_cache: Tensor, classes: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Map row (), prev_row (B, W, S), row_cache (W, B, C), v_cache (layers, W, B, C): links (W, B, layers 2C) to the horizontal
-        stack, what it adds for the class included, and both caches anew."""
-        above = self.emission.embed(prev_row.transpose(0, 1)) * (row > 0).to(
-            torch.float32
-        )  # zero padding above the image
+        """Map row (), prev_row (B, W, S), row_cache (W, B, C) and v_cache (layers, W, B, C) to links and both new caches.
+
+        The links (W, B, layers 2C) are inputs of the horizontal stack and include its class terms.
+        """
+        # zero padding above the image
+        above = self.emission.embed(prev_row.transpose(0, 1)) * (row > 0).to(torch.float32)
         v = self.first(row_cache, above)
         links, cache = [], []
-        for i, (vertical, link) in enumerate(zip(self.vertical, self.link)):  # noqa: B905 - TorchScript knows no strict
+        for i, (vertical, link) in enumerate(zip(self.vertical, self.link)):  # noqa: B905 - TorchScript has no `strict`
             p = vertical(v_cache[i], v) + classes[i][:, : 2 * self.channels]  # (W, B, 2C)
             links.append(link(p) + classes[i][:, 2 * self.channels :])
             cache.append(v)
@@ -223,7 +223,7 @@ class RowStep(nn.Module):
 
 
 class PixelStep(nn.Module):
-    """The horizontal stack for one pixel, and its value. Memory: one column a layer, and the embedding of column c - 2."""
+    """The horizontal stack for one pixel, and the pixel's value. It caches one column per layer and the embedding of column c - 2."""
 
     def __init__(self, model: GatedNetwork) -> None:
         super().__init__()
@@ -236,7 +236,7 @@ class PixelStep(nn.Module):
     def forward(
         self, row: Tensor, column: Tensor, prev: Tensor, column_cache: Tensor, h_cache: Tensor, links: Tensor, uniforms: Tensor, temperature: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-        """Map prev (B, S), column_cache (B, C), h_cache (B, layers C): the value (B, S), and both caches anew."""
+        """Map prev (B, S), column_cache (B, C) and h_cache (B, layers C) to the value (B, S) and both new caches."""
         before = self.emission.embed(prev) * (column > 0).to(torch.float32)
         h = self.first(torch.cat([column_cache, before], 1))
         link = links.index_select(0, column.view(1))[0].chunk(len(self.horizontal), 1)  # (B, 2C) each
@@ -252,7 +252,7 @@ class PixelStep(nn.Module):
 
 
 class KeepKnown(nn.Module):
-    """The step of a pixel that keeps known values: the drawn value if `keep` is 0, the known one if it is 1."""
+    """A PixelStep that can keep known values: it returns the known value where `keep` is true, and the drawn value elsewhere."""
 
     def __init__(self, step: PixelStep) -> None:
         super().__init__()
@@ -262,7 +262,7 @@ class KeepKnown(nn.Module):
         self, row: Tensor, column: Tensor, prev: Tensor, column_cache: Tensor, h_cache: Tensor, links: Tensor, uniforms: Tensor, temperature: Tensor,
         known: Tensor, keep: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-        """Take known (B, H W, S) and keep (B, H W, 1) bool; the rest as in PixelStep."""
+        """Take known (B, H W, S) and keep (B, H W, 1) bool. The other arguments are those of PixelStep."""
         value, before, cache = self.step(row, column, prev, column_cache, h_cache, links, uniforms, temperature)
         mine = (row * self.width + column).view(1)
         value = torch.where(keep.index_select(1, mine)[:, 0], known.index_select(1, mine)[:, 0], value)
@@ -270,7 +270,7 @@ class KeepKnown(nn.Module):
 
 
 class Known(nn.Module):
-    """data (B, S, H, W) and mask (B, 1, H, W), 1 where it is known, to what KeepKnown takes."""
+    """The conversion of data (B, S, H, W) and a mask (B, 1, H, W), 1 for known values, to the inputs of KeepKnown."""
 
     def __init__(self, to_items: nn.Module) -> None:
         super().__init__()
@@ -282,9 +282,9 @@ class Known(nn.Module):
 
 
 class Sampler(nn.Module):
-    """uniforms (B, network.uniforms), condition (B, classes), temperature (B,): what `finish` makes. Also what TorchScript compiles.
+    """The sampler of a network, also in TorchScript: uniforms (B, network.uniforms), condition (B, classes), temperature (B,) to codes and items.
 
-    `finish` makes codes (or values) and items of the values (H, B, W, S) that the loops leave.
+    `finish` computes the codes (or values) and the items from the values (H, B, W, S) of the loops.
     """
 
     def __init__(self, model: GatedNetwork, finish: nn.Module) -> None:
@@ -307,7 +307,7 @@ class Sampler(nn.Module):
     def filled(
         self, uniforms: Tensor, condition: Tensor, temperature: Tensor, known: Tensor, keep: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Draw the same with some positions given, as KeepKnown takes them."""
+        """Sample like `forward`, but keep some known values. `known` and `keep` are those of KeepKnown."""
         classes, v_cache, row_cache, empty_h, empty_column, prev_row = self.setup(condition)
         places = torch.arange(max(self.height, self.width), device=uniforms.device)
         rows = []
@@ -327,7 +327,7 @@ class Sampler(nn.Module):
         return codes, items
 
     def to_onnx(self) -> Any:
-        """Export the sampler as one ONNX graph: two nested Loops around the exported steps."""
+        """Export the sampler as one ONNX graph with two nested Loops around the exported steps."""
         return loops.grid_sampler(self._steps(), self.height, self.width)
 
     def to_onnx_by_rows(self) -> dict[str, Any]:
@@ -335,9 +335,9 @@ class Sampler(nn.Module):
         return loops.row_sampler(self._steps(), self.width)
 
     def _steps(self, known: nn.Module | None = None) -> dict[str, Any]:
-        """Return every step as a graph. `known`, if given, is one more step, which makes known values and their mask of data and mask.
+        """Return each step as a graph. `known` is an optional additional step that computes KeepKnown's inputs from data and mask.
 
-        A step that was exported before is not exported again: sampling and imputing share most of them.
+        A step is exported only once, as sampling and imputing share most steps.
         """
         setup, row, pixel, finish = self.setup, self.row_step, self.pixel_step.step, self.finish
         batch, layers, channels, width = 3, len(row.vertical), setup.channels, self.width
@@ -345,7 +345,7 @@ class Sampler(nn.Module):
         given, name = (condition, "condition") if setup.classes else (uniforms, "uniforms")
         classes, v_cache, row_cache, h_cache, empty_column, prev_row = setup(given)
         links = torch.zeros(width, batch, layers * 2 * channels)
-        # two tensors: the exporter would take one object, given twice, for one input
+        # two tensors, because the exporter treats the same object, given twice, as one input
         row_at, column_at = torch.tensor(1), torch.tensor(2)
         inputs = {
             "row": row_at, "column": column_at, "prev": prev_row[:, 0], "column_cache": empty_column, "h_cache": h_cache, "links": links,
@@ -377,14 +377,14 @@ class Sampler(nn.Module):
         }  # fmt: skip
 
     def _once(self, name: str, *arguments: Any) -> Any:
-        """Return a copy of the step's graph, exported at the first call with the weights of that time."""
+        """Return a copy of the step's graph. It is exported at the first call, with the weights at that time."""
         if name not in self._exported:
             self._exported[name] = loops.export(*arguments)
         return copy.deepcopy(self._exported[name])
 
 
 class FreeSampler(nn.Module):
-    """The sampler of a network without classes: uniforms, temperature (B,)."""
+    """The sampler of a network without classes. It takes uniforms and temperature (B,)."""
 
     def __init__(self, sampler: Sampler) -> None:
         super().__init__()
@@ -396,9 +396,9 @@ class FreeSampler(nn.Module):
 
 
 class Imputer(nn.Module):
-    """The imputer: a Sampler with two more inputs, data (B, S, H, W) and mask (B, 1, H, W), whose known values are kept.
+    """A Sampler with two more inputs, data (B, S, H, W) and mask (B, 1, H, W). Values that the mask marks as known are kept.
 
-    The rest is drawn in order, each position given all before it: known values further down have no influence on it.
+    The other values are drawn in order, each given all earlier positions. Known values at later positions do not influence them.
     """
 
     def __init__(self, sampler: Sampler, to_items: nn.Module) -> None:
@@ -413,7 +413,7 @@ class Imputer(nn.Module):
         return codes, items
 
     def to_onnx(self) -> Any:
-        """Export one ONNX graph."""
+        """Export the imputer as one ONNX graph."""
         return loops.grid_sampler(self.sampler._steps(self.known), self.sampler.height, self.sampler.width)
 
 
@@ -430,19 +430,19 @@ class FreeImputer(nn.Module):
 
 
 def sampling(model: GatedNetwork, sampler: Sampler, outputs: Sequence[TensorSpec], max_rows: int) -> Task:
-    """Return the task `sample` of a network: uniforms, the condition if there are classes, and a temperature, to the sampler's outputs."""
+    """Return the task `sample` of a network. Its inputs are uniforms, the condition if there are classes, and a temperature."""
     return Task(sampler if model.classes else FreeSampler(sampler), _chance(model), outputs, sampler.to_onnx, max_rows)
 
 
 def imputing(
     model: GatedNetwork, sampler: Sampler, to_items: nn.Module, outputs: Sequence[TensorSpec], max_rows: int
 ) -> Task:
-    """Return the task `impute`: the inputs of `sample`, an image, and a mask of its known values. `to_items` makes the network's items of images."""
+    """Return the task `impute`: the inputs of `sample`, an image, and a mask of known values. `to_items` converts images to the network's items."""
     imputer = Imputer(sampler, to_items)
     shape = (model.parts, model.height, model.width)
     inputs = [
         *_chance(model),
-        InputSpec(role="data", name="given", source="data", shape=shape),  # the output is called data too
+        InputSpec(role="data", name="given", source="data", shape=shape),  # the output's name is "data"
         InputSpec(role="mask", source="mask", shape=(1, *shape[1:])),
     ]
     return Task(imputer if model.classes else FreeImputer(imputer), inputs, outputs, imputer.to_onnx, max_rows)
@@ -457,5 +457,5 @@ def _chance(model: GatedNetwork) -> list[InputSpec]:
 
 
 def condition_inputs(model: GatedNetwork) -> list[InputSpec]:
-    """Return the condition, if there are classes."""
+    """Return the condition's input, or nothing if there are no classes."""
     return [InputSpec(role="condition", source="condition", shape=(model.classes,))] if model.classes else []

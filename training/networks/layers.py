@@ -1,4 +1,4 @@
-"""Building blocks that more than one family uses."""
+"""The building blocks that several families share."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-LINE = 16  # float32 numbers in 64 bytes
+LINE = 16  # number of float32 values in 64 bytes
 
 
 def mlp(sizes: Sequence[int]) -> nn.Sequential:
@@ -20,17 +20,17 @@ def mlp(sizes: Sequence[int]) -> nn.Sequential:
 
 
 def per_item(values: Tensor) -> Tensor:
-    """Return the sum over all dimensions of an item: (B, ...) to (B,).
+    """Return the sum over all values of each item: (B, ...) to (B,).
 
-    Every item is filled up with zeros to a multiple of 64 bytes: ONNX Runtime adds up in another order where a row begins elsewhere, and the
-    last bit would depend on an item's place in the batch.
+    Each item is padded with zeros to a multiple of 64 bytes. Without it, ONNX Runtime's order of summation, and so the last bit, depends on
+    the item's position in the batch, because the memory alignment of its row does.
     """
     flat = values.flatten(1)
     return nn.functional.pad(flat, (0, -flat.shape[1] % LINE)).sum(1)
 
 
 class Affine(nn.Module):
-    """A batch normalisation with fixed statistics: x scale + shift by channel."""
+    """A batch normalisation with fixed statistics: x scale + shift for each channel."""
 
     scale: Tensor
     shift: Tensor
@@ -48,10 +48,10 @@ class Affine(nn.Module):
 
 
 def fix_norms(module: nn.Module) -> None:
-    """Put an Affine in the place of each batch normalisation below the module.
+    """Replace each batch normalisation below the module by an Affine.
 
-    An exporter folds batch normalisations into the convolutions before them, whose weights, rounded to half precision to be stored so, are then
-    none that half precision holds.
+    Otherwise the exporter folds batch normalisations into the convolutions before them. The folded weights are no longer exact in half
+    precision, so weights that were rounded to float16 could not be stored as float16.
     """
     for name, child in module.named_children():
         if isinstance(child, nn.BatchNorm2d):
@@ -62,7 +62,7 @@ def fix_norms(module: nn.Module) -> None:
 
 @torch.no_grad()
 def round_weights(model: nn.Module, stored: str) -> None:
-    """Round the parameters, which stay float32, to the values that are stored."""
+    """Round the parameters to the values of the stored precision. Their dtype stays float32."""
     if stored == "float16":
         for parameter in model.parameters():
             parameter.copy_(parameter.half())

@@ -1,11 +1,13 @@
 """The nearest-neighbour codebook of a VQ-VAE (van den Oord, Vinyals and Kavukcuoglu, 2017, arXiv 1711.00937).
 
 Forward: each vector is replaced by the nearest entry. Backward: the gradient passes straight through (section 3.1). The codebook follows
-its vectors either by gradient, |sg[z] - e|² (eq. 3), or by moving averages of counts and sums (appendix A.1); the encoder is held to the
-codebook by the commitment |z - sg[e]|². It starts from k-means of the first batch, and entries that nothing falls on any more are put where
-vectors are: a collapsed codebook is the usual failure. Both choose vectors by their squared distance to the entries there are (k-means++,
-Arthur and Vassilvitskii, 2007): where most of an image is background, vectors chosen evenly would put many entries on one point, and which
-of them a vector gets would be rounding.
+the vectors by gradient, |sg[z] - e|² (eq. 3), or by moving averages of counts and sums (appendix A.1). The commitment |z - sg[e]|² keeps the
+encoder near the codebook.
+
+The usual failure is a collapsed codebook. The codebook therefore starts from k-means of the first batch, and entries that are no longer used
+are moved to vectors of the batch. Both steps choose vectors with a probability proportional to their squared distance from the existing
+entries (k-means++, Arthur and Vassilvitskii, 2007). If vectors were chosen uniformly and most of an image were background, many entries would
+start at one point, and rounding would decide which of them a vector is assigned to.
 """
 
 from __future__ import annotations
@@ -14,12 +16,12 @@ import torch
 from torch import Tensor, nn
 
 LLOYD_STEPS = 10
-TIED = 1e-20  # squared distance below which vectors are the same
-FADED = 1e-5  # a moving average this small is noise: its entry stays where it is
+TIED = 1e-20  # squared distance below which vectors count as equal
+FADED = 1e-5  # moving average of a count below which its entry is not moved, as it would be noise
 
 
 class Quantiser(nn.Module):
-    """K entries of d dimensions. Vectors are (N, d), codes (N,) int64."""
+    """A codebook of K entries with d dimensions. Vectors are (N, d), codes int64 (N,)."""
 
     counts: Tensor
     sums: Tensor
@@ -29,24 +31,24 @@ class Quantiser(nn.Module):
         super().__init__()
         self.levels, self.moving, self.decay, self.restart = levels, moving, decay, restart
         self.codebook = nn.Parameter(torch.randn(levels, dimensions) / dimensions**0.5, requires_grad=not moving)
-        self.register_buffer("counts", torch.ones(levels))  # moving averages: vectors a step, and their sums
+        self.register_buffer("counts", torch.ones(levels))  # moving averages: vectors per step, and their sums
         self.register_buffer("sums", self.codebook.detach().clone())
-        self.register_buffer("started", torch.tensor(0))  # steps since k-means; 0 before it
+        self.register_buffer("started", torch.tensor(0))  # number of steps since k-means; 0 before it
 
     def nearest(self, z: Tensor) -> Tensor:
-        """Return codes (N,) of the nearest entries, by |z - e|² without the part that is the same for all."""
+        """Return the codes (N,) of the nearest entries, by |z - e|² without |z|², which is the same for all entries."""
         return (self.codebook.square().sum(1) - 2 * (z @ self.codebook.T)).argmin(1)
 
     def embed(self, codes: Tensor) -> Tensor:
-        """Return entries of codes (...,), (..., d)."""
+        """Return the entries (..., d) of codes (...,)."""
         return self.codebook[codes]
 
     def learn(self, z: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Return one step's pass: vectors with straight-through gradient (N, d), codes (N,), codebook loss and commitment (N,) each.
+        """Quantise for one training step: vectors with straight-through gradient (N, d), codes (N,), codebook loss and commitment (N,) each.
 
-        The codebook is moved here where it follows by averages, and restarted where it is dead; chance comes from the generator.
+        This also updates a codebook that follows moving averages, and restarts unused entries. Random numbers come from the generator.
         """
-        with torch.autocast(z.device.type, enabled=False):  # distances in half precision would choose other entries
+        with torch.autocast(z.device.type, enabled=False):  # in half precision, other entries would be nearest
             return self._learn(z.float(), generator)
 
     def _learn(self, z: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -62,7 +64,7 @@ class Quantiser(nn.Module):
 
     @torch.no_grad()
     def _start(self, z: Tensor, generator: torch.Generator) -> None:
-        """Start the codebook by k-means from vectors of the batch that lie apart; Lloyd, 1982."""
+        """Initialise the codebook by k-means (Lloyd, 1982), from vectors of the batch that are far apart."""
         first = torch.randint(len(z), (1,), generator=generator, device=z.device)
         self.codebook.copy_(torch.cat([z[first], _apart(z, z[first], self.levels - 1, generator)]))
         for _ in range(LLOYD_STEPS):
@@ -75,10 +77,10 @@ class Quantiser(nn.Module):
 
     @torch.no_grad()
     def _follow(self, z: Tensor, codes: Tensor, generator: torch.Generator) -> None:
-        """Update moving averages of counts and sums, the codebook where it follows them, and new places for dead entries."""
+        """Update the moving averages, the codebook if it follows them, and the positions of unused entries."""
         self.started += 1
         steps = int(self.started)
-        decay = min(self.decay, steps / (9 + steps))  # the encoder moves fastest at first, and averages must keep up
+        decay = min(self.decay, steps / (9 + steps))  # smaller at first, as the encoder then changes fastest
         counts, sums = self._totals(z, codes)
         self.counts.lerp_(counts, 1 - decay)
         self.sums.lerp_(sums, 1 - decay)
@@ -89,7 +91,8 @@ class Quantiser(nn.Module):
         if self.restart and dead.any():
             fresh = _apart(z, self.codebook[~dead], int(dead.sum()), generator)
             self.codebook[dead] = fresh
-            share = max(self.restart, float(counts.sum()) / self.levels)  # as if it had its share: time to win vectors
+            # an average count, so that the entry is not restarted at once
+            share = max(self.restart, float(counts.sum()) / self.levels)
             self.counts[dead] = share
             self.sums[dead] = fresh * share
 
@@ -99,11 +102,11 @@ class Quantiser(nn.Module):
 
 
 def _apart(z: Tensor, entries: Tensor, n: int, generator: torch.Generator) -> Tensor:
-    """Return n of the vectors z (N, d), one after the other, each by its squared distance to the nearest entry (K, d) or vector chosen before."""
+    """Choose n of the vectors z (N, d) in turn, by their squared distance from the nearest entry (K, d) or vector that was chosen before."""
     least = torch.cdist(z, entries).square().amin(1) if len(entries) else torch.ones_like(z[:, 0])
     chosen = []
     for _ in range(n):
-        # where everything is at an entry already, any vector will do
+        # if all vectors equal an entry, they are chosen uniformly
         one = z[torch.multinomial(least.clamp(min=TIED), 1, generator=generator)]
         least = torch.minimum(least, (z - one).square().sum(1))
         chosen.append(one)
@@ -111,7 +114,7 @@ def _apart(z: Tensor, entries: Tensor, n: int, generator: torch.Generator) -> Te
 
 
 def usage(codes: Tensor, levels: int) -> tuple[float, float]:
-    """Return the part of the codebook that occurs, and the perplexity exp H of the codes (any shape)."""
+    """Return the share of the codebook that is used, and the perplexity exp H of the codes (of any shape)."""
     counts = torch.bincount(codes.flatten(), minlength=levels).double()
     p = counts[counts > 0] / counts.sum()
     return float((counts > 0).double().mean()), float(torch.exp(-(p * p.log()).sum()))

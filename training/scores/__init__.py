@@ -1,1 +1,1 @@
-"""Anomaly scores of any family that places items in a latent space: where the training items lie, distances to them, terms and rules."""
+"""The anomaly scores of families with a latent space: the latent positions of the training items, distances to them, terms and rules."""

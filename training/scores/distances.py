@@ -1,4 +1,4 @@
-"""Modules of graphs: distances of an item to where the training items lie, and the nearest of those."""
+"""The graph modules for distances from an item to the training items, and for the nearest of these."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from manifold.training.scores.placement import Placement, Posterior
 
 
 class Distances(nn.Module):
-    """The posterior means (B, L) and the items (B, D) to the distances of `terms.distances`, in that order, (B,) each.
+    """The distances of `terms.distances`, in that order, (B,) each, computed from posterior means (B, L) and items (B, D).
 
-    The encoder cannot place a value that training never saw, so such values add to the squared distances. In the whitened latent space a
-    squared distance is twice the nats of a Gaussian above its centre: a value that costs c nats adds 2 c there. Among encoded columns two
-    categories are at the squared distance 2, one for each of their columns, and so is an unseen one from every other.
+    The encoder cannot place a value that did not occur in training (an unseen value), so such values add to the squared distances. In the
+    whitened latent space a squared distance is twice the nats of a Gaussian relative to its centre, so an unseen value that costs c nats adds
+    2 c. In encoded columns two different categories have the squared distance 2, so an unseen category also has 2 to all others.
     """
 
     centre: Tensor
@@ -49,34 +49,34 @@ class Distances(nn.Module):
 
 
 def added(likelihood: DecoderLikelihood, x: Tensor) -> Tensor | None:
-    """Return what unseen values of items (B, D) add to their squared distances to other items, (B,); None if every value is possible."""
+    """Return the amount (B,) that unseen values of items (B, D) add to squared distances; None if there can be no unseen values."""
     return None if likelihood.unseen is None else per_item(likelihood.unseen.squares * likelihood.unseen(x))
 
 
 class Places(Protocol):
-    """A model that places items in a latent space."""
+    """The interface of a model that maps items into a latent space."""
 
     shape: tuple[int, ...]
     spec: Kind
     likelihood: DecoderLikelihood
 
     def settled(self, data: Tensor) -> Tensor:
-        """Return items (B, *shape) as the encoder takes them, (B, D)."""
+        """Convert items (B, *shape) to the encoder's input, (B, D)."""
         ...
 
     def encode(self, x: Tensor, c: Tensor | None = None) -> Posterior:
-        """Return the posterior of settled items."""
+        """Return the posterior of items that `settled` returned."""
         ...
 
     def decoded(self, latents: Tensor) -> Tensor:
-        """Return the mean of p(x | z) for latents (B, L), (B, *shape)."""
+        """Return the mean of p(x | z), (B, *shape), for latents (B, L)."""
         ...
 
 
 class NearestItems(nn.Module):
-    """data to the k nearest references (B, k, *shape) and their distances (B, k).
+    """The k reference items that are nearest to each item, (B, k, *shape), and their distances (B, k).
 
-    If some references have missing values, a mask (B, k, D) of the others comes third.
+    If some references have missing values, the third output is a mask (B, k, D) of the values that are present.
     """
 
     known: Tensor
@@ -99,7 +99,7 @@ class NearestItems(nn.Module):
 
 
 class NearestLatents(nn.Module):
-    """data to the k references that are nearest in latent space, decoded (B, k, *shape), and their distances (B, k)."""
+    """The k references that are nearest to each item in latent space, decoded (B, k, *shape), and their distances (B, k)."""
 
     centre: Tensor
     whitening: Tensor

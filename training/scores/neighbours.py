@@ -1,4 +1,4 @@
-"""Distances to the nearest of some references, as part of a graph."""
+"""The graph module for distances to the nearest reference points."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from torch import Tensor, nn
 
 from manifold.training.networks.layers import per_item
 
-CANDIDATES = 4  # times k, of which the nearest are picked
+CANDIDATES = 4  # number of candidates, as a multiple of k
 
 
 class Neighbours(nn.Module):
-    """The mean Euclidean distance of points (B, D) to the k nearest of N references, (B,).
+    """The mean Euclidean distance (B,) from points (B, D) to the k nearest of N references.
 
-    Candidates are found by one product of matrices. Their distances are then computed again from the differences, and the nearest are picked
-    by these, because |a|² - 2ab + |b|² loses all its digits if two points are close.
+    Candidates are found by one matrix product. Their distances are computed again from the differences, and the k nearest are selected by
+    these, because |a|² - 2ab + |b|² loses its significant digits if two points are close.
     """
 
     points: Tensor
@@ -24,9 +24,9 @@ class Neighbours(nn.Module):
         self.k = min(k, len(references))
 
     def find(self, x: Tensor, added: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Return the indices of the k nearest and their distances, (B, k) each, nearest first.
+        """Return the indices and the distances of the k nearest references, (B, k) each, nearest first.
 
-        They are picked among more candidates, by the distances themselves. `added` (B,) is added to the squared distances.
+        They are selected from a larger number of candidates. `added` (B,) is added to the squared distances.
         """
         k = min(CANDIDATES * self.k, len(self.points))
         half = 0.5 * (self.points * self.points).sum(1)

@@ -1,4 +1,4 @@
-"""The options of families whose artifacts score items by where they lie."""
+"""The options of families whose artifacts score items by their position in latent space."""
 
 from __future__ import annotations
 
@@ -8,10 +8,8 @@ from manifold.training.recipes import Recipe
 
 
 class ScoreOptions(Recipe):
-    """Options of placement and score."""
+    """The options of the anomaly score."""
 
-    references: int = Field(
-        2000, ge=0
-    )  # training items that the artifact carries, for distances to the nearest; 0: none
-    neighbours: int = Field(5, ge=1)  # k, the number of nearest references that a distance is a mean over
-    score: str = "auto"  # a term, or several combined: fisher:TERM,TERM or min-p:TERM,TERM; auto: by the data
+    references: int = Field(2000, ge=0)  # number of training items in the artifact, for nearest neighbours; 0: none
+    neighbours: int = Field(5, ge=1)  # k: a distance is the mean over the k nearest references
+    score: str = "auto"  # a term, or a combination: fisher:TERM,TERM or min-p:TERM,TERM; auto: chosen by the data

@@ -1,4 +1,4 @@
-"""The places of the training items in latent space, measured when a model is exported."""
+"""The positions of the training items in latent space, measured when a model is exported."""
 
 from __future__ import annotations
 
@@ -15,34 +15,33 @@ from manifold.training.data import Part
 from manifold.training.likelihoods import filled
 from manifold.training.scores.options import ScoreOptions
 
-BATCH = 5000  # items, or fewer if they are large
+BATCH = 5000  # number of items in a batch, or fewer if they are large
 
-Posterior = tuple[Tensor, Tensor | None]  # mean and log-variance (B, L) of items; no log-variance without a posterior
+# mean and log-variance (B, L); no log-variance if the encoder is deterministic
+Posterior = tuple[Tensor, Tensor | None]
 
 
 @dataclass(frozen=True)
 class Placement:
-    """The places of the training items: float64, except for the references."""
+    """The distribution of the training items in latent space, in float64, and the references, in float32."""
 
     centre: Tensor  # (L,) mean of the posterior means
-    covariance: Tensor  # (L, L) of the posterior means
-    whitening: Tensor  # (L, L) of q(z) = E q(z | x), whose covariance adds the mean variance
+    covariance: Tensor  # (L, L) covariance of the posterior means
+    whitening: Tensor  # (L, L) whitens q(z) = E q(z | x), whose covariance also includes the mean posterior variance
     latents: Tensor | None  # (N, L) posterior means of the references, whitened
     inputs: Tensor | None  # (N, D) the references themselves with 0 in constant columns, if the artifact carries them
-    known: Tensor | None = (
-        None  # (N, D) 0 where a value of a reference is missing, 1 elsewhere; None if none is missing
-    )
+    known: Tensor | None = None  # (N, D) 0 for missing values of references, 1 for others; None if none is missing
 
 
 def carries(spec: Kind) -> bool:
-    """Return whether an artifact carries the references themselves. Pictures are large: of those it carries latents alone."""
+    """Return whether an artifact contains the reference items themselves. For images, which are large, it contains only their latents."""
     return not spec.pictures
 
 
 def place(
     posterior: Callable[[Batch], Posterior], part: Part, spec: Kind, options: ScoreOptions, device: torch.device
 ) -> Placement:
-    """Return the aggregate posterior of a part, and its references: items of it, drawn with the run's seed."""
+    """Return the aggregate posterior of a split and its references, which are items drawn with the run's seed."""
     z, variance = _aggregate(posterior, part, device)
     covariance = torch.cov(z.T).reshape(z.shape[1], z.shape[1])
     whitening = torch.linalg.inv(torch.linalg.cholesky(covariance + variance.diag())).T
@@ -52,13 +51,13 @@ def place(
         latents = ((z[torch.from_numpy(rows).to(device)] - z.mean(0)) @ whitening).float().cpu()
         if carries(spec):
             inputs, known = _inputs(torch.from_numpy(part.batch(rows).items), spec)
-    if options.stored == "float16":  # as the weights are
+    if options.stored == "float16":  # the precision of the weights
         latents, inputs = (None if each is None else each.half().float() for each in (latents, inputs))
     return Placement(z.mean(0).cpu(), covariance.cpu(), whitening.cpu(), latents, inputs, known)
 
 
 def _aggregate(posterior: Callable[[Batch], Posterior], part: Part, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Return the posterior means (N, L) of a part, and the mean of the posterior variances (L,), float64."""
+    """Return the posterior means (N, L) of a split, and the mean of the posterior variances (L,), in float64."""
     means, variances = [], []
     for batch in in_order(part, BATCH, torch.Generator(device)):
         mean, log_variance = posterior(batch)
@@ -70,9 +69,9 @@ def _aggregate(posterior: Callable[[Batch], Posterior], part: Part, device: torc
 
 
 def _inputs(held: Tensor, spec: Kind) -> tuple[Tensor, Tensor | None]:
-    """Return references with 0 for missing values and in constant columns, and a mask of the values that are there if some are missing.
+    """Return references with 0 for missing values and constant columns, and a mask of the present values if any are missing.
 
-    Constant columns would only make the products of `Neighbours` larger and their digits fewer.
+    Constant columns are set to 0 because they would only make the products in `Neighbours` larger and less precise.
     """
     known = (held == held).float()
     return filled(held) * (1 - torch.from_numpy(spec.constants)), None if bool(known.all()) else known

@@ -1,21 +1,22 @@
-"""The rule that makes one score of several terms, as the option `score` states it: TERM, fisher:TERM,TERM or min-p:TERM,TERM."""
+"""The rule that combines terms to one score, as given by the option `score`: TERM, fisher:TERM,TERM or min-p:TERM,TERM."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+from manifold.runtime.errors import cut
 from manifold.runtime.kinds import Kind
 from manifold.runtime.manifest import COMBINED, Combination, Scoring, Term
 from manifold.training.errors import TrainingError
 from manifold.training.scores.placement import carries
 
 METHODS = ("fisher", "min-p")
-# if the training items may hold anomalies; benchmarks/anomaly.py and benchmarks/adbench.py have the figures for all defaults
+# for training items that may include anomalies; the figures for all defaults are in benchmarks/anomaly.py and benchmarks/adbench.py
 MIXED = "fisher:reconstruction,negative_elbo,latent_distance,input_neighbours"
 
 
 def default(spec: Kind, references: int, variational: bool) -> str:
-    """Return the rule for data of `spec` if none is stated."""
+    """Return the default rule for data of `spec`."""
     if not references:
         return "negative_elbo" if variational else "reconstruction"
     terms = ["squared_error" if spec.one_unit else "reconstruction", "latent_neighbours"]
@@ -23,12 +24,12 @@ def default(spec: Kind, references: int, variational: bool) -> str:
 
 
 def scoring(rule: str, terms: Sequence[Term], latent: str | None) -> Scoring:
-    """Return the scoring of a rule over these terms. `latent` names the term of the latent code. Raises TrainingError for unknown terms."""
+    """Return the scoring that a rule defines over these terms. `latent` is the name of the latent term. Raises TrainingError for unknown terms."""
     method, _, names = rule.rpartition(":")
     chosen, valid = tuple(names.split(",")), [term.name for term in terms]
     if not set(chosen) <= set(valid) or method not in ("", *METHODS) or (not method and len(chosen) > 1):
         raise TrainingError(
-            f"score: {rule!r} is neither a term nor fisher:TERM,TERM nor min-p:TERM,TERM; terms are {', '.join(valid)}",
+            f"score: {cut(repr(rule))} is not a term, fisher:TERM,TERM or min-p:TERM,TERM; the terms are {', '.join(valid)}",
             field="score",
             valid=valid,
         )

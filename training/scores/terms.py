@@ -1,4 +1,4 @@
-"""The terms of scores, as manifests describe them."""
+"""The descriptions of score terms for manifests."""
 
 from __future__ import annotations
 
@@ -9,24 +9,22 @@ from manifold.training.scores.placement import carries
 
 
 def distances(options: ScoreOptions, spec: Kind) -> list[Term]:
-    """Return the terms of `distances.Distances`, in its order."""
-    by_nats = "; an unseen value adds twice its nats to the square" if spec.unseen else ""
-    text = f"Mahalanobis distance of the posterior mean to the aggregate posterior{by_nats}"
+    """Return the terms of `distances.Distances`, in the same order."""
+    by_nats = "; an unseen value adds twice its nats to the squared distance" if spec.unseen else ""
+    text = f"Mahalanobis distance from the posterior mean to the aggregate posterior{by_nats}"
     terms = [Term(name="latent_distance", kind="distance", description=text)]
     if options.references:
         nearest = f"mean distance to the {options.neighbours} nearest of {options.references} training items"
         text = f"{nearest}, in latent space whitened by the aggregate posterior{by_nats}"
         terms.append(Term(name="latent_neighbours", kind="distance", description=text))
         if carries(spec):
-            text = (
-                f"{nearest}, encoded columns{'; an unseen value is as far as another category' if spec.unseen else ''}"
-            )
+            text = f"{nearest}, in encoded columns{'; an unseen value is as far as another category' if spec.unseen else ''}"
             terms.append(Term(name="input_neighbours", kind="distance", description=text))
     return terms
 
 
 def squared_error(spec: Kind) -> list[Term]:
-    """Return the term of the squared error, for data whose values have one unit."""
+    """Return the term of the squared error, if all values of the data have the same unit; else nothing."""
     text = "mean squared error of the reconstruction at the posterior mean, of pixels in [0, 1]"
     return [Term(name="squared_error", kind="distance", description=text)] if spec.one_unit else []
 
@@ -37,7 +35,7 @@ def reconstruction(description: str) -> Term:
 
 
 def elbo(likelihood: Likelihood) -> list[Term]:
-    """Return the terms of the bound beside the reconstruction."""
+    """Return the terms of the evidence lower bound other than the reconstruction."""
     text = "reconstruction + kl: an upper bound on -log p(x), in nats"
     return [
         Term(name="kl", kind="nll", description="KL(q(z | x) || p(z)) in nats"),
