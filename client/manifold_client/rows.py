@@ -62,7 +62,10 @@ def row(given: Any, field: str) -> Any:
 
 
 def cell(value: Any, field: str) -> Any:
-    """Return one value as JSON has it. Raises InvalidType for values that no column can hold, InvalidValue for infinity."""
+    """Return one value as JSON has it. Raises InvalidType for values that JSON lacks, such as bytes, InvalidValue for infinity.
+
+    Lists and mappings are sent as they are: the service ignores them in columns that the model does not read.
+    """
     if value is None or isinstance(value, str | bool):
         return value
     if isinstance(value, np.float32 | np.float16):
@@ -88,8 +91,12 @@ def cell(value: Any, field: str) -> Any:
         return value.isoformat(" ")
     if isinstance(value, datetime.date | datetime.time):
         return value.isoformat()
+    if isinstance(value, Mapping):
+        return {str(name): cell(each, f"{field}.{name}") for name, each in value.items()}
+    if isinstance(value, list | tuple | np.ndarray):
+        return [cell(each, f"{field}.{place}") for place, each in enumerate(value)]
     raise InvalidType(
-        f"{field}: {shown(value)} is a {type(value).__name__}; give a text, a number, a truth value, a date or None",
+        f"{field}: {shown(value)} is a {type(value).__name__}; give a text, a number, a truth value, a date or None, or drop the column",
         field=field,
     )
 
