@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -39,7 +39,7 @@ def sample(
     check_suffix(out, spec.noun, spec.suffix)
     out = out or Path(f"{loaded.manifest.name}{spec.suffix}")
     check_writable(out)
-    options = {"seed": seed, "first": first, "classes": class_, "prior": prior, "temperature": temperature}
+    options: dict[str, Any] = {"seed": seed, "first": first, "classes": class_, "prior": prior, "temperature": temperature}
     samples = loaded.sample(n, **options)
     if not operations.is_reproducible(loaded.manifest, None, None):
         typer.echo(

@@ -7,10 +7,11 @@ from pathlib import Path
 
 from manifold.runtime import manifest as manifests
 from manifold.runtime import priors, repository
-from manifold.runtime.engine import Model, example_inputs, load
+from manifold.runtime.engine import Model, load
 from manifold.runtime.errors import ManifoldError
 from manifold.runtime.graphs import batches
 from manifold.runtime.manifest import Manifest
+from manifold.runtime.runner import example_inputs
 
 
 def run_all(model: Model) -> list[str]:
@@ -62,7 +63,7 @@ def notes(folder: Path, model: Model) -> list[str]:
 
 def draws(model: Model, task: str) -> str:
     """Say that a task draws random numbers, and by what."""
-    operators = model.chance[task]
+    operators = model.runner.chance[task]
     by = ", ".join(operators.draws or operators.unsure) or "itself"
     return f"{model.manifest.tasks[task].graph} draws random numbers by {by}"
 

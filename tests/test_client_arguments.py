@@ -242,7 +242,7 @@ def test_mistakes_are_found_before_anything_is_sent(offline: Client, case: str) 
     with pytest.raises(ManifoldClientError, match=message) as caught:
         call(offline)
     error = caught.value
-    assert isinstance(error, kind) and isinstance(error, TypeError if kind is InvalidType else ValueError)
+    assert {kind, TypeError if kind is InvalidType else ValueError} <= set(type(error).__mro__)
     assert error.field and str(error).startswith(error.field.split(".")[0])
     assert len(str(error)) < 400
 

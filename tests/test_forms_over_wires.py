@@ -210,8 +210,8 @@ def test_conditions_by_role_and_a_target(service: Served) -> None:
 @pytest.mark.parametrize(
     ("name", "tensor", "wrong"),
     [
-        ("label", {"shape": [1, 3], "data": [-1, 1, 1]}, "label: values from 0 to inf are needed"),
-        ("look", {"shape": [1, 1, 2, 3], "data": [5] * 6}, "look: values from 0 to 1 are needed"),
+        ("label", {"shape": [1, 3], "data": [-1, 1, 1]}, "label: values from -1 to 1; give values from 0 to inf"),
+        ("look", {"shape": [1, 1, 2, 3], "data": [5] * 6}, "look: values from 5 to 5; give values from 0 to 1"),
     ],
 )
 def test_a_tensor_of_a_condition_has_the_range_of_its_kind(

@@ -23,7 +23,7 @@ def models() -> dict[str, Model]:
 
 
 def done(model: Model, task: str, rows: int = 1, given: dict[str, Any] | None = None, **choices: Any) -> infer.Done:
-    return model.drive(infer.infer(model.manifest, task, given or {}, Choices(**choices), rows))
+    return model.runner.drive(infer.infer(model.manifest, task, given or {}, Choices(**choices), rows))
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -79,18 +79,18 @@ def test_a_condition_that_is_left_out_is_drawn_from_the_seed(models: dict[str, M
 
 REFUSED: list[tuple[str, str, dict[str, Any], dict[str, Any], str]] = [
     ("mnist-vae", "decode", {"latents": np.zeros((1, 20), np.float32)}, {}, "latents: mnist-vae.decode has no such input"),
-    ("mnist-vae", "decode", {"latent": np.zeros((1, 20))}, {}, r"float64\[1, 20\], it must be float32\[rows, 20\]"),
+    ("mnist-vae", "decode", {"latent": np.zeros((1, 20))}, {}, r"float64\[1, 20\]; it must be float32\[rows, 20\]"),
     ("mnist-vae", "decode", {"latent": np.zeros((1, 3), np.float32)}, {}, r"float32\[1, 3\]"),
     ("mnist-vae", "decode", {"latent": np.float32(0)}, {}, r"latent: float32\[\]"),
-    ("mnist-vae", "decode", {"latent": np.full((1, 20), np.nan, np.float32)}, {}, "'latent' is not finite"),
-    ("mnist-vae", "encode", {}, {}, r"data: mnist-vae.encode needs this input, float32\[rows, 1, 28, 28\]"),
-    ("mnist-vae", "encode", {"data": np.full((1, 1, 28, 28), 1.5, np.float32)}, {}, "data: values from 0 to 1 are needed"),
+    ("mnist-vae", "decode", {"latent": np.full((1, 20), np.nan, np.float32)}, {}, "'latent' holds NaN or infinity"),
+    ("mnist-vae", "encode", {}, {}, r"data: mnist-vae.encode needs this input; give float32\[rows, 1, 28, 28\]"),
+    ("mnist-vae", "encode", {"data": np.full((1, 1, 28, 28), 1.5, np.float32)}, {}, "data: values from 1.5 to 1.5; give values from 0 to 1"),
     ("mnist-vae", "encode", {"data": np.zeros((1, 1, 28, 28), np.float32)}, {"seed": 1}, "seed: mnist-vae.encode draws nothing"),
     ("mnist-vae", "decode", {"latent": np.zeros((1, 20), np.float32)}, {"first": 1}, "seed: mnist-vae.decode draws nothing"),
-    ("mnist-vae", "decode", {"latent": np.zeros((1, 20), np.float32)}, {"prior": "normal"}, "prior: there is no latent to draw"),
-    ("mnist-vae", "decode", {"latent": np.zeros((1, 20), np.float32)}, {"temperature": 0.5}, "temperature: it changes nothing"),
+    ("mnist-vae", "decode", {"latent": np.zeros((1, 20), np.float32)}, {"prior": "normal"}, "prior: no latent is drawn here; leave it out"),
+    ("mnist-vae", "decode", {"latent": np.zeros((1, 20), np.float32)}, {"temperature": 0.5}, "temperature: it has no effect on mnist-vae.decode here"),
     ("mnist-vae", "decode", {}, {"temperature": 0.0}, "temperature: 0.0 is not between 0.01 and 100"),
-    ("mnist-vae", "decode", {}, {"condition": "3"}, "mnist-vae is not conditional"),
+    ("mnist-vae", "decode", {}, {"condition": "3"}, "mnist-vae takes no condition"),
     ("mnist-vae", "decode", {}, {"seed": 2**63}, "seed: .* is not between 0 and"),
     ("mnist-vae", "decode", {}, {"prior": "nope"}, "prior: mnist-vae has no 'nope'"),
     ("mnist-cvae", "decode", {"condition": np.eye(10, dtype=np.float32)[:1]}, {"condition": "3"}, "class: the condition is given"),
@@ -117,13 +117,13 @@ def test_rows() -> None:
     assert infer.rows_of({}, 4, 4) == 4
     assert infer.rows_of({"a": two, "b": two}, 2, 4) == 2
     bad: list[tuple[dict[str, Any], int | None, str]] = [
-        ({"a": two, "b": one}, None, "as many rows"), ({"a": two}, 3, "n: 3, but 2 rows"), ({}, 0, "at least one"),
+        ({"a": two, "b": one}, None, "different numbers of rows"), ({"a": two}, 3, "n: 3, but 2 rows"), ({}, 0, "at least one"),
         ({"a": np.zeros((0, 2))}, None, "at least one"), ({"a": np.float32(0)}, None, "at least one"),
     ]  # fmt: skip
     for given, n, message in bad:
         with pytest.raises(InvalidValue, match=message):
             infer.rows_of(given, n, 4)
-    with pytest.raises(TooLarge, match="over the limit of 4"):
+    with pytest.raises(TooLarge, match="above the limit of 4 per request"):
         infer.rows_of({}, 5, 4)
 
 
