@@ -83,8 +83,8 @@ class Model:
 
     def __repr__(self) -> str:
         spec = self.manifest.spec
-        size = "×".join(map(str, spec.shape))
-        return f"<Model {self.name} version {self.version}: {spec.noun} of {size}; {', '.join(self.endpoints) or 'no use case'}>"
+        can = ", ".join(self.endpoints) or "no use case"
+        return f"<Model {self.name} version {self.version}: {spec.noun} of shape {spec.shape}; {can}>"
 
     # --- use cases ---------------------------------------------------------------------------------------------------------------
 

@@ -59,9 +59,7 @@ class ShownItems:
         return self.spec
 
     def __repr__(self) -> str:
-        size = "×".join(map(str, self.data.shape[1:]))
-        noun = "items" if self.spec is None else self.spec.noun
-        said = [f"{len(self.data)} {noun} of {size}"]
+        said = [f"{'items' if self.spec is None else self.spec.noun} of shape {self.data.shape}"]
         if (seed := getattr(self, "seed", None)) is not None:
             said.append(f"seed {seed}")
         if (errors := getattr(self, "errors", None)) is not None and len(errors):

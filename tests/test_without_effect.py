@@ -121,9 +121,14 @@ def test_an_option_without_effect_is_refused(
     assert answer.status_code == 422, answer.text
     error = answer.json()["error"]
     assert error["field"] == field
-    assert any(
-        words in error["message"] for words in ("it has no effect, because", "no latent is drawn", "takes no condition", "has no input", "missing values are null")
-    )  # fmt: skip
+    known = (
+        "it has no effect, because",
+        "no latent is drawn",
+        "takes no condition",
+        "has no input",
+        "missing values are null",
+    )
+    assert any(words in error["message"] for words in known)
 
 
 @pytest.mark.parametrize(

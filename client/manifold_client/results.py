@@ -140,7 +140,7 @@ def _counted_items(items: Items) -> str:
 class ItemsResult(Items, Result):
     """An answer with items. If the model has several outputs, the fields of Items are those of the first one."""
 
-    items: dict[str, Items]  # of each output, by its role; empty if the model has one output
+    items: dict[str, Items]  # the items of each output by role; empty if the model has one output
 
     def __repr__(self) -> str:
         return Result.__repr__(self)
@@ -214,8 +214,8 @@ class Sample(Item):
     """One item of a stream. If the model has several outputs, the fields of Item are those of the first one."""
 
     item: int  # its index: the same seed and index give the same item in every answer
-    items: dict[str, Item]  # of each output, by its role; empty if the model has one output
-    named_latents: dict[str, Float32]  # of a model with several latents, by name
+    items: dict[str, Item]  # the items of each output by role; empty if the model has one output
+    named_latents: dict[str, Float32]  # by name, for a model with several latents
     conditions: dict[str, Condition]  # by name, as a request may state them
     raw: Mapping[str, Any]
 
@@ -293,7 +293,7 @@ class Posterior:
 class Encoded(Posterior, Result):
     """The posteriors over the latents of items, or their codes."""
 
-    posteriors: dict[str, Posterior]  # of a model with several latents, by name; the fields of Posterior are then None
+    posteriors: dict[str, Posterior]  # by name, for a model with several latents; the fields of Posterior are then None
     codes: NDArray[np.int64] | None
 
     @classmethod
@@ -376,8 +376,8 @@ class ScoredItem:
     warnings: list[str]
     parts: dict[str, dict[str, float]]
     explanation: dict[str, Any] | None
-    id: Any = None  # of a row, if the model records an id column
-    passed: dict[str, Any] | None = None  # of a row: the columns that the model copies to the output
+    id: Any = None  # the id of a row, if the model records an id column
+    passed: dict[str, Any] | None = None  # the columns of a row that the model copies to the output
 
     def __repr__(self) -> str:
         shown = {"p_value": self.p_value, "is_anomaly": self.is_anomaly, "band": self.band, "state": self.state}
@@ -469,10 +469,8 @@ class Classes(Result):
 class Imputed(ItemsResult):
     """Rows or images that are filled in."""
 
-    probabilities: list[dict[str, dict[str, float]]]  # of rows: of each category, by column that was missing
-    classes: list[
-        str
-    ]  # of images: the class of the chosen candidate, if the request states none and the model has classes
+    probabilities: list[dict[str, dict[str, float]]]  # for each row: probability by category, by missing column
+    classes: list[str]  # for each image: the class of the chosen candidate, if no class was given
 
     @classmethod
     def parse(cls, body: Mapping[str, Any]) -> Imputed:

@@ -17,7 +17,7 @@ import numpy as np
 
 from manifold_client.errors import InvalidType, InvalidValue, MissingLibrary, shown
 
-DIGITS = 15  # of a decimal that a float keeps
+DIGITS = 15  # a float keeps a decimal of so many digits
 NEEDED = "give a mapping by column, a list of such rows, or a data frame"
 
 

@@ -43,7 +43,7 @@ class Completed(ShownItems):
 
     data: Float32  # (n, C, H, W); known pixels are as they were given
     seed: int
-    others: dict[str, Array] = field(default_factory=dict)  # of the chosen candidates: outputs beside `data`, by role
+    others: dict[str, Array] = field(default_factory=dict)  # outputs of the chosen candidates beside `data`, by role
     # (n,) the class of the chosen candidate, of a conditional model if no class was given
     classes: NDArray[np.int64] | None = None
     spec: Kind | None = field(default=None, compare=False)  # the kind of the items

@@ -34,7 +34,7 @@ class Scores:
         said = ", ".join(
             f"{name} {values.min():.4g} to {values.max():.4g}" for name, values in self.terms.items() if len(values)
         )
-        return f"<Scores: {len(self)} items, {said}>"
+        return f"<Scores: {len(self)} scored, {said}>"
 
     def _repr_html_(self) -> str:
         """Return the first terms as a table for notebooks."""
@@ -83,7 +83,7 @@ def _marginal_score(manifest: Manifest, data: Array, numbers: Numbers | None) ->
 def score_by_class(
     manifest: Manifest, data: Array, numbers: Numbers | None = None
 ) -> Steps[tuple[dict[str, Array], dict[str, Float64]]]:
-    """Return the outputs of the task score for every item under every class, (n C, ...), and its terms, float64 (n, C)."""
+    """Return the outputs of the task score for all items under all classes, (n C, ...), and its terms, float64 (n, C)."""
     spec, scoring = manifest.tasks["score"], manifest.scoring
     assert scoring is not None
     n, count = len(data), len(manifest.class_weights)

@@ -24,8 +24,8 @@ class ScoredItem:
     parts: dict[str, dict[str, float | None]]  # value and p-value of each term
     warnings: tuple[str, ...] = ()
     explanation: dict[str, Any] | None = None
-    id: Any = None  # of a row, if the model records an id column
-    passed: dict[str, Any] | None = None  # of a row: the columns that the model copies to the output
+    id: Any = None  # the id of a row, if the model records an id column
+    passed: dict[str, Any] | None = None  # the columns of a row that the model copies to the output
 
     def __repr__(self) -> str:
         p_value = "None" if self.p_value is None else f"{self.p_value:.4g}"
@@ -76,7 +76,7 @@ class AnomalyScores:
 
     def __repr__(self) -> str:
         undecided = sum(item.is_anomaly is None for item in self.items)
-        said = f"{len(self.items)} items, {sum(bool(item.is_anomaly) for item in self.items)} anomalous"
+        said = f"{len(self.items)} scored, {sum(bool(item.is_anomaly) for item in self.items)} anomalous"
         return f"<AnomalyScores: {said}{f', {undecided} undecided' if undecided else ''}>"
 
     def _repr_html_(self) -> str:
