@@ -97,8 +97,12 @@ class Model:
 
         `latents` or `codes` are decoded, if given; `n` is then their number. `numbers` are inputs by name, such as guidance.
         """
-        given = codes if latents is None else next(iter(latents.values())) if isinstance(latents, Mapping) else latents
-        n = _checked_n(n) if given is None else len(given)
+        given = [
+            each
+            for each in (*(latents.values() if isinstance(latents, Mapping) else [latents]), codes)
+            if each is not None
+        ]
+        n = len(given[0]) if given else _checked_n(n)
         steps = operations.sample(
             self.manifest, n, seed=seed, first=first, latents=latents, codes=codes, condition=_condition(classes, condition), prior=prior,
             temperature=temperature, numbers=numbers,

@@ -182,7 +182,7 @@ def test_paths_between_conditions(forms_client: TestClient) -> None:
 def test_encoders_ask_for_every_condition(forms_client: TestClient) -> None:
     stated = {name: part for name, part in STATED.items() if name != "pose"}
     field, said = refused(forms_client, "/encode", model="several", images=[png(1), png(2)], conditions=stated)
-    assert (field, said) == ("conditions.pose", "conditions.pose: several is conditioned on it; state values")
+    assert (field, said) == ("conditions.pose", "conditions.pose: several is conditioned on it; give values")
     whole = ask(forms_client, "/encode", model="several", images=[png(1), png(2)], conditions=STATED)
     back = ask(forms_client, "/reconstruct", model="several", images=[png(1), png(2)], conditions=STATED)
     assert np.asarray(whole["mean"]).shape == (2, 2) and len(back["images"]) == 2

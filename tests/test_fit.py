@@ -240,7 +240,7 @@ def test_models_without_a_score_are_not_calibrated(tiny: Path, tmp_path: Path) -
     model = load(tiny / "models/vae", device="cpu")
     bare = model.manifest.model_copy(update={"scoring": None})
     model.runner.manifest = bare
-    with pytest.raises(UnsupportedTask, match="has no anomaly score"):
+    with pytest.raises(UnsupportedTask, match="carries no score"):
         calibration.recalibrate(model, np.zeros((50, 1, 8, 8), np.float32), tmp_path, source="x")
 
 

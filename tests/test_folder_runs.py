@@ -178,7 +178,7 @@ def test_a_large_folder_is_sampled(scored: Path, tmp_path: Path, monkeypatch: py
     ("name", "error", "message"),
     [
         ("transactions-vae", UnsupportedTask, "takes rows, and a folder holds images"),
-        ("mnist-classifier", UnsupportedTask, "has no anomaly score"),
+        ("mnist-classifier", UnsupportedTask, "carries no score"),
     ],
 )
 def test_models_that_do_not_score_images_are_refused(

@@ -168,7 +168,7 @@ def test_optional_numbers_have_their_defaults(service: Served) -> None:
     steps = tensor("steps", [8, 8], "INT64")
     each = outputs(service, "numbered.decode", guided, steps, seed=1, **{"class": "cat"})["data"]
     assert np.array_equal(each[0], drawn_before[0]) and not np.array_equal(each[1], drawn_before[1])
-    assert "guidance: values from 0 to 20" in wrong(service, "numbered.decode", tensor("guidance", [21.0]), seed=1)
+    assert "give values from 0 to 20" in wrong(service, "numbered.decode", tensor("guidance", [21.0]), seed=1)
     assert "spread: numbered.encode needs this input" in wrong(
         service, "numbered.encode", tensor("data", np.zeros((1, 1, 2, 3)))
     )
@@ -188,9 +188,11 @@ def test_tokens_and_masks(service: Served) -> None:
         assert np.allclose(by_tokens["data"], service.client.post("/sample", json=body).json()["data"])
         without = outputs(service, name, tensor("tokens", tokens, "INT64"), seed=1)["data"]  # all of them count
         assert np.array_equal(without, by_tokens["data"]) == (name == "free")
-        assert "tokens: is needed beside token_mask" in wrong(service, name, tensor("token_mask", mask), seed=1)
+        assert "tokens: it is needed together with token_mask" in wrong(
+            service, name, tensor("token_mask", mask), seed=1
+        )
         high = tensor("tokens", np.full((1, forms.LONGEST), 256), "INT64")
-        assert "tokens: values from 0 to 255" in wrong(service, name, high, seed=1)
+        assert "give values from 0 to 255" in wrong(service, name, high, seed=1)
     drawn = outputs(service, "captioned", n=2, seed=4)["data"]
     assert np.allclose(drawn, service.client.post("/sample", json={"model": "captioned", "n": 2, "seed": 4, "encoding": "array"}).json()["data"])  # fmt: skip
 

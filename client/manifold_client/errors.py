@@ -79,7 +79,7 @@ def shown(value: object) -> str:
 
 
 def unknown(name: str, known: Sequence[str], what: str) -> str:
-    """Return the message for a name that is not known, with the nearest known one."""
+    """Return the message for a name that is not known, with the nearest known one if there is one."""
     near = difflib.get_close_matches(name, known, 1, 0.5)
-    hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}"
+    hint = f"did you mean {near[0]}?" if near else "give one of the valid names"
     return f"{name}: {what} has no such field; {hint}"

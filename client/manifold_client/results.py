@@ -380,7 +380,8 @@ class ScoredItem:
     passed: dict[str, Any] | None = None  # the columns of a row that the model copies to the output
 
     def __repr__(self) -> str:
-        shown = {"p_value": self.p_value, "is_anomaly": self.is_anomaly, "band": self.band, "state": self.state}
+        p_value = None if self.p_value is None else f"{self.p_value:.4g}"
+        shown = {"p_value": p_value, "is_anomaly": self.is_anomaly, "band": self.band, "state": self.state}
         said = ", ".join(f"{name}={value}" for name, value in shown.items())
         own = "" if self.id is None else f"id={self.id!r}, "
         return f"<ScoredItem: {own}score={self.score:.6g}, {said}{', explained' if self.explanation else ''}>"
