@@ -68,7 +68,9 @@ def main() -> None:
 
 def log_likelihood(model: engine.Model, images: NDArray[np.float32]) -> NDArray[np.float64]:
     """log p(x) of images (n, 1, H, W), log Σ p(x, y) over the classes, in nats (n,)."""
-    return np.asarray(np.logaddexp.reduce(model.runner.drive(operations.class_energies(model.manifest, images)), axis=1))
+    return np.asarray(
+        np.logaddexp.reduce(model.runner.drive(operations.class_energies(model.manifest, images)), axis=1)
+    )
 
 
 if __name__ == "__main__":

@@ -39,7 +39,13 @@ def sample(
     check_suffix(out, spec.noun, spec.suffix)
     out = out or Path(f"{loaded.manifest.name}{spec.suffix}")
     check_writable(out)
-    options: dict[str, Any] = {"seed": seed, "first": first, "classes": class_, "prior": prior, "temperature": temperature}
+    options: dict[str, Any] = {
+        "seed": seed,
+        "first": first,
+        "classes": class_,
+        "prior": prior,
+        "temperature": temperature,
+    }
     samples = loaded.sample(n, **options)
     if not operations.is_reproducible(loaded.manifest, None, None):
         typer.echo(

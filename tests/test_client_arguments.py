@@ -48,7 +48,7 @@ ONCE = Retry(attempts=1)
 
 @pytest.fixture
 def offline() -> Client:
-    """A client whose requests fail the test."""
+    """Return a client whose requests fail the test."""
 
     def handle(request: httpx.Request) -> httpx.Response:
         raise AssertionError(f"{request.url} was called")
@@ -58,7 +58,7 @@ def offline() -> Client:
 
 @pytest.fixture
 def sent() -> tuple[Client, list[dict[str, Any]]]:
-    """A client that keeps the bodies that it sends. Its answers have no items."""
+    """Return a client, and the bodies that it sends. Its answers have no items."""
     bodies: list[dict[str, Any]] = []
 
     def handle(request: httpx.Request) -> httpx.Response:
@@ -304,7 +304,7 @@ def test_an_address_that_is_no_text_and_one_with_a_prefix() -> None:
 
 @pytest.fixture
 def plain_port() -> Iterator[int]:
-    """A port that answers everything with a page that is not Manifold's, without TLS."""
+    """Yield a port that answers everything with a page that is not Manifold's, without TLS."""
     with socket.create_server(("127.0.0.1", 0)) as server:
 
         def serve() -> None:

@@ -23,7 +23,7 @@ PAGE = (ROOT / "docs/reference/library.md").read_text()
 
 @pytest.fixture(scope="module")
 def models() -> dict[str, Model]:
-    """A few shipped models. Loading all of them takes seconds."""
+    """Load a few shipped models. Loading all of them takes seconds."""
     names = ("mnist-vae", "transactions-vae", "digits-pixelcnn")
     return {name: load(SHIPPED / name, device="cpu", verify=False) for name in names}
 

@@ -22,7 +22,7 @@ R = TypeVar("R")
 Fields = Mapping[str, Any]
 
 WIRE = {"class_": "class", "start": "from", "stop": "to"}  # names of arguments that differ from the fields
-# the least and the largest value of integers and numbers; `open` ends are not allowed themselves
+# the least and the largest value of integers and numbers; in OPEN, the two limits themselves are excluded
 MAX_SEED = 2**63 - 1
 WHOLE: dict[str, tuple[int, int | None]] = {
     "n": (1, None), "version": (1, None), "seed": (0, MAX_SEED), "first": (0, MAX_SEED), "steps": (2, None), "budget": (1, None),

@@ -113,7 +113,9 @@ class InPlace:
 
     def __init__(self, model: Model) -> None:
         self.work = RunCosts()  # by a core's time: waits for the interpreter's lock are left out
-        self._fixed = {name for name in model.manifest.tasks if model.device == "cpu" and model.runner.has_fixed_cost(name)}
+        self._fixed = {
+            name for name in model.manifest.tasks if model.device == "cpu" and model.runner.has_fixed_cost(name)
+        }
         self._wary: dict[str, int] = {}  # runs below IN_PLACE that a task needs before it may run in place again
 
     def allows(self, task: str, rows: int) -> bool:
