@@ -22,7 +22,7 @@ from manifold.runtime.items import AnyItems, read_items, read_masks
 from manifold.runtime.kinds import Reading
 from manifold.runtime.manifest import Manifest
 from manifold.runtime.operations import End, Latents, Steps
-from manifold.runtime.operations.complete import CANDIDATES
+from manifold.runtime.operations.complete import CANDIDATES, check_completes
 from manifold.runtime.runner import Runner, example_inputs
 from manifold.runtime.scores.decisions import Costs, Rule, are_unknown, judge
 from manifold.runtime.scores.reasons import check_explains, scored
@@ -223,6 +223,7 @@ class Model:
             return self._drive(
                 operations.impute(self.manifest, data, seed=seed, first=first, condition=chosen, numbers=numbers)
             )
+        check_completes(self.manifest)
         read, _ = read_items(self.manifest.spec, items)
         known = read_masks(self.manifest.spec, masks, read)
         return self._drive(operations.complete(

@@ -283,7 +283,7 @@ def test_golden_vectors_find_other_weights(tmp_path: Path, tiny: Path) -> None:
     weights = np.frombuffer((folder / "weights.bin").read_bytes(), np.float32) * np.float32(1.01)
     (folder / "weights.bin").write_bytes(weights.astype(np.float32).tobytes())
     edit(folder, lambda m: m.update(files={k: v.model_dump() for k, v in repository.records(folder).items()}))
-    with pytest.raises(ArtifactError, match="does not give what it gave in training"):
+    with pytest.raises(ArtifactError, match="its outputs differ from those of training"):
         load(folder)
 
 

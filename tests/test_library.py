@@ -186,7 +186,7 @@ WRONG: dict[str, tuple[Callable[[Model, Model], Any], str]] = {
     "key of an end": (lambda m, t: m.interpolate({"seed": 1}, {"sed": 2}), "stop.sed: an end has no such key; give one of image"),
     "an end": (lambda m, t: m.interpolate(cast(Any, 1), {"seed": 2}), "start: 1 is no end; give a mapping"),
     "classes": (lambda m, t: m.sample(classes="3", condition="3"), "classes: classes and condition exclude each other"),
-    "masks of rows": (lambda m, t: t.impute(ROW, np.ones(3)), "masks: rows have none; leave masks out"),
+    "masks of rows": (lambda m, t: t.impute(ROW, np.ones(3)), "transactions-vae cannot fill in rows by a mask; it can"),
     "options of masks": (lambda m, t: t.impute(ROW, candidates=cast(Any, 3)), "candidates: it has no effect without masks"),
     "costs": (lambda m, t: t.anomaly_score(ROW, costs={"false_positive": 1}), "costs: .* is not complete; give false_positive, false_neg"),
     "explained arrays": (lambda m, t: t.anomaly_score(t.sample(1, seed=1).data, explain=True), "explain: an array of encoded rows has no values"),

@@ -58,8 +58,7 @@ def complete(
     Without a class, a conditional model draws `candidates` for each class. Item i depends only on seed and first + i.
     Raises InvalidValue if there is not one mask for each image, UnsupportedTask for a model that does not fill in items by a mask.
     """
-    if not completes(manifest):
-        raise cannot(manifest, f"fill in {manifest.spec.noun} by a mask")
+    check_completes(manifest)
     spec = manifest.tasks["impute"]
     if mask.shape != (len(data), 1, *data.shape[2:]):
         raise InvalidValue(f"masks: {len(mask)} for {len(data)} images; give one for each image", field="masks")
@@ -148,6 +147,12 @@ def _weights(manifest: Manifest, made: Array, mask: Array, stated: dict[str, Arr
     surprise = (yield Run("score", inputs))[scoring.surprise]
     nats: NDArray[np.float64] = (surprise.astype(np.float64) * mask).reshape(len(made), -1).sum(axis=1)
     return -nats
+
+
+def check_completes(manifest: Manifest) -> None:
+    """Raise UnsupportedTask for a model that does not fill in items by a mask."""
+    if not completes(manifest):
+        raise cannot(manifest, f"fill in {manifest.spec.noun} by a mask")
 
 
 def completes(manifest: Manifest) -> bool:
